@@ -1,0 +1,437 @@
+//! The HTTP/JSON API (docs/adr/0010).
+//!
+//! Rule of this module: a handler owns nothing. It sends the owner of the truth a closure and answers with what the
+//! closure returned; every answer that is not a success has a body of [`ErrorBody`].
+
+use crate::truth::{Door, Refusal, Truth};
+use crate::{flows, metrics, openapi};
+use axum::body::{Body, to_bytes};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use model::api::{
+    APPLY_TIMEOUT_DEFAULT_MS, APPLY_TIMEOUT_MAX_MS, BODY_MAX, EVENTS_DEFAULT, EVENTS_KEPT,
+    EVENTS_WAIT_MAX_MS, ErrorBody, FLOWS_DEFAULT, FLOWS_MAX,
+};
+use serde::Deserialize;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub(crate) mod listener;
+
+/// Longest time a request's body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest time an answer waits for the disk.
+const SAVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// An answer that is not a success.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    status: StatusCode,
+    body: ErrorBody,
+}
+
+impl Failure {
+    pub(crate) fn new(status: StatusCode, error: impl Into<String>, help: impl Into<String>) -> Failure {
+        let body = ErrorBody { error: error.into(), help: help.into(), diagnostics: Vec::new() };
+        Failure { status, body }
+    }
+
+    fn bad_request(error: impl Into<String>) -> Failure {
+        Failure::new(StatusCode::BAD_REQUEST, error, "GET /v1/openapi.json describes every request")
+    }
+
+    fn stopping() -> Failure {
+        Failure::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "ask again after the restart")
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        (self.status, Json(self.body)).into_response()
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Failure {
+        let status = match &refusal {
+            Refusal::Config(_) | Refusal::Compile(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Refusal::Restart(_) => StatusCode::CONFLICT,
+            Refusal::UnknownService(_) | Refusal::UnknownBackend { .. } => StatusCode::NOT_FOUND,
+            Refusal::File { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+            Refusal::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        let mut failure = Failure::new(status, refusal.to_string(), refusal.help());
+        if let Refusal::Config(report) = refusal {
+            failure.body.diagnostics = report.diagnostics().to_vec();
+        }
+        failure
+    }
+}
+
+type Answer<T> = Result<Json<T>, Failure>;
+
+/// Asks the owner of the truth.
+async fn ask<T: Send + 'static>(
+    door: &Door,
+    question: impl FnOnce(&mut Truth) -> T + Send + 'static,
+) -> Result<T, Failure> {
+    door.ask(question).await.ok_or_else(Failure::stopping)
+}
+
+/// Every route.
+pub(crate) fn router(door: Door) -> Router {
+    Router::new()
+        .route("/v1/ready", get(ready))
+        .route("/v1/status", get(status))
+        .route("/v1/services", get(services))
+        .route("/v1/backends", get(backends))
+        .route("/v1/workers", get(workers))
+        .route("/v1/ports", get(ports))
+        .route("/v1/drops", get(drops))
+        .route("/v1/flows", get(list_flows))
+        .route("/v1/events", get(events))
+        .route("/v1/config", get(config))
+        .route("/v1/check", post(check))
+        .route("/v1/plan", post(plan))
+        .route("/v1/apply", post(apply))
+        .route("/v1/reload", post(reload))
+        .route("/v1/services/{service}/backends/{backend}/drain", post(drain))
+        .route("/v1/services/{service}/backends/{backend}/undrain", post(undrain))
+        .route("/v1/openapi.json", get(|| async { Json(openapi::document()) }))
+        .route("/metrics", get(prometheus))
+        .fallback(unknown)
+        .layer(middleware::map_response(explain_method))
+        .with_state(door)
+}
+
+/// `/metrics` alone, for `metrics.listen`.
+pub(crate) fn metrics_router(door: Door) -> Router {
+    Router::new()
+        .route("/metrics", get(prometheus))
+        .fallback(unknown)
+        .layer(middleware::map_response(explain_method))
+        .with_state(door)
+}
+
+/// Adds the demand for a bearer token.
+pub(crate) fn with_token(router: Router, token: &str) -> Router {
+    let token: Arc<str> = token.into();
+    router.layer(middleware::from_fn_with_state(token, require_token))
+}
+
+async fn require_token(State(token): State<Arc<str>>, request: Request, next: Next) -> Response {
+    let given = request
+        .headers()
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .map(|(_, given)| given.trim());
+    if given.is_some_and(|given| equal_in_constant_time(given.as_bytes(), token.as_bytes())) {
+        return next.run(request).await;
+    }
+    let failure = Failure::new(
+        StatusCode::UNAUTHORIZED,
+        if given.is_some() { "wrong token" } else { "no token" },
+        "send `Authorization: Bearer <first line of api.token_file>`",
+    );
+    let mut response = failure.into_response();
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    response
+}
+
+/// Time depends on the lengths only.
+fn equal_in_constant_time(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
+}
+
+async fn unknown(request: Request) -> Failure {
+    Failure::new(
+        StatusCode::NOT_FOUND,
+        format!("no such route: {}", request.uri().path()),
+        "GET /v1/openapi.json lists them",
+    )
+}
+
+/// Gives the router's bare 405 a body; its `Allow` header stays.
+async fn explain_method(response: Response) -> Response {
+    if response.status() != StatusCode::METHOD_NOT_ALLOWED {
+        return response;
+    }
+    let allowed = response.headers().get(header::ALLOW).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let help = format!("allowed: {allowed}");
+    let failure = Failure::new(StatusCode::METHOD_NOT_ALLOWED, "this route does not have this method", help);
+    let allow = response.headers().get(header::ALLOW).cloned();
+    let mut response = failure.into_response();
+    if let Some(allow) = allow {
+        response.headers_mut().insert(header::ALLOW, allow);
+    }
+    response
+}
+
+async fn ready(State(door): State<Door>) -> Result<Response, Failure> {
+    let ready = ask(&door, |truth| truth.ready()).await?;
+    let status = if ready.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    Ok((status, Json(ready)).into_response())
+}
+
+async fn status(State(door): State<Door>) -> Answer<model::api::Status> {
+    ask(&door, |truth| truth.status()).await.map(Json)
+}
+
+async fn services(State(door): State<Door>) -> Answer<Vec<model::api::ServiceStatus>> {
+    ask(&door, |truth| truth.services()).await.map(Json)
+}
+
+async fn backends(State(door): State<Door>) -> Answer<Vec<model::api::BackendStatus>> {
+    ask(&door, |truth| truth.backends()).await.map(Json)
+}
+
+async fn workers(State(door): State<Door>) -> Answer<Vec<model::api::WorkerStatus>> {
+    ask(&door, |truth| truth.workers()).await.map(Json)
+}
+
+async fn ports(State(door): State<Door>) -> Answer<Vec<model::api::PortStatus>> {
+    ask(&door, |truth| truth.ports()).await.map(Json)
+}
+
+async fn drops(State(door): State<Door>) -> Answer<Vec<model::api::DropCount>> {
+    ask(&door, |truth| truth.drops()).await.map(Json)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FlowQuery {
+    limit: Option<usize>,
+    service: Option<String>,
+    client: Option<String>,
+}
+
+async fn list_flows(
+    State(door): State<Door>,
+    query: Result<Query<FlowQuery>, QueryRejection>,
+) -> Answer<model::api::Flows> {
+    let query = read_query(query)?;
+    let limit = query.limit.unwrap_or(FLOWS_DEFAULT);
+    if !(1..=FLOWS_MAX).contains(&limit) {
+        return Err(Failure::bad_request(format!("limit {limit} is not in 1 to {FLOWS_MAX}")));
+    }
+    let client = match query.client.as_deref().filter(|client| !client.is_empty()) {
+        None => None,
+        Some(text) => Some(
+            text.parse::<model::config::Net>()
+                .map_err(|error| Failure::bad_request(format!("client `{text}`: {error}")))?,
+        ),
+    };
+    let service = query.service.filter(|service| !service.is_empty());
+    let search = ask(&door, move |truth| truth.search_flows(service.as_deref(), client)).await??;
+    Ok(Json(flows::search(search, limit).await))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EventQuery {
+    after: Option<u64>,
+    limit: Option<usize>,
+    wait_ms: Option<u64>,
+}
+
+async fn events(
+    State(door): State<Door>,
+    query: Result<Query<EventQuery>, QueryRejection>,
+) -> Answer<model::api::Events> {
+    let query = read_query(query)?;
+    let after = query.after.unwrap_or(0);
+    let limit = query.limit.unwrap_or(EVENTS_DEFAULT);
+    if !(1..=EVENTS_KEPT).contains(&limit) {
+        return Err(Failure::bad_request(format!("limit {limit} is not in 1 to {EVENTS_KEPT}")));
+    }
+    let wait_ms = query.wait_ms.unwrap_or(0);
+    if wait_ms > EVENTS_WAIT_MAX_MS {
+        return Err(Failure::bad_request(format!("wait_ms {wait_ms} is above {EVENTS_WAIT_MAX_MS}")));
+    }
+    if wait_ms > 0 {
+        let mut last = ask(&door, |truth| truth.events.follow()).await?;
+        // An id from before a restart is above all of ours: answer at once, so that the client notices.
+        let waits = *last.borrow() == after;
+        if waits {
+            let new = last.wait_for(|last| *last > after);
+            let _ = tokio::time::timeout(Duration::from_millis(wait_ms), new).await;
+        }
+    }
+    ask(&door, move |truth| truth.events.after(after, limit)).await.map(Json)
+}
+
+async fn config(State(door): State<Door>) -> Result<Response, Failure> {
+    let text = ask(&door, |truth| truth.config_text()).await?;
+    Ok(([(header::CONTENT_TYPE, "application/toml; charset=utf-8")], text).into_response())
+}
+
+async fn check(State(door): State<Door>, request: Request) -> Answer<model::api::CheckedConfig> {
+    let text = read_text(request).await?;
+    Ok(Json(ask(&door, move |truth| truth.check(&text)).await??))
+}
+
+async fn plan(State(door): State<Door>, request: Request) -> Answer<model::api::PlanResult> {
+    let text = read_text(request).await?;
+    Ok(Json(ask(&door, move |truth| truth.plan(&text)).await??))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ApplyQuery {
+    wait: Option<bool>,
+    timeout_ms: Option<u64>,
+}
+
+impl ApplyQuery {
+    /// How long to wait for acknowledgements.
+    fn wait(&self) -> Result<Duration, Failure> {
+        let timeout_ms = self.timeout_ms.unwrap_or(APPLY_TIMEOUT_DEFAULT_MS);
+        if timeout_ms > APPLY_TIMEOUT_MAX_MS {
+            let error = format!("timeout_ms {timeout_ms} is above {APPLY_TIMEOUT_MAX_MS}");
+            return Err(Failure::bad_request(error));
+        }
+        Ok(Duration::from_millis(if self.wait.unwrap_or(false) { timeout_ms } else { 0 }))
+    }
+}
+
+async fn apply(
+    State(door): State<Door>,
+    query: Result<Query<ApplyQuery>, QueryRejection>,
+    request: Request,
+) -> Answer<model::api::ApplyResult> {
+    let wait = read_query(query)?.wait()?;
+    let text = read_text(request).await?;
+    install(&door, wait, move |truth| truth.apply("request", text)).await
+}
+
+async fn reload(
+    State(door): State<Door>,
+    query: Result<Query<ApplyQuery>, QueryRejection>,
+) -> Answer<model::api::ApplyResult> {
+    let wait = read_query(query)?.wait()?;
+    install(&door, wait, Truth::reload).await
+}
+
+/// One configuration at a time, from acceptance to acknowledgement.
+async fn install(
+    door: &Door,
+    wait: Duration,
+    change: impl FnOnce(&mut Truth) -> Result<model::api::ApplyResult, Refusal> + Send + 'static,
+) -> Answer<model::api::ApplyResult> {
+    let begun = Instant::now();
+    let _turn = door.applying.acquire().await.map_err(|_| Failure::stopping())?;
+    let mut result = ask(door, change).await??;
+    let mut acknowledged = door.acknowledged.clone();
+    if !wait.is_zero() {
+        let reached = acknowledged.wait_for(|generation| *generation >= result.generation);
+        let _ = tokio::time::timeout(wait, reached).await;
+    }
+    result.acknowledged = *acknowledged.borrow() >= result.generation;
+    result.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    Ok(Json(result))
+}
+
+async fn drain(
+    State(door): State<Door>,
+    names: Result<Path<(String, String)>, PathRejection>,
+) -> Answer<model::api::DrainResult> {
+    set_drain(&door, names, true).await
+}
+
+async fn undrain(
+    State(door): State<Door>,
+    names: Result<Path<(String, String)>, PathRejection>,
+) -> Answer<model::api::DrainResult> {
+    set_drain(&door, names, false).await
+}
+
+/// Answers after the drain is on disk, so that it outlives us.
+async fn set_drain(
+    door: &Door,
+    names: Result<Path<(String, String)>, PathRejection>,
+    drained: bool,
+) -> Answer<model::api::DrainResult> {
+    let Path((service, backend)) = names.map_err(|rejection| Failure::bad_request(rejection.body_text()))?;
+    let (result, number, mut written) =
+        ask(door, move |truth| truth.set_drain(&service, &backend, drained)).await??;
+    let saved = written.wait_for(|written| written.number >= number);
+    if let Ok(Ok(written)) = tokio::time::timeout(SAVE_TIMEOUT, saved).await
+        && written.error.is_none()
+    {
+        return Ok(Json(result));
+    }
+    // The change is in force all the same; only its survival is in doubt, which is told as an event.
+    Ok(Json(result))
+}
+
+async fn prometheus(State(door): State<Door>) -> Result<Response, Failure> {
+    let snapshot = ask(&door, |truth| truth.snapshot()).await?;
+    let mut headers = HeaderMap::new();
+    headers
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
+    Ok((headers, metrics::render(&snapshot)).into_response())
+}
+
+fn read_query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Failure> {
+    match query {
+        Ok(Query(query)) => Ok(query),
+        Err(rejection) => Err(Failure::bad_request(rejection.body_text())),
+    }
+}
+
+/// The body as text: at most [`BODY_MAX`] bytes of UTF-8, in time.
+async fn read_text(request: Request) -> Result<String, Failure> {
+    let (parts, body) = request.into_parts();
+    check_content_type(&parts.headers)?;
+    let length = parts.headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    if length.is_some_and(|length| length > BODY_MAX as u64) {
+        return Err(too_large());
+    }
+    let bytes = tokio::time::timeout(BODY_TIMEOUT, to_bytes(Body::new(body), BODY_MAX))
+        .await
+        .map_err(|_| Failure::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time", "send it faster"))?
+        .map_err(|error| {
+            let limit = std::error::Error::source(&error)
+                .is_some_and(|source| source.is::<http_body_util::LengthLimitError>());
+            if limit { too_large() } else { Failure::bad_request(format!("body: {error}")) }
+        })?;
+    String::from_utf8(bytes.into()).map_err(|error| {
+        let place = error.utf8_error().valid_up_to();
+        Failure::new(
+            StatusCode::BAD_REQUEST,
+            format!("the body is not UTF-8 from byte {place} on"),
+            "send the configuration as TOML, which is UTF-8 text",
+        )
+    })
+}
+
+fn too_large() -> Failure {
+    Failure::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        format!("the body is larger than {BODY_MAX} bytes"),
+        "put it in the configuration file and POST /v1/reload",
+    )
+}
+
+/// TOML has a type of its own; text and curl's default are taken for it as well.
+fn check_content_type(headers: &HeaderMap) -> Result<(), Failure> {
+    let Some(given) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
+    let given = given.to_str().unwrap_or_default();
+    let kind = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    match kind.as_str() {
+        "application/toml" | "application/octet-stream" | "application/x-www-form-urlencoded" | "" => Ok(()),
+        text if text.starts_with("text/") => Ok(()),
+        _ => Err(Failure::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            format!("content type `{given}` is not TOML"),
+            "send the configuration file as it is, with `content-type: application/toml`",
+        )),
+    }
+}

@@ -1,0 +1,92 @@
+//! Configurations from the API and from the file: checked, planned, applied, or refused as a whole.
+
+use crate::plan;
+use crate::truth::{Refusal, Truth};
+use model::Loaded;
+use model::api::{ApplyResult, CheckedConfig, EventKind, PlanResult};
+
+impl Truth {
+    /// Checks a text.
+    pub(crate) fn check(&self, text: &str) -> Result<CheckedConfig, Refusal> {
+        let loaded = model::load("request", text).map_err(Refusal::Config)?;
+        Ok(CheckedConfig {
+            services: loaded.config.services.len() as u64,
+            backends: loaded.config.services.iter().map(|service| service.backends.len() as u64).sum(),
+            restart_keys: self.config.restart_keys(&loaded.config),
+            warnings: loaded.warnings,
+        })
+    }
+
+    /// Says what applying a text would do.
+    pub(crate) fn plan(&self, text: &str) -> Result<PlanResult, Refusal> {
+        let loaded = model::load("request", text).map_err(Refusal::Config)?;
+        Ok(PlanResult { plan: self.plan_of(&loaded), warnings: loaded.warnings })
+    }
+
+    fn plan_of(&self, loaded: &Loaded) -> serde_json::Value {
+        let plan = plan::plan(&self.config, &loaded.config);
+        serde_json::to_value(plan).unwrap_or(serde_json::Value::Null)
+    }
+
+    /// Applies a text; `name` says where it came from. `acknowledged` and `duration_ms` are the caller's to fill in.
+    pub(crate) fn apply(&mut self, name: &str, text: String) -> Result<ApplyResult, Refusal> {
+        match self.try_apply(name, &text) {
+            Ok(result) => {
+                let message = format!("configuration from {name} applied as generation {}", result.generation);
+                self.events.push(EventKind::Apply, None, None, message);
+                self.save();
+                Ok(result)
+            }
+            Err(refusal) => {
+                let message = format!("configuration from {name} refused: {refusal}");
+                self.events.push(EventKind::Refused, None, None, message);
+                Err(refusal)
+            }
+        }
+    }
+
+    fn try_apply(&mut self, name: &str, text: &str) -> Result<ApplyResult, Refusal> {
+        if self.stopping {
+            return Err(Refusal::Stopping);
+        }
+        let loaded = model::load(name, text).map_err(Refusal::Config)?;
+        let restart = self.config.restart_keys(&loaded.config);
+        if !restart.is_empty() {
+            return Err(Refusal::Restart(restart));
+        }
+        let plan = self.plan_of(&loaded);
+        let warnings = loaded.warnings.clone();
+        self.install(loaded)?;
+        Ok(ApplyResult { generation: self.generation, acknowledged: false, duration_ms: 0, warnings, plan })
+    }
+
+    /// Reads the file again and applies it.
+    pub(crate) fn reload(&mut self) -> Result<ApplyResult, Refusal> {
+        let path = self.config_path.clone();
+        let text = read(&path);
+        let text = match text {
+            Ok(text) => text,
+            Err(problem) => {
+                let refusal = Refusal::File { path, problem };
+                self.events.push(EventKind::Refused, None, None, format!("reload: {refusal}"));
+                return Err(refusal);
+            }
+        };
+        let result = self.apply(&path.display().to_string(), text.clone())?;
+        self.file_text = text;
+        Ok(result)
+    }
+
+    /// The text in force.
+    pub(crate) fn config_text(&self) -> String {
+        self.text.clone()
+    }
+}
+
+fn read(path: &std::path::Path) -> Result<String, String> {
+    use std::io::Read as _;
+    let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
+    let mut text = String::new();
+    file.take(model::TEXT_MAX as u64 + 1).read_to_string(&mut text).map_err(|error| error.to_string())?;
+    Ok(text)
+}

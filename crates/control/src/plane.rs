@@ -1,0 +1,121 @@
+//! What the management core is given by the program that started workers and ports: plain data and closures, so
+//! that a test can make one without DPDK.
+
+use flow::Reader;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use wire::{CoreId, PortId, Tick};
+use worker::mailbox::Publisher;
+use worker::{Counters, View};
+
+/// How to run.
+pub struct Options {
+    /// File the configuration came from; read again on SIGHUP and `POST /v1/reload`.
+    pub config_path: PathBuf,
+    /// Time between "no longer ready, announcements withdrawn" and the return of [`run`](crate::run), in which
+    /// routers turn to other machines. Default 200 ms.
+    pub grace: Duration,
+    /// Told what a service manager wants to know. Default none.
+    pub notify: Option<Box<dyn FnMut(Notice)>>,
+    /// Version of the program. Default: this crate's.
+    pub version: String,
+}
+
+impl Options {
+    /// Defaults for everything but the file.
+    pub fn new(config_path: impl Into<PathBuf>) -> Options {
+        Options {
+            config_path: config_path.into(),
+            grace: Duration::from_millis(200),
+            notify: None,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+}
+
+/// What a service manager (systemd) wants to know.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Notice {
+    /// The API answers and every worker uses a view. Once.
+    Started,
+    /// Every worker has taken a turn since the last such notice. About twice a second, else silence.
+    Alive,
+    /// The configuration is being read again.
+    Reloading,
+    /// The reload is over.
+    Reloaded,
+    /// On the way out.
+    Stopping,
+}
+
+/// The packet path, seen from the management core.
+pub struct Plane {
+    /// Workers by core, core 0 first.
+    pub workers: Vec<WorkerHandle>,
+    /// Data ports in the order of the configuration.
+    pub ports: Vec<PortHandle>,
+    /// The workers' clock.
+    pub now: Box<dyn Fn() -> Tick>,
+    /// Memory by use, bytes: flow tables, buffers.
+    pub memory_bytes: Vec<(String, u64)>,
+    /// Takes the latest JSON of each DPDK telemetry command (`/guideway/summary` …) twice a second.
+    pub telemetry: Option<Box<dyn FnMut(&str, String)>>,
+}
+
+/// A worker, seen from the management core.
+pub struct WorkerHandle {
+    /// Its core.
+    pub core: CoreId,
+    /// The CPU it runs on.
+    pub cpu: u16,
+    /// The way of views to it and home.
+    pub publisher: Publisher<View>,
+    /// What it counts.
+    pub counters: Arc<Counters>,
+    /// Its flow table.
+    pub flows: Reader,
+}
+
+/// A data port, seen from the management core.
+pub struct PortHandle {
+    /// Its number on the packet path.
+    pub id: PortId,
+    /// Its name in the configuration.
+    pub name: String,
+    /// DPDK device.
+    pub device: String,
+    /// MAC.
+    pub mac: [u8; 6],
+    /// Largest IP datagram, bytes.
+    pub mtu: u16,
+    /// Driver.
+    pub driver: String,
+    /// Its exception port: number on the packet path and kernel interface.
+    pub exception: Option<(PortId, String)>,
+    /// Reads the device's statistics.
+    pub stats: Box<dyn Fn() -> DeviceStats>,
+    /// Reads the link state.
+    pub link_up: Box<dyn Fn() -> bool>,
+}
+
+/// What a device counts; from its start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct DeviceStats {
+    /// Frames received.
+    pub rx: u64,
+    /// Frames sent.
+    pub tx: u64,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+    /// Frames dropped by the device because nobody took them in time.
+    pub missed: u64,
+    /// Frames received with errors.
+    pub rx_errors: u64,
+    /// Frames that could not be sent.
+    pub tx_errors: u64,
+    /// Frames lost for want of buffers.
+    pub nombuf: u64,
+}

@@ -1,0 +1,260 @@
+//! What survives a restart: one JSON file, `state.json` in `machine.state_dir`.
+//!
+//! Rule of this module: the file is always whole. A new one is written beside it, synced, and renamed over it; one
+//! that cannot be read is set aside, never deleted. Written by a helper thread, so that a slow disk delays nothing
+//! but the answer that promises persistence.
+
+use model::config::Net;
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// Name in the state directory.
+const FILE: &str = "state.json";
+/// Larger files are not ours.
+const FILE_MAX: u64 = 64 << 20;
+/// Layout of the file.
+const VERSION: u32 = 1;
+
+/// The file's content.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Saved {
+    /// Layout; 1.
+    pub(crate) version: u32,
+    /// When it was written, Unix time, milliseconds.
+    pub(crate) saved_unix_ms: u64,
+    /// Text of the last configuration applied.
+    pub(crate) config: Option<String>,
+    /// Backends drained by an operator.
+    #[serde(default)]
+    pub(crate) drains: Vec<SavedDrain>,
+    /// What health said last.
+    #[serde(default)]
+    pub(crate) backends: Vec<SavedBackend>,
+    /// Addresses that were put on the loopback.
+    #[serde(default)]
+    pub(crate) announced: Vec<SavedAddress>,
+}
+
+/// A drain.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub(crate) struct SavedDrain {
+    /// Service name.
+    pub(crate) service: String,
+    /// Backend name.
+    pub(crate) backend: String,
+}
+
+/// A backend's health.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct SavedBackend {
+    /// Service name.
+    pub(crate) service: String,
+    /// Backend name.
+    pub(crate) backend: String,
+    /// Its address: another address is another backend.
+    pub(crate) address: IpAddr,
+    /// Verdict of its checks.
+    pub(crate) up: bool,
+    /// Since when.
+    pub(crate) since_unix_ms: u64,
+}
+
+/// An address on the loopback.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct SavedAddress {
+    /// Address.
+    pub(crate) address: IpAddr,
+    /// Prefix length.
+    pub(crate) length: u8,
+}
+
+impl From<Net> for SavedAddress {
+    fn from(net: Net) -> SavedAddress {
+        SavedAddress { address: net.addr, length: net.len }
+    }
+}
+
+/// Reads the file. Absent is empty; unreadable is empty, set aside, and told in words.
+pub(crate) fn load(directory: &Path) -> (Saved, Option<String>) {
+    let path = directory.join(FILE);
+    match read(&path) {
+        Ok(Some(saved)) => (saved, None),
+        Ok(None) => (Saved::default(), None),
+        Err(problem) => {
+            let aside = directory.join("state.json.unreadable");
+            let moved = match fs::rename(&path, &aside) {
+                Ok(()) => format!("kept as {}", aside.display()),
+                Err(e) => format!("and cannot be set aside: {e}"),
+            };
+            let message = format!(
+                "{} cannot be used ({problem}), {moved}; drains set by hand are lost",
+                path.display()
+            );
+            (Saved::default(), Some(message))
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Option<Saved>, String> {
+    let file = match fs::File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e.to_string()),
+    };
+    let mut bytes = Vec::new();
+    file.take(FILE_MAX + 1).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+    if bytes.len() as u64 > FILE_MAX {
+        return Err(format!("larger than {FILE_MAX} bytes"));
+    }
+    let saved: Saved = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
+    if saved.version != VERSION {
+        return Err(format!("version {} instead of {VERSION}", saved.version));
+    }
+    Ok(Some(saved))
+}
+
+/// Writes the file.
+///
+/// # Errors
+/// What the file system says; the old file is whole then.
+pub(crate) fn save(directory: &Path, saved: &Saved) -> io::Result<()> {
+    fs::create_dir_all(directory)?;
+    let path = directory.join(FILE);
+    let new = directory.join(".state.json.new");
+    let mut bytes = serde_json::to_vec_pretty(&Saved { version: VERSION, ..saved.clone() })?;
+    bytes.push(b'\n');
+    // The configuration holds the cluster key.
+    let mut file = fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&new)?;
+    file.write_all(&bytes)?;
+    file.sync_all()?;
+    fs::rename(&new, &path)?;
+    fs::File::open(directory)?.sync_all()
+}
+
+/// Writes states behind the owner's back; of several wanted while one is written, only the last.
+#[derive(Debug)]
+pub(crate) struct Saver {
+    wanted: watch::Sender<(u64, Arc<Saved>)>,
+    done: watch::Receiver<Written>,
+}
+
+/// How far the writing is.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Written {
+    /// Number of the last state that was dealt with.
+    pub(crate) number: u64,
+    /// Why it could not be written.
+    pub(crate) error: Option<String>,
+}
+
+impl Saver {
+    /// Starts writing into `directory`.
+    pub(crate) fn start(directory: PathBuf) -> Saver {
+        let (wanted, mut wishes) = watch::channel((0, Arc::new(Saved::default())));
+        let (tell, done) = watch::channel(Written::default());
+        tokio::spawn(async move {
+            while wishes.changed().await.is_ok() {
+                let (number, saved) = wishes.borrow_and_update().clone();
+                let place = directory.clone();
+                let written = tokio::task::spawn_blocking(move || save(&place, &saved)).await;
+                let error = match written {
+                    Ok(Ok(())) => None,
+                    Ok(Err(e)) => Some(format!("{}: {e}", directory.join(FILE).display())),
+                    Err(e) => Some(e.to_string()),
+                };
+                tell.send_replace(Written { number, error });
+            }
+        });
+        Saver { wanted, done }
+    }
+
+    /// Asks for `saved` to be written; returns its number.
+    pub(crate) fn save(&self, saved: Saved) -> u64 {
+        let mut number = 0;
+        self.wanted.send_modify(|(last, old)| {
+            *last += 1;
+            number = *last;
+            *old = Arc::new(saved);
+        });
+        number
+    }
+
+    /// How far the writing is.
+    pub(crate) fn written(&self) -> watch::Receiver<Written> {
+        self.done.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Saved {
+        Saved {
+            version: VERSION,
+            saved_unix_ms: 5,
+            config: Some("x = \"ü\"\n".to_owned()),
+            drains: vec![SavedDrain { service: "web".to_owned(), backend: "b1".to_owned() }],
+            backends: vec![SavedBackend {
+                service: "web".to_owned(),
+                backend: "b1".to_owned(),
+                address: IpAddr::from([10, 0, 0, 1]),
+                up: true,
+                since_unix_ms: 4,
+            }],
+            announced: vec![SavedAddress { address: IpAddr::from([203, 0, 113, 10]), length: 32 }],
+        }
+    }
+
+    #[test]
+    fn reads_what_it_wrote() {
+        let place = tempfile::tempdir().unwrap();
+        let inner = place.path().join("a/b");
+        assert_eq!(load(&inner), (Saved::default(), None));
+        save(&inner, &sample()).unwrap();
+        assert_eq!(load(&inner), (sample(), None));
+        use std::os::unix::fs::PermissionsExt;
+        assert_eq!(fs::metadata(inner.join(FILE)).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(&inner).unwrap().count(), 1, "nothing is left beside it");
+    }
+
+    #[test]
+    fn a_broken_file_is_set_aside_and_told() {
+        for broken in ["{", "", "{\"version\":99,\"saved_unix_ms\":1,\"config\":null}", "[]"] {
+            let place = tempfile::tempdir().unwrap();
+            fs::write(place.path().join(FILE), broken).unwrap();
+            let (saved, problem) = load(place.path());
+            assert_eq!(saved, Saved::default());
+            assert!(problem.unwrap().contains("cannot be used"));
+            assert_eq!(
+                fs::read_to_string(place.path().join("state.json.unreadable")).unwrap(),
+                broken
+            );
+            assert_eq!(load(place.path()), (Saved::default(), None));
+        }
+    }
+
+    #[tokio::test]
+    async fn the_saver_tells_what_it_wrote_and_what_it_could_not() {
+        let place = tempfile::tempdir().unwrap();
+        let saver = Saver::start(place.path().to_owned());
+        let number = saver.save(sample());
+        let mut written = saver.written();
+        let seen = written.wait_for(|w| w.number >= number).await.unwrap().clone();
+        assert_eq!(seen.error, None);
+        assert_eq!(load(place.path()).0, sample());
+
+        let file = place.path().join("file");
+        fs::write(&file, "").unwrap();
+        let saver = Saver::start(file.join("below"));
+        let number = saver.save(sample());
+        let seen = saver.written().wait_for(|w| w.number >= number).await.unwrap().clone();
+        assert!(seen.error.unwrap().contains("state.json"));
+    }
+}

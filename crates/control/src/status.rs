@@ -1,0 +1,328 @@
+//! What the API, metrics and telemetry show: read from the truth and the workers' counters, changing nothing.
+
+use crate::flows::Search;
+use crate::truth::{Refusal, Truth};
+use model::api::{
+    BackendState, BackendStatus, DropCount, MemoryUse, PortStatus, Ready, ServiceState, ServiceStatus,
+    Status, Word, WorkerStatus,
+};
+use model::config::{Backend, HealthKind, Mac, Mode, Net, Protocol, Service};
+use std::collections::HashMap;
+use wire::BackendId;
+use worker::DropReason;
+use worker::counters::{Count, PerBackend, PerPort, PerService, Totals};
+
+/// Everything at one moment.
+#[derive(Clone, Debug)]
+pub(crate) struct Snapshot {
+    pub(crate) status: Status,
+    pub(crate) services: Vec<ServiceStatus>,
+    pub(crate) backends: Vec<BackendStatus>,
+    pub(crate) workers: Vec<WorkerStatus>,
+    pub(crate) ports: Vec<PortStatus>,
+    pub(crate) drops: Vec<DropCount>,
+}
+
+pub(crate) fn mode_name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Ipip => "ipip",
+        Mode::Gre => "gre",
+        Mode::Gue => "gue",
+        Mode::Vxlan => "vxlan",
+        Mode::L2 => "l2",
+    }
+}
+
+fn health_name(kind: &HealthKind) -> &'static str {
+    match kind {
+        HealthKind::None => "none",
+        HealthKind::Tcp { .. } => "tcp",
+        HealthKind::Http(_) => "http",
+        HealthKind::Https(_) => "https",
+        HealthKind::Udp { .. } => "udp",
+    }
+}
+
+fn protocol_name(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+    }
+}
+
+impl Truth {
+    /// Everything at one moment.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            status: self.status(),
+            services: self.services(),
+            backends: self.backends(),
+            workers: self.workers(),
+            ports: self.ports(),
+            drops: self.drops(),
+        }
+    }
+
+    pub(crate) fn ready(&self) -> Ready {
+        let (ready, reason) = if self.stopping {
+            (false, "stopping".to_owned())
+        } else if self.acknowledged_generation() == 0 {
+            (false, "not every worker uses a view yet".to_owned())
+        } else if self.config.services.is_empty() {
+            (true, "no service is configured".to_owned())
+        } else {
+            let total = self.config.services.len();
+            let usable = self.usable_services();
+            (usable > 0, format!("{usable} of {total} services have a usable backend"))
+        };
+        Ready { ready, reason }
+    }
+
+    fn acknowledged_generation(&self) -> u64 {
+        crate::publisher::acknowledged(&self.workers)
+    }
+
+    fn usable_services(&self) -> usize {
+        self.service_states.values().filter(|state| **state != ServiceState::Empty).count()
+    }
+
+    /// Sum over all workers.
+    fn total(&self, count: impl Fn(&Totals) -> &Count) -> u64 {
+        self.workers.iter().map(|worker| count(&worker.counters.totals).get()).sum()
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        let Ready { ready, reason } = self.ready();
+        let workers = self.workers.len() as u64;
+        Status {
+            machine: self.config.machine.name.clone(),
+            version: self.version.clone(),
+            pid: std::process::id(),
+            started_unix_ms: self.started_unix_ms,
+            uptime_ms: self.uptime_ms(),
+            ready,
+            reason,
+            config_path: self.config_path.display().to_string(),
+            applied_unix_ms: self.applied_unix_ms,
+            config_is_file: self.text == self.file_text,
+            generation: self.generation,
+            generation_acknowledged: self.acknowledged_generation(),
+            services: self.config.services.len() as u64,
+            services_ready: self.usable_services() as u64,
+            backends: self.members.len() as u64,
+            backends_up: self.members.values().filter(|m| m.state == BackendState::Up).count() as u64,
+            workers,
+            ports: self.ports.len() as u64,
+            rx: self.total(|t| &t.rx),
+            tx: self.total(|t| &t.tx),
+            originated: self.total(|t| &t.originated),
+            punted: self.total(|t| &t.punted),
+            relayed: self.total(|t| &t.relayed),
+            dropped: self.workers.iter().map(|worker| worker.counters.dropped()).sum(),
+            held: self.total(|t| &t.held),
+            flows: self.total(|t| &t.flows),
+            flows_capacity: workers * (self.config.workers.flows + self.config.workers.wide_flows),
+            memory: self
+                .memory_bytes
+                .iter()
+                .map(|(name, bytes)| MemoryUse { name: name.clone(), bytes: *bytes })
+                .collect(),
+        }
+    }
+
+    pub(crate) fn services(&self) -> Vec<ServiceStatus> {
+        self.config.services.iter().map(|service| self.service_status(service)).collect()
+    }
+
+    fn service_status(&self, service: &Service) -> ServiceStatus {
+        let id = self.ids.service(&service.name);
+        let sum = |count: fn(&PerService) -> &Count| -> u64 {
+            let Some(id) = id else { return 0 };
+            self.workers.iter().filter_map(|w| w.counters.service(id)).map(|c| count(c).get()).sum()
+        };
+        let members = || self.members.iter().filter(|(_, member)| member.service == service.name);
+        let departed = self.departed.iter().filter(|departed| departed.service.name == service.name);
+        let flows = members().map(|(id, _)| *id).chain(departed.map(|departed| departed.id));
+        ServiceStatus {
+            name: service.name.clone(),
+            id: id.unwrap_or_default().0,
+            vip: service.vip.to_string(),
+            port: service.port,
+            protocol: protocol_name(service.protocol).to_owned(),
+            mode: mode_name(service.mode).to_owned(),
+            state: self.service_states.get(&service.name).copied().unwrap_or(ServiceState::Empty),
+            health: health_name(&service.health.kind).to_owned(),
+            announced: self.announced.borrow().contains(&service.vip.into()),
+            backends_up: members().filter(|(_, m)| m.state == BackendState::Up).count() as u64,
+            backends_total: service.backends.len() as u64,
+            maglev_size: service.maglev_size,
+            packets: sum(|c| &c.packets),
+            bytes: sum(|c| &c.bytes),
+            flows_new: sum(|c| &c.flows_new),
+            flows: flows.map(|id| self.live_flows(id)).sum(),
+            no_backend: sum(|c| &c.no_backend),
+        }
+    }
+
+    pub(crate) fn backends(&self) -> Vec<BackendStatus> {
+        let now_ms = self.uptime_ms();
+        let mut all = Vec::with_capacity(self.members.len() + self.departed.len());
+        for service in &self.config.services {
+            for backend in &service.backends {
+                let Some(id) = self.ids.backend(&service.name, &backend.name, backend.address) else { continue };
+                let Some(member) = self.members.get(&id) else { continue };
+                let mut status = self.backend_status(id, service, backend);
+                status.state = member.state;
+                status.word = member.word;
+                status.since_unix_ms = member.since_unix_ms;
+                status.health = member.verdict.as_ref().map(|verdict| verdict.status(now_ms));
+                all.push(status);
+            }
+        }
+        for departed in &self.departed {
+            for backend in &departed.service.backends {
+                let mut status = self.backend_status(departed.id, &departed.service, backend);
+                status.since_unix_ms = departed.since_unix_ms;
+                all.push(status);
+            }
+        }
+        all
+    }
+
+    fn backend_status(&self, id: BackendId, service: &Service, backend: &Backend) -> BackendStatus {
+        let sum = |count: fn(&PerBackend) -> &Count| -> u64 {
+            self.workers.iter().filter_map(|w| w.counters.backend(id)).map(|c| count(c).get()).sum()
+        };
+        let view = self.view.backends.get(id.index()).and_then(Option::as_ref);
+        let hop = view.and_then(|view| Some((view.port, view.next_hop?)));
+        BackendStatus {
+            service: service.name.clone(),
+            name: backend.name.clone(),
+            id: id.0,
+            address: backend.address,
+            weight: backend.weight,
+            state: BackendState::Removed,
+            word: Word::Admin,
+            since_unix_ms: 0,
+            health: None,
+            next_hop: hop.map(|(_, mac)| Mac(mac).to_string()),
+            port: hop.and_then(|(port, _)| {
+                Some(self.ports.iter().find(|handle| handle.id == port)?.name.clone())
+            }),
+            packets: sum(|c| &c.packets),
+            bytes: sum(|c| &c.bytes),
+            flows_new: sum(|c| &c.flows_new),
+            flows: sum(|c| &c.flows),
+        }
+    }
+
+    pub(crate) fn workers(&self) -> Vec<WorkerStatus> {
+        let workers = self.workers.iter().zip(&self.busy_ratio);
+        workers
+            .map(|(worker, busy_ratio)| {
+                let t = &worker.counters.totals;
+                let busy_turns = t.turns.get().saturating_sub(t.empty_turns.get());
+                WorkerStatus {
+                    core: worker.core.0,
+                    cpu: worker.cpu,
+                    turns: t.turns.get(),
+                    empty_turns: t.empty_turns.get(),
+                    busy_ratio: *busy_ratio,
+                    rx: t.rx.get(),
+                    tx: t.tx.get(),
+                    rx_bytes: t.rx_bytes.get(),
+                    tx_bytes: t.tx_bytes.get(),
+                    originated: t.originated.get(),
+                    punted: t.punted.get(),
+                    relayed: t.relayed.get(),
+                    ring_in: t.ring_in.get(),
+                    ring_out: t.ring_out.get(),
+                    held: t.held.get(),
+                    dropped: worker.counters.dropped(),
+                    flows: t.flows.get(),
+                    flows_untrusted: t.flows_untrusted.get(),
+                    capacity: self.config.workers.flows,
+                    capacity_wide: self.config.workers.wide_flows,
+                    flow_hits: t.flow_hits.get(),
+                    flow_misses: t.flow_misses.get(),
+                    flow_inserts: t.flow_inserts.get(),
+                    flow_refused: t.flow_refused.get(),
+                    flow_expired: t.flow_expired.get(),
+                    resteered: t.resteered.get(),
+                    packets_per_burst: ratio(t.rx.get(), busy_turns),
+                    generation: t.generation.get(),
+                }
+            })
+            .collect()
+    }
+
+    pub(crate) fn ports(&self) -> Vec<PortStatus> {
+        let ports = self.ports.iter();
+        ports
+            .map(|port| {
+                let stats = (port.stats)();
+                let sum = |count: fn(&PerPort) -> &Count| -> u64 {
+                    self.workers.iter().filter_map(|w| w.counters.port(port.id)).map(|c| count(c).get()).sum()
+                };
+                PortStatus {
+                    name: port.name.clone(),
+                    device: port.device.clone(),
+                    id: port.id.0,
+                    driver: port.driver.clone(),
+                    mac: Mac(port.mac).to_string(),
+                    mtu: port.mtu,
+                    link_up: (port.link_up)(),
+                    exception: port.exception.as_ref().map(|(_, name)| name.clone()),
+                    rx: stats.rx,
+                    tx: stats.tx,
+                    rx_bytes: stats.rx_bytes,
+                    tx_bytes: stats.tx_bytes,
+                    rx_missed: stats.missed,
+                    rx_errors: stats.rx_errors,
+                    tx_errors: stats.tx_errors,
+                    rx_nombuf: stats.nombuf,
+                    tx_full: sum(|c| &c.tx_full),
+                }
+            })
+            .collect()
+    }
+
+    pub(crate) fn drops(&self) -> Vec<DropCount> {
+        let reasons = DropReason::ALL.iter();
+        reasons
+            .map(|reason| DropCount {
+                reason: reason.name().to_owned(),
+                help: reason.help().to_owned(),
+                count: self.workers.iter().map(|worker| worker.counters.drop(*reason).get()).sum(),
+            })
+            .collect()
+    }
+
+    /// What a search of the flow tables needs.
+    pub(crate) fn search_flows(&self, service: Option<&str>, client: Option<Net>) -> Result<Search, Refusal> {
+        // Flows of removed services are of no service that can be named; those of removed backends are.
+        let wanted = self.config.services.iter().filter(|s| service.is_none_or(|name| s.name == name));
+        let services: HashMap<_, _> =
+            wanted.filter_map(|s| Some((self.ids.service(&s.name)?, s.clone()))).collect();
+        if let (Some(name), true) = (service, services.is_empty()) {
+            return Err(Refusal::UnknownService(name.to_owned()));
+        }
+        let mut backends = HashMap::new();
+        for (id, member) in &self.members {
+            backends.insert(*id, (member.name.clone(), member.address));
+        }
+        for departed in &self.departed {
+            for backend in &departed.service.backends {
+                backends.insert(departed.id, (backend.name.clone(), backend.address));
+            }
+        }
+        let tables = self.workers.iter().map(|worker| (worker.core.0, worker.flows.clone())).collect();
+        Ok(Search { tables, services, backends, client, now: (self.now)() })
+    }
+}
+
+/// `a / b`, 0 when there is no `b`.
+#[expect(clippy::cast_precision_loss, reason = "for show")]
+pub(crate) fn ratio(a: u64, b: u64) -> f64 {
+    if b == 0 { 0.0 } else { a as f64 / b as f64 }
+}

@@ -1,0 +1,721 @@
+//! The one owner of everything the management core knows, and the messages by which others reach it.
+//!
+//! Rule of this module: only the thread of [`run`](crate::run) touches a [`Truth`], between two messages, and every
+//! change goes through [`Truth::settle`], which compiles and publishes at most one view for all of them.
+
+use crate::announce::{self, Vip};
+use crate::compile::{self, CompileError};
+use crate::event::EventLog;
+use crate::health::{Change, Check, Checker, Rules, Verdict, unix_ms};
+use crate::ids::Ids;
+use crate::neighbour::{self, NextHops};
+use crate::plane::{PortHandle, WorkerHandle};
+use crate::publisher::{self, Backlog};
+use crate::state::{Saved, SavedBackend, SavedDrain, Saver};
+use model::api::{BackendState, CheckResult, EventKind, ServiceState, Word};
+use model::config::{AdminState, Announce, Config, HealthKind, Route, Service};
+use model::{Loaded, Report};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use wire::{BackendId, Tick};
+use worker::View;
+
+/// Something that happened elsewhere.
+#[derive(Debug)]
+pub(crate) enum Note {
+    /// A check of a backend ended.
+    Checked(BackendId, Arc<Check>, CheckResult),
+    /// Next hops changed.
+    NextHops(NextHops),
+    /// A VIP was put on the loopback or taken off it.
+    Announced {
+        /// Which.
+        vip: Vip,
+        /// It is there now.
+        there: bool,
+    },
+    /// Something an operator should know.
+    Warning(String),
+}
+
+/// A closure to be run on the owner's thread.
+pub(crate) type Question = Box<dyn FnOnce(&mut Truth) + Send>;
+
+/// The way to the owner, for API handlers.
+#[derive(Clone, Debug)]
+pub(crate) struct Door {
+    pub(crate) questions: mpsc::Sender<Question>,
+    /// Smallest generation that every worker uses.
+    pub(crate) acknowledged: watch::Receiver<u64>,
+    /// Held while a configuration is being applied.
+    pub(crate) applying: Arc<Semaphore>,
+}
+
+impl Door {
+    /// Runs `question` on the owner's thread; `None` when the owner is gone.
+    pub(crate) async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&mut Truth) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        let question: Question = Box::new(move |truth| {
+            let _ = reply.send(question(truth));
+        });
+        self.questions.send(question).await.ok()?;
+        answer.await.ok()
+    }
+}
+
+/// Why a change was refused. Nothing changed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error("{0}")]
+    Config(Report),
+    #[error("{0}")]
+    Compile(CompileError),
+    #[error("keys that need a restart differ: {}", .0.join(", "))]
+    Restart(Vec<String>),
+    #[error("no service `{0}`")]
+    UnknownService(String),
+    #[error("service `{service}` has no backend `{backend}`")]
+    UnknownBackend { service: String, backend: String },
+    #[error("cannot read {}: {problem}", path.display())]
+    File { path: PathBuf, problem: String },
+    #[error("stopping")]
+    Stopping,
+}
+
+impl Refusal {
+    /// The remedy.
+    pub(crate) fn help(&self) -> String {
+        match self {
+            Refusal::Config(_) => "correct the places named in `diagnostics`; nothing was changed".to_owned(),
+            Refusal::Compile(_) => "nothing was changed; see docs/operations.md for limits".to_owned(),
+            Refusal::Restart(keys) => format!(
+                "restart guidewayd with the new file, or leave {} as in GET /v1/config; nothing was changed",
+                if keys.len() == 1 { "the key" } else { "these keys" }
+            ),
+            Refusal::UnknownService(_) => "GET /v1/services lists them".to_owned(),
+            Refusal::UnknownBackend { .. } => "GET /v1/backends lists them".to_owned(),
+            Refusal::File { .. } => "make the file readable, or POST the text to /v1/apply".to_owned(),
+            Refusal::Stopping => "ask again after the restart".to_owned(),
+        }
+    }
+}
+
+/// A configured backend.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) service: String,
+    pub(crate) name: String,
+    pub(crate) address: IpAddr,
+    /// `None`: not checked.
+    pub(crate) verdict: Option<Verdict>,
+    pub(crate) checker: Option<Checker>,
+    pub(crate) state: BackendState,
+    pub(crate) word: Word,
+    pub(crate) since_unix_ms: u64,
+}
+
+/// A backend that is no longer configured, while its flows live on.
+#[derive(Debug)]
+pub(crate) struct Departed {
+    pub(crate) id: BackendId,
+    /// Its service as it was, with this backend alone.
+    pub(crate) service: Service,
+    pub(crate) since_unix_ms: u64,
+    /// Not before: workers must have had the chance to count.
+    settled: Instant,
+    deadline: Instant,
+}
+
+/// See the module.
+pub(crate) struct Truth {
+    pub(crate) config_path: PathBuf,
+    pub(crate) version: String,
+    pub(crate) started: Instant,
+    pub(crate) started_unix_ms: u64,
+    pub(crate) stopping: bool,
+
+    pub(crate) workers: Vec<WorkerHandle>,
+    pub(crate) ports: Vec<PortHandle>,
+    pub(crate) now: Box<dyn Fn() -> Tick>,
+    pub(crate) memory_bytes: Vec<(String, u64)>,
+    pub(crate) busy_ratio: Vec<f64>,
+
+    pub(crate) config: Config,
+    pub(crate) text: String,
+    pub(crate) file_text: String,
+    pub(crate) applied_unix_ms: u64,
+    pub(crate) ids: Ids,
+    pub(crate) members: BTreeMap<BackendId, Member>,
+    pub(crate) departed: Vec<Departed>,
+    pub(crate) drains: BTreeSet<(String, String)>,
+    pub(crate) service_states: HashMap<String, ServiceState>,
+    pub(crate) next_hops: NextHops,
+    pub(crate) probe_ports: crate::tunnel::ProbePorts,
+    pub(crate) view: Arc<View>,
+    pub(crate) generation: u64,
+    backlog: Backlog,
+    remembered: Vec<SavedBackend>,
+    dirty: bool,
+    unsaved: bool,
+
+    pub(crate) events: EventLog,
+    saver: Saver,
+    notes: mpsc::Sender<Note>,
+    acknowledged: watch::Sender<u64>,
+    wanted_neighbours: watch::Sender<neighbour::Wanted>,
+    wanted_announcements: watch::Sender<announce::Wanted>,
+    pub(crate) announced: watch::Receiver<BTreeSet<Vip>>,
+}
+
+/// What the owner is made of.
+pub(crate) struct Parts {
+    pub(crate) config_path: PathBuf,
+    pub(crate) version: String,
+    pub(crate) workers: Vec<WorkerHandle>,
+    pub(crate) ports: Vec<PortHandle>,
+    pub(crate) now: Box<dyn Fn() -> Tick>,
+    pub(crate) memory_bytes: Vec<(String, u64)>,
+    pub(crate) saved: Saved,
+    pub(crate) saver: Saver,
+    pub(crate) notes: mpsc::Sender<Note>,
+    pub(crate) acknowledged: watch::Sender<u64>,
+    pub(crate) wanted_neighbours: watch::Sender<neighbour::Wanted>,
+    pub(crate) wanted_announcements: watch::Sender<announce::Wanted>,
+    pub(crate) announced: watch::Receiver<BTreeSet<Vip>>,
+}
+
+impl Truth {
+    /// Starts with the file's configuration and what was remembered: drains are in force again, and backends keep
+    /// what their checks said last until they say otherwise.
+    pub(crate) fn new(loaded: Loaded, parts: Parts) -> Result<Truth, Refusal> {
+        let empty = Config { services: Vec::new(), ..loaded.config.clone() };
+        let saved = parts.saved;
+        let mut truth = Truth {
+            config_path: parts.config_path,
+            version: parts.version,
+            started: Instant::now(),
+            started_unix_ms: unix_ms(),
+            stopping: false,
+            busy_ratio: vec![0.0; parts.workers.len()],
+            backlog: Backlog::new(parts.workers.len()),
+            workers: parts.workers,
+            ports: parts.ports,
+            now: parts.now,
+            memory_bytes: parts.memory_bytes,
+            config: empty,
+            text: String::new(),
+            file_text: loaded.text.clone(),
+            applied_unix_ms: 0,
+            ids: Ids::default(),
+            members: BTreeMap::new(),
+            departed: Vec::new(),
+            drains: saved.drains.into_iter().map(|drain| (drain.service, drain.backend)).collect(),
+            service_states: HashMap::new(),
+            next_hops: NextHops::new(),
+            probe_ports: crate::tunnel::ProbePorts::default(),
+            view: Arc::default(),
+            generation: 0,
+            remembered: saved.backends,
+            dirty: false,
+            unsaved: false,
+            events: EventLog::new(),
+            saver: parts.saver,
+            notes: parts.notes,
+            acknowledged: parts.acknowledged,
+            wanted_neighbours: parts.wanted_neighbours,
+            wanted_announcements: parts.wanted_announcements,
+            announced: parts.announced,
+        };
+        truth.events.push(EventKind::Start, None, None, format!("guidewayd {} started", truth.version));
+        if saved.config.is_some_and(|last| last != loaded.text) {
+            let message = format!(
+                "the configuration that was last applied differs from {}; the file is in force",
+                truth.config_path.display()
+            );
+            truth.events.push(EventKind::ConfigDiffers, None, None, message);
+        }
+        truth.install(loaded)?;
+        truth.remembered.clear();
+        Ok(truth)
+    }
+
+    /// Milliseconds since the start; never goes backwards.
+    pub(crate) fn uptime_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Makes a configuration the one in force, or changes nothing.
+    pub(crate) fn install(&mut self, loaded: Loaded) -> Result<(), Refusal> {
+        let Loaded { config, text, .. } = loaded;
+        // A trial first: what cannot be compiled is not let in.
+        let mut ids = self.ids.clone();
+        self.compile_with(&config, &mut ids, self.generation + 1).map_err(Refusal::Compile)?;
+        self.ids = ids;
+        let before = std::mem::replace(&mut self.config, config);
+        self.text = text;
+        self.applied_unix_ms = unix_ms();
+        self.replace_members(&before);
+        self.service_states.retain(|name, _| self.config.services.iter().any(|s| s.name == *name));
+        self.dirty = true;
+        self.unsaved = true;
+        self.settle();
+        Ok(())
+    }
+
+    fn replace_members(&mut self, before: &Config) {
+        let mut old = std::mem::take(&mut self.members);
+        let services = std::mem::take(&mut self.config.services);
+        for service in &services {
+            for backend in &service.backends {
+                let Some(id) = self.ids.backend(&service.name, &backend.name, backend.address) else { continue };
+                self.departed.retain(|departed| departed.id != id);
+                let mut member = old.remove(&id).unwrap_or_else(|| {
+                    if before.machine.name == self.config.machine.name && self.generation > 0 {
+                        self.events.push(
+                            EventKind::BackendAdded,
+                            Some(&service.name),
+                            Some(&backend.name),
+                            format!("{} added", backend.address),
+                        );
+                    }
+                    Member {
+                        service: service.name.clone(),
+                        name: backend.name.clone(),
+                        address: backend.address,
+                        verdict: None,
+                        checker: None,
+                        state: BackendState::Down,
+                        word: Word::Health,
+                        since_unix_ms: unix_ms(),
+                    }
+                });
+                if service.health.kind == HealthKind::None {
+                    member.checker = None;
+                    member.verdict = None;
+                } else {
+                    if member.verdict.is_none() {
+                        let last = self.remembered.iter().find(|last| {
+                            last.service == service.name
+                                && last.backend == backend.name
+                                && last.address == backend.address
+                        });
+                        member.verdict = Some(last.map_or_else(Verdict::default, |last| {
+                            member.since_unix_ms = last.since_unix_ms;
+                            Verdict::remembered(last.up)
+                        }));
+                    }
+                    let check = self.check_for(id, service, backend.address);
+                    if member.checker.as_ref().is_none_or(|checker| *checker.check != check) {
+                        member.checker = Some(Checker::start(id, check, self.notes.clone()));
+                    }
+                }
+                self.members.insert(id, member);
+            }
+        }
+        self.config.services = services;
+        for (id, member) in old {
+            self.probe_ports.release(id);
+            self.drains.remove(&(member.service.clone(), member.name.clone()));
+            self.events.push(
+                EventKind::BackendRemoved,
+                Some(&member.service),
+                Some(&member.name),
+                format!("{} removed; its flows live on", member.address),
+            );
+            let Some(service) = before.services.iter().find(|service| service.name == member.service) else {
+                continue;
+            };
+            let mut service = service.clone();
+            service.backends.retain(|b| b.name == member.name && b.address == member.address);
+            let now = Instant::now();
+            self.departed.push(Departed {
+                id,
+                since_unix_ms: unix_ms(),
+                settled: now + std::time::Duration::from_secs(1),
+                deadline: now + std::time::Duration::from_millis(service.drain_timeout_ms),
+                service,
+            });
+        }
+        // Drains of backends that the file does not have (any more) mean nothing.
+        let services = &self.config.services;
+        self.drains.retain(|(service, backend)| {
+            services.iter().any(|s| s.name == *service && s.backends.iter().any(|b| b.name == *backend))
+        });
+    }
+
+    fn check_for(&mut self, id: BackendId, service: &Service, address: IpAddr) -> Check {
+        let health = &service.health;
+        let via = health.via.clone().or_else(|| {
+            self.ports.iter().find_map(|port| port.exception.as_ref().map(|(_, name)| name.clone()))
+        });
+        let port = health.port.unwrap_or(service.port);
+        let vip = crate::tunnel::representative(service.vip);
+        let (target, source) = match health.route {
+            Route::Direct => {
+                self.probe_ports.release(id);
+                (address, None)
+            }
+            Route::Tunnel => (vip, Some(self.probe_ports.source(id, vip, &self.config))),
+        };
+        Check {
+            kind: health.kind.clone(),
+            target: (target, port).into(),
+            vip,
+            via,
+            source,
+            interval_ms: health.interval_ms,
+            timeout_ms: health.timeout_ms,
+        }
+    }
+
+    /// Takes a note in.
+    pub(crate) fn note(&mut self, note: Note) {
+        match note {
+            Note::Checked(id, check, result) => self.checked(id, &check, result),
+            Note::NextHops(found) => self.next_hops_changed(found),
+            Note::Announced { vip, there } => {
+                let (kind, what) = if there {
+                    (EventKind::Announced, "put on the loopback")
+                } else {
+                    (EventKind::Withdrawn, "taken off the loopback")
+                };
+                self.unsaved = true;
+                self.events.push(kind, None, None, format!("{vip} {what}"));
+            }
+            Note::Warning(text) => self.events.push(EventKind::Warning, None, None, text),
+        }
+    }
+
+    fn checked(&mut self, id: BackendId, check: &Arc<Check>, result: CheckResult) {
+        let now_ms = self.uptime_ms();
+        let Some(member) = self.members.get_mut(&id) else { return };
+        // A result of a check that was replaced meanwhile says nothing about the new one.
+        if !member.checker.as_ref().is_some_and(|checker| Arc::ptr_eq(&checker.check, check)) {
+            return;
+        }
+        let Some(service) = self.config.services.iter().find(|service| service.name == member.service) else {
+            return;
+        };
+        let health = &service.health;
+        let rules = Rules { interval_ms: health.interval_ms, fall: health.fall, rise: health.rise };
+        let Some(verdict) = &mut member.verdict else { return };
+        let Some(change) = verdict.observe(result, rules, now_ms) else { return };
+        let (service, name) = (Some(member.service.as_str()), Some(member.name.as_str()));
+        match change {
+            Change::Up => {
+                self.events.push(EventKind::BackendUp, service, name, format!("{} is up", member.address));
+            }
+            Change::Down { hold_ms } => {
+                let message = format!("{} is down: {}", member.address, verdict.reason());
+                self.events.push(EventKind::BackendDown, service, name, message);
+                if hold_ms > 0 {
+                    let message = format!("flaps; stays down for at least {hold_ms} ms");
+                    self.events.push(EventKind::HoldDown, service, name, message);
+                }
+            }
+        }
+        self.dirty = true;
+        self.unsaved = true;
+    }
+
+    fn next_hops_changed(&mut self, found: NextHops) {
+        for member in self.members.values() {
+            let (before, now) = (self.next_hops.get(&member.address), found.get(&member.address));
+            if before == now {
+                continue;
+            }
+            let message = match now {
+                Some(hop) => format!("{} is reached by way of {}", member.address, model::config::Mac(hop.mac)),
+                None => format!("{} has no next hop any more", member.address),
+            };
+            self.events.push(EventKind::Neighbour, Some(&member.service), Some(&member.name), message);
+        }
+        self.next_hops = found;
+        self.dirty = true;
+    }
+
+    /// Drains a backend, or ends that. Tells the number of the state to be saved.
+    #[expect(clippy::type_complexity, reason = "the two last belong to the saver")]
+    pub(crate) fn set_drain(
+        &mut self,
+        service: &str,
+        backend: &str,
+        drained: bool,
+    ) -> Result<(model::api::DrainResult, u64, watch::Receiver<crate::state::Written>), Refusal> {
+        let Some(found) = self.config.services.iter().find(|s| s.name == service) else {
+            return Err(Refusal::UnknownService(service.to_owned()));
+        };
+        let Some(known) = found.backends.iter().find(|b| b.name == backend) else {
+            let (service, backend) = (service.to_owned(), backend.to_owned());
+            return Err(Refusal::UnknownBackend { service, backend });
+        };
+        let address = known.address;
+        let key = (service.to_owned(), backend.to_owned());
+        let changed = if drained { self.drains.insert(key) } else { self.drains.remove(&key) };
+        if changed {
+            let (kind, text) = if drained {
+                (EventKind::Drain, "drained: no new flows")
+            } else {
+                (EventKind::Undrain, "no longer drained")
+            };
+            self.events.push(kind, Some(service), Some(backend), text);
+            self.dirty = true;
+            self.settle();
+        }
+        let number = self.save();
+        let flows = self.ids.backend(service, backend, address).map_or(0, |id| self.live_flows(id));
+        let result = model::api::DrainResult {
+            service: service.to_owned(),
+            backend: backend.to_owned(),
+            drained,
+            changed,
+            generation: self.generation,
+            flows,
+        };
+        Ok((result, number, self.saver.written()))
+    }
+
+    /// Live flows of a backend, all workers.
+    pub(crate) fn live_flows(&self, id: BackendId) -> u64 {
+        self.workers.iter().filter_map(|w| w.counters.backend(id)).map(|c| c.flows.get()).sum()
+    }
+
+    /// Compiles and publishes what has changed, if anything has.
+    pub(crate) fn settle(&mut self) {
+        if !std::mem::take(&mut self.dirty) {
+            return;
+        }
+        let mut ids = std::mem::take(&mut self.ids);
+        let compiled = self.compile_with(&self.config, &mut ids, self.generation + 1);
+        self.ids = ids;
+        match compiled {
+            Ok(view) => {
+                self.generation += 1;
+                self.view = Arc::new(view);
+                self.backlog.publish(&mut self.workers, &self.view);
+            }
+            Err(error) => {
+                let message = format!("cannot publish: {error}; workers keep the last view");
+                self.events.push(EventKind::Warning, None, None, message);
+            }
+        }
+        self.judge();
+        self.wish();
+    }
+
+    /// Derives what the API shows of backends and services, and tells what changed.
+    fn judge(&mut self) {
+        let now = unix_ms();
+        for service in &self.config.services {
+            let mut state = ServiceState::Empty;
+            for backend in &service.backends {
+                let Some(id) = self.ids.backend(&service.name, &backend.name, backend.address) else { continue };
+                let Some(member) = self.members.get_mut(&id) else { continue };
+                let healthy = member.verdict.as_ref().is_none_or(|v| v.up() == Some(true));
+                let takes_flows = self
+                    .view
+                    .backends
+                    .get(id.index())
+                    .and_then(Option::as_ref)
+                    .is_some_and(|view| view.state == worker::view::BackendState::Up);
+                let (is, word) = match backend.state {
+                    AdminState::Down => (BackendState::Down, Word::Admin),
+                    AdminState::Drain => (BackendState::Drain, Word::Admin),
+                    AdminState::Up if self.drains.contains(&(service.name.clone(), backend.name.clone())) => {
+                        (BackendState::Drain, Word::Drain)
+                    }
+                    AdminState::Up if backend.weight == 0 => (BackendState::Drain, Word::Admin),
+                    AdminState::Up if !takes_flows => (BackendState::Down, Word::Health),
+                    AdminState::Up if !healthy => (BackendState::Up, Word::Panic),
+                    AdminState::Up if member.verdict.is_some() => (BackendState::Up, Word::Health),
+                    AdminState::Up => (BackendState::Up, Word::Admin),
+                };
+                if is == BackendState::Up && state != ServiceState::Panic {
+                    state = if word == Word::Panic { ServiceState::Panic } else { ServiceState::Ready };
+                }
+                if (member.state, member.word) != (is, word) {
+                    (member.state, member.word, member.since_unix_ms) = (is, word, now);
+                }
+            }
+            let before = self.service_states.insert(service.name.clone(), state);
+            let name = Some(service.name.as_str());
+            if before == Some(state) {
+                continue;
+            }
+            if before == Some(ServiceState::Panic) {
+                self.events.push(EventKind::PanicOff, name, None, "health is heeded again");
+            }
+            match state {
+                ServiceState::Panic => {
+                    let percent = service.panic_percent;
+                    let message = format!("more than {percent} % of the backends are down: health is disregarded");
+                    self.events.push(EventKind::PanicOn, name, None, message);
+                }
+                ServiceState::Empty => {
+                    // At start nothing is known yet, which is no news.
+                    if before.is_some() {
+                        self.events.push(EventKind::ServiceEmpty, name, None, "no usable backend");
+                    }
+                }
+                ServiceState::Ready => {
+                    if before != Some(ServiceState::Panic) {
+                        self.events.push(EventKind::ServiceReady, name, None, "has a usable backend");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tells the neighbour and announcement tasks what is wanted now.
+    fn wish(&mut self) {
+        let interfaces: Vec<_> = self
+            .ports
+            .iter()
+            .filter_map(|port| port.exception.as_ref().map(|(_, name)| (port.id, name.clone())))
+            .collect();
+        let configured = self.config.services.iter();
+        let departed = self.departed.iter().map(|departed| &departed.service);
+        let addresses: BTreeSet<IpAddr> = if interfaces.is_empty() {
+            BTreeSet::new()
+        } else {
+            configured
+                .chain(departed)
+                .flat_map(|service| &service.backends)
+                .filter(|backend| backend.mac.is_none() && self.config.machine.next_hop_mac.is_none())
+                .map(|backend| backend.address)
+                .collect()
+        };
+        let wanted = neighbour::Wanted { addresses, interfaces };
+        self.wanted_neighbours.send_if_modified(|old| {
+            let differs = *old != wanted;
+            *old = wanted;
+            differs
+        });
+        let wanted = self.announcements();
+        self.wanted_announcements.send_if_modified(|old| {
+            let differs = *old != wanted;
+            *old = wanted;
+            differs
+        });
+    }
+
+    fn announcements(&self) -> announce::Wanted {
+        let mut wanted = announce::Wanted::default();
+        for (port, config) in self.ports.iter().zip(&self.config.ports) {
+            if let Some((_, interface)) = &port.exception {
+                let subnets = config.exception_addresses.iter();
+                wanted.subnets.extend(subnets.map(|subnet| (interface.clone(), *subnet)));
+            }
+        }
+        let serving = !self.stopping && *self.acknowledged.borrow() > 0;
+        for service in self.config.services.iter().filter(|service| service.announce == Announce::Kernel) {
+            if service.health.route == Route::Tunnel && service.vip.addr.is_ipv4() {
+                wanted.accept_local.extend(self.ports.iter().filter_map(|p| Some(p.exception.as_ref()?.1.clone())));
+            }
+            let usable = matches!(
+                self.service_states.get(&service.name),
+                Some(ServiceState::Ready | ServiceState::Panic)
+            );
+            if serving && usable {
+                wanted.vips.insert(Vip::from(service.vip));
+            }
+        }
+        wanted
+    }
+
+    /// Housekeeping: old views, acknowledgements, removed backends, the state file.
+    pub(crate) fn tick(&mut self) {
+        self.backlog.push(&mut self.workers);
+        let now = publisher::acknowledged(&self.workers);
+        let before = self.acknowledged.send_replace(now);
+        if before == 0 && now > 0 {
+            self.wish();
+        }
+    }
+
+    /// Every worker uses the newest view.
+    pub(crate) fn is_acknowledged(&self) -> bool {
+        publisher::acknowledged(&self.workers) >= self.generation
+    }
+
+    /// Twice a second: removed backends whose flows have ended or whose time is over; the state file.
+    pub(crate) fn sweep(&mut self) {
+        let now = Instant::now();
+        let acknowledged = self.is_acknowledged();
+        let over: Vec<usize> = (0..self.departed.len())
+            .filter(|at| {
+                let departed = &self.departed[*at];
+                let quiet = acknowledged && now >= departed.settled && self.live_flows(departed.id) == 0;
+                quiet || now >= departed.deadline
+            })
+            .collect();
+        for at in over.into_iter().rev() {
+            let departed = self.departed.swap_remove(at);
+            let flows = self.live_flows(departed.id);
+            let message = if flows == 0 {
+                "removed for good: its last flow has ended".to_owned()
+            } else {
+                format!("removed for good after drain_timeout_ms; {flows} flows are steered anew")
+            };
+            let name = departed.service.backends.first().map(|backend| backend.name.as_str());
+            self.events.push(EventKind::BackendForgotten, Some(&departed.service.name), name, message);
+            self.ids.forget(departed.id);
+            self.dirty = true;
+        }
+        if std::mem::take(&mut self.unsaved) {
+            self.save();
+        }
+    }
+
+    /// Asks for the state to be written.
+    pub(crate) fn save(&mut self) -> u64 {
+        self.unsaved = false;
+        let backends = self.members.values().filter_map(|member| {
+            Some(SavedBackend {
+                service: member.service.clone(),
+                backend: member.name.clone(),
+                address: member.address,
+                up: member.verdict.as_ref()?.up()?,
+                since_unix_ms: member.since_unix_ms,
+            })
+        });
+        let drains = self.drains.iter();
+        let drains = drains.map(|(s, b)| SavedDrain { service: s.clone(), backend: b.clone() });
+        self.saver.save(Saved {
+            version: 0,
+            saved_unix_ms: unix_ms(),
+            config: Some(self.text.clone()),
+            drains: drains.collect(),
+            backends: backends.collect(),
+            announced: self
+                .announced
+                .borrow()
+                .iter()
+                .map(|vip| crate::state::SavedAddress { address: vip.address, length: vip.length })
+                .collect(),
+        })
+    }
+
+    /// How far the writing of the state is.
+    pub(crate) fn written(&self) -> watch::Receiver<crate::state::Written> {
+        self.saver.written()
+    }
+
+    /// No longer ready; announcements are withdrawn.
+    pub(crate) fn stop(&mut self) {
+        self.stopping = true;
+        self.events.push(EventKind::Stop, None, None, "stopping");
+        for member in self.members.values_mut() {
+            member.checker = None;
+        }
+        self.wish();
+        self.save();
+    }
+}

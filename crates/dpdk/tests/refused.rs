@@ -1,0 +1,29 @@
+//! A start that EAL refuses: its own words, a remedy, and nothing on standard output. One test: EAL starts once per process.
+use dpdk::{Eal, EalError};
+
+#[test]
+fn a_device_that_does_not_exist_is_named() {
+    let prefix = format!("t{}", std::process::id());
+    let arguments = [
+        "test",
+        "--no-huge",
+        "-m",
+        "64",
+        "--no-pci",
+        "--no-shconf",
+        "--no-telemetry",
+        "-l",
+        "0",
+        "--file-prefix",
+        &prefix,
+        "--vdev",
+        "net_af_packet0,iface=doesnotexist0",
+    ]
+    .map(str::to_owned);
+    let error = Eal::start(&arguments, 64 << 20, |_, _| ()).unwrap_err();
+    let text = error.to_string();
+    assert!(matches!(error, EalError::Refused { .. }), "{text}");
+    assert!(text.contains("--vdev net_af_packet0,iface=doesnotexist0"), "{text}");
+    assert!(text.contains("`device`"), "{text}");
+    assert!(text.lines().count() < 20, "{text}");
+}

@@ -1,0 +1,246 @@
+//! Idle times in eight bits an entry.
+//!
+//! Time of a state is counted in quanta: the largest power of two of microseconds that is at most 1/32 of its idle time
+//! (so more than 1/64). An entry keeps the number of the quantum in which it was last used, modulo 256: its *epoch*. It
+//! is expired, and from then on invisible, when so many quanta lie between that it must have been idle for its whole
+//! idle time; that is never early, and late by less than two quanta, 1/16 of the idle time.
+//!
+//! **Epochs wrap**: an expired entry that stays in the table for 256 quanta looks young again. A slot must therefore
+//! be swept at least once in 128 quanta of the shortest idle time: it expires after at most 65, is gone after at most 193,
+//! and the last 8 before the wrap are read as "used just now", for readers whose clock is a little behind the
+//! writer's. [`Table::advance`](crate::Table::advance) takes care of it, twice as often as necessary.
+//!
+//! When the idle times change, entries cannot be restamped all at once without a pause. So there are two
+//! sets of them: an entry says which one its epoch counts in, and moves to the set in force when it is next used or swept.
+
+use crate::state::{State, TimingSet, Word};
+use crate::sync::{Ordering, fence};
+use core::sync::atomic::AtomicU32;
+use std::sync::Arc;
+use wire::Tick;
+
+/// Idle times, microseconds. Values outside [`Idle::MIN_US`] to [`Idle::MAX_US`] are clamped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Idle {
+    /// TCP flows with at least two packets and no FIN or RST.
+    pub tcp_established_us: u64,
+    /// TCP flows after FIN or RST.
+    pub tcp_closing_us: u64,
+    /// TCP flows of which one packet was seen.
+    pub syn_us: u64,
+    /// UDP flows.
+    pub udp_us: u64,
+}
+
+impl Idle {
+    /// The shortest: 1 s.
+    pub const MIN_US: u64 = 1_000_000;
+    /// The longest: 24 h.
+    pub const MAX_US: u64 = 24 * 3600 * 1_000_000;
+
+    /// The idle time of a state.
+    pub const fn of(&self, state: State) -> u64 {
+        let us = match state {
+            State::TcpNew => self.syn_us,
+            State::TcpEstablished => self.tcp_established_us,
+            State::TcpClosing => self.tcp_closing_us,
+            State::UdpNew | State::Udp => self.udp_us,
+        };
+        if us < Self::MIN_US {
+            Self::MIN_US
+        } else if us > Self::MAX_US {
+            Self::MAX_US
+        } else {
+            us
+        }
+    }
+}
+
+/// Quanta by which an entry may seem to be from the future.
+const FUTURE: u8 = 8;
+
+/// Quanta within which [`Table::advance`](crate::Table::advance) goes round the table; half of what is allowed.
+const ROUND_QUANTA: u32 = 64;
+
+/// How one state counts time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Timing {
+    /// The quantum is `1 << shift` microseconds.
+    shift: u8,
+    /// Quanta after which an entry is expired: at most 65.
+    limit: u8,
+}
+
+impl Timing {
+    #[expect(clippy::cast_possible_truncation, reason = "log2 of 64 bits; the limit is at most 65")]
+    const fn new(idle_us: u64) -> Timing {
+        let shift = (idle_us / 32).ilog2();
+        Timing { shift: shift as u8, limit: idle_us.div_ceil(1 << shift) as u8 + 1 }
+    }
+
+    const fn quantum_us(self) -> u64 {
+        1 << self.shift
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "epochs are modulo 256")]
+    #[inline]
+    const fn epoch(self, now: Tick) -> u8 {
+        (now.0 >> self.shift) as u8
+    }
+
+    /// Quanta since the entry was used.
+    #[inline]
+    const fn age(self, epoch: u8, now: Tick) -> u8 {
+        let age = self.epoch(now).wrapping_sub(epoch);
+        if age > u8::MAX - FUTURE { 0 } else { age }
+    }
+
+    /// Microseconds for which an entry of this age has been idle at least.
+    #[inline]
+    const fn idle_us(self, age: u64, now: Tick) -> u64 {
+        match age.checked_sub(1) {
+            None => 0,
+            Some(whole) => (whole << self.shift) + (now.0 & (self.quantum_us() - 1)) + 1,
+        }
+    }
+
+    const fn pack(self) -> u32 {
+        (self.limit as u32) << 8 | self.shift as u32
+    }
+
+    const fn unpack(packed: u32) -> Timing {
+        let [shift, limit, ..] = packed.to_le_bytes();
+        Timing { shift: shift & 63, limit }
+    }
+}
+
+/// By set and state.
+type Timings = [[Timing; State::ALL.len()]; 2];
+
+/// The idle times as the writer uses them, and a copy that readers can see.
+#[derive(Debug)]
+pub(crate) struct Ageing {
+    timings: Timings,
+    current: TimingSet,
+    shared: Arc<Shared>,
+}
+
+/// The idle times as readers see them. These are `core`'s atomics also under loom: no decision about a key hangs on them.
+#[derive(Debug)]
+pub(crate) struct Shared([[AtomicU32; State::ALL.len()]; 2]);
+
+impl Ageing {
+    pub(crate) fn new(idle: &Idle) -> Ageing {
+        let set = State::ALL.map(|state| Timing::new(idle.of(state)));
+        let share = || set.map(|timing| AtomicU32::new(timing.pack()));
+        Ageing {
+            timings: [set; 2],
+            current: TimingSet::default(),
+            shared: Arc::new(Shared([share(), share()])),
+        }
+    }
+
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
+    /// Whether these idle times are the ones in force.
+    pub(crate) fn is(&self, idle: &Idle) -> bool {
+        State::ALL.map(|state| Timing::new(idle.of(state))) == self.timings[self.current.index()]
+    }
+
+    /// Puts new idle times in force; no entry of the other set may be left.
+    pub(crate) fn change(&mut self, idle: &Idle) {
+        let set = self.current.other();
+        for state in State::ALL {
+            let timing = Timing::new(idle.of(state));
+            self.timings[set.index()][state as usize] = timing;
+            self.shared.0[set.index()][state as usize].store(timing.pack(), Ordering::Relaxed);
+        }
+        // A reader that meets an entry of the new set sees its idle times, too: it has an acquire fence behind
+        // its reading of the entry.
+        fence(Ordering::Release);
+        self.current = set;
+    }
+
+    fn timing(&self, word: Word) -> Timing {
+        self.timings[word.timing().index()][word.state() as usize]
+    }
+
+    /// An entry's value, used now.
+    #[inline]
+    pub(crate) fn stamp(&self, backend: wire::BackendId, state: State, now: Tick) -> Word {
+        let epoch = self.timings[self.current.index()][state as usize].epoch(now);
+        Word::new(backend, state, self.current, epoch)
+    }
+
+    /// How long the entry has been idle at least, or `None` when it is expired.
+    #[inline]
+    pub(crate) fn idle_us(&self, word: Word, now: Tick) -> Option<u64> {
+        idle_us(self.timing(word), word, now)
+    }
+
+    /// The same for an entry that was last looked at, at the latest, at `seen`: however long ago that is, wrapped
+    /// epochs do not deceive.
+    pub(crate) fn idle_us_since(&self, word: Word, seen: Tick, now: Tick) -> Option<u64> {
+        let timing = self.timing(word);
+        let then = u64::from(timing.age(word.epoch(), seen));
+        let age = then + (now.0 >> timing.shift).saturating_sub(seen.0 >> timing.shift);
+        (age < u64::from(timing.limit)).then(|| timing.idle_us(age, now))
+    }
+
+    /// The entry's value in the set in force, with its age kept; `None` when it is so already, or when its age is
+    /// beyond the new idle time, so that it has to go.
+    pub(crate) fn convert(&self, word: Word, idle_us: u64, now: Tick) -> Conversion {
+        if word.timing() == self.current {
+            return Conversion::Current;
+        }
+        let used = Tick(now.0.saturating_sub(idle_us));
+        let new = self.stamp(word.backend(), word.state(), used);
+        if self.idle_us(new, now).is_some() && idle_us < self.timing(new).quantum_us() * 128 {
+            Conversion::To(new)
+        } else {
+            Conversion::Expired
+        }
+    }
+
+    /// The entry's value in the set in force, expired just now.
+    pub(crate) fn expired(&self, word: Word, now: Tick) -> Word {
+        let timing = self.timings[self.current.index()][word.state() as usize];
+        let epoch = timing.epoch(now).wrapping_sub(timing.limit);
+        Word::new(word.backend(), word.state(), self.current, epoch)
+    }
+
+    /// Microseconds within which the sweep goes round the table.
+    pub(crate) fn round_us(&self) -> u64 {
+        let shift = self.timings.iter().flatten().map(|timing| timing.shift).min().unwrap_or(0);
+        u64::from(ROUND_QUANTA) << shift
+    }
+}
+
+/// What becomes of an entry when idle times change.
+pub(crate) enum Conversion {
+    /// Nothing: it counts by them already.
+    Current,
+    /// This value.
+    To(Word),
+    /// It was idle for longer than it now may.
+    Expired,
+}
+
+impl Shared {
+    /// As [`Ageing::idle_us`], for readers.
+    pub(crate) fn idle_us(&self, word: Word, now: Tick) -> Option<u64> {
+        let timing = &self.0[word.timing().index()][word.state() as usize];
+        idle_us(Timing::unpack(timing.load(Ordering::Relaxed)), word, now)
+    }
+}
+
+#[inline]
+fn idle_us(timing: Timing, word: Word, now: Tick) -> Option<u64> {
+    let age = timing.age(word.epoch(), now);
+    (age < timing.limit).then(|| timing.idle_us(u64::from(age), now))
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests;

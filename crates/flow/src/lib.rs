@@ -1,0 +1,32 @@
+//! The flow table: which backend a flow belongs to. One writer, lock-free readers, exact, bounded, ageing.
+//!
+//! Rules of this crate:
+//! * **A hit is exact.** Buckets hold whole keys, so a flow can never be sent to another flow's backend.
+//! * **One worker writes a [`Table`]**, anyone may read it through a [`Reader`] without locks. A bucket is one cache
+//!   line under a sequence lock; every word of it is an atomic (from [`sync`]), so there is no unsafe code.
+//! * **Nothing grows**: memory is given at the start, and a full table refuses. Flows of which one packet was seen
+//!   (*untrusted*) have a quota and never displace the others (*trusted*).
+//! * No clock: every call is told the time. No allocation after [`Table::new`].
+//!
+//! Read [`bucket`] for the layout and the lock, [`cuckoo`] for placement, [`ageing`] for time. `LOOM.md` beside the
+//! sources says which orderings were proven necessary, and how.
+#![deny(unsafe_code)]
+
+pub mod ageing;
+pub mod bucket;
+pub mod cuckoo;
+pub mod memory;
+pub mod reader;
+pub mod state;
+pub mod sync;
+pub mod table;
+
+pub use ageing::Idle;
+pub use bucket::{NarrowBucket, WideBucket};
+pub use memory::Memory;
+pub use reader::Reader;
+pub use state::{Hit, State};
+pub use table::{Insert, Inserted, Refusal, Table, TableError};
+
+#[cfg(all(test, loom))]
+mod loom_tests;

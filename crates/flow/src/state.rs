@@ -1,0 +1,135 @@
+//! What is known of a flow, and how it is packed into 32 bits.
+
+use wire::BackendId;
+
+/// A flow's state.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum State {
+    /// TCP, one packet seen. Untrusted.
+    TcpNew = 0,
+    /// TCP, at least two packets and neither FIN nor RST.
+    TcpEstablished = 1,
+    /// TCP after FIN or RST.
+    TcpClosing = 2,
+    /// UDP, one packet seen. Untrusted.
+    UdpNew = 3,
+    /// UDP, at least two packets.
+    Udp = 4,
+}
+
+impl State {
+    /// All states, by their number.
+    pub const ALL: [State; 5] =
+        [State::TcpNew, State::TcpEstablished, State::TcpClosing, State::UdpNew, State::Udp];
+
+    /// Whether only one packet was seen: the flow counts against the untrusted quota, and may have to make room for
+    /// a trusted one.
+    pub const fn is_untrusted(self) -> bool {
+        matches!(self, State::TcpNew | State::UdpNew)
+    }
+
+    /// From the three bits of a [`Word`]; those never stored stand for `Udp`.
+    const fn from_bits(bits: u32) -> State {
+        match bits {
+            0 => State::TcpNew,
+            1 => State::TcpEstablished,
+            2 => State::TcpClosing,
+            3 => State::UdpNew,
+            _ => State::Udp,
+        }
+    }
+}
+
+/// An entry as look-up found it. Where it was found is kept inside, so that [`Table::touch`](crate::Table::touch) need not
+/// search again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Hit {
+    /// The flow's backend.
+    pub backend: BackendId,
+    /// Its state.
+    pub state: State,
+    /// Microseconds for which the flow has been idle at least; the true value is above it by less than 1/32 of
+    /// the state's idle time.
+    pub idle_us: u64,
+    pub(crate) place: Place,
+}
+
+/// A slot of a bucket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Place {
+    pub(crate) bucket: u32,
+    pub(crate) slot: u8,
+}
+
+/// An entry's value: backend in bits 31..12, timing set in 11, state in 10..8, epoch in 7..0.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Word(pub u32);
+
+impl Word {
+    /// Packs. Of the backend id the low 20 bits are kept, which are all of it up to [`BackendId::MAX`].
+    #[inline]
+    pub const fn new(backend: BackendId, state: State, timing: TimingSet, epoch: u8) -> Word {
+        Word((backend.0 << 12) | (timing.0 as u32) << 11 | (state as u32) << 8 | epoch as u32)
+    }
+
+    /// The backend.
+    #[inline]
+    pub const fn backend(self) -> BackendId {
+        BackendId(self.0 >> 12)
+    }
+
+    /// The state.
+    #[inline]
+    pub const fn state(self) -> State {
+        State::from_bits(self.0 >> 8 & 7)
+    }
+
+    /// Which of the two sets of idle times the epoch counts in.
+    #[inline]
+    pub const fn timing(self) -> TimingSet {
+        TimingSet(self.0 >> 11 & 1 == 1)
+    }
+
+    /// When it was last used, in quanta of its state, modulo 256.
+    #[inline]
+    pub const fn epoch(self) -> u8 {
+        self.0.to_le_bytes()[0]
+    }
+}
+
+/// Names one of two sets of idle times: the one in force, and the one before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct TimingSet(pub bool);
+
+impl TimingSet {
+    pub(crate) const fn index(self) -> usize {
+        self.0 as usize
+    }
+
+    pub(crate) const fn other(self) -> TimingSet {
+        TimingSet(!self.0)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn word_keeps_every_field() {
+        for backend in [0, 1, 12_345, BackendId::MAX] {
+            for state in State::ALL {
+                for timing in [TimingSet(false), TimingSet(true)] {
+                    for epoch in [0, 1, 127, 255] {
+                        let word = Word::new(BackendId(backend), state, timing, epoch);
+                        assert_eq!(
+                            (word.backend(), word.state(), word.timing(), word.epoch()),
+                            (BackendId(backend), state, timing, epoch)
+                        );
+                    }
+                }
+            }
+        }
+    }
+}

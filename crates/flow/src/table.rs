@@ -1,0 +1,399 @@
+//! The table: narrow and wide flows under one roof, written by one worker.
+
+use crate::ageing::{Ageing, Idle};
+use crate::bucket::{Bucket, NarrowBucket, WideBucket};
+use crate::cuckoo::{Cuckoo, Pair, Placed};
+use crate::memory::Memory;
+use crate::reader::Reader;
+use crate::state::{Hit, State};
+use ahash::RandomState;
+use wire::{BackendId, FlowKey, Tick};
+
+/// Keys that [`Table::lookup_burst`] works on at once; longer bursts are cut.
+const BURST: usize = 32;
+
+/// Why a table was refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum TableError {
+    /// A key needs two buckets to choose from.
+    #[error("{0} buckets are too few for a flow table; at least 2 of each kind are needed")]
+    TooFewBuckets(usize),
+    /// Positions are 32 bits.
+    #[error("{0} buckets are too many for a flow table; at most 2^32 - 1 of each kind are possible")]
+    TooManyBuckets(usize),
+    /// Not a percentage.
+    #[error("the share of untrusted flows is {0} %; give 0 to 100")]
+    NotAPercentage(u8),
+}
+
+/// Why an insertion was refused. The packet is steered all the same, by the service's slots.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// Untrusted flows have used up their share.
+    QuotaFull,
+    /// No room in reach (or a key without a service, which no flow has).
+    TableFull,
+}
+
+/// How an insertion ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Insert {
+    /// A new entry.
+    Done,
+    /// The flow had an entry, not expired, which is overwritten: this was it.
+    Replaced(Hit),
+    /// Nothing was stored.
+    Refused(Refusal),
+}
+
+/// How an insertion ended, and whose entry had to go for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Inserted {
+    /// How it ended.
+    pub outcome: Insert,
+    /// An entry that was removed: expired, or, for a trusted flow only, untrusted.
+    pub evicted: Option<(BackendId, State)>,
+}
+
+/// A flow table. Sizes are fixed; see the crate's rules.
+///
+/// Call [`advance`](Table::advance) once at the start of each turn, before the first look-up, and use one `now`
+/// throughout the turn; time must not go backwards.
+#[derive(Debug)]
+pub struct Table {
+    narrow: Cuckoo<NarrowBucket>,
+    wide: Cuckoo<WideBucket>,
+    ageing: Ageing,
+    /// The moment up to which the sweep has kept pace.
+    swept: Tick,
+    /// The latest time an entry was stamped with.
+    stamped: Tick,
+    /// The bucket that is swept next, narrow ones first.
+    cursor: usize,
+    /// Product of buckets and microseconds that is not yet worth a bucket.
+    credit: u64,
+    /// Buckets that may hold entries of the former idle times.
+    stale: usize,
+}
+
+impl Table {
+    /// A table in this memory, which must be empty (zeroed). `seed` should be random: it keeps clients from choosing
+    /// keys that collide. At most `untrusted_percent` of the [`capacity`](Table::capacity) of each kind is given to
+    /// flows of which one packet was seen.
+    ///
+    /// # Errors
+    /// See [`TableError`].
+    pub fn new(
+        narrow: Memory<NarrowBucket>,
+        wide: Memory<WideBucket>,
+        seed: u64,
+        idle: Idle,
+        untrusted_percent: u8,
+    ) -> Result<Table, TableError> {
+        for len in [narrow.len(), wide.len()] {
+            if len < 2 {
+                return Err(TableError::TooFewBuckets(len));
+            }
+            if u32::try_from(len).is_err() {
+                return Err(TableError::TooManyBuckets(len));
+            }
+        }
+        if untrusted_percent > 100 {
+            return Err(TableError::NotAPercentage(untrusted_percent));
+        }
+        let hasher = hasher(seed);
+        Ok(Table {
+            narrow: Cuckoo::new(narrow, hasher.clone(), untrusted_percent),
+            wide: Cuckoo::new(wide, hasher, untrusted_percent),
+            ageing: Ageing::new(&idle),
+            swept: Tick(0),
+            stamped: Tick(0),
+            cursor: 0,
+            credit: 0,
+            stale: 0,
+        })
+    }
+
+    /// For other threads.
+    pub fn reader(&self) -> Reader {
+        Reader::new(self.narrow.cells.clone(), self.wide.cells.clone(), self.ageing.shared())
+    }
+
+    /// Changes the idle times. An entry follows when it is next used or swept; until then the former ones hold for it.
+    /// Cheap, unless called again before one round of the sweep: then that round is finished here.
+    pub fn set_idle(&mut self, idle: Idle) {
+        if self.ageing.is(&idle) {
+            return;
+        }
+        if self.stale > 0 {
+            self.restamp();
+        }
+        self.ageing.change(&idle);
+        self.stale = self.buckets();
+        self.credit = 0;
+    }
+
+    /// Brings every entry to the idle times in force. Expired ones stay expired, for the sweep to report.
+    fn restamp(&mut self) {
+        let now = self.swept.max(self.stamped);
+        self.narrow.restamp(&self.ageing, now);
+        self.wide.restamp(&self.ageing, now);
+        self.stale = 0;
+    }
+
+    /// Looks up a burst; `out[i]` is the answer for `keys[i]`. The shorter of the two slices decides. In two passes, so
+    /// that the cache misses of a burst overlap.
+    pub fn lookup_burst(&self, keys: &[Option<FlowKey>], now: Tick, out: &mut [Option<Hit>]) {
+        for (keys, out) in keys.chunks(BURST).zip(out.chunks_mut(BURST)) {
+            let mut pairs = [Pair(0, 0); BURST];
+            let mut warm = 0;
+            for (key, pair) in keys.iter().zip(&mut pairs) {
+                match *key {
+                    Some(FlowKey::Narrow(key)) => {
+                        *pair = self.narrow.cells.pair(key);
+                        warm ^= self.narrow.cells.warm(*pair);
+                    }
+                    Some(FlowKey::Wide(key)) => {
+                        *pair = self.wide.cells.pair(key);
+                        warm ^= self.wide.cells.warm(*pair);
+                    }
+                    None => {}
+                }
+            }
+            // The loads must happen; what they give is of no use.
+            core::hint::black_box(warm);
+            for ((key, pair), out) in keys.iter().zip(pairs).zip(out) {
+                let found = match *key {
+                    Some(FlowKey::Narrow(key)) => self.narrow.cells.find_in(key, pair),
+                    Some(FlowKey::Wide(key)) => self.wide.cells.find_in(key, pair),
+                    None => None,
+                };
+                *out = Cuckoo::<NarrowBucket>::hit(found, &self.ageing, now);
+            }
+        }
+    }
+
+    /// The flow's entry, unless it is expired, swept or not.
+    #[inline]
+    pub fn get(&self, key: &FlowKey, now: Tick) -> Option<Hit> {
+        let found = match *key {
+            FlowKey::Narrow(key) => self.narrow.find(key),
+            FlowKey::Wide(key) => self.wide.find(key),
+        };
+        Cuckoo::<NarrowBucket>::hit(found, &self.ageing, now)
+    }
+
+    /// Inserts a flow, or overwrites its entry. When both its buckets are full and no chain of moves frees a slot, a
+    /// trusted flow takes the place of the untrusted one there that was idle longest. A trusted flow is never removed
+    /// for another.
+    pub fn insert(&mut self, key: &FlowKey, backend: BackendId, state: State, now: Tick) -> Inserted {
+        self.stamped = self.stamped.max(now);
+        match *key {
+            FlowKey::Narrow(key) => insert(&mut self.narrow, key, backend, state, &self.ageing, now),
+            FlowKey::Wide(key) => insert(&mut self.wide, key, backend, state, &self.ageing, now),
+        }
+    }
+
+    /// The flow was used: sets its state and the time. Writes only when something changes, so a busy flow costs one
+    /// write a quantum. A promotion from untrusted to trusted gives its share of the quota back. False when the
+    /// entry is gone.
+    #[inline]
+    pub fn touch(&mut self, key: &FlowKey, hit: &Hit, state: State, now: Tick) -> bool {
+        self.set_backend(key, hit, hit.backend, state, now)
+    }
+
+    /// The same, with another backend. A trusted flow may become untrusted this way (a new connection from the same
+    /// port): it keeps its slot, also above the quota. False when the entry is gone.
+    #[inline]
+    pub fn set_backend(
+        &mut self,
+        key: &FlowKey,
+        hit: &Hit,
+        backend: BackendId,
+        state: State,
+        now: Tick,
+    ) -> bool {
+        self.stamped = self.stamped.max(now);
+        let word = self.ageing.stamp(backend, state, now);
+        match *key {
+            FlowKey::Narrow(key) => update(&mut self.narrow, key, hit, word),
+            FlowKey::Wide(key) => update(&mut self.wide, key, hit, word),
+        }
+    }
+
+    /// Removes a flow's entry, expired or not, and gives it; its `idle_us` is as of the last
+    /// [`advance`](Table::advance), and 0 for an expired one.
+    pub fn remove(&mut self, key: &FlowKey) -> Option<Hit> {
+        let now = self.swept.max(self.stamped);
+        match *key {
+            FlowKey::Narrow(key) => remove(&mut self.narrow, key, &self.ageing, now),
+            FlowKey::Wide(key) => remove(&mut self.wide, key, &self.ageing, now),
+        }
+    }
+
+    /// Lets time pass: sweeps as many buckets as are due since the last call, so that the table is gone round twice in
+    /// the time that epochs allow ([`ageing`](crate::ageing)), and all of them after a long pause, before old
+    /// entries can be taken for young ones. Call it first in every turn. `ended` is told of each entry removed.
+    ///
+    /// In steady state this is a comparison and a multiplication; a bucket is due every some ten microseconds (one
+    /// million flows, shortest idle time 30 s: 8000 buckets a second).
+    pub fn advance(&mut self, now: Tick, mut ended: impl FnMut(BackendId, State)) {
+        let passed_us = now.since_us(self.swept);
+        if passed_us == 0 {
+            return;
+        }
+        let round_us = self.ageing.round_us();
+        let due = (passed_us.checked_mul(self.buckets() as u64))
+            .and_then(|product| product.checked_add(self.credit))
+            .filter(|_| passed_us < round_us);
+        // Entries stamped later than `swept`, by a caller that lets time pass late, must not seem old.
+        let seen = self.swept.max(self.stamped).min(now);
+        self.swept = self.swept.max(now);
+        match due {
+            Some(credit) => {
+                self.credit = credit % round_us;
+                let count = usize::try_from(credit / round_us).unwrap_or(usize::MAX);
+                self.sweep_some(count, now, now, &mut ended);
+            }
+            None => {
+                self.credit = 0;
+                self.sweep_some(self.buckets(), seen, now, &mut ended);
+            }
+        }
+    }
+
+    /// [`advance`](Table::advance), and then sweeps `buckets` more.
+    pub fn sweep(&mut self, buckets: usize, now: Tick, mut ended: impl FnMut(BackendId, State)) {
+        self.advance(now, &mut ended);
+        self.sweep_some(buckets, now, now, &mut ended);
+    }
+
+    /// [`advance`](Table::advance), and then sweeps all buckets.
+    pub fn sweep_all(&mut self, now: Tick, ended: impl FnMut(BackendId, State)) {
+        self.sweep(self.buckets(), now, ended);
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "a table has less than 2^32 buckets of a kind")]
+    fn sweep_some(
+        &mut self,
+        count: usize,
+        seen: Tick,
+        now: Tick,
+        ended: &mut impl FnMut(BackendId, State),
+    ) {
+        for _ in 0..count.min(self.buckets()) {
+            match self.cursor.checked_sub(self.narrow.cells.len()) {
+                None => self.narrow.sweep(self.cursor as u32, &self.ageing, seen, now, ended),
+                Some(index) => self.wide.sweep(index as u32, &self.ageing, seen, now, ended),
+            }
+            self.cursor += 1;
+            if self.cursor >= self.buckets() {
+                self.cursor = 0;
+            }
+            self.stale = self.stale.saturating_sub(1);
+        }
+    }
+
+    /// Forgets all flows.
+    pub fn clear(&mut self) {
+        self.narrow.clear();
+        self.wide.clear();
+        self.stale = 0;
+    }
+
+    /// Number of entries, expired ones that were not swept included.
+    pub fn len(&self) -> usize {
+        self.narrow.used + self.wide.used
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Number of untrusted entries, expired ones that were not swept included.
+    pub fn untrusted(&self) -> usize {
+        self.narrow.untrusted + self.wide.untrusted
+    }
+
+    /// How many flows fit for sure, narrow and wide: load 0.8.
+    pub fn capacity(&self) -> (usize, usize) {
+        (self.narrow.flows(), self.wide.flows())
+    }
+
+    /// Size, bytes.
+    pub fn bytes(&self) -> usize {
+        self.narrow.cells.bytes() + self.wide.cells.bytes()
+    }
+
+    /// Number of buckets: narrow ones, then wide ones.
+    pub fn buckets(&self) -> usize {
+        self.narrow.cells.len() + self.wide.cells.len()
+    }
+}
+
+/// The seed spread over the four words that ahash wants (SplitMix64).
+pub(crate) fn hasher(seed: u64) -> RandomState {
+    let word = |i: u64| {
+        let z = seed.wrapping_add(i.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    };
+    RandomState::with_seeds(word(1), word(2), word(3), word(4))
+}
+
+fn insert<B: Bucket>(
+    cuckoo: &mut Cuckoo<B>,
+    key: B::Key,
+    backend: BackendId,
+    state: State,
+    ageing: &Ageing,
+    now: Tick,
+) -> Inserted {
+    if !B::is_key(key) {
+        return Inserted { outcome: Insert::Refused(Refusal::TableFull), evicted: None };
+    }
+    let word = ageing.stamp(backend, state, now);
+    if let Some((at, old)) = cuckoo.find(key) {
+        if let Some(hit) = Cuckoo::<B>::hit(Some((at, old)), ageing, now) {
+            cuckoo.update(at, old, word);
+            return Inserted { outcome: Insert::Replaced(hit), evicted: None };
+        }
+        let evicted = Some((old.backend(), old.state()));
+        if !cuckoo.quota_allows(word, Some(old)) {
+            cuckoo.remove(at, old);
+            return Inserted { outcome: Insert::Refused(Refusal::QuotaFull), evicted };
+        }
+        cuckoo.update(at, old, word);
+        return Inserted { outcome: Insert::Done, evicted };
+    }
+    match cuckoo.insert(key, word, ageing, now) {
+        Placed::Done(victim) => Inserted {
+            outcome: Insert::Done,
+            evicted: victim.map(|word| (word.backend(), word.state())),
+        },
+        Placed::Refused(refusal) => Inserted { outcome: Insert::Refused(refusal), evicted: None },
+    }
+}
+
+#[inline]
+fn update<B: Bucket>(cuckoo: &mut Cuckoo<B>, key: B::Key, hit: &Hit, word: crate::state::Word) -> bool {
+    match cuckoo.locate(key, hit.place) {
+        Some((at, old)) => {
+            cuckoo.update(at, old, word);
+            true
+        }
+        None => false,
+    }
+}
+
+fn remove<B: Bucket>(cuckoo: &mut Cuckoo<B>, key: B::Key, ageing: &Ageing, now: Tick) -> Option<Hit> {
+    let (at, word) = cuckoo.find(key)?;
+    cuckoo.remove(at, word);
+    let idle_us = ageing.idle_us(word, now).unwrap_or(0);
+    Some(Hit { backend: word.backend(), state: word.state(), idle_us, place: at })
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests;

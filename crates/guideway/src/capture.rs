@@ -1,0 +1,178 @@
+//! Capture files in (pcap and pcapng, either byte order, microseconds or nanoseconds) and out (classic pcap).
+//!
+//! Rule of this module: a file is either understood from the first byte to the last or refused with the offset of the
+//! defect, before anything is replayed. The `pcap-file` crate is not used for reading, because it refuses every
+//! classic capture with a frame longer than the snapshot length and takes pcapng stamps for nanoseconds whatever the
+//! interface says (version 2.0.0); the tests compare with it where it is right.
+
+mod pcap;
+mod pcapng;
+mod writer;
+
+pub use writer::Writer;
+
+use std::io::Read;
+use std::path::Path;
+
+/// Largest capture file read, bytes: it is held in memory together with what is made from it.
+pub const FILE_SIZE_MAX: u64 = 1 << 30;
+/// Longest captured frame, bytes; libpcap's own limit, so a longer one means a damaged file.
+pub const FRAME_SIZE_MAX: u32 = 262_144;
+/// The only link type understood: Ethernet (LINKTYPE_ETHERNET).
+const ETHERNET: u32 = 1;
+
+/// A capture in memory.
+#[derive(Debug)]
+pub struct Capture {
+    bytes: Vec<u8>,
+    records: Vec<Record>,
+    /// Whether the stamps are finer than a microsecond.
+    nanoseconds: bool,
+}
+
+/// Where a frame is, and when it was.
+#[derive(Clone, Copy, Debug)]
+struct Record {
+    start: usize,
+    len: usize,
+    wire_len: u32,
+    stamp_ns: u64,
+}
+
+/// One captured frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Captured<'a> {
+    /// What was captured, from the Ethernet header on.
+    pub bytes: &'a [u8],
+    /// Length on the wire; more than `bytes` when the capture cut it.
+    pub wire_len: u32,
+    /// Nanoseconds since 1970.
+    pub stamp_ns: u64,
+}
+
+impl Captured<'_> {
+    /// Whether the capture cut the frame.
+    pub fn is_truncated(&self) -> bool {
+        u64::from(self.wire_len) > self.bytes.len() as u64
+    }
+}
+
+/// Why a capture cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    /// The operating system says no.
+    #[error("cannot read {path}: {source}")]
+    Io {
+        /// The file.
+        path: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Larger than [`FILE_SIZE_MAX`].
+    #[error("{size} bytes are more than {FILE_SIZE_MAX}; split the capture (editcap -c)")]
+    TooLarge {
+        /// Size, bytes.
+        size: u64,
+    },
+    /// No known magic number.
+    #[error("not a pcap or pcapng file")]
+    NotACapture,
+    /// A variant that exists but is not read.
+    #[error("{0}; convert it with: editcap -F pcap")]
+    Unsupported(String),
+    /// Not Ethernet.
+    #[error("link type {0} is not Ethernet (1)")]
+    LinkType(u32),
+    /// Ends in the middle of something.
+    #[error("truncated: the file ends inside {what} that starts at byte {offset}")]
+    Truncated {
+        /// What was being read.
+        what: &'static str,
+        /// Where it starts.
+        offset: usize,
+    },
+    /// A field that cannot be.
+    #[error("damaged: {problem} at byte {offset}")]
+    Damaged {
+        /// What is wrong.
+        problem: String,
+        /// Where.
+        offset: usize,
+    },
+}
+
+impl Capture {
+    /// Reads and checks a whole file.
+    ///
+    /// # Errors
+    /// See [`CaptureError`].
+    pub fn read(path: &Path) -> Result<Capture, CaptureError> {
+        let io = |source| CaptureError::Io { path: path.display().to_string(), source };
+        let file = std::fs::File::open(path).map_err(io)?;
+        let mut bytes = Vec::new();
+        // One byte more than allowed tells "too large" from "just fits", also for pipes.
+        file.take(FILE_SIZE_MAX + 1).read_to_end(&mut bytes).map_err(io)?;
+        Capture::parse(bytes)
+    }
+
+    /// Checks a whole file that is in memory already.
+    ///
+    /// # Errors
+    /// See [`CaptureError`].
+    pub fn parse(bytes: Vec<u8>) -> Result<Capture, CaptureError> {
+        if bytes.len() as u64 > FILE_SIZE_MAX {
+            return Err(CaptureError::TooLarge { size: bytes.len() as u64 });
+        }
+        let (records, nanoseconds) =
+            if pcapng::is_pcapng(&bytes) { pcapng::records(&bytes)? } else { pcap::records(&bytes)? };
+        Ok(Capture { bytes, records, nanoseconds })
+    }
+
+    /// How many frames there are.
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Whether the stamps are finer than a microsecond.
+    pub fn is_nanoseconds(&self) -> bool {
+        self.nanoseconds
+    }
+
+    /// The frame at `index`, counted from 0.
+    pub fn get(&self, index: usize) -> Option<Captured<'_>> {
+        let r = self.records.get(index)?;
+        let bytes = self.bytes.get(r.start..r.start + r.len)?;
+        Some(Captured { bytes, wire_len: r.wire_len, stamp_ns: r.stamp_ns })
+    }
+
+    /// All frames in file order.
+    pub fn iter(&self) -> impl Iterator<Item = Captured<'_>> {
+        (0..self.len()).filter_map(|i| self.get(i))
+    }
+}
+
+/// Integers of one byte order out of a slice; `None` past its end.
+#[derive(Clone, Copy, Debug)]
+struct Order {
+    big: bool,
+}
+
+impl Order {
+    fn u16(self, bytes: &[u8], at: usize) -> Option<u16> {
+        let b: [u8; 2] = bytes.get(at..at.checked_add(2)?)?.try_into().ok()?;
+        Some(if self.big { u16::from_be_bytes(b) } else { u16::from_le_bytes(b) })
+    }
+
+    fn u32(self, bytes: &[u8], at: usize) -> Option<u32> {
+        let b: [u8; 4] = bytes.get(at..at.checked_add(4)?)?.try_into().ok()?;
+        Some(if self.big { u32::from_be_bytes(b) } else { u32::from_le_bytes(b) })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,65 @@
+//! `guideway apply`.
+
+use crate::arguments::{Connection, EXIT_CODES};
+use crate::daemon::Daemon;
+use crate::failure::Failure;
+use crate::{Done, Outcome, configuration, output};
+use clap::Args;
+use model::api::{APPLY_TIMEOUT_DEFAULT_MS, APPLY_TIMEOUT_MAX_MS, ApplyResult};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Hand a configuration to the running daemon
+///
+/// Everything or nothing: on a mistake, or a key that needs a restart, the daemon goes on as before and says why.
+#[derive(Args, Debug)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct Arguments {
+    /// The new configuration; - reads standard input
+    file: PathBuf,
+    /// Wait until every worker uses it
+    #[arg(long)]
+    wait: bool,
+    /// How long to wait, milliseconds
+    #[arg(long, value_name = "MS", default_value_t = APPLY_TIMEOUT_DEFAULT_MS,
+        value_parser = clap::value_parser!(u64).range(1..=APPLY_TIMEOUT_MAX_MS))]
+    timeout_ms: u64,
+    #[command(flatten)]
+    connection: Connection,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Outcome {
+    let text = configuration::read(&arguments.file)?;
+    // A mistake is shown with its place in the file, before the daemon is asked at all.
+    let loaded = configuration::check(&arguments.file, &text)?;
+    let mut connection = arguments.connection.clone();
+    if connection.socket.is_none() && connection.config.is_none() && arguments.file.as_os_str() != "-" {
+        connection.socket = Some(loaded.config.api.socket);
+    }
+    let daemon = Daemon::new(&connection)?;
+    let timeout_ms = arguments.timeout_ms;
+    let target = format!("/v1/apply?wait={}&timeout_ms={timeout_ms}", arguments.wait);
+    let result: ApplyResult = daemon.post(&target, text.into_bytes(), Duration::from_millis(timeout_ms))?;
+    report(&result, arguments.json)?;
+    if arguments.wait && !result.acknowledged {
+        return Err(Failure::failed(format!(
+            "generation {} is published, but not every worker used it within {timeout_ms} ms",
+            result.generation
+        ))
+        .help("see: guideway show workers"));
+    }
+    Ok(Done::Well)
+}
+
+/// Tells what was applied.
+pub(crate) fn report(result: &ApplyResult, json: bool) -> Result<(), Failure> {
+    configuration::warn(&result.warnings);
+    if json {
+        return output::json(result);
+    }
+    let state = if result.acknowledged { "in use by every worker" } else { "published" };
+    output::line(&format!("applied: generation {} {state} after {} ms", result.generation, result.duration_ms))
+}

@@ -1,0 +1,24 @@
+//! `guideway completions`.
+
+use crate::arguments::{Cli, EXIT_CODES};
+use crate::{Done, Outcome, output};
+use clap::{Args, CommandFactory};
+
+/// Print the completion script of a shell
+#[derive(Args, Debug)]
+#[command(after_help = EXIT_CODES, after_long_help = format!(
+    "Example: guideway completions bash > /etc/bash_completion.d/guideway\n\n{EXIT_CODES}"
+))]
+pub(crate) struct Arguments {
+    /// The shell
+    #[arg(value_enum)]
+    shell: clap_complete::Shell,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Outcome {
+    // Into memory first: the generator panics when it cannot write.
+    let mut script = Vec::new();
+    clap_complete::generate(arguments.shell, &mut Cli::command(), "guideway", &mut script);
+    output::bytes(&script)?;
+    Ok(Done::Well)
+}

@@ -1,0 +1,164 @@
+//! Checks of what the configuration names: devices, interfaces, their place and their offloads.
+
+use super::Finding;
+use super::devices::{Device, device};
+use super::host::{Host, listed};
+use model::Config;
+use model::config::Port;
+use std::collections::BTreeSet;
+use std::process::Command;
+
+/// Drivers through which DPDK reaches a device that the kernel does not use.
+const USERSPACE_DRIVERS: [&str; 3] = ["vfio-pci", "uio_pci_generic", "igb_uio"];
+/// Kernel drivers that DPDK works beside.
+const BIFURCATED_DRIVERS: [&str; 3] = ["mlx4_core", "mlx5_core", "mana"];
+/// Offloads that make the kernel hand over frames that were never on a wire.
+const HARMFUL_OFFLOADS: [&str; 3] =
+    ["generic-receive-offload", "large-receive-offload", "rx-gro-hw"];
+/// And these, on the other end of a veth pair, leave checksums undone and segments uncut.
+const VETH_OFFLOADS: [&str; 3] = ["tx-checksumming", "tcp-segmentation-offload", "generic-segmentation-offload"];
+
+pub(super) fn all(host: &Host, config: &Config) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for port in &config.ports {
+        match device(&port.device) {
+            Device::Pci(address) => pci(host, config, port, &address, &mut findings),
+            Device::Interface { driver, interface } => netdev(host, port, driver, &interface, &mut findings),
+            Device::Virtual(name) => {
+                findings.push(Finding::pass("device", format!("port {}: {name} needs nothing of the machine", port.name)));
+            }
+        }
+    }
+    if config.ports.iter().any(|p| p.exception.is_some()) {
+        findings.push(if host.exists("/dev/net/tun") {
+            Finding::pass("exception port", "/dev/net/tun exists")
+        } else {
+            Finding::fail("exception port", "/dev/net/tun does not exist", "modprobe tun; in a container pass the device in")
+        });
+    }
+    findings
+}
+
+fn pci(host: &Host, config: &Config, port: &Port, address: &str, findings: &mut Vec<Finding>) {
+    const CHECK: &str = "driver";
+    let name = &port.name;
+    let dir = format!("/sys/bus/pci/devices/{address}");
+    if !host.exists(&dir) {
+        let text = format!("port {name}: there is no PCI device {address}");
+        findings.push(Finding::fail(CHECK, text, "see: dpdk-devbind.py --status-dev net"));
+        return;
+    }
+    let bind = format!("dpdk-devbind.py --bind=vfio-pci {address} (dpdk-setup/ has a script that makes it permanent)");
+    findings.push(match host.link(&format!("{dir}/driver")).as_deref() {
+        Some(d) if BIFURCATED_DRIVERS.contains(&d) => {
+            Finding::pass(CHECK, format!("port {name}: {address} is on {d}, which DPDK shares with the kernel"))
+        }
+        Some("vfio-pci") if !host.exists("/dev/vfio/vfio") => {
+            Finding::fail(CHECK, format!("port {name}: /dev/vfio/vfio does not exist"), "modprobe vfio-pci")
+        }
+        Some(d) if USERSPACE_DRIVERS.contains(&d) => Finding::pass(CHECK, format!("port {name}: {address} is on {d}")),
+        Some(d) => Finding::fail(CHECK, format!("port {name}: {address} is on the kernel's {d}"), bind),
+        None => Finding::fail(CHECK, format!("port {name}: {address} has no driver"), bind),
+    });
+    let node = host.number(&format!("{dir}/numa_node")).filter(|&n| n >= 0);
+    findings.push(numa(host, config, name, node));
+}
+
+fn numa(host: &Host, config: &Config, port: &str, node: Option<i64>) -> Finding {
+    const CHECK: &str = "numa";
+    let Some(node) = node else {
+        return Finding::pass(CHECK, format!("port {port}: the device belongs to no NUMA node"));
+    };
+    let far: BTreeSet<u16> =
+        config.workers.cpus.iter().copied().filter(|&c| host.node_of(c).is_some_and(|n| n != node)).collect();
+    if far.is_empty() {
+        return Finding::pass(CHECK, format!("port {port}: device and workers are on node {node}"));
+    }
+    let near = host.text(&format!("/sys/devices/system/node/node{node}/cpulist")).unwrap_or_default();
+    Finding::warn(
+        CHECK,
+        format!("port {port}: the device is on node {node}, workers on CPU {} are not", listed(far)),
+        format!("use CPUs of that node in workers.cpus: {near}"),
+    )
+}
+
+fn netdev(host: &Host, port: &Port, driver: &str, interface: &str, findings: &mut Vec<Finding>) {
+    const CHECK: &str = "interface";
+    let name = &port.name;
+    let dir = format!("/sys/class/net/{interface}");
+    if !host.exists(&dir) {
+        let text = format!("port {name}: there is no interface {interface} here");
+        findings.push(Finding::fail(CHECK, text, "see: ip link (is it in another network namespace?)"));
+        return;
+    }
+    let mtu = host.number(&format!("{dir}/mtu")).unwrap_or(0);
+    findings.push(if mtu < i64::from(port.mtu) {
+        Finding::fail(
+            CHECK,
+            format!("port {name}: mtu {} is larger than {interface}'s {mtu}", port.mtu),
+            format!("ip link set {interface} mtu {}, or lower the port's mtu", port.mtu),
+        )
+    } else {
+        Finding::pass(CHECK, format!("port {name}: {interface} exists, mtu {mtu}"))
+    });
+    if host.text(&format!("{dir}/operstate")).as_deref() == Some("down") {
+        let text = format!("port {name}: {interface} is down");
+        findings.push(Finding::warn(CHECK, text, format!("ip link set {interface} up")));
+    }
+    // A veth has no device behind it.
+    let virtual_pair = !host.exists(&format!("{dir}/device"));
+    findings.push(offloads(host, name, driver, interface, virtual_pair));
+    if driver == "net_af_packet" {
+        findings.push(Finding::warn(
+            CHECK,
+            format!("port {name}: with AF_PACKET the kernel sees every frame of {interface} too, and answers some"),
+            format!("drop them for the kernel with an nft netdev ingress rule on {interface}, or use net_af_xdp"),
+        ));
+    }
+}
+
+fn offloads(host: &Host, port: &str, driver: &str, interface: &str, virtual_pair: bool) -> Finding {
+    const CHECK: &str = "offloads";
+    if !host.is_live() {
+        return Finding::warn(CHECK, format!("port {port}: not the running machine"), format!("ethtool -k {interface}"));
+    }
+    // Asked by ethtool, because the ioctl behind it needs unsafe code that a doctor should not have.
+    let output = Command::new("ethtool").args(["-k", interface]).output();
+    let text = match output {
+        Ok(o) if o.status.success() => String::from_utf8_lossy(&o.stdout).into_owned(),
+        Ok(_) | Err(_) => {
+            let text = format!("port {port}: cannot ask for the offloads of {interface}");
+            return Finding::warn(CHECK, text, format!("apt-get install ethtool; then ethtool -k {interface}"));
+        }
+    };
+    let on = offloads_on(&text, virtual_pair);
+    if on.is_empty() {
+        return Finding::pass(CHECK, format!("port {port}: {interface} hands over frames as they were on the wire"));
+    }
+    let pair = if virtual_pair { " (and on its peer)" } else { "" };
+    Finding::warn(
+        CHECK,
+        format!("port {port}: {interface} ({driver}) has {} on: frames may come merged or without checksum", on.join(", ")),
+        format!("ethtool -K {interface} rx off tx off tso off gso off gro off lro off{pair}"),
+    )
+}
+
+/// Harmful offloads that `ethtool -k` lists as on.
+fn offloads_on(text: &str, virtual_pair: bool) -> Vec<&str> {
+    let states = text.lines().filter_map(|l| l.trim().split_once(':'));
+    let on = states.filter(|(_, state)| state.trim().starts_with("on")).map(|(name, _)| name);
+    on.filter(|n| HARMFUL_OFFLOADS.contains(n) || (virtual_pair && VETH_OFFLOADS.contains(n))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::offloads_on;
+
+    #[test]
+    fn only_what_harms_is_named() {
+        let text = "Features for p0:\nrx-checksumming: on\ntx-checksumming: on\n\ttx-checksum-ipv4: off [fixed]\n\
+                    generic-receive-offload: on\nlarge-receive-offload: off [fixed]\nrx-gro-hw: on [fixed]\n";
+        assert_eq!(offloads_on(text, false), ["generic-receive-offload", "rx-gro-hw"]);
+        assert_eq!(offloads_on(text, true), ["tx-checksumming", "generic-receive-offload", "rx-gro-hw"]);
+    }
+}

@@ -1,0 +1,45 @@
+//! `guideway drain` and `guideway undrain`.
+
+use crate::arguments::{Connection, EXIT_CODES};
+use crate::daemon::Daemon;
+use crate::name::{BackendName, escaped};
+use crate::table::grouped;
+use crate::{Done, Outcome, output};
+use clap::Args;
+use model::api::DrainResult;
+use std::time::Duration;
+
+/// Give a backend no new flows; those it has live on
+#[derive(Args, Debug)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct Arguments {
+    /// The backend, for example web/b1
+    #[arg(value_name = "SERVICE/BACKEND")]
+    backend: BackendName,
+    #[command(flatten)]
+    connection: Connection,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// `verb` is `drain` or `undrain`, as in the API.
+pub(crate) fn run(arguments: &Arguments, verb: &str) -> Outcome {
+    let BackendName { service, backend } = &arguments.backend;
+    let daemon = Daemon::new(&arguments.connection)?;
+    let target = format!("/v1/services/{}/backends/{}/{verb}", escaped(service), escaped(backend));
+    let result: DrainResult = daemon.post(&target, Vec::new(), Duration::ZERO)?;
+    if arguments.json {
+        output::json(&result)?;
+        return Ok(Done::Well);
+    }
+    let name = format!("{}/{}", result.service, result.backend);
+    let flows = grouped(result.flows);
+    output::line(&match (result.drained, result.changed) {
+        (true, true) => format!("{name} takes no new flows; {flows} live on"),
+        (true, false) => format!("{name} was drained already; {flows} flows live on"),
+        (false, true) => format!("{name} takes new flows again"),
+        (false, false) => format!("{name} was not drained"),
+    })?;
+    Ok(Done::Well)
+}

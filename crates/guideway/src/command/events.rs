@@ -1,0 +1,105 @@
+//! `guideway events`.
+
+use crate::arguments::{Connection, EXIT_CODES};
+use crate::daemon::Daemon;
+use crate::failure::Failure;
+use crate::table::moment;
+use crate::{Done, Outcome, output};
+use clap::Args;
+use model::api::{EVENTS_DEFAULT, EVENTS_KEPT, Event, Events};
+use std::time::Duration;
+
+/// How long one request of `--follow` waits for news.
+const WAIT_MS: u64 = 20_000;
+
+/// What happened: backends up and down with the reason, applies, drains, panics
+#[derive(Args, Debug)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct Arguments {
+    /// Go on and print events as they happen
+    #[arg(long, short)]
+    follow: bool,
+    /// Only events after this id
+    #[arg(long, value_name = "ID", default_value_t = 0)]
+    after: u64,
+    /// At most this many of the events there are (with --follow: at a time)
+    #[arg(long, value_name = "N", default_value_t = EVENTS_DEFAULT as u64,
+        value_parser = clap::value_parser!(u64).range(1..=EVENTS_KEPT as u64))]
+    limit: u64,
+    #[command(flatten)]
+    connection: Connection,
+    /// Print JSON: one array, with --follow one object a line
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Outcome {
+    let daemon = Daemon::new(&arguments.connection)?;
+    let limit = arguments.limit;
+    let mut after = arguments.after;
+    let target = |after: u64, wait_ms: u64| format!("/v1/events?after={after}&limit={limit}&wait_ms={wait_ms}");
+    if !arguments.follow {
+        let answer: Events = daemon.get(&target(after, 0))?;
+        if arguments.json {
+            output::json(&answer.events)?;
+        } else {
+            answer.events.iter().try_for_each(|e| output::line(&text(e)))?;
+        }
+        return Ok(Done::Well);
+    }
+    loop {
+        let answer: Events = daemon.get_within(&target(after, WAIT_MS), Duration::from_millis(WAIT_MS))?;
+        if answer.last_id < after {
+            eprintln_quietly("the daemon was restarted");
+            after = 0;
+            continue;
+        }
+        if answer.missed && after > 0 {
+            eprintln_quietly("some events were forgotten before they were read");
+        }
+        for e in &answer.events {
+            after = after.max(e.id);
+            if arguments.json { output::line(&compact(e)?)? } else { output::line(&text(e))? }
+        }
+    }
+}
+
+fn compact(event: &Event) -> Result<String, Failure> {
+    serde_json::to_string(event).map_err(|e| Failure::failed(format!("cannot write JSON: {e}")))
+}
+
+/// One line; the kind in the words of the API.
+fn text(e: &Event) -> String {
+    let kind = serde_json::to_value(e.kind).ok().and_then(|k| k.as_str().map(str::to_owned)).unwrap_or_default();
+    let subject = match (&e.service, &e.backend) {
+        (Some(s), Some(b)) => format!("{s}/{b}: "),
+        (Some(s), None) => format!("{s}: "),
+        _ => String::new(),
+    };
+    format!("{}  {:>5}  {kind:<16}  {subject}{}", moment(e.unix_ms), e.id, e.message)
+}
+
+fn eprintln_quietly(message: &str) {
+    use std::io::Write;
+    // Standard error may be closed; the events still go out.
+    let _ = writeln!(std::io::stderr(), "note: {message}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::api::EventKind;
+
+    #[test]
+    fn an_event_is_one_line() {
+        let e = Event {
+            id: 7,
+            unix_ms: 0,
+            kind: EventKind::BackendDown,
+            service: Some("web".into()),
+            backend: Some("b1".into()),
+            message: "refused".into(),
+        };
+        assert_eq!(text(&e), "1970-01-01 00:00:00.000      7  backend_down      web/b1: refused");
+    }
+}

@@ -1,0 +1,299 @@
+//! The decision in words. Every step is taken by the engine's own functions, and the end is the engine's verdict.
+
+use crate::capture::Capture;
+use crate::failure::Failure;
+use crate::picture::Picture;
+use crate::replay::{FrameEnd, Options, replay};
+use model::Config;
+use serde::Serialize;
+use std::fmt::Write;
+use std::net::IpAddr;
+use wire::parse::{Frame, Kind, Parsed, TcpFlags, parse};
+use wire::{Addr, BackendId};
+use worker::classify::{Fate, Packet, classify};
+use worker::view::{BackendState, BackendView, HashOn, OnEmpty, ServiceView};
+use worker::{DropReason, RxMeta, View};
+
+/// The steps, the numbers in them, and the end.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Explanation {
+    steps: Vec<Step>,
+    /// Of the cluster hash, hexadecimal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hash: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    slot: Option<u32>,
+    /// Whom the slot names, usable or not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    member: Option<String>,
+    /// How the frame ended in the engine.
+    verdict: Option<FrameEnd>,
+    /// Lengths of the frames sent because of it, bytes.
+    sent_bytes: Vec<usize>,
+}
+
+#[derive(Debug, Serialize)]
+struct Step {
+    step: &'static str,
+    text: String,
+}
+
+impl Explanation {
+    fn say(&mut self, step: &'static str, text: impl Into<String>) {
+        self.steps.push(Step { step, text: text.into() });
+    }
+
+    /// For people: one step a line.
+    pub(super) fn text(&self) -> String {
+        self.steps.iter().fold(String::new(), |mut text, s| {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "{:<9}  {}", s.step, s.text);
+            text
+        })
+    }
+}
+
+/// Explains the only frame of `capture`.
+pub(super) fn explain(config: &Config, capture: &Capture) -> Result<Explanation, Failure> {
+    let picture = Picture::new(config).map_err(|e| Failure::usage(format!("bad configuration: {e}")))?;
+    let mut told = Explanation::default();
+    let Some(frame) = capture.get(0) else { return Err(Failure::failed("there is no packet")) };
+    let meta = RxMeta { truncated: frame.is_truncated(), ..RxMeta::default() };
+    say_parse(&mut told, frame.bytes, frame.wire_len);
+    let packet = classify(&picture.view, frame.bytes, meta);
+    say_fate(&mut told, &picture, &packet);
+    let replayed = replay(config, capture, Options { workers: 1, per_frame: true });
+    let replayed = replayed.map_err(|e| Failure::failed(e.to_string()))?;
+    let end = replayed.summary.frames.and_then(|f| f.into_iter().next());
+    told.sent_bytes = replayed.sent.iter().map(|(_, bytes)| bytes.len()).collect();
+    if let Some(end) = end {
+        say_verdict(&mut told, &end, replayed.summary.originated);
+        told.verdict = Some(end);
+    }
+    Ok(told)
+}
+
+fn say_parse(told: &mut Explanation, bytes: &[u8], wire_len: u32) {
+    let len = bytes.len();
+    if (len as u64) < u64::from(wire_len) {
+        told.say("frame", format!("{len} bytes, cut by the capture: it had {wire_len} on the wire"));
+        return;
+    }
+    match parse(bytes) {
+        Err(why) => told.say("frame", format!("{len} bytes; cannot be trusted: {why:?}")),
+        Ok(Frame::NotIp) => told.say("frame", format!("{len} bytes; neither IPv4 nor IPv6")),
+        Ok(Frame::Ip(p)) => {
+            let tags = match p.tag_count() {
+                0 => String::new(),
+                1 => ", one VLAN tag".into(),
+                n => format!(", {n} VLAN tags"),
+            };
+            let padding = match len - usize::from(p.end) {
+                0 => String::new(),
+                n => format!(", {n} bytes of padding"),
+            };
+            told.say("frame", format!("{len} bytes{tags}; IP header at {}, transport at {}{padding}", p.l3, p.l4));
+            told.say("packet", packet_in_words(&p));
+        }
+    }
+}
+
+fn packet_in_words(p: &Parsed) -> String {
+    let t = &p.tuple;
+    let what = match p.kind {
+        Kind::Tcp(flags) => format!("TCP {}", flags_in_words(flags)),
+        Kind::Udp => "UDP".into(),
+        Kind::EchoRequest => "ICMP echo request".into(),
+        Kind::IcmpError(q) => format!(
+            "ICMP error about {} from {} to {}",
+            protocol(q.protocol),
+            endpoint(q.src.0, q.src.1),
+            endpoint(q.dst.0, q.dst.1)
+        ),
+        Kind::NeighbourDiscovery => "neighbour discovery".into(),
+        Kind::IcmpOther => "other ICMP".into(),
+        Kind::LaterFragment => format!("later fragment of {}", protocol(t.protocol)),
+        Kind::Other => protocol(t.protocol),
+        Kind::Bad(why) => format!("{} header cannot be trusted ({why:?})", protocol(t.protocol)),
+    };
+    let ends = match p.kind {
+        Kind::Tcp(_) | Kind::Udp => format!("{} -> {}", endpoint(t.src, t.sport), endpoint(t.dst, t.dport)),
+        _ => format!("{} -> {}", t.src, t.dst),
+    };
+    let fragment = p.fragment.map_or(String::new(), |f| {
+        format!(", fragment of datagram {} at offset {}{}", f.id, f.offset, if f.more { ", more follow" } else { "" })
+    });
+    let df = match t.src {
+        Addr::V4(_) if p.dont_fragment => ", don't fragment",
+        Addr::V4(_) => ", may be fragmented",
+        Addr::V6(_) => "",
+    };
+    format!("{ends} {what}, {} bytes{df}{fragment}", p.end - p.l3)
+}
+
+fn flags_in_words(flags: TcpFlags) -> String {
+    let names = [(TcpFlags::SYN, "SYN"), (TcpFlags::ACK, "ACK"), (TcpFlags::FIN, "FIN"), (TcpFlags::RST, "RST")];
+    let set: Vec<&str> = names.iter().filter(|(bit, _)| flags.0 & bit != 0).map(|(_, name)| *name).collect();
+    if set.is_empty() { "without flags".into() } else { set.join("+") }
+}
+
+fn protocol(number: u8) -> String {
+    match number {
+        1 => "ICMP".into(),
+        6 => "TCP".into(),
+        17 => "UDP".into(),
+        58 => "ICMPv6".into(),
+        n => format!("protocol {n}"),
+    }
+}
+
+fn endpoint(addr: Addr, port: u16) -> String {
+    std::net::SocketAddr::new(IpAddr::from(addr), port).to_string()
+}
+
+fn say_fate(told: &mut Explanation, picture: &Picture, packet: &Packet) {
+    let view = &picture.view;
+    match packet.fate {
+        Fate::Drop(reason) => told.say("match", format!("dropped as {}: {}", reason.name(), reason.help())),
+        Fate::Punt => told.say("match", "not for a VIP (or neighbour discovery): given to the kernel"),
+        Fate::Echo => told.say("match", "echo request for a VIP: answered here, under a token bucket"),
+        Fate::To(_) => told.say("match", "a health probe through the tunnel: straight to its backend"),
+        Fate::Fragment => say_fragment(told, picture, packet),
+        Fate::Flow => say_service(told, picture, packet, "the packet"),
+        Fate::Quoted => {
+            let t = &packet.tuple;
+            let flow = format!("{} -> {}", endpoint(t.src, t.sport), endpoint(t.dst, t.dport));
+            told.say("match", format!("an ICMP error follows the flow it quotes, turned round: {flow}"));
+            say_service(told, picture, packet, "that flow");
+        }
+    }
+    debug_assert!(view.ports.len() <= worker::view::PORTS_MAX, "the view keeps its limits");
+}
+
+/// The first fragment shows the ports, so it is steered like a packet; the others wait for it.
+fn say_fragment(told: &mut Explanation, picture: &Picture, packet: &Packet) {
+    let t = &packet.parsed.tuple;
+    let id = packet.parsed.fragment.map_or(0, |f| f.id);
+    let key = &picture.view.cluster_key;
+    let hash = steer::hash::fragment(key, t.src, t.dst, id, if t.src.is_v6() { 0 } else { t.protocol });
+    told.say("fragment", format!("its datagram belongs to the worker chosen by hash {hash:016x}"));
+    if packet.parsed.kind == Kind::LaterFragment {
+        told.say("match", "it has no ports: held until the first fragment comes, dropped if that is too late");
+        return;
+    }
+    let steer::Match::Service(index) = picture.view.services.find(t.dst, t.dport, t.protocol) else {
+        told.say("match", "no service of the VIP has this port and protocol");
+        return;
+    };
+    let first = Packet { service: Some(index), ..*packet };
+    say_service(told, picture, &first, "the first fragment");
+}
+
+fn say_service(told: &mut Explanation, picture: &Picture, packet: &Packet, who: &str) {
+    let view = &picture.view;
+    let Some(service) = packet.service.and_then(|i| view.service.get(usize::from(i))) else { return };
+    let name = picture.service_name(service.id).unwrap_or("?");
+    let key = if service.wide { "wide (32 bytes)" } else { "narrow (16 bytes)" };
+    told.say("match", format!("{who} belongs to service {name}; flow key {key}; taken as new, not yet in the flow table"));
+    let (hash, of) = match service.hash {
+        HashOn::Tuple => (steer::hash::tuple(&view.cluster_key, &packet.tuple), "addresses, ports and protocol"),
+        HashOn::Source => (steer::hash::source(&view.cluster_key, packet.tuple.src), "the source address"),
+    };
+    let slot = service.maglev.slot(hash);
+    told.hash = Some(format!("{hash:016x}"));
+    told.slot = Some(slot);
+    told.say("hash", format!("SipHash-1-3 of {of} under the cluster key is {hash:016x}"));
+    let member = service.maglev.at(slot);
+    let Some(named) = member.and_then(|m| service.members.get(usize::from(m))).copied() else {
+        told.say("slot", format!("slot {slot} of {}: the table is empty", service.maglev.size()));
+        say_empty(told, service);
+        return;
+    };
+    let named_name = picture.backend_name(named).unwrap_or("?");
+    told.member = Some(named_name.to_owned());
+    told.say("slot", format!("slot {slot} of {} names backend {named_name}", service.maglev.size()));
+    say_choice(told, picture, service, packet, named);
+}
+
+fn say_choice(told: &mut Explanation, picture: &Picture, service: &ServiceView, packet: &Packet, named: BackendId) {
+    let view: &View = &picture.view;
+    let state = |id: BackendId| backend(view, id).map_or("gone", |b| match b.state {
+        BackendState::Up => "up",
+        BackendState::Draining => "draining: it takes no new flows",
+        BackendState::Down => "down: it takes no new flows",
+    });
+    let name = |id| picture.backend_name(id).unwrap_or("?");
+    told.say("backend", format!("{} is {}", name(named), state(named)));
+    let Some(chosen) = worker::steering::place(view, service, packet) else {
+        say_empty(told, service);
+        return;
+    };
+    if chosen != named {
+        told.say("backend", format!("next in the slot's order that takes new flows: {}", name(chosen)));
+    }
+    if let Some(b) = backend(view, chosen) {
+        say_path(told, picture, packet, b);
+    }
+}
+
+fn backend(view: &View, id: BackendId) -> Option<&BackendView> {
+    view.backends.get(id.index())?.as_ref()
+}
+
+fn say_empty(told: &mut Explanation, service: &ServiceView) {
+    let what = match service.on_empty {
+        OnEmpty::Reset => "answered with a TCP reset, or port unreachable for UDP (on_empty = \"reset\")",
+        OnEmpty::Drop => "dropped in silence (on_empty = \"drop\")",
+    };
+    told.say("backend", format!("no backend takes new flows: {what}"));
+}
+
+fn say_path(told: &mut Explanation, picture: &Picture, packet: &Packet, b: &BackendView) {
+    use wire::encap::Mode;
+    let address = picture.backend_config(b.id).map_or("?".to_owned(), |b| b.address.to_string());
+    let outer = if b.header.is_v6() { "IPv6" } else { "IPv4" };
+    let mode = match b.mode {
+        Mode::Ipip => format!("ipip: outer {outer} header to {address}"),
+        Mode::Gre => format!("gre: outer {outer} and GRE header to {address}"),
+        Mode::Gue { port } => format!("gue: outer {outer}, UDP (port {port}) and GUE header to {address}"),
+        Mode::Vxlan { port, vni } => {
+            format!("vxlan: outer {outer}, UDP (port {port}), VXLAN (VNI {vni}) and inner Ethernet header to {address}")
+        }
+        Mode::L2 => format!("l2: only the MAC addresses change, to those of {address}"),
+    };
+    let overhead = b.header.len();
+    let inner = usize::from(packet.parsed.end - packet.parsed.l3);
+    told.say("headers", format!("{mode}; {overhead} bytes added, the inner packet is untouched"));
+    let sizes = format!("{inner} + {overhead} = {} bytes; at most {} fit inside", inner + overhead, b.inner_mtu);
+    let fits = inner <= usize::from(b.inner_mtu);
+    told.say("size", match (fits, packet.parsed.dont_fragment) {
+        (true, _) => format!("{sizes}: it fits"),
+        (false, true) if packet.tuple.src.is_v6() => format!("{sizes}: answered with \"packet too big\" from the VIP"),
+        (false, true) => format!("{sizes}: answered with \"fragmentation needed\" from the VIP"),
+        (false, false) => format!("{sizes}: cut into fragments, each of which is encapsulated"),
+    });
+    let port = picture.port_name(b.port).unwrap_or("?");
+    told.say("next hop", match b.next_hop {
+        Some(mac) => format!("{} through port {port}", model::config::Mac(mac)),
+        None => format!(
+            "not known from the configuration: the daemon takes it from the kernel's routes and neighbours (port {port})"
+        ),
+    });
+}
+
+fn say_verdict(told: &mut Explanation, end: &FrameEnd, originated: u64) {
+    let made = match originated {
+        0 => String::new(),
+        1 => "; one frame of our own sent".into(),
+        n => format!("; {n} frames of our own sent"),
+    };
+    let text = match (end.verdict, end.reason) {
+        ("dropped", Some(reason)) => {
+            let help = DropReason::ALL.iter().find(|r| r.name() == reason).map_or("", |r| r.help());
+            format!("dropped as {reason}: {help}{made}")
+        }
+        ("sent", _) => format!("sent to {}{made}", end.backend.as_deref().unwrap_or("?")),
+        (verdict, _) => format!("{verdict}{made}"),
+    };
+    told.say("verdict", text);
+}

@@ -1,0 +1,312 @@
+//! `guideway show`.
+
+use crate::arguments::{Connection, EXIT_CODES};
+use crate::daemon::Daemon;
+use crate::failure::Failure;
+use crate::name::escaped;
+use crate::table::{Columns, duration, grouped};
+use crate::{Done, Outcome, output};
+use clap::{Args, Subcommand};
+use model::api::{
+    BackendState, BackendStatus, DropCount, FLOWS_DEFAULT, FLOWS_MAX, Flows, PortStatus, ServiceState, ServiceStatus,
+    WorkerStatus, Word,
+};
+use serde::de::DeserializeOwned;
+use std::io::IsTerminal;
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// What the daemon knows: services, backends, workers, ports, flows, drops
+#[derive(Args, Debug)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    what: What,
+    #[command(flatten)]
+    format: Format,
+}
+
+#[derive(Args, Debug)]
+struct Format {
+    /// Print JSON, as the API gives it
+    #[arg(long, global = true)]
+    json: bool,
+    /// Again every so many seconds
+    #[arg(long, global = true, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2",
+        value_parser = clap::value_parser!(u64).range(1..=3600))]
+    watch: Option<u64>,
+    /// The daemon's socket [default: the one of --config, else the only one in /run/guideway]
+    #[arg(long, global = true, env = "GUIDEWAY_SOCKET", value_name = "PATH")]
+    socket: Option<std::path::PathBuf>,
+    /// Configuration to take the socket from
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<std::path::PathBuf>,
+}
+
+#[derive(Subcommand, Debug)]
+enum What {
+    /// Services with their state, backends and traffic
+    Services,
+    /// Backends with their state and by whose word
+    Backends {
+        /// Only those of this service
+        service: Option<String>,
+    },
+    /// Workers with their load
+    Workers,
+    /// Ports with their counters
+    Ports,
+    /// Tracked flows
+    Flows {
+        /// Only those of this service
+        #[arg(long)]
+        service: Option<String>,
+        /// Only those of this client
+        #[arg(long, value_name = "ADDRESS")]
+        client: Option<IpAddr>,
+        /// At most this many
+        #[arg(long, value_name = "N", default_value_t = FLOWS_DEFAULT as u64,
+            value_parser = clap::value_parser!(u64).range(1..=FLOWS_MAX as u64))]
+        limit: u64,
+    },
+    /// Dropped frames by reason
+    Drops {
+        /// Also reasons that never occurred
+        #[arg(long)]
+        all: bool,
+    },
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Outcome {
+    let format = &arguments.format;
+    let connection = Connection { socket: format.socket.clone(), config: format.config.clone() };
+    let daemon = Daemon::new(&connection)?;
+    loop {
+        let text = render(&daemon, &arguments.what, format.json)?;
+        match format.watch {
+            None => {
+                output::print(&text)?;
+                return Ok(Done::Well);
+            }
+            Some(seconds) => {
+                if std::io::stdout().is_terminal() {
+                    // Home, then clear to the end: no flicker.
+                    output::print("\x1b[H\x1b[2J")?;
+                }
+                output::print(&text)?;
+                std::thread::sleep(Duration::from_secs(seconds));
+            }
+        }
+    }
+}
+
+fn render(daemon: &Daemon, what: &What, json: bool) -> Result<String, Failure> {
+    match what {
+        What::Services => answer(daemon, "/v1/services", json, services),
+        What::Backends { service: None } => answer(daemon, "/v1/backends", json, backends),
+        What::Backends { service: Some(name) } => {
+            let mut all: Vec<BackendStatus> = daemon.get("/v1/backends")?;
+            all.retain(|b| b.service == *name);
+            if all.is_empty() {
+                return Err(Failure::failed(format!("service {name} has no backends, or there is no such service"))
+                    .help("see: guideway show services"));
+            }
+            if json { pretty(&serde_json::json!(all)) } else { Ok(backends(&all)) }
+        }
+        What::Workers => answer(daemon, "/v1/workers", json, workers),
+        What::Ports => answer(daemon, "/v1/ports", json, ports),
+        What::Flows { service, client, limit } => {
+            let mut target = format!("/v1/flows?limit={limit}");
+            if let Some(service) = service {
+                target += &format!("&service={}", escaped(service));
+            }
+            if let Some(client) = client {
+                target += &format!("&client={}", escaped(&client.to_string()));
+            }
+            answer(daemon, &target, json, flows)
+        }
+        What::Drops { all } => answer(daemon, "/v1/drops", json, |d: &Vec<DropCount>| drops(d, *all)),
+    }
+}
+
+/// JSON goes through as the daemon wrote it, so that fields newer than this program are not lost.
+fn answer<T: DeserializeOwned>(
+    daemon: &Daemon,
+    target: &str,
+    json: bool,
+    table: impl FnOnce(&T) -> String,
+) -> Result<String, Failure> {
+    if json { pretty(&daemon.get(target)?) } else { Ok(table(&daemon.get(target)?)) }
+}
+
+fn pretty(value: &serde_json::Value) -> Result<String, Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| Failure::failed(format!("cannot write JSON: {e}")))?;
+    Ok(text + "\n")
+}
+
+pub(crate) fn service_state(state: ServiceState) -> &'static str {
+    match state {
+        ServiceState::Ready => "ready",
+        ServiceState::Panic => "panic",
+        ServiceState::Empty => "empty",
+    }
+}
+
+pub(crate) fn backend_state(state: BackendState) -> &'static str {
+    match state {
+        BackendState::Up => "up",
+        BackendState::Down => "down",
+        BackendState::Drain => "drain",
+        BackendState::Removed => "removed",
+    }
+}
+
+fn word(word: Word) -> &'static str {
+    match word {
+        Word::Admin => "config",
+        Word::Health => "health",
+        Word::Drain => "drain",
+        Word::Panic => "panic",
+    }
+}
+
+fn any_port(port: u16) -> String {
+    if port == 0 { "any".into() } else { port.to_string() }
+}
+
+#[expect(clippy::ptr_arg, reason = "the type the answer is read into")]
+fn services(list: &Vec<ServiceStatus>) -> String {
+    let mut t = Columns::new(&[
+        "service", "vip", ">port", "protocol", "mode", "state", ">up", ">of", ">flows", ">new flows", ">packets",
+        ">no backend",
+    ]);
+    for s in list {
+        t.row([
+            s.name.clone(),
+            s.vip.clone(),
+            any_port(s.port),
+            s.protocol.clone(),
+            s.mode.clone(),
+            service_state(s.state).into(),
+            s.backends_up.to_string(),
+            s.backends_total.to_string(),
+            grouped(s.flows),
+            grouped(s.flows_new),
+            grouped(s.packets),
+            grouped(s.no_backend),
+        ]);
+    }
+    t.render()
+}
+
+#[expect(clippy::ptr_arg, reason = "the type the answer is read into")]
+fn backends(list: &Vec<BackendStatus>) -> String {
+    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(0));
+    backends_at(list, now_ms)
+}
+
+fn backends_at(list: &[BackendStatus], now_ms: u64) -> String {
+    let mut t = Columns::new(&[
+        "service", "backend", "address", ">weight", "state", "by", ">for", "last check", "next hop", ">flows",
+        ">new flows", ">packets",
+    ]);
+    for b in list {
+        let last = b.health.as_ref().and_then(|h| h.last.as_ref()).map_or("-".to_owned(), |c| c.reason.clone());
+        t.row([
+            b.service.clone(),
+            b.name.clone(),
+            b.address.to_string(),
+            b.weight.to_string(),
+            backend_state(b.state).into(),
+            word(b.word).into(),
+            duration(now_ms.saturating_sub(b.since_unix_ms)),
+            last,
+            b.next_hop.clone().unwrap_or_else(|| "unresolved".into()),
+            grouped(b.flows),
+            grouped(b.flows_new),
+            grouped(b.packets),
+        ]);
+    }
+    t.render()
+}
+
+#[expect(clippy::ptr_arg, reason = "the type the answer is read into")]
+fn workers(list: &Vec<WorkerStatus>) -> String {
+    let mut t = Columns::new(&[
+        ">worker", ">cpu", ">busy", ">rx", ">tx", ">punted", ">dropped", ">flows", ">capacity", ">refused",
+        ">per burst", ">generation",
+    ]);
+    for w in list {
+        t.row([
+            w.core.to_string(),
+            w.cpu.to_string(),
+            format!("{:.0}%", w.busy_ratio * 100.0),
+            grouped(w.rx),
+            grouped(w.tx),
+            grouped(w.punted),
+            grouped(w.dropped),
+            grouped(w.flows),
+            grouped(w.capacity + w.capacity_wide),
+            grouped(w.flow_refused),
+            format!("{:.1}", w.packets_per_burst),
+            w.generation.to_string(),
+        ]);
+    }
+    t.render()
+}
+
+#[expect(clippy::ptr_arg, reason = "the type the answer is read into")]
+fn ports(list: &Vec<PortStatus>) -> String {
+    let mut t = Columns::new(&[
+        "port", "driver", "mac", ">mtu", "link", "exception", ">rx", ">tx", ">missed", ">errors", ">no buffer",
+        ">tx full",
+    ]);
+    for p in list {
+        t.row([
+            p.name.clone(),
+            p.driver.clone(),
+            p.mac.clone(),
+            p.mtu.to_string(),
+            if p.link_up { "up" } else { "down" }.into(),
+            p.exception.clone().unwrap_or_else(|| "-".into()),
+            grouped(p.rx),
+            grouped(p.tx),
+            grouped(p.rx_missed),
+            grouped(p.rx_errors + p.tx_errors),
+            grouped(p.rx_nombuf),
+            grouped(p.tx_full),
+        ]);
+    }
+    t.render()
+}
+
+fn flows(answer: &Flows) -> String {
+    let mut t =
+        Columns::new(&[">worker", "service", "protocol", "client", "vip", "backend", "address", "state", ">idle"]);
+    for f in &answer.flows {
+        t.row([
+            f.core.to_string(),
+            f.service.clone(),
+            f.protocol.clone(),
+            std::net::SocketAddr::new(f.client, f.client_port).to_string(),
+            std::net::SocketAddr::new(f.vip, f.port).to_string(),
+            f.backend.clone(),
+            f.backend_address.map_or("-".into(), |a| a.to_string()),
+            f.state.clone(),
+            duration(f.idle_ms),
+        ]);
+    }
+    let more = if answer.truncated { "there are more; see --limit, --service and --client\n" } else { "" };
+    t.render() + more
+}
+
+fn drops(list: &[DropCount], all: bool) -> String {
+    let mut t = Columns::new(&["reason", ">frames", "meaning"]);
+    for d in list.iter().filter(|d| all || d.count > 0) {
+        t.row([d.reason.clone(), grouped(d.count), d.help.clone()]);
+    }
+    t.render()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,542 @@
+//! The API's types: what `guidewayd` answers and what `guideway` and other clients send, as JSON.
+//!
+//! Rule of this module: every type reads what it writes. Fields are added, never renamed or removed, and clients
+//! ignore fields they do not know. Units stand at the end of a name; counters count from the start of the process.
+
+pub use crate::diagnostic::{Diagnostic, Severity};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+
+/// Largest request body, bytes.
+pub const BODY_MAX: usize = 1 << 20;
+/// Largest number of flows in one answer of `GET /v1/flows`.
+pub const FLOWS_MAX: usize = 10_000;
+/// Number of flows in an answer when no `limit` is given.
+pub const FLOWS_DEFAULT: usize = 100;
+/// Number of events that are kept; older ones are forgotten.
+pub const EVENTS_KEPT: usize = 10_000;
+/// Number of events in an answer when no `limit` is given.
+pub const EVENTS_DEFAULT: usize = 1000;
+/// Longest `wait_ms` of `GET /v1/events`.
+pub const EVENTS_WAIT_MAX_MS: u64 = 60_000;
+/// Longest `timeout_ms` of `POST /v1/apply`.
+pub const APPLY_TIMEOUT_MAX_MS: u64 = 60_000;
+/// `timeout_ms` of `POST /v1/apply` when none is given.
+pub const APPLY_TIMEOUT_DEFAULT_MS: u64 = 10_000;
+
+/// `GET /v1/ready`: 200 when `ready`, else 503.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Ready {
+    /// Every worker uses a view, and at least one service is usable or none is configured.
+    pub ready: bool,
+    /// Why, or why not, in words.
+    pub reason: String,
+}
+
+/// `GET /v1/status`: the machine in one screen.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Status {
+    /// `machine.name`.
+    pub machine: String,
+    /// Version of `guidewayd`.
+    pub version: String,
+    /// Process id.
+    pub pid: u32,
+    /// Start of the process, Unix time, milliseconds.
+    pub started_unix_ms: u64,
+    /// Time since then, milliseconds.
+    pub uptime_ms: u64,
+    /// As `GET /v1/ready` says.
+    pub ready: bool,
+    /// As `GET /v1/ready` says.
+    pub reason: String,
+    /// File the configuration comes from.
+    pub config_path: String,
+    /// When the configuration in use was applied, Unix time, milliseconds.
+    pub applied_unix_ms: u64,
+    /// The configuration in use is the file's (as the file was when it was last read).
+    pub config_is_file: bool,
+    /// Generation last published to the workers.
+    pub generation: u64,
+    /// Smallest generation that every worker uses.
+    pub generation_acknowledged: u64,
+    /// Configured services.
+    pub services: u64,
+    /// Of these, services with a usable backend.
+    pub services_ready: u64,
+    /// Configured backends.
+    pub backends: u64,
+    /// Of these, backends that take new flows.
+    pub backends_up: u64,
+    /// Workers.
+    pub workers: u64,
+    /// Data ports.
+    pub ports: u64,
+    /// Frames received.
+    pub rx: u64,
+    /// Frames sent.
+    pub tx: u64,
+    /// Frames made by the balancer itself.
+    pub originated: u64,
+    /// Frames given to the kernel.
+    pub punted: u64,
+    /// Frames relayed to another machine.
+    pub relayed: u64,
+    /// Frames dropped, all reasons.
+    pub dropped: u64,
+    /// Frames held in fragment stores now.
+    pub held: u64,
+    /// Live flows.
+    pub flows: u64,
+    /// Flows that fit, narrow and wide, all workers.
+    pub flows_capacity: u64,
+    /// Memory of tables and buffers, bytes.
+    pub memory: Vec<MemoryUse>,
+}
+
+/// A use of memory.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct MemoryUse {
+    /// What it is for.
+    pub name: String,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// Whether a service has what it takes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ServiceState {
+    /// At least one backend takes new flows, and health is heeded.
+    Ready,
+    /// Too many backends are down: health is disregarded.
+    Panic,
+    /// No backend takes new flows.
+    Empty,
+}
+
+/// `GET /v1/services`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct ServiceStatus {
+    /// Name.
+    pub name: String,
+    /// Its id on the packet path.
+    pub id: u16,
+    /// Address or prefix.
+    pub vip: String,
+    /// 0 = any.
+    pub port: u16,
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// `ipip`, `gre`, `gue`, `vxlan` or `l2`.
+    pub mode: String,
+    /// Whether it has what it takes.
+    pub state: ServiceState,
+    /// Health kind: `none`, `tcp`, `http`, `https` or `udp`.
+    pub health: String,
+    /// The VIP is on the loopback now (`announce = "kernel"`).
+    pub announced: bool,
+    /// Backends that take new flows.
+    pub backends_up: u64,
+    /// Configured backends.
+    pub backends_total: u64,
+    /// Slots of the Maglev table.
+    pub maglev_size: u32,
+    /// Packets that matched.
+    pub packets: u64,
+    /// Their bytes, from the IP header on.
+    pub bytes: u64,
+    /// New flows.
+    pub flows_new: u64,
+    /// Live flows, those of removed backends included.
+    pub flows: u64,
+    /// Packets dropped for want of a usable backend.
+    pub no_backend: u64,
+}
+
+/// Whether a backend takes flows.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BackendState {
+    /// New and old flows.
+    Up,
+    /// No new flows; old ones as `on_down` says.
+    Down,
+    /// Old flows only.
+    Drain,
+    /// No longer configured; its flows live on until they end or `drain_timeout_ms` has passed.
+    Removed,
+}
+
+/// By whose word a backend is in its state.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Word {
+    /// The configuration's (`state`, `weight = 0`, removal), or no check is configured.
+    Admin,
+    /// The health check's.
+    Health,
+    /// A drain by API or CLI.
+    Drain,
+    /// The panic threshold's: health says down, and is disregarded.
+    Panic,
+}
+
+/// `GET /v1/backends`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct BackendStatus {
+    /// Its service.
+    pub service: String,
+    /// Name, unique within the service.
+    pub name: String,
+    /// Its id on the packet path.
+    pub id: u32,
+    /// Address.
+    pub address: IpAddr,
+    /// Weight.
+    pub weight: u32,
+    /// Whether it takes flows.
+    pub state: BackendState,
+    /// By whose word.
+    pub word: Word,
+    /// Since when, Unix time, milliseconds.
+    pub since_unix_ms: u64,
+    /// Its health checks; absent when the kind is none or the backend was removed.
+    pub health: Option<HealthStatus>,
+    /// Link-layer next hop; absent while unresolved.
+    pub next_hop: Option<String>,
+    /// Name of the port it is reached through; absent while unresolved.
+    pub port: Option<String>,
+    /// Packets sent to it.
+    pub packets: u64,
+    /// Their bytes, from the inner IP header on.
+    pub bytes: u64,
+    /// New flows placed on it.
+    pub flows_new: u64,
+    /// Live flows.
+    pub flows: u64,
+}
+
+/// What the health checks of one backend say.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct HealthStatus {
+    /// What they say: absent before the first verdict.
+    pub up: Option<bool>,
+    /// The last check.
+    pub last: Option<CheckResult>,
+    /// Checks that passed.
+    pub passed: u64,
+    /// Checks that failed.
+    pub failed: u64,
+    /// Checks in a row that gave the last result.
+    pub consecutive: u32,
+    /// Changes between up and down.
+    pub transitions: u64,
+    /// A backend that flaps stays down at least this much longer, milliseconds; 0 = no hold-down.
+    pub held_down_ms: u64,
+}
+
+/// One health check.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct CheckResult {
+    /// It passed.
+    pub passed: bool,
+    /// `ok`, or in words what went wrong: `refused`, `timeout`, `reset`, `status 503`, `body mismatch`, …
+    pub reason: String,
+    /// How long it took, microseconds.
+    pub duration_us: u64,
+    /// When it ended, Unix time, milliseconds.
+    pub unix_ms: u64,
+}
+
+/// `GET /v1/workers`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct WorkerStatus {
+    /// Core, counted from 0.
+    pub core: u8,
+    /// CPU.
+    pub cpu: u16,
+    /// Turns taken.
+    pub turns: u64,
+    /// Turns that found no work.
+    pub empty_turns: u64,
+    /// Share of the last second's turns that found work, 0 to 1.
+    pub busy_ratio: f64,
+    /// Frames received.
+    pub rx: u64,
+    /// Frames sent.
+    pub tx: u64,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+    /// Frames made here.
+    pub originated: u64,
+    /// Frames given to the kernel.
+    pub punted: u64,
+    /// Frames relayed to another machine.
+    pub relayed: u64,
+    /// Frames taken from rings of other workers.
+    pub ring_in: u64,
+    /// Frames put on rings to other workers.
+    pub ring_out: u64,
+    /// Frames in the fragment store now.
+    pub held: u64,
+    /// Frames dropped, all reasons.
+    pub dropped: u64,
+    /// Live flows.
+    pub flows: u64,
+    /// Of these, flows of which one packet was seen.
+    pub flows_untrusted: u64,
+    /// Narrow flows (IPv4) that fit; 0 when unknown.
+    pub capacity: u64,
+    /// Wide flows (IPv6, any-port, prefix) that fit; 0 when unknown.
+    pub capacity_wide: u64,
+    /// Packets that found their flow.
+    pub flow_hits: u64,
+    /// Packets that did not.
+    pub flow_misses: u64,
+    /// Flows inserted.
+    pub flow_inserts: u64,
+    /// Flows that could not be inserted.
+    pub flow_refused: u64,
+    /// Flows that ended by idling.
+    pub flow_expired: u64,
+    /// Packets steered anew because their backend was gone.
+    pub resteered: u64,
+    /// Frames per turn that found work, since start.
+    pub packets_per_burst: f64,
+    /// Generation of the view it uses.
+    pub generation: u64,
+}
+
+/// `GET /v1/ports`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct PortStatus {
+    /// Name.
+    pub name: String,
+    /// DPDK device.
+    pub device: String,
+    /// Its number in the packet path.
+    pub id: u16,
+    /// Driver.
+    pub driver: String,
+    /// MAC.
+    pub mac: String,
+    /// MTU, bytes.
+    pub mtu: u16,
+    /// The link is up.
+    pub link_up: bool,
+    /// Kernel interface of the exception port.
+    pub exception: Option<String>,
+    /// Frames received (device).
+    pub rx: u64,
+    /// Frames sent (device).
+    pub tx: u64,
+    /// Bytes received (device).
+    pub rx_bytes: u64,
+    /// Bytes sent (device).
+    pub tx_bytes: u64,
+    /// Frames the device dropped because nobody took them in time.
+    pub rx_missed: u64,
+    /// Frames received with errors.
+    pub rx_errors: u64,
+    /// Frames that could not be sent.
+    pub tx_errors: u64,
+    /// Frames lost for want of buffers.
+    pub rx_nombuf: u64,
+    /// Frames the transmit queue did not accept from the workers.
+    pub tx_full: u64,
+}
+
+/// `GET /v1/flows`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Flows {
+    /// The flows found.
+    pub flows: Vec<FlowEntry>,
+    /// There are more than `limit`.
+    pub truncated: bool,
+}
+
+/// A tracked flow.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct FlowEntry {
+    /// Worker that owns it.
+    pub core: u8,
+    /// Service.
+    pub service: String,
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// Source address.
+    pub client: IpAddr,
+    /// Source port.
+    pub client_port: u16,
+    /// Destination: the VIP.
+    pub vip: IpAddr,
+    /// Destination port.
+    pub port: u16,
+    /// Backend's name, or `#<id>` when it was forgotten.
+    pub backend: String,
+    /// Backend's address, while it is known.
+    pub backend_address: Option<IpAddr>,
+    /// `tcp_new`, `tcp_established`, `tcp_closing`, `udp_new` or `udp`.
+    pub state: String,
+    /// Time since its last packet, milliseconds, to the table's accuracy (1/64 of the idle time).
+    pub idle_ms: u64,
+}
+
+/// `GET /v1/drops`: one entry for each reason, in a fixed order.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct DropCount {
+    /// Name of the reason; also the label in metrics.
+    pub reason: String,
+    /// What it means.
+    pub help: String,
+    /// Frames dropped, all workers.
+    pub count: u64,
+}
+
+/// Kind of an event.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum EventKind {
+    /// The process started.
+    Start,
+    /// The process was told to stop.
+    Stop,
+    /// A configuration was applied.
+    Apply,
+    /// A configuration was refused.
+    Refused,
+    /// The file at start differs from the configuration that was last applied.
+    ConfigDiffers,
+    /// A backend takes new flows again.
+    BackendUp,
+    /// A backend takes no new flows: its checks failed.
+    BackendDown,
+    /// A backend was added.
+    BackendAdded,
+    /// A backend was removed; its flows live on for a while.
+    BackendRemoved,
+    /// The last flow of a removed backend ended, or its time was over.
+    BackendForgotten,
+    /// A backend is held down because it flaps.
+    HoldDown,
+    /// A backend takes no new flows by an operator's word.
+    Drain,
+    /// That word was taken back.
+    Undrain,
+    /// Too many backends of a service are down: health is disregarded.
+    PanicOn,
+    /// Health is heeded again.
+    PanicOff,
+    /// A service has no usable backend.
+    ServiceEmpty,
+    /// A service has a usable backend.
+    ServiceReady,
+    /// A VIP was put on the loopback.
+    Announced,
+    /// A VIP was taken off it.
+    Withdrawn,
+    /// A next hop was found, lost or changed.
+    Neighbour,
+    /// Something in the machine's surroundings needs an operator.
+    Warning,
+}
+
+/// Something that happened.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Event {
+    /// Counts from 1 within a run of the process.
+    pub id: u64,
+    /// Unix time, milliseconds.
+    pub unix_ms: u64,
+    /// Kind.
+    pub kind: EventKind,
+    /// Service concerned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// Backend concerned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<String>,
+    /// What happened, in words.
+    pub message: String,
+}
+
+/// `GET /v1/events`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Events {
+    /// Events with an id above `after`, oldest first.
+    pub events: Vec<Event>,
+    /// Id of the newest event there is; smaller than `after` when the process has restarted.
+    pub last_id: u64,
+    /// Events between `after` and the first one here were forgotten.
+    pub missed: bool,
+}
+
+/// `POST /v1/apply` and `POST /v1/reload`, when accepted.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct ApplyResult {
+    /// Generation of the view that carries it.
+    pub generation: u64,
+    /// Every worker uses it (or a later one). Always false with `wait=false` unless they were that fast.
+    pub acknowledged: bool,
+    /// How long it took, milliseconds.
+    pub duration_ms: u64,
+    /// Warnings about the configuration.
+    pub warnings: Vec<Diagnostic>,
+    /// What changed, as `POST /v1/plan` would have said.
+    pub plan: serde_json::Value,
+}
+
+/// `POST /v1/check`, when the configuration is good.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct CheckedConfig {
+    /// Number of services.
+    pub services: u64,
+    /// Number of backends.
+    pub backends: u64,
+    /// Warnings.
+    pub warnings: Vec<Diagnostic>,
+    /// Keys that differ from the running configuration and need a restart: `apply` would refuse them.
+    pub restart_keys: Vec<String>,
+}
+
+/// `POST /v1/plan`: what `apply` would do.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct PlanResult {
+    /// The plan: per service slots moved, backends added, removed and changed; memory; keys that need a restart.
+    pub plan: serde_json::Value,
+    /// Warnings about the configuration.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// `POST …/drain` and `…/undrain`, when accepted.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct DrainResult {
+    /// Service.
+    pub service: String,
+    /// Backend.
+    pub backend: String,
+    /// It is drained now.
+    pub drained: bool,
+    /// It was otherwise before.
+    pub changed: bool,
+    /// Generation of the view that carries the change.
+    pub generation: u64,
+    /// Live flows it still has.
+    pub flows: u64,
+}
+
+/// Body of every answer that is not a success.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct ErrorBody {
+    /// What is wrong.
+    pub error: String,
+    /// What to do.
+    pub help: String,
+    /// Mistakes of the configuration that was sent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub diagnostics: Vec<Diagnostic>,
+}

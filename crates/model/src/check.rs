@@ -1,0 +1,172 @@
+//! From what is written to what is meant: ranges, references, sums. Every problem is reported; nothing stops at the first.
+
+mod backend;
+mod health;
+mod machine;
+mod port;
+mod read;
+mod service;
+
+
+use crate::config::{Config, Net, Port, Service};
+use crate::diagnostic::Problems;
+use crate::raw;
+use read::Reader;
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::ops::Range;
+
+/// Largest number of `[[port]]`.
+pub(crate) const PORTS_MAX: usize = 16;
+/// Largest number of `[[service]]`.
+pub(crate) const SERVICES_MAX: usize = 4096;
+/// Largest number of backends of all services.
+pub(crate) const BACKENDS_MAX: usize = 65_536;
+
+/// Flow tables above this draw a warning, bytes.
+const TABLES_WARNING_BYTES: u64 = 8 << 30;
+
+pub(crate) type Span = Range<usize>;
+
+/// What the checks of services need to know of the rest.
+pub(crate) struct Surroundings {
+    /// `machine.address` is written, right or wrong.
+    has_address: bool,
+    /// `machine.address6` is written, right or wrong.
+    has_address6: bool,
+    /// `machine.next_hop_mac` is written, right or wrong.
+    has_next_hop_mac: bool,
+    /// Some port has an exception interface.
+    has_exception: bool,
+    /// The exception interfaces.
+    exceptions: Vec<String>,
+    /// Smallest and largest MTU of the ports.
+    mtu_min: u16,
+    mtu_max: u16,
+    /// Addresses of this machine.
+    local: HashSet<IpAddr>,
+}
+
+/// Checks `file`. The result is a config only if no error was added.
+pub(crate) fn check(file: raw::File, misspelt: HashSet<String>, problems: &mut Problems<'_>) -> Config {
+    let mut r = Reader { problems, misspelt };
+    let written = |cell: &raw::Cell| cell.is_some();
+    let (has_address, has_address6, has_next_hop_mac) = file.machine.as_ref().map_or((false, false, false), |m| {
+        let m = m.get_ref();
+        (written(&m.address), written(&m.address6), written(&m.next_hop_mac))
+    });
+
+    let machine = machine::machine(&mut r, file.machine);
+    let metrics = machine::metrics(&mut r, file.metrics);
+    let api = machine::api(&mut r, file.api, &machine.name, &metrics);
+    let timeouts = machine::timeouts(&mut r, file.timeouts);
+    let workers_span = file.workers.as_ref().map_or(0..0, toml::Spanned::span);
+    let workers = port::workers(&mut r, file.workers);
+
+    let (ports, mtu_spans) = port::ports(&mut r, file.port, &machine);
+    let dpdk = port::dpdk(&mut r, file.dpdk, &ports);
+
+    let surroundings = Surroundings {
+        has_address: has_address || r.misspelt.contains("address"),
+        has_address6: has_address6 || r.misspelt.contains("address6"),
+        has_next_hop_mac: has_next_hop_mac || r.misspelt.contains("next_hop_mac"),
+        has_exception: ports.iter().any(|p| p.exception.is_some()) || r.misspelt.contains("exception"),
+        exceptions: ports.iter().filter_map(|p| p.exception.clone()).collect(),
+        mtu_min: ports.iter().map(|p| p.mtu).min().unwrap_or(port::MTU_DEFAULT),
+        mtu_max: ports.iter().map(|p| p.mtu).max().unwrap_or(port::MTU_DEFAULT),
+        local: machine
+            .address
+            .map(IpAddr::V4)
+            .into_iter()
+            .chain(machine.address6.map(IpAddr::V6))
+            .chain(ports.iter().flat_map(|p| p.exception_addresses.iter().map(|n| n.addr)))
+            .collect(),
+    };
+    let (services, places) = service::services(&mut r, file.service, &surroundings);
+    vips_distinct(&mut r, &services, &places);
+    backends_are_no_vips(&mut r, &services, &places);
+    small_mtus_are_ipv4(&mut r, &ports, &mtu_spans, &services);
+
+    let config = Config { machine, api, metrics, timeouts, dpdk, workers, ports, services };
+    let tables = config.flow_table_bytes();
+    if tables > TABLES_WARNING_BYTES && !r.problems.has_errors() {
+        r.problems.warning(
+            workers_span,
+            format!("the flow tables take {:.1} GiB of huge pages", gib(tables)),
+            "16 bytes for each of workers.flows and 32 for each of workers.wide_flows, times the workers; lower them if that is not meant",
+        );
+    }
+    config
+}
+
+#[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
+fn gib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 30)
+}
+
+/// Where parts of a service are written.
+pub(crate) struct Places {
+    vip: Span,
+    backends: Vec<Span>,
+}
+
+fn vips_distinct(r: &mut Reader<'_, '_>, services: &[Service], places: &[Places]) {
+    let mut seen = HashMap::new();
+    for (service, place) in services.iter().zip(places) {
+        if service.vip.addr.is_unspecified() {
+            continue; // refused above
+        }
+        if let Some(other) = seen.insert((service.vip, service.port, service.protocol), &service.name) {
+            let (name, vip, port) = (&service.name, service.vip, service.port);
+            let protocol = service.protocol.as_str();
+            r.problems.error(
+                place.vip.clone(),
+                format!("service \"{name}\": {vip} port {port} {protocol} is already service \"{other}\""),
+                "put the backends of both into one service, or change vip, port or protocol of one",
+            );
+        }
+    }
+}
+
+/// A backend that is itself a VIP would send its packets back to us.
+fn backends_are_no_vips(r: &mut Reader<'_, '_>, services: &[Service], places: &[Places]) {
+    let vips: HashMap<IpAddr, &str> = services
+        .iter()
+        .filter(|s| s.vip.is_host() && !s.vip.addr.is_unspecified())
+        .map(|s| (s.vip.addr, s.name.as_str()))
+        .collect();
+    for (service, place) in services.iter().zip(places) {
+        for (backend, span) in service.backends.iter().zip(&place.backends) {
+            if let Some(other) = vips.get(&backend.address) {
+                r.problems.error(
+                    span.clone(),
+                    format!(
+                        "service \"{}\": backend \"{}\" has the address of a VIP (service \"{other}\")",
+                        service.name, backend.name
+                    ),
+                    "write the backend's own address; packets to the VIP would come back to the balancer",
+                );
+            }
+        }
+    }
+}
+
+/// IPv6 needs links of 1280 bytes (RFC 8200, section 5).
+fn small_mtus_are_ipv4(r: &mut Reader<'_, '_>, ports: &[Port], spans: &[Option<Span>], services: &[Service]) {
+    let v6 = |net: &Net| net.addr.is_ipv6();
+    let user = services.iter().find(|s| v6(&s.vip) || s.backends.iter().any(|b| b.address.is_ipv6()));
+    for (port, span) in ports.iter().zip(spans) {
+        let reason = match user {
+            Some(service) => format!("service \"{}\"", service.name),
+            None if port.exception_addresses.iter().any(v6) => "exception_addresses".to_owned(),
+            None => continue,
+        };
+        if let (Some(span), true) = (span, port.mtu < 1280) {
+            r.problems.error(
+                span.clone(),
+                format!("port \"{}\": mtu {} is too small for IPv6, which {reason} uses", port.name, port.mtu),
+                "IPv6 needs at least 1280 bytes (RFC 8200): raise mtu to 1280 or more",
+            );
+        }
+    }
+}

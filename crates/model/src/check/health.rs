@@ -1,0 +1,284 @@
+//! `[service.health]`.
+
+use super::read::{Read, Reader, Scope, shown};
+use super::{Span, Surroundings};
+use crate::config::{Health, HealthKind, HttpCheck, Net, Route};
+use crate::raw::{self, Cell};
+use toml::{Spanned, Value};
+
+const INTERVAL_MS_DEFAULT: u32 = 1000;
+const TIMEOUT_MS_DEFAULT: u32 = 500;
+/// Longest `send`, `expect` and `path`, bytes.
+const PAYLOAD_MAX: usize = 1024;
+/// Most entries of `expect_status`.
+const STATUSES_MAX: usize = 16;
+
+/// What the checks need to know of the service.
+pub(super) struct ServiceFacts {
+    /// If it is good.
+    pub(super) vip: Option<Net>,
+    pub(super) port: u16,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    None,
+    Tcp,
+    Http,
+    Https,
+    Udp,
+}
+
+impl Kind {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Kind::None => "none",
+            Kind::Tcp => "tcp",
+            Kind::Http => "http",
+            Kind::Https => "https",
+            Kind::Udp => "udp",
+        }
+    }
+}
+
+/// No probes: what a service without `[service.health]` has.
+const fn unprobed() -> Health {
+    Health {
+        kind: HealthKind::None,
+        interval_ms: INTERVAL_MS_DEFAULT,
+        timeout_ms: TIMEOUT_MS_DEFAULT,
+        fall: 3,
+        rise: 2,
+        port: None,
+        via: None,
+        route: Route::Direct,
+    }
+}
+
+pub(super) fn health(
+    r: &mut Reader<'_, '_>,
+    scope: Scope,
+    raw: Option<Spanned<raw::Health>>,
+    service: &ServiceFacts,
+    around: &Surroundings,
+) -> Health {
+    let Some(raw) = raw else { return unprobed() };
+    let scope = Scope::new(scope.place, raw.span());
+    let raw = raw.into_inner();
+    let kinds = [Kind::None, Kind::Tcp, Kind::Http, Kind::Https, Kind::Udp].map(|k| (k.as_str(), k));
+    let kind_span = raw.kind.as_ref().map_or(scope.span.clone(), Spanned::span);
+    let kind = r.choice(&scope, "kind", raw.kind.clone(), &kinds);
+    let kind_ok = !matches!(kind, Read::Bad) && !r.misspelt.contains("kind");
+    let kind = kind.or(Kind::None);
+    if kind_ok {
+        keys_of_kind(r, &scope, kind, &raw);
+    }
+
+    let help = "milliseconds between two probes of a backend; leave it out for 1000";
+    let interval_ms = r.number(&scope, "interval_ms", raw.interval_ms, (10, 600_000), help).or(INTERVAL_MS_DEFAULT);
+    let help = "milliseconds until a probe has failed; leave it out for 500";
+    let timeout = r.number::<u32>(&scope, "timeout_ms", raw.timeout_ms, (10, 600_000), help);
+    let timeout = timeout.and_then(|timeout, span| {
+        if timeout <= interval_ms {
+            return Some(timeout);
+        }
+        let message = format!("{}: `timeout_ms` {timeout} is longer than `interval_ms` {interval_ms}", scope.place);
+        r.problems.error(span.clone(), message, "a probe must end before the next begins: lower timeout_ms or raise interval_ms");
+        None
+    });
+    let timeout_ms = timeout.or(TIMEOUT_MS_DEFAULT.min(interval_ms));
+    let fall = r.number(&scope, "fall", raw.fall, (1, 100), "failures in a row until down; leave it out for 3").or(3);
+    let rise = r.number(&scope, "rise", raw.rise, (1, 100), "successes in a row until up; leave it out for 2").or(2);
+    let port = r.number(&scope, "port", raw.port, (1, 65_535), "the probed port; leave it out for the service's");
+    if port.is_absent() && service.port == 0 && kind != Kind::None && !r.misspelt.contains("port") {
+        let message = format!("{}: `port` is missing: the service takes any port", scope.place);
+        r.problems.error(kind_span.clone(), message, "say which port is probed, like port = 80");
+    }
+
+    let checks = Checks {
+        http: HttpCheck {
+            path: path(r, &scope, raw.path),
+            host: word(r, &scope, "host", raw.host, "write a host name, like \"www.example.com\""),
+            expect_status: statuses(r, &scope, raw.expect_status),
+            expect: None,
+            sni: word(r, &scope, "sni", raw.sni, "write the server name of the certificate, like \"www.example.com\""),
+        },
+        send: r.payload(&scope, "send", raw.send, PAYLOAD_MAX).ok(),
+        expect: r.payload(&scope, "expect", raw.expect, PAYLOAD_MAX).ok(),
+    };
+    let via = via(r, &scope, raw.via, kind, &kind_span, around);
+    let route = r.choice(&scope, "route", raw.route, &[("direct", Route::Direct), ("tunnel", Route::Tunnel)]);
+    if let Read::Given(Route::Tunnel, span) = &route
+        && kind != Kind::None
+    {
+        tunnel(r, &scope, span, service, via.as_deref(), around);
+    }
+    Health {
+        kind: checks.of(kind),
+        interval_ms,
+        timeout_ms,
+        fall,
+        rise,
+        port: port.ok(),
+        via,
+        route: route.or(Route::Direct),
+    }
+}
+
+/// The parameters of all kinds, before one kind takes its own.
+struct Checks {
+    http: HttpCheck,
+    send: Option<String>,
+    expect: Option<String>,
+}
+
+impl Checks {
+    fn of(self, kind: Kind) -> HealthKind {
+        let http = HttpCheck { expect: self.expect.clone(), ..self.http };
+        match kind {
+            Kind::None => HealthKind::None,
+            Kind::Tcp => HealthKind::Tcp { send: self.send, expect: self.expect },
+            Kind::Http => HealthKind::Http(http),
+            Kind::Https => HealthKind::Https(http),
+            Kind::Udp => HealthKind::Udp { send: self.send, expect: self.expect },
+        }
+    }
+}
+
+/// Reports keys of another kind; for kind none, says that the general ones have no effect.
+fn keys_of_kind(r: &mut Reader<'_, '_>, scope: &Scope, kind: Kind, raw: &raw::Health) {
+    use Kind::{Http, Https, Tcp, Udp};
+    let owned: [(&str, &Cell, &[Kind]); 6] = [
+        ("path", &raw.path, &[Http, Https]),
+        ("host", &raw.host, &[Http, Https]),
+        ("expect_status", &raw.expect_status, &[Http, Https]),
+        ("send", &raw.send, &[Tcp, Udp]),
+        ("expect", &raw.expect, &[Tcp, Udp, Http, Https]),
+        ("sni", &raw.sni, &[Https]),
+    ];
+    for (key, cell, owners) in owned {
+        if let Some(cell) = cell
+            && !owners.contains(&kind)
+        {
+            let owners = owners.iter().map(|k| k.as_str()).collect::<Vec<_>>();
+            let list = owners.join(", ");
+            let message = format!("{}: `{key}` belongs to kind {list}; this check is of kind {}", scope.place, kind.as_str());
+            r.problems.error(cell.span(), message, format!("remove it, or write kind = \"{}\"", owners[0]));
+        }
+    }
+    if kind == Kind::None {
+        let general = [&raw.interval_ms, &raw.timeout_ms, &raw.fall, &raw.rise, &raw.port, &raw.via, &raw.route];
+        if let Some(cell) = general.into_iter().flatten().next() {
+            let message = format!("{}: nothing is probed (kind none): backends count as up", scope.place);
+            r.problems.warning(cell.span(), message, "add kind = \"tcp\", \"http\", \"https\" or \"udp\", or remove these keys");
+        }
+    }
+}
+
+fn path(r: &mut Reader<'_, '_>, scope: &Scope, cell: Cell) -> String {
+    let help = "write what stands behind the host in a URL, beginning with /, like \"/healthz\"";
+    let read = r.text(scope, "path", cell, help).and_then(|path, span| {
+        if path.starts_with('/') && path.len() <= PAYLOAD_MAX && path.bytes().all(|b| b.is_ascii_graphic()) {
+            return Some(path);
+        }
+        let message = format!("{}: `path` {} is no path of a request", scope.place, shown(&path));
+        r.problems.error(span.clone(), message, format!("{help}; other characters as %20"));
+        None
+    });
+    read.or("/".to_owned())
+}
+
+/// A text that goes into a header.
+fn word(r: &mut Reader<'_, '_>, scope: &Scope, key: &str, cell: Cell, help: &str) -> Option<String> {
+    let read = r.text(scope, key, cell, help).and_then(|word, span| {
+        if word.len() <= 253 && word.bytes().all(|b| b.is_ascii_graphic()) {
+            return Some(word);
+        }
+        r.problems.error(span.clone(), format!("{}: `{key}` {} is no host name", scope.place, shown(&word)), help);
+        None
+    });
+    read.ok()
+}
+
+fn statuses(r: &mut Reader<'_, '_>, scope: &Scope, cell: Cell) -> Vec<(u16, u16)> {
+    let default = vec![(200, 399)];
+    let Some(cell) = cell else { return default };
+    let span = cell.span();
+    let items = match cell.into_inner() {
+        Value::Array(items) => items,
+        one => vec![one],
+    };
+    let help = "write 200, or a list of statuses and ranges from 100 to 599 like [200, 204, \"300-399\"]";
+    if items.is_empty() || items.len() > STATUSES_MAX {
+        let message = format!("{}: `expect_status` has {} entries", scope.place, items.len());
+        r.problems.error(span, message, format!("at least 1, at most {STATUSES_MAX}; {help}"));
+        return default;
+    }
+    let mut statuses = Vec::new();
+    for item in items {
+        let range = match &item {
+            Value::Integer(status) => u16::try_from(*status).ok().map(|s| (s, s)),
+            Value::String(text) => match text.split_once('-') {
+                Some((first, last)) => first.parse().ok().zip(last.parse().ok()),
+                None => text.parse().ok().map(|s| (s, s)),
+            },
+            _ => None,
+        };
+        match range {
+            Some((first, last)) if 100 <= first && first <= last && last <= 599 => statuses.push((first, last)),
+            _ => {
+                let item = shown(&item.to_string().replace('"', ""));
+                let message = format!("{}: `expect_status` {item} is no status or range of statuses", scope.place);
+                r.problems.error(span.clone(), message, help);
+            }
+        }
+    }
+    statuses
+}
+
+fn via(
+    r: &mut Reader<'_, '_>,
+    scope: &Scope,
+    cell: Cell,
+    kind: Kind,
+    kind_span: &Span,
+    around: &Surroundings,
+) -> Option<String> {
+    let via = r.interface(scope, "via", cell);
+    if !via.is_absent() || kind == Kind::None {
+        return via.ok();
+    }
+    if !around.has_exception && !r.misspelt.contains("via") {
+        let message = format!("{}: kind {} needs `via`: there is no exception interface", scope.place, kind.as_str());
+        let help = "name the kernel interface the probes leave by, like via = \"eth1\"; or add exception = \"gw0\" to the [[port]]; or write kind = \"none\"";
+        r.problems.error(kind_span.clone(), message, help);
+    }
+    around.exceptions.first().cloned()
+}
+
+/// A probe through the tunnel is sent by the kernel to the VIP and comes to us by an exception port.
+fn tunnel(
+    r: &mut Reader<'_, '_>,
+    scope: &Scope,
+    span: &Span,
+    service: &ServiceFacts,
+    via: Option<&str>,
+    around: &Surroundings,
+) {
+    let place = &scope.place;
+    if !around.has_exception {
+        let message = format!("{place}: `route = \"tunnel\"` needs a port with `exception`");
+        let help = "the kernel's probes reach the tunnel through it: add exception = \"gw0\" to the [[port]], or write route = \"direct\"";
+        r.problems.error(span.clone(), message, help);
+    } else if let Some(via) = via
+        && !around.exceptions.iter().any(|e| e == via)
+    {
+        let list = around.exceptions.join(", ");
+        let message = format!("{place}: `route = \"tunnel\"` cannot leave by \"{via}\"");
+        r.problems.error(span.clone(), message, format!("via must be an exception interface ({list}); leave it out"));
+    }
+    if let Some(vip) = service.vip.filter(|vip| !vip.is_host()) {
+        let message = format!("{place}: `route = \"tunnel\"` cannot probe the prefix {vip}");
+        r.problems.error(span.clone(), message, "a probe goes to one address: write route = \"direct\"");
+    }
+}

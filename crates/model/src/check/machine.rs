@@ -1,0 +1,229 @@
+//! `[machine]`, `[api]`, `[metrics]`, `[timeouts]`.
+
+use super::Span;
+use super::read::{Read, Reader, Scope, shown};
+use crate::config::{Api, Machine, Metrics, Timeouts, Tls};
+use crate::raw::{self, Cell};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use toml::Spanned;
+
+/// The key printed in every example: 00 01 02 … 0f.
+pub(super) const SAMPLE_KEY: [u8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+/// Longest path of a unix socket, bytes: `sun_path` less its final zero.
+const SOCKET_PATH_MAX: usize = 107;
+
+pub(super) fn machine(r: &mut Reader<'_, '_>, raw: Option<Spanned<raw::Machine>>) -> Machine {
+    let mut machine = Machine {
+        name: String::new(),
+        address: None,
+        address6: None,
+        next_hop_mac: None,
+        cluster_key: SAMPLE_KEY,
+        state_dir: PathBuf::from("/var/lib/guideway"),
+    };
+    let Some(raw) = raw else {
+        if !r.misspelt.contains("machine") {
+            r.problems.error(0..0, "there is no [machine]", "begin with [machine] and name = \"lb1\"");
+        }
+        return machine;
+    };
+    let scope = Scope::new("machine", raw.span());
+    let raw = raw.into_inner();
+
+    let name = r.name(&scope, raw.name);
+    if name.is_absent() {
+        r.missing(&scope, "name", "give the machine a name, like name = \"lb1\"; it also tells its DPDK files apart");
+    }
+    machine.name = name.or(String::new());
+
+    let help = "write the machine's own IPv4 address, like \"10.0.2.11\"";
+    let address = r.address(&scope, "address", raw.address, help).and_then(|addr, span| match addr {
+        IpAddr::V4(addr) => Some(addr),
+        IpAddr::V6(_) => {
+            let message = format!("machine: `address` {addr} is an IPv6 address");
+            r.problems.error(span.clone(), message, "address is for IPv4; move it to address6");
+            None
+        }
+    });
+    machine.address = address.ok();
+    let help = "write the machine's own IPv6 address, like \"fd00:2::11\"";
+    let address6 = r.address(&scope, "address6", raw.address6, help).and_then(|addr, span| match addr {
+        IpAddr::V6(addr) => Some(addr),
+        IpAddr::V4(_) => {
+            let message = format!("machine: `address6` {addr} is an IPv4 address");
+            r.problems.error(span.clone(), message, "address6 is for IPv6; move it to address");
+            None
+        }
+    });
+    machine.address6 = address6.ok();
+    machine.next_hop_mac = r.mac(&scope, "next_hop_mac", raw.next_hop_mac).ok();
+
+    let key_help = "make one with `openssl rand -hex 16` and give it to every machine of the cluster";
+    let key_span = raw.cluster_key.as_ref().map(Spanned::span);
+    let key = r.text(&scope, "cluster_key", raw.cluster_key, key_help).and_then(|text, span| {
+        let key = key(&text);
+        if key.is_none() {
+            let digits = text.chars().count();
+            let message = format!("machine: `cluster_key` is not 32 hexadecimal digits ({digits} characters)");
+            r.problems.error(span.clone(), message, key_help);
+        }
+        key
+    });
+    match &key {
+        Read::Absent if !r.misspelt.contains("cluster_key") => {
+            let message = "machine: without `cluster_key` the published sample key is used: anyone can aim at one slot";
+            r.problems.warning(scope.span.clone(), message, key_help);
+        }
+        Read::Given(key, _) if *key == SAMPLE_KEY => {
+            let message = "machine: `cluster_key` is the published sample key: anyone can aim at one slot";
+            r.problems.warning(key_span.unwrap_or(0..0), message, key_help);
+        }
+        _ => {}
+    }
+    machine.cluster_key = key.or(SAMPLE_KEY);
+    if let Some(dir) = r.path(&scope, "state_dir", raw.state_dir).ok() {
+        machine.state_dir = dir.into();
+    }
+    machine
+}
+
+fn key(text: &str) -> Option<[u8; 16]> {
+    if text.len() != 32 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    u128::from_str_radix(text, 16).ok().map(u128::to_be_bytes)
+}
+
+fn listen(r: &mut Reader<'_, '_>, scope: &Scope, cell: Cell) -> Read<SocketAddr> {
+    let help = "write address:port, like \"127.0.0.1:8080\" or \"[::1]:8080\"";
+    r.text(scope, "listen", cell, help).and_then(|text, span| {
+        let addr: Option<SocketAddr> = text.parse().ok();
+        match addr {
+            Some(addr) if addr.port() != 0 => return Some(addr),
+            Some(_) => {
+                let message = format!("{}: `listen` has port 0", scope.place);
+                r.problems.error(span.clone(), message, "choose a port from 1 to 65535");
+            }
+            None => {
+                let message = format!("{}: `listen` {} is no address and port", scope.place, shown(&text));
+                r.problems.error(span.clone(), message, help);
+            }
+        }
+        None
+    })
+}
+
+pub(super) fn metrics(r: &mut Reader<'_, '_>, raw: Option<Spanned<raw::Metrics>>) -> Metrics {
+    let Some(raw) = raw else { return Metrics { listen: None } };
+    let scope = Scope::new("metrics", raw.span());
+    let listen = listen(r, &scope, raw.into_inner().listen);
+    if let Read::Given(addr, span) = &listen
+        && !addr.ip().is_loopback()
+    {
+        r.problems.warning(
+            span.clone(),
+            format!("metrics: everyone who reaches {addr} can read the metrics; there is no login"),
+            "listen on a management address or on loopback, or read /metrics through the API",
+        );
+    }
+    Metrics { listen: listen.ok() }
+}
+
+pub(super) fn api(r: &mut Reader<'_, '_>, raw: Option<Spanned<raw::Api>>, machine: &str, metrics: &Metrics) -> Api {
+    let default = PathBuf::from(format!("/run/guideway/{machine}.sock"));
+    let Some(raw) = raw else {
+        return Api { socket: default, listen: None, token_file: None, tls: None };
+    };
+    let scope = Scope::new("api", raw.span());
+    let raw = raw.into_inner();
+    let socket = r.path(&scope, "socket", raw.socket).and_then(|path, span| {
+        if path.len() <= SOCKET_PATH_MAX {
+            return Some(path);
+        }
+        let message = format!("api: `socket` has {} bytes", path.len());
+        let help = format!("the kernel allows {SOCKET_PATH_MAX}: choose a shorter path, like {}", default.display());
+        r.problems.error(span.clone(), message, help);
+        None
+    });
+    let has_token = raw.token_file.is_some() || r.misspelt.contains("token_file");
+    let has_tls = raw.tls.is_some() || r.misspelt.contains("tls");
+    let written = raw.listen.is_some() || r.misspelt.contains("listen");
+    let unused: [(&str, Option<Span>); 2] =
+        [("token_file", raw.token_file.as_ref().map(Spanned::span)), ("tls", raw.tls.as_ref().map(Spanned::span))];
+
+    let listen = listen(r, &scope, raw.listen);
+    if let Read::Given(addr, span) = &listen {
+        if !has_token {
+            let message = format!("api: `listen` {addr} needs `token_file`");
+            let help = "write a secret into a file, name it as token_file, and let clients send it as bearer token; or remove listen: the unix socket needs none";
+            r.problems.error(span.clone(), message, help);
+        }
+        if !has_tls && !addr.ip().is_loopback() {
+            let message = format!("api: `listen` {addr} is not a loopback address and needs `tls`");
+            let help = "add tls = { cert = \"/etc/guideway/cert.pem\", key = \"/etc/guideway/key.pem\" }, or listen on 127.0.0.1";
+            r.problems.error(span.clone(), message, help);
+        }
+        if metrics.listen == Some(*addr) {
+            let message = format!("api: `listen` {addr} is also metrics.listen");
+            r.problems.error(span.clone(), message, "choose another port for one; the API serves /metrics, too");
+        }
+    }
+    if !written {
+        for (key, span) in unused {
+            if let Some(span) = span {
+                let message = format!("api: `{key}` has no effect without `listen`");
+                r.problems.warning(span, message, "add listen = \"127.0.0.1:8080\", or remove the key");
+            }
+        }
+    }
+    let tls = raw.tls.and_then(|tls| {
+        let scope = Scope::new("api.tls", tls.span());
+        let tls = tls.into_inner();
+        let mut file = |key: &str, cell: Cell, required: bool| {
+            let read = r.path(&scope, key, cell);
+            if required && read.is_absent() {
+                r.missing(&scope, key, "tls needs the PEM files of cert and key");
+            }
+            read.ok().map(PathBuf::from)
+        };
+        let (cert, key, client_ca) =
+            (file("cert", tls.cert, true), file("key", tls.key, true), file("client_ca", tls.client_ca, false));
+        Some(Tls { cert: cert?, key: key?, client_ca })
+    });
+    Api {
+        socket: socket.ok().map_or(default, PathBuf::from),
+        listen: listen.ok(),
+        token_file: r.path(&scope, "token_file", raw.token_file).ok().map(PathBuf::from),
+        tls,
+    }
+}
+
+pub(super) fn timeouts(r: &mut Reader<'_, '_>, raw: Option<Spanned<raw::Timeouts>>) -> Timeouts {
+    let span = raw.as_ref().map_or(0..0, Spanned::span);
+    let scope = Scope::new("timeouts", span);
+    let raw = raw.map(Spanned::into_inner).unwrap_or_default();
+    let mut seconds = |key: &str, cell: Cell, default: u32| {
+        let help = format!("seconds; leave it out for {default}");
+        let read = r.number(&scope, key, cell, (1, 86_400), &help);
+        (read.span(), read.or(default))
+    };
+    let (_, tcp_established_s) = seconds("tcp_established_s", raw.tcp_established_s, 1800);
+    let (closing, tcp_closing_s) = seconds("tcp_closing_s", raw.tcp_closing_s, 30);
+    let (syn, syn_s) = seconds("syn_s", raw.syn_s, 30);
+    let (_, udp_s) = seconds("udp_s", raw.udp_s, 60);
+    let help = "milliseconds; leave it out for 1000";
+    let fragment_ms = r.number(&scope, "fragment_ms", raw.fragment_ms, (10, 60_000), help).or(1000);
+    for (key, span, value) in [("tcp_closing_s", closing, tcp_closing_s), ("syn_s", syn, syn_s)] {
+        if let Some(span) = span
+            && value > tcp_established_s
+        {
+            r.problems.warning(
+                span,
+                format!("timeouts: `{key}` ({value}) is longer than `tcp_established_s` ({tcp_established_s})"),
+                "flows that are over would outlive flows that are used; 30 is usual",
+            );
+        }
+    }
+    Timeouts { tcp_established_s, tcp_closing_s, syn_s, udp_s, fragment_ms }
+}

@@ -1,0 +1,367 @@
+//! The checked configuration. [`crate::load`] is the only way to make one from text.
+
+mod memory;
+mod names;
+mod restart;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
+/// A checked configuration: every value in range, every reference resolved, every default filled in.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Config {
+    /// `[machine]`
+    pub machine: Machine,
+    /// `[api]`
+    pub api: Api,
+    /// `[metrics]`
+    pub metrics: Metrics,
+    /// `[timeouts]`
+    pub timeouts: Timeouts,
+    /// `[dpdk]`
+    pub dpdk: Dpdk,
+    /// `[workers]`
+    pub workers: Workers,
+    /// `[[port]]`, at least one
+    pub ports: Vec<Port>,
+    /// `[[service]]`, possibly none
+    pub services: Vec<Service>,
+}
+
+/// `[machine]`
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Machine {
+    /// Name: 1 to 63 of `a-z A-Z 0-9 . _ -`; part of the EAL file prefix `guideway-<name>`.
+    pub name: String,
+    /// Outer source IPv4 and the machine's data address.
+    pub address: Option<Ipv4Addr>,
+    /// Outer source IPv6.
+    pub address6: Option<Ipv6Addr>,
+    /// Static next hop of everything that is not given a MAC.
+    pub next_hop_mac: Option<Mac>,
+    /// 16 bytes; the sample key (00 01 … 0f) draws a warning.
+    #[serde(skip)]
+    pub cluster_key: [u8; 16],
+    /// Default `/var/lib/guideway`.
+    pub state_dir: PathBuf,
+}
+
+/// A MAC address.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Mac(pub [u8; 6]);
+
+/// `[api]`
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Api {
+    /// Unix socket; default `/run/guideway/<machine.name>.sock`. Mode 0660, group guideway where it exists.
+    pub socket: PathBuf,
+    /// Optional TCP listener; needs `token_file`, and `tls` unless the address is loopback.
+    pub listen: Option<SocketAddr>,
+    /// File whose first line is the bearer token.
+    pub token_file: Option<PathBuf>,
+    /// Certificate and key.
+    pub tls: Option<Tls>,
+}
+
+/// `tls = { cert = "…", key = "…", client_ca = "…" }`
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Tls {
+    /// PEM chain.
+    pub cert: PathBuf,
+    /// PEM key.
+    pub key: PathBuf,
+    /// When given, clients must present a certificate of this CA.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// `[metrics]`
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Metrics {
+    /// Optional TCP listener for `/metrics`; the API serves `/metrics` in any case.
+    pub listen: Option<SocketAddr>,
+}
+
+/// `[timeouts]`; seconds 1 to 86,400, milliseconds 10 to 60,000.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub struct Timeouts {
+    /// Default 1800.
+    pub tcp_established_s: u32,
+    /// Default 30.
+    pub tcp_closing_s: u32,
+    /// Default 30.
+    pub syn_s: u32,
+    /// Default 60.
+    pub udp_s: u32,
+    /// Default 1000.
+    pub fragment_ms: u32,
+}
+
+/// `[dpdk]`
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Dpdk {
+    /// Passed to EAL before our own.
+    pub eal_args: Vec<String>,
+}
+
+/// `[workers]`
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Workers {
+    /// One worker each; 1 to 64 distinct CPUs.
+    pub cpus: Vec<u16>,
+    /// CPUs of the management core; default: every CPU that is no worker's, or all when there is none.
+    pub management_cpus: Vec<u16>,
+    /// Idle policy.
+    pub idle: Idle,
+    /// IPv4 flows a worker; default 1,048,576.
+    pub flows: u64,
+    /// Wide flows (IPv6, any-port, prefix) a worker; default the same.
+    pub wide_flows: u64,
+}
+
+/// What a worker does after empty turns.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Idle {
+    /// Spins.
+    Busy,
+    /// Backs off to short sleeps.
+    Adaptive,
+}
+
+/// `[[port]]`
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Port {
+    /// Unique name.
+    pub name: String,
+    /// A DPDK vdev (`net_…`) or PCI address with arguments.
+    pub device: String,
+    /// 1280 to 9000 (IPv4-only: from 576); default 1500.
+    pub mtu: u16,
+    /// MAC to use instead of the device's own.
+    pub mac: Option<Mac>,
+    /// Kernel interface to create; at most 15 bytes.
+    pub exception: Option<String>,
+    /// Set on it at every start.
+    pub exception_addresses: Vec<Net>,
+    /// Default routes through it (at most one of each family): `exception_gateway`, `exception_gateway6`.
+    pub exception_gateway: Option<Ipv4Addr>,
+    /// IPv6 gateway.
+    pub exception_gateway6: Option<Ipv6Addr>,
+}
+
+/// An address with a prefix length; host bits allowed for interface addresses, refused for VIP prefixes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Net {
+    /// Address.
+    pub addr: IpAddr,
+    /// Prefix length.
+    pub len: u8,
+}
+
+/// `[[service]]`
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Service {
+    /// Unique name.
+    pub name: String,
+    /// Address (then `len` is 32 or 128) or prefix (IPv6 /96 or longer).
+    pub vip: Net,
+    /// 0 = any.
+    pub port: u16,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// Forwarding mode.
+    pub mode: Mode,
+    /// Prime, larger than the number of backends, 251 to 5,000,011; default 65,537.
+    pub maglev_size: u32,
+    /// `hash`
+    pub hash: Hash,
+    /// Default 6080.
+    pub gue_port: u16,
+    /// Default 4789.
+    pub vxlan_port: u16,
+    /// Default 100; 24 bits.
+    pub vni: u32,
+    /// Path MTU to the backends; default the port's.
+    pub mtu: Option<u16>,
+    /// Default keep; `reset` is refused by name.
+    pub on_down: OnDown,
+    /// Default reset.
+    pub on_empty: OnEmpty,
+    /// Share of backends down (0 to 100) above which health is disregarded; default 50; 0 = never disregard.
+    pub panic_percent: u8,
+    /// How long a removed backend's flows may live on; default 300,000.
+    pub drain_timeout_ms: u64,
+    /// Default none.
+    pub announce: Announce,
+    /// `[service.health]`; default kind none.
+    pub health: Health,
+    /// `[[service.backend]]`, possibly none.
+    pub backends: Vec<Backend>,
+}
+
+/// Transport protocol of a service.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// 6
+    Tcp,
+    /// 17
+    Udp,
+}
+
+/// Forwarding mode.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// IP in IP
+    Ipip,
+    /// GRE
+    Gre,
+    /// GUE variant 0
+    Gue,
+    /// VXLAN
+    Vxlan,
+    /// MAC rewrite
+    L2,
+}
+
+/// What the slot is computed from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Hash {
+    /// 5-tuple
+    Tuple,
+    /// Source address
+    Source,
+}
+
+/// Fate of established flows of a down backend.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDown {
+    /// They stay
+    Keep,
+    /// Next packet steered anew
+    Reselect,
+}
+
+/// Fate of packets when no backend is usable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnEmpty {
+    /// RST or port unreachable
+    Reset,
+    /// Silence
+    Drop,
+}
+
+/// Whether the VIP is put on the loopback while the service is ready.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Announce {
+    /// No
+    None,
+    /// Yes: the kernel answers ARP and ND, a routing daemon can export it
+    Kernel,
+}
+
+/// `[service.health]`; times 10 to 600,000 ms, timeout not above interval.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Health {
+    /// What is probed, with its parameters.
+    pub kind: HealthKind,
+    /// Default 1000.
+    pub interval_ms: u32,
+    /// Default 500 (or the interval, if smaller).
+    pub timeout_ms: u32,
+    /// Default 3; 1 to 100.
+    pub fall: u32,
+    /// Default 2; 1 to 100.
+    pub rise: u32,
+    /// Probed port; default the service's (must be given for any-port services).
+    pub port: Option<u16>,
+    /// Interface the probe leaves by; default the exception interface of the (first) port.
+    pub via: Option<String>,
+    /// direct: to the backend's address; tunnel: to the VIP through the traffic's own encapsulation.
+    pub route: Route,
+}
+
+/// What is probed.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum HealthKind {
+    /// Always up.
+    None,
+    /// Connect; optionally send and expect a prefix of the answer.
+    Tcp {
+        /// Bytes to send.
+        send: Option<String>,
+        /// Bytes the answer must contain.
+        expect: Option<String>,
+    },
+    /// GET.
+    Http(HttpCheck),
+    /// GET over TLS; the certificate is not verified.
+    Https(HttpCheck),
+    /// Datagram; passes on an answer (that contains `expect`), fails on ICMP unreachable or silence.
+    Udp {
+        /// Bytes to send; default empty.
+        send: Option<String>,
+        /// Bytes the answer must contain.
+        expect: Option<String>,
+    },
+}
+
+/// HTTP parameters.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct HttpCheck {
+    /// Default `/`.
+    pub path: String,
+    /// Host header; default the VIP.
+    pub host: Option<String>,
+    /// Accepted statuses; default 200 to 399.
+    pub expect_status: Vec<(u16, u16)>,
+    /// Bytes the body (first 64 KiB) must contain.
+    pub expect: Option<String>,
+    /// TLS server name; default `host`.
+    pub sni: Option<String>,
+}
+
+/// Way of a probe.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Route {
+    /// To the backend's own address
+    Direct,
+    /// Encapsulated like the traffic
+    Tunnel,
+}
+
+/// `[[service.backend]]`
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Backend {
+    /// Unique within the service; identity in the Maglev table.
+    pub name: String,
+    /// Address; of either family in ipip, gre, gue and vxlan; of the VIP's family in l2.
+    pub address: IpAddr,
+    /// 0 to 65,535; default 1; 0 = no new flows.
+    pub weight: u32,
+    /// Next hop for l2 (and of an outer header), inner destination for vxlan.
+    pub mac: Option<Mac>,
+    /// Default up.
+    pub state: AdminState,
+}
+
+/// What the operator wants.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum AdminState {
+    /// As health says.
+    Up,
+    /// Down whatever health says.
+    Down,
+    /// No new flows.
+    Drain,
+}

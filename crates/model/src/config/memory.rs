@@ -1,0 +1,33 @@
+//! What a config costs.
+
+use super::Config;
+
+/// Bytes of a narrow flow at the table's load of 0.8.
+const NARROW_FLOW_BYTES: u64 = 16;
+/// Bytes of a wide flow at the table's load of 0.8.
+const WIDE_FLOW_BYTES: u64 = 32;
+/// Bytes of a Maglev slot.
+const SLOT_BYTES: u64 = 2;
+/// Bytes of a backend in the view and its counters, about.
+const BACKEND_BYTES: u64 = 256;
+
+impl Config {
+    /// Bytes of the flow tables of all workers.
+    pub fn flow_table_bytes(&self) -> u64 {
+        let worker = self
+            .workers
+            .flows
+            .saturating_mul(NARROW_FLOW_BYTES)
+            .saturating_add(self.workers.wide_flows.saturating_mul(WIDE_FLOW_BYTES));
+        worker.saturating_mul(self.workers.cpus.len() as u64)
+    }
+
+    /// Bytes of flow tables and Maglev tables, about; two generations of the latter live while workers change over.
+    /// Packet buffers are not counted: they depend on the devices.
+    pub fn memory_bytes(&self) -> u64 {
+        let services = self.services.iter().map(|s| {
+            2 * SLOT_BYTES * u64::from(s.maglev_size) + BACKEND_BYTES * s.backends.len() as u64
+        });
+        services.fold(self.flow_table_bytes(), u64::saturating_add)
+    }
+}

@@ -1,0 +1,59 @@
+//! Which keys a running guidewayd cannot change.
+
+use super::{Config, Port};
+
+impl Config {
+    /// Keys that differ in `new` and need a restart, in the order of the file: `machine.name`, `workers.cpus`,
+    /// `port.data0.mtu`, `port.data1` for a port that came or went.
+    pub fn restart_keys(&self, new: &Config) -> Vec<String> {
+        let (old, mut keys) = (self, Vec::new());
+        let mut compare = |key: &str, same: bool| {
+            if !same {
+                keys.push(key.to_owned());
+            }
+        };
+        compare("machine.name", old.machine.name == new.machine.name);
+        compare("machine.cluster_key", old.machine.cluster_key == new.machine.cluster_key);
+        compare("machine.state_dir", old.machine.state_dir == new.machine.state_dir);
+        compare("api.socket", old.api.socket == new.api.socket);
+        compare("api.listen", old.api.listen == new.api.listen);
+        compare("api.token_file", old.api.token_file == new.api.token_file);
+        compare("api.tls", old.api.tls == new.api.tls);
+        compare("metrics.listen", old.metrics.listen == new.metrics.listen);
+        compare("dpdk.eal_args", old.dpdk.eal_args == new.dpdk.eal_args);
+        compare("workers.cpus", old.workers.cpus == new.workers.cpus);
+        compare("workers.management_cpus", old.workers.management_cpus == new.workers.management_cpus);
+        compare("workers.idle", old.workers.idle == new.workers.idle);
+        compare("workers.flows", old.workers.flows == new.workers.flows);
+        compare("workers.wide_flows", old.workers.wide_flows == new.workers.wide_flows);
+        let same_order = old.ports.iter().map(|p| &p.name).eq(new.ports.iter().map(|p| &p.name));
+        for port in &old.ports {
+            match new.ports.iter().find(|p| p.name == port.name) {
+                Some(other) => port_keys(port, other, &mut keys),
+                None => keys.push(format!("port.{}", port.name)),
+            }
+        }
+        for port in new.ports.iter().filter(|p| old.ports.iter().all(|o| o.name != p.name)) {
+            keys.push(format!("port.{}", port.name));
+        }
+        if !same_order && old.ports.len() == new.ports.len() && keys.iter().all(|k| !k.starts_with("port.")) {
+            keys.push("port (order)".to_owned());
+        }
+        keys
+    }
+}
+
+fn port_keys(old: &Port, new: &Port, keys: &mut Vec<String>) {
+    let mut compare = |key: &str, same: bool| {
+        if !same {
+            keys.push(format!("port.{}.{key}", old.name));
+        }
+    };
+    compare("device", old.device == new.device);
+    compare("mtu", old.mtu == new.mtu);
+    compare("mac", old.mac == new.mac);
+    compare("exception", old.exception == new.exception);
+    compare("exception_addresses", old.exception_addresses == new.exception_addresses);
+    compare("exception_gateway", old.exception_gateway == new.exception_gateway);
+    compare("exception_gateway6", old.exception_gateway6 == new.exception_gateway6);
+}

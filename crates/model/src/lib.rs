@@ -1,0 +1,26 @@
+//! The words both sides speak: the config and its diagnostics, and the API's types.
+//!
+//! Rule of this crate: text comes in, and either a checked value or a [`diagnostic::Report`] with the place and the
+//! remedy comes out. Nothing here does anything.
+#![forbid(unsafe_code)]
+
+pub mod api;
+pub mod config;
+pub mod diagnostic;
+pub mod load;
+pub mod mac;
+pub mod net;
+pub mod schema;
+
+mod check;
+mod raw;
+mod shape;
+mod suggest;
+
+pub use config::Config;
+pub use diagnostic::{Diagnostic, Report, Severity};
+pub use load::{Loaded, TEXT_MAX, load};
+pub use schema::schema;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,130 @@
+//! Addresses with a prefix length as text.
+
+use crate::config::Net;
+use serde::{Serialize, Serializer};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+/// Why a text is no network.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ParseNetError {
+    /// The part before the slash.
+    #[error("not an IPv4 or IPv6 address")]
+    Address,
+    /// The part after the slash.
+    #[error("the prefix length is not a number from 0 to {max}")]
+    Length {
+        /// 32 or 128.
+        max: u8,
+    },
+}
+
+impl Net {
+    /// The longest prefix length of a family.
+    pub const fn len_max(addr: IpAddr) -> u8 {
+        if addr.is_ipv4() { 32 } else { 128 }
+    }
+
+    /// A single address.
+    pub const fn host(addr: IpAddr) -> Net {
+        Net { addr, len: Net::len_max(addr) }
+    }
+
+    /// Whether it holds exactly one address.
+    pub const fn is_host(self) -> bool {
+        self.len == Net::len_max(self.addr)
+    }
+
+    /// The network's own address: host bits cleared.
+    pub const fn network(self) -> IpAddr {
+        match self.addr {
+            IpAddr::V4(a) => IpAddr::V4(Ipv4Addr::from_bits(a.to_bits() & mask4(self.len))),
+            IpAddr::V6(a) => IpAddr::V6(Ipv6Addr::from_bits(a.to_bits() & mask6(self.len))),
+        }
+    }
+
+    /// Whether `addr` lies in it.
+    pub fn contains(self, addr: IpAddr) -> bool {
+        addr.is_ipv4() == self.addr.is_ipv4() && Net { addr, len: self.len }.network() == self.network()
+    }
+
+    /// Whether the two share an address.
+    pub fn overlaps(self, other: Net) -> bool {
+        if self.len <= other.len { self.contains(other.addr) } else { other.contains(self.addr) }
+    }
+}
+
+const fn mask4(len: u8) -> u32 {
+    if len == 0 { 0 } else { u32::MAX << (32 - if len > 32 { 32 } else { len }) }
+}
+
+const fn mask6(len: u8) -> u128 {
+    if len == 0 { 0 } else { u128::MAX << (128 - if len > 128 { 128 } else { len }) }
+}
+
+impl FromStr for Net {
+    type Err = ParseNetError;
+
+    /// `address` (then a host) or `address/len`.
+    fn from_str(text: &str) -> Result<Net, ParseNetError> {
+        let (addr, len) = match text.split_once('/') {
+            Some((addr, len)) => (addr, Some(len)),
+            None => (text, None),
+        };
+        let addr: IpAddr = addr.parse().map_err(|_| ParseNetError::Address)?;
+        let Some(len) = len else { return Ok(Net::host(addr)) };
+        let max = Net::len_max(addr);
+        let digits = !len.is_empty() && len.len() <= 3 && len.bytes().all(|b| b.is_ascii_digit());
+        match len.parse::<u8>() {
+            Ok(len) if digits && len <= max => Ok(Net { addr, len }),
+            _ => Err(ParseNetError::Length { max }),
+        }
+    }
+}
+
+impl fmt::Display for Net {
+    /// As it is written in the config: a host without its length.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_host() { self.addr.fmt(f) } else { write!(f, "{}/{}", self.addr, self.len) }
+    }
+}
+
+impl Serialize for Net {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn net(text: &str) -> Net {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn texts() {
+        assert!(net("10.0.0.1").is_host() && net("::1/128").is_host());
+        assert_eq!(net("10.0.2.11/24").network(), "10.0.2.0".parse::<IpAddr>().unwrap());
+        assert_eq!(net("2001:db8::7/96").to_string(), "2001:db8::7/96");
+        assert_eq!("10.0.0.1/33".parse::<Net>(), Err(ParseNetError::Length { max: 32 }));
+        for bad in ["10.0.0.1/", "10.0.0.1/+8", "::/129", "10.0.0.1/0008"] {
+            assert!(matches!(bad.parse::<Net>(), Err(ParseNetError::Length { .. })), "{bad}");
+        }
+        for bad in ["", "10.0.0", "10.0.0.1.2", "fe80::1%eth0", "/8", " 10.0.0.1"] {
+            assert_eq!(bad.parse::<Net>(), Err(ParseNetError::Address), "{bad}");
+        }
+    }
+
+    #[test]
+    fn membership() {
+        assert!(net("0.0.0.0/0").contains("255.1.2.3".parse().unwrap()));
+        assert!(!net("0.0.0.0/0").contains("::1".parse().unwrap()));
+        assert!(net("::/0").contains("::1".parse().unwrap()));
+        assert!(!net("10.0.2.0/24").contains("10.0.3.0".parse().unwrap()));
+        assert!(net("10.0.0.0/8").overlaps(net("10.1.0.0/16")) && net("10.1.0.0/16").overlaps(net("10.0.0.0/8")));
+        assert!(!net("10.0.0.0/16").overlaps(net("10.1.0.0/16")));
+    }
+}

@@ -1,0 +1,399 @@
+//! The config file as it is written: every key, no rule but the shape.
+//!
+//! Values stay TOML values with their places, so that a wrong type is reported like any other mistake, next to the
+//! others, and not by the first serde error alone. The types for the schema stand beside them.
+
+use crate::config::{AdminState, Announce, Hash, Idle, Mode, OnDown, OnEmpty, Protocol, Route};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::Deserialize;
+use toml::{Spanned, Value};
+
+/// One value and its place, or nothing.
+pub(crate) type Cell = Option<Spanned<Value>>;
+/// A list, with the place of each item.
+pub(crate) type List = Option<Spanned<Vec<Spanned<Value>>>>;
+
+/// Configuration of guidewayd.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "Guideway configuration")]
+pub(crate) struct File {
+    #[schemars(with = "Machine")]
+    pub(crate) machine: Option<Spanned<Machine>>,
+    #[serde(default)]
+    #[schemars(with = "Api")]
+    pub(crate) api: Option<Spanned<Api>>,
+    #[serde(default)]
+    #[schemars(with = "Metrics")]
+    pub(crate) metrics: Option<Spanned<Metrics>>,
+    #[serde(default)]
+    #[schemars(with = "Timeouts")]
+    pub(crate) timeouts: Option<Spanned<Timeouts>>,
+    #[serde(default)]
+    #[schemars(with = "Dpdk")]
+    pub(crate) dpdk: Option<Spanned<Dpdk>>,
+    #[serde(default)]
+    #[schemars(with = "Workers")]
+    pub(crate) workers: Option<Spanned<Workers>>,
+    #[schemars(with = "Vec<Port>", length(min = 1, max = 16))]
+    pub(crate) port: Option<Vec<Spanned<Port>>>,
+    #[serde(default)]
+    #[schemars(with = "Vec<Service>", length(max = 4096))]
+    pub(crate) service: Vec<Spanned<Service>>,
+}
+
+/// This machine.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Machine {
+    /// Name: 1 to 63 of a-z A-Z 0-9 . _ -; part of the EAL file prefix.
+    #[schemars(with = "String")]
+    pub(crate) name: Cell,
+    /// Outer source IPv4 and the machine's data address.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    pub(crate) address: Cell,
+    /// Outer source IPv6.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    pub(crate) address6: Cell,
+    /// Static next hop of everything that is not given a MAC; default: the kernel's routes and neighbours.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    pub(crate) next_hop_mac: Cell,
+    /// Key of the cluster hash, 32 hexadecimal digits, the same on every machine.
+    #[serde(default)]
+    #[schemars(with = "String", length(equal = 32))]
+    pub(crate) cluster_key: Cell,
+    /// Where drains and the last applied config live; default /var/lib/guideway.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    pub(crate) state_dir: Cell,
+}
+
+/// HTTP/JSON API.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Api {
+    /// Unix socket; default /run/guideway/NAME.sock.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    pub(crate) socket: Cell,
+    /// TCP listener, address:port; needs token_file, and tls unless the address is loopback.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    pub(crate) listen: Cell,
+    /// File whose first line is the bearer token.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    pub(crate) token_file: Cell,
+    /// Certificate and key of the TCP listener.
+    #[serde(default)]
+    #[schemars(with = "Tls")]
+    pub(crate) tls: Option<Spanned<Tls>>,
+}
+
+/// TLS files, PEM.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Tls {
+    /// Certificate chain.
+    #[schemars(with = "String")]
+    pub(crate) cert: Cell,
+    /// Key.
+    #[schemars(with = "String")]
+    pub(crate) key: Cell,
+    /// When given, clients must present a certificate of this CA.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    pub(crate) client_ca: Cell,
+}
+
+/// Prometheus metrics over TCP; the API serves /metrics in any case.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Metrics {
+    /// Address:port.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    pub(crate) listen: Cell,
+}
+
+/// Idle times.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Timeouts {
+    /// Established TCP flows, seconds; default 1800.
+    #[serde(default)]
+    #[schemars(with = "u32", range(min = 1, max = 86_400))]
+    pub(crate) tcp_established_s: Cell,
+    /// TCP flows after FIN or RST, seconds; default 30.
+    #[serde(default)]
+    #[schemars(with = "u32", range(min = 1, max = 86_400))]
+    pub(crate) tcp_closing_s: Cell,
+    /// TCP flows of which one packet was seen, seconds; default 30.
+    #[serde(default)]
+    #[schemars(with = "u32", range(min = 1, max = 86_400))]
+    pub(crate) syn_s: Cell,
+    /// UDP flows, seconds; default 60.
+    #[serde(default)]
+    #[schemars(with = "u32", range(min = 1, max = 86_400))]
+    pub(crate) udp_s: Cell,
+    /// Fragments, milliseconds; default 1000.
+    #[serde(default)]
+    #[schemars(with = "u32", range(min = 10, max = 60_000))]
+    pub(crate) fragment_ms: Cell,
+}
+
+/// DPDK.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Dpdk {
+    /// EAL arguments put before our own.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>", length(max = 64))]
+    pub(crate) eal_args: List,
+}
+
+/// Poll-mode threads.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Workers {
+    /// CPUs, one worker each; default [0].
+    #[serde(default)]
+    #[schemars(with = "Vec<u16>", length(min = 1, max = 64))]
+    pub(crate) cpus: List,
+    /// CPUs of the management core; default every CPU that is no worker's.
+    #[serde(default)]
+    #[schemars(with = "Vec<u16>")]
+    pub(crate) management_cpus: List,
+    /// What a worker does when there is nothing to do; default busy.
+    #[serde(default)]
+    #[schemars(with = "Idle")]
+    pub(crate) idle: Cell,
+    /// IPv4 flows a worker; default 1048576.
+    #[serde(default)]
+    #[schemars(with = "u64", range(min = 1024, max = 67_108_864))]
+    pub(crate) flows: Cell,
+    /// IPv6, any-port and prefix flows a worker; default as flows.
+    #[serde(default)]
+    #[schemars(with = "u64", range(min = 1024, max = 67_108_864))]
+    pub(crate) wide_flows: Cell,
+}
+
+/// A DPDK port.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Port {
+    /// Unique name.
+    #[schemars(with = "String")]
+    pub(crate) name: Cell,
+    /// A DPDK vdev (net_…) or PCI address, with its arguments.
+    #[schemars(with = "String")]
+    pub(crate) device: Cell,
+    /// 1280 to 9000 bytes, from 576 when nothing is IPv6; default 1500.
+    #[serde(default)]
+    #[schemars(with = "u16", range(min = 576, max = 9000))]
+    pub(crate) mtu: Cell,
+    /// MAC to use instead of the device's own.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    pub(crate) mac: Cell,
+    /// Kernel interface to create for what is not ours; at most 15 bytes.
+    #[serde(default)]
+    #[schemars(with = "String", length(min = 1, max = 15))]
+    pub(crate) exception: Cell,
+    /// Its addresses with prefix lengths, set at every start.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>")]
+    pub(crate) exception_addresses: List,
+    /// IPv4 default route through it.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    pub(crate) exception_gateway: Cell,
+    /// IPv6 default route through it.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    pub(crate) exception_gateway6: Cell,
+}
+
+/// A service: (VIP, port, protocol) and its policy.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Service {
+    /// Unique name.
+    #[schemars(with = "String")]
+    pub(crate) name: Cell,
+    /// Address or prefix (IPv6: /96 or longer).
+    #[schemars(with = "String")]
+    pub(crate) vip: Cell,
+    /// 0 = any port.
+    #[schemars(with = "u16")]
+    pub(crate) port: Cell,
+    /// Default tcp.
+    #[serde(default)]
+    #[schemars(with = "Protocol")]
+    pub(crate) protocol: Cell,
+    /// How packets reach the backends; default ipip.
+    #[serde(default)]
+    #[schemars(with = "Mode")]
+    pub(crate) mode: Cell,
+    /// Slots: a prime; default 65537.
+    #[serde(default)]
+    #[schemars(with = "u32", range(min = 251, max = 5_000_011))]
+    pub(crate) maglev_size: Cell,
+    /// What the slot is computed from; default tuple.
+    #[serde(default)]
+    #[schemars(with = "Hash")]
+    pub(crate) hash: Cell,
+    /// Default 6080; mode gue only.
+    #[serde(default)]
+    #[schemars(with = "u16", range(min = 1))]
+    pub(crate) gue_port: Cell,
+    /// Default 4789; mode vxlan only.
+    #[serde(default)]
+    #[schemars(with = "u16", range(min = 1))]
+    pub(crate) vxlan_port: Cell,
+    /// Default 100; mode vxlan only.
+    #[serde(default)]
+    #[schemars(with = "u32", range(max = 16_777_215))]
+    pub(crate) vni: Cell,
+    /// Path MTU to the backends; default the port's.
+    #[serde(default)]
+    #[schemars(with = "u16", range(min = 576, max = 9000))]
+    pub(crate) mtu: Cell,
+    /// Fate of established flows of a backend that is down; default keep.
+    #[serde(default)]
+    #[schemars(with = "OnDown")]
+    pub(crate) on_down: Cell,
+    /// Answer when no backend is usable; default reset.
+    #[serde(default)]
+    #[schemars(with = "OnEmpty")]
+    pub(crate) on_empty: Cell,
+    /// Share of backends down above which health is disregarded; 0 = never; default 50.
+    #[serde(default)]
+    #[schemars(with = "u8", range(max = 100))]
+    pub(crate) panic_percent: Cell,
+    /// How long flows of a removed backend may live on; default 300000.
+    #[serde(default)]
+    #[schemars(with = "u64", range(max = 86_400_000))]
+    pub(crate) drain_timeout_ms: Cell,
+    /// Whether the kernel holds the VIP while the service is ready; default none.
+    #[serde(default)]
+    #[schemars(with = "Announce")]
+    pub(crate) announce: Cell,
+    #[serde(default)]
+    #[schemars(with = "Health")]
+    pub(crate) health: Option<Spanned<Health>>,
+    #[serde(default)]
+    #[schemars(with = "Vec<Backend>", length(max = 65_535))]
+    pub(crate) backend: Vec<Spanned<Backend>>,
+}
+
+/// Kinds of health check, for the schema.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "lowercase")]
+#[allow(dead_code, reason = "only its schema is used")]
+enum Kind {
+    None,
+    Tcp,
+    Http,
+    Https,
+    Udp,
+}
+
+/// Health check of a service's backends.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Health {
+    /// Default none: backends count as up.
+    #[serde(default)]
+    #[schemars(with = "Kind")]
+    pub(crate) kind: Cell,
+    /// Default 1000.
+    #[serde(default)]
+    #[schemars(with = "u32", range(min = 10, max = 600_000))]
+    pub(crate) interval_ms: Cell,
+    /// Default 500, or the interval if that is smaller.
+    #[serde(default)]
+    #[schemars(with = "u32", range(min = 10, max = 600_000))]
+    pub(crate) timeout_ms: Cell,
+    /// Failures in a row that make a backend down; default 3.
+    #[serde(default)]
+    #[schemars(with = "u32", range(min = 1, max = 100))]
+    pub(crate) fall: Cell,
+    /// Successes in a row that make a backend up; default 2.
+    #[serde(default)]
+    #[schemars(with = "u32", range(min = 1, max = 100))]
+    pub(crate) rise: Cell,
+    /// Default the service's.
+    #[serde(default)]
+    #[schemars(with = "u16", range(min = 1))]
+    pub(crate) port: Cell,
+    /// http, https; default /.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    pub(crate) path: Cell,
+    /// http, https: Host header; default the VIP.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    pub(crate) host: Cell,
+    /// http, https: 200, or [200, 204, "300-399"]; default 200 to 399.
+    #[serde(default)]
+    #[schemars(schema_with = "expect_status_schema")]
+    pub(crate) expect_status: Cell,
+    /// tcp, udp: what is sent.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    pub(crate) send: Cell,
+    /// What the answer (of http and https: the body) must contain.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    pub(crate) expect: Cell,
+    /// https: TLS server name; default host.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    pub(crate) sni: Cell,
+    /// Interface the probes leave by; default the first exception interface.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    pub(crate) via: Cell,
+    /// direct: to the backend's address; tunnel: to the VIP, encapsulated like the traffic. Default direct.
+    #[serde(default)]
+    #[schemars(with = "Route")]
+    pub(crate) route: Cell,
+}
+
+fn expect_status_schema(_: &mut SchemaGenerator) -> Schema {
+    let one = || {
+        serde_json::json!({ "oneOf": [
+            { "type": "integer", "minimum": 100, "maximum": 599 },
+            { "type": "string", "pattern": "^[1-5][0-9][0-9](-[1-5][0-9][0-9])?$" },
+        ] })
+    };
+    json_schema!({ "anyOf": [one(), { "type": "array", "items": one(), "minItems": 1, "maxItems": 16 }] })
+}
+
+/// A backend of a service.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Backend {
+    /// Unique within the service; its identity in the Maglev table.
+    #[schemars(with = "String")]
+    pub(crate) name: Cell,
+    /// IPv4 or IPv6; in mode l2 of the VIP's family.
+    #[schemars(with = "String")]
+    pub(crate) address: Cell,
+    /// Share of new flows; 0 = none; default 1.
+    #[serde(default)]
+    #[schemars(with = "u32", range(max = 65_535))]
+    pub(crate) weight: Cell,
+    /// Next hop; in mode vxlan the inner destination.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    pub(crate) mac: Cell,
+    /// What the operator wants; default up.
+    #[serde(default)]
+    #[schemars(with = "AdminState")]
+    pub(crate) state: Cell,
+}

@@ -1,0 +1,35 @@
+//! The JSON schema of the config file: for editors, and the one list of keys that the loader goes by.
+
+use crate::raw;
+use schemars::generate::SchemaSettings;
+use serde_json::Value;
+use std::sync::OnceLock;
+
+/// The schema (draft 7, nothing referenced). What it cannot say (sums, references, families) [`crate::load`] checks.
+pub fn schema() -> Value {
+    cached().clone()
+}
+
+pub(crate) fn cached() -> &'static Value {
+    static SCHEMA: OnceLock<Value> = OnceLock::new();
+    SCHEMA.get_or_init(|| {
+        let settings = SchemaSettings::draft07().with(|s| s.inline_subschemas = true);
+        settings.into_generator().into_root_schema_for::<raw::File>().to_value()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `UPDATE_SCHEMA=1 cargo test -p model` writes it anew.
+    #[test]
+    fn file_is_current() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs/schema.json");
+        let text = format!("{}\n", serde_json::to_string_pretty(&schema()).unwrap());
+        if std::env::var_os("UPDATE_SCHEMA").is_some() {
+            std::fs::write(path, &text).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(path).unwrap(), text, "run UPDATE_SCHEMA=1 cargo test -p model");
+    }
+}

@@ -1,0 +1,107 @@
+//! The queue as loom explores it: rtrb's two cursors and their orderings, without its cached copies and its
+//! wrapping arithmetic, which only save time.
+//!
+//! The writer owns `tail` and reads `head`; the reader owns `head` and reads `tail`. A slot is written before `tail`
+//! is published (release) and read after `tail` was seen (acquire); the same holds backwards for reuse of the slot.
+#![expect(unsafe_code, reason = "a slot is shared between two threads; loom checks every access to it")]
+
+use loom::cell::UnsafeCell;
+use loom::sync::Arc;
+use loom::sync::atomic::{AtomicUsize, Ordering};
+
+struct Ring<T> {
+    slots: Vec<UnsafeCell<Option<T>>>,
+    head: AtomicUsize,
+    tail: AtomicUsize,
+}
+
+// SAFETY: a slot is touched by the writer only while it lies outside head..tail and by the reader only while it lies
+// inside; the cursors' orderings hand it over.
+unsafe impl<T: Send> Sync for Ring<T> {}
+
+/// The writing end.
+pub struct Sender<T>(Arc<Ring<T>>);
+
+/// The reading end.
+pub struct Receiver<T>(Arc<Ring<T>>);
+
+impl<T> core::fmt::Debug for Sender<T> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("Sender")
+    }
+}
+
+impl<T> core::fmt::Debug for Receiver<T> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("Receiver")
+    }
+}
+
+/// A queue of at most `depth` items; at least one, whatever was asked.
+pub fn channel<T>(depth: usize) -> (Sender<T>, Receiver<T>) {
+    let ring = Arc::new(Ring {
+        slots: (0..depth.max(1)).map(|_| UnsafeCell::new(None)).collect(),
+        head: AtomicUsize::new(0),
+        tail: AtomicUsize::new(0),
+    });
+    (Sender(Arc::clone(&ring)), Receiver(ring))
+}
+
+impl<T> Sender<T> {
+    /// Puts an item in.
+    ///
+    /// # Errors
+    /// The queue is full; the item comes back.
+    pub fn push(&mut self, item: T) -> Result<(), T> {
+        let ring = &*self.0;
+        let tail = ring.tail.load(Ordering::Relaxed); // own cursor
+        let head = ring.head.load(Ordering::Acquire); // writer-sees-head
+        if tail - head == ring.slots.len() {
+            return Err(item);
+        }
+        // SAFETY: the slot at `tail` is outside head..tail, so the reader does not touch it.
+        ring.slots[tail % ring.slots.len()].with_mut(|slot| unsafe { *slot = Some(item) });
+        ring.tail.store(tail + 1, Ordering::Release); // writer-publishes-tail
+        Ok(())
+    }
+
+    /// Items that fit now; more may fit a moment later, never fewer.
+    pub fn room(&self) -> usize {
+        let ring = &*self.0;
+        ring.slots.len() - (ring.tail.load(Ordering::Relaxed) - ring.head.load(Ordering::Acquire))
+    }
+}
+
+impl<T> Receiver<T> {
+    /// Takes the oldest item out.
+    pub fn pop(&mut self) -> Option<T> {
+        let ring = &*self.0;
+        let head = ring.head.load(Ordering::Relaxed); // own cursor
+        let tail = ring.tail.load(Ordering::Acquire); // reader-sees-tail
+        if head == tail {
+            return None;
+        }
+        // SAFETY: the slot at `head` is inside head..tail, so the writer does not touch it.
+        let item = ring.slots[head % ring.slots.len()].with_mut(|slot| unsafe { (*slot).take() });
+        ring.head.store(head + 1, Ordering::Release); // reader-publishes-head
+        item
+    }
+
+    /// Takes out up to `max` items, oldest first, and returns how many.
+    pub fn drain(&mut self, max: usize, mut f: impl FnMut(T)) -> usize {
+        let mut count = 0;
+        while count < max
+            && let Some(item) = self.pop()
+        {
+            f(item);
+            count += 1;
+        }
+        count
+    }
+
+    /// Items waiting now; more may arrive a moment later, never fewer.
+    pub fn waiting(&self) -> usize {
+        let ring = &*self.0;
+        ring.tail.load(Ordering::Acquire) - ring.head.load(Ordering::Relaxed)
+    }
+}

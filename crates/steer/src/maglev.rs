@@ -1,0 +1,274 @@
+//! Maglev hashing: which backend a slot belongs to (Eisenbud et al., "Maglev: A Fast and Reliable Software Network
+//! Load Balancer", NSDI 2016, section 3.4), with weights.
+//!
+//! Each backend walks its own permutation of the slots, `offset + j * skip mod M`, and takes the next free slot
+//! whenever it is its turn. The paper gives everyone one turn a round. Here a backend of weight `w` has its k-th turn
+//! (from 0) in round `floor(k * w_max / w)`, and as many turns as its share of the slots, rounded by the largest
+//! remainder. Equal weights are the paper's algorithm exactly.
+
+use crate::{hash, is_prime, next_prime};
+use alloc::vec::Vec;
+
+/// A backend's name and weight. The name decides which slots it prefers; a weight of 0 gets none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Weighted<'a> {
+    /// Unique among the backends of a table.
+    pub name: &'a str,
+    /// Relative weight.
+    pub weight: u32,
+}
+
+/// Why a table was refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum MaglevError {
+    /// The size must be prime, or a permutation would not reach every slot.
+    #[error("table size {size} is not prime; use {next}")]
+    NotPrime {
+        /// The size asked for.
+        size: u32,
+        /// The next larger prime.
+        next: u32,
+    },
+    /// Fewer slots than backends with a weight.
+    #[error("table size {size} is too small for {backends} backends; use a prime of at least {want}", want = next_prime(100_u32.saturating_mul(*backends)))]
+    TooSmall {
+        /// The size asked for.
+        size: u32,
+        /// Backends with a weight.
+        backends: u32,
+    },
+    /// The size is above [`Maglev::SIZE_MAX`].
+    #[error("table size {size} is too large; use a prime up to {max}", max = Maglev::SIZE_MAX)]
+    TooLarge {
+        /// The size asked for.
+        size: u32,
+    },
+    /// More backends than a slot can name.
+    #[error("{backends} backends in one service, but at most {max} are possible", max = Maglev::BACKENDS_MAX)]
+    TooMany {
+        /// Their number.
+        backends: usize,
+    },
+}
+
+/// A slot that has no backend.
+const NONE: u16 = u16::MAX;
+
+/// Most further slots that [`Maglev::pick`] tries before it goes through the members one by one.
+const ATTEMPTS_MAX: u32 = 64;
+
+/// A slot table.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Maglev {
+    slots: Vec<u16>,
+    /// Backends that have at least one slot, ascending.
+    members: Vec<u16>,
+    key: [u8; 16],
+}
+
+impl core::fmt::Debug for Maglev {
+    /// Without the slots and without the key, which is a secret.
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Maglev")
+            .field("size", &self.slots.len())
+            .field("members", &self.members.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A backend's walk over the slots.
+struct Walk {
+    position: u32,
+    skip: u32,
+}
+
+impl Maglev {
+    /// Largest table, slots: 32 MiB. The largest prime below it is 16,777,213.
+    pub const SIZE_MAX: u32 = 1 << 24;
+    /// Most backends of one table.
+    pub const BACKENDS_MAX: usize = NONE as usize;
+
+    /// Builds the table of `size` slots, which must be prime. Slot values are indices into `backends`. Without any
+    /// weight the table is empty: every slot has no backend.
+    ///
+    /// Expected time is O(M log M): bounded by the walks' collisions, not by the number of backends.
+    ///
+    /// # Errors
+    /// See [`MaglevError`].
+    pub fn build(backends: &[Weighted<'_>], size: u32, key: &[u8; 16]) -> Result<Maglev, MaglevError> {
+        if size > Self::SIZE_MAX {
+            return Err(MaglevError::TooLarge { size });
+        }
+        if !is_prime(size) {
+            return Err(MaglevError::NotPrime { size, next: next_prime(size) });
+        }
+        if backends.len() > Self::BACKENDS_MAX {
+            return Err(MaglevError::TooMany { backends: backends.len() });
+        }
+        let weights: Vec<u32> = backends.iter().map(|backend| backend.weight).collect();
+        let weighted = u32::try_from(weights.iter().filter(|&&weight| weight > 0).count()).unwrap_or(u32::MAX);
+        if weighted > size {
+            return Err(MaglevError::TooSmall { size, backends: weighted });
+        }
+        let quotas = quotas(&weights, size);
+        let mut slots = alloc::vec![NONE; size as usize];
+        let mut taken = Taken::new(size);
+        let mut walks: Vec<Walk> = backends.iter().map(|backend| Walk::new(backend.name, size, key)).collect();
+        for index in turns(&weights, &quotas) {
+            let walk = &mut walks[usize::from(index)];
+            while taken.contains(walk.position) {
+                walk.step(size);
+            }
+            taken.insert(walk.position);
+            slots[walk.position as usize] = index;
+            walk.step(size);
+        }
+        let members = (0..NONE).zip(&quotas).filter(|&(_, &quota)| quota > 0).map(|(index, _)| index).collect();
+        Ok(Maglev { slots, members, key: *key })
+    }
+
+    /// Number of slots.
+    #[expect(clippy::cast_possible_truncation, reason = "built from a u32")]
+    pub fn size(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
+    /// The slot of a hash: its high 32 bits, reduced to `0..size` by multiplication.
+    #[expect(clippy::cast_possible_truncation, reason = "the product shifted by 32 is below size")]
+    #[inline]
+    pub fn slot(&self, hash: u64) -> u32 {
+        (((hash >> 32) * u64::from(self.size())) >> 32) as u32
+    }
+
+    /// The backend of a slot; `None` in an empty table or for a slot outside.
+    #[inline]
+    pub fn at(&self, slot: u32) -> Option<u16> {
+        self.slots.get(slot as usize).copied().filter(|&index| index != NONE)
+    }
+
+    /// The slot's backend, or, when `usable` says no, the next in the slot's preference list. The list is a
+    /// function of the table, the key and the slot, so all machines walk it alike, and flows of a masked backend
+    /// spread over the others by weight. Finds a backend whenever a member of the table is usable.
+    ///
+    /// At most 65 hashes and one call of `usable` per member, when nothing is usable.
+    #[inline]
+    pub fn pick(&self, slot: u32, usable: impl Fn(u16) -> bool) -> Option<u16> {
+        let first = self.at(slot)?;
+        if usable(first) {
+            return Some(first);
+        }
+        self.next_preferred(slot, usable)
+    }
+
+    #[cold]
+    fn next_preferred(&self, slot: u32, usable: impl Fn(u16) -> bool) -> Option<u16> {
+        let members = self.members.len();
+        // With few members, a few attempts have met them all; and nothing usable must not cost much.
+        let attempts = u32::try_from(members).unwrap_or(u32::MAX).saturating_mul(4).min(ATTEMPTS_MAX);
+        let mut hash = 0;
+        for attempt in 1..=attempts {
+            hash = hash::maglev_preference(&self.key, slot, attempt);
+            if let Some(index) = self.at(self.slot(hash)).filter(|&index| usable(index)) {
+                return Some(index);
+            }
+        }
+        // From a place that differs by slot, or the first usable member would get everything.
+        let start = (hash & u64::from(u32::MAX)) as usize % members.max(1);
+        let (before, after) = self.members.split_at_checked(start)?;
+        after.iter().chain(before).copied().find(|&index| usable(index))
+    }
+
+    /// All slots; `u16::MAX` stands for no backend.
+    pub fn slots(&self) -> &[u16] {
+        &self.slots
+    }
+}
+
+impl Walk {
+    #[expect(clippy::cast_possible_truncation, reason = "remainders of a u32")]
+    fn new(name: &str, size: u32, key: &[u8; 16]) -> Walk {
+        let position = (hash::maglev_offset(key, name) % u64::from(size)) as u32;
+        let skip = (hash::maglev_skip(key, name) % u64::from(size - 1)) as u32 + 1;
+        Walk { position, skip }
+    }
+
+    /// One step; a comparison instead of a division. Cannot overflow: both terms are below 2^24.
+    #[inline]
+    fn step(&mut self, size: u32) {
+        self.position += self.skip;
+        if self.position >= size {
+            self.position -= size;
+        }
+    }
+}
+
+/// A bit per slot: 8 KiB for 65537 slots, so the walks stay in the first cache level.
+struct Taken(Vec<u64>);
+
+impl Taken {
+    fn new(size: u32) -> Taken {
+        Taken(alloc::vec![0; (size as usize).div_ceil(64)])
+    }
+
+    #[inline]
+    fn contains(&self, slot: u32) -> bool {
+        self.0[(slot / 64) as usize] >> (slot % 64) & 1 == 1
+    }
+
+    #[inline]
+    fn insert(&mut self, slot: u32) {
+        self.0[(slot / 64) as usize] |= 1 << (slot % 64);
+    }
+}
+
+/// Each backend's number of slots: `size * w / Σw` rounded down, and one more for the largest remainders until the
+/// sum is `size`; among equal remainders the lower index is served first.
+#[expect(clippy::cast_possible_truncation, reason = "a share of size is at most size")]
+fn quotas(weights: &[u32], size: u32) -> Vec<u32> {
+    let sum: u64 = weights.iter().map(|&weight| u64::from(weight)).sum();
+    if sum == 0 {
+        return alloc::vec![0; weights.len()];
+    }
+    let share = |weight: u32| u64::from(size) * u64::from(weight);
+    let mut quotas: Vec<u32> = weights.iter().map(|&weight| (share(weight) / sum) as u32).collect();
+    let left = size - quotas.iter().sum::<u32>();
+    let mut by_remainder: Vec<usize> = (0..weights.len()).collect();
+    by_remainder.sort_by_key(|&i| core::cmp::Reverse(share(weights[i]) % sum));
+    for &i in by_remainder.iter().take(left as usize) {
+        quotas[i] += 1;
+    }
+    quotas
+}
+
+/// Whose turn it is, turn by turn: sorted by (round, index) by counting, so the cost is one pass over the slots.
+fn turns(weights: &[u32], quotas: &[u32]) -> Vec<u16> {
+    let weight_max = weights.iter().copied().max().unwrap_or(0).max(1);
+    let round = |k: u32, weight: u32| (u64::from(k) * u64::from(weight_max) / u64::from(weight)) as usize;
+    let rounds = (weights.iter().zip(quotas))
+        .filter(|&(_, &quota)| quota > 0)
+        .map(|(&weight, &quota)| round(quota - 1, weight) + 1)
+        .max()
+        .unwrap_or(0);
+    let each = || {
+        (0..NONE)
+            .zip(weights.iter().zip(quotas))
+            .flat_map(|(index, (&weight, &quota))| (0..quota).map(move |k| (index, k, weight)))
+    };
+    let mut next = alloc::vec![0_u32; rounds + 1];
+    for (_, k, weight) in each() {
+        next[round(k, weight) + 1] += 1;
+    }
+    for i in 1..next.len() {
+        next[i] += next[i - 1];
+    }
+    let mut order = alloc::vec![NONE; next.last().copied().unwrap_or(0) as usize];
+    for (index, k, weight) in each() {
+        let place = &mut next[round(k, weight)];
+        order[*place as usize] = index;
+        *place += 1;
+    }
+    order
+}
+
+#[cfg(test)]
+mod tests;

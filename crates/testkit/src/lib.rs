@@ -1,0 +1,11 @@
+//! What the tests of every crate share: frame builders, a corpus of defects, checks, the scenario runner.
+//!
+//! Rule of this crate: whatever judges the engine here is written without the engine's own parsers and checksums.
+//! Development only; it panics where a test would.
+#![forbid(unsafe_code)]
+#![allow(clippy::panic, clippy::unwrap_used, reason = "a test tool fails by panicking")]
+
+pub mod frames;
+pub mod malformed;
+pub mod outer;
+pub mod scenario;

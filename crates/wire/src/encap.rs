@@ -1,0 +1,384 @@
+//! Tunnel headers: IPIP (RFC 2003, 2473, 4213), GRE (RFC 2784), GUE variant 0, VXLAN (RFC 7348).
+//!
+//! Everything that does not depend on the packet is written once, when control builds the view, into a [`Header`]
+//! of one cache line or two; per packet it is copied in front of the datagram and the lengths, DSCP, ECN and entropy are
+//! filled in, with the IPv4 header checksum updated from the precomputed one (RFC 1624).
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::parse::{self, Parsed};
+use crate::{Addr, Tuple, checksum, field};
+
+/// How packets reach a backend.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Mode {
+    /// IP in IP.
+    Ipip,
+    /// GRE without key, checksum or sequence.
+    Gre,
+    /// Generic UDP encapsulation, variant 0, to this UDP port.
+    Gue {
+        /// Destination UDP port.
+        port: u16,
+    },
+    /// VXLAN to this UDP port.
+    Vxlan {
+        /// Destination UDP port.
+        port: u16,
+        /// Network identifier, 24 bits.
+        vni: u32,
+    },
+    /// MAC rewrite only.
+    L2,
+}
+
+impl Mode {
+    /// Bytes added in front of the inner IP header, Ethernet not counted (VXLAN's inner Ethernet is).
+    pub const fn overhead(self, outer_v6: bool) -> u16 {
+        let ip = if outer_v6 { 40 } else { 20 };
+        match self {
+            Mode::Ipip => ip,
+            Mode::Gre => ip + 4,
+            Mode::Gue { .. } => ip + 8 + 4,
+            Mode::Vxlan { .. } => ip + 8 + 8 + 14,
+            Mode::L2 => 0,
+        }
+    }
+}
+
+/// What a [`Header`] is built from.
+#[derive(Clone, Copy, Debug)]
+pub struct Tunnel {
+    /// The mode.
+    pub mode: Mode,
+    /// Outer source (the machine's address of the backend's family).
+    pub source: IpAddr,
+    /// Outer destination (the backend).
+    pub destination: IpAddr,
+    /// Whether the inner packets (the service's VIP) are IPv6.
+    pub inner_v6: bool,
+    /// Inner Ethernet destination and source, for VXLAN.
+    pub inner_macs: ([u8; 6], [u8; 6]),
+}
+
+/// Why no [`Header`] can be built from a [`Tunnel`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum TunnelError {
+    /// The outer source and destination are of different families.
+    #[error(
+        "tunnel source {source_address} and destination {destination} are of different families: give the machine an address of the backend's family"
+    )]
+    MixedFamilies {
+        /// Outer source.
+        source_address: IpAddr,
+        /// Outer destination.
+        destination: IpAddr,
+    },
+    /// An outer address that names no single host: unspecified, multicast or broadcast.
+    #[error("tunnel address {0} is not the address of one host: use a unicast address")]
+    NotUnicast(IpAddr),
+    /// UDP port 0.
+    #[error("UDP port 0 cannot be a tunnel's destination: choose 1 to 65535 (gue 6080, vxlan 4789)")]
+    PortZero,
+    /// The VXLAN network identifier has more than 24 bits.
+    #[error("VXLAN network identifier {0} is larger than 24 bits: choose 0 to 16777215")]
+    VniTooLarge(u32),
+}
+
+/// An outer IPv6 header, UDP, VXLAN and inner Ethernet: the longest header there is.
+pub const HEADER_MAX: usize = 40 + 8 + 8 + 14;
+
+/// The layout of a [`Header`]'s first bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Outer {
+    /// Nothing: MAC rewrite only.
+    None,
+    V4,
+    V6,
+}
+
+/// A precomputed outer header, from the outer IP header to what stands in front of the inner one. Outer Ethernet is not
+/// part of it. The default is empty: [`Mode::L2`].
+#[derive(Clone, Copy, Debug)]
+pub struct Header {
+    bytes: [u8; HEADER_MAX],
+    len: u8,
+    outer: Outer,
+    /// Whether UDP follows the outer IP header.
+    udp: bool,
+}
+
+impl Default for Header {
+    fn default() -> Header {
+        Header { bytes: [0; HEADER_MAX], len: 0, outer: Outer::None, udp: false }
+    }
+}
+
+impl Header {
+    /// Everything of the outer header that is the same for all packets of a tunnel.
+    ///
+    /// # Errors
+    /// [`TunnelError`] when the tunnel's parameters do not fit together; for [`Mode::L2`] addresses are not looked at.
+    pub fn new(tunnel: &Tunnel) -> Result<Header, TunnelError> {
+        if tunnel.mode == Mode::L2 {
+            return Ok(Header::default());
+        }
+        for address in [tunnel.source, tunnel.destination] {
+            let broadcast = address == IpAddr::V4(Ipv4Addr::BROADCAST);
+            if address.is_unspecified() || address.is_multicast() || broadcast {
+                return Err(TunnelError::NotUnicast(address));
+            }
+        }
+        let mut header = Builder { bytes: [0; HEADER_MAX], len: 0 };
+        let protocol = match tunnel.mode {
+            Mode::Gre => GRE,
+            Mode::Gue { .. } | Mode::Vxlan { .. } => parse::UDP,
+            Mode::Ipip | Mode::L2 => ip_protocol(tunnel.inner_v6),
+        };
+        let outer = match (tunnel.source, tunnel.destination) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                header.ipv4(protocol, source, destination);
+                Outer::V4
+            }
+            (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                header.ipv6(protocol, source, destination);
+                Outer::V6
+            }
+            (source_address, destination) => {
+                return Err(TunnelError::MixedFamilies { source_address, destination });
+            }
+        };
+        let inner_type = if tunnel.inner_v6 { parse::TYPE_IPV6 } else { parse::TYPE_IPV4 };
+        let mut udp = false;
+        match tunnel.mode {
+            Mode::Ipip | Mode::L2 => {}
+            Mode::Gre => {
+                header.push(&[0, 0]);
+                header.push(&inner_type.to_be_bytes());
+            }
+            Mode::Gue { port } => {
+                udp = true;
+                header.udp(port)?;
+                // Version 0, data (not control), no optional words; then the protocol, as in the IP header; no flags.
+                header.push(&[0, ip_protocol(tunnel.inner_v6), 0, 0]);
+            }
+            Mode::Vxlan { port, vni } => {
+                if vni > VNI_MAX {
+                    return Err(TunnelError::VniTooLarge(vni));
+                }
+                udp = true;
+                header.udp(port)?;
+                header.push(&[VXLAN_VNI_VALID, 0, 0, 0]);
+                header.push(&(vni << 8).to_be_bytes());
+                header.push(&tunnel.inner_macs.0);
+                header.push(&tunnel.inner_macs.1);
+                header.push(&inner_type.to_be_bytes());
+            }
+        }
+        Ok(Header { bytes: header.bytes, len: header.len, outer, udp })
+    }
+
+    /// Bytes put in front of the inner IP header; 0 for [`Mode::L2`].
+    pub const fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// Whether nothing is put in front ([`Mode::L2`]).
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Whether the outer header is IPv6; `false` for an empty header.
+    pub const fn is_v6(&self) -> bool {
+        matches!(self.outer, Outer::V6)
+    }
+}
+
+const IPV4_IN_IP: u8 = 4;
+const IPV6_IN_IP: u8 = 41;
+const GRE: u8 = 47;
+const HOPS: u8 = 64;
+const DONT_FRAGMENT: [u8; 2] = [0x40, 0];
+const VNI_MAX: u32 = 0x00ff_ffff;
+const VXLAN_VNI_VALID: u8 = 0x08;
+/// First of the dynamic ports (RFC 6335), and the mask that spreads over all of them.
+const PORT_FIRST: u16 = 49_152;
+
+const fn ip_protocol(inner_v6: bool) -> u8 {
+    if inner_v6 { IPV6_IN_IP } else { IPV4_IN_IP }
+}
+
+struct Builder {
+    bytes: [u8; HEADER_MAX],
+    len: u8,
+}
+
+impl Builder {
+    /// Appends; the longest sequence of pushes is [`HEADER_MAX`] long, which the tests check for every mode.
+    #[expect(clippy::cast_possible_truncation, reason = "pieces are at most 40 bytes long")]
+    fn push(&mut self, piece: &[u8]) {
+        if field::put(&mut self.bytes, usize::from(self.len), piece).is_some() {
+            self.len += piece.len() as u8;
+        }
+    }
+
+    /// With length and type of service 0, and the checksum of that.
+    fn ipv4(&mut self, protocol: u8, source: Ipv4Addr, destination: Ipv4Addr) {
+        self.push(&[0x45, 0, 0, 0, 0, 0]);
+        self.push(&DONT_FRAGMENT);
+        self.push(&[HOPS, protocol, 0, 0]);
+        self.push(&source.octets());
+        self.push(&destination.octets());
+        let check = checksum::checksum(&self.bytes);
+        let _ = field::put(&mut self.bytes, IPV4_CHECKSUM, &check.to_be_bytes());
+    }
+
+    fn ipv6(&mut self, protocol: u8, source: Ipv6Addr, destination: Ipv6Addr) {
+        self.push(&[0x60, 0, 0, 0, 0, 0, protocol, HOPS]);
+        self.push(&source.octets());
+        self.push(&destination.octets());
+    }
+
+    /// Without checksum: the inner packet has its own, and tunnels may do so over IPv6 too (RFC 6935, RFC 6936).
+    fn udp(&mut self, port: u16) -> Result<(), TunnelError> {
+        if port == 0 {
+            return Err(TunnelError::PortZero);
+        }
+        self.push(&[0, 0]);
+        self.push(&port.to_be_bytes());
+        self.push(&[0, 0, 0, 0]);
+        Ok(())
+    }
+}
+
+const IPV4_CHECKSUM: usize = 10;
+
+/// Turns the first bytes of `frame` into outer headers.
+///
+/// `frame` has just been grown in front by `header.len()` bytes, so the packet that `parsed` describes (in its own numbering)
+/// starts at that offset. Ethernet and tags move to the front, with the new (destination, source) MAC addresses and the outer
+/// Ethernet type behind the tags; the outer header follows. The inner packet stays bit for bit. DSCP and ECN are copied (RFC
+/// 6040 normal mode); the outer IPv4 header has DF set, identification 0 (RFC 6864), TTL 64; `entropy` becomes the UDP source port
+/// (49152 to 65535) and the IPv6 flow label (RFC 6438).
+///
+/// The outer lengths leave Ethernet padding out: the caller cuts the frame to [`finish_len`], before or after. A frame too short
+/// for `header` and `parsed` is left as it is. The caller has checked the path MTU, so that the outer length fits 16 bits.
+pub fn encapsulate(
+    frame: &mut [u8],
+    header: &Header,
+    parsed: &Parsed,
+    macs: ([u8; 6], [u8; 6]),
+    entropy: u32,
+) {
+    let (link_len, grown) = (usize::from(parsed.l3), header.len());
+    if frame.len() < grown + link_len || link_len < parse::ETHERNET_LEN {
+        return;
+    }
+    frame.copy_within(grown..grown + link_len, 0);
+    rewrite_macs(frame, macs.0, macs.1);
+    let ethernet_type = match header.outer {
+        Outer::None => return,
+        Outer::V4 => parse::TYPE_IPV4,
+        Outer::V6 => parse::TYPE_IPV6,
+    };
+    let _ = field::put(frame, link_len - 2, &ethernet_type.to_be_bytes());
+    if let Some(outer) = frame.get_mut(link_len..link_len + grown)
+        && let Some(bytes) = header.bytes.get(..grown)
+    {
+        outer.copy_from_slice(bytes);
+        let _ = fill(outer, header, parsed, entropy);
+    }
+}
+
+/// Writes what differs from packet to packet into the copy of the header.
+#[inline]
+fn fill(outer: &mut [u8], header: &Header, parsed: &Parsed, entropy: u32) -> Option<()> {
+    let inner_len = parsed.datagram_len();
+    let total_len = length(header.len() + inner_len);
+    let ip_len = match header.outer {
+        Outer::None => return None,
+        Outer::V4 => {
+            let fixed = outer.first_chunk_mut::<{ parse::IPV4_LEN }>()?;
+            // Both fields were 0 in the precomputed checksum (RFC 1624 with m = 0).
+            let before = !u16::from_be_bytes([fixed[10], fixed[11]]);
+            let check = !checksum::fold(u32::from(before) + u32::from(parsed.tos) + u32::from(total_len));
+            fixed[1] = parsed.tos;
+            [fixed[2], fixed[3]] = total_len.to_be_bytes();
+            [fixed[10], fixed[11]] = check.to_be_bytes();
+            parse::IPV4_LEN
+        }
+        Outer::V6 => {
+            let fixed = outer.first_chunk_mut::<{ parse::IPV6_LEN }>()?;
+            let first = 0x6000_0000 | u32::from(parsed.tos) << 20 | entropy & 0x000f_ffff;
+            [fixed[0], fixed[1], fixed[2], fixed[3]] = first.to_be_bytes();
+            let payload_len = length(header.len() + inner_len - parse::IPV6_LEN);
+            [fixed[4], fixed[5]] = payload_len.to_be_bytes();
+            parse::IPV6_LEN
+        }
+    };
+    if header.udp {
+        let udp = outer.get_mut(ip_len..)?.first_chunk_mut::<8>()?;
+        [udp[0], udp[1]] = source_port(entropy).to_be_bytes();
+        [udp[4], udp[5]] = length(header.len() + inner_len - ip_len).to_be_bytes();
+    }
+    Some(())
+}
+
+fn length(bytes: usize) -> u16 {
+    debug_assert!(bytes <= 65_535, "outer packet of {bytes} bytes: the MTU was not checked");
+    u16::try_from(bytes).unwrap_or(u16::MAX)
+}
+
+/// The upper bits, because the flow label has the lower ones.
+const fn source_port(entropy: u32) -> u16 {
+    PORT_FIRST | (entropy >> 18) as u16
+}
+
+/// Length of the frame after [`encapsulate`], Ethernet padding cut off.
+pub const fn finish_len(parsed: &Parsed, header: &Header) -> usize {
+    header.len() + parsed.end as usize
+}
+
+/// Writes new MAC addresses and nothing else ([`Mode::L2`]); a frame without them is left as it is.
+pub fn rewrite_macs(frame: &mut [u8], dst: [u8; 6], src: [u8; 6]) {
+    if let Some(macs) = frame.first_chunk_mut::<12>() {
+        let (to, from) = macs.split_at_mut(6);
+        to.copy_from_slice(&dst);
+        from.copy_from_slice(&src);
+    }
+}
+
+/// A value that is the same for all packets of a flow and spreads flows over the 32 bits. Not keyed: it only balances the
+/// receive queues of a backend.
+pub fn entropy(tuple: &Tuple) -> u32 {
+    let ports = u64::from(tuple.sport) << 16 | u64::from(tuple.dport) | u64::from(tuple.protocol) << 32;
+    let mixed = mix(mix(ports, tuple.src), tuple.dst);
+    high32(mixed ^ mixed >> 29)
+}
+
+fn mix(state: u64, address: Addr) -> u64 {
+    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+    let (high, low) = match address {
+        Addr::V4(a) => (0, u64::from(a)),
+        Addr::V6(a) => (high64(a), low64(a)),
+    };
+    let state = (state ^ high).wrapping_mul(ODD);
+    let state = (state ^ state >> 32 ^ low).wrapping_mul(ODD);
+    state ^ state >> 32
+}
+
+const fn high32(value: u64) -> u32 {
+    (value >> 32) as u32
+}
+
+const fn high64(value: u128) -> u64 {
+    (value >> 64) as u64
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the half is what is asked for")]
+const fn low64(value: u128) -> u64 {
+    value as u64
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,28 @@
+//! Ageing: at the start of each turn the flow table sweeps as many buckets as are due, so that entries end soon after
+//! their idle time, and long before their epoch could come round again.
+
+use crate::Worker;
+use crate::io::PacketIo;
+use wire::Tick;
+
+impl<Io: PacketIo> Worker<Io> {
+    pub(crate) fn age(&mut self, now: Tick) {
+        let counters = &self.counters;
+        self.flows.advance(now, |backend, _| expired(counters, backend));
+        counters.totals.flows.set(self.flows.len() as u64);
+        counters.totals.flows_untrusted.set(self.flows.untrusted() as u64);
+    }
+
+    /// Sweeps the whole table at once; for a caller whose clock jumps (replay).
+    pub fn age_all(&mut self, now: Tick) {
+        let counters = &self.counters;
+        self.flows.sweep_all(now, |backend, _| expired(counters, backend));
+    }
+}
+
+fn expired(counters: &crate::Counters, backend: wire::BackendId) {
+    counters.totals.flow_expired.add(1);
+    if let Some(of) = counters.backend(backend) {
+        of.flows.sub(1);
+    }
+}

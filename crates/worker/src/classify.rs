@@ -1,0 +1,218 @@
+//! First stage: bytes to what the frame is and what should become of it, as far as the frame alone can tell.
+
+use crate::DropReason;
+use crate::io::RxMeta;
+use crate::view::{ServiceView, View};
+use steer::Match;
+use wire::parse::{BadTransport, Frame, Kind, Malformed, Parsed, Quoted, TcpFlags, parse};
+use wire::{Addr, BackendId, FlowKey, Tuple};
+
+/// What should become of a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fate {
+    /// Belongs to a flow of a service: look up, steer, remember.
+    Flow,
+    /// An ICMP error: follows the flow quoted inside it, remembers nothing.
+    Quoted,
+    /// A fragment for a VIP: to the owner of its datagram.
+    Fragment,
+    /// An echo request for a VIP: answered here.
+    Echo,
+    /// The kernel's.
+    Punt,
+    /// Decided: to this backend.
+    To(BackendId),
+    /// Dropped.
+    Drop(DropReason),
+}
+
+/// A frame's description, filled in stage by stage.
+#[derive(Clone, Copy, Debug)]
+pub struct Packet {
+    /// What should become of it.
+    pub fate: Fate,
+    /// Offsets and addresses; all zero for frames without IP.
+    pub parsed: Parsed,
+    /// The flow's tuple, client to VIP (turned round for ICMP errors).
+    pub tuple: Tuple,
+    /// Index of its service in the view.
+    pub service: Option<u16>,
+    /// Its exact key; meaningless unless the fate is `Flow` or `Quoted`.
+    pub key: FlowKey,
+    /// Where its table entry was found.
+    pub hit: Option<flow::Hit>,
+    /// Made here (a piece of a received datagram): nobody waits to hear how it ended.
+    pub made_here: bool,
+}
+
+const NO_TUPLE: Tuple = Tuple { src: Addr::V4(0), dst: Addr::V4(0), sport: 0, dport: 0, protocol: 0 };
+const NOT_PARSED: Parsed = Parsed {
+    l3: 0,
+    l4: 0,
+    end: 0,
+    tuple: NO_TUPLE,
+    tos: 0,
+    dont_fragment: false,
+    fragment: None,
+    kind: Kind::Other,
+};
+
+impl Packet {
+    fn without_ip(fate: Fate) -> Packet {
+        Packet::new(fate, NOT_PARSED)
+    }
+
+    fn new(fate: Fate, parsed: Parsed) -> Packet {
+        Packet {
+            fate,
+            parsed,
+            tuple: parsed.tuple,
+            service: None,
+            key: FlowKey::Narrow(0),
+            hit: None,
+            made_here: false,
+        }
+    }
+
+    /// Names the flow of a packet whose service is known.
+    pub(crate) fn set_service(&mut self, view: &View, index: u16) {
+        self.service = Some(index);
+        if let Some(service) = view.service.get(usize::from(index)) {
+            self.key = key_of(service, &self.tuple);
+        }
+    }
+
+    /// The flags of a TCP packet; none for others.
+    pub(crate) fn tcp_flags(&self) -> Option<TcpFlags> {
+        match self.parsed.kind {
+            Kind::Tcp(flags) => Some(flags),
+            _ => None,
+        }
+    }
+}
+
+/// The key by which a service's flow is remembered.
+pub fn key_of(service: &ServiceView, tuple: &Tuple) -> FlowKey {
+    match tuple.src {
+        Addr::V4(src) if !service.wide => FlowKey::narrow(src, tuple.sport, service.id),
+        _ => FlowKey::wide(tuple, service.id),
+    }
+}
+
+/// What a received frame is.
+pub fn classify(view: &View, bytes: &[u8], meta: RxMeta) -> Packet {
+    if meta.truncated {
+        return Packet::without_ip(Fate::Drop(DropReason::Truncated));
+    }
+    if meta.multi_segment {
+        return Packet::without_ip(Fate::Drop(DropReason::MultiSegment));
+    }
+    match parse(bytes) {
+        Ok(Frame::Ip(parsed)) => classify_ip(view, parsed),
+        Ok(Frame::NotIp) => Packet::without_ip(Fate::Punt),
+        Err(why) => Packet::without_ip(Fate::Drop(malformed(why))),
+    }
+}
+
+fn classify_ip(view: &View, parsed: Parsed) -> Packet {
+    let tuple = &parsed.tuple;
+    if parsed.fragment.is_some() {
+        let fate = match view.services.is_vip(tuple.dst) {
+            false => Fate::Punt,
+            true if bad_source(tuple) => Fate::Drop(DropReason::BadSource),
+            true => Fate::Fragment,
+        };
+        return Packet::new(fate, parsed);
+    }
+    match view.services.find(tuple.dst, tuple.dport, tuple.protocol) {
+        Match::NotVip => Packet::new(Fate::Punt, parsed),
+        _ if parsed.kind == Kind::NeighbourDiscovery => Packet::new(Fate::Punt, parsed),
+        _ if bad_source(tuple) => Packet::new(Fate::Drop(DropReason::BadSource), parsed),
+        found => whole_for_vip(view, parsed, found),
+    }
+}
+
+/// A whole datagram (or the first fragment of one) whose destination is a VIP.
+pub(crate) fn whole_for_vip(view: &View, parsed: Parsed, found: Match) -> Packet {
+    let mut packet = Packet::new(Fate::Drop(DropReason::NoService), parsed);
+    match (parsed.kind, found) {
+        (Kind::Tcp(_) | Kind::Udp, Match::Service(index)) => {
+            packet.fate = Fate::Flow;
+            packet.set_service(view, index);
+        }
+        (Kind::EchoRequest, _) => packet.fate = Fate::Echo,
+        (Kind::IcmpError(quoted), _) => quoted_flow(view, &mut packet, &quoted),
+        (Kind::IcmpOther, _) => packet.fate = Fate::Drop(DropReason::IcmpUnhandled),
+        (Kind::Bad(why), _) => packet.fate = Fate::Drop(bad_transport(why)),
+        _ => {}
+    }
+    packet
+}
+
+/// An ICMP error belongs to the flow it quotes: quoted from the VIP to the client, so turned round. The quoted
+/// source must be the VIP the error was sent to (RFC 5927 section 4: a quote that is none of ours is forged).
+fn quoted_flow(view: &View, packet: &mut Packet, quoted: &Quoted) {
+    packet.tuple = Tuple {
+        src: quoted.dst.0,
+        dst: quoted.src.0,
+        sport: quoted.dst.1,
+        dport: quoted.src.1,
+        protocol: quoted.protocol,
+    };
+    packet.fate = if packet.tuple.dst != packet.parsed.tuple.dst {
+        Fate::Drop(DropReason::BadIcmp)
+    } else if !matches!(quoted.protocol, 6 | 17) {
+        Fate::Drop(DropReason::IcmpUnhandled)
+    } else if let Match::Service(index) =
+        view.services.find(packet.tuple.dst, packet.tuple.dport, quoted.protocol)
+    {
+        packet.set_service(view, index);
+        Fate::Quoted
+    } else {
+        Fate::Drop(DropReason::NoService)
+    };
+}
+
+/// A frame of the kernel that is a health probe through a service's own tunnel.
+pub(crate) fn probe(view: &View, bytes: &[u8]) -> Option<Packet> {
+    if view.probes.is_empty() {
+        return None;
+    }
+    let Ok(Frame::Ip(parsed)) = parse(bytes) else { return None };
+    let tuple = &parsed.tuple;
+    let probe = view
+        .probes
+        .iter()
+        .find(|p| p.vip == tuple.dst && p.source == tuple.src && p.source_port == tuple.sport)?;
+    let backend = view.backends.get(probe.backend.index())?.as_ref()?;
+    Some(Packet::new(Fate::To(backend.id), parsed))
+}
+
+/// Sources no packet to a VIP may have: RFC 1122 section 3.2.1.3 and RFC 4291 section 2 (unspecified, loopback,
+/// multicast, broadcast), and the VIP itself ("land").
+fn bad_source(tuple: &Tuple) -> bool {
+    tuple.src == tuple.dst
+        || match tuple.src {
+            Addr::V4(a) => matches!(a >> 24, 0 | 127 | 224..),
+            Addr::V6(a) => a >> 120 == 0xff || a <= 1,
+        }
+}
+
+fn malformed(why: Malformed) -> DropReason {
+    match why {
+        Malformed::BadEthernet => DropReason::BadEthernet,
+        Malformed::BadIpv4 => DropReason::BadIpv4,
+        Malformed::BadIpv4Checksum => DropReason::BadIpv4Checksum,
+        Malformed::BadIpv6 => DropReason::BadIpv6,
+        Malformed::BadIpv6Extension => DropReason::BadIpv6Extension,
+        Malformed::BadFragment => DropReason::BadFragment,
+    }
+}
+
+fn bad_transport(why: BadTransport) -> DropReason {
+    match why {
+        BadTransport::BadTcp => DropReason::BadTcp,
+        BadTransport::BadUdp => DropReason::BadUdp,
+        BadTransport::BadIcmp => DropReason::BadIcmp,
+    }
+}

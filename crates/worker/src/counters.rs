@@ -1,0 +1,209 @@
+//! What a worker counts. One writer (the worker), any reader: plain loads and stores, no locked add.
+
+use crate::DropReason;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use crossbeam_utils::CachePadded;
+use wire::{BackendId, PortId, ServiceId};
+
+/// A counter with one writer.
+#[derive(Debug, Default)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    /// Adds `n`; only the owning worker may call this.
+    #[inline(always)]
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+    /// Takes `n` away (gauges); only the owning worker may call this.
+    #[inline(always)]
+    pub fn sub(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_sub(n), Relaxed);
+    }
+    /// Sets it (gauges); only the owning worker may call this.
+    #[inline(always)]
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Relaxed);
+    }
+    /// Reads it; any thread.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+macro_rules! counters {
+    ($(#[$meta:meta])* $name:ident { $($(#[doc = $doc:literal])+ $field:ident,)+ }) => {
+        $(#[$meta])*
+        #[derive(Debug, Default)]
+        pub struct $name { $($(#[doc = $doc])+ pub $field: Count,)+ }
+        impl $name {
+            /// (name, help, value) of every counter, in order.
+            pub fn each(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> + '_ {
+                [$((stringify!($field), concat!($($doc),+).trim_ascii(), self.$field.get()),)+].into_iter()
+            }
+        }
+    };
+}
+
+counters! {
+    /// Totals of a worker. `rx + originated + ring_in = tx + relayed + punted + Σ drops + ring_out + Δheld`.
+    Totals {
+        /// Frames received from data ports and from the kernel.
+        rx,
+        /// Frames made here: echo replies, resets, ICMP errors, fragments.
+        originated,
+        /// Frames sent on a data port.
+        tx,
+        /// Frames relayed to another machine.
+        relayed,
+        /// Frames given to the kernel.
+        punted,
+        /// Frames taken from rings of other workers.
+        ring_in,
+        /// Frames put on rings to other workers.
+        ring_out,
+        /// Frames held in the fragment store now (gauge).
+        held,
+        /// Bytes received.
+        rx_bytes,
+        /// Bytes sent.
+        tx_bytes,
+        /// Turns taken.
+        turns,
+        /// Turns that found no work.
+        empty_turns,
+        /// Packets that found their flow in the table.
+        flow_hits,
+        /// Packets that did not.
+        flow_misses,
+        /// Flows inserted.
+        flow_inserts,
+        /// Flows that could not be inserted: table or quota full; steered by the Maglev table alone.
+        flow_refused,
+        /// Flows that ended by idling.
+        flow_expired,
+        /// Flows live now (gauge).
+        flows,
+        /// Of these, flows of which one packet was seen (gauge).
+        flows_untrusted,
+        /// Packets of flows whose backend was gone, steered anew.
+        resteered,
+        /// "Packet too big" answers sent.
+        too_big_sent,
+        /// Echo replies sent.
+        echo_sent,
+        /// TCP resets and port-unreachable answers sent.
+        reset_sent,
+        /// Generation of the view in use (gauge).
+        generation,
+    }
+}
+
+counters! {
+    /// Per service.
+    PerService {
+        /// Packets that matched the service.
+        packets,
+        /// Their bytes, from the IP header on.
+        bytes,
+        /// New flows.
+        flows_new,
+        /// Packets dropped for want of a usable backend.
+        no_backend,
+    }
+}
+
+counters! {
+    /// Per backend.
+    PerBackend {
+        /// Packets sent to it.
+        packets,
+        /// Their bytes, from the inner IP header on.
+        bytes,
+        /// New flows placed on it.
+        flows_new,
+        /// Flows live now (gauge).
+        flows,
+    }
+}
+
+counters! {
+    /// Per port, as this worker saw its queue.
+    PerPort {
+        /// Frames received.
+        rx,
+        /// Frames sent.
+        tx,
+        /// Bytes received.
+        rx_bytes,
+        /// Bytes sent.
+        tx_bytes,
+        /// Frames the transmit queue did not accept.
+        tx_full,
+    }
+}
+
+/// All counters of one worker; shared with control as `Arc<Counters>`, sized at start.
+#[derive(Debug)]
+pub struct Counters {
+    /// Totals.
+    pub totals: CachePadded<Totals>,
+    drops: Box<[Count]>,
+    services: Box<[PerService]>,
+    backends: Box<[PerBackend]>,
+    ports: Box<[PerPort]>,
+}
+
+impl Counters {
+    /// Counters for ids below the given limits.
+    pub fn new(services_max: usize, backends_max: usize, ports: usize) -> Counters {
+        fn boxed<T: Default>(n: usize) -> Box<[T]> {
+            (0..n).map(|_| T::default()).collect()
+        }
+        Counters {
+            totals: CachePadded::default(),
+            drops: boxed(DropReason::COUNT),
+            services: boxed(services_max),
+            backends: boxed(backends_max),
+            ports: boxed(ports),
+        }
+    }
+
+    /// The counter of a drop reason.
+    #[inline(always)]
+    pub fn drops(&self, reason: DropReason) -> &Count {
+        &self.drops[reason as usize]
+    }
+
+    /// The counters of a service; `None` past the limit set at start.
+    #[inline(always)]
+    pub fn service(&self, id: ServiceId) -> Option<&PerService> {
+        self.services.get(usize::from(id.0))
+    }
+
+    /// The counters of a backend; `None` past the limit set at start.
+    #[inline(always)]
+    pub fn backend(&self, id: BackendId) -> Option<&PerBackend> {
+        self.backends.get(id.index())
+    }
+
+    /// The counters of a port; `None` past the limit set at start.
+    #[inline(always)]
+    pub fn port(&self, id: PortId) -> Option<&PerPort> {
+        self.ports.get(id.index())
+    }
+
+    /// Sum of all drops.
+    pub fn dropped(&self) -> u64 {
+        self.drops.iter().map(Count::get).sum()
+    }
+
+    /// Left side minus right side of the conservation equation: 0 between turns.
+    pub fn imbalance(&self) -> i64 {
+        let t = &self.totals;
+        let left = t.rx.get() + t.originated.get() + t.ring_in.get();
+        let right =
+            t.tx.get() + t.relayed.get() + t.punted.get() + self.dropped() + t.ring_out.get() + t.held.get();
+        left.wrapping_sub(right).cast_signed()
+    }
+}

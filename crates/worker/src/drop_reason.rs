@@ -1,0 +1,88 @@
+//! Every reason for which a frame can be dropped: closed, counted, documented, and a metric label.
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
+        /// Why a frame was dropped.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        #[repr(u8)]
+        pub enum DropReason { $($(#[doc = $doc])+ $variant,)+ }
+
+        impl DropReason {
+            /// All reasons, in the order of their counters.
+            pub const ALL: &'static [DropReason] = &[$(DropReason::$variant,)+];
+            /// How many there are.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// The name in metrics, CLI and replay output.
+            pub const fn name(self) -> &'static str {
+                match self { $(DropReason::$variant => $name,)+ }
+            }
+
+            /// One line for people.
+            pub const fn help(self) -> &'static str {
+                match self { $(DropReason::$variant => concat!($($doc),+).trim_ascii(),)+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Captured shorter than it was on the wire.
+    Truncated = "truncated",
+    /// The frame consists of several segments.
+    MultiSegment = "multi_segment",
+    /// Shorter than its Ethernet header and tags.
+    BadEthernet = "bad_ethernet",
+    /// IPv4 version, header length or total length is wrong.
+    BadIpv4 = "bad_ipv4",
+    /// IPv4 header checksum is wrong.
+    BadIpv4Checksum = "bad_ipv4_checksum",
+    /// IPv6 version or payload length is wrong.
+    BadIpv6 = "bad_ipv6",
+    /// IPv6 extension headers are truncated, too many, or carry a routing header with segments left.
+    BadIpv6Extension = "bad_ipv6_extension",
+    /// Fragment offsets are impossible, or the first fragment does not hold its ports.
+    BadFragment = "bad_fragment",
+    /// Source address no host may have (multicast, loopback, unspecified, or the VIP itself), to a VIP.
+    BadSource = "bad_source",
+    /// TCP header to a VIP is broken.
+    BadTcp = "bad_tcp",
+    /// UDP header to a VIP is broken.
+    BadUdp = "bad_udp",
+    /// ICMP to a VIP is broken, or an error that quotes too little.
+    BadIcmp = "bad_icmp",
+    /// For a VIP, but no service has this port and protocol.
+    NoService = "no_service",
+    /// The service has no usable backend.
+    NoBackend = "no_backend",
+    /// The backend's next hop has no link-layer address yet.
+    NoNeighbour = "no_neighbour",
+    /// Answered by the balancer itself (ICMP echo).
+    Answered = "answered",
+    /// Did not fit the path to the backend; answered with "packet too big" as far as the token bucket allows.
+    TooBig = "too_big",
+    /// An answer was due, but the token bucket was empty.
+    RateLimited = "rate_limited",
+    /// ICMP of a type that neither we nor a backend answers for a VIP.
+    IcmpUnhandled = "icmp_unhandled",
+    /// A later fragment whose first fragment did not come in time.
+    FragmentTimeout = "fragment_timeout",
+    /// The fragment store is full.
+    FragmentStoreFull = "fragment_store_full",
+    /// Too many pieces of one datagram were waiting for its first fragment.
+    FragmentLimit = "fragment_limit",
+    /// The buffer has no headroom for the outer header.
+    NoHeadroom = "no_headroom",
+    /// No buffer for a packet of our own.
+    NoBuffer = "no_buffer",
+    /// The transmit queue did not accept it.
+    TxFull = "tx_full",
+    /// The ring to another worker was full.
+    RingFull = "ring_full",
+    /// To be punted, but the kernel's queue did not accept it.
+    PuntFull = "punt_full",
+    /// To be punted, but the port has no exception interface.
+    NoException = "no_exception",
+    /// Not ready: no view yet.
+    NotReady = "not_ready",
+}

@@ -1,0 +1,173 @@
+//! Last stage: frames leave in bursts, one lane a port, and every frame's end is counted once, here.
+
+use crate::classify::Packet;
+use crate::io::{Burst, Frame, Outcome, PacketIo, RxMeta, Verdict};
+use crate::view::{PORTS_MAX, PortRole, View};
+use crate::{BURST, DropReason, Worker};
+use arrayvec::ArrayVec;
+use wire::{BackendId, PortId, ServiceId};
+
+/// What is counted once a frame has left.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Label {
+    service: Option<ServiceId>,
+    backend: Option<BackendId>,
+    /// Bytes from the inner IP header on.
+    inner_bytes: u16,
+    /// Made here: nobody waits to hear how it ended.
+    originated: bool,
+}
+
+impl Label {
+    /// A frame of our own.
+    pub(crate) const ORIGINATED: Label =
+        Label { service: None, backend: None, inner_bytes: 0, originated: true };
+    /// A frame of the kernel on its way out, or one for it.
+    pub(crate) const KERNEL: Label =
+        Label { service: None, backend: None, inner_bytes: 0, originated: false };
+
+    /// A received frame on its way to a backend.
+    pub(crate) fn received(view: &View, packet: &Packet, backend: Option<BackendId>) -> Label {
+        Label {
+            service: service_id(view, packet),
+            backend,
+            inner_bytes: packet.parsed.end - packet.parsed.l3,
+            originated: packet.made_here,
+        }
+    }
+}
+
+fn service_id(view: &View, packet: &Packet) -> Option<ServiceId> {
+    packet.service.and_then(|index| view.service.get(usize::from(index))).map(|service| service.id)
+}
+
+struct Lane<F> {
+    frames: Burst<F>,
+    labels: ArrayVec<(Label, RxMeta, u16), BURST>,
+}
+
+/// Frames waiting for their port, at most a burst each.
+pub(crate) struct Outbox<F> {
+    lanes: Box<[Lane<F>]>,
+}
+
+impl<F> Outbox<F> {
+    pub(crate) fn new() -> Outbox<F> {
+        let lane = || Lane { frames: Burst::new(), labels: ArrayVec::new() };
+        Outbox { lanes: (0..PORTS_MAX).map(|_| lane()).collect() }
+    }
+}
+
+impl<Io: PacketIo> Worker<Io> {
+    /// Puts a frame into its port's lane; a full lane leaves at once.
+    pub(crate) fn send(&mut self, view: &View, port: PortId, frame: Io::Frame, label: Label) {
+        let Some(lane) = self.outbox.lanes.get_mut(port.index()) else {
+            // Control builds views within PORTS_MAX; a frame for a port beyond it still needs an end.
+            return self.end(frame, DropReason::TxFull, &label);
+        };
+        let bytes = u16::try_from(frame.bytes().len()).unwrap_or(u16::MAX);
+        lane.labels.push((label, frame.meta(), bytes));
+        lane.frames.push(frame);
+        if lane.frames.is_full() {
+            self.flush(view, port);
+        }
+    }
+
+    /// Sends what waits, on every port.
+    pub(crate) fn flush_all(&mut self, view: &View) {
+        for port in 0..view.ports.len() {
+            self.flush(view, PortId(u16::try_from(port).unwrap_or(u16::MAX)));
+        }
+    }
+
+    fn flush(&mut self, view: &View, port: PortId) {
+        let Some(lane) = self.outbox.lanes.get_mut(port.index()) else { return };
+        let offered = lane.frames.len();
+        if offered == 0 {
+            return;
+        }
+        self.io.tx(port, &mut lane.frames);
+        let sent = offered - lane.frames.len();
+        let to_kernel =
+            matches!(view.ports.get(port.index()).map(|p| p.role), Some(PortRole::Exception { .. }));
+        let totals = &self.counters.totals;
+        let (verdict, refusal, count) = if to_kernel {
+            (Verdict::Punted, DropReason::PuntFull, &totals.punted)
+        } else {
+            (Verdict::Sent, DropReason::TxFull, &totals.tx)
+        };
+        count.add(sent as u64);
+        let mut bytes_sent = 0;
+        for (index, (label, meta, bytes)) in lane.labels.drain(..).enumerate() {
+            let verdict = if index < sent {
+                bytes_sent += u64::from(bytes);
+                if let Some(of) = label.backend.and_then(|id| self.counters.backend(id)) {
+                    of.packets.add(1);
+                    of.bytes.add(u64::from(label.inner_bytes));
+                }
+                verdict
+            } else {
+                self.counters.drops(refusal).add(1);
+                Verdict::Dropped(refusal)
+            };
+            if !label.originated {
+                self.io.observe(meta, Outcome { verdict, service: label.service, backend: label.backend });
+            }
+        }
+        if !to_kernel {
+            totals.tx_bytes.add(bytes_sent);
+        }
+        if let Some(of) = self.counters.port(port) {
+            of.tx.add(sent as u64);
+            of.tx_bytes.add(bytes_sent);
+            of.tx_full.add((offered - sent) as u64);
+        }
+        self.io.recycle(&mut lane.frames);
+    }
+
+    /// Gives a frame to the kernel's side of the port it came from.
+    pub(crate) fn punt(&mut self, view: &View, frame: Io::Frame, packet: &Packet) {
+        match view.ports.get(frame.meta().port.index()).map(|port| port.role) {
+            Some(PortRole::Data { exception: Some(exception), .. }) => {
+                self.send(view, exception, frame, Label::KERNEL);
+            }
+            Some(PortRole::Data { punt_to_nowhere: true, .. }) => {
+                self.counters.totals.punted.add(1);
+                self.io.observe(
+                    frame.meta(),
+                    Outcome { verdict: Verdict::Punted, service: None, backend: None },
+                );
+                self.give_back(frame);
+            }
+            _ => self.drop_frame(view, frame, packet, DropReason::NoException),
+        }
+    }
+
+    /// Drops a received frame.
+    pub(crate) fn drop_frame(&mut self, view: &View, frame: Io::Frame, packet: &Packet, reason: DropReason) {
+        let backend = match packet.fate {
+            crate::classify::Fate::To(id) => Some(id),
+            _ => None,
+        };
+        let label = Label::received(view, packet, backend);
+        self.end(frame, reason, &label);
+    }
+
+    fn end(&mut self, frame: Io::Frame, reason: DropReason, label: &Label) {
+        self.counters.drops(reason).add(1);
+        if !label.originated {
+            let outcome =
+                Outcome { verdict: Verdict::Dropped(reason), service: label.service, backend: label.backend };
+            self.io.observe(frame.meta(), outcome);
+        }
+        self.give_back(frame);
+    }
+
+    /// Frees a frame together with others of this turn.
+    pub(crate) fn give_back(&mut self, frame: Io::Frame) {
+        self.garbage.push(frame);
+        if self.garbage.is_full() {
+            self.io.recycle(&mut self.garbage);
+        }
+    }
+}

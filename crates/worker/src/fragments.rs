@@ -1,0 +1,302 @@
+//! Fragments meet their first fragment here: a bounded store, one entry a datagram, at the worker that owns
+//! (source, destination, identification, protocol).
+//!
+//! The first fragment carries the ports and is steered like any packet; its decision is kept for the others. Later
+//! fragments that come before it are held, and follow it at once when it comes; those whose first fragment does not
+//! come in time are dropped as `fragment_timeout`.
+
+use crate::classify::{Fate, Packet, classify, whole_for_vip};
+use crate::io::{Frame, PacketIo};
+use crate::turn::Relay;
+use crate::view::View;
+use crate::{DropReason, Worker};
+use wire::{Addr, BackendId, Tick};
+
+/// Sets of the store; a datagram's entry is in one set.
+const SETS: usize = 256;
+/// Entries a set.
+const WAYS: usize = 4;
+/// Frames held at once, all datagrams together.
+pub const HELD_MAX: usize = 512;
+/// Frames held at once for one datagram; 64 KiB in pieces of 576 bytes are 119.
+pub const HELD_PER_DATAGRAM_MAX: u16 = 128;
+const NONE: u16 = u16::MAX;
+
+/// What names a datagram. For IPv6 the protocol is 0: only the first fragment knows it (RFC 8200 section 4.5).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct DatagramKey {
+    src: Addr,
+    dst: Addr,
+    id: u32,
+    protocol: u8,
+}
+
+/// What was decided for a datagram by its first fragment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Decision {
+    service: Option<u16>,
+    backend: Result<BackendId, DropReason>,
+}
+
+#[derive(Clone, Copy)]
+struct Datagram {
+    key: DatagramKey,
+    decision: Option<Decision>,
+    deadline: Tick,
+    first: u16,
+    last: u16,
+    held: u16,
+}
+
+struct Held<F> {
+    frame: Option<F>,
+    next: u16,
+}
+
+/// The store. All memory is taken at start: 1,024 datagrams, [`HELD_MAX`] frames.
+pub(crate) struct Store<F> {
+    datagrams: Box<[Option<Datagram>]>,
+    held: Box<[Held<F>]>,
+    free: u16,
+    /// No entry that holds frames ends before this.
+    next_deadline: Tick,
+}
+
+impl<F> Store<F> {
+    pub(crate) fn new() -> Store<F> {
+        let held = (1..=HELD_MAX)
+            .map(|next| Held {
+                frame: None,
+                next: if next == HELD_MAX { NONE } else { u16::try_from(next).unwrap_or(NONE) },
+            })
+            .collect();
+        Store { datagrams: vec![None; SETS * WAYS].into(), held, free: 0, next_deadline: Tick(u64::MAX) }
+    }
+
+    fn position(&self, hash: u64, key: &DatagramKey, now: Tick) -> Option<usize> {
+        set(hash).find(|&at| {
+            self.datagrams[at].is_some_and(|of| of.key == *key && (of.held > 0 || of.deadline > now))
+        })
+    }
+
+    /// The entry of `key`, made if need be in place of an ended one, or of the oldest that holds nothing.
+    fn entry(&mut self, hash: u64, key: &DatagramKey, now: Tick, deadline: Tick) -> Option<usize> {
+        if let Some(at) = self.position(hash, key, now) {
+            return Some(at);
+        }
+        let at = set(hash)
+            .filter(|&at| self.datagrams[at].is_none_or(|of| of.held == 0))
+            .min_by_key(|&at| self.datagrams[at].map_or(Tick(0), |of| of.deadline))?;
+        self.datagrams[at] =
+            Some(Datagram { key: *key, decision: None, deadline, first: NONE, last: NONE, held: 0 });
+        Some(at)
+    }
+
+    fn decision(&self, hash: u64, key: &DatagramKey, now: Tick) -> Option<Decision> {
+        let of = self.datagrams[self.position(hash, key, now)?]?;
+        of.decision.filter(|_| of.deadline > now)
+    }
+
+    /// Keeps the first fragment's decision; false when the store has no room.
+    fn decide(
+        &mut self,
+        hash: u64,
+        key: &DatagramKey,
+        decision: Decision,
+        now: Tick,
+        deadline: Tick,
+    ) -> bool {
+        let Some(at) = self.entry(hash, key, now, deadline) else { return false };
+        if let Some(of) = &mut self.datagrams[at] {
+            of.decision = Some(decision);
+            of.deadline = deadline;
+        }
+        true
+    }
+
+    /// Holds a later fragment; gives it back with the reason when there is no room.
+    fn hold(
+        &mut self,
+        hash: u64,
+        key: &DatagramKey,
+        frame: F,
+        now: Tick,
+        deadline: Tick,
+    ) -> Result<(), (F, DropReason)> {
+        let slot = self.free;
+        if slot == NONE {
+            return Err((frame, DropReason::FragmentStoreFull));
+        }
+        let Some(at) = self.entry(hash, key, now, deadline) else {
+            return Err((frame, DropReason::FragmentStoreFull));
+        };
+        let Some(of) = &mut self.datagrams[at] else { return Err((frame, DropReason::FragmentStoreFull)) };
+        if of.held >= HELD_PER_DATAGRAM_MAX {
+            return Err((frame, DropReason::FragmentLimit));
+        }
+        self.next_deadline = self.next_deadline.min(of.deadline);
+        let last = core::mem::replace(&mut of.last, slot);
+        of.held += 1;
+        if last == NONE {
+            of.first = slot;
+        } else {
+            self.held[usize::from(last)].next = slot;
+        }
+        let place = &mut self.held[usize::from(slot)];
+        self.free = core::mem::replace(&mut place.next, NONE);
+        place.frame = Some(frame);
+        Ok(())
+    }
+
+    /// Takes the oldest frame held at an entry.
+    fn take(&mut self, at: usize) -> Option<F> {
+        let of = self.datagrams[at].as_mut()?;
+        if of.first == NONE {
+            return None;
+        }
+        let slot = of.first;
+        let place = &mut self.held[usize::from(slot)];
+        of.first = core::mem::replace(&mut place.next, self.free);
+        self.free = slot;
+        of.held -= 1;
+        if of.first == NONE {
+            of.last = NONE;
+        }
+        place.frame.take()
+    }
+
+    fn release(&mut self, hash: u64, key: &DatagramKey, now: Tick) -> Option<F> {
+        self.take(self.position(hash, key, now)?)
+    }
+
+    /// Takes a frame that waited too long, if there is one.
+    fn expired(&mut self, now: Tick) -> Option<F> {
+        if self.next_deadline > now {
+            return None;
+        }
+        let waiting = |of: &Option<Datagram>| of.filter(|of| of.held > 0);
+        if let Some(at) =
+            self.datagrams.iter().position(|of| waiting(of).is_some_and(|of| of.deadline <= now))
+        {
+            return self.take(at);
+        }
+        self.next_deadline =
+            self.datagrams.iter().filter_map(waiting).map(|of| of.deadline).min().unwrap_or(Tick(u64::MAX));
+        None
+    }
+
+    /// Takes everything, at shut-down.
+    pub(crate) fn drain(&mut self, mut each: impl FnMut(F)) {
+        for at in 0..self.datagrams.len() {
+            while let Some(frame) = self.take(at) {
+                each(frame);
+            }
+            self.datagrams[at] = None;
+        }
+    }
+}
+
+fn set(hash: u64) -> core::ops::Range<usize> {
+    let set = (hash >> 48) as usize % SETS;
+    set * WAYS..(set + 1) * WAYS
+}
+
+impl<Io: PacketIo> Worker<Io> {
+    /// Sends a fragment to the worker that owns its datagram, which may be this one.
+    pub(crate) fn hand_over_fragment(
+        &mut self,
+        view: &View,
+        frame: Io::Frame,
+        packet: &mut Packet,
+        now: Tick,
+    ) {
+        let (_, hash) = datagram(view, packet);
+        let cores = u8::try_from(self.peers.len()).unwrap_or(u8::MAX).max(1);
+        let owner = steer::core_of(hash, cores);
+        if owner == self.core {
+            return self.fragment_here(view, frame, packet, now);
+        }
+        match self.rings.send(owner, Relay { frame }) {
+            Ok(()) => self.counters.totals.ring_out.add(1),
+            Err(relay) => self.drop_frame(view, relay.frame, packet, DropReason::RingFull),
+        }
+    }
+
+    /// A fragment at its datagram's owner.
+    pub(crate) fn fragment_here(&mut self, view: &View, frame: Io::Frame, packet: &mut Packet, now: Tick) {
+        let (key, hash) = datagram(view, packet);
+        let deadline = Tick(now.0 + view.timeouts.fragment_us);
+        if packet.parsed.fragment.is_none_or(|fragment| fragment.offset == 0) {
+            return self.first_fragment(view, frame, packet, (key, hash), deadline, now);
+        }
+        if let Some(decision) = self.fragments.decision(hash, &key, now) {
+            follow(packet, decision);
+            return self.rewrite(view, frame, packet, now);
+        }
+        match self.fragments.hold(hash, &key, frame, now, deadline) {
+            Ok(()) => self.counters.totals.held.add(1),
+            Err((frame, reason)) => self.drop_frame(view, frame, packet, reason),
+        }
+    }
+
+    fn first_fragment(
+        &mut self,
+        view: &View,
+        frame: Io::Frame,
+        packet: &mut Packet,
+        (key, hash): (DatagramKey, u64),
+        deadline: Tick,
+        now: Tick,
+    ) {
+        let tuple = packet.parsed.tuple;
+        let found = view.services.find(tuple.dst, tuple.dport, tuple.protocol);
+        *packet = whole_for_vip(view, packet.parsed, found);
+        self.steer(view, packet, now);
+        let backend = match packet.fate {
+            Fate::To(backend) => Ok(backend),
+            Fate::Drop(reason) => Err(reason),
+            _ => Err(DropReason::NoService),
+        };
+        let decision = Decision { service: packet.service, backend };
+        if !self.fragments.decide(hash, &key, decision, now, deadline) {
+            return self.drop_frame(view, frame, packet, DropReason::FragmentStoreFull);
+        }
+        self.rewrite(view, frame, packet, now);
+        while let Some(frame) = self.fragments.release(hash, &key, now) {
+            self.counters.totals.held.sub(1);
+            let mut held = classify(view, frame.bytes(), frame.meta());
+            if held.fate == Fate::Fragment {
+                follow(&mut held, decision);
+            }
+            self.rewrite(view, frame, &mut held, now);
+        }
+    }
+
+    /// Drops fragments that waited too long.
+    pub(crate) fn expire_fragments(&mut self, view: &View, now: Tick) {
+        while let Some(frame) = self.fragments.expired(now) {
+            self.counters.totals.held.sub(1);
+            let packet = classify(view, frame.bytes(), frame.meta());
+            self.drop_frame(view, frame, &packet, DropReason::FragmentTimeout);
+        }
+    }
+}
+
+fn follow(packet: &mut Packet, decision: Decision) {
+    packet.service = decision.service;
+    packet.fate = match decision.backend {
+        Ok(backend) => Fate::To(backend),
+        Err(reason) => Fate::Drop(reason),
+    };
+}
+
+fn datagram(view: &View, packet: &Packet) -> (DatagramKey, u64) {
+    let tuple = &packet.parsed.tuple;
+    let key = DatagramKey {
+        src: tuple.src,
+        dst: tuple.dst,
+        id: packet.parsed.fragment.map_or(0, |fragment| fragment.id),
+        protocol: if tuple.src.is_v6() { 0 } else { tuple.protocol },
+    };
+    (key, steer::hash::fragment(&view.cluster_key, key.src, key.dst, key.id, key.protocol))
+}

@@ -1,0 +1,31 @@
+//! The loop over wire, steer, flow and statesync: one worker's turn.
+//!
+//! Rule of this crate: a [`Worker`] is a deterministic function of frames in, [`Tick`](wire::Tick)
+//! and [`View`]. It reads no clock, logs nothing, locks nothing, and allocates nothing after start,
+//! so the whole data path runs in a test, a fuzzer and a simulator by calling `turn()`.
+//!
+//! The modules in the order in which a packet meets them: [`turn`], [`classify`], [`lookup`], [`steering`],
+//! [`rewrite`], [`emit`]; beside them [`fragments`] (the bounded store) and [`age`].
+#![forbid(unsafe_code)]
+
+pub mod age;
+pub mod classify;
+pub mod counters;
+pub mod drop_reason;
+pub mod emit;
+pub mod fragments;
+pub mod io;
+pub mod lookup;
+pub mod mailbox;
+pub mod memory_io;
+pub mod rewrite;
+pub mod steering;
+pub mod token_bucket;
+pub mod turn;
+pub mod view;
+
+pub use counters::Counters;
+pub use drop_reason::DropReason;
+pub use io::{BURST, Burst, Frame, NoRoom, Offloads, Outcome, PacketIo, RxMeta, Verdict};
+pub use turn::{Relay, Setup, Turn, Worker};
+pub use view::View;

@@ -1,0 +1,218 @@
+//! Fourth stage: carries out a frame's fate. Encapsulates towards the backend, answers for the VIP, hands fragments to
+//! their owner, punts, drops.
+
+use crate::classify::{Fate, Packet};
+use crate::emit::Label;
+use crate::io::{Frame, PacketIo};
+use crate::view::{BackendView, OnEmpty, View};
+use crate::{DropReason, Worker};
+use wire::encap::{Mode, encapsulate, entropy, rewrite_macs};
+use wire::fragment::Pieces;
+use wire::parse::Kind;
+use wire::{Tick, Tuple, reply};
+
+impl<Io: PacketIo> Worker<Io> {
+    /// Ends the frame: afterwards it is in the outbox, on a ring, held, or dropped.
+    pub(crate) fn rewrite(&mut self, view: &View, frame: Io::Frame, packet: &mut Packet, now: Tick) {
+        match packet.fate {
+            Fate::To(id) => match view.backends.get(id.index()).and_then(Option::as_ref) {
+                Some(backend) => self.forward(view, frame, packet, backend, now),
+                None => self.drop_frame(view, frame, packet, DropReason::NoBackend),
+            },
+            Fate::Punt => self.punt(view, frame, packet),
+            Fate::Fragment => self.hand_over_fragment(view, frame, packet, now),
+            Fate::Echo => self.answer_echo(view, frame, packet, now),
+            Fate::Drop(DropReason::NoBackend) => self.refuse(view, frame, packet, now),
+            Fate::Drop(reason) => self.drop_frame(view, frame, packet, reason),
+            // Steering has turned these into `To` or `Drop`.
+            Fate::Flow | Fate::Quoted => self.drop_frame(view, frame, packet, DropReason::NoService),
+        }
+    }
+
+    fn forward(
+        &mut self,
+        view: &View,
+        mut frame: Io::Frame,
+        packet: &Packet,
+        backend: &BackendView,
+        now: Tick,
+    ) {
+        let parsed = &packet.parsed;
+        let Some(next_hop) = backend.next_hop else {
+            return self.drop_frame(view, frame, packet, DropReason::NoNeighbour);
+        };
+        if parsed.end - parsed.l3 > backend.inner_mtu {
+            return self.too_big(view, frame, packet, backend, now);
+        }
+        // Ethernet padding is no part of the datagram and must not travel inside the tunnel.
+        if frame.set_len(usize::from(parsed.end)).is_err() {
+            return self.drop_frame(view, frame, packet, DropReason::NoHeadroom);
+        }
+        let source = port_mac(view, backend.port);
+        if backend.mode == Mode::L2 {
+            rewrite_macs(frame.bytes_mut(), next_hop, source);
+        } else {
+            let Ok(bytes) = frame.grow_front(backend.header.len()) else {
+                return self.drop_frame(view, frame, packet, DropReason::NoHeadroom);
+            };
+            encapsulate(bytes, &backend.header, parsed, (next_hop, source), entropy(&entropy_tuple(packet)));
+        }
+        let label = Label::received(view, packet, Some(backend.id));
+        self.send(view, backend.port, frame, label);
+    }
+
+    /// IPv4 without DF is cut into pieces that fit; everything else is told so (RFC 1191, RFC 8201).
+    fn too_big(&mut self, view: &View, frame: Io::Frame, packet: &Packet, backend: &BackendView, now: Tick) {
+        if !packet.parsed.dont_fragment {
+            return self.cut(view, frame, packet, backend, now);
+        }
+        if self.error_tokens.take(now) {
+            let mac = port_mac(view, frame.meta().port);
+            let answered = self.answer(view, &frame, reply::REPLY_MAX, |bytes, out| {
+                reply::too_big(bytes, &packet.parsed, mac, backend.inner_mtu, out)
+            });
+            self.counters.totals.too_big_sent.add(u64::from(answered.is_ok()));
+        }
+        self.drop_frame(view, frame, packet, DropReason::TooBig);
+    }
+
+    /// The cold path of IPv4 datagrams that may be fragmented: each piece goes out in a buffer of its own; the first
+    /// stands for the frame received, the others are originated.
+    fn cut(&mut self, view: &View, frame: Io::Frame, packet: &Packet, backend: &BackendView, now: Tick) {
+        let Ok(pieces) = Pieces::plan(&packet.parsed, frame.bytes(), backend.inner_mtu) else {
+            return self.drop_frame(view, frame, packet, DropReason::TooBig);
+        };
+        let count = pieces.count();
+        let mut buffers = core::mem::take(&mut self.spare);
+        if count <= buffers.capacity() {
+            self.io.alloc(count, &mut buffers);
+        }
+        let written = buffers.len() == count
+            && buffers.iter_mut().enumerate().all(|(index, piece)| {
+                piece.set_len(pieces.piece_len(index)).is_ok()
+                    && pieces.write(index, frame.bytes(), piece.bytes_mut()).is_some()
+            });
+        if written {
+            for (index, mut piece) in buffers.drain(..).enumerate() {
+                piece.set_meta(frame.meta());
+                self.piece_to_backend(view, piece, packet, backend, index == 0, now);
+            }
+            self.give_back(frame);
+        } else {
+            self.drop_frame(view, frame, packet, DropReason::NoBuffer);
+        }
+        self.io.recycle(&mut buffers);
+        self.spare = buffers;
+    }
+
+    fn piece_to_backend(
+        &mut self,
+        view: &View,
+        piece: Io::Frame,
+        packet: &Packet,
+        backend: &BackendView,
+        first: bool,
+        now: Tick,
+    ) {
+        if !first {
+            self.counters.totals.originated.add(1);
+        }
+        let Ok(wire::parse::Frame::Ip(parsed)) = wire::parse::parse(piece.bytes()) else {
+            let packet = Packet { made_here: !first, ..*packet };
+            return self.drop_frame(view, piece, &packet, DropReason::BadFragment);
+        };
+        let packet = Packet { parsed, made_here: !first, ..*packet };
+        if parsed.end - parsed.l3 > backend.inner_mtu {
+            return self.drop_frame(view, piece, &packet, DropReason::TooBig);
+        }
+        self.forward(view, piece, &packet, backend, now);
+    }
+
+    fn answer_echo(&mut self, view: &View, frame: Io::Frame, packet: &Packet, now: Tick) {
+        if !self.echo_tokens.take(now) {
+            return self.drop_frame(view, frame, packet, DropReason::RateLimited);
+        }
+        let mac = port_mac(view, frame.meta().port);
+        let answered = self.answer(view, &frame, frame.bytes().len(), |bytes, out| {
+            reply::echo(bytes, &packet.parsed, mac, out)
+        });
+        self.counters.totals.echo_sent.add(u64::from(answered.is_ok()));
+        let reason = match answered {
+            Ok(()) => DropReason::Answered,
+            Err(Unanswered::NoBuffer) => DropReason::NoBuffer,
+            Err(Unanswered::NotDue) => DropReason::BadIcmp,
+        };
+        self.drop_frame(view, frame, packet, reason);
+    }
+
+    /// A service without a usable backend says so, unless it is to be silent.
+    fn refuse(&mut self, view: &View, frame: Io::Frame, packet: &Packet, now: Tick) {
+        let service = packet.service.and_then(|index| view.service.get(usize::from(index)));
+        if service.is_some_and(|service| service.on_empty == OnEmpty::Reset) && self.error_tokens.take(now) {
+            let mac = port_mac(view, frame.meta().port);
+            let answered =
+                self.answer(view, &frame, reply::REPLY_MAX, |bytes, out| match packet.parsed.kind {
+                    Kind::Tcp(_) => reply::tcp_reset(bytes, &packet.parsed, mac, out),
+                    Kind::Udp => reply::port_unreachable(bytes, &packet.parsed, mac, out),
+                    _ => None,
+                });
+            self.counters.totals.reset_sent.add(u64::from(answered.is_ok()));
+        }
+        self.drop_frame(view, frame, packet, DropReason::NoBackend);
+    }
+
+    /// Sends an answer to `frame` back on the port it came from.
+    fn answer(
+        &mut self,
+        view: &View,
+        frame: &Io::Frame,
+        room: usize,
+        write: impl FnOnce(&[u8], &mut [u8]) -> Option<usize>,
+    ) -> Result<(), Unanswered> {
+        let mut buffers = core::mem::take(&mut self.spare);
+        self.io.alloc(1, &mut buffers);
+        let result = match buffers.pop() {
+            None => Err(Unanswered::NoBuffer),
+            Some(mut answer) => {
+                let length = match answer.set_len(room) {
+                    Ok(()) => write(frame.bytes(), answer.bytes_mut()).ok_or(Unanswered::NotDue),
+                    Err(_) => Err(Unanswered::NoBuffer),
+                };
+                let set = length.and_then(|length| answer.set_len(length).map_err(|_| Unanswered::NoBuffer));
+                if set.is_ok() {
+                    answer.set_meta(frame.meta());
+                    self.counters.totals.originated.add(1);
+                    self.send(view, frame.meta().port, answer, Label::ORIGINATED);
+                } else {
+                    buffers.push(answer);
+                }
+                set
+            }
+        };
+        self.io.recycle(&mut buffers);
+        self.spare = buffers;
+        result
+    }
+}
+
+/// Why there is no answer.
+enum Unanswered {
+    /// No buffer for it.
+    NoBuffer,
+    /// The rules forbid one.
+    NotDue,
+}
+
+/// What the outer header's entropy is made of: the flow's tuple; without ports for fragments, so that all pieces of a
+/// datagram take the same path.
+fn entropy_tuple(packet: &Packet) -> Tuple {
+    if packet.parsed.fragment.is_some() {
+        Tuple { sport: 0, dport: 0, ..packet.parsed.tuple }
+    } else {
+        packet.tuple
+    }
+}
+
+fn port_mac(view: &View, port: wire::PortId) -> [u8; 6] {
+    view.ports.get(port.index()).map_or([0; 6], |port| port.mac)
+}

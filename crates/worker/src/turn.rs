@@ -1,0 +1,260 @@
+//! One worker and its turn, which reads like a table of contents.
+
+use crate::classify::{Fate, Packet, classify};
+use crate::emit::{Label, Outbox};
+use crate::fragments::Store;
+use crate::io::{Burst, Frame, PacketIo};
+use crate::mailbox::Inbox;
+use crate::token_bucket::TokenBucket;
+use crate::view::{PortRole, View};
+use crate::{BURST, Counters, DropReason};
+use arrayvec::ArrayVec;
+use core::mem::take;
+use std::sync::Arc;
+use wire::{CoreId, PortId, Tick};
+
+/// Frames taken from other workers' rings in one turn at the most, so that they cannot starve receive.
+pub(crate) const RING_BUDGET: usize = 2 * BURST;
+/// Answers to echo requests: per second, and at once.
+const ECHO_RATE: (u64, u64) = (10_000, 1_000);
+/// "Packet too big", port unreachable and resets: per second, and at once.
+const ERROR_RATE: (u64, u64) = (10_000, 1_000);
+
+/// A frame on its way to the worker that owns what it needs.
+#[derive(Debug)]
+pub struct Relay<F> {
+    /// The frame, as received.
+    pub frame: F,
+}
+
+/// What a worker is made of.
+pub struct Setup<Io: PacketIo> {
+    /// Which worker this is.
+    pub core: CoreId,
+    /// Its queues.
+    pub io: Io,
+    /// Its flow table.
+    pub table: flow::Table,
+    /// Readers of all workers' tables by core, its own included.
+    pub peers: Vec<flow::Reader>,
+    /// Rings to and from the other workers.
+    pub rings: statesync::Ports<Relay<Io::Frame>>,
+    /// Where views arrive.
+    pub inbox: Inbox<View>,
+    /// What it counts.
+    pub counters: Arc<Counters>,
+}
+
+/// What a turn found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Turn {
+    /// Frames received from ports and rings.
+    pub received: usize,
+}
+
+/// One worker: owns its queues and its flow table.
+pub struct Worker<Io: PacketIo> {
+    pub(crate) core: CoreId,
+    pub(crate) io: Io,
+    pub(crate) flows: flow::Table,
+    pub(crate) peers: Vec<flow::Reader>,
+    pub(crate) rings: statesync::Ports<Relay<Io::Frame>>,
+    inbox: Inbox<View>,
+    view: Option<Arc<View>>,
+    pub(crate) counters: Arc<Counters>,
+    burst: Burst<Io::Frame>,
+    pub(crate) outbox: Outbox<Io::Frame>,
+    pub(crate) spare: Burst<Io::Frame>,
+    pub(crate) garbage: Burst<Io::Frame>,
+    pub(crate) fragments: Store<Io::Frame>,
+    pub(crate) echo_tokens: TokenBucket,
+    pub(crate) error_tokens: TokenBucket,
+}
+
+impl<Io: PacketIo> Worker<Io> {
+    /// A worker that has no view yet: until the first one comes, everything is dropped as `not_ready`.
+    pub fn new(setup: Setup<Io>) -> Worker<Io> {
+        Worker {
+            core: setup.core,
+            io: setup.io,
+            flows: setup.table,
+            peers: setup.peers,
+            rings: setup.rings,
+            inbox: setup.inbox,
+            view: None,
+            counters: setup.counters,
+            burst: Burst::new(),
+            outbox: Outbox::new(),
+            spare: Burst::new(),
+            garbage: Burst::new(),
+            fragments: Store::new(),
+            echo_tokens: TokenBucket::new(ECHO_RATE.0, ECHO_RATE.1),
+            error_tokens: TokenBucket::new(ERROR_RATE.0, ERROR_RATE.1),
+        }
+    }
+
+    /// One poll of everything; never blocks. The unit of testing.
+    pub fn turn(&mut self, now: Tick) -> Turn {
+        self.adopt_view();
+        // Taken out for the turn, so that the stages may borrow it and the worker at once.
+        let Some(view) = self.view.take() else { return self.not_ready() };
+        self.age(now);
+        let mut received = self.receive_rings(&view, now);
+        for (port, of) in view.ports.iter().enumerate() {
+            let port = PortId(u16::try_from(port).unwrap_or(u16::MAX));
+            received += match of.role {
+                PortRole::Data { .. } => self.receive(&view, port, now),
+                PortRole::Exception { data } => self.receive_kernel(&view, port, data, now),
+            };
+        }
+        self.expire_fragments(&view, now);
+        self.flush_all(&view);
+        self.io.recycle(&mut self.garbage);
+        self.view = Some(view);
+        self.account(received);
+        Turn { received }
+    }
+
+    /// The back end, for tests and for the owner at shut-down.
+    pub fn io(&mut self) -> &mut Io {
+        &mut self.io
+    }
+
+    /// The flow table's live flows.
+    pub fn flow_count(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// Gives back every frame the worker holds (fragments, rings), counted as dropped. Call after the last turn.
+    pub fn finish(&mut self) {
+        self.fragments.drain(|frame| {
+            self.counters.totals.held.sub(1);
+            self.counters.drops(DropReason::FragmentTimeout).add(1);
+            drop(frame);
+        });
+        loop {
+            let mut count = 0;
+            self.rings.receive(RING_BUDGET, |_, relay: Relay<Io::Frame>| {
+                count += 1;
+                drop(relay);
+            });
+            if count == 0 {
+                break;
+            }
+            self.counters.totals.ring_in.add(count);
+            self.counters.drops(DropReason::NotReady).add(count);
+        }
+    }
+
+    /// The newest view from the mailbox; the old one goes home to control and is freed there.
+    fn adopt_view(&mut self) {
+        let Some(new) = self.inbox.newest() else { return };
+        self.flows.set_idle(flow::Idle {
+            tcp_established_us: new.timeouts.tcp_established_us,
+            tcp_closing_us: new.timeouts.tcp_closing_us,
+            syn_us: new.timeouts.syn_us,
+            udp_us: new.timeouts.udp_us,
+        });
+        self.counters.totals.generation.set(new.generation);
+        if let Some(old) = self.view.replace(new) {
+            // A full return ring means control has not collected for a long time; then the last reference may
+            // be dropped here, which is slow but right.
+            drop(self.inbox.give_back(old));
+        }
+    }
+
+    fn receive(&mut self, view: &View, port: PortId, now: Tick) -> usize {
+        let mut burst = take(&mut self.burst);
+        self.io.rx(port, &mut burst);
+        let received = burst.len();
+        if received > 0 {
+            self.count_received(port, &burst);
+            let mut batch = ArrayVec::<Packet, BURST>::new();
+            for frame in &burst {
+                batch.push(classify(view, frame.bytes(), frame.meta()));
+            }
+            self.look_up(&mut batch, now);
+            for (frame, packet) in burst.drain(..).zip(&mut batch) {
+                self.steer(view, packet, now);
+                self.rewrite(view, frame, packet, now);
+            }
+        }
+        self.burst = burst;
+        received
+    }
+
+    /// Frames of the kernel go out on the data port as they are, but for probes that travel like the traffic.
+    fn receive_kernel(&mut self, view: &View, port: PortId, data: PortId, now: Tick) -> usize {
+        let mut burst = take(&mut self.burst);
+        self.io.rx(port, &mut burst);
+        let received = burst.len();
+        if received > 0 {
+            self.count_received(port, &burst);
+            for frame in burst.drain(..) {
+                match crate::classify::probe(view, frame.bytes()) {
+                    Some(mut packet) => self.rewrite(view, frame, &mut packet, now),
+                    None => self.send(view, data, frame, Label::KERNEL),
+                }
+            }
+        }
+        self.burst = burst;
+        received
+    }
+
+    /// Fragments whose datagram this worker owns, received by other workers.
+    fn receive_rings(&mut self, view: &View, now: Tick) -> usize {
+        let mut received = 0;
+        loop {
+            let mut burst = take(&mut self.burst);
+            self.rings.receive(BURST, |_, relay: Relay<Io::Frame>| burst.push(relay.frame));
+            let count = burst.len();
+            received += count;
+            self.counters.totals.ring_in.add(count as u64);
+            for frame in burst.drain(..) {
+                let mut packet = classify(view, frame.bytes(), frame.meta());
+                if packet.fate == Fate::Fragment {
+                    self.fragment_here(view, frame, &mut packet, now);
+                } else {
+                    // The view changed under way and the frame is no longer for a service.
+                    self.rewrite(view, frame, &mut packet, now);
+                }
+            }
+            self.burst = burst;
+            if count < BURST || received >= RING_BUDGET {
+                return received;
+            }
+        }
+    }
+
+    fn not_ready(&mut self) -> Turn {
+        // Without a view nothing is known of the ports, so nothing is received; rings are emptied.
+        let mut count = 0;
+        self.rings.receive(RING_BUDGET, |_, relay: Relay<Io::Frame>| {
+            count += 1;
+            drop(relay);
+        });
+        self.counters.totals.ring_in.add(count);
+        self.counters.drops(DropReason::NotReady).add(count);
+        self.account(0);
+        Turn { received: 0 }
+    }
+
+    fn count_received(&self, port: PortId, burst: &Burst<Io::Frame>) {
+        let bytes: usize = burst.iter().map(|frame| frame.bytes().len()).sum();
+        self.counters.totals.rx.add(burst.len() as u64);
+        self.counters.totals.rx_bytes.add(bytes as u64);
+        if let Some(of) = self.counters.port(port) {
+            of.rx.add(burst.len() as u64);
+            of.rx_bytes.add(bytes as u64);
+        }
+    }
+
+    fn account(&self, received: usize) {
+        let totals = &self.counters.totals;
+        totals.turns.add(1);
+        if received == 0 {
+            totals.empty_turns.add(1);
+        }
+        debug_assert_eq!(self.counters.imbalance(), 0, "every frame has one end");
+    }
+}

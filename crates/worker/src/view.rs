@@ -1,0 +1,189 @@
+//! What control publishes to workers: one immutable picture of services, backends, next hops and ports.
+//!
+//! Built by control (`control::compile`), handed over as `Arc<View>` through a mailbox, adopted between two
+//! bursts; the old one goes back to control and is freed there.
+
+use std::sync::Arc;
+use steer::{Maglev, Services};
+use wire::encap::{Header, Mode};
+use wire::{Addr, BackendId, PortId, ServiceId};
+
+/// Largest number of services (ids 1 to this).
+pub const SERVICES_MAX: usize = 4096;
+/// Largest number of backend ids in use at once, removed ones that are not yet forgotten included.
+pub const BACKENDS_MAX: usize = 65_536;
+/// Largest number of workers.
+pub const WORKERS_MAX: usize = 64;
+/// Largest number of ports of a `PacketIo` (data and exception).
+pub const PORTS_MAX: usize = 32;
+
+/// The picture.
+#[derive(Debug, Default)]
+pub struct View {
+    /// Counts publications; the worker reports the one it uses.
+    pub generation: u64,
+    /// Key of the cluster hash (slot choice), the same on every machine.
+    pub cluster_key: [u8; 16],
+    /// Which service a packet belongs to; gives an index into `service`.
+    pub services: Services,
+    /// The services, in the order of `Services`' indices.
+    pub service: Vec<ServiceView>,
+    /// Backends by id; `None` for ids not in use.
+    pub backends: Vec<Option<BackendView>>,
+    /// Ports by [`PortId`].
+    pub ports: Vec<PortView>,
+    /// Idle times.
+    pub timeouts: Timeouts,
+    /// Health probes that travel in the traffic's own encapsulation (`route = "tunnel"`): a frame from the kernel with
+    /// this (source address, source port, destination VIP) goes to that backend. Few; searched linearly.
+    pub probes: Vec<Probe>,
+}
+
+/// A service as the data path sees it.
+#[derive(Debug)]
+pub struct ServiceView {
+    /// Its id, part of the flow key.
+    pub id: ServiceId,
+    /// Whether flows need the wide key (IPv6, any port, prefix).
+    pub wide: bool,
+    /// What the slot is computed from.
+    pub hash: HashOn,
+    /// The slot table; its values index `members`.
+    pub maglev: Arc<Maglev>,
+    /// Backends in the table's numbering.
+    pub members: Vec<BackendId>,
+    /// What happens when no backend is usable.
+    pub on_empty: OnEmpty,
+    /// What happens to established flows of a backend that is down.
+    pub on_down: OnDown,
+}
+
+/// What the slot is computed from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum HashOn {
+    /// Source, destination, both ports, protocol.
+    #[default]
+    Tuple,
+    /// Source address only: all flows of a client meet one backend.
+    Source,
+}
+
+/// What a service without a usable backend does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum OnEmpty {
+    /// TCP reset, or ICMP port unreachable.
+    #[default]
+    Reset,
+    /// Silence.
+    Drop,
+}
+
+/// What happens to established flows of a backend that is down.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum OnDown {
+    /// They stay.
+    #[default]
+    Keep,
+    /// Their next packet is steered anew.
+    Reselect,
+}
+
+/// Whether a backend takes flows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BackendState {
+    /// New and old flows.
+    Up,
+    /// Old flows only; also a removed backend whose flows live on.
+    Draining,
+    /// No new flows; old ones as the service's `on_down` says.
+    Down,
+}
+
+/// A backend as the data path sees it.
+#[derive(Debug)]
+pub struct BackendView {
+    /// Its id.
+    pub id: BackendId,
+    /// Its service.
+    pub service: ServiceId,
+    /// Whether it takes flows.
+    pub state: BackendState,
+    /// Mode of its service.
+    pub mode: Mode,
+    /// The outer header, ready but for lengths, DSCP, ECN and entropy; empty for l2.
+    pub header: Header,
+    /// Largest inner IP datagram, bytes: path MTU minus overhead.
+    pub inner_mtu: u16,
+    /// Port it is reached through.
+    pub port: PortId,
+    /// Link-layer next hop; `None` while unresolved.
+    pub next_hop: Option<[u8; 6]>,
+}
+
+/// A port as the data path sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct PortView {
+    /// Its MAC: source of every frame sent on it.
+    pub mac: [u8; 6],
+    /// Largest IP datagram sent on it, bytes.
+    pub mtu: u16,
+    /// What it is.
+    pub role: PortRole,
+}
+
+/// What a port is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PortRole {
+    /// Carries traffic; frames for the kernel go to the exception port, if there is one.
+    Data {
+        /// Its exception port.
+        exception: Option<PortId>,
+        /// Punted frames are counted as punted and freed although there is no exception port (replay).
+        punt_to_nowhere: bool,
+    },
+    /// The kernel's side of a data port.
+    Exception {
+        /// Its data port.
+        data: PortId,
+    },
+}
+
+/// Idle times, microseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// TCP flows with at least two packets and no FIN or RST.
+    pub tcp_established_us: u64,
+    /// TCP flows after FIN or RST.
+    pub tcp_closing_us: u64,
+    /// TCP flows of which one packet was seen.
+    pub syn_us: u64,
+    /// UDP flows.
+    pub udp_us: u64,
+    /// Fragments.
+    pub fragment_us: u64,
+}
+
+impl Default for Timeouts {
+    fn default() -> Timeouts {
+        Timeouts {
+            tcp_established_us: 1_800_000_000,
+            tcp_closing_us: 30_000_000,
+            syn_us: 30_000_000,
+            udp_us: 60_000_000,
+            fragment_us: 1_000_000,
+        }
+    }
+}
+
+/// A probe flow through a tunnel.
+#[derive(Clone, Copy, Debug)]
+pub struct Probe {
+    /// Source address of the probing socket.
+    pub source: Addr,
+    /// Its port.
+    pub source_port: u16,
+    /// The VIP probed.
+    pub vip: Addr,
+    /// The backend the probe must reach.
+    pub backend: BackendId,
+}

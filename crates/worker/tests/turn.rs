@@ -1,0 +1,356 @@
+//! The turn, from frames in to frames out.
+
+mod rig;
+
+use rig::*;
+use worker::view::{BackendState, OnDown, OnEmpty};
+use worker::{DropReason, RxMeta, Verdict};
+
+#[test]
+fn a_flow_keeps_its_backend_and_is_encapsulated() {
+    let mut rig = Rig::new(1, view(1, &[Spec::web(4)]));
+    let frame = tcp(40_000, 80, Tcp::Syn, 0);
+    let (sent, outcomes) = rig.put(0, &frame);
+    let backend = backend_of(&outcomes);
+    assert_eq!(sent.len(), 1);
+    let last = u8::try_from(backend.0).unwrap();
+    assert_eq!(sent[0][..6], [2, 0, 0, 0, 0, 0x21 + last]);
+    assert_eq!(sent[0][6..12], PORT_MAC);
+    assert_eq!(sent[0][23], 4, "IP in IP");
+    assert_eq!(sent[0][30..34], [10, 0, 2, 21 + last]);
+    assert_eq!(sent[0][34..], frame[14..], "the datagram travels untouched");
+    for kind in [Tcp::Ack, Tcp::Fin, Tcp::Ack] {
+        let (_, outcomes) = rig.put(0, &tcp(40_000, 80, kind, 10));
+        assert_eq!(backend_of(&outcomes), backend);
+    }
+    assert_eq!(rig.counters[0].totals.flow_inserts.get(), 1);
+    assert_eq!(rig.counters[0].totals.flow_hits.get(), 3);
+    assert_eq!(rig.counters[0].backend(backend).unwrap().packets.get(), 4);
+    assert_eq!(rig.counters[0].backend(backend).unwrap().flows.get(), 1);
+}
+
+#[test]
+fn established_flows_outlive_a_change_of_the_table() {
+    let mut rig = Rig::new(1, view(1, &[Spec::web(4)]));
+    let mut chosen = Vec::new();
+    for sport in 1000..1200 {
+        rig.put(0, &tcp(sport, 80, Tcp::Syn, 0));
+        chosen.push(backend_of(&rig.put(0, &tcp(sport, 80, Tcp::Ack, 0)).1));
+    }
+    let mut changed = Spec::web(4);
+    changed.states[1] = BackendState::Draining;
+    rig.publish(view(2, &[changed]));
+    for (sport, backend) in (1000..1200).zip(&chosen) {
+        assert_eq!(backend_of(&rig.put(0, &tcp(sport, 80, Tcp::Ack, 0)).1), *backend);
+    }
+    for sport in 2000..2200 {
+        assert_ne!(backend_of(&rig.put(0, &tcp(sport, 80, Tcp::Syn, 0)).1).0, 1);
+    }
+    assert_eq!(rig.counters[0].totals.generation.get(), 2);
+    assert!(rig.publishers[0].collect().is_some(), "the old view came home");
+}
+
+#[test]
+fn down_keeps_or_reselects() {
+    for (on_down, keeps) in [(OnDown::Keep, true), (OnDown::Reselect, false)] {
+        let mut rig = Rig::new(1, view(1, &[Spec::web(3)]));
+        let flows: Vec<_> = (1000..1100)
+            .map(|sport| {
+                rig.put(0, &tcp(sport, 80, Tcp::Syn, 0));
+                (sport, backend_of(&rig.put(0, &tcp(sport, 80, Tcp::Ack, 0)).1))
+            })
+            .collect();
+        let mut spec = Spec::web(3);
+        spec.states[0] = BackendState::Down;
+        spec.on_down = on_down;
+        rig.publish(view(2, &[spec]));
+        for (sport, before) in &flows {
+            let after = backend_of(&rig.put(0, &tcp(*sport, 80, Tcp::Ack, 0)).1);
+            assert_eq!(after == *before, before.0 != 0 || keeps);
+        }
+    }
+}
+
+#[test]
+fn a_syn_on_a_closing_flow_begins_anew() {
+    let mut rig = Rig::new(1, view(1, &[Spec::web(2)]));
+    rig.put(0, &tcp(7, 80, Tcp::Syn, 0));
+    rig.put(0, &tcp(7, 80, Tcp::Ack, 0));
+    let old = backend_of(&rig.put(0, &tcp(7, 80, Tcp::Fin, 0)).1);
+    let mut spec = Spec::web(2);
+    spec.states[old.index()] = BackendState::Draining;
+    rig.publish(view(2, &[spec]));
+    assert_eq!(
+        backend_of(&rig.put(0, &tcp(7, 80, Tcp::Ack, 0)).1),
+        old,
+        "the last ACK goes where the FIN went"
+    );
+    assert_ne!(backend_of(&rig.put(0, &tcp(7, 80, Tcp::Syn, 0)).1), old);
+}
+
+#[test]
+fn a_repeated_syn_stays_on_a_leaving_backend_only_for_half_a_second() {
+    let mut rig = Rig::new(1, view(1, &[Spec::web(2)]));
+    let old = backend_of(&rig.put(0, &tcp(7, 80, Tcp::Syn, 0)).1);
+    let mut spec = Spec::web(2);
+    spec.states[old.index()] = BackendState::Draining;
+    rig.publish(view(2, &[spec]));
+    assert_eq!(backend_of(&rig.put(0, &tcp(7, 80, Tcp::Syn, 0)).1), old);
+    rig.advance_ms(2_000);
+    assert_ne!(backend_of(&rig.put(0, &tcp(7, 80, Tcp::Syn, 0)).1), old);
+}
+
+#[test]
+fn an_empty_service_resets_or_is_silent() {
+    let mut empty = Spec::web(0);
+    let mut rig = Rig::new(1, view(1, &[Spec::web(0)]));
+    let (sent, outcomes) = rig.put(0, &tcp(7, 80, Tcp::Syn, 0));
+    dropped(&outcomes, DropReason::NoBackend);
+    assert_eq!(sent.len(), 1);
+    assert_eq!(sent[0][47], 0x14, "RST and ACK");
+    assert_eq!(sent[0][42..46], 8_u32.to_be_bytes(), "acknowledges the SYN");
+    empty.on_empty = OnEmpty::Drop;
+    rig.publish(view(2, &[empty]));
+    let (sent, outcomes) = rig.put(0, &tcp(7, 80, Tcp::Syn, 0));
+    dropped(&outcomes, DropReason::NoBackend);
+    assert!(sent.is_empty());
+}
+
+#[test]
+fn what_is_not_for_a_service_is_named_or_punted() {
+    let mut rig = Rig::new(1, view(1, &[Spec::web(1)]));
+    dropped(&rig.put(0, &tcp(7, 81, Tcp::Syn, 0)).1, DropReason::NoService);
+    dropped(&rig.put(0, &udp(7, 80, 0)).1, DropReason::NoService);
+    let mut other = tcp(7, 80, Tcp::Syn, 0);
+    other[33] = 99;
+    set_fragment_bits(&mut other, 0x4000);
+    let (sent, outcomes) = rig.put(0, &other);
+    assert!(sent.is_empty());
+    assert_eq!(outcomes[0].1.verdict, Verdict::Punted);
+    dropped(&rig.put(0, &[0; 9]).1, DropReason::BadEthernet);
+    let truncated = RxMeta { truncated: true, ..RxMeta::default() };
+    dropped(&rig.put_with(0, &tcp(7, 80, Tcp::Syn, 0), truncated).1, DropReason::Truncated);
+    let chained = RxMeta { multi_segment: true, ..RxMeta::default() };
+    dropped(&rig.put_with(0, &tcp(7, 80, Tcp::Syn, 0), chained).1, DropReason::MultiSegment);
+}
+
+#[test]
+fn an_unresolved_next_hop_drops_by_name() {
+    let mut spec = Spec::web(1);
+    spec.resolved = false;
+    let mut rig = Rig::new(1, view(1, &[spec]));
+    dropped(&rig.put(0, &tcp(7, 80, Tcp::Syn, 0)).1, DropReason::NoNeighbour);
+}
+
+#[test]
+fn too_big_is_answered_or_cut() {
+    let mut rig = Rig::new(1, view(1, &[Spec::web(1)]));
+    let mut frame = tcp(7, 80, Tcp::Ack, 1460);
+    set_fragment_bits(&mut frame, 0x4000);
+    let (sent, outcomes) = rig.put(0, &frame);
+    dropped(&outcomes, DropReason::TooBig);
+    assert_eq!(sent.len(), 1);
+    assert_eq!(sent[0][34..36], [3, 4]);
+    assert_eq!(sent[0][40..42], 1480_u16.to_be_bytes());
+    assert_eq!(sent[0][26..30], VIP);
+
+    set_fragment_bits(&mut frame, 0);
+    let (sent, outcomes) = rig.put(0, &frame);
+    assert_eq!(outcomes.len(), 1);
+    assert_eq!(outcomes[0].1.verdict, Verdict::Sent);
+    assert_eq!(sent.len(), 2);
+    assert!(sent.iter().all(|piece| piece.len() <= 1514));
+    assert_eq!(rig.counters[0].totals.originated.get(), 2, "one answer, one piece");
+
+    rig.workers[0].io().buffers = 1;
+    dropped(&rig.put(0, &frame).1, DropReason::NoBuffer);
+}
+
+#[test]
+fn a_full_transmit_queue_is_counted() {
+    let mut rig = Rig::new(1, view(1, &[Spec::web(1)]));
+    rig.workers[0].io().tx_room = 0;
+    dropped(&rig.put(0, &tcp(7, 80, Tcp::Syn, 0)).1, DropReason::TxFull);
+}
+
+#[test]
+fn fragments_meet_in_any_order_and_on_any_worker() {
+    let mut spec = Spec::web(4);
+    spec.protocol = UDP;
+    spec.port = 53;
+    let mut rig = Rig::new(3, view(1, &[spec]));
+    for sport in 100..140 {
+        let whole = udp(sport, 53, 4000);
+        let mut pieces = fragments(&whole, 1000);
+        for piece in &mut pieces {
+            piece[18..20].copy_from_slice(&sport.to_be_bytes());
+            let bits = u16::from_be_bytes([piece[20], piece[21]]);
+            set_fragment_bits(piece, bits);
+        }
+        let order = usize::from(sport) % 5;
+        pieces.rotate_left(order);
+        let mut sent = Vec::new();
+        let mut backends = Vec::new();
+        for (n, piece) in pieces.iter().enumerate() {
+            let (out, outcomes) = rig.put(n % 3, piece);
+            sent.extend(out);
+            backends.extend(outcomes.iter().map(|(_, o)| (o.verdict, o.backend)));
+        }
+        assert_eq!(sent.len(), 5);
+        assert_eq!(backends.len(), 5);
+        assert!(backends.iter().all(|b| *b == backends[0] && b.0 == Verdict::Sent));
+        let (_, outcomes) = rig.put(1, &udp(sport, 53, 10));
+        assert_eq!(Some(backend_of(&outcomes)), backends[0].1, "whole datagrams of the flow go the same way");
+    }
+    assert!(rig.counters.iter().map(|c| c.totals.ring_out.get()).sum::<u64>() > 0);
+}
+
+#[test]
+fn fragments_without_their_first_time_out() {
+    let mut spec = Spec::web(1);
+    spec.protocol = UDP;
+    let mut rig = Rig::new(1, view(1, &[spec]));
+    let pieces = fragments(&udp(9, 80, 3000), 1000);
+    assert!(rig.put(0, &pieces[1]).1.is_empty());
+    assert!(rig.put(0, &pieces[2]).1.is_empty());
+    assert_eq!(rig.counters[0].totals.held.get(), 2);
+    rig.advance_ms(999);
+    assert!(rig.run().1.is_empty());
+    rig.advance_ms(2);
+    let (_, outcomes) = rig.run();
+    assert_eq!(outcomes.len(), 2);
+    assert_eq!(rig.drops(DropReason::FragmentTimeout), 2);
+    assert_eq!(rig.counters[0].totals.held.get(), 0);
+    // The first fragment alone still goes out.
+    assert_eq!(rig.put(0, &pieces[0]).0.len(), 1);
+}
+
+#[test]
+fn the_fragment_store_is_bounded() {
+    let mut spec = Spec::web(1);
+    spec.protocol = UDP;
+    let mut rig = Rig::new(1, view(1, &[spec]));
+    let pieces = fragments(&udp(9, 80, 3000), 1000);
+    for id in 0..2000_u16 {
+        let mut piece = pieces[1].clone();
+        piece[18..20].copy_from_slice(&id.to_be_bytes());
+        let bits = u16::from_be_bytes([piece[20], piece[21]]);
+        set_fragment_bits(&mut piece, bits);
+        rig.put(0, &piece);
+    }
+    let held = rig.counters[0].totals.held.get();
+    assert!(held <= worker::fragments::HELD_MAX as u64 && held > 400, "{held}");
+    assert_eq!(held + rig.drops(DropReason::FragmentStoreFull), 2000);
+    rig.workers[0].finish();
+    assert_eq!(rig.counters[0].totals.held.get(), 0);
+    assert_eq!(rig.workers[0].io().live(), 0);
+    assert_eq!(rig.counters[0].imbalance(), 0);
+}
+
+#[test]
+fn an_icmp_error_follows_the_flow_it_quotes() {
+    let mut rig = Rig::new(2, view(1, &[Spec::web(4)]));
+    for sport in 500..540 {
+        rig.put(0, &tcp(sport, 80, Tcp::Syn, 0));
+        let backend = backend_of(&rig.put(0, &tcp(sport, 80, Tcp::Ack, 0)).1);
+        // "Fragmentation needed" from a router, quoting what the backend sent to the client.
+        let mut quoted = Vec::new();
+        etherparse::PacketBuilder::ipv4(VIP, CLIENT, 60)
+            .tcp(80, sport, 1, 1)
+            .ack(3)
+            .write(&mut quoted, &[])
+            .unwrap();
+        let mut frame = Vec::new();
+        etherparse::PacketBuilder::ethernet2(ROUTER_MAC, PORT_MAC)
+            .ipv4([192, 0, 2, 1], VIP, 60)
+            .icmpv4(etherparse::Icmpv4Type::DestinationUnreachable(
+                etherparse::icmpv4::DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: 1400 },
+            ))
+            .write(&mut frame, &quoted)
+            .unwrap();
+        let (sent, outcomes) = rig.put(1, &frame);
+        assert_eq!(backend_of(&outcomes), backend, "also at a worker that does not have the flow");
+        assert_eq!(sent[0][34..], frame[14..]);
+    }
+    assert_eq!(rig.counters[1].totals.flow_inserts.get(), 0, "an error makes no flow");
+}
+
+#[test]
+fn echo_is_answered_under_a_bucket() {
+    let mut rig = Rig::new(1, view(1, &[Spec::web(1)]));
+    let mut frame = Vec::new();
+    etherparse::PacketBuilder::ethernet2(ROUTER_MAC, PORT_MAC)
+        .ipv4(CLIENT, VIP, 64)
+        .icmpv4_echo_request(1, 2)
+        .write(&mut frame, b"hello, balancer")
+        .unwrap();
+    let (sent, outcomes) = rig.put(0, &frame);
+    dropped(&outcomes, DropReason::Answered);
+    assert_eq!(sent[0][34], 0);
+    assert_eq!(sent[0][42..], frame[42..]);
+    let mut limited = 0;
+    for _ in 0..2000 {
+        let (_, outcomes) = rig.put(0, &frame);
+        limited += u64::from(outcomes[0].1.verdict == Verdict::Dropped(DropReason::RateLimited));
+    }
+    assert_eq!(limited, 2000 - 999);
+}
+
+#[test]
+fn wide_flows_and_any_port() {
+    let mut spec = Spec::web(3);
+    spec.port = 0;
+    let mut six = Spec::web(3);
+    six.vip = ipv6("2001:db8::10").into();
+    six.len = 128;
+    let mut rig = Rig::new(1, view(1, &[spec, six]));
+    let a = backend_of(&rig.put(0, &tcp(5, 8080, Tcp::Syn, 0)).1);
+    assert!(a.0 < 3);
+    let mut frame = Vec::new();
+    etherparse::PacketBuilder::ethernet2(ROUTER_MAC, PORT_MAC)
+        .ipv6(ipv6("fd00:1::5").octets(), ipv6("2001:db8::10").octets(), 64)
+        .tcp(5, 80, 0, 1000)
+        .syn()
+        .write(&mut frame, &[])
+        .unwrap();
+    let (sent, outcomes) = rig.put(0, &frame);
+    assert!((3..6).contains(&backend_of(&outcomes).0));
+    assert_eq!(sent[0][23], 41, "IPv6 in IPv4");
+    assert_eq!(sent[0][34..], frame[14..]);
+}
+
+#[test]
+fn idle_flows_end_and_free_their_place() {
+    let mut rig = Rig::new(1, view(1, &[Spec::web(2)]));
+    for sport in 1..500 {
+        rig.put(0, &tcp(sport, 80, Tcp::Syn, 0));
+    }
+    assert_eq!(rig.workers[0].flow_count(), 499);
+    for _ in 0..200 {
+        rig.advance_ms(1000);
+        rig.run();
+    }
+    assert_eq!(rig.workers[0].flow_count(), 0);
+    assert_eq!(rig.counters[0].totals.flow_expired.get(), 499);
+    let live: u64 = (0..2).map(|b| rig.counters[0].backend(wire::BackendId(b)).unwrap().flows.get()).sum();
+    assert_eq!(live, 0);
+}
+
+#[test]
+fn a_syn_flood_evicts_no_established_flow() {
+    let mut rig = Rig::new(1, view(1, &[Spec::web(2)]));
+    let mut chosen = Vec::new();
+    for sport in 1..200 {
+        rig.put(0, &tcp(sport, 80, Tcp::Syn, 0));
+        chosen.push(backend_of(&rig.put(0, &tcp(sport, 80, Tcp::Ack, 0)).1));
+    }
+    for flood in 10_000..14_000 {
+        rig.put(0, &tcp(flood, 80, Tcp::Syn, 0));
+    }
+    assert!(rig.counters[0].totals.flow_refused.get() > 0);
+    let hits = rig.counters[0].totals.flow_hits.get();
+    for (sport, backend) in (1..200).zip(&chosen) {
+        assert_eq!(backend_of(&rig.put(0, &tcp(sport, 80, Tcp::Ack, 0)).1), *backend);
+    }
+    assert_eq!(rig.counters[0].totals.flow_hits.get() - hits, 199);
+}

@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# Puts what `cargo build --release` made where the systemd unit expects it.
+set -euo pipefail
+cd "$(dirname "$(readlink -f "$0")")/.."
+
+usage() {
+    cat <<'USAGE'
+usage: install.sh [--destdir DIR]   install the programs, unit, sample configuration, man pages and completions
+       install.sh --undo            remove them; /etc/guideway and /var/lib/guideway stay
+
+Build first: cargo build --release && cargo xtask dist
+An existing /etc/guideway/guideway.toml is never overwritten. Creates the group guideway, whose members may use the
+API's socket. Does not enable or start the service. Safe to run again.
+USAGE
+}
+
+fail() { echo "install.sh: $*" >&2; exit "${code:-1}"; }
+destdir=
+undo=no
+while [ $# -gt 0 ]; do
+    case "$1" in
+        -h | --help) usage; exit 0 ;;
+        --undo) undo=yes ;;
+        --destdir)
+            [ $# -ge 2 ] || code=2 fail "--destdir needs a directory"
+            destdir=$2
+            shift
+            ;;
+        *) code=2 fail "unknown argument '$1' (see --help)" ;;
+    esac
+    shift
+done
+[ -n "$destdir" ] || [ "$(id -u)" -eq 0 ] || fail "needs root (or --destdir)"
+
+target=${CARGO_TARGET_DIR:-target}/release
+unit=$destdir/lib/systemd/system/guideway.service
+reload() { if [ -z "$destdir" ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi; }
+
+if [ "$undo" = yes ]; then
+    if [ -z "$destdir" ] && [ -d /run/systemd/system ]; then systemctl disable --now guideway.service 2>/dev/null || true; fi
+    rm -f "$destdir"/usr/bin/guidewayd "$destdir"/usr/bin/guideway "$unit" \
+        "$destdir"/usr/share/man/man1/guideway*.1 "$destdir"/usr/share/man/man8/guidewayd.8 \
+        "$destdir"/usr/share/bash-completion/completions/guideway "$destdir"/usr/share/zsh/vendor-completions/_guideway \
+        "$destdir"/usr/share/fish/vendor_completions.d/guideway.fish
+    reload
+    echo "install.sh: removed; kept $destdir/etc/guideway and $destdir/var/lib/guideway"
+    exit 0
+fi
+
+for program in guidewayd guideway; do
+    [ -x "$target/$program" ] || fail "there is no $target/$program: run cargo build --release first"
+    install -D -m 0755 "$target/$program" "$destdir/usr/bin/$program"
+done
+install -D -m 0644 dpdk-setup/guideway.service "$unit"
+if [ ! -e "$destdir/etc/guideway/guideway.toml" ]; then
+    install -D -m 0640 configs/guideway.toml "$destdir/etc/guideway/guideway.toml"
+fi
+install -d -m 0750 "$destdir/var/lib/guideway"
+dist=${CARGO_TARGET_DIR:-target}/dist
+for page in "$dist"/*.1; do [ -e "$page" ] && install -D -m 0644 "$page" "$destdir/usr/share/man/man1/$(basename "$page")"; done
+for page in "$dist"/*.8; do [ -e "$page" ] && install -D -m 0644 "$page" "$destdir/usr/share/man/man8/$(basename "$page")"; done
+if [ -e "$dist/guideway.bash" ]; then
+    install -D -m 0644 "$dist/guideway.bash" "$destdir/usr/share/bash-completion/completions/guideway"
+    install -D -m 0644 "$dist/_guideway" "$destdir/usr/share/zsh/vendor-completions/_guideway"
+    install -D -m 0644 "$dist/guideway.fish" "$destdir/usr/share/fish/vendor_completions.d/guideway.fish"
+fi
+if [ -z "$destdir" ]; then
+    getent group guideway >/dev/null || groupadd --system guideway
+    reload
+fi
+echo "install.sh: installed. Next: edit $destdir/etc/guideway/guideway.toml, guideway check, guideway doctor, systemctl enable --now guideway"

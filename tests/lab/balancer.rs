@@ -1,0 +1,158 @@
+//! `guidewayd` on a balancer of the lab.
+
+use crate::api::Api;
+use crate::binaries::Binaries;
+use crate::command::{LabError, Process, Result, Tried, run_input, until};
+use crate::config::{Config, Device};
+use crate::namespace::Namespace;
+use crate::topology::Lab;
+use rustix::process::Signal;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+/// A running `guidewayd`. It is killed when dropped; its last log lines are printed if a test is failing then.
+#[derive(Debug)]
+pub struct Balancer {
+    namespace: Namespace,
+    process: Process,
+    api: Api,
+    config_path: PathBuf,
+    file_prefix: String,
+    log: PathBuf,
+}
+
+/// How long a start may take: EAL alone takes about a second.
+const START_LIMIT: Duration = Duration::from_secs(20);
+
+impl Balancer {
+    /// Starts it and waits until `GET /v1/ready` says 200.
+    pub fn start(lab: &Lab, index: u8, config: &Config) -> Result<Balancer> {
+        let mut balancer = Balancer::spawn(lab, index, config)?;
+        balancer.wait_ready(START_LIMIT)?;
+        Ok(balancer)
+    }
+
+    /// Starts it and does not wait.
+    pub fn spawn(lab: &Lab, index: u8, config: &Config) -> Result<Balancer> {
+        let namespace = lab.balancer(index)?.clone();
+        std::fs::create_dir_all(&config.dir).tried(|| format!("creating {}", config.dir.display()))?;
+        let config_path = config.dir.join("guideway.toml");
+        std::fs::write(&config_path, config.render()).tried(|| format!("writing {}", config_path.display()))?;
+        keep_kernel_off(&namespace, matches!(config.device, Device::AfPacket(_)))?;
+        let log = config.dir.join("guidewayd.log");
+        let program = Binaries::existing(&lab.binaries().guidewayd)?;
+        let process = namespace.start("guidewayd", &[program, "--config", &config_path.to_string_lossy()], &log)?;
+        Ok(Balancer {
+            namespace,
+            process,
+            api: Api::new(&config.socket()),
+            config_path,
+            file_prefix: config.file_prefix(),
+            log,
+        })
+    }
+
+    /// Waits until it is ready and returns how long that took.
+    pub fn wait_ready(&mut self, limit: Duration) -> Result<Duration> {
+        let start = Instant::now();
+        let (api, process) = (&self.api, &mut self.process);
+        let mut ended = None;
+        let waited = until("GET /v1/ready 200", limit, || {
+            if !process.is_running() {
+                ended = Some(process.log_tail(30));
+                return Ok(());
+            }
+            match api.request("GET", "/v1/ready", "") {
+                Ok(answer) if answer.status == 200 => Ok(()),
+                Ok(answer) => Err(format!("status {}: {}", answer.status, answer.body)),
+                Err(error) => Err(error.to_string()),
+            }
+        });
+        if let Some(log) = ended {
+            return Err(LabError::Wrong(format!("guidewayd ended instead of becoming ready:\n{log}")));
+        }
+        waited.map_err(|error| LabError::Wrong(format!("{error}\n{}", self.process.log_tail(30))))?;
+        Ok(start.elapsed())
+    }
+
+    /// Its API.
+    pub fn api(&self) -> &Api {
+        &self.api
+    }
+
+    /// Its namespace.
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// EAL's file prefix.
+    pub fn file_prefix(&self) -> &str {
+        &self.file_prefix
+    }
+
+    /// The file it was started with.
+    pub fn config_path(&self) -> &Path {
+        &self.config_path
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.process.is_running()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
+        self.process.wait(limit)
+    }
+
+    /// Asks it to stop (SIGTERM) and demands exit status 0 within 20 s.
+    pub fn stop(mut self) -> Result<()> {
+        self.signal(Signal::TERM);
+        let status = self.wait(Duration::from_secs(20))?;
+        if status.success() {
+            Ok(())
+        } else {
+            Err(LabError::Wrong(format!("guidewayd ended with {status}:\n{}", self.process.log_tail(30))))
+        }
+    }
+
+    /// The last lines of its log.
+    pub fn log_tail(&self, lines: usize) -> String {
+        self.process.log_tail(lines)
+    }
+}
+
+impl Drop for Balancer {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- {} ({})\n{}\n---", self.log.display(), self.file_prefix, self.process.log_tail(60));
+        }
+    }
+}
+
+/// With AF_PACKET the kernel sees every frame as well; it would answer ARP twice and reassemble fragments.
+fn keep_kernel_off(namespace: &Namespace, wanted: bool) -> Result<()> {
+    let rules = if wanted {
+        "table netdev guideway_lab\n\
+         delete table netdev guideway_lab\n\
+         table netdev guideway_lab {\n\
+           chain ingress {\n\
+             type filter hook ingress device \"p0\" priority 0; policy drop;\n\
+           }\n\
+         }\n"
+    } else {
+        "table netdev guideway_lab\ndelete table netdev guideway_lab\n"
+    };
+    run_input(&namespace.argv(&["nft", "-f", "-"]), rules).map(drop)
+}

@@ -1,0 +1,36 @@
+//! The lab: real TCP clients and servers around a real `guidewayd`, in network namespaces of one machine.
+//!
+//! Rule of this library: whatever it changes on the machine it can find again by name and undo: namespaces are called
+//! `gwl-<pid>-…`, files live in `/run/guideway-lab/<pid>/`, and the page count it changed is written down there first.
+//! [`cleanup`] undoes it when a [`Lab`] is dropped, on SIGINT and SIGTERM, and for processes that died without.
+//!
+//! ```text
+//!  client ── router ─┬─ lb1 … lbN     p0, owned by guidewayd; its exception interface gw0 has 10.0.2.11 …
+//!  10.0.1.100        ├─ b1 … bN       nginx and our own server; VIPs on lo; 10.0.2.21 …
+//!  … 10.0.1.200      └─ near          a client on the same link as the balancers, 10.0.2.200
+//! ```
+//! Needs root, nginx, clang, iproute2, ethtool and nftables (`dpdk-setup` installs them).
+#![forbid(unsafe_code)]
+
+pub mod api;
+pub mod backend;
+pub mod balancer;
+pub mod binaries;
+pub mod cleanup;
+pub mod command;
+pub mod config;
+pub mod demo;
+pub mod load;
+pub mod load_run;
+pub mod namespace;
+pub mod scenario;
+pub mod topology;
+
+pub use backend::Backend;
+pub use balancer::Balancer;
+pub use binaries::Binaries;
+pub use command::LabError;
+pub use config::Config;
+pub use load_run::LoadRun;
+pub use namespace::Namespace;
+pub use topology::{Lab, Shape};

@@ -1,0 +1,176 @@
+//! Load on real TCP, and the server behind it. A job is described by JSON on the command line; while it runs a line
+//! of progress is printed four times a second, and its last line is the report. It ends when its work is done or when
+//! its standard input ends, so it never outlives the test that started it.
+
+pub mod bulk;
+pub mod echo;
+pub mod http;
+pub mod serve;
+mod socket;
+
+use crate::command::{LabError, Result, Tried};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// What `lab-load` is to do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Job {
+    /// HTTP requests, each on a new connection.
+    Http(http::HttpLoad),
+    /// Long connections with an echo now and then.
+    Echo(echo::EchoLoad),
+    /// One large transfer.
+    Bulk(bulk::BulkLoad),
+    /// The server for echo and bulk. TCP on every address, UDP echo on those listed (so that answers leave from the
+    /// address that was asked).
+    Serve {
+        /// What it answers when asked who it is.
+        name: String,
+        /// Port.
+        port: u16,
+        /// Addresses for UDP.
+        udp: Vec<IpAddr>,
+    },
+}
+
+impl Job {
+    /// As the command line argument.
+    pub fn to_json(&self) -> Result<String> {
+        serde_json::to_string(self).map_err(|error| LabError::Wrong(error.to_string()))
+    }
+
+    /// From the command line argument.
+    pub fn from_json(text: &str) -> Result<Job> {
+        serde_json::from_str(text).map_err(|error| LabError::Wrong(format!("not a job: {error}")))
+    }
+}
+
+/// Where a job stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Requests (or echoes, or bytes) that succeeded.
+    pub done: u64,
+    /// Of requests or connections: those that failed.
+    pub failed: u64,
+}
+
+/// One line of output.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Line<R> {
+    /// Four times a second.
+    Progress(Progress),
+    /// The last line.
+    Report(R),
+}
+
+/// Something that failed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Failure {
+    /// When the request or connection began, Unix time, milliseconds.
+    pub started_unix_ms: u64,
+    /// When it failed.
+    pub ended_unix_ms: u64,
+    /// Client address and port.
+    pub source: String,
+    /// The backend, where it was known already.
+    pub backend: Option<String>,
+    /// What happened.
+    pub reason: String,
+}
+
+/// At most this many failures are reported in detail.
+pub const FAILURES_MAX: usize = 10_000;
+
+/// Requests by the backend that answered.
+pub type PerBackend = BTreeMap<String, u64>;
+
+/// Unix time, milliseconds.
+pub fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Runs a job to its end, printing to standard output.
+pub fn run(job: Job) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .tried(|| "starting the runtime".into())?;
+    match job {
+        Job::Http(load) => report(&runtime.block_on(http::run(load, &Control::start()))?),
+        Job::Echo(load) => report(&runtime.block_on(echo::run(load, &Control::start()))?),
+        Job::Bulk(load) => report(&runtime.block_on(bulk::run(load, &Control::start()))?),
+        Job::Serve { name, port, udp } => runtime.block_on(serve::run(name, port, udp)),
+    }
+}
+
+/// Reads one line of a job's output.
+pub fn parse_line<R: DeserializeOwned>(text: &str) -> Result<Line<R>> {
+    serde_json::from_str(text).map_err(|error| LabError::Wrong(format!("not a line of lab-load ({error}): {text}")))
+}
+
+fn report<R: Serialize>(report: &R) -> Result<()> {
+    print_line(&Line::Report(report))
+}
+
+fn print_line<R: Serialize>(line: &Line<R>) -> Result<()> {
+    let mut text = serde_json::to_string(line).map_err(|error| LabError::Wrong(error.to_string()))?;
+    text.push('\n');
+    std::io::stdout().lock().write_all(text.as_bytes()).tried(|| "writing to standard output".into())
+}
+
+/// How a job is stopped, and how it tells where it stands.
+#[derive(Clone, Debug)]
+pub struct Control {
+    stopped: Arc<AtomicBool>,
+    done: Arc<AtomicU64>,
+    failed: Arc<AtomicU64>,
+}
+
+impl Control {
+    fn start() -> Control {
+        let control =
+            Control { stopped: Arc::default(), done: Arc::new(AtomicU64::new(0)), failed: Arc::new(AtomicU64::new(0)) };
+        let input = control.clone();
+        std::thread::spawn(move || {
+            // Whether it ends by an end of file or an error, there is nobody left who wants the result of more.
+            drop(std::io::stdin().lock().read_to_end(&mut Vec::new()));
+            input.stopped.store(true, Ordering::Relaxed);
+        });
+        let output = control.clone();
+        std::thread::spawn(move || {
+            loop {
+                std::thread::sleep(Duration::from_millis(250));
+                let progress = Progress {
+                    done: output.done.load(Ordering::Relaxed),
+                    failed: output.failed.load(Ordering::Relaxed),
+                };
+                if print_line(&Line::<()>::Progress(progress)).is_err() {
+                    output.stopped.store(true, Ordering::Relaxed);
+                    return;
+                }
+            }
+        });
+        control
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+
+    fn add_done(&self, count: u64) {
+        self.done.fetch_add(count, Ordering::Relaxed);
+    }
+
+    fn add_failed(&self) {
+        self.failed.fetch_add(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,96 @@
+//! The server behind echo and bulk. A connection begins with one line from the client: `ECHO`, `DOWN <bytes>` or
+//! `UP <bytes>`; the server says its name and does it.
+
+use super::bulk::{CHUNK_BYTES, Pauses, pattern};
+use crate::command::{Result, Tried};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::rc::Rc;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+
+pub(super) async fn run(name: String, port: u16, udp: Vec<IpAddr>) -> Result<()> {
+    let name: Rc<str> = name.into();
+    let local = tokio::task::LocalSet::new();
+    for address in udp {
+        let address = SocketAddr::new(address, port);
+        let socket = UdpSocket::bind(address).await.tried(|| format!("UDP on {address}"))?;
+        let name = Rc::clone(&name);
+        local.spawn_local(async move { echo_datagrams(&name, &socket).await });
+    }
+    // Dual stack: IPv4 clients come as mapped addresses.
+    let address = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
+    let listener = TcpListener::bind(address).await.tried(|| format!("TCP on {address}"))?;
+    local
+        .run_until(async move {
+            loop {
+                if let Ok((stream, _)) = listener.accept().await {
+                    let name = Rc::clone(&name);
+                    // A client that goes away is no matter of ours.
+                    tokio::task::spawn_local(async move { drop(connection(&name, stream).await) });
+                } else {
+                    // Out of descriptors: others must close first.
+                    tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+                }
+            }
+        })
+        .await
+}
+
+/// Answers each datagram with the server's name, a space and the datagram.
+async fn echo_datagrams(name: &str, socket: &UdpSocket) {
+    let mut datagram = vec![0_u8; 65_536];
+    loop {
+        if let Ok((length, from)) = socket.recv_from(&mut datagram).await {
+            let mut answer = format!("{name} ").into_bytes();
+            answer.extend_from_slice(&datagram[..length]);
+            drop(socket.send_to(&answer, from).await);
+        }
+    }
+}
+
+async fn connection(name: &str, stream: TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut stream = BufReader::with_capacity(CHUNK_BYTES, stream);
+    let mut order = String::new();
+    (&mut stream).take(64).read_line(&mut order).await?;
+    let (word, bytes) = order.trim_end().split_once(' ').unwrap_or((order.trim_end(), "0"));
+    let bytes: u64 = bytes.parse().unwrap_or(0);
+    stream.write_all(format!("{name}\n").as_bytes()).await?;
+    let mut chunk = vec![0_u8; CHUNK_BYTES];
+    match word {
+        "ECHO" => loop {
+            let read = stream.read(&mut chunk).await?;
+            if read == 0 {
+                return Ok(());
+            }
+            stream.write_all(&chunk[..read]).await?;
+        },
+        "DOWN" => {
+            let mut at = 0_u64;
+            while at < bytes {
+                let most = usize::try_from(bytes - at).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
+                for (index, byte) in chunk[..most].iter_mut().enumerate() {
+                    *byte = pattern(at + index as u64);
+                }
+                stream.write_all(&chunk[..most]).await?;
+                at += most as u64;
+            }
+            stream.shutdown().await
+        }
+        "UP" => {
+            let mut at = 0_u64;
+            let mut pauses = Pauses::start();
+            while at < bytes {
+                let read = stream.read(&mut chunk).await?;
+                if read == 0 || (0..read).any(|index| chunk[index] != pattern(at + index as u64)) {
+                    break;
+                }
+                at += read as u64;
+                pauses.step();
+            }
+            stream.write_all(format!("{at} {}\n", pauses.longest_ms()).as_bytes()).await?;
+            stream.shutdown().await
+        }
+        _ => Ok(()),
+    }
+}

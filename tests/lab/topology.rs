@@ -1,0 +1,383 @@
+//! The lab's network. Every address and MAC is fixed, so that a test, a capture and a log can be read side by side.
+
+use crate::backend::Backend;
+use crate::balancer::Balancer;
+use crate::binaries::Binaries;
+use crate::cleanup;
+use crate::command::{LabError, Result, Tried, run};
+use crate::config::Config;
+use crate::namespace::Namespace;
+use std::fs::File;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+/// First and last client address: the last byte, in 10.0.1.0/24 and, as hexadecimal digits, in fd00:1::/64.
+pub const CLIENTS: std::ops::RangeInclusive<u8> = 100..=200;
+/// VIPs outside every subnet, which the router sends to the balancers.
+pub const VIP: &str = "203.0.113.10";
+/// A second one.
+pub const VIP_OTHER: &str = "203.0.113.11";
+/// An IPv6 one.
+pub const VIP6: &str = "2001:db8:113::10";
+/// A VIP in the balancers' own subnet, which only ARP can find.
+pub const VIP_NEAR: &str = "10.0.2.100";
+/// The router's address and MAC on the servers' link.
+pub const ROUTER: &str = "10.0.2.1";
+/// Its IPv6 address.
+pub const ROUTER6: &str = "fd00:2::1";
+/// Its MAC.
+pub const ROUTER_MAC: &str = "02:00:00:00:00:01";
+/// Address of the client on the servers' link.
+pub const NEAR: &str = "10.0.2.200";
+/// Port of nginx on every backend.
+pub const HTTP_PORT: u16 = 80;
+/// Port of our own server on every backend (echo and bulk).
+pub const ECHO_PORT: u16 = 7000;
+/// VXLAN network identifier.
+pub const VNI: u32 = 100;
+
+const DECAP_SOURCE: &str = include_str!("bpf/decap.c");
+
+/// How large a lab is.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// Balancers, 1 to 9.
+    pub balancers: u8,
+    /// Backends, 1 to 9.
+    pub backends: u8,
+    /// Huge pages of 2 MiB to reserve; 0 if no balancer will run.
+    pub huge_pages: u64,
+}
+
+impl Default for Shape {
+    fn default() -> Shape {
+        Shape { balancers: 1, backends: 3, huge_pages: 512 }
+    }
+}
+
+/// A running lab. One lab at a time exists on a machine: making a second one waits.
+#[derive(Debug)]
+pub struct Lab {
+    client: Namespace,
+    router: Namespace,
+    near: Namespace,
+    balancers: Vec<Namespace>,
+    backends: Vec<Backend>,
+    binaries: Binaries,
+    dir: PathBuf,
+    huge_dir: Option<PathBuf>,
+    // Last, so that the lock is released when everything else is gone.
+    _guard: Guard,
+}
+
+#[derive(Debug)]
+struct Guard {
+    _lock: File,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        for error in cleanup::sweep(std::process::id()) {
+            eprintln!("lab: cleaning up: {error}");
+        }
+    }
+}
+
+impl Lab {
+    /// A lab of the default shape; `name` is printed.
+    pub fn new(name: &str) -> Result<Lab> {
+        Lab::with(name, &Shape::default())
+    }
+
+    /// A lab of a given shape.
+    pub fn with(name: &str, shape: &Shape) -> Result<Lab> {
+        Lab::with_binaries(name, shape, Binaries::locate()?)
+    }
+
+    /// A lab that runs given programs.
+    pub fn with_binaries(name: &str, shape: &Shape, binaries: Binaries) -> Result<Lab> {
+        if !rustix::process::geteuid().is_root() {
+            return Err(LabError::Missing {
+                what: "the lab makes network namespaces".into(),
+                remedy: "run it as root".into(),
+            });
+        }
+        for (range, count) in [("balancers", shape.balancers), ("backends", shape.backends)] {
+            if !(1..=9).contains(&count) {
+                return Err(LabError::Wrong(format!("a lab has 1 to 9 {range}, not {count}")));
+            }
+        }
+        let lock = cleanup::lock()?;
+        cleanup::on_signals();
+        cleanup::sweep_stale();
+        // An earlier lab of this process, if its clean-up was cut short.
+        cleanup::sweep(std::process::id());
+        let guard = Guard { _lock: lock };
+        let dir = cleanup::enroll()?;
+        let huge_dir = match shape.huge_pages {
+            0 => None,
+            pages => Some(cleanup::reserve_huge_pages(&dir, pages)?),
+        };
+        eprintln!("lab {name}: {} balancer(s), {} backend(s)", shape.balancers, shape.backends);
+
+        let namespace = |role: &str| Namespace::create(&namespace_name(role));
+        let client = namespace("client")?;
+        let router = namespace("router")?;
+        let near = namespace("near")?;
+        wire_client(&client, &router)?;
+        router.sysctl(&[
+            "net.ipv4.ip_forward=1",
+            "net.ipv6.conf.all.forwarding=1",
+            "net.ipv4.fib_multipath_hash_policy=1",
+            "net.ipv6.fib_multipath_hash_policy=1",
+        ])?;
+        router.ip_batch(&format!(
+            "link add br0 address {ROUTER_MAC} type bridge stp_state 0 forward_delay 0 mcast_snooping 0\n\
+             link set br0 up\n\
+             address add {ROUTER}/24 dev br0\n\
+             address add {ROUTER6}/64 dev br0 nodad\n"
+        ))?;
+        // Some kernels hand bridged packets to the IP firewall by default.
+        if Path::new("/proc/sys/net/bridge").exists() {
+            router.sysctl(&["net.bridge.bridge-nf-call-iptables=0", "net.bridge.bridge-nf-call-ip6tables=0"])?;
+        }
+        wire_server(&router, &near, "near", "eth0", "02:00:00:00:02:00")?;
+        near.ip_batch(&format!(
+            "address add {NEAR}/24 dev eth0\n\
+             address add fd00:2::200/64 dev eth0 nodad\n\
+             route add default via {ROUTER}\n\
+             -6 route add default via {ROUTER6}\n"
+        ))?;
+        let mut balancers = Vec::new();
+        for index in 1..=shape.balancers {
+            let balancer = namespace(&format!("lb{index}"))?;
+            // The kernel keeps off the port: guidewayd owns it. What the kernel has to say goes through gw0.
+            balancer.sysctl(&["net.ipv6.conf.default.disable_ipv6=1"])?;
+            wire_server(&router, &balancer, &format!("lb{index}"), "p0", &balancer_mac(index))?;
+            balancer.sysctl(&["net.ipv6.conf.default.disable_ipv6=0", "net.ipv4.conf.p0.arp_ignore=8"])?;
+            balancers.push(balancer);
+        }
+        let object = build_decap(&dir)?;
+        let mut backends = Vec::new();
+        for index in 1..=shape.backends {
+            let backend = namespace(&format!("b{index}"))?;
+            wire_server(&router, &backend, &format!("b{index}"), "eth0", &backend_mac(index))?;
+            set_up_backend(&backend, index, &object)?;
+            backends.push(Backend::new(index, backend, &dir, &binaries)?);
+        }
+        let lab = Lab { client, router, near, balancers, backends, binaries, dir, huge_dir, _guard: guard };
+        for backend in &lab.backends {
+            backend.start()?;
+        }
+        let all: Vec<u8> = (1..=shape.balancers).collect();
+        lab.route_vips(&all)?;
+        Ok(lab)
+    }
+
+    /// The clients' namespace.
+    pub fn client(&self) -> &Namespace {
+        &self.client
+    }
+
+    /// The router.
+    pub fn router(&self) -> &Namespace {
+        &self.router
+    }
+
+    /// The client on the servers' link.
+    pub fn near(&self) -> &Namespace {
+        &self.near
+    }
+
+    /// Namespace of a balancer, counted from 1.
+    pub fn balancer(&self, index: u8) -> Result<&Namespace> {
+        nth(&self.balancers, index, "balancer")
+    }
+
+    /// A backend, counted from 1.
+    pub fn backend(&self, index: u8) -> Result<&Backend> {
+        nth(&self.backends, index, "backend")
+    }
+
+    /// All backends.
+    pub fn backends(&self) -> &[Backend] {
+        &self.backends
+    }
+
+    /// The programs it runs.
+    pub fn binaries(&self) -> &Binaries {
+        &self.binaries
+    }
+
+    /// Directory for files that vanish with the lab.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Its hugetlbfs, if huge pages were reserved.
+    pub fn huge_dir(&self) -> Option<&Path> {
+        self.huge_dir.as_deref()
+    }
+
+    /// A configuration for balancer `index` with everything but services.
+    pub fn config(&self, index: u8) -> Config {
+        Config::for_lab(self, index)
+    }
+
+    /// Starts `guidewayd` on a balancer and waits until it is ready.
+    pub fn start_balancer(&self, index: u8, config: &Config) -> Result<Balancer> {
+        Balancer::start(self, index, config)
+    }
+
+    /// Sends the VIPs to these balancers, by equal-cost routes if there are several.
+    pub fn route_vips(&self, balancers: &[u8]) -> Result<()> {
+        let mut lines = String::new();
+        for (vip, family, prefix) in
+            [(VIP, "", "10.0.2.1"), (VIP_OTHER, "", "10.0.2.1"), (VIP6, "-6 ", "fd00:2::1")]
+        {
+            lines.push_str(&format!("\n{family}route replace {vip}"));
+            for index in balancers {
+                lines.push_str(&format!(" nexthop via {prefix}{index}"));
+            }
+        }
+        self.router.ip_batch(&lines)
+    }
+
+    /// Sends a VIP straight to an address on the servers' link, past the balancers.
+    pub fn route_direct(&self, vip: &str, via: &str) -> Result<()> {
+        self.router.ip(&format!("route replace {vip} via {via}")).map(drop)
+    }
+
+    /// Client addresses of a VIP's family.
+    pub fn sources(&self, vip: IpAddr) -> Vec<IpAddr> {
+        sources(vip.is_ipv4())
+    }
+
+    /// Forgets the path MTUs that the clients have learned.
+    pub fn forget_path_mtus(&self) -> Result<()> {
+        self.client.ip("route flush cache")?;
+        self.client.ip("-6 route flush cache").map(drop)
+    }
+}
+
+/// Client addresses, IPv4 or IPv6.
+pub fn sources(v4: bool) -> Vec<IpAddr> {
+    CLIENTS
+        .filter_map(|last| if v4 { format!("10.0.1.{last}").parse() } else { format!("fd00:1::{last}").parse() }.ok())
+        .collect()
+}
+
+/// Address of a balancer's exception interface.
+pub fn balancer_address(index: u8) -> String {
+    format!("10.0.2.{}", 10 + index)
+}
+
+/// Its IPv6 address.
+pub fn balancer_address6(index: u8) -> String {
+    format!("fd00:2::{}", 10 + index)
+}
+
+/// MAC of a balancer's port and exception interface.
+pub fn balancer_mac(index: u8) -> String {
+    format!("02:00:00:00:00:{}", 10 + index)
+}
+
+/// Address of a backend.
+pub fn backend_address(index: u8) -> String {
+    format!("10.0.2.{}", 20 + index)
+}
+
+/// Its IPv6 address.
+pub fn backend_address6(index: u8) -> String {
+    format!("fd00:2::{}", 20 + index)
+}
+
+/// MAC of a backend's interface and of its VXLAN device.
+pub fn backend_mac(index: u8) -> String {
+    format!("02:00:00:00:00:{}", 20 + index)
+}
+
+/// Name of a namespace of this process.
+pub fn namespace_name(role: &str) -> String {
+    format!("{}{}-{role}", cleanup::PREFIX, std::process::id())
+}
+
+fn nth<'a, T>(all: &'a [T], index: u8, what: &str) -> Result<&'a T> {
+    index
+        .checked_sub(1)
+        .and_then(|index| all.get(usize::from(index)))
+        .ok_or_else(|| LabError::Wrong(format!("there is no {what} {index}; there are 1 to {}", all.len())))
+}
+
+fn wire_client(client: &Namespace, router: &Namespace) -> Result<()> {
+    run(&[
+        "ip", "link", "add", "c0", "netns", router.name(), "mtu", "1500", "type", "veth", "peer", "name", "eth0",
+        "netns", client.name(), "mtu", "1500",
+    ])?;
+    router.offloads_off("c0")?;
+    client.offloads_off("eth0")?;
+    router.ip_batch(
+        "address add 10.0.1.1/24 dev c0\n\
+         address add fd00:1::1/64 dev c0 nodad\n\
+         link set c0 up\n",
+    )?;
+    let mut lines = String::from("link set eth0 up\n");
+    for last in CLIENTS {
+        lines.push_str(&format!(
+            "address add 10.0.1.{last}/24 dev eth0\naddress add fd00:1::{last}/64 dev eth0 nodad\n"
+        ));
+    }
+    lines.push_str("route add default via 10.0.1.1\n-6 route add default via fd00:1::1\n");
+    client.ip_batch(&lines)?;
+    client.sysctl(&["net.ipv4.ip_local_port_range=10000 65000"])
+}
+
+/// Connects a server (backend, balancer or the near client) to the router's bridge.
+fn wire_server(router: &Namespace, server: &Namespace, port: &str, device: &str, mac: &str) -> Result<()> {
+    run(&[
+        "ip", "link", "add", port, "netns", router.name(), "mtu", "1500", "type", "veth", "peer", "name", device,
+        "netns", server.name(), "address", mac, "mtu", "1500",
+    ])?;
+    router.offloads_off(port)?;
+    server.offloads_off(device)?;
+    router.ip_batch(&format!("link set {port} master br0 up\n"))?;
+    server.ip_batch(&format!("link set {device} up\n"))
+}
+
+fn build_decap(dir: &Path) -> Result<String> {
+    let source = dir.join("decap.c");
+    let object = dir.join("decap.o");
+    std::fs::write(&source, DECAP_SOURCE).tried(|| format!("writing {}", source.display()))?;
+    let object = object.to_string_lossy().into_owned();
+    let multiarch = format!("-I/usr/include/{}-linux-gnu", std::env::consts::ARCH);
+    run(&[
+        "clang", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-target", "bpf", &multiarch, "-c",
+        &source.to_string_lossy(), "-o", &object,
+    ])?;
+    Ok(object)
+}
+
+fn set_up_backend(backend: &Namespace, index: u8, decap_object: &str) -> Result<()> {
+    let (address, address6, mac) = (backend_address(index), backend_address6(index), backend_mac(index));
+    // Of several backends with the same VIP on their loopback, none may answer ARP for it.
+    backend.sysctl(&["net.ipv4.conf.all.arp_ignore=1", "net.ipv4.conf.all.arp_announce=2"])?;
+    backend.ip_batch(&format!(
+        "address add {address}/24 dev eth0\n\
+         address add {address6}/64 dev eth0 nodad\n\
+         route add default via {ROUTER}\n\
+         -6 route add default via {ROUTER6}\n\
+         address add {VIP}/32 dev lo\n\
+         address add {VIP_OTHER}/32 dev lo\n\
+         address add {VIP_NEAR}/32 dev lo\n\
+         address add {VIP6}/128 dev lo nodad\n\
+         link add vx4 address {mac} mtu 1500 type vxlan id {VNI} dstport 4789 local {address} nolearning\n\
+         link add vx6 address {mac} mtu 1500 type vxlan id {VNI} dstport 4789 local {address6} nolearning \
+             udp6zerocsumrx udp6zerocsumtx\n\
+         link set vx4 up\n\
+         link set vx6 up\n"
+    ))?;
+    for device in ["vx4", "vx6"] {
+        backend.offloads_off(device)?;
+    }
+    backend.ip(&format!("link set dev eth0 xdpgeneric obj {decap_object} sec xdp")).map(drop)
+}

@@ -1,0 +1,103 @@
+//! The lab by itself, without a balancer: its network, its servers, its load tools and its clean-up.
+
+use guideway_lab::cleanup;
+use guideway_lab::load::bulk::{BulkLoad, Direction};
+use guideway_lab::load::echo::EchoLoad;
+use guideway_lab::load::http::HttpLoad;
+use guideway_lab::topology::{ECHO_PORT, VIP, VIP6};
+use guideway_lab::{Lab, Shape};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+fn lab(name: &str) -> Lab {
+    Lab::with(name, &Shape { balancers: 1, backends: 2, huge_pages: 0 }).unwrap()
+}
+
+#[test]
+fn clients_reach_a_backend_that_is_routed_directly() {
+    let lab = lab("direct");
+    for (vip, via) in [(VIP, lab.backend(1).unwrap().address()), (VIP6, lab.backend(1).unwrap().address6())] {
+        lab.route_direct(vip, &via).unwrap();
+        let vip: IpAddr = vip.parse().unwrap();
+        let sources = lab.sources(vip);
+        assert_eq!(sources.len(), 101);
+        let run = lab.http(HttpLoad::new(SocketAddr::new(vip, 80), sources.clone(), 1000)).unwrap();
+        let report = run.finish(Duration::from_secs(30)).unwrap();
+        assert_eq!((report.ok, report.failed, report.of("b1")), (1000, 0, 1000), "{:?}", report.failures.first());
+        assert_eq!(report.sources, 101);
+
+        let target = SocketAddr::new(vip, ECHO_PORT);
+        let load =
+            EchoLoad { target, sources: sources.clone(), connections: 50, interval_ms: 100, duration_ms: 1000 };
+        let echo = lab.echo(load).unwrap().finish(Duration::from_secs(20)).unwrap();
+        assert_eq!((echo.connected, echo.broken.len()), (50, 0), "{:?}", echo.broken.first());
+        assert!(echo.echoes >= 400, "{} echoes", echo.echoes);
+
+        for direction in [Direction::Down, Direction::Up] {
+            let load = BulkLoad { target, source: sources[0], direction, bytes: 10_000_000 };
+            let bulk = lab.bulk(load).unwrap().finish(Duration::from_secs(30)).unwrap();
+            assert_eq!((bulk.bytes, bulk.backend.as_str()), (10_000_000, "b1"));
+        }
+    }
+}
+
+#[test]
+fn a_killed_backend_refuses_and_an_unplugged_one_is_silent() {
+    let lab = lab("failures");
+    let backend = lab.backend(1).unwrap();
+    lab.route_direct(VIP, &backend.address()).unwrap();
+    let vip: IpAddr = VIP.parse().unwrap();
+    let load = || {
+        let load = HttpLoad::new(SocketAddr::new(vip, 80), lab.sources(vip), 10);
+        lab.http(HttpLoad { timeout_ms: 300, ..load }).unwrap().finish(Duration::from_secs(10)).unwrap()
+    };
+    assert_eq!(load().failed, 0);
+    backend.kill();
+    let refused = load();
+    assert_eq!(refused.failed, 10);
+    assert!(refused.failures[0].reason.contains("refused"), "{:?}", refused.failures[0]);
+    backend.start().unwrap();
+    assert_eq!(load().failed, 0);
+    backend.unplug().unwrap();
+    let silent = load();
+    assert_eq!(silent.failed, 10);
+    assert!(silent.failures[0].reason.contains("timeout"), "{:?}", silent.failures[0]);
+    backend.plug().unwrap();
+    assert_eq!(load().failed, 0);
+}
+
+#[test]
+fn nothing_is_left_behind() {
+    let before = std::fs::read_to_string("/proc/sys/vm/nr_hugepages").unwrap();
+    {
+        let lab = Lab::with("clean-up", &Shape { balancers: 2, backends: 1, huge_pages: 16 }).unwrap();
+        let reserved: u64 = std::fs::read_to_string("/proc/sys/vm/nr_hugepages").unwrap().trim().parse().unwrap();
+        assert!(reserved >= 16);
+        std::fs::write(lab.huge_dir().unwrap().join("guidewaymap_0"), b"").unwrap();
+        assert!(!cleanup::traces(std::process::id()).is_empty());
+    }
+    // Another test's lab may exist by now, in this process too; it is the next test that waits for the lock.
+    let _lock = cleanup::lock().unwrap();
+    assert_eq!(cleanup::traces(std::process::id()), Vec::<String>::new());
+    assert_eq!(std::fs::read_to_string("/proc/sys/vm/nr_hugepages").unwrap(), before);
+}
+
+#[test]
+fn the_traces_of_a_dead_process_are_removed() {
+    let _lock = cleanup::lock().unwrap();
+    // A process that has ended: its id is not used again for a while.
+    let mut child = std::process::Command::new("true").spawn().unwrap();
+    let id = child.id();
+    child.wait().unwrap();
+    let name = format!("{}{id}-b1", cleanup::PREFIX);
+    assert!(std::process::Command::new("ip").args(["netns", "add", &name]).status().unwrap().success());
+    let mut sleeper =
+        std::process::Command::new("ip").args(["netns", "exec", &name, "sleep", "60"]).spawn().unwrap();
+    std::fs::create_dir_all(cleanup::run_dir(id).join("b1")).unwrap();
+    assert_eq!(cleanup::traces(id).len(), 2);
+    // The sleeper may not be in its namespace yet.
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(cleanup::sweep_stale().contains(&id));
+    assert_eq!(cleanup::traces(id), Vec::<String>::new());
+    assert!(!sleeper.wait().unwrap().success(), "the process in the namespace was killed");
+}
