@@ -39,7 +39,7 @@ reload() { if [ -z "$destdir" ] && [ -d /run/systemd/system ]; then systemctl da
 if [ "$undo" = yes ]; then
     if [ -z "$destdir" ] && [ -d /run/systemd/system ]; then systemctl disable --now guideway.service 2>/dev/null || true; fi
     rm -f "$destdir"/usr/bin/guidewayd "$destdir"/usr/bin/guideway "$unit" \
-        "$destdir"/usr/share/man/man1/guideway*.1 "$destdir"/usr/share/man/man8/guidewayd.8 \
+        "$destdir"/usr/share/man/man1/guideway*.1 \
         "$destdir"/usr/share/bash-completion/completions/guideway "$destdir"/usr/share/zsh/vendor-completions/_guideway \
         "$destdir"/usr/share/fish/vendor_completions.d/guideway.fish
     reload
@@ -58,7 +58,7 @@ fi
 install -d -m 0750 "$destdir/var/lib/guideway"
 dist=${CARGO_TARGET_DIR:-target}/dist
 for page in "$dist"/*.1; do [ -e "$page" ] && install -D -m 0644 "$page" "$destdir/usr/share/man/man1/$(basename "$page")"; done
-for page in "$dist"/*.8; do [ -e "$page" ] && install -D -m 0644 "$page" "$destdir/usr/share/man/man8/$(basename "$page")"; done
+
 if [ -e "$dist/guideway.bash" ]; then
     install -D -m 0644 "$dist/guideway.bash" "$destdir/usr/share/bash-completion/completions/guideway"
     install -D -m 0644 "$dist/_guideway" "$destdir/usr/share/zsh/vendor-completions/_guideway"

@@ -1,4 +1,5 @@
 //! The lab by itself, without a balancer: its network, its servers, its load tools and its clean-up.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
 use guideway_lab::cleanup;
 use guideway_lab::load::bulk::{BulkLoad, Direction};
@@ -23,12 +24,22 @@ fn clients_reach_a_backend_that_is_routed_directly() {
         assert_eq!(sources.len(), 101);
         let run = lab.http(HttpLoad::new(SocketAddr::new(vip, 80), sources.clone(), 1000)).unwrap();
         let report = run.finish(Duration::from_secs(30)).unwrap();
-        assert_eq!((report.ok, report.failed, report.of("b1")), (1000, 0, 1000), "{:?}", report.failures.first());
+        assert_eq!(
+            (report.ok, report.failed, report.of("b1")),
+            (1000, 0, 1000),
+            "{:?}",
+            report.failures.first()
+        );
         assert_eq!(report.sources, 101);
 
         let target = SocketAddr::new(vip, ECHO_PORT);
-        let load =
-            EchoLoad { target, sources: sources.clone(), connections: 50, interval_ms: 100, duration_ms: 1000 };
+        let load = EchoLoad {
+            target,
+            sources: sources.clone(),
+            connections: 50,
+            interval_ms: 100,
+            duration_ms: 1000,
+        };
         let echo = lab.echo(load).unwrap().finish(Duration::from_secs(20)).unwrap();
         assert_eq!((echo.connected, echo.broken.len()), (50, 0), "{:?}", echo.broken.first());
         assert!(echo.echoes >= 400, "{} echoes", echo.echoes);
@@ -68,18 +79,65 @@ fn a_killed_backend_refuses_and_an_unplugged_one_is_silent() {
 
 #[test]
 fn nothing_is_left_behind() {
-    let before = std::fs::read_to_string("/proc/sys/vm/nr_hugepages").unwrap();
-    {
+    let before = {
         let lab = Lab::with("clean-up", &Shape { balancers: 2, backends: 1, huge_pages: 16 }).unwrap();
-        let reserved: u64 = std::fs::read_to_string("/proc/sys/vm/nr_hugepages").unwrap().trim().parse().unwrap();
-        assert!(reserved >= 16);
+        assert!(huge_pages() >= 16);
         std::fs::write(lab.huge_dir().unwrap().join("guidewaymap_0"), b"").unwrap();
         assert!(!cleanup::traces(std::process::id()).is_empty());
-    }
-    // Another test's lab may exist by now, in this process too; it is the next test that waits for the lock.
+        // What the lab noted is what it has to restore; other processes may have labs before and after this one.
+        let noted = std::fs::read_to_string(lab.dir().join("nr_hugepages")).unwrap();
+        noted.trim().parse::<u64>().unwrap()
+    };
     let _lock = cleanup::lock().unwrap();
     assert_eq!(cleanup::traces(std::process::id()), Vec::<String>::new());
-    assert_eq!(std::fs::read_to_string("/proc/sys/vm/nr_hugepages").unwrap(), before);
+    assert_eq!(huge_pages(), before);
+}
+
+fn huge_pages() -> u64 {
+    std::fs::read_to_string("/proc/sys/vm/nr_hugepages").unwrap().trim().parse().unwrap()
+}
+
+/// Not a test: the other tests run it as a process of its own, to end it in rude ways.
+#[test]
+#[ignore = "waits until it is killed"]
+fn a_lab_that_waits() {
+    let _lab = lab("waiting");
+    println!("lab is up");
+    std::thread::sleep(Duration::from_secs(120));
+}
+
+/// Starts a lab in a process of its own; returns it when the lab is up.
+fn waiting_lab() -> std::process::Child {
+    use std::io::BufRead;
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "a_lab_that_waits", "--nocapture"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("lab is up")), "the lab did not start");
+    // Nobody reads on; the test harness prints nothing more before it is killed.
+    child
+}
+
+#[test]
+fn a_lab_that_is_terminated_cleans_up() {
+    let mut child = waiting_lab();
+    assert!(cleanup::traces(child.id()).len() >= 2);
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
+    assert_eq!(cleanup::traces(child.id()), Vec::<String>::new());
+}
+
+#[test]
+fn the_next_lab_cleans_up_after_one_that_was_killed() {
+    let mut child = waiting_lab();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(cleanup::traces(child.id()).len() >= 2);
+    drop(lab("after a killed one"));
+    assert_eq!(cleanup::traces(child.id()), Vec::<String>::new());
 }
 
 #[test]

@@ -25,8 +25,9 @@ pub struct Answer {
 impl Answer {
     /// The body as JSON.
     pub fn json(&self) -> Result<Value> {
-        serde_json::from_str(&self.body)
-            .map_err(|error| LabError::Wrong(format!("the API's answer is not JSON ({error}): {}", self.body)))
+        serde_json::from_str(&self.body).map_err(|error| {
+            LabError::Wrong(format!("the API's answer is not JSON ({error}): {}", self.body))
+        })
     }
 }
 
@@ -60,7 +61,10 @@ impl Api {
     pub fn json(&self, method: &str, path: &str, body: &str) -> Result<Value> {
         let answer = self.request(method, path, body)?;
         if !(200..300).contains(&answer.status) {
-            return Err(LabError::Wrong(format!("{method} {path}: status {}: {}", answer.status, answer.body)));
+            return Err(LabError::Wrong(format!(
+                "{method} {path}: status {}: {}",
+                answer.status, answer.body
+            )));
         }
         answer.json()
     }
@@ -78,9 +82,9 @@ impl Api {
     /// The object of `GET path` whose `key` is `value`; arrays may be the answer or in its first member.
     pub fn find(&self, path: &str, pairs: &[(&str, &str)]) -> Result<Value> {
         let answer = self.get(path)?;
-        let found = rows(&answer)
-            .iter()
-            .find(|row| pairs.iter().all(|(key, value)| row.get(*key).and_then(Value::as_str) == Some(value)));
+        let found = rows(&answer).iter().find(|row| {
+            pairs.iter().all(|(key, value)| row.get(*key).and_then(Value::as_str) == Some(value))
+        });
         found.cloned().ok_or_else(|| LabError::Wrong(format!("{path}: nothing with {pairs:?} in {answer}")))
     }
 
@@ -145,7 +149,8 @@ mod tests {
     fn answers_are_read() {
         let plain = parse(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 2\r\n\r\nno").unwrap();
         assert_eq!((plain.status, plain.body.as_str()), (503, "no"));
-        let chunked = parse(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n1\r\nd\r\n0\r\n\r\n");
+        let chunked =
+            parse(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n1\r\nd\r\n0\r\n\r\n");
         assert_eq!(chunked.unwrap().body, "abcd");
         assert!(parse(b"HTTP/1.1 200 OK\r\n").is_none());
     }

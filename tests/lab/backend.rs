@@ -28,7 +28,8 @@ impl Backend {
         let name = format!("b{index}");
         let dir = dir.join(&name);
         std::fs::create_dir_all(&dir).tried(|| format!("creating {}", dir.display()))?;
-        std::fs::write(dir.join("nginx.conf"), nginx_config(&name, &dir)).tried(|| "writing nginx.conf".into())?;
+        std::fs::write(dir.join("nginx.conf"), nginx_config(&name, &dir))
+            .tried(|| "writing nginx.conf".into())?;
         let lab_load = binaries.lab_load.clone();
         Ok(Backend { name, index, namespace, dir, lab_load, processes: Mutex::new(Vec::new()) })
     }
@@ -111,7 +112,7 @@ impl Backend {
             "link set eth0 up\n\
              address replace {}/64 dev eth0 nodad\n\
              route replace default via {}\n\
-             -6 route replace default via {}\n",
+             route replace default via {}\n",
             self.address6(),
             crate::topology::ROUTER,
             crate::topology::ROUTER6,
@@ -130,18 +131,16 @@ impl Backend {
             parse(&link)?.pointer("/0/xdp/prog/id").cloned().ok_or_else(|| wrong("XDP program", &link))?;
         let shown = run(&["bpftool", "-j", "prog", "show", "id", &program.to_string()])?;
         let maps = parse(&shown)?.get("map_ids").cloned().ok_or_else(|| wrong("maps", &shown))?;
-        for map in maps.as_array().into_iter().flatten() {
-            let dump = run(&["bpftool", "-j", "map", "dump", "id", &map.to_string()])?;
-            let rows = parse(&dump)?;
-            let rows = rows.as_array().ok_or_else(|| wrong("rows", &dump))?;
-            let mut counts = BTreeMap::new();
-            for (name, row) in ["ipip", "gre", "gue", "passed", "bad"].into_iter().zip(rows) {
-                let value = row.pointer("/formatted/value").and_then(serde_json::Value::as_u64);
-                counts.insert(name, value.ok_or_else(|| wrong("value", &dump))?);
-            }
-            return Ok(counts);
+        let map = maps.get(0).ok_or_else(|| wrong("map", &shown))?;
+        let dump = run(&["bpftool", "-j", "map", "dump", "id", &map.to_string()])?;
+        let rows = parse(&dump)?;
+        let rows = rows.as_array().ok_or_else(|| wrong("rows", &dump))?;
+        let mut counts = BTreeMap::new();
+        for (name, row) in ["ipip", "gre", "gue", "passed", "bad"].into_iter().zip(rows) {
+            let value = row.pointer("/formatted/value").and_then(serde_json::Value::as_u64);
+            counts.insert(name, value.ok_or_else(|| wrong("value", &dump))?);
         }
-        Err(wrong("map", &shown))
+        Ok(counts)
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Process>> {

@@ -38,11 +38,13 @@ impl Balancer {
         let namespace = lab.balancer(index)?.clone();
         std::fs::create_dir_all(&config.dir).tried(|| format!("creating {}", config.dir.display()))?;
         let config_path = config.dir.join("guideway.toml");
-        std::fs::write(&config_path, config.render()).tried(|| format!("writing {}", config_path.display()))?;
+        std::fs::write(&config_path, config.render())
+            .tried(|| format!("writing {}", config_path.display()))?;
         keep_kernel_off(&namespace, matches!(config.device, Device::AfPacket(_)))?;
         let log = config.dir.join("guidewayd.log");
         let program = Binaries::existing(&lab.binaries().guidewayd)?;
-        let process = namespace.start("guidewayd", &[program, "--config", &config_path.to_string_lossy()], &log)?;
+        let process =
+            namespace.start("guidewayd", &[program, "--config", &config_path.to_string_lossy()], &log)?;
         Ok(Balancer {
             namespace,
             process,
@@ -136,7 +138,12 @@ impl Balancer {
 impl Drop for Balancer {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("--- {} ({})\n{}\n---", self.log.display(), self.file_prefix, self.process.log_tail(60));
+            eprintln!(
+                "--- {} ({})\n{}\n---",
+                self.log.display(),
+                self.file_prefix,
+                self.process.log_tail(60)
+            );
         }
     }
 }

@@ -15,8 +15,9 @@ pub struct Binaries {
 }
 
 impl Binaries {
-    /// Finds the programs: in `GUIDEWAY_BIN_DIR` if it is set, else in the cargo target directory that the running
-    /// program lies in (the release build of the programs under test is preferred). They need not exist yet.
+    /// Finds the programs: where `GUIDEWAYD` and `GUIDEWAY` say (paths of programs), in `GUIDEWAY_BIN_DIR`, else in the
+    /// cargo target directory that the running program lies in; of the balancer the release build is preferred. The
+    /// balancer need not exist before it is started.
     pub fn locate() -> Result<Binaries> {
         let own = std::env::current_exe()
             .map_err(|source| LabError::Io { what: "finding the running program".into(), source })?;
@@ -27,20 +28,19 @@ impl Binaries {
         }
         let release = profile.parent().unwrap_or(Path::new("/")).join("release");
         let given = std::env::var_os("GUIDEWAY_BIN_DIR").map(PathBuf::from);
-        let find = |name: &str, order: [&Path; 2]| {
-            let mut places: Vec<&Path> = given.iter().map(PathBuf::as_path).collect();
-            places.extend(order);
-            places.iter().map(|place| place.join(name)).find(|path| path.is_file()).ok_or_else(|| LabError::Missing {
-                what: format!("no program `{name}` in {places:?}"),
-                remedy: "build it with `cargo build --release -p guidewayd -p guideway -p guideway-lab`, or set \
-                         GUIDEWAY_BIN_DIR to the directory it is in"
-                    .into(),
-            })
+        let find = |name: &str, variable: &str, order: [&PathBuf; 2]| {
+            if let Some(path) = std::env::var_os(variable) {
+                return PathBuf::from(path);
+            }
+            let places: Vec<&PathBuf> = given.iter().chain(order).collect();
+            let there = places.iter().map(|place| place.join(name)).find(|path| path.is_file());
+            there.unwrap_or_else(|| places[0].join(name))
         };
-        let lab_load = find("lab-load", [&profile, &release])?;
-        // What is not built yet is looked for once more when it is started.
-        let or_release = |name: &str| find(name, [&release, &profile]).unwrap_or_else(|_| release.join(name));
-        Ok(Binaries { guidewayd: or_release("guidewayd"), guideway: or_release("guideway"), lab_load })
+        Ok(Binaries {
+            guidewayd: find("guidewayd", "GUIDEWAYD", [&release, &profile]),
+            guideway: find("guideway", "GUIDEWAY", [&release, &profile]),
+            lab_load: find("lab-load", "GUIDEWAY_LAB_LOAD", [&profile, &release]),
+        })
     }
 
     /// The path as text, if there is a file.
@@ -49,9 +49,10 @@ impl Binaries {
             Some(text) if path.is_file() => Ok(text),
             _ => Err(LabError::Missing {
                 what: format!("no program at {}", path.display()),
-                remedy: "build it with `cargo build --release -p guidewayd -p guideway -p guideway-lab`, or set \
+                remedy:
+                    "build it with `cargo build --release -p guidewayd -p guideway -p guideway-lab`, or set \
                          GUIDEWAY_BIN_DIR to the directory it is in"
-                    .into(),
+                        .into(),
             }),
         }
     }

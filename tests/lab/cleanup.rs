@@ -39,7 +39,8 @@ pub fn enroll() -> Result<PathBuf> {
     let id = std::process::id();
     let dir = run_dir(id);
     fs::create_dir_all(&dir).tried(|| format!("creating {}", dir.display()))?;
-    fs::write(dir.join("started"), start_time(id).unwrap_or_default()).tried(|| "writing our start time".into())?;
+    fs::write(dir.join("started"), start_time(id).unwrap_or_default())
+        .tried(|| "writing our start time".into())?;
     Ok(dir)
 }
 
@@ -55,7 +56,8 @@ pub fn reserve_huge_pages(dir: &Path, pages: u64) -> Result<PathBuf> {
         fs::write(&note, before.to_string()).tried(|| format!("writing {}", note.display()))?;
     }
     if before < pages {
-        fs::write(HUGE_PAGES, pages.to_string()).tried(|| format!("writing {HUGE_PAGES}; the lab needs root"))?;
+        fs::write(HUGE_PAGES, pages.to_string())
+            .tried(|| format!("writing {HUGE_PAGES}; the lab needs root"))?;
         let now = read()?;
         if now < pages {
             return Err(LabError::Missing {
@@ -100,7 +102,9 @@ pub fn sweep(id: u32) -> Vec<String> {
     if let Ok(entries) = fs::read_dir("/var/run/dpdk") {
         for entry in entries.flatten() {
             if entry.file_name().to_string_lossy().starts_with(&format!("guideway-{PREFIX}{id}-")) {
-                note(fs::remove_dir_all(entry.path()).tried(|| format!("removing {}", entry.path().display())));
+                note(
+                    fs::remove_dir_all(entry.path()).tried(|| format!("removing {}", entry.path().display())),
+                );
             }
         }
     }
@@ -114,12 +118,16 @@ pub fn sweep(id: u32) -> Vec<String> {
 pub fn sweep_stale() -> Vec<u32> {
     let mut ids: Vec<u32> = Vec::new();
     if let Ok(entries) = fs::read_dir(RUN_DIR) {
-        ids.extend(entries.flatten().filter_map(|entry| entry.file_name().to_string_lossy().parse::<u32>().ok()));
+        ids.extend(
+            entries.flatten().filter_map(|entry| entry.file_name().to_string_lossy().parse::<u32>().ok()),
+        );
     }
     if let Ok(entries) = fs::read_dir("/run/netns") {
         for entry in entries.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            ids.extend(name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok()));
+            ids.extend(
+                name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok()),
+            );
         }
     }
     ids.sort_unstable();

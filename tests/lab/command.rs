@@ -79,7 +79,8 @@ pub fn run_input(argv: &[&str], input: &str) -> Result<String> {
 
 /// Like [`run_input`], with a limit on the time it may take.
 pub fn run_with(argv: &[&str], input: &str, limit: Duration) -> Result<String> {
-    let failed = |status: String, output: String| LabError::Command { command: argv.join(" "), status, output };
+    let failed =
+        |status: String, output: String| LabError::Command { command: argv.join(" "), status, output };
     let (program, arguments) = argv.split_first().ok_or_else(|| failed("empty".into(), String::new()))?;
     let mut child = Command::new(program)
         .args(arguments)
@@ -139,7 +140,11 @@ fn wait(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
 }
 
 /// Asks `probe` every 20 ms until it gives a value; its errors are what was last seen.
-pub fn until<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> std::result::Result<T, String>) -> Result<T> {
+pub fn until<T>(
+    what: &str,
+    limit: Duration,
+    mut probe: impl FnMut() -> std::result::Result<T, String>,
+) -> Result<T> {
     let start = Instant::now();
     loop {
         match probe() {

@@ -154,7 +154,12 @@ impl Service {
 
     /// Our own server on the first VIP: service `echo`, checked by TCP.
     pub fn echo(mode: Mode, backends: Vec<Member>) -> Service {
-        Service { name: "echo".into(), port: ECHO_PORT, health: HEALTH_TCP.into(), ..Service::web(mode, backends) }
+        Service {
+            name: "echo".into(),
+            port: ECHO_PORT,
+            health: HEALTH_TCP.into(),
+            ..Service::web(mode, backends)
+        }
     }
 }
 

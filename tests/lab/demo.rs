@@ -46,7 +46,10 @@ impl Options {
                 None => (argument.as_str(), None),
             };
             let mut value = || {
-                attached.clone().or_else(|| arguments.next().cloned()).ok_or_else(|| format!("{flag} needs a value"))
+                attached
+                    .clone()
+                    .or_else(|| arguments.next().cloned())
+                    .ok_or_else(|| format!("{flag} needs a value"))
             };
             match flag {
                 "--requests" => {
@@ -61,8 +64,9 @@ impl Options {
                     options.modes = value()?
                         .split(',')
                         .map(|word| {
-                            Mode::from_word(word)
-                                .ok_or_else(|| format!("no mode {word:?}; there are ipip, gre, gue, vxlan, l2"))
+                            Mode::from_word(word).ok_or_else(|| {
+                                format!("no mode {word:?}; there are ipip, gre, gue, vxlan, l2")
+                            })
                         })
                         .collect::<std::result::Result<_, _>>()?;
                 }
@@ -134,7 +138,10 @@ fn show(lab: &Lab, variant: Variant, requests: u64, with_churn: bool) -> Result<
     let load = even_load(lab, variant, &NAMED_WEIGHTS, requests, |now| {
         if shown.elapsed() > progress.pace {
             shown = Instant::now();
-            progress.line(&format!("{name}: {} of {requests} requests answered, {} failed", now.done, now.failed));
+            progress.line(&format!(
+                "{name}: {} of {requests} requests answered, {} failed",
+                now.done, now.failed
+            ));
         }
     })?;
     progress.line(&format!("{name}: {requests} requests answered, 0 failed"));
@@ -198,9 +205,18 @@ fn table(rows: &[Row]) -> String {
 fn write_table(rows: &[Row], out: &mut String) -> std::fmt::Result {
     writeln!(
         out,
-        "\n{:<12} {:>8} {:>6} {:>7} {:>7} {:>6} {:>7} {:>7} | {:>22} | {:>7} | {:>16}",
-        "mode", "requests", "failed", "clients", "req/s", "p99 ms", "max ms", "split", "killed: failed, window",
-        "drained", "added: failed, got"
+        "\n{:<12} {:>8} {:>6} {:>7} {:>7} {:>6} {:>7} {:>7} | {:>22} | {:>7} | {:>18}",
+        "mode",
+        "requests",
+        "failed",
+        "clients",
+        "req/s",
+        "p99 ms",
+        "max ms",
+        "split",
+        "killed: failed, window",
+        "drained",
+        "added: failed, got"
     )?;
     for row in rows {
         let load = &row.load;
@@ -234,9 +250,8 @@ mod tests {
 
     #[test]
     fn arguments() {
-        let parse = |line: &str| {
-            Options::parse(&line.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
-        };
+        let parse =
+            |line: &str| Options::parse(&line.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
         assert_eq!(parse(""), Ok(Options::default()));
         let some = parse("--requests 2000 --modes=ipip,l2 --no-ipv6").unwrap();
         assert_eq!(some, Options { requests: 2000, modes: vec![Mode::Ipip, Mode::L2], ipv6: false });
@@ -247,8 +262,12 @@ mod tests {
 
     #[test]
     fn all_variants_are_shown() {
-        let names: Vec<String> = Options::default().variants().iter().map(|(variant, _)| variant.name()).collect();
+        let names: Vec<String> =
+            Options::default().variants().iter().map(|(variant, _)| variant.name()).collect();
         assert_eq!(names.len(), 14);
-        assert!(names.contains(&"ipip 6in6".to_owned()) && names.contains(&"vxlan 6in4".to_owned()), "{names:?}");
+        assert!(
+            names.contains(&"ipip 6in6".to_owned()) && names.contains(&"vxlan 6in4".to_owned()),
+            "{names:?}"
+        );
     }
 }

@@ -114,7 +114,8 @@ pub fn run(job: Job) -> Result<()> {
 
 /// Reads one line of a job's output.
 pub fn parse_line<R: DeserializeOwned>(text: &str) -> Result<Line<R>> {
-    serde_json::from_str(text).map_err(|error| LabError::Wrong(format!("not a line of lab-load ({error}): {text}")))
+    serde_json::from_str(text)
+        .map_err(|error| LabError::Wrong(format!("not a line of lab-load ({error}): {text}")))
 }
 
 fn report<R: Serialize>(report: &R) -> Result<()> {
@@ -137,8 +138,11 @@ pub struct Control {
 
 impl Control {
     fn start() -> Control {
-        let control =
-            Control { stopped: Arc::default(), done: Arc::new(AtomicU64::new(0)), failed: Arc::new(AtomicU64::new(0)) };
+        let control = Control {
+            stopped: Arc::default(),
+            done: Arc::new(AtomicU64::new(0)),
+            failed: Arc::new(AtomicU64::new(0)),
+        };
         let input = control.clone();
         std::thread::spawn(move || {
             // Whether it ends by an end of file or an error, there is nobody left who wants the result of more.
@@ -172,5 +176,18 @@ impl Control {
 
     fn add_failed(&self) {
         self.failed.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jobs_are_described_by_json() {
+        let job = Job::Serve { name: "b1".into(), port: 7000, udp: vec!["203.0.113.10".parse().unwrap()] };
+        let text = job.to_json().unwrap();
+        assert_eq!(Job::from_json(&text).unwrap().to_json().unwrap(), text);
+        assert!(Job::from_json("{}").is_err());
     }
 }

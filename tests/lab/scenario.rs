@@ -75,7 +75,8 @@ impl Variant {
 
     /// VIP and port of the web service.
     pub fn target(self) -> Result<SocketAddr> {
-        let address: IpAddr = self.vip().parse().map_err(|_| LabError::Wrong("the VIP is no address".into()))?;
+        let address: IpAddr =
+            self.vip().parse().map_err(|_| LabError::Wrong("the VIP is no address".into()))?;
         Ok(SocketAddr::new(address, HTTP_PORT))
     }
 
@@ -293,7 +294,8 @@ fn pause(ms: u64) {
 pub fn check_conservation(balancer: &Balancer) -> Result<()> {
     until("conservation of frames", Duration::from_secs(5), || {
         let status = balancer.api().get("/v1/status").map_err(|error| error.to_string())?;
-        let field = |name: &str| status.get(name).and_then(serde_json::Value::as_u64).ok_or(format!("no {name}"));
+        let field =
+            |name: &str| status.get(name).and_then(serde_json::Value::as_u64).ok_or(format!("no {name}"));
         let input = field("rx")? + field("originated")?;
         let output = field("tx")? + field("relayed")? + field("punted")? + field("dropped")? + field("held")?;
         if input == output { Ok(()) } else { Err(format!("{input} in, {output} out: {status}")) }

@@ -139,14 +139,15 @@ impl Lab {
         ))?;
         // Some kernels hand bridged packets to the IP firewall by default.
         if Path::new("/proc/sys/net/bridge").exists() {
-            router.sysctl(&["net.bridge.bridge-nf-call-iptables=0", "net.bridge.bridge-nf-call-ip6tables=0"])?;
+            router
+                .sysctl(&["net.bridge.bridge-nf-call-iptables=0", "net.bridge.bridge-nf-call-ip6tables=0"])?;
         }
         wire_server(&router, &near, "near", "eth0", "02:00:00:00:02:00")?;
         near.ip_batch(&format!(
             "address add {NEAR}/24 dev eth0\n\
              address add fd00:2::200/64 dev eth0 nodad\n\
              route add default via {ROUTER}\n\
-             -6 route add default via {ROUTER6}\n"
+             route add default via {ROUTER6}\n"
         ))?;
         let mut balancers = Vec::new();
         for index in 1..=shape.balancers {
@@ -232,10 +233,8 @@ impl Lab {
     /// Sends the VIPs to these balancers, by equal-cost routes if there are several.
     pub fn route_vips(&self, balancers: &[u8]) -> Result<()> {
         let mut lines = String::new();
-        for (vip, family, prefix) in
-            [(VIP, "", "10.0.2.1"), (VIP_OTHER, "", "10.0.2.1"), (VIP6, "-6 ", "fd00:2::1")]
-        {
-            lines.push_str(&format!("\n{family}route replace {vip}"));
+        for (vip, prefix) in [(VIP, "10.0.2.1"), (VIP_OTHER, "10.0.2.1"), (VIP6, "fd00:2::1")] {
+            lines.push_str(&format!("\nroute replace {vip}"));
             for index in balancers {
                 lines.push_str(&format!(" nexthop via {prefix}{index}"));
             }
@@ -256,14 +255,16 @@ impl Lab {
     /// Forgets the path MTUs that the clients have learned.
     pub fn forget_path_mtus(&self) -> Result<()> {
         self.client.ip("route flush cache")?;
-        self.client.ip("-6 route flush cache").map(drop)
+        self.client.ip("route flush cache").map(drop)
     }
 }
 
 /// Client addresses, IPv4 or IPv6.
 pub fn sources(v4: bool) -> Vec<IpAddr> {
     CLIENTS
-        .filter_map(|last| if v4 { format!("10.0.1.{last}").parse() } else { format!("fd00:1::{last}").parse() }.ok())
+        .filter_map(|last| {
+            if v4 { format!("10.0.1.{last}").parse() } else { format!("fd00:1::{last}").parse() }.ok()
+        })
         .collect()
 }
 
@@ -311,8 +312,23 @@ fn nth<'a, T>(all: &'a [T], index: u8, what: &str) -> Result<&'a T> {
 
 fn wire_client(client: &Namespace, router: &Namespace) -> Result<()> {
     run(&[
-        "ip", "link", "add", "c0", "netns", router.name(), "mtu", "1500", "type", "veth", "peer", "name", "eth0",
-        "netns", client.name(), "mtu", "1500",
+        "ip",
+        "link",
+        "add",
+        "c0",
+        "netns",
+        router.name(),
+        "mtu",
+        "1500",
+        "type",
+        "veth",
+        "peer",
+        "name",
+        "eth0",
+        "netns",
+        client.name(),
+        "mtu",
+        "1500",
     ])?;
     router.offloads_off("c0")?;
     client.offloads_off("eth0")?;
@@ -327,7 +343,7 @@ fn wire_client(client: &Namespace, router: &Namespace) -> Result<()> {
             "address add 10.0.1.{last}/24 dev eth0\naddress add fd00:1::{last}/64 dev eth0 nodad\n"
         ));
     }
-    lines.push_str("route add default via 10.0.1.1\n-6 route add default via fd00:1::1\n");
+    lines.push_str("route add default via 10.0.1.1\nroute add default via fd00:1::1\n");
     client.ip_batch(&lines)?;
     client.sysctl(&["net.ipv4.ip_local_port_range=10000 65000"])
 }
@@ -335,8 +351,25 @@ fn wire_client(client: &Namespace, router: &Namespace) -> Result<()> {
 /// Connects a server (backend, balancer or the near client) to the router's bridge.
 fn wire_server(router: &Namespace, server: &Namespace, port: &str, device: &str, mac: &str) -> Result<()> {
     run(&[
-        "ip", "link", "add", port, "netns", router.name(), "mtu", "1500", "type", "veth", "peer", "name", device,
-        "netns", server.name(), "address", mac, "mtu", "1500",
+        "ip",
+        "link",
+        "add",
+        port,
+        "netns",
+        router.name(),
+        "mtu",
+        "1500",
+        "type",
+        "veth",
+        "peer",
+        "name",
+        device,
+        "netns",
+        server.name(),
+        "address",
+        mac,
+        "mtu",
+        "1500",
     ])?;
     router.offloads_off(port)?;
     server.offloads_off(device)?;
@@ -351,8 +384,19 @@ fn build_decap(dir: &Path) -> Result<String> {
     let object = object.to_string_lossy().into_owned();
     let multiarch = format!("-I/usr/include/{}-linux-gnu", std::env::consts::ARCH);
     run(&[
-        "clang", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-target", "bpf", &multiarch, "-c",
-        &source.to_string_lossy(), "-o", &object,
+        "clang",
+        "-O2",
+        "-g",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-target",
+        "bpf",
+        &multiarch,
+        "-c",
+        &source.to_string_lossy(),
+        "-o",
+        &object,
     ])?;
     Ok(object)
 }
@@ -365,7 +409,7 @@ fn set_up_backend(backend: &Namespace, index: u8, decap_object: &str) -> Result<
         "address add {address}/24 dev eth0\n\
          address add {address6}/64 dev eth0 nodad\n\
          route add default via {ROUTER}\n\
-         -6 route add default via {ROUTER6}\n\
+         route add default via {ROUTER6}\n\
          address add {VIP}/32 dev lo\n\
          address add {VIP_OTHER}/32 dev lo\n\
          address add {VIP_NEAR}/32 dev lo\n\

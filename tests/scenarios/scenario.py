@@ -149,6 +149,12 @@ class Scenario:
         self._take(packet, None, verdict="sent", service=service, backend=backend, reason=None)
         self.output.append(bytes(out))
 
+    def sent_in_pieces(self, packet, pieces, service, backend):
+        """`packet` reaches `backend` cut into the frames `pieces`; all but the first are frames of our own."""
+        self.sent(packet, pieces[0], service, backend)
+        self.output.extend(bytes(o) for o in pieces[1:])
+        self.originated += len(pieces) - 1
+
     def punted(self, packet):
         self._take(packet, None, verdict="punted", service=None, backend=None, reason=None)
         self.punts.append(bytes(packet))

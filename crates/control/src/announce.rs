@@ -8,10 +8,9 @@ use crate::truth::Note;
 use futures_util::TryStreamExt;
 use model::config::Net;
 use rtnetlink::packet_route::address::AddressHeaderFlags;
-use rtnetlink::packet_route::route::{RouteHeader, RouteScope, RouteType};
-use rtnetlink::{Handle, RouteMessageBuilder, new_connection};
+use rtnetlink::{Handle, new_connection};
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
@@ -194,20 +193,13 @@ async fn put(handle: &Handle, placed: &Placed) -> Result<(), String> {
         // Usable at once: every machine of the tier has it, which duplicate address detection must not see.
         request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
     }
-    unless_there(request.execute().await)?;
-    if let (IpAddr::V6(prefix), true) = (address, length < 128) {
-        unless_there(handle.route().add(local_route(prefix, length, index)).execute().await)?;
-    }
-    Ok(())
+    unless_there(request.execute().await)
 }
 
 async fn take_away(handle: &Handle, placed: &Placed) -> Result<(), String> {
     // Addresses go with their interface.
     let Some(index) = interface_index(handle, &placed.interface).await? else { return Ok(()) };
     let Vip { address, length } = placed.vip;
-    if let (IpAddr::V6(prefix), true) = (address, length < 128) {
-        unless_gone(handle.route().del(local_route(prefix, length, index)).execute().await)?;
-    }
     let mut found = Box::pin(
         handle
             .address()
@@ -221,21 +213,6 @@ async fn take_away(handle: &Handle, placed: &Placed) -> Result<(), String> {
         unless_gone(handle.address().del(message).execute().await)?;
     }
     Ok(())
-}
-
-/// An IPv4 prefix on the loopback is local as a whole by itself; an IPv6 prefix needs a route.
-fn local_route(
-    prefix: Ipv6Addr,
-    length: u8,
-    interface: u32,
-) -> rtnetlink::packet_route::route::RouteMessage {
-    RouteMessageBuilder::<Ipv6Addr>::new()
-        .destination_prefix(prefix, length)
-        .output_interface(interface)
-        .kind(RouteType::Local)
-        .scope(RouteScope::Universe)
-        .table_id(u32::from(RouteHeader::RT_TABLE_LOCAL))
-        .build()
 }
 
 fn unless_there(result: Result<(), rtnetlink::Error>) -> Result<(), String> {

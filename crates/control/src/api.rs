@@ -362,12 +362,8 @@ async fn set_drain(
     let (result, number, mut written) =
         ask(door, move |truth| truth.set_drain(&service, &backend, drained)).await??;
     let saved = written.wait_for(|written| written.number >= number);
-    if let Ok(Ok(written)) = tokio::time::timeout(SAVE_TIMEOUT, saved).await
-        && written.error.is_none()
-    {
-        return Ok(Json(result));
-    }
-    // The change is in force all the same; only its survival is in doubt, which is told as an event.
+    // Should that fail, the change is in force all the same; only its survival is in doubt, which is told as an event.
+    let _ = tokio::time::timeout(SAVE_TIMEOUT, saved).await;
     Ok(Json(result))
 }
 
@@ -396,7 +392,9 @@ async fn read_text(request: Request) -> Result<String, Failure> {
     }
     let bytes = tokio::time::timeout(BODY_TIMEOUT, to_bytes(Body::new(body), BODY_MAX))
         .await
-        .map_err(|_| Failure::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time", "send it faster"))?
+        .map_err(|_| {
+            Failure::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time", "send it faster")
+        })?
         .map_err(|error| {
             let limit = std::error::Error::source(&error)
                 .is_some_and(|source| source.is::<http_body_util::LengthLimitError>());

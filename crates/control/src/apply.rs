@@ -32,7 +32,8 @@ impl Truth {
     pub(crate) fn apply(&mut self, name: &str, text: String) -> Result<ApplyResult, Refusal> {
         match self.try_apply(name, &text) {
             Ok(result) => {
-                let message = format!("configuration from {name} applied as generation {}", result.generation);
+                let message =
+                    format!("configuration from {name} applied as generation {}", result.generation);
                 self.events.push(EventKind::Apply, None, None, message);
                 self.save();
                 Ok(result)

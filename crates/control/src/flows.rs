@@ -34,7 +34,9 @@ pub(crate) async fn search(search: Search, limit: usize) -> Flows {
                 if found.truncated {
                     return;
                 }
-                let Some(entry) = search.entry(*core, key, hit.backend, hit.state, hit.idle_us) else { return };
+                let Some(entry) = search.entry(*core, key, hit.backend, hit.state, hit.idle_us) else {
+                    return;
+                };
                 if found.flows.len() == limit {
                     found.truncated = true;
                 } else {
@@ -52,7 +54,14 @@ pub(crate) async fn search(search: Search, limit: usize) -> Flows {
 }
 
 impl Search {
-    fn entry(&self, core: u8, key: FlowKey, backend: BackendId, state: State, idle_us: u64) -> Option<FlowEntry> {
+    fn entry(
+        &self,
+        core: u8,
+        key: FlowKey,
+        backend: BackendId,
+        state: State,
+        idle_us: u64,
+    ) -> Option<FlowEntry> {
         let service = self.services.get(&key.service())?;
         let (client, client_port, vip, port) = ends(key, service);
         if self.client.is_some_and(|wanted| !wanted.contains(client)) {
@@ -90,10 +99,9 @@ fn ends(key: FlowKey, service: &Service) -> (IpAddr, u16, IpAddr, u16) {
         FlowKey::Wide(key) => {
             let low = key.middle as u32;
             let (client, vip) = match service.vip.addr {
-                IpAddr::V4(_) => (
-                    IpAddr::V4(Ipv4Addr::from_bits(key.src[1] as u32)),
-                    IpAddr::V4(Ipv4Addr::from_bits(low)),
-                ),
+                IpAddr::V4(_) => {
+                    (IpAddr::V4(Ipv4Addr::from_bits(key.src[1] as u32)), IpAddr::V4(Ipv4Addr::from_bits(low)))
+                }
                 IpAddr::V6(vip) => (
                     IpAddr::V6(Ipv6Addr::from_bits(u128::from(key.src[0]) << 64 | u128::from(key.src[1]))),
                     IpAddr::V6(Ipv6Addr::from_bits(vip.to_bits() >> 32 << 32 | u128::from(low))),

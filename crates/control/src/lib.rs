@@ -12,8 +12,8 @@ pub mod ids;
 pub mod plan;
 
 mod announce;
-mod apply;
 mod api;
+mod apply;
 mod event;
 mod flows;
 mod health;
@@ -29,6 +29,9 @@ mod telemetry;
 mod truth;
 mod tunnel;
 mod view;
+
+#[cfg(test)]
+mod test_network;
 
 pub use plane::{DeviceStats, Notice, Options, Plane, PortHandle, WorkerHandle};
 pub use run::{RunError, run};

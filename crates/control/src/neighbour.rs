@@ -194,10 +194,10 @@ impl Table {
         self.hops = hops;
         let mut seen = HashMap::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let mut neighbours = Box::pin(handle.neighbour().get().set_address_family(family).execute());
+            let mut neighbours = Box::pin(handle.neighbours().get().set_address_family(family).execute());
             while let Some(message) = neighbours.try_next().await? {
-                if let Some((key, neighbour)) = read_neighbour(&message) {
-                    seen.insert(key, neighbour);
+                if let Some((key, told)) = read_neighbour(&message) {
+                    seen.insert(key, told.after(self.neighbours.get(&key).copied()));
                 }
             }
         }
@@ -216,11 +216,12 @@ impl Table {
     fn hear(&mut self, message: NetlinkMessage<RouteNetlinkMessage>) -> Heard {
         match message.payload {
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(message)) => {
-                let Some((key, neighbour)) = read_neighbour(&message) else { return Heard::Nothing };
+                let Some((key, told)) = read_neighbour(&message) else { return Heard::Nothing };
                 if !self.hops.values().any(|hop| hop.key() == key) {
                     return Heard::Nothing;
                 }
-                self.neighbours.insert(key, neighbour);
+                let old = self.neighbours.get(&key).copied();
+                self.neighbours.insert(key, told.after(old));
                 Heard::Neighbour
             }
             // Looking again asks the kernel to resolve it anew.
@@ -244,7 +245,7 @@ impl Table {
                 continue;
             }
             let request = handle
-                .neighbour()
+                .neighbours()
                 .add(interface, address)
                 .state(NeighbourState::None)
                 .flags(NeighbourFlags::Use)
@@ -317,7 +318,9 @@ async fn get_route(
 ) -> Result<Option<RouteMessage>, FollowError> {
     let mut message = match address {
         IpAddr::V4(address) => RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(address, 32).build(),
-        IpAddr::V6(address) => RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(address, 128).build(),
+        IpAddr::V6(address) => {
+            RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(address, 128).build()
+        }
     };
     if let Some(index) = through {
         message.attributes.push(RouteAttribute::Oif(index));
@@ -352,7 +355,7 @@ fn read_route(route: &RouteMessage, address: IpAddr, interfaces: &[(PortId, u32)
     Some(Hop { port: *port, interface, neighbour })
 }
 
-fn read_neighbour(message: &NeighbourMessage) -> Option<((u32, IpAddr), Neighbour)> {
+fn read_neighbour(message: &NeighbourMessage) -> Option<((u32, IpAddr), Told)> {
     let mut address = None;
     let mut mac = None;
     for attribute in &message.attributes {
@@ -363,13 +366,39 @@ fn read_neighbour(message: &NeighbourMessage) -> Option<((u32, IpAddr), Neighbou
             _ => {}
         }
     }
-    let (usable, fresh) = match message.header.state {
-        NeighbourState::Reachable | NeighbourState::Permanent | NeighbourState::Noarp => (true, true),
-        NeighbourState::Stale | NeighbourState::Delay | NeighbourState::Probe => (true, false),
-        _ => (false, false),
+    let told = match (message.header.state, mac) {
+        (NeighbourState::Reachable | NeighbourState::Permanent | NeighbourState::Noarp, Some(mac)) => {
+            Told::Usable { mac, fresh: true }
+        }
+        (NeighbourState::Stale | NeighbourState::Delay | NeighbourState::Probe, Some(mac)) => {
+            Told::Usable { mac, fresh: false }
+        }
+        (NeighbourState::Incomplete | NeighbourState::None, _) => Told::Asking,
+        _ => Told::Failed,
     };
-    let mac = mac.filter(|_| usable);
-    Some(((message.header.ifindex, address?), Neighbour { mac, fresh: fresh && mac.is_some() }))
+    Some(((message.header.ifindex, address?), told))
+}
+
+/// What the kernel says of a neighbour.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Told {
+    Usable {
+        mac: [u8; 6],
+        fresh: bool,
+    },
+    /// It is being resolved: what was known before still holds.
+    Asking,
+    Failed,
+}
+
+impl Told {
+    fn after(self, old: Option<Neighbour>) -> Neighbour {
+        match self {
+            Told::Usable { mac, fresh } => Neighbour { mac: Some(mac), fresh },
+            Told::Asking => Neighbour { mac: old.and_then(|old| old.mac), fresh: false },
+            Told::Failed => Neighbour { mac: None, fresh: false },
+        }
+    }
 }
 
 #[cfg(test)]

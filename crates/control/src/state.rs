@@ -232,10 +232,7 @@ mod tests {
             let (saved, problem) = load(place.path());
             assert_eq!(saved, Saved::default());
             assert!(problem.unwrap().contains("cannot be used"));
-            assert_eq!(
-                fs::read_to_string(place.path().join("state.json.unreadable")).unwrap(),
-                broken
-            );
+            assert_eq!(fs::read_to_string(place.path().join("state.json.unreadable")).unwrap(), broken);
             assert_eq!(load(place.path()), (Saved::default(), None));
         }
     }

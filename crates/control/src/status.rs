@@ -140,9 +140,14 @@ impl Truth {
             let Some(id) = id else { return 0 };
             self.workers.iter().filter_map(|w| w.counters.service(id)).map(|c| count(c).get()).sum()
         };
-        let members = || self.members.iter().filter(|(_, member)| member.service == service.name);
+        let ids: Vec<BackendId> = service
+            .backends
+            .iter()
+            .filter_map(|backend| self.ids.backend(&service.name, &backend.name, backend.address))
+            .collect();
         let departed = self.departed.iter().filter(|departed| departed.service.name == service.name);
-        let flows = members().map(|(id, _)| *id).chain(departed.map(|departed| departed.id));
+        let flows = ids.iter().copied().chain(departed.map(|departed| departed.id));
+        let up = ids.iter().filter(|id| self.members.get(id).is_some_and(|m| m.state == BackendState::Up));
         ServiceStatus {
             name: service.name.clone(),
             id: id.unwrap_or_default().0,
@@ -153,7 +158,7 @@ impl Truth {
             state: self.service_states.get(&service.name).copied().unwrap_or(ServiceState::Empty),
             health: health_name(&service.health.kind).to_owned(),
             announced: self.announced.borrow().contains(&service.vip.into()),
-            backends_up: members().filter(|(_, m)| m.state == BackendState::Up).count() as u64,
+            backends_up: up.count() as u64,
             backends_total: service.backends.len() as u64,
             maglev_size: service.maglev_size,
             packets: sum(|c| &c.packets),
@@ -169,7 +174,9 @@ impl Truth {
         let mut all = Vec::with_capacity(self.members.len() + self.departed.len());
         for service in &self.config.services {
             for backend in &service.backends {
-                let Some(id) = self.ids.backend(&service.name, &backend.name, backend.address) else { continue };
+                let Some(id) = self.ids.backend(&service.name, &backend.name, backend.address) else {
+                    continue;
+                };
                 let Some(member) = self.members.get(&id) else { continue };
                 let mut status = self.backend_status(id, service, backend);
                 status.state = member.state;
@@ -206,9 +213,8 @@ impl Truth {
             since_unix_ms: 0,
             health: None,
             next_hop: hop.map(|(_, mac)| Mac(mac).to_string()),
-            port: hop.and_then(|(port, _)| {
-                Some(self.ports.iter().find(|handle| handle.id == port)?.name.clone())
-            }),
+            port: hop
+                .and_then(|(port, _)| Some(self.ports.iter().find(|handle| handle.id == port)?.name.clone())),
             packets: sum(|c| &c.packets),
             bytes: sum(|c| &c.bytes),
             flows_new: sum(|c| &c.flows_new),
@@ -293,7 +299,7 @@ impl Truth {
             .map(|reason| DropCount {
                 reason: reason.name().to_owned(),
                 help: reason.help().to_owned(),
-                count: self.workers.iter().map(|worker| worker.counters.drop(*reason).get()).sum(),
+                count: self.workers.iter().map(|worker| worker.counters.drops(*reason).get()).sum(),
             })
             .collect()
     }

@@ -4,7 +4,7 @@
 //! change goes through [`Truth::settle`], which compiles and publishes at most one view for all of them.
 
 use crate::announce::{self, Vip};
-use crate::compile::{self, CompileError};
+use crate::compile::CompileError;
 use crate::event::EventLog;
 use crate::health::{Change, Check, Checker, Rules, Verdict, unix_ms};
 use crate::ids::Ids;
@@ -13,7 +13,7 @@ use crate::plane::{PortHandle, WorkerHandle};
 use crate::publisher::{self, Backlog};
 use crate::state::{Saved, SavedBackend, SavedDrain, Saver};
 use model::api::{BackendState, CheckResult, EventKind, ServiceState, Word};
-use model::config::{AdminState, Announce, Config, HealthKind, Route, Service};
+use model::config::{AdminState, Announce, Config, HealthKind, Mac, Mode, Route, Service};
 use model::{Loaded, Report};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -271,13 +271,25 @@ impl Truth {
 
     fn replace_members(&mut self, before: &Config) {
         let mut old = std::mem::take(&mut self.members);
+        // What is known of backends from before a restart, or from before their service got another VIP or port.
+        let mut known: HashMap<(String, String, IpAddr), bool> = HashMap::new();
+        for last in &self.remembered {
+            known.insert((last.service.clone(), last.backend.clone(), last.address), last.up);
+        }
+        for member in old.values() {
+            if let Some(up) = member.verdict.as_ref().and_then(Verdict::up) {
+                known.insert((member.service.clone(), member.name.clone(), member.address), up);
+            }
+        }
         let services = std::mem::take(&mut self.config.services);
         for service in &services {
             for backend in &service.backends {
-                let Some(id) = self.ids.backend(&service.name, &backend.name, backend.address) else { continue };
+                let Some(id) = self.ids.backend(&service.name, &backend.name, backend.address) else {
+                    continue;
+                };
                 self.departed.retain(|departed| departed.id != id);
                 let mut member = old.remove(&id).unwrap_or_else(|| {
-                    if before.machine.name == self.config.machine.name && self.generation > 0 {
+                    if self.generation > 0 {
                         self.events.push(
                             EventKind::BackendAdded,
                             Some(&service.name),
@@ -301,15 +313,9 @@ impl Truth {
                     member.verdict = None;
                 } else {
                     if member.verdict.is_none() {
-                        let last = self.remembered.iter().find(|last| {
-                            last.service == service.name
-                                && last.backend == backend.name
-                                && last.address == backend.address
-                        });
-                        member.verdict = Some(last.map_or_else(Verdict::default, |last| {
-                            member.since_unix_ms = last.since_unix_ms;
-                            Verdict::remembered(last.up)
-                        }));
+                        let key = (service.name.clone(), backend.name.clone(), backend.address);
+                        let up = known.get(&key).copied();
+                        member.verdict = Some(up.map_or_else(Verdict::default, Verdict::remembered));
                     }
                     let check = self.check_for(id, service, backend.address);
                     if member.checker.as_ref().is_none_or(|checker| *checker.check != check) {
@@ -322,7 +328,6 @@ impl Truth {
         self.config.services = services;
         for (id, member) in old {
             self.probe_ports.release(id);
-            self.drains.remove(&(member.service.clone(), member.name.clone()));
             self.events.push(
                 EventKind::BackendRemoved,
                 Some(&member.service),
@@ -432,7 +437,7 @@ impl Truth {
                 continue;
             }
             let message = match now {
-                Some(hop) => format!("{} is reached by way of {}", member.address, model::config::Mac(hop.mac)),
+                Some(hop) => format!("{} is reached by way of {}", member.address, Mac(hop.mac)),
                 None => format!("{} has no next hop any more", member.address),
             };
             self.events.push(EventKind::Neighbour, Some(&member.service), Some(&member.name), message);
@@ -492,11 +497,10 @@ impl Truth {
         if !std::mem::take(&mut self.dirty) {
             return;
         }
-        let mut ids = std::mem::take(&mut self.ids);
-        let compiled = self.compile_with(&self.config, &mut ids, self.generation + 1);
-        self.ids = ids;
-        match compiled {
+        let mut ids = self.ids.clone();
+        match self.compile_with(&self.config, &mut ids, self.generation + 1) {
             Ok(view) => {
+                self.ids = ids;
                 self.generation += 1;
                 self.view = Arc::new(view);
                 self.backlog.publish(&mut self.workers, &self.view);
@@ -516,7 +520,9 @@ impl Truth {
         for service in &self.config.services {
             let mut state = ServiceState::Empty;
             for backend in &service.backends {
-                let Some(id) = self.ids.backend(&service.name, &backend.name, backend.address) else { continue };
+                let Some(id) = self.ids.backend(&service.name, &backend.name, backend.address) else {
+                    continue;
+                };
                 let Some(member) = self.members.get_mut(&id) else { continue };
                 let healthy = member.verdict.as_ref().is_none_or(|v| v.up() == Some(true));
                 let takes_flows = self
@@ -555,7 +561,8 @@ impl Truth {
             match state {
                 ServiceState::Panic => {
                     let percent = service.panic_percent;
-                    let message = format!("more than {percent} % of the backends are down: health is disregarded");
+                    let message =
+                        format!("more than {percent} % of the backends are down: health is disregarded");
                     self.events.push(EventKind::PanicOn, name, None, message);
                 }
                 ServiceState::Empty => {
@@ -587,8 +594,12 @@ impl Truth {
         } else {
             configured
                 .chain(departed)
-                .flat_map(|service| &service.backends)
-                .filter(|backend| backend.mac.is_none() && self.config.machine.next_hop_mac.is_none())
+                .filter(|_| self.config.machine.next_hop_mac.is_none())
+                .flat_map(|service| {
+                    // In vxlan `mac` is the inner destination, not the next hop.
+                    let needed = |mac: Option<_>| mac.is_none() || service.mode == Mode::Vxlan;
+                    service.backends.iter().filter(move |backend| needed(backend.mac))
+                })
                 .map(|backend| backend.address)
                 .collect()
         };
@@ -617,7 +628,9 @@ impl Truth {
         let serving = !self.stopping && *self.acknowledged.borrow() > 0;
         for service in self.config.services.iter().filter(|service| service.announce == Announce::Kernel) {
             if service.health.route == Route::Tunnel && service.vip.addr.is_ipv4() {
-                wanted.accept_local.extend(self.ports.iter().filter_map(|p| Some(p.exception.as_ref()?.1.clone())));
+                wanted
+                    .accept_local
+                    .extend(self.ports.iter().filter_map(|p| Some(p.exception.as_ref()?.1.clone())));
             }
             let usable = matches!(
                 self.service_states.get(&service.name),

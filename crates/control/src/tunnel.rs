@@ -18,34 +18,45 @@ const END: u16 = 32_768;
 #[derive(Debug, Default)]
 pub(crate) struct ProbePorts {
     given: BTreeMap<BackendId, (IpAddr, SourcePorts)>,
-    taken: BTreeSet<(IpAddr, u16)>,
+    /// What is left, per VIP that has been probed.
+    free: BTreeMap<IpAddr, BTreeSet<u16>>,
 }
 
 impl ProbePorts {
     /// The ports of a backend; the same as before unless its VIP or our address has changed.
-    pub(crate) fn source(&mut self, id: BackendId, vip: IpAddr, config: &Config) -> SourcePorts {
-        let address = source_address(vip, config);
+    ///
+    /// # Errors
+    /// Why it cannot be probed through the tunnel.
+    pub(crate) fn source(
+        &mut self,
+        id: BackendId,
+        vip: IpAddr,
+        config: &Config,
+    ) -> Result<SourcePorts, &'static str> {
+        let Some(address) = source_address(vip, config) else {
+            self.release(id);
+            return Err("the machine has no address of the VIP's family; set machine.address or address6");
+        };
         if let Some((old_vip, ports)) = self.given.get_mut(&id)
             && *old_vip == vip
         {
             ports.address = address;
-            return *ports;
+            return Ok(*ports);
         }
         self.release(id);
-        let mut free = (FIRST..END).step_by(usize::from(SourcePorts::COUNT));
-        // More backends than ports: the last ones share, and are told apart no more; 4096 are enough for anyone
-        // who reads the answer of each probe.
-        let first = free.find(|first| !self.taken.contains(&(vip, *first))).unwrap_or(END - SourcePorts::COUNT);
+        let all = || (FIRST..END).step_by(usize::from(SourcePorts::COUNT)).collect();
+        let Some(first) = self.free.entry(vip).or_insert_with(all).pop_first() else {
+            return Err("more than 4096 backends of one VIP are probed through the tunnel");
+        };
         let ports = SourcePorts { address, first };
-        self.taken.insert((vip, first));
         self.given.insert(id, (vip, ports));
-        ports
+        Ok(ports)
     }
 
     /// Takes the ports of a backend back.
     pub(crate) fn release(&mut self, id: BackendId) {
         if let Some((vip, ports)) = self.given.remove(&id) {
-            self.taken.remove(&(vip, ports.first));
+            self.free.entry(vip).or_default().insert(ports.first);
         }
     }
 
@@ -65,20 +76,15 @@ impl ProbePorts {
     }
 }
 
-/// The machine's address of the VIP's family: what the backend answers to. Unspecified when it has none; then no
-/// probe of that family can be told apart, and the check says that it cannot bind.
-fn source_address(vip: IpAddr, config: &Config) -> IpAddr {
+/// The machine's address of the VIP's family: what the backend answers to.
+fn source_address(vip: IpAddr, config: &Config) -> Option<IpAddr> {
     let own = match vip {
         IpAddr::V4(_) => config.machine.address.map(IpAddr::V4),
         IpAddr::V6(_) => config.machine.address6.map(IpAddr::V6),
     };
-    let of_interface = || {
+    own.or_else(|| {
         let nets = config.ports.iter().flat_map(|port| &port.exception_addresses);
         nets.map(|net| net.addr).find(|address| address.is_ipv4() == vip.is_ipv4())
-    };
-    own.or_else(of_interface).unwrap_or(match vip {
-        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     })
 }
 
@@ -90,5 +96,48 @@ pub(crate) fn representative(vip: Net) -> IpAddr {
     match vip.network() {
         IpAddr::V4(network) => IpAddr::V4(Ipv4Addr::from_bits(network.to_bits() | 1)),
         IpAddr::V6(network) => IpAddr::V6(Ipv6Addr::from_bits(network.to_bits() | 1)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_reserved_per_vip_given_back_and_run_out() {
+        let text = "[machine]\nname = \"t\"\naddress = \"10.0.0.1\"\n\
+                    next_hop_mac = \"02:00:00:00:00:01\"\n\
+                    cluster_key = \"5f0c3a9be1d24776a8b9c0d1e2f30415\"\n\
+                    [[port]]\nname = \"p\"\ndevice = \"net_null0\"\n";
+        let config = model::load("t", text).unwrap_or_else(|report| panic!("{}", report.to_plain())).config;
+        let (one, other) = (IpAddr::from([203, 0, 113, 1]), IpAddr::from([203, 0, 113, 2]));
+        let mut ports = ProbePorts::default();
+        let first = ports.source(BackendId(0), one, &config).unwrap();
+        assert_eq!((first.address, first.first), (IpAddr::from([10, 0, 0, 1]), FIRST));
+        assert_eq!(ports.source(BackendId(0), one, &config), Ok(first), "the same again");
+        for id in 1..4096 {
+            let next = ports.source(BackendId(id), one, &config).unwrap();
+            assert_eq!(u32::from(next.first), u32::from(FIRST) + 4 * id);
+        }
+        assert!(ports.source(BackendId(4096), one, &config).is_err());
+        assert_eq!(ports.source(BackendId(4096), other, &config).map(|p| p.first), Ok(FIRST));
+        ports.release(BackendId(7));
+        assert_eq!(ports.source(BackendId(5000), one, &config).map(|p| p.first), Ok(FIRST + 28));
+        let named: BTreeSet<_> = ports.probes().iter().map(|p| (p.vip, p.source_port)).collect();
+        assert_eq!(named.len(), ports.probes().len(), "no two backends share a port of a VIP");
+        assert_eq!(ports.probes().len(), 4 * 4097);
+        let six: IpAddr = "fd00::1".parse().unwrap();
+        assert!(ports.source(BackendId(6000), six, &config).is_err(), "no address6");
+    }
+
+    #[test]
+    fn a_prefix_is_probed_at_its_first_host() {
+        for (vip, address) in [
+            ("203.0.113.10", "203.0.113.10"),
+            ("203.0.113.16/28", "203.0.113.17"),
+            ("fd00:9::/96", "fd00:9::1"),
+        ] {
+            assert_eq!(representative(vip.parse().unwrap()), address.parse::<IpAddr>().unwrap());
+        }
     }
 }

@@ -52,7 +52,7 @@ pub enum EalError {
 /// A running EAL. Cloning shares it; the last one stops it and removes the files it left.
 #[derive(Clone, Debug)]
 pub struct Eal {
-    inner: Arc<Inner>,
+    _inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
@@ -98,7 +98,7 @@ impl Eal {
         let prefix = arguments::file_prefix(arguments);
         // SAFETY: EAL is started, so the directory is set.
         let directory = unsafe { dpdk_sys::rte_eal_get_runtime_dir() };
-        let eal = Eal { inner: Arc::new(Inner { prefix, runtime_dir: path(directory) }) };
+        let eal = Eal { _inner: Arc::new(Inner { prefix, runtime_dir: path(directory) }) };
         for (level, line) in log::release(sink) {
             sink(level.max(Level::Warning), &line);
         }

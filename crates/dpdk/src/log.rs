@@ -68,10 +68,10 @@ pub(crate) fn capture() {
 pub(crate) fn release(sink: Sink) -> Vec<(Level, String)> {
     let mut state = state();
     state.sink = Some(sink);
-    std::mem::take(&mut state.captured)
+    state.captured.clone()
 }
 
-/// What was captured so far.
+/// What was captured while EAL started.
 pub(crate) fn captured() -> Vec<(Level, String)> {
     state().captured.clone()
 }

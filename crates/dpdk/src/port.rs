@@ -2,6 +2,7 @@
 
 use crate::eal::Eal;
 use crate::errno::Errno;
+use crate::log::{self, Level};
 use crate::mempool::Mempool;
 use crate::queue::Queue;
 use crate::stats::{self, PortStats};
@@ -14,6 +15,9 @@ const RING_SIZE: u16 = 1024;
 /// Drivers ask for rings up to this; beyond, a packet waits longer than it is worth.
 const RING_SIZE_MAX: u16 = 4096;
 
+/// Lines of DPDK's log that an error quotes.
+const LINES_QUOTED_MAX: usize = 12;
+
 /// Why a port cannot be used.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum PortError {
@@ -21,10 +25,12 @@ pub enum PortError {
     #[error("device string {0:?} contains a NUL byte; remove it")]
     NulByte(String),
     /// The device string names nothing.
-    #[error("no DPDK port for device {device:?}; {help}")]
+    #[error("no DPDK port for device {device:?}; {help}{lines}")]
     NotFound {
         /// Device string.
         device: String,
+        /// What DPDK said when it tried, each on a line of its own.
+        lines: String,
         /// What to do.
         help: &'static str,
     },
@@ -195,12 +201,15 @@ impl Device {
             .or_else(|| port_by_name(&with_domain))
             .or_else(|| only_port_of(name))
             .or_else(|| only_port_of(&with_domain));
-        let help = if crate::eal::is_hardware(device) {
-            "is it bound to a driver DPDK can use? See dpdk-devbind.py --status"
-        } else {
-            "is its driver installed (librte-net-…)?"
-        };
-        let id = id.ok_or_else(|| PortError::NotFound { device: device.to_owned(), help })?;
+        let id = id.ok_or_else(|| PortError::NotFound {
+            device: device.to_owned(),
+            lines: probe_log(),
+            help: if crate::eal::is_hardware(device) {
+                "is it bound to a driver DPDK can use? See dpdk-devbind.py --status"
+            } else {
+                "does what it names exist, is the driver's name right, and are we root?"
+            },
+        })?;
         Device::new(eal, id, device)
     }
 
@@ -493,6 +502,13 @@ fn port_by_name(name: &str) -> Option<u16> {
     (result == 0).then_some(id)
 }
 
+/// EAL's warnings and errors: a device that cannot be probed does not fail its start.
+fn probe_log() -> String {
+    let log = log::captured();
+    let grave = log.iter().filter(|(level, _)| *level <= Level::Warning);
+    grave.take(LINES_QUOTED_MAX).map(|(_, line)| format!("\n  {line}")).collect()
+}
+
 /// The port of a device whose ports have names of their own, if it has exactly one.
 fn only_port_of(device: &str) -> Option<u16> {
     let mut found = None;
@@ -500,8 +516,9 @@ fn only_port_of(device: &str) -> Option<u16> {
     loop {
         // SAFETY: no preconditions.
         let id = unsafe { dpdk_sys::rte_eth_find_next(next) };
-        let id = u16::try_from(id).ok().filter(|id| u32::from(*id) < dpdk_sys::RTE_MAX_ETHPORTS);
-        let Some(id) = id else { return found };
+        if u32::from(id) >= dpdk_sys::RTE_MAX_ETHPORTS {
+            return found;
+        }
         next = id + 1;
         let mut raw = dpdk_sys::rte_eth_dev_info::default();
         // SAFETY: the structure is large enough.

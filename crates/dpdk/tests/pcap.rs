@@ -1,5 +1,7 @@
 //! Frames from a file to a file through `net_pcap`, with a job on an lcore; and huge-page slices, tick and telemetry.
 //! One test: EAL starts once per process.
+#![allow(clippy::unwrap_used)]
+
 use dpdk::{Clock, Device, DpdkIo, Eal, Mempool, PortSetup, thread};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -58,6 +60,8 @@ fn a_job_on_an_lcore_copies_a_file() {
         &prefix,
         "--vdev",
         &device,
+        "--vdev",
+        "net_af_packet0,iface=doesnotexist0",
     ]
     .map(str::to_owned);
     let eal = Eal::start(&arguments, 64 << 20, |_, _| ()).unwrap();
@@ -86,7 +90,11 @@ fn a_job_on_an_lcore_copies_a_file() {
     assert!(!port.notes().is_empty());
     let missing = Device::find(&eal, "net_nothing0").unwrap_err();
     assert!(missing.to_string().contains("net_nothing0"), "{missing}");
-    let attached = Device::attach(&eal, "net_ring7").unwrap().start(&too_many, &pool);
+    let missing = Device::find(&eal, "net_af_packet0,iface=doesnotexist0").unwrap_err();
+    eprintln!("{missing}"); assert!(missing.to_string().lines().count() > 1, "quotes DPDK: {missing}");
+    let one_queue =
+        format!("net_pcap7,rx_pcap={},tx_pcap={}", input.display(), directory.join("x").display());
+    let attached = Device::attach(&eal, &one_queue).unwrap().start(&too_many, &pool);
     let error = attached.unwrap_err().to_string();
     assert!(error.contains("1 queue(s) and 2 workers"), "{error}");
 

@@ -2,7 +2,7 @@
 use dpdk::{Eal, EalError};
 
 #[test]
-fn a_device_that_does_not_exist_is_named() {
+fn a_cpu_that_does_not_exist_is_explained() {
     let prefix = format!("t{}", std::process::id());
     let arguments = [
         "test",
@@ -12,18 +12,16 @@ fn a_device_that_does_not_exist_is_named() {
         "--no-pci",
         "--no-shconf",
         "--no-telemetry",
-        "-l",
-        "0",
+        "--lcores",
+        "0@0,1@9999",
         "--file-prefix",
         &prefix,
-        "--vdev",
-        "net_af_packet0,iface=doesnotexist0",
     ]
     .map(str::to_owned);
     let error = Eal::start(&arguments, 64 << 20, |_, _| ()).unwrap_err();
     let text = error.to_string();
     assert!(matches!(error, EalError::Refused { .. }), "{text}");
-    assert!(text.contains("--vdev net_af_packet0,iface=doesnotexist0"), "{text}");
-    assert!(text.contains("`device`"), "{text}");
+    assert!(text.contains("--lcores 0@0,1@9999"), "{text}");
+    assert!(text.contains("workers.cpus"), "{text}");
     assert!(text.lines().count() < 20, "{text}");
 }

@@ -1,5 +1,7 @@
 //! Frames through `net_ring`, which gives back what was sent: ownership, editing and conservation of buffers.
 //! One test: EAL starts once per process.
+#![allow(clippy::unwrap_used)]
+
 use dpdk::{Device, DpdkIo, Eal, Mempool, PortSetup};
 use wire::PortId;
 use worker::{BURST, Burst, Frame, PacketIo, RxMeta};
@@ -150,7 +152,7 @@ fn frames_pass_and_no_buffer_is_lost() {
             break;
         }
     }
-    assert_eq!(held.iter().map(|burst| burst.len()).sum::<usize>() + pool.available() as usize, 4095);
+    assert_eq!(held.iter().map(Burst::len).sum::<usize>() + pool.available() as usize, 4095);
     drop(held);
 
     drop((io, ring, null, observer));

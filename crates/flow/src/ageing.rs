@@ -242,5 +242,6 @@ fn idle_us(timing: Timing, word: Word, now: Tick) -> Option<u64> {
     (age < timing.limit).then(|| timing.idle_us(u64::from(age), now))
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(not(loom))]
+#[cfg(test)]
 mod tests;

@@ -17,7 +17,7 @@
 //! it the version of the change in between.
 
 use crate::state::Word;
-use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, fence, load_own};
 use ahash::RandomState;
 use core::hash::{BuildHasher as _, Hasher as _};
 use wire::key::WideKey;
@@ -35,6 +35,8 @@ pub trait Bucket: sealed::Sealed + Default + Send + Sync + 'static {
     type Key: Copy + PartialEq + core::fmt::Debug;
     /// How many.
     const SLOTS: usize;
+    /// Fewest of them in a table: in smaller ones chance decides whether load 0.8 is reached.
+    const BUCKETS_MIN: usize;
 
     /// The version word.
     fn version(&self) -> &AtomicU32;
@@ -70,7 +72,7 @@ pub trait Bucket: sealed::Sealed + Default + Send + Sync + 'static {
     /// Changes keys under the lock.
     #[inline]
     fn edit(&self, change: impl FnOnce()) {
-        let version = self.version().load(Ordering::Relaxed);
+        let version = load_own(self.version());
         self.version().store(version.wrapping_add(1), Ordering::Relaxed); // W-odd
         fence(Ordering::Release); // W-fence
         change();
@@ -153,6 +155,7 @@ impl Default for WideBucket {
 impl Bucket for NarrowBucket {
     type Key = u64;
     const SLOTS: usize = 5;
+    const BUCKETS_MIN: usize = 64;
 
     #[inline]
     fn version(&self) -> &AtomicU32 {
@@ -202,6 +205,7 @@ impl WideBucket {
 impl Bucket for WideBucket {
     type Key = WideKey;
     const SLOTS: usize = 2;
+    const BUCKETS_MIN: usize = 512;
 
     #[inline]
     fn version(&self) -> &AtomicU32 {
@@ -231,7 +235,7 @@ impl Bucket for WideBucket {
         let [high, low, middle] = &self.keys[slot];
         let key = key.unwrap_or_default();
         let shift = 16 * slot;
-        let others = self.dports.load(Ordering::Relaxed) & !(0xffff << shift);
+        let others = load_own(&self.dports) & !(0xffff << shift);
         high.store(key.src[0], Ordering::Relaxed);
         low.store(key.src[1], Ordering::Relaxed);
         middle.store(key.middle, Ordering::Relaxed);

@@ -36,6 +36,9 @@ pub(crate) struct Busy;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pair(pub(crate) u32, pub(crate) u32);
 
+/// The entries of a bucket, by slot; a bucket with fewer slots leaves the rest empty.
+pub(crate) type Entries<K> = [Option<(K, Word)>; 5];
+
 /// What both sides share: memory and hash.
 #[derive(Debug)]
 pub(crate) struct Cells<B: 'static> {
@@ -64,13 +67,12 @@ impl<B: Bucket> Cells<B> {
     }
 
     /// The key's buckets: each half of the hash reduced to the number of buckets by multiplication.
-    #[expect(clippy::cast_possible_truncation, reason = "halves, and products below the number of buckets")]
     #[inline]
     pub(crate) fn pair(&self, key: B::Key) -> Pair {
         let hash = B::hash(key, &self.hasher);
         let len = self.memory.len() as u64;
-        let first = ((hash >> 32) * len >> 32) as u32;
-        let second = ((hash & u64::from(u32::MAX)) * len >> 32) as u32;
+        let first = (((hash >> 32) * len) >> 32) as u32;
+        let second = (((hash & u64::from(u32::MAX)) * len) >> 32) as u32;
         if first != second {
             return Pair(first, second);
         }
@@ -132,7 +134,7 @@ impl<B: Bucket> Cells<B> {
     }
 
     /// A consistent copy of a bucket's entries, for anyone; `None` when the writer was in the way all the time.
-    pub(crate) fn copy(&self, index: u32) -> Option<[Option<(B::Key, Word)>; 5]> {
+    pub(crate) fn copy(&self, index: u32) -> Option<Entries<B::Key>> {
         let line = self.bucket(index);
         for _ in 0..TRIES_MAX {
             let copy = line.read(|| {
@@ -292,9 +294,9 @@ impl<B: Bucket> Cuckoo<B> {
         let ((first_count, first), (second_count, second)) =
             (self.free(pair.0, ageing, now), self.free(pair.1, ageing, now));
         let emptier = if second_count > first_count { second } else { first };
-        let free = emptier.or_else(|| self.make_room(pair, ageing, now)).or_else(|| {
-            if untrusted { None } else { self.oldest_untrusted(pair, ageing, now) }
-        });
+        let free = emptier
+            .or_else(|| self.make_room(pair, ageing, now))
+            .or_else(|| if untrusted { None } else { self.oldest_untrusted(pair, ageing, now) });
         let Some((at, victim)) = free else {
             return Placed::Refused(Refusal::TableFull);
         };
@@ -327,14 +329,18 @@ impl<B: Bucket> Cuckoo<B> {
     }
 
     /// Frees a slot of either bucket by moving entries, each to its other bucket. Gives the slot, whose entry has been
-    /// duplicated elsewhere, and the expired entry that was overwritten at the other end, if any.
+    /// duplicated elsewhere, and the expired entry that was overwritten at the other end, if any. No bucket is on a
+    /// chain twice, so no entry is moved twice.
     #[expect(clippy::cast_possible_truncation, reason = "fewer steps than 2^16, at most five slots")]
     fn make_room(&mut self, pair: Pair, ageing: &Ageing, now: Tick) -> Option<(Place, Option<Word>)> {
         let slots = self.cells.len() * B::SLOTS;
         let search_max = if self.used > slots - slots / 10 { SEARCH_NEARLY_FULL_MAX } else { SEARCH_MAX };
         let mut steps = [Step { bucket: 0, parent: ROOT, slot: 0 }; SEARCH_MAX];
-        steps[0].bucket = pair.0;
-        steps[1].bucket = pair.1;
+        let mut met = Met::new();
+        for (step, bucket) in steps.iter_mut().zip([pair.0, pair.1]) {
+            step.bucket = bucket;
+            met.is_new(bucket);
+        }
         let mut len = 2;
         let mut at = 0;
         while at < len {
@@ -345,7 +351,7 @@ impl<B: Bucket> Cuckoo<B> {
                 if let (_, Some((end, victim))) = self.free(bucket, ageing, now) {
                     return Some((self.shift(&steps, at, slot, end), victim));
                 }
-                if len < search_max && !visited(&steps, at, bucket) {
+                if len < search_max && met.is_new(bucket) {
                     steps[len] = Step { bucket, parent: at as u16, slot: slot as u8 };
                     len += 1;
                 }
@@ -447,16 +453,22 @@ impl<B: Bucket> Cuckoo<B> {
     }
 }
 
-/// Whether the chain that leads to step `at` goes through the bucket: entries of one bucket are moved once.
-fn visited(steps: &[Step], at: usize, bucket: u32) -> bool {
-    let mut at = at;
-    loop {
-        if steps[at].bucket == bucket {
-            return true;
-        }
-        if steps[at].parent == ROOT {
-            return false;
-        }
-        at = usize::from(steps[at].parent);
+/// Buckets that a search has met: a bit each in a small set, where now and then two share one. Then the second is left
+/// out, which costs a chain that might have been, and nothing else.
+struct Met([u64; MET_BITS / 64]);
+
+const MET_BITS: usize = 8192;
+
+impl Met {
+    fn new() -> Met {
+        Met([0; MET_BITS / 64])
+    }
+
+    /// Whether it is the first time.
+    fn is_new(&mut self, bucket: u32) -> bool {
+        let bit = (bucket.wrapping_mul(0x9e37_79b1) >> (32 - MET_BITS.ilog2())) as usize;
+        let is_new = self.0[bit / 64] >> (bit % 64) & 1 == 0;
+        self.0[bit / 64] |= 1 << (bit % 64);
+        is_new
     }
 }

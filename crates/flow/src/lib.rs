@@ -28,5 +28,6 @@ pub use reader::Reader;
 pub use state::{Hit, State};
 pub use table::{Insert, Inserted, Refusal, Table, TableError};
 
-#[cfg(all(test, loom))]
+#[cfg(loom)]
+#[cfg(test)]
 mod loom_tests;

@@ -35,18 +35,16 @@ impl<B> Deref for Memory<B> {
 }
 
 impl<B: Bucket> Memory<B> {
-    /// Fewest buckets of a table: below, chance decides how many flows fit.
-    pub const BUCKETS_MIN: usize = 64;
-
     /// On the heap, for this many flows.
     pub fn heap(flows: usize) -> Memory<B> {
         Memory::Shared((0..Self::buckets_for(flows)).map(|_| B::default()).collect())
     }
 
-    /// How many buckets hold this many flows at load 0.8, which placement always reaches.
+    /// How many buckets hold this many flows at load 0.8, which placement always reaches; at least
+    /// [`Bucket::BUCKETS_MIN`].
     pub const fn buckets_for(flows: usize) -> usize {
         let buckets = flows.saturating_mul(5).div_ceil(4 * B::SLOTS);
-        if buckets < Self::BUCKETS_MIN { Self::BUCKETS_MIN } else { buckets }
+        if buckets < B::BUCKETS_MIN { B::BUCKETS_MIN } else { buckets }
     }
 
     /// How many flows these buckets hold at load 0.8.

@@ -274,13 +274,7 @@ impl Table {
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "a table has less than 2^32 buckets of a kind")]
-    fn sweep_some(
-        &mut self,
-        count: usize,
-        seen: Tick,
-        now: Tick,
-        ended: &mut impl FnMut(BackendId, State),
-    ) {
+    fn sweep_some(&mut self, count: usize, seen: Tick, now: Tick, ended: &mut impl FnMut(BackendId, State)) {
         for _ in 0..count.min(self.buckets()) {
             match self.cursor.checked_sub(self.narrow.cells.len()) {
                 None => self.narrow.sweep(self.cursor as u32, &self.ageing, seen, now, ended),
@@ -369,10 +363,9 @@ fn insert<B: Bucket>(
         return Inserted { outcome: Insert::Done, evicted };
     }
     match cuckoo.insert(key, word, ageing, now) {
-        Placed::Done(victim) => Inserted {
-            outcome: Insert::Done,
-            evicted: victim.map(|word| (word.backend(), word.state())),
-        },
+        Placed::Done(victim) => {
+            Inserted { outcome: Insert::Done, evicted: victim.map(|word| (word.backend(), word.state())) }
+        }
         Placed::Refused(refusal) => Inserted { outcome: Insert::Refused(refusal), evicted: None },
     }
 }
@@ -395,5 +388,6 @@ fn remove<B: Bucket>(cuckoo: &mut Cuckoo<B>, key: B::Key, ageing: &Ageing, now: 
     Some(Hit { backend: word.backend(), state: word.state(), idle_us, place: at })
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(not(loom))]
+#[cfg(test)]
 mod tests;

@@ -1,7 +1,7 @@
 //! Configuration files: read, checked, and their mistakes told with place and remedy.
 
 use crate::failure::Failure;
-use model::{Loaded, api};
+use model::{Diagnostic, Loaded};
 use std::io::{Read, Write};
 use std::path::Path;
 
@@ -33,7 +33,7 @@ pub(crate) fn load(path: &Path) -> Result<Loaded, Failure> {
 }
 
 /// Tells warnings on standard error.
-pub(crate) fn warn(warnings: &[api::Diagnostic]) {
+pub(crate) fn warn(warnings: &[Diagnostic]) {
     let mut err = std::io::stderr().lock();
     for w in warnings {
         // Nobody is left to be warned when standard error is closed.
@@ -50,12 +50,7 @@ pub(crate) fn warn_loaded(loaded: &Loaded) {
 }
 
 /// `line:column: message (help)`.
-pub(crate) fn one_line(d: &api::Diagnostic) -> String {
-    let place = match (d.line, d.column) {
-        (Some(line), Some(column)) => format!("{line}:{column}: "),
-        (Some(line), None) => format!("{line}: "),
-        _ => String::new(),
-    };
-    let help = d.help.as_ref().map_or(String::new(), |h| format!(" ({h})"));
-    format!("{place}{}{help}", d.message)
+pub(crate) fn one_line(d: &Diagnostic) -> String {
+    let help = if d.help.is_empty() { String::new() } else { format!(" ({})", d.help) };
+    format!("{}:{}: {}{help}", d.line, d.column, d.message)
 }

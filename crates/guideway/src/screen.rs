@@ -147,7 +147,7 @@ impl Screen {
             };
             Row::new([
                 Cell::from(s.name.clone()),
-                Cell::from(format!("{}:{}/{}", s.vip, s.port, s.protocol)),
+                Cell::from(format!("{}/{}", endpoint(&s.vip, s.port), s.protocol)),
                 Cell::from(Span::styled(service_state(s.state), Style::new().fg(colour))),
                 Cell::from(format!("{}/{}", s.backends_up, s.backends_total)),
                 Cell::from(short(s.flows as f64)),
@@ -243,6 +243,12 @@ impl Screen {
         let elapsed_s = b.at_ms.saturating_sub(a.at_ms) as f64 / 1000.0;
         if elapsed_s > 0.0 { now.saturating_sub(before) as f64 / elapsed_s } else { 0.0 }
     }
+}
+
+/// VIP and port as people write them.
+fn endpoint(vip: &str, port: u16) -> String {
+    let port = if port == 0 { "any".into() } else { port.to_string() };
+    if vip.contains(':') { format!("[{vip}]:{port}") } else { format!("{vip}:{port}") }
 }
 
 /// A table under its heading; a line above tells it from what stands before.

@@ -1,2 +1,91 @@
-//! .
-fn main() {}
+//! The load balancer's daemon: configuration, EAL, ports and workers are started here, then the management core runs
+//! on this thread until it is told to stop.
+#![forbid(unsafe_code)]
+
+mod arguments;
+mod data_path;
+mod eal_arguments;
+mod exception;
+mod log;
+mod poll;
+mod service_manager;
+mod sizing;
+
+use arguments::{Action, Arguments};
+use clap::Parser;
+use control::Options;
+use data_path::{DataPath, StartError};
+use model::Loaded;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// Exit status for a configuration that cannot be used, as `guideway check` has it.
+const EXIT_CONFIG: u8 = 2;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let loaded = match load(&arguments.config) {
+        Ok(loaded) => loaded,
+        Err(report) => {
+            eprintln!("{report:?}");
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    let words = match eal_arguments::build(&loaded.config, &arguments.eal) {
+        Ok(words) => words,
+        Err(error) => {
+            eprintln!("guidewayd: {error}");
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    match arguments.action() {
+        Action::Check => {
+            if let Some(warnings) = loaded.warning_report() {
+                eprintln!("{:?}", miette::Report::new(warnings));
+            }
+            println!("{}: ok", arguments.config.display());
+        }
+        Action::PrintEalArguments => println!("{}", dpdk::eal::quote(&words)),
+        Action::Run => {
+            log::start(arguments.log_format, &arguments.log_level);
+            for warning in &loaded.warnings {
+                tracing::warn!(
+                    line = warning.line,
+                    column = warning.column,
+                    help = warning.help,
+                    "{warning}"
+                );
+            }
+            if let Err(error) = run(&arguments, loaded, &words) {
+                tracing::error!("{error}");
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn load(path: &Path) -> Result<Loaded, miette::Report> {
+    let name = path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        miette::miette!(help = "give the file with --config", "cannot read {name}: {error}")
+    })?;
+    model::load(&name, &text).map_err(miette::Report::new)
+}
+
+/// From start to SIGTERM. Everything that was started is stopped when this returns, in the reverse order.
+fn run(arguments: &Arguments, loaded: Loaded, words: &[String]) -> Result<(), StartError> {
+    let version = env!("CARGO_PKG_VERSION");
+    tracing::info!(version, config = %arguments.config.display(), "starting");
+    let (data_path, plane) = DataPath::start(&loaded.config, words)?;
+    let options = Options {
+        notify: Some(Box::new(service_manager::tell)),
+        version: version.to_owned(),
+        ..Options::new(&arguments.config)
+    };
+    let result = control::run(options, loaded, plane);
+    data_path.stop();
+    result.map_err(StartError::Control)?;
+    tracing::info!("stopped");
+    Ok(())
+}

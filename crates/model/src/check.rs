@@ -7,7 +7,6 @@ mod port;
 mod read;
 mod service;
 
-
 use crate::config::{Config, Net, Port, Service};
 use crate::diagnostic::Problems;
 use crate::raw;
@@ -36,7 +35,7 @@ pub(crate) struct Surroundings {
     has_address6: bool,
     /// `machine.next_hop_mac` is written, right or wrong.
     has_next_hop_mac: bool,
-    /// Some port has an exception interface.
+    /// Some port has an exception interface, rightly or wrongly written.
     has_exception: bool,
     /// The exception interfaces.
     exceptions: Vec<String>,
@@ -51,10 +50,11 @@ pub(crate) struct Surroundings {
 pub(crate) fn check(file: raw::File, misspelt: HashSet<String>, problems: &mut Problems<'_>) -> Config {
     let mut r = Reader { problems, misspelt };
     let written = |cell: &raw::Cell| cell.is_some();
-    let (has_address, has_address6, has_next_hop_mac) = file.machine.as_ref().map_or((false, false, false), |m| {
-        let m = m.get_ref();
-        (written(&m.address), written(&m.address6), written(&m.next_hop_mac))
-    });
+    let (has_address, has_address6, has_next_hop_mac) =
+        file.machine.as_ref().map_or((false, false, false), |m| {
+            let m = m.get_ref();
+            (written(&m.address), written(&m.address6), written(&m.next_hop_mac))
+        });
 
     let machine = machine::machine(&mut r, file.machine);
     let metrics = machine::metrics(&mut r, file.metrics);
@@ -63,6 +63,7 @@ pub(crate) fn check(file: raw::File, misspelt: HashSet<String>, problems: &mut P
     let workers_span = file.workers.as_ref().map_or(0..0, toml::Spanned::span);
     let workers = port::workers(&mut r, file.workers);
 
+    let exception_written = file.port.iter().flatten().any(|p| written(&p.get_ref().exception));
     let (ports, mtu_spans) = port::ports(&mut r, file.port, &machine);
     let dpdk = port::dpdk(&mut r, file.dpdk, &ports);
 
@@ -70,7 +71,7 @@ pub(crate) fn check(file: raw::File, misspelt: HashSet<String>, problems: &mut P
         has_address: has_address || r.misspelt.contains("address"),
         has_address6: has_address6 || r.misspelt.contains("address6"),
         has_next_hop_mac: has_next_hop_mac || r.misspelt.contains("next_hop_mac"),
-        has_exception: ports.iter().any(|p| p.exception.is_some()) || r.misspelt.contains("exception"),
+        has_exception: exception_written || ["exception", "port"].iter().any(|key| r.misspelt.contains(*key)),
         exceptions: ports.iter().filter_map(|p| p.exception.clone()).collect(),
         mtu_min: ports.iter().map(|p| p.mtu).min().unwrap_or(port::MTU_DEFAULT),
         mtu_max: ports.iter().map(|p| p.mtu).max().unwrap_or(port::MTU_DEFAULT),
@@ -164,7 +165,10 @@ fn small_mtus_are_ipv4(r: &mut Reader<'_, '_>, ports: &[Port], spans: &[Option<S
         if let (Some(span), true) = (span, port.mtu < 1280) {
             r.problems.error(
                 span.clone(),
-                format!("port \"{}\": mtu {} is too small for IPv6, which {reason} uses", port.name, port.mtu),
+                format!(
+                    "port \"{}\": mtu {} is too small for IPv6, which {reason} uses",
+                    port.name, port.mtu
+                ),
                 "IPv6 needs at least 1280 bytes (RFC 8200): raise mtu to 1280 or more",
             );
         }

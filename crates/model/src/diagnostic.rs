@@ -170,7 +170,12 @@ impl<'t> Problems<'t> {
     }
 
     /// The config is taken, but `span` deserves a look.
-    pub(crate) fn warning(&mut self, span: Range<usize>, message: impl Into<String>, help: impl Into<String>) {
+    pub(crate) fn warning(
+        &mut self,
+        span: Range<usize>,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
         if self.found.len() < 2 * PROBLEMS_MAX {
             self.add(Severity::Warning, span, message.into(), help.into());
         }

@@ -124,7 +124,9 @@ mod tests {
         assert!(!net("0.0.0.0/0").contains("::1".parse().unwrap()));
         assert!(net("::/0").contains("::1".parse().unwrap()));
         assert!(!net("10.0.2.0/24").contains("10.0.3.0".parse().unwrap()));
-        assert!(net("10.0.0.0/8").overlaps(net("10.1.0.0/16")) && net("10.1.0.0/16").overlaps(net("10.0.0.0/8")));
+        assert!(
+            net("10.0.0.0/8").overlaps(net("10.1.0.0/16")) && net("10.1.0.0/16").overlaps(net("10.0.0.0/8"))
+        );
         assert!(!net("10.0.0.0/16").overlaps(net("10.1.0.0/16")));
     }
 }

@@ -51,8 +51,11 @@ impl Walk<'_, '_> {
 
     fn unknown(&mut self, name: &str, span: std::ops::Range<usize>, known: &Map<String, Value>, place: &str) {
         let shown: String = name.chars().take(64).collect();
-        let message =
-            if place.is_empty() { format!("unknown table or key `{shown}`") } else { format!("unknown key `{shown}` in [{place}]") };
+        let message = if place.is_empty() {
+            format!("unknown table or key `{shown}`")
+        } else {
+            format!("unknown key `{shown}` in [{place}]")
+        };
         let keys = || known.keys().map(String::as_str);
         let help = match nearest(name, keys()) {
             Some(key) => {

@@ -24,12 +24,7 @@ pub fn mesh<T>(cores: usize, depth: usize) -> Vec<Ports<T>> {
     let ids = || (0..=u8::MAX).map(CoreId).take(cores);
     let cores = ids().count();
     let mut ports: Vec<Ports<T>> = ids()
-        .map(|core| Ports {
-            core,
-            to: Vec::with_capacity(cores),
-            from: Vec::with_capacity(cores),
-            first: 0,
-        })
+        .map(|core| Ports { core, to: Vec::with_capacity(cores), from: Vec::with_capacity(cores), first: 0 })
         .collect();
     for writer in 0..cores {
         for reader in 0..cores {

@@ -75,17 +75,15 @@ const fn mapped(address: Addr) -> u128 {
 
 /// Hash of a flow's whole tuple, for services with `hash = "tuple"`.
 pub fn tuple(key: &[u8; 16], t: &Tuple) -> u64 {
-    let begin = |domain| {
-        Input::new(domain).put([t.protocol]).put(t.sport.to_be_bytes()).put(t.dport.to_be_bytes())
-    };
+    let begin =
+        |domain| Input::new(domain).put([t.protocol]).put(t.sport.to_be_bytes()).put(t.dport.to_be_bytes());
     match (t.src, t.dst) {
         (Addr::V4(src), Addr::V4(dst)) => {
             begin(domain::TUPLE_V4).put(src.to_be_bytes()).put(dst.to_be_bytes()).hash(key)
         }
-        (src, dst) => begin(domain::TUPLE_V6)
-            .put(mapped(src).to_be_bytes())
-            .put(mapped(dst).to_be_bytes())
-            .hash(key),
+        (src, dst) => {
+            begin(domain::TUPLE_V6).put(mapped(src).to_be_bytes()).put(mapped(dst).to_be_bytes()).hash(key)
+        }
     }
 }
 
@@ -105,10 +103,9 @@ pub fn fragment(key: &[u8; 16], src: Addr, dst: Addr, id: u32, protocol: u8) -> 
         (Addr::V4(src), Addr::V4(dst)) => {
             begin(domain::FRAGMENT_V4).put(src.to_be_bytes()).put(dst.to_be_bytes()).hash(key)
         }
-        (src, dst) => begin(domain::FRAGMENT_V6)
-            .put(mapped(src).to_be_bytes())
-            .put(mapped(dst).to_be_bytes())
-            .hash(key),
+        (src, dst) => {
+            begin(domain::FRAGMENT_V6).put(mapped(src).to_be_bytes()).put(mapped(dst).to_be_bytes()).hash(key)
+        }
     }
 }
 

@@ -106,14 +106,16 @@ impl Maglev {
             return Err(MaglevError::TooMany { backends: backends.len() });
         }
         let weights: Vec<u32> = backends.iter().map(|backend| backend.weight).collect();
-        let weighted = u32::try_from(weights.iter().filter(|&&weight| weight > 0).count()).unwrap_or(u32::MAX);
+        let weighted =
+            u32::try_from(weights.iter().filter(|&&weight| weight > 0).count()).unwrap_or(u32::MAX);
         if weighted > size {
             return Err(MaglevError::TooSmall { size, backends: weighted });
         }
         let quotas = quotas(&weights, size);
         let mut slots = alloc::vec![NONE; size as usize];
         let mut taken = Taken::new(size);
-        let mut walks: Vec<Walk> = backends.iter().map(|backend| Walk::new(backend.name, size, key)).collect();
+        let mut walks: Vec<Walk> =
+            backends.iter().map(|backend| Walk::new(backend.name, size, key)).collect();
         for index in turns(&weights, &quotas) {
             let walk = &mut walks[usize::from(index)];
             while taken.contains(walk.position) {
@@ -123,7 +125,8 @@ impl Maglev {
             slots[walk.position as usize] = index;
             walk.step(size);
         }
-        let members = (0..NONE).zip(&quotas).filter(|&(_, &quota)| quota > 0).map(|(index, _)| index).collect();
+        let members =
+            (0..NONE).zip(&quotas).filter(|&(_, &quota)| quota > 0).map(|(index, _)| index).collect();
         Ok(Maglev { slots, members, key: *key })
     }
 
@@ -134,7 +137,6 @@ impl Maglev {
     }
 
     /// The slot of a hash: its high 32 bits, reduced to `0..size` by multiplication.
-    #[expect(clippy::cast_possible_truncation, reason = "the product shifted by 32 is below size")]
     #[inline]
     pub fn slot(&self, hash: u64) -> u32 {
         (((hash >> 32) * u64::from(self.size())) >> 32) as u32

@@ -47,8 +47,8 @@ mod tests {
                 composite[j] = true;
             }
         }
-        for i in 0..n {
-            assert_eq!(is_prime(u32::try_from(i).unwrap()), i >= 2 && !composite[i], "{i}");
+        for (i, &composite) in composite.iter().enumerate() {
+            assert_eq!(is_prime(u32::try_from(i).unwrap()), i >= 2 && !composite, "{i}");
         }
     }
 

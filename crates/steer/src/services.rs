@@ -53,7 +53,12 @@ pub enum Match {
 type Seeded = ahash::RandomState;
 
 fn seeded() -> Seeded {
-    Seeded::with_seeds(0x9ae1_6a3b_2f90_404f, 0xc2b2_ae3d_27d4_eb4f, 0x1656_67b1_9e37_79f9, 0x27d4_eb2f_1656_67c5)
+    Seeded::with_seeds(
+        0x9ae1_6a3b_2f90_404f,
+        0xc2b2_ae3d_27d4_eb4f,
+        0x1656_67b1_9e37_79f9,
+        0x27d4_eb2f_1656_67c5,
+    )
 }
 
 /// Rules of one prefix length over addresses of type `A`.

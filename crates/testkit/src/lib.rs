@@ -5,6 +5,8 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test tool fails by panicking")]
 
+pub mod bench;
+pub mod check;
 pub mod frames;
 pub mod malformed;
 pub mod outer;

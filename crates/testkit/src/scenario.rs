@@ -31,7 +31,8 @@ pub fn folders(root: &Path) -> std::io::Result<Vec<PathBuf>> {
 /// The folder's files cannot be read, or the program cannot be started.
 pub fn run(guideway: &Path, folder: &Path, scratch: &Path) -> Result<Vec<String>, String> {
     let read = |name: &str| std::fs::read(folder.join(name)).map_err(|e| format!("{name}: {e}"));
-    let expect: Value = serde_json::from_slice(&read("expect.json")?).map_err(|e| format!("expect.json: {e}"))?;
+    let expect: Value =
+        serde_json::from_slice(&read("expect.json")?).map_err(|e| format!("expect.json: {e}"))?;
     let first = replay(guideway, folder, scratch, "first", &expect)?;
     let second = replay(guideway, folder, scratch, "second", &expect)?;
     let mut faults = Vec::new();
@@ -39,7 +40,8 @@ pub fn run(guideway: &Path, folder: &Path, scratch: &Path) -> Result<Vec<String>
         faults.push("two runs over one input differ".to_owned());
     }
     compare_report(&first.report, &expect, &mut faults);
-    let masks: Vec<&str> = expect["masks"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let masks: Vec<&str> =
+        expect["masks"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     if folder.join("expect.pcap").exists() {
         let wanted = frames_of(&read("expect.pcap")?)?;
         compare_frames("out", &frames_of(&first.out)?, &wanted, &masks, &mut faults);
@@ -73,7 +75,8 @@ fn replay(
     if !done.status.success() {
         return Err(format!("replay: {}: {}", done.status, String::from_utf8_lossy(&done.stderr).trim()));
     }
-    let report = serde_json::from_slice(&done.stdout).map_err(|e| format!("standard output is not JSON: {e}"))?;
+    let report =
+        serde_json::from_slice(&done.stdout).map_err(|e| format!("standard output is not JSON: {e}"))?;
     let read = |path: &Path| std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()));
     Ok(Replayed { out: read(&out)?, punt: read(&punt)?, report })
 }
@@ -132,13 +135,7 @@ fn compare_report(report: &Value, expect: &Value, faults: &mut Vec<String>) {
     }
 }
 
-fn compare_frames(
-    what: &str,
-    got: &[Vec<u8>],
-    want: &[Vec<u8>],
-    masks: &[&str],
-    faults: &mut Vec<String>,
-) {
+fn compare_frames(what: &str, got: &[Vec<u8>], want: &[Vec<u8>], masks: &[&str], faults: &mut Vec<String>) {
     if got.len() != want.len() {
         faults.push(format!("{what}: {} frames instead of {}", got.len(), want.len()));
     }
@@ -241,7 +238,8 @@ fn is_icmp_error(frame: &[u8], o: &crate::outer::Outer) -> bool {
 fn hex(bytes: &[u8], around: usize) -> String {
     let from = around.saturating_sub(8);
     let to = (around + 24).min(bytes.len());
-    let body: Vec<String> = bytes.get(from..to).unwrap_or_default().iter().map(|b| format!("{b:02x}")).collect();
+    let body: Vec<String> =
+        bytes.get(from..to).unwrap_or_default().iter().map(|b| format!("{b:02x}")).collect();
     format!("[{from}..] {}", body.join(" "))
 }
 
@@ -257,7 +255,13 @@ mod tests {
         other.id = 99;
         let other = other.build();
         let mut faults = Vec::new();
-        compare_frames("out", std::slice::from_ref(&frame), std::slice::from_ref(&other), &["ipv4_id"], &mut faults);
+        compare_frames(
+            "out",
+            std::slice::from_ref(&frame),
+            std::slice::from_ref(&other),
+            &["ipv4_id"],
+            &mut faults,
+        );
         assert_eq!(faults, Vec::<String>::new());
         compare_frames("out", &[frame], &[other], &["originated_tos"], &mut faults);
         assert_eq!(faults.len(), 1);

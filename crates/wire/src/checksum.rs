@@ -9,21 +9,29 @@ use crate::Addr;
 pub fn sum(bytes: &[u8]) -> u32 {
     // 32-bit words at a time: 2^32 is 1 modulo 2^16 - 1, so the halves may be folded together at the end.
     let (words, rest) = bytes.as_chunks::<4>();
-    let mut total: u64 = words.iter().map(|w| u64::from(u32::from_be_bytes(*w))).sum();
-    let mut tail = [0u8; 4];
-    for (to, from) in tail.iter_mut().zip(rest) {
-        *to = *from;
-    }
-    total += u64::from(u32::from_be_bytes(tail));
-    while total > 0xffff {
-        total = (total >> 16) + (total & 0xffff);
-    }
-    low32(total)
+    let total: u64 = words.iter().map(|w| u64::from(u32::from_be_bytes(*w))).sum();
+    let tail = match *rest {
+        [a] => [a, 0, 0, 0],
+        [a, b] => [a, b, 0, 0],
+        [a, b, c] => [a, b, c, 0],
+        _ => [0; 4],
+    };
+    fold_words(total + u64::from(u32::from_be_bytes(tail)))
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "folded to 16 bits before")]
-const fn low32(total: u64) -> u32 {
-    total as u32
+/// [`sum`] of a whole number of 32-bit words, unrolled where the number is known when this is compiled.
+#[inline(always)]
+pub(crate) fn sum_words(words: &[[u8; 4]]) -> u32 {
+    fold_words(words.iter().map(|w| u64::from(u32::from_be_bytes(*w))).sum())
+}
+
+/// Folds a sum of 32-bit words to 16 bits.
+#[expect(clippy::cast_possible_truncation, reason = "the folds leave 33, 18 and 17 bits, the last 16")]
+pub(crate) const fn fold_words(total: u64) -> u32 {
+    let total = (total >> 32) + (total & 0xffff_ffff);
+    let total = (total >> 16) + (total & 0xffff);
+    let total = (total >> 16) + (total & 0xffff);
+    ((total >> 16) + (total & 0xffff)) as u32
 }
 
 /// Folds carries into 16 bits; not complemented. A slice that contains its own valid checksum folds to 0xffff.

@@ -68,3 +68,41 @@ impl FlowKey {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{FlowKey, Tuple, WideKey};
+    use crate::{Addr, ServiceId};
+    use proptest::prelude::{any, prop_assert_eq, proptest};
+
+    #[test]
+    fn layout() {
+        let narrow = FlowKey::narrow(0xc633_6407, 40_000, ServiceId(3));
+        assert_eq!(narrow, FlowKey::Narrow(0xc633_6407_9c40_0003));
+        let tuple = Tuple {
+            src: Addr::V6(0x2001_0db8_0001_0000_0000_0000_0000_0007),
+            dst: Addr::V6(0x2001_0db8_0002_0000_0000_0000_1234_5678),
+            sport: 40_000,
+            dport: 443,
+            protocol: 6,
+        };
+        let wide = WideKey { src: [0x2001_0db8_0001_0000, 7], middle: 0x9c40_0003_1234_5678, dport: 443 };
+        assert_eq!(FlowKey::wide(&tuple, ServiceId(3)), FlowKey::Wide(wide));
+    }
+
+    proptest! {
+        /// Keys are equal only where source, ports, service and the destination's low bits are.
+        #[test]
+        fn exact(a in any::<(u32, u16, u16, u32, u16)>(), b in any::<(u32, u16, u16, u32, u16)>()) {
+            let narrow = |(src, sport, service, ..): (u32, u16, u16, u32, u16)| FlowKey::narrow(src, sport, ServiceId(service));
+            prop_assert_eq!(narrow(a) == narrow(b), (a.0, a.1, a.2) == (b.0, b.1, b.2));
+            prop_assert_eq!(narrow(a).service(), ServiceId(a.2));
+            let wide = |(src, sport, service, dst, dport): (u32, u16, u16, u32, u16)| {
+                let tuple = Tuple { src: Addr::V4(src), dst: Addr::V4(dst), sport, dport, protocol: 17 };
+                FlowKey::wide(&tuple, ServiceId(service))
+            };
+            prop_assert_eq!(wide(a) == wide(b), a == b);
+            prop_assert_eq!(wide(a).service(), ServiceId(a.2));
+        }
+    }
+}

@@ -203,13 +203,14 @@ const DESTINATION: u8 = 60;
 pub fn parse(frame: &[u8]) -> Result<Frame, Malformed> {
     let (ethernet_type, l3) = link(frame)?;
     match ethernet_type {
-        TYPE_IPV4 => ipv4(frame, l3).map(Frame::Ip),
-        TYPE_IPV6 => ipv6(frame, l3).map(Frame::Ip),
+        TYPE_IPV4 => ipv4(frame, l3),
+        TYPE_IPV6 => ipv6(frame, l3),
         _ => Ok(Frame::NotIp),
     }
 }
 
 /// The Ethernet type behind up to [`TAGS_MAX`] tags, and the offset behind it.
+#[inline]
 fn link(frame: &[u8]) -> Result<(u16, usize), Malformed> {
     let header = frame.first_chunk::<ETHERNET_LEN>().ok_or(Malformed::BadEthernet)?;
     let mut ethernet_type = u16::from_be_bytes([header[12], header[13]]);
@@ -224,7 +225,8 @@ fn link(frame: &[u8]) -> Result<(u16, usize), Malformed> {
     Ok((ethernet_type, l3))
 }
 
-fn ipv4(frame: &[u8], l3: usize) -> Result<Parsed, Malformed> {
+#[inline]
+fn ipv4(frame: &[u8], l3: usize) -> Result<Frame, Malformed> {
     use Malformed::BadIpv4;
     let packet = frame.get(l3..).ok_or(BadIpv4)?;
     let fixed = packet.first_chunk::<IPV4_LEN>().ok_or(BadIpv4)?;
@@ -236,12 +238,16 @@ fn ipv4(frame: &[u8], l3: usize) -> Result<Parsed, Malformed> {
     let datagram = packet.get(..total_len).ok_or(BadIpv4)?;
     let (header, payload) = datagram.split_at_checked(header_len).ok_or(BadIpv4)?;
     let end = u16::try_from(l3 + total_len).map_err(|_| BadIpv4)?;
-    if checksum::fold(checksum::sum(header)) != 0xffff {
+    let options = header.get(IPV4_LEN..).unwrap_or_default();
+    // The fixed part by itself, because its length is known when this is compiled.
+    let mut header_sum = checksum::sum_words(fixed.as_chunks().0);
+    if !options.is_empty() {
+        header_sum += checksum::sum(options);
+    }
+    if checksum::fold(header_sum) != 0xffff {
         return Err(Malformed::BadIpv4Checksum);
     }
-    if let Some(options) = header.get(IPV4_LEN..)
-        && !options.is_empty()
-    {
+    if !options.is_empty() {
         check_options(options)?;
     }
 
@@ -257,7 +263,7 @@ fn ipv4(frame: &[u8], l3: usize) -> Result<Parsed, Malformed> {
         check_fragment(f, protocol, payload.len(), header_len)?;
     }
     let (kind, sport, dport) = transport(payload, protocol, fragment, false)?;
-    Ok(Parsed {
+    Ok(Frame::Ip(Parsed {
         l3: position(l3),
         l4: position(l3 + header_len),
         end,
@@ -272,7 +278,7 @@ fn ipv4(frame: &[u8], l3: usize) -> Result<Parsed, Malformed> {
         dont_fragment: flags & 0x4000 != 0,
         fragment,
         kind,
-    })
+    }))
 }
 
 /// Every option of an IPv4 header has a length that stays inside it (RFC 791 section 3.1).
@@ -304,7 +310,7 @@ fn check_fragment(fragment: Fragment, protocol: u8, payload: usize, before: usiz
     if payload == 0 || ragged || too_long || overlaps_flags { Err(Malformed::BadFragment) } else { Ok(()) }
 }
 
-fn ipv6(frame: &[u8], l3: usize) -> Result<Parsed, Malformed> {
+fn ipv6(frame: &[u8], l3: usize) -> Result<Frame, Malformed> {
     use Malformed::BadIpv6;
     let packet = frame.get(l3..).ok_or(BadIpv6)?;
     let fixed = packet.first_chunk::<IPV6_LEN>().ok_or(BadIpv6)?;
@@ -327,7 +333,7 @@ fn ipv6(frame: &[u8], l3: usize) -> Result<Parsed, Malformed> {
     let segment = datagram.get(chain.l4..).ok_or(Malformed::BadIpv6Extension)?;
     let (kind, sport, dport) = transport(segment, chain.protocol, fragment, true)?;
     let (src, dst) = v6_addresses(fixed);
-    Ok(Parsed {
+    Ok(Frame::Ip(Parsed {
         l3: position(l3),
         l4: position(l3 + chain.l4),
         end,
@@ -336,7 +342,7 @@ fn ipv6(frame: &[u8], l3: usize) -> Result<Parsed, Malformed> {
         dont_fragment: true,
         fragment,
         kind,
-    })
+    }))
 }
 
 fn v6_addresses(fixed: &[u8; IPV6_LEN]) -> (Addr, Addr) {
@@ -439,7 +445,7 @@ fn has_jumbo_option(header: &[u8]) -> bool {
 
 /// What stands in `segment`, and its ports. Breaks the frame only for a first fragment too short to be judged; other defects
 /// are [`Kind::Bad`].
-#[inline]
+#[inline(always)]
 fn transport(
     segment: &[u8],
     protocol: u8,
@@ -469,6 +475,7 @@ fn transport(
     })
 }
 
+#[inline]
 fn tcp(segment: &[u8], whole: bool) -> (Kind, u16, u16) {
     const BAD: (Kind, u16, u16) = (Kind::Bad(BadTransport::BadTcp), 0, 0);
     let Some(fixed) = segment.first_chunk::<TCP_FIRST_FRAGMENT_MIN>() else { return BAD };
@@ -481,6 +488,7 @@ fn tcp(segment: &[u8], whole: bool) -> (Kind, u16, u16) {
     (Kind::Tcp(TcpFlags(fixed[13])), u16::from_be_bytes(sport), u16::from_be_bytes(dport))
 }
 
+#[inline]
 fn udp(segment: &[u8], whole: bool) -> (Kind, u16, u16) {
     const BAD: (Kind, u16, u16) = (Kind::Bad(BadTransport::BadUdp), 0, 0);
     let Some(header) = segment.first_chunk::<UDP_LEN>() else { return BAD };

@@ -52,9 +52,33 @@ pub struct BulkReport {
     pub ended_unix_ms: u64,
 }
 
-/// The byte at an offset of every transfer: it differs from its neighbours in other segments and other chunks.
-pub(super) fn pattern(offset: u64) -> u8 {
-    (offset ^ (offset >> 8) ^ (offset >> 16)) as u8
+/// What every transfer consists of: random bytes that repeat only after more than any window or burst, so that a
+/// segment in the wrong place is noticed.
+pub(super) struct Pattern(Vec<u8>);
+
+const PERIOD: usize = 8_388_593;
+
+impl Pattern {
+    pub(super) fn new() -> Pattern {
+        // xorshift64 (Marsaglia 2003).
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut bytes = Vec::with_capacity(PERIOD + CHUNK_BYTES);
+        while bytes.len() < PERIOD {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            bytes.extend_from_slice(&state.to_le_bytes());
+        }
+        bytes.truncate(PERIOD);
+        bytes.extend_from_within(..CHUNK_BYTES);
+        Pattern(bytes)
+    }
+
+    /// The bytes from an offset on; at most [`CHUNK_BYTES`].
+    pub(super) fn at(&self, offset: u64, length: usize) -> &[u8] {
+        let start = usize::try_from(offset % PERIOD as u64).unwrap_or(0);
+        &self.0[start..start + length.min(CHUNK_BYTES)]
+    }
 }
 
 /// Notes the longest pause between steps.
@@ -80,10 +104,13 @@ impl Pauses {
 }
 
 pub(super) async fn run(load: BulkLoad, control: &Control) -> Result<BulkReport> {
-    transfer(&load, control).await.map_err(|reason| LabError::Wrong(format!("{:?}: {reason}", load.direction)))
+    transfer(&load, control)
+        .await
+        .map_err(|reason| LabError::Wrong(format!("{:?}: {reason}", load.direction)))
 }
 
 async fn transfer(load: &BulkLoad, control: &Control) -> std::result::Result<BulkReport, String> {
+    let pattern = Pattern::new();
     let begun = Instant::now();
     let stream = connect(load.source, load.target, Duration::from_secs(5)).await?;
     let mut stream = BufReader::with_capacity(CHUNK_BYTES, stream);
@@ -107,16 +134,13 @@ async fn transfer(load: &BulkLoad, control: &Control) -> std::result::Result<Bul
                 if read == 0 {
                     return Err(format!("closed at {at}"));
                 }
-                if let Some(bad) = (0..read).find(|&index| chunk[index] != pattern(at + index as u64)) {
-                    return Err(format!("wrong byte at {}", at + bad as u64));
+                if chunk[..read] != *pattern.at(at, read) {
+                    return Err(format!("wrong bytes between {at} and {}", at + read as u64));
                 }
                 read
             }
             Direction::Up => {
-                for (index, byte) in chunk[..most].iter_mut().enumerate() {
-                    *byte = pattern(at + index as u64);
-                }
-                let written = timeout(STALL_LIMIT, stream.write(&chunk[..most])).await;
+                let written = timeout(STALL_LIMIT, stream.write(pattern.at(at, most))).await;
                 let written = written.map_err(|_| format!("no byte taken for {STALL_LIMIT:?} at {at}"))?;
                 written.map_err(|error| format!("sending at {at}: {error}"))?
             }
@@ -130,7 +154,9 @@ async fn transfer(load: &BulkLoad, control: &Control) -> std::result::Result<Bul
         let answer = line(&mut stream).await?;
         let numbers: Vec<u64> = answer.split(' ').filter_map(|word| word.parse().ok()).collect();
         match numbers[..] {
-            [received, server_stall_ms] if received == load.bytes => stall_max_ms = stall_max_ms.max(server_stall_ms),
+            [received, server_stall_ms] if received == load.bytes => {
+                stall_max_ms = stall_max_ms.max(server_stall_ms);
+            }
             _ => return Err(format!("the server says {answer:?}")),
         }
     }

@@ -61,7 +61,8 @@ pub(super) async fn run(load: EchoLoad, control: &Control) -> Result<EchoReport>
             let offset_ms = load.interval_ms * index as u64 / load.connections.max(1) as u64;
             tokio::time::sleep(Duration::from_millis(offset_ms)).await;
             let started_unix_ms = unix_ms();
-            let mut known = Known { source: load.sources[index % load.sources.len()].to_string(), backend: None };
+            let mut known =
+                Known { source: load.sources[index % load.sources.len()].to_string(), backend: None };
             if let Err(reason) = connection(&load, index, end, &report, &control, &mut known).await {
                 control.add_failed();
                 report.borrow_mut().broken.push(Failure {

@@ -126,7 +126,9 @@ pub(super) async fn run(load: HttpLoad, control: &Control) -> Result<HttpReport>
     let mut latencies_us = std::mem::take(&mut state.latencies_us);
     latencies_us.sort_unstable();
     let at = |percent: usize| {
-        latencies_us.get((latencies_us.len() * percent / 100).min(latencies_us.len().saturating_sub(1))).copied()
+        latencies_us
+            .get((latencies_us.len() * percent / 100).min(latencies_us.len().saturating_sub(1)))
+            .copied()
     };
     let (half, most, all) = (at(50), at(99), at(100));
     let sources = state.sources.len() as u64;
@@ -151,9 +153,8 @@ async fn client(load: &HttpLoad, state: &RefCell<State>, control: &Control, begu
             state.next += 1;
             index
         };
-        if load.rate > 0 {
-            let due = begun + Duration::from_micros(index.saturating_mul(1_000_000) / load.rate);
-            tokio::time::sleep_until(due.into()).await;
+        if let Some(offset_us) = index.saturating_mul(1_000_000).checked_div(load.rate) {
+            tokio::time::sleep_until((begun + Duration::from_micros(offset_us)).into()).await;
             if control.is_stopped() {
                 return;
             }
@@ -227,7 +228,8 @@ async fn request(
 /// The backend's name in a complete and correct answer.
 fn judge(answer: &[u8]) -> std::result::Result<String, String> {
     let text = std::str::from_utf8(answer).map_err(|_| "an answer that is not text")?;
-    let (head, body) = text.split_once("\r\n\r\n").ok_or_else(|| format!("cut short after {} bytes", text.len()))?;
+    let (head, body) =
+        text.split_once("\r\n\r\n").ok_or_else(|| format!("cut short after {} bytes", text.len()))?;
     let mut lines = head.split("\r\n");
     let status = lines.next().unwrap_or_default();
     if !status.starts_with("HTTP/1.1 200 ") {

@@ -1,7 +1,7 @@
 //! The server behind echo and bulk. A connection begins with one line from the client: `ECHO`, `DOWN <bytes>` or
 //! `UP <bytes>`; the server says its name and does it.
 
-use super::bulk::{CHUNK_BYTES, Pauses, pattern};
+use super::bulk::{CHUNK_BYTES, Pattern, Pauses};
 use crate::command::{Result, Tried};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
@@ -10,6 +10,7 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
 pub(super) async fn run(name: String, port: u16, udp: Vec<IpAddr>) -> Result<()> {
     let name: Rc<str> = name.into();
+    let pattern = Rc::new(Pattern::new());
     let local = tokio::task::LocalSet::new();
     for address in udp {
         let address = SocketAddr::new(address, port);
@@ -24,9 +25,9 @@ pub(super) async fn run(name: String, port: u16, udp: Vec<IpAddr>) -> Result<()>
         .run_until(async move {
             loop {
                 if let Ok((stream, _)) = listener.accept().await {
-                    let name = Rc::clone(&name);
+                    let (name, pattern) = (Rc::clone(&name), Rc::clone(&pattern));
                     // A client that goes away is no matter of ours.
-                    tokio::task::spawn_local(async move { drop(connection(&name, stream).await) });
+                    tokio::task::spawn_local(async move { drop(connection(&name, &pattern, stream).await) });
                 } else {
                     // Out of descriptors: others must close first.
                     tokio::time::sleep(std::time::Duration::from_millis(10)).await;
@@ -48,7 +49,7 @@ async fn echo_datagrams(name: &str, socket: &UdpSocket) {
     }
 }
 
-async fn connection(name: &str, stream: TcpStream) -> std::io::Result<()> {
+async fn connection(name: &str, pattern: &Pattern, stream: TcpStream) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut stream = BufReader::with_capacity(CHUNK_BYTES, stream);
     let mut order = String::new();
@@ -69,10 +70,7 @@ async fn connection(name: &str, stream: TcpStream) -> std::io::Result<()> {
             let mut at = 0_u64;
             while at < bytes {
                 let most = usize::try_from(bytes - at).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
-                for (index, byte) in chunk[..most].iter_mut().enumerate() {
-                    *byte = pattern(at + index as u64);
-                }
-                stream.write_all(&chunk[..most]).await?;
+                stream.write_all(pattern.at(at, most)).await?;
                 at += most as u64;
             }
             stream.shutdown().await
@@ -82,7 +80,7 @@ async fn connection(name: &str, stream: TcpStream) -> std::io::Result<()> {
             let mut pauses = Pauses::start();
             while at < bytes {
                 let read = stream.read(&mut chunk).await?;
-                if read == 0 || (0..read).any(|index| chunk[index] != pattern(at + index as u64)) {
+                if read == 0 || chunk[..read] != *pattern.at(at, read) {
                     break;
                 }
                 at += read as u64;

@@ -6,7 +6,11 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 /// Connects from `source` (any free port) to `target`. The error is in words.
-pub(super) async fn connect(source: IpAddr, target: SocketAddr, limit: Duration) -> Result<TcpStream, String> {
+pub(super) async fn connect(
+    source: IpAddr,
+    target: SocketAddr,
+    limit: Duration,
+) -> Result<TcpStream, String> {
     let socket = if target.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
     let socket = socket.map_err(|error| format!("socket: {error}"))?;
     socket.bind(SocketAddr::new(source, 0)).map_err(|error| format!("bind to {source}: {error}"))?;

@@ -10,7 +10,7 @@ tags = [(0x8100, 0xa007)]
 p = built(tcp4("S"))
 s.sent(request(p, tags), frame(ipip(p, B1), tags=tags), "a", "b1")
 p = built(tcp4("S", dport=81))
-s.sent(request(p, tags), frame(vxlan(p, B1, MAC1), dst=MAC1, tags=tags), "b", "b1")
+s.sent(request(p, tags), frame(vxlan(p, B1, MAC1), tags=tags), "b", "b1")
 p = built(tcp4("S", dport=82))
 s.sent(request(p, tags), frame(p, dst=MAC1, tags=tags), "c", "b1")
 p = built(tcp6("S"))

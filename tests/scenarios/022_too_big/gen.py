@@ -8,7 +8,7 @@ from scenario import *  # noqa: E402,F403
 s = Scenario(__file__)
 for i, (mode, mtu) in enumerate([("ipip", 1480), ("gre", 1476), ("gue", 1468), ("vxlan", 1450)]):
     wrap = {"ipip": lambda p: frame(ipip(p, B1)), "gre": lambda p: frame(gre(p, B1)), "gue": lambda p: frame(gue(p, B1)),
-            "vxlan": lambda p: frame(vxlan(p, B1, MAC1), dst=MAC1)}[mode]
+            "vxlan": lambda p: frame(vxlan(p, B1, MAC1))}[mode]
     fits, over = (built(tcp4("PA", dport=80 + i, payload=b"m" * (n - 40))) for n in (mtu, mtu + 1))
     s.sent(request(fits), wrap(fits), mode, "b1")
     s.dropped(request(over), "too_big", [frame(built(too_big4(over, mtu)))])

@@ -30,8 +30,8 @@ pub(crate) struct Check {
     pub(crate) vip: IpAddr,
     /// Interface the probe leaves by.
     pub(crate) via: Option<String>,
-    /// Source address and ports of a probe through the tunnel.
-    pub(crate) source: Option<SourcePorts>,
+    /// Source address and ports of a probe through the tunnel, or why there cannot be one.
+    pub(crate) source: Option<Result<SourcePorts, &'static str>>,
     /// Time between two checks.
     pub(crate) interval_ms: u32,
     /// Time a check may take.
@@ -114,6 +114,9 @@ impl Check {
     }
 
     async fn probe(&self, turn: u32) -> Result<(), Failure> {
+        if let Some(Err(reason)) = self.source {
+            return Err(Failure::Local(reason.to_owned()));
+        }
         match &self.kind {
             HealthKind::None => Ok(()),
             HealthKind::Tcp { send, expect } => {
@@ -124,10 +127,8 @@ impl Check {
             HealthKind::Https(http) => {
                 let name = server_name(http, self.vip)?;
                 let stream = self.connect(turn).await?;
-                let stream = TlsConnector::from(client_config()?)
-                    .connect(name, stream)
-                    .await
-                    .map_err(tls_failure)?;
+                let stream =
+                    TlsConnector::from(client_config()?).connect(name, stream).await.map_err(tls_failure)?;
                 get(stream, http, self.vip).await
             }
             HealthKind::Udp { send, expect } => {
@@ -139,7 +140,7 @@ impl Check {
 
     /// Address to bind to; port 0 when any will do.
     fn source(&self, turn: u32) -> Option<SocketAddr> {
-        let source = self.source?;
+        let source = self.source?.ok()?;
         let step = u16::try_from(turn % u32::from(SourcePorts::COUNT)).unwrap_or(0);
         Some(SocketAddr::new(source.address, source.first.saturating_add(step)))
     }
@@ -172,9 +173,8 @@ impl Check {
             SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
         };
         let source = self.source(turn).unwrap_or(any);
-        let socket = UdpSocket::bind(source)
-            .await
-            .map_err(|e| Failure::Local(format!("source {source}: {e}")))?;
+        let socket =
+            UdpSocket::bind(source).await.map_err(|e| Failure::Local(format!("source {source}: {e}")))?;
         if let Some(via) = &self.via {
             socket
                 .bind_device(Some(via.as_bytes()))

@@ -1,0 +1,707 @@
+use super::*;
+use proptest::prelude::*;
+use std::collections::HashMap;
+use wire::key::WideKey;
+use wire::{Addr, ServiceId, Tuple};
+
+const SECOND: u64 = 1_000_000;
+const IDLE: Idle = Idle {
+    tcp_established_us: 120 * SECOND,
+    tcp_closing_us: 20 * SECOND,
+    syn_us: 10 * SECOND,
+    udp_us: 30 * SECOND,
+};
+
+fn table(narrow_flows: usize, wide_flows: usize, untrusted_percent: u8) -> Table {
+    let (narrow, wide) = (Memory::heap(narrow_flows), Memory::heap(wide_flows));
+    Table::new(narrow, wide, 0x5eed, IDLE, untrusted_percent).unwrap()
+}
+
+/// Two buckets of each kind: ten narrow and four wide slots, so that everything collides.
+fn tiny(untrusted_percent: u8) -> Table {
+    let narrow = Memory::Shared((0..2).map(|_| NarrowBucket::default()).collect());
+    let wide = Memory::Shared((0..2).map(|_| WideBucket::default()).collect());
+    Table::new(narrow, wide, 0x5eed, IDLE, untrusted_percent).unwrap()
+}
+
+/// As many buckets as keys: hardly any collide.
+fn roomy_wide() -> Table {
+    let memory = Memory::Shared((0..64).map(|_| WideBucket::default()).collect());
+    Table::new(Memory::heap(1), memory, 0x5eed, IDLE, 50).unwrap()
+}
+
+fn narrow(i: u32) -> FlowKey {
+    FlowKey::narrow(0x0a00_0000 | i, 40_000, ServiceId(1))
+}
+
+fn wide(i: u32) -> FlowKey {
+    let t = Tuple {
+        src: Addr::V6(0x2001_0db8 << 96 | u128::from(i)),
+        dst: Addr::V6(1),
+        sport: 40_000,
+        dport: 443,
+        protocol: 6,
+    };
+    FlowKey::wide(&t, ServiceId(2))
+}
+
+fn nothing(_: BackendId, _: State) {}
+
+#[test]
+fn insert_get_touch_remove() {
+    let mut table = table(100, 100, 50);
+    for key in [narrow(1), wide(1)] {
+        let now = Tick(SECOND);
+        assert_eq!(table.get(&key, now), None);
+        let inserted = table.insert(&key, BackendId(BackendId::MAX), State::TcpNew, now);
+        assert_eq!(inserted, Inserted { outcome: Insert::Done, evicted: None });
+        let hit = table.get(&key, now).unwrap();
+        assert_eq!((hit.backend, hit.state, hit.idle_us), (BackendId(BackendId::MAX), State::TcpNew, 0));
+        assert_eq!((table.len(), table.untrusted()), (1, 1));
+
+        assert!(table.touch(&key, &hit, State::TcpEstablished, now));
+        assert_eq!((table.len(), table.untrusted()), (1, 0), "promotion frees the quota");
+        let hit = table.get(&key, now).unwrap();
+        assert!(table.set_backend(&key, &hit, BackendId(3), State::TcpNew, now));
+        assert_eq!(table.untrusted(), 1);
+
+        let again = table.insert(&key, BackendId(4), State::TcpEstablished, now);
+        let Insert::Replaced(old) = again.outcome else { panic!("{again:?}") };
+        assert_eq!((old.backend, old.state), (BackendId(3), State::TcpNew));
+        assert_eq!((table.len(), table.untrusted()), (1, 0));
+
+        assert_eq!(table.remove(&key).unwrap().backend, BackendId(4));
+        assert_eq!(table.remove(&key), None);
+        assert!(!table.touch(&key, &hit, State::TcpEstablished, now), "gone");
+        assert_eq!((table.len(), table.get(&key, now)), (0, None));
+    }
+}
+
+#[test]
+fn a_stale_hit_finds_its_key_where_it_moved_and_never_another() {
+    let mut table = tiny(100);
+    let now = Tick(SECOND);
+    table.insert(&narrow(1), BackendId(1), State::Udp, now);
+    let hit = table.get(&narrow(1), now).unwrap();
+    table.remove(&narrow(1));
+    // Fill every slot, so that another key is where this one was.
+    for i in 2..12 {
+        table.insert(&narrow(i), BackendId(i), State::Udp, now);
+    }
+    assert!(!table.touch(&narrow(1), &hit, State::TcpClosing, now));
+    for i in 2..12 {
+        assert_eq!(table.get(&narrow(i), now).unwrap().state, State::Udp);
+        assert!(table.touch(&narrow(i), &hit, State::TcpClosing, now), "a wrong position is only a slow one");
+        assert_eq!(table.get(&narrow(i), now).unwrap().state, State::TcpClosing);
+    }
+    // Positions outside, as a hit on another table or kind may hold.
+    let wide_hit = {
+        table.insert(&wide(1), BackendId(1), State::Udp, now);
+        table.get(&wide(1), now).unwrap()
+    };
+    assert!(table.touch(&narrow(2), &wide_hit, State::Udp, now));
+}
+
+#[test]
+fn keys_without_a_service_are_refused() {
+    let mut table = table(100, 100, 50);
+    for key in [FlowKey::Narrow(0), FlowKey::Wide(WideKey { src: [1, 2], middle: 0, dport: 3 })] {
+        let inserted = table.insert(&key, BackendId(1), State::Udp, Tick(0));
+        assert_eq!(inserted.outcome, Insert::Refused(Refusal::TableFull));
+        assert_eq!(
+            (table.get(&key, Tick(0)), table.remove(&key), table.reader().get(&key, Tick(0))),
+            (None, None, None)
+        );
+    }
+}
+
+#[test]
+fn refusals_of_new() {
+    let narrow = || Memory::<NarrowBucket>::heap(100);
+    let one = Memory::Shared((0..1).map(|_| WideBucket::default()).collect());
+    let err = Table::new(narrow(), one, 0, IDLE, 50).unwrap_err();
+    assert_eq!(err, TableError::TooFewBuckets(1));
+    let err = Table::new(narrow(), Memory::heap(1), 0, IDLE, 101).unwrap_err();
+    assert_eq!(err, TableError::NotAPercentage(101));
+}
+
+#[test]
+fn sizes() {
+    let table = table(1 << 20, 1 << 16, 50);
+    assert_eq!(table.capacity(), (1 << 20, 1 << 16));
+    // 16 bytes a narrow flow, 40 a wide one, at load 0.8.
+    assert_eq!(table.bytes(), (1 << 20) * 16 + (1 << 16) * 40);
+    assert_eq!(table.buckets(), (1 << 18) + (1 << 16) * 5 / 8);
+    assert_eq!(table.reader().buckets(), table.buckets());
+}
+
+/// Every flow up to capacity is stored, and found again, whatever the keys and the seed.
+fn fill(flows: usize, seed: u64) {
+    let mut table = Table::new(Memory::heap(flows), Memory::heap(flows), seed, IDLE, 100).unwrap();
+    let now = Tick(SECOND);
+    let (narrow_max, wide_max) = table.capacity();
+    for i in 0..narrow_max as u32 {
+        // An address range and a port range, as clients behind few addresses have.
+        let key = FlowKey::narrow(0xc633_6400 + (i >> 14), (i & 0x3fff) as u16 + 1024, ServiceId(1));
+        let inserted = table.insert(&key, BackendId(i & BackendId::MAX), State::TcpEstablished, now);
+        assert_eq!(inserted, Inserted { outcome: Insert::Done, evicted: None }, "narrow {i} of {narrow_max}");
+    }
+    for i in 0..wide_max as u32 {
+        let inserted = table.insert(&wide(i), BackendId(i & BackendId::MAX), State::Udp, now);
+        assert_eq!(inserted, Inserted { outcome: Insert::Done, evicted: None }, "wide {i} of {wide_max}");
+    }
+    assert_eq!(table.len(), narrow_max + wide_max);
+    for i in 0..narrow_max as u32 {
+        let key = FlowKey::narrow(0xc633_6400 + (i >> 14), (i & 0x3fff) as u16 + 1024, ServiceId(1));
+        assert_eq!(table.get(&key, now).map(|hit| hit.backend), Some(BackendId(i & BackendId::MAX)));
+    }
+    for i in 0..wide_max as u32 {
+        assert_eq!(table.get(&wide(i), now).map(|hit| hit.backend), Some(BackendId(i & BackendId::MAX)));
+    }
+}
+
+#[test]
+fn load_of_four_fifths_is_reached_without_a_refusal() {
+    for seed in 0..100 {
+        fill(1, seed); // the smallest table
+    }
+    for seed in 0..4 {
+        fill(1000, seed);
+    }
+    fill(100_000, 1);
+}
+
+#[test]
+fn quota_refuses_untrusted_and_never_trusted() {
+    let mut table = table(256, 160, 25);
+    let (flows, _) = table.capacity();
+    let now = Tick(SECOND);
+    for i in 0..1000 {
+        let state = if i % 2 == 0 { State::TcpNew } else { State::UdpNew };
+        let expected =
+            if (i as usize) < flows / 4 { Insert::Done } else { Insert::Refused(Refusal::QuotaFull) };
+        assert_eq!(table.insert(&narrow(i), BackendId(1), state, now).outcome, expected);
+    }
+    assert_eq!(table.untrusted(), flows / 4);
+    // The other kind has a quota of its own.
+    assert_eq!(table.insert(&wide(1), BackendId(1), State::UdpNew, now).outcome, Insert::Done);
+    // Trusted flows find room to the capacity.
+    for i in 0..(flows - flows / 4) as u32 {
+        let inserted = table.insert(&narrow(10_000 + i), BackendId(2), State::TcpEstablished, now);
+        assert_eq!(inserted.outcome, Insert::Done);
+    }
+    // An established flow that is replaced by a new connection keeps its slot, also above the quota.
+    let replaced = table.insert(&narrow(10_000), BackendId(3), State::TcpNew, now);
+    assert!(matches!(replaced.outcome, Insert::Replaced(_)));
+    // Promotion makes room.
+    for i in 0..2 {
+        let hit = table.get(&narrow(i), now).unwrap();
+        table.touch(&narrow(i), &hit, State::Udp, now);
+    }
+    assert_eq!(table.insert(&narrow(5000), BackendId(1), State::TcpNew, now).outcome, Insert::Done);
+    assert_eq!(
+        table.insert(&narrow(5001), BackendId(1), State::TcpNew, now).outcome,
+        Insert::Refused(Refusal::QuotaFull)
+    );
+}
+
+#[test]
+fn expired_untrusted_make_room_within_the_quota() {
+    let mut table = tiny(100);
+    let quota = table.capacity().0;
+    for i in 0..quota as u32 {
+        assert_eq!(table.insert(&narrow(i), BackendId(i), State::TcpNew, Tick(0)).outcome, Insert::Done);
+    }
+    let later = Tick(11 * SECOND);
+    for i in 0..quota as u32 {
+        let inserted = table.insert(&narrow(100 + i), BackendId(1), State::TcpNew, later);
+        assert_eq!(inserted.outcome, Insert::Done);
+        assert_eq!(inserted.evicted.map(|(_, state)| state), Some(State::TcpNew));
+        assert_eq!(table.untrusted(), quota);
+    }
+    let more = table.insert(&narrow(200), BackendId(1), State::TcpNew, later);
+    assert_eq!(more.outcome, Insert::Refused(Refusal::QuotaFull));
+}
+
+#[test]
+fn a_full_table_gives_way_only_to_trusted_and_only_untrusted_go() {
+    let mut table = tiny(100);
+    // Eight untrusted of different age fill the quota; two trusted fill the rest.
+    for i in 0..8 {
+        let inserted = table.insert(&narrow(i), BackendId(i), State::TcpNew, Tick(u64::from(i) * SECOND / 2));
+        assert_eq!(inserted.outcome, Insert::Done);
+    }
+    let now = Tick(4 * SECOND);
+    for i in 8..10 {
+        table.insert(&narrow(i), BackendId(i), State::TcpEstablished, now);
+    }
+    assert_eq!(table.len(), 10);
+    for i in 0..8 {
+        let inserted = table.insert(&narrow(100 + i), BackendId(100), State::Udp, now);
+        assert_eq!(
+            inserted,
+            Inserted { outcome: Insert::Done, evicted: Some((BackendId(i), State::TcpNew)) },
+            "the oldest first"
+        );
+    }
+    for state in State::ALL {
+        let expected = Insert::Refused(Refusal::TableFull);
+        let inserted = table.insert(&narrow(200), BackendId(1), state, now);
+        assert_eq!(inserted, Inserted { outcome: expected, evicted: None }, "{state:?}");
+    }
+    for i in (8..10).chain(100..108) {
+        assert!(table.get(&narrow(i), now).is_some(), "a trusted flow is never removed");
+    }
+}
+
+#[test]
+fn expired_is_invisible_at_once_and_reported_by_the_sweep() {
+    let mut table = table(100, 100, 50);
+    for i in 0..10 {
+        table.insert(&narrow(i), BackendId(i), State::TcpNew, Tick(0));
+        table.insert(&wide(i), BackendId(100 + i), State::Udp, Tick(0));
+    }
+    let reader = table.reader();
+    let now = Tick(IDLE.syn_us + IDLE.syn_us / 16 + 1);
+    for i in 0..10 {
+        assert_eq!((table.get(&narrow(i), now), reader.get(&narrow(i), now)), (None, None));
+        assert!(table.get(&wide(i), now).is_some());
+    }
+    assert_eq!(table.len(), 20);
+    let mut ended = Vec::new();
+    table.sweep_all(now, |backend, state| ended.push((backend.0, state)));
+    ended.sort_by_key(|&(backend, _)| backend);
+    assert_eq!(ended, (0..10).map(|i| (i, State::TcpNew)).collect::<Vec<_>>());
+    assert_eq!((table.len(), table.untrusted()), (10, 0));
+}
+
+#[test]
+fn advance_sweeps_in_time_however_time_passes() {
+    // In steps of any size, from far below a bucket's due to far beyond a wrap of the epoch.
+    for step_us in [1_000, 77_777, SECOND, 7 * SECOND, 40 * SECOND, 256 * 262_144, 3600 * SECOND] {
+        let mut table = table(1000, 1000, 100);
+        let mut now = Tick(0);
+        table.advance(now, nothing);
+        for i in 0..200 {
+            table.insert(&narrow(i), BackendId(1), State::TcpNew, now);
+            table.insert(&wide(i), BackendId(1), State::TcpClosing, now);
+        }
+        let mut ended = 0;
+        // Gone after the longest of these idle times, the delay of ageing, and one round.
+        let due = IDLE.tcp_closing_us + IDLE.tcp_closing_us / 16 + IDLE.syn_us * 2 + 2 * step_us;
+        let mut visible = true;
+        while now.0 <= due {
+            now = Tick(now.0 + step_us);
+            table.advance(now, |_, _| ended += 1);
+            let seen = table.get(&narrow(7), now).is_some();
+            assert!(visible || !seen, "came back to life at {now:?}, step {step_us}");
+            visible = seen;
+        }
+        assert_eq!((ended, table.len()), (400, 0), "step {step_us}");
+    }
+}
+
+#[test]
+fn a_pause_of_exactly_one_wrap_hides_nothing() {
+    let mut table = table(100, 100, 100);
+    table.advance(Tick(0), nothing);
+    table.insert(&narrow(1), BackendId(1), State::TcpNew, Tick(0));
+    // 10 s / 32 = 312500: the quantum is 2^18 us.
+    let wrap = Tick(256 << 18);
+    let mut ended = Vec::new();
+    table.advance(wrap, |backend, state| ended.push((backend, state)));
+    assert_eq!(ended, [(BackendId(1), State::TcpNew)]);
+    assert_eq!(table.get(&narrow(1), wrap), None);
+}
+
+#[test]
+fn a_sweep_after_the_fact_spares_what_was_inserted_since() {
+    let mut table = table(100, 100, 100);
+    let now = Tick(3600 * SECOND);
+    // A caller that inserts first and lets time pass afterwards.
+    table.insert(&narrow(1), BackendId(1), State::TcpNew, now);
+    table.sweep(1, now, |_, _| panic!("nothing has ended"));
+    assert!(table.get(&narrow(1), now).is_some());
+}
+
+#[test]
+fn longer_idle_times_keep_flows_and_shorter_ones_end_them() {
+    let mut table = table(100, 100, 100);
+    let reader = table.reader();
+    table.insert(&narrow(1), BackendId(1), State::Udp, Tick(0));
+    let now = Tick(20 * SECOND);
+    table.advance(now, nothing);
+    table.set_idle(Idle { udp_us: 600 * SECOND, ..IDLE });
+    assert!(table.get(&narrow(1), now).is_some() && reader.get(&narrow(1), now).is_some());
+    table.sweep_all(now, |_, _| panic!("nothing has ended"));
+    let much_later = Tick(500 * SECOND);
+    table.advance(much_later, |_, _| panic!("nothing has ended"));
+    assert!(table.get(&narrow(1), much_later).is_some() && reader.get(&narrow(1), much_later).is_some());
+    // And back, twice in a row, so that the second change finds entries of the first.
+    table.insert(&narrow(2), BackendId(2), State::Udp, much_later);
+    table.set_idle(Idle { udp_us: 300 * SECOND, ..IDLE });
+    table.set_idle(Idle { udp_us: 2 * SECOND, ..IDLE });
+    let mut ended = Vec::new();
+    table.sweep_all(much_later, |backend, _| ended.push(backend));
+    assert_eq!(ended, [BackendId(1)]);
+    assert!(table.get(&narrow(2), much_later).is_some());
+    assert_eq!(reader.get(&narrow(2), Tick(much_later.0 + 3 * SECOND)), None);
+}
+
+#[test]
+fn set_idle_to_the_same_does_nothing() {
+    let mut table = table(100, 100, 100);
+    table.insert(&narrow(1), BackendId(1), State::Udp, Tick(0));
+    for _ in 0..5 {
+        table.set_idle(IDLE);
+    }
+    assert_eq!(table.stale, 0);
+}
+
+#[test]
+fn bursts_are_looked_up_one_by_one() {
+    let mut table = table(1000, 1000, 100);
+    let now = Tick(0);
+    for i in 0..50 {
+        table.insert(&narrow(i), BackendId(i), State::Udp, now);
+        table.insert(&wide(i), BackendId(1000 + i), State::Udp, now);
+    }
+    let keys: Vec<Option<FlowKey>> = (0..100)
+        .map(|i| match i % 3 {
+            0 => Some(narrow(i)),
+            1 => Some(wide(i)),
+            _ => None,
+        })
+        .collect();
+    let mut out = vec![table.get(&narrow(1), now); 100];
+    table.lookup_burst(&keys, now, &mut out);
+    let expected: Vec<Option<Hit>> =
+        keys.iter().map(|key| key.and_then(|key| table.get(&key, now))).collect();
+    assert_eq!(out, expected);
+    assert!(out.iter().flatten().count() >= 33);
+    // Slices of different length, and none at all.
+    let mut short = [None; 3];
+    table.lookup_burst(&keys, now, &mut short);
+    assert_eq!(short, expected[..3]);
+    table.lookup_burst(&[], now, &mut out);
+    assert_eq!(out, expected);
+}
+
+#[test]
+fn dump_shows_each_live_flow_once() {
+    let mut table = table(100, 100, 100);
+    for i in 0..60 {
+        table.insert(&narrow(i), BackendId(i), State::TcpEstablished, Tick(0));
+        table.insert(
+            &wide(i),
+            BackendId(i),
+            if i < 30 { State::TcpNew } else { State::TcpEstablished },
+            Tick(0),
+        );
+    }
+    let reader = table.reader();
+    let now = Tick(15 * SECOND);
+    let mut shown = HashMap::new();
+    let mut from = 0;
+    while from < reader.buckets() {
+        reader.dump(from, 7, now, |key, hit| assert!(shown.insert(key, hit).is_none()));
+        from += 7;
+    }
+    assert_eq!(shown.len(), 90);
+    for (key, hit) in &shown {
+        assert_eq!(table.get(key, now).as_ref(), Some(hit));
+    }
+    reader.dump(reader.buckets(), usize::MAX, now, |_, _| panic!("beyond the end"));
+}
+
+#[test]
+fn clear_forgets_all() {
+    let mut table = table(100, 100, 100);
+    table.insert(&narrow(1), BackendId(1), State::UdpNew, Tick(0));
+    table.insert(&wide(1), BackendId(1), State::UdpNew, Tick(0));
+    table.clear();
+    assert!(table.is_empty() && table.untrusted() == 0);
+    assert_eq!(table.get(&narrow(1), Tick(0)), None);
+}
+
+/// What the table should know of a flow: backend, state, and when it was last used.
+type Oracle = HashMap<FlowKey, (BackendId, State, u64)>;
+
+#[derive(Clone, Debug)]
+enum Operation {
+    Insert { key: u32, backend: u32, state: usize },
+    Touch { key: u32, state: usize },
+    SetBackend { key: u32, backend: u32, state: usize },
+    Remove { key: u32 },
+    Sweep { buckets: usize },
+    SweepAll,
+    Fill { count: u32 },
+    Wait { us: u64 },
+    SetIdle { scale: u64 },
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    let (key, backend, state) = (0_u32..24, 0..=BackendId::MAX, 0_usize..5);
+    prop_oneof![
+        8 => (key.clone(), backend.clone(), state.clone())
+            .prop_map(|(key, backend, state)| Operation::Insert { key, backend, state }),
+        4 => (key.clone(), state.clone()).prop_map(|(key, state)| Operation::Touch { key, state }),
+        2 => (key.clone(), backend, state)
+            .prop_map(|(key, backend, state)| Operation::SetBackend { key, backend, state }),
+        2 => key.prop_map(|key| Operation::Remove { key }),
+        2 => (0_usize..4).prop_map(|buckets| Operation::Sweep { buckets }),
+        1 => Just(Operation::SweepAll),
+        1 => (0_u32..12).prop_map(|count| Operation::Fill { count }),
+        3 => (0_u64..SECOND).prop_map(|us| Operation::Wait { us }),
+        2 => (0_u64..200 * SECOND).prop_map(|us| Operation::Wait { us }),
+        1 => Just(Operation::Wait { us: 256 << 18 }),
+        1 => (1_u64..40).prop_map(|scale| Operation::SetIdle { scale }),
+    ]
+}
+
+fn scaled(scale: u64) -> Idle {
+    Idle {
+        tcp_established_us: IDLE.tcp_established_us * scale / 10,
+        tcp_closing_us: IDLE.tcp_closing_us * scale / 10,
+        syn_us: IDLE.syn_us * scale / 10,
+        udp_us: IDLE.udp_us * scale / 10,
+    }
+}
+
+/// Runs operations on a table and an oracle. Each key stands for a flow of `kind`. Expiry between the idle time and
+/// 1/16 after it is free; after a change of idle times either may hold, so `idle_range` covers both.
+fn run(mut table: Table, operations: &[Operation], kind: fn(u32) -> FlowKey) -> Result<(), TestCaseError> {
+    let reader = table.reader();
+    let mut oracle = Oracle::new();
+    let mut now = Tick(SECOND);
+    let mut idles = vec![IDLE];
+    // Shortest and longest that idle time can be for an entry, by every set of idle times since the last full sweep.
+    let surely_live =
+        |idles: &[Idle], state, used, now: Tick| idles.iter().all(|idle| now.0 - used <= idle.of(state));
+    let surely_dead = |idles: &[Idle], state, used, now: Tick| {
+        // Each conversion may add a quantum of the former idle time.
+        let slack: u64 = if idles.len() > 1 { idles.iter().map(|idle| idle.of(state) / 16).sum() } else { 0 };
+        idles.iter().all(|idle| now.0 - used > idle.of(state) + idle.of(state) / 16 + slack)
+    };
+    let end = |oracle: &mut Oracle, idles: &[Idle], now: Tick, ended: &[(BackendId, State)]| {
+        // What ended must have been an entry that may be expired; which one, the oracle cannot know if two are alike.
+        for &(backend, state) in ended {
+            let key = oracle
+                .iter()
+                .filter(|&(_, &(b, s, used))| b == backend && s == state && !surely_live(idles, s, used, now))
+                .min_by_key(|(_, (_, _, used))| *used)
+                .map(|(key, _)| *key);
+            let Some(key) = key else {
+                return Err(TestCaseError::fail(format!("{backend:?} {state:?} ended, but lives")));
+            };
+            oracle.remove(&key);
+        }
+        Ok(())
+    };
+    table.advance(now, nothing);
+    for operation in operations {
+        let limits = table.capacity();
+        let quota = if matches!(kind(0), FlowKey::Narrow(_)) { limits.0 } else { limits.1 } / 2;
+        match *operation {
+            Operation::Wait { us } => {
+                now = Tick(now.0 + us);
+                let mut ended = Vec::new();
+                table.advance(now, |backend, state| ended.push((backend, state)));
+                end(&mut oracle, &idles, now, &ended)?;
+            }
+            Operation::Sweep { buckets } => {
+                let mut ended = Vec::new();
+                table.sweep(buckets, now, |backend, state| ended.push((backend, state)));
+                end(&mut oracle, &idles, now, &ended)?;
+            }
+            Operation::SweepAll => {
+                let mut ended = Vec::new();
+                table.sweep_all(now, |backend, state| ended.push((backend, state)));
+                end(&mut oracle, &idles, now, &ended)?;
+            }
+            Operation::SetIdle { scale } => {
+                table.set_idle(scaled(scale));
+                idles.push(scaled(scale));
+            }
+            Operation::Insert { .. } | Operation::Fill { .. } => {
+                let many = match *operation {
+                    Operation::Insert { key, backend, state } => vec![(key, backend, State::ALL[state])],
+                    Operation::Fill { count } => {
+                        (0..count).map(|i| (100 + i, 100 + i, State::ALL[i as usize % 5])).collect()
+                    }
+                    _ => vec![],
+                };
+                for (key, backend, state) in many {
+                    let (key, backend) = (kind(key), BackendId(backend));
+                    let before = table.get(&key, now);
+                    let (len, untrusted) = (table.len(), table.untrusted());
+                    let inserted = table.insert(&key, backend, state, now);
+                    match inserted.outcome {
+                        Insert::Done => {
+                            prop_assert_eq!(before, None);
+                            prop_assert!(!state.is_untrusted() || table.untrusted() <= quota.max(untrusted));
+                            prop_assert_eq!(table.len(), len + 1 - usize::from(inserted.evicted.is_some()));
+                        }
+                        Insert::Replaced(hit) => {
+                            prop_assert_eq!(Some(hit), before);
+                            prop_assert_eq!((inserted.evicted, table.len()), (None, len));
+                        }
+                        Insert::Refused(refusal) => {
+                            prop_assert_eq!(before, None);
+                            prop_assert_eq!(
+                                refusal == Refusal::QuotaFull,
+                                state.is_untrusted() && untrusted >= quota
+                            );
+                        }
+                    }
+                    if let Some((backend, evicted)) = inserted.evicted {
+                        // The same key, expired; or else an expired one; or else, for a trusted one, an untrusted.
+                        let same = oracle.get(&key).is_some_and(|&(b, s, _)| (b, s) == (backend, evicted));
+                        if same {
+                            oracle.remove(&key);
+                        } else if !state.is_untrusted() && evicted.is_untrusted() {
+                            let victim = oracle
+                                .iter()
+                                .filter(|&(_, &(b, s, _))| (b, s) == (backend, evicted))
+                                .find(|&(k, _)| table.get(k, now).is_none())
+                                .map(|(k, _)| *k);
+                            prop_assert!(victim.is_some());
+                            victim.map(|k| oracle.remove(&k));
+                        } else {
+                            end(&mut oracle, &idles, now, &[(backend, evicted)])?;
+                        }
+                    }
+                    if !matches!(inserted.outcome, Insert::Refused(_)) {
+                        oracle.insert(key, (backend, state, now.0));
+                    }
+                }
+            }
+            Operation::Touch { key, state } | Operation::SetBackend { key, state, .. } => {
+                let key = kind(key);
+                if let Some(hit) = table.get(&key, now) {
+                    let state = State::ALL[state];
+                    let backend = match *operation {
+                        Operation::SetBackend { backend, .. } => BackendId(backend),
+                        _ => hit.backend,
+                    };
+                    match *operation {
+                        Operation::SetBackend { .. } => {
+                            prop_assert!(table.set_backend(&key, &hit, backend, state, now));
+                        }
+                        _ => prop_assert!(table.touch(&key, &hit, state, now)),
+                    }
+                    oracle.insert(key, (backend, state, now.0));
+                }
+            }
+            Operation::Remove { key } => {
+                let removed = table.remove(&kind(key)).map(|hit| (hit.backend, hit.state));
+                let expected = oracle.remove(&kind(key)).map(|(backend, state, _)| (backend, state));
+                prop_assert_eq!(removed, expected);
+            }
+        }
+        // The whole state, as the writer and as a reader see it.
+        prop_assert_eq!(table.len(), oracle.len());
+        let untrusted = oracle.values().filter(|(_, state, _)| state.is_untrusted()).count();
+        prop_assert_eq!(table.untrusted(), untrusted);
+        let keys: Vec<Option<FlowKey>> = (0..112).map(|key| Some(kind(key))).collect();
+        let mut burst = vec![None; keys.len()];
+        table.lookup_burst(&keys, now, &mut burst);
+        for (key, found) in keys.iter().flatten().zip(burst) {
+            let hit = table.get(key, now);
+            prop_assert_eq!(reader.get(key, now), hit);
+            prop_assert_eq!(found, hit);
+            match (hit, oracle.get(key)) {
+                (None, None) => {}
+                (Some(hit), Some(&(backend, state, used))) => {
+                    prop_assert_eq!((hit.backend, hit.state), (backend, state));
+                    prop_assert!(!surely_dead(&idles, state, used, now), "{:?} is still seen", key);
+                    prop_assert!(hit.idle_us <= now.0 - used);
+                }
+                (None, Some(&(_, state, used))) => {
+                    prop_assert!(!surely_live(&idles, state, used, now), "{:?} is not seen", key);
+                }
+                (Some(hit), None) => prop_assert!(false, "{hit:?} out of nothing"),
+            }
+        }
+        let mut shown = 0;
+        reader.dump(0, usize::MAX, now, |key, hit| {
+            assert_eq!(table.get(&key, now), Some(hit));
+            shown += 1;
+        });
+        prop_assert_eq!(shown, keys.iter().flatten().filter(|key| table.get(key, now).is_some()).count());
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn narrow_flows_as_a_hash_map(operations in prop::collection::vec(operation(), 1..80)) {
+        run(tiny(50), &operations, narrow)?;
+    }
+
+    #[test]
+    fn wide_flows_as_a_hash_map(operations in prop::collection::vec(operation(), 1..80)) {
+        run(tiny(50), &operations, wide)?;
+    }
+
+    #[test]
+    fn roomy_tables_as_a_hash_map(operations in prop::collection::vec(operation(), 1..40)) {
+        run(table(20, 20, 50), &operations, narrow)?;
+        run(roomy_wide(), &operations, wide)?;
+    }
+}
+
+#[test]
+fn readers_on_other_threads_see_whole_entries_and_miss_none() {
+    // Residents that must always be found, among churn that moves them about. Their value belongs to their key.
+    // Three buckets, nearly full: few inserts find room without moving something.
+    let memory = Memory::Shared((0..3).map(|_| NarrowBucket::default()).collect());
+    let mut table = Table::new(memory, Memory::heap(1), 0x5eed, IDLE, 100).unwrap();
+    let now = Tick(SECOND);
+    for i in 0..6 {
+        table.insert(&narrow(i), BackendId(i), State::TcpEstablished, now);
+    }
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let reader = table.reader();
+        let stop = &stop;
+        let looker = scope.spawn(move || {
+            let mut seen = 0_u64;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                for i in 0..6 {
+                    // A miss is only allowed when the writer is stopped in mid-change; then the next one must hit.
+                    let hit = (0..3).find_map(|_| reader.get(&narrow(i), now));
+                    assert_eq!(hit.map(|hit| hit.backend), Some(BackendId(i)));
+                }
+                for i in 100..140 {
+                    if let Some(hit) = reader.get(&narrow(i), now) {
+                        assert_eq!(hit.backend, BackendId(i));
+                        seen += 1;
+                    }
+                }
+            }
+            seen
+        });
+        let mut moves = 0;
+        let places =
+            |table: &Table| (0..6).map(|i| table.get(&narrow(i), now).map(|hit| hit.place)).collect();
+        let mut before: Vec<_> = places(&table);
+        let mut random = 1_u32;
+        for _ in 0..20_000 {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let i = 100 + (random >> 16) % 40;
+            if random >> 31 == 1 {
+                table.remove(&narrow(i));
+            } else {
+                table.insert(&narrow(i), BackendId(i), State::UdpNew, now);
+            }
+            let after: Vec<_> = places(&table);
+            moves += usize::from(after != before);
+            before = after;
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(moves > 100, "only {moves} moves");
+        assert!(looker.join().is_ok());
+    });
+}

@@ -3,8 +3,10 @@
 use crate::arguments::{Connection, EXIT_CODES};
 use crate::daemon::Daemon;
 use crate::failure::Failure;
+use crate::table::grouped;
 use crate::{Done, Outcome, configuration, output};
 use clap::Args;
+use control::plan::{Change, Plan, ServicePlan, plan};
 use model::api::PlanResult;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -30,25 +32,72 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Outcome {
     let text = configuration::read(&arguments.file)?;
     let new = configuration::check(&arguments.file, &text)?;
-    let plan = if let Some(old) = &arguments.old {
+    if let Some(old) = &arguments.old {
         let old = configuration::load(old)?;
         configuration::warn_loaded(&new);
-        let plan = control::plan::plan(&old.config, &new.config);
-        serde_json::to_value(&plan).map_err(|e| Failure::failed(format!("cannot write JSON: {e}")))?
-    } else {
-        let mut connection = arguments.connection.clone();
-        if connection.socket.is_none() && connection.config.is_none() && arguments.file.as_os_str() != "-" {
-            connection.socket = Some(new.config.api.socket);
-        }
-        let daemon = Daemon::new(&connection)?;
-        let result: PlanResult = daemon.post("/v1/plan", text.into_bytes(), Duration::ZERO)?;
-        configuration::warn(&result.warnings);
-        result.plan
-    };
-    if arguments.json { output::json(&plan)? } else { output::print(&for_people(&plan))? }
+        let plan = plan(&old.config, &new.config);
+        if arguments.json { output::json(&plan)? } else { output::print(&for_people(&plan))? }
+        return Ok(Done::Well);
+    }
+    let mut connection = arguments.connection.clone();
+    if connection.socket.is_none() && connection.config.is_none() && arguments.file.as_os_str() != "-" {
+        connection.socket = Some(new.config.api.socket);
+    }
+    let daemon = Daemon::new(&connection)?;
+    let result: PlanResult = daemon.post("/v1/plan", text.into_bytes(), Duration::ZERO)?;
+    configuration::warn(&result.warnings);
+    if arguments.json {
+        output::json(&result.plan)?;
+        return Ok(Done::Well);
+    }
+    let plan: Plan = serde_json::from_value(result.plan).map_err(|e| {
+        Failure::failed(format!("the daemon's plan is not understood: {e}"))
+            .help("do guideway and guidewayd have the same version? --json shows it as it is")
+    })?;
+    output::print(&for_people(&plan))?;
     Ok(Done::Well)
 }
 
-fn for_people(plan: &serde_json::Value) -> String {
-    plan.to_string()
+fn for_people(plan: &Plan) -> String {
+    if plan.is_empty() {
+        return "nothing would change\n".into();
+    }
+    let mut text = String::new();
+    for service in plan.services.iter().filter(|s| s.change != Change::Same) {
+        text += &service_in_words(service);
+    }
+    if !plan.changed_keys.is_empty() {
+        text += &format!("other keys: {}\n", plan.changed_keys.join(", "));
+    }
+    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+    text += &format!("memory of tables: {} MiB (before: {} MiB)\n", mib(plan.memory_bytes), mib(plan.memory_before_bytes));
+    if !plan.restart_keys.is_empty() {
+        text += &format!("needs a restart, apply would refuse it: {}\n", plan.restart_keys.join(", "));
+    }
+    text
+}
+
+fn service_in_words(s: &ServicePlan) -> String {
+    let mut text = match s.change {
+        Change::Added => format!("service {}: added, {} slots\n", s.name, grouped(u64::from(s.slots_total))),
+        Change::Removed => format!("service {}: removed\n", s.name),
+        Change::Changed | Change::Same => {
+            let share = f64::from(s.slots_moved) * 100.0 / f64::from(s.slots_total.max(1));
+            let (moved, total) = (grouped(u64::from(s.slots_moved)), grouped(u64::from(s.slots_total)));
+            format!("service {}: changed, {moved} of {total} slots move ({share:.2}% of new flows)\n", s.name)
+        }
+    };
+    let keys: Vec<String> = s.keys_changed.iter().filter(|k| *k != "backend").cloned().collect();
+    for (what, names) in [
+        ("keys", &keys),
+        ("backends added", &s.backends_added),
+        ("backends removed", &s.backends_removed),
+        ("backends reweighted", &s.backends_reweighted),
+        ("backends changed", &s.backends_changed),
+    ] {
+        if !names.is_empty() {
+            text += &format!("  {what}: {}\n", names.join(", "));
+        }
+    }
+    text
 }

@@ -32,7 +32,8 @@ struct Format {
     #[arg(long, global = true)]
     json: bool,
     /// Again every so many seconds
-    #[arg(long, global = true, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2",
+    #[arg(long, global = true, value_name = "SECONDS", num_args = 0..=1,
+        default_missing_value = "2", require_equals = true,
         value_parser = clap::value_parser!(u64).range(1..=3600))]
     watch: Option<u64>,
     /// The daemon's socket [default: the one of --config, else the only one in /run/guideway]

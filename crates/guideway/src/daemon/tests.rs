@@ -33,7 +33,7 @@ fn a_good_answer_is_read() {
 
 #[test]
 fn a_refusal_gives_the_reason_and_the_places() {
-    let body = r#"{"error":"bad configuration","help":"fix it","diagnostics":[{"message":"unknown key","line":3,"column":5,"help":"remove it"}]}"#;
+    let body = r#"{"error":"bad configuration","help":"fix it","diagnostics":[{"severity":"error","message":"unknown key","line":3,"column":5,"help":"remove it"}]}"#;
     let (_dir, daemon, asked) = answering(reply("422 Unprocessable Entity", body));
     let failure = daemon.post::<serde_json::Value>("/v1/apply", b"x".to_vec(), Duration::ZERO).unwrap_err();
     assert_eq!(failure.to_string(), "bad configuration\n  3:5: unknown key (remove it)");

@@ -48,8 +48,13 @@ pub(super) fn backends(
         }
         if let Some(span) = &address_span {
             if let Some(other) = addresses.insert(backend.address, name.clone()) {
-                let message = format!("{}: backend \"{name}\" has the address of \"{other}\"", context.service);
-                r.problems.error(span.clone(), message, "name every backend once; for a larger share raise its weight");
+                let message =
+                    format!("{}: backend \"{name}\" has the address of \"{other}\"", context.service);
+                r.problems.error(
+                    span.clone(),
+                    message,
+                    "name every backend once; for a larger share raise its weight",
+                );
             }
             if context.mode_ok && context.mode != Mode::L2 {
                 let v6 = backend.address.is_ipv6();
@@ -76,13 +81,18 @@ pub(super) fn backends(
         backends.push(backend);
     }
 
-    for (found, key, family) in
-        source_missing.into_iter().zip([("address", "IPv4"), ("address6", "IPv6")]).map(|(f, (k, n))| (f, k, n))
+    for (found, key, family) in source_missing
+        .into_iter()
+        .zip([("address", "IPv4"), ("address6", "IPv6")])
+        .map(|(f, (k, n))| (f, k, n))
     {
         if let Some((span, name)) = found {
             let mode = context.mode.as_str();
-            let message = format!("{}: mode {mode} to backend \"{name}\" needs `machine.{key}`", context.service);
-            let help = format!("give the machine an {family} address as source of the tunnel: {key} = \"…\" under [machine]");
+            let message =
+                format!("{}: mode {mode} to backend \"{name}\" needs `machine.{key}`", context.service);
+            let help = format!(
+                "give the machine an {family} address as source of the tunnel: {key} = \"…\" under [machine]"
+            );
             r.problems.error(span, message, help);
         }
     }
@@ -91,7 +101,11 @@ pub(super) fn backends(
         let help = "without an exception port there are no routes and neighbours: give every backend a mac, or set machine.next_hop_mac";
         r.problems.error(span, message, help);
     }
-    if context.mode_ok && context.mode == Mode::Vxlan && inner_mac_missing > 0 && !r.misspelt.contains("backend") {
+    if context.mode_ok
+        && context.mode == Mode::Vxlan
+        && inner_mac_missing > 0
+        && !r.misspelt.contains("backend")
+    {
         let (service, all) = (context.service, backends.len());
         let message = format!("{service}: {inner_mac_missing} of {all} vxlan backends have no `mac`");
         let help = "their inner frames are sent to the next hop's MAC: set mac to that of the VXLAN interface, unless the next hop is the backend itself";

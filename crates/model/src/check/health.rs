@@ -75,21 +75,31 @@ pub(super) fn health(
     }
 
     let help = "milliseconds between two probes of a backend; leave it out for 1000";
-    let interval_ms = r.number(&scope, "interval_ms", raw.interval_ms, (10, 600_000), help).or(INTERVAL_MS_DEFAULT);
+    let interval_ms =
+        r.number(&scope, "interval_ms", raw.interval_ms, (10, 600_000), help).or(INTERVAL_MS_DEFAULT);
     let help = "milliseconds until a probe has failed; leave it out for 500";
     let timeout = r.number::<u32>(&scope, "timeout_ms", raw.timeout_ms, (10, 600_000), help);
     let timeout = timeout.and_then(|timeout, span| {
         if timeout <= interval_ms {
             return Some(timeout);
         }
-        let message = format!("{}: `timeout_ms` {timeout} is longer than `interval_ms` {interval_ms}", scope.place);
-        r.problems.error(span.clone(), message, "a probe must end before the next begins: lower timeout_ms or raise interval_ms");
+        let message =
+            format!("{}: `timeout_ms` {timeout} is longer than `interval_ms` {interval_ms}", scope.place);
+        r.problems.error(
+            span.clone(),
+            message,
+            "a probe must end before the next begins: lower timeout_ms or raise interval_ms",
+        );
         None
     });
     let timeout_ms = timeout.or(TIMEOUT_MS_DEFAULT.min(interval_ms));
-    let fall = r.number(&scope, "fall", raw.fall, (1, 100), "failures in a row until down; leave it out for 3").or(3);
-    let rise = r.number(&scope, "rise", raw.rise, (1, 100), "successes in a row until up; leave it out for 2").or(2);
-    let port = r.number(&scope, "port", raw.port, (1, 65_535), "the probed port; leave it out for the service's");
+    let fall = r
+        .number(&scope, "fall", raw.fall, (1, 100), "failures in a row until down; leave it out for 3")
+        .or(3);
+    let rise =
+        r.number(&scope, "rise", raw.rise, (1, 100), "successes in a row until up; leave it out for 2").or(2);
+    let port =
+        r.number(&scope, "port", raw.port, (1, 65_535), "the probed port; leave it out for the service's");
     if port.is_absent() && service.port == 0 && kind != Kind::None && !r.misspelt.contains("port") {
         let message = format!("{}: `port` is missing: the service takes any port", scope.place);
         r.problems.error(kind_span.clone(), message, "say which port is probed, like port = 80");
@@ -101,7 +111,13 @@ pub(super) fn health(
             host: word(r, &scope, "host", raw.host, "write a host name, like \"www.example.com\""),
             expect_status: statuses(r, &scope, raw.expect_status),
             expect: None,
-            sni: word(r, &scope, "sni", raw.sni, "write the server name of the certificate, like \"www.example.com\""),
+            sni: word(
+                r,
+                &scope,
+                "sni",
+                raw.sni,
+                "write the server name of the certificate, like \"www.example.com\"",
+            ),
         },
         send: r.payload(&scope, "send", raw.send, PAYLOAD_MAX).ok(),
         expect: r.payload(&scope, "expect", raw.expect, PAYLOAD_MAX).ok(),
@@ -162,15 +178,24 @@ fn keys_of_kind(r: &mut Reader<'_, '_>, scope: &Scope, kind: Kind, raw: &raw::He
         {
             let owners = owners.iter().map(|k| k.as_str()).collect::<Vec<_>>();
             let list = owners.join(", ");
-            let message = format!("{}: `{key}` belongs to kind {list}; this check is of kind {}", scope.place, kind.as_str());
+            let message = format!(
+                "{}: `{key}` belongs to kind {list}; this check is of kind {}",
+                scope.place,
+                kind.as_str()
+            );
             r.problems.error(cell.span(), message, format!("remove it, or write kind = \"{}\"", owners[0]));
         }
     }
     if kind == Kind::None {
-        let general = [&raw.interval_ms, &raw.timeout_ms, &raw.fall, &raw.rise, &raw.port, &raw.via, &raw.route];
+        let general =
+            [&raw.interval_ms, &raw.timeout_ms, &raw.fall, &raw.rise, &raw.port, &raw.via, &raw.route];
         if let Some(cell) = general.into_iter().flatten().next() {
             let message = format!("{}: nothing is probed (kind none): backends count as up", scope.place);
-            r.problems.warning(cell.span(), message, "add kind = \"tcp\", \"http\", \"https\" or \"udp\", or remove these keys");
+            r.problems.warning(
+                cell.span(),
+                message,
+                "add kind = \"tcp\", \"http\", \"https\" or \"udp\", or remove these keys",
+            );
         }
     }
 }
@@ -194,7 +219,11 @@ fn word(r: &mut Reader<'_, '_>, scope: &Scope, key: &str, cell: Cell, help: &str
         if word.len() <= 253 && word.bytes().all(|b| b.is_ascii_graphic()) {
             return Some(word);
         }
-        r.problems.error(span.clone(), format!("{}: `{key}` {} is no host name", scope.place, shown(&word)), help);
+        r.problems.error(
+            span.clone(),
+            format!("{}: `{key}` {} is no host name", scope.place, shown(&word)),
+            help,
+        );
         None
     });
     read.ok()
@@ -225,10 +254,13 @@ fn statuses(r: &mut Reader<'_, '_>, scope: &Scope, cell: Cell) -> Vec<(u16, u16)
             _ => None,
         };
         match range {
-            Some((first, last)) if 100 <= first && first <= last && last <= 599 => statuses.push((first, last)),
+            Some((first, last)) if 100 <= first && first <= last && last <= 599 => {
+                statuses.push((first, last));
+            }
             _ => {
                 let item = shown(&item.to_string().replace('"', ""));
-                let message = format!("{}: `expect_status` {item} is no status or range of statuses", scope.place);
+                let message =
+                    format!("{}: `expect_status` {item} is no status or range of statuses", scope.place);
                 r.problems.error(span.clone(), message, help);
             }
         }
@@ -249,7 +281,8 @@ fn via(
         return via.ok();
     }
     if !around.has_exception && !r.misspelt.contains("via") {
-        let message = format!("{}: kind {} needs `via`: there is no exception interface", scope.place, kind.as_str());
+        let message =
+            format!("{}: kind {} needs `via`: there is no exception interface", scope.place, kind.as_str());
         let help = "name the kernel interface the probes leave by, like via = \"eth1\"; or add exception = \"gw0\" to the [[port]]; or write kind = \"none\"";
         r.problems.error(kind_span.clone(), message, help);
     }
@@ -275,7 +308,11 @@ fn tunnel(
     {
         let list = around.exceptions.join(", ");
         let message = format!("{place}: `route = \"tunnel\"` cannot leave by \"{via}\"");
-        r.problems.error(span.clone(), message, format!("via must be an exception interface ({list}); leave it out"));
+        r.problems.error(
+            span.clone(),
+            message,
+            format!("via must be an exception interface ({list}); leave it out"),
+        );
     }
     if let Some(vip) = service.vip.filter(|vip| !vip.is_host()) {
         let message = format!("{place}: `route = \"tunnel\"` cannot probe the prefix {vip}");

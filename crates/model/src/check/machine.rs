@@ -33,7 +33,11 @@ pub(super) fn machine(r: &mut Reader<'_, '_>, raw: Option<Spanned<raw::Machine>>
 
     let name = r.name(&scope, raw.name);
     if name.is_absent() {
-        r.missing(&scope, "name", "give the machine a name, like name = \"lb1\"; it also tells its DPDK files apart");
+        r.missing(
+            &scope,
+            "name",
+            "give the machine a name, like name = \"lb1\"; it also tells its DPDK files apart",
+        );
     }
     machine.name = name.or(String::new());
 
@@ -65,14 +69,16 @@ pub(super) fn machine(r: &mut Reader<'_, '_>, raw: Option<Spanned<raw::Machine>>
         let key = key(&text);
         if key.is_none() {
             let digits = text.chars().count();
-            let message = format!("machine: `cluster_key` is not 32 hexadecimal digits ({digits} characters)");
+            let message =
+                format!("machine: `cluster_key` is not 32 hexadecimal digits ({digits} characters)");
             r.problems.error(span.clone(), message, key_help);
         }
         key
     });
     match &key {
         Read::Absent if !r.misspelt.contains("cluster_key") => {
-            let message = "machine: without `cluster_key` the published sample key is used: anyone can aim at one slot";
+            let message =
+                "machine: without `cluster_key` the published sample key is used: anyone can aim at one slot";
             r.problems.warning(scope.span.clone(), message, key_help);
         }
         Read::Given(key, _) if *key == SAMPLE_KEY => {
@@ -130,7 +136,12 @@ pub(super) fn metrics(r: &mut Reader<'_, '_>, raw: Option<Spanned<raw::Metrics>>
     Metrics { listen: listen.ok() }
 }
 
-pub(super) fn api(r: &mut Reader<'_, '_>, raw: Option<Spanned<raw::Api>>, machine: &str, metrics: &Metrics) -> Api {
+pub(super) fn api(
+    r: &mut Reader<'_, '_>,
+    raw: Option<Spanned<raw::Api>>,
+    machine: &str,
+    metrics: &Metrics,
+) -> Api {
     let default = PathBuf::from(format!("/run/guideway/{machine}.sock"));
     let Some(raw) = raw else {
         return Api { socket: default, listen: None, token_file: None, tls: None };
@@ -142,15 +153,18 @@ pub(super) fn api(r: &mut Reader<'_, '_>, raw: Option<Spanned<raw::Api>>, machin
             return Some(path);
         }
         let message = format!("api: `socket` has {} bytes", path.len());
-        let help = format!("the kernel allows {SOCKET_PATH_MAX}: choose a shorter path, like {}", default.display());
+        let help =
+            format!("the kernel allows {SOCKET_PATH_MAX}: choose a shorter path, like {}", default.display());
         r.problems.error(span.clone(), message, help);
         None
     });
     let has_token = raw.token_file.is_some() || r.misspelt.contains("token_file");
     let has_tls = raw.tls.is_some() || r.misspelt.contains("tls");
     let written = raw.listen.is_some() || r.misspelt.contains("listen");
-    let unused: [(&str, Option<Span>); 2] =
-        [("token_file", raw.token_file.as_ref().map(Spanned::span)), ("tls", raw.tls.as_ref().map(Spanned::span))];
+    let unused: [(&str, Option<Span>); 2] = [
+        ("token_file", raw.token_file.as_ref().map(Spanned::span)),
+        ("tls", raw.tls.as_ref().map(Spanned::span)),
+    ];
 
     let listen = listen(r, &scope, raw.listen);
     if let Read::Given(addr, span) = &listen {
@@ -166,7 +180,11 @@ pub(super) fn api(r: &mut Reader<'_, '_>, raw: Option<Spanned<raw::Api>>, machin
         }
         if metrics.listen == Some(*addr) {
             let message = format!("api: `listen` {addr} is also metrics.listen");
-            r.problems.error(span.clone(), message, "choose another port for one; the API serves /metrics, too");
+            r.problems.error(
+                span.clone(),
+                message,
+                "choose another port for one; the API serves /metrics, too",
+            );
         }
     }
     if !written {
@@ -187,8 +205,11 @@ pub(super) fn api(r: &mut Reader<'_, '_>, raw: Option<Spanned<raw::Api>>, machin
             }
             read.ok().map(PathBuf::from)
         };
-        let (cert, key, client_ca) =
-            (file("cert", tls.cert, true), file("key", tls.key, true), file("client_ca", tls.client_ca, false));
+        let (cert, key, client_ca) = (
+            file("cert", tls.cert, true),
+            file("key", tls.key, true),
+            file("client_ca", tls.client_ca, false),
+        );
         Some(Tls { cert: cert?, key: key?, client_ca })
     });
     Api {
@@ -220,7 +241,9 @@ pub(super) fn timeouts(r: &mut Reader<'_, '_>, raw: Option<Spanned<raw::Timeouts
         {
             r.problems.warning(
                 span,
-                format!("timeouts: `{key}` ({value}) is longer than `tcp_established_s` ({tcp_established_s})"),
+                format!(
+                    "timeouts: `{key}` ({value}) is longer than `tcp_established_s` ({tcp_established_s})"
+                ),
                 "flows that are over would outlive flows that are used; 30 is usual",
             );
         }

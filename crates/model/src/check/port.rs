@@ -11,7 +11,9 @@ use toml::Spanned;
 /// MTU of a port that names none, bytes.
 pub(super) const MTU_DEFAULT: u16 = 1500;
 /// Largest CPU number plus one: a `cpu_set_t` holds so many.
-const CPUS_MAX: i64 = 1024;
+const CPUS_MAX: usize = 1024;
+/// Largest number of workers.
+const WORKERS_MAX: usize = 64;
 const FLOWS: (i64, i64) = (1024, 67_108_864);
 const FLOWS_DEFAULT: u64 = 1_048_576;
 const EAL_ARGS_MAX: usize = 64;
@@ -22,18 +24,20 @@ pub(super) fn workers(r: &mut Reader<'_, '_>, raw: Option<Spanned<raw::Workers>>
     let raw = raw.map(Spanned::into_inner).unwrap_or_default();
 
     let cpus_span = raw.cpus.as_ref().map(Spanned::span);
-    let cpus = match cpus(r, &scope, "cpus", raw.cpus, 64) {
+    let cpus = match cpus(r, &scope, "cpus", raw.cpus, WORKERS_MAX) {
         None => vec![0],
-        Some(cpus) if cpus.is_empty() => {
-            let message = "workers: `cpus` is empty";
-            r.problems.error(cpus_span.unwrap_or(span), message, "name 1 to 64 CPUs, one for each worker, like cpus = [1]");
-            vec![]
+        Some(cpus) => {
+            if cpus.is_empty() {
+                let message = "workers: `cpus` is empty";
+                let help = "name 1 to 64 CPUs, one for each worker, like cpus = [1]";
+                r.problems.error(cpus_span.unwrap_or(span), message, help);
+            }
+            cpus
         }
-        Some(cpus) => cpus,
     };
     let management_span = raw.management_cpus.as_ref().map_or(0..0, Spanned::span);
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small constant")]
-    let management_cpus = cpus_of_management(r, &scope, raw.management_cpus, CPUS_MAX as usize);
+    let management_cpus =
+        self::cpus(r, &scope, "management_cpus", raw.management_cpus, CPUS_MAX).unwrap_or_default();
     if let Some(cpu) = management_cpus.iter().find(|cpu| cpus.contains(cpu))
         && !management_cpus.iter().all(|cpu| cpus.contains(cpu))
     {
@@ -49,26 +53,25 @@ pub(super) fn workers(r: &mut Reader<'_, '_>, raw: Option<Spanned<raw::Workers>>
     Workers { cpus, management_cpus, idle: idle.or(Idle::Busy), flows, wide_flows }
 }
 
-fn cpus_of_management(r: &mut Reader<'_, '_>, scope: &Scope, list: List, max: usize) -> Vec<u16> {
-    cpus(r, scope, "management_cpus", list, max).unwrap_or_default()
-}
-
 /// Distinct CPU numbers; `None` when no list is written.
 fn cpus(r: &mut Reader<'_, '_>, scope: &Scope, key: &str, list: List, max: usize) -> Option<Vec<u16>> {
-    list.as_ref()?;
-    let items = r.items(scope, key, list, max).unwrap_or_default();
-    if items.is_empty() {
+    if list.as_ref()?.get_ref().is_empty() {
         return Some(Vec::new());
     }
+    let items = r.items(scope, key, list, max).unwrap_or_default();
     let help = "CPU numbers are those of /proc/cpuinfo";
     let mut seen = HashSet::new();
     let mut cpus = Vec::new();
-    for (cpu, span) in r.integers(scope, key, items, (0, CPUS_MAX - 1), help) {
+    for (cpu, span) in r.integers(scope, key, items, (0, CPUS_MAX as i64 - 1), help) {
         let Ok(cpu) = u16::try_from(cpu) else { continue };
         cpus.push(cpu);
         if !seen.insert(cpu) {
             let message = format!("workers: CPU {cpu} is named twice in `{key}`");
-            r.problems.error(span, message, "name every CPU once; two workers on one CPU would starve each other");
+            r.problems.error(
+                span,
+                message,
+                "name every CPU once; two workers on one CPU would starve each other",
+            );
         }
     }
     // Not empty even when every entry was wrong: that has been said.
@@ -90,7 +93,11 @@ pub(super) fn ports(
         );
     }
     if let Some(port) = raw.get(PORTS_MAX) {
-        r.problems.error(port.span(), format!("there are {} ports", raw.len()), format!("at most {PORTS_MAX} are allowed"));
+        r.problems.error(
+            port.span(),
+            format!("there are {} ports", raw.len()),
+            format!("at most {PORTS_MAX} are allowed"),
+        );
     }
     let mut names = HashSet::new();
     let mut devices = HashMap::new();
@@ -98,6 +105,7 @@ pub(super) fn ports(
     let mut gateways = [None, None];
     let mut ports: Vec<Port> = Vec::new();
     let mut mtu_spans = Vec::new();
+    let mut addresses_span = None;
     for raw in raw.into_iter().take(PORTS_MAX) {
         let (port, spans) = port(r, raw, ports.len());
         if let Some(span) = spans.name
@@ -110,34 +118,43 @@ pub(super) fn ports(
             let device = device_name(&port.device).to_owned();
             if let Some(other) = devices.insert(device.clone(), port.name.clone()) {
                 let message = format!("port \"{}\": device {device} is already port \"{other}\"", port.name);
-                r.problems.error(span, message, "number vdevs apart (net_af_packet0, net_af_packet1), or remove one port");
+                r.problems.error(
+                    span,
+                    message,
+                    "number vdevs apart (net_af_packet0, net_af_packet1), or remove one port",
+                );
             }
         }
         if let (Some(span), Some(name)) = (spans.exception, &port.exception)
             && !exceptions.insert(name.clone())
         {
-            let message = format!("port \"{}\": exception interface \"{name}\" is already another port's", port.name);
+            let message =
+                format!("port \"{}\": exception interface \"{name}\" is already another port's", port.name);
             r.problems.error(span, message, "give every port an exception interface of its own");
         }
         for (i, span) in [spans.gateway, spans.gateway6].into_iter().enumerate() {
             let Some(span) = span else { continue };
             if let Some(other) = gateways[i].replace(port.name.clone()) {
                 let family = ["IPv4", "IPv6"][i];
-                let message = format!("port \"{}\": port \"{other}\" already has the {family} default route", port.name);
+                let message = format!(
+                    "port \"{}\": port \"{other}\" already has the {family} default route",
+                    port.name
+                );
                 r.problems.error(span, message, "keep one gateway of each family");
             }
         }
         mtu_spans.push(Some(spans.mtu));
+        addresses_span = addresses_span.or(spans.addresses);
         ports.push(port);
     }
-    let local: Vec<Net> = ports.iter().flat_map(|p| p.exception_addresses.iter().copied()).collect();
-    if let (Some(address), Some(port)) = (machine.address, ports.iter().position(|p| !p.exception_addresses.is_empty()))
-        && local.iter().any(|n| n.addr.is_ipv4())
-        && !local.iter().any(|n| n.addr == address)
+    let mut local = ports.iter().flat_map(|p| &p.exception_addresses).filter(|n| n.addr.is_ipv4()).peekable();
+    if let (Some(address), Some(span)) = (machine.address, addresses_span)
+        && local.peek().is_some()
+        && !local.any(|n| n.addr == address)
     {
-        let span = mtu_spans.get(port).cloned().flatten().unwrap_or(0..0);
-        let message = format!("port \"{}\": machine.address {address} is not among the exception addresses", ports[port].name);
-        let help = format!("add \"{address}/24\" (or your prefix length) to exception_addresses, unless another interface has it");
+        let message = format!("machine.address {address} is not among the exception addresses");
+        let help =
+            format!("add \"{address}/24\" (or your prefix length), unless another interface has the address");
         r.problems.warning(span, message, help);
     }
     (ports, mtu_spans)
@@ -147,6 +164,7 @@ struct PortSpans {
     name: Option<Span>,
     device: Option<Span>,
     exception: Option<Span>,
+    addresses: Option<Span>,
     gateway: Option<Span>,
     gateway6: Option<Span>,
     mtu: Span,
@@ -165,33 +183,51 @@ fn port(r: &mut Reader<'_, '_>, raw: Spanned<raw::Port>, index: usize) -> (Port,
     if name.is_absent() {
         r.missing(&scope, "name", "give the port a name, like name = \"data0\"");
     }
-    let device_help = "write a DPDK vdev like \"net_af_xdp0,iface=eth0\" or a PCI address like \"0000:3b:00.0\"";
+    let device_help =
+        "write a DPDK vdev like \"net_af_xdp0,iface=eth0\" or a PCI address like \"0000:3b:00.0\"";
     let device = r.text(&scope, "device", raw.device, device_help).and_then(|device, span| {
         if is_vdev(device_name(&device)) || is_pci(device_name(&device)) {
             return Some(device);
         }
-        let message = format!("{}: `device` {} is neither a vdev (net_…) nor a PCI address", scope.place, shown(&device));
+        let message = format!(
+            "{}: `device` {} is neither a vdev (net_…) nor a PCI address",
+            scope.place,
+            shown(&device)
+        );
         r.problems.error(span.clone(), message, device_help);
         None
     });
     if device.is_absent() {
         r.missing(&scope, "device", device_help);
     }
-    let mtu = r.number(&scope, "mtu", raw.mtu, (576, 9000), "bytes of IP; 1500 is the default, 1280 the least with IPv6");
+    let mtu = r.number(
+        &scope,
+        "mtu",
+        raw.mtu,
+        (576, 9000),
+        "bytes of IP; 1500 is the default, 1280 the least with IPv6",
+    );
     let mac = r.mac(&scope, "mac", raw.mac).ok();
 
     let has_exception = raw.exception.is_some() || r.misspelt.contains("exception");
     let addressed = raw.exception_addresses.as_ref().is_some_and(|l| !l.get_ref().is_empty());
     if !has_exception {
         let unused = [
-            ("exception_addresses", raw.exception_addresses.as_ref().map(Spanned::span).filter(|_| addressed)),
+            (
+                "exception_addresses",
+                raw.exception_addresses.as_ref().map(Spanned::span).filter(|_| addressed),
+            ),
             ("exception_gateway", raw.exception_gateway.as_ref().map(Spanned::span)),
             ("exception_gateway6", raw.exception_gateway6.as_ref().map(Spanned::span)),
         ];
         for (key, span) in unused {
             if let Some(span) = span {
                 let message = format!("{}: `{key}` needs `exception`", scope.place);
-                r.problems.error(span, message, "name the kernel interface to create, like exception = \"gw0\", or remove the key");
+                r.problems.error(
+                    span,
+                    message,
+                    "name the kernel interface to create, like exception = \"gw0\", or remove the key",
+                );
             }
         }
     }
@@ -200,9 +236,14 @@ fn port(r: &mut Reader<'_, '_>, raw: Spanned<raw::Port>, index: usize) -> (Port,
             return Some(name);
         }
         let message = format!("{}: `exception` cannot be \"lo\"", scope.place);
-        r.problems.error(span.clone(), message, "it is a new interface that we create: choose a free name, like \"gw0\"");
+        r.problems.error(
+            span.clone(),
+            message,
+            "it is a new interface that we create: choose a free name, like \"gw0\"",
+        );
         None
     });
+    let addresses_span = raw.exception_addresses.as_ref().map(Spanned::span);
     let exception_addresses = exception_addresses(r, &scope, raw.exception_addresses);
     let gateway = gateway(r, &scope, "exception_gateway", raw.exception_gateway, &exception_addresses, false);
     let gateway6 = gateway6(r, &scope, raw.exception_gateway6, &exception_addresses);
@@ -211,6 +252,7 @@ fn port(r: &mut Reader<'_, '_>, raw: Spanned<raw::Port>, index: usize) -> (Port,
         name: name.span(),
         device: device.span(),
         exception: exception.span(),
+        addresses: addresses_span,
         gateway: gateway.span(),
         gateway6: gateway6.span(),
         mtu: mtu.span().unwrap_or(header),
@@ -250,7 +292,14 @@ fn exception_addresses(r: &mut Reader<'_, '_>, scope: &Scope, list: List) -> Vec
     nets
 }
 
-fn gateway(r: &mut Reader<'_, '_>, scope: &Scope, key: &str, cell: Cell, nets: &[Net], v6: bool) -> Read<IpAddr> {
+fn gateway(
+    r: &mut Reader<'_, '_>,
+    scope: &Scope,
+    key: &str,
+    cell: Cell,
+    nets: &[Net],
+    v6: bool,
+) -> Read<IpAddr> {
     let help = "write the router's address in the network of one of exception_addresses";
     r.address(scope, key, cell, help).and_then(|addr, span| {
         let place = &scope.place;
@@ -347,18 +396,26 @@ pub(super) fn dpdk(r: &mut Reader<'_, '_>, raw: Option<Spanned<raw::Dpdk>>, port
             "--vdev" | "--allow" | "--block" | "-a" | "-b" => value,
             _ => arg.strip_prefix("-a").or_else(|| arg.strip_prefix("-b")).filter(|_| !arg.starts_with("--")),
         };
-        let same = |p: &&Port| device.is_some_and(|d| device_name(d) == device_name(&p.device) && !p.device.is_empty());
+        let same = |p: &&Port| {
+            device.is_some_and(|d| device_name(d) == device_name(&p.device) && !p.device.is_empty())
+        };
         if let Some(port) = ports.iter().find(same) {
             let device = device_name(&port.device);
             let message = format!("dpdk: `eal_args` names {device}, the device of port \"{}\"", port.name);
-            r.problems.error(span.clone(), message, "remove it: the device of a [[port]] is passed to EAL by guidewayd");
+            r.problems.error(
+                span.clone(),
+                message,
+                "remove it: the device of a [[port]] is passed to EAL by guidewayd",
+            );
         }
         if flag == "--in-memory" {
-            let message = "dpdk: with --in-memory dpdk-telemetry, dpdk-proc-info and dpdk-dumpcap cannot attach";
+            let message =
+                "dpdk: with --in-memory dpdk-telemetry, dpdk-proc-info and dpdk-dumpcap cannot attach";
             r.problems.warning(span.clone(), message, "remove it unless that is meant");
         }
         if flag == "--no-huge" {
-            let message = "dpdk: without huge pages the flow tables are some four times slower at random access";
+            let message =
+                "dpdk: without huge pages the flow tables are some four times slower at random access";
             r.problems.warning(span.clone(), message, "remove --no-huge outside of tests");
         }
     }
@@ -385,7 +442,9 @@ mod tests {
         for good in ["0000:3b:00.0", "3b:00.1", "10000:01:00.f"] {
             assert!(is_pci(good), "{good}");
         }
-        for bad in ["", "eth0", "net_", "net_a b", "0000:3b:00", "3b.0", "00000:0:3b:00.0", "x:3b:00.0", ":3b:00.0"] {
+        for bad in
+            ["", "eth0", "net_", "net_a b", "0000:3b:00", "3b.0", "00000:0:3b:00.0", "x:3b:00.0", ":3b:00.0"]
+        {
             assert!(!is_vdev(bad) && !is_pci(bad), "{bad}");
         }
     }
@@ -396,10 +455,30 @@ mod tests {
             let flag = arg.split_once('=').map_or(arg, |(f, _)| f);
             OWNED.iter().any(|(owned, _)| is_flag(arg, flag, owned))
         };
-        for arg in ["-l", "-l0-3", "-c=f", "--lcores", "--lcore=0", "--file-prefix=x", "--file-p", "--", "--main-lcore=1"] {
+        for arg in [
+            "-l",
+            "-l0-3",
+            "-c=f",
+            "--lcores",
+            "--lcore=0",
+            "--file-prefix=x",
+            "--file-p",
+            "--",
+            "--main-lcore=1",
+        ] {
             assert!(owned(arg), "{arg}");
         }
-        for arg in ["--log-level", "--legacy-mem", "--no-pci", "-m", "-n", "--huge-dir", "--socket-mem", "-a", "--single-file-segments"] {
+        for arg in [
+            "--log-level",
+            "--legacy-mem",
+            "--no-pci",
+            "-m",
+            "-n",
+            "--huge-dir",
+            "--socket-mem",
+            "-a",
+            "--single-file-segments",
+        ] {
             assert!(!owned(arg), "{arg}");
         }
     }

@@ -141,7 +141,9 @@ impl Reader<'_, '_> {
         let Some(cell) = cell else { return Read::Absent };
         let span = cell.span();
         let place = &scope.place;
-        let help = format!("write 1 to {max} bytes in double quotes, with \\r \\n \\u0000 for what cannot be typed, or leave the key out");
+        let help = format!(
+            "write 1 to {max} bytes in double quotes, with \\r \\n \\u0000 for what cannot be typed, or leave the key out"
+        );
         match cell.into_inner() {
             Value::String(s) if (1..=max).contains(&s.len()) => Read::Given(s, span),
             Value::String(s) => {
@@ -162,7 +164,8 @@ impl Reader<'_, '_> {
         let help = "use 1 to 63 of the characters a-z A-Z 0-9 . _ -";
         let read = self.text(scope, "name", cell, help);
         read.and_then(|name, span| {
-            let ok = name.len() <= 63 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+            let ok =
+                name.len() <= 63 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
             // Names become parts of paths and URLs.
             if ok && name != "." && name != ".." {
                 return Some(name);
@@ -173,7 +176,14 @@ impl Reader<'_, '_> {
     }
 
     /// An integer from `min` to `max`.
-    pub(super) fn integer(&mut self, scope: &Scope, key: &str, cell: Cell, range: (i64, i64), help: &str) -> Read<i64> {
+    pub(super) fn integer(
+        &mut self,
+        scope: &Scope,
+        key: &str,
+        cell: Cell,
+        range: (i64, i64),
+        help: &str,
+    ) -> Read<i64> {
         let Some(cell) = cell else { return Read::Absent };
         self.integer_of(scope, key, cell, range, help)
     }
@@ -197,7 +207,10 @@ impl Reader<'_, '_> {
                 {
                     help = format!("write it without quotes: {i}; {help}");
                 }
-                let message = format!("{place}: `{key}` must be an integer from {min} to {max}, found {}", kind(&other));
+                let message = format!(
+                    "{place}: `{key}` must be an integer from {min} to {max}, found {}",
+                    kind(&other)
+                );
                 self.problems.error(span, message, help);
                 Read::Bad
             }
@@ -217,7 +230,13 @@ impl Reader<'_, '_> {
     }
 
     /// One of `choices`.
-    pub(super) fn choice<T: Copy>(&mut self, scope: &Scope, key: &str, cell: Cell, choices: &[(&str, T)]) -> Read<T> {
+    pub(super) fn choice<T: Copy>(
+        &mut self,
+        scope: &Scope,
+        key: &str,
+        cell: Cell,
+        choices: &[(&str, T)],
+    ) -> Read<T> {
         let Some(cell) = cell else { return Read::Absent };
         let span = cell.span();
         let list = choices.iter().map(|(name, _)| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
@@ -253,9 +272,10 @@ impl Reader<'_, '_> {
                     format!("{place}: `{key}` {mac} is a multicast address"),
                     "a next hop is one station: the lowest bit of the first byte must be 0, as in 02:…",
                 ),
-                Ok(mac) if mac.0 == [0; 6] => {
-                    (format!("{place}: `{key}` is all zeros"), "write the station's address, or leave the key out")
-                }
+                Ok(mac) if mac.0 == [0; 6] => (
+                    format!("{place}: `{key}` is all zeros"),
+                    "write the station's address, or leave the key out",
+                ),
                 Ok(mac) => return Some(mac),
             };
             self.problems.error(span.clone(), message, help);
@@ -285,9 +305,19 @@ impl Reader<'_, '_> {
     }
 
     /// An address with a prefix length. `bare` allows an address alone.
-    pub(super) fn net(&mut self, place: &str, key: &str, text: &str, span: &Span, bare: bool, help: &str) -> Option<Net> {
+    pub(super) fn net(
+        &mut self,
+        place: &str,
+        key: &str,
+        text: &str,
+        span: &Span,
+        bare: bool,
+        help: &str,
+    ) -> Option<Net> {
         let message = match text.parse::<Net>() {
-            Ok(_) if !bare && !text.contains('/') => format!("{place}: `{key}` {} has no prefix length", shown(text)),
+            Ok(_) if !bare && !text.contains('/') => {
+                format!("{place}: `{key}` {} has no prefix length", shown(text))
+            }
             Ok(net) => return Some(net),
             Err(error @ ParseNetError::Address) => format!("{place}: `{key}` {} is {error}", shown(text)),
             Err(error @ ParseNetError::Length { .. }) => format!("{place}: `{key}` {}: {error}", shown(text)),
@@ -329,7 +359,14 @@ impl Reader<'_, '_> {
     }
 
     /// The texts of a list, each with its place.
-    pub(super) fn texts(&mut self, scope: &Scope, key: &str, list: List, max: usize, help: &str) -> Vec<(String, Span)> {
+    pub(super) fn texts(
+        &mut self,
+        scope: &Scope,
+        key: &str,
+        list: List,
+        max: usize,
+        help: &str,
+    ) -> Vec<(String, Span)> {
         let Some(items) = self.items(scope, key, list, max) else { return Vec::new() };
         let read = |cell| match self.text_of(scope, key, cell, help) {
             Read::Given(text, span) => Some((text, span)),
@@ -355,7 +392,13 @@ impl Reader<'_, '_> {
     }
 
     /// The items of a list, at most `max`.
-    pub(super) fn items(&mut self, scope: &Scope, key: &str, list: List, max: usize) -> Option<Vec<Spanned<Value>>> {
+    pub(super) fn items(
+        &mut self,
+        scope: &Scope,
+        key: &str,
+        list: List,
+        max: usize,
+    ) -> Option<Vec<Spanned<Value>>> {
         let list = list?;
         let span = list.span();
         let items = list.into_inner();
@@ -377,7 +420,7 @@ pub(super) fn not_unicast(net: Net) -> Option<&'static str> {
         Net { addr: IpAddr::V6(std::net::Ipv6Addr::from_bits(bits)), len }
     }
     const SPECIAL: [(Net, &str); 9] = [
-        (v4(0, 0, 0, 0, 8), "unspecified (0.0.0.0/8 names no station)"),
+        (v4(0, 0, 0, 0, 8), "an unspecified address (0.0.0.0/8)"),
         (v4(127, 0, 0, 0, 8), "a loopback address (127.0.0.0/8)"),
         (v4(224, 0, 0, 0, 4), "a multicast address (224.0.0.0/4)"),
         (v4(255, 255, 255, 255, 32), "the broadcast address"),

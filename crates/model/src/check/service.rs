@@ -30,7 +30,11 @@ pub(super) fn services(
         backends += raw.get_ref().backend.len();
         if before <= BACKENDS_MAX && backends > BACKENDS_MAX {
             let message = format!("there are more than {BACKENDS_MAX} backends");
-            r.problems.error(header, message, "remove some services or backends, or split them over two clusters");
+            r.problems.error(
+                header,
+                message,
+                "remove some services or backends, or split them over two clusters",
+            );
         }
         let (service, place, name_span) = service(r, raw, services.len(), around);
         if let Some(span) = name_span
@@ -79,11 +83,17 @@ fn service(
         r.missing(&scope, "port", port_help);
     }
     let port = port.or(1);
-    let protocol =
-        r.choice(&scope, "protocol", raw.protocol, &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)]).or(Protocol::Tcp);
+    let protocol = r
+        .choice(&scope, "protocol", raw.protocol, &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)])
+        .or(Protocol::Tcp);
 
-    let modes =
-        [("ipip", Mode::Ipip), ("gre", Mode::Gre), ("gue", Mode::Gue), ("vxlan", Mode::Vxlan), ("l2", Mode::L2)];
+    let modes = [
+        ("ipip", Mode::Ipip),
+        ("gre", Mode::Gre),
+        ("gue", Mode::Gue),
+        ("vxlan", Mode::Vxlan),
+        ("l2", Mode::L2),
+    ];
     let mode = r.choice(&scope, "mode", raw.mode, &modes);
     let mode_ok = !matches!(mode, Read::Bad) && !r.misspelt.contains("mode");
     let mode = mode.or(Mode::Ipip);
@@ -95,27 +105,40 @@ fn service(
     let udp_port = "destination UDP port of the tunnel";
     let gue_port = r.number(&scope, "gue_port", raw.gue_port, (1, 65_535), udp_port).or(6080);
     let vxlan_port = r.number(&scope, "vxlan_port", raw.vxlan_port, (1, 65_535), udp_port).or(4789);
-    let vni = r.number(&scope, "vni", raw.vni, (0, 0x00ff_ffff), "the VXLAN network identifier has 24 bits").or(100);
+    let vni = r
+        .number(&scope, "vni", raw.vni, (0, 0x00ff_ffff), "the VXLAN network identifier has 24 bits")
+        .or(100);
 
     let maglev_size = maglev_size(r, &scope, raw.maglev_size, raw.backend.len());
-    let hash = r.choice(&scope, "hash", raw.hash, &[("tuple", Hash::Tuple), ("source", Hash::Source)]).or(Hash::Tuple);
+    let hash = r
+        .choice(&scope, "hash", raw.hash, &[("tuple", Hash::Tuple), ("source", Hash::Source)])
+        .or(Hash::Tuple);
     let on_down = on_down(r, &scope, raw.on_down);
-    let on_empty =
-        r.choice(&scope, "on_empty", raw.on_empty, &[("reset", OnEmpty::Reset), ("drop", OnEmpty::Drop)]).or(OnEmpty::Reset);
+    let on_empty = r
+        .choice(&scope, "on_empty", raw.on_empty, &[("reset", OnEmpty::Reset), ("drop", OnEmpty::Drop)])
+        .or(OnEmpty::Reset);
     let help = "percent of the backends; 0 = never disregard health; leave it out for 50";
     let panic_percent = r.number(&scope, "panic_percent", raw.panic_percent, (0, 100), help).or(50);
     let help = "milliseconds, at most a day; leave it out for 300000";
-    let drain_timeout_ms = r.number(&scope, "drain_timeout_ms", raw.drain_timeout_ms, (0, 86_400_000), help).or(300_000);
+    let drain_timeout_ms =
+        r.number(&scope, "drain_timeout_ms", raw.drain_timeout_ms, (0, 86_400_000), help).or(300_000);
     let announces = [("none", Announce::None), ("kernel", Announce::Kernel)];
     let announce = r.choice(&scope, "announce", raw.announce, &announces);
     if let Read::Given(Announce::Kernel, span) = &announce {
         if vip_ok && !vip.is_host() {
-            let message = format!("{}: `announce = \"kernel\"` cannot put the prefix {vip} on the loopback", scope.place);
+            let message = format!(
+                "{}: `announce = \"kernel\"` cannot put the prefix {vip} on the loopback",
+                scope.place
+            );
             r.problems.error(span.clone(), message, "announce single addresses, or export the prefix by a routing daemon and write announce = \"none\"");
         }
         if !around.has_exception {
             let message = format!("{}: `announce = \"kernel\"` needs a port with `exception`", scope.place);
-            r.problems.error(span.clone(), message, "the kernel answers ARP and ND through it: add exception = \"gw0\" to the [[port]]");
+            r.problems.error(
+                span.clone(),
+                message,
+                "the kernel answers ARP and ND through it: add exception = \"gw0\" to the [[port]]",
+            );
         }
     }
 
@@ -123,7 +146,10 @@ fn service(
     let service = health::ServiceFacts { vip: vip_ok.then_some(vip), port };
     let health = health::health(r, health_scope, raw.health, &service, around);
 
-    let mtu_help = format!("bytes of IP to the backends, tunnel header included; leave it out for the port's {}", around.mtu_max);
+    let mtu_help = format!(
+        "bytes of IP to the backends, tunnel header included; leave it out for the port's {}",
+        around.mtu_max
+    );
     let mtu = r.number::<u16>(&scope, "mtu", raw.mtu, (576, 9000), &mtu_help).and_then(|mtu, span| {
         if mtu <= around.mtu_max {
             return Some(mtu);
@@ -134,7 +160,8 @@ fn service(
     });
     let mtu_span = mtu.span();
 
-    let backend_scope = backend::Context { service: &scope.place, mode, mode_ok, vip: vip_ok.then_some(vip.addr) };
+    let backend_scope =
+        backend::Context { service: &scope.place, mode, mode_ok, vip: vip_ok.then_some(vip.addr) };
     let (backends, backend_spans) = backend::backends(r, raw.backend, &backend_scope, &header, around);
     let mtu = mtu.ok();
     if vip_ok && vip.addr.is_ipv6() && mode_ok {
@@ -150,7 +177,11 @@ fn service(
                 mode.as_str()
             );
             let span = mtu_span.or(vip_written.clone()).unwrap_or(header.clone());
-            r.problems.error(span, message, format!("raise the mtu of the port or service to at least {}", 1280 + overhead));
+            r.problems.error(
+                span,
+                message,
+                format!("raise the mtu of the port or service to at least {}", 1280 + overhead),
+            );
         } else if path < 1280
             && let Some(span) = mtu_span
         {
@@ -206,7 +237,8 @@ fn empty(r: &mut Reader<'_, '_>, scope: &Scope, backends: &[crate::config::Backe
 }
 
 fn vip(r: &mut Reader<'_, '_>, scope: &Scope, cell: Cell, around: &Surroundings) -> Read<Net> {
-    let help = "write an address like \"203.0.113.10\" or \"2001:db8::10\", or a prefix like \"203.0.113.0/24\"";
+    let help =
+        "write an address like \"203.0.113.10\" or \"2001:db8::10\", or a prefix like \"203.0.113.0/24\"";
     r.text(scope, "vip", cell, help).and_then(|text, span| {
         let place = &scope.place;
         let net = r.net(place, "vip", &text, span, true, help)?;
@@ -247,7 +279,8 @@ fn belongs(r: &mut Reader<'_, '_>, scope: &Scope, mode: Mode, key: &str, cell: &
         && mode != owner
     {
         let (owner, mode) = (owner.as_str(), mode.as_str());
-        let message = format!("{}: `{key}` belongs to mode \"{owner}\", this service has \"{mode}\"", scope.place);
+        let message =
+            format!("{}: `{key}` belongs to mode \"{owner}\", this service has \"{mode}\"", scope.place);
         r.problems.error(cell.span(), message, format!("remove it, or write mode = \"{owner}\""));
     }
 }
@@ -271,21 +304,34 @@ fn maglev_size(r: &mut Reader<'_, '_>, scope: &Scope, cell: Cell, backends: usiz
     let span = cell_span.unwrap_or(scope.span.clone());
     if backends >= size as usize || backends >= usize::from(u16::MAX) {
         let message = format!("{}: {backends} backends do not fit in `maglev_size` {size}", scope.place);
-        let help = match (backends.saturating_mul(100)..).find_map(|n| u32::try_from(n).ok().filter(|n| is_prime(*n))) {
+        let help = match (backends.saturating_mul(100)..)
+            .find_map(|n| u32::try_from(n).ok().filter(|n| is_prime(*n)))
+        {
             _ if backends >= usize::from(u16::MAX) => "a service has at most 65,534 backends".to_owned(),
-            Some(prime) if i64::from(prime) <= MAGLEV_SIZE.1 => format!("a hundred slots a backend keep shares even: {prime}"),
+            Some(prime) if i64::from(prime) <= MAGLEV_SIZE.1 => {
+                format!("a hundred slots a backend keep shares even: {prime}")
+            }
             _ => format!("the largest size is {}", MAGLEV_SIZE.1),
         };
         r.problems.error(span, message, help);
     } else if backends.saturating_mul(20) > size as usize {
-        let message = format!("{}: {} slots a backend: shares differ by {} %", scope.place, size as usize / backends, 100 * backends / size as usize);
-        r.problems.warning(span, message, "a hundred slots a backend keep shares within 1 %: raise maglev_size");
+        let message = format!(
+            "{}: {} slots a backend: shares differ by {} %",
+            scope.place,
+            size as usize / backends,
+            100 * backends / size as usize
+        );
+        r.problems.warning(
+            span,
+            message,
+            "a hundred slots a backend keep shares within 1 %: raise maglev_size",
+        );
     }
     size
 }
 
 fn is_prime(n: u32) -> bool {
-    n >= 2 && (2..).take_while(|d| d * d <= u64::from(n)).all(|d| u64::from(n) % d != 0)
+    n >= 2 && (2..).take_while(|d| d * d <= u64::from(n)).all(|d| !u64::from(n).is_multiple_of(d))
 }
 
 fn on_down(r: &mut Reader<'_, '_>, scope: &Scope, cell: Cell) -> OnDown {
@@ -293,7 +339,11 @@ fn on_down(r: &mut Reader<'_, '_>, scope: &Scope, cell: Cell) -> OnDown {
         && cell.get_ref().as_str() == Some("reset")
     {
         let message = format!("{}: `on_down = \"reset\"` is not available", scope.place);
-        r.problems.error(cell.span(), message, "it comes with connection redistribution; use \"keep\" or \"reselect\"");
+        r.problems.error(
+            cell.span(),
+            message,
+            "it comes with connection redistribution; use \"keep\" or \"reselect\"",
+        );
         return OnDown::Keep;
     }
     let choices = [("keep", OnDown::Keep), ("reselect", OnDown::Reselect)];
@@ -304,7 +354,7 @@ fn on_down(r: &mut Reader<'_, '_>, scope: &Scope, cell: Cell) -> OnDown {
 mod tests {
     #[test]
     fn primes() {
-        let sieve = |n: u32| n >= 2 && !(2..n).any(|d| n % d == 0);
+        let sieve = |n: u32| n >= 2 && !(2..n).any(|d| n.is_multiple_of(d));
         for n in 0..2000 {
             assert_eq!(super::is_prime(n), sieve(n), "{n}");
         }

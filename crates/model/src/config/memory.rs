@@ -25,9 +25,10 @@ impl Config {
     /// Bytes of flow tables and Maglev tables, about; two generations of the latter live while workers change over.
     /// Packet buffers are not counted: they depend on the devices.
     pub fn memory_bytes(&self) -> u64 {
-        let services = self.services.iter().map(|s| {
-            2 * SLOT_BYTES * u64::from(s.maglev_size) + BACKEND_BYTES * s.backends.len() as u64
-        });
+        let services = self
+            .services
+            .iter()
+            .map(|s| 2 * SLOT_BYTES * u64::from(s.maglev_size) + BACKEND_BYTES * s.backends.len() as u64);
         services.fold(self.flow_table_bytes(), u64::saturating_add)
     }
 }

@@ -1,7 +1,8 @@
-//! The queue as loom explores it: rtrb's two cursors and their orderings, without its cached copies and its
-//! wrapping arithmetic, which only save time.
+//! The queue as loom explores it: rtrb's two cursors and their orderings, without its cached copies of the other
+//! side's cursor and its wrapping arithmetic, which only save time.
 //!
-//! The writer owns `tail` and reads `head`; the reader owns `head` and reads `tail`. A slot is written before `tail`
+//! The writer owns `tail` and reads `head`; the reader owns `head` and reads `tail`. As in rtrb, each side knows its own
+//! cursor without loading it. A slot is written before `tail`
 //! is published (release) and read after `tail` was seen (acquire); the same holds backwards for reuse of the slot.
 #![expect(unsafe_code, reason = "a slot is shared between two threads; loom checks every access to it")]
 
@@ -20,10 +21,16 @@ struct Ring<T> {
 unsafe impl<T: Send> Sync for Ring<T> {}
 
 /// The writing end.
-pub struct Sender<T>(Arc<Ring<T>>);
+pub struct Sender<T> {
+    ring: Arc<Ring<T>>,
+    tail: usize,
+}
 
 /// The reading end.
-pub struct Receiver<T>(Arc<Ring<T>>);
+pub struct Receiver<T> {
+    ring: Arc<Ring<T>>,
+    head: usize,
+}
 
 impl<T> core::fmt::Debug for Sender<T> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
@@ -44,7 +51,7 @@ pub fn channel<T>(depth: usize) -> (Sender<T>, Receiver<T>) {
         head: AtomicUsize::new(0),
         tail: AtomicUsize::new(0),
     });
-    (Sender(Arc::clone(&ring)), Receiver(ring))
+    (Sender { ring: Arc::clone(&ring), tail: 0 }, Receiver { ring, head: 0 })
 }
 
 impl<T> Sender<T> {
@@ -53,37 +60,36 @@ impl<T> Sender<T> {
     /// # Errors
     /// The queue is full; the item comes back.
     pub fn push(&mut self, item: T) -> Result<(), T> {
-        let ring = &*self.0;
-        let tail = ring.tail.load(Ordering::Relaxed); // own cursor
+        let (ring, tail) = (&*self.ring, self.tail);
         let head = ring.head.load(Ordering::Acquire); // writer-sees-head
         if tail - head == ring.slots.len() {
             return Err(item);
         }
         // SAFETY: the slot at `tail` is outside head..tail, so the reader does not touch it.
         ring.slots[tail % ring.slots.len()].with_mut(|slot| unsafe { *slot = Some(item) });
-        ring.tail.store(tail + 1, Ordering::Release); // writer-publishes-tail
+        self.tail = tail + 1;
+        ring.tail.store(self.tail, Ordering::Release); // writer-publishes-tail
         Ok(())
     }
 
     /// Items that fit now; more may fit a moment later, never fewer.
     pub fn room(&self) -> usize {
-        let ring = &*self.0;
-        ring.slots.len() - (ring.tail.load(Ordering::Relaxed) - ring.head.load(Ordering::Acquire))
+        self.ring.slots.len() - (self.tail - self.ring.head.load(Ordering::Acquire))
     }
 }
 
 impl<T> Receiver<T> {
     /// Takes the oldest item out.
     pub fn pop(&mut self) -> Option<T> {
-        let ring = &*self.0;
-        let head = ring.head.load(Ordering::Relaxed); // own cursor
+        let (ring, head) = (&*self.ring, self.head);
         let tail = ring.tail.load(Ordering::Acquire); // reader-sees-tail
         if head == tail {
             return None;
         }
         // SAFETY: the slot at `head` is inside head..tail, so the writer does not touch it.
         let item = ring.slots[head % ring.slots.len()].with_mut(|slot| unsafe { (*slot).take() });
-        ring.head.store(head + 1, Ordering::Release); // reader-publishes-head
+        self.head = head + 1;
+        ring.head.store(self.head, Ordering::Release); // reader-publishes-head
         item
     }
 
@@ -101,7 +107,6 @@ impl<T> Receiver<T> {
 
     /// Items waiting now; more may arrive a moment later, never fewer.
     pub fn waiting(&self) -> usize {
-        let ring = &*self.0;
-        ring.tail.load(Ordering::Acquire) - ring.head.load(Ordering::Relaxed)
+        self.ring.tail.load(Ordering::Acquire) - self.head
     }
 }

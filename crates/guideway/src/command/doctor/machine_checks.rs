@@ -39,8 +39,8 @@ fn cpu_features(host: &Host) -> Finding {
     let Some(flags) = info.lines().find_map(|l| l.strip_prefix("flags")) else {
         return Finding::warn(CHECK, "/proc/cpuinfo lists no CPU flags", "this is not x86-64: see the documentation");
     };
-    let has = |flag| flags.split_whitespace().any(|f| f == flag);
-    let missing: Vec<&str> = ["avx2", "bmi2"].into_iter().filter(|f| !has(f)).collect();
+    let has = |flag: &str| flags.split_whitespace().any(|f| f == flag);
+    let missing: Vec<&str> = ["avx2", "bmi2"].into_iter().filter(|&f| !has(f)).collect();
     if !missing.is_empty() {
         return Finding::fail(
             CHECK,

@@ -1,0 +1,424 @@
+//! A configuration and what is known at run time become a view.
+//!
+//! Rule of this module: a pure function. The same configuration, ids and runtime give the same view; only the slot
+//! tables of the last view are kept with the [`Ids`], so that a service whose members did not change costs nothing.
+
+use crate::ids::{Ids, NoId};
+use model::config::{
+    AdminState, Backend, Config, Hash, HealthKind, Machine, Mode as Written, OnDown as WrittenOnDown,
+    OnEmpty as WrittenOnEmpty, Port, Service,
+};
+use std::net::IpAddr;
+use std::sync::Arc;
+use steer::{Maglev, MaglevError, Rule, RulesError, Services};
+use wire::encap::{Header, Mode, Tunnel, TunnelError};
+use wire::{BackendId, PortId, ServiceId, Tick};
+use worker::View;
+use worker::view::{
+    BackendState, BackendView, HashOn, OnDown, OnEmpty, PortRole, PortView, Probe, ServiceView, Timeouts,
+};
+
+mod tables;
+
+pub(crate) use tables::Tables;
+
+/// Why no view can be made. [`model::load`] refuses most of these with their place.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CompileError {
+    /// The services do not make a rule set.
+    #[error("services: {0}")]
+    Rules(#[from] RulesError),
+    /// A slot table.
+    #[error("service \"{service}\": {source}")]
+    Maglev {
+        /// Its service.
+        service: String,
+        /// Why.
+        source: MaglevError,
+    },
+    /// A tunnel to a backend.
+    #[error("service \"{service}\": backend \"{backend}\": {source}")]
+    Tunnel {
+        /// Its service.
+        service: String,
+        /// Its name.
+        backend: String,
+        /// Why.
+        source: TunnelError,
+    },
+    /// The machine has no address of the backend's family.
+    #[error("service \"{service}\": backend \"{backend}\" needs machine.{key} as source of the tunnel")]
+    NoSource {
+        /// Its service.
+        service: String,
+        /// Its name.
+        backend: String,
+        /// `address` or `address6`.
+        key: &'static str,
+    },
+    /// Ids.
+    #[error(transparent)]
+    NoId(#[from] NoId),
+    /// There is no port.
+    #[error("there is no port; add a [[port]]")]
+    NoPort,
+}
+
+/// A backend that is no longer configured and whose flows live on.
+#[derive(Clone, Copy, Debug)]
+pub struct Departed<'a> {
+    /// Its id.
+    pub id: BackendId,
+    /// Its service as it was.
+    pub service: &'a Service,
+    /// Itself as it was.
+    pub backend: &'a Backend,
+}
+
+/// What is known beside the configuration. The closures are asked about configured backends only, `next_hop` about
+/// departed ones, too.
+pub struct Runtime<'a> {
+    /// Number of the view.
+    pub generation: u64,
+    /// Now; only ids that rest look at it.
+    pub now: Tick,
+    /// Whether checks hold the backend to be up; not asked for health kind none.
+    pub is_up: &'a dyn Fn(BackendId, &Service, &Backend) -> bool,
+    /// Whether an operator drains it, beside its configured state.
+    pub is_drained: &'a dyn Fn(BackendId, &Service, &Backend) -> bool,
+    /// Its weight in force; [`configured_weight`] unless something else is known.
+    pub weight: &'a dyn Fn(BackendId, &Service, &Backend) -> u32,
+    /// Neighbour and port by which the kernel would send to an address; `None` while unresolved.
+    pub next_hop: &'a dyn Fn(IpAddr) -> Option<([u8; 6], PortId)>,
+    /// Live flows that name a backend, all workers.
+    pub flows: &'a dyn Fn(BackendId) -> u64,
+    /// Ports by id: data ports in the order of the configuration, then exception ports.
+    pub ports: &'a [PortView],
+    /// Removed backends whose flows live on.
+    pub departed: &'a [Departed<'a>],
+    /// Probes through tunnels.
+    pub probes: &'a [Probe],
+}
+
+impl std::fmt::Debug for Runtime<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Runtime").field("generation", &self.generation).finish_non_exhaustive()
+    }
+}
+
+/// The weight as configured.
+pub fn configured_weight(_: BackendId, _: &Service, backend: &Backend) -> u32 {
+    backend.weight
+}
+
+/// Makes the view of `config`.
+///
+/// # Errors
+/// [`CompileError`]; then `ids` is half changed: compile with a clone and keep it only on success.
+pub fn compile(config: &Config, ids: &mut Ids, runtime: &Runtime<'_>) -> Result<View, CompileError> {
+    if runtime.ports.is_empty() {
+        return Err(CompileError::NoPort);
+    }
+    ids.assign(config, runtime.now, runtime.flows)?;
+    let mut tables = std::mem::take(&mut ids.tables).next_round();
+    let mut rules = Vec::with_capacity(config.services.len());
+    let mut services = Vec::with_capacity(config.services.len());
+    let mut backends: Vec<Option<BackendView>> = Vec::new();
+    let sender = Sender { machine: &config.machine, ports: &config.ports, runtime };
+
+    for service in &config.services {
+        let Some(id) = ids.service(&service.name) else { continue };
+        rules.push(Rule {
+            vip: service.vip.addr.into(),
+            len: service.vip.len,
+            port: service.port,
+            protocol: service.protocol.number(),
+        });
+        let judged = judge(service, id, ids, runtime);
+        for (backend, is) in service.backends.iter().zip(&judged) {
+            place(&mut backends, sender.view(service, backend, id, is.id, is.state)?);
+        }
+        // In the order of their names: other machines may list them in another order, and ties go by position.
+        let mut members: Vec<(&str, u32, BackendId)> = service
+            .backends
+            .iter()
+            .zip(&judged)
+            .filter(|(_, is)| is.state == BackendState::Up)
+            .map(|(backend, is)| (backend.name.as_str(), is.weight, is.id))
+            .collect();
+        members.sort_unstable_by_key(|member| member.0);
+        let weighted: Vec<(&str, u32)> = members.iter().map(|(name, weight, _)| (*name, *weight)).collect();
+        let maglev = tables
+            .get(&weighted, service.maglev_size, &config.machine.cluster_key)
+            .map_err(|source| CompileError::Maglev { service: service.name.clone(), source })?;
+        services.push(service_view(service, id, maglev, members.iter().map(|member| member.2).collect()));
+    }
+    for departed in runtime.departed {
+        let Some(service) = owner(ids, departed) else { continue };
+        let draining = BackendState::Draining;
+        // Its tunnel may need an address that the machine has no more; its flows are then steered anew.
+        if let Ok(view) = sender.view(departed.service, departed.backend, service, departed.id, draining) {
+            let taken = backends.get(departed.id.index()).is_some_and(Option::is_some);
+            if !taken {
+                place(&mut backends, view);
+            }
+        }
+    }
+    ids.tables = tables.keep_used();
+    Ok(View {
+        generation: runtime.generation,
+        cluster_key: config.machine.cluster_key,
+        services: Services::build(&rules)?,
+        service: services,
+        backends,
+        ports: runtime.ports.to_vec(),
+        timeouts: timeouts(&config.timeouts),
+        probes: runtime.probes.to_vec(),
+    })
+}
+
+fn owner(ids: &Ids, departed: &Departed<'_>) -> Option<ServiceId> {
+    let id = ids.identified(departed.service)?;
+    (ids.of(id, &departed.backend.name, departed.backend.address) == Some(departed.id)).then_some(id)
+}
+
+fn place(backends: &mut Vec<Option<BackendView>>, view: BackendView) {
+    let index = view.id.index();
+    if backends.len() <= index {
+        backends.resize_with(index + 1, || None);
+    }
+    if let Some(slot) = backends.get_mut(index) {
+        *slot = Some(view);
+    }
+}
+
+/// What is thought of a backend.
+struct Judged {
+    id: BackendId,
+    weight: u32,
+    state: BackendState,
+}
+
+/// States of the backends, in the order of the configuration.
+fn judge(service: &Service, id: ServiceId, ids: &Ids, runtime: &Runtime<'_>) -> Vec<Judged> {
+    let mut eligible = 0_u64;
+    let mut down = 0_u64;
+    let mut judged: Vec<Judged> = Vec::with_capacity(service.backends.len());
+    for backend in &service.backends {
+        let Some(id) = ids.of(id, &backend.name, backend.address) else { continue };
+        let weight = (runtime.weight)(id, service, backend);
+        let state = match backend.state {
+            AdminState::Down => BackendState::Down,
+            AdminState::Drain => BackendState::Draining,
+            AdminState::Up if weight == 0 || (runtime.is_drained)(id, service, backend) => {
+                BackendState::Draining
+            }
+            AdminState::Up => {
+                eligible += 1;
+                if service.health.kind == HealthKind::None || (runtime.is_up)(id, service, backend) {
+                    BackendState::Up
+                } else {
+                    down += 1;
+                    BackendState::Down
+                }
+            }
+        };
+        judged.push(Judged { id, weight, state });
+    }
+    // Mass failure is likelier the check's than the backends': an overloaded few serve worse than all.
+    if service.panic_percent > 0 && down * 100 > u64::from(service.panic_percent) * eligible {
+        for (is, backend) in judged.iter_mut().zip(&service.backends) {
+            if is.state == BackendState::Down && backend.state == AdminState::Up {
+                is.state = BackendState::Up;
+            }
+        }
+    }
+    judged
+}
+
+fn service_view(
+    service: &Service,
+    id: ServiceId,
+    maglev: Arc<Maglev>,
+    members: Vec<BackendId>,
+) -> ServiceView {
+    ServiceView {
+        id,
+        wide: service.vip.addr.is_ipv6() || service.port == 0 || !service.vip.is_host(),
+        hash: match service.hash {
+            Hash::Tuple => HashOn::Tuple,
+            Hash::Source => HashOn::Source,
+        },
+        maglev,
+        members,
+        on_empty: match service.on_empty {
+            WrittenOnEmpty::Reset => OnEmpty::Reset,
+            WrittenOnEmpty::Drop => OnEmpty::Drop,
+        },
+        on_down: match service.on_down {
+            WrittenOnDown::Keep => OnDown::Keep,
+            WrittenOnDown::Reselect => OnDown::Reselect,
+        },
+    }
+}
+
+fn timeouts(written: &model::config::Timeouts) -> Timeouts {
+    let us = |seconds: u32| u64::from(seconds) * 1_000_000;
+    Timeouts {
+        tcp_established_us: us(written.tcp_established_s),
+        tcp_closing_us: us(written.tcp_closing_s),
+        syn_us: us(written.syn_s),
+        udp_us: us(written.udp_s),
+        fragment_us: u64::from(written.fragment_ms) * 1000,
+    }
+}
+
+/// Mode of a service, with its parameters.
+pub fn mode(service: &Service) -> Mode {
+    match service.mode {
+        Written::Ipip => Mode::Ipip,
+        Written::Gre => Mode::Gre,
+        Written::Gue => Mode::Gue { port: service.gue_port },
+        Written::Vxlan => Mode::Vxlan { port: service.vxlan_port, vni: service.vni },
+        Written::L2 => Mode::L2,
+    }
+}
+
+/// How to reach backends from this machine.
+struct Sender<'a> {
+    machine: &'a Machine,
+    ports: &'a [Port],
+    runtime: &'a Runtime<'a>,
+}
+
+impl Sender<'_> {
+    fn view(
+        &self,
+        service: &Service,
+        backend: &Backend,
+        service_id: ServiceId,
+        id: BackendId,
+        state: BackendState,
+    ) -> Result<BackendView, CompileError> {
+        let mode = mode(service);
+        let (next_hop, port) = self.next_hop(mode, backend);
+        // The ports of the configuration are the first ones of the runtime; a port from the kernel's answer is checked.
+        let port_view = self.runtime.ports.get(port.index()).or(self.runtime.ports.first());
+        let Some(port_view) = port_view else { return Err(CompileError::NoPort) };
+        let overhead = mode.overhead(backend.address.is_ipv6());
+        let path = service.mtu.unwrap_or(port_view.mtu).min(port_view.mtu);
+        let header = self.header(service, backend, mode, next_hop, port_view.mac)?;
+        let inner_mtu = path.saturating_sub(overhead);
+        Ok(BackendView { id, service: service_id, state, mode, header, inner_mtu, port, next_hop })
+    }
+
+    /// Destination MAC of the frame and the port it leaves by.
+    fn next_hop(&self, mode: Mode, backend: &Backend) -> (Option<[u8; 6]>, PortId) {
+        let own = backend.mac.map(|mac| mac.0);
+        let common = self.machine.next_hop_mac.map(|mac| mac.0);
+        let vxlan = matches!(mode, Mode::Vxlan { .. });
+        // In vxlan `mac` is the inner destination, which is the next hop's only when nothing else is known.
+        let fixed = if vxlan { common } else { own.or(common) };
+        if fixed.is_some() {
+            return (fixed, self.static_port(backend.address));
+        }
+        let known = (self.runtime.next_hop)(backend.address);
+        match known.filter(|(_, port)| self.is_data(*port)) {
+            Some((mac, port)) => (Some(mac), port),
+            None => (if vxlan { own } else { None }, self.static_port(backend.address)),
+        }
+    }
+
+    fn is_data(&self, port: PortId) -> bool {
+        let view = self.runtime.ports.get(port.index());
+        view.is_some_and(|view| matches!(view.role, PortRole::Data { .. }))
+    }
+
+    /// The port in whose subnet the address is, or the first one.
+    fn static_port(&self, address: IpAddr) -> PortId {
+        let nets = self.ports.iter().enumerate().flat_map(|(index, port)| {
+            port.exception_addresses
+                .iter()
+                .filter(|net| net.contains(address))
+                .map(move |net| (net.len, index))
+        });
+        let found = nets.max_by_key(|&(len, index)| (len, std::cmp::Reverse(index)));
+        PortId(found.and_then(|(_, index)| u16::try_from(index).ok()).unwrap_or(0))
+    }
+
+    fn header(
+        &self,
+        service: &Service,
+        backend: &Backend,
+        mode: Mode,
+        next_hop: Option<[u8; 6]>,
+        port_mac: [u8; 6],
+    ) -> Result<Header, CompileError> {
+        if mode == Mode::L2 {
+            return Ok(Header::default());
+        }
+        let (source, key) = match backend.address {
+            IpAddr::V4(_) => (self.machine.address.map(IpAddr::V4), "address"),
+            IpAddr::V6(_) => (self.machine.address6.map(IpAddr::V6), "address6"),
+        };
+        let names = || (service.name.clone(), backend.name.clone());
+        let Some(source) = source else {
+            let (service, backend) = names();
+            return Err(CompileError::NoSource { service, backend, key });
+        };
+        // Without either nothing is sent, so the zeros are never seen.
+        let inner_destination = backend.mac.map(|mac| mac.0).or(next_hop).unwrap_or_default();
+        let tunnel = Tunnel {
+            mode,
+            source,
+            destination: backend.address,
+            inner_v6: service.vip.addr.is_ipv6(),
+            inner_macs: (inner_destination, port_mac),
+        };
+        Header::new(&tunnel).map_err(|source| {
+            let (service, backend) = names();
+            CompileError::Tunnel { service, backend, source }
+        })
+    }
+}
+
+/// MAC of a port that has none configured, where there is no device to ask: 02:67:77:00:NN:NN ("gw"), by position.
+pub const fn offline_mac(index: u16) -> [u8; 6] {
+    let [high, low] = index.to_be_bytes();
+    [0x02, 0x67, 0x77, 0, high, low]
+}
+
+/// The view of a configuration without a machine to run it on, for replay, explain and check: every backend is up
+/// unless its `state` or weight says otherwise, next hops are the static ones, and what would be punted is counted as
+/// such and goes nowhere.
+///
+/// # Errors
+/// [`CompileError`].
+pub fn offline(config: &Config) -> Result<(View, Ids), CompileError> {
+    let ports: Vec<PortView> = (0..)
+        .zip(&config.ports)
+        .map(|(index, port)| PortView {
+            mac: port.mac.map_or_else(|| offline_mac(index), |mac| mac.0),
+            mtu: port.mtu,
+            role: PortRole::Data { exception: None, punt_to_nowhere: true },
+        })
+        .collect();
+    let runtime = Runtime {
+        generation: 1,
+        now: Tick(0),
+        is_up: &|_, _, _| true,
+        is_drained: &|_, _, _| false,
+        weight: &configured_weight,
+        next_hop: &|_| None,
+        flows: &|_| 0,
+        ports: &ports,
+        departed: &[],
+        probes: &[],
+    };
+    let mut ids = Ids::default();
+    let view = compile(config, &mut ids, &runtime)?;
+    Ok((view, ids))
+}
+
+#[cfg(test)]
+mod tests;

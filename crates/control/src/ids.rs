@@ -1,0 +1,242 @@
+//! Ids of services and backends: stable while their identity stays, not used again while a flow may still name them.
+//!
+//! Rule of this module: an id means one identity at a time. A service is its name, VIP, port and protocol; a backend is
+//! its service, name and address. What leaves the config keeps its id in a graveyard: if it comes back, it is the same
+//! backend again and its flows live on; otherwise the id is given to another one only when the time of
+//! [`forget_after_us`] is over, counted from the moment it left the views, and no flow names it.
+
+use model::config::{Config, Net, Protocol, Service, Timeouts};
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
+use wire::{BackendId, ServiceId, Tick};
+use worker::view::{BACKENDS_MAX, SERVICES_MAX};
+
+use crate::compile::Tables;
+
+/// Why an id cannot be given.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum NoId {
+    /// Too many services, removed ones included.
+    #[error(
+        "no service id is free: {remembered} removed services are still remembered for their flows; apply again when their flows have ended"
+    )]
+    Service {
+        /// Removed services.
+        remembered: usize,
+    },
+    /// Too many backends, removed ones included.
+    #[error(
+        "no backend id is free: {remembered} removed backends are still remembered for their flows; apply again when their flows have ended, or shorten drain_timeout_ms"
+    )]
+    Backend {
+        /// Removed backends.
+        remembered: usize,
+    },
+}
+
+/// How long a removed backend's id rests, microseconds: 1.5 times the longest idle time.
+pub fn forget_after_us(timeouts: &Timeouts) -> u64 {
+    let seconds = [timeouts.tcp_established_s, timeouts.tcp_closing_s, timeouts.syn_s, timeouts.udp_s];
+    u64::from(seconds.into_iter().max().unwrap_or(0)) * 1_500_000
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+struct ServiceIdentity {
+    name: String,
+    vip: Net,
+    port: u16,
+    protocol: Protocol,
+}
+
+impl ServiceIdentity {
+    fn of(service: &Service) -> ServiceIdentity {
+        ServiceIdentity {
+            name: service.name.clone(),
+            vip: service.vip,
+            port: service.port,
+            protocol: service.protocol,
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Life {
+    /// In the config.
+    Configured,
+    /// Not in the config any more, perhaps still in the views.
+    Removed,
+    /// [`Ids::forget`] was called: not in the views from the next compilation on.
+    Forgotten,
+    /// Not in the views since then.
+    Left(Tick),
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    name: String,
+    id: BackendId,
+    life: Life,
+}
+
+/// The ids, and the slot tables of the last view, which unchanged services keep.
+#[derive(Clone, Debug, Default)]
+pub struct Ids {
+    services: HashMap<ServiceIdentity, ServiceId>,
+    /// Configured services by name.
+    by_name: HashMap<String, ServiceId>,
+    /// Names that ever stood for an address in a service: one, seldom more.
+    backends: HashMap<(ServiceId, IpAddr), Vec<Entry>>,
+    /// Where the entry of an id is.
+    places: HashMap<BackendId, (ServiceId, IpAddr)>,
+    services_given: u16,
+    backends_given: u32,
+    free_services: VecDeque<ServiceId>,
+    free_backends: VecDeque<BackendId>,
+    pub(crate) tables: Tables,
+}
+
+impl Ids {
+    /// Id of the configured service of this name.
+    pub fn service(&self, name: &str) -> Option<ServiceId> {
+        self.by_name.get(name).copied()
+    }
+
+    /// Id of a backend of the configured service `service`; of a removed backend, too, until its id is free again.
+    pub fn backend(&self, service: &str, name: &str, address: IpAddr) -> Option<BackendId> {
+        self.of(self.service(service)?, name, address)
+    }
+
+    /// As [`Self::backend`], by the service's id.
+    pub fn of(&self, service: ServiceId, name: &str, address: IpAddr) -> Option<BackendId> {
+        let entries = self.backends.get(&(service, address))?;
+        entries.iter().find(|entry| entry.name == name).map(|entry| entry.id)
+    }
+
+    /// Id of a service as it is or was configured.
+    pub fn identified(&self, service: &Service) -> Option<ServiceId> {
+        self.services.get(&ServiceIdentity::of(service)).copied()
+    }
+
+    /// The removed backend `id` will not be in the views any more: its id starts to rest. Configured backends are not
+    /// concerned.
+    pub fn forget(&mut self, id: BackendId) {
+        let Some(place) = self.places.get(&id) else { return };
+        let mut entries = self.backends.get_mut(place).into_iter().flatten();
+        if let Some(entry) = entries.find(|entry| entry.id == id && entry.life == Life::Removed) {
+            entry.life = Life::Forgotten;
+        }
+    }
+
+    /// Number of removed backends whose ids are not free yet.
+    pub fn remembered(&self) -> usize {
+        self.backends.values().flatten().filter(|entry| entry.life != Life::Configured).count()
+    }
+
+    /// Gives every service and backend of `config` its id. `flows` tells how many live flows name a backend.
+    ///
+    /// # Errors
+    /// [`NoId`]; then `self` is half changed and to be dropped.
+    pub fn assign(
+        &mut self,
+        config: &Config,
+        now: Tick,
+        flows: &dyn Fn(BackendId) -> u64,
+    ) -> Result<(), NoId> {
+        for entry in self.backends.values_mut().flatten() {
+            if entry.life == Life::Configured {
+                entry.life = Life::Removed;
+            }
+        }
+        self.by_name.clear();
+        for service in &config.services {
+            if let Some(&id) = self.services.get(&ServiceIdentity::of(service)) {
+                self.by_name.insert(service.name.clone(), id);
+                for backend in &service.backends {
+                    let entries = self.backends.get_mut(&(id, backend.address)).into_iter().flatten();
+                    for entry in entries.filter(|entry| entry.name == backend.name) {
+                        entry.life = Life::Configured;
+                    }
+                }
+            }
+        }
+        // Free ids are found before new ones are given, so that a full house can change.
+        self.bury(now, forget_after_us(&config.timeouts), flows);
+        for service in &config.services {
+            let id = match self.service(&service.name) {
+                Some(id) => id,
+                None => {
+                    let id = self.free_service()?;
+                    self.services.insert(ServiceIdentity::of(service), id);
+                    self.by_name.insert(service.name.clone(), id);
+                    id
+                }
+            };
+            for backend in &service.backends {
+                if self.of(id, &backend.name, backend.address).is_none() {
+                    let place = (id, backend.address);
+                    let id = self.free_backend()?;
+                    let entry = Entry { name: backend.name.clone(), id, life: Life::Configured };
+                    self.backends.entry(place).or_default().push(entry);
+                    self.places.insert(id, place);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn bury(&mut self, now: Tick, forget_after_us: u64, flows: &dyn Fn(BackendId) -> u64) {
+        let (free, places) = (&mut self.free_backends, &mut self.places);
+        self.backends.retain(|_, entries| {
+            entries.retain_mut(|entry| match entry.life {
+                Life::Configured | Life::Removed => true,
+                Life::Forgotten => {
+                    entry.life = Life::Left(now);
+                    true
+                }
+                Life::Left(since) => {
+                    let rests = now.since_us(since) < forget_after_us || flows(entry.id) > 0;
+                    if !rests {
+                        places.remove(&entry.id);
+                        free.push_back(entry.id);
+                    }
+                    rests
+                }
+            });
+            !entries.is_empty()
+        });
+        // Every flow of a service names one of its backends, so a service rests as long as any of them.
+        let configured: std::collections::HashSet<ServiceId> = self.by_name.values().copied().collect();
+        let resting: std::collections::HashSet<ServiceId> = self.backends.keys().map(|(id, _)| *id).collect();
+        let free = &mut self.free_services;
+        self.services.retain(|_, id| {
+            let keep = configured.contains(id) || resting.contains(id);
+            if !keep {
+                free.push_back(*id);
+            }
+            keep
+        });
+    }
+
+    /// Fresh ids first: a used one has counters of its former bearer.
+    fn free_service(&mut self) -> Result<ServiceId, NoId> {
+        if usize::from(self.services_given) < SERVICES_MAX {
+            self.services_given += 1;
+            return Ok(ServiceId(self.services_given));
+        }
+        let remembered = self.services.len().saturating_sub(self.by_name.len());
+        self.free_services.pop_front().ok_or(NoId::Service { remembered })
+    }
+
+    fn free_backend(&mut self) -> Result<BackendId, NoId> {
+        let id = BackendId(self.backends_given);
+        if id.index() < BACKENDS_MAX {
+            self.backends_given += 1;
+            return Ok(id);
+        }
+        let free = self.free_backends.pop_front();
+        free.ok_or_else(|| NoId::Backend { remembered: self.remembered() })
+    }
+}
+
+#[cfg(test)]
+mod tests;

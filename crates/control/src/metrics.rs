@@ -1,0 +1,300 @@
+//! Metrics as Prometheus text 0.0.4, written by hand: the client library at hand writes OpenMetrics, which Prometheus'
+//! own `promtool check metrics` refuses. Counters stay plain cells in the workers; they are read at scrape time.
+
+use crate::status::Snapshot;
+use model::api::{BackendState, ServiceState};
+use std::fmt::Write as _;
+
+/// Writes families; a family's samples stand together, below its help and type.
+#[derive(Default)]
+struct Page {
+    text: String,
+}
+
+type Label<'a> = (&'a str, &'a str);
+
+impl Page {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(self.text, "# HELP guideway_{name} {help}\n# TYPE guideway_{name} {kind}");
+    }
+
+    fn sample(&mut self, name: &str, labels: &[Label<'_>], value: impl std::fmt::Display) {
+        let _ = write!(self.text, "guideway_{name}");
+        for (at, (label, content)) in labels.iter().enumerate() {
+            let separator = if at == 0 { '{' } else { ',' };
+            let _ = write!(self.text, "{separator}{label}=\"");
+            for character in content.chars() {
+                match character {
+                    '\\' => self.text.push_str("\\\\"),
+                    '"' => self.text.push_str("\\\""),
+                    '\n' => self.text.push_str("\\n"),
+                    other => self.text.push(other),
+                }
+            }
+            self.text.push('"');
+        }
+        let _ = writeln!(self.text, "{} {value}", if labels.is_empty() { "" } else { "}" });
+    }
+
+    /// A family without labels.
+    fn single(&mut self, name: &str, kind: &str, help: &str, value: impl std::fmt::Display) {
+        self.family(name, kind, help);
+        self.sample(name, &[], value);
+    }
+}
+
+/// Everything Prometheus may know.
+pub(crate) fn render(snapshot: &Snapshot) -> String {
+    let mut page = Page::default();
+    machine(&mut page, snapshot);
+    services(&mut page, snapshot);
+    backends(&mut page, snapshot);
+    health(&mut page, snapshot);
+    workers(&mut page, snapshot);
+    drops(&mut page, snapshot);
+    ports(&mut page, snapshot);
+    page.text
+}
+
+fn machine(page: &mut Page, snapshot: &Snapshot) {
+    let status = &snapshot.status;
+    page.family("build_info", "gauge", "Version of guidewayd and name of the machine; always 1.");
+    page.sample("build_info", &[("version", &status.version), ("machine", &status.machine)], 1);
+    page.single("ready", "gauge", "GET /v1/ready answers 200.", u8::from(status.ready));
+    page.single(
+        "start_time_seconds",
+        "gauge",
+        "Start of the process, Unix time.",
+        seconds(status.started_unix_ms, 1000.0),
+    );
+    page.single("config_generation", "gauge", "Generation last published to the workers.", status.generation);
+    page.single(
+        "config_acknowledged_generation",
+        "gauge",
+        "Smallest generation that every worker uses.",
+        status.generation_acknowledged,
+    );
+    page.single(
+        "config_last_apply_timestamp_seconds",
+        "gauge",
+        "When the configuration in force was applied, Unix time.",
+        seconds(status.applied_unix_ms, 1000.0),
+    );
+    page.family("memory_bytes", "gauge", "Memory of tables and buffers, by use.");
+    for memory in &status.memory {
+        page.sample("memory_bytes", &[("use", &memory.name)], memory.bytes);
+    }
+}
+
+fn services(page: &mut Page, snapshot: &Snapshot) {
+    let services = &snapshot.services;
+    let labels = |s: &model::api::ServiceStatus| {
+        [s.name.clone(), s.vip.clone(), s.port.to_string(), s.protocol.clone()]
+    };
+    let mut counter = |name: &str, help: &str, value: fn(&model::api::ServiceStatus) -> u64| {
+        page.family(name, "counter", help);
+        for service in services {
+            let [name_label, vip, port, proto] = labels(service);
+            let labels = [
+                ("service", name_label.as_str()),
+                ("vip", vip.as_str()),
+                ("port", port.as_str()),
+                ("proto", proto.as_str()),
+            ];
+            page.sample(name, &labels, value(service));
+        }
+    };
+    counter("vip_packets_total", "Packets that matched the service.", |s| s.packets);
+    counter("vip_bytes_total", "Bytes of these packets, from the IP header on.", |s| s.bytes);
+    counter("vip_new_flows_total", "Flows begun.", |s| s.flows_new);
+    counter("vip_no_backend_packets_total", "Packets dropped for want of a usable backend.", |s| {
+        s.no_backend
+    });
+    page.family("vip_flows", "gauge", "Live flows of the service.");
+    for service in services {
+        page.sample("vip_flows", &[("service", &service.name)], service.flows);
+    }
+    page.family("vip_announced", "gauge", "The VIP is on the loopback.");
+    for service in services {
+        page.sample("vip_announced", &[("service", &service.name)], u8::from(service.announced));
+    }
+    page.family("service_state", "gauge", "1 for the state the service is in: ready, panic or empty.");
+    for service in services {
+        for (name, state) in
+            [("ready", ServiceState::Ready), ("panic", ServiceState::Panic), ("empty", ServiceState::Empty)]
+        {
+            let labels = [("service", service.name.as_str()), ("state", name)];
+            page.sample("service_state", &labels, u8::from(service.state == state));
+        }
+    }
+    page.family("service_backends", "gauge", "Configured backends of the service.");
+    for service in services {
+        page.sample("service_backends", &[("service", &service.name)], service.backends_total);
+    }
+    page.family("service_backends_up", "gauge", "Backends of the service that take new flows.");
+    for service in services {
+        page.sample("service_backends_up", &[("service", &service.name)], service.backends_up);
+    }
+}
+
+fn backends(page: &mut Page, snapshot: &Snapshot) {
+    // A backend that was removed and added again with another address appears once per address.
+    let mut each = |name: &str, kind: &str, help: &str, value: fn(&model::api::BackendStatus) -> u64| {
+        page.family(name, kind, help);
+        for backend in &snapshot.backends {
+            let address = backend.address.to_string();
+            let id = backend.id.to_string();
+            let labels = [
+                ("service", backend.service.as_str()),
+                ("backend", backend.name.as_str()),
+                ("address", address.as_str()),
+                ("id", id.as_str()),
+            ];
+            page.sample(name, &labels, value(backend));
+        }
+    };
+    each("backend_packets_total", "counter", "Packets sent to the backend.", |b| b.packets);
+    each("backend_bytes_total", "counter", "Bytes of these packets, from the inner IP header on.", |b| {
+        b.bytes
+    });
+    each("backend_new_flows_total", "counter", "Flows placed on the backend.", |b| b.flows_new);
+    each("backend_flows", "gauge", "Live flows of the backend.", |b| b.flows);
+    each("backend_up", "gauge", "The backend takes new flows.", |b| u64::from(b.state == BackendState::Up));
+    each("backend_draining", "gauge", "The backend takes no new flows, old ones live on.", |b| {
+        u64::from(matches!(b.state, BackendState::Drain | BackendState::Removed))
+    });
+    each("backend_weight", "gauge", "Configured weight.", |b| b.weight.into());
+    each("backend_next_hop_resolved", "gauge", "The link-layer next hop is known.", |b| {
+        u64::from(b.next_hop.is_some())
+    });
+}
+
+fn health(page: &mut Page, snapshot: &Snapshot) {
+    let checked = || snapshot.backends.iter().filter_map(|backend| Some((backend, backend.health.as_ref()?)));
+    let labels =
+        |b: &'_ model::api::BackendStatus| [("service", b.service.clone()), ("backend", b.name.clone())];
+    fn borrow<'a>(owned: &'a [(&'a str, String); 2]) -> [Label<'a>; 2] {
+        [(owned[0].0, owned[0].1.as_str()), (owned[1].0, owned[1].1.as_str())]
+    }
+    page.family("health_check_up", "gauge", "The checks say up.");
+    for (backend, health) in checked() {
+        page.sample("health_check_up", &borrow(&labels(backend)), u8::from(health.up == Some(true)));
+    }
+    page.family("health_check_duration_seconds", "gauge", "How long the last check took.");
+    for (backend, health) in checked() {
+        if let Some(last) = &health.last {
+            let duration = seconds(last.duration_us, 1_000_000.0);
+            page.sample("health_check_duration_seconds", &borrow(&labels(backend)), duration);
+        }
+    }
+    page.family("health_checks_total", "counter", "Checks made, by result.");
+    for (backend, health) in checked() {
+        for (result, count) in [("pass", health.passed), ("fail", health.failed)] {
+            let labels = [
+                ("service", backend.service.as_str()),
+                ("backend", backend.name.as_str()),
+                ("result", result),
+            ];
+            page.sample("health_checks_total", &labels, count);
+        }
+    }
+    page.family("health_transitions_total", "counter", "Changes between up and down.");
+    for (backend, health) in checked() {
+        page.sample("health_transitions_total", &borrow(&labels(backend)), health.transitions);
+    }
+}
+
+fn workers(page: &mut Page, snapshot: &Snapshot) {
+    let mut each = |name: &str, kind: &str, help: &str, value: fn(&model::api::WorkerStatus) -> f64| {
+        page.family(name, kind, help);
+        for worker in &snapshot.workers {
+            let core = worker.core.to_string();
+            page.sample(name, &[("core", &core)], value(worker));
+        }
+    };
+    each("worker_turns_total", "counter", "Turns taken.", |w| number(w.turns));
+    each("worker_empty_turns_total", "counter", "Turns that found no work.", |w| number(w.empty_turns));
+    each("worker_busy_ratio", "gauge", "Share of turns that found work, lately.", |w| w.busy_ratio);
+    each("worker_packets_per_burst", "gauge", "Frames per turn that found work, since the start.", |w| {
+        w.packets_per_burst
+    });
+    each("worker_rx_packets_total", "counter", "Frames received.", |w| number(w.rx));
+    each("worker_tx_packets_total", "counter", "Frames sent.", |w| number(w.tx));
+    each("worker_rx_bytes_total", "counter", "Bytes received.", |w| number(w.rx_bytes));
+    each("worker_tx_bytes_total", "counter", "Bytes sent.", |w| number(w.tx_bytes));
+    each("worker_originated_packets_total", "counter", "Frames made by the worker.", |w| {
+        number(w.originated)
+    });
+    each("worker_punted_packets_total", "counter", "Frames given to the kernel.", |w| number(w.punted));
+    each("worker_dropped_packets_total", "counter", "Frames dropped, all reasons.", |w| number(w.dropped));
+    each("worker_held_packets", "gauge", "Frames in the fragment store.", |w| number(w.held));
+    each("worker_config_generation", "gauge", "Generation of the view in use.", |w| number(w.generation));
+    each("flow_table_entries", "gauge", "Live flows.", |w| number(w.flows));
+    each("flow_table_untrusted_entries", "gauge", "Live flows of which one packet was seen.", |w| {
+        number(w.flows_untrusted)
+    });
+    each("flow_table_capacity", "gauge", "Flows that fit, IPv4 with one address and port.", |w| {
+        number(w.capacity)
+    });
+    each("flow_table_wide_capacity", "gauge", "Flows that fit, IPv6, any-port and prefix.", |w| {
+        number(w.capacity_wide)
+    });
+    each("flow_hits_total", "counter", "Packets that found their flow.", |w| number(w.flow_hits));
+    each("flow_misses_total", "counter", "Packets that did not find their flow.", |w| number(w.flow_misses));
+    each("flow_inserts_total", "counter", "Flows inserted.", |w| number(w.flow_inserts));
+    each("flow_refused_total", "counter", "Flows not inserted: table or quota full.", |w| {
+        number(w.flow_refused)
+    });
+    each("flow_expired_total", "counter", "Flows that ended by idling.", |w| number(w.flow_expired));
+    each("flow_resteered_packets_total", "counter", "Packets steered anew, their backend gone.", |w| {
+        number(w.resteered)
+    });
+    page.family("flow_forwarded_packets_total", "counter", "Frames forwarded to another core or machine.");
+    for worker in &snapshot.workers {
+        let core = worker.core.to_string();
+        for (to, count) in [("core", worker.ring_out), ("machine", worker.relayed)] {
+            page.sample("flow_forwarded_packets_total", &[("core", core.as_str()), ("to", to)], count);
+        }
+    }
+}
+
+fn drops(page: &mut Page, snapshot: &Snapshot) {
+    page.family("drop_packets_total", "counter", "Frames dropped, by reason.");
+    for drop in &snapshot.drops {
+        page.sample("drop_packets_total", &[("reason", &drop.reason)], drop.count);
+    }
+}
+
+fn ports(page: &mut Page, snapshot: &Snapshot) {
+    let mut each = |name: &str, kind: &str, help: &str, value: fn(&model::api::PortStatus) -> u64| {
+        page.family(name, kind, help);
+        for port in &snapshot.ports {
+            page.sample(name, &[("port", &port.name)], value(port));
+        }
+    };
+    each("port_rx_packets_total", "counter", "Frames received by the device.", |p| p.rx);
+    each("port_tx_packets_total", "counter", "Frames sent by the device.", |p| p.tx);
+    each("port_rx_bytes_total", "counter", "Bytes received by the device.", |p| p.rx_bytes);
+    each("port_tx_bytes_total", "counter", "Bytes sent by the device.", |p| p.tx_bytes);
+    each("port_rx_missed_packets_total", "counter", "Frames nobody took from the device in time.", |p| {
+        p.rx_missed
+    });
+    each("port_rx_errors_total", "counter", "Frames received with errors.", |p| p.rx_errors);
+    each("port_tx_errors_total", "counter", "Frames the device could not send.", |p| p.tx_errors);
+    each("port_rx_nombuf_total", "counter", "Frames lost for want of buffers.", |p| p.rx_nombuf);
+    each("port_tx_full_packets_total", "counter", "Frames the transmit queue did not take.", |p| p.tx_full);
+    each("port_link_up", "gauge", "The link is up.", |p| u64::from(p.link_up));
+}
+
+#[expect(clippy::cast_precision_loss, reason = "Prometheus knows only floats")]
+fn number(count: u64) -> f64 {
+    count as f64
+}
+
+fn seconds(count: u64, per_second: f64) -> f64 {
+    number(count) / per_second
+}
+
+#[cfg(test)]
+mod tests;

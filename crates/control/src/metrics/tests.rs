@@ -1,0 +1,186 @@
+use super::*;
+use model::api::*;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+fn sample() -> Snapshot {
+    let backend = BackendStatus {
+        service: "web \"quoted\"\\\n".to_owned(),
+        name: "b1".to_owned(),
+        id: 3,
+        address: "10.0.0.1".parse().unwrap(),
+        weight: 2,
+        state: BackendState::Up,
+        word: Word::Health,
+        since_unix_ms: 1,
+        health: Some(HealthStatus {
+            up: Some(true),
+            last: Some(CheckResult { passed: true, reason: "ok".to_owned(), duration_us: 1500, unix_ms: 9 }),
+            passed: 4,
+            failed: 1,
+            consecutive: 2,
+            transitions: 1,
+            held_down_ms: 0,
+        }),
+        next_hop: None,
+        port: None,
+        packets: 10,
+        bytes: 1000,
+        flows_new: 3,
+        flows: 2,
+    };
+    let status = Status {
+        machine: "lb1".to_owned(),
+        version: "0.1.0".to_owned(),
+        pid: 1,
+        started_unix_ms: 1500,
+        uptime_ms: 5,
+        ready: true,
+        reason: String::new(),
+        config_path: String::new(),
+        applied_unix_ms: 2000,
+        config_is_file: true,
+        generation: 7,
+        generation_acknowledged: 6,
+        services: 1,
+        services_ready: 1,
+        backends: 1,
+        backends_up: 1,
+        workers: 1,
+        ports: 1,
+        rx: 1,
+        tx: 2,
+        originated: 3,
+        punted: 4,
+        relayed: 5,
+        dropped: 6,
+        held: 7,
+        flows: 8,
+        flows_capacity: 9,
+        memory: vec![MemoryUse { name: "flow tables".to_owned(), bytes: 1 << 30 }],
+    };
+    let service = ServiceStatus {
+        name: "web".to_owned(),
+        id: 1,
+        vip: "203.0.113.10".to_owned(),
+        port: 80,
+        protocol: "tcp".to_owned(),
+        mode: "ipip".to_owned(),
+        state: ServiceState::Ready,
+        health: "http".to_owned(),
+        announced: true,
+        backends_up: 1,
+        backends_total: 1,
+        maglev_size: 65_537,
+        packets: 11,
+        bytes: 12,
+        flows_new: 13,
+        flows: 14,
+        no_backend: 15,
+    };
+    let worker = WorkerStatus {
+        core: 0,
+        cpu: 1,
+        turns: 100,
+        empty_turns: 50,
+        busy_ratio: 0.5,
+        rx: 1,
+        tx: 1,
+        rx_bytes: 64,
+        tx_bytes: 64,
+        originated: 0,
+        punted: 0,
+        relayed: 2,
+        ring_in: 0,
+        ring_out: 3,
+        held: 0,
+        dropped: 0,
+        flows: 1,
+        flows_untrusted: 1,
+        capacity: 1000,
+        capacity_wide: 1000,
+        flow_hits: 1,
+        flow_misses: 1,
+        flow_inserts: 1,
+        flow_refused: 0,
+        flow_expired: 0,
+        resteered: 0,
+        packets_per_burst: 1.25,
+        generation: 6,
+    };
+    let port = PortStatus {
+        name: "data0".to_owned(),
+        device: "net_null0".to_owned(),
+        id: 0,
+        driver: "net_null".to_owned(),
+        mac: "02:00:00:00:00:01".to_owned(),
+        mtu: 1500,
+        link_up: true,
+        exception: None,
+        rx: 1,
+        tx: 2,
+        rx_bytes: 3,
+        tx_bytes: 4,
+        rx_missed: 5,
+        rx_errors: 6,
+        tx_errors: 7,
+        rx_nombuf: 8,
+        tx_full: 9,
+    };
+    let drops = worker::DropReason::ALL.iter().map(|reason| DropCount {
+        reason: reason.name().to_owned(),
+        help: reason.help().to_owned(),
+        count: 1,
+    });
+    Snapshot {
+        status,
+        services: vec![service],
+        backends: vec![backend],
+        workers: vec![worker],
+        ports: vec![port],
+        drops: drops.collect(),
+    }
+}
+
+#[test]
+fn values_and_escapes() {
+    let text = render(&sample());
+    for line in [
+        "guideway_ready 1",
+        "guideway_config_generation 7",
+        "guideway_start_time_seconds 1.5",
+        "guideway_vip_packets_total{service=\"web\",vip=\"203.0.113.10\",port=\"80\",proto=\"tcp\"} 11",
+        "guideway_backend_flows{service=\"web \\\"quoted\\\"\\\\\\n\",backend=\"b1\",address=\"10.0.0.1\",id=\"3\"} 2",
+        "guideway_worker_busy_ratio{core=\"0\"} 0.5",
+        "guideway_drop_packets_total{reason=\"no_service\"} 1",
+        "guideway_port_rx_missed_packets_total{port=\"data0\"} 5",
+        "guideway_flow_table_entries{core=\"0\"} 1",
+        "guideway_flow_forwarded_packets_total{core=\"0\",to=\"core\"} 3",
+        "guideway_health_check_duration_seconds{service=\"web \\\"quoted\\\"\\\\\\n\",backend=\"b1\"} 0.0015",
+        "guideway_service_state{service=\"web\",state=\"panic\"} 0",
+    ] {
+        assert!(text.lines().any(|have| have == line), "{line}\nnot in\n{text}");
+    }
+}
+
+#[test]
+fn promtool_finds_nothing() {
+    let mut child = match Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+    {
+        Ok(child) => child,
+        Err(error) => {
+            println!("skipped: promtool (Debian package prometheus) does not start: {error}");
+            return;
+        }
+    };
+    child.stdin.take().unwrap().write_all(render(&sample()).as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said =
+        String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.trim().is_empty(), "{said}");
+}

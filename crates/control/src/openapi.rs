@@ -1,0 +1,258 @@
+//! The OpenAPI document. Schemas come from the types themselves, so they cannot disagree.
+
+use model::api;
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, SchemaGenerator};
+use serde_json::{Map, Value, json};
+
+/// OpenAPI 3.0, all routes.
+pub(crate) fn document() -> Value {
+    let mut schemas = SchemaSettings::openapi3().into_generator();
+    let mut paths = Map::new();
+    let mut add = |path: &str, method: &str, operation: Value| {
+        let entry = paths.entry(path.to_owned()).or_insert_with(|| json!({}));
+        entry[method] = operation;
+    };
+    let s = &mut schemas;
+
+    let ready = json!({
+        "summary": "Whether this machine should get traffic",
+        "operationId": "ready",
+        "responses": {
+            "200": json_body::<api::Ready>(s, "Ready"),
+            "503": json_body::<api::Ready>(s, "Not ready, or stopping"),
+        },
+    });
+    add("/v1/ready", "get", ready);
+    add("/v1/status", "get", get::<api::Status>(s, "status", "The machine in one screen", &[], &[]));
+    add("/v1/services", "get", get::<Vec<api::ServiceStatus>>(s, "services", "Services", &[], &[]));
+    add(
+        "/v1/backends",
+        "get",
+        get::<Vec<api::BackendStatus>>(
+            s,
+            "backends",
+            "Backends, removed ones with live flows included",
+            &[],
+            &[],
+        ),
+    );
+    add("/v1/workers", "get", get::<Vec<api::WorkerStatus>>(s, "workers", "Workers", &[], &[]));
+    add("/v1/ports", "get", get::<Vec<api::PortStatus>>(s, "ports", "Data ports", &[], &[]));
+    add("/v1/drops", "get", get::<Vec<api::DropCount>>(s, "drops", "Frames dropped, by reason", &[], &[]));
+    let flows = [
+        query("limit", "integer", &format!("1 to {}; default {}", api::FLOWS_MAX, api::FLOWS_DEFAULT)),
+        query("service", "string", "Only flows of this service"),
+        query("client", "string", "Only flows from this address or prefix"),
+    ];
+    add("/v1/flows", "get", get::<api::Flows>(s, "flows", "Tracked flows", &flows, &[400, 404]));
+    let events = [
+        query("after", "integer", "Only events with a larger id; default 0"),
+        query("limit", "integer", &format!("1 to {}; default {}", api::EVENTS_KEPT, api::EVENTS_DEFAULT)),
+        query(
+            "wait_ms",
+            "integer",
+            &format!("Wait so long for an event if there is none; at most {}", api::EVENTS_WAIT_MAX_MS),
+        ),
+    ];
+    add("/v1/events", "get", get::<api::Events>(s, "events", "What happened, oldest first", &events, &[400]));
+    let config = json!({
+        "summary": "The configuration in force, as it was applied",
+        "operationId": "config",
+        "responses": {
+            "200": { "description": "TOML", "content": { "application/toml": { "schema": { "type": "string" } } } },
+        },
+    });
+    add("/v1/config", "get", config);
+
+    let mut check =
+        post::<api::CheckedConfig>(s, "check", "Checks a configuration", &[], &[400, 408, 413, 415, 422]);
+    check["requestBody"] = toml_body();
+    add("/v1/check", "post", check);
+    let mut plan =
+        post::<api::PlanResult>(s, "plan", "Says what applying it would do", &[], &[400, 408, 413, 415, 422]);
+    plan["requestBody"] = toml_body();
+    add("/v1/plan", "post", plan);
+    let wait = [
+        query("wait", "boolean", "Answer when every worker uses it; default false"),
+        query(
+            "timeout_ms",
+            "integer",
+            &format!(
+                "Wait at most so long; default {}, at most {}",
+                api::APPLY_TIMEOUT_DEFAULT_MS,
+                api::APPLY_TIMEOUT_MAX_MS
+            ),
+        ),
+    ];
+    let mut apply = post::<api::ApplyResult>(
+        s,
+        "apply",
+        "Applies a configuration, or changes nothing; 409 names keys that need a restart",
+        &wait,
+        &[400, 408, 409, 413, 415, 422, 503],
+    );
+    apply["requestBody"] = toml_body();
+    add("/v1/apply", "post", apply);
+    let reload = post::<api::ApplyResult>(
+        s,
+        "reload",
+        "Reads the file again and applies it",
+        &wait,
+        &[400, 409, 422, 500, 503],
+    );
+    add("/v1/reload", "post", reload);
+    let names = [path("service", "Name of the service"), path("backend", "Name of the backend")];
+    for (word, summary) in [
+        ("drain", "No new flows for the backend; old ones live on. Survives restarts"),
+        ("undrain", "Takes a drain back"),
+    ] {
+        let operation = post::<api::DrainResult>(s, word, summary, &names, &[400, 404]);
+        add(&format!("/v1/services/{{service}}/backends/{{backend}}/{word}"), "post", operation);
+    }
+    let metrics = json!({
+        "summary": "Metrics for Prometheus",
+        "operationId": "metrics",
+        "responses": {
+            "200": {
+                "description": "Prometheus text 0.0.4",
+                "content": { "text/plain": { "schema": { "type": "string" } } },
+            },
+        },
+    });
+    add("/metrics", "get", metrics);
+    let openapi = json!({
+        "summary": "This document",
+        "operationId": "openapi",
+        "responses": {
+            "200": {
+                "description": "OpenAPI 3.0",
+                "content": { "application/json": { "schema": { "type": "object" } } },
+            },
+        },
+    });
+    add("/v1/openapi.json", "get", openapi);
+
+    let _ = s.subschema_for::<api::ErrorBody>();
+    let definitions = schemas.take_definitions(true);
+    json!({
+        "openapi": "3.0.3",
+        "info": {
+            "title": "guidewayd",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "Management of one Guideway machine. Served on a unix socket (mode 0660, group guideway), and on TCP with a bearer token where api.listen is set. Every answer that is not a success has a body of ErrorBody.",
+            "license": { "name": "Apache-2.0" },
+        },
+        "servers": [{ "url": "http://localhost", "description": "By way of the unix socket api.socket" }],
+        "security": [{}, { "token": [] }],
+        "paths": paths,
+        "components": {
+            "schemas": definitions,
+            "securitySchemes": {
+                "token": { "type": "http", "scheme": "bearer", "description": "First line of api.token_file; TCP only" },
+            },
+        },
+    })
+}
+
+fn json_body<T: JsonSchema>(schemas: &mut SchemaGenerator, description: &str) -> Value {
+    let schema = schemas.subschema_for::<T>();
+    json!({ "description": description, "content": { "application/json": { "schema": schema } } })
+}
+
+fn toml_body() -> Value {
+    json!({
+        "required": true,
+        "description": format!("Configuration, at most {} bytes", api::BODY_MAX),
+        "content": { "application/toml": { "schema": { "type": "string" } } },
+    })
+}
+
+fn get<T: JsonSchema>(
+    schemas: &mut SchemaGenerator,
+    id: &str,
+    summary: &str,
+    parameters: &[Value],
+    failures: &[u16],
+) -> Value {
+    let mut responses = Map::new();
+    responses.insert("200".to_owned(), json_body::<T>(schemas, "Success"));
+    for status in failures {
+        responses.insert(status.to_string(), json_body::<api::ErrorBody>(schemas, meaning(*status)));
+    }
+    json!({ "summary": summary, "operationId": id, "parameters": parameters, "responses": responses })
+}
+
+fn post<T: JsonSchema>(
+    schemas: &mut SchemaGenerator,
+    id: &str,
+    summary: &str,
+    parameters: &[Value],
+    failures: &[u16],
+) -> Value {
+    get::<T>(schemas, id, summary, parameters, failures)
+}
+
+fn meaning(status: u16) -> &'static str {
+    match status {
+        400 => "Bad request",
+        404 => "No such service or backend",
+        408 => "The body did not arrive in time",
+        409 => "Keys that need a restart differ; they are named, nothing was changed",
+        413 => "Body too large",
+        415 => "Not TOML",
+        422 => "Bad configuration; diagnostics give line, column and help, nothing was changed",
+        500 => "The file cannot be read",
+        _ => "Stopping",
+    }
+}
+
+fn query(name: &str, kind: &str, description: &str) -> Value {
+    json!({ "name": name, "in": "query", "required": false, "description": description, "schema": { "type": kind } })
+}
+
+fn path(name: &str, description: &str) -> Value {
+    json!({ "name": name, "in": "path", "required": true, "description": description, "schema": { "type": "string" } })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All references of a document.
+    fn references<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
+        match value {
+            Value::Object(object) => {
+                for (key, value) in object {
+                    if let (true, Some(target)) = (key == "$ref", value.as_str()) {
+                        found.push(target);
+                    }
+                    references(value, found);
+                }
+            }
+            Value::Array(array) => array.iter().for_each(|value| references(value, found)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn every_reference_is_defined_and_every_operation_has_an_id_of_its_own() {
+        let document = document();
+        let mut found = Vec::new();
+        references(&document, &mut found);
+        assert!(found.len() > 20, "{found:?}");
+        for reference in found {
+            let pointer = reference.strip_prefix('#').unwrap();
+            assert!(document.pointer(pointer).is_some(), "{reference}");
+        }
+        let mut ids = std::collections::BTreeSet::new();
+        for (path, operations) in document["paths"].as_object().unwrap() {
+            for (method, operation) in operations.as_object().unwrap() {
+                let id = operation["operationId"].as_str().unwrap();
+                assert!(ids.insert(id.to_owned()), "{method} {path}: {id} twice");
+                assert!(operation["responses"].as_object().is_some_and(|r| r.contains_key("200")), "{path}");
+            }
+        }
+        assert_eq!(ids.len(), 18);
+    }
+}

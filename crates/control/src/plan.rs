@@ -1,0 +1,238 @@
+//! What applying a configuration would change, before it does.
+
+use model::config::{AdminState, Backend, Config, Machine, Service, Timeouts};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::net::IpAddr;
+use steer::{Maglev, Weighted};
+
+/// Fate of a service.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Change {
+    /// New.
+    Added,
+    /// Gone.
+    Removed,
+    /// Differs.
+    Changed,
+    /// As before.
+    Same,
+}
+
+/// A service in the plan.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ServicePlan {
+    /// Its name.
+    pub name: String,
+    /// Its fate.
+    pub change: Change,
+    /// Slots of its table, of the new one where there is one.
+    pub slots_total: u32,
+    /// Slots that go to another backend, all backends healthy: the share of new flows (and of flows that are not in a
+    /// flow table) that changes. All, when the table's size changes or the service goes.
+    pub slots_moved: u32,
+    /// Keys of the service that differ, in the order of the file; `backend` stands for the four lists below.
+    pub keys_changed: Vec<String>,
+    /// New backends.
+    pub backends_added: Vec<String>,
+    /// Backends that go; their flows live on until idle or `drain_timeout_ms`.
+    pub backends_removed: Vec<String>,
+    /// Backends whose weight differs.
+    pub backends_reweighted: Vec<String>,
+    /// Backends whose address, MAC or state differs.
+    pub backends_changed: Vec<String>,
+}
+
+/// What applying a configuration would change.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Plan {
+    /// Every service of either configuration: the new one's in its order, then those that go.
+    pub services: Vec<ServicePlan>,
+    /// Keys that differ and cannot be changed without a restart.
+    pub restart_keys: Vec<String>,
+    /// Other keys outside of services that differ.
+    pub changed_keys: Vec<String>,
+    /// Memory for flow and slot tables of the new configuration, bytes.
+    pub memory_bytes: u64,
+    /// The same of the old one.
+    pub memory_before_bytes: u64,
+}
+
+impl Plan {
+    /// Nothing would change.
+    pub fn is_empty(&self) -> bool {
+        self.restart_keys.is_empty()
+            && self.changed_keys.is_empty()
+            && self.services.iter().all(|service| service.change == Change::Same)
+    }
+}
+
+/// Compares two configurations; without an old one everything is new.
+pub fn plan<'a>(old: impl Into<Option<&'a Config>>, new: &Config) -> Plan {
+    let old: Option<&Config> = old.into();
+    let before: HashMap<&str, &Service> = old
+        .iter()
+        .flat_map(|config| &config.services)
+        .map(|service| (service.name.as_str(), service))
+        .collect();
+    let after: HashMap<&str, &Service> =
+        new.services.iter().map(|service| (service.name.as_str(), service)).collect();
+    let new_key = &new.machine.cluster_key;
+    let old_key = old.map_or(new_key, |config| &config.machine.cluster_key);
+
+    let mut services = Vec::with_capacity(new.services.len());
+    for service in &new.services {
+        services.push(match before.get(service.name.as_str()) {
+            None => added(service),
+            Some(old) => compared(old, service, old_key, new_key),
+        });
+    }
+    let gone = old.iter().flat_map(|config| &config.services);
+    services.extend(gone.filter(|service| !after.contains_key(service.name.as_str())).map(removed));
+    Plan {
+        services,
+        restart_keys: old.map(|old| old.restart_keys(new)).unwrap_or_default(),
+        changed_keys: old.map(|old| changed_keys(old, new)).unwrap_or_default(),
+        memory_bytes: new.memory_bytes(),
+        memory_before_bytes: old.map_or(0, Config::memory_bytes),
+    }
+}
+
+fn names<'a>(backends: impl IntoIterator<Item = &'a Backend>) -> Vec<String> {
+    backends.into_iter().map(|backend| backend.name.clone()).collect()
+}
+
+fn added(service: &Service) -> ServicePlan {
+    ServicePlan {
+        name: service.name.clone(),
+        change: Change::Added,
+        slots_total: service.maglev_size,
+        slots_moved: 0,
+        keys_changed: Vec::new(),
+        backends_added: names(&service.backends),
+        backends_removed: Vec::new(),
+        backends_reweighted: Vec::new(),
+        backends_changed: Vec::new(),
+    }
+}
+
+fn removed(service: &Service) -> ServicePlan {
+    ServicePlan {
+        change: Change::Removed,
+        slots_moved: service.maglev_size,
+        backends_added: Vec::new(),
+        backends_removed: names(&service.backends),
+        ..added(service)
+    }
+}
+
+fn compared(old: &Service, new: &Service, old_key: &[u8; 16], new_key: &[u8; 16]) -> ServicePlan {
+    let before: HashMap<&str, &Backend> = old.backends.iter().map(|b| (b.name.as_str(), b)).collect();
+    let after: HashMap<&str, &Backend> = new.backends.iter().map(|b| (b.name.as_str(), b)).collect();
+    let both = || new.backends.iter().filter_map(|b| Some((*before.get(b.name.as_str())?, b)));
+    let differing = |differs: fn(&Backend, &Backend) -> bool| {
+        names(both().filter(|(old, new)| differs(old, new)).map(|(_, new)| new))
+    };
+    let keys_changed = service_keys(old, new);
+    let same_tables = old_key == new_key && keys_changed.is_empty();
+    ServicePlan {
+        name: new.name.clone(),
+        change: if keys_changed.is_empty() { Change::Same } else { Change::Changed },
+        slots_total: new.maglev_size,
+        slots_moved: if same_tables { 0 } else { slots_moved(old, new, old_key, new_key) },
+        keys_changed,
+        backends_added: names(new.backends.iter().filter(|b| !before.contains_key(b.name.as_str()))),
+        backends_removed: names(old.backends.iter().filter(|b| !after.contains_key(b.name.as_str()))),
+        backends_reweighted: differing(|old, new| old.weight != new.weight),
+        backends_changed: differing(|old, new| {
+            (old.address, old.mac, old.state) != (new.address, new.mac, new.state)
+        }),
+    }
+}
+
+fn service_keys(old: &Service, new: &Service) -> Vec<String> {
+    let by_name = |service: &Service| {
+        let mut backends = service.backends.clone();
+        backends.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        backends
+    };
+    let differs = [
+        ("vip", old.vip != new.vip),
+        ("port", old.port != new.port),
+        ("protocol", old.protocol != new.protocol),
+        ("mode", old.mode != new.mode),
+        ("maglev_size", old.maglev_size != new.maglev_size),
+        ("hash", old.hash != new.hash),
+        ("gue_port", old.gue_port != new.gue_port),
+        ("vxlan_port", old.vxlan_port != new.vxlan_port),
+        ("vni", old.vni != new.vni),
+        ("mtu", old.mtu != new.mtu),
+        ("on_down", old.on_down != new.on_down),
+        ("on_empty", old.on_empty != new.on_empty),
+        ("panic_percent", old.panic_percent != new.panic_percent),
+        ("drain_timeout_ms", old.drain_timeout_ms != new.drain_timeout_ms),
+        ("announce", old.announce != new.announce),
+        ("health", old.health != new.health),
+        ("backend", old.backends != new.backends && by_name(old) != by_name(new)),
+    ];
+    differs.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key.to_owned()).collect()
+}
+
+fn changed_keys(old: &Config, new: &Config) -> Vec<String> {
+    let (Machine { address, address6, next_hop_mac, .. }, machine) = (&old.machine, &new.machine);
+    let Timeouts { tcp_established_s, tcp_closing_s, syn_s, udp_s, fragment_ms } = old.timeouts;
+    let differs = [
+        ("machine.address", *address != machine.address),
+        ("machine.address6", *address6 != machine.address6),
+        ("machine.next_hop_mac", *next_hop_mac != machine.next_hop_mac),
+        ("timeouts.tcp_established_s", tcp_established_s != new.timeouts.tcp_established_s),
+        ("timeouts.tcp_closing_s", tcp_closing_s != new.timeouts.tcp_closing_s),
+        ("timeouts.syn_s", syn_s != new.timeouts.syn_s),
+        ("timeouts.udp_s", udp_s != new.timeouts.udp_s),
+        ("timeouts.fragment_ms", fragment_ms != new.timeouts.fragment_ms),
+    ];
+    differs.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key.to_owned()).collect()
+}
+
+/// Backends that take new flows when all are healthy, in the order of their tables.
+fn members(service: &Service) -> Vec<(&str, u32, IpAddr)> {
+    let takes = |b: &&Backend| b.state == AdminState::Up && b.weight > 0;
+    let mut members: Vec<_> =
+        service.backends.iter().filter(takes).map(|b| (b.name.as_str(), b.weight, b.address)).collect();
+    members.sort_unstable_by_key(|member| member.0);
+    members
+}
+
+fn slots_moved(old: &Service, new: &Service, old_key: &[u8; 16], new_key: &[u8; 16]) -> u32 {
+    if old.maglev_size != new.maglev_size {
+        return new.maglev_size;
+    }
+    let (before, after) = (members(old), members(new));
+    if before == after && old_key == new_key {
+        return 0;
+    }
+    let table = |members: &[(&str, u32, IpAddr)], key: &[u8; 16]| {
+        let weighted: Vec<Weighted<'_>> =
+            members.iter().map(|(name, weight, _)| Weighted { name, weight: *weight }).collect();
+        Maglev::build(&weighted, new.maglev_size, key)
+    };
+    // Both configurations passed their checks, so both tables can be built; if not, everything counts as moved.
+    let (Ok(old), Ok(new_table)) = (table(&before, old_key), table(&after, new_key)) else {
+        return new.maglev_size;
+    };
+    // Per backend, not per slot: its index in the new table, if it is the same one (name and address) there.
+    let places: HashMap<(&str, IpAddr), u16> =
+        (0..).zip(&after).map(|(index, (name, _, address))| ((*name, *address), index)).collect();
+    let stays: Vec<Option<u16>> =
+        before.iter().map(|(name, _, address)| places.get(&(*name, *address)).copied()).collect();
+    let moved = (0..new.maglev_size).filter(|slot| match (old.at(*slot), new_table.at(*slot)) {
+        (None, None) => false,
+        (Some(was), Some(is)) => stays.get(usize::from(was)).copied().flatten() != Some(is),
+        _ => true,
+    });
+    u32::try_from(moved.count()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests;

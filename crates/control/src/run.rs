@@ -1,0 +1,321 @@
+//! The management core's loop.
+
+use crate::api::{self, listener};
+use crate::plane::{Notice, Options, Plane};
+use crate::truth::{Door, Parts, Question, Refusal, Truth};
+use crate::{announce, neighbour, state, telemetry};
+use model::Loaded;
+use model::api::EventKind;
+use std::collections::BTreeSet;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior};
+
+/// Questions that may wait; further askers wait for room.
+const QUESTIONS_MAX: usize = 256;
+/// Notes that may wait; further ones wait for room.
+const NOTES_MAX: usize = 1024;
+/// How often housekeeping runs while workers are on the newest view …
+const TICK_IDLE: Duration = Duration::from_millis(100);
+/// … and while they are not.
+const TICK_WAITING: Duration = Duration::from_millis(2);
+/// How often telemetry is refreshed, removed backends are looked at and the service manager is told.
+const SWEEP: Duration = Duration::from_millis(500);
+/// Longest time that withdrawing announcements and writing the state may take at the end.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Why the management core could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// No runtime.
+    #[error("cannot start the management core: {0}")]
+    Runtime(#[source] io::Error),
+    /// The unix socket.
+    #[error("cannot listen on {}: {source}; check that its directory can be written, or set api.socket", path.display())]
+    Socket {
+        /// The socket.
+        path: PathBuf,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// Somebody answers on the unix socket.
+    #[error("another guidewayd answers on {}; stop it, or set another api.socket or machine.name", path.display())]
+    SocketInUse {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// A TCP listener.
+    #[error("cannot listen on {address}: {source}; set another api.listen or metrics.listen")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// A token, certificate or key file.
+    #[error("{}: {problem}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The configuration cannot be turned into a view.
+    #[error("{0}")]
+    Config(String),
+}
+
+/// Runs the management core on this thread until SIGTERM or SIGINT: configuration to views, health checks, next
+/// hops, announcements, API. SIGHUP reads the file again.
+///
+/// On SIGTERM it is no longer ready at once, withdraws its announcements, lets `options.grace` pass in which traffic
+/// turns elsewhere while the workers go on forwarding, and returns; the caller then stops workers and ports.
+///
+/// # Errors
+/// A listener, a file it needs, or the configuration; all of them before the first view is published.
+pub fn run(options: Options, config: Loaded, plane: Plane) -> Result<(), RunError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(2)
+        .build()
+        .map_err(RunError::Runtime)?;
+    let result = runtime.block_on(async { drive(options, config, plane, listen_to_signals()?).await });
+    // A hanging disk must not keep us from ending.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    result
+}
+
+/// What a signal asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Command {
+    Reload,
+    Stop,
+}
+
+/// Turns signals into commands.
+fn listen_to_signals() -> Result<mpsc::Receiver<Command>, RunError> {
+    let mut hangup = signal(SignalKind::hangup()).map_err(RunError::Runtime)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Runtime)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Runtime)?;
+    let (tell, commands) = mpsc::channel(4);
+    tokio::spawn(async move {
+        loop {
+            let command = tokio::select! {
+                _ = hangup.recv() => Command::Reload,
+                _ = terminate.recv() => Command::Stop,
+                _ = interrupt.recv() => Command::Stop,
+            };
+            if tell.send(command).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(commands)
+}
+
+/// [`run`] without its runtime and signals.
+async fn drive(
+    options: Options,
+    loaded: Loaded,
+    plane: Plane,
+    mut commands: mpsc::Receiver<Command>,
+) -> Result<(), RunError> {
+    let Options { config_path, grace, mut notify, version } = options;
+    let mut notify = move |notice| {
+        if let Some(notify) = &mut notify {
+            notify(notice);
+        }
+    };
+    let Plane { workers, ports, now, memory_bytes, mut telemetry } = plane;
+    let api_config = loaded.config.api.clone();
+    let metrics_config = loaded.config.metrics.clone();
+
+    // Listeners before anything else: what cannot be reached should not start.
+    let (unix, _socket) = listener::bind_unix(&api_config.socket).await?;
+    let tcp = match api_config.listen {
+        None => None,
+        Some(address) => {
+            let token = match &api_config.token_file {
+                Some(path) => listener::read_token(path)?,
+                None => {
+                    let problem = "api.listen needs it".to_owned();
+                    return Err(RunError::File { path: PathBuf::from("api.token_file"), problem });
+                }
+            };
+            let tls = api_config.tls.as_ref().map(listener::tls).transpose()?;
+            Some((listener::bind_tcp(address).await?, tls, token))
+        }
+    };
+    let metrics = match metrics_config.listen {
+        None => None,
+        Some(address) => Some(listener::bind_tcp(address).await?),
+    };
+
+    let state_dir = loaded.config.machine.state_dir.clone();
+    let (saved, problem) = state::load(&state_dir);
+    let left_over: BTreeSet<_> = saved
+        .announced
+        .iter()
+        .map(|saved| announce::Vip { address: saved.address, length: saved.length })
+        .collect();
+    let (questions, mut asked) = mpsc::channel::<Question>(QUESTIONS_MAX);
+    let (notes, mut noted) = mpsc::channel(NOTES_MAX);
+    let (acknowledged, acknowledgements) = watch::channel(0);
+    let (wanted_neighbours, neighbour_wishes) = watch::channel(neighbour::Wanted::default());
+    let (wanted_announcements, announcement_wishes) = watch::channel(announce::Wanted::default());
+    let (announced, mut on_loopback) = watch::channel(BTreeSet::new());
+    let mut truth = Truth::new(
+        loaded,
+        Parts {
+            config_path,
+            version,
+            workers,
+            ports,
+            now,
+            memory_bytes,
+            saved,
+            saver: state::Saver::start(state_dir),
+            notes: notes.clone(),
+            acknowledged,
+            wanted_neighbours,
+            wanted_announcements,
+            announced: on_loopback.clone(),
+        },
+    )
+    .map_err(|refusal| RunError::Config(explain(&refusal)))?;
+    if let Some(problem) = problem {
+        truth.events.push(EventKind::Warning, None, None, problem);
+    }
+    truth.save();
+
+    tokio::spawn(neighbour::follow(neighbour_wishes, notes.clone()));
+    tokio::spawn(announce::keep(announcement_wishes, left_over, announced, notes));
+    let door =
+        Door { questions, acknowledged: acknowledgements.clone(), applying: Arc::new(Semaphore::new(1)) };
+    let router = api::router(door.clone());
+    tokio::spawn(listener::serve_unix(unix, router.clone()));
+    if let Some((listener, tls, token)) = tcp {
+        tokio::spawn(listener::serve_tcp(listener, tls, api::with_token(router, &token)));
+    }
+    if let Some(listener) = metrics {
+        tokio::spawn(listener::serve_tcp(listener, None, api::metrics_router(door)));
+    }
+
+    let mut written = truth.written();
+    let mut sweep = tokio::time::interval(SWEEP);
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut rates = Rates::new(&truth);
+    let mut started = false;
+    loop {
+        let tick = if truth.is_acknowledged() { TICK_IDLE } else { TICK_WAITING };
+        tokio::select! {
+            biased;
+            command = commands.recv() => match command {
+                Some(Command::Reload) => {
+                    notify(Notice::Reloading);
+                    // Told as an event, whatever comes of it.
+                    let _ = truth.reload();
+                    notify(Notice::Reloaded);
+                }
+                Some(Command::Stop) | None => break,
+            },
+            _ = sweep.tick() => {
+                truth.sweep();
+                truth.settle();
+                if rates.measure(&mut truth) {
+                    notify(Notice::Alive);
+                }
+                if let Some(publish) = &mut telemetry {
+                    for (command, answer) in telemetry::answers(&truth.snapshot()) {
+                        publish(command, answer);
+                    }
+                }
+            }
+            Some(note) = noted.recv() => {
+                truth.note(note);
+                // Mass failure arrives as many notes: one view for all that are here.
+                while let Ok(note) = noted.try_recv() {
+                    truth.note(note);
+                }
+                truth.settle();
+            }
+            Some(question) = asked.recv() => question(&mut truth),
+            Ok(()) = written.changed() => {
+                let error = written.borrow_and_update().error.clone();
+                if let Some(error) = error {
+                    let message = format!("the state was not saved ({error}); it would not survive a restart");
+                    truth.events.push(EventKind::Warning, None, None, message);
+                }
+            }
+            () = tokio::time::sleep(tick) => {}
+        }
+        truth.tick();
+        if !started && *acknowledgements.borrow() > 0 {
+            started = true;
+            notify(Notice::Started);
+        }
+    }
+
+    notify(Notice::Stopping);
+    let stopped = Instant::now();
+    truth.stop();
+    let number = truth.save();
+    let mut saved = truth.written();
+    let farewell = async {
+        let _ = on_loopback.wait_for(BTreeSet::is_empty).await;
+        let _ = saved.wait_for(|written| written.number >= number).await;
+    };
+    let farewell = async {
+        let _ = tokio::time::timeout(FAREWELL, farewell).await;
+        tokio::time::sleep_until(stopped + grace).await;
+    };
+    tokio::pin!(farewell);
+    // Meanwhile the API goes on answering, so that health checks of routers see "not ready", not silence.
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut farewell => return Ok(()),
+            Some(question) = asked.recv() => question(&mut truth),
+            Some(note) = noted.recv() => truth.note(note),
+            () = tokio::time::sleep(TICK_IDLE) => truth.tick(),
+        }
+    }
+}
+
+fn explain(refusal: &Refusal) -> String {
+    format!("{refusal}; {}", refusal.help())
+}
+
+/// Share of turns that found work, and whether every worker turns at all.
+struct Rates {
+    last: Vec<(u64, u64)>,
+}
+
+impl Rates {
+    fn new(truth: &Truth) -> Rates {
+        Rates { last: vec![(0, 0); truth.workers.len()] }
+    }
+
+    /// Updates the ratios; tells whether every worker has taken a turn since the last time.
+    fn measure(&mut self, truth: &mut Truth) -> bool {
+        let mut alive = true;
+        let workers = truth.workers.iter().zip(&mut truth.busy_ratio).zip(&mut self.last);
+        for ((worker, ratio), last) in workers {
+            let totals = &worker.counters.totals;
+            let now = (totals.turns.get(), totals.empty_turns.get());
+            let (turns, empty) = (now.0.wrapping_sub(last.0), now.1.wrapping_sub(last.1));
+            alive &= turns > 0;
+            *ratio = crate::status::ratio(turns.saturating_sub(empty), turns);
+            *last = now;
+        }
+        alive
+    }
+}
+
+#[cfg(test)]
+mod tests;

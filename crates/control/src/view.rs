@@ -1,0 +1,108 @@
+//! From the truth to a view: what [`compile`](crate::compile) asks is answered here.
+
+use crate::compile::{self, CompileError, Runtime, compile};
+use crate::ids::Ids;
+use crate::truth::Truth;
+use model::config::{AdminState, Config, HealthKind, Service};
+use std::borrow::Cow;
+use wire::{BackendId, PortId};
+use worker::View;
+use worker::view::{PortRole, PortView};
+
+impl Truth {
+    /// The view of `config` with what is known now. `ids` is half changed after an error.
+    pub(crate) fn compile_with(
+        &self,
+        config: &Config,
+        ids: &mut Ids,
+        generation: u64,
+    ) -> Result<View, CompileError> {
+        let config = self.without_early_panic(config, ids);
+        let departed: Vec<compile::Departed<'_>> = self
+            .departed
+            .iter()
+            .filter_map(|departed| {
+                let service = &departed.service;
+                Some(compile::Departed { id: departed.id, service, backend: service.backends.first()? })
+            })
+            .collect();
+        compile(
+            &config,
+            ids,
+            &Runtime {
+                generation,
+                now: (self.now)(),
+                is_up: &|id, _, _| self.verdict(id) == Some(true),
+                is_drained: &|_, service, backend| {
+                    // Few, and seldom asked.
+                    self.drains.contains(&(service.name.clone(), backend.name.clone()))
+                },
+                weight: &compile::configured_weight,
+                next_hop: &|address| self.next_hops.get(&address).map(|hop| (hop.mac, hop.port)),
+                flows: &|id| self.live_flows(id),
+                ports: &self.port_views(),
+                departed: &departed,
+                probes: &self.probe_ports.probes(),
+            },
+        )
+    }
+
+    /// What checks say of a backend; `None` before the first verdict.
+    fn verdict(&self, id: BackendId) -> Option<bool> {
+        self.members.get(&id)?.verdict.as_ref()?.up()
+    }
+
+    /// A backend that has not been checked yet takes no flows, and yet is no sign of mass failure: a service is not
+    /// in panic for those. `compile` knows up and down only, so the threshold is left out where only they cross it.
+    fn without_early_panic<'c>(&self, config: &'c Config, ids: &Ids) -> Cow<'c, Config> {
+        let early: Vec<usize> = (0..config.services.len())
+            .filter(|at| config.services.get(*at).is_some_and(|service| self.is_early(service, ids)))
+            .collect();
+        if early.is_empty() {
+            return Cow::Borrowed(config);
+        }
+        let mut config = config.clone();
+        for at in early {
+            if let Some(service) = config.services.get_mut(at) {
+                service.panic_percent = 0;
+            }
+        }
+        Cow::Owned(config)
+    }
+
+    fn is_early(&self, service: &Service, ids: &Ids) -> bool {
+        if service.health.kind == HealthKind::None || service.panic_percent == 0 {
+            return false;
+        }
+        let (mut eligible, mut down, mut unknown) = (0_u64, 0_u64, 0_u64);
+        for backend in &service.backends {
+            let drained = || self.drains.contains(&(service.name.clone(), backend.name.clone()));
+            if backend.state != AdminState::Up || backend.weight == 0 || drained() {
+                continue;
+            }
+            eligible += 1;
+            match ids.backend(&service.name, &backend.name, backend.address).and_then(|id| self.verdict(id)) {
+                Some(true) => {}
+                Some(false) => down += 1,
+                None => unknown += 1,
+            }
+        }
+        unknown > 0 && down * 100 <= u64::from(service.panic_percent) * eligible
+    }
+
+    /// Data ports by id, then exception ports.
+    fn port_views(&self) -> Vec<PortView> {
+        let data = self.ports.iter().map(|port| {
+            let exception = port.exception.as_ref().map(|(id, _)| *id);
+            let role = PortRole::Data { exception, punt_to_nowhere: false };
+            (port.id, PortView { mac: port.mac, mtu: port.mtu, role })
+        });
+        let exceptions = self.ports.iter().filter_map(|port| {
+            let role = PortRole::Exception { data: port.id };
+            Some((port.exception.as_ref()?.0, PortView { mac: port.mac, mtu: port.mtu, role }))
+        });
+        let mut views: Vec<(PortId, PortView)> = data.chain(exceptions).collect();
+        views.sort_by_key(|(id, _)| *id);
+        views.into_iter().map(|(_, view)| view).collect()
+    }
+}

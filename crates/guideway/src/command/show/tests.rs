@@ -1,0 +1,45 @@
+use super::*;
+use serde_json::json;
+
+#[test]
+fn backends_say_by_whose_word() {
+    let list: Vec<BackendStatus> = serde_json::from_value(json!([
+        {"service": "web", "name": "b1", "id": 1, "address": "10.0.2.21", "weight": 1, "state": "up", "word": "health",
+         "since_unix_ms": 1000, "next_hop": "02:00:00:00:00:21", "port": "data0", "packets": 12345, "bytes": 1,
+         "flows_new": 7, "flows": 3, "health": {"up": true, "last": {"passed": true, "reason": "ok", "duration_us": 1,
+         "unix_ms": 1}, "passed": 1, "failed": 0, "consecutive": 1, "transitions": 0, "held_down_ms": 0}},
+        {"service": "web", "name": "b2", "id": 2, "address": "fd00:2::22", "weight": 0, "state": "drain", "word": "drain",
+         "since_unix_ms": 61_000, "packets": 0, "bytes": 0, "flows_new": 0, "flows": 0}
+    ]))
+    .unwrap();
+    insta::assert_snapshot!(backends_at(&list, 91_000));
+}
+
+#[test]
+fn services_name_any_port() {
+    let list: Vec<ServiceStatus> = serde_json::from_value(json!([
+        {"name": "all", "id": 1, "vip": "203.0.113.0/28", "port": 0, "protocol": "udp", "mode": "gue", "state": "panic",
+         "health": "udp", "announced": false, "backends_up": 1, "backends_total": 4, "maglev_size": 65537,
+         "packets": 1_000_000, "bytes": 1, "flows_new": 10, "flows": 5, "no_backend": 0}
+    ]))
+    .unwrap();
+    insta::assert_snapshot!(services(&list));
+}
+
+#[test]
+fn drops_that_never_occurred_are_left_out_unless_asked_for() {
+    let drop = |reason: &str, count| DropCount { reason: reason.into(), help: "Why.".into(), count };
+    let list = [drop("bad_ipv4", 0), drop("no_service", 1234)];
+    assert_eq!(drops(&list, false), "REASON      FRAMES  MEANING\nno_service   1,234  Why.\n");
+    assert!(drops(&list, true).contains("bad_ipv4"));
+}
+
+#[test]
+fn flows_say_when_there_are_more() {
+    let answer: Flows = serde_json::from_value(json!({"truncated": true, "flows": [
+        {"core": 0, "service": "web6", "protocol": "tcp", "client": "2001:db8::7", "client_port": 4000, "vip": "2001:db8::10",
+         "port": 80, "backend": "b1", "state": "tcp_established", "idle_ms": 1500}]}))
+    .unwrap();
+    let text = flows(&answer);
+    assert!(text.contains("[2001:db8::7]:4000") && text.contains("there are more"), "{text}");
+}

@@ -1,0 +1,396 @@
+//! Everything between the configuration and running workers: EAL, pools, ports, tables, lcores; and the way back.
+
+use crate::exception::{self, ExceptionError};
+use crate::sizing::{self, QueueNeed, RING_DEPTH};
+use crate::{log, poll};
+use control::{DeviceStats, Plane, PortHandle, WorkerHandle};
+use dpdk::port::Observer;
+use dpdk::thread::{self, LaunchError, Running};
+use dpdk::{
+    Clock, Device, DpdkIo, Eal, Mempool, Port, PortError, PortSetup, Queue, memory, mempool, pdump, telemetry,
+};
+use flow::{Memory, Table};
+use model::Config;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use wire::{CoreId, PortId};
+use worker::mailbox::mailbox;
+use worker::turn::Setup;
+use worker::view::{BACKENDS_MAX, SERVICES_MAX};
+use worker::{Counters, Worker};
+
+/// Views on their way to a worker; control waits for acknowledgements long before this.
+const VIEWS_DEPTH: usize = 8;
+/// Share of a flow table that flows of which one packet was seen may take: a flood leaves the rest alone.
+const UNTRUSTED_PERCENT: u8 = 50;
+
+/// Why the daemon did not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    /// EAL.
+    #[error(transparent)]
+    Eal(#[from] dpdk::EalError),
+    /// Packet buffers.
+    #[error(transparent)]
+    Pool(#[from] mempool::PoolError),
+    /// A port.
+    #[error("port {name:?}: {source}")]
+    Port {
+        /// Its name in the configuration.
+        name: String,
+        /// What is wrong.
+        source: PortError,
+    },
+    /// Flow tables.
+    #[error(transparent)]
+    Memory(#[from] memory::NoMemory),
+    /// Flow tables.
+    #[error("cannot make a flow table: {0}; change workers.flows")]
+    Table(#[from] flow::TableError),
+    /// No random numbers.
+    #[error("no random numbers from the kernel: {0}")]
+    Random(std::io::Error),
+    /// An exception interface.
+    #[error(transparent)]
+    Exception(#[from] ExceptionError),
+    /// Fewer lcores than workers.
+    #[error(
+        "EAL has {have} worker lcores and workers.cpus names {want}; remove options about cores from the EAL arguments"
+    )]
+    Lcores {
+        /// There are.
+        have: usize,
+        /// Wanted.
+        want: usize,
+    },
+    /// A worker.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// The management core.
+    #[error(transparent)]
+    Control(control::RunError),
+}
+
+/// Running workers and what they stand on. Fields are dropped in this order.
+pub(crate) struct DataPath {
+    stop: Arc<AtomicBool>,
+    workers: Vec<Running>,
+    _capture: Option<pdump::Capture>,
+    ports: Vec<Port>,
+    pools: Vec<Mempool>,
+    _eal: Eal,
+}
+
+impl DataPath {
+    /// Starts EAL with `words`, then everything else. What was started is stopped again on an error.
+    pub(crate) fn start(config: &Config, words: &[String]) -> Result<(DataPath, Plane), StartError> {
+        tracing::debug!("EAL arguments: {}", dpdk::eal::quote(words));
+        let eal = Eal::start(words, sizing::estimate_bytes(config), log::dpdk_line)?;
+        tracing::info!(dpdk = %eal.version(), huge_pages = eal.has_huge_pages(), "EAL started");
+        pin_management_thread(&config.workers.management_cpus);
+        let clock = Clock::start(&eal);
+        let lcores = eal.worker_lcores();
+        let count = config.workers.cpus.len();
+        if lcores.len() < count {
+            return Err(StartError::Lcores { have: lcores.len(), want: count });
+        }
+
+        let mut ports = Ports::open(config, &eal)?;
+        exception::configure(&config.ports)?;
+        warn_of_distant_sockets(&eal, &lcores, config, &ports.data);
+
+        let mut path = DataPath {
+            stop: Arc::default(),
+            workers: Vec::new(),
+            _capture: serve_capture(&eal),
+            pools: ports.pools.values().cloned().collect(),
+            ports: Vec::new(),
+            _eal: eal.clone(),
+        };
+        let handles = ports.handles(config);
+        let mut queues = ports.queues_by_worker(count);
+        let pool_of = |lcore| {
+            let nearest = ports.pools.get(&eal.socket_of(lcore));
+            nearest.or_else(|| ports.pools.values().next()).cloned()
+        };
+
+        let mut tables = Vec::new();
+        for (index, lcore) in lcores.iter().take(count).enumerate() {
+            tables.push(table(config, &eal, index, eal.socket_of(*lcore))?);
+        }
+        let readers: Vec<flow::Reader> = tables.iter().map(Table::reader).collect();
+        let mut rings = statesync::mesh(count, RING_DEPTH);
+        let port_count = queues.first().map_or(0, Vec::len);
+        let mut workers = Vec::new();
+        for (index, table) in tables.into_iter().enumerate().rev() {
+            // Rings and queues are in order of cores, and so are taken from the end.
+            let (Some(rings), Some(queues), Some(pool)) = (rings.pop(), queues.pop(), pool_of(lcores[index]))
+            else {
+                continue;
+            };
+            let (publisher, inbox) = mailbox(VIEWS_DEPTH);
+            let counters = Arc::new(Counters::new(SERVICES_MAX + 1, BACKENDS_MAX, port_count));
+            let core = CoreId(u8::try_from(index).unwrap_or(u8::MAX));
+            let worker = Worker::new(Setup {
+                core,
+                io: DpdkIo::new(queues, pool),
+                table,
+                peers: readers.clone(),
+                rings,
+                inbox,
+                counters: Arc::clone(&counters),
+            });
+            let (idle, stop) = (config.workers.idle, Arc::clone(&path.stop));
+            let job = move || poll::run(worker, clock, idle, &stop);
+            path.workers.push(thread::launch(&eal, lcores[index], job)?);
+            workers.push(WorkerHandle {
+                core,
+                cpu: config.workers.cpus[index],
+                publisher,
+                counters,
+                flows: readers[index].clone(),
+            });
+        }
+        workers.reverse();
+        path.ports = ports.into_all();
+
+        let table_bytes = sizing::table_bytes(config) * count as u64;
+        let pool_bytes = path.pools.iter().map(Mempool::bytes).sum::<u64>();
+        tracing::info!(
+            workers = count,
+            flow_table_bytes = table_bytes,
+            packet_buffer_bytes = pool_bytes,
+            "workers started"
+        );
+        let plane = Plane {
+            workers,
+            ports: handles,
+            now: Box::new(move || clock.now()),
+            memory_bytes: vec![
+                ("flow_tables".to_owned(), table_bytes),
+                ("packet_buffers".to_owned(), pool_bytes),
+            ],
+            telemetry: register_telemetry(&eal),
+        };
+        Ok((path, plane))
+    }
+
+    /// Workers finish their turn, ports stop, EAL's files go.
+    pub(crate) fn stop(mut self) {
+        self.stop_workers();
+        self.ports.clear();
+        for pool in &self.pools {
+            let lost = pool.count().saturating_sub(pool.available());
+            if lost > 0 {
+                tracing::debug!("{lost} packet buffers were kept by drivers");
+            }
+        }
+    }
+
+    fn stop_workers(&mut self) {
+        self.stop.store(true, Relaxed);
+        // Waits for each.
+        self.workers.clear();
+    }
+}
+
+impl Drop for DataPath {
+    fn drop(&mut self) {
+        self.stop_workers();
+    }
+}
+
+/// Ports while they are being wired up: data ports first, then exception ports, as the engine numbers them.
+struct Ports {
+    data: Vec<Port>,
+    exception: Vec<Port>,
+    pools: BTreeMap<Option<u16>, Mempool>,
+}
+
+impl Ports {
+    fn open(config: &Config, eal: &Eal) -> Result<Ports, StartError> {
+        let queues = u16::try_from(config.workers.cpus.len()).unwrap_or(u16::MAX);
+        let of = |name: &str| {
+            let name = name.to_owned();
+            move |source| StartError::Port { name, source }
+        };
+        let mut devices = Vec::new();
+        for port in &config.ports {
+            devices.push((port, Device::find(eal, &port.device).map_err(of(&port.name))?));
+        }
+
+        let mut needs: BTreeMap<Option<u16>, Vec<QueueNeed>> = BTreeMap::new();
+        for (port, device) in &devices {
+            let info = device.info();
+            needs.entry(info.socket).or_default().push(QueueNeed {
+                rings: u32::from(info.rx_ring_size) + u32::from(info.tx_ring_size),
+                af_xdp: info.driver == "net_af_xdp",
+                exception: port.exception.is_some(),
+                mtu: port.mtu,
+            });
+        }
+        let mut pools = BTreeMap::new();
+        for (socket, needs) in needs {
+            let (count, room) = sizing::pool(&needs, usize::from(queues));
+            let name =
+                socket.map_or_else(|| "guideway_any".to_owned(), |socket| format!("guideway_{socket}"));
+            pools.insert(socket, Mempool::create(eal, &name, count, room, socket)?);
+        }
+
+        let mut ports = Ports { data: Vec::new(), exception: Vec::new(), pools };
+        for (port, device) in devices {
+            let setup = PortSetup {
+                queues,
+                mtu: port.mtu,
+                mac: port.mac.map(|mac| mac.0),
+                promiscuous: true,
+                rss: true,
+            };
+            let Some(pool) = ports.pools.get(&device.info().socket) else { continue };
+            let started = device.start(&setup, pool).map_err(of(&port.name))?;
+            for note in started.notes() {
+                tracing::info!(port = port.name, "{note}");
+            }
+            tracing::info!(
+                port = port.name,
+                driver = started.driver(),
+                mac = %model::config::Mac(started.mac()),
+                mtu = started.mtu(),
+                queues,
+                "port started"
+            );
+            ports.data.push(started);
+        }
+        for (port, data) in config.ports.iter().zip(&ports.data) {
+            let Some(interface) = &port.exception else { continue };
+            // The kernel must answer ARP and ND with the MAC that the data port receives.
+            let device =
+                format!("net_tap_{interface},iface={interface},mac={}", model::config::Mac(data.mac()));
+            let device = Device::attach(eal, &device).map_err(of(&port.name))?;
+            let setup = PortSetup { queues, mtu: port.mtu, mac: None, promiscuous: false, rss: false };
+            let Some(pool) = ports.pools.get(&data.socket()) else { continue };
+            ports.exception.push(device.start(&setup, pool).map_err(of(&port.name))?);
+            tracing::info!(port = port.name, interface, "exception port started");
+        }
+        Ok(ports)
+    }
+
+    /// What control is to know; exception ports are numbered behind the data ports.
+    fn handles(&self, config: &Config) -> Vec<PortHandle> {
+        let id = |index: usize| PortId(u16::try_from(index).unwrap_or(u16::MAX));
+        let mut next_exception = self.data.len();
+        let mut handles = Vec::new();
+        for (index, (port, started)) in config.ports.iter().zip(&self.data).enumerate() {
+            let exception = port.exception.as_ref().map(|interface| {
+                next_exception += 1;
+                (id(next_exception - 1), interface.clone())
+            });
+            let (of_stats, of_link) = (started.observer(), started.observer());
+            handles.push(PortHandle {
+                id: id(index),
+                name: port.name.clone(),
+                device: port.device.clone(),
+                mac: started.mac(),
+                mtu: started.mtu(),
+                driver: started.driver().to_owned(),
+                exception,
+                stats: Box::new(move || device_stats(&of_stats)),
+                link_up: Box::new(move || of_link.link_up()),
+            });
+        }
+        handles
+    }
+
+    /// Queue `i` of every port, for worker `i`.
+    fn queues_by_worker(&mut self, workers: usize) -> Vec<Vec<Queue>> {
+        let mut by_worker: Vec<Vec<Queue>> = (0..workers).map(|_| Vec::new()).collect();
+        for port in self.data.iter_mut().chain(&mut self.exception) {
+            for (queues, queue) in by_worker.iter_mut().zip(port.take_queues()) {
+                queues.push(queue);
+            }
+        }
+        by_worker
+    }
+
+    fn into_all(self) -> Vec<Port> {
+        self.data.into_iter().chain(self.exception).collect()
+    }
+}
+
+fn device_stats(observer: &Observer) -> DeviceStats {
+    let stats = observer.stats();
+    DeviceStats {
+        rx: stats.rx,
+        tx: stats.tx,
+        rx_bytes: stats.rx_bytes,
+        tx_bytes: stats.tx_bytes,
+        missed: stats.missed,
+        rx_errors: stats.rx_errors,
+        tx_errors: stats.tx_errors,
+        nombuf: stats.nombuf,
+    }
+}
+
+/// A worker's flow table in huge pages near its core.
+fn table(config: &Config, eal: &Eal, index: usize, socket: Option<u16>) -> Result<Table, StartError> {
+    let (narrow, wide) = sizing::buckets(config);
+    let narrow = memory::slice(eal, &format!("the flow table of worker {index}"), narrow, socket)?;
+    let wide = memory::slice(eal, &format!("the wide flow table of worker {index}"), wide, socket)?;
+    let mut seed = [0; 8];
+    rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
+        .map_err(|error| StartError::Random(error.into()))?;
+    let us = |seconds: u32| u64::from(seconds) * 1_000_000;
+    let idle = flow::Idle {
+        tcp_established_us: us(config.timeouts.tcp_established_s),
+        tcp_closing_us: us(config.timeouts.tcp_closing_s),
+        syn_us: us(config.timeouts.syn_s),
+        udp_us: us(config.timeouts.udp_s),
+    };
+    let seed = u64::from_ne_bytes(seed);
+    Ok(Table::new(Memory::Static(narrow), Memory::Static(wide), seed, idle, UNTRUSTED_PERCENT)?)
+}
+
+/// EAL has put this thread on the management CPUs; with a single one it is also named to whoever asks later.
+fn pin_management_thread(cpus: &[u16]) {
+    if let [cpu] = cpus
+        && !core_affinity::set_for_current(core_affinity::CoreId { id: usize::from(*cpu) })
+    {
+        tracing::warn!("cannot pin the management thread to CPU {cpu}");
+    }
+}
+
+fn serve_capture(eal: &Eal) -> Option<pdump::Capture> {
+    match pdump::serve(eal) {
+        Ok(capture) => Some(capture),
+        Err(errno) => {
+            tracing::info!("dpdk-dumpcap cannot attach [{errno}]: EAL runs without shared configuration");
+            None
+        }
+    }
+}
+
+fn register_telemetry(eal: &Eal) -> Option<Box<dyn FnMut(&str, String)>> {
+    match telemetry::register(eal) {
+        Ok(()) => Some(Box::new(telemetry::publish)),
+        Err(errno) => {
+            tracing::info!("our commands are not on DPDK's telemetry socket [{errno}]");
+            None
+        }
+    }
+}
+
+fn warn_of_distant_sockets(eal: &Eal, lcores: &[u32], config: &Config, ports: &[Port]) {
+    for (lcore, cpu) in lcores.iter().zip(&config.workers.cpus) {
+        for (port, started) in config.ports.iter().zip(ports) {
+            if let (Some(here), Some(there)) = (eal.socket_of(*lcore), started.socket())
+                && here != there
+            {
+                tracing::warn!(
+                    port = port.name,
+                    "is on NUMA socket {there} and worker CPU {cpu} on {here}: every packet crosses; choose workers.cpus of socket {there}"
+                );
+            }
+        }
+    }
+}

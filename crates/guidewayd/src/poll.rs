@@ -1,0 +1,68 @@
+//! A worker's loop on its lcore, and what it does when there is nothing to do.
+
+use dpdk::Clock;
+use model::config::Idle;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+use worker::{PacketIo, Worker};
+
+/// Empty turns before the first sleep.
+const PATIENCE: u32 = 64;
+/// First sleep; each further one is twice as long …
+const SLEEP_MIN_US: u64 = 50;
+/// … up to this, which bounds what sleeping adds to a packet's latency.
+const SLEEP_MAX_US: u64 = 1_000;
+
+/// Turns until `stop` is set, then gives back what the worker holds.
+pub(crate) fn run<Io: PacketIo>(mut worker: Worker<Io>, clock: Clock, idle: Idle, stop: &AtomicBool) {
+    let mut pause = Pause::default();
+    while !stop.load(Relaxed) {
+        let turn = worker.turn(clock.now());
+        match (idle, pause.after(turn.received)) {
+            (Idle::Adaptive, Some(sleep)) => std::thread::sleep(sleep),
+            _ if turn.received == 0 => core::hint::spin_loop(),
+            _ => {}
+        }
+    }
+    worker.finish();
+}
+
+/// How long to sleep after empty turns.
+#[derive(Debug, Default)]
+struct Pause {
+    empty: u32,
+}
+
+impl Pause {
+    /// Told what a turn received.
+    fn after(&mut self, received: usize) -> Option<Duration> {
+        if received > 0 {
+            self.empty = 0;
+            return None;
+        }
+        self.empty = self.empty.saturating_add(1);
+        let doublings = self.empty.checked_sub(PATIENCE)?;
+        let sleep_us = SLEEP_MIN_US.checked_shl(doublings).filter(|us| *us <= SLEEP_MAX_US && doublings < 16);
+        Some(Duration::from_micros(sleep_us.unwrap_or(SLEEP_MAX_US)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sleeps_grow_and_end_with_a_frame() {
+        let mut pause = Pause::default();
+        for _ in 0..PATIENCE - 1 {
+            assert_eq!(pause.after(0), None);
+        }
+        let sleeps: Vec<u128> = (0..7).map(|_| pause.after(0).unwrap().as_micros()).collect();
+        assert_eq!(sleeps, [50, 100, 200, 400, 800, 1000, 1000]);
+        pause.empty = u32::MAX - 1;
+        assert_eq!(pause.after(0), Some(Duration::from_micros(SLEEP_MAX_US)));
+        assert_eq!(pause.after(0), Some(Duration::from_micros(SLEEP_MAX_US)));
+        assert_eq!(pause.after(3), None);
+        assert_eq!(pause.after(0), None);
+    }
+}

@@ -1,0 +1,272 @@
+//! One step of a longer run: a command with a time limit, a log file, and the number of tests it passed.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+/// How a step ended.
+#[derive(Clone, Debug)]
+struct Outcome {
+    /// Name of the step.
+    name: String,
+    /// Whether it is good.
+    verdict: Verdict,
+    /// Tests that passed in it.
+    passed: u64,
+    /// Tests that failed in it; a step without tests that fails counts as one.
+    failed: u64,
+}
+
+/// Good, bad, or not done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Verdict {
+    /// Good.
+    Passed,
+    /// Bad.
+    Failed(String),
+    /// Not done, for this reason.
+    Skipped(String),
+}
+
+/// Runs steps one after another and remembers how they ended.
+#[derive(Debug)]
+pub(crate) struct Runner {
+    logs: PathBuf,
+    verbose: bool,
+    /// Marks every process started here, so that one left behind can be found.
+    pub(crate) mark: String,
+    outcomes: Vec<Outcome>,
+    started: Instant,
+}
+
+impl Runner {
+    /// A runner that writes its logs below `logs`.
+    pub(crate) fn new(logs: PathBuf, verbose: bool) -> std::io::Result<Runner> {
+        std::fs::create_dir_all(&logs)?;
+        let mark = format!("{}", std::process::id());
+        Ok(Runner { logs, verbose, mark, outcomes: Vec::new(), started: Instant::now() })
+    }
+
+    /// Runs the commands of a step until one fails; all must end within `limit`.
+    pub(crate) fn step(&mut self, name: &str, limit: Duration, commands: Vec<Command>) {
+        let begun = Instant::now();
+        print!("{name:.<34} ");
+        // A closed terminal is no reason to stop testing.
+        let _ = std::io::stdout().flush();
+        let log = self.logs.join(format!("{}.log", name.replace(|c: char| !c.is_ascii_alphanumeric(), "-")));
+        let mut counts = Counts::default();
+        let mut verdict = Verdict::Passed;
+        match File::create(&log) {
+            Err(e) => verdict = Verdict::Failed(format!("{}: {e}", log.display())),
+            Ok(mut file) => {
+                for command in commands {
+                    let left = limit.saturating_sub(begun.elapsed());
+                    match self.one(&command, left, &mut file, &mut counts) {
+                        Ok(status) if status.success() => {}
+                        Ok(status) if status.code() == Some(124) => {
+                            verdict = Verdict::Failed(format!("not finished after {} s", limit.as_secs()));
+                            break;
+                        }
+                        Ok(status) => {
+                            verdict = Verdict::Failed(format!("{status}"));
+                            break;
+                        }
+                        Err(e) => {
+                            verdict = Verdict::Failed(e.to_string());
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+        if matches!(verdict, Verdict::Failed(_)) && counts.failed == 0 {
+            counts.failed = 1;
+        }
+        self.finish(name, verdict, begun.elapsed(), counts, Some(&log));
+    }
+
+    /// Records a check made by us.
+    pub(crate) fn check(&mut self, name: &str, check: impl FnOnce() -> Result<(), String>) {
+        let begun = Instant::now();
+        print!("{name:.<34} ");
+        let (verdict, counts) = match check() {
+            Ok(()) => (Verdict::Passed, Counts { passed: 1, failed: 0 }),
+            Err(e) => (Verdict::Failed(e), Counts { passed: 0, failed: 1 }),
+        };
+        self.finish(name, verdict, begun.elapsed(), counts, None);
+    }
+
+    /// Records a step that is not done.
+    pub(crate) fn skip(&mut self, name: &str, why: &str) {
+        print!("{name:.<34} ");
+        self.finish(name, Verdict::Skipped(why.to_owned()), Duration::ZERO, Counts::default(), None);
+    }
+
+    /// Prints the table and the last line; true if nothing failed.
+    pub(crate) fn summary(&self) -> bool {
+        println!();
+        for o in self.outcomes.iter().filter(|o| o.verdict != Verdict::Passed) {
+            match &o.verdict {
+                Verdict::Failed(why) => println!("failed:  {} ({why})", o.name),
+                Verdict::Skipped(why) => println!("skipped: {} ({why})", o.name),
+                Verdict::Passed => {}
+            }
+        }
+        let passed: u64 = self.outcomes.iter().map(|o| o.passed).sum();
+        let failed: u64 = self.outcomes.iter().map(|o| o.failed).sum();
+        println!(
+            "{} steps in {} s; logs in {}",
+            self.outcomes.len(),
+            seconds(self.started.elapsed()),
+            self.logs.display()
+        );
+        println!("{passed} passed, {failed} failed");
+        failed == 0
+    }
+
+    fn finish(&mut self, name: &str, verdict: Verdict, took: Duration, counts: Counts, log: Option<&Path>) {
+        let tests = if counts.passed + counts.failed > 0 {
+            format!("  {} passed, {} failed", counts.passed, counts.failed)
+        } else {
+            String::new()
+        };
+        match &verdict {
+            Verdict::Passed => println!("ok      {:>6} s{tests}", seconds(took)),
+            Verdict::Skipped(why) => println!("skipped ({why})"),
+            Verdict::Failed(why) => {
+                println!("FAILED  {:>6} s{tests}: {why}", seconds(took));
+                if let Some(text) = log.and_then(|log| std::fs::read(log).ok()) {
+                    let text = String::from_utf8_lossy(&text);
+                    let lines: Vec<&str> = text.lines().collect();
+                    for line in &lines[lines.len().saturating_sub(60)..] {
+                        println!("    {line}");
+                    }
+                }
+            }
+        }
+        let (passed, failed) = (counts.passed, counts.failed);
+        self.outcomes.push(Outcome { name: name.to_owned(), verdict, passed, failed });
+    }
+
+    /// Runs one command under coreutils' `timeout`, its two outputs merged into the log.
+    fn one(
+        &self,
+        command: &Command,
+        limit: Duration,
+        log: &mut File,
+        counts: &mut Counts,
+    ) -> std::io::Result<ExitStatus> {
+        let mut limited = Command::new("timeout");
+        limited.args(["--foreground", "--signal=INT", "--kill-after=30"]);
+        limited.arg(format!("{}", limit.as_secs().max(1)));
+        limited.arg(command.get_program()).args(command.get_args());
+        for (key, value) in command.get_envs() {
+            match value {
+                Some(value) => limited.env(key, value),
+                None => limited.env_remove(key),
+            };
+        }
+        if let Some(directory) = command.get_current_dir() {
+            limited.current_dir(directory);
+        }
+        limited.env("GUIDEWAY_RUN", &self.mark).env("CARGO_TERM_COLOR", "never");
+        writeln!(log, "+ {command:?}")?;
+        let (reader, writer) = std::io::pipe()?;
+        limited.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
+        let mut child = limited.spawn()?;
+        // The command keeps the write ends; ours must go, or the reader would wait for ever.
+        drop(limited);
+        let (lines, received) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(reader).split(b'\n').map_while(Result::ok) {
+                if lines.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        let mut exited: Option<(ExitStatus, Instant)> = None;
+        loop {
+            match received.recv_timeout(Duration::from_millis(100)) {
+                Ok(line) => {
+                    log.write_all(&line)?;
+                    log.write_all(b"\n")?;
+                    let line = String::from_utf8_lossy(&line);
+                    counts.read(&line);
+                    if self.verbose {
+                        println!("    {line}");
+                    }
+                }
+                Err(mpsc::RecvTimeoutError::Disconnected) => return child.wait(),
+                // A daemon left behind may hold the pipe open for ever: it is found at the end, not waited for.
+                Err(mpsc::RecvTimeoutError::Timeout) => match exited {
+                    Some((status, at)) if at.elapsed() > Duration::from_secs(2) => return Ok(status),
+                    Some(_) => {}
+                    None => exited = child.try_wait()?.map(|status| (status, Instant::now())),
+                },
+            }
+        }
+    }
+}
+
+fn seconds(d: Duration) -> String {
+    format!("{:.1}", d.as_secs_f64())
+}
+
+/// Tests counted from the output of cargo test and nextest.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+struct Counts {
+    passed: u64,
+    failed: u64,
+}
+
+impl Counts {
+    fn read(&mut self, line: &str) {
+        let line = line.trim_start();
+        if !(line.starts_with("test result:") || line.starts_with("Summary [")) {
+            return;
+        }
+        let words: Vec<&str> = line.split([' ', ';', ',', ':']).filter(|w| !w.is_empty()).collect();
+        for pair in words.windows(2) {
+            let Ok(n) = pair[0].parse::<u64>() else { continue };
+            match pair[1] {
+                "passed" => self.passed += n,
+                "failed" | "timed" | "exec" => self.failed += n,
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_both_runners() {
+        let mut c = Counts::default();
+        c.read("test result: FAILED. 3 passed; 2 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.1s");
+        assert_eq!(c, Counts { passed: 3, failed: 2 });
+        c.read("     Summary [   0.004s] 5 tests run: 4 passed, 1 failed, 7 skipped");
+        assert_eq!(c, Counts { passed: 7, failed: 3 });
+        c.read("running 12 tests");
+        assert_eq!(c, Counts { passed: 7, failed: 3 });
+    }
+
+    #[test]
+    fn a_failing_command_fails_the_step() {
+        let logs = std::env::temp_dir().join(format!("guideway-xtask-{}", std::process::id()));
+        let mut runner = Runner::new(logs.clone(), false).expect("temporary directory");
+        runner.step("good", Duration::from_secs(10), vec![Command::new("true")]);
+        runner.step("bad", Duration::from_secs(10), vec![Command::new("false")]);
+        let mut slow = Command::new("sleep");
+        slow.arg("30");
+        runner.step("slow", Duration::from_secs(1), vec![slow]);
+        let failed: Vec<u64> = runner.outcomes.iter().map(|o| o.failed).collect();
+        assert_eq!(failed, [0, 1, 1]);
+        assert!(!runner.summary());
+        std::fs::remove_dir_all(logs).expect("temporary directory goes");
+    }
+}
