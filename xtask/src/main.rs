@@ -8,6 +8,7 @@ mod lab;
 mod project;
 mod seeds;
 mod step;
+mod tests;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;

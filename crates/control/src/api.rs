@@ -308,7 +308,7 @@ async fn apply(
 ) -> Answer<model::api::ApplyResult> {
     let wait = read_query(query)?.wait()?;
     let text = read_text(request).await?;
-    install(&door, wait, move |truth| truth.apply("request", text)).await
+    install(&door, wait, move |truth| truth.apply("request", &text)).await
 }
 
 async fn reload(
@@ -397,7 +397,7 @@ async fn read_text(request: Request) -> Result<String, Failure> {
         })?
         .map_err(|error| {
             let limit = std::error::Error::source(&error)
-                .is_some_and(|source| source.is::<http_body_util::LengthLimitError>());
+                .is_some_and(<dyn std::error::Error>::is::<http_body_util::LengthLimitError>);
             if limit { too_large() } else { Failure::bad_request(format!("body: {error}")) }
         })?;
     String::from_utf8(bytes.into()).map_err(|error| {

@@ -29,8 +29,8 @@ impl Truth {
     }
 
     /// Applies a text; `name` says where it came from. `acknowledged` and `duration_ms` are the caller's to fill in.
-    pub(crate) fn apply(&mut self, name: &str, text: String) -> Result<ApplyResult, Refusal> {
-        match self.try_apply(name, &text) {
+    pub(crate) fn apply(&mut self, name: &str, text: &str) -> Result<ApplyResult, Refusal> {
+        match self.try_apply(name, text) {
             Ok(result) => {
                 let message =
                     format!("configuration from {name} applied as generation {}", result.generation);
@@ -73,7 +73,7 @@ impl Truth {
                 return Err(refusal);
             }
         };
-        let result = self.apply(&path.display().to_string(), text.clone())?;
+        let result = self.apply(&path.display().to_string(), &text)?;
         self.file_text = text;
         Ok(result)
     }

@@ -33,5 +33,5 @@ mod view;
 #[cfg(test)]
 mod test_network;
 
-pub use plane::{DeviceStats, Notice, Options, Plane, PortHandle, WorkerHandle};
+pub use plane::{DeviceStats, Notice, Options, Plane, PortHandle, Telemetry, WorkerHandle};
 pub use run::{RunError, run};

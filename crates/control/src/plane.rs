@@ -60,8 +60,11 @@ pub struct Plane {
     /// Memory by use, bytes: flow tables, buffers.
     pub memory_bytes: Vec<(String, u64)>,
     /// Takes the latest JSON of each DPDK telemetry command (`/guideway/summary` …) twice a second.
-    pub telemetry: Option<Box<dyn FnMut(&str, String)>>,
+    pub telemetry: Option<Telemetry>,
 }
+
+/// Takes a DPDK telemetry command and the JSON that answers it.
+pub type Telemetry = Box<dyn FnMut(&str, String)>;
 
 /// A worker, seen from the management core.
 pub struct WorkerHandle {

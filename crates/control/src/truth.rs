@@ -447,7 +447,6 @@ impl Truth {
     }
 
     /// Drains a backend, or ends that. Tells the number of the state to be saved.
-    #[expect(clippy::type_complexity, reason = "the two last belong to the saver")]
     pub(crate) fn set_drain(
         &mut self,
         service: &str,

@@ -2,6 +2,13 @@
 //!
 //! Only the `dpdk` crate uses this one; see there for what is safe to call when.
 #![no_std]
-#![allow(missing_docs, non_camel_case_types, non_snake_case, non_upper_case_globals, clippy::all, unused_qualifications)]
+#![allow(
+    missing_docs,
+    non_camel_case_types,
+    non_snake_case,
+    non_upper_case_globals,
+    clippy::all,
+    unused_qualifications
+)]
 
 include!(concat!(env!("OUT_DIR"), "/bindings.rs"));

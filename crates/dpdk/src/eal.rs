@@ -4,6 +4,8 @@ mod arguments;
 mod diagnosis;
 mod files;
 
+pub(crate) use files::hugetlbfs_mounts;
+
 pub use arguments::{ArgumentError, Arguments, is_hardware, quote};
 
 use crate::errno::Errno;

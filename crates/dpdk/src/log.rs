@@ -8,6 +8,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// Lines kept while EAL starts; a chatty driver cannot fill memory.
 const LINES_MAX: usize = 512;
 
+/// Warnings and errors that mean nothing here and are taken for information: we have no program of DPDK's former
+/// telemetry, and use no flow rules on exception ports (which need a queueing discipline that not every kernel has).
+const HARMLESS: &[&str] = &[
+    "TELEMETRY: No legacy callbacks",
+    "tap_nl_dump_ext_ack(): Specified qdisc kind is unknown",
+    "qdisc_create_multiq()",
+    "failed to create multiq qdisc",
+    "Disabling rte flow support",
+];
+
 /// How urgent a line is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Level {
@@ -83,6 +93,8 @@ unsafe extern "C" fn write(_cookie: *mut c_void, bytes: *const c_char, len: usiz
     // SAFETY: reads a per-thread variable; no preconditions.
     let level = Level::from_dpdk(unsafe { dpdk_sys::rte_log_cur_msg_loglevel() });
     for line in String::from_utf8_lossy(bytes).lines().map(str::trim_end).filter(|line| !line.is_empty()) {
+        let harmless = HARMLESS.iter().any(|text| line.contains(text));
+        let level = if harmless { level.max(Level::Info) } else { level };
         let sink = {
             let mut state = state();
             if state.sink.is_none() && state.captured.len() < LINES_MAX {

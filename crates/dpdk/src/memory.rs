@@ -101,16 +101,29 @@ pub fn remedy(need_bytes: u64) -> String {
             .to_owned();
     };
     let free_bytes: u64 = sizes.iter().map(|size| size.free * size.page_bytes).sum();
-    let missing = need_bytes.saturating_sub(free_bytes).div_ceil(size.page_bytes).max(1);
-    format!(
-        "{} MiB of huge pages are wanted and {} MiB are free ({} of {} pages of {} kB): sysctl -w vm.nr_hugepages={} \
-         (and dpdk-setup/hugepages to keep it over a reboot), or lower workers.flows",
+    let state = format!(
+        "{} MiB of huge pages are wanted and {} MiB are free ({} of {} pages of {} kB)",
         need_bytes.div_ceil(1 << 20),
         free_bytes >> 20,
         size.free,
         size.total,
         size.page_bytes / 1024,
-        size.total + missing,
+    );
+    if free_bytes < need_bytes {
+        let wanted = size.total + (need_bytes - free_bytes).div_ceil(size.page_bytes);
+        return format!(
+            "{state}: sysctl -w vm.nr_hugepages={wanted} (and dpdk-setup/hugepages to keep it over a reboot), or lower \
+             workers.flows"
+        );
+    }
+    if eal::hugetlbfs_mounts().is_empty() {
+        return format!(
+            "{state}, but hugetlbfs is not mounted: mkdir -p /dev/hugepages && mount -t hugetlbfs hugetlbfs /dev/hugepages"
+        );
+    }
+    format!(
+        "{state}: is one of the hugetlbfs mounts writable for this user, do the free pages belong to the right NUMA node \
+         (dpdk-hugepages.py -s), and does a cgroup limit them?"
     )
 }
 
@@ -122,5 +135,7 @@ mod tests {
     fn remedy_names_a_number_that_suffices() {
         let text = remedy(u64::MAX / 2);
         assert!(text.contains("vm.nr_hugepages=") || text.contains("no huge pages"), "{text}");
+        let text = remedy(0);
+        assert!(!text.contains("nr_hugepages"), "there are enough: {text}");
     }
 }

@@ -17,8 +17,11 @@ const LINK_HEADER: u32 = 14 + 4 + 4;
 const XDP_HEADROOM: u32 = 256;
 /// Bytes of a buffer besides its data: pool header, `rte_mbuf`.
 const OVERHEAD: u32 = 64 + 128;
-/// AF_XDP accepts buffers of at most one page, all included.
-const XDP_BUFFER_MAX: u32 = 4096;
+/// AF_XDP accepts buffers of at most one page, all included; the pool pads them to an odd number of cache lines.
+const XDP_BUFFER_MAX: u32 = 4096 - 64;
+/// Largest MTU on an AF_XDP port.
+pub const XDP_MTU_MAX: u16 =
+    (XDP_BUFFER_MAX - OVERHEAD - HEADROOM as u32 - XDP_HEADROOM - LINK_HEADER) as u16;
 
 /// Why there is no pool.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -171,7 +174,8 @@ mod tests {
             assert!(room >= 128 + 256 + 22 + u32::from(mtu), "{mtu}: {room}");
             assert_eq!((room - 128) % 1024, 0);
         }
-        assert!(u32::from(data_room(3498, true)) + OVERHEAD <= XDP_BUFFER_MAX);
-        assert!(u32::from(data_room(3498, true)) >= 128 + 256 + 22 + 3498);
+        assert_eq!(XDP_MTU_MAX, 3434);
+        assert!(u32::from(data_room(XDP_MTU_MAX, true)) + OVERHEAD <= XDP_BUFFER_MAX);
+        assert!(u32::from(data_room(XDP_MTU_MAX, true)) >= 128 + 256 + 22 + u32::from(XDP_MTU_MAX));
     }
 }

@@ -3,7 +3,7 @@
 use crate::eal::Eal;
 use crate::errno::Errno;
 use crate::log::{self, Level};
-use crate::mempool::Mempool;
+use crate::mempool::{self, Mempool};
 use crate::queue::Queue;
 use crate::stats::{self, PortStats};
 use core::ffi::{CStr, c_char};
@@ -253,7 +253,7 @@ impl Device {
             driver: text(raw.driver_name),
             queues_max: raw.max_rx_queues.min(raw.max_tx_queues),
             mtu_min: raw.min_mtu,
-            mtu_max: raw.max_mtu,
+            mtu_max: mtu_max(&raw),
             rx_ring_size: rx,
             tx_ring_size: tx,
             rss: raw.flow_type_rss_offloads,
@@ -500,6 +500,21 @@ fn port_by_name(name: &str) -> Option<u16> {
     // SAFETY: a C string, and room for the answer.
     let result = unsafe { dpdk_sys::rte_eth_dev_get_port_by_name(name.as_ptr(), &raw mut id) };
     (result == 0).then_some(id)
+}
+
+/// The largest MTU a driver really takes: it may state a frame length besides, and AF_XDP's is bounded by a page.
+fn mtu_max(raw: &dpdk_sys::rte_eth_dev_info) -> u16 {
+    /// Header and checksum, where the driver does not tell what it counts.
+    const OVERHEAD: u32 = 14 + 4;
+    let mtu = u32::from(raw.max_mtu);
+    let overhead =
+        if raw.max_mtu != u16::MAX && raw.max_rx_pktlen > mtu { raw.max_rx_pktlen - mtu } else { OVERHEAD };
+    let by_frame = if raw.max_rx_pktlen == 0 { mtu } else { raw.max_rx_pktlen.saturating_sub(overhead) };
+    let mut mtu = u16::try_from(mtu.min(by_frame)).unwrap_or(u16::MAX);
+    if text(raw.driver_name) == "net_af_xdp" {
+        mtu = mtu.min(mempool::XDP_MTU_MAX);
+    }
+    mtu
 }
 
 /// EAL's warnings and errors: a device that cannot be probed does not fail its start.

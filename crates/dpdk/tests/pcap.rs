@@ -91,7 +91,8 @@ fn a_job_on_an_lcore_copies_a_file() {
     let missing = Device::find(&eal, "net_nothing0").unwrap_err();
     assert!(missing.to_string().contains("net_nothing0"), "{missing}");
     let missing = Device::find(&eal, "net_af_packet0,iface=doesnotexist0").unwrap_err();
-    eprintln!("{missing}"); assert!(missing.to_string().lines().count() > 1, "quotes DPDK: {missing}");
+    eprintln!("{missing}");
+    assert!(missing.to_string().lines().count() > 1, "quotes DPDK: {missing}");
     let one_queue =
         format!("net_pcap7,rx_pcap={},tx_pcap={}", input.display(), directory.join("x").display());
     let attached = Device::attach(&eal, &one_queue).unwrap().start(&too_many, &pool);

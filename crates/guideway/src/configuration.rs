@@ -18,7 +18,8 @@ pub(crate) fn read(path: &Path) -> Result<String, Failure> {
     }
     String::from_utf8(bytes).map_err(|e| {
         let at = e.utf8_error().valid_up_to();
-        Failure::usage(format!("{name} is not UTF-8 text (byte {at})")).help("a configuration is TOML, in UTF-8")
+        Failure::usage(format!("{name} is not UTF-8 text (byte {at})"))
+            .help("a configuration is TOML, in UTF-8")
     })
 }
 

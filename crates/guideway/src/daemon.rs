@@ -50,7 +50,13 @@ impl Daemon {
     }
 
     /// Asks; an answer of any status is a success here.
-    pub(crate) fn ask(&self, method: Method, target: &str, body: Vec<u8>, wait: Duration) -> Result<Answer, Failure> {
+    pub(crate) fn ask(
+        &self,
+        method: Method,
+        target: &str,
+        body: Vec<u8>,
+        wait: Duration,
+    ) -> Result<Answer, Failure> {
         let limit = PATIENCE + wait;
         let asked = self.runtime.block_on(async {
             tokio::time::timeout(limit, exchange(&self.socket, method, target, body)).await
@@ -77,7 +83,12 @@ impl Daemon {
     }
 
     /// `POST`; anything but 2xx is a failure with the daemon's reason.
-    pub(crate) fn post<T: DeserializeOwned>(&self, target: &str, body: Vec<u8>, wait: Duration) -> Result<T, Failure> {
+    pub(crate) fn post<T: DeserializeOwned>(
+        &self,
+        target: &str,
+        body: Vec<u8>,
+        wait: Duration,
+    ) -> Result<T, Failure> {
         self.ask(Method::POST, target, body, wait)?.accepted()?.json()
     }
 }
@@ -128,7 +139,11 @@ async fn exchange(socket: &Path, method: Method, target: &str, body: Vec<u8>) ->
     let talk = async {
         let response = sender.send_request(request).await.map_err(|e| broken(&e))?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), ANSWER_MAX).collect().await.map_err(|e| broken(&e))?.to_bytes();
+        let body = Limited::new(response.into_body(), ANSWER_MAX)
+            .collect()
+            .await
+            .map_err(|e| broken(&e))?
+            .to_bytes();
         Ok(Answer { status, body })
     };
     let mut talk = std::pin::pin!(talk);
@@ -169,7 +184,13 @@ pub(crate) fn socket(connection: &Connection) -> Result<PathBuf, Failure> {
 
 fn only_socket(dir: &Path) -> Result<PathBuf, Failure> {
     let mut found: Vec<PathBuf> = std::fs::read_dir(dir)
-        .map(|entries| entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "sock")).collect())
+        .map(|entries| {
+            entries
+                .flatten()
+                .map(|e| e.path())
+                .filter(|p| p.extension().is_some_and(|e| e == "sock"))
+                .collect()
+        })
         .unwrap_or_default();
     found.sort();
     match &found[..] {

@@ -15,7 +15,9 @@ impl FromStr for BackendName {
 
     fn from_str(text: &str) -> Result<BackendName, String> {
         match text.split_once('/') {
-            Some((service, backend)) if !service.is_empty() && !backend.is_empty() && !backend.contains('/') => {
+            Some((service, backend))
+                if !service.is_empty() && !backend.is_empty() && !backend.contains('/') =>
+            {
                 Ok(BackendName { service: service.into(), backend: backend.into() })
             }
             _ => Err("expected SERVICE/BACKEND, for example web/b1 (see: guideway show backends)".into()),

@@ -16,7 +16,8 @@ pub(crate) fn line(text: &str) -> Result<(), Failure> {
 
 /// Prints JSON, indented, and a line end.
 pub(crate) fn json(value: &impl Serialize) -> Result<(), Failure> {
-    let text = serde_json::to_string_pretty(value).map_err(|e| Failure::failed(format!("cannot write JSON: {e}")))?;
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|e| Failure::failed(format!("cannot write JSON: {e}")))?;
     line(&text)
 }
 

@@ -145,7 +145,12 @@ impl Clock {
 }
 
 /// Puts the engine's results in input order and checks that every frame has exactly one end.
-fn collect(engine: Engine, picture: &Picture, frames: usize, per_frame: bool) -> Result<Replayed, ReplayError> {
+fn collect(
+    engine: Engine,
+    picture: &Picture,
+    frames: usize,
+    per_frame: bool,
+) -> Result<Replayed, ReplayError> {
     let mut ends: Vec<Option<Outcome>> = vec![None; frames];
     for (meta, outcome) in &engine.outcomes {
         let index = meta.index;
@@ -163,7 +168,8 @@ fn collect(engine: Engine, picture: &Picture, frames: usize, per_frame: bool) ->
     let punted = (0_u32..).zip(&ends).filter(|(_, end)| is_punted(end)).map(|(index, _)| index).collect();
     let mut summary = engine.summary()?;
     if per_frame {
-        summary.frames = Some((0_u32..).zip(&ends).map(|(index, end)| frame_end(picture, index, end)).collect());
+        summary.frames =
+            Some((0_u32..).zip(&ends).map(|(index, end)| frame_end(picture, index, end)).collect());
     }
     let mut sent = engine.sent;
     // Stable: what belongs to one input frame keeps the order in which it was sent.

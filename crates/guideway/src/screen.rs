@@ -3,9 +3,7 @@
 
 use crate::command::show::{backend_state, service_state};
 use crate::table::{duration, short};
-use model::api::{
-    BackendState, BackendStatus, DropCount, ServiceState, ServiceStatus, Status, WorkerStatus,
-};
+use model::api::{BackendState, BackendStatus, DropCount, ServiceState, ServiceStatus, Status, WorkerStatus};
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};

@@ -20,6 +20,9 @@ use worker::turn::Setup;
 use worker::view::{BACKENDS_MAX, SERVICES_MAX};
 use worker::{Counters, Worker};
 
+/// Takes the latest JSON of a telemetry command.
+type Publish = Box<dyn FnMut(&str, String)>;
+
 /// Views on their way to a worker; control waits for acknowledgements long before this.
 const VIEWS_DEPTH: usize = 8;
 /// Share of a flow table that flows of which one packet was seen may take: a flood leaves the rest alone.
@@ -370,7 +373,7 @@ fn serve_capture(eal: &Eal) -> Option<pdump::Capture> {
     }
 }
 
-fn register_telemetry(eal: &Eal) -> Option<Box<dyn FnMut(&str, String)>> {
+fn register_telemetry(eal: &Eal) -> Option<Publish> {
     match telemetry::register(eal) {
         Ok(()) => Some(Box::new(telemetry::publish)),
         Err(errno) => {

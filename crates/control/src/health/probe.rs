@@ -280,6 +280,7 @@ where
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn http_failure(error: hyper::Error) -> Failure {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
     while let Some(inner) = cause {

@@ -722,23 +722,28 @@ fn probes_through_the_tunnel_are_named_to_the_workers() {
         let text = config(place, 8080)
             .replace("via = \"lo\"", "route = \"tunnel\"")
             .replace("device = \"net_null0\"", "device = \"net_null0\"\nexception = \"gw0\"");
-        // Stands for both backends: nobody encapsulates here.
-        crate::test_network::sh("ip address add 203.0.113.10/32 dev lo");
-        let listener = TcpListener::bind("203.0.113.10:8080").await.unwrap();
+        // The far end stands for both backends: nobody encapsulates here. It refuses, which proves the way.
+        let _far = crate::test_network::Far::new(
+            "gw0",
+            "ip address add 10.9.1.1/24 dev far0; ip address add 203.0.113.10/32 dev lo; \
+             ip route add 10.9.0.1 via 10.9.1.2",
+        );
+        crate::test_network::sh("ip address add 10.9.1.2/24 dev gw0; ip route add 203.0.113.10 via 10.9.1.1");
         let machine = Machine::start(place, &text);
-        let mut ports = std::collections::BTreeSet::new();
-        for _ in 0..8 {
-            let (_, from) = listener.accept().await.unwrap();
-            assert_eq!(from.ip().to_string(), "10.9.0.1");
-            ports.insert(from.port());
+        for backend in ["b1", "b2"] {
+            let refused =
+                |answer: &Answer| find(&answer.json(), backend)["health"]["last"]["reason"] == "refused";
+            machine.until("/v1/backends", refused).await;
         }
         let seen = machine.seen[0].borrow().clone().unwrap();
         assert_eq!(seen.probes.len(), 8);
-        for port in ports {
-            let probe = seen.probes.iter().find(|probe| probe.source_port == port).expect("named");
+        for probe in &seen.probes {
             assert_eq!(std::net::IpAddr::from(probe.source).to_string(), "10.9.0.1");
             assert_eq!(std::net::IpAddr::from(probe.vip).to_string(), "203.0.113.10");
         }
+        let ports: std::collections::BTreeSet<_> =
+            seen.probes.iter().map(|probe| probe.source_port).collect();
+        assert_eq!(ports.len(), 8);
         let backends: std::collections::BTreeSet<_> = seen.probes.iter().map(|probe| probe.backend).collect();
         assert_eq!(backends.len(), 2);
         drop(seen);

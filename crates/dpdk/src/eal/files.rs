@@ -32,7 +32,8 @@ fn remove_maps(directory: &Path, prefix: &str) -> io::Result<()> {
     Ok(())
 }
 
-fn hugetlbfs_mounts() -> Vec<PathBuf> {
+/// Where hugetlbfs is mounted.
+pub(crate) fn hugetlbfs_mounts() -> Vec<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     mounts
         .lines()

@@ -13,7 +13,9 @@ const RECORD_HEADER: usize = 16;
 pub(super) fn records(bytes: &[u8]) -> Result<(Vec<Record>, bool), CaptureError> {
     let (order, nanoseconds) = magic(bytes)?;
     let truncated = CaptureError::Truncated { what: "the file header", offset: 0 };
-    let (Some(major), Some(link)) = (order.u16(bytes, 4), order.u32(bytes, 20)) else { return Err(truncated) };
+    let (Some(major), Some(link)) = (order.u16(bytes, 4), order.u32(bytes, 20)) else {
+        return Err(truncated);
+    };
     if major != 2 {
         return Err(CaptureError::Unsupported(format!("pcap version {major} is not 2")));
     }
@@ -48,7 +50,9 @@ fn magic(bytes: &[u8]) -> Result<(Order, bool), CaptureError> {
 
 fn record(bytes: &[u8], at: usize, order: Order, nanoseconds: bool) -> Result<Record, CaptureError> {
     let field = |offset| order.u32(bytes, at + offset);
-    let (Some(seconds), Some(fraction), Some(len), Some(wire_len)) = (field(0), field(4), field(8), field(12)) else {
+    let (Some(seconds), Some(fraction), Some(len), Some(wire_len)) =
+        (field(0), field(4), field(8), field(12))
+    else {
         return Err(CaptureError::Truncated { what: "a record header", offset: at });
     };
     if len > FRAME_SIZE_MAX {

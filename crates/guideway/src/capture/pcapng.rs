@@ -31,7 +31,8 @@ pub(super) fn is_pcapng(bytes: &[u8]) -> bool {
 
 /// The records, and whether any interface has stamps finer than a microsecond.
 pub(super) fn records(bytes: &[u8]) -> Result<(Vec<Record>, bool), CaptureError> {
-    let mut reader = Reader { order: Order { big: false }, interfaces: Vec::new(), records: Vec::new(), fine: false };
+    let mut reader =
+        Reader { order: Order { big: false }, interfaces: Vec::new(), records: Vec::new(), fine: false };
     let mut at = 0;
     while at < bytes.len() {
         at = reader.block(bytes, at)?;
@@ -65,7 +66,8 @@ impl Reader {
         if len < 12 || !len.is_multiple_of(4) {
             return Err(damaged(at + 4, format!("a block of {len} bytes")));
         }
-        let end = at.checked_add(len).filter(|&end| end <= bytes.len()).ok_or_else(|| truncated("a block"))?;
+        let end =
+            at.checked_add(len).filter(|&end| end <= bytes.len()).ok_or_else(|| truncated("a block"))?;
         if self.order.u32(bytes, end - 4) != Some(len as u32) {
             return Err(damaged(end - 4, "a block whose two lengths differ"));
         }
@@ -86,7 +88,9 @@ impl Reader {
         }
         match self.order.u16(bytes, start + 4) {
             Some(1) => Ok(()),
-            other => Err(CaptureError::Unsupported(format!("pcapng version {} is not 1", other.unwrap_or(0)))),
+            other => {
+                Err(CaptureError::Unsupported(format!("pcapng version {} is not 1", other.unwrap_or(0))))
+            }
         }
     }
 
@@ -115,7 +119,8 @@ impl Reader {
             let value = value.ok_or_else(|| damaged(at, "an option that leaves its block"))?;
             match (code, value) {
                 (OPTION_RESOLUTION, &[v]) => {
-                    interface.units = units(v).ok_or_else(|| damaged(at, format!("a stamp resolution of {v}")))?;
+                    interface.units =
+                        units(v).ok_or_else(|| damaged(at, format!("a stamp resolution of {v}")))?;
                 }
                 (OPTION_OFFSET, v) if v.len() == 8 => {
                     let word = |i| self.order.u32(v, i).map(u64::from);
@@ -168,10 +173,19 @@ impl Reader {
 
     fn interface_at(&self, number: u32, offset: usize) -> Result<Interface, CaptureError> {
         let found = usize::try_from(number).ok().and_then(|n| self.interfaces.get(n));
-        found.copied().ok_or_else(|| damaged(offset, format!("a packet of interface {number}, which is not described")))
+        found
+            .copied()
+            .ok_or_else(|| damaged(offset, format!("a packet of interface {number}, which is not described")))
     }
 
-    fn push(&mut self, start: usize, end: usize, len: u32, wire_len: u32, stamp_ns: u64) -> Result<(), CaptureError> {
+    fn push(
+        &mut self,
+        start: usize,
+        end: usize,
+        len: u32,
+        wire_len: u32,
+        stamp_ns: u64,
+    ) -> Result<(), CaptureError> {
         if len > FRAME_SIZE_MAX || len as usize > end - start {
             return Err(damaged(start, format!("a frame of {len} bytes that leaves its block")));
         }

@@ -24,10 +24,7 @@ pub(crate) fn pcapng(big: bool, resolution: Option<u8>, packets: &[(u64, &[u8], 
         let len = w32(12 + body.len() as u32);
         [&w32(kind)[..], &len, body, &len].concat()
     };
-    let mut out = block(
-        0x0a0d_0d0a,
-        &[&w32(0x1a2b_3c4d)[..], &w16(1), &w16(0), &[0xff; 8]].concat(),
-    );
+    let mut out = block(0x0a0d_0d0a, &[&w32(0x1a2b_3c4d)[..], &w16(1), &w16(0), &[0xff; 8]].concat());
     let mut interface = [&w16(1)[..], &w16(0), &w32(65535)].concat();
     if let Some(r) = resolution {
         interface.extend([&w16(9)[..], &w16(1), &[r, 0, 0, 0], &[0; 4]].concat());

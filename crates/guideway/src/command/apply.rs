@@ -61,5 +61,8 @@ pub(crate) fn report(result: &ApplyResult, json: bool) -> Result<(), Failure> {
         return output::json(result);
     }
     let state = if result.acknowledged { "in use by every worker" } else { "published" };
-    output::line(&format!("applied: generation {} {state} after {} ms", result.generation, result.duration_ms))
+    output::line(&format!(
+        "applied: generation {} {state} after {} ms",
+        result.generation, result.duration_ms
+    ))
 }

@@ -93,13 +93,18 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     let count = |grade| checks.iter().filter(|f| f.grade == grade).count();
     let (pass, warn, fail) = (count(Grade::Pass), count(Grade::Warn), count(Grade::Fail));
     let report = Report { pass, warn, fail, checks };
-    if arguments.json { output::json(&report)? } else { output::print(&for_people(&report))? }
+    if arguments.json {
+        output::json(&report)?;
+    } else {
+        output::print(&for_people(&report))?;
+    }
     Ok(if report.fail > 0 { Done::BadNews } else { Done::Well })
 }
 
 fn config(path: &std::path::Path, checks: &mut Vec<Finding>) -> Option<Config> {
     const CHECK: &str = "configuration";
-    let wrong = |what: String| Finding::fail(CHECK, what, format!("correct it: guideway check {}", path.display()));
+    let wrong =
+        |what: String| Finding::fail(CHECK, what, format!("correct it: guideway check {}", path.display()));
     let text = match configuration::read(path) {
         Ok(text) => text,
         Err(e) => {
@@ -109,7 +114,10 @@ fn config(path: &std::path::Path, checks: &mut Vec<Finding>) -> Option<Config> {
     };
     match model::load(&path.display().to_string(), &text) {
         Err(report) => {
-            let first = report.diagnostics().first().map_or(String::new(), |d| format!(": {}:{}: {d}", d.line, d.column));
+            let first = report
+                .diagnostics()
+                .first()
+                .map_or(String::new(), |d| format!(": {}:{}: {d}", d.line, d.column));
             checks.push(wrong(format!("{report}{first}")));
             None
         }
@@ -118,7 +126,13 @@ fn config(path: &std::path::Path, checks: &mut Vec<Finding>) -> Option<Config> {
                 None => Finding::pass(CHECK, format!("{} is good", path.display())),
                 Some(w) => Finding::warn(
                     CHECK,
-                    format!("{} warning(s), the first at {}:{}: {}", loaded.warnings.len(), w.line, w.column, w.message),
+                    format!(
+                        "{} warning(s), the first at {}:{}: {}",
+                        loaded.warnings.len(),
+                        w.line,
+                        w.column,
+                        w.message
+                    ),
                     w.help.clone(),
                 ),
             });
@@ -145,7 +159,9 @@ fn daemon_check(arguments: &Arguments, config: Option<&Config>) -> Finding {
             Finding::warn(CHECK, format!("runs, but is not ready: {}", ready.reason), see)
         }
         // A daemon that is not there is normal before the first start; one that answers nonsense is not.
-        Err(e @ Failure::Usage { .. }) => Finding::warn(CHECK, e.to_string(), "choose one with --socket or --config"),
+        Err(e @ Failure::Usage { .. }) => {
+            Finding::warn(CHECK, e.to_string(), "choose one with --socket or --config")
+        }
         Err(e) if e.to_string().contains("not understood") => {
             Finding::fail(CHECK, e.to_string(), "install guideway and guidewayd of the same version")
         }

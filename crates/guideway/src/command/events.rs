@@ -37,7 +37,8 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     let daemon = Daemon::new(&arguments.connection)?;
     let limit = arguments.limit;
     let mut after = arguments.after;
-    let target = |after: u64, wait_ms: u64| format!("/v1/events?after={after}&limit={limit}&wait_ms={wait_ms}");
+    let target =
+        |after: u64, wait_ms: u64| format!("/v1/events?after={after}&limit={limit}&wait_ms={wait_ms}");
     if !arguments.follow {
         let answer: Events = daemon.get(&target(after, 0))?;
         if arguments.json {
@@ -70,7 +71,8 @@ fn compact(event: &Event) -> Result<String, Failure> {
 
 /// One line; the kind in the words of the API.
 fn text(e: &Event) -> String {
-    let kind = serde_json::to_value(e.kind).ok().and_then(|k| k.as_str().map(str::to_owned)).unwrap_or_default();
+    let kind =
+        serde_json::to_value(e.kind).ok().and_then(|k| k.as_str().map(str::to_owned)).unwrap_or_default();
     let subject = match (&e.service, &e.backend) {
         (Some(s), Some(b)) => format!("{s}/{b}: "),
         (Some(s), None) => format!("{s}: "),

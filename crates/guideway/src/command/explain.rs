@@ -93,7 +93,11 @@ pub(crate) fn run(arguments: Arguments) -> Outcome {
         }
     };
     let explanation = steps::explain(&loaded.config, &capture)?;
-    if json { output::json(&explanation)? } else { output::print(&explanation.text())? }
+    if json {
+        output::json(&explanation)?;
+    } else {
+        output::print(&explanation.text())?;
+    }
     Ok(Done::Well)
 }
 

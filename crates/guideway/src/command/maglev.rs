@@ -63,7 +63,11 @@ pub(crate) fn run(arguments: Arguments) -> Outcome {
     let json = arguments.json;
     let request = Request::try_from(arguments)?;
     let slots = slots(&request)?;
-    if json { output::json(&slots)? } else { output::print(&for_people(&request, &slots))? }
+    if json {
+        output::json(&slots)?;
+    } else {
+        output::print(&for_people(&request, &slots))?;
+    }
     Ok(Done::Well)
 }
 
@@ -80,7 +84,10 @@ impl TryFrom<Arguments> for Request {
                 .help(format!("the next one is {next}")));
         }
         if !(1..=BACKENDS_MAX).contains(&a.backends) {
-            return Err(Failure::usage(format!("--backends {} is not between 1 and {BACKENDS_MAX}", a.backends)));
+            return Err(Failure::usage(format!(
+                "--backends {} is not between 1 and {BACKENDS_MAX}",
+                a.backends
+            )));
         }
         let weights = if a.weights.is_empty() { vec![1; a.backends] } else { a.weights };
         if weights.len() != a.backends {
@@ -93,7 +100,10 @@ impl TryFrom<Arguments> for Request {
         let mut removed = vec![false; a.backends];
         for i in a.remove {
             let Some(r) = removed.get_mut(i) else {
-                return Err(Failure::usage(format!("cannot remove backend {i}: the last one is {}", a.backends - 1)));
+                return Err(Failure::usage(format!(
+                    "cannot remove backend {i}: the last one is {}",
+                    a.backends - 1
+                )));
             };
             *r = true;
         }
@@ -124,7 +134,8 @@ fn slots(request: &Request) -> Result<Slots, Failure> {
     for owner in after.iter().flatten() {
         slots_per_backend[*owner] += 1;
     }
-    let moved = before.iter().zip(&after).filter(|(b, a)| b.is_some_and(|b| !request.removed[b]) && b != a).count();
+    let moved =
+        before.iter().zip(&after).filter(|(b, a)| b.is_some_and(|b| !request.removed[b]) && b != a).count();
     Ok(Slots {
         size: request.size,
         backends: names.len(),

@@ -36,7 +36,11 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         let old = configuration::load(old)?;
         configuration::warn_loaded(&new);
         let plan = plan(&old.config, &new.config);
-        if arguments.json { output::json(&plan)? } else { output::print(&for_people(&plan))? }
+        if arguments.json {
+            output::json(&plan)?;
+        } else {
+            output::print(&for_people(&plan))?;
+        }
         return Ok(Done::Well);
     }
     let mut connection = arguments.connection.clone();
@@ -70,7 +74,11 @@ fn for_people(plan: &Plan) -> String {
         text += &format!("other keys: {}\n", plan.changed_keys.join(", "));
     }
     let mib = |bytes: u64| bytes.div_ceil(1 << 20);
-    text += &format!("memory of tables: {} MiB (before: {} MiB)\n", mib(plan.memory_bytes), mib(plan.memory_before_bytes));
+    text += &format!(
+        "memory of tables: {} MiB (before: {} MiB)\n",
+        mib(plan.memory_bytes),
+        mib(plan.memory_before_bytes)
+    );
     if !plan.restart_keys.is_empty() {
         text += &format!("needs a restart, apply would refuse it: {}\n", plan.restart_keys.join(", "));
     }

@@ -46,7 +46,9 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         Capture::read(input).map_err(|e| Failure::failed(format!("bad input {}: {e}", input.display())))?;
     let options = Options { workers: arguments.workers, per_frame: arguments.per_frame };
     let replayed = replay(&loaded.config, &capture, options).map_err(|e| match e {
-        ReplayError::Compile(_) => Failure::usage(format!("bad configuration {}: {e}", arguments.config.display())),
+        ReplayError::Compile(_) => {
+            Failure::usage(format!("bad configuration {}: {e}", arguments.config.display()))
+        }
         other => Failure::failed(other.to_string()),
     })?;
     let stamp = |index: u32| capture.get(index as usize).map_or(0, |f| f.stamp_ns);
@@ -61,7 +63,11 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     Ok(Done::Well)
 }
 
-fn write<'a>(path: &Path, nanoseconds: bool, frames: impl Iterator<Item = (u64, &'a [u8])>) -> Result<(), Failure> {
+fn write<'a>(
+    path: &Path,
+    nanoseconds: bool,
+    frames: impl Iterator<Item = (u64, &'a [u8])>,
+) -> Result<(), Failure> {
     let written = File::create(path).and_then(|file| {
         let mut writer = Writer::new(BufWriter::new(file), nanoseconds)?;
         for (stamp_ns, bytes) in frames {

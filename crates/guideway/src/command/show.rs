@@ -8,8 +8,8 @@ use crate::table::{Columns, duration, grouped};
 use crate::{Done, Outcome, output};
 use clap::{Args, Subcommand};
 use model::api::{
-    BackendState, BackendStatus, DropCount, FLOWS_DEFAULT, FLOWS_MAX, Flows, PortStatus, ServiceState, ServiceStatus,
-    WorkerStatus, Word,
+    BackendState, BackendStatus, DropCount, FLOWS_DEFAULT, FLOWS_MAX, Flows, PortStatus, ServiceState,
+    ServiceStatus, Word, WorkerStatus,
 };
 use serde::de::DeserializeOwned;
 use std::io::IsTerminal;
@@ -109,8 +109,10 @@ fn render(daemon: &Daemon, what: &What, json: bool) -> Result<String, Failure> {
             let mut all: Vec<BackendStatus> = daemon.get("/v1/backends")?;
             all.retain(|b| b.service == *name);
             if all.is_empty() {
-                return Err(Failure::failed(format!("service {name} has no backends, or there is no such service"))
-                    .help("see: guideway show services"));
+                return Err(Failure::failed(format!(
+                    "service {name} has no backends, or there is no such service"
+                ))
+                .help("see: guideway show services"));
             }
             if json { pretty(&serde_json::json!(all)) } else { Ok(backends(&all)) }
         }
@@ -141,7 +143,8 @@ fn answer<T: DeserializeOwned>(
 }
 
 fn pretty(value: &serde_json::Value) -> Result<String, Failure> {
-    let text = serde_json::to_string_pretty(value).map_err(|e| Failure::failed(format!("cannot write JSON: {e}")))?;
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|e| Failure::failed(format!("cannot write JSON: {e}")))?;
     Ok(text + "\n")
 }
 
@@ -175,10 +178,19 @@ fn any_port(port: u16) -> String {
     if port == 0 { "any".into() } else { port.to_string() }
 }
 
-#[expect(clippy::ptr_arg, reason = "the type the answer is read into")]
 fn services(list: &Vec<ServiceStatus>) -> String {
     let mut t = Columns::new(&[
-        "service", "vip", ">port", "protocol", "mode", "state", ">up", ">of", ">flows", ">new flows", ">packets",
+        "service",
+        "vip",
+        ">port",
+        "protocol",
+        "mode",
+        "state",
+        ">up",
+        ">of",
+        ">flows",
+        ">new flows",
+        ">packets",
         ">no backend",
     ]);
     for s in list {
@@ -202,17 +214,29 @@ fn services(list: &Vec<ServiceStatus>) -> String {
 
 #[expect(clippy::ptr_arg, reason = "the type the answer is read into")]
 fn backends(list: &Vec<BackendStatus>) -> String {
-    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(0));
+    let now_ms =
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(0));
     backends_at(list, now_ms)
 }
 
 fn backends_at(list: &[BackendStatus], now_ms: u64) -> String {
     let mut t = Columns::new(&[
-        "service", "backend", "address", ">weight", "state", "by", ">for", "last check", "next hop", ">flows",
-        ">new flows", ">packets",
+        "service",
+        "backend",
+        "address",
+        ">weight",
+        "state",
+        "by",
+        ">for",
+        "last check",
+        "next hop",
+        ">flows",
+        ">new flows",
+        ">packets",
     ]);
     for b in list {
-        let last = b.health.as_ref().and_then(|h| h.last.as_ref()).map_or("-".to_owned(), |c| c.reason.clone());
+        let last =
+            b.health.as_ref().and_then(|h| h.last.as_ref()).map_or("-".to_owned(), |c| c.reason.clone());
         t.row([
             b.service.clone(),
             b.name.clone(),
@@ -231,11 +255,20 @@ fn backends_at(list: &[BackendStatus], now_ms: u64) -> String {
     t.render()
 }
 
-#[expect(clippy::ptr_arg, reason = "the type the answer is read into")]
 fn workers(list: &Vec<WorkerStatus>) -> String {
     let mut t = Columns::new(&[
-        ">worker", ">cpu", ">busy", ">rx", ">tx", ">punted", ">dropped", ">flows", ">capacity", ">refused",
-        ">per burst", ">generation",
+        ">worker",
+        ">cpu",
+        ">busy",
+        ">rx",
+        ">tx",
+        ">punted",
+        ">dropped",
+        ">flows",
+        ">capacity",
+        ">refused",
+        ">per burst",
+        ">generation",
     ]);
     for w in list {
         t.row([
@@ -256,10 +289,19 @@ fn workers(list: &Vec<WorkerStatus>) -> String {
     t.render()
 }
 
-#[expect(clippy::ptr_arg, reason = "the type the answer is read into")]
 fn ports(list: &Vec<PortStatus>) -> String {
     let mut t = Columns::new(&[
-        "port", "driver", "mac", ">mtu", "link", "exception", ">rx", ">tx", ">missed", ">errors", ">no buffer",
+        "port",
+        "driver",
+        "mac",
+        ">mtu",
+        "link",
+        "exception",
+        ">rx",
+        ">tx",
+        ">missed",
+        ">errors",
+        ">no buffer",
         ">tx full",
     ]);
     for p in list {
@@ -282,8 +324,9 @@ fn ports(list: &Vec<PortStatus>) -> String {
 }
 
 fn flows(answer: &Flows) -> String {
-    let mut t =
-        Columns::new(&[">worker", "service", "protocol", "client", "vip", "backend", "address", "state", ">idle"]);
+    let mut t = Columns::new(&[
+        ">worker", "service", "protocol", "client", "vip", "backend", "address", "state", ">idle",
+    ]);
     for f in &answer.flows {
         t.row([
             f.core.to_string(),

@@ -40,7 +40,8 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     let mut screen = Screen::default();
     screen.feed(look(&daemon, start)?);
     let interval = Duration::from_millis(arguments.interval_ms);
-    let mut terminal = ratatui::try_init().map_err(|e| Failure::failed(format!("cannot use the terminal: {e}")))?;
+    let mut terminal =
+        ratatui::try_init().map_err(|e| Failure::failed(format!("cannot use the terminal: {e}")))?;
     let ended = live(&mut terminal, &daemon, &mut screen, start, interval);
     ratatui::restore();
     ended.map_err(|e| Failure::failed(format!("cannot use the terminal: {e}")))?;

@@ -43,7 +43,12 @@ fn a_refusal_gives_the_reason_and_the_places() {
 
 #[test]
 fn an_answer_that_breaks_off_or_is_not_json_fails() {
-    for answer in ["HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{", "", reply("200 OK", "<html>"), reply("500 Oops", "x")] {
+    for answer in [
+        "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{",
+        "",
+        reply("200 OK", "<html>"),
+        reply("500 Oops", "x"),
+    ] {
         let (_dir, daemon, asked) = answering(answer);
         let failure = daemon.get::<serde_json::Value>("/v1/status").unwrap_err();
         assert!(matches!(failure, crate::failure::Failure::Failed { .. }), "{failure}");
@@ -55,7 +60,9 @@ fn an_answer_that_breaks_off_or_is_not_json_fails() {
 fn nobody_listening_is_told_with_a_remedy() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::at(dir.path().join("none.sock")).unwrap();
-    let Err(failure) = daemon.ask(Method::GET, "/v1/ready", Vec::new(), Duration::ZERO) else { panic!("reached") };
+    let Err(failure) = daemon.ask(Method::GET, "/v1/ready", Vec::new(), Duration::ZERO) else {
+        panic!("reached")
+    };
     assert!(failure.to_string().contains("cannot reach the daemon"));
     assert!(format!("{failure:?}").contains("systemctl start guidewayd"));
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use wire::{CoreId, PortId, Tick};
 use worker::mailbox::{Publisher, mailbox};
 use worker::memory_io::MemIo;
-use worker::view::{BACKENDS_MAX, PortRole, SERVICES_MAX};
+use worker::view::PortRole;
 use worker::{Counters, DropReason, Outcome, RxMeta, Setup, View, Worker};
 
 /// Frames a ring between two workers holds.
@@ -38,9 +38,16 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    pub(super) fn new(config: &Config, picture: &Picture, workers: u8, frames: usize) -> Result<Engine, ReplayError> {
+    pub(super) fn new(
+        config: &Config,
+        picture: &Picture,
+        workers: u8,
+        frames: usize,
+    ) -> Result<Engine, ReplayError> {
         let view = &picture.view;
         let cores = usize::from(workers);
+        // Ids start at 1.
+        let services = view.service.iter().map(|s| usize::from(s.id.0) + 1).max().unwrap_or(0);
         let tables: Vec<Table> = (0..cores).map(|_| table(config, view, frames)).collect::<Result<_, _>>()?;
         let peers: Vec<flow::Reader> = tables.iter().map(Table::reader).collect();
         let mut engine = Engine {
@@ -54,7 +61,7 @@ impl Engine {
         };
         for ((core, table), rings) in (0..workers).zip(tables).zip(statesync::mesh(cores, RING_DEPTH)) {
             let (mut publisher, inbox) = mailbox(2);
-            let counters = Arc::new(Counters::new(SERVICES_MAX + 1, BACKENDS_MAX, view.ports.len()));
+            let counters = Arc::new(Counters::new(services, view.backends.len(), view.ports.len()));
             publisher
                 .publish(Arc::clone(view))
                 .map_err(|_| ReplayError::Defect("an empty mailbox is full".into()))?;
@@ -173,6 +180,7 @@ fn table(config: &Config, view: &View, frames: usize) -> Result<Table, flow::Tab
         syn_us: view.timeouts.syn_us,
         udp_us: view.timeouts.udp_us,
     };
-    let (narrow, wide) = (Memory::heap(flows(config.workers.flows)), Memory::heap(flows(config.workers.wide_flows)));
+    let (narrow, wide) =
+        (Memory::heap(flows(config.workers.flows)), Memory::heap(flows(config.workers.wide_flows)));
     Table::new(narrow, wide, TABLE_SEED, idle, UNTRUSTED_PERCENT)
 }

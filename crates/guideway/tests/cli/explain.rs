@@ -11,16 +11,51 @@ fn explain(arguments: &[&str]) -> String {
 
 #[test]
 fn a_syn_step_by_step() {
-    insta::assert_snapshot!(explain(&["--src", "192.0.2.7", "--dst", "203.0.113.10", "--dport", "80", "--flags", "syn"]));
+    insta::assert_snapshot!(explain(&[
+        "--src",
+        "192.0.2.7",
+        "--dst",
+        "203.0.113.10",
+        "--dport",
+        "80",
+        "--flags",
+        "syn"
+    ]));
 }
 
 #[test]
 fn a_packet_that_does_not_fit() {
-    let text = explain(&["--src", "192.0.2.7", "--dst", "203.0.113.10", "--dport", "80", "--length", "1500", "--flags", "ack"]);
-    assert!(text.contains("1500 + 20 = 1520 bytes; at most 1480 fit inside: answered with \"fragmentation needed\""), "{text}");
+    let text = explain(&[
+        "--src",
+        "192.0.2.7",
+        "--dst",
+        "203.0.113.10",
+        "--dport",
+        "80",
+        "--length",
+        "1500",
+        "--flags",
+        "ack",
+    ]);
+    assert!(
+        text.contains(
+            "1500 + 20 = 1520 bytes; at most 1480 fit inside: answered with \"fragmentation needed\""
+        ),
+        "{text}"
+    );
     assert!(text.contains("dropped as too_big"), "{text}");
     let text = explain(&[
-        "--src", "192.0.2.7", "--dst", "203.0.113.10", "--dport", "53", "--protocol", "udp", "--length", "1500", "--may-fragment",
+        "--src",
+        "192.0.2.7",
+        "--dst",
+        "203.0.113.10",
+        "--dport",
+        "53",
+        "--protocol",
+        "udp",
+        "--length",
+        "1500",
+        "--may-fragment",
     ]);
     assert!(text.contains("cut into fragments"), "{text}");
 }
@@ -66,10 +101,30 @@ fn descriptions_that_make_no_sense() {
         (&["--src", "192.0.2.7"][..], "--dst"),
         (&["--src", "192.0.2.7", "--dst", "2001:db8::1", "--dport", "80"], "different families"),
         (&["--src", "192.0.2.7", "--dst", "203.0.113.10"], "--dport is needed"),
-        (&["--src", "192.0.2.7", "--dst", "203.0.113.10", "--dport", "80", "--length", "39"], "shorter than the headers"),
-        (&["--src", "192.0.2.7", "--dst", "203.0.113.10", "--dport", "80", "--protocol", "udp", "--flags", "syn"], "TCP's"),
+        (
+            &["--src", "192.0.2.7", "--dst", "203.0.113.10", "--dport", "80", "--length", "39"],
+            "shorter than the headers",
+        ),
+        (
+            &[
+                "--src",
+                "192.0.2.7",
+                "--dst",
+                "203.0.113.10",
+                "--dport",
+                "80",
+                "--protocol",
+                "udp",
+                "--flags",
+                "syn",
+            ],
+            "TCP's",
+        ),
         (&["--src", "::1", "--dst", "::2", "--dport", "80", "--may-fragment"], "IPv4's"),
-        (&["--src", "192.0.2.7", "--dst", "203.0.113.10", "--protocol", "icmp", "--dport", "1"], "no --dport"),
+        (
+            &["--src", "192.0.2.7", "--dst", "203.0.113.10", "--protocol", "icmp", "--dport", "1"],
+            "no --dport",
+        ),
     ] {
         let output = guideway(&[&["explain", "--config", &config], arguments].concat());
         assert_eq!(code(&output), 2, "{arguments:?}");

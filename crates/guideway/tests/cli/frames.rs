@@ -25,7 +25,8 @@ pub(crate) fn tcp(dst: [u8; 4], sport: u16, dport: u16, payload: usize) -> Vec<u
 pub(crate) fn tcp_v6(sport: u16) -> Vec<u8> {
     let dst = "2001:db8::10".parse::<std::net::Ipv6Addr>().unwrap().octets();
     let src = "2001:db8:9::7".parse::<std::net::Ipv6Addr>().unwrap().octets();
-    let builder = PacketBuilder::ethernet2(ROUTER_MAC, OUR_MAC).ipv6(src, dst, 61).tcp(sport, 80, 1000, 4000).syn();
+    let builder =
+        PacketBuilder::ethernet2(ROUTER_MAC, OUR_MAC).ipv6(src, dst, 61).tcp(sport, 80, 1000, 4000).syn();
     let mut frame = Vec::new();
     builder.write(&mut frame, b"hello").unwrap();
     frame
@@ -43,7 +44,8 @@ pub(crate) fn tagged(dst: [u8; 4], sport: u16) -> Vec<u8> {
 }
 
 pub(crate) fn echo(dst: [u8; 4]) -> Vec<u8> {
-    let builder = PacketBuilder::ethernet2(ROUTER_MAC, OUR_MAC).ipv4(CLIENT, dst, 61).icmpv4_echo_request(7, 9);
+    let builder =
+        PacketBuilder::ethernet2(ROUTER_MAC, OUR_MAC).ipv4(CLIENT, dst, 61).icmpv4_echo_request(7, 9);
     let mut frame = Vec::new();
     builder.write(&mut frame, b"are you there?").unwrap();
     frame

@@ -50,7 +50,11 @@ fn the_default_key_is_the_samples_and_another_gives_another_table() {
     let base = ["--size", "251", "--backends", "5", "--remove", "1,3"];
     let explicit = maglev(&[&base[..], &["--key", key]].concat());
     assert_eq!(maglev(&base), explicit);
-    let keys = ["ff0102030405060708090A0B0C0D0E0F", "ffffffffffffffffffffffffffffffff", "00000000000000000000000000000000"];
+    let keys = [
+        "ff0102030405060708090A0B0C0D0E0F",
+        "ffffffffffffffffffffffffffffffff",
+        "00000000000000000000000000000000",
+    ];
     assert!(keys.iter().any(|k| maglev(&[&base[..], &["--key", k]].concat()) != explicit));
 }
 
@@ -66,9 +70,8 @@ fn for_people_it_is_a_table() {
     assert_eq!(code(&output), 0);
     assert_eq!(
         stdout(&output),
-        "BACKEND  WEIGHT   SLOTS    SHARE\nb0             1    251  100.000%\nb1       removed      0    0.000%\n\
+        "BACKEND   WEIGHT  SLOTS     SHARE\nb0             1    251  100.000%\nb1       removed      0    0.000%\n\
          251 slots; 0 moved although their backend stays (0.000%)\n"
-            .replace("WEIGHT   SLOTS", " WEIGHT  SLOTS")
     );
 }
 
@@ -78,7 +81,7 @@ fn wrong_usage_ends_with_two_and_says_why() {
         (&["--size", "65536", "--backends", "2"][..], "65536 is not a prime"),
         (&["--size", "65536", "--backends", "2"], "the next one is 65537"),
         (&["--size", "99999999", "--backends", "2"], "larger than 5000011"),
-        (&["--size", "2", "--backends", "2"], "cannot build the table"),
+        (&["--size", "1", "--backends", "2"], "1 is not a prime"),
         (&["--size", "251", "--backends", "252"], "cannot build the table"),
         (&["--size", "251", "--backends", "0"], "not between 1 and"),
         (&["--size", "251"], "--backends"),
@@ -87,7 +90,10 @@ fn wrong_usage_ends_with_two_and_says_why() {
         (&["--size", "251", "--backends", "2", "--weights", "1,x"], "invalid"),
         (&["--size", "251", "--backends", "2", "--remove", "2"], "the last one is 1"),
         (&["--size", "251", "--backends", "2", "--key", "00"], "32 hexadecimal digits"),
-        (&["--size", "251", "--backends", "2", "--key", "+00102030405060708090a0b0c0d0e0f"], "32 hexadecimal digits"),
+        (
+            &["--size", "251", "--backends", "2", "--key", "+00102030405060708090a0b0c0d0e0f"],
+            "32 hexadecimal digits",
+        ),
     ] {
         let output = guideway(&[&["maglev", "--json"], arguments].concat());
         assert_eq!(code(&output), 2, "{arguments:?}");

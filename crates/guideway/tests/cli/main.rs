@@ -1,5 +1,7 @@
 //! The program as users run it: arguments, standard output, standard error, exit code, files.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says so by panicking")]
+
 mod explain;
 mod frames;
 mod maglev;

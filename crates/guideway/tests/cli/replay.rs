@@ -26,8 +26,10 @@ impl Run {
     fn in_dir(dir: tempfile::TempDir, config: &str, more: &[&str]) -> Run {
         let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
         std::fs::write(path("lb1.toml"), config).unwrap();
-        let (config, input, out, punt) = (path("lb1.toml"), path("in.pcap"), path("out.pcap"), path("punt.pcap"));
-        let fixed = ["replay", "--config", &config, "--in", &input, "--out", &out, "--punt", &punt, "--per-frame"];
+        let (config, input, out, punt) =
+            (path("lb1.toml"), path("in.pcap"), path("out.pcap"), path("punt.pcap"));
+        let fixed =
+            ["replay", "--config", &config, "--in", &input, "--out", &out, "--punt", &punt, "--per-frame"];
         let output = guideway(&[&fixed, more].concat());
         assert_eq!(code(&output), 0, "{}", stderr(&output));
         let answer = serde_json::from_str(&stdout(&output)).unwrap();
@@ -66,7 +68,13 @@ fn ipip_puts_one_header_in_front_and_touches_nothing_else() {
     let long = frames::tcp(VIP, 4001, 80, 1000);
     let run = Run::of(&[padded.clone(), long.clone()], &[]);
     assert_eq!(
-        json!([run.answer["rx"], run.answer["tx"], run.answer["originated"], run.answer["punted"], run.answer["relayed"]]),
+        json!([
+            run.answer["rx"],
+            run.answer["tx"],
+            run.answer["originated"],
+            run.answer["punted"],
+            run.answer["relayed"]
+        ]),
         json!([2, 2, 0, 0, 0])
     );
     assert_eq!(json!([run.answer["held"], run.answer["dropped"]]), json!([0, {}]));
@@ -83,8 +91,10 @@ fn ipip_puts_one_header_in_front_and_touches_nothing_else() {
         assert_eq!(outer.header_checksum, outer.calc_header_checksum());
         assert_eq!(inner, &original[14..], "the inner packet, without padding");
     }
-    let stamps: Vec<Duration> = frames::read(&run.path("out.pcap")).into_iter().map(|(stamp, _)| stamp).collect();
-    let input: Vec<Duration> = frames::read(&run.path("in.pcap")).into_iter().map(|(stamp, _)| stamp).collect();
+    let stamps: Vec<Duration> =
+        frames::read(&run.path("out.pcap")).into_iter().map(|(stamp, _)| stamp).collect();
+    let input: Vec<Duration> =
+        frames::read(&run.path("in.pcap")).into_iter().map(|(stamp, _)| stamp).collect();
     assert_eq!(stamps, input);
     assert!(frames::read(&run.path("punt.pcap")).is_empty());
 }
@@ -138,7 +148,8 @@ fn what_is_not_ours_goes_to_the_kernel_as_it_came() {
 fn drops_have_their_reason() {
     let mut checksum = frames::tcp(VIP, 4000, 80, 0);
     checksum[24] ^= 1;
-    let input = [checksum, frames::tcp(VIP, 4000, 81, 0), vec![0; 13], frames::tcp([203, 0, 113, 30], 4000, 80, 0)];
+    let input =
+        [checksum, frames::tcp(VIP, 4000, 81, 0), vec![0; 13], frames::tcp([203, 0, 113, 30], 4000, 80, 0)];
     let run = Run::of(&input, &[]);
     assert_eq!(
         run.answer["dropped"],
@@ -157,7 +168,10 @@ fn a_frame_cut_by_the_capture_is_dropped_as_truncated() {
     let dir = tempfile::tempdir().unwrap();
     let frame = frames::tcp(VIP, 4000, 80, 100);
     let whole = frame.len();
-    frames::write_stamped(&dir.path().join("in.pcap"), &[(Duration::from_secs(1), frame[..64].to_vec(), whole)]);
+    frames::write_stamped(
+        &dir.path().join("in.pcap"),
+        &[(Duration::from_secs(1), frame[..64].to_vec(), whole)],
+    );
     let run = Run::in_dir(dir, CONFIG, &[]);
     assert_eq!(run.answer["dropped"], json!({"truncated": 1}));
 }
@@ -165,7 +179,10 @@ fn a_frame_cut_by_the_capture_is_dropped_as_truncated() {
 #[test]
 fn echo_to_a_vip_is_answered() {
     let run = Run::of(&[frames::echo(VIP)], &[]);
-    assert_eq!(json!([run.answer["tx"], run.answer["originated"], run.answer["dropped"]]), json!([1, 1, {"answered": 1}]));
+    assert_eq!(
+        json!([run.answer["tx"], run.answer["originated"], run.answer["dropped"]]),
+        json!([1, 1, {"answered": 1}])
+    );
     let sent = &run.sent()[0];
     let packet = etherparse::SlicedPacket::from_ethernet(sent).unwrap();
     let Some(etherparse::TransportSlice::Icmpv4(icmp)) = packet.transport else { panic!("not ICMP") };
@@ -179,7 +196,10 @@ fn what_does_not_fit_is_answered_with_the_size_that_does() {
     let fits = frames::tcp(VIP, 4000, 80, 1480 - 40);
     let too_big = frames::tcp(VIP, 4000, 80, 1481 - 40);
     let run = Run::of(&[fits, too_big], &[]);
-    assert_eq!(json!([run.answer["tx"], run.answer["originated"], run.answer["dropped"]]), json!([2, 1, {"too_big": 1}]));
+    assert_eq!(
+        json!([run.answer["tx"], run.answer["originated"], run.answer["dropped"]]),
+        json!([2, 1, {"too_big": 1}])
+    );
     let answer = &run.sent()[1];
     assert_eq!((answer[34], answer[35], &answer[40..42]), (3, 4, &1480_u16.to_be_bytes()[..]));
     assert_eq!(answer[26..30], VIP, "from the VIP");
@@ -226,7 +246,12 @@ fn the_number_of_workers_changes_no_byte() {
             let mut pieces = frames::udp_pieces(6000 + i, i);
             pieces.rotate_left(1);
             input.extend(pieces);
-            input.extend([frames::arp(), frames::echo(VIP), frames::tcp(VIP, 4000 + i, 80, 1460), vec![1; 20]]);
+            input.extend([
+                frames::arp(),
+                frames::echo(VIP),
+                frames::tcp(VIP, 4000 + i, 80, 1460),
+                vec![1; 20],
+            ]);
         }
     }
     let one = Run::of(&input, &[]);
@@ -265,8 +290,15 @@ fn without_per_frame_there_is_no_list_and_warnings_go_elsewhere() {
     let config = CONFIG.replace("101112131415161718191a1b1c1d1e1f", "000102030405060708090a0b0c0d0e0f");
     std::fs::write(path("lb1.toml"), config).unwrap();
     frames::write(&dir.path().join("in.pcap"), &[]);
-    let output =
-        guideway(&["replay", "--config", &path("lb1.toml"), "--in", &path("in.pcap"), "--out", &path("out.pcap")]);
+    let output = guideway(&[
+        "replay",
+        "--config",
+        &path("lb1.toml"),
+        "--in",
+        &path("in.pcap"),
+        "--out",
+        &path("out.pcap"),
+    ]);
     assert_eq!(code(&output), 0);
     assert!(!output.stderr.is_empty());
     let answer: Value = serde_json::from_str(&stdout(&output)).unwrap();
@@ -305,7 +337,8 @@ fn a_bad_input_ends_with_one_and_a_bad_configuration_with_two() {
         assert!(!std::path::Path::new(&out).exists(), "nothing is written");
     }
     let out = path("no/such/dir/out.pcap");
-    let output = guideway(&["replay", "--config", &path("good.toml"), "--in", &path("good.pcap"), "--out", &out]);
+    let output =
+        guideway(&["replay", "--config", &path("good.toml"), "--in", &path("good.pcap"), "--out", &out]);
     assert_eq!(code(&output), 1);
     for workers in ["0", "65", "x"] {
         let output = guideway(&["replay", "--config", "a", "--in", "b", "--out", "c", "--workers", workers]);

@@ -1,8 +1,21 @@
 use crate::{code, config_in, guideway, stderr, stdout};
 
 const COMMANDS: [&str; 15] = [
-    "check", "plan", "apply", "reload", "show", "top", "events", "drain", "undrain", "explain", "replay", "maglev",
-    "doctor", "completions", "man",
+    "check",
+    "plan",
+    "apply",
+    "reload",
+    "show",
+    "top",
+    "events",
+    "drain",
+    "undrain",
+    "explain",
+    "replay",
+    "maglev",
+    "doctor",
+    "completions",
+    "man",
 ];
 
 #[test]
@@ -28,7 +41,15 @@ fn the_helps_text() {
 
 #[test]
 fn wrong_usage_ends_with_two() {
-    for arguments in [&[][..], &["balance"], &["show"], &["show", "everything"], &["drain", "web"], &["apply"], &["--wait"]] {
+    for arguments in [
+        &[][..],
+        &["balance"],
+        &["show"],
+        &["show", "everything"],
+        &["drain", "web"],
+        &["apply"],
+        &["--wait"],
+    ] {
         let output = guideway(arguments);
         assert_eq!(code(&output), 2, "{arguments:?}");
         assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{arguments:?}");
@@ -92,7 +113,8 @@ fn completions_and_manual_pages() {
 #[test]
 fn a_reader_that_leaves_is_no_failure() {
     let command = format!("{} completions bash | head -c 1", env!("CARGO_BIN_EXE_guideway"));
-    let output = std::process::Command::new("bash").args(["-c", &format!("set -o pipefail; {command}")]).output();
+    let output =
+        std::process::Command::new("bash").args(["-c", &format!("set -o pipefail; {command}")]).output();
     let output = output.unwrap();
     assert_eq!((code(&output), stderr(&output).as_str()), (0, ""));
 }

@@ -13,10 +13,10 @@ const USERSPACE_DRIVERS: [&str; 3] = ["vfio-pci", "uio_pci_generic", "igb_uio"];
 /// Kernel drivers that DPDK works beside.
 const BIFURCATED_DRIVERS: [&str; 3] = ["mlx4_core", "mlx5_core", "mana"];
 /// Offloads that make the kernel hand over frames that were never on a wire.
-const HARMFUL_OFFLOADS: [&str; 3] =
-    ["generic-receive-offload", "large-receive-offload", "rx-gro-hw"];
+const HARMFUL_OFFLOADS: [&str; 3] = ["generic-receive-offload", "large-receive-offload", "rx-gro-hw"];
 /// And these, on the other end of a veth pair, leave checksums undone and segments uncut.
-const VETH_OFFLOADS: [&str; 3] = ["tx-checksumming", "tcp-segmentation-offload", "generic-segmentation-offload"];
+const VETH_OFFLOADS: [&str; 3] =
+    ["tx-checksumming", "tcp-segmentation-offload", "generic-segmentation-offload"];
 
 pub(super) fn all(host: &Host, config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -25,7 +25,10 @@ pub(super) fn all(host: &Host, config: &Config) -> Vec<Finding> {
             Device::Pci(address) => pci(host, config, port, &address, &mut findings),
             Device::Interface { driver, interface } => netdev(host, port, driver, &interface, &mut findings),
             Device::Virtual(name) => {
-                findings.push(Finding::pass("device", format!("port {}: {name} needs nothing of the machine", port.name)));
+                findings.push(Finding::pass(
+                    "device",
+                    format!("port {}: {name} needs nothing of the machine", port.name),
+                ));
             }
         }
     }
@@ -33,7 +36,11 @@ pub(super) fn all(host: &Host, config: &Config) -> Vec<Finding> {
         findings.push(if host.exists("/dev/net/tun") {
             Finding::pass("exception port", "/dev/net/tun exists")
         } else {
-            Finding::fail("exception port", "/dev/net/tun does not exist", "modprobe tun; in a container pass the device in")
+            Finding::fail(
+                "exception port",
+                "/dev/net/tun does not exist",
+                "modprobe tun; in a container pass the device in",
+            )
         });
     }
     findings
@@ -48,15 +55,20 @@ fn pci(host: &Host, config: &Config, port: &Port, address: &str, findings: &mut 
         findings.push(Finding::fail(CHECK, text, "see: dpdk-devbind.py --status-dev net"));
         return;
     }
-    let bind = format!("dpdk-devbind.py --bind=vfio-pci {address} (dpdk-setup/ has a script that makes it permanent)");
+    let bind = format!(
+        "dpdk-devbind.py --bind=vfio-pci {address} (dpdk-setup/ has a script that makes it permanent)"
+    );
     findings.push(match host.link(&format!("{dir}/driver")).as_deref() {
-        Some(d) if BIFURCATED_DRIVERS.contains(&d) => {
-            Finding::pass(CHECK, format!("port {name}: {address} is on {d}, which DPDK shares with the kernel"))
-        }
+        Some(d) if BIFURCATED_DRIVERS.contains(&d) => Finding::pass(
+            CHECK,
+            format!("port {name}: {address} is on {d}, which DPDK shares with the kernel"),
+        ),
         Some("vfio-pci") if !host.exists("/dev/vfio/vfio") => {
             Finding::fail(CHECK, format!("port {name}: /dev/vfio/vfio does not exist"), "modprobe vfio-pci")
         }
-        Some(d) if USERSPACE_DRIVERS.contains(&d) => Finding::pass(CHECK, format!("port {name}: {address} is on {d}")),
+        Some(d) if USERSPACE_DRIVERS.contains(&d) => {
+            Finding::pass(CHECK, format!("port {name}: {address} is on {d}"))
+        }
         Some(d) => Finding::fail(CHECK, format!("port {name}: {address} is on the kernel's {d}"), bind),
         None => Finding::fail(CHECK, format!("port {name}: {address} has no driver"), bind),
     });
@@ -111,8 +123,12 @@ fn netdev(host: &Host, port: &Port, driver: &str, interface: &str, findings: &mu
     if driver == "net_af_packet" {
         findings.push(Finding::warn(
             CHECK,
-            format!("port {name}: with AF_PACKET the kernel sees every frame of {interface} too, and answers some"),
-            format!("drop them for the kernel with an nft netdev ingress rule on {interface}, or use net_af_xdp"),
+            format!(
+                "port {name}: with AF_PACKET the kernel sees every frame of {interface} too, and answers some"
+            ),
+            format!(
+                "drop them for the kernel with an nft netdev ingress rule on {interface}, or use net_af_xdp"
+            ),
         ));
     }
 }
@@ -120,7 +136,11 @@ fn netdev(host: &Host, port: &Port, driver: &str, interface: &str, findings: &mu
 fn offloads(host: &Host, port: &str, driver: &str, interface: &str, virtual_pair: bool) -> Finding {
     const CHECK: &str = "offloads";
     if !host.is_live() {
-        return Finding::warn(CHECK, format!("port {port}: not the running machine"), format!("ethtool -k {interface}"));
+        return Finding::warn(
+            CHECK,
+            format!("port {port}: not the running machine"),
+            format!("ethtool -k {interface}"),
+        );
     }
     // Asked by ethtool, because the ioctl behind it needs unsafe code that a doctor should not have.
     let output = Command::new("ethtool").args(["-k", interface]).output();
@@ -128,17 +148,27 @@ fn offloads(host: &Host, port: &str, driver: &str, interface: &str, virtual_pair
         Ok(o) if o.status.success() => String::from_utf8_lossy(&o.stdout).into_owned(),
         Ok(_) | Err(_) => {
             let text = format!("port {port}: cannot ask for the offloads of {interface}");
-            return Finding::warn(CHECK, text, format!("apt-get install ethtool; then ethtool -k {interface}"));
+            return Finding::warn(
+                CHECK,
+                text,
+                format!("apt-get install ethtool; then ethtool -k {interface}"),
+            );
         }
     };
     let on = offloads_on(&text, virtual_pair);
     if on.is_empty() {
-        return Finding::pass(CHECK, format!("port {port}: {interface} hands over frames as they were on the wire"));
+        return Finding::pass(
+            CHECK,
+            format!("port {port}: {interface} hands over frames as they were on the wire"),
+        );
     }
     let pair = if virtual_pair { " (and on its peer)" } else { "" };
     Finding::warn(
         CHECK,
-        format!("port {port}: {interface} ({driver}) has {} on: frames may come merged or without checksum", on.join(", ")),
+        format!(
+            "port {port}: {interface} ({driver}) has {} on: frames may come merged or without checksum",
+            on.join(", ")
+        ),
         format!("ethtool -K {interface} rx off tx off tso off gso off gro off lro off{pair}"),
     )
 }

@@ -71,7 +71,9 @@ impl Host {
     pub(super) fn node_of(&self, cpu: u16) -> Option<i64> {
         let nodes = self.names("/sys/devices/system/node");
         let nodes = nodes.iter().filter_map(|n| n.strip_prefix("node")?.parse::<i64>().ok());
-        nodes.into_iter().find(|n| self.cpus(&format!("/sys/devices/system/node/node{n}/cpulist")).contains(&cpu))
+        nodes
+            .into_iter()
+            .find(|n| self.cpus(&format!("/sys/devices/system/node/node{n}/cpulist")).contains(&cpu))
     }
 }
 

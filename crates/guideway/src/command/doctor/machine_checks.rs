@@ -20,7 +20,13 @@ pub(super) fn all(host: &Host, config: Option<&Config>) -> Vec<Finding> {
 
 fn dpdk(host: &Host) -> Finding {
     const CHECK: &str = "dpdk";
-    let lib_dirs = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib"];
+    let lib_dirs = [
+        "/usr/lib/x86_64-linux-gnu",
+        "/usr/lib/aarch64-linux-gnu",
+        "/usr/lib64",
+        "/usr/lib",
+        "/usr/local/lib",
+    ];
     for dir in lib_dirs {
         let names = host.names(dir);
         if let Some(eal) = names.iter().find(|n| n.starts_with("librte_eal.so.")) {
@@ -37,19 +43,23 @@ fn cpu_features(host: &Host) -> Finding {
     const CHECK: &str = "cpu features";
     let info = host.text("/proc/cpuinfo").unwrap_or_default();
     let Some(flags) = info.lines().find_map(|l| l.strip_prefix("flags")) else {
-        return Finding::warn(CHECK, "/proc/cpuinfo lists no CPU flags", "this is not x86-64: see the documentation");
+        return Finding::warn(
+            CHECK,
+            "/proc/cpuinfo lists no CPU flags",
+            "this is not x86-64: see the documentation",
+        );
     };
     let has = |flag: &str| flags.split_whitespace().any(|f| f == flag);
     let missing: Vec<&str> = ["avx2", "bmi2"].into_iter().filter(|&f| !has(f)).collect();
     if !missing.is_empty() {
-        return Finding::fail(
+        return Finding::warn(
             CHECK,
-            format!("the CPU lacks {}", missing.join(" and ")),
-            "the released binaries need x86-64-v3 (2013 or later); in a virtual machine choose a CPU model that has it",
+            format!("the CPU lacks {}: drivers and look-ups take their slow paths", missing.join(" and ")),
+            "in a virtual machine choose a CPU model that has them (x86-64-v3); else use a CPU of 2013 or later",
         );
     }
-    let widest = if has("avx512f") && has("avx512bw") { "avx512: 64-byte look-ups" } else { "avx2: 32-byte look-ups" };
-    Finding::pass(CHECK, format!("the flow table can use {widest}"))
+    let wider = if has("avx512f") { ", and avx512f" } else { "; no avx512f" };
+    Finding::pass(CHECK, format!("avx2 and bmi2{wider}"))
 }
 
 fn hugepages(host: &Host, config: Option<&Config>, workers: &BTreeSet<u16>) -> Vec<Finding> {
@@ -62,12 +72,17 @@ fn hugepages(host: &Host, config: Option<&Config>, workers: &BTreeSet<u16>) -> V
         )];
     }
     let remedy = "sysctl -w vm.nr_hugepages=1024 (2 GiB; dpdk-setup/ has a script that makes it permanent)";
-    let nodes: Vec<i64> =
-        host.names("/sys/devices/system/node").iter().filter_map(|n| n.strip_prefix("node")?.parse().ok()).collect();
+    let nodes: Vec<i64> = host
+        .names("/sys/devices/system/node")
+        .iter()
+        .filter_map(|n| n.strip_prefix("node")?.parse().ok())
+        .collect();
     let used_nodes: BTreeSet<i64> = workers.iter().filter_map(|&cpu| host.node_of(cpu)).collect();
     let dirs = match &nodes[..] {
         [] => vec![(None, "/sys/kernel/mm/hugepages".to_owned())],
-        nodes => nodes.iter().map(|&n| (Some(n), format!("/sys/devices/system/node/node{n}/hugepages"))).collect(),
+        nodes => {
+            nodes.iter().map(|&n| (Some(n), format!("/sys/devices/system/node/node{n}/hugepages"))).collect()
+        }
     };
     let mut findings = Vec::new();
     let mut anywhere = 0;
@@ -75,14 +90,17 @@ fn hugepages(host: &Host, config: Option<&Config>, workers: &BTreeSet<u16>) -> V
         let place = node.map_or(String::new(), |n| format!("NUMA node {n}: "));
         let (mut total_bytes, mut parts) = (0, Vec::new());
         for size in host.names(&dir) {
-            let Some(kib) = size.strip_prefix("hugepages-").and_then(|s| s.strip_suffix("kB")?.parse::<i64>().ok()) else {
+            let Some(kib) =
+                size.strip_prefix("hugepages-").and_then(|s| s.strip_suffix("kB")?.parse::<i64>().ok())
+            else {
                 continue;
             };
             let total = host.number(&format!("{dir}/{size}/nr_hugepages")).unwrap_or(0);
             let free = host.number(&format!("{dir}/{size}/free_hugepages")).unwrap_or(0);
             if total > 0 {
                 total_bytes += total * kib * 1024;
-                let size = if kib >= 1 << 20 { format!("{} GiB", kib >> 20) } else { format!("{} MiB", kib >> 10) };
+                let size =
+                    if kib >= 1 << 20 { format!("{} GiB", kib >> 20) } else { format!("{} MiB", kib >> 10) };
                 parts.push(format!("{total} of {size}, {free} free"));
             }
         }
@@ -165,7 +183,8 @@ fn cpus_online(host: &Host, workers: &BTreeSet<u16>) -> Option<Finding> {
     let online = host.cpus("/sys/devices/system/cpu/online");
     let missing: Vec<u16> = workers.difference(&online).copied().collect();
     Some(if !missing.is_empty() {
-        let text = format!("CPU {} of workers.cpus is not online (online: {})", listed(missing), listed(online));
+        let text =
+            format!("CPU {} of workers.cpus is not online (online: {})", listed(missing), listed(online));
         Finding::fail(CHECK, text, "name online CPUs in workers.cpus")
     } else if online.len() <= workers.len() {
         Finding::warn(
@@ -186,17 +205,26 @@ fn isolation(host: &Host, workers: &BTreeSet<u16>) -> Finding {
         ("rcu_nocbs", cpu_list(&host.kernel_parameter("rcu_nocbs").unwrap_or_default())),
     ];
     let list = if workers.is_empty() { "LIST".to_owned() } else { listed(workers.iter().copied()) };
-    let remedy = format!("boot with isolcpus={list} nohz_full={list} rcu_nocbs={list} (not needed for a trial)");
+    let remedy =
+        format!("boot with isolcpus={list} nohz_full={list} rcu_nocbs={list} (not needed for a trial)");
     let lacking: Vec<&str> = sets
         .iter()
         .filter(|(_, cpus)| if workers.is_empty() { cpus.is_empty() } else { !workers.is_subset(cpus) })
         .map(|(name, _)| *name)
         .collect();
     if lacking.is_empty() {
-        Finding::pass(CHECK, format!("CPU {} isolated, without tick and RCU callbacks", listed(sets[0].1.iter().copied())))
+        Finding::pass(
+            CHECK,
+            format!("CPU {} isolated, without tick and RCU callbacks", listed(sets[0].1.iter().copied())),
+        )
     } else {
-        let who = if workers.is_empty() { "no CPU".to_owned() } else { format!("not every worker's CPU ({list})") };
-        Finding::warn(CHECK, format!("{who} in {}: the kernel interrupts workers", lacking.join(", ")), remedy)
+        let who =
+            if workers.is_empty() { "no CPU".to_owned() } else { format!("not every worker's CPU ({list})") };
+        Finding::warn(
+            CHECK,
+            format!("{who} in {}: the kernel interrupts workers", lacking.join(", ")),
+            remedy,
+        )
     }
 }
 
@@ -220,7 +248,11 @@ fn governor(host: &Host, workers: &BTreeSet<u16>) -> Finding {
         (true, false) => {
             let names: Vec<String> = others.into_iter().collect();
             let remedy = "cpupower frequency-set -g performance";
-            Finding::warn(CHECK, format!("governor {}: the clock follows load it cannot see", names.join(", ")), remedy)
+            Finding::warn(
+                CHECK,
+                format!("governor {}: the clock follows load it cannot see", names.join(", ")),
+                remedy,
+            )
         }
     }
 }

@@ -16,7 +16,10 @@ impl Files {
             ("usr/lib/x86_64-linux-gnu/pkgconfig/libdpdk.pc", "Name: DPDK\nVersion: 22.11.11\n"),
             ("proc/cpuinfo", "processor : 0\nflags\t\t: fpu avx2 bmi2 avx512f avx512bw\n"),
             ("proc/mounts", "hugetlbfs /dev/hugepages hugetlbfs rw 0 0\n"),
-            ("proc/self/limits", "Max locked memory         unlimited            unlimited            bytes\n"),
+            (
+                "proc/self/limits",
+                "Max locked memory         unlimited            unlimited            bytes\n",
+            ),
             ("proc/cmdline", "BOOT_IMAGE=x isolcpus=2-3 rcu_nocbs=2-3 quiet\n"),
             ("sys/devices/system/clocksource/clocksource0/current_clocksource", "tsc\n"),
             ("sys/devices/system/cpu/online", "0-7\n"),
@@ -37,7 +40,6 @@ impl Files {
         for cpu in 0..8 {
             let cpu_dir = format!("sys/devices/system/cpu/cpu{cpu}");
             files.write(&format!("{cpu_dir}/cpufreq/scaling_governor"), "performance");
-            files.write(&format!("{cpu_dir}/topology/thread_siblings_list"), &format!("{}-{}", cpu / 4 * 4 + cpu % 2, cpu));
             files.write(&format!("{cpu_dir}/topology/thread_siblings_list"), &cpu.to_string());
         }
         files.pci("0000:3b:00.0", "vfio-pci", "0");
@@ -52,7 +54,11 @@ impl Files {
 
     fn remove(&self, path: &str) {
         let path = self.0.path().join(path);
-        if path.is_dir() { std::fs::remove_dir_all(path).unwrap() } else { std::fs::remove_file(path).unwrap() }
+        if path.is_dir() {
+            std::fs::remove_dir_all(path).unwrap();
+        } else {
+            std::fs::remove_file(path).unwrap();
+        }
     }
 
     fn pci(&self, address: &str, driver: &str, node: &str) {
@@ -93,8 +99,11 @@ fn config(device: &str, cpus: &str) -> Config {
 
 #[test]
 fn a_well_set_up_machine_passes_everything() {
-    let bad: Vec<Finding> =
-        Files::good().findings(&config("0000:3b:00.0", "2, 3")).into_iter().filter(|f| f.grade != Grade::Pass).collect();
+    let bad: Vec<Finding> = Files::good()
+        .findings(&config("0000:3b:00.0", "2, 3"))
+        .into_iter()
+        .filter(|f| f.grade != Grade::Pass)
+        .collect();
     assert!(bad.is_empty(), "{bad:#?}");
 }
 
@@ -103,15 +112,50 @@ fn each_defect_is_found_alone() {
     type Break = fn(&Files);
     let breaks: [(Break, Grade, &str, &str); 13] = [
         (|f| f.remove("usr/lib"), Grade::Fail, "dpdk", "apt-get install"),
-        (|f| f.write("proc/cpuinfo", "flags : fpu sse2 bmi2\n"), Grade::Fail, "cpu features", "x86-64-v3"),
-        (|f| f.write("sys/devices/system/node/node0/hugepages/hugepages-2048kB/nr_hugepages", "0"), Grade::Fail, "hugepages", "nr_hugepages"),
-        (|f| f.write("proc/mounts", "proc /proc proc rw 0 0\n"), Grade::Fail, "hugepages", "mount -t hugetlbfs"),
-        (|f| f.write("proc/self/limits", "Max locked memory  65536 65536 bytes\n"), Grade::Warn, "locked memory", "ulimit"),
+        (|f| f.write("proc/cpuinfo", "flags : fpu sse2 bmi2\n"), Grade::Warn, "cpu features", "x86-64-v3"),
+        (
+            |f| f.write("sys/devices/system/node/node0/hugepages/hugepages-2048kB/nr_hugepages", "0"),
+            Grade::Fail,
+            "hugepages",
+            "nr_hugepages",
+        ),
+        (
+            |f| f.write("proc/mounts", "proc /proc proc rw 0 0\n"),
+            Grade::Fail,
+            "hugepages",
+            "mount -t hugetlbfs",
+        ),
+        (
+            |f| f.write("proc/self/limits", "Max locked memory  65536 65536 bytes\n"),
+            Grade::Warn,
+            "locked memory",
+            "ulimit",
+        ),
         (|f| f.remove("sys/kernel/iommu_groups"), Grade::Warn, "iommu", "intel_iommu=on"),
-        (|f| f.write("sys/devices/system/clocksource/clocksource0/current_clocksource", "hpet"), Grade::Warn, "clock", "tsc"),
-        (|f| f.write("sys/devices/system/cpu/nohz_full", "(null)"), Grade::Warn, "isolation", "nohz_full=2,3"),
-        (|f| f.write("sys/devices/system/cpu/cpu3/cpufreq/scaling_governor", "powersave"), Grade::Warn, "cpu frequency", "cpupower"),
-        (|f| f.write("sys/devices/system/cpu/cpu3/topology/thread_siblings_list", "2-3"), Grade::Warn, "hyper-threads", "core of its own"),
+        (
+            |f| f.write("sys/devices/system/clocksource/clocksource0/current_clocksource", "hpet"),
+            Grade::Warn,
+            "clock",
+            "tsc",
+        ),
+        (
+            |f| f.write("sys/devices/system/cpu/nohz_full", "(null)"),
+            Grade::Warn,
+            "isolation",
+            "nohz_full=2,3",
+        ),
+        (
+            |f| f.write("sys/devices/system/cpu/cpu3/cpufreq/scaling_governor", "powersave"),
+            Grade::Warn,
+            "cpu frequency",
+            "cpupower",
+        ),
+        (
+            |f| f.write("sys/devices/system/cpu/cpu3/topology/thread_siblings_list", "2-3"),
+            Grade::Warn,
+            "hyper-threads",
+            "core of its own",
+        ),
         (|f| f.pci("0000:3b:00.0", "ixgbe", "0"), Grade::Fail, "driver", "--bind=vfio-pci"),
         (|f| f.pci("0000:3b:00.0", "vfio-pci", "1"), Grade::Warn, "numa", "4-7"),
         (|f| f.remove("dev/net"), Grade::Fail, "exception port", "modprobe tun"),
@@ -129,7 +173,11 @@ fn each_defect_is_found_alone() {
 fn cpus_that_are_not_there_and_none_left_over() {
     let files = Files::good();
     let found = files.findings(&config("0000:3b:00.0", "2, 9"));
-    assert!(found.iter().any(|f| f.check == "worker cpus" && f.grade == Grade::Fail && f.reason.contains("CPU 9")));
+    assert!(
+        found
+            .iter()
+            .any(|f| f.check == "worker cpus" && f.grade == Grade::Fail && f.reason.contains("CPU 9"))
+    );
     let found = files.findings(&config("0000:3b:00.0", "0, 1, 2, 3, 4, 5, 6, 7"));
     assert!(found.iter().any(|f| f.check == "worker cpus" && f.grade == Grade::Warn));
 }

@@ -56,21 +56,26 @@ impl Described {
         let ip_header_len = if self.src.is_ipv4() { 20 } else { 40 };
         let transport_len = if self.protocol == Protocol::Tcp { 20 } else { 8 };
         let headers = ip_header_len + transport_len;
-        let length = usize::from(self.length.unwrap_or(0)).max(if self.length.is_some() { 0 } else { headers });
+        let length =
+            usize::from(self.length.unwrap_or(0)).max(if self.length.is_some() { 0 } else { headers });
         let Some(payload_len) = length.checked_sub(headers) else {
-            return Err(Failure::usage(format!("--length {length} is shorter than the headers, {headers} bytes")));
+            return Err(Failure::usage(format!(
+                "--length {length} is shorter than the headers, {headers} bytes"
+            )));
         };
         let payload = vec![0; payload_len];
         let cannot = |e: &dyn std::fmt::Display| Failure::usage(format!("there is no such packet: {e}"));
         let mut frame = Vec::new();
         let ether_type = if self.src.is_ipv4() { EtherType::IPV4 } else { EtherType::IPV6 };
-        let ethernet = Ethernet2Header { source: [2, 0, 0, 0, 0, 1], destination: [2, 0, 0, 0, 0, 2], ether_type };
+        let ethernet =
+            Ethernet2Header { source: [2, 0, 0, 0, 0, 1], destination: [2, 0, 0, 0, 0, 2], ether_type };
         ethernet.write(&mut frame).map_err(|e| cannot(&e))?;
         match (self.src, self.dst) {
             (IpAddr::V4(src), IpAddr::V4(dst)) => {
                 let number = self.ip_number(IpNumber::ICMP);
                 let len = u16::try_from(transport_len + payload_len).map_err(|e| cannot(&e))?;
-                let mut ip = Ipv4Header::new(len, 64, number, src.octets(), dst.octets()).map_err(|e| cannot(&e))?;
+                let mut ip =
+                    Ipv4Header::new(len, 64, number, src.octets(), dst.octets()).map_err(|e| cannot(&e))?;
                 ip.dont_fragment = !self.may_fragment;
                 ip.header_checksum = ip.calc_header_checksum();
                 ip.write(&mut frame).map_err(|e| cannot(&e))?;
@@ -126,7 +131,8 @@ impl Described {
                 tcp.write(frame).map_err(|e| text(&e))
             }
             Protocol::Udp => {
-                let udp = UdpHeader::with_ipv4_checksum(self.sport, self.dport, ip, payload).map_err(|e| text(&e))?;
+                let udp = UdpHeader::with_ipv4_checksum(self.sport, self.dport, ip, payload)
+                    .map_err(|e| text(&e))?;
                 udp.write(frame).map_err(|e| text(&e))
             }
             Protocol::Icmp => {
@@ -145,12 +151,14 @@ impl Described {
                 tcp.write(frame).map_err(|e| text(&e))
             }
             Protocol::Udp => {
-                let udp = UdpHeader::with_ipv6_checksum(self.sport, self.dport, ip, payload).map_err(|e| text(&e))?;
+                let udp = UdpHeader::with_ipv6_checksum(self.sport, self.dport, ip, payload)
+                    .map_err(|e| text(&e))?;
                 udp.write(frame).map_err(|e| text(&e))
             }
             Protocol::Icmp => {
                 let echo = Icmpv6Type::EchoRequest(IcmpEchoHeader { id: 1, seq: 1 });
-                let icmp = Icmpv6Header::with_checksum(echo, ip.source, ip.destination, payload).map_err(|e| text(&e))?;
+                let icmp = Icmpv6Header::with_checksum(echo, ip.source, ip.destination, payload)
+                    .map_err(|e| text(&e))?;
                 icmp.write(frame).map_err(|e| text(&e))
             }
         }

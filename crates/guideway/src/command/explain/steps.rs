@@ -92,7 +92,10 @@ fn say_parse(told: &mut Explanation, bytes: &[u8], wire_len: u32) {
                 0 => String::new(),
                 n => format!(", {n} bytes of padding"),
             };
-            told.say("frame", format!("{len} bytes{tags}; IP header at {}, transport at {}{padding}", p.l3, p.l4));
+            told.say(
+                "frame",
+                format!("{len} bytes{tags}; IP header at {}, transport at {}{padding}", p.l3, p.l4),
+            );
             told.say("packet", packet_in_words(&p));
         }
     }
@@ -121,7 +124,12 @@ fn packet_in_words(p: &Parsed) -> String {
         _ => format!("{} -> {}", t.src, t.dst),
     };
     let fragment = p.fragment.map_or(String::new(), |f| {
-        format!(", fragment of datagram {} at offset {}{}", f.id, f.offset, if f.more { ", more follow" } else { "" })
+        format!(
+            ", fragment of datagram {} at offset {}{}",
+            f.id,
+            f.offset,
+            if f.more { ", more follow" } else { "" }
+        )
     });
     let df = match t.src {
         Addr::V4(_) if p.dont_fragment => ", don't fragment",
@@ -132,7 +140,8 @@ fn packet_in_words(p: &Parsed) -> String {
 }
 
 fn flags_in_words(flags: TcpFlags) -> String {
-    let names = [(TcpFlags::SYN, "SYN"), (TcpFlags::ACK, "ACK"), (TcpFlags::FIN, "FIN"), (TcpFlags::RST, "RST")];
+    let names =
+        [(TcpFlags::SYN, "SYN"), (TcpFlags::ACK, "ACK"), (TcpFlags::FIN, "FIN"), (TcpFlags::RST, "RST")];
     let set: Vec<&str> = names.iter().filter(|(bit, _)| flags.0 & bit != 0).map(|(_, name)| *name).collect();
     if set.is_empty() { "without flags".into() } else { set.join("+") }
 }
@@ -178,7 +187,10 @@ fn say_fragment(told: &mut Explanation, picture: &Picture, packet: &Packet) {
     let hash = steer::hash::fragment(key, t.src, t.dst, id, if t.src.is_v6() { 0 } else { t.protocol });
     told.say("fragment", format!("its datagram belongs to the worker chosen by hash {hash:016x}"));
     if packet.parsed.kind == Kind::LaterFragment {
-        told.say("match", "it has no ports: held until the first fragment comes, dropped if that is too late");
+        told.say(
+            "match",
+            "it has no ports: held until the first fragment comes, dropped if that is too late",
+        );
         return;
     }
     let steer::Match::Service(index) = picture.view.services.find(t.dst, t.dport, t.protocol) else {
@@ -194,9 +206,14 @@ fn say_service(told: &mut Explanation, picture: &Picture, packet: &Packet, who: 
     let Some(service) = packet.service.and_then(|i| view.service.get(usize::from(i))) else { return };
     let name = picture.service_name(service.id).unwrap_or("?");
     let key = if service.wide { "wide (32 bytes)" } else { "narrow (16 bytes)" };
-    told.say("match", format!("{who} belongs to service {name}; flow key {key}; taken as new, not yet in the flow table"));
+    told.say(
+        "match",
+        format!("{who} belongs to service {name}; flow key {key}; taken as new, not yet in the flow table"),
+    );
     let (hash, of) = match service.hash {
-        HashOn::Tuple => (steer::hash::tuple(&view.cluster_key, &packet.tuple), "addresses, ports and protocol"),
+        HashOn::Tuple => {
+            (steer::hash::tuple(&view.cluster_key, &packet.tuple), "addresses, ports and protocol")
+        }
         HashOn::Source => (steer::hash::source(&view.cluster_key, packet.tuple.src), "the source address"),
     };
     let slot = service.maglev.slot(hash);
@@ -215,13 +232,21 @@ fn say_service(told: &mut Explanation, picture: &Picture, packet: &Packet, who: 
     say_choice(told, picture, service, packet, named);
 }
 
-fn say_choice(told: &mut Explanation, picture: &Picture, service: &ServiceView, packet: &Packet, named: BackendId) {
+fn say_choice(
+    told: &mut Explanation,
+    picture: &Picture,
+    service: &ServiceView,
+    packet: &Packet,
+    named: BackendId,
+) {
     let view: &View = &picture.view;
-    let state = |id: BackendId| backend(view, id).map_or("gone", |b| match b.state {
-        BackendState::Up => "up",
-        BackendState::Draining => "draining: it takes no new flows",
-        BackendState::Down => "down: it takes no new flows",
-    });
+    let state = |id: BackendId| {
+        backend(view, id).map_or("gone", |b| match b.state {
+            BackendState::Up => "up",
+            BackendState::Draining => "draining: it takes no new flows",
+            BackendState::Down => "down: it takes no new flows",
+        })
+    };
     let name = |id| picture.backend_name(id).unwrap_or("?");
     told.say("backend", format!("{} is {}", name(named), state(named)));
     let Some(chosen) = worker::steering::place(view, service, packet) else {
@@ -257,21 +282,29 @@ fn say_path(told: &mut Explanation, picture: &Picture, packet: &Packet, b: &Back
         Mode::Gre => format!("gre: outer {outer} and GRE header to {address}"),
         Mode::Gue { port } => format!("gue: outer {outer}, UDP (port {port}) and GUE header to {address}"),
         Mode::Vxlan { port, vni } => {
-            format!("vxlan: outer {outer}, UDP (port {port}), VXLAN (VNI {vni}) and inner Ethernet header to {address}")
+            format!(
+                "vxlan: outer {outer}, UDP (port {port}), VXLAN (VNI {vni}) and inner Ethernet header to {address}"
+            )
         }
         Mode::L2 => format!("l2: only the MAC addresses change, to those of {address}"),
     };
     let overhead = b.header.len();
     let inner = usize::from(packet.parsed.end - packet.parsed.l3);
     told.say("headers", format!("{mode}; {overhead} bytes added, the inner packet is untouched"));
-    let sizes = format!("{inner} + {overhead} = {} bytes; at most {} fit inside", inner + overhead, b.inner_mtu);
+    let sizes =
+        format!("{inner} + {overhead} = {} bytes; at most {} fit inside", inner + overhead, b.inner_mtu);
     let fits = inner <= usize::from(b.inner_mtu);
-    told.say("size", match (fits, packet.parsed.dont_fragment) {
-        (true, _) => format!("{sizes}: it fits"),
-        (false, true) if packet.tuple.src.is_v6() => format!("{sizes}: answered with \"packet too big\" from the VIP"),
-        (false, true) => format!("{sizes}: answered with \"fragmentation needed\" from the VIP"),
-        (false, false) => format!("{sizes}: cut into fragments, each of which is encapsulated"),
-    });
+    told.say(
+        "size",
+        match (fits, packet.parsed.dont_fragment) {
+            (true, _) => format!("{sizes}: it fits"),
+            (false, true) if packet.tuple.src.is_v6() => {
+                format!("{sizes}: answered with \"packet too big\" from the VIP")
+            }
+            (false, true) => format!("{sizes}: answered with \"fragmentation needed\" from the VIP"),
+            (false, false) => format!("{sizes}: cut into fragments, each of which is encapsulated"),
+        },
+    );
     let port = picture.port_name(b.port).unwrap_or("?");
     told.say("next hop", match b.next_hop {
         Some(mac) => format!("{} through port {port}", model::config::Mac(mac)),
