@@ -81,7 +81,7 @@ fn a_killed_backend_refuses_and_an_unplugged_one_is_silent() {
 fn nothing_is_left_behind() {
     let before = {
         let lab = Lab::with("clean-up", &Shape { balancers: 2, backends: 1, huge_pages: 16 }).unwrap();
-        assert!(huge_pages() >= 16);
+        assert!(cleanup::huge_pages_reserved().unwrap() >= 16);
         std::fs::write(lab.huge_dir().unwrap().join("guidewaymap_0"), b"").unwrap();
         assert!(!cleanup::traces(std::process::id()).is_empty());
         // What the lab noted is what it has to restore; other processes may have labs before and after this one.
@@ -90,11 +90,7 @@ fn nothing_is_left_behind() {
     };
     let _lock = cleanup::lock().unwrap();
     assert_eq!(cleanup::traces(std::process::id()), Vec::<String>::new());
-    assert_eq!(huge_pages(), before);
-}
-
-fn huge_pages() -> u64 {
-    std::fs::read_to_string("/proc/sys/vm/nr_hugepages").unwrap().trim().parse().unwrap()
+    assert_eq!(cleanup::huge_pages_reserved().unwrap(), before);
 }
 
 /// Not a test: the other tests run it as a process of its own, to end it in rude ways.

@@ -44,24 +44,23 @@ pub fn enroll() -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// Reserves 2 MiB pages, at least `pages` in all, and mounts a hugetlbfs of our own, whose files go with it.
+/// Reserves 2 MiB pages, so that at least `pages` are free, and mounts a hugetlbfs of our own, whose files go with it.
 pub fn reserve_huge_pages(dir: &Path, pages: u64) -> Result<PathBuf> {
-    let read = || -> Result<u64> {
-        let text = fs::read_to_string(HUGE_PAGES).tried(|| format!("reading {HUGE_PAGES}"))?;
-        text.trim().parse().map_err(|_| LabError::Wrong(format!("{HUGE_PAGES} holds {text:?}")))
-    };
-    let before = read()?;
+    let before = huge_pages_reserved()?;
     let note = dir.join("nr_hugepages");
     if !note.exists() {
         fs::write(&note, before.to_string()).tried(|| format!("writing {}", note.display()))?;
     }
-    if before < pages {
-        fs::write(HUGE_PAGES, pages.to_string())
+    // What others have reserved they may be using.
+    let lacking = pages.saturating_sub(huge_pages_free()?);
+    if lacking > 0 {
+        let wanted = before + lacking;
+        fs::write(HUGE_PAGES, wanted.to_string())
             .tried(|| format!("writing {HUGE_PAGES}; the lab needs root"))?;
-        let now = read()?;
-        if now < pages {
+        let now = huge_pages_reserved()?;
+        if now < wanted {
             return Err(LabError::Missing {
-                what: format!("only {now} of {pages} huge pages of 2 MiB could be reserved"),
+                what: format!("only {now} of {wanted} huge pages of 2 MiB could be reserved"),
                 remedy: "free memory, or `echo 1 > /proc/sys/vm/compact_memory` and try again".into(),
             });
         }
@@ -71,6 +70,21 @@ pub fn reserve_huge_pages(dir: &Path, pages: u64) -> Result<PathBuf> {
     let path = mount.to_string_lossy().into_owned();
     run(&["mount", "-t", "hugetlbfs", "-o", "pagesize=2M", "guideway-lab", &path])?;
     Ok(mount)
+}
+
+/// `vm.nr_hugepages`.
+pub fn huge_pages_reserved() -> Result<u64> {
+    let text = fs::read_to_string(HUGE_PAGES).tried(|| format!("reading {HUGE_PAGES}"))?;
+    text.trim().parse().map_err(|_| LabError::Wrong(format!("{HUGE_PAGES} holds {text:?}")))
+}
+
+fn huge_pages_free() -> Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo").tried(|| "reading /proc/meminfo".into())?;
+    let free = text.lines().find_map(|line| line.strip_prefix("HugePages_Free:")?.trim().parse().ok());
+    free.ok_or_else(|| LabError::Missing {
+        what: "no HugePages_Free in /proc/meminfo".into(),
+        remedy: "the kernel needs CONFIG_HUGETLBFS".into(),
+    })
 }
 
 /// Undoes everything a lab of process `id` left: kills what runs in its namespaces, deletes these, unmounts its

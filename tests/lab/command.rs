@@ -9,7 +9,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// What can go wrong in the lab.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum LabError {
     /// A command could not be started or ended badly.
     #[error("`{command}` failed ({status}): {output}")]
@@ -50,6 +50,13 @@ pub enum LabError {
     /// The system under test did something it must not do.
     #[error("{0}")]
     Wrong(String),
+}
+
+/// In words as well: tests unwrap, and then a log of 30 lines must be readable.
+impl std::fmt::Debug for LabError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
 }
 
 /// Shorthand of this crate.

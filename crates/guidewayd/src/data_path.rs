@@ -271,7 +271,16 @@ impl Ports {
             let device =
                 format!("net_tap_{interface},iface={interface},mac={}", model::config::Mac(data.mac()));
             let device = Device::attach(eal, &device).map_err(of(&port.name))?;
-            let setup = PortSetup { queues, mtu: port.mtu, mac: None, promiscuous: false, rss: false };
+            let mtu = exception_mtu(port.mtu, device.info().mtu_max);
+            if mtu < port.mtu {
+                tracing::info!(
+                    port = port.name,
+                    interface,
+                    "net_tap takes no jumbo frames: the exception interface has mtu {mtu}, and longer frames for this \
+                     host itself are dropped as punt_full"
+                );
+            }
+            let setup = PortSetup { queues, mtu, mac: None, promiscuous: false, rss: false };
             let Some(pool) = ports.pools.get(&data.socket()) else { continue };
             ports.exception.push(device.start(&setup, pool).map_err(of(&port.name))?);
             tracing::info!(port = port.name, interface, "exception port started");
@@ -319,6 +328,12 @@ impl Ports {
     fn into_all(self) -> Vec<Port> {
         self.data.into_iter().chain(self.exception).collect()
     }
+}
+
+/// MTU of an exception interface: the data port's, or the usual one where the driver refuses that (net_tap of 22.11 ends at
+/// 1504). TCP adapts to it by itself.
+fn exception_mtu(of_port: u16, max: u16) -> u16 {
+    if of_port <= max { of_port } else { max.min(1500) }
 }
 
 fn device_stats(observer: &Observer) -> DeviceStats {

@@ -1,6 +1,10 @@
 //! The program as users run it: arguments, standard output, standard error, exit code, files.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says so by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that panics has failed, and that is how it says so"
+)]
 
 mod explain;
 mod frames;
