@@ -1,7 +1,7 @@
 //! What survives a restart: one JSON file, `state.json` in `machine.state_dir`.
 //!
 //! Rule of this module: the file is always whole. A new one is written beside it, synced, and renamed over it; one
-//! that cannot be read is set aside, never deleted. Written by a helper thread, so that a slow disk delays nothing
+//! that cannot be read is set aside, never deleted. Written on a thread of its own, so that a slow disk delays nothing
 //! but the answer that promises persistence.
 
 use model::config::Net;
