@@ -108,7 +108,13 @@ pub fn classify(view: &View, bytes: &[u8], meta: RxMeta) -> Packet {
         return Packet::without_ip(Fate::Drop(DropReason::MultiSegment));
     }
     match parse(bytes) {
-        Ok(Frame::Ip(parsed)) => classify_ip(view, parsed),
+        Ok(Frame::Ip(parsed)) => {
+            let packet = classify_ip(view, parsed);
+            if packet.fate != Fate::Punt && is_group_frame(bytes) {
+                return Packet::new(Fate::Drop(DropReason::BadLinkAddress), parsed);
+            }
+            packet
+        }
         Ok(Frame::NotIp) => Packet::without_ip(Fate::Punt),
         Err(why) => Packet::without_ip(Fate::Drop(malformed(why))),
     }
@@ -186,6 +192,13 @@ pub(crate) fn probe(view: &View, bytes: &[u8]) -> Option<Packet> {
         .find(|p| p.vip == tuple.dst && p.source == tuple.src && p.source_port == tuple.sport)?;
     let backend = view.backends.get(probe.backend.index())?.as_ref()?;
     Some(Packet::new(Fate::To(backend.id), parsed))
+}
+
+/// Whether a frame was sent to, or claims to come from, more than one station. A VIP's packets never are: every
+/// balancer of the link would forward a copy.
+fn is_group_frame(bytes: &[u8]) -> bool {
+    const GROUP: u8 = 1;
+    [0, 6].into_iter().any(|at| bytes.get(at).is_some_and(|first| first & GROUP != 0))
 }
 
 /// Sources no packet to a VIP may have: RFC 1122 section 3.2.1.3 and RFC 4291 section 2 (unspecified, loopback,

@@ -45,6 +45,8 @@ reasons! {
     BadFragment = "bad_fragment",
     /// Source address no host may have (multicast, loopback, unspecified, or the VIP itself), to a VIP.
     BadSource = "bad_source",
+    /// Sent to a link-layer broadcast or multicast address, or from one, to a VIP (RFC 1812 section 5.3.4).
+    BadLinkAddress = "bad_link_address",
     /// TCP header to a VIP is broken.
     BadTcp = "bad_tcp",
     /// UDP header to a VIP is broken.

@@ -13,7 +13,7 @@ use crate::{DropReason, Worker};
 use wire::{Addr, BackendId, Tick};
 
 /// Sets of the store; a datagram's entry is in one set.
-const SETS: usize = 256;
+const SETS: usize = 2048;
 /// Entries a set.
 const WAYS: usize = 4;
 /// Frames held at once, all datagrams together.
@@ -53,13 +53,15 @@ struct Held<F> {
     next: u16,
 }
 
-/// The store. All memory is taken at start: 1,024 datagrams, [`HELD_MAX`] frames.
+/// The store. All memory is taken at start: 8,192 datagrams, [`HELD_MAX`] frames.
 pub(crate) struct Store<F> {
     datagrams: Box<[Option<Datagram>]>,
     held: Box<[Held<F>]>,
     free: u16,
     /// No entry that holds frames ends before this.
     next_deadline: Tick,
+    /// Where the search for ended entries goes on, and the earliest deadline it has passed.
+    search: (usize, Tick),
 }
 
 impl<F> Store<F> {
@@ -70,7 +72,13 @@ impl<F> Store<F> {
                 next: if next == HELD_MAX { NONE } else { u16::try_from(next).unwrap_or(NONE) },
             })
             .collect();
-        Store { datagrams: vec![None; SETS * WAYS].into(), held, free: 0, next_deadline: Tick(u64::MAX) }
+        Store {
+            datagrams: vec![None; SETS * WAYS].into(),
+            held,
+            free: 0,
+            next_deadline: Tick(u64::MAX),
+            search: (0, Tick(u64::MAX)),
+        }
     }
 
     fn position(&self, hash: u64, key: &DatagramKey, now: Tick) -> Option<usize> {
@@ -169,19 +177,20 @@ impl<F> Store<F> {
         self.take(self.position(hash, key, now)?)
     }
 
-    /// Takes a frame that waited too long, if there is one.
+    /// Takes a frame that waited too long, if there is one. Asked until `None`, it goes over the store once.
     fn expired(&mut self, now: Tick) -> Option<F> {
         if self.next_deadline > now {
             return None;
         }
-        let waiting = |of: &Option<Datagram>| of.filter(|of| of.held > 0);
-        if let Some(at) =
-            self.datagrams.iter().position(|of| waiting(of).is_some_and(|of| of.deadline <= now))
-        {
-            return self.take(at);
+        while let Some(of) = self.datagrams.get(self.search.0) {
+            match of.filter(|of| of.held > 0) {
+                Some(of) if of.deadline <= now => return self.take(self.search.0),
+                Some(of) => self.search.1 = self.search.1.min(of.deadline),
+                None => {}
+            }
+            self.search.0 += 1;
         }
-        self.next_deadline =
-            self.datagrams.iter().filter_map(waiting).map(|of| of.deadline).min().unwrap_or(Tick(u64::MAX));
+        self.next_deadline = core::mem::replace(&mut self.search, (0, Tick(u64::MAX))).1;
         None
     }
 

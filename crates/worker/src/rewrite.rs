@@ -84,9 +84,12 @@ impl<Io: PacketIo> Worker<Io> {
         };
         let count = pieces.count();
         let mut buffers = core::mem::take(&mut self.spare);
-        if count <= buffers.capacity() {
-            self.io.alloc(count, &mut buffers);
+        if count > buffers.capacity() {
+            // More pieces than a burst: no frame a port of at most 9,000 bytes receives comes to that.
+            self.spare = buffers;
+            return self.drop_frame(view, frame, packet, DropReason::TooBig);
         }
+        self.io.alloc(count, &mut buffers);
         let written = buffers.len() == count
             && buffers.iter_mut().enumerate().all(|(index, piece)| {
                 piece.set_len(pieces.piece_len(index)).is_ok()
@@ -129,6 +132,10 @@ impl<Io: PacketIo> Worker<Io> {
     }
 
     fn answer_echo(&mut self, view: &View, frame: Io::Frame, packet: &Packet, now: Tick) {
+        let port = frame.meta().port;
+        if view.ports.get(port.index()).is_some_and(|of| packet.parsed.end - packet.parsed.l3 > of.mtu) {
+            return self.drop_frame(view, frame, packet, DropReason::TooBig);
+        }
         if !self.echo_tokens.take(now) {
             return self.drop_frame(view, frame, packet, DropReason::RateLimited);
         }

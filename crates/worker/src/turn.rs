@@ -15,9 +15,9 @@ use wire::{CoreId, PortId, Tick};
 
 /// Frames taken from other workers' rings in one turn at the most, so that they cannot starve receive.
 pub(crate) const RING_BUDGET: usize = 2 * BURST;
-/// Answers to echo requests: per second, and at once.
+/// Answers to echo requests: per second, and at once; of the machine, shared out evenly among its workers.
 const ECHO_RATE: (u64, u64) = (10_000, 1_000);
-/// "Packet too big", port unreachable and resets: per second, and at once.
+/// "Packet too big", port unreachable and resets: likewise.
 const ERROR_RATE: (u64, u64) = (10_000, 1_000);
 
 /// A frame on its way to the worker that owns what it needs.
@@ -74,6 +74,8 @@ pub struct Worker<Io: PacketIo> {
 impl<Io: PacketIo> Worker<Io> {
     /// A worker that has no view yet: until the first one comes, everything is dropped as `not_ready`.
     pub fn new(setup: Setup<Io>) -> Worker<Io> {
+        let workers = (setup.peers.len() as u64).max(1);
+        let share = |(rate, burst): (u64, u64)| TokenBucket::new(rate / workers, burst / workers);
         Worker {
             core: setup.core,
             io: setup.io,
@@ -88,8 +90,8 @@ impl<Io: PacketIo> Worker<Io> {
             spare: Burst::new(),
             garbage: Burst::new(),
             fragments: Store::new(),
-            echo_tokens: TokenBucket::new(ECHO_RATE.0, ECHO_RATE.1),
-            error_tokens: TokenBucket::new(ERROR_RATE.0, ERROR_RATE.1),
+            echo_tokens: share(ECHO_RATE),
+            error_tokens: share(ERROR_RATE),
         }
     }
 

@@ -354,3 +354,20 @@ fn a_syn_flood_evicts_no_established_flow() {
     }
     assert_eq!(rig.counters[0].totals.flow_hits.get() - hits, 199);
 }
+
+#[test]
+fn frames_to_or_from_a_group_of_stations_are_not_forwarded() {
+    let mut rig = Rig::new(1, view(1, &[Spec::web(1)]));
+    for (at, mac) in [(0, [0xff; 6]), (0, [1, 0, 0x5e, 1, 1, 1]), (6, [0xff; 6])] {
+        let mut frame = tcp(7, 80, Tcp::Syn, 0);
+        frame[at..at + 6].copy_from_slice(&mac);
+        dropped(&rig.put(0, &frame).1, DropReason::BadLinkAddress);
+        frame[33] = 99;
+        set_fragment_bits(&mut frame, 0x4000);
+        assert_eq!(
+            rig.put(0, &frame).1[0].1.verdict,
+            Verdict::Punted,
+            "the kernel's broadcasts are the kernel's"
+        );
+    }
+}
