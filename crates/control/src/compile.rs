@@ -22,7 +22,7 @@ mod tables;
 
 pub(crate) use tables::Tables;
 
-/// Why no view can be made. [`model::load`] refuses most of these with their place.
+/// Why no view can be made. [`model::load()`] refuses most of these with their place.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum CompileError {
     /// The services do not make a rule set.

@@ -13,7 +13,7 @@ use worker::{Counters, View};
 pub struct Options {
     /// File the configuration came from; read again on SIGHUP and `POST /v1/reload`.
     pub config_path: PathBuf,
-    /// Time between "no longer ready, announcements withdrawn" and the return of [`run`](crate::run), in which
+    /// Time between "no longer ready, announcements withdrawn" and the return of [`run()`](crate::run()), in which
     /// routers turn to other machines. Default 200 ms.
     pub grace: Duration,
     /// Told what a service manager wants to know. Default none.

@@ -1,6 +1,6 @@
 //! The one owner of everything the management core knows, and the messages by which others reach it.
 //!
-//! Rule of this module: only the thread of [`run`](crate::run) touches a [`Truth`], between two messages, and every
+//! Rule of this module: only the thread of [`run()`](crate::run()) touches a [`Truth`], between two messages, and every
 //! change goes through [`Truth::settle`], which compiles and publishes at most one view for all of them.
 
 use crate::announce::{self, Vip};

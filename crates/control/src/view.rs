@@ -1,4 +1,4 @@
-//! From the truth to a view: what [`compile`](crate::compile) asks is answered here.
+//! From the truth to a view: what [`compile()`] asks is answered here.
 
 use crate::compile::{self, CompileError, Runtime, compile};
 use crate::ids::Ids;

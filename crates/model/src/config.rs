@@ -1,4 +1,4 @@
-//! The checked configuration. [`crate::load`] is the only way to make one from text.
+//! The checked configuration. [`crate::load()`] is the only way to make one from text.
 
 mod memory;
 mod names;

@@ -159,7 +159,7 @@ pub(crate) struct Dpdk {
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Workers {
-    /// CPUs, one worker each; default [0].
+    /// CPUs, one worker each; default `[0]`.
     #[serde(default)]
     #[schemars(with = "Vec<u16>", length(min = 1, max = 64))]
     pub(crate) cpus: List,
