@@ -71,7 +71,7 @@ fn lints(runner: &mut Runner, arguments: &Arguments) {
     if arguments.wants("clippy") {
         let mut command = project::cargo();
         command.args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]);
-        optional(runner, "clippy", "clippy", minutes(12), command);
+        optional(runner, "clippy", "clippy", minutes(20), command);
     }
 }
 
@@ -89,11 +89,11 @@ fn tests(runner: &mut Runner, arguments: &Arguments) {
         let mut command = project::cargo();
         command.args(["build", "--release", "--package", "guidewayd", "--package", "guideway"]);
         command.args(["--package", LAB, "--bins"]);
-        runner.step("release build", minutes(15), vec![command]);
+        runner.step("release build", minutes(25), vec![command]);
     }
     let tests = tests_of(arguments);
     if arguments.wants("test build") {
-        runner.step("test build", minutes(15), vec![tests.build()]);
+        runner.step("test build", minutes(25), vec![tests.build()]);
     }
     for (name, group, limit) in [
         ("unit tests", Group::Pure, minutes(8)),

@@ -68,7 +68,7 @@ impl Daemon {
                 self.socket.display(),
                 limit.as_secs()
             ))
-            .help("see its log: journalctl -u guidewayd")),
+            .help("see its log: journalctl -u guideway")),
         }
     }
 
@@ -125,7 +125,7 @@ async fn exchange(socket: &Path, method: Method, target: &str, body: Vec<u8>) ->
     let stream = tokio::net::UnixStream::connect(socket).await.map_err(|e| unreachable_daemon(socket, &e))?;
     let broken = |e: &dyn std::fmt::Display| {
         Failure::failed(format!("the daemon at {} broke off: {e}", socket.display()))
-            .help("see its log: journalctl -u guidewayd")
+            .help("see its log: journalctl -u guideway")
     };
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| broken(&e))?;
@@ -165,7 +165,7 @@ fn unreachable_daemon(socket: &Path, e: &std::io::Error) -> Failure {
     match e.kind() {
         ErrorKind::PermissionDenied => failure.help("become a member of group guideway, or root"),
         ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
-            failure.help("start it (systemctl start guidewayd), or name its socket with --socket or --config")
+            failure.help("start it (systemctl start guideway), or name its socket with --socket or --config")
         }
         _ => failure,
     }

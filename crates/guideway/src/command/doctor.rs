@@ -143,7 +143,7 @@ fn config(path: &std::path::Path, checks: &mut Vec<Finding>) -> Option<Config> {
 
 fn daemon_check(arguments: &Arguments, config: Option<&Config>) -> Finding {
     const CHECK: &str = "daemon";
-    let start = "start it: systemctl start guidewayd; its log: journalctl -u guidewayd";
+    let start = "start it: systemctl start guideway; its log: journalctl -u guideway";
     let named = arguments.socket.clone().or_else(|| config.map(|c| c.api.socket.clone()));
     let connection = Connection { socket: named, config: None };
     let daemon = daemon::socket(&connection).and_then(Daemon::at);

@@ -64,7 +64,7 @@ fn nobody_listening_is_told_with_a_remedy() {
         panic!("reached")
     };
     assert!(failure.to_string().contains("cannot reach the daemon"));
-    assert!(format!("{failure:?}").contains("systemctl start guidewayd"));
+    assert!(format!("{failure:?}").contains("systemctl start guideway"));
 }
 
 #[test]
