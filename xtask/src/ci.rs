@@ -20,8 +20,8 @@ pub(crate) struct Arguments {
     /// Run only the steps whose name contains this (may be given several times)
     #[arg(long, value_name = "TEXT")]
     only: Vec<String>,
-    /// Seconds for each fuzz target; 0 leaves fuzzing out. Building the targets takes several minutes, so it is asked for
-    #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=86_400))]
+    /// Seconds for each fuzz target; 0 leaves fuzzing out
+    #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(0..=86_400))]
     fuzz_s: u64,
     /// Start the tests without cargo-nextest even where it is installed
     #[arg(long)]
@@ -124,7 +124,7 @@ fn proofs(runner: &mut Runner, arguments: &Arguments) -> std::io::Result<()> {
         runner.step("loom", minutes(8), vec![command]);
     }
     if arguments.fuzz_s == 0 {
-        runner.skip("fuzz", "not asked for: --fuzz-s 20, or cargo xtask soak");
+        runner.skip("fuzz", "--fuzz-s 0");
     } else if arguments.wants("fuzz") {
         runner.step("fuzz build", minutes(20), vec![fuzz::build()]);
         for target in fuzz::TARGETS {

@@ -16,7 +16,7 @@ const TRIPLE: &str = env!("XTASK_TARGET");
 /// Instrumentation of every crate: edge counters, and comparisons so that lengths and magic numbers are found.
 const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
-    -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1";
+    -Cllvm-args=-sanitizer-coverage-trace-compares";
 
 fn target_directory() -> PathBuf {
     project::target_directory().join("fuzz")

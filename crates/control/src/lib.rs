@@ -11,27 +11,47 @@ pub mod compile;
 pub mod ids;
 pub mod plan;
 
+#[cfg(feature = "daemon")]
 mod announce;
+#[cfg(feature = "daemon")]
 mod api;
+#[cfg(feature = "daemon")]
 mod apply;
+#[cfg(feature = "daemon")]
 mod event;
+#[cfg(feature = "daemon")]
 mod flows;
+#[cfg(feature = "daemon")]
 mod health;
+#[cfg(feature = "daemon")]
 mod metrics;
+#[cfg(feature = "daemon")]
 mod neighbour;
+#[cfg(feature = "daemon")]
 mod openapi;
+#[cfg(feature = "daemon")]
 mod plane;
+#[cfg(feature = "daemon")]
 mod publisher;
+#[cfg(feature = "daemon")]
 mod run;
+#[cfg(feature = "daemon")]
 mod state;
+#[cfg(feature = "daemon")]
 mod status;
+#[cfg(feature = "daemon")]
 mod telemetry;
+#[cfg(feature = "daemon")]
 mod truth;
+#[cfg(feature = "daemon")]
 mod tunnel;
+#[cfg(feature = "daemon")]
 mod view;
 
-#[cfg(test)]
+#[cfg(all(test, feature = "daemon"))]
 mod test_network;
 
+#[cfg(feature = "daemon")]
 pub use plane::{DeviceStats, Notice, Options, Plane, PortHandle, Telemetry, WorkerHandle};
+#[cfg(feature = "daemon")]
 pub use run::{RunError, run};

@@ -5,12 +5,15 @@ use model::Config;
 use model::config::{Backend, Service};
 use std::collections::HashMap;
 use std::sync::Arc;
-use wire::{BackendId, PortId, ServiceId};
+#[cfg(feature = "cli")]
+use wire::PortId;
+use wire::{BackendId, ServiceId};
 use worker::View;
 
 /// The view that the daemon's own compiler makes, all backends up unless their `state` says otherwise.
 pub(crate) struct Picture<'c> {
     pub(crate) view: Arc<View>,
+    #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "only `explain` names ports"))]
     config: &'c Config,
     services: HashMap<ServiceId, &'c Service>,
     backends: HashMap<BackendId, &'c Backend>,
@@ -46,6 +49,7 @@ impl<'c> Picture<'c> {
         self.backends.get(&id).copied()
     }
 
+    #[cfg(feature = "cli")]
     pub(crate) fn port_name(&self, id: PortId) -> Option<&'c str> {
         self.config.ports.get(id.index()).map(|p| p.name.as_str())
     }

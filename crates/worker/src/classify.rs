@@ -2,7 +2,7 @@
 
 use crate::DropReason;
 use crate::io::RxMeta;
-use crate::view::{ServiceView, View};
+use crate::view::{PortView, ServiceView, View};
 use steer::Match;
 use wire::parse::{BadTransport, Frame, Kind, Malformed, Parsed, Quoted, TcpFlags, parse};
 use wire::{Addr, BackendId, FlowKey, Tuple};
@@ -110,8 +110,14 @@ pub fn classify(view: &View, bytes: &[u8], meta: RxMeta) -> Packet {
     match parse(bytes) {
         Ok(Frame::Ip(parsed)) => {
             let packet = classify_ip(view, parsed);
-            if packet.fate != Fate::Punt && is_group_frame(bytes) {
+            if packet.fate == Fate::Punt {
+                return packet;
+            }
+            if is_group_frame(bytes) {
                 return Packet::new(Fate::Drop(DropReason::BadLinkAddress), parsed);
+            }
+            if is_for_another_station(view, bytes, meta) {
+                return Packet::new(Fate::Punt, parsed);
             }
             packet
         }
@@ -199,6 +205,13 @@ pub(crate) fn probe(view: &View, bytes: &[u8]) -> Option<Packet> {
 fn is_group_frame(bytes: &[u8]) -> bool {
     const GROUP: u8 = 1;
     [0, 6].into_iter().any(|at| bytes.get(at).is_some_and(|first| first & GROUP != 0))
+}
+
+/// Whether a frame is on its way to another station (a bridge floods what it does not know): the balancer there
+/// forwards it, and a copy from here would be one too many. So it is left to the kernel, which is no router for it.
+fn is_for_another_station(view: &View, bytes: &[u8], meta: RxMeta) -> bool {
+    let own = view.ports.get(meta.port.index()).and_then(PortView::station);
+    own.is_some_and(|mac| bytes.first_chunk() != Some(&mac))
 }
 
 /// Sources no packet to a VIP may have: RFC 1122 section 3.2.1.3 and RFC 4291 section 2 (unspecified, loopback,

@@ -131,6 +131,16 @@ pub struct PortView {
     pub role: PortRole,
 }
 
+impl PortView {
+    /// The only address whose frames this port serves; `None` in a replay: a capture may have been taken anywhere.
+    pub fn station(&self) -> Option<[u8; 6]> {
+        match self.role {
+            PortRole::Data { punt_to_nowhere: true, .. } => None,
+            _ => Some(self.mac),
+        }
+    }
+}
+
 /// What a port is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PortRole {

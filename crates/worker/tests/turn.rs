@@ -3,7 +3,7 @@
 mod rig;
 
 use rig::*;
-use worker::view::{BackendState, OnDown, OnEmpty};
+use worker::view::{BackendState, OnDown, OnEmpty, PortRole};
 use worker::{DropReason, RxMeta, Verdict};
 
 #[test]
@@ -370,4 +370,19 @@ fn frames_to_or_from_a_group_of_stations_are_not_forwarded() {
             "the kernel's broadcasts are the kernel's"
         );
     }
+}
+
+#[test]
+fn frames_on_their_way_to_another_station_are_left_to_the_kernel() {
+    let mut served = view(1, &[Spec::web(1)]);
+    served.ports[0].role = PortRole::Data { exception: None, punt_to_nowhere: false };
+    let mut rig = Rig::new(1, served);
+    let mut frame = tcp(7, 80, Tcp::Syn, 0);
+    frame[..6].copy_from_slice(&PORT_MAC);
+    assert_eq!(rig.put(0, &frame).1[0].1.verdict, Verdict::Sent);
+    frame[5] ^= 1;
+    // Punted, that is; this port has no exception port.
+    dropped(&rig.put(0, &frame).1, DropReason::NoException);
+    let mut replayed = Rig::new(1, view(1, &[Spec::web(1)]));
+    assert_eq!(replayed.put(0, &frame).1[0].1.verdict, Verdict::Sent, "a capture may come from anywhere");
 }

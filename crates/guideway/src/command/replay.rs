@@ -42,6 +42,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     let loaded = configuration::load(&arguments.config)?;
     configuration::warn_loaded(&loaded);
     let input = &arguments.input;
+    refuse_same_file(arguments)?;
     let capture =
         Capture::read(input).map_err(|e| Failure::failed(format!("bad input {}: {e}", input.display())))?;
     let options = Options { workers: arguments.workers, per_frame: arguments.per_frame };
@@ -61,6 +62,27 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     }
     output::json(&replayed.summary)?;
     Ok(Done::Well)
+}
+
+/// A capture must not be lost by being written over with what came of it.
+fn refuse_same_file(arguments: &Arguments) -> Result<(), Failure> {
+    let place = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let files = [
+        ("--in", Some(&arguments.input)),
+        ("--out", Some(&arguments.output)),
+        ("--punt", arguments.punt.as_ref()),
+    ];
+    let files: Vec<_> = files.into_iter().filter_map(|(flag, path)| Some((flag, path?))).collect();
+    for (n, (flag, path)) in files.iter().enumerate() {
+        let regular = path.metadata().map_or(true, |found| found.is_file());
+        if let Some((other, _)) = files[..n].iter().find(|(_, p)| regular && place(p) == place(path)) {
+            let path = path.display();
+            return Err(Failure::usage(format!(
+                "{flag} and {other} are the same file, {path}: name another for {flag}"
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn write<'a>(

@@ -345,3 +345,26 @@ fn a_bad_input_ends_with_one_and_a_bad_configuration_with_two() {
         assert_eq!(code(&output), 2);
     }
 }
+
+#[test]
+fn a_capture_is_not_written_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(path("lb1.toml"), CONFIG).unwrap();
+    frames::write(&dir.path().join("in.pcap"), &[vec![0; 60]]);
+    let before = std::fs::read(path("in.pcap")).unwrap();
+    let config = path("lb1.toml");
+    let replay = |input: &str, out: &str, punt: &str| {
+        guideway(&["replay", "--config", &config, "--in", input, "--out", out, "--punt", punt])
+    };
+    std::os::unix::fs::symlink(path("in.pcap"), path("link.pcap")).unwrap();
+    for (out, punt) in
+        [("in.pcap", "p.pcap"), ("link.pcap", "p.pcap"), ("o.pcap", "in.pcap"), ("o.pcap", "o.pcap")]
+    {
+        let output = replay(&path("in.pcap"), &path(out), &path(punt));
+        assert_eq!(code(&output), 2, "{out} {punt}");
+        assert!(stderr(&output).contains("the same file"), "{}", stderr(&output));
+    }
+    assert_eq!(std::fs::read(path("in.pcap")).unwrap(), before);
+    assert_eq!(code(&replay(&path("in.pcap"), "/dev/null", "/dev/null")), 0, "a device is no file to lose");
+}

@@ -1,0 +1,47 @@
+//! From the words typed to a command, and from its end to an exit code.
+
+use crate::failure::Failure;
+use crate::{arguments, command};
+use clap::Parser;
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// Runs the command line `arguments` (the first is the program's name) and says how the process shall end.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match arguments::Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Help and version go to standard output and end well; the rest is wrong usage. A closed pipe is no news.
+            let _ = e.print();
+            return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
+        }
+    };
+    match command::run(cli.command) {
+        Ok(done) => done.exit_code(),
+        Err(failure) => {
+            failure.report();
+            failure.exit_code()
+        }
+    }
+}
+
+/// How a command ended that did what it was asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Done {
+    /// All is well.
+    Well,
+    /// The answer is bad news, already told (doctor found a failure).
+    BadNews,
+}
+
+impl Done {
+    pub(crate) fn exit_code(self) -> ExitCode {
+        match self {
+            Done::Well => ExitCode::SUCCESS,
+            Done::BadNews => ExitCode::FAILURE,
+        }
+    }
+}
+
+/// What every command returns.
+pub(crate) type Outcome = Result<Done, Failure>;
