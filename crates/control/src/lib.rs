@@ -48,7 +48,8 @@ mod tunnel;
 #[cfg(feature = "daemon")]
 mod view;
 
-#[cfg(all(test, feature = "daemon"))]
+#[cfg(feature = "daemon")]
+#[cfg(test)]
 mod test_network;
 
 #[cfg(feature = "daemon")]
