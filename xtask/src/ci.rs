@@ -2,7 +2,7 @@
 
 use crate::hygiene::{self, Snapshot};
 use crate::step::Runner;
-use crate::tests::{Group, LAB, Tests};
+use crate::tests::{Group, Tests};
 use crate::{fuzz, project};
 use clap::Args;
 use std::process::Command;
@@ -85,15 +85,9 @@ fn optional(runner: &mut Runner, name: &str, subcommand: &str, limit: Duration, 
 }
 
 fn tests(runner: &mut Runner, arguments: &Arguments) {
-    if arguments.wants("release build") {
-        let mut command = project::cargo();
-        command.args(["build", "--release", "--package", "guidewayd", "--package", "guideway"]);
-        command.args(["--package", LAB, "--bins"]);
-        runner.step("release build", minutes(25), vec![command]);
-    }
     let tests = tests_of(arguments);
     if arguments.wants("test build") {
-        runner.step("test build", minutes(25), vec![tests.build()]);
+        runner.step("test build", minutes(25), vec![tests.build(), Tests::programs()]);
     }
     for (name, group, limit) in [
         ("unit tests", Group::Pure, minutes(8)),

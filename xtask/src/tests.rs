@@ -62,6 +62,13 @@ pub(crate) struct Tests {
 }
 
 impl Tests {
+    /// The command that builds the programs that the lab starts.
+    pub(crate) fn programs() -> Command {
+        let mut command = project::cargo();
+        command.args(["build", "--workspace", "--bins"]);
+        command
+    }
+
     /// The command that builds all of them.
     pub(crate) fn build(self) -> Command {
         let mut command = project::cargo();
@@ -76,9 +83,11 @@ impl Tests {
     /// The commands that run a group.
     pub(crate) fn commands(self, group: Group) -> Vec<Command> {
         let mut commands = if self.nextest { vec![nextest(group)] } else { by_hand(group) };
-        let release = project::target_directory().join("release");
+        // Programs of the tests' own profile, not of the release build: no second build of all dependencies, and debug
+        // assertions (conservation in every turn) hold in the lab too.
+        let programs = project::target_directory().join("debug");
         for command in &mut commands {
-            command.env("GUIDEWAY_BIN_DIR", &release).env("GUIDEWAY", release.join("guideway"));
+            command.env("GUIDEWAY_BIN_DIR", &programs).env("GUIDEWAY", programs.join("guideway"));
         }
         commands
     }

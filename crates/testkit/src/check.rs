@@ -18,12 +18,11 @@ pub fn check_frame(frame: &[u8]) {
     let Ok(wire::parse::Frame::Ip(p)) = wire::parse::parse(frame) else { return };
     let (l3, l4, end) = (usize::from(p.l3), usize::from(p.l4), usize::from(p.end));
     assert!(matches!(l3, 14 | 18 | 22), "IP at {l3}");
-    let least = if p.tuple.dst.is_v6() { 40 } else { 20 };
+    let least = if p.is_v6() { 40 } else { 20 };
     assert!(l3 + least <= l4 && l4 <= end && end <= frame.len(), "{l3} {l4} {end} of {}", frame.len());
-    assert_eq!(p.tuple.src.is_v6(), p.tuple.dst.is_v6(), "families");
     let seen = crate::outer::locate(frame).unwrap_or_else(|e| panic!("parse accepts what is broken: {e}"));
     assert_eq!((seen.l3, seen.end), (l3, end), "the datagram's place");
-    assert_eq!((wire::Addr::from(seen.src), wire::Addr::from(seen.dst)), (p.tuple.src, p.tuple.dst));
+    assert_eq!((wire::Addr::from(seen.src), wire::Addr::from(seen.dst)), (p.src(frame), p.dst(frame)));
     assert_eq!(seen.tos, p.tos);
     let fragment = p.fragment.map(|f| (usize::from(f.offset), f.more));
     assert_eq!(seen.fragment, fragment, "fragment");

@@ -100,12 +100,13 @@ enum Outer {
 /// A precomputed outer header, from the outer IP header to what stands in front of the inner one. Outer Ethernet is not
 /// part of it. The default is empty: [`Mode::L2`].
 #[derive(Clone, Copy, Debug)]
+#[repr(C)]
 pub struct Header {
-    bytes: [u8; HEADER_MAX],
     len: u8,
     outer: Outer,
     /// Whether UDP follows the outer IP header.
     udp: bool,
+    bytes: [u8; HEADER_MAX],
 }
 
 impl Default for Header {
@@ -186,6 +187,20 @@ impl Header {
     /// Whether nothing is put in front ([`Mode::L2`]).
     pub const fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// Whether [`encapsulate`] makes use of its `entropy`: for UDP, and for an IPv6 outer header.
+    pub const fn has_entropy(&self) -> bool {
+        self.udp || self.is_v6()
+    }
+
+    /// The outer Ethernet type; `None` for an empty header.
+    const fn ethernet_type(&self) -> Option<u16> {
+        match self.outer {
+            Outer::None => None,
+            Outer::V4 => Some(parse::TYPE_IPV4),
+            Outer::V6 => Some(parse::TYPE_IPV6),
+        }
     }
 
     /// Whether the outer header is IPv6; `false` for an empty header.
@@ -270,17 +285,61 @@ pub fn encapsulate(
     macs: ([u8; 6], [u8; 6]),
     entropy: u32,
 ) {
+    if header.is_empty() {
+        return rewrite_macs(frame, macs.0, macs.1);
+    }
+    if usize::from(parsed.l3) != parse::ETHERNET_LEN {
+        return encapsulate_tagged(frame, header, parsed, macs, entropy);
+    }
+    // One arm for each length there is, so that every copy is of a known length. Anything else is not a header of ours.
+    let _ = match header.len {
+        20 => encapsulate_untagged::<20>(frame, header, parsed, macs, entropy),
+        24 => encapsulate_untagged::<24>(frame, header, parsed, macs, entropy),
+        32 => encapsulate_untagged::<32>(frame, header, parsed, macs, entropy),
+        40 => encapsulate_untagged::<40>(frame, header, parsed, macs, entropy),
+        44 => encapsulate_untagged::<44>(frame, header, parsed, macs, entropy),
+        50 => encapsulate_untagged::<50>(frame, header, parsed, macs, entropy),
+        52 => encapsulate_untagged::<52>(frame, header, parsed, macs, entropy),
+        70 => encapsulate_untagged::<70>(frame, header, parsed, macs, entropy),
+        _ => None,
+    };
+}
+
+#[inline(always)]
+fn encapsulate_untagged<const LEN: usize>(
+    frame: &mut [u8],
+    header: &Header,
+    parsed: &Parsed,
+    macs: ([u8; 6], [u8; 6]),
+    entropy: u32,
+) -> Option<()> {
+    let (link, rest) = frame.split_first_chunk_mut::<{ parse::ETHERNET_LEN }>()?;
+    // As much as the old link header must follow, or the frame was not grown by the header's length.
+    let (outer, _) = rest.split_first_chunk_mut::<LEN>()?;
+    let ((to, from), kind) = (macs, header.ethernet_type()?.to_be_bytes());
+    *link = [
+        to[0], to[1], to[2], to[3], to[4], to[5], from[0], from[1], from[2], from[3], from[4], from[5],
+        kind[0], kind[1],
+    ];
+    *outer = *header.bytes.first_chunk::<LEN>()?;
+    fill(outer, header, parsed, entropy)
+}
+
+#[cold]
+fn encapsulate_tagged(
+    frame: &mut [u8],
+    header: &Header,
+    parsed: &Parsed,
+    macs: ([u8; 6], [u8; 6]),
+    entropy: u32,
+) {
     let (link_len, grown) = (usize::from(parsed.l3), header.len());
     if frame.len() < grown + link_len || link_len < parse::ETHERNET_LEN {
         return;
     }
+    let Some(ethernet_type) = header.ethernet_type() else { return };
     frame.copy_within(grown..grown + link_len, 0);
     rewrite_macs(frame, macs.0, macs.1);
-    let ethernet_type = match header.outer {
-        Outer::None => return,
-        Outer::V4 => parse::TYPE_IPV4,
-        Outer::V6 => parse::TYPE_IPV6,
-    };
     let _ = field::put(frame, link_len - 2, &ethernet_type.to_be_bytes());
     if let Some(outer) = frame.get_mut(link_len..link_len + grown)
         && let Some(bytes) = header.bytes.get(..grown)
@@ -291,7 +350,7 @@ pub fn encapsulate(
 }
 
 /// Writes what differs from packet to packet into the copy of the header.
-#[inline]
+#[inline(always)]
 fn fill(outer: &mut [u8], header: &Header, parsed: &Parsed, entropy: u32) -> Option<()> {
     let inner_len = parsed.datagram_len();
     let total_len = length(header.len() + inner_len);

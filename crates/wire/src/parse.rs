@@ -1,7 +1,7 @@
 //! Frame bytes to [`Parsed`]: one pass over Ethernet, tags, IP with options or extension headers, and the
 //! transport header; for ICMP errors also over the packet quoted inside.
 
-use crate::{Addr, checksum, field};
+use crate::{Addr, Tuple, checksum, field};
 
 /// Why layer 2 or 3 cannot be trusted: the frame is dropped, whatever it was for. Closed; each is a drop reason.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -43,8 +43,8 @@ pub enum Kind {
     Udp,
     /// ICMP or ICMPv6 echo request (type 8, or 128; code 0).
     EchoRequest,
-    /// ICMP or ICMPv6 error: the quoted packet, *as quoted* (its source is the VIP's side).
-    IcmpError(Quoted),
+    /// ICMP or ICMPv6 error with a quoted packet that names a flow: [`Parsed::quoted`].
+    IcmpError,
     /// ICMPv6 133 to 137: router and neighbour discovery; always the kernel's.
     NeighbourDiscovery,
     /// Other ICMP.
@@ -105,6 +105,8 @@ pub struct Fragment {
 }
 
 /// Where things are in a frame that carries IP. All offsets are inside the frame.
+///
+/// Small on purpose: addresses stay in the frame ([`Parsed::src`], [`Parsed::dst`]), which is in the cache anyway.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Parsed {
     /// Offset of the IP header: 14, or 18 and 22 behind one or two VLAN tags.
@@ -113,8 +115,14 @@ pub struct Parsed {
     pub l4: u16,
     /// One past the last byte of the IP datagram; what follows is Ethernet padding.
     pub end: u16,
-    /// Addresses and ports (ports 0 unless TCP or UDP); protocol is the upper-layer protocol.
-    pub tuple: crate::Tuple,
+    /// Source port; 0 unless TCP or UDP.
+    pub sport: u16,
+    /// Destination port; 0 unless TCP or UDP.
+    pub dport: u16,
+    /// Upper-layer protocol; behind a later fragment's header the next header as carried.
+    pub protocol: u8,
+    /// IPv6, not IPv4.
+    pub v6: bool,
     /// Type of service or traffic class, DSCP and ECN.
     pub tos: u8,
     /// IPv4 don't-fragment; always true for IPv6.
@@ -126,10 +134,6 @@ pub struct Parsed {
 }
 
 /// Outcome of [`parse`].
-#[expect(
-    clippy::large_enum_variant,
-    reason = "almost every frame is the large one, and nothing here allocates"
-)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Frame {
     /// IPv4 or IPv6.
@@ -151,7 +155,47 @@ impl Parsed {
 
     /// Whether the datagram is IPv6.
     pub const fn is_v6(&self) -> bool {
-        self.tuple.dst.is_v6()
+        self.v6
+    }
+
+    /// The source address, from the frame that was parsed; zero from any shorter one.
+    #[inline]
+    pub fn src(&self, frame: &[u8]) -> Addr {
+        self.address(frame, 12, 8)
+    }
+
+    /// The destination address, from the frame that was parsed; zero from any shorter one.
+    #[inline]
+    pub fn dst(&self, frame: &[u8]) -> Addr {
+        self.address(frame, 16, 24)
+    }
+
+    #[inline]
+    fn address(&self, frame: &[u8], in_v4: usize, in_v6: usize) -> Addr {
+        let l3 = usize::from(self.l3);
+        if self.v6 {
+            Addr::V6(field::chunk(frame, l3 + in_v6).map_or(0, u128::from_be_bytes))
+        } else {
+            Addr::V4(field::chunk(frame, l3 + in_v4).map_or(0, u32::from_be_bytes))
+        }
+    }
+
+    /// Addresses, ports and protocol of the frame that was parsed.
+    #[inline]
+    pub fn tuple(&self, frame: &[u8]) -> Tuple {
+        let (src, dst) = (self.src(frame), self.dst(frame));
+        Tuple { src, dst, sport: self.sport, dport: self.dport, protocol: self.protocol }
+    }
+
+    /// The packet quoted by an ICMP error, *as quoted*: its source is the VIP's side. `None` unless the kind is
+    /// [`Kind::IcmpError`].
+    #[cold]
+    pub fn quoted(&self, frame: &[u8]) -> Option<Quoted> {
+        if self.kind != Kind::IcmpError {
+            return None;
+        }
+        let quote = frame.get(usize::from(self.l4) + ICMP_LEN..usize::from(self.end))?;
+        if self.v6 { quoted_ipv6(quote) } else { quoted_ipv4(quote) }
     }
 }
 
@@ -267,13 +311,10 @@ fn ipv4(frame: &[u8], l3: usize) -> Result<Frame, Malformed> {
         l3: position(l3),
         l4: position(l3 + header_len),
         end,
-        tuple: crate::Tuple {
-            src: Addr::V4(u32::from_be_bytes([fixed[12], fixed[13], fixed[14], fixed[15]])),
-            dst: Addr::V4(u32::from_be_bytes([fixed[16], fixed[17], fixed[18], fixed[19]])),
-            sport,
-            dport,
-            protocol,
-        },
+        sport,
+        dport,
+        protocol,
+        v6: false,
         tos: fixed[1],
         dont_fragment: flags & 0x4000 != 0,
         fragment,
@@ -332,12 +373,14 @@ fn ipv6(frame: &[u8], l3: usize) -> Result<Frame, Malformed> {
     let fragment = chain.fragment.map(|(fragment, _)| fragment);
     let segment = datagram.get(chain.l4..).ok_or(Malformed::BadIpv6Extension)?;
     let (kind, sport, dport) = transport(segment, chain.protocol, fragment, true)?;
-    let (src, dst) = v6_addresses(fixed);
     Ok(Frame::Ip(Parsed {
         l3: position(l3),
         l4: position(l3 + chain.l4),
         end,
-        tuple: crate::Tuple { src, dst, sport, dport, protocol: chain.protocol },
+        sport,
+        dport,
+        protocol: chain.protocol,
+        v6: true,
         tos: (fixed[0] << 4) | (fixed[1] >> 4),
         dont_fragment: true,
         fragment,
@@ -509,7 +552,7 @@ fn icmp(message: &[u8]) -> Kind {
         (8, 0) => Kind::EchoRequest,
         // Destination unreachable, time exceeded, parameter problem. Source quench is deprecated (RFC 6633); a redirect
         // is for the host that has the route.
-        (3 | 11 | 12, _) => quoted_ipv4(quote).map_or(Kind::Bad(BadTransport::BadIcmp), Kind::IcmpError),
+        (3 | 11 | 12, _) => error(quoted_ipv4(quote).is_some()),
         _ => Kind::IcmpOther,
     }
 }
@@ -521,10 +564,15 @@ fn icmpv6(message: &[u8]) -> Kind {
     };
     match (header[0], header[1]) {
         (128, 0) => Kind::EchoRequest,
-        (1..=4, _) => quoted_ipv6(quote).map_or(Kind::Bad(BadTransport::BadIcmp), Kind::IcmpError),
+        (1..=4, _) => error(quoted_ipv6(quote).is_some()),
         (133..=137, _) => Kind::NeighbourDiscovery,
         _ => Kind::IcmpOther,
     }
+}
+
+/// An error that names a flow, or is of no use.
+const fn error(names_flow: bool) -> Kind {
+    if names_flow { Kind::IcmpError } else { Kind::Bad(BadTransport::BadIcmp) }
 }
 
 /// The flow of a quoted IPv4 packet. Its checksum and total length are not looked at: routers on the way changed the TTL,

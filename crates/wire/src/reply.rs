@@ -32,14 +32,11 @@ pub fn echo(frame: &[u8], p: &Parsed, mac: [u8; 6], out: &mut [u8]) -> Option<us
     let request = frame.get(usize::from(p.l4)..usize::from(p.end))?;
     let (reply_type, protocol) = if p.is_v6() { (129, parse::ICMPV6) } else { (0, parse::ICMP) };
     // Swapped addresses have the same sum, so it serves for both directions.
-    let pseudo = pseudo_header_sum(p, protocol, request.len())?;
+    let pseudo = pseudo_header_sum(frame, p, protocol, request.len())?;
     if checksum::fold(pseudo + checksum::sum(request)) != 0xffff {
         return None;
     }
-    let identity = match p.tuple.dst {
-        Addr::V4(_) => field::long(frame, usize::from(p.l3) + 4)? & 0xffff_4000,
-        Addr::V6(_) => 0,
-    };
+    let identity = if p.v6 { 0 } else { field::long(frame, usize::from(p.l3) + 4)? & 0xffff_4000 };
     let headers = Headers { protocol, tos: p.tos, identity, payload_len: request.len() };
     let (message, len) = headers.write(frame, p, mac, out)?;
     message.copy_from_slice(request);
@@ -86,13 +83,13 @@ pub fn tcp_reset(frame: &[u8], p: &Parsed, mac: [u8; 6], out: &mut [u8]) -> Opti
     let headers =
         Headers { protocol: parse::TCP, tos: p.tos & 0xfc, identity: DONT_FRAGMENT, payload_len: TCP_LEN };
     let (reset, len) = headers.write(frame, p, mac, out)?;
-    field::put(reset, 0, &p.tuple.dport.to_be_bytes())?;
-    field::put(reset, 2, &p.tuple.sport.to_be_bytes())?;
+    field::put(reset, 0, &p.dport.to_be_bytes())?;
+    field::put(reset, 2, &p.sport.to_be_bytes())?;
     field::put(reset, 4, &seq.to_be_bytes())?;
     field::put(reset, 8, &ack.to_be_bytes())?;
     field::put(reset, 12, &[0x50, reset_flags, 0, 0, 0, 0, 0, 0])?;
     let pseudo =
-        checksum::pseudo_header_sum(p.tuple.dst, p.tuple.src, parse::TCP, u32::try_from(TCP_LEN).ok()?);
+        checksum::pseudo_header_sum(p.dst(frame), p.src(frame), parse::TCP, u32::try_from(TCP_LEN).ok()?);
     let check = !checksum::fold(pseudo + checksum::sum(reset));
     field::put(reset, 16, &check.to_be_bytes())?;
     Some(len)
@@ -123,18 +120,18 @@ fn icmp_error(
     field::put(message, 2, &[0, 0])?;
     field::put(message, 4, &rest.to_be_bytes())?;
     field::put(message, ICMP_LEN, quote)?;
-    let pseudo = pseudo_header_sum(p, protocol, message.len())?;
+    let pseudo = pseudo_header_sum(frame, p, protocol, message.len())?;
     let check = !checksum::fold(pseudo + checksum::sum(message));
     field::put(message, 2, &check.to_be_bytes())?;
     Some(len)
 }
 
 /// Only ICMPv6 has a pseudo-header.
-fn pseudo_header_sum(p: &Parsed, protocol: u8, len: usize) -> Option<u32> {
+fn pseudo_header_sum(frame: &[u8], p: &Parsed, protocol: u8, len: usize) -> Option<u32> {
     if !p.is_v6() {
         return Some(0);
     }
-    Some(checksum::pseudo_header_sum(p.tuple.dst, p.tuple.src, protocol, u32::try_from(len).ok()?))
+    Some(checksum::pseudo_header_sum(p.dst(frame), p.src(frame), protocol, u32::try_from(len).ok()?))
 }
 
 /// The rules common to all answers.
@@ -146,9 +143,9 @@ fn may_answer(frame: &[u8], p: &Parsed) -> bool {
         && !matches!(p.kind, Kind::Bad(_))
         && !group_mac(0)
         && !group_mac(6)
-        && p.tuple.src != p.tuple.dst
-        && is_one_host(p.tuple.src)
-        && is_one_host(p.tuple.dst)
+        && p.src(frame) != p.dst(frame)
+        && is_one_host(p.src(frame))
+        && is_one_host(p.dst(frame))
 }
 
 /// Whether an address can be that of one host elsewhere (RFC 1122 section 3.2.2): not zero, loopback, multicast, broadcast or class E.
@@ -163,7 +160,7 @@ fn is_one_host(address: Addr) -> bool {
 fn is_error_or_redirect(frame: &[u8], p: &Parsed) -> bool {
     let icmp_type = || field::byte(frame, usize::from(p.l4));
     match p.kind {
-        Kind::IcmpError(_) | Kind::NeighbourDiscovery => true,
+        Kind::IcmpError | Kind::NeighbourDiscovery => true,
         Kind::IcmpOther if p.is_v6() => icmp_type().is_none_or(|t| t < 128),
         Kind::IcmpOther => icmp_type().is_none_or(|t| matches!(t, 3 | 4 | 5 | 11 | 12)),
         _ => false,
@@ -200,7 +197,7 @@ impl Headers {
         field::put(out, 12, frame.get(12..l3)?)?;
         let (header, payload) = out.get_mut(l3..)?.split_at_mut_checked(ip_len)?;
         // The answer goes from the request's destination to its source.
-        match (p.tuple.dst, p.tuple.src) {
+        match (p.dst(frame), p.src(frame)) {
             (Addr::V4(src), Addr::V4(dst)) => {
                 let total_len = u16::try_from(ip_len + self.payload_len).ok()?;
                 field::put(header, 0, &[0x45, self.tos])?;

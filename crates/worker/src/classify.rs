@@ -31,10 +31,8 @@ pub enum Fate {
 pub struct Packet {
     /// What should become of it.
     pub fate: Fate,
-    /// Offsets and addresses; all zero for frames without IP.
+    /// Offsets and ports; all zero for frames without IP.
     pub parsed: Parsed,
-    /// The flow's tuple, client to VIP (turned round for ICMP errors).
-    pub tuple: Tuple,
     /// Index of its service in the view.
     pub service: Option<u16>,
     /// Its exact key; meaningless unless the fate is `Flow` or `Quoted`.
@@ -45,12 +43,14 @@ pub struct Packet {
     pub made_here: bool,
 }
 
-const NO_TUPLE: Tuple = Tuple { src: Addr::V4(0), dst: Addr::V4(0), sport: 0, dport: 0, protocol: 0 };
 const NOT_PARSED: Parsed = Parsed {
     l3: 0,
     l4: 0,
     end: 0,
-    tuple: NO_TUPLE,
+    sport: 0,
+    dport: 0,
+    protocol: 0,
+    v6: false,
     tos: 0,
     dont_fragment: false,
     fragment: None,
@@ -63,22 +63,25 @@ impl Packet {
     }
 
     fn new(fate: Fate, parsed: Parsed) -> Packet {
-        Packet {
-            fate,
-            parsed,
-            tuple: parsed.tuple,
-            service: None,
-            key: FlowKey::Narrow(0),
-            hit: None,
-            made_here: false,
-        }
+        Packet { fate, parsed, service: None, key: FlowKey::Narrow(0), hit: None, made_here: false }
     }
 
     /// Names the flow of a packet whose service is known.
-    pub(crate) fn set_service(&mut self, view: &View, index: u16) {
+    #[inline]
+    fn set_service(&mut self, view: &View, index: u16, flow: &Tuple) {
         self.service = Some(index);
         if let Some(service) = view.service.get(usize::from(index)) {
-            self.key = key_of(service, &self.tuple);
+            self.key = key_of(service, flow);
+        }
+    }
+
+    /// The flow that the packet belongs to, client to VIP; for an ICMP error the flow it quotes, turned round. `bytes` is
+    /// the frame that was classified.
+    #[inline]
+    pub fn flow(&self, bytes: &[u8]) -> Tuple {
+        match self.parsed.kind {
+            Kind::IcmpError => quoted_flow(bytes, &self.parsed),
+            _ => self.parsed.tuple(bytes),
         }
     }
 
@@ -109,7 +112,7 @@ pub fn classify(view: &View, bytes: &[u8], meta: RxMeta) -> Packet {
     }
     match parse(bytes) {
         Ok(Frame::Ip(parsed)) => {
-            let packet = classify_ip(view, parsed);
+            let packet = classify_ip(view, bytes, parsed);
             if packet.fate == Fate::Punt {
                 return packet;
             }
@@ -126,8 +129,9 @@ pub fn classify(view: &View, bytes: &[u8], meta: RxMeta) -> Packet {
     }
 }
 
-fn classify_ip(view: &View, parsed: Parsed) -> Packet {
-    let tuple = &parsed.tuple;
+#[inline]
+fn classify_ip(view: &View, bytes: &[u8], parsed: Parsed) -> Packet {
+    let tuple = &parsed.tuple(bytes);
     if parsed.fragment.is_some() {
         let fate = match view.services.is_vip(tuple.dst) {
             false => Fate::Punt,
@@ -140,20 +144,21 @@ fn classify_ip(view: &View, parsed: Parsed) -> Packet {
         Match::NotVip => Packet::new(Fate::Punt, parsed),
         _ if parsed.kind == Kind::NeighbourDiscovery => Packet::new(Fate::Punt, parsed),
         _ if bad_source(tuple) => Packet::new(Fate::Drop(DropReason::BadSource), parsed),
-        found => whole_for_vip(view, parsed, found),
+        found => whole_for_vip(view, bytes, parsed, found),
     }
 }
 
 /// A whole datagram (or the first fragment of one) whose destination is a VIP.
-pub(crate) fn whole_for_vip(view: &View, parsed: Parsed, found: Match) -> Packet {
+#[inline]
+pub(crate) fn whole_for_vip(view: &View, bytes: &[u8], parsed: Parsed, found: Match) -> Packet {
     let mut packet = Packet::new(Fate::Drop(DropReason::NoService), parsed);
     match (parsed.kind, found) {
         (Kind::Tcp(_) | Kind::Udp, Match::Service(index)) => {
             packet.fate = Fate::Flow;
-            packet.set_service(view, index);
+            packet.set_service(view, index, &parsed.tuple(bytes));
         }
         (Kind::EchoRequest, _) => packet.fate = Fate::Echo,
-        (Kind::IcmpError(quoted), _) => quoted_flow(view, &mut packet, &quoted),
+        (Kind::IcmpError, _) => steer_by_quote(view, bytes, &mut packet),
         (Kind::IcmpOther, _) => packet.fate = Fate::Drop(DropReason::IcmpUnhandled),
         (Kind::Bad(why), _) => packet.fate = Fate::Drop(bad_transport(why)),
         _ => {}
@@ -161,24 +166,31 @@ pub(crate) fn whole_for_vip(view: &View, parsed: Parsed, found: Match) -> Packet
     packet
 }
 
-/// An ICMP error belongs to the flow it quotes: quoted from the VIP to the client, so turned round. The quoted
-/// source must be the VIP the error was sent to (RFC 5927 section 4: a quote that is none of ours is forged).
-fn quoted_flow(view: &View, packet: &mut Packet, quoted: &Quoted) {
-    packet.tuple = Tuple {
+/// The flow that an ICMP error quotes: quoted from the VIP to the client, so turned round.
+#[cold]
+fn quoted_flow(bytes: &[u8], parsed: &Parsed) -> Tuple {
+    let none = Quoted { src: (Addr::V4(0), 0), dst: (Addr::V4(0), 0), protocol: 0 };
+    let quoted = parsed.quoted(bytes).unwrap_or(none);
+    Tuple {
         src: quoted.dst.0,
         dst: quoted.src.0,
         sport: quoted.dst.1,
         dport: quoted.src.1,
         protocol: quoted.protocol,
-    };
-    packet.fate = if packet.tuple.dst != packet.parsed.tuple.dst {
+    }
+}
+
+/// An ICMP error belongs to the flow it quotes. The quoted source must be the VIP the error was sent to (RFC 5927 section 4: a
+/// quote that is none of ours is forged).
+#[cold]
+fn steer_by_quote(view: &View, bytes: &[u8], packet: &mut Packet) {
+    let flow = quoted_flow(bytes, &packet.parsed);
+    packet.fate = if flow.dst != packet.parsed.dst(bytes) {
         Fate::Drop(DropReason::BadIcmp)
-    } else if !matches!(quoted.protocol, 6 | 17) {
+    } else if !matches!(flow.protocol, 6 | 17) {
         Fate::Drop(DropReason::IcmpUnhandled)
-    } else if let Match::Service(index) =
-        view.services.find(packet.tuple.dst, packet.tuple.dport, quoted.protocol)
-    {
-        packet.set_service(view, index);
+    } else if let Match::Service(index) = view.services.find(flow.dst, flow.dport, flow.protocol) {
+        packet.set_service(view, index, &flow);
         Fate::Quoted
     } else {
         Fate::Drop(DropReason::NoService)
@@ -191,7 +203,7 @@ pub(crate) fn probe(view: &View, bytes: &[u8]) -> Option<Packet> {
         return None;
     }
     let Ok(Frame::Ip(parsed)) = parse(bytes) else { return None };
-    let tuple = &parsed.tuple;
+    let tuple = &parsed.tuple(bytes);
     let probe = view
         .probes
         .iter()

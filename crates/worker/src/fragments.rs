@@ -219,7 +219,7 @@ impl<Io: PacketIo> Worker<Io> {
         packet: &mut Packet,
         now: Tick,
     ) {
-        let (_, hash) = datagram(view, packet);
+        let (_, hash) = datagram(view, frame.bytes(), packet);
         let cores = u8::try_from(self.peers.len()).unwrap_or(u8::MAX).max(1);
         let owner = steer::core_of(hash, cores);
         if owner == self.core {
@@ -233,7 +233,7 @@ impl<Io: PacketIo> Worker<Io> {
 
     /// A fragment at its datagram's owner.
     pub(crate) fn fragment_here(&mut self, view: &View, frame: Io::Frame, packet: &mut Packet, now: Tick) {
-        let (key, hash) = datagram(view, packet);
+        let (key, hash) = datagram(view, frame.bytes(), packet);
         let deadline = Tick(now.0 + view.timeouts.fragment_us);
         if packet.parsed.fragment.is_none_or(|fragment| fragment.offset == 0) {
             return self.first_fragment(view, frame, packet, (key, hash), deadline, now);
@@ -257,10 +257,10 @@ impl<Io: PacketIo> Worker<Io> {
         deadline: Tick,
         now: Tick,
     ) {
-        let tuple = packet.parsed.tuple;
+        let tuple = packet.parsed.tuple(frame.bytes());
         let found = view.services.find(tuple.dst, tuple.dport, tuple.protocol);
-        *packet = whole_for_vip(view, packet.parsed, found);
-        self.steer(view, packet, now);
+        *packet = whole_for_vip(view, frame.bytes(), packet.parsed, found);
+        self.steer(view, frame.bytes(), packet, now);
         let backend = match packet.fate {
             Fate::To(backend) => Ok(backend),
             Fate::Drop(reason) => Err(reason),
@@ -299,8 +299,8 @@ fn follow(packet: &mut Packet, decision: Decision) {
     };
 }
 
-fn datagram(view: &View, packet: &Packet) -> (DatagramKey, u64) {
-    let tuple = &packet.parsed.tuple;
+fn datagram(view: &View, bytes: &[u8], packet: &Packet) -> (DatagramKey, u64) {
+    let tuple = packet.parsed.tuple(bytes);
     let key = DatagramKey {
         src: tuple.src,
         dst: tuple.dst,

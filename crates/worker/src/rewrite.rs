@@ -6,7 +6,7 @@ use crate::emit::Label;
 use crate::io::{Frame, PacketIo};
 use crate::view::{BackendView, OnEmpty, View};
 use crate::{DropReason, Worker};
-use wire::encap::{Mode, encapsulate, entropy, rewrite_macs};
+use wire::encap::{encapsulate, entropy};
 use wire::fragment::Pieces;
 use wire::parse::Kind;
 use wire::{Tick, Tuple, reply};
@@ -44,19 +44,17 @@ impl<Io: PacketIo> Worker<Io> {
         if parsed.end - parsed.l3 > backend.inner_mtu {
             return self.too_big(view, frame, packet, backend, now);
         }
+        let entropy =
+            if backend.header.has_entropy() { entropy(&outer_flow(packet, frame.bytes())) } else { 0 };
         // Ethernet padding is no part of the datagram and must not travel inside the tunnel.
         if frame.set_len(usize::from(parsed.end)).is_err() {
             return self.drop_frame(view, frame, packet, DropReason::NoHeadroom);
         }
         let source = port_mac(view, backend.port);
-        if backend.mode == Mode::L2 {
-            rewrite_macs(frame.bytes_mut(), next_hop, source);
-        } else {
-            let Ok(bytes) = frame.grow_front(backend.header.len()) else {
-                return self.drop_frame(view, frame, packet, DropReason::NoHeadroom);
-            };
-            encapsulate(bytes, &backend.header, parsed, (next_hop, source), entropy(&entropy_tuple(packet)));
-        }
+        let Ok(bytes) = frame.grow_front(backend.header.len()) else {
+            return self.drop_frame(view, frame, packet, DropReason::NoHeadroom);
+        };
+        encapsulate(bytes, &backend.header, parsed, (next_hop, source), entropy);
         let label = Label::received(view, packet, Some(backend.id));
         self.send(view, backend.port, frame, label);
     }
@@ -212,11 +210,11 @@ enum Unanswered {
 
 /// What the outer header's entropy is made of: the flow's tuple; without ports for fragments, so that all pieces of a
 /// datagram take the same path.
-fn entropy_tuple(packet: &Packet) -> Tuple {
+fn outer_flow(packet: &Packet, bytes: &[u8]) -> Tuple {
     if packet.parsed.fragment.is_some() {
-        Tuple { sport: 0, dport: 0, ..packet.parsed.tuple }
+        Tuple { sport: 0, dport: 0, ..packet.parsed.tuple(bytes) }
     } else {
-        packet.tuple
+        packet.flow(bytes)
     }
 }
 

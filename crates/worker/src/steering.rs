@@ -6,14 +6,14 @@ use crate::io::PacketIo;
 use crate::view::{BackendState, HashOn, OnDown, ServiceView, View};
 use crate::{DropReason, Worker};
 use flow::{Hit, Insert, State};
-use wire::{BackendId, Tick};
+use wire::{BackendId, Tick, Tuple};
 
 /// A SYN on a flow of a backend that takes no new flows is a retransmission when the flow was used this recently.
 const SYN_RETRY_US: u64 = 500_000;
 
 impl<Io: PacketIo> Worker<Io> {
     /// Turns `Flow` and `Quoted` into `To` or `Drop`.
-    pub(crate) fn steer(&mut self, view: &View, packet: &mut Packet, now: Tick) {
+    pub(crate) fn steer(&mut self, view: &View, bytes: &[u8], packet: &mut Packet, now: Tick) {
         let remember = match packet.fate {
             Fate::Flow => true,
             Fate::Quoted => false,
@@ -28,9 +28,9 @@ impl<Io: PacketIo> Worker<Io> {
             of.bytes.add(u64::from(packet.parsed.end - packet.parsed.l3));
         }
         let chosen = if remember {
-            self.steer_flow(view, service, packet, now)
+            self.steer_flow(view, service, bytes, packet, now)
         } else {
-            self.steer_quoted(view, service, packet, now)
+            self.steer_quoted(view, service, bytes, packet, now)
         };
         packet.fate = if let Some(backend) = chosen {
             Fate::To(backend)
@@ -46,6 +46,7 @@ impl<Io: PacketIo> Worker<Io> {
         &mut self,
         view: &View,
         service: &ServiceView,
+        bytes: &[u8],
         packet: &Packet,
         now: Tick,
     ) -> Option<BackendId> {
@@ -63,8 +64,9 @@ impl<Io: PacketIo> Worker<Io> {
             self.counters.totals.resteered.add(1);
         }
         self.counters.totals.flow_misses.add(1);
-        let backend =
-            self.known_elsewhere(view, service, packet, now).or_else(|| place(view, service, packet))?;
+        let backend = self
+            .known_elsewhere(view, service, packet, now)
+            .or_else(|| place(view, service, &packet.flow(bytes)))?;
         self.remember(service, packet, hit, backend, now);
         Some(backend)
     }
@@ -74,6 +76,7 @@ impl<Io: PacketIo> Worker<Io> {
         &self,
         view: &View,
         service: &ServiceView,
+        bytes: &[u8],
         packet: &Packet,
         now: Tick,
     ) -> Option<BackendId> {
@@ -82,7 +85,7 @@ impl<Io: PacketIo> Worker<Io> {
             .filter(|hit| self.usable(view, service, hit, packet))
             .map(|hit| hit.backend)
             .or_else(|| self.known_elsewhere(view, service, packet, now))
-            .or_else(|| place(view, service, packet))
+            .or_else(|| place(view, service, &packet.flow(bytes)))
     }
 
     /// Whether an entry still decides. Not: a removed backend; one that is down, where the service reselects; and for
@@ -171,10 +174,10 @@ impl<Io: PacketIo> Worker<Io> {
 }
 
 /// The Maglev table's answer for a flow, past backends that take no new flows.
-pub fn place(view: &View, service: &ServiceView, packet: &Packet) -> Option<BackendId> {
+pub fn place(view: &View, service: &ServiceView, flow: &Tuple) -> Option<BackendId> {
     let hash = match service.hash {
-        HashOn::Tuple => steer::hash::tuple(&view.cluster_key, &packet.tuple),
-        HashOn::Source => steer::hash::source(&view.cluster_key, packet.tuple.src),
+        HashOn::Tuple => steer::hash::tuple(&view.cluster_key, flow),
+        HashOn::Source => steer::hash::source(&view.cluster_key, flow.src),
     };
     let takes_new = |member: u16| {
         service

@@ -177,7 +177,7 @@ impl<Io: PacketIo> Worker<Io> {
             }
             self.look_up(&mut batch, now);
             for (frame, packet) in burst.drain(..).zip(&mut batch) {
-                self.steer(view, packet, now);
+                self.steer(view, frame.bytes(), packet, now);
                 self.rewrite(view, frame, packet, now);
             }
         }

@@ -11,7 +11,7 @@ pub(super) fn queue(frame: &[u8], queues: usize) -> usize {
     }
     let Ok(Frame::Ip(parsed)) = parse(frame) else { return 0 };
     let has_ports = parsed.fragment.is_none() && matches!(parsed.kind, Kind::Tcp(_) | Kind::Udp);
-    let hash = hash(&parsed.tuple, has_ports);
+    let hash = hash(&parsed.tuple(frame), has_ports);
     // The product's upper half spreads a 32-bit hash evenly over any number of queues.
     usize::try_from((u64::from(hash) * queues as u64) >> 32).unwrap_or(0)
 }

@@ -222,7 +222,7 @@ proptest! {
         };
         prop_assert_eq!(carried, inner);
         // And our own parser takes what we send.
-        prop_assert_eq!(ip(&out).tuple.protocol, protocol);
+        prop_assert_eq!(ip(&out).protocol, protocol);
     }
 
     #[test]

@@ -108,7 +108,7 @@ proptest! {
             let p = ip(piece);
             prop_assert_eq!(usize::from(p.end), piece.len());
             prop_assert_eq!(naive_sum(&piece[l3..usize::from(p.l4)]), 0xffff);
-            prop_assert_eq!((p.tos, p.tuple), (0x2e, ip(&frame).tuple));
+            prop_assert_eq!((p.tos, p.tuple(piece)), (0x2e, ip(&frame).tuple(&frame)));
             prop_assert_eq!(&piece[l3 + 4..l3 + 6], &id.to_be_bytes());
             prop_assert_eq!(piece[l3 + 6] & 0xc0, if reserved { 0x80 } else { 0 });
             prop_assert_eq!(piece[l3 + 8], frame[l3 + 8], "TTL");

@@ -36,8 +36,8 @@ fn tcp_over_ipv4() {
     frame.resize(60, 0);
     let p = ip(&frame);
     assert_eq!((p.l3, p.l4, p.end), (14, 34, 54));
-    assert_eq!((p.tuple.src, p.tuple.dst), (V4_CLIENT, V4_VIP));
-    assert_eq!((p.tuple.sport, p.tuple.dport, p.tuple.protocol), (40_000, 80, 6));
+    assert_eq!((p.src(&frame), p.dst(&frame)), (V4_CLIENT, V4_VIP));
+    assert_eq!((p.sport, p.dport, p.protocol), (40_000, 80, 6));
     assert_eq!((p.tos, p.dont_fragment, p.fragment), (0xb9, true, None));
     assert_eq!(p.kind, Kind::Tcp(TcpFlags(0x02)));
     assert!(!p.is_v6());
@@ -57,8 +57,8 @@ fn udp_over_ipv6_behind_every_extension_header() {
     let frame = v6_chain(&extensions, 17, &udp(b"hello"));
     let p = ip(&frame);
     assert_eq!(usize::from(p.l4), frame.len() - 13);
-    assert_eq!((p.tuple.src, p.tuple.dst), (V6_CLIENT, V6_VIP));
-    assert_eq!((p.tuple.sport, p.tuple.dport, p.tuple.protocol), (40_001, 53, 17));
+    assert_eq!((p.src(&frame), p.dst(&frame)), (V6_CLIENT, V6_VIP));
+    assert_eq!((p.sport, p.dport, p.protocol), (40_001, 53, 17));
     assert_eq!((p.kind, p.fragment, p.dont_fragment), (Kind::Udp, None, true));
 }
 
@@ -176,7 +176,7 @@ fn bad_ipv6() {
         assert_eq!(parse(&frame), Err(Malformed::BadIpv6), "{name}");
     }
     let empty = ip(&ethernet6(&v6(59, 0, &[])));
-    assert_eq!((empty.kind, empty.tuple.protocol, empty.l4, empty.end), (Kind::Other, 59, 54, 54));
+    assert_eq!((empty.kind, empty.protocol, empty.l4, empty.end), (Kind::Other, 59, 54, 54));
 }
 
 #[test]
@@ -213,7 +213,7 @@ fn bad_ipv6_extension() {
 fn esp_and_unknown_headers_end_the_chain() {
     for protocol in [50, 135, 139, 253] {
         let p = ip(&v6_chain(&[options_header(60, 0)], protocol, &[1, 2, 3]));
-        assert_eq!((p.kind, p.tuple.protocol, p.l4), (Kind::Other, protocol, 62));
+        assert_eq!((p.kind, p.protocol, p.l4), (Kind::Other, protocol, 62));
     }
     for protocol in [1, 58] {
         let swapped = if protocol == 1 {
@@ -279,12 +279,12 @@ fn fragments() {
     for (fragment, id) in [(v4_fragment as fn(_, _, _, &[u8]) -> _, 0x1234), (v6_fragment, 0xdead_beef)] {
         let first = ip(&fragment(17, 0, true, &udp(&[0; 800])[..16]));
         assert_eq!(first.kind, Kind::Udp, "its length is that of the whole datagram");
-        assert_eq!((first.tuple.sport, first.tuple.dport), (40_001, 53));
+        assert_eq!((first.sport, first.dport), (40_001, 53));
         assert_eq!(first.fragment, Some(Fragment { id, offset: 0, more: true }));
         let frame = fragment(6, 1480, false, &[9; 33]);
         let last = ip(&frame);
-        assert_eq!((last.kind, last.tuple.protocol), (Kind::LaterFragment, 6));
-        assert_eq!((last.tuple.sport, last.tuple.dport), (0, 0));
+        assert_eq!((last.kind, last.protocol), (Kind::LaterFragment, 6));
+        assert_eq!((last.sport, last.dport), (0, 0));
         assert_eq!(last.fragment, Some(Fragment { id, offset: 1480, more: false }));
         assert_eq!(frame[usize::from(last.l4)..usize::from(last.end)], [9; 33]);
         // The rest of the header is in the next piece.
@@ -294,7 +294,7 @@ fn fragments() {
     assert_eq!(ip(&v4_fragment(1, 0, true, &icmp(8, 0, &[0; 8]))).kind, Kind::IcmpOther);
     assert_eq!(ip(&v6_fragment(58, 0, true, &icmp(128, 0, &[0; 8]))).kind, Kind::IcmpOther);
     let later_chain = ip(&v6_fragment(60, 64, false, &[0xff; 8]));
-    assert_eq!((later_chain.tuple.protocol, later_chain.kind), (60, Kind::LaterFragment), "as carried");
+    assert_eq!((later_chain.protocol, later_chain.kind), (60, Kind::LaterFragment), "as carried");
 }
 
 #[test]
@@ -316,7 +316,7 @@ fn bad_tcp() {
         for frame in [ethernet4(&V4::new(6).packet(&segment)), ethernet6(&v6(6, 0, &segment))] {
             let p = ip(&frame);
             assert_eq!(p.kind, Kind::Bad(BadTransport::BadTcp), "{name}");
-            assert_eq!((p.tuple.sport, p.tuple.dport), (0, 0), "{name}");
+            assert_eq!((p.sport, p.dport), (0, 0), "{name}");
         }
     }
     assert_eq!(ip(&ethernet6(&v6(6, 0, &with_offset(15, 60)))).kind, Kind::Tcp(TcpFlags(2)));
@@ -364,13 +364,20 @@ fn answer4(protocol: u8, flags: u16, payload: &[u8]) -> Vec<u8> {
     V4 { src: VIP, dst: CLIENT, flags, ..V4::new(protocol) }.packet(payload)
 }
 
-fn quoted(src: Addr, dst: Addr, ports: (u16, u16), protocol: u8) -> Kind {
-    Kind::IcmpError(Quoted { src: (src, ports.0), dst: (dst, ports.1), protocol })
+fn quoted(src: Addr, dst: Addr, ports: (u16, u16), protocol: u8) -> (Kind, Option<Quoted>) {
+    (Kind::IcmpError, Some(Quoted { src: (src, ports.0), dst: (dst, ports.1), protocol }))
+}
+
+/// The kind, and whom an ICMP error quotes.
+fn kind_and_quote(frame: &[u8]) -> (Kind, Option<Quoted>) {
+    let p = ip(frame);
+    (p.kind, p.quoted(frame))
 }
 
 #[test]
 fn icmp_kinds() {
-    let kind = |icmp: Vec<u8>| ip(&ethernet4(&V4::new(1).packet(&icmp))).kind;
+    let error_of = |icmp: Vec<u8>| kind_and_quote(&ethernet4(&V4::new(1).packet(&icmp)));
+    let kind = |icmp: Vec<u8>| error_of(icmp).0;
     let ports = [0, 80, 0x9c, 0x40];
     let quote = answer4(6, 0, &ports);
     let error = quoted(V4_VIP, V4_CLIENT, (80, 40_000), 6);
@@ -381,25 +388,25 @@ fn icmp_kinds() {
         assert_eq!(kind(icmp(other, 0, &quote)), Kind::IcmpOther, "type {other}");
     }
     for (icmp_type, code) in [(3, 0), (3, 4), (3, 13), (11, 0), (11, 1), (12, 0)] {
-        assert_eq!(kind(icmp(icmp_type, code, &quote)), error, "type {icmp_type}");
+        assert_eq!(error_of(icmp(icmp_type, code, &quote)), error, "type {icmp_type}");
     }
     let mut truncated = answer4(17, 0, &[0; 1400]);
     truncated[20..24].copy_from_slice(&[0, 53, 0x9c, 0x41]);
     truncated[10..12].fill(0);
     assert_eq!(
-        kind(icmp(3, 4, &truncated[..28])),
+        error_of(icmp(3, 4, &truncated[..28])),
         quoted(V4_VIP, V4_CLIENT, (53, 40_001), 17),
         "only 8 bytes, bad checksum"
     );
     let with_options =
         V4 { src: VIP, dst: CLIENT, options: std::vec![0x94, 4, 0, 0], ..V4::new(6) }.packet(&ports);
-    assert_eq!(kind(icmp(11, 0, &with_options)), error, "options");
+    assert_eq!(error_of(icmp(11, 0, &with_options)), error, "options");
     assert_eq!(
-        kind(icmp(3, 1, &answer4(6, 0x2000, &[&ports[..], &[0; 4]].concat()))),
+        error_of(icmp(3, 1, &answer4(6, 0x2000, &[&ports[..], &[0; 4]].concat()))),
         error,
         "first fragment"
     );
-    assert_eq!(kind(icmp(3, 1, &answer4(1, 0, &[]))), quoted(V4_VIP, V4_CLIENT, (0, 0), 1), "no ports");
+    assert_eq!(error_of(icmp(3, 1, &answer4(1, 0, &[]))), quoted(V4_VIP, V4_CLIENT, (0, 0), 1), "no ports");
     for (name, message) in [
         ("empty", Vec::new()),
         ("7 bytes", icmp(8, 0, &[])[..7].to_vec()),
@@ -418,9 +425,10 @@ fn icmp_kinds() {
 
 #[test]
 fn icmpv6_kinds() {
-    let kind = |icmp_type, code, body: &[u8]| {
-        ip(&ethernet6(&v6(58, 0, &icmpv6(CLIENT6, VIP6, icmp_type, code, body)))).kind
+    let error_of = |icmp_type, code, body: &[u8]| {
+        kind_and_quote(&ethernet6(&v6(58, 0, &icmpv6(CLIENT6, VIP6, icmp_type, code, body))))
     };
+    let kind = |icmp_type, code, body: &[u8]| error_of(icmp_type, code, body).0;
     let ports = [0, 80, 0x9c, 0x40];
     let quote = |extensions: &[_], protocol| {
         let (next, payload) = chain(extensions, protocol, &ports);
@@ -436,14 +444,14 @@ fn icmpv6_kinds() {
         assert_eq!(kind(discovery, 0, &[0; 16]), Kind::NeighbourDiscovery);
     }
     for icmp_type in 1..=4 {
-        assert_eq!(kind(icmp_type, 0, &quote(&[], 6)), error, "type {icmp_type}");
+        assert_eq!(error_of(icmp_type, 0, &quote(&[], 6)), error, "type {icmp_type}");
     }
     assert_eq!(
-        kind(2, 0, &quote(&[options_header(0, 0), fragment_header(0, true, 1)], 6)),
+        error_of(2, 0, &quote(&[options_header(0, 0), fragment_header(0, true, 1)], 6)),
         error,
         "extensions"
     );
-    assert_eq!(kind(1, 4, &quote(&[], 58)), quoted(V6_VIP, V6_CLIENT, (0, 0), 58), "no ports");
+    assert_eq!(error_of(1, 4, &quote(&[], 58)), quoted(V6_VIP, V6_CLIENT, (0, 0), 58), "no ports");
     for (name, body) in [
         ("no quote", Vec::new()),
         ("39 bytes", quote(&[], 6)[..39].to_vec()),
@@ -475,7 +483,8 @@ fn check_inside(frame: &[u8], p: &Parsed) {
     let header_len = if p.is_v6() { 40 } else { 20 };
     assert!(l3 >= 14 && l3 + header_len <= l4 && l4 <= end && end <= frame.len(), "{p:?} in {}", frame.len());
     assert!(matches!(l3, 14 | 18 | 22));
-    assert_eq!(p.tuple.src.is_v6(), p.tuple.dst.is_v6());
+    assert_eq!((p.src(frame).is_v6(), p.dst(frame).is_v6()), (p.is_v6(), p.is_v6()));
+    assert_eq!(p.kind == Kind::IcmpError, p.quoted(frame).is_some());
     let least = match p.kind {
         Kind::Tcp(_) => {
             if p.fragment.is_some() {
@@ -485,7 +494,7 @@ fn check_inside(frame: &[u8], p: &Parsed) {
             }
         }
         Kind::Udp | Kind::EchoRequest | Kind::NeighbourDiscovery => 8,
-        Kind::IcmpError(_) => 28,
+        Kind::IcmpError => 28,
         Kind::LaterFragment => 1,
         _ => 0,
     };
@@ -501,7 +510,7 @@ proptest! {
         let theirs = SlicedPacket::from_ethernet(&frame).unwrap();
         prop_assert_eq!(p.tag_count(), theirs.link_exts.len());
         let payload = theirs.ip_payload().unwrap();
-        prop_assert_eq!(p.tuple.protocol, payload.ip_number.0);
+        prop_assert_eq!(p.protocol, payload.ip_number.0);
         prop_assert_eq!(usize::from(p.l4), offset_in(&frame, payload.payload));
         prop_assert_eq!(usize::from(p.end), offset_in(&frame, payload.payload) + payload.payload.len());
         prop_assert_eq!(p.fragment.is_some(), payload.fragmented);
@@ -509,16 +518,16 @@ proptest! {
             NetSlice::Ipv4(net) => {
                 let header = net.header();
                 prop_assert_eq!(usize::from(p.l3), offset_in(&frame, header.slice()));
-                prop_assert_eq!(p.tuple.src, Addr::V4(u32::from_be_bytes(header.source())));
-                prop_assert_eq!(p.tuple.dst, Addr::V4(u32::from_be_bytes(header.destination())));
+                prop_assert_eq!(p.src(&frame), Addr::V4(u32::from_be_bytes(header.source())));
+                prop_assert_eq!(p.dst(&frame), Addr::V4(u32::from_be_bytes(header.destination())));
                 prop_assert_eq!(p.dont_fragment, header.dont_fragment());
                 prop_assert_eq!(p.tos, header.dcp().value() << 2 | header.ecn().value());
             }
             NetSlice::Ipv6(net) => {
                 let header = net.header();
                 prop_assert_eq!(usize::from(p.l3), offset_in(&frame, header.slice()));
-                prop_assert_eq!(p.tuple.src, Addr::V6(u128::from_be_bytes(header.source())));
-                prop_assert_eq!(p.tuple.dst, Addr::V6(u128::from_be_bytes(header.destination())));
+                prop_assert_eq!(p.src(&frame), Addr::V6(u128::from_be_bytes(header.source())));
+                prop_assert_eq!(p.dst(&frame), Addr::V6(u128::from_be_bytes(header.destination())));
                 prop_assert!(p.dont_fragment);
                 prop_assert_eq!(p.tos, header.traffic_class());
             }
@@ -526,14 +535,14 @@ proptest! {
         }
         match theirs.transport {
             Some(TransportSlice::Tcp(tcp)) => {
-                prop_assert_eq!((p.tuple.sport, p.tuple.dport), (tcp.source_port(), tcp.destination_port()));
+                prop_assert_eq!((p.sport, p.dport), (tcp.source_port(), tcp.destination_port()));
                 prop_assert_eq!(p.kind, Kind::Tcp(TcpFlags(tcp.header_slice()[13])));
             }
             Some(TransportSlice::Udp(udp)) => {
-                prop_assert_eq!((p.tuple.sport, p.tuple.dport), (udp.source_port(), udp.destination_port()));
+                prop_assert_eq!((p.sport, p.dport), (udp.source_port(), udp.destination_port()));
                 prop_assert_eq!(p.kind, Kind::Udp);
             }
-            None => prop_assert_eq!((p.tuple.sport, p.tuple.dport, p.kind), (0, 0, Kind::Other)),
+            None => prop_assert_eq!((p.sport, p.dport, p.kind), (0, 0, Kind::Other)),
             other => prop_assert!(false, "{:?}", other),
         }
     }
@@ -569,7 +578,7 @@ proptest! {
                 NetSlice::Ipv6(net) => (Addr::V6(u128::from_be_bytes(net.header().source())), net.header().payload_length() != 0),
                 NetSlice::Arp(_) => panic!("not ARP"),
             };
-            prop_assert_eq!(p.tuple.src, src);
+            prop_assert_eq!(p.src(&frame), src);
             if end_counts {
                 prop_assert_eq!(usize::from(p.end), offset_in(&frame, payload.payload) + payload.payload.len());
             }

@@ -72,7 +72,7 @@ fn check(request: &[u8], reply: &[u8]) {
     };
     assert_eq!(naive_sum(&covered), 0xffff, "transport checksum");
     let r = ip(reply);
-    assert_eq!((r.tuple.src, r.tuple.dst), (p.tuple.dst, p.tuple.src));
+    assert_eq!((r.src(reply), r.dst(reply)), (p.dst(request), p.src(request)));
 }
 
 fn v6_echo(extensions: &[(u8, Vec<u8>)], data: &[u8]) -> Vec<u8> {
@@ -318,12 +318,12 @@ proptest! {
             // What we answer, we would refuse to answer.
             let r = ip(&out[..len]);
             prop_assert_eq!(port_unreachable(&out[..len], &r, MAC, &mut std::vec![0; REPLY_MAX]), None);
-            match r.kind {
-                Kind::IcmpError(quoted) => {
-                    prop_assert_eq!(quoted.src, (p.tuple.src, p.tuple.sport));
-                    prop_assert_eq!(quoted.dst, (p.tuple.dst, p.tuple.dport));
+            match r.quoted(&out[..len]) {
+                Some(quoted) => {
+                    prop_assert_eq!(quoted.src, (p.src(&frame), p.sport));
+                    prop_assert_eq!(quoted.dst, (p.dst(&frame), p.dport));
                 }
-                other => prop_assert!(false, "{:?}", other),
+                None => prop_assert!(false, "{:?}", r.kind),
             }
         }
     }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use std::fmt::Write;
 use std::net::IpAddr;
 use wire::parse::{Frame, Kind, Parsed, TcpFlags, parse};
-use wire::{Addr, BackendId};
+use wire::{Addr, BackendId, Tuple};
 use worker::classify::{Fate, Packet, classify};
 use worker::view::{BackendState, BackendView, HashOn, OnEmpty, ServiceView};
 use worker::{DropReason, RxMeta, View};
@@ -61,7 +61,7 @@ pub(super) fn explain(config: &Config, capture: &Capture) -> Result<Explanation,
     let meta = RxMeta { truncated: frame.is_truncated(), ..RxMeta::default() };
     say_parse(&mut told, frame.bytes, frame.wire_len);
     let packet = classify(&picture.view, frame.bytes, meta);
-    say_fate(&mut told, &picture, &packet);
+    say_fate(&mut told, &picture, frame.bytes, &packet);
     let replayed = replay(config, capture, Options { workers: 1, per_frame: true });
     let replayed = replayed.map_err(|e| Failure::failed(e.to_string()))?;
     let end = replayed.summary.frames.and_then(|f| f.into_iter().next());
@@ -96,23 +96,21 @@ fn say_parse(told: &mut Explanation, bytes: &[u8], wire_len: u32) {
                 "frame",
                 format!("{len} bytes{tags}; IP header at {}, transport at {}{padding}", p.l3, p.l4),
             );
-            told.say("packet", packet_in_words(&p));
+            told.say("packet", packet_in_words(bytes, &p));
         }
     }
 }
 
-fn packet_in_words(p: &Parsed) -> String {
-    let t = &p.tuple;
+fn packet_in_words(bytes: &[u8], p: &Parsed) -> String {
+    let t = &p.tuple(bytes);
     let what = match p.kind {
         Kind::Tcp(flags) => format!("TCP {}", flags_in_words(flags)),
         Kind::Udp => "UDP".into(),
         Kind::EchoRequest => "ICMP echo request".into(),
-        Kind::IcmpError(q) => format!(
-            "ICMP error about {} from {} to {}",
-            protocol(q.protocol),
-            endpoint(q.src.0, q.src.1),
-            endpoint(q.dst.0, q.dst.1)
-        ),
+        Kind::IcmpError => p.quoted(bytes).map_or("ICMP error".into(), |q| {
+            let (from, to) = (endpoint(q.src.0, q.src.1), endpoint(q.dst.0, q.dst.1));
+            format!("ICMP error about {} from {from} to {to}", protocol(q.protocol))
+        }),
         Kind::NeighbourDiscovery => "neighbour discovery".into(),
         Kind::IcmpOther => "other ICMP".into(),
         Kind::LaterFragment => format!("later fragment of {}", protocol(t.protocol)),
@@ -160,28 +158,28 @@ fn endpoint(addr: Addr, port: u16) -> String {
     std::net::SocketAddr::new(IpAddr::from(addr), port).to_string()
 }
 
-fn say_fate(told: &mut Explanation, picture: &Picture, packet: &Packet) {
+fn say_fate(told: &mut Explanation, picture: &Picture, bytes: &[u8], packet: &Packet) {
     let view = &picture.view;
     match packet.fate {
         Fate::Drop(reason) => told.say("match", format!("dropped as {}: {}", reason.name(), reason.help())),
         Fate::Punt => told.say("match", "not for a VIP (or neighbour discovery): given to the kernel"),
         Fate::Echo => told.say("match", "echo request for a VIP: answered here, under a token bucket"),
         Fate::To(_) => told.say("match", "a health probe through the tunnel: straight to its backend"),
-        Fate::Fragment => say_fragment(told, picture, packet),
-        Fate::Flow => say_service(told, picture, packet, "the packet"),
+        Fate::Fragment => say_fragment(told, picture, bytes, packet),
+        Fate::Flow => say_service(told, picture, (packet, packet.flow(bytes)), "the packet"),
         Fate::Quoted => {
-            let t = &packet.tuple;
+            let t = packet.flow(bytes);
             let flow = format!("{} -> {}", endpoint(t.src, t.sport), endpoint(t.dst, t.dport));
             told.say("match", format!("an ICMP error follows the flow it quotes, turned round: {flow}"));
-            say_service(told, picture, packet, "that flow");
+            say_service(told, picture, (packet, t), "that flow");
         }
     }
     debug_assert!(view.ports.len() <= worker::view::PORTS_MAX, "the view keeps its limits");
 }
 
 /// The first fragment shows the ports, so it is steered like a packet; the others wait for it.
-fn say_fragment(told: &mut Explanation, picture: &Picture, packet: &Packet) {
-    let t = &packet.parsed.tuple;
+fn say_fragment(told: &mut Explanation, picture: &Picture, bytes: &[u8], packet: &Packet) {
+    let t = packet.parsed.tuple(bytes);
     let id = packet.parsed.fragment.map_or(0, |f| f.id);
     let key = &picture.view.cluster_key;
     let hash = steer::hash::fragment(key, t.src, t.dst, id, if t.src.is_v6() { 0 } else { t.protocol });
@@ -198,10 +196,10 @@ fn say_fragment(told: &mut Explanation, picture: &Picture, packet: &Packet) {
         return;
     };
     let first = Packet { service: Some(index), ..*packet };
-    say_service(told, picture, &first, "the first fragment");
+    say_service(told, picture, (&first, t), "the first fragment");
 }
 
-fn say_service(told: &mut Explanation, picture: &Picture, packet: &Packet, who: &str) {
+fn say_service(told: &mut Explanation, picture: &Picture, (packet, flow): (&Packet, Tuple), who: &str) {
     let view = &picture.view;
     let Some(service) = packet.service.and_then(|i| view.service.get(usize::from(i))) else { return };
     let name = picture.service_name(service.id).unwrap_or("?");
@@ -211,10 +209,8 @@ fn say_service(told: &mut Explanation, picture: &Picture, packet: &Packet, who: 
         format!("{who} belongs to service {name}; flow key {key}; taken as new, not yet in the flow table"),
     );
     let (hash, of) = match service.hash {
-        HashOn::Tuple => {
-            (steer::hash::tuple(&view.cluster_key, &packet.tuple), "addresses, ports and protocol")
-        }
-        HashOn::Source => (steer::hash::source(&view.cluster_key, packet.tuple.src), "the source address"),
+        HashOn::Tuple => (steer::hash::tuple(&view.cluster_key, &flow), "addresses, ports and protocol"),
+        HashOn::Source => (steer::hash::source(&view.cluster_key, flow.src), "the source address"),
     };
     let slot = service.maglev.slot(hash);
     told.hash = Some(format!("{hash:016x}"));
@@ -229,14 +225,14 @@ fn say_service(told: &mut Explanation, picture: &Picture, packet: &Packet, who: 
     let named_name = picture.backend_name(named).unwrap_or("?");
     told.member = Some(named_name.to_owned());
     told.say("slot", format!("slot {slot} of {} names backend {named_name}", service.maglev.size()));
-    say_choice(told, picture, service, packet, named);
+    say_choice(told, picture, service, (packet, flow), named);
 }
 
 fn say_choice(
     told: &mut Explanation,
     picture: &Picture,
     service: &ServiceView,
-    packet: &Packet,
+    (packet, flow): (&Packet, Tuple),
     named: BackendId,
 ) {
     let view: &View = &picture.view;
@@ -249,7 +245,7 @@ fn say_choice(
     };
     let name = |id| picture.backend_name(id).unwrap_or("?");
     told.say("backend", format!("{} is {}", name(named), state(named)));
-    let Some(chosen) = worker::steering::place(view, service, packet) else {
+    let Some(chosen) = worker::steering::place(view, service, &flow) else {
         say_empty(told, service);
         return;
     };
@@ -298,7 +294,7 @@ fn say_path(told: &mut Explanation, picture: &Picture, packet: &Packet, b: &Back
         "size",
         match (fits, packet.parsed.dont_fragment) {
             (true, _) => format!("{sizes}: it fits"),
-            (false, true) if packet.tuple.src.is_v6() => {
+            (false, true) if packet.parsed.is_v6() => {
                 format!("{sizes}: answered with \"packet too big\" from the VIP")
             }
             (false, true) => format!("{sizes}: answered with \"fragmentation needed\" from the VIP"),
