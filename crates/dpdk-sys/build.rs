@@ -57,6 +57,16 @@ const FUNCTIONS: &[&str] = &[
     "rte_mempool_free",
     "rte_mempool_avail_count",
     "rte_malloc_socket",
+    // tables and rings that measurements compare ours with
+    "rte_hash_create",
+    "rte_hash_free",
+    "rte_hash_reset",
+    "rte_hash_count",
+    "rte_hash_add_key_data",
+    "rte_hash_del_key",
+    "rte_hash_lookup_bulk_data",
+    "rte_ring_create",
+    "rte_ring_free",
     // observation
     "rte_telemetry_register_cmd",
     "rte_tel_data_start_dict",

@@ -3,6 +3,7 @@
 #include <rte_ethdev.h>
 #include <rte_lcore.h>
 #include <rte_mbuf.h>
+#include <rte_ring.h>
 
 #include "shim.h"
 
@@ -39,4 +40,15 @@ unsigned int shim_lcore_id(void)
 uint64_t shim_rdtsc(void)
 {
 	return rte_rdtsc();
+}
+
+/* Single producer, single consumer: for measurements beside our own ring. */
+unsigned int shim_ring_enqueue_burst(struct rte_ring *ring, void *const *items, unsigned int count)
+{
+	return rte_ring_sp_enqueue_burst(ring, items, count, NULL);
+}
+
+unsigned int shim_ring_dequeue_burst(struct rte_ring *ring, void **items, unsigned int count)
+{
+	return rte_ring_sc_dequeue_burst(ring, items, count, NULL);
 }

@@ -7,6 +7,7 @@
 
 struct rte_mbuf;
 struct rte_mempool;
+struct rte_ring;
 
 uint16_t shim_eth_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count);
 uint16_t shim_eth_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count);
@@ -15,5 +16,7 @@ void shim_pktmbuf_free(struct rte_mbuf *mbuf);
 int shim_errno(void);
 unsigned int shim_lcore_id(void);
 uint64_t shim_rdtsc(void);
+unsigned int shim_ring_enqueue_burst(struct rte_ring *ring, void *const *items, unsigned int count);
+unsigned int shim_ring_dequeue_burst(struct rte_ring *ring, void **items, unsigned int count);
 
 #endif

@@ -43,10 +43,11 @@ bucket=flow/src/bucket.rs
 mutant 'W-odd removed' flow $bucket '\|// W-odd$|d'
 mutant 'W-fence removed' flow $bucket '\|// W-fence$|d'
 mutant 'W-even relaxed' flow $bucket '\|// W-even$|s/Release/Relaxed/'
+mutant 'W-overflow relaxed' flow $bucket '\|// W-overflow$|s/Release/Relaxed/'
 mutant 'R-begin relaxed' flow $bucket '\|// R-begin$|s/Acquire/Relaxed/'
 mutant 'R-odd check removed' flow $bucket 's|return None; // R-odd|();|'
 mutant 'R-fence removed' flow $bucket '\|// R-fence$|d'
-mutant 'R-end check removed' flow $bucket '\|// R-end$|s/(self.*== version)/true/'
+mutant 'R-end check removed' flow $bucket '\|// R-end$|s/(self.*== meta)/true/'
 mutant 'R-again check removed' flow flow/src/cuckoo.rs '/in_second.is_some() ||/s/(in_second.*)/true/'
 model=statesync/src/spsc/model.rs
 mutant 'writer-sees-head relaxed' statesync $model '\|// writer-sees-head$|s/Acquire/Relaxed/'

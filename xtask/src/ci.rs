@@ -117,6 +117,11 @@ fn proofs(runner: &mut Runner, arguments: &Arguments) -> std::io::Result<()> {
         command.env("CARGO_TARGET_DIR", project::target_directory().join("loom"));
         runner.step("loom", minutes(8), vec![command]);
     }
+    if arguments.wants("gates") {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("gate").current_dir(project::root());
+        runner.step("gates", minutes(10), vec![command]);
+    }
     if arguments.fuzz_s == 0 {
         runner.skip("fuzz", "--fuzz-s 0");
     } else if arguments.wants("fuzz") {

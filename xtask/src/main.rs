@@ -3,8 +3,10 @@
 mod ci;
 mod dist;
 mod fuzz;
+mod gate;
 mod hygiene;
 mod lab;
+mod perf;
 mod project;
 mod seeds;
 mod step;
@@ -32,6 +34,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Run the bench suite and write its results, page and plots
+    Perf(perf::Arguments),
     /// Run the long checks: minutes of each fuzz target, many cases of each property test
     Soak {
         /// Minutes for each fuzz target
@@ -47,6 +51,8 @@ enum Task {
         #[arg(long, default_value_t = 60)]
         seconds: u64,
     },
+    /// Count the instructions of a turn and look for what a turn never does: allocate, call the kernel, lock, panic
+    Gate(gate::Arguments),
     /// Write the named seeds of the fuzz targets again
     Seeds,
     /// Write man pages and completions below target/dist
@@ -57,8 +63,10 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Task::Ci(arguments) => ci::run(&arguments).map_err(|e| e.to_string()),
         Task::Demo { arguments } => demo(&arguments),
+        Task::Perf(arguments) => perf::run(&arguments),
         Task::Soak { minutes } => ci::soak(minutes).map_err(|e| e.to_string()),
         Task::Fuzz { target, seconds } => fuzz_one(&target, seconds),
+        Task::Gate(arguments) => gate::run(&arguments),
         Task::Seeds => seeds::run().map(|()| true),
         Task::Dist => dist::run().map(|()| true),
     };

@@ -42,3 +42,14 @@ pub(crate) fn cargo() -> Command {
 pub(crate) fn has_cargo_command(name: &str) -> bool {
     cargo().args([name, "--version"]).output().is_ok_and(|o| o.status.success())
 }
+
+/// The compiler, by version.
+///
+/// # Errors
+/// There is none.
+pub(crate) fn compiler() -> Result<String, String> {
+    let output =
+        Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into())).arg("--version").output();
+    let output = output.map_err(|e| format!("rustc: {e}"))?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}

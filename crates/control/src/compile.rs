@@ -1,13 +1,15 @@
 //! A configuration and what is known at run time become a view.
 //!
 //! Rule of this module: a pure function. The same configuration, ids and runtime give the same view; only the slot
-//! tables of the last view are kept with the [`Ids`], so that a service whose members did not change costs nothing.
+//! tables of the last view are kept with the [`Ids`], so that a service whose members did not change costs nothing, and what
+//! is remembered of slots ([`crate::slots`]) goes on from there.
 
 use crate::ids::{Ids, NoId};
 use model::config::{
     AdminState, Backend, Config, Hash, HealthKind, Machine, Mode as Written, OnDown as WrittenOnDown,
     OnEmpty as WrittenOnEmpty, Port, Service,
 };
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use steer::{Maglev, MaglevError, Rule, RulesError, Services};
@@ -121,6 +123,7 @@ pub fn compile(config: &Config, ids: &mut Ids, runtime: &Runtime<'_>) -> Result<
     }
     ids.assign(config, runtime.now, runtime.flows)?;
     let mut tables = std::mem::take(&mut ids.tables).next_round();
+    let mut memories = std::mem::take(&mut ids.memories);
     let mut rules = Vec::with_capacity(config.services.len());
     let mut services = Vec::with_capacity(config.services.len());
     let mut backends: Vec<Option<BackendView>> = Vec::new();
@@ -165,6 +168,14 @@ pub fn compile(config: &Config, ids: &mut Ids, runtime: &Runtime<'_>) -> Result<
         }
     }
     ids.tables = tables.keep_used();
+    let stateless: HashSet<ServiceId> =
+        config.services.iter().filter(|s| s.is_stateless()).filter_map(|s| ids.service(&s.name)).collect();
+    for service in &mut services {
+        memories.attend(service, stateless.contains(&service.id), &backends, runtime.now);
+    }
+    let known = ids.known_services();
+    memories.retain(|id| known.contains(&id));
+    ids.memories = memories;
     Ok(View {
         generation: runtime.generation,
         cluster_key: config.machine.cluster_key,
@@ -259,6 +270,8 @@ fn service_view(
             WrittenOnDown::Keep => OnDown::Keep,
             WrittenOnDown::Reselect => OnDown::Reselect,
         },
+        // When all backends are known.
+        memory: None,
     }
 }
 
@@ -308,6 +321,8 @@ impl Sender<'_> {
         let overhead = mode.overhead(backend.address.is_ipv6());
         let path = service.mtu.unwrap_or(port_view.mtu).min(port_view.mtu);
         let header = self.header(service, backend, mode, next_hop, port_view.mac)?;
+        // Unresolved: nothing is sent, so the zeros are never seen.
+        let header = header.between(next_hop.unwrap_or_default(), port_view.mac);
         let inner_mtu = path.saturating_sub(overhead);
         Ok(BackendView { id, service: service_id, state, mode, header, inner_mtu, port, next_hop })
     }

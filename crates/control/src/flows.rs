@@ -4,7 +4,7 @@ use flow::{Reader, State};
 use model::api::{FlowEntry, Flows};
 use model::config::{Net, Protocol, Service};
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use wire::{BackendId, FlowKey, ServiceId, Tick};
 
 /// Buckets looked at before others get their turn.
@@ -89,27 +89,10 @@ impl Search {
 }
 
 /// Client, its port, VIP and port that a key stands for.
-#[expect(clippy::cast_possible_truncation, reason = "fields are taken out of words")]
 fn ends(key: FlowKey, service: &Service) -> (IpAddr, u16, IpAddr, u16) {
-    match key {
-        FlowKey::Narrow(key) => {
-            let client = Ipv4Addr::from_bits((key >> 32) as u32);
-            (IpAddr::V4(client), (key >> 16) as u16, service.vip.addr, service.port)
-        }
-        FlowKey::Wide(key) => {
-            let low = key.middle as u32;
-            let (client, vip) = match service.vip.addr {
-                IpAddr::V4(_) => {
-                    (IpAddr::V4(Ipv4Addr::from_bits(key.src[1] as u32)), IpAddr::V4(Ipv4Addr::from_bits(low)))
-                }
-                IpAddr::V6(vip) => (
-                    IpAddr::V6(Ipv6Addr::from_bits(u128::from(key.src[0]) << 64 | u128::from(key.src[1]))),
-                    IpAddr::V6(Ipv6Addr::from_bits(vip.to_bits() >> 32 << 32 | u128::from(low))),
-                ),
-            };
-            (client, (key.middle >> 48) as u16, vip, key.dport)
-        }
-    }
+    let vip = service.vip.addr.into();
+    let flow = crate::slots::flow_of(&key, (vip, service.port, service.protocol.number()));
+    (flow.src.into(), flow.sport, flow.dst.into(), flow.dport)
 }
 
 fn state_name(state: State) -> &'static str {

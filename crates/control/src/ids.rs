@@ -6,12 +6,13 @@
 //! [`forget_after_us`] is over, counted from the moment it left the views, and no flow names it.
 
 use model::config::{Config, Net, Protocol, Service, Timeouts};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use wire::{BackendId, ServiceId, Tick};
 use worker::view::{BACKENDS_MAX, SERVICES_MAX};
 
 use crate::compile::Tables;
+use crate::slots::Memories;
 
 /// Why an id cannot be given.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -78,7 +79,7 @@ struct Entry {
     life: Life,
 }
 
-/// The ids, and the slot tables of the last view, which unchanged services keep.
+/// The ids, and what of the last view the next one goes on from: slot tables, which unchanged services keep, and slots.
 #[derive(Clone, Debug, Default)]
 pub struct Ids {
     services: HashMap<ServiceIdentity, ServiceId>,
@@ -93,6 +94,8 @@ pub struct Ids {
     free_services: VecDeque<ServiceId>,
     free_backends: VecDeque<BackendId>,
     pub(crate) tables: Tables,
+    /// What is remembered of slots; lives as long as the service's id is not given to another.
+    pub(crate) memories: Memories,
 }
 
 impl Ids {
@@ -125,6 +128,11 @@ impl Ids {
         if let Some(entry) = entries.find(|entry| entry.id == id && entry.life == Life::Removed) {
             entry.life = Life::Forgotten;
         }
+    }
+
+    /// Ids of services that are configured, or were and may come back.
+    pub(crate) fn known_services(&self) -> HashSet<ServiceId> {
+        self.services.values().copied().collect()
     }
 
     /// Number of removed backends whose ids are not free yet.
@@ -205,8 +213,8 @@ impl Ids {
             !entries.is_empty()
         });
         // Every flow of a service names one of its backends, so a service rests as long as any of them.
-        let configured: std::collections::HashSet<ServiceId> = self.by_name.values().copied().collect();
-        let resting: std::collections::HashSet<ServiceId> = self.backends.keys().map(|(id, _)| *id).collect();
+        let configured: HashSet<ServiceId> = self.by_name.values().copied().collect();
+        let resting: HashSet<ServiceId> = self.backends.keys().map(|(id, _)| *id).collect();
         let free = &mut self.free_services;
         self.services.retain(|_, id| {
             let keep = configured.contains(id) || resting.contains(id);

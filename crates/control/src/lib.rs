@@ -4,12 +4,13 @@
 //! messages. It never touches a frame on a worker's path and shares no lock with a worker: views go out through
 //! mailboxes and come home the same way, counters and flow tables are read.
 //!
-//! The pure part ([`compile`], [`ids`], [`plan`]) turns a configuration into a view without any of the rest.
+//! The pure part ([`compile`], [`ids`], [`slots`], [`plan`]) turns a configuration into a view without any of the rest.
 #![forbid(unsafe_code)]
 
 pub mod compile;
 pub mod ids;
 pub mod plan;
+pub mod slots;
 
 #[cfg(feature = "daemon")]
 mod announce;
@@ -35,6 +36,8 @@ mod plane;
 mod publisher;
 #[cfg(feature = "daemon")]
 mod run;
+#[cfg(feature = "daemon")]
+mod scan;
 #[cfg(feature = "daemon")]
 mod state;
 #[cfg(feature = "daemon")]

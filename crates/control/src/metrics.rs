@@ -119,6 +119,14 @@ fn services(page: &mut Page, snapshot: &Snapshot) {
     for service in services {
         page.sample("vip_announced", &[("service", &service.name)], u8::from(service.announced));
     }
+    page.family(
+        "service_tainted_slots",
+        "gauge",
+        "Slots whose flows are tracked for now, of a service with state = \"exceptions\".",
+    );
+    for service in services.iter().filter(|service| service.tracking == "exceptions") {
+        page.sample("service_tainted_slots", &[("service", &service.name)], service.tainted_slots);
+    }
     page.family("service_state", "gauge", "1 for the state the service is in: ready, panic or empty.");
     for service in services {
         for (name, state) in
@@ -242,6 +250,18 @@ fn workers(page: &mut Page, snapshot: &Snapshot) {
     });
     each("flow_hits_total", "counter", "Packets that found their flow.", |w| number(w.flow_hits));
     each("flow_misses_total", "counter", "Packets that did not find their flow.", |w| number(w.flow_misses));
+    each(
+        "flow_stateless_packets_total",
+        "counter",
+        "Packets that needed no flow table, of services with state = \"exceptions\".",
+        |w| number(w.flow_stateless),
+    );
+    each(
+        "flow_guessed_total",
+        "counter",
+        "TCP flows met in the middle in a tainted slot, taken to be from before the change.",
+        |w| number(w.flow_guessed),
+    );
     each("flow_inserts_total", "counter", "Flows inserted.", |w| number(w.flow_inserts));
     each("flow_refused_total", "counter", "Flows not inserted: table or quota full.", |w| {
         number(w.flow_refused)

@@ -32,6 +32,10 @@ pub struct ServicePlan {
     /// Slots that go to another backend, all backends healthy: the share of new flows (and of flows that are not in a
     /// flow table) that changes. All, when the table's size changes or the service goes.
     pub slots_moved: u32,
+    /// Of a service with `state = "exceptions"`: slots that become tainted, all backends healthy. Their flows stay, and are
+    /// tracked until none needs it. With a change from or to `all`: every slot.
+    #[serde(default)]
+    pub slots_tainted: u32,
     /// Keys of the service that differ, in the order of the file; `backend` stands for the four lists below.
     pub keys_changed: Vec<String>,
     /// New backends.
@@ -109,6 +113,7 @@ fn added(service: &Service) -> ServicePlan {
         change: Change::Added,
         slots_total: service.maglev_size,
         slots_moved: 0,
+        slots_tainted: 0,
         keys_changed: Vec::new(),
         backends_added: names(&service.backends),
         backends_removed: Vec::new(),
@@ -136,11 +141,19 @@ fn compared(old: &Service, new: &Service, old_key: &[u8; 16], new_key: &[u8; 16]
     };
     let keys_changed = service_keys(old, new);
     let same_tables = old_key == new_key && keys_changed.is_empty();
+    let slots_moved = if same_tables { 0 } else { slots_moved(old, new, old_key, new_key) };
+    let same_service = (old.vip, old.port, old.protocol) == (new.vip, new.port, new.protocol);
     ServicePlan {
         name: new.name.clone(),
         change: if keys_changed.is_empty() { Change::Same } else { Change::Changed },
         slots_total: new.maglev_size,
-        slots_moved: if same_tables { 0 } else { slots_moved(old, new, old_key, new_key) },
+        slots_moved,
+        slots_tainted: match (old.is_stateless(), new.is_stateless()) {
+            _ if !same_service || members(old).is_empty() => 0,
+            (false, false) => 0,
+            (true, true) => slots_moved,
+            _ => new.maglev_size,
+        },
         keys_changed,
         backends_added: names(new.backends.iter().filter(|b| !before.contains_key(b.name.as_str()))),
         backends_removed: names(old.backends.iter().filter(|b| !after.contains_key(b.name.as_str()))),
@@ -172,6 +185,7 @@ fn service_keys(old: &Service, new: &Service) -> Vec<String> {
         ("on_empty", old.on_empty != new.on_empty),
         ("panic_percent", old.panic_percent != new.panic_percent),
         ("drain_timeout_ms", old.drain_timeout_ms != new.drain_timeout_ms),
+        ("state", old.state != new.state),
         ("announce", old.announce != new.announce),
         ("health", old.health != new.health),
         ("backend", old.backends != new.backends && by_name(old) != by_name(new)),

@@ -24,6 +24,8 @@ const NOTES_MAX: usize = 1024;
 const TICK_IDLE: Duration = Duration::from_millis(100);
 /// … and while they are not.
 const TICK_WAITING: Duration = Duration::from_millis(2);
+/// … and while the flow tables are looked through.
+const TICK_SCANNING: Duration = Duration::from_millis(10);
 /// How often telemetry is refreshed, removed backends are looked at and the service manager is told.
 const SWEEP: Duration = Duration::from_millis(500);
 /// Longest time that withdrawing announcements and writing the state may take at the end.
@@ -212,7 +214,11 @@ async fn drive(
     let mut rates = Rates::new(&truth);
     let mut started = false;
     loop {
-        let tick = if truth.is_acknowledged() { TICK_IDLE } else { TICK_WAITING };
+        let tick = match truth.is_acknowledged() {
+            false => TICK_WAITING,
+            true if truth.scanner.is_busy() => TICK_SCANNING,
+            true => TICK_IDLE,
+        };
         tokio::select! {
             biased;
             command = commands.recv() => match command {

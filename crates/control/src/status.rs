@@ -1,6 +1,7 @@
 //! What the API, metrics and telemetry show: read from the truth and the workers' counters, changing nothing.
 
 use crate::flows::Search;
+use crate::slots::Slots;
 use crate::truth::{Refusal, Truth};
 use model::api::{
     BackendState, BackendStatus, DropCount, MemoryUse, PortStatus, Ready, ServiceState, ServiceStatus,
@@ -161,6 +162,8 @@ impl Truth {
             backends_up: up.count() as u64,
             backends_total: service.backends.len() as u64,
             maglev_size: service.maglev_size,
+            tracking: service.state.as_str().to_owned(),
+            tainted_slots: id.and_then(|id| self.ids.memories.get(id)).map_or(0, Slots::tainted_slots),
             packets: sum(|c| &c.packets),
             bytes: sum(|c| &c.bytes),
             flows_new: sum(|c| &c.flows_new),
@@ -251,6 +254,8 @@ impl Truth {
                     capacity_wide: self.config.workers.wide_flows,
                     flow_hits: t.flow_hits.get(),
                     flow_misses: t.flow_misses.get(),
+                    flow_stateless: t.flow_stateless.get(),
+                    flow_guessed: t.flow_guessed.get(),
                     flow_inserts: t.flow_inserts.get(),
                     flow_refused: t.flow_refused.get(),
                     flow_expired: t.flow_expired.get(),

@@ -11,6 +11,7 @@ use crate::ids::Ids;
 use crate::neighbour::{self, NextHops};
 use crate::plane::{PortHandle, WorkerHandle};
 use crate::publisher::{self, Backlog};
+use crate::scan::Scanner;
 use crate::state::{Saved, SavedBackend, SavedDrain, Saver};
 use model::api::{BackendState, CheckResult, EventKind, ServiceState, Word};
 use model::config::{AdminState, Announce, Config, HealthKind, Mac, Mode, Route, Service};
@@ -162,6 +163,7 @@ pub(crate) struct Truth {
     pub(crate) generation: u64,
     backlog: Backlog,
     remembered: Vec<SavedBackend>,
+    pub(crate) scanner: Scanner,
     dirty: bool,
     unsaved: bool,
 
@@ -223,6 +225,7 @@ impl Truth {
             view: Arc::default(),
             generation: 0,
             remembered: saved.backends,
+            scanner: Scanner::default(),
             dirty: false,
             unsaved: false,
             events: EventLog::new(),
@@ -257,6 +260,8 @@ impl Truth {
         // A trial first: what cannot be compiled is not let in.
         let mut ids = self.ids.clone();
         self.compile_with(&config, &mut ids, self.generation + 1).map_err(Refusal::Compile)?;
+        // Not the trial's slots: it did not know yet which backends depart, and so may live on.
+        ids.memories = std::mem::take(&mut self.ids.memories);
         self.ids = ids;
         let before = std::mem::replace(&mut self.config, config);
         self.text = text;
@@ -650,6 +655,18 @@ impl Truth {
         if before == 0 && now > 0 {
             self.wish();
         }
+        if self.scan() {
+            self.dirty = true;
+            self.settle();
+        }
+    }
+
+    /// Whether flows that have no entry may live on a backend that is no longer configured.
+    fn is_base(&self, departed: &Departed) -> bool {
+        let id = self.ids.service(&departed.service.name);
+        let id = id.filter(|id| self.ids.identified(&departed.service) == Some(*id));
+        let slots = id.and_then(|id| self.ids.memories.get(id));
+        slots.is_some_and(|slots| slots.keeps(departed.id))
     }
 
     /// Every worker uses the newest view.
@@ -664,14 +681,21 @@ impl Truth {
         let over: Vec<usize> = (0..self.departed.len())
             .filter(|at| {
                 let departed = &self.departed[*at];
-                let quiet = acknowledged && now >= departed.settled && self.live_flows(departed.id) == 0;
+                let quiet = acknowledged
+                    && now >= departed.settled
+                    && self.live_flows(departed.id) == 0
+                    && !self.is_base(departed);
                 quiet || now >= departed.deadline
             })
             .collect();
         for at in over.into_iter().rev() {
             let departed = self.departed.swap_remove(at);
             let flows = self.live_flows(departed.id);
-            let message = if flows == 0 {
+            let message = if self.is_base(&departed) {
+                format!(
+                    "removed for good after drain_timeout_ms; {flows} flows, and others that are not tracked, are steered anew"
+                )
+            } else if flows == 0 {
                 "removed for good: its last flow has ended".to_owned()
             } else {
                 format!("removed for good after drain_timeout_ms; {flows} flows are steered anew")
@@ -679,6 +703,9 @@ impl Truth {
             let name = departed.service.backends.first().map(|backend| backend.name.as_str());
             self.events.push(EventKind::BackendForgotten, Some(&departed.service.name), name, message);
             self.ids.forget(departed.id);
+            self.dirty = true;
+        }
+        if self.release_slots() {
             self.dirty = true;
         }
         if std::mem::take(&mut self.unsaved) {

@@ -46,6 +46,35 @@ pub fn cycles() -> u64 {
     unsafe { dpdk_sys::shim_rdtsc() }
 }
 
+/// The raw counter, read when everything before is done and before anything after has begun: what a measurement
+/// brackets its work with. Some 20 ns.
+#[inline(always)]
+pub fn stamp() -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use core::arch::x86_64::{_mm_lfence, _rdtsc};
+        // SAFETY: SSE2 is part of the architecture; a fence has no preconditions.
+        unsafe { _mm_lfence() };
+        // SAFETY: no preconditions.
+        let cycles = unsafe { _rdtsc() };
+        // SAFETY: as above.
+        unsafe { _mm_lfence() };
+        cycles
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    cycles()
+}
+
+/// The same value, of which the compiler knows nothing; it stays in a register, where `black_box` may go through memory.
+#[inline(always)]
+pub fn opaque(mut value: u64) -> u64 {
+    // SAFETY: no instruction at all.
+    unsafe {
+        core::arch::asm!("/* {0} */", inout(reg) value, options(pure, nomem, nostack, preserves_flags));
+    };
+    value
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

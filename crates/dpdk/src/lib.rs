@@ -13,13 +13,16 @@
 pub mod clock;
 pub mod eal;
 pub mod errno;
+pub mod hash;
 pub mod log;
 pub mod mbuf;
 pub mod memory;
 pub mod mempool;
+pub mod pages;
 pub mod pdump;
 pub mod port;
 pub mod queue;
+pub mod ring;
 pub mod stats;
 pub mod telemetry;
 pub mod thread;

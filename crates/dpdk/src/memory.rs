@@ -44,14 +44,36 @@ pub fn slice<T: Default + Send + Sync + 'static>(
     });
     let start = start.ok_or_else(|| no_memory(bytes))?;
     eal::pin_memory(); // the slice is 'static
+    // SAFETY: room for `count` aligned values, owned by nobody else and never freed nor unmapped (pinned above).
+    Ok(unsafe { defaults(start, count) })
+}
+
+/// Writes `count` default values and gives them for ever.
+///
+/// # Safety
+/// `start` is aligned and begins room for `count` values, which nobody else refers to and which stays mapped.
+pub(crate) unsafe fn defaults<T: Default>(start: NonNull<T>, count: usize) -> &'static [T] {
     for index in 0..count {
         // SAFETY: `start` is the beginning of `count` values, so the address is inside the allocation.
         let place = unsafe { start.add(index) };
         // SAFETY: inside the allocation, aligned, and owned by nobody else.
         unsafe { place.write(T::default()) };
     }
-    // SAFETY: `count` initialized values; the memory is never freed nor unmapped (pinned above); only shared references exist.
-    Ok(unsafe { std::slice::from_raw_parts(start.as_ptr(), count) })
+    // SAFETY: `count` initialized values, never freed; only shared references exist.
+    unsafe { std::slice::from_raw_parts(start.as_ptr(), count) }
+}
+
+/// Asks for the line of `place`, without waiting for it.
+#[inline(always)]
+pub fn prefetch<T>(place: &T) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch never faults, and the address is that of a live value.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(core::ptr::from_ref(place).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = place;
 }
 
 /// Huge pages of one size, as the kernel reports them.

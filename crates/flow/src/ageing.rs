@@ -59,12 +59,15 @@ impl Idle {
 /// Quanta by which an entry may seem to be from the future.
 const FUTURE: u8 = 8;
 
+/// The oldest that an entry can seem; above, it is from the future.
+pub(crate) const AGE_MAX: u32 = (u8::MAX - FUTURE) as u32;
+
 /// Quanta within which [`Table::advance`](crate::Table::advance) goes round the table; half of what is allowed.
 const ROUND_QUANTA: u32 = 64;
 
 /// How one state counts time.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Timing {
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Timing {
     /// The quantum is `1 << shift` microseconds.
     shift: u8,
     /// Quanta after which an entry is expired: at most 65.
@@ -114,14 +117,45 @@ impl Timing {
     }
 }
 
-/// By set and state.
-type Timings = [[Timing; State::ALL.len()]; 2];
+/// By [`Word::kind`]; states that do not exist count as the one they are read as.
+pub(crate) type Timings = [Timing; Word::KINDS];
+
+/// What the epochs of live entries must be at one moment, for judging many of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C, align(64))]
+pub(crate) struct Clock {
+    /// The epoch of the moment, by [`Word::kind`].
+    pub(crate) epochs: [u32; Word::KINDS],
+    /// Ages from which on an entry is expired.
+    pub(crate) limits: [u32; Word::KINDS],
+    pub(crate) now: Tick,
+}
+
+impl Clock {
+    fn new(timings: &Timings, now: Tick) -> Clock {
+        Clock {
+            epochs: timings.map(|timing| u32::from(timing.epoch(now))),
+            limits: timings.map(|timing| u32::from(timing.limit)),
+            now,
+        }
+    }
+
+    /// Whether the entry is not expired; the same as [`idle_us`] giving some.
+    #[inline]
+    pub(crate) fn is_live(&self, word: Word) -> bool {
+        let kind = word.kind();
+        let age = self.epochs[kind].wrapping_sub(word.0) & 0xff;
+        let age = if age > AGE_MAX { 0 } else { age };
+        age < self.limits[kind]
+    }
+}
 
 /// The idle times as the writer uses them, and a copy that readers can see.
 #[derive(Debug)]
 pub(crate) struct Ageing {
     timings: Timings,
     current: TimingSet,
+    clock: Clock,
     shared: Arc<Shared>,
 }
 
@@ -131,11 +165,12 @@ pub(crate) struct Shared([[AtomicU32; State::ALL.len()]; 2]);
 
 impl Ageing {
     pub(crate) fn new(idle: &Idle) -> Ageing {
-        let set = State::ALL.map(|state| Timing::new(idle.of(state)));
-        let share = || set.map(|timing| AtomicU32::new(timing.pack()));
+        let timings = core::array::from_fn(|kind| Timing::new(idle.of(State::of_kind(kind))));
+        let share = || State::ALL.map(|state| AtomicU32::new(Timing::new(idle.of(state)).pack()));
         Ageing {
-            timings: [set; 2],
+            timings,
             current: TimingSet::default(),
+            clock: Clock::new(&timings, Tick(0)),
             shared: Arc::new(Shared([share(), share()])),
         }
     }
@@ -146,31 +181,61 @@ impl Ageing {
 
     /// Whether these idle times are the ones in force.
     pub(crate) fn is(&self, idle: &Idle) -> bool {
-        State::ALL.map(|state| Timing::new(idle.of(state))) == self.timings[self.current.index()]
+        State::ALL.iter().all(|&state| Timing::new(idle.of(state)) == self.timings[kind(state, self.current)])
     }
 
     /// Puts new idle times in force; no entry of the other set may be left.
     pub(crate) fn change(&mut self, idle: &Idle) {
         let set = self.current.other();
+        for low in 0..8 {
+            self.timings[set.index() << 3 | low] = Timing::new(idle.of(State::of_kind(low)));
+        }
         for state in State::ALL {
-            let timing = Timing::new(idle.of(state));
-            self.timings[set.index()][state as usize] = timing;
+            let timing = self.timings[kind(state, set)];
             self.shared.0[set.index()][state as usize].store(timing.pack(), Ordering::Relaxed);
         }
         // A reader that meets an entry of the new set sees its idle times, too: it has an acquire fence behind
         // its reading of the entry.
         fence(Ordering::Release);
         self.current = set;
+        self.clock = Clock::new(&self.timings, self.clock.now);
     }
 
+    /// Keeps the clock of this moment at hand.
+    pub(crate) fn tick(&mut self, now: Tick) {
+        self.clock = Clock::new(&self.timings, now);
+    }
+
+    /// The clock of the last [`tick`](Ageing::tick), if that was this moment.
+    #[inline]
+    pub(crate) fn clock_at_hand(&self, now: Tick) -> Option<&Clock> {
+        (self.clock.now == now).then_some(&self.clock)
+    }
+
+    /// The clock of any moment.
+    pub(crate) fn clock(&self, now: Tick) -> Clock {
+        Clock::new(&self.timings, now)
+    }
+
+    #[inline]
+    pub(crate) const fn timings(&self) -> &Timings {
+        &self.timings
+    }
+
+    #[inline]
+    pub(crate) const fn current(&self) -> TimingSet {
+        self.current
+    }
+
+    #[inline]
     fn timing(&self, word: Word) -> Timing {
-        self.timings[word.timing().index()][word.state() as usize]
+        self.timings[word.kind()]
     }
 
     /// An entry's value, used now.
     #[inline]
     pub(crate) fn stamp(&self, backend: wire::BackendId, state: State, now: Tick) -> Word {
-        let epoch = self.timings[self.current.index()][state as usize].epoch(now);
+        let epoch = self.timings[kind(state, self.current)].epoch(now);
         Word::new(backend, state, self.current, epoch)
     }
 
@@ -206,14 +271,14 @@ impl Ageing {
 
     /// The entry's value in the set in force, expired just now.
     pub(crate) fn expired(&self, word: Word, now: Tick) -> Word {
-        let timing = self.timings[self.current.index()][word.state() as usize];
+        let timing = self.timings[kind(word.state(), self.current)];
         let epoch = timing.epoch(now).wrapping_sub(timing.limit);
         Word::new(word.backend(), word.state(), self.current, epoch)
     }
 
     /// Microseconds within which the sweep goes round the table.
     pub(crate) fn round_us(&self) -> u64 {
-        let shift = self.timings.iter().flatten().map(|timing| timing.shift).min().unwrap_or(0);
+        let shift = self.timings.iter().map(|timing| timing.shift).min().unwrap_or(0);
         u64::from(ROUND_QUANTA) << shift
     }
 }
@@ -236,8 +301,15 @@ impl Shared {
     }
 }
 
+/// As [`Word::kind`].
 #[inline]
-fn idle_us(timing: Timing, word: Word, now: Tick) -> Option<u64> {
+const fn kind(state: State, set: TimingSet) -> usize {
+    set.index() << 3 | state as usize
+}
+
+/// How long an entry of this timing has been idle at least, or `None` when it is expired.
+#[inline]
+pub(crate) fn idle_us(timing: Timing, word: Word, now: Tick) -> Option<u64> {
     let age = timing.age(word.epoch(), now);
     (age < timing.limit).then(|| timing.idle_us(u64::from(age), now))
 }

@@ -1,20 +1,24 @@
 //! Placement: two-choice cuckoo hashing with buckets, for one kind of key.
 //!
-//! A key lives in one of two buckets, named by the two halves of its hash. A new one goes to the emptier; when both are
-//! full, a short chain of entries moves each to its other bucket (found breadth first, so the chain is the
-//! shortest). Load 0.8 is always reached: the threshold is above 0.98 for five slots a bucket and near 0.9 for two.
+//! A key lives in one of two buckets, its primary and its secondary, named by the two halves of its hash. It goes to the
+//! primary while that has room, so that most look-ups touch one line, and else to the secondary; the primary then notes in
+//! its filter that it did ([`bucket`](crate::bucket)). When both are full, a short chain of entries moves each to its
+//! other bucket (found breadth first, so the chain is the shortest). Load 0.8 is always reached: the threshold is
+//! above 0.98 for five slots a bucket and near 0.9 for two; of five, an eighth of the keys are then in their secondary.
 //!
 //! **Readers never miss a live key.** An entry that moves is written to its new bucket before its old slot is
 //! overwritten. A reader that looked into the new one before and into the old one after would miss it; so it looks at
-//! the version of its first bucket again when it found nothing, and starts over if that has changed.
+//! the version of its first bucket again when it found nothing, and starts over if that has changed. Readers do not use
+//! the filters, so nothing orders those against the keys.
 
-use crate::ageing::{Ageing, Conversion};
-use crate::bucket::Bucket;
+use crate::ageing::{Ageing, Clock, Conversion};
+use crate::bucket::Line;
+use crate::hash::{Hasher, primary, secondary, tag};
 use crate::memory::Memory;
+use crate::simd::{Available, prefetch};
 use crate::state::{Hit, Place, State, Word};
 use crate::sync::{Ordering, relax};
 use crate::table::Refusal;
-use ahash::RandomState;
 use wire::{BackendId, Tick};
 
 /// How often a reader tries again before it reports that the writer is in its way.
@@ -24,15 +28,20 @@ const TRIES_MAX: usize = 4096;
 const TRIES_MAX: usize = 2;
 
 /// Buckets that a search for a chain of moves may look at; fewer when the table is nearly full, so that a
-/// flood of inserts into a full table does not cost a search each.
+/// flood of inserts into a full table does not cost a search each. The first search is short in any case: it finds nearly
+/// all chains, and a long one begins with some kilobytes to clear.
 const SEARCH_MAX: usize = 256;
-const SEARCH_NEARLY_FULL_MAX: usize = 12;
+const SEARCH_SHORT_MAX: usize = 12;
+
+/// How many buckets ahead of the sweep lines are fetched: in steady state one bucket is due in a turn, and its line is
+/// there by then.
+const SWEEP_AHEAD: usize = 16;
 
 /// The writer was in the way all the time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Busy;
 
-/// The two buckets of a key; always different.
+/// The two buckets of a key, primary first; always different.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pair(pub(crate) u32, pub(crate) u32);
 
@@ -43,7 +52,7 @@ pub(crate) type Entries<K> = [Option<(K, Word)>; 5];
 #[derive(Debug)]
 pub(crate) struct Cells<B: 'static> {
     memory: Memory<B>,
-    hasher: RandomState,
+    hasher: Hasher,
 }
 
 impl<B> Clone for Cells<B> {
@@ -52,7 +61,7 @@ impl<B> Clone for Cells<B> {
     }
 }
 
-impl<B: Bucket> Cells<B> {
+impl<B: Line> Cells<B> {
     pub(crate) fn len(&self) -> usize {
         self.memory.len()
     }
@@ -62,45 +71,49 @@ impl<B: Bucket> Cells<B> {
     }
 
     #[inline]
+    pub(crate) fn lines(&self) -> &[B] {
+        &self.memory
+    }
+
+    #[inline]
+    pub(crate) const fn hasher(&self) -> &Hasher {
+        &self.hasher
+    }
+
+    #[inline]
     pub(crate) fn bucket(&self, index: u32) -> &B {
         &self.memory[index as usize]
     }
 
-    /// The key's buckets: each half of the hash reduced to the number of buckets by multiplication.
     #[inline]
-    pub(crate) fn pair(&self, key: B::Key) -> Pair {
-        let hash = B::hash(key, &self.hasher);
+    pub(crate) fn hash(&self, key: B::Key) -> u64 {
+        B::hash(key, &self.hasher)
+    }
+
+    /// The buckets of a key with this hash.
+    #[inline]
+    pub(crate) fn pair(&self, hash: u64) -> Pair {
         let len = self.memory.len() as u64;
-        let first = (((hash >> 32) * len) >> 32) as u32;
-        let second = (((hash & u64::from(u32::MAX)) * len) >> 32) as u32;
-        if first != second {
-            return Pair(first, second);
-        }
-        Pair(first, if u64::from(first) + 1 < len { first + 1 } else { 0 })
+        let first = primary(hash, len);
+        Pair(first, secondary(hash, len, first))
     }
 
-    fn other(&self, key: B::Key, bucket: u32) -> u32 {
-        let Pair(first, second) = self.pair(key);
-        if first == bucket { second } else { first }
-    }
-
-    /// Loads one word of each bucket, so that the lines are on their way before they are needed.
+    /// The writer's look-up: goes on to the secondary bucket only if the primary's filter says so.
     #[inline]
-    pub(crate) fn warm(&self, pair: Pair) -> u32 {
-        self.bucket(pair.0).version().load(Ordering::Relaxed)
-            ^ self.bucket(pair.1).version().load(Ordering::Relaxed)
-    }
-
-    /// The writer's look-up.
-    #[inline]
-    pub(crate) fn find_in(&self, key: B::Key, pair: Pair) -> Option<(Place, Word)> {
-        for bucket in [pair.0, pair.1] {
-            let line = self.bucket(bucket);
-            if let Some(slot) = line.position(key) {
-                return Some((place(bucket, slot), line.word(slot)));
-            }
+    pub(crate) fn find(&self, key: B::Key, hash: u64) -> Option<(Place, Word)> {
+        if !B::is_key(key) {
+            return None;
         }
-        None
+        let pair = self.pair(hash);
+        let first = self.bucket(pair.0);
+        if let Some(found) = entry(first, pair.0, first.matches(key)) {
+            return Some(found);
+        }
+        if !first.may_overflow(tag(hash)) {
+            return None;
+        }
+        let second = self.bucket(pair.1);
+        entry(second, pair.1, second.matches(key))
     }
 
     /// Anyone's look-up.
@@ -108,7 +121,7 @@ impl<B: Bucket> Cells<B> {
     /// # Errors
     /// [`Busy`] after many tries: the writer was stopped in the middle of a change, or makes nothing but changes here.
     pub(crate) fn read(&self, key: B::Key) -> Result<Option<(Place, Word)>, Busy> {
-        self.read_in(key, self.pair(key))
+        self.read_in(key, self.pair(self.hash(key)))
     }
 
     pub(crate) fn read_in(&self, key: B::Key, pair: Pair) -> Result<Option<(Place, Word)>, Busy> {
@@ -122,7 +135,7 @@ impl<B: Bucket> Cells<B> {
                     return Ok(in_first);
                 }
                 if let Some((in_second, _)) = look(pair.1, second)
-                    && (in_second.is_some() || first.version().load(Ordering::Relaxed) == version)
+                    && (in_second.is_some() || first.meta().load(Ordering::Relaxed) == version)
                 // R-again
                 {
                     return Ok(in_second);
@@ -153,10 +166,45 @@ impl<B: Bucket> Cells<B> {
     /// Moves an entry to a slot whose entry is no longer wanted. Its old slot still holds it, until it is overwritten.
     pub(crate) fn duplicate(&self, from: Place, to: Place) {
         let source = self.bucket(from.bucket);
-        if let Some(key) = source.key(usize::from(from.slot)) {
-            self.bucket(to.bucket).fill(usize::from(to.slot), key, source.word(usize::from(from.slot)));
+        let Some(key) = source.key(usize::from(from.slot)) else { return };
+        self.bucket(to.bucket).fill(usize::from(to.slot), key, source.word(usize::from(from.slot)));
+        let hash = self.hash(key);
+        let home = self.pair(hash).0;
+        if home == to.bucket {
+            self.bucket(home).returned();
+        } else {
+            self.bucket(home).overflowed(tag(hash));
         }
     }
+
+    /// The primary bucket of the entry in this slot, if the slot is in its secondary.
+    fn home_elsewhere(&self, at: Place) -> Option<&B> {
+        let key = self.bucket(at.bucket).key(usize::from(at.slot))?;
+        let home = self.pair(self.hash(key)).0;
+        (home != at.bucket).then(|| self.bucket(home))
+    }
+}
+
+/// The entry in the lowest of these slots.
+#[inline]
+fn entry<B: Line>(line: &B, bucket: u32, slots: u32) -> Option<(Place, Word)> {
+    (slots != 0).then(|| {
+        let slot = slots.trailing_zeros() as usize;
+        (place(bucket, slot), line.word(slot))
+    })
+}
+
+/// The bits of a mask, lowest first.
+#[inline]
+pub(crate) fn bits(mask: u32) -> impl Iterator<Item = usize> {
+    let mut left = mask;
+    core::iter::from_fn(move || {
+        (left != 0).then(|| {
+            let bit = left.trailing_zeros() as usize;
+            left &= left - 1;
+            bit
+        })
+    })
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "at most five slots")]
@@ -170,6 +218,16 @@ pub(crate) enum Placed {
     /// Done; the value of the entry that was removed for it, if any.
     Done(Option<Word>),
     Refused(Refusal),
+}
+
+/// A slot for a new entry.
+#[derive(Clone, Copy, Debug)]
+struct Room {
+    at: Place,
+    /// The entry that goes for it.
+    victim: Option<Word>,
+    /// It was at the other end of a chain of moves and is overwritten already; here is an entry that has moved.
+    moved: bool,
 }
 
 /// A bucket on the search for a chain.
@@ -194,8 +252,14 @@ pub(crate) struct Cuckoo<B: 'static> {
     untrusted_max: usize,
 }
 
-impl<B: Bucket> Cuckoo<B> {
-    pub(crate) fn new(memory: Memory<B>, hasher: RandomState, untrusted_percent: u8) -> Cuckoo<B> {
+impl Room {
+    const fn of((at, word): (Place, Word)) -> Room {
+        Room { at, victim: Some(word), moved: false }
+    }
+}
+
+impl<B: Line> Cuckoo<B> {
+    pub(crate) fn new(memory: Memory<B>, hasher: Hasher, untrusted_percent: u8) -> Cuckoo<B> {
         let untrusted_max = memory.flows() * usize::from(untrusted_percent) / 100;
         Cuckoo { cells: Cells { memory, hasher }, used: 0, untrusted: 0, untrusted_max }
     }
@@ -204,19 +268,21 @@ impl<B: Bucket> Cuckoo<B> {
         self.cells.memory.flows()
     }
 
+    /// Keys that the filters count as being in their secondary bucket; as many as there are, unless a bucket has more
+    /// than can be counted.
+    #[cfg(test)]
+    pub(crate) fn overflowed(&self) -> usize {
+        self.cells.memory.iter().map(Line::overflow_count).sum()
+    }
+
     fn count_in(&mut self, word: Word) {
         self.used += 1;
-        self.untrusted += usize::from(word.state().is_untrusted());
+        self.untrusted += usize::from(word.is_untrusted());
     }
 
     fn count_out(&mut self, word: Word) {
         self.used -= 1;
-        self.untrusted -= usize::from(word.state().is_untrusted());
-    }
-
-    #[inline]
-    pub(crate) fn find(&self, key: B::Key) -> Option<(Place, Word)> {
-        self.cells.find_in(key, self.cells.pair(key))
+        self.untrusted -= usize::from(word.is_untrusted());
     }
 
     /// Where the key is, if it still is where it was.
@@ -229,7 +295,7 @@ impl<B: Bucket> Cuckoo<B> {
         {
             return Some((place, line.word(slot)));
         }
-        self.find(key)
+        self.cells.find(key, self.cells.hash(key))
     }
 
     /// Gives an entry another value; writes only if it is another.
@@ -237,105 +303,171 @@ impl<B: Bucket> Cuckoo<B> {
     pub(crate) fn update(&mut self, at: Place, old: Word, new: Word) {
         if old != new {
             self.cells.bucket(at.bucket).store_word(usize::from(at.slot), new);
-            self.untrusted += usize::from(new.state().is_untrusted());
-            self.untrusted -= usize::from(old.state().is_untrusted());
+            self.untrusted += usize::from(new.is_untrusted());
+            self.untrusted -= usize::from(old.is_untrusted());
         }
     }
 
     pub(crate) fn remove(&mut self, at: Place, word: Word) {
+        if let Some(home) = self.cells.home_elsewhere(at) {
+            home.returned();
+        }
         self.cells.bucket(at.bucket).empty(usize::from(at.slot));
         self.count_out(word);
     }
 
-    /// Whether the quota has room for this value, in place of the other one if there is one.
-    pub(crate) fn quota_allows(&self, word: Word, instead: Option<Word>) -> bool {
-        let freed = instead.is_some_and(|word| word.state().is_untrusted());
-        !word.state().is_untrusted() || self.untrusted - usize::from(freed) < self.untrusted_max
+    /// Whether untrusted flows have used up their share.
+    #[inline]
+    pub(crate) const fn quota_is_full(&self) -> bool {
+        self.untrusted >= self.untrusted_max
     }
 
-    fn put(&mut self, at: Place, key: B::Key, word: Word) {
+    /// Whether the quota has room for this value, in place of the other one if there is one.
+    #[inline]
+    pub(crate) fn quota_allows(&self, word: Word, instead: Option<Word>) -> bool {
+        let freed = instead.is_some_and(Word::is_untrusted);
+        !word.is_untrusted() || self.untrusted - usize::from(freed) < self.untrusted_max
+    }
+
+    /// Puts a key into a slot.
+    #[inline]
+    fn put(&mut self, Room { at, victim, moved }: Room, key: B::Key, hash: u64, word: Word) {
+        if let Some(victim) = victim {
+            if !moved && let Some(home) = self.cells.home_elsewhere(at) {
+                home.returned();
+            }
+            self.count_out(victim);
+        }
         self.cells.bucket(at.bucket).fill(usize::from(at.slot), key, word);
+        let home = self.cells.pair(hash).0;
+        if home != at.bucket {
+            self.cells.bucket(home).overflowed(tag(hash));
+        }
         self.count_in(word);
     }
 
-    /// A slot of the bucket that is empty, or else whose entry is expired, with that entry; and how many such
-    /// slots there are.
-    fn free(&self, bucket: u32, ageing: &Ageing, now: Tick) -> (usize, Option<(Place, Option<Word>)>) {
+    /// A slot of the bucket that is empty, or else whose entry is expired, with that entry.
+    #[inline]
+    fn free(&self, bucket: u32, ageing: &Ageing, now: Tick) -> Option<Room> {
         let line = self.cells.bucket(bucket);
-        let mut count = 0;
-        let mut best: Option<(Place, Option<Word>)> = None;
-        for slot in 0..B::SLOTS {
-            let victim = match line.key(slot) {
-                None => None,
-                Some(_) if ageing.idle_us(line.word(slot), now).is_none() => Some(line.word(slot)),
-                Some(_) => continue,
-            };
-            count += 1;
-            if best.is_none() || (victim.is_none() && best.is_some_and(|(_, word)| word.is_some())) {
-                best = Some((place(bucket, slot), victim));
-            }
+        let empty = line.occupied() ^ B::ALL;
+        if empty != 0 {
+            let at = place(bucket, empty.trailing_zeros() as usize);
+            return Some(Room { at, victim: None, moved: false });
         }
-        (count, best)
+        self.entries(bucket).find(|&(_, word)| ageing.idle_us(word, now).is_none()).map(Room::of)
+    }
+
+    /// Starts to fetch the secondary buckets that an insertion of these hashes will come to, the primary being full.
+    pub(crate) fn prefetch_secondary(&self, hash: u64) {
+        let pair = self.cells.pair(hash);
+        let full = self.cells.bucket(pair.0).occupied() == B::ALL;
+        // Always one of them, for there is no telling beforehand.
+        prefetch(self.cells.bucket(if full { pair.1 } else { pair.0 }));
+    }
+
+    /// Inserts a key, if it is seen in one look at its primary bucket that it is not in the table and what becomes of it:
+    /// there is an empty slot, or no room within the quota. Nearly all insertions are of these two kinds.
+    #[inline]
+    pub(crate) fn insert_at_once(
+        &mut self,
+        key: B::Key,
+        hash: u64,
+        word: Word,
+        ageing: &Ageing,
+        now: Tick,
+    ) -> Option<Placed> {
+        let home = primary(hash, self.cells.len() as u64);
+        let line = self.cells.bucket(home);
+        let occupied = line.occupied();
+        if line.matches(key) != 0 || line.may_overflow(tag(hash)) {
+            return None;
+        }
+        if !self.quota_allows(word, None) {
+            let mut expired = 0;
+            for slot in 0..B::SLOTS {
+                let word = line.word(slot);
+                expired |= u32::from(word.is_untrusted() & ageing.idle_us(word, now).is_none()) << slot;
+            }
+            return (expired & occupied == 0).then_some(Placed::Refused(Refusal::QuotaFull));
+        }
+        let empty = occupied ^ B::ALL;
+        if empty == 0 {
+            return None;
+        }
+        line.fill(empty.trailing_zeros() as usize, key, word);
+        self.count_in(word);
+        Some(Placed::Done(None))
     }
 
     /// Inserts a key that is not in the table.
-    pub(crate) fn insert(&mut self, key: B::Key, word: Word, ageing: &Ageing, now: Tick) -> Placed {
-        let pair = self.cells.pair(key);
-        let untrusted = word.state().is_untrusted();
-        if !self.quota_allows(word, None) {
-            // Only in the place of one that is expired and counts, too.
-            let Some((at, victim)) = self.expired_untrusted(pair, ageing, now) else {
-                return Placed::Refused(Refusal::QuotaFull);
-            };
-            self.count_out(victim);
-            self.put(at, key, word);
-            return Placed::Done(Some(victim));
-        }
-        let ((first_count, first), (second_count, second)) =
-            (self.free(pair.0, ageing, now), self.free(pair.1, ageing, now));
-        let emptier = if second_count > first_count { second } else { first };
-        let free = emptier
-            .or_else(|| self.make_room(pair, ageing, now))
-            .or_else(|| if untrusted { None } else { self.oldest_untrusted(pair, ageing, now) });
-        let Some((at, victim)) = free else {
-            return Placed::Refused(Refusal::TableFull);
+    ///
+    /// When the quota is used up, only an expired untrusted entry of the primary bucket makes room for an untrusted one, so
+    /// that a flood beyond the quota costs one line a packet.
+    #[inline]
+    pub(crate) fn insert(
+        &mut self,
+        key: B::Key,
+        hash: u64,
+        word: Word,
+        ageing: &Ageing,
+        now: Tick,
+    ) -> Placed {
+        let pair = self.cells.pair(hash);
+        let room = if self.quota_allows(word, None) {
+            self.free(pair.0, ageing, now)
+                .or_else(|| self.free(pair.1, ageing, now))
+                .or_else(|| self.room_for(pair, word, ageing, now))
+                .ok_or(Refusal::TableFull)
+        } else {
+            self.expired_untrusted(pair.0, ageing, now).ok_or(Refusal::QuotaFull)
         };
-        if let Some(victim) = victim {
-            self.count_out(victim);
+        match room {
+            Ok(room) => {
+                self.put(room, key, hash, word);
+                Placed::Done(room.victim)
+            }
+            Err(refusal) => Placed::Refused(refusal),
         }
-        self.put(at, key, word);
-        Placed::Done(victim)
     }
 
-    fn expired_untrusted(&self, pair: Pair, ageing: &Ageing, now: Tick) -> Option<(Place, Word)> {
-        self.entries(pair)
-            .find(|&(_, word)| word.state().is_untrusted() && ageing.idle_us(word, now).is_none())
-    }
-
-    fn oldest_untrusted(&self, pair: Pair, ageing: &Ageing, now: Tick) -> Option<(Place, Option<Word>)> {
-        self.entries(pair)
-            .filter(|&(_, word)| word.state().is_untrusted())
-            .max_by_key(|&(_, word)| ageing.idle_us(word, now).unwrap_or(u64::MAX))
-            .map(|(at, word)| (at, Some(word)))
-    }
-
-    fn entries(&self, pair: Pair) -> impl Iterator<Item = (Place, Word)> + '_ {
-        [pair.0, pair.1].into_iter().flat_map(move |bucket| {
-            let line = self.cells.bucket(bucket);
-            (0..B::SLOTS)
-                .filter(|&slot| line.key(slot).is_some())
-                .map(move |slot| (place(bucket, slot), line.word(slot)))
-        })
-    }
-
-    /// Frees a slot of either bucket by moving entries, each to its other bucket. Gives the slot, whose entry has been
-    /// duplicated elsewhere, and the expired entry that was overwritten at the other end, if any. No bucket is on a
-    /// chain twice, so no entry is moved twice.
-    #[expect(clippy::cast_possible_truncation, reason = "fewer steps than 2^16, at most five slots")]
-    fn make_room(&mut self, pair: Pair, ageing: &Ageing, now: Tick) -> Option<(Place, Option<Word>)> {
+    /// A slot of two full buckets: by a chain of moves, or else that of an untrusted entry for a trusted one.
+    #[cold]
+    fn room_for(&self, pair: Pair, word: Word, ageing: &Ageing, now: Tick) -> Option<Room> {
         let slots = self.cells.len() * B::SLOTS;
-        let search_max = if self.used > slots - slots / 10 { SEARCH_NEARLY_FULL_MAX } else { SEARCH_MAX };
-        let mut steps = [Step { bucket: 0, parent: ROOT, slot: 0 }; SEARCH_MAX];
+        let by_moves = self.make_room::<SEARCH_SHORT_MAX>(pair, ageing, now).or_else(|| {
+            if self.used > slots - slots / 10 {
+                return None;
+            }
+            self.make_room::<SEARCH_MAX>(pair, ageing, now)
+        });
+        by_moves.or_else(|| if word.is_untrusted() { None } else { self.oldest_untrusted(pair, ageing, now) })
+    }
+
+    fn expired_untrusted(&self, bucket: u32, ageing: &Ageing, now: Tick) -> Option<Room> {
+        self.entries(bucket)
+            .find(|&(_, word)| word.is_untrusted() && ageing.idle_us(word, now).is_none())
+            .map(Room::of)
+    }
+
+    fn oldest_untrusted(&self, pair: Pair, ageing: &Ageing, now: Tick) -> Option<Room> {
+        self.entries(pair.0)
+            .chain(self.entries(pair.1))
+            .filter(|&(_, word)| word.is_untrusted())
+            .max_by_key(|&(_, word)| ageing.idle_us(word, now).unwrap_or(u64::MAX))
+            .map(Room::of)
+    }
+
+    fn entries(&self, bucket: u32) -> impl Iterator<Item = (Place, Word)> + '_ {
+        let line = self.cells.bucket(bucket);
+        bits(line.occupied()).map(move |slot| (place(bucket, slot), line.word(slot)))
+    }
+
+    /// Frees a slot of either bucket by moving entries, each to its other bucket; looks at `MAX` buckets and the
+    /// others of their entries. No bucket is on a chain twice, so no entry is moved twice.
+    #[expect(clippy::cast_possible_truncation, reason = "fewer steps than 2^16, at most five slots")]
+    fn make_room<const MAX: usize>(&self, pair: Pair, ageing: &Ageing, now: Tick) -> Option<Room> {
+        let mut steps = [Step { bucket: 0, parent: ROOT, slot: 0 }; MAX];
         let mut met = Met::new();
         for (step, bucket) in steps.iter_mut().zip([pair.0, pair.1]) {
             step.bucket = bucket;
@@ -345,13 +477,25 @@ impl<B: Bucket> Cuckoo<B> {
         let mut at = 0;
         while at < len {
             let here = steps[at];
-            for slot in 0..B::SLOTS {
-                let Some(key) = self.cells.bucket(here.bucket).key(slot) else { continue };
-                let bucket = self.cells.other(key, here.bucket);
-                if let (_, Some((end, victim))) = self.free(bucket, ageing, now) {
-                    return Some((self.shift(&steps, at, slot, end), victim));
+            // First fetch the lines, then look at them: their misses overlap.
+            let others: [u32; 5] = core::array::from_fn(|slot| {
+                let key = if slot < B::SLOTS { self.cells.bucket(here.bucket).key(slot) } else { None };
+                let Some(key) = key else { return here.bucket };
+                let Pair(first, second) = self.cells.pair(self.cells.hash(key));
+                let other = if first == here.bucket { second } else { first };
+                prefetch(self.cells.bucket(other));
+                other
+            });
+            for (slot, bucket) in others.into_iter().enumerate().filter(|&(_, other)| other != here.bucket) {
+                if let Some(Room { at: end, victim, .. }) = self.free(bucket, ageing, now) {
+                    if victim.is_some()
+                        && let Some(home) = self.cells.home_elsewhere(end)
+                    {
+                        home.returned();
+                    }
+                    return Some(Room { at: self.shift(&steps, at, slot, end), victim, moved: true });
                 }
-                if len < search_max && met.is_new(bucket) {
+                if len < MAX && met.is_new(bucket) {
                     steps[len] = Step { bucket, parent: at as u16, slot: slot as u8 };
                     len += 1;
                 }
@@ -363,7 +507,7 @@ impl<B: Bucket> Cuckoo<B> {
 
     /// Moves the entries of a chain, last first: the entry in `slot` of step `at` to `end`, the one that was to
     /// follow it into its place, and so on. Gives the slot at the beginning of the chain.
-    fn shift(&mut self, steps: &[Step], at: usize, slot: usize, end: Place) -> Place {
+    fn shift(&self, steps: &[Step], at: usize, slot: usize, end: Place) -> Place {
         let mut to = end;
         let mut from = place(steps[at].bucket, slot);
         let mut at = at;
@@ -386,14 +530,19 @@ impl<B: Bucket> Cuckoo<B> {
         bucket: u32,
         ageing: &Ageing,
         seen: Tick,
-        now: Tick,
+        clock: &Clock,
+        isa: Available,
         ended: &mut impl FnMut(BackendId, State),
     ) {
-        for slot in 0..B::SLOTS {
+        if let Some(line) = self.cells.memory.get(bucket as usize + SWEEP_AHEAD) {
+            prefetch(line);
+        }
+        let line = self.cells.bucket(bucket);
+        // Nothing to do for nearly all buckets, which is seen without a branch.
+        let due = if seen == clock.now { line.due(isa, clock, ageing.current()) } else { line.occupied() };
+        let now = clock.now;
+        for slot in bits(due) {
             let line = self.cells.bucket(bucket);
-            if line.key(slot).is_none() {
-                continue;
-            }
             let word = line.word(slot);
             let conversion = match ageing.idle_us_since(word, seen, now) {
                 Some(idle_us) => ageing.convert(word, idle_us, now),
@@ -439,6 +588,7 @@ impl<B: Bucket> Cuckoo<B> {
             for slot in (0..B::SLOTS).filter(|&slot| line.key(slot).is_some()) {
                 line.empty(slot);
             }
+            line.returned_all();
         }
         self.used = 0;
         self.untrusted = 0;
@@ -449,7 +599,7 @@ impl<B: Bucket> Cuckoo<B> {
     pub(crate) fn hit(found: Option<(Place, Word)>, ageing: &Ageing, now: Tick) -> Option<Hit> {
         let (place, word) = found?;
         let idle_us = ageing.idle_us(word, now)?;
-        Some(Hit { backend: word.backend(), state: word.state(), idle_us, place })
+        Some(Hit::new(place, word, idle_us))
     }
 }
 

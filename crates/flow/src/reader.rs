@@ -36,7 +36,7 @@ impl Reader {
 
     fn hit(&self, place: Place, word: Word, now: Tick) -> Option<Hit> {
         let idle_us = self.ageing.idle_us(word, now)?;
-        Some(Hit { backend: word.backend(), state: word.state(), idle_us, place })
+        Some(Hit::new(place, word, idle_us))
     }
 
     /// Number of buckets: narrow ones first, then wide ones.

@@ -29,6 +29,12 @@ impl State {
         matches!(self, State::TcpNew | State::UdpNew)
     }
 
+    /// Of a [`Word::kind`].
+    #[expect(clippy::cast_possible_truncation, reason = "the low bits")]
+    pub(crate) const fn of_kind(kind: usize) -> State {
+        State::from_bits(kind as u32 & 7)
+    }
+
     /// From the three bits of a [`Word`]; those never stored stand for `Udp`.
     const fn from_bits(bits: u32) -> State {
         match bits {
@@ -41,18 +47,35 @@ impl State {
     }
 }
 
-/// An entry as look-up found it. Where it was found is kept inside, so that [`Table::touch`](crate::Table::touch) need not
-/// search again.
+/// An entry as look-up found it: 24 bytes, also as an `Option`. Where it was found and what was there is kept inside,
+/// so that [`Table::touch`](crate::Table::touch) need not search again, nor touch memory when nothing changes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Hit {
-    /// The flow's backend.
-    pub backend: BackendId,
-    /// Its state.
-    pub state: State,
     /// Microseconds for which the flow has been idle at least; the true value is above it by less than 1/32 of
     /// the state's idle time.
     pub idle_us: u64,
-    pub(crate) place: Place,
+    /// The flow's backend.
+    pub backend: BackendId,
+    pub(crate) word: Word,
+    bucket: u32,
+    slot: u8,
+    /// Its state.
+    pub state: State,
+}
+
+const _: () = assert!(size_of::<Option<Hit>>() == 24);
+
+impl Hit {
+    #[inline]
+    pub(crate) const fn new(place: Place, word: Word, idle_us: u64) -> Hit {
+        let Place { bucket, slot } = place;
+        Hit { idle_us, backend: word.backend(), word, bucket, slot, state: word.state() }
+    }
+
+    #[inline]
+    pub(crate) const fn place(&self) -> Place {
+        Place { bucket: self.bucket, slot: self.slot }
+    }
 }
 
 /// A slot of a bucket.
@@ -84,6 +107,22 @@ impl Word {
     pub const fn state(self) -> State {
         State::from_bits(self.0 >> 8 & 7)
     }
+
+    /// Whether the state is [untrusted](State::is_untrusted).
+    #[inline]
+    pub const fn is_untrusted(self) -> bool {
+        const UNTRUSTED: u32 = 1 << State::TcpNew as u32 | 1 << State::UdpNew as u32;
+        UNTRUSTED >> (self.0 >> 8 & 7) & 1 == 1
+    }
+
+    /// State and timing set together: which idle time the epoch counts in, as an index below [`Word::KINDS`].
+    #[inline]
+    pub const fn kind(self) -> usize {
+        (self.0 >> 8) as usize % Word::KINDS
+    }
+
+    /// Number of different [`kind`](Word::kind)s.
+    pub const KINDS: usize = 16;
 
     /// Which of the two sets of idle times the epoch counts in.
     #[inline]
@@ -128,6 +167,7 @@ mod tests {
                             (word.backend(), word.state(), word.timing(), word.epoch()),
                             (BackendId(backend), state, timing, epoch)
                         );
+                        assert_eq!(word.is_untrusted(), state.is_untrusted());
                     }
                 }
             }

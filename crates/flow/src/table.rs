@@ -1,16 +1,16 @@
 //! The table: narrow and wide flows under one roof, written by one worker.
 
-use crate::ageing::{Ageing, Idle};
-use crate::bucket::{Bucket, NarrowBucket, WideBucket};
-use crate::cuckoo::{Cuckoo, Pair, Placed};
+use crate::ageing::{Ageing, Clock, Idle};
+use crate::bucket::{Line, NarrowBucket, WideBucket};
+use crate::burst::{Hits, Keys, Miss};
+use crate::cuckoo::{Cuckoo, Placed, bits};
+use crate::hash::Hasher;
 use crate::memory::Memory;
 use crate::reader::Reader;
-use crate::state::{Hit, State};
-use ahash::RandomState;
+use crate::simd::{self, Available, Isa};
+use crate::stamp::Stamp;
+use crate::state::{Hit, State, Word};
 use wire::{BackendId, FlowKey, Tick};
-
-/// Keys that [`Table::lookup_burst`] works on at once; longer bursts are cut.
-const BURST: usize = 32;
 
 /// Why a table was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -24,6 +24,9 @@ pub enum TableError {
     /// Not a percentage.
     #[error("the share of untrusted flows is {0} %; give 0 to 100")]
     NotAPercentage(u8),
+    /// The memory is another table's, or was not zeroed.
+    #[error("the memory of a flow table is in use already")]
+    InUse,
 }
 
 /// Why an insertion was refused. The packet is steered all the same, by the service's slots.
@@ -64,6 +67,7 @@ pub struct Table {
     narrow: Cuckoo<NarrowBucket>,
     wide: Cuckoo<WideBucket>,
     ageing: Ageing,
+    isa: Available,
     /// The moment up to which the sweep has kept pace.
     swept: Tick,
     /// The latest time an entry was stamped with.
@@ -77,7 +81,8 @@ pub struct Table {
 }
 
 impl Table {
-    /// A table in this memory, which must be empty (zeroed). `seed` should be random: it keeps clients from choosing
+    /// A table in this memory, which must be empty (zeroed) and is this table's for good: that is checked, by touching
+    /// all of it. `seed` should be random: it keeps clients from choosing
     /// keys that collide. At most `untrusted_percent` of the [`capacity`](Table::capacity) of each kind is given to
     /// flows of which one packet was seen.
     ///
@@ -101,17 +106,33 @@ impl Table {
         if untrusted_percent > 100 {
             return Err(TableError::NotAPercentage(untrusted_percent));
         }
-        let hasher = hasher(seed);
+        if !narrow.iter().all(Line::claim) || !wide.iter().all(Line::claim) {
+            return Err(TableError::InUse);
+        }
+        let hasher = Hasher::new(seed);
         Ok(Table {
             narrow: Cuckoo::new(narrow, hasher.clone(), untrusted_percent),
             wide: Cuckoo::new(wide, hasher, untrusted_percent),
             ageing: Ageing::new(&idle),
+            isa: Available::best(),
             swept: Tick(0),
             stamped: Tick(0),
             cursor: 0,
             credit: 0,
             stale: 0,
         })
+    }
+
+    /// The instruction set that burst look-ups use: the best there is, unless [`use_isa`](Table::use_isa) chose another.
+    pub const fn isa(&self) -> Isa {
+        self.isa.isa()
+    }
+
+    /// Makes burst look-ups use this instruction set. False, and nothing done, where the CPU does not have it.
+    pub fn use_isa(&mut self, isa: Isa) -> bool {
+        let available = Available::new(isa);
+        self.isa = available.unwrap_or(self.isa);
+        available.is_some()
     }
 
     /// For other threads.
@@ -141,69 +162,127 @@ impl Table {
         self.stale = 0;
     }
 
-    /// Looks up a burst; `out[i]` is the answer for `keys[i]`. The shorter of the two slices decides. In two passes, so
-    /// that the cache misses of a burst overlap.
-    pub fn lookup_burst(&self, keys: &[Option<FlowKey>], now: Tick, out: &mut [Option<Hit>]) {
-        for (keys, out) in keys.chunks(BURST).zip(out.chunks_mut(BURST)) {
-            let mut pairs = [Pair(0, 0); BURST];
-            let mut warm = 0;
-            for (key, pair) in keys.iter().zip(&mut pairs) {
-                match *key {
-                    Some(FlowKey::Narrow(key)) => {
-                        *pair = self.narrow.cells.pair(key);
-                        warm ^= self.narrow.cells.warm(*pair);
-                    }
-                    Some(FlowKey::Wide(key)) => {
-                        *pair = self.wide.cells.pair(key);
-                        warm ^= self.wide.cells.warm(*pair);
-                    }
-                    None => {}
-                }
-            }
-            // The loads must happen; what they give is of no use.
-            core::hint::black_box(warm);
-            for ((key, pair), out) in keys.iter().zip(pairs).zip(out) {
-                let found = match *key {
-                    Some(FlowKey::Narrow(key)) => self.narrow.cells.find_in(key, pair),
-                    Some(FlowKey::Wide(key)) => self.wide.cells.find_in(key, pair),
-                    None => None,
-                };
-                *out = Cuckoo::<NarrowBucket>::hit(found, &self.ageing, now);
-            }
+    /// Looks up a burst, in stages, so that the cache misses of its keys overlap (see [`simd`](crate::simd)). Most keys,
+    /// in the table or not, cost one line.
+    #[inline]
+    pub fn lookup(&self, keys: &Keys, now: Tick, hits: &mut Hits) {
+        self.with_clock(now, hits, |clock, hits| {
+            simd::lookup(self.isa, &self.narrow.cells, &self.wide.cells, keys, clock, hits);
+        });
+    }
+
+    /// The first half of [`lookup`](Table::lookup): hashes the keys and starts to fetch their lines. For a caller that has
+    /// something else to do before [`finish`](Table::finish), such as finishing another burst.
+    #[inline]
+    pub fn start(&self, keys: &Keys, hits: &mut Hits) {
+        simd::start(self.isa, &self.narrow.cells, &self.wide.cells, keys, hits);
+    }
+
+    /// The second half, for the same keys. What was inserted, moved or removed since the first is seen. With other keys, or
+    /// after the [`start`](Table::start) of another table, keys are not found; nothing worse.
+    #[inline]
+    pub fn finish(&self, keys: &Keys, now: Tick, hits: &mut Hits) {
+        self.with_clock(now, hits, |clock, hits| {
+            simd::finish(self.isa, &self.narrow.cells, &self.wide.cells, keys, clock, hits);
+        });
+    }
+
+    #[inline(always)]
+    fn with_clock(&self, now: Tick, hits: &mut Hits, look: impl FnOnce(&Clock, &mut Hits)) {
+        hits.now = now;
+        hits.timings = *self.ageing.timings();
+        match self.ageing.clock_at_hand(now) {
+            Some(clock) => look(clock, hits),
+            None => look(&self.ageing.clock(now), hits),
+        }
+    }
+
+    /// Fetches what inserting the keys not found will touch beyond what the look-up fetched: call it once, before the
+    /// insertions of a burst with new flows.
+    pub fn prefetch_inserts(&self, keys: &Keys, hits: &Hits) {
+        let missed = hits.asked & !hits.found;
+        if !self.narrow.quota_is_full() {
+            bits(missed & !keys.wide_mask).for_each(|i| self.narrow.prefetch_secondary(hits.hashes[i]));
+        }
+        if !self.wide.quota_is_full() {
+            bits(missed & keys.wide_mask).for_each(|i| self.wide.prefetch_secondary(hits.hashes[i]));
         }
     }
 
     /// The flow's entry, unless it is expired, swept or not.
     #[inline]
     pub fn get(&self, key: &FlowKey, now: Tick) -> Option<Hit> {
+        self.get_at(key, self.miss(key), now)
+    }
+
+    /// As [`get`](Table::get), for a key whose hash a burst look-up has done: for a second look after that burst's own
+    /// insertions.
+    #[inline]
+    pub fn get_at(&self, key: &FlowKey, miss: Miss, now: Tick) -> Option<Hit> {
+        debug_assert_eq!(miss, self.miss(key), "of another key or table");
         let found = match *key {
-            FlowKey::Narrow(key) => self.narrow.find(key),
-            FlowKey::Wide(key) => self.wide.find(key),
+            FlowKey::Narrow(key) => self.narrow.cells.find(key, miss.0),
+            FlowKey::Wide(key) => self.wide.cells.find(key, miss.0),
         };
         Cuckoo::<NarrowBucket>::hit(found, &self.ageing, now)
+    }
+
+    #[inline]
+    fn miss(&self, key: &FlowKey) -> Miss {
+        Miss(match *key {
+            FlowKey::Narrow(key) => self.narrow.cells.hash(key),
+            FlowKey::Wide(key) => self.wide.cells.hash(key),
+        })
     }
 
     /// Inserts a flow, or overwrites its entry. When both its buckets are full and no chain of moves frees a slot, a
     /// trusted flow takes the place of the untrusted one there that was idle longest. A trusted flow is never removed
     /// for another.
     pub fn insert(&mut self, key: &FlowKey, backend: BackendId, state: State, now: Tick) -> Inserted {
+        self.insert_at(key, self.miss(key), backend, state, now)
+    }
+
+    /// As [`insert`](Table::insert), for a key whose hash a burst look-up has done and whose bucket it has fetched.
+    ///
+    /// A [`Miss`] of another key or table makes an entry that is not found again (debug builds panic instead).
+    pub fn insert_at(
+        &mut self,
+        key: &FlowKey,
+        miss: Miss,
+        backend: BackendId,
+        state: State,
+        now: Tick,
+    ) -> Inserted {
+        debug_assert_eq!(miss, self.miss(key), "of another key or table");
         self.stamped = self.stamped.max(now);
+        let word = self.ageing.stamp(backend, state, now);
         match *key {
-            FlowKey::Narrow(key) => insert(&mut self.narrow, key, backend, state, &self.ageing, now),
-            FlowKey::Wide(key) => insert(&mut self.wide, key, backend, state, &self.ageing, now),
+            FlowKey::Narrow(key) => insert(&mut self.narrow, key, miss.0, word, &self.ageing, now),
+            FlowKey::Wide(key) => insert(&mut self.wide, key, miss.0, word, &self.ageing, now),
         }
     }
 
-    /// The flow was used: sets its state and the time. Writes only when something changes, so a busy flow costs one
-    /// write a quantum. A promotion from untrusted to trusted gives its share of the quota back. False when the
-    /// entry is gone.
+    /// What an entry used now in this state holds beside its backend: see [`Hits::current`].
+    pub fn stamp(&self, state: State, now: Tick) -> Stamp {
+        Stamp::of(self.ageing.stamp(BackendId(0), state, now))
+    }
+
+    /// Whether [`touch`](Table::touch) with this state would write nothing. Touches no memory, and needs no key.
+    #[inline]
+    pub fn is_current(&self, hit: &Hit, state: State, now: Tick) -> bool {
+        self.ageing.stamp(hit.backend, state, now) == hit.word
+    }
+
+    /// The flow was used: sets its state and the time. Touches memory only when something changes that the hit had
+    /// not seen, so a busy flow costs one write a quantum. A promotion from untrusted to trusted gives its share of the quota back. False when there
+    /// was something to write and the entry is gone.
     #[inline]
     pub fn touch(&mut self, key: &FlowKey, hit: &Hit, state: State, now: Tick) -> bool {
         self.set_backend(key, hit, hit.backend, state, now)
     }
 
     /// The same, with another backend. A trusted flow may become untrusted this way (a new connection from the same
-    /// port): it keeps its slot, also above the quota. False when the entry is gone.
+    /// port): it keeps its slot, also above the quota. False when there was something to write and the entry is gone.
     #[inline]
     pub fn set_backend(
         &mut self,
@@ -213,8 +292,11 @@ impl Table {
         state: State,
         now: Tick,
     ) -> bool {
-        self.stamped = self.stamped.max(now);
         let word = self.ageing.stamp(backend, state, now);
+        if word == hit.word {
+            return true;
+        }
+        self.stamped = self.stamped.max(now);
         match *key {
             FlowKey::Narrow(key) => update(&mut self.narrow, key, hit, word),
             FlowKey::Wide(key) => update(&mut self.wide, key, hit, word),
@@ -249,6 +331,7 @@ impl Table {
         // Entries stamped later than `swept`, by a caller that lets time pass late, must not seem old.
         let seen = self.swept.max(self.stamped).min(now);
         self.swept = self.swept.max(now);
+        self.ageing.tick(now);
         match due {
             Some(credit) => {
                 self.credit = credit % round_us;
@@ -275,10 +358,15 @@ impl Table {
 
     #[expect(clippy::cast_possible_truncation, reason = "a table has less than 2^32 buckets of a kind")]
     fn sweep_some(&mut self, count: usize, seen: Tick, now: Tick, ended: &mut impl FnMut(BackendId, State)) {
+        if count == 0 {
+            return;
+        }
+        let clock = self.ageing.clock(now);
+        let isa = self.isa;
         for _ in 0..count.min(self.buckets()) {
             match self.cursor.checked_sub(self.narrow.cells.len()) {
-                None => self.narrow.sweep(self.cursor as u32, &self.ageing, seen, now, ended),
-                Some(index) => self.wide.sweep(index as u32, &self.ageing, seen, now, ended),
+                None => self.narrow.sweep(self.cursor as u32, &self.ageing, seen, &clock, isa, ended),
+                Some(index) => self.wide.sweep(index as u32, &self.ageing, seen, &clock, isa, ended),
             }
             self.cursor += 1;
             if self.cursor >= self.buckets() {
@@ -326,30 +414,36 @@ impl Table {
     }
 }
 
-/// The seed spread over the four words that ahash wants (SplitMix64).
-pub(crate) fn hasher(seed: u64) -> RandomState {
-    let word = |i: u64| {
-        let z = seed.wrapping_add(i.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
-    };
-    RandomState::with_seeds(word(1), word(2), word(3), word(4))
-}
-
-fn insert<B: Bucket>(
+#[inline]
+fn insert<B: Line>(
     cuckoo: &mut Cuckoo<B>,
     key: B::Key,
-    backend: BackendId,
-    state: State,
+    hash: u64,
+    word: Word,
     ageing: &Ageing,
     now: Tick,
 ) -> Inserted {
     if !B::is_key(key) {
         return Inserted { outcome: Insert::Refused(Refusal::TableFull), evicted: None };
     }
-    let word = ageing.stamp(backend, state, now);
-    if let Some((at, old)) = cuckoo.find(key) {
+    match cuckoo.insert_at_once(key, hash, word, ageing, now) {
+        Some(Placed::Done(_)) => Inserted { outcome: Insert::Done, evicted: None },
+        Some(Placed::Refused(refusal)) => Inserted { outcome: Insert::Refused(refusal), evicted: None },
+        None => insert_slowly(cuckoo, key, hash, word, ageing, now),
+    }
+}
+
+/// Of a flow that has an entry, or whose primary bucket is full.
+#[inline(never)]
+fn insert_slowly<B: Line>(
+    cuckoo: &mut Cuckoo<B>,
+    key: B::Key,
+    hash: u64,
+    word: Word,
+    ageing: &Ageing,
+    now: Tick,
+) -> Inserted {
+    if let Some((at, old)) = cuckoo.cells.find(key, hash) {
         if let Some(hit) = Cuckoo::<B>::hit(Some((at, old)), ageing, now) {
             cuckoo.update(at, old, word);
             return Inserted { outcome: Insert::Replaced(hit), evicted: None };
@@ -362,7 +456,7 @@ fn insert<B: Bucket>(
         cuckoo.update(at, old, word);
         return Inserted { outcome: Insert::Done, evicted };
     }
-    match cuckoo.insert(key, word, ageing, now) {
+    match cuckoo.insert(key, hash, word, ageing, now) {
         Placed::Done(victim) => {
             Inserted { outcome: Insert::Done, evicted: victim.map(|word| (word.backend(), word.state())) }
         }
@@ -371,8 +465,8 @@ fn insert<B: Bucket>(
 }
 
 #[inline]
-fn update<B: Bucket>(cuckoo: &mut Cuckoo<B>, key: B::Key, hit: &Hit, word: crate::state::Word) -> bool {
-    match cuckoo.locate(key, hit.place) {
+fn update<B: Line>(cuckoo: &mut Cuckoo<B>, key: B::Key, hit: &Hit, word: Word) -> bool {
+    match cuckoo.locate(key, hit.place()) {
         Some((at, old)) => {
             cuckoo.update(at, old, word);
             true
@@ -381,11 +475,11 @@ fn update<B: Bucket>(cuckoo: &mut Cuckoo<B>, key: B::Key, hit: &Hit, word: crate
     }
 }
 
-fn remove<B: Bucket>(cuckoo: &mut Cuckoo<B>, key: B::Key, ageing: &Ageing, now: Tick) -> Option<Hit> {
-    let (at, word) = cuckoo.find(key)?;
+fn remove<B: Line>(cuckoo: &mut Cuckoo<B>, key: B::Key, ageing: &Ageing, now: Tick) -> Option<Hit> {
+    let (at, word) = cuckoo.cells.find(key, cuckoo.cells.hash(key))?;
     cuckoo.remove(at, word);
     let idle_us = ageing.idle_us(word, now).unwrap_or(0);
-    Some(Hit { backend: word.backend(), state: word.state(), idle_us, place: at })
+    Some(Hit::new(at, word, idle_us))
 }
 
 #[cfg(not(loom))]

@@ -1,7 +1,8 @@
 //! The command line as a whole; each command's own arguments stand in its file.
 
 use crate::command::{
-    apply, check, completions, doctor, drain, events, explain, maglev, man, plan, reload, replay, show, top,
+    apply, bench, check, completions, doctor, drain, events, explain, maglev, man, plan, reload, replay,
+    show, top,
 };
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -37,6 +38,7 @@ pub(crate) enum Command {
     Explain(explain::Arguments),
     Replay(replay::Arguments),
     Maglev(maglev::Arguments),
+    Bench(bench::Arguments),
     Doctor(doctor::Arguments),
     Completions(completions::Arguments),
     Man(man::Arguments),

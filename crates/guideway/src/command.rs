@@ -4,6 +4,7 @@ use crate::Outcome;
 use crate::arguments::Command;
 
 pub(crate) mod apply;
+pub(crate) mod bench;
 pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod doctor;
@@ -33,6 +34,7 @@ pub(crate) fn run(command: Command) -> Outcome {
         Command::Explain(a) => explain::run(a),
         Command::Replay(a) => replay::run(&a),
         Command::Maglev(a) => maglev::run(a),
+        Command::Bench(a) => bench::run(&a),
         Command::Doctor(a) => doctor::run(&a),
         Command::Completions(a) => completions::run(&a),
         Command::Man(a) => man::run(&a),

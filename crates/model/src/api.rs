@@ -143,6 +143,12 @@ pub struct ServiceStatus {
     pub backends_total: u64,
     /// Slots of the Maglev table.
     pub maglev_size: u32,
+    /// Which flows are tracked (`state` in the configuration): `all` or `exceptions`.
+    #[serde(default)]
+    pub tracking: String,
+    /// With `exceptions`: slots whose flows are tracked for now; the packets of the others need no flow table.
+    #[serde(default)]
+    pub tainted_slots: u32,
     /// Packets that matched.
     pub packets: u64,
     /// Their bytes, from the IP header on.
@@ -297,6 +303,12 @@ pub struct WorkerStatus {
     pub flow_hits: u64,
     /// Packets that did not.
     pub flow_misses: u64,
+    /// TCP packets that needed no flow table, of services with `state = "exceptions"`.
+    #[serde(default)]
+    pub flow_stateless: u64,
+    /// TCP flows met in the middle in a tainted slot, taken to be from before the change.
+    #[serde(default)]
+    pub flow_guessed: u64,
     /// Flows inserted.
     pub flow_inserts: u64,
     /// Flows that could not be inserted.

@@ -193,6 +193,8 @@ pub struct Service {
     pub panic_percent: u8,
     /// How long a removed backend's flows may live on; default 300,000.
     pub drain_timeout_ms: u64,
+    /// Default all. See [`Service::is_stateless`].
+    pub state: Tracking,
     /// Default none.
     pub announce: Announce,
     /// `[service.health]`; default kind none.
@@ -235,6 +237,16 @@ pub enum Hash {
     Tuple,
     /// Source address
     Source,
+}
+
+/// Which flows are tracked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Tracking {
+    /// Every flow
+    All,
+    /// TCP flows of slots whose backend changed lately, and all UDP flows
+    Exceptions,
 }
 
 /// Fate of established flows of a down backend.

@@ -3,7 +3,7 @@
 //! Values stay TOML values with their places, so that a wrong type is reported like any other mistake, next to the
 //! others, and not by the first serde error alone. The types for the schema stand beside them.
 
-use crate::config::{AdminState, Announce, Hash, Idle, Mode, OnDown, OnEmpty, Protocol, Route};
+use crate::config::{AdminState, Announce, Hash, Idle, Mode, OnDown, OnEmpty, Protocol, Route, Tracking};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use toml::{Spanned, Value};
@@ -278,6 +278,10 @@ pub(crate) struct Service {
     #[serde(default)]
     #[schemars(with = "u64", range(max = 86_400_000))]
     pub(crate) drain_timeout_ms: Cell,
+    /// Which flows are tracked; default all.
+    #[serde(default)]
+    #[schemars(with = "Tracking")]
+    pub(crate) state: Cell,
     /// Whether the kernel holds the VIP while the service is ready; default none.
     #[serde(default)]
     #[schemars(with = "Announce")]

@@ -1,7 +1,7 @@
 //! The loader as a whole: what is taken, and a snapshot of the report for every kind of mistake.
 
 use crate::config::{
-    AdminState, Announce, Hash, HealthKind, HttpCheck, Idle, Mode, OnDown, OnEmpty, Protocol, Route,
+    AdminState, Announce, Hash, HealthKind, HttpCheck, Idle, Mode, OnDown, OnEmpty, Protocol, Route, Tracking,
 };
 use crate::{Config, Loaded, Report, Severity, load};
 use proptest::prelude::*;
@@ -109,7 +109,7 @@ fn defaults() {
     assert_eq!((s.protocol, s.mode, s.maglev_size, s.hash), (Protocol::Tcp, Mode::Ipip, 65_537, Hash::Tuple));
     assert_eq!((s.gue_port, s.vxlan_port, s.vni, s.mtu), (6080, 4789, 100, None));
     assert_eq!((s.on_down, s.on_empty, s.announce), (OnDown::Keep, OnEmpty::Reset, Announce::None));
-    assert_eq!((s.panic_percent, s.drain_timeout_ms), (50, 300_000));
+    assert_eq!((s.panic_percent, s.drain_timeout_ms, s.state), (50, 300_000, Tracking::All));
     assert_eq!(s.health.kind, HealthKind::None);
     assert_eq!((s.backends[0].weight, s.backends[0].mac, s.backends[0].state), (1, None, AdminState::Up));
 
@@ -180,6 +180,7 @@ on_empty = "drop"
 panic_percent = 0
 drain_timeout_ms = 5
 announce = "kernel"
+state = "all"
 [service.health]
 kind = "https"
 interval_ms = 700
@@ -204,6 +205,7 @@ state = "drain"
 name = "g"
 vip = "198.51.100.0/24"
 port = 9
+state = "exceptions"
 mode = "gue"
 gue_port = 6081
 health = { kind = "tcp", send = "a\u0000b", expect = "c", expect_status = 200 }
@@ -266,6 +268,8 @@ backend = [{ name = "b", address = "10.0.2.21" }]
         ("/services/0/panic_percent", 0.into()),
         ("/services/0/drain_timeout_ms", 5.into()),
         ("/services/0/announce", "kernel".into()),
+        ("/services/0/state", "all".into()),
+        ("/services/1/state", "exceptions".into()),
         ("/services/0/health/kind/kind", "https".into()),
         ("/services/0/health/kind/path", "/x".into()),
         ("/services/0/health/kind/host", "h".into()),
@@ -421,6 +425,32 @@ fn restart_keys() {
         changed(&[("[api]", "[api]\nlisten = \"127.0.0.1:1\"\ntoken_file = \"/t\"")]),
         "api.listen api.token_file"
     );
+}
+
+/// What names a slot cannot change under flows that only their slot is known of; the option itself can.
+#[test]
+fn slots_of_a_stateless_service_keep_their_meaning() {
+    let mode = "mode = \"ipip\"";
+    let with = |keys: &str| loaded(&edited(BASE, &[(mode, &format!("{mode}\n{keys}"))])).config;
+    let stateless = with("state = \"exceptions\"");
+    assert!(stateless.services[0].is_stateless() && !base().services[0].is_stateless());
+    assert_eq!(base().restart_keys(&stateless), Vec::<String>::new());
+    assert_eq!(stateless.restart_keys(&base()), Vec::<String>::new());
+    let other = with("state = \"exceptions\"\nmaglev_size = 251\nhash = \"source\"");
+    assert_eq!(stateless.restart_keys(&other), ["service.web.maglev_size", "service.web.hash"]);
+    assert_eq!(base().restart_keys(&with("maglev_size = 251\nhash = \"source\"")), Vec::<String>::new());
+    let mut elsewhere = other;
+    elsewhere.services[0].port = 81;
+    assert_eq!(stateless.restart_keys(&elsewhere), Vec::<String>::new(), "another service");
+    assert!(stateless.memory_bytes() > base().memory_bytes());
+}
+
+/// UDP has no packet that begins a flow.
+#[test]
+fn exceptions_over_udp_draw_a_warning() {
+    let text = edited(BASE, &[("protocol = \"tcp\"", "protocol = \"udp\"\nstate = \"exceptions\"")]);
+    assert!(warnings(&text).contains("UDP flows are all tracked"), "{}", warnings(&text));
+    assert!(!loaded(&text).config.services[0].is_stateless());
 }
 
 /// A config of 65,536 backends is read in reasonable time, and the limit is exact.

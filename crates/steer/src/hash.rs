@@ -22,7 +22,10 @@
 //! the owner machine, 15..0 choose the owner core ([`core_of`]). Fields never overlap, or the flows of one
 //! slot would crowd on one core.
 
-use siphasher::sip::SipHasher13;
+pub mod lanes;
+mod sip;
+
+use sip::Sip;
 use wire::{Addr, CoreId, Tuple};
 
 /// First byte of each hashed input.
@@ -38,31 +41,29 @@ mod domain {
     pub(super) const MAGLEV_PREFERENCE: u8 = 0x12;
 }
 
-/// Longest input of fixed length: a tuple with IPv6 addresses.
-const INPUT_MAX: usize = 38;
-
-/// An input under construction; longer than [`INPUT_MAX`] cannot happen, as every caller is in this file.
-struct Input {
-    bytes: [u8; INPUT_MAX],
-    len: usize,
+/// Input of the form domain, protocol, four bytes, source, destination: a tuple or a fragment. Inlined, so that a caller
+/// who knows the family pays for that one only.
+#[inline(always)]
+fn pair(key: &[u8; 16], domains: (u8, u8), protocol: u8, four: [u8; 4], src: Addr, dst: Addr) -> u64 {
+    let head =
+        |domain| u64::from(domain) | u64::from(protocol) << 8 | u64::from(u32::from_le_bytes(four)) << 16;
+    if let (Addr::V4(src), Addr::V4(dst)) = (src, dst) {
+        // First byte lowest, as SipHash reads.
+        let (src, dst) = (u64::from(src.swap_bytes()), u64::from(dst.swap_bytes()));
+        Sip::new(key).word(head(domains.0) | src << 48).finish(src >> 16 | dst << 16, 14)
+    } else {
+        pair_v6(Sip::new(key), head(domains.1), mapped(src), mapped(dst))
+    }
 }
 
-impl Input {
-    fn new(domain: u8) -> Input {
-        let mut bytes = [0; INPUT_MAX];
-        bytes[0] = domain;
-        Input { bytes, len: 1 }
-    }
-
-    fn put<const N: usize>(mut self, field: [u8; N]) -> Input {
-        self.bytes[self.len..self.len + N].copy_from_slice(&field);
-        self.len += N;
-        self
-    }
-
-    fn hash(&self, key: &[u8; 16]) -> u64 {
-        SipHasher13::new_with_key(key).hash(&self.bytes[..self.len])
-    }
+#[expect(clippy::cast_possible_truncation, reason = "an address in pieces")]
+fn pair_v6(sip: Sip, head: u64, src: u128, dst: u128) -> u64 {
+    let (src, dst) = (src.swap_bytes(), dst.swap_bytes());
+    sip.word(head | (src as u64) << 48)
+        .word((src >> 16) as u64)
+        .word((src >> 80) as u64 | (dst as u64) << 48)
+        .word((dst >> 16) as u64)
+        .finish((dst >> 80) as u64, 38)
 }
 
 /// The address as 128 bits, IPv4 as IPv4-mapped.
@@ -74,62 +75,58 @@ const fn mapped(address: Addr) -> u128 {
 }
 
 /// Hash of a flow's whole tuple, for services with `hash = "tuple"`.
+#[inline]
 pub fn tuple(key: &[u8; 16], t: &Tuple) -> u64 {
-    let begin =
-        |domain| Input::new(domain).put([t.protocol]).put(t.sport.to_be_bytes()).put(t.dport.to_be_bytes());
-    match (t.src, t.dst) {
-        (Addr::V4(src), Addr::V4(dst)) => {
-            begin(domain::TUPLE_V4).put(src.to_be_bytes()).put(dst.to_be_bytes()).hash(key)
-        }
-        (src, dst) => {
-            begin(domain::TUPLE_V6).put(mapped(src).to_be_bytes()).put(mapped(dst).to_be_bytes()).hash(key)
-        }
-    }
+    let ports = (u32::from(t.sport) << 16 | u32::from(t.dport)).to_be_bytes();
+    pair(key, (domain::TUPLE_V4, domain::TUPLE_V6), t.protocol, ports, t.src, t.dst)
 }
 
 /// Hash of the client's address alone, for services with `hash = "source"`.
+#[expect(clippy::cast_possible_truncation, reason = "an address in pieces")]
 pub fn source(key: &[u8; 16], source: Addr) -> u64 {
+    let sip = Sip::new(key);
     match source {
-        Addr::V4(a) => Input::new(domain::SOURCE_V4).put(a.to_be_bytes()).hash(key),
-        Addr::V6(a) => Input::new(domain::SOURCE_V6).put(a.to_be_bytes()).hash(key),
+        Addr::V4(a) => sip.finish(u64::from(domain::SOURCE_V4) | u64::from(a.swap_bytes()) << 8, 5),
+        Addr::V6(a) => {
+            let a = a.swap_bytes();
+            sip.word(u64::from(domain::SOURCE_V6) | (a as u64) << 8)
+                .word((a >> 56) as u64)
+                .finish((a >> 120) as u64, 17)
+        }
     }
 }
 
 /// Hash that all fragments of one datagram share: they meet at the core that [`core_of`] makes of it. `id` is the
 /// IPv4 identification or the 32-bit one of the IPv6 fragment header.
 pub fn fragment(key: &[u8; 16], src: Addr, dst: Addr, id: u32, protocol: u8) -> u64 {
-    let begin = |domain| Input::new(domain).put([protocol]).put(id.to_be_bytes());
-    match (src, dst) {
-        (Addr::V4(src), Addr::V4(dst)) => {
-            begin(domain::FRAGMENT_V4).put(src.to_be_bytes()).put(dst.to_be_bytes()).hash(key)
+    pair(key, (domain::FRAGMENT_V4, domain::FRAGMENT_V6), protocol, id.to_be_bytes(), src, dst)
+}
+
+/// Where a backend's permutation starts and how far it steps (Maglev's h1 and h2), before reduction.
+pub(crate) fn maglev_offset_and_skip(key: &[u8; 16], name: &str) -> (u64, u64) {
+    let word = |bytes: &[u8]| bytes.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte));
+    let bytes = name.as_bytes();
+    let len = bytes.len() + 1;
+    let (first, rest) = bytes.split_at(bytes.len().min(7));
+    let first = word(first) << 8;
+    let (words, last) = rest.as_chunks::<8>();
+    let last = word(last);
+    let hash = |domain: u8| {
+        let first = first | u64::from(domain);
+        if len < 8 {
+            return Sip::new(key).finish(first, len);
         }
-        (src, dst) => {
-            begin(domain::FRAGMENT_V6).put(mapped(src).to_be_bytes()).put(mapped(dst).to_be_bytes()).hash(key)
-        }
-    }
-}
-
-/// Where a backend's permutation starts (Maglev's h1), before reduction.
-pub(crate) fn maglev_offset(key: &[u8; 16], name: &str) -> u64 {
-    named(key, domain::MAGLEV_OFFSET, name)
-}
-
-/// How far a backend's permutation steps (Maglev's h2), before reduction.
-pub(crate) fn maglev_skip(key: &[u8; 16], name: &str) -> u64 {
-    named(key, domain::MAGLEV_SKIP, name)
-}
-
-fn named(key: &[u8; 16], domain: u8, name: &str) -> u64 {
-    use core::hash::Hasher as _;
-    let mut hasher = SipHasher13::new_with_key(key);
-    hasher.write(&[domain]);
-    hasher.write(name.as_bytes());
-    hasher.finish()
+        let begun = Sip::new(key).word(first);
+        words.iter().fold(begun, |sip, &word| sip.word(u64::from_le_bytes(word))).finish(last, len)
+    };
+    (hash(domain::MAGLEV_OFFSET), hash(domain::MAGLEV_SKIP))
 }
 
 /// The `attempt`-th further place to look when the backend of `slot` cannot be used.
 pub(crate) fn maglev_preference(key: &[u8; 16], slot: u32, attempt: u32) -> u64 {
-    Input::new(domain::MAGLEV_PREFERENCE).put(slot.to_be_bytes()).put(attempt.to_be_bytes()).hash(key)
+    let (slot, attempt) = (u64::from(slot.swap_bytes()), u64::from(attempt.swap_bytes()));
+    let first = u64::from(domain::MAGLEV_PREFERENCE) | slot << 8 | attempt << 40;
+    Sip::new(key).word(first).finish(attempt >> 24, 9)
 }
 
 /// The core that owns a flow or datagram: the low 16 bits of a hash of this module, reduced to `0..cores`.

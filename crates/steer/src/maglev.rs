@@ -6,8 +6,13 @@
 //! (from 0) in round `floor(k * w_max / w)`, and as many turns as its share of the slots, rounded by the largest
 //! remainder. Equal weights are the paper's algorithm exactly.
 
+mod filling;
+mod turns;
+
 use crate::{hash, is_prime, next_prime};
 use alloc::vec::Vec;
+use filling::{Circle, Filling, Walk};
+use turns::Turns;
 
 /// A backend's name and weight. The name decides which slots it prefers; a weight of 0 gets none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,12 +81,6 @@ impl core::fmt::Debug for Maglev {
     }
 }
 
-/// A backend's walk over the slots.
-struct Walk {
-    position: u32,
-    skip: u32,
-}
-
 impl Maglev {
     /// Largest table, slots: 32 MiB. The largest prime below it is 16,777,213.
     pub const SIZE_MAX: u32 = 1 << 24;
@@ -91,7 +90,8 @@ impl Maglev {
     /// Builds the table of `size` slots, which must be prime. Slot values are indices into `backends`. Without any
     /// weight the table is empty: every slot has no backend.
     ///
-    /// Expected time is O(M log M): bounded by the walks' collisions, not by the number of backends.
+    /// Expected time is O(M log M): bounded by the walks' collisions, not by the number of backends. Memory beside
+    /// the table: a bit per slot, and two bytes per slot while weights differ.
     ///
     /// # Errors
     /// See [`MaglevError`].
@@ -111,23 +111,11 @@ impl Maglev {
         if weighted > size {
             return Err(MaglevError::TooSmall { size, backends: weighted });
         }
-        let quotas = quotas(&weights, size);
-        let mut slots = alloc::vec![NONE; size as usize];
-        let mut taken = Taken::new(size);
-        let mut walks: Vec<Walk> =
-            backends.iter().map(|backend| Walk::new(backend.name, size, key)).collect();
-        for index in turns(&weights, &quotas) {
-            let walk = &mut walks[usize::from(index)];
-            while taken.contains(walk.position) {
-                walk.step(size);
-            }
-            taken.insert(walk.position);
-            slots[walk.position as usize] = index;
-            walk.step(size);
-        }
-        let members =
-            (0..NONE).zip(&quotas).filter(|&(_, &quota)| quota > 0).map(|(index, _)| index).collect();
-        Ok(Maglev { slots, members, key: *key })
+        let circle = Circle::new(size);
+        let walks = backends.iter().map(|backend| walk(backend, &circle, size, key)).collect();
+        let mut turns = Turns::new(&weights, size);
+        let slots = Filling::new(circle, walks).fill(&mut turns);
+        Ok(Maglev { slots, members: turns.members, key: *key })
     }
 
     /// Number of slots.
@@ -186,90 +174,14 @@ impl Maglev {
     }
 }
 
-impl Walk {
-    #[expect(clippy::cast_possible_truncation, reason = "remainders of a u32")]
-    fn new(name: &str, size: u32, key: &[u8; 16]) -> Walk {
-        let position = (hash::maglev_offset(key, name) % u64::from(size)) as u32;
-        let skip = (hash::maglev_skip(key, name) % u64::from(size - 1)) as u32 + 1;
-        Walk { position, skip }
+/// The beginning of a backend's walk; none is needed without a weight.
+#[expect(clippy::cast_possible_truncation, reason = "remainders of a u32")]
+fn walk(backend: &Weighted<'_>, circle: &Circle, size: u32, key: &[u8; 16]) -> Walk {
+    if backend.weight == 0 {
+        return circle.walk(0, 1);
     }
-
-    /// One step; a comparison instead of a division. Cannot overflow: both terms are below 2^24.
-    #[inline]
-    fn step(&mut self, size: u32) {
-        self.position += self.skip;
-        if self.position >= size {
-            self.position -= size;
-        }
-    }
-}
-
-/// A bit per slot: 8 KiB for 65537 slots, so the walks stay in the first cache level.
-struct Taken(Vec<u64>);
-
-impl Taken {
-    fn new(size: u32) -> Taken {
-        Taken(alloc::vec![0; (size as usize).div_ceil(64)])
-    }
-
-    #[inline]
-    fn contains(&self, slot: u32) -> bool {
-        self.0[(slot / 64) as usize] >> (slot % 64) & 1 == 1
-    }
-
-    #[inline]
-    fn insert(&mut self, slot: u32) {
-        self.0[(slot / 64) as usize] |= 1 << (slot % 64);
-    }
-}
-
-/// Each backend's number of slots: `size * w / Σw` rounded down, and one more for the largest remainders until the
-/// sum is `size`; among equal remainders the lower index is served first.
-#[expect(clippy::cast_possible_truncation, reason = "a share of size is at most size")]
-fn quotas(weights: &[u32], size: u32) -> Vec<u32> {
-    let sum: u64 = weights.iter().map(|&weight| u64::from(weight)).sum();
-    if sum == 0 {
-        return alloc::vec![0; weights.len()];
-    }
-    let share = |weight: u32| u64::from(size) * u64::from(weight);
-    let mut quotas: Vec<u32> = weights.iter().map(|&weight| (share(weight) / sum) as u32).collect();
-    let left = size - quotas.iter().sum::<u32>();
-    let mut by_remainder: Vec<usize> = (0..weights.len()).collect();
-    by_remainder.sort_by_key(|&i| core::cmp::Reverse(share(weights[i]) % sum));
-    for &i in by_remainder.iter().take(left as usize) {
-        quotas[i] += 1;
-    }
-    quotas
-}
-
-/// Whose turn it is, turn by turn: sorted by (round, index) by counting, so the cost is one pass over the slots.
-fn turns(weights: &[u32], quotas: &[u32]) -> Vec<u16> {
-    let weight_max = weights.iter().copied().max().unwrap_or(0).max(1);
-    let round = |k: u32, weight: u32| (u64::from(k) * u64::from(weight_max) / u64::from(weight)) as usize;
-    let rounds = (weights.iter().zip(quotas))
-        .filter(|&(_, &quota)| quota > 0)
-        .map(|(&weight, &quota)| round(quota - 1, weight) + 1)
-        .max()
-        .unwrap_or(0);
-    let each = || {
-        (0..NONE)
-            .zip(weights.iter().zip(quotas))
-            .flat_map(|(index, (&weight, &quota))| (0..quota).map(move |k| (index, k, weight)))
-    };
-    let mut next = alloc::vec![0_u32; rounds + 1];
-    for (_, k, weight) in each() {
-        next[round(k, weight) + 1] += 1;
-    }
-    for i in 1..next.len() {
-        next[i] += next[i - 1];
-    }
-    let mut order = alloc::vec![NONE; next.last().copied().unwrap_or(0) as usize];
-    for (index, k, weight) in each() {
-        let place = &mut next[round(k, weight)];
-        order[*place as usize] = index;
-        *place += 1;
-    }
-    order
+    let (offset, skip) = hash::maglev_offset_and_skip(key, backend.name);
+    circle.walk((offset % u64::from(size)) as u32, (skip % u64::from(size - 1)) as u32 + 1)
 }
 
 #[cfg(test)]

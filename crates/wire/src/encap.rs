@@ -97,8 +97,8 @@ enum Outer {
     V6,
 }
 
-/// A precomputed outer header, from the outer IP header to what stands in front of the inner one. Outer Ethernet is not
-/// part of it. The default is empty: [`Mode::L2`].
+/// A precomputed outer header, from the outer Ethernet addresses to what stands in front of the inner IP header. The
+/// default is [`Mode::L2`] to and from nobody: nothing but Ethernet.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Header {
@@ -106,12 +106,13 @@ pub struct Header {
     outer: Outer,
     /// Whether UDP follows the outer IP header.
     udp: bool,
-    bytes: [u8; HEADER_MAX],
+    /// Outer Ethernet header, then `len` bytes.
+    bytes: [u8; parse::ETHERNET_LEN + HEADER_MAX],
 }
 
 impl Default for Header {
     fn default() -> Header {
-        Header { bytes: [0; HEADER_MAX], len: 0, outer: Outer::None, udp: false }
+        Header { bytes: [0; parse::ETHERNET_LEN + HEADER_MAX], len: 0, outer: Outer::None, udp: false }
     }
 }
 
@@ -176,7 +177,24 @@ impl Header {
                 header.push(&inner_type.to_be_bytes());
             }
         }
-        Ok(Header { bytes: header.bytes, len: header.len, outer, udp })
+        let mut bytes = [0; parse::ETHERNET_LEN + HEADER_MAX];
+        let (link, rest) = bytes.split_at_mut(parse::ETHERNET_LEN);
+        rest.copy_from_slice(&header.bytes);
+        let ethernet_type = if outer == Outer::V6 { parse::TYPE_IPV6 } else { parse::TYPE_IPV4 };
+        let _ = field::put(link, 12, &ethernet_type.to_be_bytes());
+        Ok(Header { bytes, len: header.len, outer, udp })
+    }
+
+    /// The same header between these stations: destination (the next hop) and source (the port) MAC address.
+    #[must_use]
+    pub fn between(mut self, dst: [u8; 6], src: [u8; 6]) -> Header {
+        rewrite_macs(&mut self.bytes, dst, src);
+        self
+    }
+
+    fn macs(&self) -> ([u8; 6], [u8; 6]) {
+        let mac = |at| field::chunk(&self.bytes, at).unwrap_or_default();
+        (mac(0), mac(6))
     }
 
     /// Bytes put in front of the inner IP header; 0 for [`Mode::L2`].
@@ -192,15 +210,6 @@ impl Header {
     /// Whether [`encapsulate`] makes use of its `entropy`: for UDP, and for an IPv6 outer header.
     pub const fn has_entropy(&self) -> bool {
         self.udp || self.is_v6()
-    }
-
-    /// The outer Ethernet type; `None` for an empty header.
-    const fn ethernet_type(&self) -> Option<u16> {
-        match self.outer {
-            Outer::None => None,
-            Outer::V4 => Some(parse::TYPE_IPV4),
-            Outer::V6 => Some(parse::TYPE_IPV6),
-        }
     }
 
     /// Whether the outer header is IPv6; `false` for an empty header.
@@ -271,88 +280,96 @@ const IPV4_CHECKSUM: usize = 10;
 /// Turns the first bytes of `frame` into outer headers.
 ///
 /// `frame` has just been grown in front by `header.len()` bytes, so the packet that `parsed` describes (in its own numbering)
-/// starts at that offset. Ethernet and tags move to the front, with the new (destination, source) MAC addresses and the outer
+/// starts at that offset. Ethernet and tags move to the front, with the header's stations and the outer
 /// Ethernet type behind the tags; the outer header follows. The inner packet stays bit for bit. DSCP and ECN are copied (RFC
 /// 6040 normal mode); the outer IPv4 header has DF set, identification 0 (RFC 6864), TTL 64; `entropy` becomes the UDP source port
-/// (49152 to 65535) and the IPv6 flow label (RFC 6438).
+/// (49152 to 65535) and the IPv6 flow label (RFC 6438). With an empty header only the MAC addresses change.
 ///
 /// The outer lengths leave Ethernet padding out: the caller cuts the frame to [`finish_len`], before or after. A frame too short
 /// for `header` and `parsed` is left as it is. The caller has checked the path MTU, so that the outer length fits 16 bits.
-pub fn encapsulate(
-    frame: &mut [u8],
-    header: &Header,
-    parsed: &Parsed,
-    macs: ([u8; 6], [u8; 6]),
-    entropy: u32,
-) {
-    if header.is_empty() {
-        return rewrite_macs(frame, macs.0, macs.1);
+#[inline]
+pub fn encapsulate(frame: &mut [u8], header: &Header, parsed: &Parsed, entropy: u32) {
+    let inner = Inner { len: parsed.end.saturating_sub(parsed.l3), tos: parsed.tos };
+    if usize::from(parsed.l3) == parse::ETHERNET_LEN {
+        encapsulate_untagged(frame, header, inner, entropy);
+    } else {
+        encapsulate_tagged(frame, header, parsed.l3, inner, entropy);
     }
-    if usize::from(parsed.l3) != parse::ETHERNET_LEN {
-        return encapsulate_tagged(frame, header, parsed, macs, entropy);
-    }
+}
+
+/// What [`encapsulate`] needs to know of the inner packet.
+#[derive(Clone, Copy, Debug)]
+pub struct Inner {
+    /// Length of the datagram, bytes.
+    pub len: u16,
+    /// Type of service or traffic class.
+    pub tos: u8,
+}
+
+/// [`encapsulate`] for a packet whose IP header begins at byte 14.
+#[inline(always)]
+pub fn encapsulate_untagged(frame: &mut [u8], header: &Header, inner: Inner, entropy: u32) {
     // One arm for each length there is, so that every copy is of a known length. Anything else is not a header of ours.
     let _ = match header.len {
-        20 => encapsulate_untagged::<20>(frame, header, parsed, macs, entropy),
-        24 => encapsulate_untagged::<24>(frame, header, parsed, macs, entropy),
-        32 => encapsulate_untagged::<32>(frame, header, parsed, macs, entropy),
-        40 => encapsulate_untagged::<40>(frame, header, parsed, macs, entropy),
-        44 => encapsulate_untagged::<44>(frame, header, parsed, macs, entropy),
-        50 => encapsulate_untagged::<50>(frame, header, parsed, macs, entropy),
-        52 => encapsulate_untagged::<52>(frame, header, parsed, macs, entropy),
-        70 => encapsulate_untagged::<70>(frame, header, parsed, macs, entropy),
-        _ => None,
+        20 => prepend::<34, 20>(frame, header, inner, entropy),
+        24 => prepend::<38, 24>(frame, header, inner, entropy),
+        32 => prepend::<46, 32>(frame, header, inner, entropy),
+        50 => prepend::<64, 50>(frame, header, inner, entropy),
+        40 => prepend::<54, 40>(frame, header, inner, entropy),
+        44 => prepend::<58, 44>(frame, header, inner, entropy),
+        52 => prepend::<66, 52>(frame, header, inner, entropy),
+        70 => prepend::<84, 70>(frame, header, inner, entropy),
+        _ => rewrite_link(frame, header),
     };
 }
 
+fn rewrite_link(frame: &mut [u8], header: &Header) -> Option<()> {
+    let (dst, src) = header.macs();
+    rewrite_macs(frame.first_chunk_mut::<{ parse::ETHERNET_LEN }>()?, dst, src);
+    Some(())
+}
+
+/// `ALL` is `LEN` and the Ethernet header.
 #[inline(always)]
-fn encapsulate_untagged<const LEN: usize>(
+fn prepend<const ALL: usize, const LEN: usize>(
     frame: &mut [u8],
     header: &Header,
-    parsed: &Parsed,
-    macs: ([u8; 6], [u8; 6]),
+    inner: Inner,
     entropy: u32,
 ) -> Option<()> {
-    let (link, rest) = frame.split_first_chunk_mut::<{ parse::ETHERNET_LEN }>()?;
-    // As much as the old link header must follow, or the frame was not grown by the header's length.
-    let (outer, _) = rest.split_first_chunk_mut::<LEN>()?;
-    let ((to, from), kind) = (macs, header.ethernet_type()?.to_be_bytes());
-    *link = [
-        to[0], to[1], to[2], to[3], to[4], to[5], from[0], from[1], from[2], from[3], from[4], from[5],
-        kind[0], kind[1],
-    ];
-    *outer = *header.bytes.first_chunk::<LEN>()?;
-    fill(outer, header, parsed, entropy)
+    let front = frame.first_chunk_mut::<ALL>()?;
+    *front = *header.bytes.first_chunk::<ALL>()?;
+    let (_, outer) = front.split_first_chunk_mut::<{ parse::ETHERNET_LEN }>()?;
+    fill(outer.first_chunk_mut::<LEN>()?, header, inner, entropy)
 }
 
 #[cold]
-fn encapsulate_tagged(
-    frame: &mut [u8],
-    header: &Header,
-    parsed: &Parsed,
-    macs: ([u8; 6], [u8; 6]),
-    entropy: u32,
-) {
-    let (link_len, grown) = (usize::from(parsed.l3), header.len());
+fn encapsulate_tagged(frame: &mut [u8], header: &Header, l3: u16, inner: Inner, entropy: u32) {
+    let (link_len, grown) = (usize::from(l3), header.len());
+    let Some((link, precomputed)) = header.bytes.split_first_chunk::<{ parse::ETHERNET_LEN }>() else {
+        return;
+    };
     if frame.len() < grown + link_len || link_len < parse::ETHERNET_LEN {
         return;
     }
-    let Some(ethernet_type) = header.ethernet_type() else { return };
     frame.copy_within(grown..grown + link_len, 0);
-    rewrite_macs(frame, macs.0, macs.1);
-    let _ = field::put(frame, link_len - 2, &ethernet_type.to_be_bytes());
+    let _ = rewrite_link(frame, header);
+    if header.is_empty() {
+        return;
+    }
+    let _ = field::put(frame, link_len - 2, &link[12..]);
     if let Some(outer) = frame.get_mut(link_len..link_len + grown)
-        && let Some(bytes) = header.bytes.get(..grown)
+        && let Some(bytes) = precomputed.get(..grown)
     {
         outer.copy_from_slice(bytes);
-        let _ = fill(outer, header, parsed, entropy);
+        let _ = fill(outer, header, inner, entropy);
     }
 }
 
 /// Writes what differs from packet to packet into the copy of the header.
 #[inline(always)]
-fn fill(outer: &mut [u8], header: &Header, parsed: &Parsed, entropy: u32) -> Option<()> {
-    let inner_len = parsed.datagram_len();
+fn fill(outer: &mut [u8], header: &Header, inner: Inner, entropy: u32) -> Option<()> {
+    let inner_len = usize::from(inner.len);
     let total_len = length(header.len() + inner_len);
     let ip_len = match header.outer {
         Outer::None => return None,
@@ -360,15 +377,15 @@ fn fill(outer: &mut [u8], header: &Header, parsed: &Parsed, entropy: u32) -> Opt
             let fixed = outer.first_chunk_mut::<{ parse::IPV4_LEN }>()?;
             // Both fields were 0 in the precomputed checksum (RFC 1624 with m = 0).
             let before = !u16::from_be_bytes([fixed[10], fixed[11]]);
-            let check = !checksum::fold(u32::from(before) + u32::from(parsed.tos) + u32::from(total_len));
-            fixed[1] = parsed.tos;
+            let check = !checksum::fold(u32::from(before) + u32::from(inner.tos) + u32::from(total_len));
+            fixed[1] = inner.tos;
             [fixed[2], fixed[3]] = total_len.to_be_bytes();
             [fixed[10], fixed[11]] = check.to_be_bytes();
             parse::IPV4_LEN
         }
         Outer::V6 => {
             let fixed = outer.first_chunk_mut::<{ parse::IPV6_LEN }>()?;
-            let first = 0x6000_0000 | u32::from(parsed.tos) << 20 | entropy & 0x000f_ffff;
+            let first = 0x6000_0000 | u32::from(inner.tos) << 20 | entropy & 0x000f_ffff;
             [fixed[0], fixed[1], fixed[2], fixed[3]] = first.to_be_bytes();
             let payload_len = length(header.len() + inner_len - parse::IPV6_LEN);
             [fixed[4], fixed[5]] = payload_len.to_be_bytes();

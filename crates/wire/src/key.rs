@@ -42,10 +42,16 @@ pub struct WideKey {
     pub dport: u16,
 }
 
+/// The bits of [`FlowKey::Narrow`].
+#[inline]
+pub const fn narrow(src: u32, sport: u16, service: ServiceId) -> u64 {
+    (src as u64) << 32 | (sport as u64) << 16 | service.0 as u64
+}
+
 impl FlowKey {
     /// The narrow key of an IPv4 flow.
     pub const fn narrow(src: u32, sport: u16, service: ServiceId) -> FlowKey {
-        FlowKey::Narrow((src as u64) << 32 | (sport as u64) << 16 | service.0 as u64)
+        FlowKey::Narrow(narrow(src, sport, service))
     }
 
     /// The wide key of any flow.

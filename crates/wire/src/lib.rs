@@ -19,6 +19,7 @@ pub mod fragment;
 pub mod id;
 pub mod key;
 pub mod parse;
+pub mod plain;
 pub mod reply;
 #[cfg(test)]
 mod sample;

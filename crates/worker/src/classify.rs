@@ -35,10 +35,6 @@ pub struct Packet {
     pub parsed: Parsed,
     /// Index of its service in the view.
     pub service: Option<u16>,
-    /// Its exact key; meaningless unless the fate is `Flow` or `Quoted`.
-    pub key: FlowKey,
-    /// Where its table entry was found.
-    pub hit: Option<flow::Hit>,
     /// Made here (a piece of a received datagram): nobody waits to hear how it ended.
     pub made_here: bool,
 }
@@ -63,16 +59,7 @@ impl Packet {
     }
 
     fn new(fate: Fate, parsed: Parsed) -> Packet {
-        Packet { fate, parsed, service: None, key: FlowKey::Narrow(0), hit: None, made_here: false }
-    }
-
-    /// Names the flow of a packet whose service is known.
-    #[inline]
-    fn set_service(&mut self, view: &View, index: u16, flow: &Tuple) {
-        self.service = Some(index);
-        if let Some(service) = view.service.get(usize::from(index)) {
-            self.key = key_of(service, flow);
-        }
+        Packet { fate, parsed, service: None, made_here: false }
     }
 
     /// The flow that the packet belongs to, client to VIP; for an ICMP error the flow it quotes, turned round. `bytes` is
@@ -95,6 +82,7 @@ impl Packet {
 }
 
 /// The key by which a service's flow is remembered.
+#[inline]
 pub fn key_of(service: &ServiceView, tuple: &Tuple) -> FlowKey {
     match tuple.src {
         Addr::V4(src) if !service.wide => FlowKey::narrow(src, tuple.sport, service.id),
@@ -103,6 +91,7 @@ pub fn key_of(service: &ServiceView, tuple: &Tuple) -> FlowKey {
 }
 
 /// What a received frame is.
+#[inline]
 pub fn classify(view: &View, bytes: &[u8], meta: RxMeta) -> Packet {
     if meta.truncated {
         return Packet::without_ip(Fate::Drop(DropReason::Truncated));
@@ -129,33 +118,41 @@ pub fn classify(view: &View, bytes: &[u8], meta: RxMeta) -> Packet {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn classify_ip(view: &View, bytes: &[u8], parsed: Parsed) -> Packet {
-    let tuple = &parsed.tuple(bytes);
     if parsed.fragment.is_some() {
-        let fate = match view.services.is_vip(tuple.dst) {
-            false => Fate::Punt,
-            true if bad_source(tuple) => Fate::Drop(DropReason::BadSource),
-            true => Fate::Fragment,
-        };
-        return Packet::new(fate, parsed);
+        return classify_fragment(view, bytes, parsed);
     }
-    match view.services.find(tuple.dst, tuple.dport, tuple.protocol) {
+    let found = match parsed.dst(bytes) {
+        Addr::V4(dst) => view.services.find_v4(dst, parsed.dport, parsed.protocol),
+        Addr::V6(dst) => view.services.find_v6(dst, parsed.dport, parsed.protocol),
+    };
+    match found {
         Match::NotVip => Packet::new(Fate::Punt, parsed),
         _ if parsed.kind == Kind::NeighbourDiscovery => Packet::new(Fate::Punt, parsed),
-        _ if bad_source(tuple) => Packet::new(Fate::Drop(DropReason::BadSource), parsed),
+        _ if bad_source(bytes, &parsed) => Packet::new(Fate::Drop(DropReason::BadSource), parsed),
         found => whole_for_vip(view, bytes, parsed, found),
     }
 }
 
+#[cold]
+fn classify_fragment(view: &View, bytes: &[u8], parsed: Parsed) -> Packet {
+    let fate = match view.services.is_vip(parsed.dst(bytes)) {
+        false => Fate::Punt,
+        true if bad_source(bytes, &parsed) => Fate::Drop(DropReason::BadSource),
+        true => Fate::Fragment,
+    };
+    Packet::new(fate, parsed)
+}
+
 /// A whole datagram (or the first fragment of one) whose destination is a VIP.
-#[inline]
+#[inline(always)]
 pub(crate) fn whole_for_vip(view: &View, bytes: &[u8], parsed: Parsed, found: Match) -> Packet {
     let mut packet = Packet::new(Fate::Drop(DropReason::NoService), parsed);
     match (parsed.kind, found) {
         (Kind::Tcp(_) | Kind::Udp, Match::Service(index)) => {
             packet.fate = Fate::Flow;
-            packet.set_service(view, index, &parsed.tuple(bytes));
+            packet.service = Some(index);
         }
         (Kind::EchoRequest, _) => packet.fate = Fate::Echo,
         (Kind::IcmpError, _) => steer_by_quote(view, bytes, &mut packet),
@@ -190,7 +187,7 @@ fn steer_by_quote(view: &View, bytes: &[u8], packet: &mut Packet) {
     } else if !matches!(flow.protocol, 6 | 17) {
         Fate::Drop(DropReason::IcmpUnhandled)
     } else if let Match::Service(index) = view.services.find(flow.dst, flow.dport, flow.protocol) {
-        packet.set_service(view, index, &flow);
+        packet.service = Some(index);
         Fate::Quoted
     } else {
         Fate::Drop(DropReason::NoService)
@@ -228,12 +225,20 @@ fn is_for_another_station(view: &View, bytes: &[u8], meta: RxMeta) -> bool {
 
 /// Sources no packet to a VIP may have: RFC 1122 section 3.2.1.3 and RFC 4291 section 2 (unspecified, loopback,
 /// multicast, broadcast), and the VIP itself ("land").
-fn bad_source(tuple: &Tuple) -> bool {
-    tuple.src == tuple.dst
-        || match tuple.src {
-            Addr::V4(a) => matches!(a >> 24, 0 | 127 | 224..),
+#[inline(always)]
+fn bad_source(bytes: &[u8], parsed: &Parsed) -> bool {
+    let src = parsed.src(bytes);
+    src == parsed.dst(bytes)
+        || match src {
+            Addr::V4(a) => !is_possible_source_v4(a),
             Addr::V6(a) => a >> 120 == 0xff || a <= 1,
         }
+}
+
+/// Not unspecified, loopback, multicast, reserved or broadcast (RFC 1122 section 3.2.1.3).
+#[inline(always)]
+pub(crate) const fn is_possible_source_v4(address: u32) -> bool {
+    !matches!(address >> 24, 0 | 127 | 224..)
 }
 
 fn malformed(why: Malformed) -> DropReason {

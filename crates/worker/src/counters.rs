@@ -76,6 +76,10 @@ counters! {
         flow_hits,
         /// Packets that did not.
         flow_misses,
+        /// TCP packets steered by their slot alone, without the flow table (`state = "exceptions"`).
+        flow_stateless,
+        /// TCP flows met in the middle in a tainted slot, without an entry: taken to be from before the change.
+        flow_guessed,
         /// Flows inserted.
         flow_inserts,
         /// Flows that could not be inserted: table or quota full; steered by the Maglev table alone.

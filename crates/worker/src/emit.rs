@@ -9,31 +9,54 @@ use wire::{BackendId, PortId, ServiceId};
 
 /// What is counted once a frame has left.
 #[derive(Clone, Copy, Debug)]
+#[repr(C)]
 pub(crate) struct Label {
-    service: Option<ServiceId>,
-    backend: Option<BackendId>,
+    /// [`NOBODY`] for none.
+    backend: BackendId,
+    /// 0 for none.
+    service: ServiceId,
     /// Bytes from the inner IP header on.
     inner_bytes: u16,
+    /// Bytes of the whole frame as it leaves.
+    frame_bytes: u16,
     /// Made here: nobody waits to hear how it ended.
     originated: bool,
 }
 
+/// No backend: above [`BackendId::MAX`].
+const NOBODY: BackendId = BackendId(u32::MAX);
+
 impl Label {
     /// A frame of our own.
-    pub(crate) const ORIGINATED: Label =
-        Label { service: None, backend: None, inner_bytes: 0, originated: true };
+    pub(crate) const ORIGINATED: Label = Label { originated: true, ..Label::KERNEL };
     /// A frame of the kernel on its way out, or one for it.
     pub(crate) const KERNEL: Label =
-        Label { service: None, backend: None, inner_bytes: 0, originated: false };
+        Label { backend: NOBODY, service: ServiceId(0), inner_bytes: 0, frame_bytes: 0, originated: false };
+
+    /// A received frame of the fast path on its way to a backend.
+    #[inline(always)]
+    pub(crate) fn plain(service: ServiceId, backend: BackendId, inner_bytes: u16) -> Label {
+        Label { backend, service, inner_bytes, frame_bytes: 0, originated: false }
+    }
 
     /// A received frame on its way to a backend.
     pub(crate) fn received(view: &View, packet: &Packet, backend: Option<BackendId>) -> Label {
         Label {
-            service: service_id(view, packet),
-            backend,
+            backend: backend.unwrap_or(NOBODY),
+            service: service_id(view, packet).unwrap_or_default(),
             inner_bytes: packet.parsed.end - packet.parsed.l3,
+            frame_bytes: 0,
             originated: packet.made_here,
         }
+    }
+
+    fn backend(&self) -> Option<BackendId> {
+        (self.backend != NOBODY).then_some(self.backend)
+    }
+
+    fn outcome(&self, verdict: Verdict) -> Outcome {
+        let service = (self.service != ServiceId(0)).then_some(self.service);
+        Outcome { verdict, service, backend: self.backend() }
     }
 }
 
@@ -43,7 +66,9 @@ fn service_id(view: &View, packet: &Packet) -> Option<ServiceId> {
 
 struct Lane<F> {
     frames: Burst<F>,
-    labels: ArrayVec<(Label, RxMeta, u16), BURST>,
+    labels: ArrayVec<Label, BURST>,
+    /// What is told of each, where somebody listens.
+    metas: ArrayVec<RxMeta, BURST>,
 }
 
 /// Frames waiting for their port, at most a burst each.
@@ -53,20 +78,24 @@ pub(crate) struct Outbox<F> {
 
 impl<F> Outbox<F> {
     pub(crate) fn new() -> Outbox<F> {
-        let lane = || Lane { frames: Burst::new(), labels: ArrayVec::new() };
+        let lane = || Lane { frames: Burst::new(), labels: ArrayVec::new(), metas: ArrayVec::new() };
         Outbox { lanes: (0..PORTS_MAX).map(|_| lane()).collect() }
     }
 }
 
 impl<Io: PacketIo> Worker<Io> {
     /// Puts a frame into its port's lane; a full lane leaves at once.
+    #[inline(always)]
     pub(crate) fn send(&mut self, view: &View, port: PortId, frame: Io::Frame, label: Label) {
         let Some(lane) = self.outbox.lanes.get_mut(port.index()) else {
             // Control builds views within PORTS_MAX; a frame for a port beyond it still needs an end.
             return self.end(frame, DropReason::TxFull, &label);
         };
-        let bytes = u16::try_from(frame.bytes().len()).unwrap_or(u16::MAX);
-        lane.labels.push((label, frame.meta(), bytes));
+        let frame_bytes = u16::try_from(frame.bytes().len()).unwrap_or(u16::MAX);
+        lane.labels.push(Label { frame_bytes, ..label });
+        if Io::OBSERVES {
+            lane.metas.push(frame.meta());
+        }
         lane.frames.push(frame);
         if lane.frames.is_full() {
             self.flush(view, port);
@@ -80,6 +109,7 @@ impl<Io: PacketIo> Worker<Io> {
         }
     }
 
+    #[inline(never)]
     fn flush(&mut self, view: &View, port: PortId) {
         let Some(lane) = self.outbox.lanes.get_mut(port.index()) else { return };
         let offered = lane.frames.len();
@@ -98,10 +128,10 @@ impl<Io: PacketIo> Worker<Io> {
         };
         count.add(sent as u64);
         let mut bytes_sent = 0;
-        for (index, (label, meta, bytes)) in lane.labels.drain(..).enumerate() {
+        for (index, label) in lane.labels.iter().enumerate() {
             let verdict = if index < sent {
-                bytes_sent += u64::from(bytes);
-                if let Some(of) = label.backend.and_then(|id| self.counters.backend(id)) {
+                bytes_sent += u64::from(label.frame_bytes);
+                if let Some(of) = label.backend().and_then(|id| self.counters.backend(id)) {
                     of.packets.add(1);
                     of.bytes.add(u64::from(label.inner_bytes));
                 }
@@ -110,10 +140,15 @@ impl<Io: PacketIo> Worker<Io> {
                 self.counters.drops(refusal).add(1);
                 Verdict::Dropped(refusal)
             };
-            if !label.originated {
-                self.io.observe(meta, Outcome { verdict, service: label.service, backend: label.backend });
+            if Io::OBSERVES
+                && !label.originated
+                && let Some(&meta) = lane.metas.get(index)
+            {
+                self.io.observe(meta, label.outcome(verdict));
             }
         }
+        lane.labels.clear();
+        lane.metas.clear();
         if !to_kernel {
             totals.tx_bytes.add(bytes_sent);
         }
@@ -156,9 +191,7 @@ impl<Io: PacketIo> Worker<Io> {
     fn end(&mut self, frame: Io::Frame, reason: DropReason, label: &Label) {
         self.counters.drops(reason).add(1);
         if !label.originated {
-            let outcome =
-                Outcome { verdict: Verdict::Dropped(reason), service: label.service, backend: label.backend };
-            self.io.observe(frame.meta(), outcome);
+            self.io.observe(frame.meta(), label.outcome(Verdict::Dropped(reason)));
         }
         self.give_back(frame);
     }

@@ -7,6 +7,7 @@
 
 use crate::classify::{Fate, Packet, classify, whole_for_vip};
 use crate::io::{Frame, PacketIo};
+use crate::steering::Answer;
 use crate::turn::Relay;
 use crate::view::View;
 use crate::{DropReason, Worker};
@@ -260,7 +261,9 @@ impl<Io: PacketIo> Worker<Io> {
         let tuple = packet.parsed.tuple(frame.bytes());
         let found = view.services.find(tuple.dst, tuple.dport, tuple.protocol);
         *packet = whole_for_vip(view, frame.bytes(), packet.parsed, found);
-        self.steer(view, frame.bytes(), packet, now);
+        if self.key(view, frame.bytes(), packet).is_some() {
+            self.steer(view, frame.bytes(), packet, Answer::default(), now);
+        }
         let backend = match packet.fate {
             Fate::To(backend) => Ok(backend),
             Fate::Drop(reason) => Err(reason),

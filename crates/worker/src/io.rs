@@ -71,7 +71,9 @@ pub trait PacketIo {
     fn offloads(&self) -> Offloads {
         Offloads::default()
     }
-    /// Told once per received frame how it ended; for replay and tests. Costs nothing where it is not overridden.
+    /// Whether [`observe`](PacketIo::observe) does anything.
+    const OBSERVES: bool = false;
+    /// Told once per received frame how it ended, if [`OBSERVES`](PacketIo::OBSERVES); for replay and tests.
     #[inline(always)]
     fn observe(&mut self, _meta: RxMeta, _outcome: Outcome) {}
 }

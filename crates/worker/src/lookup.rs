@@ -1,21 +1,26 @@
-//! Second stage: the burst's keys against this worker's flow table, in two passes so that cache misses overlap.
+//! Second stage: the keys of the burst against this worker's flow table, all at once, so that cache misses overlap.
 
-use crate::classify::{Fate, Packet};
+use crate::Worker;
+use crate::classify::{Fate, Packet, key_of};
 use crate::io::PacketIo;
-use crate::{BURST, Worker};
-use wire::{FlowKey, Tick};
+use crate::view::View;
+use wire::FlowKey;
+use wire::parse::Kind;
 
 impl<Io: PacketIo> Worker<Io> {
-    pub(crate) fn look_up(&self, batch: &mut [Packet], now: Tick) {
-        let mut keys: [Option<FlowKey>; BURST] = [None; BURST];
-        let mut hits: [Option<flow::Hit>; BURST] = [None; BURST];
-        for (key, packet) in keys.iter_mut().zip(batch.iter()) {
-            *key = matches!(packet.fate, Fate::Flow | Fate::Quoted).then_some(packet.key);
+    /// The key to look up for a packet, if any. TCP of an untainted slot needs none: it is decided here, by the slot.
+    #[inline]
+    pub(crate) fn key(&mut self, view: &View, bytes: &[u8], packet: &mut Packet) -> Option<FlowKey> {
+        if !matches!(packet.fate, Fate::Flow | Fate::Quoted) {
+            return None;
         }
-        let count = batch.len().min(BURST);
-        self.flows.lookup_burst(&keys[..count], now, &mut hits[..count]);
-        for (packet, hit) in batch.iter_mut().zip(hits) {
-            packet.hit = hit;
+        let service = view.service.get(usize::from(packet.service?))?;
+        if service.memory.is_some() && self.steer_by_slot(view, service, bytes, packet) {
+            return None;
         }
+        Some(match packet.parsed.kind {
+            Kind::IcmpError => key_of(service, &packet.flow(bytes)),
+            _ => key_of(service, &packet.parsed.tuple(bytes)),
+        })
     }
 }

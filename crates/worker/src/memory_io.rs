@@ -107,6 +107,7 @@ impl MemIo {
 
 impl PacketIo for MemIo {
     type Frame = MemFrame;
+    const OBSERVES: bool = true;
 
     fn rx(&mut self, port: PortId, burst: &mut Burst<MemFrame>) {
         if let Some(queue) = self.received.get_mut(port.index()) {

@@ -38,9 +38,9 @@ impl<Io: PacketIo> Worker<Io> {
         now: Tick,
     ) {
         let parsed = &packet.parsed;
-        let Some(next_hop) = backend.next_hop else {
+        if backend.next_hop.is_none() {
             return self.drop_frame(view, frame, packet, DropReason::NoNeighbour);
-        };
+        }
         if parsed.end - parsed.l3 > backend.inner_mtu {
             return self.too_big(view, frame, packet, backend, now);
         }
@@ -50,11 +50,10 @@ impl<Io: PacketIo> Worker<Io> {
         if frame.set_len(usize::from(parsed.end)).is_err() {
             return self.drop_frame(view, frame, packet, DropReason::NoHeadroom);
         }
-        let source = port_mac(view, backend.port);
         let Ok(bytes) = frame.grow_front(backend.header.len()) else {
             return self.drop_frame(view, frame, packet, DropReason::NoHeadroom);
         };
-        encapsulate(bytes, &backend.header, parsed, (next_hop, source), entropy);
+        encapsulate(bytes, &backend.header, parsed, entropy);
         let label = Label::received(view, packet, Some(backend.id));
         self.send(view, backend.port, frame, label);
     }

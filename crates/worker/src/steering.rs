@@ -1,111 +1,161 @@
 //! Third stage: hit or miss to a backend. A hit keeps its backend; a miss is placed by the service's Maglev table
-//! and remembered.
+//! and remembered. Where a service remembers slots instead of flows ([`slots`](crate::slots)), a miss may belong to the
+//! table of before.
 
-use crate::classify::{Fate, Packet};
+use crate::classify::{Fate, Packet, key_of};
 use crate::io::PacketIo;
+use crate::slots::base_in_force;
 use crate::view::{BackendState, HashOn, OnDown, ServiceView, View};
 use crate::{DropReason, Worker};
 use flow::{Hit, Insert, State};
-use wire::{BackendId, Tick, Tuple};
+use wire::parse::{TCP, TcpFlags};
+use wire::{BackendId, FlowKey, Tick, Tuple};
 
 /// A SYN on a flow of a backend that takes no new flows is a retransmission when the flow was used this recently.
 const SYN_RETRY_US: u64 = 500_000;
 
+/// What the burst look-up said of a packet's key.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Answer {
+    /// Its entry.
+    pub(crate) hit: Option<Hit>,
+    /// Its hash, for insertion.
+    pub(crate) miss: Option<flow::Miss>,
+}
+
 impl<Io: PacketIo> Worker<Io> {
     /// Turns `Flow` and `Quoted` into `To` or `Drop`.
-    pub(crate) fn steer(&mut self, view: &View, bytes: &[u8], packet: &mut Packet, now: Tick) {
-        let remember = match packet.fate {
-            Fate::Flow => true,
-            Fate::Quoted => false,
-            _ => return,
-        };
+    #[inline]
+    pub(crate) fn steer(
+        &mut self,
+        view: &View,
+        bytes: &[u8],
+        packet: &mut Packet,
+        answer: Answer,
+        now: Tick,
+    ) {
+        if !matches!(packet.fate, Fate::Flow | Fate::Quoted) {
+            return;
+        }
         let Some(service) = packet.service.and_then(|index| view.service.get(usize::from(index))) else {
             packet.fate = Fate::Drop(DropReason::NoService);
             return;
         };
-        if remember && let Some(of) = self.counters.service(service.id) {
+        if packet.fate == Fate::Flow {
+            self.count_for(service, packet);
+            if let Some(hit) = answer.hit
+                && !self.rewritten
+                && usable(view, service, &hit, packet)
+            {
+                self.tally.hits += 1;
+                self.keep(service, bytes, packet, &hit, now);
+                packet.fate = Fate::To(hit.backend);
+                return;
+            }
+        }
+        let chosen = self.steer_slowly(view, service, bytes, packet, answer, now);
+        packet.fate = self.end_of(service, chosen);
+    }
+
+    /// TCP of a service that remembers slots instead of flows, in an untainted slot: the table's answer, and nothing to
+    /// look up or to enter. False for everything else.
+    pub(crate) fn steer_by_slot(
+        &mut self,
+        view: &View,
+        service: &ServiceView,
+        bytes: &[u8],
+        packet: &mut Packet,
+    ) -> bool {
+        let flow = packet.flow(bytes);
+        if flow.protocol != TCP {
+            return false;
+        }
+        let slot = slot(view, service, &flow);
+        if !service.is_stateless(slot) {
+            return false;
+        }
+        if packet.fate == Fate::Flow {
+            self.count_for(service, packet);
+        }
+        self.tally.stateless += 1;
+        packet.fate = self.end_of(service, place_in(view, service, slot));
+        true
+    }
+
+    #[inline]
+    pub(crate) fn count_for(&self, service: &ServiceView, packet: &Packet) {
+        if let Some(of) = self.counters.service(service.id) {
             of.packets.add(1);
             of.bytes.add(u64::from(packet.parsed.end - packet.parsed.l3));
         }
-        let chosen = if remember {
-            self.steer_flow(view, service, bytes, packet, now)
-        } else {
-            self.steer_quoted(view, service, bytes, packet, now)
-        };
-        packet.fate = if let Some(backend) = chosen {
-            Fate::To(backend)
-        } else {
-            if let Some(of) = self.counters.service(service.id) {
-                of.no_backend.add(1);
-            }
-            Fate::Drop(DropReason::NoBackend)
-        };
     }
 
-    fn steer_flow(
+    #[inline]
+    fn end_of(&self, service: &ServiceView, chosen: Option<BackendId>) -> Fate {
+        if let Some(backend) = chosen {
+            return Fate::To(backend);
+        }
+        if let Some(of) = self.counters.service(service.id) {
+            of.no_backend.add(1);
+        }
+        Fate::Drop(DropReason::NoBackend)
+    }
+
+    /// Notes that a flow was used.
+    #[inline]
+    fn keep(&mut self, service: &ServiceView, bytes: &[u8], packet: &Packet, hit: &Hit, now: Tick) {
+        let state = next_state(Some(hit.state), packet);
+        if !self.flows.is_current(hit, state, now) {
+            self.flows.touch(&key_of(service, &packet.parsed.tuple(bytes)), hit, state, now);
+        }
+    }
+
+    /// New flows, ICMP errors, entries that do not decide any more.
+    #[inline(never)]
+    fn steer_slowly(
         &mut self,
         view: &View,
         service: &ServiceView,
         bytes: &[u8],
         packet: &Packet,
+        answer: Answer,
         now: Tick,
     ) -> Option<BackendId> {
-        // A packet earlier in this burst may have inserted, moved or removed what the burst look-up saw.
-        let hit = match packet.hit {
-            Some(hit) => Some(hit),
-            None => self.flows.get(&packet.key, now),
+        let flow = packet.flow(bytes);
+        let key = key_of(service, &flow);
+        // A packet earlier in this burst may have inserted or rewritten what the burst look-up saw.
+        let hit = match (answer.hit, answer.miss) {
+            (Some(hit), _) if !self.rewritten => Some(hit),
+            (_, Some(miss)) => self.flows.get_at(&key, miss, now),
+            _ => self.flows.get(&key, now),
         };
-        if let Some(hit) = hit {
-            if self.usable(view, service, &hit, packet) {
-                self.counters.totals.flow_hits.add(1);
-                self.flows.touch(&packet.key, &hit, next_state(Some(hit.state), packet), now);
-                return Some(hit.backend);
-            }
-            self.counters.totals.resteered.add(1);
+        let decides = hit.filter(|hit| usable(view, service, hit, packet));
+        if packet.fate == Fate::Quoted {
+            // An ICMP error goes where its flow goes, and changes nothing.
+            return decides
+                .map(|hit| hit.backend)
+                .or_else(|| self.known_elsewhere(view, service, packet, &key, now))
+                .or_else(|| place(view, service, &flow, false));
         }
-        self.counters.totals.flow_misses.add(1);
-        let backend = self
-            .known_elsewhere(view, service, packet, now)
-            .or_else(|| place(view, service, &packet.flow(bytes)))?;
-        self.remember(service, packet, hit, backend, now);
-        Some(backend)
-    }
-
-    /// An ICMP error goes where its flow goes, and changes nothing.
-    fn steer_quoted(
-        &self,
-        view: &View,
-        service: &ServiceView,
-        bytes: &[u8],
-        packet: &Packet,
-        now: Tick,
-    ) -> Option<BackendId> {
-        packet
-            .hit
-            .filter(|hit| self.usable(view, service, hit, packet))
-            .map(|hit| hit.backend)
-            .or_else(|| self.known_elsewhere(view, service, packet, now))
-            .or_else(|| place(view, service, &packet.flow(bytes)))
-    }
-
-    /// Whether an entry still decides. Not: a removed backend; one that is down, where the service reselects; and for
-    /// a SYN an entry that is closing, long idle, or of a backend that takes no new flows (unless just used).
-    fn usable(&self, view: &View, service: &ServiceView, hit: &Hit, packet: &Packet) -> bool {
-        let Some(backend) = view.backends.get(hit.backend.index()).and_then(Option::as_ref) else {
-            return false;
-        };
-        if backend.service != service.id {
-            return false;
+        if let Some(hit) = decides {
+            self.tally.hits += 1;
+            self.keep(service, bytes, packet, &hit, now);
+            return Some(hit.backend);
         }
-        if backend.state == BackendState::Down && service.on_down == OnDown::Reselect {
-            return false;
+        self.counters.totals.resteered.add(u64::from(hit.is_some()));
+        self.tally.misses += 1;
+        let begins = begins_a_flow(packet);
+        let known = self.known_elsewhere(view, service, packet, &key, now);
+        if known.is_none() && !begins && flow.protocol == TCP && service.memory.is_some() {
+            self.counters.totals.flow_guessed.add(1);
         }
-        if packet.tcp_flags().is_some_and(wire::parse::TcpFlags::is_syn) {
-            let stale = hit.state == State::TcpClosing || hit.idle_us > view.timeouts.tcp_established_us / 4;
-            let leaving = backend.state != BackendState::Up && hit.idle_us > SYN_RETRY_US;
-            return !stale && !leaving;
+        let backend = known.or_else(|| place(view, service, &flow, begins))?;
+        let state = next_state(None, packet);
+        if self.remember(service, &key, (hit, answer.miss), backend, state, now) || service.memory.is_none() {
+            return Some(backend);
         }
-        true
+        // Without an entry the next packet of this flow will be taken to be from before the change: so is this one.
+        place(view, service, &flow, false)
     }
 
     /// A flow that another worker knows: it came here because the NIC's queue choice changed, or as a fragment, or it
@@ -115,34 +165,40 @@ impl<Io: PacketIo> Worker<Io> {
         view: &View,
         service: &ServiceView,
         packet: &Packet,
+        key: &FlowKey,
         now: Tick,
     ) -> Option<BackendId> {
-        if self.peers.len() < 2 || packet.tcp_flags().is_some_and(wire::parse::TcpFlags::is_syn) {
+        if self.peers.len() < 2 || packet.tcp_flags().is_some_and(TcpFlags::is_syn) {
             return None;
         }
         let own = usize::from(self.core.0);
         let others = self.peers.iter().enumerate().filter(|(core, _)| *core != own);
         others
-            .filter_map(|(_, reader)| reader.get(&packet.key, now))
-            .find(|hit| self.usable(view, service, hit, packet))
+            .filter_map(|(_, reader)| reader.get(key, now))
+            .find(|hit| usable(view, service, hit, packet))
             .map(|hit| hit.backend)
     }
 
-    /// Enters the decision into the flow table. A refusal is no failure: the next packet is steered by the table again.
+    /// Enters the decision into the flow table. False when there is no room, which is no failure: the next packet is
+    /// steered by the table again.
     fn remember(
         &mut self,
         service: &ServiceView,
-        packet: &Packet,
-        unusable: Option<Hit>,
+        key: &FlowKey,
+        (unusable, miss): (Option<Hit>, Option<flow::Miss>),
         backend: BackendId,
+        state: State,
         now: Tick,
-    ) {
-        let state = next_state(None, packet);
+    ) -> bool {
         if let Some(old) = unusable {
             self.flow_ended(old.backend);
-            self.flows.set_backend(&packet.key, &old, backend, state, now);
+            self.flows.set_backend(key, &old, backend, state, now);
+            self.rewritten = true;
         } else {
-            let inserted = self.flows.insert(&packet.key, backend, state, now);
+            let inserted = match miss {
+                Some(miss) => self.flows.insert_at(key, miss, backend, state, now),
+                None => self.flows.insert(key, backend, state, now),
+            };
             if let Some((old, _)) = inserted.evicted {
                 self.flow_ended(old);
                 self.counters.totals.flow_expired.add(1);
@@ -152,7 +208,7 @@ impl<Io: PacketIo> Worker<Io> {
                 Insert::Replaced(old) => self.flow_ended(old.backend),
                 Insert::Refused(_) => {
                     self.counters.totals.flow_refused.add(1);
-                    return;
+                    return false;
                 }
             }
         }
@@ -164,6 +220,7 @@ impl<Io: PacketIo> Worker<Io> {
             of.flows_new.add(1);
             of.flows.add(1);
         }
+        true
     }
 
     pub(crate) fn flow_ended(&self, backend: BackendId) {
@@ -173,12 +230,59 @@ impl<Io: PacketIo> Worker<Io> {
     }
 }
 
-/// The Maglev table's answer for a flow, past backends that take no new flows.
-pub fn place(view: &View, service: &ServiceView, flow: &Tuple) -> Option<BackendId> {
+/// Whether an entry still decides. Not: a removed backend; one that is down, where the service reselects; and for
+/// a SYN an entry that is closing, long idle, or of a backend that takes no new flows (unless just used).
+#[inline]
+fn usable(view: &View, service: &ServiceView, hit: &Hit, packet: &Packet) -> bool {
+    let Some(backend) = view.backends.get(hit.backend.index()).and_then(Option::as_ref) else {
+        return false;
+    };
+    if backend.service != service.id {
+        return false;
+    }
+    if backend.state == BackendState::Down && service.on_down == OnDown::Reselect {
+        return false;
+    }
+    if begins_a_flow(packet) {
+        let stale = hit.state == State::TcpClosing || hit.idle_us > view.timeouts.tcp_established_us / 4;
+        let leaving = backend.state != BackendState::Up && hit.idle_us > SYN_RETRY_US;
+        return !stale && !leaving;
+    }
+    true
+}
+
+/// Whether a packet says that its flow begins: a SYN.
+#[inline]
+fn begins_a_flow(packet: &Packet) -> bool {
+    packet.tcp_flags().is_some_and(TcpFlags::is_syn)
+}
+
+/// Where a flow without an entry belongs: if it began before its slot's answer changed, to the slot's base; else to the
+/// table's answer. Only TCP shows whether it `begins`.
+pub fn place(view: &View, service: &ServiceView, flow: &Tuple, begins: bool) -> Option<BackendId> {
+    let slot = slot(view, service, flow);
+    if flow.protocol == TCP
+        && !begins
+        && let Some(base) = base_in_force(view, service, slot)
+    {
+        return Some(base);
+    }
+    place_in(view, service, slot)
+}
+
+/// The slot of a flow.
+#[inline]
+pub fn slot(view: &View, service: &ServiceView, flow: &Tuple) -> u32 {
     let hash = match service.hash {
         HashOn::Tuple => steer::hash::tuple(&view.cluster_key, flow),
         HashOn::Source => steer::hash::source(&view.cluster_key, flow.src),
     };
+    service.maglev.slot(hash)
+}
+
+/// The Maglev table's answer for a slot, past backends that take no new flows.
+#[inline]
+pub(crate) fn place_in(view: &View, service: &ServiceView, slot: u32) -> Option<BackendId> {
     let takes_new = |member: u16| {
         service
             .members
@@ -186,7 +290,7 @@ pub fn place(view: &View, service: &ServiceView, flow: &Tuple) -> Option<Backend
             .and_then(|id| view.backends.get(id.index())?.as_ref())
             .is_some_and(|backend| backend.state == BackendState::Up)
     };
-    let member = service.maglev.pick(service.maglev.slot(hash), takes_new)?;
+    let member = service.maglev.pick(slot, takes_new)?;
     service.members.get(usize::from(member)).copied()
 }
 

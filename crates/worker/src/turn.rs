@@ -2,13 +2,14 @@
 
 use crate::classify::{Fate, Packet, classify};
 use crate::emit::{Label, Outbox};
+use crate::fast::{Batch, Gate, Run};
 use crate::fragments::Store;
-use crate::io::{Burst, Frame, PacketIo};
+use crate::io::{Burst, Frame, PacketIo, RxMeta};
 use crate::mailbox::Inbox;
+use crate::steering::Answer;
 use crate::token_bucket::TokenBucket;
 use crate::view::{PortRole, View};
 use crate::{BURST, Counters, DropReason};
-use arrayvec::ArrayVec;
 use core::mem::take;
 use std::sync::Arc;
 use wire::{CoreId, PortId, Tick};
@@ -62,13 +63,26 @@ pub struct Worker<Io: PacketIo> {
     inbox: Inbox<View>,
     view: Option<Arc<View>>,
     pub(crate) counters: Arc<Counters>,
-    burst: Burst<Io::Frame>,
+    pub(crate) batch: Batch,
     pub(crate) outbox: Outbox<Io::Frame>,
     pub(crate) spare: Burst<Io::Frame>,
     pub(crate) garbage: Burst<Io::Frame>,
     pub(crate) fragments: Store<Io::Frame>,
     pub(crate) echo_tokens: TokenBucket,
     pub(crate) error_tokens: TokenBucket,
+    pub(crate) keys: flow::Keys,
+    pub(crate) hits: flow::Hits,
+    /// A packet of this burst has given an entry another backend: what the burst look-up saw may be out of date.
+    pub(crate) rewritten: bool,
+    pub(crate) tally: Tally,
+}
+
+/// Counted in registers during a turn, and added to the counters at its end.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) hits: u64,
+    pub(crate) misses: u64,
+    pub(crate) stateless: u64,
 }
 
 impl<Io: PacketIo> Worker<Io> {
@@ -85,13 +99,17 @@ impl<Io: PacketIo> Worker<Io> {
             inbox: setup.inbox,
             view: None,
             counters: setup.counters,
-            burst: Burst::new(),
+            batch: Batch::new(),
             outbox: Outbox::new(),
             spare: Burst::new(),
             garbage: Burst::new(),
             fragments: Store::new(),
             echo_tokens: share(ECHO_RATE),
             error_tokens: share(ERROR_RATE),
+            keys: flow::Keys::new(),
+            hits: flow::Hits::new(),
+            rewritten: false,
+            tally: Tally::default(),
         }
     }
 
@@ -166,28 +184,90 @@ impl<Io: PacketIo> Worker<Io> {
     }
 
     fn receive(&mut self, view: &View, port: PortId, now: Tick) -> usize {
-        let mut burst = take(&mut self.burst);
+        let mut burst = Burst::new();
         self.io.rx(port, &mut burst);
         let received = burst.len();
         if received > 0 {
             self.count_received(port, &burst);
-            let mut batch = ArrayVec::<Packet, BURST>::new();
-            for frame in &burst {
-                batch.push(classify(view, frame.bytes(), frame.meta()));
-            }
-            self.look_up(&mut batch, now);
-            for (frame, packet) in burst.drain(..).zip(&mut batch) {
-                self.steer(view, frame.bytes(), packet, now);
-                self.rewrite(view, frame, packet, now);
+            self.classify_burst(view, port, &burst);
+            self.flows.lookup(&self.keys, now, &mut self.hits);
+            self.flows.prefetch_inserts(&self.keys, &self.hits);
+            self.forward_burst(view, &mut burst, now);
+        }
+        received
+    }
+
+    /// First stage, with the keys to look up in the second.
+    #[inline(always)]
+    fn classify_burst(&mut self, view: &View, port: PortId, burst: &Burst<Io::Frame>) {
+        let gate = Gate::of(view, port);
+        self.keys.clear();
+        self.batch.clear();
+        for (position, frame) in burst.iter().enumerate() {
+            let (bytes, meta) = (frame.bytes(), frame.meta());
+            if !self.classify_plain(view, gate, position, bytes, meta) {
+                self.classify_other(view, bytes, meta);
             }
         }
-        self.burst = burst;
-        received
+        self.steer_by_slots(view);
+    }
+
+    #[inline(never)]
+    fn classify_other(&mut self, view: &View, bytes: &[u8], meta: RxMeta) {
+        let mut packet = classify(view, bytes, meta);
+        let key = self.key(view, bytes, &mut packet);
+        self.keys.push(key.as_ref());
+        self.batch.others.push(packet);
+    }
+
+    /// Third stage to last.
+    #[inline(always)]
+    fn forward_burst(&mut self, view: &View, burst: &mut Burst<Io::Frame>, now: Tick) {
+        self.rewritten = false;
+        let stamps = self.stamps(now);
+        let mut run = Run::default();
+        let mut others = 0;
+        for (position, frame) in burst.drain(..).enumerate() {
+            if !self.batch.is_plain(position) {
+                match self.batch.others.get(others).copied() {
+                    Some(packet) => self.forward_other(view, frame, packet, position, now),
+                    None => self.forward_known(view, frame, position, now),
+                }
+                others += 1;
+            } else if let Some(frame) = self.forward_plain(view, frame, position, stamps, &mut run) {
+                self.forward_known(view, frame, position, now);
+            }
+        }
+        run.end(&self.counters);
+    }
+
+    /// The general stages for a packet of the plain shape.
+    #[inline(never)]
+    fn forward_known(&mut self, view: &View, frame: Io::Frame, position: usize, now: Tick) {
+        let packet = match self.describe_plain(view, frame.bytes(), position) {
+            Some(packet) => packet,
+            None => classify(view, frame.bytes(), frame.meta()),
+        };
+        self.forward_other(view, frame, packet, position, now);
+    }
+
+    /// The general stages.
+    fn forward_other(
+        &mut self,
+        view: &View,
+        frame: Io::Frame,
+        mut packet: Packet,
+        position: usize,
+        now: Tick,
+    ) {
+        let answer = Answer { hit: self.hits.get(position), miss: self.hits.miss(position) };
+        self.steer(view, frame.bytes(), &mut packet, answer, now);
+        self.rewrite(view, frame, &mut packet, now);
     }
 
     /// Frames of the kernel go out on the data port as they are, but for probes that travel like the traffic.
     fn receive_kernel(&mut self, view: &View, port: PortId, data: PortId, now: Tick) -> usize {
-        let mut burst = take(&mut self.burst);
+        let mut burst = Burst::new();
         self.io.rx(port, &mut burst);
         let received = burst.len();
         if received > 0 {
@@ -199,7 +279,6 @@ impl<Io: PacketIo> Worker<Io> {
                 }
             }
         }
-        self.burst = burst;
         received
     }
 
@@ -207,7 +286,7 @@ impl<Io: PacketIo> Worker<Io> {
     fn receive_rings(&mut self, view: &View, now: Tick) -> usize {
         let mut received = 0;
         loop {
-            let mut burst = take(&mut self.burst);
+            let mut burst = Burst::new();
             self.rings.receive(BURST, |_, relay: Relay<Io::Frame>| burst.push(relay.frame));
             let count = burst.len();
             received += count;
@@ -221,7 +300,6 @@ impl<Io: PacketIo> Worker<Io> {
                     self.rewrite(view, frame, &mut packet, now);
                 }
             }
-            self.burst = burst;
             if count < BURST || received >= RING_BUDGET {
                 return received;
             }
@@ -251,8 +329,12 @@ impl<Io: PacketIo> Worker<Io> {
         }
     }
 
-    fn account(&self, received: usize) {
+    fn account(&mut self, received: usize) {
         let totals = &self.counters.totals;
+        let tally = take(&mut self.tally);
+        totals.flow_hits.add(tally.hits);
+        totals.flow_misses.add(tally.misses);
+        totals.flow_stateless.add(tally.stateless);
         totals.turns.add(1);
         if received == 0 {
             totals.empty_turns.add(1);

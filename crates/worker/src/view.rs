@@ -3,6 +3,7 @@
 //! Built by control (`control::compile`), handed over as `Arc<View>` through a mailbox, adopted between two
 //! bursts; the old one goes back to control and is freed there.
 
+use crate::slots::SlotMemory;
 use std::sync::Arc;
 use steer::{Maglev, Services};
 use wire::encap::{Header, Mode};
@@ -56,6 +57,8 @@ pub struct ServiceView {
     pub on_empty: OnEmpty,
     /// What happens to established flows of a backend that is down.
     pub on_down: OnDown,
+    /// What is remembered of slots instead of flows; TCP services only. `None`: every flow is tracked.
+    pub memory: Option<Arc<SlotMemory>>,
 }
 
 /// What the slot is computed from.
@@ -99,26 +102,31 @@ pub enum BackendState {
     Down,
 }
 
-/// A backend as the data path sees it.
+/// A backend as the data path sees it. Two cache lines, of which a packet needs the first alone where the outer header is
+/// ipip, gre or gue over IPv4.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub struct BackendView {
     /// Its id.
     pub id: BackendId,
     /// Its service.
     pub service: ServiceId,
-    /// Whether it takes flows.
-    pub state: BackendState,
-    /// Mode of its service.
-    pub mode: Mode,
-    /// The outer header, ready but for lengths, DSCP, ECN and entropy; empty for l2.
-    pub header: Header,
     /// Largest inner IP datagram, bytes: path MTU minus overhead.
     pub inner_mtu: u16,
     /// Port it is reached through.
     pub port: PortId,
+    /// Whether it takes flows.
+    pub state: BackendState,
     /// Link-layer next hop; `None` while unresolved.
     pub next_hop: Option<[u8; 6]>,
+    /// Outer Ethernet (from the port to the next hop) and tunnel header, ready but for lengths, DSCP, ECN and entropy.
+    pub header: Header,
+    /// Mode of its service.
+    pub mode: Mode,
 }
+
+const _: () =
+    assert!(size_of::<Option<BackendView>>() == 128 && core::mem::offset_of!(BackendView, header) <= 18);
 
 /// A port as the data path sees it.
 #[derive(Clone, Copy, Debug)]

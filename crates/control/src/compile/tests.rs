@@ -229,7 +229,7 @@ fn inner_macs(backend: &BackendView) -> ([u8; 6], [u8; 6]) {
     let Ok(wire::parse::Frame::Ip(parsed)) = wire::parse::parse(&original) else { panic!("a good frame") };
     let mut frame = vec![0; backend.header.len()];
     frame.extend(&original);
-    wire::encap::encapsulate(&mut frame, &backend.header, &parsed, ([2; 6], [4; 6]), 1);
+    wire::encap::encapsulate(&mut frame, &backend.header, &parsed, 1);
     let inner = 14 + 20 + 8 + 8;
     (frame[inner..inner + 6].try_into().unwrap(), frame[inner + 6..inner + 12].try_into().unwrap())
 }

@@ -41,6 +41,25 @@ fn nothing_changes() {
     assert!(super::plan(&one, &config(&service("s", 80, "", &turned))).is_empty());
 }
 
+/// Slots whose flows will be tracked for a while.
+#[test]
+fn slots_are_tainted_only_where_slots_are_all_that_is_known() {
+    let all = config(&service("s", 80, "", &THREE));
+    let stateless = config(&service("s", 80, "state = \"exceptions\"", &THREE));
+    let fewer = config(&service("s", 80, "state = \"exceptions\"", &THREE[..2]));
+    let tainted = |old: &Config, new: &Config| {
+        let plan = plan(old, new);
+        (plan.services[0].slots_moved, plan.services[0].slots_tainted)
+    };
+    assert_eq!(tainted(&all, &stateless), (0, 65_537));
+    assert_eq!(tainted(&stateless, &all), (0, 65_537));
+    let (moved, of) = tainted(&stateless, &fewer);
+    assert!(moved > 20_000 && moved == of);
+    assert_eq!(tainted(&all, &config(&service("s", 80, "", &THREE[..2]))).1, 0);
+    assert_eq!(tainted(&config(&service("s", 80, "state = \"exceptions\"", &[])), &stateless).1, 0);
+    assert_eq!(plan(&all, &stateless).services[0].keys_changed, ["state"]);
+}
+
 #[test]
 fn from_nothing() {
     let new = config(&service("s", 80, "", &THREE));

@@ -757,3 +757,92 @@ fn probes_through_the_tunnel_are_named_to_the_workers() {
         machine.stop().await;
     });
 }
+
+/// `state = "exceptions"` from the configuration to the view, through taints and their end.
+#[test]
+fn slots_are_tainted_and_untainted() {
+    test("slots_are_tainted_and_untainted", async |place| {
+        let _servers = (serve("10.9.0.11:8080").await, serve("10.9.0.12:8080").await);
+        let text = config(place, 8080)
+            .replace("maglev_size = 251\n", "maglev_size = 251\nstate = \"exceptions\"\n")
+            .replace("[api]\n", "[timeouts]\ntcp_established_s = 1\ntcp_closing_s = 1\nsyn_s = 1\n[api]\n");
+        let machine = Machine::start(place, &text);
+        machine.until_state("b1", "up").await;
+        machine.until_state("b2", "up").await;
+        // The first answers of a service that has not met a packet yet are no reason to track anything.
+        let web =
+            machine.until("/v1/services", |a| a.json()[0]["tainted_slots"] == 0).await.json()[0].clone();
+        assert_eq!(web["tracking"], "exceptions");
+        let service = wire::ServiceId(u16::try_from(web["id"].as_u64().unwrap()).unwrap());
+        machine.counters[0].service(service).unwrap().packets.add(1);
+
+        // A flow of a slot of b1, and one that agrees with the table, when b1 is drained.
+        let memory = |machine: &Machine| {
+            let seen = machine.seen[0].borrow();
+            seen.as_ref().unwrap().service[0].memory.clone().unwrap()
+        };
+        let (flow, slot, b1_slots) = {
+            let seen = machine.seen[0].borrow();
+            let view = seen.as_ref().unwrap();
+            let of = &view.service[0];
+            let vip = (wire::Addr::V4(0xcb00_710a), 80, 6);
+            let of_b1 = |slot: u32| of.members[usize::from(of.maglev.at(slot).unwrap())] == BackendId(0);
+            let flows = (1000..2000).map(|sport| FlowKey::narrow(0xc633_6401, sport, service));
+            let (flow, slot) = flows
+                .map(|key| (key, crate::slots::slot_of(&view.cluster_key, of, vip, &key)))
+                .find(|(_, slot)| of_b1(*slot))
+                .unwrap();
+            (flow, slot, (0..251).filter(|slot| of_b1(*slot)).count())
+        };
+        let long = Tick(1 << 40);
+        machine.tables.borrow_mut()[1].insert(&flow, BackendId(0), flow::State::TcpEstablished, long);
+        machine.post("/v1/services/web/backends/b1/drain", "").await;
+        machine.until("/v1/status", |a| a.json()["generation"] == a.json()["generation_acknowledged"]).await;
+        assert_eq!(memory(&machine).tainted_slots() as usize, b1_slots);
+        assert_eq!(memory(&machine).base(slot), Some(BackendId(0)));
+        assert!(
+            machine
+                .get("/metrics")
+                .await
+                .body
+                .contains(&format!("guideway_service_tainted_slots{{service=\"web\"}} {b1_slots}"))
+        );
+
+        // Only the slot of the flow stays tainted, and that as long as the flow lives.
+        machine.until("/v1/services", |a| a.json()[0]["tainted_slots"] == 1).await;
+        machine.until("/v1/status", |a| a.json()["generation"] == a.json()["generation_acknowledged"]).await;
+        assert_eq!(memory(&machine).tainted().collect::<Vec<_>>(), [(slot, Some(BackendId(0)))]);
+        // Its backend is not forgotten either, although no worker counts a flow of it.
+        let without = text.replace("[[service.backend]]\nname = \"b1\"\naddress = \"10.9.0.11\"\n", "");
+        assert_eq!(machine.post("/v1/apply?wait=true", &without).await.status, 200);
+        machine.until_state("b1", "removed").await;
+        tokio::time::sleep(Duration::from_millis(1700)).await;
+        assert!(!find(&machine.get("/v1/backends").await.json(), "b1").is_null());
+        assert_eq!(memory(&machine).tainted_slots(), 1);
+        machine.tables.borrow_mut()[1].remove(&flow).unwrap();
+        machine.until("/v1/services", |a| a.json()[0]["tainted_slots"] == 0).await;
+        machine.until("/v1/backends", |answer| find(&answer.json(), "b1").is_null()).await;
+
+        // What names a slot is refused by name; the option itself is not: every slot is tainted, then none is left.
+        let other = without.replace("maglev_size = 251", "maglev_size = 257");
+        let refused = machine.post("/v1/apply", &other).await;
+        assert!(
+            refused.status >= 400 && refused.body.contains("service.web.maglev_size"),
+            "{}",
+            refused.body
+        );
+        let all = without.replace("state = \"exceptions\"", "state = \"all\"");
+        assert_eq!(machine.post("/v1/apply?wait=true", &all).await.status, 200);
+        assert_eq!(memory(&machine).tainted_slots(), 251);
+        for _ in 0..500 {
+            if machine.seen[0].borrow().as_ref().unwrap().service[0].memory.is_none() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(machine.seen[0].borrow().as_ref().unwrap().service[0].memory.is_none());
+        assert_eq!(machine.post("/v1/apply?wait=true", &without).await.status, 200);
+        assert_eq!(memory(&machine).tainted_slots(), 251, "what was tracked until now");
+        machine.stop().await;
+    });
+}

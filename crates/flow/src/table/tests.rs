@@ -1,4 +1,5 @@
 use super::*;
+use crate::burst::BURST;
 use proptest::prelude::*;
 use std::collections::HashMap;
 use wire::key::WideKey;
@@ -72,7 +73,8 @@ fn insert_get_touch_remove() {
 
         assert_eq!(table.remove(&key).unwrap().backend, BackendId(4));
         assert_eq!(table.remove(&key), None);
-        assert!(!table.touch(&key, &hit, State::TcpEstablished, now), "gone");
+        assert!(!table.touch(&key, &hit, State::TcpClosing, now), "gone");
+        assert!(table.touch(&key, &hit, hit.state, now), "nothing to write, so nobody looks");
         assert_eq!((table.len(), table.get(&key, now)), (0, None));
     }
 }
@@ -213,12 +215,22 @@ fn expired_untrusted_make_room_within_the_quota() {
         assert_eq!(table.insert(&narrow(i), BackendId(i), State::TcpNew, Tick(0)).outcome, Insert::Done);
     }
     let later = Tick(11 * SECOND);
-    for i in 0..quota as u32 {
+    // In its own bucket only, so not everyone finds room; nobody goes that is not expired.
+    let mut done = 0;
+    for i in 0..50 {
         let inserted = table.insert(&narrow(100 + i), BackendId(1), State::TcpNew, later);
-        assert_eq!(inserted.outcome, Insert::Done);
-        assert_eq!(inserted.evicted.map(|(_, state)| state), Some(State::TcpNew));
+        let expected = match inserted.outcome {
+            Insert::Done => Some(State::TcpNew),
+            outcome => {
+                assert_eq!(outcome, Insert::Refused(Refusal::QuotaFull));
+                None
+            }
+        };
+        assert_eq!(inserted.evicted.map(|(_, state)| state), expected);
+        done += usize::from(inserted.outcome == Insert::Done);
         assert_eq!(table.untrusted(), quota);
     }
+    assert_eq!(done, quota, "fifty keys find every slot of two buckets");
     let more = table.insert(&narrow(200), BackendId(1), State::TcpNew, later);
     assert_eq!(more.outcome, Insert::Refused(Refusal::QuotaFull));
 }
@@ -358,33 +370,167 @@ fn set_idle_to_the_same_does_nothing() {
     assert_eq!(table.stale, 0);
 }
 
+/// Both kinds, a good part of them in their secondary bucket or moved, some expired, and keys that are in the table nowhere:
+/// by every instruction set, in bursts of every length, in one go and in halves.
 #[test]
-fn bursts_are_looked_up_one_by_one() {
-    let mut table = table(1000, 1000, 100);
-    let now = Tick(0);
-    for i in 0..50 {
-        table.insert(&narrow(i), BackendId(i), State::Udp, now);
-        table.insert(&wide(i), BackendId(1000 + i), State::Udp, now);
+fn every_instruction_set_looks_up_the_same() {
+    let mut table = table(20_000, 4_000, 100);
+    let (narrow_max, wide_max) = table.capacity();
+    let (before, now) = (Tick(SECOND), Tick(15 * SECOND));
+    for i in 0..narrow_max as u32 {
+        let state = if i % 7 == 0 { State::TcpNew } else { State::Udp };
+        assert_eq!(table.insert(&narrow(i), BackendId(i), state, before).outcome, Insert::Done);
     }
-    let keys: Vec<Option<FlowKey>> = (0..100)
-        .map(|i| match i % 3 {
-            0 => Some(narrow(i)),
-            1 => Some(wide(i)),
-            _ => None,
-        })
-        .collect();
-    let mut out = vec![table.get(&narrow(1), now); 100];
-    table.lookup_burst(&keys, now, &mut out);
-    let expected: Vec<Option<Hit>> =
-        keys.iter().map(|key| key.and_then(|key| table.get(&key, now))).collect();
-    assert_eq!(out, expected);
-    assert!(out.iter().flatten().count() >= 33);
-    // Slices of different length, and none at all.
-    let mut short = [None; 3];
-    table.lookup_burst(&keys, now, &mut short);
-    assert_eq!(short, expected[..3]);
-    table.lookup_burst(&[], now, &mut out);
-    assert_eq!(out, expected);
+    for i in 0..wide_max as u32 {
+        assert_eq!(table.insert(&wide(i), BackendId(i), State::Udp, before).outcome, Insert::Done);
+    }
+    let key = |i: usize| match i % 5 {
+        0 => None,
+        1 if i < 2 * wide_max => Some(wide(i as u32)),
+        2 => Some(FlowKey::Narrow(0)),
+        _ => Some(narrow(i as u32)),
+    };
+    let (mut keys, mut hits, mut halves) = (Keys::new(), Hits::new(), Hits::new());
+    let mut found = [0; 3];
+    for (isa, found) in Isa::ALL.into_iter().zip(&mut found) {
+        if !table.use_isa(isa) {
+            assert!(!isa.is_available());
+            continue;
+        }
+        assert_eq!(table.isa(), isa);
+        let mut i = 0;
+        for len in (1..=BURST).cycle() {
+            if i > narrow_max * 5 / 4 {
+                break;
+            }
+            keys.clear();
+            (i..i + len).for_each(|i| assert!(keys.push(key(i).as_ref())));
+            table.lookup(&keys, now, &mut hits);
+            table.start(&keys, &mut halves);
+            assert_eq!(halves.found(), 0);
+            table.finish(&keys, now, &mut halves);
+            for position in 0..BURST + 2 {
+                let expected = (position < len).then(|| key(i + position)).flatten();
+                let expected = expected.and_then(|key| table.get(&key, now));
+                assert_eq!(hits.get(position), expected, "{} {i} + {position}", isa.name());
+                assert_eq!(halves.get(position), expected);
+                assert_eq!(hits.of(position), expected.map(|hit| (hit.backend, hit.state)));
+            }
+            *found += hits.found().count_ones();
+            i += len;
+        }
+    }
+    assert!(found[0] as usize > narrow_max / 3);
+    assert!(found.iter().all(|&other| other == found[0] || other == 0));
+}
+
+#[test]
+fn a_finish_after_a_start_elsewhere_only_misses() {
+    let mut small = tiny(100);
+    let large = table(100_000, 1000, 100);
+    small.insert(&narrow(1), BackendId(1), State::Udp, Tick(0));
+    let (mut keys, mut hits) = (Keys::new(), Hits::new());
+    for i in 0..BURST as u32 {
+        keys.push(Some(&if i % 2 == 0 { narrow(i) } else { wide(i) }));
+    }
+    large.start(&keys, &mut hits);
+    small.finish(&keys, Tick(0), &mut hits);
+    for (position, hit) in (0..BURST).filter_map(|position| Some((position, hits.get(position)?))) {
+        assert_eq!((position, hit.backend), (1, BackendId(1)));
+    }
+    let mut hits = Hits::new();
+    small.finish(&keys, Tick(0), &mut hits);
+    assert_eq!((hits.found(), hits.miss(0)), (0, None), "nothing was started");
+}
+
+#[test]
+fn keys_are_set_and_set_again() {
+    let mut keys = Keys::new();
+    (0..BURST as u32).for_each(|i| assert!(keys.push(Some(&narrow(i)))));
+    assert!(!keys.push(Some(&wide(1))), "one more than fit");
+    let mut table = table(100, 100, 100);
+    table.insert(&wide(3), BackendId(3), State::Udp, Tick(0));
+    table.insert(&narrow(4), BackendId(4), State::Udp, Tick(0));
+    keys.set(0, Some(&wide(3)));
+    keys.set(1, Some(&wide(3)));
+    keys.set(1, Some(&narrow(4)));
+    keys.set(2, Some(&wide(3)));
+    keys.set(2, None);
+    keys.set(BURST, Some(&wide(3)));
+    let mut hits = Hits::new();
+    table.lookup(&keys, Tick(0), &mut hits);
+    assert_eq!(hits.found(), 0b1_0011);
+    assert!(hits.miss(2).is_none() && hits.miss(BURST).is_none() && hits.miss(3).is_some());
+    keys.clear();
+    table.lookup(&keys, Tick(0), &mut hits);
+    assert_eq!((hits.found(), hits.miss(0)), (0, None));
+}
+
+#[test]
+fn misses_are_inserted_without_a_second_hash() {
+    let mut table = table(1000, 1000, 100);
+    let now = Tick(SECOND);
+    let (mut keys, mut hits) = (Keys::new(), Hits::new());
+    let flows: Vec<FlowKey> = (0..1600).map(|i| if i % 2 == 0 { narrow(i) } else { wide(i) }).collect();
+    for burst in flows.chunks(BURST) {
+        keys.clear();
+        burst.iter().for_each(|key| assert!(keys.push(Some(key))));
+        table.lookup(&keys, now, &mut hits);
+        assert_eq!(hits.found(), 0);
+        table.prefetch_inserts(&keys, &hits);
+        for (position, key) in burst.iter().enumerate() {
+            let miss = hits.miss(position).unwrap();
+            assert_eq!(table.get_at(key, miss, now), None);
+            let inserted = table.insert_at(key, miss, BackendId(7), State::Udp, now);
+            assert_eq!(inserted, Inserted { outcome: Insert::Done, evicted: None });
+            assert_eq!(table.get_at(key, miss, now), table.get(key, now));
+        }
+    }
+    assert!(flows.iter().all(|key| table.get(key, now).is_some_and(|hit| hit.backend == BackendId(7))));
+}
+
+/// Filters never forget: the number of keys outside their primary bucket, and a bit for each, checked against all keys.
+#[test]
+fn filters_cover_what_overflowed_and_empty_with_it() {
+    let mut table = table(2000, 700, 100);
+    let (narrow_max, wide_max) = table.capacity();
+    let mut random = 1_u32;
+    let mut live = std::collections::HashSet::new();
+    let now = Tick(SECOND);
+    for round in 0..60_000 {
+        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let i = (random >> 8) % 20_000;
+        let key = if i.is_multiple_of(4) { wide(i) } else { narrow(i) };
+        let full = match key {
+            FlowKey::Narrow(_) => table.narrow.used >= narrow_max,
+            FlowKey::Wide(_) => table.wide.used >= wide_max,
+        };
+        if live.remove(&key) {
+            assert!(table.remove(&key).is_some());
+        } else if !full {
+            assert_eq!(table.insert(&key, BackendId(i), State::Udp, now).outcome, Insert::Done);
+            live.insert(key);
+        }
+        if round % 10_000 == 0 {
+            assert!(live.iter().all(|key| table.get(key, now).is_some()));
+        }
+    }
+    assert!(table.narrow.overflowed() > narrow_max / 20 && table.wide.overflowed() > wide_max / 20);
+    // Sooner or later everything is gone, and then all the filters are empty: no count was lost on the way.
+    for key in live {
+        assert!(table.remove(&key).is_some());
+    }
+    assert_eq!((table.narrow.overflowed(), table.wide.overflowed()), (0, 0));
+}
+
+#[test]
+fn memory_belongs_to_one_table() {
+    let narrow = Memory::<NarrowBucket>::heap(100);
+    let wide = Memory::heap(100);
+    let first = Table::new(narrow.clone(), wide.clone(), 0, IDLE, 50);
+    assert!(first.is_ok());
+    assert_eq!(Table::new(narrow, Memory::heap(1), 0, IDLE, 50).unwrap_err(), TableError::InUse);
+    assert_eq!(Table::new(Memory::heap(1), wide, 0, IDLE, 50).unwrap_err(), TableError::InUse);
 }
 
 #[test]
@@ -604,8 +750,13 @@ fn run(mut table: Table, operations: &[Operation], kind: fn(u32) -> FlowKey) -> 
         let untrusted = oracle.values().filter(|(_, state, _)| state.is_untrusted()).count();
         prop_assert_eq!(table.untrusted(), untrusted);
         let keys: Vec<Option<FlowKey>> = (0..112).map(|key| Some(kind(key))).collect();
-        let mut burst = vec![None; keys.len()];
-        table.lookup_burst(&keys, now, &mut burst);
+        let (mut keys_of, mut hits, mut burst) = (Keys::new(), Hits::new(), Vec::new());
+        for keys in keys.chunks(BURST) {
+            keys_of.clear();
+            keys.iter().for_each(|key| assert!(keys_of.push(key.as_ref())));
+            table.lookup(&keys_of, now, &mut hits);
+            burst.extend((0..keys.len()).map(|position| hits.get(position)));
+        }
         for (key, found) in keys.iter().flatten().zip(burst) {
             let hit = table.get(key, now);
             prop_assert_eq!(reader.get(key, now), hit);
@@ -685,7 +836,7 @@ fn readers_on_other_threads_see_whole_entries_and_miss_none() {
         });
         let mut moves = 0;
         let places =
-            |table: &Table| (0..6).map(|i| table.get(&narrow(i), now).map(|hit| hit.place)).collect();
+            |table: &Table| (0..6).map(|i| table.get(&narrow(i), now).map(|hit| hit.place())).collect();
         let mut before: Vec<_> = places(&table);
         let mut random = 1_u32;
         for _ in 0..20_000 {

@@ -95,6 +95,10 @@ fn service_in_words(s: &ServicePlan) -> String {
             format!("service {}: changed, {moved} of {total} slots move ({share:.2}% of new flows)\n", s.name)
         }
     };
+    if s.slots_tainted > 0 {
+        let tainted = grouped(u64::from(s.slots_tainted));
+        text += &format!("  slots tainted: {tainted}, whose flows are tracked until none needs it\n");
+    }
     let keys: Vec<String> = s.keys_changed.iter().filter(|k| *k != "backend").cloned().collect();
     for (what, names) in [
         ("keys", &keys),

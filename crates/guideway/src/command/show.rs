@@ -192,6 +192,7 @@ fn services(list: &Vec<ServiceStatus>) -> String {
         ">new flows",
         ">packets",
         ">no backend",
+        ">tainted",
     ]);
     for s in list {
         t.row([
@@ -207,6 +208,7 @@ fn services(list: &Vec<ServiceStatus>) -> String {
             grouped(s.flows_new),
             grouped(s.packets),
             grouped(s.no_backend),
+            if s.tracking == "exceptions" { grouped(u64::from(s.tainted_slots)) } else { "-".into() },
         ]);
     }
     t.render()

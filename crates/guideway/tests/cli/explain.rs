@@ -131,3 +131,20 @@ fn descriptions_that_make_no_sense() {
         assert!(stderr(&output).contains(part), "{arguments:?}: {}", stderr(&output));
     }
 }
+
+#[test]
+fn a_slot_that_needs_no_flow_table() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config_in(dir.path());
+    let text = std::fs::read_to_string(&config).unwrap();
+    let explained = |text: &str| {
+        std::fs::write(&config, text).unwrap();
+        let packet = ["--src", "192.0.2.7", "--dst", "203.0.113.10", "--dport", "80", "--flags", "ack"];
+        let output = guideway(&[&["explain", "--config", &config][..], &packet].concat());
+        assert_eq!(code(&output), 0, "{}", stderr(&output));
+        stdout(&output)
+    };
+    assert!(!explained(&text).contains("without the flow table"));
+    let stateless = explained(&text.replacen("port = 80\n", "port = 80\nstate = \"exceptions\"\n", 1));
+    assert!(stateless.contains("untainted: steered without the flow table"), "{stateless}");
+}

@@ -1,6 +1,6 @@
 use crate::{code, config_in, guideway, stderr, stdout};
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 16] = [
     "check",
     "plan",
     "apply",
@@ -13,6 +13,7 @@ const COMMANDS: [&str; 15] = [
     "explain",
     "replay",
     "maglev",
+    "bench",
     "doctor",
     "completions",
     "man",

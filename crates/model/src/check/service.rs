@@ -2,7 +2,7 @@
 
 use super::read::{Read, Reader, Scope, not_unicast, shown};
 use super::{BACKENDS_MAX, Places, SERVICES_MAX, Span, Surroundings, backend, health};
-use crate::config::{AdminState, Announce, Hash, Mode, Net, OnDown, OnEmpty, Protocol, Service};
+use crate::config::{AdminState, Announce, Hash, Mode, Net, OnDown, OnEmpty, Protocol, Service, Tracking};
 use crate::raw::{self, Cell};
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -122,6 +122,7 @@ fn service(
     let help = "milliseconds, at most a day; leave it out for 300000";
     let drain_timeout_ms =
         r.number(&scope, "drain_timeout_ms", raw.drain_timeout_ms, (0, 86_400_000), help).or(300_000);
+    let tracking = tracking(r, &scope, raw.state, protocol);
     let announces = [("none", Announce::None), ("kernel", Announce::Kernel)];
     let announce = r.choice(&scope, "announce", raw.announce, &announces);
     if let Read::Given(Announce::Kernel, span) = &announce {
@@ -208,6 +209,7 @@ fn service(
         on_empty,
         panic_percent,
         drain_timeout_ms,
+        state: tracking,
         announce: announce.or(Announce::None),
         health,
         backends,
@@ -332,6 +334,21 @@ fn maglev_size(r: &mut Reader<'_, '_>, scope: &Scope, cell: Cell, backends: usiz
 
 fn is_prime(n: u32) -> bool {
     n >= 2 && (2..).take_while(|d| d * d <= u64::from(n)).all(|d| !u64::from(n).is_multiple_of(d))
+}
+
+fn tracking(r: &mut Reader<'_, '_>, scope: &Scope, cell: Cell, protocol: Protocol) -> Tracking {
+    let read =
+        r.choice(scope, "state", cell, &[("all", Tracking::All), ("exceptions", Tracking::Exceptions)]);
+    if let Read::Given(Tracking::Exceptions, span) = &read
+        && protocol == Protocol::Udp
+    {
+        r.problems.warning(
+            span.clone(),
+            format!("{}: `state = \"exceptions\"` is for TCP; UDP flows are all tracked", scope.place),
+            "leave it out, or write state = \"all\"",
+        );
+    }
+    read.or(Tracking::All)
 }
 
 fn on_down(r: &mut Reader<'_, '_>, scope: &Scope, cell: Cell) -> OnDown {

@@ -8,6 +8,8 @@ const NARROW_FLOW_BYTES: u64 = 16;
 const WIDE_FLOW_BYTES: u64 = 32;
 /// Bytes of a Maglev slot.
 const SLOT_BYTES: u64 = 2;
+/// Bytes of a tainted slot's base, of its part of the bitmap, and of the time that control keeps beside them.
+const TAINT_BYTES: u64 = 4 + 1 + 8;
 /// Bytes of a backend in the view and its counters, about.
 const BACKEND_BYTES: u64 = 256;
 
@@ -25,10 +27,10 @@ impl Config {
     /// Bytes of flow tables and Maglev tables, about; two generations of the latter live while workers change over.
     /// Packet buffers are not counted: they depend on the devices.
     pub fn memory_bytes(&self) -> u64 {
-        let services = self
-            .services
-            .iter()
-            .map(|s| 2 * SLOT_BYTES * u64::from(s.maglev_size) + BACKEND_BYTES * s.backends.len() as u64);
+        let services = self.services.iter().map(|s| {
+            let taint = if s.is_stateless() { TAINT_BYTES } else { 0 };
+            2 * (SLOT_BYTES + taint) * u64::from(s.maglev_size) + BACKEND_BYTES * s.backends.len() as u64
+        });
         services.fold(self.flow_table_bytes(), u64::saturating_add)
     }
 }

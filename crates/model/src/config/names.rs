@@ -1,6 +1,6 @@
 //! The config's words for its enums.
 
-use super::{Mode, Protocol};
+use super::{Mode, Protocol, Service, Tracking};
 
 impl Mode {
     /// As written in the config.
@@ -24,6 +24,24 @@ impl Mode {
             Mode::Vxlan => Wire::Vxlan { port: 0, vni: 0 }.overhead(outer_v6),
             Mode::L2 => Wire::L2.overhead(outer_v6),
         }
+    }
+}
+
+impl Tracking {
+    /// As written in the config.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Tracking::All => "all",
+            Tracking::Exceptions => "exceptions",
+        }
+    }
+}
+
+impl Service {
+    /// Whether packets of untainted slots are steered without the flow table: `state = "exceptions"` over TCP. UDP has
+    /// no packet that begins a flow, so its flows are tracked in any case.
+    pub fn is_stateless(&self) -> bool {
+        self.state == Tracking::Exceptions && self.protocol == Protocol::Tcp
     }
 }
 

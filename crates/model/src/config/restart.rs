@@ -1,10 +1,10 @@
 //! Which keys a running guidewayd cannot change.
 
-use super::{Config, Port};
+use super::{Config, Port, Service};
 
 impl Config {
     /// Keys that differ in `new` and need a restart, in the order of the file: `machine.name`, `workers.cpus`,
-    /// `port.data0.mtu`, `port.data1` for a port that came or went.
+    /// `port.data0.mtu`, `port.data1` for a port that came or went, `service.web.hash` where `state = "exceptions"`.
     pub fn restart_keys(&self, new: &Config) -> Vec<String> {
         let (old, mut keys) = (self, Vec::new());
         let mut compare = |key: &str, same: bool| {
@@ -39,7 +39,26 @@ impl Config {
         if !same_order && old.ports.len() == new.ports.len() && keys.iter().all(|k| !k.starts_with("port.")) {
             keys.push("port (order)".to_owned());
         }
+        for service in &old.services {
+            if let Some(other) = new.services.iter().find(|s| s.name == service.name) {
+                service_keys(service, other, &mut keys);
+            }
+        }
         keys
+    }
+}
+
+/// A flow that is not in the flow table is known by its slot alone, so slots must keep their meaning. With another VIP,
+/// port or protocol it is another service, which begins without flows.
+fn service_keys(old: &Service, new: &Service, keys: &mut Vec<String>) {
+    let same = (old.vip, old.port, old.protocol) == (new.vip, new.port, new.protocol);
+    if !same || !old.is_stateless() || !new.is_stateless() {
+        return;
+    }
+    for (key, same) in [("maglev_size", old.maglev_size == new.maglev_size), ("hash", old.hash == new.hash)] {
+        if !same {
+            keys.push(format!("service.{}.{key}", old.name));
+        }
     }
 }
 

@@ -118,6 +118,7 @@ mistakes! {
     hash_unknown: BASE r#"mode = "ipip""# => "mode = \"ipip\"\nhash = \"destination\"";
     on_down_reset: BASE r#"mode = "ipip""# => "mode = \"ipip\"\non_down = \"reset\"";
     on_down_unknown: BASE r#"mode = "ipip""# => "mode = \"ipip\"\non_down = \"kep\"";
+    service_state_unknown: BASE r#"mode = "ipip""# => "mode = \"ipip\"\nstate = \"exception\"";
     on_empty_unknown: BASE r#"mode = "ipip""# => "mode = \"ipip\"\non_empty = \"reject\"";
     panic_percent_range: BASE r#"mode = "ipip""# => "mode = \"ipip\"\npanic_percent = 101";
     drain_timeout_negative: BASE r#"mode = "ipip""# => "mode = \"ipip\"\ndrain_timeout_ms = -1";

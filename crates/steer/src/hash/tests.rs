@@ -42,8 +42,7 @@ fn golden_fragment() {
 
 #[test]
 fn golden_maglev_inputs() {
-    assert_eq!(maglev_offset(&KEY, "b1"), 0x2987_6c19_080d_2bc1);
-    assert_eq!(maglev_skip(&KEY, "b1"), 0x781f_543a_d797_0115);
+    assert_eq!(maglev_offset_and_skip(&KEY, "b1"), (0x2987_6c19_080d_2bc1, 0x781f_543a_d797_0115));
     assert_eq!(maglev_preference(&KEY, 77, 3), 0x3e85_4a6f_20a7_42de);
 }
 
@@ -110,8 +109,25 @@ proptest! {
         let expected =
             bytes(&[&[6, protocol], &id.to_be_bytes(), &src6.to_be_bytes(), &dst6.to_be_bytes()]);
         prop_assert_eq!(fragment(&key, Addr::V6(src6), Addr::V6(dst6), id, protocol), sip13(&key, &expected));
-        prop_assert_eq!(maglev_offset(&key, &name), sip13(&key, &bytes(&[&[0x10], name.as_bytes()])));
-        prop_assert_eq!(maglev_skip(&key, &name), sip13(&key, &bytes(&[&[0x11], name.as_bytes()])));
+        let (offset, skip) = maglev_offset_and_skip(&key, &name);
+        prop_assert_eq!(offset, sip13(&key, &bytes(&[&[0x10], name.as_bytes()])));
+        prop_assert_eq!(skip, sip13(&key, &bytes(&[&[0x11], name.as_bytes()])));
+        let (slot, attempt) = (src, dst);
+        let expected = bytes(&[&[0x12], &slot.to_be_bytes(), &attempt.to_be_bytes()]);
+        prop_assert_eq!(maglev_preference(&key, slot, attempt), sip13(&key, &expected));
+    }
+
+    #[test]
+    fn by_words_is_the_library(key: [u8; 16], bytes in prop::collection::vec(any::<u8>(), 0..100)) {
+        let (words, last) = bytes.as_chunks::<8>();
+        let mut sip = sip::Sip::new(&key);
+        for &word in words {
+            sip = sip.word(u64::from_le_bytes(word));
+        }
+        let last = last.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte));
+        let library = siphasher::sip::SipHasher13::new_with_key(&key).hash(&bytes);
+        prop_assert_eq!(sip.finish(last, bytes.len()), library);
+        prop_assert_eq!(sip13(&key, &bytes), library);
     }
 
     #[test]

@@ -31,8 +31,8 @@ fn paper(names: &[String], size: u32) -> Vec<u16> {
     let permutation: Vec<Vec<u32>> = names
         .iter()
         .map(|name| {
-            let offset = hash::maglev_offset(&KEY, name) % m;
-            let skip = hash::maglev_skip(&KEY, name) % (m - 1) + 1;
+            let offset = hash::maglev_offset_and_skip(&KEY, name).0 % m;
+            let skip = hash::maglev_offset_and_skip(&KEY, name).1 % (m - 1) + 1;
             (0..m).map(|j| ((offset + j * skip) % m) as u32).collect()
         })
         .collect();
@@ -83,8 +83,8 @@ fn naive(names: &[String], weights: &[u32], size: u32) -> Vec<u16> {
     for round in 0.. {
         for i in 0..names.len() {
             while taken[i] < quota[i] && taken[i] * max / u128::from(weights[i]) == round {
-                let offset = hash::maglev_offset(&KEY, &names[i]) % m;
-                let skip = hash::maglev_skip(&KEY, &names[i]) % (m - 1) + 1;
+                let offset = hash::maglev_offset_and_skip(&KEY, &names[i]).0 % m;
+                let skip = hash::maglev_offset_and_skip(&KEY, &names[i]).1 % (m - 1) + 1;
                 let free =
                     (0..m).map(|j| ((offset + j * skip) % m) as usize).find(|&c| entry[c] == NONE).unwrap();
                 entry[free] = i as u16;

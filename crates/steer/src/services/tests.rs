@@ -3,6 +3,7 @@ use core::net::IpAddr;
 use proptest::prelude::*;
 use std::string::ToString as _;
 use std::vec;
+use std::vec::Vec;
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -78,8 +79,10 @@ fn as_many_rules_as_indices() {
         .map(|i| Rule { vip: Addr::V4(0x0a00_0000 + i), len: 32, port: 80, protocol: TCP })
         .collect();
     let services = Services::build(&rules).unwrap();
-    let last = rules.last().unwrap();
-    assert_eq!(services.find(last.vip, 80, TCP), Match::Service(u16::MAX - 1));
+    for (rule, index) in rules.iter().zip(0..) {
+        assert_eq!(services.find(rule.vip, 80, TCP), Match::Service(index));
+        assert_eq!(services.find(rule.vip, 81, TCP), Match::NoService);
+    }
 }
 
 /// The order, written down naively.
@@ -117,6 +120,45 @@ fn any_rule() -> impl Strategy<Value = Rule> {
             Rule { vip, len, port, protocol }
         },
     )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    /// Many whole addresses with ports, so that their table has runs, also at its end.
+    #[test]
+    fn exact_rules_agree_with_the_oracle(
+        destinations in prop::collection::hash_set((0_u8..2, 0_u32..64, 1_u16..64), 1..300),
+        strange in prop::collection::vec((0_u8..2, any::<u32>(), any::<u16>(), any::<u8>()), 16),
+    ) {
+        let address = |family, low| match family {
+            0 => Addr::V4(0x0a00_0000 | low),
+            _ => Addr::V6(0x2001_0db8 << 96 | u128::from(low)),
+        };
+        let rules: Vec<Rule> = destinations
+            .iter()
+            .map(|&(family, low, port)| {
+                Rule { vip: address(family, low), len: if family == 0 { 32 } else { 128 }, port, protocol: TCP }
+            })
+            .collect();
+        let services = Services::build(&rules).unwrap();
+        for low in 0..66 {
+            for port in [0, 1, 2, 62, 63, 64] {
+                for (family, protocol) in [(0, TCP), (1, TCP), (0, UDP)] {
+                    let dst = address(family, low);
+                    prop_assert_eq!(services.find(dst, port, protocol), oracle(&rules, dst, port, protocol));
+                }
+            }
+        }
+        for (index, rule) in (0..).zip(&rules) {
+            prop_assert_eq!(services.find(rule.vip, rule.port, TCP), Match::Service(index));
+        }
+        for (family, low, port, protocol) in strange {
+            let dst = address(family, low);
+            prop_assert_eq!(services.find(dst, port, protocol), oracle(&rules, dst, port, protocol));
+        }
+    }
+
 }
 
 proptest! {

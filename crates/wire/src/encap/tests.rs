@@ -35,7 +35,7 @@ fn through(frame: &[u8], header: &Header, entropy: u32) -> Vec<u8> {
     let p = ip(frame);
     let mut grown = std::vec![0xcc; header.len()];
     grown.extend(frame);
-    encapsulate(&mut grown, header, &p, (NEXT_HOP, OURS), entropy);
+    encapsulate(&mut grown, &header.between(NEXT_HOP, OURS), &p, entropy);
     grown.truncate(finish_len(&p, header));
     grown
 }
@@ -231,7 +231,7 @@ proptest! {
         let header = Header::new(&tunnel(mode, outer_v6, p.is_v6())).unwrap();
         let mut short = frame[..len.min(header.len() + usize::from(p.l3) - 1)].to_vec();
         let before = short.clone();
-        encapsulate(&mut short, &header, &p, (NEXT_HOP, OURS), 0);
+        encapsulate(&mut short, &header.between(NEXT_HOP, OURS), &p, 0);
         prop_assert_eq!(short, before);
     }
 }

@@ -1,5 +1,6 @@
 use super::{BadTransport, Fragment, Frame, Kind, Malformed, Parsed, Quoted, TcpFlags, parse};
 use crate::Addr;
+use crate::plain::Plain;
 use crate::sample::{
     CLIENT, CLIENT6, V4, VIP, VIP6, arbitrary_frame, authentication_header, chain, ethernet, ethernet4,
     ethernet6, fix_checksum, fragment_header, icmp, icmpv6, options_header, routing_header, tcp, udp, v6,
@@ -503,6 +504,29 @@ fn check_inside(frame: &[u8], p: &Parsed) {
 }
 
 proptest! {
+    /// The short way never says anything but what the long way says.
+    #[test]
+    fn the_plain_shape_is_no_exception(
+        mut frame in arbitrary_frame(),
+        damage in proptest::collection::vec((12usize..60, any::<u8>()), 0..3),
+        cut in 0usize..30,
+        fix in any::<bool>(),
+    ) {
+        for (at, value) in damage {
+            let at = at % frame.len();
+            frame[at] = value;
+        }
+        frame.truncate(frame.len() - cut.min(frame.len()));
+        if fix && frame.get(12..15) == Some(&[8, 0, 0x45]) && frame.len() >= 34 {
+            fix_checksum(&mut frame[14..], 20);
+        }
+        if let Some(plain) = Plain::read(&frame) {
+            prop_assert_eq!(parse(&frame), Ok(Frame::Ip(plain.parsed())));
+            let tuple = plain.parsed().tuple(&frame);
+            prop_assert_eq!((tuple.src, tuple.dst), (Addr::V4(plain.src), Addr::V4(plain.dst)));
+        }
+    }
+
     #[test]
     fn agrees_with_etherparse(frame in arbitrary_frame()) {
         let p = ip(&frame);
@@ -512,7 +536,10 @@ proptest! {
         let payload = theirs.ip_payload().unwrap();
         prop_assert_eq!(p.protocol, payload.ip_number.0);
         prop_assert_eq!(usize::from(p.l4), offset_in(&frame, payload.payload));
-        prop_assert_eq!(usize::from(p.end), offset_in(&frame, payload.payload) + payload.payload.len());
+        // etherparse takes an IPv6 payload length of 0 as unknown, and the padding for payload.
+        if p.datagram_len() > 40 || !p.is_v6() {
+            prop_assert_eq!(usize::from(p.end), offset_in(&frame, payload.payload) + payload.payload.len());
+        }
         prop_assert_eq!(p.fragment.is_some(), payload.fragmented);
         match theirs.net.unwrap() {
             NetSlice::Ipv4(net) => {
@@ -583,5 +610,20 @@ proptest! {
                 prop_assert_eq!(usize::from(p.end), offset_in(&frame, payload.payload) + payload.payload.len());
             }
         }
+    }
+}
+
+#[test]
+fn what_is_plain() {
+    for (packet, plain) in [
+        (V4::new(6).packet(&syn()), true),
+        (V4 { flags: 0x4000, ..V4::new(17) }.packet(&udp(b"x")), true),
+        (V4 { flags: 0x2000, ..V4::new(17) }.packet(&udp(&[0; 16])), false),
+        (V4 { options: std::vec![1, 1, 1, 1], ..V4::new(6) }.packet(&syn()), false),
+        (V4::new(1).packet(&icmp(8, 0, b"data")), false),
+    ] {
+        let frame = ethernet4(&packet);
+        assert_eq!(Plain::read(&frame).is_some(), plain, "{frame:02x?}");
+        assert!(parse(&frame).is_ok());
     }
 }

@@ -1,5 +1,5 @@
 use super::{REPLY_MAX, echo, port_unreachable, tcp_reset, too_big};
-use crate::parse::{Frame, Kind, Parsed, parse};
+use crate::parse::{Frame, Parsed, parse};
 use crate::sample::{
     CLIENT, CLIENT6, FROM_MAC, V4, VIP, VIP6, arbitrary_frame, chain, ethernet, ethernet4, ethernet6,
     fragment_header, icmp, icmpv6, naive_sum, options_header, tcp, udp, v6, v6_between, with_pseudo6,

@@ -98,15 +98,16 @@ pub fn view(generation: u64, specs: &[Spec]) -> View {
                 members.push(id);
                 names.push(format!("b{n}"));
             }
+            let next_hop = spec.resolved.then_some([2, 0, 0, 0, 0, 0x21 + u8::try_from(n).unwrap()]);
             view.backends.push(Some(BackendView {
                 id,
                 service,
                 state: *state,
                 mode: spec.mode,
                 inner_mtu: 1500 - spec.mode.overhead(false),
-                header,
+                header: header.between(next_hop.unwrap_or_default(), PORT_MAC),
                 port: PortId(0),
-                next_hop: spec.resolved.then_some([2, 0, 0, 0, 0, 0x21 + u8::try_from(n).unwrap()]),
+                next_hop,
             }));
         }
         let weighted: Vec<Weighted> = names.iter().map(|name| Weighted { name, weight: 1 }).collect();
@@ -118,6 +119,7 @@ pub fn view(generation: u64, specs: &[Spec]) -> View {
             members,
             on_empty: spec.on_empty,
             on_down: spec.on_down,
+            memory: None,
         });
     }
     view

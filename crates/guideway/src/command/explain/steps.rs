@@ -204,10 +204,11 @@ fn say_service(told: &mut Explanation, picture: &Picture, (packet, flow): (&Pack
     let Some(service) = packet.service.and_then(|i| view.service.get(usize::from(i))) else { return };
     let name = picture.service_name(service.id).unwrap_or("?");
     let key = if service.wide { "wide (32 bytes)" } else { "narrow (16 bytes)" };
-    told.say(
-        "match",
-        format!("{who} belongs to service {name}; flow key {key}; taken as new, not yet in the flow table"),
-    );
+    let known = match service.memory {
+        None => format!("flow key {key}; taken as new, not yet in the flow table"),
+        Some(_) => "state \"exceptions\": flows of slots that changed lately are tracked".to_owned(),
+    };
+    told.say("match", format!("{who} belongs to service {name}; {known}"));
     let (hash, of) = match service.hash {
         HashOn::Tuple => (steer::hash::tuple(&view.cluster_key, &flow), "addresses, ports and protocol"),
         HashOn::Source => (steer::hash::source(&view.cluster_key, flow.src), "the source address"),
@@ -225,6 +226,12 @@ fn say_service(told: &mut Explanation, picture: &Picture, (packet, flow): (&Pack
     let named_name = picture.backend_name(named).unwrap_or("?");
     told.member = Some(named_name.to_owned());
     told.say("slot", format!("slot {slot} of {} names backend {named_name}", service.maglev.size()));
+    if service.is_stateless(slot) {
+        told.say(
+            "tracking",
+            format!("slot {slot} untainted: steered without the flow table (a running daemon may hold it tainted: guideway show services)"),
+        );
+    }
     say_choice(told, picture, service, (packet, flow), named);
 }
 
@@ -245,7 +252,7 @@ fn say_choice(
     };
     let name = |id| picture.backend_name(id).unwrap_or("?");
     told.say("backend", format!("{} is {}", name(named), state(named)));
-    let Some(chosen) = worker::steering::place(view, service, &flow) else {
+    let Some(chosen) = worker::steering::place(view, service, &flow, true) else {
         say_empty(told, service);
         return;
     };

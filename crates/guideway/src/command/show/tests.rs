@@ -24,6 +24,10 @@ fn services_name_any_port() {
     ]))
     .unwrap();
     insta::assert_snapshot!(services(&list));
+    let mut stateless = list;
+    stateless[0].tracking = "exceptions".into();
+    stateless[0].tainted_slots = 1234;
+    assert!(services(&stateless).contains("1,234"), "{}", services(&stateless));
 }
 
 #[test]

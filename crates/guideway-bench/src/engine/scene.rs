@@ -1,0 +1,193 @@
+//! The service under test: one VIP, TCP port 80, N backends, one mode; compiled by the real control plane.
+
+use crate::failure::{Failure, wrong};
+use crate::flows;
+use clap::ValueEnum;
+use serde::Serialize;
+use std::fmt::Write;
+use std::sync::Arc;
+use wire::{Addr, BackendId, ServiceId, Tuple};
+use worker::View;
+use worker::view::PortRole;
+
+/// The VIP.
+pub(crate) const VIP: [u8; 4] = [203, 0, 113, 10];
+/// Its port.
+pub(crate) const PORT: u16 = 80;
+/// MAC of the port that receives.
+pub(crate) const PORT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x11];
+/// MAC of the router that sends us clients' packets.
+pub(crate) const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+/// Backend `n` has address 172.16.0.1 + n …
+const BACKEND_BASE: u32 = 0xac10_0001;
+/// … and, in l2 and vxlan, this MAC + n.
+const BACKEND_MAC: u64 = 0x0201_0000_0000;
+/// Slots of the service's table; no hit uses them.
+const MAGLEV_SIZES: [u32; 2] = [65_537, 655_373];
+
+/// How packets reach backends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// IP in IP.
+    Ipip,
+    /// GRE.
+    Gre,
+    /// Generic UDP encapsulation.
+    Gue,
+    /// VXLAN.
+    Vxlan,
+    /// Destination MAC rewritten.
+    L2,
+}
+
+impl Mode {
+    /// As in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Ipip => "ipip",
+            Mode::Gre => "gre",
+            Mode::Gue => "gue",
+            Mode::Vxlan => "vxlan",
+            Mode::L2 => "l2",
+        }
+    }
+}
+
+/// What a service remembers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Every flow.
+    All,
+    /// Only flows that are not where the slot table says: none here, so no packet looks into the flow table.
+    Exceptions,
+}
+
+/// What the workers are given.
+#[derive(Clone, Debug)]
+pub struct Scene {
+    /// The picture.
+    pub view: Arc<View>,
+    /// Id of the only service.
+    pub service: ServiceId,
+    /// Backends by number.
+    pub backends: Vec<BackendId>,
+    /// How packets reach them.
+    pub mode: Mode,
+    /// What the service remembers.
+    pub state: State,
+}
+
+impl Scene {
+    /// Compiles a generated configuration.
+    ///
+    /// # Errors
+    /// It is refused, which is a defect, or there are too many backends.
+    pub fn build(mode: Mode, backends: u32, state: State) -> Result<Scene, Failure> {
+        let text = configuration(mode, backends, state)?;
+        let loaded = model::load("bench", &text)
+            .map_err(|report| Failure::Configuration(report.to_plain().to_string()))?;
+        let (mut view, ids) =
+            control::compile::offline(&loaded.config).map_err(|e| Failure::Configuration(e.to_string()))?;
+        for port in &mut view.ports {
+            // As in production: frames for other stations are dropped, which costs a comparison.
+            port.role = PortRole::Data { exception: None, punt_to_nowhere: false };
+        }
+        if state == State::Exceptions {
+            for service in &mut view.service {
+                // No slot has changed its answer yet.
+                service.memory.get_or_insert_default();
+            }
+        }
+        let Some(service) = loaded.config.services.first() else {
+            return Err(wrong("the configuration has no service"));
+        };
+        let id = ids.service(&service.name).ok_or_else(|| wrong("the service has no id"))?;
+        let of = |backend: &model::config::Backend| ids.of(id, &backend.name, backend.address);
+        let backends = service.backends.iter().map(of).collect::<Option<Vec<_>>>();
+        let backends = backends.ok_or_else(|| wrong("a backend has no id"))?;
+        if !backends.is_sorted() {
+            return Err(wrong("backend ids do not follow the configuration's order"));
+        }
+        Ok(Scene { view: Arc::new(view), service: id, backends, mode, state })
+    }
+}
+
+impl Scene {
+    /// The number of the backend that flow `number` belongs to.
+    pub fn backend_of(&self, number: u64) -> Option<u32> {
+        if self.state == State::All {
+            return Some(flows::value(number, self.backends.len() as u32));
+        }
+        let client = flows::client(number);
+        let flow = Tuple {
+            src: Addr::V4(client.address),
+            dst: Addr::V4(u32::from_be_bytes(VIP)),
+            sport: client.port,
+            dport: PORT,
+            protocol: 6,
+        };
+        let service = self.view.service.first()?;
+        let backend = worker::steering::place(&self.view, service, &flow, false)?;
+        u32::try_from(self.backends.binary_search(&backend).ok()?).ok()
+    }
+}
+
+/// Address of backend `number`.
+pub(crate) fn backend_address(number: u32) -> [u8; 4] {
+    (BACKEND_BASE + number).to_be_bytes()
+}
+
+/// MAC of backend `number`.
+pub(crate) fn backend_mac(number: u32) -> [u8; 6] {
+    let [_, _, mac @ ..] = (BACKEND_MAC + u64::from(number)).to_be_bytes();
+    mac
+}
+
+fn configuration(mode: Mode, backends: u32, state: State) -> Result<String, Failure> {
+    let size = MAGLEV_SIZES.into_iter().find(|&size| size / 100 >= backends).unwrap_or(MAGLEV_SIZES[1]);
+    let mac = |m: [u8; 6]| m.map(|byte| format!("{byte:02x}")).join(":");
+    let mut text = format!(
+        "[machine]\nname = \"bench\"\naddress = \"192.0.2.1\"\nnext_hop_mac = \"{}\"\n\
+         cluster_key = \"000102030405060708090a0b0c0d0e0f\"\n[workers]\ncpus = [1]\n\
+         [[port]]\nname = \"data0\"\ndevice = \"net_null0\"\nmac = \"{}\"\nmtu = 1500\n\
+         [[service]]\nname = \"web\"\nvip = \"{}\"\nport = {PORT}\nprotocol = \"tcp\"\nmode = \"{}\"\nmaglev_size = {size}\n",
+        mac(ROUTER_MAC),
+        mac(PORT_MAC),
+        std::net::Ipv4Addr::from(VIP),
+        mode.name(),
+    );
+    if state == State::Exceptions {
+        text.push_str("state = \"exceptions\"\n");
+    }
+    for number in 0..backends {
+        let address = std::net::Ipv4Addr::from(backend_address(number));
+        let written = write!(text, "[[service.backend]]\nname = \"b{number:05}\"\naddress = \"{address}\"\n")
+            .and_then(|()| match mode {
+                Mode::L2 | Mode::Vxlan => writeln!(text, "mac = \"{}\"", mac(backend_mac(number))),
+                _ => Ok(()),
+            });
+        written.map_err(|e| Failure::Configuration(e.to_string()))?;
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_mode_compiles() {
+        for mode in [Mode::Ipip, Mode::Gre, Mode::Gue, Mode::Vxlan, Mode::L2] {
+            let scene = Scene::build(mode, 3, State::All).expect("a scene");
+            assert_eq!(scene.backends.len(), 3);
+            for id in &scene.backends {
+                let backend = scene.view.backends[id.index()].as_ref().expect("a backend");
+                assert!(backend.next_hop.is_some(), "{mode:?}");
+            }
+        }
+        assert_eq!(backend_address(300), [172, 16, 1, 45]);
+        assert_eq!(backend_mac(258), [2, 1, 0, 0, 1, 2]);
+    }
+}

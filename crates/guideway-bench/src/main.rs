@@ -1,0 +1,84 @@
+//! `guideway-bench`: what `guideway bench` runs. Apart, because only this program and the daemon link DPDK.
+
+use clap::{Parser, Subcommand};
+use guideway_bench::{
+    Failure, engine, flood, machine, maglev, memory, ndr, null, residence, ring, scale, supervisor, table,
+};
+use std::process::ExitCode;
+
+/// Measures the engine, the flow table and devices.
+#[derive(Parser, Debug)]
+#[command(name = "guideway bench", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    Engine(engine::Arguments),
+    Table(table::Arguments),
+    Null(null::Arguments),
+    Ndr(ndr::Arguments),
+    Scale(scale::Arguments),
+    Residence(residence::Arguments),
+    Flood(flood::Arguments),
+    Ring(ring::Arguments),
+    Maglev(maglev::Arguments),
+    Memory(memory::Arguments),
+}
+
+impl Command {
+    /// Huge-page memory it would like to have.
+    fn huge_bytes(&self) -> u64 {
+        match self {
+            Command::Engine(arguments) => arguments.huge_bytes(),
+            Command::Table(arguments) => arguments.huge_bytes(),
+            Command::Null(arguments) => arguments.huge_bytes(),
+            Command::Ndr(arguments) => arguments.huge_bytes(),
+            Command::Scale(arguments) => arguments.huge_bytes(),
+            Command::Residence(arguments) => arguments.huge_bytes(),
+            Command::Flood(arguments) => arguments.huge_bytes(),
+            Command::Ring(arguments) => arguments.huge_bytes(),
+            Command::Maglev(arguments) => arguments.huge_bytes(),
+            Command::Memory(arguments) => arguments.huge_bytes(),
+        }
+    }
+
+    fn run(&self) -> Result<(), Failure> {
+        let cpus = machine::pin()?;
+        let cpu = cpus.own;
+        match self {
+            Command::Engine(arguments) => engine::run(arguments),
+            Command::Table(arguments) => table::run(arguments, cpu),
+            Command::Null(arguments) => null::run(arguments, cpu),
+            Command::Ndr(arguments) => ndr::run(arguments, cpu),
+            Command::Scale(arguments) => scale::run(arguments, cpus),
+            Command::Residence(arguments) => residence::run(arguments),
+            Command::Flood(arguments) => flood::run(arguments),
+            Command::Ring(arguments) => ring::run(arguments, cpus),
+            Command::Maglev(arguments) => maglev::run(arguments),
+            Command::Memory(arguments) => memory::run(arguments),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Help goes to standard output and ends well; the rest is wrong usage.
+            let _ = e.print();
+            return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
+        }
+    };
+    let result = if supervisor::is_child() {
+        cli.command.run().map(|()| ExitCode::SUCCESS)
+    } else {
+        supervisor::run(cli.command.huge_bytes())
+    };
+    result.unwrap_or_else(|failure| {
+        eprintln!("error: {failure}");
+        ExitCode::from(if matches!(failure, Failure::Usage(_)) { 2 } else { 1 })
+    })
+}

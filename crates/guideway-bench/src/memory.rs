@@ -1,0 +1,135 @@
+//! `guideway bench memory`: bytes a flow takes, as the kernel counts them.
+
+use crate::failure::{Failure, wrong};
+use crate::flows::client;
+use crate::footprint::Footprint;
+use crate::report::rounded;
+use clap::Args;
+use dpdk::pages;
+use flow::bucket::Bucket;
+use flow::{Idle, Insert, Memory, NarrowBucket, State, Table, WideBucket};
+use serde::Serialize;
+use wire::{Addr, BackendId, FlowKey, ServiceId, Tick, Tuple};
+
+/// Flows of the table's other half.
+const FEW: usize = 16;
+const SEED: u64 = 0x6775_6964;
+const UNTRUSTED_PERCENT: u8 = 50;
+const IDLE_US: u64 = 1_800_000_000;
+const NOW: Tick = Tick(1_000_000);
+const SERVICE: ServiceId = ServiceId(1);
+/// 2001:db8:f::10.
+const VIP6: u128 = 0x2001_0db8_000f_0000_0000_0000_0000_0010;
+/// Clients are in 2001:db8:1::/64.
+const CLIENTS6: u128 = 0x2001_0db8_0001_0000_0000_0000_0000_0000;
+
+/// Show how many bytes a flow takes: IPv4 and IPv6, at load 0.8, by the growth of resident memory and huge pages
+#[derive(Args, Clone, Debug)]
+pub struct Arguments {
+    /// Flows of each kind
+    #[arg(long, value_name = "N", default_value_t = 4_000_000, value_parser = clap::value_parser!(u64).range(100_000..=128_000_000))]
+    flows: u64,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Arguments {
+    /// Huge pages for two tables.
+    pub fn huge_bytes(&self) -> u64 {
+        let flows = usize::try_from(self.flows).unwrap_or(usize::MAX);
+        let narrow = Memory::<NarrowBucket>::buckets_for(flows) * size_of::<NarrowBucket>();
+        let wide = Memory::<WideBucket>::buckets_for(flows) * size_of::<WideBucket>();
+        (narrow + wide) as u64 + (16 << 20)
+    }
+}
+
+/// What is printed.
+#[derive(Clone, Debug, Serialize)]
+struct Outcome {
+    flows: u64,
+    ipv4: Kind,
+    ipv6: Kind,
+}
+
+/// One kind of flow.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Kind {
+    bytes_per_flow: f64,
+    gib: f64,
+    pages: &'static str,
+}
+
+/// Measures and prints.
+///
+/// # Errors
+/// [`Failure`]; a flow that does not fit is one.
+pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let outcome = Outcome {
+        flows: arguments.flows,
+        ipv4: measure::<NarrowBucket>(
+            arguments.flows,
+            |buckets| (buckets, Memory::heap(FEW)),
+            |number| {
+                let client = client(number);
+                FlowKey::narrow(client.address, client.port, SERVICE)
+            },
+        )?,
+        ipv6: measure::<WideBucket>(
+            arguments.flows,
+            |buckets| (Memory::heap(FEW), buckets),
+            |number| {
+                let client = client(number);
+                let tuple = Tuple {
+                    src: Addr::V6(CLIENTS6 | u128::from(client.address)),
+                    dst: Addr::V6(VIP6),
+                    sport: client.port,
+                    dport: 80,
+                    protocol: 6,
+                };
+                FlowKey::wide(&tuple, SERVICE)
+            },
+        )?,
+    };
+    if arguments.json {
+        println!("{}", serde_json::to_string(&outcome)?);
+    } else {
+        for (name, kind) in [("IPv4", outcome.ipv4), ("IPv6", outcome.ipv6)] {
+            println!(
+                "{name}: {} bytes a flow, {} GiB for {} flows, pages {}",
+                kind.bytes_per_flow, kind.gib, outcome.flows, kind.pages
+            );
+        }
+    }
+    Ok(())
+}
+
+fn measure<B: Bucket>(
+    flows: u64,
+    halves: impl FnOnce(Memory<B>) -> (Memory<NarrowBucket>, Memory<WideBucket>),
+    key: impl Fn(u64) -> FlowKey,
+) -> Result<Kind, Failure> {
+    let before = Footprint::now();
+    let count = usize::try_from(flows).unwrap_or(usize::MAX);
+    let buckets = pages::map::<B>(Memory::<B>::buckets_for(count))?;
+    let (narrow, wide) = halves(Memory::Static(buckets.values));
+    let idle =
+        Idle { tcp_established_us: IDLE_US, tcp_closing_us: IDLE_US, syn_us: IDLE_US, udp_us: IDLE_US };
+    let mut table = Table::new(narrow, wide, SEED, idle, UNTRUSTED_PERCENT)?;
+    table.advance(NOW, |_, _| ());
+    for number in 0..flows {
+        let inserted = table.insert(&key(number), BackendId(1), State::TcpEstablished, NOW);
+        if inserted.outcome != Insert::Done {
+            return Err(wrong(format!("flow {number} of {flows} does not fit: {inserted:?}")));
+        }
+    }
+    if table.len() as u64 != flows {
+        return Err(wrong(format!("{} flows are in the table, {flows} were inserted", table.len())));
+    }
+    let bytes = before.growth().bytes() as f64;
+    Ok(Kind {
+        bytes_per_flow: rounded(bytes / flows as f64, 2),
+        gib: rounded(bytes / f64::from(1 << 30), 3),
+        pages: buckets.pages.name(),
+    })
+}

@@ -1,0 +1,315 @@
+//! `guideway bench null`: the engine between two ends of a DPDK null device, beside testpmd's io and macswap.
+
+mod io;
+
+use crate::bound::Lines;
+use crate::calibration::{Calibration, Calibrator};
+use crate::eal;
+use crate::engine::{self, Mode, Rig, Scene, State};
+use crate::failure::{Failure, wrong};
+use crate::flows::FLOWS_MAX;
+use crate::random::{Picker, Spread};
+use crate::report::{Maybe, rounded};
+use crate::rounds::{self, Cells};
+use crate::statistics::{Figure, Interval};
+use crate::testpmd::{self, Testpmd};
+use crate::tsc::Tsc;
+use clap::Args;
+use dpdk::clock::stamp;
+use dpdk::pages::PageKind;
+use dpdk::{Device, DpdkIo, Eal, Mempool, PortSetup, mempool};
+use io::NullIo;
+use serde::Serialize;
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::Duration;
+use wire::PortId;
+use worker::mailbox::Publisher;
+use worker::{Burst, Counters, PacketIo, View, Worker};
+
+/// Packets of a window.
+const WINDOW: usize = 2048;
+/// Windows of a cell in a round.
+const WINDOWS: usize = 16;
+/// Length of a frame as net_null gives it.
+const FRAME_LEN: usize = 64;
+/// Huge-page memory for devices and buffers.
+const DEVICE_BYTES: u64 = 64 << 20;
+/// How long testpmd forwards in a window.
+const PEER_WINDOW: Duration = Duration::from_millis(100);
+/// No round begins later than this.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Flows of the engine in memory that stands beside.
+const HOT_FLOWS: u64 = 1000;
+/// The device.
+const DEVICE: &str = "net_null0,size=64,copy=0";
+
+/// Time the engine with DPDK: receive, turn, send on a null device, one core, beside testpmd
+///
+/// A null device gives frames of zeros, so a stage behind receive writes headers of real flows; it is measured alone in every
+/// round and taken off. Every packet must be sent, and every 1000th is decoded and compared.
+#[derive(Args, Clone, Debug)]
+pub struct Arguments {
+    /// Flows in the table
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=FLOWS_MAX))]
+    flows: u64,
+    /// Backends of the service
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=65_000))]
+    backends: u32,
+    /// How packets reach backends
+    #[arg(long, value_enum, default_value_t = Mode::Ipip)]
+    mode: Mode,
+    /// Rounds
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    rounds: u32,
+    /// How packets are spread over the flows
+    #[arg(long, value_enum, default_value_t = Spread::Uniform)]
+    keys: Spread,
+    /// Leave testpmd out
+    #[arg(long)]
+    alone: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Arguments {
+    /// Huge pages for the table, the bound's lines, calibration, and devices of both programs.
+    pub fn huge_bytes(&self) -> u64 {
+        2 * engine::table_bytes(self.flows) as u64 + 2 * DEVICE_BYTES + (320 << 20)
+    }
+}
+
+/// What is printed.
+#[derive(Clone, Debug, Serialize)]
+struct Outcome {
+    flows: u64,
+    mode: Mode,
+    burst: usize,
+    /// Receive, turn and send, without the stage that writes headers.
+    ns_per_packet: Maybe<Interval>,
+    mpps: Maybe<f64>,
+    /// The stage taken off.
+    stage_ns: Maybe<Interval>,
+    /// Receive and send alone, through our binding.
+    io_ns: Maybe<Figure>,
+    bound_ns: Maybe<Figure>,
+    testpmd_io_ns: Maybe<Figure>,
+    testpmd_macswap_ns: Maybe<Figure>,
+    /// Our packets a second over testpmd macswap's.
+    rate_to_macswap: Maybe<Interval>,
+    /// The engine in memory with hot flows, and its cost over that of testpmd macswap.
+    engine_hot_ns: Maybe<Figure>,
+    engine_hot_to_macswap: Maybe<Interval>,
+    drops: u64,
+    packets_sent: u64,
+    packets_decoded: u64,
+    calibration: Calibration,
+    rounds_kept: usize,
+    rounds_total: usize,
+    pages: &'static str,
+    verified: bool,
+}
+
+/// The engine on a null device.
+struct Path {
+    worker: Worker<NullIo>,
+    _publisher: Publisher<View>,
+    counters: Arc<Counters>,
+    tsc: Tsc,
+    pages: PageKind,
+    table_bytes: usize,
+}
+
+/// Measures and prints.
+///
+/// # Errors
+/// [`Failure`]; a packet dropped or changed is one.
+pub fn run(arguments: &Arguments, cpu: usize) -> Result<(), Failure> {
+    let tsc = Tsc::measure();
+    let scene = Scene::build(arguments.mode, arguments.backends, State::All)?;
+    let mut words = eal::words(cpu, DEVICE_BYTES);
+    words.extend(["--vdev".to_owned(), DEVICE.to_owned()]);
+    let eal = Eal::start(&words, DEVICE_BYTES, |_, _| ())?;
+    let path = RefCell::new(Path::new(&eal, &scene, arguments, tsc)?);
+    let hot = RefCell::new(Rig::new(&scene, HOT_FLOWS, worker::BURST, tsc)?);
+    let lines = Lines::new(path.borrow().table_bytes)?;
+    let peer = match arguments.alone {
+        true => None,
+        false => Some(RefCell::new(start_testpmd(cpu)?)),
+    };
+    let mut calibrator = Calibrator::new(tsc)?;
+    let measured = {
+        let mut hot_picker = Picker::new(arguments.keys, HOT_FLOWS, 2);
+        let mut cells = Cells::default();
+        cells.add("bound", engine::bound_cell(&lines, tsc));
+        cells.add("io", |windows| path.borrow_mut().bare(false, windows));
+        cells.add("io+stage", |windows| path.borrow_mut().bare(true, windows));
+        cells.add("path", |windows| path.borrow_mut().windows(windows));
+        cells.add("engine", |windows| {
+            for _ in 0..WINDOWS {
+                windows.push(hot.borrow_mut().window(&mut hot_picker)?);
+            }
+            Ok(())
+        });
+        if let Some(peer) = &peer {
+            for (cell, mode) in [("testpmd/io", "io"), ("testpmd/macswap", "macswap")] {
+                cells.add(cell, move |windows| {
+                    windows.push(peer.borrow_mut().forward(mode, PEER_WINDOW)?.ns_per_packet());
+                    Ok(())
+                });
+            }
+        }
+        rounds::measure(&mut calibrator, &mut cells, arguments.rounds as usize, PATIENCE)?
+    };
+    let net = |v: &[f64]| v[0] - (v[1] - v[2]);
+    let cost = measured.derived(&["path", "io+stage", "io"], net);
+    let to_macswap =
+        measured.derived(&["path", "io+stage", "io", "testpmd/macswap"], |v| v[3] / net(&v[..3]));
+    let mut path = path.into_inner();
+    let decoded = path.worker.io().decoded();
+    let totals = &path.counters.totals;
+    let outcome = Outcome {
+        flows: arguments.flows,
+        mode: arguments.mode,
+        burst: worker::BURST,
+        ns_per_packet: Maybe::from(cost).rounded(),
+        mpps: Maybe::from(cost.map(|cost| rounded(1000.0 / cost.median, 2))),
+        stage_ns: Maybe::from(measured.derived(&["io+stage", "io"], |v| v[0] - v[1])).rounded(),
+        io_ns: Maybe::from(measured.figure("io")).rounded(),
+        bound_ns: Maybe::from(measured.figure("bound")).rounded(),
+        testpmd_io_ns: Maybe::from(measured.figure("testpmd/io")).rounded(),
+        testpmd_macswap_ns: Maybe::from(measured.figure("testpmd/macswap")).rounded(),
+        rate_to_macswap: Maybe::from(to_macswap).rounded(),
+        engine_hot_ns: Maybe::from(measured.figure("engine")).rounded(),
+        engine_hot_to_macswap: Maybe::from(measured.ratio("engine", "testpmd/macswap")).rounded(),
+        drops: path.counters.dropped(),
+        packets_sent: totals.tx.get(),
+        packets_decoded: decoded,
+        calibration: measured.calibration.rounded(),
+        rounds_kept: measured.rounds_kept(),
+        rounds_total: measured.rounds_total,
+        pages: path.pages.name(),
+        verified: true,
+    };
+    if arguments.json {
+        println!("{}", serde_json::to_string(&outcome)?);
+    } else {
+        print!("{}", for_people(&outcome));
+    }
+    Ok(())
+}
+
+fn start_testpmd(cpu: usize) -> Result<Testpmd, Failure> {
+    let mut eal = eal::memory_words(DEVICE_BYTES);
+    for number in 0..2 {
+        eal.extend(["--vdev".to_owned(), format!("net_null{number},size=64,copy=0")]);
+    }
+    let setup = testpmd::Setup { eal, cpu, burst: worker::BURST as u16, options: Vec::new() };
+    Testpmd::start(&setup, 2)
+}
+
+impl Path {
+    fn new(eal: &Eal, scene: &Scene, arguments: &Arguments, tsc: Tsc) -> Result<Path, Failure> {
+        let device = |e: dpdk::PortError| Failure::Machine(e.to_string());
+        let pool = Mempool::create(eal, "bench", testpmd::BUFFERS, mempool::data_room(1500, false), None)
+            .map_err(|e| Failure::Machine(e.to_string()))?;
+        let setup = PortSetup { queues: 1, mtu: 1500, mac: None, promiscuous: true, rss: false };
+        let mut port =
+            Device::find(eal, DEVICE).and_then(|found| found.start(&setup, &pool)).map_err(device)?;
+        let queues = port.take_queues();
+        let io = NullIo::new(DpdkIo::new(queues, pool), scene, arguments.keys, arguments.flows, FRAME_LEN);
+        let parts = engine::Parts::new(scene, arguments.flows, tsc)?;
+        let (pages, table_bytes, counters) = (parts.pages, parts.table_bytes, Arc::clone(&parts.counters));
+        let (worker, publisher) = parts.worker(io)?;
+        Ok(Path { worker, _publisher: publisher, counters, tsc, pages, table_bytes })
+    }
+
+    /// Windows of receive, stage, turn, send.
+    fn windows(&mut self, windows: &mut Vec<f64>) -> Result<(), Failure> {
+        for _ in 0..WINDOWS {
+            self.worker.io().prepare(WINDOW);
+            let (sent, hits) = (self.counters.totals.tx.get(), self.counters.totals.flow_hits.get());
+            let now = self.tsc.tick();
+            let begin = stamp();
+            let mut received = 0;
+            while received < WINDOW {
+                let turn = self.worker.turn(now).received;
+                if turn == 0 {
+                    return Err(wrong("the null device gave nothing"));
+                }
+                received += turn;
+            }
+            let end = stamp();
+            windows.push(self.tsc.nanoseconds(begin, end) / received as f64);
+            let sent = self.counters.totals.tx.get() - sent;
+            let hits = self.counters.totals.flow_hits.get() - hits;
+            if sent != received as u64 || hits != sent {
+                let drops = self.counters.dropped();
+                return Err(wrong(format!("{received} received, {hits} hits, {sent} sent, {drops} dropped")));
+            }
+            self.worker.io().check_samples()?;
+        }
+        Ok(())
+    }
+
+    /// Windows of receive, stage (or not) and send, without an engine.
+    fn bare(&mut self, stage: bool, windows: &mut Vec<f64>) -> Result<(), Failure> {
+        let io = self.worker.io();
+        let mut burst = Burst::new();
+        for _ in 0..WINDOWS {
+            io.prepare(WINDOW);
+            let begin = stamp();
+            let mut received = 0;
+            while received < WINDOW {
+                if stage {
+                    io.rx(PortId(0), &mut burst);
+                } else {
+                    io.device().rx(PortId(0), &mut burst);
+                }
+                received += burst.len();
+                io.device().tx(PortId(0), &mut burst);
+                if !burst.is_empty() {
+                    return Err(wrong("the null device refused a frame"));
+                }
+            }
+            let end = stamp();
+            windows.push(self.tsc.nanoseconds(begin, end) / received as f64);
+        }
+        Ok(())
+    }
+}
+
+fn for_people(outcome: &Outcome) -> String {
+    let mpps = match outcome.mpps {
+        Maybe::Measured(mpps) => format!("{mpps} Mpps"),
+        Maybe::Not(_) => "not measured".into(),
+    };
+    format!(
+        "{} flows, null device, engine, null device on one core: {mpps}\n\
+         a packet          {} ns; the stage taken off {} ns\n\
+         receive and send  {}\n\
+         testpmd io        {}\n\
+         testpmd macswap   {}\n\
+         rate / macswap    {}\n\
+         engine hot        {}; over macswap {}\n\
+         one-line bound    {}\n\
+         {} packets sent, {} dropped, {} decoded; pages {}; {} of {} rounds kept\n",
+        outcome.flows,
+        outcome.ns_per_packet.words(),
+        outcome.stage_ns.words(),
+        outcome.io_ns.words(),
+        outcome.testpmd_io_ns.words(),
+        outcome.testpmd_macswap_ns.words(),
+        outcome.rate_to_macswap.words(),
+        outcome.engine_hot_ns.words(),
+        outcome.engine_hot_to_macswap.words(),
+        outcome.bound_ns.words(),
+        outcome.packets_sent,
+        outcome.drops,
+        outcome.packets_decoded,
+        outcome.pages,
+        outcome.rounds_kept,
+        outcome.rounds_total,
+    )
+}

@@ -1,0 +1,331 @@
+//! `guideway bench table`: look-ups and insertions, ours beside the bound and the peers.
+
+mod keys;
+mod maps;
+mod ours;
+mod peers;
+mod updates;
+
+use crate::bound::Lines;
+use crate::calibration::{Calibration, Calibrator};
+use crate::failure::{Failure, wrong};
+use crate::footprint::Footprint;
+use crate::random::{Random, Spread};
+use crate::report::{Maybe, rounded};
+use crate::rounds::{self, Cells, Measured};
+use crate::statistics::{Figure, Interval};
+use crate::tsc::Tsc;
+use clap::Args;
+use dpdk::clock::stamp;
+use keys::{Kind, Window};
+use peers::Peer;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Look-ups of a window.
+const WINDOW: usize = 4096;
+/// Windows of a cell in a round.
+const WINDOWS: usize = 8;
+/// No round begins later than this.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Most flows: key and miss must be different numbers, and both fit the numbering of flows.
+const FLOWS_MAX: u64 = crate::flows::FLOWS_MAX / 2;
+
+/// Time look-ups: ours, the one-line bound, DPDK's rte_hash and hash maps of Rust, in one run
+///
+/// The same 8-byte keys and 4-byte values for all, values consumed and checked, on the same kind of pages. rte_hash is asked in
+/// bursts of 32 like ours; the maps have no such call.
+#[derive(Args, Clone, Debug)]
+pub struct Arguments {
+    /// Flows in each table
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(32..=FLOWS_MAX))]
+    flows: u64,
+    /// Share of our table's slots in use
+    #[arg(long, value_name = "SHARE", default_value_t = 0.8, value_parser = load)]
+    load: f64,
+    /// Rounds
+    #[arg(long, value_name = "N", default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    rounds: u32,
+    /// How look-ups are spread over the flows
+    #[arg(long, value_enum, default_value_t = Spread::Uniform)]
+    keys: Spread,
+    /// Tables beside ours and the bound
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Peer::RteHash, Peer::Hashbrown, Peer::Std, Peer::Dashmap])]
+    peers: Vec<Peer>,
+    /// Time insertions and churn too; takes seconds a million flows
+    #[arg(long)]
+    updates: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// A load from 0.01 to 0.98.
+fn load(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(share) if (0.01..=0.98).contains(&share) => Ok(share),
+        _ => Err("a share from 0.01 to 0.98".into()),
+    }
+}
+
+impl Arguments {
+    /// Huge pages for all tables.
+    pub fn huge_bytes(&self) -> u64 {
+        let places = (self.flows as f64 / self.load) as u64;
+        let ours = places * 64 / 5;
+        let peers: u64 = self.peers.iter().map(|peer| peer.bytes(self.flows, places)).sum();
+        2 * ours + peers + (288 << 20)
+    }
+}
+
+/// What is printed.
+#[derive(Clone, Debug, Serialize)]
+struct Outcome {
+    flows: u64,
+    load: f64,
+    /// Where our table was full before.
+    load_reached: f64,
+    keys: Spread,
+    /// By kind of look-up, then by table.
+    ns_per_lookup: BTreeMap<&'static str, BTreeMap<String, Maybe<Figure>>>,
+    /// By kind of look-up: ours over the bound, and each peer over ours.
+    ratios: BTreeMap<&'static str, BTreeMap<String, Maybe<Interval>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    updates: Option<updates::Outcome>,
+    bytes_per_flow: BTreeMap<String, f64>,
+    pages: BTreeMap<String, &'static str>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    not_run: BTreeMap<String, String>,
+    calibration: Calibration,
+    rounds_kept: usize,
+    rounds_total: usize,
+    verified: bool,
+}
+
+/// Something that knows keys.
+pub(crate) trait LookUp {
+    /// Looks up every key and consumes the values.
+    fn look_up(&self, keys: &[u64]) -> Found;
+}
+
+/// What a window of look-ups gave.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Found {
+    /// Keys that were known.
+    pub(crate) hits: u64,
+    /// Sum of their values.
+    pub(crate) sum: u64,
+}
+
+/// Measures and prints.
+///
+/// # Errors
+/// [`Failure`]; a look-up with a wrong answer is one.
+pub fn run(arguments: &Arguments, cpu: usize) -> Result<(), Failure> {
+    let tsc = Tsc::measure();
+    let mut bytes_per_flow = BTreeMap::new();
+    let mut pages = BTreeMap::new();
+    let mut account = |name: &str, before: Footprint, flows: u64| {
+        let growth = before.growth();
+        bytes_per_flow.insert(name.to_owned(), rounded(growth.bytes() as f64 / flows as f64, 2));
+        pages.insert(name.to_owned(), growth.pages().name());
+    };
+    let before = Footprint::now();
+    let (mut ours, flows) = ours::Ours::fill(arguments.flows, arguments.load)?;
+    account("ours", before, flows);
+    let before = Footprint::now();
+    let lines = Lines::new(ours.bytes())?;
+    account("bound", before, flows);
+    let mut not_run = BTreeMap::new();
+    let mut others = peers::Peers::default();
+    for &peer in &arguments.peers {
+        let before = Footprint::now();
+        match others.fill(peer, flows, arguments.load, cpu) {
+            Ok(()) => account(peer.name(), before, flows),
+            // The rest is worth measuring all the same.
+            Err(failure @ (Failure::Eal(_) | Failure::Hash(_))) => {
+                eprintln!("note: {} is left out: {failure}", peer.name());
+                not_run.insert(peer.name().to_owned(), failure.to_string());
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+    let mut calibrator = Calibrator::new(tsc)?;
+    let measured = {
+        let mut cells = Cells::default();
+        cells.add("bound", bound_cell(&lines, tsc));
+        for kind in Kind::ALL {
+            cells.add(format!("{}/ours", kind.name()), cell(&ours, kind, arguments.keys, flows, tsc));
+            for (name, table) in others.all() {
+                cells.add(format!("{}/{name}", kind.name()), cell(table, kind, arguments.keys, flows, tsc));
+            }
+        }
+        rounds::measure(&mut calibrator, &mut cells, arguments.rounds as usize, PATIENCE)?
+    };
+    if let Some(table) = others.rte_hash() {
+        pages.insert("rte_hash".to_owned(), table.pages().name());
+    }
+    let names: Vec<&'static str> = others.all().map(|(name, _)| name).collect();
+    let updates = match arguments.updates {
+        true => {
+            others.keep_only(Peer::RteHash);
+            Some(updates::run(&mut calibrator, &mut ours, others.rte_hash(), flows, tsc)?)
+        }
+        false => None,
+    };
+    let outcome = Outcome {
+        flows,
+        load: arguments.load,
+        load_reached: rounded(arguments.load * flows as f64 / arguments.flows as f64, 3),
+        keys: arguments.keys,
+        ns_per_lookup: Kind::ALL
+            .iter()
+            .map(|kind| (kind.name(), figures(&measured, *kind, &names)))
+            .collect(),
+        ratios: Kind::ALL.iter().map(|kind| (kind.name(), ratios(&measured, *kind, &names))).collect(),
+        updates,
+        bytes_per_flow,
+        pages,
+        not_run,
+        calibration: measured.calibration.rounded(),
+        rounds_kept: measured.rounds_kept(),
+        rounds_total: measured.rounds_total,
+        verified: true,
+    };
+    if arguments.json {
+        println!("{}", serde_json::to_string(&outcome)?);
+    } else {
+        print!("{}", for_people(&outcome));
+    }
+    Ok(())
+}
+
+/// One table and one kind of look-up.
+fn cell<'a>(
+    table: &'a (impl LookUp + ?Sized),
+    kind: Kind,
+    spread: Spread,
+    flows: u64,
+    tsc: Tsc,
+) -> impl FnMut(&mut Vec<f64>) -> Result<(), Failure> + 'a {
+    let mut window = Window::new(kind, spread, flows, WINDOW);
+    move |windows| {
+        for _ in 0..WINDOWS {
+            window.next_keys();
+            let begin = stamp();
+            let found = table.look_up(&window.keys);
+            let end = stamp();
+            if found != window.expected {
+                return Err(wrong(format!(
+                    "{} look-ups gave {found:?} and not {:?}",
+                    kind.name(),
+                    window.expected
+                )));
+            }
+            windows.push(tsc.nanoseconds(begin, end) / WINDOW as f64);
+        }
+        Ok(())
+    }
+}
+
+fn bound_cell(lines: &Lines, tsc: Tsc) -> impl FnMut(&mut Vec<f64>) -> Result<(), Failure> + '_ {
+    let mut random = Random::new(3);
+    let mut picks = vec![0_u32; WINDOW];
+    move |windows| {
+        for _ in 0..WINDOWS {
+            for pick in &mut picks {
+                *pick = random.below(lines.len()) as u32;
+            }
+            let begin = stamp();
+            let sum = lines.read(&picks);
+            let end = stamp();
+            Lines::check(&picks, sum)?;
+            windows.push(tsc.nanoseconds(begin, end) / WINDOW as f64);
+        }
+        Ok(())
+    }
+}
+
+fn figures(measured: &Measured, kind: Kind, names: &[&str]) -> BTreeMap<String, Maybe<Figure>> {
+    let of = |cell: &str| Maybe::from(measured.figure(cell)).rounded();
+    let mut all = BTreeMap::from([("bound".to_owned(), of("bound"))]);
+    for name in ["ours"].iter().chain(names) {
+        all.insert((*name).to_owned(), of(&format!("{}/{name}", kind.name())));
+    }
+    all
+}
+
+fn ratios(measured: &Measured, kind: Kind, names: &[&str]) -> BTreeMap<String, Maybe<Interval>> {
+    let ours = format!("{}/ours", kind.name());
+    let mut all = BTreeMap::new();
+    all.insert("ours/bound".to_owned(), Maybe::from(measured.ratio(&ours, "bound")).rounded());
+    for name in names {
+        let peer = format!("{}/{name}", kind.name());
+        all.insert(format!("{name}/ours"), Maybe::from(measured.ratio(&peer, &ours)).rounded());
+    }
+    all
+}
+
+fn for_people(outcome: &Outcome) -> String {
+    use std::fmt::Write;
+    let mut text = format!("{} flows, load {}\n", outcome.flows, outcome.load_reached);
+    // Writing to a string does not fail.
+    for (kind, figures) in &outcome.ns_per_lookup {
+        let _ = writeln!(text, "{kind}");
+        for (name, figure) in figures {
+            let pages = outcome.pages.get(name).copied().unwrap_or_default();
+            let _ = writeln!(text, "  {name:<10} {:<28} {pages}", figure.words());
+        }
+        for (pair, ratio) in outcome.ratios.get(kind).into_iter().flatten() {
+            let _ = writeln!(text, "  {pair:<22} {}", ratio.words());
+        }
+    }
+    if let Some(updates) = &outcome.updates {
+        text.push_str(&updates.for_people());
+    }
+    let bytes = outcome.bytes_per_flow.get("ours").copied().unwrap_or_default();
+    let _ = writeln!(
+        text,
+        "a flow takes {bytes} bytes\ncalibration: {} adds a TSC cycle, {} ns a random line of 128 MiB; {} of {} rounds kept",
+        outcome.calibration.adds_per_tsc,
+        outcome.calibration.line_ns,
+        outcome.rounds_kept,
+        outcome.rounds_total,
+    );
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_table_gives_every_answer() {
+        let flows = 20_000;
+        let (ours, placed) = ours::Ours::fill(flows, 0.8).expect("a table");
+        assert_eq!(placed, flows);
+        let mut others = peers::Peers::default();
+        for peer in [Peer::Hashbrown, Peer::Std, Peer::Dashmap] {
+            others.fill(peer, flows, 0.8, 0).expect("memory");
+        }
+        for kind in Kind::ALL {
+            for spread in [Spread::Uniform, Spread::Zipf, Spread::Trace] {
+                let mut window = Window::new(kind, spread, flows, 1000);
+                window.next_keys();
+                assert_eq!(ours.look_up(&window.keys), window.expected, "{kind:?}");
+                assert!(others.all().count() == 3);
+                for (name, table) in others.all() {
+                    assert_eq!(table.look_up(&window.keys), window.expected, "{kind:?} {name}");
+                }
+            }
+        }
+        assert!(ours.bytes() as u64 >= flows * 64 / 5);
+    }
+
+    #[test]
+    fn loads_have_limits() {
+        assert_eq!(load("0.95"), Ok(0.95));
+        assert!(load("1").is_err() && load("x").is_err() && load("NaN").is_err());
+    }
+}

@@ -1,0 +1,191 @@
+//! Turns of the engine on memory, to be counted and not timed: `cargo xtask gate` runs this under callgrind and strace and
+//! takes it apart with objdump.
+//!
+//! `instructions CASE N` does its preparations and N units of work: a unit is a turn with a full burst (for `edge` the
+//! same burst without an engine, for `maglev` a build). The difference between N and 2N units is the cost of N. Prints one
+//! line: the case, the frames sent, and the heap allocations made during the units.
+
+mod loop_io;
+#[path = "../../tests/rig/mod.rs"]
+mod rig;
+
+use allocation_counter::{AllocationInfo, measure};
+use etherparse::PacketBuilder;
+use loop_io::LoopIo;
+use rig::{CLIENT, PORT_MAC, ROUTER_MAC, Spec, VIP};
+use std::hint::black_box;
+use std::net::Ipv6Addr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use steer::{Maglev, Weighted};
+use wire::{CoreId, PortId, Tick};
+use worker::mailbox::{Publisher, mailbox};
+use worker::{BURST, Burst, Counters, PacketIo, Setup, Turn, View, Worker};
+
+/// Flows of the hot cases: they and their entries stay in the nearest caches, so that a count is about all there is to say.
+const FLOWS: u16 = 1024;
+/// Flows that the table has room for: those of the miss case too.
+const CAPACITY: usize = 1 << 16;
+/// Backends of each service.
+const BACKENDS: usize = 100;
+/// Virtual time of a turn, microseconds.
+const TURN_US: u64 = 1;
+const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xf, 0, 0, 0, 0, 0x10);
+const CLIENT6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 7);
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    let (case, count) = match arguments.as_slice() {
+        [case, count] => (case.as_str(), count.parse::<usize>().unwrap_or(0)),
+        _ => ("", 0),
+    };
+    let done = match case {
+        "hot-v4" => hot(frames_v4(), count),
+        "hot-v6" => hot(frames_v6(), count),
+        "miss" => miss(count),
+        "edge" => edge(count),
+        "maglev" => maglev(count),
+        _ => {
+            eprintln!("usage: instructions hot-v4|hot-v6|miss|edge|maglev N");
+            return ExitCode::from(2);
+        }
+    };
+    println!("{case} {count} sent={} allocations={}", done.sent, done.allocations.count_total);
+    ExitCode::SUCCESS
+}
+
+/// What was done in the units.
+struct Done {
+    sent: u64,
+    allocations: AllocationInfo,
+}
+
+/// An engine in a loop with itself.
+struct Engine {
+    worker: Worker<LoopIo>,
+    counters: Arc<Counters>,
+    now: Tick,
+    _publisher: Publisher<View>,
+}
+
+impl Engine {
+    fn new(io: LoopIo) -> Engine {
+        let web6 = Spec { vip: VIP6.into(), len: 128, ..Spec::web(BACKENDS) };
+        let view = rig::view(1, &[Spec::web(BACKENDS), web6]);
+        let idle = flow::Idle {
+            tcp_established_us: view.timeouts.tcp_established_us,
+            tcp_closing_us: view.timeouts.tcp_closing_us,
+            syn_us: view.timeouts.syn_us,
+            udp_us: view.timeouts.udp_us,
+        };
+        let (narrow, wide) = (flow::Memory::heap(CAPACITY), flow::Memory::heap(CAPACITY));
+        let table = flow::Table::new(narrow, wide, 7, idle, 90).expect("a small table");
+        let counters = Arc::new(Counters::new(16, 1024, 1));
+        let (mut publisher, inbox) = mailbox(2);
+        publisher.publish(Arc::new(view)).expect("an empty mailbox takes a view");
+        let worker = Worker::new(Setup {
+            core: CoreId(0),
+            io,
+            peers: vec![table.reader()],
+            table,
+            rings: statesync::mesh(1, 64).remove(0),
+            inbox,
+            counters: Arc::clone(&counters),
+        });
+        Engine { worker, counters, now: Tick(1_000_000), _publisher: publisher }
+    }
+
+    fn turns(&mut self, count: usize) {
+        for _ in 0..count {
+            self.now = Tick(self.now.0 + TURN_US);
+            let turn = whole_turn(&mut self.worker, self.now);
+            assert_eq!(turn.received, BURST);
+        }
+    }
+
+    /// Counted turns, all of whose frames must have been sent.
+    fn counted_turns(&mut self, count: usize) -> Done {
+        let before = self.worker.io().sent;
+        let allocations = measure(|| self.turns(count));
+        let sent = self.worker.io().sent - before;
+        assert_eq!(sent, (count * BURST) as u64, "every frame is sent");
+        Done { sent, allocations }
+    }
+}
+
+/// The turn as one function, where the gate starts to look for what a turn may not do.
+#[inline(never)]
+fn whole_turn(worker: &mut Worker<LoopIo>, now: Tick) -> Turn {
+    worker.turn(now)
+}
+
+/// Established flows: one segment each, again and again.
+fn hot(frames: Vec<Vec<u8>>, count: usize) -> Done {
+    let mut engine = Engine::new(LoopIo::new(frames));
+    // The first round inserts, the second makes them trusted.
+    engine.turns(3 * usize::from(FLOWS) / BURST);
+    let hits = engine.counters.totals.flow_hits.get();
+    let done = engine.counted_turns(count);
+    assert_eq!(engine.counters.totals.flow_hits.get() - hits, done.sent, "every frame is a hit");
+    done
+}
+
+/// First segments of flows that nobody has seen.
+fn miss(count: usize) -> Done {
+    assert!(count * BURST < CAPACITY / 2, "the table shall have room for all");
+    let mut frame = Vec::new();
+    let builder = PacketBuilder::ethernet2(ROUTER_MAC, PORT_MAC).ipv4(CLIENT, VIP, 64);
+    builder.tcp(1, 80, 7, 1000).syn().write(&mut frame, &[0; 6]).expect("memory takes a frame");
+    let mut engine = Engine::new(LoopIo::with_new_ports(frame));
+    engine.turns(1);
+    let inserts = engine.counters.totals.flow_inserts.get();
+    let done = engine.counted_turns(count);
+    assert_eq!(engine.counters.totals.flow_inserts.get() - inserts, done.sent, "every frame is a new flow");
+    done
+}
+
+/// Receiving and sending alone: what the other cases contain of the loop's own work.
+fn edge(count: usize) -> Done {
+    let mut io = LoopIo::new(frames_v4());
+    let allocations = measure(|| {
+        for _ in 0..count {
+            let mut burst = Burst::new();
+            io.rx(PortId(0), &mut burst);
+            io.tx(PortId(0), black_box(&mut burst));
+        }
+    });
+    Done { sent: io.sent, allocations }
+}
+
+/// The table of the paper's evaluation: 65537 slots, 1000 backends.
+fn maglev(count: usize) -> Done {
+    let names: Vec<String> = (0..1000).map(|i| format!("backend-{i}")).collect();
+    let backends: Vec<Weighted<'_>> = names.iter().map(|name| Weighted { name, weight: 1 }).collect();
+    for _ in 0..count {
+        black_box(Maglev::build(black_box(&backends), 65_537, &rig::KEY).expect("a table"));
+    }
+    // A build allocates, on the management core.
+    Done { sent: 0, allocations: AllocationInfo::default() }
+}
+
+/// A frame of each flow. 64 bytes with the frame check sequence, which software does not see.
+fn frames_v4() -> Vec<Vec<u8>> {
+    let frame = |port: u16| {
+        let mut frame = Vec::new();
+        let builder = PacketBuilder::ethernet2(ROUTER_MAC, PORT_MAC).ipv4(CLIENT, VIP, 64);
+        builder.tcp(port, 80, 8, 1000).ack(9).write(&mut frame, &[0; 6]).expect("memory takes a frame");
+        frame
+    };
+    (0..FLOWS).map(|flow| frame(10_000 + flow)).collect()
+}
+
+fn frames_v6() -> Vec<Vec<u8>> {
+    let frame = |port: u16| {
+        let mut frame = Vec::new();
+        let builder =
+            PacketBuilder::ethernet2(ROUTER_MAC, PORT_MAC).ipv6(CLIENT6.octets(), VIP6.octets(), 64);
+        builder.tcp(port, 80, 8, 1000).ack(9).write(&mut frame, &[]).expect("memory takes a frame");
+        frame
+    };
+    (0..FLOWS).map(|flow| frame(10_000 + flow)).collect()
+}
