@@ -75,7 +75,7 @@ pub fn interval(values: &[f64]) -> Option<Interval> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::{prop, prop_assert, proptest};
+    use proptest::prelude::{ProptestConfig, prop, prop_assert, proptest};
 
     #[test]
     fn quantiles_of_known_data() {
@@ -108,6 +108,8 @@ mod tests {
     }
 
     proptest! {
+        // Each case resamples thousands of times.
+        #![proptest_config(ProptestConfig::with_cases(12))]
         #[test]
         fn median_splits_in_halves(values in prop::collection::vec(-1e6..1e6, 1..200)) {
             let m = median(&values);

@@ -90,7 +90,11 @@ impl DataPath {
     pub(crate) fn start(config: &Config, words: &[String]) -> Result<(DataPath, Plane), StartError> {
         tracing::debug!("EAL arguments: {}", dpdk::eal::quote(words));
         let eal = Eal::start(words, sizing::estimate_bytes(config), log::dpdk_line)?;
-        tracing::info!(dpdk = %eal.version(), huge_pages = eal.has_huge_pages(), "EAL started");
+        let isa = flow::isa().name();
+        tracing::info!(dpdk = %eal.version(), huge_pages = eal.has_huge_pages(), look_ups = isa, "EAL started");
+        if !eal.has_huge_pages() {
+            tracing::warn!("no huge pages: look-ups in large flow tables take at least twice as long");
+        }
         pin_management_thread(&config.workers.management_cpus);
         let clock = Clock::start(&eal);
         let lcores = eal.worker_lcores();
