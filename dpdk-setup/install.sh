@@ -38,7 +38,7 @@ reload() { if [ -z "$destdir" ] && [ -d /run/systemd/system ]; then systemctl da
 
 if [ "$undo" = yes ]; then
     if [ -z "$destdir" ] && [ -d /run/systemd/system ]; then systemctl disable --now guideway.service 2>/dev/null || true; fi
-    rm -f "$destdir"/usr/bin/guidewayd "$destdir"/usr/bin/guideway "$unit" \
+    rm -f "$destdir"/usr/bin/guidewayd "$destdir"/usr/bin/guideway "$destdir"/usr/bin/guideway-bench "$unit" \
         "$destdir"/usr/share/man/man1/guideway*.1 \
         "$destdir"/usr/share/bash-completion/completions/guideway "$destdir"/usr/share/zsh/vendor-completions/_guideway \
         "$destdir"/usr/share/fish/vendor_completions.d/guideway.fish
@@ -47,7 +47,7 @@ if [ "$undo" = yes ]; then
     exit 0
 fi
 
-for program in guidewayd guideway; do
+for program in guidewayd guideway guideway-bench; do
     [ -x "$target/$program" ] || fail "there is no $target/$program: run cargo build --release first"
     install -D -m 0755 "$target/$program" "$destdir/usr/bin/$program"
 done

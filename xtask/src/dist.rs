@@ -12,7 +12,7 @@ pub(crate) fn run() -> Result<(), String> {
     let dist = project::target_directory().join("dist");
     std::fs::create_dir_all(&dist).map_err(|e| format!("{}: {e}", dist.display()))?;
     let mut build = project::cargo();
-    build.args(["build", "--release", "--package", "guidewayd", "--package", "guideway"]);
+    build.args(["build", "--release"]);
     succeed(&mut build)?;
     let guideway = project::release("guideway");
     succeed(Command::new(&guideway).arg("man").arg("--dir").arg(&dist))?;

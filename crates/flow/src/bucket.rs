@@ -29,7 +29,6 @@
 
 use crate::ageing::Clock;
 use crate::hash::Hasher;
-use crate::simd::{self, Available};
 use crate::state::{TimingSet, Word};
 use crate::sync::{AtomicU32, AtomicU64, Ordering, fence, load_own};
 use wire::key::WideKey;
@@ -64,7 +63,7 @@ pub(crate) trait Line: Bucket {
 
     /// The values, and then the meta word.
     fn tail(&self) -> &[AtomicU32];
-    /// A slot's key; `None` for an empty one.
+    /// A slot's key; `None` for an empty one, and for one that does not exist.
     fn key(&self, slot: usize) -> Option<Self::Key>;
     /// Writes a slot's key, `None` to empty it. Only within [`Line::edit`].
     fn store_key(&self, slot: usize, key: Option<Self::Key>);
@@ -92,16 +91,20 @@ pub(crate) trait Line: Bucket {
         (0..Self::SLOTS).find(|&slot| self.key(slot) == Some(key))
     }
 
-    /// A slot's value.
+    /// A slot's value; of a slot that does not exist, any.
     #[inline]
     fn word(&self, slot: usize) -> Word {
-        Word(self.tail()[slot].load(Ordering::Relaxed))
+        debug_assert!(slot < Self::SLOTS);
+        Word(self.tail().get(slot).map_or(0, |word| word.load(Ordering::Relaxed)))
     }
 
     /// Changes a slot's value and not its key.
     #[inline]
     fn store_word(&self, slot: usize, word: Word) {
-        self.tail()[slot].store(word.0, Ordering::Relaxed);
+        debug_assert!(slot < Self::SLOTS);
+        if let Some(value) = self.tail().get(slot) {
+            value.store(word.0, Ordering::Relaxed);
+        }
     }
 
     /// Changes keys under the lock.
@@ -169,8 +172,13 @@ pub(crate) trait Line: Bucket {
 
     /// The slots in use whose value is expired, or counts by the idle times that are not current. For the writer.
     #[inline]
-    fn due(&self, _: Available, clock: &Clock, current: TimingSet) -> u32 {
-        due_one_by_one(self, clock, current)
+    fn due(&self, clock: &Clock, current: TimingSet) -> u32 {
+        let mut mask = 0;
+        for slot in 0..Self::SLOTS {
+            let word = self.word(slot);
+            mask |= u32::from(!clock.is_live(word) | (word.timing() != current)) << slot;
+        }
+        mask & self.occupied()
     }
 
     /// Takes an untouched bucket for a table, so that no other table does. False if it is not untouched.
@@ -192,17 +200,6 @@ pub(crate) trait Line: Bucket {
         fence(Ordering::Acquire); // R-fence
         (self.meta().load(Ordering::Relaxed) == meta).then_some((result, meta)) // R-end
     }
-}
-
-/// As [`Line::due`].
-#[inline]
-pub(crate) fn due_one_by_one<L: Line>(line: &L, clock: &Clock, current: TimingSet) -> u32 {
-    let mut mask = 0;
-    for slot in 0..L::SLOTS {
-        let word = line.word(slot);
-        mask |= u32::from(!clock.is_live(word) | (word.timing() != current)) << slot;
-    }
-    mask & line.occupied()
 }
 
 /// Five IPv4 flows. Key 0 is an empty slot.
@@ -260,15 +257,17 @@ impl Line for NarrowBucket {
 
     #[inline]
     fn key(&self, slot: usize) -> Option<u64> {
-        match self.keys[slot].load(Ordering::Relaxed) {
-            0 => None,
-            key => Some(key),
-        }
+        debug_assert!(slot < Self::SLOTS);
+        let key = self.keys.get(slot)?.load(Ordering::Relaxed);
+        (key != 0).then_some(key)
     }
 
     #[inline]
     fn store_key(&self, slot: usize, key: Option<u64>) {
-        self.keys[slot].store(key.unwrap_or(0), Ordering::Relaxed);
+        debug_assert!(slot < Self::SLOTS);
+        if let Some(place) = self.keys.get(slot) {
+            place.store(key.unwrap_or(0), Ordering::Relaxed);
+        }
     }
 
     #[inline]
@@ -293,11 +292,6 @@ impl Line for NarrowBucket {
     #[inline]
     fn occupied(&self) -> u32 {
         self.matches(0) ^ Self::ALL
-    }
-
-    #[inline]
-    fn due(&self, isa: Available, clock: &Clock, current: TimingSet) -> u32 {
-        simd::due(isa, self, clock, current)
     }
 }
 
@@ -325,7 +319,8 @@ impl Line for WideBucket {
 
     #[inline]
     fn key(&self, slot: usize) -> Option<WideKey> {
-        let [high, low, middle] = &self.keys[slot];
+        debug_assert!(slot < Self::SLOTS);
+        let [high, low, middle] = self.keys.get(slot)?;
         match middle.load(Ordering::Relaxed) {
             0 => None,
             middle => Some(WideKey {
@@ -338,7 +333,8 @@ impl Line for WideBucket {
 
     #[inline]
     fn store_key(&self, slot: usize, key: Option<WideKey>) {
-        let [high, low, middle] = &self.keys[slot];
+        debug_assert!(slot < Self::SLOTS);
+        let Some([high, low, middle]) = self.keys.get(slot) else { return };
         let key = key.unwrap_or_default();
         let shift = 16 * slot;
         let others = load_own(&self.dports) & !(0xffff << shift);
@@ -385,6 +381,32 @@ impl Line for WideBucket {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ageing::{Ageing, Idle};
+    use proptest::prelude::*;
+    use wire::Tick;
+
+    proptest! {
+        #[test]
+        fn due_are_the_expired_and_the_former(
+            keys in any::<[bool; 5]>(), words in any::<[u32; 6]>(), now in any::<u64>(), idle_us in Idle::MIN_US..=Idle::MAX_US, current in any::<bool>(),
+        ) {
+            let line = NarrowBucket::default();
+            for (slot, key) in keys.into_iter().enumerate() {
+                line.store_key(slot, key.then_some(7));
+            }
+            for (word, value) in line.tail.iter().zip(words) {
+                word.store(value, Ordering::Relaxed);
+            }
+            let idle = Idle { tcp_established_us: idle_us, tcp_closing_us: 2 * idle_us, syn_us: 3 * idle_us, udp_us: 9 * idle_us };
+            let ageing = Ageing::new(&idle);
+            let now = Tick(now >> 4);
+            let current = TimingSet(current);
+            let expected = (0..5)
+                .filter(|&i| keys[i] && (ageing.idle_us(Word(words[i]), now).is_none() || Word(words[i]).timing() != current))
+                .fold(0, |mask, i| mask | 1 << i);
+            prop_assert_eq!(line.due(&ageing.clock(now), current), expected);
+        }
+    }
 
     #[test]
     fn overflow_is_counted_and_forgotten_at_zero() {

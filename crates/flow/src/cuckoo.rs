@@ -15,10 +15,11 @@ use crate::ageing::{Ageing, Clock, Conversion};
 use crate::bucket::Line;
 use crate::hash::{Hasher, primary, secondary, tag};
 use crate::memory::Memory;
-use crate::simd::{Available, prefetch};
+use crate::simd::prefetch;
 use crate::state::{Hit, Place, State, Word};
 use crate::sync::{Ordering, relax};
 use crate::table::Refusal;
+use std::sync::Arc;
 use wire::{BackendId, Tick};
 
 /// How often a reader tries again before it reports that the writer is in its way.
@@ -52,12 +53,14 @@ pub(crate) type Entries<K> = [Option<(K, Word)>; 5];
 #[derive(Debug)]
 pub(crate) struct Cells<B: 'static> {
     memory: Memory<B>,
+    /// What stands for a bucket beyond the last, so that no access can fail.
+    beyond: Arc<B>,
     hasher: Hasher,
 }
 
 impl<B> Clone for Cells<B> {
     fn clone(&self) -> Cells<B> {
-        Cells { memory: self.memory.clone(), hasher: self.hasher.clone() }
+        Cells { memory: self.memory.clone(), beyond: Arc::clone(&self.beyond), hasher: self.hasher.clone() }
     }
 }
 
@@ -80,9 +83,11 @@ impl<B: Line> Cells<B> {
         &self.hasher
     }
 
+    /// A bucket by an index made with [`pair`](Cells::pair), or counted.
     #[inline]
     pub(crate) fn bucket(&self, index: u32) -> &B {
-        &self.memory[index as usize]
+        debug_assert!((index as usize) < self.memory.len());
+        self.memory.get(index as usize).unwrap_or(&self.beyond)
     }
 
     #[inline]
@@ -261,7 +266,12 @@ impl Room {
 impl<B: Line> Cuckoo<B> {
     pub(crate) fn new(memory: Memory<B>, hasher: Hasher, untrusted_percent: u8) -> Cuckoo<B> {
         let untrusted_max = memory.flows() * usize::from(untrusted_percent) / 100;
-        Cuckoo { cells: Cells { memory, hasher }, used: 0, untrusted: 0, untrusted_max }
+        Cuckoo {
+            cells: Cells { memory, beyond: Arc::default(), hasher },
+            used: 0,
+            untrusted: 0,
+            untrusted_max,
+        }
     }
 
     pub(crate) fn flows(&self) -> usize {
@@ -475,8 +485,7 @@ impl<B: Line> Cuckoo<B> {
         }
         let mut len = 2;
         let mut at = 0;
-        while at < len {
-            let here = steps[at];
+        while let Some(&here) = steps.get(at).filter(|_| at < len) {
             // First fetch the lines, then look at them: their misses overlap.
             let others: [u32; 5] = core::array::from_fn(|slot| {
                 let key = if slot < B::SLOTS { self.cells.bucket(here.bucket).key(slot) } else { None };
@@ -495,8 +504,10 @@ impl<B: Line> Cuckoo<B> {
                     }
                     return Some(Room { at: self.shift(&steps, at, slot, end), victim, moved: true });
                 }
-                if len < MAX && met.is_new(bucket) {
-                    steps[len] = Step { bucket, parent: at as u16, slot: slot as u8 };
+                if let Some(step) = steps.get_mut(len)
+                    && met.is_new(bucket)
+                {
+                    *step = Step { bucket, parent: at as u16, slot: slot as u8 };
                     len += 1;
                 }
             }
@@ -509,18 +520,15 @@ impl<B: Line> Cuckoo<B> {
     /// follow it into its place, and so on. Gives the slot at the beginning of the chain.
     fn shift(&self, steps: &[Step], at: usize, slot: usize, end: Place) -> Place {
         let mut to = end;
-        let mut from = place(steps[at].bucket, slot);
-        let mut at = at;
-        loop {
-            self.cells.duplicate(from, to);
-            to = from;
-            let step = steps[at];
-            if step.parent == ROOT {
-                return to;
-            }
-            at = usize::from(step.parent);
-            from = Place { bucket: steps[at].bucket, slot: step.slot };
+        let mut from = (at, slot);
+        // The root is no step.
+        while let Some(step) = steps.get(from.0) {
+            let place = place(step.bucket, from.1);
+            self.cells.duplicate(place, to);
+            to = place;
+            from = (usize::from(step.parent), usize::from(step.slot));
         }
+        to
     }
 
     /// Removes the expired entries of a bucket, and restamps those that count by idle times no longer in force. Every
@@ -531,7 +539,6 @@ impl<B: Line> Cuckoo<B> {
         ageing: &Ageing,
         seen: Tick,
         clock: &Clock,
-        isa: Available,
         ended: &mut impl FnMut(BackendId, State),
     ) {
         if let Some(line) = self.cells.memory.get(bucket as usize + SWEEP_AHEAD) {
@@ -539,7 +546,7 @@ impl<B: Line> Cuckoo<B> {
         }
         let line = self.cells.bucket(bucket);
         // Nothing to do for nearly all buckets, which is seen without a branch.
-        let due = if seen == clock.now { line.due(isa, clock, ageing.current()) } else { line.occupied() };
+        let due = if seen == clock.now { line.due(clock, ageing.current()) } else { line.occupied() };
         let now = clock.now;
         for slot in bits(due) {
             let line = self.cells.bucket(bucket);

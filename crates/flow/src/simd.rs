@@ -15,11 +15,11 @@
 #![allow(unsafe_code)]
 
 use crate::ageing::Clock;
-use crate::bucket::{Line as _, NarrowBucket, WideBucket, due_one_by_one};
+use crate::bucket::{Line as _, NarrowBucket, WideBucket};
 use crate::burst::{BURST, Hits, Keys};
 use crate::cuckoo::Cells;
 use crate::hash::{Hasher, primary};
-use crate::state::{TimingSet, Word};
+use crate::state::Word;
 
 mod stages;
 
@@ -224,18 +224,6 @@ pub(crate) fn finish(
     hits: &mut Hits,
 ) {
     dispatch!(isa, finish_avx512, finish_avx2, finish, (narrow, wide, keys, clock, hits));
-}
-
-/// As [`Line::due`](crate::bucket::Line::due).
-#[inline]
-pub(crate) fn due(isa: Available, line: &NarrowBucket, clock: &Clock, current: TimingSet) -> u32 {
-    match isa.0 {
-        #[cfg(all(target_arch = "x86_64", not(loom), not(miri)))]
-        // SAFETY: an `Available` is made only of what the CPU has.
-        // JUSTIFICATION: a bucket is judged in a fifth of the instructions.
-        Isa::Avx512 => unsafe { x86::due_avx512(line, clock, current) },
-        _ => due_one_by_one(line, clock, current),
-    }
 }
 
 #[cfg(all(target_arch = "x86_64", not(loom), not(miri)))]

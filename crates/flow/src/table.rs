@@ -362,11 +362,10 @@ impl Table {
             return;
         }
         let clock = self.ageing.clock(now);
-        let isa = self.isa;
         for _ in 0..count.min(self.buckets()) {
             match self.cursor.checked_sub(self.narrow.cells.len()) {
-                None => self.narrow.sweep(self.cursor as u32, &self.ageing, seen, &clock, isa, ended),
-                Some(index) => self.wide.sweep(index as u32, &self.ageing, seen, &clock, isa, ended),
+                None => self.narrow.sweep(self.cursor as u32, &self.ageing, seen, &clock, ended),
+                Some(index) => self.wide.sweep(index as u32, &self.ageing, seen, &clock, ended),
             }
             self.cursor += 1;
             if self.cursor >= self.buckets() {

@@ -75,7 +75,7 @@ impl<T> Ports<T> {
                 break;
             }
             let at = (self.first + i) % cores;
-            let Some(receiver) = &mut self.from[at] else { continue };
+            let Some(Some(receiver)) = self.from.get_mut(at) else { continue };
             #[expect(clippy::cast_possible_truncation, reason = "the mesh has at most 256 cores")]
             let sender = CoreId(at as u8);
             left -= receiver.drain(left, |item| f(sender, item));

@@ -340,7 +340,7 @@ fn prepend<const ALL: usize, const LEN: usize>(
     let front = frame.first_chunk_mut::<ALL>()?;
     *front = *header.bytes.first_chunk::<ALL>()?;
     let (_, outer) = front.split_first_chunk_mut::<{ parse::ETHERNET_LEN }>()?;
-    fill(outer.first_chunk_mut::<LEN>()?, header, inner, entropy)
+    fill(outer.first_chunk_mut::<LEN>()?, header, LEN, inner, entropy)
 }
 
 #[cold]
@@ -362,15 +362,15 @@ fn encapsulate_tagged(frame: &mut [u8], header: &Header, l3: u16, inner: Inner, 
         && let Some(bytes) = precomputed.get(..grown)
     {
         outer.copy_from_slice(bytes);
-        let _ = fill(outer, header, inner, entropy);
+        let _ = fill(outer, header, grown, inner, entropy);
     }
 }
 
 /// Writes what differs from packet to packet into the copy of the header.
 #[inline(always)]
-fn fill(outer: &mut [u8], header: &Header, inner: Inner, entropy: u32) -> Option<()> {
+fn fill(outer: &mut [u8], header: &Header, header_len: usize, inner: Inner, entropy: u32) -> Option<()> {
     let inner_len = usize::from(inner.len);
-    let total_len = length(header.len() + inner_len);
+    let total_len = length(header_len + inner_len);
     let ip_len = match header.outer {
         Outer::None => return None,
         Outer::V4 => {
@@ -387,7 +387,7 @@ fn fill(outer: &mut [u8], header: &Header, inner: Inner, entropy: u32) -> Option
             let fixed = outer.first_chunk_mut::<{ parse::IPV6_LEN }>()?;
             let first = 0x6000_0000 | u32::from(inner.tos) << 20 | entropy & 0x000f_ffff;
             [fixed[0], fixed[1], fixed[2], fixed[3]] = first.to_be_bytes();
-            let payload_len = length(header.len() + inner_len - parse::IPV6_LEN);
+            let payload_len = length(header_len + inner_len - parse::IPV6_LEN);
             [fixed[4], fixed[5]] = payload_len.to_be_bytes();
             parse::IPV6_LEN
         }
@@ -395,7 +395,7 @@ fn fill(outer: &mut [u8], header: &Header, inner: Inner, entropy: u32) -> Option
     if header.udp {
         let udp = outer.get_mut(ip_len..)?.first_chunk_mut::<8>()?;
         [udp[0], udp[1]] = source_port(entropy).to_be_bytes();
-        [udp[4], udp[5]] = length(header.len() + inner_len - ip_len).to_be_bytes();
+        [udp[4], udp[5]] = length(header_len + inner_len - ip_len).to_be_bytes();
     }
     Some(())
 }

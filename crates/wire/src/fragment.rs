@@ -2,6 +2,7 @@
 
 use crate::parse::{IPV4_LEN, Parsed};
 use crate::{checksum, field};
+use core::num::NonZeroUsize;
 
 /// Why a datagram cannot be cut.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -66,7 +67,10 @@ impl Pieces {
             return Err(CannotFragment::WrongFrame);
         };
         let (later, later_header_len) = later_header(header).ok_or(CannotFragment::WrongFrame)?;
+        let too_small = CannotFragment::MtuTooSmall(mtu);
         let mtu = usize::from(mtu);
+        // Not zero: the longest header and eight bytes fit the smallest MTU.
+        let later_payload_len = NonZeroUsize::new((mtu - later_header_len) & !7).ok_or(too_small)?;
         let mut pieces = Pieces {
             l3,
             first_header_len: header.len(),
@@ -74,7 +78,7 @@ impl Pieces {
             later_header_len,
             payload_len: payload.len(),
             first_payload_len: payload.len(),
-            later_payload_len: (mtu - later_header_len) & !7,
+            later_payload_len: later_payload_len.get(),
             count: 1,
         };
         if header.len() + payload.len() > mtu {
@@ -82,7 +86,7 @@ impl Pieces {
             let rest = payload.len() - pieces.first_payload_len;
             // The last piece need not be a multiple of eight, so it may be a little longer than the others.
             let last_max = mtu - later_header_len;
-            pieces.count = 2 + rest.saturating_sub(last_max).div_ceil(pieces.later_payload_len);
+            pieces.count = 2 + rest.saturating_sub(last_max).div_ceil(later_payload_len.get());
         }
         Ok(pieces)
     }

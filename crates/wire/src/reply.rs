@@ -39,7 +39,7 @@ pub fn echo(frame: &[u8], p: &Parsed, mac: [u8; 6], out: &mut [u8]) -> Option<us
     let identity = if p.v6 { 0 } else { field::long(frame, usize::from(p.l3) + 4)? & 0xffff_4000 };
     let headers = Headers { protocol, tos: p.tos, identity, payload_len: request.len() };
     let (message, len) = headers.write(frame, p, mac, out)?;
-    message.copy_from_slice(request);
+    field::put(message, 0, request)?;
     field::put(message, 0, &[reply_type, 0, 0, 0])?;
     let check = !checksum::fold(pseudo + checksum::sum(message));
     field::put(message, 2, &check.to_be_bytes())?;

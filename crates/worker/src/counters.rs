@@ -147,12 +147,16 @@ counters! {
     }
 }
 
+/// Room for the counters of all drop reasons.
+const DROPS: usize = DropReason::COUNT.next_power_of_two();
+
 /// All counters of one worker; shared with control as `Arc<Counters>`, sized at start.
 #[derive(Debug)]
 pub struct Counters {
     /// Totals.
     pub totals: CachePadded<Totals>,
-    drops: Box<[Count]>,
+    /// By reason; a power of two, so that none lies outside.
+    drops: [Count; DROPS],
     services: Box<[PerService]>,
     backends: Box<[PerBackend]>,
     ports: Box<[PerPort]>,
@@ -166,7 +170,7 @@ impl Counters {
         }
         Counters {
             totals: CachePadded::default(),
-            drops: boxed(DropReason::COUNT),
+            drops: core::array::from_fn(|_| Count::default()),
             services: boxed(services_max),
             backends: boxed(backends_max),
             ports: boxed(ports),
@@ -176,7 +180,7 @@ impl Counters {
     /// The counter of a drop reason.
     #[inline(always)]
     pub fn drops(&self, reason: DropReason) -> &Count {
-        &self.drops[reason as usize]
+        &self.drops[reason as usize % DROPS]
     }
 
     /// The counters of a service; `None` past the limit set at start.

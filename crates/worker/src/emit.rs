@@ -4,7 +4,6 @@ use crate::classify::Packet;
 use crate::io::{Burst, Frame, Outcome, PacketIo, RxMeta, Verdict};
 use crate::view::{PORTS_MAX, PortRole, View};
 use crate::{BURST, DropReason, Worker};
-use arrayvec::ArrayVec;
 use wire::{BackendId, PortId, ServiceId};
 
 /// What is counted once a frame has left.
@@ -66,9 +65,10 @@ fn service_id(view: &View, packet: &Packet) -> Option<ServiceId> {
 
 struct Lane<F> {
     frames: Burst<F>,
-    labels: ArrayVec<Label, BURST>,
-    /// What is told of each, where somebody listens.
-    metas: ArrayVec<RxMeta, BURST>,
+    /// Of the frames, by position.
+    labels: [Label; BURST],
+    /// What is told of each, by position, where somebody listens.
+    metas: [RxMeta; BURST],
 }
 
 /// Frames waiting for their port, at most a burst each.
@@ -78,7 +78,11 @@ pub(crate) struct Outbox<F> {
 
 impl<F> Outbox<F> {
     pub(crate) fn new() -> Outbox<F> {
-        let lane = || Lane { frames: Burst::new(), labels: ArrayVec::new(), metas: ArrayVec::new() };
+        let lane = || Lane {
+            frames: Burst::new(),
+            labels: [Label::KERNEL; BURST],
+            metas: [RxMeta::default(); BURST],
+        };
         Outbox { lanes: (0..PORTS_MAX).map(|_| lane()).collect() }
     }
 }
@@ -92,12 +96,17 @@ impl<Io: PacketIo> Worker<Io> {
             return self.end(frame, DropReason::TxFull, &label);
         };
         let frame_bytes = u16::try_from(frame.bytes().len()).unwrap_or(u16::MAX);
-        lane.labels.push(Label { frame_bytes, ..label });
-        if Io::OBSERVES {
-            lane.metas.push(frame.meta());
+        let meta = if Io::OBSERVES { frame.meta() } else { RxMeta::default() };
+        let position = lane.frames.len();
+        if let Err(full) = lane.frames.try_push(frame) {
+            // Never so: a lane that is full leaves at once.
+            return self.end(full.element(), DropReason::TxFull, &label);
         }
-        lane.frames.push(frame);
-        if lane.frames.is_full() {
+        lane.labels[position % BURST] = Label { frame_bytes, ..label };
+        if Io::OBSERVES {
+            lane.metas[position % BURST] = meta;
+        }
+        if position + 1 == BURST {
             self.flush(view, port);
         }
     }
@@ -128,27 +137,23 @@ impl<Io: PacketIo> Worker<Io> {
         };
         count.add(sent as u64);
         let mut bytes_sent = 0;
-        for (index, label) in lane.labels.iter().enumerate() {
-            let verdict = if index < sent {
-                bytes_sent += u64::from(label.frame_bytes);
-                if let Some(of) = label.backend().and_then(|id| self.counters.backend(id)) {
-                    of.packets.add(1);
-                    of.bytes.add(u64::from(label.inner_bytes));
-                }
-                verdict
-            } else {
-                self.counters.drops(refusal).add(1);
-                Verdict::Dropped(refusal)
-            };
-            if Io::OBSERVES
-                && !label.originated
-                && let Some(&meta) = lane.metas.get(index)
-            {
-                self.io.observe(meta, label.outcome(verdict));
+        let labels = lane.labels.get(..offered).unwrap_or(&lane.labels);
+        for label in labels.get(..sent).unwrap_or(labels) {
+            bytes_sent += u64::from(label.frame_bytes);
+            if let Some(of) = label.backend().and_then(|id| self.counters.backend(id)) {
+                of.packets.add(1);
+                of.bytes.add(u64::from(label.inner_bytes));
             }
         }
-        lane.labels.clear();
-        lane.metas.clear();
+        self.counters.drops(refusal).add((offered - sent) as u64);
+        if Io::OBSERVES {
+            for (index, (label, &meta)) in labels.iter().zip(&lane.metas).enumerate() {
+                if !label.originated {
+                    let verdict = if index < sent { verdict } else { Verdict::Dropped(refusal) };
+                    self.io.observe(meta, label.outcome(verdict));
+                }
+            }
+        }
         if !to_kernel {
             totals.tx_bytes.add(bytes_sent);
         }
@@ -188,6 +193,8 @@ impl<Io: PacketIo> Worker<Io> {
         self.end(frame, reason, &label);
     }
 
+    #[cold]
+    #[inline(never)]
     fn end(&mut self, frame: Io::Frame, reason: DropReason, label: &Label) {
         self.counters.drops(reason).add(1);
         if !label.originated {
@@ -198,7 +205,10 @@ impl<Io: PacketIo> Worker<Io> {
 
     /// Frees a frame together with others of this turn.
     pub(crate) fn give_back(&mut self, frame: Io::Frame) {
-        self.garbage.push(frame);
+        if let Err(full) = self.garbage.try_push(frame) {
+            // Never so: it was emptied when it became full. To drop a frame is the other way to give it back.
+            drop(full);
+        }
         if self.garbage.is_full() {
             self.io.recycle(&mut self.garbage);
         }

@@ -9,7 +9,7 @@ use crate::classify::{Fate, Packet, is_possible_source_v4};
 use crate::emit::Label;
 use crate::io::{Frame, PacketIo, RxMeta};
 use crate::steering::place_in;
-use crate::view::{BackendState, BackendView, HashOn, PortView, ServiceView, View};
+use crate::view::{BackendState, BackendView, HashOn, PortView, View};
 use crate::{BURST, Counters, Worker};
 use arrayvec::ArrayVec;
 use flow::{Stamp, State};
@@ -25,8 +25,7 @@ use wire::{Addr, BackendId, PortId, ServiceId, Tick, Tuple};
 struct Lean {
     /// One past the last byte of the datagram.
     end: u16,
-    /// Index of its service in the view.
-    service: u16,
+    service: ServiceId,
     tos: u8,
     /// None for UDP.
     flags: u8,
@@ -45,6 +44,8 @@ pub(crate) struct Batch {
     /// Of these, the ones whose slot is still to be found, because it alone may decide.
     undecided: u32,
     tuples: [TupleV4; BURST],
+    /// Index in the view of the service of each of them.
+    services: [u16; BURST],
     /// Frames of other shapes, in order.
     pub(crate) others: ArrayVec<Packet, BURST>,
 }
@@ -57,6 +58,7 @@ impl Batch {
             plain: 0,
             undecided: 0,
             tuples: [TupleV4::default(); BURST],
+            services: [0; BURST],
             others: ArrayVec::new(),
         }
     }
@@ -165,7 +167,7 @@ impl<Io: PacketIo> Worker<Io> {
         self.keys.push_narrow(wire::key::narrow(plain.src, plain.sport, service.id));
         self.batch.lean[position % BURST] = Lean {
             end: plain.end,
-            service: index,
+            service: service.id,
             tos: plain.tos,
             flags: plain.flags.0,
             tcp,
@@ -176,6 +178,7 @@ impl<Io: PacketIo> Worker<Io> {
             self.batch.undecided |= 1 << (position % BURST);
             self.batch.tuples[position % BURST] =
                 TupleV4 { src: plain.src, dst: plain.dst, ports, protocol: plain.protocol };
+            self.batch.services[position % BURST] = index;
         }
         self.batch.plain |= 1 << (position % BURST);
         true
@@ -205,7 +208,8 @@ impl<Io: PacketIo> Worker<Io> {
     #[inline(always)]
     fn steer_by_hash(&mut self, view: &View, position: usize, hash: u64, tuple: &TupleV4) {
         let lean = &mut self.batch.lean[position % BURST];
-        let Some(service) = view.service.get(usize::from(lean.service)) else { return };
+        let index = self.batch.services[position % BURST];
+        let Some(service) = view.service.get(usize::from(index)) else { return };
         let slot = match service.hash {
             HashOn::Tuple => service.maglev.slot(hash),
             HashOn::Source => {
@@ -223,12 +227,18 @@ impl<Io: PacketIo> Worker<Io> {
 
     /// The general description of a packet of the plain shape that the fast path does not carry to the end.
     pub(crate) fn describe_plain(&mut self, view: &View, bytes: &[u8], position: usize) -> Option<Packet> {
+        if !self.batch.is_plain(position) {
+            return None;
+        }
         let lean = self.batch.at(position);
-        let parsed = Plain::read(bytes)?.parsed();
+        let plain = Plain::read(bytes)?;
+        let Match::Service(index) = view.services.find_v4(plain.dst, plain.dport, plain.protocol) else {
+            return None;
+        };
         let fate = if lean.by_slot { Fate::To(self.batch.by_slot[position % BURST]) } else { Fate::Flow };
-        let packet = Packet { fate, parsed, service: Some(lean.service), made_here: false };
+        let packet = Packet { fate, parsed: plain.parsed(), service: Some(index), made_here: false };
         if lean.by_slot
-            && let Some(service) = view.service.get(usize::from(lean.service))
+            && let Some(service) = view.service.get(usize::from(index))
         {
             self.count_for(service, &packet);
             self.tally.stateless += 1;
@@ -246,7 +256,7 @@ impl<Io: PacketIo> Worker<Io> {
     pub(crate) fn forward_plain(
         &mut self,
         view: &View,
-        mut frame: Io::Frame,
+        frame: Io::Frame,
         position: usize,
         stamps: Stamps,
         run: &mut Run,
@@ -259,12 +269,33 @@ impl<Io: PacketIo> Worker<Io> {
             self.current(lean, position, stamps)
         };
         let Some(id) = id else { return Some(frame) };
-        let Some(service) = view.service.get(usize::from(lean.service)) else { return Some(frame) };
+        let left = self.carry(view, frame, position, id);
+        if left.is_none() {
+            run.count(&self.counters, lean.service, lean.end - 14);
+            if lean.by_slot {
+                self.tally.stateless += 1;
+            } else {
+                self.tally.hits += 1;
+            }
+        }
+        left
+    }
+
+    /// Encapsulates and sends a packet of the plain shape whose backend is known. Gives the frame back where that takes more.
+    #[inline(always)]
+    pub(crate) fn carry(
+        &mut self,
+        view: &View,
+        mut frame: Io::Frame,
+        position: usize,
+        id: BackendId,
+    ) -> Option<Io::Frame> {
+        let lean = self.batch.at(position);
         let Some(backend) = view.backends.get(id.index()).and_then(Option::as_ref) else {
             return Some(frame);
         };
         let len = lean.end - 14;
-        if !carries(backend, service, len) {
+        if !carries(backend, lean.service, len) {
             return Some(frame);
         }
         let header = &backend.header;
@@ -275,13 +306,7 @@ impl<Io: PacketIo> Worker<Io> {
         }
         let Ok(bytes) = frame.grow_front(header.len()) else { return Some(frame) };
         encapsulate_untagged(bytes, header, Inner { len, tos: lean.tos }, entropy);
-        run.count(&self.counters, service.id, len);
-        if lean.by_slot {
-            self.tally.stateless += 1;
-        } else {
-            self.tally.hits += 1;
-        }
-        self.send(view, backend.port, frame, Label::plain(service.id, id, len));
+        self.send(view, backend.port, frame, Label::plain(lean.service, id, len));
         None
     }
 
@@ -298,8 +323,8 @@ impl<Io: PacketIo> Worker<Io> {
 
 /// Whether a packet of a known flow goes to this backend as it is.
 #[inline(always)]
-fn carries(backend: &BackendView, service: &ServiceView, len: u16) -> bool {
-    backend.service == service.id
+fn carries(backend: &BackendView, service: ServiceId, len: u16) -> bool {
+    backend.service == service
         && backend.state != BackendState::Down
         && backend.next_hop.is_some()
         && len <= backend.inner_mtu

@@ -82,9 +82,13 @@ impl<F> Store<F> {
         }
     }
 
+    fn datagram(&self, at: usize) -> Option<&Datagram> {
+        self.datagrams.get(at)?.as_ref()
+    }
+
     fn position(&self, hash: u64, key: &DatagramKey, now: Tick) -> Option<usize> {
         set(hash).find(|&at| {
-            self.datagrams[at].is_some_and(|of| of.key == *key && (of.held > 0 || of.deadline > now))
+            self.datagram(at).is_some_and(|of| of.key == *key && (of.held > 0 || of.deadline > now))
         })
     }
 
@@ -94,15 +98,15 @@ impl<F> Store<F> {
             return Some(at);
         }
         let at = set(hash)
-            .filter(|&at| self.datagrams[at].is_none_or(|of| of.held == 0))
-            .min_by_key(|&at| self.datagrams[at].map_or(Tick(0), |of| of.deadline))?;
-        self.datagrams[at] =
+            .filter(|&at| self.datagram(at).is_none_or(|of| of.held == 0))
+            .min_by_key(|&at| self.datagram(at).map_or(Tick(0), |of| of.deadline))?;
+        *self.datagrams.get_mut(at)? =
             Some(Datagram { key: *key, decision: None, deadline, first: NONE, last: NONE, held: 0 });
         Some(at)
     }
 
     fn decision(&self, hash: u64, key: &DatagramKey, now: Tick) -> Option<Decision> {
-        let of = self.datagrams[self.position(hash, key, now)?]?;
+        let of = self.datagram(self.position(hash, key, now)?)?;
         of.decision.filter(|_| of.deadline > now)
     }
 
@@ -116,7 +120,7 @@ impl<F> Store<F> {
         deadline: Tick,
     ) -> bool {
         let Some(at) = self.entry(hash, key, now, deadline) else { return false };
-        if let Some(of) = &mut self.datagrams[at] {
+        if let Some(Some(of)) = self.datagrams.get_mut(at) {
             of.decision = Some(decision);
             of.deadline = deadline;
         }
@@ -133,38 +137,33 @@ impl<F> Store<F> {
         deadline: Tick,
     ) -> Result<(), (F, DropReason)> {
         let slot = self.free;
-        if slot == NONE {
-            return Err((frame, DropReason::FragmentStoreFull));
-        }
-        let Some(at) = self.entry(hash, key, now, deadline) else {
+        let at = if slot == NONE { None } else { self.entry(hash, key, now, deadline) };
+        let datagram = at.and_then(|at| self.datagrams.get_mut(at)?.as_mut());
+        let (Some(of), Some(place)) = (datagram, self.held.get_mut(usize::from(slot))) else {
             return Err((frame, DropReason::FragmentStoreFull));
         };
-        let Some(of) = &mut self.datagrams[at] else { return Err((frame, DropReason::FragmentStoreFull)) };
         if of.held >= HELD_PER_DATAGRAM_MAX {
             return Err((frame, DropReason::FragmentLimit));
         }
         self.next_deadline = self.next_deadline.min(of.deadline);
-        let last = core::mem::replace(&mut of.last, slot);
-        of.held += 1;
-        if last == NONE {
-            of.first = slot;
-        } else {
-            self.held[usize::from(last)].next = slot;
-        }
-        let place = &mut self.held[usize::from(slot)];
         self.free = core::mem::replace(&mut place.next, NONE);
         place.frame = Some(frame);
+        of.held += 1;
+        // Behind the last one; `NONE` is no place.
+        let last = core::mem::replace(&mut of.last, slot);
+        match self.held.get_mut(usize::from(last)) {
+            Some(last) => last.next = slot,
+            None => of.first = slot,
+        }
         Ok(())
     }
 
     /// Takes the oldest frame held at an entry.
     fn take(&mut self, at: usize) -> Option<F> {
-        let of = self.datagrams[at].as_mut()?;
-        if of.first == NONE {
-            return None;
-        }
+        let of = self.datagrams.get_mut(at)?.as_mut()?;
         let slot = of.first;
-        let place = &mut self.held[usize::from(slot)];
+        // `NONE` is no place.
+        let place = self.held.get_mut(usize::from(slot))?;
         of.first = core::mem::replace(&mut place.next, self.free);
         self.free = slot;
         of.held -= 1;
@@ -201,8 +200,8 @@ impl<F> Store<F> {
             while let Some(frame) = self.take(at) {
                 each(frame);
             }
-            self.datagrams[at] = None;
         }
+        self.datagrams.fill(None);
     }
 }
 

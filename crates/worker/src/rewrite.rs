@@ -188,7 +188,7 @@ impl<Io: PacketIo> Worker<Io> {
                     self.counters.totals.originated.add(1);
                     self.send(view, frame.meta().port, answer, Label::ORIGINATED);
                 } else {
-                    buffers.push(answer);
+                    self.give_back(answer);
                 }
                 set
             }

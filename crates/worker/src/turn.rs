@@ -10,7 +10,7 @@ use crate::steering::Answer;
 use crate::token_bucket::TokenBucket;
 use crate::view::{PortRole, View};
 use crate::{BURST, Counters, DropReason};
-use core::mem::take;
+use core::mem::{ManuallyDrop, forget, take};
 use std::sync::Arc;
 use wire::{CoreId, PortId, Tick};
 
@@ -62,6 +62,8 @@ pub struct Worker<Io: PacketIo> {
     pub(crate) rings: statesync::Ports<Relay<Io::Frame>>,
     inbox: Inbox<View>,
     view: Option<Arc<View>>,
+    /// The view before, while the way home has no room for it.
+    leaving: Option<Arc<View>>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) batch: Batch,
     pub(crate) outbox: Outbox<Io::Frame>,
@@ -98,6 +100,7 @@ impl<Io: PacketIo> Worker<Io> {
             rings: setup.rings,
             inbox: setup.inbox,
             view: None,
+            leaving: None,
             counters: setup.counters,
             batch: Batch::new(),
             outbox: Outbox::new(),
@@ -117,7 +120,8 @@ impl<Io: PacketIo> Worker<Io> {
     pub fn turn(&mut self, now: Tick) -> Turn {
         self.adopt_view();
         // Taken out for the turn, so that the stages may borrow it and the worker at once.
-        let Some(view) = self.view.take() else { return self.not_ready() };
+        // Not dropped on any way out, not even a panic's: a worker frees no view.
+        let Some(view) = self.view.take().map(ManuallyDrop::new) else { return self.not_ready() };
         self.age(now);
         let mut received = self.receive_rings(&view, now);
         for (port, of) in view.ports.iter().enumerate() {
@@ -130,7 +134,7 @@ impl<Io: PacketIo> Worker<Io> {
         self.expire_fragments(&view, now);
         self.flush_all(&view);
         self.io.recycle(&mut self.garbage);
-        self.view = Some(view);
+        put(&mut self.view, ManuallyDrop::into_inner(view));
         self.account(received);
         Turn { received }
     }
@@ -166,21 +170,28 @@ impl<Io: PacketIo> Worker<Io> {
         }
     }
 
-    /// The newest view from the mailbox; the old one goes home to control and is freed there.
+    /// The newest view from the mailbox; the old one goes home to control and is freed there, never here.
     fn adopt_view(&mut self) {
-        let Some(new) = self.inbox.newest() else { return };
-        self.flows.set_idle(flow::Idle {
-            tcp_established_us: new.timeouts.tcp_established_us,
-            tcp_closing_us: new.timeouts.tcp_closing_us,
-            syn_us: new.timeouts.syn_us,
-            udp_us: new.timeouts.udp_us,
-        });
-        self.counters.totals.generation.set(new.generation);
-        if let Some(old) = self.view.replace(new) {
-            // A full return ring means control has not collected for a long time; then the last reference may
-            // be dropped here, which is slow but right.
-            drop(self.inbox.give_back(old));
+        if let Some(old) = self.leaving.take()
+            && let Err(old) = self.inbox.give_back(old)
+        {
+            // Control has not collected for a long time. The next view waits until this one has left.
+            return put(&mut self.leaving, old);
         }
+        let Some(new) = self.inbox.newest() else { return };
+        if let Some(old) = self.view.replace(new)
+            && let Err(old) = self.inbox.give_back(old)
+        {
+            put(&mut self.leaving, old);
+        }
+        let Some(view) = &self.view else { return };
+        self.flows.set_idle(flow::Idle {
+            tcp_established_us: view.timeouts.tcp_established_us,
+            tcp_closing_us: view.timeouts.tcp_closing_us,
+            syn_us: view.timeouts.syn_us,
+            udp_us: view.timeouts.udp_us,
+        });
+        self.counters.totals.generation.set(view.generation);
     }
 
     fn receive(&mut self, view: &View, port: PortId, now: Tick) -> usize {
@@ -198,7 +209,7 @@ impl<Io: PacketIo> Worker<Io> {
     }
 
     /// First stage, with the keys to look up in the second.
-    #[inline(always)]
+    #[inline(never)]
     fn classify_burst(&mut self, view: &View, port: PortId, burst: &Burst<Io::Frame>) {
         let gate = Gate::of(view, port);
         self.keys.clear();
@@ -217,11 +228,13 @@ impl<Io: PacketIo> Worker<Io> {
         let mut packet = classify(view, bytes, meta);
         let key = self.key(view, bytes, &mut packet);
         self.keys.push(key.as_ref());
-        self.batch.others.push(packet);
+        if self.batch.others.try_push(packet).is_err() {
+            debug_assert!(false, "no more frames than a burst has");
+        }
     }
 
     /// Third stage to last.
-    #[inline(always)]
+    #[inline(never)]
     fn forward_burst(&mut self, view: &View, burst: &mut Burst<Io::Frame>, now: Tick) {
         self.rewritten = false;
         let stamps = self.stamps(now);
@@ -244,11 +257,19 @@ impl<Io: PacketIo> Worker<Io> {
     /// The general stages for a packet of the plain shape.
     #[inline(never)]
     fn forward_known(&mut self, view: &View, frame: Io::Frame, position: usize, now: Tick) {
-        let packet = match self.describe_plain(view, frame.bytes(), position) {
-            Some(packet) => packet,
-            None => classify(view, frame.bytes(), frame.meta()),
+        let Some(mut packet) = self.describe_plain(view, frame.bytes(), position) else {
+            let packet = classify(view, frame.bytes(), frame.meta());
+            return self.forward_other(view, frame, packet, position, now);
         };
-        self.forward_other(view, frame, packet, position, now);
+        let answer = Answer { hit: self.hits.get(position), miss: self.hits.miss(position) };
+        self.steer(view, frame.bytes(), &mut packet, answer, now);
+        let left = match packet.fate {
+            Fate::To(id) => self.carry(view, frame, position, id),
+            _ => Some(frame),
+        };
+        if let Some(frame) = left {
+            self.rewrite(view, frame, &mut packet, now);
+        }
     }
 
     /// The general stages.
@@ -287,10 +308,16 @@ impl<Io: PacketIo> Worker<Io> {
         let mut received = 0;
         loop {
             let mut burst = Burst::new();
-            self.rings.receive(BURST, |_, relay: Relay<Io::Frame>| burst.push(relay.frame));
-            let count = burst.len();
+            let mut refused = 0;
+            let count = self.rings.receive(BURST, |_, relay: Relay<Io::Frame>| {
+                if burst.try_push(relay.frame).is_err() {
+                    refused += 1;
+                }
+            });
+            debug_assert_eq!(refused, 0, "no more than asked for");
             received += count;
             self.counters.totals.ring_in.add(count as u64);
+            self.counters.drops(DropReason::RingFull).add(refused);
             for frame in burst.drain(..) {
                 let mut packet = classify(view, frame.bytes(), frame.meta());
                 if packet.fate == Fate::Fragment {
@@ -341,4 +368,10 @@ impl<Io: PacketIo> Worker<Io> {
         }
         debug_assert_eq!(self.counters.imbalance(), 0, "every frame has one end");
     }
+}
+
+/// Puts a value into its place, which is empty; the compiler need not think of the last reference to another there.
+fn put<T>(place: &mut Option<Arc<T>>, value: Arc<T>) {
+    debug_assert!(place.is_none());
+    forget(place.replace(value));
 }

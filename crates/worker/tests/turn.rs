@@ -3,8 +3,11 @@
 mod rig;
 
 use rig::*;
+use std::sync::Arc;
+use worker::mailbox::mailbox;
+use worker::memory_io::MemIo;
 use worker::view::{BackendState, OnDown, OnEmpty, PortRole};
-use worker::{DropReason, RxMeta, Verdict};
+use worker::{Counters, DropReason, RxMeta, Setup, Verdict, View, Worker};
 
 #[test]
 fn a_flow_keeps_its_backend_and_is_encapsulated() {
@@ -385,4 +388,47 @@ fn frames_on_their_way_to_another_station_are_left_to_the_kernel() {
     dropped(&rig.put(0, &frame).1, DropReason::NoException);
     let mut replayed = Rig::new(1, view(1, &[Spec::web(1)]));
     assert_eq!(replayed.put(0, &frame).1[0].1.verdict, Verdict::Sent, "a capture may come from anywhere");
+}
+
+#[test]
+fn a_view_without_a_way_home_is_kept_and_the_next_one_waits() {
+    let (mut publisher, mut inbox) = mailbox(1);
+    while inbox.give_back(Arc::new(View::default())).is_ok() {}
+    let idle = flow::Idle {
+        tcp_established_us: 1_000_000,
+        tcp_closing_us: 1_000_000,
+        syn_us: 1_000_000,
+        udp_us: 1_000_000,
+    };
+    let table = flow::Table::new(flow::Memory::heap(64), flow::Memory::heap(64), 7, idle, 90).unwrap();
+    let counters = Arc::new(Counters::new(1, 1, 1));
+    let mut worker = Worker::new(Setup {
+        core: wire::CoreId(0),
+        io: MemIo::new(1),
+        peers: vec![table.reader()],
+        table,
+        rings: statesync::mesh(1, 1).remove(0),
+        inbox,
+        counters: Arc::clone(&counters),
+    });
+    let views: [Arc<View>; 3] = [1, 2, 3].map(|generation| Arc::new(View { generation, ..View::default() }));
+    let mut now = wire::Tick(1);
+    let mut generation_after_turn = || {
+        now.0 += 1;
+        worker.turn(now);
+        counters.totals.generation.get()
+    };
+    publisher.publish(Arc::clone(&views[0])).unwrap();
+    assert_eq!(generation_after_turn(), 1);
+    publisher.publish(Arc::clone(&views[1])).unwrap();
+    assert_eq!(generation_after_turn(), 2, "the first is out of use, and cannot leave");
+    assert_eq!(generation_after_turn(), 2);
+    assert_eq!(Arc::strong_count(&views[0]), 2, "neither dropped nor forgotten");
+
+    while publisher.collect().is_some_and(|view| view.generation == 0) {}
+    publisher.publish(Arc::clone(&views[2])).unwrap();
+    assert_eq!(generation_after_turn(), 3);
+    let home: Vec<u64> = std::iter::from_fn(|| publisher.collect()).map(|view| view.generation).collect();
+    assert_eq!(home, [1, 2]);
+    assert_eq!(Arc::strong_count(&views[0]), 1);
 }

@@ -13,10 +13,14 @@ pub(super) struct Run {
 
 /// Sizes of the curves.
 const FLOWS: [u64; 7] = [1_000, 10_000, 100_000, 1_000_000, 4_000_000, 16_000_000, 64_000_000];
-/// Sizes of a quick run.
-const FLOWS_QUICK: [u64; 3] = [1_000, 100_000, 1_000_000];
+/// Sizes of the tables of a quick run: those that the targets name, but for the largest.
+const TABLE_FLOWS_QUICK: [u64; 3] = [10_000, 1_000_000, 4_000_000];
 /// Sizes at which keys by Zipf's law and like a trace are looked up too.
 const SPREAD_FLOWS: u64 = 4_000_000;
+/// The largest of them.
+const FLOWS_MAX: u64 = FLOWS[FLOWS.len() - 1];
+/// Size at which insertions and churn are timed too.
+const UPDATES_FLOWS: u64 = 4_000_000;
 /// Above this, only the two fastest peers have room beside ours.
 const ALL_PEERS_FLOWS_MAX: u64 = 16_000_000;
 
@@ -31,22 +35,21 @@ pub(super) fn short(flows: u64) -> String {
 
 /// All measurements, in order.
 pub(super) fn runs(quick: bool) -> Vec<Run> {
-    let sizes: &[u64] = if quick { &FLOWS_QUICK } else { &FLOWS };
+    let table_sizes: &[u64] = if quick { &TABLE_FLOWS_QUICK } else { &FLOWS };
     let rounds = if quick { "20" } else { "60" };
     let mut runs = Vec::new();
     let mut run = |name: String, words: &[&str]| {
         let arguments = words.iter().map(|&word| word.to_owned()).collect();
         runs.push(Run { name, arguments, limit_s: 900 });
     };
-    for &flows in sizes {
+    for flows in FLOWS {
         let n = flows.to_string();
         run(
             format!("engine-{}", short(flows)),
             &["engine", "--flows", &n, "--rounds", rounds, "--json", "--detail"],
         );
     }
-    let largest = sizes.iter().max().copied().unwrap_or(1_000);
-    for flows in [1_000, largest] {
+    for flows in [1_000, FLOWS_MAX] {
         let n = flows.to_string();
         run(
             format!("exceptions-{}", short(flows)),
@@ -59,18 +62,17 @@ pub(super) fn runs(quick: bool) -> Vec<Run> {
             &["engine", "--flows", "100000", "--mode", mode, "--rounds", "20", "--json", "--detail"],
         );
     }
-    for &flows in sizes {
+    for &flows in table_sizes {
         let n = flows.to_string();
         let peers =
             if flows > ALL_PEERS_FLOWS_MAX { "rte_hash,hashbrown" } else { "rte_hash,hashbrown,std,dashmap" };
         let mut words = vec!["table", "--flows", &n, "--rounds", rounds, "--peers", peers, "--json"];
-        if flows == 4_000_000 || quick && flows == largest {
+        if flows == UPDATES_FLOWS {
             words.push("--updates");
         }
         run(format!("table-{}", short(flows)), &words);
     }
-    let flows = SPREAD_FLOWS.min(largest);
-    let n = flows.to_string();
+    let n = SPREAD_FLOWS.to_string();
     for load in ["0.5", "0.95"] {
         run(
             format!("table-load-{load}"),
@@ -105,21 +107,31 @@ pub(super) fn runs(quick: bool) -> Vec<Run> {
             ],
         );
     }
-    for flows in [1_000, 16_000_000.min(largest)] {
+    for flows in [1_000, 16_000_000] {
         let n = flows.to_string();
         run(format!("null-{}", short(flows)), &["null", "--flows", &n, "--rounds", "30", "--json"]);
     }
-    let memory_flows = if quick { "4000000" } else { "64000000" };
+    let [peer_sizes, our_sizes, trial_ms] = match quick {
+        true => ["64", "64", "200"],
+        // A tunnel has no room for the largest within an MTU of 1500.
+        false => ["64,128,256,512,1024,1280,1518,imix", "64,128,256,512,1024,1280", "1000"],
+    };
     for (name, words) in [
         ("maglev-65537", &["maglev", "--size", "65537", "--json"][..]),
         ("maglev-655373", &["maglev", "--size", "655373", "--json"]),
-        ("memory", &["memory", "--flows", memory_flows, "--json"]),
+        ("memory", &["memory", "--flows", "64000000", "--json"]),
         ("flood", &["flood", "--json"]),
         ("residence", &["residence", "--json"]),
         ("ring", &["ring", "--json"]),
         ("scale", &["scale", "--json"]),
-        ("ndr-macswap", &["ndr", "--dut", "macswap", "--sizes", "64,1518,imix", "--json"]),
-        ("ndr-guidewayd", &["ndr", "--dut", "guidewayd", "--sizes", "64,1518,imix", "--json"]),
+        (
+            "ndr-macswap",
+            &["ndr", "--dut", "macswap", "--sizes", peer_sizes, "--trial-ms", trial_ms, "--json"],
+        ),
+        (
+            "ndr-guidewayd",
+            &["ndr", "--dut", "guidewayd", "--sizes", our_sizes, "--trial-ms", trial_ms, "--json"],
+        ),
     ] {
         run(name.to_owned(), words);
     }

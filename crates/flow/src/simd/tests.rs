@@ -148,31 +148,6 @@ proptest! {
     }
 }
 
-proptest! {
-    #[test]
-    fn due_slots_are_the_same(
-        keys in any::<[bool; 5]>(), words in any::<[u32; 6]>(), now in any::<u64>(), idle_us in Idle::MIN_US..=Idle::MAX_US, current in any::<bool>(),
-    ) {
-        let line = NarrowBucket::default();
-        for (slot, key) in keys.into_iter().enumerate() {
-            line.store_key(slot, key.then_some(7));
-        }
-        for (word, value) in line.tail.iter().zip(words) {
-            word.store(value, crate::sync::Ordering::Relaxed);
-        }
-        let idle = Idle { tcp_established_us: idle_us, tcp_closing_us: 2 * idle_us, syn_us: 3 * idle_us, udp_us: 9 * idle_us };
-        let ageing = Ageing::new(&idle);
-        let now = Tick(now >> 4);
-        let current = TimingSet(current);
-        let expected = (0..5)
-            .filter(|&i| keys[i] && (ageing.idle_us(Word(words[i]), now).is_none() || Word(words[i]).timing() != current))
-            .fold(0, |mask, i| mask | 1 << i);
-        for isa in available() {
-            prop_assert_eq!(due(Available(isa), &line, &ageing.clock(now), current), expected, "{}", isa.name());
-        }
-    }
-}
-
 #[test]
 fn the_best_is_available_and_the_baseline_always_is() {
     assert!(isa().is_available() && Isa::Baseline.is_available());

@@ -13,16 +13,16 @@ use crate::bucket::{NarrowBucket, WideBucket};
 use crate::burst::{BURST, Hits, Keys};
 use crate::cuckoo::Cells;
 use crate::hash::Hasher;
-use crate::state::{TimingSet, Word};
+use crate::state::Word;
 use core::arch::x86_64::{
     __m256i, __m512i, _mm256_castsi256_pd, _mm256_cmpeq_epi8, _mm256_cmpeq_epi64, _mm256_load_si256,
     _mm256_loadu_si256, _mm256_movemask_epi8, _mm256_movemask_pd, _mm256_set1_epi64x, _mm256_setzero_si256,
     _mm256_storeu_si256, _mm256_test_epi8_mask, _mm256_testn_epi8_mask, _mm512_and_si512,
     _mm512_cmpgt_epu32_mask, _mm512_cmplt_epu32_mask, _mm512_cvtepi64_epi32, _mm512_load_si512,
-    _mm512_loadu_si512, _mm512_mask_cmpeq_epi64_mask, _mm512_mask_mov_epi32, _mm512_mask_test_epi64_mask,
-    _mm512_mul_epu32, _mm512_mullo_epi64, _mm512_permutexvar_epi32, _mm512_set1_epi32, _mm512_set1_epi64,
-    _mm512_setzero_si512, _mm512_srli_epi32, _mm512_srli_epi64, _mm512_storeu_si512, _mm512_sub_epi32,
-    _mm512_test_epi32_mask, _mm512_test_epi64_mask, _mm512_xor_si512,
+    _mm512_loadu_si512, _mm512_mask_cmpeq_epi64_mask, _mm512_mask_mov_epi32, _mm512_mul_epu32,
+    _mm512_mullo_epi64, _mm512_permutexvar_epi32, _mm512_set1_epi32, _mm512_set1_epi64, _mm512_setzero_si512,
+    _mm512_srli_epi32, _mm512_srli_epi64, _mm512_storeu_si512, _mm512_sub_epi32, _mm512_test_epi64_mask,
+    _mm512_xor_si512,
 };
 
 /// Exists only where AVX2 is enabled.
@@ -200,26 +200,6 @@ fn judge(words: __m512i, epochs: __m512i, limits: __m512i) -> u32 {
     let is_future = _mm512_cmpgt_epu32_mask(age, _mm512_set1_epi32(AGE_MAX as i32));
     let age = _mm512_mask_mov_epi32(age, is_future, _mm512_setzero_si512());
     u32::from(_mm512_cmplt_epu32_mask(age, _mm512_permutexvar_epi32(kind, limits)))
-}
-
-/// As [`super::due`].
-#[target_feature(enable = "avx2,bmi1,bmi2,avx512f,avx512bw,avx512dq,avx512vl")]
-pub(super) fn due_avx512(line: &NarrowBucket, clock: &Clock, current: TimingSet) -> u32 {
-    const FIRST: usize = core::mem::offset_of!(NarrowBucket, tail) / size_of::<u32>();
-    let line = core::ptr::from_ref(line).cast::<__m512i>();
-    let table = core::ptr::from_ref(clock).cast::<__m512i>();
-    // SAFETY: the line is 64 bytes at a multiple of 64, and nobody stores to it: the caller is the writer (see the module
-    // above). The clock begins with two arrays of 64 bytes at a multiple of 64 (asserted above).
-    // JUSTIFICATION: five entries are judged in a handful of instructions instead of a hundred.
-    let (line, epochs, limits) =
-        unsafe { (_mm512_load_si512(line), _mm512_load_si512(table), _mm512_load_si512(table.add(1))) };
-    let set_bit =
-        Word::new(wire::BackendId(0), crate::state::State::TcpNew, TimingSet(true), 0).0.cast_signed();
-    let current = if current.0 { set_bit } else { 0 };
-    let differs = _mm512_xor_si512(line, _mm512_set1_epi32(current));
-    let is_former = u32::from(_mm512_test_epi32_mask(differs, _mm512_set1_epi32(set_bit)));
-    let due = (!judge(line, epochs, limits) | is_former) >> FIRST;
-    due & u32::from(_mm512_mask_test_epi64_mask(0b1_1111, line, line))
 }
 
 /// As [`super::lookup`].

@@ -42,14 +42,17 @@ impl<T> Receiver<T> {
     /// Takes out up to `max` items, oldest first, and returns how many. One exchange of cursors for all of them:
     /// several times cheaper between cores than as many calls of `pop`.
     #[inline]
-    pub fn drain(&mut self, max: usize, f: impl FnMut(T)) -> usize {
+    pub fn drain(&mut self, max: usize, mut f: impl FnMut(T)) -> usize {
         let count = max.min(self.0.slots());
         if count == 0 {
             return 0;
         }
         match self.0.read_chunk(count) {
             Ok(chunk) => {
-                chunk.into_iter().for_each(f);
+                // Not `for_each`, in which rtrb keeps a panic for an iterator that is too short.
+                for item in chunk {
+                    f(item);
+                }
                 count
             }
             Err(_) => 0, // `slots` never promises too much
