@@ -156,7 +156,9 @@ mod tests {
     #[test]
     fn remedy_names_a_number_that_suffices() {
         let text = remedy(u64::MAX / 2);
-        assert!(text.contains("vm.nr_hugepages=") || text.contains("no huge pages"), "{text}");
+        // What is missing depends on the machine: pages, a mount, rights, or support.
+        let remedies = ["vm.nr_hugepages=", "mount -t hugetlbfs", "writable for this user", "no huge pages"];
+        assert!(remedies.iter().any(|remedy| text.contains(remedy)), "{text}");
         let text = remedy(0);
         assert!(!text.contains("nr_hugepages"), "there are enough: {text}");
     }

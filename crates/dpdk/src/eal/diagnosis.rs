@@ -98,7 +98,8 @@ mod tests {
                 "EAL: Cannot create lock on '/var/run/dpdk/x/config'. Is another primary process running?",
                 "machine.name",
             ),
-            ("EAL: FATAL: Cannot get hugepage information.", "vm.nr_hugepages"),
+            // What has to be done depends on the machine: reserve them, or mount them.
+            ("EAL: FATAL: Cannot get hugepage information.", "huge pages"),
             ("vdev_probe(): failed to initialize net_af_xdp0 device", "`device`"),
             ("EAL: invalid core list, please check specified cores are part of 0-1", "workers.cpus"),
             ("EAL: something new", "--log-level=8"),
