@@ -1,6 +1,6 @@
 //! Vector instructions, and the burst look-up that uses them: the one module with unsafe code.
 //!
-//! The instruction set is chosen once, when a table is made, and dispatched on once a burst: the stages of [`burst`]
+//! The instruction set is chosen once, when a table is made, and dispatched on once a burst: the stages in `simd::stages`
 //! are generic over an engine and compiled once for each set, so that everything inlines. Every engine has the same
 //! answers as the safe [`Baseline`], which the tests hold against it.
 //!

@@ -162,7 +162,7 @@ impl Table {
         self.stale = 0;
     }
 
-    /// Looks up a burst, in stages, so that the cache misses of its keys overlap (see [`simd`](crate::simd)). Most keys,
+    /// Looks up a burst, in stages, so that the cache misses of its keys overlap (see [`simd`]). Most keys,
     /// in the table or not, cost one line.
     #[inline]
     pub fn lookup(&self, keys: &Keys, now: Tick, hits: &mut Hits) {
