@@ -324,7 +324,8 @@ impl Sender<'_> {
         // Unresolved: nothing is sent, so the zeros are never seen.
         let header = header.between(next_hop.unwrap_or_default(), port_view.mac);
         let inner_mtu = path.saturating_sub(overhead);
-        Ok(BackendView { id, service: service_id, state, mode, header, inner_mtu, port, next_hop })
+        let room = BackendView::room(state, next_hop, inner_mtu);
+        Ok(BackendView { id, service: service_id, state, mode, header, inner_mtu, room, port, next_hop })
     }
 
     /// Destination MAC of the frame and the port it leaves by.

@@ -110,6 +110,22 @@ impl Frame for Mbuf {
         Ok(self.bytes_mut())
     }
 
+    /// Refused for a buffer of several segments, as [`set_len`](Frame::set_len) is.
+    #[inline(always)]
+    fn cut_and_grow(&mut self, len: usize, n: usize) -> Result<&mut [u8], NoRoom> {
+        let raw = self.raw_mut();
+        // Both fit: `len` into a data length, `n` into a headroom.
+        if len > usize::from(raw.data_len) || n > usize::from(raw.data_off) || raw.nb_segs != 1 {
+            return Err(NoRoom);
+        }
+        let (len, n) = (len as u16, n as u16);
+        let data_len = len.checked_add(n).ok_or(NoRoom)?;
+        raw.data_off -= n;
+        raw.data_len = data_len;
+        raw.pkt_len = u32::from(data_len);
+        Ok(self.bytes_mut())
+    }
+
     /// Refused for a buffer of several segments, whose length is not in one place.
     #[inline(always)]
     fn set_len(&mut self, len: usize) -> Result<(), NoRoom> {

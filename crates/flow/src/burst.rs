@@ -69,6 +69,13 @@ impl Keys {
         }
     }
 
+    /// The narrow keys by position, 0 for none, to be filled in by a caller that goes over a whole burst. What is pushed
+    /// later begins at position 0 again.
+    #[inline(always)]
+    pub const fn narrow_mut(&mut self) -> &mut [u64; BURST] {
+        &mut self.narrow
+    }
+
     /// The key of a position below [`BURST`], or none there; any other position is ignored. One store for a narrow
     /// key. A key without a service, which no flow has, counts as none.
     #[inline]
@@ -114,6 +121,14 @@ pub struct Hits {
 /// key in this table only, and for as long as the table lives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Miss(pub(crate) u64);
+
+impl Miss {
+    /// The key's hash in its table: keyed, so nobody outside can tell it.
+    #[inline]
+    pub const fn hash(self) -> u64 {
+        self.0
+    }
+}
 
 impl Default for Hits {
     fn default() -> Hits {

@@ -12,6 +12,9 @@ pub struct Stamp(u32);
 const BELOW_BACKEND: u32 = 0xfff;
 
 impl Stamp {
+    /// One that no entry has.
+    pub const NEVER: Stamp = Stamp(u32::MAX);
+
     pub(crate) const fn of(word: Word) -> Stamp {
         Stamp(word.0 & BELOW_BACKEND)
     }

@@ -123,6 +123,13 @@ impl Services {
         }
     }
 
+    /// The service of a rule with this address and port, which comes before any other. `None`: other rules, or none, may
+    /// match.
+    #[inline(always)]
+    pub fn exact_v4(&self, dst: u32, dport: u16, protocol: u8) -> Option<u16> {
+        self.exact_v4.find(&Entry4::new(dst, dport, protocol, 0))
+    }
+
     /// [`Services::find`] for IPv6: half a cache line for a rule with address and port.
     #[inline]
     pub fn find_v6(&self, dst: u128, dport: u16, protocol: u8) -> Match {

@@ -88,7 +88,7 @@ pub enum TunnelError {
 /// An outer IPv6 header, UDP, VXLAN and inner Ethernet: the longest header there is.
 pub const HEADER_MAX: usize = 40 + 8 + 8 + 14;
 
-/// The layout of a [`Header`]'s first bytes.
+/// The outer IP header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Outer {
     /// Nothing: MAC rewrite only.
@@ -97,22 +97,51 @@ enum Outer {
     V6,
 }
 
+/// Which fields of a [`Header`] differ from packet to packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Layout {
+    outer: Outer,
+    /// Whether UDP follows the outer IP header.
+    udp: bool,
+}
+
+const OVER_V4: Layout = Layout { outer: Outer::V4, udp: false };
+const OVER_V6: Layout = Layout { outer: Outer::V6, udp: false };
+const UDP_OVER_V4: Layout = Layout { outer: Outer::V4, udp: true };
+const UDP_OVER_V6: Layout = Layout { outer: Outer::V6, udp: true };
+
+/// The lengths that a [`Header`] can have, densely numbered, so that choosing among them is one jump.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Shape {
+    Link,
+    Ipip,
+    Gre,
+    Gue,
+    Vxlan,
+    IpipOverV6,
+    GreOverV6,
+    GueOverV6,
+    VxlanOverV6,
+}
+
 /// A precomputed outer header, from the outer Ethernet addresses to what stands in front of the inner IP header. The
 /// default is [`Mode::L2`] to and from nobody: nothing but Ethernet.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Header {
     len: u8,
-    outer: Outer,
-    /// Whether UDP follows the outer IP header.
-    udp: bool,
+    shape: Shape,
+    layout: Layout,
+    has_entropy: bool,
     /// Outer Ethernet header, then `len` bytes.
     bytes: [u8; parse::ETHERNET_LEN + HEADER_MAX],
 }
 
 impl Default for Header {
     fn default() -> Header {
-        Header { bytes: [0; parse::ETHERNET_LEN + HEADER_MAX], len: 0, outer: Outer::None, udp: false }
+        let layout = Layout { outer: Outer::None, udp: false };
+        let bytes = [0; parse::ETHERNET_LEN + HEADER_MAX];
+        Header { len: 0, shape: Shape::Link, layout, has_entropy: false, bytes }
     }
 }
 
@@ -182,7 +211,19 @@ impl Header {
         rest.copy_from_slice(&header.bytes);
         let ethernet_type = if outer == Outer::V6 { parse::TYPE_IPV6 } else { parse::TYPE_IPV4 };
         let _ = field::put(link, 12, &ethernet_type.to_be_bytes());
-        Ok(Header { bytes, len: header.len, outer, udp })
+        let shape = match (tunnel.mode, outer) {
+            (_, Outer::None) | (Mode::L2, _) => Shape::Link,
+            (Mode::Ipip, Outer::V4) => Shape::Ipip,
+            (Mode::Gre, Outer::V4) => Shape::Gre,
+            (Mode::Gue { .. }, Outer::V4) => Shape::Gue,
+            (Mode::Vxlan { .. }, Outer::V4) => Shape::Vxlan,
+            (Mode::Ipip, Outer::V6) => Shape::IpipOverV6,
+            (Mode::Gre, Outer::V6) => Shape::GreOverV6,
+            (Mode::Gue { .. }, Outer::V6) => Shape::GueOverV6,
+            (Mode::Vxlan { .. }, Outer::V6) => Shape::VxlanOverV6,
+        };
+        let has_entropy = udp || outer == Outer::V6;
+        Ok(Header { len: header.len, shape, layout: Layout { outer, udp }, has_entropy, bytes })
     }
 
     /// The same header between these stations: destination (the next hop) and source (the port) MAC address.
@@ -209,12 +250,12 @@ impl Header {
 
     /// Whether [`encapsulate`] makes use of its `entropy`: for UDP, and for an IPv6 outer header.
     pub const fn has_entropy(&self) -> bool {
-        self.udp || self.is_v6()
+        self.has_entropy
     }
 
     /// Whether the outer header is IPv6; `false` for an empty header.
     pub const fn is_v6(&self) -> bool {
-        matches!(self.outer, Outer::V6)
+        matches!(self.layout.outer, Outer::V6)
     }
 }
 
@@ -309,17 +350,17 @@ pub struct Inner {
 /// [`encapsulate`] for a packet whose IP header begins at byte 14.
 #[inline(always)]
 pub fn encapsulate_untagged(frame: &mut [u8], header: &Header, inner: Inner, entropy: u32) {
-    // One arm for each length there is, so that every copy is of a known length. Anything else is not a header of ours.
-    let _ = match header.len {
-        20 => prepend::<34, 20>(frame, header, inner, entropy),
-        24 => prepend::<38, 24>(frame, header, inner, entropy),
-        32 => prepend::<46, 32>(frame, header, inner, entropy),
-        50 => prepend::<64, 50>(frame, header, inner, entropy),
-        40 => prepend::<54, 40>(frame, header, inner, entropy),
-        44 => prepend::<58, 44>(frame, header, inner, entropy),
-        52 => prepend::<66, 52>(frame, header, inner, entropy),
-        70 => prepend::<84, 70>(frame, header, inner, entropy),
-        _ => rewrite_link(frame, header),
+    // One arm for each length there is, so that every copy is of a known length.
+    let _ = match header.shape {
+        Shape::Link => rewrite_link(frame, header),
+        Shape::Ipip => prepend::<34, 20>(frame, header, OVER_V4, inner, entropy),
+        Shape::Gre => prepend::<38, 24>(frame, header, OVER_V4, inner, entropy),
+        Shape::Gue => prepend::<46, 32>(frame, header, UDP_OVER_V4, inner, entropy),
+        Shape::Vxlan => prepend::<64, 50>(frame, header, UDP_OVER_V4, inner, entropy),
+        Shape::IpipOverV6 => prepend::<54, 40>(frame, header, OVER_V6, inner, entropy),
+        Shape::GreOverV6 => prepend::<58, 44>(frame, header, OVER_V6, inner, entropy),
+        Shape::GueOverV6 => prepend::<66, 52>(frame, header, UDP_OVER_V6, inner, entropy),
+        Shape::VxlanOverV6 => prepend::<84, 70>(frame, header, UDP_OVER_V6, inner, entropy),
     };
 }
 
@@ -334,13 +375,15 @@ fn rewrite_link(frame: &mut [u8], header: &Header) -> Option<()> {
 fn prepend<const ALL: usize, const LEN: usize>(
     frame: &mut [u8],
     header: &Header,
+    layout: Layout,
     inner: Inner,
     entropy: u32,
 ) -> Option<()> {
+    debug_assert_eq!((layout, LEN), (header.layout, header.len()), "every shape has one layout and length");
     let front = frame.first_chunk_mut::<ALL>()?;
     *front = *header.bytes.first_chunk::<ALL>()?;
     let (_, outer) = front.split_first_chunk_mut::<{ parse::ETHERNET_LEN }>()?;
-    fill(outer.first_chunk_mut::<LEN>()?, header, LEN, inner, entropy)
+    fill(outer.first_chunk_mut::<LEN>()?, layout, LEN, inner, entropy)
 }
 
 #[cold]
@@ -362,47 +405,61 @@ fn encapsulate_tagged(frame: &mut [u8], header: &Header, l3: u16, inner: Inner, 
         && let Some(bytes) = precomputed.get(..grown)
     {
         outer.copy_from_slice(bytes);
-        let _ = fill(outer, header, grown, inner, entropy);
+        let _ = fill(outer, header.layout, grown, inner, entropy);
     }
 }
 
 /// Writes what differs from packet to packet into the copy of the header.
 #[inline(always)]
-fn fill(outer: &mut [u8], header: &Header, header_len: usize, inner: Inner, entropy: u32) -> Option<()> {
-    let inner_len = usize::from(inner.len);
-    let total_len = length(header_len + inner_len);
-    let ip_len = match header.outer {
+fn fill(outer: &mut [u8], layout: Layout, header_len: usize, inner: Inner, entropy: u32) -> Option<()> {
+    let len_from = |offset: usize| length(header_len - offset, inner.len);
+    let ip_len = match layout.outer {
         Outer::None => return None,
         Outer::V4 => {
             let fixed = outer.first_chunk_mut::<{ parse::IPV4_LEN }>()?;
-            // Both fields were 0 in the precomputed checksum (RFC 1624 with m = 0).
-            let before = !u16::from_be_bytes([fixed[10], fixed[11]]);
-            let check = !checksum::fold(u32::from(before) + u32::from(inner.tos) + u32::from(total_len));
+            // Both fields were 0 in the precomputed checksum (RFC 1624 with m = 0). Words are summed as they lie in memory
+            // (RFC 1071 section 2 B).
+            let before = !u16::from_ne_bytes([fixed[10], fixed[11]]);
+            let total_len = len_from(0).to_be();
+            let tos = u16::from_ne_bytes([0, inner.tos]);
+            let sum = u32::from(before) + u32::from(tos) + u32::from(total_len);
             fixed[1] = inner.tos;
-            [fixed[2], fixed[3]] = total_len.to_be_bytes();
-            [fixed[10], fixed[11]] = check.to_be_bytes();
+            [fixed[2], fixed[3]] = total_len.to_ne_bytes();
+            [fixed[10], fixed[11]] = (!fold(sum)).to_ne_bytes();
             parse::IPV4_LEN
         }
         Outer::V6 => {
             let fixed = outer.first_chunk_mut::<{ parse::IPV6_LEN }>()?;
             let first = 0x6000_0000 | u32::from(inner.tos) << 20 | entropy & 0x000f_ffff;
             [fixed[0], fixed[1], fixed[2], fixed[3]] = first.to_be_bytes();
-            let payload_len = length(header_len + inner_len - parse::IPV6_LEN);
-            [fixed[4], fixed[5]] = payload_len.to_be_bytes();
+            [fixed[4], fixed[5]] = len_from(parse::IPV6_LEN).to_be_bytes();
             parse::IPV6_LEN
         }
     };
-    if header.udp {
+    if layout.udp {
         let udp = outer.get_mut(ip_len..)?.first_chunk_mut::<8>()?;
         [udp[0], udp[1]] = source_port(entropy).to_be_bytes();
-        [udp[4], udp[5]] = length(header_len + inner_len - ip_len).to_be_bytes();
+        [udp[4], udp[5]] = len_from(ip_len).to_be_bytes();
     }
     Some(())
 }
 
-fn length(bytes: usize) -> u16 {
-    debug_assert!(bytes <= 65_535, "outer packet of {bytes} bytes: the MTU was not checked");
-    u16::try_from(bytes).unwrap_or(u16::MAX)
+#[expect(clippy::cast_possible_truncation, reason = "headers are at most 70 bytes long")]
+#[inline(always)]
+fn length(of_headers: usize, inner_len: u16) -> u16 {
+    let bytes = inner_len.checked_add(of_headers as u16);
+    debug_assert!(
+        bytes.is_some(),
+        "outer packet of {inner_len} and {of_headers} bytes: the MTU was not checked"
+    );
+    bytes.unwrap_or(u16::MAX)
+}
+
+/// Folds a sum of 16-bit words: the upper half of a value plus itself turned by half is the sum of its halves, carry
+/// included.
+#[inline(always)]
+const fn fold(sum: u32) -> u16 {
+    (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16
 }
 
 /// The upper bits, because the flow label has the lower ones.

@@ -215,7 +215,8 @@ pub(crate) const TYPE_IPV6: u16 = 0x86dd;
 /// Tag types: 802.1Q, 802.1ad, and what came before 802.1ad.
 const TYPE_TAGS: [u16; 3] = [0x8100, 0x88a8, 0x9100];
 
-pub(crate) const ETHERNET_LEN: usize = 14;
+/// Bytes of an Ethernet header without tags.
+pub const ETHERNET_LEN: usize = 14;
 const TAG_LEN: usize = 4;
 /// More tags than this make the frame [`Frame::NotIp`].
 pub(crate) const TAGS_MAX: usize = 2;

@@ -231,14 +231,22 @@ fn bad_source(bytes: &[u8], parsed: &Parsed) -> bool {
     src == parsed.dst(bytes)
         || match src {
             Addr::V4(a) => !is_possible_source_v4(a),
-            Addr::V6(a) => a >> 120 == 0xff || a <= 1,
+            Addr::V6(a) => !is_possible_source_v6(a),
         }
 }
 
 /// Not unspecified, loopback, multicast, reserved or broadcast (RFC 1122 section 3.2.1.3).
 #[inline(always)]
 pub(crate) const fn is_possible_source_v4(address: u32) -> bool {
-    !matches!(address >> 24, 0 | 127 | 224..)
+    let first = address >> 24;
+    // 1 to 223 in one comparison.
+    first.wrapping_sub(1) < 223 && first != 127
+}
+
+/// Not unspecified, loopback or multicast (RFC 4291 section 2).
+#[inline(always)]
+pub(crate) const fn is_possible_source_v6(address: u128) -> bool {
+    address >> 120 != 0xff && address > 1
 }
 
 fn malformed(why: Malformed) -> DropReason {

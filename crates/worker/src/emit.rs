@@ -8,18 +8,23 @@ use wire::{BackendId, PortId, ServiceId};
 
 /// What is counted once a frame has left.
 #[derive(Clone, Copy, Debug)]
-#[repr(C)]
 pub(crate) struct Label {
+    /// Whom it is for.
+    tag: Tag,
+    /// Made here: nobody waits to hear how it ended.
+    originated: bool,
+}
+
+/// Whom a frame is for: eight bytes that are kept for every frame waiting.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+struct Tag {
     /// [`NOBODY`] for none.
     backend: BackendId,
     /// 0 for none.
     service: ServiceId,
     /// Bytes from the inner IP header on.
     inner_bytes: u16,
-    /// Bytes of the whole frame as it leaves.
-    frame_bytes: u16,
-    /// Made here: nobody waits to hear how it ended.
-    originated: bool,
 }
 
 /// No backend: above [`BackendId::MAX`].
@@ -30,30 +35,32 @@ impl Label {
     pub(crate) const ORIGINATED: Label = Label { originated: true, ..Label::KERNEL };
     /// A frame of the kernel on its way out, or one for it.
     pub(crate) const KERNEL: Label =
-        Label { backend: NOBODY, service: ServiceId(0), inner_bytes: 0, frame_bytes: 0, originated: false };
+        Label { tag: Tag { backend: NOBODY, service: ServiceId(0), inner_bytes: 0 }, originated: false };
 
     /// A received frame of the fast path on its way to a backend.
     #[inline(always)]
     pub(crate) fn plain(service: ServiceId, backend: BackendId, inner_bytes: u16) -> Label {
-        Label { backend, service, inner_bytes, frame_bytes: 0, originated: false }
+        Label { tag: Tag { backend, service, inner_bytes }, originated: false }
     }
 
     /// A received frame on its way to a backend.
     pub(crate) fn received(view: &View, packet: &Packet, backend: Option<BackendId>) -> Label {
-        Label {
+        let tag = Tag {
             backend: backend.unwrap_or(NOBODY),
             service: service_id(view, packet).unwrap_or_default(),
             inner_bytes: packet.parsed.end - packet.parsed.l3,
-            frame_bytes: 0,
-            originated: packet.made_here,
-        }
+        };
+        Label { tag, originated: packet.made_here }
     }
+}
 
-    fn backend(&self) -> Option<BackendId> {
+impl Tag {
+    #[inline(always)]
+    fn backend(self) -> Option<BackendId> {
         (self.backend != NOBODY).then_some(self.backend)
     }
 
-    fn outcome(&self, verdict: Verdict) -> Outcome {
+    fn outcome(self, verdict: Verdict) -> Outcome {
         let service = (self.service != ServiceId(0)).then_some(self.service);
         Outcome { verdict, service, backend: self.backend() }
     }
@@ -65,10 +72,12 @@ fn service_id(view: &View, packet: &Packet) -> Option<ServiceId> {
 
 struct Lane<F> {
     frames: Burst<F>,
+    /// Bytes of all of them.
+    bytes: u64,
     /// Of the frames, by position.
-    labels: [Label; BURST],
-    /// What is told of each, by position, where somebody listens.
-    metas: [RxMeta; BURST],
+    tags: [Tag; BURST],
+    /// What is told of each, by position, where somebody listens; none for frames of our own.
+    metas: [Option<RxMeta>; BURST],
 }
 
 /// Frames waiting for their port, at most a burst each.
@@ -80,8 +89,9 @@ impl<F> Outbox<F> {
     pub(crate) fn new() -> Outbox<F> {
         let lane = || Lane {
             frames: Burst::new(),
-            labels: [Label::KERNEL; BURST],
-            metas: [RxMeta::default(); BURST],
+            bytes: 0,
+            tags: [Label::KERNEL.tag; BURST],
+            metas: [None; BURST],
         };
         Outbox { lanes: (0..PORTS_MAX).map(|_| lane()).collect() }
     }
@@ -89,23 +99,37 @@ impl<F> Outbox<F> {
 
 impl<Io: PacketIo> Worker<Io> {
     /// Puts a frame into its port's lane; a full lane leaves at once.
-    #[inline(always)]
     pub(crate) fn send(&mut self, view: &View, port: PortId, frame: Io::Frame, label: Label) {
+        let bytes = frame.bytes().len();
+        self.send_sized(view, port, frame, bytes, label);
+    }
+
+    /// The same, of a frame whose length is at hand.
+    #[inline(always)]
+    pub(crate) fn send_sized(
+        &mut self,
+        view: &View,
+        port: PortId,
+        frame: Io::Frame,
+        bytes: usize,
+        label: Label,
+    ) {
         let Some(lane) = self.outbox.lanes.get_mut(port.index()) else {
             // Control builds views within PORTS_MAX; a frame for a port beyond it still needs an end.
             return self.end(frame, DropReason::TxFull, &label);
         };
-        let frame_bytes = u16::try_from(frame.bytes().len()).unwrap_or(u16::MAX);
-        let meta = if Io::OBSERVES { frame.meta() } else { RxMeta::default() };
         let position = lane.frames.len();
+        if Io::OBSERVES
+            && let Some(meta) = lane.metas.get_mut(position)
+        {
+            *meta = (!label.originated).then(|| frame.meta());
+        }
         if let Err(full) = lane.frames.try_push(frame) {
             // Never so: a lane that is full leaves at once.
             return self.end(full.element(), DropReason::TxFull, &label);
         }
-        lane.labels[position % BURST] = Label { frame_bytes, ..label };
-        if Io::OBSERVES {
-            lane.metas[position % BURST] = meta;
-        }
+        lane.bytes += bytes as u64;
+        lane.tags[position % BURST] = label.tag;
         if position + 1 == BURST {
             self.flush(view, port);
         }
@@ -126,7 +150,10 @@ impl<Io: PacketIo> Worker<Io> {
             return;
         }
         self.io.tx(port, &mut lane.frames);
-        let sent = offered - lane.frames.len();
+        let refused = lane.frames.len();
+        let sent = offered - refused;
+        let bytes_refused: usize = lane.frames.iter().map(|frame| frame.bytes().len()).sum();
+        let bytes_sent = core::mem::take(&mut lane.bytes).saturating_sub(bytes_refused as u64);
         let to_kernel =
             matches!(view.ports.get(port.index()).map(|p| p.role), Some(PortRole::Exception { .. }));
         let totals = &self.counters.totals;
@@ -136,21 +163,19 @@ impl<Io: PacketIo> Worker<Io> {
             (Verdict::Sent, DropReason::TxFull, &totals.tx)
         };
         count.add(sent as u64);
-        let mut bytes_sent = 0;
-        let labels = lane.labels.get(..offered).unwrap_or(&lane.labels);
-        for label in labels.get(..sent).unwrap_or(labels) {
-            bytes_sent += u64::from(label.frame_bytes);
-            if let Some(of) = label.backend().and_then(|id| self.counters.backend(id)) {
+        let tags = lane.tags.get(..offered).unwrap_or(&lane.tags);
+        for tag in tags.get(..sent).unwrap_or(tags) {
+            if let Some(of) = tag.backend().and_then(|id| self.counters.backend(id)) {
                 of.packets.add(1);
-                of.bytes.add(u64::from(label.inner_bytes));
+                of.bytes.add(u64::from(tag.inner_bytes));
             }
         }
-        self.counters.drops(refusal).add((offered - sent) as u64);
+        self.counters.drops(refusal).add(refused as u64);
         if Io::OBSERVES {
-            for (index, (label, &meta)) in labels.iter().zip(&lane.metas).enumerate() {
-                if !label.originated {
+            for (index, (tag, meta)) in tags.iter().zip(&lane.metas).enumerate() {
+                if let Some(meta) = *meta {
                     let verdict = if index < sent { verdict } else { Verdict::Dropped(refusal) };
-                    self.io.observe(meta, label.outcome(verdict));
+                    self.io.observe(meta, tag.outcome(verdict));
                 }
             }
         }
@@ -160,7 +185,7 @@ impl<Io: PacketIo> Worker<Io> {
         if let Some(of) = self.counters.port(port) {
             of.tx.add(sent as u64);
             of.tx_bytes.add(bytes_sent);
-            of.tx_full.add((offered - sent) as u64);
+            of.tx_full.add(refused as u64);
         }
         self.io.recycle(&mut lane.frames);
     }
@@ -198,7 +223,7 @@ impl<Io: PacketIo> Worker<Io> {
     fn end(&mut self, frame: Io::Frame, reason: DropReason, label: &Label) {
         self.counters.drops(reason).add(1);
         if !label.originated {
-            self.io.observe(frame.meta(), label.outcome(Verdict::Dropped(reason)));
+            self.io.observe(frame.meta(), label.tag.outcome(Verdict::Dropped(reason)));
         }
         self.give_back(frame);
     }

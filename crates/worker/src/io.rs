@@ -42,6 +42,21 @@ pub trait Frame: Send {
     /// # Errors
     /// The tailroom is too small; the frame is unchanged.
     fn set_len(&mut self, len: usize) -> Result<(), NoRoom>;
+    /// Cuts the frame to `len` bytes, makes `n` bytes of room in front of them, and returns the whole frame: what
+    /// encapsulation does to every packet, in one.
+    ///
+    /// # Errors
+    /// The frame is shorter than `len` or the headroom than `n`; the frame is unchanged.
+    #[inline(always)]
+    fn cut_and_grow(&mut self, len: usize, n: usize) -> Result<&mut [u8], NoRoom> {
+        let before = self.bytes().len();
+        if len > before {
+            return Err(NoRoom);
+        }
+        self.grow_front(n)?;
+        self.set_len(len + n)?;
+        Ok(self.bytes_mut())
+    }
 }
 
 /// The buffer has no room for what was asked.

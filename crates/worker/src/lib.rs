@@ -15,6 +15,7 @@ pub mod drop_reason;
 pub mod emit;
 pub mod fast;
 pub mod fragments;
+pub mod fresh;
 pub mod io;
 pub mod lookup;
 pub mod mailbox;

@@ -183,6 +183,7 @@ mod tests {
                     mode: Mode::Ipip,
                     header: Header::default(),
                     inner_mtu: 1480,
+                    room: 0,
                     port: PortId(0),
                     next_hop: None,
                 }),

@@ -194,24 +194,46 @@ impl<Io: PacketIo> Worker<Io> {
             self.flow_ended(old.backend);
             self.flows.set_backend(key, &old, backend, state, now);
             self.rewritten = true;
-        } else {
-            let inserted = match miss {
-                Some(miss) => self.flows.insert_at(key, miss, backend, state, now),
-                None => self.flows.insert(key, backend, state, now),
-            };
-            if let Some((old, _)) = inserted.evicted {
-                self.flow_ended(old);
-                self.counters.totals.flow_expired.add(1);
-            }
-            match inserted.outcome {
-                Insert::Done => {}
-                Insert::Replaced(old) => self.flow_ended(old.backend),
-                Insert::Refused(_) => {
-                    self.counters.totals.flow_refused.add(1);
-                    return false;
-                }
+            self.count_new(service, backend);
+            return true;
+        }
+        self.entered = true;
+        self.enter(service, key, miss, backend, state, now)
+    }
+
+    /// Makes an entry where there is none. False when there is no room.
+    #[inline]
+    pub(crate) fn enter(
+        &mut self,
+        service: &ServiceView,
+        key: &FlowKey,
+        miss: Option<flow::Miss>,
+        backend: BackendId,
+        state: State,
+        now: Tick,
+    ) -> bool {
+        let inserted = match miss {
+            Some(miss) => self.flows.insert_at(key, miss, backend, state, now),
+            None => self.flows.insert(key, backend, state, now),
+        };
+        if let Some((old, _)) = inserted.evicted {
+            self.flow_ended(old);
+            self.counters.totals.flow_expired.add(1);
+        }
+        match inserted.outcome {
+            Insert::Done => {}
+            Insert::Replaced(old) => self.flow_ended(old.backend),
+            Insert::Refused(_) => {
+                self.counters.totals.flow_refused.add(1);
+                return false;
             }
         }
+        self.count_new(service, backend);
+        true
+    }
+
+    #[inline]
+    fn count_new(&self, service: &ServiceView, backend: BackendId) {
         self.counters.totals.flow_inserts.add(1);
         if let Some(of) = self.counters.service(service.id) {
             of.flows_new.add(1);
@@ -220,7 +242,6 @@ impl<Io: PacketIo> Worker<Io> {
             of.flows_new.add(1);
             of.flows.add(1);
         }
-        true
     }
 
     pub(crate) fn flow_ended(&self, backend: BackendId) {

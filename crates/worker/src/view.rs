@@ -113,6 +113,8 @@ pub struct BackendView {
     pub service: ServiceId,
     /// Largest inner IP datagram, bytes: path MTU minus overhead.
     pub inner_mtu: u16,
+    /// Largest datagram of a known flow that goes to it without another question: see [`BackendView::room`].
+    pub room: u16,
     /// Port it is reached through.
     pub port: PortId,
     /// Whether it takes flows.
@@ -125,8 +127,15 @@ pub struct BackendView {
     pub mode: Mode,
 }
 
+impl BackendView {
+    /// `inner_mtu`, or 0 while the backend is down or its next hop is unresolved.
+    pub fn room(state: BackendState, next_hop: Option<[u8; 6]>, inner_mtu: u16) -> u16 {
+        if state == BackendState::Down || next_hop.is_none() { 0 } else { inner_mtu }
+    }
+}
+
 const _: () =
-    assert!(size_of::<Option<BackendView>>() == 128 && core::mem::offset_of!(BackendView, header) <= 18);
+    assert!(size_of::<Option<BackendView>>() == 128 && core::mem::offset_of!(BackendView, header) <= 20);
 
 /// A port as the data path sees it.
 #[derive(Clone, Copy, Debug)]

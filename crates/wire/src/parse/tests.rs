@@ -1,6 +1,6 @@
 use super::{BadTransport, Fragment, Frame, Kind, Malformed, Parsed, Quoted, TcpFlags, parse};
 use crate::Addr;
-use crate::plain::Plain;
+use crate::plain::{Plain, PlainV6};
 use crate::sample::{
     CLIENT, CLIENT6, V4, VIP, VIP6, arbitrary_frame, authentication_header, chain, ethernet, ethernet4,
     ethernet6, fix_checksum, fragment_header, icmp, icmpv6, options_header, routing_header, tcp, udp, v6,
@@ -525,6 +525,11 @@ proptest! {
             let tuple = plain.parsed().tuple(&frame);
             prop_assert_eq!((tuple.src, tuple.dst), (Addr::V4(plain.src), Addr::V4(plain.dst)));
         }
+        if let Some(plain) = PlainV6::read(&frame) {
+            prop_assert_eq!(parse(&frame), Ok(Frame::Ip(plain.parsed())));
+            let tuple = plain.parsed().tuple(&frame);
+            prop_assert_eq!((tuple.src, tuple.dst), (Addr::V6(plain.src), Addr::V6(plain.dst)));
+        }
     }
 
     #[test]
@@ -617,7 +622,8 @@ proptest! {
 fn what_is_plain() {
     for (packet, plain) in [
         (V4::new(6).packet(&syn()), true),
-        (V4 { flags: 0x4000, ..V4::new(17) }.packet(&udp(b"x")), true),
+        (V4 { flags: 0x4000, ..V4::new(17) }.packet(&udp(&[0; 12])), true),
+        (V4::new(17).packet(&udp(&[0; 11])), false),
         (V4 { flags: 0x2000, ..V4::new(17) }.packet(&udp(&[0; 16])), false),
         (V4 { options: std::vec![1, 1, 1, 1], ..V4::new(6) }.packet(&syn()), false),
         (V4::new(1).packet(&icmp(8, 0, b"data")), false),

@@ -2,21 +2,31 @@
 //! what is counted is the engine's.
 
 use arrayvec::ArrayVec;
+use std::ops::Range;
 use wire::PortId;
 use worker::{BURST, Burst, Frame, NoRoom, PacketIo, RxMeta};
 
 /// Room in front of every frame, as a DPDK mbuf has.
-const HEADROOM: usize = 128;
-/// Bytes of a buffer.
-const ROOM: usize = 512;
+const HEADROOM: u8 = 128;
+/// Bytes of a buffer: more than the largest offset and the largest length come to, so that a frame is found in it with as
+/// little work as in an mbuf.
+const ROOM: usize = 2 * u8::MAX as usize + 1;
 /// Buffers: a burst being received while one waits to be sent.
 const BUFFERS: usize = 4 * BURST;
 
 struct Buffer {
     bytes: [u8; ROOM],
-    start: usize,
-    end: usize,
+    start: u8,
+    len: u8,
     meta: RxMeta,
+}
+
+impl Buffer {
+    #[inline(always)]
+    fn range(&self) -> Range<usize> {
+        let start = usize::from(self.start);
+        start..start + usize::from(self.len)
+    }
 }
 
 /// A frame: a buffer on loan, which lives as long as the program.
@@ -27,17 +37,20 @@ impl Drop for LoopFrame {
     /// lost, which the count of frames sent will show.
     #[inline(never)]
     fn drop(&mut self) {
-        self.0.end = self.0.start;
+        self.0.len = 0;
     }
 }
 
 impl Frame for LoopFrame {
+    #[inline(always)]
     fn bytes(&self) -> &[u8] {
-        self.0.bytes.get(self.0.start..self.0.end).unwrap_or_default()
+        &self.0.bytes[self.0.range()]
     }
 
+    #[inline(always)]
     fn bytes_mut(&mut self) -> &mut [u8] {
-        self.0.bytes.get_mut(self.0.start..self.0.end).unwrap_or_default()
+        let range = self.0.range();
+        &mut self.0.bytes[range]
     }
 
     fn meta(&self) -> RxMeta {
@@ -48,17 +61,25 @@ impl Frame for LoopFrame {
         self.0.meta = meta;
     }
 
+    #[inline(always)]
     fn grow_front(&mut self, n: usize) -> Result<&mut [u8], NoRoom> {
-        self.0.start = self.0.start.checked_sub(n).ok_or(NoRoom)?;
-        Ok(self.bytes_mut())
+        self.cut_and_grow(usize::from(self.0.len), n)
     }
 
     fn set_len(&mut self, len: usize) -> Result<(), NoRoom> {
-        if len > ROOM - self.0.start {
+        self.0.len = u8::try_from(len).map_err(|_| NoRoom)?;
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn cut_and_grow(&mut self, len: usize, n: usize) -> Result<&mut [u8], NoRoom> {
+        let Buffer { start, len: before, .. } = &mut *self.0;
+        if len > usize::from(*before) || n > usize::from(*start) {
             return Err(NoRoom);
         }
-        self.0.end = self.0.start + len;
-        Ok(())
+        *before = (len as u8).checked_add(n as u8).ok_or(NoRoom)?;
+        *start -= n as u8;
+        Ok(self.bytes_mut())
     }
 }
 
@@ -77,7 +98,7 @@ pub(crate) struct LoopIo {
 impl LoopIo {
     /// Receives these frames in turn.
     pub(crate) fn new(frames: Vec<Vec<u8>>) -> LoopIo {
-        let buffer = || Buffer { bytes: [0; ROOM], start: 0, end: 0, meta: RxMeta::default() };
+        let buffer = || Buffer { bytes: [0; ROOM], start: 0, len: 0, meta: RxMeta::default() };
         let free = (0..BUFFERS).map(|_| LoopFrame(Box::leak(Box::new(buffer())))).collect();
         LoopIo { free, frames, next: 0, new_flow: None, sent: 0 }
     }
@@ -98,12 +119,14 @@ impl PacketIo for LoopIo {
             };
             self.next = if self.next + 1 < self.frames.len() { self.next + 1 } else { 0 };
             let buffer = &mut *frame.0;
-            (buffer.start, buffer.end) = (HEADROOM, HEADROOM + bytes.len());
-            buffer.bytes[HEADROOM..HEADROOM + bytes.len()].copy_from_slice(bytes);
+            (buffer.start, buffer.len) = (HEADROOM, bytes.len() as u8);
+            let range = buffer.range();
+            buffer.bytes[range].copy_from_slice(bytes);
             buffer.meta = RxMeta { port, ..RxMeta::default() };
             if let Some(flow) = &mut self.new_flow {
                 // The source port: no checksum that a balancer looks at covers it.
-                buffer.bytes[HEADROOM + 34..HEADROOM + 36].copy_from_slice(&(*flow as u16).to_be_bytes());
+                buffer.bytes[usize::from(HEADROOM) + 34..usize::from(HEADROOM) + 36]
+                    .copy_from_slice(&(*flow as u16).to_be_bytes());
                 *flow += 1;
             }
             burst.push(frame);
@@ -118,7 +141,7 @@ impl PacketIo for LoopIo {
     fn alloc(&mut self, n: usize, burst: &mut Burst<LoopFrame>) {
         for _ in 0..n.min(burst.remaining_capacity()) {
             let Some(frame) = self.free.pop() else { return };
-            (frame.0.start, frame.0.end) = (HEADROOM, HEADROOM);
+            (frame.0.start, frame.0.len) = (HEADROOM, 0);
             burst.push(frame);
         }
     }
