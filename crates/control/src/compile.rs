@@ -325,7 +325,7 @@ impl Sender<'_> {
         let header = header.between(next_hop.unwrap_or_default(), port_view.mac);
         let inner_mtu = path.saturating_sub(overhead);
         let room = BackendView::room(state, next_hop, inner_mtu);
-        Ok(BackendView { id, service: service_id, state, mode, header, inner_mtu, room, port, next_hop })
+        Ok(BackendView { id, service: service_id, state, header, inner_mtu, room, port, next_hop })
     }
 
     /// Destination MAC of the frame and the port it leaves by.

@@ -28,6 +28,7 @@ pub mod stamp;
 pub mod state;
 pub mod sync;
 pub mod table;
+pub mod values;
 
 pub use ageing::Idle;
 pub use bucket::{NarrowBucket, WideBucket};

@@ -124,6 +124,18 @@ enum Shape {
     VxlanOverV6,
 }
 
+impl Shape {
+    const fn layout(self) -> Layout {
+        match self {
+            Shape::Link => Layout { outer: Outer::None, udp: false },
+            Shape::Ipip | Shape::Gre => OVER_V4,
+            Shape::Gue | Shape::Vxlan => UDP_OVER_V4,
+            Shape::IpipOverV6 | Shape::GreOverV6 => OVER_V6,
+            Shape::GueOverV6 | Shape::VxlanOverV6 => UDP_OVER_V6,
+        }
+    }
+}
+
 /// A precomputed outer header, from the outer Ethernet addresses to what stands in front of the inner IP header. The
 /// default is [`Mode::L2`] to and from nobody: nothing but Ethernet.
 #[derive(Clone, Copy, Debug)]
@@ -131,7 +143,6 @@ enum Shape {
 pub struct Header {
     len: u8,
     shape: Shape,
-    layout: Layout,
     has_entropy: bool,
     /// Outer Ethernet header, then `len` bytes.
     bytes: [u8; parse::ETHERNET_LEN + HEADER_MAX],
@@ -139,9 +150,8 @@ pub struct Header {
 
 impl Default for Header {
     fn default() -> Header {
-        let layout = Layout { outer: Outer::None, udp: false };
         let bytes = [0; parse::ETHERNET_LEN + HEADER_MAX];
-        Header { len: 0, shape: Shape::Link, layout, has_entropy: false, bytes }
+        Header { len: 0, shape: Shape::Link, has_entropy: false, bytes }
     }
 }
 
@@ -223,7 +233,7 @@ impl Header {
             (Mode::Vxlan { .. }, Outer::V6) => Shape::VxlanOverV6,
         };
         let has_entropy = udp || outer == Outer::V6;
-        Ok(Header { len: header.len, shape, layout: Layout { outer, udp }, has_entropy, bytes })
+        Ok(Header { len: header.len, shape, has_entropy, bytes })
     }
 
     /// The same header between these stations: destination (the next hop) and source (the port) MAC address.
@@ -255,7 +265,29 @@ impl Header {
 
     /// Whether the outer header is IPv6; `false` for an empty header.
     pub const fn is_v6(&self) -> bool {
-        matches!(self.layout.outer, Outer::V6)
+        matches!(self.shape.layout().outer, Outer::V6)
+    }
+
+    /// The mode it was built for, as its bytes say.
+    pub fn mode(&self) -> Mode {
+        let outer_len = match self.shape.layout().outer {
+            Outer::None => return Mode::L2,
+            Outer::V4 => parse::IPV4_LEN,
+            Outer::V6 => parse::IPV6_LEN,
+        };
+        let udp = parse::ETHERNET_LEN + outer_len;
+        let port = field::word(&self.bytes, udp + 2).unwrap_or_default();
+        match self.shape {
+            Shape::Link => Mode::L2,
+            Shape::Ipip | Shape::IpipOverV6 => Mode::Ipip,
+            Shape::Gre | Shape::GreOverV6 => Mode::Gre,
+            Shape::Gue | Shape::GueOverV6 => Mode::Gue { port },
+            Shape::Vxlan | Shape::VxlanOverV6 => {
+                // Behind the flags: 24 bits, then eight reserved ones.
+                let vni = field::long(&self.bytes, udp + 8 + 4).unwrap_or_default() >> 8;
+                Mode::Vxlan { port, vni }
+            }
+        }
     }
 }
 
@@ -379,7 +411,11 @@ fn prepend<const ALL: usize, const LEN: usize>(
     inner: Inner,
     entropy: u32,
 ) -> Option<()> {
-    debug_assert_eq!((layout, LEN), (header.layout, header.len()), "every shape has one layout and length");
+    debug_assert_eq!(
+        (layout, LEN),
+        (header.shape.layout(), header.len()),
+        "every shape has one layout and length"
+    );
     let front = frame.first_chunk_mut::<ALL>()?;
     *front = *header.bytes.first_chunk::<ALL>()?;
     let (_, outer) = front.split_first_chunk_mut::<{ parse::ETHERNET_LEN }>()?;
@@ -405,7 +441,7 @@ fn encapsulate_tagged(frame: &mut [u8], header: &Header, l3: u16, inner: Inner, 
         && let Some(bytes) = precomputed.get(..grown)
     {
         outer.copy_from_slice(bytes);
-        let _ = fill(outer, header.layout, grown, inner, entropy);
+        let _ = fill(outer, header.shape.layout(), grown, inner, entropy);
     }
 }
 

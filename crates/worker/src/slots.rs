@@ -125,7 +125,7 @@ mod tests {
     use std::collections::BTreeMap;
     use std::sync::Arc;
     use steer::{Maglev, Weighted};
-    use wire::encap::{Header, Mode};
+    use wire::encap::Header;
     use wire::{BackendId, PortId, ServiceId};
 
     #[test]
@@ -180,7 +180,6 @@ mod tests {
                     id: BackendId(1),
                     service: of,
                     state,
-                    mode: Mode::Ipip,
                     header: Header::default(),
                     inner_mtu: 1480,
                     room: 0,

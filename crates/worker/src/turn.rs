@@ -208,6 +208,7 @@ impl<Io: PacketIo> Worker<Io> {
             self.count_received(port, &burst);
             self.classify_burst(view, port, &burst);
             self.flows.lookup(&self.keys, now, &mut self.hits);
+            self.hits.prefetch(&view.backends);
             self.flows.prefetch_inserts(&self.keys, &self.hits);
             self.place_fresh(view, &burst);
             self.forward_burst(view, &mut burst, now);

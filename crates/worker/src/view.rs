@@ -6,7 +6,7 @@
 use crate::slots::SlotMemory;
 use std::sync::Arc;
 use steer::{Maglev, Services};
-use wire::encap::{Header, Mode};
+use wire::encap::Header;
 use wire::{Addr, BackendId, PortId, ServiceId};
 
 /// Largest number of services (ids 1 to this).
@@ -103,7 +103,7 @@ pub enum BackendState {
 }
 
 /// A backend as the data path sees it. Two cache lines, of which a packet needs the first alone where the outer header is
-/// ipip, gre or gue over IPv4.
+/// ipip or gre over IPv4: whether there is a backend (the niche of an `Option` of it) is in the first line, too.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct BackendView {
@@ -123,8 +123,6 @@ pub struct BackendView {
     pub next_hop: Option<[u8; 6]>,
     /// Outer Ethernet (from the port to the next hop) and tunnel header, ready but for lengths, DSCP, ECN and entropy.
     pub header: Header,
-    /// Mode of its service.
-    pub mode: Mode,
 }
 
 impl BackendView {

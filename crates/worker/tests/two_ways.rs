@@ -1,5 +1,6 @@
 //! The fast path and the general stages do the same: frames with a VLAN tag, which only the general stages carry, have the
 //! same outcomes, outputs and counters as the same frames without.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod rig;
 

@@ -376,7 +376,7 @@ fn departed_backends_drain() {
     for config in [&after, &gone] {
         let view = compile(config, &mut ids, &Runtime { departed: &departed, ..runtime() }).unwrap();
         let found = view.backends[id.index()].as_ref().unwrap();
-        assert_eq!((found.id, found.state, found.mode), (id, Draining, Mode::Gre));
+        assert_eq!((found.id, found.state, found.header.mode()), (id, Draining, Mode::Gre));
         assert!(view.service.iter().all(|s| !s.members.contains(&id)));
     }
     // Back in the configuration, it is what that says, whoever still thinks it departed.

@@ -45,6 +45,7 @@ fn header_length_is_the_overhead() {
     for mode in MODES {
         for (outer_v6, inner_v6) in [(false, false), (false, true), (true, false), (true, true)] {
             let header = Header::new(&tunnel(mode, outer_v6, inner_v6)).unwrap();
+            assert_eq!(header.mode(), mode);
             assert_eq!(header.len(), usize::from(mode.overhead(outer_v6)), "{mode:?}");
             assert_eq!(header.is_v6(), outer_v6 && mode != Mode::L2);
             assert_eq!(header.is_empty(), mode == Mode::L2);

@@ -103,7 +103,6 @@ pub fn view(generation: u64, specs: &[Spec]) -> View {
                 id,
                 service,
                 state: *state,
-                mode: spec.mode,
                 inner_mtu: 1500 - spec.mode.overhead(false),
                 room: BackendView::room(*state, next_hop, 1500 - spec.mode.overhead(false)),
                 header: header.between(next_hop.unwrap_or_default(), PORT_MAC),

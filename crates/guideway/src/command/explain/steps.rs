@@ -280,7 +280,7 @@ fn say_path(told: &mut Explanation, picture: &Picture, packet: &Packet, b: &Back
     use wire::encap::Mode;
     let address = picture.backend_config(b.id).map_or("?".to_owned(), |b| b.address.to_string());
     let outer = if b.header.is_v6() { "IPv6" } else { "IPv4" };
-    let mode = match b.mode {
+    let mode = match b.header.mode() {
         Mode::Ipip => format!("ipip: outer {outer} header to {address}"),
         Mode::Gre => format!("gre: outer {outer} and GRE header to {address}"),
         Mode::Gue { port } => format!("gue: outer {outer}, UDP (port {port}) and GUE header to {address}"),
