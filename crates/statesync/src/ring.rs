@@ -10,12 +10,19 @@ use wire::CoreId;
 #[derive(Debug)]
 pub struct Ports<T> {
     core: CoreId,
-    /// By receiving core; `None` for our own.
-    to: Vec<Option<Sender<T>>>,
-    /// By sending core; `None` for our own.
-    from: Vec<Option<Receiver<T>>>,
+    /// By core; `None` for our own.
+    peers: Vec<Option<Peer<T>>>,
     /// Whom `receive` asks first.
     first: usize,
+}
+
+/// Our ends of the two queues between us and another core. Both are written to with every burst, so they share no pair of
+/// cache lines, which processors fetch together, with what another core writes to.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Peer<T> {
+    to: Sender<T>,
+    from: Receiver<T>,
 }
 
 /// The ports of `cores` workers (at most 256, as a [`CoreId`] is 8 bits), in order of their cores; each queue holds
@@ -23,22 +30,18 @@ pub struct Ports<T> {
 pub fn mesh<T>(cores: usize, depth: usize) -> Vec<Ports<T>> {
     let ids = || (0..=u8::MAX).map(CoreId).take(cores);
     let cores = ids().count();
-    let mut ports: Vec<Ports<T>> = ids()
-        .map(|core| Ports { core, to: Vec::with_capacity(cores), from: Vec::with_capacity(cores), first: 0 })
-        .collect();
-    for writer in 0..cores {
-        for reader in 0..cores {
-            let (to, from) = if writer == reader {
-                (None, None)
-            } else {
-                let (sender, receiver) = channel(depth);
-                (Some(sender), Some(receiver))
-            };
-            ports[writer].to.push(to);
-            ports[reader].from.push(from);
+    let row = || (0..cores).map(|_| (None, None)).collect();
+    let mut ends: Vec<Vec<_>> = (0..cores).map(|_| row()).collect();
+    for (writer, reader) in (0..cores).flat_map(|writer| (0..cores).map(move |reader| (writer, reader))) {
+        if writer != reader {
+            let (sender, receiver) = channel(depth);
+            ends[writer][reader].0 = Some(sender);
+            ends[reader][writer].1 = Some(receiver);
         }
     }
-    ports
+    let peer = |(to, from): (Option<_>, Option<_>)| to.zip(from).map(|(to, from)| Peer { to, from });
+    let ports = ids().zip(ends);
+    ports.map(|(core, row)| Ports { core, peers: row.into_iter().map(peer).collect(), first: 0 }).collect()
 }
 
 impl<T> Ports<T> {
@@ -49,7 +52,7 @@ impl<T> Ports<T> {
 
     /// Number of workers in the mesh, this one included.
     pub fn cores(&self) -> usize {
-        self.to.len()
+        self.peers.len()
     }
 
     /// Sends to another core.
@@ -58,9 +61,19 @@ impl<T> Ports<T> {
     /// The queue is full, or `to` is this core or none of the mesh; the item comes back.
     #[inline]
     pub fn send(&mut self, to: CoreId, item: T) -> Result<(), T> {
-        match self.to.get_mut(usize::from(to.0)) {
-            Some(Some(sender)) => sender.push(item),
+        match self.peers.get_mut(usize::from(to.0)) {
+            Some(Some(peer)) => peer.to.push(item),
             _ => Err(item),
+        }
+    }
+
+    /// Sends to another core from the front of `items` as many as fit, in order, and returns how many; none if `to` is
+    /// this core or none of the mesh. The rest is left in the iterator. The other core sees all of them at once.
+    #[inline]
+    pub fn send_burst(&mut self, to: CoreId, items: &mut impl ExactSizeIterator<Item = T>) -> usize {
+        match self.peers.get_mut(usize::from(to.0)) {
+            Some(Some(peer)) => peer.to.push_burst(items),
+            _ => 0,
         }
     }
 
@@ -68,19 +81,22 @@ impl<T> Ports<T> {
     /// sender come in the order in which they were sent.
     #[inline]
     pub fn receive(&mut self, budget: usize, mut f: impl FnMut(CoreId, T)) -> usize {
-        let cores = self.from.len();
+        let cores = self.peers.len();
         let mut left = budget;
-        for i in 0..cores {
+        let mut at = self.first;
+        for _ in 0..cores {
             if left == 0 {
                 break;
             }
-            let at = (self.first + i) % cores;
-            let Some(Some(receiver)) = self.from.get_mut(at) else { continue };
             #[expect(clippy::cast_possible_truncation, reason = "the mesh has at most 256 cores")]
             let sender = CoreId(at as u8);
-            left -= receiver.drain(left, |item| f(sender, item));
-            if left == 0 {
-                self.first = (at + 1) % cores;
+            let peer = self.peers.get_mut(at);
+            at = if at + 1 < cores { at + 1 } else { 0 };
+            if let Some(Some(peer)) = peer {
+                left -= peer.from.drain(left, |item| f(sender, item));
+                if left == 0 {
+                    self.first = at;
+                }
             }
         }
         budget - left
@@ -88,7 +104,7 @@ impl<T> Ports<T> {
 
     /// Items on their way to this core.
     pub fn waiting(&self) -> usize {
-        self.from.iter().flatten().map(Receiver::waiting).sum()
+        self.peers.iter().flatten().map(|peer| peer.from.waiting()).sum()
     }
 }
 

@@ -6,12 +6,16 @@
 //! (from 0) in round `floor(k * w_max / w)`, and as many turns as its share of the slots, rounded by the largest
 //! remainder. Equal weights are the paper's algorithm exactly.
 
+mod circle;
+mod divisor;
 mod filling;
 mod turns;
 
 use crate::{hash, is_prime, next_prime};
 use alloc::vec::Vec;
-use filling::{Circle, Filling, Walk};
+use circle::{Circle, Walk};
+use divisor::Divisor;
+use filling::Filling;
 use turns::Turns;
 
 /// A backend's name and weight. The name decides which slots it prefers; a weight of 0 gets none.
@@ -91,7 +95,7 @@ impl Maglev {
     /// weight the table is empty: every slot has no backend.
     ///
     /// Expected time is O(M log M): bounded by the walks' collisions, not by the number of backends. Memory beside
-    /// the table: a bit per slot, and two bytes per slot while weights differ.
+    /// the table: up to two bytes per slot, and two bytes per slot while weights differ.
     ///
     /// # Errors
     /// See [`MaglevError`].
@@ -112,7 +116,8 @@ impl Maglev {
             return Err(MaglevError::TooSmall { size, backends: weighted });
         }
         let circle = Circle::new(size);
-        let walks = backends.iter().map(|backend| walk(backend, &circle, size, key)).collect();
+        let divisors = (Divisor::new(size), Divisor::new(size - 1));
+        let walks = backends.iter().map(|backend| walk(backend, &circle, divisors, key)).collect();
         let mut turns = Turns::new(&weights, size);
         let slots = Filling::new(circle, walks).fill(&mut turns);
         Ok(Maglev { slots, members: turns.members, key: *key })
@@ -174,14 +179,13 @@ impl Maglev {
     }
 }
 
-/// The beginning of a backend's walk; none is needed without a weight.
-#[expect(clippy::cast_possible_truncation, reason = "remainders of a u32")]
-fn walk(backend: &Weighted<'_>, circle: &Circle, size: u32, key: &[u8; 16]) -> Walk {
+/// The beginning of a backend's walk; none is needed without a weight. The divisors are the size and one less.
+fn walk(backend: &Weighted<'_>, circle: &Circle, divisors: (Divisor, Divisor), key: &[u8; 16]) -> Walk {
     if backend.weight == 0 {
         return circle.walk(0, 1);
     }
     let (offset, skip) = hash::maglev_offset_and_skip(key, backend.name);
-    circle.walk((offset % u64::from(size)) as u32, (skip % u64::from(size - 1)) as u32 + 1)
+    circle.walk(divisors.0.remainder(offset), divisors.1.remainder(skip) + 1)
 }
 
 #[cfg(test)]

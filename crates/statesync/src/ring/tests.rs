@@ -36,6 +36,30 @@ mod sequential {
     }
 
     #[test]
+    fn of_a_burst_the_front_goes_and_the_rest_stays() {
+        let mut ports = mesh(2, 3);
+        let mut burst: Vec<Box<u32>> = (0..5).map(Box::new).collect();
+        let mut front = burst.drain(..);
+        assert_eq!(ports[0].send_burst(CoreId(0), &mut front), 0);
+        assert_eq!(ports[0].send_burst(CoreId(2), &mut front), 0);
+        assert_eq!(ports[0].send_burst(CoreId(1), &mut front), 3);
+        assert_eq!(front.map(|item| *item).collect::<Vec<_>>(), [3, 4]);
+        let mut got = Vec::new();
+        assert_eq!(ports[1].receive(9, |from, item| got.push((from, *item))), 3);
+        assert_eq!(got, [(CoreId(0), 0), (CoreId(0), 1), (CoreId(0), 2)]);
+    }
+
+    #[test]
+    fn what_cores_write_to_lies_apart() {
+        let ports = mesh::<u64>(3, 4);
+        assert_eq!(align_of::<Peer<u64>>(), 128);
+        let lines = ports.iter().flat_map(|of| of.peers.iter().flatten().map(|peer| (of.core, peer)));
+        let lines: Vec<_> = lines.map(|(core, peer)| (core, std::ptr::from_ref(peer).addr() / 128)).collect();
+        let shared = |a: &(CoreId, usize)| lines.iter().any(|b| b.0 != a.0 && b.1 == a.1);
+        assert!(!lines.iter().any(shared), "{lines:?}");
+    }
+
+    #[test]
     fn a_busy_sender_does_not_starve_the_others() {
         let mut ports = mesh(3, 64);
         for i in 0..64 {

@@ -72,6 +72,22 @@ impl<T> Sender<T> {
         Ok(())
     }
 
+    /// Takes from the front of `items` as many as fit, and returns how many. The reader sees all of them at once.
+    pub fn push_burst(&mut self, items: &mut impl ExactSizeIterator<Item = T>) -> usize {
+        let ring = &*self.ring;
+        let from = self.tail;
+        for item in items.take(self.room()) {
+            let slot = &ring.slots[self.tail % ring.slots.len()];
+            // SAFETY: less than `room` slots lie between `from` and `tail`, so this one is outside head..tail.
+            slot.with_mut(|slot| unsafe { *slot = Some(item) });
+            self.tail += 1;
+        }
+        if self.tail > from {
+            ring.tail.store(self.tail, Ordering::Release); // writer-publishes-tail
+        }
+        self.tail - from
+    }
+
     /// Items that fit now; more may fit a moment later, never fewer.
     pub fn room(&self) -> usize {
         self.ring.slots.len() - (self.tail - self.ring.head.load(Ordering::Acquire))
@@ -93,14 +109,18 @@ impl<T> Receiver<T> {
         item
     }
 
-    /// Takes out up to `max` items, oldest first, and returns how many.
+    /// Takes out up to `max` items, oldest first, and returns how many. The writer sees all their slots free at once.
     pub fn drain(&mut self, max: usize, mut f: impl FnMut(T)) -> usize {
-        let mut count = 0;
-        while count < max
-            && let Some(item) = self.pop()
-        {
-            f(item);
-            count += 1;
+        let ring = &*self.ring;
+        let count = max.min(self.waiting());
+        for at in self.head..self.head + count {
+            // SAFETY: the slot is inside head..tail, so the writer does not touch it.
+            let item = ring.slots[at % ring.slots.len()].with_mut(|slot| unsafe { (*slot).take() });
+            item.into_iter().for_each(&mut f);
+        }
+        if count > 0 {
+            self.head += count;
+            ring.head.store(self.head, Ordering::Release); // reader-publishes-head
         }
         count
     }

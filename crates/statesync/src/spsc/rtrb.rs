@@ -26,6 +26,24 @@ impl<T> Sender<T> {
         self.0.push(item).map_err(|PushError::Full(item)| item)
     }
 
+    /// Takes from the front of `items` as many as fit, and returns how many. One exchange of cursors for all of them, and
+    /// the reader's is looked at only when what was free at the last look does not suffice.
+    #[inline]
+    pub fn push_burst(&mut self, items: &mut impl ExactSizeIterator<Item = T>) -> usize {
+        let want = items.len();
+        let room = match self.0.cached_slots() {
+            room if room >= want => want,
+            _ => want.min(self.0.slots()),
+        };
+        if room == 0 {
+            return 0;
+        }
+        match self.0.write_chunk_uninit(room) {
+            Ok(chunk) => chunk.fill_from_iter(items),
+            Err(_) => 0, // `slots` never promises too much
+        }
+    }
+
     /// Items that fit now; more may fit a moment later, never fewer.
     pub fn room(&self) -> usize {
         self.0.slots()
@@ -40,10 +58,14 @@ impl<T> Receiver<T> {
     }
 
     /// Takes out up to `max` items, oldest first, and returns how many. One exchange of cursors for all of them:
-    /// several times cheaper between cores than as many calls of `pop`.
+    /// several times cheaper between cores than as many calls of `pop`. The writer's cursor is looked at only when what was
+    /// waiting at the last look does not suffice.
     #[inline]
     pub fn drain(&mut self, max: usize, mut f: impl FnMut(T)) -> usize {
-        let count = max.min(self.0.slots());
+        let count = match self.0.cached_slots() {
+            waiting if waiting >= max => max,
+            _ => max.min(self.0.slots()),
+        };
         if count == 0 {
             return 0;
         }

@@ -9,6 +9,8 @@ pub(super) struct Turns {
     order: Vec<u16>,
     /// Backends that have at least one turn, ascending.
     pub(super) members: Vec<u16>,
+    /// Whether the turns that one call of `next` gives are of ascending backends.
+    pub(super) ascend: bool,
     at: usize,
 }
 
@@ -22,11 +24,11 @@ impl Turns {
         let first = weighted().next().map_or(0, |(_, &weight)| weight);
         if weighted().all(|(_, &weight)| weight == first) {
             let members: Vec<u16> = weighted().map(|(index, _)| index).collect();
-            return Turns { order: members.clone(), members, at: 0 };
+            return Turns { order: members.clone(), members, ascend: true, at: 0 };
         }
         let quotas = quotas(weights, size);
         let members = (0..NONE).zip(&quotas).filter(|&(_, &quota)| quota > 0).map(|(i, _)| i).collect();
-        Turns { order: order(weights, &quotas), members, at: 0 }
+        Turns { order: order(weights, &quotas), members, ascend: false, at: 0 }
     }
 
     /// The next turns, at least one and at most `limit`; none if there are no members. The backends of one call mostly

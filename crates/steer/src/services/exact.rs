@@ -142,17 +142,17 @@ impl<E: Entry> Exact<E> {
         (of.spread() >> self.shift) as usize
     }
 
-    /// The rule of a destination, whose own rule is ignored.
+    /// The rule of a destination, whose own rule is ignored, if it stands at the place it names, as nearly all do.
     #[inline(always)]
-    pub(super) fn find(&self, wanted: &E) -> Option<u16> {
-        let at = self.place(wanted);
-        let entry = self.entries.get(at)?;
-        if entry.same(wanted) { Some(entry.rule()) } else { self.find_after(at, wanted) }
+    pub(super) fn find_first(&self, wanted: &E) -> Option<u16> {
+        let entry = self.entries.get(self.place(wanted))?;
+        entry.same(wanted).then_some(entry.rule())
     }
 
-    #[cold]
-    fn find_after(&self, at: usize, wanted: &E) -> Option<u16> {
-        let mut run = self.entries.get(at..)?.iter().take_while(|entry| !entry.same(&E::EMPTY));
+    /// The rule of a destination wherever in its run it stands.
+    pub(super) fn find(&self, wanted: &E) -> Option<u16> {
+        let mut run =
+            self.entries.get(self.place(wanted)..)?.iter().take_while(|entry| !entry.same(&E::EMPTY));
         run.find(|entry| entry.same(wanted)).map(E::rule)
     }
 }
