@@ -1,12 +1,17 @@
 //! The physical bound: one random line a look-up, 32 in flight. Nothing that has to look into memory once is faster.
 
 use crate::failure::{Failure, wrong};
+use crate::random::Random;
+use crate::tsc::Tsc;
+use dpdk::clock::stamp;
 use dpdk::memory::prefetch;
 use dpdk::pages::{self, Mapped, PageKind};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Lines asked for before the first is read.
 pub const BURST: usize = 32;
+/// Any seed, as long as it is always the same.
+const SEED: u64 = 3;
 
 /// A cache line; each of its words holds the line's number.
 #[derive(Debug)]
@@ -73,6 +78,30 @@ impl Lines {
             }
         }
         sum
+    }
+
+    /// Reads at random, as a cell of a round: `windows` times `reads` lines.
+    pub fn cell(
+        &self,
+        tsc: Tsc,
+        reads: usize,
+        windows: usize,
+    ) -> impl FnMut(&mut Vec<f64>) -> Result<(), Failure> + '_ {
+        let mut random = Random::new(SEED);
+        let mut picks = vec![0_u32; reads];
+        move |costs| {
+            for _ in 0..windows {
+                for pick in &mut picks {
+                    *pick = random.below(self.len()) as u32;
+                }
+                let begin = stamp();
+                let sum = self.read(&picks);
+                let end = stamp();
+                Lines::check(&picks, sum)?;
+                costs.push(tsc.nanoseconds(begin, end) / reads as f64);
+            }
+            Ok(())
+        }
     }
 
     /// Compares a sum given by [`read`](Lines::read).

@@ -2,6 +2,7 @@
 
 use crate::bound::Lines;
 use crate::failure::Failure;
+use crate::machine;
 use crate::random::Random;
 use crate::statistics::median;
 use crate::tsc::Tsc;
@@ -40,6 +41,8 @@ pub struct Calibrator {
     lines: Lines,
     random: Random,
     picks: Vec<u32>,
+    /// The CPU to calibrate, and the one to return to.
+    elsewhere: Option<(usize, usize)>,
 }
 
 impl Calibrator {
@@ -49,7 +52,15 @@ impl Calibrator {
     /// No memory.
     pub fn new(tsc: Tsc) -> Result<Calibrator, Failure> {
         let lines = Lines::new(LINE_BYTES)?;
-        Ok(Calibrator { tsc, lines, random: Random::new(SEED), picks: vec![0; WINDOW] })
+        Ok(Calibrator { tsc, lines, random: Random::new(SEED), picks: vec![0; WINDOW], elsewhere: None })
+    }
+
+    /// The same, but of `cpu`, where somebody else works between calibrations; this thread's own is `own`.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn of(cpu: usize, own: usize, tsc: Tsc) -> Result<Calibrator, Failure> {
+        Ok(Calibrator { elsewhere: Some((cpu, own)), ..Calibrator::new(tsc)? })
     }
 
     /// Scalar work for so long that the core forgets the wide vectors of whoever ran before: a core that has used AVX-512
@@ -65,8 +76,16 @@ impl Calibrator {
     /// Some 2 ms of work.
     ///
     /// # Errors
-    /// Memory did not hold what was written.
+    /// Memory did not hold what was written, or the kernel refuses a CPU.
     pub fn take(&mut self) -> Result<Calibration, Failure> {
+        let Some((cpu, own)) = self.elsewhere else { return self.take_here() };
+        machine::move_to(cpu)?;
+        let taken = self.take_here();
+        machine::move_to(own)?;
+        taken
+    }
+
+    fn take_here(&mut self) -> Result<Calibration, Failure> {
         let runs: Vec<f64> = (0..RUNS)
             .map(|_| {
                 let begin = stamp();

@@ -8,36 +8,33 @@ mod scene;
 
 pub use check::Expected;
 pub use frame::Writer;
-pub use rig::{Parts, Rig, table_bytes};
-pub use scene::{Mode, Scene, State};
+pub use rig::{Parts, Rig, WithViews, table_bytes};
+pub use scene::{Family, Mode, Scene, State};
 
 use crate::bound::Lines;
-use crate::calibration::{Calibration, Calibrator};
+use crate::calibration::Calibrator;
 use crate::failure::Failure;
 use crate::flows::FLOWS_MAX;
 use crate::footprint::Footprint;
-use crate::random::{Picker, Random, Spread};
-use crate::report::Maybe;
-use crate::rounds::{self, Cells, Measured};
+use crate::options::Options;
+use crate::random::{Picker, Spread};
+use crate::report::{self, Conditions, Maybe, rounded};
+use crate::rounds::{Cells, Measured};
 use crate::statistics::{Figure, Interval};
 use crate::tsc::Tsc;
 use clap::Args;
-use dpdk::clock::stamp;
 use dpdk::pages::PageKind;
 use serde::Serialize;
 use std::cell::RefCell;
-use std::time::Duration;
 
 /// Windows of a cell in a round.
-const WINDOWS: usize = 64;
+pub(crate) const WINDOWS: usize = 64;
 /// Lines of a window of the bound: as many as a window has packets.
-const LINES: usize = rig::WINDOW;
+pub(crate) const LINES: usize = rig::WINDOW;
 /// Flows of the cell that shows what a packet costs without cache misses.
 const HOT_FLOWS: u64 = 1000;
 /// Above this a hot cell is measured in addition.
 const COLD_FLOWS: u64 = 100_000;
-/// No round begins later than this.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Time the engine: parse to encapsulation in memory, every packet a verified hit
 ///
@@ -55,21 +52,20 @@ pub struct Arguments {
     /// How packets reach backends
     #[arg(long, value_enum, default_value_t = Mode::Ipip)]
     mode: Mode,
+    /// IPv4 or IPv6: clients, VIP and backends
+    #[arg(long, value_enum, default_value_t = Family::V4)]
+    family: Family,
     /// Packets a turn receives
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=32))]
     burst: u16,
-    /// Rounds
-    #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    rounds: u32,
     /// How packets are spread over the flows
     #[arg(long, value_enum, default_value_t = Spread::Uniform)]
     keys: Spread,
     /// What the service remembers
     #[arg(long, value_enum, default_value_t = State::All)]
     state: State,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    options: Options,
     /// Add ratios, bytes a flow and the hot cost to the JSON
     #[arg(long, requires = "json")]
     detail: bool,
@@ -78,7 +74,7 @@ pub struct Arguments {
 impl Arguments {
     /// Huge pages for the table, the bound's lines beside it and calibration.
     pub fn huge_bytes(&self) -> u64 {
-        2 * table_bytes(self.flows) as u64 + (256 << 20)
+        2 * table_bytes(self.family, self.flows) as u64 + (256 << 20)
     }
 }
 
@@ -90,9 +86,8 @@ struct Outcome {
     burst: u16,
     ns_per_packet: Maybe<Figure>,
     bound_ns: Maybe<Figure>,
-    calibration: Calibration,
-    rounds_kept: usize,
-    rounds_total: usize,
+    #[serde(flatten)]
+    conditions: Conditions,
     pages: &'static str,
     verified: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -103,6 +98,7 @@ struct Outcome {
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Detail {
     backends: u32,
+    family: Family,
     state: State,
     keys: Spread,
     packets_checked: u64,
@@ -125,8 +121,8 @@ struct Detail {
 /// [`Failure`]; a packet that missed or went to the wrong backend is one.
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let tsc = Tsc::measure();
-    let scene = Scene::build(arguments.mode, arguments.backends, arguments.state)?;
-    let all = Scene::build(arguments.mode, arguments.backends, State::All)?;
+    let build = |state| Scene::build(arguments.mode, arguments.family, arguments.backends, state);
+    let (scene, all) = (build(arguments.state)?, build(State::All)?);
     let burst = usize::from(arguments.burst);
     let before = Footprint::now();
     let mut rig = Rig::new(&scene, arguments.flows, burst, tsc)?;
@@ -147,67 +143,33 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         let mut picker = Picker::new(arguments.keys, arguments.flows, 1);
         let rig = RefCell::new(&mut rig);
         let mut cells = Cells::default();
-        cells.add("bound", bound_cell(&lines, tsc));
-        cells.add("engine", |windows| {
-            (0..WINDOWS).try_for_each(|_| {
-                windows.push(rig.borrow_mut().window(&mut picker)?);
-                Ok(())
-            })
-        });
+        cells.add("bound", lines.cell(tsc, LINES, WINDOWS));
+        cells.add("engine", |costs| rig.borrow_mut().windows(WINDOWS, &mut picker, costs));
         cells.add("empty", |windows| {
             windows.push(rig.borrow_mut().empty_turn());
             Ok(())
         });
         if let Some(hot) = &mut hot {
             let mut picker = Picker::new(arguments.keys, HOT_FLOWS, 2);
-            cells.add("hot", move |windows| {
-                (0..WINDOWS / 2).try_for_each(|_| {
-                    windows.push(hot.window(&mut picker)?);
-                    Ok(())
-                })
-            });
+            cells.add("hot", move |costs| hot.windows(WINDOWS / 2, &mut picker, costs));
         }
-        rounds::measure(&mut calibrator, &mut cells, arguments.rounds as usize, PATIENCE)?
+        arguments.options.measure(&mut calibrator, &mut cells)?
     };
     let checked = rig.packets_checked() + hot.as_ref().map_or(0, Rig::packets_checked);
-    let result = Outcome {
+    let outcome = Outcome {
         flows: arguments.flows,
         mode: arguments.mode,
         burst: arguments.burst,
-        ns_per_packet: Maybe::from(measured.figure("engine")).rounded(),
-        bound_ns: Maybe::from(measured.figure("bound")).rounded(),
-        calibration: measured.calibration.rounded(),
-        rounds_kept: measured.rounds_kept(),
-        rounds_total: measured.rounds_total,
+        ns_per_packet: measured.cost("engine"),
+        bound_ns: measured.cost("bound"),
+        conditions: Conditions::from(&measured),
         pages: pages.name(),
         verified: true,
         detail: arguments.detail.then(|| detail(arguments, &measured, bytes_per_flow, checked)),
     };
-    if arguments.json {
-        println!("{}", serde_json::to_string(&result)?);
-    } else {
-        print!("{}", for_people(&result, &detail(arguments, &measured, bytes_per_flow, checked)));
-    }
-    Ok(())
-}
-
-/// The bound over `lines`, in windows like the engine's.
-pub(crate) fn bound_cell(lines: &Lines, tsc: Tsc) -> impl FnMut(&mut Vec<f64>) -> Result<(), Failure> + '_ {
-    let mut random = Random::new(3);
-    let mut picks = vec![0_u32; LINES];
-    move |windows| {
-        for _ in 0..WINDOWS {
-            for pick in &mut picks {
-                *pick = random.below(lines.len()) as u32;
-            }
-            let begin = stamp();
-            let sum = lines.read(&picks);
-            let end = stamp();
-            Lines::check(&picks, sum)?;
-            windows.push(tsc.nanoseconds(begin, end) / LINES as f64);
-        }
-        Ok(())
-    }
+    report::print(arguments.options.json, &outcome, |outcome| {
+        for_people(outcome, &detail(arguments, &measured, bytes_per_flow, checked))
+    })
 }
 
 fn detail(arguments: &Arguments, measured: &Measured, bytes_per_flow: f64, packets_checked: u64) -> Detail {
@@ -215,19 +177,20 @@ fn detail(arguments: &Arguments, measured: &Measured, bytes_per_flow: f64, packe
     let hot = if is_cold { "hot" } else { "engine" };
     Detail {
         backends: arguments.backends,
+        family: arguments.family,
         state: arguments.state,
         keys: arguments.keys,
         packets_checked,
-        bytes_per_flow: crate::report::rounded(bytes_per_flow, 2),
-        ratio_to_bound: Maybe::from(measured.ratio("engine", "bound")).rounded(),
-        hot_ns: Maybe::from(measured.figure(hot)).rounded(),
-        excess_ns: Maybe::from(measured.derived(&["engine", "bound", hot], |v| v[0] - v[1] - v[2])).rounded(),
-        ratio_to_hot: Maybe::from(measured.ratio("engine", hot)).rounded(),
-        empty_turn_ns: Maybe::from(measured.figure("empty")).rounded(),
+        bytes_per_flow: rounded(bytes_per_flow, 2),
+        ratio_to_bound: measured.compared("engine", "bound"),
+        hot_ns: measured.cost(hot),
+        excess_ns: measured.combined(&["engine", "bound", hot], |v| v[0] - v[1] - v[2]),
+        ratio_to_hot: measured.compared("engine", hot),
+        empty_turn_ns: measured.cost("empty"),
     }
 }
 
-fn for_people(result: &Outcome, detail: &Detail) -> String {
+fn for_people(outcome: &Outcome, detail: &Detail) -> String {
     format!(
         "{} flows, {} backends, bursts of {}, pages {}\n\
          a packet       {}\n\
@@ -236,22 +199,18 @@ fn for_people(result: &Outcome, detail: &Detail) -> String {
          hot            {}\n\
          empty turn     {}\n\
          a flow takes   {} bytes\n\
-         calibration    {} adds a TSC cycle, {} ns a random line of 128 MiB\n\
-         {} of {} rounds kept, {} packets checked\n",
-        result.flows,
+         {} packets checked; {}\n",
+        outcome.flows,
         detail.backends,
-        result.burst,
-        result.pages,
-        result.ns_per_packet.words(),
-        result.bound_ns.words(),
+        outcome.burst,
+        outcome.pages,
+        outcome.ns_per_packet.words(),
+        outcome.bound_ns.words(),
         detail.ratio_to_bound.words(),
         detail.hot_ns.words(),
         detail.empty_turn_ns.words(),
         detail.bytes_per_flow,
-        result.calibration.adds_per_tsc,
-        result.calibration.line_ns,
-        result.rounds_kept,
-        result.rounds_total,
         detail.packets_checked,
+        outcome.conditions.words(),
     )
 }

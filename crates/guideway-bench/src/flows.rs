@@ -1,7 +1,7 @@
 //! Flows by number: a cheap bijection from a number to the client's address and port, and what the balancer should do with it.
 
 use crate::random::mix;
-use wire::{FlowKey, ServiceId};
+use wire::{Addr, FlowKey, ServiceId, Tuple};
 
 /// Clients are in 10.0.0.0/8.
 const NETWORK: u32 = 0x0a00_0000;
@@ -10,6 +10,10 @@ const BITS: u32 = 38;
 const MASK: u64 = (1 << BITS) - 1;
 /// Ports start here and use 14 bits.
 const PORT_BASE: u16 = 0x4000;
+/// IPv6 clients are in 2001:db8:1::/64, numbered by their IPv4 address.
+const NETWORK6: u128 = 0x2001_0db8_0001_0000_0000_0000_0000_0000;
+/// The IPv6 VIP, 2001:db8:f::10.
+pub const VIP6: u128 = 0x2001_0db8_000f_0000_0000_0000_0000_0010;
 /// Most flows a measurement can name.
 pub const FLOWS_MAX: u64 = 1 << 28;
 
@@ -20,6 +24,14 @@ pub struct Client {
     pub address: u32,
     /// Port.
     pub port: u16,
+}
+
+impl Client {
+    /// Its IPv6 address.
+    #[inline]
+    pub fn address6(self) -> u128 {
+        NETWORK6 | u128::from(self.address)
+    }
 }
 
 /// The client of flow `number` (below [`FLOWS_MAX`]). Different numbers have different clients.
@@ -39,6 +51,20 @@ pub fn client(number: u64) -> Client {
 pub fn key(number: u64, service: ServiceId) -> FlowKey {
     let client = client(number);
     FlowKey::narrow(client.address, client.port, service)
+}
+
+/// The exact key of an IPv6 TCP flow to port `port` of [`VIP6`].
+#[inline]
+pub fn wide_key(number: u64, port: u16, service: ServiceId) -> FlowKey {
+    let client = client(number);
+    let tuple = Tuple {
+        src: Addr::V6(client.address6()),
+        dst: Addr::V6(VIP6),
+        sport: client.port,
+        dport: port,
+        protocol: 6,
+    };
+    FlowKey::wide(&tuple, service)
 }
 
 /// The same as a plain number, for tables that know nothing of flows.

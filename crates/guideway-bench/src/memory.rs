@@ -1,15 +1,15 @@
 //! `guideway bench memory`: bytes a flow takes, as the kernel counts them.
 
 use crate::failure::{Failure, wrong};
-use crate::flows::client;
+use crate::flows::{key, wide_key};
 use crate::footprint::Footprint;
-use crate::report::rounded;
+use crate::report::{self, rounded};
 use clap::Args;
 use dpdk::pages;
 use flow::bucket::Bucket;
 use flow::{Idle, Insert, Memory, NarrowBucket, State, Table, WideBucket};
 use serde::Serialize;
-use wire::{Addr, BackendId, FlowKey, ServiceId, Tick, Tuple};
+use wire::{BackendId, FlowKey, ServiceId, Tick};
 
 /// Flows of the table's other half.
 const FEW: usize = 16;
@@ -18,10 +18,7 @@ const UNTRUSTED_PERCENT: u8 = 50;
 const IDLE_US: u64 = 1_800_000_000;
 const NOW: Tick = Tick(1_000_000);
 const SERVICE: ServiceId = ServiceId(1);
-/// 2001:db8:f::10.
-const VIP6: u128 = 0x2001_0db8_000f_0000_0000_0000_0000_0010;
-/// Clients are in 2001:db8:1::/64.
-const CLIENTS6: u128 = 0x2001_0db8_0001_0000_0000_0000_0000_0000;
+const PORT: u16 = 80;
 
 /// Show how many bytes a flow takes: IPv4 and IPv6, at load 0.8, by the growth of resident memory and huge pages
 #[derive(Args, Clone, Debug)]
@@ -70,38 +67,25 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         ipv4: measure::<NarrowBucket>(
             arguments.flows,
             |buckets| (buckets, Memory::heap(FEW)),
-            |number| {
-                let client = client(number);
-                FlowKey::narrow(client.address, client.port, SERVICE)
-            },
+            |number| key(number, SERVICE),
         )?,
         ipv6: measure::<WideBucket>(
             arguments.flows,
             |buckets| (Memory::heap(FEW), buckets),
-            |number| {
-                let client = client(number);
-                let tuple = Tuple {
-                    src: Addr::V6(CLIENTS6 | u128::from(client.address)),
-                    dst: Addr::V6(VIP6),
-                    sport: client.port,
-                    dport: 80,
-                    protocol: 6,
-                };
-                FlowKey::wide(&tuple, SERVICE)
-            },
+            |number| wide_key(number, PORT, SERVICE),
         )?,
     };
-    if arguments.json {
-        println!("{}", serde_json::to_string(&outcome)?);
-    } else {
-        for (name, kind) in [("IPv4", outcome.ipv4), ("IPv6", outcome.ipv6)] {
-            println!(
-                "{name}: {} bytes a flow, {} GiB for {} flows, pages {}",
-                kind.bytes_per_flow, kind.gib, outcome.flows, kind.pages
-            );
-        }
-    }
-    Ok(())
+    report::print(arguments.json, &outcome, for_people)
+}
+
+fn for_people(outcome: &Outcome) -> String {
+    let of = |(name, kind): (&str, Kind)| {
+        format!(
+            "{name}: {} bytes a flow, {} GiB for {} flows, pages {}\n",
+            kind.bytes_per_flow, kind.gib, outcome.flows, kind.pages
+        )
+    };
+    [("IPv4", outcome.ipv4), ("IPv6", outcome.ipv6)].map(of).concat()
 }
 
 fn measure<B: Bucket>(

@@ -3,14 +3,15 @@
 mod io;
 
 use crate::bound::Lines;
-use crate::calibration::{Calibration, Calibrator};
+use crate::calibration::Calibrator;
 use crate::eal;
-use crate::engine::{self, Mode, Rig, Scene, State};
+use crate::engine::{self, Family, Mode, Rig, Scene, State};
 use crate::failure::{Failure, wrong};
 use crate::flows::FLOWS_MAX;
+use crate::options::Options;
 use crate::random::{Picker, Spread};
-use crate::report::{Maybe, rounded};
-use crate::rounds::{self, Cells};
+use crate::report::{self, Conditions, Maybe, rounded};
+use crate::rounds::Cells;
 use crate::statistics::{Figure, Interval};
 use crate::testpmd::{self, Testpmd};
 use crate::tsc::Tsc;
@@ -27,18 +28,16 @@ use wire::PortId;
 use worker::mailbox::Publisher;
 use worker::{Burst, Counters, PacketIo, View, Worker};
 
-/// Packets of a window.
-const WINDOW: usize = 2048;
+/// Packets between two looks at what came out.
+const STRETCH: usize = 2048;
 /// Windows of a cell in a round.
-const WINDOWS: usize = 16;
+const WINDOWS: usize = 5;
+/// Length of a window, of ours (in time measured) and of testpmd alike: what the machine takes away is in the cost of both.
+const WINDOW: Duration = Duration::from_millis(10);
 /// Length of a frame as net_null gives it.
 const FRAME_LEN: usize = 64;
 /// Huge-page memory for devices and buffers.
 const DEVICE_BYTES: u64 = 64 << 20;
-/// How long testpmd forwards in a window.
-const PEER_WINDOW: Duration = Duration::from_millis(100);
-/// No round begins later than this.
-const PATIENCE: Duration = Duration::from_secs(120);
 /// Flows of the engine in memory that stands beside.
 const HOT_FLOWS: u64 = 1000;
 /// The device.
@@ -59,24 +58,20 @@ pub struct Arguments {
     /// How packets reach backends
     #[arg(long, value_enum, default_value_t = Mode::Ipip)]
     mode: Mode,
-    /// Rounds
-    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    rounds: u32,
     /// How packets are spread over the flows
     #[arg(long, value_enum, default_value_t = Spread::Uniform)]
     keys: Spread,
     /// Leave testpmd out
     #[arg(long)]
     alone: bool,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    options: Options,
 }
 
 impl Arguments {
     /// Huge pages for the table, the bound's lines, calibration, and devices of both programs.
     pub fn huge_bytes(&self) -> u64 {
-        2 * engine::table_bytes(self.flows) as u64 + 2 * DEVICE_BYTES + (320 << 20)
+        2 * engine::table_bytes(Family::V4, self.flows) as u64 + 2 * DEVICE_BYTES + (320 << 20)
     }
 }
 
@@ -104,9 +99,8 @@ struct Outcome {
     drops: u64,
     packets_sent: u64,
     packets_decoded: u64,
-    calibration: Calibration,
-    rounds_kept: usize,
-    rounds_total: usize,
+    #[serde(flatten)]
+    conditions: Conditions,
     pages: &'static str,
     verified: bool,
 }
@@ -127,7 +121,7 @@ struct Path {
 /// [`Failure`]; a packet dropped or changed is one.
 pub fn run(arguments: &Arguments, cpu: usize) -> Result<(), Failure> {
     let tsc = Tsc::measure();
-    let scene = Scene::build(arguments.mode, arguments.backends, State::All)?;
+    let scene = Scene::build(arguments.mode, Family::V4, arguments.backends, State::All)?;
     let mut words = eal::words(cpu, DEVICE_BYTES);
     words.extend(["--vdev".to_owned(), DEVICE.to_owned()]);
     let eal = Eal::start(&words, DEVICE_BYTES, |_, _| ())?;
@@ -142,30 +136,25 @@ pub fn run(arguments: &Arguments, cpu: usize) -> Result<(), Failure> {
     let measured = {
         let mut hot_picker = Picker::new(arguments.keys, HOT_FLOWS, 2);
         let mut cells = Cells::default();
-        cells.add("bound", engine::bound_cell(&lines, tsc));
-        cells.add("io", |windows| path.borrow_mut().bare(false, windows));
-        cells.add("io+stage", |windows| path.borrow_mut().bare(true, windows));
-        cells.add("path", |windows| path.borrow_mut().windows(windows));
-        cells.add("engine", |windows| {
-            for _ in 0..WINDOWS {
-                windows.push(hot.borrow_mut().window(&mut hot_picker)?);
-            }
-            Ok(())
+        cells.add("bound", lines.cell(tsc, engine::LINES, engine::WINDOWS));
+        cells.add("io", |costs| windows(costs, || path.borrow_mut().bare(false)));
+        cells.add("io+stage", |costs| windows(costs, || path.borrow_mut().bare(true)));
+        cells.add("path", |costs| windows(costs, || path.borrow_mut().stretch()));
+        cells.add("engine", |costs| {
+            windows(costs, || {
+                let cost = hot.borrow_mut().window(&mut hot_picker)?;
+                Ok(Stretch::of(cost, Rig::WINDOW))
+            })
         });
         if let Some(peer) = &peer {
             for (cell, mode) in [("testpmd/io", "io"), ("testpmd/macswap", "macswap")] {
-                cells.add(cell, move |windows| {
-                    windows.push(peer.borrow_mut().forward(mode, PEER_WINDOW)?.ns_per_packet());
-                    Ok(())
-                });
+                cells.add(cell, move |costs| peer.borrow_mut().forward(mode, WINDOW, WINDOWS, costs));
             }
         }
-        rounds::measure(&mut calibrator, &mut cells, arguments.rounds as usize, PATIENCE)?
+        arguments.options.measure(&mut calibrator, &mut cells)?
     };
     let net = |v: &[f64]| v[0] - (v[1] - v[2]);
     let cost = measured.derived(&["path", "io+stage", "io"], net);
-    let to_macswap =
-        measured.derived(&["path", "io+stage", "io", "testpmd/macswap"], |v| v[3] / net(&v[..3]));
     let mut path = path.into_inner();
     let decoded = path.worker.io().decoded();
     let totals = &path.counters.totals;
@@ -175,38 +164,63 @@ pub fn run(arguments: &Arguments, cpu: usize) -> Result<(), Failure> {
         burst: worker::BURST,
         ns_per_packet: Maybe::from(cost).rounded(),
         mpps: Maybe::from(cost.map(|cost| rounded(1000.0 / cost.median, 2))),
-        stage_ns: Maybe::from(measured.derived(&["io+stage", "io"], |v| v[0] - v[1])).rounded(),
-        io_ns: Maybe::from(measured.figure("io")).rounded(),
-        bound_ns: Maybe::from(measured.figure("bound")).rounded(),
-        testpmd_io_ns: Maybe::from(measured.figure("testpmd/io")).rounded(),
-        testpmd_macswap_ns: Maybe::from(measured.figure("testpmd/macswap")).rounded(),
-        rate_to_macswap: Maybe::from(to_macswap).rounded(),
-        engine_hot_ns: Maybe::from(measured.figure("engine")).rounded(),
-        engine_hot_to_macswap: Maybe::from(measured.ratio("engine", "testpmd/macswap")).rounded(),
+        stage_ns: measured.combined(&["io+stage", "io"], |v| v[0] - v[1]),
+        io_ns: measured.cost("io"),
+        bound_ns: measured.cost("bound"),
+        testpmd_io_ns: measured.cost("testpmd/io"),
+        testpmd_macswap_ns: measured.cost("testpmd/macswap"),
+        rate_to_macswap: measured
+            .combined(&["path", "io+stage", "io", "testpmd/macswap"], |v| v[3] / net(&v[..3])),
+        engine_hot_ns: measured.cost("engine"),
+        engine_hot_to_macswap: measured.compared("engine", "testpmd/macswap"),
         drops: path.counters.dropped(),
         packets_sent: totals.tx.get(),
         packets_decoded: decoded,
-        calibration: measured.calibration.rounded(),
-        rounds_kept: measured.rounds_kept(),
-        rounds_total: measured.rounds_total,
+        conditions: Conditions::from(&measured),
         pages: path.pages.name(),
         verified: true,
     };
-    if arguments.json {
-        println!("{}", serde_json::to_string(&outcome)?);
-    } else {
-        print!("{}", for_people(&outcome));
+    report::print(arguments.options.json, &outcome, for_people)
+}
+
+/// Packets in a row, timed.
+#[derive(Clone, Copy, PartialEq, Debug)]
+struct Stretch {
+    ns: f64,
+    packets: usize,
+}
+
+impl Stretch {
+    /// `packets` that cost `ns` each.
+    fn of(ns: f64, packets: usize) -> Stretch {
+        Stretch { ns: ns * packets as f64, packets }
+    }
+}
+
+/// A cell's windows: the mean of as many stretches as fill one.
+fn windows(
+    costs: &mut Vec<f64>,
+    mut stretch: impl FnMut() -> Result<Stretch, Failure>,
+) -> Result<(), Failure> {
+    for _ in 0..WINDOWS {
+        let mut sum = Stretch { ns: 0.0, packets: 0 };
+        while sum.ns < WINDOW.as_nanos() as f64 {
+            let next = stretch()?;
+            sum.ns += next.ns;
+            sum.packets += next.packets;
+        }
+        costs.push(sum.ns / sum.packets.max(1) as f64);
     }
     Ok(())
 }
 
 fn start_testpmd(cpu: usize) -> Result<Testpmd, Failure> {
     let mut eal = eal::memory_words(DEVICE_BYTES);
-    for number in 0..2 {
-        eal.extend(["--vdev".to_owned(), format!("net_null{number},size=64,copy=0")]);
-    }
-    let setup = testpmd::Setup { eal, cpu, burst: worker::BURST as u16, options: Vec::new() };
-    Testpmd::start(&setup, 2)
+    eal.extend(["--vdev".to_owned(), DEVICE.to_owned()]);
+    // One port that sends what it receives, like ours.
+    let options = vec!["--port-topology=loop".to_owned()];
+    let setup = testpmd::Setup { eal, cpu, burst: worker::BURST as u16, options };
+    Testpmd::start(&setup, 1)
 }
 
 impl Path {
@@ -225,58 +239,52 @@ impl Path {
         Ok(Path { worker, _publisher: publisher, counters, tsc, pages, table_bytes })
     }
 
-    /// Windows of receive, stage, turn, send.
-    fn windows(&mut self, windows: &mut Vec<f64>) -> Result<(), Failure> {
-        for _ in 0..WINDOWS {
-            self.worker.io().prepare(WINDOW);
-            let (sent, hits) = (self.counters.totals.tx.get(), self.counters.totals.flow_hits.get());
-            let now = self.tsc.tick();
-            let begin = stamp();
-            let mut received = 0;
-            while received < WINDOW {
-                let turn = self.worker.turn(now).received;
-                if turn == 0 {
-                    return Err(wrong("the null device gave nothing"));
-                }
-                received += turn;
+    /// Receive, stage, turn, send.
+    fn stretch(&mut self) -> Result<Stretch, Failure> {
+        self.worker.io().prepare(STRETCH);
+        let (sent, hits) = (self.counters.totals.tx.get(), self.counters.totals.flow_hits.get());
+        let now = self.tsc.tick();
+        let begin = stamp();
+        let mut received = 0;
+        while received < STRETCH {
+            let turn = self.worker.turn(now).received;
+            if turn == 0 {
+                return Err(wrong("the null device gave nothing"));
             }
-            let end = stamp();
-            windows.push(self.tsc.nanoseconds(begin, end) / received as f64);
-            let sent = self.counters.totals.tx.get() - sent;
-            let hits = self.counters.totals.flow_hits.get() - hits;
-            if sent != received as u64 || hits != sent {
-                let drops = self.counters.dropped();
-                return Err(wrong(format!("{received} received, {hits} hits, {sent} sent, {drops} dropped")));
-            }
-            self.worker.io().check_samples()?;
+            received += turn;
         }
-        Ok(())
+        let end = stamp();
+        let sent = self.counters.totals.tx.get() - sent;
+        let hits = self.counters.totals.flow_hits.get() - hits;
+        if sent != received as u64 || hits != sent {
+            let drops = self.counters.dropped();
+            return Err(wrong(format!("{received} received, {hits} hits, {sent} sent, {drops} dropped")));
+        }
+        self.worker.io().check_samples()?;
+        Ok(Stretch { ns: self.tsc.nanoseconds(begin, end), packets: received })
     }
 
-    /// Windows of receive, stage (or not) and send, without an engine.
-    fn bare(&mut self, stage: bool, windows: &mut Vec<f64>) -> Result<(), Failure> {
+    /// Receive, stage (or not) and send, without an engine.
+    fn bare(&mut self, stage: bool) -> Result<Stretch, Failure> {
         let io = self.worker.io();
         let mut burst = Burst::new();
-        for _ in 0..WINDOWS {
-            io.prepare(WINDOW);
-            let begin = stamp();
-            let mut received = 0;
-            while received < WINDOW {
-                if stage {
-                    io.rx(PortId(0), &mut burst);
-                } else {
-                    io.device().rx(PortId(0), &mut burst);
-                }
-                received += burst.len();
-                io.device().tx(PortId(0), &mut burst);
-                if !burst.is_empty() {
-                    return Err(wrong("the null device refused a frame"));
-                }
+        io.prepare(STRETCH);
+        let begin = stamp();
+        let mut received = 0;
+        while received < STRETCH {
+            if stage {
+                io.rx(PortId(0), &mut burst);
+            } else {
+                io.device().rx(PortId(0), &mut burst);
             }
-            let end = stamp();
-            windows.push(self.tsc.nanoseconds(begin, end) / received as f64);
+            received += burst.len();
+            io.device().tx(PortId(0), &mut burst);
+            if !burst.is_empty() {
+                return Err(wrong("the null device refused a frame"));
+            }
         }
-        Ok(())
+        let end = stamp();
+        Ok(Stretch { ns: self.tsc.nanoseconds(begin, end), packets: received })
     }
 }
 
@@ -294,7 +302,7 @@ fn for_people(outcome: &Outcome) -> String {
          rate / macswap    {}\n\
          engine hot        {}; over macswap {}\n\
          one-line bound    {}\n\
-         {} packets sent, {} dropped, {} decoded; pages {}; {} of {} rounds kept\n",
+         {} packets sent, {} dropped, {} decoded; pages {}; {}\n",
         outcome.flows,
         outcome.ns_per_packet.words(),
         outcome.stage_ns.words(),
@@ -309,7 +317,6 @@ fn for_people(outcome: &Outcome) -> String {
         outcome.drops,
         outcome.packets_decoded,
         outcome.pages,
-        outcome.rounds_kept,
-        outcome.rounds_total,
+        outcome.conditions.words(),
     )
 }

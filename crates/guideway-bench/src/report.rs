@@ -1,6 +1,9 @@
 //! What is printed, for programs and for people.
 
 use crate::calibration::Calibration;
+use crate::failure::Failure;
+use crate::quantiles::Quantiles;
+use crate::rounds::Measured;
 use crate::statistics::{Figure, Interval};
 use serde::Serialize;
 
@@ -68,6 +71,74 @@ impl Maybe<Interval> {
             Maybe::Not(_) => "not measured".into(),
         }
     }
+}
+
+impl Measured {
+    /// [`figure`](Measured::figure), for printing.
+    pub fn cost(&self, cell: &str) -> Maybe<Figure> {
+        Maybe::from(self.figure(cell)).rounded()
+    }
+
+    /// [`ratio`](Measured::ratio), for printing.
+    pub fn compared(&self, of: &str, to: &str) -> Maybe<Interval> {
+        Maybe::from(self.ratio(of, to)).rounded()
+    }
+
+    /// [`derived`](Measured::derived), for printing.
+    pub fn combined(&self, cells: &[&str], of: impl Fn(&[f64]) -> f64) -> Maybe<Interval> {
+        Maybe::from(self.derived(cells, of)).rounded()
+    }
+}
+
+impl Maybe<Quantiles> {
+    /// One line.
+    pub fn words(&self) -> String {
+        match self {
+            Maybe::Measured(quantiles) => quantiles.words(),
+            Maybe::Not(_) => "not measured".into(),
+        }
+    }
+}
+
+/// What every measurement in rounds says of its run.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+pub struct Conditions {
+    calibration: Calibration,
+    rounds_kept: usize,
+    rounds_total: usize,
+}
+
+impl From<&Measured> for Conditions {
+    fn from(measured: &Measured) -> Conditions {
+        Conditions {
+            calibration: measured.calibration.rounded(),
+            rounds_kept: measured.rounds_kept(),
+            rounds_total: measured.rounds_total,
+        }
+    }
+}
+
+impl Conditions {
+    /// One line.
+    pub fn words(&self) -> String {
+        format!(
+            "{} of {} rounds kept; {} adds a TSC cycle, {} ns a random line of 128 MiB",
+            self.rounds_kept, self.rounds_total, self.calibration.adds_per_tsc, self.calibration.line_ns
+        )
+    }
+}
+
+/// Prints a result, for programs or for people.
+///
+/// # Errors
+/// It has no form as JSON, which is a defect.
+pub fn print<T: Serialize>(json: bool, outcome: &T, words: impl FnOnce(&T) -> String) -> Result<(), Failure> {
+    if json {
+        println!("{}", serde_json::to_string(outcome)?);
+    } else {
+        println!("{}", words(outcome).trim_end());
+    }
+    Ok(())
 }
 
 impl Calibration {

@@ -1,27 +1,38 @@
 //! `guideway bench residence`: how long a packet is in the engine when the core is not saturated.
 
-use crate::engine::{self, Mode, Rig, Scene, State};
+mod queue;
+
+use crate::calibration::Calibrator;
+use crate::engine::{self, Family, Mode, Rig, Scene, State};
 use crate::failure::Failure;
-use crate::random::{Picker, Random, Spread};
-use crate::report::rounded;
+use crate::gaps::Gaps;
+use crate::options::Options;
+use crate::quantiles::{self, Quantiles};
+use crate::random::{Picker, Spread};
+use crate::report::{self, Conditions, Maybe, rounded};
+use crate::rounds::{Cells, Measured};
+use crate::statistics::{Figure, Interval, median};
 use crate::tsc::Tsc;
 use clap::Args;
 use hdrhistogram::Histogram;
+use queue::Queue;
 use serde::Serialize;
-use std::collections::VecDeque;
+use std::cell::RefCell;
+use std::time::Duration;
 
-/// A turn longer than this was interrupted by the machine.
-const GAP_NS: f64 = 20_000.0;
-/// Windows from which the highest rate is taken.
-const WINDOWS: usize = 400;
-/// Longest residence kept, nanoseconds.
-const MAX_NS: u64 = 10_000_000_000;
+/// Turns with full bursts from which a round takes the highest rate; as many before them bring the core to its pace.
+const FULL_TURNS: usize = 1024;
+/// How long a round looks for gaps with nothing running but the clock.
+const CONTROL: Duration = Duration::from_millis(10);
+/// The quantiles that have an interval.
+const SHARES: [(&str, f64); 3] = [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)];
 
 /// Show how long packets stay in the engine at a load: from arrival to the end of the turn that sends them
 ///
-/// Packets arrive at random (Poisson) at a share of the rate that full bursts reach. Turns are real and timed; time passes in turns only,
-/// so that writing frames costs the queue nothing. For the second set of figures a turn of more than 20 us, in which the machine did
-/// something else, counts as long as a full burst takes.
+/// Packets arrive at random (Poisson) at a share of the rate that full bursts reach in the same round, into a queue of 1024 as a
+/// device has it. Turns are real and timed; time passes in turns only, so that writing frames costs the queue nothing. Twice a
+/// round: as measured, and with every turn of more than 20 us, in which the machine did something else, counted as a turn
+/// with a full burst. A poller that does nothing but read the clock shows the machine's gaps for comparison.
 #[derive(Args, Clone, Debug)]
 pub struct Arguments {
     /// Flows in the table
@@ -30,40 +41,17 @@ pub struct Arguments {
     /// Share of the highest rate, percent
     #[arg(long, value_name = "PERCENT", default_value_t = 80, value_parser = clap::value_parser!(u8).range(1..=99))]
     load: u8,
-    /// Packets
-    #[arg(long, value_name = "N", default_value_t = 5_000_000, value_parser = clap::value_parser!(u64).range(1000..=1_000_000_000))]
+    /// Packets of a round
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1000..=100_000_000))]
     packets: u64,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    options: Options,
 }
 
 impl Arguments {
-    /// Huge pages for the table.
+    /// Huge pages for the table and calibration.
     pub fn huge_bytes(&self) -> u64 {
-        engine::table_bytes(self.flows) as u64 + (32 << 20)
-    }
-}
-
-/// Quantiles of residence.
-#[derive(Clone, Copy, Debug, Serialize)]
-struct Quantiles {
-    p50: u64,
-    p90: u64,
-    p99: u64,
-    p99_9: u64,
-    max: u64,
-}
-
-impl Quantiles {
-    fn of(histogram: &Histogram<u64>) -> Quantiles {
-        Quantiles {
-            p50: histogram.value_at_quantile(0.5),
-            p90: histogram.value_at_quantile(0.9),
-            p99: histogram.value_at_quantile(0.99),
-            p99_9: histogram.value_at_quantile(0.999),
-            max: histogram.max(),
-        }
+        engine::table_bytes(Family::V4, self.flows) as u64 + (160 << 20)
     }
 }
 
@@ -72,59 +60,86 @@ impl Quantiles {
 struct Outcome {
     flows: u64,
     load_percent: u8,
-    mpps: f64,
+    /// A packet in full bursts.
+    full_ns: Maybe<Figure>,
+    mpps: Maybe<f64>,
     packets: u64,
-    turns: u64,
     packets_a_turn: f64,
-    raw_ns: Quantiles,
-    corrected_ns: Quantiles,
+    /// Share of the time that turns with packets took.
+    utilization: f64,
+    raw_ns: Maybe<Quantiles>,
+    /// Without the machine's gaps.
+    corrected_ns: Maybe<Quantiles>,
+    /// The median over the rounds of each round's quantile, with its interval.
+    corrected_by_round_ns: std::collections::BTreeMap<&'static str, Maybe<Interval>>,
+    /// Packets for which the queue had no room, as measured and corrected.
+    overflowed: [u64; 2],
+    /// Turns of more than 20 us.
     gaps: u64,
+    /// What a poller saw that did nothing else.
+    control: Gaps,
+    #[serde(flatten)]
+    conditions: Conditions,
     pages: &'static str,
     verified: bool,
 }
 
-/// A queue before the engine, in the engine's own time.
-struct Simulation<'a> {
-    rig: &'a mut Rig,
-    picker: &'a mut Picker,
-    /// Mean time between arrivals.
-    between_ns: f64,
-    /// What an interrupted turn counts; as it is measured, if `None`.
-    gap_ns: Option<f64>,
+/// The engine, and what came of every round so far.
+#[derive(Debug)]
+struct Rounds {
+    rig: Rig,
+    picker: Picker,
+    load_percent: u8,
+    packets: u64,
+    tsc: Tsc,
+    /// A packet in full bursts, in the round under way.
+    full_ns: f64,
+    raw: Vec<Queue>,
+    corrected: Vec<Queue>,
+    control: Vec<Gaps>,
 }
 
-/// What came of it.
-struct Simulated {
-    residence: Histogram<u64>,
-    turns: u64,
-    busy_turns: u64,
-    gaps: u64,
-}
-
-impl Simulation<'_> {
-    fn run(&mut self, packets: u64) -> Result<Simulated, Failure> {
-        let residence = Histogram::<u64>::new_with_bounds(1, MAX_NS, 3);
-        let residence = residence.map_err(|e| Failure::Machine(e.to_string()))?;
-        let mut done = Simulated { residence, turns: 0, busy_turns: 0, gaps: 0 };
-        let mut random = Random::new(4);
-        let (mut now, mut next_arrival) = (0.0_f64, 0.0_f64);
-        let mut queue = VecDeque::new();
-        while done.residence.len() < packets {
-            while next_arrival <= now {
-                queue.push_back(next_arrival);
-                next_arrival -= self.between_ns * random.positive_unit().ln();
-            }
-            let taken = queue.len().min(worker::BURST);
-            let took = self.rig.turn_of(taken, self.picker)?;
-            done.turns += 1;
-            done.busy_turns += u64::from(taken > 0);
-            done.gaps += u64::from(took > GAP_NS);
-            now += self.gap_ns.filter(|_| took > GAP_NS).unwrap_or(took);
-            for arrived in queue.drain(..taken) {
-                done.residence.saturating_record(((now - arrived) as u64).max(1));
-            }
+impl Rounds {
+    /// Full bursts, in turns like those that the queue takes.
+    fn full(&mut self, costs: &mut Vec<f64>) -> Result<(), Failure> {
+        for _ in 0..FULL_TURNS {
+            self.rig.turn_of(worker::BURST, &mut self.picker)?;
         }
-        Ok(done)
+        for _ in 0..FULL_TURNS {
+            costs.push(self.rig.turn_of(worker::BURST, &mut self.picker)? / worker::BURST as f64);
+        }
+        self.full_ns = median(costs);
+        Ok(())
+    }
+
+    /// A queue at the load, from empty; with its quantiles by round.
+    fn queue(&mut self, corrected: bool) -> Result<(), Failure> {
+        let between_ns = self.full_ns * 100.0 / f64::from(self.load_percent);
+        // What an interrupted turn would have taken, at the most.
+        let gap_ns = corrected.then_some(self.full_ns * worker::BURST as f64);
+        let queue = Queue::run(&mut self.rig, &mut self.picker, between_ns, gap_ns, self.packets)?;
+        if corrected { &mut self.corrected } else { &mut self.raw }.push(queue);
+        Ok(())
+    }
+
+    fn control(&mut self) {
+        self.control.push(Gaps::watch(self.tsc, CONTROL));
+    }
+
+    /// The queues of the rounds kept. The first of all was for warming.
+    fn kept<'a, T>(all: &'a [T], measured: &'a Measured) -> impl Iterator<Item = &'a T> {
+        measured.kept().iter().filter_map(|round| all.get(round + 1))
+    }
+
+    fn quantiles(all: &[Queue], measured: &Measured) -> Result<Maybe<Quantiles>, Failure> {
+        if !measured.is_measured() {
+            return Ok(Maybe::from(None));
+        }
+        let mut merged: Histogram<u64> = quantiles::histogram()?;
+        for queue in Rounds::kept(all, measured) {
+            merged.add(&queue.residence).map_err(|e| Failure::Machine(e.to_string()))?;
+        }
+        Ok(Maybe::from(Some(Quantiles::of(&merged))))
     }
 }
 
@@ -134,68 +149,87 @@ impl Simulation<'_> {
 /// [`Failure`]; a packet that misses is one.
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let tsc = Tsc::measure();
-    let scene = Scene::build(Mode::Ipip, 1000, State::All)?;
-    let mut rig = Rig::new(&scene, arguments.flows, worker::BURST, tsc)?;
-    let mut picker = Picker::new(Spread::Uniform, arguments.flows, 1);
-    let full: Vec<f64> = (0..WINDOWS).map(|_| rig.window(&mut picker)).collect::<Result<_, _>>()?;
-    let full_ns = crate::statistics::median(&full);
-    let between_ns = full_ns * 100.0 / f64::from(arguments.load);
-    let mut simulate = |gap_ns: Option<f64>| {
-        let mut simulation = Simulation { rig: &mut rig, picker: &mut picker, between_ns, gap_ns };
-        simulation.run(arguments.packets)
+    let scene = Scene::build(Mode::Ipip, Family::V4, 1000, State::All)?;
+    let rounds = RefCell::new(Rounds {
+        rig: Rig::new(&scene, arguments.flows, worker::BURST, tsc)?,
+        picker: Picker::new(Spread::Uniform, arguments.flows, 1),
+        load_percent: arguments.load,
+        packets: arguments.packets,
+        tsc,
+        full_ns: 0.0,
+        raw: Vec::new(),
+        corrected: Vec::new(),
+        control: Vec::new(),
+    });
+    let mut calibrator = Calibrator::new(tsc)?;
+    let measured = {
+        let mut cells = Cells::default();
+        cells.add("control", |_| {
+            rounds.borrow_mut().control();
+            Ok(())
+        });
+        cells.add("full", |costs| rounds.borrow_mut().full(costs));
+        cells.add("raw", |_| rounds.borrow_mut().queue(false));
+        cells.add("corrected", |_| rounds.borrow_mut().queue(true));
+        for (name, share) in SHARES {
+            let rounds = &rounds;
+            cells.add(name, move |costs| {
+                let rounds = rounds.borrow();
+                costs.extend(rounds.corrected.last().map(|q| q.residence.value_at_quantile(share) as f64));
+                Ok(())
+            });
+        }
+        arguments.options.measure(&mut calibrator, &mut cells)?
     };
-    let raw = simulate(None)?;
-    // What an interrupted turn would have taken, at the most: a full burst.
-    let corrected = simulate(Some(full_ns * worker::BURST as f64))?;
+    let rounds = rounds.into_inner();
+    let sum = |all, of: fn(&Queue) -> u64| Rounds::kept(all, &measured).map(of).sum::<u64>();
+    let packets = sum(&rounds.corrected, |queue| queue.residence.len());
+    let busy_turns = sum(&rounds.corrected, |queue| queue.busy_turns);
+    let busy_ns = sum(&rounds.corrected, |queue| queue.busy_ns as u64);
+    let all_ns = sum(&rounds.corrected, |queue| queue.all_ns as u64);
+    let full = measured.figure("full");
+    let rate = full.map(|full| rounded(f64::from(arguments.load) * 10.0 / full.median, 2));
     let outcome = Outcome {
         flows: arguments.flows,
         load_percent: arguments.load,
-        mpps: rounded(1000.0 / between_ns, 2),
-        packets: corrected.residence.len(),
-        turns: corrected.turns,
-        packets_a_turn: rounded(corrected.residence.len() as f64 / corrected.busy_turns.max(1) as f64, 2),
-        raw_ns: Quantiles::of(&raw.residence),
-        corrected_ns: Quantiles::of(&corrected.residence),
-        gaps: corrected.gaps,
-        pages: rig.pages().name(),
+        full_ns: measured.cost("full"),
+        mpps: Maybe::from(rate),
+        packets,
+        packets_a_turn: rounded(packets as f64 / busy_turns.max(1) as f64, 2),
+        utilization: rounded(busy_ns as f64 / all_ns.max(1) as f64, 3),
+        raw_ns: Rounds::quantiles(&rounds.raw, &measured)?,
+        corrected_ns: Rounds::quantiles(&rounds.corrected, &measured)?,
+        corrected_by_round_ns: SHARES
+            .map(|(name, _)| (name, measured.combined(&[name], |v| v[0])))
+            .into_iter()
+            .collect(),
+        overflowed: [&rounds.raw, &rounds.corrected].map(|all| sum(all, |queue| queue.overflowed)),
+        gaps: sum(&rounds.corrected, |queue| queue.gaps),
+        control: Gaps::sum(Rounds::kept(&rounds.control, &measured)),
+        conditions: Conditions::from(&measured),
+        pages: rounds.rig.pages().name(),
         verified: true,
     };
-    if arguments.json {
-        println!("{}", serde_json::to_string(&outcome)?);
-    } else {
-        let words = |q: &Quantiles| {
-            format!("p50 {} p90 {} p99 {} p99.9 {} max {} ns", q.p50, q.p90, q.p99, q.p99_9, q.max)
-        };
-        println!(
-            "{} flows at {} % load, {} Mpps, {} packets a busy turn\nas measured        {}\nwithout {} gaps    {}",
-            outcome.flows,
-            outcome.load_percent,
-            outcome.mpps,
-            outcome.packets_a_turn,
-            words(&outcome.raw_ns),
-            outcome.gaps,
-            words(&outcome.corrected_ns)
-        );
-    }
-    Ok(())
+    report::print(arguments.options.json, &outcome, for_people)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn packets_stay_at_least_for_their_turn() {
-        let scene = Scene::build(Mode::Ipip, 3, State::All).expect("a scene");
-        let mut rig = Rig::new(&scene, 1000, worker::BURST, Tsc::measure()).expect("a rig");
-        let mut picker = Picker::new(Spread::Uniform, 1000, 1);
-        // So slow that each packet is alone, if the machine allows.
-        let mut simulation =
-            Simulation { rig: &mut rig, picker: &mut picker, between_ns: 1e6, gap_ns: Some(1000.0) };
-        let done = simulation.run(200).expect("all packets hit");
-        assert_eq!(done.residence.len(), 200);
-        assert!(done.busy_turns <= 200 && done.turns >= done.busy_turns);
-        let quantiles = Quantiles::of(&done.residence);
-        assert!(quantiles.p50 > 0 && quantiles.p50 <= quantiles.p99 && quantiles.p99 <= quantiles.max);
-    }
+fn for_people(outcome: &Outcome) -> String {
+    format!(
+        "{} flows at {} % load, {} packets a busy turn, which take {} of the time\n\
+         as measured    {}\n\
+         without gaps   {}\n\
+         {} turns were interrupted for more than 20 us; a poller alone: {}\n\
+         packets without room in the queue: {} as measured, {} without gaps\n{}",
+        outcome.flows,
+        outcome.load_percent,
+        outcome.packets_a_turn,
+        outcome.utilization,
+        outcome.raw_ns.words(),
+        outcome.corrected_ns.words(),
+        outcome.gaps,
+        outcome.control.words(),
+        outcome.overflowed[0],
+        outcome.overflowed[1],
+        outcome.conditions.words(),
+    )
 }

@@ -82,7 +82,7 @@ impl Ring for Ours {
 
     #[inline]
     fn push(end: &mut Self::In, items: &[u64]) -> usize {
-        items.iter().take_while(|&&item| end.send(CoreId(1), item).is_ok()).count()
+        end.send_burst(CoreId(1), &mut items.iter().copied())
     }
 
     #[inline]

@@ -102,6 +102,11 @@ impl Measured {
         Measured { names, rounds_total: rounds.len(), rounds, kept, calibration }
     }
 
+    /// Which rounds were kept, from 0, in order.
+    pub fn kept(&self) -> &[usize] {
+        &self.kept
+    }
+
     /// Rounds kept.
     pub fn rounds_kept(&self) -> usize {
         self.kept.len()

@@ -7,12 +7,13 @@ mod peers;
 mod updates;
 
 use crate::bound::Lines;
-use crate::calibration::{Calibration, Calibrator};
+use crate::calibration::Calibrator;
 use crate::failure::{Failure, wrong};
 use crate::footprint::Footprint;
-use crate::random::{Random, Spread};
-use crate::report::{Maybe, rounded};
-use crate::rounds::{self, Cells, Measured};
+use crate::options::Options;
+use crate::random::Spread;
+use crate::report::{self, Conditions, Maybe, rounded};
+use crate::rounds::{Cells, Measured};
 use crate::statistics::{Figure, Interval};
 use crate::tsc::Tsc;
 use clap::Args;
@@ -21,21 +22,18 @@ use keys::{Kind, Window};
 use peers::Peer;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 /// Look-ups of a window.
 const WINDOW: usize = 4096;
 /// Windows of a cell in a round.
 const WINDOWS: usize = 8;
-/// No round begins later than this.
-const PATIENCE: Duration = Duration::from_secs(120);
 /// Most flows: key and miss must be different numbers, and both fit the numbering of flows.
 const FLOWS_MAX: u64 = crate::flows::FLOWS_MAX / 2;
 
 /// Time look-ups: ours, the one-line bound, DPDK's rte_hash and hash maps of Rust, in one run
 ///
 /// The same 8-byte keys and 4-byte values for all, values consumed and checked, on the same kind of pages. rte_hash is asked in
-/// bursts of 32 like ours; the maps have no such call.
+/// bursts of 32 like ours; the maps have no such call, but hashbrown is asked in stages with prefetches too.
 #[derive(Args, Clone, Debug)]
 pub struct Arguments {
     /// Flows in each table
@@ -44,21 +42,17 @@ pub struct Arguments {
     /// Share of our table's slots in use
     #[arg(long, value_name = "SHARE", default_value_t = 0.8, value_parser = load)]
     load: f64,
-    /// Rounds
-    #[arg(long, value_name = "N", default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    rounds: u32,
     /// How look-ups are spread over the flows
     #[arg(long, value_enum, default_value_t = Spread::Uniform)]
     keys: Spread,
     /// Tables beside ours and the bound
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Peer::RteHash, Peer::Hashbrown, Peer::Std, Peer::Dashmap])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Peer::RteHash, Peer::Hashbrown, Peer::HashbrownPrefetch, Peer::Std, Peer::Dashmap])]
     peers: Vec<Peer>,
     /// Time insertions and churn too; takes seconds a million flows
     #[arg(long)]
     updates: bool,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    options: Options,
 }
 
 /// A load from 0.01 to 0.98.
@@ -97,9 +91,8 @@ struct Outcome {
     pages: BTreeMap<String, &'static str>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     not_run: BTreeMap<String, String>,
-    calibration: Calibration,
-    rounds_kept: usize,
-    rounds_total: usize,
+    #[serde(flatten)]
+    conditions: Conditions,
     verified: bool,
 }
 
@@ -154,14 +147,14 @@ pub fn run(arguments: &Arguments, cpu: usize) -> Result<(), Failure> {
     let mut calibrator = Calibrator::new(tsc)?;
     let measured = {
         let mut cells = Cells::default();
-        cells.add("bound", bound_cell(&lines, tsc));
+        cells.add("bound", lines.cell(tsc, WINDOW, WINDOWS));
         for kind in Kind::ALL {
             cells.add(format!("{}/ours", kind.name()), cell(&ours, kind, arguments.keys, flows, tsc));
             for (name, table) in others.all() {
                 cells.add(format!("{}/{name}", kind.name()), cell(table, kind, arguments.keys, flows, tsc));
             }
         }
-        rounds::measure(&mut calibrator, &mut cells, arguments.rounds as usize, PATIENCE)?
+        arguments.options.measure(&mut calibrator, &mut cells)?
     };
     if let Some(table) = others.rte_hash() {
         pages.insert("rte_hash".to_owned(), table.pages().name());
@@ -170,7 +163,8 @@ pub fn run(arguments: &Arguments, cpu: usize) -> Result<(), Failure> {
     let updates = match arguments.updates {
         true => {
             others.keep_only(Peer::RteHash);
-            Some(updates::run(&mut calibrator, &mut ours, others.rte_hash(), flows, tsc)?)
+            let options = &arguments.options;
+            Some(updates::run(&mut calibrator, &mut ours, others.rte_hash(), flows, options, tsc)?)
         }
         false => None,
     };
@@ -188,17 +182,10 @@ pub fn run(arguments: &Arguments, cpu: usize) -> Result<(), Failure> {
         bytes_per_flow,
         pages,
         not_run,
-        calibration: measured.calibration.rounded(),
-        rounds_kept: measured.rounds_kept(),
-        rounds_total: measured.rounds_total,
+        conditions: Conditions::from(&measured),
         verified: true,
     };
-    if arguments.json {
-        println!("{}", serde_json::to_string(&outcome)?);
-    } else {
-        print!("{}", for_people(&outcome));
-    }
-    Ok(())
+    report::print(arguments.options.json, &outcome, for_people)
 }
 
 /// One table and one kind of look-up.
@@ -229,29 +216,10 @@ fn cell<'a>(
     }
 }
 
-fn bound_cell(lines: &Lines, tsc: Tsc) -> impl FnMut(&mut Vec<f64>) -> Result<(), Failure> + '_ {
-    let mut random = Random::new(3);
-    let mut picks = vec![0_u32; WINDOW];
-    move |windows| {
-        for _ in 0..WINDOWS {
-            for pick in &mut picks {
-                *pick = random.below(lines.len()) as u32;
-            }
-            let begin = stamp();
-            let sum = lines.read(&picks);
-            let end = stamp();
-            Lines::check(&picks, sum)?;
-            windows.push(tsc.nanoseconds(begin, end) / WINDOW as f64);
-        }
-        Ok(())
-    }
-}
-
 fn figures(measured: &Measured, kind: Kind, names: &[&str]) -> BTreeMap<String, Maybe<Figure>> {
-    let of = |cell: &str| Maybe::from(measured.figure(cell)).rounded();
-    let mut all = BTreeMap::from([("bound".to_owned(), of("bound"))]);
+    let mut all = BTreeMap::from([("bound".to_owned(), measured.cost("bound"))]);
     for name in ["ours"].iter().chain(names) {
-        all.insert((*name).to_owned(), of(&format!("{}/{name}", kind.name())));
+        all.insert((*name).to_owned(), measured.cost(&format!("{}/{name}", kind.name())));
     }
     all
 }
@@ -259,10 +227,10 @@ fn figures(measured: &Measured, kind: Kind, names: &[&str]) -> BTreeMap<String, 
 fn ratios(measured: &Measured, kind: Kind, names: &[&str]) -> BTreeMap<String, Maybe<Interval>> {
     let ours = format!("{}/ours", kind.name());
     let mut all = BTreeMap::new();
-    all.insert("ours/bound".to_owned(), Maybe::from(measured.ratio(&ours, "bound")).rounded());
+    all.insert("ours/bound".to_owned(), measured.compared(&ours, "bound"));
     for name in names {
         let peer = format!("{}/{name}", kind.name());
-        all.insert(format!("{name}/ours"), Maybe::from(measured.ratio(&peer, &ours)).rounded());
+        all.insert(format!("{name}/ours"), measured.compared(&peer, &ours));
     }
     all
 }
@@ -275,7 +243,7 @@ fn for_people(outcome: &Outcome) -> String {
         let _ = writeln!(text, "{kind}");
         for (name, figure) in figures {
             let pages = outcome.pages.get(name).copied().unwrap_or_default();
-            let _ = writeln!(text, "  {name:<10} {:<28} {pages}", figure.words());
+            let _ = writeln!(text, "  {name:<18} {:<28} {pages}", figure.words());
         }
         for (pair, ratio) in outcome.ratios.get(kind).into_iter().flatten() {
             let _ = writeln!(text, "  {pair:<22} {}", ratio.words());
@@ -285,14 +253,7 @@ fn for_people(outcome: &Outcome) -> String {
         text.push_str(&updates.for_people());
     }
     let bytes = outcome.bytes_per_flow.get("ours").copied().unwrap_or_default();
-    let _ = writeln!(
-        text,
-        "a flow takes {bytes} bytes\ncalibration: {} adds a TSC cycle, {} ns a random line of 128 MiB; {} of {} rounds kept",
-        outcome.calibration.adds_per_tsc,
-        outcome.calibration.line_ns,
-        outcome.rounds_kept,
-        outcome.rounds_total,
-    );
+    let _ = writeln!(text, "a flow takes {bytes} bytes\n{}", outcome.conditions.words());
     text
 }
 
@@ -306,7 +267,7 @@ mod tests {
         let (ours, placed) = ours::Ours::fill(flows, 0.8).expect("a table");
         assert_eq!(placed, flows);
         let mut others = peers::Peers::default();
-        for peer in [Peer::Hashbrown, Peer::Std, Peer::Dashmap] {
+        for peer in [Peer::Hashbrown, Peer::HashbrownPrefetch, Peer::Std, Peer::Dashmap] {
             others.fill(peer, flows, 0.8, 0).expect("memory");
         }
         for kind in Kind::ALL {
@@ -314,7 +275,7 @@ mod tests {
                 let mut window = Window::new(kind, spread, flows, 1000);
                 window.next_keys();
                 assert_eq!(ours.look_up(&window.keys), window.expected, "{kind:?}");
-                assert!(others.all().count() == 3);
+                assert!(others.all().count() == 4);
                 for (name, table) in others.all() {
                     assert_eq!(table.look_up(&window.keys), window.expected, "{kind:?} {name}");
                 }

@@ -1,13 +1,17 @@
 //! DPDK's testpmd as a peer: kept running, told to forward for the length of a window, asked what it counted.
 
 use crate::failure::Failure;
+use crate::machine;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
+/// Those started so far: each has a name of its own.
+static STARTED: AtomicU32 = AtomicU32::new(0);
 /// Longest wait for an answer; starting takes a second.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Between start and the first look: caches and pools settle.
@@ -70,13 +74,15 @@ impl Testpmd {
         let main = (0..).find(|cpu| *cpu != setup.cpu).unwrap_or(0);
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let main = if main < cpus { main } else { setup.cpu };
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        let prefix = format!("guideway-bench-peer-{}-{number}", std::process::id());
         // Its answers must come when they are given and not when a buffer is full.
-        let mut command = Command::new("stdbuf");
+        let mut command = machine::command("stdbuf");
         command
             .args(["--output=L", "dpdk-testpmd"])
             .args(["--no-pci", "--no-telemetry", "--no-shconf"])
             .args(["--lcores", &format!("0@{main},1@{}", setup.cpu)])
-            .args(["--file-prefix", &format!("guideway-bench-peer-{}", std::process::id())])
+            .args(["--file-prefix", &prefix])
             .args(&setup.eal)
             .args(["--", "--interactive", "--nb-cores=1", "--no-mlockall"])
             .arg(format!("--burst={}", setup.burst))
@@ -87,7 +93,7 @@ impl Testpmd {
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .env_remove("GLIBC_TUNABLES");
-        let mut child = command.spawn().map_err(|e| {
+        let mut child = machine::everywhere(|| command.spawn())?.map_err(|e| {
             Failure::Machine(format!("cannot start dpdk-testpmd: {e}; it is in Debian's package dpdk"))
         })?;
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
@@ -110,16 +116,28 @@ impl Testpmd {
         Ok(testpmd)
     }
 
-    /// Forwards in `mode` for some `length` and counts.
+    /// Forwards in `mode` for `count` windows of some `length`, as a cell of a round.
     ///
     /// # Errors
     /// It does not answer.
-    pub fn forward(&mut self, mode: &str, length: Duration) -> Result<Window, Failure> {
+    pub fn forward(
+        &mut self,
+        mode: &str,
+        length: Duration,
+        count: usize,
+        costs: &mut Vec<f64>,
+    ) -> Result<(), Failure> {
         self.begin(mode)?;
         std::thread::sleep(SETTLE);
-        let window = self.window(length)?;
-        self.end()?;
-        Ok(window)
+        for _ in 0..count {
+            costs.push(self.window(length)?.ns_per_packet());
+        }
+        self.end()
+    }
+
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Starts forwarding.

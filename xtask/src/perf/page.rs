@@ -1,8 +1,12 @@
 //! The page: method first, then the machine, then the numbers.
 
-use super::gates;
+use super::targets;
 use serde_json::Value;
 use std::fmt::Write;
+
+/// Tables of others beside ours and the bound, in the order of their columns.
+pub(super) const TABLES: [&str; 7] =
+    ["ours", "bound", "rte_hash", "hashbrown", "hashbrown_prefetch", "std", "dashmap"];
 
 const METHOD: &str = "\
 # Performance
@@ -17,19 +21,31 @@ Written by `cargo xtask perf` from [results.json](results.json); every number is
   sibling thread) and random lines of 128 MiB with 32 in flight (ns a line: what the memory gives). A round is discarded when
   either differs by more than 5 % between its two ends or is more than 8 % off the best of the session. With less than 30 % of the
   rounds kept there is no number.
-* **Figures** are medians of all windows kept (p5 in the JSON). **Ratios** are medians of the per-round ratios with a
+* **Figures** are medians of all windows kept, with their 5th percentile. **Ratios** are medians of the per-round ratios with a
   bootstrap 95 % interval. Machines differ, and one machine differs from minute to minute: ratios within one run are what is judged.
 * **One-line bound**: one random cache line of as much memory as the table takes, on the same kind of pages, 32 prefetched at a time.
   Nothing that must look into memory once is faster.
 * The same work for all tables: 8-byte keys, 4-byte values, values summed and the sum compared with what it must be; huge pages
-  for all (through DPDK, through mmap, through the C library's tunable); rte_hash asked in bursts of 32 like ours, the maps of Rust key by key.
+  for all (through DPDK, through mmap, through the C library's tunable); rte_hash asked in bursts of 32 like ours, the maps of Rust key by
+  key, and hashbrown a second time in bursts (`hashbrown_prefetch`): control bytes of all keys, a prefetch of each candidate, comparisons.
   Seeds are fixed. Keys are chosen before the window is timed.
 * **Engine**: the real turn on frames in memory, parse to encapsulation. Flows are in the table with a backend that the
   Maglev table knows nothing of; each packet must hit and leave for that backend; every 1000th output is taken apart by an independent parser
-  and compared bit by bit.
+  and compared bit by bit. Frames are received and sent as blocks of 32 pointers; writing them is not timed. IPv6 has IPv6 clients, VIP and backends.
 * **Null device**: net_null gives frames of zeros, so a stage behind receive writes headers of real flows; that stage is measured alone in
-  every round and taken off. testpmd is kept running with the same burst, buffers and cache, and forwards for 100 ms in each round; its cost
-  is the CPU time of its forwarding thread.
+  every round and taken off. testpmd is kept running with one port that sends what it receives, the same core, burst (32), number of buffers
+  (2048) and cache (256), and forwards in each round. Ours and testpmd's are means over windows of 10 ms, five a round; testpmd's cost is the CPU
+  time of its forwarding thread.
+* **Two processes**: a program under test behind a vhost-user socket on one CPU, the generator with virtio_user (rings of 1024) on the other. All
+  programs of a comparison are open at once and stopped by signal while another is measured. The rate is found by bisection, a failing rate is
+  tried twice, searches of the programs take turns. While the machine runs something else (the generator misses more than 20 us, or nothing comes
+  back for as long with packets under way) the schedule stands still; the rate with these gaps is given beside it. Latency is open loop: from the moment a
+  packet should have been sent, which it carries, until it is back; windows of 100 us that a gap or the draining of queues after it overlaps are
+  left out of the corrected figures, and the raw ones are given beside them, with what a poller saw that did nothing else.
+* **Residence**: Poisson arrivals at 80 % of the rate of full bursts into a queue of 1024, real turns, time passing in turns. Corrected: a turn of
+  more than 20 us counts as one with a full burst.
+* **Two workers** are those of one machine: rings between them that both poll, each other's tables to read.
+* What a turn never does (allocate, call the kernel, lock, panic) and its instructions are held by `cargo xtask gate`, not here.
 ";
 
 /// The whole page.
@@ -56,23 +72,38 @@ pub(super) fn write(results: &Value) -> String {
         of("kernel"),
         of("dpdk"),
     );
-    page.push_str(
-        "\n## Targets\n\n| what | target | figure, ratio [95 %] | rounds kept | verdict |\n|---|---|---|---|---|\n",
-    );
-    for row in gates::rows(results) {
-        let _ = writeln!(
-            page,
-            "| {} | {} | {} | {} | {} |",
-            row.what, row.target, row.figure, row.rounds, row.verdict
-        );
-    }
+    let rows = targets::rows(results).into_iter().map(|row| {
+        [row.what, row.target, row.reached, row.interval, row.rounds, row.verdict.to_owned(), row.why]
+    });
+    let columns = ["what", "target", "reached", "interval", "rounds kept", "verdict", "why missed"];
+    table(&mut page, "Targets", &columns, rows);
     page.push_str("\n## Cost against flows\n\n![engine](engine.svg)\n\n");
     page.push_str("![positive look-ups](table-positive.svg)\n\n![negative look-ups](table-negative.svg)\n\n");
     page.push_str("![mixed look-ups](table-mixed.svg)\n");
     engines(&mut page, results);
     tables(&mut page, results);
+    rates(&mut page, results);
+    echoes(&mut page, results);
+    times(&mut page, results);
     failures(&mut page, results);
     page
+}
+
+fn table<const N: usize>(
+    page: &mut String,
+    title: &str,
+    columns: &[&str; N],
+    rows: impl Iterator<Item = [String; N]>,
+) {
+    let mut rows = rows.peekable();
+    if rows.peek().is_none() {
+        return;
+    }
+    // Writing to a string does not fail.
+    let _ = write!(page, "\n## {title}\n\n| {} |\n|{}\n", columns.join(" | "), "---|".repeat(N));
+    for row in rows {
+        let _ = writeln!(page, "| {} |", row.join(" | "));
+    }
 }
 
 fn runs<'a>(results: &'a Value, prefixes: &'a [&str]) -> impl Iterator<Item = (&'a String, &'a Value)> {
@@ -92,54 +123,138 @@ fn number(result: &Value, at: &str) -> String {
     }
 }
 
+fn kept(result: &Value) -> String {
+    format!("{} of {}", number(result, "/rounds_kept"), number(result, "/rounds_total"))
+}
+
 fn engines(page: &mut String, results: &Value) {
-    page.push_str(
-        "\n## Engine, all runs\n\n| run | flows | ns a packet, p5 / median | bound, median | hot, median | bytes a flow | pages | line, ns | adds a cycle | rounds |\n\
-         |---|---|---|---|---|---|---|---|---|---|\n",
-    );
-    for (name, result) in runs(results, &["engine-", "exceptions-"]) {
+    let rows = runs(results, &["engine", "exceptions"]).map(|(name, result)| {
         let of = |at: &str| number(result, at);
-        let _ = writeln!(
-            page,
-            "| {name} | {} | {} / {} | {} | {} | {} | {} | {} | {} | {} of {} |",
+        [
+            name.clone(),
             of("/flows"),
-            of("/ns_per_packet/p5"),
-            of("/ns_per_packet"),
+            format!("{} / {}", of("/ns_per_packet/p5"), of("/ns_per_packet")),
             of("/bound_ns"),
             of("/detail/hot_ns"),
             of("/detail/bytes_per_flow"),
             of("/pages"),
             of("/calibration/line_ns"),
             of("/calibration/adds_per_tsc"),
-            of("/rounds_kept"),
-            of("/rounds_total"),
-        );
-    }
+            kept(result),
+        ]
+    });
+    let columns = [
+        "run",
+        "flows",
+        "ns a packet, p5 / median",
+        "bound, median",
+        "hot, median",
+        "bytes a flow",
+        "pages",
+        "line, ns",
+        "adds a cycle",
+        "rounds",
+    ];
+    table(page, "Engine, all runs", &columns, rows);
 }
 
 fn tables(page: &mut String, results: &Value) {
-    const NAMES: [&str; 6] = ["ours", "bound", "rte_hash", "hashbrown", "std", "dashmap"];
+    let [a, b, c, d, e, f, g] = TABLES;
     for kind in ["positive", "negative", "mixed"] {
-        let _ = write!(
-            page,
-            "\n## Look-ups, {kind}, median ns\n\n| run | flows | load | {} | rounds |\n|---|---|---|{}---|\n",
-            NAMES.join(" | "),
-            "---|".repeat(NAMES.len()),
-        );
-        for (name, result) in runs(results, &["table-"]) {
+        let rows = runs(results, &["table-"]).map(|(name, result)| {
             let of = |at: &str| number(result, at);
-            let cells = NAMES.map(|table| of(&format!("/ns_per_lookup/{kind}/{table}")));
-            let _ = writeln!(
-                page,
-                "| {name} | {} | {} | {} | {} of {} |",
-                of("/flows"),
-                of("/load_reached"),
-                cells.join(" | "),
-                of("/rounds_kept"),
-                of("/rounds_total"),
-            );
-        }
+            let [a, b, c, d, e, f, g] = TABLES.map(|table| of(&format!("/ns_per_lookup/{kind}/{table}")));
+            [name.clone(), of("/flows"), of("/keys"), of("/load_reached"), a, b, c, d, e, f, g, kept(result)]
+        });
+        let columns = ["run", "flows", "keys", "load", a, b, c, d, e, f, g, "rounds"];
+        table(page, &format!("Look-ups, {kind}, median ns"), &columns, rows);
     }
+}
+
+/// The elements of a list.
+fn each<'a>(result: &'a Value, at: &str) -> impl Iterator<Item = &'a Value> + use<'a> {
+    result.pointer(at).and_then(Value::as_array).into_iter().flatten()
+}
+
+fn rates(page: &mut String, results: &Value) {
+    let sizes = runs(results, &["ndr"]).flat_map(|(_, result)| each(result, "/sizes"));
+    let rows = sizes.flat_map(|size| {
+        each(size, "/of").map(move |program| {
+            let of = |at: &str| number(program, at);
+            let latency = |load: &Value| {
+                let of = |at: &str| number(load, &format!("/corrected_ns/{at}"));
+                format!("{} / {} / {}", of("p50"), of("p99"), of("p99_9"))
+            };
+            let latency: Vec<String> = each(program, "/latency").map(latency).collect();
+            [
+                number(size, "/size"),
+                of("/name"),
+                of("/offered_mpps"),
+                of("/mrr_mpps"),
+                of("/ndr_mpps"),
+                of("/ndr_raw_mpps"),
+                of("/ndr_gbps"),
+                latency.join("; "),
+            ]
+        })
+    });
+    let columns = [
+        "bytes",
+        "program",
+        "most offered, Mpps",
+        "of it back, Mpps",
+        "without loss, Mpps",
+        "with gaps, Mpps",
+        "Gbit/s",
+        "p50 / p99 / p99.9, corrected, ns, at 10; 50; 90 %",
+    ];
+    table(page, "Two processes over vhost-user", &columns, rows);
+}
+
+fn echoes(page: &mut String, results: &Value) {
+    let loads = runs(results, &["ndr"]).flat_map(|(_, result)| each(result, "/echo/loads"));
+    let rows = loads.flat_map(|load| {
+        each(load, "/of").map(move |program| {
+            let quantiles = |of: &str| {
+                ["p50", "p99", "p99_9"].map(|q| number(program, &format!("/{of}/{q}"))).join(" / ")
+            };
+            [
+                format!("{} ({} %)", number(load, "/mpps"), number(load, "/load_percent")),
+                number(program, "/name"),
+                quantiles("corrected_ns"),
+                quantiles("raw_ns"),
+                number(program, "/removed"),
+                number(program, "/lost"),
+            ]
+        })
+    });
+    let columns = [
+        "Mpps (of the lowest rate without loss)",
+        "program",
+        "p50 / p99 / p99.9, corrected, ns",
+        "raw, ns",
+        "windows left out",
+        "lost",
+    ];
+    table(page, "Echo at the same rates", &columns, rows);
+}
+
+fn times(page: &mut String, results: &Value) {
+    let rows = runs(results, &["residence"]).flat_map(|(_, result)| {
+        ["corrected_ns", "raw_ns"].map(|which| {
+            let of = |at: &str| number(result, &format!("/{which}/{at}"));
+            let name = if which == "raw_ns" { "as measured" } else { "without gaps" };
+            [name.to_owned(), of("p50"), of("p90"), of("p99"), of("p99_9"), of("max"), kept(result)]
+        })
+    });
+    let columns = ["", "p50, ns", "p90, ns", "p99, ns", "p99.9, ns", "longest, ns", "rounds"];
+    table(page, "Residence in the engine at 80 % load", &columns, rows);
+    let mixes = runs(results, &["flood"]).flat_map(|(_, result)| each(result, "/mixes"));
+    let rows = mixes.map(|mix| {
+        [number(mix, "/syn_percent"), number(mix, "/ns_per_packet"), number(mix, "/established_loss")]
+    });
+    let columns = ["SYNs, %", "ns a packet of either kind", "throughput established flows lose"];
+    table(page, "SYN flood", &columns, rows);
 }
 
 fn failures(page: &mut String, results: &Value) {
@@ -171,13 +286,16 @@ mod tests {
                     "flows": 1000, "ns_per_packet": { "p5": 7.5, "median": 8.0 }, "rounds_kept": 9, "rounds_total": 10,
                 } },
                 "flood": { "failure": "no\nmemory" },
+                "ndr": { "result": { "sizes": [{ "size": "64", "of": [{ "name": "macswap", "ndr_mpps": 7.0 }] }] } },
             },
         });
         let page = write(&results);
         let at = |text: &str| page.find(text).unwrap_or_else(|| panic!("no {text} in the page"));
         assert!(at("## Method") < at("A CPU") && at("A CPU") < at("## Targets"));
-        assert!(page.contains("| engine, 1 K flows, a packet | ≤ 9 ns | 8 ns | 9 of 10 | met |"));
+        assert!(page.contains("| engine, 1 K flows, a packet | ≤ 9 ns | 8 ns | p5 7.5 | 9 of 10 | met |  |"));
         assert!(page.contains("| engine-1K | 1000 | 7.5 / 8.0 |"));
         assert!(page.contains("* flood: no memory"));
+        assert!(page.contains("| 64 | macswap | – | – | 7.0 |"));
+        assert!(!page.contains("## Echo"), "a table without rows is left out");
     }
 }

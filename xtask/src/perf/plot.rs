@@ -7,11 +7,11 @@ use std::fmt::Write;
 const WIDTH: f64 = 860.0;
 const HEIGHT: f64 = 480.0;
 const LEFT: f64 = 64.0;
-const RIGHT: f64 = 170.0;
+const RIGHT: f64 = 190.0;
 const TOP: f64 = 44.0;
 const BOTTOM: f64 = 52.0;
 /// Distinguishable without red and green (Okabe and Ito).
-const COLOURS: [&str; 6] = ["#0072b2", "#000000", "#d55e00", "#009e73", "#cc79a7", "#e69f00"];
+const COLOURS: [&str; 7] = ["#0072b2", "#000000", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
 
 /// A line of a plot.
 struct Series {
@@ -27,12 +27,13 @@ pub(super) fn all(results: &Value) -> Vec<(String, String)> {
     let engine = [
         ("engine", "engine-", "/ns_per_packet/median", false),
         ("one-line bound", "engine-", "/bound_ns/median", true),
+        ("IPv6", "engine6-", "/ns_per_packet/median", false),
         ("state = exceptions", "exceptions-", "/ns_per_packet/median", false),
     ];
     let lines = engine.iter().map(|&(name, prefix, at, dashed)| series(results, name, prefix, at, dashed));
     plots.extend(draw("engine.svg", "A packet in memory, parse to encapsulation, ns", lines.collect()));
     for kind in ["positive", "negative", "mixed"] {
-        let lines = ["ours", "bound", "rte_hash", "hashbrown", "std", "dashmap"].map(|name| {
+        let lines = super::page::TABLES.map(|name| {
             let at = format!("/ns_per_lookup/{kind}/{name}/median");
             let shown = if name == "bound" { "one-line bound" } else { name };
             series(results, shown, "table-", &at, name == "bound")

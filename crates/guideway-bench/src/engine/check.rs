@@ -1,9 +1,10 @@
 //! What must come out: each frame by its backend's address, a sample of them decoded in full.
 
 use super::frame::Writer;
-use super::scene::{Mode, Scene, backend_address, backend_mac};
+use super::scene::{Family, Mode, Scene, backend_address, backend_mac};
 use crate::failure::{Failure, wrong};
-use etherparse::{Ipv4Slice, NetSlice, SlicedPacket, TransportSlice};
+use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+use std::net::IpAddr;
 
 /// One output in so many is decoded in full.
 const SAMPLE: u64 = 1000;
@@ -40,7 +41,10 @@ impl Expected {
         };
         let right = match self.scene.mode {
             Mode::L2 => sent.get(..6) == Some(&backend_mac(backend)),
-            _ => sent.get(30..34) == Some(&backend_address(backend)),
+            _ => match backend_address(self.scene.family, backend) {
+                IpAddr::V4(address) => sent.get(30..34) == Some(&address.octets()),
+                IpAddr::V6(address) => sent.get(38..54) == Some(&address.octets()),
+            },
         };
         if !right {
             return Err(wrong(format!("a packet of flow {number} was not sent to backend {backend}")));
@@ -70,17 +74,26 @@ impl Expected {
         self.writer.write(&mut original, number);
         let original = &original[original.len() - self.writer.datagram_len()..];
         let sliced = SlicedPacket::from_ethernet(sent).map_err(|e| e.to_string())?;
-        let Some(NetSlice::Ipv4(outer)) = &sliced.net else { return Err("no IPv4 header".into()) };
-        let header = outer.header().to_header();
-        if header.header_checksum != header.calc_header_checksum() {
-            return Err("the outer header's checksum is wrong".into());
-        }
-        if usize::from(header.total_len) + 14 != sent.len() {
-            return Err(format!("total length {} in a frame of {} bytes", header.total_len, sent.len()));
+        let (protocol, payload, len) = match &sliced.net {
+            Some(NetSlice::Ipv4(ip)) => {
+                let header = ip.header().to_header();
+                if header.header_checksum != header.calc_header_checksum() {
+                    return Err("the outer header's checksum is wrong".into());
+                }
+                (ip.payload().ip_number.0, ip.payload().payload, usize::from(header.total_len))
+            }
+            Some(NetSlice::Ipv6(ip)) => {
+                let len = Family::V6.header_len() + usize::from(ip.header().payload_length());
+                (ip.payload().ip_number.0, ip.payload().payload, len)
+            }
+            _ => return Err("no IP header".into()),
+        };
+        if len + 14 != sent.len() {
+            return Err(format!("a datagram of {len} bytes in a frame of {}", sent.len()));
         }
         let inner = match self.scene.mode {
             Mode::L2 => &sent[14..],
-            mode => tunnelled(mode, outer, sliced.transport.as_ref())?,
+            mode => tunnelled(mode, self.scene.family, protocol, payload, sliced.transport.as_ref())?,
         };
         if inner == original { Ok(()) } else { Err("the datagram was changed on the way".into()) }
     }
@@ -89,22 +102,28 @@ impl Expected {
 /// The datagram inside a tunnel.
 fn tunnelled<'a>(
     mode: Mode,
-    outer: &Ipv4Slice<'a>,
+    family: Family,
+    protocol: u8,
+    payload: &'a [u8],
     transport: Option<&TransportSlice<'a>>,
 ) -> Result<&'a [u8], String> {
-    let (protocol, payload) = (outer.payload().ip_number.0, outer.payload().payload);
     let udp = || match transport {
         Some(TransportSlice::Udp(udp)) if udp.source_port() != 0 => Ok(udp.payload()),
         _ => Err(format!("protocol {protocol} is not UDP, or its source port is 0")),
     };
-    let (body, header, tail): (&[u8], usize, &[u8]) = match (mode, protocol) {
-        (Mode::Ipip, 4) => (payload, 0, &[]),
-        (Mode::Gre, 47) => (payload, 4, &[0, 0, 8, 0]),
-        (Mode::Gue, 17) => (udp()?, 4, &[0, 4, 0, 0]),
+    let inner_protocol = match family {
+        Family::V4 => 4,
+        Family::V6 => 41,
+    };
+    let [high, low] = family.ethertype().to_be_bytes();
+    let (body, header, tail): (&[u8], usize, Vec<u8>) = match (mode, protocol) {
+        (Mode::Ipip, inner) if inner == inner_protocol => (payload, 0, vec![]),
+        (Mode::Gre, 47) => (payload, 4, vec![0, 0, high, low]),
+        (Mode::Gue, 17) => (udp()?, 4, vec![0, inner_protocol, 0, 0]),
         // Header and inner Ethernet header.
-        (Mode::Vxlan, 17) => (udp()?, 8 + 14, &[8, 0]),
+        (Mode::Vxlan, 17) => (udp()?, 8 + 14, vec![high, low]),
         _ => return Err(format!("protocol {protocol} in mode {}", mode.name())),
     };
     let (head, inner) = body.split_at_checked(header).ok_or("the tunnel's header is cut")?;
-    if head.ends_with(tail) { Ok(inner) } else { Err(format!("a tunnel header {head:02x?}")) }
+    if head.ends_with(&tail) { Ok(inner) } else { Err(format!("a tunnel header {head:02x?}")) }
 }

@@ -1,17 +1,20 @@
 //! Frames of real flows: a template and the few bytes that differ.
 
-use super::scene::{PORT, PORT_MAC, ROUTER_MAC, VIP};
-use crate::flows::{Client, client};
+use super::scene::{Family, PORT, PORT_MAC, ROUTER_MAC, VIP};
+use crate::flows::{VIP6, client};
 
 /// Longest frame that can be written.
-const LEN_MAX: usize = 64;
-/// Offsets in a frame.
-const L3: usize = 14;
-const CHECKSUM: usize = L3 + 10;
-const SOURCE: usize = L3 + 12;
-const L4: usize = L3 + 20;
-const SEQUENCE: usize = L4 + 4;
-const FLAGS: usize = L4 + 13;
+const LEN_MAX: usize = 80;
+/// Header lengths.
+const ETHERNET: usize = 14;
+const TCP: usize = 20;
+/// Offsets in an IPv4 and in a TCP header.
+const CHECKSUM: usize = 10;
+const SOURCE_V4: usize = 12;
+const SEQUENCE: usize = 4;
+const FLAGS: usize = 13;
+/// Offset in an IPv6 header.
+const SOURCE_V6: usize = 8;
 const ACK: u8 = 0x10;
 const SYN: u8 = 0x02;
 
@@ -22,30 +25,43 @@ const SYN: u8 = 0x02;
 pub struct Writer {
     template: [u8; LEN_MAX],
     len: usize,
-    /// Checksum of the IP header without source address, not folded.
+    family: Family,
+    /// Checksum of the IPv4 header without source address, not folded.
     sum: u32,
 }
 
 impl Writer {
-    /// Frames of `len` bytes without the checksum at the end: 54 to 64.
-    pub fn new(len: usize) -> Writer {
-        let len = len.clamp(L4 + 20, LEN_MAX);
+    /// Frames of `len` bytes without the checksum at the end: up to 80, and no shorter than the headers.
+    pub fn new(family: Family, len: usize) -> Writer {
+        let ip = family.header_len();
+        let len = len.clamp(ETHERNET + ip + TCP, LEN_MAX);
         let mut t = [0_u8; LEN_MAX];
         t[..6].copy_from_slice(&PORT_MAC);
         t[6..12].copy_from_slice(&ROUTER_MAC);
-        t[12..14].copy_from_slice(&0x0800_u16.to_be_bytes());
-        t[L3] = 0x45;
-        t[L3 + 2..L3 + 4].copy_from_slice(&((len - L3) as u16).to_be_bytes());
-        t[L3 + 6] = 0x40; // do not fragment
-        t[L3 + 8] = 64;
-        t[L3 + 9] = 6;
-        t[L3 + 16..L3 + 20].copy_from_slice(&VIP);
-        t[L4 + 2..L4 + 4].copy_from_slice(&PORT.to_be_bytes());
-        t[L4 + 12] = 0x50;
-        t[FLAGS] = ACK;
-        t[L4 + 14..L4 + 16].copy_from_slice(&1000_u16.to_be_bytes());
-        let sum = t[L3..L4].chunks_exact(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum();
-        Writer { template: t, len, sum }
+        t[12..14].copy_from_slice(&family.ethertype().to_be_bytes());
+        let header = &mut t[ETHERNET..ETHERNET + ip];
+        match family {
+            Family::V4 => {
+                header[0] = 0x45;
+                header[2..4].copy_from_slice(&((len - ETHERNET) as u16).to_be_bytes());
+                header[6] = 0x40; // do not fragment
+                header[8..10].copy_from_slice(&[64, 6]);
+                header[16..20].copy_from_slice(&VIP);
+            }
+            Family::V6 => {
+                header[0] = 0x60;
+                header[4..6].copy_from_slice(&((len - ETHERNET - ip) as u16).to_be_bytes());
+                header[6..8].copy_from_slice(&[6, 64]);
+                header[24..40].copy_from_slice(&VIP6.to_be_bytes());
+            }
+        }
+        let sum = header.chunks_exact(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum();
+        let tcp = &mut t[ETHERNET + ip..];
+        tcp[2..4].copy_from_slice(&PORT.to_be_bytes());
+        tcp[12] = 0x50;
+        tcp[FLAGS] = ACK;
+        tcp[14..16].copy_from_slice(&1000_u16.to_be_bytes());
+        Writer { template: t, len, family, sum }
     }
 
     /// Length of every frame.
@@ -55,39 +71,52 @@ impl Writer {
 
     /// Bytes from the IP header on.
     pub fn datagram_len(&self) -> usize {
-        self.len - L3
+        self.len - ETHERNET
+    }
+
+    /// Offset of the TCP header.
+    #[inline]
+    fn tcp(&self) -> usize {
+        ETHERNET + self.family.header_len()
     }
 
     /// A segment of flow `number`; `frame` must be as long as the frames are.
     #[inline]
     pub fn write(&self, frame: &mut [u8], number: u64) {
-        self.write_as(frame, client(number), number as u32);
+        frame.copy_from_slice(&self.template[..self.len]);
+        let client = client(number);
+        match self.family {
+            Family::V4 => {
+                let source = client.address;
+                let mut sum = self.sum + (source >> 16) + (source & 0xffff);
+                sum = (sum & 0xffff) + (sum >> 16);
+                sum = (sum & 0xffff) + (sum >> 16);
+                let at = ETHERNET + CHECKSUM;
+                frame[at..at + 2].copy_from_slice(&(!(sum as u16)).to_be_bytes());
+                let at = ETHERNET + SOURCE_V4;
+                frame[at..at + 4].copy_from_slice(&source.to_be_bytes());
+            }
+            Family::V6 => {
+                let at = ETHERNET + SOURCE_V6;
+                frame[at..at + 16].copy_from_slice(&client.address6().to_be_bytes());
+            }
+        }
+        let tcp = &mut frame[self.tcp()..];
+        tcp[..2].copy_from_slice(&client.port.to_be_bytes());
+        tcp[SEQUENCE..SEQUENCE + 4].copy_from_slice(&(number as u32).to_be_bytes());
     }
 
     /// A SYN of flow `number`.
     #[inline]
     pub fn write_syn(&self, frame: &mut [u8], number: u64) {
-        self.write_as(frame, client(number), number as u32);
-        frame[FLAGS] = SYN;
-    }
-
-    #[inline]
-    fn write_as(&self, frame: &mut [u8], client: Client, number: u32) {
-        frame.copy_from_slice(&self.template[..self.len]);
-        let source = client.address;
-        let mut sum = self.sum + (source >> 16) + (source & 0xffff);
-        sum = (sum & 0xffff) + (sum >> 16);
-        sum = (sum & 0xffff) + (sum >> 16);
-        frame[CHECKSUM..CHECKSUM + 2].copy_from_slice(&(!(sum as u16)).to_be_bytes());
-        frame[SOURCE..SOURCE + 4].copy_from_slice(&source.to_be_bytes());
-        frame[L4..L4 + 2].copy_from_slice(&client.port.to_be_bytes());
-        frame[SEQUENCE..SEQUENCE + 4].copy_from_slice(&number.to_be_bytes());
+        self.write(frame, number);
+        frame[self.tcp() + FLAGS] = SYN;
     }
 
     /// The flow of a datagram at the end of a frame that was sent; `None` for a frame that is too short.
     #[inline]
     pub fn flow_of(&self, sent: &[u8]) -> Option<u64> {
-        let at = sent.len().checked_sub(self.len)? + SEQUENCE;
+        let at = sent.len().checked_sub(self.len)? + self.tcp() + SEQUENCE;
         let bytes = sent.get(at..at + 4)?;
         Some(u64::from(u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])))
     }
@@ -96,21 +125,35 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 
     #[test]
     fn frames_are_what_an_independent_parser_expects() {
-        for len in [54, 60, 64] {
-            let writer = Writer::new(len);
+        for (family, len) in [(Family::V4, 54), (Family::V4, 60), (Family::V4, 64), (Family::V6, 74)] {
+            let writer = Writer::new(family, len);
+            assert_eq!(writer.frame_len(), len);
             for number in [0, 1, 77, 16_000_000, crate::flows::FLOWS_MAX - 1] {
                 let mut frame = vec![0xff; len];
                 writer.write(&mut frame, number);
-                let sliced = etherparse::SlicedPacket::from_ethernet(&frame).expect("valid");
-                let Some(etherparse::NetSlice::Ipv4(ip)) = sliced.net else { panic!("no IPv4") };
-                let header = ip.header().to_header();
-                assert_eq!(header.header_checksum, header.calc_header_checksum());
-                assert_eq!(u32::from_be_bytes(header.source), client(number).address);
-                assert_eq!(usize::from(header.total_len), len - 14);
-                let Some(etherparse::TransportSlice::Tcp(tcp)) = sliced.transport else { panic!("no TCP") };
+                let sliced = SlicedPacket::from_ethernet(&frame).expect("valid");
+                match &sliced.net {
+                    Some(NetSlice::Ipv4(ip)) => {
+                        let header = ip.header().to_header();
+                        assert_eq!(header.header_checksum, header.calc_header_checksum());
+                        assert_eq!(u32::from_be_bytes(header.source), client(number).address);
+                        assert_eq!(usize::from(header.total_len), len - 14);
+                        assert_eq!(family, Family::V4);
+                    }
+                    Some(NetSlice::Ipv6(ip)) => {
+                        let header = ip.header().to_header();
+                        assert_eq!(u128::from_be_bytes(header.source), client(number).address6());
+                        assert_eq!(u128::from_be_bytes(header.destination), VIP6);
+                        assert_eq!(usize::from(header.payload_length), len - 54);
+                        assert_eq!(family, Family::V6);
+                    }
+                    _ => panic!("no IP"),
+                }
+                let Some(TransportSlice::Tcp(tcp)) = sliced.transport else { panic!("no TCP") };
                 assert_eq!((tcp.source_port(), tcp.destination_port()), (client(number).port, 80));
                 assert!(tcp.ack() && !tcp.syn());
                 assert_eq!(writer.flow_of(&frame), Some(number));
@@ -118,7 +161,9 @@ mod tests {
                 assert_eq!(writer.flow_of(&longer), Some(number));
                 let mut syn = vec![0; len];
                 writer.write_syn(&mut syn, number);
-                assert_eq!(syn[FLAGS], SYN);
+                let sliced = SlicedPacket::from_ethernet(&syn).expect("valid");
+                let Some(TransportSlice::Tcp(tcp)) = sliced.transport else { panic!("no TCP") };
+                assert!(tcp.syn() && !tcp.ack());
             }
             assert_eq!(writer.flow_of(&[0; 20]), None);
         }

@@ -1,5 +1,7 @@
-//! Frames in a small pool of buffers that stays in the cache, as packet buffers on a machine with little to do.
+//! Frames in a small pool of buffers that stays in the cache, as packet buffers on a machine with little to do. They are
+//! received and sent as DPDK's are: a full burst changes hands as a block of pointers, whatever is in the buffers.
 
+use std::mem::take;
 use wire::PortId;
 use worker::io::NoRoom;
 use worker::{BURST, Burst, Frame, PacketIo, RxMeta};
@@ -81,18 +83,23 @@ impl Frame for BenchFrame {
 pub(crate) struct BenchIo {
     /// Buffers without a frame, last in, first out.
     free: Vec<BenchFrame>,
-    /// Frames to receive.
-    ready: Vec<BenchFrame>,
-    /// Frames sent.
-    sent: Vec<BenchFrame>,
+    /// Frames to receive, by burst; the last burst comes first.
+    ready: Vec<Burst<BenchFrame>>,
+    /// Frames sent, by burst.
+    sent: Vec<Burst<BenchFrame>>,
+    /// Frames received at once at the most.
     burst: usize,
 }
 
 impl BenchIo {
     /// A pool of `buffers`; `burst` frames are received at once at the most.
     pub(crate) fn new(buffers: usize, burst: usize) -> BenchIo {
-        let list = || Vec::with_capacity(buffers);
-        let mut io = BenchIo { free: list(), ready: list(), sent: list(), burst: burst.min(BURST) };
+        let mut io = BenchIo {
+            free: Vec::with_capacity(buffers),
+            ready: Vec::with_capacity(buffers),
+            sent: Vec::with_capacity(buffers),
+            burst: burst.clamp(1, BURST),
+        };
         io.free.extend((0..buffers).map(|_| BenchFrame::new()));
         io
     }
@@ -103,29 +110,53 @@ impl BenchIo {
         let Some(mut frame) = self.free.pop() else { return false };
         frame.reset(len);
         write(frame.bytes_mut());
-        self.ready.push(frame);
+        match self.ready.last_mut().filter(|last| last.len() < self.burst) {
+            Some(last) => last.push(frame),
+            None => self.ready.push([frame].into_iter().collect()),
+        }
         true
     }
 
+    /// From now on `burst` frames (of those offered in larger bursts, too) are received at once at the most; none with 0.
+    pub(crate) fn set_burst(&mut self, burst: usize) {
+        self.burst = burst.min(BURST);
+    }
+
     /// The frames sent since the last [`reclaim`](BenchIo::reclaim).
-    pub(crate) fn sent(&self) -> impl ExactSizeIterator<Item = &[u8]> {
-        self.sent.iter().map(Frame::bytes)
+    pub(crate) fn sent(&self) -> impl Iterator<Item = &[u8]> {
+        self.sent.iter().flatten().map(Frame::bytes)
+    }
+
+    /// How many.
+    pub(crate) fn sent_count(&self) -> usize {
+        self.sent.iter().map(Burst::len).sum()
     }
 
     /// Frames not yet received.
     pub(crate) fn waiting(&self) -> usize {
-        self.ready.len()
+        self.ready.iter().map(Burst::len).sum()
     }
 
     /// Puts the buffers of all frames sent back into the pool.
     pub(crate) fn reclaim(&mut self) {
-        self.free.append(&mut self.sent);
+        self.free.extend(self.sent.drain(..).flatten());
     }
 
     /// Buffers in the pool.
     #[cfg(test)]
     pub(crate) fn free(&self) -> usize {
         self.free.len()
+    }
+
+    /// Receives up to `room` frames one by one, of as many bursts as it takes.
+    fn receive_some(&mut self, room: usize, burst: &mut Burst<BenchFrame>) {
+        for _ in 0..room {
+            while self.ready.last().is_some_and(Burst::is_empty) {
+                self.ready.pop();
+            }
+            let Some(frame) = self.ready.last_mut().and_then(Burst::pop) else { return };
+            burst.push(frame);
+        }
     }
 }
 
@@ -134,13 +165,19 @@ impl PacketIo for BenchIo {
 
     #[inline]
     fn rx(&mut self, _port: PortId, burst: &mut Burst<BenchFrame>) {
-        let count = self.ready.len().min(burst.remaining_capacity()).min(self.burst);
-        burst.extend(self.ready.drain(self.ready.len() - count..));
+        let room = self.burst.min(burst.remaining_capacity());
+        if burst.is_empty()
+            && let Some(next) = self.ready.pop_if(|next| next.len() == room)
+        {
+            *burst = next;
+        } else {
+            self.receive_some(room, burst);
+        }
     }
 
     #[inline]
     fn tx(&mut self, _port: PortId, burst: &mut Burst<BenchFrame>) {
-        self.sent.extend(burst.drain(..));
+        self.sent.push(take(burst));
     }
 
     fn alloc(&mut self, n: usize, burst: &mut Burst<BenchFrame>) {
@@ -169,7 +206,11 @@ mod tests {
         }
         let mut burst = Burst::new();
         io.rx(PortId(0), &mut burst);
-        assert_eq!((burst.len(), io.waiting()), (2, 1));
+        assert_eq!((burst.len(), io.waiting()), (2, 1), "the last burst offered is not full");
+        io.recycle(&mut burst);
+        assert!(io.offer(60, |frame| frame.fill(3)));
+        io.rx(PortId(0), &mut burst);
+        assert_eq!((burst.len(), io.waiting()), (2, 0), "a full one changes hands as it is");
         assert_eq!(burst[0].grow_front(20).map(|frame| frame.len()), Ok(80));
         assert!(burst[0].grow_front(109).is_err());
         assert!(burst[0].set_len(500).is_err());
@@ -178,9 +219,36 @@ mod tests {
         assert_eq!(io.sent().map(<[u8]>::len).collect::<Vec<_>>(), [80, 60]);
         io.reclaim();
         io.alloc(9, &mut burst);
-        assert_eq!((burst.len(), io.free()), (3, 0));
+        assert_eq!((burst.len(), io.free()), (4, 0));
         assert!(!io.offer(60, |_| ()));
         io.recycle(&mut burst);
-        assert_eq!((io.sent().len(), io.free()), (0, 3));
+        assert_eq!((io.sent_count(), io.free()), (0, 4));
+    }
+
+    #[test]
+    fn parts_of_bursts_are_received_too() {
+        let mut io = BenchIo::new(10, 4);
+        for byte in 0..10_u8 {
+            assert!(io.offer(60, |frame| frame.fill(byte)));
+        }
+        let mut burst = Burst::new();
+        let mut seen = Vec::new();
+        for limit in [3, 0, 1, 4, 32] {
+            io.set_burst(limit);
+            io.rx(PortId(0), &mut burst);
+            assert!(burst.len() <= limit);
+            seen.extend(burst.iter().map(|frame| frame.bytes()[0]));
+            io.tx(PortId(0), &mut burst);
+        }
+        while io.waiting() > 0 {
+            io.rx(PortId(0), &mut burst);
+            seen.extend(burst.iter().map(|frame| frame.bytes()[0]));
+            io.tx(PortId(0), &mut burst);
+        }
+        seen.sort_unstable();
+        assert_eq!(seen, (0..10).collect::<Vec<_>>());
+        assert_eq!(io.sent_count(), 10);
+        io.reclaim();
+        assert_eq!(io.free(), 10);
     }
 }

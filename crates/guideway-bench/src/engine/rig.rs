@@ -3,27 +3,30 @@
 use super::check::Expected;
 use super::frame::Writer;
 use super::io::BenchIo;
-use super::scene::{Scene, State};
+use super::scene::{Family, Scene, State};
 use crate::failure::{Failure, wrong};
 use crate::flows;
 use crate::random::Picker;
 use crate::tsc::Tsc;
 use dpdk::clock::stamp;
 use dpdk::pages::{self, PageKind};
-use flow::{BURST, Hits, Idle, Insert, Keys, Memory, NarrowBucket, State as TcpState, Table};
+use flow::bucket::Bucket;
+use flow::{BURST, Hits, Idle, Insert, Keys, Memory, NarrowBucket, State as TcpState, Table, WideBucket};
 use std::sync::Arc;
-use wire::CoreId;
+use worker::counters::Count;
 use worker::mailbox::{Publisher, mailbox};
 use worker::{Counters, PacketIo, Setup, View, Worker};
 
 /// Packets of a window.
 pub(super) const WINDOW: usize = 256;
-/// Bytes of a frame: 64 on the wire with the checksum that no software sees.
+/// Bytes of an IPv4 frame: 64 on the wire with the checksum that no software sees.
 const FRAME_LEN: usize = 60;
+/// Bytes of an IPv6 frame, which has no room in 60: its headers.
+const FRAME_LEN6: usize = 74;
 /// Buffers besides those of a window.
 const SPARE: usize = 64;
-/// Flows of the wide table, which nothing uses here.
-const WIDE_FLOWS: usize = 16;
+/// Flows of the other family's table, which nothing uses here.
+const OTHER_FLOWS: usize = 16;
 /// Any number, as long as it is always the same.
 const TABLE_SEED: u64 = 0x6775_6964;
 /// The daemon's value.
@@ -34,13 +37,19 @@ const RING_DEPTH: usize = 64;
 const EMPTY_TURNS: u32 = 256;
 
 /// Bytes of a table for so many flows at load 0.8.
-pub fn table_bytes(flows: u64) -> usize {
-    buckets(flows) * size_of::<NarrowBucket>()
+pub fn table_bytes(family: Family, flows: u64) -> usize {
+    match family {
+        Family::V4 => buckets::<NarrowBucket>(flows) * size_of::<NarrowBucket>(),
+        Family::V6 => buckets::<WideBucket>(flows) * size_of::<WideBucket>(),
+    }
 }
 
-fn buckets(flows: u64) -> usize {
-    Memory::<NarrowBucket>::buckets_for(usize::try_from(flows).unwrap_or(usize::MAX))
+fn buckets<B: Bucket>(flows: u64) -> usize {
+    Memory::<B>::buckets_for(usize::try_from(flows).unwrap_or(usize::MAX))
 }
+
+/// A worker, and what publishes its views.
+pub type WithViews<Io> = (Worker<Io>, Publisher<View>);
 
 /// What a worker is made of, but for what moves its frames.
 #[derive(Debug)]
@@ -74,28 +83,33 @@ impl Parts {
         // Ids start at 1.
         let services = view.service.iter().map(|s| usize::from(s.id.0) + 1).max().unwrap_or(0);
         let counters = Arc::new(Counters::new(services, view.backends.len(), view.ports.len()));
-        Ok(Parts { table, view, counters, pages, table_bytes: table_bytes(room) })
+        Ok(Parts { table, view, counters, pages, table_bytes: table_bytes(scene.family, room) })
     }
 
     /// The worker, which uses the view from its first turn on, and the publisher, without which it would not get one.
     ///
     /// # Errors
     /// A defect.
-    pub fn worker<Io: PacketIo>(self, io: Io) -> Result<(Worker<Io>, Publisher<View>), Failure> {
-        let (mut publisher, inbox) = mailbox(1);
-        publisher.publish(self.view).map_err(|e| wrong(e.to_string()))?;
-        let peers = vec![self.table.reader()];
-        let rings = statesync::mesh(1, RING_DEPTH).pop().ok_or_else(|| wrong("no rings for one worker"))?;
-        let worker = Worker::new(Setup {
-            core: CoreId(0),
-            io,
-            table: self.table,
-            peers,
-            rings,
-            inbox,
-            counters: self.counters,
-        });
-        Ok((worker, publisher))
+    pub fn worker<Io: PacketIo>(self, io: Io) -> Result<WithViews<Io>, Failure> {
+        let mut workers = Parts::workers(vec![(self, io)])?;
+        workers.pop().ok_or_else(|| wrong("no worker of one"))
+    }
+
+    /// Workers of one machine, as the daemon has them: each has rings to and from all others and reads their tables.
+    ///
+    /// # Errors
+    /// A defect.
+    pub fn workers<Io: PacketIo>(parts: Vec<(Parts, Io)>) -> Result<Vec<WithViews<Io>>, Failure> {
+        let peers: Vec<flow::Reader> = parts.iter().map(|(of, _)| of.table.reader()).collect();
+        let rings = statesync::mesh(parts.len(), RING_DEPTH);
+        let join = |((of, io), rings): ((Parts, Io), statesync::Ports<_>)| {
+            let (mut publisher, inbox) = mailbox(1);
+            publisher.publish(of.view).map_err(|e| wrong(e.to_string()))?;
+            let (table, counters, peers) = (of.table, of.counters, peers.clone());
+            let worker = Worker::new(Setup { core: rings.core(), io, table, peers, rings, inbox, counters });
+            Ok((worker, publisher))
+        };
+        parts.into_iter().zip(rings).map(join).collect()
     }
 }
 
@@ -119,6 +133,9 @@ impl std::fmt::Debug for Rig {
 }
 
 impl Rig {
+    /// Packets of a window.
+    pub const WINDOW: usize = WINDOW;
+
     /// A worker that receives up to `burst` packets a turn and knows `flows` flows.
     ///
     /// # Errors
@@ -132,13 +149,34 @@ impl Rig {
     /// # Errors
     /// No memory, or a flow that does not fit.
     pub fn with_room(scene: &Scene, flows: u64, room: u64, burst: usize, tsc: Tsc) -> Result<Rig, Failure> {
-        let parts = Parts::with_room(scene, flows, room, tsc)?;
-        let (counters, pages, table_bytes) = (Arc::clone(&parts.counters), parts.pages, parts.table_bytes);
-        let (worker, publisher) = parts.worker(BenchIo::new(WINDOW + SPARE, burst))?;
-        let writer = Writer::new(FRAME_LEN);
-        let expected = Expected::new(scene, writer.clone());
-        let state = scene.state;
-        Ok(Rig { worker, counters, _publisher: publisher, writer, expected, pages, table_bytes, state, tsc })
+        let mut crew = Rig::crew(scene, &[(flows, room)], burst, tsc)?;
+        crew.pop().ok_or_else(|| wrong("no worker of one"))
+    }
+
+    /// Workers of one machine: each with its own flows and room, all with rings between them and each other's tables to read.
+    ///
+    /// # Errors
+    /// No memory, or a flow that does not fit.
+    pub fn crew(scene: &Scene, sizes: &[(u64, u64)], burst: usize, tsc: Tsc) -> Result<Vec<Rig>, Failure> {
+        let parts = sizes
+            .iter()
+            .map(|&(flows, room)| Parts::with_room(scene, flows, room, tsc))
+            .collect::<Result<Vec<_>, _>>()?;
+        let known: Vec<_> =
+            parts.iter().map(|of| (Arc::clone(&of.counters), of.pages, of.table_bytes)).collect();
+        let parts = parts.into_iter().map(|of| (of, BenchIo::new(WINDOW + SPARE, burst))).collect();
+        let workers = Parts::workers(parts)?;
+        let frame_len = match scene.family {
+            Family::V4 => FRAME_LEN,
+            Family::V6 => FRAME_LEN6,
+        };
+        let rig = |((worker, publisher), (counters, pages, table_bytes))| {
+            let writer = Writer::new(scene.family, frame_len);
+            let expected = Expected::new(scene, writer.clone());
+            let state = scene.state;
+            Rig { worker, counters, _publisher: publisher, writer, expected, pages, table_bytes, state, tsc }
+        };
+        Ok(workers.into_iter().zip(known).map(rig).collect())
     }
 
     /// Where the table is.
@@ -169,37 +207,78 @@ impl Rig {
         Ok(ns / WINDOW as f64)
     }
 
-    /// The same, but every second packet is a SYN of a flow from `flows` + `syns` on, which is not known. Only the others
-    /// are checked.
+    /// So many windows, as a cell of a round.
     ///
     /// # Errors
     /// As above.
-    pub fn flood_window(&mut self, picker: &mut Picker, flows: u64, syns: &mut u64) -> Result<f64, Failure> {
-        for _ in 0..WINDOW / 2 {
-            self.offer(picker.next_flow())?;
-            let number = flows + *syns;
+    pub fn windows(
+        &mut self,
+        count: usize,
+        picker: &mut Picker,
+        costs: &mut Vec<f64>,
+    ) -> Result<(), Failure> {
+        for _ in 0..count {
+            costs.push(self.window(picker)?);
+        }
+        Ok(())
+    }
+
+    /// A window in which `syn_percent` of the packets are SYNs of flows from `flows` + `syns` on, which are not known. Only
+    /// the others are checked. Nanoseconds a packet.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn flood_window(
+        &mut self,
+        picker: &mut Picker,
+        syn_percent: usize,
+        flows: u64,
+        syns: &mut u64,
+    ) -> Result<f64, Failure> {
+        let mut known = 0;
+        for packet in 0..WINDOW {
+            // Evenly spread, as near as whole packets allow.
+            if (packet + 1) * syn_percent / 100 == packet * syn_percent / 100 {
+                known += 1;
+                self.offer(picker.next_flow())?;
+                continue;
+            }
+            let number = flows + *syns % (flows::FLOWS_MAX - flows);
             *syns += 1;
             let (writer, io) = (&self.writer, self.worker.io());
             if !io.offer(writer.frame_len(), |frame| writer.write_syn(frame, number)) {
                 return Err(wrong("a buffer was lost"));
             }
         }
-        let ns = self.take(WINDOW, WINDOW as u64 / 2)?;
+        let ns = self.take(WINDOW, known)?;
         self.check(flows)?;
         Ok(ns / WINDOW as f64)
     }
 
-    /// One turn that finds `packets` (at most a burst) packets; its nanoseconds.
+    /// One turn that finds `packets` (at most a burst) packets waiting; its nanoseconds. Packets are written and checked
+    /// many at a time, between turns, so that most turns follow one another as they do in production.
     ///
     /// # Errors
     /// As above.
     pub fn turn_of(&mut self, packets: usize, picker: &mut Picker) -> Result<f64, Failure> {
-        for _ in 0..packets {
-            self.offer(picker.next_flow())?;
+        if self.worker.io().waiting() < BURST {
+            self.check(u64::MAX)?;
+            self.worker.io().set_burst(BURST);
+            for _ in self.worker.io().waiting()..WINDOW {
+                self.offer(picker.next_flow())?;
+            }
         }
-        let ns = self.take(packets, packets as u64)?;
-        self.check(u64::MAX)?;
-        Ok(ns)
+        self.worker.io().set_burst(packets);
+        let hits = self.found().get();
+        let now = self.tsc.tick();
+        let begin = stamp();
+        let received = self.worker.turn(now).received;
+        let end = stamp();
+        let hits = self.found().get() - hits;
+        if received != packets || hits != packets as u64 {
+            return Err(wrong(format!("{received} of {packets} packets received, {hits} found their flow")));
+        }
+        Ok(self.tsc.nanoseconds(begin, end))
     }
 
     /// Sends a packet of every flow below `flows`; each must be known.
@@ -237,12 +316,7 @@ impl Rig {
 
     /// Takes turns until all `packets` that wait are received and sent; `known` of them must find their flow. Nanoseconds.
     fn take(&mut self, packets: usize, known: u64) -> Result<f64, Failure> {
-        let totals = &self.counters.totals;
-        let found = match self.state {
-            State::All => &totals.flow_hits,
-            State::Exceptions => &totals.flow_stateless,
-        };
-        let hits = found.get();
+        let hits = self.found().get();
         let now = self.tsc.tick();
         let begin = stamp();
         let mut received = 0;
@@ -254,15 +328,24 @@ impl Rig {
             }
         }
         let end = stamp();
-        let hits = found.get() - hits;
+        let hits = self.found().get() - hits;
         if hits != known {
             return Err(wrong(format!("{hits} of {known} packets found their flow")));
         }
         let io = self.worker.io();
-        if io.sent().len() != packets || io.waiting() != 0 {
-            return Err(wrong(format!("{} of {packets} packets were sent", io.sent().len())));
+        if io.sent_count() != packets || io.waiting() != 0 {
+            return Err(wrong(format!("{} of {packets} packets were sent", io.sent_count())));
         }
         Ok(self.tsc.nanoseconds(begin, end))
+    }
+
+    /// What counts packets that found their flow.
+    #[inline]
+    fn found(&self) -> &Count {
+        match self.state {
+            State::All => &self.counters.totals.flow_hits,
+            State::Exceptions => &self.counters.totals.flow_stateless,
+        }
     }
 
     /// Checks what was sent for flows below `flows`, and takes the buffers back.
@@ -290,7 +373,6 @@ impl Rig {
 
 /// A table with all flows in it.
 fn full_table(scene: &Scene, flows: u64, room: u64, tsc: Tsc) -> Result<(Table, PageKind), Failure> {
-    let narrow = pages::map::<NarrowBucket>(buckets(room))?;
     let of_view = &scene.view.timeouts;
     let idle = Idle {
         tcp_established_us: of_view.tcp_established_us,
@@ -298,13 +380,22 @@ fn full_table(scene: &Scene, flows: u64, room: u64, tsc: Tsc) -> Result<(Table, 
         syn_us: of_view.syn_us,
         udp_us: of_view.udp_us,
     };
-    let wide = Memory::heap(WIDE_FLOWS);
-    let mut table = Table::new(Memory::Static(narrow.values), wide, TABLE_SEED, idle, UNTRUSTED_PERCENT)?;
+    let (narrow, wide, pages) = match scene.family {
+        Family::V4 => {
+            let narrow = pages::map(buckets::<NarrowBucket>(room))?;
+            (Memory::Static(narrow.values), Memory::heap(OTHER_FLOWS), narrow.pages)
+        }
+        Family::V6 => {
+            let wide = pages::map(buckets::<WideBucket>(room))?;
+            (Memory::heap(OTHER_FLOWS), Memory::Static(wide.values), wide.pages)
+        }
+    };
+    let mut table = Table::new(narrow, wide, TABLE_SEED, idle, UNTRUSTED_PERCENT)?;
     // A service that remembers exceptions only has no entries for flows of untainted slots.
     if scene.state == State::All {
         fill(&mut table, scene, flows, tsc)?;
     }
-    Ok((table, narrow.pages))
+    Ok((table, pages))
 }
 
 fn fill(table: &mut Table, scene: &Scene, flows: u64, tsc: Tsc) -> Result<(), Failure> {
@@ -316,14 +407,14 @@ fn fill(table: &mut Table, scene: &Scene, flows: u64, tsc: Tsc) -> Result<(), Fa
         let numbers = first..flows.min(first + BURST as u64);
         keys.clear();
         for number in numbers.clone() {
-            keys.push(Some(&flows::key(number, scene.service)));
+            keys.push(Some(&scene.key(number)));
         }
         table.lookup(&keys, now, &mut hits);
         table.prefetch_inserts(&keys, &hits);
         for (position, number) in numbers.enumerate() {
             let Some(miss) = hits.miss(position) else { continue };
             let backend = scene.backends[flows::value(number, backends) as usize];
-            let key = flows::key(number, scene.service);
+            let key = scene.key(number);
             let inserted = table.insert_at(&key, miss, backend, TcpState::TcpEstablished, now);
             if inserted.outcome != Insert::Done || inserted.evicted.is_some() {
                 return Err(wrong(format!("flow {number} of {flows} does not fit: {inserted:?}")));
@@ -343,24 +434,68 @@ mod tests {
     fn every_packet_of_every_mode_arrives() {
         let tsc = Tsc::measure();
         for mode in [Mode::Ipip, Mode::Gre, Mode::Gue, Mode::Vxlan, Mode::L2] {
-            for (burst, state) in [(32, State::All), (7, State::All), (32, State::Exceptions)] {
-                let scene = Scene::build(mode, 37, state).expect("a scene");
+            for (family, burst, state) in [
+                (Family::V4, 32, State::All),
+                (Family::V4, 7, State::All),
+                (Family::V4, 32, State::Exceptions),
+                (Family::V6, 32, State::All),
+                (Family::V6, 32, State::Exceptions),
+            ] {
+                let scene = Scene::build(mode, family, 37, state).expect("a scene");
                 let mut rig = Rig::new(&scene, 5000, burst, tsc).expect("a rig");
                 let mut picker = Picker::new(Spread::Uniform, 5000, 9);
-                for _ in 0..8 {
-                    let ns = rig.window(&mut picker).unwrap_or_else(|e| panic!("{mode:?}: {e}"));
-                    assert!(ns > 0.0);
-                }
-                assert_eq!(rig.packets_checked(), 8 * WINDOW as u64, "{mode:?}");
+                let mut costs = Vec::new();
+                let what = format!("{mode:?} {family:?} {state:?}");
+                rig.windows(8, &mut picker, &mut costs).unwrap_or_else(|e| panic!("{what}: {e}"));
+                assert!(costs.len() == 8 && costs.iter().all(|&ns| ns > 0.0), "{what}");
+                assert_eq!(rig.packets_checked(), 8 * WINDOW as u64, "{what}");
                 assert!(rig.empty_turn() > 0.0);
             }
         }
     }
 
     #[test]
+    fn turns_take_as_many_packets_as_they_are_told() {
+        let scene = Scene::build(Mode::Ipip, Family::V4, 3, State::All).expect("a scene");
+        let mut rig = Rig::new(&scene, 100, 32, Tsc::measure()).expect("a rig");
+        let mut picker = Picker::new(Spread::Uniform, 100, 9);
+        let mut packets = 0;
+        for turn in 0..500 {
+            let count = turn % 33;
+            rig.turn_of(count, &mut picker).expect("all packets hit");
+            packets += count as u64;
+        }
+        let checked = rig.packets_checked();
+        assert!(checked <= packets && checked + 2 * WINDOW as u64 > packets, "{checked} of {packets}");
+    }
+
+    #[test]
+    fn workers_of_one_machine_serve_their_own_flows() {
+        let scene = Scene::build(Mode::Ipip, Family::V4, 3, State::All).expect("a scene");
+        let crew = Rig::crew(&scene, &[(1000, 1000), (500, 900)], 32, Tsc::measure()).expect("a crew");
+        assert_eq!(crew.len(), 2);
+        for (mut rig, flows) in crew.into_iter().zip([1000, 500]) {
+            rig.ask_all(flows).expect("all are known");
+        }
+    }
+
+    #[test]
+    fn a_flood_has_its_share_of_new_flows() {
+        let scene = Scene::build(Mode::Ipip, Family::V4, 3, State::All).expect("a scene");
+        let mut rig = Rig::with_room(&scene, 1000, 4000, 32, Tsc::measure()).expect("a rig");
+        let mut picker = Picker::new(Spread::Uniform, 1000, 9);
+        let mut syns = 0;
+        for (percent, want) in [(0, 0), (10, 25), (50, 128), (90, 230)] {
+            let before = syns;
+            rig.flood_window(&mut picker, percent, 1000, &mut syns).expect("established flows hit");
+            assert_eq!(syns - before, want, "{percent} %");
+        }
+    }
+
+    #[test]
     fn a_flow_that_is_not_there_is_noticed() {
         let tsc = Tsc::measure();
-        let scene = Scene::build(Mode::Ipip, 3, State::All).expect("a scene");
+        let scene = Scene::build(Mode::Ipip, Family::V4, 3, State::All).expect("a scene");
         let mut rig = Rig::new(&scene, 100, 32, tsc).expect("a rig");
         let mut picker = Picker::new(Spread::Uniform, 200, 9);
         let failure = rig.window(&mut picker).expect_err("half of the flows are unknown");

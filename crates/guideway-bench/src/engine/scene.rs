@@ -1,12 +1,13 @@
 //! The service under test: one VIP, TCP port 80, N backends, one mode; compiled by the real control plane.
 
 use crate::failure::{Failure, wrong};
-use crate::flows;
+use crate::flows::{self, VIP6};
 use clap::ValueEnum;
 use serde::Serialize;
 use std::fmt::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
-use wire::{Addr, BackendId, ServiceId, Tuple};
+use wire::{Addr, BackendId, FlowKey, ServiceId, Tuple};
 use worker::View;
 use worker::view::PortRole;
 
@@ -20,6 +21,8 @@ pub(crate) const PORT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x11];
 pub(crate) const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 /// Backend `n` has address 172.16.0.1 + n …
 const BACKEND_BASE: u32 = 0xac10_0001;
+/// … or, to an IPv6 VIP, 2001:db8:b:: + n …
+const BACKEND_BASE6: u128 = 0x2001_0db8_000b_0000_0000_0000_0000_0000;
 /// … and, in l2 and vxlan, this MAC + n.
 const BACKEND_MAC: u64 = 0x0201_0000_0000;
 /// Slots of the service's table; no hit uses them.
@@ -54,6 +57,35 @@ impl Mode {
     }
 }
 
+/// Family of the VIP and, with it, of the backends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Bytes of an IP header.
+    #[inline]
+    pub fn header_len(self) -> usize {
+        match self {
+            Family::V4 => 20,
+            Family::V6 => 40,
+        }
+    }
+
+    /// In front of it on Ethernet.
+    pub fn ethertype(self) -> u16 {
+        match self {
+            Family::V4 => 0x0800,
+            Family::V6 => 0x86dd,
+        }
+    }
+}
+
 /// What a service remembers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -75,6 +107,8 @@ pub struct Scene {
     pub backends: Vec<BackendId>,
     /// How packets reach them.
     pub mode: Mode,
+    /// IPv4 or IPv6.
+    pub family: Family,
     /// What the service remembers.
     pub state: State,
 }
@@ -84,8 +118,8 @@ impl Scene {
     ///
     /// # Errors
     /// It is refused, which is a defect, or there are too many backends.
-    pub fn build(mode: Mode, backends: u32, state: State) -> Result<Scene, Failure> {
-        let text = configuration(mode, backends, state)?;
+    pub fn build(mode: Mode, family: Family, backends: u32, state: State) -> Result<Scene, Failure> {
+        let text = configuration(mode, family, backends, state)?;
         let loaded = model::load("bench", &text)
             .map_err(|report| Failure::Configuration(report.to_plain().to_string()))?;
         let (mut view, ids) =
@@ -110,7 +144,7 @@ impl Scene {
         if !backends.is_sorted() {
             return Err(wrong("backend ids do not follow the configuration's order"));
         }
-        Ok(Scene { view: Arc::new(view), service: id, backends, mode, state })
+        Ok(Scene { view: Arc::new(view), service: id, backends, mode, family, state })
     }
 }
 
@@ -121,22 +155,32 @@ impl Scene {
             return Some(flows::value(number, self.backends.len() as u32));
         }
         let client = flows::client(number);
-        let flow = Tuple {
-            src: Addr::V4(client.address),
-            dst: Addr::V4(u32::from_be_bytes(VIP)),
-            sport: client.port,
-            dport: PORT,
-            protocol: 6,
+        let (src, dst) = match self.family {
+            Family::V4 => (Addr::V4(client.address), Addr::V4(u32::from_be_bytes(VIP))),
+            Family::V6 => (Addr::V6(client.address6()), Addr::V6(VIP6)),
         };
+        let flow = Tuple { src, dst, sport: client.port, dport: PORT, protocol: 6 };
         let service = self.view.service.first()?;
         let backend = worker::steering::place(&self.view, service, &flow, false)?;
         u32::try_from(self.backends.binary_search(&backend).ok()?).ok()
     }
+
+    /// The exact key of flow `number`.
+    #[inline]
+    pub fn key(&self, number: u64) -> FlowKey {
+        match self.family {
+            Family::V4 => flows::key(number, self.service),
+            Family::V6 => flows::wide_key(number, PORT, self.service),
+        }
+    }
 }
 
 /// Address of backend `number`.
-pub(crate) fn backend_address(number: u32) -> [u8; 4] {
-    (BACKEND_BASE + number).to_be_bytes()
+pub(crate) fn backend_address(family: Family, number: u32) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::from_bits(BACKEND_BASE + number).into(),
+        Family::V6 => Ipv6Addr::from_bits(BACKEND_BASE6 + 1 + u128::from(number)).into(),
+    }
 }
 
 /// MAC of backend `number`.
@@ -145,24 +189,27 @@ pub(crate) fn backend_mac(number: u32) -> [u8; 6] {
     mac
 }
 
-fn configuration(mode: Mode, backends: u32, state: State) -> Result<String, Failure> {
+fn configuration(mode: Mode, family: Family, backends: u32, state: State) -> Result<String, Failure> {
+    let vip: IpAddr = match family {
+        Family::V4 => Ipv4Addr::from(VIP).into(),
+        Family::V6 => Ipv6Addr::from_bits(VIP6).into(),
+    };
     let size = MAGLEV_SIZES.into_iter().find(|&size| size / 100 >= backends).unwrap_or(MAGLEV_SIZES[1]);
     let mac = |m: [u8; 6]| m.map(|byte| format!("{byte:02x}")).join(":");
     let mut text = format!(
-        "[machine]\nname = \"bench\"\naddress = \"192.0.2.1\"\nnext_hop_mac = \"{}\"\n\
+        "[machine]\nname = \"bench\"\naddress = \"192.0.2.1\"\naddress6 = \"2001:db8:2::1\"\nnext_hop_mac = \"{}\"\n\
          cluster_key = \"000102030405060708090a0b0c0d0e0f\"\n[workers]\ncpus = [1]\n\
          [[port]]\nname = \"data0\"\ndevice = \"net_null0\"\nmac = \"{}\"\nmtu = 1500\n\
-         [[service]]\nname = \"web\"\nvip = \"{}\"\nport = {PORT}\nprotocol = \"tcp\"\nmode = \"{}\"\nmaglev_size = {size}\n",
+         [[service]]\nname = \"web\"\nvip = \"{vip}\"\nport = {PORT}\nprotocol = \"tcp\"\nmode = \"{}\"\nmaglev_size = {size}\n",
         mac(ROUTER_MAC),
         mac(PORT_MAC),
-        std::net::Ipv4Addr::from(VIP),
         mode.name(),
     );
     if state == State::Exceptions {
         text.push_str("state = \"exceptions\"\n");
     }
     for number in 0..backends {
-        let address = std::net::Ipv4Addr::from(backend_address(number));
+        let address = backend_address(family, number);
         let written = write!(text, "[[service.backend]]\nname = \"b{number:05}\"\naddress = \"{address}\"\n")
             .and_then(|()| match mode {
                 Mode::L2 | Mode::Vxlan => writeln!(text, "mac = \"{}\"", mac(backend_mac(number))),
@@ -180,14 +227,17 @@ mod tests {
     #[test]
     fn every_mode_compiles() {
         for mode in [Mode::Ipip, Mode::Gre, Mode::Gue, Mode::Vxlan, Mode::L2] {
-            let scene = Scene::build(mode, 3, State::All).expect("a scene");
-            assert_eq!(scene.backends.len(), 3);
-            for id in &scene.backends {
-                let backend = scene.view.backends[id.index()].as_ref().expect("a backend");
-                assert!(backend.next_hop.is_some(), "{mode:?}");
+            for family in [Family::V4, Family::V6] {
+                let scene = Scene::build(mode, family, 3, State::All).expect("a scene");
+                assert_eq!(scene.backends.len(), 3);
+                for id in &scene.backends {
+                    let backend = scene.view.backends[id.index()].as_ref().expect("a backend");
+                    assert!(backend.next_hop.is_some(), "{mode:?}");
+                }
             }
         }
-        assert_eq!(backend_address(300), [172, 16, 1, 45]);
+        assert_eq!(backend_address(Family::V4, 300), Ipv4Addr::new(172, 16, 1, 45));
+        assert_eq!(backend_address(Family::V6, 1), "2001:db8:b::2".parse::<IpAddr>().expect("an address"));
         assert_eq!(backend_mac(258), [2, 1, 0, 0, 1, 2]);
     }
 }

@@ -3,18 +3,22 @@
 use super::frame::Target;
 use crate::eal;
 use crate::failure::Failure;
+use crate::machine;
 use crate::testpmd::{self, Testpmd};
 use clap::ValueEnum;
+use rustix::process::{Pid, Signal, kill_process};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 /// A program that takes longer to open its socket does not come.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Descriptors of a ring.
-const QUEUE_SIZE: u16 = 1024;
+pub(super) const QUEUE_SIZE: u16 = 1024;
+/// Room for the longest frame and a tunnel's headers.
+const MTU: u16 = 1600;
 /// Huge-page memory of the device under test.
-const MEMORY: u64 = 64 << 20;
+pub(super) const MEMORY: u64 = 64 << 20;
 
 /// What is started.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -42,64 +46,99 @@ impl Dut {
 pub(super) struct Setup {
     devices: Vec<String>,
     cpu: usize,
-    running: Option<Running>,
+    running: Vec<Running>,
     directory: Option<PathBuf>,
 }
 
+/// A program under test. It is stopped (by signal) whenever it is not being measured: all have the same CPU.
 #[derive(Debug)]
-enum Running {
-    Testpmd(#[expect(dead_code, reason = "ends when dropped")] Box<Testpmd>),
+struct Running {
+    name: &'static str,
+    program: Program,
+}
+
+#[derive(Debug)]
+enum Program {
+    Testpmd(Box<Testpmd>),
     Guidewayd(Child),
 }
 
+impl Running {
+    fn signal(&self, signal: Signal) {
+        let id = match &self.program {
+            Program::Testpmd(testpmd) => testpmd.id(),
+            Program::Guidewayd(child) => child.id(),
+        };
+        if let Some(pid) = i32::try_from(id).ok().and_then(Pid::from_raw) {
+            // It fails only when the process has ended, which the next trial shows.
+            let _ = kill_process(pid, signal);
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.signal(Signal::CONT);
+        // testpmd ends itself when it is dropped.
+        if let Program::Guidewayd(_) = &self.program {
+            // Asked first, so that it removes its files.
+            self.signal(Signal::TERM);
+        }
+        if let Program::Guidewayd(child) = &mut self.program {
+            let asked = Instant::now();
+            while matches!(child.try_wait(), Ok(None)) && asked.elapsed() < Duration::from_secs(5) {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
 impl Setup {
-    /// Starts the device under test, if one is named, on `cpu`; the generator takes another CPU then.
-    pub(super) fn new(
-        dut: Option<Dut>,
-        vdevs: &[String],
+    /// Devices of somebody else, one or two; the generator is on `cpu`.
+    pub(super) fn of_devices(devices: &[String], cpu: usize) -> Result<Setup, Failure> {
+        match devices.len() {
+            1 | 2 => Ok(Setup { devices: devices.to_vec(), cpu, running: Vec::new(), directory: None }),
+            _ => Err(Failure::Usage("one port or two".into())),
+        }
+    }
+
+    /// Starts programs on the CPU `cpu`; the generator is on `own`.
+    pub(super) fn of_programs(
+        duts: &[Dut],
         cpu: usize,
+        own: usize,
         target: &Target,
     ) -> Result<Setup, Failure> {
-        let Some(dut) = dut else {
-            if vdevs.len() > 2 {
-                return Err(Failure::Usage("one port or two".into()));
-            }
-            return Ok(Setup { devices: vdevs.to_vec(), cpu, running: None, directory: None });
-        };
-        if cpu == 0 {
-            return Err(Failure::Usage("--dut needs a CPU of its own, and there is only one".into()));
-        }
         let directory = std::env::temp_dir().join(format!("guideway-bench-{}", std::process::id()));
         std::fs::create_dir_all(&directory).map_err(|e| Failure::Machine(e.to_string()))?;
-        let socket = directory.join("vhost.sock");
-        let device = format!("net_vhost0,iface={},queues=1", socket.display());
         // Owns the directory from here on, whatever fails.
-        let mut setup = Setup {
-            devices: vec![format!(
-                "net_virtio_user0,path={},queues=1,queue_size={QUEUE_SIZE},mac=02:00:00:00:00:01",
+        let mut setup =
+            Setup { devices: Vec::new(), cpu: own, running: Vec::new(), directory: Some(directory.clone()) };
+        for (number, dut) in duts.iter().enumerate() {
+            let socket = directory.join(format!("vhost{number}.sock"));
+            let device = format!("net_vhost0,iface={},queues=1", socket.display());
+            let program = match dut {
+                Dut::Macswap | Dut::Io => Program::Testpmd(Box::new(forwarder(*dut, &device, cpu)?)),
+                Dut::Guidewayd => Program::Guidewayd(guidewayd(&directory, &device, cpu, target)?),
+            };
+            setup.running.push(Running { name: dut.name(), program });
+            let started = Instant::now();
+            while !socket.exists() {
+                if started.elapsed() > PATIENCE {
+                    return Err(Failure::Machine(format!(
+                        "{} does not open {}",
+                        dut.name(),
+                        socket.display()
+                    )));
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            setup.devices.push(format!(
+                "net_virtio_user{number},path={},queues=1,queue_size={QUEUE_SIZE},mac=02:00:00:00:00:01",
                 socket.display()
-            )],
-            cpu: 0,
-            running: None,
-            directory: Some(directory.clone()),
-        };
-        setup.running = Some(match dut {
-            Dut::Macswap | Dut::Io => {
-                let mut eal = eal::memory_words(MEMORY);
-                eal.extend(["--vdev".to_owned(), device]);
-                let of = testpmd::Setup { eal, cpu, burst: worker::BURST as u16, options: Vec::new() };
-                let mut testpmd = Testpmd::start(&of, 1)?;
-                testpmd.begin(if dut == Dut::Io { "io" } else { "macswap" })?;
-                Running::Testpmd(Box::new(testpmd))
-            }
-            Dut::Guidewayd => Running::Guidewayd(guidewayd(&directory, &device, cpu, target)?),
-        });
-        let started = Instant::now();
-        while !socket.exists() {
-            if started.elapsed() > PATIENCE {
-                return Err(Failure::Machine(format!("{} does not open {}", dut.name(), socket.display())));
-            }
-            std::thread::sleep(Duration::from_millis(20));
+            ));
         }
         Ok(setup)
     }
@@ -107,6 +146,36 @@ impl Setup {
     /// The generator's devices.
     pub(super) fn devices(&self) -> &[String] {
         &self.devices
+    }
+
+    /// Whether every port gets back what it sends.
+    pub(super) fn is_echo(&self) -> bool {
+        !self.running.is_empty()
+    }
+
+    /// What is measured: a program a lane, or whatever is between the devices.
+    pub(super) fn names(&self) -> Vec<String> {
+        match self.is_echo() {
+            true => self.running.iter().map(|running| running.name.to_owned()).collect(),
+            false => vec![self.devices.join(" to ")],
+        }
+    }
+
+    /// Stops all programs but the `number`th; `None` stops all.
+    pub(super) fn run_only(&self, number: Option<usize>) {
+        for (index, running) in self.running.iter().enumerate() {
+            if Some(index) != number {
+                running.signal(Signal::STOP);
+            }
+        }
+        if let Some(running) = number.and_then(|number| self.running.get(number)) {
+            running.signal(Signal::CONT);
+        }
+    }
+
+    /// All may run, as is needed to take leave of them.
+    pub(super) fn run_all(&self) {
+        self.running.iter().for_each(|running| running.signal(Signal::CONT));
     }
 
     /// EAL's command line for the generator.
@@ -125,24 +194,22 @@ impl Setup {
 
 impl Drop for Setup {
     fn drop(&mut self) {
-        if let Some(Running::Guidewayd(child)) = &mut self.running {
-            if let Some(pid) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
-                // Asked first, so that it removes its files.
-                let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-            }
-            let asked = Instant::now();
-            while matches!(child.try_wait(), Ok(None)) && asked.elapsed() < Duration::from_secs(5) {
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            let _ = child.kill();
-            let _ = child.wait();
-        }
         // testpmd removes its socket itself, before the directory goes.
-        self.running = None;
+        self.running.clear();
         if let Some(directory) = &self.directory {
             let _ = std::fs::remove_dir_all(directory);
         }
     }
+}
+
+/// testpmd, forwarding.
+fn forwarder(dut: Dut, device: &str, cpu: usize) -> Result<Testpmd, Failure> {
+    let mut eal = eal::memory_words(MEMORY);
+    eal.extend(["--vdev".to_owned(), device.to_owned()]);
+    let of = testpmd::Setup { eal, cpu, burst: worker::BURST as u16, options: Vec::new() };
+    let mut testpmd = Testpmd::start(&of, 1)?;
+    testpmd.begin(if dut == Dut::Io { "io" } else { "macswap" })?;
+    Ok(testpmd)
 }
 
 /// The daemon beside this program, or in the path, with a service for the target.
@@ -159,7 +226,7 @@ fn guidewayd(
          cluster_key = \"000102030405060708090a0b0c0d0e0f\"\nstate_dir = {state:?}\n\
          [workers]\ncpus = [{cpu}]\nflows = 65536\nidle = \"busy\"\n[dpdk]\neal_args = [{memory}]\n\
          [api]\nsocket = {api:?}\n\
-         [[port]]\nname = \"data0\"\ndevice = {device:?}\nmac = \"{mac}\"\nmtu = 1500\n\
+         [[port]]\nname = \"data0\"\ndevice = {device:?}\nmac = \"{mac}\"\nmtu = {MTU}\n\
          [[service]]\nname = \"web\"\nvip = \"{vip}\"\nport = {port}\nprotocol = \"udp\"\nmode = \"ipip\"\n\
          [service.health]\nkind = \"none\"\n\
          [[service.backend]]\nname = \"b0\"\naddress = \"172.16.0.1\"\n[[service.backend]]\nname = \"b1\"\naddress = \"172.16.0.2\"\n",
@@ -176,14 +243,10 @@ fn guidewayd(
     let log = std::fs::File::create(directory.join("log")).map_err(|e| Failure::Machine(e.to_string()))?;
     let beside = std::env::current_exe().ok().and_then(|path| Some(path.parent()?.join("guidewayd")));
     let program = beside.filter(|path| path.is_file()).unwrap_or_else(|| PathBuf::from("guidewayd"));
-    let child = Command::new(program)
-        .arg("--config")
-        .arg(file)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log)
-        .env_remove("GLIBC_TUNABLES")
-        .spawn();
+    let mut command = machine::command(program);
+    command.arg("--config").arg(file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    command.env_remove("GLIBC_TUNABLES");
+    let child = machine::everywhere(|| command.spawn())?;
     child.map_err(|e| {
         Failure::Machine(format!(
             "cannot start guidewayd: {e}; it is neither beside this program nor in PATH"

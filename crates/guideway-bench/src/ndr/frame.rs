@@ -61,24 +61,28 @@ impl std::fmt::Display for Sizes {
 }
 
 impl Sizes {
-    fn turns(&self) -> &[u16] {
+    fn all(&self) -> &[u16] {
         match self {
             Sizes::One(size) => std::slice::from_ref(size),
             Sizes::Imix => &IMIX,
         }
     }
 
-    /// Bytes of packet `number` in memory: without checksum.
-    pub(super) fn len(&self, number: u64) -> usize {
-        let turns = self.turns();
-        usize::from(turns[(number % turns.len() as u64) as usize]) - FCS
+    /// Packets after which the sizes begin again.
+    pub(super) fn turns(&self) -> usize {
+        self.all().len()
+    }
+
+    /// Bytes of the packet of a turn (below [`turns`](Sizes::turns)) in memory: without checksum.
+    #[inline]
+    pub(super) fn len(&self, turn: usize) -> usize {
+        usize::from(self.all()[turn]) - FCS
     }
 
     /// Bits a packet takes on the wire on average, preamble and gap included.
     pub(super) fn wire_bits(&self) -> f64 {
-        let turns = self.turns();
-        let bytes: usize = turns.iter().map(|&size| usize::from(size) + WIRE_OVERHEAD).sum();
-        bytes as f64 * 8.0 / turns.len() as f64
+        let bytes: usize = self.all().iter().map(|&size| usize::from(size) + WIRE_OVERHEAD).sum();
+        bytes as f64 * 8.0 / self.turns() as f64
     }
 }
 
@@ -105,15 +109,21 @@ impl Writer {
         Writer { template: t, sum, flows: target.flows }
     }
 
-    /// Packet `number` of a trial, which should be sent at `due` (cycles). The frame has its length already. No UDP checksum.
+    /// Flows.
+    pub(super) fn flows(&self) -> u64 {
+        self.flows
+    }
+
+    /// A packet of `flow` (below [`flows`](Writer::flows)), which should be sent at `due` (cycles). The frame has its length
+    /// already. No UDP checksum.
     #[inline]
-    pub(super) fn write(&self, frame: &mut [u8], number: u64, due: u64, trial: u32) {
+    pub(super) fn write(&self, frame: &mut [u8], flow: u64, due: u64, trial: u32) {
         let len = frame.len();
         if len < HEADERS + TRAILER {
             return;
         }
         frame[..HEADERS].copy_from_slice(&self.template);
-        let client = client(number % self.flows);
+        let client = client(flow);
         let total = (len - 14) as u16;
         let mut sum = self.sum + u32::from(total) + (client.address >> 16) + (client.address & 0xffff);
         sum = (sum & 0xffff) + (sum >> 16);
@@ -147,9 +157,9 @@ mod tests {
         let target = Target { mac: [2; 6], vip: Ipv4Addr::new(203, 0, 113, 10), port: 53, flows: 100 };
         let writer = Writer::new(&target);
         for sizes in [Sizes::One(64), Sizes::One(1518), Sizes::Imix] {
-            for number in 0..12 {
-                let mut frame = vec![0xee; sizes.len(number)];
-                writer.write(&mut frame, number, 123_456, 7);
+            for turn in 0..sizes.turns() {
+                let mut frame = vec![0xee; sizes.len(turn)];
+                writer.write(&mut frame, turn as u64, 123_456, 7);
                 let sliced = etherparse::SlicedPacket::from_ethernet(&frame).expect("valid");
                 let Some(etherparse::NetSlice::Ipv4(ip)) = &sliced.net else { panic!("no IPv4") };
                 let header = ip.header().to_header();

@@ -1,60 +1,59 @@
 //! Sends at a rate and receives, in one thread: time comes from one clock, and the schedule never waits for the device.
 
-use super::device::Setup;
+use super::device::{QUEUE_SIZE, Setup};
 use super::frame::{Sizes, Target, Writer};
+use super::trial::{SAMPLES, Trial, Windows};
 use crate::failure::Failure;
+use crate::gaps::{GAP_NS, Gaps};
 use crate::tsc::Tsc;
 use dpdk::clock::cycles;
 use dpdk::{Device, DpdkIo, Eal, Mempool, PortSetup, mempool};
-use hdrhistogram::Histogram;
 use std::time::Duration;
 use wire::PortId;
 use worker::{BURST, Burst, Frame, PacketIo};
 
-/// Packet buffers: rings of two ports and what is under way.
+/// Packet buffers: rings of all ports and what is under way.
 const BUFFERS: u32 = 16_383;
 /// Time for stragglers after the last packet of a trial.
 const DRAIN: Duration = Duration::from_millis(500);
+/// When nothing has come for so long after the end, nothing will.
+const QUIET: Duration = Duration::from_millis(20);
 /// A device behind a socket takes so long to connect at the most.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Below this share of the schedule a trial did not offer what it should.
-const OFFERED_MIN: f64 = 0.99;
+/// Packets come back with a tunnel's headers.
+const MTU: u16 = 1600;
+/// Below this rate, packets a second, silence says nothing.
+const SILENCE_PPS_MIN: f64 = 200_000.0;
 
-/// What a trial gave.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub(super) struct Trial {
-    pub(super) sent: u64,
-    pub(super) received: u64,
-    /// Packets of the schedule.
-    pub(super) scheduled: u64,
-    pub(super) seconds: f64,
+/// A port to send on and one to receive on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Lane {
+    send: PortId,
+    receive: PortId,
 }
 
-impl Trial {
-    pub(super) fn lost(&self) -> u64 {
-        self.sent.saturating_sub(self.received)
-    }
-
-    /// What came back, packets a second.
-    pub(super) fn received_pps(&self) -> f64 {
-        self.received as f64 / self.seconds
-    }
-
-    /// Whether the rate was offered, and no more lost than allowed.
-    pub(super) fn passes(&self, loss_ppm: u64) -> bool {
-        let offered = self.sent as f64 >= self.scheduled as f64 * OFFERED_MIN;
-        offered && self.sent > 0 && self.lost() * 1_000_000 <= self.sent * loss_ppm
-    }
+/// What to send.
+#[derive(Clone, Debug)]
+pub(super) struct Order<'a> {
+    pub(super) lane: Lane,
+    pub(super) sizes: &'a Sizes,
+    /// Packets a second; infinity for as fast as possible.
+    pub(super) pps: f64,
+    pub(super) length: Duration,
+    /// Keep latencies. The schedule then runs on while the machine does something else; without latencies it stands still.
+    pub(super) latencies: bool,
 }
 
 /// Sender and receiver.
 #[derive(Debug)]
 pub(super) struct Generator {
     io: DpdkIo,
-    receive_on: PortId,
+    lanes: Vec<Lane>,
     writer: Writer,
     tsc: Tsc,
     trial: u32,
+    /// Memory for a trial's latencies.
+    samples: Vec<(u32, u32)>,
     // Closed last.
     _ports: Vec<dpdk::Port>,
 }
@@ -63,93 +62,202 @@ impl Generator {
     /// Opens the devices.
     pub(super) fn open(setup: &Setup, target: &Target, tsc: Tsc) -> Result<Generator, Failure> {
         let eal = Eal::start(&setup.eal_words(), 128 << 20, |_, _| ())?;
-        let room = mempool::data_room(1500, false);
+        let room = mempool::data_room(MTU, false);
         let failed = |e: &dyn std::fmt::Display| Failure::Machine(e.to_string());
         let pool = Mempool::create(&eal, "generator", BUFFERS, room, None).map_err(|e| failed(&e))?;
-        let port = PortSetup { queues: 1, mtu: 1500, mac: None, promiscuous: true, rss: false };
         let (mut ports, mut queues) = (Vec::new(), Vec::new());
         for device in setup.devices() {
             let found = Device::find(&eal, device).map_err(|e| failed(&e))?;
+            let mtu = MTU.min(found.info().mtu_max);
+            let port = PortSetup { queues: 1, mtu, mac: None, promiscuous: true, rss: false };
             let mut started = found.start(&port, &pool).map_err(|e| failed(&e))?;
             queues.extend(started.take_queues());
             ports.push(started);
         }
-        let receive_on = PortId(ports.len().saturating_sub(1) as u16);
+        let numbers = 0..ports.len() as u16;
+        let lanes = match setup.is_echo() {
+            true => numbers.map(|n| Lane { send: PortId(n), receive: PortId(n) }).collect(),
+            false => vec![Lane { send: PortId(0), receive: PortId(numbers.end.saturating_sub(1)) }],
+        };
         let io = DpdkIo::new(queues, pool);
-        Ok(Generator { io, receive_on, writer: Writer::new(target), tsc, trial: 0, _ports: ports })
+        // Written once, so that no trial has to wait for the kernel to give a page.
+        let samples = vec![(1, 1); SAMPLES];
+        Ok(Generator { io, lanes, writer: Writer::new(target), tsc, trial: 0, samples, _ports: ports })
+    }
+
+    /// Where packets can be sent: a lane for each device under test.
+    pub(super) fn lanes(&self) -> &[Lane] {
+        &self.lanes
     }
 
     /// Sends slowly until something comes back.
-    pub(super) fn wait_for_echo(&mut self) -> Result<(), Failure> {
+    pub(super) fn wait_for_echo(&mut self, lane: Lane) -> Result<(), Failure> {
         let started = std::time::Instant::now();
+        let sizes = Sizes::One(64);
+        let length = Duration::from_millis(20);
+        let order = Order { lane, sizes: &sizes, pps: 20_000.0, length, latencies: false };
         while started.elapsed() < PATIENCE {
-            let trial = self.trial(&Sizes::One(64), 20_000.0, Duration::from_millis(20), None)?;
-            if trial.received > 0 {
+            if self.trial(&order)?.received > 0 {
                 return Ok(());
             }
         }
         Err(Failure::Machine("nothing that is sent comes back: is the device forwarding, and to us?".into()))
     }
 
-    /// Sends `pps` packets a second for `length`; infinity for as fast as possible.
-    pub(super) fn trial(
-        &mut self,
-        sizes: &Sizes,
-        pps: f64,
-        length: Duration,
-        mut latency: Option<&mut Histogram<u64>>,
-    ) -> Result<Trial, Failure> {
+    /// One trial.
+    pub(super) fn trial(&mut self, order: &Order<'_>) -> Result<Trial, Failure> {
         self.trial = self.trial.wrapping_add(1);
-        let per_cycle = pps / 1e9 * self.tsc.cycles_per_ns();
-        let in_cycles = |time: Duration| (time.as_nanos() as f64 * self.tsc.cycles_per_ns()) as u64;
-        let begin = cycles();
-        let end = begin + in_cycles(length);
+        let cycles_per_ns = self.tsc.cycles_per_ns();
+        let in_cycles = |time: Duration| (time.as_nanos() as f64 * cycles_per_ns) as u64;
+        let (end, quiet) = (in_cycles(order.length), in_cycles(QUIET));
         let give_up = end + in_cycles(DRAIN);
-        let (mut made, mut sent, mut received) = (0_u64, 0_u64, 0_u64);
-        let mut waiting = Burst::new();
-        let mut burst = Burst::new();
+        let gap = (GAP_NS * cycles_per_ns) as u64;
+        let paced = order.pps.is_finite();
+        let per_cycle = order.pps / 1e9 / cycles_per_ns;
+        let cycles_each = 1.0 / per_cycle;
+        let expected = if paced { order.pps * order.length.as_secs_f64() } else { 0.0 };
+        let samples = if order.latencies { std::mem::take(&mut self.samples) } else { Vec::new() };
+        let mut windows = Windows::new(order.length, expected, samples, cycles_per_ns);
+        let listens = !paced || order.pps >= SILENCE_PPS_MIN;
+        let mut gaps = Gap { limit: gap, cycles_per_ns, ..Gap::default() };
+        let mut silences = Gap { limit: gap, cycles_per_ns, ..Gap::default() };
+        let mut made = Made::default();
+        let (mut sent, mut received) = (0_u64, 0_u64);
+        let (mut waiting, mut burst) = (Burst::new(), Burst::new());
+        let mut waiting_due = 0;
+        // Since then nothing has come although something should have.
+        let mut heard = 0;
+        let mut last = 0;
+        // The schedule stood still for so long.
+        let mut stopped = 0;
+        // What a gap costs was sent before it: so long a time's packets are in the rings of both directions.
+        let under_way = |sent: u64, received: u64| match paced {
+            true => {
+                (sent.saturating_sub(received).min(2 * u64::from(QUEUE_SIZE)) as f64 * cycles_each) as u64
+            }
+            false => 0,
+        };
+        let begin = cycles();
         loop {
-            let now = cycles();
+            let now = cycles() - begin;
+            if now - last > gap && last < end {
+                let from = last;
+                gaps.see(from, now);
+                windows.disturb(from - under_way(sent, received).min(from), now);
+                // What did not come meanwhile is not the device's fault.
+                heard = now;
+                if !order.latencies {
+                    stopped += now - from;
+                }
+            }
+            last = now;
             if now < end {
                 if waiting.is_empty() {
-                    let due =
-                        if pps.is_finite() { ((now - begin) as f64 * per_cycle) as u64 } else { u64::MAX };
-                    let count = due.saturating_sub(made).min(BURST as u64) as usize;
+                    let due = if paced { ((now - stopped) as f64 * per_cycle) as u64 } else { u64::MAX };
+                    let count = due.saturating_sub(made.packets).min(BURST as u64) as usize;
                     self.io.alloc(count, &mut waiting);
-                    for frame in &mut waiting {
+                    waiting_due = now;
+                    for (position, frame) in waiting.iter_mut().enumerate() {
                         let due =
-                            if pps.is_finite() { begin + (made as f64 / per_cycle) as u64 } else { now };
-                        if frame.set_len(sizes.len(made)).is_ok() {
-                            self.writer.write(frame.bytes_mut(), made, due, self.trial);
+                            if paced { (made.packets as f64 * cycles_each) as u64 + stopped } else { now };
+                        if position == 0 {
+                            waiting_due = due;
                         }
-                        made += 1;
+                        if frame.set_len(order.sizes.len(made.turn)).is_ok() {
+                            self.writer.write(frame.bytes_mut(), made.flow, begin + due, self.trial);
+                        }
+                        made.advance(order.sizes.turns(), self.writer.flows());
                     }
                 }
                 let offered = waiting.len();
-                self.io.tx(PortId(0), &mut waiting);
-                sent += (offered - waiting.len()) as u64;
+                self.io.tx(order.lane.send, &mut waiting);
+                let count = offered - waiting.len();
+                if count > 0 {
+                    if sent == received {
+                        heard = now;
+                    }
+                    sent += count as u64;
+                    windows.sent(waiting_due, count);
+                }
             }
-            self.io.rx(self.receive_on, &mut burst);
+            self.io.rx(order.lane.receive, &mut burst);
             if !burst.is_empty() {
-                let now = cycles();
+                let now = cycles() - begin;
+                if listens && heard < end && now - heard > gap {
+                    silences.see(heard, now);
+                    windows.disturb(heard - under_way(sent, received).min(heard), now);
+                    if !order.latencies {
+                        // No packet is due that could not have been taken.
+                        stopped += now - heard;
+                    }
+                }
+                heard = now;
                 for frame in &burst {
                     let Some(due) = Writer::due(frame.bytes(), self.trial) else { continue };
                     received += 1;
-                    if let Some(histogram) = latency.as_deref_mut() {
-                        let ns = self.tsc.nanoseconds(due, now) as u64;
-                        histogram.saturating_record(ns.max(1));
-                    }
+                    windows.received(due.saturating_sub(begin), now, received);
                 }
                 self.io.recycle(&mut burst);
             }
-            if now >= end && (received >= sent || now >= give_up) {
+            let silent = now.saturating_sub(heard.max(end)) > quiet;
+            if now >= end && (received >= sent || silent || now >= give_up) {
                 break;
             }
         }
         self.io.recycle(&mut waiting);
-        let seconds = length.as_secs_f64();
-        let scheduled = if pps.is_finite() { (pps * seconds) as u64 } else { sent };
-        Ok(Trial { sent, received, scheduled, seconds })
+        let stood_still = stopped.min(end);
+        let scheduled = if paced { ((end - stood_still) as f64 * per_cycle) as u64 } else { sent };
+        let seconds = order.length.as_secs_f64();
+        let watched = |gaps: Gap| Gaps { watched_us: seconds * 1e6, ..gaps.seen };
+        let trial = Trial {
+            sent,
+            received,
+            scheduled,
+            lost_undisturbed: windows.lost(),
+            seconds,
+            own_gaps: watched(gaps),
+            silences: watched(silences),
+            latencies: windows.latencies()?,
+        };
+        if order.latencies {
+            self.samples = windows.into_samples();
+        }
+        Ok(trial)
+    }
+}
+
+/// What was made so far: counters that wrap without a division.
+#[derive(Clone, Copy, Debug, Default)]
+struct Made {
+    packets: u64,
+    /// Of the next packet.
+    flow: u64,
+    /// Of the next packet.
+    turn: usize,
+}
+
+impl Made {
+    #[inline]
+    fn advance(&mut self, turns: usize, flows: u64) {
+        self.packets += 1;
+        self.flow = if self.flow + 1 < flows { self.flow + 1 } else { 0 };
+        self.turn = if self.turn + 1 < turns { self.turn + 1 } else { 0 };
+    }
+}
+
+/// Times longer than a limit.
+#[derive(Clone, Copy, Debug, Default)]
+struct Gap {
+    limit: u64,
+    cycles_per_ns: f64,
+    seen: Gaps,
+}
+
+impl Gap {
+    #[cold]
+    fn see(&mut self, from: u64, to: u64) {
+        debug_assert!(to - from > self.limit);
+        self.seen.see((to - from) as f64 / self.cycles_per_ns);
     }
 }
 
@@ -158,13 +266,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_trial_passes_when_all_was_offered_and_came_back() {
-        let trial = |sent, received| Trial { sent, received, scheduled: 1000, seconds: 0.5 };
-        assert!(trial(1000, 1000).passes(0));
-        assert!(!trial(1000, 999).passes(0));
-        assert!(trial(1000, 999).passes(1000));
-        assert!(!trial(900, 900).passes(0), "the generator was too slow");
-        assert_eq!(trial(1000, 900).lost(), 100);
-        assert_eq!(trial(1000, 900).received_pps(), 1800.0);
+    fn flows_and_sizes_go_round() {
+        let mut made = Made::default();
+        let mut seen = Vec::new();
+        for _ in 0..6 {
+            seen.push((made.flow, made.turn));
+            made.advance(2, 3);
+        }
+        assert_eq!(seen, [(0, 0), (1, 1), (2, 0), (0, 1), (1, 0), (2, 1)]);
+        assert_eq!(made.packets, 6);
     }
 }

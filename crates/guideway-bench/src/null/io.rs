@@ -1,6 +1,6 @@
 //! A null device whose frames of zeros are made packets of real flows before the engine sees them.
 
-use crate::engine::{Expected, Scene, Writer};
+use crate::engine::{Expected, Family, Scene, Writer};
 use crate::failure::Failure;
 use crate::random::{Picker, Spread};
 use dpdk::{DpdkIo, Mbuf};
@@ -31,7 +31,7 @@ pub(super) struct NullIo {
 
 impl NullIo {
     pub(super) fn new(device: DpdkIo, scene: &Scene, spread: Spread, flows: u64, frame_len: usize) -> NullIo {
-        let writer = Writer::new(frame_len);
+        let writer = Writer::new(Family::V4, frame_len);
         NullIo {
             device,
             expected: Expected::new(scene, writer.clone()),

@@ -1,7 +1,7 @@
 //! The tables of others.
 
 use super::keys::VALUES;
-use super::maps::{self, Dashmap, Hashbrown, Std};
+use super::maps::{self, Dashmap, Hashbrown, Staged, Std};
 use super::{Found, LookUp};
 use crate::eal;
 use crate::failure::{Failure, wrong};
@@ -22,6 +22,9 @@ pub(super) enum Peer {
     RteHash,
     /// hashbrown with ahash.
     Hashbrown,
+    /// The same, its look-ups staged with prefetches.
+    #[value(name = "hashbrown_prefetch")]
+    HashbrownPrefetch,
     /// The standard library's, with SipHash.
     Std,
     /// dashmap with ahash.
@@ -33,6 +36,7 @@ impl Peer {
         match self {
             Peer::RteHash => "rte_hash",
             Peer::Hashbrown => "hashbrown",
+            Peer::HashbrownPrefetch => "hashbrown_prefetch",
             Peer::Std => "std",
             Peer::Dashmap => "dashmap",
         }
@@ -44,7 +48,7 @@ impl Peer {
             // Keys and values 16, free list 4 (rounded up to a power of two), buckets 8 a place (likewise).
             Peer::RteHash => 16 * places + 12 * places.next_power_of_two() + (64 << 20),
             // At most 7/8 full, a power of two, 16 bytes an entry and one of metadata.
-            Peer::Hashbrown | Peer::Std | Peer::Dashmap => {
+            Peer::Hashbrown | Peer::HashbrownPrefetch | Peer::Std | Peer::Dashmap => {
                 17 * (flows * 8 / 7).next_power_of_two() + (8 << 20)
             }
         }
@@ -60,6 +64,7 @@ pub(super) struct Peers {
 enum Table {
     RteHash(RteHash),
     Hashbrown(Hashbrown),
+    HashbrownPrefetch(Staged),
     Std(Std),
     Dashmap(Dashmap),
 }
@@ -84,6 +89,7 @@ impl Peers {
                 map.extend(pairs);
                 Table::Hashbrown(map)
             }
+            Peer::HashbrownPrefetch => Table::HashbrownPrefetch(Staged::fill(capacity, pairs)),
             Peer::Std => {
                 let mut map = Std::with_capacity(capacity);
                 map.extend(pairs);
@@ -107,6 +113,7 @@ impl Peers {
             let table: &dyn LookUp = match table {
                 Table::RteHash(table) => table,
                 Table::Hashbrown(map) => map,
+                Table::HashbrownPrefetch(staged) => staged,
                 Table::Std(map) => map,
                 Table::Dashmap(map) => map,
             };

@@ -3,27 +3,23 @@
 use super::keys::VALUES;
 use super::ours::Ours;
 use super::peers::RteHash;
-use crate::calibration::{Calibration, Calibrator};
+use crate::calibration::Calibrator;
 use crate::failure::{Failure, wrong};
 use crate::flows::{plain_key, value};
-use crate::report::{Maybe, rounded};
-use crate::rounds::{self, Cells};
+use crate::options::Options;
+use crate::report::{Conditions, Maybe, rounded};
+use crate::rounds::Cells;
 use crate::statistics::{Figure, Interval};
 use crate::tsc::Tsc;
 use dpdk::clock::stamp;
 use serde::Serialize;
 use std::cell::RefCell;
-use std::time::Duration;
 use wire::Tick;
 
 /// Insertions of a window.
 const WINDOW: usize = 4096;
 /// Insertions at once, and between two looks at the clock, as in a turn.
 const BURST: usize = 32;
-/// Most rounds; one fills and empties two tables.
-const ROUNDS: usize = 12;
-/// No round begins later than this.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// Windows of churn in a round.
 const CHURN_WINDOWS: usize = 64;
 
@@ -44,9 +40,10 @@ pub(super) struct Outcome {
     /// rte_hash over ours.
     insert_ratio: Maybe<Interval>,
     churn_ratio: Maybe<Interval>,
-    rounds_kept: usize,
-    rounds_total: usize,
-    calibration: Calibration,
+    /// Of the insertions; churn has rounds of its own.
+    #[serde(flatten)]
+    conditions: Conditions,
+    churn: Conditions,
 }
 
 impl Outcome {
@@ -94,6 +91,7 @@ pub(super) fn run(
     ours: &mut Ours,
     rte_hash: Option<&mut RteHash>,
     flows: u64,
+    options: &Options,
     tsc: Tsc,
 ) -> Result<Outcome, Failure> {
     let ours = RefCell::new(ours);
@@ -114,7 +112,7 @@ pub(super) fn run(
                 })
             });
         }
-        rounds::measure(calibrator, &mut cells, ROUNDS, PATIENCE)?
+        options.measure(calibrator, &mut cells)?
     };
     let churned = {
         let mut state = start_churn(&mut ours.borrow_mut(), flows)?;
@@ -127,21 +125,20 @@ pub(super) fn run(
                 churn_rte_hash(&mut table, &mut oldest, flows, tsc, windows)
             });
         }
-        rounds::measure(calibrator, &mut cells, ROUNDS * 3, PATIENCE)?
+        options.measure(calibrator, &mut cells)?
     };
     let rate = |figure: Option<Figure>| Maybe::from(figure.map(|figure| rounded(1000.0 / figure.median, 2)));
     Ok(Outcome {
-        insert_ns: Maybe::from(measured.figure("insert/ours")).rounded(),
+        insert_ns: measured.cost("insert/ours"),
         inserts_m_per_s: rate(measured.figure("insert/ours")),
-        churn_ns: Maybe::from(churned.figure("churn/ours")).rounded(),
+        churn_ns: churned.cost("churn/ours"),
         churn_m_per_s: rate(churned.figure("churn/ours")),
-        rte_hash_insert_ns: Maybe::from(measured.figure("insert/rte_hash")).rounded(),
-        rte_hash_churn_ns: Maybe::from(churned.figure("churn/rte_hash")).rounded(),
-        insert_ratio: Maybe::from(measured.ratio("insert/rte_hash", "insert/ours")).rounded(),
-        churn_ratio: Maybe::from(churned.ratio("churn/rte_hash", "churn/ours")).rounded(),
-        rounds_kept: measured.rounds_kept(),
-        rounds_total: measured.rounds_total,
-        calibration: measured.calibration.rounded(),
+        rte_hash_insert_ns: measured.cost("insert/rte_hash"),
+        rte_hash_churn_ns: churned.cost("churn/rte_hash"),
+        insert_ratio: measured.compared("insert/rte_hash", "insert/ours"),
+        churn_ratio: churned.compared("churn/rte_hash", "churn/ours"),
+        conditions: Conditions::from(&measured),
+        churn: Conditions::from(&churned),
     })
 }
 
