@@ -55,14 +55,15 @@ enum Case {
     Bound,
     Hit,
     HitInHalves,
+    HitInARow,
     Miss,
     MapHit,
     MapMiss,
 }
 
 impl Case {
-    const ALL: [Case; 6] =
-        [Case::Bound, Case::Hit, Case::HitInHalves, Case::Miss, Case::MapHit, Case::MapMiss];
+    const ALL: [Case; 7] =
+        [Case::Bound, Case::Hit, Case::HitInHalves, Case::HitInARow, Case::Miss, Case::MapHit, Case::MapMiss];
 }
 
 fn table(flows: usize) -> Table {
@@ -148,6 +149,22 @@ impl Bench {
                 let last = (keys.len() / BURST + 1) % 2;
                 self.table.finish(&bursts[last], NOW, &mut hits[last]);
                 found + hits[last].found().count_ones() as usize
+            }
+            Case::HitInARow => {
+                let mut even = (Keys::new(), Hits::new());
+                let mut odd = even.clone();
+                let mut found = 0;
+                for (i, keys) in keys.chunks_exact(BURST).enumerate() {
+                    let (burst, next) =
+                        if i % 2 == 0 { (&mut odd, &mut even) } else { (&mut even, &mut odd) };
+                    set(&mut next.0, keys);
+                    // In the first round there is none before, and nothing is found.
+                    self.table.finish_and_start(&burst.0, NOW, &mut burst.1, &next.0, &mut next.1);
+                    found += burst.1.found().count_ones() as usize;
+                }
+                let (keys, mut hits) = if (keys.len() / BURST).is_multiple_of(2) { odd } else { even };
+                self.table.finish(&keys, NOW, &mut hits);
+                found + hits.found().count_ones() as usize
             }
             Case::MapHit | Case::MapMiss => keys.iter().filter(|key| self.map.get(*key).is_some()).count(),
         }

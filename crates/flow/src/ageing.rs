@@ -60,7 +60,7 @@ impl Idle {
 const FUTURE: u8 = 8;
 
 /// The oldest that an entry can seem; above, it is from the future.
-pub(crate) const AGE_MAX: u32 = (u8::MAX - FUTURE) as u32;
+pub(crate) const AGE_MAX: u8 = u8::MAX - FUTURE;
 
 /// Quanta within which [`Table::advance`](crate::Table::advance) goes round the table; half of what is allowed.
 const ROUND_QUANTA: u32 = 64;
@@ -95,7 +95,7 @@ impl Timing {
     #[inline]
     const fn age(self, epoch: u8, now: Tick) -> u8 {
         let age = self.epoch(now).wrapping_sub(epoch);
-        if age > u8::MAX - FUTURE { 0 } else { age }
+        if age > AGE_MAX { 0 } else { age }
     }
 
     /// Microseconds for which an entry of this age has been idle at least.
@@ -122,20 +122,19 @@ pub(crate) type Timings = [Timing; Word::KINDS];
 
 /// What the epochs of live entries must be at one moment, for judging many of them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(C, align(64))]
 pub(crate) struct Clock {
     /// The epoch of the moment, by [`Word::kind`].
-    pub(crate) epochs: [u32; Word::KINDS],
-    /// Ages from which on an entry is expired.
-    pub(crate) limits: [u32; Word::KINDS],
+    pub(crate) epochs: [u8; Word::KINDS],
+    /// Ages from which on an entry is expired, likewise.
+    pub(crate) limits: [u8; Word::KINDS],
     pub(crate) now: Tick,
 }
 
 impl Clock {
     fn new(timings: &Timings, now: Tick) -> Clock {
         Clock {
-            epochs: timings.map(|timing| u32::from(timing.epoch(now))),
-            limits: timings.map(|timing| u32::from(timing.limit)),
+            epochs: timings.map(|timing| timing.epoch(now)),
+            limits: timings.map(|timing| timing.limit),
             now,
         }
     }
@@ -144,7 +143,7 @@ impl Clock {
     #[inline]
     pub(crate) fn is_live(&self, word: Word) -> bool {
         let kind = word.kind();
-        let age = self.epochs[kind].wrapping_sub(word.0) & 0xff;
+        let age = self.epochs[kind].wrapping_sub(word.epoch());
         let age = if age > AGE_MAX { 0 } else { age };
         age < self.limits[kind]
     }
@@ -156,6 +155,8 @@ pub(crate) struct Ageing {
     timings: Timings,
     current: TimingSet,
     clock: Clock,
+    /// See [`Ageing::round_shift`].
+    round_shift: u32,
     shared: Arc<Shared>,
 }
 
@@ -171,6 +172,7 @@ impl Ageing {
             timings,
             current: TimingSet::default(),
             clock: Clock::new(&timings, Tick(0)),
+            round_shift: round_shift(&timings),
             shared: Arc::new(Shared([share(), share()])),
         }
     }
@@ -199,6 +201,7 @@ impl Ageing {
         fence(Ordering::Release);
         self.current = set;
         self.clock = Clock::new(&self.timings, self.clock.now);
+        self.round_shift = round_shift(&self.timings);
     }
 
     /// Keeps the clock of this moment at hand.
@@ -276,11 +279,17 @@ impl Ageing {
         Word::new(word.backend(), word.state(), self.current, epoch)
     }
 
-    /// Microseconds within which the sweep goes round the table.
-    pub(crate) fn round_us(&self) -> u64 {
-        let shift = self.timings.iter().map(|timing| timing.shift).min().unwrap_or(0);
-        u64::from(ROUND_QUANTA) << shift
+    /// The sweep goes round the table within `1 << round_shift` microseconds.
+    #[inline]
+    pub(crate) const fn round_shift(&self) -> u32 {
+        self.round_shift
     }
+}
+
+/// As [`Ageing::round_shift`].
+fn round_shift(timings: &Timings) -> u32 {
+    const { assert!(ROUND_QUANTA.is_power_of_two()) };
+    ROUND_QUANTA.ilog2() + timings.iter().map(|timing| u32::from(timing.shift)).min().unwrap_or(0)
 }
 
 /// What becomes of an entry when idle times change.

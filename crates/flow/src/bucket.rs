@@ -28,7 +28,9 @@
 //! million changes a second needs three seconds for so many in one bucket, one of a million flows half a day.
 
 use crate::ageing::Clock;
+use crate::cuckoo::bits;
 use crate::hash::Hasher;
+use crate::simd::{self, Available};
 use crate::state::{TimingSet, Word};
 use crate::sync::{AtomicU32, AtomicU64, Ordering, fence, load_own};
 use wire::key::WideKey;
@@ -56,6 +58,15 @@ const OVERFLOW_MASK: u32 = 15 << 8;
 /// Filter and count.
 const OVERFLOW_ALL: u32 = VERSION - 1;
 
+/// What the writer sees of a bucket at one look: slots, or the one beyond the last for none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Probe {
+    /// Holds the key.
+    pub(crate) slot: u32,
+    /// Is empty.
+    pub(crate) empty: u32,
+}
+
 /// What a bucket can do. Writing is for the one writer only: calls from two threads corrupt entries.
 pub(crate) trait Line: Bucket {
     /// The keys it holds.
@@ -75,6 +86,39 @@ pub(crate) trait Line: Bucket {
     fn matches(&self, key: Self::Key) -> u32;
     /// The slots in use, likewise.
     fn occupied(&self) -> u32;
+
+    /// The lowest slot that holds the key and the lowest empty one, in one look. For the writer.
+    #[inline]
+    fn probe(&self, key: Self::Key) -> Probe {
+        let slot = (self.matches(key) | 1 << Self::SLOTS).trailing_zeros();
+        Probe { slot, empty: self.empty_slot() }
+    }
+
+    /// The lowest empty slot, or the one beyond the last. For the writer.
+    #[inline]
+    fn empty_slot(&self) -> u32 {
+        (!self.occupied() & Self::ALL | 1 << Self::SLOTS).trailing_zeros()
+    }
+
+    /// The slots whose value is expired, in use or not. For the writer.
+    #[inline]
+    fn expired(&self, _isa: Available, clock: &Clock) -> u32 {
+        let mut mask = 0;
+        for slot in 0..Self::SLOTS {
+            mask |= u32::from(!clock.is_live(self.word(slot))) << slot;
+        }
+        mask
+    }
+
+    /// The slots whose value is expired, or counts by idle times that are not current, in use or not. For the writer.
+    #[inline]
+    fn due(&self, isa: Available, clock: &Clock, current: TimingSet) -> u32 {
+        let mut mask = self.expired(isa, clock);
+        for slot in 0..Self::SLOTS {
+            mask |= u32::from(self.word(slot).timing() != current) << slot;
+        }
+        mask
+    }
 
     /// All slots.
     const ALL: u32 = (1 << Self::SLOTS) - 1;
@@ -126,10 +170,10 @@ pub(crate) trait Line: Bucket {
         });
     }
 
-    /// Empties a slot.
+    /// Empties slots, a bit each.
     #[inline]
-    fn empty(&self, slot: usize) {
-        self.edit(|| self.store_key(slot, None));
+    fn empty(&self, slots: u32) {
+        self.edit(|| bits(slots).for_each(|slot| self.store_key(slot, None)));
     }
 
     /// Whether a key with this tag may have overflowed out of this bucket.
@@ -146,15 +190,14 @@ pub(crate) trait Line: Bucket {
         self.meta().store(counted | 1 << tag, Ordering::Release); // W-overflow
     }
 
-    /// One of them is gone, or has come back.
+    /// One of them is gone, or has come back. Without a branch: the line is rarely in the cache.
     #[inline]
     fn returned(&self) {
         let meta = load_own(self.meta());
-        let left = match meta & OVERFLOW_MASK {
-            OVERFLOW_MASK | 0 => return,
-            OVERFLOW => meta & !OVERFLOW_ALL,
-            _ => meta - OVERFLOW,
-        };
+        let count = meta & OVERFLOW_MASK;
+        let is_known = count != OVERFLOW_MASK && count != 0;
+        let left = meta.wrapping_sub(if is_known { OVERFLOW } else { 0 });
+        let left = if count == OVERFLOW { meta & !OVERFLOW_ALL } else { left };
         self.meta().store(left, Ordering::Release); // W-overflow
     }
 
@@ -168,17 +211,6 @@ pub(crate) trait Line: Bucket {
     fn returned_all(&self) {
         let meta = load_own(self.meta());
         self.meta().store(meta & !OVERFLOW_ALL, Ordering::Release); // W-overflow
-    }
-
-    /// The slots in use whose value is expired, or counts by the idle times that are not current. For the writer.
-    #[inline]
-    fn due(&self, clock: &Clock, current: TimingSet) -> u32 {
-        let mut mask = 0;
-        for slot in 0..Self::SLOTS {
-            let word = self.word(slot);
-            mask |= u32::from(!clock.is_live(word) | (word.timing() != current)) << slot;
-        }
-        mask & self.occupied()
     }
 
     /// Takes an untouched bucket for a table, so that no other table does. False if it is not untouched.
@@ -293,6 +325,16 @@ impl Line for NarrowBucket {
     fn occupied(&self) -> u32 {
         self.matches(0) ^ Self::ALL
     }
+
+    #[inline]
+    fn expired(&self, isa: Available, clock: &Clock) -> u32 {
+        simd::expired(isa, self, clock)
+    }
+
+    #[inline]
+    fn due(&self, isa: Available, clock: &Clock, current: TimingSet) -> u32 {
+        simd::due(isa, self, clock, current)
+    }
 }
 
 impl WideBucket {
@@ -382,12 +424,13 @@ impl Line for WideBucket {
 mod tests {
     use super::*;
     use crate::ageing::{Ageing, Idle};
+    use crate::simd::Isa;
     use proptest::prelude::*;
     use wire::Tick;
 
     proptest! {
         #[test]
-        fn due_are_the_expired_and_the_former(
+        fn every_instruction_set_sees_the_same_slots(
             keys in any::<[bool; 5]>(), words in any::<[u32; 6]>(), now in any::<u64>(), idle_us in Idle::MIN_US..=Idle::MAX_US, current in any::<bool>(),
         ) {
             let line = NarrowBucket::default();
@@ -401,10 +444,20 @@ mod tests {
             let ageing = Ageing::new(&idle);
             let now = Tick(now >> 4);
             let current = TimingSet(current);
-            let expected = (0..5)
-                .filter(|&i| keys[i] && (ageing.idle_us(Word(words[i]), now).is_none() || Word(words[i]).timing() != current))
-                .fold(0, |mask, i| mask | 1 << i);
-            prop_assert_eq!(line.due(&ageing.clock(now), current), expected);
+            let is_expired = |i: &usize| ageing.idle_us(Word(words[*i]), now).is_none();
+            let is_due = |i: &usize| is_expired(i) || Word(words[*i]).timing() != current;
+            let mask = |mask: u32, i: usize| mask | 1 << i;
+            let expired = (0..5).filter(is_expired).fold(0, mask);
+            let due = (0..5).filter(is_due).fold(0, mask);
+            let first = |is_such: &dyn Fn(&bool) -> bool| keys.iter().position(is_such).unwrap_or(5) as u32;
+            let probe = Probe { slot: first(&|&is_used| is_used), empty: first(&|&is_used| !is_used) };
+            let clock = ageing.clock(now);
+            prop_assert_eq!(line.probe(7), probe);
+            prop_assert_eq!(line.probe(8).slot, 5);
+            for isa in Isa::ALL.into_iter().filter_map(Available::new) {
+                prop_assert_eq!(line.expired(isa, &clock), expired, "{:?}", isa);
+                prop_assert_eq!(line.due(isa, &clock, current), due, "{:?}", isa);
+                            }
         }
     }
 

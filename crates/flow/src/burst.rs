@@ -1,7 +1,6 @@
 //! What goes into a burst look-up and what comes out of it.
 
 use crate::ageing::{Timings, idle_us};
-use crate::cuckoo::place;
 use crate::state::{Hit, Place, State, Word};
 use wire::key::WideKey;
 use wire::{BackendId, FlowKey, Tick};
@@ -97,17 +96,39 @@ impl Keys {
     }
 }
 
+/// Keys done at once by a look-up.
+pub(crate) const LANES: usize = 8;
+/// Times that it does so.
+pub(crate) const BLOCKS: usize = BURST / LANES;
+
+/// Where the lines of eight keys begin, bytes from the first line of the table.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub(crate) struct Offsets {
+    /// The primary lines; after the first compare, the lines to compare next.
+    pub(crate) first: [u64; LANES],
+    /// The secondary lines.
+    pub(crate) second: [u64; LANES],
+}
+
+impl Offsets {
+    pub(crate) const ZERO: Offsets = Offsets { first: [0; LANES], second: [0; LANES] };
+}
+
+/// Stands for none, in any kind of bucket: the one beyond the last slot of the largest.
+pub(crate) const NO_SLOT: u8 = 5;
+
 /// The answers to a burst, by position. Keep one and use it again; [`Table::lookup`](crate::Table::lookup) overwrites it.
 #[derive(Clone, Debug)]
 #[repr(C, align(64))]
 pub struct Hits {
     pub(crate) hashes: [u64; BURST],
+    /// Where the narrow lines are, until the look-up has ended.
+    pub(crate) offsets: [Offsets; BLOCKS],
     pub(crate) buckets: [u32; BURST],
-    /// Secondary buckets, where they were asked for.
-    pub(crate) seconds: [u32; BURST],
     /// Values; for a key that was not found, the meta word of the last bucket looked at.
     pub(crate) words: [u32; BURST],
-    /// The bit of the slot found, or none.
+    /// The slot found, or [`NO_SLOT`].
     pub(crate) slots: [u8; BURST],
     pub(crate) timings: Timings,
     pub(crate) now: Tick,
@@ -141,10 +162,10 @@ impl Hits {
     pub fn new() -> Hits {
         Hits {
             hashes: [0; BURST],
+            offsets: [Offsets::ZERO; BLOCKS],
             buckets: [0; BURST],
-            seconds: [0; BURST],
             words: [0; BURST],
-            slots: [0; BURST],
+            slots: [NO_SLOT; BURST],
             timings: Timings::default(),
             now: Tick(0),
             asked: 0,
@@ -185,6 +206,6 @@ impl Hits {
     #[inline]
     fn place(&self, position: usize) -> Option<Place> {
         let is_found = position < BURST && self.found >> position & 1 == 1;
-        is_found.then(|| place(self.buckets[position], self.slots[position].trailing_zeros() as usize))
+        is_found.then(|| Place { bucket: self.buckets[position], slot: self.slots[position] })
     }
 }

@@ -4,7 +4,8 @@
 //! primary while that has room, so that most look-ups touch one line, and else to the secondary; the primary then notes in
 //! its filter that it did ([`bucket`](crate::bucket)). When both are full, a short chain of entries moves each to its
 //! other bucket (found breadth first, so the chain is the shortest). Load 0.8 is always reached: the threshold is
-//! above 0.98 for five slots a bucket and near 0.9 for two; of five, an eighth of the keys are then in their secondary.
+//! above 0.98 for five slots a bucket and near 0.9 for two; of five, an eighth of the keys are then in their secondary. The first
+//! refusal comes at load 0.97 (five slots; 0.98 in tables of less than a million), where each further search would take longer.
 //!
 //! **Readers never miss a live key.** An entry that moves is written to its new bucket before its old slot is
 //! overwritten. A reader that looked into the new one before and into the old one after would miss it; so it looks at
@@ -12,10 +13,10 @@
 //! the filters, so nothing orders those against the keys.
 
 use crate::ageing::{Ageing, Clock, Conversion};
-use crate::bucket::Line;
+use crate::bucket::{Line, Probe};
 use crate::hash::{Hasher, primary, secondary, tag};
 use crate::memory::Memory;
-use crate::simd::prefetch;
+use crate::simd::{Available, prefetch};
 use crate::state::{Hit, Place, State, Word};
 use crate::sync::{Ordering, relax};
 use crate::table::Refusal;
@@ -28,11 +29,15 @@ const TRIES_MAX: usize = 4096;
 #[cfg(loom)]
 const TRIES_MAX: usize = 2;
 
-/// Buckets that a search for a chain of moves may look at; fewer when the table is nearly full, so that a
-/// flood of inserts into a full table does not cost a search each. The first search is short in any case: it finds nearly
-/// all chains, and a long one begins with some kilobytes to clear.
+/// Buckets from which a search for a chain of moves may go on, each to the others of its entries. The first search is short: it
+/// finds nearly all chains, and a long one begins with some kilobytes to clear. So no insertion looks at more than 1340 buckets.
 const SEARCH_MAX: usize = 256;
 const SEARCH_SHORT_MAX: usize = 12;
+
+/// What long searches may cost, in buckets: each insertion into two full buckets saves up so much, to no more than the second, so
+/// that a flood of insertions into a full table does not cost a search each.
+const SEARCH_SAVED: usize = 8;
+const SEARCH_SAVED_MAX: usize = 1 << 16;
 
 /// How many buckets ahead of the sweep lines are fetched: in steady state one bucket is due in a turn, and its line is
 /// there by then.
@@ -101,24 +106,6 @@ impl<B: Line> Cells<B> {
         let len = self.memory.len() as u64;
         let first = primary(hash, len);
         Pair(first, secondary(hash, len, first))
-    }
-
-    /// The writer's look-up: goes on to the secondary bucket only if the primary's filter says so.
-    #[inline]
-    pub(crate) fn find(&self, key: B::Key, hash: u64) -> Option<(Place, Word)> {
-        if !B::is_key(key) {
-            return None;
-        }
-        let pair = self.pair(hash);
-        let first = self.bucket(pair.0);
-        if let Some(found) = entry(first, pair.0, first.matches(key)) {
-            return Some(found);
-        }
-        if !first.may_overflow(tag(hash)) {
-            return None;
-        }
-        let second = self.bucket(pair.1);
-        entry(second, pair.1, second.matches(key))
     }
 
     /// Anyone's look-up.
@@ -190,15 +177,6 @@ impl<B: Line> Cells<B> {
     }
 }
 
-/// The entry in the lowest of these slots.
-#[inline]
-fn entry<B: Line>(line: &B, bucket: u32, slots: u32) -> Option<(Place, Word)> {
-    (slots != 0).then(|| {
-        let slot = slots.trailing_zeros() as usize;
-        (place(bucket, slot), line.word(slot))
-    })
-}
-
 /// The bits of a mask, lowest first.
 #[inline]
 pub(crate) fn bits(mask: u32) -> impl Iterator<Item = usize> {
@@ -255,6 +233,12 @@ pub(crate) struct Cuckoo<B: 'static> {
     /// Of these, untrusted.
     pub(crate) untrusted: usize,
     untrusted_max: usize,
+    /// Entries that fit for sure.
+    pub(crate) flows: usize,
+    /// What its buckets are compared with.
+    pub(crate) isa: Available,
+    /// Buckets that long searches may look at before more are saved up.
+    search_left: usize,
 }
 
 impl Room {
@@ -265,17 +249,17 @@ impl Room {
 
 impl<B: Line> Cuckoo<B> {
     pub(crate) fn new(memory: Memory<B>, hasher: Hasher, untrusted_percent: u8) -> Cuckoo<B> {
-        let untrusted_max = memory.flows() * usize::from(untrusted_percent) / 100;
+        let flows = memory.flows();
+        let untrusted_max = flows * usize::from(untrusted_percent) / 100;
         Cuckoo {
             cells: Cells { memory, beyond: Arc::default(), hasher },
             used: 0,
             untrusted: 0,
             untrusted_max,
+            flows,
+            isa: Available::best(),
+            search_left: SEARCH_SAVED_MAX,
         }
-    }
-
-    pub(crate) fn flows(&self) -> usize {
-        self.cells.memory.flows()
     }
 
     /// Keys that the filters count as being in their secondary bucket; as many as there are, unless a bucket has more
@@ -285,11 +269,13 @@ impl<B: Line> Cuckoo<B> {
         self.cells.memory.iter().map(Line::overflow_count).sum()
     }
 
+    #[inline]
     fn count_in(&mut self, word: Word) {
         self.used += 1;
         self.untrusted += usize::from(word.is_untrusted());
     }
 
+    #[inline]
     fn count_out(&mut self, word: Word) {
         self.used -= 1;
         self.untrusted -= usize::from(word.is_untrusted());
@@ -305,7 +291,31 @@ impl<B: Line> Cuckoo<B> {
         {
             return Some((place, line.word(slot)));
         }
-        self.cells.find(key, self.cells.hash(key))
+        self.find(key, self.cells.hash(key))
+    }
+
+    /// The writer's look-up: goes on to the secondary bucket only if the primary's filter says so.
+    #[inline]
+    pub(crate) fn find(&self, key: B::Key, hash: u64) -> Option<(Place, Word)> {
+        if !B::is_key(key) {
+            return None;
+        }
+        let home = primary(hash, self.cells.len() as u64);
+        let line = self.cells.bucket(home);
+        let slot = line.probe(key).slot as usize;
+        if slot < B::SLOTS {
+            return Some((place(home, slot), line.word(slot)));
+        }
+        if line.may_overflow(tag(hash)) { self.find_elsewhere(key, hash, home) } else { None }
+    }
+
+    /// A key that is not in its primary bucket.
+    #[inline(never)]
+    fn find_elsewhere(&self, key: B::Key, hash: u64, home: u32) -> Option<(Place, Word)> {
+        let bucket = secondary(hash, self.cells.len() as u64, home);
+        let line = self.cells.bucket(bucket);
+        let slot = line.probe(key).slot as usize;
+        (slot < B::SLOTS).then(|| (place(bucket, slot), line.word(slot)))
     }
 
     /// Gives an entry another value; writes only if it is another.
@@ -322,7 +332,7 @@ impl<B: Line> Cuckoo<B> {
         if let Some(home) = self.cells.home_elsewhere(at) {
             home.returned();
         }
-        self.cells.bucket(at.bucket).empty(usize::from(at.slot));
+        self.cells.bucket(at.bucket).empty(1 << at.slot);
         self.count_out(word);
     }
 
@@ -358,62 +368,29 @@ impl<B: Line> Cuckoo<B> {
 
     /// A slot of the bucket that is empty, or else whose entry is expired, with that entry.
     #[inline]
-    fn free(&self, bucket: u32, ageing: &Ageing, now: Tick) -> Option<Room> {
-        let line = self.cells.bucket(bucket);
-        let empty = line.occupied() ^ B::ALL;
-        if empty != 0 {
-            let at = place(bucket, empty.trailing_zeros() as usize);
-            return Some(Room { at, victim: None, moved: false });
+    fn free(&self, bucket: u32, clock: &Clock) -> Option<Room> {
+        let empty = self.cells.bucket(bucket).empty_slot() as usize;
+        if empty < B::SLOTS {
+            return Some(Room { at: place(bucket, empty), victim: None, moved: false });
         }
-        self.entries(bucket).find(|&(_, word)| ageing.idle_us(word, now).is_none()).map(Room::of)
+        self.expired_of_full(bucket, clock)
     }
 
-    /// Starts to fetch the secondary buckets that an insertion of these hashes will come to, the primary being full.
-    pub(crate) fn prefetch_secondary(&self, hash: u64) {
-        let pair = self.cells.pair(hash);
-        let full = self.cells.bucket(pair.0).occupied() == B::ALL;
-        // Always one of them, for there is no telling beforehand.
-        prefetch(self.cells.bucket(if full { pair.1 } else { pair.0 }));
-    }
-
-    /// Inserts a key, if it is seen in one look at its primary bucket that it is not in the table and what becomes of it:
-    /// there is an empty slot, or no room within the quota. Nearly all insertions are of these two kinds.
+    /// An expired entry of a full bucket.
     #[inline]
-    pub(crate) fn insert_at_once(
-        &mut self,
-        key: B::Key,
-        hash: u64,
-        word: Word,
-        ageing: &Ageing,
-        now: Tick,
-    ) -> Option<Placed> {
-        let home = primary(hash, self.cells.len() as u64);
-        let line = self.cells.bucket(home);
-        let occupied = line.occupied();
-        if line.matches(key) != 0 || line.may_overflow(tag(hash)) {
-            return None;
-        }
-        if !self.quota_allows(word, None) {
-            let mut expired = 0;
-            for slot in 0..B::SLOTS {
-                let word = line.word(slot);
-                expired |= u32::from(word.is_untrusted() & ageing.idle_us(word, now).is_none()) << slot;
-            }
-            return (expired & occupied == 0).then_some(Placed::Refused(Refusal::QuotaFull));
-        }
-        let empty = occupied ^ B::ALL;
-        if empty == 0 {
-            return None;
-        }
-        line.fill(empty.trailing_zeros() as usize, key, word);
-        self.count_in(word);
-        Some(Placed::Done(None))
+    fn expired_of_full(&self, bucket: u32, clock: &Clock) -> Option<Room> {
+        let line = self.cells.bucket(bucket);
+        let slot = line.expired(self.isa, clock).trailing_zeros() as usize;
+        (slot < B::SLOTS).then(|| Room::of((place(bucket, slot), line.word(slot))))
     }
 
-    /// Inserts a key that is not in the table.
+    /// Inserts a key.
     ///
     /// When the quota is used up, only an expired untrusted entry of the primary bucket makes room for an untrusted one, so
     /// that a flood beyond the quota costs one line a packet.
+    ///
+    /// # Errors
+    /// It has an entry, and nothing is changed: this is it.
     #[inline]
     pub(crate) fn insert(
         &mut self,
@@ -422,15 +399,52 @@ impl<B: Line> Cuckoo<B> {
         word: Word,
         ageing: &Ageing,
         now: Tick,
+    ) -> Result<Placed, (Place, Word)> {
+        let home = primary(hash, self.cells.len() as u64);
+        let line = self.cells.bucket(home);
+        let Probe { slot, empty } = line.probe(key);
+        if (slot as usize) < B::SLOTS {
+            return Err((place(home, slot as usize), line.word(slot as usize)));
+        }
+        if line.may_overflow(tag(hash))
+            && let Some(found) = self.find_elsewhere(key, hash, home)
+        {
+            return Err(found);
+        }
+        if (empty as usize) < B::SLOTS && self.quota_allows(word, None) {
+            line.fill(empty as usize, key, word);
+            self.count_in(word);
+            return Ok(Placed::Done(None));
+        }
+        Ok(self.insert_in_place(key, hash, home, word, ageing, now))
+    }
+
+    /// Inserts a key whose primary bucket is full, or one beyond the quota.
+    #[inline(never)]
+    fn insert_in_place(
+        &mut self,
+        key: B::Key,
+        hash: u64,
+        home: u32,
+        word: Word,
+        ageing: &Ageing,
+        now: Tick,
     ) -> Placed {
-        let pair = self.cells.pair(hash);
+        let made;
+        let clock = match ageing.clock_at_hand(now) {
+            Some(clock) => clock,
+            None => {
+                made = ageing.clock(now);
+                &made
+            }
+        };
         let room = if self.quota_allows(word, None) {
-            self.free(pair.0, ageing, now)
-                .or_else(|| self.free(pair.1, ageing, now))
-                .or_else(|| self.room_for(pair, word, ageing, now))
+            self.expired_of_full(home, clock)
+                .or_else(|| self.free(secondary(hash, self.cells.len() as u64, home), clock))
+                .or_else(|| self.room_for(self.cells.pair(hash), word, clock, ageing, now))
                 .ok_or(Refusal::TableFull)
         } else {
-            self.expired_untrusted(pair.0, ageing, now).ok_or(Refusal::QuotaFull)
+            self.expired_untrusted(home, clock).ok_or(Refusal::QuotaFull)
         };
         match room {
             Ok(room) => {
@@ -443,20 +457,36 @@ impl<B: Line> Cuckoo<B> {
 
     /// A slot of two full buckets: by a chain of moves, or else that of an untrusted entry for a trusted one.
     #[cold]
-    fn room_for(&self, pair: Pair, word: Word, ageing: &Ageing, now: Tick) -> Option<Room> {
-        let slots = self.cells.len() * B::SLOTS;
-        let by_moves = self.make_room::<SEARCH_SHORT_MAX>(pair, ageing, now).or_else(|| {
-            if self.used > slots - slots / 10 {
-                return None;
-            }
-            self.make_room::<SEARCH_MAX>(pair, ageing, now)
-        });
-        by_moves.or_else(|| if word.is_untrusted() { None } else { self.oldest_untrusted(pair, ageing, now) })
+    fn room_for(
+        &mut self,
+        pair: Pair,
+        word: Word,
+        clock: &Clock,
+        ageing: &Ageing,
+        now: Tick,
+    ) -> Option<Room> {
+        self.make_room::<SEARCH_SHORT_MAX, 8>(pair, clock)
+            .0
+            .or_else(|| self.make_room_far(pair, clock))
+            .or_else(|| if word.is_untrusted() { None } else { self.oldest_untrusted(pair, ageing, now) })
     }
 
-    fn expired_untrusted(&self, bucket: u32, ageing: &Ageing, now: Tick) -> Option<Room> {
-        self.entries(bucket)
-            .find(|&(_, word)| word.is_untrusted() && ageing.idle_us(word, now).is_none())
+    /// A long search, if there is enough left for one.
+    fn make_room_far(&mut self, pair: Pair, clock: &Clock) -> Option<Room> {
+        self.search_left = (self.search_left + SEARCH_SAVED).min(SEARCH_SAVED_MAX);
+        if self.search_left < SEARCH_MAX {
+            return None;
+        }
+        let (room, looked_at) = self.make_room::<SEARCH_MAX, 128>(pair, clock);
+        self.search_left -= looked_at;
+        room
+    }
+
+    fn expired_untrusted(&self, bucket: u32, clock: &Clock) -> Option<Room> {
+        let line = self.cells.bucket(bucket);
+        bits(line.expired(self.isa, clock) & line.occupied())
+            .map(|slot| (place(bucket, slot), line.word(slot)))
+            .find(|&(_, word)| word.is_untrusted())
             .map(Room::of)
     }
 
@@ -474,11 +504,15 @@ impl<B: Line> Cuckoo<B> {
     }
 
     /// Frees a slot of either bucket by moving entries, each to its other bucket; looks at `MAX` buckets and the
-    /// others of their entries. No bucket is on a chain twice, so no entry is moved twice.
+    /// others of their entries. No bucket is on a chain twice, so no entry is moved twice. Gives the number of buckets, too.
     #[expect(clippy::cast_possible_truncation, reason = "fewer steps than 2^16, at most five slots")]
-    fn make_room<const MAX: usize>(&self, pair: Pair, ageing: &Ageing, now: Tick) -> Option<Room> {
+    fn make_room<const MAX: usize, const WORDS: usize>(
+        &self,
+        pair: Pair,
+        clock: &Clock,
+    ) -> (Option<Room>, usize) {
         let mut steps = [Step { bucket: 0, parent: ROOT, slot: 0 }; MAX];
-        let mut met = Met::new();
+        let mut met = Met([0; WORDS]);
         for (step, bucket) in steps.iter_mut().zip([pair.0, pair.1]) {
             step.bucket = bucket;
             met.is_new(bucket);
@@ -496,13 +530,14 @@ impl<B: Line> Cuckoo<B> {
                 other
             });
             for (slot, bucket) in others.into_iter().enumerate().filter(|&(_, other)| other != here.bucket) {
-                if let Some(Room { at: end, victim, .. }) = self.free(bucket, ageing, now) {
+                if let Some(Room { at: end, victim, .. }) = self.free(bucket, clock) {
                     if victim.is_some()
                         && let Some(home) = self.cells.home_elsewhere(end)
                     {
                         home.returned();
                     }
-                    return Some(Room { at: self.shift(&steps, at, slot, end), victim, moved: true });
+                    let room = Room { at: self.shift(&steps, at, slot, end), victim, moved: true };
+                    return (Some(room), at + 1);
                 }
                 if let Some(step) = steps.get_mut(len)
                     && met.is_new(bucket)
@@ -513,7 +548,7 @@ impl<B: Line> Cuckoo<B> {
             }
             at += 1;
         }
-        None
+        (None, at)
     }
 
     /// Moves the entries of a chain, last first: the entry in `slot` of step `at` to `end`, the one that was to
@@ -545,24 +580,52 @@ impl<B: Line> Cuckoo<B> {
             prefetch(line);
         }
         let line = self.cells.bucket(bucket);
-        // Nothing to do for nearly all buckets, which is seen without a branch.
-        let due = if seen == clock.now { line.due(clock, ageing.current()) } else { line.occupied() };
+        let due = if seen == clock.now { line.due(self.isa, clock, ageing.current()) } else { B::ALL };
+        let due = due & line.occupied();
+        // Nothing to do for nearly all buckets.
+        if due != 0 {
+            self.sweep_slots(bucket, due, ageing, seen, clock, ended);
+        }
+    }
+
+    #[inline(never)]
+    fn sweep_slots(
+        &mut self,
+        bucket: u32,
+        due: u32,
+        ageing: &Ageing,
+        seen: Tick,
+        clock: &Clock,
+        ended: &mut impl FnMut(BackendId, State),
+    ) {
         let now = clock.now;
+        let expired = if seen == now { self.cells.bucket(bucket).expired(self.isa, clock) } else { 0 };
+        let mut gone = 0;
         for slot in bits(due) {
-            let line = self.cells.bucket(bucket);
-            let word = line.word(slot);
-            let conversion = match ageing.idle_us_since(word, seen, now) {
-                Some(idle_us) => ageing.convert(word, idle_us, now),
-                None => Conversion::Expired,
+            let word = self.cells.bucket(bucket).word(slot);
+            let conversion = if expired >> slot & 1 == 1 {
+                Conversion::Expired
+            } else {
+                match ageing.idle_us_since(word, seen, now) {
+                    Some(idle_us) => ageing.convert(word, idle_us, now),
+                    None => Conversion::Expired,
+                }
             };
             match conversion {
                 Conversion::Current => {}
                 Conversion::To(new) => self.update(place(bucket, slot), word, new),
                 Conversion::Expired => {
-                    self.remove(place(bucket, slot), word);
+                    if let Some(home) = self.cells.home_elsewhere(place(bucket, slot)) {
+                        home.returned();
+                    }
+                    self.count_out(word);
                     ended(word.backend(), word.state());
+                    gone |= 1 << slot;
                 }
             }
+        }
+        if gone != 0 {
+            self.cells.bucket(bucket).empty(gone);
         }
     }
 
@@ -593,7 +656,7 @@ impl<B: Line> Cuckoo<B> {
     pub(crate) fn clear(&mut self) {
         for line in self.cells.memory.iter() {
             for slot in (0..B::SLOTS).filter(|&slot| line.key(slot).is_some()) {
-                line.empty(slot);
+                line.empty(1 << slot);
             }
             line.returned_all();
         }
@@ -612,18 +675,13 @@ impl<B: Line> Cuckoo<B> {
 
 /// Buckets that a search has met: a bit each in a small set, where now and then two share one. Then the second is left
 /// out, which costs a chain that might have been, and nothing else.
-struct Met([u64; MET_BITS / 64]);
+struct Met<const WORDS: usize>([u64; WORDS]);
 
-const MET_BITS: usize = 8192;
-
-impl Met {
-    fn new() -> Met {
-        Met([0; MET_BITS / 64])
-    }
-
+impl<const WORDS: usize> Met<WORDS> {
     /// Whether it is the first time.
     fn is_new(&mut self, bucket: u32) -> bool {
-        let bit = (bucket.wrapping_mul(0x9e37_79b1) >> (32 - MET_BITS.ilog2())) as usize;
+        const { assert!(WORDS.is_power_of_two()) };
+        let bit = (bucket.wrapping_mul(0x9e37_79b1) >> 16) as usize % (64 * WORDS);
         let is_new = self.0[bit / 64] >> (bit % 64) & 1 == 0;
         self.0[bit / 64] |= 1 << (bit % 64);
         is_new

@@ -83,12 +83,13 @@ pub(crate) const fn primary(hash: u64, len: u64) -> u32 {
     (((hash >> 32) * (len & 0xffff_ffff)) >> 32) as u32
 }
 
-/// The secondary bucket, by the low half; the next one where both would be the same. Below `len`, if `primary` is.
+/// The secondary bucket, by the low half: as many buckets further, round the end, of the `len - 1` others. Below `len` (at
+/// least 2) and another than `primary`, if that is below `len`.
 #[inline(always)]
 pub(crate) const fn secondary(hash: u64, len: u64, primary: u32) -> u32 {
-    let second = (((hash & 0xffff_ffff) * (len & 0xffff_ffff)) >> 32) as u32;
-    let next = if primary as u64 + 1 < len { primary + 1 } else { 0 };
-    if second == primary { next } else { second }
+    let step = (((hash & 0xffff_ffff) * ((len - 1) & 0xffff_ffff)) >> 32) + 1;
+    let second = primary as u64 + step;
+    (if second < len { second } else { second - len }) as u32
 }
 
 /// Which bit of a summary stands for the key: bits of the hash that hardly decide the primary bucket.
@@ -116,10 +117,9 @@ mod tests {
         fn scaling_is_exact(hash in any::<u64>(), len in 2_u64..=u64::from(u32::MAX)) {
             let scaled = |half: u64| (u128::from(half) * u128::from(len) / (1 << 32)) as u32;
             prop_assert_eq!(primary(hash, len), scaled(hash >> 32));
-            let second = scaled(hash & 0xffff_ffff);
-            if second != primary(hash, len) {
-                prop_assert_eq!(secondary(hash, len, primary(hash, len)), second);
-            }
+            let step = u128::from(hash & 0xffff_ffff) * u128::from(len - 1) / (1 << 32) + 1;
+            let second = (u128::from(primary(hash, len)) + step) % u128::from(len);
+            prop_assert_eq!(u128::from(secondary(hash, len, primary(hash, len))), second);
         }
 
         #[test]

@@ -77,7 +77,7 @@ fn loom_removed_slot_used_again_is_never_mixed() {
     beside::<NarrowBucket>(
         |cells| cells.bucket(0).fill(0, A, word(1)),
         |cells| {
-            cells.bucket(0).empty(0);
+            cells.bucket(0).empty(1);
             cells.bucket(0).fill(0, B, word(2));
         },
         |cells| {
@@ -207,7 +207,7 @@ fn loom_entry_that_moves_and_moves_back_is_never_missed() {
         let writing = thread::spawn(move || {
             moves(&written);
             written.duplicate(place(0, 3), place(1, 1));
-            written.bucket(0).empty(3);
+            written.bucket(0).empty(1 << 3);
         });
         if let Ok(found) = cells.read_in(A, Pair(0, 1)) {
             assert_eq!(backend(found.map(|(_, word)| word)), Some(1));

@@ -2,26 +2,32 @@
 //!
 //! The instruction set is chosen once, when a table is made, and dispatched on once a burst: the stages in `simd::stages`
 //! are generic over an engine and compiled once for each set, so that everything inlines. Every engine has the same
-//! answers as the safe [`Baseline`], which the tests hold against it.
+//! answers as the safe `Baseline`, which the tests hold against it.
 //!
-//! Measured, a key of a hit in a table of 10 000 flows on a 2.5 GHz Xeon: baseline 11.0 ns, AVX2 9.3, AVX-512 6.5; instructions of
-//! the first two 110 and 56 (callgrind knows no AVX-512).
+//! Measured, a key of a hit in a table of 10 000 flows on a 2.5 GHz Xeon: baseline 12.6 ns, AVX2 7.3, AVX-512 6.2; instructions of
+//! the first two 121 and 42 (callgrind knows no AVX-512).
+//!
+//! **Few vectors are longer than 32 bytes**: AVX-512 hashes and compares with 64, which makes all other code of the thread
+//! slower by 1 % on the same CPU, and does the rest with 32. With 64 throughout it was 3 %, and 15 % in another state of the machine.
 //!
 //! **Why vector loads of atomics are sound here.** Look-ups by the writer read whole lines with one load, which is not an
 //! atomic access. Nothing is stored to a bucket but by a [`Cuckoo`](crate::cuckoo) through `&mut Table` (the methods that
 //! store are private to this crate, and a table claims its memory, so no two tables share a bucket). Who looks up has
-//! `&Table`, so no store can happen meanwhile. Readers on other threads have no `&Table`: they use the atomics and the
+//! `&Table`, so no store can happen meanwhile; who inserts has `&mut Table`, and stores on the same thread, before or after. Readers on other threads have no `&Table`: they use the atomics and the
 //! sequence lock.
 #![allow(unsafe_code)]
 
 use crate::ageing::Clock;
-use crate::bucket::{Line as _, NarrowBucket, WideBucket};
-use crate::burst::{BURST, Hits, Keys};
+use crate::bucket::{Bucket as _, Line, NarrowBucket, WideBucket};
+use crate::burst::{BURST, Hits, Keys, LANES, NO_SLOT, Offsets};
 use crate::cuckoo::Cells;
-use crate::hash::{Hasher, primary};
-use crate::state::Word;
+use crate::hash::{Hasher, primary, secondary, tag};
+use crate::state::{TimingSet, Word};
 
 mod stages;
+mod vectors;
+
+pub(crate) use vectors::vectors;
 
 /// Instruction sets that look-ups are compiled for, each including the ones before it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -107,30 +113,60 @@ pub(crate) fn prefetch<T>(line: &T) {
     let _ = line;
 }
 
+/// Bytes of a line.
+const LINE_BYTES: u64 = size_of::<NarrowBucket>() as u64;
+
 /// The steps of a burst look-up that instruction sets do differently.
 trait Engine: Copy {
     /// The positions that have a narrow key.
     fn present(self, keys: &[u64; BURST]) -> u32;
-    /// Hashes of as many keys as there are lanes.
+    /// Hashes of as many blocks of eight keys.
     #[inline(always)]
-    fn hash(self, hasher: &Hasher, keys: &[u64], hashes: &mut [u64]) {
-        for (key, hash) in keys.iter().zip(hashes) {
+    fn hash(self, hasher: &Hasher, blocks: usize, keys: &[u64; BURST], hashes: &mut [u64; BURST]) {
+        for (key, hash) in keys.iter().zip(hashes).take(blocks * LANES) {
             *hash = hasher.narrow(*key);
         }
     }
-    /// Primary buckets, among `len`, of as many hashes as there are lanes.
+    /// Where both lines begin, and the primary buckets.
     #[inline(always)]
-    fn scale(self, len: u64, hashes: &[u64], buckets: &mut [u32]) {
-        for (hash, bucket) in hashes.iter().zip(buckets) {
-            *bucket = primary(*hash, len);
+    fn place(self, len: u64, hashes: &[u64; LANES], places: &mut Offsets, buckets: &mut [u32; LANES]) {
+        for lane in 0..LANES {
+            let first = primary(hashes[lane], len);
+            buckets[lane] = first;
+            places.first[lane] = u64::from(first) * LINE_BYTES;
+            places.second[lane] = u64::from(secondary(hashes[lane], len, first)) * LINE_BYTES;
         }
     }
-    /// The positions that have no slot.
-    fn absent(self, slots: &[u8; BURST]) -> u32;
-    /// As [`matches`](crate::bucket::Line::matches).
-    fn matches(self, line: &NarrowBucket, key: u64) -> u32;
+    /// The lanes whose key was not found but may be in its secondary line, by the meta word: a bit each. Makes the secondary
+    /// line the one that these lanes fetch next; the others' is the primary, which is there.
+    #[inline(always)]
+    fn overflow(
+        self,
+        words: &[u32; LANES],
+        slots: &[u8; LANES],
+        hashes: &[u64; LANES],
+        places: &mut Offsets,
+    ) -> u32 {
+        let mut needed = 0;
+        for lane in 0..LANES {
+            let is_needed = (slots[lane] == NO_SLOT) & (words[lane] >> tag(hashes[lane]) & 1 == 1);
+            places.first[lane] = if is_needed { places.second[lane] } else { places.first[lane] };
+            needed |= u32::from(is_needed) << lane;
+        }
+        needed
+    }
+    /// The lowest slot that holds the key, or the one beyond the last.
+    fn slot(self, line: &NarrowBucket, key: u64) -> u32;
     /// The positions whose slot is one, and whose value is live by the clock.
     fn live(self, slots: &[u8; BURST], words: &[u32; BURST], clock: &Clock) -> u32;
+}
+
+const _: () = assert!(NarrowBucket::SLOTS == NO_SLOT as usize && WideBucket::SLOTS < NO_SLOT as usize);
+
+/// The lowest of these slots, or the one beyond the last.
+#[inline(always)]
+fn first_slot<L: Line>(slots: u32) -> u32 {
+    (slots | 1 << L::SLOTS).trailing_zeros()
 }
 
 /// Safe code that any CPU runs.
@@ -148,27 +184,54 @@ impl Engine for Baseline {
     }
 
     #[inline(always)]
-    fn matches(self, line: &NarrowBucket, key: u64) -> u32 {
-        line.matches(key)
-    }
-
-    #[inline(always)]
-    fn absent(self, slots: &[u8; BURST]) -> u32 {
-        let mut mask = 0;
-        for (position, &slot) in slots.iter().enumerate() {
-            mask |= u32::from(slot == 0) << position;
-        }
-        mask
+    fn slot(self, line: &NarrowBucket, key: u64) -> u32 {
+        first_slot::<NarrowBucket>(line.matches(key))
     }
 
     #[inline(always)]
     fn live(self, slots: &[u8; BURST], words: &[u32; BURST], clock: &Clock) -> u32 {
         let mut mask = 0;
         for (position, (&slot, &word)) in slots.iter().zip(words).enumerate() {
-            mask |= u32::from((slot != 0) & clock.is_live(Word(word))) << position;
+            mask |= u32::from((slot != NO_SLOT) & clock.is_live(Word(word))) << position;
         }
         mask
     }
+}
+
+/// As [`Line::expired`].
+#[inline]
+pub(crate) fn expired(isa: Available, line: &NarrowBucket, clock: &Clock) -> u32 {
+    #[cfg(all(target_arch = "x86_64", not(loom), not(miri)))]
+    if isa.0 >= Isa::Avx2 {
+        // SAFETY: an `Available` is made only of what the CPU has.
+        // JUSTIFICATION: five entries are judged at once: 25 instructions of an insertion into a full bucket instead of 70.
+        return unsafe { x86::expired(line, clock) };
+    }
+    let _ = isa;
+    slots_with(line, |word| !clock.is_live(word))
+}
+
+/// As [`Line::due`].
+#[inline]
+pub(crate) fn due(isa: Available, line: &NarrowBucket, clock: &Clock, current: TimingSet) -> u32 {
+    #[cfg(all(target_arch = "x86_64", not(loom), not(miri)))]
+    if isa.0 >= Isa::Avx2 {
+        // SAFETY: as above.
+        // JUSTIFICATION: as above, of a swept bucket.
+        return unsafe { x86::due(line, clock, current) };
+    }
+    let _ = isa;
+    slots_with(line, |word| !clock.is_live(word) | (word.timing() != current))
+}
+
+/// The slots with such a value, without a branch.
+#[inline(always)]
+fn slots_with(line: &NarrowBucket, is_such: impl Fn(Word) -> bool) -> u32 {
+    let mut mask = 0;
+    for slot in 0..NarrowBucket::SLOTS {
+        mask |= u32::from(is_such(line.word(slot))) << slot;
+    }
+    mask
 }
 
 /// One call for the whole burst, into code for the instruction set.
@@ -224,6 +287,40 @@ pub(crate) fn finish(
     hits: &mut Hits,
 ) {
     dispatch!(isa, finish_avx512, finish_avx2, finish, (narrow, wide, keys, clock, hits));
+}
+
+/// Starts to fetch the secondary lines that insertions of these hashes will come to: the primary is full, or its filter does not
+/// tell.
+#[inline]
+pub(crate) fn fetch_seconds(
+    isa: Available,
+    narrow: &Cells<NarrowBucket>,
+    hashes: &[u64; BURST],
+    positions: u32,
+) {
+    dispatch!(isa, fetch_seconds_avx2, fetch_seconds_avx2, fetch_seconds, (narrow, hashes, positions));
+}
+
+/// The rest, and the beginning of another burst in between: its lines are on their way while this one's are compared.
+#[expect(clippy::too_many_arguments, reason = "two bursts, and the table's parts")]
+#[inline]
+pub(crate) fn finish_and_start(
+    isa: Available,
+    narrow: &Cells<NarrowBucket>,
+    wide: &Cells<WideBucket>,
+    keys: &Keys,
+    clock: &Clock,
+    hits: &mut Hits,
+    next_keys: &Keys,
+    next_hits: &mut Hits,
+) {
+    dispatch!(
+        isa,
+        finish_and_start_avx512,
+        finish_and_start_avx2,
+        finish_and_start,
+        (narrow, wide, keys, clock, hits, next_keys, next_hits)
+    );
 }
 
 #[cfg(all(target_arch = "x86_64", not(loom), not(miri)))]

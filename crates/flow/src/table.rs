@@ -3,13 +3,14 @@
 use crate::ageing::{Ageing, Clock, Idle};
 use crate::bucket::{Line, NarrowBucket, WideBucket};
 use crate::burst::{Hits, Keys, Miss};
-use crate::cuckoo::{Cuckoo, Placed, bits};
+use crate::cuckoo::{Cuckoo, Placed};
 use crate::hash::Hasher;
 use crate::memory::Memory;
 use crate::reader::Reader;
 use crate::simd::{self, Available, Isa};
 use crate::stamp::Stamp;
-use crate::state::{Hit, State, Word};
+use crate::state::{Hit, Place, State, Word};
+use wire::key::WideKey;
 use wire::{BackendId, FlowKey, Tick};
 
 /// Why a table was refused.
@@ -132,6 +133,7 @@ impl Table {
     pub fn use_isa(&mut self, isa: Isa) -> bool {
         let available = Available::new(isa);
         self.isa = available.unwrap_or(self.isa);
+        (self.narrow.isa, self.wide.isa) = (self.isa, self.isa);
         available.is_some()
     }
 
@@ -162,6 +164,13 @@ impl Table {
         self.stale = 0;
     }
 
+    /// Runs `work` compiled for the instruction set that look-ups use, and tells it which: for loops over arrays that the
+    /// compiler turns into vectors. Only what is inlined into `work` gains by it.
+    #[inline]
+    pub fn with_vectors<R>(&self, work: impl FnOnce(Isa) -> R) -> R {
+        simd::vectors(self.isa, work)
+    }
+
     /// Looks up a burst, in stages, so that the cache misses of its keys overlap (see [`simd`]). Most keys,
     /// in the table or not, cost one line.
     #[inline]
@@ -187,6 +196,23 @@ impl Table {
         });
     }
 
+    /// [`finish`](Table::finish) of one burst and [`start`](Table::start) of the next in one, so that the memory is never
+    /// idle: for a caller with bursts in a row, such as one that receives faster than it forwards.
+    #[inline]
+    pub fn finish_and_start(
+        &self,
+        keys: &Keys,
+        now: Tick,
+        hits: &mut Hits,
+        next_keys: &Keys,
+        next_hits: &mut Hits,
+    ) {
+        self.with_clock(now, hits, |clock, hits| {
+            let (narrow, wide) = (&self.narrow.cells, &self.wide.cells);
+            simd::finish_and_start(self.isa, narrow, wide, keys, clock, hits, next_keys, next_hits);
+        });
+    }
+
     #[inline(always)]
     fn with_clock(&self, now: Tick, hits: &mut Hits, look: impl FnOnce(&Clock, &mut Hits)) {
         hits.now = now;
@@ -197,15 +223,12 @@ impl Table {
         }
     }
 
-    /// Fetches what inserting the keys not found will touch beyond what the look-up fetched: call it once, before the
+    /// Fetches what inserting the narrow keys not found will touch beyond what the look-up fetched: call it once, before the
     /// insertions of a burst with new flows.
     pub fn prefetch_inserts(&self, keys: &Keys, hits: &Hits) {
-        let missed = hits.asked & !hits.found;
-        if !self.narrow.quota_is_full() {
-            bits(missed & !keys.wide_mask).for_each(|i| self.narrow.prefetch_secondary(hits.hashes[i]));
-        }
-        if !self.wide.quota_is_full() {
-            bits(missed & keys.wide_mask).for_each(|i| self.wide.prefetch_secondary(hits.hashes[i]));
+        let missed = hits.asked & !hits.found & !keys.wide_mask;
+        if missed != 0 && !self.narrow.quota_is_full() {
+            simd::fetch_seconds(self.isa, &self.narrow.cells, &hits.hashes, missed);
         }
     }
 
@@ -221,8 +244,8 @@ impl Table {
     pub fn get_at(&self, key: &FlowKey, miss: Miss, now: Tick) -> Option<Hit> {
         debug_assert_eq!(miss, self.miss(key), "of another key or table");
         let found = match *key {
-            FlowKey::Narrow(key) => self.narrow.cells.find(key, miss.0),
-            FlowKey::Wide(key) => self.wide.cells.find(key, miss.0),
+            FlowKey::Narrow(key) => self.narrow.find(key, miss.0),
+            FlowKey::Wide(key) => self.wide.find(key, miss.0),
         };
         Cuckoo::<NarrowBucket>::hit(found, &self.ageing, now)
     }
@@ -258,7 +281,7 @@ impl Table {
         let word = self.ageing.stamp(backend, state, now);
         match *key {
             FlowKey::Narrow(key) => insert(&mut self.narrow, key, miss.0, word, &self.ageing, now),
-            FlowKey::Wide(key) => insert(&mut self.wide, key, miss.0, word, &self.ageing, now),
+            FlowKey::Wide(key) => insert_wide(&mut self.wide, key, miss.0, word, &self.ageing, now),
         }
     }
 
@@ -324,18 +347,18 @@ impl Table {
         if passed_us == 0 {
             return;
         }
-        let round_us = self.ageing.round_us();
+        let round_shift = self.ageing.round_shift();
         let due = (passed_us.checked_mul(self.buckets() as u64))
             .and_then(|product| product.checked_add(self.credit))
-            .filter(|_| passed_us < round_us);
+            .filter(|_| passed_us >> round_shift == 0);
         // Entries stamped later than `swept`, by a caller that lets time pass late, must not seem old.
         let seen = self.swept.max(self.stamped).min(now);
         self.swept = self.swept.max(now);
         self.ageing.tick(now);
         match due {
             Some(credit) => {
-                self.credit = credit % round_us;
-                let count = usize::try_from(credit / round_us).unwrap_or(usize::MAX);
+                self.credit = credit & ((1 << round_shift) - 1);
+                let count = usize::try_from(credit >> round_shift).unwrap_or(usize::MAX);
                 self.sweep_some(count, now, now, &mut ended);
             }
             None => {
@@ -399,7 +422,7 @@ impl Table {
 
     /// How many flows fit for sure, narrow and wide: load 0.8.
     pub fn capacity(&self) -> (usize, usize) {
-        (self.narrow.flows(), self.wide.flows())
+        (self.narrow.flows, self.wide.flows)
     }
 
     /// Size, bytes.
@@ -425,42 +448,49 @@ fn insert<B: Line>(
     if !B::is_key(key) {
         return Inserted { outcome: Insert::Refused(Refusal::TableFull), evicted: None };
     }
-    match cuckoo.insert_at_once(key, hash, word, ageing, now) {
-        Some(Placed::Done(_)) => Inserted { outcome: Insert::Done, evicted: None },
-        Some(Placed::Refused(refusal)) => Inserted { outcome: Insert::Refused(refusal), evicted: None },
-        None => insert_slowly(cuckoo, key, hash, word, ageing, now),
+    match cuckoo.insert(key, hash, word, ageing, now) {
+        Ok(Placed::Done(victim)) => {
+            Inserted { outcome: Insert::Done, evicted: victim.map(|word| (word.backend(), word.state())) }
+        }
+        Ok(Placed::Refused(refusal)) => Inserted { outcome: Insert::Refused(refusal), evicted: None },
+        Err((at, old)) => overwrite(cuckoo, at, old, word, ageing, now),
     }
 }
 
-/// Of a flow that has an entry, or whose primary bucket is full.
+/// Apart from the other kind, whose way would be longer for it.
 #[inline(never)]
-fn insert_slowly<B: Line>(
-    cuckoo: &mut Cuckoo<B>,
-    key: B::Key,
+fn insert_wide(
+    cuckoo: &mut Cuckoo<WideBucket>,
+    key: WideKey,
     hash: u64,
     word: Word,
     ageing: &Ageing,
     now: Tick,
 ) -> Inserted {
-    if let Some((at, old)) = cuckoo.cells.find(key, hash) {
-        if let Some(hit) = Cuckoo::<B>::hit(Some((at, old)), ageing, now) {
-            cuckoo.update(at, old, word);
-            return Inserted { outcome: Insert::Replaced(hit), evicted: None };
-        }
-        let evicted = Some((old.backend(), old.state()));
-        if !cuckoo.quota_allows(word, Some(old)) {
-            cuckoo.remove(at, old);
-            return Inserted { outcome: Insert::Refused(Refusal::QuotaFull), evicted };
-        }
+    insert(cuckoo, key, hash, word, ageing, now)
+}
+
+/// Inserts a flow that has an entry.
+#[inline(never)]
+fn overwrite<B: Line>(
+    cuckoo: &mut Cuckoo<B>,
+    at: Place,
+    old: Word,
+    word: Word,
+    ageing: &Ageing,
+    now: Tick,
+) -> Inserted {
+    if let Some(hit) = Cuckoo::<B>::hit(Some((at, old)), ageing, now) {
         cuckoo.update(at, old, word);
-        return Inserted { outcome: Insert::Done, evicted };
+        return Inserted { outcome: Insert::Replaced(hit), evicted: None };
     }
-    match cuckoo.insert(key, hash, word, ageing, now) {
-        Placed::Done(victim) => {
-            Inserted { outcome: Insert::Done, evicted: victim.map(|word| (word.backend(), word.state())) }
-        }
-        Placed::Refused(refusal) => Inserted { outcome: Insert::Refused(refusal), evicted: None },
+    let evicted = Some((old.backend(), old.state()));
+    if !cuckoo.quota_allows(word, Some(old)) {
+        cuckoo.remove(at, old);
+        return Inserted { outcome: Insert::Refused(Refusal::QuotaFull), evicted };
     }
+    cuckoo.update(at, old, word);
+    Inserted { outcome: Insert::Done, evicted }
 }
 
 #[inline]
@@ -475,7 +505,7 @@ fn update<B: Line>(cuckoo: &mut Cuckoo<B>, key: B::Key, hit: &Hit, word: Word) -
 }
 
 fn remove<B: Line>(cuckoo: &mut Cuckoo<B>, key: B::Key, ageing: &Ageing, now: Tick) -> Option<Hit> {
-    let (at, word) = cuckoo.cells.find(key, cuckoo.cells.hash(key))?;
+    let (at, word) = cuckoo.find(key, cuckoo.cells.hash(key))?;
     cuckoo.remove(at, word);
     let idle_us = ageing.idle_us(word, now).unwrap_or(0);
     Some(Hit::new(at, word, idle_us))

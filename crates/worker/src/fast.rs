@@ -7,6 +7,7 @@
 
 use crate::classify::{Fate, Packet, classify, is_possible_source_v4, is_possible_source_v6, key_of};
 use crate::emit::Label;
+use crate::fresh::{LANES, hashes};
 use crate::io::{Burst, Frame, PacketIo};
 use crate::steering::place_in;
 use crate::view::{HashOn, PortView, View};
@@ -14,7 +15,7 @@ use crate::{BURST, Counters, Worker};
 use arrayvec::ArrayVec;
 use flow::{Stamp, State};
 use steer::Match;
-use steer::hash::lanes::{TupleV4, tuples_v4};
+use steer::hash::lanes::TupleV4;
 use wire::encap::{Inner, encapsulate_untagged, entropy};
 use wire::parse::{ETHERNET_LEN, TCP, TcpFlags, UDP};
 use wire::plain::{Datagram, Plain, PlainV6};
@@ -238,7 +239,6 @@ impl<Io: PacketIo> Worker<Io> {
 
     /// Decides by its slot each packet whose slot is enough, and takes back its key.
     pub(crate) fn steer_by_slots(&mut self, view: &View) {
-        const LANES: usize = 4;
         while self.batch.undecided != 0 {
             let mut positions = [0; LANES];
             let mut count = 0;
@@ -250,7 +250,7 @@ impl<Io: PacketIo> Worker<Io> {
                 }
             }
             let tuples = positions.map(|position| self.batch.tuples[position]);
-            let hashes = tuples_v4(&view.cluster_key, &tuples);
+            let hashes = hashes(&self.flows, &view.cluster_key, &tuples);
             for ((position, hash), tuple) in positions.into_iter().zip(hashes).zip(tuples).take(count) {
                 self.steer_by_hash(view, position, hash, &tuple);
             }

@@ -10,13 +10,31 @@ use crate::io::{Burst, Frame, PacketIo};
 use crate::steering::place_in;
 use crate::view::{HashOn, View};
 use crate::{BURST, Worker};
-use flow::State;
+use flow::{Isa, State};
 use steer::hash::lanes::{TupleV4, tuples_v4};
 use wire::plain::Plain;
 use wire::{Addr, BackendId, FlowKey, Tick};
 
 /// Hashes at a time.
-const LANES: usize = 4;
+pub(crate) const LANES: usize = 8;
+
+/// Eight hashes in lockstep: as vectors, or where there are none in two halves, for which there are registers.
+pub(crate) fn hashes(table: &flow::Table, key: &[u8; 16], tuples: &[TupleV4; LANES]) -> [u64; LANES] {
+    table.with_vectors(
+        #[inline(always)]
+        |isa| match isa {
+            Isa::Baseline => {
+                let (halves, _) = tuples.as_chunks::<{ LANES / 2 }>();
+                let mut hashes = [0; LANES];
+                for (half, tuples) in hashes.as_chunks_mut().0.iter_mut().zip(halves) {
+                    *half = tuples_v4(key, tuples);
+                }
+                hashes
+            }
+            _ => tuples_v4(key, tuples),
+        },
+    )
+}
 
 /// The new flows of a burst, by position.
 #[derive(Debug)]
@@ -88,7 +106,7 @@ impl<Io: PacketIo> Worker<Io> {
                     count += 1;
                 }
             }
-            let hashes = tuples_v4(&view.cluster_key, &tuples);
+            let hashes = hashes(&self.flows, &view.cluster_key, &tuples);
             for ((position, hash), tuple) in positions.into_iter().zip(hashes).zip(tuples).take(count) {
                 let Some(service) = view.service.get(self.batch.service_index(position)) else { continue };
                 let hash = match service.hash {

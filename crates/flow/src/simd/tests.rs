@@ -4,13 +4,13 @@ use proptest::prelude::*;
 use wire::Tick;
 
 #[cfg(target_arch = "x86_64")]
-fn matches_by(isa: Isa, line: &NarrowBucket, key: u64) -> u32 {
+fn slot_by(isa: Isa, line: &NarrowBucket, key: u64) -> u32 {
     match isa {
-        Isa::Baseline => Baseline.matches(line, key),
+        Isa::Baseline => Baseline.slot(line, key),
         // SAFETY: callers ask for what is available.
-        Isa::Avx2 => unsafe { x86::engines::matches_avx2(line, key) },
+        Isa::Avx2 => unsafe { x86::engines::slot_avx2(line, key) },
         // SAFETY: as above.
-        Isa::Avx512 => unsafe { x86::engines::matches_avx512(line, key) },
+        Isa::Avx512 => unsafe { x86::engines::slot_avx512(line, key) },
     }
 }
 
@@ -18,46 +18,54 @@ fn matches_by(isa: Isa, line: &NarrowBucket, key: u64) -> u32 {
 fn present_by(isa: Isa, keys: &[u64; BURST]) -> u32 {
     match isa {
         Isa::Baseline => Baseline.present(keys),
-        // SAFETY: callers ask for what is available.
-        Isa::Avx2 => unsafe { x86::engines::present_avx2(keys) },
-        // SAFETY: as above.
-        Isa::Avx512 => unsafe { x86::engines::present_avx512(keys) },
+        // SAFETY: callers ask for what is available, and AVX-512 takes AVX2's.
+        _ => unsafe { x86::engines::present_avx2(keys) },
     }
 }
 
 #[cfg(target_arch = "x86_64")]
-fn absent_by(isa: Isa, slots: &[u8; BURST]) -> u32 {
+fn hash_by(isa: Isa, hasher: &Hasher, blocks: usize, keys: &[u64; BURST]) -> [u64; BURST] {
+    let mut hashes = [0; BURST];
     match isa {
-        Isa::Baseline => Baseline.absent(slots),
         // SAFETY: callers ask for what is available.
-        Isa::Avx2 => unsafe { x86::engines::absent_avx2(slots) },
-        // SAFETY: as above.
-        Isa::Avx512 => unsafe { x86::engines::absent_avx512(slots) },
+        Isa::Avx512 => unsafe { x86::engines::hash_avx512(hasher, blocks, keys, &mut hashes) },
+        _ => Baseline.hash(hasher, blocks, keys, &mut hashes),
     }
+    hashes
 }
 
-type Placed = ([u64; stages::LANES], [u32; stages::LANES]);
+#[cfg(target_arch = "x86_64")]
+fn place_by(isa: Isa, len: u64, hashes: &[u64; LANES]) -> (Offsets, [u32; LANES]) {
+    let (mut places, mut buckets) = (Offsets::ZERO, [0; LANES]);
+    match isa {
+        Isa::Baseline => Baseline.place(len, hashes, &mut places, &mut buckets),
+        // SAFETY: callers ask for what is available, and AVX-512 takes AVX2's.
+        _ => unsafe { x86::engines::place_avx2(len, hashes, &mut places, &mut buckets) },
+    }
+    (places, buckets)
+}
 
 #[cfg(target_arch = "x86_64")]
-fn place_by(isa: Isa, hasher: &Hasher, len: u64, keys: &[u64; stages::LANES]) -> Placed {
-    let (mut hashes, mut buckets) = ([0; stages::LANES], [0; stages::LANES]);
+fn overflow_by(
+    isa: Isa,
+    words: &[u32; LANES],
+    slots: &[u8; LANES],
+    hashes: &[u64; LANES],
+    places: &mut Offsets,
+) -> u32 {
     match isa {
-        // SAFETY: callers ask for what is available.
-        Isa::Avx512 => unsafe { x86::engines::place_avx512(hasher, len, keys, &mut hashes, &mut buckets) },
-        _ => {
-            Baseline.hash(hasher, keys, &mut hashes);
-            Baseline.scale(len, &hashes, &mut buckets);
-        }
+        Isa::Baseline => Baseline.overflow(words, slots, hashes, places),
+        // SAFETY: as above.
+        _ => unsafe { x86::engines::overflow_avx2(words, slots, hashes, places) },
     }
-    (hashes, buckets)
 }
 
 #[cfg(target_arch = "x86_64")]
 fn live_by(isa: Isa, slots: &[u8; BURST], words: &[u32; BURST], clock: &Clock) -> u32 {
     match isa {
-        // SAFETY: callers ask for what is available.
-        Isa::Avx512 => unsafe { x86::engines::live_avx512(slots, words, clock) },
-        _ => Baseline.live(slots, words, clock),
+        Isa::Baseline => Baseline.live(slots, words, clock),
+        // SAFETY: as above.
+        _ => unsafe { x86::engines::live_avx2(slots, words, clock) },
     }
 }
 
@@ -69,7 +77,7 @@ fn available() -> impl Iterator<Item = Isa> {
 #[cfg(target_arch = "x86_64")]
 proptest! {
     #[test]
-    fn engines_match_the_same_slots(keys in any::<[u64; 5]>(), tail in any::<[u32; 6]>(), few in 0_u64..3, bit in 0_u32..64) {
+    fn engines_find_the_same_slot(keys in any::<[u64; 5]>(), tail in any::<[u32; 6]>(), few in 0_u64..3, bit in 0_u32..64) {
         for keys in [keys, keys.map(|key| key % (few + 1))] {
             let line = NarrowBucket::default();
             for (slot, key) in keys.into_iter().enumerate() {
@@ -82,9 +90,9 @@ proptest! {
             let near = keys.map(|key| key ^ 1 << bit);
             let behind = u64::from(tail[1]) << 32 | u64::from(tail[0]);
             for key in keys.into_iter().chain(near).chain([0, 1, behind]) {
-                let expected = (0..5).filter(|&slot| keys[slot] == key).fold(0, |mask, slot| mask | 1 << slot);
+                let expected = keys.iter().position(|&other| other == key).unwrap_or(5) as u32;
                 for isa in available() {
-                    prop_assert_eq!(matches_by(isa, &line, key), expected, "{}", isa.name());
+                    prop_assert_eq!(slot_by(isa, &line, key), expected, "{}", isa.name());
                 }
             }
         }
@@ -100,21 +108,44 @@ proptest! {
     }
 
     #[test]
-    fn engines_hash_alike(keys in any::<[u64; stages::LANES]>(), seed in any::<u64>(), len in 2_u64..=u64::from(u32::MAX)) {
+    fn engines_hash_alike(keys in any::<[u64; BURST]>(), seed in any::<u64>(), blocks in 0_usize..=4) {
         let hasher = Hasher::new(seed);
+        let expected = core::array::from_fn(|i| if i < blocks * LANES { hasher.narrow(keys[i]) } else { 0 });
         for isa in available() {
-            let (hashes, buckets) = place_by(isa, &hasher, len, &keys);
-            prop_assert_eq!(hashes, keys.map(|key| hasher.narrow(key)), "{}", isa.name());
-            prop_assert_eq!(buckets, hashes.map(|hash| primary(hash, len)), "{}", isa.name());
+            prop_assert_eq!(hash_by(isa, &hasher, blocks, &keys), expected, "{}", isa.name());
         }
     }
 
     #[test]
-    fn engines_see_the_same_empty_slots(slots in any::<[u8; BURST]>(), empty in any::<u32>()) {
-        let slots: [u8; BURST] = core::array::from_fn(|i| if empty >> i & 1 == 1 { 0 } else { slots[i] });
-        let expected = (0..BURST).filter(|&i| slots[i] == 0).fold(0, |mask, i| mask | 1 << i);
+    fn engines_place_alike(hashes in any::<[u64; LANES]>(), len in 2_u64..=u64::from(u32::MAX), edge in any::<u8>()) {
+        // Also the lowest and the highest halves, where the ends of the table are.
+        let half = |half: u64, edge: u8| match edge & 3 { 0 => 0, 1 => 0xffff_ffff, _ => half & 0xffff_ffff };
+        let hashes = hashes.map(|hash| half(hash >> 32, edge) << 32 | half(hash, edge >> 2));
+        let first = hashes.map(|hash| primary(hash, len));
+        let second: [u32; LANES] = core::array::from_fn(|lane| secondary(hashes[lane], len, first[lane]));
         for isa in available() {
-            prop_assert_eq!(absent_by(isa, &slots), expected, "{}", isa.name());
+            let (places, buckets) = place_by(isa, len, &hashes);
+            prop_assert_eq!(buckets, first, "{}", isa.name());
+            prop_assert_eq!(places.first, first.map(|bucket| u64::from(bucket) * 64), "{}", isa.name());
+            prop_assert_eq!(places.second, second.map(|bucket| u64::from(bucket) * 64), "{}", isa.name());
+        }
+    }
+
+    #[test]
+    fn engines_ask_the_filter_alike(
+        words in any::<[u32; LANES]>(), slots in any::<[u8; LANES]>(), hashes in any::<[u64; LANES]>(),
+        offsets in any::<([u64; LANES], [u64; LANES])>(),
+    ) {
+        let slots = slots.map(|slot| (slot % 10).min(NO_SLOT));
+        let needs = |lane: usize| slots[lane] == NO_SLOT && words[lane] >> (hashes[lane] >> 32 & 7) & 1 == 1;
+        let expected = (0..LANES).filter(|&lane| needs(lane)).fold(0, |mask, lane| mask | 1 << lane);
+        for isa in available() {
+            let mut places = Offsets { first: offsets.0, second: offsets.1 };
+            prop_assert_eq!(overflow_by(isa, &words, &slots, &hashes, &mut places), expected, "{}", isa.name());
+            for lane in 0..LANES {
+                prop_assert_eq!(places.first[lane], if needs(lane) { offsets.1[lane] } else { offsets.0[lane] });
+            }
+            prop_assert_eq!(places.second, offsets.1);
         }
     }
 
@@ -132,13 +163,13 @@ proptest! {
             // Around the moments where an entry expires and where it is taken to be from the future.
             core::array::from_fn(|i| {
                 let kind = Word(words[i]).kind();
-                let edge = if words[i] & 1 == 0 { clock.limits[kind] } else { 248 };
-                words[i] & !0xff | (clock.epochs[kind].wrapping_sub(edge).wrapping_add(words[i] >> 30) & 0xff)
+                let edge = if words[i] & 1 == 0 { u32::from(clock.limits[kind]) } else { 248 };
+                words[i] & !0xff | (u32::from(clock.epochs[kind]).wrapping_sub(edge).wrapping_add(words[i] >> 30) & 0xff)
             })
         } else {
             words
         };
-        let slots = core::array::from_fn(|i| if empty >> i & 1 == 1 { 0 } else { 1 << (i % 5) });
+        let slots = core::array::from_fn(|i| if empty >> i & 1 == 1 { NO_SLOT } else { (i % 5) as u8 });
         let expected = (0..BURST)
             .filter(|&i| empty >> i & 1 == 0 && ageing.idle_us(Word(words[i]), now).is_some())
             .fold(0, |mask, i| mask | 1 << i);

@@ -174,6 +174,31 @@ fn load_of_four_fifths_is_reached_without_a_refusal() {
 }
 
 #[test]
+fn narrow_tables_take_nineteen_of_twenty_slots() {
+    for (flows, seed) in [(2_000, 1), (20_000, 2), (100_000, 3)] {
+        let mut table = Table::new(Memory::heap(flows), Memory::heap(1), seed, IDLE, 100).unwrap();
+        let slots = 5 * Memory::<NarrowBucket>::buckets_for(flows);
+        let now = Tick(SECOND);
+        let full = (0..).find(|&i| {
+            let outcome = table.insert(&narrow(i), BackendId(1), State::TcpEstablished, now).outcome;
+            outcome == Insert::Refused(Refusal::TableFull)
+        });
+        assert_eq!(full, Some(table.len() as u32));
+        assert!(table.len() * 100 >= slots * 96, "{} of {slots} slots", table.len());
+        // Beyond, searches are rationed, and still nothing is lost.
+        let mut done = table.len();
+        for i in 0..slots as u32 / 4 {
+            let inserted = table.insert(&narrow(1 << 30 | i), BackendId(2), State::TcpEstablished, now);
+            done += usize::from(inserted.outcome == Insert::Done);
+            assert_eq!(inserted.evicted, None);
+        }
+        assert_eq!(table.len(), done);
+        assert!(done < slots);
+        assert!((0..full.unwrap()).all(|i| table.get(&narrow(i), now).is_some()));
+    }
+}
+
+#[test]
 fn quota_refuses_untrusted_and_never_trusted() {
     let mut table = table(256, 160, 25);
     let (flows, _) = table.capacity();
@@ -398,6 +423,8 @@ fn every_instruction_set_looks_up_the_same() {
             continue;
         }
         assert_eq!(table.isa(), isa);
+        // The same bursts in a row, each begun while the one before is finished; the first of all is empty.
+        let (mut before_keys, mut before_hits, mut before_answers) = (Keys::new(), Hits::new(), Vec::new());
         let mut i = 0;
         for len in (1..=BURST).cycle() {
             if i > narrow_max * 5 / 4 {
@@ -416,6 +443,12 @@ fn every_instruction_set_looks_up_the_same() {
                 assert_eq!(halves.get(position), expected);
                 assert_eq!(hits.of(position), expected.map(|hit| (hit.backend, hit.state)));
             }
+            let mut next_hits = hits.clone();
+            table.finish_and_start(&before_keys, now, &mut before_hits, &keys, &mut next_hits);
+            let answers: Vec<_> = (0..BURST).map(|position| before_hits.get(position)).collect();
+            assert!(before_answers.is_empty() || answers == before_answers, "{} before {i}", isa.name());
+            (before_keys, before_hits) = (keys.clone(), next_hits);
+            before_answers = (0..BURST).map(|position| hits.get(position)).collect();
             *found += hits.found().count_ones();
             i += len;
         }

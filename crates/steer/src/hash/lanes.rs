@@ -19,7 +19,7 @@ pub struct TupleV4 {
 }
 
 /// [`tuple`](super::tuple) of each.
-#[inline]
+#[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "the key in halves")]
 pub fn tuples_v4<const N: usize>(key: &[u8; 16], tuples: &[TupleV4; N]) -> [u64; N] {
     const LEN: u64 = 14;
