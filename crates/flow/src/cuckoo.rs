@@ -33,6 +33,8 @@ const TRIES_MAX: usize = 2;
 /// finds nearly all chains, and a long one begins with some kilobytes to clear. So no insertion looks at more than 1340 buckets.
 const SEARCH_MAX: usize = 256;
 const SEARCH_SHORT_MAX: usize = 12;
+/// The same where a bucket has only two slots, and a search grows by one bucket a step instead of four.
+const SEARCH_SHORT_NARROWLY_MAX: usize = 64;
 
 /// What long searches may cost, in buckets: each insertion into two full buckets saves up so much, to no more than the second, so
 /// that a flood of insertions into a full table does not cost a search each.
@@ -465,9 +467,12 @@ impl<B: Line> Cuckoo<B> {
         ageing: &Ageing,
         now: Tick,
     ) -> Option<Room> {
-        self.make_room::<SEARCH_SHORT_MAX, 8>(pair, clock)
-            .0
-            .or_else(|| self.make_room_far(pair, clock))
+        let (near, _) = if B::SLOTS > 2 {
+            self.make_room::<SEARCH_SHORT_MAX, 8>(pair, clock)
+        } else {
+            self.make_room::<SEARCH_SHORT_NARROWLY_MAX, 32>(pair, clock)
+        };
+        near.or_else(|| self.make_room_far(pair, clock))
             .or_else(|| if word.is_untrusted() { None } else { self.oldest_untrusted(pair, ageing, now) })
     }
 
