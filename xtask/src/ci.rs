@@ -192,6 +192,9 @@ pub(crate) fn soak(minutes_each: u64) -> std::io::Result<bool> {
         command.env("PROPTEST_CASES", "5000");
     }
     runner.step("test build", minutes(20), vec![tests.build()]);
+    let mut simulation = crate::simulate::command();
+    simulation.args(["--seeds", "0..10000"]);
+    runner.step("cluster simulator, 10,000 seeds", minutes(120), vec![simulation]);
     runner.step("unit tests, 5,000 cases each", minutes(120), commands);
     let mark = runner.mark.clone();
     runner.check("nothing left behind", || before.compare(&mark));

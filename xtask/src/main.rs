@@ -9,6 +9,7 @@ mod lab;
 mod perf;
 mod project;
 mod seeds;
+mod simulate;
 mod step;
 mod tests;
 
@@ -51,6 +52,8 @@ enum Task {
         #[arg(long, default_value_t = 60)]
         seconds: u64,
     },
+    /// Run the cluster simulator over seeds
+    Sim(simulate::Arguments),
     /// Count the instructions of a turn and look for what a turn never does: allocate, call the kernel, lock, panic
     Gate(gate::Arguments),
     /// Write the named seeds of the fuzz targets again
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         Task::Perf(arguments) => perf::run(&arguments),
         Task::Soak { minutes } => ci::soak(minutes).map_err(|e| e.to_string()),
         Task::Fuzz { target, seconds } => fuzz_one(&target, seconds),
+        Task::Sim(arguments) => simulate::run(&arguments),
         Task::Gate(arguments) => gate::run(&arguments),
         Task::Seeds => seeds::run().map(|()| true),
         Task::Dist => dist::run().map(|()| true),

@@ -185,6 +185,7 @@ pub fn compile(config: &Config, ids: &mut Ids, runtime: &Runtime<'_>) -> Result<
         ports: runtime.ports.to_vec(),
         timeouts: timeouts(&config.timeouts),
         probes: runtime.probes.to_vec(),
+        cluster: None,
     })
 }
 

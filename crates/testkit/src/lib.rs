@@ -5,9 +5,15 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test tool fails by panicking")]
 
+#[cfg(feature = "replay")]
 pub mod bench;
+#[cfg(feature = "replay")]
 pub mod check;
 pub mod frames;
+#[cfg(feature = "replay")]
 pub mod malformed;
+#[cfg(feature = "replay")]
 pub mod outer;
+#[cfg(feature = "replay")]
 pub mod scenario;
+pub mod simulation;

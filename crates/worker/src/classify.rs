@@ -1,6 +1,7 @@
 //! First stage: bytes to what the frame is and what should become of it, as far as the frame alone can tell.
 
 use crate::DropReason;
+use crate::cluster::Route;
 use crate::io::RxMeta;
 use crate::view::{PortView, ServiceView, View};
 use steer::Match;
@@ -20,6 +21,10 @@ pub enum Fate {
     Echo,
     /// The kernel's.
     Punt,
+    /// From another machine of the cluster.
+    Peer,
+    /// To the owner of its flow, as a question.
+    Relay(Route),
     /// Decided: to this backend.
     To(BackendId),
     /// Dropped.
@@ -128,6 +133,7 @@ fn classify_ip(view: &View, bytes: &[u8], parsed: Parsed) -> Packet {
         Addr::V6(dst) => view.services.find_v6(dst, parsed.dport, parsed.protocol),
     };
     match found {
+        Match::NotVip if is_from_peer(view, bytes, &parsed) => Packet::new(Fate::Peer, parsed),
         Match::NotVip => Packet::new(Fate::Punt, parsed),
         _ if parsed.kind == Kind::NeighbourDiscovery => Packet::new(Fate::Punt, parsed),
         _ if bad_source(bytes, &parsed) => Packet::new(Fate::Drop(DropReason::BadSource), parsed),
@@ -143,6 +149,15 @@ fn classify_fragment(view: &View, bytes: &[u8], parsed: Parsed) -> Packet {
         true => Fate::Fragment,
     };
     Packet::new(fate, parsed)
+}
+
+/// Whether it looks like a message of another machine of the cluster: its tag tells later.
+fn is_from_peer(view: &View, bytes: &[u8], parsed: &Parsed) -> bool {
+    view.cluster.as_ref().is_some_and(|cluster| {
+        parsed.kind == Kind::Udp
+            && parsed.dport == cluster.endpoint.udp_port
+            && parsed.dst(bytes) == cluster.endpoint.address
+    })
 }
 
 /// A whole datagram (or the first fragment of one) whose destination is a VIP.

@@ -104,6 +104,50 @@ counters! {
 }
 
 counters! {
+    /// State synchronisation, per worker.
+    PerStation {
+        /// Heartbeats sent to other machines.
+        heartbeats,
+        /// Decisions told to other owners.
+        decides,
+        /// Entries told to owners before a change of tables.
+        exports,
+        /// Records told to owners because their flows were used.
+        refreshes,
+        /// Records told to machines that will own them.
+        migrates,
+        /// Corrections told to other machines.
+        pushes,
+        /// Lasting notes sent again.
+        resends,
+        /// Acknowledgements sent.
+        acknowledgements,
+        /// Answers sent.
+        answers,
+        /// Answers that made or changed an entry.
+        answers_cached,
+        /// Frames relayed to other machines.
+        relays,
+        /// Frames relayed to other workers of this machine.
+        core_relays,
+        /// Flows decided without a record, by their slot's base.
+        guesses,
+        /// Of these, decided by a machine that owns nothing of them, because both owners were silent.
+        local_guesses,
+        /// Records refused for want of room.
+        records_refused,
+        /// Records kept now (gauge).
+        records,
+        /// Lasting notes that wait for their acknowledgements (gauge).
+        unacknowledged,
+        /// Bytes of UDP payload sent to other machines, relayed frames not included.
+        note_bytes,
+        /// Bytes of UDP payload sent to other machines with relayed frames.
+        relay_bytes,
+    }
+}
+
+counters! {
     /// Per service.
     PerService {
         /// Packets that matched the service.
@@ -157,6 +201,8 @@ pub struct Counters {
     pub totals: CachePadded<Totals>,
     /// By reason; a power of two, so that none lies outside.
     drops: [Count; DROPS],
+    /// State synchronisation.
+    pub station: PerStation,
     services: Box<[PerService]>,
     backends: Box<[PerBackend]>,
     ports: Box<[PerPort]>,
@@ -171,6 +217,7 @@ impl Counters {
         Counters {
             totals: CachePadded::default(),
             drops: core::array::from_fn(|_| Count::default()),
+            station: PerStation::default(),
             services: boxed(services_max),
             backends: boxed(backends_max),
             ports: boxed(ports),

@@ -85,6 +85,16 @@ reasons! {
     PuntFull = "punt_full",
     /// To be punted, but the port has no exception interface.
     NoException = "no_exception",
-    /// Not ready: no view yet.
+    /// Not ready: no view yet, or the machine has not joined its cluster yet.
     NotReady = "not_ready",
+    /// A message of another machine of the cluster, taken in.
+    PeerMessage = "peer_message",
+    /// A message of state synchronisation that is malformed, forged, or not from a member of the cluster.
+    PeerRefused = "peer_refused",
+    /// The flow's owner could not be asked: too many packets ask already, or the packet has passed too many machines.
+    RelayLimit = "relay_limit",
+    /// A SYN over a record of a masked backend: its new backend is being told to all machines first; the next SYN goes there.
+    Correcting = "correcting",
+    /// The flow's decision could not be recorded: too many records wait for their acknowledgements.
+    RecordLimit = "record_limit",
 }

@@ -144,6 +144,10 @@ impl<Io: PacketIo> Worker<Io> {
 
     #[inline(never)]
     fn flush(&mut self, view: &View, port: PortId) {
+        // A record leaves before the frame that depends on it.
+        if self.station.as_ref().is_some_and(|station| station.has_notes()) {
+            self.flush_notes(view);
+        }
         let Some(lane) = self.outbox.lanes.get_mut(port.index()) else { return };
         let offered = lane.frames.len();
         if offered == 0 {

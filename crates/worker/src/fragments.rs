@@ -225,9 +225,11 @@ impl<Io: PacketIo> Worker<Io> {
         if owner == self.core {
             return self.fragment_here(view, frame, packet, now);
         }
-        match self.rings.send(owner, Relay { frame }) {
+        match self.rings.send(owner, Relay::Fragment(frame)) {
             Ok(()) => self.counters.totals.ring_out.add(1),
-            Err(relay) => self.drop_frame(view, relay.frame, packet, DropReason::RingFull),
+            Err(Relay::Fragment(frame)) => self.drop_frame(view, frame, packet, DropReason::RingFull),
+            // What comes back is what was sent.
+            Err(_) => self.counters.drops(DropReason::RingFull).add(1),
         }
     }
 

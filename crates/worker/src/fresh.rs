@@ -113,8 +113,11 @@ impl<Io: PacketIo> Worker<Io> {
                     HashOn::Tuple => hash,
                     HashOn::Source => steer::hash::source(&view.cluster_key, Addr::V4(tuple.src)),
                 };
+                let slot = service.maglev.slot(hash);
+                // A tainted slot may have an owner to ask.
                 if service.memory.is_none()
-                    && let Some(backend) = place_in(view, service, service.maglev.slot(hash))
+                    && !is_tainted(view, self.batch.service_index(position), slot)
+                    && let Some(backend) = place_in(view, service, slot)
                 {
                     self.fresh.backend[position % BURST] = backend;
                     self.fresh.placed |= 1 << (position % BURST);
@@ -154,4 +157,11 @@ impl<Io: PacketIo> Worker<Io> {
         }
         None
     }
+}
+
+/// Whether a slot is tainted in the cluster.
+#[inline]
+fn is_tainted(view: &View, service: usize, slot: u32) -> bool {
+    let of = view.cluster.as_ref().and_then(|cluster| cluster.services.get(service));
+    of.is_some_and(|of| of.taints.is_tainted(slot))
 }

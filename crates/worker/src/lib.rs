@@ -5,11 +5,13 @@
 //! so the whole data path runs in a test, a fuzzer and a simulator by calling `turn()`.
 //!
 //! The modules in the order in which a packet meets them: [`turn`], [`classify`], [`lookup`], [`steering`],
-//! [`rewrite`], [`emit`]; beside them [`fragments`] (the bounded store) and [`age`].
+//! [`rewrite`], [`emit`]; beside them [`fragments`] (the bounded store) and [`age`]. What a member of a cluster does besides is in
+//! [`station`], by what [`cluster`] says.
 #![forbid(unsafe_code)]
 
 pub mod age;
 pub mod classify;
+pub mod cluster;
 pub mod counters;
 pub mod drop_reason;
 pub mod emit;
@@ -22,6 +24,7 @@ pub mod mailbox;
 pub mod memory_io;
 pub mod rewrite;
 pub mod slots;
+pub mod station;
 pub mod steering;
 pub mod token_bucket;
 pub mod turn;

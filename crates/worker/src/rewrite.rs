@@ -20,6 +20,8 @@ impl<Io: PacketIo> Worker<Io> {
                 None => self.drop_frame(view, frame, packet, DropReason::NoBackend),
             },
             Fate::Punt => self.punt(view, frame, packet),
+            Fate::Peer => self.receive_peer(view, frame, packet, now),
+            Fate::Relay(route) => self.relay(view, frame, packet, route, now),
             Fate::Fragment => self.hand_over_fragment(view, frame, packet, now),
             Fate::Echo => self.answer_echo(view, frame, packet, now),
             Fate::Drop(DropReason::NoBackend) => self.refuse(view, frame, packet, now),

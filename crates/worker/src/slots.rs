@@ -111,7 +111,13 @@ impl ServiceView {
 /// Also where a SYN goes whose entry was refused for want of room: its next packet finds no entry, so it will come here.
 #[inline]
 pub fn base_in_force(view: &View, service: &ServiceView, slot: u32) -> Option<BackendId> {
-    let id = service.memory.as_ref()?.base(slot)?;
+    base_of(view, service, service.memory.as_ref()?, slot)
+}
+
+/// The same, of the slots that a cluster remembers.
+#[inline]
+pub fn base_of(view: &View, service: &ServiceView, memory: &SlotMemory, slot: u32) -> Option<BackendId> {
+    let id = memory.base(slot)?;
     let backend = view.backends.get(id.index())?.as_ref()?;
     let stays = backend.state != BackendState::Down || service.on_down == OnDown::Keep;
     (backend.service == service.id && stays).then_some(id)

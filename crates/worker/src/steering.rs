@@ -12,7 +12,7 @@ use wire::parse::{TCP, TcpFlags};
 use wire::{BackendId, FlowKey, Tick, Tuple};
 
 /// A SYN on a flow of a backend that takes no new flows is a retransmission when the flow was used this recently.
-const SYN_RETRY_US: u64 = 500_000;
+pub(crate) const SYN_RETRY_US: u64 = 500_000;
 
 /// What the burst look-up said of a packet's key.
 #[derive(Clone, Copy, Debug, Default)]
@@ -48,10 +48,16 @@ impl<Io: PacketIo> Worker<Io> {
                 && usable(view, service, &hit, packet)
             {
                 self.tally.hits += 1;
-                self.keep(service, bytes, packet, &hit, now);
+                self.keep(view, service, bytes, packet, &hit, now);
                 packet.fate = Fate::To(hit.backend);
                 return;
             }
+        }
+        if let Some(cluster) = &view.cluster
+            && let Some(fate) = self.steer_tainted(view, cluster, bytes, packet, answer, now)
+        {
+            packet.fate = fate;
+            return;
         }
         let chosen = self.steer_slowly(view, service, bytes, packet, answer, now);
         packet.fate = self.end_of(service, chosen);
@@ -91,7 +97,7 @@ impl<Io: PacketIo> Worker<Io> {
     }
 
     #[inline]
-    fn end_of(&self, service: &ServiceView, chosen: Option<BackendId>) -> Fate {
+    pub(crate) fn end_of(&self, service: &ServiceView, chosen: Option<BackendId>) -> Fate {
         if let Some(backend) = chosen {
             return Fate::To(backend);
         }
@@ -103,10 +109,23 @@ impl<Io: PacketIo> Worker<Io> {
 
     /// Notes that a flow was used.
     #[inline]
-    fn keep(&mut self, service: &ServiceView, bytes: &[u8], packet: &Packet, hit: &Hit, now: Tick) {
+    pub(crate) fn keep(
+        &mut self,
+        view: &View,
+        service: &ServiceView,
+        bytes: &[u8],
+        packet: &Packet,
+        hit: &Hit,
+        now: Tick,
+    ) {
         let state = next_state(Some(hit.state), packet);
         if !self.flows.is_current(hit, state, now) {
             self.flows.touch(&key_of(service, &packet.parsed.tuple(bytes)), hit, state, now);
+            if let Some(cluster) = &view.cluster
+                && hit.idle_us > cluster.max_idle_us / 4
+            {
+                self.refresh_revived(view, cluster, packet, bytes, hit, now);
+            }
         }
     }
 
@@ -139,7 +158,7 @@ impl<Io: PacketIo> Worker<Io> {
         }
         if let Some(hit) = decides {
             self.tally.hits += 1;
-            self.keep(service, bytes, packet, &hit, now);
+            self.keep(view, service, bytes, packet, &hit, now);
             return Some(hit.backend);
         }
         self.counters.totals.resteered.add(u64::from(hit.is_some()));
@@ -181,7 +200,7 @@ impl<Io: PacketIo> Worker<Io> {
 
     /// Enters the decision into the flow table. False when there is no room, which is no failure: the next packet is
     /// steered by the table again.
-    fn remember(
+    pub(crate) fn remember(
         &mut self,
         service: &ServiceView,
         key: &FlowKey,
@@ -254,7 +273,7 @@ impl<Io: PacketIo> Worker<Io> {
 /// Whether an entry still decides. Not: a removed backend; one that is down, where the service reselects; and for
 /// a SYN an entry that is closing, long idle, or of a backend that takes no new flows (unless just used).
 #[inline]
-fn usable(view: &View, service: &ServiceView, hit: &Hit, packet: &Packet) -> bool {
+pub(crate) fn usable(view: &View, service: &ServiceView, hit: &Hit, packet: &Packet) -> bool {
     let Some(backend) = view.backends.get(hit.backend.index()).and_then(Option::as_ref) else {
         return false;
     };
@@ -274,7 +293,7 @@ fn usable(view: &View, service: &ServiceView, hit: &Hit, packet: &Packet) -> boo
 
 /// Whether a packet says that its flow begins: a SYN.
 #[inline]
-fn begins_a_flow(packet: &Packet) -> bool {
+pub(crate) fn begins_a_flow(packet: &Packet) -> bool {
     packet.tcp_flags().is_some_and(TcpFlags::is_syn)
 }
 
@@ -316,7 +335,7 @@ pub(crate) fn place_in(view: &View, service: &ServiceView, slot: u32) -> Option<
 }
 
 /// The state of a flow after a packet. One packet makes no trust: not even a repeated SYN does.
-fn next_state(before: Option<State>, packet: &Packet) -> State {
+pub(crate) fn next_state(before: Option<State>, packet: &Packet) -> State {
     let Some(flags) = packet.tcp_flags() else {
         return if before.is_some() { State::Udp } else { State::UdpNew };
     };

@@ -7,11 +7,14 @@ use crate::fragments::Store;
 use crate::fresh::Fresh;
 use crate::io::{Burst, Frame, PacketIo};
 use crate::mailbox::Inbox;
+use crate::station::{CoreNote, Station};
 use crate::steering::Answer;
 use crate::token_bucket::TokenBucket;
 use crate::view::{PortRole, View};
 use crate::{BURST, Counters, DropReason};
+use arrayvec::ArrayVec;
 use core::mem::{ManuallyDrop, forget, take};
+use statesync::Question;
 use std::sync::Arc;
 use wire::{CoreId, PortId, Tick};
 
@@ -22,11 +25,25 @@ const ECHO_RATE: (u64, u64) = (10_000, 1_000);
 /// "Packet too big", port unreachable and resets: likewise.
 const ERROR_RATE: (u64, u64) = (10_000, 1_000);
 
-/// A frame on its way to the worker that owns what it needs.
+/// What one worker gives to another: a frame for the worker that owns what it needs, or a note.
 #[derive(Debug)]
-pub struct Relay<F> {
-    /// The frame, as received.
-    pub frame: F,
+pub enum Relay<F> {
+    /// A fragment, as received.
+    Fragment(F),
+    /// A frame of a flow that the receiver owns, as received.
+    Question(F, Question),
+    /// What another machine or worker says.
+    Note(CoreNote),
+}
+
+impl<F> Relay<F> {
+    /// Number of frames in it: what conservation counts.
+    pub(crate) const fn frames(&self) -> u64 {
+        match self {
+            Relay::Fragment(_) | Relay::Question(..) => 1,
+            Relay::Note(_) => 0,
+        }
+    }
 }
 
 /// What a worker is made of.
@@ -81,6 +98,8 @@ pub struct Worker<Io: PacketIo> {
     pub(crate) entered: bool,
     pub(crate) fresh: Fresh,
     pub(crate) tally: Tally,
+    /// What it knows as a member of a cluster.
+    pub(crate) station: Option<Box<Station>>,
 }
 
 /// Counted in registers during a turn, and added to the counters at its end.
@@ -119,6 +138,7 @@ impl<Io: PacketIo> Worker<Io> {
             entered: false,
             fresh: Fresh::new(),
             tally: Tally::default(),
+            station: None,
         }
     }
 
@@ -138,6 +158,9 @@ impl<Io: PacketIo> Worker<Io> {
             };
         }
         self.expire_fragments(&view, now);
+        if let Some(cluster) = &view.cluster {
+            self.synchronise(&view, cluster, now);
+        }
         self.flush_all(&view);
         self.io.recycle(&mut self.garbage);
         put(&mut self.view, ManuallyDrop::into_inner(view));
@@ -164,11 +187,11 @@ impl<Io: PacketIo> Worker<Io> {
         });
         loop {
             let mut count = 0;
-            self.rings.receive(RING_BUDGET, |_, relay: Relay<Io::Frame>| {
-                count += 1;
+            let received = self.rings.receive(RING_BUDGET, |_, relay: Relay<Io::Frame>| {
+                count += relay.frames();
                 drop(relay);
             });
-            if count == 0 {
+            if received == 0 {
                 break;
             }
             self.counters.totals.ring_in.add(count);
@@ -206,6 +229,10 @@ impl<Io: PacketIo> Worker<Io> {
         let received = burst.len();
         if received > 0 {
             self.count_received(port, &burst);
+            if view.cluster.as_ref().is_some_and(|cluster| !cluster.ready) {
+                self.receive_before_joining(view, &mut burst, now);
+                return received;
+            }
             self.classify_burst(view, port, &burst);
             self.flows.lookup(&self.keys, now, &mut self.hits);
             self.hits.prefetch(&view.backends);
@@ -321,28 +348,27 @@ impl<Io: PacketIo> Worker<Io> {
         received
     }
 
-    /// Fragments whose datagram this worker owns, received by other workers.
+    /// What other workers have for this one: fragments, frames of flows that it owns, notes.
     fn receive_rings(&mut self, view: &View, now: Tick) -> usize {
         let mut received = 0;
         loop {
-            let mut burst = Burst::new();
+            let mut items = ArrayVec::<Relay<Io::Frame>, BURST>::new();
             let mut refused = 0;
             let count = self.rings.receive(BURST, |_, relay: Relay<Io::Frame>| {
-                if burst.try_push(relay.frame).is_err() {
-                    refused += 1;
+                if let Err(full) = items.try_push(relay) {
+                    refused += full.element().frames();
                 }
             });
             debug_assert_eq!(refused, 0, "no more than asked for");
             received += count;
-            self.counters.totals.ring_in.add(count as u64);
+            let frames: u64 = items.iter().map(Relay::frames).sum();
+            self.counters.totals.ring_in.add(frames + refused);
             self.counters.drops(DropReason::RingFull).add(refused);
-            for frame in burst.drain(..) {
-                let mut packet = classify(view, frame.bytes(), frame.meta());
-                if packet.fate == Fate::Fragment {
-                    self.fragment_here(view, frame, &mut packet, now);
-                } else {
-                    // The view changed under way and the frame is no longer for a service.
-                    self.rewrite(view, frame, &mut packet, now);
+            for item in items {
+                match item {
+                    Relay::Fragment(frame) => self.receive_fragment(view, frame, now),
+                    Relay::Question(frame, question) => self.receive_question(view, frame, question, now),
+                    Relay::Note(note) => self.receive_note(view, note, now),
                 }
             }
             if count < BURST || received >= RING_BUDGET {
@@ -351,11 +377,21 @@ impl<Io: PacketIo> Worker<Io> {
         }
     }
 
+    fn receive_fragment(&mut self, view: &View, frame: Io::Frame, now: Tick) {
+        let mut packet = classify(view, frame.bytes(), frame.meta());
+        if packet.fate == Fate::Fragment {
+            self.fragment_here(view, frame, &mut packet, now);
+        } else {
+            // The view changed under way and the frame is no longer for a service.
+            self.rewrite(view, frame, &mut packet, now);
+        }
+    }
+
     fn not_ready(&mut self) -> Turn {
         // Without a view nothing is known of the ports, so nothing is received; rings are emptied.
         let mut count = 0;
         self.rings.receive(RING_BUDGET, |_, relay: Relay<Io::Frame>| {
-            count += 1;
+            count += relay.frames();
             drop(relay);
         });
         self.counters.totals.ring_in.add(count);
@@ -388,8 +424,8 @@ impl<Io: PacketIo> Worker<Io> {
     }
 }
 
-/// Puts a value into its place, which is empty; the compiler need not think of the last reference to another there.
-fn put<T>(place: &mut Option<Arc<T>>, value: Arc<T>) {
+/// Puts a value into its place, which is empty; the compiler need not think of the end of another there.
+pub(crate) fn put<T>(place: &mut Option<T>, value: T) {
     debug_assert!(place.is_none());
     forget(place.replace(value));
 }

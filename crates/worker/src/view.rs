@@ -3,6 +3,7 @@
 //! Built by control (`control::compile`), handed over as `Arc<View>` through a mailbox, adopted between two
 //! bursts; the old one goes back to control and is freed there.
 
+use crate::cluster::Cluster;
 use crate::slots::SlotMemory;
 use std::sync::Arc;
 use steer::{Maglev, Services};
@@ -38,6 +39,8 @@ pub struct View {
     /// Health probes that travel in the traffic's own encapsulation (`route = "tunnel"`): a frame from the kernel with
     /// this (source address, source port, destination VIP) goes to that backend. Few; searched linearly.
     pub probes: Vec<Probe>,
+    /// The cluster this machine is in; `None` for a machine alone.
+    pub cluster: Option<Arc<Cluster>>,
 }
 
 /// A service as the data path sees it.

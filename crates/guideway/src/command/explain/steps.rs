@@ -164,6 +164,8 @@ fn say_fate(told: &mut Explanation, picture: &Picture, bytes: &[u8], packet: &Pa
         Fate::Drop(reason) => told.say("match", format!("dropped as {}: {}", reason.name(), reason.help())),
         Fate::Punt => told.say("match", "not for a VIP (or neighbour discovery): given to the kernel"),
         Fate::Echo => told.say("match", "echo request for a VIP: answered here, under a token bucket"),
+        Fate::Peer => told.say("match", "from another machine of the cluster: taken if its tag is right"),
+        Fate::Relay(_) => told.say("match", "of a tainted slot: to the owner of its flow"),
         Fate::To(_) => told.say("match", "a health probe through the tunnel: straight to its backend"),
         Fate::Fragment => say_fragment(told, picture, bytes, packet),
         Fate::Flow => say_service(told, picture, (packet, packet.flow(bytes)), "the packet"),

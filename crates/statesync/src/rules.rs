@@ -1,0 +1,123 @@
+//! The rules of the protocol by name, so that a test can break one and see that the simulator notices.
+//!
+//! Production never breaks any: [`Rules::default`] has all of them in force, and only `break_rule` of a station or leader takes one away.
+//! Each is looked at where a flow is decided or told, never for a packet that hits.
+
+macro_rules! rules {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
+        /// A rule that can be broken.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        #[repr(u8)]
+        pub enum Rule { $($(#[doc = $doc])+ $variant,)+ }
+
+        impl Rule {
+            /// All rules.
+            pub const ALL: &'static [Rule] = &[$(Rule::$variant,)+];
+
+            /// The name of the broken rule's counterexample, or of the mutation.
+            pub const fn name(self) -> &'static str {
+                match self { $(Rule::$variant => $name,)+ }
+            }
+
+            /// One line for people: what holds.
+            pub const fn help(self) -> &'static str {
+                match self { $(Rule::$variant => concat!($($doc),+).trim_ascii(),)+ }
+            }
+        }
+    };
+}
+
+rules! {
+    /// Entries and records that are used refresh the owners' records.
+    Refresh = "E1",
+    /// Nobody guesses because an answer is missing: only while both owners are suspect.
+    GuessOnlyWhenSuspect = "E2",
+    /// A mask steers after its slots are tainted and exported everywhere.
+    MaskAnnounced = "E3",
+    /// A restart is another member.
+    Incarnation = "E4",
+    /// An empty bucket drops what it cannot ask, rather than decide it.
+    BucketDrops = "E5",
+    /// A SYN of a tainted slot is decided by its owner, rather than by who receives it with a note that may be lost.
+    SynAsks = "E6",
+    /// A backend's id is not used again.
+    BackendIds = "E7",
+    /// An owner that replaces a record corrects everybody's entries.
+    Push = "E8",
+    /// A taint ends after every machine has looked for entries that differ.
+    CheckEntries = "E9a",
+    /// A taint ends in two steps.
+    RetireFirst = "E9b",
+    /// Base stays while the slot stays tainted.
+    BaseStays = "E10",
+    /// A change waits for every member.
+    CommitWaits = "E11",
+    /// What states a record is sent until it is acknowledged.
+    Acknowledged = "E12",
+    /// Members change in two steps, and records move in between.
+    TwoPhaseEpoch = "E13",
+    /// Of two records the one that saw the flow begin stands, then the one used more recently.
+    Conflict = "E14",
+    /// A SYN keeps the record's backend.
+    RecordStands = "E15",
+    /// A machine drops until its join has committed.
+    Ready = "E17",
+    /// A removed backend stays until all have committed.
+    RemovedStays = "E18",
+    /// Entries of slots that change are told to their owners.
+    Export = "M1 export",
+    /// Both owners are told.
+    BothTold = "M2 both owners",
+    /// A statement is kept by the flow's core, whichever core received it.
+    OwnerCore = "M3 owner core",
+    /// A correction reaches every core.
+    PushToCores = "M4 push to cores",
+    /// An owner that is not the decider asks on.
+    MissAsksOn = "M5 miss asks on",
+    /// A relayed frame passes two machines at most.
+    HopLimit = "M6 hop limit",
+    /// A late answer is ignored, and an answer replaces no entry that is in use.
+    AnswerFills = "M7 answer fills",
+    /// A frame that a ring has no room for is dropped by name.
+    RelayCounts = "M8 relays count",
+}
+
+/// The rules in force.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rules(u32);
+
+impl Default for Rules {
+    fn default() -> Rules {
+        Rules(u32::MAX)
+    }
+}
+
+impl Rules {
+    /// Whether the rule is in force.
+    #[inline]
+    pub const fn hold(self, rule: Rule) -> bool {
+        self.0 >> rule as u8 & 1 == 1
+    }
+
+    /// All but this one.
+    #[must_use]
+    pub const fn without(self, rule: Rule) -> Rules {
+        Rules(self.0 & !(1 << rule as u8))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Rule, Rules};
+
+    #[test]
+    fn one_is_broken_and_the_others_hold() {
+        assert!(Rule::ALL.len() <= 32);
+        for &broken in Rule::ALL {
+            let rules = Rules::default().without(broken);
+            for &rule in Rule::ALL {
+                assert_eq!(rules.hold(rule), rule != broken, "{}: {}", rule.name(), rule.help());
+            }
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! What a worker knows and does as a member of a cluster: records, questions, notes.
+//!
+//! In untainted slots nothing of this is used: the table's answer needs no agreement. In tainted slots the decision table is
+//! in [`tainted`](self::tainted), word for word: who has no usable entry asks the flow's owner, by giving it the frame. The owner is
+//! one core of one machine; it has the flow's record or decides, once. [`peers`](self::peers) is what comes from and goes to other
+//! machines, [`notes`](self::notes) what is done with what is said, [`upkeep`](self::upkeep) what is due by time: heartbeats, notes
+//! not acknowledged, refreshing of records, and the jobs of a change.
+
+mod notes;
+mod peers;
+mod tainted;
+mod upkeep;
+
+use crate::Worker;
+use crate::cluster::Cluster;
+use crate::io::PacketIo;
+use crate::token_bucket::TokenBucket;
+use crate::view::{HashOn, ServiceView, View};
+use arrayvec::ArrayVec;
+use statesync::asks::Asks;
+use statesync::pieces::Pieces;
+use statesync::plan::Report;
+use statesync::records::Records;
+use statesync::retransmit::Retransmitter;
+use statesync::seen::Seen;
+use statesync::spsc::Sender;
+use statesync::suspicion::Suspicion;
+use statesync::{Answer, Lasting, MachineId, MachineSet, Member, Note, Origin, Rule, Rules, Sequence};
+use upkeep::{Pass, Task};
+use wire::{Addr, BackendId, CoreId, FlowKey, Tick, Tuple};
+
+/// Notes that wait to be written into datagrams, at most.
+const NOTES_MAX: usize = 256;
+
+/// Flows that are being corrected, at most; of more the oldest is let go.
+const CORRECTING_MAX: usize = 64;
+
+/// Sizes of a station, fixed at start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StationSize {
+    /// Records; about 120 bytes each.
+    pub records: usize,
+    /// Lasting notes that wait for their acknowledgements; about 130 bytes each.
+    pub unacknowledged: usize,
+    /// Flows that ask at the same time.
+    pub asks: usize,
+}
+
+impl Default for StationSize {
+    fn default() -> StationSize {
+        StationSize { records: 1 << 18, unacknowledged: 1 << 15, asks: 1 << 12 }
+    }
+}
+
+/// What one worker tells another, beside frames.
+#[derive(Clone, Copy, Debug)]
+pub enum CoreNote {
+    /// A lasting note for the receiver; `Some` where it wants an acknowledgement from it.
+    Lasting(Origin, Sequence, Lasting),
+    /// A push that is acknowledged by the worker that received it.
+    Push(FlowKey, BackendId),
+    /// An acknowledgement of a note of the receiver's.
+    Acknowledge(Member, Sequence),
+    /// An answer to a question of the receiver's.
+    Answer(Answer),
+    /// Another machine lives.
+    Heard(Member),
+}
+
+/// State of one worker.
+#[derive(Debug)]
+pub struct Station {
+    core: CoreId,
+    cores: u8,
+    pub(crate) records: Records,
+    pub(crate) unacknowledged: Retransmitter,
+    asks: Asks,
+    suspicion: Suspicion,
+    /// Entries that the first pass of the job has told.
+    seen: Seen,
+    pieces: Pieces,
+    relay_tokens: Option<TokenBucket>,
+    guess_tokens: Option<TokenBucket>,
+    /// To be written into datagrams at the next flush.
+    notes: ArrayVec<(MachineId, Note), NOTES_MAX>,
+    /// Of the datagram and of the relayed frame last sent.
+    number: u64,
+    frame: u32,
+    /// Whom not to ask, as of this turn.
+    suspects: MachineSet,
+    step: u64,
+    task: Task,
+    refreshing: Pass,
+    refreshed: Tick,
+    /// When a record or entry was last refused for want of room.
+    refused: Option<Tick>,
+    refusals_seen: u64,
+    reader: flow::Reader,
+    /// Flows whose masked backend was replaced, until all machines have acknowledged.
+    correcting: ArrayVec<FlowKey, CORRECTING_MAX>,
+    reports: Sender<Report>,
+    rules: Rules,
+}
+
+impl Station {
+    /// Whether notes wait to be written.
+    #[inline]
+    pub(crate) fn has_notes(&self) -> bool {
+        !self.notes.is_empty()
+    }
+
+    fn origin(&self, cluster: &Cluster) -> Origin {
+        Origin { member: cluster.own, core: self.core }
+    }
+}
+
+impl<Io: PacketIo> Worker<Io> {
+    /// Makes the worker able to be a member of a cluster. Once, before its first turn; allocates all that it will need.
+    /// `seed` should be random; `reports` is how control hears of jobs done.
+    pub fn attach_station(&mut self, size: StationSize, seed: u64, reports: Sender<Report>) {
+        self.station = Some(Box::new(Station {
+            core: self.core,
+            cores: u8::try_from(self.peers.len()).unwrap_or(u8::MAX).max(1),
+            records: Records::new(size.records, seed),
+            unacknowledged: Retransmitter::new(size.unacknowledged),
+            asks: Asks::new(size.asks, seed ^ 0x5bd1_e995),
+            suspicion: Suspicion::default(),
+            seen: Seen::new(seed ^ 0x27d4_eb2f),
+            pieces: Pieces::new(),
+            relay_tokens: None,
+            guess_tokens: None,
+            notes: ArrayVec::new(),
+            number: 0,
+            frame: 0,
+            suspects: MachineSet::default(),
+            step: 0,
+            task: Task::default(),
+            refreshing: Pass::default(),
+            refreshed: Tick(0),
+            refused: None,
+            refusals_seen: 0,
+            reader: self.flows.reader(),
+            correcting: ArrayVec::new(),
+            reports,
+            rules: Rules::default(),
+        }));
+    }
+
+    /// For tests: a rule holds no more.
+    pub fn break_rule(&mut self, rule: Rule) {
+        if let Some(station) = self.station.as_mut() {
+            station.rules = station.rules.without(rule);
+        }
+    }
+
+    #[inline]
+    fn rule(&self, rule: Rule) -> bool {
+        self.station.as_ref().is_none_or(|station| station.rules.hold(rule))
+    }
+
+    /// The next moment at which [`turn`](Worker::turn) has something to do although nothing arrives; for those who sleep.
+    pub fn next_due(&self) -> Option<Tick> {
+        let station = self.station.as_ref()?;
+        if station.task.is_busy() || station.refreshing.is_busy() {
+            return Some(Tick(0));
+        }
+        let beat = (station.core == CoreId(0)).then(|| station.suspicion.next_beat());
+        station.unacknowledged.next_due().into_iter().chain(beat).min()
+    }
+
+    /// Frames and notes that other workers have put into the rings to this one.
+    pub fn waiting(&self) -> usize {
+        self.rings.waiting()
+    }
+
+    /// The lasting notes that wait, with their receivers. For tests and for those who watch.
+    pub fn unacknowledged(&self) -> impl Iterator<Item = (Member, &Lasting)> {
+        self.station.iter().flat_map(|station| station.unacknowledged.waiting())
+    }
+
+    /// Whom the worker does not ask, as of its last turn.
+    pub fn suspects(&self) -> MachineSet {
+        self.station.as_ref().map_or(MachineSet::default(), |station| station.suspects)
+    }
+
+    /// The flow's entry and the flow's record here, with whether it is a guess. For tests and for those who watch.
+    pub fn knowledge(&self, key: &FlowKey, now: Tick) -> (Option<BackendId>, Option<(BackendId, bool)>) {
+        let record = self.station.as_ref().and_then(|station| station.records.get(key, now));
+        (self.flows.get(key, now).map(|hit| hit.backend), record.map(|record| (record.backend, record.guess)))
+    }
+}
+
+/// Where a flow stands: what decides who owns it.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    /// The service's index in the view.
+    service: usize,
+    key: FlowKey,
+    slot: u32,
+    /// The core that owns it, on any machine that has as many.
+    core: CoreId,
+}
+
+fn place_of(
+    view: &View,
+    index: usize,
+    service: &ServiceView,
+    key: FlowKey,
+    flow: &Tuple,
+    cores: u8,
+) -> Place {
+    let hash = match service.hash {
+        HashOn::Tuple => steer::hash::tuple(&view.cluster_key, flow),
+        HashOn::Source => steer::hash::source(&view.cluster_key, flow.src),
+    };
+    Place { service: index, key, slot: service.maglev.slot(hash), core: steer::core_of(hash, cores) }
+}
+
+/// The same, of a flow of which only the key is known.
+fn place_of_key<'a>(
+    view: &'a View,
+    cluster: &Cluster,
+    key: FlowKey,
+    cores: u8,
+) -> Option<(Place, &'a ServiceView)> {
+    let id = key.service();
+    let index = view.service.iter().position(|service| service.id == id)?;
+    let service = view.service.get(index)?;
+    let vip = cluster.services.get(index)?.vip;
+    Some((place_of(view, index, service, key, &flow_of(&key, vip), cores), service))
+}
+
+/// The flow that a key of a service (VIP, port, protocol) stands for.
+#[expect(clippy::cast_possible_truncation, reason = "fields are taken out of words")]
+pub fn flow_of(key: &FlowKey, (vip, port, protocol): (Addr, u16, u8)) -> Tuple {
+    use Addr::{V4, V6};
+    match *key {
+        FlowKey::Narrow(key) => {
+            Tuple { src: V4((key >> 32) as u32), dst: vip, sport: (key >> 16) as u16, dport: port, protocol }
+        }
+        FlowKey::Wide(key) => {
+            let low = key.middle as u32;
+            let (src, dst) = match vip {
+                V4(_) => (V4(key.src[1] as u32), V4(low)),
+                V6(vip) => (
+                    V6(u128::from(key.src[0]) << 64 | u128::from(key.src[1])),
+                    V6(vip >> 32 << 32 | u128::from(low)),
+                ),
+            };
+            Tuple { src, dst, sport: (key.middle >> 48) as u16, dport: key.dport, protocol }
+        }
+    }
+}

@@ -1,0 +1,594 @@
+//! The decision table for packets of tainted slots that have no usable entry, and the owner's side of it.
+
+use super::{Place, Station, place_of};
+use crate::classify::{Fate, Packet, classify, key_of};
+use crate::cluster::{Cluster, Hop, Route};
+use crate::io::{Frame, Outcome, PacketIo, Verdict};
+use crate::slots::base_of;
+use crate::steering::{Answer, SYN_RETRY_US, begins_a_flow, next_state, place_in, usable};
+use crate::token_bucket::TokenBucket;
+use crate::turn::Relay;
+use crate::view::{BackendState, ServiceView, View};
+use crate::{DropReason, Worker};
+use flow::Hit;
+use statesync::asks::Asked;
+use statesync::note::HOPS_MAX;
+use statesync::records::{Record, life_us};
+use statesync::{Lasting, Note, Question, Rule, Statement, Why};
+use wire::parse::TCP;
+use wire::{BackendId, CoreId, Tick};
+
+/// In a question: nobody waits for the answer.
+pub(super) const NO_ANSWER: u64 = u64::MAX;
+
+/// What an owner makes of a question.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Resolution {
+    /// To this backend.
+    Backend { backend: BackendId, guess: bool },
+    /// To this backend, and nothing is remembered.
+    Passing(BackendId),
+    /// The table has no backend.
+    Nobody,
+    /// Somebody else decides.
+    Elsewhere(statesync::MachineId),
+    /// Not now.
+    Refused(DropReason),
+}
+
+/// What the decision depends on.
+#[derive(Clone, Copy, Debug)]
+struct Ask {
+    place: Place,
+    /// A SYN.
+    begins: bool,
+    tcp: bool,
+    /// An ICMP error about the flow: it goes where the flow goes, and nothing is remembered.
+    quoted: bool,
+    hops: u8,
+    /// Nobody can be asked: whatever is decided is a guess.
+    alone: bool,
+}
+
+impl<Io: PacketIo> Worker<Io> {
+    /// What becomes of a packet of a tainted slot; `None` where the slot is not tainted.
+    #[inline(never)]
+    pub(crate) fn steer_tainted(
+        &mut self,
+        view: &View,
+        cluster: &Cluster,
+        bytes: &[u8],
+        packet: &Packet,
+        answer: Answer,
+        now: Tick,
+    ) -> Option<Fate> {
+        let index = usize::from(packet.service?);
+        let service = view.service.get(index)?;
+        let taints = &cluster.services.get(index)?.taints;
+        if !taints.is_any_tainted() {
+            return None;
+        }
+        let cores = self.station.as_ref()?.cores;
+        let flow = packet.flow(bytes);
+        let key = key_of(service, &flow);
+        let place = place_of(view, index, service, key, &flow, cores);
+        if !taints.is_tainted(place.slot) {
+            return None;
+        }
+        let hit = match (answer.hit, answer.miss) {
+            (Some(hit), _) if !self.rewritten => Some(hit),
+            (_, Some(miss)) => self.flows.get_at(&key, miss, now),
+            _ => self.flows.get(&key, now),
+        };
+        let quoted = packet.fate == Fate::Quoted;
+        if let Some(hit) = hit.filter(|hit| usable(view, service, hit, packet)) {
+            if !quoted {
+                self.tally.hits += 1;
+                self.keep(view, service, bytes, packet, &hit, now);
+            }
+            return Some(Fate::To(hit.backend));
+        }
+        if !quoted {
+            self.tally.misses += 1;
+            self.counters.totals.resteered.add(u64::from(hit.is_some()));
+        }
+        let begins = begins_a_flow(packet);
+        let ask = Ask { place, begins, tcp: flow.protocol == TCP, quoted, hops: 0, alone: false };
+        Some(self.ask_owner(view, cluster, service, ask, (hit, packet), now))
+    }
+
+    fn ask_owner(
+        &mut self,
+        view: &View,
+        cluster: &Cluster,
+        service: &ServiceView,
+        ask: Ask,
+        (unusable, packet): (Option<Hit>, &Packet),
+        now: Tick,
+    ) -> Fate {
+        let Some(station) = self.station.as_mut() else { return Fate::Drop(DropReason::NotReady) };
+        let place = ask.place;
+        let owners = cluster.owners.asked(service.id, place.slot);
+        let question = Question {
+            machine: cluster.own.machine,
+            core: station.core,
+            asked_us: if ask.quoted { NO_ANSWER } else { now.0 },
+            hops: 0,
+        };
+        if owners.contains(cluster.own.machine) {
+            if place.core == station.core {
+                return self.decide_own(view, cluster, service, ask, (unusable, packet), now);
+            }
+            if !ask.quoted {
+                station.asks.ask(&place.key, unusable.map(|hit| hit.backend), now);
+            }
+            return Fate::Relay(Route { to: Hop::Core(place.core), question });
+        }
+        let asked = if ask.quoted {
+            Asked::default()
+        } else {
+            station.asks.ask(&place.key, unusable.map(|hit| hit.backend), now)
+        };
+        if asked.turns > 0 && !station.rules.hold(Rule::GuessOnlyWhenSuspect) {
+            return self.guess_here(view, cluster, service, ask, (unusable, packet), now);
+        }
+        if ask.begins && !station.rules.hold(Rule::SynAsks) {
+            return self.decide_here(view, cluster, service, ask, (unusable, packet), now);
+        }
+        let suspects = station.suspects;
+        let in_turn = if asked.turns.is_multiple_of(2) {
+            [owners.primary, owners.backup]
+        } else {
+            [owners.backup, owners.primary]
+        };
+        let Some(machine) = in_turn.into_iter().flatten().find(|&machine| !suspects.contains(machine)) else {
+            return self.guess_here(view, cluster, service, ask, (unusable, packet), now);
+        };
+        if station.may_relay(cluster, now) {
+            return Fate::Relay(Route { to: Hop::Machine(machine), question });
+        }
+        // The question of a SYN that came just before is on its way; its copy must not be decided otherwise.
+        if (!ask.begins || asked.is_waiting) && station.rules.hold(Rule::BucketDrops) {
+            return Fate::Drop(DropReason::RelayLimit);
+        }
+        // A flow that begins is with its record's backend, of which an entry tells, or with `cur`, whoever says so; the owners
+        // must hear of it.
+        self.decide_here(view, cluster, service, ask, (unusable, packet), now)
+    }
+
+    /// This core owns the flow.
+    fn decide_own(
+        &mut self,
+        view: &View,
+        cluster: &Cluster,
+        service: &ServiceView,
+        ask: Ask,
+        (unusable, packet): (Option<Hit>, &Packet),
+        now: Tick,
+    ) -> Fate {
+        match self.resolve(view, cluster, service, ask, now) {
+            Resolution::Backend { backend, guess } => {
+                if !ask.quoted {
+                    let state = next_state(None, packet);
+                    self.remember(service, &ask.place.key, (unusable, None), backend, state, now);
+                    self.mark_guess(cluster, ask.place.key, backend, guess, now);
+                }
+                Fate::To(backend)
+            }
+            Resolution::Passing(backend) => Fate::To(backend),
+            Resolution::Nobody => self.end_of(service, None),
+            Resolution::Refused(reason) => Fate::Drop(reason),
+            Resolution::Elsewhere(machine) => {
+                let Some(station) = self.station.as_mut() else { return Fate::Drop(DropReason::NotReady) };
+                if !station.may_relay(cluster, now) {
+                    return Fate::Drop(DropReason::RelayLimit);
+                }
+                if !ask.quoted {
+                    station.asks.ask(&ask.place.key, unusable.map(|hit| hit.backend), now);
+                }
+                let question = Question {
+                    machine: cluster.own.machine,
+                    core: station.core,
+                    asked_us: if ask.quoted { NO_ANSWER } else { now.0 },
+                    hops: 0,
+                };
+                Fate::Relay(Route { to: Hop::Machine(machine), question })
+            }
+        }
+    }
+
+    /// Both owners are suspect: the slot decides, and the owners are told as soon as there are any.
+    fn guess_here(
+        &mut self,
+        view: &View,
+        cluster: &Cluster,
+        service: &ServiceView,
+        ask: Ask,
+        flow: (Option<Hit>, &Packet),
+        now: Tick,
+    ) -> Fate {
+        self.counters.station.local_guesses.add(1);
+        self.decide_here(view, cluster, service, Ask { alone: true, ..ask }, flow, now)
+    }
+
+    /// Decides a flow that others own.
+    fn decide_here(
+        &mut self,
+        view: &View,
+        cluster: &Cluster,
+        service: &ServiceView,
+        ask: Ask,
+        (unusable, packet): (Option<Hit>, &Packet),
+        now: Tick,
+    ) -> Fate {
+        let kept = unusable.map(|hit| hit.backend).filter(|backend| {
+            let known = view.backends.get(backend.index()).and_then(Option::as_ref);
+            known.is_some_and(|of| of.service == service.id && of.state != BackendState::Down)
+        });
+        let decided =
+            kept.map(|backend| (backend, false)).or_else(|| answer_of_slot(view, cluster, service, ask));
+        let Some((backend, concluded)) = decided else {
+            return self.end_of(service, None);
+        };
+        if ask.quoted {
+            return Fate::To(backend);
+        }
+        let guess = ask.alone || concluded;
+        let key = ask.place.key;
+        let statement = Statement { key, backend, guess, age_us: 0, why: Why::Decide };
+        if self.tell_owners(view, cluster, service, ask.place, statement, now).is_err() {
+            return Fate::Drop(DropReason::RecordLimit);
+        }
+        self.remember(service, &key, (unusable, None), backend, next_state(None, packet), now);
+        self.mark_guess(cluster, key, backend, guess, now);
+        Fate::To(backend)
+    }
+
+    /// Notes beside an entry whether it is a guess, so that what is said of it later says so.
+    pub(super) fn mark_guess(
+        &mut self,
+        cluster: &Cluster,
+        key: wire::FlowKey,
+        backend: BackendId,
+        guess: bool,
+        now: Tick,
+    ) {
+        let Some(station) = self.station.as_mut() else { return };
+        match station.records.get(&key, now) {
+            None if guess => {
+                let statement = Statement { key, backend, guess, age_us: 0, why: Why::Decide };
+                let (origin, sequence) = (station.origin(cluster), station.unacknowledged.number());
+                // Without room the mark is missing: then the guess counts as seen.
+                let _ =
+                    station.records.decide(&statement, origin, sequence, now, life_us(cluster.max_idle_us));
+            }
+            _ => {}
+        }
+    }
+
+    /// The owner's side: the flow's record, or a decision. The caller is the flow's core on an owner machine (or on one that
+    /// somebody takes for an owner).
+    fn resolve(
+        &mut self,
+        view: &View,
+        cluster: &Cluster,
+        service: &ServiceView,
+        ask: Ask,
+        now: Tick,
+    ) -> Resolution {
+        let Some(station) = self.station.as_mut() else { return Resolution::Refused(DropReason::NotReady) };
+        let place = ask.place;
+        let life_us = life_us(cluster.max_idle_us);
+        let record = station.records.get(&place.key, now);
+        let keeps = station.rules.hold(Rule::RecordStands);
+        let is_kept =
+            |record: &Record| keeps || !(ask.begins && now.since_us(record.used) > cluster.max_idle_us / 4);
+        if ask.begins && station.is_correcting(&place.key) {
+            return Resolution::Refused(DropReason::Correcting);
+        }
+        if let Some(record) =
+            record.filter(|record| is_kept(record) && stands(view, service, record, ask, now))
+        {
+            if !ask.quoted {
+                station.records.touch(&place.key, now, life_us);
+                let is_due = now.since_us(record.shared) > cluster.max_idle_us / 4;
+                if is_due && station.rules.hold(Rule::Refresh) {
+                    station.records.share(&place.key, now);
+                    let (backend, guess) = (record.backend, record.guess);
+                    let statement =
+                        Statement { key: place.key, backend, guess, age_us: 0, why: Why::Refresh };
+                    // Without room the next packet tries again: the record is not shared before.
+                    let _ = self.tell_owners(view, cluster, service, place, statement, now);
+                }
+            }
+            return Resolution::Backend { backend: record.backend, guess: record.guess };
+        }
+        let decider = cluster.owners.decider(service.id, place.slot, cluster.own.machine, station.suspects);
+        let asks_on = station.rules.hold(Rule::MissAsksOn);
+        if let Some(machine) = decider.filter(|&machine| asks_on && machine != cluster.own.machine) {
+            return if ask.hops >= HOPS_MAX && station.rules.hold(Rule::HopLimit) {
+                Resolution::Refused(DropReason::RelayLimit)
+            } else {
+                Resolution::Elsewhere(machine)
+            };
+        }
+        let Some((mut backend, mut guess)) = answer_of_slot(view, cluster, service, ask) else {
+            return Resolution::Nobody;
+        };
+        // Strangers' packets must not fill the records: without one the next packet comes to the same answer.
+        let is_stranger = guess && !station.may_guess(cluster, now);
+        if ask.quoted || is_stranger {
+            return Resolution::Passing(backend);
+        }
+        self.counters.station.guesses.add(u64::from(guess));
+        let Some(station) = self.station.as_mut() else { return Resolution::Refused(DropReason::NotReady) };
+        let key = place.key;
+        let mut statement = Statement { key, backend, guess, age_us: 0, why: Why::Decide };
+        let (origin, sequence) = (station.origin(cluster), station.unacknowledged.number());
+        if station.records.decide(&statement, origin, sequence, now, life_us).is_none() {
+            // Without a record the flow's next packet will be taken to be from before the taint: so is this one.
+            self.counters.station.records_refused.add(1);
+            station.refused = Some(now);
+            let before = Ask { begins: false, ..ask };
+            if let Some((base, _)) = answer_of_slot(view, cluster, service, before) {
+                (backend, guess) = (base, true);
+                statement = Statement { backend, guess, ..statement };
+            }
+        }
+        if self.tell_owners(view, cluster, service, place, statement, now).is_err() {
+            if let Some(station) = self.station.as_mut() {
+                station.records.forget(&key);
+            }
+            return Resolution::Refused(DropReason::RecordLimit);
+        }
+        if record.is_some_and(|record| record.backend != backend) && self.rule(Rule::Push) {
+            self.push_to_all(view, cluster, key, backend, now);
+            // Entries of a removed backend are unusable anyway; those of a masked one would be hit by the flow's next packet.
+            let is_masked = record.is_some_and(|record| is_usable(view, service, record.backend));
+            if let Some(station) = self.station.as_mut().filter(|_| is_masked) {
+                if station.correcting.is_full() {
+                    station.correcting.pop_at(0);
+                }
+                let _ = station.correcting.try_push(key);
+                if station.is_correcting(&key) {
+                    return Resolution::Refused(DropReason::Correcting);
+                }
+            }
+        }
+        Resolution::Backend { backend, guess }
+    }
+
+    /// A frame of a flow that this machine is taken to own.
+    pub(crate) fn receive_question(&mut self, view: &View, frame: Io::Frame, question: Question, now: Tick) {
+        let mut packet = classify(view, frame.bytes(), frame.meta());
+        let place = self.place_of_packet(view, frame.bytes(), &packet);
+        let (Some(cluster), Some((place, service))) = (&view.cluster, place) else {
+            return self.drop_frame(view, frame, &packet, DropReason::NoService);
+        };
+        if !cluster.ready {
+            return self.drop_frame(view, frame, &packet, DropReason::NotReady);
+        }
+        if place.core != self.core {
+            return self.relay_to_core(view, frame, &packet, place.core, question);
+        }
+        let flow = packet.flow(frame.bytes());
+        let ask = Ask {
+            place,
+            begins: begins_a_flow(&packet),
+            tcp: flow.protocol == TCP,
+            quoted: packet.fate == Fate::Quoted,
+            hops: question.hops,
+            alone: false,
+        };
+        if !ask.quoted {
+            self.count_for(service, &packet);
+        }
+        match self.resolve(view, cluster, service, ask, now) {
+            Resolution::Backend { backend, guess } => {
+                if question.asked_us != NO_ANSWER {
+                    let (asked_us, core) = (question.asked_us, question.core);
+                    let answer = statesync::Answer { key: place.key, backend, guess, asked_us, core };
+                    self.answer_question(view, cluster, question.machine, answer, now);
+                }
+                packet.fate = Fate::To(backend);
+            }
+            Resolution::Passing(backend) => packet.fate = Fate::To(backend),
+            Resolution::Nobody => packet.fate = self.end_of(service, None),
+            Resolution::Refused(reason) => packet.fate = Fate::Drop(reason),
+            Resolution::Elsewhere(machine) => {
+                packet.fate = Fate::Relay(Route { to: Hop::Machine(machine), question });
+            }
+        }
+        self.rewrite(view, frame, &mut packet, now);
+    }
+
+    fn place_of_packet<'a>(
+        &self,
+        view: &'a View,
+        bytes: &[u8],
+        packet: &Packet,
+    ) -> Option<(Place, &'a ServiceView)> {
+        if !matches!(packet.fate, Fate::Flow | Fate::Quoted) {
+            return None;
+        }
+        let cores = self.station.as_ref()?.cores;
+        let index = usize::from(packet.service?);
+        let service = view.service.get(index)?;
+        let flow = packet.flow(bytes);
+        Some((place_of(view, index, service, key_of(service, &flow), &flow, cores), service))
+    }
+
+    fn answer_question(
+        &mut self,
+        view: &View,
+        cluster: &Cluster,
+        machine: statesync::MachineId,
+        answer: statesync::Answer,
+        now: Tick,
+    ) {
+        self.counters.station.answers.add(1);
+        if machine != cluster.own.machine {
+            self.say(view, machine, Note::Answer(answer));
+        } else if answer.core == self.core {
+            self.receive_answer(view, cluster, &answer, now);
+        } else {
+            // Best effort: the flow's next packet asks again.
+            let _ = self.rings.send(answer.core, Relay::Note(super::CoreNote::Answer(answer)));
+        }
+    }
+
+    /// Carries out `Fate::Relay`.
+    pub(crate) fn relay(&mut self, view: &View, frame: Io::Frame, packet: &Packet, route: Route, _now: Tick) {
+        match route.to {
+            Hop::Core(core) => self.relay_to_core(view, frame, packet, core, route.question),
+            Hop::Machine(machine) => {
+                let question = Question { hops: route.question.hops.saturating_add(1), ..route.question };
+                if !self.send_pieces(view, frame.bytes(), machine, question) {
+                    return self.drop_frame(view, frame, packet, DropReason::NoBuffer);
+                }
+                if self.rule(Rule::RelayCounts) {
+                    self.counters.totals.relayed.add(1);
+                }
+                self.counters.station.relays.add(1);
+                let service = packet.service.and_then(|index| view.service.get(usize::from(index)));
+                let outcome =
+                    Outcome { verdict: Verdict::Relayed, service: service.map(|of| of.id), backend: None };
+                self.io.observe(frame.meta(), outcome);
+                self.give_back(frame);
+            }
+        }
+    }
+
+    fn relay_to_core(
+        &mut self,
+        view: &View,
+        frame: Io::Frame,
+        packet: &Packet,
+        core: CoreId,
+        question: Question,
+    ) {
+        match self.rings.send(core, Relay::Question(frame, question)) {
+            Ok(()) => {
+                self.counters.totals.ring_out.add(1);
+                self.counters.station.core_relays.add(1);
+            }
+            Err(Relay::Question(frame, _)) => self.drop_frame(view, frame, packet, DropReason::RingFull),
+            // What comes back is what was sent.
+            Err(_) => self.counters.drops(DropReason::RingFull).add(1),
+        }
+    }
+
+    /// Tells a record to all who keep it: the owners of the epoch, and of the one that begins. The flow's core here keeps it at
+    /// once.
+    ///
+    /// # Errors
+    /// Too many notes wait already; some of the owners may have been told.
+    pub(super) fn tell_owners(
+        &mut self,
+        view: &View,
+        cluster: &Cluster,
+        service: &ServiceView,
+        place: Place,
+        statement: Statement,
+        now: Tick,
+    ) -> Result<(), statesync::retransmit::Full> {
+        let of_job = matches!(statement.why, Why::Export | Why::Migrate);
+        let mut told = cluster.owners.told(service.id, place.slot);
+        if !self.rule(Rule::BothTold) {
+            told.truncate(1);
+        }
+        if self.station.as_ref().is_some_and(|station| station.unacknowledged.room() < told.len()) {
+            return Err(statesync::retransmit::Full);
+        }
+        for machine in told {
+            if machine != cluster.own.machine {
+                self.say_lasting(view, cluster, machine, Lasting::State(statement), of_job, now)?;
+            } else if place.core != self.core {
+                self.say_to_core(cluster, place.core, Lasting::State(statement), of_job, now)?;
+            } else if statement.why != Why::Decide || !self.has_just_decided(&statement, now) {
+                let Some(station) = self.station.as_mut() else { continue };
+                let (origin, sequence) = (station.origin(cluster), station.unacknowledged.number());
+                self.keep_record(view, cluster, &statement, origin, sequence, now);
+            }
+        }
+        self.count_statement(statement.why);
+        Ok(())
+    }
+
+    /// Whether this is what the record says already.
+    fn has_just_decided(&self, statement: &Statement, now: Tick) -> bool {
+        let record = self.station.as_ref().and_then(|station| station.records.get(&statement.key, now));
+        record.is_some_and(|record| record.backend == statement.backend && record.used == now)
+    }
+}
+
+/// Whether a record still decides. Not: a removed backend; and for a SYN one that is masked, unless the record was used just now.
+fn stands(view: &View, service: &ServiceView, record: &Record, ask: Ask, now: Tick) -> bool {
+    let Some(backend) = view.backends.get(record.backend.index()).and_then(Option::as_ref) else {
+        return false;
+    };
+    if backend.service != service.id {
+        return false;
+    }
+    let is_masked = backend.state == BackendState::Down;
+    !(ask.begins && is_masked && now.since_us(record.used) > SYN_RETRY_US)
+}
+
+/// What the slot says of a flow without a record, and whether that is a guess: flows that begin, and those that do not show
+/// it, are with `cur`; TCP in the middle is from before the taint.
+fn answer_of_slot(
+    view: &View,
+    cluster: &Cluster,
+    service: &ServiceView,
+    ask: Ask,
+) -> Option<(BackendId, bool)> {
+    let place = ask.place;
+    let is_from_before = ask.tcp && !ask.begins;
+    let taints = cluster.services.get(place.service).map(|of| &of.taints);
+    let base =
+        taints.filter(|_| is_from_before).and_then(|taints| base_of(view, service, taints, place.slot));
+    let backend = base.or_else(|| place_in(view, service, place.slot))?;
+    Some((backend, is_from_before))
+}
+
+/// Whether the backend is there.
+fn is_usable(view: &View, service: &ServiceView, backend: BackendId) -> bool {
+    let known = view.backends.get(backend.index()).and_then(Option::as_ref);
+    known.is_some_and(|backend| backend.service == service.id)
+}
+
+impl Station {
+    /// Whether a machine has not acknowledged yet that the flow has another backend.
+    fn is_correcting(&mut self, key: &wire::FlowKey) -> bool {
+        let Some(at) = self.correcting.iter().position(|of| of == key) else { return false };
+        let is_push = |note: &Lasting| matches!(note, Lasting::Push { key: of, .. } if of == key);
+        let waits = self.unacknowledged.waiting().any(|(_, note)| is_push(note));
+        if !waits {
+            self.correcting.pop_at(at);
+        }
+        waits
+    }
+
+    /// Whether the bucket gives a frame to be relayed to another machine.
+    fn may_relay(&mut self, cluster: &Cluster, now: Tick) -> bool {
+        let cores = self.cores;
+        self.relay_tokens.get_or_insert_with(|| bucket(cluster, cores)).take(now)
+    }
+
+    /// Whether the bucket gives a record for a flow that nobody saw begin.
+    fn may_guess(&mut self, cluster: &Cluster, now: Tick) -> bool {
+        let cores = self.cores;
+        self.guess_tokens.get_or_insert_with(|| bucket(cluster, cores)).take(now)
+    }
+
+    /// Whether what this worker holds of the flow is a guess.
+    pub(super) fn is_guess(&self, key: &wire::FlowKey, backend: BackendId, now: Tick) -> bool {
+        self.records.get(key, now).is_some_and(|record| record.guess && record.backend == backend)
+    }
+}
+
+/// This worker's share of what the machine may relay.
+fn bucket(cluster: &Cluster, cores: u8) -> TokenBucket {
+    let cores = u64::from(cores.max(1));
+    TokenBucket::new(cluster.relays.0 / cores, (cluster.relays.1 / cores).max(1))
+}

@@ -1,0 +1,403 @@
+//! What is due by time: heartbeats, notes not acknowledged, refreshing, and the job of the plan's step.
+
+use super::place_of_key;
+use crate::Worker;
+use crate::classify::{Packet, key_of};
+use crate::cluster::Cluster;
+use crate::io::PacketIo;
+use crate::view::{BackendState, View};
+use arrayvec::ArrayVec;
+use flow::Hit;
+use statesync::plan::Report;
+use statesync::records::Record;
+use statesync::{Lasting, Note, Rule, Statement, Why};
+use wire::{BackendId, CoreId, FlowKey, Tick};
+
+/// Buckets of the flow table looked at together; at most five entries each.
+const BUCKETS: usize = 12;
+/// How often that is done in a turn.
+const STEPS: usize = 24;
+/// Places of the records looked at together.
+const RECORDS: usize = 64;
+/// Notes sent again in a turn, at most.
+const RESENDS: usize = 64;
+/// Records swept in a turn.
+const SWEEP: usize = 64;
+
+type Entries = ArrayVec<(FlowKey, Hit), 64>;
+
+/// A pass over the flow table in pieces.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Pass {
+    /// The next bucket; `None`: at the end.
+    next: Option<usize>,
+}
+
+impl Pass {
+    const fn begin() -> Pass {
+        Pass { next: Some(0) }
+    }
+
+    pub(super) const fn is_busy(self) -> bool {
+        self.next.is_some()
+    }
+}
+
+/// How far the job of the plan's step has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Stage {
+    /// Entries of the flow table. Twice, because an entry that moves from a part not yet seen to one that was is missed.
+    Entries(u8, Pass),
+    /// Records.
+    Records(usize),
+    /// Until all that was told is acknowledged.
+    Waiting,
+    /// To be reported.
+    Done,
+    /// Reported.
+    #[default]
+    Reported,
+}
+
+/// The job in hand.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Task {
+    /// Its number.
+    job: u64,
+    stage: Stage,
+}
+
+impl Task {
+    /// Whether a turn has something to do for it.
+    pub(super) const fn is_busy(self) -> bool {
+        matches!(self.stage, Stage::Entries(..) | Stage::Records(_) | Stage::Done)
+    }
+}
+
+impl<Io: PacketIo> Worker<Io> {
+    /// The stage of a turn that belongs to the cluster.
+    #[inline(never)]
+    pub(crate) fn synchronise(&mut self, view: &View, cluster: &Cluster, now: Tick) {
+        let Some(station) = self.station.as_mut() else { return };
+        if station.step != cluster.step {
+            station.step = cluster.step;
+            station.forget_leavers(cluster);
+            for machine in cluster.owners.machines().iter() {
+                if let Some(incarnation) = cluster.owners.incarnation(machine) {
+                    station.suspicion.meet(statesync::Member { machine, incarnation }, now);
+                }
+            }
+            let is_new = station.task.job != cluster.job.id;
+            if is_new {
+                station.seen.clear();
+            }
+            station.task = Task {
+                job: cluster.job.id,
+                stage: match station.task.stage {
+                    _ if is_new => Stage::Entries(0, Pass::begin()),
+                    Stage::Reported => Stage::Done,
+                    stage => stage,
+                },
+            };
+        }
+        let refused = self.counters.totals.flow_refused.get();
+        if refused != station.refusals_seen {
+            station.refusals_seen = refused;
+            station.refused = Some(now);
+        }
+        let mut others = cluster.owners.machines();
+        others.remove(cluster.own.machine);
+        station.suspects = station.suspicion.suspects(others, now).union(cluster.owners.lost());
+        station.records.sweep(SWEEP, now);
+        let beats = station.core == CoreId(0) && station.suspicion.beat(now);
+        if beats {
+            for machine in others.iter() {
+                self.counters.station.heartbeats.add(1);
+                self.say(view, machine, Note::Heartbeat);
+            }
+        }
+        self.say_again(view, cluster, now);
+        self.refresh_used(view, cluster, now);
+        self.do_job(view, cluster, now);
+        if let Some(station) = &self.station {
+            self.counters.station.records.set(station.records.len() as u64);
+            self.counters.station.unacknowledged.set(station.unacknowledged.len() as u64);
+        }
+        if self.station.as_ref().is_some_and(|station| station.has_notes()) {
+            self.flush_notes(view);
+        }
+    }
+
+    fn say_again(&mut self, view: &View, cluster: &Cluster, now: Tick) {
+        for _ in 0..RESENDS {
+            let Some(again) = self.station.as_mut().and_then(|station| station.unacknowledged.due(now))
+            else {
+                return;
+            };
+            if again.to == cluster.own {
+                if self.deliver_here(view, cluster, again.note, now)
+                    && let Some(station) = self.station.as_mut()
+                {
+                    station.unacknowledged.acknowledge(again.to, again.sequence);
+                }
+                continue;
+            }
+            self.counters.station.resends.add(1);
+            self.say(view, again.to.machine, Note::Lasting(again.sequence, again.note));
+        }
+    }
+
+    /// A flow was used after a long silence: its record must not end before its entry.
+    #[inline(never)]
+    pub(crate) fn refresh_revived(
+        &mut self,
+        view: &View,
+        cluster: &Cluster,
+        packet: &Packet,
+        bytes: &[u8],
+        hit: &Hit,
+        now: Tick,
+    ) {
+        let service = packet.service.and_then(|index| view.service.get(usize::from(index)));
+        if let Some(service) = service {
+            self.refresh(view, cluster, key_of(service, &packet.flow(bytes)), hit.backend, 0, now);
+        }
+    }
+
+    /// Every quarter of the longest idle time: entries of tainted slots that were used since are told to their owners.
+    fn refresh_used(&mut self, view: &View, cluster: &Cluster, now: Tick) {
+        let Some(station) = self.station.as_mut() else { return };
+        let period_us = cluster.max_idle_us / 4;
+        if !station.refreshing.is_busy() {
+            if now.since_us(station.refreshed) < period_us {
+                return;
+            }
+            station.refreshed = now;
+            if cluster.services.iter().any(|of| of.taints.is_any_tainted()) {
+                station.refreshing = Pass::begin();
+            }
+        }
+        for _ in 0..STEPS {
+            let Some(station) = self.station.as_mut() else { return };
+            let Some(from) = station.refreshing.next else { return };
+            if station.unacknowledged.room() < 256 {
+                return;
+            }
+            let (entries, next) = entries(&station.reader, from, now);
+            station.refreshing.next = next;
+            for (key, hit) in entries {
+                if hit.idle_us <= period_us {
+                    self.refresh(view, cluster, key, hit.backend, hit.idle_us, now);
+                }
+            }
+        }
+    }
+
+    fn refresh(
+        &mut self,
+        view: &View,
+        cluster: &Cluster,
+        key: FlowKey,
+        backend: BackendId,
+        age_us: u64,
+        now: Tick,
+    ) {
+        let Some(station) = self.station.as_ref().filter(|station| station.rules.hold(Rule::Refresh)) else {
+            return;
+        };
+        let Some((place, service)) = place_of_key(view, cluster, key, station.cores) else { return };
+        if !cluster.services.get(place.service).is_some_and(|of| of.taints.is_tainted(place.slot)) {
+            return;
+        }
+        let guess = station.is_guess(&key, backend, now);
+        let statement = Statement { key, backend, guess, age_us, why: Why::Refresh };
+        if self.tell_owners(view, cluster, service, place, statement, now).is_err() {
+            self.counters.station.records_refused.add(1);
+        }
+    }
+
+    /// Goes on with the job of the plan's step, as far as a turn may.
+    fn do_job(&mut self, view: &View, cluster: &Cluster, now: Tick) {
+        for _ in 0..STEPS {
+            let Some(station) = self.station.as_mut() else { return };
+            let job = &cluster.job;
+            match station.task.stage {
+                Stage::Reported => return,
+                Stage::Entries(..) if job.export.is_empty() && job.check.is_empty() && !job.migrate => {
+                    station.task.stage = Stage::Waiting;
+                }
+                Stage::Entries(pass, Pass { next: Some(from) }) => {
+                    // Half of the room is for what is decided meanwhile.
+                    if station.unacknowledged.room() < 256 {
+                        return;
+                    }
+                    let (entries, next) = entries(&station.reader, from, now);
+                    station.task.stage = Stage::Entries(pass, Pass { next });
+                    for (key, hit) in entries {
+                        if !self.attend_entry(view, cluster, pass, key, &hit, now) {
+                            if let Some(station) = self.station.as_mut() {
+                                station.task.stage = Stage::Entries(pass, Pass { next: Some(from) });
+                            }
+                            return;
+                        }
+                    }
+                }
+                Stage::Entries(0, _) => station.task.stage = Stage::Entries(1, Pass::begin()),
+                Stage::Entries(..) => station.task.stage = Stage::Records(0),
+                Stage::Records(from) => {
+                    if station.unacknowledged.room() < 256 {
+                        return;
+                    }
+                    let mut records = ArrayVec::<(FlowKey, Record), RECORDS>::new();
+                    let next = station.records.scan(from, RECORDS, now, |key, record| {
+                        let _ = records.try_push((*key, *record));
+                    });
+                    station.task.stage = next.map_or(Stage::Waiting, Stage::Records);
+                    for (key, record) in records {
+                        if !self.attend_record(view, cluster, key, &record, now) {
+                            if let Some(station) = self.station.as_mut() {
+                                station.task.stage = Stage::Records(from);
+                            }
+                            return;
+                        }
+                    }
+                }
+                Stage::Waiting if station.unacknowledged.of_job() > 0 => return,
+                Stage::Waiting => station.task.stage = Stage::Done,
+                Stage::Done => {
+                    let incomplete = job.complete_for_us.is_some_and(|for_us| {
+                        station.refused.is_some_and(|refused| now.since_us(refused) <= for_us)
+                    });
+                    if station.reports.push(Report::Done { step: cluster.step, incomplete }).is_ok() {
+                        station.task.stage = Stage::Reported;
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// What the job asks of an entry of the flow table. False: not now.
+    fn attend_entry(
+        &mut self,
+        view: &View,
+        cluster: &Cluster,
+        pass: u8,
+        key: FlowKey,
+        hit: &Hit,
+        now: Tick,
+    ) -> bool {
+        let Some(station) = self.station.as_ref() else { return true };
+        let Some((place, service)) = place_of_key(view, cluster, key, station.cores) else { return true };
+        let job = &cluster.job;
+        let (service_at, slot) = (place.service, place.slot);
+        let looks = station.rules.hold(Rule::CheckEntries);
+        if looks && job.check.contains(service_at, slot) && !self.is_at_home(view, place, hit.backend) {
+            return self.refuse_slot(cluster, service_at, slot);
+        }
+        let is_tainted = cluster.services.get(service_at).is_some_and(|of| of.taints.is_tainted(slot));
+        let guess = station.is_guess(&key, hit.backend, now);
+        let statement = |why| Statement { key, backend: hit.backend, guess, age_us: hit.idle_us, why };
+        let is_told = pass > 0 && station.seen.contains(&key);
+        let done = if is_told {
+            true
+        } else if job.export.contains(service_at, slot) && station.rules.hold(Rule::Export) {
+            self.tell_owners(view, cluster, service, place, statement(Why::Export), now).is_ok()
+        } else if job.migrate && is_tainted {
+            self.tell_gaining(view, cluster, service.id, place, statement(Why::Migrate), now)
+        } else {
+            return true;
+        };
+        if let Some(station) = self.station.as_mut().filter(|_| done) {
+            station.seen.mark(&key);
+        }
+        done
+    }
+
+    /// What the job asks of a record. False: not now.
+    fn attend_record(
+        &mut self,
+        view: &View,
+        cluster: &Cluster,
+        key: FlowKey,
+        record: &Record,
+        now: Tick,
+    ) -> bool {
+        let Some(station) = self.station.as_ref() else { return true };
+        let Some((place, service)) = place_of_key(view, cluster, key, station.cores) else { return true };
+        let job = &cluster.job;
+        if job.check.contains(place.service, place.slot) && !self.is_at_home(view, place, record.backend) {
+            return self.refuse_slot(cluster, place.service, place.slot);
+        }
+        let is_tainted =
+            cluster.services.get(place.service).is_some_and(|of| of.taints.is_tainted(place.slot));
+        if job.migrate && is_tainted {
+            let statement = Statement {
+                key,
+                backend: record.backend,
+                guess: record.guess,
+                age_us: now.since_us(record.used),
+                why: Why::Migrate,
+            };
+            return self.tell_gaining(view, cluster, service.id, place, statement, now);
+        }
+        true
+    }
+
+    /// Whether a flow of the slot is where the table alone would send it.
+    fn is_at_home(&self, view: &View, place: super::Place, backend: BackendId) -> bool {
+        let Some(service) = view.service.get(place.service) else { return true };
+        let Some(known) = view.backends.get(backend.index()).and_then(Option::as_ref) else {
+            // Removed: its flows are steered anew in any case.
+            return true;
+        };
+        let member =
+            service.maglev.at(place.slot).and_then(|member| service.members.get(usize::from(member)));
+        member == Some(&backend) && known.state != BackendState::Down
+    }
+
+    fn refuse_slot(&mut self, cluster: &Cluster, service: usize, slot: u32) -> bool {
+        let Some(station) = self.station.as_mut() else { return true };
+        let service = u16::try_from(service).unwrap_or(u16::MAX);
+        station.reports.push(Report::Refused { job: cluster.job.id, service, slot }).is_ok()
+    }
+
+    /// Tells those who will own the slot.
+    fn tell_gaining(
+        &mut self,
+        view: &View,
+        cluster: &Cluster,
+        service: wire::ServiceId,
+        place: super::Place,
+        statement: Statement,
+        now: Tick,
+    ) -> bool {
+        for machine in cluster.owners.gaining(service, place.slot) {
+            let told = if machine != cluster.own.machine {
+                self.say_lasting(view, cluster, machine, Lasting::State(statement), true, now)
+            } else if place.core != self.core {
+                self.say_to_core(cluster, place.core, Lasting::State(statement), true, now)
+            } else {
+                let Some(station) = self.station.as_mut() else { return true };
+                let (origin, sequence) = (station.origin(cluster), station.unacknowledged.number());
+                self.keep_record(view, cluster, &statement, origin, sequence, now);
+                Ok(())
+            };
+            if told.is_err() {
+                return false;
+            }
+            self.count_statement(Why::Migrate);
+        }
+        true
+    }
+}
+
+/// The entries of some buckets, and the bucket after them; `None` at the end.
+fn entries(reader: &flow::Reader, from: usize, now: Tick) -> (Entries, Option<usize>) {
+    let mut entries = Entries::new();
+    reader.dump(from, BUCKETS, now, |key, hit| {
+        let _ = entries.try_push((key, hit));
+    });
+    let next = from + BUCKETS;
+    (entries, (next < reader.buckets()).then_some(next))
+}
