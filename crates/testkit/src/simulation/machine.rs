@@ -98,8 +98,7 @@ pub(super) struct Machine {
 
 impl Machine {
     pub(super) fn new(machine: usize, incarnation: u32, scenario: &Scenario, random: &mut Random) -> Machine {
-        let member =
-            Member { machine: MachineId(u8::try_from(machine).expect("few machines")), incarnation };
+        let member = Member { machine: MachineId(u8::try_from(machine).expect("few machines")), incarnation };
         let cores = scenario.cores;
         let idle = flow::Idle {
             tcp_established_us: scenario.max_idle_us,
@@ -162,7 +161,8 @@ impl Machine {
 
     /// The queue, and so the worker, that the network card chooses.
     pub(super) fn queue(&self, frame: &[u8]) -> usize {
-        let word = |at: usize| frame.get(at..at + 4).map_or(0, |b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]));
+        let word =
+            |at: usize| frame.get(at..at + 4).map_or(0, |b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]));
         let tuple = u64::from(word(26)) << 32 ^ u64::from(word(34)) ^ u64::from(word(30)) << 16;
         mix(tuple ^ self.rss) as usize % self.workers.len()
     }
@@ -275,9 +275,7 @@ fn view_of(plan: &Plan, own: Member, registry: &Registry, scenario: &Scenario) -
         .collect();
     let owners = plan.owners();
     let links = (0..scenario.machines)
-        .map(|machine| {
-            Some(Link { address: Addr::V4(machine_address(machine)), mac: PORT_MAC })
-        })
+        .map(|machine| Some(Link { address: Addr::V4(machine_address(machine)), mac: PORT_MAC }))
         .collect();
     let cluster = Cluster {
         own,
