@@ -1,9 +1,9 @@
 //! What a worker knows and does as a member of a cluster: records, questions, notes.
 //!
 //! In untainted slots nothing of this is used: the table's answer needs no agreement. In tainted slots the decision table is
-//! in [`tainted`](self::tainted), word for word: who has no usable entry asks the flow's owner, by giving it the frame. The owner is
-//! one core of one machine; it has the flow's record or decides, once. [`peers`](self::peers) is what comes from and goes to other
-//! machines, [`notes`](self::notes) what is done with what is said, [`upkeep`](self::upkeep) what is due by time: heartbeats, notes
+//! in [`tainted`], word for word: who has no usable entry asks the flow's owner, by giving it the frame. The owner is
+//! one core of one machine; it has the flow's record or decides, once. [`peers`] is what comes from and goes to other
+//! machines, [`notes`] what is done with what is said, [`upkeep`] what is due by time: heartbeats, notes
 //! not acknowledged, refreshing of records, and the jobs of a change.
 
 mod notes;
