@@ -35,7 +35,7 @@ pub use bucket::{NarrowBucket, WideBucket};
 pub use burst::{BURST, Hits, Keys, Miss};
 pub use memory::Memory;
 pub use reader::Reader;
-pub use simd::{Isa, isa};
+pub use simd::{Isa, Lanes, Vectors, isa};
 pub use stamp::Stamp;
 pub use state::{Hit, State};
 pub use table::{Insert, Inserted, Refusal, Table, TableError};

@@ -27,7 +27,7 @@ use crate::state::{TimingSet, Word};
 mod stages;
 mod vectors;
 
-pub(crate) use vectors::vectors;
+pub use vectors::{Lanes, Vectors};
 
 /// Instruction sets that look-ups are compiled for, each including the ones before it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

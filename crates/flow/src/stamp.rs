@@ -1,6 +1,7 @@
 //! Entries that need no write: the common case of a busy flow, told by one comparison.
 
-use crate::burst::Hits;
+use crate::burst::{BURST, Hits};
+use crate::simd::Lanes;
 use crate::state::Word;
 use wire::BackendId;
 
@@ -12,21 +13,22 @@ pub struct Stamp(u32);
 const BELOW_BACKEND: u32 = 0xfff;
 
 impl Stamp {
-    /// One that no entry has.
-    pub const NEVER: Stamp = Stamp(u32::MAX);
-
     pub(crate) const fn of(word: Word) -> Stamp {
         Stamp(word.0 & BELOW_BACKEND)
     }
 }
 
 impl Hits {
-    /// The backend of the entry at a position, if there is one and it has this very stamp: a packet that leaves the flow
-    /// in this state then has nothing to write.
-    #[inline]
-    pub fn current(&self, position: usize, stamp: Stamp) -> Option<BackendId> {
-        let word = *self.words.get(position)?;
-        let is_found = self.found >> position & 1 == 1;
-        (is_found && word & BELOW_BACKEND == stamp.0).then_some(BackendId(word >> 12))
+    /// The positions of the entries that have this very stamp, a bit each: a packet that leaves its flow in this state has
+    /// nothing to write.
+    #[inline(always)]
+    pub fn stamped(&self, lanes: Lanes, stamp: Stamp) -> u32 {
+        lanes.equal_in(&self.words, BELOW_BACKEND, stamp.0) & self.found
+    }
+
+    /// The backend of the entry at a position that was [found](Hits::found); any number at another.
+    #[inline(always)]
+    pub const fn backend(&self, position: usize) -> BackendId {
+        BackendId(self.words[position % BURST] >> 12)
     }
 }

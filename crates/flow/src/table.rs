@@ -164,11 +164,10 @@ impl Table {
         self.stale = 0;
     }
 
-    /// Runs `work` compiled for the instruction set that look-ups use, and tells it which: for loops over arrays that the
-    /// compiler turns into vectors. Only what is inlined into `work` gains by it.
+    /// The instruction set that look-ups use: for loops over arrays that the compiler turns into vectors.
     #[inline]
-    pub fn with_vectors<R>(&self, work: impl FnOnce(Isa) -> R) -> R {
-        simd::vectors(self.isa, work)
+    pub const fn vectors(&self) -> simd::Vectors {
+        simd::Vectors::of(self.isa)
     }
 
     /// Looks up a burst, in stages, so that the cache misses of its keys overlap (see [`simd`]). Most keys,

@@ -112,15 +112,24 @@ const UDP_OVER_V6: Layout = Layout { outer: Outer::V6, udp: true };
 
 /// The lengths that a [`Header`] can have, densely numbered, so that choosing among them is one jump.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Shape {
+pub enum Shape {
+    /// Nothing but Ethernet ([`Mode::L2`]).
     Link,
+    /// An IPv4 header.
     Ipip,
+    /// And GRE.
     Gre,
+    /// Or UDP and GUE.
     Gue,
+    /// Or UDP, VXLAN and Ethernet.
     Vxlan,
+    /// The same behind an IPv6 header.
     IpipOverV6,
+    /// See [`Shape::Gre`].
     GreOverV6,
+    /// See [`Shape::Gue`].
     GueOverV6,
+    /// See [`Shape::Vxlan`].
     VxlanOverV6,
 }
 
@@ -136,14 +145,96 @@ impl Shape {
     }
 }
 
+/// A [`Shape`] as a type: what a loop over packets of one shape is compiled for.
+pub trait Prepend {
+    /// The shape.
+    const SHAPE: Shape;
+    /// Bytes put in front of the inner IP header.
+    const LEN: usize;
+    /// Turns the first bytes of a frame that was just grown by [`LEN`](Prepend::LEN) into outer headers: as
+    /// [`encapsulate_untagged`], of a header of this shape; with one of another the frame is left as it is.
+    fn prepend(frame: &mut [u8], header: &Header, inner: Inner, entropy: impl Fn(&[u8]) -> u32);
+}
+
+/// Something to be done for a shape that is known only when the program runs.
+pub trait ForShape {
+    /// What it gives.
+    type Output;
+    /// Does it for one shape.
+    fn with<P: Prepend>(self) -> Self::Output;
+}
+
+macro_rules! shapes {
+    ($($(#[$doc:meta])+ $name:ident $len:literal $all:literal,)+) => {
+        /// The shapes as types.
+        pub mod shapes {
+            $($(#[$doc])+ #[derive(Clone, Copy, Debug)] pub struct $name;)+
+        }
+        $(impl Prepend for shapes::$name {
+            const SHAPE: Shape = Shape::$name;
+            const LEN: usize = $len;
+            #[inline(always)]
+            fn prepend(frame: &mut [u8], header: &Header, inner: Inner, entropy: impl Fn(&[u8]) -> u32) {
+                if header.shape == Shape::$name {
+                    let _ = prepend::<$all, $len>(frame, header, Shape::$name.layout(), inner, entropy);
+                }
+            }
+        })+
+        impl Shape {
+            /// Bytes put in front of the inner IP header.
+            #[inline(always)]
+            pub const fn len(self) -> usize {
+                match self {
+                    $(Shape::$name => $len,)+
+                }
+            }
+
+            /// Whether that is nothing.
+            pub const fn is_empty(self) -> bool {
+                self.len() == 0
+            }
+
+            /// Does something for this shape.
+            #[inline(always)]
+            pub fn choose<W: ForShape>(self, what: W) -> W::Output {
+                match self {
+                    $(Shape::$name => what.with::<shapes::$name>(),)+
+                }
+            }
+        }
+    };
+}
+
+shapes! {
+    /// [`Shape::Link`].
+    Link 0 14,
+    /// [`Shape::Ipip`].
+    Ipip 20 34,
+    /// [`Shape::Gre`].
+    Gre 24 38,
+    /// [`Shape::Gue`].
+    Gue 32 46,
+    /// [`Shape::Vxlan`].
+    Vxlan 50 64,
+    /// [`Shape::IpipOverV6`].
+    IpipOverV6 40 54,
+    /// [`Shape::GreOverV6`].
+    GreOverV6 44 58,
+    /// [`Shape::GueOverV6`].
+    GueOverV6 52 66,
+    /// [`Shape::VxlanOverV6`].
+    VxlanOverV6 70 84,
+}
+
 /// A precomputed outer header, from the outer Ethernet addresses to what stands in front of the inner IP header. The
 /// default is [`Mode::L2`] to and from nobody: nothing but Ethernet.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Header {
+    /// What an outer IPv4 header's words come to without the fields that differ from packet to packet, as they lie in memory.
+    sum: u16,
     len: u8,
     shape: Shape,
-    has_entropy: bool,
     /// Outer Ethernet header, then `len` bytes.
     bytes: [u8; parse::ETHERNET_LEN + HEADER_MAX],
 }
@@ -151,7 +242,7 @@ pub struct Header {
 impl Default for Header {
     fn default() -> Header {
         let bytes = [0; parse::ETHERNET_LEN + HEADER_MAX];
-        Header { len: 0, shape: Shape::Link, has_entropy: false, bytes }
+        Header { sum: 0, len: 0, shape: Shape::Link, bytes }
     }
 }
 
@@ -190,7 +281,6 @@ impl Header {
             }
         };
         let inner_type = if tunnel.inner_v6 { parse::TYPE_IPV6 } else { parse::TYPE_IPV4 };
-        let mut udp = false;
         match tunnel.mode {
             Mode::Ipip | Mode::L2 => {}
             Mode::Gre => {
@@ -198,7 +288,6 @@ impl Header {
                 header.push(&inner_type.to_be_bytes());
             }
             Mode::Gue { port } => {
-                udp = true;
                 header.udp(port)?;
                 // Version 0, data (not control), no optional words; then the protocol, as in the IP header; no flags.
                 header.push(&[0, ip_protocol(tunnel.inner_v6), 0, 0]);
@@ -207,7 +296,6 @@ impl Header {
                 if vni > VNI_MAX {
                     return Err(TunnelError::VniTooLarge(vni));
                 }
-                udp = true;
                 header.udp(port)?;
                 header.push(&[VXLAN_VNI_VALID, 0, 0, 0]);
                 header.push(&(vni << 8).to_be_bytes());
@@ -232,8 +320,10 @@ impl Header {
             (Mode::Gue { .. }, Outer::V6) => Shape::GueOverV6,
             (Mode::Vxlan { .. }, Outer::V6) => Shape::VxlanOverV6,
         };
-        let has_entropy = udp || outer == Outer::V6;
-        Ok(Header { len: header.len, shape, has_entropy, bytes })
+        // Both fields are 0 in the precomputed checksum (RFC 1624 with m = 0).
+        let check = parse::ETHERNET_LEN + IPV4_CHECKSUM;
+        let sum = !u16::from_ne_bytes([bytes[check], bytes[check + 1]]);
+        Ok(Header { sum, len: header.len, shape, bytes })
     }
 
     /// The same header between these stations: destination (the next hop) and source (the port) MAC address.
@@ -253,6 +343,12 @@ impl Header {
         self.len as usize
     }
 
+    /// Its shape.
+    #[inline(always)]
+    pub const fn shape(&self) -> Shape {
+        self.shape
+    }
+
     /// Whether nothing is put in front ([`Mode::L2`]).
     pub const fn is_empty(&self) -> bool {
         self.len == 0
@@ -260,7 +356,8 @@ impl Header {
 
     /// Whether [`encapsulate`] makes use of its `entropy`: for UDP, and for an IPv6 outer header.
     pub const fn has_entropy(&self) -> bool {
-        self.has_entropy
+        let layout = self.shape.layout();
+        layout.udp || matches!(layout.outer, Outer::V6)
     }
 
     /// Whether the outer header is IPv6; `false` for an empty header.
@@ -364,7 +461,7 @@ const IPV4_CHECKSUM: usize = 10;
 pub fn encapsulate(frame: &mut [u8], header: &Header, parsed: &Parsed, entropy: u32) {
     let inner = Inner { len: parsed.end.saturating_sub(parsed.l3), tos: parsed.tos };
     if usize::from(parsed.l3) == parse::ETHERNET_LEN {
-        encapsulate_untagged(frame, header, inner, entropy);
+        encapsulate_untagged(frame, header, inner, |_| entropy);
     } else {
         encapsulate_tagged(frame, header, parsed.l3, inner, entropy);
     }
@@ -379,21 +476,24 @@ pub struct Inner {
     pub tos: u8,
 }
 
-/// [`encapsulate`] for a packet whose IP header begins at byte 14.
+/// [`encapsulate`] for a packet whose IP header begins at byte 14. `entropy` is asked only where the header has a place for it, and is
+/// given the frame as it was, from its Ethernet header on.
 #[inline(always)]
-pub fn encapsulate_untagged(frame: &mut [u8], header: &Header, inner: Inner, entropy: u32) {
-    // One arm for each length there is, so that every copy is of a known length.
-    let _ = match header.shape {
-        Shape::Link => rewrite_link(frame, header),
-        Shape::Ipip => prepend::<34, 20>(frame, header, OVER_V4, inner, entropy),
-        Shape::Gre => prepend::<38, 24>(frame, header, OVER_V4, inner, entropy),
-        Shape::Gue => prepend::<46, 32>(frame, header, UDP_OVER_V4, inner, entropy),
-        Shape::Vxlan => prepend::<64, 50>(frame, header, UDP_OVER_V4, inner, entropy),
-        Shape::IpipOverV6 => prepend::<54, 40>(frame, header, OVER_V6, inner, entropy),
-        Shape::GreOverV6 => prepend::<58, 44>(frame, header, OVER_V6, inner, entropy),
-        Shape::GueOverV6 => prepend::<66, 52>(frame, header, UDP_OVER_V6, inner, entropy),
-        Shape::VxlanOverV6 => prepend::<84, 70>(frame, header, UDP_OVER_V6, inner, entropy),
-    };
+pub fn encapsulate_untagged(
+    frame: &mut [u8],
+    header: &Header,
+    inner: Inner,
+    entropy: impl Fn(&[u8]) -> u32,
+) {
+    struct Once<'a, E>(&'a mut [u8], &'a Header, Inner, E);
+    impl<E: Fn(&[u8]) -> u32> ForShape for Once<'_, E> {
+        type Output = ();
+        #[inline(always)]
+        fn with<P: Prepend>(self) {
+            P::prepend(self.0, self.1, self.2, self.3);
+        }
+    }
+    header.shape.choose(Once(frame, header, inner, entropy));
 }
 
 fn rewrite_link(frame: &mut [u8], header: &Header) -> Option<()> {
@@ -409,17 +509,22 @@ fn prepend<const ALL: usize, const LEN: usize>(
     header: &Header,
     layout: Layout,
     inner: Inner,
-    entropy: u32,
+    entropy: impl Fn(&[u8]) -> u32,
 ) -> Option<()> {
     debug_assert_eq!(
         (layout, LEN),
         (header.shape.layout(), header.len()),
         "every shape has one layout and length"
     );
+    if matches!(layout.outer, Outer::None) {
+        return rewrite_link(frame, header);
+    }
+    let is_used = layout.udp || matches!(layout.outer, Outer::V6);
+    let entropy = if is_used { entropy(frame.get(LEN..)?) } else { 0 };
     let front = frame.first_chunk_mut::<ALL>()?;
     *front = *header.bytes.first_chunk::<ALL>()?;
     let (_, outer) = front.split_first_chunk_mut::<{ parse::ETHERNET_LEN }>()?;
-    fill(outer.first_chunk_mut::<LEN>()?, layout, LEN, inner, entropy)
+    fill(outer.first_chunk_mut::<LEN>()?, layout, header.sum, inner, entropy)
 }
 
 #[cold]
@@ -441,24 +546,23 @@ fn encapsulate_tagged(frame: &mut [u8], header: &Header, l3: u16, inner: Inner, 
         && let Some(bytes) = precomputed.get(..grown)
     {
         outer.copy_from_slice(bytes);
-        let _ = fill(outer, header.shape.layout(), grown, inner, entropy);
+        let _ = fill(outer, header.shape.layout(), header.sum, inner, entropy);
     }
 }
 
 /// Writes what differs from packet to packet into the copy of the header.
 #[inline(always)]
-fn fill(outer: &mut [u8], layout: Layout, header_len: usize, inner: Inner, entropy: u32) -> Option<()> {
+fn fill(outer: &mut [u8], layout: Layout, sum: u16, inner: Inner, entropy: u32) -> Option<()> {
+    let header_len = outer.len();
     let len_from = |offset: usize| length(header_len - offset, inner.len);
     let ip_len = match layout.outer {
         Outer::None => return None,
         Outer::V4 => {
             let fixed = outer.first_chunk_mut::<{ parse::IPV4_LEN }>()?;
-            // Both fields were 0 in the precomputed checksum (RFC 1624 with m = 0). Words are summed as they lie in memory
-            // (RFC 1071 section 2 B).
-            let before = !u16::from_ne_bytes([fixed[10], fixed[11]]);
+            // Words are summed as they lie in memory (RFC 1071 section 2 B).
             let total_len = len_from(0).to_be();
             let tos = u16::from_ne_bytes([0, inner.tos]);
-            let sum = u32::from(before) + u32::from(tos) + u32::from(total_len);
+            let sum = u32::from(sum) + u32::from(tos) + u32::from(total_len);
             fixed[1] = inner.tos;
             [fixed[2], fixed[3]] = total_len.to_ne_bytes();
             [fixed[10], fixed[11]] = (!fold(sum)).to_ne_bytes();

@@ -220,7 +220,8 @@ pub const ETHERNET_LEN: usize = 14;
 const TAG_LEN: usize = 4;
 /// More tags than this make the frame [`Frame::NotIp`].
 pub(crate) const TAGS_MAX: usize = 2;
-pub(crate) const IPV4_LEN: usize = 20;
+/// Bytes of an IPv4 header without options.
+pub const IPV4_LEN: usize = 20;
 pub(crate) const IPV6_LEN: usize = 40;
 const TCP_LEN: usize = 20;
 const UDP_LEN: usize = 8;

@@ -4,6 +4,8 @@ use crate::classify::Packet;
 use crate::io::{Burst, Frame, Outcome, PacketIo, RxMeta, Verdict};
 use crate::view::{PORTS_MAX, PortRole, View};
 use crate::{BURST, DropReason, Worker};
+use arrayvec::ArrayVec;
+use core::mem::take;
 use wire::{BackendId, PortId, ServiceId};
 
 /// What is counted once a frame has left.
@@ -70,6 +72,11 @@ fn service_id(view: &View, packet: &Packet) -> Option<ServiceId> {
     packet.service.and_then(|index| view.service.get(usize::from(index))).map(|service| service.id)
 }
 
+/// Whether a port is the kernel's side of another.
+fn is_to_kernel(view: &View, port: PortId) -> bool {
+    matches!(view.ports.get(port.index()).map(|p| p.role), Some(PortRole::Exception { .. }))
+}
+
 struct Lane<F> {
     frames: Burst<F>,
     /// Bytes of all of them.
@@ -100,20 +107,6 @@ impl<F> Outbox<F> {
 impl<Io: PacketIo> Worker<Io> {
     /// Puts a frame into its port's lane; a full lane leaves at once.
     pub(crate) fn send(&mut self, view: &View, port: PortId, frame: Io::Frame, label: Label) {
-        let bytes = frame.bytes().len();
-        self.send_sized(view, port, frame, bytes, label);
-    }
-
-    /// The same, of a frame whose length is at hand.
-    #[inline(always)]
-    pub(crate) fn send_sized(
-        &mut self,
-        view: &View,
-        port: PortId,
-        frame: Io::Frame,
-        bytes: usize,
-        label: Label,
-    ) {
         let Some(lane) = self.outbox.lanes.get_mut(port.index()) else {
             // Control builds views within PORTS_MAX; a frame for a port beyond it still needs an end.
             return self.end(frame, DropReason::TxFull, &label);
@@ -124,74 +117,138 @@ impl<Io: PacketIo> Worker<Io> {
         {
             *meta = (!label.originated).then(|| frame.meta());
         }
+        lane.bytes += frame.bytes().len() as u64;
         if let Err(full) = lane.frames.try_push(frame) {
             // Never so: a lane that is full leaves at once.
             return self.end(full.element(), DropReason::TxFull, &label);
         }
-        lane.bytes += bytes as u64;
         lane.tags[position % BURST] = label.tag;
         if position + 1 == BURST {
             self.flush(view, port);
         }
     }
 
+    /// Sends a burst that leaves as it came, all of it carried by the fast path; what waits for its port goes first.
+    #[inline(always)]
+    pub(crate) fn send_burst(
+        &mut self,
+        view: &View,
+        port: PortId,
+        burst: &mut Burst<Io::Frame>,
+        bytes: u64,
+    ) {
+        self.flush(view, port);
+        let metas: ArrayVec<RxMeta, BURST> =
+            burst.iter().filter(|_| Io::OBSERVES).map(Frame::meta).collect();
+        let offered = burst.len().min(BURST);
+        let sent = self.transmit(view, port, burst, bytes);
+        let decided = self.decided();
+        for position in 0..sent.min(BURST) {
+            let Tag { backend, inner_bytes, .. } =
+                self.batch.label(position, self.backend_at(position, decided)).tag;
+            self.count_backend(backend, inner_bytes);
+        }
+        if Io::OBSERVES {
+            for (position, meta) in metas.into_iter().enumerate().take(offered) {
+                let tag = self.batch.label(position, self.backend_at(position, decided)).tag;
+                self.observe(view, port, meta, tag, position < sent);
+            }
+        }
+        self.io.recycle(burst);
+    }
+
     /// Sends what waits, on every port.
+    #[inline(always)]
     pub(crate) fn flush_all(&mut self, view: &View) {
         for port in 0..view.ports.len() {
             self.flush(view, PortId(u16::try_from(port).unwrap_or(u16::MAX)));
         }
     }
 
-    #[inline(never)]
+    /// Sends what waits.
+    #[inline(always)]
     fn flush(&mut self, view: &View, port: PortId) {
+        if self.outbox.lanes.get(port.index()).is_some_and(|lane| !lane.frames.is_empty()) {
+            self.flush_lane(view, port);
+        }
+    }
+
+    #[inline(never)]
+    fn flush_lane(&mut self, view: &View, port: PortId) {
+        let Some(lane) = self.outbox.lanes.get_mut(port.index()) else { return };
+        let (mut frames, bytes) = (take(&mut lane.frames), take(&mut lane.bytes));
+        let offered = frames.len();
+        let sent = self.transmit(view, port, &mut frames, bytes);
+        // The lane is empty now, but its tags and metas are those of the frames.
+        for position in 0..offered {
+            let Some(lane) = self.outbox.lanes.get(port.index()) else { break };
+            let (tag, meta) = (lane.tags[position % BURST], lane.metas[position % BURST]);
+            if position < sent {
+                self.count_sent(tag);
+            }
+            if Io::OBSERVES
+                && let Some(meta) = meta
+            {
+                self.observe(view, port, meta, tag, position < sent);
+            }
+        }
+        self.io.recycle(&mut frames);
+    }
+
+    /// Gives frames to their port and counts how they ended, but for whom they were. What the port refused stays in `frames`, to be
+    /// recycled. Gives the number of those sent.
+    fn transmit(&mut self, view: &View, port: PortId, frames: &mut Burst<Io::Frame>, bytes: u64) -> usize {
         // A record leaves before the frame that depends on it.
         if self.station.as_ref().is_some_and(|station| station.has_notes()) {
             self.flush_notes(view);
         }
-        let Some(lane) = self.outbox.lanes.get_mut(port.index()) else { return };
-        let offered = lane.frames.len();
-        if offered == 0 {
-            return;
-        }
-        self.io.tx(port, &mut lane.frames);
-        let refused = lane.frames.len();
+        let offered = frames.len();
+        self.io.tx(port, frames);
+        let refused = frames.len();
         let sent = offered - refused;
-        let bytes_refused: usize = lane.frames.iter().map(|frame| frame.bytes().len()).sum();
-        let bytes_sent = core::mem::take(&mut lane.bytes).saturating_sub(bytes_refused as u64);
-        let to_kernel =
-            matches!(view.ports.get(port.index()).map(|p| p.role), Some(PortRole::Exception { .. }));
+        let bytes_refused: usize = frames.iter().map(|frame| frame.bytes().len()).sum();
+        let bytes_sent = bytes.saturating_sub(bytes_refused as u64);
         let totals = &self.counters.totals;
-        let (verdict, refusal, count) = if to_kernel {
-            (Verdict::Punted, DropReason::PuntFull, &totals.punted)
+        if is_to_kernel(view, port) {
+            totals.punted.add(sent as u64);
+            self.counters.drops(DropReason::PuntFull).add(refused as u64);
         } else {
-            (Verdict::Sent, DropReason::TxFull, &totals.tx)
-        };
-        count.add(sent as u64);
-        let tags = lane.tags.get(..offered).unwrap_or(&lane.tags);
-        for tag in tags.get(..sent).unwrap_or(tags) {
-            if let Some(of) = tag.backend().and_then(|id| self.counters.backend(id)) {
-                of.packets.add(1);
-                of.bytes.add(u64::from(tag.inner_bytes));
-            }
-        }
-        self.counters.drops(refusal).add(refused as u64);
-        if Io::OBSERVES {
-            for (index, (tag, meta)) in tags.iter().zip(&lane.metas).enumerate() {
-                if let Some(meta) = *meta {
-                    let verdict = if index < sent { verdict } else { Verdict::Dropped(refusal) };
-                    self.io.observe(meta, tag.outcome(verdict));
-                }
-            }
-        }
-        if !to_kernel {
+            totals.tx.add(sent as u64);
             totals.tx_bytes.add(bytes_sent);
+            self.counters.drops(DropReason::TxFull).add(refused as u64);
         }
         if let Some(of) = self.counters.port(port) {
             of.tx.add(sent as u64);
             of.tx_bytes.add(bytes_sent);
             of.tx_full.add(refused as u64);
         }
-        self.io.recycle(&mut lane.frames);
+        sent
+    }
+
+    #[inline(always)]
+    fn count_sent(&self, tag: Tag) {
+        if let Some(id) = tag.backend() {
+            self.count_backend(id, tag.inner_bytes);
+        }
+    }
+
+    #[inline(always)]
+    fn count_backend(&self, id: BackendId, bytes: u16) {
+        if let Some(of) = self.counters.backend(id) {
+            of.packets.add(1);
+            of.bytes.add(u64::from(bytes));
+        }
+    }
+
+    /// Tells how a received frame ended that was offered to its port.
+    fn observe(&mut self, view: &View, port: PortId, meta: RxMeta, tag: Tag, was_sent: bool) {
+        let verdict = match (is_to_kernel(view, port), was_sent) {
+            (false, true) => Verdict::Sent,
+            (true, true) => Verdict::Punted,
+            (false, false) => Verdict::Dropped(DropReason::TxFull),
+            (true, false) => Verdict::Dropped(DropReason::PuntFull),
+        };
+        self.io.observe(meta, tag.outcome(verdict));
     }
 
     /// Gives a frame to the kernel's side of the port it came from.

@@ -1,68 +1,50 @@
-//! The fast path: a packet of the plain shape ([`wire::plain`]) whose flow is known and needs no write, or whose slot alone
-//! decides, goes from parse to tunnel with eight bytes of description. Everything it does not carry to the end it leaves
-//! untouched for the stages that know every case; what these would do with its packets, it does, only sooner.
+//! The fast path: packets of the plain shape ([`wire::plain`]) whose flows are known and need no write, are new, or whose slot alone
+//! decides, go from parse to tunnel where they lie in the burst, with eight bytes of description each. Everything it does not carry
+//! to the end it leaves untouched for the stages that know every case; what these would do with its packets, it does, only sooner.
+//!
+//! A burst that it carries whole is sent as it was received. Otherwise its frames take their places among the others in the
+//! lane of their port.
 //!
 //! It exists because the general description of a packet, passed from stage to stage, costs several hundred
-//! instructions a packet, and this a quarter of them.
+//! instructions a packet, and this a fifth of them.
 
-use crate::classify::{Fate, Packet, classify, is_possible_source_v4, is_possible_source_v6, key_of};
+use crate::classify::{Fate, Packet, classify, is_possible_source_v6, key_of};
 use crate::emit::Label;
 use crate::fresh::{LANES, hashes};
+use crate::heads::{Course, Gate, Heads, Lean, Needle};
 use crate::io::{Burst, Frame, PacketIo};
 use crate::steering::place_in;
-use crate::view::{HashOn, PortView, View};
-use crate::{BURST, Counters, Worker};
+use crate::view::{BackendView, HashOn, PortView, ServiceView, View};
+use crate::{BURST, Worker};
 use arrayvec::ArrayVec;
-use flow::{Stamp, State};
+use flow::{Lanes, Stamp, State};
 use steer::Match;
 use steer::hash::lanes::TupleV4;
-use wire::encap::{Inner, encapsulate_untagged, entropy};
+use wire::encap::{ForShape, Inner, Prepend, entropy};
 use wire::parse::{ETHERNET_LEN, TCP, TcpFlags, UDP};
-use wire::plain::{Datagram, Plain, PlainV6};
+use wire::plain::PlainV6;
 use wire::{Addr, BackendId, PortId, ServiceId, Tick, Tuple};
 
-/// What the later stages of the fast path know of a packet.
-#[derive(Clone, Copy, Debug, Default)]
-struct Lean {
-    /// Bytes of the datagram.
-    len: u16,
-    service: ServiceId,
-    /// Index of the service in the view.
-    index: u16,
-    course: Course,
-    tos: u8,
-}
-
-/// How a packet comes to its backend.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-enum Course {
-    /// TCP without SYN, FIN or RST: by its flow's entry, which stays as it is.
-    #[default]
-    Tcp,
-    /// UDP: likewise.
-    Udp,
-    /// TCP with one of them: the entry changes.
-    Turning,
-    /// Of these, a connection's first packet.
-    Syn,
-    /// Its slot alone decides: the backend is in `Batch::by_slot`.
-    Slot,
-}
+/// Services whose packets of a burst are found together, by comparing all packets with one; those of any further service are
+/// looked up one by one.
+const SERVICES_TOGETHER: usize = 4;
 
 /// A received burst after the first stage, by position.
 #[derive(Debug)]
 pub(crate) struct Batch {
-    lean: [Lean; BURST],
-    by_slot: [BackendId; BURST],
-    /// The positions in `lean`, a bit each.
+    heads: Heads,
+    /// The positions of the plain shape that have a service, a bit each.
     plain: u32,
-    /// Of these, the ones of IPv6.
+    /// Services with packets in this burst, and the positions of these, a bit each: at most [`SERVICES_TOGETHER`].
+    groups: ArrayVec<(u32, ServiceId), SERVICES_TOGETHER>,
+    /// Of the plain ones, the ones of IPv6.
     v6: u32,
     /// Of these, the ones whose slot is still to be found, because it alone may decide.
     undecided: u32,
     /// Of these, the ones whose slot did decide.
-    by_slot_mask: u32,
-    tuples: [TupleV4; BURST],
+    by_slot: u32,
+    /// Backends of packets that were decided without an entry: by their slot, or as new flows.
+    pub(crate) decided: [BackendId; BURST],
     /// Frames of other shapes, in order.
     pub(crate) others: ArrayVec<Packet, BURST>,
 }
@@ -70,13 +52,13 @@ pub(crate) struct Batch {
 impl Batch {
     pub(crate) fn new() -> Batch {
         Batch {
-            lean: [Lean::default(); BURST],
-            by_slot: [BackendId(0); BURST],
+            heads: Heads::new(),
             plain: 0,
+            groups: ArrayVec::new(),
             v6: 0,
             undecided: 0,
-            by_slot_mask: 0,
-            tuples: [TupleV4::default(); BURST],
+            by_slot: 0,
+            decided: [BackendId(0); BURST],
             others: ArrayVec::new(),
         }
     }
@@ -88,124 +70,166 @@ impl Batch {
 
     #[inline(always)]
     fn at(&self, position: usize) -> Lean {
-        self.lean[position % BURST]
+        Lean(self.heads.lean[position % BURST])
     }
 
     /// The positions whose flows, where the burst look-up does not find them, are placed by `fresh`.
     pub(crate) fn may_be_fresh(&self) -> u32 {
-        self.plain & !self.v6 & !self.by_slot_mask
+        self.plain & !self.v6 & !self.by_slot
     }
 
+    /// The tuple at a position that [may be fresh](Batch::may_be_fresh).
+    #[inline(always)]
+    pub(crate) fn tuple(&self, position: usize) -> TupleV4 {
+        self.heads.tuple(position)
+    }
+
+    #[inline(always)]
     pub(crate) fn is_syn(&self, position: usize) -> bool {
-        self.at(position).course == Course::Syn
+        self.at(position).is(Course::Syn)
     }
 
+    #[inline(always)]
     pub(crate) fn is_tcp(&self, position: usize) -> bool {
-        self.at(position).course != Course::Udp
+        !self.at(position).is(Course::Udp)
     }
 
     /// Index of its service in the view.
+    #[inline(always)]
     pub(crate) fn service_index(&self, position: usize) -> usize {
-        usize::from(self.at(position).index)
+        usize::from(self.at(position).index())
     }
 
-    pub(crate) fn datagram_len(&self, position: usize) -> u16 {
-        self.at(position).len
-    }
-}
-
-/// Which frames a port takes, by their Ethernet addresses: one comparison of the first eight bytes.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Gate {
-    mask: u64,
-    value: u64,
-}
-
-impl Gate {
-    /// To the port's own station, or, where all stations are served, not to a group; and not from a group.
-    pub(crate) fn of(view: &View, port: PortId) -> Gate {
-        let first_eight =
-            |[a, b, c, d, e, f]: [u8; 6], from: u8| u64::from_ne_bytes([a, b, c, d, e, f, from, 0]);
-        match view.ports.get(port.index()).and_then(PortView::station) {
-            Some(mac) => Gate { mask: first_eight([0xff; 6], 1), value: first_eight(mac, 0) },
-            None => Gate { mask: first_eight([1, 0, 0, 0, 0, 0], 1), value: 0 },
-        }
-    }
-
+    /// What is counted of a packet that goes to this backend.
     #[inline(always)]
-    fn admits(self, bytes: &[u8]) -> bool {
-        bytes.first_chunk().is_some_and(|first| u64::from_ne_bytes(*first) & self.mask == self.value)
+    pub(crate) fn label(&self, position: usize, backend: BackendId) -> Label {
+        let lean = self.at(position);
+        Label::plain(ServiceId(lean.service()), backend, lean.len())
     }
 }
 
-/// What the entries of flows that need no write look like in this turn, by course.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Stamps([Stamp; 5]);
+/// The positions whose bits are set.
+#[inline(always)]
+fn bits(mut mask: u32) -> impl Iterator<Item = usize> {
+    core::iter::from_fn(move || {
+        let position = (mask != 0).then(|| mask.trailing_zeros() as usize)?;
+        mask &= mask - 1;
+        Some(position)
+    })
+}
 
-/// Packets and bytes of consecutive packets of one service, added to its counters once.
+/// The first so many positions, a bit each.
+#[inline(always)]
+pub(crate) const fn everything(count: usize) -> u32 {
+    if count < BURST { (1 << count) - 1 } else { u32::MAX }
+}
+
+/// To the port's own station, or, where all stations are served, not to a group; and not from a group.
+fn gate(view: &View, port: PortId) -> Gate {
+    let first_eight =
+        |[a, b, c, d, e, f]: [u8; 6], from: u8| u64::from_le_bytes([a, b, c, d, e, f, from, 0]);
+    match view.ports.get(port.index()).and_then(PortView::station) {
+        Some(mac) => Gate { mask: first_eight([0xff; 6], 1), value: first_eight(mac, 0) },
+        None => Gate { mask: first_eight([1, 0, 0, 0, 0, 0], 1), value: 0 },
+    }
+}
+
+/// What the entries of flows that need no write look like in this turn.
+#[derive(Clone, Copy, Debug)]
+struct Stamps {
+    tcp: Stamp,
+    udp: Stamp,
+}
+
+/// How far a burst came where it lay.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Run {
-    service: ServiceId,
-    packets: u64,
-    bytes: u64,
-}
-
-impl Run {
-    #[inline(always)]
-    pub(crate) fn count(&mut self, counters: &Counters, service: ServiceId, bytes: u16) {
-        if self.service != service {
-            self.end(counters);
-            self.service = service;
-        }
-        self.packets += 1;
-        self.bytes += u64::from(bytes);
-    }
-
-    #[cold]
-    pub(crate) fn end(&mut self, counters: &Counters) {
-        if self.packets > 0
-            && let Some(of) = counters.service(self.service)
-        {
-            of.packets.add(self.packets);
-            of.bytes.add(self.bytes);
-        }
-        *self = Run::default();
-    }
+struct Carried {
+    /// The positions whose frames are ready to be sent, a bit each.
+    done: u32,
+    /// The positions whose entries stay as they are.
+    current: u32,
+    /// The port of all of them.
+    port: PortId,
+    /// Bytes of all of them.
+    bytes: usize,
 }
 
 impl<Io: PacketIo> Worker<Io> {
-    /// First stage: describes the packets of the plain shape that have a service, notes their keys, and gives the
-    /// positions of the others, at which the general stages have to look.
-    #[inline(always)]
-    pub(crate) fn classify_plain(&mut self, view: &View, gate: Gate, burst: &Burst<Io::Frame>) -> u32 {
+    /// First stage: describes the packets of the plain shape that have a service, notes their keys, and lets the general stages look at
+    /// the others. Gives the bytes of the burst.
+    #[inline(never)]
+    pub(crate) fn classify_burst(&mut self, view: &View, port: PortId, burst: &Burst<Io::Frame>) -> usize {
+        let gate = gate(view, port);
         self.keys.clear();
         self.batch.others.clear();
-        (self.batch.undecided, self.batch.by_slot_mask, self.batch.v6) = (0, 0, 0);
-        let mut rows = Rows { view, gate, keys: self.keys.narrow_mut(), batch: &mut self.batch };
-        let count = burst.len().min(BURST);
-        let mut left = 0;
-        for position in 0..count {
-            let frame = &burst[position];
-            let noted = Datagram::read(frame.bytes()).and_then(|datagram| match datagram.protocol() {
-                TCP => rows.note::<TCP>(frame, &datagram, position),
-                UDP => rows.note::<UDP>(frame, &datagram, position),
-                _ => None,
-            });
-            left |= u32::from(noted.is_none()) << position;
+        self.batch.groups.clear();
+        (self.batch.plain, self.batch.undecided, self.batch.by_slot, self.batch.v6) = (0, 0, 0, 0);
+        let bytes = self.flows.vectors().run(
+            #[inline(always)]
+            |lanes| {
+                let bytes = self.batch.heads.read(gate, burst);
+                self.match_services(view, burst.len(), lanes);
+                bytes
+            },
+        );
+        for position in bits(everything(burst.len()) & !self.batch.plain) {
+            if let Some(frame) = burst.get(position)
+                && !self.classify_plain_v6(view, gate, position, frame)
+            {
+                self.classify_other(view, position, frame);
+            }
         }
-        self.batch.plain = everything(count) & !left;
-        left
+        if self.batch.undecided != 0 {
+            self.steer_by_slots(view);
+        }
+        bytes
+    }
+
+    /// Finds the services of the packets of the plain shape, and completes their keys.
+    #[inline(always)]
+    fn match_services(&mut self, view: &View, count: usize, lanes: Lanes) {
+        let mut left = everything(count);
+        while left != 0 {
+            let first = left.trailing_zeros() as usize % BURST;
+            let needle = Needle(self.batch.heads.needle[first]);
+            let Some((index, service)) = service_of(view, needle) else {
+                left &= left - 1;
+                continue;
+            };
+            let id = u64::from(service.id.0);
+            let place = id << Lean::SERVICE | u64::from(index) << Lean::INDEX;
+            let of_it = if self.batch.groups.is_full() {
+                self.keys.narrow_mut()[first] = self.batch.heads.key[first] | id;
+                self.batch.heads.lean[first] |= place;
+                1 << first
+            } else {
+                let of_it = lanes.equal(&self.batch.heads.needle, needle.0) & left;
+                let _ = self.batch.groups.try_push((of_it, service.id));
+                self.claim(needle, id, place);
+                of_it
+            };
+            left &= !of_it;
+            self.batch.plain |= of_it;
+            if service.memory.is_some() && needle.protocol() == TCP {
+                self.batch.undecided |= of_it;
+            }
+        }
+    }
+
+    /// Completes what is known of all packets of a service.
+    #[inline(always)]
+    fn claim(&mut self, needle: Needle, id: u64, place: u64) {
+        let (heads, keys) = (&mut self.batch.heads, self.keys.narrow_mut());
+        for position in 0..BURST {
+            let is_its = u64::from(heads.needle[position] == needle.0).wrapping_neg();
+            keys[position] |= (heads.key[position] | id) & is_its;
+            heads.lean[position] |= place & is_its;
+        }
     }
 
     /// The same for a packet of IPv6. False: the general stages have to look.
     #[inline(always)]
-    pub(crate) fn classify_plain_v6(
-        &mut self,
-        view: &View,
-        gate: Gate,
-        position: usize,
-        frame: &Io::Frame,
-    ) -> bool {
+    fn classify_plain_v6(&mut self, view: &View, gate: Gate, position: usize, frame: &Io::Frame) -> bool {
         let (bytes, meta) = (frame.bytes(), frame.meta());
         let Some(plain) = PlainV6::read(bytes) else { return false };
         let Match::Service(index) = view.services.find_v6(plain.dst, plain.dport, plain.protocol) else {
@@ -215,6 +239,7 @@ impl<Io: PacketIo> Worker<Io> {
         let is_refused = meta.truncated || meta.multi_segment || !gate.admits(bytes);
         // What remembers slots looks them up first, in the general stages.
         if is_refused
+            || index > Lean::INDEX_MAX
             || service.memory.is_some()
             || !is_possible_source_v6(plain.src)
             || plain.src == plain.dst
@@ -229,29 +254,36 @@ impl<Io: PacketIo> Worker<Io> {
             protocol: plain.protocol,
         };
         self.keys.set(position, Some(&key_of(service, &tuple)));
-        let course = Course::of(plain.protocol, plain.flags);
-        self.batch.lean[position % BURST] =
-            Lean { len: plain.len, service: service.id, index, course, tos: plain.tos };
+        const CHANGES: u8 = TcpFlags::SYN | TcpFlags::FIN | TcpFlags::RST;
+        let course = match plain.protocol {
+            UDP => Course::Udp,
+            _ if plain.flags.0 & CHANGES == 0 => Course::Tcp,
+            _ if plain.flags.is_syn() => Course::Syn,
+            _ => Course::Turning,
+        };
+        self.batch.heads.lean[position % BURST] =
+            Lean::new(plain.len, plain.tos, course, service.id.0, index).0;
         self.batch.plain |= 1 << (position % BURST);
         self.batch.v6 |= 1 << (position % BURST);
         true
     }
 
     /// Decides by its slot each packet whose slot is enough, and takes back its key.
-    pub(crate) fn steer_by_slots(&mut self, view: &View) {
+    #[inline(never)]
+    fn steer_by_slots(&mut self, view: &View) {
         while self.batch.undecided != 0 {
-            let mut positions = [0; LANES];
+            let mut chosen = [0; LANES];
             let mut count = 0;
-            for position in &mut positions {
+            for position in &mut chosen {
                 if self.batch.undecided != 0 {
                     *position = self.batch.undecided.trailing_zeros() as usize % BURST;
                     self.batch.undecided &= self.batch.undecided - 1;
                     count += 1;
                 }
             }
-            let tuples = positions.map(|position| self.batch.tuples[position]);
+            let tuples = chosen.map(|position| self.batch.heads.tuple(position));
             let hashes = hashes(&self.flows, &view.cluster_key, &tuples);
-            for ((position, hash), tuple) in positions.into_iter().zip(hashes).zip(tuples).take(count) {
+            for ((position, hash), tuple) in chosen.into_iter().zip(hashes).zip(tuples).take(count) {
                 self.steer_by_hash(view, position, hash, &tuple);
             }
         }
@@ -259,8 +291,7 @@ impl<Io: PacketIo> Worker<Io> {
 
     #[inline(always)]
     fn steer_by_hash(&mut self, view: &View, position: usize, hash: u64, tuple: &TupleV4) {
-        let lean = &mut self.batch.lean[position % BURST];
-        let Some(service) = view.service.get(usize::from(lean.index)) else { return };
+        let Some(service) = view.service.get(self.batch.service_index(position)) else { return };
         let slot = match service.hash {
             HashOn::Tuple => service.maglev.slot(hash),
             HashOn::Source => {
@@ -270,9 +301,8 @@ impl<Io: PacketIo> Worker<Io> {
         if service.is_stateless(slot)
             && let Some(backend) = place_in(view, service, slot)
         {
-            lean.course = Course::Slot;
-            self.batch.by_slot[position % BURST] = backend;
-            self.batch.by_slot_mask |= 1 << (position % BURST);
+            self.batch.decided[position % BURST] = backend;
+            self.batch.by_slot |= 1 << (position % BURST);
             self.keys.set(position, None);
         }
     }
@@ -280,50 +310,148 @@ impl<Io: PacketIo> Worker<Io> {
     /// The general description of a packet of the plain shape that the fast path does not carry to the end.
     pub(crate) fn describe_plain(&mut self, view: &View, frame: &Io::Frame, position: usize) -> Packet {
         let mut packet = classify(view, frame.bytes(), frame.meta());
-        if self.batch.at(position).course == Course::Slot {
-            packet.fate = Fate::To(self.batch.by_slot[position % BURST]);
+        let is_by_slot = self.batch.by_slot >> (position % BURST) & 1 == 1;
+        if is_by_slot || self.fresh.is_placed(position) {
+            packet.fate = Fate::To(self.batch.decided[position % BURST]);
             if let Some(service) = packet.service.and_then(|index| view.service.get(usize::from(index))) {
                 self.count_for(service, &packet);
             }
-            self.tally.stateless += 1;
+            self.tally.stateless += u64::from(is_by_slot);
         }
         packet
     }
 
-    /// The stamps of this turn.
-    pub(crate) fn stamps(&self, now: Tick) -> Stamps {
-        let stamp = |state| self.flows.stamp(state, now);
-        Stamps([stamp(State::TcpEstablished), stamp(State::Udp), Stamp::NEVER, Stamp::NEVER, Stamp::NEVER])
+    /// The later stages of the packets that can be carried to the end where they lie, and whatever has to be done for the others.
+    #[inline(never)]
+    pub(crate) fn forward_burst(&mut self, view: &View, burst: &mut Burst<Io::Frame>, now: Tick) {
+        self.rewritten = false;
+        let stamps =
+            Stamps { tcp: self.flows.stamp(State::TcpEstablished, now), udp: self.flows.stamp(State::Udp, now) };
+        self.enter_fresh(view, now);
+        let carried = self.flows.vectors().run(
+            #[inline(always)]
+            |lanes| self.carry_burst(view, burst, stamps, lanes),
+        );
+        if carried.done == everything(burst.len()) {
+            self.send_burst(view, carried.port, burst, carried.bytes as u64);
+        } else {
+            self.forward_rest(view, burst, carried, now);
+        }
     }
 
-    /// All later stages for a packet of the plain shape. Gives the frame back untouched where the general stages have to look.
+    /// Encapsulates, where they lie, the packets whose backends are known, as many as leave by one port with headers of one shape.
     #[inline(always)]
-    pub(crate) fn forward_plain(
+    fn carry_burst(
         &mut self,
         view: &View,
-        frame: Io::Frame,
-        position: usize,
-        stamps: &Stamps,
-        run: &mut Run,
-    ) -> Option<Io::Frame> {
-        let position = position % BURST;
-        let lean = self.batch.at(position);
-        let (id, by_slot) = match self.hits.current(position, stamps.0[lean.course as usize]) {
-            Some(id) if !self.rewritten => (id, false),
-            _ if lean.course == Course::Slot => (self.batch.by_slot[position], true),
-            _ => return Some(frame),
+        burst: &mut Burst<Io::Frame>,
+        stamps: Stamps,
+        lanes: Lanes,
+    ) -> Carried {
+        let (udp, turning, syn) = self.batch.heads.courses(lanes);
+        let plain = self.batch.plain;
+        let tcp = self.hits.stamped(lanes, stamps.tcp) & plain & !(udp | turning | syn);
+        let current = tcp | if udp & plain == 0 { 0 } else { self.hits.stamped(lanes, stamps.udp) & plain & udp };
+        let decided = self.decided();
+        // Behind a packet that may give an entry of its flow another backend (a SYN, or whatever the general stages classified,
+        // of a flow that is known), what the burst look-up saw may be out of date.
+        let may_rewrite = (syn | !plain) & self.hits.found();
+        let before = (may_rewrite & may_rewrite.wrapping_neg()).wrapping_sub(1);
+        let ready = (current | decided) & before;
+        let way = bits(ready).find_map(|position| {
+            let backend = backend_of(view, self.backend_at(position, decided), self.batch.at(position))?;
+            Some((backend.port, backend.header.shape()))
+        });
+        let Some((port, shape)) = way else { return Carried { current, ..Carried::default() } };
+        let (left, datagrams) = shape.choose(CarryAs { worker: self, view, burst, ready, decided, port });
+        let done = ready & !left;
+        let count = |positions: u32| (done & positions).count_ones() as usize;
+        self.tally.hits += count(!decided) as u64;
+        self.tally.stateless += count(self.batch.by_slot) as u64;
+        self.count_services(done, datagrams);
+        let each = ETHERNET_LEN + shape.len();
+        Carried { done, current, port, bytes: datagrams + each * count(done) }
+    }
+
+    /// Counts packets, of so many bytes in all, for their services.
+    #[inline(always)]
+    fn count_services(&self, done: u32, datagrams: usize) {
+        let count = |service, packets: u32, bytes: usize| {
+            if let Some(of) = self.counters.service(service) {
+                of.packets.add(u64::from(packets));
+                of.bytes.add(bytes as u64);
+            }
         };
-        let left = self.carry(view, frame, position, id);
+        match self.batch.groups.first() {
+            Some(&(positions, service)) if positions & done == done => {
+                count(service, done.count_ones(), datagrams);
+            }
+            _ => {
+                for position in bits(done) {
+                    let lean = self.batch.at(position);
+                    count(ServiceId(lean.service()), 1, usize::from(lean.len()));
+                }
+            }
+        }
+    }
+
+    /// Whom a packet goes to whose entry is current, or that is one of the decided.
+    #[inline(always)]
+    pub(crate) fn backend_at(&self, position: usize, decided: u32) -> BackendId {
+        let by_entry = self.hits.backend(position % BURST);
+        if decided >> (position % BURST) & 1 == 1 { self.batch.decided[position % BURST] } else { by_entry }
+    }
+
+    /// The positions that were decided without an entry.
+    #[inline(always)]
+    pub(crate) fn decided(&self) -> u32 {
+        self.batch.by_slot | self.fresh.placed()
+    }
+
+    /// Sends what was carried, and lets the general stages carry the rest, in order.
+    #[inline(never)]
+    fn forward_rest(&mut self, view: &View, burst: &mut Burst<Io::Frame>, carried: Carried, now: Tick) {
+        let decided = self.decided();
+        let mut others = 0;
+        // Taken from the end of the burst turned round: a third of the work of draining it.
+        burst.reverse();
+        let mut next = 0;
+        while let Some(frame) = burst.pop() {
+            let position = next;
+            next += 1;
+            if carried.done >> (position % BURST) & 1 == 1 {
+                let label = self.batch.label(position, self.backend_at(position, decided));
+                self.send(view, carried.port, frame, label);
+            } else if self.batch.is_plain(position) {
+                let is_known = carried.current >> (position % BURST) & 1 == 1 && !self.rewritten;
+                let left =
+                    if is_known { self.forward_current(view, frame, position) } else { Some(frame) };
+                if let Some(frame) = left {
+                    self.forward_known(view, frame, position, now);
+                }
+            } else {
+                let packet = self.batch.others.get(others).copied();
+                let packet = packet.unwrap_or_else(|| classify(view, frame.bytes(), frame.meta()));
+                self.forward_other(view, frame, packet, position, now);
+                others += 1;
+            }
+        }
+    }
+
+    /// A packet of a known flow that could not be carried where it lay, but behind those before it. Gives the frame back where that takes
+    /// more.
+    #[inline(always)]
+    fn forward_current(&mut self, view: &View, frame: Io::Frame, position: usize) -> Option<Io::Frame> {
+        let left = self.carry(view, frame, position, self.hits.backend(position % BURST));
         if left.is_none() {
-            run.count(&self.counters, lean.service, lean.len);
-            let tally = if by_slot { &mut self.tally.stateless } else { &mut self.tally.hits };
-            *tally += 1;
+            self.count_services(1 << (position % BURST), usize::from(self.batch.at(position).len()));
+            self.tally.hits += 1;
         }
         left
     }
 
     /// Encapsulates and sends a packet of the plain shape whose backend is known. Gives the frame back where that takes more.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn carry(
         &mut self,
         view: &View,
@@ -331,99 +459,99 @@ impl<Io: PacketIo> Worker<Io> {
         position: usize,
         id: BackendId,
     ) -> Option<Io::Frame> {
-        let Lean { len, service, .. } = self.batch.at(position);
-        let Some(backend) = view.backends.get(id.index()).and_then(Option::as_ref) else {
-            return Some(frame);
-        };
-        if backend.service != service || len > backend.room {
+        let lean = self.batch.at(position);
+        let Some(backend) = backend_of(view, id, lean) else { return Some(frame) };
+        let shape = backend.header.shape();
+        if shape.choose(CarryOne { backend, lean, frame: &mut frame }).is_none() {
             return Some(frame);
         }
-        let header = &backend.header;
-        let entropy = if header.has_entropy() { entropy_of(frame.bytes()) } else { 0 };
-        // Ethernet padding is no part of the datagram and must not travel inside the tunnel.
-        let (end, grown) = (usize::from(len) + ETHERNET_LEN, header.len());
-        let Ok(bytes) = frame.cut_and_grow(end, grown) else { return Some(frame) };
-        encapsulate_untagged(bytes, header, Inner { len, tos: self.batch.at(position).tos }, entropy);
-        self.send_sized(view, backend.port, frame, end + grown, Label::plain(service, id, len));
+        self.send(view, backend.port, frame, self.batch.label(position, id));
         None
     }
 }
 
-/// Where the first stage writes what it finds.
-struct Rows<'t> {
-    view: &'t View,
-    gate: Gate,
-    keys: &'t mut [u64; BURST],
-    batch: &'t mut Batch,
+/// The loop over the packets that are ready, for headers of one shape. Gives the positions of those that could not be carried, and the
+/// bytes of the datagrams of all others.
+struct CarryAs<'w, Io: PacketIo> {
+    worker: &'w Worker<Io>,
+    view: &'w View,
+    burst: &'w mut Burst<Io::Frame>,
+    ready: u32,
+    decided: u32,
+    port: PortId,
 }
 
-impl Rows<'_> {
-    /// Notes a packet of the plain shape for a service with narrow keys; `None`, and nothing noted, for any other.
+impl<Io: PacketIo> ForShape for CarryAs<'_, Io> {
+    type Output = (u32, usize);
+
     #[inline(always)]
-    fn note<const PROTOCOL: u8>(
-        &mut self,
-        frame: &impl Frame,
-        datagram: &Datagram<'_>,
-        position: usize,
-    ) -> Option<()> {
-        let packet = datagram.plain::<PROTOCOL>()?;
-        let index = self.view.services.exact_v4(packet.dst, packet.dport, PROTOCOL)?;
-        let service = self.view.service.get(usize::from(index))?;
-        let meta = frame.meta();
-        let is_refused = meta.truncated || meta.multi_segment || service.wide;
-        if is_refused
-            || !self.gate.admits(frame.bytes())
-            || !is_possible_source_v4(packet.src)
-            || packet.src == packet.dst
-        {
-            return None;
-        }
-        let position = position % BURST;
-        self.keys[position] = wire::key::narrow(packet.src, packet.sport, service.id);
-        let course = Course::of(PROTOCOL, packet.flags);
-        self.batch.lean[position] =
-            Lean { len: packet.len, service: service.id, index, course, tos: packet.tos };
-        if PROTOCOL == TCP && service.memory.is_some() {
-            let ports = u32::from(packet.sport) << 16 | u32::from(packet.dport);
-            self.batch.undecided |= 1 << position;
-            self.batch.tuples[position] = TupleV4 { src: packet.src, dst: packet.dst, ports, protocol: TCP };
-        }
-        Some(())
-    }
-}
-
-impl Course {
-    /// By the lower flags of TCP, so that a packet costs one load.
-    const OF_TCP: [Course; 32] = {
-        const CHANGES: u8 = TcpFlags::SYN | TcpFlags::FIN | TcpFlags::RST;
-        let mut courses = [Course::Tcp; 32];
-        let mut flags = 0;
-        while flags < 32 {
-            if TcpFlags(flags).is_syn() {
-                courses[flags as usize] = Course::Syn;
-            } else if flags & CHANGES != 0 {
-                courses[flags as usize] = Course::Turning;
+    fn with<P: Prepend>(self) -> (u32, usize) {
+        let (mut left, mut datagrams) = (0, 0);
+        for (position, frame) in self.burst.iter_mut().enumerate().take(BURST) {
+            if self.ready >> position & 1 == 0 {
+                continue;
             }
-            flags += 1;
+            let lean = self.worker.batch.at(position);
+            let id = self.worker.backend_at(position, self.decided);
+            let backend = backend_of(self.view, id, lean)
+                .filter(|backend| backend.port == self.port && backend.header.shape() == P::SHAPE);
+            match backend.and_then(|backend| encapsulate::<P, _>(backend, lean, frame)) {
+                Some(()) => datagrams += usize::from(lean.len()),
+                None => left |= 1 << position,
+            }
         }
-        courses
-    };
-
-    #[inline(always)]
-    const fn of(protocol: u8, flags: TcpFlags) -> Course {
-        if protocol == UDP { Course::Udp } else { Course::OF_TCP[flags.0 as usize % 32] }
+        (left, datagrams)
     }
 }
 
-/// The first so many positions, a bit each.
+/// The service, with its index, of a packet of the plain shape; `None` for a packet of another, and where the general stages have to
+/// look.
 #[inline(always)]
-const fn everything(count: usize) -> u32 {
-    if count < BURST { (1 << count) - 1 } else { u32::MAX }
+fn service_of(view: &View, needle: Needle) -> Option<(u16, &ServiceView)> {
+    if needle.0 == 0 {
+        return None;
+    }
+    let index = view.services.exact_v4(needle.dst(), needle.dport(), needle.protocol())?;
+    let service = view.service.get(usize::from(index)).filter(|service| !service.wide)?;
+    (index <= Lean::INDEX_MAX).then_some((index, service))
+}
+
+/// The backend, if it can be reached and takes datagrams of this length, and is the service's.
+#[inline(always)]
+fn backend_of(view: &View, id: BackendId, lean: Lean) -> Option<&BackendView> {
+    let backend = view.backends.get(id.index())?.as_ref()?;
+    (backend.service.0 == lean.service() && lean.len() <= backend.room).then_some(backend)
+}
+
+/// Puts the tunnel's header, of a known shape, in front of a packet of the plain shape. `None`: there is no room, and the frame is
+/// as it was.
+#[inline(always)]
+fn encapsulate<P: Prepend, F: Frame>(backend: &BackendView, lean: Lean, frame: &mut F) -> Option<()> {
+    // Ethernet padding is no part of the datagram and must not travel inside the tunnel.
+    let bytes = frame.cut_and_grow(usize::from(lean.len()) + ETHERNET_LEN, P::LEN).ok()?;
+    P::prepend(bytes, &backend.header, Inner { len: lean.len(), tos: lean.tos() }, entropy_of);
+    Some(())
+}
+
+/// The same for one packet.
+struct CarryOne<'f, F> {
+    backend: &'f BackendView,
+    lean: Lean,
+    frame: &'f mut F,
+}
+
+impl<F: Frame> ForShape for CarryOne<'_, F> {
+    type Output = Option<()>;
+
+    #[inline(always)]
+    fn with<P: Prepend>(self) -> Option<()> {
+        encapsulate::<P, F>(self.backend, self.lean, self.frame)
+    }
 }
 
 #[inline(never)]
 fn entropy_of(bytes: &[u8]) -> u32 {
-    let tuple = match (Plain::read(bytes), PlainV6::read(bytes)) {
+    let tuple = match (wire::plain::Plain::read(bytes), PlainV6::read(bytes)) {
         (Some(plain), _) => plain.parsed().tuple(bytes),
         (None, Some(plain)) => plain.parsed().tuple(bytes),
         (None, None) => return 0,

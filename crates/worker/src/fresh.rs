@@ -4,25 +4,22 @@
 //! What it does is what [`steering`](crate::steering) would do with them, only sooner; what that would have to ask about (the
 //! other workers' tables, a remembered slot, a flow twice in the burst) is left to it.
 
-use crate::classify::{Fate, classify};
-use crate::fast::Run;
-use crate::io::{Burst, Frame, PacketIo};
+use crate::io::PacketIo;
 use crate::steering::place_in;
 use crate::view::{HashOn, View};
 use crate::{BURST, Worker};
 use flow::{Isa, State};
 use steer::hash::lanes::{TupleV4, tuples_v4};
-use wire::plain::Plain;
-use wire::{Addr, BackendId, FlowKey, Tick};
+use wire::{Addr, FlowKey, Tick};
 
 /// Hashes at a time.
 pub(crate) const LANES: usize = 8;
 
 /// Eight hashes in lockstep: as vectors, or where there are none in two halves, for which there are registers.
 pub(crate) fn hashes(table: &flow::Table, key: &[u8; 16], tuples: &[TupleV4; LANES]) -> [u64; LANES] {
-    table.with_vectors(
+    table.vectors().run(
         #[inline(always)]
-        |isa| match isa {
+        |lanes| match lanes.isa() {
             Isa::Baseline => {
                 let (halves, _) = tuples.as_chunks::<{ LANES / 2 }>();
                 let mut hashes = [0; LANES];
@@ -41,12 +38,16 @@ pub(crate) fn hashes(table: &flow::Table, key: &[u8; 16], tuples: &[TupleV4; LAN
 pub(crate) struct Fresh {
     /// The positions that have been placed, a bit each.
     placed: u32,
-    backend: [BackendId; BURST],
 }
 
 impl Fresh {
     pub(crate) fn new() -> Fresh {
-        Fresh { placed: 0, backend: [BackendId(0); BURST] }
+        Fresh { placed: 0 }
+    }
+
+    #[inline(always)]
+    pub(crate) fn placed(&self) -> u32 {
+        self.placed
     }
 
     #[inline(always)]
@@ -73,16 +74,17 @@ impl Seen {
 impl<Io: PacketIo> Worker<Io> {
     /// Places the packets of the burst that begin a flow as far as anybody knows.
     #[inline]
-    pub(crate) fn place_fresh(&mut self, view: &View, burst: &Burst<Io::Frame>) {
+    pub(crate) fn place_fresh(&mut self, view: &View) {
         self.fresh.placed = 0;
         let missed = self.batch.may_be_fresh() & !self.hits.found();
         if missed != 0 {
-            self.place_missed(view, burst, missed);
+            self.flows.prefetch_inserts(&self.keys, &self.hits);
+            self.place_missed(view, missed);
         }
     }
 
     #[inline(never)]
-    fn place_missed(&mut self, view: &View, burst: &Burst<Io::Frame>, mut missed: u32) {
+    fn place_missed(&mut self, view: &View, mut missed: u32) {
         let mut seen = Seen([0; 32]);
         let is_alone = self.peers.len() < 2;
         while missed != 0 {
@@ -95,13 +97,8 @@ impl<Io: PacketIo> Worker<Io> {
                 // Another worker may know the flow, unless its first packet is this one.
                 let is_settled = is_alone || self.batch.is_syn(position);
                 let is_first = self.hits.miss(position).is_some_and(|miss| seen.is_first(miss.hash()));
-                if is_settled
-                    && is_first
-                    && let Some(plain) = burst.get(position).and_then(|frame| Plain::read(frame.bytes()))
-                {
-                    let ports = u32::from(plain.sport) << 16 | u32::from(plain.dport);
-                    tuples[count % LANES] =
-                        TupleV4 { src: plain.src, dst: plain.dst, ports, protocol: plain.protocol };
+                if is_settled && is_first {
+                    tuples[count % LANES] = self.batch.tuple(position);
                     positions[count % LANES] = position;
                     count += 1;
                 }
@@ -119,43 +116,34 @@ impl<Io: PacketIo> Worker<Io> {
                     && !is_tainted(view, self.batch.service_index(position), slot)
                     && let Some(backend) = place_in(view, service, slot)
                 {
-                    self.fresh.backend[position % BURST] = backend;
+                    self.batch.decided[position % BURST] = backend;
                     self.fresh.placed |= 1 << (position % BURST);
                 }
             }
         }
     }
 
-    /// Enters and forwards a packet that was placed. Gives the frame back where something has changed since then.
-    #[inline(never)]
-    pub(crate) fn forward_fresh(
-        &mut self,
-        view: &View,
-        frame: Io::Frame,
-        position: usize,
-        now: Tick,
-        run: &mut Run,
-    ) -> Option<Io::Frame> {
-        let key = FlowKey::Narrow(self.keys.narrow_mut()[position % BURST]);
-        let service = view.service.get(self.batch.service_index(position));
-        let (Some(service), Some(miss), false) = (service, self.hits.miss(position), self.entered) else {
-            return Some(frame);
-        };
-        let backend = self.fresh.backend[position % BURST];
-        let state = if self.batch.is_tcp(position) { State::TcpNew } else { State::UdpNew };
-        self.tally.misses += 1;
-        // Where there is no room, the next packet is steered by the table again.
-        self.enter(service, &key, Some(miss), backend, state, now);
-        match self.carry(view, frame, position, backend) {
-            None => run.count(&self.counters, service.id, self.batch.datagram_len(position)),
-            Some(frame) => {
-                let mut packet = classify(view, frame.bytes(), frame.meta());
-                packet.fate = Fate::To(backend);
-                self.count_for(service, &packet);
-                self.rewrite(view, frame, &mut packet, now);
-            }
+    /// Enters the flows that were placed. Where there is no room, the next packet is steered by the table again.
+    #[inline]
+    pub(crate) fn enter_fresh(&mut self, view: &View, now: Tick) {
+        if self.fresh.placed != 0 {
+            self.enter_placed(view, now);
         }
-        None
+    }
+
+    #[inline(never)]
+    fn enter_placed(&mut self, view: &View, now: Tick) {
+        let mut placed = self.fresh.placed;
+        self.tally.misses += u64::from(placed.count_ones());
+        while placed != 0 {
+            let position = placed.trailing_zeros() as usize;
+            placed &= placed - 1;
+            let key = FlowKey::Narrow(self.keys.narrow_mut()[position % BURST]);
+            let Some(service) = view.service.get(self.batch.service_index(position)) else { continue };
+            let state = if self.batch.is_tcp(position) { State::TcpNew } else { State::UdpNew };
+            let backend = self.batch.decided[position % BURST];
+            self.enter(service, &key, self.hits.miss(position), backend, state, now);
+        }
     }
 }
 

@@ -18,6 +18,7 @@ pub mod emit;
 pub mod fast;
 pub mod fragments;
 pub mod fresh;
+pub mod heads;
 pub mod io;
 pub mod lookup;
 pub mod mailbox;

@@ -216,7 +216,6 @@ impl<Io: PacketIo> Worker<Io> {
             self.count_new(service, backend);
             return true;
         }
-        self.entered = true;
         self.enter(service, key, miss, backend, state, now)
     }
 

@@ -2,7 +2,7 @@
 
 use crate::classify::{Fate, Packet, classify};
 use crate::emit::{Label, Outbox};
-use crate::fast::{Batch, Gate, Run};
+use crate::fast::Batch;
 use crate::fragments::Store;
 use crate::fresh::Fresh;
 use crate::io::{Burst, Frame, PacketIo};
@@ -94,8 +94,6 @@ pub struct Worker<Io: PacketIo> {
     pub(crate) hits: flow::Hits,
     /// A packet of this burst has given an entry another backend: what the burst look-up saw may be out of date.
     pub(crate) rewritten: bool,
-    /// The general stages have made an entry in this burst.
-    pub(crate) entered: bool,
     pub(crate) fresh: Fresh,
     pub(crate) tally: Tally,
     /// What it knows as a member of a cluster.
@@ -135,7 +133,6 @@ impl<Io: PacketIo> Worker<Io> {
             keys: flow::Keys::new(),
             hits: flow::Hits::new(),
             rewritten: false,
-            entered: false,
             fresh: Fresh::new(),
             tally: Tally::default(),
             station: None,
@@ -228,40 +225,23 @@ impl<Io: PacketIo> Worker<Io> {
         self.io.rx(port, &mut burst);
         let received = burst.len();
         if received > 0 {
-            self.count_received(port, &burst);
             if view.cluster.as_ref().is_some_and(|cluster| !cluster.ready) {
+                self.count_received(port, &burst);
                 self.receive_before_joining(view, &mut burst, now);
                 return received;
             }
-            self.classify_burst(view, port, &burst);
+            let bytes = self.classify_burst(view, port, &burst);
+            self.count_bytes(port, received, bytes);
             self.flows.lookup(&self.keys, now, &mut self.hits);
-            self.hits.prefetch(&view.backends);
-            self.flows.prefetch_inserts(&self.keys, &self.hits);
-            self.place_fresh(view, &burst);
+            self.place_fresh(view);
             self.forward_burst(view, &mut burst, now);
         }
         received
     }
 
-    /// First stage, with the keys to look up in the second.
+    /// The general stages' part of the first stage.
     #[inline(never)]
-    fn classify_burst(&mut self, view: &View, port: PortId, burst: &Burst<Io::Frame>) {
-        let gate = Gate::of(view, port);
-        let mut left = self.classify_plain(view, gate, burst);
-        while left != 0 {
-            let position = left.trailing_zeros() as usize;
-            left &= left - 1;
-            if let Some(frame) = burst.get(position)
-                && !self.classify_plain_v6(view, gate, position, frame)
-            {
-                self.classify_other(view, position, frame);
-            }
-        }
-        self.steer_by_slots(view);
-    }
-
-    #[inline(never)]
-    fn classify_other(&mut self, view: &View, position: usize, frame: &Io::Frame) {
+    pub(crate) fn classify_other(&mut self, view: &View, position: usize, frame: &Io::Frame) {
         let mut packet = classify(view, frame.bytes(), frame.meta());
         let key = self.key(view, frame.bytes(), &mut packet);
         self.keys.set(position, key.as_ref());
@@ -270,41 +250,9 @@ impl<Io: PacketIo> Worker<Io> {
         }
     }
 
-    /// Third stage to last.
-    #[inline(never)]
-    fn forward_burst(&mut self, view: &View, burst: &mut Burst<Io::Frame>, now: Tick) {
-        (self.rewritten, self.entered) = (false, false);
-        let stamps = self.stamps(now);
-        let mut run = Run::default();
-        let mut others = 0;
-        // Taken from the end of the burst turned round: a third of the work of draining it.
-        burst.reverse();
-        let mut next = 0;
-        while let Some(frame) = burst.pop() {
-            let position = next;
-            next += 1;
-            if !self.batch.is_plain(position) {
-                let packet = self.batch.others.get(others).copied();
-                let packet = packet.unwrap_or_else(|| classify(view, frame.bytes(), frame.meta()));
-                self.forward_other(view, frame, packet, position, now);
-                others += 1;
-            } else if let Some(frame) = self.forward_plain(view, frame, position, &stamps, &mut run) {
-                let left = if self.fresh.is_placed(position) {
-                    self.forward_fresh(view, frame, position, now, &mut run)
-                } else {
-                    Some(frame)
-                };
-                if let Some(frame) = left {
-                    self.forward_known(view, frame, position, now);
-                }
-            }
-        }
-        run.end(&self.counters);
-    }
-
     /// The general stages for a packet of the plain shape.
     #[inline(never)]
-    fn forward_known(&mut self, view: &View, frame: Io::Frame, position: usize, now: Tick) {
+    pub(crate) fn forward_known(&mut self, view: &View, frame: Io::Frame, position: usize, now: Tick) {
         let mut packet = self.describe_plain(view, &frame, position);
         let answer = Answer { hit: self.hits.get(position), miss: self.hits.miss(position) };
         self.steer(view, frame.bytes(), &mut packet, answer, now);
@@ -318,7 +266,7 @@ impl<Io: PacketIo> Worker<Io> {
     }
 
     /// The general stages.
-    fn forward_other(
+    pub(crate) fn forward_other(
         &mut self,
         view: &View,
         frame: Io::Frame,
@@ -401,11 +349,14 @@ impl<Io: PacketIo> Worker<Io> {
     }
 
     fn count_received(&self, port: PortId, burst: &Burst<Io::Frame>) {
-        let bytes: usize = burst.iter().map(|frame| frame.bytes().len()).sum();
-        self.counters.totals.rx.add(burst.len() as u64);
+        self.count_bytes(port, burst.len(), burst.iter().map(|frame| frame.bytes().len()).sum());
+    }
+
+    fn count_bytes(&self, port: PortId, frames: usize, bytes: usize) {
+        self.counters.totals.rx.add(frames as u64);
         self.counters.totals.rx_bytes.add(bytes as u64);
         if let Some(of) = self.counters.port(port) {
-            of.rx.add(burst.len() as u64);
+            of.rx.add(frames as u64);
             of.rx_bytes.add(bytes as u64);
         }
     }

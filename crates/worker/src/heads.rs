@@ -1,0 +1,315 @@
+//! The headers of a received burst by column, and what is to be said of each packet alone: whether it has the plain shape
+//! ([`wire::plain`]: IPv4 without options, TCP or UDP, nothing wrong), how long it is, and everything but the service of its key.
+//!
+//! Six words are read of each frame. All judgements are sums and masks over columns of words, without a branch, so that
+//! the compiler makes vectors of them: a packet costs a quarter of what it costs by itself. Fields stay in the byte order of the
+//! network until somebody needs their value. `wire::plain` is the oracle of the tests.
+
+use crate::BURST;
+use crate::view::SERVICES_MAX;
+use crate::io::Frame;
+use flow::Lanes;
+use steer::hash::lanes::TupleV4;
+use wire::parse::{ETHERNET_LEN, IPV4_LEN, TCP, TcpFlags, UDP};
+
+/// Positions judged at once.
+const LANES: usize = 8;
+/// A frame of the plain shape is at least this long: with a whole TCP header, so that all fields are read without another
+/// look at the length. Ethernet's shortest frame is longer.
+const SHORTEST: usize = ETHERNET_LEN + IPV4_LEN + 20;
+/// Lengths have 16 bits.
+const LONGEST: usize = u16::MAX as usize;
+
+/// Which frames a port takes, by the first eight bytes: the destination address and two bytes of the source.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Gate {
+    pub(crate) mask: u64,
+    pub(crate) value: u64,
+}
+
+impl Gate {
+    #[inline(always)]
+    pub(crate) fn admits(self, bytes: &[u8]) -> bool {
+        bytes.first_chunk().is_some_and(|first| u64::from_le_bytes(*first) & self.mask == self.value)
+    }
+}
+
+/// How a packet changes its flow's entry. The upper bit says that it does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum Course {
+    /// TCP without SYN, FIN or RST: an established flow stays as it is.
+    Tcp = 0,
+    /// UDP: likewise.
+    Udp = 1,
+    /// TCP with one of them.
+    Turning = 2,
+    /// Of these, a connection's first packet.
+    Syn = 3,
+}
+
+/// Words of the headers by position, and what they say.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(crate) struct Heads {
+    /// Bytes 0 to 7: addresses of stations.
+    stations: [u64; BURST],
+    /// Bytes 12 to 19: type, version, type of service, length, identification.
+    first: [u64; BURST],
+    /// Bytes 20 to 27: fragment, time to live, protocol, checksum, half of the source.
+    second: [u64; BURST],
+    /// Bytes 26 to 33: source and destination.
+    addresses: [u64; BURST],
+    /// Bytes 34 to 41: ports, and UDP's length.
+    ports: [u64; BURST],
+    /// Bytes 46 to 49 (TCP's length and flags); above them the frame's length.
+    rest: [u64; BURST],
+    /// What names the service: destination, its port, protocol; 0 where the shape is not the plain one.
+    pub(crate) needle: [u64; BURST],
+    /// The flow's narrow key without its service.
+    pub(crate) key: [u64; BURST],
+    /// See [`Lean`].
+    pub(crate) lean: [u64; BURST],
+}
+
+/// What later stages know of a packet, in one word: the datagram's length and type of service; above them the service's id and
+/// its index in the view, once these are known; the course in the two highest bits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Lean(pub(crate) u64);
+
+#[expect(clippy::cast_possible_truncation, reason = "fields are cut out of a word")]
+impl Lean {
+    /// Where the service's id begins.
+    pub(crate) const SERVICE: u32 = 32;
+    /// Where its index begins.
+    pub(crate) const INDEX: u32 = 48;
+    /// The largest index.
+    pub(crate) const INDEX_MAX: u16 = (1 << (Lean::COURSE - Lean::INDEX)) - 1;
+    const COURSE: u32 = 62;
+
+    pub(crate) const fn new(len: u16, tos: u8, course: Course, service: u16, index: u16) -> Lean {
+        Lean(
+            len as u64
+                | (tos as u64) << 16
+                | (course as u64) << Lean::COURSE
+                | (service as u64) << Lean::SERVICE
+                | (index as u64) << Lean::INDEX,
+        )
+    }
+
+    #[inline(always)]
+    pub(crate) const fn len(self) -> u16 {
+        self.0 as u16
+    }
+    #[inline(always)]
+    pub(crate) const fn tos(self) -> u8 {
+        (self.0 >> 16) as u8
+    }
+    #[inline(always)]
+    pub(crate) const fn is(self, course: Course) -> bool {
+        self.0 >> Lean::COURSE == course as u64
+    }
+    #[inline(always)]
+    pub(crate) const fn service(self) -> u16 {
+        (self.0 >> Lean::SERVICE) as u16
+    }
+    #[inline(always)]
+    pub(crate) const fn index(self) -> u16 {
+        (self.0 >> Lean::INDEX) as u16 & Lean::INDEX_MAX
+    }
+}
+
+/// What names an IPv4 service, as [`Heads`] has it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Needle(pub(crate) u64);
+
+#[expect(clippy::cast_possible_truncation, reason = "fields are cut out of a word")]
+impl Needle {
+    pub(crate) const fn dst(self) -> u32 {
+        (self.0 as u32).swap_bytes()
+    }
+    pub(crate) const fn dport(self) -> u16 {
+        ((self.0 >> 32) as u16).swap_bytes()
+    }
+    pub(crate) const fn protocol(self) -> u8 {
+        (self.0 >> 48) as u8
+    }
+}
+
+impl Heads {
+    pub(crate) fn new() -> Heads {
+        let none = [0; BURST];
+        Heads {
+            stations: none,
+            first: none,
+            second: none,
+            addresses: none,
+            ports: none,
+            rest: none,
+            needle: none,
+            key: none,
+            lean: none,
+        }
+    }
+
+    /// Reads the headers of a burst and judges them. Gives the bytes of its frames.
+    #[inline(always)]
+    pub(crate) fn read<F: Frame>(&mut self, gate: Gate, burst: &[F]) -> usize {
+        let mut sum = 0;
+        let count = burst.len().min(BURST);
+        for (position, frame) in burst.iter().enumerate().take(BURST) {
+            let position = position % BURST;
+            let bytes = frame.bytes();
+            sum += bytes.len();
+            let meta = frame.meta();
+            match bytes.first_chunk::<SHORTEST>() {
+                Some(head) if bytes.len() <= LONGEST && !meta.truncated && !meta.multi_segment => {
+                    self.stations[position] = word::<0>(head);
+                    self.first[position] = word::<12>(head);
+                    self.second[position] = word::<20>(head);
+                    self.addresses[position] = word::<26>(head);
+                    self.ports[position] = word::<34>(head);
+                    self.rest[position] = word::<46>(head) & 0xffff_ffff | (bytes.len() as u64) << 32;
+                }
+                _ => self.first[position] = 0,
+            }
+        }
+        // The last block's positions without a frame are not of the plain shape.
+        for position in count..count.next_multiple_of(LANES).min(BURST) {
+            self.first[position] = 0;
+        }
+        self.judge(gate, count.div_ceil(LANES));
+        sum
+    }
+
+    #[inline(always)]
+    fn judge(&mut self, gate: Gate, blocks: usize) {
+        let count = (blocks * LANES).min(BURST);
+        for position in 0..count {
+            let judged = judge(
+                gate,
+                self.stations[position],
+                self.first[position],
+                self.second[position],
+                self.addresses[position],
+                self.ports[position],
+                self.rest[position],
+            );
+            self.needle[position] = judged.needle;
+            self.key[position] = judged.key;
+            self.lean[position] = judged.lean;
+        }
+    }
+
+    /// The positions whose course is [`Course::Udp`], [`Course::Turning`], [`Course::Syn`], where a course is known; the others are
+    /// [`Course::Tcp`].
+    #[inline(always)]
+    pub(crate) fn courses(&self, lanes: Lanes) -> (u32, u32, u32) {
+        let (upper, lower) = (lanes.bit::<0>(&self.lean), lanes.bit::<1>(&self.lean));
+        (lower & !upper, upper & !lower, upper & lower)
+    }
+
+    /// The tuple at a position of the plain shape.
+    #[expect(clippy::cast_possible_truncation, reason = "fields are cut out of words")]
+    #[inline(always)]
+    pub(crate) fn tuple(&self, position: usize) -> TupleV4 {
+        let position = position % BURST;
+        let addresses = self.addresses[position];
+        TupleV4 {
+            src: (addresses as u32).swap_bytes(),
+            dst: ((addresses >> 32) as u32).swap_bytes(),
+            ports: (self.ports[position] as u32).swap_bytes(),
+            protocol: (self.second[position] >> 24) as u8,
+        }
+    }
+}
+
+/// Eight bytes of a header; the offset is checked when this is compiled.
+#[inline(always)]
+fn word<const AT: usize>(head: &[u8; SHORTEST]) -> u64 {
+    const { assert!(AT + 8 <= SHORTEST) };
+    head.get(AT..).and_then(<[u8]>::first_chunk).map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
+
+struct Judged {
+    needle: u64,
+    key: u64,
+    lean: u64,
+}
+
+const LOW: u64 = 0xffff_ffff;
+const SIGN: u64 = 1 << 63;
+
+/// The sign bit if `a < b`, for numbers far below it.
+#[inline(always)]
+const fn below(a: u64, b: u64) -> u64 {
+    a.wrapping_sub(b) & SIGN
+}
+
+/// The sign bit if they are equal, for numbers far below it.
+#[inline(always)]
+const fn equal(a: u64, b: u64) -> u64 {
+    (a ^ b).wrapping_sub(1) & SIGN
+}
+
+/// All bits, if the sign bit is set.
+#[inline(always)]
+#[expect(clippy::cast_possible_wrap, clippy::cast_sign_loss, reason = "the sign is spread")]
+const fn spread(signed: u64) -> u64 {
+    (signed as i64 >> 63) as u64
+}
+
+/// Two bytes in the order of the network.
+#[inline(always)]
+const fn short(word: u64, at: u32) -> u64 {
+    (word & 0xffff << at).swap_bytes() >> (48 - at)
+}
+
+/// One packet. In `bad` any bit says that the shape is not the plain one.
+#[inline(always)]
+fn judge(gate: Gate, stations: u64, first: u64, second: u64, addresses: u64, ports: u64, rest: u64) -> Judged {
+    /// Type IPv4, version 4, no options.
+    const SHAPE: u64 = 0x45_0008;
+    /// More-fragments and offset, as they lie.
+    const FRAGMENT: u64 = 0xff3f;
+    const CHANGES: u64 = (TcpFlags::SYN | TcpFlags::FIN | TcpFlags::RST) as u64;
+    const BEGINS: u64 = CHANGES | TcpFlags::ACK as u64;
+    let mut bad = (first & 0xff_ffff) ^ SHAPE;
+    bad |= (stations & gate.mask) ^ gate.value;
+    bad |= second & FRAGMENT;
+    // Words are summed as they lie in memory (RFC 1071 section 2 B), and with them the type before the header: what a right header
+    // adds is 0, modulo 65535. Six halves have 35 bits, and the second fold is below 0x10002, so there is one way to say it.
+    let sum = (first & LOW) + (first >> 32) + (second & LOW) + (second >> 32);
+    let sum = sum + (addresses >> 16 & LOW) + (addresses >> 48);
+    let sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    bad |= sum ^ (SHAPE & 0xffff);
+    let len = short(first, 32);
+    bad |= below(rest >> 32, len + ETHERNET_LEN as u64);
+    let protocol = second >> 24 & 0xff;
+    let tcp = spread(equal(protocol, TCP as u64));
+    bad |= (protocol ^ UDP as u64) & !tcp;
+    // TCP's header, or UDP's datagram.
+    let transport = (rest >> 2 & 0x3c) & tcp | short(ports, 32) & !tcp;
+    bad |= below(transport, 8 + (12 & tcp)) | below(len, transport + IPV4_LEN as u64);
+    // As `is_possible_source_v4`.
+    let network = addresses & 0xff;
+    bad |= below(network, 1) | below(223, network) | equal(network, 127);
+    bad |= equal(addresses & LOW, addresses >> 32);
+    let good = !spread(bad | bad.wrapping_neg());
+    let flags = rest >> 8 & tcp;
+    let turns = (flags & CHANGES).wrapping_neg() >> 63;
+    let begins = equal(flags & BEGINS, TcpFlags::SYN as u64) >> 63;
+    let course = !tcp & Course::Udp as u64 | turns << 1 | begins;
+    Judged {
+        needle: (addresses >> 32 | (ports & 0xffff_0000) << 16 | protocol << 48) & good,
+        key: (addresses & LOW | (ports & 0xffff) << 32).swap_bytes() & good,
+        lean: len | (first >> 24 & 0xff) << 16 | course << Lean::COURSE,
+    }
+}
+
+const _: () = assert!(SERVICES_MAX <= Lean::INDEX_MAX as usize + 1);
+const _: () = assert!(Course::Turning as u8 == 1 << 1 && Course::Syn as u8 == 1 << 1 | 1);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,127 @@
+use super::*;
+use crate::classify::is_possible_source_v4;
+use crate::memory_io::MemIo;
+use crate::{Burst, PacketIo, RxMeta};
+use proptest::prelude::*;
+use wire::PortId;
+use wire::plain::Plain;
+
+/// A frame that is mostly of the plain shape.
+fn frame() -> impl Strategy<Value = Vec<u8>> {
+    let fields = (any::<[u8; 12]>(), any::<u32>(), 0..4_u8, any::<u16>(), any::<u16>());
+    let more = (prop_oneof![Just(TCP), Just(UDP), Just(1)], any::<u8>(), any::<u8>(), 0..40_usize);
+    let defect = prop::option::weighted(0.4, (0..60_usize, any::<u8>()));
+    (fields, more, defect, any::<bool>()).prop_map(|(fields, more, defect, is_mended)| {
+        let ((macs, src, same, sport, dport), (protocol, tos, flags, payload)) = (fields, more);
+        let dst = if same == 0 { src } else { 0xc000_0201 };
+        let header_len: usize = if protocol == TCP { 20 } else { 8 };
+        let total = 20 + header_len + payload;
+        let mut bytes = vec![0; (14 + total).max(60)];
+        bytes[..12].copy_from_slice(&macs);
+        bytes[12..15].copy_from_slice(&[8, 0, 0x45]);
+        bytes[15] = tos;
+        bytes[16..18].copy_from_slice(&(total as u16).to_be_bytes());
+        bytes[20] = 0x40;
+        bytes[22..24].copy_from_slice(&[64, protocol]);
+        bytes[26..30].copy_from_slice(&src.to_be_bytes());
+        bytes[30..34].copy_from_slice(&dst.to_be_bytes());
+        bytes[34..36].copy_from_slice(&sport.to_be_bytes());
+        bytes[36..38].copy_from_slice(&dport.to_be_bytes());
+        if protocol == UDP {
+            bytes[38..40].copy_from_slice(&((8 + payload) as u16).to_be_bytes());
+        } else {
+            bytes[46] = 0x50;
+            bytes[47] = flags;
+        }
+        let check = |bytes: &mut Vec<u8>| {
+            bytes[24..26].fill(0);
+            let check = wire::checksum::checksum(&bytes[14..34]);
+            bytes[24..26].copy_from_slice(&check.to_be_bytes());
+        };
+        check(&mut bytes);
+        if let Some((at, value)) = defect {
+            bytes[at] = value;
+            if is_mended {
+                check(&mut bytes);
+            }
+        }
+        bytes
+    })
+}
+
+/// What `wire::plain` and the general stages' rules say of a frame.
+fn expected(gate: Gate, bytes: &[u8]) -> Option<Plain> {
+    let plain = Plain::read(bytes)?;
+    let is_taken = gate.admits(bytes) && is_possible_source_v4(plain.src) && plain.src != plain.dst;
+    is_taken.then_some(plain)
+}
+
+proptest! {
+    #[test]
+    fn columns_say_what_single_packets_say(frames in prop::collection::vec(frame(), 0..=BURST), is_strict: bool) {
+        let mut io = MemIo::new(1);
+        for frame in &frames {
+            io.push(PortId(0), frame, RxMeta::default());
+        }
+        let mut burst = Burst::new();
+        io.rx(PortId(0), &mut burst);
+        prop_assert_eq!(burst.len(), frames.len());
+        let gate = if is_strict { Gate { mask: 1 | 1 << 48, value: 0 } } else { Gate { mask: 0, value: 0 } };
+        let mut heads = Heads::new();
+        // What an earlier burst left behind must not matter.
+        heads.needle = [7; BURST];
+        heads.first = [0x45_0008; BURST];
+        let sum = heads.read(gate, &burst);
+        prop_assert_eq!(sum, frames.iter().map(Vec::len).sum::<usize>());
+        for (position, frame) in frames.iter().enumerate() {
+            let Some(plain) = expected(gate, frame) else {
+                prop_assert_eq!((heads.needle[position], heads.key[position]), (0, 0), "{:x?}", frame);
+                continue;
+            };
+            let needle = Needle(heads.needle[position]);
+            prop_assert_eq!(
+                (needle.dst(), needle.dport(), needle.protocol()),
+                (plain.dst, plain.dport, plain.protocol)
+            );
+            prop_assert_eq!(heads.key[position], wire::key::narrow(plain.src, plain.sport, wire::ServiceId(0)));
+            let lean = Lean(heads.lean[position]);
+            let course = match (plain.protocol, plain.flags.0 & 7) {
+                (UDP, _) => Course::Udp,
+                (_, 0) => Course::Tcp,
+                _ if plain.flags.is_syn() => Course::Syn,
+                _ => Course::Turning,
+            };
+            prop_assert_eq!(lean, Lean::new(plain.len, plain.tos, course, 0, 0));
+            let ports = u32::from(plain.sport) << 16 | u32::from(plain.dport);
+            prop_assert_eq!(
+                heads.tuple(position),
+                TupleV4 { src: plain.src, dst: plain.dst, ports, protocol: plain.protocol }
+            );
+        }
+        for position in frames.len()..frames.len().next_multiple_of(LANES).min(BURST) {
+            prop_assert_eq!(heads.needle[position], 0);
+        }
+    }
+}
+
+#[test]
+fn captured_short_is_not_of_the_plain_shape() {
+    let mut io = MemIo::new(1);
+    let mut bytes = vec![0; 60];
+    bytes[12..15].copy_from_slice(&[8, 0, 0x45]);
+    bytes[16..18].copy_from_slice(&40_u16.to_be_bytes());
+    bytes[23] = TCP;
+    bytes[26..34].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
+    bytes[46] = 0x50;
+    let check = wire::checksum::checksum(&bytes[14..34]);
+    bytes[24..26].copy_from_slice(&check.to_be_bytes());
+    io.push(PortId(0), &bytes, RxMeta::default());
+    io.push(PortId(0), &bytes, RxMeta::default());
+    let mut burst = Burst::new();
+    io.rx(PortId(0), &mut burst);
+    let meta = burst[1].meta();
+    crate::Frame::set_meta(&mut burst[1], RxMeta { truncated: true, ..meta });
+    let mut heads = Heads::new();
+    heads.read(Gate { mask: 0, value: 0 }, &burst);
+    assert!(heads.needle[0] != 0 && heads.needle[1] == 0);
+}
