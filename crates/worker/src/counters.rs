@@ -242,6 +242,12 @@ impl Counters {
         self.backends.get(id.index())
     }
 
+    /// The counters of all backends, by id: for loops that count many.
+    #[inline(always)]
+    pub fn backends(&self) -> &[PerBackend] {
+        &self.backends
+    }
+
     /// The counters of a port; `None` past the limit set at start.
     #[inline(always)]
     pub fn port(&self, id: PortId) -> Option<&PerPort> {

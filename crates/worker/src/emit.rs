@@ -143,10 +143,14 @@ impl<Io: PacketIo> Worker<Io> {
         let offered = burst.len().min(BURST);
         let sent = self.transmit(view, port, burst, bytes);
         let decided = self.decided();
+        let backends = self.counters.backends();
         for position in 0..sent.min(BURST) {
             let Tag { backend, inner_bytes, .. } =
                 self.batch.label(position, self.backend_at(position, decided)).tag;
-            self.count_backend(backend, inner_bytes);
+            if let Some(of) = backends.get(backend.index()) {
+                of.packets.add(1);
+                of.bytes.add(u64::from(inner_bytes));
+            }
         }
         if Io::OBSERVES {
             for (position, meta) in metas.into_iter().enumerate().take(offered) {
@@ -227,16 +231,9 @@ impl<Io: PacketIo> Worker<Io> {
 
     #[inline(always)]
     fn count_sent(&self, tag: Tag) {
-        if let Some(id) = tag.backend() {
-            self.count_backend(id, tag.inner_bytes);
-        }
-    }
-
-    #[inline(always)]
-    fn count_backend(&self, id: BackendId, bytes: u16) {
-        if let Some(of) = self.counters.backend(id) {
+        if let Some(of) = tag.backend().and_then(|id| self.counters.backend(id)) {
             of.packets.add(1);
-            of.bytes.add(u64::from(bytes));
+            of.bytes.add(u64::from(tag.inner_bytes));
         }
     }
 

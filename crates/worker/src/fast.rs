@@ -359,11 +359,11 @@ impl<Io: PacketIo> Worker<Io> {
         let before = (may_rewrite & may_rewrite.wrapping_neg()).wrapping_sub(1);
         let ready = (current | decided) & before;
         let way = bits(ready).find_map(|position| {
-            let backend = backend_of(view, self.backend_at(position, decided), self.batch.at(position))?;
+            let backend = backend_of(&view.backends, self.backend_at(position, decided), self.batch.at(position))?;
             Some((backend.port, backend.header.shape()))
         });
         let Some((port, shape)) = way else { return Carried { current, ..Carried::default() } };
-        let (left, datagrams) = shape.choose(CarryAs { worker: self, view, burst, ready, decided, port });
+        let (left, datagrams) = shape.choose(CarryAs { worker: self, backends: &view.backends, burst, ready, decided, port });
         let done = ready & !left;
         let count = |positions: u32| (done & positions).count_ones() as usize;
         self.tally.hits += count(!decided) as u64;
@@ -460,7 +460,7 @@ impl<Io: PacketIo> Worker<Io> {
         id: BackendId,
     ) -> Option<Io::Frame> {
         let lean = self.batch.at(position);
-        let Some(backend) = backend_of(view, id, lean) else { return Some(frame) };
+        let Some(backend) = backend_of(&view.backends, id, lean) else { return Some(frame) };
         let shape = backend.header.shape();
         if shape.choose(CarryOne { backend, lean, frame: &mut frame }).is_none() {
             return Some(frame);
@@ -474,7 +474,7 @@ impl<Io: PacketIo> Worker<Io> {
 /// bytes of the datagrams of all others.
 struct CarryAs<'w, Io: PacketIo> {
     worker: &'w Worker<Io>,
-    view: &'w View,
+    backends: &'w [Option<BackendView>],
     burst: &'w mut Burst<Io::Frame>,
     ready: u32,
     decided: u32,
@@ -487,13 +487,11 @@ impl<Io: PacketIo> ForShape for CarryAs<'_, Io> {
     #[inline(always)]
     fn with<P: Prepend>(self) -> (u32, usize) {
         let (mut left, mut datagrams) = (0, 0);
-        for (position, frame) in self.burst.iter_mut().enumerate().take(BURST) {
-            if self.ready >> position & 1 == 0 {
-                continue;
-            }
+        for position in bits(self.ready) {
+            let Some(frame) = self.burst.get_mut(position) else { break };
             let lean = self.worker.batch.at(position);
             let id = self.worker.backend_at(position, self.decided);
-            let backend = backend_of(self.view, id, lean)
+            let backend = backend_of(self.backends, id, lean)
                 .filter(|backend| backend.port == self.port && backend.header.shape() == P::SHAPE);
             match backend.and_then(|backend| encapsulate::<P, _>(backend, lean, frame)) {
                 Some(()) => datagrams += usize::from(lean.len()),
@@ -518,8 +516,8 @@ fn service_of(view: &View, needle: Needle) -> Option<(u16, &ServiceView)> {
 
 /// The backend, if it can be reached and takes datagrams of this length, and is the service's.
 #[inline(always)]
-fn backend_of(view: &View, id: BackendId, lean: Lean) -> Option<&BackendView> {
-    let backend = view.backends.get(id.index())?.as_ref()?;
+fn backend_of(backends: &[Option<BackendView>], id: BackendId, lean: Lean) -> Option<&BackendView> {
+    let backend = backends.get(id.index())?.as_ref()?;
     (backend.service.0 == lean.service() && lean.len() <= backend.room).then_some(backend)
 }
 

@@ -157,8 +157,9 @@ impl Heads {
     pub(crate) fn read<F: Frame>(&mut self, gate: Gate, burst: &[F]) -> usize {
         let mut sum = 0;
         let count = burst.len().min(BURST);
-        for (position, frame) in burst.iter().enumerate().take(BURST) {
-            let position = position % BURST;
+        let burst = burst.get(..count).unwrap_or(burst);
+        for position in 0..burst.len().min(BURST) {
+            let frame = &burst[position];
             let bytes = frame.bytes();
             sum += bytes.len();
             let meta = frame.meta();

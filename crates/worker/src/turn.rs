@@ -308,11 +308,16 @@ impl<Io: PacketIo> Worker<Io> {
                 }
             });
             debug_assert_eq!(refused, 0, "no more than asked for");
+            if count == 0 {
+                return received;
+            }
             received += count;
             let frames: u64 = items.iter().map(Relay::frames).sum();
             self.counters.totals.ring_in.add(frames + refused);
             self.counters.drops(DropReason::RingFull).add(refused);
-            for item in items {
+            // In order, and without moving all of them to do so.
+            items.reverse();
+            while let Some(item) = items.pop() {
                 match item {
                     Relay::Fragment(frame) => self.receive_fragment(view, frame, now),
                     Relay::Question(frame, question) => self.receive_question(view, frame, question, now),
