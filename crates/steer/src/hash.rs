@@ -25,7 +25,6 @@
 pub mod lanes;
 mod sip;
 
-use lanes::TupleV4;
 use sip::Sip;
 use wire::{Addr, CoreId, Tuple};
 
@@ -80,20 +79,11 @@ const fn mapped(address: Addr) -> u128 {
     }
 }
 
-/// Hash of a flow's whole tuple, for services with `hash = "tuple"`.
+/// Hash of a flow's whole tuple, for services with `hash = "tuple"`. For many at a time see [`lanes::tuples_v4`].
 #[inline]
 pub fn tuple(key: &[u8; 16], t: &Tuple) -> u64 {
     let ports = (u32::from(t.sport) << 16 | u32::from(t.dport)).to_be_bytes();
     pair(key, (domain::TUPLE_V4, domain::TUPLE_V6), t.protocol, ports, t.src, t.dst)
-}
-
-/// [`tuple()`] of a tuple of IPv4 whose parts are at hand: nothing to tell apart, nothing to take to pieces. For several at
-/// a time see [`lanes::tuples_v4`].
-#[inline]
-pub fn tuple_v4(key: &[u8; 16], t: &TupleV4) -> u64 {
-    let ports = u64::from(t.ports.swap_bytes());
-    let head = u64::from(domain::TUPLE_V4) | u64::from(t.protocol) << 8 | ports << 16;
-    pair_v4(Sip::new(key), head, t.src, t.dst)
 }
 
 /// Hash of the client's address alone, for services with `hash = "source"`.

@@ -479,12 +479,7 @@ pub struct Inner {
 /// [`encapsulate`] for a packet whose IP header begins at byte 14. `entropy` is asked only where the header has a place for it, and is
 /// given the frame as it was, from its Ethernet header on.
 #[inline(always)]
-pub fn encapsulate_untagged(
-    frame: &mut [u8],
-    header: &Header,
-    inner: Inner,
-    entropy: impl Fn(&[u8]) -> u32,
-) {
+pub fn encapsulate_untagged(frame: &mut [u8], header: &Header, inner: Inner, entropy: impl Fn(&[u8]) -> u32) {
     struct Once<'a, E>(&'a mut [u8], &'a Header, Inner, E);
     impl<E: Fn(&[u8]) -> u32> ForShape for Once<'_, E> {
         type Output = ();

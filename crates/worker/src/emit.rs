@@ -130,16 +130,9 @@ impl<Io: PacketIo> Worker<Io> {
 
     /// Sends a burst that leaves as it came, all of it carried by the fast path; what waits for its port goes first.
     #[inline(always)]
-    pub(crate) fn send_burst(
-        &mut self,
-        view: &View,
-        port: PortId,
-        burst: &mut Burst<Io::Frame>,
-        bytes: u64,
-    ) {
+    pub(crate) fn send_burst(&mut self, view: &View, port: PortId, burst: &mut Burst<Io::Frame>, bytes: u64) {
         self.flush(view, port);
-        let metas: ArrayVec<RxMeta, BURST> =
-            burst.iter().filter(|_| Io::OBSERVES).map(Frame::meta).collect();
+        let metas: ArrayVec<RxMeta, BURST> = burst.iter().filter(|_| Io::OBSERVES).map(Frame::meta).collect();
         let offered = burst.len().min(BURST);
         let sent = self.transmit(view, port, burst, bytes);
         let decided = self.decided();

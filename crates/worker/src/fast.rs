@@ -10,7 +10,6 @@
 
 use crate::classify::{Fate, Packet, classify, is_possible_source_v6, key_of};
 use crate::emit::Label;
-use crate::fresh::{LANES, hashes};
 use crate::heads::{Course, Gate, Heads, Lean, Needle};
 use crate::io::{Burst, Frame, PacketIo};
 use crate::steering::place_in;
@@ -19,7 +18,6 @@ use crate::{BURST, Worker};
 use arrayvec::ArrayVec;
 use flow::{Lanes, Stamp, State};
 use steer::Match;
-use steer::hash::lanes::TupleV4;
 use wire::encap::{ForShape, Inner, Prepend, entropy};
 use wire::parse::{ETHERNET_LEN, TCP, TcpFlags, UDP};
 use wire::plain::PlainV6;
@@ -32,7 +30,7 @@ const SERVICES_TOGETHER: usize = 4;
 /// A received burst after the first stage, by position.
 #[derive(Debug)]
 pub(crate) struct Batch {
-    heads: Heads,
+    pub(crate) heads: Heads,
     /// The positions of the plain shape that have a service, a bit each.
     plain: u32,
     /// Services with packets in this burst, and the positions of these, a bit each: at most [`SERVICES_TOGETHER`].
@@ -78,12 +76,6 @@ impl Batch {
         self.plain & !self.v6 & !self.by_slot
     }
 
-    /// The tuple at a position that [may be fresh](Batch::may_be_fresh).
-    #[inline(always)]
-    pub(crate) fn tuple(&self, position: usize) -> TupleV4 {
-        self.heads.tuple(position)
-    }
-
     #[inline(always)]
     pub(crate) fn is_syn(&self, position: usize) -> bool {
         self.at(position).is(Course::Syn)
@@ -100,6 +92,15 @@ impl Batch {
         usize::from(self.at(position).index())
     }
 
+    /// The slot at a position of IPv4 that was [hashed](Heads::hash).
+    #[inline(always)]
+    pub(crate) fn slot(&self, view: &View, service: &ServiceView, position: usize) -> u32 {
+        service.maglev.slot(match service.hash {
+            HashOn::Tuple => self.heads.hash[position % BURST],
+            HashOn::Source => steer::hash::source(&view.cluster_key, Addr::V4(self.heads.src(position))),
+        })
+    }
+
     /// What is counted of a packet that goes to this backend.
     #[inline(always)]
     pub(crate) fn label(&self, position: usize, backend: BackendId) -> Label {
@@ -110,7 +111,7 @@ impl Batch {
 
 /// The positions whose bits are set.
 #[inline(always)]
-fn bits(mut mask: u32) -> impl Iterator<Item = usize> {
+pub(crate) fn bits(mut mask: u32) -> impl Iterator<Item = usize> {
     core::iter::from_fn(move || {
         let position = (mask != 0).then(|| mask.trailing_zeros() as usize)?;
         mask &= mask - 1;
@@ -126,8 +127,7 @@ pub(crate) const fn everything(count: usize) -> u32 {
 
 /// To the port's own station, or, where all stations are served, not to a group; and not from a group.
 fn gate(view: &View, port: PortId) -> Gate {
-    let first_eight =
-        |[a, b, c, d, e, f]: [u8; 6], from: u8| u64::from_le_bytes([a, b, c, d, e, f, from, 0]);
+    let first_eight = |[a, b, c, d, e, f]: [u8; 6], from: u8| u64::from_le_bytes([a, b, c, d, e, f, from, 0]);
     match view.ports.get(port.index()).and_then(PortView::station) {
         Some(mac) => Gate { mask: first_eight([0xff; 6], 1), value: first_eight(mac, 0) },
         None => Gate { mask: first_eight([1, 0, 0, 0, 0, 0], 1), value: 0 },
@@ -169,6 +169,9 @@ impl<Io: PacketIo> Worker<Io> {
             |lanes| {
                 let bytes = self.batch.heads.read(gate, burst);
                 self.match_services(view, burst.len(), lanes);
+                if self.batch.undecided != 0 {
+                    self.steer_by_slots(view, lanes);
+                }
                 bytes
             },
         );
@@ -178,9 +181,6 @@ impl<Io: PacketIo> Worker<Io> {
             {
                 self.classify_other(view, position, frame);
             }
-        }
-        if self.batch.undecided != 0 {
-            self.steer_by_slots(view);
         }
         bytes
     }
@@ -269,41 +269,19 @@ impl<Io: PacketIo> Worker<Io> {
     }
 
     /// Decides by its slot each packet whose slot is enough, and takes back its key.
-    #[inline(never)]
-    fn steer_by_slots(&mut self, view: &View) {
-        while self.batch.undecided != 0 {
-            let mut chosen = [0; LANES];
-            let mut count = 0;
-            for position in &mut chosen {
-                if self.batch.undecided != 0 {
-                    *position = self.batch.undecided.trailing_zeros() as usize % BURST;
-                    self.batch.undecided &= self.batch.undecided - 1;
-                    count += 1;
-                }
-            }
-            let tuples = chosen.map(|position| self.batch.heads.tuple(position));
-            let hashes = hashes(&self.flows, &view.cluster_key, &tuples);
-            for ((position, hash), tuple) in chosen.into_iter().zip(hashes).zip(tuples).take(count) {
-                self.steer_by_hash(view, position, hash, &tuple);
-            }
-        }
-    }
-
     #[inline(always)]
-    fn steer_by_hash(&mut self, view: &View, position: usize, hash: u64, tuple: &TupleV4) {
-        let Some(service) = view.service.get(self.batch.service_index(position)) else { return };
-        let slot = match service.hash {
-            HashOn::Tuple => service.maglev.slot(hash),
-            HashOn::Source => {
-                service.maglev.slot(steer::hash::source(&view.cluster_key, Addr::V4(tuple.src)))
+    fn steer_by_slots(&mut self, view: &View, lanes: Lanes) {
+        self.batch.heads.hash(lanes, &view.cluster_key, self.batch.undecided);
+        for position in bits(self.batch.undecided) {
+            let Some(service) = view.service.get(self.batch.service_index(position)) else { continue };
+            let slot = self.batch.slot(view, service, position);
+            if service.is_stateless(slot)
+                && let Some(backend) = place_in(view, service, slot)
+            {
+                self.batch.decided[position % BURST] = backend;
+                self.batch.by_slot |= 1 << (position % BURST);
+                self.keys.narrow_mut()[position % BURST] = 0;
             }
-        };
-        if service.is_stateless(slot)
-            && let Some(backend) = place_in(view, service, slot)
-        {
-            self.batch.decided[position % BURST] = backend;
-            self.batch.by_slot |= 1 << (position % BURST);
-            self.keys.set(position, None);
         }
     }
 
@@ -325,8 +303,10 @@ impl<Io: PacketIo> Worker<Io> {
     #[inline(never)]
     pub(crate) fn forward_burst(&mut self, view: &View, burst: &mut Burst<Io::Frame>, now: Tick) {
         self.rewritten = false;
-        let stamps =
-            Stamps { tcp: self.flows.stamp(State::TcpEstablished, now), udp: self.flows.stamp(State::Udp, now) };
+        let stamps = Stamps {
+            tcp: self.flows.stamp(State::TcpEstablished, now),
+            udp: self.flows.stamp(State::Udp, now),
+        };
         self.enter_fresh(view, now);
         let carried = self.flows.vectors().run(
             #[inline(always)]
@@ -351,7 +331,8 @@ impl<Io: PacketIo> Worker<Io> {
         let (udp, turning, syn) = self.batch.heads.courses(lanes);
         let plain = self.batch.plain;
         let tcp = self.hits.stamped(lanes, stamps.tcp) & plain & !(udp | turning | syn);
-        let current = tcp | if udp & plain == 0 { 0 } else { self.hits.stamped(lanes, stamps.udp) & plain & udp };
+        let current =
+            tcp | if udp & plain == 0 { 0 } else { self.hits.stamped(lanes, stamps.udp) & plain & udp };
         let decided = self.decided();
         // Behind a packet that may give an entry of its flow another backend (a SYN, or whatever the general stages classified,
         // of a flow that is known), what the burst look-up saw may be out of date.
@@ -359,11 +340,13 @@ impl<Io: PacketIo> Worker<Io> {
         let before = (may_rewrite & may_rewrite.wrapping_neg()).wrapping_sub(1);
         let ready = (current | decided) & before;
         let way = bits(ready).find_map(|position| {
-            let backend = backend_of(&view.backends, self.backend_at(position, decided), self.batch.at(position))?;
+            let backend =
+                backend_of(&view.backends, self.backend_at(position, decided), self.batch.at(position))?;
             Some((backend.port, backend.header.shape()))
         });
         let Some((port, shape)) = way else { return Carried { current, ..Carried::default() } };
-        let (left, datagrams) = shape.choose(CarryAs { worker: self, backends: &view.backends, burst, ready, decided, port });
+        let (left, datagrams) =
+            shape.choose(CarryAs { worker: self, backends: &view.backends, burst, ready, decided, port });
         let done = ready & !left;
         let count = |positions: u32| (done & positions).count_ones() as usize;
         self.tally.hits += count(!decided) as u64;
@@ -424,8 +407,7 @@ impl<Io: PacketIo> Worker<Io> {
                 self.send(view, carried.port, frame, label);
             } else if self.batch.is_plain(position) {
                 let is_known = carried.current >> (position % BURST) & 1 == 1 && !self.rewritten;
-                let left =
-                    if is_known { self.forward_current(view, frame, position) } else { Some(frame) };
+                let left = if is_known { self.forward_current(view, frame, position) } else { Some(frame) };
                 if let Some(frame) = left {
                     self.forward_known(view, frame, position, now);
                 }

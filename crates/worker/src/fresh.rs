@@ -1,37 +1,16 @@
-//! New flows on the fast path: plain IPv4 packets that the burst look-up did not find are placed by their slots, four
+//! New flows on the fast path: plain IPv4 packets that the burst look-up did not find are placed by their slots, eight
 //! hashes at a time, and entered, without the general description of a packet.
 //!
 //! What it does is what [`steering`](crate::steering) would do with them, only sooner; what that would have to ask about (the
 //! other workers' tables, a remembered slot, a flow twice in the burst) is left to it.
 
+use crate::fast::bits;
 use crate::io::PacketIo;
 use crate::steering::place_in;
-use crate::view::{HashOn, View};
+use crate::view::View;
 use crate::{BURST, Worker};
-use flow::{Isa, State};
-use steer::hash::lanes::{TupleV4, tuples_v4};
-use wire::{Addr, FlowKey, Tick};
-
-/// Hashes at a time.
-pub(crate) const LANES: usize = 8;
-
-/// Eight hashes in lockstep: as vectors, or where there are none in two halves, for which there are registers.
-pub(crate) fn hashes(table: &flow::Table, key: &[u8; 16], tuples: &[TupleV4; LANES]) -> [u64; LANES] {
-    table.vectors().run(
-        #[inline(always)]
-        |lanes| match lanes.isa() {
-            Isa::Baseline => {
-                let (halves, _) = tuples.as_chunks::<{ LANES / 2 }>();
-                let mut hashes = [0; LANES];
-                for (half, tuples) in hashes.as_chunks_mut().0.iter_mut().zip(halves) {
-                    *half = tuples_v4(key, tuples);
-                }
-                hashes
-            }
-            _ => tuples_v4(key, tuples),
-        },
-    )
-}
+use flow::State;
+use wire::{FlowKey, Tick};
 
 /// The new flows of a burst, by position.
 #[derive(Debug)]
@@ -84,41 +63,30 @@ impl<Io: PacketIo> Worker<Io> {
     }
 
     #[inline(never)]
-    fn place_missed(&mut self, view: &View, mut missed: u32) {
+    fn place_missed(&mut self, view: &View, missed: u32) {
         let mut seen = Seen([0; 32]);
         let is_alone = self.peers.len() < 2;
-        while missed != 0 {
-            let mut tuples = [TupleV4::default(); LANES];
-            let mut positions = [0; LANES];
-            let mut count = 0;
-            while missed != 0 && count < LANES {
-                let position = missed.trailing_zeros() as usize;
-                missed &= missed - 1;
-                // Another worker may know the flow, unless its first packet is this one.
-                let is_settled = is_alone || self.batch.is_syn(position);
-                let is_first = self.hits.miss(position).is_some_and(|miss| seen.is_first(miss.hash()));
-                if is_settled && is_first {
-                    tuples[count % LANES] = self.batch.tuple(position);
-                    positions[count % LANES] = position;
-                    count += 1;
-                }
-            }
-            let hashes = hashes(&self.flows, &view.cluster_key, &tuples);
-            for ((position, hash), tuple) in positions.into_iter().zip(hashes).zip(tuples).take(count) {
-                let Some(service) = view.service.get(self.batch.service_index(position)) else { continue };
-                let hash = match service.hash {
-                    HashOn::Tuple => hash,
-                    HashOn::Source => steer::hash::source(&view.cluster_key, Addr::V4(tuple.src)),
-                };
-                let slot = service.maglev.slot(hash);
-                // A tainted slot may have an owner to ask.
-                if service.memory.is_none()
-                    && !is_tainted(view, self.batch.service_index(position), slot)
-                    && let Some(backend) = place_in(view, service, slot)
-                {
-                    self.batch.decided[position % BURST] = backend;
-                    self.fresh.placed |= 1 << (position % BURST);
-                }
+        let mut chosen = 0;
+        for position in bits(missed) {
+            // Another worker may know the flow, unless its first packet is this one.
+            let is_settled = is_alone || self.batch.is_syn(position);
+            let is_first = self.hits.miss(position).is_some_and(|miss| seen.is_first(miss.hash()));
+            chosen |= u32::from(is_settled & is_first) << position;
+        }
+        self.flows.vectors().run(
+            #[inline(always)]
+            |lanes| self.batch.heads.hash(lanes, &view.cluster_key, chosen),
+        );
+        for position in bits(chosen) {
+            let Some(service) = view.service.get(self.batch.service_index(position)) else { continue };
+            let slot = self.batch.slot(view, service, position);
+            // A tainted slot may have an owner to ask.
+            if service.memory.is_none()
+                && !is_tainted(view, self.batch.service_index(position), slot)
+                && let Some(backend) = place_in(view, service, slot)
+            {
+                self.batch.decided[position % BURST] = backend;
+                self.fresh.placed |= 1 << (position % BURST);
             }
         }
     }
@@ -133,11 +101,8 @@ impl<Io: PacketIo> Worker<Io> {
 
     #[inline(never)]
     fn enter_placed(&mut self, view: &View, now: Tick) {
-        let mut placed = self.fresh.placed;
-        self.tally.misses += u64::from(placed.count_ones());
-        while placed != 0 {
-            let position = placed.trailing_zeros() as usize;
-            placed &= placed - 1;
+        self.tally.misses += u64::from(self.fresh.placed.count_ones());
+        for position in bits(self.fresh.placed) {
             let key = FlowKey::Narrow(self.keys.narrow_mut()[position % BURST]);
             let Some(service) = view.service.get(self.batch.service_index(position)) else { continue };
             let state = if self.batch.is_tcp(position) { State::TcpNew } else { State::UdpNew };

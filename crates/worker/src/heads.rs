@@ -6,10 +6,11 @@
 //! network until somebody needs their value. `wire::plain` is the oracle of the tests.
 
 use crate::BURST;
-use crate::view::SERVICES_MAX;
 use crate::io::Frame;
+use crate::view::SERVICES_MAX;
+use flow::Isa;
 use flow::Lanes;
-use steer::hash::lanes::TupleV4;
+use steer::hash::lanes::{Columns, tuples_v4};
 use wire::parse::{ETHERNET_LEN, IPV4_LEN, TCP, TcpFlags, UDP};
 
 /// Positions judged at once.
@@ -70,6 +71,10 @@ pub(crate) struct Heads {
     pub(crate) key: [u64; BURST],
     /// See [`Lean`].
     pub(crate) lean: [u64; BURST],
+    /// The protocol, below 256.
+    protocol: [u64; BURST],
+    /// The cluster's hash of the tuple, where [`Heads::hash`] was asked for it.
+    pub(crate) hash: [u64; BURST],
 }
 
 /// What later stages know of a packet, in one word: the datagram's length and type of service; above them the service's id and
@@ -149,6 +154,8 @@ impl Heads {
             needle: none,
             key: none,
             lean: none,
+            protocol: none,
+            hash: none,
         }
     }
 
@@ -199,6 +206,7 @@ impl Heads {
             self.needle[position] = judged.needle;
             self.key[position] = judged.key;
             self.lean[position] = judged.lean;
+            self.protocol[position] = judged.protocol;
         }
     }
 
@@ -210,18 +218,39 @@ impl Heads {
         (lower & !upper, upper & !lower, upper & lower)
     }
 
-    /// The tuple at a position of the plain shape.
-    #[expect(clippy::cast_possible_truncation, reason = "fields are cut out of words")]
+    /// Hashes the tuples at these positions of the plain shape, and others with them: eight at a time.
     #[inline(always)]
-    pub(crate) fn tuple(&self, position: usize) -> TupleV4 {
-        let position = position % BURST;
-        let addresses = self.addresses[position];
-        TupleV4 {
-            src: (addresses as u32).swap_bytes(),
-            dst: ((addresses >> 32) as u32).swap_bytes(),
-            ports: (self.ports[position] as u32).swap_bytes(),
-            protocol: (self.second[position] >> 24) as u8,
+    pub(crate) fn hash(&mut self, lanes: Lanes, key: &[u8; 16], positions: u32) {
+        for block in 0..BURST / LANES {
+            if positions >> (block * LANES) & 0xff == 0 {
+                continue;
+            }
+            // Without vectors in halves, for which there are registers.
+            if lanes.isa() == Isa::Baseline {
+                self.hash_lanes::<{ LANES / 2 }>(key, block * 2);
+                self.hash_lanes::<{ LANES / 2 }>(key, block * 2 + 1);
+            } else {
+                self.hash_lanes::<LANES>(key, block);
+            }
         }
+    }
+
+    #[inline(always)]
+    fn hash_lanes<const N: usize>(&mut self, key: &[u8; 16], block: usize) {
+        let of = |column| <[u64]>::as_chunks::<N>(column).0.get(block);
+        if let (Some(protocol), Some(ports), Some(addresses)) =
+            (of(&self.protocol), of(&self.ports), of(&self.addresses))
+            && let Some(hash) = self.hash.as_chunks_mut::<N>().0.get_mut(block)
+        {
+            *hash = tuples_v4(key, Columns { protocol, ports, addresses });
+        }
+    }
+
+    /// The client's address at a position of the plain shape.
+    #[expect(clippy::cast_possible_truncation, reason = "a field is cut out of a word")]
+    #[inline(always)]
+    pub(crate) fn src(&self, position: usize) -> u32 {
+        (self.addresses[position % BURST] as u32).swap_bytes()
     }
 }
 
@@ -233,6 +262,7 @@ fn word<const AT: usize>(head: &[u8; SHORTEST]) -> u64 {
 }
 
 struct Judged {
+    protocol: u64,
     needle: u64,
     key: u64,
     lean: u64,
@@ -268,7 +298,15 @@ const fn short(word: u64, at: u32) -> u64 {
 
 /// One packet. In `bad` any bit says that the shape is not the plain one.
 #[inline(always)]
-fn judge(gate: Gate, stations: u64, first: u64, second: u64, addresses: u64, ports: u64, rest: u64) -> Judged {
+fn judge(
+    gate: Gate,
+    stations: u64,
+    first: u64,
+    second: u64,
+    addresses: u64,
+    ports: u64,
+    rest: u64,
+) -> Judged {
     /// Type IPv4, version 4, no options.
     const SHAPE: u64 = 0x45_0008;
     /// More-fragments and offset, as they lie.
@@ -303,6 +341,7 @@ fn judge(gate: Gate, stations: u64, first: u64, second: u64, addresses: u64, por
     let begins = equal(flags & BEGINS, TcpFlags::SYN as u64) >> 63;
     let course = !tcp & Course::Udp as u64 | turns << 1 | begins;
     Judged {
+        protocol,
         needle: (addresses >> 32 | (ports & 0xffff_0000) << 16 | protocol << 48) & good,
         key: (addresses & LOW | (ports & 0xffff) << 32).swap_bytes() & good,
         lean: len | (first >> 24 & 0xff) << 16 | course << Lean::COURSE,

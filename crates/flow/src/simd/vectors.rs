@@ -109,7 +109,11 @@ fn mask(has: impl Fn(usize) -> bool) -> u32 {
 }
 
 #[cfg(all(target_arch = "x86_64", not(loom), not(miri)))]
-#[expect(clippy::cast_possible_wrap, clippy::cast_sign_loss, reason = "intrinsics take bits as signed numbers")]
+#[expect(
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "intrinsics take bits as signed numbers"
+)]
 mod x86 {
     use crate::burst::BURST;
     use core::arch::x86_64::*;

@@ -6,6 +6,20 @@ use proptest::prelude::*;
 use wire::PortId;
 use wire::plain::Plain;
 
+const KEY: [u8; 16] = *b"sixteen bytes it";
+
+/// The instruction sets of a table, weakest and strongest.
+fn vectors(isa: usize) -> flow::Vectors {
+    let idle =
+        flow::Idle { tcp_established_us: 1 << 30, tcp_closing_us: 1 << 25, syn_us: 1 << 25, udp_us: 1 << 26 };
+    let mut table =
+        flow::Table::new(flow::Memory::heap(16), flow::Memory::heap(16), 1, idle, 50).expect("a table");
+    if isa == 0 {
+        assert!(table.use_isa(flow::Isa::Baseline));
+    }
+    table.vectors()
+}
+
 /// A frame that is mostly of the plain shape.
 fn frame() -> impl Strategy<Value = Vec<u8>> {
     let fields = (any::<[u8; 12]>(), any::<u32>(), 0..4_u8, any::<u16>(), any::<u16>());
@@ -92,11 +106,21 @@ proptest! {
                 _ => Course::Turning,
             };
             prop_assert_eq!(lean, Lean::new(plain.len, plain.tos, course, 0, 0));
-            let ports = u32::from(plain.sport) << 16 | u32::from(plain.dport);
-            prop_assert_eq!(
-                heads.tuple(position),
-                TupleV4 { src: plain.src, dst: plain.dst, ports, protocol: plain.protocol }
-            );
+            prop_assert_eq!(heads.src(position), plain.src);
+            let tuple = wire::Tuple {
+                src: wire::Addr::V4(plain.src),
+                dst: wire::Addr::V4(plain.dst),
+                sport: plain.sport,
+                dport: plain.dport,
+                protocol: plain.protocol,
+            };
+            for isa in 0..2 {
+                let hash = vectors(isa).run(|lanes| {
+                    heads.hash(lanes, &KEY, 1 << position);
+                    heads.hash[position]
+                });
+                prop_assert_eq!(hash, steer::hash::tuple(&KEY, &tuple));
+            }
         }
         for position in frames.len()..frames.len().next_multiple_of(LANES).min(BURST) {
             prop_assert_eq!(heads.needle[position], 0);
