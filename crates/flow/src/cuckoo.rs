@@ -283,15 +283,14 @@ impl<B: Line> Cuckoo<B> {
         self.untrusted -= usize::from(word.is_untrusted());
     }
 
-    /// Where the key is, if it still is where it was.
+    /// Where the key is, if it still is in the bucket where it was.
     #[inline]
-    pub(crate) fn locate(&self, key: B::Key, place: Place) -> Option<(Place, Word)> {
-        let slot = usize::from(place.slot);
-        if slot < B::SLOTS
-            && let Some(line) = self.cells.memory.get(place.bucket as usize)
-            && line.key(slot) == Some(key)
-        {
-            return Some((place, line.word(slot)));
+    pub(crate) fn locate(&self, key: B::Key, bucket: u32) -> Option<(Place, Word)> {
+        if let Some(line) = self.cells.memory.get(bucket as usize).filter(|_| B::is_key(key)) {
+            let slot = line.probe(key).slot as usize;
+            if slot < B::SLOTS {
+                return Some((place(bucket, slot), line.word(slot)));
+            }
         }
         self.find(key, self.cells.hash(key))
     }
@@ -674,7 +673,7 @@ impl<B: Line> Cuckoo<B> {
     pub(crate) fn hit(found: Option<(Place, Word)>, ageing: &Ageing, now: Tick) -> Option<Hit> {
         let (place, word) = found?;
         let idle_us = ageing.idle_us(word, now)?;
-        Some(Hit::new(place, word, idle_us))
+        Some(Hit::new(place.bucket, word, idle_us))
     }
 }
 

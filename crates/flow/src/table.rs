@@ -495,7 +495,7 @@ fn overwrite<B: Line>(
 
 #[inline]
 fn update<B: Line>(cuckoo: &mut Cuckoo<B>, key: B::Key, hit: &Hit, word: Word) -> bool {
-    match cuckoo.locate(key, hit.place()) {
+    match cuckoo.locate(key, hit.bucket()) {
         Some((at, old)) => {
             cuckoo.update(at, old, word);
             true
@@ -508,7 +508,7 @@ fn remove<B: Line>(cuckoo: &mut Cuckoo<B>, key: B::Key, ageing: &Ageing, now: Ti
     let (at, word) = cuckoo.find(key, cuckoo.cells.hash(key))?;
     cuckoo.remove(at, word);
     let idle_us = ageing.idle_us(word, now).unwrap_or(0);
-    Some(Hit::new(at, word, idle_us))
+    Some(Hit::new(at.bucket, word, idle_us))
 }
 
 #[cfg(not(loom))]

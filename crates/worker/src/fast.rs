@@ -181,7 +181,7 @@ impl<Io: PacketIo> Worker<Io> {
         self.keys.clear();
         self.batch.others.clear();
         (self.batch.undecided, self.batch.by_slot_mask, self.batch.v6) = (0, 0, 0);
-        let mut rows = Rows { view, gate, keys: self.keys.narrow_mut(), batch: &mut self.batch };
+        let mut rows = Rows { view, gate, keys: self.keys.narrow_mut(burst.len()), batch: &mut self.batch };
         let count = burst.len().min(BURST);
         let mut left = 0;
         for position in 0..count {

@@ -136,7 +136,7 @@ impl<Io: PacketIo> Worker<Io> {
         now: Tick,
         run: &mut Run,
     ) -> Option<Io::Frame> {
-        let key = FlowKey::Narrow(self.keys.narrow_mut()[position % BURST]);
+        let key = FlowKey::Narrow(self.keys.narrow(position));
         let service = view.service.get(self.batch.service_index(position));
         let (Some(service), Some(miss), false) = (service, self.hits.miss(position), self.entered) else {
             return Some(frame);

@@ -442,6 +442,9 @@ fn every_instruction_set_looks_up_the_same() {
                 assert_eq!(hits.get(position), expected, "{} {i} + {position}", isa.name());
                 assert_eq!(halves.get(position), expected);
                 assert_eq!(hits.of(position), expected.map(|hit| (hit.backend, hit.state)));
+                if position < BURST {
+                    assert_eq!(hits.backends()[position], expected.map_or(0, |hit| hit.backend.0));
+                }
             }
             let mut next_hits = hits.clone();
             table.finish_and_start(&before_keys, now, &mut before_hits, &keys, &mut next_hits);
@@ -869,7 +872,7 @@ fn readers_on_other_threads_see_whole_entries_and_miss_none() {
         });
         let mut moves = 0;
         let places =
-            |table: &Table| (0..6).map(|i| table.get(&narrow(i), now).map(|hit| hit.place())).collect();
+            |table: &Table| (0..6).map(|i| table.get(&narrow(i), now).map(|hit| hit.bucket())).collect();
         let mut before: Vec<_> = places(&table);
         let mut random = 1_u32;
         for _ in 0..20_000 {
