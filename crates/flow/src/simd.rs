@@ -245,7 +245,7 @@ macro_rules! dispatch {
     };
 }
 
-/// Looks up a burst: [`start`] and [`finish`] in one.
+/// Looks up a burst.
 #[inline]
 pub(crate) fn lookup(
     isa: Available,
@@ -256,31 +256,6 @@ pub(crate) fn lookup(
     hits: &mut Hits,
 ) {
     dispatch!(isa, lookup_avx512, lookup_avx2, lookup, (narrow, wide, keys, clock, hits));
-}
-
-/// Hashes the keys and starts to fetch their primary buckets.
-#[inline]
-pub(crate) fn start(
-    isa: Available,
-    narrow: &Cells<NarrowBucket>,
-    wide: &Cells<WideBucket>,
-    keys: &Keys,
-    hits: &mut Hits,
-) {
-    dispatch!(isa, start_avx512, start_avx2, start, (narrow, wide, keys, hits));
-}
-
-/// The rest.
-#[inline]
-pub(crate) fn finish(
-    isa: Available,
-    narrow: &Cells<NarrowBucket>,
-    wide: &Cells<WideBucket>,
-    keys: &Keys,
-    clock: &Clock,
-    hits: &mut Hits,
-) {
-    dispatch!(isa, finish_avx512, finish_avx2, finish, (narrow, wide, keys, clock, hits));
 }
 
 /// Starts to fetch the secondary lines that insertions of these hashes will come to: the primary is full, or its filter does not
@@ -295,7 +270,7 @@ pub(crate) fn fetch_seconds(
     dispatch!(isa, fetch_seconds_avx2, fetch_seconds_avx2, fetch_seconds, (narrow, hashes, positions));
 }
 
-/// The rest, and the beginning of another burst in between: its lines are on their way while this one's are compared.
+/// Finishes a burst, and begins another in between: its lines are on their way while this one's are compared.
 #[expect(clippy::too_many_arguments, reason = "two bursts, and the table's parts")]
 #[inline]
 pub(crate) fn finish_and_start(

@@ -7,6 +7,7 @@ use crate::cuckoo::{Cuckoo, Placed};
 use crate::hash::Hasher;
 use crate::memory::Memory;
 use crate::reader::Reader;
+use crate::row::Row;
 use crate::simd::{self, Available, Isa};
 use crate::stamp::Stamp;
 use crate::state::{Hit, Place, State, Word};
@@ -180,37 +181,19 @@ impl Table {
         });
     }
 
-    /// The first half of [`lookup`](Table::lookup): hashes the keys and starts to fetch their lines. For a caller that has
-    /// something else to do before [`finish`](Table::finish), such as finishing another burst.
+    /// Begins the burst of [`Row::next_keys`], and finishes the one begun before, which it gives: an empty one at first. What was
+    /// inserted, moved or removed since that was begun is seen. One row is for one table: what another table began is not found.
+    ///
+    /// While the lines of one burst are compared, those of the next are on their way: a third less a key than
+    /// [`lookup`](Table::lookup) where the table is larger than the caches.
     #[inline]
-    pub fn start(&self, keys: &Keys, hits: &mut Hits) {
-        simd::start(self.isa, &self.narrow.cells, &self.wide.cells, keys, hits);
-    }
-
-    /// The second half, for the same keys. What was inserted, moved or removed since the first is seen. With other keys, or
-    /// after the [`start`](Table::start) of another table, keys are not found; nothing worse.
-    #[inline]
-    pub fn finish(&self, keys: &Keys, now: Tick, hits: &mut Hits) {
-        self.with_clock(now, hits, |clock, hits| {
-            simd::finish(self.isa, &self.narrow.cells, &self.wide.cells, keys, clock, hits);
-        });
-    }
-
-    /// [`finish`](Table::finish) of one burst and [`start`](Table::start) of the next in one, so that the memory is never
-    /// idle: for a caller with bursts in a row, such as one that receives faster than it forwards.
-    #[inline]
-    pub fn finish_and_start(
-        &self,
-        keys: &Keys,
-        now: Tick,
-        hits: &mut Hits,
-        next_keys: &Keys,
-        next_hits: &mut Hits,
-    ) {
+    pub fn lookup_row<'r>(&self, row: &'r mut Row, now: Tick) -> (&'r Keys, &'r Hits) {
+        let ((keys, hits), (next_keys, next_hits)) = row.advance();
         self.with_clock(now, hits, |clock, hits| {
             let (narrow, wide) = (&self.narrow.cells, &self.wide.cells);
             simd::finish_and_start(self.isa, narrow, wide, keys, clock, hits, next_keys, next_hits);
         });
+        (keys, hits)
     }
 
     #[inline(always)]

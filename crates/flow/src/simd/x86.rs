@@ -459,29 +459,6 @@ pub(super) fn lookup_avx2(
     stages::lookup(Avx2(()), narrow, wide, keys, clock, hits);
 }
 
-/// As [`super::start`].
-#[target_feature(enable = "avx2,bmi1,bmi2")]
-pub(super) fn start_avx2(
-    narrow: &Cells<NarrowBucket>,
-    wide: &Cells<WideBucket>,
-    keys: &Keys,
-    hits: &mut Hits,
-) {
-    stages::start(Avx2(()), narrow, wide, keys, hits);
-}
-
-/// As [`super::finish`].
-#[target_feature(enable = "avx2,bmi1,bmi2")]
-pub(super) fn finish_avx2(
-    narrow: &Cells<NarrowBucket>,
-    wide: &Cells<WideBucket>,
-    keys: &Keys,
-    clock: &Clock,
-    hits: &mut Hits,
-) {
-    stages::finish(Avx2(()), narrow, wide, keys, clock, hits);
-}
-
 /// As [`super::fetch_seconds`].
 #[target_feature(enable = "avx2,bmi1,bmi2")]
 pub(super) fn fetch_seconds_avx2(cells: &Cells<NarrowBucket>, hashes: &[u64; BURST], positions: u32) {
@@ -512,29 +489,6 @@ pub(super) fn lookup_avx512(
     hits: &mut Hits,
 ) {
     stages::lookup(Avx512(()), narrow, wide, keys, clock, hits);
-}
-
-/// As [`super::start`].
-#[target_feature(enable = "avx2,bmi1,bmi2,avx512f,avx512bw,avx512dq,avx512vl")]
-pub(super) fn start_avx512(
-    narrow: &Cells<NarrowBucket>,
-    wide: &Cells<WideBucket>,
-    keys: &Keys,
-    hits: &mut Hits,
-) {
-    stages::start(Avx512(()), narrow, wide, keys, hits);
-}
-
-/// As [`super::finish`].
-#[target_feature(enable = "avx2,bmi1,bmi2,avx512f,avx512bw,avx512dq,avx512vl")]
-pub(super) fn finish_avx512(
-    narrow: &Cells<NarrowBucket>,
-    wide: &Cells<WideBucket>,
-    keys: &Keys,
-    clock: &Clock,
-    hits: &mut Hits,
-) {
-    stages::finish(Avx512(()), narrow, wide, keys, clock, hits);
 }
 
 /// As [`super::finish_and_start`].

@@ -396,7 +396,7 @@ fn set_idle_to_the_same_does_nothing() {
 }
 
 /// Both kinds, a good part of them in their secondary bucket or moved, some expired, and keys that are in the table nowhere:
-/// by every instruction set, in bursts of every length, in one go and in halves.
+/// by every instruction set, in bursts of every length, one by one and in a row.
 #[test]
 fn every_instruction_set_looks_up_the_same() {
     let mut table = table(20_000, 4_000, 100);
@@ -415,7 +415,7 @@ fn every_instruction_set_looks_up_the_same() {
         2 => Some(FlowKey::Narrow(0)),
         _ => Some(narrow(i as u32)),
     };
-    let (mut keys, mut hits, mut halves) = (Keys::new(), Hits::new(), Hits::new());
+    let (mut keys, mut hits) = (Keys::new(), Hits::new());
     let mut found = [0; 3];
     for (isa, found) in Isa::ALL.into_iter().zip(&mut found) {
         if !table.use_isa(isa) {
@@ -423,8 +423,8 @@ fn every_instruction_set_looks_up_the_same() {
             continue;
         }
         assert_eq!(table.isa(), isa);
-        // The same bursts in a row, each begun while the one before is finished; the first of all is empty.
-        let (mut before_keys, mut before_hits, mut before_answers) = (Keys::new(), Hits::new(), Vec::new());
+        // The same bursts in a row; the answers to the one before.
+        let (mut row, mut before) = (Row::new(), Vec::new());
         let mut i = 0;
         for len in (1..=BURST).cycle() {
             if i > narrow_max * 5 / 4 {
@@ -433,25 +433,21 @@ fn every_instruction_set_looks_up_the_same() {
             keys.clear();
             (i..i + len).for_each(|i| assert!(keys.push(key(i).as_ref())));
             table.lookup(&keys, now, &mut hits);
-            table.start(&keys, &mut halves);
-            assert_eq!(halves.found(), 0);
-            table.finish(&keys, now, &mut halves);
             for position in 0..BURST + 2 {
                 let expected = (position < len).then(|| key(i + position)).flatten();
                 let expected = expected.and_then(|key| table.get(&key, now));
                 assert_eq!(hits.get(position), expected, "{} {i} + {position}", isa.name());
-                assert_eq!(halves.get(position), expected);
                 assert_eq!(hits.of(position), expected.map(|hit| (hit.backend, hit.state)));
                 if position < BURST {
                     assert_eq!(hits.backends()[position], expected.map_or(0, |hit| hit.backend.0));
                 }
             }
-            let mut next_hits = hits.clone();
-            table.finish_and_start(&before_keys, now, &mut before_hits, &keys, &mut next_hits);
-            let answers: Vec<_> = (0..BURST).map(|position| before_hits.get(position)).collect();
-            assert!(before_answers.is_empty() || answers == before_answers, "{} before {i}", isa.name());
-            (before_keys, before_hits) = (keys.clone(), next_hits);
-            before_answers = (0..BURST).map(|position| hits.get(position)).collect();
+            let next = row.next_keys();
+            (i..i + len).for_each(|i| assert!(next.push(key(i).as_ref())));
+            let (_, row_hits) = table.lookup_row(&mut row, now);
+            let answers: Vec<_> = (0..BURST).map(|position| row_hits.get(position)).collect();
+            assert!(before.is_empty() || answers == before, "{} before {i}", isa.name());
+            before = (0..BURST).map(|position| hits.get(position)).collect();
             *found += hits.found().count_ones();
             i += len;
         }
@@ -461,22 +457,40 @@ fn every_instruction_set_looks_up_the_same() {
 }
 
 #[test]
-fn a_finish_after_a_start_elsewhere_only_misses() {
+fn a_row_begun_elsewhere_only_misses() {
     let mut small = tiny(100);
     let large = table(100_000, 1000, 100);
     small.insert(&narrow(1), BackendId(1), State::Udp, Tick(0));
-    let (mut keys, mut hits) = (Keys::new(), Hits::new());
+    let mut row = Row::new();
+    let keys = row.next_keys();
     for i in 0..BURST as u32 {
         keys.push(Some(&if i % 2 == 0 { narrow(i) } else { wide(i) }));
     }
-    large.start(&keys, &mut hits);
-    small.finish(&keys, Tick(0), &mut hits);
+    let (keys, hits) = large.lookup_row(&mut row, Tick(0));
+    assert_eq!((hits.found(), hits.miss(0), keys.narrow(0)), (0, None, 0), "nothing was begun");
+    row.next_keys();
+    let (_, hits) = small.lookup_row(&mut row, Tick(0));
     for (position, hit) in (0..BURST).filter_map(|position| Some((position, hits.get(position)?))) {
         assert_eq!((position, hit.backend), (1, BackendId(1)));
     }
-    let mut hits = Hits::new();
-    small.finish(&keys, Tick(0), &mut hits);
-    assert_eq!((hits.found(), hits.miss(0)), (0, None), "nothing was started");
+}
+
+/// A burst that is begun before a flow goes and another comes, and finished after, has the answers of then.
+#[test]
+fn a_row_sees_what_was_changed_since_it_was_begun() {
+    let mut table = table(1000, 100, 100);
+    for i in 0..20 {
+        assert_eq!(table.insert(&narrow(i), BackendId(i), State::Udp, Tick(0)).outcome, Insert::Done);
+    }
+    let mut row = Row::new();
+    let keys = row.next_keys();
+    (0..30).for_each(|i| assert!(keys.push(Some(&narrow(i)))));
+    table.lookup_row(&mut row, Tick(0));
+    table.remove(&narrow(3));
+    table.insert(&narrow(25), BackendId(25), State::Udp, Tick(0));
+    row.next_keys();
+    let (_, hits) = table.lookup_row(&mut row, Tick(0));
+    assert_eq!(hits.found(), (0xf_ffff & !(1 << 3)) | 1 << 25);
 }
 
 #[test]
