@@ -237,6 +237,8 @@ pub(crate) struct Cuckoo<B: 'static> {
     untrusted_max: usize,
     /// Entries that fit for sure.
     pub(crate) flows: usize,
+    /// How often anything was stored.
+    pub(crate) changes: u64,
     /// What its buckets are compared with.
     pub(crate) isa: Available,
     /// Buckets that long searches may look at before more are saved up.
@@ -259,6 +261,7 @@ impl<B: Line> Cuckoo<B> {
             untrusted: 0,
             untrusted_max,
             flows,
+            changes: 0,
             isa: Available::best(),
             search_left: SEARCH_SAVED_MAX,
         }
@@ -273,12 +276,14 @@ impl<B: Line> Cuckoo<B> {
 
     #[inline]
     fn count_in(&mut self, word: Word) {
+        self.changes += 1;
         self.used += 1;
         self.untrusted += usize::from(word.is_untrusted());
     }
 
     #[inline]
     fn count_out(&mut self, word: Word) {
+        self.changes += 1;
         self.used -= 1;
         self.untrusted -= usize::from(word.is_untrusted());
     }
@@ -323,6 +328,7 @@ impl<B: Line> Cuckoo<B> {
     #[inline]
     pub(crate) fn update(&mut self, at: Place, old: Word, new: Word) {
         if old != new {
+            self.changes += 1;
             self.cells.bucket(at.bucket).store_word(usize::from(at.slot), new);
             self.untrusted += usize::from(new.is_untrusted());
             self.untrusted -= usize::from(old.is_untrusted());
@@ -664,6 +670,7 @@ impl<B: Line> Cuckoo<B> {
             }
             line.returned_all();
         }
+        self.changes += 1;
         self.used = 0;
         self.untrusted = 0;
     }

@@ -13,16 +13,19 @@
 //! At load 0.8 one key in eight comes to stage 4; of keys that are in the table nowhere, one in twenty.
 //!
 //! Between the last line asked for and the first compare of the next burst the memory has nothing to do: a fifth of the time of a
-//! burst in a large table. [`finish_and_start`] fills that gap with the next burst's lines.
+//! burst in a large table, and before stage 4 the processor has nothing to do. In a row of bursts [`step`] does stage 4 of
+//! one, stages 2 and 3 of the one behind it and stage 1 of the next.
 
-use super::{Engine, LINE_BYTES, first_slot, needs_second, prefetch};
+use super::{Engine, LINE_BYTES, first_slot, needs_second, prefetch, prefetch_far};
 use crate::ageing::Clock;
 use crate::bucket::{Bucket as _, Line, NarrowBucket, WideBucket};
 use crate::burst::{BLOCKS, BURST, Hits, Keys, LANES, Offsets};
 use crate::cuckoo::{Cells, bits};
 use crate::hash::{primary, secondary, tag};
+use crate::row::Places;
 use crate::state::Word;
 use crate::sync::AtomicU32;
+use core::ops::Range;
 use wire::key::WideKey;
 
 /// As [`super::lookup`].
@@ -42,57 +45,38 @@ pub(super) fn lookup<E: Engine>(
     }
     let narrow_mask = place(engine, narrow, wide, keys, hits);
     for places in hits.offsets.iter().take(blocks(narrow_mask)) {
-        fetch(narrow.lines(), places);
+        fetch::<false>(narrow.lines(), places);
     }
-    finish_at(engine, narrow, wide, keys, clock, hits, narrow_mask, |_| ());
+    compare_all::<_, false>(engine, narrow, wide, keys, clock, hits, narrow_mask, |_| ());
+    finish_second(engine, narrow, keys, clock, hits);
 }
 
-/// As [`super::finish_and_start`].
-#[expect(clippy::too_many_arguments, reason = "two bursts, and the table's parts")]
+/// As [`super::step`].
 #[inline(always)]
-pub(super) fn finish_and_start<E: Engine>(
+pub(super) fn step<E: Engine>(
     engine: E,
     narrow: &Cells<NarrowBucket>,
     wide: &Cells<WideBucket>,
-    keys: &Keys,
     clock: &Clock,
-    hits: &mut Hits,
-    next_keys: &Keys,
-    next_hits: &mut Hits,
+    Places { last, middle, next }: Places<'_>,
 ) {
-    let next_mask = place(engine, narrow, wide, next_keys, next_hits);
     let lines = narrow.lines();
-    // It may have been begun elsewhere.
-    hits.within(lines.len());
-    let narrow_mask = present(engine, keys);
-    finish_at(engine, narrow, wide, keys, clock, hits, narrow_mask, |stage| {
-        let next = match stage {
-            Between::Block(block) if block < EARLY_BLOCKS => block..block + 1,
-            Between::Block(_) => return,
-            Between::Waits(done) => done.min(EARLY_BLOCKS)..BLOCKS,
-        };
-        for places in next_hits.offsets.iter().take(blocks(next_mask)).take(next.end).skip(next.start) {
-            fetch(lines, places);
+    // They may have been begun elsewhere.
+    last.1.within(lines.len());
+    middle.1.within(lines.len());
+    let next_mask = place(engine, narrow, wide, &next.0, &mut next.1);
+    finish_second(engine, narrow, &last.0, clock, &mut last.1);
+    let count = blocks(next_mask);
+    let narrow_mask = present(engine, &middle.0);
+    compare_all::<_, true>(engine, narrow, wide, &middle.0, clock, &mut middle.1, narrow_mask, |blocks| {
+        for places in next.1.offsets.iter().take(blocks.end).take(count).skip(blocks.start) {
+            fetch::<true>(lines, places);
         }
     });
 }
 
-/// Fewer keys than this, and one more, are looked up one by one.
+/// So many keys are looked up one by one.
 const FEW: usize = 8;
-
-/// Where in stages 2 to 4 there is time for something else.
-#[derive(Clone, Copy)]
-enum Between {
-    /// After this block was compared.
-    Block(usize),
-    /// After so many blocks, all there are, when the secondary lines are on their way and nothing is left to do before they
-    /// arrive.
-    Waits(usize),
-}
-
-/// Blocks of the next burst that are asked for while this one is compared; the others while its secondary lines come. Measured:
-/// 14.3 ns a key of four million flows; 14.6 with one, 15.2 with three, 16.3 with all.
-const EARLY_BLOCKS: usize = 2;
 
 /// Hashes of all keys, where the narrow ones' lines are, and the positions of these.
 #[inline(always)]
@@ -129,10 +113,11 @@ fn present<E: Engine>(engine: E, keys: &Keys) -> u32 {
         .fold(0, |mask, block| mask | engine.present(lanes(&keys.narrow, block)) << (LANES * block))
 }
 
-/// Stages 2 to 4. `between` is called where there is time for something else.
+/// Stages 2 and 3; of wide keys all. `between` is called when blocks have been compared, each once, and at last for those there are
+/// not.
 #[expect(clippy::too_many_arguments, reason = "a burst, and the table's parts")]
 #[inline(always)]
-fn finish_at<E: Engine>(
+fn compare_all<E: Engine, const FAR: bool>(
     engine: E,
     narrow: &Cells<NarrowBucket>,
     wide: &Cells<WideBucket>,
@@ -140,9 +125,9 @@ fn finish_at<E: Engine>(
     clock: &Clock,
     hits: &mut Hits,
     narrow_mask: u32,
-    between: impl FnMut(Between),
+    between: impl FnMut(Range<usize>),
 ) {
-    let mut found = finish_narrow(engine, narrow, keys, narrow_mask, clock, hits, between);
+    let mut found = compare_narrow::<_, FAR>(engine, narrow, keys, narrow_mask, clock, hits, between);
     if keys.wide_mask != 0 {
         found |= finish_wide(wide, keys, clock, hits);
     }
@@ -213,39 +198,45 @@ const fn blocks(narrow_mask: u32) -> usize {
     ((u32::BITS - narrow_mask.leading_zeros()) as usize).div_ceil(LANES)
 }
 
+/// Starts to fetch a line: `FAR` if others are looked at before.
+#[inline(always)]
+fn fetch_line<const FAR: bool>(line: &NarrowBucket) {
+    if FAR { prefetch_far(line) } else { prefetch(line) }
+}
+
 /// Starts to fetch eight lines.
 #[inline(always)]
-fn fetch(lines: &[NarrowBucket], places: &Offsets) {
+fn fetch<const FAR: bool>(lines: &[NarrowBucket], places: &Offsets) {
     for &offset in &places.first {
-        prefetch(line_at(lines, offset));
+        fetch_line::<FAR>(line_at(lines, offset));
     }
 }
 
 /// Stage 3: starts to fetch the secondary lines of a block that are needed, the first two of eight: more are rare, and wait their
 /// turn. Two are fetched whatever their number; where there are fewer, a primary line, which is there.
 #[inline(always)]
-fn fetch_second(lines: &[NarrowBucket], places: &Offsets, needed: u32) {
+fn fetch_second<const FAR: bool>(lines: &[NarrowBucket], places: &Offsets, needed: u32) {
     let all: [&[u64; LANES]; 2] = [&places.first, &places.second];
     let mut left = needed;
     for _ in 0..2 {
         // Lane 8 for none.
         let lane = (left | 1 << LANES).trailing_zeros() as usize;
         let of = all[usize::from(lane < LANES)];
-        prefetch(line_at(lines, of[lane % LANES]));
+        fetch_line::<FAR>(line_at(lines, of[lane % LANES]));
         left &= left.wrapping_sub(1);
     }
 }
 
-/// Stages 2 to 4; the positions whose entry is live.
+/// Stages 2 and 3 of narrow keys; the positions whose entry is live.
 #[inline(always)]
-fn finish_narrow<E: Engine>(
+fn compare_narrow<E: Engine, const FAR: bool>(
     engine: E,
     cells: &Cells<NarrowBucket>,
     keys: &Keys,
     narrow_mask: u32,
     clock: &Clock,
     hits: &mut Hits,
-    mut between: impl FnMut(Between),
+    mut between: impl FnMut(Range<usize>),
 ) -> u32 {
     let lines = cells.lines();
     let (mut needed, mut found) = (0, 0);
@@ -259,34 +250,35 @@ fn finish_narrow<E: Engine>(
         let judged = engine.judge(said, words, hashes, clock);
         found |= judged.live << (LANES * block);
         needed |= judged.needed << (LANES * block);
-        between(Between::Block(block));
+        between(block..block + 1);
         // One block later, when they are known.
-        fetch_second(lines, before.0, before.1);
+        fetch_second::<FAR>(lines, before.0, before.1);
         before = (places, judged.needed);
     }
-    fetch_second(lines, before.0, before.1);
-    between(Between::Waits(count));
+    fetch_second::<FAR>(lines, before.0, before.1);
+    between(count..BLOCKS);
     hits.second = needed & narrow_mask;
-    found & narrow_mask | finish_second(engine, lines, keys, clock, hits)
+    found & narrow_mask
 }
 
-/// Stage 4; those of the positions whose entry is live.
+/// Stage 4.
 #[inline(always)]
 fn finish_second<E: Engine>(
     engine: E,
-    lines: &[NarrowBucket],
+    cells: &Cells<NarrowBucket>,
     keys: &Keys,
     clock: &Clock,
     hits: &mut Hits,
-) -> u32 {
-    let mut found = 0;
+) {
+    let lines = cells.lines();
+    let mut found = hits.found;
     for position in bits(hits.second) {
         let offset = hits.offsets[position / LANES % BLOCKS].second[position % LANES];
         let word = compare(engine, line_at(lines, offset), keys.narrow[position]);
         hits.words[position] = word;
         found |= u32::from(clock.is_live(Word(word))) << position;
     }
-    found
+    hits.found = found & hits.asked;
 }
 
 /// Stages 1 to 4 of a few narrow keys, one by one: vectors of eight would cost as much as eight keys, and wait for the keys to

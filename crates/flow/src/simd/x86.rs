@@ -12,6 +12,7 @@ use crate::bucket::{Bucket as _, NarrowBucket, WideBucket};
 use crate::burst::{BURST, Hits, Keys, LANES, Offsets};
 use crate::cuckoo::Cells;
 use crate::hash::{Hasher, TAGS};
+use crate::row::Places;
 use crate::state::{State, TimingSet, Word};
 use core::arch::x86_64::{
     __m256i, __m512i, _mm_loadu_si128, _mm256_add_epi64, _mm256_and_si256, _mm256_blend_epi32,
@@ -465,18 +466,15 @@ pub(super) fn fetch_seconds_avx2(cells: &Cells<NarrowBucket>, hashes: &[u64; BUR
     stages::fetch_seconds(Avx2(()), cells, hashes, positions);
 }
 
-/// As [`super::finish_and_start`].
+/// As [`super::step`].
 #[target_feature(enable = "avx2,bmi1,bmi2")]
-pub(super) fn finish_and_start_avx2(
+pub(super) fn step_avx2(
     narrow: &Cells<NarrowBucket>,
     wide: &Cells<WideBucket>,
-    keys: &Keys,
     clock: &Clock,
-    hits: &mut Hits,
-    next_keys: &Keys,
-    next_hits: &mut Hits,
+    places: Places<'_>,
 ) {
-    stages::finish_and_start(Avx2(()), narrow, wide, keys, clock, hits, next_keys, next_hits);
+    stages::step(Avx2(()), narrow, wide, clock, places);
 }
 
 /// As [`super::lookup`].
@@ -491,18 +489,15 @@ pub(super) fn lookup_avx512(
     stages::lookup(Avx512(()), narrow, wide, keys, clock, hits);
 }
 
-/// As [`super::finish_and_start`].
+/// As [`super::step`].
 #[target_feature(enable = "avx2,bmi1,bmi2,avx512f,avx512bw,avx512dq,avx512vl")]
-pub(super) fn finish_and_start_avx512(
+pub(super) fn step_avx512(
     narrow: &Cells<NarrowBucket>,
     wide: &Cells<WideBucket>,
-    keys: &Keys,
     clock: &Clock,
-    hits: &mut Hits,
-    next_keys: &Keys,
-    next_hits: &mut Hits,
+    places: Places<'_>,
 ) {
-    stages::finish_and_start(Avx512(()), narrow, wide, keys, clock, hits, next_keys, next_hits);
+    stages::step(Avx512(()), narrow, wide, clock, places);
 }
 
 /// Engines for tests that compare them, where the CPU has them.

@@ -114,8 +114,8 @@ impl LookUp for Ours {
     fn look_up(&self, keys: &[u64]) -> Found {
         let mut found = Found::default();
         let mut row = Row::new();
-        // The last, empty one finishes the one before; the first gives nothing.
-        for burst in keys.chunks(BURST).chain([&[][..]]) {
+        // The last, empty ones finish those before; the first give nothing.
+        for burst in keys.chunks(BURST).chain([&[][..], &[]]) {
             set(row.next_keys(), burst);
             let (_, hits) = self.table.lookup_row(&mut row, NOW);
             consume(hits, &mut found);
