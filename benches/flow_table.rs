@@ -7,7 +7,7 @@
 //! much as the daemon's.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use flow::{BURST, Hits, Idle, Insert, Keys, Memory, State, Table};
+use flow::{BURST, Hits, Idle, Insert, Keys, Memory, Row, State, Table};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 use wire::{BackendId, FlowKey, Tick};
@@ -54,16 +54,16 @@ struct Bench {
 enum Case {
     Bound,
     Hit,
-    HitInHalves,
     HitInARow,
     Miss,
+    MissInARow,
     MapHit,
     MapMiss,
 }
 
 impl Case {
     const ALL: [Case; 7] =
-        [Case::Bound, Case::Hit, Case::HitInHalves, Case::HitInARow, Case::Miss, Case::MapHit, Case::MapMiss];
+        [Case::Bound, Case::Hit, Case::HitInARow, Case::Miss, Case::MissInARow, Case::MapHit, Case::MapMiss];
 }
 
 fn table(flows: usize) -> Table {
@@ -112,7 +112,7 @@ impl Bench {
         (0..WINDOW)
             .map(|_| match case {
                 Case::Bound => pick(self.lines.len()),
-                Case::Miss | Case::MapMiss => key(beyond + pick(1 << 40)),
+                Case::Miss | Case::MissInARow | Case::MapMiss => key(beyond + pick(1 << 40)),
                 _ => key(pick(self.flows)),
             })
             .collect()
@@ -136,35 +136,15 @@ impl Bench {
                 }
                 found
             }
-            Case::HitInHalves => {
-                let (mut bursts, mut hits) = ([Keys::new(), Keys::new()], [Hits::new(), Hits::new()]);
+            Case::HitInARow | Case::MissInARow => {
+                let mut row = Row::new();
                 let mut found = 0;
-                for (i, keys) in keys.chunks_exact(BURST).enumerate() {
-                    set(&mut bursts[i % 2], keys);
-                    self.table.start(&bursts[i % 2], &mut hits[i % 2]);
-                    // In the first round there is none before, and nothing is found.
-                    self.table.finish(&bursts[1 - i % 2], NOW, &mut hits[1 - i % 2]);
-                    found += hits[1 - i % 2].found().count_ones() as usize;
+                // The last, empty ones finish those before; the first give nothing.
+                for keys in keys.chunks_exact(BURST).chain([&[][..], &[]]) {
+                    set(row.next_keys(), keys);
+                    found += self.table.lookup_row(&mut row, NOW).1.found().count_ones() as usize;
                 }
-                let last = (keys.len() / BURST + 1) % 2;
-                self.table.finish(&bursts[last], NOW, &mut hits[last]);
-                found + hits[last].found().count_ones() as usize
-            }
-            Case::HitInARow => {
-                let mut even = (Keys::new(), Hits::new());
-                let mut odd = even.clone();
-                let mut found = 0;
-                for (i, keys) in keys.chunks_exact(BURST).enumerate() {
-                    let (burst, next) =
-                        if i % 2 == 0 { (&mut odd, &mut even) } else { (&mut even, &mut odd) };
-                    set(&mut next.0, keys);
-                    // In the first round there is none before, and nothing is found.
-                    self.table.finish_and_start(&burst.0, NOW, &mut burst.1, &next.0, &mut next.1);
-                    found += burst.1.found().count_ones() as usize;
-                }
-                let (keys, mut hits) = if (keys.len() / BURST).is_multiple_of(2) { odd } else { even };
-                self.table.finish(&keys, NOW, &mut hits);
-                found + hits.found().count_ones() as usize
+                found
             }
             Case::MapHit | Case::MapMiss => keys.iter().filter(|key| self.map.get(*key).is_some()).count(),
         }
@@ -173,7 +153,8 @@ impl Bench {
     fn check(&mut self) {
         for case in Case::ALL {
             let keys = self.keys(case);
-            let expected = if matches!(case, Case::Miss | Case::MapMiss) { 0 } else { WINDOW };
+            let expected =
+                if matches!(case, Case::Miss | Case::MissInARow | Case::MapMiss) { 0 } else { WINDOW };
             assert_eq!(self.run(case, &keys), expected, "{case:?}");
         }
     }
@@ -204,9 +185,8 @@ impl Bench {
 
 #[inline]
 fn set(burst: &mut Keys, keys: &[u64]) {
-    for (position, &key) in keys.iter().enumerate() {
-        burst.set(position, Some(&FlowKey::Narrow(key)));
-    }
+    burst.clear();
+    burst.narrow_mut(keys.len())[..keys.len()].copy_from_slice(keys);
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

@@ -13,7 +13,7 @@
 //! When the idle times change, entries cannot be restamped all at once without a pause. So there are two
 //! sets of them: an entry says which one its epoch counts in, and moves to the set in force when it is next used or swept.
 
-use crate::state::{State, TimingSet, Word};
+use crate::state::{NO_STATE, State, TimingSet, Word};
 use crate::sync::{Ordering, fence};
 use core::sync::atomic::AtomicU32;
 use std::sync::Arc;
@@ -57,10 +57,10 @@ impl Idle {
 }
 
 /// Quanta by which an entry may seem to be from the future.
-const FUTURE: u8 = 8;
+pub(crate) const FUTURE: u8 = 8;
 
 /// The oldest that an entry can seem; above, it is from the future.
-pub(crate) const AGE_MAX: u8 = u8::MAX - FUTURE;
+const AGE_MAX: u8 = u8::MAX - FUTURE;
 
 /// Quanta within which [`Table::advance`](crate::Table::advance) goes round the table; half of what is allowed.
 const ROUND_QUANTA: u32 = 64;
@@ -111,6 +111,12 @@ impl Timing {
         }
     }
 
+    /// That of a state by its bits.
+    const fn of_kind(idle: &Idle, kind: usize) -> Timing {
+        let timing = Timing::new(idle.of(State::of_kind(kind)));
+        if kind & 7 == NO_STATE as usize { Timing { limit: 0, ..timing } } else { timing }
+    }
+
     const fn pack(self) -> u32 {
         (self.limit as u32) << 8 | self.shift as u32
     }
@@ -121,15 +127,15 @@ impl Timing {
     }
 }
 
-/// By [`Word::kind`]; states that do not exist count as the one they are read as.
+/// By [`Word::kind`]; states that do not exist count as the one they are read as, but for [`NO_STATE`], which is always expired.
 pub(crate) type Timings = [Timing; Word::KINDS];
 
 /// What the epochs of live entries must be at one moment, for judging many of them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Clock {
-    /// The epoch of the moment, by [`Word::kind`].
+    /// The epoch of the moment, by [`Word::kind`]; more by [`FUTURE`], so that an age from the future is no negative one.
     pub(crate) epochs: [u8; Word::KINDS],
-    /// Ages from which on an entry is expired, likewise.
+    /// Ages, more by as much, from which on an entry is expired, likewise. 0 for what is no entry.
     pub(crate) limits: [u8; Word::KINDS],
     pub(crate) now: Tick,
 }
@@ -137,8 +143,8 @@ pub(crate) struct Clock {
 impl Clock {
     fn new(timings: &Timings, now: Tick) -> Clock {
         Clock {
-            epochs: timings.map(|timing| timing.epoch(now)),
-            limits: timings.map(|timing| timing.limit),
+            epochs: timings.map(|timing| timing.epoch(now).wrapping_add(FUTURE)),
+            limits: timings.map(|timing| if timing.limit == 0 { 0 } else { timing.limit + FUTURE }),
             now,
         }
     }
@@ -147,9 +153,7 @@ impl Clock {
     #[inline]
     pub(crate) fn is_live(&self, word: Word) -> bool {
         let kind = word.kind();
-        let age = self.epochs[kind].wrapping_sub(word.epoch());
-        let age = if age > AGE_MAX { 0 } else { age };
-        age < self.limits[kind]
+        self.epochs[kind].wrapping_sub(word.epoch()) < self.limits[kind]
     }
 }
 
@@ -172,7 +176,7 @@ pub(crate) struct Shared([[AtomicU32; State::ALL.len()]; 2]);
 
 impl Ageing {
     pub(crate) fn new(idle: &Idle) -> Ageing {
-        let timings = core::array::from_fn(|kind| Timing::new(idle.of(State::of_kind(kind))));
+        let timings = core::array::from_fn(|kind| Timing::of_kind(idle, kind));
         let share = || State::ALL.map(|state| AtomicU32::new(Timing::new(idle.of(state)).pack()));
         Ageing {
             timings,
@@ -197,7 +201,7 @@ impl Ageing {
     pub(crate) fn change(&mut self, idle: &Idle) {
         let set = self.current.other();
         for low in 0..8 {
-            self.timings[set.index() << 3 | low] = Timing::new(idle.of(State::of_kind(low)));
+            self.timings[set.index() << 3 | low] = Timing::of_kind(idle, low);
         }
         for state in State::ALL {
             let timing = self.timings[kind(state, set)];

@@ -5,11 +5,15 @@
 //! | [`NarrowBucket`] | 5 × 8 bytes | 5 × 4 | meta 4 |
 //! | [`WideBucket`] | 2 × 24 bytes + two ports in 4 | 2 × 4 | meta 4 |
 //!
-//! **The meta word** is the version of the lock (bits 31 to 12) and what is known of keys that have this bucket as
-//! their primary but live in their secondary: how many (bits 11 to 8, 15 stands for more and stays), and a Bloom filter of
+//! **The meta word** is the version of the lock (bits 31 to 15) and what is known of keys that have this bucket as
+//! their primary but live in their secondary: how many (bits 14 to 11, 15 stands for more and stays), and a Bloom filter of
 //! them, one bit a key (bits 7 to 0). Only a look-up that finds its bit set need go on to the secondary bucket, so that
 //! nearly all negative look-ups end after one line (Cuckoo++, arXiv 1712.09624). The filter is emptied when the count
 //! comes down to zero; a bit that stays until then costs a line now and then, never an answer.
+//!
+//! Where a value has its state (bits 10 to 8) the meta word has one that no flow is in ([`NO_STATE`]) and that every clock
+//! takes to be expired. So a burst look-up keeps one word a key, a value or a meta word, and what was found, what is live and who
+//! must look further are each one comparison of eight such words.
 //!
 //! **The lock.** Only one thread writes. It makes the version odd, changes a key and its value, makes the version even
 //! again. A reader notes the version, reads, and throws away what it read if the version was odd or is another by
@@ -23,15 +27,15 @@
 //! old or the new one, both of which belong to the key. If it sees a value of a later key of this slot, the fences show
 //! it the version of the change in between.
 //!
-//! **The version wraps** after 2^19 changes of one bucket. A reader is deceived if exactly so many, or a multiple, happen
+//! **The version wraps** after 2^16 changes of one bucket. A reader is deceived if exactly so many, or a multiple, happen
 //! between its two looks, some ten nanoseconds apart unless it is stopped there. The smallest table with all of twelve
-//! million changes a second needs three seconds for so many in one bucket, one of a million flows half a day.
+//! million changes a second needs a third of a second for so many in one bucket, one of a million flows twenty minutes.
 
 use crate::ageing::Clock;
 use crate::cuckoo::bits;
 use crate::hash::Hasher;
 use crate::simd::{self, Available};
-use crate::state::{TimingSet, Word};
+use crate::state::{NO_STATE, TimingSet, Word};
 use crate::sync::{AtomicU32, AtomicU64, Ordering, fence, load_own};
 use wire::key::WideKey;
 
@@ -50,13 +54,15 @@ pub trait Bucket: sealed::Sealed + Default + Send + Sync + 'static {
 }
 
 /// One of the version, in the meta word.
-const VERSION: u32 = 1 << 12;
+const VERSION: u32 = 1 << 15;
 /// One of the count of overflowed keys.
-const OVERFLOW: u32 = 1 << 8;
+const OVERFLOW: u32 = 1 << 11;
 /// The count's bits; all of them set is for good.
-const OVERFLOW_MASK: u32 = 15 << 8;
+const OVERFLOW_MASK: u32 = 15 << 11;
 /// Filter and count.
-const OVERFLOW_ALL: u32 = VERSION - 1;
+const OVERFLOW_ALL: u32 = OVERFLOW_MASK | 0xff;
+/// In every meta word of a table, where values have their state.
+pub(crate) const MARK: u32 = NO_STATE << 8;
 
 /// What the writer sees of a bucket at one look: slots, or the one beyond the last for none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -215,7 +221,7 @@ pub(crate) trait Line: Bucket {
 
     /// Takes an untouched bucket for a table, so that no other table does. False if it is not untouched.
     fn claim(&self) -> bool {
-        let claim = 2 * VERSION;
+        let claim = (2 * VERSION) | MARK;
         self.meta().compare_exchange(0, claim, Ordering::Relaxed, Ordering::Relaxed).is_ok()
             && self.occupied() == 0
     }
@@ -494,7 +500,7 @@ mod tests {
     fn the_version_wraps_and_leaves_the_filter_alone() {
         let line = NarrowBucket::default();
         line.overflowed(6);
-        for _ in 0..=1 << 19 {
+        for _ in 0..=1 << 16 {
             line.edit(|| {});
         }
         assert_eq!(load_own(line.meta()), (2 * VERSION) | OVERFLOW | (1 << 6));

@@ -1,14 +1,15 @@
 //! What goes into a burst look-up and what comes out of it.
 
 use crate::ageing::{Timings, idle_us};
-use crate::state::{Hit, Place, State, Word};
+use crate::bucket::NarrowBucket;
+use crate::state::{Hit, State, Word};
 use wire::key::WideKey;
 use wire::{BackendId, FlowKey, Tick};
 
 /// Keys that are looked up at once.
 pub const BURST: usize = 32;
 
-/// The keys of a burst, by position. Keep one and use it again: [`clear`](Keys::clear) is four vector stores.
+/// The keys of a burst, by position. Keep one and use it again: a look-up and [`clear`](Keys::clear) cost by the positions in use.
 #[derive(Clone, Debug)]
 #[repr(C, align(64))]
 pub struct Keys {
@@ -17,8 +18,8 @@ pub struct Keys {
     /// Meaningful where `wide_mask` has its bit, so that a burst without wide keys does not touch it.
     pub(crate) wide: [WideKey; BURST],
     pub(crate) wide_mask: u32,
-    /// Where the next [`push`](Keys::push) goes.
-    next: usize,
+    /// Positions in use: there is no key from here on, and here goes the next [`push`](Keys::push).
+    len: usize,
 }
 
 impl Default for Keys {
@@ -34,27 +35,30 @@ impl Keys {
             narrow: [0; BURST],
             wide: [WideKey { src: [0, 0], middle: 0, dport: 0 }; BURST],
             wide_mask: 0,
-            next: 0,
+            len: 0,
         }
     }
 
     /// Forgets all.
     #[inline]
     pub fn clear(&mut self) {
-        self.narrow = [0; BURST];
+        let used = self.blocks();
+        for block in self.narrow.as_chunks_mut::<LANES>().0.iter_mut().take(used) {
+            *block = [0; LANES];
+        }
         self.wide_mask = 0;
-        self.next = 0;
+        self.len = 0;
     }
 
-    /// The key of the position after the last one pushed, or none there. False, and nothing done, when all [`BURST`] are
+    /// The key of the position after the last one in use, or none there. False, and nothing done, when all [`BURST`] are
     /// taken.
     #[inline]
     pub fn push(&mut self, key: Option<&FlowKey>) -> bool {
-        let position = self.next;
+        let position = self.len;
         let fits = position < BURST;
         if fits {
             self.set(position, key);
-            self.next = position + 1;
+            self.len = position + 1;
         }
         fits
     }
@@ -62,17 +66,24 @@ impl Keys {
     /// As [`push`](Keys::push), of a narrow key; 0 for none.
     #[inline]
     pub fn push_narrow(&mut self, key: u64) {
-        if let Some(narrow) = self.narrow.get_mut(self.next) {
+        if let Some(narrow) = self.narrow.get_mut(self.len) {
             *narrow = key;
-            self.next += 1;
+            self.len += 1;
         }
     }
 
-    /// The narrow keys by position, 0 for none, to be filled in by a caller that goes over a whole burst. What is pushed
-    /// later begins at position 0 again.
+    /// The narrow keys by position, 0 for none, to be filled in by a caller that goes over a whole burst of `count`: the
+    /// positions from there on are not looked up.
     #[inline(always)]
-    pub const fn narrow_mut(&mut self) -> &mut [u64; BURST] {
+    pub fn narrow_mut(&mut self, count: usize) -> &mut [u64; BURST] {
+        self.len = self.len.max(count.min(BURST));
         &mut self.narrow
+    }
+
+    /// The narrow key of a position; 0 for none.
+    #[inline]
+    pub fn narrow(&self, position: usize) -> u64 {
+        self.narrow.get(position).copied().unwrap_or(0)
     }
 
     /// The key of a position below [`BURST`], or none there; any other position is ignored. One store for a narrow
@@ -84,6 +95,7 @@ impl Keys {
             Some(&FlowKey::Narrow(key)) => key,
             _ => 0,
         };
+        self.len = self.len.max(position + 1);
         if self.wide_mask != 0 {
             self.wide_mask &= !(1 << position);
         }
@@ -93,6 +105,18 @@ impl Keys {
             *wide = *key;
             self.wide_mask |= u32::from(key.middle != 0) << position;
         }
+    }
+
+    /// Positions in use.
+    #[inline(always)]
+    pub(crate) const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Blocks with positions in use.
+    #[inline(always)]
+    pub(crate) const fn blocks(&self) -> usize {
+        self.len.div_ceil(LANES)
     }
 }
 
@@ -105,7 +129,7 @@ pub(crate) const BLOCKS: usize = BURST / LANES;
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
 pub(crate) struct Offsets {
-    /// The primary lines; after the first compare, the lines to compare next.
+    /// The primary lines.
     pub(crate) first: [u64; LANES],
     /// The secondary lines.
     pub(crate) second: [u64; LANES],
@@ -115,21 +139,25 @@ impl Offsets {
     pub(crate) const ZERO: Offsets = Offsets { first: [0; LANES], second: [0; LANES] };
 }
 
-/// Stands for none, in any kind of bucket: the one beyond the last slot of the largest.
-pub(crate) const NO_SLOT: u8 = 5;
+/// Bytes of a line of any kind.
+pub(crate) const LINE_BYTES: u64 = size_of::<NarrowBucket>() as u64;
 
 /// The answers to a burst, by position. Keep one and use it again; [`Table::lookup`](crate::Table::lookup) overwrites it.
 #[derive(Clone, Debug)]
 #[repr(C, align(64))]
 pub struct Hits {
     pub(crate) hashes: [u64; BURST],
-    /// Where the narrow lines are, until the look-up has ended.
-    pub(crate) offsets: [Offsets; BLOCKS],
-    pub(crate) buckets: [u32; BURST],
     /// Values; for a key that was not found, the meta word of the last bucket looked at.
     pub(crate) words: [u32; BURST],
-    /// The slot found, or [`NO_SLOT`].
-    pub(crate) slots: [u8; BURST],
+    /// Where the lines of narrow keys are. All are within a table of `lines` buckets, always.
+    pub(crate) offsets: [Offsets; BLOCKS],
+    pub(crate) lines: usize,
+    /// The positions whose secondary line was looked at, too.
+    pub(crate) second: u32,
+    /// The bucket of a wide key that was looked at last.
+    pub(crate) wide_buckets: [u32; BURST],
+    /// Positions with a wide key.
+    pub(crate) wide_mask: u32,
     pub(crate) timings: Timings,
     pub(crate) now: Tick,
     /// Positions with a key.
@@ -162,15 +190,31 @@ impl Hits {
     pub fn new() -> Hits {
         Hits {
             hashes: [0; BURST],
-            offsets: [Offsets::ZERO; BLOCKS],
-            buckets: [0; BURST],
             words: [0; BURST],
-            slots: [NO_SLOT; BURST],
+            offsets: [Offsets::ZERO; BLOCKS],
+            lines: 0,
+            second: 0,
+            wide_buckets: [0; BURST],
+            wide_mask: 0,
             timings: Timings::default(),
             now: Tick(0),
             asked: 0,
             found: 0,
         }
+    }
+
+    /// Makes sure that all offsets are within a narrow table of so many buckets.
+    #[inline(always)]
+    pub(crate) fn within(&mut self, lines: usize) {
+        if self.lines != lines {
+            self.forget_lines(lines);
+        }
+    }
+
+    #[cold]
+    fn forget_lines(&mut self, lines: usize) {
+        self.offsets = [Offsets::ZERO; BLOCKS];
+        self.lines = lines;
     }
 
     /// The positions whose keys have an entry that is not expired, a bit each.
@@ -182,18 +226,24 @@ impl Hits {
     /// The entry at a position, if its bit is in [`found`](Hits::found).
     #[inline]
     pub fn get(&self, position: usize) -> Option<Hit> {
-        let place = self.place(position)?;
-        let word = Word(self.words[position]);
+        let word = self.word(position)?;
         let idle_us = idle_us(self.timings[word.kind()], word, self.now).unwrap_or(0);
-        Some(Hit::new(place, word, idle_us))
+        Some(Hit::new(self.bucket(position), word, idle_us))
     }
 
     /// The backend and state of the entry at a position: as [`get`](Hits::get), without the idle time.
     #[inline]
     pub fn of(&self, position: usize) -> Option<(BackendId, State)> {
-        self.place(position)?;
-        let word = Word(self.words[position]);
+        let word = self.word(position)?;
         Some((word.backend(), word.state()))
+    }
+
+    /// The backends' numbers by position, 0 where there is no entry: without a branch, for a caller that goes over a whole burst.
+    #[inline]
+    pub fn backends(&self) -> [u32; BURST] {
+        core::array::from_fn(|position| {
+            Word(self.words[position]).backend().0 & (self.found >> position & 1).wrapping_neg()
+        })
     }
 
     /// What is known of the key at a position for a later insertion. `None` where there was no key.
@@ -204,8 +254,22 @@ impl Hits {
     }
 
     #[inline]
-    fn place(&self, position: usize) -> Option<Place> {
+    fn word(&self, position: usize) -> Option<Word> {
         let is_found = position < BURST && self.found >> position & 1 == 1;
-        is_found.then(|| Place { bucket: self.buckets[position], slot: self.slots[position] })
+        is_found.then(|| Word(self.words[position]))
+    }
+
+    /// The bucket in which the entry was found.
+    #[expect(clippy::cast_possible_truncation, reason = "a table has less than 2^32 buckets of a kind")]
+    #[inline]
+    const fn bucket(&self, position: usize) -> u32 {
+        if self.wide_mask >> (position % BURST) & 1 == 1 {
+            self.wide_buckets[position % BURST]
+        } else {
+            let places = &self.offsets[position / LANES % BLOCKS];
+            let lines =
+                if self.second >> (position % BURST) & 1 == 1 { &places.second } else { &places.first };
+            (lines[position % LANES] / LINE_BYTES) as u32
+        }
     }
 }

@@ -237,6 +237,8 @@ pub(crate) struct Cuckoo<B: 'static> {
     untrusted_max: usize,
     /// Entries that fit for sure.
     pub(crate) flows: usize,
+    /// How often anything was stored.
+    pub(crate) changes: u64,
     /// What its buckets are compared with.
     pub(crate) isa: Available,
     /// Buckets that long searches may look at before more are saved up.
@@ -259,6 +261,7 @@ impl<B: Line> Cuckoo<B> {
             untrusted: 0,
             untrusted_max,
             flows,
+            changes: 0,
             isa: Available::best(),
             search_left: SEARCH_SAVED_MAX,
         }
@@ -273,25 +276,26 @@ impl<B: Line> Cuckoo<B> {
 
     #[inline]
     fn count_in(&mut self, word: Word) {
+        self.changes += 1;
         self.used += 1;
         self.untrusted += usize::from(word.is_untrusted());
     }
 
     #[inline]
     fn count_out(&mut self, word: Word) {
+        self.changes += 1;
         self.used -= 1;
         self.untrusted -= usize::from(word.is_untrusted());
     }
 
-    /// Where the key is, if it still is where it was.
+    /// Where the key is, if it still is in the bucket where it was.
     #[inline]
-    pub(crate) fn locate(&self, key: B::Key, place: Place) -> Option<(Place, Word)> {
-        let slot = usize::from(place.slot);
-        if slot < B::SLOTS
-            && let Some(line) = self.cells.memory.get(place.bucket as usize)
-            && line.key(slot) == Some(key)
-        {
-            return Some((place, line.word(slot)));
+    pub(crate) fn locate(&self, key: B::Key, bucket: u32) -> Option<(Place, Word)> {
+        if let Some(line) = self.cells.memory.get(bucket as usize).filter(|_| B::is_key(key)) {
+            let slot = line.probe(key).slot as usize;
+            if slot < B::SLOTS {
+                return Some((place(bucket, slot), line.word(slot)));
+            }
         }
         self.find(key, self.cells.hash(key))
     }
@@ -324,6 +328,7 @@ impl<B: Line> Cuckoo<B> {
     #[inline]
     pub(crate) fn update(&mut self, at: Place, old: Word, new: Word) {
         if old != new {
+            self.changes += 1;
             self.cells.bucket(at.bucket).store_word(usize::from(at.slot), new);
             self.untrusted += usize::from(new.is_untrusted());
             self.untrusted -= usize::from(old.is_untrusted());
@@ -665,6 +670,7 @@ impl<B: Line> Cuckoo<B> {
             }
             line.returned_all();
         }
+        self.changes += 1;
         self.used = 0;
         self.untrusted = 0;
     }
@@ -674,7 +680,7 @@ impl<B: Line> Cuckoo<B> {
     pub(crate) fn hit(found: Option<(Place, Word)>, ageing: &Ageing, now: Tick) -> Option<Hit> {
         let (place, word) = found?;
         let idle_us = ageing.idle_us(word, now)?;
-        Some(Hit::new(place, word, idle_us))
+        Some(Hit::new(place.bucket, word, idle_us))
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::ageing::Shared;
 use crate::bucket::{NarrowBucket, WideBucket};
 use crate::cuckoo::Cells;
-use crate::state::{Hit, Place, Word};
+use crate::state::{Hit, Word};
 use std::sync::Arc;
 use wire::{FlowKey, Tick};
 
@@ -31,12 +31,12 @@ impl Reader {
             FlowKey::Wide(key) => self.wide.read(key),
         };
         let (place, word) = found.ok()??;
-        self.hit(place, word, now)
+        self.hit(place.bucket, word, now)
     }
 
-    fn hit(&self, place: Place, word: Word, now: Tick) -> Option<Hit> {
+    fn hit(&self, bucket: u32, word: Word, now: Tick) -> Option<Hit> {
         let idle_us = self.ageing.idle_us(word, now)?;
-        Some(Hit::new(place, word, idle_us))
+        Some(Hit::new(bucket, word, idle_us))
     }
 
     /// Number of buckets: narrow ones first, then wide ones.
@@ -54,8 +54,8 @@ impl Reader {
                 None => {
                     let index = index as u32;
                     let entries = self.narrow.copy(index).unwrap_or_default();
-                    for (slot, (key, word)) in (0..).zip(entries).filter_map(|(s, e)| Some((s, e?))) {
-                        if let Some(hit) = self.hit(Place { bucket: index, slot }, word, now) {
+                    for (key, word) in entries.into_iter().flatten() {
+                        if let Some(hit) = self.hit(index, word, now) {
                             f(FlowKey::Narrow(key), hit);
                         }
                     }
@@ -63,8 +63,8 @@ impl Reader {
                 Some(index) => {
                     let index = index as u32;
                     let entries = self.wide.copy(index).unwrap_or_default();
-                    for (slot, (key, word)) in (0..).zip(entries).filter_map(|(s, e)| Some((s, e?))) {
-                        if let Some(hit) = self.hit(Place { bucket: index, slot }, word, now) {
+                    for (key, word) in entries.into_iter().flatten() {
+                        if let Some(hit) = self.hit(index, word, now) {
                             f(FlowKey::Wide(key), hit);
                         }
                     }

@@ -47,7 +47,10 @@ impl State {
     }
 }
 
-/// An entry as look-up found it: 24 bytes, also as an `Option`. Where it was found and what was there is kept inside,
+/// State bits that no flow has: they mark the word of a bucket that is no value.
+pub(crate) const NO_STATE: u32 = 7;
+
+/// An entry as look-up found it: 24 bytes, also as an `Option`. In which bucket it was found and what was there is kept inside,
 /// so that [`Table::touch`](crate::Table::touch) need not search again, nor touch memory when nothing changes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Hit {
@@ -58,7 +61,6 @@ pub struct Hit {
     pub backend: BackendId,
     pub(crate) word: Word,
     bucket: u32,
-    slot: u8,
     /// Its state.
     pub state: State,
 }
@@ -67,14 +69,13 @@ const _: () = assert!(size_of::<Option<Hit>>() == 24);
 
 impl Hit {
     #[inline]
-    pub(crate) const fn new(place: Place, word: Word, idle_us: u64) -> Hit {
-        let Place { bucket, slot } = place;
-        Hit { idle_us, backend: word.backend(), word, bucket, slot, state: word.state() }
+    pub(crate) const fn new(bucket: u32, word: Word, idle_us: u64) -> Hit {
+        Hit { idle_us, backend: word.backend(), word, bucket, state: word.state() }
     }
 
     #[inline]
-    pub(crate) const fn place(&self) -> Place {
-        Place { bucket: self.bucket, slot: self.slot }
+    pub(crate) const fn bucket(&self) -> u32 {
+        self.bucket
     }
 }
 

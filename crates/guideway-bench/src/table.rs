@@ -27,13 +27,16 @@ use std::collections::BTreeMap;
 const WINDOW: usize = 4096;
 /// Windows of a cell in a round.
 const WINDOWS: usize = 8;
+/// Ours, asked burst by burst.
+const ONE_BY_ONE: &str = "ours_one_by_one";
 /// Most flows: key and miss must be different numbers, and both fit the numbering of flows.
 const FLOWS_MAX: u64 = crate::flows::FLOWS_MAX / 2;
 
 /// Time look-ups: ours, the one-line bound, DPDK's rte_hash and hash maps of Rust, in one run
 ///
-/// The same 8-byte keys and 4-byte values for all, values consumed and checked, on the same kind of pages. rte_hash is asked in
-/// bursts of 32 like ours; the maps have no such call, but hashbrown is asked in stages with prefetches too.
+/// The same 8-byte keys and 4-byte values for all, values consumed and checked, on the same kind of pages. Ours is asked in bursts of
+/// 32, each begun before the one ahead of it is finished, and a second time one by one. rte_hash is asked in bursts of
+/// 32; the maps have no such call, but hashbrown is asked in stages with prefetches too.
 #[derive(Args, Clone, Debug)]
 pub struct Arguments {
     /// Flows in each table
@@ -146,10 +149,15 @@ pub fn run(arguments: &Arguments, cpu: usize) -> Result<(), Failure> {
     }
     let mut calibrator = Calibrator::new(tsc)?;
     let measured = {
+        let one_by_one = ours::OneByOne(&ours);
         let mut cells = Cells::default();
         cells.add("bound", lines.cell(tsc, WINDOW, WINDOWS));
         for kind in Kind::ALL {
             cells.add(format!("{}/ours", kind.name()), cell(&ours, kind, arguments.keys, flows, tsc));
+            cells.add(
+                format!("{}/{ONE_BY_ONE}", kind.name()),
+                cell(&one_by_one, kind, arguments.keys, flows, tsc),
+            );
             for (name, table) in others.all() {
                 cells.add(format!("{}/{name}", kind.name()), cell(table, kind, arguments.keys, flows, tsc));
             }
@@ -218,7 +226,7 @@ fn cell<'a>(
 
 fn figures(measured: &Measured, kind: Kind, names: &[&str]) -> BTreeMap<String, Maybe<Figure>> {
     let mut all = BTreeMap::from([("bound".to_owned(), measured.cost("bound"))]);
-    for name in ["ours"].iter().chain(names) {
+    for name in ["ours", ONE_BY_ONE].iter().chain(names) {
         all.insert((*name).to_owned(), measured.cost(&format!("{}/{name}", kind.name())));
     }
     all
@@ -228,6 +236,8 @@ fn ratios(measured: &Measured, kind: Kind, names: &[&str]) -> BTreeMap<String, M
     let ours = format!("{}/ours", kind.name());
     let mut all = BTreeMap::new();
     all.insert("ours/bound".to_owned(), measured.compared(&ours, "bound"));
+    let one_by_one = format!("{}/{ONE_BY_ONE}", kind.name());
+    all.insert(format!("{ONE_BY_ONE}/bound"), measured.compared(&one_by_one, "bound"));
     for name in names {
         let peer = format!("{}/{name}", kind.name());
         all.insert(format!("{name}/ours"), measured.compared(&peer, &ours));
@@ -275,6 +285,7 @@ mod tests {
                 let mut window = Window::new(kind, spread, flows, 1000);
                 window.next_keys();
                 assert_eq!(ours.look_up(&window.keys), window.expected, "{kind:?}");
+                assert_eq!(ours::OneByOne(&ours).look_up(&window.keys), window.expected, "{kind:?}");
                 assert!(others.all().count() == 4);
                 for (name, table) in others.all() {
                     assert_eq!(table.look_up(&window.keys), window.expected, "{kind:?} {name}");

@@ -10,7 +10,7 @@
 
 use crate::classify::{Fate, Packet, classify, is_possible_source_v6, key_of};
 use crate::emit::Label;
-use crate::heads::{Course, Gate, Heads, Lean, Needle};
+use crate::heads::{self, Course, Gate, Heads, Lean, Needle};
 use crate::io::{Burst, Frame, PacketIo};
 use crate::steering::place_in;
 use crate::view::{BackendView, HashOn, PortView, ServiceView, View};
@@ -199,13 +199,13 @@ impl<Io: PacketIo> Worker<Io> {
             let id = u64::from(service.id.0);
             let place = id << Lean::SERVICE | u64::from(index) << Lean::INDEX;
             let of_it = if self.batch.groups.is_full() {
-                self.keys.narrow_mut()[first] = self.batch.heads.key[first] | id;
+                self.keys.narrow_mut(count)[first] = self.batch.heads.key[first] | id;
                 self.batch.heads.lean[first] |= place;
                 1 << first
             } else {
                 let of_it = lanes.equal(&self.batch.heads.needle, needle.0) & left;
                 let _ = self.batch.groups.try_push((of_it, service.id));
-                self.claim(needle, id, place);
+                self.claim(count, needle, id, place);
                 of_it
             };
             left &= !of_it;
@@ -216,14 +216,17 @@ impl<Io: PacketIo> Worker<Io> {
         }
     }
 
-    /// Completes what is known of all packets of a service.
+    /// Completes what is known of all packets of a service in a burst of `count`.
     #[inline(always)]
-    fn claim(&mut self, needle: Needle, id: u64, place: u64) {
-        let (heads, keys) = (&mut self.batch.heads, self.keys.narrow_mut());
-        for position in 0..BURST {
-            let is_its = u64::from(heads.needle[position] == needle.0).wrapping_neg();
-            keys[position] |= (heads.key[position] | id) & is_its;
-            heads.lean[position] |= place & is_its;
+    fn claim(&mut self, count: usize, needle: Needle, id: u64, place: u64) {
+        let Heads { needle: needles, key, lean, .. } = &mut self.batch.heads;
+        let keys = self.keys.narrow_mut(count);
+        let blocks = count.div_ceil(heads::LANES).min(BURST / heads::LANES);
+        for position in 0..blocks * heads::LANES {
+            let position = position % BURST;
+            let is_its = u64::from(needles[position] == needle.0).wrapping_neg();
+            keys[position] |= (key[position] | id) & is_its;
+            lean[position] |= place & is_its;
         }
     }
 
@@ -280,7 +283,7 @@ impl<Io: PacketIo> Worker<Io> {
             {
                 self.batch.decided[position % BURST] = backend;
                 self.batch.by_slot |= 1 << (position % BURST);
-                self.keys.narrow_mut()[position % BURST] = 0;
+                self.keys.narrow_mut(0)[position % BURST] = 0;
             }
         }
     }

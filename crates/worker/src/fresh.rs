@@ -103,7 +103,7 @@ impl<Io: PacketIo> Worker<Io> {
     fn enter_placed(&mut self, view: &View, now: Tick) {
         self.tally.misses += u64::from(self.fresh.placed.count_ones());
         for position in bits(self.fresh.placed) {
-            let key = FlowKey::Narrow(self.keys.narrow_mut()[position % BURST]);
+            let key = FlowKey::Narrow(self.keys.narrow(position));
             let Some(service) = view.service.get(self.batch.service_index(position)) else { continue };
             let state = if self.batch.is_tcp(position) { State::TcpNew } else { State::UdpNew };
             let backend = self.batch.decided[position % BURST];

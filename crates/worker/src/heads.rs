@@ -14,7 +14,7 @@ use steer::hash::lanes::{Columns, tuples_v4};
 use wire::parse::{ETHERNET_LEN, IPV4_LEN, TCP, TcpFlags, UDP};
 
 /// Positions judged at once.
-const LANES: usize = 8;
+pub(crate) const LANES: usize = 8;
 /// A frame of the plain shape is at least this long: with a whole TCP header, so that all fields are read without another
 /// look at the length. Ethernet's shortest frame is longer.
 const SHORTEST: usize = ETHERNET_LEN + IPV4_LEN + 20;

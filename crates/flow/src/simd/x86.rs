@@ -6,27 +6,27 @@
     reason = "a row of vector instructions on the same data is sound by one argument"
 )]
 
-use super::{Engine, stages};
-use crate::ageing::{AGE_MAX, Clock};
+use super::{Engine, Judged, stages};
+use crate::ageing::Clock;
 use crate::bucket::{Bucket as _, NarrowBucket, WideBucket};
-use crate::burst::{BURST, Hits, Keys, LANES, NO_SLOT, Offsets};
+use crate::burst::{BURST, Hits, Keys, LANES, Offsets};
 use crate::cuckoo::Cells;
 use crate::hash::{Hasher, TAGS};
+use crate::row::Places;
 use crate::state::{State, TimingSet, Word};
 use core::arch::x86_64::{
-    __m256i, _mm_loadl_epi64, _mm_loadu_si128, _mm256_add_epi64, _mm256_and_si256, _mm256_andnot_si256,
-    _mm256_blend_epi32, _mm256_blendv_pd, _mm256_broadcastsi128_si256, _mm256_castpd_si256,
-    _mm256_castps_si256, _mm256_castsi256_pd, _mm256_castsi256_ps, _mm256_castsi256_si128, _mm256_cmpeq_epi8,
-    _mm256_cmpeq_epi32, _mm256_cmpeq_epi64, _mm256_cmpgt_epi32, _mm256_cvtepi32_epi64, _mm256_cvtepu8_epi32,
-    _mm256_extracti128_si256, _mm256_load_si256, _mm256_loadu_si256, _mm256_min_epu8, _mm256_movemask_epi8,
-    _mm256_movemask_pd, _mm256_movemask_ps, _mm256_mul_epu32, _mm256_or_si256, _mm256_packus_epi16,
-    _mm256_packus_epi32, _mm256_permute4x64_epi64, _mm256_permutevar8x32_epi32, _mm256_set1_epi8,
-    _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_epi64x, _mm256_setr_epi32, _mm256_setzero_si256,
-    _mm256_shuffle_epi8, _mm256_shuffle_ps, _mm256_slli_epi32, _mm256_slli_epi64, _mm256_sllv_epi32,
-    _mm256_srai_epi32, _mm256_srli_epi16, _mm256_srli_epi32, _mm256_srli_epi64, _mm256_storeu_si256,
-    _mm256_sub_epi8, _mm256_sub_epi32, _mm256_sub_epi64, _mm256_subs_epu8, _mm256_xor_si256,
-    _mm512_cmpeq_epi64_mask, _mm512_load_si512, _mm512_loadu_si512, _mm512_mullo_epi64, _mm512_set1_epi64,
-    _mm512_srli_epi64, _mm512_storeu_si512, _mm512_xor_si512,
+    __m256i, __m512i, _mm_loadu_si128, _mm256_add_epi64, _mm256_and_si256, _mm256_blend_epi32,
+    _mm256_blendv_pd, _mm256_broadcastsi128_si256, _mm256_castpd_si256, _mm256_castps_si256,
+    _mm256_castsi256_pd, _mm256_castsi256_ps, _mm256_cmpeq_epi32, _mm256_cmpeq_epi64, _mm256_cmpgt_epi32,
+    _mm256_cmpgt_epi32_mask, _mm256_load_si256, _mm256_loadu_si256, _mm256_mask_test_epi32_mask,
+    _mm256_movemask_pd, _mm256_movemask_ps, _mm256_mul_epu32, _mm256_or_si256, _mm256_permute4x64_epi64,
+    _mm256_set1_epi32, _mm256_set1_epi64x, _mm256_setr_epi32, _mm256_setzero_si256, _mm256_shuffle_epi8,
+    _mm256_shuffle_ps, _mm256_slli_epi32, _mm256_slli_epi64, _mm256_sllv_epi32, _mm256_srli_epi32,
+    _mm256_srli_epi64, _mm256_storeu_si256, _mm256_sub_epi32, _mm256_sub_epi64, _mm256_testn_epi32_mask,
+    _mm256_xor_si256, _mm512_add_epi64, _mm512_cmpeq_epi64_mask, _mm512_cmpge_epu64_mask,
+    _mm512_cvtepi64_epi32, _mm512_load_si512, _mm512_loadu_si512, _mm512_mask_sub_epi64, _mm512_mul_epu32,
+    _mm512_mullo_epi64, _mm512_set1_epi64, _mm512_slli_epi64, _mm512_srli_epi64, _mm512_storeu_si512,
+    _mm512_test_epi64_mask, _mm512_xor_si512,
 };
 use wire::BackendId;
 
@@ -45,30 +45,37 @@ const _: () = assert!(core::mem::offset_of!(NarrowBucket, keys) == 0 && size_of:
 
 impl Engine for Avx2 {
     #[inline(always)]
-    fn present(self, keys: &[u64; BURST]) -> u32 {
+    fn present(self, keys: &[u64; LANES]) -> u32 {
         // SAFETY: AVX2 is there, as this engine is.
-        // JUSTIFICATION: eight steps instead of 32; part of what the engine gains.
+        // JUSTIFICATION: two steps instead of eight; part of what the engine gains.
         unsafe { present(keys) }
     }
 
     #[inline(always)]
-    fn place(self, len: u64, hashes: &[u64; LANES], places: &mut Offsets, buckets: &mut [u32; LANES]) {
+    fn place(
+        self,
+        hasher: &Hasher,
+        len: u64,
+        keys: &[u64; LANES],
+        hashes: &mut [u64; LANES],
+        places: &mut Offsets,
+    ) {
         // SAFETY: AVX2 is there, as this engine is.
         // JUSTIFICATION: four lanes at once, where the compiler mixes in scalars; part of what the engine gains.
-        unsafe { place(len, hashes, places, buckets) }
+        unsafe { place(hasher, len, keys, hashes, places) }
     }
 
     #[inline(always)]
-    fn overflow(
+    fn judge(
         self,
-        words: &[u32; LANES],
-        slots: &[u8; LANES],
+        said: [u32; LANES],
+        words: &mut [u32; LANES],
         hashes: &[u64; LANES],
-        places: &mut Offsets,
-    ) -> u32 {
+        clock: &Clock,
+    ) -> Judged {
         // SAFETY: AVX2 is there, as this engine is.
-        // JUSTIFICATION: eight filters are asked at once; part of what the engine gains.
-        unsafe { overflow(words, slots, hashes, places) }
+        // JUSTIFICATION: eight filters are asked and eight ages judged at once; part of what the engine gains.
+        unsafe { judge(said, words, hashes, clock) }
     }
 
     #[inline(always)]
@@ -77,42 +84,41 @@ impl Engine for Avx2 {
         // JUSTIFICATION: five compares in two instructions; part of what the engine gains.
         unsafe { slot(line, key) }
     }
-
-    #[inline(always)]
-    fn live(self, slots: &[u8; BURST], words: &[u32; BURST], clock: &Clock) -> u32 {
-        // SAFETY: AVX2 is there, as this engine is.
-        // JUSTIFICATION: 32 entries are judged at once, by looking epochs and limits up in registers; part of what the engine gains.
-        unsafe { live(slots, words, clock) }
-    }
 }
 
 impl Engine for Avx512 {
     #[inline(always)]
-    fn present(self, keys: &[u64; BURST]) -> u32 {
-        Avx2(()).present(keys)
+    fn present(self, keys: &[u64; LANES]) -> u32 {
+        // SAFETY: AVX-512 is there, as this engine is.
+        // JUSTIFICATION: one step instead of eight; part of what the engine gains.
+        unsafe { present_512(keys) }
     }
 
     #[inline(always)]
-    fn hash(self, hasher: &Hasher, blocks: usize, keys: &[u64; BURST], hashes: &mut [u64; BURST]) {
+    fn place(
+        self,
+        hasher: &Hasher,
+        len: u64,
+        keys: &[u64; LANES],
+        hashes: &mut [u64; LANES],
+        places: &mut Offsets,
+    ) {
         // SAFETY: AVX-512 is there, as this engine is.
         // JUSTIFICATION: only AVX-512 has this multiplication; part of what the engine gains.
-        unsafe { hash(hasher, blocks, keys, hashes) }
+        unsafe { place_512(hasher, len, keys, hashes, places) }
     }
 
     #[inline(always)]
-    fn place(self, len: u64, hashes: &[u64; LANES], places: &mut Offsets, buckets: &mut [u32; LANES]) {
-        Avx2(()).place(len, hashes, places, buckets);
-    }
-
-    #[inline(always)]
-    fn overflow(
+    fn judge(
         self,
-        words: &[u32; LANES],
-        slots: &[u8; LANES],
+        said: [u32; LANES],
+        words: &mut [u32; LANES],
         hashes: &[u64; LANES],
-        places: &mut Offsets,
-    ) -> u32 {
-        Avx2(()).overflow(words, slots, hashes, places)
+        clock: &Clock,
+    ) -> Judged {
+        // SAFETY: AVX-512 is there, as this engine is.
+        // JUSTIFICATION: eight filters are asked and eight ages judged at once; part of what the engine gains.
+        unsafe { judge_512(said, words, hashes, clock) }
     }
 
     #[inline(always)]
@@ -121,49 +127,87 @@ impl Engine for Avx512 {
         // JUSTIFICATION: five compares in one instruction; part of what the engine gains.
         unsafe { slot_of_line(line, key) }
     }
-
-    #[inline(always)]
-    fn live(self, slots: &[u8; BURST], words: &[u32; BURST], clock: &Clock) -> u32 {
-        Avx2(()).live(slots, words, clock)
-    }
 }
 
-/// As [`Engine::hash`].
+/// As [`Engine::present`].
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn present_512(keys: &[u64; LANES]) -> u32 {
+    let keys = load_512(keys);
+    u32::from(_mm512_test_epi64_mask(keys, keys))
+}
+
+/// Eight.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load_512(values: &[u64; LANES]) -> __m512i {
+    // SAFETY: eight values are one load of 64 bytes.
+    // JUSTIFICATION: there is no safe one; part of what the engine gains.
+    unsafe { _mm512_loadu_si512(values.as_ptr().cast()) }
+}
+
+/// Likewise.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store_512(values: &mut [u64; LANES], vector: __m512i) {
+    // SAFETY: as above.
+    // JUSTIFICATION: as above.
+    unsafe { _mm512_storeu_si512(values.as_mut_ptr().cast(), vector) }
+}
+
+/// As [`Engine::place`].
 #[expect(clippy::cast_possible_wrap, reason = "bits")]
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq")]
-fn hash(hasher: &Hasher, blocks: usize, keys: &[u64; BURST], hashes: &mut [u64; BURST]) {
+fn place_512(
+    hasher: &Hasher,
+    len: u64,
+    keys: &[u64; LANES],
+    hashes: &mut [u64; LANES],
+    places: &mut Offsets,
+) {
+    let all_of = |value: u64| _mm512_set1_epi64(value as i64);
     let (xor, [first, second, third]) = hasher.narrow_secret();
-    let (xor, first) = (_mm512_set1_epi64(xor as i64), _mm512_set1_epi64(first as i64));
-    let (second, third) = (_mm512_set1_epi64(second as i64), _mm512_set1_epi64(third as i64));
-    let all = keys.as_chunks::<LANES>().0.iter().zip(hashes.as_chunks_mut::<LANES>().0);
-    for (keys, hashes) in all.take(blocks) {
-        // SAFETY: eight keys are one load of 64 bytes.
-        // JUSTIFICATION: there is no safe one; part of what the engine gains.
-        let keys = unsafe { _mm512_loadu_si512(keys.as_ptr().cast()) };
-        let hash = _mm512_mullo_epi64(_mm512_xor_si512(keys, xor), first);
-        let hash = _mm512_mullo_epi64(_mm512_xor_si512(hash, _mm512_srli_epi64::<32>(hash)), second);
-        let hash = _mm512_mullo_epi64(_mm512_xor_si512(hash, _mm512_srli_epi64::<29>(hash)), third);
-        // SAFETY: eight hashes are one store of 64 bytes.
-        // JUSTIFICATION: as above.
-        unsafe { _mm512_storeu_si512(hashes.as_mut_ptr().cast(), hash) };
-    }
+    let hash = _mm512_mullo_epi64(_mm512_xor_si512(load_512(keys), all_of(xor)), all_of(first));
+    let hash = _mm512_mullo_epi64(_mm512_xor_si512(hash, _mm512_srli_epi64::<32>(hash)), all_of(second));
+    let hash = _mm512_mullo_epi64(_mm512_xor_si512(hash, _mm512_srli_epi64::<29>(hash)), all_of(third));
+    store_512(hashes, hash);
+    let first = _mm512_srli_epi64::<32>(_mm512_mul_epu32(_mm512_srli_epi64::<32>(hash), all_of(len)));
+    let step = _mm512_srli_epi64::<32>(_mm512_mul_epu32(hash, all_of(len - 1)));
+    let second = _mm512_add_epi64(_mm512_add_epi64(first, step), all_of(1));
+    let is_beyond = _mm512_cmpge_epu64_mask(second, all_of(len));
+    let second = _mm512_mask_sub_epi64(second, is_beyond, second, all_of(len));
+    store_512(&mut places.first, _mm512_slli_epi64::<{ LINE_SHIFT as u32 }>(first));
+    store_512(&mut places.second, _mm512_slli_epi64::<{ LINE_SHIFT as u32 }>(second));
+}
+
+/// As [`Engine::judge`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2")]
+fn judge_512(said: [u32; LANES], words: &mut [u32; LANES], hashes: &[u64; LANES], clock: &Clock) -> Judged {
+    const { assert!(TAGS == 8) };
+    let said = vector_of(said);
+    store_words(words, said);
+    let tags = _mm512_cvtepi64_epi32(_mm512_srli_epi64::<32>(load_512(hashes)));
+    let tags = _mm256_and_si256(tags, _mm256_set1_epi32(7));
+    let bits = _mm256_sllv_epi32(_mm256_set1_epi32(1), tags);
+    let limits = limits_of(said, clock);
+    // What is no entry has no limit.
+    let is_meta = _mm256_testn_epi32_mask(limits, limits);
+    let needed = _mm256_mask_test_epi32_mask(is_meta, said, bits);
+    let live = _mm256_cmpgt_epi32_mask(limits, ages_of(said, clock));
+    Judged { live: u32::from(live), needed: u32::from(needed) }
 }
 
 /// As [`Engine::present`].
 #[expect(clippy::cast_sign_loss, reason = "bits")]
 #[inline]
 #[target_feature(enable = "avx2")]
-fn present(keys: &[u64; BURST]) -> u32 {
+fn present(keys: &[u64; LANES]) -> u32 {
     let zero = _mm256_setzero_si256();
-    let mut absent = 0_u32;
-    // The last first, so that the compiler makes no vectors of the masks.
-    for keys in keys.as_chunks::<LANES>().0.iter().rev() {
-        let (low, high) = load(keys);
-        let mask = |half| _mm256_movemask_pd(_mm256_castsi256_pd(_mm256_cmpeq_epi64(half, zero))) as u32;
-        absent = absent << LANES | mask(high) << 4 | mask(low);
-    }
-    !absent
+    let (low, high) = load(keys);
+    let mask = |half| _mm256_movemask_pd(_mm256_castsi256_pd(_mm256_cmpeq_epi64(half, zero))) as u32;
+    (mask(high) << 4 | mask(low)) ^ 0xff
 }
 
 /// Two vectors of four.
@@ -207,9 +251,9 @@ fn slot_of_line(line: &NarrowBucket, key: u64) -> u32 {
     // above), so one load is in bounds and races with nothing.
     // JUSTIFICATION: five compares in one instruction; part of what the engine gains.
     let words = unsafe { _mm512_load_si512(core::ptr::from_ref(line).cast()) };
-    // What lies behind the keys is beyond the bit that stands for none.
+    // What lies behind the keys is beyond the bit that stands for none. A bit more keeps the compiler from doing it in eight.
     let mask = _mm512_cmpeq_epi64_mask(words, _mm512_set1_epi64(key as i64));
-    (u32::from(mask) | 1 << NarrowBucket::SLOTS).trailing_zeros()
+    (u32::from(mask) | 1 << NarrowBucket::SLOTS | 1 << LANES).trailing_zeros()
 }
 
 /// The keys of slots 0 to 3, and of 1 to 4.
@@ -275,60 +319,85 @@ fn slots_of(signs: __m256i) -> u32 {
 }
 
 /// The values, of eight, that are expired. As [`Clock::is_live`].
-#[expect(clippy::cast_possible_wrap, reason = "bits")]
 #[inline]
 #[target_feature(enable = "avx2")]
 fn is_expired(words: __m256i, clock: &Clock) -> __m256i {
+    let is_live = _mm256_cmpgt_epi32(limits_of(words, clock), ages_of(words, clock));
+    _mm256_xor_si256(is_live, _mm256_set1_epi32(-1))
+}
+
+/// Ages from which on these values are expired, counted as in [`Clock`]; 0 for what is no value.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn limits_of(words: __m256i, clock: &Clock) -> __m256i {
+    by_kind(words, &clock.limits)
+}
+
+/// The ages of these values, likewise.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn ages_of(words: __m256i, clock: &Clock) -> __m256i {
+    let age = _mm256_sub_epi32(by_kind(words, &clock.epochs), words);
+    _mm256_and_si256(age, _mm256_set1_epi32(0xff))
+}
+
+/// The byte for the kind of each of these values, in 32 bits.
+#[expect(clippy::cast_possible_wrap, reason = "bits")]
+#[inline]
+#[target_feature(enable = "avx2")]
+fn by_kind(words: __m256i, bytes: &[u8; Word::KINDS]) -> __m256i {
     const { assert!(Word::KINDS == 16) };
-    // SAFETY: the clock's arrays are 16 bytes each.
-    // JUSTIFICATION: there are no safe loads; part of what the engine gains.
-    let (epochs, limits) = unsafe {
-        (
-            _mm256_broadcastsi128_si256(_mm_loadu_si128(clock.epochs.as_ptr().cast())),
-            _mm256_broadcastsi128_si256(_mm_loadu_si128(clock.limits.as_ptr().cast())),
-        )
-    };
+    // SAFETY: 16 bytes are one load.
+    // JUSTIFICATION: there is no safe one; part of what the engine gains.
+    let bytes = unsafe { _mm256_broadcastsi128_si256(_mm_loadu_si128(bytes.as_ptr().cast())) };
     // An index with its highest bit set gives 0.
     let kind = _mm256_and_si256(_mm256_srli_epi32::<8>(words), _mm256_set1_epi32(0xf));
-    let kind = _mm256_or_si256(kind, _mm256_set1_epi32(0x8080_8000_u32 as i32));
-    let age = _mm256_sub_epi32(_mm256_shuffle_epi8(epochs, kind), words);
-    let age = _mm256_and_si256(age, _mm256_set1_epi32(0xff));
-    let is_future = _mm256_cmpgt_epi32(age, _mm256_set1_epi32(i32::from(AGE_MAX)));
-    let age = _mm256_andnot_si256(is_future, age);
-    let is_live = _mm256_cmpgt_epi32(_mm256_shuffle_epi8(limits, kind), age);
-    _mm256_xor_si256(is_live, _mm256_set1_epi32(-1))
+    _mm256_shuffle_epi8(bytes, _mm256_or_si256(kind, _mm256_set1_epi32(0x8080_8000_u32 as i32)))
 }
 
 /// As [`Engine::place`].
 #[expect(clippy::cast_possible_wrap, reason = "bits")]
 #[inline]
 #[target_feature(enable = "avx2")]
-fn place(len: u64, hashes: &[u64; LANES], places: &mut Offsets, buckets: &mut [u32; LANES]) {
-    let (low, high) = load(hashes);
-    let all = _mm256_set1_epi64x(len as i64);
-    let others = _mm256_set1_epi64x(len as i64 - 1);
-    let one = _mm256_set1_epi64x(1);
-    let four = |hashes: __m256i| {
-        let first = _mm256_srli_epi64::<32>(_mm256_mul_epu32(_mm256_srli_epi64::<32>(hashes), all));
-        let step = _mm256_srli_epi64::<32>(_mm256_mul_epu32(hashes, others));
-        let second = _mm256_add_epi64(_mm256_add_epi64(first, step), one);
-        let beyond = _mm256_sub_epi64(second, all);
+fn place(hasher: &Hasher, len: u64, keys: &[u64; LANES], hashes: &mut [u64; LANES], places: &mut Offsets) {
+    let all_of = |value: u64| _mm256_set1_epi64x(value as i64);
+    let (xor, [one, two, three]) = hasher.narrow_secret();
+    let four = |keys: __m256i| {
+        let hash = multiply(_mm256_xor_si256(keys, all_of(xor)), one);
+        let hash = multiply(_mm256_xor_si256(hash, _mm256_srli_epi64::<32>(hash)), two);
+        let hash = multiply(_mm256_xor_si256(hash, _mm256_srli_epi64::<29>(hash)), three);
+        let first = _mm256_srli_epi64::<32>(_mm256_mul_epu32(_mm256_srli_epi64::<32>(hash), all_of(len)));
+        let step = _mm256_srli_epi64::<32>(_mm256_mul_epu32(hash, all_of(len - 1)));
+        let second = _mm256_add_epi64(_mm256_add_epi64(first, step), all_of(1));
+        let beyond = _mm256_sub_epi64(second, all_of(len));
         // The sign of the difference says whether the sum is within.
-        let second = _mm256_blendv_pd(
-            _mm256_castsi256_pd(beyond),
-            _mm256_castsi256_pd(second),
-            _mm256_castsi256_pd(beyond),
-        );
-        (first, _mm256_castpd_si256(second))
+        let second = choose(beyond, second, beyond);
+        (hash, _mm256_slli_epi64::<LINE_SHIFT>(first), _mm256_slli_epi64::<LINE_SHIFT>(second))
     };
-    let ((first, second), (first_high, second_high)) = (four(low), four(high));
-    let shift = |low, high| (_mm256_slli_epi64::<LINE_SHIFT>(low), _mm256_slli_epi64::<LINE_SHIFT>(high));
-    store(&mut places.first, shift(first, first_high));
-    store(&mut places.second, shift(second, second_high));
-    let packed = pack(first, first_high);
-    // SAFETY: eight buckets are 32 bytes.
-    // JUSTIFICATION: there is no safe one; part of what the engine gains.
-    unsafe { _mm256_storeu_si256(buckets.as_mut_ptr().cast(), packed) }
+    let (low, high) = load(keys);
+    let (low, high) = (four(low), four(high));
+    store(hashes, (low.0, high.0));
+    store(&mut places.first, (low.1, high.1));
+    store(&mut places.second, (low.2, high.2));
+}
+
+/// Products modulo 2^64, of which AVX2 has only those of halves.
+#[expect(clippy::cast_possible_wrap, reason = "bits")]
+#[inline]
+#[target_feature(enable = "avx2")]
+fn multiply(a: __m256i, b: u64) -> __m256i {
+    let (low, high) = (_mm256_set1_epi64x(b as i64), _mm256_set1_epi64x((b >> 32) as i64));
+    let cross =
+        _mm256_add_epi64(_mm256_mul_epu32(_mm256_srli_epi64::<32>(a), low), _mm256_mul_epu32(a, high));
+    _mm256_add_epi64(_mm256_mul_epu32(a, low), _mm256_slli_epi64::<32>(cross))
+}
+
+/// The first where the sign of `by` is not set, else the second.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn choose(first: __m256i, second: __m256i, by: __m256i) -> __m256i {
+    let pd = |vector| _mm256_castsi256_pd(vector);
+    _mm256_castpd_si256(_mm256_blendv_pd(pd(first), pd(second), pd(by)))
 }
 
 /// The low halves of eight lanes.
@@ -339,69 +408,44 @@ fn pack(low: __m256i, high: __m256i) -> __m256i {
     _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_castps_si256(mixed))
 }
 
-/// As [`Engine::overflow`].
+/// Eight words as a vector.
+#[expect(clippy::cast_possible_wrap, reason = "bits")]
+#[inline]
+#[target_feature(enable = "avx2")]
+fn vector_of(said: [u32; LANES]) -> __m256i {
+    let [a, b, c, d, e, f, g, h] = said.map(|word| word as i32);
+    _mm256_setr_epi32(a, b, c, d, e, f, g, h)
+}
+
+/// Stores eight words.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn store_words(words: &mut [u32; LANES], vector: __m256i) {
+    // SAFETY: eight words are one store of 32 bytes.
+    // JUSTIFICATION: there is no safe one; part of what the engine gains.
+    unsafe { _mm256_storeu_si256(words.as_mut_ptr().cast(), vector) };
+}
+
+/// As [`Engine::judge`].
 #[expect(clippy::cast_sign_loss, reason = "bits")]
 #[inline]
 #[target_feature(enable = "avx2")]
-fn overflow(words: &[u32; LANES], slots: &[u8; LANES], hashes: &[u64; LANES], places: &mut Offsets) -> u32 {
+fn judge(said: [u32; LANES], words: &mut [u32; LANES], hashes: &[u64; LANES], clock: &Clock) -> Judged {
     const { assert!(TAGS == 8) };
+    let said = vector_of(said);
+    store_words(words, said);
     let (low, high) = load(hashes);
-    // SAFETY: eight words are 32 bytes, eight slots are 8.
-    // JUSTIFICATION: there are no safe ones; part of what the engine gains.
-    let (words, slots) =
-        unsafe { (_mm256_loadu_si256(words.as_ptr().cast()), _mm_loadl_epi64(slots.as_ptr().cast())) };
-    let is_absent = _mm256_cmpeq_epi32(_mm256_cvtepu8_epi32(slots), _mm256_set1_epi32(i32::from(NO_SLOT)));
     let tags = pack(_mm256_srli_epi64::<32>(low), _mm256_srli_epi64::<32>(high));
     let tags = _mm256_and_si256(tags, _mm256_set1_epi32(7));
+    let limits = limits_of(said, clock);
+    // What is no entry has no limit.
+    let is_meta = _mm256_cmpeq_epi32(limits, _mm256_setzero_si256());
     // The bit in question becomes the sign.
-    let bits = _mm256_sllv_epi32(words, _mm256_sub_epi32(_mm256_set1_epi32(31), tags));
-    let needed = _mm256_srai_epi32::<31>(_mm256_and_si256(bits, is_absent));
-    let wide = |half| _mm256_castsi256_pd(_mm256_cvtepi32_epi64(half));
-    let is_needed = (wide(_mm256_castsi256_si128(needed)), wide(_mm256_extracti128_si256::<1>(needed)));
-    let choose = |first, second, is_needed| {
-        _mm256_castpd_si256(_mm256_blendv_pd(
-            _mm256_castsi256_pd(first),
-            _mm256_castsi256_pd(second),
-            is_needed,
-        ))
-    };
-    let (first, second) = (load(&places.first), load(&places.second));
-    let chosen = (choose(first.0, second.0, is_needed.0), choose(first.1, second.1, is_needed.1));
-    store(&mut places.first, chosen);
-    _mm256_movemask_ps(_mm256_castsi256_ps(needed)) as u32
-}
-
-/// As [`Engine::live`].
-#[expect(clippy::cast_possible_wrap, clippy::cast_sign_loss, reason = "bits")]
-#[inline]
-#[target_feature(enable = "avx2")]
-fn live(slots: &[u8; BURST], words: &[u32; BURST], clock: &Clock) -> u32 {
-    const { assert!(Word::KINDS == 16) };
-    let quarters = words.as_ptr().cast::<__m256i>();
-    // SAFETY: 32 words are four loads of 32 bytes, 32 slots are one of 32, the clock's arrays are 16 bytes each.
-    // JUSTIFICATION: there are no safe ones; part of what the engine gains.
-    let (words, slots, epochs, limits) = unsafe {
-        (
-            [0, 1, 2, 3].map(|quarter| _mm256_loadu_si256(quarters.add(quarter))),
-            _mm256_loadu_si256(slots.as_ptr().cast()),
-            _mm256_broadcastsi128_si256(_mm_loadu_si128(clock.epochs.as_ptr().cast())),
-            _mm256_broadcastsi128_si256(_mm_loadu_si128(clock.limits.as_ptr().cast())),
-        )
-    };
-    // The low halves of the words: kind above, epoch below. Packing works within halves of vectors, so the order is
-    // mended at the end.
-    let [a, b, c, d] = words.map(|word| _mm256_and_si256(word, _mm256_set1_epi32(0xfff)));
-    let (low, high) = (_mm256_packus_epi32(a, b), _mm256_packus_epi32(c, d));
-    let byte = _mm256_set1_epi16(0xff);
-    let epoch = _mm256_packus_epi16(_mm256_and_si256(low, byte), _mm256_and_si256(high, byte));
-    let kind = _mm256_packus_epi16(_mm256_srli_epi16::<8>(low), _mm256_srli_epi16::<8>(high));
-    let age = _mm256_sub_epi8(_mm256_shuffle_epi8(epochs, kind), epoch);
-    let is_past = _mm256_cmpeq_epi8(_mm256_min_epu8(age, _mm256_set1_epi8(AGE_MAX as i8)), age);
-    let left = _mm256_subs_epu8(_mm256_shuffle_epi8(limits, kind), _mm256_and_si256(age, is_past));
-    let is_expired = _mm256_cmpeq_epi8(left, _mm256_setzero_si256());
-    let is_expired = _mm256_permutevar8x32_epi32(is_expired, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-    let is_absent = _mm256_cmpeq_epi8(slots, _mm256_set1_epi8(NO_SLOT as i8));
-    !(_mm256_movemask_epi8(_mm256_or_si256(is_expired, is_absent)) as u32)
+    let bits = _mm256_sllv_epi32(said, _mm256_sub_epi32(_mm256_set1_epi32(31), tags));
+    let needed = _mm256_and_si256(bits, is_meta);
+    let live = _mm256_cmpgt_epi32(limits, ages_of(said, clock));
+    let signs = |vector| _mm256_movemask_ps(_mm256_castsi256_ps(vector)) as u32;
+    Judged { live: signs(live), needed: signs(needed) }
 }
 
 /// As [`super::lookup`].
@@ -416,47 +460,21 @@ pub(super) fn lookup_avx2(
     stages::lookup(Avx2(()), narrow, wide, keys, clock, hits);
 }
 
-/// As [`super::start`].
-#[target_feature(enable = "avx2,bmi1,bmi2")]
-pub(super) fn start_avx2(
-    narrow: &Cells<NarrowBucket>,
-    wide: &Cells<WideBucket>,
-    keys: &Keys,
-    hits: &mut Hits,
-) {
-    stages::start(Avx2(()), narrow, wide, keys, hits);
-}
-
-/// As [`super::finish`].
-#[target_feature(enable = "avx2,bmi1,bmi2")]
-pub(super) fn finish_avx2(
-    narrow: &Cells<NarrowBucket>,
-    wide: &Cells<WideBucket>,
-    keys: &Keys,
-    clock: &Clock,
-    hits: &mut Hits,
-) {
-    stages::finish(Avx2(()), narrow, wide, keys, clock, hits);
-}
-
 /// As [`super::fetch_seconds`].
 #[target_feature(enable = "avx2,bmi1,bmi2")]
 pub(super) fn fetch_seconds_avx2(cells: &Cells<NarrowBucket>, hashes: &[u64; BURST], positions: u32) {
     stages::fetch_seconds(Avx2(()), cells, hashes, positions);
 }
 
-/// As [`super::finish_and_start`].
+/// As [`super::step`].
 #[target_feature(enable = "avx2,bmi1,bmi2")]
-pub(super) fn finish_and_start_avx2(
+pub(super) fn step_avx2(
     narrow: &Cells<NarrowBucket>,
     wide: &Cells<WideBucket>,
-    keys: &Keys,
     clock: &Clock,
-    hits: &mut Hits,
-    next_keys: &Keys,
-    next_hits: &mut Hits,
+    places: Places<'_>,
 ) {
-    stages::finish_and_start(Avx2(()), narrow, wide, keys, clock, hits, next_keys, next_hits);
+    stages::step(Avx2(()), narrow, wide, clock, places);
 }
 
 /// As [`super::lookup`].
@@ -471,72 +489,50 @@ pub(super) fn lookup_avx512(
     stages::lookup(Avx512(()), narrow, wide, keys, clock, hits);
 }
 
-/// As [`super::start`].
+/// As [`super::step`].
 #[target_feature(enable = "avx2,bmi1,bmi2,avx512f,avx512bw,avx512dq,avx512vl")]
-pub(super) fn start_avx512(
+pub(super) fn step_avx512(
     narrow: &Cells<NarrowBucket>,
     wide: &Cells<WideBucket>,
-    keys: &Keys,
-    hits: &mut Hits,
-) {
-    stages::start(Avx512(()), narrow, wide, keys, hits);
-}
-
-/// As [`super::finish`].
-#[target_feature(enable = "avx2,bmi1,bmi2,avx512f,avx512bw,avx512dq,avx512vl")]
-pub(super) fn finish_avx512(
-    narrow: &Cells<NarrowBucket>,
-    wide: &Cells<WideBucket>,
-    keys: &Keys,
     clock: &Clock,
-    hits: &mut Hits,
+    places: Places<'_>,
 ) {
-    stages::finish(Avx512(()), narrow, wide, keys, clock, hits);
-}
-
-/// As [`super::finish_and_start`].
-#[target_feature(enable = "avx2,bmi1,bmi2,avx512f,avx512bw,avx512dq,avx512vl")]
-pub(super) fn finish_and_start_avx512(
-    narrow: &Cells<NarrowBucket>,
-    wide: &Cells<WideBucket>,
-    keys: &Keys,
-    clock: &Clock,
-    hits: &mut Hits,
-    next_keys: &Keys,
-    next_hits: &mut Hits,
-) {
-    stages::finish_and_start(Avx512(()), narrow, wide, keys, clock, hits, next_keys, next_hits);
+    stages::step(Avx512(()), narrow, wide, clock, places);
 }
 
 /// Engines for tests that compare them, where the CPU has them.
 #[cfg(test)]
 pub(super) mod engines {
-    use super::{Avx2, Avx512, BURST, Clock, Engine, Hasher, LANES, NarrowBucket, Offsets};
+    use super::{Clock, Engine, Hasher, Judged, LANES, NarrowBucket, Offsets};
 
     /// Engine functions that enable their instruction set; the caller asks for what is available.
     macro_rules! engine {
-        ($engine:ident, $features:literal, $($name:ident as $method:ident($($argument:ident: $of:ty),*) $(-> $result:ty)?;)*) => {
-            $(
-                #[target_feature(enable = $features)]
-                pub(in super::super) fn $name($($argument: $of),*) $(-> $result)? {
-                    $engine(()).$method($($argument),*)
-                }
-            )*
+        ($module:ident, $engine:ident, $features:literal, $($method:ident($($argument:ident: $of:ty),*) $(-> $result:ty)?;)*) => {
+            pub(in super::super) mod $module {
+                use super::*;
+                $(
+                    #[target_feature(enable = $features)]
+                    pub(in super::super::super) fn $method($($argument: $of),*) $(-> $result)? {
+                        super::super::$engine(()).$method($($argument),*)
+                    }
+                )*
+            }
         };
     }
 
-    engine! {
-        Avx2, "avx2,bmi1,bmi2",
-        present_avx2 as present(keys: &[u64; BURST]) -> u32;
-        slot_avx2 as slot(line: &NarrowBucket, key: u64) -> u32;
-        place_avx2 as place(len: u64, hashes: &[u64; LANES], places: &mut Offsets, buckets: &mut [u32; LANES]);
-        overflow_avx2 as overflow(words: &[u32; LANES], slots: &[u8; LANES], hashes: &[u64; LANES], places: &mut Offsets) -> u32;
-        live_avx2 as live(slots: &[u8; BURST], words: &[u32; BURST], clock: &Clock) -> u32;
+    /// All methods.
+    macro_rules! methods {
+        ($module:ident, $engine:ident, $features:literal) => {
+            engine! {
+                $module, $engine, $features,
+                present(keys: &[u64; LANES]) -> u32;
+                slot(line: &NarrowBucket, key: u64) -> u32;
+                place(hasher: &Hasher, len: u64, keys: &[u64; LANES], hashes: &mut [u64; LANES], places: &mut Offsets);
+                judge(said: [u32; LANES], words: &mut [u32; LANES], hashes: &[u64; LANES], clock: &Clock) -> Judged;
+            }
+        };
     }
 
-    engine! {
-        Avx512, "avx2,bmi1,bmi2,avx512f,avx512bw,avx512dq,avx512vl",
-        slot_avx512 as slot(line: &NarrowBucket, key: u64) -> u32;
-        hash_avx512 as hash(hasher: &Hasher, blocks: usize, keys: &[u64; BURST], hashes: &mut [u64; BURST]);
-    }
+    methods!(avx2, Avx2, "avx2,bmi1,bmi2");
+    methods!(avx512, Avx512, "avx2,bmi1,bmi2,avx512f,avx512bw,avx512dq,avx512vl");
 }

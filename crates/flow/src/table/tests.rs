@@ -1,7 +1,7 @@
 use super::*;
 use crate::burst::BURST;
 use proptest::prelude::*;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use wire::key::WideKey;
 use wire::{Addr, ServiceId, Tuple};
 
@@ -396,7 +396,7 @@ fn set_idle_to_the_same_does_nothing() {
 }
 
 /// Both kinds, a good part of them in their secondary bucket or moved, some expired, and keys that are in the table nowhere:
-/// by every instruction set, in bursts of every length, in one go and in halves.
+/// by every instruction set, in bursts of every length, one by one and in a row.
 #[test]
 fn every_instruction_set_looks_up_the_same() {
     let mut table = table(20_000, 4_000, 100);
@@ -415,7 +415,7 @@ fn every_instruction_set_looks_up_the_same() {
         2 => Some(FlowKey::Narrow(0)),
         _ => Some(narrow(i as u32)),
     };
-    let (mut keys, mut hits, mut halves) = (Keys::new(), Hits::new(), Hits::new());
+    let (mut keys, mut hits) = (Keys::new(), Hits::new());
     let mut found = [0; 3];
     for (isa, found) in Isa::ALL.into_iter().zip(&mut found) {
         if !table.use_isa(isa) {
@@ -423,8 +423,8 @@ fn every_instruction_set_looks_up_the_same() {
             continue;
         }
         assert_eq!(table.isa(), isa);
-        // The same bursts in a row, each begun while the one before is finished; the first of all is empty.
-        let (mut before_keys, mut before_hits, mut before_answers) = (Keys::new(), Hits::new(), Vec::new());
+        // The same bursts in a row; the answers to the two before.
+        let (mut row, mut before) = (Row::new(), VecDeque::new());
         let mut i = 0;
         for len in (1..=BURST).cycle() {
             if i > narrow_max * 5 / 4 {
@@ -433,22 +433,25 @@ fn every_instruction_set_looks_up_the_same() {
             keys.clear();
             (i..i + len).for_each(|i| assert!(keys.push(key(i).as_ref())));
             table.lookup(&keys, now, &mut hits);
-            table.start(&keys, &mut halves);
-            assert_eq!(halves.found(), 0);
-            table.finish(&keys, now, &mut halves);
             for position in 0..BURST + 2 {
                 let expected = (position < len).then(|| key(i + position)).flatten();
                 let expected = expected.and_then(|key| table.get(&key, now));
                 assert_eq!(hits.get(position), expected, "{} {i} + {position}", isa.name());
-                assert_eq!(halves.get(position), expected);
                 assert_eq!(hits.of(position), expected.map(|hit| (hit.backend, hit.state)));
+                if position < BURST {
+                    assert_eq!(hits.backends()[position], expected.map_or(0, |hit| hit.backend.0));
+                }
             }
-            let mut next_hits = hits.clone();
-            table.finish_and_start(&before_keys, now, &mut before_hits, &keys, &mut next_hits);
-            let answers: Vec<_> = (0..BURST).map(|position| before_hits.get(position)).collect();
-            assert!(before_answers.is_empty() || answers == before_answers, "{} before {i}", isa.name());
-            (before_keys, before_hits) = (keys.clone(), next_hits);
-            before_answers = (0..BURST).map(|position| hits.get(position)).collect();
+            let next = row.next_keys();
+            (i..i + len).for_each(|i| assert!(next.push(key(i).as_ref())));
+            let (_, row_hits) = table.lookup_row(&mut row, now);
+            let answers: Vec<_> = (0..BURST).map(|position| row_hits.get(position)).collect();
+            before.push_back((0..BURST).map(|position| hits.get(position)).collect::<Vec<_>>());
+            if before.len() == 3 {
+                assert_eq!(Some(answers), before.pop_front(), "{} before {i}", isa.name());
+            } else {
+                assert_eq!(row_hits.found(), 0);
+            }
             *found += hits.found().count_ones();
             i += len;
         }
@@ -458,22 +461,86 @@ fn every_instruction_set_looks_up_the_same() {
 }
 
 #[test]
-fn a_finish_after_a_start_elsewhere_only_misses() {
+fn a_row_begun_elsewhere_has_no_answers_of_there() {
     let mut small = tiny(100);
-    let large = table(100_000, 1000, 100);
-    small.insert(&narrow(1), BackendId(1), State::Udp, Tick(0));
-    let (mut keys, mut hits) = (Keys::new(), Hits::new());
+    let mut large = table(100_000, 1000, 100);
+    small.insert(&narrow(0), BackendId(1), State::Udp, Tick(0));
     for i in 0..BURST as u32 {
-        keys.push(Some(&if i % 2 == 0 { narrow(i) } else { wide(i) }));
+        large.insert(&narrow(i), BackendId(2), State::Udp, Tick(0));
+        large.insert(&wide(i), BackendId(2), State::Udp, Tick(0));
     }
-    large.start(&keys, &mut hits);
-    small.finish(&keys, Tick(0), &mut hits);
-    for (position, hit) in (0..BURST).filter_map(|position| Some((position, hits.get(position)?))) {
-        assert_eq!((position, hit.backend), (1, BackendId(1)));
+    for calls_elsewhere in 1..=2 {
+        let mut row = Row::new();
+        let keys = row.next_keys();
+        for i in 0..BURST as u32 {
+            keys.push(Some(&if i % 2 == 0 { narrow(i) } else { wide(i) }));
+        }
+        for call in 0..3 {
+            let (keys, hits) =
+                if call < calls_elsewhere { &large } else { &small }.lookup_row(&mut row, Tick(0));
+            if call < 2 {
+                assert_eq!((hits.found(), hits.miss(0), keys.narrow(0)), (0, None, 0), "nothing was begun");
+                row.next_keys();
+            } else if let Some(hit) = hits.get(0) {
+                assert_eq!((hits.found(), hit.backend), (1, BackendId(1)));
+            } else {
+                assert_eq!(hits.found(), 0);
+            }
+        }
     }
-    let mut hits = Hits::new();
-    small.finish(&keys, Tick(0), &mut hits);
-    assert_eq!((hits.found(), hits.miss(0)), (0, None), "nothing was started");
+}
+
+fn put(table: &mut Table, numbers: core::ops::Range<u32>) {
+    for i in numbers {
+        assert_eq!(table.insert(&narrow(i), BackendId(i), State::Udp, Tick(0)).outcome, Insert::Done);
+    }
+}
+
+/// Whatever happens between the calls, the answers are those of the moment they are given.
+#[test]
+fn a_row_sees_what_was_changed_since_it_was_begun() {
+    type Change = fn(&mut Table);
+    let all = |table: &Table, now| (0..BURST as u32).map(|i| table.get(&narrow(i), now)).collect::<Vec<_>>();
+    let changes: [Change; 5] = [
+        |table| assert!(table.remove(&narrow(3)).is_some()),
+        |table| put(table, 25..26),
+        |table| {
+            let hit = table.get(&narrow(4), Tick(0)).expect("it was inserted");
+            assert!(table.set_backend(&narrow(4), &hit, BackendId(99), State::UdpNew, Tick(0)));
+        },
+        // So many that entries move.
+        |table| put(table, 100..900),
+        |table| table.clear(),
+    ];
+    for (change, moment) in changes.into_iter().flat_map(|change| [(change, 0), (change, 1)]) {
+        let mut table = table(1000, 100, 100);
+        for i in 0..20 {
+            assert_eq!(table.insert(&narrow(i), BackendId(i), State::Udp, Tick(0)).outcome, Insert::Done);
+        }
+        let mut row = Row::new();
+        let keys = row.next_keys();
+        (0..BURST as u32).for_each(|i| assert!(keys.push(Some(&narrow(i)))));
+        for call in 0..2 {
+            table.lookup_row(&mut row, Tick(0));
+            row.next_keys();
+            if call == moment {
+                change(&mut table);
+            }
+        }
+        let (_, hits) = table.lookup_row(&mut row, Tick(0));
+        assert_eq!((0..BURST).map(|position| hits.get(position)).collect::<Vec<_>>(), all(&table, Tick(0)));
+    }
+    // Nothing but time.
+    let mut table = table(1000, 100, 100);
+    put(&mut table, 0..20);
+    let mut row = Row::new();
+    let keys = row.next_keys();
+    (0..20).for_each(|i| assert!(keys.push(Some(&narrow(i)))));
+    table.lookup_row(&mut row, Tick(0));
+    row.next_keys();
+    table.lookup_row(&mut row, Tick(0));
+    row.next_keys();
+    assert_eq!(table.lookup_row(&mut row, Tick(1000 * SECOND)).1.found(), 0);
 }
 
 #[test]
@@ -869,7 +936,7 @@ fn readers_on_other_threads_see_whole_entries_and_miss_none() {
         });
         let mut moves = 0;
         let places =
-            |table: &Table| (0..6).map(|i| table.get(&narrow(i), now).map(|hit| hit.place())).collect();
+            |table: &Table| (0..6).map(|i| table.get(&narrow(i), now).map(|hit| hit.bucket())).collect();
         let mut before: Vec<_> = places(&table);
         let mut random = 1_u32;
         for _ in 0..20_000 {

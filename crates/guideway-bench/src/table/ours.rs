@@ -6,7 +6,7 @@ use crate::failure::{Failure, wrong};
 use crate::flows::{FLOWS_MAX, plain_key, value};
 use dpdk::pages;
 use flow::bucket::Bucket;
-use flow::{BURST, Hits, Idle, Insert, Keys, Memory, NarrowBucket, State, Table};
+use flow::{BURST, Hits, Idle, Insert, Keys, Memory, NarrowBucket, Row, State, Table};
 use wire::{BackendId, FlowKey, Tick};
 
 /// Flows of the wide table, which nothing uses here.
@@ -113,20 +113,42 @@ impl LookUp for Ours {
     #[inline(never)]
     fn look_up(&self, keys: &[u64]) -> Found {
         let mut found = Found::default();
-        let (mut wanted, mut hits) = (Keys::new(), Hits::new());
-        for burst in keys.chunks(BURST) {
-            wanted.clear();
-            for &key in burst {
-                wanted.push(Some(&FlowKey::Narrow(key)));
-            }
-            self.table.lookup(&wanted, NOW, &mut hits);
-            found.hits += u64::from(hits.found().count_ones());
-            for position in 0..burst.len() {
-                if let Some((backend, _)) = hits.of(position) {
-                    found.sum += u64::from(backend.0);
-                }
-            }
+        let mut row = Row::new();
+        // The last, empty ones finish those before; the first give nothing.
+        for burst in keys.chunks(BURST).chain([&[][..], &[]]) {
+            set(row.next_keys(), burst);
+            let (_, hits) = self.table.lookup_row(&mut row, NOW);
+            consume(hits, &mut found);
         }
         found
     }
+}
+
+/// The same table, asked burst by burst: each is finished before the next is begun.
+pub(super) struct OneByOne<'o>(pub(super) &'o Ours);
+
+impl LookUp for OneByOne<'_> {
+    #[inline(never)]
+    fn look_up(&self, keys: &[u64]) -> Found {
+        let mut found = Found::default();
+        let (mut wanted, mut hits) = (Keys::new(), Hits::new());
+        for burst in keys.chunks(BURST) {
+            wanted.clear();
+            set(&mut wanted, burst);
+            self.0.table.lookup(&wanted, NOW, &mut hits);
+            consume(&hits, &mut found);
+        }
+        found
+    }
+}
+
+#[inline(always)]
+fn set(wanted: &mut Keys, burst: &[u64]) {
+    wanted.narrow_mut(burst.len())[..burst.len()].copy_from_slice(burst);
+}
+
+#[inline(always)]
+fn consume(hits: &Hits, found: &mut Found) {
+    found.hits += u64::from(hits.found().count_ones());
+    found.sum += hits.backends().iter().map(|&backend| u64::from(backend)).sum::<u64>();
 }
