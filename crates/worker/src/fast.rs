@@ -12,11 +12,12 @@ use crate::classify::{Fate, Packet, classify, is_possible_source_v6, key_of};
 use crate::emit::Label;
 use crate::heads::{self, Course, Gate, Heads, Lean, Needle};
 use crate::io::{Burst, Frame, PacketIo};
+use crate::lookup::LookedUp;
 use crate::steering::place_in;
 use crate::view::{BackendView, HashOn, PortView, ServiceView, View};
 use crate::{BURST, Worker};
 use arrayvec::ArrayVec;
-use flow::{Lanes, Stamp, State};
+use flow::{Keys, Lanes, Stamp, State};
 use steer::Match;
 use wire::encap::{ForShape, Inner, Prepend, entropy};
 use wire::parse::{ETHERNET_LEN, TCP, TcpFlags, UDP};
@@ -47,8 +48,8 @@ pub(crate) struct Batch {
     pub(crate) others: ArrayVec<Packet, BURST>,
 }
 
-impl Batch {
-    pub(crate) fn new() -> Batch {
+impl Default for Batch {
+    fn default() -> Batch {
         Batch {
             heads: Heads::new(),
             plain: 0,
@@ -60,7 +61,9 @@ impl Batch {
             others: ArrayVec::new(),
         }
     }
+}
 
+impl Batch {
     #[inline(always)]
     pub(crate) fn is_plain(&self, position: usize) -> bool {
         self.plain >> (position % BURST) & 1 == 1
@@ -158,9 +161,14 @@ impl<Io: PacketIo> Worker<Io> {
     /// First stage: describes the packets of the plain shape that have a service, notes their keys, and lets the general stages look at
     /// the others. Gives the bytes of the burst.
     #[inline(never)]
-    pub(crate) fn classify_burst(&mut self, view: &View, port: PortId, burst: &Burst<Io::Frame>) -> usize {
+    pub(crate) fn classify_burst(
+        &mut self,
+        view: &View,
+        port: PortId,
+        burst: &Burst<Io::Frame>,
+        keys: &mut Keys,
+    ) -> usize {
         let gate = gate(view, port);
-        self.keys.clear();
         self.batch.others.clear();
         self.batch.groups.clear();
         (self.batch.plain, self.batch.undecided, self.batch.by_slot, self.batch.v6) = (0, 0, 0, 0);
@@ -168,18 +176,18 @@ impl<Io: PacketIo> Worker<Io> {
             #[inline(always)]
             |lanes| {
                 let bytes = self.batch.heads.read(gate, burst);
-                self.match_services(view, burst.len(), lanes);
+                self.match_services(view, burst.len(), keys, lanes);
                 if self.batch.undecided != 0 {
-                    self.steer_by_slots(view, lanes);
+                    self.steer_by_slots(view, keys, lanes);
                 }
                 bytes
             },
         );
         for position in bits(everything(burst.len()) & !self.batch.plain) {
             if let Some(frame) = burst.get(position)
-                && !self.classify_plain_v6(view, gate, position, frame)
+                && !self.classify_plain_v6(view, gate, position, frame, keys)
             {
-                self.classify_other(view, position, frame);
+                self.classify_other(view, position, frame, keys);
             }
         }
         bytes
@@ -187,7 +195,7 @@ impl<Io: PacketIo> Worker<Io> {
 
     /// Finds the services of the packets of the plain shape, and completes their keys.
     #[inline(always)]
-    fn match_services(&mut self, view: &View, count: usize, lanes: Lanes) {
+    fn match_services(&mut self, view: &View, count: usize, keys: &mut Keys, lanes: Lanes) {
         let mut left = everything(count);
         while left != 0 {
             let first = left.trailing_zeros() as usize % BURST;
@@ -199,13 +207,13 @@ impl<Io: PacketIo> Worker<Io> {
             let id = u64::from(service.id.0);
             let place = id << Lean::SERVICE | u64::from(index) << Lean::INDEX;
             let of_it = if self.batch.groups.is_full() {
-                self.keys.narrow_mut(count)[first] = self.batch.heads.key[first] | id;
+                keys.narrow_mut(count)[first] = self.batch.heads.key[first] | id;
                 self.batch.heads.lean[first] |= place;
                 1 << first
             } else {
                 let of_it = lanes.equal(&self.batch.heads.needle, needle.0) & left;
                 let _ = self.batch.groups.try_push((of_it, service.id));
-                self.claim(count, needle, id, place);
+                self.claim(count, needle, id, place, keys);
                 of_it
             };
             left &= !of_it;
@@ -218,9 +226,9 @@ impl<Io: PacketIo> Worker<Io> {
 
     /// Completes what is known of all packets of a service in a burst of `count`.
     #[inline(always)]
-    fn claim(&mut self, count: usize, needle: Needle, id: u64, place: u64) {
+    fn claim(&mut self, count: usize, needle: Needle, id: u64, place: u64, keys: &mut Keys) {
         let Heads { needle: needles, key, lean, .. } = &mut self.batch.heads;
-        let keys = self.keys.narrow_mut(count);
+        let keys = keys.narrow_mut(count);
         let blocks = count.div_ceil(heads::LANES).min(BURST / heads::LANES);
         for position in 0..blocks * heads::LANES {
             let position = position % BURST;
@@ -232,7 +240,14 @@ impl<Io: PacketIo> Worker<Io> {
 
     /// The same for a packet of IPv6. False: the general stages have to look.
     #[inline(always)]
-    fn classify_plain_v6(&mut self, view: &View, gate: Gate, position: usize, frame: &Io::Frame) -> bool {
+    fn classify_plain_v6(
+        &mut self,
+        view: &View,
+        gate: Gate,
+        position: usize,
+        frame: &Io::Frame,
+        keys: &mut Keys,
+    ) -> bool {
         let (bytes, meta) = (frame.bytes(), frame.meta());
         let Some(plain) = PlainV6::read(bytes) else { return false };
         let Match::Service(index) = view.services.find_v6(plain.dst, plain.dport, plain.protocol) else {
@@ -256,7 +271,7 @@ impl<Io: PacketIo> Worker<Io> {
             dport: plain.dport,
             protocol: plain.protocol,
         };
-        self.keys.set(position, Some(&key_of(service, &tuple)));
+        keys.set(position, Some(&key_of(service, &tuple)));
         const CHANGES: u8 = TcpFlags::SYN | TcpFlags::FIN | TcpFlags::RST;
         let course = match plain.protocol {
             UDP => Course::Udp,
@@ -273,7 +288,7 @@ impl<Io: PacketIo> Worker<Io> {
 
     /// Decides by its slot each packet whose slot is enough, and takes back its key.
     #[inline(always)]
-    fn steer_by_slots(&mut self, view: &View, lanes: Lanes) {
+    fn steer_by_slots(&mut self, view: &View, keys: &mut Keys, lanes: Lanes) {
         self.batch.heads.hash(lanes, &view.cluster_key, self.batch.undecided);
         for position in bits(self.batch.undecided) {
             let Some(service) = view.service.get(self.batch.service_index(position)) else { continue };
@@ -283,7 +298,7 @@ impl<Io: PacketIo> Worker<Io> {
             {
                 self.batch.decided[position % BURST] = backend;
                 self.batch.by_slot |= 1 << (position % BURST);
-                self.keys.narrow_mut(0)[position % BURST] = 0;
+                keys.narrow_mut(0)[position % BURST] = 0;
             }
         }
     }
@@ -304,21 +319,28 @@ impl<Io: PacketIo> Worker<Io> {
 
     /// The later stages of the packets that can be carried to the end where they lie, and whatever has to be done for the others.
     #[inline(never)]
-    pub(crate) fn forward_burst(&mut self, view: &View, burst: &mut Burst<Io::Frame>, now: Tick) {
+    pub(crate) fn forward_burst(
+        &mut self,
+        view: &View,
+        burst: &mut Burst<Io::Frame>,
+        looked_up: LookedUp<'_>,
+        now: Tick,
+    ) {
         self.rewritten = false;
+        self.place_fresh(view, looked_up);
         let stamps = Stamps {
             tcp: self.flows.stamp(State::TcpEstablished, now),
             udp: self.flows.stamp(State::Udp, now),
         };
-        self.enter_fresh(view, now);
+        self.enter_fresh(view, looked_up, now);
         let carried = self.flows.vectors().run(
             #[inline(always)]
-            |lanes| self.carry_burst(view, burst, stamps, lanes),
+            |lanes| self.carry_burst(view, burst, looked_up, stamps, lanes),
         );
         if carried.done == everything(burst.len()) {
-            self.send_burst(view, carried.port, burst, carried.bytes as u64);
+            self.send_burst(view, carried.port, burst, looked_up, carried.bytes as u64);
         } else {
-            self.forward_rest(view, burst, carried, now);
+            self.forward_rest(view, burst, carried, looked_up, now);
         }
     }
 
@@ -328,28 +350,39 @@ impl<Io: PacketIo> Worker<Io> {
         &mut self,
         view: &View,
         burst: &mut Burst<Io::Frame>,
+        looked_up: LookedUp<'_>,
         stamps: Stamps,
         lanes: Lanes,
     ) -> Carried {
+        let hits = looked_up.hits;
         let (udp, turning, syn) = self.batch.heads.courses(lanes);
         let plain = self.batch.plain;
-        let tcp = self.hits.stamped(lanes, stamps.tcp) & plain & !(udp | turning | syn);
-        let current =
-            tcp | if udp & plain == 0 { 0 } else { self.hits.stamped(lanes, stamps.udp) & plain & udp };
+        let tcp = hits.stamped(lanes, stamps.tcp) & plain & !(udp | turning | syn);
+        let current = tcp | if udp & plain == 0 { 0 } else { hits.stamped(lanes, stamps.udp) & plain & udp };
         let decided = self.decided();
         // Behind a packet that may give an entry of its flow another backend (a SYN, or whatever the general stages classified,
         // of a flow that is known), what the burst look-up saw may be out of date.
-        let may_rewrite = (syn | !plain) & self.hits.found();
+        let may_rewrite = (syn | !plain) & hits.found();
         let before = (may_rewrite & may_rewrite.wrapping_neg()).wrapping_sub(1);
         let ready = (current | decided) & before;
         let way = bits(ready).find_map(|position| {
-            let backend =
-                backend_of(&view.backends, self.backend_at(position, decided), self.batch.at(position))?;
+            let backend = backend_of(
+                &view.backends,
+                self.backend_at(looked_up, position, decided),
+                self.batch.at(position),
+            )?;
             Some((backend.port, backend.header.shape()))
         });
         let Some((port, shape)) = way else { return Carried { current, ..Carried::default() } };
-        let (left, datagrams) =
-            shape.choose(CarryAs { worker: self, backends: &view.backends, burst, ready, decided, port });
+        let (left, datagrams) = shape.choose(CarryAs {
+            worker: self,
+            backends: &view.backends,
+            burst,
+            looked_up,
+            ready,
+            decided,
+            port,
+        });
         let done = ready & !left;
         let count = |positions: u32| (done & positions).count_ones() as usize;
         self.tally.hits += count(!decided) as u64;
@@ -383,8 +416,8 @@ impl<Io: PacketIo> Worker<Io> {
 
     /// Whom a packet goes to whose entry is current, or that is one of the decided.
     #[inline(always)]
-    pub(crate) fn backend_at(&self, position: usize, decided: u32) -> BackendId {
-        let by_entry = self.hits.backend(position % BURST);
+    pub(crate) fn backend_at(&self, looked_up: LookedUp<'_>, position: usize, decided: u32) -> BackendId {
+        let by_entry = looked_up.hits.backend(position % BURST);
         if decided >> (position % BURST) & 1 == 1 { self.batch.decided[position % BURST] } else { by_entry }
     }
 
@@ -396,7 +429,14 @@ impl<Io: PacketIo> Worker<Io> {
 
     /// Sends what was carried, and lets the general stages carry the rest, in order.
     #[inline(never)]
-    fn forward_rest(&mut self, view: &View, burst: &mut Burst<Io::Frame>, carried: Carried, now: Tick) {
+    fn forward_rest(
+        &mut self,
+        view: &View,
+        burst: &mut Burst<Io::Frame>,
+        carried: Carried,
+        looked_up: LookedUp<'_>,
+        now: Tick,
+    ) {
         let decided = self.decided();
         let mut others = 0;
         // Taken from the end of the burst turned round: a third of the work of draining it.
@@ -406,18 +446,22 @@ impl<Io: PacketIo> Worker<Io> {
             let position = next;
             next += 1;
             if carried.done >> (position % BURST) & 1 == 1 {
-                let label = self.batch.label(position, self.backend_at(position, decided));
+                let label = self.batch.label(position, self.backend_at(looked_up, position, decided));
                 self.send(view, carried.port, frame, label);
             } else if self.batch.is_plain(position) {
                 let is_known = carried.current >> (position % BURST) & 1 == 1 && !self.rewritten;
-                let left = if is_known { self.forward_current(view, frame, position) } else { Some(frame) };
+                let left = if is_known {
+                    self.forward_current(view, frame, looked_up, position)
+                } else {
+                    Some(frame)
+                };
                 if let Some(frame) = left {
-                    self.forward_known(view, frame, position, now);
+                    self.forward_known(view, frame, position, looked_up.answer(position), now);
                 }
             } else {
                 let packet = self.batch.others.get(others).copied();
                 let packet = packet.unwrap_or_else(|| classify(view, frame.bytes(), frame.meta()));
-                self.forward_other(view, frame, packet, position, now);
+                self.forward_other(view, frame, packet, looked_up.answer(position), now);
                 others += 1;
             }
         }
@@ -426,8 +470,14 @@ impl<Io: PacketIo> Worker<Io> {
     /// A packet of a known flow that could not be carried where it lay, but behind those before it. Gives the frame back where that takes
     /// more.
     #[inline(always)]
-    fn forward_current(&mut self, view: &View, frame: Io::Frame, position: usize) -> Option<Io::Frame> {
-        let left = self.carry(view, frame, position, self.hits.backend(position % BURST));
+    fn forward_current(
+        &mut self,
+        view: &View,
+        frame: Io::Frame,
+        looked_up: LookedUp<'_>,
+        position: usize,
+    ) -> Option<Io::Frame> {
+        let left = self.carry(view, frame, position, looked_up.hits.backend(position % BURST));
         if left.is_none() {
             self.count_services(1 << (position % BURST), usize::from(self.batch.at(position).len()));
             self.tally.hits += 1;
@@ -461,6 +511,7 @@ struct CarryAs<'w, Io: PacketIo> {
     worker: &'w Worker<Io>,
     backends: &'w [Option<BackendView>],
     burst: &'w mut Burst<Io::Frame>,
+    looked_up: LookedUp<'w>,
     ready: u32,
     decided: u32,
     port: PortId,
@@ -475,7 +526,7 @@ impl<Io: PacketIo> ForShape for CarryAs<'_, Io> {
         for position in bits(self.ready) {
             let Some(frame) = self.burst.get_mut(position) else { break };
             let lean = self.worker.batch.at(position);
-            let id = self.worker.backend_at(position, self.decided);
+            let id = self.worker.backend_at(self.looked_up, position, self.decided);
             let backend = backend_of(self.backends, id, lean)
                 .filter(|backend| backend.port == self.port && backend.header.shape() == P::SHAPE);
             match backend.and_then(|backend| encapsulate::<P, _>(backend, lean, frame)) {

@@ -6,6 +6,7 @@
 
 use crate::fast::bits;
 use crate::io::PacketIo;
+use crate::lookup::LookedUp;
 use crate::steering::place_in;
 use crate::view::View;
 use crate::{BURST, Worker};
@@ -53,24 +54,24 @@ impl Seen {
 impl<Io: PacketIo> Worker<Io> {
     /// Places the packets of the burst that begin a flow as far as anybody knows.
     #[inline]
-    pub(crate) fn place_fresh(&mut self, view: &View) {
+    pub(crate) fn place_fresh(&mut self, view: &View, looked_up: LookedUp<'_>) {
         self.fresh.placed = 0;
-        let missed = self.batch.may_be_fresh() & !self.hits.found();
+        let missed = self.batch.may_be_fresh() & !looked_up.hits.found();
         if missed != 0 {
-            self.flows.prefetch_inserts(&self.keys, &self.hits);
-            self.place_missed(view, missed);
+            self.flows.prefetch_inserts(looked_up.keys, looked_up.hits);
+            self.place_missed(view, looked_up, missed);
         }
     }
 
     #[inline(never)]
-    fn place_missed(&mut self, view: &View, missed: u32) {
+    fn place_missed(&mut self, view: &View, looked_up: LookedUp<'_>, missed: u32) {
         let mut seen = Seen([0; 32]);
         let is_alone = self.peers.len() < 2;
         let mut chosen = 0;
         for position in bits(missed) {
             // Another worker may know the flow, unless its first packet is this one.
             let is_settled = is_alone || self.batch.is_syn(position);
-            let is_first = self.hits.miss(position).is_some_and(|miss| seen.is_first(miss.hash()));
+            let is_first = looked_up.hits.miss(position).is_some_and(|miss| seen.is_first(miss.hash()));
             chosen |= u32::from(is_settled & is_first) << position;
         }
         self.flows.vectors().run(
@@ -93,21 +94,21 @@ impl<Io: PacketIo> Worker<Io> {
 
     /// Enters the flows that were placed. Where there is no room, the next packet is steered by the table again.
     #[inline]
-    pub(crate) fn enter_fresh(&mut self, view: &View, now: Tick) {
+    pub(crate) fn enter_fresh(&mut self, view: &View, looked_up: LookedUp<'_>, now: Tick) {
         if self.fresh.placed != 0 {
-            self.enter_placed(view, now);
+            self.enter_placed(view, looked_up, now);
         }
     }
 
     #[inline(never)]
-    fn enter_placed(&mut self, view: &View, now: Tick) {
+    fn enter_placed(&mut self, view: &View, looked_up: LookedUp<'_>, now: Tick) {
         self.tally.misses += u64::from(self.fresh.placed.count_ones());
         for position in bits(self.fresh.placed) {
-            let key = FlowKey::Narrow(self.keys.narrow(position));
+            let key = FlowKey::Narrow(looked_up.keys.narrow(position));
             let Some(service) = view.service.get(self.batch.service_index(position)) else { continue };
             let state = if self.batch.is_tcp(position) { State::TcpNew } else { State::UdpNew };
             let backend = self.batch.decided[position % BURST];
-            self.enter(service, &key, self.hits.miss(position), backend, state, now);
+            self.enter(service, &key, looked_up.hits.miss(position), backend, state, now);
         }
     }
 }

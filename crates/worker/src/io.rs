@@ -6,6 +6,9 @@ use wire::{BackendId, PortId, ServiceId};
 /// Frames handled together.
 pub const BURST: usize = 32;
 
+/// Bursts received from a port in one turn at the most, when each but the last is full.
+pub const BURSTS_MAX: usize = 8;
+
 /// A burst of owned frames.
 pub type Burst<F> = arrayvec::ArrayVec<F, BURST>;
 

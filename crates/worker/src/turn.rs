@@ -5,7 +5,8 @@ use crate::emit::{Label, Outbox};
 use crate::fast::Batch;
 use crate::fragments::Store;
 use crate::fresh::Fresh;
-use crate::io::{Burst, Frame, PacketIo};
+use crate::io::{BURSTS_MAX, Burst, Frame, PacketIo};
+use crate::lookup::{LookedUp, ON_THEIR_WAY, Train};
 use crate::mailbox::Inbox;
 use crate::station::{CoreNote, Station};
 use crate::steering::Answer;
@@ -13,7 +14,7 @@ use crate::token_bucket::TokenBucket;
 use crate::view::{PortRole, View};
 use crate::{BURST, Counters, DropReason};
 use arrayvec::ArrayVec;
-use core::mem::{ManuallyDrop, forget, take};
+use core::mem::{ManuallyDrop, forget, replace, take};
 use statesync::Question;
 use std::sync::Arc;
 use wire::{CoreId, PortId, Tick};
@@ -83,15 +84,15 @@ pub struct Worker<Io: PacketIo> {
     /// The view before, while the way home has no room for it.
     leaving: Option<Arc<View>>,
     pub(crate) counters: Arc<Counters>,
-    pub(crate) batch: Batch,
+    pub(crate) batch: Box<Batch>,
+    /// Taken out while it is at work, so that it and the worker may be borrowed at once.
+    train: Option<Box<Train>>,
     pub(crate) outbox: Outbox<Io::Frame>,
     pub(crate) spare: Burst<Io::Frame>,
     pub(crate) garbage: Burst<Io::Frame>,
     pub(crate) fragments: Store<Io::Frame>,
     pub(crate) echo_tokens: TokenBucket,
     pub(crate) error_tokens: TokenBucket,
-    pub(crate) keys: flow::Keys,
-    pub(crate) hits: flow::Hits,
     /// A packet of this burst has given an entry another backend: what the burst look-up saw may be out of date.
     pub(crate) rewritten: bool,
     pub(crate) fresh: Fresh,
@@ -123,15 +124,14 @@ impl<Io: PacketIo> Worker<Io> {
             view: None,
             leaving: None,
             counters: setup.counters,
-            batch: Batch::new(),
+            batch: Box::default(),
+            train: Some(Box::new(Train::new())),
             outbox: Outbox::new(),
             spare: Burst::new(),
             garbage: Burst::new(),
             fragments: Store::new(),
             echo_tokens: share(ECHO_RATE),
             error_tokens: share(ERROR_RATE),
-            keys: flow::Keys::new(),
-            hits: flow::Hits::new(),
             rewritten: false,
             fresh: Fresh::new(),
             tally: Tally::default(),
@@ -220,31 +220,102 @@ impl<Io: PacketIo> Worker<Io> {
         self.counters.totals.generation.set(view.generation);
     }
 
+    /// All stages for what a port has received: for a burst that is not full at once, for full ones in a row.
     fn receive(&mut self, view: &View, port: PortId, now: Tick) -> usize {
         let mut burst = Burst::new();
         self.io.rx(port, &mut burst);
-        let received = burst.len();
-        if received > 0 {
-            if view.cluster.as_ref().is_some_and(|cluster| !cluster.ready) {
-                self.count_received(port, &burst);
-                self.receive_before_joining(view, &mut burst, now);
-                return received;
+        if burst.is_empty() {
+            return 0;
+        }
+        if view.cluster.as_ref().is_some_and(|cluster| !cluster.ready) {
+            let received = burst.len();
+            self.count_received(port, &burst);
+            self.receive_before_joining(view, &mut burst, now);
+            return received;
+        }
+        let Some(mut train) = self.train.take() else { return 0 };
+        let received = self.receive_train(view, port, &mut train, burst, now);
+        put(&mut self.train, train);
+        received
+    }
+
+    fn receive_train(
+        &mut self,
+        view: &View,
+        port: PortId,
+        train: &mut Train,
+        first: Burst<Io::Frame>,
+        now: Tick,
+    ) -> usize {
+        // Those on their way, and the one that is received next, by turns.
+        let mut bursts: [Burst<Io::Frame>; ON_THEIR_WAY + 1] = core::array::from_fn(|_| Burst::new());
+        bursts[0] = first;
+        let (mut number, mut received) = (0, 0);
+        loop {
+            let (this, next) = (number % bursts.len(), (number + 1) % bursts.len());
+            let count = bursts[this].len();
+            if count == 0 {
+                break;
             }
-            let bytes = self.classify_burst(view, port, &burst);
-            self.count_bytes(port, received, bytes);
-            self.flows.lookup(&self.keys, now, &mut self.hits);
-            self.place_fresh(view);
-            self.forward_burst(view, &mut burst, now);
+            let keys = train.row.next_keys();
+            let bytes = self.classify_burst(view, port, &bursts[this], keys);
+            self.count_bytes(port, count, bytes);
+            (number, received) = (number + 1, received + count);
+            if count == BURST && number < BURSTS_MAX {
+                self.io.rx(port, &mut bursts[next]);
+            }
+            let is_alone = train.waiting.is_empty() && bursts[next].is_empty();
+            match if is_alone { None } else { train.spare.pop() } {
+                Some(spare) => {
+                    train.waiting.push(replace(&mut self.batch, spare));
+                    let is_due = train.waiting.is_full();
+                    self.advance(view, train, &mut bursts[oldest(number)], is_due, now);
+                }
+                None => {
+                    self.flows.lookup(keys, now, &mut train.hits);
+                    let looked_up = LookedUp { keys, hits: &train.hits };
+                    self.forward_burst(view, &mut bursts[this], looked_up, now);
+                }
+            }
+        }
+        // Empty ones push the last out.
+        while !train.waiting.is_empty() {
+            train.row.next_keys();
+            number += 1;
+            self.advance(view, train, &mut bursts[oldest(number)], true, now);
         }
         received
     }
 
+    /// The next step of a row, which finishes the look-up of the oldest burst, if it is `due`.
+    fn advance(
+        &mut self,
+        view: &View,
+        train: &mut Train,
+        burst: &mut Burst<Io::Frame>,
+        is_due: bool,
+        now: Tick,
+    ) {
+        let (keys, hits) = self.flows.lookup_row(&mut train.row, now);
+        if is_due && let Some(oldest) = train.waiting.pop_at(0) {
+            let latest = replace(&mut self.batch, oldest);
+            self.forward_burst(view, burst, LookedUp { keys, hits }, now);
+            train.spare.push(replace(&mut self.batch, latest));
+        }
+    }
+
     /// The general stages' part of the first stage.
     #[inline(never)]
-    pub(crate) fn classify_other(&mut self, view: &View, position: usize, frame: &Io::Frame) {
+    pub(crate) fn classify_other(
+        &mut self,
+        view: &View,
+        position: usize,
+        frame: &Io::Frame,
+        keys: &mut flow::Keys,
+    ) {
         let mut packet = classify(view, frame.bytes(), frame.meta());
         let key = self.key(view, frame.bytes(), &mut packet);
-        self.keys.set(position, key.as_ref());
+        keys.set(position, key.as_ref());
         if self.batch.others.try_push(packet).is_err() {
             debug_assert!(false, "no more frames than a burst has");
         }
@@ -252,9 +323,15 @@ impl<Io: PacketIo> Worker<Io> {
 
     /// The general stages for a packet of the plain shape.
     #[inline(never)]
-    pub(crate) fn forward_known(&mut self, view: &View, frame: Io::Frame, position: usize, now: Tick) {
+    pub(crate) fn forward_known(
+        &mut self,
+        view: &View,
+        frame: Io::Frame,
+        position: usize,
+        answer: Answer,
+        now: Tick,
+    ) {
         let mut packet = self.describe_plain(view, &frame, position);
-        let answer = Answer { hit: self.hits.get(position), miss: self.hits.miss(position) };
         self.steer(view, frame.bytes(), &mut packet, answer, now);
         let left = match packet.fate {
             Fate::To(id) => self.carry(view, frame, position, id),
@@ -271,10 +348,9 @@ impl<Io: PacketIo> Worker<Io> {
         view: &View,
         frame: Io::Frame,
         mut packet: Packet,
-        position: usize,
+        answer: Answer,
         now: Tick,
     ) {
-        let answer = Answer { hit: self.hits.get(position), miss: self.hits.miss(position) };
         self.steer(view, frame.bytes(), &mut packet, answer, now);
         self.rewrite(view, frame, &mut packet, now);
     }
@@ -378,6 +454,11 @@ impl<Io: PacketIo> Worker<Io> {
         }
         debug_assert_eq!(self.counters.imbalance(), 0, "every frame has one end");
     }
+}
+
+/// Where the oldest burst on its way is after so many.
+const fn oldest(number: usize) -> usize {
+    (number + 1) % (ON_THEIR_WAY + 1)
 }
 
 /// Puts a value into its place, which is empty; the compiler need not think of the end of another there.

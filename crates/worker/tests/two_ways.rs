@@ -1,5 +1,5 @@
 //! The fast path and the general stages do the same: frames with a VLAN tag, which only the general stages carry, have the
-//! same outcomes, outputs and counters as the same frames without.
+//! same outcomes, outputs and counters as the same frames without. And bursts in a row do what the same bursts do one by one.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod rig;
@@ -10,7 +10,7 @@ use rig::*;
 use std::net::Ipv6Addr;
 use wire::{BackendId, PortId, ServiceId};
 use worker::view::{BackendState, HashOn, OnDown};
-use worker::{RxMeta, View};
+use worker::{BURST, BURSTS_MAX, RxMeta, View};
 
 const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xf, 0, 0, 0, 0, 0x10);
 const CLIENT6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 7);
@@ -108,22 +108,37 @@ fn packet() -> impl Strategy<Value = Packet> {
         .prop_map(|(sport, flags, shape, payload)| Packet { sport, flags: FLAGS[flags], shape, payload })
 }
 
+/// Mostly of one burst or two; or a row of bursts, and more than a turn takes.
+fn packets() -> impl Strategy<Value = Vec<Packet>> {
+    prop_oneof![
+        7 => prop::collection::vec(packet(), 1..40),
+        1 => prop::collection::vec(packet(), 64..BURST * (BURSTS_MAX + 2)),
+    ]
+}
+
 fn step(workers: usize) -> impl Strategy<Value = Step> {
     let states = [BackendState::Up, BackendState::Draining, BackendState::Down];
     prop_oneof![
-        8 => (0..workers, prop::collection::vec(packet(), 1..40)).prop_map(|(core, packets)| Step::Burst(core, packets)),
+        8 => (0..workers, packets()).prop_map(|(core, packets)| Step::Burst(core, packets)),
         2 => prop_oneof![0_u64..2_000, 0_u64..100_000].prop_map(Step::Wait),
         2 => (0..BACKENDS, 0..states.len()).prop_map(move |(index, state)| Step::Change(index, states[state])),
     ]
 }
 
-fn play(rig: &mut Rig, core: usize, frames: Vec<Vec<u8>>) -> (Vec<Vec<u8>>, Vec<String>) {
-    for (index, frame) in (0..).zip(frames) {
-        rig.workers[core].io().push(PortId(0), &frame, RxMeta { index, ..RxMeta::default() });
+/// Frames that are received so many at a time.
+fn play(rig: &mut Rig, core: usize, frames: &[Vec<u8>], at_a_time: usize) -> (Vec<Vec<u8>>, Vec<String>) {
+    let (mut all_sent, mut all_outcomes) = (Vec::new(), Vec::new());
+    for (piece, frames) in frames.chunks(at_a_time).enumerate() {
+        for (index, frame) in (0..).zip(frames) {
+            let index = (piece * at_a_time) as u32 + index;
+            rig.workers[core].io().push(PortId(0), frame, RxMeta { index, ..RxMeta::default() });
+        }
+        let (sent, mut outcomes) = rig.run();
+        outcomes.sort_by_key(|(meta, _)| meta.index);
+        all_sent.extend(sent);
+        all_outcomes.extend(outcomes.iter().map(|(meta, outcome)| format!("{} {outcome:?}", meta.index)));
     }
-    let (sent, mut outcomes) = rig.run();
-    outcomes.sort_by_key(|(meta, _)| meta.index);
-    (sent, outcomes.iter().map(|(meta, outcome)| format!("{} {outcome:?}", meta.index)).collect())
+    (all_sent, all_outcomes)
 }
 
 /// All counters but the ones that count bytes of whole frames or turns.
@@ -168,9 +183,9 @@ fn both_ways(steps: Vec<Step>, workers: usize, on_down: OnDown, hash: HashOn) ->
             }
             Step::Burst(core, packets) => {
                 let frames: Vec<Vec<u8>> = packets.iter().map(|packet| packet.frame()).collect();
-                let with_tags = frames.iter().map(|frame| tagged(frame)).collect();
-                let (sent, outcomes) = play(&mut fast, core, frames);
-                let (sent_with_tags, outcomes_with_tags) = play(&mut general, core, with_tags);
+                let with_tags: Vec<Vec<u8>> = frames.iter().map(|frame| tagged(frame)).collect();
+                let (sent, outcomes) = play(&mut fast, core, &frames, usize::MAX);
+                let (sent_with_tags, outcomes_with_tags) = play(&mut general, core, &with_tags, BURST);
                 prop_assert_eq!(outcomes, outcomes_with_tags);
                 let without: Vec<Vec<u8>> = sent_with_tags.iter().map(|frame| untagged(frame)).collect();
                 prop_assert_eq!(sent, without);

@@ -100,6 +100,8 @@ pub(crate) struct BenchIo {
     sent: Vec<Burst<BenchFrame>>,
     /// Frames received at once at the most.
     burst: usize,
+    /// Frames that may still be received.
+    left: usize,
 }
 
 impl BenchIo {
@@ -110,6 +112,7 @@ impl BenchIo {
             ready: Vec::with_capacity(buffers),
             sent: Vec::with_capacity(buffers),
             burst: burst.clamp(1, BURST),
+            left: usize::MAX,
         };
         io.free.extend((0..buffers).map(|_| BenchFrame::new()));
         io
@@ -128,9 +131,9 @@ impl BenchIo {
         true
     }
 
-    /// From now on `burst` frames (of those offered in larger bursts, too) are received at once at the most; none with 0.
-    pub(crate) fn set_burst(&mut self, burst: usize) {
-        self.burst = burst.min(BURST);
+    /// So many frames are received, and no more until this is called again.
+    pub(crate) fn set_left(&mut self, frames: usize) {
+        self.left = frames;
     }
 
     /// The frames sent since the last [`reclaim`](BenchIo::reclaim).
@@ -176,7 +179,7 @@ impl PacketIo for BenchIo {
 
     #[inline]
     fn rx(&mut self, _port: PortId, burst: &mut Burst<BenchFrame>) {
-        let room = self.burst.min(burst.remaining_capacity());
+        let room = self.burst.min(burst.remaining_capacity()).min(self.left);
         if burst.is_empty()
             && let Some(next) = self.ready.pop_if(|next| next.len() == room)
         {
@@ -184,6 +187,7 @@ impl PacketIo for BenchIo {
         } else {
             self.receive_some(room, burst);
         }
+        self.left -= burst.len().min(self.left);
     }
 
     #[inline]
@@ -245,7 +249,7 @@ mod tests {
         let mut burst = Burst::new();
         let mut seen = Vec::new();
         for limit in [3, 0, 1, 4, 32] {
-            io.set_burst(limit);
+            io.set_left(limit);
             io.rx(PortId(0), &mut burst);
             assert!(burst.len() <= limit);
             seen.extend(burst.iter().map(|frame| frame.bytes()[0]));

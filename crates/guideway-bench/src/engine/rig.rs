@@ -263,17 +263,17 @@ impl Rig {
     pub fn turn_of(&mut self, packets: usize, picker: &mut Picker) -> Result<f64, Failure> {
         if self.worker.io().waiting() < BURST {
             self.check(u64::MAX)?;
-            self.worker.io().set_burst(BURST);
             for _ in self.worker.io().waiting()..WINDOW {
                 self.offer(picker.next_flow())?;
             }
         }
-        self.worker.io().set_burst(packets);
+        self.worker.io().set_left(packets);
         let hits = self.found().get();
         let now = self.tsc.tick();
         let begin = stamp();
         let received = self.worker.turn(now).received;
         let end = stamp();
+        self.worker.io().set_left(usize::MAX);
         let hits = self.found().get() - hits;
         if received != packets || hits != packets as u64 {
             return Err(wrong(format!("{received} of {packets} packets received, {hits} found their flow")));

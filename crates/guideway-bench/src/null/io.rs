@@ -5,7 +5,7 @@ use crate::failure::Failure;
 use crate::random::{Picker, Spread};
 use dpdk::{DpdkIo, Mbuf};
 use wire::PortId;
-use worker::{BURST, Burst, Frame, PacketIo};
+use worker::{BURST, BURSTS_MAX, Burst, Frame, PacketIo};
 
 /// One output in so many is kept and decoded after the window.
 const SAMPLE: usize = 1000;
@@ -48,9 +48,9 @@ impl NullIo {
     /// Chooses the flows of the next `packets` packets.
     pub(super) fn prepare(&mut self, packets: usize) {
         self.numbers.clear();
-        // A burst more: the last may begin one packet before the end of the window.
+        // A turn more: the last may begin one packet before the end of the window.
         let picker = &mut self.picker;
-        self.numbers.extend((0..packets + BURST).map(|_| picker.next_flow()));
+        self.numbers.extend((0..packets + BURSTS_MAX * BURST).map(|_| picker.next_flow()));
         self.next = 0;
     }
 

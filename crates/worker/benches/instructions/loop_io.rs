@@ -2,6 +2,7 @@
 //! what is counted is the engine's.
 
 use arrayvec::ArrayVec;
+use std::mem::replace;
 use std::ops::Range;
 use wire::PortId;
 use worker::{BURST, Burst, Frame, NoRoom, PacketIo, RxMeta};
@@ -91,6 +92,8 @@ pub(crate) struct LoopIo {
     next: usize,
     /// Where given, each frame gets the next source port.
     new_flow: Option<u32>,
+    /// A burst was received and not yet sent: there is no other one, so that a turn is one of a single burst.
+    is_out: bool,
     /// Frames sent so far.
     pub(crate) sent: u64,
 }
@@ -100,7 +103,7 @@ impl LoopIo {
     pub(crate) fn new(frames: Vec<Vec<u8>>) -> LoopIo {
         let buffer = || Buffer { bytes: [0; ROOM], start: 0, len: 0, meta: RxMeta::default() };
         let free = (0..BUFFERS).map(|_| LoopFrame(Box::leak(Box::new(buffer())))).collect();
-        LoopIo { free, frames, next: 0, new_flow: None, sent: 0 }
+        LoopIo { free, frames, next: 0, new_flow: None, is_out: false, sent: 0 }
     }
 
     /// Receives this IPv4 frame, each time from another port.
@@ -113,6 +116,9 @@ impl PacketIo for LoopIo {
     type Frame = LoopFrame;
 
     fn rx(&mut self, port: PortId, burst: &mut Burst<LoopFrame>) {
+        if replace(&mut self.is_out, true) {
+            return;
+        }
         while burst.remaining_capacity() > 0 {
             let (Some(frame), Some(bytes)) = (self.free.pop(), self.frames.get(self.next)) else {
                 return;
@@ -134,6 +140,7 @@ impl PacketIo for LoopIo {
     }
 
     fn tx(&mut self, _port: PortId, burst: &mut Burst<LoopFrame>) {
+        self.is_out = false;
         self.sent += burst.len() as u64;
         burst.drain(..).for_each(|frame| self.free.push(frame));
     }
