@@ -19,7 +19,7 @@
 #![allow(unsafe_code)]
 
 use crate::ageing::Clock;
-use crate::bucket::{Bucket as _, Line, MARK, NarrowBucket, WideBucket};
+use crate::bucket::{Bucket as _, Line, MARK, NarrowBucket, Probe, WideBucket};
 use crate::burst::{BURST, Hits, Keys, LANES, LINE_BYTES, Offsets};
 use crate::cuckoo::Cells;
 use crate::hash::{Hasher, primary, secondary, tag};
@@ -208,6 +208,19 @@ impl Engine for Baseline {
     }
 }
 
+/// As [`Line::probe`].
+#[inline]
+pub(crate) fn probe(isa: Available, line: &NarrowBucket, key: u64) -> Probe {
+    #[cfg(all(target_arch = "x86_64", not(loom), not(miri)))]
+    if isa.0 >= Isa::Avx2 {
+        // SAFETY: an `Available` is made only of what the CPU has.
+        // JUSTIFICATION: ten compares in four instructions: an insertion of 134 instead of 162 instructions.
+        return unsafe { x86::probe(line, key) };
+    }
+    let _ = isa;
+    Probe { slot: line.slot_of(key), empty: line.empty_slot() }
+}
+
 /// As [`Line::expired`].
 #[inline]
 pub(crate) fn expired(isa: Available, line: &NarrowBucket, clock: &Clock) -> u32 {
@@ -274,8 +287,19 @@ pub(crate) fn lookup(
     dispatch!(isa, lookup_avx512, lookup_avx2, lookup, (narrow, wide, keys, clock, hits));
 }
 
-/// Starts to fetch the secondary lines that insertions of these hashes will come to: the primary is full, or its filter does not
-/// tell.
+/// Starts to fetch the primary lines of keys that will be looked up soon.
+#[inline]
+pub(crate) fn fetch_primaries(
+    isa: Available,
+    narrow: &Cells<NarrowBucket>,
+    wide: &Cells<WideBucket>,
+    keys: &Keys,
+) {
+    dispatch!(isa, fetch_primaries_avx512, fetch_primaries_avx2, fetch_primaries, (narrow, wide, keys));
+}
+
+/// Starts to fetch the secondary lines that insertions of these hashes will come to, because the primary is full. Where its filter
+/// did not tell, the look-up has fetched them.
 #[inline]
 pub(crate) fn fetch_seconds(
     isa: Available,

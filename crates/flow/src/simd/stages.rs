@@ -21,7 +21,7 @@ use crate::ageing::Clock;
 use crate::bucket::{Bucket as _, Line, NarrowBucket, WideBucket};
 use crate::burst::{BLOCKS, BURST, Hits, Keys, LANES, Offsets};
 use crate::cuckoo::{Cells, bits};
-use crate::hash::{primary, secondary, tag};
+use crate::hash::{primary, secondary};
 use crate::row::Places;
 use crate::state::Word;
 use crate::sync::AtomicU32;
@@ -153,8 +153,8 @@ fn line<B>(lines: &[B], index: u32) -> &B {
 fn line_at(lines: &[NarrowBucket], offset: u64) -> &NarrowBucket {
     debug_assert!(offset as usize / size_of::<NarrowBucket>() < lines.len());
     debug_assert!((offset as usize).is_multiple_of(size_of::<NarrowBucket>()));
-    // SAFETY: every offset here is one of `Hits::offsets` after `Hits::within` with the length of these lines: 0, or made by
-    // `Engine::place` with that length, an index below it (proven by a property test) times the size of a line.
+    // SAFETY: every offset here is one of `Hits::offsets` after `Hits::within` with the length of these lines, or fresh: 0, or made
+    // by `Engine::place` with that length, an index below it (proven by a property test) times the size of a line.
     // JUSTIFICATION: as for `line`; offsets, made by vectors, save a shift a line besides.
     unsafe { &*lines.as_ptr().byte_add(offset as usize) }
 }
@@ -329,6 +329,30 @@ fn compare<E: Engine>(engine: E, line: &NarrowBucket, key: u64) -> u32 {
     tail(&line.tail, engine.slot(line, key))
 }
 
+/// As [`super::fetch_primaries`].
+#[inline(always)]
+pub(super) fn fetch_primaries<E: Engine>(
+    engine: E,
+    narrow: &Cells<NarrowBucket>,
+    wide: &Cells<WideBucket>,
+    keys: &Keys,
+) {
+    let lines = narrow.lines();
+    for block in 0..keys.blocks().min(BLOCKS) {
+        let wanted = lanes(&keys.narrow, block);
+        if engine.present(wanted) != 0 {
+            let (mut hashes, mut places) = ([0; LANES], Offsets::ZERO);
+            engine.place(narrow.hasher(), lines.len() as u64, wanted, &mut hashes, &mut places);
+            fetch::<true>(lines, &places);
+        }
+    }
+    let lines = wide.lines();
+    for position in bits(keys.wide_mask) {
+        let hash = wide.hasher().wide(&keys.wide[position]);
+        prefetch_far(line(lines, primary(hash, lines.len() as u64)));
+    }
+}
+
 /// As [`super::fetch_seconds`].
 #[inline(always)]
 pub(super) fn fetch_seconds<E: Engine>(
@@ -344,9 +368,8 @@ pub(super) fn fetch_seconds<E: Engine>(
         let first = primary(hash, len);
         let home = line(lines, first);
         let is_full = engine.slot(home, 0) == NarrowBucket::SLOTS as u32;
-        let is_needed = is_full | home.may_overflow(tag(hash));
         // Always one of them, for there is no telling beforehand.
-        prefetch(line(lines, if is_needed { secondary(hash, len, first) } else { first }));
+        prefetch(line(lines, if is_full { secondary(hash, len, first) } else { first }));
     }
 }
 

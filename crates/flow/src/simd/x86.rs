@@ -8,7 +8,7 @@
 
 use super::{Engine, Judged, stages};
 use crate::ageing::Clock;
-use crate::bucket::{Bucket as _, NarrowBucket, WideBucket};
+use crate::bucket::{Bucket as _, NarrowBucket, Probe, WideBucket};
 use crate::burst::{BURST, Hits, Keys, LANES, Offsets};
 use crate::cuckoo::Cells;
 use crate::hash::{Hasher, TAGS};
@@ -280,6 +280,14 @@ fn first((low, high): (__m256i, __m256i), wanted: __m256i) -> u32 {
     ((mask | 1 << 9).trailing_zeros() + 1) >> 1
 }
 
+/// As [`super::probe`].
+#[expect(clippy::cast_possible_wrap, reason = "bits")]
+#[target_feature(enable = "avx2,bmi1")]
+pub(super) fn probe(line: &NarrowBucket, key: u64) -> Probe {
+    let keys = keys(line);
+    Probe { slot: first(keys, _mm256_set1_epi64x(key as i64)), empty: first(keys, _mm256_setzero_si256()) }
+}
+
 /// As [`super::expired`].
 #[target_feature(enable = "avx2")]
 pub(super) fn expired(line: &NarrowBucket, clock: &Clock) -> u32 {
@@ -458,6 +466,18 @@ pub(super) fn lookup_avx2(
     hits: &mut Hits,
 ) {
     stages::lookup(Avx2(()), narrow, wide, keys, clock, hits);
+}
+
+/// As [`super::fetch_primaries`].
+#[target_feature(enable = "avx2,bmi1,bmi2")]
+pub(super) fn fetch_primaries_avx2(narrow: &Cells<NarrowBucket>, wide: &Cells<WideBucket>, keys: &Keys) {
+    stages::fetch_primaries(Avx2(()), narrow, wide, keys);
+}
+
+/// As [`super::fetch_primaries`].
+#[target_feature(enable = "avx2,bmi1,bmi2,avx512f,avx512bw,avx512dq,avx512vl")]
+pub(super) fn fetch_primaries_avx512(narrow: &Cells<NarrowBucket>, wide: &Cells<WideBucket>, keys: &Keys) {
+    stages::fetch_primaries(Avx512(()), narrow, wide, keys);
 }
 
 /// As [`super::fetch_seconds`].
