@@ -25,7 +25,6 @@
 pub mod lanes;
 mod sip;
 
-use lanes::TupleV4;
 use sip::Sip;
 use wire::{Addr, CoreId, Tuple};
 
@@ -49,17 +48,12 @@ fn pair(key: &[u8; 16], domains: (u8, u8), protocol: u8, four: [u8; 4], src: Add
     let head =
         |domain| u64::from(domain) | u64::from(protocol) << 8 | u64::from(u32::from_le_bytes(four)) << 16;
     if let (Addr::V4(src), Addr::V4(dst)) = (src, dst) {
-        pair_v4(Sip::new(key), head(domains.0), src, dst)
+        // First byte lowest, as SipHash reads.
+        let (src, dst) = (u64::from(src.swap_bytes()), u64::from(dst.swap_bytes()));
+        Sip::new(key).word(head(domains.0) | src << 48).finish(src >> 16 | dst << 16, 14)
     } else {
         pair_v6(Sip::new(key), head(domains.1), mapped(src), mapped(dst))
     }
-}
-
-#[inline(always)]
-fn pair_v4(sip: Sip, head: u64, src: u32, dst: u32) -> u64 {
-    // First byte lowest, as SipHash reads.
-    let (src, dst) = (u64::from(src.swap_bytes()), u64::from(dst.swap_bytes()));
-    sip.word(head | src << 48).finish(src >> 16 | dst << 16, 14)
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "an address in pieces")]
@@ -85,15 +79,6 @@ const fn mapped(address: Addr) -> u128 {
 pub fn tuple(key: &[u8; 16], t: &Tuple) -> u64 {
     let ports = (u32::from(t.sport) << 16 | u32::from(t.dport)).to_be_bytes();
     pair(key, (domain::TUPLE_V4, domain::TUPLE_V6), t.protocol, ports, t.src, t.dst)
-}
-
-/// [`tuple()`] of a tuple of IPv4 whose parts are at hand: nothing to tell apart, nothing to take to pieces. For several at
-/// a time see [`lanes::tuples_v4`].
-#[inline]
-pub fn tuple_v4(key: &[u8; 16], t: &TupleV4) -> u64 {
-    let ports = u64::from(t.ports.swap_bytes());
-    let head = u64::from(domain::TUPLE_V4) | u64::from(t.protocol) << 8 | ports << 16;
-    pair_v4(Sip::new(key), head, t.src, t.dst)
 }
 
 /// Hash of the client's address alone, for services with `hash = "source"`.
