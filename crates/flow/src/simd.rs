@@ -172,6 +172,14 @@ trait Engine: Copy {
         }
         judged
     }
+    /// Which of these words are values that are not expired.
+    #[inline(always)]
+    fn live(self, words: &[u32; LANES], clock: &Clock) -> u32 {
+        words
+            .iter()
+            .enumerate()
+            .fold(0, |mask, (lane, &word)| mask | u32::from(clock.is_live(Word(word))) << lane)
+    }
     /// The lowest slot that holds the key, or the one beyond the last.
     fn slot(self, line: &NarrowBucket, key: u64) -> u32;
 }

@@ -129,7 +129,7 @@ fn compare_all<E: Engine, const FAR: bool>(
 ) {
     let mut found = compare_narrow::<_, FAR>(engine, narrow, keys, narrow_mask, clock, hits, between);
     if keys.wide_mask != 0 {
-        found |= finish_wide(wide, keys, clock, hits);
+        found |= finish_wide(engine, wide, keys, clock, hits);
     }
     hits.found = found & hits.asked;
 }
@@ -386,10 +386,16 @@ fn start_wide(cells: &Cells<WideBucket>, keys: &Keys, hits: &mut Hits) {
 
 /// Stages 2 to 4 for wide keys; the positions whose entry is live.
 #[inline(always)]
-fn finish_wide(cells: &Cells<WideBucket>, keys: &Keys, clock: &Clock, hits: &mut Hits) -> u32 {
+fn finish_wide<E: Engine>(
+    engine: E,
+    cells: &Cells<WideBucket>,
+    keys: &Keys,
+    clock: &Clock,
+    hits: &mut Hits,
+) -> u32 {
     let lines = cells.lines();
     let len = lines.len() as u64;
-    let (mut needed, mut found) = (0, 0);
+    let mut needed = 0;
     for position in bits(keys.wide_mask) {
         let hash = hits.hashes[position];
         let first = primary(hash, len);
@@ -398,15 +404,15 @@ fn finish_wide(cells: &Cells<WideBucket>, keys: &Keys, clock: &Clock, hits: &mut
         let is_needed = needs_second(word, hash);
         prefetch(line(lines, if is_needed { secondary(hash, len, first) } else { first }));
         needed |= u32::from(is_needed) << position;
-        found |= u32::from(clock.is_live(Word(word))) << position;
     }
     for position in bits(needed) {
         let second = secondary(hits.hashes[position], len, hits.wide_buckets[position]);
         let word = compare_wide(line(lines, second), &keys.wide[position]);
         (hits.words[position], hits.wide_buckets[position]) = (word, second);
-        found |= u32::from(clock.is_live(Word(word))) << position;
     }
-    found
+    let live = (0..keys.blocks().min(BLOCKS))
+        .fold(0, |live, block| live | engine.live(lanes(&hits.words, block), clock) << (LANES * block));
+    live & keys.wide_mask
 }
 
 #[inline(always)]
