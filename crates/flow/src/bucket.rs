@@ -93,11 +93,16 @@ pub(crate) trait Line: Bucket {
     /// The slots in use, likewise.
     fn occupied(&self) -> u32;
 
+    /// The lowest slot that holds the key, or the one beyond the last. For the writer.
+    #[inline]
+    fn slot_of(&self, key: Self::Key) -> u32 {
+        (self.matches(key) | 1 << Self::SLOTS).trailing_zeros()
+    }
+
     /// The lowest slot that holds the key and the lowest empty one, in one look. For the writer.
     #[inline]
-    fn probe(&self, key: Self::Key) -> Probe {
-        let slot = (self.matches(key) | 1 << Self::SLOTS).trailing_zeros();
-        Probe { slot, empty: self.empty_slot() }
+    fn probe(&self, _isa: Available, key: Self::Key) -> Probe {
+        Probe { slot: self.slot_of(key), empty: self.empty_slot() }
     }
 
     /// The lowest empty slot, or the one beyond the last. For the writer.
@@ -333,6 +338,11 @@ impl Line for NarrowBucket {
     }
 
     #[inline]
+    fn probe(&self, isa: Available, key: u64) -> Probe {
+        simd::probe(isa, self, key)
+    }
+
+    #[inline]
     fn expired(&self, isa: Available, clock: &Clock) -> u32 {
         simd::expired(isa, self, clock)
     }
@@ -458,9 +468,10 @@ mod tests {
             let first = |is_such: &dyn Fn(&bool) -> bool| keys.iter().position(is_such).unwrap_or(5) as u32;
             let probe = Probe { slot: first(&|&is_used| is_used), empty: first(&|&is_used| !is_used) };
             let clock = ageing.clock(now);
-            prop_assert_eq!(line.probe(7), probe);
-            prop_assert_eq!(line.probe(8).slot, 5);
+            prop_assert_eq!(line.slot_of(7), probe.slot);
             for isa in Isa::ALL.into_iter().filter_map(Available::new) {
+                prop_assert_eq!(line.probe(isa, 7), probe);
+                prop_assert_eq!(line.probe(isa, 8), Probe { slot: 5, ..probe });
                 prop_assert_eq!(line.expired(isa, &clock), expired, "{:?}", isa);
                 prop_assert_eq!(line.due(isa, &clock, current), due, "{:?}", isa);
                             }

@@ -292,7 +292,7 @@ impl<B: Line> Cuckoo<B> {
     #[inline]
     pub(crate) fn locate(&self, key: B::Key, bucket: u32) -> Option<(Place, Word)> {
         if let Some(line) = self.cells.memory.get(bucket as usize).filter(|_| B::is_key(key)) {
-            let slot = line.probe(key).slot as usize;
+            let slot = line.slot_of(key) as usize;
             if slot < B::SLOTS {
                 return Some((place(bucket, slot), line.word(slot)));
             }
@@ -308,7 +308,7 @@ impl<B: Line> Cuckoo<B> {
         }
         let home = primary(hash, self.cells.len() as u64);
         let line = self.cells.bucket(home);
-        let slot = line.probe(key).slot as usize;
+        let slot = line.slot_of(key) as usize;
         if slot < B::SLOTS {
             return Some((place(home, slot), line.word(slot)));
         }
@@ -320,7 +320,7 @@ impl<B: Line> Cuckoo<B> {
     fn find_elsewhere(&self, key: B::Key, hash: u64, home: u32) -> Option<(Place, Word)> {
         let bucket = secondary(hash, self.cells.len() as u64, home);
         let line = self.cells.bucket(bucket);
-        let slot = line.probe(key).slot as usize;
+        let slot = line.slot_of(key) as usize;
         (slot < B::SLOTS).then(|| (place(bucket, slot), line.word(slot)))
     }
 
@@ -409,7 +409,7 @@ impl<B: Line> Cuckoo<B> {
     ) -> Result<Placed, (Place, Word)> {
         let home = primary(hash, self.cells.len() as u64);
         let line = self.cells.bucket(home);
-        let Probe { slot, empty } = line.probe(key);
+        let Probe { slot, empty } = line.probe(self.isa, key);
         if (slot as usize) < B::SLOTS {
             return Err((place(home, slot as usize), line.word(slot as usize)));
         }

@@ -19,7 +19,7 @@
 #![allow(unsafe_code)]
 
 use crate::ageing::Clock;
-use crate::bucket::{Bucket as _, Line, MARK, NarrowBucket, WideBucket};
+use crate::bucket::{Bucket as _, Line, MARK, NarrowBucket, Probe, WideBucket};
 use crate::burst::{BURST, Hits, Keys, LANES, LINE_BYTES, Offsets};
 use crate::cuckoo::Cells;
 use crate::hash::{Hasher, primary, secondary, tag};
@@ -172,6 +172,14 @@ trait Engine: Copy {
         }
         judged
     }
+    /// Which of these words are values that are not expired.
+    #[inline(always)]
+    fn live(self, words: &[u32; LANES], clock: &Clock) -> u32 {
+        words
+            .iter()
+            .enumerate()
+            .fold(0, |mask, (lane, &word)| mask | u32::from(clock.is_live(Word(word))) << lane)
+    }
     /// The lowest slot that holds the key, or the one beyond the last.
     fn slot(self, line: &NarrowBucket, key: u64) -> u32;
 }
@@ -206,6 +214,19 @@ impl Engine for Baseline {
     fn slot(self, line: &NarrowBucket, key: u64) -> u32 {
         first_slot::<NarrowBucket>(line.matches(key))
     }
+}
+
+/// As [`Line::probe`].
+#[inline]
+pub(crate) fn probe(isa: Available, line: &NarrowBucket, key: u64) -> Probe {
+    #[cfg(all(target_arch = "x86_64", not(loom), not(miri)))]
+    if isa.0 >= Isa::Avx2 {
+        // SAFETY: an `Available` is made only of what the CPU has.
+        // JUSTIFICATION: ten compares in four instructions: an insertion of 134 instead of 162 instructions.
+        return unsafe { x86::probe(line, key) };
+    }
+    let _ = isa;
+    Probe { slot: line.slot_of(key), empty: line.empty_slot() }
 }
 
 /// As [`Line::expired`].
@@ -274,8 +295,19 @@ pub(crate) fn lookup(
     dispatch!(isa, lookup_avx512, lookup_avx2, lookup, (narrow, wide, keys, clock, hits));
 }
 
-/// Starts to fetch the secondary lines that insertions of these hashes will come to: the primary is full, or its filter does not
-/// tell.
+/// Starts to fetch the primary lines of keys that will be looked up soon.
+#[inline]
+pub(crate) fn fetch_primaries(
+    isa: Available,
+    narrow: &Cells<NarrowBucket>,
+    wide: &Cells<WideBucket>,
+    keys: &Keys,
+) {
+    dispatch!(isa, fetch_primaries_avx512, fetch_primaries_avx2, fetch_primaries, (narrow, wide, keys));
+}
+
+/// Starts to fetch the secondary lines that insertions of these hashes will come to, because the primary is full. Where its filter
+/// did not tell, the look-up has fetched them.
 #[inline]
 pub(crate) fn fetch_seconds(
     isa: Available,

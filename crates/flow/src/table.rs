@@ -180,6 +180,13 @@ impl Table {
         });
     }
 
+    /// Starts to fetch the lines of keys that will be looked up soon: for a caller that has the keys of the next burst at hand while
+    /// it inserts those of this one.
+    #[inline]
+    pub fn prefetch(&self, keys: &Keys) {
+        simd::fetch_primaries(self.isa, &self.narrow.cells, &self.wide.cells, keys);
+    }
+
     /// Begins the burst of [`Row::next_keys`], and finishes the one begun two calls before, which it gives: an empty one at first.
     /// The answers are those of this moment: what was changed since the last call makes them be looked up again.
     ///

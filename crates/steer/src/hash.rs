@@ -48,17 +48,12 @@ fn pair(key: &[u8; 16], domains: (u8, u8), protocol: u8, four: [u8; 4], src: Add
     let head =
         |domain| u64::from(domain) | u64::from(protocol) << 8 | u64::from(u32::from_le_bytes(four)) << 16;
     if let (Addr::V4(src), Addr::V4(dst)) = (src, dst) {
-        pair_v4(Sip::new(key), head(domains.0), src, dst)
+        // First byte lowest, as SipHash reads.
+        let (src, dst) = (u64::from(src.swap_bytes()), u64::from(dst.swap_bytes()));
+        Sip::new(key).word(head(domains.0) | src << 48).finish(src >> 16 | dst << 16, 14)
     } else {
         pair_v6(Sip::new(key), head(domains.1), mapped(src), mapped(dst))
     }
-}
-
-#[inline(always)]
-fn pair_v4(sip: Sip, head: u64, src: u32, dst: u32) -> u64 {
-    // First byte lowest, as SipHash reads.
-    let (src, dst) = (u64::from(src.swap_bytes()), u64::from(dst.swap_bytes()));
-    sip.word(head | src << 48).finish(src >> 16 | dst << 16, 14)
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "an address in pieces")]

@@ -21,7 +21,7 @@ use crate::ageing::Clock;
 use crate::bucket::{Bucket as _, Line, NarrowBucket, WideBucket};
 use crate::burst::{BLOCKS, BURST, Hits, Keys, LANES, Offsets};
 use crate::cuckoo::{Cells, bits};
-use crate::hash::{primary, secondary, tag};
+use crate::hash::{primary, secondary};
 use crate::row::Places;
 use crate::state::Word;
 use crate::sync::AtomicU32;
@@ -129,7 +129,7 @@ fn compare_all<E: Engine, const FAR: bool>(
 ) {
     let mut found = compare_narrow::<_, FAR>(engine, narrow, keys, narrow_mask, clock, hits, between);
     if keys.wide_mask != 0 {
-        found |= finish_wide(wide, keys, clock, hits);
+        found |= finish_wide(engine, wide, keys, clock, hits);
     }
     hits.found = found & hits.asked;
 }
@@ -153,8 +153,8 @@ fn line<B>(lines: &[B], index: u32) -> &B {
 fn line_at(lines: &[NarrowBucket], offset: u64) -> &NarrowBucket {
     debug_assert!(offset as usize / size_of::<NarrowBucket>() < lines.len());
     debug_assert!((offset as usize).is_multiple_of(size_of::<NarrowBucket>()));
-    // SAFETY: every offset here is one of `Hits::offsets` after `Hits::within` with the length of these lines: 0, or made by
-    // `Engine::place` with that length, an index below it (proven by a property test) times the size of a line.
+    // SAFETY: every offset here is one of `Hits::offsets` after `Hits::within` with the length of these lines, or fresh: 0, or made
+    // by `Engine::place` with that length, an index below it (proven by a property test) times the size of a line.
     // JUSTIFICATION: as for `line`; offsets, made by vectors, save a shift a line besides.
     unsafe { &*lines.as_ptr().byte_add(offset as usize) }
 }
@@ -329,6 +329,30 @@ fn compare<E: Engine>(engine: E, line: &NarrowBucket, key: u64) -> u32 {
     tail(&line.tail, engine.slot(line, key))
 }
 
+/// As [`super::fetch_primaries`].
+#[inline(always)]
+pub(super) fn fetch_primaries<E: Engine>(
+    engine: E,
+    narrow: &Cells<NarrowBucket>,
+    wide: &Cells<WideBucket>,
+    keys: &Keys,
+) {
+    let lines = narrow.lines();
+    for block in 0..keys.blocks().min(BLOCKS) {
+        let wanted = lanes(&keys.narrow, block);
+        if engine.present(wanted) != 0 {
+            let (mut hashes, mut places) = ([0; LANES], Offsets::ZERO);
+            engine.place(narrow.hasher(), lines.len() as u64, wanted, &mut hashes, &mut places);
+            fetch::<true>(lines, &places);
+        }
+    }
+    let lines = wide.lines();
+    for position in bits(keys.wide_mask) {
+        let hash = wide.hasher().wide(&keys.wide[position]);
+        prefetch_far(line(lines, primary(hash, lines.len() as u64)));
+    }
+}
+
 /// As [`super::fetch_seconds`].
 #[inline(always)]
 pub(super) fn fetch_seconds<E: Engine>(
@@ -344,9 +368,8 @@ pub(super) fn fetch_seconds<E: Engine>(
         let first = primary(hash, len);
         let home = line(lines, first);
         let is_full = engine.slot(home, 0) == NarrowBucket::SLOTS as u32;
-        let is_needed = is_full | home.may_overflow(tag(hash));
         // Always one of them, for there is no telling beforehand.
-        prefetch(line(lines, if is_needed { secondary(hash, len, first) } else { first }));
+        prefetch(line(lines, if is_full { secondary(hash, len, first) } else { first }));
     }
 }
 
@@ -363,10 +386,16 @@ fn start_wide(cells: &Cells<WideBucket>, keys: &Keys, hits: &mut Hits) {
 
 /// Stages 2 to 4 for wide keys; the positions whose entry is live.
 #[inline(always)]
-fn finish_wide(cells: &Cells<WideBucket>, keys: &Keys, clock: &Clock, hits: &mut Hits) -> u32 {
+fn finish_wide<E: Engine>(
+    engine: E,
+    cells: &Cells<WideBucket>,
+    keys: &Keys,
+    clock: &Clock,
+    hits: &mut Hits,
+) -> u32 {
     let lines = cells.lines();
     let len = lines.len() as u64;
-    let (mut needed, mut found) = (0, 0);
+    let mut needed = 0;
     for position in bits(keys.wide_mask) {
         let hash = hits.hashes[position];
         let first = primary(hash, len);
@@ -375,15 +404,15 @@ fn finish_wide(cells: &Cells<WideBucket>, keys: &Keys, clock: &Clock, hits: &mut
         let is_needed = needs_second(word, hash);
         prefetch(line(lines, if is_needed { secondary(hash, len, first) } else { first }));
         needed |= u32::from(is_needed) << position;
-        found |= u32::from(clock.is_live(Word(word))) << position;
     }
     for position in bits(needed) {
         let second = secondary(hits.hashes[position], len, hits.wide_buckets[position]);
         let word = compare_wide(line(lines, second), &keys.wide[position]);
         (hits.words[position], hits.wide_buckets[position]) = (word, second);
-        found |= u32::from(clock.is_live(Word(word))) << position;
     }
-    found
+    let live = (0..keys.blocks().min(BLOCKS))
+        .fold(0, |live, block| live | engine.live(lanes(&hits.words, block), clock) << (LANES * block));
+    live & keys.wide_mask
 }
 
 #[inline(always)]

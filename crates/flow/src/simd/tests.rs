@@ -105,6 +105,7 @@ proptest! {
             let mut stored = [0; LANES];
             prop_assert_eq!(by!(isa, judge(said, &mut stored, &hashes, &clock)), expected, "{}", isa.name());
             prop_assert_eq!(stored, said);
+            prop_assert_eq!(by!(isa, live(&said, &clock)), expected.live, "{}", isa.name());
         }
     }
 }

@@ -8,7 +8,7 @@
 
 use super::{Engine, Judged, stages};
 use crate::ageing::Clock;
-use crate::bucket::{Bucket as _, NarrowBucket, WideBucket};
+use crate::bucket::{Bucket as _, NarrowBucket, Probe, WideBucket};
 use crate::burst::{BURST, Hits, Keys, LANES, Offsets};
 use crate::cuckoo::Cells;
 use crate::hash::{Hasher, TAGS};
@@ -79,6 +79,13 @@ impl Engine for Avx2 {
     }
 
     #[inline(always)]
+    fn live(self, words: &[u32; LANES], clock: &Clock) -> u32 {
+        // SAFETY: AVX2 is there, as this engine is.
+        // JUSTIFICATION: eight ages are judged at once; part of what the engine gains.
+        unsafe { live(words, clock) }
+    }
+
+    #[inline(always)]
     fn slot(self, line: &NarrowBucket, key: u64) -> u32 {
         // SAFETY: AVX2 is there, as this engine is.
         // JUSTIFICATION: five compares in two instructions; part of what the engine gains.
@@ -119,6 +126,13 @@ impl Engine for Avx512 {
         // SAFETY: AVX-512 is there, as this engine is.
         // JUSTIFICATION: eight filters are asked and eight ages judged at once; part of what the engine gains.
         unsafe { judge_512(said, words, hashes, clock) }
+    }
+
+    #[inline(always)]
+    fn live(self, words: &[u32; LANES], clock: &Clock) -> u32 {
+        // SAFETY: AVX2 is there, as this engine is.
+        // JUSTIFICATION: eight ages are judged at once; part of what the engine gains.
+        unsafe { live(words, clock) }
     }
 
     #[inline(always)]
@@ -280,6 +294,14 @@ fn first((low, high): (__m256i, __m256i), wanted: __m256i) -> u32 {
     ((mask | 1 << 9).trailing_zeros() + 1) >> 1
 }
 
+/// As [`super::probe`].
+#[expect(clippy::cast_possible_wrap, reason = "bits")]
+#[target_feature(enable = "avx2,bmi1")]
+pub(super) fn probe(line: &NarrowBucket, key: u64) -> Probe {
+    let keys = keys(line);
+    Probe { slot: first(keys, _mm256_set1_epi64x(key as i64)), empty: first(keys, _mm256_setzero_si256()) }
+}
+
 /// As [`super::expired`].
 #[target_feature(enable = "avx2")]
 pub(super) fn expired(line: &NarrowBucket, clock: &Clock) -> u32 {
@@ -426,6 +448,18 @@ fn store_words(words: &mut [u32; LANES], vector: __m256i) {
     unsafe { _mm256_storeu_si256(words.as_mut_ptr().cast(), vector) };
 }
 
+/// As [`Engine::live`].
+#[expect(clippy::cast_sign_loss, reason = "bits")]
+#[inline]
+#[target_feature(enable = "avx2")]
+fn live(words: &[u32; LANES], clock: &Clock) -> u32 {
+    // SAFETY: eight words are one load of 32 bytes.
+    // JUSTIFICATION: there is no safe one; part of what the engine gains.
+    let words = unsafe { _mm256_loadu_si256(words.as_ptr().cast()) };
+    let live = _mm256_cmpgt_epi32(limits_of(words, clock), ages_of(words, clock));
+    _mm256_movemask_ps(_mm256_castsi256_ps(live)) as u32
+}
+
 /// As [`Engine::judge`].
 #[expect(clippy::cast_sign_loss, reason = "bits")]
 #[inline]
@@ -458,6 +492,18 @@ pub(super) fn lookup_avx2(
     hits: &mut Hits,
 ) {
     stages::lookup(Avx2(()), narrow, wide, keys, clock, hits);
+}
+
+/// As [`super::fetch_primaries`].
+#[target_feature(enable = "avx2,bmi1,bmi2")]
+pub(super) fn fetch_primaries_avx2(narrow: &Cells<NarrowBucket>, wide: &Cells<WideBucket>, keys: &Keys) {
+    stages::fetch_primaries(Avx2(()), narrow, wide, keys);
+}
+
+/// As [`super::fetch_primaries`].
+#[target_feature(enable = "avx2,bmi1,bmi2,avx512f,avx512bw,avx512dq,avx512vl")]
+pub(super) fn fetch_primaries_avx512(narrow: &Cells<NarrowBucket>, wide: &Cells<WideBucket>, keys: &Keys) {
+    stages::fetch_primaries(Avx512(()), narrow, wide, keys);
 }
 
 /// As [`super::fetch_seconds`].
@@ -528,6 +574,7 @@ pub(super) mod engines {
                 present(keys: &[u64; LANES]) -> u32;
                 slot(line: &NarrowBucket, key: u64) -> u32;
                 place(hasher: &Hasher, len: u64, keys: &[u64; LANES], hashes: &mut [u64; LANES], places: &mut Offsets);
+                live(words: &[u32; LANES], clock: &Clock) -> u32;
                 judge(said: [u32; LANES], words: &mut [u32; LANES], hashes: &[u64; LANES], clock: &Clock) -> Judged;
             }
         };

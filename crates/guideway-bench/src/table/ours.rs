@@ -27,6 +27,8 @@ pub(super) struct Ours {
     table: Table,
     keys: Keys,
     hits: Hits,
+    /// The keys of the burst behind this one.
+    ahead: Keys,
 }
 
 impl Ours {
@@ -41,7 +43,7 @@ impl Ours {
             Idle { tcp_established_us: IDLE_US, tcp_closing_us: IDLE_US, syn_us: IDLE_US, udp_us: IDLE_US };
         let wide = Memory::heap(WIDE_FLOWS);
         let table = Table::new(Memory::Static(narrow.values), wide, SEED, idle, UNTRUSTED_PERCENT)?;
-        let mut ours = Ours { table, keys: Keys::new(), hits: Hits::new() };
+        let mut ours = Ours { table, keys: Keys::new(), hits: Hits::new(), ahead: Keys::new() };
         ours.table.advance(NOW, |_, _| ());
         let mut pairs = Vec::with_capacity(BURST);
         for first in (0..flows).step_by(BURST) {
@@ -59,14 +61,20 @@ impl Ours {
         Ok((ours, flows))
     }
 
+    /// Starts to fetch what the insertion of up to a burst will touch.
+    #[inline]
+    pub(super) fn prefetch(&mut self, pairs: &[(u64, u32)]) {
+        self.ahead.clear();
+        pairs.iter().for_each(|&(key, _)| self.ahead.push_narrow(key));
+        self.table.prefetch(&self.ahead);
+    }
+
     /// Inserts up to a burst of new flows as a worker does: looks all up, fetches what is missing, inserts. Gives the number of
     /// those that were new and had room.
     #[inline]
     pub(super) fn insert(&mut self, pairs: &[(u64, u32)], now: Tick) -> usize {
         self.keys.clear();
-        for &(key, _) in pairs {
-            self.keys.push(Some(&FlowKey::Narrow(key)));
-        }
+        pairs.iter().for_each(|&(key, _)| self.keys.push_narrow(key));
         self.table.lookup(&self.keys, now, &mut self.hits);
         self.table.prefetch_inserts(&self.keys, &self.hits);
         let mut done = 0;

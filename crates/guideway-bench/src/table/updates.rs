@@ -72,6 +72,12 @@ impl Batch {
         let numbers = first..first + count as u64;
         self.pairs.extend(numbers.map(|number| (plain_key(number), value(number, VALUES))));
     }
+
+    /// Bursts, each with the one behind it.
+    fn bursts(&self) -> impl Iterator<Item = (&[(u64, u32)], &[(u64, u32)])> {
+        let behind = self.pairs.chunks(BURST).skip(1).chain([&[][..]]);
+        self.pairs.chunks(BURST).zip(behind)
+    }
 }
 
 /// Time of the measurement: each new flow is a step, and a flow lives for as many steps as there are flows.
@@ -101,13 +107,16 @@ pub(super) fn run(
         cells.add("insert/ours", |windows| {
             let mut ours = ours.borrow_mut();
             ours.clear();
-            inserts(flows, tsc, windows, |pairs| ours.insert(pairs, Tick(1_000_000)))
+            inserts(flows, tsc, windows, |pairs, next| {
+                ours.prefetch(next);
+                ours.insert(pairs, Tick(1_000_000))
+            })
         });
         if let Some(table) = &rte_hash {
             cells.add("insert/rte_hash", |windows| {
                 let mut table = table.borrow_mut();
                 table.clear();
-                inserts(flows, tsc, windows, |pairs| {
+                inserts(flows, tsc, windows, |pairs, _| {
                     pairs.iter().filter(|&&(key, value)| table.insert(key, value)).count()
                 })
             });
@@ -147,14 +156,14 @@ fn inserts(
     flows: u64,
     tsc: Tsc,
     windows: &mut Vec<f64>,
-    mut insert: impl FnMut(&[(u64, u32)]) -> usize,
+    mut insert: impl FnMut(&[(u64, u32)], &[(u64, u32)]) -> usize,
 ) -> Result<(), Failure> {
     let mut batch = Batch::default();
     for first in (0..flows).step_by(WINDOW) {
         let count = WINDOW.min((flows - first) as usize);
         batch.fill(first, count);
         let begin = stamp();
-        let done: usize = batch.pairs.chunks(BURST).map(&mut insert).sum();
+        let done: usize = batch.bursts().map(|(burst, next)| insert(burst, next)).sum();
         let end = stamp();
         if done != count {
             return Err(wrong(format!("{} of {count} new flows were refused", count - done)));
@@ -197,12 +206,13 @@ fn churn_window(
     churn.next += WINDOW as u64;
     let begin = stamp();
     let mut done = 0;
-    for burst in batch.pairs.chunks(BURST) {
+    for (burst, next) in batch.bursts() {
         churn.left_us += churn.step_us * burst.len() as f64;
         let whole = churn.left_us.floor();
         churn.left_us -= whole;
         churn.now = Tick(churn.now.0 + whole as u64);
         ours.advance(churn.now);
+        ours.prefetch(next);
         done += ours.insert(burst, churn.now);
     }
     let end = stamp();
