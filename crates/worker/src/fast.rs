@@ -42,6 +42,8 @@ pub(crate) struct Batch {
     undecided: u32,
     /// Of these, the ones whose slot did decide.
     by_slot: u32,
+    /// Slots of the packets that need one.
+    pub(crate) slots: [u32; BURST],
     /// Backends of packets that were decided without an entry: by their slot, or as new flows.
     pub(crate) decided: [BackendId; BURST],
     /// Frames of other shapes, in order.
@@ -57,6 +59,7 @@ impl Default for Batch {
             v6: 0,
             undecided: 0,
             by_slot: 0,
+            slots: [0; BURST],
             decided: [BackendId(0); BURST],
             others: ArrayVec::new(),
         }
@@ -93,15 +96,6 @@ impl Batch {
     #[inline(always)]
     pub(crate) fn service_index(&self, position: usize) -> usize {
         usize::from(self.at(position).index())
-    }
-
-    /// The slot at a position of IPv4 that was [hashed](Heads::hash).
-    #[inline(always)]
-    pub(crate) fn slot(&self, view: &View, service: &ServiceView, position: usize) -> u32 {
-        service.maglev.slot(match service.hash {
-            HashOn::Tuple => self.heads.hash[position % BURST],
-            HashOn::Source => steer::hash::source(&view.cluster_key, Addr::V4(self.heads.src(position))),
-        })
     }
 
     /// What is counted of a packet that goes to this backend.
@@ -289,16 +283,47 @@ impl<Io: PacketIo> Worker<Io> {
     /// Decides by its slot each packet whose slot is enough, and takes back its key.
     #[inline(always)]
     fn steer_by_slots(&mut self, view: &View, keys: &mut Keys, lanes: Lanes) {
-        self.batch.heads.hash(lanes, &view.cluster_key, self.batch.undecided);
-        for position in bits(self.batch.undecided) {
+        let undecided = self.batch.undecided;
+        self.find_slots(view, undecided, lanes);
+        for position in bits(undecided) {
             let Some(service) = view.service.get(self.batch.service_index(position)) else { continue };
-            let slot = self.batch.slot(view, service, position);
+            let slot = self.batch.slots[position % BURST];
             if service.is_stateless(slot)
                 && let Some(backend) = place_in(view, service, slot)
             {
                 self.batch.decided[position % BURST] = backend;
                 self.batch.by_slot |= 1 << (position % BURST);
                 keys.narrow_mut(0)[position % BURST] = 0;
+            }
+        }
+    }
+
+    /// Finds the slots at these positions of IPv4, and fetches what they will be asked for: in two short loops, so that the many
+    /// misses of a table larger than the caches overlap.
+    #[inline(always)]
+    pub(crate) fn find_slots(&mut self, view: &View, positions: u32, lanes: Lanes) {
+        self.batch.heads.hash(lanes, &view.cluster_key, positions);
+        for position in bits(positions) {
+            let Some(service) = view.service.get(self.batch.service_index(position)) else { continue };
+            let slot = service.maglev.slot(match service.hash {
+                HashOn::Tuple => self.batch.heads.hash[position % BURST],
+                HashOn::Source => {
+                    steer::hash::source(&view.cluster_key, Addr::V4(self.batch.heads.src(position)))
+                }
+            });
+            self.batch.slots[position % BURST] = slot;
+            if let Some(member) = service.maglev.slots().get(slot as usize) {
+                lanes.prefetch(member);
+            }
+        }
+        for position in bits(positions) {
+            let service = view.service.get(self.batch.service_index(position));
+            let backend = service.and_then(|service| {
+                let member = *service.maglev.slots().get(self.batch.slots[position % BURST] as usize)?;
+                view.backends.get(service.members.get(usize::from(member))?.index())
+            });
+            if let Some(backend) = backend {
+                lanes.prefetch(backend);
             }
         }
     }

@@ -10,7 +10,7 @@ use crate::lookup::LookedUp;
 use crate::steering::place_in;
 use crate::view::View;
 use crate::{BURST, Worker};
-use flow::State;
+use flow::{Insert, State};
 use wire::{FlowKey, Tick};
 
 /// The new flows of a burst, by position.
@@ -76,11 +76,11 @@ impl<Io: PacketIo> Worker<Io> {
         }
         self.flows.vectors().run(
             #[inline(always)]
-            |lanes| self.batch.heads.hash(lanes, &view.cluster_key, chosen),
+            |lanes| self.find_slots(view, chosen, lanes),
         );
         for position in bits(chosen) {
             let Some(service) = view.service.get(self.batch.service_index(position)) else { continue };
-            let slot = self.batch.slot(view, service, position);
+            let slot = self.batch.slots[position % BURST];
             // A tainted slot may have an owner to ask.
             if service.memory.is_none()
                 && !is_tainted(view, self.batch.service_index(position), slot)
@@ -102,14 +102,47 @@ impl<Io: PacketIo> Worker<Io> {
 
     #[inline(never)]
     fn enter_placed(&mut self, view: &View, looked_up: LookedUp<'_>, now: Tick) {
-        self.tally.misses += u64::from(self.fresh.placed.count_ones());
-        for position in bits(self.fresh.placed) {
+        let placed = self.fresh.placed;
+        self.tally.misses += u64::from(placed.count_ones());
+        let mut entered = 0;
+        for position in bits(placed) {
             let key = FlowKey::Narrow(looked_up.keys.narrow(position));
-            let Some(service) = view.service.get(self.batch.service_index(position)) else { continue };
             let state = if self.batch.is_tcp(position) { State::TcpNew } else { State::UdpNew };
             let backend = self.batch.decided[position % BURST];
-            self.enter(service, &key, looked_up.hits.miss(position), backend, state, now);
+            let Some(miss) = looked_up.hits.miss(position) else { continue };
+            let inserted = self.flows.insert_at(&key, miss, backend, state, now);
+            let is_plain = inserted.outcome == Insert::Done && inserted.evicted.is_none();
+            if is_plain || self.settle_insert(inserted) {
+                entered |= 1 << position;
+            }
         }
+        self.count_entered(view, entered);
+    }
+
+    /// Counts new flows: of the worker once a burst, of services by runs, of backends one by one.
+    #[inline(always)]
+    fn count_entered(&self, view: &View, entered: u32) {
+        self.counters.totals.flow_inserts.add(u64::from(entered.count_ones()));
+        let (mut index, mut run) = (usize::MAX, 0);
+        let count = |index: usize, run: u64| {
+            if let Some(of) = view.service.get(index).and_then(|service| self.counters.service(service.id)) {
+                of.flows_new.add(run);
+            }
+        };
+        let backends = self.counters.backends();
+        for position in bits(entered) {
+            if let Some(of) = backends.get(self.batch.decided[position % BURST].index()) {
+                of.flows_new.add(1);
+                of.flows.add(1);
+            }
+            let its = self.batch.service_index(position);
+            if its != index {
+                count(index, run);
+                (index, run) = (its, 0);
+            }
+            run += 1;
+        }
+        count(index, run);
     }
 }
 

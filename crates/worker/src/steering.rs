@@ -7,7 +7,7 @@ use crate::io::PacketIo;
 use crate::slots::base_in_force;
 use crate::view::{BackendState, HashOn, OnDown, ServiceView, View};
 use crate::{DropReason, Worker};
-use flow::{Hit, Insert, State};
+use flow::{Hit, Insert, Inserted, State};
 use wire::parse::{TCP, TcpFlags};
 use wire::{BackendId, FlowKey, Tick, Tuple};
 
@@ -234,20 +234,30 @@ impl<Io: PacketIo> Worker<Io> {
             Some(miss) => self.flows.insert_at(key, miss, backend, state, now),
             None => self.flows.insert(key, backend, state, now),
         };
+        let is_entered = self.settle_insert(inserted);
+        if is_entered {
+            self.count_new(service, backend);
+        }
+        is_entered
+    }
+
+    /// Counts what went for an insertion; false when there was no room for it.
+    pub(crate) fn settle_insert(&self, inserted: Inserted) -> bool {
         if let Some((old, _)) = inserted.evicted {
             self.flow_ended(old);
             self.counters.totals.flow_expired.add(1);
         }
         match inserted.outcome {
-            Insert::Done => {}
-            Insert::Replaced(old) => self.flow_ended(old.backend),
+            Insert::Done => true,
+            Insert::Replaced(old) => {
+                self.flow_ended(old.backend);
+                true
+            }
             Insert::Refused(_) => {
                 self.counters.totals.flow_refused.add(1);
-                return false;
+                false
             }
         }
-        self.count_new(service, backend);
-        true
     }
 
     #[inline]

@@ -56,6 +56,12 @@ impl Lanes {
         self.0
     }
 
+    /// Starts to fetch the line in which `item` begins.
+    #[inline(always)]
+    pub fn prefetch<T>(self, item: &T) {
+        super::prefetch(item);
+    }
+
     /// The positions of words that are equal to `value`.
     #[inline(always)]
     pub fn equal(self, words: &[u64; BURST], value: u64) -> u32 {
