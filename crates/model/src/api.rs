@@ -453,6 +453,14 @@ pub enum EventKind {
     Withdrawn,
     /// A next hop was found, lost or changed.
     Neighbour,
+    /// The cluster's store is reached.
+    StoreReached,
+    /// The cluster's store is not reached: packets are forwarded as before, changes are refused.
+    StoreLost,
+    /// This machine began to lead the cluster, or ceased to.
+    ClusterLeader,
+    /// This machine became a member of the cluster, or ceased to be one.
+    ClusterJoined,
     /// Something in the machine's surroundings needs an operator.
     Warning,
 }

@@ -247,7 +247,8 @@ fn services_begin_and_end_when_nothing_is_open() {
     cluster.settle();
     assert_eq!(cluster.leader.plan().tainted_slots(), 3);
     let rest = backends(&[7, 8]);
-    let plan = cluster.leader.replace_services(&[ServiceId(1)], [], rest, &live, cluster.now).expect("at rest");
+    let plan =
+        cluster.leader.replace_services(&[ServiceId(1)], [], rest, &live, cluster.now).expect("at rest");
     assert_eq!((plan.services.len(), plan.tainted_slots(), plan.backends.len()), (1, 1, 2));
     assert_eq!((plan.services[0].service, plan.services[0].base[1]), (ServiceId(2), Some(BackendId(7))));
     cluster.now = Tick(2 * MAX_IDLE_US);
