@@ -62,7 +62,10 @@ impl From<Refusal> for Failure {
         let status = match &refusal {
             Refusal::Config(_) | Refusal::Compile(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Refusal::Restart(_) | Refusal::Overtaken => StatusCode::CONFLICT,
-            Refusal::UnknownService(_) | Refusal::UnknownBackend { .. } => StatusCode::NOT_FOUND,
+            Refusal::TooMuch(_) => StatusCode::BAD_REQUEST,
+            Refusal::Alone | Refusal::UnknownService(_) | Refusal::UnknownBackend { .. } => {
+                StatusCode::NOT_FOUND
+            }
             Refusal::File { .. } => StatusCode::INTERNAL_SERVER_ERROR,
             Refusal::Stopping | Refusal::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
@@ -96,6 +99,10 @@ pub(crate) fn router(door: Door) -> Router {
         .route("/v1/drops", get(drops))
         .route("/v1/flows", get(list_flows))
         .route("/v1/events", get(events))
+        .route("/v1/cluster", get(cluster))
+        .route("/v1/owners", get(owners))
+        .route("/v1/exceptions", get(exceptions))
+        .route("/v1/leave", post(leave))
         .route("/v1/config", get(config))
         .route("/v1/check", post(check))
         .route("/v1/plan", post(plan))
@@ -203,6 +210,32 @@ async fn ports(State(door): State<Door>) -> Answer<Vec<model::api::PortStatus>> 
 
 async fn drops(State(door): State<Door>) -> Answer<Vec<model::api::DropCount>> {
     ask(&door, |truth| truth.drops()).await.map(Json)
+}
+
+async fn cluster(State(door): State<Door>) -> Answer<model::api::ClusterStatus> {
+    Ok(Json(ask(&door, |truth| truth.cluster_status()).await??))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OwnerQuery {
+    service: Option<String>,
+}
+
+async fn owners(
+    State(door): State<Door>,
+    query: Result<Query<OwnerQuery>, QueryRejection>,
+) -> Answer<Vec<model::api::OwnerStatus>> {
+    let service = read_query(query)?.service;
+    Ok(Json(ask(&door, move |truth| truth.owners(service.as_deref())).await??))
+}
+
+async fn exceptions(State(door): State<Door>) -> Answer<Vec<model::api::ExceptionStatus>> {
+    Ok(Json(ask(&door, |truth| truth.exceptions()).await??))
+}
+
+async fn leave(State(door): State<Door>) -> Answer<model::api::LeaveResult> {
+    Ok(Json(ask(&door, Truth::leave).await??))
 }
 
 #[derive(Deserialize)]

@@ -196,6 +196,7 @@ async fn drive(
             wanted_announcements,
             announced: on_loopback.clone(),
             cluster,
+            grace,
         },
     )
     .map_err(|refusal| RunError::Config(explain(&refusal)))?;
@@ -277,6 +278,9 @@ async fn drive(
             () = tokio::time::sleep(tick) => {}
         }
         truth.tick();
+        if truth.has_left() {
+            break;
+        }
         if let Some(reason) = truth.cluster.as_mut().and_then(|part| part.fatal.take()) {
             failure = Some(RunError::Cluster(reason));
             break;
@@ -290,6 +294,9 @@ async fn drive(
     notify(Notice::Stopping);
     let stopped = Instant::now();
     truth.stop();
+    if let Some(part) = &mut truth.cluster {
+        part.say_farewell();
+    }
     let number = truth.save();
     let mut saved = truth.written();
     let farewell = async {

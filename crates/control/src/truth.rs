@@ -94,6 +94,10 @@ pub(crate) enum Refusal {
     Stopping,
     #[error("the cluster's store does not take it: {0}")]
     Store(String),
+    #[error("this machine is in no cluster")]
+    Alone,
+    #[error("{0}")]
+    TooMuch(String),
     #[error("another change was asked for at the same time")]
     Overtaken,
 }
@@ -115,6 +119,8 @@ impl Refusal {
             Refusal::Store(_) => "nothing was changed and packets are forwarded as before; `guideway show cluster` says whether the \
                                   store is reached again"
                 .to_owned(),
+            Refusal::Alone => "a machine is in a cluster when its file has [cluster] store".to_owned(),
+            Refusal::TooMuch(_) => "add ?service=NAME".to_owned(),
             Refusal::Overtaken => "look at what is in force now, and ask again".to_owned(),
         }
     }
@@ -161,6 +167,10 @@ pub(crate) struct Truth {
     pub(crate) started: Instant,
     pub(crate) started_unix_ms: u64,
     pub(crate) stopping: bool,
+    /// Since when it wants to leave its cluster.
+    pub(crate) leaving: Option<Instant>,
+    /// In which routers turn to other machines.
+    pub(crate) grace: std::time::Duration,
 
     pub(crate) workers: Vec<WorkerHandle>,
     pub(crate) ports: Vec<PortHandle>,
@@ -214,6 +224,7 @@ pub(crate) struct Parts {
     pub(crate) wanted_announcements: watch::Sender<announce::Wanted>,
     pub(crate) announced: watch::Receiver<BTreeSet<Vip>>,
     pub(crate) cluster: Option<Part>,
+    pub(crate) grace: std::time::Duration,
 }
 
 impl Truth {
@@ -228,6 +239,8 @@ impl Truth {
             started: Instant::now(),
             started_unix_ms: unix_ms(),
             stopping: false,
+            leaving: None,
+            grace: parts.grace,
             busy_ratio: vec![0.0; parts.workers.len()],
             backlog: Backlog::new(parts.workers.len()),
             workers: parts.workers,
@@ -676,7 +689,7 @@ impl Truth {
             }
         }
         let joined = self.cluster.as_ref().is_none_or(Part::is_ready);
-        let serving = !self.stopping && joined && *self.acknowledged.borrow() > 0;
+        let serving = !self.stopping && self.leaving.is_none() && joined && *self.acknowledged.borrow() > 0;
         for service in self.config.services.iter().filter(|service| service.announce == Announce::Kernel) {
             if service.health.route == Route::Tunnel && service.vip.addr.is_ipv4() {
                 wanted

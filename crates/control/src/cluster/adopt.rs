@@ -31,7 +31,7 @@ use worker::view::{BackendState, BackendView};
 /// Orders and wishes that may wait for the connection.
 pub(crate) const ASKED_MAX: usize = 256;
 /// Frames relayed to other machines, and records of flows that nobody saw begin, of a machine: a second, and at once.
-const RELAYS: (u64, u64) = (20_000, 5_000);
+pub(crate) const RELAYS: (u64, u64) = (20_000, 5_000);
 /// Backends that departed stay until the plan lets them go.
 const WHILE_PLANNED: Duration = Duration::from_secs(u32::MAX as u64);
 
@@ -108,6 +108,16 @@ impl Part {
     /// The document in force.
     pub(crate) fn document(&self) -> Option<&Document> {
         self.adopted.as_ref().map(|adopted| &*adopted.document)
+    }
+
+    /// `cluster.sync` and `cluster.export`.
+    pub(crate) fn switches(&self) -> (bool, bool) {
+        (self.config.sync, self.config.export)
+    }
+
+    /// The connection is told that this machine goes; whatever is under its lease goes, too.
+    pub(crate) fn say_farewell(&mut self) {
+        self.send(Order::Leave);
     }
 
     /// Whether the machine takes traffic.
@@ -229,7 +239,11 @@ impl Truth {
     pub(crate) fn tend_cluster(&mut self) {
         let health = self.health_value();
         let now = (self.now)();
+        let goes = self.leaving.is_some_and(|since| since.elapsed() >= self.grace);
         let Some(part) = &mut self.cluster else { return };
+        if goes {
+            part.seat.leave();
+        }
         for worker in &mut self.workers {
             while let Some(report) = worker.reports.as_mut().and_then(statesync::spsc::Receiver::pop) {
                 part.seat.report(worker.core, report);

@@ -149,11 +149,6 @@ impl Seat {
         self.member
     }
 
-    /// Whether the store is reached.
-    pub(crate) fn is_connected(&self) -> bool {
-        self.is_connected
-    }
-
     /// Whether this machine leads.
     pub(crate) fn leads(&self) -> bool {
         self.lead.is_some()

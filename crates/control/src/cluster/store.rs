@@ -68,7 +68,7 @@ pub(crate) enum Asked {
 /// Why a session ended.
 #[derive(Debug, thiserror::Error)]
 enum SessionError {
-    #[error("{0}")]
+    #[error("{}", short(.0))]
     Store(#[from] etcd_client::Error),
     #[error("no answer within {} s", ANSWER.as_secs())]
     Silent,
@@ -84,6 +84,14 @@ enum SessionError {
     Restless,
     #[error("the store has a number for this machine that is none: {0}")]
     Number(String),
+}
+
+/// What an error says, without what its libraries say of themselves.
+fn short(error: &etcd_client::Error) -> String {
+    match error {
+        etcd_client::Error::GRpcStatus(status) => status.message().to_owned(),
+        other => other.to_string(),
+    }
 }
 
 /// Keeps the connection until the owner is gone.
