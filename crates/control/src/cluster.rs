@@ -21,3 +21,6 @@ pub(crate) mod slot_text;
 pub(crate) mod store;
 pub(crate) mod tables;
 pub(crate) mod text;
+
+#[cfg(test)]
+mod tests;

@@ -34,6 +34,9 @@ const SWEEP: Duration = Duration::from_millis(500);
 /// Longest time that withdrawing announcements and writing the state may take at the end.
 const FAREWELL: Duration = Duration::from_secs(2);
 
+/// Longest time that the store may take to hear that this machine goes; without it the lease ends by itself.
+const FAREWELL_TO_STORE: Duration = Duration::from_millis(500);
+
 /// Why the management core could not start or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -205,9 +208,9 @@ async fn drive(
     }
     truth.save();
 
-    if let (Some((config, name)), Some(requests)) = (store, requests) {
-        tokio::spawn(store::keep(config, name, requests, notes.clone()));
-    }
+    let keeper = store.zip(requests).map(|((config, name), requests)| {
+        tokio::spawn(store::keep(config, name, requests, notes.clone()))
+    });
     tokio::spawn(neighbour::follow(neighbour_wishes, notes.clone()));
     tokio::spawn(announce::keep(announcement_wishes, left_over, announced, notes));
     let door =
@@ -294,9 +297,6 @@ async fn drive(
     notify(Notice::Stopping);
     let stopped = Instant::now();
     truth.stop();
-    if let Some(part) = &mut truth.cluster {
-        part.say_farewell();
-    }
     let number = truth.save();
     let mut saved = truth.written();
     let farewell = async {
@@ -312,12 +312,18 @@ async fn drive(
     loop {
         tokio::select! {
             biased;
-            () = &mut farewell => return failure.map_or(Ok(()), Err),
+            () = &mut farewell => break,
             Some(question) = asked.recv() => question(&mut truth),
             Some(note) = noted.recv() => truth.note(note),
             () = tokio::time::sleep(TICK_IDLE) => truth.tick(),
         }
     }
+    if let (Some(part), Some(keeper)) = (&mut truth.cluster, keeper) {
+        // Until now it forwarded, and so was one of them.
+        part.say_farewell();
+        let _ = tokio::time::timeout(FAREWELL_TO_STORE, keeper).await;
+    }
+    failure.map_or(Ok(()), Err)
 }
 
 fn explain(refusal: &Refusal) -> String {

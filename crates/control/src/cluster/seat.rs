@@ -102,6 +102,8 @@ pub(crate) struct Seat {
     acknowledged: Option<Acknowledgement>,
     health: HealthValue,
     is_leaving: bool,
+    /// A plan counted on this machine.
+    was_counted_on: bool,
     /// What was ordered since the key last changed.
     ordered: BTreeMap<Key, Vec<u8>>,
     news: Vec<News>,
@@ -124,6 +126,7 @@ impl Seat {
             acknowledged: None,
             health: HealthValue::default(),
             is_leaving: false,
+            was_counted_on: false,
             ordered: BTreeMap::new(),
             news: Vec::new(),
         }
@@ -335,7 +338,10 @@ impl Seat {
             return false;
         }
         let plan = self.document.as_ref().map(|document| &document.plan);
-        if plan.is_some_and(|plan| plan.lost.contains(member)) {
+        let counts = plan.is_some_and(|plan| plan.concerns(member));
+        self.was_counted_on |= counts;
+        // It may have entries that nobody knows of, so it must not come back as the same one.
+        if self.was_counted_on && !counts && !self.is_leaving {
             let problem = "the other machines have given this one up, because its lease in the store had ended; \
                            it must start again";
             self.news.push(News::Fatal(problem.to_owned()));

@@ -124,9 +124,9 @@ pub(crate) async fn keep(
                 () = tokio::time::sleep_until(until) => break,
                 next = asked.recv() => match next {
                     Some(Asked::Wish { reply, .. }) => drop(reply.send(Err(reason.clone()))),
+                    Some(Asked::Order(Order::Leave)) | None => return,
                     // It comes again when the store is reached.
                     Some(Asked::Order(_)) => {}
-                    None => return,
                 },
             }
         }
@@ -314,6 +314,11 @@ impl Session {
                     }
                 }
                 next = asked.recv() => match next {
+                    Some(Asked::Order(Order::Leave)) => {
+                        // Nothing is to follow.
+                        within(self.leases.revoke(self.lease)).await?;
+                        return Ok(());
+                    }
                     Some(Asked::Order(order)) => {
                         if let Some(event) = self.carry_out(order).await?
                             && notes.send(Note::Store(event)).await.is_err()
@@ -384,10 +389,8 @@ impl Session {
                     .and_then([TxnOp::put(key, value, None)]);
                 Ok(Some(Event::PlanWritten(self.transact(txn).await?)))
             }
-            Order::Leave => {
-                within(self.leases.revoke(self.lease)).await?;
-                Ok(None)
-            }
+            // Ends the session.
+            Order::Leave => Ok(None),
         }
     }
 }
