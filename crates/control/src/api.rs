@@ -61,11 +61,9 @@ impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Failure {
         let status = match &refusal {
             Refusal::Config(_) | Refusal::Compile(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            Refusal::Restart(_) | Refusal::Overtaken => StatusCode::CONFLICT,
+            Refusal::Restart(_) | Refusal::Overtaken | Refusal::Alone => StatusCode::CONFLICT,
             Refusal::TooMuch(_) => StatusCode::BAD_REQUEST,
-            Refusal::Alone | Refusal::UnknownService(_) | Refusal::UnknownBackend { .. } => {
-                StatusCode::NOT_FOUND
-            }
+            Refusal::UnknownService(_) | Refusal::UnknownBackend { .. } => StatusCode::NOT_FOUND,
             Refusal::File { .. } => StatusCode::INTERNAL_SERVER_ERROR,
             Refusal::Stopping | Refusal::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
         };

@@ -126,8 +126,13 @@ fn cluster(page: &mut Page, status: &ClusterStatus) {
     for member in status.members.iter().filter(|member| member.name != status.machine) {
         page.sample("cluster_peer_reachable", &[("peer", &member.name)], u8::from(member.next_hop.is_some()));
     }
-    page.single("sync_relays_a_second", "gauge", "Frames that may be relayed a second.", status.relays.0);
-    page.single("sync_relays_at_once", "gauge", "Frames that may be relayed at once.", status.relays.1);
+    page.single(
+        "sync_relays_a_second",
+        "gauge",
+        "Frames that may be relayed a second.",
+        status.relays_a_second,
+    );
+    page.single("sync_relays_at_once", "gauge", "Frames that may be relayed at once.", status.relays_at_once);
     for count in &status.counters {
         // Those that go up and down say so.
         let (name, kind) = match count.help.ends_with("(gauge).") {

@@ -208,9 +208,9 @@ async fn drive(
     }
     truth.save();
 
-    let keeper = store.zip(requests).map(|((config, name), requests)| {
-        tokio::spawn(store::keep(config, name, requests, notes.clone()))
-    });
+    let keeper = store
+        .zip(requests)
+        .map(|((config, name), requests)| tokio::spawn(store::keep(config, name, requests, notes.clone())));
     tokio::spawn(neighbour::follow(neighbour_wishes, notes.clone()));
     tokio::spawn(announce::keep(announcement_wishes, left_over, announced, notes));
     let door =

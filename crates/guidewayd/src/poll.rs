@@ -20,11 +20,9 @@ pub(crate) fn run<Io: PacketIo>(mut worker: Worker<Io>, clock: Clock, idle: Idle
         let now = clock.now();
         let turn = worker.turn(now);
         match (idle, pause.after(turn.received)) {
-            (Idle::Adaptive, Some(sleep)) => {
-                // A job of the cluster is done in many turns, and nobody waits longer for it than he must.
-                if worker.next_due().is_none_or(|due| due > now) {
-                    std::thread::sleep(sleep);
-                }
+            // A job of the cluster is done in many turns, and nobody waits longer for it than he must.
+            (Idle::Adaptive, Some(sleep)) if worker.next_due().is_none_or(|due| due > now) => {
+                std::thread::sleep(sleep);
             }
             _ if turn.received == 0 => core::hint::spin_loop(),
             _ => {}

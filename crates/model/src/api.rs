@@ -139,10 +139,14 @@ pub struct ClusterStatus {
     pub tainted_slots: u64,
     /// Backends without new flows, `service/backend`.
     pub masked: Vec<String>,
-    /// Frames that may be relayed to other machines a second, and at once.
-    pub relays: (u64, u64),
-    /// `cluster.sync` and `cluster.export` are on.
-    pub switches: (bool, bool),
+    /// Frames that may be relayed to other machines a second.
+    pub relays_a_second: u64,
+    /// Of these, at once.
+    pub relays_at_once: u64,
+    /// `cluster.sync` is on.
+    pub sync: bool,
+    /// `cluster.export` is on.
+    pub export: bool,
     /// The machines.
     pub members: Vec<ClusterMember>,
     /// What this machine's workers said, relayed, guessed, keep.

@@ -49,7 +49,7 @@ struct Adopted {
 pub(crate) struct Part {
     pub(crate) seat: Seat,
     asked: mpsc::Sender<Asked>,
-    config: model::config::Cluster,
+    pub(crate) config: model::config::Cluster,
     adopted: Option<Adopted>,
     /// Since when the store is reached, or not; Unix time, milliseconds.
     pub(crate) since_unix_ms: u64,
@@ -108,11 +108,6 @@ impl Part {
     /// The document in force.
     pub(crate) fn document(&self) -> Option<&Document> {
         self.adopted.as_ref().map(|adopted| &*adopted.document)
-    }
-
-    /// `cluster.sync` and `cluster.export`.
-    pub(crate) fn switches(&self) -> (bool, bool) {
-        (self.config.sync, self.config.export)
     }
 
     /// The connection is told that this machine goes; whatever is under its lease goes, too.

@@ -42,8 +42,10 @@ impl Truth {
             waiting_for: self.names(seat.lagging()),
             tainted_slots: plan.map_or(0, |plan| plan.tainted_slots() as u64),
             masked: masks.map(|mask| self.backend_name(part, mask.backend)).collect(),
-            relays: super::adopt::RELAYS,
-            switches: part.switches(),
+            relays_a_second: super::adopt::RELAYS.0,
+            relays_at_once: super::adopt::RELAYS.1,
+            sync: part.config.sync,
+            export: part.config.export,
             members: self.cluster_members(part),
             counters: self.sync_counts(),
         })

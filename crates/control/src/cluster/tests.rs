@@ -145,7 +145,7 @@ impl World {
             self.leased.remove(&key);
             self.entries.remove(&key);
             self.revision += 1;
-            self.tell((key, None));
+            self.tell(&(key, None));
         }
     }
 
@@ -160,7 +160,7 @@ impl World {
         self.connect(at);
     }
 
-    fn tell(&mut self, change: Change) {
+    fn tell(&mut self, change: &Change) {
         for machine in &mut self.machines {
             if let Some(inbox) = &mut machine.inbox {
                 inbox.push_back(Delivery::Changed(vec![change.clone()]));
@@ -176,7 +176,7 @@ impl World {
             Some(at) => drop(self.leased.insert(key, at)),
             None => drop(self.leased.remove(&key)),
         }
-        self.tell((key, Some(entry)));
+        self.tell(&(key, Some(entry)));
         self.revision
     }
 
@@ -187,11 +187,7 @@ impl World {
     fn wish(&mut self, services: &str, drains: &[(&str, &str)]) -> i64 {
         let text = text::services_of(services).expect("TOML");
         let drains = drains.iter().map(|(s, b)| ((*s).to_owned(), (*b).to_owned())).collect();
-        self.put(
-            Key::Wish,
-            keys::bytes(&WishValue { text, drains, by: "test".to_owned(), unix_ms: 0 }),
-            None,
-        )
+        self.put(Key::Wish, keys::bytes(&WishValue { text, drains, by: "test".to_owned(), unix_ms: 0 }), None)
     }
 
     fn document(&self) -> Document {
@@ -223,13 +219,14 @@ impl World {
                     self.leased.remove(&Key::Leader);
                     self.entries.remove(&Key::Leader);
                     self.revision += 1;
-                    self.tell((Key::Leader, None));
+                    self.tell(&(Key::Leader, None));
                 }
                 None
             }
             Order::Plan { value, after, leader } => {
                 let leads = self.entries.get(&Key::Leader).is_some_and(|entry| entry.value == leader);
-                let done = (leads && after == self.revision_of(Key::Plan)).then(|| self.put(Key::Plan, value, None));
+                let done =
+                    (leads && after == self.revision_of(Key::Plan)).then(|| self.put(Key::Plan, value, None));
                 if done.is_some() {
                     let document = self.document();
                     let step = document.plan.step;
@@ -237,7 +234,11 @@ impl World {
                     self.step = step;
                     assert_eq!(document.services.len(), document.plan.services.len());
                     let known: Vec<BackendId> = document.backends.iter().map(|of| of.id).collect();
-                    assert_eq!(known, document.plan.backends.to_vec(), "identities of exactly the plan's backends");
+                    assert_eq!(
+                        known,
+                        document.plan.backends.to_vec(),
+                        "identities of exactly the plan's backends"
+                    );
                 }
                 Some(Delivery::PlanWritten(done))
             }
@@ -384,7 +385,8 @@ fn a_change_keeps_what_left_until_its_time_is_over() {
     // It comes back as another one.
     world.wish(&service("web", 10, &[(1, 1), (2, 1), (3, 1)], false), &[]);
     world.settle();
-    let ids: Vec<(u32, String)> = world.document().backends.iter().map(|of| (of.id.0, of.name.clone())).collect();
+    let ids: Vec<(u32, String)> =
+        world.document().backends.iter().map(|of| (of.id.0, of.name.clone())).collect();
     assert_eq!(ids, [(0, "b1".to_owned()), (2, "b3".to_owned()), (3, "b2".to_owned())]);
 }
 
@@ -417,12 +419,20 @@ fn services_come_and_go_by_their_identity() {
     let of = |document: &Document| -> Vec<(String, u16)> {
         document.services.iter().map(|of| (of.name.clone(), of.id.0)).collect()
     };
-    assert_eq!(of(&world.document()), [("web".to_owned(), 1), ("dns".to_owned(), 2)], "old ones stay in their places");
+    assert_eq!(
+        of(&world.document()),
+        [("web".to_owned(), 1), ("dns".to_owned(), 2)],
+        "old ones stay in their places"
+    );
     let other = service("web", 10, &[(1, 1)], false).replace("maglev_size = 251", "maglev_size = 509");
     world.wish(&other, &[]);
     world.settle();
     let document = world.document();
-    assert_eq!(of(&document), [("web".to_owned(), 3)], "slots have another meaning, so it is another service");
+    assert_eq!(
+        of(&document),
+        [("web".to_owned(), 3)],
+        "slots have another meaning, so it is another service"
+    );
     assert_eq!(document.plan.services[0].cur.len(), 509);
     assert_eq!(document.given.resting_services.iter().collect::<Vec<_>>(), [1, 2]);
     assert_eq!(document.backends.iter().map(|of| of.id.0).collect::<Vec<_>>(), [2]);
@@ -595,10 +605,8 @@ fn a_machine_leaves_when_the_others_know_what_it_knew() {
 #[test]
 fn what_differs_between_machines_is_named() {
     let mut world = World::new(2);
-    world.machines[1].seat = Seat::new(
-        Own { settings: Settings::new(&[8; 16], 7480, &timeouts()), ..own(1) },
-        own_text(1),
-    );
+    world.machines[1].seat =
+        Seat::new(Own { settings: Settings::new(&[8; 16], 7480, &timeouts()), ..own(1) }, own_text(1));
     world.connect(1);
     world.settle();
     let fatal = world.machines[1].fatal.clone().expect("it cannot be a member");
@@ -757,8 +765,11 @@ fn run(moves: Vec<Move>) -> Result<(), TestCaseError> {
     if let Some((backends, second)) = last {
         prop_assert_eq!(document.settled, world.revision_of(Key::Wish));
         prop_assert_eq!(document.services.len(), 1 + usize::from(second));
-        let expected: BTreeSet<String> =
-            backends.iter().filter(|(_, weight)| *weight > 0).map(|(number, _)| format!("b{number}")).collect();
+        let expected: BTreeSet<String> = backends
+            .iter()
+            .filter(|(_, weight)| *weight > 0)
+            .map(|(number, _)| format!("b{number}"))
+            .collect();
         let at = document.services.iter().position(|of| of.name == "web").expect("it was wished");
         prop_assert_eq!(world.serving(at), expected);
         let of_web = document.backends.iter().filter(|of| of.service == document.services[at].id);

@@ -38,7 +38,8 @@ impl Etcd {
         let directory = tempfile::tempdir().expect("a directory");
         // Both are free now, and nobody else is likely to take them meanwhile.
         let ports = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port"));
-        let [url, peer] = ports.each_ref().map(|port| format!("http://{}", port.local_addr().expect("bound")));
+        let [url, peer] =
+            ports.each_ref().map(|port| format!("http://{}", port.local_addr().expect("bound")));
         drop(ports);
         let child = Self::spawn(&url, &peer, directory.path());
         Some(Etcd { child, url, peer, directory })
@@ -67,7 +68,14 @@ impl Etcd {
     }
 
     fn config(&self) -> Cluster {
-        Cluster { endpoints: vec![self.url.clone()], tls: None, user: None, port: 7480, sync: true, export: true }
+        Cluster {
+            endpoints: vec![self.url.clone()],
+            tls: None,
+            user: None,
+            port: 7480,
+            sync: true,
+            export: true,
+        }
     }
 
     fn ctl(&self, arguments: &[&str]) {
@@ -200,7 +208,8 @@ fn machines_join_agree_and_survive_the_loss_of_the_store() {
         assert_eq!(machines.iter().filter(|of| of.seat.leads()).count(), 1);
         let follower = machines.iter().position(|of| !of.seat.leads()).expect("one does not lead");
         let answer = machines[follower].wish(&service("web", 10, &[(1, 1), (2, 1), (3, 1)], false));
-        drive(&mut machines, "changed", |of| of.iter().all(|of| names(of).len() == 3 && of.is_settled())).await;
+        drive(&mut machines, "changed", |of| of.iter().all(|of| names(of).len() == 3 && of.is_settled()))
+            .await;
         let revision = answer.await.expect("an answer").expect("taken").expect("nobody else asked");
         assert_eq!(machines[0].seat.document().map(|of| of.wish), Some(revision));
 
