@@ -198,6 +198,8 @@ pub(crate) struct Truth {
     pub(crate) scanner: Scanner,
     pub(crate) dirty: bool,
     pub(crate) unsaved: bool,
+    /// What checks say was not told to the cluster yet.
+    pub(crate) health_changed: bool,
 
     pub(crate) events: EventLog,
     saver: Saver,
@@ -265,6 +267,7 @@ impl Truth {
             scanner: Scanner::default(),
             dirty: false,
             unsaved: false,
+            health_changed: true,
             events: EventLog::new(),
             saver: parts.saver,
             notes: parts.notes,
@@ -303,7 +306,7 @@ impl Truth {
         let before = std::mem::replace(&mut self.config, config);
         self.text = text;
         self.applied_unix_ms = unix_ms();
-        self.replace_members(&before);
+        self.replace_members(&before, self.generation > 0);
         self.service_states.retain(|name, _| self.config.services.iter().any(|s| s.name == *name));
         self.dirty = true;
         self.unsaved = true;
@@ -311,7 +314,8 @@ impl Truth {
         Ok(())
     }
 
-    pub(crate) fn replace_members(&mut self, before: &Config) {
+    pub(crate) fn replace_members(&mut self, before: &Config, tells: bool) {
+        self.health_changed = true;
         let mut old = std::mem::take(&mut self.members);
         // What is known of backends from before a restart, or from before their service got another VIP or port.
         let mut known: HashMap<(String, String, IpAddr), bool> = HashMap::new();
@@ -331,7 +335,7 @@ impl Truth {
                 };
                 self.departed.retain(|departed| departed.id != id);
                 let mut member = old.remove(&id).unwrap_or_else(|| {
-                    if self.generation > 0 {
+                    if tells {
                         self.events.push(
                             EventKind::BackendAdded,
                             Some(&service.name),
@@ -471,6 +475,7 @@ impl Truth {
         }
         self.dirty = true;
         self.unsaved = true;
+        self.health_changed = true;
     }
 
     fn next_hops_changed(&mut self, found: NextHops) {

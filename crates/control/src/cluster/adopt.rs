@@ -232,7 +232,7 @@ impl Truth {
 
     /// Housekeeping: reports of workers, orders to the store, documents.
     pub(crate) fn tend_cluster(&mut self) {
-        let health = self.health_value();
+        let health = std::mem::take(&mut self.health_changed).then(|| self.health_value());
         let now = (self.now)();
         let goes = self.leaving.is_some_and(|since| since.elapsed() >= self.grace);
         let Some(part) = &mut self.cluster else { return };
@@ -244,7 +244,9 @@ impl Truth {
                 part.seat.report(worker.core, report);
             }
         }
-        part.seat.set_health(health);
+        if let Some(health) = health {
+            part.seat.set_health(&health);
+        }
         for order in part.seat.poll(now) {
             part.send(order);
         }
@@ -390,7 +392,7 @@ impl Truth {
         }
         let before = std::mem::replace(&mut self.config, config);
         self.ids = ids;
-        self.replace_members(&before);
+        self.replace_members(&before, !is_first);
         self.remembered.clear();
         self.departed = departed;
         self.drains.clone_from(&document.drains);

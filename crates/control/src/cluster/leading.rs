@@ -41,7 +41,13 @@ pub(crate) struct Leading {
     resting_services: HashMap<ServiceId, Tick>,
     /// What could not be done, told once.
     problem: Option<String>,
+    /// The picture that was looked at last, and when.
+    looked_at: Option<(u64, Tick)>,
 }
+
+/// Without news, time alone brings something about this often at most, microseconds.
+const LOOK_US: u64 = 20_000;
+
 
 impl Leading {
     /// Goes on from a document.
@@ -60,6 +66,7 @@ impl Leading {
                 .collect(),
             document,
             problem: None,
+            looked_at: None,
         }
     }
 
@@ -86,6 +93,11 @@ impl Leading {
         tables: &mut Tables,
         now: Tick,
     ) -> Option<&Document> {
+        let version = picture.version();
+        if self.looked_at.is_some_and(|(at, when)| at == version && now.since_us(when) < LOOK_US) {
+            return None;
+        }
+        self.looked_at = Some((version, now));
         for acknowledgement in picture.acknowledgements() {
             self.leader.acknowledge(acknowledgement);
         }

@@ -29,14 +29,22 @@ pub(crate) struct Picture {
     health: BTreeMap<MachineId, HealthValue>,
     leader: Option<Member>,
     wish: Option<WishValue>,
+    /// Counts changes.
+    version: u64,
 }
 
 impl Picture {
+    /// Counts changes.
+    pub(crate) fn version(&self) -> u64 {
+        self.version
+    }
+
     /// Takes in a change. Values that cannot be read count as absent.
     ///
     /// # Errors
     /// Why a value cannot be read.
     pub(crate) fn change(&mut self, (key, entry): Change) -> Result<(), String> {
+        self.version += 1;
         let Some(entry) = entry else {
             self.entries.remove(&key);
             self.forget(key);
@@ -130,7 +138,10 @@ impl Picture {
 
     /// The largest step that a living member has done.
     pub(crate) fn last_step(&self) -> u64 {
-        self.acknowledgements().map(|known| known.step).max().unwrap_or(0)
+        let is_alive = |(machine, value): &(&MachineId, &AcknowledgementValue)| {
+            self.members.get(machine).is_some_and(|member| member.incarnation == value.incarnation)
+        };
+        self.acknowledgements.iter().filter(is_alive).map(|(_, value)| value.step).max().unwrap_or(0)
     }
 
     /// Members that hold a backend to be up, and down.

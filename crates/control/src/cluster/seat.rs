@@ -100,7 +100,7 @@ pub(crate) struct Seat {
     looked_at: i64,
     lead: Option<Lead>,
     acknowledged: Option<Acknowledgement>,
-    health: HealthValue,
+    health: Vec<u8>,
     is_leaving: bool,
     /// A plan counted on this machine.
     was_counted_on: bool,
@@ -124,7 +124,7 @@ impl Seat {
             looked_at: 0,
             lead: None,
             acknowledged: None,
-            health: HealthValue::default(),
+            health: keys::bytes(&HealthValue::default()),
             is_leaving: false,
             was_counted_on: false,
             ordered: BTreeMap::new(),
@@ -193,8 +193,8 @@ impl Seat {
     }
 
     /// What checks say here.
-    pub(crate) fn set_health(&mut self, health: HealthValue) {
-        self.health = health;
+    pub(crate) fn set_health(&mut self, health: &HealthValue) {
+        self.health = keys::bytes(health);
     }
 
     /// The machine wants to go.
@@ -393,7 +393,7 @@ impl Seat {
             });
             self.put(Key::Acknowledgement(member.machine), value, None, orders);
         }
-        let value = keys::bytes(&self.health);
+        let value = self.health.clone();
         self.put(Key::Health(member.machine), value, None, orders);
     }
 

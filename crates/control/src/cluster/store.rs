@@ -25,8 +25,10 @@ const LEASE_S: i64 = 5;
 const RENEW: Duration = Duration::from_secs(1);
 /// Longest wait for an answer.
 const ANSWER: Duration = Duration::from_secs(2);
-/// Pauses before the store is tried again: the first, and the longest.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
+/// Pauses before the store is tried again: the first, and the longest, which a lease survives.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
+/// A connection that lasted this long was a good one.
+const STEADY: Duration = Duration::from_secs(10);
 /// Largest message taken.
 const MESSAGE_MAX: usize = 64 << 20;
 /// How often a number is tried to get, while others do the same.
@@ -104,11 +106,13 @@ pub(crate) async fn keep(
     let mut keeper = Keeper { cluster, name, member: None, lease: None };
     let mut pause = PAUSES.0;
     loop {
+        let begun = Instant::now();
         let reason = match keeper.session(&mut asked, &notes).await {
             // The owner is gone.
             Ok(()) => return,
             Err((error, was_connected)) => {
-                if was_connected {
+                // Not after one that ended at once: it would do so again and again.
+                if was_connected && begun.elapsed() > STEADY {
                     pause = PAUSES.0;
                 }
                 error.to_string()

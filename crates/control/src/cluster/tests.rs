@@ -316,7 +316,7 @@ impl World {
 
     fn set_health(&mut self, at: usize, up: &[&str], down: &[&str]) {
         let of = |names: &[&str]| names.iter().map(|name| ("web".to_owned(), (*name).to_owned())).collect();
-        self.machines[at].seat.set_health(HealthValue { up: of(up), down: of(down) });
+        self.machines[at].seat.set_health(&HealthValue { up: of(up), down: of(down) });
     }
 
     /// Name of the backend that serves each slot of a service.
