@@ -36,8 +36,8 @@ command -v apt-get >/dev/null || {
 }
 
 runtime=(dpdk iproute2)
-build=(build-essential pkg-config libdpdk-dev clang llvm libclang-dev ca-certificates)
-development=(libbpf-dev bpftool dpdk-dev iputils-ping python3 nginx-light iperf3 wrk tcpdump ethtool nftables curl jq prometheus python3-scapy strace valgrind procps psmisc shellcheck)
+build=(build-essential pkg-config protobuf-compiler libdpdk-dev clang llvm libclang-dev ca-certificates)
+development=(etcd-server etcd-client libbpf-dev bpftool dpdk-dev iputils-ping python3 nginx-light iperf3 wrk tcpdump ethtool nftables curl jq prometheus python3-scapy strace valgrind procps psmisc shellcheck)
 
 wanted=("${runtime[@]}")
 [ "$level" = runtime ] || wanted+=("${build[@]}")

@@ -3,6 +3,7 @@
 //! Rule of this module: a handler owns nothing. It sends the owner of the truth a closure and answers with what the
 //! closure returned; every answer that is not a success has a body of [`ErrorBody`].
 
+use crate::apply::Applied;
 use crate::truth::{Door, Refusal, Truth};
 use crate::{flows, metrics, openapi};
 use axum::body::{Body, to_bytes};
@@ -60,10 +61,11 @@ impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Failure {
         let status = match &refusal {
             Refusal::Config(_) | Refusal::Compile(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            Refusal::Restart(_) => StatusCode::CONFLICT,
+            Refusal::Restart(_) | Refusal::Overtaken | Refusal::Alone => StatusCode::CONFLICT,
+            Refusal::TooMuch(_) => StatusCode::BAD_REQUEST,
             Refusal::UnknownService(_) | Refusal::UnknownBackend { .. } => StatusCode::NOT_FOUND,
             Refusal::File { .. } => StatusCode::INTERNAL_SERVER_ERROR,
-            Refusal::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::Stopping | Refusal::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         let mut failure = Failure::new(status, refusal.to_string(), refusal.help());
         if let Refusal::Config(report) = refusal {
@@ -95,6 +97,10 @@ pub(crate) fn router(door: Door) -> Router {
         .route("/v1/drops", get(drops))
         .route("/v1/flows", get(list_flows))
         .route("/v1/events", get(events))
+        .route("/v1/cluster", get(cluster))
+        .route("/v1/owners", get(owners))
+        .route("/v1/exceptions", get(exceptions))
+        .route("/v1/leave", post(leave))
         .route("/v1/config", get(config))
         .route("/v1/check", post(check))
         .route("/v1/plan", post(plan))
@@ -202,6 +208,32 @@ async fn ports(State(door): State<Door>) -> Answer<Vec<model::api::PortStatus>> 
 
 async fn drops(State(door): State<Door>) -> Answer<Vec<model::api::DropCount>> {
     ask(&door, |truth| truth.drops()).await.map(Json)
+}
+
+async fn cluster(State(door): State<Door>) -> Answer<model::api::ClusterStatus> {
+    Ok(Json(ask(&door, |truth| truth.cluster_status()).await??))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OwnerQuery {
+    service: Option<String>,
+}
+
+async fn owners(
+    State(door): State<Door>,
+    query: Result<Query<OwnerQuery>, QueryRejection>,
+) -> Answer<Vec<model::api::OwnerStatus>> {
+    let service = read_query(query)?.service;
+    Ok(Json(ask(&door, move |truth| truth.owners(service.as_deref())).await??))
+}
+
+async fn exceptions(State(door): State<Door>) -> Answer<Vec<model::api::ExceptionStatus>> {
+    Ok(Json(ask(&door, |truth| truth.exceptions()).await??))
+}
+
+async fn leave(State(door): State<Door>) -> Answer<model::api::LeaveResult> {
+    Ok(Json(ask(&door, Truth::leave).await??))
 }
 
 #[derive(Deserialize)]
@@ -323,11 +355,22 @@ async fn reload(
 async fn install(
     door: &Door,
     wait: Duration,
-    change: impl FnOnce(&mut Truth) -> Result<model::api::ApplyResult, Refusal> + Send + 'static,
+    change: impl FnOnce(&mut Truth) -> Result<Applied, Refusal> + Send + 'static,
 ) -> Answer<model::api::ApplyResult> {
     let begun = Instant::now();
     let _turn = door.applying.acquire().await.map_err(|_| Failure::stopping())?;
-    let mut result = ask(door, change).await??;
+    let Applied { mut result, wished } = ask(door, change).await??;
+    if let Some(wished) = wished {
+        let (revision, mut settled) = wished.accepted().await?;
+        if !wait.is_zero() {
+            // Until every machine has carried it out.
+            let _ = tokio::time::timeout(wait, settled.wait_for(|known| *known >= revision)).await;
+        }
+        result.acknowledged = *settled.borrow() >= revision;
+        result.generation = ask(door, |truth| truth.generation).await?;
+        result.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        return Ok(Json(result));
+    }
     let mut acknowledged = door.acknowledged.clone();
     if !wait.is_zero() {
         let reached = acknowledged.wait_for(|generation| *generation >= result.generation);
@@ -359,8 +402,14 @@ async fn set_drain(
     drained: bool,
 ) -> Answer<model::api::DrainResult> {
     let Path((service, backend)) = names.map_err(|rejection| Failure::bad_request(rejection.body_text()))?;
-    let (result, number, mut written) =
+    let (mut result, number, mut written, wished) =
         ask(door, move |truth| truth.set_drain(&service, &backend, drained)).await??;
+    if let Some(wished) = wished {
+        let (revision, mut settled) = wished.accepted().await?;
+        let _ = tokio::time::timeout(SAVE_TIMEOUT, settled.wait_for(|known| *known >= revision)).await;
+        result.generation = ask(door, |truth| truth.generation).await?;
+        return Ok(Json(result));
+    }
     let saved = written.wait_for(|written| written.number >= number);
     // Should that fail, the change is in force all the same; only its survival is in doubt, which is told as an event.
     let _ = tokio::time::timeout(SAVE_TIMEOUT, saved).await;

@@ -1,9 +1,18 @@
 //! Configurations from the API and from the file: checked, planned, applied, or refused as a whole.
 
+use crate::cluster::adopt::Wished;
 use crate::plan;
 use crate::truth::{Refusal, Truth};
 use model::Loaded;
 use model::api::{ApplyResult, CheckedConfig, EventKind, PlanResult};
+
+/// A configuration that was taken.
+#[derive(Debug)]
+pub(crate) struct Applied {
+    pub(crate) result: ApplyResult,
+    /// In a cluster: what it was asked for, and whether it takes that. Nothing has changed here yet.
+    pub(crate) wished: Option<Wished>,
+}
 
 impl Truth {
     /// Checks a text.
@@ -29,14 +38,20 @@ impl Truth {
     }
 
     /// Applies a text; `name` says where it came from. `acknowledged` and `duration_ms` are the caller's to fill in.
-    pub(crate) fn apply(&mut self, name: &str, text: &str) -> Result<ApplyResult, Refusal> {
+    pub(crate) fn apply(&mut self, name: &str, text: &str) -> Result<Applied, Refusal> {
         match self.try_apply(name, text) {
-            Ok(result) => {
+            Ok(applied @ Applied { wished: Some(_), .. }) => {
+                let message = format!("configuration from {name} is what the cluster is asked for");
+                self.events.push(EventKind::Apply, None, None, message);
+                Ok(applied)
+            }
+            Ok(applied @ Applied { wished: None, .. }) => {
+                let result = &applied.result;
                 let message =
                     format!("configuration from {name} applied as generation {}", result.generation);
                 self.events.push(EventKind::Apply, None, None, message);
                 self.save();
-                Ok(result)
+                Ok(applied)
             }
             Err(refusal) => {
                 let message = format!("configuration from {name} refused: {refusal}");
@@ -46,7 +61,7 @@ impl Truth {
         }
     }
 
-    fn try_apply(&mut self, name: &str, text: &str) -> Result<ApplyResult, Refusal> {
+    fn try_apply(&mut self, name: &str, text: &str) -> Result<Applied, Refusal> {
         if self.stopping {
             return Err(Refusal::Stopping);
         }
@@ -57,12 +72,22 @@ impl Truth {
         }
         let plan = self.plan_of(&loaded);
         let warnings = loaded.warnings.clone();
-        self.install(loaded)?;
-        Ok(ApplyResult { generation: self.generation, acknowledged: false, duration_ms: 0, warnings, plan })
+        let mut wished = None;
+        if self.cluster.is_some() {
+            wished = Some(self.wish_services(&loaded)?);
+            if let Some(part) = &mut self.cluster {
+                part.seat.set_own_text(loaded.text);
+            }
+        } else {
+            self.install(loaded)?;
+        }
+        let result =
+            ApplyResult { generation: self.generation, acknowledged: false, duration_ms: 0, warnings, plan };
+        Ok(Applied { result, wished })
     }
 
     /// Reads the file again and applies it.
-    pub(crate) fn reload(&mut self) -> Result<ApplyResult, Refusal> {
+    pub(crate) fn reload(&mut self) -> Result<Applied, Refusal> {
         let path = self.config_path.clone();
         let text = read(&path);
         let text = match text {

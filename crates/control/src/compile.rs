@@ -100,6 +100,28 @@ pub struct Runtime<'a> {
     pub departed: &'a [Departed<'a>],
     /// Probes through tunnels.
     pub probes: &'a [Probe],
+    /// The slot table of a service and the backends in its numbering, where these are agreed on elsewhere; `None`: made here, of the
+    /// backends that are up.
+    pub table: &'a dyn Fn(ServiceId) -> Option<(Arc<Maglev>, Vec<BackendId>)>,
+}
+
+impl<'a> Runtime<'a> {
+    /// Nothing is known: every backend is up, next hops are the static ones.
+    pub(crate) fn offline(ports: &'a [PortView]) -> Runtime<'a> {
+        Runtime {
+            generation: 1,
+            now: Tick(0),
+            is_up: &|_, _, _| true,
+            is_drained: &|_, _, _| false,
+            weight: &configured_weight,
+            next_hop: &|_| None,
+            flows: &|_| 0,
+            ports,
+            departed: &[],
+            probes: &[],
+            table: &|_| None,
+        }
+    }
 }
 
 impl std::fmt::Debug for Runtime<'_> {
@@ -140,6 +162,10 @@ pub fn compile(config: &Config, ids: &mut Ids, runtime: &Runtime<'_>) -> Result<
         let judged = judge(service, id, ids, runtime);
         for (backend, is) in service.backends.iter().zip(&judged) {
             place(&mut backends, sender.view(service, backend, id, is.id, is.state)?);
+        }
+        if let Some((maglev, members)) = (runtime.table)(id) {
+            services.push(service_view(service, id, maglev, members));
+            continue;
         }
         // In the order of their names: other machines may list them in another order, and ties go by position.
         let mut members: Vec<(&str, u32, BackendId)> = service
@@ -205,14 +231,15 @@ fn place(backends: &mut Vec<Option<BackendView>>, view: BackendView) {
 }
 
 /// What is thought of a backend.
-struct Judged {
-    id: BackendId,
-    weight: u32,
-    state: BackendState,
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Judged {
+    pub(crate) id: BackendId,
+    pub(crate) weight: u32,
+    pub(crate) state: BackendState,
 }
 
-/// States of the backends, in the order of the configuration.
-fn judge(service: &Service, id: ServiceId, ids: &Ids, runtime: &Runtime<'_>) -> Vec<Judged> {
+/// States of the backends, in the order of the configuration; of those that have an id.
+pub(crate) fn judge(service: &Service, id: ServiceId, ids: &Ids, runtime: &Runtime<'_>) -> Vec<Judged> {
     let mut eligible = 0_u64;
     let mut down = 0_u64;
     let mut judged: Vec<Judged> = Vec::with_capacity(service.backends.len());
@@ -420,20 +447,8 @@ pub fn offline(config: &Config) -> Result<(View, Ids), CompileError> {
             role: PortRole::Data { exception: None, punt_to_nowhere: true },
         })
         .collect();
-    let runtime = Runtime {
-        generation: 1,
-        now: Tick(0),
-        is_up: &|_, _, _| true,
-        is_drained: &|_, _, _| false,
-        weight: &configured_weight,
-        next_hop: &|_| None,
-        flows: &|_| 0,
-        ports: &ports,
-        departed: &[],
-        probes: &[],
-    };
     let mut ids = Ids::default();
-    let view = compile(config, &mut ids, &runtime)?;
+    let view = compile(config, &mut ids, &Runtime::offline(&ports))?;
     Ok((view, ids))
 }
 

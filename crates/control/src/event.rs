@@ -38,6 +38,7 @@ impl EventLog {
             | EventKind::HoldDown
             | EventKind::PanicOn
             | EventKind::ServiceEmpty
+            | EventKind::StoreLost
             | EventKind::Warning => tracing::warn!(event = name, service, backend, "{message}"),
             _ => tracing::info!(event = name, service, backend, "{message}"),
         }

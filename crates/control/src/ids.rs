@@ -99,6 +99,29 @@ pub struct Ids {
 }
 
 impl Ids {
+    /// Ids that were given elsewhere (a cluster's), and no others: those that a configuration lacks cannot be assigned.
+    #[cfg(feature = "daemon")]
+    pub(crate) fn given<'a>(
+        services: impl IntoIterator<Item = (ServiceId, &'a str, Net, u16, Protocol)>,
+        backends: impl IntoIterator<Item = (BackendId, ServiceId, &'a str, IpAddr)>,
+    ) -> Ids {
+        let mut ids = Ids {
+            services_given: u16::try_from(SERVICES_MAX).unwrap_or(u16::MAX),
+            backends_given: u32::try_from(BACKENDS_MAX).unwrap_or(u32::MAX),
+            ..Ids::default()
+        };
+        for (id, name, vip, port, protocol) in services {
+            ids.by_name.insert(name.to_owned(), id);
+            ids.services.insert(ServiceIdentity { name: name.to_owned(), vip, port, protocol }, id);
+        }
+        for (id, service, name, address) in backends {
+            let entry = Entry { name: name.to_owned(), id, life: Life::Configured };
+            ids.backends.entry((service, address)).or_default().push(entry);
+            ids.places.insert(id, (service, address));
+        }
+        ids
+    }
+
     /// Id of the configured service of this name.
     pub fn service(&self, name: &str) -> Option<ServiceId> {
         self.by_name.get(name).copied()

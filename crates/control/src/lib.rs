@@ -19,6 +19,8 @@ mod api;
 #[cfg(feature = "daemon")]
 mod apply;
 #[cfg(feature = "daemon")]
+mod cluster;
+#[cfg(feature = "daemon")]
 mod event;
 #[cfg(feature = "daemon")]
 mod flows;

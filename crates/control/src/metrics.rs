@@ -2,7 +2,7 @@
 //! own `promtool check metrics` refuses. Counters stay plain cells in the workers; they are read at scrape time.
 
 use crate::status::Snapshot;
-use model::api::{BackendState, ServiceState};
+use model::api::{BackendState, ClusterStatus, ServiceState};
 use std::fmt::Write as _;
 
 /// Writes families; a family's samples stand together, below its help and type.
@@ -54,6 +54,9 @@ pub(crate) fn render(snapshot: &Snapshot) -> String {
     workers(&mut page, snapshot);
     drops(&mut page, snapshot);
     ports(&mut page, snapshot);
+    if let Some(status) = &snapshot.cluster {
+        cluster(&mut page, status);
+    }
     page.text
 }
 
@@ -84,6 +87,59 @@ fn machine(page: &mut Page, snapshot: &Snapshot) {
     page.family("memory_bytes", "gauge", "Memory of tables and buffers, by use.");
     for memory in &status.memory {
         page.sample("memory_bytes", &[("use", &memory.name)], memory.bytes);
+    }
+}
+
+fn cluster(page: &mut Page, status: &ClusterStatus) {
+    page.single("cluster_joined", "gauge", "The machine's join has committed.", u8::from(status.joined));
+    page.single(
+        "cluster_store_reached",
+        "gauge",
+        "The cluster's store is reached.",
+        u8::from(status.store_reached),
+    );
+    page.single(
+        "cluster_store_since_seconds",
+        "gauge",
+        "Since when it is, or is not; Unix time.",
+        seconds(status.store_since_unix_ms, 1000.0),
+    );
+    let leads = status.leader.as_ref() == Some(&status.machine);
+    page.single("cluster_leads", "gauge", "The machine leads the cluster.", u8::from(leads));
+    page.single("cluster_step", "gauge", "Step of the plan in force.", status.step);
+    page.single("cluster_step_done", "gauge", "Last step that all workers have done.", status.step_done);
+    page.single("cluster_epoch", "gauge", "Counts changes of members.", status.epoch);
+    page.single("cluster_generation", "gauge", "Counts changes of tables.", status.generation);
+    page.single("cluster_busy", "gauge", "A step is being done.", u8::from(status.phase != "idle"));
+    page.single("cluster_tainted_slots", "gauge", "Tainted slots, all services.", status.tainted_slots);
+    page.single("cluster_masked_backends", "gauge", "Backends without new flows.", status.masked.len());
+    page.family("cluster_members", "gauge", "Machines of the cluster, by state.");
+    for state in ["member", "joining", "leaving", "lost"] {
+        let count = status.members.iter().filter(|member| member.state == state).count();
+        page.sample("cluster_members", &[("state", state)], count);
+    }
+    page.family("cluster_peer_suspect", "gauge", "The machine was silent, and is not asked.");
+    for member in status.members.iter().filter(|member| member.name != status.machine) {
+        page.sample("cluster_peer_suspect", &[("peer", &member.name)], u8::from(member.suspect));
+    }
+    page.family("cluster_peer_reachable", "gauge", "The link-layer next hop of the machine is known.");
+    for member in status.members.iter().filter(|member| member.name != status.machine) {
+        page.sample("cluster_peer_reachable", &[("peer", &member.name)], u8::from(member.next_hop.is_some()));
+    }
+    page.single(
+        "sync_relays_a_second",
+        "gauge",
+        "Frames that may be relayed a second.",
+        status.relays_a_second,
+    );
+    page.single("sync_relays_at_once", "gauge", "Frames that may be relayed at once.", status.relays_at_once);
+    for count in &status.counters {
+        // Those that go up and down say so.
+        let (name, kind) = match count.help.ends_with("(gauge).") {
+            true => (format!("sync_{}", count.name), "gauge"),
+            false => (format!("sync_{}_total", count.name), "counter"),
+        };
+        page.single(&name, kind, &count.help, count.count);
     }
 }
 

@@ -56,6 +56,18 @@ pub(crate) fn document() -> Value {
         ),
     ];
     add("/v1/events", "get", get::<api::Events>(s, "events", "What happened, oldest first", &events, &[400]));
+    let in_cluster = "The machine's part in its cluster, and the others; 409 for a machine alone";
+    add("/v1/cluster", "get", get::<api::ClusterStatus>(s, "cluster", in_cluster, &[], &[409]));
+    let one = [query("service", "string", "Only this service")];
+    add(
+        "/v1/owners",
+        "get",
+        get::<Vec<api::OwnerStatus>>(s, "owners", "Who owns how many slots", &one, &[400, 404, 409]),
+    );
+    let exceptions = "Tainted slots by service and former backend";
+    add("/v1/exceptions", "get", get::<Vec<api::ExceptionStatus>>(s, "exceptions", exceptions, &[], &[409]));
+    let leaves = "Hands over what the machine knows, leaves the cluster, and stops guidewayd";
+    add("/v1/leave", "post", post::<api::LeaveResult>(s, "leave", leaves, &[], &[409, 503]));
     let config = json!({
         "summary": "The configuration in force, as it was applied",
         "operationId": "config",
@@ -107,7 +119,7 @@ pub(crate) fn document() -> Value {
         ("drain", "No new flows for the backend; old ones live on. Survives restarts"),
         ("undrain", "Takes a drain back"),
     ] {
-        let operation = post::<api::DrainResult>(s, word, summary, &names, &[400, 404]);
+        let operation = post::<api::DrainResult>(s, word, summary, &names, &[400, 404, 409, 503]);
         add(&format!("/v1/services/{{service}}/backends/{{backend}}/{word}"), "post", operation);
     }
     let metrics = json!({
@@ -253,6 +265,6 @@ mod tests {
                 assert!(operation["responses"].as_object().is_some_and(|r| r.contains_key("200")), "{path}");
             }
         }
-        assert_eq!(ids.len(), 18);
+        assert_eq!(ids.len(), 22);
     }
 }

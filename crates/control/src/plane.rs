@@ -2,6 +2,8 @@
 //! that a test can make one without DPDK.
 
 use flow::Reader;
+use statesync::plan::Report;
+use statesync::spsc::Receiver;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -78,6 +80,8 @@ pub struct WorkerHandle {
     pub counters: Arc<Counters>,
     /// Its flow table.
     pub flows: Reader,
+    /// What it reports as a member of a cluster.
+    pub reports: Option<Receiver<Report>>,
 }
 
 /// A data port, seen from the management core.

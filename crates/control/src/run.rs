@@ -1,6 +1,9 @@
 //! The management core's loop.
 
 use crate::api::{self, listener};
+use crate::apply::Applied;
+use crate::cluster::adopt::Part;
+use crate::cluster::store;
 use crate::plane::{Notice, Options, Plane};
 use crate::truth::{Door, Parts, Question, Refusal, Truth};
 use crate::{announce, neighbour, state, telemetry};
@@ -30,6 +33,9 @@ const TICK_SCANNING: Duration = Duration::from_millis(10);
 const SWEEP: Duration = Duration::from_millis(500);
 /// Longest time that withdrawing announcements and writing the state may take at the end.
 const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Longest time that the store may take to hear that this machine goes; without it the lease ends by itself.
+const FAREWELL_TO_STORE: Duration = Duration::from_millis(500);
 
 /// Why the management core could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +76,9 @@ pub enum RunError {
     /// The configuration cannot be turned into a view.
     #[error("{0}")]
     Config(String),
+    /// This machine cannot be a member of its cluster (any more).
+    #[error("cluster: {0}")]
+    Cluster(String),
 }
 
 /// Runs the management core on this thread until SIGTERM or SIGINT: configuration to views, health checks, next
@@ -171,6 +180,8 @@ async fn drive(
     let (wanted_neighbours, neighbour_wishes) = watch::channel(neighbour::Wanted::default());
     let (wanted_announcements, announcement_wishes) = watch::channel(announce::Wanted::default());
     let (announced, mut on_loopback) = watch::channel(BTreeSet::new());
+    let (cluster, requests) = Part::new(&loaded, &version, workers.len()).unzip();
+    let store = loaded.config.cluster.clone().map(|config| (config, loaded.config.machine.name.clone()));
     let mut truth = Truth::new(
         loaded,
         Parts {
@@ -187,6 +198,8 @@ async fn drive(
             wanted_neighbours,
             wanted_announcements,
             announced: on_loopback.clone(),
+            cluster,
+            grace,
         },
     )
     .map_err(|refusal| RunError::Config(explain(&refusal)))?;
@@ -195,6 +208,9 @@ async fn drive(
     }
     truth.save();
 
+    let keeper = store
+        .zip(requests)
+        .map(|((config, name), requests)| tokio::spawn(store::keep(config, name, requests, notes.clone())));
     tokio::spawn(neighbour::follow(neighbour_wishes, notes.clone()));
     tokio::spawn(announce::keep(announcement_wishes, left_over, announced, notes));
     let door =
@@ -213,9 +229,11 @@ async fn drive(
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut rates = Rates::new(&truth);
     let mut started = false;
+    let mut failure = None;
     loop {
         let tick = match truth.is_acknowledged() {
             false => TICK_WAITING,
+            true if truth.is_cluster_busy() => TICK_WAITING,
             true if truth.scanner.is_busy() => TICK_SCANNING,
             true => TICK_IDLE,
         };
@@ -225,7 +243,9 @@ async fn drive(
                 Some(Command::Reload) => {
                     notify(Notice::Reloading);
                     // Told as an event, whatever comes of it.
-                    let _ = truth.reload();
+                    if let Ok(Applied { wished: Some(wished), .. }) = truth.reload() {
+                        truth.watch_wish(wished);
+                    }
                     notify(Notice::Reloaded);
                 }
                 Some(Command::Stop) | None => break,
@@ -261,6 +281,13 @@ async fn drive(
             () = tokio::time::sleep(tick) => {}
         }
         truth.tick();
+        if truth.has_left() {
+            break;
+        }
+        if let Some(reason) = truth.cluster.as_mut().and_then(|part| part.fatal.take()) {
+            failure = Some(RunError::Cluster(reason));
+            break;
+        }
         if !started && *acknowledgements.borrow() > 0 {
             started = true;
             notify(Notice::Started);
@@ -285,12 +312,18 @@ async fn drive(
     loop {
         tokio::select! {
             biased;
-            () = &mut farewell => return Ok(()),
+            () = &mut farewell => break,
             Some(question) = asked.recv() => question(&mut truth),
             Some(note) = noted.recv() => truth.note(note),
             () = tokio::time::sleep(TICK_IDLE) => truth.tick(),
         }
     }
+    if let (Some(part), Some(keeper)) = (&mut truth.cluster, keeper) {
+        // Until now it forwarded, and so was one of them.
+        part.say_farewell();
+        let _ = tokio::time::timeout(FAREWELL_TO_STORE, keeper).await;
+    }
+    failure.map_or(Ok(()), Err)
 }
 
 fn explain(refusal: &Refusal) -> String {

@@ -4,8 +4,8 @@ use crate::flows::Search;
 use crate::slots::Slots;
 use crate::truth::{Refusal, Truth};
 use model::api::{
-    BackendState, BackendStatus, DropCount, MemoryUse, PortStatus, Ready, ServiceState, ServiceStatus,
-    Status, Word, WorkerStatus,
+    BackendState, BackendStatus, ClusterStatus, DropCount, MemoryUse, PortStatus, Ready, ServiceState,
+    ServiceStatus, Status, Word, WorkerStatus,
 };
 use model::config::{Backend, HealthKind, Mac, Mode, Net, Protocol, Service};
 use std::collections::HashMap;
@@ -22,6 +22,8 @@ pub(crate) struct Snapshot {
     pub(crate) workers: Vec<WorkerStatus>,
     pub(crate) ports: Vec<PortStatus>,
     pub(crate) drops: Vec<DropCount>,
+    /// `None`: the machine is alone.
+    pub(crate) cluster: Option<ClusterStatus>,
 }
 
 pub(crate) fn mode_name(mode: Mode) -> &'static str {
@@ -61,6 +63,7 @@ impl Truth {
             workers: self.workers(),
             ports: self.ports(),
             drops: self.drops(),
+            cluster: self.cluster_status().ok(),
         }
     }
 
@@ -69,6 +72,11 @@ impl Truth {
             (false, "stopping".to_owned())
         } else if self.acknowledged_generation() == 0 {
             (false, "not every worker uses a view yet".to_owned())
+        } else if self.leaving.is_some() {
+            (false, "leaving the cluster".to_owned())
+        } else if let Some(part) = self.cluster.as_ref().filter(|part| !part.is_ready()) {
+            let why = part.lost.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
+            (false, format!("no member of the cluster yet{why}"))
         } else if self.config.services.is_empty() {
             (true, "no service is configured".to_owned())
         } else {

@@ -4,6 +4,8 @@
 //! change goes through [`Truth::settle`], which compiles and publishes at most one view for all of them.
 
 use crate::announce::{self, Vip};
+use crate::cluster::adopt::Part;
+use crate::cluster::store::Event;
 use crate::compile::CompileError;
 use crate::event::EventLog;
 use crate::health::{Change, Check, Checker, Rules, Verdict, unix_ms};
@@ -41,6 +43,8 @@ pub(crate) enum Note {
     },
     /// Something an operator should know.
     Warning(String),
+    /// The store of the cluster.
+    Store(Event),
 }
 
 /// A closure to be run on the owner's thread.
@@ -88,6 +92,14 @@ pub(crate) enum Refusal {
     File { path: PathBuf, problem: String },
     #[error("stopping")]
     Stopping,
+    #[error("the cluster's store does not take it: {0}")]
+    Store(String),
+    #[error("this machine is in no cluster")]
+    Alone,
+    #[error("{0}")]
+    TooMuch(String),
+    #[error("another change was asked for at the same time")]
+    Overtaken,
 }
 
 impl Refusal {
@@ -104,6 +116,12 @@ impl Refusal {
             Refusal::UnknownBackend { .. } => "GET /v1/backends lists them".to_owned(),
             Refusal::File { .. } => "make the file readable, or POST the text to /v1/apply".to_owned(),
             Refusal::Stopping => "ask again after the restart".to_owned(),
+            Refusal::Store(_) => "nothing was changed and packets are forwarded as before; `guideway show cluster` says whether the \
+                                  store is reached again"
+                .to_owned(),
+            Refusal::Alone => "a machine is in a cluster when its file has [cluster] store".to_owned(),
+            Refusal::TooMuch(_) => "add ?service=NAME".to_owned(),
+            Refusal::Overtaken => "look at what is in force now, and ask again".to_owned(),
         }
     }
 }
@@ -130,9 +148,17 @@ pub(crate) struct Departed {
     pub(crate) service: Service,
     pub(crate) since_unix_ms: u64,
     /// Not before: workers must have had the chance to count.
-    settled: Instant,
-    deadline: Instant,
+    pub(crate) settled: Instant,
+    pub(crate) deadline: Instant,
 }
+
+/// What came of a drain: the number of the state to be saved and how far that is, and in a cluster what it was asked for.
+pub(crate) type Drained = (
+    model::api::DrainResult,
+    u64,
+    watch::Receiver<crate::state::Written>,
+    Option<crate::cluster::adopt::Wished>,
+);
 
 /// See the module.
 pub(crate) struct Truth {
@@ -141,6 +167,10 @@ pub(crate) struct Truth {
     pub(crate) started: Instant,
     pub(crate) started_unix_ms: u64,
     pub(crate) stopping: bool,
+    /// Since when it wants to leave its cluster.
+    pub(crate) leaving: Option<Instant>,
+    /// In which routers turn to other machines.
+    pub(crate) grace: std::time::Duration,
 
     pub(crate) workers: Vec<WorkerHandle>,
     pub(crate) ports: Vec<PortHandle>,
@@ -161,15 +191,19 @@ pub(crate) struct Truth {
     pub(crate) probe_ports: crate::tunnel::ProbePorts,
     pub(crate) view: Arc<View>,
     pub(crate) generation: u64,
+    /// `None`: the machine is alone.
+    pub(crate) cluster: Option<Part>,
     backlog: Backlog,
-    remembered: Vec<SavedBackend>,
+    pub(crate) remembered: Vec<SavedBackend>,
     pub(crate) scanner: Scanner,
-    dirty: bool,
-    unsaved: bool,
+    pub(crate) dirty: bool,
+    pub(crate) unsaved: bool,
+    /// What checks say was not told to the cluster yet.
+    pub(crate) health_changed: bool,
 
     pub(crate) events: EventLog,
     saver: Saver,
-    notes: mpsc::Sender<Note>,
+    pub(crate) notes: mpsc::Sender<Note>,
     acknowledged: watch::Sender<u64>,
     wanted_neighbours: watch::Sender<neighbour::Wanted>,
     wanted_announcements: watch::Sender<announce::Wanted>,
@@ -191,6 +225,8 @@ pub(crate) struct Parts {
     pub(crate) wanted_neighbours: watch::Sender<neighbour::Wanted>,
     pub(crate) wanted_announcements: watch::Sender<announce::Wanted>,
     pub(crate) announced: watch::Receiver<BTreeSet<Vip>>,
+    pub(crate) cluster: Option<Part>,
+    pub(crate) grace: std::time::Duration,
 }
 
 impl Truth {
@@ -205,6 +241,8 @@ impl Truth {
             started: Instant::now(),
             started_unix_ms: unix_ms(),
             stopping: false,
+            leaving: None,
+            grace: parts.grace,
             busy_ratio: vec![0.0; parts.workers.len()],
             backlog: Backlog::new(parts.workers.len()),
             workers: parts.workers,
@@ -224,10 +262,12 @@ impl Truth {
             probe_ports: crate::tunnel::ProbePorts::default(),
             view: Arc::default(),
             generation: 0,
+            cluster: parts.cluster,
             remembered: saved.backends,
             scanner: Scanner::default(),
             dirty: false,
             unsaved: false,
+            health_changed: true,
             events: EventLog::new(),
             saver: parts.saver,
             notes: parts.notes,
@@ -266,7 +306,7 @@ impl Truth {
         let before = std::mem::replace(&mut self.config, config);
         self.text = text;
         self.applied_unix_ms = unix_ms();
-        self.replace_members(&before);
+        self.replace_members(&before, self.generation > 0);
         self.service_states.retain(|name, _| self.config.services.iter().any(|s| s.name == *name));
         self.dirty = true;
         self.unsaved = true;
@@ -274,7 +314,8 @@ impl Truth {
         Ok(())
     }
 
-    fn replace_members(&mut self, before: &Config) {
+    pub(crate) fn replace_members(&mut self, before: &Config, tells: bool) {
+        self.health_changed = true;
         let mut old = std::mem::take(&mut self.members);
         // What is known of backends from before a restart, or from before their service got another VIP or port.
         let mut known: HashMap<(String, String, IpAddr), bool> = HashMap::new();
@@ -294,7 +335,7 @@ impl Truth {
                 };
                 self.departed.retain(|departed| departed.id != id);
                 let mut member = old.remove(&id).unwrap_or_else(|| {
-                    if self.generation > 0 {
+                    if tells {
                         self.events.push(
                             EventKind::BackendAdded,
                             Some(&service.name),
@@ -400,6 +441,7 @@ impl Truth {
                 self.events.push(kind, None, None, format!("{vip} {what}"));
             }
             Note::Warning(text) => self.events.push(EventKind::Warning, None, None, text),
+            Note::Store(event) => self.store_note(event),
         }
     }
 
@@ -433,6 +475,7 @@ impl Truth {
         }
         self.dirty = true;
         self.unsaved = true;
+        self.health_changed = true;
     }
 
     fn next_hops_changed(&mut self, found: NextHops) {
@@ -451,13 +494,13 @@ impl Truth {
         self.dirty = true;
     }
 
-    /// Drains a backend, or ends that. Tells the number of the state to be saved.
+    /// Drains a backend, or ends that.
     pub(crate) fn set_drain(
         &mut self,
         service: &str,
         backend: &str,
         drained: bool,
-    ) -> Result<(model::api::DrainResult, u64, watch::Receiver<crate::state::Written>), Refusal> {
+    ) -> Result<Drained, Refusal> {
         let Some(found) = self.config.services.iter().find(|s| s.name == service) else {
             return Err(Refusal::UnknownService(service.to_owned()));
         };
@@ -467,7 +510,15 @@ impl Truth {
         };
         let address = known.address;
         let key = (service.to_owned(), backend.to_owned());
-        let changed = if drained { self.drains.insert(key) } else { self.drains.remove(&key) };
+        let changed = self.drains.contains(&key) != drained;
+        let mut wished = None;
+        if self.cluster.is_some() {
+            wished = Some(self.wish_drain(service, backend, drained)?);
+        } else if drained {
+            self.drains.insert(key);
+        } else {
+            self.drains.remove(&key);
+        }
         if changed {
             let (kind, text) = if drained {
                 (EventKind::Drain, "drained: no new flows")
@@ -488,7 +539,7 @@ impl Truth {
             generation: self.generation,
             flows,
         };
-        Ok((result, number, self.saver.written()))
+        Ok((result, number, self.saver.written(), wished))
     }
 
     /// Live flows of a backend, all workers.
@@ -515,7 +566,7 @@ impl Truth {
             }
         }
         self.judge();
-        self.wish();
+        self.wish_neighbours();
     }
 
     /// Derives what the API shows of backends and services, and tells what changed.
@@ -523,6 +574,11 @@ impl Truth {
         let now = unix_ms();
         for service in &self.config.services {
             let mut state = ServiceState::Empty;
+            // In a cluster the table alone says who takes new flows.
+            let in_table =
+                self.cluster.as_ref().and(self.ids.service(&service.name)).and_then(|id| {
+                    self.view.service.iter().find(|view| view.id == id).map(|view| &view.members)
+                });
             for backend in &service.backends {
                 let Some(id) = self.ids.backend(&service.name, &backend.name, backend.address) else {
                     continue;
@@ -534,7 +590,8 @@ impl Truth {
                     .backends
                     .get(id.index())
                     .and_then(Option::as_ref)
-                    .is_some_and(|view| view.state == worker::view::BackendState::Up);
+                    .is_some_and(|view| view.state == worker::view::BackendState::Up)
+                    && in_table.is_none_or(|members| members.contains(&id));
                 let (is, word) = match backend.state {
                     AdminState::Down => (BackendState::Down, Word::Admin),
                     AdminState::Drain => (BackendState::Drain, Word::Admin),
@@ -585,7 +642,7 @@ impl Truth {
     }
 
     /// Tells the neighbour and announcement tasks what is wanted now.
-    fn wish(&mut self) {
+    pub(crate) fn wish_neighbours(&mut self) {
         let interfaces: Vec<_> = self
             .ports
             .iter()
@@ -605,6 +662,7 @@ impl Truth {
                     service.backends.iter().filter(move |backend| needed(backend.mac))
                 })
                 .map(|backend| backend.address)
+                .chain(self.peers())
                 .collect()
         };
         let wanted = neighbour::Wanted { addresses, interfaces };
@@ -621,6 +679,12 @@ impl Truth {
         });
     }
 
+    /// Addresses of other machines of the cluster, unless what is sent there has a static next hop.
+    fn peers(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let part = self.cluster.as_ref().filter(|_| self.config.machine.next_hop_mac.is_none());
+        part.into_iter().flat_map(Part::peers)
+    }
+
     fn announcements(&self) -> announce::Wanted {
         let mut wanted = announce::Wanted::default();
         for (port, config) in self.ports.iter().zip(&self.config.ports) {
@@ -629,7 +693,8 @@ impl Truth {
                 wanted.subnets.extend(subnets.map(|subnet| (interface.clone(), *subnet)));
             }
         }
-        let serving = !self.stopping && *self.acknowledged.borrow() > 0;
+        let joined = self.cluster.as_ref().is_none_or(Part::is_ready);
+        let serving = !self.stopping && self.leaving.is_none() && joined && *self.acknowledged.borrow() > 0;
         for service in self.config.services.iter().filter(|service| service.announce == Announce::Kernel) {
             if service.health.route == Route::Tunnel && service.vip.addr.is_ipv4() {
                 wanted
@@ -653,12 +718,18 @@ impl Truth {
         let now = publisher::acknowledged(&self.workers);
         let before = self.acknowledged.send_replace(now);
         if before == 0 && now > 0 {
-            self.wish();
+            self.wish_neighbours();
         }
         if self.scan() {
             self.dirty = true;
             self.settle();
         }
+        self.tend_cluster();
+    }
+
+    /// Whether something is under way in the cluster that should not wait.
+    pub(crate) fn is_cluster_busy(&self) -> bool {
+        self.cluster.as_ref().is_some_and(|part| part.seat.is_busy())
     }
 
     /// Whether flows that have no entry may live on a backend that is no longer configured.
@@ -678,7 +749,9 @@ impl Truth {
     pub(crate) fn sweep(&mut self) {
         let now = Instant::now();
         let acknowledged = self.is_acknowledged();
-        let over: Vec<usize> = (0..self.departed.len())
+        // In a cluster the plan says when.
+        let departed = if self.cluster.is_some() { 0 } else { self.departed.len() };
+        let over: Vec<usize> = (0..departed)
             .filter(|at| {
                 let departed = &self.departed[*at];
                 let quiet = acknowledged
@@ -754,7 +827,7 @@ impl Truth {
         for member in self.members.values_mut() {
             member.checker = None;
         }
-        self.wish();
+        self.wish_neighbours();
         self.save();
     }
 }

@@ -1,5 +1,6 @@
 //! From the truth to a view: what [`compile()`] asks is answered here.
 
+use crate::cluster::adopt::without_panic;
 use crate::compile::{self, CompileError, Runtime, compile};
 use crate::ids::Ids;
 use crate::truth::Truth;
@@ -17,7 +18,10 @@ impl Truth {
         ids: &mut Ids,
         generation: u64,
     ) -> Result<View, CompileError> {
-        let config = self.without_early_panic(config, ids);
+        let config = match &self.cluster {
+            None => self.without_early_panic(config, ids),
+            Some(_) => Cow::Owned(without_panic(config)),
+        };
         let departed: Vec<compile::Departed<'_>> = self
             .departed
             .iter()
@@ -26,13 +30,17 @@ impl Truth {
                 Some(compile::Departed { id: departed.id, service, backend: service.backends.first()? })
             })
             .collect();
-        compile(
+        let plans = self.cluster.as_ref().filter(|part| part.plan().is_some());
+        let mut view = compile(
             &config,
             ids,
             &Runtime {
                 generation,
                 now: (self.now)(),
-                is_up: &|id, _, _| self.verdict(id) == Some(true),
+                is_up: &|id, _, _| match plans {
+                    None => self.verdict(id) == Some(true),
+                    Some(part) => !part.is_masked(id),
+                },
                 is_drained: &|_, service, backend| {
                     // Few, and seldom asked.
                     self.drains.contains(&(service.name.clone(), backend.name.clone()))
@@ -43,8 +51,11 @@ impl Truth {
                 ports: &self.port_views(),
                 departed: &departed,
                 probes: &self.probe_ports.probes(),
+                table: &|service| plans?.table(service),
             },
-        )
+        )?;
+        self.join_view(&mut view, &config, ids);
+        Ok(view)
     }
 
     /// What checks say of a backend; `None` before the first verdict.
@@ -91,7 +102,7 @@ impl Truth {
     }
 
     /// Data ports by id, then exception ports.
-    fn port_views(&self) -> Vec<PortView> {
+    pub(crate) fn port_views(&self) -> Vec<PortView> {
         let data = self.ports.iter().map(|port| {
             let exception = port.exception.as_ref().map(|(id, _)| *id);
             let role = PortRole::Data { exception, punt_to_nowhere: false };

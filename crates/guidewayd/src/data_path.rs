@@ -25,6 +25,8 @@ type Publish = Box<dyn FnMut(&str, String)>;
 
 /// Views on their way to a worker; control waits for acknowledgements long before this.
 const VIEWS_DEPTH: usize = 8;
+/// What a worker of a cluster may report before control looks.
+const REPORTS_DEPTH: usize = 1024;
 /// Share of a flow table that flows of which one packet was seen may take: a flood leaves the rest alone.
 const UNTRUSTED_PERCENT: u8 = 50;
 
@@ -139,7 +141,7 @@ impl DataPath {
             let (publisher, inbox) = mailbox(VIEWS_DEPTH);
             let counters = Arc::new(Counters::new(SERVICES_MAX + 1, BACKENDS_MAX, port_count));
             let core = CoreId(u8::try_from(index).unwrap_or(u8::MAX));
-            let worker = Worker::new(Setup {
+            let mut worker = Worker::new(Setup {
                 core,
                 io: DpdkIo::new(queues, pool),
                 table,
@@ -148,6 +150,12 @@ impl DataPath {
                 inbox,
                 counters: Arc::clone(&counters),
             });
+            let mut reports = None;
+            if config.cluster.is_some() {
+                let (sender, receiver) = statesync::spsc::channel(REPORTS_DEPTH);
+                worker.attach_station(sizing::STATION, random()?, sender);
+                reports = Some(receiver);
+            }
             let (idle, stop) = (config.workers.idle, Arc::clone(&path.stop));
             let job = move || poll::run(worker, clock, idle, &stop);
             path.workers.push(thread::launch(&eal, lcores[index], job)?);
@@ -157,6 +165,7 @@ impl DataPath {
                 publisher,
                 counters,
                 flows: readers[index].clone(),
+                reports,
             });
         }
         workers.reverse();
@@ -164,6 +173,11 @@ impl DataPath {
 
         let table_bytes = sizing::table_bytes(config) * count as u64;
         let pool_bytes = path.pools.iter().map(Mempool::bytes).sum::<u64>();
+        let mut memory_bytes =
+            vec![("flow_tables".to_owned(), table_bytes), ("packet_buffers".to_owned(), pool_bytes)];
+        if config.cluster.is_some() {
+            memory_bytes.push(("state_sync".to_owned(), sizing::station_bytes() * count as u64));
+        }
         tracing::info!(
             workers = count,
             flow_table_bytes = table_bytes,
@@ -174,10 +188,7 @@ impl DataPath {
             workers,
             ports: handles,
             now: Box::new(move || clock.now()),
-            memory_bytes: vec![
-                ("flow_tables".to_owned(), table_bytes),
-                ("packet_buffers".to_owned(), pool_bytes),
-            ],
+            memory_bytes,
             telemetry: register_telemetry(&eal),
         };
         Ok((path, plane))
@@ -359,9 +370,6 @@ fn table(config: &Config, eal: &Eal, index: usize, socket: Option<u16>) -> Resul
     let (narrow, wide) = sizing::buckets(config);
     let narrow = memory::slice(eal, &format!("the flow table of worker {index}"), narrow, socket)?;
     let wide = memory::slice(eal, &format!("the wide flow table of worker {index}"), wide, socket)?;
-    let mut seed = [0; 8];
-    rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
-        .map_err(|error| StartError::Random(error.into()))?;
     let us = |seconds: u32| u64::from(seconds) * 1_000_000;
     let idle = flow::Idle {
         tcp_established_us: us(config.timeouts.tcp_established_s),
@@ -369,8 +377,14 @@ fn table(config: &Config, eal: &Eal, index: usize, socket: Option<u16>) -> Resul
         syn_us: us(config.timeouts.syn_s),
         udp_us: us(config.timeouts.udp_s),
     };
-    let seed = u64::from_ne_bytes(seed);
-    Ok(Table::new(Memory::Static(narrow), Memory::Static(wide), seed, idle, UNTRUSTED_PERCENT)?)
+    Ok(Table::new(Memory::Static(narrow), Memory::Static(wide), random()?, idle, UNTRUSTED_PERCENT)?)
+}
+
+fn random() -> Result<u64, StartError> {
+    let mut bytes = [0; 8];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .map_err(|error| StartError::Random(error.into()))?;
+    Ok(u64::from_ne_bytes(bytes))
 }
 
 /// EAL has put this thread on the management CPUs; with a single one it is also named to whoever asks later.

@@ -17,9 +17,13 @@ const SLEEP_MAX_US: u64 = 1_000;
 pub(crate) fn run<Io: PacketIo>(mut worker: Worker<Io>, clock: Clock, idle: Idle, stop: &AtomicBool) {
     let mut pause = Pause::default();
     while !stop.load(Relaxed) {
-        let turn = worker.turn(clock.now());
+        let now = clock.now();
+        let turn = worker.turn(now);
         match (idle, pause.after(turn.received)) {
-            (Idle::Adaptive, Some(sleep)) => std::thread::sleep(sleep),
+            // A job of the cluster is done in many turns, and nobody waits longer for it than he must.
+            (Idle::Adaptive, Some(sleep)) if worker.next_due().is_none_or(|due| due > now) => {
+                std::thread::sleep(sleep);
+            }
             _ if turn.received == 0 => core::hint::spin_loop(),
             _ => {}
         }

@@ -4,6 +4,7 @@ use dpdk::mempool::{CACHE, data_room, pool_bytes};
 use flow::{Memory, NarrowBucket, WideBucket};
 use model::Config;
 use worker::BURST;
+use worker::station::StationSize;
 
 /// Frames a ring between two workers holds.
 pub(crate) const RING_DEPTH: usize = 256;
@@ -13,6 +14,15 @@ const HELD: u32 = worker::fragments::HELD_MAX as u32;
 const EXCEPTION_RING: u32 = 2 * 2048;
 /// AF_XDP keeps a fill ring and a completion ring of this size beside a queue's own.
 const XDP_RINGS: u32 = 2 * 2048;
+
+/// What a worker of a cluster knows of flows beside its flow table: fixed at start.
+pub(crate) const STATION: StationSize =
+    StationSize { records: 1 << 18, unacknowledged: 1 << 15, asks: 1 << 12 };
+
+/// Bytes of that, as the types' documents have it.
+pub(crate) fn station_bytes() -> u64 {
+    STATION.bytes()
+}
 
 /// What the devices of the pool need.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -104,6 +104,132 @@ pub struct MemoryUse {
     pub bytes: u64,
 }
 
+/// `GET /v1/cluster`: the machine's part in its cluster, and the others.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct ClusterStatus {
+    /// `machine.name`.
+    pub machine: String,
+    /// Its join has committed: it takes traffic.
+    pub joined: bool,
+    /// The store is reached.
+    pub store_reached: bool,
+    /// Since when it is, or is not; Unix time, milliseconds.
+    pub store_since_unix_ms: u64,
+    /// Why it is not reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store_problem: Option<String>,
+    /// Name of the machine that leads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<String>,
+    /// Step of the plan in force here.
+    pub step: u64,
+    /// Last step that all workers here have done.
+    pub step_done: u64,
+    /// Counts changes of members.
+    pub epoch: u32,
+    /// Counts changes of tables.
+    pub generation: u64,
+    /// What is being done: `idle`, `prepare`, `commit`, `retire`, `epoch prepare`, `epoch commit`.
+    pub phase: String,
+    /// The last services asked for are in force on all machines.
+    pub settled: bool,
+    /// Machines that have not done the step yet; known to the leader only.
+    pub waiting_for: Vec<String>,
+    /// Tainted slots of all services.
+    pub tainted_slots: u64,
+    /// Backends without new flows, `service/backend`.
+    pub masked: Vec<String>,
+    /// Frames that may be relayed to other machines a second.
+    pub relays_a_second: u64,
+    /// Of these, at once.
+    pub relays_at_once: u64,
+    /// `cluster.sync` is on.
+    pub sync: bool,
+    /// `cluster.export` is on.
+    pub export: bool,
+    /// The machines.
+    pub members: Vec<ClusterMember>,
+    /// What this machine's workers said, relayed, guessed, keep.
+    pub counters: Vec<SyncCount>,
+}
+
+/// A machine of a cluster.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct ClusterMember {
+    /// `machine.name`.
+    pub name: String,
+    /// Number of the machine.
+    pub machine: u8,
+    /// Counts its starts.
+    pub incarnation: u32,
+    /// Where it takes messages; unknown of those that are gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
+    /// `member`, `joining`, `leaving`, or `lost`: its lease has ended.
+    pub state: String,
+    /// The last step it has done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step_done: Option<u64>,
+    /// Some worker here has not heard it for a while, and asks others.
+    pub suspect: bool,
+    /// Link-layer next hop, when messages to it can be sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_hop: Option<String>,
+}
+
+/// A counter or gauge of state synchronisation, all workers together.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct SyncCount {
+    /// Name.
+    pub name: String,
+    /// What is counted.
+    pub help: String,
+    /// The count.
+    pub count: u64,
+}
+
+/// `GET /v1/owners`: how many slots of a service a machine owns.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct OwnerStatus {
+    /// Name of the service.
+    pub service: String,
+    /// Name of the machine.
+    pub machine: String,
+    /// Slots that it answers for.
+    pub primary: u64,
+    /// Slots for which it has the same records.
+    pub backup: u64,
+    /// Of the slots that it answers for, the tainted ones: only of these it is asked.
+    pub primary_tainted: u64,
+}
+
+/// `GET /v1/exceptions`: what speaks against steering by the table alone, of a service.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct ExceptionStatus {
+    /// Name of the service.
+    pub service: String,
+    /// Slots of its table.
+    pub slots: u64,
+    /// Of these, tainted ones: their flows may be with another backend than the table's.
+    pub tainted: u64,
+    /// Former backend of tainted slots; `None`: there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
+    /// Slots with this base.
+    pub of_base: u64,
+    /// Flows that this machine tracks with this backend, in slots of any kind.
+    pub flows: u64,
+}
+
+/// `POST /v1/leave`: the machine leaves its cluster and stops.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct LeaveResult {
+    /// `machine.name`.
+    pub machine: String,
+    /// Machines that stay.
+    pub others: u64,
+}
+
 /// Whether a service has what it takes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -453,6 +579,16 @@ pub enum EventKind {
     Withdrawn,
     /// A next hop was found, lost or changed.
     Neighbour,
+    /// The cluster's store is reached.
+    StoreReached,
+    /// The cluster's store is not reached: packets are forwarded as before, changes are refused.
+    StoreLost,
+    /// This machine began to lead the cluster, or ceased to.
+    ClusterLeader,
+    /// This machine leaves the cluster by an operator's word.
+    ClusterLeft,
+    /// This machine became a member of the cluster, or ceased to be one.
+    ClusterJoined,
     /// Something in the machine's surroundings needs an operator.
     Warning,
 }

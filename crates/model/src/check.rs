@@ -1,6 +1,7 @@
 //! From what is written to what is meant: ranges, references, sums. Every problem is reported; nothing stops at the first.
 
 mod backend;
+mod cluster;
 mod health;
 mod machine;
 mod port;
@@ -84,11 +85,16 @@ pub(crate) fn check(file: raw::File, misspelt: HashSet<String>, problems: &mut P
             .collect(),
     };
     let (services, places) = service::services(&mut r, file.service, &surroundings);
+    let cluster_span = file.cluster.as_ref().map(toml::Spanned::span);
+    let cluster = cluster::cluster(&mut r, file.cluster, &machine);
+    if let (Some(_), Some(span)) = (&cluster, cluster_span) {
+        cluster::tracks_every_flow(&mut r, &span, &services);
+    }
     vips_distinct(&mut r, &services, &places);
     backends_are_no_vips(&mut r, &services, &places);
     small_mtus_are_ipv4(&mut r, &ports, &mtu_spans, &services);
 
-    let config = Config { machine, api, metrics, timeouts, dpdk, workers, ports, services };
+    let config = Config { machine, api, metrics, timeouts, dpdk, workers, cluster, ports, services };
     let tables = config.flow_table_bytes();
     if tables > TABLES_WARNING_BYTES && !r.problems.has_errors() {
         r.problems.warning(

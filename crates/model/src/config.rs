@@ -24,6 +24,8 @@ pub struct Config {
     pub dpdk: Dpdk,
     /// `[workers]`
     pub workers: Workers,
+    /// `[cluster]` with a `store`; `None`: the machine is alone
+    pub cluster: Option<Cluster>,
     /// `[[port]]`, at least one
     pub ports: Vec<Port>,
     /// `[[service]]`, possibly none
@@ -128,6 +130,41 @@ pub enum Idle {
     Busy,
     /// Backs off to short sleeps.
     Adaptive,
+}
+
+/// `[cluster]`, with `store = "etcd"`
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Cluster {
+    /// 1 to 16 of `http://HOST:PORT` or `https://HOST:PORT`, all of one kind.
+    pub endpoints: Vec<String>,
+    /// Files; `Some` exactly for https endpoints.
+    pub tls: Option<StoreTls>,
+    /// Who logs in.
+    pub user: Option<StoreUser>,
+    /// UDP port of messages between the machines; default 7480.
+    pub port: u16,
+    /// Default true; false is for tests.
+    pub sync: bool,
+    /// Default true; false is for tests.
+    pub export: bool,
+}
+
+/// `tls = { ca = "…", cert = "…", key = "…" }`
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct StoreTls {
+    /// PEM certificates of those who sign the endpoints'.
+    pub ca: PathBuf,
+    /// PEM chain and key that show who we are.
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+/// `user = { name = "…", password_file = "…" }`
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct StoreUser {
+    /// Name.
+    pub name: String,
+    /// File whose first line is the password.
+    pub password_file: PathBuf,
 }
 
 /// `[[port]]`

@@ -35,6 +35,9 @@ pub(crate) struct File {
     #[serde(default)]
     #[schemars(with = "Workers")]
     pub(crate) workers: Option<Spanned<Workers>>,
+    #[serde(default)]
+    #[schemars(with = "Cluster")]
+    pub(crate) cluster: Option<Spanned<Cluster>>,
     #[schemars(with = "Vec<Port>", length(min = 1, max = 16))]
     pub(crate) port: Option<Vec<Spanned<Port>>>,
     #[serde(default)]
@@ -179,6 +182,86 @@ pub(crate) struct Workers {
     #[serde(default)]
     #[schemars(with = "u64", range(min = 1024, max = 67_108_864))]
     pub(crate) wide_flows: Cell,
+}
+
+/// The cluster this machine is in; without it the machine is alone.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Cluster {
+    /// What holds the cluster's state; without it the machine is alone.
+    #[serde(default)]
+    #[schemars(with = "Store")]
+    pub(crate) store: Cell,
+    /// Its members, http://HOST:PORT or https://HOST:PORT.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>", length(min = 1, max = 16))]
+    pub(crate) endpoints: List,
+    /// Certificates for https endpoints; default: none, and those of the endpoints are not accepted.
+    #[serde(default)]
+    #[schemars(with = "StoreTls")]
+    pub(crate) tls: Option<Spanned<StoreTls>>,
+    /// Who logs in; default: nobody.
+    #[serde(default)]
+    #[schemars(with = "StoreUser")]
+    pub(crate) user: Option<Spanned<StoreUser>>,
+    /// UDP port of messages between the machines, at machine.address; default 7480.
+    #[serde(default)]
+    #[schemars(with = "u16", range(min = 1))]
+    pub(crate) port: Cell,
+    /// For tests: off leaves every flow to the table in force; default on.
+    #[serde(default)]
+    #[schemars(with = "Switch")]
+    pub(crate) sync: Cell,
+    /// For tests: off tells nobody of the flows of slots that change; default on.
+    #[serde(default)]
+    #[schemars(with = "Switch")]
+    pub(crate) export: Cell,
+}
+
+/// What can hold a cluster's state, for the schema.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "lowercase")]
+#[allow(dead_code, reason = "only its schema is used")]
+enum Store {
+    Etcd,
+}
+
+/// On or off, for the schema.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "lowercase")]
+#[allow(dead_code, reason = "only its schema is used")]
+enum Switch {
+    On,
+    Off,
+}
+
+/// TLS files of the way to the store, PEM.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct StoreTls {
+    /// Certificates of those who sign the endpoints'.
+    #[schemars(with = "String")]
+    pub(crate) ca: Cell,
+    /// Our certificate chain; goes with key.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    pub(crate) cert: Cell,
+    /// Our key.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    pub(crate) key: Cell,
+}
+
+/// A user of the store.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct StoreUser {
+    /// Name.
+    #[schemars(with = "String")]
+    pub(crate) name: Cell,
+    /// File whose first line is the password.
+    #[schemars(with = "String")]
+    pub(crate) password_file: Cell,
 }
 
 /// A DPDK port.

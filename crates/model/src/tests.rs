@@ -387,6 +387,19 @@ fn warnings_do_not_fail() {
     draw(BASE, &[("[timeouts]", "[timeouts]\nsyn_s = 2000")], "`syn_s` (2000) is longer");
     draw(BASE, &[("[metrics]", "[metrics]\nlisten = \"0.0.0.0:9464\"")], "there is no login");
     draw(BASE, &[("[api]", "[api]\ntoken_file = \"/t\"")], "`token_file` has no effect");
+    draw(
+        BASE,
+        &[("[workers]", "[cluster]\nport = 7481\n[workers]")],
+        "nothing here has an effect without `store`",
+    );
+    let store = "[cluster]\nstore = \"etcd\"\nendpoints = [\"http://10.0.0.5:2379\"]\n";
+    for (keys, warning) in [
+        ("sync = \"off\"", "with `sync` off flows break"),
+        ("export = \"off\"", "with `export` off silent flows"),
+        ("user = { name = \"u\", password_file = \"/p\" }", "travels in the clear"),
+    ] {
+        draw(BASE, &[("[workers]", &format!("{store}{keys}\n[workers]"))], warning);
+    }
     draw(BASE, &[("\"--no-pci\"", "\"--in-memory\"")], "cannot attach");
     draw(BASE, &[("\"--no-pci\"", "\"--no-huge\"")], "without huge pages");
     draw(BASE, &[("cpus = [1]", "cpus = [1, 2, 3]\nflows = 67108864")], "flow tables take 9.0 GiB");
@@ -425,6 +438,37 @@ fn restart_keys() {
         changed(&[("[api]", "[api]\nlisten = \"127.0.0.1:1\"\ntoken_file = \"/t\"")]),
         "api.listen api.token_file"
     );
+}
+
+#[test]
+fn a_cluster_is_read_and_its_keys_need_a_restart() {
+    assert_eq!(base().cluster, None);
+    let with = |keys: &str| {
+        let table = format!("[cluster]\nstore = \"etcd\"\n{keys}\n[workers]");
+        loaded(&edited(BASE, &[("[workers]", &table)])).config
+    };
+    let endpoints = "endpoints = [\"https://10.0.0.5:2379\", \"https://etcd.example:2379\"]\n";
+    let full = with(&format!(
+        "{endpoints}tls = {{ ca = \"/ca\", cert = \"/c\", key = \"/k\" }}\n\
+         user = {{ name = \"u\", password_file = \"/p\" }}\nport = 7000\nsync = \"off\"\nexport = \"off\""
+    ));
+    let cluster = full.cluster.clone().expect("a cluster");
+    assert_eq!(cluster.endpoints, ["https://10.0.0.5:2379", "https://etcd.example:2379"]);
+    assert_eq!(cluster.tls.and_then(|tls| tls.identity), Some(("/c".into(), "/k".into())));
+    assert_eq!(cluster.user.map(|user| user.password_file), Some("/p".into()));
+    assert_eq!((cluster.port, cluster.sync, cluster.export), (7000, false, false));
+    let plain = with("endpoints = [\"http://10.0.0.5:2379\"]");
+    let cluster = plain.cluster.clone().expect("a cluster");
+    assert_eq!((cluster.port, cluster.sync, cluster.export), (7480, true, true));
+    assert_eq!(base().restart_keys(&plain), ["cluster.store"]);
+    assert_eq!(
+        full.restart_keys(&plain),
+        ["endpoints", "tls", "user", "port", "sync", "export"].map(|key| format!("cluster.{key}"))
+    );
+    let mut longer = plain.clone();
+    longer.timeouts.udp_s = 61;
+    longer.machine.address = Some(std::net::Ipv4Addr::new(10, 0, 2, 13));
+    assert_eq!(plain.restart_keys(&longer), ["machine.address", "timeouts"]);
 }
 
 /// What names a slot cannot change under flows that only their slot is known of; the option itself can.

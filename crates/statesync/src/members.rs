@@ -55,6 +55,16 @@ impl MachineSet {
         MachineSet(self.0 | other.0)
     }
 
+    /// As bits, machine 0 lowest.
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// From bits.
+    pub const fn from_bits(bits: u64) -> MachineSet {
+        MachineSet(bits)
+    }
+
     /// Number of machines.
     pub const fn len(self) -> u32 {
         self.0.count_ones()

@@ -140,6 +140,8 @@ counters! {
         records,
         /// Lasting notes that wait for their acknowledgements (gauge).
         unacknowledged,
+        /// Machines that are not asked because they were silent, a bit each (gauge).
+        suspects,
         /// Bytes of UDP payload sent to other machines, relayed frames not included.
         note_bytes,
         /// Bytes of UDP payload sent to other machines with relayed frames.

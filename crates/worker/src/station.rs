@@ -46,6 +46,13 @@ pub struct StationSize {
     pub asks: usize,
 }
 
+impl StationSize {
+    /// About how many bytes that is.
+    pub const fn bytes(&self) -> u64 {
+        120 * self.records as u64 + 130 * self.unacknowledged as u64 + 64 * self.asks as u64
+    }
+}
+
 impl Default for StationSize {
     fn default() -> StationSize {
         StationSize { records: 1 << 18, unacknowledged: 1 << 15, asks: 1 << 12 }

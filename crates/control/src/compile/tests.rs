@@ -70,6 +70,7 @@ fn runtime<'a>() -> Runtime<'a> {
         ports: &PORTS,
         departed: &[],
         probes: &[],
+        table: &|_| None,
     }
 }
 

@@ -137,6 +137,7 @@ fn sample() -> Snapshot {
         count: 1,
     });
     Snapshot {
+        cluster: None,
         status,
         services: vec![service],
         backends: vec![backend],

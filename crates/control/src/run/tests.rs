@@ -151,6 +151,7 @@ impl Machine {
             };
             let table = Table::new(Memory::heap(1000), Memory::heap(1000), 1, idle, 50).unwrap();
             handles.push(WorkerHandle {
+                reports: None,
                 core: CoreId(core),
                 cpu: u16::from(core) + 1,
                 publisher,

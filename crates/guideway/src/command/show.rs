@@ -8,15 +8,15 @@ use crate::table::{Columns, duration, grouped};
 use crate::{Done, Outcome, output};
 use clap::{Args, Subcommand};
 use model::api::{
-    BackendState, BackendStatus, DropCount, FLOWS_DEFAULT, FLOWS_MAX, Flows, PortStatus, ServiceState,
-    ServiceStatus, Word, WorkerStatus,
+    BackendState, BackendStatus, ClusterStatus, DropCount, ExceptionStatus, FLOWS_DEFAULT, FLOWS_MAX, Flows,
+    OwnerStatus, PortStatus, ServiceState, ServiceStatus, Word, WorkerStatus,
 };
 use serde::de::DeserializeOwned;
 use std::io::IsTerminal;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// What the daemon knows: services, backends, workers, ports, flows, drops
+/// What the daemon knows: services, backends, workers, ports, flows, drops, and its cluster
 #[derive(Args, Debug)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct Arguments {
@@ -70,6 +70,15 @@ enum What {
             value_parser = clap::value_parser!(u64).range(1..=FLOWS_MAX as u64))]
         limit: u64,
     },
+    /// The machine's part in its cluster, and the others
+    Cluster,
+    /// Who owns how many slots
+    Owners {
+        /// Only those of this service
+        service: Option<String>,
+    },
+    /// Tainted slots: whose flows may be with another backend than the table's
+    Exceptions,
     /// Dropped frames by reason
     Drops {
         /// Also reasons that never occurred
@@ -128,6 +137,12 @@ fn render(daemon: &Daemon, what: &What, json: bool) -> Result<String, Failure> {
             }
             answer(daemon, &target, json, flows)
         }
+        What::Cluster => answer(daemon, "/v1/cluster", json, cluster),
+        What::Owners { service: None } => answer(daemon, "/v1/owners", json, owners),
+        What::Owners { service: Some(name) } => {
+            answer(daemon, &format!("/v1/owners?service={}", escaped(name)), json, owners)
+        }
+        What::Exceptions => answer(daemon, "/v1/exceptions", json, exceptions),
         What::Drops { all } => answer(daemon, "/v1/drops", json, |d: &Vec<DropCount>| drops(d, *all)),
     }
 }
@@ -320,6 +335,98 @@ fn ports(list: &Vec<PortStatus>) -> String {
             grouped(p.rx_errors + p.tx_errors),
             grouped(p.rx_nombuf),
             grouped(p.tx_full),
+        ]);
+    }
+    t.render()
+}
+
+fn cluster(status: &ClusterStatus) -> String {
+    let now_ms =
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(0));
+    cluster_at(status, now_ms)
+}
+
+fn cluster_at(status: &ClusterStatus, now_ms: u64) -> String {
+    let since = duration(now_ms.saturating_sub(status.store_since_unix_ms));
+    let mut text = match &status.store_problem {
+        None => format!("store: reached for {since}\n"),
+        Some(problem) => {
+            format!(
+                "store: not reached for {since}: {problem}; packets are forwarded as before, changes are refused\n"
+            )
+        }
+    };
+    let leader = status.leader.as_deref().unwrap_or("nobody");
+    let joined = if status.joined { "has joined" } else { "has not joined: it drops packets of services" };
+    text += &format!("machine: {} {joined}\nleader: {leader}\n", status.machine);
+    text += &format!(
+        "plan: step {} ({}), epoch {}, generation {}{}\n",
+        status.step,
+        status.phase,
+        status.epoch,
+        status.generation,
+        if status.settled { "" } else { "; what was asked for is not in force everywhere yet" },
+    );
+    if !status.waiting_for.is_empty() {
+        text += &format!("waits for: {}\n", status.waiting_for.join(", "));
+    }
+    text += &format!("tainted slots: {}\n", grouped(status.tainted_slots));
+    if !status.masked.is_empty() {
+        text += &format!("no new flows to: {}\n", status.masked.join(", "));
+    }
+    let mut t =
+        Columns::new(&["machine", ">number", ">start", "address", "state", ">step", "heard", "next hop"]);
+    for member in &status.members {
+        let own = member.name == status.machine;
+        t.row([
+            member.name.clone(),
+            member.machine.to_string(),
+            member.incarnation.to_string(),
+            member.address.map_or("-".into(), |address| address.to_string()),
+            member.state.clone(),
+            member.step_done.map_or("-".into(), |step| step.to_string()),
+            if own {
+                "-"
+            } else if member.suspect {
+                "silent"
+            } else {
+                "yes"
+            }
+            .into(),
+            match &member.next_hop {
+                _ if own => "-".into(),
+                Some(hop) => hop.clone(),
+                None => "unresolved".into(),
+            },
+        ]);
+    }
+    text + "\n" + &t.render()
+}
+
+fn owners(list: &Vec<OwnerStatus>) -> String {
+    let mut t = Columns::new(&["service", "machine", ">slots", ">as backup", ">tainted"]);
+    for of in list {
+        t.row([
+            of.service.clone(),
+            of.machine.clone(),
+            grouped(of.primary),
+            grouped(of.backup),
+            grouped(of.primary_tainted),
+        ]);
+    }
+    t.render()
+}
+
+fn exceptions(list: &Vec<ExceptionStatus>) -> String {
+    let mut t = Columns::new(&["service", ">slots", ">tainted", "formerly", ">of these", ">flows there"]);
+    for of in list {
+        t.row([
+            of.service.clone(),
+            grouped(of.slots),
+            grouped(of.tainted),
+            of.base.clone().unwrap_or_else(|| "-".into()),
+            grouped(of.of_base),
+            grouped(of.flows),
         ]);
     }
     t.render()

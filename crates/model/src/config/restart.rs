@@ -1,6 +1,6 @@
 //! Which keys a running guidewayd cannot change.
 
-use super::{Config, Port, Service};
+use super::{Cluster, Config, Port, Service};
 
 impl Config {
     /// Keys that differ in `new` and need a restart, in the order of the file: `machine.name`, `workers.cpus`,
@@ -26,6 +26,13 @@ impl Config {
         compare("workers.idle", old.workers.idle == new.workers.idle);
         compare("workers.flows", old.workers.flows == new.workers.flows);
         compare("workers.wide_flows", old.workers.wide_flows == new.workers.wide_flows);
+        cluster_keys(old.cluster.as_ref(), new.cluster.as_ref(), &mut compare);
+        if old.cluster.is_some() {
+            // Where messages between machines are taken, and how long all of them remember.
+            compare("machine.address", old.machine.address == new.machine.address);
+            compare("machine.address6", old.machine.address6 == new.machine.address6);
+            compare("timeouts", old.timeouts == new.timeouts);
+        }
         let same_order = old.ports.iter().map(|p| &p.name).eq(new.ports.iter().map(|p| &p.name));
         for port in &old.ports {
             match new.ports.iter().find(|p| p.name == port.name) {
@@ -46,6 +53,19 @@ impl Config {
         }
         keys
     }
+}
+
+fn cluster_keys(old: Option<&Cluster>, new: Option<&Cluster>, compare: &mut impl FnMut(&str, bool)) {
+    let (Some(old), Some(new)) = (old, new) else {
+        compare("cluster.store", old.is_some() == new.is_some());
+        return;
+    };
+    compare("cluster.endpoints", old.endpoints == new.endpoints);
+    compare("cluster.tls", old.tls == new.tls);
+    compare("cluster.user", old.user == new.user);
+    compare("cluster.port", old.port == new.port);
+    compare("cluster.sync", old.sync == new.sync);
+    compare("cluster.export", old.export == new.export);
 }
 
 /// A flow that is not in the flow table is known by its slot alone, so slots must keep their meaning. With another VIP,

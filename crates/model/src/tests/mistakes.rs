@@ -25,7 +25,7 @@ mistakes! {
     unknown_key_elsewhere: BASE "[workers]" => "[workers]\nmtu = 1500";
     unknown_key_in_backend: BASE r#"address = "10.0.2.21""# => "address = \"10.0.2.21\"\nwieght = 2";
     unknown_key_in_health: BASE r#"kind = "http""# => "kind = \"http\"\ntimeout = 5";
-    unknown_table: BASE "[dpdk]" => "[cluster]\nx = 1\n[dpdk]";
+    unknown_table: BASE "[dpdk]" => "[agents]\nx = 1\n[dpdk]";
     table_for_list: BASE "[[port]]" => "[port]";
     list_for_table: BASE "[workers]" => "[[workers]]";
     value_for_table: BASE "[machine]" => "timeouts = 3\n[machine]", "[timeouts]\n" => "";
@@ -67,6 +67,18 @@ mistakes! {
     idle_unknown: BASE "cpus = [1]" => "cpus = [1]\nidle = \"adaptve\"";
     flows_small: BASE "cpus = [1]" => "cpus = [1]\nflows = 1000";
     flows_large: BASE "cpus = [1]" => "cpus = [1]\nwide_flows = 67108865";
+    cluster_store_unknown: BASE "[workers]" => "[cluster]\nstore = \"ectd\"\nendpoints = [\"http://10.0.0.5:2379\"]\n[workers]";
+    cluster_endpoints_missing: BASE "[workers]" => "[cluster]\nstore = \"etcd\"\n[workers]";
+    cluster_endpoint_bad: BASE "[workers]" => "[cluster]\nstore = \"etcd\"\nendpoints = [\"10.0.0.5:2379\", \"http://10.0.0.5\"]\n[workers]";
+    cluster_endpoints_mixed: BASE "[workers]" => "[cluster]\nstore = \"etcd\"\nendpoints = [\"http://10.0.0.5:2379\", \"https://10.0.0.6:2379\"]\n[workers]";
+    cluster_https_without_tls: BASE "[workers]" => "[cluster]\nstore = \"etcd\"\nendpoints = [\"https://10.0.0.5:2379\"]\n[workers]";
+    cluster_tls_without_https: BASE "[workers]" => "[cluster]\nstore = \"etcd\"\nendpoints = [\"http://10.0.0.5:2379\"]\ntls = { ca = \"/ca\" }\n[workers]";
+    cluster_tls_half: BASE "[workers]" => "[cluster]\nstore = \"etcd\"\nendpoints = [\"https://10.0.0.5:2379\"]\ntls = { cert = \"/c\" }\n[workers]";
+    cluster_user_without_password: BASE "[workers]" => "[cluster]\nstore = \"etcd\"\nendpoints = [\"http://10.0.0.5:2379\"]\nuser = { name = \"guideway\" }\n[workers]";
+    cluster_port_range: BASE "[workers]" => "[cluster]\nstore = \"etcd\"\nendpoints = [\"http://10.0.0.5:2379\"]\nport = 0\n[workers]";
+    cluster_sync_boolean: BASE "[workers]" => "[cluster]\nstore = \"etcd\"\nendpoints = [\"http://10.0.0.5:2379\"]\nsync = false\n[workers]";
+    cluster_without_address: BASE "address = \"10.0.2.11\"\naddress6 = \"fd00:2::11\"\n" => "", "[workers]" => "[cluster]\nstore = \"etcd\"\nendpoints = [\"http://10.0.0.5:2379\"]\n[workers]", r#"mode = "ipip""# => r#"mode = "l2""#;
+    cluster_of_exceptions: BASE "[workers]" => "[cluster]\nstore = \"etcd\"\nendpoints = [\"http://10.0.0.5:2379\"]\n[workers]", r#"mode = "ipip""# => "mode = \"ipip\"\nstate = \"exceptions\"";
     port_missing: BARE "[[port]]\nname = \"data0\"\ndevice = \"net_null0\"\n" => "";
     port_name_missing: BASE "name = \"data0\"\n" => "";
     port_name_twice: BASE "[[service]]" => "[[port]]\nname = \"data0\"\ndevice = \"net_null0\"\n[[service]]";

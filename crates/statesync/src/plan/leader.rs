@@ -4,6 +4,8 @@
 //! the next change of members. There may be several leaders by mistake: the store takes only the plan that follows the one it
 //! has.
 
+mod services;
+
 use crate::members::{Member, Members};
 use crate::plan::{Acknowledgement, Job, Mask, Phase, Plan, SlotSets, Tables};
 use crate::rules::{Rule, Rules};
@@ -64,6 +66,8 @@ pub struct Leader {
     taints: Vec<Vec<Taint>>,
     waiting: VecDeque<Tables>,
     masks: VecDeque<(BackendId, bool)>,
+    /// Members that want to go: they are waited for, and the next change of members is without them.
+    leaving: Members,
     /// When a member was last lost: tables of flows are incomplete from then on.
     lost: Option<Tick>,
     max_idle_us: u64,
@@ -89,6 +93,7 @@ impl Leader {
             acknowledged: Vec::new(),
             waiting: VecDeque::new(),
             masks: VecDeque::new(),
+            leaving: Members::default(),
             lost: Some(now),
             max_idle_us,
             rules: Rules::default(),
@@ -113,6 +118,11 @@ impl Leader {
     /// A first plan: these members with these tables, nothing tainted. For a cluster that begins.
     pub fn first(members: Members, services: Vec<super::ServicePlan>, backends: Arc<[BackendId]>) -> Plan {
         Plan { step: 1, epoch: 1, generation: 1, members, services, backends, ..Plan::default() }
+    }
+
+    /// These live members want to go.
+    pub fn let_go(&mut self, leaving: Members) {
+        self.leaving = leaving;
     }
 
     /// Takes in a request.
@@ -322,7 +332,8 @@ impl Leader {
 
     /// Nothing is open: begins what is due.
     fn begin(&mut self, live: &Members, now: Tick) {
-        let live = Members::new(live.iter().filter(|&member| !self.plan.lost.contains(member)));
+        let stays = |&member: &Member| !self.plan.lost.contains(member) && !self.leaving.contains(member);
+        let live = Members::new(live.iter().filter(stays));
         if !live.is_empty() && self.plan.members != live {
             if self.rules.hold(Rule::TwoPhaseEpoch) {
                 self.plan.next_members = Some(live);

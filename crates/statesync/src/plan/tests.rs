@@ -228,6 +228,49 @@ fn a_leader_that_takes_over_goes_on() {
 }
 
 #[test]
+fn services_begin_and_end_when_nothing_is_open() {
+    let mut cluster = Cluster::new();
+    let live = cluster.live.clone();
+    let begin = || [(ServiceId(2), answers(&[7, 7, 8]))];
+    let all = backends(&[1, 2, 7, 8]);
+    let early = cluster.leader.replace_services(&[], begin(), Arc::clone(&all), &live, cluster.now);
+    assert_eq!(early, None, "the first plan is not acknowledged yet");
+    cluster.acknowledge(&[0, 1]);
+    let plan = cluster.leader.replace_services(&[], begin(), Arc::clone(&all), &live, cluster.now);
+    let plan = plan.expect("at rest");
+    assert_eq!((plan.step, plan.generation, plan.tainted_slots()), (2, 1, 0));
+    assert_eq!(plan.services[1].cur, answers(&[7, 7, 8]));
+    // Both change; then the first ends, while the second's taint lasts.
+    let both = Tables { answers: vec![answers(&[1, 1, 1, 1]), answers(&[7, 8, 8])], backends: all };
+    cluster.leader.request(Request::Tables(both)).expect("the same shape");
+    assert!(!cluster.leader.is_at_rest(&live));
+    cluster.settle();
+    assert_eq!(cluster.leader.plan().tainted_slots(), 3);
+    let rest = backends(&[7, 8]);
+    let plan =
+        cluster.leader.replace_services(&[ServiceId(1)], [], rest, &live, cluster.now).expect("at rest");
+    assert_eq!((plan.services.len(), plan.tainted_slots(), plan.backends.len()), (1, 1, 2));
+    assert_eq!((plan.services[0].service, plan.services[0].base[1]), (ServiceId(2), Some(BackendId(7))));
+    cluster.now = Tick(2 * MAX_IDLE_US);
+    cluster.settle();
+    assert_eq!(cluster.leader.plan().tainted_slots(), 0, "its taint ended by itself");
+}
+
+#[test]
+fn a_member_that_wants_to_go_is_waited_for_and_left_out() {
+    let mut cluster = Cluster::new();
+    cluster.acknowledge(&[0, 1]);
+    cluster.leader.let_go(Members::new([member(1)]));
+    assert!(cluster.poll());
+    assert_eq!(cluster.leader.plan().next_members, Some(Members::new([member(0)])));
+    cluster.acknowledge(&[0]);
+    assert!(!cluster.poll(), "it hands its records over first");
+    cluster.settle();
+    let plan = cluster.leader.plan();
+    assert_eq!((&plan.members, plan.lost.is_empty()), (&Members::new([member(0)]), true));
+}
+
+#[test]
 fn a_request_of_another_shape_is_refused() {
     let mut leader = Leader::new(first(&[0]), MAX_IDLE_US, Tick(0));
     assert_eq!(leader.request(tables(&[1, 2], &[1, 2])), Err(super::leader::Refused::Shape));

@@ -122,6 +122,7 @@ impl<Io: PacketIo> Worker<Io> {
         if let Some(station) = &self.station {
             self.counters.station.records.set(station.records.len() as u64);
             self.counters.station.unacknowledged.set(station.unacknowledged.len() as u64);
+            self.counters.station.suspects.set(station.suspects.bits());
         }
         if self.station.as_ref().is_some_and(|station| station.has_notes()) {
             self.flush_notes(view);

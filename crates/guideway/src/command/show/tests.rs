@@ -47,3 +47,46 @@ fn flows_say_when_there_are_more() {
     let text = flows(&answer);
     assert!(text.contains("[2001:db8::7]:4000") && text.contains("there are more"), "{text}");
 }
+
+#[test]
+fn a_cluster_says_who_is_there_and_who_is_waited_for() {
+    let mut status: ClusterStatus = serde_json::from_value(json!({
+        "machine": "lb1", "joined": true, "store_reached": true, "store_since_unix_ms": 1000, "leader": "lb2", "step": 21,
+        "step_done": 21, "epoch": 3, "generation": 7, "phase": "prepare", "settled": false, "waiting_for": ["lb3"],
+        "tainted_slots": 1234, "masked": ["web/b2"], "relays_a_second": 1, "relays_at_once": 1, "sync": true, "export": true,
+        "counters": [], "members": [
+            {"name": "lb1", "machine": 0, "incarnation": 1, "address": "10.0.2.11", "state": "member", "step_done": 21,
+             "suspect": false},
+            {"name": "lb2", "machine": 1, "incarnation": 4, "address": "10.0.2.12", "state": "member", "step_done": 21,
+             "suspect": false, "next_hop": "02:00:00:00:00:12"},
+            {"name": "lb3", "machine": 2, "incarnation": 2, "state": "lost", "suspect": true}
+        ]
+    }))
+    .unwrap();
+    insta::assert_snapshot!("cluster", cluster_at(&status, 91_000));
+    status.store_problem = Some("tcp connect error".into());
+    (status.settled, status.joined) = (true, false);
+    let text = cluster_at(&status, 91_000);
+    for words in ["not reached for 1m 30s: tcp connect error; packets are forwarded", "has not joined"] {
+        assert!(text.contains(words), "{words} in {text}");
+    }
+}
+
+#[test]
+fn owners_and_exceptions_are_tables() {
+    let list: Vec<OwnerStatus> = serde_json::from_value(json!([
+        {"service": "web", "machine": "lb1", "primary": 134, "backup": 117, "primary_tainted": 3}
+    ]))
+    .unwrap();
+    assert_eq!(
+        owners(&list),
+        "SERVICE  MACHINE  SLOTS  AS BACKUP  TAINTED\nweb      lb1        134        117        3\n"
+    );
+    let list: Vec<ExceptionStatus> = serde_json::from_value(json!([
+        {"service": "web", "slots": 251, "tainted": 9, "base": "web/b1", "of_base": 9, "flows": 1000},
+        {"service": "dns", "slots": 251, "tainted": 0, "of_base": 0, "flows": 0}
+    ]))
+    .unwrap();
+    let text = exceptions(&list);
+    assert!(text.contains("web/b1") && text.contains("1,000") && text.lines().count() == 3, "{text}");
+}

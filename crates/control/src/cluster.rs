@@ -1,0 +1,26 @@
+//! A machine's part in a cluster: what the machines agree on, and how they come to it by way of a store.
+//!
+//! Rule of this module: the store only carries. Decisions are made by [`statesync::plan`]; [`seat`] is what a machine knows of the store
+//! and what it wants to put there, and has no clock and no connection; [`store`] is the connection and decides nothing. What is in the
+//! store is described in docs/adr/0017.
+//!
+//! ```text
+//! store ── what is there ──▶ picture ─▶ seat ─▶ document (plan, ids, services) ─▶ adopt ─▶ view ─▶ workers
+//!   ▲                                    │ leading: wishes, health ─▶ next document             │
+//!   └──────────── orders ◀───────────────┴───────────── acknowledgements ◀───── reports ◀───────┘
+//! ```
+
+pub(crate) mod adopt;
+pub(crate) mod document;
+pub(crate) mod keys;
+pub(crate) mod leading;
+pub(crate) mod picture;
+pub(crate) mod seat;
+pub(crate) mod show;
+pub(crate) mod slot_text;
+pub(crate) mod store;
+pub(crate) mod tables;
+pub(crate) mod text;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,593 @@
+//! The owner of the truth as a member of a cluster: documents become configurations and views, wishes go to the store.
+
+use super::document::{Document, Settings};
+use super::keys::{self, HealthValue, Key, WishValue};
+use super::leading::ids_of;
+use super::seat::{News, Order, Own, Seat};
+use super::store::{Asked, Event};
+use super::text;
+use crate::compile::{self, Runtime};
+use crate::health::{Verdict, unix_ms};
+use crate::ids::Ids;
+use crate::state::SavedBackend;
+use crate::truth::{Departed, Note, Refusal, Truth};
+use model::Loaded;
+use model::api::EventKind;
+use model::config::{AdminState, Backend, Config, HealthKind, Service};
+use statesync::plan::{Job, Plan};
+use statesync::{MachineId, Member, Members, Owners};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use steer::Maglev;
+use tokio::sync::{mpsc, oneshot, watch};
+use wire::{BackendId, PortId, ServiceId};
+use worker::View;
+use worker::cluster::{Cluster, Endpoint, Link, SlotsView};
+use worker::slots::SlotMemory;
+use worker::view::{BackendState, BackendView};
+
+/// Orders and wishes that may wait for the connection.
+pub(crate) const ASKED_MAX: usize = 256;
+/// Frames relayed to other machines, and records of flows that nobody saw begin, of a machine: a second, and at once.
+pub(crate) const RELAYS: (u64, u64) = (20_000, 5_000);
+/// Backends that departed stay until the plan lets them go.
+const WHILE_PLANNED: Duration = Duration::from_secs(u32::MAX as u64);
+
+/// What of a document the view is made of.
+#[derive(Debug)]
+struct Adopted {
+    document: Arc<Document>,
+    /// By place of the service.
+    taints: Vec<Arc<SlotMemory>>,
+    job: Arc<Job>,
+}
+
+/// A cluster's part of the truth.
+#[derive(Debug)]
+pub(crate) struct Part {
+    pub(crate) seat: Seat,
+    asked: mpsc::Sender<Asked>,
+    pub(crate) config: model::config::Cluster,
+    adopted: Option<Adopted>,
+    /// Since when the store is reached, or not; Unix time, milliseconds.
+    pub(crate) since_unix_ms: u64,
+    /// Why the store is not reached.
+    pub(crate) lost: Option<String>,
+    leads: bool,
+    was_ready: bool,
+    /// The first wish of a new cluster is on its way.
+    is_founding: bool,
+    /// Revision of the last wish that all machines have carried out.
+    settled: watch::Sender<i64>,
+    /// This machine cannot go on.
+    pub(crate) fatal: Option<String>,
+}
+
+impl Part {
+    /// Of a machine with this configuration; `None` for a machine alone.
+    pub(crate) fn new(loaded: &Loaded, version: &str, cores: usize) -> Option<(Part, mpsc::Receiver<Asked>)> {
+        let config = &loaded.config;
+        let cluster = config.cluster.clone()?;
+        let (asked, requests) = mpsc::channel(ASKED_MAX);
+        let own = Own {
+            name: config.machine.name.clone(),
+            address: own_address(config)?,
+            version: version.to_owned(),
+            cores,
+            settings: Settings::new(&config.machine.cluster_key, cluster.port, &config.timeouts),
+            key: config.machine.cluster_key,
+        };
+        let part = Part {
+            seat: Seat::new(own, loaded.text.clone()),
+            asked,
+            config: cluster,
+            adopted: None,
+            since_unix_ms: unix_ms(),
+            lost: Some("not reached yet".to_owned()),
+            leads: false,
+            was_ready: false,
+            is_founding: false,
+            settled: watch::Sender::new(0),
+            fatal: None,
+        };
+        Some((part, requests))
+    }
+
+    /// Revision of the last wish that all machines have carried out.
+    pub(crate) fn settled(&self) -> watch::Receiver<i64> {
+        self.settled.subscribe()
+    }
+
+    /// The plan in force.
+    pub(crate) fn plan(&self) -> Option<&Plan> {
+        Some(&self.adopted.as_ref()?.document.plan)
+    }
+
+    /// The document in force.
+    pub(crate) fn document(&self) -> Option<&Document> {
+        self.adopted.as_ref().map(|adopted| &*adopted.document)
+    }
+
+    /// The connection is told that this machine goes; whatever is under its lease goes, too.
+    pub(crate) fn say_farewell(&mut self) {
+        self.send(Order::Leave);
+    }
+
+    /// Whether the machine takes traffic.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.seat.is_ready()
+    }
+
+    /// Whether the data path is not to send new flows to a backend.
+    pub(crate) fn is_masked(&self, backend: BackendId) -> bool {
+        self.plan().is_some_and(|plan| plan.is_masked(backend))
+    }
+
+    /// The agreed table of a service.
+    pub(crate) fn table(&self, service: ServiceId) -> Option<(Arc<Maglev>, Vec<BackendId>)> {
+        let planned = self.plan()?.services.iter().find(|of| of.service == service)?;
+        let table = self.seat.tables().of(&planned.cur)?;
+        Some((Arc::clone(&table.maglev), table.members.clone()))
+    }
+
+    /// Addresses of the other machines, which need next hops.
+    pub(crate) fn peers(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let own = self.seat.member().map(|member| member.machine);
+        self.seat
+            .picture()
+            .members()
+            .filter(move |(of, _)| Some(of.machine) != own)
+            .map(|(_, value)| value.address)
+    }
+
+    /// Asks for a value to become the wish.
+    fn wish(&self, value: Vec<u8>) -> Result<oneshot::Receiver<Result<Option<i64>, String>>, Refusal> {
+        if value.len() > super::document::VALUE_MAX {
+            return Err(Refusal::Store(format!("the services have {} bytes", value.len())));
+        }
+        if let Some(reason) = &self.lost {
+            return Err(Refusal::Store(reason.clone()));
+        }
+        let after = self.seat.picture().revision(Key::Wish);
+        let (reply, answer) = oneshot::channel();
+        let sent = self.asked.try_send(Asked::Wish { value, after, reply });
+        sent.map(|()| answer).map_err(|_| Refusal::Store("too much waits for it".to_owned()))
+    }
+
+    fn send(&mut self, order: Order) {
+        if let Err(error) = self.asked.try_send(Asked::Order(order)) {
+            // Without room it was not ordered, and comes again.
+            match error.into_inner() {
+                Asked::Order(Order::Put { key, .. }) => self.seat.not_put(key),
+                Asked::Order(Order::Lead(_) | Order::Resign(_)) => self.seat.not_put(Key::Leader),
+                Asked::Order(Order::Plan { .. }) => self.seat.plan_written(None),
+                Asked::Order(Order::Leave) => self.seat.not_left(),
+                Asked::Wish { .. } => {}
+            }
+        }
+    }
+}
+
+/// The answer of the store to a wish, still to come.
+#[derive(Debug)]
+pub(crate) struct Wished {
+    pub(crate) answer: oneshot::Receiver<Result<Option<i64>, String>>,
+    /// Revision of the last wish that all machines have carried out.
+    pub(crate) settled: watch::Receiver<i64>,
+}
+
+impl Wished {
+    /// Waits for the answer: the revision of the wish.
+    ///
+    /// # Errors
+    /// Why it was not taken.
+    pub(crate) async fn accepted(self) -> Result<(i64, watch::Receiver<i64>), Refusal> {
+        match self.answer.await {
+            Ok(Ok(Some(revision))) => Ok((revision, self.settled)),
+            Ok(Ok(None)) => Err(Refusal::Overtaken),
+            Ok(Err(reason)) => Err(Refusal::Store(reason)),
+            Err(_) => Err(Refusal::Stopping),
+        }
+    }
+}
+
+/// Where a machine takes messages: its data address.
+fn own_address(config: &Config) -> Option<IpAddr> {
+    let machine = &config.machine;
+    machine.address.map(IpAddr::V4).or(machine.address6.map(IpAddr::V6))
+}
+
+impl Truth {
+    /// The store says something.
+    pub(crate) fn store_note(&mut self, event: Event) {
+        let Some(part) = &mut self.cluster else { return };
+        match event {
+            Event::Identified(member) => part.seat.identified(member),
+            Event::Connected(changes) => {
+                part.seat.connected(changes);
+                part.is_founding = false;
+                part.since_unix_ms = unix_ms();
+                if part.lost.take().is_some() {
+                    self.events.push(EventKind::StoreReached, None, None, "the cluster's store is reached");
+                }
+            }
+            Event::Changed(changes) => part.seat.changed(changes),
+            Event::Disconnected(reason) => {
+                part.seat.disconnected();
+                if part.lost.is_none() {
+                    part.since_unix_ms = unix_ms();
+                    let message = format!(
+                        "the cluster's store is not reached ({reason}); packets are forwarded as before, changes are refused"
+                    );
+                    self.events.push(EventKind::StoreLost, None, None, message);
+                }
+                part.lost = Some(reason);
+            }
+            Event::PlanWritten(revision) => part.seat.plan_written(revision),
+            Event::NotPut(key) => part.seat.not_put(key),
+        }
+    }
+
+    /// Housekeeping: reports of workers, orders to the store, documents.
+    pub(crate) fn tend_cluster(&mut self) {
+        let health = std::mem::take(&mut self.health_changed).then(|| self.health_value());
+        let now = (self.now)();
+        let goes = self.leaving.is_some_and(|since| since.elapsed() >= self.grace);
+        let Some(part) = &mut self.cluster else { return };
+        if goes {
+            part.seat.leave();
+        }
+        for worker in &mut self.workers {
+            while let Some(report) = worker.reports.as_mut().and_then(statesync::spsc::Receiver::pop) {
+                part.seat.report(worker.core, report);
+            }
+        }
+        if let Some(health) = health {
+            part.seat.set_health(&health);
+        }
+        for order in part.seat.poll(now) {
+            part.send(order);
+        }
+        if part.leads != part.seat.leads() {
+            part.leads = part.seat.leads();
+            let message = if part.leads { "leads the cluster" } else { "leads the cluster no more" };
+            self.events.push(EventKind::ClusterLeader, None, None, message);
+        }
+        let mut adopts = false;
+        for news in part.seat.take_news() {
+            match news {
+                News::Adopted => adopts = true,
+                News::Warning(text) => self.events.push(EventKind::Warning, None, None, text),
+                News::Fatal(text) => {
+                    if part.fatal.is_none() {
+                        self.events.push(EventKind::Warning, None, None, text.clone());
+                    }
+                    part.fatal = Some(text);
+                }
+            }
+        }
+        if adopts {
+            self.adopt();
+        }
+        self.found_cluster();
+        let Some(part) = &mut self.cluster else { return };
+        let ready = part.is_ready();
+        if part.was_ready != ready {
+            part.was_ready = ready;
+            let message = if ready {
+                "has joined the cluster"
+            } else {
+                "is no member of the cluster: packets of services are dropped"
+            };
+            self.events.push(EventKind::ClusterJoined, None, None, message);
+            self.wish_neighbours();
+        }
+        self.settle();
+    }
+
+    /// A cluster that has no services yet gets those of its first leader's file.
+    fn found_cluster(&mut self) {
+        let Some(part) = &mut self.cluster else { return };
+        if !part.leads || part.is_founding || part.seat.picture().wish().is_some() {
+            return;
+        }
+        let value = match text::services_of(part.seat.own_text()) {
+            Ok(text) => WishValue {
+                text,
+                drains: self.drains.clone(),
+                by: self.config.machine.name.clone(),
+                unix_ms: unix_ms(),
+            },
+            Err(_) => return,
+        };
+        // Whether it was taken is seen in the store.
+        part.is_founding = part.wish(keys::bytes(&value)).is_ok();
+    }
+
+    /// What checks of this machine say.
+    fn health_value(&self) -> HealthValue {
+        let mut value = HealthValue::default();
+        for member in self.members.values() {
+            match member.verdict.as_ref().and_then(Verdict::up) {
+                Some(true) => value.up.insert((member.service.clone(), member.name.clone())),
+                Some(false) => value.down.insert((member.service.clone(), member.name.clone())),
+                None => continue,
+            };
+        }
+        value
+    }
+
+    /// A document comes into force here.
+    fn adopt(&mut self) {
+        let Some(part) = &mut self.cluster else { return };
+        let Some(document) = part.seat.document().cloned() else { return };
+        let settled = document.settled;
+        part.settled.send_if_modified(|known| std::mem::replace(known, settled) != settled);
+        let known = part.adopted.as_ref().map(|adopted| &adopted.document);
+        let is_same = known.is_some_and(|known| {
+            known.text == document.text
+                && known.drains == document.drains
+                && known.services == document.services
+                && known.backends == document.backends
+        });
+        if !is_same && let Err(problem) = self.reconfigure(&document) {
+            let message = format!(
+                "the cluster's services do not fit this machine, which holds up every change until that is mended: {problem}"
+            );
+            return self.events.push(EventKind::Warning, None, None, message);
+        }
+        let Some(part) = &mut self.cluster else { return };
+        let plan = &document.plan;
+        let taints = plan.services.iter().map(|of| {
+            // For tests: nothing is remembered, so everything follows the table in force.
+            let tainted = of.tainted.iter().filter(|_| part.config.sync);
+            let bases = tainted.map(|slot| (slot, of.base.get(slot as usize).copied().flatten()));
+            Arc::new(SlotMemory::new(u32::try_from(of.cur.len()).unwrap_or(u32::MAX), bases))
+        });
+        let job = match (part.config.sync, part.config.export) {
+            (true, true) => plan.job.clone(),
+            (true, false) => Job { export: statesync::plan::SlotSets::default(), ..plan.job.clone() },
+            (false, _) => Job { id: plan.job.id, ..Job::default() },
+        };
+        part.adopted = Some(Adopted { taints: taints.collect(), job: Arc::new(job), document });
+        self.dirty = true;
+        self.settle();
+    }
+
+    /// The services of a document become the configuration, its ids the ids.
+    fn reconfigure(&mut self, document: &Document) -> Result<(), String> {
+        let Some(part) = &self.cluster else { return Ok(()) };
+        let is_first = part.adopted.is_none();
+        let Loaded { mut config, text, .. } = text::with_services(part.seat.own_text(), &document.text)?;
+        let ids = ids_of(document);
+        let mut services = Vec::with_capacity(document.services.len());
+        // In the order of the plan, and only what the plan knows.
+        for identity in &document.services {
+            let found = config.services.iter().position(|service| identity.is(service));
+            let mut service = config.services.swap_remove(found.ok_or_else(|| {
+                format!("service {:?} is in the plan and not in the configuration", identity.name)
+            })?);
+            service.backends.retain(|of| ids.of(identity.id, &of.name, of.address).is_some());
+            services.push(service);
+        }
+        config.services = services;
+        let departed = departed_of(document, &config);
+        if is_first {
+            // The ids of the time before the first document stood for other backends.
+            self.remembered = std::mem::take(&mut self.members)
+                .into_iter()
+                .filter_map(|(id, member)| {
+                    self.probe_ports.release(id);
+                    Some(SavedBackend {
+                        up: member.verdict.as_ref()?.up()?,
+                        service: member.service,
+                        backend: member.name,
+                        address: member.address,
+                        since_unix_ms: member.since_unix_ms,
+                    })
+                })
+                .collect();
+        }
+        let before = std::mem::replace(&mut self.config, config);
+        self.ids = ids;
+        self.replace_members(&before, !is_first);
+        self.remembered.clear();
+        self.departed = departed;
+        self.drains.clone_from(&document.drains);
+        self.text = text;
+        self.applied_unix_ms = unix_ms();
+        self.service_states.retain(|name, _| self.config.services.iter().any(|s| s.name == *name));
+        self.unsaved = true;
+        Ok(())
+    }
+
+    /// Makes a compiled view one of a member of the cluster.
+    pub(crate) fn join_view(&self, view: &mut View, config: &Config, ids: &Ids) {
+        let Some(part) = &self.cluster else { return };
+        let member = part.seat.member().unwrap_or_default();
+        let vips: Vec<_> = view.service.iter().map(|service| vip_of(config, ids, service.id)).collect();
+        let endpoint = Endpoint {
+            address: own_address(config).map_or(wire::Addr::V4(0), wire::Addr::from),
+            udp_port: part.config.port,
+            port: self.peer_port(part, config),
+        };
+        let max_idle_us = super::document::Settings::new(&[0; 16], 0, &config.timeouts).max_idle_us();
+        let mut cluster = Cluster {
+            own: member,
+            ready: false,
+            step: 0,
+            epoch: 0,
+            generation: 0,
+            owners: Owners::settled(Members::default()),
+            endpoint,
+            links: Vec::new(),
+            key: config.machine.cluster_key,
+            max_idle_us,
+            relays: RELAYS,
+            services: vips.iter().map(|&vip| SlotsView { vip, taints: Arc::default() }).collect(),
+            job: Arc::default(),
+        };
+        if let Some(adopted) = &part.adopted {
+            let plan = &adopted.document.plan;
+            cluster.step = plan.step;
+            cluster.epoch = plan.epoch;
+            cluster.generation = plan.generation;
+            cluster.owners = plan.owners();
+            cluster.ready = cluster.owners.is_ready(member);
+            cluster.links = self.links(part, config);
+            cluster.services = vips
+                .iter()
+                .zip(&adopted.taints)
+                .map(|(&vip, taints)| SlotsView { vip, taints: Arc::clone(taints) })
+                .collect();
+            cluster.job = Arc::clone(&adopted.job);
+            // Whether a backend takes new flows is agreed on, too: by masks and tables.
+            for backend in view.backends.iter_mut().flatten() {
+                backend.state =
+                    if plan.is_masked(backend.id) { BackendState::Down } else { BackendState::Up };
+                backend.room = BackendView::room(backend.state, backend.next_hop, backend.inner_mtu);
+            }
+        }
+        view.cluster = Some(Arc::new(cluster));
+    }
+
+    /// The data port that messages leave by: the one of the machine's own subnet, or of a peer's next hop.
+    fn peer_port(&self, part: &Part, config: &Config) -> PortId {
+        let own = own_address(config);
+        let of_subnet = config.ports.iter().position(|port| {
+            port.exception_addresses.iter().any(|net| own.is_some_and(|own| net.contains(own)))
+        });
+        let of_subnet = of_subnet.and_then(|at| u16::try_from(at).ok()).map(PortId);
+        let of_peer = || part.peers().find_map(|address| Some(self.next_hops.get(&address)?.port));
+        of_subnet.or_else(of_peer).unwrap_or(PortId(0))
+    }
+
+    fn links(&self, part: &Part, config: &Config) -> Vec<Option<Link>> {
+        let mut links = vec![None; statesync::MACHINES_MAX];
+        for (member, value) in part.seat.picture().members() {
+            let fixed = config.machine.next_hop_mac.map(|mac| mac.0);
+            let mac = fixed.or_else(|| self.next_hops.get(&value.address).map(|hop| hop.mac));
+            if let (Some(link), Some(mac)) = (links.get_mut(member.machine.index()), mac) {
+                *link = Some(Link { address: value.address.into(), mac });
+            }
+        }
+        links
+    }
+
+    /// What an operator wants becomes the wish of the cluster.
+    pub(crate) fn wish_services(&self, loaded: &Loaded) -> Result<Wished, Refusal> {
+        // What could not be compiled here is not asked for.
+        let ports: Vec<_> = self.port_views();
+        compile::compile(&loaded.config, &mut Ids::default(), &Runtime::offline(&ports))
+            .map_err(Refusal::Compile)?;
+        let text = text::services_of(&loaded.text).map_err(Refusal::Store)?;
+        let has = |(service, backend): &(String, String)| {
+            let service = loaded.config.services.iter().find(|of| of.name == *service);
+            service.is_some_and(|of| of.backends.iter().any(|of| of.name == *backend))
+        };
+        self.wish_of(text, |wish| wish.drains.iter().filter(|drain| has(drain)).cloned().collect())
+    }
+
+    /// A backend is drained, or no more, everywhere.
+    pub(crate) fn wish_drain(&self, service: &str, backend: &str, drained: bool) -> Result<Wished, Refusal> {
+        let part = self.cluster.as_ref().ok_or(Refusal::Stopping)?;
+        let (wish, _) = part.seat.picture().wish().ok_or_else(no_wish)?;
+        self.wish_of(wish.text.clone(), |wish| {
+            let mut drains = wish.drains.clone();
+            let key = (service.to_owned(), backend.to_owned());
+            if drained {
+                drains.insert(key)
+            } else {
+                drains.remove(&key)
+            };
+            drains
+        })
+    }
+
+    fn wish_of(
+        &self,
+        text: String,
+        drains: impl FnOnce(&WishValue) -> BTreeSet<(String, String)>,
+    ) -> Result<Wished, Refusal> {
+        let part = self.cluster.as_ref().ok_or(Refusal::Stopping)?;
+        if let Some(reason) = &part.lost {
+            return Err(Refusal::Store(reason.clone()));
+        }
+        let (wish, _) = part.seat.picture().wish().ok_or_else(no_wish)?;
+        let drains = drains(wish);
+        let by = self.config.machine.name.clone();
+        let answer = part.wish(keys::bytes(&WishValue { text, drains, by, unix_ms: unix_ms() }))?;
+        Ok(Wished { answer, settled: part.settled() })
+    }
+
+    /// A wish that nobody waits for: what comes of it is told as an event.
+    pub(crate) fn watch_wish(&self, wished: Wished) {
+        let notes = self.notes.clone();
+        tokio::spawn(async move {
+            if let Err(refusal) = wished.accepted().await {
+                let _ = notes.send(Note::Warning(format!("the reload was refused: {refusal}"))).await;
+            }
+        });
+    }
+
+    /// Name of a machine, for people.
+    pub(crate) fn machine_name(&self, machine: MachineId) -> String {
+        let name = self.cluster.as_ref().and_then(|part| part.seat.picture().name(machine));
+        name.map_or_else(|| format!("#{}", machine.0), str::to_owned)
+    }
+
+    /// The same, of members.
+    pub(crate) fn names(&self, members: impl IntoIterator<Item = Member>) -> Vec<String> {
+        members.into_iter().map(|member| self.machine_name(member.machine)).collect()
+    }
+}
+
+fn no_wish() -> Refusal {
+    Refusal::Store("the cluster has no services yet".to_owned())
+}
+
+fn vip_of(config: &Config, ids: &Ids, id: ServiceId) -> (wire::Addr, u16, u8) {
+    let service = config.services.iter().find(|service| ids.service(&service.name) == Some(id));
+    service.map_or((wire::Addr::V4(0), 0, 0), |service| {
+        (service.vip.addr.into(), service.port, service.protocol.number())
+    })
+}
+
+/// Backends that the plan knows and the configuration does not any more.
+fn departed_of(document: &Document, config: &Config) -> Vec<Departed> {
+    let now = Instant::now();
+    let departed = document.backends.iter().filter_map(|identity| {
+        let at = document.services.iter().position(|of| of.id == identity.service)?;
+        let service = config.services.get(at)?;
+        if service.backends.iter().any(|of| identity.is(identity.service, of)) {
+            return None;
+        }
+        let backend = Backend {
+            name: identity.name.clone(),
+            address: identity.address,
+            weight: 0,
+            mac: identity.mac,
+            state: AdminState::Drain,
+        };
+        let service = Service { backends: vec![backend], ..service.clone() };
+        Some(Departed {
+            id: identity.id,
+            service,
+            since_unix_ms: unix_ms(),
+            settled: now,
+            deadline: now + WHILE_PLANNED,
+        })
+    });
+    departed.collect()
+}
+
+/// Services whose backends are not checked any more panic no more: it is the leader that heeds health.
+pub(crate) fn without_panic(config: &Config) -> Config {
+    let mut config = config.clone();
+    for service in config.services.iter_mut().filter(|service| service.health.kind != HealthKind::None) {
+        service.panic_percent = 0;
+    }
+    config
+}

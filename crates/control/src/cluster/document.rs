@@ -1,0 +1,495 @@
+//! What is agreed on, as one value of the store: the plan, and what a machine needs beside it to make a view.
+//!
+//! Tables travel as recipes and sets of slots as runs, so that a plan of a large table is small; see [`VALUE_MAX`].
+
+use super::keys::Key;
+use super::slot_text;
+use super::tables::{Recipe, Tables};
+use model::config::{Backend, Hash, Mac, Net, Protocol, Service, Timeouts};
+use serde::{Deserialize, Serialize};
+use statesync::plan::{Answers, Job, Mask, Phase, Plan, ServicePlan, SlotSet, SlotSets, Tables as Answering};
+use statesync::{MachineId, Member, Members};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+use wire::{BackendId, ServiceId};
+use worker::view::{BACKENDS_MAX, SERVICES_MAX};
+
+/// Layout of the value.
+const FORMAT: u32 = 1;
+/// Largest value, bytes: a request to etcd may have 1.5 MiB.
+pub(crate) const VALUE_MAX: usize = 1_400_000;
+
+/// What must be the same on all machines, or they would not understand each other.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Settings {
+    /// Tells `machine.cluster_key`s apart without telling them.
+    pub(crate) key_check: String,
+    /// `cluster.port`.
+    pub(crate) port: u16,
+    /// `timeouts`: established, closing, syn, udp.
+    pub(crate) timeouts_s: [u32; 4],
+}
+
+impl Settings {
+    /// Of this machine.
+    pub(crate) fn new(key: &[u8; 16], port: u16, timeouts: &Timeouts) -> Settings {
+        Settings {
+            key_check: format!("{:016x}", steer::hash::source(key, wire::Addr::V6(u128::MAX))),
+            port,
+            timeouts_s: [timeouts.tcp_established_s, timeouts.tcp_closing_s, timeouts.syn_s, timeouts.udp_s],
+        }
+    }
+
+    /// The first key whose value differs.
+    pub(crate) fn difference(&self, other: &Settings) -> Option<&'static str> {
+        if self.key_check != other.key_check {
+            Some("machine.cluster_key")
+        } else if self.port != other.port {
+            Some("cluster.port")
+        } else {
+            (self.timeouts_s != other.timeouts_s).then_some("timeouts")
+        }
+    }
+
+    /// The longest idle time of flows, microseconds.
+    pub(crate) fn max_idle_us(&self) -> u64 {
+        u64::from(self.timeouts_s.into_iter().max().unwrap_or(0)) * 1_000_000
+    }
+}
+
+/// What makes a service the same one: with another of these it begins anew, under another id.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct ServiceIdentity {
+    pub(crate) id: ServiceId,
+    pub(crate) name: String,
+    pub(crate) vip: Net,
+    pub(crate) port: u16,
+    pub(crate) protocol: Protocol,
+    pub(crate) hash: Hash,
+    pub(crate) size: u32,
+}
+
+impl ServiceIdentity {
+    pub(crate) fn new(id: ServiceId, service: &Service) -> ServiceIdentity {
+        ServiceIdentity {
+            id,
+            name: service.name.clone(),
+            vip: service.vip,
+            port: service.port,
+            protocol: service.protocol,
+            hash: service.hash,
+            size: service.maglev_size,
+        }
+    }
+
+    pub(crate) fn is(&self, service: &Service) -> bool {
+        *self == ServiceIdentity::new(self.id, service)
+    }
+}
+
+/// A backend that may have flows, configured or not any more.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct BackendIdentity {
+    pub(crate) id: BackendId,
+    pub(crate) service: ServiceId,
+    pub(crate) name: String,
+    pub(crate) address: IpAddr,
+    /// As configured last, for those that are not any more.
+    pub(crate) mac: Option<Mac>,
+}
+
+impl BackendIdentity {
+    pub(crate) fn new(id: BackendId, service: ServiceId, backend: &Backend) -> BackendIdentity {
+        BackendIdentity {
+            id,
+            service,
+            name: backend.name.clone(),
+            address: backend.address,
+            mac: backend.mac,
+        }
+    }
+
+    pub(crate) fn is(&self, service: ServiceId, backend: &Backend) -> bool {
+        self.service == service && self.name == backend.name && self.address == backend.address
+    }
+}
+
+/// Ids that were given: fresh ones first, because a used one may be named by records and entries for a while.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Given {
+    pub(crate) services: u16,
+    pub(crate) backends: u32,
+    /// Ids of backends that are gone; all of them can be given again some time.
+    pub(crate) resting: SlotSet,
+    /// The same of services.
+    pub(crate) resting_services: SlotSet,
+}
+
+/// See the module.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Document {
+    pub(crate) plan: Plan,
+    /// Revision of the wish that the plan carries out, or has carried out.
+    pub(crate) wish: i64,
+    /// Revision of the last wish that is carried out by all.
+    pub(crate) settled: i64,
+    /// The services, as in a configuration.
+    pub(crate) text: String,
+    pub(crate) drains: BTreeSet<(String, String)>,
+    /// In the order of the plan's.
+    pub(crate) services: Vec<ServiceIdentity>,
+    /// Exactly those that the plan knows.
+    pub(crate) backends: Vec<BackendIdentity>,
+    pub(crate) given: Given,
+    pub(crate) settings: Settings,
+}
+
+impl Document {
+    /// Of a cluster that begins: these members, no service.
+    pub(crate) fn first(members: Members, settings: Settings) -> Document {
+        Document {
+            plan: statesync::plan::Leader::first(members, Vec::new(), Arc::from([])),
+            wish: 0,
+            settled: 0,
+            text: String::new(),
+            drains: BTreeSet::new(),
+            services: Vec::new(),
+            backends: Vec::new(),
+            given: Given::default(),
+            settings,
+        }
+    }
+
+    /// Identities of backends by id.
+    pub(crate) fn by_id(&self) -> HashMap<BackendId, &BackendIdentity> {
+        self.backends.iter().map(|backend| (backend.id, backend)).collect()
+    }
+
+    /// As bytes.
+    ///
+    /// # Errors
+    /// It is too large, or names a table that is not in `tables`.
+    pub(crate) fn encode(&self, tables: &Tables) -> Result<Vec<u8>, String> {
+        let plan = &self.plan;
+        let shares = |answers: &Answers| {
+            let table = tables.of(answers).ok_or_else(|| "a table of an unknown recipe".to_owned())?;
+            Ok::<_, String>(table.recipe.shares().map(|(backend, weight)| (backend.0, weight)).collect())
+        };
+        let mut services = Vec::with_capacity(plan.services.len());
+        for (at, (identity, service)) in self.services.iter().zip(&plan.services).enumerate() {
+            let mut bases: BTreeMap<Option<BackendId>, Vec<u32>> = BTreeMap::new();
+            for slot in service.tainted.iter() {
+                bases.entry(service.base.get(slot as usize).copied().flatten()).or_default().push(slot);
+            }
+            let next = plan.next_tables.as_ref().and_then(|next| next.answers.get(at));
+            services.push(WrittenService {
+                id: identity.id.0,
+                name: identity.name.clone(),
+                vip: identity.vip.to_string(),
+                port: identity.port,
+                protocol: identity.protocol.as_str().to_owned(),
+                hash: if identity.hash == Hash::Source { "source" } else { "tuple" }.to_owned(),
+                size: identity.size,
+                table: shares(&service.cur)?,
+                next: next.map(shares).transpose()?,
+                tainted: bases
+                    .into_iter()
+                    .map(|(base, slots)| (base.map(|b| b.0), slot_text::write(slots)))
+                    .collect(),
+                export: slots_of(&plan.job.export, at),
+                check: slots_of(&plan.job.check, at),
+            });
+        }
+        let written = Written {
+            format: FORMAT,
+            step: plan.step,
+            epoch: plan.epoch,
+            generation: plan.generation,
+            phase: PHASES
+                .iter()
+                .find(|(_, phase)| *phase == plan.phase)
+                .map_or("idle", |(name, _)| name)
+                .to_owned(),
+            members: pairs(&plan.members),
+            next_members: plan.next_members.as_ref().map(pairs),
+            lost: pairs(&plan.lost),
+            masks: plan.masks.iter().map(|mask| (mask.backend.0, mask.in_force)).collect(),
+            next_backends: plan
+                .next_tables
+                .as_ref()
+                .map(|next| next.backends.iter().map(|id| id.0).collect()),
+            job: plan.job.id,
+            migrate: plan.job.migrate,
+            complete_for_us: plan.job.complete_for_us,
+            services,
+            backends: self
+                .backends
+                .iter()
+                .map(|backend| WrittenBackend {
+                    id: backend.id.0,
+                    service: backend.service.0,
+                    name: backend.name.clone(),
+                    address: backend.address,
+                    mac: backend.mac.map(|mac| mac.to_string()),
+                })
+                .collect(),
+            wish: self.wish,
+            settled: self.settled,
+            text: self.text.clone(),
+            drains: self.drains.clone(),
+            services_given: self.given.services,
+            backends_given: self.given.backends,
+            resting: slot_text::write(self.given.resting.iter()),
+            resting_services: slot_text::write(self.given.resting_services.iter()),
+            settings: self.settings.clone(),
+        };
+        let bytes = serde_json::to_vec(&written).map_err(|error| error.to_string())?;
+        if bytes.len() > VALUE_MAX {
+            return Err(format!(
+                "the plan has {} bytes and the store takes {VALUE_MAX}: wait until slots are untainted, or use smaller maglev_size",
+                bytes.len()
+            ));
+        }
+        Ok(bytes)
+    }
+
+    /// From bytes. Tables are made by and kept in `tables`.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub(crate) fn decode(bytes: &[u8], tables: &mut Tables) -> Result<Document, String> {
+        let written: Written = super::keys::value(Key::Plan, bytes)?;
+        written.read(tables).map_err(|problem| format!("{}: {problem}", Key::Plan.text()))
+    }
+}
+
+/// Phases by name.
+const PHASES: [(&str, Phase); 6] = [
+    ("idle", Phase::Idle),
+    ("prepare", Phase::Prepare),
+    ("commit", Phase::Commit),
+    ("retire", Phase::Retire),
+    ("epoch prepare", Phase::EpochPrepare),
+    ("epoch commit", Phase::EpochCommit),
+];
+
+/// Name of a phase.
+pub(crate) fn phase_name(phase: Phase) -> &'static str {
+    PHASES.iter().find(|(_, other)| *other == phase).map_or("idle", |(name, _)| name)
+}
+
+fn pairs(members: &Members) -> Vec<(u8, u32)> {
+    members.iter().map(|member| (member.machine.0, member.incarnation)).collect()
+}
+
+fn members(pairs: &[(u8, u32)]) -> Members {
+    Members::new(
+        pairs.iter().map(|&(machine, incarnation)| Member { machine: MachineId(machine), incarnation }),
+    )
+}
+
+fn slots_of(sets: &SlotSets, at: usize) -> String {
+    sets.service(at).map_or_else(String::new, |set| slot_text::write(set.iter()))
+}
+
+/// The value as it is written.
+#[derive(Serialize, Deserialize)]
+struct Written {
+    format: u32,
+    step: u64,
+    epoch: u32,
+    generation: u64,
+    phase: String,
+    members: Vec<(u8, u32)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    next_members: Option<Vec<(u8, u32)>>,
+    lost: Vec<(u8, u32)>,
+    masks: Vec<(u32, bool)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    next_backends: Option<Vec<u32>>,
+    job: u64,
+    migrate: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    complete_for_us: Option<u64>,
+    services: Vec<WrittenService>,
+    backends: Vec<WrittenBackend>,
+    wish: i64,
+    settled: i64,
+    text: String,
+    drains: BTreeSet<(String, String)>,
+    services_given: u16,
+    backends_given: u32,
+    resting: String,
+    resting_services: String,
+    settings: Settings,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WrittenService {
+    id: u16,
+    name: String,
+    vip: String,
+    port: u16,
+    protocol: String,
+    hash: String,
+    size: u32,
+    /// Backend and weight of the table in force.
+    table: Vec<(u32, u32)>,
+    /// The same of the one to come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    next: Option<Vec<(u32, u32)>>,
+    /// Tainted slots by base.
+    tainted: Vec<(Option<u32>, String)>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    export: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    check: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WrittenBackend {
+    id: u32,
+    service: u16,
+    name: String,
+    address: IpAddr,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mac: Option<String>,
+}
+
+impl Written {
+    fn read(self, tables: &mut Tables) -> Result<Document, String> {
+        if self.format != FORMAT {
+            return Err(format!("format {} where this guidewayd knows {FORMAT}", self.format));
+        }
+        let phase = PHASES.iter().find(|(name, _)| *name == self.phase);
+        let &(_, phase) = phase.ok_or_else(|| format!("unknown phase {:?}", self.phase))?;
+        let mut backends = Vec::with_capacity(self.backends.len());
+        for backend in self.backends {
+            if backend.id as usize >= BACKENDS_MAX {
+                return Err(format!("backend id {}", backend.id));
+            }
+            let mac =
+                backend.mac.map(|mac| mac.parse::<Mac>().map_err(|_| format!("{mac:?} is no MAC address")));
+            backends.push(BackendIdentity {
+                id: BackendId(backend.id),
+                service: ServiceId(backend.service),
+                name: backend.name,
+                address: backend.address,
+                mac: mac.transpose()?,
+            });
+        }
+        let ids: HashMap<u32, &BackendIdentity> = backends.iter().map(|b| (b.id.0, b)).collect();
+        let mut services = Vec::with_capacity(self.services.len());
+        let mut planned = Vec::with_capacity(self.services.len());
+        let mut next_answers = Vec::with_capacity(self.services.len());
+        let (mut export, mut check) = (SlotSets::default(), SlotSets::default());
+        for (at, service) in self.services.into_iter().enumerate() {
+            if service.id == 0 || usize::from(service.id) > SERVICES_MAX {
+                return Err(format!("service id {}", service.id));
+            }
+            let mut answers = |shares: Vec<(u32, u32)>| -> Result<Answers, String> {
+                let mut members = Vec::with_capacity(shares.len());
+                for (id, weight) in shares {
+                    let backend = ids
+                        .get(&id)
+                        .ok_or_else(|| format!("a table names backend {id}, which is unknown"))?;
+                    members.push((backend.name.clone(), weight, backend.id));
+                }
+                let table = tables.get(Recipe::new(members, service.size));
+                let table = table.map_err(|error| format!("service {:?}: {error}", service.name))?;
+                Ok(Arc::clone(&table.answers))
+            };
+            let cur = answers(service.table)?;
+            let next = service.next.map(&mut answers).transpose()?;
+            let mut base = Arc::clone(&cur);
+            let mut tainted = SlotSet::default();
+            for (of, slots) in &service.tainted {
+                let slots = slot_text::read(slots, service.size)?;
+                let base = Arc::make_mut(&mut base);
+                for slot in slots.iter() {
+                    if let Some(base) = base.get_mut(slot as usize) {
+                        *base = of.map(BackendId);
+                    }
+                }
+                tainted.union(&slots);
+            }
+            for (sets, text) in [(&mut export, &service.export), (&mut check, &service.check)] {
+                if !text.is_empty() {
+                    *sets.service_mut(at) = slot_text::read(text, service.size)?;
+                }
+            }
+            next_answers.extend(next);
+            planned.push(ServicePlan { service: ServiceId(service.id), cur, base, tainted });
+            services.push(ServiceIdentity {
+                id: ServiceId(service.id),
+                vip: service.vip.parse().map_err(|error| format!("vip {:?}: {error}", service.vip))?,
+                name: service.name,
+                port: service.port,
+                protocol: match service.protocol.as_str() {
+                    "tcp" => Protocol::Tcp,
+                    "udp" => Protocol::Udp,
+                    other => return Err(format!("unknown protocol {other:?}")),
+                },
+                hash: match service.hash.as_str() {
+                    "tuple" => Hash::Tuple,
+                    "source" => Hash::Source,
+                    other => return Err(format!("unknown hash {other:?}")),
+                },
+                size: service.size,
+            });
+        }
+        let next_tables = match self.next_backends {
+            Some(_) if next_answers.len() != planned.len() => {
+                return Err("next tables of some services only".to_owned());
+            }
+            Some(of) => {
+                Some(Answering { answers: next_answers, backends: of.into_iter().map(BackendId).collect() })
+            }
+            None => None,
+        };
+        let mut valid: Vec<BackendId> = backends.iter().map(|backend| backend.id).collect();
+        valid.sort_unstable();
+        valid.dedup();
+        let plan = Plan {
+            step: self.step,
+            epoch: self.epoch,
+            generation: self.generation,
+            phase,
+            members: members(&self.members),
+            next_members: self.next_members.as_deref().map(members),
+            lost: members(&self.lost),
+            services: planned,
+            next_tables,
+            backends: valid.into(),
+            masks: self
+                .masks
+                .into_iter()
+                .map(|(id, in_force)| Mask { backend: BackendId(id), in_force })
+                .collect(),
+            job: Job {
+                id: self.job,
+                export,
+                check,
+                migrate: self.migrate,
+                complete_for_us: self.complete_for_us,
+            },
+        };
+        Ok(Document {
+            plan,
+            wish: self.wish,
+            settled: self.settled,
+            text: self.text,
+            drains: self.drains,
+            services,
+            backends,
+            given: Given {
+                services: self.services_given,
+                backends: self.backends_given,
+                resting: slot_text::read(&self.resting, u32::try_from(BACKENDS_MAX).unwrap_or(u32::MAX))?,
+                resting_services: slot_text::read(&self.resting_services, 1 << 16)?,
+            },
+            settings: self.settings,
+        })
+    }
+}

@@ -1,0 +1,181 @@
+//! Keys and values of the store. All values are JSON.
+
+use serde::{Deserialize, Serialize};
+use statesync::{MachineId, Member};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+/// Before all keys; the number counts layouts that do not understand each other.
+pub(crate) const PREFIX: &str = "/guideway/v1/";
+
+/// A key.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) enum Key {
+    /// Who has the number, and how often it has started. Stays.
+    Machine(MachineId),
+    /// It is alive. Under its lease.
+    Member(MachineId),
+    /// The step that it has done. Under its lease.
+    Acknowledgement(MachineId),
+    /// What its health checks say. Under its lease.
+    Health(MachineId),
+    /// Who leads. Under its lease.
+    Leader,
+    /// What operators want.
+    Wish,
+    /// What is agreed on.
+    Plan,
+}
+
+impl Key {
+    /// As text, with the prefix.
+    pub(crate) fn text(self) -> String {
+        match self {
+            Key::Machine(machine) => format!("{PREFIX}machines/{}", machine.0),
+            Key::Member(machine) => format!("{PREFIX}members/{}", machine.0),
+            Key::Acknowledgement(machine) => format!("{PREFIX}acknowledgements/{}", machine.0),
+            Key::Health(machine) => format!("{PREFIX}health/{}", machine.0),
+            Key::Leader => format!("{PREFIX}leader"),
+            Key::Wish => format!("{PREFIX}wish"),
+            Key::Plan => format!("{PREFIX}plan"),
+        }
+    }
+
+    /// From text; `None`: not one of ours.
+    pub(crate) fn parse(text: &str) -> Option<Key> {
+        let text = text.strip_prefix(PREFIX)?;
+        let machine = |number: &str| {
+            let machine = MachineId(number.parse().ok()?);
+            (machine.index() < statesync::members::MACHINES_MAX).then_some(machine)
+        };
+        Some(match text.split_once('/') {
+            Some(("machines", number)) => Key::Machine(machine(number)?),
+            Some(("members", number)) => Key::Member(machine(number)?),
+            Some(("acknowledgements", number)) => Key::Acknowledgement(machine(number)?),
+            Some(("health", number)) => Key::Health(machine(number)?),
+            Some(_) => return None,
+            None => match text {
+                "leader" => Key::Leader,
+                "wish" => Key::Wish,
+                "plan" => Key::Plan,
+                _ => return None,
+            },
+        })
+    }
+}
+
+/// Value of [`Key::Machine`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct MachineValue {
+    /// `machine.name`.
+    pub(crate) name: String,
+    /// Counts its starts.
+    pub(crate) incarnation: u32,
+}
+
+/// Value of [`Key::Member`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct MemberValue {
+    /// `machine.name`.
+    pub(crate) name: String,
+    /// Its incarnation.
+    pub(crate) incarnation: u32,
+    /// Where it takes messages.
+    pub(crate) address: IpAddr,
+    /// Version of guidewayd.
+    pub(crate) version: String,
+    /// It wants to go.
+    #[serde(default)]
+    pub(crate) leaving: bool,
+}
+
+/// Value of [`Key::Acknowledgement`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct AcknowledgementValue {
+    /// Whose.
+    pub(crate) incarnation: u32,
+    /// The step that is done.
+    pub(crate) step: u64,
+    /// By place of the service, slots whose taint must not end.
+    #[serde(default)]
+    pub(crate) refused: Vec<String>,
+    /// No taint may end before its time.
+    #[serde(default)]
+    pub(crate) incomplete: bool,
+}
+
+/// Value of [`Key::Health`]: backends as (service, backend). Those of which nothing is known are in neither.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct HealthValue {
+    /// Checks hold them to be up.
+    pub(crate) up: BTreeSet<(String, String)>,
+    /// Checks hold them to be down.
+    pub(crate) down: BTreeSet<(String, String)>,
+}
+
+/// Value of [`Key::Leader`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct LeaderValue {
+    /// Number of the machine.
+    pub(crate) machine: u8,
+    /// Its incarnation.
+    pub(crate) incarnation: u32,
+}
+
+impl From<Member> for LeaderValue {
+    fn from(member: Member) -> LeaderValue {
+        LeaderValue { machine: member.machine.0, incarnation: member.incarnation }
+    }
+}
+
+/// Value of [`Key::Wish`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct WishValue {
+    /// The services, as in a configuration.
+    pub(crate) text: String,
+    /// Backends drained by an operator: service, backend.
+    #[serde(default)]
+    pub(crate) drains: BTreeSet<(String, String)>,
+    /// The machine that was asked.
+    pub(crate) by: String,
+    /// When, Unix time, milliseconds; for people.
+    pub(crate) unix_ms: u64,
+}
+
+/// A value as bytes.
+pub(crate) fn bytes(value: &impl Serialize) -> Vec<u8> {
+    // Maps with text keys and plain data only: there is nothing that JSON could not say.
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+/// A value from bytes.
+///
+/// # Errors
+/// What is wrong, with the key.
+pub(crate) fn value<'a, T: Deserialize<'a>>(key: Key, bytes: &'a [u8]) -> Result<T, String> {
+    serde_json::from_slice(bytes).map_err(|error| format!("{}: {error}", key.text()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Key, MachineId};
+
+    #[test]
+    fn keys_are_read_as_they_are_written() {
+        let machine = MachineId(7);
+        for key in [
+            Key::Machine(machine),
+            Key::Member(machine),
+            Key::Acknowledgement(machine),
+            Key::Health(machine),
+            Key::Leader,
+            Key::Wish,
+            Key::Plan,
+        ] {
+            assert_eq!(Key::parse(&key.text()), Some(key));
+        }
+        for other in ["/guideway/v1/members/64", "/guideway/v1/members/x", "/guideway/v2/plan", "plan", ""] {
+            assert_eq!(Key::parse(other), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,460 @@
+//! The leader's part: from what operators want and what health checks say to the next document.
+//!
+//! [`Leader`] makes the steps and decides their order. Here is what it is asked for, from scratch each time nothing is open: so a change
+//! that was wished while another went on, or before this leader led, is found all the same.
+
+use super::document::{BackendIdentity, Document, Given, ServiceIdentity};
+use super::picture::Picture;
+use super::tables::{Recipe, Tables};
+use super::text;
+use crate::compile::{self, Judged, Runtime};
+use crate::ids::Ids;
+use model::config::{AdminState, Backend, Config, HealthKind, Service};
+use statesync::plan::{Answers, Leader, Request, Tables as Answering};
+use statesync::{Member, Members};
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use wire::{BackendId, ServiceId, Tick};
+use worker::view::{BACKENDS_MAX, BackendState, SERVICES_MAX};
+
+/// A wish, checked against this machine's own configuration.
+#[derive(Clone, Debug)]
+struct Wished {
+    revision: i64,
+    /// `None`: it does not fit here.
+    config: Option<Config>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Leading {
+    leader: Leader,
+    document: Document,
+    wished: Option<Wished>,
+    /// Backends that are not configured any more, and until when their flows may live.
+    departing: HashMap<BackendId, Tick>,
+    /// Those that were departing when this leader began are among them.
+    resumed: bool,
+    /// Since when ids rest, as far as this leader knows.
+    resting: HashMap<BackendId, Tick>,
+    resting_services: HashMap<ServiceId, Tick>,
+    /// What could not be done, told once.
+    problem: Option<String>,
+    /// The picture that was looked at last, and when.
+    looked_at: Option<(u64, Tick)>,
+}
+
+/// Without news, time alone brings something about this often at most, microseconds.
+const LOOK_US: u64 = 20_000;
+
+
+impl Leading {
+    /// Goes on from a document.
+    pub(crate) fn new(document: Document, now: Tick) -> Leading {
+        Leading {
+            leader: Leader::new(document.plan.clone(), document.settings.max_idle_us(), now),
+            wished: None,
+            departing: HashMap::new(),
+            resumed: false,
+            resting: document.given.resting.iter().map(|id| (BackendId(id), now)).collect(),
+            resting_services: document
+                .given
+                .resting_services
+                .iter()
+                .filter_map(|id| Some((ServiceId(u16::try_from(id).ok()?), now)))
+                .collect(),
+            document,
+            problem: None,
+            looked_at: None,
+        }
+    }
+
+    /// The newest document.
+    pub(crate) fn document(&self) -> &Document {
+        &self.document
+    }
+
+    /// Who is waited for.
+    pub(crate) fn lagging(&self, live: &Members) -> Vec<Member> {
+        self.leader.lagging(live).collect()
+    }
+
+    /// What could not be done, once.
+    pub(crate) fn take_problem(&mut self) -> Option<String> {
+        self.problem.take()
+    }
+
+    /// The next document, if there is one to be written. `own_text` is this machine's configuration.
+    pub(crate) fn poll(
+        &mut self,
+        picture: &Picture,
+        own_text: &str,
+        tables: &mut Tables,
+        now: Tick,
+    ) -> Option<&Document> {
+        let version = picture.version();
+        if self.looked_at.is_some_and(|(at, when)| at == version && now.since_us(when) < LOOK_US) {
+            return None;
+        }
+        self.looked_at = Some((version, now));
+        for acknowledgement in picture.acknowledgements() {
+            self.leader.acknowledge(acknowledgement);
+        }
+        let live = picture.live();
+        self.leader.let_go(picture.leaving());
+        self.check_wish(picture, own_text);
+        let judgement = self.judge(picture);
+        self.request_masks(&judgement);
+        let made = if self.leader.is_at_rest(&live) && live == self.document.plan.members {
+            self.at_rest(picture, &judgement, tables, &live, now)
+        } else {
+            false
+        };
+        let stepped = self.leader.poll(&live, now).is_some();
+        if !made && !stepped {
+            return None;
+        }
+        self.document.plan = self.leader.plan().clone();
+        self.bury(now);
+        Some(&self.document)
+    }
+
+    /// Reads a new wish.
+    fn check_wish(&mut self, picture: &Picture, own_text: &str) {
+        let Some((wish, revision)) = picture.wish() else { return };
+        if self.wished.as_ref().is_some_and(|known| known.revision == revision) {
+            return;
+        }
+        let config = match text::with_services(own_text, &wish.text) {
+            Ok(loaded) => Some(loaded.config),
+            Err(problem) => {
+                self.problem = Some(format!(
+                    "the services that {} asked for do not fit this machine, which leads; those in force stay: {problem}",
+                    wish.by
+                ));
+                None
+            }
+        };
+        self.wished = Some(Wished { revision, config });
+    }
+
+    /// What is thought of each configured backend that has an id.
+    fn judge(&self, picture: &Picture) -> HashMap<ServiceId, Vec<Judged>> {
+        let Some(config) = self.wished.as_ref().and_then(|wished| wished.config.as_ref()) else {
+            return HashMap::new();
+        };
+        let drains = picture.wish().map(|(wish, _)| &wish.drains);
+        let ids = ids_of(&self.document);
+        // Where nobody knows anything (yet, or after all have started anew), it stays as it is.
+        let plan = self.leader.plan();
+        let masked: HashSet<BackendId> = plan.masks.iter().map(|mask| mask.backend).collect();
+        let serving: HashSet<BackendId> = plan
+            .services
+            .iter()
+            .flat_map(|of| of.cur.iter())
+            .flatten()
+            .filter(|id| !masked.contains(id))
+            .copied()
+            .collect();
+        let is_drained = |service: &Service, name: &str| {
+            drains.is_some_and(|drains| drains.contains(&(service.name.clone(), name.to_owned())))
+        };
+        let runtime = Runtime {
+            is_up: &|id, service, backend| match picture.votes(&service.name, &backend.name) {
+                (0, 0) => serving.contains(&id),
+                (up, down) => up >= down,
+            },
+            is_drained: &|_, service, backend| is_drained(service, &backend.name),
+            ..Runtime::offline(&[])
+        };
+        let mut judgement = HashMap::new();
+        for service in &config.services {
+            let Some(identity) = self.document.services.iter().find(|of| of.is(service)) else { continue };
+            let mut service = service.clone();
+            if service.health.kind != HealthKind::None && is_early(picture, &service, is_drained) {
+                service.panic_percent = 0;
+            }
+            judgement.insert(identity.id, compile::judge(&service, identity.id, &ids, &runtime));
+        }
+        judgement
+    }
+
+    /// Backends that health or an operator holds to be down take no new flows, at once.
+    fn request_masks(&mut self, judgement: &HashMap<ServiceId, Vec<Judged>>) {
+        for judged in judgement.values().flatten() {
+            let (plan, backend) = (self.leader.plan(), judged.id);
+            let is_masked = plan.masks.iter().any(|mask| mask.backend == backend);
+            let takes_flows = |answers: &Answers| answers.contains(&Some(backend));
+            let request = match judged.state {
+                // What takes no flows needs no mask.
+                BackendState::Down if !is_masked && plan.services.iter().any(|of| takes_flows(&of.cur)) => {
+                    Request::Mask(backend)
+                }
+                BackendState::Up | BackendState::Draining if is_masked => Request::Unmask(backend),
+                _ => continue,
+            };
+            if let Err(refused) = self.leader.request(request) {
+                self.problem = Some(format!("backend {backend:?}: {refused}"));
+            }
+        }
+    }
+
+    /// Nothing is open: is there something to begin? True: the document has changed.
+    fn at_rest(
+        &mut self,
+        picture: &Picture,
+        judgement: &HashMap<ServiceId, Vec<Judged>>,
+        tables: &mut Tables,
+        live: &Members,
+        now: Tick,
+    ) -> bool {
+        let Some(wished) = self.wished.clone() else { return false };
+        let Some(config) = wished.config else { return false };
+        if self.document.wish != wished.revision {
+            return match self.follow_wish(picture, &config, wished.revision, tables, live, now) {
+                Ok(()) => true,
+                Err(problem) => {
+                    // Told once: the wish counts as looked at.
+                    self.wished = Some(Wished { revision: wished.revision, config: None });
+                    self.problem = Some(problem);
+                    false
+                }
+            };
+        }
+        if !std::mem::replace(&mut self.resumed, true) {
+            self.resume_departures(now);
+        }
+        match self.target(judgement, tables, now) {
+            Ok(Some(target)) => {
+                if let Err(refused) = self.leader.request(Request::Tables(target)) {
+                    self.problem = Some(refused.to_string());
+                }
+                false
+            }
+            Ok(None) if self.document.settled != self.document.wish => {
+                self.document.settled = self.document.wish;
+                true
+            }
+            Ok(None) => false,
+            Err(problem) => {
+                self.problem = Some(problem);
+                false
+            }
+        }
+    }
+
+    /// Services come and go, and backends get their ids.
+    fn follow_wish(
+        &mut self,
+        picture: &Picture,
+        config: &Config,
+        revision: i64,
+        tables: &mut Tables,
+        live: &Members,
+        now: Tick,
+    ) -> Result<(), String> {
+        let Some((wish, _)) = picture.wish() else { return Ok(()) };
+        let mut document = self.document.clone();
+        let stays = |identity: &ServiceIdentity| config.services.iter().any(|service| identity.is(service));
+        let end: Vec<ServiceId> = document.services.iter().filter(|of| !stays(of)).map(|of| of.id).collect();
+        document.services.retain(stays);
+        let mut rest: HashSet<BackendId> = HashSet::new();
+        document.backends.retain(|backend| {
+            let stays = !end.contains(&backend.service);
+            if !stays {
+                rest.insert(backend.id);
+            }
+            stays
+        });
+        let mut places: HashMap<(ServiceId, String, IpAddr), usize> = HashMap::new();
+        for (at, backend) in document.backends.iter().enumerate() {
+            places.insert((backend.service, backend.name.clone(), backend.address), at);
+        }
+        let mut begin = Vec::new();
+        for service in &config.services {
+            let known = document.services.iter().find(|identity| identity.is(service)).map(|known| known.id);
+            let id = match known {
+                Some(id) => id,
+                None => self.service_id(&mut document.given, now)?,
+            };
+            let mut configured: HashMap<BackendId, &Backend> = HashMap::new();
+            for backend in &service.backends {
+                let place = places.get(&(id, backend.name.clone(), backend.address));
+                if let Some(known) = place.and_then(|&at| document.backends.get_mut(at)) {
+                    known.mac = backend.mac;
+                    configured.insert(known.id, backend);
+                    self.departing.remove(&known.id);
+                    continue;
+                }
+                let backend_id = self.backend_id(&mut document.given, now)?;
+                document.backends.push(BackendIdentity::new(backend_id, id, backend));
+                configured.insert(backend_id, backend);
+            }
+            for gone in
+                document.backends.iter().filter(|of| of.service == id && !configured.contains_key(&of.id))
+            {
+                let until = Tick(now.0.saturating_add(service.drain_timeout_ms.saturating_mul(1000)));
+                self.departing.entry(gone.id).or_insert(until);
+            }
+            if known.is_none() {
+                let identity = ServiceIdentity::new(id, service);
+                // Who is up is seen when all machines know them.
+                let open = configured.iter().filter(|(_, of)| {
+                    let drained = wish.drains.contains(&(service.name.clone(), of.name.clone()));
+                    service.health.kind == HealthKind::None
+                        && of.state == AdminState::Up
+                        && of.weight > 0
+                        && !drained
+                });
+                let members = open.map(|(id, of)| (of.name.clone(), of.weight, *id));
+                let table = tables.get(Recipe::new(members, identity.size));
+                let table = table.map_err(|error| format!("service {:?}: {error}", service.name))?;
+                begin.push((id, Arc::clone(&table.answers)));
+                document.services.push(identity);
+            }
+        }
+        document.backends.sort_unstable_by_key(|backend| backend.id);
+        document.text.clone_from(&wish.text);
+        document.drains.clone_from(&wish.drains);
+        document.wish = revision;
+        let backends = document.backends.iter().map(|backend| backend.id).collect();
+        let plan = self.leader.replace_services(&end, begin, backends, live, now);
+        document.plan = plan.cloned().ok_or("the cluster is not at rest")?;
+        document.given.rest_services(&end);
+        self.resting_services.extend(end.into_iter().map(|id| (id, now)));
+        document.given.rest(&rest);
+        self.resting.extend(rest.into_iter().map(|id| (id, now)));
+        self.document = document;
+        Ok(())
+    }
+
+    fn service_id(&mut self, given: &mut Given, now: Tick) -> Result<ServiceId, String> {
+        if usize::from(given.services) < SERVICES_MAX {
+            given.services += 1;
+            return Ok(ServiceId(given.services));
+        }
+        let rested = self.rested(&self.resting_services, now);
+        let id =
+            rested.ok_or("no service id is free: apply again when flows of removed services have ended")?;
+        self.resting_services.remove(&id);
+        given.resting_services.remove(u32::from(id.0));
+        Ok(id)
+    }
+
+    fn backend_id(&mut self, given: &mut Given, now: Tick) -> Result<BackendId, String> {
+        if (given.backends as usize) < BACKENDS_MAX {
+            given.backends += 1;
+            return Ok(BackendId(given.backends - 1));
+        }
+        let rested = self.rested(&self.resting, now);
+        let id =
+            rested.ok_or("no backend id is free: apply again when flows of removed backends have ended")?;
+        self.resting.remove(&id);
+        given.resting.remove(id.0);
+        Ok(id)
+    }
+
+    /// The id that rests longest, if for one and a half times the longest idle time.
+    fn rested<T: Copy>(&self, resting: &HashMap<T, Tick>, now: Tick) -> Option<T> {
+        let (id, since) = resting.iter().min_by_key(|(_, since)| **since)?;
+        (now.since_us(*since) > self.document.settings.max_idle_us() / 2 * 3).then_some(*id)
+    }
+
+    /// The tables that should be, if they are not.
+    fn target(
+        &mut self,
+        judgement: &HashMap<ServiceId, Vec<Judged>>,
+        tables: &mut Tables,
+        now: Tick,
+    ) -> Result<Option<Answering>, String> {
+        let plan = &self.document.plan;
+        let by_id = self.document.by_id();
+        let mut answers = Vec::with_capacity(plan.services.len());
+        let mut differs = false;
+        for (identity, planned) in self.document.services.iter().zip(&plan.services) {
+            let members = judgement.get(&identity.id).into_iter().flatten();
+            let members = members
+                .filter(|is| is.state == BackendState::Up)
+                .filter_map(|is| Some((by_id.get(&is.id)?.name.clone(), is.weight, is.id)));
+            let table = tables.get(Recipe::new(members, identity.size));
+            let table = table.map_err(|error| format!("service {:?}: {error}", identity.name))?;
+            differs |= !Arc::ptr_eq(&table.answers, &planned.cur);
+            answers.push(Arc::clone(&table.answers));
+        }
+        let is_over = |backend: &BackendId| self.departing.get(backend).is_some_and(|until| *until <= now);
+        let backends: Arc<[BackendId]> = plan.backends.iter().copied().filter(|id| !is_over(id)).collect();
+        differs |= backends.len() != plan.backends.len();
+        Ok(differs.then_some(Answering { answers, backends }))
+    }
+
+    /// Identities of backends that the plan does not know any more go, and their ids rest.
+    fn bury(&mut self, now: Tick) {
+        let plan = &self.document.plan;
+        let known: HashSet<BackendId> = plan.backends.iter().copied().collect();
+        let mut gone = HashSet::new();
+        self.document.backends.retain(|backend| {
+            let stays = known.contains(&backend.id);
+            if !stays {
+                gone.insert(backend.id);
+            }
+            stays
+        });
+        self.document.given.rest(&gone);
+        self.departing.retain(|backend, _| known.contains(backend));
+        self.resting.extend(gone.into_iter().map(|id| (id, now)));
+    }
+
+    /// Backends that were departing when this leader began: their time begins anew.
+    fn resume_departures(&mut self, now: Tick) {
+        let Some(config) = self.wished.as_ref().and_then(|wished| wished.config.as_ref()) else { return };
+        for backend in &self.document.backends {
+            let identity = self.document.services.iter().find(|of| of.id == backend.service);
+            let service = identity.and_then(|of| config.services.iter().find(|service| of.is(service)));
+            let Some(service) = service else { continue };
+            if !service.backends.iter().any(|of| backend.is(backend.service, of)) {
+                let until = Tick(now.0.saturating_add(service.drain_timeout_ms.saturating_mul(1000)));
+                self.departing.entry(backend.id).or_insert(until);
+            }
+        }
+    }
+}
+
+impl Given {
+    fn rest(&mut self, backends: &HashSet<BackendId>) {
+        for backend in backends {
+            self.resting.insert(backend.0);
+        }
+    }
+
+    fn rest_services(&mut self, services: &[ServiceId]) {
+        for service in services {
+            self.resting_services.insert(u32::from(service.0));
+        }
+    }
+}
+
+/// Health is not known of so many backends that panic would be for want of news.
+fn is_early(picture: &Picture, service: &Service, is_drained: impl Fn(&Service, &str) -> bool) -> bool {
+    let (mut eligible, mut down, mut unknown) = (0_u64, 0_u64, 0_u64);
+    for backend in &service.backends {
+        if backend.state != AdminState::Up || backend.weight == 0 || is_drained(service, &backend.name) {
+            continue;
+        }
+        eligible += 1;
+        match picture.votes(&service.name, &backend.name) {
+            (0, 0) => unknown += 1,
+            (up, against) if up < against => down += 1,
+            _ => {}
+        }
+    }
+    unknown > 0 && down * 100 <= u64::from(service.panic_percent) * eligible
+}
+
+/// The ids of a document, and no others.
+pub(crate) fn ids_of(document: &Document) -> Ids {
+    Ids::given(
+        document.services.iter().map(|of| (of.id, of.name.as_str(), of.vip, of.port, of.protocol)),
+        document.backends.iter().map(|of| (of.id, of.service, of.name.as_str(), of.address)),
+    )
+}

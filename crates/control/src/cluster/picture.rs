@@ -1,0 +1,167 @@
+//! What the store shows, as far as it is known here.
+
+use super::keys::{
+    self, AcknowledgementValue, HealthValue, Key, LeaderValue, MachineValue, MemberValue, WishValue,
+};
+use super::slot_text;
+use statesync::plan::{Acknowledgement, SlotSets};
+use statesync::{MachineId, Member, Members};
+use std::collections::BTreeMap;
+
+/// A value and the revision at which it was put.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Entry {
+    pub(crate) value: Vec<u8>,
+    pub(crate) revision: i64,
+}
+
+/// A key that changed; `None`: it is gone.
+pub(crate) type Change = (Key, Option<Entry>);
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Picture {
+    entries: BTreeMap<Key, Entry>,
+    /// The readable ones of what stands in `entries`.
+    machines: BTreeMap<MachineId, MachineValue>,
+    members: BTreeMap<MachineId, MemberValue>,
+    acknowledgements: BTreeMap<MachineId, AcknowledgementValue>,
+    health: BTreeMap<MachineId, HealthValue>,
+    leader: Option<Member>,
+    wish: Option<WishValue>,
+    /// Counts changes.
+    version: u64,
+}
+
+impl Picture {
+    /// Counts changes.
+    pub(crate) fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Takes in a change. Values that cannot be read count as absent.
+    ///
+    /// # Errors
+    /// Why a value cannot be read.
+    pub(crate) fn change(&mut self, (key, entry): Change) -> Result<(), String> {
+        self.version += 1;
+        let Some(entry) = entry else {
+            self.entries.remove(&key);
+            self.forget(key);
+            return Ok(());
+        };
+        self.forget(key);
+        let bytes = &entry.value[..];
+        let read = match key {
+            Key::Machine(machine) => keys::value(key, bytes).map(|v| drop(self.machines.insert(machine, v))),
+            Key::Member(machine) => keys::value(key, bytes).map(|v| drop(self.members.insert(machine, v))),
+            Key::Acknowledgement(machine) => {
+                keys::value(key, bytes).map(|v| drop(self.acknowledgements.insert(machine, v)))
+            }
+            Key::Health(machine) => keys::value(key, bytes).map(|v| drop(self.health.insert(machine, v))),
+            Key::Leader => keys::value::<LeaderValue>(key, bytes).map(|leader| {
+                let machine = MachineId(leader.machine);
+                self.leader = Some(Member { machine, incarnation: leader.incarnation });
+            }),
+            Key::Wish => keys::value(key, bytes).map(|wish| self.wish = Some(wish)),
+            // Read by those who have tables.
+            Key::Plan => Ok(()),
+        };
+        self.entries.insert(key, entry);
+        read
+    }
+
+    fn forget(&mut self, key: Key) {
+        match key {
+            Key::Machine(machine) => drop(self.machines.remove(&machine)),
+            Key::Member(machine) => drop(self.members.remove(&machine)),
+            Key::Acknowledgement(machine) => drop(self.acknowledgements.remove(&machine)),
+            Key::Health(machine) => drop(self.health.remove(&machine)),
+            Key::Leader => self.leader = None,
+            Key::Wish => self.wish = None,
+            Key::Plan => {}
+        }
+    }
+
+    /// What stands under a key.
+    pub(crate) fn entry(&self, key: Key) -> Option<&Entry> {
+        self.entries.get(&key)
+    }
+
+    /// The revision at which a key was put; 0 if it is absent.
+    pub(crate) fn revision(&self, key: Key) -> i64 {
+        self.entry(key).map_or(0, |entry| entry.revision)
+    }
+
+    /// Name of a machine, alive or not.
+    pub(crate) fn name(&self, machine: MachineId) -> Option<&str> {
+        let member = self.members.get(&machine).map(|member| &member.name);
+        member.or(self.machines.get(&machine).map(|of| &of.name)).map(String::as_str)
+    }
+
+    /// Who is alive.
+    pub(crate) fn members(&self) -> impl Iterator<Item = (Member, &MemberValue)> {
+        self.members
+            .iter()
+            .map(|(&machine, value)| (Member { machine, incarnation: value.incarnation }, value))
+    }
+
+    /// The living.
+    pub(crate) fn live(&self) -> Members {
+        Members::new(self.members().map(|(member, _)| member))
+    }
+
+    /// Of these, those who want to go.
+    pub(crate) fn leaving(&self) -> Members {
+        Members::new(self.members().filter(|(_, value)| value.leaving).map(|(member, _)| member))
+    }
+
+    /// What the living have acknowledged.
+    pub(crate) fn acknowledgements(&self) -> impl Iterator<Item = Acknowledgement> + '_ {
+        self.acknowledgements.iter().filter_map(|(&machine, value)| {
+            let member = Member { machine, incarnation: value.incarnation };
+            if self.members.get(&machine)?.incarnation != member.incarnation {
+                return None;
+            }
+            let mut refused = SlotSets::default();
+            let mut incomplete = value.incomplete;
+            for (at, text) in value.refused.iter().enumerate().filter(|(_, text)| !text.is_empty()) {
+                match slot_text::read(text, steer::Maglev::SIZE_MAX) {
+                    Ok(slots) => *refused.service_mut(at) = slots,
+                    // Whatever it refuses: no taint ends.
+                    Err(_) => incomplete = true,
+                }
+            }
+            Some(Acknowledgement { member, step: value.step, refused, incomplete })
+        })
+    }
+
+    /// The largest step that a living member has done.
+    pub(crate) fn last_step(&self) -> u64 {
+        let is_alive = |(machine, value): &(&MachineId, &AcknowledgementValue)| {
+            self.members.get(machine).is_some_and(|member| member.incarnation == value.incarnation)
+        };
+        self.acknowledgements.iter().filter(is_alive).map(|(_, value)| value.step).max().unwrap_or(0)
+    }
+
+    /// Members that hold a backend to be up, and down.
+    pub(crate) fn votes(&self, service: &str, backend: &str) -> (usize, usize) {
+        // The sets are of pairs of texts, and one is not looked up by two.
+        let key = (service.to_owned(), backend.to_owned());
+        let of = |machine: &MachineId| self.members.contains_key(machine);
+        let voters = self.health.iter().filter(|(machine, _)| of(machine)).map(|(_, value)| value);
+        voters.fold((0, 0), |(up, down), value| {
+            (up + usize::from(value.up.contains(&key)), down + usize::from(value.down.contains(&key)))
+        })
+    }
+
+    /// Who leads.
+    pub(crate) fn leader(&self) -> Option<Member> {
+        self.leader
+    }
+
+    /// What operators want, and its revision.
+    pub(crate) fn wish(&self) -> Option<(&WishValue, i64)> {
+        Some((self.wish.as_ref()?, self.revision(Key::Wish)))
+    }
+}

@@ -1,0 +1,473 @@
+//! What a machine knows of its cluster, and what it wants to put into the store. Pure: it is told what the store shows, what workers
+//! report and what time it is, and gives [`Order`]s; the same orders come again until the store shows them done.
+
+use super::document::{Document, Settings};
+use super::keys::{self, AcknowledgementValue, HealthValue, Key, LeaderValue, MemberValue};
+use super::leading::Leading;
+use super::picture::{Change, Picture};
+use super::slot_text;
+use super::tables::Tables;
+use statesync::Member;
+use statesync::plan::{Acknowledgement, Follower, Report};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use wire::{CoreId, Tick};
+
+/// What is to be put into the store.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Order {
+    /// Under this machine's lease, if the plan is still the one of this revision.
+    Put {
+        /// Where.
+        key: Key,
+        /// What.
+        value: Vec<u8>,
+        /// Revision of the plan; `None`: whatever it is.
+        if_plan: Option<i64>,
+    },
+    /// The leader's key under this machine's lease, if nobody leads.
+    Lead(Vec<u8>),
+    /// The leader's key goes, if it is this machine's.
+    Resign(Vec<u8>),
+    /// The next plan, if the one in the store is of this revision and this machine leads.
+    Plan {
+        /// The document.
+        value: Vec<u8>,
+        /// Revision of the one before; 0: there is none.
+        after: i64,
+        /// The leader's value.
+        leader: Vec<u8>,
+    },
+    /// This machine has left: all that is under its lease goes.
+    Leave,
+}
+
+/// What came of it that somebody should know.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum News {
+    /// Another document is in force.
+    Adopted,
+    /// An operator should know.
+    Warning(String),
+    /// This machine cannot go on: it must start again, or be configured otherwise.
+    Fatal(String),
+}
+
+/// What a machine says of itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Own {
+    /// `machine.name`.
+    pub(crate) name: String,
+    /// Where it takes messages.
+    pub(crate) address: IpAddr,
+    /// Version of guidewayd.
+    pub(crate) version: String,
+    /// Workers.
+    pub(crate) cores: usize,
+    /// What must be the same everywhere.
+    pub(crate) settings: Settings,
+    /// Key of slots.
+    pub(crate) key: [u8; 16],
+}
+
+/// Leadership, from this machine's point of view.
+#[derive(Debug)]
+struct Lead {
+    leading: Leading,
+    /// Revision of the plan in the store that the next one follows.
+    after: i64,
+    /// A plan is on its way.
+    is_writing: bool,
+    /// The first document must be written although it is no step.
+    is_unwritten: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    own: Own,
+    /// This machine's own configuration.
+    own_text: String,
+    member: Option<Member>,
+    follower: Option<Follower>,
+    picture: Picture,
+    tables: Tables,
+    /// Connected, and the picture is whole.
+    is_connected: bool,
+    document: Option<Arc<Document>>,
+    /// Revision of the plan that was looked at last.
+    looked_at: i64,
+    lead: Option<Lead>,
+    acknowledged: Option<Acknowledgement>,
+    health: Vec<u8>,
+    is_leaving: bool,
+    /// A plan counted on this machine.
+    was_counted_on: bool,
+    /// What was ordered since the key last changed.
+    ordered: BTreeMap<Key, Vec<u8>>,
+    news: Vec<News>,
+}
+
+impl Seat {
+    /// Of a machine that has not met the store yet. `own_text` is its configuration.
+    pub(crate) fn new(own: Own, own_text: String) -> Seat {
+        Seat {
+            tables: Tables::new(own.key),
+            own,
+            own_text,
+            member: None,
+            follower: None,
+            picture: Picture::default(),
+            is_connected: false,
+            document: None,
+            looked_at: 0,
+            lead: None,
+            acknowledged: None,
+            health: keys::bytes(&HealthValue::default()),
+            is_leaving: false,
+            was_counted_on: false,
+            ordered: BTreeMap::new(),
+            news: Vec::new(),
+        }
+    }
+
+    /// What the store shows.
+    pub(crate) fn picture(&self) -> &Picture {
+        &self.picture
+    }
+
+    /// The document in force here.
+    pub(crate) fn document(&self) -> Option<&Arc<Document>> {
+        self.document.as_ref()
+    }
+
+    /// Tables by recipe.
+    pub(crate) fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    /// Who this machine is, once the store has said so.
+    pub(crate) fn member(&self) -> Option<Member> {
+        self.member
+    }
+
+    /// Whether this machine leads.
+    pub(crate) fn leads(&self) -> bool {
+        self.lead.is_some()
+    }
+
+    /// Whether its join has committed.
+    pub(crate) fn is_ready(&self) -> bool {
+        let plan = self.document.as_ref().map(|document| &document.plan);
+        self.member.zip(plan).is_some_and(|(member, plan)| plan.owners().is_ready(member))
+    }
+
+    /// The last step that all workers have done.
+    pub(crate) fn done(&self) -> u64 {
+        self.follower.as_ref().map_or(0, Follower::done)
+    }
+
+    /// Whether something is under way that should not wait for the usual housekeeping.
+    pub(crate) fn is_busy(&self) -> bool {
+        let step = self.document.as_ref().map_or(0, |document| document.plan.step);
+        let masks = self.lead.as_ref().is_some_and(|lead| {
+            lead.is_writing || lead.leading.document().plan.masks.iter().any(|mask| !mask.in_force)
+        });
+        self.done() < step || masks
+    }
+
+    /// Who is waited for, as the leader knows.
+    pub(crate) fn lagging(&self) -> Vec<Member> {
+        self.lead.as_ref().map_or_else(Vec::new, |lead| lead.leading.lagging(&self.picture.live()))
+    }
+
+    /// This machine's own configuration was read again.
+    pub(crate) fn set_own_text(&mut self, text: String) {
+        self.own_text = text;
+    }
+
+    /// The machine's own configuration with the services of the cluster.
+    pub(crate) fn own_text(&self) -> &str {
+        &self.own_text
+    }
+
+    /// What checks say here.
+    pub(crate) fn set_health(&mut self, health: &HealthValue) {
+        self.health = keys::bytes(health);
+    }
+
+    /// The machine wants to go.
+    pub(crate) fn leave(&mut self) {
+        self.is_leaving = true;
+    }
+
+    /// Whether the others go on without this machine, which wanted to go.
+    pub(crate) fn has_left(&self) -> bool {
+        let Some(member) = self.member else { return true };
+        self.is_leaving
+            && self.document.as_ref().is_none_or(|document| {
+                let plan = &document.plan;
+                let is_listed = plan.members.contains(member)
+                    || plan.next_members.as_ref().is_some_and(|next| next.contains(member));
+                !is_listed || plan.members.len() < 2
+            })
+    }
+
+    /// The store has said who this machine is. It does so again after every connection; only the first counts.
+    pub(crate) fn identified(&mut self, member: Member) {
+        if self.member.is_none() {
+            self.member = Some(member);
+            self.follower = Some(Follower::new(member, self.own.cores));
+        }
+    }
+
+    /// The store was reached, and this is all that is in it.
+    pub(crate) fn connected(&mut self, changes: Vec<Change>) {
+        self.picture = Picture::default();
+        self.ordered.clear();
+        self.is_connected = true;
+        self.lead = None;
+        self.changed(changes);
+    }
+
+    /// The store is not reached any more. Everything goes on as it is.
+    pub(crate) fn disconnected(&mut self) {
+        self.is_connected = false;
+        self.ordered.clear();
+        self.lead = None;
+    }
+
+    /// Keys have changed.
+    pub(crate) fn changed(&mut self, changes: Vec<Change>) {
+        for change in changes {
+            self.ordered.remove(&change.0);
+            if let Err(problem) = self.picture.change(change) {
+                self.news.push(News::Warning(format!("in the store: {problem}")));
+            }
+        }
+    }
+
+    /// Leaving could not be ordered.
+    pub(crate) fn not_left(&mut self) {
+        if let Some(member) = self.member {
+            self.ordered.remove(&Key::Member(member.machine));
+        }
+    }
+
+    /// A value was not put, because the plan was another one.
+    pub(crate) fn not_put(&mut self, key: Key) {
+        self.ordered.remove(&key);
+    }
+
+    /// A plan was written, as this revision, or not.
+    pub(crate) fn plan_written(&mut self, revision: Option<i64>) {
+        match (revision, &mut self.lead) {
+            (Some(revision), Some(lead)) => {
+                lead.after = revision;
+                lead.is_writing = false;
+            }
+            // Somebody else was faster. What is there now is gone on from.
+            (None, Some(_)) => self.lead = None,
+            (_, None) => {}
+        }
+    }
+
+    /// A worker reports.
+    pub(crate) fn report(&mut self, core: CoreId, report: Report) {
+        if let Some(follower) = &mut self.follower {
+            follower.report(core, report);
+        }
+    }
+
+    /// What happened since the last time.
+    pub(crate) fn take_news(&mut self) -> Vec<News> {
+        std::mem::take(&mut self.news)
+    }
+
+    /// Takes in what is known by now, and says what is to be put into the store.
+    pub(crate) fn poll(&mut self, now: Tick) -> Vec<Order> {
+        let mut orders = Vec::new();
+        let Some(member) = self.member else { return orders };
+        self.look_at_plan();
+        if let Some(acknowledgement) = self.follower.as_mut().and_then(Follower::acknowledge) {
+            self.acknowledged = Some(acknowledgement);
+        }
+        if !self.is_connected || !self.stand(member, &mut orders) {
+            return orders;
+        }
+        self.put_own(member, &mut orders);
+        self.lead(member, now, &mut orders);
+        orders
+    }
+
+    /// Adopts a newer plan.
+    fn look_at_plan(&mut self) {
+        let Some(entry) = self.picture.entry(Key::Plan).filter(|entry| entry.revision != self.looked_at)
+        else {
+            return;
+        };
+        self.looked_at = entry.revision;
+        let document = match Document::decode(&entry.value, &mut self.tables) {
+            Ok(document) => document,
+            Err(problem) => return self.news.push(News::Warning(format!("in the store: {problem}"))),
+        };
+        if let Some(key) = document.settings.difference(&self.own.settings) {
+            let help = "all machines of a cluster need the same";
+            return self.news.push(News::Fatal(format!("{key} differs from the cluster's: {help}")));
+        }
+        let Some(follower) = &mut self.follower else { return };
+        let plan = Arc::new(document.plan.clone());
+        let known = self.document.as_ref().map_or(0, |known| known.plan.step);
+        // An older one may be in a store that has lost its data; ours is newer.
+        if follower.offer(&plan) || document.plan.step == known {
+            self.document = Some(Arc::new(document));
+            self.tables.keep_used();
+            self.news.push(News::Adopted);
+        }
+    }
+
+    /// Whether this machine is one that the others know. Says so if it was not said yet.
+    fn stand(&mut self, member: Member, orders: &mut Vec<Order>) -> bool {
+        let other = self.picture.members().map(|(known, _)| known).find(|of| of.machine == member.machine);
+        if other.is_some_and(|known| known.incarnation > member.incarnation) {
+            let name = &self.own.name;
+            let problem =
+                format!("another machine has started under the name {name:?}; every machine needs its own");
+            self.news.push(News::Fatal(problem));
+            return false;
+        }
+        let plan = self.document.as_ref().map(|document| &document.plan);
+        let counts = plan.is_some_and(|plan| plan.concerns(member));
+        self.was_counted_on |= counts;
+        // It may have entries that nobody knows of, so it must not come back as the same one.
+        if self.was_counted_on && !counts && !self.is_leaving {
+            let problem = "the other machines have given this one up, because its lease in the store had ended; \
+                           it must start again";
+            self.news.push(News::Fatal(problem.to_owned()));
+            return false;
+        }
+        let value = keys::bytes(&MemberValue {
+            name: self.own.name.clone(),
+            incarnation: member.incarnation,
+            address: self.own.address,
+            version: self.own.version.clone(),
+            leaving: self.is_leaving,
+        });
+        if self.is_leaving && self.has_left() {
+            if other.is_some() && self.ordered.insert(Key::Member(member.machine), Vec::new()).is_none() {
+                orders.push(Order::Leave);
+            }
+            return false;
+        }
+        // Nobody has begun to go on without it: the plan is still the one that was looked at.
+        let if_plan = Some(self.picture.revision(Key::Plan));
+        self.put(Key::Member(member.machine), value, if_plan, orders);
+        other == Some(member)
+    }
+
+    /// Orders a value unless the store shows it, or it is on its way.
+    fn put(&mut self, key: Key, value: Vec<u8>, if_plan: Option<i64>, orders: &mut Vec<Order>) {
+        let is_there = self.picture.entry(key).is_some_and(|entry| entry.value == value);
+        if !is_there && self.ordered.get(&key) != Some(&value) {
+            self.ordered.insert(key, value.clone());
+            orders.push(Order::Put { key, value, if_plan });
+        }
+    }
+
+    fn put_own(&mut self, member: Member, orders: &mut Vec<Order>) {
+        if let Some(acknowledged) = &self.acknowledged {
+            let services = self.document.as_ref().map_or(0, |document| document.services.len());
+            let refused = &acknowledged.refused;
+            let value = keys::bytes(&AcknowledgementValue {
+                incarnation: member.incarnation,
+                step: acknowledged.step,
+                refused: if refused.is_empty() {
+                    Vec::new()
+                } else {
+                    let of =
+                        |at| refused.service(at).map_or_else(String::new, |set| slot_text::write(set.iter()));
+                    (0..services).map(of).collect()
+                },
+                incomplete: acknowledged.incomplete,
+            });
+            self.put(Key::Acknowledgement(member.machine), value, None, orders);
+        }
+        let value = self.health.clone();
+        self.put(Key::Health(member.machine), value, None, orders);
+    }
+
+    fn lead(&mut self, member: Member, now: Tick, orders: &mut Vec<Order>) {
+        let own_value = keys::bytes(&LeaderValue::from(member));
+        let own_step = self.document.as_ref().map_or(0, |document| document.plan.step);
+        // Whoever leads must know the newest plan, also after the store has lost it.
+        let knows_newest = own_step >= self.picture.last_step();
+        match self.picture.leader() {
+            Some(leader) if leader == member => {
+                if !knows_newest {
+                    self.lead = None;
+                    if self.ordered.insert(Key::Leader, own_value.clone()).as_ref() != Some(&own_value) {
+                        orders.push(Order::Resign(own_value));
+                    }
+                    return;
+                }
+            }
+            Some(_) => return self.lead = None,
+            None => {
+                self.lead = None;
+                if knows_newest && self.ordered.get(&Key::Leader) != Some(&own_value) {
+                    self.ordered.insert(Key::Leader, own_value.clone());
+                    orders.push(Order::Lead(own_value));
+                }
+                return;
+            }
+        }
+        if self.lead.is_none() {
+            self.begin_to_lead(now);
+        }
+        let Some(lead) = &mut self.lead else { return };
+        if lead.is_writing {
+            return;
+        }
+        let unwritten = std::mem::take(&mut lead.is_unwritten);
+        let next = lead.leading.poll(&self.picture, &self.own_text, &mut self.tables, now).is_some();
+        if let Some(problem) = lead.leading.take_problem() {
+            self.news.push(News::Warning(problem));
+        }
+        if !next && !unwritten {
+            return;
+        }
+        match lead.leading.document().encode(&self.tables) {
+            Ok(value) => {
+                lead.is_writing = true;
+                orders.push(Order::Plan { value, after: lead.after, leader: own_value });
+            }
+            Err(problem) => {
+                self.news.push(News::Warning(problem));
+                // What was not written was not done.
+                self.lead = None;
+            }
+        }
+    }
+
+    /// From the newest document there is: the store's, unless it is older than what is in force here.
+    fn begin_to_lead(&mut self, now: Tick) {
+        let entry = self.picture.entry(Key::Plan);
+        let after = entry.map_or(0, |entry| entry.revision);
+        let stored = match entry.map(|entry| Document::decode(&entry.value, &mut self.tables)) {
+            None => None,
+            Some(Ok(document)) => Some(document),
+            // It was told when it was looked at. Nobody overwrites what he cannot read.
+            Some(Err(_)) => return,
+        };
+        let own = self.document.as_deref().cloned();
+        let (document, is_unwritten) = match (stored, own) {
+            (Some(stored), Some(own)) if own.plan.step > stored.plan.step => (own, true),
+            (Some(stored), _) => (stored, false),
+            (None, Some(own)) => (own, true),
+            (None, None) => (Document::first(self.picture.live(), self.own.settings.clone()), true),
+        };
+        self.lead =
+            Some(Lead { leading: Leading::new(document, now), after, is_writing: false, is_unwritten });
+    }
+}

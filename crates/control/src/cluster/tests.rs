@@ -1,0 +1,790 @@
+//! Seats around a store in memory, under a seeded schedule: what they come to, however the store and the machines fail.
+
+use super::document::{Document, Settings};
+use super::keys::{self, HealthValue, Key, WishValue};
+use super::picture::{Change, Entry};
+use super::seat::{News, Order, Own, Seat};
+use super::tables::Tables;
+use super::text;
+use proptest::prelude::{Just, Strategy, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest};
+use proptest::test_runner::TestCaseError;
+use statesync::plan::{Phase, Report};
+use statesync::{MachineId, Member};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, Ipv4Addr};
+use wire::{BackendId, CoreId, ServiceId, Tick};
+
+mod etcd;
+
+const KEY: [u8; 16] = [7; 16];
+
+fn timeouts() -> model::config::Timeouts {
+    model::config::Timeouts { tcp_established_s: 2, tcp_closing_s: 1, syn_s: 1, udp_s: 1, fragment_ms: 1000 }
+}
+
+/// The machine's part of a configuration.
+fn own_text(machine: usize) -> String {
+    format!(
+        "[machine]\nname = \"lb{machine}\"\naddress = \"10.0.2.{}\"\nnext_hop_mac = \"02:00:00:00:00:01\"\n\
+         cluster_key = \"07070707070707070707070707070707\"\n[timeouts]\ntcp_established_s = 2\ntcp_closing_s = 1\nsyn_s = 1\n\
+         udp_s = 1\n[[port]]\nname = \"data0\"\ndevice = \"net_null0\"\n",
+        11 + machine
+    )
+}
+
+/// A service with these backends (number, weight); with health checks or without.
+fn service(name: &str, vip: u8, backends: &[(u8, u8)], checked: bool) -> String {
+    let health = if checked { "[service.health]\nkind = \"tcp\"\nvia = \"eth0\"\n" } else { "" };
+    let mut text = format!(
+        "[[service]]\nname = \"{name}\"\nvip = \"203.0.113.{vip}\"\nport = 80\nmaglev_size = 251\n\
+         drain_timeout_ms = 1000\n{health}"
+    );
+    for (number, weight) in backends {
+        text += &format!(
+            "[[service.backend]]\nname = \"b{number}\"\naddress = \"10.0.2.{}\"\nweight = {weight}\n",
+            100 + number
+        );
+    }
+    text
+}
+
+fn own(machine: usize) -> Own {
+    Own {
+        name: format!("lb{machine}"),
+        address: IpAddr::V4(Ipv4Addr::new(10, 0, 2, 11 + u8::try_from(machine).expect("few"))),
+        version: "0".to_owned(),
+        cores: 2,
+        settings: Settings::new(&KEY, 7480, &timeouts()),
+        key: KEY,
+    }
+}
+
+/// Something on its way from the store to a machine.
+#[derive(Clone, Debug)]
+enum Delivery {
+    Changed(Vec<Change>),
+    PlanWritten(Option<i64>),
+    NotPut(Key),
+}
+
+struct Machine {
+    seat: Seat,
+    incarnation: u32,
+    /// `None`: the store is not reached.
+    inbox: Option<VecDeque<Delivery>>,
+    /// The largest step that was in force here.
+    step: u64,
+    /// Its workers do not report: they hang.
+    hangs: bool,
+    warnings: Vec<String>,
+    fatal: Option<String>,
+}
+
+/// A store and its machines.
+struct World {
+    entries: BTreeMap<Key, Entry>,
+    revision: i64,
+    machines: Vec<Machine>,
+    /// By key, whose lease it is under.
+    leased: BTreeMap<Key, usize>,
+    now: Tick,
+    /// The largest step ever written.
+    step: u64,
+}
+
+impl World {
+    fn new(machines: usize) -> World {
+        let mut world = World {
+            entries: BTreeMap::new(),
+            revision: 0,
+            machines: Vec::new(),
+            leased: BTreeMap::new(),
+            now: Tick(1_000_000),
+            step: 0,
+        };
+        for at in 0..machines {
+            world.machines.push(Machine {
+                seat: Seat::new(own(at), own_text(at)),
+                incarnation: 1,
+                inbox: None,
+                step: 0,
+                hangs: false,
+                warnings: Vec::new(),
+                fatal: None,
+            });
+            world.connect(at);
+        }
+        world
+    }
+
+    fn member(&self, at: usize) -> Member {
+        Member {
+            machine: MachineId(u8::try_from(at).expect("few")),
+            incarnation: self.machines[at].incarnation,
+        }
+    }
+
+    fn connect(&mut self, at: usize) {
+        let all = self.entries.iter().map(|(key, entry)| (*key, Some(entry.clone()))).collect();
+        let member = self.member(at);
+        let machine = &mut self.machines[at];
+        machine.inbox = Some(VecDeque::new());
+        machine.seat.identified(member);
+        machine.seat.connected(all);
+    }
+
+    fn disconnect(&mut self, at: usize) {
+        self.machines[at].inbox = None;
+        self.machines[at].seat.disconnected();
+    }
+
+    /// All that is under the machine's lease goes.
+    fn end_lease(&mut self, at: usize) {
+        let gone: Vec<Key> = self.leased.iter().filter(|(_, of)| **of == at).map(|(key, _)| *key).collect();
+        for key in gone {
+            self.leased.remove(&key);
+            self.entries.remove(&key);
+            self.revision += 1;
+            self.tell(&(key, None));
+        }
+    }
+
+    /// The process dies, and starts again.
+    fn restart(&mut self, at: usize) {
+        self.end_lease(at);
+        let machine = &mut self.machines[at];
+        machine.incarnation += 1;
+        machine.seat = Seat::new(own(at), own_text(at));
+        machine.step = 0;
+        machine.fatal = None;
+        self.connect(at);
+    }
+
+    fn tell(&mut self, change: &Change) {
+        for machine in &mut self.machines {
+            if let Some(inbox) = &mut machine.inbox {
+                inbox.push_back(Delivery::Changed(vec![change.clone()]));
+            }
+        }
+    }
+
+    fn put(&mut self, key: Key, value: Vec<u8>, of: Option<usize>) -> i64 {
+        self.revision += 1;
+        let entry = Entry { value, revision: self.revision };
+        self.entries.insert(key, entry.clone());
+        match of {
+            Some(at) => drop(self.leased.insert(key, at)),
+            None => drop(self.leased.remove(&key)),
+        }
+        self.tell(&(key, Some(entry)));
+        self.revision
+    }
+
+    fn revision_of(&self, key: Key) -> i64 {
+        self.entries.get(&key).map_or(0, |entry| entry.revision)
+    }
+
+    fn wish(&mut self, services: &str, drains: &[(&str, &str)]) -> i64 {
+        let text = text::services_of(services).expect("TOML");
+        let drains = drains.iter().map(|(s, b)| ((*s).to_owned(), (*b).to_owned())).collect();
+        self.put(Key::Wish, keys::bytes(&WishValue { text, drains, by: "test".to_owned(), unix_ms: 0 }), None)
+    }
+
+    fn document(&self) -> Document {
+        let bytes = &self.entries[&Key::Plan].value;
+        Document::decode(bytes, &mut Tables::new(KEY)).expect("what a leader wrote")
+    }
+
+    /// The store carries out what a machine asks for.
+    fn carry_out(&mut self, at: usize, order: Order) {
+        let answer = match order {
+            Order::Put { key, value, if_plan } => {
+                if if_plan.is_some_and(|revision| revision != self.revision_of(Key::Plan)) {
+                    Some(Delivery::NotPut(key))
+                } else {
+                    self.put(key, value, Some(at));
+                    None
+                }
+            }
+            Order::Lead(value) => {
+                if self.entries.contains_key(&Key::Leader) {
+                    Some(Delivery::NotPut(Key::Leader))
+                } else {
+                    self.put(Key::Leader, value, Some(at));
+                    None
+                }
+            }
+            Order::Resign(value) => {
+                if self.entries.get(&Key::Leader).is_some_and(|entry| entry.value == value) {
+                    self.leased.remove(&Key::Leader);
+                    self.entries.remove(&Key::Leader);
+                    self.revision += 1;
+                    self.tell(&(Key::Leader, None));
+                }
+                None
+            }
+            Order::Plan { value, after, leader } => {
+                let leads = self.entries.get(&Key::Leader).is_some_and(|entry| entry.value == leader);
+                let done =
+                    (leads && after == self.revision_of(Key::Plan)).then(|| self.put(Key::Plan, value, None));
+                if done.is_some() {
+                    let document = self.document();
+                    let step = document.plan.step;
+                    assert!(step >= self.step, "{} then {step}", self.step);
+                    self.step = step;
+                    assert_eq!(document.services.len(), document.plan.services.len());
+                    let known: Vec<BackendId> = document.backends.iter().map(|of| of.id).collect();
+                    assert_eq!(
+                        known,
+                        document.plan.backends.to_vec(),
+                        "identities of exactly the plan's backends"
+                    );
+                }
+                Some(Delivery::PlanWritten(done))
+            }
+            Order::Leave => {
+                self.end_lease(at);
+                None
+            }
+        };
+        if let (Some(answer), Some(inbox)) = (answer, &mut self.machines[at].inbox) {
+            inbox.push_back(answer);
+        }
+    }
+
+    /// A machine takes in up to so many deliveries, its workers do what is in force, and it says what it wants. True: something happened.
+    fn turn(&mut self, at: usize, deliveries: usize) -> bool {
+        let now = self.now;
+        let machine = &mut self.machines[at];
+        let mut any = false;
+        for _ in 0..deliveries {
+            let Some(delivery) = machine.inbox.as_mut().and_then(VecDeque::pop_front) else { break };
+            any = true;
+            match delivery {
+                Delivery::Changed(changes) => machine.seat.changed(changes),
+                Delivery::PlanWritten(revision) => machine.seat.plan_written(revision),
+                Delivery::NotPut(key) => machine.seat.not_put(key),
+            }
+        }
+        let mut orders = machine.seat.poll(now);
+        for news in machine.seat.take_news() {
+            match news {
+                News::Adopted => any = true,
+                News::Warning(text) => machine.warnings.push(text),
+                News::Fatal(text) => machine.fatal = Some(text),
+            }
+        }
+        if let Some(document) = machine.seat.document().filter(|_| !machine.hangs) {
+            let step = document.plan.step;
+            assert!(step >= machine.step, "an older plan came into force");
+            machine.step = step;
+            if machine.seat.done() < step {
+                for core in [0, 1] {
+                    machine.seat.report(CoreId(core), Report::Done { step, incomplete: false });
+                }
+                orders.extend(machine.seat.poll(now));
+                any = true;
+            }
+        }
+        if self.machines[at].inbox.is_some() {
+            any |= !orders.is_empty();
+            for order in orders {
+                self.carry_out(at, order);
+            }
+        }
+        any
+    }
+
+    /// Until nothing more comes of it, without time passing.
+    fn settle(&mut self) {
+        for _ in 0..2000 {
+            let any = (0..self.machines.len()).fold(false, |any, at| self.turn(at, usize::MAX) | any);
+            if !any {
+                return;
+            }
+        }
+        panic!("never at rest: {:?}", self.document().plan.phase);
+    }
+
+    /// The same, while time passes.
+    fn settle_for(&mut self, us: u64) {
+        for _ in 0..us / 200_000 {
+            self.now = Tick(self.now.0 + 200_000);
+            self.settle();
+        }
+    }
+
+    fn set_health(&mut self, at: usize, up: &[&str], down: &[&str]) {
+        let of = |names: &[&str]| names.iter().map(|name| ("web".to_owned(), (*name).to_owned())).collect();
+        self.machines[at].seat.set_health(&HealthValue { up: of(up), down: of(down) });
+    }
+
+    /// Name of the backend that serves each slot of a service.
+    fn answers(&self, service: usize) -> Vec<Option<String>> {
+        let document = self.document();
+        let name = |id: &Option<BackendId>| {
+            let id = (*id)?;
+            Some(document.backends.iter().find(|of| of.id == id)?.name.clone())
+        };
+        document.plan.services[service].cur.iter().map(name).collect()
+    }
+
+    fn serving(&self, service: usize) -> BTreeSet<String> {
+        self.answers(service).into_iter().flatten().collect()
+    }
+}
+
+fn names(of: &[&str]) -> BTreeSet<String> {
+    of.iter().map(|name| (*name).to_owned()).collect()
+}
+
+#[test]
+fn a_cluster_begins_with_whoever_is_there() {
+    let mut world = World::new(3);
+    world.settle();
+    let document = world.document();
+    assert_eq!((document.plan.phase, document.services.len()), (Phase::Idle, 0));
+    assert_eq!(document.plan.members.len(), 3);
+    assert!((0..3).all(|at| world.machines[at].seat.is_ready()));
+    assert_eq!((0..3).filter(|&at| world.machines[at].seat.leads()).count(), 1);
+    let wish = world.wish(&service("web", 10, &[(1, 1), (2, 1)], false), &[]);
+    world.settle();
+    let document = world.document();
+    assert_eq!((document.wish, document.settled), (wish, wish));
+    assert_eq!(world.serving(0), names(&["b1", "b2"]));
+    assert_eq!(document.plan.tainted_slots(), 0, "a service that begins has no flows");
+    assert_eq!((document.services[0].id, document.given.backends), (ServiceId(1), 2));
+    for machine in &world.machines {
+        assert_eq!(machine.seat.document().map(|of| of.plan.step), Some(document.plan.step));
+        assert_eq!((&machine.warnings, &machine.fatal), (&Vec::new(), &None));
+    }
+}
+
+#[test]
+fn a_change_keeps_what_left_until_its_time_is_over() {
+    let mut world = World::new(2);
+    world.wish(&service("web", 10, &[(1, 1), (2, 1)], false), &[]);
+    world.settle();
+    let before = world.answers(0);
+    let wish = world.wish(&service("web", 10, &[(1, 1), (3, 1)], false), &[]);
+    world.settle();
+    let document = world.document();
+    assert_eq!((document.settled, world.serving(0)), (wish, names(&["b1", "b3"])));
+    let known: Vec<&str> = document.backends.iter().map(|of| of.name.as_str()).collect();
+    assert_eq!(known, ["b1", "b2", "b3"], "b2 has flows");
+    let changed = before.iter().zip(world.answers(0)).filter(|(old, new)| **old != *new).count();
+    assert!(document.plan.tainted_slots() >= changed && changed > 80, "{changed}");
+    // drain_timeout_ms.
+    world.settle_for(1_200_000);
+    let document = world.document();
+    assert_eq!(document.backends.iter().map(|of| of.name.as_str()).collect::<Vec<_>>(), ["b1", "b3"]);
+    assert_eq!(document.given.resting.iter().collect::<Vec<_>>(), [1]);
+    // The longest idle time.
+    world.settle_for(3_000_000);
+    assert_eq!(world.document().plan.tainted_slots(), 0);
+    // It comes back as another one.
+    world.wish(&service("web", 10, &[(1, 1), (2, 1), (3, 1)], false), &[]);
+    world.settle();
+    let ids: Vec<(u32, String)> =
+        world.document().backends.iter().map(|of| (of.id.0, of.name.clone())).collect();
+    assert_eq!(ids, [(0, "b1".to_owned()), (2, "b3".to_owned()), (3, "b2".to_owned())]);
+}
+
+#[test]
+fn drains_and_weights_move_tables_and_keep_backends() {
+    let mut world = World::new(2);
+    let text = service("web", 10, &[(1, 1), (2, 1), (3, 1)], false);
+    world.wish(&text, &[]);
+    world.settle();
+    world.wish(&text, &[("web", "b2")]);
+    world.settle();
+    assert_eq!(world.serving(0), names(&["b1", "b3"]));
+    assert_eq!(world.document().backends.len(), 3);
+    world.wish(&service("web", 10, &[(1, 3), (2, 1), (3, 0)], false), &[]);
+    world.settle();
+    let answers = world.answers(0);
+    let of_b1 = answers.iter().flatten().filter(|name| *name == "b1").count();
+    assert_eq!(world.serving(0), names(&["b1", "b2"]));
+    assert!((180..=195).contains(&of_b1), "{of_b1} of 251");
+}
+
+#[test]
+fn services_come_and_go_by_their_identity() {
+    let mut world = World::new(2);
+    world.wish(&service("web", 10, &[(1, 1)], false), &[]);
+    world.settle();
+    let both = format!("{}{}", service("dns", 53, &[(5, 1)], false), service("web", 10, &[(1, 1)], false));
+    world.wish(&both, &[]);
+    world.settle();
+    let of = |document: &Document| -> Vec<(String, u16)> {
+        document.services.iter().map(|of| (of.name.clone(), of.id.0)).collect()
+    };
+    assert_eq!(
+        of(&world.document()),
+        [("web".to_owned(), 1), ("dns".to_owned(), 2)],
+        "old ones stay in their places"
+    );
+    let other = service("web", 10, &[(1, 1)], false).replace("maglev_size = 251", "maglev_size = 509");
+    world.wish(&other, &[]);
+    world.settle();
+    let document = world.document();
+    assert_eq!(
+        of(&document),
+        [("web".to_owned(), 3)],
+        "slots have another meaning, so it is another service"
+    );
+    assert_eq!(document.plan.services[0].cur.len(), 509);
+    assert_eq!(document.given.resting_services.iter().collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(document.backends.iter().map(|of| of.id.0).collect::<Vec<_>>(), [2]);
+}
+
+#[test]
+fn the_majority_says_who_is_down() {
+    let mut world = World::new(3);
+    world.wish(&service("web", 10, &[(1, 1), (2, 1), (3, 1)], true), &[]);
+    world.settle();
+    assert_eq!(world.serving(0), names(&[]), "nothing is known yet");
+    for at in 0..3 {
+        world.set_health(at, &["b1", "b2", "b3"], &[]);
+    }
+    world.settle();
+    assert_eq!(world.serving(0), names(&["b1", "b2", "b3"]));
+    world.set_health(0, &["b1", "b3"], &["b2"]);
+    world.settle();
+    assert!(world.document().plan.masks.is_empty(), "one of three");
+    world.set_health(1, &["b1", "b3"], &["b2"]);
+    world.settle();
+    let document = world.document();
+    assert_eq!(world.serving(0), names(&["b1", "b3"]));
+    assert!(document.plan.is_masked(document.backends[1].id), "its flows may hang on");
+    for at in 0..3 {
+        world.set_health(at, &["b1", "b2", "b3"], &[]);
+    }
+    world.settle();
+    assert_eq!((world.document().plan.masks.len(), world.serving(0)), (0, names(&["b1", "b2", "b3"])));
+    // Mass failure is likelier the checks'.
+    for at in 0..3 {
+        world.set_health(at, &["b1"], &["b2", "b3"]);
+    }
+    world.settle();
+    assert_eq!((world.document().plan.masks.len(), world.serving(0)), (0, names(&["b1", "b2", "b3"])));
+}
+
+#[test]
+fn news_of_health_may_be_missing_after_a_restart_and_nothing_moves() {
+    let mut world = World::new(2);
+    world.wish(&service("web", 10, &[(1, 1), (2, 1)], true), &[]);
+    for at in 0..2 {
+        world.set_health(at, &["b1", "b2"], &[]);
+    }
+    world.settle();
+    let generation = world.document().plan.generation;
+    for at in 0..2 {
+        world.restart(at);
+        world.settle();
+    }
+    assert_eq!(world.document().plan.generation, generation);
+    assert_eq!(world.serving(0), names(&["b1", "b2"]));
+}
+
+#[test]
+fn a_mask_does_not_wait_for_a_machine_that_hangs() {
+    let mut world = World::new(3);
+    world.wish(&service("web", 10, &[(1, 1), (2, 1), (3, 1)], true), &[]);
+    for at in 0..3 {
+        world.set_health(at, &["b1", "b2", "b3"], &[]);
+    }
+    world.settle();
+    world.machines[2].hangs = true;
+    for at in 0..2 {
+        world.set_health(at, &["b1", "b3"], &["b2"]);
+    }
+    world.settle();
+    let b2 = world.document().backends[1].id;
+    assert!(!world.document().plan.is_masked(b2), "one has not announced it");
+    world.settle_for(300_000);
+    assert!(world.document().plan.is_masked(b2));
+    assert_eq!(world.serving(0), names(&["b1", "b2", "b3"]), "tables wait for everybody");
+    world.end_lease(2);
+    world.machines[2].inbox = None;
+    world.settle();
+    assert_eq!(world.serving(0), names(&["b1", "b3"]), "whose lease has ended is waited for no more");
+}
+
+#[test]
+fn whoever_was_given_up_is_told_and_comes_back_as_another_member() {
+    let mut world = World::new(3);
+    world.wish(&service("web", 10, &[(1, 1)], false), &[]);
+    world.settle();
+    world.disconnect(1);
+    world.settle();
+    assert!(world.machines[1].seat.is_ready(), "it forwards as before");
+    world.end_lease(1);
+    world.settle();
+    assert_eq!(world.document().plan.members.len(), 2);
+    world.connect(1);
+    world.settle();
+    assert!(!world.machines[1].seat.is_ready());
+    let fatal = world.machines[1].fatal.clone().expect("it must not go on as the same one");
+    assert!(fatal.contains("given this one up"), "{fatal}");
+    assert_eq!(world.document().plan.members.len(), 2);
+    world.restart(1);
+    world.settle();
+    assert!(world.machines[1].seat.is_ready());
+    assert_eq!(world.document().plan.members.incarnation(MachineId(1)), Some(2));
+}
+
+#[test]
+fn a_lease_that_ended_while_the_store_was_away_is_taken_anew() {
+    let mut world = World::new(2);
+    world.wish(&service("web", 10, &[(1, 1)], false), &[]);
+    world.settle();
+    let epoch = world.document().plan.epoch;
+    for at in 0..2 {
+        world.disconnect(at);
+    }
+    for at in 0..2 {
+        world.end_lease(at);
+    }
+    // Both were away, so nobody has given anybody up; the first to come must not either.
+    for at in 0..2 {
+        world.connect(at);
+    }
+    for _ in 0..3 {
+        for at in 0..2 {
+            world.turn(at, 1);
+        }
+    }
+    world.settle();
+    assert_eq!((world.document().plan.epoch, world.document().plan.members.len()), (epoch, 2));
+}
+
+#[test]
+fn a_store_that_lost_everything_is_given_the_newest_plan_again() {
+    let mut world = World::new(2);
+    let text = service("web", 10, &[(1, 1), (2, 1)], false);
+    world.wish(&text, &[]);
+    world.settle();
+    let before = world.document().plan;
+    for at in 0..2 {
+        world.disconnect(at);
+    }
+    world.entries.clear();
+    world.leased.clear();
+    for at in 0..2 {
+        world.connect(at);
+    }
+    world.settle();
+    let after = world.document().plan;
+    assert!(after.step >= before.step && after.epoch >= before.epoch);
+    assert_eq!(after.services[0].service, before.services[0].service);
+    assert_eq!(world.serving(0), names(&["b1", "b2"]));
+    assert!((0..2).all(|at| world.machines[at].seat.is_ready() && world.machines[at].fatal.is_none()));
+}
+
+#[test]
+fn a_machine_leaves_when_the_others_know_what_it_knew() {
+    for leaver in 0..2 {
+        let mut world = World::new(2);
+        world.wish(&service("web", 10, &[(1, 1)], false), &[]);
+        world.settle();
+        world.machines[leaver].seat.leave();
+        assert!(!world.machines[leaver].seat.has_left());
+        world.machines[1 - leaver].hangs = true;
+        world.settle();
+        assert!(!world.machines[leaver].seat.has_left(), "the other one has not done its part");
+        world.machines[1 - leaver].hangs = false;
+        world.settle();
+        assert!(world.machines[leaver].seat.has_left());
+        let plan = world.document().plan;
+        assert_eq!((plan.members.len(), plan.lost.is_empty()), (1, true), "it left, and was not given up");
+        assert!(!world.entries.contains_key(&Key::Member(MachineId(u8::try_from(leaver).expect("few")))));
+    }
+}
+
+#[test]
+fn what_differs_between_machines_is_named() {
+    let mut world = World::new(2);
+    world.machines[1].seat =
+        Seat::new(Own { settings: Settings::new(&[8; 16], 7480, &timeouts()), ..own(1) }, own_text(1));
+    world.connect(1);
+    world.settle();
+    let fatal = world.machines[1].fatal.clone().expect("it cannot be a member");
+    assert!(fatal.starts_with("machine.cluster_key differs"), "{fatal}");
+    let other = Settings::new(&KEY, 7481, &timeouts());
+    let own = Settings::new(&KEY, 7480, &timeouts());
+    assert_eq!((own.difference(&other), own.difference(&own)), (Some("cluster.port"), None));
+}
+
+#[test]
+fn services_that_do_not_fit_the_leader_leave_those_in_force() {
+    let mut world = World::new(2);
+    world.wish(&service("web", 10, &[(1, 1)], false), &[]);
+    world.settle();
+    let settled = world.document().settled;
+    world.wish(&service("web", 10, &[(1, 1)], false).replace("10.0.2.101", "fd00::1"), &[]);
+    world.settle();
+    assert_eq!((world.document().settled, world.serving(0)), (settled, names(&["b1"])));
+    let warnings: Vec<&String> = world.machines.iter().flat_map(|machine| &machine.warnings).collect();
+    assert!(warnings.len() == 1 && warnings[0].contains("address6"), "{warnings:?}");
+    world.wish(&service("web", 10, &[(2, 1)], false), &[]);
+    world.settle();
+    assert_eq!(world.serving(0), names(&["b2"]));
+}
+
+#[test]
+fn documents_that_cannot_be_read_are_refused_and_never_break_anything() {
+    let mut world = World::new(2);
+    world.wish(&service("web", 10, &[(1, 1), (2, 1)], false), &[]);
+    world.settle();
+    world.wish(&service("web", 10, &[(1, 1), (3, 1)], false), &[]);
+    let mut documents = Vec::new();
+    for _ in 0..60 {
+        world.turn(0, 1);
+        world.turn(1, 1);
+        documents.push(world.entries[&Key::Plan].value.clone());
+    }
+    documents.dedup();
+    assert!(documents.len() > 3, "{}", documents.len());
+    for bytes in documents {
+        let mut tables = Tables::new(KEY);
+        let document = Document::decode(&bytes, &mut tables).expect("our own");
+        assert_eq!(document.encode(&tables).expect("small"), bytes, "it comes back as it was");
+        let text = String::from_utf8(bytes).expect("JSON");
+        for (from, to) in [
+            ("\"format\":1", "\"format\":2"),
+            ("\"phase\":\"", "\"phase\":\"x"),
+            ("\"size\":251", "\"size\":252"),
+            ("\"size\":251", "\"size\":4294967295"),
+            ("\"table\":[[0,1]", "\"table\":[[9,1]"),
+            ("\"protocol\":\"tcp\"", "\"protocol\":\"sctp\""),
+            ("\"vip\":\"2", "\"vip\":\"x"),
+            ("{\"id\":1,", "{\"id\":0,"),
+            ("\"step\":", "\"stop\":"),
+        ] {
+            assert!(text.contains(from), "{from} in {text}");
+            let broken = text.replacen(from, to, 1);
+            Document::decode(broken.as_bytes(), &mut Tables::new(KEY)).expect_err(&broken);
+        }
+    }
+}
+
+/// Something that happens.
+#[derive(Clone, Debug)]
+enum Move {
+    Turn(usize, usize),
+    Wait(u64),
+    Wish(Vec<(u8, u8)>, bool),
+    Health(usize, u8),
+    Disconnect(usize),
+    Connect(usize),
+    EndLease(usize),
+    Restart(usize),
+    Hang(usize, bool),
+}
+
+const MACHINES: usize = 3;
+
+fn moves() -> impl Strategy<Value = Vec<Move>> {
+    let at = || 0..MACHINES;
+    let one = prop_oneof![
+        12 => (at(), 1_usize..6).prop_map(|(at, n)| Move::Turn(at, n)),
+        3 => (1_u64..800_000).prop_map(Move::Wait),
+        2 => (prop::collection::btree_map(0_u8..6, 0_u8..3, 0..5), any::<bool>())
+            .prop_map(|(of, second)| Move::Wish(of.into_iter().collect(), second)),
+        2 => (at(), any::<u8>()).prop_map(|(at, bits)| Move::Health(at, bits)),
+        1 => at().prop_map(Move::Disconnect),
+        2 => at().prop_map(Move::Connect),
+        1 => at().prop_map(Move::EndLease),
+        1 => at().prop_map(Move::Restart),
+        1 => (at(), any::<bool>()).prop_map(|(at, hangs)| Move::Hang(at, hangs)),
+        1 => Just(Move::Wait(3_000_000)),
+    ];
+    prop::collection::vec(one, 0..120)
+}
+
+fn run(moves: Vec<Move>) -> Result<(), TestCaseError> {
+    let mut world = World::new(MACHINES);
+    let mut last: Option<(Vec<(u8, u8)>, bool)> = None;
+    for one in moves {
+        match one {
+            Move::Turn(at, deliveries) => drop(world.turn(at, deliveries)),
+            Move::Wait(us) => world.now = Tick(world.now.0 + us),
+            Move::Wish(backends, second) => {
+                let mut text = service("web", 10, &backends, true);
+                if second {
+                    text += &service("dns", 53, &[(7, 1)], false);
+                }
+                world.wish(&text, &[]);
+                last = Some((backends, second));
+            }
+            Move::Health(at, bits) => {
+                let all = ["b0", "b1", "b2", "b3", "b4", "b5"];
+                let (up, down): (Vec<&str>, Vec<&str>) =
+                    all.iter().partition(|name| bits >> (name.as_bytes()[1] - b'0') & 1 == 1);
+                world.set_health(at, &up, &down);
+            }
+            Move::Disconnect(at) => world.disconnect(at),
+            Move::Connect(at) => {
+                if world.machines[at].inbox.is_none() {
+                    world.connect(at);
+                }
+            }
+            Move::EndLease(at) => world.end_lease(at),
+            Move::Restart(at) => world.restart(at),
+            Move::Hang(at, hangs) => world.machines[at].hangs = hangs,
+        }
+    }
+    // What fails ends; who cannot go on starts again; then all agree.
+    for at in 0..MACHINES {
+        world.machines[at].hangs = false;
+        if world.machines[at].inbox.is_none() {
+            world.connect(at);
+        }
+        world.set_health(at, &["b0", "b1", "b2", "b3", "b4", "b5"], &[]);
+    }
+    for _ in 0..4 {
+        world.settle();
+        for at in 0..MACHINES {
+            if world.machines[at].fatal.is_some() || !world.machines[at].seat.is_ready() {
+                world.restart(at);
+                world.settle();
+            }
+        }
+    }
+    world.settle_for(8_000_000);
+    let document = world.document();
+    for at in 0..MACHINES {
+        let machine = &world.machines[at];
+        prop_assert!(machine.fatal.is_none() && machine.seat.is_ready(), "{at}: {:?}", machine.fatal);
+        prop_assert_eq!(machine.seat.document().map(|of| &of.plan.step), Some(&document.plan.step));
+    }
+    prop_assert_eq!(document.plan.members.len(), MACHINES);
+    prop_assert_eq!(document.plan.phase, Phase::Idle);
+    prop_assert_eq!((document.plan.tainted_slots(), document.plan.masks.len()), (0, 0));
+    if let Some((backends, second)) = last {
+        prop_assert_eq!(document.settled, world.revision_of(Key::Wish));
+        prop_assert_eq!(document.services.len(), 1 + usize::from(second));
+        let expected: BTreeSet<String> = backends
+            .iter()
+            .filter(|(_, weight)| *weight > 0)
+            .map(|(number, _)| format!("b{number}"))
+            .collect();
+        let at = document.services.iter().position(|of| of.name == "web").expect("it was wished");
+        prop_assert_eq!(world.serving(at), expected);
+        let of_web = document.backends.iter().filter(|of| of.service == document.services[at].id);
+        prop_assert_eq!(of_web.count(), backends.len(), "removed ones are gone");
+    }
+    let mut ids: Vec<u32> = document.backends.iter().map(|of| of.id.0).collect();
+    ids.dedup();
+    prop_assert_eq!(ids.len(), document.backends.len());
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(proptest::test_runner::Config { cases: 64, ..Default::default() })]
+    #[test]
+    fn machines_agree_when_failures_end(moves in moves()) {
+        run(moves)?;
+    }
+}

@@ -1,0 +1,299 @@
+//! The connection to a real etcd, on a free port of the loopback, with its data in a directory of the test.
+
+use super::{own, own_text, service};
+use crate::cluster::keys::{self, Key, WishValue};
+use crate::cluster::seat::{News, Order, Seat};
+use crate::cluster::store::{Asked, Event, keep};
+use crate::cluster::text;
+use crate::truth::Note;
+use model::config::{Cluster, StoreUser};
+use statesync::plan::{Phase, Report};
+use statesync::{MachineId, Member};
+use std::collections::BTreeSet;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
+use wire::{CoreId, Tick};
+
+/// Longest wait for anything: leases end after some six seconds, and the machine may be busy.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running etcd; killed when dropped.
+struct Etcd {
+    child: Child,
+    url: String,
+    peer: String,
+    directory: tempfile::TempDir,
+}
+
+impl Etcd {
+    /// `None`, with a message, where there is no such program.
+    fn start() -> Option<Etcd> {
+        if Command::new("etcd").arg("--version").stdout(Stdio::null()).status().is_err() {
+            eprintln!("skipped: there is no etcd here; dpdk-setup/packages.sh --development installs it");
+            return None;
+        }
+        let directory = tempfile::tempdir().expect("a directory");
+        // Both are free now, and nobody else is likely to take them meanwhile.
+        let ports = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port"));
+        let [url, peer] =
+            ports.each_ref().map(|port| format!("http://{}", port.local_addr().expect("bound")));
+        drop(ports);
+        let child = Self::spawn(&url, &peer, directory.path());
+        Some(Etcd { child, url, peer, directory })
+    }
+
+    fn spawn(url: &str, peer: &str, directory: &Path) -> Child {
+        Command::new("etcd")
+            .arg("--data-dir")
+            .arg(directory.join("data"))
+            .args(["--listen-client-urls", url, "--advertise-client-urls", url])
+            .args(["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer])
+            .arg(format!("--initial-cluster=default={peer}"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("etcd starts")
+    }
+
+    fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    fn start_again(&mut self) {
+        self.child = Self::spawn(&self.url, &self.peer, self.directory.path());
+    }
+
+    fn config(&self) -> Cluster {
+        Cluster {
+            endpoints: vec![self.url.clone()],
+            tls: None,
+            user: None,
+            port: 7480,
+            sync: true,
+            export: true,
+        }
+    }
+
+    fn ctl(&self, arguments: &[&str]) {
+        let mut command = Command::new("etcdctl");
+        command.env("ETCDCTL_API", "3").args(["--endpoints", &self.url]).args(arguments);
+        let output = command.stdin(Stdio::null()).output().expect("etcdctl, which comes with etcd");
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A machine without workers: what is in force is done at once.
+struct Machine {
+    seat: Seat,
+    asked: mpsc::Sender<Asked>,
+    notes: mpsc::Receiver<Note>,
+    connected: bool,
+    keeper: tokio::task::JoinHandle<()>,
+}
+
+impl Machine {
+    fn start(at: usize, cluster: Cluster) -> Machine {
+        let (asked, requests) = mpsc::channel(64);
+        let (notes, received) = mpsc::channel(64);
+        let keeper = tokio::spawn(keep(cluster, format!("lb{at}"), requests, notes));
+        Machine { seat: Seat::new(own(at), own_text(at)), asked, notes: received, connected: false, keeper }
+    }
+
+    async fn turn(&mut self, now: Tick) {
+        while let Ok(note) = self.notes.try_recv() {
+            match note {
+                Note::Store(Event::Identified(member)) => self.seat.identified(member),
+                Note::Store(Event::Connected(changes)) => {
+                    self.connected = true;
+                    self.seat.connected(changes);
+                }
+                Note::Store(Event::Changed(changes)) => self.seat.changed(changes),
+                Note::Store(Event::Disconnected(_)) => {
+                    self.connected = false;
+                    self.seat.disconnected();
+                }
+                Note::Store(Event::PlanWritten(revision)) => self.seat.plan_written(revision),
+                Note::Store(Event::NotPut(key)) => self.seat.not_put(key),
+                other => panic!("{other:?}"),
+            }
+        }
+        for order in self.seat.poll(now) {
+            self.asked.send(Asked::Order(order)).await.expect("the connection is kept");
+        }
+        for news in self.seat.take_news() {
+            assert_eq!(news, News::Adopted);
+        }
+        if let Some(step) = self.seat.document().map(|document| document.plan.step)
+            && self.seat.done() < step
+        {
+            for core in [0, 1] {
+                self.seat.report(CoreId(core), Report::Done { step, incomplete: false });
+            }
+        }
+    }
+
+    fn is_settled(&self) -> bool {
+        self.seat.document().is_some_and(|document| {
+            let plan = &document.plan;
+            document.wish > 0
+                && document.settled == self.seat.picture().revision(Key::Wish)
+                && plan.phase == Phase::Idle
+                && self.seat.done() == plan.step
+                && self.seat.is_ready()
+        })
+    }
+
+    fn wish(&self, services: &str) -> oneshot::Receiver<Result<Option<i64>, String>> {
+        let (reply, answer) = oneshot::channel();
+        let value = keys::bytes(&WishValue {
+            text: text::services_of(services).expect("TOML"),
+            drains: BTreeSet::new(),
+            by: "test".to_owned(),
+            unix_ms: 0,
+        });
+        let after = self.seat.picture().revision(Key::Wish);
+        self.asked.try_send(Asked::Wish { value, after, reply }).expect("room");
+        answer
+    }
+}
+
+/// Lets the machines do their part until something is so.
+async fn drive(machines: &mut [Machine], what: &str, mut done: impl FnMut(&[Machine]) -> bool) {
+    let begun = Instant::now();
+    loop {
+        for machine in machines.iter_mut() {
+            machine.turn(Tick(u64::try_from(begun.elapsed().as_micros()).expect("short"))).await;
+        }
+        if done(machines) {
+            return;
+        }
+        assert!(begun.elapsed() < PATIENCE, "never {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
+}
+
+fn names(machine: &Machine) -> Vec<String> {
+    machine.seat.document().map_or_else(Vec::new, |document| {
+        document.backends.iter().map(|backend| backend.name.clone()).collect()
+    })
+}
+
+#[test]
+fn machines_join_agree_and_survive_the_loss_of_the_store() {
+    let Some(mut etcd) = Etcd::start() else { return };
+    runtime().block_on(async {
+        let mut machines = vec![Machine::start(0, etcd.config())];
+        drive(&mut machines, "joined", |of| of[0].seat.is_ready()).await;
+        let answer = machines[0].wish(&service("web", 10, &[(1, 1), (2, 1)], false));
+        drive(&mut machines, "settled", |of| of[0].is_settled()).await;
+        assert!(matches!(answer.await, Ok(Ok(Some(revision))) if revision > 0));
+
+        machines.push(Machine::start(1, etcd.config()));
+        drive(&mut machines, "two", |of| of.iter().all(Machine::is_settled)).await;
+        assert_eq!(machines[1].seat.member(), Some(Member { machine: MachineId(1), incarnation: 1 }));
+        assert_eq!(machines.iter().filter(|of| of.seat.leads()).count(), 1);
+        let follower = machines.iter().position(|of| !of.seat.leads()).expect("one does not lead");
+        let answer = machines[follower].wish(&service("web", 10, &[(1, 1), (2, 1), (3, 1)], false));
+        drive(&mut machines, "changed", |of| of.iter().all(|of| names(of).len() == 3 && of.is_settled()))
+            .await;
+        let revision = answer.await.expect("an answer").expect("taken").expect("nobody else asked");
+        assert_eq!(machines[0].seat.document().map(|of| of.wish), Some(revision));
+
+        // Who asks on the ground of an older wish is told so.
+        let (reply, answer) = oneshot::channel();
+        let late = Asked::Wish { value: b"{}".to_vec(), after: revision - 1, reply };
+        machines[0].asked.try_send(late).expect("room");
+        drive(&mut machines, "still", |of| of.iter().all(Machine::is_settled)).await;
+        assert_eq!(answer.await.expect("an answer"), Ok(None));
+
+        etcd.kill();
+        drive(&mut machines, "lost", |of| of.iter().all(|of| !of.connected)).await;
+        assert!(machines.iter().all(|of| of.seat.is_ready()), "they forward as before");
+        let answer = machines[0].wish(&service("web", 10, &[(1, 1)], false));
+        let refused = answer.await.expect("an answer").expect_err("there is no store");
+        assert!(!refused.is_empty());
+        let epoch = machines[0].seat.document().map(|of| of.plan.epoch);
+        etcd.start_again();
+        drive(&mut machines, "back", |of| of.iter().all(|of| of.connected && of.is_settled())).await;
+        assert_eq!(machines[0].seat.document().map(|of| of.plan.epoch), epoch, "nobody was given up");
+        let answer = machines[0].wish(&service("web", 10, &[(1, 1), (4, 1)], false));
+        drive(&mut machines, "changed again", |of| {
+            of.iter().all(|of| names(of).contains(&"b4".to_owned()) && of.is_settled())
+        })
+        .await;
+        assert!(matches!(answer.await, Ok(Ok(Some(_)))));
+
+        // One dies, and comes back as another.
+        let dead = machines.remove(1);
+        dead.keeper.abort();
+        drop(dead);
+        drive(&mut machines, "alone", |of| {
+            of[0].seat.document().is_some_and(|of| of.plan.members.len() == 1) && of[0].is_settled()
+        })
+        .await;
+        machines.push(Machine::start(1, etcd.config()));
+        drive(&mut machines, "two again", |of| of.iter().all(Machine::is_settled)).await;
+        assert_eq!(machines[1].seat.member(), Some(Member { machine: MachineId(1), incarnation: 2 }));
+
+        // The other one leaves; its lease goes at once.
+        machines[0].seat.leave();
+        drive(&mut machines, "left", |of| of[0].seat.has_left() && of[1].seat.leads()).await;
+        drive(&mut machines[1..], "alone again", |of| {
+            of[0].seat.document().is_some_and(|of| of.plan.members.len() == 1 && of.plan.lost.is_empty())
+        })
+        .await;
+        assert!(machines[0].keeper.is_finished());
+    });
+}
+
+#[test]
+fn a_password_is_asked_for_and_a_wrong_one_told() {
+    let Some(etcd) = Etcd::start() else { return };
+    let file = etcd.directory.path().join("password");
+    std::fs::write(&file, "right\nsecond line\n").expect("written");
+    runtime().block_on(async {
+        // It answers once this machine has been there.
+        let mut machines = vec![Machine::start(0, etcd.config())];
+        drive(&mut machines, "up", |of| of[0].connected).await;
+        machines[0].asked.send(Asked::Order(Order::Leave)).await.expect("kept");
+    });
+    etcd.ctl(&["user", "add", "root:root"]);
+    etcd.ctl(&["user", "add", "guideway:right"]);
+    etcd.ctl(&["role", "add", "guideway"]);
+    etcd.ctl(&["role", "grant-permission", "guideway", "--prefix=true", "readwrite", "/guideway/"]);
+    etcd.ctl(&["user", "grant-role", "guideway", "guideway"]);
+    etcd.ctl(&["user", "grant-role", "root", "root"]);
+    etcd.ctl(&["auth", "enable"]);
+    let with = |password_file: &Path| Cluster {
+        user: Some(StoreUser { name: "guideway".to_owned(), password_file: password_file.to_owned() }),
+        ..etcd.config()
+    };
+    runtime().block_on(async {
+        let mut machines = vec![Machine::start(1, with(&file))];
+        drive(&mut machines, "logged in", |of| of[0].seat.is_ready()).await;
+        for (cluster, expected) in [
+            (etcd.config(), "user name is empty"),
+            (with(&etcd.directory.path().join("none")), "cannot read"),
+            (with(Path::new("/dev/null")), "authentication failed"),
+        ] {
+            let mut machine = Machine::start(2, cluster);
+            let note = tokio::time::timeout(PATIENCE, machine.notes.recv()).await.expect("an answer");
+            let Some(Note::Store(Event::Disconnected(reason))) = note else { panic!("{note:?}") };
+            assert!(reason.contains(expected), "{reason}");
+        }
+    });
+}
