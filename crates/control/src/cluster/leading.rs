@@ -48,7 +48,6 @@ pub(crate) struct Leading {
 /// Without news, time alone brings something about this often at most, microseconds.
 const LOOK_US: u64 = 20_000;
 
-
 impl Leading {
     /// Goes on from a document.
     pub(crate) fn new(document: Document, now: Tick) -> Leading {

@@ -6,12 +6,12 @@ use crate::cluster::seat::{News, Order, Seat};
 use crate::cluster::store::{Asked, Event, keep};
 use crate::cluster::text;
 use crate::truth::Note;
-use model::config::{Cluster, StoreUser};
+use model::config::{Cluster, StoreTls, StoreUser};
 use statesync::plan::{Phase, Report};
 use statesync::{MachineId, Member};
 use std::collections::BTreeSet;
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
@@ -25,12 +25,19 @@ struct Etcd {
     child: Child,
     url: String,
     peer: String,
+    /// Further arguments.
+    more: Vec<String>,
     directory: tempfile::TempDir,
 }
 
 impl Etcd {
     /// `None`, with a message, where there is no such program.
     fn start() -> Option<Etcd> {
+        Self::start_with("http", |_| Vec::new())
+    }
+
+    /// Files that its further arguments name can be put into the directory.
+    fn start_with(scheme: &str, more: impl FnOnce(&Path) -> Vec<String>) -> Option<Etcd> {
         if Command::new("etcd").arg("--version").stdout(Stdio::null()).status().is_err() {
             eprintln!("skipped: there is no etcd here; dpdk-setup/packages.sh --development installs it");
             return None;
@@ -38,20 +45,22 @@ impl Etcd {
         let directory = tempfile::tempdir().expect("a directory");
         // Both are free now, and nobody else is likely to take them meanwhile.
         let ports = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port"));
-        let [url, peer] =
-            ports.each_ref().map(|port| format!("http://{}", port.local_addr().expect("bound")));
+        let [address, peer] = ports.each_ref().map(|port| port.local_addr().expect("bound"));
         drop(ports);
-        let child = Self::spawn(&url, &peer, directory.path());
-        Some(Etcd { child, url, peer, directory })
+        let (url, peer) = (format!("{scheme}://{address}"), format!("http://{peer}"));
+        let more = more(directory.path());
+        let child = Self::spawn(&url, &peer, &more, directory.path());
+        Some(Etcd { child, url, peer, more, directory })
     }
 
-    fn spawn(url: &str, peer: &str, directory: &Path) -> Child {
+    fn spawn(url: &str, peer: &str, more: &[String], directory: &Path) -> Child {
         Command::new("etcd")
             .arg("--data-dir")
             .arg(directory.join("data"))
             .args(["--listen-client-urls", url, "--advertise-client-urls", url])
             .args(["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer])
             .arg(format!("--initial-cluster=default={peer}"))
+            .args(more)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -64,7 +73,7 @@ impl Etcd {
     }
 
     fn start_again(&mut self) {
-        self.child = Self::spawn(&self.url, &self.peer, self.directory.path());
+        self.child = Self::spawn(&self.url, &self.peer, &self.more, self.directory.path());
     }
 
     fn config(&self) -> Cluster {
@@ -294,6 +303,63 @@ fn a_password_is_asked_for_and_a_wrong_one_told() {
             let note = tokio::time::timeout(PATIENCE, machine.notes.recv()).await.expect("an answer");
             let Some(Note::Store(Event::Disconnected(reason))) = note else { panic!("{note:?}") };
             assert!(reason.contains(expected), "{reason}");
+        }
+    });
+}
+
+/// Writes a certificate for the loopback and its key, signed by the issuer.
+fn certify(directory: &Path, name: &str, issuer: &rcgen::Issuer<'_, rcgen::KeyPair>) -> (PathBuf, PathBuf) {
+    let mut parameters = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("a name");
+    parameters.extended_key_usages =
+        vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth, rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let certificate = parameters.signed_by(&key, issuer).expect("signed");
+    let files = (directory.join(format!("{name}.pem")), directory.join(format!("{name}.key")));
+    std::fs::write(&files.0, certificate.pem()).expect("written");
+    std::fs::write(&files.1, key.serialize_pem()).expect("written");
+    files
+}
+
+fn issuer(file: &Path) -> rcgen::Issuer<'static, rcgen::KeyPair> {
+    let mut parameters = rcgen::CertificateParams::new(Vec::new()).expect("no name");
+    parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate().expect("a key");
+    std::fs::write(file, parameters.self_signed(&key).expect("signed").pem()).expect("written");
+    rcgen::Issuer::new(parameters, key)
+}
+
+#[test]
+fn both_sides_show_certificates() {
+    let mut client = None;
+    let etcd = Etcd::start_with("https", |directory| {
+        let (ca, stranger) = (directory.join("ca.pem"), directory.join("stranger.pem"));
+        let ours = issuer(&ca);
+        issuer(&stranger);
+        client = Some((ca.clone(), stranger, certify(directory, "client", &ours)));
+        let (cert, key) = certify(directory, "server", &ours);
+        let argument = |name: &str, file: &Path| format!("--{name}={}", file.display());
+        vec![
+            argument("cert-file", &cert),
+            argument("key-file", &key),
+            argument("trusted-ca-file", &ca),
+            "--client-cert-auth".to_owned(),
+        ]
+    });
+    let (Some(etcd), Some((ca, stranger, identity))) = (etcd, client) else { return };
+    let with = |ca: &Path, identity: Option<(PathBuf, PathBuf)>| Cluster {
+        tls: Some(StoreTls { ca: ca.to_owned(), identity }),
+        ..etcd.config()
+    };
+    runtime().block_on(async {
+        let mut machines = vec![Machine::start(0, with(&ca, Some(identity.clone())))];
+        drive(&mut machines, "joined", |of| of[0].seat.is_ready()).await;
+        for (what, cluster) in [
+            ("a store of a stranger", with(&stranger, Some(identity))),
+            ("a machine without a certificate", with(&ca, None)),
+        ] {
+            let mut machine = Machine::start(1, cluster);
+            let note = tokio::time::timeout(PATIENCE, machine.notes.recv()).await.expect("an answer");
+            assert!(matches!(note, Some(Note::Store(Event::Disconnected(_)))), "{what}: {note:?}");
         }
     });
 }
