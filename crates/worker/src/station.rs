@@ -35,6 +35,9 @@ const NOTES_MAX: usize = 256;
 /// Flows that are being corrected, at most; of more the oldest is let go.
 const CORRECTING_MAX: usize = 64;
 
+/// Refused flows that are told to those who watch.
+const REFUSED_MAX: usize = 16;
+
 /// Sizes of a station, fixed at start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct StationSize {
@@ -94,19 +97,31 @@ pub struct Station {
     refreshed: Tick,
     /// When a record or entry was last refused for want of room.
     refused: Option<Tick>,
-    refusals_seen: u64,
+    /// Flows that were refused last, the newest at the end.
+    refused_flows: ArrayVec<FlowKey, REFUSED_MAX>,
     reader: flow::Reader,
     /// Flows whose masked backend was replaced, until all machines have acknowledged.
     correcting: ArrayVec<FlowKey, CORRECTING_MAX>,
     reports: Sender<Report>,
     rules: Rules,
+    /// For tests, with [`Rule::RecordFirst`] broken: every other turn the notes may leave.
+    is_late: bool,
 }
 
 impl Station {
     /// Whether notes wait to be written.
     #[inline]
     pub(crate) fn has_notes(&self) -> bool {
-        !self.notes.is_empty()
+        !self.notes.is_empty() && (self.rules.hold(Rule::RecordFirst) || self.is_late)
+    }
+
+    /// An entry or a record of the flow found no room: the tables of flows are not complete any more.
+    pub(crate) fn refuse(&mut self, key: FlowKey, now: Tick) {
+        self.refused = Some(now);
+        if self.refused_flows.is_full() {
+            self.refused_flows.pop_at(0);
+        }
+        let _ = self.refused_flows.try_push(key);
     }
 
     fn origin(&self, cluster: &Cluster) -> Origin {
@@ -138,11 +153,12 @@ impl<Io: PacketIo> Worker<Io> {
             refreshing: Pass::default(),
             refreshed: Tick(0),
             refused: None,
-            refusals_seen: 0,
+            refused_flows: ArrayVec::new(),
             reader: self.flows.reader(),
             correcting: ArrayVec::new(),
             reports,
             rules: Rules::default(),
+            is_late: false,
         }));
     }
 
@@ -181,6 +197,11 @@ impl<Io: PacketIo> Worker<Io> {
     /// Whom the worker does not ask, as of its last turn.
     pub fn suspects(&self) -> MachineSet {
         self.station.as_ref().map_or(MachineSet::default(), |station| station.suspects)
+    }
+
+    /// The last flows that found no room. For tests and for those who watch.
+    pub fn refused_flows(&self) -> impl Iterator<Item = &FlowKey> {
+        self.station.iter().flat_map(|station| &station.refused_flows)
     }
 
     /// The flow's entry and the flow's record here, with whether it is a guess. For tests and for those who watch.

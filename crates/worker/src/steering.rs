@@ -244,6 +244,9 @@ impl<Io: PacketIo> Worker<Io> {
             Insert::Replaced(old) => self.flow_ended(old.backend),
             Insert::Refused(_) => {
                 self.counters.totals.flow_refused.add(1);
+                if let Some(station) = self.station.as_mut() {
+                    station.refuse(*key, now);
+                }
                 return false;
             }
         }

@@ -237,6 +237,33 @@ fn a_flood_of_strangers_asks_no_more_than_the_bucket_gives() {
     assert!(pair.rigs[0].drops(DropReason::RelayLimit) > 500);
     let records = pair.rigs[0].counters[0].station.records.get();
     assert!(records <= 60, "nor does it fill the records: {records}");
+    assert!(pair.rigs[0].drops(DropReason::RecordLimit) > 500, "what has no record is not let through");
+}
+
+/// Both owners of a flow keep silent, but maybe only one of them is dead: each is asked before the asker decides.
+#[test]
+fn silent_owners_are_asked_before_somebody_guesses() {
+    let sport = port_owned_by(1);
+    let frame = rig::tcp(sport, 80, Tcp::Ack, 0);
+    // Machine 2 owns nothing, and hears of nobody.
+    let mut asker = view(2, &all());
+    let cluster = Arc::get_mut(asker.cluster.as_mut().unwrap()).unwrap();
+    cluster.links.push(cluster.links[0]);
+    let mut rig = Rig::new(1, asker);
+    let (sender, _reports) = channel(8);
+    rig.workers[0].attach_station(StationSize { records: 64, unacknowledged: 512, asks: 16 }, 1, sender);
+    rig.run();
+    rig.now.0 += 1_000_000;
+    rig.run();
+    assert_eq!(rig.workers[0].suspects().len(), 2);
+    for _ in 0..3 {
+        let (_, outcomes) = rig.put(0, &frame);
+        assert!(outcomes.iter().any(|(_, outcome)| outcome.verdict == worker::Verdict::Relayed));
+        rig.now.0 += 30_000;
+    }
+    let (sent, _) = rig.put(0, &frame);
+    assert!(sent.iter().any(|frame| !is_message(frame)), "then it decides");
+    assert_eq!(rig.counters[0].station.local_guesses.get(), 1);
 }
 
 #[test]

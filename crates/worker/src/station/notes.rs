@@ -128,6 +128,9 @@ impl<Io: PacketIo> Worker<Io> {
         // Without room the wrong entry stays until its flow begins anew; the record is right.
         if self.say_lasting(view, cluster, machine, Lasting::Push { key, backend }, false, now).is_err() {
             self.counters.station.records_refused.add(1);
+            if let Some(station) = self.station.as_mut() {
+                station.refuse(key, now);
+            }
         }
     }
 
@@ -247,6 +250,8 @@ impl<Io: PacketIo> Worker<Io> {
             return;
         }
         let Some(station) = self.station.as_mut() else { return };
+        let sequence =
+            if station.rules.hold(Rule::Sequence) { sequence } else { station.unacknowledged.number() };
         if !station.rules.hold(Rule::Conflict) {
             let _ = station.records.decide(statement, origin, sequence, now, life_us(cluster.max_idle_us));
             return;
@@ -256,7 +261,7 @@ impl<Io: PacketIo> Worker<Io> {
             Stated::Replaced(_) | Stated::Lost(_) if !pushes => {}
             Stated::New | Stated::Known => {}
             Stated::Full => {
-                station.refused = Some(now);
+                station.refuse(key, now);
                 self.counters.station.records_refused.add(1);
             }
             Stated::Replaced(_) => self.push_to_all(view, cluster, key, statement.backend, now),
