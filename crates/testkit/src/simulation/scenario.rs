@@ -1,5 +1,6 @@
 //! What happens in a run, as chosen by its seed.
 
+use super::client::Habits;
 use super::random::Random;
 use statesync::Rule;
 
@@ -13,6 +14,18 @@ pub enum Faults {
     All,
 }
 
+/// What a run is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shape {
+    /// Everything at times.
+    Usual,
+    /// A machine dies while most flows are silent, and right afterwards the table swings twice: to another backend and back, or on to
+    /// a third. Twice in a run, with rest in between, so that the second time too finds untainted slots.
+    Upheaval,
+    /// Little room for records and flows, and flows that live for long.
+    Narrow,
+}
+
 /// The numbers of a run. Times are in microseconds, chances in thousandths.
 #[derive(Clone, Debug)]
 pub struct Scenario {
@@ -20,6 +33,8 @@ pub struct Scenario {
     pub seed: u64,
     /// Which faults.
     pub faults: Faults,
+    /// What it is about.
+    pub shape: Shape,
     /// Machines.
     pub machines: usize,
     /// Workers of each.
@@ -30,10 +45,14 @@ pub struct Scenario {
     pub clients: usize,
     /// Of these, UDP.
     pub udp_share: u64,
+    /// TCP over IPv6.
+    pub v6_share: u64,
+    /// Of those with TCP, with packets too large for one message between machines.
+    pub large_share: u64,
+    /// What clients have in common.
+    pub habits: Habits,
     /// Faults happen before this time, and then everything must come to rest.
     pub active_us: u64,
-    /// The longest idle time.
-    pub max_idle_us: u64,
     /// Loss on every link.
     pub loss: u64,
     /// Duplication.
@@ -48,6 +67,10 @@ pub struct Scenario {
     pub reshuffle_us: u64,
     /// Mean time between crashes; 0: none.
     pub crash_us: u64,
+    /// Mean time between deaths of the leader; 0: none.
+    pub leader_us: u64,
+    /// Mean time between forged datagrams; 0: none.
+    pub forge_us: u64,
     /// Mean time between false masks; 0: none.
     pub mask_us: u64,
     /// Mean time between partitions of two machines; 0: none.
@@ -60,6 +83,8 @@ pub struct Scenario {
     pub resilient: bool,
     /// Records of each worker.
     pub records: usize,
+    /// Buckets of each worker's flow table, five flows each; 0: as small as tables are in production, which has room for all.
+    pub buckets: usize,
     /// Frames that a machine may relay: a second, and at once.
     pub relays: (u64, u64),
     /// A rule of the protocol that does not hold: the checker must notice.
@@ -72,20 +97,29 @@ impl Scenario {
         let mut random = Random::new(seed);
         let all = faults == Faults::All;
         let lossy = !seed.is_multiple_of(4);
+        let shape = match seed % 16 {
+            4 if all => Shape::Upheaval,
+            6 if all => Shape::Narrow,
+            11 => Shape::Narrow,
+            _ => Shape::Usual,
+        };
         let mean = |random: &mut Random, on: bool, low: u64, high: u64| {
             if on { random.between(low, high) } else { 0 }
         };
         let slow = random.between(1_000, 15_000);
-        Scenario {
+        let usual = Scenario {
             seed,
             faults,
+            shape,
             machines: random.between(2, 4) as usize,
             cores: random.between(1, 3) as usize,
             slots: [7, 13, 31][random.below(3) as usize],
             clients: random.between(30, 90) as usize,
-            udp_share: random.between(200, 500),
+            udp_share: random.between(200, 450),
+            v6_share: random.between(0, 300),
+            large_share: random.between(0, 200),
+            habits: Habits { max_idle_us: 3_000_000, packets: 25, silent: 400, pauses: 300 },
             active_us: 8_000_000,
-            max_idle_us: 3_000_000,
             loss: if lossy { random.below(301) } else { 0 },
             duplicates: if lossy { random.below(501) } else { 0 },
             delay_us: (slow / 3, slow),
@@ -112,11 +146,66 @@ impl Scenario {
                 let on = random.chance(300);
                 mean(&mut random, on, 500_000, 2_000_000)
             },
+            leader_us: {
+                let on = random.chance(250);
+                mean(&mut random, on, 1_500_000, 5_000_000)
+            },
+            forge_us: {
+                let on = random.chance(250);
+                mean(&mut random, on, 100_000, 400_000)
+            },
             resilient: random.chance(500),
             records: 4096,
+            buckets: 0,
             relays: if random.chance(200) { (5, 1) } else { (1_000_000, 100_000) },
             broken: None,
+        };
+        match shape {
+            Shape::Usual => usual,
+            Shape::Upheaval => Scenario {
+                slots: 7,
+                udp_share: 100,
+                habits: Habits { silent: 1000, pauses: 600, ..usual.habits },
+                active_us: 10_000_000,
+                control_delay_us: (1_000, 15_000),
+                change_us: 0,
+                crash_us: 0,
+                mask_us: 0,
+                partition_us: 0,
+                store_loss_us: 0,
+                clog_us: 0,
+                leader_us: 0,
+                relays: (1_000_000, 100_000),
+                ..usual
+            },
+            Shape::Narrow => Scenario {
+                habits: Habits { max_idle_us: 1_000_000, packets: 80, ..usual.habits },
+                records: random.between(2, 16) as usize,
+                buckets: if random.chance(500) { random.between(2, 5) as usize } else { 0 },
+                crash_us: if usual.crash_us > 0 { 4_000_000 } else { 0 },
+                partition_us: 0,
+                ..usual
+            },
         }
+    }
+
+    /// How long a closing flow is remembered.
+    pub(super) fn closing_us(&self) -> u64 {
+        self.habits.max_idle_us / 3
+    }
+
+    /// Whether every message between machines arrives, and not much later than others: then a record that was told is never lost with
+    /// its teller.
+    pub fn is_lossless(&self) -> bool {
+        self.loss == 0 && self.clog_us == 0 && self.partition_us == 0
+    }
+
+    /// Whether every question is answered: nothing is lost, no machine dies, and the bucket has tokens.
+    pub(super) fn asks_are_answered(&self) -> bool {
+        self.is_lossless()
+            && self.faults == Faults::Network
+            && self.relays.1 > 1000
+            && self.shape != Shape::Narrow
     }
 
     /// Two machines of one worker, nothing lost: the shortest way through everything.
@@ -131,7 +220,9 @@ impl Scenario {
             partition_us: 0,
             store_loss_us: 0,
             clog_us: 0,
-            ..Scenario::new(seed, Faults::Network)
+            leader_us: 0,
+            forge_us: 0,
+            ..Scenario::new(if seed % 16 == 11 { seed + 1 } else { seed }, Faults::Network)
         }
     }
 }
