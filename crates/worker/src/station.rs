@@ -27,10 +27,15 @@ use statesync::spsc::Sender;
 use statesync::suspicion::Suspicion;
 use statesync::{Answer, Lasting, MachineId, MachineSet, Member, Note, Origin, Rule, Rules, Sequence};
 use upkeep::{Pass, Task};
-use wire::{Addr, BackendId, CoreId, FlowKey, Tick, Tuple};
+use wire::{Addr, BackendId, CoreId, FlowKey, ServiceId, Tick, Tuple};
 
 /// Notes that wait to be written into datagrams, at most.
 const NOTES_MAX: usize = 256;
+
+/// Notes of jobs and refreshes wait for others to the same machine: so many, or so many microseconds. Well below the first wait for an
+/// acknowledgement.
+const COMPANY: usize = NOTES_MAX / 2;
+const COMPANY_US: u64 = 500;
 
 /// Flows that are being corrected, at most; of more the oldest is let go.
 const CORRECTING_MAX: usize = 64;
@@ -86,6 +91,9 @@ pub struct Station {
     guess_tokens: Option<TokenBucket>,
     /// To be written into datagrams at the next flush.
     notes: ArrayVec<(MachineId, Note), NOTES_MAX>,
+    /// Some of them must leave before the turn's frames; the others wait for company, until then.
+    is_urgent: bool,
+    company_until: Option<Tick>,
     /// Of the datagram and of the relayed frame last sent.
     number: u64,
     frame: u32,
@@ -109,10 +117,31 @@ pub struct Station {
 }
 
 impl Station {
-    /// Whether notes wait to be written.
+    /// Whether notes are to be written now.
     #[inline]
     pub(crate) fn has_notes(&self) -> bool {
-        !self.notes.is_empty() && (self.rules.hold(Rule::RecordFirst) || self.is_late)
+        self.is_urgent && (self.rules.hold(Rule::RecordFirst) || self.is_late)
+    }
+
+    /// From now on the notes that wait are to be written.
+    fn hurry(&mut self) {
+        self.is_urgent = true;
+    }
+
+    /// Notes wait for company.
+    fn linger(&mut self, now: Tick) {
+        if self.notes.len() >= COMPANY {
+            self.hurry();
+        } else if self.company_until.is_none() {
+            self.company_until = Some(Tick(now.0 + COMPANY_US));
+        }
+    }
+
+    /// Notes that waited for company have waited for long enough.
+    fn end_waiting(&mut self, now: Tick) {
+        if self.company_until.is_some_and(|until| until <= now) {
+            self.hurry();
+        }
     }
 
     /// An entry or a record of the flow found no room: the tables of flows are not complete any more.
@@ -145,6 +174,8 @@ impl<Io: PacketIo> Worker<Io> {
             relay_tokens: None,
             guess_tokens: None,
             notes: ArrayVec::new(),
+            is_urgent: false,
+            company_until: None,
             number: 0,
             frame: 0,
             suspects: MachineSet::default(),
@@ -181,7 +212,7 @@ impl<Io: PacketIo> Worker<Io> {
             return Some(Tick(0));
         }
         let beat = (station.core == CoreId(0)).then(|| station.suspicion.next_beat());
-        station.unacknowledged.next_due().into_iter().chain(beat).min()
+        station.unacknowledged.next_due().into_iter().chain(beat).chain(station.company_until).min()
     }
 
     /// Frames and notes that other workers have put into the rings to this one.
@@ -209,6 +240,12 @@ impl<Io: PacketIo> Worker<Io> {
         let record = self.station.as_ref().and_then(|station| station.records.get(key, now));
         (self.flows.get(key, now).map(|hit| hit.backend), record.map(|record| (record.backend, record.guess)))
     }
+}
+
+/// Whether the service has the backend, masked or not.
+fn is_usable(view: &View, service: ServiceId, backend: BackendId) -> bool {
+    let known = view.backends.get(backend.index()).and_then(Option::as_ref);
+    known.is_some_and(|of| of.service == service)
 }
 
 /// Where a flow stands: what decides who owns it.

@@ -127,6 +127,8 @@ impl<Io: PacketIo> Worker<Io> {
                 self.send_datagrams(cluster.endpoint.port, &mut datagrams);
             }
         }
+        station.is_urgent = false;
+        station.company_until = None;
         self.send_datagrams(cluster.endpoint.port, &mut datagrams);
         self.io.recycle(&mut burst);
         self.spare = burst;

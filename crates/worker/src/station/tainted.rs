@@ -1,6 +1,6 @@
 //! The decision table for packets of tainted slots that have no usable entry, and the owner's side of it.
 
-use super::{Place, Station, place_of};
+use super::{Place, Station, is_usable, place_of};
 use crate::classify::{Fate, Packet, classify, key_of};
 use crate::cluster::{Cluster, Hop, Route};
 use crate::io::{Frame, Outcome, PacketIo, Verdict};
@@ -357,7 +357,7 @@ impl<Io: PacketIo> Worker<Io> {
         if record.is_some_and(|record| record.backend != backend) && self.rule(Rule::Push) {
             self.push_to_all(view, cluster, key, backend, now);
             // Entries of a removed backend are unusable anyway; those of a masked one would be hit by the flow's next packet.
-            let is_masked = keeps && record.is_some_and(|record| is_usable(view, service, record.backend));
+            let is_masked = keeps && record.is_some_and(|record| is_usable(view, service.id, record.backend));
             if let Some(station) = self.station.as_mut().filter(|_| is_masked) {
                 if station.correcting.is_full() {
                     station.correcting.pop_at(0);
@@ -566,12 +566,6 @@ fn answer_of_slot(
         taints.filter(|_| is_from_before).and_then(|taints| base_of(view, service, taints, place.slot));
     let backend = base.or_else(|| place_in(view, service, place.slot))?;
     Some((backend, is_from_before))
-}
-
-/// Whether the backend is there.
-fn is_usable(view: &View, service: &ServiceView, backend: BackendId) -> bool {
-    let known = view.backends.get(backend.index()).and_then(Option::as_ref);
-    known.is_some_and(|backend| backend.service == service.id)
 }
 
 impl Station {

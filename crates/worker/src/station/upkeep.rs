@@ -123,6 +123,9 @@ impl<Io: PacketIo> Worker<Io> {
             self.counters.station.records.set(station.records.len() as u64);
             self.counters.station.unacknowledged.set(station.unacknowledged.len() as u64);
         }
+        if let Some(station) = self.station.as_mut() {
+            station.end_waiting(now);
+        }
         if self.station.as_ref().is_some_and(|station| station.has_notes()) {
             self.flush_notes(view);
         }
