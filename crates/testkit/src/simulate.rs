@@ -32,6 +32,18 @@ struct Arguments {
     /// Break each rule in turn, and tell after how many seeds it is noticed, and by which property
     #[arg(long)]
     mutations: bool,
+    /// 468 backends, many flows and updates: how many flows move, and how many bytes are told
+    #[arg(long, conflicts_with_all = ["mutations", "seeds"])]
+    experiment: bool,
+    /// Of the experiment: flows at once
+    #[arg(long, value_delimiter = ',', default_values_t = [1_000, 10_000, 100_000])]
+    flows: Vec<usize>,
+    /// Of the experiment: updates of the table a minute
+    #[arg(long, value_delimiter = ',', default_values_t = [10, 40, 80])]
+    updates: Vec<u64>,
+    /// Of the experiment: virtual time, seconds
+    #[arg(long, default_value_t = 300)]
+    seconds: u64,
     /// Go on after a failure
     #[arg(long)]
     keep_going: bool,
@@ -55,7 +67,13 @@ fn main() -> ExitCode {
         (None, Some(seed)) => seed..seed + 1,
         (None, None) => 0..200,
     };
-    let passed = if arguments.mutations { mutations(&arguments, seeds) } else { seeds_of(&arguments, seeds) };
+    let passed = if arguments.experiment {
+        experiment(&arguments)
+    } else if arguments.mutations {
+        mutations(&arguments, seeds)
+    } else {
+        seeds_of(&arguments, seeds)
+    };
     if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -141,11 +159,12 @@ fn exempt(summary: &Summary) -> String {
 
 fn print(count: u64, seconds: f64, total: &Summary) {
     println!(
-        "{count} seeds in {seconds:.1} s: {} flows, and {} at rest; {} packets, {} changes, {} crashes, {} leaders died, {} forged, {} turns",
+        "{count} seeds in {seconds:.1} s: {} flows, and {} at rest; {} packets, {} changes of {} slots, {} crashes, {} leaders died, {} forged, {} turns",
         total.flows,
         total.steady_flows,
         total.delivered,
         total.changes,
+        total.slots,
         total.crashes,
         total.leaders,
         total.forged,
@@ -204,4 +223,59 @@ fn notice(broken: Option<Rule>, seed: u64) -> Option<Property> {
         Ok(outcome) => outcome.err().map(|failure| failure.property),
         Err(_) => Some(Property::Engine),
     }
+}
+
+/// Bytes that IPVS sends of a new IPv4 connection at the least (`struct ip_vs_sync_v4`), once, to all machines together.
+const IPVS_BYTES: u64 = 36;
+/// Payload of a datagram with nothing but a heartbeat.
+const HEARTBEAT_BYTES: u64 = 53;
+
+/// Many backends, many flows, many updates: how many flows move, and what is told for that.
+fn experiment(arguments: &Arguments) -> bool {
+    println!(
+        "468 backends, 65,537 slots, 4 machines of 2 workers; {} s of virtual time each; one machine dies and returns about every 90 s",
+        arguments.seconds
+    );
+    println!(
+        "| flows at once | updates a minute | flows | packets | changes | slots told a change | deaths | stayed against the table | moved | exempt | bytes of notes | a share of IPVS-style | with relayed frames | seconds |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|");
+    let mut passed = true;
+    for &flows in &arguments.flows {
+        for &updates in &arguments.updates {
+            let begun = Instant::now();
+            let seed = arguments.seed.unwrap_or(1);
+            let scenario = Scenario::experiment(seed, flows, updates, arguments.seconds);
+            let summary = match run(&scenario, None) {
+                Ok(summary) => summary,
+                Err(failure) => {
+                    println!("FAILED {failure}");
+                    passed = false;
+                    continue;
+                }
+            };
+            let notes = summary.note_bytes.saturating_sub(summary.heartbeats * HEARTBEAT_BYTES);
+            let ipvs = (summary.flows + summary.steady_flows) * IPVS_BYTES;
+            let share = |bytes: u64| 100.0 * bytes as f64 / ipvs.max(1) as f64;
+            let moved: u64 = summary.exempt.values().sum();
+            println!(
+                "| {flows} | {updates} | {} | {} | {} | {} | {} | {} | {moved} | {} | {notes} | {:.2} % | {:.2} % | {:.0} |",
+                summary.flows + summary.steady_flows,
+                summary.delivered,
+                summary.changes,
+                summary.slots / summary.changes.max(1),
+                summary.crashes,
+                summary.kept,
+                if moved == 0 { "none".to_owned() } else { exempt(&summary) },
+                share(notes),
+                share(notes + summary.relay_bytes),
+                begun.elapsed().as_secs_f64()
+            );
+            if arguments.keep_going {
+                print(1, begun.elapsed().as_secs_f64(), &summary);
+            }
+            passed &= moved == 0;
+        }
+    }
+    passed
 }

@@ -100,6 +100,8 @@ pub struct Summary {
     pub delivered: u64,
     /// Flows that moved, by what exempts them.
     pub exempt: BTreeMap<Exempt, u64>,
+    /// Flows that stayed although the table named another backend by then.
+    pub kept: u64,
     /// Flows that were idle for too long, or whose backend was removed, so that nothing is promised.
     pub released: u64,
     /// Machines that died.
@@ -110,6 +112,8 @@ pub struct Summary {
     pub forged: u64,
     /// Changes of tables that came into force.
     pub changes: u64,
+    /// Slots whose entries were told for that.
+    pub slots: u64,
     /// Frames relayed to other machines.
     pub relays: u64,
     /// Most relays of one flow that one machine has sent.
@@ -148,11 +152,13 @@ impl Summary {
             steady_flows,
             delivered,
             exempt,
+            kept,
             released,
             crashes,
             leaders,
             forged,
             changes,
+            slots,
             relays,
             relays_of_flow,
             core_relays,
@@ -177,11 +183,13 @@ impl Summary {
             (&mut self.flows, flows),
             (&mut self.steady_flows, steady_flows),
             (&mut self.delivered, delivered),
+            (&mut self.kept, kept),
             (&mut self.released, released),
             (&mut self.crashes, crashes),
             (&mut self.leaders, leaders),
             (&mut self.forged, forged),
             (&mut self.changes, changes),
+            (&mut self.slots, slots),
             (&mut self.relays, relays),
             (&mut self.core_relays, core_relays),
             (&mut self.answers_cached, answers_cached),

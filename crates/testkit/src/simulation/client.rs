@@ -57,6 +57,8 @@ pub(super) struct Client {
     pub(super) seen_by: usize,
     /// It was not seen for longer than the longest idle time: nothing is promised for this life.
     pub(super) lapsed: bool,
+    /// It stayed although the table named another backend.
+    pub(super) kept: bool,
     /// Judged already in this life.
     pub(super) judged: bool,
     /// Pauses for nearly the longest idle time now and then.
@@ -77,10 +79,26 @@ pub struct Habits {
     pub max_idle_us: u64,
     /// Most packets of a life.
     pub packets: u64,
+    /// Most lives are short and a few very long (a Pareto distribution of the packets, exponent 1.2), rather than all alike.
+    pub tail: bool,
+    /// Pauses between packets.
+    pub pause_us: (u64, u64),
     /// Lives that have long pauses, in thousandths.
     pub silent: u64,
     /// Of the pauses of these, the long ones.
     pub pauses: u64,
+}
+
+impl Habits {
+    fn packets_of_life(&self, random: &mut Random) -> u32 {
+        let packets = if self.tail {
+            let share = random.between(1, 1_000_000) as f64 / 1e6;
+            (share.powf(-1.0 / 1.2) as u64).min(self.packets)
+        } else {
+            random.between(1, self.packets)
+        };
+        packets as u32
+    }
 }
 
 /// First retransmission timeout.
@@ -148,10 +166,11 @@ impl Client {
                 self.phase = Phase::Opening;
                 self.home = None;
                 self.judged = false;
+                self.kept = false;
                 self.lapsed = false;
                 self.unanswered = true;
                 self.timeout_us = RTO_US;
-                self.packets = random.between(1, habits.packets) as u32;
+                self.packets = habits.packets_of_life(random);
                 self.silent = random.chance(habits.silent);
                 self.sent = 0;
                 (Some(self.packet(flags::SYN)), Some(self.timeout_us))
@@ -193,7 +212,7 @@ impl Client {
         if self.silent && random.chance(habits.pauses) {
             random.between(habits.max_idle_us / 4, habits.max_idle_us * 85 / 100)
         } else {
-            random.between(10_000, 300_000)
+            random.between(habits.pause_us.0, habits.pause_us.1)
         }
     }
 

@@ -113,7 +113,7 @@ impl Machine {
         let tables: Vec<flow::Table> = (0..cores)
             .map(|_| {
                 let (narrow, wide) = match scenario.buckets {
-                    0 => (flow::Memory::heap(1), flow::Memory::heap(1)),
+                    0 => (flow::Memory::heap(scenario.clients), flow::Memory::heap(1)),
                     buckets => (few_buckets(buckets), few_buckets(buckets)),
                 };
                 flow::Table::new(narrow, wide, random.next(), idle, 100).expect("a table")
@@ -134,7 +134,11 @@ impl Machine {
                 counters: Arc::clone(&count),
             });
             let (sender, receiver) = channel(64);
-            let size = StationSize { records: scenario.records, unacknowledged: 4096, asks: 256 };
+            let size = StationSize {
+                records: scenario.records,
+                unacknowledged: scenario.unacknowledged,
+                asks: scenario.clients.max(256) / 8,
+            };
             worker.attach_station(size, random.next(), sender);
             if let Some(rule) = scenario.broken {
                 worker.break_rule(rule);

@@ -24,6 +24,8 @@ pub enum Shape {
     Upheaval,
     /// Little room for records and flows, and flows that live for long.
     Narrow,
+    /// Many backends and flows: see [`Scenario::experiment`].
+    Experiment,
 }
 
 /// The numbers of a run. Times are in microseconds, chances in thousandths.
@@ -39,6 +41,8 @@ pub struct Scenario {
     pub machines: usize,
     /// Workers of each.
     pub cores: usize,
+    /// Backends at first; 0: a few for each of three services.
+    pub backends: usize,
     /// Slots of each service.
     pub slots: u32,
     /// Clients, each with one flow after the other.
@@ -83,8 +87,10 @@ pub struct Scenario {
     pub resilient: bool,
     /// Records of each worker.
     pub records: usize,
-    /// Buckets of each worker's flow table, five flows each; 0: as small as tables are in production, which has room for all.
+    /// Buckets of each worker's flow table, five flows each; 0: room for all flows.
     pub buckets: usize,
+    /// Lasting notes of each worker that may wait.
+    pub unacknowledged: usize,
     /// Frames that a machine may relay: a second, and at once.
     pub relays: (u64, u64),
     /// A rule of the protocol that does not hold: the checker must notice.
@@ -113,12 +119,20 @@ impl Scenario {
             shape,
             machines: random.between(2, 4) as usize,
             cores: random.between(1, 3) as usize,
+            backends: 0,
             slots: [7, 13, 31][random.below(3) as usize],
             clients: random.between(30, 90) as usize,
             udp_share: random.between(200, 450),
             v6_share: random.between(0, 300),
             large_share: random.between(0, 200),
-            habits: Habits { max_idle_us: 3_000_000, packets: 25, silent: 400, pauses: 300 },
+            habits: Habits {
+                max_idle_us: 3_000_000,
+                packets: 25,
+                tail: false,
+                pause_us: (10_000, 300_000),
+                silent: 400,
+                pauses: 300,
+            },
             active_us: 8_000_000,
             loss: if lossy { random.below(301) } else { 0 },
             duplicates: if lossy { random.below(501) } else { 0 },
@@ -157,11 +171,12 @@ impl Scenario {
             resilient: random.chance(500),
             records: 4096,
             buckets: 0,
+            unacknowledged: 4096,
             relays: if random.chance(200) { (5, 1) } else { (1_000_000, 100_000) },
             broken: None,
         };
         match shape {
-            Shape::Usual => usual,
+            Shape::Usual | Shape::Experiment => usual,
             Shape::Upheaval => Scenario {
                 slots: 7,
                 udp_share: 100,
@@ -191,7 +206,7 @@ impl Scenario {
 
     /// How long a closing flow is remembered.
     pub(super) fn closing_us(&self) -> u64 {
-        self.habits.max_idle_us / 3
+        (self.habits.max_idle_us / 3).min(5_000_000)
     }
 
     /// Whether every message between machines arrives, and not much later than others: then a record that was told is never lost with
@@ -206,6 +221,50 @@ impl Scenario {
             && self.faults == Faults::Network
             && self.relays.1 > 1000
             && self.shape != Shape::Narrow
+    }
+
+    /// 468 backends, TCP flows of which a few live for very long, and so many updates of the table a minute; four machines of two workers, of which one
+    /// dies and returns about every 90 s. One update in four takes a backend away for good; the others drain one, bring one back, or a new one.
+    pub fn experiment(seed: u64, flows: usize, updates_a_minute: u64, seconds: u64) -> Scenario {
+        Scenario {
+            shape: Shape::Experiment,
+            machines: 4,
+            cores: 2,
+            backends: 468,
+            slots: 65_537,
+            clients: flows,
+            udp_share: 0,
+            v6_share: 0,
+            large_share: 0,
+            habits: Habits {
+                max_idle_us: 60_000_000,
+                packets: 2_000,
+                tail: true,
+                pause_us: (500_000, 8_000_000),
+                silent: 0,
+                pauses: 0,
+            },
+            active_us: seconds * 1_000_000,
+            loss: 1,
+            duplicates: 1,
+            delay_us: (50, 300),
+            control_delay_us: (1_000, 10_000),
+            change_us: 60_000_000 / updates_a_minute.max(1),
+            reshuffle_us: 60_000_000,
+            crash_us: 90_000_000,
+            mask_us: 0,
+            partition_us: 0,
+            store_loss_us: 0,
+            clog_us: 0,
+            leader_us: 0,
+            forge_us: 0,
+            resilient: false,
+            records: (flows / 2).max(1024),
+            buckets: 0,
+            unacknowledged: 1 << 14,
+            relays: (1_000_000, 100_000),
+            ..Scenario::new(seed, Faults::All)
+        }
     }
 
     /// Two machines of one worker, nothing lost: the shortest way through everything.

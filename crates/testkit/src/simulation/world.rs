@@ -151,6 +151,8 @@ struct World<'a> {
     removed: HashSet<u32>,
     /// Backends that were asked to be masked, and not to be unmasked.
     masked: BTreeSet<u32>,
+    /// When backends were masked last, as far as the plan says.
+    masked_until: HashMap<u32, Tick>,
     /// Not in the table, but their flows live.
     drained: Vec<u32>,
     leader: Leader,
@@ -194,16 +196,20 @@ pub fn run<'a>(scenario: &'a Scenario, trace: Option<&'a mut dyn FnMut(String)>)
 impl<'a> World<'a> {
     fn new(scenario: &'a Scenario, trace: Option<&'a mut dyn FnMut(String)>) -> World<'a> {
         let mut random = Random::new(scenario.seed ^ 0xabcd_ef01);
-        let services = vec![
+        let mut services = vec![
             ServiceOf { id: ServiceId(1), vip: Addr::V4(0xcb00_710a), port: 80, tcp: true },
             ServiceOf { id: ServiceId(2), vip: Addr::V4(0xcb00_710a), port: 53, tcp: false },
             ServiceOf { id: ServiceId(3), vip: Addr::V6(0x2001_0db8 << 96 | 80), port: 443, tcp: true },
         ];
+        if scenario.backends > 0 {
+            services.truncate(1);
+        }
         let mut registry = Registry { services: services.clone(), backends: vec![0], tables: Vec::new() };
         let mut wanted = Vec::new();
         for service in 0..services.len() {
             let mut of = Vec::new();
-            for _ in 0..random.between(3, 5) {
+            let count = if scenario.backends > 0 { scenario.backends as u64 } else { random.between(3, 5) };
+            for _ in 0..count {
                 of.push(u32::try_from(registry.backends.len()).expect("few"));
                 registry.backends.push(service);
             }
@@ -231,7 +237,7 @@ impl<'a> World<'a> {
             .map(|index| {
                 let udp = random.chance(scenario.udp_share);
                 let v6 = !udp && random.chance(scenario.v6_share);
-                let number = random.below(0xfffe) as u32;
+                let number = random.below(0x00ff_fffe) as u32;
                 let source = if v6 {
                     Addr::V6(0x2001_0db8 << 96 | 1 << 64 | u128::from(number))
                 } else {
@@ -241,7 +247,7 @@ impl<'a> World<'a> {
                 let mut client = Client {
                     index,
                     source,
-                    sport: 10_000 + index as u16,
+                    sport: 10_000 + (index % 50_000) as u16,
                     service: services[place],
                     slot: (place, 0),
                     life: 0,
@@ -255,6 +261,7 @@ impl<'a> World<'a> {
                     seen: Tick(0),
                     seen_by: 0,
                     lapsed: false,
+                    kept: false,
                     judged: false,
                     silent: false,
                     large: !udp && random.chance(scenario.large_share),
@@ -295,6 +302,7 @@ impl<'a> World<'a> {
             wanted,
             removed: HashSet::new(),
             masked: BTreeSet::new(),
+            masked_until: HashMap::new(),
             drained: Vec::new(),
             clients,
             in_slot,
@@ -386,7 +394,7 @@ impl<'a> World<'a> {
             }
         }
         self.after(scenario.habits.max_idle_us / 4, Event::Quarter);
-        let rest = scenario.active_us + 5 * scenario.habits.max_idle_us + 3_000_000;
+        let rest = scenario.active_us + (5 * scenario.habits.max_idle_us).max(15_000_000) + 3_000_000;
         self.after(rest, Event::Rest);
         let end = Tick(1_000_000 + rest + STEADY_US);
         while let Some(Reverse((at, _, place))) = self.queue.pop() {

@@ -23,24 +23,28 @@ impl World<'_> {
         } else {
             self.random.below(4)
         };
+        let (fewest, most) = match self.scenario.backends {
+            0 => (2, 7),
+            backends => (backends - 20, backends + 20),
+        };
         let of = &mut self.wanted[service];
         let text = match what {
             // A new one.
-            0 if of.len() < 7 => {
+            0 if of.len() < most => {
                 let id = u32::try_from(self.registry.backends.len()).expect("few");
                 self.registry.backends.push(service);
                 of.push(id);
                 format!("backend {id} comes")
             }
             // One is drained: its flows live on.
-            1 if of.len() > 2 => {
+            1 if of.len() > fewest => {
                 let at = self.random.below(of.len() as u64) as usize;
                 let id = of.remove(at);
                 self.drained.push(id);
                 format!("backend {id} is drained")
             }
             // One is removed with its flows.
-            2 if of.len() > 2 => {
+            2 if of.len() > fewest => {
                 let at = self.random.below(of.len() as u64) as usize;
                 let id = of.remove(at);
                 self.removed.insert(id);
@@ -64,7 +68,7 @@ impl World<'_> {
                     back.sort_unstable();
                 }
                 match self.random.pick(&back) {
-                    Some(id) if of.len() < 7 => {
+                    Some(id) if of.len() < most => {
                         self.drained.retain(|&of| of != id);
                         self.removed.remove(&id);
                         of.push(id);

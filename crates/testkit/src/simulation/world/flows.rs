@@ -1,11 +1,11 @@
 //! Clients, backends, and the judgement of what reaches these.
 
-use super::{Event, World};
+use super::{Event, LEASE_US, World};
 use crate::simulation::checker::{Exempt, Property};
 use crate::simulation::client::Phase;
 use crate::simulation::packets::ClientPacket;
 use statesync::Lasting;
-use wire::Tick;
+use wire::{BackendId, Tick};
 
 impl World<'_> {
     pub(super) fn ring(&mut self, client: usize, timer: u64) {
@@ -65,7 +65,7 @@ impl World<'_> {
         }
         if !packet.is_syn() {
             self.judge(client, backend, by);
-        } else if self.is_being_corrected(&self.clients[client].key()) {
+        } else if self.was_masked(backend) && self.is_being_corrected(&self.clients[client].key()) {
             // It passed a machine that the correction has not reached.
             let flow = self.clients[client].key();
             let why = if self.is_split(&flow) { Exempt::Partition } else { Exempt::W4 };
@@ -87,6 +87,11 @@ impl World<'_> {
             of.home_at = now;
         }
         let Some(home) = of.home else { return };
+        let answer = self.plan.services[of.slot.0].cur[of.slot.1 as usize];
+        if home == backend && !of.kept && answer != Some(BackendId(home)) {
+            of.kept = true;
+            self.checker.summary.kept += 1;
+        }
         if home == backend || of.judged || matches!(of.phase, Phase::Closing | Phase::Closed) {
             return;
         }
@@ -100,7 +105,7 @@ impl World<'_> {
         if exempt.is_none() && self.is_split(&key) {
             exempt = Some(Exempt::Partition);
         }
-        if exempt.is_none() && self.is_being_corrected(&key) {
+        if exempt.is_none() && self.was_masked(home) && self.is_being_corrected(&key) {
             exempt = Some(Exempt::W4);
         }
         if exempt.is_none() && (self.forced.0..=self.forced.1).contains(&home_at) {
@@ -122,6 +127,13 @@ impl World<'_> {
                 self.fail(Property::Stays, what);
             }
         }
+    }
+
+    /// Whether the backend is masked, or was when somebody may have looked last.
+    fn was_masked(&self, backend: u32) -> bool {
+        let seen_us = self.scenario.control_delay_us.1 + LEASE_US;
+        self.plan.masks.iter().any(|mask| mask.backend.0 == backend)
+            || self.masked_until.get(&backend).is_some_and(|at| self.now.since_us(*at) <= seen_us)
     }
 
     /// Whether some machine has not acknowledged yet that the flow has another backend.

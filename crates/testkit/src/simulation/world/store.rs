@@ -89,6 +89,9 @@ impl World<'_> {
     fn check_step(&mut self, former: &Plan) {
         let plan = Arc::clone(&self.plan);
         self.count_touched(former);
+        for mask in former.masks.iter().chain(&plan.masks) {
+            self.masked_until.insert(mask.backend.0, self.now);
+        }
         if plan.phase != former.phase && plan.phase != Phase::Idle {
             let lags = |(at, of): (usize, &Machine)| {
                 let is_waited_for = of.alive && former.concerns(of.member) && plan.concerns(of.member);
@@ -136,6 +139,7 @@ impl World<'_> {
             return;
         }
         let mut slots: Vec<(usize, u32)> = plan.job.export.iter().collect();
+        self.checker.summary.slots += slots.len() as u64;
         if plan.job.migrate {
             let services = plan.services.iter().enumerate();
             slots.extend(services.flat_map(|(at, of)| of.tainted.iter().map(move |slot| (at, slot))));
@@ -204,6 +208,8 @@ impl World<'_> {
             let mut sorted = of.clone();
             sorted.sort_unstable();
             let made = make_table(&sorted, self.scenario.slots);
+            // Of tables that nobody uses any more only this place knows.
+            self.registry.tables.retain(|known| Arc::strong_count(&known.answers) > 1);
             // The same table is the same object, as views look for it.
             let same = self.registry.tables.iter().find(|known| known.answers == made.answers).cloned();
             let made = same.unwrap_or_else(|| {
