@@ -42,7 +42,7 @@ struct Arguments {
     #[arg(long, value_delimiter = ',', default_values_t = [10, 40, 80])]
     updates: Vec<u64>,
     /// Of the experiment: virtual time, seconds
-    #[arg(long, default_value_t = 300)]
+    #[arg(long, default_value_t = 120)]
     seconds: u64,
     /// Go on after a failure
     #[arg(long)]

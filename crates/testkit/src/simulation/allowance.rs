@@ -3,7 +3,7 @@
 /// One flow in so many.
 const RARE: u64 = 100_000;
 /// From so many flows on the share itself is the limit.
-const LONG: u64 = 1_000_000;
+const LONG: u64 = 500_000;
 /// A short range is judged wrongly once in so many ranges.
 const ERROR: f64 = 1e-3;
 
@@ -16,7 +16,7 @@ pub struct Allowance {
 }
 
 impl Allowance {
-    /// Of a range with this many flows. Where ten or more are expected at a share of 1 in 100,000 the limit is that share. In a short range
+    /// Of a range with this many flows. Where five or more are expected at a share of 1 in 100,000 the limit is that share. In a short range
     /// such a share comes to more now and then; there the limit is what a Poisson distribution exceeds in one of 1,000 ranges.
     pub fn of(flows: u64) -> Allowance {
         if flows >= LONG {
@@ -57,8 +57,8 @@ mod tests {
         assert_eq!(of(0), 0);
         assert_eq!(of(18_000), 2);
         assert_eq!(of(100_000), 5);
-        assert_eq!(of(1_000_000), 10);
+        assert_eq!(of(500_000), 5);
         assert_eq!(of(1_399_999), 13);
-        assert!((0..100).all(|n| of(n * 9_000) <= of((n + 1) * 9_000)));
+        assert!((0..50).all(|n| of(n * 9_000) <= of((n + 1) * 9_000)));
     }
 }

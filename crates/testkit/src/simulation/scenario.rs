@@ -81,6 +81,8 @@ pub struct Scenario {
     pub partition_us: u64,
     /// Mean time between losses of the store; 0: none.
     pub store_loss_us: u64,
+    /// Mean time between times in which one machine does not reach the store, for less than a lease; 0: none.
+    pub isolation_us: u64,
     /// Mean time between pauses of a link (what is sent arrives late, at once); 0: none.
     pub clog_us: u64,
     /// The router hashes resiliently.
@@ -149,7 +151,7 @@ impl Scenario {
                 mean(&mut random, on, 800_000, 3_000_000)
             },
             partition_us: {
-                let on = all && random.chance(250);
+                let on = all && lossy && random.chance(250);
                 mean(&mut random, on, 2_000_000, 6_000_000)
             },
             store_loss_us: {
@@ -157,8 +159,12 @@ impl Scenario {
                 mean(&mut random, on, 1_500_000, 5_000_000)
             },
             clog_us: {
-                let on = random.chance(300);
+                let on = lossy && random.chance(300);
                 mean(&mut random, on, 500_000, 2_000_000)
+            },
+            isolation_us: {
+                let on = random.chance(250);
+                mean(&mut random, on, 1_000_000, 4_000_000)
             },
             leader_us: {
                 let on = random.chance(250);
@@ -189,6 +195,7 @@ impl Scenario {
                 partition_us: 0,
                 store_loss_us: 0,
                 clog_us: 0,
+                isolation_us: 0,
                 leader_us: 0,
                 relays: (1_000_000, 100_000),
                 ..usual
@@ -256,6 +263,7 @@ impl Scenario {
             partition_us: 0,
             store_loss_us: 0,
             clog_us: 0,
+            isolation_us: 0,
             leader_us: 0,
             forge_us: 0,
             resilient: false,
@@ -279,6 +287,7 @@ impl Scenario {
             partition_us: 0,
             store_loss_us: 0,
             clog_us: 0,
+            isolation_us: 0,
             leader_us: 0,
             forge_us: 0,
             ..Scenario::new(if seed % 16 == 11 { seed + 1 } else { seed }, Faults::Network)

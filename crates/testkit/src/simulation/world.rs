@@ -109,6 +109,7 @@ enum Event {
         b: usize,
     },
     StoreLoss,
+    Isolation,
     Clog,
     /// A machine dies, and the table swings.
     Upheaval,
@@ -164,6 +165,8 @@ struct World<'a> {
     /// When each machine's lease ends.
     leases: Vec<Tick>,
     store_away_until: Tick,
+    /// When each machine reaches the store again.
+    isolated_until: Vec<Tick>,
     clients: Vec<Client>,
     /// By service and slot: the clients whose flows are in it.
     in_slot: Vec<Vec<Vec<usize>>>,
@@ -296,6 +299,7 @@ impl<'a> World<'a> {
             tainted_in: vec![vec![0; scenario.slots as usize]; services.len()],
             leases: vec![Tick(1_000_000 + LEASE_US); scenario.machines],
             store_away_until: Tick(0),
+            isolated_until: vec![Tick(0); scenario.machines],
             machines,
             router,
             registry,
@@ -382,6 +386,7 @@ impl<'a> World<'a> {
             (scenario.partition_us, Event::Partition),
             (scenario.store_loss_us, Event::StoreLoss),
             (scenario.clog_us, Event::Clog),
+            (scenario.isolation_us, Event::Isolation),
             (scenario.leader_us, Event::LeaderDies),
             (scenario.forge_us, Event::Forge),
         ] {
@@ -458,7 +463,7 @@ impl<'a> World<'a> {
             }
             Event::Crash => self.crash(),
             Event::Kill { machine } => {
-                if self.dying.is_some_and(|(of, _)| of == machine) {
+                if self.dying.take_if(|(of, _)| *of == machine).is_some() && self.may_die() {
                     self.kill(machine);
                 }
             }
@@ -488,6 +493,15 @@ impl<'a> World<'a> {
                     self.store_away_until = Tick(self.now.0 + us);
                     self.say(|| format!("store away for {us} us"));
                     self.sometime(self.scenario.store_loss_us, Event::StoreLoss);
+                }
+            }
+            Event::Isolation => {
+                if self.active() {
+                    let machine = self.two_machines().0;
+                    let us = self.random.between(50_000, LEASE_US - 100_000);
+                    self.isolated_until[machine] = Tick(self.now.0 + us);
+                    self.say(|| format!("machine {machine} does not reach the store for {us} us"));
+                    self.sometime(self.scenario.isolation_us, Event::Isolation);
                 }
             }
             Event::Clog => {

@@ -136,21 +136,25 @@ impl World<'_> {
         if !self.active() {
             return;
         }
-        let all_are_well = self.machines.iter().all(|machine| machine.alive && machine.is_ready())
-            && self.plan.next_members.is_none()
-            && self.plan.members.len() == self.machines.len();
-        // A second death before redundancy is back is outside of what is promised.
-        if all_are_well && self.router.len() > 1 {
+        if self.dying.is_none() && self.may_die() {
             let machine = self.random.below(self.machines.len() as u64) as usize;
             if self.random.chance(500) {
                 self.kill(machine);
             } else {
                 // In the middle of a turn in which it decides something; if there is none, a little later.
                 self.dying = Some((machine, self.random.below(1000)));
-                self.after(300_000, Event::Kill { machine });
+                self.after(1_500_000, Event::Kill { machine });
             }
         }
         self.sometime(self.scenario.crash_us, Event::Crash);
+    }
+
+    /// A second death before redundancy is back is outside of what is promised.
+    pub(super) fn may_die(&self) -> bool {
+        self.machines.iter().all(|machine| machine.alive && machine.is_ready())
+            && self.plan.next_members.is_none()
+            && self.plan.members.len() == self.machines.len()
+            && self.router.len() > 1
     }
 
     /// A machine dies, and the table swings twice.

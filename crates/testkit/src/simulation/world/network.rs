@@ -142,7 +142,7 @@ impl World<'_> {
         let decides = of_decides(&self.machines[machine]);
         let decided = decides > self.machines[machine].decides;
         self.machines[machine].decides = decides;
-        if let Some((_, share)) = self.dying.filter(|(of, _)| *of == machine && decided) {
+        if let Some((_, share)) = self.dying.filter(|(of, _)| *of == machine && decided && self.may_die()) {
             // It dies in mid-burst: of what the turn sent the first frames left.
             self.dying = None;
             let left = (sent.len() as u64 + 1) * share / 1000;

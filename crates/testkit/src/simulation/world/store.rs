@@ -14,6 +14,9 @@ impl World<'_> {
     }
 
     pub(super) fn send_acknowledgement(&mut self, acknowledgement: Acknowledgement) {
+        if self.now < self.isolated_until[acknowledgement.member.machine.index()] {
+            return;
+        }
         let us = self.control_delay();
         self.say(|| {
             format!("machine {} has done step {}", acknowledgement.member.machine.0, acknowledgement.step)
@@ -30,7 +33,7 @@ impl World<'_> {
             return;
         }
         for (machine, of) in self.machines.iter().enumerate() {
-            if of.alive {
+            if of.alive && self.now >= self.isolated_until[machine] {
                 self.leases[machine] = Tick(self.now.0 + LEASE_US);
             }
         }
@@ -229,7 +232,7 @@ impl World<'_> {
         if !of.alive {
             return;
         }
-        if self.now >= self.store_away_until {
+        if self.now >= self.store_away_until.max(self.isolated_until[machine]) {
             let is_new = of.offer(&self.plan, &self.registry, self.scenario);
             if is_new {
                 let step = self.plan.step;
