@@ -16,6 +16,12 @@ pub(crate) struct Arguments {
     /// Print each step of the one seed
     #[arg(long, requires = "seed")]
     trace: bool,
+    /// Break each rule of the protocol in turn, and tell after how many of the seeds it is noticed
+    #[arg(long, conflicts_with = "seed")]
+    mutations: bool,
+    /// 468 backends, 1k to 100k flows: how many flows move, and how many bytes are told
+    #[arg(long, conflicts_with_all = ["seed", "seeds", "mutations"])]
+    experiment: bool,
     /// Other options of the simulator; `cargo xtask sim -- --help` lists them
     #[arg(last = true)]
     more: Vec<String>,
@@ -36,9 +42,13 @@ pub(crate) fn command() -> Command {
 pub(crate) fn run(arguments: &Arguments) -> Result<bool, String> {
     let mut command = command();
     match arguments.seed {
+        _ if arguments.experiment => command.arg("--experiment"),
         Some(seed) => command.arg("--seed").arg(seed.to_string()),
         None => command.arg("--seeds").arg(&arguments.seeds),
     };
+    if arguments.mutations {
+        command.arg("--mutations");
+    }
     if arguments.trace {
         command.arg("--trace");
     }

@@ -29,7 +29,7 @@ struct Ask {
 pub struct Asked {
     /// How often its owners kept silent for too long: primary and backup are asked in turn.
     pub turns: u32,
-    /// The same owner was asked just now.
+    /// The flow has asked in an earlier turn, and has no answer yet.
     pub is_waiting: bool,
 }
 
@@ -66,7 +66,7 @@ impl Asks {
             Some(ask) => Ask { last: now, unusable, ..ask },
         };
         *place = Some(ask);
-        Asked { turns: ask.turns, is_waiting: known.is_some() && ask.since != now }
+        Asked { turns: ask.turns, is_waiting: known.is_some_and(|ask| ask.last != now) }
     }
 
     /// An answer came: the entry that it may replace, if the flow has asked not too long ago.
@@ -100,9 +100,9 @@ mod tests {
         let asked = |turns, is_waiting| Asked { turns, is_waiting };
         assert_eq!(asks.ask(&KEY, None, Tick(0)), asked(0, false));
         assert_eq!(asks.ask(&KEY, None, Tick(PATIENCE_US)), asked(0, true));
-        assert_eq!(asks.ask(&KEY, None, Tick(PATIENCE_US + 1)), asked(1, false));
+        assert_eq!(asks.ask(&KEY, None, Tick(PATIENCE_US + 1)), asked(1, true));
         assert_eq!(asks.ask(&KEY, None, Tick(2 * PATIENCE_US + 1)), asked(1, true));
-        assert_eq!(asks.ask(&KEY, None, Tick(2 * PATIENCE_US + 2)), asked(2, false));
+        assert_eq!(asks.ask(&KEY, None, Tick(2 * PATIENCE_US + 2)), asked(2, true));
         assert_eq!(asks.ask(&KEY, None, Tick(5_000_000)), asked(0, false));
     }
 

@@ -49,6 +49,14 @@ pub fn rank(members: &Members, service: ServiceId, slot: u32) -> Pair {
     Pair { primary: first.map(|(_, m)| m.machine), backup: second.map(|(_, m)| m.machine) }
 }
 
+/// What a ranking must not be: the hash modulo the number of members.
+#[cold]
+fn go_round(members: &Members, service: ServiceId, slot: u32) -> Pair {
+    let at = usize::from(service.0).wrapping_add(slot as usize) % members.len().max(1);
+    let nth = |at: usize| members.iter().nth(at % members.len().max(1)).map(|member| member.machine);
+    Pair { primary: nth(at), backup: nth(at + 1).filter(|_| members.len() > 1) }
+}
+
 /// `SplitMix64`'s finaliser: a bijection in which every bit of the input moves half of the output's. Clients choose neither members
 /// nor, without the cluster's key, slots; so it need not be keyed.
 const fn mix(x: u64) -> u64 {
@@ -80,6 +88,8 @@ pub struct Owners {
     phase: EpochPhase,
     /// Members that are dead, although the epoch in which they are is not over.
     lost: Members,
+    /// For tests: the ranking goes round, so that any change of members moves nearly all slots.
+    goes_round: bool,
 }
 
 /// Machines to be told of a record; at most two pairs.
@@ -88,14 +98,14 @@ pub type Told = ArrayVec<MachineId, 4>;
 impl Owners {
     /// Owners of a settled epoch.
     pub fn settled(members: Members) -> Owners {
-        Owners { next: members.clone(), members, phase: EpochPhase::Settled, lost: Members::default() }
+        Owners { next: members.clone(), members, ..Owners::default() }
     }
 
     /// Owners during a change from `members` to `next`.
     pub fn changing(members: Members, next: Members, phase: EpochPhase) -> Owners {
         match phase {
             EpochPhase::Settled => Owners::settled(next),
-            _ => Owners { members, next, phase, lost: Members::default() },
+            _ => Owners { members, next, phase, ..Owners::default() },
         }
     }
 
@@ -104,6 +114,20 @@ impl Owners {
     pub fn without(mut self, lost: Members) -> Owners {
         self.lost = lost;
         self
+    }
+
+    /// For tests: the rule [`Ranking`](crate::Rule::Ranking) holds no more.
+    #[must_use]
+    pub fn going_round(mut self) -> Owners {
+        self.goes_round = true;
+        self
+    }
+
+    fn rank(&self, members: &Members, service: ServiceId, slot: u32) -> Pair {
+        if self.goes_round {
+            return go_round(members, service, slot);
+        }
+        rank(members, service, slot)
     }
 
     fn is_lost(&self, members: &Members, machine: MachineId) -> bool {
@@ -131,8 +155,8 @@ impl Owners {
     /// Whom to ask.
     pub fn asked(&self, service: ServiceId, slot: u32) -> Pair {
         match self.phase {
-            EpochPhase::Settled | EpochPhase::Preparing => rank(&self.members, service, slot),
-            EpochPhase::Committed => rank(&self.next, service, slot),
+            EpochPhase::Settled | EpochPhase::Preparing => self.rank(&self.members, service, slot),
+            EpochPhase::Committed => self.rank(&self.next, service, slot),
         }
     }
 
@@ -141,7 +165,7 @@ impl Owners {
         let mut told = Told::new();
         let epochs = [Some(&self.members), (self.phase != EpochPhase::Settled).then_some(&self.next)];
         for members in epochs.into_iter().flatten() {
-            for machine in rank(members, service, slot).iter() {
+            for machine in self.rank(members, service, slot).iter() {
                 if !told.contains(&machine) && !self.is_lost(members, machine) {
                     // Two pairs at most.
                     let _ = told.try_push(machine);
@@ -156,14 +180,14 @@ impl Owners {
         if self.phase == EpochPhase::Settled {
             return Told::new();
         }
-        let before = rank(&self.members, service, slot);
+        let before = self.rank(&self.members, service, slot);
         let is_new = |machine: MachineId| {
             let is_same = self.members.incarnation(machine) == self.next.incarnation(machine);
             let had_it = before.contains(machine) && is_same;
             !had_it && !self.is_lost(&self.next, machine)
         };
         let mut gaining = Told::new();
-        for machine in rank(&self.next, service, slot).iter().filter(|&machine| is_new(machine)) {
+        for machine in self.rank(&self.next, service, slot).iter().filter(|&machine| is_new(machine)) {
             let _ = gaining.try_push(machine);
         }
         gaining
@@ -179,7 +203,7 @@ impl Owners {
         suspects: MachineSet,
     ) -> Option<MachineId> {
         let members = if self.phase == EpochPhase::Settled { &self.next } else { &self.members };
-        rank(members, service, slot)
+        self.rank(members, service, slot)
             .iter()
             .find(|&machine| machine == own || !suspects.contains(machine) && !self.is_lost(members, machine))
     }

@@ -168,7 +168,8 @@ impl Retransmitter {
 
     /// The notes that wait: (receiver, note). For those who watch.
     pub fn waiting(&self) -> impl Iterator<Item = (Member, &Lasting)> {
-        self.places.iter().flatten().map(|of| (of.to, &of.note))
+        let places = if self.is_empty() { &[] } else { &*self.places };
+        places.iter().flatten().map(|of| (of.to, &of.note))
     }
 }
 

@@ -30,7 +30,7 @@ macro_rules! rules {
 rules! {
     /// Entries and records that are used refresh the owners' records.
     Refresh = "E1",
-    /// Nobody guesses because an answer is missing: only while both owners are suspect.
+    /// Nobody guesses because an answer is missing: only while both owners are suspect as well.
     GuessOnlyWhenSuspect = "E2",
     /// A mask steers after its slots are tainted and exported everywhere.
     MaskAnnounced = "E3",
@@ -58,12 +58,18 @@ rules! {
     TwoPhaseEpoch = "E13",
     /// Of two records the one that saw the flow begin stands, then the one used more recently.
     Conflict = "E14",
-    /// A SYN keeps the record's backend.
+    /// A SYN keeps the record's backend, closing or idle.
     RecordStands = "E15",
+    /// The next primary is the one that has the records.
+    Ranking = "E16",
     /// A machine drops until its join has committed.
     Ready = "E17",
-    /// A removed backend stays until all have committed.
+    /// A new backend is defined before all have committed, and a removed one stays until then.
     RemovedStays = "E18",
+    /// A step begins when all live members have done the one before.
+    OneAtATime = "E19",
+    /// A record leaves before the frame that depends on it.
+    RecordFirst = "E20",
     /// Entries of slots that change are told to their owners.
     Export = "M1 export",
     /// Both owners are told.
@@ -80,15 +86,25 @@ rules! {
     AnswerFills = "M7 answer fills",
     /// A frame that a ring has no room for is dropped by name.
     RelayCounts = "M8 relays count",
+    /// A frame for another core is put into the ring to that core.
+    RingTo = "M9 ring to",
+    /// A datagram without the right tag is not taken.
+    Tag = "M10 tag",
+    /// Pieces of one frame only are put together.
+    PieceOf = "M11 piece of",
+    /// What a sender said before is old, however late it arrives.
+    Sequence = "M12 sequence",
+    /// An answer finds the core that asked.
+    AnswerCore = "M13 answer core",
 }
 
 /// The rules in force.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Rules(u32);
+pub struct Rules(u64);
 
 impl Default for Rules {
     fn default() -> Rules {
-        Rules(u32::MAX)
+        Rules(u64::MAX)
     }
 }
 
@@ -112,7 +128,7 @@ mod tests {
 
     #[test]
     fn one_is_broken_and_the_others_hold() {
-        assert!(Rule::ALL.len() <= 32);
+        assert!(Rule::ALL.len() <= 64);
         for &broken in Rule::ALL {
             let rules = Rules::default().without(broken);
             for &rule in Rule::ALL {

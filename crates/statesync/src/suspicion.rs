@@ -41,6 +41,16 @@ impl Suspicion {
         }
     }
 
+    /// Nobody can have told us anything so far: all count as heard now.
+    pub fn expect(&mut self, members: MachineSet, now: Tick) {
+        for machine in members.iter() {
+            if let Some(heard) = self.heard.get_mut(machine.index()) {
+                heard.0 = now;
+            }
+            self.suspects.remove(machine);
+        }
+    }
+
     /// Something came from a machine. `known` is its incarnation in the membership: a later one says that the
     /// machine has lost what it knew, so it counts as dead until its new incarnation has joined.
     pub fn hear(&mut self, member: Member, known: Option<u32>, now: Tick) {
@@ -126,6 +136,18 @@ mod tests {
         assert!(suspicion.is_suspect(ONE));
         suspicion.hear(of(2), Some(2), Tick(30));
         assert!(!suspicion.is_suspect(ONE));
+    }
+
+    #[test]
+    fn who_is_told_nothing_yet_suspects_nobody() {
+        let (mut suspicion, mut members) = (Suspicion::default(), MachineSet::default());
+        members.insert(ONE);
+        suspicion.meet(of(1), Tick(0));
+        let joined = Tick(10 * SILENCE_US);
+        assert!(suspicion.suspects(members, joined).contains(ONE));
+        suspicion.expect(members, joined);
+        assert!(suspicion.suspects(members, Tick(joined.0 + SILENCE_US)).is_empty());
+        assert!(suspicion.suspects(members, Tick(joined.0 + SILENCE_US + HEARTBEAT_US)).contains(ONE));
     }
 
     #[test]

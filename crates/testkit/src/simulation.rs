@@ -9,6 +9,7 @@
 //! The judge is the [`checker`]: a flow may not change its backend while the backend lives and the flow is not idle for too
 //! long. Only the checker knows what is exempt (windows W1 to W5 of the protocol), counts it and prints it.
 
+mod allowance;
 pub mod checker;
 mod client;
 mod machine;
@@ -18,6 +19,8 @@ mod router;
 pub mod scenario;
 mod world;
 
-pub use checker::{Exempt, Summary};
-pub use scenario::{Faults, Scenario};
+pub use allowance::Allowance;
+pub use checker::{Exempt, Property, Summary};
+pub use client::Habits;
+pub use scenario::{Faults, Scenario, Shape};
 pub use world::{Failure, run};

@@ -95,6 +95,7 @@ reasons! {
     RelayLimit = "relay_limit",
     /// A SYN over a record of a masked backend: its new backend is being told to all machines first; the next SYN goes there.
     Correcting = "correcting",
-    /// The flow's decision could not be recorded: too many records wait for their acknowledgements.
+    /// The flow's decision could not be recorded: too many records wait for their acknowledgements, or too many flows that nobody saw
+    /// begin were recorded just now.
     RecordLimit = "record_limit",
 }

@@ -112,7 +112,7 @@ impl<Io: PacketIo> Worker<Io> {
             let Some(miss) = looked_up.hits.miss(position) else { continue };
             let inserted = self.flows.insert_at(&key, miss, backend, state, now);
             let is_plain = inserted.outcome == Insert::Done && inserted.evicted.is_none();
-            if is_plain || self.settle_insert(inserted) {
+            if is_plain || self.settle_insert(&key, inserted, now) {
                 entered |= 1 << position;
             }
         }

@@ -27,13 +27,21 @@ use statesync::spsc::Sender;
 use statesync::suspicion::Suspicion;
 use statesync::{Answer, Lasting, MachineId, MachineSet, Member, Note, Origin, Rule, Rules, Sequence};
 use upkeep::{Pass, Task};
-use wire::{Addr, BackendId, CoreId, FlowKey, Tick, Tuple};
+use wire::{Addr, BackendId, CoreId, FlowKey, ServiceId, Tick, Tuple};
 
 /// Notes that wait to be written into datagrams, at most.
 const NOTES_MAX: usize = 256;
 
+/// Notes of jobs and refreshes wait for others to the same machine: so many, or so many microseconds. Well below the first wait for an
+/// acknowledgement.
+const COMPANY: usize = NOTES_MAX / 2;
+const COMPANY_US: u64 = 500;
+
 /// Flows that are being corrected, at most; of more the oldest is let go.
 const CORRECTING_MAX: usize = 64;
+
+/// Refused flows that are told to those who watch.
+const REFUSED_MAX: usize = 16;
 
 /// Sizes of a station, fixed at start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -90,6 +98,9 @@ pub struct Station {
     guess_tokens: Option<TokenBucket>,
     /// To be written into datagrams at the next flush.
     notes: ArrayVec<(MachineId, Note), NOTES_MAX>,
+    /// Some of them must leave before the turn's frames; the others wait for company, until then.
+    is_urgent: bool,
+    company_until: Option<Tick>,
     /// Of the datagram and of the relayed frame last sent.
     number: u64,
     frame: u32,
@@ -101,19 +112,52 @@ pub struct Station {
     refreshed: Tick,
     /// When a record or entry was last refused for want of room.
     refused: Option<Tick>,
-    refusals_seen: u64,
+    /// Flows that were refused last, the newest at the end.
+    refused_flows: ArrayVec<FlowKey, REFUSED_MAX>,
     reader: flow::Reader,
     /// Flows whose masked backend was replaced, until all machines have acknowledged.
     correcting: ArrayVec<FlowKey, CORRECTING_MAX>,
     reports: Sender<Report>,
     rules: Rules,
+    /// For tests, with [`Rule::RecordFirst`] broken: every other turn the notes may leave.
+    is_late: bool,
 }
 
 impl Station {
-    /// Whether notes wait to be written.
+    /// Whether notes are to be written now.
     #[inline]
     pub(crate) fn has_notes(&self) -> bool {
-        !self.notes.is_empty()
+        self.is_urgent && (self.rules.hold(Rule::RecordFirst) || self.is_late)
+    }
+
+    /// From now on the notes that wait are to be written.
+    fn hurry(&mut self) {
+        self.is_urgent = true;
+    }
+
+    /// Notes wait for company.
+    fn linger(&mut self, now: Tick) {
+        if self.notes.len() >= COMPANY {
+            self.hurry();
+        } else if self.company_until.is_none() {
+            self.company_until = Some(Tick(now.0 + COMPANY_US));
+        }
+    }
+
+    /// Notes that waited for company have waited for long enough.
+    fn end_waiting(&mut self, now: Tick) {
+        if self.company_until.is_some_and(|until| until <= now) {
+            self.hurry();
+        }
+    }
+
+    /// An entry or a record of the flow found no room: the tables of flows are not complete any more.
+    pub(crate) fn refuse(&mut self, key: FlowKey, now: Tick) {
+        self.refused = Some(now);
+        if self.refused_flows.is_full() {
+            self.refused_flows.pop_at(0);
+        }
+        let _ = self.refused_flows.try_push(key);
     }
 
     fn origin(&self, cluster: &Cluster) -> Origin {
@@ -137,6 +181,8 @@ impl<Io: PacketIo> Worker<Io> {
             relay_tokens: None,
             guess_tokens: None,
             notes: ArrayVec::new(),
+            is_urgent: false,
+            company_until: None,
             number: 0,
             frame: 0,
             suspects: MachineSet::default(),
@@ -145,11 +191,12 @@ impl<Io: PacketIo> Worker<Io> {
             refreshing: Pass::default(),
             refreshed: Tick(0),
             refused: None,
-            refusals_seen: 0,
+            refused_flows: ArrayVec::new(),
             reader: self.flows.reader(),
             correcting: ArrayVec::new(),
             reports,
             rules: Rules::default(),
+            is_late: false,
         }));
     }
 
@@ -172,7 +219,7 @@ impl<Io: PacketIo> Worker<Io> {
             return Some(Tick(0));
         }
         let beat = (station.core == CoreId(0)).then(|| station.suspicion.next_beat());
-        station.unacknowledged.next_due().into_iter().chain(beat).min()
+        station.unacknowledged.next_due().into_iter().chain(beat).chain(station.company_until).min()
     }
 
     /// Frames and notes that other workers have put into the rings to this one.
@@ -190,11 +237,22 @@ impl<Io: PacketIo> Worker<Io> {
         self.station.as_ref().map_or(MachineSet::default(), |station| station.suspects)
     }
 
+    /// The last flows that found no room. For tests and for those who watch.
+    pub fn refused_flows(&self) -> impl Iterator<Item = &FlowKey> {
+        self.station.iter().flat_map(|station| &station.refused_flows)
+    }
+
     /// The flow's entry and the flow's record here, with whether it is a guess. For tests and for those who watch.
     pub fn knowledge(&self, key: &FlowKey, now: Tick) -> (Option<BackendId>, Option<(BackendId, bool)>) {
         let record = self.station.as_ref().and_then(|station| station.records.get(key, now));
         (self.flows.get(key, now).map(|hit| hit.backend), record.map(|record| (record.backend, record.guess)))
     }
+}
+
+/// Whether the service has the backend, masked or not.
+fn is_usable(view: &View, service: ServiceId, backend: BackendId) -> bool {
+    let known = view.backends.get(backend.index()).and_then(Option::as_ref);
+    known.is_some_and(|of| of.service == service)
 }
 
 /// Where a flow stands: what decides who owns it.

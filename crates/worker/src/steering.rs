@@ -234,7 +234,7 @@ impl<Io: PacketIo> Worker<Io> {
             Some(miss) => self.flows.insert_at(key, miss, backend, state, now),
             None => self.flows.insert(key, backend, state, now),
         };
-        let is_entered = self.settle_insert(inserted);
+        let is_entered = self.settle_insert(key, inserted, now);
         if is_entered {
             self.count_new(service, backend);
         }
@@ -242,7 +242,7 @@ impl<Io: PacketIo> Worker<Io> {
     }
 
     /// Counts what went for an insertion; false when there was no room for it.
-    pub(crate) fn settle_insert(&self, inserted: Inserted) -> bool {
+    pub(crate) fn settle_insert(&mut self, key: &FlowKey, inserted: Inserted, now: Tick) -> bool {
         if let Some((old, _)) = inserted.evicted {
             self.flow_ended(old);
             self.counters.totals.flow_expired.add(1);
@@ -255,6 +255,9 @@ impl<Io: PacketIo> Worker<Io> {
             }
             Insert::Refused(_) => {
                 self.counters.totals.flow_refused.add(1);
+                if let Some(station) = self.station.as_mut() {
+                    station.refuse(*key, now);
+                }
                 false
             }
         }

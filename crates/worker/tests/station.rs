@@ -106,6 +106,8 @@ impl Pair {
                 }
                 let (more, _) = self.rigs[machine].run();
                 sent[machine].extend(more);
+                // Some notes wait for company.
+                self.rigs[machine].now.0 += 100;
             }
         }
         out
@@ -237,6 +239,56 @@ fn a_flood_of_strangers_asks_no_more_than_the_bucket_gives() {
     assert!(pair.rigs[0].drops(DropReason::RelayLimit) > 500);
     let records = pair.rigs[0].counters[0].station.records.get();
     assert!(records <= 60, "nor does it fill the records: {records}");
+    assert!(pair.rigs[0].drops(DropReason::RecordLimit) > 500, "what has no record is not let through");
+}
+
+/// What was seen of a removed backend is no reason against a guess that came after it: both owners must know the same.
+#[test]
+fn records_of_a_removed_backend_stand_against_nothing() {
+    let mut pair = Pair::new(&all());
+    let (removed, base) = (BackendId(1), BackendId(0));
+    for owner in [0, 1] {
+        let sport = port_owned_by(owner);
+        pair.put(0, &rig::tcp(sport, 80, Tcp::Syn, 0));
+        assert_eq!([0, 1].map(|machine| pair.knows(machine, sport).1), [Some((removed, false)); 2]);
+    }
+    for machine in [0, 1] {
+        let mut view = view(machine, &all());
+        view.generation = 2;
+        view.backends[removed.index()] = None;
+        pair.rigs[usize::from(machine)].publish(view);
+    }
+    for owner in [0, 1] {
+        let sport = port_owned_by(owner);
+        pair.put(0, &rig::tcp(sport, 80, Tcp::Ack, 0));
+        assert_eq!([0, 1].map(|machine| pair.knows(machine, sport).1), [Some((base, true)); 2]);
+    }
+}
+
+/// Both owners of a flow keep silent, but maybe only one of them is dead: each is asked before the asker decides.
+#[test]
+fn silent_owners_are_asked_before_somebody_guesses() {
+    let sport = port_owned_by(1);
+    let frame = rig::tcp(sport, 80, Tcp::Ack, 0);
+    // Machine 2 owns nothing, and hears of nobody.
+    let mut asker = view(2, &all());
+    let cluster = Arc::get_mut(asker.cluster.as_mut().unwrap()).unwrap();
+    cluster.links.push(cluster.links[0]);
+    let mut rig = Rig::new(1, asker);
+    let (sender, _reports) = channel(8);
+    rig.workers[0].attach_station(StationSize { records: 64, unacknowledged: 512, asks: 16 }, 1, sender);
+    rig.run();
+    rig.now.0 += 1_000_000;
+    rig.run();
+    assert_eq!(rig.workers[0].suspects().len(), 2);
+    for _ in 0..3 {
+        let (_, outcomes) = rig.put(0, &frame);
+        assert!(outcomes.iter().any(|(_, outcome)| outcome.verdict == worker::Verdict::Relayed));
+        rig.now.0 += 30_000;
+    }
+    let (sent, _) = rig.put(0, &frame);
+    assert!(sent.iter().any(|frame| !is_message(frame)), "then it decides");
+    assert_eq!(rig.counters[0].station.local_guesses.get(), 1);
 }
 
 #[test]

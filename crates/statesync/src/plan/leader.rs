@@ -181,7 +181,13 @@ impl Leader {
         let hurries = !self.rules.hold(Rule::CommitWaits)
             && self.plan.phase == Phase::Prepare
             && now.since_us(self.since) > 50_000;
-        if (hurries || self.all_have(step, live)) && self.plan.phase != Phase::Idle {
+        let overlaps = !self.rules.hold(Rule::OneAtATime)
+            && self.plan.phase == Phase::Commit
+            && !self.waiting.is_empty();
+        if overlaps {
+            self.advance(now);
+            self.begin(live, now);
+        } else if (hurries || self.all_have(step, live)) && self.plan.phase != Phase::Idle {
             self.advance(now);
         } else if self.plan.phase == Phase::Idle && self.all_have(step, live) {
             self.begin(live, now);
@@ -204,6 +210,8 @@ impl Leader {
             self.lost = Some(now);
             self.plan.lost = lost;
             self.plan.step += 1;
+            // What has died knew flows of these slots that nobody else may know.
+            self.keep_taints();
         }
     }
 
@@ -225,11 +233,8 @@ impl Leader {
             if masks && !is_masked {
                 self.plan.masks.push(Mask { backend, in_force: false });
                 self.announced.push((backend, now, self.plan.step + 1));
-                if self.plan.phase == Phase::Retire {
-                    // No taint ends while a mask begins.
-                    self.plan.phase = Phase::Idle;
-                    self.plan.job.check = SlotSets::default();
-                }
+                // No taint ends while a mask begins.
+                self.keep_taints();
                 changed = true;
             } else if !masks && is_masked {
                 // What began elsewhere has records, and its slots stay tainted for the longest idle time.
@@ -245,6 +250,14 @@ impl Leader {
         let announced: Vec<BackendId> = self.plan.masks.iter().map(|mask| mask.backend).collect();
         for backend in announced {
             self.touch_slots(backend, now);
+        }
+    }
+
+    /// No taint ends now.
+    fn keep_taints(&mut self) {
+        if self.plan.phase == Phase::Retire {
+            self.plan.phase = Phase::Idle;
+            self.plan.job.check = SlotSets::default();
         }
     }
 
@@ -279,6 +292,9 @@ impl Leader {
             Phase::Idle => return,
             Phase::Prepare => {
                 if let Some(tables) = &plan.next_tables {
+                    if !self.rules.hold(Rule::RemovedStays) {
+                        plan.backends = Arc::clone(&tables.backends);
+                    }
                     for (service, answers) in plan.services.iter_mut().zip(&tables.answers) {
                         service.cur = Arc::clone(answers);
                     }
@@ -377,8 +393,10 @@ impl Leader {
             plan.backends.iter().chain(tables.backends.iter()).copied().collect();
         backends.sort_unstable();
         backends.dedup();
-        plan.backends =
-            if self.rules.hold(Rule::RemovedStays) { backends.into() } else { Arc::clone(&tables.backends) };
+        if !self.rules.hold(Rule::RemovedStays) {
+            backends.retain(|backend| plan.backends.contains(backend) && tables.backends.contains(backend));
+        }
+        plan.backends = backends.into();
         plan.next_tables = Some(tables);
         plan.phase = Phase::Prepare;
         plan.step += 1;

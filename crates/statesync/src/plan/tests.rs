@@ -187,6 +187,28 @@ fn a_taint_ends_early_only_where_tables_were_complete() {
     assert_eq!(cluster.tainted(), [1], "the second ended at once");
 }
 
+/// Who dies while a taint is about to end early may have been the last to know a flow: nothing is complete any more.
+#[test]
+fn a_death_keeps_taints_that_were_about_to_end() {
+    let mut cluster = Cluster::new();
+    cluster.settle();
+    cluster.now = Tick(3 * MAX_IDLE_US);
+    cluster.leader.request(tables(&[1, 3, 1, 2], &[1, 2, 3])).expect("the same shape");
+    while cluster.leader.plan().phase != Phase::Retire {
+        cluster.acknowledge(&[0, 1]);
+        assert!(cluster.poll(), "tables are complete, so the taint ends early");
+    }
+    cluster.live = Members::new([member(0)]);
+    cluster.acknowledge(&[0]);
+    assert!(cluster.poll());
+    assert_ne!(cluster.leader.plan().phase, Phase::Retire);
+    cluster.settle();
+    assert_eq!(cluster.tainted(), [1]);
+    cluster.now = Tick(cluster.now.0 + MAX_IDLE_US + 1);
+    cluster.settle();
+    assert_eq!(cluster.tainted(), [0; 0]);
+}
+
 #[test]
 fn a_mask_steers_when_all_have_acknowledged_or_after_its_wait() {
     for hangs in [false, true] {

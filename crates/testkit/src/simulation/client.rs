@@ -3,13 +3,13 @@
 use super::packets::ClientPacket;
 use super::random::Random;
 use crate::frames::flags;
-use wire::{FlowKey, ServiceId, Tick};
+use wire::{Addr, FlowKey, ServiceId, Tick, Tuple};
 
 /// The service that a client uses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct ServiceOf {
     pub(super) id: ServiceId,
-    pub(super) vip: u32,
+    pub(super) vip: Addr,
     pub(super) port: u16,
     pub(super) tcp: bool,
 }
@@ -33,9 +33,11 @@ pub(super) enum Phase {
 #[derive(Clone, Debug)]
 pub(super) struct Client {
     pub(super) index: usize,
-    pub(super) source: u32,
+    pub(super) source: Addr,
     pub(super) sport: u16,
     pub(super) service: ServiceOf,
+    /// The slot of its flow, and the service's place.
+    pub(super) slot: (usize, u32),
     pub(super) life: u32,
     pub(super) phase: Phase,
     /// The backend that answered first: its id.
@@ -55,10 +57,48 @@ pub(super) struct Client {
     pub(super) seen_by: usize,
     /// It was not seen for longer than the longest idle time: nothing is promised for this life.
     pub(super) lapsed: bool,
+    /// It stayed although the table named another backend.
+    pub(super) kept: bool,
     /// Judged already in this life.
     pub(super) judged: bool,
     /// Pauses for nearly the longest idle time now and then.
     pub(super) silent: bool,
+    /// Sends its data in large packets.
+    pub(super) large: bool,
+    /// Packets sent in this life.
+    pub(super) sent: u16,
+}
+
+/// Data of a large packet, bytes: two messages between machines.
+const LARGE: usize = 1_400;
+
+/// What all clients of a run have in common.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Habits {
+    /// The longest idle time; nobody is silent for longer than 85 % of it, but for UDP between two lives.
+    pub max_idle_us: u64,
+    /// Most packets of a life.
+    pub packets: u64,
+    /// Most lives are short and a few very long (a Pareto distribution of the packets, exponent 1.2), rather than all alike.
+    pub tail: bool,
+    /// Pauses between packets.
+    pub pause_us: (u64, u64),
+    /// Lives that have long pauses, in thousandths.
+    pub silent: u64,
+    /// Of the pauses of these, the long ones.
+    pub pauses: u64,
+}
+
+impl Habits {
+    fn packets_of_life(&self, random: &mut Random) -> u32 {
+        let packets = if self.tail {
+            let share = random.between(1, 1_000_000) as f64 / 1e6;
+            (share.powf(-1.0 / 1.2) as u64).min(self.packets)
+        } else {
+            random.between(1, self.packets)
+        };
+        packets as u32
+    }
 }
 
 /// First retransmission timeout.
@@ -66,14 +106,31 @@ pub(super) const RTO_US: u64 = 120_000;
 
 impl Client {
     pub(super) fn key(&self) -> FlowKey {
-        FlowKey::narrow(self.source, self.sport, self.service.id)
+        match self.source {
+            Addr::V4(source) => FlowKey::narrow(source, self.sport, self.service.id),
+            Addr::V6(_) => FlowKey::wide(&self.flow(), self.service.id),
+        }
     }
 
+    /// Its flow's addresses and ports.
+    pub(super) fn flow(&self) -> Tuple {
+        let ServiceOf { vip, port, tcp, .. } = self.service;
+        let protocol = if tcp { 6 } else { 17 };
+        Tuple { src: self.source, dst: vip, sport: self.sport, dport: port, protocol }
+    }
+
+    /// What the router hashes.
     pub(super) fn tuple(&self) -> u64 {
-        u64::from(self.source) << 32 | u64::from(self.sport) << 16 | u64::from(self.service.port)
+        let source = match self.source {
+            Addr::V4(source) => u64::from(source) << 32,
+            Addr::V6(source) => (source as u64) << 32 ^ (source >> 64) as u64,
+        };
+        source | u64::from(self.sport) << 16 | u64::from(self.service.port)
     }
 
-    fn packet(&self, flags: u8) -> ClientPacket {
+    fn packet(&mut self, flags: u8) -> ClientPacket {
+        self.sent = self.sent.wrapping_add(1);
+        let has_data = self.large && flags & flags::PSH != 0;
         ClientPacket {
             source: self.source,
             vip: self.service.vip,
@@ -83,14 +140,21 @@ impl Client {
             flags: if self.service.tcp { flags } else { 0 },
             client: u32::try_from(self.index).unwrap_or(u32::MAX),
             life: self.life,
+            number: if self.service.tcp { self.sent } else { 0 },
+            size: if has_data { LARGE } else { 0 },
         }
+    }
+
+    /// What follows a large packet at once: two more of them.
+    pub(super) fn more(&mut self, packet: &ClientPacket) -> Vec<ClientPacket> {
+        (0..if packet.size > 0 { 2 } else { 0 }).map(|_| self.packet(packet.flags)).collect()
     }
 
     /// The timer rang: what to send now, if anything, and in how long it rings again.
     pub(super) fn ring(
         &mut self,
         random: &mut Random,
-        max_idle_us: u64,
+        habits: &Habits,
         may_begin: bool,
     ) -> (Option<ClientPacket>, Option<u64>) {
         match self.phase {
@@ -102,11 +166,13 @@ impl Client {
                 self.phase = Phase::Opening;
                 self.home = None;
                 self.judged = false;
+                self.kept = false;
                 self.lapsed = false;
                 self.unanswered = true;
                 self.timeout_us = RTO_US;
-                self.packets = random.between(1, 25) as u32;
-                self.silent = random.chance(400);
+                self.packets = habits.packets_of_life(random);
+                self.silent = random.chance(habits.silent);
+                self.sent = 0;
                 (Some(self.packet(flags::SYN)), Some(self.timeout_us))
             }
             Phase::Opening => {
@@ -124,7 +190,7 @@ impl Client {
                     (Some(self.packet(flags::FIN | flags::ACK)), Some(self.timeout_us))
                 } else {
                     self.phase = Phase::Closed;
-                    (None, Some(random.between(max_idle_us * 2, max_idle_us * 3)))
+                    (None, Some(random.between(habits.max_idle_us * 2, habits.max_idle_us * 3)))
                 }
             }
             Phase::Open => {
@@ -142,11 +208,11 @@ impl Client {
     }
 
     /// The time to the next packet after an answer.
-    fn pause(&self, random: &mut Random, max_idle_us: u64) -> u64 {
-        if self.silent && random.chance(300) {
-            random.between(max_idle_us / 4, max_idle_us * 85 / 100)
+    fn pause(&self, random: &mut Random, habits: &Habits) -> u64 {
+        if self.silent && random.chance(habits.pauses) {
+            random.between(habits.max_idle_us / 4, habits.max_idle_us * 85 / 100)
         } else {
-            random.between(10_000, 300_000)
+            random.between(habits.pause_us.0, habits.pause_us.1)
         }
     }
 
@@ -156,7 +222,7 @@ impl Client {
         backend: u32,
         opens: bool,
         random: &mut Random,
-        max_idle_us: u64,
+        habits: &Habits,
         now: Tick,
     ) -> (Option<ClientPacket>, Option<u64>) {
         match self.phase {
@@ -168,11 +234,11 @@ impl Client {
                 }
                 self.unanswered = false;
                 let acknowledge = self.service.tcp.then(|| self.packet(flags::ACK));
-                (acknowledge, Some(self.pause(random, max_idle_us)))
+                (acknowledge, Some(self.pause(random, habits)))
             }
             Phase::Open if self.unanswered && (!opens || !self.service.tcp) => {
                 self.unanswered = false;
-                (None, Some(self.pause(random, max_idle_us)))
+                (None, Some(self.pause(random, habits)))
             }
             _ => (None, None),
         }

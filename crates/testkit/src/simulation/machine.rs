@@ -7,7 +7,7 @@ use crate::frames::{PORT_MAC, ROUTER_MAC};
 use statesync::plan::slots::SlotSet;
 use statesync::plan::{Answers, Follower, Plan, Report};
 use statesync::spsc::{Receiver, channel};
-use statesync::{MachineId, Member, mesh};
+use statesync::{MachineId, Member, Owners, mesh};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use steer::{Maglev, Rule, Services, Weighted};
@@ -24,7 +24,7 @@ use worker::view::{
 use worker::{Counters, RxMeta, Setup, Worker};
 
 /// UDP port of messages between machines.
-const UDP_PORT: u16 = 7480;
+pub(super) const UDP_PORT: u16 = 7480;
 /// Key of slots and of tags.
 pub(super) const KEY: [u8; 16] = *b"simulated secret";
 const BACKENDS_MAX: usize = 4096;
@@ -94,6 +94,10 @@ pub(super) struct Machine {
     /// Clients whose packets each worker has received since its last turn.
     pub(super) fresh: Vec<Vec<u32>>,
     pub(super) local_guesses: Vec<u64>,
+    /// Decisions told.
+    pub(super) decides: u64,
+    /// What each worker has refused for want of room.
+    pub(super) refused: Vec<u64>,
 }
 
 impl Machine {
@@ -101,14 +105,17 @@ impl Machine {
         let member = Member { machine: MachineId(u8::try_from(machine).expect("few machines")), incarnation };
         let cores = scenario.cores;
         let idle = flow::Idle {
-            tcp_established_us: scenario.max_idle_us,
-            tcp_closing_us: 1_000_000,
-            syn_us: scenario.max_idle_us,
-            udp_us: scenario.max_idle_us,
+            tcp_established_us: scenario.habits.max_idle_us,
+            tcp_closing_us: scenario.closing_us(),
+            syn_us: scenario.habits.max_idle_us,
+            udp_us: scenario.habits.max_idle_us,
         };
         let tables: Vec<flow::Table> = (0..cores)
             .map(|_| {
-                let (narrow, wide) = (flow::Memory::heap(1), flow::Memory::heap(1));
+                let (narrow, wide) = match scenario.buckets {
+                    0 => (flow::Memory::heap(scenario.clients), flow::Memory::heap(1)),
+                    buckets => (few_buckets(buckets), few_buckets(buckets)),
+                };
                 flow::Table::new(narrow, wide, random.next(), idle, 100).expect("a table")
             })
             .collect();
@@ -127,7 +134,11 @@ impl Machine {
                 counters: Arc::clone(&count),
             });
             let (sender, receiver) = channel(64);
-            let size = StationSize { records: scenario.records, unacknowledged: 4096, asks: 256 };
+            let size = StationSize {
+                records: scenario.records,
+                unacknowledged: scenario.unacknowledged,
+                asks: scenario.clients.max(256) / 8,
+            };
             worker.attach_station(size, random.next(), sender);
             if let Some(rule) = scenario.broken {
                 worker.break_rule(rule);
@@ -151,6 +162,8 @@ impl Machine {
             unpublished: false,
             fresh: vec![Vec::new(); cores],
             local_guesses: vec![0; cores],
+            decides: 0,
+            refused: vec![0; cores],
         }
     }
 
@@ -163,7 +176,12 @@ impl Machine {
     pub(super) fn queue(&self, frame: &[u8]) -> usize {
         let word =
             |at: usize| frame.get(at..at + 4).map_or(0, |b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]));
-        let tuple = u64::from(word(26)) << 32 ^ u64::from(word(34)) ^ u64::from(word(30)) << 16;
+        let (source, destination, ports) = if frame.get(12) == Some(&0x86) {
+            (word(34), word(50), word(54))
+        } else {
+            (word(26), word(30), word(34))
+        };
+        let tuple = u64::from(source) << 32 ^ u64::from(ports) ^ u64::from(destination) << 16;
         mix(tuple ^ self.rss) as usize % self.workers.len()
     }
 
@@ -208,16 +226,35 @@ impl Machine {
     }
 }
 
+/// Memory of a flow table with so many buckets.
+fn few_buckets<B: flow::bucket::Bucket + Default>(buckets: usize) -> flow::Memory<B> {
+    flow::Memory::Shared((0..buckets).map(|_| B::default()).collect())
+}
+
 fn memory_of(tainted: &SlotSet, base: &Answers) -> SlotMemory {
     let size = u32::try_from(base.len()).expect("few slots");
     SlotMemory::new(size, tainted.iter().map(|slot| (slot, base.get(slot as usize).copied().flatten())))
+}
+
+/// Who owns the slots.
+pub(super) fn owners_of(plan: &Plan, scenario: &Scenario) -> Owners {
+    if scenario.broken == Some(statesync::Rule::Ranking) {
+        plan.owners().going_round()
+    } else {
+        plan.owners()
+    }
 }
 
 fn view_of(plan: &Plan, own: Member, registry: &Registry, scenario: &Scenario) -> View {
     let rules: Vec<Rule> = registry
         .services
         .iter()
-        .map(|s| Rule { vip: Addr::V4(s.vip), len: 32, port: s.port, protocol: if s.tcp { 6 } else { 17 } })
+        .map(|s| Rule {
+            vip: s.vip,
+            len: if s.vip.is_v6() { 128 } else { 32 },
+            port: s.port,
+            protocol: if s.tcp { 6 } else { 17 },
+        })
         .collect();
     let mut backends: Vec<Option<BackendView>> = (0..registry.backends.len()).map(|_| None).collect();
     for id in plan.backends.iter() {
@@ -227,7 +264,7 @@ fn view_of(plan: &Plan, own: Member, registry: &Registry, scenario: &Scenario) -
             mode: Mode::Ipip,
             source: Ipv4Addr::from_bits(machine_address(own.machine.index())).into(),
             destination: Ipv4Addr::from_bits(backend_address(id.0)).into(),
-            inner_v6: false,
+            inner_v6: service.vip.is_v6(),
             inner_macs: (ROUTER_MAC, PORT_MAC),
         })
         .expect("a header");
@@ -254,7 +291,7 @@ fn view_of(plan: &Plan, own: Member, registry: &Registry, scenario: &Scenario) -
                 .expect("a table that was made");
             ServiceView {
                 id: of.id,
-                wide: false,
+                wide: of.vip.is_v6(),
                 hash: HashOn::Tuple,
                 maglev: Arc::clone(&made.maglev),
                 members: made.members.clone(),
@@ -269,11 +306,11 @@ fn view_of(plan: &Plan, own: Member, registry: &Registry, scenario: &Scenario) -
         .iter()
         .zip(&plan.services)
         .map(|(of, planned)| SlotsView {
-            vip: (Addr::V4(of.vip), of.port, if of.tcp { 6 } else { 17 }),
+            vip: (of.vip, of.port, if of.tcp { 6 } else { 17 }),
             taints: Arc::new(memory_of(&planned.tainted, &planned.base)),
         })
         .collect();
-    let owners = plan.owners();
+    let owners = owners_of(plan, scenario);
     let links = (0..scenario.machines)
         .map(|machine| Some(Link { address: Addr::V4(machine_address(machine)), mac: PORT_MAC }))
         .collect();
@@ -291,7 +328,7 @@ fn view_of(plan: &Plan, own: Member, registry: &Registry, scenario: &Scenario) -
         },
         links,
         key: KEY,
-        max_idle_us: scenario.max_idle_us,
+        max_idle_us: scenario.habits.max_idle_us,
         relays: scenario.relays,
         services,
         job: Arc::new(plan.job.clone()),
@@ -308,10 +345,10 @@ fn view_of(plan: &Plan, own: Member, registry: &Registry, scenario: &Scenario) -
             role: PortRole::Data { exception: None, punt_to_nowhere: true },
         }],
         timeouts: Timeouts {
-            tcp_established_us: scenario.max_idle_us,
-            tcp_closing_us: 1_000_000,
-            syn_us: scenario.max_idle_us,
-            udp_us: scenario.max_idle_us,
+            tcp_established_us: scenario.habits.max_idle_us,
+            tcp_closing_us: scenario.closing_us(),
+            syn_us: scenario.habits.max_idle_us,
+            udp_us: scenario.habits.max_idle_us,
             fragment_us: 1_000_000,
         },
         probes: Vec::new(),

@@ -1,5 +1,6 @@
 //! What happens in a run, as chosen by its seed.
 
+use super::client::Habits;
 use super::random::Random;
 use statesync::Rule;
 
@@ -13,6 +14,20 @@ pub enum Faults {
     All,
 }
 
+/// What a run is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shape {
+    /// Everything at times.
+    Usual,
+    /// A machine dies while most flows are silent, and right afterwards the table swings twice: to another backend and back, or on to
+    /// a third. Twice in a run, with rest in between, so that the second time too finds untainted slots.
+    Upheaval,
+    /// Little room for records and flows, and flows that live for long.
+    Narrow,
+    /// Many backends and flows: see [`Scenario::experiment`].
+    Experiment,
+}
+
 /// The numbers of a run. Times are in microseconds, chances in thousandths.
 #[derive(Clone, Debug)]
 pub struct Scenario {
@@ -20,20 +35,28 @@ pub struct Scenario {
     pub seed: u64,
     /// Which faults.
     pub faults: Faults,
+    /// What it is about.
+    pub shape: Shape,
     /// Machines.
     pub machines: usize,
     /// Workers of each.
     pub cores: usize,
+    /// Backends at first; 0: a few for each of three services.
+    pub backends: usize,
     /// Slots of each service.
     pub slots: u32,
     /// Clients, each with one flow after the other.
     pub clients: usize,
     /// Of these, UDP.
     pub udp_share: u64,
+    /// TCP over IPv6.
+    pub v6_share: u64,
+    /// Of those with TCP, with packets too large for one message between machines.
+    pub large_share: u64,
+    /// What clients have in common.
+    pub habits: Habits,
     /// Faults happen before this time, and then everything must come to rest.
     pub active_us: u64,
-    /// The longest idle time.
-    pub max_idle_us: u64,
     /// Loss on every link.
     pub loss: u64,
     /// Duplication.
@@ -48,18 +71,28 @@ pub struct Scenario {
     pub reshuffle_us: u64,
     /// Mean time between crashes; 0: none.
     pub crash_us: u64,
+    /// Mean time between deaths of the leader; 0: none.
+    pub leader_us: u64,
+    /// Mean time between forged datagrams; 0: none.
+    pub forge_us: u64,
     /// Mean time between false masks; 0: none.
     pub mask_us: u64,
     /// Mean time between partitions of two machines; 0: none.
     pub partition_us: u64,
     /// Mean time between losses of the store; 0: none.
     pub store_loss_us: u64,
+    /// Mean time between times in which one machine does not reach the store, for less than a lease; 0: none.
+    pub isolation_us: u64,
     /// Mean time between pauses of a link (what is sent arrives late, at once); 0: none.
     pub clog_us: u64,
     /// The router hashes resiliently.
     pub resilient: bool,
     /// Records of each worker.
     pub records: usize,
+    /// Buckets of each worker's flow table, five flows each; 0: room for all flows.
+    pub buckets: usize,
+    /// Lasting notes of each worker that may wait.
+    pub unacknowledged: usize,
     /// Frames that a machine may relay: a second, and at once.
     pub relays: (u64, u64),
     /// A rule of the protocol that does not hold: the checker must notice.
@@ -72,20 +105,37 @@ impl Scenario {
         let mut random = Random::new(seed);
         let all = faults == Faults::All;
         let lossy = !seed.is_multiple_of(4);
+        let shape = match seed % 16 {
+            4 if all => Shape::Upheaval,
+            6 if all => Shape::Narrow,
+            11 => Shape::Narrow,
+            _ => Shape::Usual,
+        };
         let mean = |random: &mut Random, on: bool, low: u64, high: u64| {
             if on { random.between(low, high) } else { 0 }
         };
         let slow = random.between(1_000, 15_000);
-        Scenario {
+        let usual = Scenario {
             seed,
             faults,
+            shape,
             machines: random.between(2, 4) as usize,
             cores: random.between(1, 3) as usize,
+            backends: 0,
             slots: [7, 13, 31][random.below(3) as usize],
             clients: random.between(30, 90) as usize,
-            udp_share: random.between(200, 500),
+            udp_share: random.between(200, 450),
+            v6_share: random.between(0, 300),
+            large_share: random.between(0, 200),
+            habits: Habits {
+                max_idle_us: 3_000_000,
+                packets: 25,
+                tail: false,
+                pause_us: (10_000, 300_000),
+                silent: 400,
+                pauses: 300,
+            },
             active_us: 8_000_000,
-            max_idle_us: 3_000_000,
             loss: if lossy { random.below(301) } else { 0 },
             duplicates: if lossy { random.below(501) } else { 0 },
             delay_us: (slow / 3, slow),
@@ -101,7 +151,7 @@ impl Scenario {
                 mean(&mut random, on, 800_000, 3_000_000)
             },
             partition_us: {
-                let on = all && random.chance(250);
+                let on = all && lossy && random.chance(250);
                 mean(&mut random, on, 2_000_000, 6_000_000)
             },
             store_loss_us: {
@@ -109,13 +159,119 @@ impl Scenario {
                 mean(&mut random, on, 1_500_000, 5_000_000)
             },
             clog_us: {
-                let on = random.chance(300);
+                let on = lossy && random.chance(300);
                 mean(&mut random, on, 500_000, 2_000_000)
+            },
+            isolation_us: {
+                let on = random.chance(250);
+                mean(&mut random, on, 1_000_000, 4_000_000)
+            },
+            leader_us: {
+                let on = random.chance(250);
+                mean(&mut random, on, 1_500_000, 5_000_000)
+            },
+            forge_us: {
+                let on = random.chance(250);
+                mean(&mut random, on, 100_000, 400_000)
             },
             resilient: random.chance(500),
             records: 4096,
+            buckets: 0,
+            unacknowledged: 4096,
             relays: if random.chance(200) { (5, 1) } else { (1_000_000, 100_000) },
             broken: None,
+        };
+        match shape {
+            Shape::Usual | Shape::Experiment => usual,
+            Shape::Upheaval => Scenario {
+                slots: 7,
+                udp_share: 100,
+                habits: Habits { silent: 1000, pauses: 600, ..usual.habits },
+                active_us: 10_000_000,
+                control_delay_us: (1_000, 15_000),
+                change_us: 0,
+                crash_us: 0,
+                mask_us: 0,
+                partition_us: 0,
+                store_loss_us: 0,
+                clog_us: 0,
+                isolation_us: 0,
+                leader_us: 0,
+                relays: (1_000_000, 100_000),
+                ..usual
+            },
+            Shape::Narrow => Scenario {
+                habits: Habits { max_idle_us: 1_000_000, packets: 80, ..usual.habits },
+                records: random.between(2, 16) as usize,
+                buckets: if random.chance(500) { random.between(2, 5) as usize } else { 0 },
+                crash_us: if usual.crash_us > 0 { 4_000_000 } else { 0 },
+                partition_us: 0,
+                ..usual
+            },
+        }
+    }
+
+    /// How long a closing flow is remembered.
+    pub(super) fn closing_us(&self) -> u64 {
+        (self.habits.max_idle_us / 3).min(5_000_000)
+    }
+
+    /// Whether every message between machines arrives, and not much later than others: then a record that was told is never lost with
+    /// its teller.
+    pub fn is_lossless(&self) -> bool {
+        self.loss == 0 && self.clog_us == 0 && self.partition_us == 0
+    }
+
+    /// Whether every question is answered: nothing is lost, no machine dies, and the bucket has tokens.
+    pub(super) fn asks_are_answered(&self) -> bool {
+        self.is_lossless()
+            && self.faults == Faults::Network
+            && self.relays.1 > 1000
+            && self.shape != Shape::Narrow
+    }
+
+    /// 468 backends, TCP flows of which a few live for very long, and so many updates of the table a minute; four machines of two workers, of which one
+    /// dies and returns about every 90 s. One update in four takes a backend away for good; the others drain one, bring one back, or a new one.
+    pub fn experiment(seed: u64, flows: usize, updates_a_minute: u64, seconds: u64) -> Scenario {
+        Scenario {
+            shape: Shape::Experiment,
+            machines: 4,
+            cores: 2,
+            backends: 468,
+            slots: 65_537,
+            clients: flows,
+            udp_share: 0,
+            v6_share: 0,
+            large_share: 0,
+            habits: Habits {
+                max_idle_us: 60_000_000,
+                packets: 2_000,
+                tail: true,
+                pause_us: (500_000, 8_000_000),
+                silent: 0,
+                pauses: 0,
+            },
+            active_us: seconds * 1_000_000,
+            loss: 1,
+            duplicates: 1,
+            delay_us: (50, 300),
+            control_delay_us: (1_000, 10_000),
+            change_us: 60_000_000 / updates_a_minute.max(1),
+            reshuffle_us: 60_000_000,
+            crash_us: 90_000_000,
+            mask_us: 0,
+            partition_us: 0,
+            store_loss_us: 0,
+            clog_us: 0,
+            isolation_us: 0,
+            leader_us: 0,
+            forge_us: 0,
+            resilient: false,
+            records: (flows / 2).max(1024),
+            buckets: 0,
+            unacknowledged: 1 << 14,
+            relays: (1_000_000, 100_000),
+            ..Scenario::new(seed, Faults::All)
         }
     }
 
@@ -131,7 +287,10 @@ impl Scenario {
             partition_us: 0,
             store_loss_us: 0,
             clog_us: 0,
-            ..Scenario::new(seed, Faults::Network)
+            isolation_us: 0,
+            leader_us: 0,
+            forge_us: 0,
+            ..Scenario::new(if seed % 16 == 11 { seed + 1 } else { seed }, Faults::Network)
         }
     }
 }

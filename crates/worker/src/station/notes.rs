@@ -1,6 +1,6 @@
 //! What is done with what is said.
 
-use super::{CoreNote, Station, place_of_key};
+use super::{CoreNote, Station, is_usable, place_of_key};
 use crate::Worker;
 use crate::cluster::Cluster;
 use crate::io::PacketIo;
@@ -14,8 +14,23 @@ use wire::parse::TCP;
 use wire::{BackendId, CoreId, FlowKey, Tick};
 
 impl<Io: PacketIo> Worker<Io> {
-    /// Puts a note into the next datagram to a machine.
+    /// Puts a note into the next datagram to a machine, which leaves before the turn's frames.
     pub(super) fn say(&mut self, view: &View, machine: MachineId, note: Note) {
+        self.put_note(view, machine, note);
+        if let Some(station) = self.station.as_mut() {
+            station.hurry();
+        }
+    }
+
+    /// The same, of a note for which no frame waits: it may leave a little later, with others.
+    fn say_at_leisure(&mut self, view: &View, machine: MachineId, note: Note, now: Tick) {
+        self.put_note(view, machine, note);
+        if let Some(station) = self.station.as_mut() {
+            station.linger(now);
+        }
+    }
+
+    fn put_note(&mut self, view: &View, machine: MachineId, note: Note) {
         let is_full = self.station.as_ref().is_some_and(|station| station.notes.is_full());
         if is_full {
             self.flush_notes(view);
@@ -51,7 +66,15 @@ impl<Io: PacketIo> Worker<Io> {
         } else {
             station.unacknowledged.number()
         };
-        self.say(view, machine, Note::Lasting(sequence, note));
+        let is_leisurely = match note {
+            Lasting::State(statement) => statement.why != Why::Decide,
+            Lasting::Push { .. } => false,
+        };
+        if is_leisurely {
+            self.say_at_leisure(view, machine, Note::Lasting(sequence, note), now);
+        } else {
+            self.say(view, machine, Note::Lasting(sequence, note));
+        }
         Ok(())
     }
 
@@ -128,6 +151,9 @@ impl<Io: PacketIo> Worker<Io> {
         // Without room the wrong entry stays until its flow begins anew; the record is right.
         if self.say_lasting(view, cluster, machine, Lasting::Push { key, backend }, false, now).is_err() {
             self.counters.station.records_refused.add(1);
+            if let Some(station) = self.station.as_mut() {
+                station.refuse(key, now);
+            }
         }
     }
 
@@ -226,7 +252,8 @@ impl<Io: PacketIo> Worker<Io> {
         };
         if is_done && origin.member != cluster.own {
             self.counters.station.acknowledgements.add(1);
-            self.say(view, origin.member.machine, Note::Acknowledge { sequence, core: origin.core });
+            let note = Note::Acknowledge { sequence, core: origin.core };
+            self.say_at_leisure(view, origin.member.machine, note, now);
         }
     }
 
@@ -241,12 +268,18 @@ impl<Io: PacketIo> Worker<Io> {
         now: Tick,
     ) {
         let key = statement.key;
-        let is_valid = view.backends.get(statement.backend.index()).and_then(Option::as_ref);
-        if is_valid.is_none_or(|backend| backend.service != key.service()) {
+        if !is_usable(view, key.service(), statement.backend) {
             // Of a backend that is removed: such a record decides nothing.
             return;
         }
         let Some(station) = self.station.as_mut() else { return };
+        let known = station.records.get(&key, now);
+        if known.is_some_and(|known| !is_usable(view, key.service(), known.backend)) {
+            // Of a backend that is removed: it stands against nothing.
+            station.records.forget(&key);
+        }
+        let sequence =
+            if station.rules.hold(Rule::Sequence) { sequence } else { station.unacknowledged.number() };
         if !station.rules.hold(Rule::Conflict) {
             let _ = station.records.decide(statement, origin, sequence, now, life_us(cluster.max_idle_us));
             return;
@@ -256,7 +289,7 @@ impl<Io: PacketIo> Worker<Io> {
             Stated::Replaced(_) | Stated::Lost(_) if !pushes => {}
             Stated::New | Stated::Known => {}
             Stated::Full => {
-                station.refused = Some(now);
+                station.refuse(key, now);
                 self.counters.station.records_refused.add(1);
             }
             Stated::Replaced(_) => self.push_to_all(view, cluster, key, statement.backend, now),

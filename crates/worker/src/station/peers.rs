@@ -127,6 +127,8 @@ impl<Io: PacketIo> Worker<Io> {
                 self.send_datagrams(cluster.endpoint.port, &mut datagrams);
             }
         }
+        station.is_urgent = false;
+        station.company_until = None;
         self.send_datagrams(cluster.endpoint.port, &mut datagrams);
         self.io.recycle(&mut burst);
         self.spare = burst;
@@ -280,6 +282,8 @@ impl<Io: PacketIo> Worker<Io> {
             self.hear(cluster, from.member, now);
             return None;
         }
+        // Whatever it says, it lives.
+        self.hear(cluster, from.member, now);
         match body {
             Body::Notes(mut notes) => {
                 for note in notes.by_ref() {
@@ -295,7 +299,6 @@ impl<Io: PacketIo> Worker<Io> {
         let from = header.from;
         match note {
             Note::Heartbeat => {
-                self.hear(cluster, from.member, now);
                 self.tell_other_cores(super::CoreNote::Heard(from.member));
             }
             Note::Lasting(sequence, lasting) => {
@@ -340,8 +343,9 @@ impl<Io: PacketIo> Worker<Io> {
             return None;
         }
         let mut buffers = core::mem::take(&mut self.spare);
+        let frame = if self.rule(Rule::PieceOf) { piece.frame } else { 0 };
         let station = self.station.as_mut()?;
-        let whole = station.pieces.add(header.from, piece, now);
+        let whole = station.pieces.add(header.from, &Piece { frame, ..*piece }, now);
         let mut made = None;
         if let Some((question, bytes)) = whole {
             self.io.alloc(1, &mut buffers);

@@ -1,6 +1,6 @@
 //! The decision table for packets of tainted slots that have no usable entry, and the owner's side of it.
 
-use super::{Place, Station, place_of};
+use super::{Place, Station, is_usable, place_of};
 use crate::classify::{Fate, Packet, classify, key_of};
 use crate::cluster::{Cluster, Hop, Route};
 use crate::io::{Frame, Outcome, PacketIo, Verdict};
@@ -20,6 +20,9 @@ use wire::{BackendId, CoreId, Tick};
 
 /// In a question: nobody waits for the answer.
 pub(super) const NO_ANSWER: u64 = u64::MAX;
+
+/// Questions to owners that keep silent, one after the other, before the asker decides.
+const GUESS_TURNS: u32 = 3;
 
 /// What an owner makes of a question.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -141,13 +144,17 @@ impl<Io: PacketIo> Worker<Io> {
         } else {
             [owners.backup, owners.primary]
         };
-        let Some(machine) = in_turn.into_iter().flatten().find(|&machine| !suspects.contains(machine)) else {
+        // Of two that keep silent one may live: each is asked before somebody guesses.
+        let lost = cluster.owners.lost();
+        let heard = in_turn.into_iter().flatten().find(|&machine| !suspects.contains(machine));
+        let silent = in_turn.into_iter().flatten().find(|&machine| !lost.contains(machine));
+        let Some(machine) = heard.or(silent.filter(|_| asked.turns < GUESS_TURNS)) else {
             return self.guess_here(view, cluster, service, ask, (unusable, packet), now);
         };
         if station.may_relay(cluster, now) {
             return Fate::Relay(Route { to: Hop::Machine(machine), question });
         }
-        // The question of a SYN that came just before is on its way; its copy must not be decided otherwise.
+        // The question of a SYN that came before is on its way, or was answered elsewhere; its copy must not be decided otherwise.
         if (!ask.begins || asked.is_waiting) && station.rules.hold(Rule::BucketDrops) {
             return Fate::Drop(DropReason::RelayLimit);
         }
@@ -259,8 +266,11 @@ impl<Io: PacketIo> Worker<Io> {
                 let statement = Statement { key, backend, guess, age_us: 0, why: Why::Decide };
                 let (origin, sequence) = (station.origin(cluster), station.unacknowledged.number());
                 // Without room the mark is missing: then the guess counts as seen.
-                let _ =
+                let kept =
                     station.records.decide(&statement, origin, sequence, now, life_us(cluster.max_idle_us));
+                if kept.is_none() {
+                    station.refuse(key, now);
+                }
             }
             _ => {}
         }
@@ -282,7 +292,7 @@ impl<Io: PacketIo> Worker<Io> {
         let record = station.records.get(&place.key, now);
         let keeps = station.rules.hold(Rule::RecordStands);
         let is_kept =
-            |record: &Record| keeps || !(ask.begins && now.since_us(record.used) > cluster.max_idle_us / 4);
+            |record: &Record| keeps || !(ask.begins && now.since_us(record.used) > cluster.max_idle_us / 32);
         if ask.begins && station.is_correcting(&place.key) {
             return Resolution::Refused(DropReason::Correcting);
         }
@@ -315,10 +325,13 @@ impl<Io: PacketIo> Worker<Io> {
         let Some((mut backend, mut guess)) = answer_of_slot(view, cluster, service, ask) else {
             return Resolution::Nobody;
         };
-        // Strangers' packets must not fill the records: without one the next packet comes to the same answer.
-        let is_stranger = guess && !station.may_guess(cluster, now);
-        if ask.quoted || is_stranger {
+        if ask.quoted {
             return Resolution::Passing(backend);
+        }
+        // Strangers' packets must not fill the records. Let pass without one, the flow would be with another backend when the
+        // base is given up: nobody would speak against that.
+        if guess && !station.may_guess(cluster, now) {
+            return Resolution::Refused(DropReason::RecordLimit);
         }
         self.counters.station.guesses.add(u64::from(guess));
         let Some(station) = self.station.as_mut() else { return Resolution::Refused(DropReason::NotReady) };
@@ -328,7 +341,7 @@ impl<Io: PacketIo> Worker<Io> {
         if station.records.decide(&statement, origin, sequence, now, life_us).is_none() {
             // Without a record the flow's next packet will be taken to be from before the taint: so is this one.
             self.counters.station.records_refused.add(1);
-            station.refused = Some(now);
+            station.refuse(key, now);
             let before = Ask { begins: false, ..ask };
             if let Some((base, _)) = answer_of_slot(view, cluster, service, before) {
                 (backend, guess) = (base, true);
@@ -344,7 +357,7 @@ impl<Io: PacketIo> Worker<Io> {
         if record.is_some_and(|record| record.backend != backend) && self.rule(Rule::Push) {
             self.push_to_all(view, cluster, key, backend, now);
             // Entries of a removed backend are unusable anyway; those of a masked one would be hit by the flow's next packet.
-            let is_masked = record.is_some_and(|record| is_usable(view, service, record.backend));
+            let is_masked = keeps && record.is_some_and(|record| is_usable(view, service.id, record.backend));
             if let Some(station) = self.station.as_mut().filter(|_| is_masked) {
                 if station.correcting.is_full() {
                     station.correcting.pop_at(0);
@@ -386,7 +399,10 @@ impl<Io: PacketIo> Worker<Io> {
         match self.resolve(view, cluster, service, ask, now) {
             Resolution::Backend { backend, guess } => {
                 if question.asked_us != NO_ANSWER {
-                    let (asked_us, core) = (question.asked_us, question.core);
+                    let (asked_us, mut core) = (question.asked_us, question.core);
+                    if !self.rule(Rule::AnswerCore) {
+                        core = CoreId(0);
+                    }
                     let answer = statesync::Answer { key: place.key, backend, guess, asked_us, core };
                     self.answer_question(view, cluster, question.machine, answer, now);
                 }
@@ -467,6 +483,7 @@ impl<Io: PacketIo> Worker<Io> {
         core: CoreId,
         question: Question,
     ) {
+        let core = if self.rule(Rule::RingTo) { core } else { self.core };
         match self.rings.send(core, Relay::Question(frame, question)) {
             Ok(()) => {
                 self.counters.totals.ring_out.add(1);
@@ -549,12 +566,6 @@ fn answer_of_slot(
         taints.filter(|_| is_from_before).and_then(|taints| base_of(view, service, taints, place.slot));
     let backend = base.or_else(|| place_in(view, service, place.slot))?;
     Some((backend, is_from_before))
-}
-
-/// Whether the backend is there.
-fn is_usable(view: &View, service: &ServiceView, backend: BackendId) -> bool {
-    let known = view.backends.get(backend.index()).and_then(Option::as_ref);
-    known.is_some_and(|backend| backend.service == service.id)
 }
 
 impl Station {

@@ -100,13 +100,13 @@ impl<Io: PacketIo> Worker<Io> {
                 },
             };
         }
-        let refused = self.counters.totals.flow_refused.get();
-        if refused != station.refusals_seen {
-            station.refusals_seen = refused;
-            station.refused = Some(now);
-        }
+        station.is_late = !station.is_late;
         let mut others = cluster.owners.machines();
         others.remove(cluster.own.machine);
+        if !cluster.ready {
+            // Who has not joined is told nothing, not even that the others live.
+            station.suspicion.expect(others, now);
+        }
         station.suspects = station.suspicion.suspects(others, now).union(cluster.owners.lost());
         station.records.sweep(SWEEP, now);
         let beats = station.core == CoreId(0) && station.suspicion.beat(now);
@@ -123,6 +123,9 @@ impl<Io: PacketIo> Worker<Io> {
             self.counters.station.records.set(station.records.len() as u64);
             self.counters.station.unacknowledged.set(station.unacknowledged.len() as u64);
             self.counters.station.suspects.set(station.suspects.bits());
+        }
+        if let Some(station) = self.station.as_mut() {
+            station.end_waiting(now);
         }
         if self.station.as_ref().is_some_and(|station| station.has_notes()) {
             self.flush_notes(view);
@@ -214,6 +217,9 @@ impl<Io: PacketIo> Worker<Io> {
         let statement = Statement { key, backend, guess, age_us, why: Why::Refresh };
         if self.tell_owners(view, cluster, service, place, statement, now).is_err() {
             self.counters.station.records_refused.add(1);
+            if let Some(station) = self.station.as_mut() {
+                station.refuse(key, now);
+            }
         }
     }
 
@@ -330,17 +336,16 @@ impl<Io: PacketIo> Worker<Io> {
         if job.check.contains(place.service, place.slot) && !self.is_at_home(view, place, record.backend) {
             return self.refuse_slot(cluster, place.service, place.slot);
         }
+        let (backend, guess, age_us) = (record.backend, record.guess, now.since_us(record.used));
+        let statement = |why| Statement { key, backend, guess, age_us, why };
+        if job.export.contains(place.service, place.slot) && station.rules.hold(Rule::Export) {
+            // Left from an earlier taint, since when the owners may have changed; maybe nobody has an entry any more.
+            return self.tell_owners(view, cluster, service, place, statement(Why::Export), now).is_ok();
+        }
         let is_tainted =
             cluster.services.get(place.service).is_some_and(|of| of.taints.is_tainted(place.slot));
         if job.migrate && is_tainted {
-            let statement = Statement {
-                key,
-                backend: record.backend,
-                guess: record.guess,
-                age_us: now.since_us(record.used),
-                why: Why::Migrate,
-            };
-            return self.tell_gaining(view, cluster, service.id, place, statement, now);
+            return self.tell_gaining(view, cluster, service.id, place, statement(Why::Migrate), now);
         }
         true
     }
