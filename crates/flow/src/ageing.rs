@@ -208,9 +208,15 @@ impl Ageing {
         self.round_shift = round_shift(&self.timings);
     }
 
-    /// Keeps the clock of this moment at hand.
+    /// Keeps the clock of this moment at hand. Within a quantum of the shortest idle time only the moment is another.
+    #[inline]
     pub(crate) fn tick(&mut self, now: Tick) {
-        self.clock = Clock::new(&self.timings, now);
+        let quantum = |tick: Tick| tick.0 >> (self.round_shift - ROUND_QUANTA.ilog2());
+        if quantum(now) == quantum(self.clock.now) {
+            self.clock.now = now;
+        } else {
+            self.clock = Clock::new(&self.timings, now);
+        }
     }
 
     /// The clock of the last [`tick`](Ageing::tick), if that was this moment.
@@ -220,8 +226,9 @@ impl Ageing {
     }
 
     /// The clock of any moment.
+    #[inline]
     pub(crate) fn clock(&self, now: Tick) -> Clock {
-        Clock::new(&self.timings, now)
+        self.clock_at_hand(now).copied().unwrap_or_else(|| Clock::new(&self.timings, now))
     }
 
     #[inline]
