@@ -130,7 +130,7 @@ impl Bench {
                 let (mut burst, mut hits) = (Keys::new(), Hits::new());
                 let mut found = 0;
                 for keys in keys.chunks_exact(BURST) {
-                    set(&mut burst, keys);
+                    burst.copy_narrow(keys);
                     self.table.lookup(&burst, NOW, &mut hits);
                     found += hits.found().count_ones() as usize;
                 }
@@ -141,7 +141,7 @@ impl Bench {
                 let mut found = 0;
                 // The last, empty ones finish those before; the first give nothing.
                 for keys in keys.chunks_exact(BURST).chain([&[][..], &[]]) {
-                    set(row.next_keys(), keys);
+                    row.next_keys().copy_narrow(keys);
                     found += self.table.lookup_row(&mut row, NOW).1.found().count_ones() as usize;
                 }
                 found
@@ -181,12 +181,6 @@ impl Bench {
             println!("  {:12} {:6.2} ns, {:5.2} x bound", format!("{case:?}"), median(ns), median(ratio));
         }
     }
-}
-
-#[inline]
-fn set(burst: &mut Keys, keys: &[u64]) {
-    burst.clear();
-    burst.narrow_mut(keys.len())[..keys.len()].copy_from_slice(keys);
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

@@ -9,11 +9,11 @@ use wire::{BackendId, FlowKey, Tick};
 /// Keys that are looked up at once.
 pub const BURST: usize = 32;
 
-/// The keys of a burst, by position. Keep one and use it again: a look-up and [`clear`](Keys::clear) cost by the positions in use.
+/// The keys of a burst, by position. Keep one and use it again: a look-up costs by the positions in use.
 #[derive(Clone, Debug)]
 #[repr(C, align(64))]
 pub struct Keys {
-    /// 0 where there is no narrow key.
+    /// 0 where there is no narrow key; from `len` on, anything.
     pub(crate) narrow: [u64; BURST],
     /// Meaningful where `wide_mask` has its bit, so that a burst without wide keys does not touch it.
     pub(crate) wide: [WideKey; BURST],
@@ -42,24 +42,25 @@ impl Keys {
     /// Forgets all.
     #[inline]
     pub fn clear(&mut self) {
-        let used = self.blocks();
-        for block in self.narrow.as_chunks_mut::<LANES>().0.iter_mut().take(used) {
-            *block = [0; LANES];
-        }
         self.wide_mask = 0;
         self.len = 0;
+    }
+
+    /// Makes so many positions be in use, at least; those that were not have no key.
+    #[inline]
+    fn extend(&mut self, len: usize) {
+        if let Some(added) = self.narrow.get_mut(self.len..len) {
+            added.fill(0);
+            self.len = len;
+        }
     }
 
     /// The key of the position after the last one in use, or none there. False, and nothing done, when all [`BURST`] are
     /// taken.
     #[inline]
     pub fn push(&mut self, key: Option<&FlowKey>) -> bool {
-        let position = self.len;
-        let fits = position < BURST;
-        if fits {
-            self.set(position, key);
-            self.len = position + 1;
-        }
+        let fits = self.len < BURST;
+        self.set(self.len, key);
         fits
     }
 
@@ -74,28 +75,43 @@ impl Keys {
 
     /// The narrow keys by position, 0 for none, to be filled in by a caller that goes over a whole burst of `count`: the
     /// positions from there on are not looked up.
-    #[inline(always)]
+    #[inline]
     pub fn narrow_mut(&mut self, count: usize) -> &mut [u64; BURST] {
-        self.len = self.len.max(count.min(BURST));
+        self.extend(count.min(BURST));
         &mut self.narrow
+    }
+
+    /// These narrow keys, 0 for none, by position, and nothing else; of more than [`BURST`] the first.
+    #[inline]
+    pub fn copy_narrow(&mut self, keys: &[u64]) {
+        self.wide_mask = 0;
+        // A whole burst is some vectors, and no call.
+        if let Some(keys) = keys.first_chunk() {
+            (self.narrow, self.len) = (*keys, BURST);
+        } else if let Some(first) = self.narrow.get_mut(..keys.len()) {
+            first.copy_from_slice(keys);
+            self.len = keys.len();
+        }
     }
 
     /// The narrow key of a position; 0 for none.
     #[inline]
     pub fn narrow(&self, position: usize) -> u64 {
-        self.narrow.get(position).copied().unwrap_or(0)
+        if position < self.len { self.narrow.get(position).copied().unwrap_or(0) } else { 0 }
     }
 
     /// The key of a position below [`BURST`], or none there; any other position is ignored. One store for a narrow
     /// key. A key without a service, which no flow has, counts as none.
     #[inline]
     pub fn set(&mut self, position: usize, key: Option<&FlowKey>) {
+        if position >= self.len {
+            self.extend(position + 1);
+        }
         let Some(narrow) = self.narrow.get_mut(position) else { return };
         *narrow = match key {
             Some(&FlowKey::Narrow(key)) => key,
             _ => 0,
         };
-        self.len = self.len.max(position + 1);
         if self.wide_mask != 0 {
             self.wide_mask &= !(1 << position);
         }
@@ -113,6 +129,12 @@ impl Keys {
         self.len
     }
 
+    /// The positions in use, a bit each.
+    #[inline(always)]
+    pub(crate) fn used(&self) -> u32 {
+        (u64::from(u32::MAX) >> (BURST - self.len.min(BURST))) as u32
+    }
+
     /// Blocks with positions in use.
     #[inline(always)]
     pub(crate) const fn blocks(&self) -> usize {
@@ -125,20 +147,6 @@ pub(crate) const LANES: usize = 8;
 /// Times that it does so.
 pub(crate) const BLOCKS: usize = BURST / LANES;
 
-/// Where the lines of eight keys begin, bytes from the first line of the table.
-#[derive(Clone, Copy, Debug)]
-#[repr(C, align(64))]
-pub(crate) struct Offsets {
-    /// The primary lines.
-    pub(crate) first: [u64; LANES],
-    /// The secondary lines.
-    pub(crate) second: [u64; LANES],
-}
-
-impl Offsets {
-    pub(crate) const ZERO: Offsets = Offsets { first: [0; LANES], second: [0; LANES] };
-}
-
 /// Bytes of a line of any kind.
 pub(crate) const LINE_BYTES: u64 = size_of::<NarrowBucket>() as u64;
 
@@ -149,8 +157,11 @@ pub struct Hits {
     pub(crate) hashes: [u64; BURST],
     /// Values; for a key that was not found, the meta word of the last bucket looked at.
     pub(crate) words: [u32; BURST],
-    /// Where the lines of narrow keys are. All are within a table of `lines` buckets, always.
-    pub(crate) offsets: [Offsets; BLOCKS],
+    /// Where the primary lines of narrow keys begin, bytes from the first line of the table. They, and the secondary ones, are
+    /// within a table of `lines` buckets, always.
+    pub(crate) firsts: [u64; BURST],
+    /// The secondary ones. Beyond the last position is the table's first line, always, to be fetched where there is nothing to fetch.
+    pub(crate) seconds: [u64; BURST + LANES],
     pub(crate) lines: usize,
     /// The positions whose secondary line was looked at, too.
     pub(crate) second: u32,
@@ -191,7 +202,8 @@ impl Hits {
         Hits {
             hashes: [0; BURST],
             words: [0; BURST],
-            offsets: [Offsets::ZERO; BLOCKS],
+            firsts: [0; BURST],
+            seconds: [0; BURST + LANES],
             lines: 0,
             second: 0,
             wide_buckets: [0; BURST],
@@ -213,7 +225,8 @@ impl Hits {
 
     #[cold]
     fn forget_lines(&mut self, lines: usize) {
-        self.offsets = [Offsets::ZERO; BLOCKS];
+        self.firsts = [0; BURST];
+        self.seconds = [0; BURST + LANES];
         self.lines = lines;
     }
 
@@ -266,10 +279,9 @@ impl Hits {
         if self.wide_mask >> (position % BURST) & 1 == 1 {
             self.wide_buckets[position % BURST]
         } else {
-            let places = &self.offsets[position / LANES % BLOCKS];
-            let lines =
-                if self.second >> (position % BURST) & 1 == 1 { &places.second } else { &places.first };
-            (lines[position % LANES] / LINE_BYTES) as u32
+            let is_second = self.second >> (position % BURST) & 1 == 1;
+            let at = if is_second { self.seconds[position % BURST] } else { self.firsts[position % BURST] };
+            (at / LINE_BYTES) as u32
         }
     }
 }

@@ -20,7 +20,7 @@
 
 use crate::ageing::Clock;
 use crate::bucket::{Bucket as _, Line, MARK, NarrowBucket, Probe, WideBucket};
-use crate::burst::{BURST, Hits, Keys, LANES, LINE_BYTES, Offsets};
+use crate::burst::{BURST, Hits, Keys, LANES, LINE_BYTES};
 use crate::cuckoo::Cells;
 use crate::hash::{Hasher, primary, secondary, tag};
 use crate::row::Places;
@@ -145,14 +145,15 @@ trait Engine: Copy {
         len: u64,
         keys: &[u64; LANES],
         hashes: &mut [u64; LANES],
-        places: &mut Offsets,
+        firsts: &mut [u64; LANES],
+        seconds: &mut [u64; LANES],
     ) {
         for lane in 0..LANES {
             let hash = hasher.narrow(keys[lane]);
             let first = primary(hash, len);
             hashes[lane] = hash;
-            places.first[lane] = u64::from(first) * LINE_BYTES;
-            places.second[lane] = u64::from(secondary(hash, len, first)) * LINE_BYTES;
+            firsts[lane] = u64::from(first) * LINE_BYTES;
+            seconds[lane] = u64::from(secondary(hash, len, first)) * LINE_BYTES;
         }
     }
     /// Stores the words that the lines said, values or meta words, and judges them.

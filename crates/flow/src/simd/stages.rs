@@ -19,7 +19,7 @@
 use super::{Engine, LINE_BYTES, first_slot, needs_second, prefetch, prefetch_far};
 use crate::ageing::Clock;
 use crate::bucket::{Bucket as _, Line, NarrowBucket, WideBucket};
-use crate::burst::{BLOCKS, BURST, Hits, Keys, LANES, Offsets};
+use crate::burst::{BLOCKS, BURST, Hits, Keys, LANES};
 use crate::cuckoo::{Cells, bits};
 use crate::hash::{primary, secondary};
 use crate::row::Places;
@@ -44,8 +44,8 @@ pub(super) fn lookup<E: Engine>(
         return lookup_few(engine, narrow, keys, clock, hits);
     }
     let narrow_mask = place(engine, narrow, wide, keys, hits);
-    for places in hits.offsets.iter().take(blocks(narrow_mask)) {
-        fetch::<false>(narrow.lines(), places);
+    for block in 0..blocks(narrow_mask) {
+        fetch::<false>(narrow.lines(), lanes(&hits.firsts, block));
     }
     compare_all::<_, false>(engine, narrow, wide, keys, clock, hits, narrow_mask, |_| ());
     finish_second(engine, narrow, keys, clock, hits);
@@ -69,8 +69,8 @@ pub(super) fn step<E: Engine>(
     let count = blocks(next_mask);
     let narrow_mask = present(engine, &middle.0);
     compare_all::<_, true>(engine, narrow, wide, &middle.0, clock, &mut middle.1, narrow_mask, |blocks| {
-        for places in next.1.offsets.iter().take(blocks.end).take(count).skip(blocks.start) {
-            fetch::<true>(lines, places);
+        for block in blocks.start..blocks.end.min(count) {
+            fetch::<true>(lines, lanes(&next.1.firsts, block));
         }
     });
 }
@@ -96,10 +96,12 @@ fn place<E: Engine>(
         narrow_mask |= present << (LANES * block);
         // A burst of wide keys has none.
         if present != 0 {
-            let (hashes, places) = (lanes_mut(&mut hits.hashes, block), &mut hits.offsets[block]);
-            engine.place(narrow.hasher(), len as u64, wanted, hashes, places);
+            let hashes = lanes_mut(&mut hits.hashes, block);
+            let (firsts, seconds) = (lanes_mut(&mut hits.firsts, block), lanes_mut(&mut hits.seconds, block));
+            engine.place(narrow.hasher(), len as u64, wanted, hashes, firsts, seconds);
         }
     }
+    let narrow_mask = narrow_mask & keys.used();
     hits.asked = narrow_mask | keys.wide_mask;
     hits.found = 0;
     start_wide(wide, keys, hits);
@@ -109,8 +111,9 @@ fn place<E: Engine>(
 /// The positions of narrow keys.
 #[inline(always)]
 fn present<E: Engine>(engine: E, keys: &Keys) -> u32 {
-    (0..keys.blocks().min(BLOCKS))
-        .fold(0, |mask, block| mask | engine.present(lanes(&keys.narrow, block)) << (LANES * block))
+    let all = (0..keys.blocks().min(BLOCKS))
+        .fold(0, |mask, block| mask | engine.present(lanes(&keys.narrow, block)) << (LANES * block));
+    all & keys.used()
 }
 
 /// Stages 2 and 3; of wide keys all. `between` is called when blocks have been compared, each once, and at last for those there are
@@ -153,7 +156,7 @@ fn line<B>(lines: &[B], index: u32) -> &B {
 fn line_at(lines: &[NarrowBucket], offset: u64) -> &NarrowBucket {
     debug_assert!(offset as usize / size_of::<NarrowBucket>() < lines.len());
     debug_assert!((offset as usize).is_multiple_of(size_of::<NarrowBucket>()));
-    // SAFETY: every offset here is one of `Hits::offsets` after `Hits::within` with the length of these lines, or fresh: 0, or made
+    // SAFETY: every offset here is of `Hits::firsts` or `Hits::seconds` after `Hits::within` with the length of these lines, or fresh: 0, or made
     // by `Engine::place` with that length, an index below it (proven by a property test) times the size of a line.
     // JUSTIFICATION: as for `line`; offsets, made by vectors, save a shift a line besides.
     unsafe { &*lines.as_ptr().byte_add(offset as usize) }
@@ -182,13 +185,13 @@ fn tail(tail: &[AtomicU32], slot: u32) -> u32 {
 
 /// Eight of a burst.
 #[inline(always)]
-fn lanes<T>(all: &[T; BURST], block: usize) -> &[T; LANES] {
+fn lanes<T, const N: usize>(all: &[T; N], block: usize) -> &[T; LANES] {
     &all.as_chunks().0[block % BLOCKS]
 }
 
 /// Likewise.
 #[inline(always)]
-fn lanes_mut<T>(all: &mut [T; BURST], block: usize) -> &mut [T; LANES] {
+fn lanes_mut<T, const N: usize>(all: &mut [T; N], block: usize) -> &mut [T; LANES] {
     &mut all.as_chunks_mut().0[block % BLOCKS]
 }
 
@@ -206,23 +209,21 @@ fn fetch_line<const FAR: bool>(line: &NarrowBucket) {
 
 /// Starts to fetch eight lines.
 #[inline(always)]
-fn fetch<const FAR: bool>(lines: &[NarrowBucket], places: &Offsets) {
-    for &offset in &places.first {
+fn fetch<const FAR: bool>(lines: &[NarrowBucket], offsets: &[u64; LANES]) {
+    for &offset in offsets {
         fetch_line::<FAR>(line_at(lines, offset));
     }
 }
 
 /// Stage 3: starts to fetch the secondary lines of a block that are needed, the first two of eight: more are rare, and wait their
-/// turn. Two are fetched whatever their number; where there are fewer, a primary line, which is there.
+/// turn. Two are fetched whatever their number; where there are fewer, the table's first line, which is there.
 #[inline(always)]
-fn fetch_second<const FAR: bool>(lines: &[NarrowBucket], places: &Offsets, needed: u32) {
-    let all: [&[u64; LANES]; 2] = [&places.first, &places.second];
+fn fetch_second<const FAR: bool>(lines: &[NarrowBucket], seconds: &[u64; BURST + LANES], needed: u32) {
     let mut left = needed;
     for _ in 0..2 {
-        // Lane 8 for none.
-        let lane = (left | 1 << LANES).trailing_zeros() as usize;
-        let of = all[usize::from(lane < LANES)];
-        fetch_line::<FAR>(line_at(lines, of[lane % LANES]));
+        if let Some(&offset) = seconds.get(left.trailing_zeros() as usize) {
+            fetch_line::<FAR>(line_at(lines, offset));
+        }
         left &= left.wrapping_sub(1);
     }
 }
@@ -241,21 +242,20 @@ fn compare_narrow<E: Engine, const FAR: bool>(
     let lines = cells.lines();
     let (mut needed, mut found) = (0, 0);
     let count = blocks(narrow_mask).min(BLOCKS);
-    let mut before = (&Offsets::ZERO, 0);
+    let mut before = 0;
     for block in 0..count {
-        let (keys, places) = (lanes(&keys.narrow, block), &hits.offsets[block]);
-        let said =
-            core::array::from_fn(|lane| compare(engine, line_at(lines, places.first[lane]), keys[lane]));
+        let (keys, firsts) = (lanes(&keys.narrow, block), lanes(&hits.firsts, block));
+        let said = core::array::from_fn(|lane| compare(engine, line_at(lines, firsts[lane]), keys[lane]));
         let (words, hashes) = (lanes_mut(&mut hits.words, block), lanes(&hits.hashes, block));
         let judged = engine.judge(said, words, hashes, clock);
         found |= judged.live << (LANES * block);
         needed |= judged.needed << (LANES * block);
         between(block..block + 1);
         // One block later, when they are known.
-        fetch_second::<FAR>(lines, before.0, before.1);
-        before = (places, judged.needed);
+        fetch_second::<FAR>(lines, &hits.seconds, before);
+        before = judged.needed << (LANES * block);
     }
-    fetch_second::<FAR>(lines, before.0, before.1);
+    fetch_second::<FAR>(lines, &hits.seconds, before);
     between(count..BLOCKS);
     hits.second = needed & narrow_mask;
     found & narrow_mask
@@ -273,7 +273,7 @@ fn finish_second<E: Engine>(
     let lines = cells.lines();
     let mut found = hits.found;
     for position in bits(hits.second) {
-        let offset = hits.offsets[position / LANES % BLOCKS].second[position % LANES];
+        let offset = hits.seconds[position];
         let word = compare(engine, line_at(lines, offset), keys.narrow[position]);
         hits.words[position] = word;
         found |= u32::from(clock.is_live(Word(word))) << position;
@@ -294,9 +294,8 @@ fn lookup_few<E: Engine>(
     let lines = cells.lines();
     let len = lines.len() as u64;
     let (mut asked, mut found, mut second) = (0, 0, 0);
-    let places = &mut hits.offsets[0];
     for ((&key, hash), place) in
-        keys.narrow.iter().zip(&mut hits.hashes).zip(&mut places.first).take(keys.len().min(FEW))
+        keys.narrow.iter().zip(&mut hits.hashes).zip(&mut hits.firsts).take(keys.len().min(FEW))
     {
         *hash = cells.hasher().narrow(key);
         let first = primary(*hash, len);
@@ -308,7 +307,7 @@ fn lookup_few<E: Engine>(
         .iter()
         .zip(&hits.hashes)
         .zip(&mut hits.words)
-        .zip(places.first.iter().zip(&mut places.second));
+        .zip(hits.firsts.iter().zip(&mut hits.seconds));
     for (position, (((&key, &hash), word), (&first, place))) in all.take(keys.len().min(FEW)).enumerate() {
         *word = compare(engine, line_at(lines, first), key);
         if needs_second(*word, hash) {
@@ -341,9 +340,9 @@ pub(super) fn fetch_primaries<E: Engine>(
     for block in 0..keys.blocks().min(BLOCKS) {
         let wanted = lanes(&keys.narrow, block);
         if engine.present(wanted) != 0 {
-            let (mut hashes, mut places) = ([0; LANES], Offsets::ZERO);
-            engine.place(narrow.hasher(), lines.len() as u64, wanted, &mut hashes, &mut places);
-            fetch::<true>(lines, &places);
+            let [mut hashes, mut firsts, mut seconds] = [[0; LANES]; 3];
+            engine.place(narrow.hasher(), lines.len() as u64, wanted, &mut hashes, &mut firsts, &mut seconds);
+            fetch::<true>(lines, &firsts);
         }
     }
     let lines = wide.lines();

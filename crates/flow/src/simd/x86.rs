@@ -9,7 +9,7 @@
 use super::{Engine, Judged, stages};
 use crate::ageing::Clock;
 use crate::bucket::{Bucket as _, NarrowBucket, Probe, WideBucket};
-use crate::burst::{BURST, Hits, Keys, LANES, Offsets};
+use crate::burst::{BURST, Hits, Keys, LANES};
 use crate::cuckoo::Cells;
 use crate::hash::{Hasher, TAGS};
 use crate::row::Places;
@@ -58,11 +58,12 @@ impl Engine for Avx2 {
         len: u64,
         keys: &[u64; LANES],
         hashes: &mut [u64; LANES],
-        places: &mut Offsets,
+        firsts: &mut [u64; LANES],
+        seconds: &mut [u64; LANES],
     ) {
         // SAFETY: AVX2 is there, as this engine is.
         // JUSTIFICATION: four lanes at once, where the compiler mixes in scalars; part of what the engine gains.
-        unsafe { place(hasher, len, keys, hashes, places) }
+        unsafe { place(hasher, len, keys, hashes, firsts, seconds) }
     }
 
     #[inline(always)]
@@ -108,11 +109,12 @@ impl Engine for Avx512 {
         len: u64,
         keys: &[u64; LANES],
         hashes: &mut [u64; LANES],
-        places: &mut Offsets,
+        firsts: &mut [u64; LANES],
+        seconds: &mut [u64; LANES],
     ) {
         // SAFETY: AVX-512 is there, as this engine is.
         // JUSTIFICATION: only AVX-512 has this multiplication; part of what the engine gains.
-        unsafe { place_512(hasher, len, keys, hashes, places) }
+        unsafe { place_512(hasher, len, keys, hashes, firsts, seconds) }
     }
 
     #[inline(always)]
@@ -178,7 +180,8 @@ fn place_512(
     len: u64,
     keys: &[u64; LANES],
     hashes: &mut [u64; LANES],
-    places: &mut Offsets,
+    firsts: &mut [u64; LANES],
+    seconds: &mut [u64; LANES],
 ) {
     let all_of = |value: u64| _mm512_set1_epi64(value as i64);
     let (xor, [first, second, third]) = hasher.narrow_secret();
@@ -191,8 +194,8 @@ fn place_512(
     let second = _mm512_add_epi64(_mm512_add_epi64(first, step), all_of(1));
     let is_beyond = _mm512_cmpge_epu64_mask(second, all_of(len));
     let second = _mm512_mask_sub_epi64(second, is_beyond, second, all_of(len));
-    store_512(&mut places.first, _mm512_slli_epi64::<{ LINE_SHIFT as u32 }>(first));
-    store_512(&mut places.second, _mm512_slli_epi64::<{ LINE_SHIFT as u32 }>(second));
+    store_512(firsts, _mm512_slli_epi64::<{ LINE_SHIFT as u32 }>(first));
+    store_512(seconds, _mm512_slli_epi64::<{ LINE_SHIFT as u32 }>(second));
 }
 
 /// As [`Engine::judge`].
@@ -381,7 +384,14 @@ fn by_kind(words: __m256i, bytes: &[u8; Word::KINDS]) -> __m256i {
 #[expect(clippy::cast_possible_wrap, reason = "bits")]
 #[inline]
 #[target_feature(enable = "avx2")]
-fn place(hasher: &Hasher, len: u64, keys: &[u64; LANES], hashes: &mut [u64; LANES], places: &mut Offsets) {
+fn place(
+    hasher: &Hasher,
+    len: u64,
+    keys: &[u64; LANES],
+    hashes: &mut [u64; LANES],
+    firsts: &mut [u64; LANES],
+    seconds: &mut [u64; LANES],
+) {
     let all_of = |value: u64| _mm256_set1_epi64x(value as i64);
     let (xor, [one, two, three]) = hasher.narrow_secret();
     let four = |keys: __m256i| {
@@ -399,8 +409,8 @@ fn place(hasher: &Hasher, len: u64, keys: &[u64; LANES], hashes: &mut [u64; LANE
     let (low, high) = load(keys);
     let (low, high) = (four(low), four(high));
     store(hashes, (low.0, high.0));
-    store(&mut places.first, (low.1, high.1));
-    store(&mut places.second, (low.2, high.2));
+    store(firsts, (low.1, high.1));
+    store(seconds, (low.2, high.2));
 }
 
 /// Products modulo 2^64, of which AVX2 has only those of halves.
@@ -549,7 +559,7 @@ pub(super) fn step_avx512(
 /// Engines for tests that compare them, where the CPU has them.
 #[cfg(test)]
 pub(super) mod engines {
-    use super::{Clock, Engine, Hasher, Judged, LANES, NarrowBucket, Offsets};
+    use super::{Clock, Engine, Hasher, Judged, LANES, NarrowBucket};
 
     /// Engine functions that enable their instruction set; the caller asks for what is available.
     macro_rules! engine {
@@ -573,7 +583,7 @@ pub(super) mod engines {
                 $module, $engine, $features,
                 present(keys: &[u64; LANES]) -> u32;
                 slot(line: &NarrowBucket, key: u64) -> u32;
-                place(hasher: &Hasher, len: u64, keys: &[u64; LANES], hashes: &mut [u64; LANES], places: &mut Offsets);
+                place(hasher: &Hasher, len: u64, keys: &[u64; LANES], hashes: &mut [u64; LANES], firsts: &mut [u64; LANES], seconds: &mut [u64; LANES]);
                 live(words: &[u32; LANES], clock: &Clock) -> u32;
                 judge(said: [u32; LANES], words: &mut [u32; LANES], hashes: &[u64; LANES], clock: &Clock) -> Judged;
             }

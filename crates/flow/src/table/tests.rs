@@ -35,6 +35,13 @@ fn narrow(i: u32) -> FlowKey {
     FlowKey::narrow(0x0a00_0000 | i, 40_000, ServiceId(1))
 }
 
+fn narrow_of(i: u32) -> u64 {
+    match narrow(i) {
+        FlowKey::Narrow(key) => key,
+        FlowKey::Wide(_) => 0,
+    }
+}
+
 fn wide(i: u32) -> FlowKey {
     let t = Tuple {
         src: Addr::V6(0x2001_0db8 << 96 | u128::from(i)),
@@ -564,6 +571,36 @@ fn keys_are_set_and_set_again() {
     keys.clear();
     table.lookup(&keys, Tick(0), &mut hits);
     assert_eq!((hits.found(), hits.miss(0)), (0, None));
+    // What was there before is no key any more, neither below nor beyond.
+    for len in 0..=BURST {
+        (0..BURST).for_each(|position| keys.set(position, Some(&narrow(4))));
+        keys.clear();
+        let expected = match len {
+            0 => 0,
+            _ if len % 3 == 0 => {
+                keys.set(len - 1, Some(&narrow(4)));
+                1 << (len - 1)
+            }
+            _ if len % 3 == 1 => {
+                keys.narrow_mut(len)[len / 2] = narrow_of(4);
+                1 << (len / 2)
+            }
+            _ => {
+                keys.copy_narrow(&vec![narrow_of(4); len]);
+                u32::MAX >> (BURST - len)
+            }
+        };
+        table.lookup(&keys, Tick(0), &mut hits);
+        let mut row = Row::new();
+        *row.next_keys() = keys.clone();
+        let row_found = [0; 3].map(|_| {
+            let found = table.lookup_row(&mut row, Tick(0)).1.found();
+            row.next_keys();
+            found
+        });
+        assert_eq!((hits.found(), hits.asked, row_found), (expected, expected, [0, 0, expected]), "{len}");
+        assert!((0..BURST).all(|position| (keys.narrow(position) != 0) == (expected >> position & 1 == 1)));
+    }
 }
 
 #[test]

@@ -124,7 +124,7 @@ impl LookUp for Ours {
         let mut row = Row::new();
         // The last, empty ones finish those before; the first give nothing.
         for burst in keys.chunks(BURST).chain([&[][..], &[]]) {
-            set(row.next_keys(), burst);
+            row.next_keys().copy_narrow(burst);
             let (_, hits) = self.table.lookup_row(&mut row, NOW);
             consume(hits, &mut found);
         }
@@ -141,18 +141,12 @@ impl LookUp for OneByOne<'_> {
         let mut found = Found::default();
         let (mut wanted, mut hits) = (Keys::new(), Hits::new());
         for burst in keys.chunks(BURST) {
-            wanted.clear();
-            set(&mut wanted, burst);
+            wanted.copy_narrow(burst);
             self.0.table.lookup(&wanted, NOW, &mut hits);
             consume(&hits, &mut found);
         }
         found
     }
-}
-
-#[inline(always)]
-fn set(wanted: &mut Keys, burst: &[u64]) {
-    wanted.narrow_mut(burst.len())[..burst.len()].copy_from_slice(burst);
 }
 
 #[inline(always)]
