@@ -5,7 +5,7 @@
 //! so the whole data path runs in a test, a fuzzer and a simulator by calling `turn()`.
 //!
 //! The modules in the order in which a packet meets them: [`turn`], [`classify`], [`lookup`], [`steering`],
-//! [`rewrite`], [`emit`]; beside them [`fragments`] (the bounded store) and [`age`]. What a member of a cluster does besides is in
+//! [`rewrite`], [`emit`], and for almost every packet, in one piece, [`heads`], [`fast`] and [`fresh`]; beside them [`fragments`] (the bounded store) and [`age`]. What a member of a cluster does besides is in
 //! [`station`], by what [`cluster`] says.
 #![forbid(unsafe_code)]
 
