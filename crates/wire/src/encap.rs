@@ -321,8 +321,8 @@ impl Header {
             (Mode::Vxlan { .. }, Outer::V6) => Shape::VxlanOverV6,
         };
         // Both fields are 0 in the precomputed checksum (RFC 1624 with m = 0).
-        let check = parse::ETHERNET_LEN + IPV4_CHECKSUM;
-        let sum = !u16::from_ne_bytes([bytes[check], bytes[check + 1]]);
+        let check = field::word(&bytes, parse::ETHERNET_LEN + IPV4_CHECKSUM).unwrap_or_default();
+        let sum = !check.to_be();
         Ok(Header { sum, len: header.len, shape, bytes })
     }
 

@@ -160,6 +160,7 @@ impl Heads {
     }
 
     /// Reads the headers of a burst and judges them. Gives the bytes of its frames.
+    #[expect(clippy::needless_range_loop, reason = "one index for all columns, bounded once")]
     #[inline(always)]
     pub(crate) fn read<F: Frame>(&mut self, gate: Gate, burst: &[F]) -> usize {
         let mut sum = 0;

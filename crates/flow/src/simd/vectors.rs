@@ -122,7 +122,11 @@ fn mask(has: impl Fn(usize) -> bool) -> u32 {
 )]
 mod x86 {
     use crate::burst::BURST;
-    use core::arch::x86_64::*;
+    use core::arch::x86_64::{
+        __m256i, _mm_cvtsi32_si128, _mm256_and_si256, _mm256_castsi256_pd, _mm256_castsi256_ps,
+        _mm256_cmpeq_epi32, _mm256_cmpeq_epi64, _mm256_cmpeq_epi64_mask, _mm256_loadu_si256,
+        _mm256_movemask_pd, _mm256_movemask_ps, _mm256_set1_epi32, _mm256_set1_epi64x, _mm256_sll_epi64,
+    };
 
     /// Four words of 64 bits, or eight of 32.
     #[inline]
@@ -130,6 +134,7 @@ mod x86 {
     fn load<T, const N: usize>(words: &[T; N]) -> __m256i {
         const { assert!(size_of::<[T; N]>() == size_of::<__m256i>()) };
         // SAFETY: as many bytes as are loaded, and any alignment will do.
+        // JUSTIFICATION: the load of the comparisons below, whose gain is told where they are called.
         unsafe { _mm256_loadu_si256(words.as_ptr().cast()) }
     }
 
