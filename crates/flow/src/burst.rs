@@ -47,9 +47,15 @@ impl Keys {
     }
 
     /// Makes so many positions be in use, at least; those that were not have no key.
-    #[inline]
+    #[inline(always)]
     fn extend(&mut self, len: usize) {
-        if let Some(added) = self.narrow.get_mut(self.len..len) {
+        if self.len == 0 {
+            // Whole blocks, which are vectors and no call.
+            for block in self.narrow.as_chunks_mut::<LANES>().0.iter_mut().take(len.div_ceil(LANES)) {
+                *block = [0; LANES];
+            }
+            self.len = len;
+        } else if let Some(added) = self.narrow.get_mut(self.len..len) {
             added.fill(0);
             self.len = len;
         }

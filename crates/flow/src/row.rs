@@ -66,9 +66,9 @@ impl Row {
         keys
     }
 
-    /// The bursts, which move on by one; and whether the last was compared with something else than this.
+    /// The bursts, which move on by one; and what the last was compared with.
     #[inline]
-    pub(crate) fn advance(&mut self, compared: Compared) -> (Places<'_>, bool) {
+    pub(crate) fn advance(&mut self, compared: Compared) -> (Places<'_>, Compared) {
         let [a, b, c] = &mut self.bursts;
         let (last, middle, next) = match self.next {
             0 => (b, c, a),
@@ -76,7 +76,7 @@ impl Row {
             _ => (a, b, c),
         };
         self.next = if self.next < 2 { self.next + 1 } else { 0 };
-        let is_stale = core::mem::replace(&mut self.compared, compared) != compared;
-        (Places { last, middle, next }, is_stale)
+        let before = core::mem::replace(&mut self.compared, compared);
+        (Places { last, middle, next }, before)
     }
 }

@@ -319,6 +319,25 @@ pub(crate) fn fetch_seconds(
     dispatch!(isa, fetch_seconds_avx2, fetch_seconds_avx2, fetch_seconds, (narrow, hashes, positions));
 }
 
+/// Looks up a burst whose keys are hashed and whose lines are there.
+#[inline]
+pub(crate) fn compare_again(
+    isa: Available,
+    narrow: &Cells<NarrowBucket>,
+    wide: &Cells<WideBucket>,
+    keys: &Keys,
+    clock: &Clock,
+    hits: &mut Hits,
+) {
+    dispatch!(
+        isa,
+        compare_again_avx512,
+        compare_again_avx2,
+        compare_again,
+        (narrow, wide, keys, clock, hits)
+    );
+}
+
 /// One step of a row of bursts: begins the next, compares the one in the middle with its primary lines, finishes the last. Each
 /// line was asked for a step ago.
 #[inline]

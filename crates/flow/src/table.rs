@@ -208,14 +208,18 @@ impl Table {
             changes: self.narrow.changes.wrapping_add(self.wide.changes),
             clock: (clock.epochs, clock.limits),
         };
-        let (places, is_stale) = row.advance(compared);
+        let (places, before) = row.advance(compared);
         let Places { last, middle, next } = places;
         simd::step(self.isa, narrow, wide, clock, Places { last: &mut *last, middle, next });
         let (keys, hits) = last;
         hits.now = now;
         hits.timings = *self.ageing.timings();
-        if is_stale {
-            simd::lookup(self.isa, narrow, wide, keys, clock, hits);
+        if before != compared {
+            if before.table == compared.table {
+                simd::compare_again(self.isa, narrow, wide, keys, clock, hits);
+            } else {
+                simd::lookup(self.isa, narrow, wide, keys, clock, hits);
+            }
         }
         (keys, hits)
     }

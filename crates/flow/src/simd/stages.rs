@@ -51,6 +51,22 @@ pub(super) fn lookup<E: Engine>(
     finish_second(engine, narrow, keys, clock, hits);
 }
 
+/// As [`super::compare_again`].
+#[inline(always)]
+pub(super) fn compare_again<E: Engine>(
+    engine: E,
+    narrow: &Cells<NarrowBucket>,
+    wide: &Cells<WideBucket>,
+    keys: &Keys,
+    clock: &Clock,
+    hits: &mut Hits,
+) {
+    hits.within(narrow.lines().len());
+    let narrow_mask = present(engine, keys);
+    compare_all::<_, false>(engine, narrow, wide, keys, clock, hits, narrow_mask, |_| ());
+    finish_second(engine, narrow, keys, clock, hits);
+}
+
 /// As [`super::step`].
 #[inline(always)]
 pub(super) fn step<E: Engine>(

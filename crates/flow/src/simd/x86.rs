@@ -504,6 +504,30 @@ pub(super) fn lookup_avx2(
     stages::lookup(Avx2(()), narrow, wide, keys, clock, hits);
 }
 
+/// As [`super::compare_again`].
+#[target_feature(enable = "avx2,bmi1,bmi2")]
+pub(super) fn compare_again_avx2(
+    narrow: &Cells<NarrowBucket>,
+    wide: &Cells<WideBucket>,
+    keys: &Keys,
+    clock: &Clock,
+    hits: &mut Hits,
+) {
+    stages::compare_again(Avx2(()), narrow, wide, keys, clock, hits);
+}
+
+/// As [`super::compare_again`].
+#[target_feature(enable = "avx2,bmi1,bmi2,avx512f,avx512bw,avx512dq,avx512vl")]
+pub(super) fn compare_again_avx512(
+    narrow: &Cells<NarrowBucket>,
+    wide: &Cells<WideBucket>,
+    keys: &Keys,
+    clock: &Clock,
+    hits: &mut Hits,
+) {
+    stages::compare_again(Avx512(()), narrow, wide, keys, clock, hits);
+}
+
 /// As [`super::fetch_primaries`].
 #[target_feature(enable = "avx2,bmi1,bmi2")]
 pub(super) fn fetch_primaries_avx2(narrow: &Cells<NarrowBucket>, wide: &Cells<WideBucket>, keys: &Keys) {
