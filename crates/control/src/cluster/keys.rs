@@ -1,5 +1,6 @@
 //! Keys and values of the store. All values are JSON.
 
+use super::document::Settings;
 use serde::{Deserialize, Serialize};
 use statesync::{MachineId, Member};
 use std::collections::BTreeSet;
@@ -84,6 +85,8 @@ pub(crate) struct MemberValue {
     pub(crate) address: IpAddr,
     /// Version of guidewayd.
     pub(crate) version: String,
+    /// What must be the same everywhere.
+    pub(crate) settings: Settings,
     /// It wants to go.
     #[serde(default)]
     pub(crate) leaving: bool,

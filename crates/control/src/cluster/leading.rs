@@ -100,7 +100,7 @@ impl Leading {
         for acknowledgement in picture.acknowledgements() {
             self.leader.acknowledge(acknowledgement);
         }
-        let live = picture.live();
+        let live = picture.live(&self.document.settings);
         self.leader.let_go(picture.leaving());
         self.check_wish(picture, own_text);
         let judgement = self.judge(picture);

@@ -1,5 +1,6 @@
 //! What the store shows, as far as it is known here.
 
+use super::document::Settings;
 use super::keys::{
     self, AcknowledgementValue, HealthValue, Key, LeaderValue, MachineValue, MemberValue, WishValue,
 };
@@ -106,9 +107,10 @@ impl Picture {
             .map(|(&machine, value)| (Member { machine, incarnation: value.incarnation }, value))
     }
 
-    /// The living.
-    pub(crate) fn live(&self) -> Members {
-        Members::new(self.members().map(|(member, _)| member))
+    /// The living with these settings; others would not understand.
+    pub(crate) fn live(&self, settings: &Settings) -> Members {
+        let members = self.members().filter(|(_, value)| value.settings == *settings);
+        Members::new(members.map(|(member, _)| member))
     }
 
     /// Of these, those who want to go.

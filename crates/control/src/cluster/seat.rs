@@ -102,6 +102,7 @@ pub(crate) struct Seat {
     acknowledged: Option<Acknowledgement>,
     health: Vec<u8>,
     is_leaving: bool,
+    has_given_up: bool,
     /// A plan counted on this machine.
     was_counted_on: bool,
     /// What was ordered since the key last changed.
@@ -126,6 +127,7 @@ impl Seat {
             acknowledged: None,
             health: keys::bytes(&HealthValue::default()),
             is_leaving: false,
+            has_given_up: false,
             was_counted_on: false,
             ordered: BTreeMap::new(),
             news: Vec::new(),
@@ -179,7 +181,9 @@ impl Seat {
 
     /// Who is waited for, as the leader knows.
     pub(crate) fn lagging(&self) -> Vec<Member> {
-        self.lead.as_ref().map_or_else(Vec::new, |lead| lead.leading.lagging(&self.picture.live()))
+        self.lead
+            .as_ref()
+            .map_or_else(Vec::new, |lead| lead.leading.lagging(&self.picture.live(&self.own.settings)))
     }
 
     /// This machine's own configuration was read again.
@@ -290,6 +294,9 @@ impl Seat {
         let mut orders = Vec::new();
         let Some(member) = self.member else { return orders };
         self.look_at_plan();
+        if self.has_given_up {
+            return orders;
+        }
         if let Some(acknowledgement) = self.follower.as_mut().and_then(Follower::acknowledge) {
             self.acknowledged = Some(acknowledgement);
         }
@@ -314,7 +321,7 @@ impl Seat {
         };
         if let Some(key) = document.settings.difference(&self.own.settings) {
             let help = "all machines of a cluster need the same";
-            return self.news.push(News::Fatal(format!("{key} differs from the cluster's: {help}")));
+            return self.give_up(format!("{key} differs from the cluster's: {help}"));
         }
         let Some(follower) = &mut self.follower else { return };
         let plan = Arc::new(document.plan.clone());
@@ -327,6 +334,12 @@ impl Seat {
         }
     }
 
+    /// This machine cannot be a member (any more), and says nothing more to the store.
+    fn give_up(&mut self, problem: String) {
+        self.has_given_up = true;
+        self.news.push(News::Fatal(problem));
+    }
+
     /// Whether this machine is one that the others know. Says so if it was not said yet.
     fn stand(&mut self, member: Member, orders: &mut Vec<Order>) -> bool {
         let other = self.picture.members().map(|(known, _)| known).find(|of| of.machine == member.machine);
@@ -334,7 +347,7 @@ impl Seat {
             let name = &self.own.name;
             let problem =
                 format!("another machine has started under the name {name:?}; every machine needs its own");
-            self.news.push(News::Fatal(problem));
+            self.give_up(problem);
             return false;
         }
         let plan = self.document.as_ref().map(|document| &document.plan);
@@ -344,7 +357,7 @@ impl Seat {
         if self.was_counted_on && !counts && !self.is_leaving {
             let problem = "the other machines have given this one up, because its lease in the store had ended; \
                            it must start again";
-            self.news.push(News::Fatal(problem.to_owned()));
+            self.give_up(problem.to_owned());
             return false;
         }
         let value = keys::bytes(&MemberValue {
@@ -352,6 +365,7 @@ impl Seat {
             incarnation: member.incarnation,
             address: self.own.address,
             version: self.own.version.clone(),
+            settings: self.own.settings.clone(),
             leaving: self.is_leaving,
         });
         if self.is_leaving && self.has_left() {
@@ -465,7 +479,9 @@ impl Seat {
             (Some(stored), Some(own)) if own.plan.step > stored.plan.step => (own, true),
             (Some(stored), _) => (stored, false),
             (None, Some(own)) => (own, true),
-            (None, None) => (Document::first(self.picture.live(), self.own.settings.clone()), true),
+            (None, None) => {
+                (Document::first(self.picture.live(&self.own.settings), self.own.settings.clone()), true)
+            }
         };
         self.lead =
             Some(Lead { leading: Leading::new(document, now), after, is_writing: false, is_unwritten });

@@ -60,7 +60,8 @@ impl Truth {
         let acknowledged: BTreeMap<Member, u64> =
             picture.acknowledgements().map(|known| (known.member, known.step)).collect();
         let own = part.seat.member();
-        let all: BTreeSet<Member> = planned.iter().chain(picture.live().iter()).collect();
+        let all: BTreeSet<Member> =
+            planned.iter().chain(picture.members().map(|(member, _)| member)).collect();
         let leaving: Members = picture.leaving();
         let member = |member: Member| {
             let value = picture.members().find(|(of, _)| *of == member).map(|(_, value)| value);

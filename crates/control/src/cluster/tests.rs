@@ -611,6 +611,7 @@ fn what_differs_between_machines_is_named() {
     world.settle();
     let fatal = world.machines[1].fatal.clone().expect("it cannot be a member");
     assert!(fatal.starts_with("machine.cluster_key differs"), "{fatal}");
+    assert_eq!(world.document().plan.members.len(), 1, "it was never one");
     let other = Settings::new(&KEY, 7481, &timeouts());
     let own = Settings::new(&KEY, 7480, &timeouts());
     assert_eq!((own.difference(&other), own.difference(&own)), (Some("cluster.port"), None));
