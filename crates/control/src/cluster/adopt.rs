@@ -164,6 +164,8 @@ impl Part {
                 Asked::Order(Order::Lead(_) | Order::Resign(_)) => self.seat.not_put(Key::Leader),
                 Asked::Order(Order::Plan { .. }) => self.seat.plan_written(None),
                 Asked::Order(Order::Leave) => self.seat.not_left(),
+                // The next one after the next plan does it, too.
+                Asked::Order(Order::Sweep { .. }) => {}
                 Asked::Wish { .. } => {}
             }
         }

@@ -1,7 +1,7 @@
 //! What a machine knows of its cluster, and what it wants to put into the store. Pure: it is told what the store shows, what workers
 //! report and what time it is, and gives [`Order`]s; the same orders come again until the store shows them done.
 
-use super::document::{Document, Settings};
+use super::document::{DecodeError, Document, Encoded, Settings, digests_of};
 use super::keys::{self, AcknowledgementValue, HealthValue, Key, LeaderValue, MemberValue};
 use super::leading::Leading;
 use super::picture::{Change, Picture};
@@ -13,6 +13,11 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use wire::{CoreId, Tick};
+
+/// Slots that go with one order: etcd takes 128 operations in a transaction.
+const SWEPT_AT_ONCE: usize = 100;
+/// How long nothing is begun after a plan that did not fit into the store, microseconds.
+const REST_US: u64 = 10_000_000;
 
 /// What is to be put into the store.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -32,10 +37,19 @@ pub(crate) enum Order {
     Resign(Vec<u8>),
     /// The next plan, if the one in the store is of this revision and this machine leads.
     Plan {
-        /// The document.
-        value: Vec<u8>,
+        /// The document. Of its slots only those that are not there yet.
+        document: Encoded,
         /// Revision of the one before; 0: there is none.
         after: i64,
+        /// The leader's value.
+        leader: Vec<u8>,
+    },
+    /// Slots that no plan names go, if the plan is still the one of this revision, and this machine leads.
+    Sweep {
+        /// Their digests.
+        digests: Vec<u128>,
+        /// Revision of the plan.
+        if_plan: i64,
         /// The leader's value.
         leader: Vec<u8>,
     },
@@ -81,6 +95,8 @@ struct Lead {
     is_writing: bool,
     /// The first document must be written although it is no step.
     is_unwritten: bool,
+    /// Revision of the plan after which was swept.
+    swept: i64,
 }
 
 /// See the module.
@@ -103,6 +119,8 @@ pub(crate) struct Seat {
     health: Vec<u8>,
     is_leaving: bool,
     has_given_up: bool,
+    /// A plan that did not fit into the store is not tried again before.
+    rests_until: Option<Tick>,
     /// A plan counted on this machine.
     was_counted_on: bool,
     /// What was ordered since the key last changed.
@@ -128,6 +146,7 @@ impl Seat {
             health: keys::bytes(&HealthValue::default()),
             is_leaving: false,
             has_given_up: false,
+            rests_until: None,
             was_counted_on: false,
             ordered: BTreeMap::new(),
             news: Vec::new(),
@@ -314,8 +333,15 @@ impl Seat {
         else {
             return;
         };
-        self.looked_at = entry.revision;
-        let document = match Document::decode(&entry.value, &mut self.tables) {
+        let revision = entry.revision;
+        let document =
+            match Document::decode(&entry.value, |digest| self.picture.slots(digest), &mut self.tables) {
+                // They were put before the plan; so they come, unless another plan has come meanwhile.
+                Err(DecodeError::Missing(_)) => return,
+                other => other,
+            };
+        self.looked_at = revision;
+        let document = match document {
             Ok(document) => document,
             Err(problem) => return self.news.push(News::Warning(format!("in the store: {problem}"))),
         };
@@ -443,24 +469,44 @@ impl Seat {
         if lead.is_writing {
             return;
         }
+        if self.rests_until.is_some_and(|until| now < until) {
+            return;
+        }
         let unwritten = std::mem::take(&mut lead.is_unwritten);
         let next = lead.leading.poll(&self.picture, &self.own_text, &mut self.tables, now).is_some();
         if let Some(problem) = lead.leading.take_problem() {
             self.news.push(News::Warning(problem));
         }
         if !next && !unwritten {
-            return;
+            return self.sweep(own_value, orders);
         }
         match lead.leading.document().encode(&self.tables) {
-            Ok(value) => {
+            Ok(mut document) => {
                 lead.is_writing = true;
-                orders.push(Order::Plan { value, after: lead.after, leader: own_value });
+                document.slots.retain(|(digest, _)| self.picture.slots(*digest).is_none());
+                orders.push(Order::Plan { document, after: lead.after, leader: own_value });
             }
             Err(problem) => {
                 self.news.push(News::Warning(problem));
-                // What was not written was not done.
+                // What was not written was not done. It would be the same at once.
                 self.lead = None;
+                self.rests_until = Some(Tick(now.0 + REST_US));
             }
+        }
+    }
+
+    /// Slots that the plan names no more go, once after every plan.
+    fn sweep(&mut self, leader: Vec<u8>, orders: &mut Vec<Order>) {
+        let (Some(lead), Some(entry)) = (&mut self.lead, self.picture.entry(Key::Plan)) else { return };
+        if entry.revision != lead.after || lead.swept == lead.after {
+            return;
+        }
+        lead.swept = lead.after;
+        let named = digests_of(&entry.value);
+        let mut rest = self.picture.digests().filter(|digest| !named.contains(digest)).peekable();
+        while rest.peek().is_some() {
+            let digests = rest.by_ref().take(SWEPT_AT_ONCE).collect();
+            orders.push(Order::Sweep { digests, if_plan: lead.after, leader: leader.clone() });
         }
     }
 
@@ -468,10 +514,11 @@ impl Seat {
     fn begin_to_lead(&mut self, now: Tick) {
         let entry = self.picture.entry(Key::Plan);
         let after = entry.map_or(0, |entry| entry.revision);
-        let stored = match entry.map(|entry| Document::decode(&entry.value, &mut self.tables)) {
+        let slots = |digest| self.picture.slots(digest);
+        let stored = match entry.map(|entry| Document::decode(&entry.value, slots, &mut self.tables)) {
             None => None,
             Some(Ok(document)) => Some(document),
-            // It was told when it was looked at. Nobody overwrites what he cannot read.
+            // It was told when it was looked at, or comes to be readable. Nobody overwrites what he cannot read.
             Some(Err(_)) => return,
         };
         let own = self.document.as_deref().cloned();
@@ -483,7 +530,12 @@ impl Seat {
                 (Document::first(self.picture.live(&self.own.settings), self.own.settings.clone()), true)
             }
         };
-        self.lead =
-            Some(Lead { leading: Leading::new(document, now), after, is_writing: false, is_unwritten });
+        self.lead = Some(Lead {
+            leading: Leading::new(document, now),
+            after,
+            is_writing: false,
+            is_unwritten,
+            swept: 0,
+        });
     }
 }
