@@ -478,7 +478,7 @@ impl Seat {
             self.news.push(News::Warning(problem));
         }
         if !next && !unwritten {
-            return self.sweep(own_value, orders);
+            return self.sweep(&own_value, orders);
         }
         match lead.leading.document().encode(&self.tables) {
             Ok(mut document) => {
@@ -496,7 +496,7 @@ impl Seat {
     }
 
     /// Slots that the plan names no more go, once after every plan.
-    fn sweep(&mut self, leader: Vec<u8>, orders: &mut Vec<Order>) {
+    fn sweep(&mut self, leader: &[u8], orders: &mut Vec<Order>) {
         let (Some(lead), Some(entry)) = (&mut self.lead, self.picture.entry(Key::Plan)) else { return };
         if entry.revision != lead.after || lead.swept == lead.after {
             return;
@@ -506,7 +506,7 @@ impl Seat {
         let mut rest = self.picture.digests().filter(|digest| !named.contains(digest)).peekable();
         while rest.peek().is_some() {
             let digests = rest.by_ref().take(SWEPT_AT_ONCE).collect();
-            orders.push(Order::Sweep { digests, if_plan: lead.after, leader: leader.clone() });
+            orders.push(Order::Sweep { digests, if_plan: lead.after, leader: leader.to_vec() });
         }
     }
 
