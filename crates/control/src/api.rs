@@ -311,7 +311,14 @@ async fn check(State(door): State<Door>, request: Request) -> Answer<model::api:
 
 async fn plan(State(door): State<Door>, request: Request) -> Answer<model::api::PlanResult> {
     let text = read_text(request).await?;
-    Ok(Json(ask(&door, move |truth| truth.plan(&text)).await??))
+    let (mut result, count) = ask(&door, move |truth| truth.plan(&text)).await??;
+    if let Some(count) = count
+        && let Some(plan) = result.plan.as_object_mut()
+    {
+        let forecast = serde_json::to_value(count.make().await).unwrap_or_default();
+        plan.insert("cluster".to_owned(), forecast);
+    }
+    Ok(Json(result))
 }
 
 #[derive(Deserialize)]
