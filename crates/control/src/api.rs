@@ -60,7 +60,7 @@ impl IntoResponse for Failure {
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Failure {
         let status = match &refusal {
-            Refusal::Config(_) | Refusal::Compile(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Refusal::Config(_) | Refusal::Compile(_) | Refusal::Unfit(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Refusal::Restart(_) | Refusal::Overtaken | Refusal::Alone => StatusCode::CONFLICT,
             Refusal::TooMuch(_) => StatusCode::BAD_REQUEST,
             Refusal::UnknownService(_) | Refusal::UnknownBackend { .. } => StatusCode::NOT_FOUND,
@@ -368,12 +368,8 @@ async fn install(
     let _turn = door.applying.acquire().await.map_err(|_| Failure::stopping())?;
     let Applied { mut result, wished } = ask(door, change).await??;
     if let Some(wished) = wished {
-        let (revision, mut settled) = wished.accepted().await?;
-        if !wait.is_zero() {
-            // Until every machine has carried it out.
-            let _ = tokio::time::timeout(wait, settled.wait_for(|known| *known >= revision)).await;
-        }
-        result.acknowledged = *settled.borrow() >= revision;
+        // Until every machine has carried it out.
+        result.acknowledged = wished.accepted().await?.settled(wait).await?;
         result.generation = ask(door, |truth| truth.generation).await?;
         result.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         return Ok(Json(result));
@@ -412,8 +408,7 @@ async fn set_drain(
     let (mut result, number, mut written, wished) =
         ask(door, move |truth| truth.set_drain(&service, &backend, drained)).await??;
     if let Some(wished) = wished {
-        let (revision, mut settled) = wished.accepted().await?;
-        let _ = tokio::time::timeout(SAVE_TIMEOUT, settled.wait_for(|known| *known >= revision)).await;
+        wished.accepted().await?.settled(SAVE_TIMEOUT).await?;
         result.generation = ask(door, |truth| truth.generation).await?;
         return Ok(Json(result));
     }

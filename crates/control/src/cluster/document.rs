@@ -166,6 +166,8 @@ pub(crate) struct Document {
     pub(crate) wish: i64,
     /// Revision of the last wish that is carried out by all.
     pub(crate) settled: i64,
+    /// Revision of a later wish that cannot be carried out, and why.
+    pub(crate) refused: Option<(i64, String)>,
     /// The services, as in a configuration.
     pub(crate) text: String,
     pub(crate) drains: BTreeSet<(String, String)>,
@@ -184,6 +186,7 @@ impl Document {
             plan: statesync::plan::Leader::first(members, Vec::new(), Arc::from([])),
             wish: 0,
             settled: 0,
+            refused: None,
             text: String::new(),
             drains: BTreeSet::new(),
             services: Vec::new(),
@@ -264,6 +267,7 @@ impl Document {
             backends: self.backends.iter().map(WrittenBackend::from).collect(),
             wish: self.wish,
             settled: self.settled,
+            refused: self.refused.clone(),
             text: self.text.clone(),
             drains: self.drains.clone(),
             services_given: self.given.services,
@@ -363,6 +367,8 @@ struct Written {
     backends: Vec<WrittenBackend>,
     wish: i64,
     settled: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    refused: Option<(i64, String)>,
     text: String,
     drains: BTreeSet<(String, String)>,
     services_given: u16,
@@ -554,6 +560,7 @@ impl Written {
             plan,
             wish: self.wish,
             settled: self.settled,
+            refused: self.refused,
             text: self.text,
             drains: self.drains,
             services,

@@ -645,9 +645,28 @@ fn services_that_do_not_fit_the_leader_leave_those_in_force() {
     assert_eq!((world.document().settled, world.serving(0)), (settled, names(&["b1"])));
     let warnings: Vec<&String> = world.machines.iter().flat_map(|machine| &machine.warnings).collect();
     assert!(warnings.len() == 1 && warnings[0].contains("address6"), "{warnings:?}");
+    let refused = world.document().refused.expect("all machines know");
+    assert!(refused.0 == world.revision_of(Key::Wish) && refused.1.contains("address6"), "{refused:?}");
     world.wish(&service("web", 10, &[(2, 1)], false), &[]);
     world.settle();
-    assert_eq!(world.serving(0), names(&["b2"]));
+    assert_eq!((world.serving(0), world.document().refused), (names(&["b2"]), None));
+}
+
+#[test]
+fn health_is_heeded_although_what_was_asked_for_cannot_be_done() {
+    let mut world = World::new(2);
+    world.wish(&service("web", 10, &[(1, 1), (2, 1), (3, 1)], true), &[]);
+    for at in 0..2 {
+        world.set_health(at, &["b1", "b2", "b3"], &[]);
+    }
+    world.settle();
+    world.wish(&service("web", 10, &[(1, 1)], true).replace("10.0.2.101", "fd00::1"), &[]);
+    world.settle();
+    for at in 0..2 {
+        world.set_health(at, &["b1", "b2"], &["b3"]);
+    }
+    world.settle();
+    assert_eq!(world.serving(0), names(&["b1", "b2"]));
 }
 
 #[test]
