@@ -60,7 +60,7 @@ impl IntoResponse for Failure {
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Failure {
         let status = match &refusal {
-            Refusal::Config(_) | Refusal::Compile(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Refusal::Config(_) | Refusal::Compile(_) | Refusal::Unfit(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Refusal::Restart(_) | Refusal::Overtaken | Refusal::Alone => StatusCode::CONFLICT,
             Refusal::TooMuch(_) => StatusCode::BAD_REQUEST,
             Refusal::UnknownService(_) | Refusal::UnknownBackend { .. } => StatusCode::NOT_FOUND,
@@ -311,7 +311,14 @@ async fn check(State(door): State<Door>, request: Request) -> Answer<model::api:
 
 async fn plan(State(door): State<Door>, request: Request) -> Answer<model::api::PlanResult> {
     let text = read_text(request).await?;
-    Ok(Json(ask(&door, move |truth| truth.plan(&text)).await??))
+    let (mut result, count) = ask(&door, move |truth| truth.plan(&text)).await??;
+    if let Some(count) = count
+        && let Some(plan) = result.plan.as_object_mut()
+    {
+        let forecast = serde_json::to_value(count.make().await).unwrap_or_default();
+        plan.insert("cluster".to_owned(), forecast);
+    }
+    Ok(Json(result))
 }
 
 #[derive(Deserialize)]
@@ -361,12 +368,8 @@ async fn install(
     let _turn = door.applying.acquire().await.map_err(|_| Failure::stopping())?;
     let Applied { mut result, wished } = ask(door, change).await??;
     if let Some(wished) = wished {
-        let (revision, mut settled) = wished.accepted().await?;
-        if !wait.is_zero() {
-            // Until every machine has carried it out.
-            let _ = tokio::time::timeout(wait, settled.wait_for(|known| *known >= revision)).await;
-        }
-        result.acknowledged = *settled.borrow() >= revision;
+        // Until every machine has carried it out.
+        result.acknowledged = wished.accepted().await?.settled(wait).await?;
         result.generation = ask(door, |truth| truth.generation).await?;
         result.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         return Ok(Json(result));
@@ -405,8 +408,7 @@ async fn set_drain(
     let (mut result, number, mut written, wished) =
         ask(door, move |truth| truth.set_drain(&service, &backend, drained)).await??;
     if let Some(wished) = wished {
-        let (revision, mut settled) = wished.accepted().await?;
-        let _ = tokio::time::timeout(SAVE_TIMEOUT, settled.wait_for(|known| *known >= revision)).await;
+        wished.accepted().await?.settled(SAVE_TIMEOUT).await?;
         result.generation = ask(door, |truth| truth.generation).await?;
         return Ok(Json(result));
     }

@@ -1,6 +1,7 @@
 //! Configurations from the API and from the file: checked, planned, applied, or refused as a whole.
 
 use crate::cluster::adopt::Wished;
+use crate::cluster::forecast::Count;
 use crate::plan;
 use crate::truth::{Refusal, Truth};
 use model::Loaded;
@@ -26,10 +27,11 @@ impl Truth {
         })
     }
 
-    /// Says what applying a text would do.
-    pub(crate) fn plan(&self, text: &str) -> Result<PlanResult, Refusal> {
+    /// Says what applying a text would do, but for what has to be counted.
+    pub(crate) fn plan(&self, text: &str) -> Result<(PlanResult, Option<Count>), Refusal> {
         let loaded = model::load("request", text).map_err(Refusal::Config)?;
-        Ok(PlanResult { plan: self.plan_of(&loaded), warnings: loaded.warnings })
+        let count = self.forecast(&loaded.config);
+        Ok((PlanResult { plan: self.plan_of(&loaded), warnings: loaded.warnings }, count))
     }
 
     fn plan_of(&self, loaded: &Loaded) -> serde_json::Value {

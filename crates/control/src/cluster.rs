@@ -12,6 +12,7 @@
 
 pub(crate) mod adopt;
 pub(crate) mod document;
+pub(crate) mod forecast;
 pub(crate) mod keys;
 pub(crate) mod leading;
 pub(crate) mod picture;

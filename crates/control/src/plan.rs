@@ -61,6 +61,23 @@ pub struct Plan {
     pub memory_bytes: u64,
     /// The same of the old one.
     pub memory_before_bytes: u64,
+    /// What it would cost a machine of a cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<Forecast>,
+}
+
+/// What a change of tables would cost this machine as a member of its cluster: the others have as much to say of what they track.
+/// Backends that take flows now, and new ones, are held to be up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Forecast {
+    /// Slots whose backend changes, all services: these become tainted.
+    pub slots: u64,
+    /// Flows that this machine tracks in these slots: they become exceptions, and their owners are told.
+    pub flows: u64,
+    /// Of these, statements to other machines: one or two a flow.
+    pub statements: u64,
+    /// UDP payload of these and of their acknowledgements, bytes, when none is lost.
+    pub bytes: u64,
 }
 
 impl Plan {
@@ -100,6 +117,7 @@ pub fn plan<'a>(old: impl Into<Option<&'a Config>>, new: &Config) -> Plan {
         changed_keys: old.map(|old| changed_keys(old, new)).unwrap_or_default(),
         memory_bytes: new.memory_bytes(),
         memory_before_bytes: old.map_or(0, Config::memory_bytes),
+        cluster: None,
     }
 }
 

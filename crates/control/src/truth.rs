@@ -94,6 +94,8 @@ pub(crate) enum Refusal {
     Stopping,
     #[error("the cluster's store does not take it: {0}")]
     Store(String),
+    #[error("the cluster cannot do it: {0}")]
+    Unfit(String),
     #[error("this machine is in no cluster")]
     Alone,
     #[error("{0}")]
@@ -119,6 +121,7 @@ impl Refusal {
             Refusal::Store(_) => "nothing was changed and packets are forwarded as before; `guideway show cluster` says whether the \
                                   store is reached again"
                 .to_owned(),
+            Refusal::Unfit(_) => "the services in force stay; ask for others".to_owned(),
             Refusal::Alone => "a machine is in a cluster when its file has [cluster] store".to_owned(),
             Refusal::TooMuch(_) => "add ?service=NAME".to_owned(),
             Refusal::Overtaken => "look at what is in force now, and ask again".to_owned(),

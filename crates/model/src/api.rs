@@ -133,6 +133,9 @@ pub struct ClusterStatus {
     pub phase: String,
     /// The last services asked for are in force on all machines.
     pub settled: bool,
+    /// Why these cannot be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
     /// Machines that have not done the step yet; known to the leader only.
     pub waiting_for: Vec<String>,
     /// Tainted slots of all services.

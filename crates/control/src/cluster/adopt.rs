@@ -59,8 +59,8 @@ pub(crate) struct Part {
     was_ready: bool,
     /// The first wish of a new cluster is on its way.
     is_founding: bool,
-    /// Revision of the last wish that all machines have carried out.
-    settled: watch::Sender<i64>,
+    /// What became of wishes.
+    progress: watch::Sender<Progress>,
     /// This machine cannot go on.
     pub(crate) fatal: Option<String>,
 }
@@ -89,15 +89,10 @@ impl Part {
             leads: false,
             was_ready: false,
             is_founding: false,
-            settled: watch::Sender::new(0),
+            progress: watch::Sender::new(Progress::default()),
             fatal: None,
         };
         Some((part, requests))
-    }
-
-    /// Revision of the last wish that all machines have carried out.
-    pub(crate) fn settled(&self) -> watch::Receiver<i64> {
-        self.settled.subscribe()
     }
 
     /// The plan in force.
@@ -164,6 +159,8 @@ impl Part {
                 Asked::Order(Order::Lead(_) | Order::Resign(_)) => self.seat.not_put(Key::Leader),
                 Asked::Order(Order::Plan { .. }) => self.seat.plan_written(None),
                 Asked::Order(Order::Leave) => self.seat.not_left(),
+                // The next one after the next plan does it, too.
+                Asked::Order(Order::Sweep { .. }) => {}
                 Asked::Wish { .. } => {}
             }
         }
@@ -173,19 +170,53 @@ impl Part {
 /// The answer of the store to a wish, still to come.
 #[derive(Debug)]
 pub(crate) struct Wished {
-    pub(crate) answer: oneshot::Receiver<Result<Option<i64>, String>>,
-    /// Revision of the last wish that all machines have carried out.
-    pub(crate) settled: watch::Receiver<i64>,
+    answer: oneshot::Receiver<Result<Option<i64>, String>>,
+    progress: watch::Receiver<Progress>,
+}
+
+/// What became of wishes.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+struct Progress {
+    /// Revision of the last one that all machines have carried out.
+    settled: i64,
+    /// Revision of one that cannot be carried out, and why.
+    refused: Option<(i64, String)>,
+}
+
+/// A wish that was taken.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    revision: i64,
+    progress: watch::Receiver<Progress>,
+}
+
+impl Accepted {
+    /// Waits until it is carried out by all machines, which is true, or the time is over.
+    ///
+    /// # Errors
+    /// Why it cannot be carried out.
+    pub(crate) async fn settled(mut self, wait: Duration) -> Result<bool, Refusal> {
+        let revision = self.revision;
+        let is_over = |of: &Progress| {
+            of.settled >= revision || of.refused.as_ref().is_some_and(|(refused, _)| *refused >= revision)
+        };
+        let _ = tokio::time::timeout(wait, self.progress.wait_for(is_over)).await;
+        let progress = self.progress.borrow();
+        match &progress.refused {
+            Some((refused, problem)) if *refused == revision => Err(Refusal::Unfit(problem.clone())),
+            _ => Ok(progress.settled >= revision),
+        }
+    }
 }
 
 impl Wished {
-    /// Waits for the answer: the revision of the wish.
+    /// Waits for the answer.
     ///
     /// # Errors
     /// Why it was not taken.
-    pub(crate) async fn accepted(self) -> Result<(i64, watch::Receiver<i64>), Refusal> {
+    pub(crate) async fn accepted(self) -> Result<Accepted, Refusal> {
         match self.answer.await {
-            Ok(Ok(Some(revision))) => Ok((revision, self.settled)),
+            Ok(Ok(Some(revision))) => Ok(Accepted { revision, progress: self.progress }),
             Ok(Ok(None)) => Err(Refusal::Overtaken),
             Ok(Err(reason)) => Err(Refusal::Store(reason)),
             Err(_) => Err(Refusal::Stopping),
@@ -323,8 +354,12 @@ impl Truth {
     fn adopt(&mut self) {
         let Some(part) = &mut self.cluster else { return };
         let Some(document) = part.seat.document().cloned() else { return };
-        let settled = document.settled;
-        part.settled.send_if_modified(|known| std::mem::replace(known, settled) != settled);
+        let progress = Progress { settled: document.settled, refused: document.refused.clone() };
+        part.progress.send_if_modified(|known| {
+            let differs = *known != progress;
+            *known = progress;
+            differs
+        });
         let known = part.adopted.as_ref().map(|adopted| &adopted.document);
         let is_same = known.is_some_and(|known| {
             known.text == document.text
@@ -519,7 +554,7 @@ impl Truth {
         let drains = drains(wish);
         let by = self.config.machine.name.clone();
         let answer = part.wish(keys::bytes(&WishValue { text, drains, by, unix_ms: unix_ms() }))?;
-        Ok(Wished { answer, settled: part.settled() })
+        Ok(Wished { answer, progress: part.progress.subscribe() })
     }
 
     /// A wish that nobody waits for: what comes of it is told as an event.

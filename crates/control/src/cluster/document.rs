@@ -1,8 +1,9 @@
-//! What is agreed on, as one value of the store: the plan, and what a machine needs beside it to make a view.
+//! What is agreed on, as values of the store: the plan, and what a machine needs beside it to make a view.
 //!
-//! Tables travel as recipes and sets of slots as runs, so that a plan of a large table is small; see [`VALUE_MAX`].
+//! Tables travel as recipes and sets of slots as runs, so that a plan of a large table is small. The slots of each service are a value of their
+//! own, named by their digest: a step writes those that it changes, and the one that names them all comes last.
 
-use super::keys::Key;
+use super::keys::{Key, digest_of, digest_text};
 use super::slot_text;
 use super::tables::{Recipe, Tables};
 use model::config::{Backend, Hash, Mac, Net, Protocol, Service, Timeouts};
@@ -19,6 +20,37 @@ use worker::view::{BACKENDS_MAX, SERVICES_MAX};
 const FORMAT: u32 = 1;
 /// Largest value, bytes: a request to etcd may have 1.5 MiB.
 pub(crate) const VALUE_MAX: usize = 1_400_000;
+
+/// A document as values of the store.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Encoded {
+    /// What is written last.
+    pub(crate) head: Vec<u8>,
+    /// Slots by their digest.
+    pub(crate) slots: Vec<(u128, Vec<u8>)>,
+}
+
+/// Why a document cannot be read.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub(crate) enum DecodeError {
+    /// Slots that it names are not there (yet).
+    #[error("{} is missing", Key::Slots(*.0).text())]
+    Missing(u128),
+    /// Something is wrong.
+    #[error("{0}")]
+    Bad(String),
+}
+
+impl From<String> for DecodeError {
+    fn from(problem: String) -> DecodeError {
+        DecodeError::Bad(problem)
+    }
+}
+
+/// Names a value. Not a secret, and nobody gains by two values of one name: whoever can write them can write plans.
+fn digest(bytes: &[u8]) -> u128 {
+    siphasher::sip128::SipHasher13::new().hash(bytes).as_u128()
+}
 
 /// What must be the same on all machines, or they would not understand each other.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -134,6 +166,8 @@ pub(crate) struct Document {
     pub(crate) wish: i64,
     /// Revision of the last wish that is carried out by all.
     pub(crate) settled: i64,
+    /// Revision of a later wish that cannot be carried out, and why.
+    pub(crate) refused: Option<(i64, String)>,
     /// The services, as in a configuration.
     pub(crate) text: String,
     pub(crate) drains: BTreeSet<(String, String)>,
@@ -152,6 +186,7 @@ impl Document {
             plan: statesync::plan::Leader::first(members, Vec::new(), Arc::from([])),
             wish: 0,
             settled: 0,
+            refused: None,
             text: String::new(),
             drains: BTreeSet::new(),
             services: Vec::new(),
@@ -166,23 +201,40 @@ impl Document {
         self.backends.iter().map(|backend| (backend.id, backend)).collect()
     }
 
-    /// As bytes.
+    /// As values.
     ///
     /// # Errors
     /// It is too large, or names a table that is not in `tables`.
-    pub(crate) fn encode(&self, tables: &Tables) -> Result<Vec<u8>, String> {
+    pub(crate) fn encode(&self, tables: &Tables) -> Result<Encoded, String> {
         let plan = &self.plan;
         let shares = |answers: &Answers| {
             let table = tables.of(answers).ok_or_else(|| "a table of an unknown recipe".to_owned())?;
             Ok::<_, String>(table.recipe.shares().map(|(backend, weight)| (backend.0, weight)).collect())
         };
         let mut services = Vec::with_capacity(plan.services.len());
+        let mut all_slots = Vec::with_capacity(plan.services.len());
         for (at, (identity, service)) in self.services.iter().zip(&plan.services).enumerate() {
             let mut bases: BTreeMap<Option<BackendId>, Vec<u32>> = BTreeMap::new();
             for slot in service.tainted.iter() {
                 bases.entry(service.base.get(slot as usize).copied().flatten()).or_default().push(slot);
             }
             let next = plan.next_tables.as_ref().and_then(|next| next.answers.get(at));
+            let slots = fit(
+                &WrittenSlots {
+                    service: identity.id.0,
+                    table: shares(&service.cur)?,
+                    next: next.map(shares).transpose()?,
+                    tainted: bases
+                        .into_iter()
+                        .map(|(base, slots)| (base.map(|b| b.0), slot_text::write(slots)))
+                        .collect(),
+                    export: slots_of(&plan.job.export, at),
+                    check: slots_of(&plan.job.check, at),
+                },
+                &format!("the slots of service {:?}", identity.name),
+            )?;
+            let digest = digest(&slots);
+            all_slots.push((digest, slots));
             services.push(WrittenService {
                 id: identity.id.0,
                 name: identity.name.clone(),
@@ -191,14 +243,7 @@ impl Document {
                 protocol: identity.protocol.as_str().to_owned(),
                 hash: if identity.hash == Hash::Source { "source" } else { "tuple" }.to_owned(),
                 size: identity.size,
-                table: shares(&service.cur)?,
-                next: next.map(shares).transpose()?,
-                tainted: bases
-                    .into_iter()
-                    .map(|(base, slots)| (base.map(|b| b.0), slot_text::write(slots)))
-                    .collect(),
-                export: slots_of(&plan.job.export, at),
-                check: slots_of(&plan.job.check, at),
+                slots: digest_text(digest),
             });
         }
         let written = Written {
@@ -206,11 +251,7 @@ impl Document {
             step: plan.step,
             epoch: plan.epoch,
             generation: plan.generation,
-            phase: PHASES
-                .iter()
-                .find(|(_, phase)| *phase == plan.phase)
-                .map_or("idle", |(name, _)| name)
-                .to_owned(),
+            phase: phase_name(plan.phase).to_owned(),
             members: pairs(&plan.members),
             next_members: plan.next_members.as_ref().map(pairs),
             lost: pairs(&plan.lost),
@@ -223,19 +264,10 @@ impl Document {
             migrate: plan.job.migrate,
             complete_for_us: plan.job.complete_for_us,
             services,
-            backends: self
-                .backends
-                .iter()
-                .map(|backend| WrittenBackend {
-                    id: backend.id.0,
-                    service: backend.service.0,
-                    name: backend.name.clone(),
-                    address: backend.address,
-                    mac: backend.mac.map(|mac| mac.to_string()),
-                })
-                .collect(),
+            backends: self.backends.iter().map(WrittenBackend::from).collect(),
             wish: self.wish,
             settled: self.settled,
+            refused: self.refused.clone(),
             text: self.text.clone(),
             drains: self.drains.clone(),
             services_given: self.given.services,
@@ -244,24 +276,43 @@ impl Document {
             resting_services: slot_text::write(self.given.resting_services.iter()),
             settings: self.settings.clone(),
         };
-        let bytes = serde_json::to_vec(&written).map_err(|error| error.to_string())?;
-        if bytes.len() > VALUE_MAX {
-            return Err(format!(
-                "the plan has {} bytes and the store takes {VALUE_MAX}: wait until slots are untainted, or use smaller maglev_size",
-                bytes.len()
-            ));
-        }
-        Ok(bytes)
+        Ok(Encoded { head: fit(&written, "the plan")?, slots: all_slots })
     }
 
-    /// From bytes. Tables are made by and kept in `tables`.
+    /// From values. Tables are made by and kept in `tables`.
     ///
     /// # Errors
-    /// What is wrong.
-    pub(crate) fn decode(bytes: &[u8], tables: &mut Tables) -> Result<Document, String> {
-        let written: Written = super::keys::value(Key::Plan, bytes)?;
-        written.read(tables).map_err(|problem| format!("{}: {problem}", Key::Plan.text()))
+    /// See [`DecodeError`].
+    pub(crate) fn decode<'a>(
+        head: &[u8],
+        slots: impl Fn(u128) -> Option<&'a [u8]>,
+        tables: &mut Tables,
+    ) -> Result<Document, DecodeError> {
+        let written: Written = super::keys::value(Key::Plan, head)?;
+        written.read(slots, tables).map_err(|error| match error {
+            DecodeError::Bad(problem) => DecodeError::Bad(format!("{}: {problem}", Key::Plan.text())),
+            missing @ DecodeError::Missing(_) => missing,
+        })
     }
+}
+
+/// As bytes, unless these are too many.
+fn fit(value: &impl Serialize, what: &str) -> Result<Vec<u8>, String> {
+    let bytes = super::keys::bytes(value);
+    if bytes.len() > VALUE_MAX {
+        let size = bytes.len();
+        return Err(format!(
+            "{what} would be {size} bytes in the store, which takes {VALUE_MAX}: wait until slots are untainted, or use a smaller maglev_size"
+        ));
+    }
+    Ok(bytes)
+}
+
+/// The digests that a plan names; empty if it cannot be read.
+pub(crate) fn digests_of(head: &[u8]) -> BTreeSet<u128> {
+    let written: Option<Written> = super::keys::value(Key::Plan, head).ok();
+    let services = written.into_iter().flat_map(|written| written.services);
+    services.filter_map(|service| digest_of(&service.slots)).collect()
 }
 
 /// Phases by name.
@@ -316,6 +367,8 @@ struct Written {
     backends: Vec<WrittenBackend>,
     wish: i64,
     settled: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    refused: Option<(i64, String)>,
     text: String,
     drains: BTreeSet<(String, String)>,
     services_given: u16,
@@ -334,6 +387,14 @@ struct WrittenService {
     protocol: String,
     hash: String,
     size: u32,
+    /// Digest of its slots.
+    slots: String,
+}
+
+/// A service's slots as they are written.
+#[derive(Serialize, Deserialize)]
+struct WrittenSlots {
+    service: u16,
     /// Backend and weight of the table in force.
     table: Vec<(u32, u32)>,
     /// The same of the one to come.
@@ -357,17 +418,33 @@ struct WrittenBackend {
     mac: Option<String>,
 }
 
+impl From<&BackendIdentity> for WrittenBackend {
+    fn from(backend: &BackendIdentity) -> WrittenBackend {
+        WrittenBackend {
+            id: backend.id.0,
+            service: backend.service.0,
+            name: backend.name.clone(),
+            address: backend.address,
+            mac: backend.mac.map(|mac| mac.to_string()),
+        }
+    }
+}
+
 impl Written {
-    fn read(self, tables: &mut Tables) -> Result<Document, String> {
+    fn read<'a>(
+        self,
+        stored: impl Fn(u128) -> Option<&'a [u8]>,
+        tables: &mut Tables,
+    ) -> Result<Document, DecodeError> {
         if self.format != FORMAT {
-            return Err(format!("format {} where this guidewayd knows {FORMAT}", self.format));
+            return Err(format!("format {} where this guidewayd knows {FORMAT}", self.format).into());
         }
         let phase = PHASES.iter().find(|(name, _)| *name == self.phase);
         let &(_, phase) = phase.ok_or_else(|| format!("unknown phase {:?}", self.phase))?;
         let mut backends = Vec::with_capacity(self.backends.len());
         for backend in self.backends {
             if backend.id as usize >= BACKENDS_MAX {
-                return Err(format!("backend id {}", backend.id));
+                return Err(format!("backend id {}", backend.id).into());
             }
             let mac =
                 backend.mac.map(|mac| mac.parse::<Mac>().map_err(|_| format!("{mac:?} is no MAC address")));
@@ -386,8 +463,12 @@ impl Written {
         let (mut export, mut check) = (SlotSets::default(), SlotSets::default());
         for (at, service) in self.services.into_iter().enumerate() {
             if service.id == 0 || usize::from(service.id) > SERVICES_MAX {
-                return Err(format!("service id {}", service.id));
+                return Err(format!("service id {}", service.id).into());
             }
+            let digest =
+                digest_of(&service.slots).ok_or_else(|| format!("{:?} is no digest", service.slots))?;
+            let slots = stored(digest).ok_or(DecodeError::Missing(digest))?;
+            let slots: WrittenSlots = super::keys::value(Key::Slots(digest), slots)?;
             let mut answers = |shares: Vec<(u32, u32)>| -> Result<Answers, String> {
                 let mut members = Vec::with_capacity(shares.len());
                 for (id, weight) in shares {
@@ -400,11 +481,11 @@ impl Written {
                 let table = table.map_err(|error| format!("service {:?}: {error}", service.name))?;
                 Ok(Arc::clone(&table.answers))
             };
-            let cur = answers(service.table)?;
-            let next = service.next.map(&mut answers).transpose()?;
+            let cur = answers(slots.table)?;
+            let next = slots.next.map(&mut answers).transpose()?;
             let mut base = Arc::clone(&cur);
             let mut tainted = SlotSet::default();
-            for (of, slots) in &service.tainted {
+            for (of, slots) in &slots.tainted {
                 let slots = slot_text::read(slots, service.size)?;
                 let base = Arc::make_mut(&mut base);
                 for slot in slots.iter() {
@@ -414,7 +495,7 @@ impl Written {
                 }
                 tainted.union(&slots);
             }
-            for (sets, text) in [(&mut export, &service.export), (&mut check, &service.check)] {
+            for (sets, text) in [(&mut export, &slots.export), (&mut check, &slots.check)] {
                 if !text.is_empty() {
                     *sets.service_mut(at) = slot_text::read(text, service.size)?;
                 }
@@ -429,19 +510,19 @@ impl Written {
                 protocol: match service.protocol.as_str() {
                     "tcp" => Protocol::Tcp,
                     "udp" => Protocol::Udp,
-                    other => return Err(format!("unknown protocol {other:?}")),
+                    other => return Err(format!("unknown protocol {other:?}").into()),
                 },
                 hash: match service.hash.as_str() {
                     "tuple" => Hash::Tuple,
                     "source" => Hash::Source,
-                    other => return Err(format!("unknown hash {other:?}")),
+                    other => return Err(format!("unknown hash {other:?}").into()),
                 },
                 size: service.size,
             });
         }
         let next_tables = match self.next_backends {
             Some(_) if next_answers.len() != planned.len() => {
-                return Err("next tables of some services only".to_owned());
+                return Err("next tables of some services only".to_owned().into());
             }
             Some(of) => {
                 Some(Answering { answers: next_answers, backends: of.into_iter().map(BackendId).collect() })
@@ -479,6 +560,7 @@ impl Written {
             plan,
             wish: self.wish,
             settled: self.settled,
+            refused: self.refused,
             text: self.text,
             drains: self.drains,
             services,

@@ -1,5 +1,6 @@
 //! Keys and values of the store. All values are JSON.
 
+use super::document::Settings;
 use serde::{Deserialize, Serialize};
 use statesync::{MachineId, Member};
 use std::collections::BTreeSet;
@@ -23,8 +24,10 @@ pub(crate) enum Key {
     Leader,
     /// What operators want.
     Wish,
-    /// What is agreed on.
+    /// What is agreed on, but for the slots of services.
     Plan,
+    /// Slots of a service, by the digest of the value: it never changes, and plans name it.
+    Slots(u128),
 }
 
 impl Key {
@@ -38,6 +41,7 @@ impl Key {
             Key::Leader => format!("{PREFIX}leader"),
             Key::Wish => format!("{PREFIX}wish"),
             Key::Plan => format!("{PREFIX}plan"),
+            Key::Slots(digest) => format!("{PREFIX}slots/{}", digest_text(digest)),
         }
     }
 
@@ -53,6 +57,7 @@ impl Key {
             Some(("members", number)) => Key::Member(machine(number)?),
             Some(("acknowledgements", number)) => Key::Acknowledgement(machine(number)?),
             Some(("health", number)) => Key::Health(machine(number)?),
+            Some(("slots", digest)) => Key::Slots(digest_of(digest)?),
             Some(_) => return None,
             None => match text {
                 "leader" => Key::Leader,
@@ -62,6 +67,17 @@ impl Key {
             },
         })
     }
+}
+
+/// A digest as text.
+pub(crate) fn digest_text(digest: u128) -> String {
+    format!("{digest:032x}")
+}
+
+/// A digest from text.
+pub(crate) fn digest_of(text: &str) -> Option<u128> {
+    let is_ours = text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    is_ours.then(|| u128::from_str_radix(text, 16).ok()).flatten()
 }
 
 /// Value of [`Key::Machine`].
@@ -84,6 +100,8 @@ pub(crate) struct MemberValue {
     pub(crate) address: IpAddr,
     /// Version of guidewayd.
     pub(crate) version: String,
+    /// What must be the same everywhere.
+    pub(crate) settings: Settings,
     /// It wants to go.
     #[serde(default)]
     pub(crate) leaving: bool,
@@ -171,10 +189,18 @@ mod tests {
             Key::Leader,
             Key::Wish,
             Key::Plan,
+            Key::Slots(7 << 100),
         ] {
             assert_eq!(Key::parse(&key.text()), Some(key));
         }
-        for other in ["/guideway/v1/members/64", "/guideway/v1/members/x", "/guideway/v2/plan", "plan", ""] {
+        for other in [
+            "/guideway/v1/members/64",
+            "/guideway/v1/members/x",
+            "/guideway/v2/plan",
+            "/guideway/v1/slots/7",
+            "plan",
+            "",
+        ] {
             assert_eq!(Key::parse(other), None, "{other}");
         }
     }

@@ -4,6 +4,7 @@
 //! that was wished while another went on, or before this leader led, is found all the same.
 
 use super::document::{BackendIdentity, Document, Given, ServiceIdentity};
+use super::keys::WishValue;
 use super::picture::Picture;
 use super::tables::{Recipe, Tables};
 use super::text;
@@ -18,20 +19,15 @@ use std::sync::Arc;
 use wire::{BackendId, ServiceId, Tick};
 use worker::view::{BACKENDS_MAX, BackendState, SERVICES_MAX};
 
-/// A wish, checked against this machine's own configuration.
-#[derive(Clone, Debug)]
-struct Wished {
-    revision: i64,
-    /// `None`: it does not fit here.
-    config: Option<Config>,
-}
-
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Leading {
     leader: Leader,
     document: Document,
-    wished: Option<Wished>,
+    /// The services of the document with this machine's own configuration, and of which wish they are.
+    in_force: Option<(i64, Config)>,
+    /// The last wish that could not be followed.
+    refused: i64,
     /// Backends that are not configured any more, and until when their flows may live.
     departing: HashMap<BackendId, Tick>,
     /// Those that were departing when this leader began are among them.
@@ -53,7 +49,8 @@ impl Leading {
     pub(crate) fn new(document: Document, now: Tick) -> Leading {
         Leading {
             leader: Leader::new(document.plan.clone(), document.settings.max_idle_us(), now),
-            wished: None,
+            in_force: None,
+            refused: 0,
             departing: HashMap::new(),
             resumed: false,
             resting: document.given.resting.iter().map(|id| (BackendId(id), now)).collect(),
@@ -100,13 +97,13 @@ impl Leading {
         for acknowledgement in picture.acknowledgements() {
             self.leader.acknowledge(acknowledgement);
         }
-        let live = picture.live();
+        let live = picture.live(&self.document.settings);
         self.leader.let_go(picture.leaving());
-        self.check_wish(picture, own_text);
+        self.read_services(own_text);
         let judgement = self.judge(picture);
         self.request_masks(&judgement);
         let made = if self.leader.is_at_rest(&live) && live == self.document.plan.members {
-            self.at_rest(picture, &judgement, tables, &live, now)
+            self.at_rest(picture, own_text, &judgement, tables, &live, now)
         } else {
             false
         };
@@ -119,31 +116,20 @@ impl Leading {
         Some(&self.document)
     }
 
-    /// Reads a new wish.
-    fn check_wish(&mut self, picture: &Picture, own_text: &str) {
-        let Some((wish, revision)) = picture.wish() else { return };
-        if self.wished.as_ref().is_some_and(|known| known.revision == revision) {
-            return;
+    /// Reads the services in force.
+    fn read_services(&mut self, own_text: &str) {
+        let wish = self.document.wish;
+        if self.in_force.as_ref().is_none_or(|(of, _)| *of != wish) {
+            // What does not fit this machine was told when it was adopted here.
+            let loaded = text::with_services(own_text, &self.document.text).ok();
+            self.in_force = loaded.map(|loaded| (wish, loaded.config));
         }
-        let config = match text::with_services(own_text, &wish.text) {
-            Ok(loaded) => Some(loaded.config),
-            Err(problem) => {
-                self.problem = Some(format!(
-                    "the services that {} asked for do not fit this machine, which leads; those in force stay: {problem}",
-                    wish.by
-                ));
-                None
-            }
-        };
-        self.wished = Some(Wished { revision, config });
     }
 
     /// What is thought of each configured backend that has an id.
     fn judge(&self, picture: &Picture) -> HashMap<ServiceId, Vec<Judged>> {
-        let Some(config) = self.wished.as_ref().and_then(|wished| wished.config.as_ref()) else {
-            return HashMap::new();
-        };
-        let drains = picture.wish().map(|(wish, _)| &wish.drains);
+        let Some((_, config)) = &self.in_force else { return HashMap::new() };
+        let drains = &self.document.drains;
         let ids = ids_of(&self.document);
         // Where nobody knows anything (yet, or after all have started anew), it stays as it is.
         let plan = self.leader.plan();
@@ -156,9 +142,8 @@ impl Leading {
             .filter(|id| !masked.contains(id))
             .copied()
             .collect();
-        let is_drained = |service: &Service, name: &str| {
-            drains.is_some_and(|drains| drains.contains(&(service.name.clone(), name.to_owned())))
-        };
+        let is_drained =
+            |service: &Service, name: &str| drains.contains(&(service.name.clone(), name.to_owned()));
         let runtime = Runtime {
             is_up: &|id, service, backend| match picture.votes(&service.name, &backend.name) {
                 (0, 0) => serving.contains(&id),
@@ -203,23 +188,27 @@ impl Leading {
     fn at_rest(
         &mut self,
         picture: &Picture,
+        own_text: &str,
         judgement: &HashMap<ServiceId, Vec<Judged>>,
         tables: &mut Tables,
         live: &Members,
         now: Tick,
     ) -> bool {
-        let Some(wished) = self.wished.clone() else { return false };
-        let Some(config) = wished.config else { return false };
-        if self.document.wish != wished.revision {
-            return match self.follow_wish(picture, &config, wished.revision, tables, live, now) {
-                Ok(()) => true,
-                Err(problem) => {
-                    // Told once: the wish counts as looked at.
-                    self.wished = Some(Wished { revision: wished.revision, config: None });
-                    self.problem = Some(problem);
-                    false
-                }
-            };
+        let Some((wish, revision)) = picture.wish() else { return false };
+        if self.document.wish != revision && self.refused != revision {
+            let fits = text::with_services(own_text, &wish.text);
+            let followed =
+                fits.and_then(|of| self.follow_wish(wish, &of.config, revision, tables, live, now));
+            if let Err(problem) = followed {
+                self.refused = revision;
+                let message = format!(
+                    "what {} asked for cannot be done; the services in force stay: {problem}",
+                    wish.by
+                );
+                self.problem = Some(message);
+                self.document.refused = Some((revision, problem));
+            }
+            return true;
         }
         if !std::mem::replace(&mut self.resumed, true) {
             self.resume_departures(now);
@@ -246,14 +235,13 @@ impl Leading {
     /// Services come and go, and backends get their ids.
     fn follow_wish(
         &mut self,
-        picture: &Picture,
+        wish: &WishValue,
         config: &Config,
         revision: i64,
         tables: &mut Tables,
         live: &Members,
         now: Tick,
     ) -> Result<(), String> {
-        let Some((wish, _)) = picture.wish() else { return Ok(()) };
         let mut document = self.document.clone();
         let stays = |identity: &ServiceIdentity| config.services.iter().any(|service| identity.is(service));
         let end: Vec<ServiceId> = document.services.iter().filter(|of| !stays(of)).map(|of| of.id).collect();
@@ -317,6 +305,7 @@ impl Leading {
         document.text.clone_from(&wish.text);
         document.drains.clone_from(&wish.drains);
         document.wish = revision;
+        document.refused = None;
         let backends = document.backends.iter().map(|backend| backend.id).collect();
         let plan = self.leader.replace_services(&end, begin, backends, live, now);
         document.plan = plan.cloned().ok_or("the cluster is not at rest")?;
@@ -406,7 +395,7 @@ impl Leading {
 
     /// Backends that were departing when this leader began: their time begins anew.
     fn resume_departures(&mut self, now: Tick) {
-        let Some(config) = self.wished.as_ref().and_then(|wished| wished.config.as_ref()) else { return };
+        let Some((_, config)) = &self.in_force else { return };
         for backend in &self.document.backends {
             let identity = self.document.services.iter().find(|of| of.id == backend.service);
             let service = identity.and_then(|of| config.services.iter().find(|service| of.is(service)));

@@ -1,5 +1,6 @@
 //! What the store shows, as far as it is known here.
 
+use super::document::Settings;
 use super::keys::{
     self, AcknowledgementValue, HealthValue, Key, LeaderValue, MachineValue, MemberValue, WishValue,
 };
@@ -65,7 +66,7 @@ impl Picture {
             }),
             Key::Wish => keys::value(key, bytes).map(|wish| self.wish = Some(wish)),
             // Read by those who have tables.
-            Key::Plan => Ok(()),
+            Key::Plan | Key::Slots(_) => Ok(()),
         };
         self.entries.insert(key, entry);
         read
@@ -79,13 +80,27 @@ impl Picture {
             Key::Health(machine) => drop(self.health.remove(&machine)),
             Key::Leader => self.leader = None,
             Key::Wish => self.wish = None,
-            Key::Plan => {}
+            Key::Plan | Key::Slots(_) => {}
         }
     }
 
     /// What stands under a key.
     pub(crate) fn entry(&self, key: Key) -> Option<&Entry> {
         self.entries.get(&key)
+    }
+
+    /// Slots by their digest.
+    pub(crate) fn slots(&self, digest: u128) -> Option<&[u8]> {
+        self.entry(Key::Slots(digest)).map(|entry| &entry.value[..])
+    }
+
+    /// Digests of all slots there are.
+    pub(crate) fn digests(&self) -> impl Iterator<Item = u128> + '_ {
+        let all = self.entries.range(Key::Slots(0)..=Key::Slots(u128::MAX));
+        all.filter_map(|(key, _)| match key {
+            Key::Slots(digest) => Some(*digest),
+            _ => None,
+        })
     }
 
     /// The revision at which a key was put; 0 if it is absent.
@@ -106,9 +121,10 @@ impl Picture {
             .map(|(&machine, value)| (Member { machine, incarnation: value.incarnation }, value))
     }
 
-    /// The living.
-    pub(crate) fn live(&self) -> Members {
-        Members::new(self.members().map(|(member, _)| member))
+    /// The living with these settings; others would not understand.
+    pub(crate) fn live(&self, settings: &Settings) -> Members {
+        let members = self.members().filter(|(_, value)| value.settings == *settings);
+        Members::new(members.map(|(member, _)| member))
     }
 
     /// Of these, those who want to go.

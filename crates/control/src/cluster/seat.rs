@@ -1,7 +1,7 @@
 //! What a machine knows of its cluster, and what it wants to put into the store. Pure: it is told what the store shows, what workers
 //! report and what time it is, and gives [`Order`]s; the same orders come again until the store shows them done.
 
-use super::document::{Document, Settings};
+use super::document::{DecodeError, Document, Encoded, Settings, digests_of};
 use super::keys::{self, AcknowledgementValue, HealthValue, Key, LeaderValue, MemberValue};
 use super::leading::Leading;
 use super::picture::{Change, Picture};
@@ -13,6 +13,11 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use wire::{CoreId, Tick};
+
+/// Slots that go with one order: etcd takes 128 operations in a transaction.
+const SWEPT_AT_ONCE: usize = 100;
+/// How long nothing is begun after a plan that did not fit into the store, microseconds.
+const REST_US: u64 = 10_000_000;
 
 /// What is to be put into the store.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -32,10 +37,19 @@ pub(crate) enum Order {
     Resign(Vec<u8>),
     /// The next plan, if the one in the store is of this revision and this machine leads.
     Plan {
-        /// The document.
-        value: Vec<u8>,
+        /// The document. Of its slots only those that are not there yet.
+        document: Encoded,
         /// Revision of the one before; 0: there is none.
         after: i64,
+        /// The leader's value.
+        leader: Vec<u8>,
+    },
+    /// Slots that no plan names go, if the plan is still the one of this revision, and this machine leads.
+    Sweep {
+        /// Their digests.
+        digests: Vec<u128>,
+        /// Revision of the plan.
+        if_plan: i64,
         /// The leader's value.
         leader: Vec<u8>,
     },
@@ -81,6 +95,8 @@ struct Lead {
     is_writing: bool,
     /// The first document must be written although it is no step.
     is_unwritten: bool,
+    /// Revision of the plan after which was swept.
+    swept: i64,
 }
 
 /// See the module.
@@ -102,6 +118,9 @@ pub(crate) struct Seat {
     acknowledged: Option<Acknowledgement>,
     health: Vec<u8>,
     is_leaving: bool,
+    has_given_up: bool,
+    /// A plan that did not fit into the store is not tried again before.
+    rests_until: Option<Tick>,
     /// A plan counted on this machine.
     was_counted_on: bool,
     /// What was ordered since the key last changed.
@@ -126,6 +145,8 @@ impl Seat {
             acknowledged: None,
             health: keys::bytes(&HealthValue::default()),
             is_leaving: false,
+            has_given_up: false,
+            rests_until: None,
             was_counted_on: false,
             ordered: BTreeMap::new(),
             news: Vec::new(),
@@ -179,7 +200,9 @@ impl Seat {
 
     /// Who is waited for, as the leader knows.
     pub(crate) fn lagging(&self) -> Vec<Member> {
-        self.lead.as_ref().map_or_else(Vec::new, |lead| lead.leading.lagging(&self.picture.live()))
+        self.lead
+            .as_ref()
+            .map_or_else(Vec::new, |lead| lead.leading.lagging(&self.picture.live(&self.own.settings)))
     }
 
     /// This machine's own configuration was read again.
@@ -290,6 +313,9 @@ impl Seat {
         let mut orders = Vec::new();
         let Some(member) = self.member else { return orders };
         self.look_at_plan();
+        if self.has_given_up {
+            return orders;
+        }
         if let Some(acknowledgement) = self.follower.as_mut().and_then(Follower::acknowledge) {
             self.acknowledged = Some(acknowledgement);
         }
@@ -307,14 +333,21 @@ impl Seat {
         else {
             return;
         };
-        self.looked_at = entry.revision;
-        let document = match Document::decode(&entry.value, &mut self.tables) {
+        let revision = entry.revision;
+        let document =
+            match Document::decode(&entry.value, |digest| self.picture.slots(digest), &mut self.tables) {
+                // They were put before the plan; so they come, unless another plan has come meanwhile.
+                Err(DecodeError::Missing(_)) => return,
+                other => other,
+            };
+        self.looked_at = revision;
+        let document = match document {
             Ok(document) => document,
             Err(problem) => return self.news.push(News::Warning(format!("in the store: {problem}"))),
         };
         if let Some(key) = document.settings.difference(&self.own.settings) {
             let help = "all machines of a cluster need the same";
-            return self.news.push(News::Fatal(format!("{key} differs from the cluster's: {help}")));
+            return self.give_up(format!("{key} differs from the cluster's: {help}"));
         }
         let Some(follower) = &mut self.follower else { return };
         let plan = Arc::new(document.plan.clone());
@@ -327,6 +360,12 @@ impl Seat {
         }
     }
 
+    /// This machine cannot be a member (any more), and says nothing more to the store.
+    fn give_up(&mut self, problem: String) {
+        self.has_given_up = true;
+        self.news.push(News::Fatal(problem));
+    }
+
     /// Whether this machine is one that the others know. Says so if it was not said yet.
     fn stand(&mut self, member: Member, orders: &mut Vec<Order>) -> bool {
         let other = self.picture.members().map(|(known, _)| known).find(|of| of.machine == member.machine);
@@ -334,7 +373,7 @@ impl Seat {
             let name = &self.own.name;
             let problem =
                 format!("another machine has started under the name {name:?}; every machine needs its own");
-            self.news.push(News::Fatal(problem));
+            self.give_up(problem);
             return false;
         }
         let plan = self.document.as_ref().map(|document| &document.plan);
@@ -344,7 +383,7 @@ impl Seat {
         if self.was_counted_on && !counts && !self.is_leaving {
             let problem = "the other machines have given this one up, because its lease in the store had ended; \
                            it must start again";
-            self.news.push(News::Fatal(problem.to_owned()));
+            self.give_up(problem.to_owned());
             return false;
         }
         let value = keys::bytes(&MemberValue {
@@ -352,6 +391,7 @@ impl Seat {
             incarnation: member.incarnation,
             address: self.own.address,
             version: self.own.version.clone(),
+            settings: self.own.settings.clone(),
             leaving: self.is_leaving,
         });
         if self.is_leaving && self.has_left() {
@@ -429,24 +469,44 @@ impl Seat {
         if lead.is_writing {
             return;
         }
+        if self.rests_until.is_some_and(|until| now < until) {
+            return;
+        }
         let unwritten = std::mem::take(&mut lead.is_unwritten);
         let next = lead.leading.poll(&self.picture, &self.own_text, &mut self.tables, now).is_some();
         if let Some(problem) = lead.leading.take_problem() {
             self.news.push(News::Warning(problem));
         }
         if !next && !unwritten {
-            return;
+            return self.sweep(&own_value, orders);
         }
         match lead.leading.document().encode(&self.tables) {
-            Ok(value) => {
+            Ok(mut document) => {
                 lead.is_writing = true;
-                orders.push(Order::Plan { value, after: lead.after, leader: own_value });
+                document.slots.retain(|(digest, _)| self.picture.slots(*digest).is_none());
+                orders.push(Order::Plan { document, after: lead.after, leader: own_value });
             }
             Err(problem) => {
                 self.news.push(News::Warning(problem));
-                // What was not written was not done.
+                // What was not written was not done. It would be the same at once.
                 self.lead = None;
+                self.rests_until = Some(Tick(now.0 + REST_US));
             }
+        }
+    }
+
+    /// Slots that the plan names no more go, once after every plan.
+    fn sweep(&mut self, leader: &[u8], orders: &mut Vec<Order>) {
+        let (Some(lead), Some(entry)) = (&mut self.lead, self.picture.entry(Key::Plan)) else { return };
+        if entry.revision != lead.after || lead.swept == lead.after {
+            return;
+        }
+        lead.swept = lead.after;
+        let named = digests_of(&entry.value);
+        let mut rest = self.picture.digests().filter(|digest| !named.contains(digest)).peekable();
+        while rest.peek().is_some() {
+            let digests = rest.by_ref().take(SWEPT_AT_ONCE).collect();
+            orders.push(Order::Sweep { digests, if_plan: lead.after, leader: leader.to_vec() });
         }
     }
 
@@ -454,10 +514,11 @@ impl Seat {
     fn begin_to_lead(&mut self, now: Tick) {
         let entry = self.picture.entry(Key::Plan);
         let after = entry.map_or(0, |entry| entry.revision);
-        let stored = match entry.map(|entry| Document::decode(&entry.value, &mut self.tables)) {
+        let slots = |digest| self.picture.slots(digest);
+        let stored = match entry.map(|entry| Document::decode(&entry.value, slots, &mut self.tables)) {
             None => None,
             Some(Ok(document)) => Some(document),
-            // It was told when it was looked at. Nobody overwrites what he cannot read.
+            // It was told when it was looked at, or comes to be readable. Nobody overwrites what he cannot read.
             Some(Err(_)) => return,
         };
         let own = self.document.as_deref().cloned();
@@ -465,9 +526,16 @@ impl Seat {
             (Some(stored), Some(own)) if own.plan.step > stored.plan.step => (own, true),
             (Some(stored), _) => (stored, false),
             (None, Some(own)) => (own, true),
-            (None, None) => (Document::first(self.picture.live(), self.own.settings.clone()), true),
+            (None, None) => {
+                (Document::first(self.picture.live(&self.own.settings), self.own.settings.clone()), true)
+            }
         };
-        self.lead =
-            Some(Lead { leading: Leading::new(document, now), after, is_writing: false, is_unwritten });
+        self.lead = Some(Lead {
+            leading: Leading::new(document, now),
+            after,
+            is_writing: false,
+            is_unwritten,
+            swept: 0,
+        });
     }
 }

@@ -39,6 +39,12 @@ impl Truth {
             generation: plan.map_or(0, |plan| plan.generation),
             phase: phase_name(plan.map(|plan| plan.phase).unwrap_or_default()).to_owned(),
             settled: document.zip(seat.picture().wish()).is_some_and(|(of, (_, wish))| of.settled == wish),
+            refused: document.zip(seat.picture().wish()).and_then(|(of, (_, wish))| {
+                of.refused
+                    .as_ref()
+                    .filter(|(refused, _)| *refused == wish)
+                    .map(|(_, problem)| problem.clone())
+            }),
             waiting_for: self.names(seat.lagging()),
             tainted_slots: plan.map_or(0, |plan| plan.tainted_slots() as u64),
             masked: masks.map(|mask| self.backend_name(part, mask.backend)).collect(),
@@ -60,7 +66,8 @@ impl Truth {
         let acknowledged: BTreeMap<Member, u64> =
             picture.acknowledgements().map(|known| (known.member, known.step)).collect();
         let own = part.seat.member();
-        let all: BTreeSet<Member> = planned.iter().chain(picture.live().iter()).collect();
+        let all: BTreeSet<Member> =
+            planned.iter().chain(picture.members().map(|(member, _)| member)).collect();
         let leaving: Members = picture.leaving();
         let member = |member: Member| {
             let value = picture.members().find(|(of, _)| *of == member).map(|(_, value)| value);

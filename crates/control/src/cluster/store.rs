@@ -383,7 +383,26 @@ impl Session {
                 self.transact(txn).await?;
                 Ok(None)
             }
-            Order::Plan { value, after, leader } => {
+            Order::Sweep { digests, if_plan, leader } => {
+                let deletes: Vec<TxnOp> = digests
+                    .into_iter()
+                    .map(|digest| TxnOp::delete(Key::Slots(digest).text(), None))
+                    .collect();
+                let txn = Txn::new()
+                    .when([
+                        Compare::mod_revision(Key::Plan.text(), CompareOp::Equal, if_plan),
+                        Compare::value(Key::Leader.text(), CompareOp::Equal, leader),
+                    ])
+                    .and_then(deletes);
+                self.transact(txn).await?;
+                Ok(None)
+            }
+            Order::Plan { document, after, leader } => {
+                // Nobody reads these before the plan that names them.
+                for (digest, slots) in document.slots {
+                    within(self.kv.put(Key::Slots(digest).text(), slots, None)).await?;
+                }
+                let value = document.head;
                 let key = Key::Plan.text();
                 let txn = Txn::new()
                     .when([

@@ -1,6 +1,6 @@
 //! Seats around a store in memory, under a seeded schedule: what they come to, however the store and the machines fail.
 
-use super::document::{Document, Settings};
+use super::document::{DecodeError, Document, Settings};
 use super::keys::{self, HealthValue, Key, WishValue};
 use super::picture::{Change, Entry};
 use super::seat::{News, Order, Own, Seat};
@@ -191,8 +191,9 @@ impl World {
     }
 
     fn document(&self) -> Document {
-        let bytes = &self.entries[&Key::Plan].value;
-        Document::decode(bytes, &mut Tables::new(KEY)).expect("what a leader wrote")
+        let slots = |digest| self.entries.get(&Key::Slots(digest)).map(|entry| &entry.value[..]);
+        Document::decode(&self.entries[&Key::Plan].value, slots, &mut Tables::new(KEY))
+            .expect("what a leader wrote")
     }
 
     /// The store carries out what a machine asks for.
@@ -223,7 +224,23 @@ impl World {
                 }
                 None
             }
-            Order::Plan { value, after, leader } => {
+            Order::Sweep { digests, if_plan, leader } => {
+                let leads = self.entries.get(&Key::Leader).is_some_and(|entry| entry.value == leader);
+                if leads && if_plan == self.revision_of(Key::Plan) {
+                    for digest in digests {
+                        self.revision += 1;
+                        assert!(self.entries.remove(&Key::Slots(digest)).is_some());
+                        self.tell(&(Key::Slots(digest), None));
+                    }
+                    self.document();
+                }
+                None
+            }
+            Order::Plan { document, after, leader } => {
+                for (digest, slots) in document.slots {
+                    self.put(Key::Slots(digest), slots, None);
+                }
+                let value = document.head;
                 let leads = self.entries.get(&Key::Leader).is_some_and(|entry| entry.value == leader);
                 let done =
                     (leads && after == self.revision_of(Key::Plan)).then(|| self.put(Key::Plan, value, None));
@@ -611,6 +628,7 @@ fn what_differs_between_machines_is_named() {
     world.settle();
     let fatal = world.machines[1].fatal.clone().expect("it cannot be a member");
     assert!(fatal.starts_with("machine.cluster_key differs"), "{fatal}");
+    assert_eq!(world.document().plan.members.len(), 1, "it was never one");
     let other = Settings::new(&KEY, 7481, &timeouts());
     let own = Settings::new(&KEY, 7480, &timeouts());
     assert_eq!((own.difference(&other), own.difference(&own)), (Some("cluster.port"), None));
@@ -627,9 +645,28 @@ fn services_that_do_not_fit_the_leader_leave_those_in_force() {
     assert_eq!((world.document().settled, world.serving(0)), (settled, names(&["b1"])));
     let warnings: Vec<&String> = world.machines.iter().flat_map(|machine| &machine.warnings).collect();
     assert!(warnings.len() == 1 && warnings[0].contains("address6"), "{warnings:?}");
+    let refused = world.document().refused.expect("all machines know");
+    assert!(refused.0 == world.revision_of(Key::Wish) && refused.1.contains("address6"), "{refused:?}");
     world.wish(&service("web", 10, &[(2, 1)], false), &[]);
     world.settle();
-    assert_eq!(world.serving(0), names(&["b2"]));
+    assert_eq!((world.serving(0), world.document().refused), (names(&["b2"]), None));
+}
+
+#[test]
+fn health_is_heeded_although_what_was_asked_for_cannot_be_done() {
+    let mut world = World::new(2);
+    world.wish(&service("web", 10, &[(1, 1), (2, 1), (3, 1)], true), &[]);
+    for at in 0..2 {
+        world.set_health(at, &["b1", "b2", "b3"], &[]);
+    }
+    world.settle();
+    world.wish(&service("web", 10, &[(1, 1)], true).replace("10.0.2.101", "fd00::1"), &[]);
+    world.settle();
+    for at in 0..2 {
+        world.set_health(at, &["b1", "b2"], &["b3"]);
+    }
+    world.settle();
+    assert_eq!(world.serving(0), names(&["b1", "b2"]));
 }
 
 #[test]
@@ -638,35 +675,107 @@ fn documents_that_cannot_be_read_are_refused_and_never_break_anything() {
     world.wish(&service("web", 10, &[(1, 1), (2, 1)], false), &[]);
     world.settle();
     world.wish(&service("web", 10, &[(1, 1), (3, 1)], false), &[]);
-    let mut documents = Vec::new();
+    let (mut documents, mut slots) = (Vec::new(), BTreeMap::new());
     for _ in 0..60 {
         world.turn(0, 1);
         world.turn(1, 1);
         documents.push(world.entries[&Key::Plan].value.clone());
+        for (key, entry) in &world.entries {
+            if let Key::Slots(digest) = key {
+                slots.insert(*digest, entry.value.clone());
+            }
+        }
     }
     documents.dedup();
     assert!(documents.len() > 3, "{}", documents.len());
-    for bytes in documents {
+    let stored = |digest| slots.get(&digest).map(|value: &Vec<u8>| &value[..]);
+    for head in documents {
         let mut tables = Tables::new(KEY);
-        let document = Document::decode(&bytes, &mut tables).expect("our own");
-        assert_eq!(document.encode(&tables).expect("small"), bytes, "it comes back as it was");
-        let text = String::from_utf8(bytes).expect("JSON");
+        let document = Document::decode(&head, stored, &mut tables).expect("our own");
+        let again = document.encode(&tables).expect("small");
+        assert_eq!(again.head, head, "it comes back as it was");
+        assert!(again.slots.iter().all(|(digest, value)| stored(*digest) == Some(&value[..])));
+        let missing = Document::decode(&head, |_| None, &mut tables);
+        assert_eq!(missing, Err(DecodeError::Missing(again.slots[0].0)));
+        let text = String::from_utf8(head.clone()).expect("JSON");
         for (from, to) in [
             ("\"format\":1", "\"format\":2"),
             ("\"phase\":\"", "\"phase\":\"x"),
             ("\"size\":251", "\"size\":252"),
             ("\"size\":251", "\"size\":4294967295"),
-            ("\"table\":[[0,1]", "\"table\":[[9,1]"),
             ("\"protocol\":\"tcp\"", "\"protocol\":\"sctp\""),
             ("\"vip\":\"2", "\"vip\":\"x"),
             ("{\"id\":1,", "{\"id\":0,"),
             ("\"step\":", "\"stop\":"),
+            ("\"slots\":\"", "\"slots\":\"x"),
         ] {
             assert!(text.contains(from), "{from} in {text}");
             let broken = text.replacen(from, to, 1);
-            Document::decode(broken.as_bytes(), &mut Tables::new(KEY)).expect_err(&broken);
+            Document::decode(broken.as_bytes(), stored, &mut Tables::new(KEY)).expect_err(&broken);
+        }
+        let text = String::from_utf8(again.slots[0].1.clone()).expect("JSON");
+        for (from, to) in [
+            ("\"table\":[[0,1]", "\"table\":[[9,1]"),
+            ("\"tainted\":[", "\"tainted\":[[null,\"250 1\"],"),
+            ("{", ""),
+        ] {
+            assert!(text.contains(from), "{from} in {text}");
+            let broken = text.replacen(from, to, 1).replace(",]", "]");
+            let bytes = broken.as_bytes();
+            Document::decode(&head, |_| Some(bytes), &mut Tables::new(KEY)).expect_err(&broken);
         }
     }
+}
+
+#[test]
+fn slots_are_kept_while_a_plan_names_them() {
+    let mut world = World::new(2);
+    world.wish(
+        &format!("{}{}", service("web", 10, &[(1, 1)], false), service("dns", 53, &[(5, 1)], false)),
+        &[],
+    );
+    world.settle();
+    let digests = |world: &World| -> Vec<Key> {
+        world.entries.keys().copied().filter(|key| matches!(key, Key::Slots(_))).collect()
+    };
+    let before = digests(&world);
+    assert_eq!(before.len(), 2);
+    world.wish(
+        &format!("{}{}", service("web", 10, &[(1, 1), (2, 1)], false), service("dns", 53, &[(5, 1)], false)),
+        &[],
+    );
+    world.settle();
+    world.settle_for(100_000);
+    let after = digests(&world);
+    assert_eq!(
+        (after.len(), after.iter().filter(|key| before.contains(key)).count()),
+        (2, 1),
+        "of dns nothing has changed"
+    );
+}
+
+#[test]
+fn a_plan_that_does_not_fit_into_the_store_is_told_and_not_tried_all_the_time() {
+    let mut world = World::new(1);
+    world.wish(&service("web", 10, &[(1, 1)], false), &[]);
+    world.settle();
+    // Every other slot of a very large table changes.
+    let large = |backends: &[(u8, u8)]| {
+        service("web", 10, backends, false).replace("maglev_size = 251", "maglev_size = 1000003")
+    };
+    world.wish(&large(&[(1, 1), (2, 1)]), &[]);
+    world.settle();
+    world.wish(&large(&[(1, 1), (3, 1)]), &[]);
+    for _ in 0..20 {
+        world.now = Tick(world.now.0 + 100_000);
+        world.settle();
+    }
+    let warnings = &world.machines[0].warnings;
+    assert!(warnings.len() == 1 && warnings[0].contains("smaller maglev_size"), "{warnings:?}");
+    assert_eq!(world.serving(0), names(&["b1", "b2"]));
+    world.wish(&service("web", 10, &[(1, 1), (3, 1)], false), &[]);
+    world.settle_for(12_000_000);
+    assert_eq!(world.serving(0), names(&["b1", "b3"]));
 }
 
 /// Something that happens.

@@ -79,6 +79,15 @@ fn for_people(plan: &Plan) -> String {
         mib(plan.memory_bytes),
         mib(plan.memory_before_bytes)
     );
+    if let Some(cluster) = &plan.cluster {
+        text += &format!(
+            "cluster: {} slots become tainted; this machine tells the owners of {} flows: {} statements to other machines, {} bytes\n",
+            grouped(cluster.slots),
+            grouped(cluster.flows),
+            grouped(cluster.statements),
+            grouped(cluster.bytes)
+        );
+    }
     if !plan.restart_keys.is_empty() {
         text += &format!("needs a restart, apply would refuse it: {}\n", plan.restart_keys.join(", "));
     }

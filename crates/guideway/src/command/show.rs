@@ -367,6 +367,9 @@ fn cluster_at(status: &ClusterStatus, now_ms: u64) -> String {
         status.generation,
         if status.settled { "" } else { "; what was asked for is not in force everywhere yet" },
     );
+    if let Some(problem) = &status.refused {
+        text += &format!("what was asked for cannot be done: {problem}\n");
+    }
     if !status.waiting_for.is_empty() {
         text += &format!("waits for: {}\n", status.waiting_for.join(", "));
     }
