@@ -195,6 +195,12 @@ pub(crate) fn soak(minutes_each: u64) -> std::io::Result<bool> {
     let mut simulation = crate::simulate::command();
     simulation.args(["--seeds", "0..10000"]);
     runner.step("cluster simulator, 10,000 seeds", minutes(120), vec![simulation]);
+    let mut mutations = crate::simulate::command();
+    mutations.args(["--mutations", "--seeds", "0..2000"]);
+    runner.step("cluster simulator, broken rules", minutes(120), vec![mutations]);
+    let mut experiment = crate::simulate::command();
+    experiment.arg("--experiment");
+    runner.step("cluster simulator, 468 backends", minutes(120), vec![experiment]);
     runner.step("unit tests, 5,000 cases each", minutes(120), commands);
     let mark = runner.mark.clone();
     runner.check("nothing left behind", || before.compare(&mark));

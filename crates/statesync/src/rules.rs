@@ -19,6 +19,11 @@ macro_rules! rules {
                 match self { $(Rule::$variant => $name,)+ }
             }
 
+            /// It is cheap, and there is an argument for it, but to break it has shown nothing in any simulation so far.
+            pub const fn is_argued(self) -> bool {
+                matches!(self, Rule::MissAsksOn | Rule::AnswerFills)
+            }
+
             /// One line for people: what holds.
             pub const fn help(self) -> &'static str {
                 match self { $(Rule::$variant => concat!($($doc),+).trim_ascii(),)+ }

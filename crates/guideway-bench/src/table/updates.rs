@@ -74,9 +74,9 @@ impl Batch {
     }
 
     /// Bursts, each with the one behind it.
-    fn bursts(&self) -> impl Iterator<Item = (&[(u64, u32)], &[(u64, u32)])> {
+    fn bursts(&self) -> impl Iterator<Item = [&[(u64, u32)]; 2]> {
         let behind = self.pairs.chunks(BURST).skip(1).chain([&[][..]]);
-        self.pairs.chunks(BURST).zip(behind)
+        self.pairs.chunks(BURST).zip(behind).map(<[_; 2]>::from)
     }
 }
 
@@ -163,7 +163,7 @@ fn inserts(
         let count = WINDOW.min((flows - first) as usize);
         batch.fill(first, count);
         let begin = stamp();
-        let done: usize = batch.bursts().map(|(burst, next)| insert(burst, next)).sum();
+        let done: usize = batch.bursts().map(|[burst, next]| insert(burst, next)).sum();
         let end = stamp();
         if done != count {
             return Err(wrong(format!("{} of {count} new flows were refused", count - done)));
@@ -206,7 +206,7 @@ fn churn_window(
     churn.next += WINDOW as u64;
     let begin = stamp();
     let mut done = 0;
-    for (burst, next) in batch.bursts() {
+    for [burst, next] in batch.bursts() {
         churn.left_us += churn.step_us * burst.len() as f64;
         let whole = churn.left_us.floor();
         churn.left_us -= whole;

@@ -61,7 +61,7 @@ pub struct Leader {
     /// When the plan was made.
     since: Tick,
     acknowledged: Vec<Acknowledgement>,
-    /// When each mask that is not in force yet was announced: time and step.
+    /// When each mask that not all have acknowledged yet was announced: time and step.
     announced: Vec<(BackendId, Tick, u64)>,
     taints: Vec<Vec<Taint>>,
     waiting: VecDeque<Tables>,
@@ -219,13 +219,16 @@ impl Leader {
         let mut changed = false;
         for at in (0..self.announced.len()).rev() {
             let (backend, since, step) = self.announced[at];
-            let announced = self.all_have(step, live) || now.since_us(since) >= MASK_WAIT_US;
-            if announced || !self.rules.hold(Rule::MaskAnnounced) {
+            let all_know = self.all_have(step, live) || !self.rules.hold(Rule::MaskAnnounced);
+            if all_know || now.since_us(since) >= MASK_WAIT_US {
                 for mask in self.plan.masks.iter_mut().filter(|mask| mask.backend == backend) {
+                    changed |= !mask.in_force;
                     mask.in_force = true;
                 }
+            }
+            // Who lags behind has flows of these slots still to tell, although the mask is in force.
+            if all_know {
                 self.announced.remove(at);
-                changed = true;
             }
         }
         while let Some((backend, masks)) = self.masks.pop_front() {

@@ -224,6 +224,12 @@ fn a_mask_steers_when_all_have_acknowledged_or_after_its_wait() {
         cluster.now = Tick(super::leader::MASK_WAIT_US);
         assert_eq!(cluster.poll(), hangs);
         assert!(cluster.leader.plan().is_masked(BackendId(2)));
+        let waits = cluster.leader.plan().job.export.iter().count();
+        assert_eq!(
+            waits,
+            if hangs { 2 } else { 0 },
+            "who hangs has flows to tell, although the mask is in force"
+        );
         cluster.now = Tick(10 * MAX_IDLE_US);
         cluster.settle();
         assert_eq!(cluster.tainted(), [1, 3], "cur is masked");

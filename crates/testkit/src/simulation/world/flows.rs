@@ -108,7 +108,9 @@ impl World<'_> {
         if exempt.is_none() && self.was_masked(home) && self.is_being_corrected(&key) {
             exempt = Some(Exempt::W4);
         }
-        if exempt.is_none() && (self.forced.0..=self.forced.1).contains(&home_at) {
+        // Begun under such a mask, or begun anew elsewhere because the machine that knew it had not told it yet.
+        let in_force = |at: &Tick| (self.forced.0..=self.forced.1).contains(at);
+        if exempt.is_none() && (in_force(&home_at) || in_force(&now) && self.was_masked(home)) {
             exempt = Some(Exempt::ForcedMask);
         }
         match exempt {
