@@ -194,6 +194,14 @@ impl Heads {
     #[inline(always)]
     fn judge(&mut self, gate: Gate, blocks: usize) {
         let count = (blocks * LANES).min(BURST);
+        let mut some = 0;
+        for first in &self.first[..count] {
+            some |= equal(first & 0xff_ffff, SHAPE);
+        }
+        if some == 0 {
+            // Nothing of the plain shape, as in a burst of IPv6.
+            return self.needle = [0; BURST];
+        }
         for position in 0..count {
             let judged = judge(
                 gate,
@@ -269,6 +277,8 @@ struct Judged {
     lean: u64,
 }
 
+/// Type IPv4, version 4, no options.
+const SHAPE: u64 = 0x45_0008;
 const LOW: u64 = 0xffff_ffff;
 const SIGN: u64 = 1 << 63;
 
@@ -308,8 +318,6 @@ fn judge(
     ports: u64,
     rest: u64,
 ) -> Judged {
-    /// Type IPv4, version 4, no options.
-    const SHAPE: u64 = 0x45_0008;
     /// More-fragments and offset, as they lie.
     const FRAGMENT: u64 = 0xff3f;
     const CHANGES: u64 = (TcpFlags::SYN | TcpFlags::FIN | TcpFlags::RST) as u64;

@@ -267,7 +267,7 @@ impl<Io: PacketIo> Worker<Io> {
             let is_alone = train.waiting.is_empty() && bursts[next].is_empty();
             match if is_alone { None } else { train.spare.pop() } {
                 Some(spare) => {
-                    train.waiting.push(replace(&mut self.batch, spare));
+                    add(&mut train.waiting, replace(&mut self.batch, spare));
                     let is_due = train.waiting.is_full();
                     self.advance(view, train, &mut bursts[oldest(number)], is_due, now);
                 }
@@ -300,7 +300,7 @@ impl<Io: PacketIo> Worker<Io> {
         if is_due && let Some(oldest) = train.waiting.pop_at(0) {
             let latest = replace(&mut self.batch, oldest);
             self.forward_burst(view, burst, LookedUp { keys, hits }, now);
-            train.spare.push(replace(&mut self.batch, latest));
+            add(&mut train.spare, replace(&mut self.batch, latest));
         }
     }
 
@@ -459,6 +459,12 @@ impl<Io: PacketIo> Worker<Io> {
 /// Where the oldest burst on its way is after so many.
 const fn oldest(number: usize) -> usize {
     (number + 1) % (ON_THEIR_WAY + 1)
+}
+
+/// Adds one of a fixed number of things, for all of which there is room.
+fn add<T>(things: &mut ArrayVec<T, ON_THEIR_WAY>, thing: T) {
+    let is_added = things.try_push(thing).is_ok();
+    debug_assert!(is_added);
 }
 
 /// Puts a value into its place, which is empty; the compiler need not think of the end of another there.
