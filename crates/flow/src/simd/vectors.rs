@@ -122,7 +122,11 @@ fn mask(has: impl Fn(usize) -> bool) -> u32 {
 )]
 mod x86 {
     use crate::burst::BURST;
-    use core::arch::x86_64::*;
+    use core::arch::x86_64::{
+        __m256i, _mm_cvtsi32_si128, _mm256_and_si256, _mm256_castsi256_pd, _mm256_castsi256_ps,
+        _mm256_cmpeq_epi32, _mm256_cmpeq_epi64, _mm256_cmpeq_epi64_mask, _mm256_loadu_si256,
+        _mm256_movemask_pd, _mm256_movemask_ps, _mm256_set1_epi32, _mm256_set1_epi64x, _mm256_sll_epi64,
+    };
 
     /// Four words of 64 bits, or eight of 32.
     #[inline]

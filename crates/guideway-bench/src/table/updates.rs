@@ -60,6 +60,9 @@ impl Outcome {
     }
 }
 
+/// Keys with their values.
+type Pairs<'b> = &'b [(u64, u32)];
+
 /// The keys of flows `first` and following, with their values.
 #[derive(Default)]
 struct Batch {
@@ -74,7 +77,7 @@ impl Batch {
     }
 
     /// Bursts, each with the one behind it.
-    fn bursts(&self) -> impl Iterator<Item = (&[(u64, u32)], &[(u64, u32)])> {
+    fn bursts(&self) -> impl Iterator<Item = (Pairs<'_>, Pairs<'_>)> {
         let behind = self.pairs.chunks(BURST).skip(1).chain([&[][..]]);
         self.pairs.chunks(BURST).zip(behind)
     }
@@ -156,7 +159,7 @@ fn inserts(
     flows: u64,
     tsc: Tsc,
     windows: &mut Vec<f64>,
-    mut insert: impl FnMut(&[(u64, u32)], &[(u64, u32)]) -> usize,
+    mut insert: impl FnMut(Pairs<'_>, Pairs<'_>) -> usize,
 ) -> Result<(), Failure> {
     let mut batch = Batch::default();
     for first in (0..flows).step_by(WINDOW) {
