@@ -60,6 +60,9 @@ impl Outcome {
     }
 }
 
+/// Keys with their values.
+type Pairs<'b> = &'b [(u64, u32)];
+
 /// The keys of flows `first` and following, with their values.
 #[derive(Default)]
 struct Batch {
@@ -74,9 +77,9 @@ impl Batch {
     }
 
     /// Bursts, each with the one behind it.
-    fn bursts(&self) -> impl Iterator<Item = [&[(u64, u32)]; 2]> {
+    fn bursts(&self) -> impl Iterator<Item = (Pairs<'_>, Pairs<'_>)> {
         let behind = self.pairs.chunks(BURST).skip(1).chain([&[][..]]);
-        self.pairs.chunks(BURST).zip(behind).map(<[_; 2]>::from)
+        self.pairs.chunks(BURST).zip(behind)
     }
 }
 
@@ -156,14 +159,14 @@ fn inserts(
     flows: u64,
     tsc: Tsc,
     windows: &mut Vec<f64>,
-    mut insert: impl FnMut(&[(u64, u32)], &[(u64, u32)]) -> usize,
+    mut insert: impl FnMut(Pairs<'_>, Pairs<'_>) -> usize,
 ) -> Result<(), Failure> {
     let mut batch = Batch::default();
     for first in (0..flows).step_by(WINDOW) {
         let count = WINDOW.min((flows - first) as usize);
         batch.fill(first, count);
         let begin = stamp();
-        let done: usize = batch.bursts().map(|[burst, next]| insert(burst, next)).sum();
+        let done: usize = batch.bursts().map(|(burst, next)| insert(burst, next)).sum();
         let end = stamp();
         if done != count {
             return Err(wrong(format!("{} of {count} new flows were refused", count - done)));
@@ -206,7 +209,7 @@ fn churn_window(
     churn.next += WINDOW as u64;
     let begin = stamp();
     let mut done = 0;
-    for [burst, next] in batch.bursts() {
+    for (burst, next) in batch.bursts() {
         churn.left_us += churn.step_us * burst.len() as f64;
         let whole = churn.left_us.floor();
         churn.left_us -= whole;
