@@ -105,6 +105,24 @@ fn held_connections_tell_how_each_of_them_fared() {
 }
 
 #[test]
+fn a_capture_has_every_frame() {
+    let lab = lab("capture");
+    lab.route_direct(VIP, &lab.backend(1).unwrap().address()).unwrap();
+    let capture = lab.capture("b1", "tcp dst port 7000").unwrap();
+    let report = hold(&lab, false, || {});
+    let frames = capture.frames().unwrap();
+    // Each exchange is a segment of ours and an acknowledgement; each connection SYN, ACK, greeting, FIN.
+    let exchanges = report.exchanges() as usize;
+    let packets = 2 * exchanges + 4 * 40;
+    assert!(
+        frames.len() >= exchanges + 4 * 40 && frames.len() <= packets + 2 * 40,
+        "{} {packets}",
+        frames.len()
+    );
+    assert!(frames.iter().all(|frame| frame[12..14] == [8, 0] && frame[23] == 6));
+}
+
+#[test]
 fn short_connections_come_at_their_rate() {
     let lab = lab("short");
     lab.route_direct(VIP, &lab.backend(1).unwrap().address()).unwrap();

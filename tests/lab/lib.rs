@@ -11,13 +11,14 @@
 //!
 //!  store ─── lb1 … lbN   m0: the management network, in labs of clusters; etcd on 10.0.3.1, balancers on 10.0.3.11 …
 //! ```
-//! Needs root, nginx, clang, iproute2, ethtool, nftables and, for clusters, etcd (`dpdk-setup` installs them).
+//! Needs root, nginx, clang, iproute2, ethtool, nftables, tcpdump and, for clusters, etcd (`dpdk-setup` installs them).
 #![forbid(unsafe_code)]
 
 pub mod api;
 pub mod backend;
 pub mod balancer;
 pub mod binaries;
+pub mod capture;
 pub mod cleanup;
 pub mod command;
 pub mod config;
@@ -34,6 +35,7 @@ pub mod usage;
 pub use backend::Backend;
 pub use balancer::Balancer;
 pub use binaries::Binaries;
+pub use capture::Capture;
 pub use command::LabError;
 pub use config::Config;
 pub use load_run::LoadRun;
