@@ -2,9 +2,12 @@
 
 use guideway_lab::config::{Config, Member};
 use guideway_lab::topology::{ECHO_PORT, VIP};
+use statesync::owners::rank;
+use statesync::{Member as Machine, Members};
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use steer::{Maglev, Weighted};
-use wire::{Addr, Tuple};
+use wire::{Addr, ServiceId, Tuple};
 
 /// The key in every configuration of the lab.
 const KEY: [u8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
@@ -51,6 +54,26 @@ impl Table {
     pub(crate) fn changed(&self, other: &Table) -> usize {
         let at = |table: &Table, slot| table.names[usize::from(table.maglev.at(slot).unwrap())].clone();
         (0..SLOTS).filter(|&slot| at(self, slot) != at(other, slot)).count()
+    }
+}
+
+/// Who answers for the slots of a service.
+pub(crate) struct Owners {
+    members: BTreeMap<u8, Machine>,
+    ranked: Members,
+    service: ServiceId,
+}
+
+impl Owners {
+    /// Among these machines (by their numbers in the lab) for a service.
+    pub(crate) fn new(members: BTreeMap<u8, Machine>, service: u16) -> Owners {
+        let ranked = Members::new(members.values().copied());
+        Owners { members, ranked, service: ServiceId(service) }
+    }
+
+    /// Whether a machine is one of the two owners of a slot.
+    pub(crate) fn contains(&self, index: u8, slot: u32) -> bool {
+        rank(&self.ranked, self.service, slot).contains(self.members[&index].machine)
     }
 }
 

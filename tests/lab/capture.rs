@@ -4,6 +4,7 @@ use crate::command::{LabError, Process, Result, Tried, until};
 use crate::topology::Lab;
 use rustix::process::Signal;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// A running capture. It ends when dropped.
@@ -16,13 +17,10 @@ pub struct Capture {
 impl Lab {
     /// Begins to capture what a filter lets through on a port of the router (`c0`, `lb1`, `b1`, `near` …).
     pub fn capture(&self, port: &str, filter: &str) -> Result<Capture> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("{port}-{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let (file, log) =
-            (self.dir().join(format!("{port}.pcap")), self.dir().join(format!("{port}.tcpdump")));
-        for old in [&file, &log] {
-            if old.exists() {
-                std::fs::remove_file(old).tried(|| format!("removing {}", old.display()))?;
-            }
-        }
+            (self.dir().join(format!("{name}.pcap")), self.dir().join(format!("{name}.tcpdump")));
         let path = file.to_string_lossy();
         // Its packet buffer holds more than a lab sends while tcpdump waits for a processor.
         let argv =

@@ -88,6 +88,22 @@ impl<'a> Machines<'a> {
         Ok(())
     }
 
+    /// Gives the cluster other backends, through one of its machines, and waits until all have carried it out.
+    pub fn apply_to_cluster(&mut self, index: u8, members: Vec<Member>) -> Result<Value> {
+        let text = (self.recipe)(index, &members).render();
+        let answer = self.get(index)?.api().json("POST", "/v1/apply?wait=true&timeout_ms=12000", &text)?;
+        if answer.get("acknowledged") != Some(&Value::Bool(true)) {
+            return Err(LabError::Wrong(format!("machine {index}: {answer}")));
+        }
+        self.members = members;
+        Ok(answer)
+    }
+
+    /// What a machine says of its cluster: `GET /v1/cluster`.
+    pub fn cluster(&self, index: u8) -> Result<Value> {
+        self.get(index)?.api().get("/v1/cluster")
+    }
+
     /// The flows of a service that a machine has in its table: client, and backend.
     pub fn flows(&self, index: u8, service: &str) -> Result<BTreeMap<SocketAddr, String>> {
         let answer = self.get(index)?.api().get(&format!("/v1/flows?service={service}&limit=10000"))?;
@@ -97,6 +113,11 @@ impl<'a> Machines<'a> {
             Some((SocketAddr::new(client, port), row.get("backend")?.as_str()?.to_owned()))
         };
         Ok(rows(answer.get("flows").unwrap_or(&answer)).iter().filter_map(flow).collect())
+    }
+
+    /// Rows of a machine's workers.
+    pub fn workers(&self, index: u8) -> Result<Vec<Value>> {
+        Ok(rows(&self.get(index)?.api().get("/v1/workers")?).to_vec())
     }
 
     /// A counter of `/v1/workers`, summed over a machine's workers.

@@ -83,6 +83,12 @@ impl Store {
         self.process = None;
     }
 
+    /// Kills it and forgets its data.
+    pub fn forget(mut self) -> Result<()> {
+        self.kill();
+        std::fs::remove_dir_all(&self.data).tried(|| format!("removing {}", self.data.display()))
+    }
+
     /// Its process id, while it runs.
     pub fn id(&self) -> Option<u32> {
         self.process.as_ref().map(Process::id)
