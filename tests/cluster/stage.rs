@@ -27,10 +27,14 @@ pub(crate) const UDP: u8 = 17;
 /// Client addresses.
 const SOURCES: usize = 59;
 
-/// A test's length: the full one where `GUIDEWAY_LAB_FULL` is set (`cargo xtask soak` does), else one for every day.
+/// Whether tests are to be as long and as large as they should be: `GUIDEWAY_LAB_FULL` is set (`cargo xtask soak` does).
+pub(crate) fn is_full() -> bool {
+    std::env::var_os("GUIDEWAY_LAB_FULL").is_some_and(|value| !value.is_empty())
+}
+
+/// A time: the full one, or one for every day.
 pub(crate) fn length(full_s: u64, short_s: u64) -> Duration {
-    let full = std::env::var_os("GUIDEWAY_LAB_FULL").is_some_and(|value| !value.is_empty());
-    Duration::from_secs(if full { full_s } else { short_s })
+    Duration::from_secs(if is_full() { full_s } else { short_s })
 }
 
 pub(crate) fn pause(ms: u64) {
@@ -82,9 +86,11 @@ impl Kind {
 
     /// A machine's configuration: the echo service over TCP and over UDP on these backends.
     pub(crate) fn config(self, lab: &Lab, index: u8, members: &[Member]) -> Config {
-        let unchecked = Service { health: String::new(), ..Service::echo(Mode::Ipip, members.to_vec()) };
+        let extra = format!("maglev_size = {}\n", oracle::slots());
+        let checked = Service { extra, ..Service::echo(Mode::Ipip, members.to_vec()) };
+        let unchecked = Service { health: String::new(), ..checked.clone() };
         let udp = Service { name: "echo-udp".into(), protocol: "udp", ..unchecked.clone() };
-        let tcp = if self.checks { Service::echo(Mode::Ipip, members.to_vec()) } else { unchecked };
+        let tcp = if self.checks { checked } else { unchecked };
         let mut config = lab.config(index).with(tcp).with(udp);
         if self.workers > 1 {
             config.device = Device::AfPacket(self.workers);
@@ -220,8 +226,8 @@ impl<'a> Stage<'a> {
 
 /// Opens held connections, and waits until all have had their first exchange.
 pub(crate) fn hold(lab: &Lab, connections: usize, silent: usize, udp: bool) -> LoadRun<HoldReport> {
-    let load = HoldLoad { udp, ..HoldLoad::new(target(), sources(lab), connections, silent) };
-    let opening_ms = load.opening_ms;
+    let opening_ms = 2 * connections as u64;
+    let load = HoldLoad { udp, opening_ms, ..HoldLoad::new(target(), sources(lab), connections, silent) };
     let run = lab.hold(load).unwrap();
     pause(opening_ms);
     until("all connections", Duration::from_secs(10), || {
