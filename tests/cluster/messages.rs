@@ -11,6 +11,9 @@ const UDP: usize = 8;
 const HEADER: usize = 52;
 const PIECE: usize = 20;
 
+/// Of a heartbeat: header and note.
+pub(crate) const HEARTBEAT_BYTES: u64 = 53;
+
 /// A message from one machine to another.
 #[derive(Debug)]
 pub(crate) enum Message {

@@ -157,6 +157,17 @@ impl<'a> Stage<'a> {
         self.wait_up();
     }
 
+    /// What each machine says a change would cost it.
+    pub(crate) fn forecasts(&self, members: &[Member]) -> Vec<Forecast> {
+        let of = |(index, balancer): (u8, &Balancer)| {
+            let text = self.machines.config(index, members).render();
+            let answer = balancer.api().json("POST", "/v1/plan", &text).unwrap();
+            serde_json::from_value(answer["plan"]["cluster"].clone())
+                .unwrap_or_else(|error| panic!("{error}: {answer}"))
+        };
+        self.machines.all().map(of).collect()
+    }
+
     /// The table of the backends now.
     pub(crate) fn table(&self) -> Table {
         Table::of(&self.members)
@@ -267,6 +278,19 @@ pub(crate) fn unharmed(report: &HoldReport, connections: usize, begun: &Table, p
     }
 }
 
+/// What `guideway plan` says a change would cost a machine.
+#[derive(Clone, Copy, Debug, serde::Deserialize)]
+pub(crate) struct Forecast {
+    /// Slots that would become tainted, all services.
+    pub(crate) slots: u64,
+    /// Flows that would become exceptions.
+    pub(crate) flows: u64,
+    /// Statements about them to other machines.
+    pub(crate) statements: u64,
+    /// Bytes of these and of their acknowledgements.
+    pub(crate) bytes: u64,
+}
+
 /// Counters of state synchronisation: all that make frames to other machines.
 pub(crate) const SYNC: [&str; 11] = [
     "heartbeats",
@@ -299,7 +323,7 @@ impl Snapshot {
                 (*name, row["count"].as_u64().unwrap())
             };
             let rx = stage.machines.counter(index, "rx").unwrap();
-            SYNC.iter().map(count).chain([("rx", rx)]).collect()
+            SYNC.iter().chain(&["note_bytes"]).map(count).chain([("rx", rx)]).collect()
         };
         Snapshot(stage.machines.all().map(|(index, _)| (index, of(index))).collect())
     }

@@ -2,7 +2,7 @@
 
 use crate::api::rows;
 use crate::balancer::Balancer;
-use crate::command::{LabError, Result};
+use crate::command::{LabError, Result, until};
 use crate::config::{Config, Member};
 use crate::topology::Lab;
 use serde_json::Value;
@@ -54,6 +54,27 @@ impl<'a> Machines<'a> {
             balancer.wait(Duration::from_secs(5))?;
         }
         Ok(())
+    }
+
+    /// Tells one to leave its cluster, and returns when it is no longer ready.
+    pub fn leave(&self, index: u8) -> Result<()> {
+        let api = self.get(index)?.api();
+        api.json("POST", "/v1/leave", "")?;
+        until("GET /v1/ready 503", Duration::from_secs(5), || match api.request("GET", "/v1/ready", "") {
+            Ok(answer) if answer.status == 503 => Ok(()),
+            other => Err(format!("{other:?}")),
+        })
+    }
+
+    /// Waits for the end of one, which must be a good one.
+    pub fn ended(&mut self, index: u8, limit: Duration) -> Result<()> {
+        let none = || LabError::Wrong(format!("machine {index} does not run"));
+        let mut balancer = self.running.remove(&index).ok_or_else(none)?;
+        let status = balancer.wait(limit)?;
+        if status.success() {
+            return Ok(());
+        }
+        Err(LabError::Wrong(format!("machine {index} ended with {status}:\n{}", balancer.log_tail(30))))
     }
 
     /// One that runs.
