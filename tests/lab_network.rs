@@ -4,14 +4,17 @@
 use guideway_lab::cleanup;
 use guideway_lab::load::bulk::{BulkLoad, Direction};
 use guideway_lab::load::echo::EchoLoad;
+use guideway_lab::load::flood::FloodLoad;
+use guideway_lab::load::hold::{HoldLoad, HoldReport, How};
 use guideway_lab::load::http::HttpLoad;
+use guideway_lab::load::short::{Short, ShortLoad};
 use guideway_lab::topology::{ECHO_PORT, VIP, VIP6};
-use guideway_lab::{Lab, Shape};
-use std::net::{IpAddr, SocketAddr};
+use guideway_lab::{Lab, Shape, Store};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 fn lab(name: &str) -> Lab {
-    Lab::with(name, &Shape { balancers: 1, backends: 2, huge_pages: 0 }).unwrap()
+    Lab::with(name, &Shape { balancers: 1, backends: 2, huge_pages: 0, ..Shape::default() }).unwrap()
 }
 
 #[test]
@@ -52,6 +55,152 @@ fn clients_reach_a_backend_that_is_routed_directly() {
     }
 }
 
+/// Held connections to whoever has the VIP; after `change` the silent ones are woken.
+fn hold(lab: &Lab, udp: bool, change: impl FnOnce()) -> HoldReport {
+    let vip: IpAddr = VIP.parse().unwrap();
+    let load = HoldLoad::new(SocketAddr::new(vip, ECHO_PORT), lab.sources(vip), 40, 20);
+    let load = HoldLoad { opening_ms: 200, interval_ms: 100, limit_ms: 2000, udp, ..load };
+    let mut run = lab.hold(load).unwrap();
+    std::thread::sleep(Duration::from_millis(1000));
+    change();
+    std::thread::sleep(Duration::from_millis(500));
+    run.wake().unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    let report = run.stop().unwrap();
+    assert_eq!(report.connections.len(), 40);
+    assert_eq!(report.connections.iter().filter(|held| held.silent).count(), 20);
+    report
+}
+
+#[test]
+fn held_connections_tell_how_each_of_them_fared() {
+    let lab = lab("held");
+    let route = |index| lab.route_direct(VIP, &lab.backend(index).unwrap().address()).unwrap();
+    for udp in [false, true] {
+        route(1);
+        let report = hold(&lab, udp, || {});
+        assert!(report.broken().is_empty(), "{:?}", report.broken());
+        assert_eq!(report.per_backend(), [("b1".to_owned(), 40)].into());
+        for held in &report.connections {
+            // One at first, and four or five after it was woken, or some eighteen.
+            let expected = if held.silent { 3..=7 } else { 10..=24 };
+            assert!(expected.contains(&held.exchanges), "{held:?}");
+        }
+
+        // Another host answers in the place of the first: every connection notices, the silent ones when they are woken.
+        let report = hold(&lab, udp, || route(2));
+        let how = if udp { How::OtherBackend } else { How::Reset };
+        for held in &report.connections {
+            assert_eq!(held.broken.as_ref().map(|broken| broken.how), Some(how), "{held:?}");
+            assert_eq!(held.backend.as_deref(), Some("b1"));
+        }
+
+        route(1);
+        let report = hold(&lab, udp, || lab.backend(1).unwrap().unplug().unwrap());
+        lab.backend(1).unwrap().plug().unwrap();
+        for held in &report.connections {
+            assert_eq!(held.broken.as_ref().map(|broken| broken.how), Some(How::Timeout), "{held:?}");
+        }
+    }
+}
+
+#[test]
+fn a_capture_has_every_frame() {
+    let lab = lab("capture");
+    lab.route_direct(VIP, &lab.backend(1).unwrap().address()).unwrap();
+    let capture = lab.capture("b1", "tcp dst port 7000").unwrap();
+    let report = hold(&lab, false, || {});
+    let frames = capture.frames().unwrap();
+    // Each exchange is a segment of ours and an acknowledgement; each connection SYN, ACK, greeting, FIN.
+    let exchanges = report.exchanges() as usize;
+    let packets = 2 * exchanges + 4 * 40;
+    assert!(
+        frames.len() >= exchanges + 4 * 40 && frames.len() <= packets + 2 * 40,
+        "{} {packets}",
+        frames.len()
+    );
+    assert!(frames.iter().all(|frame| frame[12..14] == [8, 0] && frame[23] == 6));
+}
+
+#[test]
+fn short_connections_come_at_their_rate() {
+    let lab = lab("short");
+    lab.route_direct(VIP, &lab.backend(1).unwrap().address()).unwrap();
+    let vip: IpAddr = VIP.parse().unwrap();
+    let target = SocketAddr::new(vip, ECHO_PORT);
+    let load = || ShortLoad { target, sources: lab.sources(vip), rate: 50, limit_ms: 1500 };
+    let run = lab.short(load()).unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    let report = run.stop().unwrap();
+    assert_eq!((report.failed, report.slow.len()), (0, 0), "{:?} {:?}", report.failures, report.slow);
+    assert!((90..=105).contains(&report.ok), "{report:?}");
+    assert_eq!(report.per_backend, [("b1".to_owned(), report.ok)].into());
+
+    // A SYN that is lost is sent again after a second.
+    let run = lab.short(load()).unwrap();
+    std::thread::sleep(Duration::from_millis(700));
+    lab.backend(1).unwrap().unplug().unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    lab.backend(1).unwrap().plug().unwrap();
+    std::thread::sleep(Duration::from_millis(1300));
+    let report = run.stop().unwrap();
+    assert_eq!(report.failed, 0, "{:?}", report.failures);
+    assert!((5..=25).contains(&report.slow.len()), "{:?}", report.slow);
+    let late = |short: &Short| short.ended_unix_ms - short.started_unix_ms;
+    assert!(report.slow.iter().all(|short| late(short) >= 1000), "{:?}", report.slow);
+}
+
+#[test]
+fn a_flood_keeps_to_its_rate_and_its_end() {
+    let lab = lab("flood");
+    let backend = lab.backend(1).unwrap();
+    lab.route_direct(VIP, &backend.address()).unwrap();
+    let resets = || {
+        let text = backend.namespace().run(&["nstat", "-asz", "TcpOutRsts"]).unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix("TcpOutRsts"));
+        value.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).unwrap()
+    };
+    let vip = VIP.parse().unwrap();
+    let sources = lab.sources(IpAddr::V4(vip)).into_iter();
+    let load = FloodLoad {
+        target: SocketAddrV4::new(vip, ECHO_PORT),
+        sources: sources
+            .filter_map(|source| if let IpAddr::V4(v4) = source { Some(v4) } else { None })
+            .collect(),
+        rate: 5000,
+        duration_ms: 1000,
+        seed: 1,
+    };
+    let before = resets();
+    let report = lab.flood(load.clone()).unwrap().finish(Duration::from_secs(10)).unwrap();
+    assert_eq!((report.sent, report.refused), (5000, 0));
+    assert!((990..=1500).contains(&report.elapsed_ms), "{report:?}");
+    // Every packet was whole and reached a port where nobody knew its connection.
+    assert_eq!(resets() - before, 5000);
+    for wrong in [FloodLoad { rate: 1_000_000, ..load.clone() }, FloodLoad { duration_ms: 3_600_000, ..load }]
+    {
+        let refused = lab.flood(wrong).unwrap().finish(Duration::from_secs(10));
+        assert!(refused.unwrap_err().to_string().contains("a flood needs"));
+    }
+}
+
+#[test]
+fn a_store_keeps_its_data_over_a_kill() {
+    let shape = Shape { balancers: 2, backends: 1, huge_pages: 0, management: true };
+    let lab = Lab::with("store", &shape).unwrap();
+    let mut store = lab.start_store().unwrap();
+    let ask = |path: &str, body: &str| {
+        let url = format!("{}/v3/kv/{path}", Store::endpoint());
+        lab.balancer(2).unwrap().run(&["curl", "-sS", "-m", "3", "-d", body, &url])
+    };
+    // "key" = "value"
+    ask("put", r#"{"key": "a2V5", "value": "dmFsdWU="}"#).unwrap();
+    store.kill();
+    assert!(ask("range", r#"{"key": "a2V5"}"#).is_err());
+    store.start().unwrap();
+    assert!(ask("range", r#"{"key": "a2V5"}"#).unwrap().contains("dmFsdWU="));
+}
+
 #[test]
 fn a_killed_backend_refuses_and_an_unplugged_one_is_silent() {
     let lab = lab("failures");
@@ -80,7 +229,9 @@ fn a_killed_backend_refuses_and_an_unplugged_one_is_silent() {
 #[test]
 fn nothing_is_left_behind() {
     let before = {
-        let lab = Lab::with("clean-up", &Shape { balancers: 2, backends: 1, huge_pages: 16 }).unwrap();
+        let lab =
+            Lab::with("clean-up", &Shape { balancers: 2, backends: 1, huge_pages: 16, ..Shape::default() })
+                .unwrap();
         assert!(cleanup::huge_pages_reserved().unwrap() >= 16);
         std::fs::write(lab.huge_dir().unwrap().join("guidewaymap_0"), b"").unwrap();
         assert!(!cleanup::traces(std::process::id()).is_empty());

@@ -8,29 +8,39 @@
 //!  client ── router ─┬─ lb1 … lbN     p0, owned by guidewayd; its exception interface gw0 has 10.0.2.11 …
 //!  10.0.1.100        ├─ b1 … bN       nginx and our own server; VIPs on lo; 10.0.2.21 …
 //!  … 10.0.1.200      └─ near          a client on the same link as the balancers, 10.0.2.200
+//!
+//!  store ─── lb1 … lbN   m0: the management network, in labs of clusters; etcd on 10.0.3.1, balancers on 10.0.3.11 …
 //! ```
-//! Needs root, nginx, clang, iproute2, ethtool and nftables (`dpdk-setup` installs them).
+//! Needs root, nginx, clang, iproute2, ethtool, nftables, tcpdump and, for clusters, etcd (`dpdk-setup` installs them).
 #![forbid(unsafe_code)]
 
 pub mod api;
 pub mod backend;
 pub mod balancer;
 pub mod binaries;
+pub mod capture;
 pub mod cleanup;
 pub mod command;
 pub mod config;
 pub mod demo;
 pub mod load;
 pub mod load_run;
+pub mod machines;
 pub mod namespace;
 pub mod scenario;
+pub mod store;
 pub mod topology;
+pub mod usage;
 
 pub use backend::Backend;
 pub use balancer::Balancer;
 pub use binaries::Binaries;
+pub use capture::Capture;
 pub use command::LabError;
 pub use config::Config;
 pub use load_run::LoadRun;
+pub use machines::Machines;
 pub use namespace::Namespace;
+pub use store::Store;
 pub use topology::{Lab, Shape};
+pub use usage::Usage;

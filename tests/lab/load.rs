@@ -1,22 +1,27 @@
 //! Load on real TCP, and the server behind it. A job is described by JSON on the command line; while it runs a line
 //! of progress is printed four times a second, and its last line is the report. It ends when its work is done or when
-//! its standard input ends, so it never outlives the test that started it.
+//! its standard input ends, so it never outlives the test that started it. The line `wake` on its standard input wakes
+//! what is silent.
 
 pub mod bulk;
 pub mod echo;
+pub mod flood;
+pub mod hold;
 pub mod http;
 pub mod serve;
+pub mod short;
 mod socket;
 
 use crate::command::{LabError, Result, Tried};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::{BufRead, Write};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::watch;
 
 /// What `lab-load` is to do.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -26,9 +31,15 @@ pub enum Job {
     Http(http::HttpLoad),
     /// Long connections with an echo now and then.
     Echo(echo::EchoLoad),
+    /// Long connections, each with its own outcome; some of them silent until woken.
+    Hold(hold::HoldLoad),
+    /// New connections at a fixed rate.
+    Short(short::ShortLoad),
+    /// ACKs of no connection.
+    Flood(flood::FloodLoad),
     /// One large transfer.
     Bulk(bulk::BulkLoad),
-    /// The server for echo and bulk. TCP on every address, UDP echo on those listed (so that answers leave from the
+    /// The server for all of these but HTTP. TCP on every address, UDP echo on those listed (so that answers leave from the
     /// address that was asked).
     Serve {
         /// What it answers when asked who it is.
@@ -86,6 +97,9 @@ pub struct Failure {
     pub reason: String,
 }
 
+/// The line that wakes a job.
+pub const WAKE: &str = "wake";
+
 /// At most this many failures are reported in detail.
 pub const FAILURES_MAX: usize = 10_000;
 
@@ -107,6 +121,9 @@ pub fn run(job: Job) -> Result<()> {
     match job {
         Job::Http(load) => report(&runtime.block_on(http::run(load, &Control::start()))?),
         Job::Echo(load) => report(&runtime.block_on(echo::run(load, &Control::start()))?),
+        Job::Hold(load) => report(&runtime.block_on(hold::run(load, &Control::start()))?),
+        Job::Short(load) => report(&runtime.block_on(short::run(load, &Control::start()))?),
+        Job::Flood(load) => report(&flood::run(&load, &Control::start())?),
         Job::Bulk(load) => report(&runtime.block_on(bulk::run(load, &Control::start()))?),
         Job::Serve { name, port, udp } => runtime.block_on(serve::run(name, port, udp)),
     }
@@ -128,9 +145,10 @@ fn print_line<R: Serialize>(line: &Line<R>) -> Result<()> {
     std::io::stdout().lock().write_all(text.as_bytes()).tried(|| "writing to standard output".into())
 }
 
-/// How a job is stopped, and how it tells where it stands.
+/// How a job is woken and stopped, and how it tells where it stands.
 #[derive(Clone, Debug)]
 pub struct Control {
+    woken: watch::Receiver<bool>,
     stopped: Arc<AtomicBool>,
     done: Arc<AtomicU64>,
     failed: Arc<AtomicU64>,
@@ -138,7 +156,9 @@ pub struct Control {
 
 impl Control {
     fn start() -> Control {
+        let (wake, woken) = watch::channel(false);
         let control = Control {
+            woken,
             stopped: Arc::default(),
             done: Arc::new(AtomicU64::new(0)),
             failed: Arc::new(AtomicU64::new(0)),
@@ -146,8 +166,14 @@ impl Control {
         let input = control.clone();
         std::thread::spawn(move || {
             // Whether it ends by an end of file or an error, there is nobody left who wants the result of more.
-            drop(std::io::stdin().lock().read_to_end(&mut Vec::new()));
+            for line in std::io::stdin().lock().lines().map_while(std::result::Result::ok) {
+                if line == WAKE {
+                    wake.send_replace(true);
+                }
+            }
             input.stopped.store(true, Ordering::Relaxed);
+            // What sleeps has to end too.
+            wake.send_replace(true);
         });
         let output = control.clone();
         std::thread::spawn(move || {
@@ -164,6 +190,12 @@ impl Control {
             }
         });
         control
+    }
+
+    /// Returns when the job is woken or stopped.
+    async fn woken(&mut self) {
+        // The sender ends after it has woken us.
+        drop(self.woken.wait_for(|woken| *woken).await);
     }
 
     fn is_stopped(&self) -> bool {

@@ -4,12 +4,15 @@ use crate::binaries::Binaries;
 use crate::command::{LabError, Result, Tried};
 use crate::load::bulk::{BulkLoad, BulkReport};
 use crate::load::echo::{EchoLoad, EchoReport};
+use crate::load::flood::{FloodLoad, FloodReport};
+use crate::load::hold::{HoldLoad, HoldReport};
 use crate::load::http::{HttpLoad, HttpReport};
-use crate::load::{Job, Line, Progress, parse_line};
+use crate::load::short::{ShortLoad, ShortReport};
+use crate::load::{Job, Line, Progress, WAKE, parse_line};
 use crate::namespace::Namespace;
 use crate::topology::Lab;
 use serde::de::DeserializeOwned;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -34,6 +37,21 @@ impl Lab {
     /// Starts long connections in the clients' namespace.
     pub fn echo(&self, load: EchoLoad) -> Result<LoadRun<EchoReport>> {
         LoadRun::start(self.client(), self.binaries(), &Job::Echo(load))
+    }
+
+    /// Starts held connections in the clients' namespace.
+    pub fn hold(&self, load: HoldLoad) -> Result<LoadRun<HoldReport>> {
+        LoadRun::start(self.client(), self.binaries(), &Job::Hold(load))
+    }
+
+    /// Starts short connections in the clients' namespace.
+    pub fn short(&self, load: ShortLoad) -> Result<LoadRun<ShortReport>> {
+        LoadRun::start(self.client(), self.binaries(), &Job::Short(load))
+    }
+
+    /// Starts a flood in the clients' namespace.
+    pub fn flood(&self, load: FloodLoad) -> Result<LoadRun<FloodReport>> {
+        LoadRun::start(self.client(), self.binaries(), &Job::Flood(load))
     }
 
     /// Starts a transfer in the clients' namespace.
@@ -87,6 +105,19 @@ impl<R: DeserializeOwned + Send + 'static> LoadRun<R> {
     /// Whether it still runs.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Wakes what is silent in it.
+    pub fn wake(&mut self) -> Result<()> {
+        match &mut self.stdin {
+            Some(stdin) => writeln!(stdin, "{WAKE}").tried(|| "waking lab-load".into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Tells it to stop and takes its report.

@@ -29,6 +29,8 @@ pub const ROUTER6: &str = "fd00:2::1";
 pub const ROUTER_MAC: &str = "02:00:00:00:00:01";
 /// Address of the client on the servers' link.
 pub const NEAR: &str = "10.0.2.200";
+/// Address of the store on the management network.
+pub const STORE: &str = "10.0.3.1";
 /// Port of nginx on every backend.
 pub const HTTP_PORT: u16 = 80;
 /// Port of our own server on every backend (echo and bulk).
@@ -47,11 +49,13 @@ pub struct Shape {
     pub backends: u8,
     /// Huge pages of 2 MiB to reserve; 0 if no balancer will run.
     pub huge_pages: u64,
+    /// Whether the balancers have a second network, for management, on which a cluster's store can run.
+    pub management: bool,
 }
 
 impl Default for Shape {
     fn default() -> Shape {
-        Shape { balancers: 1, backends: 3, huge_pages: 512 }
+        Shape { balancers: 1, backends: 3, huge_pages: 512, management: false }
     }
 }
 
@@ -61,6 +65,7 @@ pub struct Lab {
     client: Namespace,
     router: Namespace,
     near: Namespace,
+    management: Option<Namespace>,
     balancers: Vec<Namespace>,
     backends: Vec<Backend>,
     binaries: Binaries,
@@ -142,7 +147,7 @@ impl Lab {
             router
                 .sysctl(&["net.bridge.bridge-nf-call-iptables=0", "net.bridge.bridge-nf-call-ip6tables=0"])?;
         }
-        wire_server(&router, &near, "near", "eth0", "02:00:00:00:02:00")?;
+        wire(&near, "eth0", "02:00:00:00:02:00", &router, "near", "br0")?;
         near.ip_batch(&format!(
             "address add {NEAR}/24 dev eth0\n\
              address add fd00:2::200/64 dev eth0 nodad\n\
@@ -154,19 +159,31 @@ impl Lab {
             let balancer = namespace(&format!("lb{index}"))?;
             // The kernel keeps off the port: guidewayd owns it. What the kernel has to say goes through gw0.
             balancer.sysctl(&["net.ipv6.conf.default.disable_ipv6=1"])?;
-            wire_server(&router, &balancer, &format!("lb{index}"), "p0", &balancer_mac(index))?;
+            wire(&balancer, "p0", &balancer_mac(index), &router, &format!("lb{index}"), "br0")?;
             balancer.sysctl(&["net.ipv6.conf.default.disable_ipv6=0", "net.ipv4.conf.p0.arp_ignore=8"])?;
             balancers.push(balancer);
         }
+        let management = if shape.management { Some(manage(&balancers)?) } else { None };
         let object = build_decap(&dir)?;
         let mut backends = Vec::new();
         for index in 1..=shape.backends {
             let backend = namespace(&format!("b{index}"))?;
-            wire_server(&router, &backend, &format!("b{index}"), "eth0", &backend_mac(index))?;
+            wire(&backend, "eth0", &backend_mac(index), &router, &format!("b{index}"), "br0")?;
             set_up_backend(&backend, index, &object)?;
             backends.push(Backend::new(index, backend, &dir, &binaries)?);
         }
-        let lab = Lab { client, router, near, balancers, backends, binaries, dir, huge_dir, _guard: guard };
+        let lab = Lab {
+            client,
+            router,
+            near,
+            management,
+            balancers,
+            backends,
+            binaries,
+            dir,
+            huge_dir,
+            _guard: guard,
+        };
         for backend in &lab.backends {
             backend.start()?;
         }
@@ -188,6 +205,13 @@ impl Lab {
     /// The client on the servers' link.
     pub fn near(&self) -> &Namespace {
         &self.near
+    }
+
+    /// Where the store runs; the lab's shape must have a management network.
+    pub fn management(&self) -> Result<&Namespace> {
+        self.management
+            .as_ref()
+            .ok_or_else(|| LabError::Wrong("this lab has no management network; its shape says so".into()))
     }
 
     /// Namespace of a balancer, counted from 1.
@@ -278,6 +302,11 @@ pub fn balancer_address6(index: u8) -> String {
     format!("fd00:2::{}", 10 + index)
 }
 
+/// Address of a balancer on the management network.
+pub fn management_address(index: u8) -> String {
+    format!("10.0.3.{}", 10 + index)
+}
+
 /// MAC of a balancer's port and exception interface.
 pub fn balancer_mac(index: u8) -> String {
     format!("02:00:00:00:00:{}", 10 + index)
@@ -348,15 +377,22 @@ fn wire_client(client: &Namespace, router: &Namespace) -> Result<()> {
     client.sysctl(&["net.ipv4.ip_local_port_range=10000 65000"])
 }
 
-/// Connects a server (backend, balancer or the near client) to the router's bridge.
-fn wire_server(router: &Namespace, server: &Namespace, port: &str, device: &str, mac: &str) -> Result<()> {
+/// Connects a device of a server (backend, balancer or the near client) to a bridge.
+fn wire(
+    server: &Namespace,
+    device: &str,
+    mac: &str,
+    switch: &Namespace,
+    port: &str,
+    bridge: &str,
+) -> Result<()> {
     run(&[
         "ip",
         "link",
         "add",
         port,
         "netns",
-        router.name(),
+        switch.name(),
         "mtu",
         "1500",
         "type",
@@ -371,10 +407,32 @@ fn wire_server(router: &Namespace, server: &Namespace, port: &str, device: &str,
         "mtu",
         "1500",
     ])?;
-    router.offloads_off(port)?;
+    switch.offloads_off(port)?;
     server.offloads_off(device)?;
-    router.ip_batch(&format!("link set {port} master br0 up\n"))?;
+    switch.ip_batch(&format!("link set {port} master {bridge} up\n"))?;
     server.ip_batch(&format!("link set {device} up\n"))
+}
+
+/// The management network: m0 of each balancer on a bridge of a namespace of its own, in which the store runs.
+fn manage(balancers: &[Namespace]) -> Result<Namespace> {
+    let management = Namespace::create(&namespace_name("store"))?;
+    management.ip_batch(&format!(
+        "link add br1 address 02:00:00:00:01:01 type bridge stp_state 0 forward_delay 0 mcast_snooping 0\n\
+         link set br1 up\n\
+         address add {STORE}/24 dev br1\n"
+    ))?;
+    for (index, balancer) in (1..).zip(balancers) {
+        wire(
+            balancer,
+            "m0",
+            &format!("02:00:00:00:01:{}", 10 + index),
+            &management,
+            &format!("lb{index}"),
+            "br1",
+        )?;
+        balancer.ip(&format!("address add {}/24 dev m0", management_address(index)))?;
+    }
+    Ok(management)
 }
 
 fn build_decap(dir: &Path) -> Result<String> {

@@ -169,7 +169,7 @@ fn documents(runner: &mut Runner, arguments: &Arguments) {
     }
 }
 
-/// Minutes of each fuzz target, and the property tests with many more cases.
+/// Minutes of each fuzz target, the property tests with many more cases, and the lab at full length.
 ///
 /// # Errors
 /// The log directory cannot be made.
@@ -191,7 +191,12 @@ pub(crate) fn soak(minutes_each: u64) -> std::io::Result<bool> {
     for command in &mut commands {
         command.env("PROPTEST_CASES", "5000");
     }
-    runner.step("test build", minutes(20), vec![tests.build()]);
+    runner.step("test build", minutes(20), vec![tests.build(), Tests::programs()]);
+    let mut lab = tests.commands(Group::Lab);
+    for command in &mut lab {
+        command.env("GUIDEWAY_LAB_FULL", "1");
+    }
+    runner.step("lab at full length", minutes(30), lab);
     let mut simulation = crate::simulate::command();
     simulation.args(["--seeds", "0..10000"]);
     runner.step("cluster simulator, 10,000 seeds", minutes(120), vec![simulation]);

@@ -1,5 +1,5 @@
-//! The server behind echo and bulk. A connection begins with one line from the client: `ECHO`, `DOWN <bytes>` or
-//! `UP <bytes>`; the server says its name and does it.
+//! The server behind all load but HTTP. A connection begins with one line from the client: `ECHO`, `LINES`, `DOWN <bytes>`
+//! or `UP <bytes>`; the server says its name and does it. To `LINES` each line is answered with the name and the line.
 
 use super::bulk::{CHUNK_BYTES, Pattern, Pauses};
 use crate::command::{Result, Tried};
@@ -7,6 +7,9 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
+
+/// Longest line of a client; a longer one counts as several.
+const LINE_BYTES_MAX: u64 = 1024;
 
 pub(super) async fn run(name: String, port: u16, udp: Vec<IpAddr>) -> Result<()> {
     let name: Rc<str> = name.into();
@@ -57,15 +60,29 @@ async fn connection(name: &str, pattern: &Pattern, stream: TcpStream) -> std::io
     let (word, bytes) = order.trim_end().split_once(' ').unwrap_or((order.trim_end(), "0"));
     let bytes: u64 = bytes.parse().unwrap_or(0);
     stream.write_all(format!("{name}\n").as_bytes()).await?;
-    let mut chunk = vec![0_u8; CHUNK_BYTES];
     match word {
-        "ECHO" => loop {
-            let read = stream.read(&mut chunk).await?;
-            if read == 0 {
-                return Ok(());
+        "ECHO" => {
+            let mut chunk = vec![0_u8; CHUNK_BYTES];
+            loop {
+                let read = stream.read(&mut chunk).await?;
+                if read == 0 {
+                    return Ok(());
+                }
+                stream.write_all(&chunk[..read]).await?;
             }
-            stream.write_all(&chunk[..read]).await?;
-        },
+        }
+        "LINES" => {
+            let mut line = Vec::new();
+            loop {
+                line.clear();
+                line.extend_from_slice(name.as_bytes());
+                line.push(b' ');
+                if (&mut stream).take(LINE_BYTES_MAX).read_until(b'\n', &mut line).await? == 0 {
+                    return Ok(());
+                }
+                stream.write_all(&line).await?;
+            }
+        }
         "DOWN" => {
             let mut at = 0_u64;
             while at < bytes {
@@ -76,6 +93,7 @@ async fn connection(name: &str, pattern: &Pattern, stream: TcpStream) -> std::io
             stream.shutdown().await
         }
         "UP" => {
+            let mut chunk = vec![0_u8; CHUNK_BYTES];
             let mut at = 0_u64;
             let mut pauses = Pauses::start();
             while at < bytes {

@@ -1,0 +1,145 @@
+//! A flood of TCP ACKs that belong to no connection, from client addresses and ports that no connection of ours uses.
+//! It goes through the client's routing like everything else, and is bounded in rate and time.
+
+use crate::command::{LabError, Result, Tried};
+use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto, sendto, socket};
+use serde::{Deserialize, Serialize};
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+/// Source ports; the client's kernel gives connections ports from 10,000 on.
+pub const PORTS: Range<u16> = 1024..10_000;
+/// Packets a second at most.
+pub const RATE_MAX: u64 = 200_000;
+/// Length at most, milliseconds.
+pub const DURATION_MAX_MS: u64 = 60_000;
+/// Packets sent between two looks at the clock.
+const BATCH: u64 = 32;
+const PACKET_BYTES: usize = 40;
+
+/// A flood.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FloodLoad {
+    /// VIP and port.
+    pub target: SocketAddrV4,
+    /// Client addresses.
+    pub sources: Vec<Ipv4Addr>,
+    /// Packets a second.
+    pub rate: u64,
+    /// How long, milliseconds.
+    pub duration_ms: u64,
+    /// For the order of addresses and ports, and the sequence numbers.
+    pub seed: u64,
+}
+
+/// What was sent.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct FloodReport {
+    /// Packets the kernel took.
+    pub sent: u64,
+    /// Packets it did not take.
+    pub refused: u64,
+    /// How long it took, milliseconds.
+    pub elapsed_ms: u64,
+}
+
+pub(super) fn run(load: &FloodLoad, control: &super::Control) -> Result<FloodReport> {
+    if load.sources.is_empty() || load.rate == 0 || load.rate > RATE_MAX || load.duration_ms > DURATION_MAX_MS
+    {
+        return Err(LabError::Wrong(format!(
+            "a flood needs client addresses, 1 to {RATE_MAX} packets a second and at most {DURATION_MAX_MS} ms"
+        )));
+    }
+    // With this protocol the IPv4 header is ours; the kernel adds its checksum and identification.
+    let socket = socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::RAW))
+        .map_err(std::io::Error::from)
+        .tried(|| "a raw socket; the flood needs root".into())?;
+    let total = load.rate * load.duration_ms / 1000;
+    let begun = Instant::now();
+    let mut report = FloodReport::default();
+    let mut random = Random(load.seed);
+    for number in 0..total {
+        if number % BATCH == 0 {
+            if control.is_stopped() {
+                break;
+            }
+            let due = begun + Duration::from_micros(number * 1_000_000 / load.rate);
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        }
+        let word = random.next();
+        let source = load.sources[usize::try_from(word >> 32).unwrap_or(0) % load.sources.len()];
+        let port = PORTS.start + u16::try_from(word & 0xffff).unwrap_or(0) % (PORTS.end - PORTS.start);
+        let packet = ack(SocketAddrV4::new(source, port), load.target, random.next());
+        match sendto(&socket, &packet, SendFlags::empty(), &load.target) {
+            Ok(_) => {
+                report.sent += 1;
+                control.add_done(1);
+            }
+            Err(_) => report.refused += 1,
+        }
+    }
+    report.elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    Ok(report)
+}
+
+/// An ACK without data and with numbers of no connection.
+fn ack(from: SocketAddrV4, to: SocketAddrV4, numbers: u64) -> [u8; PACKET_BYTES] {
+    let mut packet = [0_u8; PACKET_BYTES];
+    packet[0] = 0x45;
+    packet[2..4].copy_from_slice(&(PACKET_BYTES as u16).to_be_bytes());
+    packet[6] = 0x40; // don't fragment
+    packet[8] = 64;
+    packet[9] = 6;
+    packet[12..16].copy_from_slice(&from.ip().octets());
+    packet[16..20].copy_from_slice(&to.ip().octets());
+    packet[20..22].copy_from_slice(&from.port().to_be_bytes());
+    packet[22..24].copy_from_slice(&to.port().to_be_bytes());
+    packet[24..32].copy_from_slice(&numbers.to_be_bytes());
+    packet[32] = 5 << 4;
+    packet[33] = 0x10; // ACK
+    packet[34..36].copy_from_slice(&1024_u16.to_be_bytes());
+    // Over the pseudo header: addresses, protocol, length.
+    let length = PACKET_BYTES as u16 - 20;
+    let mut sum = u32::from(length) + 6;
+    for pair in packet[12..].chunks_exact(2) {
+        sum += u32::from(u16::from_be_bytes([pair[0], pair[1]]));
+    }
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    packet[36..38].copy_from_slice(&(!(sum as u16)).to_be_bytes());
+    packet
+}
+
+/// `SplitMix64`.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_checksum_is_right() {
+        let from = "10.0.1.100:1024".parse().unwrap();
+        let packet = ack(from, "203.0.113.10:7000".parse().unwrap(), 0x0123_4567_89ab_cdef);
+        let mut sum = 20 + 6_u32;
+        for pair in packet[12..].chunks_exact(2) {
+            sum += u32::from(u16::from_be_bytes([pair[0], pair[1]]));
+        }
+        while sum > 0xffff {
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        assert_eq!(sum, 0xffff);
+    }
+}

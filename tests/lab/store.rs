@@ -1,0 +1,103 @@
+//! The store of a cluster: one etcd on the lab's management network, with its data in the lab's directory.
+
+use crate::command::{LabError, Process, Result, Tried, run_with, until};
+use crate::namespace::Namespace;
+use crate::topology::{Lab, STORE};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Port of etcd's clients.
+pub const PORT: u16 = 2379;
+
+/// An etcd. It is killed when dropped.
+#[derive(Debug)]
+pub struct Store {
+    namespace: Namespace,
+    data: PathBuf,
+    log: PathBuf,
+    process: Option<Process>,
+}
+
+impl Lab {
+    /// Starts the store on the management network and waits until it answers.
+    pub fn start_store(&self) -> Result<Store> {
+        let namespace = self.management()?.clone();
+        let (data, log) = (self.dir().join("etcd"), self.dir().join("etcd.log"));
+        let mut store = Store { namespace, data, log, process: None };
+        store.start()?;
+        Ok(store)
+    }
+}
+
+impl Store {
+    /// Where balancers find it.
+    pub fn endpoint() -> String {
+        format!("http://{STORE}:{PORT}")
+    }
+
+    /// Starts it, with the data it left, and waits until it answers.
+    pub fn start(&mut self) -> Result<()> {
+        std::fs::create_dir_all(&self.data).tried(|| format!("creating {}", self.data.display()))?;
+        let (data, endpoint) = (self.data.to_string_lossy(), Store::endpoint());
+        let argv = [
+            "etcd",
+            "--data-dir",
+            &data,
+            "--listen-client-urls",
+            &endpoint,
+            "--advertise-client-urls",
+            &endpoint,
+            "--listen-peer-urls",
+            "http://127.0.0.1:2380",
+            "--logger",
+            "zap",
+            "--log-level",
+            "warn",
+        ];
+        let mut process = self.namespace.start("etcd", &argv, &self.log)?;
+        let health = format!("{endpoint}/health");
+        let answers = until("etcd's health", Duration::from_secs(15), || {
+            if !process.is_running() {
+                return Ok(false);
+            }
+            let curl = self.namespace.argv(&["curl", "-sS", "-m", "1", &health]);
+            match run_with(&curl, "", Duration::from_secs(3)) {
+                Ok(text) if text.contains("\"true\"") => Ok(true),
+                Ok(text) => Err(text),
+                Err(error) => Err(error.to_string()),
+            }
+        });
+        match answers {
+            Ok(true) => {}
+            Ok(false) => {
+                return Err(LabError::Wrong(format!("etcd ended at once:\n{}", process.log_tail(20))));
+            }
+            Err(error) => return Err(LabError::Wrong(format!("{error}\n{}", process.log_tail(20)))),
+        }
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Kills it without a word (SIGKILL). Its data stays.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// Kills it and forgets its data.
+    pub fn forget(mut self) -> Result<()> {
+        self.kill();
+        std::fs::remove_dir_all(&self.data).tried(|| format!("removing {}", self.data.display()))
+    }
+
+    /// Its process id, while it runs.
+    pub fn id(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::id)
+    }
+
+    /// The last lines of its log.
+    pub fn log_tail(&self, lines: usize) -> String {
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let all: Vec<&str> = text.lines().collect();
+        all[all.len().saturating_sub(lines)..].join("\n")
+    }
+}
