@@ -296,7 +296,7 @@ impl Table {
         }
     }
 
-    /// What an entry used now in this state holds beside its backend: see [`Hits::current`].
+    /// What an entry used now in this state holds beside its backend: see [`Hits::stamped`].
     pub fn stamp(&self, state: State, now: Tick) -> Stamp {
         Stamp::of(self.ageing.stamp(BackendId(0), state, now))
     }
