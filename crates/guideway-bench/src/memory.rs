@@ -77,20 +77,26 @@ struct Kind {
 /// # Errors
 /// [`Failure`]; a flow that does not fit is one.
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let outcome = Outcome {
-        flows: arguments.flows,
+    // First a page of each, so that no code is read in while memory is measured.
+    both(1)?;
+    report::print(arguments.json, &both(arguments.flows)?, for_people)
+}
+
+/// Tables of both kinds.
+fn both(flows: u64) -> Result<Outcome, Failure> {
+    Ok(Outcome {
+        flows,
         ipv4: measure::<NarrowBucket, WideBucket>(
-            arguments.flows,
+            flows,
             (Memory::heap(FEW), |buckets, few| (buckets, few)),
             |number| key(number, SERVICE),
         )?,
         ipv6: measure::<WideBucket, NarrowBucket>(
-            arguments.flows,
+            flows,
             (Memory::heap(FEW), |buckets, few| (few, buckets)),
             |number| wide_key(number, PORT, SERVICE),
         )?,
-    };
-    report::print(arguments.json, &outcome, for_people)
+    })
 }
 
 fn for_people(outcome: &Outcome) -> String {
