@@ -48,7 +48,7 @@ pub(super) fn workers(r: &mut Reader<'_, '_>, raw: Option<Spanned<raw::Workers>>
     let idle = r.choice(&scope, "idle", raw.idle, &[("busy", Idle::Busy), ("adaptive", Idle::Adaptive)]);
     let help = "IPv4 flows a worker, 16 bytes each; leave it out for 1048576";
     let flows = r.number(&scope, "flows", raw.flows, FLOWS, help).or(FLOWS_DEFAULT);
-    let help = "IPv6, any-port and prefix flows a worker, 32 bytes each; leave it out for as many as flows";
+    let help = "IPv6, any-port and prefix flows a worker, 40 bytes each; leave it out for as many as flows";
     let wide_flows = r.number(&scope, "wide_flows", raw.wide_flows, FLOWS, help).or(flows);
     Workers { cpus, management_cpus, idle: idle.or(Idle::Busy), flows, wide_flows }
 }
