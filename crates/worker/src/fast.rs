@@ -40,7 +40,7 @@ pub(crate) struct Batch {
     v6: u32,
     /// Of these, the ones whose slot is still to be found, because it alone may decide.
     undecided: u32,
-    /// Of these, the ones whose slot did decide.
+    /// Of these, the ones whose slot does decide.
     by_slot: u32,
     /// Slots of the packets that need one.
     pub(crate) slots: [u32; BURST],
@@ -280,26 +280,21 @@ impl<Io: PacketIo> Worker<Io> {
         true
     }
 
-    /// Decides by its slot each packet whose slot is enough, and takes back its key.
+    /// Tells whose slot is enough, and takes back their keys.
     #[inline(always)]
     fn steer_by_slots(&mut self, view: &View, keys: &mut Keys, lanes: Lanes) {
         let undecided = self.batch.undecided;
         self.find_slots(view, undecided, lanes);
         for position in bits(undecided) {
             let Some(service) = view.service.get(self.batch.service_index(position)) else { continue };
-            let slot = self.batch.slots[position % BURST];
-            if service.is_stateless(slot)
-                && let Some(backend) = place_in(view, service, slot)
-            {
-                self.batch.decided[position % BURST] = backend;
+            if service.is_stateless(self.batch.slots[position % BURST]) {
                 self.batch.by_slot |= 1 << (position % BURST);
                 keys.narrow_mut(0)[position % BURST] = 0;
             }
         }
     }
 
-    /// Finds the slots at these positions of IPv4, and fetches what they will be asked for: in two short loops, so that the many
-    /// misses of a table larger than the caches overlap.
+    /// Finds the slots at these positions of IPv4, and fetches their lines of the tables.
     #[inline(always)]
     pub(crate) fn find_slots(&mut self, view: &View, positions: u32, lanes: Lanes) {
         self.batch.heads.hash(lanes, &view.cluster_key, positions);
@@ -316,6 +311,12 @@ impl<Io: PacketIo> Worker<Io> {
                 lanes.prefetch(member);
             }
         }
+    }
+
+    /// Asks the tables at positions whose slots were found: gives those with a backend, which is noted. First in a short loop
+    /// that only fetches, so that the many misses of tables larger than the caches overlap.
+    #[inline(always)]
+    pub(crate) fn place_slots(&mut self, view: &View, positions: u32, lanes: Lanes) -> u32 {
         for position in bits(positions) {
             let service = view.service.get(self.batch.service_index(position));
             let backend = service.and_then(|service| {
@@ -326,6 +327,15 @@ impl<Io: PacketIo> Worker<Io> {
                 lanes.prefetch(backend);
             }
         }
+        let mut placed = 0;
+        for position in bits(positions) {
+            let Some(service) = view.service.get(self.batch.service_index(position)) else { continue };
+            if let Some(backend) = place_in(view, service, self.batch.slots[position % BURST]) {
+                self.batch.decided[position % BURST] = backend;
+                placed |= 1 << (position % BURST);
+            }
+        }
+        placed
     }
 
     /// The general description of a packet of the plain shape that the fast path does not carry to the end.
@@ -360,7 +370,13 @@ impl<Io: PacketIo> Worker<Io> {
         self.enter_fresh(view, looked_up, now);
         let carried = self.flows.vectors().run(
             #[inline(always)]
-            |lanes| self.carry_burst(view, burst, looked_up, stamps, lanes),
+            |lanes| {
+                if self.batch.by_slot != 0 {
+                    // Where there is no backend, the general stages say so.
+                    self.batch.by_slot = self.place_slots(view, self.batch.by_slot, lanes);
+                }
+                self.carry_burst(view, burst, looked_up, stamps, lanes)
+            },
         );
         if carried.done == everything(burst.len()) {
             self.send_burst(view, carried.port, burst, looked_up, carried.bytes as u64);

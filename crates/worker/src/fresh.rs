@@ -7,7 +7,6 @@
 use crate::fast::bits;
 use crate::io::PacketIo;
 use crate::lookup::LookedUp;
-use crate::steering::place_in;
 use crate::view::View;
 use crate::{BURST, Worker};
 use flow::{Insert, State};
@@ -74,22 +73,26 @@ impl<Io: PacketIo> Worker<Io> {
             let is_first = looked_up.hits.miss(position).is_some_and(|miss| seen.is_first(miss.hash()));
             chosen |= u32::from(is_settled & is_first) << position;
         }
-        self.flows.vectors().run(
+        self.fresh.placed = self.flows.vectors().run(
             #[inline(always)]
-            |lanes| self.find_slots(view, chosen, lanes),
+            |lanes| {
+                self.find_slots(view, chosen, lanes);
+                let free = self.of_free_slots(view, chosen);
+                self.place_slots(view, free, lanes)
+            },
         );
-        for position in bits(chosen) {
-            let Some(service) = view.service.get(self.batch.service_index(position)) else { continue };
-            let slot = self.batch.slots[position % BURST];
-            // A tainted slot may have an owner to ask.
-            if service.memory.is_none()
-                && !is_tainted(view, self.batch.service_index(position), slot)
-                && let Some(backend) = place_in(view, service, slot)
-            {
-                self.batch.decided[position % BURST] = backend;
-                self.fresh.placed |= 1 << (position % BURST);
-            }
+    }
+
+    /// Of these positions, those whose slot has nothing that must be asked first: no memory of its own, and no owner, as a tainted one may have.
+    #[inline(always)]
+    fn of_free_slots(&self, view: &View, positions: u32) -> u32 {
+        let mut free = 0;
+        for position in bits(positions) {
+            let (index, slot) = (self.batch.service_index(position), self.batch.slots[position % BURST]);
+            let has_memory = view.service.get(index).is_none_or(|service| service.memory.is_some());
+            free |= u32::from(!has_memory && !is_tainted(view, index, slot)) << position;
         }
+        free
     }
 
     /// Enters the flows that were placed. Where there is no room, the next packet is steered by the table again.
