@@ -89,7 +89,7 @@ rules! {
     HopLimit = "M6 hop limit",
     /// A late answer is ignored, and an answer replaces no entry that is in use.
     AnswerFills = "M7 answer fills",
-    /// A frame that a ring has no room for is dropped by name.
+    /// A frame that is relayed is counted as that.
     RelayCounts = "M8 relays count",
     /// A frame for another core is put into the ring to that core.
     RingTo = "M9 ring to",

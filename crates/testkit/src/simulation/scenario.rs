@@ -163,7 +163,7 @@ impl Scenario {
                 mean(&mut random, on, 500_000, 2_000_000)
             },
             isolation_us: {
-                let on = random.chance(250);
+                let on = all && random.chance(250);
                 mean(&mut random, on, 1_000_000, 4_000_000)
             },
             leader_us: {
