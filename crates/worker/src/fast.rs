@@ -38,6 +38,8 @@ pub(crate) struct Batch {
     groups: ArrayVec<(u32, ServiceId), SERVICES_TOGETHER>,
     /// Of the plain ones, the ones of IPv6.
     v6: u32,
+    /// Of these, the ones of services that remember slots.
+    remembered: u32,
     /// Of these, the ones whose slot is still to be found, because it alone may decide.
     undecided: u32,
     /// Of these, the ones whose slot does decide.
@@ -57,6 +59,7 @@ impl Default for Batch {
             plain: 0,
             groups: ArrayVec::new(),
             v6: 0,
+            remembered: 0,
             undecided: 0,
             by_slot: 0,
             slots: [0; BURST],
@@ -79,7 +82,7 @@ impl Batch {
 
     /// The positions whose flows, where the burst look-up does not find them, are placed by `fresh`.
     pub(crate) fn may_be_fresh(&self) -> u32 {
-        self.plain & !self.v6 & !self.by_slot
+        self.plain & !self.v6 & !self.remembered
     }
 
     #[inline(always)]
@@ -165,7 +168,8 @@ impl<Io: PacketIo> Worker<Io> {
         let gate = gate(view, port);
         self.batch.others.clear();
         self.batch.groups.clear();
-        (self.batch.plain, self.batch.undecided, self.batch.by_slot, self.batch.v6) = (0, 0, 0, 0);
+        (self.batch.plain, self.batch.v6) = (0, 0);
+        (self.batch.remembered, self.batch.undecided, self.batch.by_slot) = (0, 0, 0);
         let bytes = self.flows.vectors().run(
             #[inline(always)]
             |lanes| {
@@ -212,8 +216,9 @@ impl<Io: PacketIo> Worker<Io> {
             };
             left &= !of_it;
             self.batch.plain |= of_it;
-            if service.memory.is_some() && needle.protocol() == TCP {
-                self.batch.undecided |= of_it;
+            if service.memory.is_some() {
+                self.batch.remembered |= of_it;
+                self.batch.undecided |= if needle.protocol() == TCP { of_it } else { 0 };
             }
         }
     }

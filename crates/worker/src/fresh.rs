@@ -77,20 +77,19 @@ impl<Io: PacketIo> Worker<Io> {
             #[inline(always)]
             |lanes| {
                 self.find_slots(view, chosen, lanes);
-                let free = self.of_free_slots(view, chosen);
+                // In a cluster a tainted slot has an owner to ask.
+                let free = if view.cluster.is_some() { self.of_free_slots(view, chosen) } else { chosen };
                 self.place_slots(view, free, lanes)
             },
         );
     }
 
-    /// Of these positions, those whose slot has nothing that must be asked first: no memory of its own, and no owner, as a tainted one may have.
-    #[inline(always)]
+    /// Of these positions, those whose slot is not tainted.
     fn of_free_slots(&self, view: &View, positions: u32) -> u32 {
         let mut free = 0;
         for position in bits(positions) {
             let (index, slot) = (self.batch.service_index(position), self.batch.slots[position % BURST]);
-            let has_memory = view.service.get(index).is_none_or(|service| service.memory.is_some());
-            free |= u32::from(!has_memory && !is_tainted(view, index, slot)) << position;
+            free |= u32::from(!is_tainted(view, index, slot)) << position;
         }
         free
     }
