@@ -206,23 +206,23 @@ macro_rules! shapes {
 }
 
 shapes! {
-    /// [`Shape::Link`].
+    /// As [`super::Shape::Link`].
     Link 0 14,
-    /// [`Shape::Ipip`].
+    /// As [`super::Shape::Ipip`].
     Ipip 20 34,
-    /// [`Shape::Gre`].
+    /// As [`super::Shape::Gre`].
     Gre 24 38,
-    /// [`Shape::Gue`].
+    /// As [`super::Shape::Gue`].
     Gue 32 46,
-    /// [`Shape::Vxlan`].
+    /// As [`super::Shape::Vxlan`].
     Vxlan 50 64,
-    /// [`Shape::IpipOverV6`].
+    /// As [`super::Shape::IpipOverV6`].
     IpipOverV6 40 54,
-    /// [`Shape::GreOverV6`].
+    /// As [`super::Shape::GreOverV6`].
     GreOverV6 44 58,
-    /// [`Shape::GueOverV6`].
+    /// As [`super::Shape::GueOverV6`].
     GueOverV6 52 66,
-    /// [`Shape::VxlanOverV6`].
+    /// As [`super::Shape::VxlanOverV6`].
     VxlanOverV6 70 84,
 }
 
