@@ -74,7 +74,8 @@ pub struct Forecast {
     pub slots: u64,
     /// Flows that this machine tracks in these slots: they become exceptions, and their owners are told.
     pub flows: u64,
-    /// Of these, statements to other machines: one or two a flow.
+    /// Of these, statements to other machines: one or two a flow. Records that an earlier taint has left are told besides; only
+    /// workers know those.
     pub statements: u64,
     /// UDP payload of these and of their acknowledgements, bytes, when none is lost.
     pub bytes: u64,

@@ -114,7 +114,7 @@ counters! {
         exports,
         /// Records told to owners because their flows were used.
         refreshes,
-        /// Records told to machines that will own them.
+        /// Records told to machines that will own them, and, before a change of tables, to the owners of slots that change.
         migrates,
         /// Corrections told to other machines.
         pushes,

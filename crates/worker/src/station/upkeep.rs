@@ -340,7 +340,7 @@ impl<Io: PacketIo> Worker<Io> {
         let statement = |why| Statement { key, backend, guess, age_us, why };
         if job.export.contains(place.service, place.slot) && station.rules.hold(Rule::Export) {
             // Left from an earlier taint, since when the owners may have changed; maybe nobody has an entry any more.
-            return self.tell_owners(view, cluster, service, place, statement(Why::Export), now).is_ok();
+            return self.tell_owners(view, cluster, service, place, statement(Why::Migrate), now).is_ok();
         }
         let is_tainted =
             cluster.services.get(place.service).is_some_and(|of| of.taints.is_tainted(place.slot));
