@@ -27,8 +27,9 @@ use std::time::{Duration, Instant};
 const REPAIR_MS: u64 = 300;
 /// A flow this young may be lost with a machine, milliseconds: its record was perhaps on its way.
 const YOUNG_MS: u64 = 10;
-/// Time until a silent machine is suspect.
-const SUSPECT: Duration = Duration::from_millis(350);
+/// Time until a killed machine is suspect to all: the 350 ms of silence of `statesync::suspicion`, which is looked for every 5 ms, and
+/// what passes before the kernel has ended it and its last frames are read by workers that may have slept.
+const SUSPECT: Duration = Duration::from_millis(400);
 
 /// The death of a machine.
 struct Death {
