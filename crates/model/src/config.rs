@@ -5,7 +5,7 @@ mod names;
 mod restart;
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
@@ -241,7 +241,7 @@ pub struct Service {
 }
 
 /// Transport protocol of a service.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
     /// 6
@@ -338,7 +338,7 @@ pub struct Health {
 }
 
 /// What is probed.
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum HealthKind {
     /// Always up.
@@ -364,7 +364,7 @@ pub enum HealthKind {
 }
 
 /// HTTP parameters.
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct HttpCheck {
     /// Default `/`.
     pub path: String,

@@ -4,6 +4,7 @@
 //! remedy comes out. Nothing here does anything.
 #![forbid(unsafe_code)]
 
+pub mod agent;
 pub mod api;
 pub mod config;
 pub mod diagnostic;
