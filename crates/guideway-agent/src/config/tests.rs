@@ -141,3 +141,21 @@ fn tokens() {
     let warnings = loaded(&place, WHOLE).unwrap().warnings;
     assert!(warnings[0].message.contains("everybody"), "{warnings:?}");
 }
+
+#[test]
+fn the_example_is_good_as_it_is_and_with_all_its_keys() {
+    let place = place();
+    let token = place.path().join("token").display().to_string();
+    let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs/agent.toml"))
+        .replace("/etc/guideway-agent/web.token", &token);
+    load(&text).unwrap();
+    // TLS needs files; the other keys are uncommented.
+    let all: Vec<_> = text
+        .lines()
+        .filter(|line| !line.starts_with("#tls"))
+        .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line))
+        .collect();
+    let config = load(&all.join("\n")).unwrap().config;
+    assert_eq!((config.backends.len(), config.commands.len()), (1, 1));
+    assert_eq!(config.addresses.map(|addresses| addresses.len()), Some(257));
+}

@@ -508,11 +508,11 @@ fn digests_are_of_all_that_was_told_and_resync_tells_all() {
         _ => String::new(),
     };
     let beat = |play: &mut Play| {
-        let beats = play.said(link).into_iter().filter_map(|word| match word {
+        let mut beats = play.said(link).into_iter().filter_map(|word| match word {
             ToMachine::Heartbeat { digest, sequence, .. } => Some((sequence, digest)),
             _ => None,
         });
-        beats.last().unwrap()
+        beats.next_back().unwrap()
     };
     assert_eq!(beat(&mut play), (2, digest_of(&both)));
     play.hear(link, ToAgent::Resync {});
@@ -541,7 +541,7 @@ fn a_long_report_is_told_in_parts_that_fit_in_frames() {
     let (link, _) = play.dials()[0].clone();
     play.welcome(link, "a", vec![]);
     let _ = play.acts();
-    let name = |i: usize| format!("{:>063}", i);
+    let name = |i: usize| format!("{i:>063}");
     let targets: Vec<_> = addresses
         .iter()
         .enumerate()
