@@ -250,7 +250,8 @@ impl Host {
             }
             Some(_) => Outcome::Updated,
         };
-        if outcome == Outcome::Replaced {
+        if outcome != Outcome::Updated {
+            // Also of one that was deregistered a moment ago and is checked still.
             self.detectors.renew(&id.0, &id.1);
         }
         self.over.remove(&id);
@@ -590,6 +591,9 @@ impl Host {
         }
         if nonce.len() != 64 || !nonce.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err("its nonce is none".to_owned());
+        }
+        if self.addresses.is_empty() {
+            return Err("this host has no address to speak for: give agent.addresses".to_owned());
         }
         let Some(session) = self.sessions.get_mut(&link) else { return Ok(()) };
         self.peers.greeted(&session.peer, machine)?;

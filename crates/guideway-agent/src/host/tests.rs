@@ -443,6 +443,23 @@ fn a_new_server_under_the_same_name_is_checked_from_the_beginning() {
 }
 
 #[test]
+fn one_that_is_deregistered_and_registered_at_once_is_checked_from_the_beginning() {
+    let (mut play, link) = Play::in_session();
+    play.register("web-1", "10.1.0.5").unwrap();
+    play.hear(link, checks(1, &[target("web-1", "10.1.0.5")]));
+    let (begun, _) = play.turns();
+    play.check(begun[0], true);
+    let _ = play.acts();
+    play.host.deregister("web", "web-1", play.now).unwrap();
+    play.register("web-1", "10.1.0.5").unwrap();
+    // The machine, which asks for nothing new, waits for the first good check.
+    let (begun_again, ended) = play.turns();
+    assert_eq!(ended, begun);
+    play.check(begun_again[0], true);
+    assert_eq!(play.words(link), [report(2, false, &[("web-1", "10.1.0.5", true)])]);
+}
+
+#[test]
 fn what_is_not_here_is_answered_so_and_not_checked() {
     let (mut play, link) = Play::in_session();
     play.hear(link, checks(4, &[target("web-1", "10.1.0.5"), target("web-9", "10.1.0.9")]));
