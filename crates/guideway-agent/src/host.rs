@@ -349,7 +349,8 @@ impl Host {
 
     // ---- the host's addresses
 
-    fn is_local(&self, address: IpAddr) -> bool {
+    /// Whether it speaks, or could speak, for this address.
+    pub(crate) fn is_local(&self, address: IpAddr) -> bool {
         match &self.config.addresses {
             Some(addresses) => addresses.binary_search(&address).is_ok(),
             None => self.interfaces.contains(&address),

@@ -49,6 +49,8 @@ pub(crate) enum Event {
     Checked(DetectorId, CheckResult),
     /// Somebody asks at the local socket.
     Asked(Box<Request>, oneshot::Sender<Reply>),
+    /// The same, and the host's addresses were looked at for it.
+    Looked(Box<Request>, Result<Vec<IpAddr>, String>, oneshot::Sender<Reply>),
     /// The load was looked at.
     Loaded(Box<Sampler>, Vec<Load>),
     /// The host's addresses were looked at.
@@ -201,7 +203,7 @@ impl Agent {
             () = tokio::time::sleep_until(wake.into()) => {}
         }
         for event in events {
-            self.take(event).await;
+            self.take(event);
             self.act();
         }
     }
@@ -223,7 +225,7 @@ impl Agent {
         });
     }
 
-    async fn take(&mut self, event: Event) {
+    fn take(&mut self, event: Event) {
         let now_ms = self.now_ms();
         match event {
             Event::Heard(link, message) => self.host.heard(link, *message, now_ms),
@@ -238,21 +240,39 @@ impl Agent {
             }
             Event::Interfaces(Ok(found)) => self.host.set_interfaces(found, unix_ms(), now_ms),
             Event::Interfaces(Err(error)) => tracing::warn!("addresses of the interfaces: {error}"),
-            Event::Asked(request, answer) => {
-                let reply = self.asked(*request).await;
-                // Whoever went away needs no answer.
-                let _ = answer.send(reply);
+            Event::Asked(request, answer) => self.look_and_answer(*request, answer),
+            Event::Looked(request, found, answer) => {
+                if let Ok(found) = found {
+                    self.host.set_interfaces(found, unix_ms(), now_ms);
+                }
+                self.answer(*request, answer);
             }
         }
     }
 
-    async fn asked(&mut self, request: Request) -> Reply {
+    /// A container's address may be new: looks at the interfaces before it says that there is none.
+    fn look_and_answer(&mut self, request: Request, answer: oneshot::Sender<Reply>) {
+        match &request {
+            Request::Register { address, .. } if !self.host.is_local(address.to_canonical()) => {
+                let sender = self.sender.clone();
+                tokio::spawn(async move {
+                    let found = addresses::of_interfaces().await;
+                    // Nobody waits for it when the program ends.
+                    let _ = sender.send(Event::Looked(Box::new(request), found, answer)).await;
+                });
+            }
+            _ => self.answer(request, answer),
+        }
+    }
+
+    fn answer(&mut self, request: Request, answer: oneshot::Sender<Reply>) {
+        // Whoever went away needs no answer.
+        let _ = answer.send(self.asked(request));
+    }
+
+    fn asked(&mut self, request: Request) -> Reply {
         match request {
             Request::Register { service, name, address, weight, port, capacity, incarnation, load_file } => {
-                // A container's address may be new.
-                if let Ok(found) = addresses::of_interfaces().await {
-                    self.host.set_interfaces(found, unix_ms(), self.now_ms());
-                }
                 let address = address.to_canonical();
                 let backend = Backend { service, name, address, weight, port, capacity, load_file };
                 let words = format!("{}/{}", backend.service, backend.name);
