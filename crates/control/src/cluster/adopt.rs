@@ -78,6 +78,7 @@ impl Part {
             cores,
             settings: Settings::new(&config.machine.cluster_key, cluster.port, &config.timeouts),
             key: config.machine.cluster_key,
+            agents: config.agents.as_ref().map(|agents| agents.advertise),
         };
         let part = Part {
             seat: Seat::new(own, loaded.text.clone()),
@@ -364,6 +365,7 @@ impl Truth {
         let is_same = known.is_some_and(|known| {
             known.text == document.text
                 && known.drains == document.drains
+                && known.registered == document.registered
                 && known.services == document.services
                 && known.backends == document.backends
         });
@@ -395,7 +397,8 @@ impl Truth {
     fn reconfigure(&mut self, document: &Document) -> Result<(), String> {
         let Some(part) = &self.cluster else { return Ok(()) };
         let is_first = part.adopted.is_none();
-        let Loaded { mut config, text, .. } = text::with_services(part.seat.own_text(), &document.text)?;
+        let Loaded { config, text, .. } = text::with_services(part.seat.own_text(), &document.text)?;
+        let (mut config, skipped) = config.with_registered(&document.registered);
         let ids = ids_of(document);
         let mut services = Vec::with_capacity(document.services.len());
         // In the order of the plan, and only what the plan knows.
@@ -430,6 +433,15 @@ impl Truth {
         self.replace_members(&before, !is_first);
         self.remembered.clear();
         self.departed = departed;
+        // It fits the leader, so it is this machine that is different.
+        for of in skipped {
+            let name = (of.registered.service.as_str(), of.registered.backend.as_str());
+            let message = format!(
+                "{} registered and does not fit this machine: {}",
+                of.registered.address, of.why.reason
+            );
+            self.events.push(EventKind::Warning, Some(name.0), Some(name.1), message);
+        }
         self.drains.clone_from(&document.drains);
         self.text = text;
         self.applied_unix_ms = unix_ms();
@@ -518,8 +530,10 @@ impl Truth {
         compile::compile(&loaded.config, &mut Ids::default(), &Runtime::offline(&ports))
             .map_err(Refusal::Compile)?;
         let text = text::services_of(&loaded.text).map_err(Refusal::Store)?;
+        let registered = self.cluster.as_ref().and_then(Part::document).map(|of| &of.registered[..]);
+        let (config, _) = loaded.config.with_registered(registered.unwrap_or_default());
         let has = |(service, backend): &(String, String)| {
-            let service = loaded.config.services.iter().find(|of| of.name == *service);
+            let service = config.services.iter().find(|of| of.name == *service);
             service.is_some_and(|of| of.backends.iter().any(|of| of.name == *backend))
         };
         self.wish_of(text, |wish| wish.drains.iter().filter(|drain| has(drain)).cloned().collect())
