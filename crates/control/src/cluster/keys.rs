@@ -1,6 +1,7 @@
 //! Keys and values of the store. All values are JSON.
 
 use super::document::Settings;
+use crate::agents::heard::{self, Heard, Why};
 use model::registered::Registered;
 use serde::{Deserialize, Serialize};
 use statesync::{MachineId, Member};
@@ -167,14 +168,18 @@ pub(crate) struct Over {
     pub(crate) why: Why,
 }
 
-/// Why a registration is over.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Why {
-    /// Its agent said so.
-    Deregistered,
-    /// Nothing was heard of its agent, and checks of this machine failed.
-    Dead,
+impl From<Heard> for HeardValue {
+    fn from(heard: Heard) -> HeardValue {
+        let over = heard.over.into_iter().map(|heard::Over { registered: of, why }| Over {
+            service: of.service,
+            backend: of.backend,
+            address: of.address,
+            agent: of.agent,
+            incarnation: of.incarnation,
+            why,
+        });
+        HeardValue { registered: heard.alive, over: over.collect() }
+    }
 }
 
 /// Value of [`Key::Leader`].

@@ -194,6 +194,16 @@ impl Picture {
             .map(|(machine, value)| (*machine, value))
     }
 
+    /// Machines that agents should connect to, by number.
+    pub(crate) fn agent_machines(&self) -> Vec<model::agent::Machine> {
+        let leader = self.leader();
+        let machines = self.members().filter_map(|(member, value)| {
+            let (name, address) = (value.name.clone(), value.agents?);
+            Some(model::agent::Machine { name, address, leads: leader == Some(member) })
+        });
+        machines.collect()
+    }
+
     /// Who leads.
     pub(crate) fn leader(&self) -> Option<Member> {
         self.leader

@@ -12,7 +12,8 @@
 //! | the services in force let it in no more | out |
 //! | nobody mentions it | stays: silence says more of the machines than of the backend |
 
-use super::keys::{self, HeardValue, Over, Why};
+use super::keys::{self, HeardValue, Over};
+use crate::agents::heard::Why;
 use model::config::Config;
 use model::registered::{Registered, Rules};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};

@@ -248,7 +248,13 @@ impl Seat {
         self.health = keys::bytes(health);
     }
 
-    /// What agents have told this machine; the rest is silence, which changes nothing.
+    /// Whether the newest plan that the store shows was looked at, and is in force here unless it could not be read.
+    pub(crate) fn is_current(&self) -> bool {
+        self.is_connected && self.looked_at == self.picture.revision(Key::Plan)
+    }
+
+    /// What agents have told this machine; the rest is silence, which changes nothing. After each connection to the store nothing is told before
+    /// this is called again, which should be when the machine [is current](Self::is_current): what it heard may be over since.
     pub(crate) fn set_heard(&mut self, heard: HeardValue) {
         self.hearing.is_due |= self.hearing.own.as_ref() != Some(&heard);
         self.hearing.own = Some(heard);

@@ -1,5 +1,5 @@
-use super::super::keys::{self, HeardValue, Over, Why};
-use super::{allowed, identity, merge, to_tell, written};
+use super::super::keys::{self, HeardValue, Over};
+use super::{Why, allowed, identity, merge, to_tell, written};
 use model::config::Config;
 use model::registered::Registered;
 use proptest::prelude::{Strategy, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest};

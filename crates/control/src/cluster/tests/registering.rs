@@ -1,8 +1,9 @@
 //! Backends that register: what machines hear of agents becomes what all of them have in force.
 
 use super::{Delivery, World, names, service};
+use crate::agents::heard::Why;
 use crate::cluster::document::Document;
-use crate::cluster::keys::{HeardValue, Key, Over, Why};
+use crate::cluster::keys::{HeardValue, Key, Over};
 use model::registered::Registered;
 use statesync::MachineId;
 use std::collections::BTreeSet;
@@ -10,13 +11,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use wire::Tick;
 
 /// A service that lets backends register, with these of its own.
-fn open(backends: &[(u8, u8)]) -> String {
+pub(super) fn open(backends: &[(u8, u8)]) -> String {
     let text = service("web", 10, backends, true).replace("maglev_size = 251", "maglev_size = 2039");
     let agents = "[service.agents]\ntoken_file = \"/etc/guideway/token\"\n[service.agents.register]\naddresses = [\"10.1.0.0/16\"]\nlimit = 1500\n";
     text.replace("[service.health]\n", &format!("{agents}[service.health]\n"))
 }
 
-fn registered(agent: &str, name: &str, at: u16, incarnation: u64) -> Registered {
+pub(super) fn registered(agent: &str, name: &str, at: u16, incarnation: u64) -> Registered {
     let [high, low] = at.to_be_bytes();
     Registered {
         service: "web".to_owned(),
@@ -41,7 +42,7 @@ fn over(of: &Registered, why: Why) -> Over {
     }
 }
 
-fn heard(registered: &[&Registered], over: &[Over]) -> HeardValue {
+pub(super) fn heard(registered: &[&Registered], over: &[Over]) -> HeardValue {
     HeardValue { registered: registered.iter().copied().cloned().collect(), over: over.to_vec() }
 }
 
