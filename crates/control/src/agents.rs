@@ -11,3 +11,4 @@ pub(crate) mod held;
 pub(crate) mod listener;
 pub(crate) mod registry;
 pub(crate) mod session;
+pub(crate) mod truth;

@@ -29,9 +29,9 @@ pub(crate) struct Checker {
 
 impl Checker {
     /// Starts checking. Results go to `notes`.
-    pub(crate) fn start(backend: BackendId, check: Check, notes: mpsc::Sender<Note>) -> Checker {
+    pub(crate) fn start(of: Subject, first: First, check: Check, notes: mpsc::Sender<Note>) -> Checker {
         let check = Arc::new(check);
-        let task = tokio::spawn(check_forever(backend, check.clone(), notes)).abort_handle();
+        let task = tokio::spawn(check_forever(of, first, check.clone(), notes)).abort_handle();
         Checker { check, task }
     }
 }
@@ -42,11 +42,33 @@ impl Drop for Checker {
     }
 }
 
-async fn check_forever(backend: BackendId, check: Arc<Check>, notes: mpsc::Sender<Note>) {
+/// What is checked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Subject {
+    /// A backend in force.
+    Backend(BackendId),
+    /// A registration that is not in force yet: service and name of the backend, and its start.
+    Candidate(String, String, u64),
+}
+
+/// When the first check is made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum First {
+    /// Soon, at a random time; the second one after part of an interval: checks of many are to be spread.
+    Spread,
+    /// After so many milliseconds, and then every interval: there is a doubt.
+    After(u64),
+}
+
+async fn check_forever(of: Subject, first: First, check: Arc<Check>, notes: mpsc::Sender<Note>) {
     let interval = Duration::from_millis(u64::from(check.interval_ms));
     // The first check comes soon; the second at a random point of the interval, so that checks stay spread.
     let spread = START_SPREAD_MAX_MS.min(u64::from(check.interval_ms));
-    tokio::time::sleep(Duration::from_millis(random_below(spread))).await;
+    let wait_ms = match first {
+        First::Spread => random_below(spread),
+        First::After(ms) => ms,
+    };
+    tokio::time::sleep(Duration::from_millis(wait_ms)).await;
     let mut turn = 0u32;
     let mut next = tokio::time::Instant::now();
     loop {
@@ -54,10 +76,10 @@ async fn check_forever(backend: BackendId, check: Arc<Check>, notes: mpsc::Sende
         let outcome = check.run(turn).await;
         turn = turn.wrapping_add(1);
         let result = ::health::result(begun, outcome);
-        if notes.send(Note::Checked(backend, check.clone(), result)).await.is_err() {
+        if notes.send(Note::Checked(of.clone(), check.clone(), result)).await.is_err() {
             return;
         }
-        next += if turn == 1 {
+        next += if turn == 1 && first == First::Spread {
             interval / 2 + Duration::from_millis(random_below(u64::from(check.interval_ms) / 2))
         } else {
             interval

@@ -92,6 +92,19 @@ impl Verdict {
         }
     }
 
+    /// Takes the word of somebody who has checked, and applied rise and fall, elsewhere. It is in force at once, and own
+    /// checks begin to count anew.
+    pub fn told(&mut self, up: bool, result: CheckResult) -> Option<Change> {
+        self.last = Some(result);
+        (self.passes_in_row, self.failures_in_row) = (0, 0);
+        if self.up == Some(up) {
+            return None;
+        }
+        self.up = Some(up);
+        self.transitions += 1;
+        Some(if up { Change::Up } else { Change::Down { hold_ms: 0 } })
+    }
+
     fn rise(&mut self) -> Change {
         self.up = Some(true);
         self.transitions += 1;

@@ -16,11 +16,11 @@ async fn a_checker_reports_again_and_again_until_it_is_dropped() {
         interval_ms: 20,
         timeout_ms: 300,
     };
-    let checker = Checker::start(BackendId(7), fast, notes);
+    let checker = Checker::start(Subject::Backend(BackendId(7)), First::Spread, fast, notes);
     for _ in 0..3 {
         let note = tokio::time::timeout(Duration::from_secs(5), noted.recv()).await.unwrap().unwrap();
         let Note::Checked(id, check, result) = note else { panic!("unexpected note") };
-        assert_eq!(id, BackendId(7));
+        assert_eq!(id, Subject::Backend(BackendId(7)));
         assert!(Arc::ptr_eq(&check, &checker.check));
         assert!(result.passed && result.reason == "ok", "{result:?}");
     }
