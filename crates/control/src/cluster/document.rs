@@ -132,30 +132,30 @@ pub(crate) struct BackendIdentity {
     pub(crate) address: IpAddr,
     /// As configured last, for those that are not any more.
     pub(crate) mac: Option<Mac>,
-    /// The incarnation that registered last; 0: it is of a configuration.
-    pub(crate) incarnation: u64,
+    /// The agent that registered it last, and its incarnation; `None`: it is of a configuration.
+    pub(crate) by: Option<(String, u64)>,
 }
 
 impl BackendIdentity {
-    pub(crate) fn new(
-        id: BackendId,
-        service: ServiceId,
-        backend: &Backend,
-        incarnation: u64,
-    ) -> BackendIdentity {
+    pub(crate) fn new(id: BackendId, service: ServiceId, backend: &Backend) -> BackendIdentity {
         BackendIdentity {
             id,
             service,
             name: backend.name.clone(),
             address: backend.address,
             mac: backend.mac,
-            incarnation,
+            by: by(backend),
         }
     }
 
     pub(crate) fn is(&self, service: ServiceId, backend: &Backend) -> bool {
         self.service == service && self.name == backend.name && self.address == backend.address
     }
+}
+
+/// Who registered a backend: its agent, and its incarnation.
+pub(crate) fn by(backend: &Backend) -> Option<(String, u64)> {
+    backend.registration.as_ref().map(|by| (by.agent.clone(), by.incarnation))
 }
 
 /// Ids that were given: fresh ones first, because a used one may be named by records and entries for a while.
@@ -434,7 +434,7 @@ struct WrittenBackend {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     mac: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    incarnation: Option<u64>,
+    by: Option<(String, u64)>,
 }
 
 impl From<&BackendIdentity> for WrittenBackend {
@@ -445,7 +445,7 @@ impl From<&BackendIdentity> for WrittenBackend {
             name: backend.name.clone(),
             address: backend.address,
             mac: backend.mac.map(|mac| mac.to_string()),
-            incarnation: (backend.incarnation > 0).then_some(backend.incarnation),
+            by: backend.by.clone(),
         }
     }
 }
@@ -475,7 +475,7 @@ impl Written {
                 name: backend.name,
                 address: backend.address,
                 mac: mac.transpose()?,
-                incarnation: backend.incarnation.unwrap_or(0),
+                by: backend.by,
             });
         }
         let ids: HashMap<u32, &BackendIdentity> = backends.iter().map(|b| (b.id.0, b)).collect();

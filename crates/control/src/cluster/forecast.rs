@@ -101,7 +101,6 @@ impl Truth {
 fn changed(part: &Part, new: &Config, view: &View) -> HashMap<ServiceId, Changed> {
     let mut all = HashMap::new();
     let Some(document) = part.document() else { return all };
-    let (new, _) = new.with_registered(&document.registered);
     let mut tables = Tables::new(new.machine.cluster_key);
     for (identity, planned) in document.services.iter().zip(&document.plan.services) {
         let service = new.services.iter().find(|service| identity.is(service));

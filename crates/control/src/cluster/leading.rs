@@ -3,7 +3,7 @@
 //! [`Leader`] makes the steps and decides their order. Here is what it is asked for, from scratch each time nothing is open: so a change
 //! that was wished while another went on, or before this leader led, is found all the same.
 
-use super::document::{BackendIdentity, Document, Given, ServiceIdentity, VALUE_MAX};
+use super::document::{BackendIdentity, Document, Given, ServiceIdentity, VALUE_MAX, by};
 use super::keys::Key;
 use super::picture::Picture;
 use super::registrations;
@@ -395,7 +395,14 @@ impl Leading {
             }
             let others = places.get(&(*id, of.address)).into_iter().flatten();
             // The very same one comes back to its flows.
-            for other in others.filter(|is| is.name != of.backend || is.incarnation != of.incarnation) {
+            let is_same = |is: &BackendIdentity| {
+                is.name == of.backend
+                    && is
+                        .by
+                        .as_ref()
+                        .is_some_and(|(agent, last)| (agent, last) == (&of.agent, &of.incarnation))
+            };
+            for other in others.filter(|is| !is_same(is)) {
                 ends.push(other.id);
                 held.insert((of.service.clone(), of.address));
             }
@@ -420,10 +427,6 @@ impl Leading {
         now: Tick,
     ) -> Result<(), String> {
         let Target { wish, text, drains, registered, config } = target;
-        let incarnations: HashMap<(&str, &str, IpAddr), u64> = registered
-            .iter()
-            .map(|of| ((of.service.as_str(), of.backend.as_str(), of.address), of.incarnation))
-            .collect();
         let mut document = self.document.clone();
         let stays = |identity: &ServiceIdentity| config.services.iter().any(|service| identity.is(service));
         let end: Vec<ServiceId> = document.services.iter().filter(|of| !stays(of)).map(|of| of.id).collect();
@@ -450,17 +453,15 @@ impl Leading {
             let mut configured: HashMap<BackendId, &Backend> = HashMap::new();
             for backend in &service.backends {
                 let place = places.get(&(id, backend.name.clone(), backend.address));
-                let incarnation = incarnations.get(&(&service.name, &backend.name, backend.address));
-                let incarnation = incarnation.copied().unwrap_or(0);
                 if let Some(known) = place.and_then(|&at| document.backends.get_mut(at)) {
                     known.mac = backend.mac;
-                    known.incarnation = incarnation;
+                    known.by = by(backend);
                     configured.insert(known.id, backend);
                     self.departing.remove(&known.id);
                     continue;
                 }
                 let backend_id = self.backend_id(&mut document.given, now)?;
-                document.backends.push(BackendIdentity::new(backend_id, id, backend, incarnation));
+                document.backends.push(BackendIdentity::new(backend_id, id, backend));
                 configured.insert(backend_id, backend);
             }
             for gone in

@@ -236,7 +236,11 @@ pub(crate) fn to_tell<'a>(
     registered.dedup_by(|a, b| identity(a) == identity(b));
     let mut over_by: BTreeMap<Identity<'_>, &Over> = BTreeMap::new();
     // What it says now counts, and of two words the one about the later incarnation.
-    for of in before.over.iter().chain(&over) {
+    let places: HashSet<Identity<'_>> = in_force.iter().map(identity).collect();
+    let is_in_force = |of: &Over| places.contains(&over_identity(of));
+    // That it is dead is taken back when it passes checks again, as long as it is in force.
+    let still = before.over.iter().filter(|of| of.why == Why::Deregistered || !is_in_force(of));
+    for of in still.chain(&over) {
         let known = over_by.entry(over_identity(of)).or_insert(of);
         if known.incarnation <= of.incarnation {
             *known = of;

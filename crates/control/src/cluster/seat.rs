@@ -233,9 +233,10 @@ impl Seat {
             .map_or_else(Vec::new, |lead| lead.leading.lagging(&self.picture.live(&self.own.settings)))
     }
 
-    /// This machine's own configuration was read again.
-    pub(crate) fn set_own_text(&mut self, text: String) {
+    /// This machine's own configuration was read again. `agents`: where agents reach it.
+    pub(crate) fn set_own_text(&mut self, text: String, agents: Option<SocketAddr>) {
         self.own_text = text;
+        self.own.agents = agents;
     }
 
     /// The machine's own configuration with the services of the cluster.

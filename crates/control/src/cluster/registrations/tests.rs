@@ -177,6 +177,11 @@ fn what_is_over_is_told_until_all_know() {
     let next = Registered { incarnation: 6, ..a.clone() };
     assert_eq!(to_tell(nothing.clone(), &says, &[next], []), nothing, "that is another one");
     assert_eq!(to_tell(good(&[&a]), &says, &known, []), good(&[&a]), "it has registered again");
+    // Its checks pass again: that it was dead is said no more, unless it is out and others have yet to know.
+    let dead = gone(&a, Why::Dead);
+    assert_eq!(to_tell(nothing.clone(), &dead, &known, [&good(&[&a])]), nothing);
+    assert_eq!(to_tell(dead.clone(), &dead, &known, []), dead);
+    assert_eq!(to_tell(nothing.clone(), &dead, &[], [&good(&[&a])]), dead);
     // It is ordered, whatever the order in which it was heard.
     let b = of("h0", "w0", 2, 1);
     assert_eq!(to_tell(good(&[&a, &b]), &nothing, &[], []), good(&[&b, &a]));

@@ -361,14 +361,14 @@ fn documents_of_the_time_before_registrations_are_read() {
     let text = |world: &World| String::from_utf8(world.entries[&Key::Plan].value.clone()).expect("JSON");
     let before = text(&world);
     assert!(before.contains("\"format\":1,") && !before.contains("registered"), "{before}");
-    assert!(!before.contains("incarnation\":"), "{before}");
+    assert!(!before.contains("\"by\""), "{before}");
     world.all_hear(&[&registered("h1", "w1", 1, 1)]);
     world.pass(300_000);
     let after = text(&world);
     assert!(after.contains("\"format\":2,") && after.contains("\"registered\":[{"), "{after}");
     // Who does not know registrations cannot read it, rather than take them for none.
     let document = world.document();
-    assert_eq!((document.registered.len(), document.backends[1].incarnation), (1, 1));
+    assert_eq!((document.registered.len(), document.backends[1].by.clone()), (1, Some(("h1".to_owned(), 1))));
 }
 
 #[test]
