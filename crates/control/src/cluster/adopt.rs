@@ -272,7 +272,7 @@ impl Truth {
     pub(crate) fn tend_cluster(&mut self) {
         let health = std::mem::take(&mut self.health_changed).then(|| self.health_value());
         // Checks that pass again take back that a backend is dead.
-        self.heard_changed |= health.is_some();
+        self.heard_changed |= self.cluster.is_some() && health.is_some();
         self.tell_heard();
         let now = (self.now)();
         let goes = self.leaving.is_some_and(|since| since.elapsed() >= self.grace);
