@@ -223,7 +223,7 @@ pub(crate) struct Truth {
     pub(crate) publish_from: Instant,
     pub(crate) doors: crate::agents::counts::Doors,
     /// Connections of agents at once.
-    agent_connections: watch::Sender<u32>,
+    pub(crate) agent_connections: watch::Sender<u32>,
 
     pub(crate) events: EventLog,
     saver: Saver,
@@ -966,7 +966,7 @@ impl Truth {
 }
 
 /// The tokens of a configuration's agents.
-fn tokens(config: &Config) -> Result<HashMap<String, Vec<u8>>, Refusal> {
+pub(crate) fn tokens(config: &Config) -> Result<HashMap<String, Vec<u8>>, Refusal> {
     facts::tokens(config).map_err(|(path, problem)| Refusal::File { path, problem })
 }
 
