@@ -17,7 +17,8 @@ use wire::encap::{Header, Mode, Tunnel, TunnelError};
 use wire::{BackendId, PortId, ServiceId, Tick};
 use worker::View;
 use worker::view::{
-    BackendState, BackendView, HashOn, OnDown, OnEmpty, PortRole, PortView, Probe, ServiceView, Timeouts,
+    BackendState, BackendView, HashOn, OnDown, OnEmpty, Policy, PortRole, PortView, Probe, ServiceView,
+    Timeouts,
 };
 
 mod tables;
@@ -212,6 +213,7 @@ pub fn compile(config: &Config, ids: &mut Ids, runtime: &Runtime<'_>) -> Result<
         timeouts: timeouts(&config.timeouts),
         probes: runtime.probes.to_vec(),
         cluster: None,
+        loads: Arc::default(),
     })
 }
 
@@ -300,6 +302,7 @@ fn service_view(
         },
         // When all backends are known.
         memory: None,
+        policy: Policy::Maglev,
     }
 }
 

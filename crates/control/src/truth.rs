@@ -547,7 +547,7 @@ impl Truth {
 
     /// Live flows of a backend, all workers.
     pub(crate) fn live_flows(&self, id: BackendId) -> u64 {
-        self.workers.iter().filter_map(|w| w.counters.backend(id)).map(|c| c.flows.get()).sum()
+        self.workers.iter().filter_map(|w| w.counters.flows_of(id)).map(|c| c.flows.get()).sum()
     }
 
     /// Compiles and publishes what has changed, if anything has.

@@ -342,7 +342,8 @@ impl Claim<'_> {
     fn text(&self) -> String {
         use std::fmt::Write as _;
         let Claim { nonce, machine, agent, incarnation, addresses, service } = self;
-        let mut text = format!("guideway-agent {VERSION}\n{nonce}\n{machine}\n{agent}\n{incarnation}\n{service}\n");
+        let mut text =
+            format!("guideway-agent {VERSION}\n{nonce}\n{machine}\n{agent}\n{incarnation}\n{service}\n");
         for address in *addresses {
             let _ = writeln!(text, "{address}");
         }

@@ -288,6 +288,9 @@ pub struct ServiceStatus {
     pub flows: u64,
     /// Packets dropped for want of a usable backend.
     pub no_backend: u64,
+    /// Packets dropped because every backend was full (`overload = "reject"`).
+    #[serde(default)]
+    pub overload: u64,
 }
 
 /// Whether a backend takes flows.
@@ -351,6 +354,12 @@ pub struct BackendStatus {
     pub flows_new: u64,
     /// Live flows.
     pub flows: u64,
+    /// TCP flows that a SYN began, and that found room in the flow table.
+    #[serde(default)]
+    pub syns: u64,
+    /// TCP flows whose second packet was no SYN, FIN or RST: the client has got an answer. Of flows that were met in the middle, too.
+    #[serde(default)]
+    pub handshakes: u64,
 }
 
 /// What the health checks of one backend say.

@@ -2,7 +2,7 @@
 //! hashes at a time, and entered, without the general description of a packet.
 //!
 //! What it does is what [`steering`](crate::steering) would do with them, only sooner; what that would have to ask about (the
-//! other workers' tables, a remembered slot, a flow twice in the burst) is left to it.
+//! other workers' tables, a remembered slot, a flow twice in the burst, load) is left to it.
 
 use crate::fast::bits;
 use crate::io::PacketIo;
@@ -73,6 +73,10 @@ impl<Io: PacketIo> Worker<Io> {
             let is_first = looked_up.hits.miss(position).is_some_and(|miss| seen.is_first(miss.hash()));
             chosen |= u32::from(is_settled & is_first) << position;
         }
+        if !self.queues.is_empty() {
+            // Where load decides, a flow must have its entry before the next one is placed.
+            chosen = self.of_slots_alone(view, chosen);
+        }
         self.fresh.placed = self.flows.vectors().run(
             #[inline(always)]
             |lanes| {
@@ -82,6 +86,16 @@ impl<Io: PacketIo> Worker<Io> {
                 self.place_slots(view, free, lanes)
             },
         );
+    }
+
+    /// Of these positions, those whose service goes by slots.
+    fn of_slots_alone(&self, view: &View, positions: u32) -> u32 {
+        let mut kept = 0;
+        for position in bits(positions) {
+            let service = view.service.get(self.batch.service_index(position));
+            kept |= u32::from(service.is_some_and(|of| of.least_load().is_none())) << position;
+        }
+        kept
     }
 
     /// Of these positions, those whose slot is not tainted.
@@ -131,11 +145,12 @@ impl<Io: PacketIo> Worker<Io> {
                 of.flows_new.add(run);
             }
         };
-        let backends = self.counters.backends();
+        let backends = self.counters.backend_flows();
         for position in bits(entered) {
             if let Some(of) = backends.get(self.batch.decided[position % BURST].index()) {
                 of.flows_new.add(1);
                 of.flows.add(1);
+                of.syns.add(u64::from(self.batch.is_syn(position)));
             }
             let its = self.batch.service_index(position);
             if its != index {
@@ -152,5 +167,5 @@ impl<Io: PacketIo> Worker<Io> {
 #[inline]
 fn is_tainted(view: &View, service: usize, slot: u32) -> bool {
     let of = view.cluster.as_ref().and_then(|cluster| cluster.services.get(service));
-    of.is_some_and(|of| of.taints.is_tainted(slot))
+    of.is_some_and(|of| of.is_tainted(slot))
 }

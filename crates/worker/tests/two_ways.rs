@@ -155,6 +155,8 @@ fn counted(rig: &Rig) -> Vec<(String, u64)> {
         for id in 0..u32::from(SERVICES) * BACKENDS as u32 {
             let of = counters.backend(BackendId(id)).unwrap();
             all.extend(of.each().map(|(name, _, value)| (format!("backend {id} {name}"), value)));
+            let of = counters.flows_of(BackendId(id)).unwrap();
+            all.extend(of.each().map(|(name, _, value)| (format!("backend {id} {name}"), value)));
         }
     }
     all

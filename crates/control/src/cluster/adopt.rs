@@ -461,7 +461,10 @@ impl Truth {
             key: config.machine.cluster_key,
             max_idle_us,
             relays: RELAYS,
-            services: vips.iter().map(|&vip| SlotsView { vip, taints: Arc::default() }).collect(),
+            services: vips
+                .iter()
+                .map(|&vip| SlotsView { vip, taints: Arc::default(), always: false })
+                .collect(),
             job: Arc::default(),
         };
         if let Some(adopted) = &part.adopted {
@@ -475,7 +478,7 @@ impl Truth {
             cluster.services = vips
                 .iter()
                 .zip(&adopted.taints)
-                .map(|(&vip, taints)| SlotsView { vip, taints: Arc::clone(taints) })
+                .map(|(&vip, taints)| SlotsView { vip, taints: Arc::clone(taints), always: false })
                 .collect();
             cluster.job = Arc::clone(&adopted.job);
             // Whether a backend takes new flows is agreed on, too: by masks and tables.
