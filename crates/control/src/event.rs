@@ -39,6 +39,10 @@ impl EventLog {
             | EventKind::PanicOn
             | EventKind::ServiceEmpty
             | EventKind::StoreLost
+            | EventKind::AgentLost
+            | EventKind::BackendSuspect
+            | EventKind::RegistrationRefused
+            | EventKind::NotLocal
             | EventKind::Warning => tracing::warn!(event = name, service, backend, "{message}"),
             _ => tracing::info!(event = name, service, backend, "{message}"),
         }

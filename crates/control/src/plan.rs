@@ -44,7 +44,7 @@ pub struct ServicePlan {
     pub backends_removed: Vec<String>,
     /// Backends whose weight differs.
     pub backends_reweighted: Vec<String>,
-    /// Backends whose address, MAC or state differs.
+    /// Backends whose address, MAC, state, capacity or registration differs.
     pub backends_changed: Vec<String>,
 }
 
@@ -178,7 +178,8 @@ fn compared(old: &Service, new: &Service, old_key: &[u8; 16], new_key: &[u8; 16]
         backends_removed: names(old.backends.iter().filter(|b| !after.contains_key(b.name.as_str()))),
         backends_reweighted: differing(|old, new| old.weight != new.weight),
         backends_changed: differing(|old, new| {
-            (old.address, old.mac, old.state) != (new.address, new.mac, new.state)
+            (old.address, old.mac, old.state, old.capacity, &old.registration)
+                != (new.address, new.mac, new.state, new.capacity, &new.registration)
         }),
     }
 }
@@ -206,6 +207,15 @@ fn service_keys(old: &Service, new: &Service) -> Vec<String> {
         ("drain_timeout_ms", old.drain_timeout_ms != new.drain_timeout_ms),
         ("state", old.state != new.state),
         ("announce", old.announce != new.announce),
+        ("policy", old.policy != new.policy),
+        ("weight", old.weight_by != new.weight_by),
+        ("select", old.select != new.select),
+        ("join", old.join != new.join),
+        ("slow_start_ms", old.slow_start_ms != new.slow_start_ms),
+        ("capacity", old.capacity != new.capacity),
+        ("overload", old.overload != new.overload),
+        ("churn_percent", old.churn_percent != new.churn_percent),
+        ("agents", old.agents != new.agents),
         ("health", old.health != new.health),
         ("backend", old.backends != new.backends && by_name(old) != by_name(new)),
     ];
@@ -219,6 +229,14 @@ fn changed_keys(old: &Config, new: &Config) -> Vec<String> {
         ("machine.address", *address != machine.address),
         ("machine.address6", *address6 != machine.address6),
         ("machine.next_hop_mac", *next_hop_mac != machine.next_hop_mac),
+        (
+            "agents.advertise",
+            old.agents.as_ref().map(|of| of.advertise) != new.agents.as_ref().map(|of| of.advertise),
+        ),
+        (
+            "agents.connections",
+            old.agents.as_ref().map(|of| of.connections) != new.agents.as_ref().map(|of| of.connections),
+        ),
         ("timeouts.tcp_established_s", tcp_established_s != new.timeouts.tcp_established_s),
         ("timeouts.tcp_closing_s", tcp_closing_s != new.timeouts.tcp_closing_s),
         ("timeouts.syn_s", syn_s != new.timeouts.syn_s),

@@ -7,7 +7,7 @@ use model::api::{
     BackendState, BackendStatus, ClusterStatus, DropCount, MemoryUse, PortStatus, Ready, ServiceState,
     ServiceStatus, Status, Word, WorkerStatus,
 };
-use model::config::{Backend, HealthKind, Mac, Mode, Net, Protocol, Service};
+use model::config::{Backend, Mac, Mode, Net, Protocol, Service};
 use std::collections::HashMap;
 use wire::{BackendId, ServiceId};
 use worker::DropReason;
@@ -33,16 +33,6 @@ pub(crate) fn mode_name(mode: Mode) -> &'static str {
         Mode::Gue => "gue",
         Mode::Vxlan => "vxlan",
         Mode::L2 => "l2",
-    }
-}
-
-fn health_name(kind: &HealthKind) -> &'static str {
-    match kind {
-        HealthKind::None => "none",
-        HealthKind::Tcp { .. } => "tcp",
-        HealthKind::Http(_) => "http",
-        HealthKind::Https(_) => "https",
-        HealthKind::Udp { .. } => "udp",
     }
 }
 
@@ -165,7 +155,7 @@ impl Truth {
             protocol: protocol_name(service.protocol).to_owned(),
             mode: mode_name(service.mode).to_owned(),
             state: self.service_states.get(&service.name).copied().unwrap_or(ServiceState::Empty),
-            health: health_name(&service.health.kind).to_owned(),
+            health: service.health.kind.as_str().to_owned(),
             announced: self.announced.borrow().contains(&service.vip.into()),
             backends_up: up.count() as u64,
             backends_total: service.backends.len() as u64,
@@ -233,6 +223,10 @@ impl Truth {
             word: Word::Admin,
             since_unix_ms: 0,
             health: None,
+            agent: backend.registration.as_ref().map(|registration| registration.agent.clone()),
+            registered: backend.registration.is_some(),
+            suspect_since_unix_ms: None,
+            reason: None,
             next_hop: hop.map(|(_, mac)| Mac(mac).to_string()),
             port: hop
                 .and_then(|(port, _)| Some(self.ports.iter().find(|handle| handle.id == port)?.name.clone())),

@@ -315,6 +315,10 @@ pub enum Word {
     Admin,
     /// The health check's.
     Health,
+    /// Its agent's, whose checks are heeded.
+    Agent,
+    /// Its agent's, of which nothing is heard any more: what it said last holds until the machine's own check has ended.
+    Lease,
     /// A drain by API or CLI.
     Drain,
     /// The panic threshold's: health says down, and is disregarded.
@@ -342,6 +346,18 @@ pub struct BackendStatus {
     pub since_unix_ms: u64,
     /// Its health checks; absent when the kind is none or the backend was removed.
     pub health: Option<HealthStatus>,
+    /// The agent that speaks or spoke for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+    /// It registered; else it is the configuration's.
+    #[serde(default)]
+    pub registered: bool,
+    /// Since when nothing is heard of its agent, Unix time, milliseconds; absent: it is heard of, or has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspect_since_unix_ms: Option<u64>,
+    /// Why it is in its state, in words, where an agent or its silence is the reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// Link-layer next hop; absent while unresolved.
     pub next_hop: Option<String>,
     /// Name of the port it is reached through; absent while unresolved.
@@ -360,6 +376,83 @@ pub struct BackendStatus {
     /// TCP flows whose second packet was no SYN, FIN or RST: the client has got an answer. Of flows that were met in the middle, too.
     #[serde(default)]
     pub handshakes: u64,
+}
+
+/// `GET /v1/registrations`: a backend that agents speak for, or spoke for.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct RegistrationStatus {
+    /// Its service.
+    pub service: String,
+    /// Its name.
+    pub backend: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// It registered; else it is the configuration's and an agent checks it.
+    pub registered: bool,
+    /// The agent that speaks or spoke for it.
+    pub agent: String,
+    /// Its start, as it registered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incarnation: Option<u64>,
+    /// Share of new flows, as it registered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
+    /// Port that is checked, where it asked for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// Flows that it is meant to carry, where it said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<u32>,
+    /// What has become of it on this machine.
+    pub state: crate::agent::Phase,
+    /// Since when, Unix time, milliseconds.
+    pub since_unix_ms: u64,
+    /// What checks say, after rise and fall; absent: nothing yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub up: Option<bool>,
+    /// Why, in words.
+    pub reason: String,
+    /// It is part of the configuration in force.
+    pub in_force: bool,
+    /// Why nothing is heard of its agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspected: Option<String>,
+    /// Own checks in a row that failed since then.
+    pub own_failures: u32,
+    /// Busy CPU time of its host, thousandths.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_permille: Option<u16>,
+    /// Established connections, as its host sees them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<u32>,
+    /// What it says of its load itself, thousandths.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub custom_permille: Option<u16>,
+}
+
+/// `GET /v1/agents`: an agent that is connected.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct AgentStatus {
+    /// Its name.
+    pub name: String,
+    /// Its start, as it said.
+    pub incarnation: u64,
+    /// Where it connects from.
+    pub peer: String,
+    /// Addresses of its host.
+    pub addresses: Vec<IpAddr>,
+    /// Services that it speaks for.
+    pub services: Vec<String>,
+    /// Since when, Unix time, milliseconds.
+    pub since_unix_ms: u64,
+    /// Time since its last word, milliseconds.
+    pub silent_ms: u64,
+    /// Silence after which its backends are suspect, milliseconds.
+    pub lease_ms: u64,
+    /// Backends that it registered.
+    pub registered: u64,
+    /// Backends that it was asked to check.
+    pub checks: u64,
 }
 
 /// What the health checks of one backend say.
@@ -601,6 +694,22 @@ pub enum EventKind {
     ClusterLeft,
     /// This machine became a member of the cluster, or ceased to be one.
     ClusterJoined,
+    /// An agent proved who it is.
+    AgentConnected,
+    /// An agent's connection has ended, or its lease.
+    AgentLost,
+    /// An agent registered a backend: it takes traffic after its first good check.
+    BackendRegistered,
+    /// A registration is over.
+    BackendDeregistered,
+    /// Nothing is heard of a backend's agent: the machine checks by itself.
+    BackendSuspect,
+    /// A suspect's agent is back.
+    BackendTrusted,
+    /// What an agent wanted was refused.
+    RegistrationRefused,
+    /// An address that an agent was to check is not on its host.
+    NotLocal,
     /// Something in the machine's surroundings needs an operator.
     Warning,
 }

@@ -1,6 +1,8 @@
 //! From what is written to what is meant: ranges, references, sums. Every problem is reported; nothing stops at the first.
 
+mod agents;
 mod backend;
+mod balance;
 mod cluster;
 mod health;
 mod machine;
@@ -15,6 +17,8 @@ use read::Reader;
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::ops::Range;
+
+pub(crate) use read::not_unicast;
 
 /// Largest number of `[[port]]`.
 pub(crate) const PORTS_MAX: usize = 16;
@@ -45,6 +49,8 @@ pub(crate) struct Surroundings {
     mtu_max: u16,
     /// Addresses of this machine.
     local: HashSet<IpAddr>,
+    /// `[agents]` is written, rightly or wrongly.
+    has_agents: bool,
 }
 
 /// Checks `file`. The result is a config only if no error was added.
@@ -60,6 +66,8 @@ pub(crate) fn check(file: raw::File, misspelt: HashSet<String>, problems: &mut P
     let machine = machine::machine(&mut r, file.machine);
     let metrics = machine::metrics(&mut r, file.metrics);
     let api = machine::api(&mut r, file.api, &machine.name, &metrics);
+    let has_agents = file.agents.is_some() || r.misspelt.contains("agents");
+    let agents = agents::agents(&mut r, file.agents, &api, &metrics);
     let timeouts = machine::timeouts(&mut r, file.timeouts);
     let workers_span = file.workers.as_ref().map_or(0..0, toml::Spanned::span);
     let workers = port::workers(&mut r, file.workers);
@@ -83,6 +91,7 @@ pub(crate) fn check(file: raw::File, misspelt: HashSet<String>, problems: &mut P
             .chain(machine.address6.map(IpAddr::V6))
             .chain(ports.iter().flat_map(|p| p.exception_addresses.iter().map(|n| n.addr)))
             .collect(),
+        has_agents,
     };
     let (services, places) = service::services(&mut r, file.service, &surroundings);
     let cluster_span = file.cluster.as_ref().map(toml::Spanned::span);
@@ -94,7 +103,7 @@ pub(crate) fn check(file: raw::File, misspelt: HashSet<String>, problems: &mut P
     backends_are_no_vips(&mut r, &services, &places);
     small_mtus_are_ipv4(&mut r, &ports, &mtu_spans, &services);
 
-    let config = Config { machine, api, metrics, timeouts, dpdk, workers, cluster, ports, services };
+    let config = Config { machine, api, metrics, timeouts, dpdk, workers, cluster, agents, ports, services };
     let tables = config.flow_table_bytes();
     if tables > TABLES_WARNING_BYTES && !r.problems.has_errors() {
         r.problems.warning(

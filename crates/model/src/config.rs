@@ -3,6 +3,7 @@
 mod memory;
 mod names;
 mod restart;
+mod template;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,8 @@ pub struct Config {
     pub workers: Workers,
     /// `[cluster]` with a `store`; `None`: the machine is alone
     pub cluster: Option<Cluster>,
+    /// `[agents]`; `None`: nothing listens for agents
+    pub agents: Option<Agents>,
     /// `[[port]]`, at least one
     pub ports: Vec<Port>,
     /// `[[service]]`, possibly none
@@ -167,6 +170,19 @@ pub struct StoreUser {
     pub password_file: PathBuf,
 }
 
+/// `[agents]`
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Agents {
+    /// TCP listener.
+    pub listen: SocketAddr,
+    /// What agents are told to connect to: an address of this machine, never a wildcard; default `listen`.
+    pub advertise: SocketAddr,
+    /// Certificate and key; with `client_ca` agents must present a certificate.
+    pub tls: Option<Tls>,
+    /// Connections at once, 1 to 65,536; default 4096. Further ones are closed.
+    pub connections: u32,
+}
+
 /// `[[port]]`
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Port {
@@ -234,10 +250,104 @@ pub struct Service {
     pub state: Tracking,
     /// Default none.
     pub announce: Announce,
+    /// Default maglev.
+    pub policy: Policy,
+    /// `weight`; default static.
+    pub weight_by: WeightBy,
+    /// Default min; of policy least-load.
+    pub select: Select,
+    /// Default head.
+    pub join: Join,
+    /// 1000 to 3,600,000; default 30,000; of join slow-start.
+    pub slow_start_ms: u32,
+    /// Flows that a backend of weight 1 is meant to carry, 1 to 16,777,216; default 10,000.
+    pub capacity: u32,
+    /// Default spread; of policy least-load.
+    pub overload: Overload,
+    /// Most slots moved a minute, percent, 1 to 100; default 5; of weight load.
+    pub churn_percent: u8,
+    /// `[service.agents]`; `None`: no agent may speak for it.
+    pub agents: Option<ServiceAgents>,
     /// `[service.health]`; default kind none.
     pub health: Health,
     /// `[[service.backend]]`, possibly none.
     pub backends: Vec<Backend>,
+}
+
+/// `[service.agents]`
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct ServiceAgents {
+    /// File whose first line is the token, 16 to 256 bytes.
+    pub token_file: PathBuf,
+    /// Silence after which an agent's backends are suspect, 500 to 60,000; default 3000.
+    pub lease_ms: u32,
+    /// `[service.agents.register]`; `None`: nothing may register.
+    pub register: Option<Template>,
+}
+
+/// `[service.agents.register]`: what may register.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Template {
+    /// One of these holds the address; at least one.
+    pub addresses: Vec<Net>,
+    /// What names look like, with at most one `*`; default `*`.
+    pub names: String,
+    /// Ports that may be asked for, first and last; default none but the service's.
+    pub ports: Vec<(u16, u16)>,
+    /// Most registered backends at once, 1 to 65,535; default 256.
+    pub limit: u32,
+    /// Largest weight, 1 to 65,535; default 100.
+    pub weight_max: u32,
+}
+
+/// Who chooses the backend of a new flow.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Policy {
+    /// The slot table
+    Maglev,
+    /// The flow's owner, by load
+    LeastLoad,
+}
+
+/// Where weights come from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum WeightBy {
+    /// As written or registered
+    Static,
+    /// They follow the load
+    Load,
+}
+
+/// How the least loaded is found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Select {
+    /// The least of all
+    Min,
+    /// The better of two random ones
+    P2c,
+}
+
+/// How a backend that comes up comes to its share.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Join {
+    /// At once
+    Head,
+    /// It grows over `slow_start_ms`
+    SlowStart,
+}
+
+/// Fate of new flows when every backend is full.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Overload {
+    /// They are spread all the same
+    Spread,
+    /// As `on_empty` says
+    Reject,
 }
 
 /// Transport protocol of a service.
@@ -335,6 +445,18 @@ pub struct Health {
     pub via: Option<String>,
     /// direct: to the backend's address; tunnel: to the VIP through the traffic's own encapsulation.
     pub route: Route,
+    /// Who checks; default agent where `[service.agents]` is, else machine.
+    pub checks: Checks,
+}
+
+/// Who checks.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Checks {
+    /// Every machine
+    Machine,
+    /// The agent of the backend's host; while there is none, every machine
+    Agent,
 }
 
 /// What is probed.
@@ -360,6 +482,11 @@ pub enum HealthKind {
         send: Option<String>,
         /// Bytes the answer must contain.
         expect: Option<String>,
+    },
+    /// A command on the backend's host, run by its agent; a machine that has to check by itself connects over TCP.
+    Exec {
+        /// Its name in the agent's file: never a command line.
+        command: String,
     },
 }
 
@@ -401,6 +528,21 @@ pub struct Backend {
     pub mac: Option<Mac>,
     /// Default up.
     pub state: AdminState,
+    /// Flows that it is meant to carry at weight 1, 1 to 16,777,216; default the service's.
+    pub capacity: u32,
+    /// `Some`: it registered; `None`: it is the configuration's, a registration without an end.
+    pub registration: Option<Registration>,
+}
+
+/// Who registered a backend.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Registration {
+    /// Name of the agent.
+    pub agent: String,
+    /// The backend's start.
+    pub incarnation: u64,
+    /// Port that is checked; `None`: as the service says.
+    pub port: Option<u16>,
 }
 
 /// What the operator wants.

@@ -11,6 +11,7 @@ pub mod diagnostic;
 pub mod load;
 pub mod mac;
 pub mod net;
+pub mod registered;
 pub mod schema;
 
 mod check;

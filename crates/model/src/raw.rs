@@ -3,7 +3,10 @@
 //! Values stay TOML values with their places, so that a wrong type is reported like any other mistake, next to the
 //! others, and not by the first serde error alone. The types for the schema stand beside them.
 
-use crate::config::{AdminState, Announce, Hash, Idle, Mode, OnDown, OnEmpty, Protocol, Route, Tracking};
+use crate::config::{
+    AdminState, Announce, Checks, Hash, Idle, Join, Mode, OnDown, OnEmpty, Overload, Policy, Protocol, Route,
+    Select, Tracking, WeightBy,
+};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use toml::{Spanned, Value};
@@ -38,6 +41,9 @@ pub(crate) struct File {
     #[serde(default)]
     #[schemars(with = "Cluster")]
     pub(crate) cluster: Option<Spanned<Cluster>>,
+    #[serde(default)]
+    #[schemars(with = "Agents")]
+    pub(crate) agents: Option<Spanned<Agents>>,
     #[schemars(with = "Vec<Port>", length(min = 1, max = 16))]
     pub(crate) port: Option<Vec<Spanned<Port>>>,
     #[serde(default)]
@@ -264,6 +270,27 @@ pub(crate) struct StoreUser {
     pub(crate) password_file: Cell,
 }
 
+/// Where agents of backend hosts connect; without it there are none.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Agents {
+    /// TCP listener, address:port.
+    #[schemars(with = "String")]
+    pub(crate) listen: Cell,
+    /// Address:port that agents are told to connect to; default listen.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    pub(crate) advertise: Cell,
+    /// Certificate and key of the listener; default: no TLS.
+    #[serde(default)]
+    #[schemars(with = "Tls")]
+    pub(crate) tls: Option<Spanned<Tls>>,
+    /// Connections at once; default 4096.
+    #[serde(default)]
+    #[schemars(with = "u32", range(min = 1, max = 65_536))]
+    pub(crate) connections: Cell,
+}
+
 /// A DPDK port.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -369,12 +396,96 @@ pub(crate) struct Service {
     #[serde(default)]
     #[schemars(with = "Announce")]
     pub(crate) announce: Cell,
+    /// Who chooses the backend of a new flow; default maglev.
+    #[serde(default)]
+    #[schemars(with = "Policy")]
+    pub(crate) policy: Cell,
+    /// Policy maglev: load lets weights follow the backends' load; default static.
+    #[serde(default)]
+    #[schemars(with = "WeightBy")]
+    pub(crate) weight: Cell,
+    /// Policy least-load: the least loaded of all, or the better of two; default min.
+    #[serde(default)]
+    #[schemars(with = "Select")]
+    pub(crate) select: Cell,
+    /// How a backend that comes up comes to its share; default head: at once.
+    #[serde(default)]
+    #[schemars(with = "Join")]
+    pub(crate) join: Cell,
+    /// Time over which its share grows; join slow-start only; default 30000.
+    #[serde(default)]
+    #[schemars(with = "u32", range(min = 1000, max = 3_600_000))]
+    pub(crate) slow_start_ms: Cell,
+    /// Flows that a backend of weight 1 is meant to carry; default 10000.
+    #[serde(default)]
+    #[schemars(with = "u32", range(min = 1, max = 16_777_216))]
+    pub(crate) capacity: Cell,
+    /// Policy least-load: fate of new flows when every backend is full; default spread.
+    #[serde(default)]
+    #[schemars(with = "Overload")]
+    pub(crate) overload: Cell,
+    /// Weight load: most slots moved a minute, percent; default 5.
+    #[serde(default)]
+    #[schemars(with = "u8", range(min = 1, max = 100))]
+    pub(crate) churn_percent: Cell,
+    #[serde(default)]
+    #[schemars(with = "ServiceAgents")]
+    pub(crate) agents: Option<Spanned<ServiceAgents>>,
     #[serde(default)]
     #[schemars(with = "Health")]
     pub(crate) health: Option<Spanned<Health>>,
     #[serde(default)]
     #[schemars(with = "Vec<Backend>", length(max = 65_535))]
     pub(crate) backend: Vec<Spanned<Backend>>,
+}
+
+/// Agents may speak for the service's backends.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ServiceAgents {
+    /// File whose first line, 16 to 256 bytes, agents must know.
+    #[schemars(with = "String")]
+    pub(crate) token_file: Cell,
+    /// Silence after which an agent's backends are suspect; default 3000.
+    #[serde(default)]
+    #[schemars(with = "u32", range(min = 500, max = 60_000))]
+    pub(crate) lease_ms: Cell,
+    #[serde(default)]
+    #[schemars(with = "Register")]
+    pub(crate) register: Option<Spanned<Register>>,
+}
+
+/// What may register; without it nothing may.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Register {
+    /// Prefixes that hold every address that may register.
+    #[schemars(with = "Vec<String>", length(min = 1, max = 256))]
+    pub(crate) addresses: List,
+    /// What names look like, with at most one *; default *.
+    #[serde(default)]
+    #[schemars(with = "String", length(min = 1, max = 64))]
+    pub(crate) names: Cell,
+    /// Ports a registration may ask to be checked, like [80, "8000-8999"]; default none but the service's.
+    #[serde(default)]
+    #[schemars(schema_with = "ports_schema")]
+    pub(crate) ports: List,
+    /// Most registered backends at once; default 256.
+    #[serde(default)]
+    #[schemars(with = "u32", range(min = 1, max = 65_535))]
+    pub(crate) limit: Cell,
+    /// Largest weight; default 100.
+    #[serde(default)]
+    #[schemars(with = "u32", range(min = 1, max = 65_535))]
+    pub(crate) weight_max: Cell,
+}
+
+fn ports_schema(_: &mut SchemaGenerator) -> Schema {
+    let item = serde_json::json!({ "oneOf": [
+        { "type": "integer", "minimum": 1, "maximum": 65_535 },
+        { "type": "string", "pattern": "^[0-9]{1,5}(-[0-9]{1,5})?$" },
+    ] });
+    json_schema!({ "type": "array", "items": item, "maxItems": 64 })
 }
 
 /// Kinds of health check, for the schema.
@@ -387,6 +498,7 @@ enum Kind {
     Http,
     Https,
     Udp,
+    Exec,
 }
 
 /// Health check of a service's backends.
@@ -449,6 +561,14 @@ pub(crate) struct Health {
     #[serde(default)]
     #[schemars(with = "Route")]
     pub(crate) route: Cell,
+    /// exec: name of a command that the agents' own files define.
+    #[serde(default)]
+    #[schemars(with = "String", length(min = 1, max = 63))]
+    pub(crate) command: Cell,
+    /// Who checks; default agent for services that agents may speak for, else machine.
+    #[serde(default)]
+    #[schemars(with = "Checks")]
+    pub(crate) checks: Cell,
 }
 
 fn expect_status_schema(_: &mut SchemaGenerator) -> Schema {
@@ -483,4 +603,8 @@ pub(crate) struct Backend {
     #[serde(default)]
     #[schemars(with = "AdminState")]
     pub(crate) state: Cell,
+    /// Flows that it is meant to carry at weight 1; default the service's.
+    #[serde(default)]
+    #[schemars(with = "u32", range(min = 1, max = 16_777_216))]
+    pub(crate) capacity: Cell,
 }

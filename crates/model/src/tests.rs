@@ -1,7 +1,8 @@
 //! The loader as a whole: what is taken, and a snapshot of the report for every kind of mistake.
 
 use crate::config::{
-    AdminState, Announce, Hash, HealthKind, HttpCheck, Idle, Mode, OnDown, OnEmpty, Protocol, Route, Tracking,
+    AdminState, Announce, Checks, Hash, HealthKind, HttpCheck, Idle, Join, Mode, OnDown, OnEmpty, Overload,
+    Policy, Protocol, Route, Select, Tracking, WeightBy,
 };
 use crate::{Config, Loaded, Report, Severity, load};
 use proptest::prelude::*;
@@ -111,6 +112,11 @@ fn defaults() {
     assert_eq!((s.on_down, s.on_empty, s.announce), (OnDown::Keep, OnEmpty::Reset, Announce::None));
     assert_eq!((s.panic_percent, s.drain_timeout_ms, s.state), (50, 300_000, Tracking::All));
     assert_eq!(s.health.kind, HealthKind::None);
+    assert_eq!((s.policy, s.weight_by, s.select), (Policy::Maglev, WeightBy::Static, Select::Min));
+    assert_eq!((s.join, s.slow_start_ms, s.capacity), (Join::Head, 30_000, 10_000));
+    assert_eq!((s.overload, s.churn_percent), (Overload::Spread, 5));
+    assert_eq!((&config.agents, &s.agents, s.health.checks), (&None, &None, Checks::Machine));
+    assert_eq!((s.backends[0].capacity, &s.backends[0].registration), (10_000, &None));
     assert_eq!((s.backends[0].weight, s.backends[0].mac, s.backends[0].state), (1, None, AdminState::Up));
 
     let health = &base().services[0].health;
@@ -147,6 +153,11 @@ tcp_closing_s = 11
 syn_s = 12
 udp_s = 13
 fragment_ms = 14
+[agents]
+listen = "0.0.0.0:7481"
+advertise = "10.0.2.12:7482"
+tls = { cert = "/ac.pem", key = "/ak.pem", client_ca = "/aca.pem" }
+connections = 9
 [dpdk]
 eal_args = ["--no-pci", "-m", "64"]
 [workers]
@@ -181,7 +192,22 @@ panic_percent = 0
 drain_timeout_ms = 5
 announce = "kernel"
 state = "all"
+weight = "load"
+join = "slow-start"
+slow_start_ms = 1000
+capacity = 16777216
+churn_percent = 100
+[service.agents]
+token_file = "/etc/s.token"
+lease_ms = 500
+[service.agents.register]
+addresses = ["fd00:3::/64", "fd00:4::1"]
+names = "s-*"
+ports = [443, "8000-8999"]
+limit = 7
+weight_max = 8
 [service.health]
+checks = "machine"
 kind = "https"
 interval_ms = 700
 timeout_ms = 600
@@ -201,6 +227,16 @@ address = "fd00:2::21"
 weight = 65535
 mac = "02:00:00:00:00:21"
 state = "drain"
+capacity = 3
+[[service]]
+name = "l"
+vip = "198.51.101.1"
+port = 9
+policy = "least-load"
+select = "p2c"
+overload = "reject"
+agents = { token_file = "/l" }
+health = { kind = "exec", command = "check-l" }
 [[service]]
 name = "g"
 vip = "198.51.100.0/24"
@@ -269,7 +305,34 @@ backend = [{ name = "b", address = "10.0.2.21" }]
         ("/services/0/drain_timeout_ms", 5.into()),
         ("/services/0/announce", "kernel".into()),
         ("/services/0/state", "all".into()),
-        ("/services/1/state", "exceptions".into()),
+        ("/agents/listen", "0.0.0.0:7481".into()),
+        ("/agents/advertise", "10.0.2.12:7482".into()),
+        ("/agents/tls/cert", "/ac.pem".into()),
+        ("/agents/tls/key", "/ak.pem".into()),
+        ("/agents/tls/client_ca", "/aca.pem".into()),
+        ("/agents/connections", 9.into()),
+        ("/services/0/weight_by", "load".into()),
+        ("/services/0/join", "slow-start".into()),
+        ("/services/0/slow_start_ms", 1000.into()),
+        ("/services/0/capacity", 16_777_216.into()),
+        ("/services/0/churn_percent", 100.into()),
+        ("/services/0/agents/token_file", "/etc/s.token".into()),
+        ("/services/0/agents/lease_ms", 500.into()),
+        ("/services/0/agents/register/addresses/1", "fd00:4::1".into()),
+        ("/services/0/agents/register/names", "s-*".into()),
+        ("/services/0/agents/register/ports/0/1", 443.into()),
+        ("/services/0/agents/register/ports/1/1", 8999.into()),
+        ("/services/0/agents/register/limit", 7.into()),
+        ("/services/0/agents/register/weight_max", 8.into()),
+        ("/services/0/health/checks", "machine".into()),
+        ("/services/0/backends/0/capacity", 3.into()),
+        ("/services/1/policy", "least-load".into()),
+        ("/services/1/select", "p2c".into()),
+        ("/services/1/overload", "reject".into()),
+        ("/services/1/health/checks", "agent".into()),
+        ("/services/1/health/kind/kind", "exec".into()),
+        ("/services/1/health/kind/command", "check-l".into()),
+        ("/services/2/state", "exceptions".into()),
         ("/services/0/health/kind/kind", "https".into()),
         ("/services/0/health/kind/path", "/x".into()),
         ("/services/0/health/kind/host", "h".into()),
@@ -286,10 +349,10 @@ backend = [{ name = "b", address = "10.0.2.21" }]
         ("/services/0/backends/0/weight", 65_535.into()),
         ("/services/0/backends/0/mac", "02:00:00:00:00:21".into()),
         ("/services/0/backends/0/state", "drain".into()),
-        ("/services/1/vip", "198.51.100.0/24".into()),
-        ("/services/1/gue_port", 6081.into()),
-        ("/services/1/health/kind/send", "a\u{0}b".into()),
-        ("/services/1/health/kind/expect", "c".into()),
+        ("/services/2/vip", "198.51.100.0/24".into()),
+        ("/services/2/gue_port", 6081.into()),
+        ("/services/2/health/kind/send", "a\u{0}b".into()),
+        ("/services/2/health/kind/expect", "c".into()),
     ] {
         assert_eq!(get(pointer), expected, "{pointer}");
     }
@@ -400,6 +463,8 @@ fn warnings_do_not_fail() {
     ] {
         draw(BASE, &[("[workers]", &format!("{store}{keys}\n[workers]"))], warning);
     }
+    draw(BASE, &[("port = 80", "port = 80\ncapacity = 5")], "`capacity` has no effect");
+    draw(BASE, &[("\"10.0.2.22\"", "\"10.0.2.22\"\ncapacity = 5")], "`capacity` has no effect");
     draw(BASE, &[("\"--no-pci\"", "\"--in-memory\"")], "cannot attach");
     draw(BASE, &[("\"--no-pci\"", "\"--no-huge\"")], "without huge pages");
     draw(BASE, &[("cpus = [1]", "cpus = [1, 2, 3]\nflows = 67108864")], "flow tables take 9.0 GiB");
@@ -438,6 +503,50 @@ fn restart_keys() {
         changed(&[("[api]", "[api]\nlisten = \"127.0.0.1:1\"\ntoken_file = \"/t\"")]),
         "api.listen api.token_file"
     );
+}
+
+#[test]
+fn where_agents_connect_needs_a_restart_and_nothing_else_of_them() {
+    let with = |keys: &str| loaded(&edited(BASE, &[("[workers]", &format!("{keys}\n[workers]"))])).config;
+    let agents = with("[agents]\nlisten = \"10.0.2.11:7481\"");
+    assert_eq!(
+        agents.agents.as_ref().map(|of| (of.advertise, of.connections)),
+        Some(("10.0.2.11:7481".parse().unwrap(), 4096))
+    );
+    assert_eq!(base().restart_keys(&agents), ["agents.listen"]);
+    let tls = with("[agents]\nlisten = \"10.0.2.11:7481\"\ntls = { cert = \"/c\", key = \"/k\" }");
+    assert_eq!(agents.restart_keys(&tls), ["agents.tls"]);
+    let other = with("[agents]\nlisten = \"10.0.2.11:7481\"\nadvertise = \"10.0.2.12:1\"\nconnections = 1");
+    assert_eq!(agents.restart_keys(&other), Vec::<String>::new());
+    let mut served = agents.clone();
+    let services = with("[agents]\nlisten = \"10.0.2.11:7481\"\n[[service]]\nname = \"s\"\nvip = \"203.0.113.20\"\nport = 1\nagents = { token_file = \"/t\" }").services;
+    served.services = services;
+    assert_eq!(agents.restart_keys(&served), Vec::<String>::new());
+}
+
+/// A service that backends register for needs none in the file.
+#[test]
+fn a_service_of_registered_backends_alone_draws_no_warning() {
+    let text = edited(
+        BASE,
+        &[
+            ("[workers]", "[agents]\nlisten = \"10.0.2.11:7481\"\n[workers]"),
+            (
+                "[service.health]",
+                "agents = { token_file = \"/t\", register = { addresses = [\"10.1.0.0/16\"] } }\n[service.health]",
+            ),
+            (
+                "[[service.backend]]\nname = \"b1\"\naddress = \"10.0.2.21\"\n[[service.backend]]\nname = \"b2\"\naddress = \"10.0.2.22\"\n",
+                "",
+            ),
+        ],
+    );
+    assert_eq!(warnings(&text), "");
+    let service = &loaded(&text).config.services[0];
+    assert!(service.is_checked_by_agents() && service.health.checks == Checks::Agent);
+    let template = service.agents.as_ref().unwrap().register.as_ref().unwrap();
+    assert_eq!((template.names.as_str(), template.limit, template.weight_max), ("*", 256, 100));
+    assert!(template.ports.is_empty());
 }
 
 #[test]

@@ -608,6 +608,8 @@ fn departed_of(document: &Document, config: &Config) -> Vec<Departed> {
             weight: 0,
             mac: identity.mac,
             state: AdminState::Drain,
+            capacity: service.capacity,
+            registration: None,
         };
         let service = Service { backends: vec![backend], ..service.clone() };
         Some(Departed {

@@ -135,6 +135,8 @@ impl Check {
                 let socket = self.datagram(turn).await?;
                 ask(&socket, send.as_deref(), expect.as_deref()).await
             }
+            // Commands are run by agents; that its port is open is what can be seen from here.
+            HealthKind::Exec { .. } => self.connect(turn).await.map(drop),
         }
     }
 

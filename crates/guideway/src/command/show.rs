@@ -184,6 +184,8 @@ fn word(word: Word) -> &'static str {
     match word {
         Word::Admin => "config",
         Word::Health => "health",
+        Word::Agent => "agent",
+        Word::Lease => "lease",
         Word::Drain => "drain",
         Word::Panic => "panic",
     }

@@ -1,5 +1,6 @@
 //! `[[service.backend]]`.
 
+use super::balance::CAPACITY;
 use super::read::{Read, Reader, Scope};
 use super::{Span, Surroundings};
 use crate::config::{AdminState, Backend, Mode};
@@ -17,6 +18,8 @@ pub(super) struct Context<'a> {
     pub(super) mode_ok: bool,
     /// The VIP's address, if it is good.
     pub(super) vip: Option<IpAddr>,
+    /// The service's capacity.
+    pub(super) capacity: u32,
 }
 
 /// The backends, and where the address of each is written.
@@ -152,6 +155,8 @@ fn backend(
     let mac = r.mac(&scope, "mac", raw.mac).ok();
     let states = [("up", AdminState::Up), ("down", AdminState::Down), ("drain", AdminState::Drain)];
     let state = r.choice(&scope, "state", raw.state, &states).or(AdminState::Up);
+    let help = "flows that it is meant to carry at weight 1; leave it out for the service's";
+    let capacity = r.number(&scope, "capacity", raw.capacity, CAPACITY, help).or(context.capacity);
     let (name_span, address_span) = (name.span(), address.span());
     let backend = Backend {
         name: name.or(format!("{number}")),
@@ -159,6 +164,8 @@ fn backend(
         weight,
         mac,
         state,
+        capacity,
+        registration: None,
     };
     (backend, name_span, address_span)
 }

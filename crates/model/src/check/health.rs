@@ -2,7 +2,7 @@
 
 use super::read::{Read, Reader, Scope, shown};
 use super::{Span, Surroundings};
-use crate::config::{Health, HealthKind, HttpCheck, Net, Route};
+use crate::config::{Checks as By, Health, HealthKind, HttpCheck, Net, Route};
 use crate::raw::{self, Cell};
 use toml::{Spanned, Value};
 
@@ -18,6 +18,8 @@ pub(super) struct ServiceFacts {
     /// If it is good.
     pub(super) vip: Option<Net>,
     pub(super) port: u16,
+    /// Agents may speak for it.
+    pub(super) has_agents: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -27,6 +29,7 @@ enum Kind {
     Http,
     Https,
     Udp,
+    Exec,
 }
 
 impl Kind {
@@ -37,12 +40,13 @@ impl Kind {
             Kind::Http => "http",
             Kind::Https => "https",
             Kind::Udp => "udp",
+            Kind::Exec => "exec",
         }
     }
 }
 
 /// No probes: what a service without `[service.health]` has.
-const fn unprobed() -> Health {
+const fn unprobed(checks: By) -> Health {
     Health {
         kind: HealthKind::None,
         interval_ms: INTERVAL_MS_DEFAULT,
@@ -52,6 +56,7 @@ const fn unprobed() -> Health {
         port: None,
         via: None,
         route: Route::Direct,
+        checks,
     }
 }
 
@@ -62,10 +67,12 @@ pub(super) fn health(
     service: &ServiceFacts,
     around: &Surroundings,
 ) -> Health {
-    let Some(raw) = raw else { return unprobed() };
+    let by_default = if service.has_agents { By::Agent } else { By::Machine };
+    let Some(raw) = raw else { return unprobed(by_default) };
     let scope = Scope::new(scope.place, raw.span());
     let raw = raw.into_inner();
-    let kinds = [Kind::None, Kind::Tcp, Kind::Http, Kind::Https, Kind::Udp].map(|k| (k.as_str(), k));
+    let kinds =
+        [Kind::None, Kind::Tcp, Kind::Http, Kind::Https, Kind::Udp, Kind::Exec].map(|k| (k.as_str(), k));
     let kind_span = raw.kind.as_ref().map_or(scope.span.clone(), Spanned::span);
     let kind = r.choice(&scope, "kind", raw.kind.clone(), &kinds);
     let kind_ok = !matches!(kind, Read::Bad) && !r.misspelt.contains("kind");
@@ -119,9 +126,14 @@ pub(super) fn health(
                 "write the server name of the certificate, like \"www.example.com\"",
             ),
         },
+        command: command(r, &scope, raw.command, kind, kind_ok, &kind_span),
         send: r.payload(&scope, "send", raw.send, PAYLOAD_MAX).ok(),
         expect: r.payload(&scope, "expect", raw.expect, PAYLOAD_MAX).ok(),
     };
+    let by = r.choice(&scope, "checks", raw.checks, &[("machine", By::Machine), ("agent", By::Agent)]);
+    if kind_ok {
+        checked_by(r, &scope, kind, &kind_span, &by, service.has_agents);
+    }
     let via = via(r, &scope, raw.via, kind, &kind_span, around);
     let route = r.choice(&scope, "route", raw.route, &[("direct", Route::Direct), ("tunnel", Route::Tunnel)]);
     if let Read::Given(Route::Tunnel, span) = &route
@@ -138,12 +150,14 @@ pub(super) fn health(
         port: port.ok(),
         via,
         route: route.or(Route::Direct),
+        checks: by.or(by_default),
     }
 }
 
 /// The parameters of all kinds, before one kind takes its own.
 struct Checks {
     http: HttpCheck,
+    command: String,
     send: Option<String>,
     expect: Option<String>,
 }
@@ -157,14 +171,16 @@ impl Checks {
             Kind::Http => HealthKind::Http(http),
             Kind::Https => HealthKind::Https(http),
             Kind::Udp => HealthKind::Udp { send: self.send, expect: self.expect },
+            Kind::Exec => HealthKind::Exec { command: self.command },
         }
     }
 }
 
 /// Reports keys of another kind; for kind none, says that the general ones have no effect.
 fn keys_of_kind(r: &mut Reader<'_, '_>, scope: &Scope, kind: Kind, raw: &raw::Health) {
-    use Kind::{Http, Https, Tcp, Udp};
-    let owned: [(&str, &Cell, &[Kind]); 6] = [
+    use Kind::{Exec, Http, Https, Tcp, Udp};
+    let owned: [(&str, &Cell, &[Kind]); 7] = [
+        ("command", &raw.command, &[Exec]),
         ("path", &raw.path, &[Http, Https]),
         ("host", &raw.host, &[Http, Https]),
         ("expect_status", &raw.expect_status, &[Http, Https]),
@@ -187,16 +203,81 @@ fn keys_of_kind(r: &mut Reader<'_, '_>, scope: &Scope, kind: Kind, raw: &raw::He
         }
     }
     if kind == Kind::None {
-        let general =
-            [&raw.interval_ms, &raw.timeout_ms, &raw.fall, &raw.rise, &raw.port, &raw.via, &raw.route];
+        let general = [
+            &raw.interval_ms,
+            &raw.timeout_ms,
+            &raw.fall,
+            &raw.rise,
+            &raw.port,
+            &raw.via,
+            &raw.route,
+            &raw.checks,
+        ];
         if let Some(cell) = general.into_iter().flatten().next() {
             let message = format!("{}: nothing is probed (kind none): backends count as up", scope.place);
             r.problems.warning(
                 cell.span(),
                 message,
-                "add kind = \"tcp\", \"http\", \"https\" or \"udp\", or remove these keys",
+                "add kind = \"tcp\", \"http\", \"https\", \"udp\" or \"exec\", or remove these keys",
             );
         }
+    }
+}
+
+/// The name of a command of kind exec.
+fn command(
+    r: &mut Reader<'_, '_>,
+    scope: &Scope,
+    cell: Cell,
+    kind: Kind,
+    kind_ok: bool,
+    kind_span: &Span,
+) -> String {
+    let help = "write the name of a [command] of the agents' files, like command = \"check-db\"";
+    let read = r.text(scope, "command", cell, help).and_then(|name, span| {
+        let known = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+        if name.len() <= 63 && name.bytes().all(known) {
+            return Some(name);
+        }
+        let message = format!("{}: `command` {} is no name of a command", scope.place, shown(&name));
+        r.problems.error(span.clone(), message, format!("{help}; what it runs stands in those files alone"));
+        None
+    });
+    if kind_ok && kind == Kind::Exec && read.is_absent() && !r.misspelt.contains("command") {
+        let message = format!("{}: kind exec needs `command`", scope.place);
+        r.problems.error(kind_span.clone(), message, help);
+    }
+    read.or(String::new())
+}
+
+/// Agents check only where they may speak, and a command is run by them alone.
+fn checked_by(
+    r: &mut Reader<'_, '_>,
+    scope: &Scope,
+    kind: Kind,
+    kind_span: &Span,
+    by: &Read<By>,
+    has_agents: bool,
+) {
+    let place = &scope.place;
+    match by {
+        Read::Given(By::Agent, span) if !has_agents => {
+            let message = format!("{place}: `checks = \"agent\"` needs [service.agents]");
+            let help = "add [service.agents] with a token_file, or write checks = \"machine\"";
+            r.problems.error(span.clone(), message, help);
+        }
+        Read::Given(By::Machine, span) if kind == Kind::Exec => {
+            let message =
+                format!("{place}: kind exec with `checks = \"machine\"`: commands are run by agents only");
+            r.problems.error(span.clone(), message, "remove checks, or choose another kind");
+        }
+        Read::Absent if kind == Kind::Exec && !has_agents => {
+            let message =
+                format!("{place}: kind exec needs [service.agents]: commands are run by agents only");
+            let help = "add [service.agents] with a token_file, or choose another kind";
+            r.problems.error(kind_span.clone(), message, help);
+        }
+        _ => {}
     }
 }
 

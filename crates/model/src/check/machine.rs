@@ -101,18 +101,19 @@ fn key(text: &str) -> Option<[u8; 16]> {
     u128::from_str_radix(text, 16).ok().map(u128::to_be_bytes)
 }
 
-fn listen(r: &mut Reader<'_, '_>, scope: &Scope, cell: Cell) -> Read<SocketAddr> {
+/// An address and a port.
+pub(super) fn listen(r: &mut Reader<'_, '_>, scope: &Scope, key: &str, cell: Cell) -> Read<SocketAddr> {
     let help = "write address:port, like \"127.0.0.1:8080\" or \"[::1]:8080\"";
-    r.text(scope, "listen", cell, help).and_then(|text, span| {
+    r.text(scope, key, cell, help).and_then(|text, span| {
         let addr: Option<SocketAddr> = text.parse().ok();
         match addr {
             Some(addr) if addr.port() != 0 => return Some(addr),
             Some(_) => {
-                let message = format!("{}: `listen` has port 0", scope.place);
+                let message = format!("{}: `{key}` has port 0", scope.place);
                 r.problems.error(span.clone(), message, "choose a port from 1 to 65535");
             }
             None => {
-                let message = format!("{}: `listen` {} is no address and port", scope.place, shown(&text));
+                let message = format!("{}: `{key}` {} is no address and port", scope.place, shown(&text));
                 r.problems.error(span.clone(), message, help);
             }
         }
@@ -123,7 +124,7 @@ fn listen(r: &mut Reader<'_, '_>, scope: &Scope, cell: Cell) -> Read<SocketAddr>
 pub(super) fn metrics(r: &mut Reader<'_, '_>, raw: Option<Spanned<raw::Metrics>>) -> Metrics {
     let Some(raw) = raw else { return Metrics { listen: None } };
     let scope = Scope::new("metrics", raw.span());
-    let listen = listen(r, &scope, raw.into_inner().listen);
+    let listen = listen(r, &scope, "listen", raw.into_inner().listen);
     if let Read::Given(addr, span) = &listen
         && !addr.ip().is_loopback()
     {
@@ -166,7 +167,7 @@ pub(super) fn api(
         ("tls", raw.tls.as_ref().map(Spanned::span)),
     ];
 
-    let listen = listen(r, &scope, raw.listen);
+    let listen = listen(r, &scope, "listen", raw.listen);
     if let Read::Given(addr, span) = &listen {
         if !has_token {
             let message = format!("api: `listen` {addr} needs `token_file`");
@@ -195,29 +196,29 @@ pub(super) fn api(
             }
         }
     }
-    let tls = raw.tls.and_then(|tls| {
-        let scope = Scope::new("api.tls", tls.span());
-        let tls = tls.into_inner();
-        let mut file = |key: &str, cell: Cell, required: bool| {
-            let read = r.path(&scope, key, cell);
-            if required && read.is_absent() {
-                r.missing(&scope, key, "tls needs the PEM files of cert and key");
-            }
-            read.ok().map(PathBuf::from)
-        };
-        let (cert, key, client_ca) = (
-            file("cert", tls.cert, true),
-            file("key", tls.key, true),
-            file("client_ca", tls.client_ca, false),
-        );
-        Some(Tls { cert: cert?, key: key?, client_ca })
-    });
+    let tls = raw.tls.and_then(|raw| tls(r, "api.tls", raw));
     Api {
         socket: socket.ok().map_or(default, PathBuf::from),
         listen: listen.ok(),
         token_file: r.path(&scope, "token_file", raw.token_file).ok().map(PathBuf::from),
         tls,
     }
+}
+
+/// The files of a TLS listener.
+pub(super) fn tls(r: &mut Reader<'_, '_>, place: &str, raw: Spanned<raw::Tls>) -> Option<Tls> {
+    let scope = Scope::new(place, raw.span());
+    let raw = raw.into_inner();
+    let mut file = |key: &str, cell: Cell, required: bool| {
+        let read = r.path(&scope, key, cell);
+        if required && read.is_absent() {
+            r.missing(&scope, key, "tls needs the PEM files of cert and key");
+        }
+        read.ok().map(PathBuf::from)
+    };
+    let (cert, key, client_ca) =
+        (file("cert", raw.cert, true), file("key", raw.key, true), file("client_ca", raw.client_ca, false));
+    Some(Tls { cert: cert?, key: key?, client_ca })
 }
 
 pub(super) fn timeouts(r: &mut Reader<'_, '_>, raw: Option<Spanned<raw::Timeouts>>) -> Timeouts {

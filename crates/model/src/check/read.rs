@@ -412,7 +412,7 @@ impl Reader<'_, '_> {
 }
 
 /// Why no station on a network can have an address of `net`, if so.
-pub(super) fn not_unicast(net: Net) -> Option<&'static str> {
+pub(crate) fn not_unicast(net: Net) -> Option<&'static str> {
     const fn v4(a: u8, b: u8, c: u8, d: u8, len: u8) -> Net {
         Net { addr: IpAddr::V4(std::net::Ipv4Addr::new(a, b, c, d)), len }
     }

@@ -1,8 +1,11 @@
 //! `[[service]]`.
 
 use super::read::{Read, Reader, Scope, not_unicast, shown};
-use super::{BACKENDS_MAX, Places, SERVICES_MAX, Span, Surroundings, backend, health};
-use crate::config::{AdminState, Announce, Hash, Mode, Net, OnDown, OnEmpty, Protocol, Service, Tracking};
+use super::{BACKENDS_MAX, Places, SERVICES_MAX, Span, Surroundings, agents, backend, balance, health};
+use crate::config::{
+    AdminState, Announce, Hash, Health, HealthKind, Mode, Net, OnDown, OnEmpty, Protocol, Service,
+    ServiceAgents, Tracking,
+};
 use crate::raw::{self, Cell};
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -57,7 +60,8 @@ fn service(
     around: &Surroundings,
 ) -> (Service, Places, Option<Span>) {
     let header = raw.span();
-    let raw = raw.into_inner();
+    let mut raw = raw.into_inner();
+    let cells = balance::Cells::of(&mut raw);
     let number = index + 1;
     let name = r.name(&Scope::new(format!("service {number}"), header.clone()), raw.name);
     let place = match &name {
@@ -143,9 +147,24 @@ fn service(
         }
     }
 
+    let rest = balance::Rest {
+        hash,
+        tracking,
+        protocol,
+        has_capacities: raw.backend.iter().any(|backend| backend.get_ref().capacity.is_some()),
+    };
+    let balance = balance::balance(r, &scope, cells, &rest);
+
+    let agents_span = raw.agents.as_ref().map(Spanned::span);
+    let agents = agents::of_service(r, &scope.place, raw.agents, around.has_agents);
     let health_scope = Scope::new(format!("{}: health", scope.place), header.clone());
-    let service = health::ServiceFacts { vip: vip_ok.then_some(vip), port };
+    let service = health::ServiceFacts {
+        vip: vip_ok.then_some(vip),
+        port,
+        has_agents: agents.is_some() || r.misspelt.contains("agents"),
+    };
     let health = health::health(r, health_scope, raw.health, &service, around);
+    registered_are_checked(r, &scope, agents_span, agents.as_ref(), &health);
 
     let mtu_help = format!(
         "bytes of IP to the backends, tunnel header included; leave it out for the port's {}",
@@ -161,8 +180,13 @@ fn service(
     });
     let mtu_span = mtu.span();
 
-    let backend_scope =
-        backend::Context { service: &scope.place, mode, mode_ok, vip: vip_ok.then_some(vip.addr) };
+    let backend_scope = backend::Context {
+        service: &scope.place,
+        mode,
+        mode_ok,
+        vip: vip_ok.then_some(vip.addr),
+        capacity: balance.capacity,
+    };
     let (backends, backend_spans) = backend::backends(r, raw.backend, &backend_scope, &header, around);
     let mtu = mtu.ok();
     if vip_ok && vip.addr.is_ipv6() && mode_ok {
@@ -190,7 +214,9 @@ fn service(
             r.problems.error(span, message, format!("raise it to at least {}", 1280 + overhead));
         }
     }
-    empty(r, &scope, &backends);
+    if agents.as_ref().is_none_or(|agents| agents.register.is_none()) {
+        empty(r, &scope, &backends);
+    }
 
     let name_span = name.span();
     let service = Service {
@@ -211,10 +237,37 @@ fn service(
         drain_timeout_ms,
         state: tracking,
         announce: announce.or(Announce::None),
+        policy: balance.policy,
+        weight_by: balance.weight_by,
+        select: balance.select,
+        join: balance.join,
+        slow_start_ms: balance.slow_start_ms,
+        capacity: balance.capacity,
+        overload: balance.overload,
+        churn_percent: balance.churn_percent,
+        agents,
         health,
         backends,
     };
     (service, Places { vip: vip_written.unwrap_or(header), backends: backend_spans }, name_span)
+}
+
+/// A registered backend takes flows after a good check, so there must be one.
+fn registered_are_checked(
+    r: &mut Reader<'_, '_>,
+    scope: &Scope,
+    span: Option<Span>,
+    agents: Option<&ServiceAgents>,
+    health: &Health,
+) {
+    let registers = agents.is_some_and(|agents| agents.register.is_some());
+    let misspelt = ["health", "kind"].iter().any(|key| r.misspelt.contains(*key));
+    if let (Some(span), true, HealthKind::None, false) = (span, registers, &health.kind, misspelt) {
+        let message = format!("{}: `agents.register` without a health check", scope.place);
+        let help =
+            "what registers takes traffic after its first good check: add [service.health] with a kind";
+        r.problems.error(span, message, help);
+    }
 }
 
 /// A service that serves nobody is allowed (a rollout may begin with it) but worth a word.

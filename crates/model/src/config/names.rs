@@ -1,6 +1,8 @@
 //! The config's words for its enums.
 
-use super::{Mode, Protocol, Service, Tracking};
+use super::{
+    Backend, Checks, HealthKind, Join, Mode, Overload, Policy, Protocol, Select, Service, Tracking, WeightBy,
+};
 
 impl Mode {
     /// As written in the config.
@@ -37,7 +39,92 @@ impl Tracking {
     }
 }
 
+impl Policy {
+    /// As written in the config.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Policy::Maglev => "maglev",
+            Policy::LeastLoad => "least-load",
+        }
+    }
+}
+
+impl WeightBy {
+    /// As written in the config.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            WeightBy::Static => "static",
+            WeightBy::Load => "load",
+        }
+    }
+}
+
+impl Select {
+    /// As written in the config.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Select::Min => "min",
+            Select::P2c => "p2c",
+        }
+    }
+}
+
+impl Join {
+    /// As written in the config.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Join::Head => "head",
+            Join::SlowStart => "slow-start",
+        }
+    }
+}
+
+impl Overload {
+    /// As written in the config.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Overload::Spread => "spread",
+            Overload::Reject => "reject",
+        }
+    }
+}
+
+impl Checks {
+    /// As written in the config.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Checks::Machine => "machine",
+            Checks::Agent => "agent",
+        }
+    }
+}
+
+impl HealthKind {
+    /// As written in the config.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            HealthKind::None => "none",
+            HealthKind::Tcp { .. } => "tcp",
+            HealthKind::Http(_) => "http",
+            HealthKind::Https(_) => "https",
+            HealthKind::Udp { .. } => "udp",
+            HealthKind::Exec { .. } => "exec",
+        }
+    }
+}
+
 impl Service {
+    /// Port of a backend that is checked: what it registered, what the checks say, or the service's.
+    pub fn check_port(&self, backend: &Backend) -> u16 {
+        let registered = backend.registration.as_ref().and_then(|registration| registration.port);
+        registered.or(self.health.port).unwrap_or(self.port)
+    }
+
+    /// Whether agents check their backends themselves: `checks = "agent"`, and something is checked at all.
+    pub fn is_checked_by_agents(&self) -> bool {
+        self.health.checks == Checks::Agent && self.agents.is_some() && self.health.kind != HealthKind::None
+    }
+
     /// Whether packets of untainted slots are steered without the flow table: `state = "exceptions"` over TCP. UDP has
     /// no packet that begins a flow, so its flows are tracked in any case.
     pub fn is_stateless(&self) -> bool {

@@ -1,6 +1,6 @@
 //! Which keys a running guidewayd cannot change.
 
-use super::{Cluster, Config, Port, Service};
+use super::{Agents, Cluster, Config, Port, Service};
 
 impl Config {
     /// Keys that differ in `new` and need a restart, in the order of the file: `machine.name`, `workers.cpus`,
@@ -26,6 +26,7 @@ impl Config {
         compare("workers.idle", old.workers.idle == new.workers.idle);
         compare("workers.flows", old.workers.flows == new.workers.flows);
         compare("workers.wide_flows", old.workers.wide_flows == new.workers.wide_flows);
+        agents_keys(old.agents.as_ref(), new.agents.as_ref(), &mut compare);
         cluster_keys(old.cluster.as_ref(), new.cluster.as_ref(), &mut compare);
         if old.cluster.is_some() {
             // Where messages between machines are taken, and how long all of them remember.
@@ -52,6 +53,14 @@ impl Config {
             }
         }
         keys
+    }
+}
+
+/// Where agents connect; all else of them is read again.
+fn agents_keys(old: Option<&Agents>, new: Option<&Agents>, compare: &mut impl FnMut(&str, bool)) {
+    compare("agents.listen", old.map(|of| of.listen) == new.map(|of| of.listen));
+    if let (Some(old), Some(new)) = (old, new) {
+        compare("agents.tls", old.tls == new.tls);
     }
 }
 
