@@ -35,7 +35,9 @@ impl Known {
     /// Load by what is seen and said, millionths.
     pub(crate) fn own_ppm(&self) -> u32 {
         let carries = u64::from(self.capacity.max(1)) * u64::from(self.weight.max(1));
-        let share = |flows: u64| u64::try_from(u128::from(flows) * 1_000_000 / u128::from(carries)).unwrap_or(u64::MAX);
+        let share = |flows: u64| {
+            u64::try_from(u128::from(flows) * 1_000_000 / u128::from(carries)).unwrap_or(u64::MAX)
+        };
         let permille = |of: Option<u16>| of.map_or(0, |of| u64::from(of) * 1000);
         let said = self.reported.unwrap_or_default();
         let most = share(self.flows)
@@ -72,8 +74,7 @@ mod tests {
     use proptest::prelude::{any, prop, prop_assert, proptest};
     use worker::loads::{LOAD_MAX_PPM, Load};
 
-    const IDLE: Known =
-        Known { flows: 0, capacity: 1000, weight: 1, reported: None, progress_ppm: None };
+    const IDLE: Known = Known { flows: 0, capacity: 1000, weight: 1, reported: None, progress_ppm: None };
 
     #[test]
     fn what_fills_a_backend_most_counts() {

@@ -51,7 +51,8 @@ impl Follower {
             let load_ppm = load.map(|load| {
                 let load = u64::from(load);
                 // A first-order filter, by the backward Euler method: stable for any distance between two figures.
-                smoothed.map_or(load, |smoothed| (smoothed * PERIOD_MS + load * passed) / (PERIOD_MS + passed))
+                smoothed
+                    .map_or(load, |smoothed| (smoothed * PERIOD_MS + load * passed) / (PERIOD_MS + passed))
             });
             self.backends.insert(id, Followed { load_ppm, factor: known.map_or(WHOLE, |of| of.factor) });
         }

@@ -52,11 +52,8 @@ impl Ramps {
         let mut changed = false;
         for (id, takes, lasts_ms) in backends {
             let before = self.courses.get(&id).copied();
-            let begins = if lasts_ms > 0 {
-                Course::Joining { since_ms: now_ms, lasts_ms }
-            } else {
-                Course::Joined
-            };
+            let begins =
+                if lasts_ms > 0 { Course::Joining { since_ms: now_ms, lasts_ms } } else { Course::Joined };
             let now = match (before, takes) {
                 (None, Takes::Unknown) if !self.has_begun => Course::AtStart,
                 (None, Takes::Yes) if !self.has_begun => Course::Joined,
@@ -76,9 +73,10 @@ impl Ramps {
             changed |= ramps(before) != ramps(Some(now));
             courses.insert(id, now);
         }
-        changed |= self.courses.iter().any(|(id, of)| {
-            matches!(of, Course::Joining { .. }) && !courses.contains_key(id)
-        });
+        changed |= self
+            .courses
+            .iter()
+            .any(|(id, of)| matches!(of, Course::Joining { .. }) && !courses.contains_key(id));
         self.courses = courses;
         self.has_begun = true;
         changed
@@ -100,19 +98,34 @@ impl Ramps {
         }
     }
 
-    /// The share of its weight that a backend has, in parts of [`STEPS`].
+    /// The share of its weight that a backend has, in parts of [`STEPS`]. Steps are taken when the clock comes to a multiple of their
+    /// length, so those of many backends are taken at once; the first one lasts for up to two.
     pub(crate) fn parts(&self, id: BackendId, now_ms: u64) -> u64 {
-        self.progress_ppm(id, now_ms).map_or(STEPS, |ppm| (1 + u64::from(ppm) * STEPS / 1_000_000).min(STEPS))
+        match self.courses.get(&id) {
+            Some(Course::Joining { since_ms, lasts_ms }) => {
+                let step_ms = (lasts_ms / STEPS).max(1);
+                (1 + (now_ms / step_ms).saturating_sub(since_ms.div_ceil(step_ms))).min(STEPS)
+            }
+            _ => STEPS,
+        }
+    }
+
+    /// The same of a backend that will take flows next, if it does not yet.
+    pub(crate) fn parts_to_be(&self, id: BackendId, lasts_ms: u64, now_ms: u64) -> u64 {
+        match self.courses.get(&id) {
+            Some(Course::Away) | None if lasts_ms > 0 && self.has_begun => 1,
+            _ => self.parts(id, now_ms),
+        }
     }
 }
 
-/// Weights of a service's backends in so many parts each: those given, where all have their whole share; else the smallest numbers
-/// that stand in the right proportion. A weight is never rounded, and never becomes 0.
+/// Weights of a service's backends, each with the parts of it that are in force (at least 1): those given, where all have the same
+/// share; else the smallest numbers that stand in the right proportion. A weight is never rounded, and never becomes 0.
 pub(crate) fn weights(of: &[(u32, u64)]) -> Vec<u32> {
-    if of.iter().all(|(_, parts)| *parts >= STEPS) {
+    if of.windows(2).all(|two| matches!(two, [a, b] if a.1 == b.1)) {
         return of.iter().map(|(weight, _)| *weight).collect();
     }
-    let scaled: Vec<u64> = of.iter().map(|(weight, parts)| u64::from(*weight) * parts.clamp(&1, &STEPS)).collect();
+    let scaled: Vec<u64> = of.iter().map(|(weight, parts)| u64::from(*weight) * (*parts).max(1)).collect();
     let divisor = scaled.iter().fold(0, |a, b| greatest_common_divisor(a, *b)).max(1);
     scaled.iter().map(|weight| u32::try_from(weight / divisor).unwrap_or(u32::MAX)).collect()
 }
@@ -137,7 +150,9 @@ mod tests {
         ramps.observe([(A, Takes::Yes, T), (B, Takes::No, T)], 0);
         assert_eq!((ramps.parts(A, 0), ramps.parts(B, 0)), (10, 10));
         assert!(ramps.observe([(A, Takes::Yes, T), (B, Takes::Yes, T)], 500));
-        for (at, parts) in [(500, 1), (1_499, 1), (1_500, 2), (5_500, 6), (9_500, 10), (99_000, 10)] {
+        for (at, parts) in
+            [(500, 1), (1_999, 1), (2_000, 2), (6_000, 6), (9_999, 9), (10_000, 10), (99_000, 10)]
+        {
             assert_eq!(ramps.parts(B, at), parts, "{at}");
         }
         assert_eq!(ramps.parts(A, 600), 10);
@@ -181,12 +196,15 @@ mod tests {
         assert_eq!(ramps.parts(A, 1_000), 2);
         assert!(!ramps.observe([(A, Takes::Yes, 2 * T)], 1_000));
         assert_eq!(ramps.parts(A, 2_000), 2);
+        assert_eq!(ramps.parts_to_be(B, T, 2_000), 1);
+        assert_eq!(ramps.parts_to_be(B, 0, 2_000), 10);
         assert!(ramps.observe([(A, Takes::Yes, 0)], 2_000), "no slow start any more");
     }
 
     #[test]
     fn weights_as_given_unless_somebody_ramps() {
         assert_eq!(weights(&[(4, 10), (2, 10)]), [4, 2]);
+        assert_eq!(weights(&[(4, 3), (2, 3)]), [4, 2], "all begin at once");
         assert_eq!(weights(&[(1, 10), (1, 1)]), [10, 1]);
         assert_eq!(weights(&[(1, 10), (1, 5)]), [2, 1]);
         assert_eq!(weights(&[(65_535, 10), (1, 1)]), [655_350, 1]);

@@ -234,7 +234,12 @@ impl Truth {
             bytes: sum(|c| &c.bytes),
             flows_new: flows(|c| &c.flows_new),
             flows: flows(|c| &c.flows),
-            syns: flows(|c| &c.syns),
+            syns: self
+                .workers
+                .iter()
+                .filter_map(|w| w.counters.flows_of(id))
+                .map(PerBackendFlows::syns)
+                .sum(),
             handshakes: flows(|c| &c.handshakes),
         }
     }

@@ -4,6 +4,7 @@
 //! change goes through [`Truth::settle`], which compiles and publishes at most one view for all of them.
 
 use crate::announce::{self, Vip};
+use crate::balance::Balance;
 use crate::cluster::adopt::Part;
 use crate::cluster::store::Event;
 use crate::compile::CompileError;
@@ -197,6 +198,8 @@ pub(crate) struct Truth {
     /// `None`: the machine is alone.
     pub(crate) cluster: Option<Part>,
     backlog: Backlog,
+    /// What goes by load.
+    pub(crate) balance: Balance,
     pub(crate) remembered: Vec<SavedBackend>,
     pub(crate) scanner: Scanner,
     pub(crate) dirty: bool,
@@ -266,6 +269,7 @@ impl Truth {
             view: Arc::default(),
             generation: 0,
             cluster: parts.cluster,
+            balance: Balance::new(),
             remembered: saved.backends,
             scanner: Scanner::default(),
             dirty: false,
@@ -555,12 +559,16 @@ impl Truth {
         if !std::mem::take(&mut self.dirty) {
             return;
         }
+        self.observe_joins();
         let mut ids = self.ids.clone();
         match self.compile_with(&self.config, &mut ids, self.generation + 1) {
             Ok(view) => {
                 self.ids = ids;
                 self.generation += 1;
                 self.view = Arc::new(view);
+                self.shares_are_in_force();
+                // Workers must not take a newcomer for one without load.
+                self.write_loads();
                 self.backlog.publish(&mut self.workers, &self.view);
             }
             Err(error) => {

@@ -147,6 +147,9 @@ fn replay(arguments: &Arguments, seed: u64) -> String {
     if arguments.plain {
         more.push("--plain".to_owned());
     }
+    if arguments.least_load {
+        more.push("--least-load".to_owned());
+    }
     more.extend(arguments.broken.iter().map(|name| format!("--break {name}")));
     if !more.is_empty() {
         text = format!("{text} -- {}", more.join(" "));

@@ -180,11 +180,21 @@ counters! {
         flows_new,
         /// Flows live now (gauge).
         flows,
-        /// TCP flows that a SYN began, and that found room in the flow table.
-        syns,
+        /// Of the new flows, those that no SYN began: TCP that was met in the middle, and everything else. Counted rather than those that
+        /// one began, because these are so many more.
+        met,
         /// TCP flows whose second packet was no SYN, FIN or RST: the client has got an answer. Of flows that were met in the middle,
-        /// too, so it may be above `syns`.
+        /// too.
         handshakes,
+    }
+}
+
+impl PerBackendFlows {
+    /// TCP flows that a SYN began, and that found room in the flow table.
+    pub fn syns(&self) -> u64 {
+        // `met` first, and never above what is read later: another thread may look while the worker counts.
+        let met = self.met.get();
+        self.flows_new.get().saturating_sub(met)
     }
 }
 

@@ -133,6 +133,14 @@ impl<Io: PacketIo> Worker<Io> {
             }
         }
         self.count_entered(view, entered);
+        let (_, _, syn) = self.flows.vectors().run(
+            #[inline(always)]
+            |lanes| self.batch.heads.courses(lanes),
+        );
+        let met = entered & !syn;
+        if met != 0 {
+            self.count_met_of(met);
+        }
     }
 
     /// Counts new flows: of the worker once a burst, of services by runs, of backends one by one.
@@ -150,7 +158,6 @@ impl<Io: PacketIo> Worker<Io> {
             if let Some(of) = backends.get(self.batch.decided[position % BURST].index()) {
                 of.flows_new.add(1);
                 of.flows.add(1);
-                of.syns.add(u64::from(self.batch.is_syn(position)));
             }
             let its = self.batch.service_index(position);
             if its != index {
@@ -160,6 +167,14 @@ impl<Io: PacketIo> Worker<Io> {
             run += 1;
         }
         count(index, run);
+    }
+
+    /// Counts those that no SYN began, which are few.
+    #[inline(never)]
+    fn count_met_of(&self, positions: u32) {
+        for position in bits(positions) {
+            self.count_met(self.batch.decided[position % BURST]);
+        }
     }
 }
 

@@ -191,8 +191,8 @@ impl<Io: PacketIo> Worker<Io> {
         };
         let state = next_state(None, packet);
         if self.remember(service, &key, (hit, answer.miss), backend, state, now) {
-            if begins {
-                self.count_syn(backend);
+            if !begins {
+                self.count_met(backend);
             }
             return Ok(backend);
         }
@@ -340,10 +340,10 @@ impl<Io: PacketIo> Worker<Io> {
         }
     }
 
-    /// A SYN has begun a flow that has its entry.
-    pub(crate) fn count_syn(&self, backend: BackendId) {
+    /// A flow has its entry that no SYN began.
+    pub(crate) fn count_met(&self, backend: BackendId) {
         if let Some(of) = self.counters.flows_of(backend) {
-            of.syns.add(1);
+            of.met.add(1);
         }
     }
 

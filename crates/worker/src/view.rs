@@ -46,8 +46,9 @@ pub struct View {
     pub loads: Arc<Loads>,
 }
 
-/// A service as the data path sees it.
+/// A service as the data path sees it. One cache line, which is a power of two for those who index them.
 #[derive(Debug)]
+#[repr(align(64))]
 pub struct ServiceView {
     /// Its id, part of the flow key.
     pub id: ServiceId,
@@ -88,8 +89,10 @@ pub enum Policy {
     Maglev,
     /// The least loaded backend. Whatever of a flow shows neither its beginning nor an entry goes by its slot all the same: two
     /// packets of it, wherever they come, must go to one backend.
-    LeastLoad(LeastLoad),
+    LeastLoad(Box<LeastLoad>),
 }
+
+const _: () = assert!(size_of::<ServiceView>() == 64);
 
 /// Policy least-load.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -87,11 +87,11 @@ fn a_view(generation: u64, states: &[BackendState], on_down: OnDown, hash: HashO
             (spec.vip, spec.len) = (VIP6.into(), 128);
         }
         if by_load {
-            spec.policy = Policy::LeastLoad(LeastLoad {
+            spec.policy = Policy::LeastLoad(Box::new(LeastLoad {
                 select: if protocol == TCP { Select::Min } else { Select::TwoChoices },
                 overload: Overload::Spread,
                 shares: vec![worker::least_load::share(100, 1, 1); BACKENDS],
-            });
+            }));
         }
         spec
     };

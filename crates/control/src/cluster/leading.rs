@@ -39,6 +39,8 @@ pub(crate) struct Leading {
     problem: Option<String>,
     /// The picture that was looked at last, and when.
     looked_at: Option<(u64, Tick)>,
+    /// Weights that are not the configured ones.
+    weights: Arc<HashMap<BackendId, u32>>,
 }
 
 /// Without news, time alone brings something about this often at most, microseconds.
@@ -63,6 +65,7 @@ impl Leading {
             document,
             problem: None,
             looked_at: None,
+            weights: Arc::default(),
         }
     }
 
@@ -74,6 +77,11 @@ impl Leading {
     /// Who is waited for.
     pub(crate) fn lagging(&self, live: &Members) -> Vec<Member> {
         self.leader.lagging(live).collect()
+    }
+
+    /// Weights that are not the configured ones, for the next table.
+    pub(crate) fn set_weights(&mut self, weights: &Arc<HashMap<BackendId, u32>>) {
+        self.weights = Arc::clone(weights);
     }
 
     /// What could not be done, once.
@@ -362,9 +370,10 @@ impl Leading {
         let mut differs = false;
         for (identity, planned) in self.document.services.iter().zip(&plan.services) {
             let members = judgement.get(&identity.id).into_iter().flatten();
-            let members = members
-                .filter(|is| is.state == BackendState::Up)
-                .filter_map(|is| Some((by_id.get(&is.id)?.name.clone(), is.weight, is.id)));
+            let members = members.filter(|is| is.state == BackendState::Up).filter_map(|is| {
+                let weight = self.weights.get(&is.id).copied().unwrap_or(is.weight);
+                Some((by_id.get(&is.id)?.name.clone(), weight, is.id))
+            });
             let table = tables.get(Recipe::new(members, identity.size));
             let table = table.map_err(|error| format!("service {:?}: {error}", identity.name))?;
             differs |= !Arc::ptr_eq(&table.answers, &planned.cur);

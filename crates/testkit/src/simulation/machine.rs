@@ -274,11 +274,11 @@ fn policy_of(made: &Made, service: &ServiceOf, scenario: &Scenario) -> Policy {
         return Policy::Maglev;
     }
     let deciders = u32::try_from(scenario.machines * scenario.cores).expect("few");
-    Policy::LeastLoad(LeastLoad {
+    Policy::LeastLoad(Box::new(LeastLoad {
         select: if service.tcp { Select::Min } else { Select::TwoChoices },
         overload: Overload::Spread,
         shares: made.members.iter().map(|_| share(CAPACITY, 1, deciders)).collect(),
-    })
+    }))
 }
 
 fn view_of(plan: &Plan, own: Member, registry: &Registry, scenario: &Scenario) -> View {
@@ -391,5 +391,6 @@ fn view_of(plan: &Plan, own: Member, registry: &Registry, scenario: &Scenario) -
         },
         probes: Vec::new(),
         cluster: Some(Arc::new(cluster)),
+        loads: Arc::default(),
     }
 }

@@ -49,11 +49,11 @@ fn view(services: &[Vec<Member>], select: Select, overload: Overload, loads: &Ar
             on_empty: OnEmpty::Reset,
             on_down: OnDown::Keep,
             memory: None,
-            policy: Policy::LeastLoad(LeastLoad {
+            policy: Policy::LeastLoad(Box::new(LeastLoad {
                 select,
                 overload,
                 shares: members.iter().map(|(_, ppm)| ppm * FINE).collect(),
-            }),
+            })),
         });
     }
     view

@@ -332,8 +332,8 @@ impl<Io: PacketIo> Worker<Io> {
         let protocol = cluster.services.get(place.service).map_or(TCP, |of| of.vip.2);
         let state = if protocol == TCP { State::TcpNew } else { State::UdpNew };
         self.counters.station.answers_cached.add(1);
-        if self.remember(service, &key, (hit, None), answer.backend, state, now) && to.begins {
-            self.count_syn(answer.backend);
+        if self.remember(service, &key, (hit, None), answer.backend, state, now) && !to.begins {
+            self.count_met(answer.backend);
         }
         let is_owner = place.core == self.core
             && cluster.owners.told(service.id, place.slot).contains(&cluster.own.machine);

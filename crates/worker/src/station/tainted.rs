@@ -181,8 +181,8 @@ impl<Io: PacketIo> Worker<Io> {
                     let state = next_state(None, packet);
                     let is_entered =
                         self.remember(service, &ask.place.key, (unusable, None), backend, state, now);
-                    if is_entered && ask.begins {
-                        self.count_syn(backend);
+                    if is_entered && !ask.begins {
+                        self.count_met(backend);
                     }
                     self.mark_guess(cluster, ask.place.key, backend, guess, now);
                 }
@@ -253,8 +253,8 @@ impl<Io: PacketIo> Worker<Io> {
             return Fate::Drop(DropReason::RecordLimit);
         }
         let state = next_state(None, packet);
-        if self.remember(service, &key, (unusable, None), backend, state, now) && ask.begins {
-            self.count_syn(backend);
+        if self.remember(service, &key, (unusable, None), backend, state, now) && !ask.begins {
+            self.count_met(backend);
         }
         self.mark_guess(cluster, key, backend, guess, now);
         Fate::To(backend)
