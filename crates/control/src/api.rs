@@ -99,6 +99,8 @@ pub(crate) fn router(door: Door) -> Router {
         .route("/v1/events", get(events))
         .route("/v1/cluster", get(cluster))
         .route("/v1/owners", get(owners))
+        .route("/v1/registrations", get(registrations))
+        .route("/v1/agents", get(agents))
         .route("/v1/exceptions", get(exceptions))
         .route("/v1/leave", post(leave))
         .route("/v1/config", get(config))
@@ -230,6 +232,14 @@ async fn owners(
 
 async fn exceptions(State(door): State<Door>) -> Answer<Vec<model::api::ExceptionStatus>> {
     Ok(Json(ask(&door, |truth| truth.exceptions()).await??))
+}
+
+async fn registrations(State(door): State<Door>) -> Answer<Vec<model::api::RegistrationStatus>> {
+    ask(&door, |truth| truth.registrations()).await.map(Json)
+}
+
+async fn agents(State(door): State<Door>) -> Answer<Vec<model::api::AgentStatus>> {
+    ask(&door, |truth| truth.agents()).await.map(Json)
 }
 
 async fn leave(State(door): State<Door>) -> Answer<model::api::LeaveResult> {

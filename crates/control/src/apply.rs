@@ -30,12 +30,14 @@ impl Truth {
     /// Says what applying a text would do, but for what has to be counted.
     pub(crate) fn plan(&self, text: &str) -> Result<(PlanResult, Option<Count>), Refusal> {
         let loaded = model::load("request", text).map_err(Refusal::Config)?;
-        let count = self.forecast(&loaded.config);
+        let count = self.forecast(&loaded.config.with_registered(&self.config.registered()).0);
         Ok((PlanResult { plan: self.plan_of(&loaded), warnings: loaded.warnings }, count))
     }
 
     fn plan_of(&self, loaded: &Loaded) -> serde_json::Value {
-        let plan = plan::plan(&self.config, &loaded.config);
+        // What has registered stays, unless it does not fit any more.
+        let (config, _) = loaded.config.with_registered(&self.registry.heard().alive);
+        let plan = plan::plan(&self.config, &config);
         serde_json::to_value(plan).unwrap_or(serde_json::Value::Null)
     }
 

@@ -60,9 +60,15 @@ fn follows_load(service: &Service) -> bool {
 }
 
 impl Truth {
-    /// What the agent of a backend says of its load.
-    pub(crate) fn reported_load(&self, _backend: BackendId) -> Option<Reported> {
-        None
+    /// What the agent of a backend says of its load; `None` while nothing is heard of it.
+    fn reported_load(&self, service: &Service, backend: &Backend) -> Option<Reported> {
+        let (load, _) = self.registry.load(&service.name, &backend.name)?;
+        let reported = Reported {
+            cpu_permille: load.cpu_permille,
+            connections: load.connections,
+            custom_permille: load.custom_permille,
+        };
+        (reported != Reported::default()).then_some(reported)
     }
 
     /// Machines that place flows; 1 for a machine alone.
@@ -243,7 +249,7 @@ impl Truth {
                         flows: self.live_flows(id).saturating_mul(machines),
                         capacity: of.capacity,
                         weight: of.weight,
-                        reported: self.reported_load(id),
+                        reported: self.reported_load(service, of),
                         progress_ppm: ramps.and_then(|ramps| ramps.progress_ppm(id, now_ms)),
                     };
                     (id, known)
@@ -270,7 +276,7 @@ impl Truth {
             let Some(id) = self.ids.service(&service.name) else { continue };
             let mut follower = followers.remove(&id).unwrap_or_default();
             let said = |(id, of): (BackendId, &Backend)| {
-                let reported = self.reported_load(id);
+                let reported = self.reported_load(service, of);
                 let (capacity, weight) = (of.capacity, of.weight);
                 let known = Known { capacity, weight, reported, ..Known::default() };
                 (id, reported.map(|_| known.own_ppm()))

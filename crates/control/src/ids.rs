@@ -153,6 +153,17 @@ impl Ids {
         }
     }
 
+    /// As [`Self::forget`], of any backend, and its id is nobody's: the same name and address get another one from now on. For an
+    /// address that another bearer has, who must not meet the former one's flows.
+    pub fn disown(&mut self, id: BackendId) {
+        let Some(place) = self.places.get(&id) else { return };
+        let mut entries = self.backends.get_mut(place).into_iter().flatten();
+        if let Some(entry) = entries.find(|entry| entry.id == id && !matches!(entry.life, Life::Left(_))) {
+            entry.name.clear();
+            entry.life = Life::Forgotten;
+        }
+    }
+
     /// Ids of services that are configured, or were and may come back.
     pub(crate) fn known_services(&self) -> HashSet<ServiceId> {
         self.services.values().copied().collect()

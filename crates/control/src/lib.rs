@@ -13,6 +13,8 @@ pub mod plan;
 pub mod slots;
 
 #[cfg(feature = "daemon")]
+mod agents;
+#[cfg(feature = "daemon")]
 mod announce;
 #[cfg(feature = "daemon")]
 mod api;

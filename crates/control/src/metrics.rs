@@ -1,7 +1,8 @@
 //! Metrics as Prometheus text 0.0.4, written by hand: the client library at hand writes OpenMetrics, which Prometheus'
 //! own `promtool check metrics` refuses. Counters stay plain cells in the workers; they are read at scrape time.
 
-use crate::status::Snapshot;
+use crate::status::{AgentCounts, Snapshot};
+use model::agent::Phase;
 use model::api::{BackendState, ClusterStatus, ServiceState};
 use std::fmt::Write as _;
 
@@ -57,7 +58,66 @@ pub(crate) fn render(snapshot: &Snapshot) -> String {
     if let Some(status) = &snapshot.cluster {
         cluster(&mut page, status);
     }
+    if let Some(counts) = &snapshot.agents {
+        agents(&mut page, counts);
+    }
     page.text
+}
+
+fn agents(page: &mut Page, counts: &AgentCounts) {
+    page.single("agents_connected", "gauge", "Agents that have proved who they are.", counts.connected);
+    page.single("agent_connections", "gauge", "Connections of agents, proved or not.", counts.open);
+    page.family("agent_connections_refused_total", "counter", "Connections closed or not taken, by reason.");
+    for (reason, count) in &counts.closed {
+        page.sample("agent_connections_refused_total", &[("reason", reason)], count);
+    }
+    let paused = "Times that a connection was not read from for a while, because it said too much.";
+    page.single("agent_pauses_total", "counter", paused, counts.paused);
+    page.family(
+        "registrations",
+        "gauge",
+        "Backends that agents speak for, or spoke for, by service and state.",
+    );
+    for (service, phase, count) in &counts.phases {
+        page.sample("registrations", &[("service", service), ("state", phase_name(*phase))], count);
+    }
+    let of = &counts.registry;
+    page.family("registrations_refused_total", "counter", "What agents wanted and did not get, by reason.");
+    for (code, count) in of.refusals() {
+        page.sample("registrations_refused_total", &[("code", code)], count);
+    }
+    page.single("agent_hellos_total", "counter", "Hellos that were accepted.", of.hellos);
+    page.single(
+        "registrations_total",
+        "counter",
+        "Registrations that were taken, but for repeated ones.",
+        of.registrations,
+    );
+    page.single("agent_results_total", "counter", "Results of agents' checks that were heeded.", of.results);
+    let stale =
+        "Words of agents that were too late: of connections that are over, out of order, or not asked for.";
+    page.single("agent_stale_total", "counter", stale, of.stale);
+    page.single(
+        "agent_resyncs_total",
+        "counter",
+        "Full reports asked for, because a digest differed.",
+        of.resyncs,
+    );
+    page.single("agent_lapses_total", "counter", "Leases that ended on open connections.", of.lapses);
+    page.single("backend_suspicions_total", "counter", "Backends that became suspect.", of.suspicions);
+    page.single("backends_suspect", "gauge", "Backends whose agents are silent.", counts.suspects);
+}
+
+fn phase_name(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Registered => "registered",
+        Phase::Checking => "checking",
+        Phase::Up => "up",
+        Phase::Down => "down",
+        Phase::Suspect => "suspect",
+        Phase::Draining => "draining",
+        Phase::Gone => "gone",
+    }
 }
 
 fn machine(page: &mut Page, snapshot: &Snapshot) {

@@ -64,6 +64,17 @@ pub(crate) fn document() -> Value {
         "get",
         get::<Vec<api::OwnerStatus>>(s, "owners", "Who owns how many slots", &one, &[400, 404, 409]),
     );
+    let registrations = "Backends that agents speak for, or spoke for";
+    add(
+        "/v1/registrations",
+        "get",
+        get::<Vec<api::RegistrationStatus>>(s, "registrations", registrations, &[], &[]),
+    );
+    add(
+        "/v1/agents",
+        "get",
+        get::<Vec<api::AgentStatus>>(s, "agents", "Agents that are connected", &[], &[]),
+    );
     let exceptions = "Tainted slots by service and former backend";
     add("/v1/exceptions", "get", get::<Vec<api::ExceptionStatus>>(s, "exceptions", exceptions, &[], &[409]));
     let leaves = "Hands over what the machine knows, leaves the cluster, and stops guidewayd";

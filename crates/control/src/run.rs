@@ -6,7 +6,7 @@ use crate::cluster::adopt::Part;
 use crate::cluster::store;
 use crate::plane::{Notice, Options, Plane};
 use crate::truth::{Door, Parts, Question, Refusal, Truth};
-use crate::{announce, balance, neighbour, state, telemetry};
+use crate::{agents, announce, balance, neighbour, state, telemetry};
 use model::Loaded;
 use model::api::EventKind;
 use std::collections::BTreeSet;
@@ -23,6 +23,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 const QUESTIONS_MAX: usize = 256;
 /// Notes that may wait; further ones wait for room.
 const NOTES_MAX: usize = 1024;
+/// Words of agents that are heard in one go.
+const WORDS_AT_ONCE: usize = 256;
 /// How often housekeeping runs while workers are on the newest view …
 const TICK_IDLE: Duration = Duration::from_millis(100);
 /// … and while they are not.
@@ -167,6 +169,15 @@ async fn drive(
         Some(address) => Some(listener::bind_tcp(address).await?),
     };
 
+    let agent_listener = match &loaded.config.agents {
+        None => None,
+        Some(agents) => {
+            let tls = agents.tls.as_ref().map(listener::tls).transpose()?;
+            let machine = loaded.config.machine.name.clone();
+            Some((listener::bind_tcp(agents.listen).await?, tls, machine))
+        }
+    };
+
     let state_dir = loaded.config.machine.state_dir.clone();
     let (saved, problem) = state::load(&state_dir);
     let left_over: BTreeSet<_> = saved
@@ -180,6 +191,9 @@ async fn drive(
     let (wanted_neighbours, neighbour_wishes) = watch::channel(neighbour::Wanted::default());
     let (wanted_announcements, announcement_wishes) = watch::channel(announce::Wanted::default());
     let (announced, mut on_loopback) = watch::channel(BTreeSet::new());
+    let (agent_connections, connections) = watch::channel(0);
+    let (say, mut said) = mpsc::channel(agents::listener::SAID_MAX);
+    let doors = agents::counts::Doors::default();
     let (cluster, requests) = Part::new(&loaded, &version, workers.len()).unzip();
     let store = loaded.config.cluster.clone().map(|config| (config, loaded.config.machine.name.clone()));
     let mut truth = Truth::new(
@@ -200,6 +214,8 @@ async fn drive(
             announced: on_loopback.clone(),
             cluster,
             grace,
+            doors: doors.clone(),
+            agent_connections,
         },
     )
     .map_err(|refusal| RunError::Config(explain(&refusal)))?;
@@ -224,6 +240,11 @@ async fn drive(
         tokio::spawn(listener::serve_tcp(listener, None, api::metrics_router(door)));
     }
 
+    if let Some((listener, tls, machine)) = agent_listener {
+        let shared = agents::listener::Shared { machine, said: say.clone(), connections, doors };
+        tokio::spawn(agents::listener::serve(listener, tls, shared));
+    }
+
     let mut written = truth.written();
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -237,7 +258,7 @@ async fn drive(
             false => TICK_WAITING,
             true if truth.is_cluster_busy() => TICK_WAITING,
             true if truth.scanner.is_busy() => TICK_SCANNING,
-            true => TICK_IDLE,
+            true => truth.publishes_in().map_or(TICK_IDLE, |wait| wait.clamp(TICK_WAITING, TICK_IDLE)),
         };
         tokio::select! {
             biased;
@@ -277,6 +298,14 @@ async fn drive(
                 truth.settle();
             }
             Some(question) = asked.recv() => question(&mut truth),
+            Some(word) = said.recv() => {
+                truth.agent_said(word);
+                // Many at once, but not so many that others wait.
+                for _ in 0..WORDS_AT_ONCE {
+                    let Ok(word) = said.try_recv() else { break };
+                    truth.agent_said(word);
+                }
+            }
             Ok(()) = written.changed() => {
                 let error = written.borrow_and_update().error.clone();
                 if let Some(error) = error {
@@ -321,6 +350,7 @@ async fn drive(
             () = &mut farewell => break,
             Some(question) = asked.recv() => question(&mut truth),
             Some(note) = noted.recv() => truth.note(note),
+            Some(word) = said.recv() => truth.agent_said(word),
             () = tokio::time::sleep(TICK_IDLE) => truth.tick(),
         }
     }

@@ -5,6 +5,7 @@
 //! but the answer that promises persistence.
 
 use model::config::Net;
+use model::registered::Registered;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::{self, Read, Write};
@@ -36,6 +37,9 @@ pub(crate) struct Saved {
     /// What health said last.
     #[serde(default)]
     pub(crate) backends: Vec<SavedBackend>,
+    /// Backends that registered and were in force.
+    #[serde(default)]
+    pub(crate) registrations: Vec<SavedRegistration>,
     /// Addresses that were put on the loopback.
     #[serde(default)]
     pub(crate) announced: Vec<SavedAddress>,
@@ -63,6 +67,15 @@ pub(crate) struct SavedBackend {
     pub(crate) up: bool,
     /// Since when.
     pub(crate) since_unix_ms: u64,
+}
+
+/// A backend that registered.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct SavedRegistration {
+    /// As it was in force.
+    pub(crate) registered: Registered,
+    /// Verdict of its checks.
+    pub(crate) up: bool,
 }
 
 /// An address on the loopback.
@@ -207,6 +220,19 @@ mod tests {
                 address: IpAddr::from([10, 0, 0, 1]),
                 up: true,
                 since_unix_ms: 4,
+            }],
+            registrations: vec![SavedRegistration {
+                registered: Registered {
+                    service: "web".to_owned(),
+                    backend: "b2".to_owned(),
+                    address: IpAddr::from([10, 0, 0, 2]),
+                    incarnation: u64::MAX,
+                    agent: "host2".to_owned(),
+                    weight: 1,
+                    port: Some(80),
+                    capacity: None,
+                },
+                up: false,
             }],
             announced: vec![SavedAddress { address: IpAddr::from([203, 0, 113, 10]), length: 32 }],
         }

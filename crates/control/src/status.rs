@@ -3,6 +3,7 @@
 use crate::flows::Search;
 use crate::slots::Slots;
 use crate::truth::{Refusal, Truth};
+use model::agent::Phase;
 use model::api::{
     BackendState, BackendStatus, ClusterStatus, DropCount, MemoryUse, PortStatus, Ready, ServiceState,
     ServiceStatus, Status, Word, WorkerStatus,
@@ -24,6 +25,22 @@ pub(crate) struct Snapshot {
     pub(crate) drops: Vec<DropCount>,
     /// `None`: the machine is alone.
     pub(crate) cluster: Option<ClusterStatus>,
+    /// `None`: no agents.
+    pub(crate) agents: Option<AgentCounts>,
+}
+
+/// What is counted of agents.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct AgentCounts {
+    pub(crate) connected: u64,
+    pub(crate) open: u64,
+    pub(crate) paused: u64,
+    pub(crate) suspects: u64,
+    pub(crate) registry: crate::agents::counts::Counts,
+    /// Connections that were closed or not taken, by reason.
+    pub(crate) closed: Vec<(&'static str, u64)>,
+    /// Backends by service and phase.
+    pub(crate) phases: Vec<(String, Phase, u64)>,
 }
 
 pub(crate) fn mode_name(mode: Mode) -> &'static str {
@@ -54,6 +71,7 @@ impl Truth {
             ports: self.ports(),
             drops: self.drops(),
             cluster: self.cluster_status().ok(),
+            agents: self.base.agents.is_some().then(|| self.agent_counts()),
         }
     }
 
@@ -75,6 +93,22 @@ impl Truth {
             (usable > 0, format!("{usable} of {total} services have a usable backend"))
         };
         Ready { ready, reason }
+    }
+
+    fn agent_counts(&self) -> AgentCounts {
+        let mut phases = std::collections::BTreeMap::new();
+        for of in self.registrations() {
+            *phases.entry((of.service, of.state)).or_insert(0) += 1;
+        }
+        AgentCounts {
+            connected: self.registry.sessions().len() as u64,
+            open: self.doors.open(),
+            paused: self.doors.paused(),
+            suspects: self.registry.suspects() as u64,
+            registry: self.registry.counts.clone(),
+            closed: self.doors.closed().collect(),
+            phases: phases.into_iter().map(|((service, phase), count)| (service, phase, count)).collect(),
+        }
     }
 
     fn acknowledged_generation(&self) -> u64 {
@@ -191,6 +225,7 @@ impl Truth {
                 status.word = member.word;
                 status.since_unix_ms = member.since_unix_ms;
                 status.health = member.verdict.as_ref().map(|verdict| verdict.status(now_ms));
+                self.say_agents(&mut status);
                 all.push(status);
             }
         }
@@ -202,6 +237,23 @@ impl Truth {
             }
         }
         all
+    }
+
+    /// What an agent, or its silence, has to do with a backend's state.
+    fn say_agents(&self, status: &mut BackendStatus) {
+        let key = (status.service.clone(), status.name.clone());
+        let Some(held) = self.registry.held().get(&key).filter(|held| held.address == status.address) else {
+            return;
+        };
+        status.agent = Some(held.agent.clone());
+        status.reason = Some(match &held.suspicion {
+            None => format!("agent {}: {}", held.agent, held.reason),
+            Some(suspicion) if suspicion.is_probed => {
+                format!("suspect, {}; own check: {}", suspicion.why, held.reason)
+            }
+            Some(suspicion) => format!("suspect, {}", suspicion.why),
+        });
+        status.suspect_since_unix_ms = held.suspicion.as_ref().map(|of| self.unix_of(of.since_ms));
     }
 
     fn backend_status(&self, id: BackendId, service: &Service, backend: &Backend) -> BackendStatus {

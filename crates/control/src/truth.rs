@@ -3,13 +3,18 @@
 //! Rule of this module: only the thread of [`run()`](crate::run()) touches a [`Truth`], between two messages, and every
 //! change goes through [`Truth::settle`], which compiles and publishes at most one view for all of them.
 
+use crate::agents::desk::Desk;
+use crate::agents::facts::{self, Facts};
+use crate::agents::registry::{self, Registry};
+use crate::agents::session::Key;
+use crate::agents::truth::{Candidate, PUBLISH_EVERY};
 use crate::announce::{self, Vip};
 use crate::balance::Balance;
 use crate::cluster::adopt::Part;
 use crate::cluster::store::Event;
 use crate::compile::CompileError;
 use crate::event::EventLog;
-use crate::health::{Change, Check, Checker, Rules, Verdict, unix_ms};
+use crate::health::{Change, Check, Checker, First, Rules, Subject, Verdict, unix_ms};
 use crate::ids::Ids;
 use crate::neighbour::{self, NextHops};
 use crate::plane::{PortHandle, WorkerHandle};
@@ -17,7 +22,7 @@ use crate::publisher::{self, Backlog};
 use crate::scan::Scanner;
 use crate::state::{Saved, SavedBackend, SavedDrain, Saver};
 use model::api::{BackendState, CheckResult, EventKind, ServiceState, Word};
-use model::config::{AdminState, Announce, Config, HealthKind, Mac, Mode, Route, Service};
+use model::config::{AdminState, Announce, Backend, Config, HealthKind, Mac, Mode, Route, Service};
 use model::{Loaded, Report};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -31,8 +36,8 @@ use worker::View;
 /// Something that happened elsewhere.
 #[derive(Debug)]
 pub(crate) enum Note {
-    /// A check of a backend ended.
-    Checked(BackendId, Arc<Check>, CheckResult),
+    /// A check ended.
+    Checked(Subject, Arc<Check>, CheckResult),
     /// Next hops changed.
     NextHops(NextHops),
     /// A VIP was put on the loopback or taken off it.
@@ -182,7 +187,10 @@ pub(crate) struct Truth {
     pub(crate) memory_bytes: Vec<(String, u64)>,
     pub(crate) busy_ratio: Vec<f64>,
 
+    /// What is in force: the file's, or the cluster's, and what registered.
     pub(crate) config: Config,
+    /// The same without what registered.
+    pub(crate) base: Config,
     pub(crate) text: String,
     pub(crate) file_text: String,
     pub(crate) applied_unix_ms: u64,
@@ -206,6 +214,19 @@ pub(crate) struct Truth {
     pub(crate) unsaved: bool,
     /// What checks say was not told to the cluster yet.
     pub(crate) health_changed: bool,
+    pub(crate) registry: Registry,
+    pub(crate) desk: Desk,
+    /// Registrations that the machine itself checks before they are in force.
+    pub(crate) candidates: BTreeMap<Key, Candidate>,
+    /// What agents have registered differs from what is in force; in a cluster: was not told to it yet.
+    pub(crate) heard_changed: bool,
+    /// Something is to be published, and may wait until `publish_from`.
+    pub(crate) lazy: bool,
+    /// When what may wait is published next.
+    pub(crate) publish_from: Instant,
+    pub(crate) doors: crate::agents::counts::Doors,
+    /// Connections of agents at once.
+    agent_connections: watch::Sender<u32>,
 
     pub(crate) events: EventLog,
     saver: Saver,
@@ -233,6 +254,8 @@ pub(crate) struct Parts {
     pub(crate) announced: watch::Receiver<BTreeSet<Vip>>,
     pub(crate) cluster: Option<Part>,
     pub(crate) grace: std::time::Duration,
+    pub(crate) doors: crate::agents::counts::Doors,
+    pub(crate) agent_connections: watch::Sender<u32>,
 }
 
 impl Truth {
@@ -241,6 +264,7 @@ impl Truth {
     pub(crate) fn new(loaded: Loaded, parts: Parts) -> Result<Truth, Refusal> {
         let empty = Config { services: Vec::new(), ..loaded.config.clone() };
         let saved = parts.saved;
+        let registrations = saved.registrations;
         let mut truth = Truth {
             config_path: parts.config_path,
             version: parts.version,
@@ -255,6 +279,7 @@ impl Truth {
             ports: parts.ports,
             now: parts.now,
             memory_bytes: parts.memory_bytes,
+            base: empty.clone(),
             config: empty,
             text: String::new(),
             file_text: loaded.text.clone(),
@@ -275,6 +300,14 @@ impl Truth {
             dirty: false,
             unsaved: false,
             health_changed: true,
+            registry: Registry::default(),
+            desk: Desk::default(),
+            candidates: BTreeMap::new(),
+            heard_changed: false,
+            lazy: false,
+            publish_from: Instant::now(),
+            doors: parts.doors,
+            agent_connections: parts.agent_connections,
             events: EventLog::new(),
             saver: parts.saver,
             notes: parts.notes,
@@ -291,6 +324,12 @@ impl Truth {
             );
             truth.events.push(EventKind::ConfigDiffers, None, None, message);
         }
+        if truth.cluster.is_none() {
+            // A cluster knows by itself what has registered.
+            let tokens = tokens(&loaded.config)?;
+            truth.registry.configure(Facts::of(&loaded.config, &tokens), 0);
+            truth.registry.restore(registrations.into_iter().map(|saved| (saved.registered, saved.up)), 0);
+        }
         truth.install(loaded)?;
         truth.remembered.clear();
         Ok(truth)
@@ -304,21 +343,41 @@ impl Truth {
     /// Makes a configuration the one in force, or changes nothing.
     pub(crate) fn install(&mut self, loaded: Loaded) -> Result<(), Refusal> {
         let Loaded { config, text, .. } = loaded;
-        // A trial first: what cannot be compiled is not let in.
+        let tokens = tokens(&config)?;
+        let (merged, skipped) = config.with_registered(&self.registry.heard().alive);
+        let ids = self.tried(&merged).map_err(Refusal::Compile)?;
+        let now_ms = self.uptime_ms();
+        self.registry.configure(Facts::of(&config, &tokens), now_ms);
+        self.registry.skipped(&skipped);
+        self.base = config;
+        self.agent_connections.send_replace(self.base.agents.as_ref().map_or(0, |agents| agents.connections));
+        self.text = text;
+        self.applied_unix_ms = unix_ms();
+        self.put_in_force(merged, ids);
+        self.settle();
+        Ok(())
+    }
+
+    /// The ids that a configuration would get: what cannot be compiled is not let in.
+    pub(crate) fn tried(&self, config: &Config) -> Result<Ids, CompileError> {
         let mut ids = self.ids.clone();
-        self.compile_with(&config, &mut ids, self.generation + 1).map_err(Refusal::Compile)?;
+        self.compile_with(config, &mut ids, self.generation + 1)?;
+        Ok(ids)
+    }
+
+    /// Makes a configuration that was tried the one in force. It is published when things settle.
+    pub(crate) fn put_in_force(&mut self, config: Config, mut ids: Ids) {
         // Not the trial's slots: it did not know yet which backends depart, and so may live on.
         ids.memories = std::mem::take(&mut self.ids.memories);
         self.ids = ids;
         let before = std::mem::replace(&mut self.config, config);
-        self.text = text;
-        self.applied_unix_ms = unix_ms();
+        let registered = self.config.registered();
+        let now_ms = self.uptime_ms();
+        self.registry.agreed(&registered, now_ms);
         self.replace_members(&before, self.generation > 0);
         self.service_states.retain(|name, _| self.config.services.iter().any(|s| s.name == *name));
         self.dirty = true;
         self.unsaved = true;
-        self.settle();
-        Ok(())
     }
 
     pub(crate) fn replace_members(&mut self, before: &Config, tells: bool) {
@@ -343,11 +402,14 @@ impl Truth {
                 self.departed.retain(|departed| departed.id != id);
                 let mut member = old.remove(&id).unwrap_or_else(|| {
                     if tells {
+                        let by = backend.registration.as_ref();
+                        let by =
+                            by.map_or_else(String::new, |by| format!(", registered by agent {}", by.agent));
                         self.events.push(
                             EventKind::BackendAdded,
                             Some(&service.name),
                             Some(&backend.name),
-                            format!("{} added", backend.address),
+                            format!("{} added{by}", backend.address),
                         );
                     }
                     Member {
@@ -368,12 +430,14 @@ impl Truth {
                     if member.verdict.is_none() {
                         let key = (service.name.clone(), backend.name.clone(), backend.address);
                         let up = known.get(&key).copied();
-                        member.verdict = Some(up.map_or_else(Verdict::default, Verdict::remembered));
+                        let mut verdict = up.map_or_else(Verdict::default, Verdict::remembered);
+                        let told = self.registry.verdict(&service.name, &backend.name, backend.address);
+                        if let Some((up, reason)) = told {
+                            verdict.told(up, word_of_agent(up, reason));
+                        }
+                        member.verdict = Some(verdict);
                     }
-                    let check = self.check_for(id, service, backend.address);
-                    if member.checker.as_ref().is_none_or(|checker| *checker.check != check) {
-                        member.checker = Some(Checker::start(id, check, self.notes.clone()));
-                    }
+                    self.attend(id, service, backend, &mut member);
                 }
                 self.members.insert(id, member);
             }
@@ -408,12 +472,35 @@ impl Truth {
         });
     }
 
-    fn check_for(&mut self, id: BackendId, service: &Service, address: IpAddr) -> Check {
+    /// Checks a backend in force, or leaves that to its agent.
+    pub(crate) fn attend(
+        &mut self,
+        id: BackendId,
+        service: &Service,
+        backend: &Backend,
+        member: &mut Member,
+    ) {
+        let first = match self.registry.checker(&service.name, &backend.name, backend.address) {
+            registry::Checker::Agent => {
+                member.checker = None;
+                return;
+            }
+            registry::Checker::Machine => First::Spread,
+            registry::Checker::Suspect { from_ms } => First::After(from_ms.saturating_sub(self.uptime_ms())),
+        };
+        let check = self.check_for(id, service, backend);
+        if member.checker.as_ref().is_none_or(|checker| *checker.check != check) {
+            member.checker = Some(Checker::start(Subject::Backend(id), first, check, self.notes.clone()));
+        }
+    }
+
+    fn check_for(&mut self, id: BackendId, service: &Service, backend: &Backend) -> Check {
+        let address = backend.address;
         let health = &service.health;
         let via = health.via.clone().or_else(|| {
             self.ports.iter().find_map(|port| port.exception.as_ref().map(|(_, name)| name.clone()))
         });
-        let port = health.port.unwrap_or(service.port);
+        let port = service.check_port(backend);
         let vip = crate::tunnel::representative(service.vip);
         let (target, source) = match health.route {
             Route::Direct => {
@@ -436,7 +523,10 @@ impl Truth {
     /// Takes a note in.
     pub(crate) fn note(&mut self, note: Note) {
         match note {
-            Note::Checked(id, check, result) => self.checked(id, &check, result),
+            Note::Checked(Subject::Backend(id), check, result) => self.checked(id, &check, result),
+            Note::Checked(Subject::Candidate(service, backend, incarnation), check, result) => {
+                self.candidate_checked(&(service, backend), incarnation, &check, &result);
+            }
             Note::NextHops(found) => self.next_hops_changed(found),
             Note::Announced { vip, there } => {
                 let (kind, what) = if there {
@@ -465,22 +555,37 @@ impl Truth {
         let health = &service.health;
         let rules = Rules { interval_ms: health.interval_ms, fall: health.fall, rise: health.rise };
         let Some(verdict) = &mut member.verdict else { return };
-        let Some(change) = verdict.observe(result, rules, now_ms) else { return };
+        let (key, address) = ((member.service.clone(), member.name.clone()), member.address);
+        let (passed, reason) = (result.passed, result.reason.clone());
+        let change = verdict.observe(result, rules, now_ms);
+        self.registry.observed(&key, address, passed, &reason);
+        if let Some(change) = change {
+            self.registry.judged(&key, address, change == Change::Up, now_ms);
+            self.verdict_changed(id, change);
+        }
+    }
+
+    /// What checks say of a backend in force is something else now. What is down is down at once; what is up may wait for
+    /// others.
+    pub(crate) fn verdict_changed(&mut self, id: BackendId, change: Change) {
+        let Some(member) = self.members.get(&id) else { return };
         let (service, name) = (Some(member.service.as_str()), Some(member.name.as_str()));
         match change {
             Change::Up => {
                 self.events.push(EventKind::BackendUp, service, name, format!("{} is up", member.address));
+                self.lazy = true;
             }
             Change::Down { hold_ms } => {
-                let message = format!("{} is down: {}", member.address, verdict.reason());
+                let reason = member.verdict.as_ref().map_or("", Verdict::reason);
+                let message = format!("{} is down: {reason}", member.address);
                 self.events.push(EventKind::BackendDown, service, name, message);
                 if hold_ms > 0 {
                     let message = format!("flaps; stays down for at least {hold_ms} ms");
                     self.events.push(EventKind::HoldDown, service, name, message);
                 }
+                self.dirty = true;
             }
         }
-        self.dirty = true;
         self.unsaved = true;
         self.health_changed = true;
     }
@@ -556,6 +661,17 @@ impl Truth {
 
     /// Compiles and publishes what has changed, if anything has.
     pub(crate) fn settle(&mut self) {
+        let now = Instant::now();
+        if now >= self.publish_from {
+            let renewed = self.cluster.is_none() && std::mem::take(&mut self.heard_changed);
+            if renewed {
+                self.renew_registered();
+            }
+            if renewed || self.lazy {
+                self.dirty = true;
+                self.publish_from = now + PUBLISH_EVERY;
+            }
+        }
         if !std::mem::take(&mut self.dirty) {
             return;
         }
@@ -565,6 +681,7 @@ impl Truth {
             Ok(view) => {
                 self.ids = ids;
                 self.generation += 1;
+                self.lazy = false;
                 self.view = Arc::new(view);
                 self.shares_are_in_force();
                 // Workers must not take a newcomer for one without load.
@@ -581,7 +698,7 @@ impl Truth {
     }
 
     /// Derives what the API shows of backends and services, and tells what changed.
-    fn judge(&mut self) {
+    pub(crate) fn judge(&mut self) {
         let now = unix_ms();
         for service in &self.config.services {
             let mut state = ServiceState::Empty;
@@ -610,9 +727,14 @@ impl Truth {
                         (BackendState::Drain, Word::Drain)
                     }
                     AdminState::Up if backend.weight == 0 => (BackendState::Drain, Word::Admin),
-                    AdminState::Up if !takes_flows => (BackendState::Down, Word::Health),
+                    AdminState::Up if !takes_flows => (
+                        BackendState::Down,
+                        self.registry.word(&service.name, &backend.name, backend.address),
+                    ),
                     AdminState::Up if !healthy => (BackendState::Up, Word::Panic),
-                    AdminState::Up if member.verdict.is_some() => (BackendState::Up, Word::Health),
+                    AdminState::Up if member.verdict.is_some() => {
+                        (BackendState::Up, self.registry.word(&service.name, &backend.name, backend.address))
+                    }
                     AdminState::Up => (BackendState::Up, Word::Admin),
                 };
                 if is == BackendState::Up && state != ServiceState::Panic {
@@ -735,6 +857,7 @@ impl Truth {
             self.dirty = true;
             self.settle();
         }
+        self.tend_agents();
         self.tend_cluster();
     }
 
@@ -785,6 +908,11 @@ impl Truth {
                 format!("removed for good after drain_timeout_ms; {flows} flows are steered anew")
             };
             let name = departed.service.backends.first().map(|backend| backend.name.as_str());
+            if let Some(backend) = departed.service.backends.first()
+                && let Some(by) = &backend.registration
+            {
+                self.registry.departed(&departed.service.name, &backend.name, &by.agent);
+            }
             self.events.push(EventKind::BackendForgotten, Some(&departed.service.name), name, message);
             self.ids.forget(departed.id);
             self.dirty = true;
@@ -817,6 +945,7 @@ impl Truth {
             config: Some(self.text.clone()),
             drains: drains.collect(),
             backends: backends.collect(),
+            registrations: self.saved_registrations(),
             announced: self
                 .announced
                 .borrow()
@@ -838,7 +967,18 @@ impl Truth {
         for member in self.members.values_mut() {
             member.checker = None;
         }
+        self.candidates.clear();
         self.wish_neighbours();
         self.save();
     }
+}
+
+/// The tokens of a configuration's agents.
+fn tokens(config: &Config) -> Result<HashMap<String, Vec<u8>>, Refusal> {
+    facts::tokens(config).map_err(|(path, problem)| Refusal::File { path, problem })
+}
+
+/// What an agent says, as if it were a check's result.
+pub(crate) fn word_of_agent(up: bool, reason: &str) -> CheckResult {
+    CheckResult { passed: up, reason: reason.to_owned(), duration_us: 0, unix_ms: unix_ms() }
 }

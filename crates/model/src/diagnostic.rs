@@ -138,8 +138,9 @@ impl miette::Diagnostic for Report {
     }
 }
 
-/// Collects problems and turns byte ranges into lines and columns.
-pub(crate) struct Problems<'t> {
+/// Collects problems and turns byte ranges into lines and columns. For every TOML file of ours.
+#[derive(Debug)]
+pub struct Problems<'t> {
     text: &'t str,
     line_starts: Vec<usize>,
     found: Vec<Diagnostic>,
@@ -148,7 +149,8 @@ pub(crate) struct Problems<'t> {
 }
 
 impl<'t> Problems<'t> {
-    pub(crate) fn new(text: &'t str) -> Problems<'t> {
+    /// Of `text`.
+    pub fn new(text: &'t str) -> Problems<'t> {
         let ends = text.bytes().enumerate().filter(|&(_, b)| b == b'\n').map(|(i, _)| i + 1);
         Problems {
             text,
@@ -160,7 +162,7 @@ impl<'t> Problems<'t> {
     }
 
     /// The config will be refused because of `span`.
-    pub(crate) fn error(&mut self, span: Range<usize>, message: impl Into<String>, help: impl Into<String>) {
+    pub fn error(&mut self, span: Range<usize>, message: impl Into<String>, help: impl Into<String>) {
         self.errors += 1;
         if self.errors > PROBLEMS_MAX {
             self.further += 1;
@@ -170,22 +172,19 @@ impl<'t> Problems<'t> {
     }
 
     /// The config is taken, but `span` deserves a look.
-    pub(crate) fn warning(
-        &mut self,
-        span: Range<usize>,
-        message: impl Into<String>,
-        help: impl Into<String>,
-    ) {
+    pub fn warning(&mut self, span: Range<usize>, message: impl Into<String>, help: impl Into<String>) {
         if self.found.len() < 2 * PROBLEMS_MAX {
             self.add(Severity::Warning, span, message.into(), help.into());
         }
     }
 
-    pub(crate) const fn has_errors(&self) -> bool {
+    /// Whether the config will be refused.
+    pub const fn has_errors(&self) -> bool {
         self.errors > 0
     }
 
-    pub(crate) fn finish(mut self) -> Vec<Diagnostic> {
+    /// All that was found, in the order in which it was.
+    pub fn finish(mut self) -> Vec<Diagnostic> {
         if self.further > 0 {
             let (further, end) = (self.further, self.text.len());
             self.add(

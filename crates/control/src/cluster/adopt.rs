@@ -427,6 +427,7 @@ impl Truth {
                 })
                 .collect();
         }
+        self.base = config.clone();
         let before = std::mem::replace(&mut self.config, config);
         self.ids = ids;
         self.replace_members(&before, !is_first);

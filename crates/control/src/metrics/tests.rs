@@ -145,6 +145,7 @@ fn sample() -> Snapshot {
     });
     Snapshot {
         cluster: None,
+        agents: Some(agent_counts()),
         status,
         services: vec![service],
         backends: vec![backend],
@@ -198,4 +199,28 @@ fn promtool_finds_nothing() {
     let said =
         String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && said.trim().is_empty(), "{said}");
+}
+
+fn agent_counts() -> crate::status::AgentCounts {
+    let mut counts =
+        crate::status::AgentCounts { connected: 2, open: 5, paused: 1, suspects: 1, ..Default::default() };
+    counts.phases.push(("web".to_owned(), model::agent::Phase::Up, 3));
+    counts.closed.push(("full", 7));
+    counts.registry.refuse(model::agent::Refusal::Claimed);
+    counts
+}
+
+#[test]
+fn agents_are_counted() {
+    let text = render(&sample());
+    for line in [
+        "guideway_agents_connected 2",
+        "guideway_agent_connections_refused_total{reason=\"full\"} 7",
+        "guideway_registrations{service=\"web\",state=\"up\"} 3",
+        "guideway_registrations_refused_total{code=\"claimed\"} 1",
+        "guideway_registrations_refused_total{code=\"stale\"} 0",
+        "guideway_backends_suspect 1",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}: {text}");
+    }
 }

@@ -17,6 +17,8 @@ use worker::mailbox::{Inbox, mailbox};
 use worker::view::{BACKENDS_MAX, BackendState, SERVICES_MAX};
 use worker::{Counters, View};
 
+mod agents;
+
 const SETUP: &str = "ip address add 10.9.0.1/24 dev lo";
 
 /// A configuration of two backends, checked over TCP at `port`.

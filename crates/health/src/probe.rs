@@ -11,6 +11,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
+use std::task::Poll;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
@@ -21,40 +22,40 @@ const ANSWER_MAX: usize = 64 * 1024;
 
 /// What is checked, and how. Two equal checks need one task.
 #[derive(Clone, PartialEq, Debug)]
-pub(crate) struct Check {
+pub struct Check {
     /// What is probed.
-    pub(crate) kind: HealthKind,
+    pub kind: HealthKind,
     /// Where.
-    pub(crate) target: SocketAddr,
+    pub target: SocketAddr,
     /// `Host` and TLS name when the configuration gives none: the VIP.
-    pub(crate) vip: IpAddr,
+    pub vip: IpAddr,
     /// Interface the probe leaves by.
-    pub(crate) via: Option<String>,
+    pub via: Option<String>,
     /// Source address and ports of a probe through the tunnel, or why there cannot be one.
-    pub(crate) source: Option<Result<SourcePorts, &'static str>>,
-    /// Time between two checks.
-    pub(crate) interval_ms: u32,
-    /// Time a check may take.
-    pub(crate) timeout_ms: u32,
+    pub source: Option<Result<SourcePorts, &'static str>>,
+    /// Time between two checks, milliseconds.
+    pub interval_ms: u32,
+    /// Time a check may take, milliseconds.
+    pub timeout_ms: u32,
 }
 
 /// Source of a probe through the tunnel: its ports name the backend to the workers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct SourcePorts {
+pub struct SourcePorts {
     /// Source address.
-    pub(crate) address: IpAddr,
+    pub address: IpAddr,
     /// First of [`SourcePorts::COUNT`] ports, used in turn.
-    pub(crate) first: u16,
+    pub first: u16,
 }
 
 impl SourcePorts {
     /// Several, so that a probe whose reset was lost does not stand in the way of the next one.
-    pub(crate) const COUNT: u16 = 4;
+    pub const COUNT: u16 = 4;
 }
 
 /// Why a check failed.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Failure {
+pub enum Failure {
     /// TCP RST or ICMP port unreachable.
     #[error("refused")]
     Refused,
@@ -85,6 +86,12 @@ pub(crate) enum Failure {
     /// Not HTTP.
     #[error("http: {0}")]
     Http(String),
+    /// The command ended with another status than 0.
+    #[error("exit status {0}")]
+    Exit(i32),
+    /// The command was ended by a signal.
+    #[error("ended by signal {0}")]
+    Signal(i32),
     /// The probe could not leave this machine.
     #[error("cannot probe: {0}")]
     Local(String),
@@ -108,7 +115,10 @@ impl From<io::Error> for Failure {
 
 impl Check {
     /// Probes once. `turn` counts probes.
-    pub(crate) async fn run(&self, turn: u32) -> Result<(), Failure> {
+    ///
+    /// # Errors
+    /// Why it did not pass.
+    pub async fn run(&self, turn: u32) -> Result<(), Failure> {
         let limit = Duration::from_millis(u64::from(self.timeout_ms));
         tokio::time::timeout(limit, self.probe(turn)).await.unwrap_or(Err(Failure::Timeout))
     }
@@ -272,9 +282,10 @@ where
                 open = false;
                 if let Err(error) = ended {
                     // The exchange usually knows better; give it the first word.
-                    return match futures_util::poll!(&mut exchange) {
-                        std::task::Poll::Ready(done) => done,
-                        std::task::Poll::Pending => Err(http_failure(error)),
+                    let now = std::future::poll_fn(|context| Poll::Ready(exchange.as_mut().poll(context)));
+                    return match now.await {
+                        Poll::Ready(done) => done,
+                        Poll::Pending => Err(http_failure(error)),
                     };
                 }
             }

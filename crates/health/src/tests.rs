@@ -1,0 +1,334 @@
+use super::*;
+use model::config::{HealthKind, HttpCheck};
+use proptest::prelude::*;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, UdpSocket};
+
+const RULES: Rules = Rules { interval_ms: 100, fall: 3, rise: 2 };
+
+fn result(passed: bool) -> CheckResult {
+    CheckResult { passed, reason: "r".to_owned(), duration_us: 1, unix_ms: 1 }
+}
+
+#[test]
+fn first_pass_is_up_at_once_and_fall_and_rise_count_in_a_row() {
+    let mut verdict = Verdict::default();
+    assert_eq!(verdict.up(), None);
+    assert_eq!(verdict.observe(result(false), RULES, 0), None);
+    assert_eq!(verdict.up(), None, "one failure of three is no verdict");
+    assert_eq!(verdict.observe(result(true), RULES, 1), Some(Change::Up));
+    for (at, passed) in [(2, false), (3, false), (4, true), (5, false), (6, false)] {
+        assert_eq!(verdict.observe(result(passed), RULES, at), None);
+    }
+    assert_eq!(verdict.observe(result(false), RULES, 7), Some(Change::Down { hold_ms: 0 }));
+    assert_eq!(verdict.observe(result(false), RULES, 8), None);
+    assert_eq!(verdict.observe(result(true), RULES, 9), None);
+    assert_eq!(verdict.observe(result(false), RULES, 10), None);
+    assert_eq!(verdict.observe(result(true), RULES, 11), None);
+    assert_eq!(verdict.observe(result(true), RULES, 12), Some(Change::Up));
+    let status = verdict.status(13);
+    assert_eq!((status.passed, status.failed, status.transitions, status.consecutive), (5, 8, 3, 2));
+}
+
+#[test]
+fn unknown_goes_down_after_fall_failures() {
+    let mut verdict = Verdict::default();
+    let changes: Vec<_> = (0..3).map(|at| verdict.observe(result(false), RULES, at)).collect();
+    assert_eq!(changes, [None, None, Some(Change::Down { hold_ms: 0 })]);
+    assert_eq!(verdict.observe(result(true), RULES, 4), None, "from down it takes `rise` passes");
+    assert_eq!(verdict.observe(result(true), RULES, 5), Some(Change::Up));
+}
+
+#[test]
+fn remembered_up_stays_up_until_it_falls() {
+    let mut verdict = Verdict::remembered(true);
+    assert_eq!(verdict.observe(result(false), RULES, 0), None);
+    assert_eq!(verdict.up(), Some(true));
+    assert_eq!(verdict.observe(result(false), RULES, 1), None);
+    assert_eq!(verdict.observe(result(false), RULES, 2), Some(Change::Down { hold_ms: 0 }));
+}
+
+#[test]
+fn a_flapping_backend_stays_down_longer_each_time_but_not_for_ever() {
+    let rules = Rules { interval_ms: 100, fall: 1, rise: 1 };
+    let mut verdict = Verdict::remembered(true);
+    let mut now = 0;
+    let mut holds = Vec::new();
+    for _ in 0..9 {
+        let Some(Change::Down { hold_ms }) = verdict.observe(result(false), rules, now) else {
+            panic!("should fall")
+        };
+        holds.push(hold_ms);
+        if hold_ms > 0 {
+            assert_eq!(verdict.observe(result(true), rules, now + hold_ms - 1), None, "held down");
+            assert_eq!(verdict.status(now + hold_ms - 1).held_down_ms, 1);
+        }
+        now += hold_ms;
+        assert_eq!(verdict.observe(result(true), rules, now), Some(Change::Up));
+    }
+    assert_eq!(holds, [0, 2000, 4000, 8000, 16_000, 32_000, 60_000, 60_000, 60_000]);
+    // Quiet for the window: forgiven.
+    now += FLAP_WINDOW_MS + 1;
+    assert_eq!(verdict.observe(result(false), rules, now), Some(Change::Down { hold_ms: 0 }));
+}
+
+proptest! {
+    /// Against an oracle that keeps the whole history.
+    #[test]
+    fn verdict_equals_its_history(
+        results in prop::collection::vec((any::<bool>(), 0u64..50_000), 1..200),
+        fall in 1u32..5,
+        rise in 1u32..5,
+    ) {
+        let rules = Rules { interval_ms: 1000, fall, rise };
+        let mut verdict = Verdict::default();
+        let (mut history, mut up, mut downs, mut hold_until) = (Vec::new(), None, Vec::new(), 0);
+        let mut now = 0;
+        for (passed, pause) in results {
+            now += pause;
+            history.push(passed);
+            let tail = |wanted: bool, n: u32| {
+                let n = n as usize;
+                history.len() >= n && history[history.len() - n..].iter().all(|p| *p == wanted)
+            };
+            let expected = match up {
+                None if passed => Some(true),
+                Some(false) if tail(true, rise) && now >= hold_until => Some(true),
+                None | Some(true) if tail(false, fall) => Some(false),
+                _ => None,
+            };
+            if expected == Some(false) {
+                downs.push(now);
+                let recent = downs.iter().filter(|at| now - **at <= FLAP_WINDOW_MS).count().min(16);
+                let hold = if recent < 2 { 0 } else { (1000u64 << (recent - 1)).min(HOLD_MAX_MS) };
+                hold_until = now + hold;
+            }
+            let change = verdict.observe(result(passed), rules, now);
+            prop_assert_eq!(change.map(|c| c == Change::Up), expected);
+            up = expected.or(up);
+            prop_assert_eq!(verdict.up(), up);
+        }
+    }
+}
+
+fn check(kind: HealthKind, target: SocketAddr) -> Check {
+    Check {
+        kind,
+        target,
+        vip: IpAddr::V4(Ipv4Addr::new(203, 0, 113, 10)),
+        via: None,
+        source: None,
+        interval_ms: 100,
+        timeout_ms: 300,
+    }
+}
+
+fn words(outcome: Result<(), probe::Failure>) -> String {
+    outcome.map_or_else(|failure| failure.to_string(), |()| "ok".to_owned())
+}
+
+async fn listen() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+/// Answers every connection with `answer`, after reading what came first.
+async fn serve_bytes(answer: &'static [u8]) -> SocketAddr {
+    let (listener, address) = listen().await;
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut seen = [0; 4096];
+                let _ = stream.read(&mut seen).await;
+                let _ = stream.write_all(answer).await;
+                let _ = stream.shutdown().await;
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn tcp() {
+    let connect = HealthKind::Tcp { send: None, expect: None };
+    let (listener, open) = listen().await;
+    assert_eq!(words(check(connect.clone(), open).run(0).await), "ok");
+    drop(listener);
+    assert_eq!(words(check(connect.clone(), open).run(1).await), "refused");
+
+    let talk =
+        |expect: &str| HealthKind::Tcp { send: Some("hello\n".to_owned()), expect: Some(expect.to_owned()) };
+    let server = serve_bytes(b"220 mail ready").await;
+    assert_eq!(words(check(talk("220"), server).run(0).await), "ok");
+    assert_eq!(words(check(talk("250"), server).run(0).await), "answer mismatch");
+    let silent = serve_bytes(b"").await;
+    assert_eq!(words(check(talk("220"), silent).run(0).await), "closed before the answer");
+
+    // Accepts (the kernel does) and never answers.
+    let (_mute, address) = listen().await;
+    let begun = Instant::now();
+    assert_eq!(words(check(talk("220"), address).run(0).await), "timeout");
+    assert!(begun.elapsed() >= Duration::from_millis(300));
+
+    // Resets.
+    let (listener, address) = listen().await;
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            stream.set_zero_linger().unwrap();
+        }
+    });
+    let got = words(check(talk("220"), address).run(0).await);
+    assert_eq!(got, "reset");
+}
+
+#[tokio::test]
+async fn a_probe_leaves_by_its_interface_and_says_when_it_cannot() {
+    let (_listener, open) = listen().await;
+    let mut by_loopback = check(HealthKind::Tcp { send: None, expect: None }, open);
+    by_loopback.via = Some("lo".to_owned());
+    assert_eq!(words(by_loopback.run(0).await), "ok");
+    by_loopback.via = Some("nosuchif0".to_owned());
+    let got = words(by_loopback.run(0).await);
+    assert!(got.starts_with("cannot probe: interface nosuchif0:"), "{got}");
+}
+
+#[tokio::test]
+async fn a_probe_through_the_tunnel_uses_its_ports_in_turn_again_and_again() {
+    let (listener, open) = listen().await;
+    let mut check = check(HealthKind::Tcp { send: None, expect: None }, open);
+    check.source = Some(Ok(SourcePorts { address: IpAddr::V4(Ipv4Addr::LOCALHOST), first: 17_300 }));
+    for turn in 0..12 {
+        let (outcome, accepted) = tokio::join!(check.run(turn), listener.accept());
+        assert_eq!(words(outcome), "ok");
+        assert_eq!(u32::from(accepted.unwrap().1.port()), 17_300 + turn % 4);
+    }
+}
+
+fn http(expect: Option<&str>, expect_status: Vec<(u16, u16)>) -> HttpCheck {
+    HttpCheck {
+        path: "/health".to_owned(),
+        host: None,
+        expect_status,
+        expect: expect.map(str::to_owned),
+        sni: None,
+    }
+}
+
+#[tokio::test]
+async fn http_status_and_body() {
+    let good = serve_bytes(b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\nall is well\n").await;
+    let ask = |check_: HttpCheck, target| async move {
+        words(check(HealthKind::Http(check_), target).run(0).await)
+    };
+    assert_eq!(ask(http(None, vec![]), good).await, "ok");
+    assert_eq!(ask(http(Some("is well"), vec![]), good).await, "ok");
+    assert_eq!(ask(http(Some("is ill"), vec![]), good).await, "body mismatch");
+    assert_eq!(ask(http(None, vec![(204, 204)]), good).await, "status 200");
+    let busy = serve_bytes(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n").await;
+    assert_eq!(ask(http(None, vec![]), busy).await, "status 503");
+    assert_eq!(ask(http(None, vec![(200, 200), (500, 599)]), busy).await, "ok");
+    let moved = serve_bytes(b"HTTP/1.1 302 Found\r\nLocation: /\r\n\r\n").await;
+    assert_eq!(ask(http(None, vec![]), moved).await, "ok");
+    let gone = serve_bytes(b"").await;
+    assert_eq!(ask(http(None, vec![]), gone).await, "closed before the answer");
+    let other = serve_bytes(b"SSH-2.0-OpenSSH_9.2\r\n").await;
+    let got = ask(http(None, vec![]), other).await;
+    assert!(got.starts_with("http: "), "{got}");
+    // A body without end counts as far as it is looked at.
+    let endless = serve_bytes(b"HTTP/1.1 200 OK\r\n\r\nabc").await;
+    assert_eq!(ask(http(Some("bc"), vec![]), endless).await, "ok");
+    let (_mute, address) = listen().await;
+    assert_eq!(ask(http(None, vec![]), address).await, "timeout");
+}
+
+#[tokio::test]
+async fn http_sends_path_and_host() {
+    let (listener, address) = listen().await;
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut seen = vec![0; 4096];
+        let length = stream.read(&mut seen).await.unwrap();
+        stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+        String::from_utf8(seen[..length].to_vec()).unwrap()
+    });
+    let mut asked = http(None, vec![]);
+    asked.path = "/live?x=1".to_owned();
+    asked.host = Some("www.example.com".to_owned());
+    assert_eq!(words(check(HealthKind::Http(asked), address).run(0).await), "ok");
+    let request = server.await.unwrap();
+    assert!(request.starts_with("GET /live?x=1 HTTP/1.1\r\n"), "{request}");
+    assert!(request.contains("host: www.example.com\r\n"), "{request}");
+    assert!(request.contains("connection: close\r\n"), "{request}");
+}
+
+#[tokio::test]
+async fn https_takes_any_certificate_and_tells_tls_failures() {
+    let certified = rcgen::generate_simple_self_signed(vec!["other.example".to_owned()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap();
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certified.cert.der().clone()], key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+    let (listener, address) = listen().await;
+    let names = std::sync::Arc::new(AtomicUsize::new(0));
+    let counted = names.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, counted) = (acceptor.clone(), counted.clone());
+            tokio::spawn(async move {
+                let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                if stream.get_ref().1.server_name() == Some("www.example.com") {
+                    counted.fetch_add(1, Ordering::Relaxed);
+                }
+                let mut seen = [0; 1024];
+                let _ = stream.read(&mut seen).await;
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+                let _ = stream.shutdown().await;
+            });
+        }
+    });
+    let mut slow = check(HealthKind::Https(http(Some("ok"), vec![])), address);
+    slow.timeout_ms = 3000;
+    assert_eq!(words(slow.run(0).await), "ok");
+    let mut named = http(None, vec![]);
+    named.sni = Some("www.example.com".to_owned());
+    let mut named = check(HealthKind::Https(named), address);
+    named.timeout_ms = 3000;
+    assert_eq!(words(named.run(0).await), "ok");
+    assert_eq!(names.load(Ordering::Relaxed), 1, "the server name is sent");
+    let plain = serve_bytes(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+    let got = words(check(HealthKind::Https(http(None, vec![])), plain).run(0).await);
+    assert!(got.starts_with("tls: "), "{got}");
+}
+
+#[tokio::test]
+async fn udp() {
+    let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = server.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut seen = [0; 100];
+        while let Ok((length, from)) = server.recv_from(&mut seen).await {
+            if &seen[..length] == b"ping" {
+                let _ = server.send_to(b"pong", from).await;
+            }
+        }
+    });
+    let ask = |send: &str, expect: Option<&str>| HealthKind::Udp {
+        send: Some(send.to_owned()),
+        expect: expect.map(str::to_owned),
+    };
+    assert_eq!(words(check(ask("ping", None), address).run(0).await), "ok");
+    assert_eq!(words(check(ask("ping", Some("ong")), address).run(0).await), "ok");
+    assert_eq!(words(check(ask("ping", Some("other")), address).run(0).await), "answer mismatch");
+    assert_eq!(words(check(ask("hush", None), address).run(0).await), "timeout");
+    let closed = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    assert_eq!(words(check(ask("ping", None), closed).run(0).await), "refused");
+}
