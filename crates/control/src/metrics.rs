@@ -227,6 +227,11 @@ fn services(page: &mut Page, snapshot: &Snapshot) {
     counter("vip_no_backend_packets_total", "Packets dropped for want of a usable backend.", |s| {
         s.no_backend
     });
+    counter(
+        "vip_overload_packets_total",
+        "Packets dropped because every backend was full (overload = \"reject\").",
+        |s| s.overload,
+    );
     page.family("vip_flows", "gauge", "Live flows of the service.");
     for service in services {
         page.sample("vip_flows", &[("service", &service.name)], service.flows);
@@ -284,6 +289,13 @@ fn backends(page: &mut Page, snapshot: &Snapshot) {
     });
     each("backend_new_flows_total", "counter", "Flows placed on the backend.", |b| b.flows_new);
     each("backend_flows", "gauge", "Live flows of the backend.", |b| b.flows);
+    each("backend_syns_total", "counter", "TCP flows of the backend that a SYN began.", |b| b.syns);
+    each(
+        "backend_handshakes_total",
+        "counter",
+        "TCP flows of the backend whose client has answered its first packet, those met in the middle included.",
+        |b| b.handshakes,
+    );
     each("backend_up", "gauge", "The backend takes new flows.", |b| u64::from(b.state == BackendState::Up));
     each("backend_draining", "gauge", "The backend takes no new flows, old ones live on.", |b| {
         u64::from(matches!(b.state, BackendState::Drain | BackendState::Removed))

@@ -6,7 +6,7 @@ use crate::cluster::adopt::Part;
 use crate::cluster::store;
 use crate::plane::{Notice, Options, Plane};
 use crate::truth::{Door, Parts, Question, Refusal, Truth};
-use crate::{agents, announce, neighbour, state, telemetry};
+use crate::{agents, announce, balance, neighbour, state, telemetry};
 use model::Loaded;
 use model::api::EventKind;
 use std::collections::BTreeSet;
@@ -248,6 +248,8 @@ async fn drive(
     let mut written = truth.written();
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut weigh = tokio::time::interval(balance::PERIOD);
+    weigh.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut rates = Rates::new(&truth);
     let mut started = false;
     let mut failure = None;
@@ -282,6 +284,10 @@ async fn drive(
                         publish(command, answer);
                     }
                 }
+            }
+            _ = weigh.tick() => {
+                truth.weigh();
+                truth.settle();
             }
             Some(note) = noted.recv() => {
                 truth.note(note);

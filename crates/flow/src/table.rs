@@ -360,6 +360,22 @@ impl Table {
         self.set_backend(key, hit, hit.backend, state, now)
     }
 
+    /// As [`touch`](Table::touch), and gives the state that the entry had until now, which may be another than the hit's: an earlier
+    /// packet of the burst may have changed it. `None` when there was something to write and the entry is gone.
+    #[inline]
+    pub fn touch_from(&mut self, key: &FlowKey, hit: &Hit, state: State, now: Tick) -> Option<State> {
+        let word = self.ageing.stamp(hit.backend, state, now);
+        if word == hit.word {
+            return Some(state);
+        }
+        self.stamped = self.stamped.max(now);
+        let before = match *key {
+            FlowKey::Narrow(key) => update(&mut self.narrow, key, hit, word),
+            FlowKey::Wide(key) => update(&mut self.wide, key, hit, word),
+        };
+        before.map(Word::state)
+    }
+
     /// The same, with another backend. A trusted flow may become untrusted this way (a new connection from the same
     /// port): it keeps its slot, also above the quota. False when there was something to write and the entry is gone.
     #[inline]
@@ -377,8 +393,8 @@ impl Table {
         }
         self.stamped = self.stamped.max(now);
         match *key {
-            FlowKey::Narrow(key) => update(&mut self.narrow, key, hit, word),
-            FlowKey::Wide(key) => update(&mut self.wide, key, hit, word),
+            FlowKey::Narrow(key) => update(&mut self.narrow, key, hit, word).is_some(),
+            FlowKey::Wide(key) => update(&mut self.wide, key, hit, word).is_some(),
         }
     }
 
@@ -549,15 +565,12 @@ fn overwrite<B: Line>(
     Inserted { outcome: Insert::Done, evicted }
 }
 
+/// Gives what was there.
 #[inline]
-fn update<B: Line>(cuckoo: &mut Cuckoo<B>, key: B::Key, hit: &Hit, word: Word) -> bool {
-    match cuckoo.locate(key, hit.bucket()) {
-        Some((at, old)) => {
-            cuckoo.update(at, old, word);
-            true
-        }
-        None => false,
-    }
+fn update<B: Line>(cuckoo: &mut Cuckoo<B>, key: B::Key, hit: &Hit, word: Word) -> Option<Word> {
+    let (at, old) = cuckoo.locate(key, hit.bucket())?;
+    cuckoo.update(at, old, word);
+    Some(old)
 }
 
 fn remove<B: Line>(cuckoo: &mut Cuckoo<B>, key: B::Key, ageing: &Ageing, now: Tick) -> Option<Hit> {

@@ -2,7 +2,7 @@
 //! hashes at a time, and entered, without the general description of a packet.
 //!
 //! What it does is what [`steering`](crate::steering) would do with them, only sooner; what that would have to ask about (the
-//! other workers' tables, a remembered slot, a flow twice in the burst) is left to it.
+//! other workers' tables, a remembered slot, a flow twice in the burst, load) is left to it.
 
 use crate::fast::bits;
 use crate::io::PacketIo;
@@ -79,7 +79,11 @@ impl<Io: PacketIo> Worker<Io> {
             let is_first = looked_up.hits.miss(position).is_some_and(|miss| seen.is_first(miss.hash()));
             first |= u32::from(is_first) << position;
         }
-        let chosen = settled & first;
+        let mut chosen = settled & first;
+        if !self.queues.is_empty() {
+            // Where load decides, a flow must have its entry before the next one is placed.
+            chosen = self.of_slots_alone(view, chosen);
+        }
         // In a cluster a tainted slot has an owner to ask.
         let free = if view.cluster.is_some() { self.of_free_slots(view, chosen) } else { chosen };
         self.fresh.placed = self.place_slots(view, free);
@@ -92,6 +96,16 @@ impl<Io: PacketIo> Worker<Io> {
             #[inline(always)]
             |lanes| self.batch.heads.courses(lanes).2,
         )
+    }
+
+    /// Of these positions, those whose service goes by slots.
+    fn of_slots_alone(&self, view: &View, positions: u32) -> u32 {
+        let mut kept = 0;
+        for position in bits(positions) {
+            let service = view.service.get(self.batch.service_index(position));
+            kept |= u32::from(service.is_some_and(|of| of.least_load().is_none())) << position;
+        }
+        kept
     }
 
     /// Of these positions, those whose slot is not tainted.
@@ -132,6 +146,10 @@ impl<Io: PacketIo> Worker<Io> {
             }
         }
         self.count_entered(view, entered);
+        let met = entered & !self.syns();
+        if met != 0 {
+            self.count_met_of(met);
+        }
     }
 
     /// Enters those for which there is no room in the nearest place, one by one.
@@ -166,7 +184,7 @@ impl<Io: PacketIo> Worker<Io> {
     #[inline(always)]
     fn count_entered(&self, view: &View, entered: u32) {
         self.counters.totals.flow_inserts.add(u64::from(entered.count_ones()));
-        let backends = self.counters.backends();
+        let backends = self.counters.backend_flows();
         for position in bits(entered) {
             if let Some(of) = backends.get(self.batch.decided[position % BURST].index()) {
                 of.flows_new.add(1);
@@ -183,11 +201,19 @@ impl<Io: PacketIo> Worker<Io> {
             }
         }
     }
+
+    /// Counts those that no SYN began, which are few.
+    #[inline(never)]
+    fn count_met_of(&self, positions: u32) {
+        for position in bits(positions) {
+            self.count_met(self.batch.decided[position % BURST]);
+        }
+    }
 }
 
 /// Whether a slot is tainted in the cluster.
 #[inline]
 fn is_tainted(view: &View, service: usize, slot: u32) -> bool {
     let of = view.cluster.as_ref().and_then(|cluster| cluster.services.get(service));
-    of.is_some_and(|of| of.taints.is_tainted(slot))
+    of.is_some_and(|of| of.is_tainted(slot))
 }

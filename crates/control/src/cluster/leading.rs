@@ -42,6 +42,8 @@ pub(crate) struct Leading {
     /// The picture that was looked at last, and when.
     looked_at: Option<(u64, Tick)>,
     registrations: Registrations,
+    /// Weights that are not the configured ones.
+    weights: Arc<HashMap<BackendId, u32>>,
 }
 
 /// Services as the document has them.
@@ -113,6 +115,7 @@ impl Leading {
             problem: None,
             looked_at: None,
             registrations: Registrations::default(),
+            weights: Arc::default(),
         }
     }
 
@@ -129,6 +132,11 @@ impl Leading {
     /// Whether registrations wait for their time.
     pub(crate) fn is_waiting(&self) -> bool {
         self.registrations.is_waiting
+    }
+
+    /// Weights that are not the configured ones, for the next table.
+    pub(crate) fn set_weights(&mut self, weights: &Arc<HashMap<BackendId, u32>>) {
+        self.weights = Arc::clone(weights);
     }
 
     /// What could not be done, once.
@@ -548,9 +556,10 @@ impl Leading {
         let mut differs = false;
         for (identity, planned) in self.document.services.iter().zip(&plan.services) {
             let members = judgement.get(&identity.id).into_iter().flatten();
-            let members = members
-                .filter(|is| is.state == BackendState::Up)
-                .filter_map(|is| Some((by_id.get(&is.id)?.name.clone(), is.weight, is.id)));
+            let members = members.filter(|is| is.state == BackendState::Up).filter_map(|is| {
+                let weight = self.weights.get(&is.id).copied().unwrap_or(is.weight);
+                Some((by_id.get(&is.id)?.name.clone(), weight, is.id))
+            });
             let table = tables.get(Recipe::new(members, identity.size));
             let table = table.map_err(|error| format!("service {:?}: {error}", identity.name))?;
             differs |= !Arc::ptr_eq(&table.answers, &planned.cur);
