@@ -213,8 +213,8 @@ impl Agent {
         }
         for event in events {
             self.take(event);
-            self.act();
         }
+        self.act();
     }
 
     /// Looks at the load beside this thread, when it is time to.
