@@ -122,6 +122,8 @@ pub(crate) struct Host {
     random: Random,
     links: u64,
     requests: u64,
+    /// Verdicts to be told: those of one turn travel together.
+    fresh: BTreeMap<Link, Vec<Report>>,
     actions: Vec<Action>,
 }
 
@@ -145,12 +147,14 @@ impl Host {
             random,
             links: 0,
             requests: 0,
+            fresh: BTreeMap::new(),
             actions: Vec::new(),
         }
     }
 
     /// What is to be done since the last call.
     pub(crate) fn actions(&mut self) -> Vec<Action> {
+        self.tell_fresh();
         for turn in std::mem::take(&mut self.detectors.turns) {
             self.actions.push(match turn {
                 Turn::Start(id, job) => Action::Start(id, job),
@@ -185,6 +189,7 @@ impl Host {
         unix_ms: u64,
         now_ms: u64,
     ) -> Result<Outcome, Unfit> {
+        self.tell_fresh();
         if let Some((problem, help)) = backend.problem() {
             return Err(Unfit::new(problem, help));
         }
@@ -271,6 +276,7 @@ impl Host {
     /// # Errors
     /// It is not there, or is in the file.
     pub(crate) fn deregister(&mut self, service: &str, name: &str, now_ms: u64) -> Result<Outcome, Unfit> {
+        self.tell_fresh();
         let id = (service.to_owned(), name.to_owned());
         match self.held.get(&id) {
             None => Err(Unfit::new(
@@ -360,6 +366,7 @@ impl Host {
     /// What the interfaces have now. A new address is told to machines (by a new hello) when a backend has it; one that has gone is not
     /// checked any more.
     pub(crate) fn set_interfaces(&mut self, interfaces: Vec<IpAddr>, unix_ms: u64, now_ms: u64) {
+        self.tell_fresh();
         let interfaces: BTreeSet<IpAddr> = interfaces.into_iter().collect();
         if interfaces == self.interfaces {
             return;
@@ -431,6 +438,7 @@ impl Host {
     /// Takes over a file that was read again. Backends of it that were there keep their incarnation, new ones get `unix_ms`, unless `life`
     /// knows better.
     pub(crate) fn reload(&mut self, config: Config, unix_ms: u64, now_ms: u64) {
+        self.tell_fresh();
         let greet = config.services != self.config.services
             || config.addresses != self.config.addresses
             || config.tls != self.config.tls;
@@ -502,6 +510,7 @@ impl Host {
 
     /// A machine said something.
     pub(crate) fn heard(&mut self, link: Link, message: ToAgent, now_ms: u64) {
+        self.tell_fresh();
         let Some(session) = self.sessions.get_mut(&link) else { return };
         session.heard_ms = now_ms;
         let done = match (session.stage, message) {
@@ -874,12 +883,17 @@ impl Host {
             if report.up { "up" } else { "down" },
             report.reason
         );
-        for (link, session) in &mut self.sessions {
+        for (link, session) in &self.sessions {
             if session.asks(&subject.service, &subject.target).is_some() {
-                for message in session.report(vec![report.clone()], false) {
-                    self.actions.push(Action::Send { link: *link, message: Box::new(message) });
-                }
+                self.fresh.entry(*link).or_default().push(report.clone());
             }
+        }
+    }
+
+    /// Tells verdicts of this turn. Before anything else is said or done: they are of what was until now.
+    fn tell_fresh(&mut self) {
+        for (link, results) in std::mem::take(&mut self.fresh) {
+            self.send_report(link, results, false);
         }
     }
 

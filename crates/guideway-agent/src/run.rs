@@ -109,6 +109,8 @@ struct Agent {
     sampler: Option<Box<Sampler>>,
     look_at: Instant,
     interfaces_at: Instant,
+    unsaved: bool,
+    save_at: Instant,
     states: watch::Sender<State>,
     tasks: Vec<AbortHandle>,
 }
@@ -168,6 +170,8 @@ impl Agent {
             sampler: Some(Box::default()),
             look_at: begun,
             interfaces_at: begun + INTERFACES_EVERY,
+            unsaved: true,
+            save_at: begun,
             states,
             tasks: vec![save, serve],
         })
@@ -192,10 +196,15 @@ impl Agent {
         }
         self.look(now);
         self.act();
+        if self.unsaved && now >= self.save_at {
+            (self.unsaved, self.save_at) = (false, now + SAVE_EVERY);
+            self.states.send_replace(held(&self.host));
+        }
         self.finishing.retain(|(begun, finishing)| !finishing.is_done() && begun.elapsed() < FINISHING_MAX);
         let due = self.host.deadline_ms().map(|ms| self.begun + Duration::from_millis(ms));
         let look = self.host.heartbeat_ms().and(self.sampler.as_ref()).map(|_| self.look_at);
-        let wake = [due, look, Some(self.interfaces_at)].into_iter().flatten().min().unwrap_or(now);
+        let save = self.unsaved.then_some(self.save_at);
+        let wake = [due, look, save, Some(self.interfaces_at)].into_iter().flatten().min().unwrap_or(now);
         let mut events = Vec::with_capacity(16);
         tokio::select! {
             biased;
@@ -204,8 +213,8 @@ impl Agent {
         }
         for event in events {
             self.take(event);
-            self.act();
         }
+        self.act();
     }
 
     /// Looks at the load beside this thread, when it is time to.
@@ -301,7 +310,6 @@ impl Agent {
             if actions.is_empty() {
                 return;
             }
-            let mut save = false;
             for action in actions {
                 match action {
                     Action::Dial { link, peer } => {
@@ -327,11 +335,8 @@ impl Agent {
                             task.abort();
                         }
                     }
-                    Action::Save => save = true,
+                    Action::Save => self.unsaved = true,
                 }
-            }
-            if save {
-                self.states.send_replace(held(&self.host));
             }
         }
     }
@@ -445,13 +450,11 @@ fn state(path: &Path, unix_ms: u64) -> State {
 
 /// Writes each state, or a later one.
 async fn save(path: PathBuf, mut states: watch::Receiver<State>) {
-    states.mark_changed();
     while states.changed().await.is_ok() {
         let (state, path) = (states.borrow_and_update().clone(), path.clone());
         let written = tokio::task::spawn_blocking(move || state.write(&path)).await;
         if let Ok(Err(error)) = written {
             tracing::error!("state not saved: {error}");
         }
-        tokio::time::sleep(SAVE_EVERY).await;
     }
 }

@@ -443,6 +443,21 @@ fn a_new_server_under_the_same_name_is_checked_from_the_beginning() {
 }
 
 #[test]
+fn verdicts_of_one_turn_travel_together_and_never_behind_a_new_life() {
+    let (mut play, link) = Play::in_session();
+    play.register("web-1", "10.1.0.5").unwrap();
+    play.hear(link, checks(1, &[target("web-1", "10.1.0.5"), target("web-2", "10.1.0.6")]));
+    let (begun, _) = play.turns();
+    play.check(begun[0], true);
+    play.check(begun[1], true);
+    let again = play.host.register(backend("web-1", "10.1.0.5"), Some(UNIX + 1), Origin::Socket, UNIX, 0);
+    assert_eq!(again, Ok(Outcome::Replaced));
+    let words = play.words(link);
+    let both = report(1, false, &[("web-1", "10.1.0.5", true), ("web-2", "10.1.0.6", true)]);
+    assert_eq!(words, [both, registered("web-1", "10.1.0.5", UNIX + 1)]);
+}
+
+#[test]
 fn one_that_is_deregistered_and_registered_at_once_is_checked_from_the_beginning() {
     let (mut play, link) = Play::in_session();
     play.register("web-1", "10.1.0.5").unwrap();
