@@ -659,11 +659,9 @@ impl Truth {
     pub(crate) fn settle(&mut self) {
         let now = Instant::now();
         if now >= self.publish_from {
-            let renewed = self.cluster.is_none() && std::mem::take(&mut self.heard_changed);
-            if renewed {
-                self.renew_registered();
-            }
-            if renewed || self.lazy {
+            let renews = self.cluster.is_none() && std::mem::take(&mut self.heard_changed);
+            let is_renewed = renews && self.renew_registered();
+            if is_renewed || self.lazy {
                 self.dirty = true;
                 self.publish_from = now + PUBLISH_EVERY;
             }

@@ -413,7 +413,9 @@ impl Registry {
 
     fn suspect(&mut self, key: &Key, why: &str, now_ms: u64) {
         let Some(held) = self.held.get_mut(key) else { return };
-        held.session = None;
+        if let Some(session) = held.session.take().and_then(|id| self.sessions.get_mut(&id)) {
+            session.registered.remove(key);
+        }
         held.is_asked = false;
         let speaks = std::mem::take(&mut held.speaks);
         if held.registered.is_some() && held.wanted().is_none() {
@@ -1180,3 +1182,6 @@ fn lease(facts: &Facts, services: &BTreeSet<String>) -> u64 {
 fn shown(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(model::agent::NAME_MAX).collect()
 }
+
+#[cfg(test)]
+mod tests;

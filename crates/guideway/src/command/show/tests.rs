@@ -90,3 +90,28 @@ fn owners_and_exceptions_are_tables() {
     let text = exceptions(&list);
     assert!(text.contains("web/b1") && text.contains("1,000") && text.lines().count() == 3, "{text}");
 }
+
+#[test]
+fn registrations_say_whose_they_are_and_why() {
+    let list: Vec<RegistrationStatus> = serde_json::from_value(json!([
+        {"service": "web", "backend": "w1", "address": "10.1.0.1", "registered": true, "agent": "host1", "incarnation": 5,
+         "weight": 2, "state": "up", "since_unix_ms": 1000, "up": true, "reason": "ok", "in_force": true, "own_failures": 0},
+        {"service": "web", "backend": "w2", "address": "10.1.0.2", "registered": true, "agent": "host2", "incarnation": 5,
+         "weight": 1, "state": "suspect", "since_unix_ms": 89_000, "up": true, "reason": "refused", "in_force": true,
+         "suspected": "nothing was heard of the agent for 3000 ms", "own_failures": 2},
+        {"service": "web", "backend": "b1", "address": "10.1.0.3", "registered": false, "agent": "host3", "state": "down",
+         "since_unix_ms": 61_000, "up": false, "reason": "timeout", "in_force": true, "own_failures": 0}
+    ]))
+    .unwrap();
+    insta::assert_snapshot!(registrations_at(&list, 91_000));
+}
+
+#[test]
+fn agents_say_how_long_they_are_silent() {
+    let list: Vec<AgentStatus> = serde_json::from_value(json!([
+        {"name": "host1", "incarnation": 7, "peer": "10.1.0.1:40000", "addresses": ["10.1.0.1"], "services": ["db", "web"],
+         "since_unix_ms": 1000, "silent_ms": 2100, "lease_ms": 3000, "registered": 1, "checks": 2}
+    ]))
+    .unwrap();
+    insta::assert_snapshot!(agents_at(&list, 91_000));
+}
