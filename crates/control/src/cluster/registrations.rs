@@ -64,12 +64,13 @@ impl Voices<'_> {
     fn newest(&self, known: Option<&Registered>) -> Option<&Registered> {
         let stands = || self.good.iter().filter(|of| !self.is_over(of.incarnation));
         let newest = stands().map(|of| of.incarnation).max()?;
-        let mut said: BTreeMap<(u32, Option<u16>, Option<u32>), (usize, &Registered)> = BTreeMap::new();
+        // All else is equal, so that they differ and are ordered by their figures.
+        let mut said: BTreeMap<&Registered, usize> = BTreeMap::new();
         for of in stands().filter(|of| of.incarnation == newest) {
-            said.entry((of.weight, of.port, of.capacity)).or_insert((0, of)).0 += 1;
+            *said.entry(of).or_default() += 1;
         }
-        let most = said.values().map(|(count, _)| *count).max()?;
-        let mut best = said.values().filter(|(count, _)| *count == most).map(|(_, of)| *of);
+        let most = said.values().copied().max()?;
+        let mut best = said.iter().filter(|(_, count)| **count == most).map(|(of, _)| *of);
         best.clone().find(|of| Some(*of) == known).or_else(|| best.next())
     }
 }

@@ -7,6 +7,8 @@ use model::agent::{
 use std::net::IpAddr;
 use tokio::net::TcpStream;
 
+mod cluster;
+
 const TOKEN: &str = "a token of the tests";
 const LISTEN: &str = "10.9.0.1:7481";
 
