@@ -171,6 +171,12 @@ impl Truth {
         shares
     }
 
+    /// The load that workers go by for a backend that takes new flows, millionths; `None` where load does not decide.
+    pub(crate) fn load_ppm(&self, service: &Service, id: BackendId) -> Option<u32> {
+        let placed = service.policy == Policy::LeastLoad && self.is_placed(service, id);
+        placed.then(|| self.balance.loads.get(id).ppm)
+    }
+
     /// The part of its weight that a backend has, thousandths.
     pub(crate) fn share_permille(&self, service: &Service, id: BackendId) -> u32 {
         let of = self.ids.service(&service.name).filter(|_| service.policy == Policy::Maglev);

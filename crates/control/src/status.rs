@@ -286,6 +286,8 @@ impl Truth {
             bytes: sum(|c| &c.bytes),
             flows_new: flows(|c| &c.flows_new),
             flows: flows(|c| &c.flows),
+            load_ppm: self.load_ppm(service, id),
+            share_permille: self.share_permille(service, id),
             syns: self
                 .workers
                 .iter()

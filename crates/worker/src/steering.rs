@@ -274,7 +274,10 @@ impl<Io: PacketIo> Worker<Io> {
         state: State,
         now: Tick,
     ) -> bool {
-        if let Some(old) = unusable {
+        // As it is now: a correction may have changed or removed it since it was found.
+        if unusable.is_some()
+            && let Some(old) = self.flows.get(key, now)
+        {
             self.flow_ended(old.backend);
             self.flows.set_backend(key, &old, backend, state, now);
             self.rewritten = true;

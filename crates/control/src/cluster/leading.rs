@@ -11,7 +11,7 @@ use super::tables::{Recipe, Tables};
 use super::text;
 use crate::compile::{self, Judged, Runtime};
 use crate::ids::Ids;
-use model::config::{AdminState, Backend, Config, HealthKind, Service};
+use model::config::{AdminState, Backend, Config, HealthKind, Policy, Service};
 use model::registered::Registered;
 use statesync::plan::{Answers, Leader, Request, Tables as Answering};
 use statesync::{Member, Members};
@@ -503,12 +503,29 @@ impl Leading {
         let backends = document.backends.iter().map(|backend| backend.id).collect();
         let plan = self.leader.replace_services(&end, begin, backends, live, now);
         document.plan = plan.cloned().ok_or("the cluster is not at rest")?;
+        let leaves = self.leave_least_load(&document, config);
+        if !leaves.is_empty() {
+            self.leader.taint_services(&leaves, now);
+            document.plan = self.leader.plan().clone();
+        }
         document.given.rest_services(&end);
         self.resting_services.extend(end.into_iter().map(|id| (id, now)));
         document.given.rest(&rest);
         self.resting.extend(rest.into_iter().map(|id| (id, now)));
         self.document = document;
         Ok(())
+    }
+
+    /// Services that go by load now, and by slots in this configuration.
+    fn leave_least_load(&self, document: &Document, config: &Config) -> Vec<ServiceId> {
+        let Some((_, before)) = &self.in_force else { return Vec::new() };
+        let policy = |config: &Config, identity: &ServiceIdentity| {
+            config.services.iter().find(|of| identity.is(of)).map(|of| of.policy)
+        };
+        let leaves = document.services.iter().filter(|identity| {
+            policy(before, identity) == Some(Policy::LeastLoad) && policy(config, identity) == Some(Policy::Maglev)
+        });
+        leaves.map(|identity| identity.id).collect()
     }
 
     fn service_id(&mut self, given: &mut Given, now: Tick) -> Result<ServiceId, String> {
