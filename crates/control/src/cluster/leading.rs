@@ -518,7 +518,7 @@ impl Leading {
 
     /// Services that go by load now, and by slots in this configuration.
     fn leave_least_load(&self, document: &Document, config: &Config) -> Vec<ServiceId> {
-        let Some((_, before)) = &self.in_force else { return Vec::new() };
+        let Some(InForce { config: before, .. }) = &self.in_force else { return Vec::new() };
         let policy = |config: &Config, identity: &ServiceIdentity| {
             config.services.iter().find(|of| identity.is(of)).map(|of| of.policy)
         };
