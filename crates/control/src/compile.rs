@@ -7,17 +7,20 @@
 use crate::ids::{Ids, NoId};
 use model::config::{
     AdminState, Backend, Config, Hash, HealthKind, Machine, Mode as Written, OnDown as WrittenOnDown,
-    OnEmpty as WrittenOnEmpty, Port, Service,
+    OnEmpty as WrittenOnEmpty, Overload as WrittenOverload, Policy as WrittenPolicy, Port,
+    Select as WrittenSelect, Service,
 };
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use steer::{Maglev, MaglevError, Rule, RulesError, Services};
 use wire::encap::{Header, Mode, Tunnel, TunnelError};
 use wire::{BackendId, PortId, ServiceId, Tick};
 use worker::View;
+use worker::loads::Loads;
 use worker::view::{
-    BackendState, BackendView, HashOn, OnDown, OnEmpty, PortRole, PortView, Probe, ServiceView, Timeouts,
+    BackendState, BackendView, HashOn, LeastLoad, OnDown, OnEmpty, Overload, Policy, PortRole, PortView,
+    Probe, Select, ServiceView, Timeouts,
 };
 
 mod tables;
@@ -103,6 +106,10 @@ pub struct Runtime<'a> {
     /// The slot table of a service and the backends in its numbering, where these are agreed on elsewhere; `None`: made here, of the
     /// backends that are up.
     pub table: &'a dyn Fn(ServiceId) -> Option<(Arc<Maglev>, Vec<BackendId>)>,
+    /// Workers that place new flows at the same time: all of all machines.
+    pub deciders: u32,
+    /// How busy backends are, for services with policy least-load.
+    pub loads: Arc<Loads>,
 }
 
 impl<'a> Runtime<'a> {
@@ -120,6 +127,8 @@ impl<'a> Runtime<'a> {
             departed: &[],
             probes: &[],
             table: &|_| None,
+            deciders: 1,
+            loads: Arc::default(),
         }
     }
 }
@@ -199,6 +208,13 @@ pub fn compile(config: &Config, ids: &mut Ids, runtime: &Runtime<'_>) -> Result<
     for service in &mut services {
         memories.attend(service, stateless.contains(&service.id), &backends, runtime.now);
     }
+    for written in config.services.iter().filter(|written| written.policy == WrittenPolicy::LeastLoad) {
+        let Some(id) = ids.service(&written.name) else { continue };
+        if let Some(service) = services.iter_mut().find(|service| service.id == id) {
+            let policy = least_load(written, &service.members, ids, runtime.deciders);
+            service.policy = Policy::LeastLoad(Box::new(policy));
+        }
+    }
     let known = ids.known_services();
     memories.retain(|id| known.contains(&id));
     ids.memories = memories;
@@ -212,6 +228,7 @@ pub fn compile(config: &Config, ids: &mut Ids, runtime: &Runtime<'_>) -> Result<
         timeouts: timeouts(&config.timeouts),
         probes: runtime.probes.to_vec(),
         cluster: None,
+        loads: Arc::clone(&runtime.loads),
     })
 }
 
@@ -300,6 +317,31 @@ fn service_view(
         },
         // When all backends are known.
         memory: None,
+        policy: Policy::Maglev,
+    }
+}
+
+/// Policy least-load of a service whose table has these members. One that is not configured any more counts as one of weight 1.
+fn least_load(service: &Service, members: &[BackendId], ids: &Ids, deciders: u32) -> LeastLoad {
+    let carries: HashMap<BackendId, (u32, u32)> = service
+        .backends
+        .iter()
+        .filter_map(|of| Some((ids.backend(&service.name, &of.name, of.address)?, (of.capacity, of.weight))))
+        .collect();
+    let share = |id: &BackendId| {
+        let (capacity, weight) = carries.get(id).copied().unwrap_or((service.capacity, 1));
+        worker::least_load::share(capacity, weight, deciders)
+    };
+    LeastLoad {
+        select: match service.select {
+            WrittenSelect::Min => Select::Min,
+            WrittenSelect::P2c => Select::TwoChoices,
+        },
+        overload: match service.overload {
+            WrittenOverload::Spread => Overload::Spread,
+            WrittenOverload::Reject => Overload::Reject,
+        },
+        shares: members.iter().map(share).collect(),
     }
 }
 

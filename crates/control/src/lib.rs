@@ -21,6 +21,8 @@ mod api;
 #[cfg(feature = "daemon")]
 mod apply;
 #[cfg(feature = "daemon")]
+mod balance;
+#[cfg(feature = "daemon")]
 mod cluster;
 #[cfg(feature = "daemon")]
 mod event;
@@ -28,6 +30,10 @@ mod event;
 mod flows;
 #[cfg(feature = "daemon")]
 mod health;
+#[cfg(feature = "daemon")]
+mod load;
+#[cfg(feature = "daemon")]
+mod load_weight;
 #[cfg(feature = "daemon")]
 mod metrics;
 #[cfg(feature = "daemon")]
@@ -42,6 +48,8 @@ mod publisher;
 mod run;
 #[cfg(feature = "daemon")]
 mod scan;
+#[cfg(feature = "daemon")]
+mod slow_start;
 #[cfg(feature = "daemon")]
 mod state;
 #[cfg(feature = "daemon")]

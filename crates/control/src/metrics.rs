@@ -51,6 +51,7 @@ pub(crate) fn render(snapshot: &Snapshot) -> String {
     machine(&mut page, snapshot);
     services(&mut page, snapshot);
     backends(&mut page, snapshot);
+    balance(&mut page, snapshot);
     health(&mut page, snapshot);
     workers(&mut page, snapshot);
     drops(&mut page, snapshot);
@@ -227,6 +228,11 @@ fn services(page: &mut Page, snapshot: &Snapshot) {
     counter("vip_no_backend_packets_total", "Packets dropped for want of a usable backend.", |s| {
         s.no_backend
     });
+    counter(
+        "vip_overload_packets_total",
+        "Packets dropped because every backend was full (overload = \"reject\").",
+        |s| s.overload,
+    );
     page.family("vip_flows", "gauge", "Live flows of the service.");
     for service in services {
         page.sample("vip_flows", &[("service", &service.name)], service.flows);
@@ -284,6 +290,13 @@ fn backends(page: &mut Page, snapshot: &Snapshot) {
     });
     each("backend_new_flows_total", "counter", "Flows placed on the backend.", |b| b.flows_new);
     each("backend_flows", "gauge", "Live flows of the backend.", |b| b.flows);
+    each("backend_syns_total", "counter", "TCP flows of the backend that a SYN began.", |b| b.syns);
+    each(
+        "backend_handshakes_total",
+        "counter",
+        "TCP flows of the backend whose client has answered its first packet, those met in the middle included.",
+        |b| b.handshakes,
+    );
     each("backend_up", "gauge", "The backend takes new flows.", |b| u64::from(b.state == BackendState::Up));
     each("backend_draining", "gauge", "The backend takes no new flows, old ones live on.", |b| {
         u64::from(matches!(b.state, BackendState::Drain | BackendState::Removed))
@@ -292,6 +305,35 @@ fn backends(page: &mut Page, snapshot: &Snapshot) {
     each("backend_next_hop_resolved", "gauge", "The link-layer next hop is known.", |b| {
         u64::from(b.next_hop.is_some())
     });
+}
+
+/// What new flows go by beside weights.
+fn balance(page: &mut Page, snapshot: &Snapshot) {
+    let mut each = |name: &str, help: &str, value: fn(&model::api::BackendStatus) -> Option<f64>| {
+        page.family(name, "gauge", help);
+        for backend in &snapshot.backends {
+            let (address, id) = (backend.address.to_string(), backend.id.to_string());
+            let labels = [
+                ("service", backend.service.as_str()),
+                ("backend", backend.name.as_str()),
+                ("address", address.as_str()),
+                ("id", id.as_str()),
+            ];
+            if let Some(value) = value(backend) {
+                page.sample(name, &labels, value);
+            }
+        }
+    };
+    each(
+        "backend_load_ratio",
+        "Load of the backend that new flows go by, of services with policy = \"least-load\"; 1: full.",
+        |b| b.load_ppm.map(|ppm| f64::from(ppm) / 1_000_000.0),
+    );
+    each(
+        "backend_share_ratio",
+        "Part of the backend's weight that is in force: less than 1 while it starts slowly or is busy.",
+        |b| Some(f64::from(b.share_permille) / 1000.0),
+    );
 }
 
 fn health(page: &mut Page, snapshot: &Snapshot) {

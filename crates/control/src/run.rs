@@ -6,7 +6,7 @@ use crate::cluster::adopt::Part;
 use crate::cluster::store;
 use crate::plane::{Notice, Options, Plane};
 use crate::truth::{Door, Parts, Question, Refusal, Truth};
-use crate::{agents, announce, neighbour, state, telemetry};
+use crate::{agents, announce, balance, neighbour, state, telemetry};
 use model::Loaded;
 use model::api::EventKind;
 use std::collections::BTreeSet;
@@ -240,14 +240,16 @@ async fn drive(
         tokio::spawn(listener::serve_tcp(listener, None, api::metrics_router(door)));
     }
 
-    if let Some((listener, tls, machine)) = agent_listener {
+    let listening = agent_listener.map(|(listener, tls, machine)| {
         let shared = agents::listener::Shared { machine, said: say.clone(), connections, doors };
-        tokio::spawn(agents::listener::serve(listener, tls, shared));
-    }
+        tokio::spawn(agents::listener::serve(listener, tls, shared))
+    });
 
     let mut written = truth.written();
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut weigh = tokio::time::interval(balance::PERIOD);
+    weigh.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut rates = Rates::new(&truth);
     let mut started = false;
     let mut failure = None;
@@ -282,6 +284,10 @@ async fn drive(
                         publish(command, answer);
                     }
                 }
+            }
+            _ = weigh.tick() => {
+                truth.weigh();
+                truth.settle();
             }
             Some(note) = noted.recv() => {
                 truth.note(note);
@@ -347,6 +353,9 @@ async fn drive(
             Some(word) = said.recv() => truth.agent_said(word),
             () = tokio::time::sleep(TICK_IDLE) => truth.tick(),
         }
+    }
+    if let Some(listening) = listening {
+        listening.abort();
     }
     if let (Some(part), Some(keeper)) = (&mut truth.cluster, keeper) {
         // Until now it forwarded, and so was one of them.

@@ -10,9 +10,9 @@ use model::api::{
 };
 use model::config::{Backend, Mac, Mode, Net, Protocol, Service};
 use std::collections::HashMap;
-use wire::BackendId;
+use wire::{BackendId, ServiceId};
 use worker::DropReason;
-use worker::counters::{Count, PerBackend, PerPort, PerService, Totals};
+use worker::counters::{Count, PerBackend, PerBackendFlows, PerPort, PerService, Totals};
 
 /// Everything at one moment.
 #[derive(Clone, Debug)]
@@ -201,7 +201,14 @@ impl Truth {
             flows_new: sum(|c| &c.flows_new),
             flows: flows.map(|id| self.live_flows(id)).sum(),
             no_backend: sum(|c| &c.no_backend),
+            overload: self.overloads(id),
         }
+    }
+
+    /// Packets of a service that were dropped because every backend was full.
+    fn overloads(&self, id: Option<ServiceId>) -> u64 {
+        let Some(id) = id else { return 0 };
+        self.workers.iter().filter_map(|worker| worker.counters.overload(id)).map(Count::get).sum()
     }
 
     pub(crate) fn backends(&self) -> Vec<BackendStatus> {
@@ -253,6 +260,9 @@ impl Truth {
         let sum = |count: fn(&PerBackend) -> &Count| -> u64 {
             self.workers.iter().filter_map(|w| w.counters.backend(id)).map(|c| count(c).get()).sum()
         };
+        let flows = |count: fn(&PerBackendFlows) -> &Count| -> u64 {
+            self.workers.iter().filter_map(|w| w.counters.flows_of(id)).map(|c| count(c).get()).sum()
+        };
         let view = self.view.backends.get(id.index()).and_then(Option::as_ref);
         let hop = view.and_then(|view| Some((view.port, view.next_hop?)));
         BackendStatus {
@@ -274,8 +284,17 @@ impl Truth {
                 .and_then(|(port, _)| Some(self.ports.iter().find(|handle| handle.id == port)?.name.clone())),
             packets: sum(|c| &c.packets),
             bytes: sum(|c| &c.bytes),
-            flows_new: sum(|c| &c.flows_new),
-            flows: sum(|c| &c.flows),
+            flows_new: flows(|c| &c.flows_new),
+            flows: flows(|c| &c.flows),
+            load_ppm: self.load_ppm(service, id),
+            share_permille: self.share_permille(service, id),
+            syns: self
+                .workers
+                .iter()
+                .filter_map(|w| w.counters.flows_of(id))
+                .map(PerBackendFlows::syns)
+                .sum(),
+            handshakes: flows(|c| &c.handshakes),
         }
     }
 

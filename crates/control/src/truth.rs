@@ -9,6 +9,7 @@ use crate::agents::registry::{self, Registry};
 use crate::agents::session::Key;
 use crate::agents::truth::{Candidate, PUBLISH_EVERY};
 use crate::announce::{self, Vip};
+use crate::balance::Balance;
 use crate::cluster::adopt::Part;
 use crate::cluster::store::Event;
 use crate::compile::CompileError;
@@ -205,6 +206,8 @@ pub(crate) struct Truth {
     /// `None`: the machine is alone.
     pub(crate) cluster: Option<Part>,
     backlog: Backlog,
+    /// What goes by load.
+    pub(crate) balance: Balance,
     pub(crate) remembered: Vec<SavedBackend>,
     pub(crate) scanner: Scanner,
     pub(crate) dirty: bool,
@@ -291,6 +294,7 @@ impl Truth {
             view: Arc::default(),
             generation: 0,
             cluster: parts.cluster,
+            balance: Balance::new(),
             remembered: saved.backends,
             scanner: Scanner::default(),
             dirty: false,
@@ -652,7 +656,7 @@ impl Truth {
 
     /// Live flows of a backend, all workers.
     pub(crate) fn live_flows(&self, id: BackendId) -> u64 {
-        self.workers.iter().filter_map(|w| w.counters.backend(id)).map(|c| c.flows.get()).sum()
+        self.workers.iter().filter_map(|w| w.counters.flows_of(id)).map(|c| c.flows.get()).sum()
     }
 
     /// Compiles and publishes what has changed, if anything has.
@@ -669,6 +673,7 @@ impl Truth {
         if !std::mem::take(&mut self.dirty) {
             return;
         }
+        self.observe_joins();
         let mut ids = self.ids.clone();
         match self.compile_with(&self.config, &mut ids, self.generation + 1) {
             Ok(view) => {
@@ -676,6 +681,9 @@ impl Truth {
                 self.generation += 1;
                 self.lazy = false;
                 self.view = Arc::new(view);
+                self.shares_are_in_force();
+                // Workers must not take a newcomer for one without load.
+                self.write_loads();
                 self.backlog.publish(&mut self.workers, &self.view);
             }
             Err(error) => {

@@ -6,6 +6,8 @@ use crate::ids::Ids;
 use crate::truth::Truth;
 use model::config::{AdminState, Config, HealthKind, Service};
 use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
 use wire::{BackendId, PortId};
 use worker::View;
 use worker::view::{PortRole, PortView};
@@ -30,6 +32,11 @@ impl Truth {
                 Some(compile::Departed { id: departed.id, service, backend: service.backends.first()? })
             })
             .collect();
+        let weights = match &self.cluster {
+            None => self.weights_in_force(&config, ids),
+            // The tables of the plan are made of them already.
+            Some(_) => HashMap::new(),
+        };
         let plans = self.cluster.as_ref().filter(|part| part.plan().is_some());
         let mut view = compile(
             &config,
@@ -45,13 +52,15 @@ impl Truth {
                     // Few, and seldom asked.
                     self.drains.contains(&(service.name.clone(), backend.name.clone()))
                 },
-                weight: &compile::configured_weight,
+                weight: &|id, _, backend| weights.get(&id).copied().unwrap_or(backend.weight),
                 next_hop: &|address| self.next_hops.get(&address).map(|hop| (hop.mac, hop.port)),
                 flows: &|id| self.live_flows(id),
                 ports: &self.port_views(),
                 departed: &departed,
                 probes: &self.probe_ports.probes(),
                 table: &|service| plans?.table(service),
+                deciders: self.deciders(),
+                loads: Arc::clone(&self.balance.loads),
             },
         )?;
         self.join_view(&mut view, &config, ids);
@@ -59,7 +68,7 @@ impl Truth {
     }
 
     /// What checks say of a backend; `None` before the first verdict.
-    fn verdict(&self, id: BackendId) -> Option<bool> {
+    pub(crate) fn verdict(&self, id: BackendId) -> Option<bool> {
         self.members.get(&id)?.verdict.as_ref()?.up()
     }
 

@@ -288,6 +288,9 @@ pub struct ServiceStatus {
     pub flows: u64,
     /// Packets dropped for want of a usable backend.
     pub no_backend: u64,
+    /// Packets dropped because every backend was full (`overload = "reject"`).
+    #[serde(default)]
+    pub overload: u64,
 }
 
 /// Whether a backend takes flows.
@@ -367,6 +370,22 @@ pub struct BackendStatus {
     pub flows_new: u64,
     /// Live flows.
     pub flows: u64,
+    /// Load that new flows go by, millionths of what it is meant to carry; absent where load does not decide, and while it takes no new flows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load_ppm: Option<u32>,
+    /// Part of its weight that is in force, thousandths; another than 1000 while it starts slowly, or because of its load.
+    #[serde(default = "whole")]
+    pub share_permille: u32,
+    /// TCP flows that a SYN began, and that found room in the flow table.
+    #[serde(default)]
+    pub syns: u64,
+    /// TCP flows whose second packet was no SYN, FIN or RST: the client has got an answer. Of flows that were met in the middle, too.
+    #[serde(default)]
+    pub handshakes: u64,
+}
+
+const fn whole() -> u32 {
+    1000
 }
 
 /// `GET /v1/registrations`: a backend that agents speak for, or spoke for.

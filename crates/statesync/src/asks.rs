@@ -22,6 +22,17 @@ struct Ask {
     turns: u32,
     /// The entry that was found unusable: an answer may replace it.
     unusable: Option<BackendId>,
+    /// A SYN has asked.
+    begins: bool,
+}
+
+/// What an answer is to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Answered {
+    /// The entry that the question found unusable: the answer may replace it.
+    pub unusable: Option<BackendId>,
+    /// A SYN has asked.
+    pub begins: bool,
 }
 
 /// What is known of the flow's earlier questions.
@@ -54,23 +65,23 @@ impl Asks {
         self.places.get_mut(at)
     }
 
-    /// The flow asks now. `unusable` is the backend of the entry that does not decide, if there is one.
-    pub fn ask(&mut self, key: &FlowKey, unusable: Option<BackendId>, now: Tick) -> Asked {
+    /// The flow asks now, `begins`: by a SYN. `unusable` is the backend of the entry that does not decide, if there is one.
+    pub fn ask(&mut self, key: &FlowKey, unusable: Option<BackendId>, begins: bool, now: Tick) -> Asked {
         let Some(place) = self.place(key) else { return Asked::default() };
         let known = place.filter(|ask| ask.key == *key && now.since_us(ask.last) < FORGET_US);
         let ask = match known {
-            None => Ask { key: *key, since: now, last: now, turns: 0, unusable },
+            None => Ask { key: *key, since: now, last: now, turns: 0, unusable, begins },
             Some(ask) if now.since_us(ask.since) > PATIENCE_US => {
                 Ask { since: now, last: now, turns: ask.turns.wrapping_add(1), unusable, ..ask }
             }
             Some(ask) => Ask { last: now, unusable, ..ask },
         };
-        *place = Some(ask);
+        *place = Some(Ask { begins: ask.begins || begins, ..ask });
         Asked { turns: ask.turns, is_waiting: known.is_some_and(|ask| ask.last != now) }
     }
 
-    /// An answer came: the entry that it may replace, if the flow has asked not too long ago.
-    pub fn answered(&mut self, key: &FlowKey, asked: Tick, now: Tick) -> Option<Option<BackendId>> {
+    /// An answer came: what it is to, if the flow has asked not too long ago.
+    pub fn answered(&mut self, key: &FlowKey, asked: Tick, now: Tick) -> Option<Answered> {
         if asked > now || now.since_us(asked) > ANSWER_AGE_MAX_US {
             return None;
         }
@@ -79,7 +90,9 @@ impl Asks {
         if ask.is_some() {
             *place = None;
         }
-        Some(ask.and_then(|ask| ask.unusable))
+        Some(
+            ask.map_or_else(Answered::default, |ask| Answered { unusable: ask.unusable, begins: ask.begins }),
+        )
     }
 }
 
@@ -88,7 +101,7 @@ const FORGET_US: u64 = 1_000_000;
 
 #[cfg(test)]
 mod tests {
-    use super::{Asked, Asks, PATIENCE_US};
+    use super::{Answered, Asked, Asks, PATIENCE_US};
     use crate::note::ANSWER_AGE_MAX_US;
     use wire::{BackendId, FlowKey, Tick};
 
@@ -98,22 +111,29 @@ mod tests {
     fn owners_are_asked_in_turn_when_no_answer_comes() {
         let mut asks = Asks::new(16, 1);
         let asked = |turns, is_waiting| Asked { turns, is_waiting };
-        assert_eq!(asks.ask(&KEY, None, Tick(0)), asked(0, false));
-        assert_eq!(asks.ask(&KEY, None, Tick(PATIENCE_US)), asked(0, true));
-        assert_eq!(asks.ask(&KEY, None, Tick(PATIENCE_US + 1)), asked(1, true));
-        assert_eq!(asks.ask(&KEY, None, Tick(2 * PATIENCE_US + 1)), asked(1, true));
-        assert_eq!(asks.ask(&KEY, None, Tick(2 * PATIENCE_US + 2)), asked(2, true));
-        assert_eq!(asks.ask(&KEY, None, Tick(5_000_000)), asked(0, false));
+        assert_eq!(asks.ask(&KEY, None, false, Tick(0)), asked(0, false));
+        assert_eq!(asks.ask(&KEY, None, false, Tick(PATIENCE_US)), asked(0, true));
+        assert_eq!(asks.ask(&KEY, None, false, Tick(PATIENCE_US + 1)), asked(1, true));
+        assert_eq!(asks.ask(&KEY, None, false, Tick(2 * PATIENCE_US + 1)), asked(1, true));
+        assert_eq!(asks.ask(&KEY, None, false, Tick(2 * PATIENCE_US + 2)), asked(2, true));
+        assert_eq!(asks.ask(&KEY, None, false, Tick(5_000_000)), asked(0, false));
     }
 
     #[test]
     fn an_answer_may_replace_what_the_question_found_unusable() {
         let mut asks = Asks::new(16, 1);
         let old = Some(BackendId(4));
-        asks.ask(&KEY, old, Tick(10));
-        assert_eq!(asks.answered(&KEY, Tick(10), Tick(500)), Some(old));
-        assert_eq!(asks.answered(&KEY, Tick(10), Tick(501)), Some(None));
-        asks.ask(&KEY, old, Tick(600));
+        asks.ask(&KEY, old, false, Tick(10));
+        assert_eq!(asks.answered(&KEY, Tick(10), Tick(500)), Some(Answered { unusable: old, begins: false }));
+        assert_eq!(asks.answered(&KEY, Tick(10), Tick(501)), Some(Answered::default()));
+        // The SYN and what follows it have asked.
+        asks.ask(&KEY, None, true, Tick(520));
+        asks.ask(&KEY, None, false, Tick(530));
+        assert_eq!(
+            asks.answered(&KEY, Tick(520), Tick(540)),
+            Some(Answered { unusable: None, begins: true })
+        );
+        asks.ask(&KEY, old, false, Tick(600));
         assert_eq!(asks.answered(&KEY, Tick(600), Tick(601 + ANSWER_AGE_MAX_US)), None);
         assert_eq!(asks.answered(&KEY, Tick(700), Tick(650)), None);
     }

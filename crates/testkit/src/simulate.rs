@@ -26,6 +26,9 @@ struct Arguments {
     /// Two machines of one worker, and nothing is lost
     #[arg(long, conflicts_with = "network_only")]
     plain: bool,
+    /// All services have policy least-load
+    #[arg(long, conflicts_with = "mutations")]
+    least_load: bool,
     /// Break a rule (E1 to E20, M1 ...), by the beginning of its name, and expect to be caught; with --mutations several, by commas
     #[arg(long = "break")]
     broken: Option<String>,
@@ -102,6 +105,7 @@ fn seeds_of(arguments: &Arguments, seeds: Range<u64>) -> bool {
         let faults = if arguments.network_only { Faults::Network } else { Faults::All };
         let mut scenario = if arguments.plain { Scenario::plain(seed) } else { Scenario::new(seed, faults) };
         scenario.broken = broken;
+        scenario.by_load = arguments.least_load;
         let mut out = std::io::stdout().lock();
         let mut print = |line: String| {
             let _ = writeln!(out, "{line}");
@@ -142,6 +146,9 @@ fn replay(arguments: &Arguments, seed: u64) -> String {
     }
     if arguments.plain {
         more.push("--plain".to_owned());
+    }
+    if arguments.least_load {
+        more.push("--least-load".to_owned());
     }
     more.extend(arguments.broken.iter().map(|name| format!("--break {name}")));
     if !more.is_empty() {

@@ -22,7 +22,7 @@ impl<Io: PacketIo> Worker<Io> {
 
 fn expired(counters: &crate::Counters, backend: wire::BackendId) {
     counters.totals.flow_expired.add(1);
-    if let Some(of) = counters.backend(backend) {
+    if let Some(of) = counters.flows_of(backend) {
         of.flows.sub(1);
     }
 }

@@ -76,6 +76,24 @@ pub struct SlotsView {
     pub vip: (Addr, u16, u8),
     /// Tainted slots and their bases.
     pub taints: Arc<SlotMemory>,
+    /// Every flow has a record, whatever its slot: the slot does not say where it is, because load decides. Such a service counts as
+    /// tainted in every slot and for ever; `taints` still tells where flows are that found no room, and these alone are
+    /// to end.
+    pub always: bool,
+}
+
+impl SlotsView {
+    /// Whether a flow of this slot has an owner to ask.
+    #[inline]
+    pub fn is_tainted(&self, slot: u32) -> bool {
+        self.always || self.taints.is_tainted(slot)
+    }
+
+    /// Whether there is any such slot.
+    #[inline]
+    pub fn is_any_tainted(&self) -> bool {
+        self.always || self.taints.is_any_tainted()
+    }
 }
 
 /// Where a frame goes to be decided.

@@ -164,16 +164,37 @@ counters! {
 }
 
 counters! {
-    /// Per backend.
+    /// Per backend: packets. Apart from flows, because every packet counts here.
     PerBackend {
         /// Packets sent to it.
         packets,
         /// Their bytes, from the inner IP header on.
         bytes,
+    }
+}
+
+counters! {
+    /// Per backend: flows.
+    PerBackendFlows {
         /// New flows placed on it.
         flows_new,
         /// Flows live now (gauge).
         flows,
+        /// Of the new flows, those that no SYN began: TCP that was met in the middle, and everything else. Counted rather than those that
+        /// one began, because these are so many more.
+        met,
+        /// TCP flows whose second packet was no SYN, FIN or RST: the client has got an answer. Of flows that were met in the middle,
+        /// too.
+        handshakes,
+    }
+}
+
+impl PerBackendFlows {
+    /// TCP flows that a SYN began, and that found room in the flow table.
+    pub fn syns(&self) -> u64 {
+        // `met` first, and never above what is read later: another thread may look while the worker counts.
+        let met = self.met.get();
+        self.flows_new.get().saturating_sub(met)
     }
 }
 
@@ -206,7 +227,10 @@ pub struct Counters {
     /// State synchronisation.
     pub station: PerStation,
     services: Box<[PerService]>,
+    /// Apart from the services' other counters, whose size is a power of two.
+    overloads: Box<[Count]>,
     backends: Box<[PerBackend]>,
+    backend_flows: Box<[PerBackendFlows]>,
     ports: Box<[PerPort]>,
 }
 
@@ -221,7 +245,9 @@ impl Counters {
             drops: core::array::from_fn(|_| Count::default()),
             station: PerStation::default(),
             services: boxed(services_max),
+            overloads: boxed(services_max),
             backends: boxed(backends_max),
+            backend_flows: boxed(backends_max),
             ports: boxed(ports),
         }
     }
@@ -238,16 +264,34 @@ impl Counters {
         self.services.get(usize::from(id.0))
     }
 
-    /// The counters of a backend; `None` past the limit set at start.
+    /// Packets of a service that were dropped because every backend was full; `None` past the limit set at start.
+    #[inline]
+    pub fn overload(&self, id: ServiceId) -> Option<&Count> {
+        self.overloads.get(usize::from(id.0))
+    }
+
+    /// The counters of a backend's packets; `None` past the limit set at start.
     #[inline(always)]
     pub fn backend(&self, id: BackendId) -> Option<&PerBackend> {
         self.backends.get(id.index())
     }
 
-    /// The counters of all backends, by id: for loops that count many.
+    /// The counters of all backends' packets, by id: for loops that count many.
     #[inline(always)]
     pub fn backends(&self) -> &[PerBackend] {
         &self.backends
+    }
+
+    /// The counters of a backend's flows; `None` past the limit set at start.
+    #[inline(always)]
+    pub fn flows_of(&self, id: BackendId) -> Option<&PerBackendFlows> {
+        self.backend_flows.get(id.index())
+    }
+
+    /// The counters of all backends' flows, by id.
+    #[inline(always)]
+    pub fn backend_flows(&self) -> &[PerBackendFlows] {
+        &self.backend_flows
     }
 
     /// The counters of a port; `None` past the limit set at start.

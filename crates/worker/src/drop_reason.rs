@@ -57,6 +57,8 @@ reasons! {
     NoService = "no_service",
     /// The service has no usable backend.
     NoBackend = "no_backend",
+    /// Every backend of the service is full, and it rejects new flows then (`overload = "reject"`).
+    Overload = "overload",
     /// The backend's next hop has no link-layer address yet.
     NoNeighbour = "no_neighbour",
     /// Answered by the balancer itself (ICMP echo).

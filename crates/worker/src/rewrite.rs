@@ -24,7 +24,9 @@ impl<Io: PacketIo> Worker<Io> {
             Fate::Relay(route) => self.relay(view, frame, packet, route, now),
             Fate::Fragment => self.hand_over_fragment(view, frame, packet, now),
             Fate::Echo => self.answer_echo(view, frame, packet, now),
-            Fate::Drop(DropReason::NoBackend) => self.refuse(view, frame, packet, now),
+            Fate::Drop(reason @ (DropReason::NoBackend | DropReason::Overload)) => {
+                self.refuse(view, frame, packet, reason, now);
+            }
             Fate::Drop(reason) => self.drop_frame(view, frame, packet, reason),
             // Steering has turned these into `To` or `Drop`.
             Fate::Flow | Fate::Quoted => self.drop_frame(view, frame, packet, DropReason::NoService),
@@ -151,8 +153,8 @@ impl<Io: PacketIo> Worker<Io> {
         self.drop_frame(view, frame, packet, reason);
     }
 
-    /// A service without a usable backend says so, unless it is to be silent.
-    fn refuse(&mut self, view: &View, frame: Io::Frame, packet: &Packet, now: Tick) {
+    /// A service without a usable backend, or with none that is not full, says so, unless it is to be silent.
+    fn refuse(&mut self, view: &View, frame: Io::Frame, packet: &Packet, reason: DropReason, now: Tick) {
         let service = packet.service.and_then(|index| view.service.get(usize::from(index)));
         if service.is_some_and(|service| service.on_empty == OnEmpty::Reset) && self.error_tokens.take(now) {
             let mac = port_mac(view, frame.meta().port);
@@ -164,7 +166,7 @@ impl<Io: PacketIo> Worker<Io> {
                 });
             self.counters.totals.reset_sent.add(u64::from(answered.is_ok()));
         }
-        self.drop_frame(view, frame, packet, DropReason::NoBackend);
+        self.drop_frame(view, frame, packet, reason);
     }
 
     /// Sends an answer to `frame` back on the port it came from.

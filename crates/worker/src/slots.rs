@@ -126,7 +126,7 @@ pub fn base_of(view: &View, service: &ServiceView, memory: &SlotMemory, slot: u3
 #[cfg(test)]
 mod tests {
     use super::{SlotMemory, base_in_force};
-    use crate::view::{BackendState, BackendView, HashOn, OnDown, OnEmpty, ServiceView, View};
+    use crate::view::{BackendState, BackendView, HashOn, OnDown, OnEmpty, Policy, ServiceView, View};
     use proptest::prelude::{any, prop, prop_assert_eq, proptest};
     use std::collections::BTreeMap;
     use std::sync::Arc;
@@ -179,6 +179,7 @@ mod tests {
                 on_empty: OnEmpty::Reset,
                 on_down,
                 memory: Some(Arc::new(SlotMemory::new(251, [(7, Some(BackendId(1))), (8, None)]))),
+                policy: Policy::Maglev,
             }],
             backends: vec![
                 None,

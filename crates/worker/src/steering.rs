@@ -1,9 +1,10 @@
-//! Third stage: hit or miss to a backend. A hit keeps its backend; a miss is placed by the service's Maglev table
+//! Third stage: hit or miss to a backend. A hit keeps its backend; a miss is placed by the service's Maglev table, or by load,
 //! and remembered. Where a service remembers slots instead of flows ([`slots`](crate::slots)), a miss may belong to the
 //! table of before.
 
 use crate::classify::{Fate, Packet, key_of};
 use crate::io::PacketIo;
+use crate::least_load::Picked;
 use crate::slots::base_in_force;
 use crate::view::{BackendState, HashOn, OnDown, ServiceView, View};
 use crate::{DropReason, Worker};
@@ -59,8 +60,10 @@ impl<Io: PacketIo> Worker<Io> {
             packet.fate = fate;
             return;
         }
-        let chosen = self.steer_slowly(view, service, bytes, packet, answer, now);
-        packet.fate = self.end_of(service, chosen);
+        packet.fate = match self.steer_slowly(view, service, bytes, packet, answer, now) {
+            Ok(backend) => Fate::To(backend),
+            Err(reason) => self.nobody(service, reason),
+        };
     }
 
     /// TCP of a service that remembers slots instead of flows, in an untainted slot: the table's answer, and nothing to
@@ -84,7 +87,10 @@ impl<Io: PacketIo> Worker<Io> {
             self.count_for(service, packet);
         }
         self.tally.stateless += 1;
-        packet.fate = self.end_of(service, place_in(view, service, slot));
+        packet.fate = match place_in(view, service, slot) {
+            Some(backend) => Fate::To(backend),
+            None => self.nobody(service, DropReason::NoBackend),
+        };
         true
     }
 
@@ -96,15 +102,17 @@ impl<Io: PacketIo> Worker<Io> {
         }
     }
 
+    /// A packet that no backend gets.
     #[inline]
-    pub(crate) fn end_of(&self, service: &ServiceView, chosen: Option<BackendId>) -> Fate {
-        if let Some(backend) = chosen {
-            return Fate::To(backend);
+    pub(crate) fn nobody(&self, service: &ServiceView, reason: DropReason) -> Fate {
+        let count = match reason {
+            DropReason::Overload => self.counters.overload(service.id),
+            _ => self.counters.service(service.id).map(|of| &of.no_backend),
+        };
+        if let Some(count) = count {
+            count.add(1);
         }
-        if let Some(of) = self.counters.service(service.id) {
-            of.no_backend.add(1);
-        }
-        Fate::Drop(DropReason::NoBackend)
+        Fate::Drop(reason)
     }
 
     /// Notes that a flow was used.
@@ -120,7 +128,15 @@ impl<Io: PacketIo> Worker<Io> {
     ) {
         let state = next_state(Some(hit.state), packet);
         if !self.flows.is_current(hit, state, now) {
-            self.flows.touch(&key_of(service, &packet.parsed.tuple(bytes)), hit, state, now);
+            let key = key_of(service, &packet.parsed.tuple(bytes));
+            // As it was found now: of two packets in one burst the first has changed it.
+            let before = self.flows.touch_from(&key, hit, state, now);
+            if state == State::TcpEstablished
+                && before == Some(State::TcpNew)
+                && let Some(of) = self.counters.flows_of(hit.backend)
+            {
+                of.handshakes.add(1);
+            }
             if let Some(cluster) = &view.cluster
                 && hit.idle_us > cluster.max_idle_us / 4
             {
@@ -139,7 +155,7 @@ impl<Io: PacketIo> Worker<Io> {
         packet: &Packet,
         answer: Answer,
         now: Tick,
-    ) -> Option<BackendId> {
+    ) -> Result<BackendId, DropReason> {
         let flow = packet.flow(bytes);
         let key = key_of(service, &flow);
         // A packet earlier in this burst may have inserted or rewritten what the burst look-up saw.
@@ -154,12 +170,13 @@ impl<Io: PacketIo> Worker<Io> {
             return decides
                 .map(|hit| hit.backend)
                 .or_else(|| self.known_elsewhere(view, service, packet, &key, now))
-                .or_else(|| place(view, service, &flow, false));
+                .or_else(|| place(view, service, &flow, false))
+                .ok_or(DropReason::NoBackend);
         }
         if let Some(hit) = decides {
             self.tally.hits += 1;
             self.keep(view, service, bytes, packet, &hit, now);
-            return Some(hit.backend);
+            return Ok(hit.backend);
         }
         self.counters.totals.resteered.add(u64::from(hit.is_some()));
         self.tally.misses += 1;
@@ -168,17 +185,65 @@ impl<Io: PacketIo> Worker<Io> {
         if known.is_none() && !begins && flow.protocol == TCP && service.memory.is_some() {
             self.counters.totals.flow_guessed.add(1);
         }
-        let backend = known.or_else(|| place(view, service, &flow, begins))?;
+        let backend = match known {
+            Some(backend) => backend,
+            None => self.place_anew(view, service, packet, &flow, now)?,
+        };
         let state = next_state(None, packet);
-        if self.remember(service, &key, (hit, answer.miss), backend, state, now) || service.memory.is_none() {
-            return Some(backend);
+        if self.remember(service, &key, (hit, answer.miss), backend, state, now) {
+            if !begins {
+                self.count_met(backend);
+            }
+            return Ok(backend);
         }
-        // Without an entry the next packet of this flow will be taken to be from before the change: so is this one.
-        place(view, service, &flow, false)
+        if service.memory.is_none() && (service.least_load().is_none() || known.is_some()) {
+            return Ok(backend);
+        }
+        // Without an entry the next packet of this flow will be taken to be from before the change, or go by its slot because it shows
+        // no beginning: so does this one.
+        place(view, service, &flow, false).ok_or(DropReason::NoBackend)
+    }
+
+    /// Where a flow goes that nobody knows. With policy least-load, where it shows that it begins, to the least loaded backend. TCP in
+    /// the middle goes by its slot: its next packet may come to another worker, who must say the same.
+    fn place_anew(
+        &mut self,
+        view: &View,
+        service: &ServiceView,
+        packet: &Packet,
+        flow: &Tuple,
+        now: Tick,
+    ) -> Result<BackendId, DropReason> {
+        let begins = begins_a_flow(packet);
+        let picked = packet
+            .service
+            .filter(|_| begins || flow.protocol != TCP)
+            .and_then(|index| self.pick(view, usize::from(index), service, now));
+        match picked {
+            Some(picked) => picked,
+            None => place(view, service, flow, begins).ok_or(DropReason::NoBackend),
+        }
+    }
+
+    /// The least loaded backend, of a service with that policy.
+    pub(crate) fn pick(
+        &mut self,
+        view: &View,
+        index: usize,
+        service: &ServiceView,
+        now: Tick,
+    ) -> Option<Result<BackendId, DropReason>> {
+        let policy = service.least_load()?;
+        Some(match self.queues.pick(view, index, service, policy, now)? {
+            Picked::Backend(backend) => Ok(backend),
+            Picked::Nobody => Err(DropReason::NoBackend),
+            Picked::Overloaded => Err(DropReason::Overload),
+        })
     }
 
     /// A flow that another worker knows: it came here because the NIC's queue choice changed, or as a fragment, or it
-    /// is an ICMP error, whose hash has nothing to do with the flow's. A SYN begins anew, so it does not ask.
+    /// is an ICMP error, whose hash has nothing to do with the flow's. A SYN begins anew, so it does not ask; with policy least-load
+    /// it does, because it may be a copy of one that another worker has placed.
     fn known_elsewhere(
         &self,
         view: &View,
@@ -187,7 +252,7 @@ impl<Io: PacketIo> Worker<Io> {
         key: &FlowKey,
         now: Tick,
     ) -> Option<BackendId> {
-        if self.peers.len() < 2 || packet.tcp_flags().is_some_and(TcpFlags::is_syn) {
+        if self.peers.len() < 2 || begins_a_flow(packet) && service.least_load().is_none() {
             return None;
         }
         let own = usize::from(self.core.0);
@@ -209,7 +274,10 @@ impl<Io: PacketIo> Worker<Io> {
         state: State,
         now: Tick,
     ) -> bool {
-        if let Some(old) = unusable {
+        // As it is now: a correction may have changed or removed it since it was found.
+        if unusable.is_some()
+            && let Some(old) = self.flows.get(key, now)
+        {
             self.flow_ended(old.backend);
             self.flows.set_backend(key, &old, backend, state, now);
             self.rewritten = true;
@@ -269,14 +337,21 @@ impl<Io: PacketIo> Worker<Io> {
         if let Some(of) = self.counters.service(service.id) {
             of.flows_new.add(1);
         }
-        if let Some(of) = self.counters.backend(backend) {
+        if let Some(of) = self.counters.flows_of(backend) {
             of.flows_new.add(1);
             of.flows.add(1);
         }
     }
 
+    /// A flow has its entry that no SYN began.
+    pub(crate) fn count_met(&self, backend: BackendId) {
+        if let Some(of) = self.counters.flows_of(backend) {
+            of.met.add(1);
+        }
+    }
+
     pub(crate) fn flow_ended(&self, backend: BackendId) {
-        if let Some(of) = self.counters.backend(backend) {
+        if let Some(of) = self.counters.flows_of(backend) {
             of.flows.sub(1);
         }
     }

@@ -6,6 +6,7 @@ use crate::fast::Batch;
 use crate::fragments::Store;
 use crate::fresh::Fresh;
 use crate::io::{BURSTS_MAX, Burst, Frame, PacketIo};
+use crate::least_load::Queues;
 use crate::lookup::{LookedUp, ON_THEIR_WAY, Train};
 use crate::mailbox::Inbox;
 use crate::station::{CoreNote, Station};
@@ -96,6 +97,7 @@ pub struct Worker<Io: PacketIo> {
     /// A packet of this burst has given an entry another backend: what the burst look-up saw may be out of date.
     pub(crate) rewritten: bool,
     pub(crate) fresh: Fresh,
+    pub(crate) queues: Queues,
     pub(crate) tally: Tally,
     /// What it knows as a member of a cluster.
     pub(crate) station: Option<Box<Station>>,
@@ -134,6 +136,7 @@ impl<Io: PacketIo> Worker<Io> {
             error_tokens: share(ERROR_RATE),
             rewritten: false,
             fresh: Fresh::new(),
+            queues: Queues::new(u64::from(setup.core.0).wrapping_mul(0x9e37_79b9)),
             tally: Tally::default(),
             station: None,
         }
@@ -217,6 +220,7 @@ impl<Io: PacketIo> Worker<Io> {
             syn_us: view.timeouts.syn_us,
             udp_us: view.timeouts.udp_us,
         });
+        self.queues.adopt(view);
         self.counters.totals.generation.set(view.generation);
     }
 

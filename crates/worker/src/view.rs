@@ -4,6 +4,7 @@
 //! bursts; the old one goes back to control and is freed there.
 
 use crate::cluster::Cluster;
+use crate::loads::Loads;
 use crate::slots::SlotMemory;
 use std::sync::Arc;
 use steer::{Maglev, Services};
@@ -41,10 +42,13 @@ pub struct View {
     pub probes: Vec<Probe>,
     /// The cluster this machine is in; `None` for a machine alone.
     pub cluster: Option<Arc<Cluster>>,
+    /// How busy backends are, for services with policy least-load; changes while the view is in use.
+    pub loads: Arc<Loads>,
 }
 
-/// A service as the data path sees it.
+/// A service as the data path sees it. One cache line, which is a power of two for those who index them.
 #[derive(Debug)]
+#[repr(align(64))]
 pub struct ServiceView {
     /// Its id, part of the flow key.
     pub id: ServiceId,
@@ -62,6 +66,63 @@ pub struct ServiceView {
     pub on_down: OnDown,
     /// What is remembered of slots instead of flows; TCP services only. `None`: every flow is tracked.
     pub memory: Option<Arc<SlotMemory>>,
+    /// Who gets a new flow.
+    pub policy: Policy,
+}
+
+impl ServiceView {
+    /// What is particular to policy least-load; `None` for other policies.
+    #[inline]
+    pub fn least_load(&self) -> Option<&LeastLoad> {
+        match &self.policy {
+            Policy::Maglev => None,
+            Policy::LeastLoad(policy) => Some(policy),
+        }
+    }
+}
+
+/// Who gets a new flow.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum Policy {
+    /// The backend of its slot.
+    #[default]
+    Maglev,
+    /// The least loaded backend. Whatever of a flow shows neither its beginning nor an entry goes by its slot all the same: two
+    /// packets of it, wherever they come, must go to one backend.
+    LeastLoad(Box<LeastLoad>),
+}
+
+const _: () = assert!(size_of::<ServiceView>() == 64);
+
+/// Policy least-load.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LeastLoad {
+    /// How it is found.
+    pub select: Select,
+    /// What becomes of new flows when all backends are full.
+    pub overload: Overload,
+    /// By member, [what a flow adds](crate::least_load::share) to its load.
+    pub shares: Vec<u64>,
+}
+
+/// How the least loaded backend is found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Select {
+    /// The least loaded of all.
+    #[default]
+    Min,
+    /// The less loaded of two at random (Mitzenmacher, "The power of two choices in randomized load balancing", 1996).
+    TwoChoices,
+}
+
+/// What becomes of new flows when the load of every backend is 1 or more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Overload {
+    /// They are placed nevertheless.
+    #[default]
+    Spread,
+    /// They are answered as [`OnEmpty`] says.
+    Reject,
 }
 
 /// What the slot is computed from.

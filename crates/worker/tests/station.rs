@@ -54,6 +54,7 @@ fn view(machine: u8, options: &Options) -> View {
         services: vec![SlotsView {
             vip: (Addr::from(std::net::IpAddr::from(rig::VIP)), 80, 6),
             taints: Arc::new(taints),
+            always: false,
         }],
         job: Arc::new(Job::default()),
     }));

@@ -29,7 +29,7 @@ fn a_flow_keeps_its_backend_and_is_encapsulated() {
     assert_eq!(rig.counters[0].totals.flow_inserts.get(), 1);
     assert_eq!(rig.counters[0].totals.flow_hits.get(), 3);
     assert_eq!(rig.counters[0].backend(backend).unwrap().packets.get(), 4);
-    assert_eq!(rig.counters[0].backend(backend).unwrap().flows.get(), 1);
+    assert_eq!(rig.counters[0].flows_of(backend).unwrap().flows.get(), 1);
 }
 
 #[test]
@@ -335,7 +335,7 @@ fn idle_flows_end_and_free_their_place() {
     }
     assert_eq!(rig.workers[0].flow_count(), 0);
     assert_eq!(rig.counters[0].totals.flow_expired.get(), 499);
-    let live: u64 = (0..2).map(|b| rig.counters[0].backend(wire::BackendId(b)).unwrap().flows.get()).sum();
+    let live: u64 = (0..2).map(|b| rig.counters[0].flows_of(wire::BackendId(b)).unwrap().flows.get()).sum();
     assert_eq!(live, 0);
 }
 

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use rig::*;
 use std::net::Ipv6Addr;
 use wire::{BackendId, PortId, ServiceId};
-use worker::view::{BackendState, HashOn, OnDown};
+use worker::view::{BackendState, HashOn, LeastLoad, OnDown, Overload, Policy, Select};
 use worker::{BURST, BURSTS_MAX, RxMeta, View};
 
 const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xf, 0, 0, 0, 0, 0x10);
@@ -79,12 +79,19 @@ fn untagged(frame: &[u8]) -> Vec<u8> {
     [&frame[..12], &frame[16..]].concat()
 }
 
-fn a_view(generation: u64, states: &[BackendState], on_down: OnDown, hash: HashOn) -> View {
+fn a_view(generation: u64, states: &[BackendState], on_down: OnDown, hash: HashOn, by_load: bool) -> View {
     let spec = |port: u16, protocol: u8, v6: bool| {
         let mut spec = Spec::web(BACKENDS);
         (spec.port, spec.protocol, spec.states, spec.on_down) = (port, protocol, states.to_vec(), on_down);
         if v6 {
             (spec.vip, spec.len) = (VIP6.into(), 128);
+        }
+        if by_load {
+            spec.policy = Policy::LeastLoad(Box::new(LeastLoad {
+                select: if protocol == TCP { Select::Min } else { Select::TwoChoices },
+                overload: Overload::Spread,
+                shares: vec![worker::least_load::share(100, 1, 1); BACKENDS],
+            }));
         }
         spec
     };
@@ -155,15 +162,23 @@ fn counted(rig: &Rig) -> Vec<(String, u64)> {
         for id in 0..u32::from(SERVICES) * BACKENDS as u32 {
             let of = counters.backend(BackendId(id)).unwrap();
             all.extend(of.each().map(|(name, _, value)| (format!("backend {id} {name}"), value)));
+            let of = counters.flows_of(BackendId(id)).unwrap();
+            all.extend(of.each().map(|(name, _, value)| (format!("backend {id} {name}"), value)));
         }
     }
     all
 }
 
-fn both_ways(steps: Vec<Step>, workers: usize, on_down: OnDown, hash: HashOn) -> Result<(), TestCaseError> {
+fn both_ways(
+    steps: Vec<Step>,
+    workers: usize,
+    on_down: OnDown,
+    hash: HashOn,
+    by_load: bool,
+) -> Result<(), TestCaseError> {
     let mut states = [BackendState::Up; BACKENDS];
-    let mut fast = Rig::new(workers, a_view(1, &states, on_down, hash));
-    let mut general = Rig::new(workers, a_view(1, &states, on_down, hash));
+    let mut fast = Rig::new(workers, a_view(1, &states, on_down, hash, by_load));
+    let mut general = Rig::new(workers, a_view(1, &states, on_down, hash, by_load));
     let mut generation = 1;
     for step in steps {
         match step {
@@ -174,8 +189,8 @@ fn both_ways(steps: Vec<Step>, workers: usize, on_down: OnDown, hash: HashOn) ->
             Step::Change(index, state) => {
                 states[index] = state;
                 generation += 1;
-                fast.publish(a_view(generation, &states, on_down, hash));
-                general.publish(a_view(generation, &states, on_down, hash));
+                fast.publish(a_view(generation, &states, on_down, hash, by_load));
+                general.publish(a_view(generation, &states, on_down, hash, by_load));
                 let _ = (fast.run(), general.run());
                 for publisher in fast.publishers.iter_mut().chain(&mut general.publishers) {
                     publisher.collect();
@@ -203,11 +218,16 @@ proptest! {
     fn one_worker(steps in prop::collection::vec(step(1), 1..30), keep in any::<bool>(), by_source in any::<bool>()) {
         let on_down = if keep { OnDown::Keep } else { OnDown::Reselect };
         let hash = if by_source { HashOn::Source } else { HashOn::Tuple };
-        both_ways(steps, 1, on_down, hash)?;
+        both_ways(steps, 1, on_down, hash, false)?;
     }
 
     #[test]
     fn two_workers(steps in prop::collection::vec(step(2), 1..30), keep in any::<bool>()) {
-        both_ways(steps, 2, if keep { OnDown::Keep } else { OnDown::Reselect }, HashOn::Tuple)?;
+        both_ways(steps, 2, if keep { OnDown::Keep } else { OnDown::Reselect }, HashOn::Tuple, false)?;
+    }
+
+    #[test]
+    fn two_workers_by_load(steps in prop::collection::vec(step(2), 1..20), keep in any::<bool>()) {
+        both_ways(steps, 2, if keep { OnDown::Keep } else { OnDown::Reselect }, HashOn::Tuple, true)?;
     }
 }

@@ -1074,13 +1074,16 @@ impl Registry {
         let fall = self.facts.services.get(&key.0).map_or(1, |of| of.check.fall);
         let Some(held) = self.held.get_mut(key).filter(|held| held.address == address) else { return };
         let Some(suspicion) = &mut held.suspicion else { return };
-        suspicion.is_probed = true;
+        let is_first = !std::mem::replace(&mut suspicion.is_probed, true);
         suspicion.failures = if passed { 0 } else { suspicion.failures.saturating_add(1) };
         let is_dead = suspicion.failures >= fall && held.registered.is_some() && held.session.is_none();
         reason.clone_into(&mut held.reason);
         if is_dead {
             let message = format!("its agent is silent, and own checks fail: {reason}");
             self.retire(key, Why::Dead, &message);
+        } else if is_first {
+            // It is not the agent's last word any more that holds.
+            self.acts.push(Act::Word(key.clone()));
         }
     }
 

@@ -28,7 +28,7 @@ use wire::{BackendId, PortId, ServiceId};
 use worker::View;
 use worker::cluster::{Cluster, Endpoint, Link, SlotsView};
 use worker::slots::SlotMemory;
-use worker::view::{BackendState, BackendView};
+use worker::view::{BackendState, BackendView, ServiceView};
 
 /// Orders and wishes that may wait for the connection.
 pub(crate) const ASKED_MAX: usize = 256;
@@ -270,6 +270,7 @@ impl Truth {
 
     /// Housekeeping: reports of workers, orders to the store, documents.
     pub(crate) fn tend_cluster(&mut self) {
+        self.tell_weights();
         let health = std::mem::take(&mut self.health_changed).then(|| self.health_value());
         // Checks that pass again take back that a backend is dead.
         self.heard_changed |= self.cluster.is_some() && health.is_some();
@@ -460,6 +461,7 @@ impl Truth {
             (false, _) => Job { id: plan.job.id, ..Job::default() },
         };
         part.adopted = Some(Adopted { taints: taints.collect(), job: Arc::new(job), document });
+        self.tell_weights_anew();
         self.dirty = true;
         self.settle();
     }
@@ -554,7 +556,10 @@ impl Truth {
             key: config.machine.cluster_key,
             max_idle_us,
             relays: RELAYS,
-            services: vips.iter().map(|&vip| SlotsView { vip, taints: Arc::default() }).collect(),
+            services: vips
+                .iter()
+                .map(|&vip| SlotsView { vip, taints: Arc::default(), always: false })
+                .collect(),
             job: Arc::default(),
         };
         if let Some(adopted) = &part.adopted {
@@ -565,10 +570,13 @@ impl Truth {
             cluster.owners = plan.owners();
             cluster.ready = cluster.owners.is_ready(member);
             cluster.links = self.links(part, config);
+            // For tests: nothing is remembered.
+            let always = |service: &ServiceView| part.config.sync && service.least_load().is_some();
             cluster.services = vips
                 .iter()
                 .zip(&adopted.taints)
-                .map(|(&vip, taints)| SlotsView { vip, taints: Arc::clone(taints) })
+                .zip(&view.service)
+                .map(|((&vip, taints), of)| SlotsView { vip, taints: Arc::clone(taints), always: always(of) })
                 .collect();
             cluster.job = Arc::clone(&adopted.job);
             // Whether a backend takes new flows is agreed on, too: by masks and tables.

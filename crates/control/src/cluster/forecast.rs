@@ -166,6 +166,7 @@ mod tests {
             on_empty: OnEmpty::Reset,
             on_down: OnDown::Keep,
             memory: None,
+            policy: worker::view::Policy::Maglev,
         };
         let view = Arc::new(View { service: vec![service(2), service(1)], ..View::default() });
         let vip = (Addr::V4(9), 80, 6);

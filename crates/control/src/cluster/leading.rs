@@ -11,7 +11,7 @@ use super::tables::{Recipe, Tables};
 use super::text;
 use crate::compile::{self, Judged, Runtime};
 use crate::ids::Ids;
-use model::config::{AdminState, Backend, Config, HealthKind, Service};
+use model::config::{AdminState, Backend, Config, HealthKind, Policy, Service};
 use model::registered::Registered;
 use statesync::plan::{Answers, Leader, Request, Tables as Answering};
 use statesync::{Member, Members};
@@ -42,6 +42,8 @@ pub(crate) struct Leading {
     /// The picture that was looked at last, and when.
     looked_at: Option<(u64, Tick)>,
     registrations: Registrations,
+    /// Weights that are not the configured ones.
+    weights: Arc<HashMap<BackendId, u32>>,
 }
 
 /// Services as the document has them.
@@ -113,6 +115,7 @@ impl Leading {
             problem: None,
             looked_at: None,
             registrations: Registrations::default(),
+            weights: Arc::default(),
         }
     }
 
@@ -129,6 +132,11 @@ impl Leading {
     /// Whether registrations wait for their time.
     pub(crate) fn is_waiting(&self) -> bool {
         self.registrations.is_waiting
+    }
+
+    /// Weights that are not the configured ones, for the next table.
+    pub(crate) fn set_weights(&mut self, weights: &Arc<HashMap<BackendId, u32>>) {
+        self.weights = Arc::clone(weights);
     }
 
     /// What could not be done, once.
@@ -496,12 +504,29 @@ impl Leading {
         let backends = document.backends.iter().map(|backend| backend.id).collect();
         let plan = self.leader.replace_services(&end, begin, backends, live, now);
         document.plan = plan.cloned().ok_or("the cluster is not at rest")?;
+        let leaves = self.leave_least_load(&document, config);
+        if !leaves.is_empty() {
+            self.leader.taint_services(&leaves, now);
+            document.plan = self.leader.plan().clone();
+        }
         document.given.rest_services(&end);
         self.resting_services.extend(end.into_iter().map(|id| (id, now)));
         document.given.rest(&rest);
         self.resting.extend(rest.into_iter().map(|id| (id, now)));
         self.document = document;
         Ok(())
+    }
+
+    /// Services that go by load now, and by slots in this configuration.
+    fn leave_least_load(&self, document: &Document, config: &Config) -> Vec<ServiceId> {
+        let Some((_, before)) = &self.in_force else { return Vec::new() };
+        let policy = |config: &Config, identity: &ServiceIdentity| {
+            config.services.iter().find(|of| identity.is(of)).map(|of| of.policy)
+        };
+        let leaves = document.services.iter().filter(|identity| {
+            policy(before, identity) == Some(Policy::LeastLoad) && policy(config, identity) == Some(Policy::Maglev)
+        });
+        leaves.map(|identity| identity.id).collect()
     }
 
     fn service_id(&mut self, given: &mut Given, now: Tick) -> Result<ServiceId, String> {
@@ -549,9 +574,10 @@ impl Leading {
         let mut differs = false;
         for (identity, planned) in self.document.services.iter().zip(&plan.services) {
             let members = judgement.get(&identity.id).into_iter().flatten();
-            let members = members
-                .filter(|is| is.state == BackendState::Up)
-                .filter_map(|is| Some((by_id.get(&is.id)?.name.clone(), is.weight, is.id)));
+            let members = members.filter(|is| is.state == BackendState::Up).filter_map(|is| {
+                let weight = self.weights.get(&is.id).copied().unwrap_or(is.weight);
+                Some((by_id.get(&is.id)?.name.clone(), weight, is.id))
+            });
             let table = tables.get(Recipe::new(members, identity.size));
             let table = table.map_err(|error| format!("service {:?}: {error}", identity.name))?;
             differs |= !Arc::ptr_eq(&table.answers, &planned.cur);

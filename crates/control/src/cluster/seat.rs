@@ -10,10 +10,10 @@ use super::slot_text;
 use super::tables::Tables;
 use statesync::Member;
 use statesync::plan::{Acknowledgement, Follower, Report};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use wire::{CoreId, Tick};
+use wire::{BackendId, CoreId, Tick};
 
 /// Slots that go with one order: etcd takes 128 operations in a transaction.
 const SWEPT_AT_ONCE: usize = 100;
@@ -142,6 +142,8 @@ pub(crate) struct Seat {
     acknowledged: Option<Acknowledgement>,
     health: Vec<u8>,
     hearing: Hearing,
+    /// Weights that are not the configured ones, should this machine lead.
+    weights: Arc<HashMap<BackendId, u32>>,
     is_leaving: bool,
     has_given_up: bool,
     /// A plan that did not fit into the store is not tried again before.
@@ -167,6 +169,7 @@ impl Seat {
             document: None,
             looked_at: 0,
             lead: None,
+            weights: Arc::default(),
             acknowledged: None,
             health: keys::bytes(&HealthValue::default()),
             hearing: Hearing::default(),
@@ -259,6 +262,13 @@ impl Seat {
     pub(crate) fn set_heard(&mut self, heard: HeardValue) {
         self.hearing.is_due |= self.hearing.own.as_ref() != Some(&heard);
         self.hearing.own = Some(heard);
+    }
+
+    /// Weights for the next table that are not the configured ones, should this machine lead.
+    pub(crate) fn set_weights(&mut self, weights: HashMap<BackendId, u32>) {
+        if *self.weights != weights {
+            self.weights = Arc::new(weights);
+        }
     }
 
     /// The machine wants to go.
@@ -554,6 +564,7 @@ impl Seat {
             return;
         }
         let unwritten = std::mem::take(&mut lead.is_unwritten);
+        lead.leading.set_weights(&self.weights);
         let next = lead.leading.poll(&self.picture, &self.own_text, &mut self.tables, now).is_some();
         if let Some(problem) = lead.leading.take_problem() {
             self.news.push(News::Warning(problem));

@@ -71,6 +71,8 @@ fn runtime<'a>() -> Runtime<'a> {
         departed: &[],
         probes: &[],
         table: &|_| None,
+        deciders: 1,
+        loads: Arc::default(),
     }
 }
 

@@ -32,6 +32,10 @@ fn sample() -> Snapshot {
         bytes: 1000,
         flows_new: 3,
         flows: 2,
+        load_ppm: Some(250_000),
+        share_permille: 1000,
+        syns: 5,
+        handshakes: 4,
     };
     let status = Status {
         machine: "lb1".to_owned(),
@@ -83,6 +87,7 @@ fn sample() -> Snapshot {
         flows_new: 13,
         flows: 14,
         no_backend: 15,
+        overload: 16,
     };
     let worker = WorkerStatus {
         core: 0,
@@ -161,6 +166,11 @@ fn values_and_escapes() {
         "guideway_start_time_seconds 1.5",
         "guideway_vip_packets_total{service=\"web\",vip=\"203.0.113.10\",port=\"80\",proto=\"tcp\"} 11",
         "guideway_backend_flows{service=\"web \\\"quoted\\\"\\\\\\n\",backend=\"b1\",address=\"10.0.0.1\",id=\"3\"} 2",
+        "guideway_backend_syns_total{service=\"web \\\"quoted\\\"\\\\\\n\",backend=\"b1\",address=\"10.0.0.1\",id=\"3\"} 5",
+        "guideway_backend_handshakes_total{service=\"web \\\"quoted\\\"\\\\\\n\",backend=\"b1\",address=\"10.0.0.1\",id=\"3\"} 4",
+        "guideway_vip_overload_packets_total{service=\"web\",vip=\"203.0.113.10\",port=\"80\",proto=\"tcp\"} 16",
+        "guideway_backend_load_ratio{service=\"web \\\"quoted\\\"\\\\\\n\",backend=\"b1\",address=\"10.0.0.1\",id=\"3\"} 0.25",
+        "guideway_backend_share_ratio{service=\"web \\\"quoted\\\"\\\\\\n\",backend=\"b1\",address=\"10.0.0.1\",id=\"3\"} 1",
         "guideway_worker_busy_ratio{core=\"0\"} 0.5",
         "guideway_drop_packets_total{reason=\"no_service\"} 1",
         "guideway_port_rx_missed_packets_total{port=\"data0\"} 5",

@@ -507,7 +507,7 @@ fn drains_removals_and_restarts() {
         );
 
         // b1 is removed while it has a flow: it stays until the flow ends.
-        machine.counters[1].backend(BackendId(0)).unwrap().flows.set(1);
+        machine.counters[1].flows_of(BackendId(0)).unwrap().flows.set(1);
         let without = text.replace("[[service.backend]]\nname = \"b1\"\naddress = \"10.9.0.11\"\n", "");
         assert_eq!(machine.post("/v1/apply?wait=true", &without).await.status, 200);
         machine.until_state("b1", "removed").await;
@@ -516,7 +516,7 @@ fn drains_removals_and_restarts() {
             machine.view_states(),
             [(BackendId(0), BackendState::Draining), (BackendId(1), BackendState::Draining)]
         );
-        machine.counters[1].backend(BackendId(0)).unwrap().flows.set(0);
+        machine.counters[1].flows_of(BackendId(0)).unwrap().flows.set(0);
         machine.until("/v1/backends", |answer| find(&answer.json(), "b1").is_null()).await;
         machine.until("/v1/events?after=0", |answer| answer.body.contains("backend_forgotten")).await;
         machine.until("/v1/status", |a| a.json()["generation"] == a.json()["generation_acknowledged"]).await;

@@ -162,6 +162,7 @@ fn slots_are_those_of_the_worker() {
                 on_empty: worker::view::OnEmpty::Reset,
                 on_down: worker::view::OnDown::Keep,
                 memory: None,
+                policy: worker::view::Policy::Maglev,
             };
             let met: std::collections::HashSet<u32> = (0..200)
                 .map(|n| {

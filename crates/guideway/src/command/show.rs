@@ -18,7 +18,7 @@ use std::io::IsTerminal;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// What the daemon knows: services, backends, registrations, agents, workers, ports, flows, drops, and its cluster
+/// What the daemon knows: services, backends, workers, ports, flows, drops, and its cluster
 #[derive(Args, Debug)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct Arguments {

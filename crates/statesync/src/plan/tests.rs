@@ -284,6 +284,29 @@ fn services_begin_and_end_when_nothing_is_open() {
     assert_eq!(cluster.leader.plan().tainted_slots(), 0, "its taint ended by itself");
 }
 
+/// Its flows are anywhere, so every slot is tainted until no flow in it is elsewhere.
+#[test]
+fn a_service_that_goes_by_slots_from_now_on_begins_tainted() {
+    let mut cluster = Cluster::new();
+    let live = cluster.live.clone();
+    cluster.acknowledge(&[0, 1]);
+    let all = Arc::clone(&cluster.leader.plan().backends);
+    let step = cluster.leader.plan().step;
+    cluster.leader.replace_services(&[], [], all, &live, cluster.now).expect("at rest");
+    cluster.leader.taint_services(&[ServiceId(9)], cluster.now);
+    assert_eq!(cluster.leader.plan().tainted_slots(), 0, "another service's");
+    let service = cluster.leader.plan().services[0].service;
+    cluster.leader.taint_services(&[service], cluster.now);
+    let plan = cluster.leader.plan();
+    assert_eq!((plan.step, plan.tainted_slots()), (step + 1, plan.services[0].cur.len()));
+    assert_eq!(plan.services[0].base, plan.services[0].cur);
+    cluster.settle();
+    assert!(cluster.leader.plan().tainted_slots() > 0, "for the longest idle time");
+    cluster.now = Tick(cluster.now.0 + 2 * MAX_IDLE_US);
+    cluster.settle();
+    assert_eq!(cluster.leader.plan().tainted_slots(), 0);
+}
+
 #[test]
 fn a_member_that_wants_to_go_is_waited_for_and_left_out() {
     let mut cluster = Cluster::new();

@@ -14,12 +14,15 @@ use steer::{Maglev, Rule, Services, Weighted};
 use wire::encap::{Header, Mode, Tunnel};
 use wire::{Addr, BackendId, CoreId, PortId, Tick};
 use worker::cluster::{Cluster, Endpoint, Link, SlotsView};
+use worker::least_load::share;
+use worker::loads::{Load, Loads};
 use worker::mailbox::{Publisher, mailbox};
 use worker::memory_io::MemIo;
 use worker::slots::SlotMemory;
 use worker::station::StationSize;
 use worker::view::{
-    BackendState, BackendView, HashOn, OnDown, OnEmpty, PortRole, PortView, ServiceView, Timeouts, View,
+    BackendState, BackendView, HashOn, LeastLoad, OnDown, OnEmpty, Overload, Policy, PortRole, PortView,
+    Select, ServiceView, Timeouts, View,
 };
 use worker::{Counters, RxMeta, Setup, Worker};
 
@@ -28,6 +31,8 @@ pub(super) const UDP_PORT: u16 = 7480;
 /// Key of slots and of tags.
 pub(super) const KEY: [u8; 16] = *b"simulated secret";
 const BACKENDS_MAX: usize = 4096;
+/// Flows that a backend is meant to carry, where load decides.
+const CAPACITY: u32 = 100;
 
 /// Address of a machine.
 pub(super) const fn machine_address(machine: usize) -> u32 {
@@ -83,6 +88,7 @@ pub(super) struct Machine {
     pub(super) counters: Vec<Arc<Counters>>,
     publishers: Vec<Publisher<View>>,
     reports: Vec<Receiver<Report>>,
+    loads: Arc<Loads>,
     pub(super) follower: Follower,
     /// Its clock is ahead of the world's by so much.
     offset: u64,
@@ -156,6 +162,7 @@ impl Machine {
             counters,
             publishers,
             reports,
+            loads: Arc::new(Loads::new(if scenario.by_load { BACKENDS_MAX } else { 0 })),
             offset: random.below(10_000_000) + 1_000_000,
             rss: random.next(),
             turn_at: vec![Tick(u64::MAX); cores],
@@ -213,11 +220,28 @@ impl Machine {
     fn publish(&mut self, registry: &Registry, scenario: &Scenario) {
         let Some(plan) = self.follower.plan().cloned() else { return };
         self.unpublished = false;
-        let view = Arc::new(view_of(&plan, self.member, registry, scenario));
+        let mut view = view_of(&plan, self.member, registry, scenario);
+        view.loads = Arc::clone(&self.loads);
+        let view = Arc::new(view);
         for publisher in &mut self.publishers {
             while publisher.collect().is_some() {}
             self.unpublished |= publisher.publish(Arc::clone(&view)).is_err();
         }
+    }
+
+    /// What control does from time to time: flows of this machine stand for those of all.
+    pub(super) fn weigh(&self, registry: &Registry, scenario: &Scenario) {
+        if !scenario.by_load {
+            return;
+        }
+        for id in (0..registry.backends.len()).filter_map(|id| u32::try_from(id).ok()).map(BackendId) {
+            let flows: u64 =
+                self.counters.iter().filter_map(|of| of.flows_of(id)).map(|of| of.flows.get()).sum();
+            let ppm = flows * scenario.machines as u64 * 1_000_000 / u64::from(CAPACITY);
+            let joining = id.0.is_multiple_of(5);
+            self.loads.set(id, Load { ppm: u32::try_from(ppm).unwrap_or(u32::MAX), joining });
+        }
+        self.loads.publish();
     }
 
     /// Whether it takes traffic, as far as its newest view says.
@@ -243,6 +267,18 @@ pub(super) fn owners_of(plan: &Plan, scenario: &Scenario) -> Owners {
     } else {
         plan.owners()
     }
+}
+
+fn policy_of(made: &Made, service: &ServiceOf, scenario: &Scenario) -> Policy {
+    if !scenario.by_load {
+        return Policy::Maglev;
+    }
+    let deciders = u32::try_from(scenario.machines * scenario.cores).expect("few");
+    Policy::LeastLoad(Box::new(LeastLoad {
+        select: if service.tcp { Select::Min } else { Select::TwoChoices },
+        overload: Overload::Spread,
+        shares: made.members.iter().map(|_| share(CAPACITY, 1, deciders)).collect(),
+    }))
 }
 
 fn view_of(plan: &Plan, own: Member, registry: &Registry, scenario: &Scenario) -> View {
@@ -298,6 +334,7 @@ fn view_of(plan: &Plan, own: Member, registry: &Registry, scenario: &Scenario) -
                 on_empty: OnEmpty::Drop,
                 on_down: OnDown::Keep,
                 memory: None,
+                policy: policy_of(made, of, scenario),
             }
         })
         .collect();
@@ -308,6 +345,7 @@ fn view_of(plan: &Plan, own: Member, registry: &Registry, scenario: &Scenario) -
         .map(|(of, planned)| SlotsView {
             vip: (of.vip, of.port, if of.tcp { 6 } else { 17 }),
             taints: Arc::new(memory_of(&planned.tainted, &planned.base)),
+            always: scenario.by_load,
         })
         .collect();
     let owners = owners_of(plan, scenario);
@@ -353,5 +391,6 @@ fn view_of(plan: &Plan, own: Member, registry: &Registry, scenario: &Scenario) -
         },
         probes: Vec::new(),
         cluster: Some(Arc::new(cluster)),
+        loads: Arc::default(),
     }
 }

@@ -95,6 +95,8 @@ pub struct Scenario {
     pub unacknowledged: usize,
     /// Frames that a machine may relay: a second, and at once.
     pub relays: (u64, u64),
+    /// All services have policy least-load.
+    pub by_load: bool,
     /// A rule of the protocol that does not hold: the checker must notice.
     pub broken: Option<Rule>,
 }
@@ -179,6 +181,7 @@ impl Scenario {
             buckets: 0,
             unacknowledged: 4096,
             relays: if random.chance(200) { (5, 1) } else { (1_000_000, 100_000) },
+            by_load: false,
             broken: None,
         };
         match shape {

@@ -439,6 +439,7 @@ impl<'a> World<'a> {
             Event::Show { machine, watch } => {
                 self.show(machine);
                 if watch {
+                    self.machines[machine].weigh(&self.registry, self.scenario);
                     self.after(WATCH_US, Event::Show { machine, watch });
                 }
             }

@@ -186,7 +186,7 @@ impl<Io: PacketIo> Worker<Io> {
         }
         if hit.backend != backend {
             self.flow_ended(hit.backend);
-            if let Some(of) = self.counters.backend(backend) {
+            if let Some(of) = self.counters.flows_of(backend) {
                 of.flows.add(1);
             }
         }
@@ -315,7 +315,7 @@ impl<Io: PacketIo> Worker<Io> {
         let key = answer.key;
         let fills = station.rules.hold(Rule::AnswerFills);
         let asked = if fills { Tick(answer.asked_us) } else { now };
-        let Some(unusable) = station.asks.answered(&key, asked, now) else { return };
+        let Some(to) = station.asks.answered(&key, asked, now) else { return };
         let Some((place, service)) = place_of_key(view, cluster, key, station.cores) else { return };
         let is_valid = view.backends.get(answer.backend.index()).and_then(Option::as_ref);
         if is_valid.is_none_or(|backend| backend.service != service.id) {
@@ -323,7 +323,7 @@ impl<Io: PacketIo> Worker<Io> {
         }
         let hit = self.flows.get(&key, now);
         let may_replace = hit.is_none_or(|hit| {
-            unusable == Some(hit.backend)
+            to.unusable == Some(hit.backend)
                 || self.station.as_ref().is_some_and(|station| station.is_guess(&key, hit.backend, now))
         });
         if !may_replace && fills {
@@ -332,7 +332,9 @@ impl<Io: PacketIo> Worker<Io> {
         let protocol = cluster.services.get(place.service).map_or(TCP, |of| of.vip.2);
         let state = if protocol == TCP { State::TcpNew } else { State::UdpNew };
         self.counters.station.answers_cached.add(1);
-        self.remember(service, &key, (hit, None), answer.backend, state, now);
+        if self.remember(service, &key, (hit, None), answer.backend, state, now) && !to.begins {
+            self.count_met(answer.backend);
+        }
         let is_owner = place.core == self.core
             && cluster.owners.told(service.id, place.slot).contains(&cluster.own.machine);
         if is_owner {

@@ -31,8 +31,8 @@ enum Resolution {
     Backend { backend: BackendId, guess: bool },
     /// To this backend, and nothing is remembered.
     Passing(BackendId),
-    /// The table has no backend.
-    Nobody,
+    /// No backend takes it.
+    Nobody(DropReason),
     /// Somebody else decides.
     Elsewhere(statesync::MachineId),
     /// Not now.
@@ -67,15 +67,15 @@ impl<Io: PacketIo> Worker<Io> {
     ) -> Option<Fate> {
         let index = usize::from(packet.service?);
         let service = view.service.get(index)?;
-        let taints = &cluster.services.get(index)?.taints;
-        if !taints.is_any_tainted() {
+        let slots = cluster.services.get(index)?;
+        if !slots.is_any_tainted() {
             return None;
         }
         let cores = self.station.as_ref()?.cores;
         let flow = packet.flow(bytes);
         let key = key_of(service, &flow);
         let place = place_of(view, index, service, key, &flow, cores);
-        if !taints.is_tainted(place.slot) {
+        if !slots.is_tainted(place.slot) {
             return None;
         }
         let hit = match (answer.hit, answer.miss) {
@@ -123,14 +123,14 @@ impl<Io: PacketIo> Worker<Io> {
                 return self.decide_own(view, cluster, service, ask, (unusable, packet), now);
             }
             if !ask.quoted {
-                station.asks.ask(&place.key, unusable.map(|hit| hit.backend), now);
+                station.asks.ask(&place.key, unusable.map(|hit| hit.backend), ask.begins, now);
             }
             return Fate::Relay(Route { to: Hop::Core(place.core), question });
         }
         let asked = if ask.quoted {
             Asked::default()
         } else {
-            station.asks.ask(&place.key, unusable.map(|hit| hit.backend), now)
+            station.asks.ask(&place.key, unusable.map(|hit| hit.backend), ask.begins, now)
         };
         if asked.turns > 0 && !station.rules.hold(Rule::GuessOnlyWhenSuspect) {
             return self.guess_here(view, cluster, service, ask, (unusable, packet), now);
@@ -154,8 +154,10 @@ impl<Io: PacketIo> Worker<Io> {
         if station.may_relay(cluster, now) {
             return Fate::Relay(Route { to: Hop::Machine(machine), question });
         }
-        // The question of a SYN that came before is on its way, or was answered elsewhere; its copy must not be decided otherwise.
-        if (!ask.begins || asked.is_waiting) && station.rules.hold(Rule::BucketDrops) {
+        // The question of a SYN that came before is on its way, or was answered elsewhere; its copy must not be decided otherwise. Nor may
+        // anybody but the owner decide where load does.
+        let by_load = service.least_load().is_some();
+        if (!ask.begins || asked.is_waiting || by_load) && station.rules.hold(Rule::BucketDrops) {
             return Fate::Drop(DropReason::RelayLimit);
         }
         // A flow that begins is with its record's backend, of which an entry tells, or with `cur`, whoever says so; the owners
@@ -177,13 +179,17 @@ impl<Io: PacketIo> Worker<Io> {
             Resolution::Backend { backend, guess } => {
                 if !ask.quoted {
                     let state = next_state(None, packet);
-                    self.remember(service, &ask.place.key, (unusable, None), backend, state, now);
+                    let is_entered =
+                        self.remember(service, &ask.place.key, (unusable, None), backend, state, now);
+                    if is_entered && !ask.begins {
+                        self.count_met(backend);
+                    }
                     self.mark_guess(cluster, ask.place.key, backend, guess, now);
                 }
                 Fate::To(backend)
             }
             Resolution::Passing(backend) => Fate::To(backend),
-            Resolution::Nobody => self.end_of(service, None),
+            Resolution::Nobody(reason) => self.nobody(service, reason),
             Resolution::Refused(reason) => Fate::Drop(reason),
             Resolution::Elsewhere(machine) => {
                 let Some(station) = self.station.as_mut() else { return Fate::Drop(DropReason::NotReady) };
@@ -191,7 +197,7 @@ impl<Io: PacketIo> Worker<Io> {
                     return Fate::Drop(DropReason::RelayLimit);
                 }
                 if !ask.quoted {
-                    station.asks.ask(&ask.place.key, unusable.map(|hit| hit.backend), now);
+                    station.asks.ask(&ask.place.key, unusable.map(|hit| hit.backend), ask.begins, now);
                 }
                 let question = Question {
                     machine: cluster.own.machine,
@@ -235,7 +241,7 @@ impl<Io: PacketIo> Worker<Io> {
         let decided =
             kept.map(|backend| (backend, false)).or_else(|| answer_of_slot(view, cluster, service, ask));
         let Some((backend, concluded)) = decided else {
-            return self.end_of(service, None);
+            return self.nobody(service, DropReason::NoBackend);
         };
         if ask.quoted {
             return Fate::To(backend);
@@ -246,7 +252,10 @@ impl<Io: PacketIo> Worker<Io> {
         if self.tell_owners(view, cluster, service, ask.place, statement, now).is_err() {
             return Fate::Drop(DropReason::RecordLimit);
         }
-        self.remember(service, &key, (unusable, None), backend, next_state(None, packet), now);
+        let state = next_state(None, packet);
+        if self.remember(service, &key, (unusable, None), backend, state, now) && !ask.begins {
+            self.count_met(backend);
+        }
         self.mark_guess(cluster, key, backend, guess, now);
         Fate::To(backend)
     }
@@ -322,15 +331,16 @@ impl<Io: PacketIo> Worker<Io> {
                 Resolution::Elsewhere(machine)
             };
         }
-        let Some((mut backend, mut guess)) = answer_of_slot(view, cluster, service, ask) else {
-            return Resolution::Nobody;
+        let (mut backend, mut guess) = match self.decide(view, cluster, service, ask, now) {
+            Ok(decided) => decided,
+            Err(reason) => return Resolution::Nobody(reason),
         };
         if ask.quoted {
             return Resolution::Passing(backend);
         }
         // Strangers' packets must not fill the records. Let pass without one, the flow would be with another backend when the
         // base is given up: nobody would speak against that.
-        if guess && !station.may_guess(cluster, now) {
+        if guess && self.station.as_mut().is_some_and(|station| !station.may_guess(cluster, now)) {
             return Resolution::Refused(DropReason::RecordLimit);
         }
         self.counters.station.guesses.add(u64::from(guess));
@@ -339,7 +349,7 @@ impl<Io: PacketIo> Worker<Io> {
         let mut statement = Statement { key, backend, guess, age_us: 0, why: Why::Decide };
         let (origin, sequence) = (station.origin(cluster), station.unacknowledged.number());
         if station.records.decide(&statement, origin, sequence, now, life_us).is_none() {
-            // Without a record the flow's next packet will be taken to be from before the taint: so is this one.
+            // Without a record the flow's next packet will be taken to be from before the taint, and go by its slot: so does this one.
             self.counters.station.records_refused.add(1);
             station.refuse(key, now);
             let before = Ask { begins: false, ..ask };
@@ -369,6 +379,25 @@ impl<Io: PacketIo> Worker<Io> {
             }
         }
         Resolution::Backend { backend, guess }
+    }
+
+    /// What becomes of a flow without a record, and whether that is a guess. With policy least-load one that shows that it begins goes to the
+    /// least loaded backend, and only its owner, who records it, may say so.
+    fn decide(
+        &mut self,
+        view: &View,
+        cluster: &Cluster,
+        service: &ServiceView,
+        ask: Ask,
+        now: Tick,
+    ) -> Result<(BackendId, bool), DropReason> {
+        if !ask.quoted
+            && (ask.begins || !ask.tcp)
+            && let Some(picked) = self.pick(view, ask.place.service, service, now)
+        {
+            return picked.map(|backend| (backend, false));
+        }
+        answer_of_slot(view, cluster, service, ask).ok_or(DropReason::NoBackend)
     }
 
     /// A frame of a flow that this machine is taken to own.
@@ -409,7 +438,7 @@ impl<Io: PacketIo> Worker<Io> {
                 packet.fate = Fate::To(backend);
             }
             Resolution::Passing(backend) => packet.fate = Fate::To(backend),
-            Resolution::Nobody => packet.fate = self.end_of(service, None),
+            Resolution::Nobody(reason) => packet.fate = self.nobody(service, reason),
             Resolution::Refused(reason) => packet.fate = Fate::Drop(reason),
             Resolution::Elsewhere(machine) => {
                 packet.fate = Fate::Relay(Route { to: Hop::Machine(machine), question });

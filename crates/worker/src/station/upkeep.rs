@@ -3,7 +3,7 @@
 use super::place_of_key;
 use crate::Worker;
 use crate::classify::{Packet, key_of};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, SlotsView};
 use crate::io::PacketIo;
 use crate::view::{BackendState, View};
 use arrayvec::ArrayVec;
@@ -177,7 +177,7 @@ impl<Io: PacketIo> Worker<Io> {
                 return;
             }
             station.refreshed = now;
-            if cluster.services.iter().any(|of| of.taints.is_any_tainted()) {
+            if cluster.services.iter().any(SlotsView::is_any_tainted) {
                 station.refreshing = Pass::begin();
             }
         }
@@ -210,7 +210,7 @@ impl<Io: PacketIo> Worker<Io> {
             return;
         };
         let Some((place, service)) = place_of_key(view, cluster, key, station.cores) else { return };
-        if !cluster.services.get(place.service).is_some_and(|of| of.taints.is_tainted(place.slot)) {
+        if !cluster.services.get(place.service).is_some_and(|of| of.is_tainted(place.slot)) {
             return;
         }
         let guess = station.is_guess(&key, backend, now);
@@ -299,10 +299,10 @@ impl<Io: PacketIo> Worker<Io> {
         let job = &cluster.job;
         let (service_at, slot) = (place.service, place.slot);
         let looks = station.rules.hold(Rule::CheckEntries);
-        if looks && job.check.contains(service_at, slot) && !self.is_at_home(view, place, hit.backend) {
+        if looks && job.check.contains(service_at, slot) && !is_at_home(view, cluster, place, hit.backend) {
             return self.refuse_slot(cluster, service_at, slot);
         }
-        let is_tainted = cluster.services.get(service_at).is_some_and(|of| of.taints.is_tainted(slot));
+        let is_tainted = cluster.services.get(service_at).is_some_and(|of| of.is_tainted(slot));
         let guess = station.is_guess(&key, hit.backend, now);
         let statement = |why| Statement { key, backend: hit.backend, guess, age_us: hit.idle_us, why };
         let is_told = pass > 0 && station.seen.contains(&key);
@@ -333,7 +333,8 @@ impl<Io: PacketIo> Worker<Io> {
         let Some(station) = self.station.as_ref() else { return true };
         let Some((place, service)) = place_of_key(view, cluster, key, station.cores) else { return true };
         let job = &cluster.job;
-        if job.check.contains(place.service, place.slot) && !self.is_at_home(view, place, record.backend) {
+        if job.check.contains(place.service, place.slot) && !is_at_home(view, cluster, place, record.backend)
+        {
             return self.refuse_slot(cluster, place.service, place.slot);
         }
         let (backend, guess, age_us) = (record.backend, record.guess, now.since_us(record.used));
@@ -342,24 +343,11 @@ impl<Io: PacketIo> Worker<Io> {
             // Left from an earlier taint, since when the owners may have changed; maybe nobody has an entry any more.
             return self.tell_owners(view, cluster, service, place, statement(Why::Migrate), now).is_ok();
         }
-        let is_tainted =
-            cluster.services.get(place.service).is_some_and(|of| of.taints.is_tainted(place.slot));
+        let is_tainted = cluster.services.get(place.service).is_some_and(|of| of.is_tainted(place.slot));
         if job.migrate && is_tainted {
             return self.tell_gaining(view, cluster, service.id, place, statement(Why::Migrate), now);
         }
         true
-    }
-
-    /// Whether a flow of the slot is where the table alone would send it.
-    fn is_at_home(&self, view: &View, place: super::Place, backend: BackendId) -> bool {
-        let Some(service) = view.service.get(place.service) else { return true };
-        let Some(known) = view.backends.get(backend.index()).and_then(Option::as_ref) else {
-            // Removed: its flows are steered anew in any case.
-            return true;
-        };
-        let member =
-            service.maglev.at(place.slot).and_then(|member| service.members.get(usize::from(member)));
-        member == Some(&backend) && known.state != BackendState::Down
     }
 
     fn refuse_slot(&mut self, cluster: &Cluster, service: usize, slot: u32) -> bool {
@@ -396,6 +384,20 @@ impl<Io: PacketIo> Worker<Io> {
         }
         true
     }
+}
+
+/// Whether the end of the slot's taint moves no packet of a flow: it is where the table alone would send it, or has a record in any case.
+fn is_at_home(view: &View, cluster: &Cluster, place: super::Place, backend: BackendId) -> bool {
+    if cluster.services.get(place.service).is_some_and(|of| of.always) {
+        return true;
+    }
+    let Some(service) = view.service.get(place.service) else { return true };
+    let Some(known) = view.backends.get(backend.index()).and_then(Option::as_ref) else {
+        // Removed: its flows are steered anew in any case.
+        return true;
+    };
+    let member = service.maglev.at(place.slot).and_then(|member| service.members.get(usize::from(member)));
+    member == Some(&backend) && known.state != BackendState::Down
 }
 
 /// The entries of some buckets, and the bucket after them; `None` at the end.

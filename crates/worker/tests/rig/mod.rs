@@ -16,8 +16,8 @@ use wire::{Addr, BackendId, CoreId, PortId, ServiceId, Tick};
 use worker::mailbox::{Publisher, mailbox};
 use worker::memory_io::MemIo;
 use worker::view::{
-    BACKENDS_MAX, BackendState, BackendView, HashOn, OnDown, OnEmpty, PortRole, PortView, SERVICES_MAX,
-    ServiceView, Timeouts, View,
+    BACKENDS_MAX, BackendState, BackendView, HashOn, OnDown, OnEmpty, Policy, PortRole, PortView,
+    SERVICES_MAX, ServiceView, Timeouts, View,
 };
 use worker::{Counters, DropReason, Outcome, RxMeta, Setup, Verdict, Worker};
 
@@ -40,6 +40,7 @@ pub struct Spec {
     pub on_empty: OnEmpty,
     pub on_down: OnDown,
     pub resolved: bool,
+    pub policy: Policy,
 }
 
 impl Spec {
@@ -54,6 +55,7 @@ impl Spec {
             on_empty: OnEmpty::Reset,
             on_down: OnDown::Keep,
             resolved: true,
+            policy: Policy::Maglev,
         }
     }
 }
@@ -120,6 +122,7 @@ pub fn view(generation: u64, specs: &[Spec]) -> View {
             on_empty: spec.on_empty,
             on_down: spec.on_down,
             memory: None,
+            policy: spec.policy.clone(),
         });
     }
     view

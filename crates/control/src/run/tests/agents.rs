@@ -252,13 +252,13 @@ fn a_backend_registers_and_takes_flows_after_a_good_check() {
         agent.report("w1", "10.9.0.21", true).await;
         machine.until_state("w1", "up").await;
 
-        machine.counters[0].backend(BackendId(0)).unwrap().flows.set(1);
+        machine.counters[0].flows_of(BackendId(0)).unwrap().flows.set(1);
         agent
             .say(&ToMachine::Deregister { service: "web".to_owned(), backend: "w1".to_owned(), address })
             .await;
         machine.until_state("w1", "removed").await;
         machine.until_phase("w1", "draining").await;
-        machine.counters[0].backend(BackendId(0)).unwrap().flows.set(0);
+        machine.counters[0].flows_of(BackendId(0)).unwrap().flows.set(0);
         agent
             .until(|message| matches!(message, ToAgent::State { state: model::agent::Phase::Gone, .. }))
             .await;

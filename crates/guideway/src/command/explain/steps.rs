@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use wire::parse::{Frame, Kind, Parsed, TcpFlags, parse};
 use wire::{Addr, BackendId, Tuple};
 use worker::classify::{Fate, Packet, classify};
-use worker::view::{BackendState, BackendView, HashOn, OnEmpty, ServiceView};
+use worker::view::{BackendState, BackendView, HashOn, LeastLoad, OnEmpty, Select, ServiceView};
 use worker::{DropReason, RxMeta, View};
 
 /// The steps, the numbers in them, and the end.
@@ -228,6 +228,17 @@ fn say_service(told: &mut Explanation, picture: &Picture, (packet, flow): (&Pack
     let named_name = picture.backend_name(named).unwrap_or("?");
     told.member = Some(named_name.to_owned());
     told.say("slot", format!("slot {slot} of {} names backend {named_name}", service.maglev.size()));
+    let begins = match packet.parsed.kind {
+        Kind::Tcp(flags) => flags.is_syn(),
+        Kind::Udp => true,
+        _ => false,
+    };
+    if let Some(policy) = service.least_load()
+        && begins
+    {
+        say_load(told, picture, service, policy);
+        return;
+    }
     if service.is_stateless(slot) {
         told.say(
             "tracking",
@@ -235,6 +246,39 @@ fn say_service(told: &mut Explanation, picture: &Picture, (packet, flow): (&Pack
         );
     }
     say_choice(told, picture, service, (packet, flow), named);
+}
+
+/// Loads are the running daemon's, so nobody can say here who is the least loaded one.
+fn say_load(told: &mut Explanation, picture: &Picture, service: &ServiceView, policy: &LeastLoad) {
+    let how = match policy.select {
+        Select::Min => "the least loaded of all",
+        Select::TwoChoices => "the less loaded of two at random",
+    };
+    told.say(
+        "load",
+        format!(
+            "policy least-load: a new flow goes to {how}, whatever its slot; the slot decides for packets of flows that are not known and do not begin"
+        ),
+    );
+    let up: Vec<String> = service
+        .members
+        .iter()
+        .filter(|id| backend(&picture.view, **id).is_some_and(|of| of.state == BackendState::Up))
+        .map(|id| {
+            let load = picture.view.loads.get(*id).ppm;
+            format!("{} ({load} millionths)", picture.backend_name(*id).unwrap_or("?"))
+        })
+        .collect();
+    if up.is_empty() {
+        return say_empty(told, service);
+    }
+    told.say(
+        "backend",
+        format!(
+            "one of {}; loads are of no running daemon here: guideway show backends --json says load_ppm",
+            up.join(", ")
+        ),
+    );
 }
 
 fn say_choice(

@@ -56,4 +56,21 @@ impl Leader {
         self.since = now;
         Some(&self.plan)
     }
+
+    /// Services go by their slots from now on, and did not before: every flow has a record, and is anywhere. So all their slots are tainted, for
+    /// the longest idle time at least, and each until no flow in it is elsewhere. Part of the step that
+    /// [`replace_services`](Leader::replace_services) has just made.
+    pub fn taint_services(&mut self, services: &[ServiceId], now: Tick) {
+        for (of, taints) in self.plan.services.iter_mut().zip(&mut self.taints) {
+            if !services.contains(&of.service) {
+                continue;
+            }
+            for slot in 0..u32::try_from(of.cur.len()).unwrap_or(u32::MAX) {
+                if !of.tainted.contains(slot) {
+                    super::taint(of, slot);
+                }
+            }
+            taints.fill(Taint { since: now, changed: now, masked: true, not_before: Tick(0) });
+        }
+    }
 }

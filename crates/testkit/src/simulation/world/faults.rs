@@ -259,7 +259,7 @@ impl World<'_> {
     pub(super) fn is_tainted(&self, client: usize, done: u64) -> bool {
         let (service, slot) = self.clients[client].slot;
         let since = self.tainted_in[service][slot as usize];
-        since > 0 && since <= done
+        self.scenario.by_load || since > 0 && since <= done
     }
 
     pub(super) fn come_back(&mut self, machine: usize) {

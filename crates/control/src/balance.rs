@@ -1,0 +1,330 @@
+//! What goes by load: figures for workers, slow starts, and weights that follow load.
+//!
+//! Rule of this module: it looks at the truth four times a second and before each view, and decides nothing itself: the loads are
+//! [`crate::load`]'s, the shares [`crate::slow_start`]'s, the factors [`crate::load_weight`]'s. Workers read loads without a new view;
+//! shares and factors are weights, so they come into force with a table. In a cluster that is the leader's, which is
+//! told the weights by its own machine.
+
+use crate::ids::Ids;
+use crate::load::{self, Known, Reported};
+use crate::load_weight::{Follower, WHOLE};
+use crate::slow_start::{self, Ramps, STEPS, Takes};
+use crate::truth::Truth;
+use model::config::{AdminState, Backend, Config, HealthKind, Join, Policy, Service, WeightBy};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+use steer::{Maglev, Weighted};
+use wire::{BackendId, ServiceId};
+use worker::loads::Loads;
+use worker::view::{BACKENDS_MAX, BackendState};
+
+/// How often workers get new figures.
+pub(crate) const PERIOD: Duration = Duration::from_millis(250);
+/// Without a change of what is known, weights for the leader are made anew this often, milliseconds.
+const LOOK_MS: u64 = 20;
+
+/// What is remembered from one look to the next.
+#[derive(Debug)]
+pub(crate) struct Balance {
+    /// Shared with every view.
+    pub(crate) loads: Arc<Loads>,
+    /// Of services with join = "slow-start".
+    ramps: HashMap<ServiceId, Ramps>,
+    /// Of services with weight = "load".
+    followers: HashMap<ServiceId, Follower>,
+    /// The shares of backends that start slowly, as of the last view.
+    shares: Vec<(BackendId, u64)>,
+    /// When the leader was told weights last.
+    told_ms: Option<u64>,
+}
+
+impl Balance {
+    pub(crate) fn new() -> Balance {
+        Balance {
+            loads: Arc::new(Loads::new(BACKENDS_MAX)),
+            ramps: HashMap::new(),
+            followers: HashMap::new(),
+            shares: Vec::new(),
+            told_ms: None,
+        }
+    }
+}
+
+fn starts_slowly(service: &Service) -> bool {
+    service.join == Join::SlowStart
+}
+
+fn follows_load(service: &Service) -> bool {
+    service.policy == Policy::Maglev && service.weight_by == WeightBy::Load
+}
+
+impl Truth {
+    /// What the agent of a backend says of its load; `None` while nothing is heard of it.
+    fn reported_load(&self, service: &Service, backend: &Backend) -> Option<Reported> {
+        let (load, _) = self.registry.load(&service.name, &backend.name)?;
+        let reported = Reported {
+            cpu_permille: load.cpu_permille,
+            connections: load.connections,
+            custom_permille: load.custom_permille,
+        };
+        (reported != Reported::default()).then_some(reported)
+    }
+
+    /// Machines that place flows; 1 for a machine alone.
+    fn machines(&self) -> u32 {
+        let plan = self.cluster.as_ref().and_then(|part| part.plan());
+        let count = plan.map_or(1, |plan| plan.members.iter().filter(|of| !plan.lost.contains(*of)).count());
+        u32::try_from(count.max(1)).unwrap_or(u32::MAX)
+    }
+
+    /// Workers that place flows at the same time.
+    pub(crate) fn deciders(&self) -> u32 {
+        self.machines().saturating_mul(u32::try_from(self.workers.len()).unwrap_or(u32::MAX))
+    }
+
+    /// Four times a second: figures for workers, and whatever of weights is due by time.
+    pub(crate) fn weigh(&mut self) {
+        self.follow_loads();
+        self.observe_joins();
+        self.dirty |= self.cluster.is_none() && self.shares() != self.balance.shares;
+        self.write_loads();
+    }
+
+    /// Before a view is made: who joins, so that its share is right in it.
+    pub(crate) fn observe_joins(&mut self) {
+        let now_ms = self.uptime_ms();
+        let mut ramps = std::mem::take(&mut self.balance.ramps);
+        let slow: HashSet<ServiceId> = self
+            .config
+            .services
+            .iter()
+            .filter(|service| starts_slowly(service))
+            .filter_map(|service| self.ids.service(&service.name))
+            .collect();
+        ramps.retain(|id, _| slow.contains(id));
+        for service in self.config.services.iter().filter(|service| starts_slowly(service)) {
+            let Some(id) = self.ids.service(&service.name) else { continue };
+            let lasts_ms = u64::from(service.slow_start_ms);
+            let seen = self.known(service).map(|(id, of)| (id, self.takes(service, of, id), lasts_ms));
+            ramps.entry(id).or_default().observe(seen, now_ms);
+        }
+        self.balance.ramps = ramps;
+    }
+
+    /// A view was made of the shares of now.
+    pub(crate) fn shares_are_in_force(&mut self) {
+        self.balance.shares = self.shares();
+    }
+
+    /// Backends of a service with their ids.
+    fn known<'a>(&'a self, service: &'a Service) -> impl Iterator<Item = (BackendId, &'a Backend)> {
+        let id = |of: &Backend| self.ids.backend(&service.name, &of.name, of.address);
+        service.backends.iter().filter_map(move |of| Some((id(of)?, of)))
+    }
+
+    /// Whether a backend takes new flows, or, in a cluster, will do so with the next table.
+    fn takes(&self, service: &Service, backend: &Backend, id: BackendId) -> Takes {
+        let drained = || self.drains.contains(&(service.name.clone(), backend.name.clone()));
+        if backend.state != AdminState::Up || backend.weight == 0 || drained() {
+            return Takes::No;
+        }
+        if service.health.kind == HealthKind::None {
+            return Takes::Yes;
+        }
+        match &self.cluster {
+            None => match self.verdict(id) {
+                Some(true) => Takes::Yes,
+                Some(false) => Takes::No,
+                None => Takes::Unknown,
+            },
+            Some(part) => match part.seat.picture().votes(&service.name, &backend.name) {
+                // As the leader judges: where nobody knows anything it stays as it is.
+                (0, 0) if self.is_placed(service, id) => Takes::Yes,
+                (0, 0) => Takes::Unknown,
+                (up, down) if up >= down => Takes::Yes,
+                _ => Takes::No,
+            },
+        }
+    }
+
+    /// Whether new flows may go to a backend, as of the view in force.
+    fn is_placed(&self, service: &Service, id: BackendId) -> bool {
+        let state = self.view.backends.get(id.index()).and_then(Option::as_ref).map(|of| of.state);
+        let of =
+            self.ids.service(&service.name).and_then(|id| self.view.service.iter().find(|of| of.id == id));
+        state == Some(BackendState::Up) && of.is_some_and(|of| of.members.contains(&id))
+    }
+
+    /// Shares of backends that start slowly and go by slots, for comparison.
+    fn shares(&self) -> Vec<(BackendId, u64)> {
+        let now_ms = self.uptime_ms();
+        let mut shares = Vec::new();
+        for service in
+            self.config.services.iter().filter(|of| of.policy == Policy::Maglev && starts_slowly(of))
+        {
+            let ramps = self.ids.service(&service.name).and_then(|id| self.balance.ramps.get(&id));
+            let Some(ramps) = ramps.filter(|ramps| ramps.is_any()) else { continue };
+            let parts = self.known(service).map(|(id, _)| (id, ramps.parts(id, now_ms)));
+            shares.extend(parts.filter(|(_, parts)| *parts < STEPS));
+        }
+        shares
+    }
+
+    /// The load that workers go by for a backend that takes new flows, millionths; `None` where load does not decide.
+    pub(crate) fn load_ppm(&self, service: &Service, id: BackendId) -> Option<u32> {
+        let placed = service.policy == Policy::LeastLoad && self.is_placed(service, id);
+        placed.then(|| self.balance.loads.get(id).ppm)
+    }
+
+    /// The part of its weight that a backend has, thousandths.
+    pub(crate) fn share_permille(&self, service: &Service, id: BackendId) -> u32 {
+        let of = self.ids.service(&service.name).filter(|_| service.policy == Policy::Maglev);
+        let ramps = of.and_then(|of| self.balance.ramps.get(&of));
+        let parts = ramps.map_or(STEPS, |ramps| ramps.parts(id, self.uptime_ms()));
+        let factor = of.and_then(|of| self.balance.followers.get(&of)).map_or(WHOLE, |of| of.factor(id));
+        u32::try_from(parts * u64::from(factor) / STEPS).unwrap_or(WHOLE)
+    }
+
+    /// Weights that are not the configured ones, by backend. In a cluster those for the next table, so that whoever is about to
+    /// come up begins with a small share.
+    pub(crate) fn weights_in_force(&self, config: &Config, ids: &Ids) -> HashMap<BackendId, u32> {
+        let now_ms = self.uptime_ms();
+        let mut all = HashMap::new();
+        for service in config.services.iter().filter(|of| of.policy == Policy::Maglev) {
+            if !starts_slowly(service) && !follows_load(service) {
+                continue;
+            }
+            let Some(id) = ids.service(&service.name) else { continue };
+            let (ramps, follower) = (self.balance.ramps.get(&id), self.balance.followers.get(&id));
+            let lasts_ms = u64::from(service.slow_start_ms);
+            let parts = |id| match ramps {
+                None => STEPS,
+                Some(ramps) if self.cluster.is_some() => ramps.parts_to_be(id, lasts_ms, now_ms),
+                Some(ramps) => ramps.parts(id, now_ms),
+            };
+            let factor = |id| u64::from(follower.map_or(WHOLE, |follower| follower.factor(id)));
+            let known: Vec<(BackendId, u32, u64)> = service
+                .backends
+                .iter()
+                .filter_map(|of| Some((ids.backend(&service.name, &of.name, of.address)?, of.weight)))
+                .map(|(id, weight)| (id, weight, parts(id) * factor(id)))
+                .collect();
+            let weights = slow_start::weights(&known.iter().map(|of| (of.1, of.2)).collect::<Vec<_>>());
+            all.extend(known.iter().map(|of| of.0).zip(weights));
+        }
+        all
+    }
+
+    /// The services are others: weights are told again at once.
+    pub(crate) fn tell_weights_anew(&mut self) {
+        self.balance.told_ms = self.balance.told_ms.map(|_| 0);
+    }
+
+    /// The leader's machine tells it the weights for the next table.
+    pub(crate) fn tell_weights(&mut self) {
+        let now_ms = self.uptime_ms();
+        let is_wanted = self.config.services.iter().any(|of| starts_slowly(of) || follows_load(of));
+        let leads = self.cluster.as_ref().is_some_and(|part| part.seat.leads());
+        let is_early = self.balance.told_ms.is_some_and(|told| now_ms.saturating_sub(told) < LOOK_MS);
+        if !leads || !is_wanted && self.balance.told_ms.is_none() || is_early {
+            return;
+        }
+        self.observe_joins();
+        let weights = self.weights_in_force(&self.config, &self.ids);
+        self.balance.told_ms = is_wanted.then_some(now_ms);
+        if let Some(part) = &mut self.cluster {
+            part.seat.set_weights(weights);
+        }
+    }
+
+    /// Figures for workers, of services with policy least-load.
+    pub(crate) fn write_loads(&self) {
+        let (now_ms, machines) = (self.uptime_ms(), u64::from(self.machines()));
+        let mut any = false;
+        for service in self.config.services.iter().filter(|of| of.policy == Policy::LeastLoad) {
+            let ramps = self.ids.service(&service.name).and_then(|id| self.balance.ramps.get(&id));
+            let placed: Vec<(BackendId, Known)> = self
+                .known(service)
+                .filter(|(id, _)| {
+                    let backend = self.view.backends.get(id.index()).and_then(Option::as_ref);
+                    backend.is_some_and(|backend| backend.state == BackendState::Up)
+                })
+                .map(|(id, of)| {
+                    let known = Known {
+                        flows: self.live_flows(id).saturating_mul(machines),
+                        capacity: of.capacity,
+                        weight: of.weight,
+                        reported: self.reported_load(service, of),
+                        progress_ppm: ramps.and_then(|ramps| ramps.progress_ppm(id, now_ms)),
+                    };
+                    (id, known)
+                })
+                .collect();
+            let known: Vec<Known> = placed.iter().map(|(_, known)| *known).collect();
+            for ((id, _), load) in placed.iter().zip(load::loads(&known)) {
+                self.balance.loads.set(*id, load);
+            }
+            any |= !placed.is_empty();
+        }
+        if any {
+            self.balance.loads.publish();
+        }
+    }
+
+    /// Weights follow what agents say, where that is wanted.
+    fn follow_loads(&mut self) {
+        let now_ms = self.uptime_ms();
+        let mut followers = std::mem::take(&mut self.balance.followers);
+        let mut kept = HashMap::new();
+        let mut adjusted = false;
+        for service in self.config.services.iter().filter(|of| follows_load(of)) {
+            let Some(id) = self.ids.service(&service.name) else { continue };
+            let mut follower = followers.remove(&id).unwrap_or_default();
+            let said = |(id, of): (BackendId, &Backend)| {
+                let reported = self.reported_load(service, of);
+                let (capacity, weight) = (of.capacity, of.weight);
+                let known = Known { capacity, weight, reported, ..Known::default() };
+                (id, reported.map(|_| known.own_ppm()))
+            };
+            let loads: Vec<_> = self.known(service).map(said).collect();
+            follower.hear(&loads, now_ms);
+            let moved = |factors: &HashMap<BackendId, u32>| self.slots_moved(service, id, factors);
+            adjusted |= follower.adjust(service.maglev_size, service.churn_percent, now_ms, moved);
+            kept.insert(id, follower);
+        }
+        self.balance.followers = kept;
+        // In a cluster the leader makes the table.
+        self.dirty |= adjusted && self.cluster.is_none();
+    }
+
+    /// How many slots of a service's table such factors would move.
+    fn slots_moved(
+        &self,
+        service: &Service,
+        id: ServiceId,
+        factors: &HashMap<BackendId, u32>,
+    ) -> Option<u32> {
+        let table = self.view.service.iter().find(|of| of.id == id)?;
+        let ramps = self.balance.ramps.get(&id);
+        let part = |id| {
+            let parts = ramps.map_or(STEPS, |ramps| ramps.parts(id, self.uptime_ms()));
+            parts * u64::from(factors.get(&id).copied().unwrap_or(WHOLE))
+        };
+        let mut members: Vec<(&str, BackendId, u32)> = self
+            .known(service)
+            .filter(|(id, _)| table.members.contains(id))
+            .map(|(id, of)| (of.name.as_str(), id, of.weight))
+            .collect();
+        members.sort_unstable();
+        let weights = slow_start::weights(&members.iter().map(|of| (of.2, part(of.1))).collect::<Vec<_>>());
+        let weighted: Vec<Weighted<'_>> =
+            members.iter().zip(weights).map(|(of, weight)| Weighted { name: of.0, weight }).collect();
+        let key = &self.config.machine.cluster_key;
+        let next = Maglev::build(&weighted, service.maglev_size, key).ok()?;
+        let before = |slot| table.maglev.at(slot).and_then(|at| table.members.get(usize::from(at)));
+        let after = |slot| next.at(slot).and_then(|at| Some(&members.get(usize::from(at))?.1));
+        let moved = (0..service.maglev_size).filter(|&slot| before(slot) != after(slot)).count();
+        u32::try_from(moved).ok()
+    }
+}
