@@ -19,6 +19,7 @@ use worker::view::{BACKENDS_MAX, BackendState, SERVICES_MAX};
 use worker::{Counters, View};
 
 mod agents;
+mod balance;
 
 const SETUP: &str = "ip address add 10.9.0.1/24 dev lo";
 

@@ -580,3 +580,35 @@ fn who_says_nothing_is_let_go_and_many_of_them_hurt_nobody() {
         machine.stop().await;
     });
 }
+
+/// What an agent says of a load decides about new flows, and its silence is no news.
+#[test]
+fn loads_that_agents_tell_reach_workers() {
+    test("agents::loads_that_agents_tell_reach_workers", async |place| {
+        let text = agents_config(place, "")
+            .replace("[service.agents]\n", "policy = \"least-load\"\ncapacity = 1000\n[service.agents]\n");
+        let machine = Machine::start(place, &text);
+        let mut agent = Agent::welcome("host", 1, &["10.9.0.21"]).await;
+        agent.register("w1", "10.9.0.21", 1).await;
+        agent.asked(1).await;
+        agent.report("w1", "10.9.0.21", true).await;
+        machine.until_state("w1", "up").await;
+        let loads = vec![model::agent::Load {
+            service: "web".to_owned(),
+            backend: "w1".to_owned(),
+            cpu_permille: Some(900),
+            connections: Some(100),
+            custom_permille: None,
+        }];
+        let digest = format!("{:016x}", digest(&[result("w1", "10.9.0.21", true)]));
+        agent.say(&ToMachine::Heartbeat { sequence: 1, digest, loads }).await;
+        machine.until("/v1/backends", |a| find(&a.json(), "w1")["load_ppm"] == 900_000).await;
+        let id = find(&machine.get("/v1/backends").await.json(), "w1")["id"].as_u64().unwrap();
+        let id = BackendId(u32::try_from(id).unwrap());
+        assert_eq!(machine.seen[0].borrow().as_ref().unwrap().loads.get(id).ppm, 900_000);
+        // What the balancer sees itself is not talked away.
+        machine.counters[0].flows_of(id).unwrap().flows.set(950);
+        machine.until("/v1/backends", |a| find(&a.json(), "w1")["load_ppm"] == 950_000).await;
+        machine.stop().await;
+    });
+}
