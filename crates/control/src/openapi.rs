@@ -276,6 +276,6 @@ mod tests {
                 assert!(operation["responses"].as_object().is_some_and(|r| r.contains_key("200")), "{path}");
             }
         }
-        assert_eq!(ids.len(), 22);
+        assert_eq!(ids.len(), 24);
     }
 }
