@@ -524,7 +524,8 @@ impl Leading {
             config.services.iter().find(|of| identity.is(of)).map(|of| of.policy)
         };
         let leaves = document.services.iter().filter(|identity| {
-            policy(before, identity) == Some(Policy::LeastLoad) && policy(config, identity) == Some(Policy::Maglev)
+            policy(before, identity) == Some(Policy::LeastLoad)
+                && policy(config, identity) == Some(Policy::Maglev)
         });
         leaves.map(|identity| identity.id).collect()
     }
