@@ -16,6 +16,7 @@ use super::keys::{self, HeardValue, Over};
 use crate::agents::heard::Why;
 use model::config::Config;
 use model::registered::{Registered, Rules};
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
@@ -185,7 +186,10 @@ pub(crate) fn merge<'a>(
     let newcomers = voices.iter().filter(|(identity, _)| !done.contains(*identity));
     let newcomers = newcomers.filter_map(|(_, said)| said.newest(None)).filter(fits);
     let mut waiting: Vec<&Registered> = newcomers.collect();
-    waiting.sort_unstable_by_key(|of| (&of.agent, &of.service, &of.backend, of.address));
+    // Of one agent the latest first, so that it need not replace what has just come in.
+    waiting.sort_unstable_by_key(|of| {
+        (&of.agent, Reverse(of.incarnation), &of.service, &of.backend, of.address)
+    });
     let mut added = 0;
     let mut without_room: BTreeSet<(&str, &str, IpAddr)> = BTreeSet::new();
     // What goes may make way for one that was looked at before.

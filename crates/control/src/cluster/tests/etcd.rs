@@ -479,8 +479,8 @@ fn what_one_machine_hears_of_an_agent_is_in_force_on_both() {
         );
         // Its machine goes, and what it has heard with it; the backend stays.
         machines[0].asked.send(Asked::Order(Order::Leave)).await.expect("kept");
-        let key = |at: u8| Key::Heard(MachineId(at));
-        drive(&mut machines[1..], "alone", |of| of[0].seat.picture().entry(key(0)).is_none()).await;
+        let key = Key::Heard(machines[0].seat.member().expect("it was a member").machine);
+        drive(&mut machines[1..], "alone", |of| of[0].seat.picture().entry(key).is_none()).await;
         drive(&mut machines[1..], "settled", |of| of[0].is_settled() && of[0].seat.leads()).await;
         assert_eq!(machines[1].seat.document().map(|of| of.registered.len()), Some(1));
     });
