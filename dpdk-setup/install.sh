@@ -5,22 +5,27 @@ cd "$(dirname "$(readlink -f "$0")")/.."
 
 usage() {
     cat <<'USAGE'
-usage: install.sh [--destdir DIR]   install the programs, unit, sample configuration, man pages and completions
-       install.sh --undo            remove them; /etc/guideway and /var/lib/guideway stay
+usage: install.sh [--destdir DIR]            install the programs, unit, sample configuration, man pages and completions
+       install.sh --undo                     remove them; /etc/guideway and /var/lib/guideway stay
+       install.sh --agent [--destdir DIR]    on a host of backends: install the agent alone, its unit and sample file
+       install.sh --agent --undo             remove it; /etc/guideway-agent and /var/lib/guideway-agent stay
 
 Build first: cargo build --release && cargo xtask dist
 An existing /etc/guideway/guideway.toml is never overwritten. Creates the group guideway, whose members may use the
-API's socket. Does not enable or start the service. Safe to run again.
+API's socket; with --agent, the user guideway-agent, whose group may use the agent's socket. Does not enable or start
+the service. Safe to run again.
 USAGE
 }
 
 fail() { echo "install.sh: $*" >&2; exit "${code:-1}"; }
 destdir=
 undo=no
+agent=no
 while [ $# -gt 0 ]; do
     case "$1" in
         -h | --help) usage; exit 0 ;;
         --undo) undo=yes ;;
+        --agent) agent=yes ;;
         --destdir)
             [ $# -ge 2 ] || code=2 fail "--destdir needs a directory"
             destdir=$2
@@ -35,6 +40,30 @@ done
 target=${CARGO_TARGET_DIR:-target}/release
 unit=$destdir/lib/systemd/system/guideway.service
 reload() { if [ -z "$destdir" ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi; }
+
+if [ "$agent" = yes ]; then
+    unit=$destdir/lib/systemd/system/guideway-agent.service
+    if [ "$undo" = yes ]; then
+        if [ -z "$destdir" ] && [ -d /run/systemd/system ]; then systemctl disable --now guideway-agent.service 2>/dev/null || true; fi
+        rm -f "$destdir/usr/bin/guideway-agent" "$unit"
+        reload
+        echo "install.sh: removed; kept $destdir/etc/guideway-agent and $destdir/var/lib/guideway-agent"
+        exit 0
+    fi
+    [ -x "$target/guideway-agent" ] || fail "there is no $target/guideway-agent: run cargo build --release -p guideway-agent first"
+    install -D -m 0755 "$target/guideway-agent" "$destdir/usr/bin/guideway-agent"
+    install -D -m 0644 dpdk-setup/guideway-agent.service "$unit"
+    install -d -m 0750 "$destdir/etc/guideway-agent" "$destdir/var/lib/guideway-agent"
+    [ -e "$destdir/etc/guideway-agent/agent.toml" ] || install -m 0640 configs/agent.toml "$destdir/etc/guideway-agent/agent.toml"
+    if [ -z "$destdir" ]; then
+        getent passwd guideway-agent >/dev/null || useradd --system --no-create-home --shell /usr/sbin/nologin guideway-agent
+        chown guideway-agent:guideway-agent /var/lib/guideway-agent
+        chgrp -R guideway-agent /etc/guideway-agent
+        reload
+    fi
+    echo "install.sh: installed. Next: edit $destdir/etc/guideway-agent/agent.toml, guideway-agent check-config, systemctl enable --now guideway-agent"
+    exit 0
+fi
 
 if [ "$undo" = yes ]; then
     if [ -z "$destdir" ] && [ -d /run/systemd/system ]; then systemctl disable --now guideway.service 2>/dev/null || true; fi

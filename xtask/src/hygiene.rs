@@ -16,7 +16,7 @@ pub(crate) struct Snapshot {
 
 /// Programs that only this project's tests start under these names.
 const PROGRAMS: &[&str] =
-    &["guidewayd", "guideway", "nginx", "iperf3", "wrk", "dpdk-dumpcap", "dpdk-proc-info"];
+    &["guidewayd", "guideway", "guideway-agent", "nginx", "iperf3", "wrk", "dpdk-dumpcap", "dpdk-proc-info"];
 
 impl Snapshot {
     /// The state now.

@@ -36,7 +36,11 @@ impl Truth {
 
     fn plan_of(&self, loaded: &Loaded) -> serde_json::Value {
         // What has registered stays, unless it does not fit any more.
-        let (config, _) = loaded.config.with_registered(&self.registry.heard().alive);
+        let registered = match &self.cluster {
+            None => self.registry.heard().alive,
+            Some(_) => self.config.registered(),
+        };
+        let (config, _) = loaded.config.with_registered(&registered);
         let plan = plan::plan(&self.config, &config);
         serde_json::to_value(plan).unwrap_or(serde_json::Value::Null)
     }
@@ -78,10 +82,10 @@ impl Truth {
         let warnings = loaded.warnings.clone();
         let mut wished = None;
         if self.cluster.is_some() {
+            // Tokens are files of each machine: what this one cannot read is not asked for.
+            crate::truth::tokens(&loaded.config)?;
             wished = Some(self.wish_services(&loaded)?);
-            if let Some(part) = &mut self.cluster {
-                part.seat.set_own_text(loaded.text);
-            }
+            self.renew_own(loaded);
         } else {
             self.install(loaded)?;
         }

@@ -16,6 +16,7 @@ pub(crate) mod forecast;
 pub(crate) mod keys;
 pub(crate) mod leading;
 pub(crate) mod picture;
+pub(crate) mod registrations;
 pub(crate) mod seat;
 pub(crate) mod show;
 pub(crate) mod slot_text;

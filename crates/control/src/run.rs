@@ -240,10 +240,10 @@ async fn drive(
         tokio::spawn(listener::serve_tcp(listener, None, api::metrics_router(door)));
     }
 
-    if let Some((listener, tls, machine)) = agent_listener {
+    let listening = agent_listener.map(|(listener, tls, machine)| {
         let shared = agents::listener::Shared { machine, said: say.clone(), connections, doors };
-        tokio::spawn(agents::listener::serve(listener, tls, shared));
-    }
+        tokio::spawn(agents::listener::serve(listener, tls, shared))
+    });
 
     let mut written = truth.written();
     let mut sweep = tokio::time::interval(SWEEP);
@@ -353,6 +353,9 @@ async fn drive(
             Some(word) = said.recv() => truth.agent_said(word),
             () = tokio::time::sleep(TICK_IDLE) => truth.tick(),
         }
+    }
+    if let Some(listening) = listening {
+        listening.abort();
     }
     if let (Some(part), Some(keeper)) = (&mut truth.cluster, keeper) {
         // Until now it forwarded, and so was one of them.

@@ -226,7 +226,7 @@ pub(crate) struct Truth {
     pub(crate) publish_from: Instant,
     pub(crate) doors: crate::agents::counts::Doors,
     /// Connections of agents at once.
-    agent_connections: watch::Sender<u32>,
+    pub(crate) agent_connections: watch::Sender<u32>,
 
     pub(crate) events: EventLog,
     saver: Saver,
@@ -663,11 +663,9 @@ impl Truth {
     pub(crate) fn settle(&mut self) {
         let now = Instant::now();
         if now >= self.publish_from {
-            let renewed = self.cluster.is_none() && std::mem::take(&mut self.heard_changed);
-            if renewed {
-                self.renew_registered();
-            }
-            if renewed || self.lazy {
+            let renews = self.cluster.is_none() && std::mem::take(&mut self.heard_changed);
+            let is_renewed = renews && self.renew_registered();
+            if is_renewed || self.lazy {
                 self.dirty = true;
                 self.publish_from = now + PUBLISH_EVERY;
             }
@@ -974,7 +972,7 @@ impl Truth {
 }
 
 /// The tokens of a configuration's agents.
-fn tokens(config: &Config) -> Result<HashMap<String, Vec<u8>>, Refusal> {
+pub(crate) fn tokens(config: &Config) -> Result<HashMap<String, Vec<u8>>, Refusal> {
     facts::tokens(config).map_err(|(path, problem)| Refusal::File { path, problem })
 }
 

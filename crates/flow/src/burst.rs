@@ -2,7 +2,10 @@
 
 use crate::ageing::{Timings, idle_us};
 use crate::bucket::NarrowBucket;
+use crate::cuckoo::bits;
+use crate::simd::Lanes;
 use crate::state::{Hit, State, Word};
+use crate::touched::Filter;
 use wire::key::WideKey;
 use wire::{BackendId, FlowKey, Tick};
 
@@ -196,6 +199,39 @@ impl Miss {
     }
 }
 
+/// New flows of a burst, for [`Table::insert_plainly`](crate::Table::insert_plainly).
+#[derive(Clone, Copy, Debug)]
+pub struct NewFlows<'f> {
+    /// Where their keys are, a bit each.
+    pub positions: u32,
+    /// Their backends, by position.
+    pub backends: &'f [BackendId; BURST],
+    /// The state of all of them.
+    pub state: State,
+}
+
+/// What became of new flows: see [`Table::insert_plainly`](crate::Table::insert_plainly).
+#[derive(Clone, Copy, Debug)]
+pub struct Entered {
+    /// The positions of those that have an entry now, a bit each.
+    pub done: u32,
+    /// Of these, the ones for which an expired entry had to go.
+    pub replaced: u32,
+    /// Its value.
+    pub(crate) victims: [u32; BURST],
+}
+
+impl Entered {
+    pub(crate) const NONE: Entered = Entered { done: 0, replaced: 0, victims: [0; BURST] };
+
+    /// The backend and state of the expired entry that had to go for the flow at a position of `replaced`.
+    #[inline]
+    pub const fn victim(&self, position: usize) -> (BackendId, State) {
+        let word = Word(self.victims[position % BURST]);
+        (word.backend(), word.state())
+    }
+}
+
 impl Default for Hits {
     fn default() -> Hits {
         Hits::new()
@@ -270,6 +306,18 @@ impl Hits {
     pub fn miss(&self, position: usize) -> Option<Miss> {
         let was_asked = position < BURST && self.asked >> position & 1 == 1;
         was_asked.then(|| Miss(self.hashes[position]))
+    }
+
+    /// The positions of narrow keys whose answers may have been read in one of these buckets.
+    #[inline(always)]
+    pub(crate) fn read_in(&self, buckets: Filter, lanes: Lanes) -> u32 {
+        let first = self.firsts.map(|offset| buckets.may_hold(offset / LINE_BYTES));
+        let mut mask = lanes.bit::<63>(&first);
+        for position in bits(self.second) {
+            let second = self.seconds.get(position).map_or(0, |offset| buckets.may_hold(offset / LINE_BYTES));
+            mask |= u32::from(second & 1 == 1) << position;
+        }
+        mask & self.asked & !self.wide_mask
     }
 
     #[inline]

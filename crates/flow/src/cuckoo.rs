@@ -14,12 +14,14 @@
 
 use crate::ageing::{Ageing, Clock, Conversion};
 use crate::bucket::{Line, Probe};
+use crate::burst::{BURST, Entered};
 use crate::hash::{Hasher, primary, secondary, tag};
 use crate::memory::Memory;
 use crate::simd::{Available, prefetch};
 use crate::state::{Hit, Place, State, Word};
 use crate::sync::{Ordering, relax};
 use crate::table::Refusal;
+use crate::touched::Touched;
 use std::sync::Arc;
 use wire::{BackendId, Tick};
 
@@ -172,10 +174,10 @@ impl<B: Line> Cells<B> {
     }
 
     /// The primary bucket of the entry in this slot, if the slot is in its secondary.
-    fn home_elsewhere(&self, at: Place) -> Option<&B> {
+    fn home_elsewhere(&self, at: Place) -> Option<u32> {
         let key = self.bucket(at.bucket).key(usize::from(at.slot))?;
-        let home = self.pair(self.hash(key)).0;
-        (home != at.bucket).then(|| self.bucket(home))
+        let home = primary(self.hash(key), self.len() as u64);
+        (home != at.bucket).then_some(home)
     }
 }
 
@@ -226,7 +228,7 @@ struct Step {
 
 const ROOT: u16 = u16::MAX;
 
-/// The writer's side of one kind of key.
+/// The writer's side of one kind of key. Whatever stores to a bucket notes it in `touched`: answers of look-ups before are judged by it.
 #[derive(Debug)]
 pub(crate) struct Cuckoo<B: 'static> {
     pub(crate) cells: Cells<B>,
@@ -237,8 +239,8 @@ pub(crate) struct Cuckoo<B: 'static> {
     untrusted_max: usize,
     /// Entries that fit for sure.
     pub(crate) flows: usize,
-    /// How often anything was stored.
-    pub(crate) changes: u64,
+    /// Which buckets were stored to.
+    pub(crate) touched: Touched,
     /// What its buckets are compared with.
     pub(crate) isa: Available,
     /// Buckets that long searches may look at before more are saved up.
@@ -261,7 +263,7 @@ impl<B: Line> Cuckoo<B> {
             untrusted: 0,
             untrusted_max,
             flows,
-            changes: 0,
+            touched: Touched::new(),
             isa: Available::best(),
             search_left: SEARCH_SAVED_MAX,
         }
@@ -276,14 +278,12 @@ impl<B: Line> Cuckoo<B> {
 
     #[inline]
     fn count_in(&mut self, word: Word) {
-        self.changes += 1;
         self.used += 1;
         self.untrusted += usize::from(word.is_untrusted());
     }
 
     #[inline]
     fn count_out(&mut self, word: Word) {
-        self.changes += 1;
         self.used -= 1;
         self.untrusted -= usize::from(word.is_untrusted());
     }
@@ -328,7 +328,7 @@ impl<B: Line> Cuckoo<B> {
     #[inline]
     pub(crate) fn update(&mut self, at: Place, old: Word, new: Word) {
         if old != new {
-            self.changes += 1;
+            self.touched.note(at.bucket);
             self.cells.bucket(at.bucket).store_word(usize::from(at.slot), new);
             self.untrusted += usize::from(new.is_untrusted());
             self.untrusted -= usize::from(old.is_untrusted());
@@ -336,11 +336,19 @@ impl<B: Line> Cuckoo<B> {
     }
 
     pub(crate) fn remove(&mut self, at: Place, word: Word) {
-        if let Some(home) = self.cells.home_elsewhere(at) {
-            home.returned();
-        }
+        self.leaves(at);
+        self.touched.note(at.bucket);
         self.cells.bucket(at.bucket).empty(1 << at.slot);
         self.count_out(word);
+    }
+
+    /// The entry in this slot is about to go: its primary bucket forgets that it overflowed.
+    #[inline]
+    fn leaves(&mut self, at: Place) {
+        if let Some(home) = self.cells.home_elsewhere(at) {
+            self.touched.note(home);
+            self.cells.bucket(home).returned();
+        }
     }
 
     /// Whether untrusted flows have used up their share.
@@ -360,14 +368,19 @@ impl<B: Line> Cuckoo<B> {
     #[inline]
     fn put(&mut self, Room { at, victim, moved }: Room, key: B::Key, hash: u64, word: Word) {
         if let Some(victim) = victim {
-            if !moved && let Some(home) = self.cells.home_elsewhere(at) {
-                home.returned();
+            if !moved {
+                self.leaves(at);
             }
             self.count_out(victim);
         }
+        if moved {
+            self.touched.note_all();
+        }
+        self.touched.note(at.bucket);
         self.cells.bucket(at.bucket).fill(usize::from(at.slot), key, word);
-        let home = self.cells.pair(hash).0;
+        let home = primary(hash, self.cells.len() as u64);
         if home != at.bucket {
+            self.touched.note(home);
             self.cells.bucket(home).overflowed(tag(hash));
         }
         self.count_in(word);
@@ -420,10 +433,28 @@ impl<B: Line> Cuckoo<B> {
         }
         if (empty as usize) < B::SLOTS && self.quota_allows(word, None) {
             line.fill(empty as usize, key, word);
+            self.touched.note(home);
             self.count_in(word);
             return Ok(Placed::Done(None));
         }
         Ok(self.insert_in_place(key, hash, home, word, ageing, now))
+    }
+
+    /// Whether the quota has room for so many more of this value.
+    #[inline]
+    pub(crate) const fn quota_allows_all(&self, word: Word, count: usize) -> bool {
+        !word.is_untrusted() || self.untrusted + count <= self.untrusted_max
+    }
+
+    /// These, of this value, were entered.
+    #[inline]
+    pub(crate) fn count_all(&mut self, word: Word, entered: &Entered) {
+        let count = entered.done.count_ones() as usize;
+        self.used += count;
+        self.untrusted += if word.is_untrusted() { count } else { 0 };
+        for victim in bits(entered.replaced).filter_map(|position| entered.victims.get(position)) {
+            self.count_out(Word(*victim));
+        }
     }
 
     /// Inserts a key whose primary bucket is full, or one beyond the quota.
@@ -460,6 +491,32 @@ impl<B: Line> Cuckoo<B> {
             }
             Err(refusal) => Placed::Refused(refusal),
         }
+    }
+
+    /// Starts to fetch the buckets to which a chain of moves would lead at its first step, for insertions that will need one.
+    pub(crate) fn fetch_moves(&self, hashes: &[u64; BURST], positions: u32, clock: &Clock) {
+        for (position, &hash) in hashes.iter().enumerate() {
+            let pair = self.cells.pair(hash);
+            if positions >> position & 1 == 1
+                && self.free(pair.0, clock).is_none()
+                && self.free(pair.1, clock).is_none()
+            {
+                self.fetch_others(pair.0);
+            }
+        }
+    }
+
+    /// The other buckets of a bucket's entries, which are fetched; of an empty slot this one.
+    #[inline]
+    fn fetch_others(&self, bucket: u32) -> [u32; 5] {
+        core::array::from_fn(|slot| {
+            let key = if slot < B::SLOTS { self.cells.bucket(bucket).key(slot) } else { None };
+            let Some(key) = key else { return bucket };
+            let Pair(first, second) = self.cells.pair(self.cells.hash(key));
+            let other = if first == bucket { second } else { first };
+            prefetch(self.cells.bucket(other));
+            other
+        })
     }
 
     /// A slot of two full buckets: by a chain of moves, or else that of an untrusted entry for a trusted one.
@@ -531,20 +588,13 @@ impl<B: Line> Cuckoo<B> {
         let mut at = 0;
         while let Some(&here) = steps.get(at).filter(|_| at < len) {
             // First fetch the lines, then look at them: their misses overlap.
-            let others: [u32; 5] = core::array::from_fn(|slot| {
-                let key = if slot < B::SLOTS { self.cells.bucket(here.bucket).key(slot) } else { None };
-                let Some(key) = key else { return here.bucket };
-                let Pair(first, second) = self.cells.pair(self.cells.hash(key));
-                let other = if first == here.bucket { second } else { first };
-                prefetch(self.cells.bucket(other));
-                other
-            });
+            let others = self.fetch_others(here.bucket);
             for (slot, bucket) in others.into_iter().enumerate().filter(|&(_, other)| other != here.bucket) {
                 if let Some(Room { at: end, victim, .. }) = self.free(bucket, clock) {
                     if victim.is_some()
                         && let Some(home) = self.cells.home_elsewhere(end)
                     {
-                        home.returned();
+                        self.cells.bucket(home).returned();
                     }
                     let room = Room { at: self.shift(&steps, at, slot, end), victim, moved: true };
                     return (Some(room), at + 1);
@@ -625,9 +675,7 @@ impl<B: Line> Cuckoo<B> {
                 Conversion::Current => {}
                 Conversion::To(new) => self.update(place(bucket, slot), word, new),
                 Conversion::Expired => {
-                    if let Some(home) = self.cells.home_elsewhere(place(bucket, slot)) {
-                        home.returned();
-                    }
+                    self.leaves(place(bucket, slot));
                     self.count_out(word);
                     ended(word.backend(), word.state());
                     gone |= 1 << slot;
@@ -635,6 +683,7 @@ impl<B: Line> Cuckoo<B> {
             }
         }
         if gone != 0 {
+            self.touched.note(bucket);
             self.cells.bucket(bucket).empty(gone);
         }
     }
@@ -670,7 +719,7 @@ impl<B: Line> Cuckoo<B> {
             }
             line.returned_all();
         }
-        self.changes += 1;
+        self.touched.note_all();
         self.used = 0;
         self.untrusted = 0;
     }

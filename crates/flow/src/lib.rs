@@ -29,10 +29,11 @@ pub mod stamp;
 pub mod state;
 pub mod sync;
 pub mod table;
+pub mod touched;
 
 pub use ageing::Idle;
 pub use bucket::{NarrowBucket, WideBucket};
-pub use burst::{BURST, Hits, Keys, Miss};
+pub use burst::{BURST, Entered, Hits, Keys, Miss, NewFlows};
 pub use memory::Memory;
 pub use reader::Reader;
 pub use row::Row;

@@ -38,7 +38,8 @@ pub struct Row {
 pub(crate) struct Compared {
     /// Where its lines are.
     pub(crate) table: usize,
-    pub(crate) changes: u64,
+    /// Stores to narrow buckets so far, and to wide ones.
+    pub(crate) stores: (u64, u64),
     pub(crate) clock: ([u8; Word::KINDS], [u8; Word::KINDS]),
 }
 

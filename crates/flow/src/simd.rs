@@ -20,11 +20,12 @@
 
 use crate::ageing::Clock;
 use crate::bucket::{Bucket as _, Line, MARK, NarrowBucket, Probe, WideBucket};
-use crate::burst::{BURST, Hits, Keys, LANES, LINE_BYTES};
+use crate::burst::{BURST, Entered, Hits, Keys, LANES, LINE_BYTES, NewFlows};
 use crate::cuckoo::Cells;
 use crate::hash::{Hasher, primary, secondary, tag};
 use crate::row::Places;
 use crate::state::{TimingSet, Word};
+use crate::touched::Touched;
 
 mod stages;
 mod vectors;
@@ -183,6 +184,11 @@ trait Engine: Copy {
     }
     /// The lowest slot that holds the key, or the one beyond the last.
     fn slot(self, line: &NarrowBucket, key: u64) -> u32;
+    /// As [`Line::expired`].
+    #[inline(always)]
+    fn expired(self, line: &NarrowBucket, clock: &Clock) -> u32 {
+        slots_with(line, |word| !clock.is_live(word))
+    }
 }
 
 /// What eight words say, a bit for each lane.
@@ -307,16 +313,17 @@ pub(crate) fn fetch_primaries(
     dispatch!(isa, fetch_primaries_avx512, fetch_primaries_avx2, fetch_primaries, (narrow, wide, keys));
 }
 
-/// Starts to fetch the secondary lines that insertions of these hashes will come to, because the primary is full. Where its filter
-/// did not tell, the look-up has fetched them.
+/// Starts to fetch the other lines that insertions of these hashes will come to because the primary is full: the primary line of the
+/// expired entry that has to go, or, where all are live, the secondary line.
 #[inline]
 pub(crate) fn fetch_seconds(
     isa: Available,
     narrow: &Cells<NarrowBucket>,
     hashes: &[u64; BURST],
     positions: u32,
+    clock: &Clock,
 ) {
-    dispatch!(isa, fetch_seconds_avx2, fetch_seconds_avx2, fetch_seconds, (narrow, hashes, positions));
+    dispatch!(isa, fetch_seconds_avx2, fetch_seconds_avx2, fetch_seconds, (narrow, hashes, positions, clock));
 }
 
 /// Looks up a burst whose keys are hashed and whose lines are there.
@@ -336,6 +343,42 @@ pub(crate) fn compare_again(
         compare_again,
         (narrow, wide, keys, clock, hits)
     );
+}
+
+/// Looks up some narrow keys that are hashed and whose lines are there.
+#[inline]
+pub(crate) fn compare_some(
+    isa: Available,
+    narrow: &Cells<NarrowBucket>,
+    keys: &Keys,
+    clock: &Clock,
+    hits: &mut Hits,
+    positions: u32,
+) {
+    dispatch!(
+        isa,
+        compare_some_avx512,
+        compare_some_avx2,
+        compare_some,
+        (narrow, keys, clock, hits, positions)
+    );
+}
+
+/// Enters those of the new flows that are not there and whose primary line has room or an expired entry. `word` is the value of all of
+/// them, but for the backend.
+#[expect(clippy::too_many_arguments, reason = "a burst, and the table's parts")]
+#[inline]
+pub(crate) fn enter(
+    isa: Available,
+    narrow: &Cells<NarrowBucket>,
+    keys: &Keys,
+    hashes: &[u64; BURST],
+    new: NewFlows<'_>,
+    word: Word,
+    clock: &Clock,
+    touched: &mut Touched,
+) -> Entered {
+    dispatch!(isa, enter_avx512, enter_avx2, enter, (narrow, keys, hashes, new, word, clock, touched))
 }
 
 /// One step of a row of bursts: begins the next, compares the one in the middle with its primary lines, finishes the last. Each

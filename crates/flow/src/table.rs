@@ -2,8 +2,8 @@
 
 use crate::ageing::{Ageing, Clock, Idle};
 use crate::bucket::{Line, NarrowBucket, WideBucket};
-use crate::burst::{Hits, Keys, Miss};
-use crate::cuckoo::{Cuckoo, Placed};
+use crate::burst::{Entered, Hits, Keys, Miss, NewFlows};
+use crate::cuckoo::{Cuckoo, Placed, bits};
 use crate::hash::Hasher;
 use crate::memory::Memory;
 use crate::reader::Reader;
@@ -188,7 +188,7 @@ impl Table {
     }
 
     /// Begins the burst of [`Row::next_keys`], and finishes the one begun two calls before, which it gives: an empty one at first.
-    /// The answers are those of this moment: what was changed since the last call makes them be looked up again.
+    /// The answers are those of this moment: those read in a bucket that was changed since the last call are read again.
     ///
     /// While the lines of one burst are compared, those of others are on their way: half the time of
     /// [`lookup`](Table::lookup) in a table larger than the caches, within a fifth of one random line a key.
@@ -205,7 +205,7 @@ impl Table {
         let (narrow, wide) = (&self.narrow.cells, &self.wide.cells);
         let compared = Compared {
             table: narrow.lines().as_ptr().addr(),
-            changes: self.narrow.changes.wrapping_add(self.wide.changes),
+            stores: (self.narrow.touched.count(), self.wide.touched.count()),
             clock: (clock.epochs, clock.limits),
         };
         let (places, before) = row.advance(compared);
@@ -214,11 +214,22 @@ impl Table {
         let (keys, hits) = last;
         hits.now = now;
         hits.timings = *self.ageing.timings();
-        if before != compared {
-            if before.table == compared.table {
-                simd::compare_again(self.isa, narrow, wide, keys, clock, hits);
-            } else {
-                simd::lookup(self.isa, narrow, wide, keys, clock, hits);
+        if before.table != compared.table {
+            simd::lookup(self.isa, narrow, wide, keys, clock, hits);
+        } else if before != compared {
+            let is_of_now = before.clock == compared.clock
+                && (before.stores.1 == compared.stores.1 || keys.wide_mask == 0);
+            match self.narrow.touched.since(before.stores.0).filter(|_| is_of_now) {
+                Some(buckets) => {
+                    let stale = self.vectors().run(
+                        #[inline(always)]
+                        |lanes| hits.read_in(buckets, lanes),
+                    );
+                    if stale != 0 {
+                        simd::compare_some(self.isa, narrow, keys, clock, hits, stale);
+                    }
+                }
+                None => simd::compare_again(self.isa, narrow, wide, keys, clock, hits),
             }
         }
         (keys, hits)
@@ -239,7 +250,41 @@ impl Table {
     pub fn prefetch_inserts(&self, keys: &Keys, hits: &Hits) {
         let missed = hits.asked & !hits.found & !keys.wide_mask;
         if missed != 0 && !self.narrow.quota_is_full() {
-            simd::fetch_seconds(self.isa, &self.narrow.cells, &hits.hashes, missed);
+            let clock = self.ageing.clock(hits.now);
+            simd::fetch_seconds(self.isa, &self.narrow.cells, &hits.hashes, missed, &clock);
+        }
+    }
+
+    /// Inserts those of the new flows of a burst, all with narrow keys, whose primary bucket has room or an expired entry, where the
+    /// untrusted share has room for all of them. The others, which include those that have an entry, are for
+    /// [`insert_at`](Table::insert_at), the one after the other, and [`prefetch_moves`](Table::prefetch_moves) before.
+    ///
+    /// `hits` is of a look-up of these keys in this table, as for [`Miss`].
+    #[inline]
+    pub fn insert_plainly(&mut self, keys: &Keys, hits: &Hits, new: NewFlows<'_>, now: Tick) -> Entered {
+        let word = self.ageing.stamp(BackendId(0), new.state, now);
+        let positions = new.positions & hits.asked & !hits.wide_mask;
+        debug_assert!(bits(positions).all(|position| {
+            hits.miss(position) == Some(self.miss(&FlowKey::Narrow(keys.narrow(position))))
+        }));
+        if !self.narrow.quota_allows_all(word, positions.count_ones() as usize) {
+            return Entered::NONE;
+        }
+        self.stamped = self.stamped.max(now);
+        let clock = self.ageing.clock(now);
+        let new = NewFlows { positions, ..new };
+        let Cuckoo { cells, touched, .. } = &mut self.narrow;
+        let entered = simd::enter(self.isa, cells, keys, &hits.hashes, new, word, &clock, touched);
+        self.narrow.count_all(word, &entered);
+        entered
+    }
+
+    /// Fetches what inserting these narrow keys will touch where both their buckets are full of live entries, one of which has to move:
+    /// call it before the insertions of what [`insert_plainly`](Table::insert_plainly) left.
+    pub fn prefetch_moves(&self, hits: &Hits, positions: u32) {
+        if !self.narrow.quota_is_full() {
+            let positions = positions & hits.asked & !hits.wide_mask;
+            self.narrow.fetch_moves(&hits.hashes, positions, &self.ageing.clock(hits.now));
         }
     }
 

@@ -132,7 +132,14 @@ impl Maglev {
     /// The slot of a hash: its high 32 bits, reduced to `0..size` by multiplication.
     #[inline]
     pub fn slot(&self, hash: u64) -> u32 {
-        (((hash >> 32) * u64::from(self.size())) >> 32) as u32
+        Maglev::slot_of(hash, self.size())
+    }
+
+    /// The same in any table of `size`: for a caller that asks for many.
+    #[expect(clippy::cast_possible_truncation, reason = "below the size")]
+    #[inline(always)]
+    pub const fn slot_of(hash: u64, size: u32) -> u32 {
+        (((hash >> 32) * size as u64) >> 32) as u32
     }
 
     /// The backend of a slot; `None` in an empty table or for a slot outside.

@@ -2,7 +2,6 @@
 
 use crate::classify::Packet;
 use crate::io::{Burst, Frame, Outcome, PacketIo, RxMeta, Verdict};
-use crate::lookup::LookedUp;
 use crate::view::{PORTS_MAX, PortRole, View};
 use crate::{BURST, DropReason, Worker};
 use arrayvec::ArrayVec;
@@ -131,23 +130,14 @@ impl<Io: PacketIo> Worker<Io> {
 
     /// Sends a burst that leaves as it came, all of it carried by the fast path; what waits for its port goes first.
     #[inline(always)]
-    pub(crate) fn send_burst(
-        &mut self,
-        view: &View,
-        port: PortId,
-        burst: &mut Burst<Io::Frame>,
-        looked_up: LookedUp<'_>,
-        bytes: u64,
-    ) {
+    pub(crate) fn send_burst(&mut self, view: &View, port: PortId, burst: &mut Burst<Io::Frame>, bytes: u64) {
         self.flush(view, port);
         let metas: ArrayVec<RxMeta, BURST> = burst.iter().filter(|_| Io::OBSERVES).map(Frame::meta).collect();
         let offered = burst.len().min(BURST);
         let sent = self.transmit(view, port, burst, bytes);
-        let decided = self.decided();
         let backends = self.counters.backends();
         for position in 0..sent.min(BURST) {
-            let Tag { backend, inner_bytes, .. } =
-                self.batch.label(position, self.backend_at(looked_up, position, decided)).tag;
+            let Tag { backend, inner_bytes, .. } = self.batch.label(position).tag;
             if let Some(of) = backends.get(backend.index()) {
                 of.packets.add(1);
                 of.bytes.add(u64::from(inner_bytes));
@@ -155,7 +145,7 @@ impl<Io: PacketIo> Worker<Io> {
         }
         if Io::OBSERVES {
             for (position, meta) in metas.into_iter().enumerate().take(offered) {
-                let tag = self.batch.label(position, self.backend_at(looked_up, position, decided)).tag;
+                let tag = self.batch.label(position).tag;
                 self.observe(view, port, meta, tag, position < sent);
             }
         }

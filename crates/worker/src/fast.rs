@@ -14,11 +14,11 @@ use crate::heads::{self, Course, Gate, Heads, Lean, Needle};
 use crate::io::{Burst, Frame, PacketIo};
 use crate::lookup::LookedUp;
 use crate::steering::place_in;
-use crate::view::{BackendView, HashOn, PortView, ServiceView, View};
+use crate::view::{BackendState, BackendView, HashOn, PortView, ServiceView, View};
 use crate::{BURST, Worker};
 use arrayvec::ArrayVec;
-use flow::{Keys, Lanes, Stamp, State};
-use steer::Match;
+use flow::{Hits, Keys, Lanes, Stamp, State};
+use steer::{Maglev, Match};
 use wire::encap::{ForShape, Inner, Prepend, entropy};
 use wire::parse::{ETHERNET_LEN, TCP, TcpFlags, UDP};
 use wire::plain::PlainV6;
@@ -46,7 +46,8 @@ pub(crate) struct Batch {
     by_slot: u32,
     /// Slots of the packets that need one.
     pub(crate) slots: [u32; BURST],
-    /// Backends of packets that were decided without an entry: by their slot, or as new flows.
+    /// Backends of packets that were decided without an entry, by their slot or as new flows; when a burst is carried, of all others, too,
+    /// as their entries have it.
     pub(crate) decided: [BackendId; BURST],
     /// Frames of other shapes, in order.
     pub(crate) others: ArrayVec<Packet, BURST>,
@@ -80,19 +81,17 @@ impl Batch {
         Lean(self.heads.lean[position % BURST])
     }
 
+    /// Of these positions, those that have the first one's service, as far as they were found together.
+    #[inline(always)]
+    pub(crate) fn of_first(&self, positions: u32) -> u32 {
+        let first = positions & positions.wrapping_neg();
+        let group = self.groups.iter().find(|(of_it, _)| of_it & first != 0);
+        group.map_or(first, |(of_it, _)| of_it & positions)
+    }
+
     /// The positions whose flows, where the burst look-up does not find them, are placed by `fresh`.
     pub(crate) fn may_be_fresh(&self) -> u32 {
         self.plain & !self.v6 & !self.remembered
-    }
-
-    #[inline(always)]
-    pub(crate) fn is_syn(&self, position: usize) -> bool {
-        self.at(position).is(Course::Syn)
-    }
-
-    #[inline(always)]
-    pub(crate) fn is_tcp(&self, position: usize) -> bool {
-        !self.at(position).is(Course::Udp)
     }
 
     /// Index of its service in the view.
@@ -101,9 +100,30 @@ impl Batch {
         usize::from(self.at(position).index())
     }
 
+    /// Notes the backends of entries beside those that were decided without.
+    #[inline(always)]
+    fn join(&mut self, decided: u32, hits: &Hits) {
+        for (position, backend) in self.decided.iter_mut().enumerate() {
+            let by_entry = (decided >> position & 1).wrapping_sub(1);
+            backend.0 = hits.backend(position).0 & by_entry | backend.0 & !by_entry;
+        }
+    }
+
+    /// Whom a packet goes to that was decided without an entry, or whose entry decides; once the burst is carried.
+    #[inline(always)]
+    pub(crate) fn backend(&self, position: usize) -> BackendId {
+        self.decided[position % BURST]
+    }
+
+    /// What is counted of a packet that was carried.
+    #[inline(always)]
+    pub(crate) fn label(&self, position: usize) -> Label {
+        self.label_to(position, self.backend(position))
+    }
+
     /// What is counted of a packet that goes to this backend.
     #[inline(always)]
-    pub(crate) fn label(&self, position: usize, backend: BackendId) -> Label {
+    pub(crate) fn label_to(&self, position: usize, backend: BackendId) -> Label {
         let lean = self.at(position);
         Label::plain(ServiceId(lean.service()), backend, lean.len())
     }
@@ -290,48 +310,86 @@ impl<Io: PacketIo> Worker<Io> {
     fn steer_by_slots(&mut self, view: &View, keys: &mut Keys, lanes: Lanes) {
         let undecided = self.batch.undecided;
         self.find_slots(view, undecided, lanes);
-        for position in bits(undecided) {
-            let Some(service) = view.service.get(self.batch.service_index(position)) else { continue };
-            if service.is_stateless(self.batch.slots[position % BURST]) {
-                self.batch.by_slot |= 1 << (position % BURST);
-                keys.narrow_mut(0)[position % BURST] = 0;
+        let mut left = undecided;
+        while left != 0 {
+            let its = self.batch.of_first(left);
+            left &= !its;
+            let memory = self.service_at(view, its).and_then(|service| service.memory.as_ref());
+            let Some(memory) = memory else { continue };
+            self.batch.by_slot |= its;
+            if memory.is_any_tainted() {
+                for position in bits(its) {
+                    let is_tainted = memory.is_tainted(self.batch.slots[position % BURST]);
+                    self.batch.by_slot &= !(u32::from(is_tainted) << (position % BURST));
+                }
             }
         }
+        let by_slot = self.batch.by_slot;
+        for (position, key) in keys.narrow_mut(0).iter_mut().enumerate() {
+            *key &= (u64::from(by_slot) >> position & 1).wrapping_sub(1);
+        }
+    }
+
+    /// The service of the first of these positions.
+    #[inline(always)]
+    pub(crate) fn service_at<'v>(&self, view: &'v View, positions: u32) -> Option<&'v ServiceView> {
+        view.service.get(self.batch.service_index(positions.trailing_zeros() as usize))
     }
 
     /// Finds the slots at these positions of IPv4, and fetches their lines of the tables.
     #[inline(always)]
     pub(crate) fn find_slots(&mut self, view: &View, positions: u32, lanes: Lanes) {
         self.batch.heads.hash(lanes, &view.cluster_key, positions);
-        for position in bits(positions) {
-            let Some(service) = view.service.get(self.batch.service_index(position)) else { continue };
-            let slot = service.maglev.slot(match service.hash {
-                HashOn::Tuple => self.batch.heads.hash[position % BURST],
-                HashOn::Source => {
-                    steer::hash::source(&view.cluster_key, Addr::V4(self.batch.heads.src(position)))
+        let mut left = positions;
+        while left != 0 {
+            let its = self.batch.of_first(left);
+            left &= !its;
+            let Some(service) = self.service_at(view, its) else { continue };
+            if service.hash == HashOn::Source {
+                for position in bits(its) {
+                    let source = Addr::V4(self.batch.heads.src(position));
+                    self.batch.heads.hash[position % BURST] = steer::hash::source(&view.cluster_key, source);
                 }
-            });
-            self.batch.slots[position % BURST] = slot;
-            if let Some(member) = service.maglev.slots().get(slot as usize) {
-                lanes.prefetch(member);
+            }
+            let (members, size) = (service.maglev.slots(), service.maglev.size());
+            for position in bits(its) {
+                let slot = Maglev::slot_of(self.batch.heads.hash[position % BURST], size);
+                self.batch.slots[position % BURST] = slot;
+                if let Some(member) = members.get(slot as usize) {
+                    lanes.prefetch(member);
+                }
             }
         }
     }
 
-    /// Asks the tables at positions whose slots were found: gives those with a backend, which is noted. First in a short loop
-    /// that only fetches, so that the many misses of tables larger than the caches overlap.
+    /// Asks the tables at positions whose slots were found: gives those with a backend, which is noted. No branch hangs on what is
+    /// read, so that the many misses of tables larger than the caches overlap.
     #[inline(always)]
-    pub(crate) fn place_slots(&mut self, view: &View, positions: u32, lanes: Lanes) -> u32 {
-        for position in bits(positions) {
-            let service = view.service.get(self.batch.service_index(position));
-            let backend = service.and_then(|service| {
-                let member = *service.maglev.slots().get(self.batch.slots[position % BURST] as usize)?;
-                view.backends.get(service.members.get(usize::from(member))?.index())
-            });
-            if let Some(backend) = backend {
-                lanes.prefetch(backend);
+    pub(crate) fn place_slots(&mut self, view: &View, positions: u32) -> u32 {
+        let (mut left, mut placed) = (positions, 0);
+        while left != 0 {
+            let its = self.batch.of_first(left);
+            left &= !its;
+            let Some(service) = self.service_at(view, its) else { continue };
+            let (slots, members, backends) = (service.maglev.slots(), &*service.members, &*view.backends);
+            for position in bits(its) {
+                let member = slots.get(self.batch.slots[position % BURST] as usize);
+                let Some(&id) = member.and_then(|&member| members.get(usize::from(member))) else { continue };
+                self.batch.decided[position % BURST] = id;
+                let Some(backend) = backends.get(id.index()) else { continue };
+                let is_up = backend.as_ref().is_some_and(|backend| backend.state == BackendState::Up);
+                placed |= u32::from(is_up) << position;
             }
         }
+        if placed != positions {
+            placed |= self.place_past(view, positions & !placed);
+        }
+        placed
+    }
+
+    /// The same where the slot's own backend takes no new flows, or there is none.
+    #[inline(never)]
+    fn place_past(&mut self, view: &View, positions: u32) -> u32 {
         let mut placed = 0;
         for position in bits(positions) {
             let Some(service) = view.service.get(self.batch.service_index(position)) else { continue };
@@ -378,13 +436,13 @@ impl<Io: PacketIo> Worker<Io> {
             |lanes| {
                 if self.batch.by_slot != 0 {
                     // Where there is no backend, the general stages say so.
-                    self.batch.by_slot = self.place_slots(view, self.batch.by_slot, lanes);
+                    self.batch.by_slot = self.place_slots(view, self.batch.by_slot);
                 }
                 self.carry_burst(view, burst, looked_up, stamps, lanes)
             },
         );
         if carried.done == everything(burst.len()) {
-            self.send_burst(view, carried.port, burst, looked_up, carried.bytes as u64);
+            self.send_burst(view, carried.port, burst, carried.bytes as u64);
         } else {
             self.forward_rest(view, burst, carried, looked_up, now);
         }
@@ -406,29 +464,19 @@ impl<Io: PacketIo> Worker<Io> {
         let tcp = hits.stamped(lanes, stamps.tcp) & plain & !(udp | turning | syn);
         let current = tcp | if udp & plain == 0 { 0 } else { hits.stamped(lanes, stamps.udp) & plain & udp };
         let decided = self.decided();
+        self.batch.join(decided, hits);
         // Behind a packet that may give an entry of its flow another backend (a SYN, or whatever the general stages classified,
         // of a flow that is known), what the burst look-up saw may be out of date.
         let may_rewrite = (syn | !plain) & hits.found();
         let before = (may_rewrite & may_rewrite.wrapping_neg()).wrapping_sub(1);
         let ready = (current | decided) & before;
         let way = bits(ready).find_map(|position| {
-            let backend = backend_of(
-                &view.backends,
-                self.backend_at(looked_up, position, decided),
-                self.batch.at(position),
-            )?;
+            let backend = backend_of(&view.backends, self.batch.backend(position), self.batch.at(position))?;
             Some((backend.port, backend.header.shape()))
         });
         let Some((port, shape)) = way else { return Carried { current, ..Carried::default() } };
-        let (left, datagrams) = shape.choose(CarryAs {
-            worker: self,
-            backends: &view.backends,
-            burst,
-            looked_up,
-            ready,
-            decided,
-            port,
-        });
+        let (left, datagrams) =
+            shape.choose(CarryAs { worker: self, backends: &view.backends, burst, ready, port });
         let done = ready & !left;
         let count = |positions: u32| (done & positions).count_ones() as usize;
         self.tally.hits += count(!decided) as u64;
@@ -460,13 +508,6 @@ impl<Io: PacketIo> Worker<Io> {
         }
     }
 
-    /// Whom a packet goes to whose entry is current, or that is one of the decided.
-    #[inline(always)]
-    pub(crate) fn backend_at(&self, looked_up: LookedUp<'_>, position: usize, decided: u32) -> BackendId {
-        let by_entry = looked_up.hits.backend(position % BURST);
-        if decided >> (position % BURST) & 1 == 1 { self.batch.decided[position % BURST] } else { by_entry }
-    }
-
     /// The positions that were decided without an entry.
     #[inline(always)]
     pub(crate) fn decided(&self) -> u32 {
@@ -483,7 +524,6 @@ impl<Io: PacketIo> Worker<Io> {
         looked_up: LookedUp<'_>,
         now: Tick,
     ) {
-        let decided = self.decided();
         let mut others = 0;
         // Taken from the end of the burst turned round: a third of the work of draining it.
         burst.reverse();
@@ -492,7 +532,7 @@ impl<Io: PacketIo> Worker<Io> {
             let position = next;
             next += 1;
             if carried.done >> (position % BURST) & 1 == 1 {
-                let label = self.batch.label(position, self.backend_at(looked_up, position, decided));
+                let label = self.batch.label(position);
                 self.send(view, carried.port, frame, label);
             } else if self.batch.is_plain(position) {
                 let is_known = carried.current >> (position % BURST) & 1 == 1 && !self.rewritten;
@@ -546,7 +586,7 @@ impl<Io: PacketIo> Worker<Io> {
         if shape.choose(CarryOne { backend, lean, frame: &mut frame }).is_none() {
             return Some(frame);
         }
-        self.send(view, backend.port, frame, self.batch.label(position, id));
+        self.send(view, backend.port, frame, self.batch.label_to(position, id));
         None
     }
 }
@@ -557,9 +597,7 @@ struct CarryAs<'w, Io: PacketIo> {
     worker: &'w Worker<Io>,
     backends: &'w [Option<BackendView>],
     burst: &'w mut Burst<Io::Frame>,
-    looked_up: LookedUp<'w>,
     ready: u32,
-    decided: u32,
     port: PortId,
 }
 
@@ -572,7 +610,7 @@ impl<Io: PacketIo> ForShape for CarryAs<'_, Io> {
         for position in bits(self.ready) {
             let Some(frame) = self.burst.get_mut(position) else { break };
             let lean = self.worker.batch.at(position);
-            let id = self.worker.backend_at(self.looked_up, position, self.decided);
+            let id = self.worker.batch.backend(position);
             let backend = backend_of(self.backends, id, lean)
                 .filter(|backend| backend.port == self.port && backend.header.shape() == P::SHAPE);
             match backend.and_then(|backend| encapsulate::<P, _>(backend, lean, frame)) {

@@ -9,7 +9,7 @@ use crate::io::PacketIo;
 use crate::lookup::LookedUp;
 use crate::view::View;
 use crate::{BURST, Worker};
-use flow::{Insert, State};
+use flow::{Entered, Insert, NewFlows, State};
 use wire::{FlowKey, Tick};
 
 /// The new flows of a burst, by position.
@@ -57,35 +57,45 @@ impl<Io: PacketIo> Worker<Io> {
         self.fresh.placed = 0;
         let missed = self.batch.may_be_fresh() & !looked_up.hits.found();
         if missed != 0 {
-            self.flows.prefetch_inserts(looked_up.keys, looked_up.hits);
             self.place_missed(view, looked_up, missed);
         }
     }
 
     #[inline(never)]
     fn place_missed(&mut self, view: &View, looked_up: LookedUp<'_>, missed: u32) {
+        let vectors = self.flows.vectors();
+        // Another worker may know the flow, unless its first packet is this one.
+        let settled = if self.peers.len() < 2 { missed } else { missed & self.syns() };
+        vectors.run(
+            #[inline(always)]
+            |lanes| self.find_slots(view, settled, lanes),
+        );
+        // While the slots' lines are on their way.
+        self.flows.prefetch_inserts(looked_up.keys, looked_up.hits);
+        // Behind another packet of its flow, whatever that one is, a packet waits its turn.
         let mut seen = Seen([0; 32]);
-        let is_alone = self.peers.len() < 2;
-        let mut chosen = 0;
+        let mut first = 0;
         for position in bits(missed) {
-            // Another worker may know the flow, unless its first packet is this one.
-            let is_settled = is_alone || self.batch.is_syn(position);
             let is_first = looked_up.hits.miss(position).is_some_and(|miss| seen.is_first(miss.hash()));
-            chosen |= u32::from(is_settled & is_first) << position;
+            first |= u32::from(is_first) << position;
         }
+        let mut chosen = settled & first;
         if !self.queues.is_empty() {
             // Where load decides, a flow must have its entry before the next one is placed.
             chosen = self.of_slots_alone(view, chosen);
         }
-        self.fresh.placed = self.flows.vectors().run(
+        // In a cluster a tainted slot has an owner to ask.
+        let free = if view.cluster.is_some() { self.of_free_slots(view, chosen) } else { chosen };
+        self.fresh.placed = self.place_slots(view, free);
+    }
+
+    /// The positions of SYNs, and, where the course is not known, others.
+    #[inline(always)]
+    fn syns(&self) -> u32 {
+        self.flows.vectors().run(
             #[inline(always)]
-            |lanes| {
-                self.find_slots(view, chosen, lanes);
-                // In a cluster a tainted slot has an owner to ask.
-                let free = if view.cluster.is_some() { self.of_free_slots(view, chosen) } else { chosen };
-                self.place_slots(view, free, lanes)
-            },
-        );
+            |lanes| self.batch.heads.courses(lanes).2,
+        )
     }
 
     /// Of these positions, those whose service goes by slots.
@@ -120,10 +130,38 @@ impl<Io: PacketIo> Worker<Io> {
     fn enter_placed(&mut self, view: &View, looked_up: LookedUp<'_>, now: Tick) {
         let placed = self.fresh.placed;
         self.tally.misses += u64::from(placed.count_ones());
+        let udp = self.flows.vectors().run(
+            #[inline(always)]
+            |lanes| self.batch.heads.courses(lanes).0,
+        );
         let mut entered = 0;
-        for position in bits(placed) {
+        for (positions, state) in [(placed & !udp, State::TcpNew), (placed & udp, State::UdpNew)] {
+            if positions != 0 {
+                let new = NewFlows { positions, backends: &self.batch.decided, state };
+                let plainly = self.flows.insert_plainly(looked_up.keys, looked_up.hits, new, now);
+                if plainly.replaced != 0 {
+                    self.count_replaced(&plainly);
+                }
+                entered |= plainly.done | self.enter_left(looked_up, positions & !plainly.done, state, now);
+            }
+        }
+        self.count_entered(view, entered);
+        let met = entered & !self.syns();
+        if met != 0 {
+            self.count_met_of(met);
+        }
+    }
+
+    /// Enters those for which there is no room in the nearest place, one by one.
+    #[inline]
+    fn enter_left(&mut self, looked_up: LookedUp<'_>, positions: u32, state: State, now: Tick) -> u32 {
+        if positions == 0 {
+            return 0;
+        }
+        self.flows.prefetch_moves(looked_up.hits, positions);
+        let mut entered = 0;
+        for position in bits(positions) {
             let key = FlowKey::Narrow(looked_up.keys.narrow(position));
-            let state = if self.batch.is_tcp(position) { State::TcpNew } else { State::UdpNew };
             let backend = self.batch.decided[position % BURST];
             let Some(miss) = looked_up.hits.miss(position) else { continue };
             let inserted = self.flows.insert_at(&key, miss, backend, state, now);
@@ -132,41 +170,36 @@ impl<Io: PacketIo> Worker<Io> {
                 entered |= 1 << position;
             }
         }
-        self.count_entered(view, entered);
-        let (_, _, syn) = self.flows.vectors().run(
-            #[inline(always)]
-            |lanes| self.batch.heads.courses(lanes),
-        );
-        let met = entered & !syn;
-        if met != 0 {
-            self.count_met_of(met);
-        }
+        entered
     }
 
-    /// Counts new flows: of the worker once a burst, of services by runs, of backends one by one.
+    /// Counts the expired ones that made room.
+    #[inline(never)]
+    fn count_replaced(&self, entered: &Entered) {
+        bits(entered.replaced).for_each(|position| self.flow_ended(entered.victim(position).0));
+        self.counters.totals.flow_expired.add(u64::from(entered.replaced.count_ones()));
+    }
+
+    /// Counts new flows: of the worker and of services once a burst, of backends one by one.
     #[inline(always)]
     fn count_entered(&self, view: &View, entered: u32) {
         self.counters.totals.flow_inserts.add(u64::from(entered.count_ones()));
-        let (mut index, mut run) = (usize::MAX, 0);
-        let count = |index: usize, run: u64| {
-            if let Some(of) = view.service.get(index).and_then(|service| self.counters.service(service.id)) {
-                of.flows_new.add(run);
-            }
-        };
         let backends = self.counters.backend_flows();
         for position in bits(entered) {
             if let Some(of) = backends.get(self.batch.decided[position % BURST].index()) {
                 of.flows_new.add(1);
                 of.flows.add(1);
             }
-            let its = self.batch.service_index(position);
-            if its != index {
-                count(index, run);
-                (index, run) = (its, 0);
-            }
-            run += 1;
         }
-        count(index, run);
+        let mut left = entered;
+        while left != 0 {
+            let its = self.batch.of_first(left);
+            left &= !its;
+            let service = self.service_at(view, its);
+            if let Some(of) = service.and_then(|service| self.counters.service(service.id)) {
+                of.flows_new.add(u64::from(its.count_ones()));
+            }
+        }
     }
 
     /// Counts those that no SYN began, which are few.

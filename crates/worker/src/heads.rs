@@ -111,10 +111,6 @@ impl Lean {
         (self.0 >> 16) as u8
     }
     #[inline(always)]
-    pub(crate) const fn is(self, course: Course) -> bool {
-        self.0 >> Lean::COURSE == course as u64
-    }
-    #[inline(always)]
     pub(crate) const fn service(self) -> u16 {
         (self.0 >> Lean::SERVICE) as u16
     }

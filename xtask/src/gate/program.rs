@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The cases that are turns of the engine.
-pub(super) const TURNS: &[&str] = &["hot-v4", "hot-v6", "miss"];
+pub(super) const TURNS: &[&str] = &["hot-v4", "hot-v6", "exceptions", "miss", "flood"];
 /// Units of work of a run, and twice as many of the run it is compared with.
 pub(super) const UNITS: usize = 200;
 /// Frames of a turn.
 const BURST: usize = 32;
+/// Those of a turn in the flood.
+const FLOOD: usize = 8 * BURST;
 /// The function that is the turn.
 pub(super) const ROOT: &str = "instructions::whole_turn";
 /// All cases, with their units and what one count stands for in one unit.
@@ -19,7 +21,9 @@ const CASES: &[(&str, usize, usize)] = &[
     ("edge", UNITS, BURST),
     ("hot-v4", UNITS, BURST),
     ("hot-v6", UNITS, BURST),
+    ("exceptions", UNITS, BURST),
     ("miss", UNITS, BURST),
+    ("flood", UNITS, FLOOD),
     ("maglev", 2, 1),
 ];
 

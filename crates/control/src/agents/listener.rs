@@ -27,6 +27,8 @@ pub(crate) const UNKNOWN_MAX: u32 = 1024;
 pub(crate) const FRAMES_PER_SECOND: u32 = 200;
 /// … and at once.
 pub(crate) const FRAMES_AT_ONCE: u32 = 2000;
+/// A longer frame counts as so many of these, bytes.
+const FRAME_BYTES: usize = 2048;
 /// Words of agents that may wait for the owner.
 pub(crate) const SAID_MAX: usize = 1024;
 /// Bytes read at once.
@@ -180,7 +182,7 @@ impl Visitor {
         let machine = self.shared.machine.clone();
         let challenge = ToAgent::Challenge { versions: vec![VERSION], machine, nonce: nonce.clone() };
         let Ok(challenge) = encode(&challenge) else { return };
-        let mut frames = Frames { read, bytes: Vec::new() };
+        let mut frames = Frames { read, bytes: Vec::new(), length: 0 };
         let first = tokio::time::timeout_at(until, async {
             write.write_all(&challenge).await.map_err(Lost::Io)?;
             frames.next().await
@@ -255,7 +257,7 @@ impl Visitor {
             if self.shared.said.send(said).await.is_err() {
                 return false;
             }
-            let pause = pace.pause(Instant::now());
+            let pause = pace.pause(frames.length.div_ceil(FRAME_BYTES), Instant::now());
             if !pause.is_zero() {
                 self.shared.doors.pause();
                 tokio::time::sleep(pause).await;
@@ -298,12 +300,16 @@ enum Lost {
 struct Frames<R> {
     read: R,
     bytes: Vec<u8>,
+    /// Bytes of the last message.
+    length: usize,
 }
 
 impl<R: AsyncRead + Unpin> Frames<R> {
     async fn next(&mut self) -> Result<Option<ToMachine>, Lost> {
         loop {
+            let before = self.bytes.len();
             if let Some(message) = decode(&mut self.bytes).map_err(Lost::Frame)? {
+                self.length = before - self.bytes.len();
                 return Ok(Some(message));
             }
             let mut chunk = [0; READ_BYTES];
@@ -328,12 +334,13 @@ impl Pace {
         Pace { left: f64::from(FRAMES_AT_ONCE), at: now }
     }
 
-    /// Takes one out; how long to wait before the next.
-    fn pause(&mut self, now: Instant) -> Duration {
+    /// Takes so many out; how long to wait before the next.
+    fn pause(&mut self, frames: usize, now: Instant) -> Duration {
+        let frames = f64::from(u32::try_from(frames).unwrap_or(u32::MAX));
         let rate = f64::from(FRAMES_PER_SECOND);
         let gained = now.saturating_duration_since(self.at).as_secs_f64() * rate;
         self.at = now;
-        self.left = (self.left + gained).min(f64::from(FRAMES_AT_ONCE)) - 1.0;
+        self.left = (self.left + gained).min(f64::from(FRAMES_AT_ONCE)) - frames;
         if self.left >= 0.0 { Duration::ZERO } else { Duration::from_secs_f64(-self.left / rate) }
     }
 }
@@ -346,14 +353,17 @@ mod tests {
     fn two_thousand_at_once_and_two_hundred_a_second() {
         let start = Instant::now();
         let mut pace = Pace::new(start);
-        assert!((0..FRAMES_AT_ONCE).all(|_| pace.pause(start).is_zero()));
-        assert_eq!(pace.pause(start), Duration::from_millis(5));
+        assert!((0..FRAMES_AT_ONCE).all(|_| pace.pause(1, start).is_zero()));
+        assert_eq!(pace.pause(1, start), Duration::from_millis(5));
         let later = start + Duration::from_millis(1005);
-        assert!((0..FRAMES_PER_SECOND).all(|_| pace.pause(later).is_zero()));
-        assert!(!pace.pause(later).is_zero());
+        assert!((0..FRAMES_PER_SECOND).all(|_| pace.pause(1, later).is_zero()));
+        assert!(!pace.pause(1, later).is_zero());
         let much_later = later + Duration::from_secs(3600);
-        assert!((0..FRAMES_AT_ONCE).all(|_| pace.pause(much_later).is_zero()), "no more than a full bucket");
-        assert!(!pace.pause(much_later).is_zero());
+        assert!(
+            (0..FRAMES_AT_ONCE).all(|_| pace.pause(1, much_later).is_zero()),
+            "no more than a full bucket"
+        );
+        assert!(!pace.pause(1, much_later).is_zero());
     }
 
     #[test]

@@ -413,7 +413,9 @@ impl Registry {
 
     fn suspect(&mut self, key: &Key, why: &str, now_ms: u64) {
         let Some(held) = self.held.get_mut(key) else { return };
-        held.session = None;
+        if let Some(session) = held.session.take().and_then(|id| self.sessions.get_mut(&id)) {
+            session.registered.remove(key);
+        }
         held.is_asked = false;
         let speaks = std::mem::take(&mut held.speaks);
         if held.registered.is_some() && held.wanted().is_none() {
@@ -1072,13 +1074,16 @@ impl Registry {
         let fall = self.facts.services.get(&key.0).map_or(1, |of| of.check.fall);
         let Some(held) = self.held.get_mut(key).filter(|held| held.address == address) else { return };
         let Some(suspicion) = &mut held.suspicion else { return };
-        suspicion.is_probed = true;
+        let is_first = !std::mem::replace(&mut suspicion.is_probed, true);
         suspicion.failures = if passed { 0 } else { suspicion.failures.saturating_add(1) };
         let is_dead = suspicion.failures >= fall && held.registered.is_some() && held.session.is_none();
         reason.clone_into(&mut held.reason);
         if is_dead {
             let message = format!("its agent is silent, and own checks fail: {reason}");
             self.retire(key, Why::Dead, &message);
+        } else if is_first {
+            // It is not the agent's last word any more that holds.
+            self.acts.push(Act::Word(key.clone()));
         }
     }
 
@@ -1180,3 +1185,6 @@ fn lease(facts: &Facts, services: &BTreeSet<String>) -> u64 {
 fn shown(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(model::agent::NAME_MAX).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -60,19 +60,24 @@ impl Truth {
     pub(crate) fn tend_agents(&mut self) {
         let now_ms = self.uptime_ms();
         self.registry.poll(now_ms);
-        self.act();
+        let mut has_acted = self.act();
         for slow in self.desk.flush() {
             self.doors.count(super::counts::Closed::Slow);
             self.registry.closed(slow, now_ms);
+            has_acted |= self.act();
         }
-        self.act();
-        self.attend_candidates();
+        if has_acted {
+            self.attend_candidates();
+        }
         self.settle();
     }
 
-    fn act(&mut self) {
+    /// Whether there was anything to do.
+    fn act(&mut self) -> bool {
+        let acts = self.registry.take_acts();
+        let has_acted = !acts.is_empty();
         let mut words = BTreeSet::new();
-        for act in self.registry.take_acts() {
+        for act in acts {
             match act {
                 Act::Tell(id, message) => self.desk.tell(id, &message),
                 Act::Close(id) => self.desk.close(id),
@@ -90,6 +95,7 @@ impl Truth {
         if !words.is_empty() {
             self.words_changed(&words);
         }
+        has_acted
     }
 
     /// An agent's word on a backend in force.
@@ -177,13 +183,14 @@ impl Truth {
         }
     }
 
-    /// What has registered becomes part of the configuration in force, and what is over leaves it.
-    pub(crate) fn renew_registered(&mut self) {
+    /// What has registered becomes part of the configuration in force, and what is over leaves it. Whether that changes it.
+    pub(crate) fn renew_registered(&mut self) -> bool {
         let (config, skipped) = self.base.with_registered(&self.registry.heard().alive);
         self.registry.skipped(&skipped);
         if config == self.config {
             let now_ms = self.uptime_ms();
-            return self.registry.agreed(&config.registered(), now_ms);
+            self.registry.agreed(&config.registered(), now_ms);
+            return false;
         }
         self.part_with_strangers(&config);
         match self.tried(&config) {
@@ -191,10 +198,12 @@ impl Truth {
                 self.put_in_force(config, ids);
                 let config = self.config.clone();
                 self.part_with_strangers(&config);
+                true
             }
             Err(error) => {
                 let message = format!("what has registered cannot be put in force: {error}");
                 self.events.push(EventKind::Warning, None, None, message);
+                false
             }
         }
     }

@@ -1,11 +1,13 @@
 //! The owner of the truth as a member of a cluster: documents become configurations and views, wishes go to the store.
 
 use super::document::{Document, Settings};
-use super::keys::{self, HealthValue, Key, WishValue};
+use super::keys::{self, HealthValue, HeardValue, Key, WishValue};
 use super::leading::ids_of;
 use super::seat::{News, Order, Own, Seat};
 use super::store::{Asked, Event};
 use super::text;
+use crate::agents::facts::Facts;
+use crate::agents::heard::Why;
 use crate::compile::{self, Runtime};
 use crate::health::{Verdict, unix_ms};
 use crate::ids::Ids;
@@ -13,7 +15,7 @@ use crate::state::SavedBackend;
 use crate::truth::{Departed, Note, Refusal, Truth};
 use model::Loaded;
 use model::api::EventKind;
-use model::config::{AdminState, Backend, Config, HealthKind, Service};
+use model::config::{AdminState, Backend, Config, HealthKind, Registration, Service};
 use statesync::plan::{Job, Plan};
 use statesync::{MachineId, Member, Members, Owners};
 use std::collections::BTreeSet;
@@ -59,6 +61,8 @@ pub(crate) struct Part {
     was_ready: bool,
     /// The first wish of a new cluster is on its way.
     is_founding: bool,
+    /// Version of the picture of which agents were told the machines.
+    told_machines: u64,
     /// What became of wishes.
     progress: watch::Sender<Progress>,
     /// This machine cannot go on.
@@ -78,6 +82,7 @@ impl Part {
             cores,
             settings: Settings::new(&config.machine.cluster_key, cluster.port, &config.timeouts),
             key: config.machine.cluster_key,
+            agents: config.agents.as_ref().map(|agents| agents.advertise),
         };
         let part = Part {
             seat: Seat::new(own, loaded.text.clone()),
@@ -89,6 +94,7 @@ impl Part {
             leads: false,
             was_ready: false,
             is_founding: false,
+            told_machines: 0,
             progress: watch::Sender::new(Progress::default()),
             fatal: None,
         };
@@ -239,6 +245,7 @@ impl Truth {
             Event::Connected(changes) => {
                 part.seat.connected(changes);
                 part.is_founding = false;
+                self.heard_changed = true;
                 part.since_unix_ms = unix_ms();
                 if part.lost.take().is_some() {
                     self.events.push(EventKind::StoreReached, None, None, "the cluster's store is reached");
@@ -265,6 +272,9 @@ impl Truth {
     pub(crate) fn tend_cluster(&mut self) {
         self.tell_weights();
         let health = std::mem::take(&mut self.health_changed).then(|| self.health_value());
+        // Checks that pass again take back that a backend is dead.
+        self.heard_changed |= self.cluster.is_some() && health.is_some();
+        self.tell_heard();
         let now = (self.now)();
         let goes = self.leaving.is_some_and(|since| since.elapsed() >= self.grace);
         let Some(part) = &mut self.cluster else { return };
@@ -302,7 +312,9 @@ impl Truth {
         }
         if adopts {
             self.adopt();
+            self.tell_heard();
         }
+        self.tell_machines();
         self.found_cluster();
         let Some(part) = &mut self.cluster else { return };
         let ready = part.is_ready();
@@ -351,6 +363,66 @@ impl Truth {
         value
     }
 
+    /// What agents have told this machine, unless what is in force has yet to be looked at: some of it may be over.
+    fn tell_heard(&mut self) {
+        let Some(part) = &mut self.cluster else { return };
+        let may = self.base.agents.is_some() && part.adopted.is_some() && part.seat.is_current();
+        if !may || !std::mem::take(&mut self.heard_changed) {
+            return;
+        }
+        let mut heard = HeardValue::from(self.registry.heard());
+        heard.over.retain(|over| {
+            let id = self.ids.backend(&over.service, &over.backend, over.address);
+            let verdict = id.and_then(|id| self.members.get(&id)?.verdict.as_ref()?.up());
+            over.why != Why::Dead || verdict != Some(true)
+        });
+        part.seat.set_heard(heard);
+    }
+
+    /// Agents are told which machines there are, when that is another set.
+    fn tell_machines(&mut self) {
+        let Some(part) = &mut self.cluster else { return };
+        let picture = part.seat.picture();
+        if std::mem::replace(&mut part.told_machines, picture.version()) == picture.version() {
+            return;
+        }
+        let machines = picture.agent_machines();
+        // Without the store it is the last one that was seen.
+        if !machines.is_empty() {
+            self.registry.set_machines(machines);
+        }
+    }
+
+    /// What the machine's own file says beside services, which are the cluster's.
+    pub(crate) fn renew_own(&mut self, loaded: Loaded) {
+        let agents = loaded.config.agents.as_ref().map(|agents| agents.advertise);
+        if let Some(part) = &mut self.cluster {
+            part.seat.set_own_text(loaded.text, agents);
+        }
+        let base = Config { services: self.base.services.clone(), ..loaded.config };
+        if let Err(refusal) = self.configure_agents(base) {
+            let message = format!("the agents' tokens stay as they were: {refusal}");
+            self.events.push(EventKind::Warning, None, None, message);
+        }
+    }
+
+    /// Who may register and how is checked, of these services; tokens are read anew.
+    ///
+    /// # Errors
+    /// A token cannot be read; nothing has changed.
+    pub(crate) fn configure_agents(&mut self, base: Config) -> Result<(), Refusal> {
+        let mut facts = Facts::of(&base, &crate::truth::tokens(&base)?);
+        let machines = self.cluster.as_ref().map(|part| part.seat.picture().agent_machines());
+        if let Some(machines) = machines.filter(|machines| !machines.is_empty()) {
+            facts.machines = machines;
+        }
+        let now_ms = self.uptime_ms();
+        self.registry.configure(facts, now_ms);
+        self.agent_connections.send_replace(base.agents.as_ref().map_or(0, |agents| agents.connections));
+        self.base = base;
+        Ok(())
+    }
+
     /// A document comes into force here.
     fn adopt(&mut self) {
         let Some(part) = &mut self.cluster else { return };
@@ -365,6 +437,7 @@ impl Truth {
         let is_same = known.is_some_and(|known| {
             known.text == document.text
                 && known.drains == document.drains
+                && known.registered == document.registered
                 && known.services == document.services
                 && known.backends == document.backends
         });
@@ -397,7 +470,8 @@ impl Truth {
     fn reconfigure(&mut self, document: &Document) -> Result<(), String> {
         let Some(part) = &self.cluster else { return Ok(()) };
         let is_first = part.adopted.is_none();
-        let Loaded { mut config, text, .. } = text::with_services(part.seat.own_text(), &document.text)?;
+        let Loaded { config: base, text, .. } = text::with_services(part.seat.own_text(), &document.text)?;
+        let (mut config, skipped) = base.with_registered(&document.registered);
         let ids = ids_of(document);
         let mut services = Vec::with_capacity(document.services.len());
         // In the order of the plan, and only what the plan knows.
@@ -411,6 +485,7 @@ impl Truth {
         }
         config.services = services;
         let departed = departed_of(document, &config);
+        self.configure_agents(base).map_err(|refusal| refusal.to_string())?;
         if is_first {
             // The ids of the time before the first document stood for other backends.
             self.remembered = std::mem::take(&mut self.members)
@@ -427,12 +502,29 @@ impl Truth {
                 })
                 .collect();
         }
-        self.base = config.clone();
+        let now_ms = self.uptime_ms();
+        self.registry.agreed(&config.registered(), now_ms);
+        self.heard_changed = true;
         let before = std::mem::replace(&mut self.config, config);
         self.ids = ids;
         self.replace_members(&before, !is_first);
         self.remembered.clear();
-        self.departed = departed;
+        let stays = |id: BackendId| document.backends.iter().any(|of| of.id == id);
+        for gone in std::mem::replace(&mut self.departed, departed).into_iter().filter(|of| !stays(of.id)) {
+            let backend = gone.service.backends.first();
+            if let Some((backend, by)) = backend.and_then(|of| Some((of, of.registration.as_ref()?))) {
+                self.registry.departed(&gone.service.name, &backend.name, &by.agent);
+            }
+        }
+        // It fits the leader, so it is this machine that is different.
+        for of in skipped {
+            let name = (of.registered.service.as_str(), of.registered.backend.as_str());
+            let message = format!(
+                "{} registered and does not fit this machine: {}",
+                of.registered.address, of.why.reason
+            );
+            self.events.push(EventKind::Warning, Some(name.0), Some(name.1), message);
+        }
         self.drains.clone_from(&document.drains);
         self.text = text;
         self.applied_unix_ms = unix_ms();
@@ -527,8 +619,10 @@ impl Truth {
         compile::compile(&loaded.config, &mut Ids::default(), &Runtime::offline(&ports))
             .map_err(Refusal::Compile)?;
         let text = text::services_of(&loaded.text).map_err(Refusal::Store)?;
+        let registered = self.cluster.as_ref().and_then(Part::document).map(|of| &of.registered[..]);
+        let (config, _) = loaded.config.with_registered(registered.unwrap_or_default());
         let has = |(service, backend): &(String, String)| {
-            let service = loaded.config.services.iter().find(|of| of.name == *service);
+            let service = config.services.iter().find(|of| of.name == *service);
             service.is_some_and(|of| of.backends.iter().any(|of| of.name == *backend))
         };
         self.wish_of(text, |wish| wish.drains.iter().filter(|drain| has(drain)).cloned().collect())
@@ -615,7 +709,11 @@ fn departed_of(document: &Document, config: &Config) -> Vec<Departed> {
             mac: identity.mac,
             state: AdminState::Drain,
             capacity: service.capacity,
-            registration: None,
+            registration: identity.by.clone().map(|(agent, incarnation)| Registration {
+                agent,
+                incarnation,
+                port: None,
+            }),
         };
         let service = Service { backends: vec![backend], ..service.clone() };
         Some(Departed {

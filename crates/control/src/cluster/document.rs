@@ -7,6 +7,7 @@ use super::keys::{Key, digest_of, digest_text};
 use super::slot_text;
 use super::tables::{Recipe, Tables};
 use model::config::{Backend, Hash, Mac, Net, Protocol, Service, Timeouts};
+use model::registered::Registered;
 use serde::{Deserialize, Serialize};
 use statesync::plan::{Answers, Job, Mask, Phase, Plan, ServicePlan, SlotSet, SlotSets, Tables as Answering};
 use statesync::{MachineId, Member, Members};
@@ -16,8 +17,10 @@ use std::sync::Arc;
 use wire::{BackendId, ServiceId};
 use worker::view::{BACKENDS_MAX, SERVICES_MAX};
 
-/// Layout of the value.
+/// Layout of the value without registrations, which older versions read …
 const FORMAT: u32 = 1;
+/// … and with them: a machine that does not know them must not take them for none.
+const FORMAT_REGISTERED: u32 = 2;
 /// Largest value, bytes: a request to etcd may have 1.5 MiB.
 pub(crate) const VALUE_MAX: usize = 1_400_000;
 
@@ -129,6 +132,8 @@ pub(crate) struct BackendIdentity {
     pub(crate) address: IpAddr,
     /// As configured last, for those that are not any more.
     pub(crate) mac: Option<Mac>,
+    /// The agent that registered it last, and its incarnation; `None`: it is of a configuration.
+    pub(crate) by: Option<(String, u64)>,
 }
 
 impl BackendIdentity {
@@ -139,12 +144,18 @@ impl BackendIdentity {
             name: backend.name.clone(),
             address: backend.address,
             mac: backend.mac,
+            by: by(backend),
         }
     }
 
     pub(crate) fn is(&self, service: ServiceId, backend: &Backend) -> bool {
         self.service == service && self.name == backend.name && self.address == backend.address
     }
+}
+
+/// Who registered a backend: its agent, and its incarnation.
+pub(crate) fn by(backend: &Backend) -> Option<(String, u64)> {
+    backend.registration.as_ref().map(|by| (by.agent.clone(), by.incarnation))
 }
 
 /// Ids that were given: fresh ones first, because a used one may be named by records and entries for a while.
@@ -171,6 +182,8 @@ pub(crate) struct Document {
     /// The services, as in a configuration.
     pub(crate) text: String,
     pub(crate) drains: BTreeSet<(String, String)>,
+    /// Backends that have registered themselves with these services, ascending by service and name.
+    pub(crate) registered: Vec<Registered>,
     /// In the order of the plan's.
     pub(crate) services: Vec<ServiceIdentity>,
     /// Exactly those that the plan knows.
@@ -189,6 +202,7 @@ impl Document {
             refused: None,
             text: String::new(),
             drains: BTreeSet::new(),
+            registered: Vec::new(),
             services: Vec::new(),
             backends: Vec::new(),
             given: Given::default(),
@@ -247,7 +261,7 @@ impl Document {
             });
         }
         let written = Written {
-            format: FORMAT,
+            format: if self.registered.is_empty() { FORMAT } else { FORMAT_REGISTERED },
             step: plan.step,
             epoch: plan.epoch,
             generation: plan.generation,
@@ -270,6 +284,7 @@ impl Document {
             refused: self.refused.clone(),
             text: self.text.clone(),
             drains: self.drains.clone(),
+            registered: self.registered.clone(),
             services_given: self.given.services,
             backends_given: self.given.backends,
             resting: slot_text::write(self.given.resting.iter()),
@@ -371,6 +386,8 @@ struct Written {
     refused: Option<(i64, String)>,
     text: String,
     drains: BTreeSet<(String, String)>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    registered: Vec<Registered>,
     services_given: u16,
     backends_given: u32,
     resting: String,
@@ -416,6 +433,8 @@ struct WrittenBackend {
     address: IpAddr,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     mac: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    by: Option<(String, u64)>,
 }
 
 impl From<&BackendIdentity> for WrittenBackend {
@@ -426,6 +445,7 @@ impl From<&BackendIdentity> for WrittenBackend {
             name: backend.name.clone(),
             address: backend.address,
             mac: backend.mac.map(|mac| mac.to_string()),
+            by: backend.by.clone(),
         }
     }
 }
@@ -436,8 +456,9 @@ impl Written {
         stored: impl Fn(u128) -> Option<&'a [u8]>,
         tables: &mut Tables,
     ) -> Result<Document, DecodeError> {
-        if self.format != FORMAT {
-            return Err(format!("format {} where this guidewayd knows {FORMAT}", self.format).into());
+        if !(FORMAT..=FORMAT_REGISTERED).contains(&self.format) {
+            let known = format!("{FORMAT} and {FORMAT_REGISTERED}");
+            return Err(format!("format {} where this guidewayd knows {known}", self.format).into());
         }
         let phase = PHASES.iter().find(|(name, _)| *name == self.phase);
         let &(_, phase) = phase.ok_or_else(|| format!("unknown phase {:?}", self.phase))?;
@@ -454,6 +475,7 @@ impl Written {
                 name: backend.name,
                 address: backend.address,
                 mac: mac.transpose()?,
+                by: backend.by,
             });
         }
         let ids: HashMap<u32, &BackendIdentity> = backends.iter().map(|b| (b.id.0, b)).collect();
@@ -563,6 +585,7 @@ impl Written {
             refused: self.refused,
             text: self.text,
             drains: self.drains,
+            registered: self.registered,
             services,
             backends,
             given: Given {

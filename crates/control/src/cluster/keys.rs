@@ -1,10 +1,12 @@
 //! Keys and values of the store. All values are JSON.
 
 use super::document::Settings;
+use crate::agents::heard::{self, Heard, Why};
+use model::registered::Registered;
 use serde::{Deserialize, Serialize};
 use statesync::{MachineId, Member};
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// Before all keys; the number counts layouts that do not understand each other.
 pub(crate) const PREFIX: &str = "/guideway/v1/";
@@ -20,6 +22,8 @@ pub(crate) enum Key {
     Acknowledgement(MachineId),
     /// What its health checks say. Under its lease.
     Health(MachineId),
+    /// What agents have told it. Under its lease.
+    Heard(MachineId),
     /// Who leads. Under its lease.
     Leader,
     /// What operators want.
@@ -38,6 +42,7 @@ impl Key {
             Key::Member(machine) => format!("{PREFIX}members/{}", machine.0),
             Key::Acknowledgement(machine) => format!("{PREFIX}acknowledgements/{}", machine.0),
             Key::Health(machine) => format!("{PREFIX}health/{}", machine.0),
+            Key::Heard(machine) => format!("{PREFIX}heard/{}", machine.0),
             Key::Leader => format!("{PREFIX}leader"),
             Key::Wish => format!("{PREFIX}wish"),
             Key::Plan => format!("{PREFIX}plan"),
@@ -57,6 +62,7 @@ impl Key {
             Some(("members", number)) => Key::Member(machine(number)?),
             Some(("acknowledgements", number)) => Key::Acknowledgement(machine(number)?),
             Some(("health", number)) => Key::Health(machine(number)?),
+            Some(("heard", number)) => Key::Heard(machine(number)?),
             Some(("slots", digest)) => Key::Slots(digest_of(digest)?),
             Some(_) => return None,
             None => match text {
@@ -105,6 +111,9 @@ pub(crate) struct MemberValue {
     /// It wants to go.
     #[serde(default)]
     pub(crate) leaving: bool,
+    /// Where it listens for agents, as they are told; absent: it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) agents: Option<SocketAddr>,
 }
 
 /// Value of [`Key::Acknowledgement`].
@@ -129,6 +138,48 @@ pub(crate) struct HealthValue {
     pub(crate) up: BTreeSet<(String, String)>,
     /// Checks hold them to be down.
     pub(crate) down: BTreeSet<(String, String)>,
+}
+
+/// Value of [`Key::Heard`]: what a machine holds of registrations. Those that it has not heard of, or has no good report of yet, are in
+/// neither list, which says nothing about them.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct HeardValue {
+    /// Good ones, ascending by service, backend, address, agent.
+    pub(crate) registered: Vec<Registered>,
+    /// Those that are over, in the same order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) over: Vec<Over>,
+}
+
+/// A registration that a machine holds to be over.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub(crate) struct Over {
+    /// Name of the service.
+    pub(crate) service: String,
+    /// Name of the backend.
+    pub(crate) backend: String,
+    /// Its address.
+    pub(crate) address: IpAddr,
+    /// The agent that spoke for it.
+    pub(crate) agent: String,
+    /// This incarnation of the backend, and those before it.
+    pub(crate) incarnation: u64,
+    /// Why.
+    pub(crate) why: Why,
+}
+
+impl From<Heard> for HeardValue {
+    fn from(heard: Heard) -> HeardValue {
+        let over = heard.over.into_iter().map(|heard::Over { registered: of, why }| Over {
+            service: of.service,
+            backend: of.backend,
+            address: of.address,
+            agent: of.agent,
+            incarnation: of.incarnation,
+            why,
+        });
+        HeardValue { registered: heard.alive, over: over.collect() }
+    }
 }
 
 /// Value of [`Key::Leader`].
@@ -186,6 +237,7 @@ mod tests {
             Key::Member(machine),
             Key::Acknowledgement(machine),
             Key::Health(machine),
+            Key::Heard(machine),
             Key::Leader,
             Key::Wish,
             Key::Plan,

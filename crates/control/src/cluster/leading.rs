@@ -3,17 +3,19 @@
 //! [`Leader`] makes the steps and decides their order. Here is what it is asked for, from scratch each time nothing is open: so a change
 //! that was wished while another went on, or before this leader led, is found all the same.
 
-use super::document::{BackendIdentity, Document, Given, ServiceIdentity};
-use super::keys::WishValue;
+use super::document::{BackendIdentity, Document, Given, ServiceIdentity, VALUE_MAX, by};
+use super::keys::Key;
 use super::picture::Picture;
+use super::registrations;
 use super::tables::{Recipe, Tables};
 use super::text;
 use crate::compile::{self, Judged, Runtime};
 use crate::ids::Ids;
 use model::config::{AdminState, Backend, Config, HealthKind, Policy, Service};
+use model::registered::Registered;
 use statesync::plan::{Answers, Leader, Request, Tables as Answering};
 use statesync::{Member, Members};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use wire::{BackendId, ServiceId, Tick};
@@ -24,8 +26,8 @@ use worker::view::{BACKENDS_MAX, BackendState, SERVICES_MAX};
 pub(crate) struct Leading {
     leader: Leader,
     document: Document,
-    /// The services of the document with this machine's own configuration, and of which wish they are.
-    in_force: Option<(i64, Config)>,
+    /// The services of the document with this machine's own configuration.
+    in_force: Option<InForce>,
     /// The last wish that could not be followed.
     refused: i64,
     /// Backends that are not configured any more, and until when their flows may live.
@@ -39,12 +41,59 @@ pub(crate) struct Leading {
     problem: Option<String>,
     /// The picture that was looked at last, and when.
     looked_at: Option<(u64, Tick)>,
+    registrations: Registrations,
     /// Weights that are not the configured ones.
     weights: Arc<HashMap<BackendId, u32>>,
 }
 
+/// Services as the document has them.
+#[derive(Debug)]
+struct InForce {
+    /// Of which wish.
+    wish: i64,
+    /// Without registered backends.
+    written: Config,
+    /// With them.
+    config: Config,
+}
+
+/// When registrations are looked at.
+#[derive(Debug, Default)]
+struct Registrations {
+    /// When they last changed what is in force.
+    changed: Option<Tick>,
+    /// What machines had heard when nothing was left to do, and for which wish.
+    done: Option<(u64, i64)>,
+    /// Not before; after a change that could not be made.
+    rests_until: Option<Tick>,
+    /// Something is left to do, and its time has not come.
+    is_waiting: bool,
+    /// For how many, and of which service the first, there was no room; told once.
+    without_room: Option<(usize, String)>,
+}
+
+/// What the services in force are to be.
+struct Target<'a> {
+    /// Revision of the wish.
+    wish: i64,
+    /// The services, as in a configuration.
+    text: &'a str,
+    /// Backends that an operator drains.
+    drains: &'a BTreeSet<(String, String)>,
+    /// Who has registered.
+    registered: Vec<Registered>,
+    /// All of it with this machine's own configuration.
+    config: &'a Config,
+}
+
 /// Without news, time alone brings something about this often at most, microseconds.
 const LOOK_US: u64 = 20_000;
+/// Registrations change the services this often at most, microseconds: what comes meanwhile comes together.
+const REGISTRATIONS_US: u64 = 250_000;
+/// How long registrations wait after a change that could not be made, microseconds.
+const REST_US: u64 = 10_000_000;
+/// Bytes of the plan's value that registrations leave for what else comes: masks, ids that rest, members.
+const SPARE: usize = 100_000;
 
 impl Leading {
     /// Goes on from a document.
@@ -65,6 +114,7 @@ impl Leading {
             document,
             problem: None,
             looked_at: None,
+            registrations: Registrations::default(),
             weights: Arc::default(),
         }
     }
@@ -77,6 +127,11 @@ impl Leading {
     /// Who is waited for.
     pub(crate) fn lagging(&self, live: &Members) -> Vec<Member> {
         self.leader.lagging(live).collect()
+    }
+
+    /// Whether registrations wait for their time.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.registrations.is_waiting
     }
 
     /// Weights that are not the configured ones, for the next table.
@@ -127,16 +182,19 @@ impl Leading {
     /// Reads the services in force.
     fn read_services(&mut self, own_text: &str) {
         let wish = self.document.wish;
-        if self.in_force.as_ref().is_none_or(|(of, _)| *of != wish) {
+        if self.in_force.as_ref().is_none_or(|of| of.wish != wish) {
             // What does not fit this machine was told when it was adopted here.
             let loaded = text::with_services(own_text, &self.document.text).ok();
-            self.in_force = loaded.map(|loaded| (wish, loaded.config));
+            self.in_force = loaded.map(|loaded| {
+                let (config, _) = loaded.config.with_registered(&self.document.registered);
+                InForce { wish, written: loaded.config, config }
+            });
         }
     }
 
     /// What is thought of each configured backend that has an id.
     fn judge(&self, picture: &Picture) -> HashMap<ServiceId, Vec<Judged>> {
-        let Some((_, config)) = &self.in_force else { return HashMap::new() };
+        let Some(InForce { config, .. }) = &self.in_force else { return HashMap::new() };
         let drains = &self.document.drains;
         let ids = ids_of(&self.document);
         // Where nobody knows anything (yet, or after all have started anew), it stays as it is.
@@ -204,9 +262,21 @@ impl Leading {
     ) -> bool {
         let Some((wish, revision)) = picture.wish() else { return false };
         if self.document.wish != revision && self.refused != revision {
-            let fits = text::with_services(own_text, &wish.text);
-            let followed =
-                fits.and_then(|of| self.follow_wish(wish, &of.config, revision, tables, live, now));
+            let followed = text::with_services(own_text, &wish.text).and_then(|loaded| {
+                let registered = registrations::allowed(&self.document.registered, &loaded.config);
+                let (config, _) = loaded.config.with_registered(&registered);
+                let target = Target {
+                    wish: revision,
+                    text: &wish.text,
+                    drains: &wish.drains,
+                    config: &config,
+                    registered,
+                };
+                self.follow(target, tables, live, now)
+            });
+            if followed.is_ok() {
+                self.document.refused = None;
+            }
             if let Err(problem) = followed {
                 self.refused = revision;
                 let message = format!(
@@ -220,6 +290,9 @@ impl Leading {
         }
         if !std::mem::replace(&mut self.resumed, true) {
             self.resume_departures(now);
+        }
+        if self.follow_registrations(picture, tables, live, now) {
+            return true;
         }
         match self.target(judgement, tables, now) {
             Ok(Some(target)) => {
@@ -240,16 +313,128 @@ impl Leading {
         }
     }
 
-    /// Services come and go, and backends get their ids.
-    fn follow_wish(
+    /// Backends that have registered, or are over, come and go. True: the document has changed.
+    fn follow_registrations(
         &mut self,
-        wish: &WishValue,
-        config: &Config,
-        revision: i64,
+        picture: &Picture,
+        tables: &mut Tables,
+        live: &Members,
+        now: Tick,
+    ) -> bool {
+        let of = &mut self.registrations;
+        of.is_waiting = false;
+        let heard = (picture.heard_version(), self.document.wish);
+        let rests = of.rests_until.is_some_and(|until| now < until);
+        let Some(InForce { written, .. }) =
+            self.in_force.as_ref().filter(|_| of.done != Some(heard) && !rests)
+        else {
+            return false;
+        };
+        if of.changed.is_some_and(|changed| now.since_us(changed) < REGISTRATIONS_US) {
+            of.is_waiting = true;
+            return false;
+        }
+        let size = picture.entry(Key::Plan).map_or(0, |entry| entry.value.len());
+        let room = VALUE_MAX.saturating_sub(SPARE).saturating_sub(size);
+        let known = &self.document.registered;
+        let mut merged = registrations::merge(known, picture.heard().map(|(_, value)| value), written, room);
+        if of.without_room != merged.without_room {
+            of.without_room.clone_from(&merged.without_room);
+            self.problem = merged.without_room.take().map(|(count, service)| {
+                format!("{count} registrations are not taken, the first for service {service:?}: as many as may be are there")
+            });
+        }
+        let (held, ends) = self.in_the_way(&merged.registered);
+        merged.registered.retain(|of| !held.contains(&(of.service.clone(), of.address)));
+        if merged.registered == self.document.registered {
+            // What is held back comes when those in its way are gone.
+            self.registrations.done = held.is_empty().then_some(heard);
+            self.end_departures(&ends, now);
+            return false;
+        }
+        let (text, drains) = (self.document.text.clone(), self.document.drains.clone());
+        let Some(InForce { written, .. }) = &self.in_force else { return false };
+        let (config, _) = written.with_registered(&merged.registered);
+        let target = Target {
+            wish: self.document.wish,
+            text: &text,
+            drains: &drains,
+            config: &config,
+            registered: merged.registered,
+        };
+        let followed = self.follow(target, tables, live, now);
+        if let Err(problem) = &followed {
+            self.problem = Some(format!("backends that have registered cannot be taken in: {problem}"));
+            self.registrations.rests_until = Some(Tick(now.0.saturating_add(REST_US)));
+            return false;
+        }
+        if let Some(in_force) = &mut self.in_force {
+            in_force.config = config;
+        }
+        self.end_departures(&ends, now);
+        self.registrations.changed = Some(now);
+        self.registrations.done = held.is_empty().then_some(heard);
+        true
+    }
+
+    /// Newcomers whose address another backend of their service has, or has had and is departing: as long as that one's flows live on, they
+    /// would be a stranger's at the newcomer. So they are steered anew first, and the newcomer waits for that. Answers the newcomers'
+    /// services and addresses, and the backends in their way.
+    fn in_the_way(&self, registered: &[Registered]) -> (HashSet<(String, IpAddr)>, Vec<BackendId>) {
+        let (mut held, mut ends) = (HashSet::new(), Vec::new());
+        let Some(InForce { config, .. }) = &self.in_force else { return (held, ends) };
+        let mut in_force: HashSet<(&str, &str, IpAddr)> = HashSet::new();
+        let mut ids: HashMap<&str, ServiceId> = HashMap::new();
+        for service in &config.services {
+            in_force.extend(
+                service.backends.iter().map(|of| (service.name.as_str(), of.name.as_str(), of.address)),
+            );
+            let identity = self.document.services.iter().find(|of| of.is(service));
+            ids.extend(identity.map(|of| (service.name.as_str(), of.id)));
+        }
+        let mut places: HashMap<(ServiceId, IpAddr), Vec<&BackendIdentity>> = HashMap::new();
+        for of in &self.document.backends {
+            places.entry((of.service, of.address)).or_default().push(of);
+        }
+        for of in registered {
+            let Some(id) = ids.get(of.service.as_str()) else { continue };
+            if in_force.contains(&(of.service.as_str(), of.backend.as_str(), of.address)) {
+                continue;
+            }
+            let others = places.get(&(*id, of.address)).into_iter().flatten();
+            // The very same one comes back to its flows.
+            let is_same = |is: &BackendIdentity| {
+                is.name == of.backend
+                    && is
+                        .by
+                        .as_ref()
+                        .is_some_and(|(agent, last)| (agent, last) == (&of.agent, &of.incarnation))
+            };
+            for other in others.filter(|is| !is_same(is)) {
+                ends.push(other.id);
+                held.insert((of.service.clone(), of.address));
+            }
+        }
+        (held, ends)
+    }
+
+    /// The time of departing backends is over.
+    fn end_departures(&mut self, backends: &[BackendId], now: Tick) {
+        for id in backends {
+            let until = self.departing.entry(*id).or_insert(now);
+            *until = (*until).min(now);
+        }
+    }
+
+    /// Services come and go, and backends get their ids. What is refused changes nothing.
+    fn follow(
+        &mut self,
+        target: Target<'_>,
         tables: &mut Tables,
         live: &Members,
         now: Tick,
     ) -> Result<(), String> {
+        let Target { wish, text, drains, registered, config } = target;
         let mut document = self.document.clone();
         let stays = |identity: &ServiceIdentity| config.services.iter().any(|service| identity.is(service));
         let end: Vec<ServiceId> = document.services.iter().filter(|of| !stays(of)).map(|of| of.id).collect();
@@ -278,6 +463,7 @@ impl Leading {
                 let place = places.get(&(id, backend.name.clone(), backend.address));
                 if let Some(known) = place.and_then(|&at| document.backends.get_mut(at)) {
                     known.mac = backend.mac;
+                    known.by = by(backend);
                     configured.insert(known.id, backend);
                     self.departing.remove(&known.id);
                     continue;
@@ -296,7 +482,7 @@ impl Leading {
                 let identity = ServiceIdentity::new(id, service);
                 // Who is up is seen when all machines know them.
                 let open = configured.iter().filter(|(_, of)| {
-                    let drained = wish.drains.contains(&(service.name.clone(), of.name.clone()));
+                    let drained = drains.contains(&(service.name.clone(), of.name.clone()));
                     service.health.kind == HealthKind::None
                         && of.state == AdminState::Up
                         && of.weight > 0
@@ -310,10 +496,10 @@ impl Leading {
             }
         }
         document.backends.sort_unstable_by_key(|backend| backend.id);
-        document.text.clone_from(&wish.text);
-        document.drains.clone_from(&wish.drains);
-        document.wish = revision;
-        document.refused = None;
+        document.text = text.to_owned();
+        document.drains.clone_from(drains);
+        document.registered = registered;
+        document.wish = wish;
         let backends = document.backends.iter().map(|backend| backend.id).collect();
         let plan = self.leader.replace_services(&end, begin, backends, live, now);
         document.plan = plan.cloned().ok_or("the cluster is not at rest")?;
@@ -332,7 +518,7 @@ impl Leading {
 
     /// Services that go by load now, and by slots in this configuration.
     fn leave_least_load(&self, document: &Document, config: &Config) -> Vec<ServiceId> {
-        let Some((_, before)) = &self.in_force else { return Vec::new() };
+        let Some(InForce { config: before, .. }) = &self.in_force else { return Vec::new() };
         let policy = |config: &Config, identity: &ServiceIdentity| {
             config.services.iter().find(|of| identity.is(of)).map(|of| of.policy)
         };
@@ -422,7 +608,7 @@ impl Leading {
 
     /// Backends that were departing when this leader began: their time begins anew.
     fn resume_departures(&mut self, now: Tick) {
-        let Some((_, config)) = &self.in_force else { return };
+        let Some(InForce { config, .. }) = &self.in_force else { return };
         for backend in &self.document.backends {
             let identity = self.document.services.iter().find(|of| of.id == backend.service);
             let service = identity.and_then(|of| config.services.iter().find(|service| of.is(service)));

@@ -2,7 +2,8 @@
 
 use super::document::Settings;
 use super::keys::{
-    self, AcknowledgementValue, HealthValue, Key, LeaderValue, MachineValue, MemberValue, WishValue,
+    self, AcknowledgementValue, HealthValue, HeardValue, Key, LeaderValue, MachineValue, MemberValue,
+    WishValue,
 };
 use super::slot_text;
 use statesync::plan::{Acknowledgement, SlotSets};
@@ -28,10 +29,13 @@ pub(crate) struct Picture {
     members: BTreeMap<MachineId, MemberValue>,
     acknowledgements: BTreeMap<MachineId, AcknowledgementValue>,
     health: BTreeMap<MachineId, HealthValue>,
+    heard: BTreeMap<MachineId, HeardValue>,
     leader: Option<Member>,
     wish: Option<WishValue>,
     /// Counts changes.
     version: u64,
+    /// Counts changes of who lives and what they have heard.
+    heard_version: u64,
 }
 
 impl Picture {
@@ -40,12 +44,20 @@ impl Picture {
         self.version
     }
 
+    /// Counts changes of what [`Self::heard`] gives.
+    pub(crate) fn heard_version(&self) -> u64 {
+        self.heard_version
+    }
+
     /// Takes in a change. Values that cannot be read count as absent.
     ///
     /// # Errors
     /// Why a value cannot be read.
     pub(crate) fn change(&mut self, (key, entry): Change) -> Result<(), String> {
         self.version += 1;
+        if matches!(key, Key::Heard(_) | Key::Member(_)) {
+            self.heard_version += 1;
+        }
         let Some(entry) = entry else {
             self.entries.remove(&key);
             self.forget(key);
@@ -60,6 +72,7 @@ impl Picture {
                 keys::value(key, bytes).map(|v| drop(self.acknowledgements.insert(machine, v)))
             }
             Key::Health(machine) => keys::value(key, bytes).map(|v| drop(self.health.insert(machine, v))),
+            Key::Heard(machine) => keys::value(key, bytes).map(|v| drop(self.heard.insert(machine, v))),
             Key::Leader => keys::value::<LeaderValue>(key, bytes).map(|leader| {
                 let machine = MachineId(leader.machine);
                 self.leader = Some(Member { machine, incarnation: leader.incarnation });
@@ -78,6 +91,7 @@ impl Picture {
             Key::Member(machine) => drop(self.members.remove(&machine)),
             Key::Acknowledgement(machine) => drop(self.acknowledgements.remove(&machine)),
             Key::Health(machine) => drop(self.health.remove(&machine)),
+            Key::Heard(machine) => drop(self.heard.remove(&machine)),
             Key::Leader => self.leader = None,
             Key::Wish => self.wish = None,
             Key::Plan | Key::Slots(_) => {}
@@ -169,6 +183,25 @@ impl Picture {
         voters.fold((0, 0), |(up, down), value| {
             (up + usize::from(value.up.contains(&key)), down + usize::from(value.down.contains(&key)))
         })
+    }
+
+    /// What the living have heard of agents.
+    pub(crate) fn heard(&self) -> impl Iterator<Item = (MachineId, &HeardValue)> {
+        let is_alive = |machine: &MachineId| self.members.contains_key(machine);
+        self.heard
+            .iter()
+            .filter(move |(machine, _)| is_alive(machine))
+            .map(|(machine, value)| (*machine, value))
+    }
+
+    /// Machines that agents should connect to, by number.
+    pub(crate) fn agent_machines(&self) -> Vec<model::agent::Machine> {
+        let leader = self.leader();
+        let machines = self.members().filter_map(|(member, value)| {
+            let (name, address) = (value.name.clone(), value.agents?);
+            Some(model::agent::Machine { name, address, leads: leader == Some(member) })
+        });
+        machines.collect()
     }
 
     /// Who leads.

@@ -1,16 +1,17 @@
 //! What a machine knows of its cluster, and what it wants to put into the store. Pure: it is told what the store shows, what workers
 //! report and what time it is, and gives [`Order`]s; the same orders come again until the store shows them done.
 
-use super::document::{DecodeError, Document, Encoded, Settings, digests_of};
-use super::keys::{self, AcknowledgementValue, HealthValue, Key, LeaderValue, MemberValue};
+use super::document::{DecodeError, Document, Encoded, Settings, VALUE_MAX, digests_of};
+use super::keys::{self, AcknowledgementValue, HealthValue, HeardValue, Key, LeaderValue, MemberValue};
 use super::leading::Leading;
 use super::picture::{Change, Picture};
+use super::registrations;
 use super::slot_text;
 use super::tables::Tables;
 use statesync::Member;
 use statesync::plan::{Acknowledgement, Follower, Report};
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use wire::{BackendId, CoreId, Tick};
 
@@ -18,6 +19,8 @@ use wire::{BackendId, CoreId, Tick};
 const SWEPT_AT_ONCE: usize = 100;
 /// How long nothing is begun after a plan that did not fit into the store, microseconds.
 const REST_US: u64 = 10_000_000;
+/// What this machine has heard of agents is told this often at most, microseconds: each time it is told whole.
+const HEARD_US: u64 = 100_000;
 
 /// What is to be put into the store.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -83,6 +86,8 @@ pub(crate) struct Own {
     pub(crate) settings: Settings,
     /// Key of slots.
     pub(crate) key: [u8; 16],
+    /// Where agents reach it; `None`: it does not listen for them.
+    pub(crate) agents: Option<SocketAddr>,
 }
 
 /// Leadership, from this machine's point of view.
@@ -97,6 +102,25 @@ struct Lead {
     is_unwritten: bool,
     /// Revision of the plan after which was swept.
     swept: i64,
+}
+
+/// What this machine tells the others of agents.
+#[derive(Debug, Default)]
+struct Hearing {
+    /// What it has heard; `None`: it does not listen.
+    own: Option<HeardValue>,
+    /// What it tells, or told last.
+    told: HeardValue,
+    /// The same, written.
+    bytes: Vec<u8>,
+    /// When that last changed.
+    since: Option<Tick>,
+    /// `own` has changed since.
+    is_due: bool,
+    /// What others had heard, and the step in force, when it was last looked whether they know what is over.
+    looked_at: (u64, u64),
+    /// Registrations that did not fit.
+    rest: usize,
 }
 
 /// See the module.
@@ -117,6 +141,7 @@ pub(crate) struct Seat {
     lead: Option<Lead>,
     acknowledged: Option<Acknowledgement>,
     health: Vec<u8>,
+    hearing: Hearing,
     /// Weights that are not the configured ones, should this machine lead.
     weights: Arc<HashMap<BackendId, u32>>,
     is_leaving: bool,
@@ -147,6 +172,7 @@ impl Seat {
             weights: Arc::default(),
             acknowledged: None,
             health: keys::bytes(&HealthValue::default()),
+            hearing: Hearing::default(),
             is_leaving: false,
             has_given_up: false,
             rests_until: None,
@@ -196,9 +222,11 @@ impl Seat {
     pub(crate) fn is_busy(&self) -> bool {
         let step = self.document.as_ref().map_or(0, |document| document.plan.step);
         let masks = self.lead.as_ref().is_some_and(|lead| {
-            lead.is_writing || lead.leading.document().plan.masks.iter().any(|mask| !mask.in_force)
+            lead.is_writing
+                || lead.leading.is_waiting()
+                || lead.leading.document().plan.masks.iter().any(|mask| !mask.in_force)
         });
-        self.done() < step || masks
+        self.done() < step || masks || self.hearing.is_due
     }
 
     /// Who is waited for, as the leader knows.
@@ -208,9 +236,10 @@ impl Seat {
             .map_or_else(Vec::new, |lead| lead.leading.lagging(&self.picture.live(&self.own.settings)))
     }
 
-    /// This machine's own configuration was read again.
-    pub(crate) fn set_own_text(&mut self, text: String) {
+    /// This machine's own configuration was read again. `agents`: where agents reach it.
+    pub(crate) fn set_own_text(&mut self, text: String, agents: Option<SocketAddr>) {
         self.own_text = text;
+        self.own.agents = agents;
     }
 
     /// The machine's own configuration with the services of the cluster.
@@ -221,6 +250,18 @@ impl Seat {
     /// What checks say here.
     pub(crate) fn set_health(&mut self, health: &HealthValue) {
         self.health = keys::bytes(health);
+    }
+
+    /// Whether the newest plan that the store shows was looked at, and is in force here unless it could not be read.
+    pub(crate) fn is_current(&self) -> bool {
+        self.is_connected && self.looked_at == self.picture.revision(Key::Plan)
+    }
+
+    /// What agents have told this machine; the rest is silence, which changes nothing. After each connection to the store nothing is told before
+    /// this is called again, which should be when the machine [is current](Self::is_current): what it heard may be over since.
+    pub(crate) fn set_heard(&mut self, heard: HeardValue) {
+        self.hearing.is_due |= self.hearing.own.as_ref() != Some(&heard);
+        self.hearing.own = Some(heard);
     }
 
     /// Weights for the next table that are not the configured ones, should this machine lead.
@@ -260,6 +301,8 @@ impl Seat {
         self.picture = Picture::default();
         self.ordered.clear();
         self.is_connected = true;
+        // What it heard before may be over since: that is seen when it has adopted what is in force.
+        self.hearing = Hearing { told: std::mem::take(&mut self.hearing.told), ..Hearing::default() };
         self.lead = None;
         self.changed(changes);
     }
@@ -333,6 +376,7 @@ impl Seat {
             return orders;
         }
         self.put_own(member, &mut orders);
+        self.put_heard(member, now, &mut orders);
         self.lead(member, now, &mut orders);
         orders
     }
@@ -403,6 +447,7 @@ impl Seat {
             version: self.own.version.clone(),
             settings: self.own.settings.clone(),
             leaving: self.is_leaving,
+            agents: self.own.agents,
         });
         if self.is_leaving && self.has_left() {
             if other.is_some() && self.ordered.insert(Key::Member(member.machine), Vec::new()).is_none() {
@@ -445,6 +490,42 @@ impl Seat {
         }
         let value = self.health.clone();
         self.put(Key::Health(member.machine), value, None, orders);
+    }
+
+    fn put_heard(&mut self, member: Member, now: Tick, orders: &mut Vec<Order>) {
+        let Some(own) = &self.hearing.own else { return };
+        let step = self.document.as_ref().map_or(0, |document| document.plan.step);
+        let looked_at = (self.picture.heard_version(), step);
+        // Those that are over are told until all know it.
+        let looks = self.hearing.is_due
+            || (!self.hearing.told.over.is_empty() && self.hearing.looked_at != looked_at);
+        let may = self.hearing.since.is_none_or(|since| now.since_us(since) >= HEARD_US);
+        if looks && may {
+            let others = self.picture.heard().filter(|(of, _)| *of != member.machine).map(|(_, value)| value);
+            let in_force = self.document.as_ref().map_or(&[][..], |document| &document.registered);
+            let told = registrations::to_tell(own.clone(), &self.hearing.told, in_force, others);
+            self.hearing.is_due = false;
+            self.hearing.looked_at = looked_at;
+            if told != self.hearing.told || self.hearing.bytes.is_empty() {
+                let (bytes, rest) = registrations::written(&told, VALUE_MAX);
+                if rest > self.hearing.rest {
+                    self.news.push(News::Warning(format!(
+                        "{rest} registrations that this machine has heard do not fit into the store: the cluster takes them from it when others \
+                         have gone, or from another machine"
+                    )));
+                }
+                self.hearing.rest = rest;
+                self.hearing.bytes = bytes;
+                self.hearing.told = told;
+                self.hearing.since = Some(now);
+            }
+        }
+        let key = Key::Heard(member.machine);
+        let value = &self.hearing.bytes;
+        let is_there = self.picture.entry(key).is_some_and(|entry| entry.value == *value);
+        if !value.is_empty() && !is_there && self.ordered.get(&key) != Some(value) {
+            self.put(key, value.clone(), None, orders);
+        }
     }
 
     fn lead(&mut self, member: Member, now: Tick, orders: &mut Vec<Order>) {

@@ -15,6 +15,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use wire::{BackendId, CoreId, ServiceId, Tick};
 
 mod etcd;
+mod registering;
 
 const KEY: [u8; 16] = [7; 16];
 
@@ -25,9 +26,9 @@ fn timeouts() -> model::config::Timeouts {
 /// The machine's part of a configuration.
 fn own_text(machine: usize) -> String {
     format!(
-        "[machine]\nname = \"lb{machine}\"\naddress = \"10.0.2.{}\"\nnext_hop_mac = \"02:00:00:00:00:01\"\n\
+        "[machine]\nname = \"lb{machine}\"\naddress = \"10.0.2.{0}\"\nnext_hop_mac = \"02:00:00:00:00:01\"\n\
          cluster_key = \"07070707070707070707070707070707\"\n[timeouts]\ntcp_established_s = 2\ntcp_closing_s = 1\nsyn_s = 1\n\
-         udp_s = 1\n[[port]]\nname = \"data0\"\ndevice = \"net_null0\"\n",
+         udp_s = 1\n[agents]\nlisten = \"10.0.2.{0}:7481\"\n[[port]]\nname = \"data0\"\ndevice = \"net_null0\"\n",
         11 + machine
     )
 }
@@ -56,6 +57,7 @@ fn own(machine: usize) -> Own {
         cores: 2,
         settings: Settings::new(&KEY, 7480, &timeouts()),
         key: KEY,
+        agents: None,
     }
 }
 
@@ -699,7 +701,7 @@ fn documents_that_cannot_be_read_are_refused_and_never_break_anything() {
         assert_eq!(missing, Err(DecodeError::Missing(again.slots[0].0)));
         let text = String::from_utf8(head.clone()).expect("JSON");
         for (from, to) in [
-            ("\"format\":1", "\"format\":2"),
+            ("\"format\":1", "\"format\":3"),
             ("\"phase\":\"", "\"phase\":\"x"),
             ("\"size\":251", "\"size\":252"),
             ("\"size\":251", "\"size\":4294967295"),

@@ -6,6 +6,7 @@ use crate::test_network::in_own_network;
 use flow::{Idle, Memory, Table};
 use model::api;
 use serde_json::Value;
+use statesync::plan::Report;
 use std::cell::RefCell;
 use std::path::Path;
 use std::rc::Rc;
@@ -70,6 +71,7 @@ address = "10.9.0.12"
 /// A worker that takes views and does nothing else.
 struct FakeWorker {
     inbox: Inbox<View>,
+    reports: statesync::spsc::Sender<Report>,
     counters: Arc<Counters>,
     seen: Rc<RefCell<Option<Arc<View>>>>,
 }
@@ -79,6 +81,10 @@ impl FakeWorker {
         self.counters.totals.turns.add(1);
         if let Some(view) = self.inbox.newest() {
             self.counters.totals.generation.set(view.generation);
+            // In a cluster it has no flow to tell of.
+            if let Some(step) = view.cluster.as_ref().map(|cluster| cluster.step).filter(|step| *step > 0) {
+                let _ = self.reports.push(Report::Done { step, incomplete: false });
+            }
             if let Some(old) = self.seen.borrow_mut().replace(view) {
                 self.inbox.give_back(old).unwrap();
             }
@@ -153,8 +159,9 @@ impl Machine {
                 udp_us: 60_000_000,
             };
             let table = Table::new(Memory::heap(1000), Memory::heap(1000), 1, idle, 50).unwrap();
+            let (reports, reported) = statesync::spsc::channel(64);
             handles.push(WorkerHandle {
-                reports: None,
+                reports: Some(reported),
                 core: CoreId(core),
                 cpu: u16::from(core) + 1,
                 publisher,
@@ -163,7 +170,7 @@ impl Machine {
             });
             tables.push(table);
             let view = Rc::new(RefCell::new(None));
-            let mut worker = FakeWorker { inbox, counters: counters.clone(), seen: view.clone() };
+            let mut worker = FakeWorker { inbox, reports, counters: counters.clone(), seen: view.clone() };
             tasks.push(tokio::task::spawn_local(async move {
                 loop {
                     worker.turn();

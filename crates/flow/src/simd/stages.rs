@@ -19,12 +19,13 @@
 use super::{Engine, LINE_BYTES, first_slot, needs_second, prefetch, prefetch_far};
 use crate::ageing::Clock;
 use crate::bucket::{Bucket as _, Line, NarrowBucket, WideBucket};
-use crate::burst::{BLOCKS, BURST, Hits, Keys, LANES};
+use crate::burst::{BLOCKS, BURST, Entered, Hits, Keys, LANES, NewFlows};
 use crate::cuckoo::{Cells, bits};
-use crate::hash::{primary, secondary};
+use crate::hash::{primary, secondary, tag};
 use crate::row::Places;
 use crate::state::Word;
 use crate::sync::AtomicU32;
+use crate::touched::Touched;
 use core::ops::Range;
 use wire::key::WideKey;
 
@@ -375,6 +376,7 @@ pub(super) fn fetch_seconds<E: Engine>(
     cells: &Cells<NarrowBucket>,
     hashes: &[u64; BURST],
     positions: u32,
+    clock: &Clock,
 ) {
     let lines = cells.lines();
     let len = lines.len() as u64;
@@ -382,10 +384,93 @@ pub(super) fn fetch_seconds<E: Engine>(
         let hash = hashes[position];
         let first = primary(hash, len);
         let home = line(lines, first);
-        let is_full = engine.slot(home, 0) == NarrowBucket::SLOTS as u32;
-        // Always one of them, for there is no telling beforehand.
-        prefetch(line(lines, if is_full { secondary(hash, len, first) } else { first }));
+        if engine.slot(home, 0) == NarrowBucket::SLOTS as u32 {
+            let slot = first_slot::<NarrowBucket>(engine.expired(home, clock));
+            let is_live = slot == NarrowBucket::SLOTS as u32;
+            prefetch(line(
+                lines,
+                if is_live { secondary(hash, len, first) } else { home_of(cells, home, slot) },
+            ));
+        }
     }
+}
+
+/// As [`super::compare_some`].
+#[inline(always)]
+pub(super) fn compare_some<E: Engine>(
+    engine: E,
+    cells: &Cells<NarrowBucket>,
+    keys: &Keys,
+    clock: &Clock,
+    hits: &mut Hits,
+    positions: u32,
+) {
+    let lines = cells.lines();
+    hits.within(lines.len());
+    let (mut found, mut second) = (hits.found & !positions, hits.second & !positions);
+    for position in bits(positions) {
+        let key = keys.narrow[position];
+        let mut word = compare(engine, line_at(lines, hits.firsts[position]), key);
+        if needs_second(word, hits.hashes[position]) {
+            word = compare(engine, line_at(lines, hits.seconds[position]), key);
+            second |= 1 << position;
+        }
+        hits.words[position] = word;
+        found |= u32::from(clock.is_live(Word(word))) << position;
+    }
+    (hits.second, hits.found) = (second, found & hits.asked);
+}
+
+/// As [`super::enter`]. Other than a look-up it stores, but nothing is read by vectors that this thread has not stored before.
+#[expect(clippy::too_many_arguments, reason = "a burst, and the table's parts")]
+#[inline(always)]
+pub(super) fn enter<E: Engine>(
+    engine: E,
+    cells: &Cells<NarrowBucket>,
+    keys: &Keys,
+    hashes: &[u64; BURST],
+    new: NewFlows<'_>,
+    word: Word,
+    clock: &Clock,
+    touched: &mut Touched,
+) -> Entered {
+    const NONE: u32 = NarrowBucket::SLOTS as u32;
+    let lines = cells.lines();
+    let len = lines.len() as u64;
+    let mut entered = Entered::NONE;
+    for position in bits(new.positions) {
+        let (key, hash) = (keys.narrow[position], hashes[position]);
+        let home = primary(hash, len);
+        let home_line = line(lines, home);
+        if (engine.slot(home_line, key) != NONE) | home_line.may_overflow(tag(hash)) {
+            continue;
+        }
+        let mut slot = engine.slot(home_line, 0);
+        if slot == NONE {
+            slot = first_slot::<NarrowBucket>(engine.expired(home_line, clock));
+            if slot == NONE {
+                continue;
+            }
+            entered.victims[position] = home_line.word(slot as usize).0;
+            entered.replaced |= 1 << position;
+            let elsewhere = home_of(cells, home_line, slot);
+            if elsewhere != home {
+                line(lines, elsewhere).returned();
+                touched.note(elsewhere);
+            }
+        }
+        home_line.fill(slot as usize, key, word.with_backend(new.backends[position]));
+        touched.note(home);
+        entered.done |= 1 << position;
+    }
+    entered
+}
+
+/// The primary bucket of the entry in a slot of a full line.
+#[inline(always)]
+fn home_of(cells: &Cells<NarrowBucket>, line: &NarrowBucket, slot: u32) -> u32 {
+    let key = line.key(slot as usize).unwrap_or_default();
+    primary(cells.hasher().narrow(key), cells.lines().len() as u64)
 }
 
 #[inline(always)]

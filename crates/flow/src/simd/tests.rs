@@ -106,6 +106,11 @@ proptest! {
             prop_assert_eq!(by!(isa, judge(said, &mut stored, &hashes, &clock)), expected, "{}", isa.name());
             prop_assert_eq!(stored, said);
             prop_assert_eq!(by!(isa, live(&said, &clock)), expected.live, "{}", isa.name());
+            let line = NarrowBucket::default();
+            for (word, value) in line.tail.iter().zip(said) {
+                word.store(value, crate::sync::Ordering::Relaxed);
+            }
+            prop_assert_eq!(by!(isa, expired(&line, &clock)), !expected.live & 0b1_1111, "{}", isa.name());
         }
     }
 }

@@ -9,11 +9,12 @@
 use super::{Engine, Judged, stages};
 use crate::ageing::Clock;
 use crate::bucket::{Bucket as _, NarrowBucket, Probe, WideBucket};
-use crate::burst::{BURST, Hits, Keys, LANES};
+use crate::burst::{BURST, Entered, Hits, Keys, LANES, NewFlows};
 use crate::cuckoo::Cells;
 use crate::hash::{Hasher, TAGS};
 use crate::row::Places;
 use crate::state::{State, TimingSet, Word};
+use crate::touched::Touched;
 use core::arch::x86_64::{
     __m256i, __m512i, _mm_loadu_si128, _mm256_add_epi64, _mm256_and_si256, _mm256_blend_epi32,
     _mm256_blendv_pd, _mm256_broadcastsi128_si256, _mm256_castpd_si256, _mm256_castps_si256,
@@ -92,6 +93,13 @@ impl Engine for Avx2 {
         // JUSTIFICATION: five compares in two instructions; part of what the engine gains.
         unsafe { slot(line, key) }
     }
+
+    #[inline(always)]
+    fn expired(self, line: &NarrowBucket, clock: &Clock) -> u32 {
+        // SAFETY: AVX2 is there, as this engine is.
+        // JUSTIFICATION: five ages are judged at once; part of what the engine gains.
+        unsafe { expired(line, clock) }
+    }
 }
 
 impl Engine for Avx512 {
@@ -142,6 +150,13 @@ impl Engine for Avx512 {
         // SAFETY: AVX-512 is there, as this engine is.
         // JUSTIFICATION: five compares in one instruction; part of what the engine gains.
         unsafe { slot_of_line(line, key) }
+    }
+
+    #[inline(always)]
+    fn expired(self, line: &NarrowBucket, clock: &Clock) -> u32 {
+        // SAFETY: AVX-512 is there, as this engine is, and includes AVX2.
+        // JUSTIFICATION: five ages are judged at once; part of what the engine gains.
+        unsafe { expired(line, clock) }
     }
 }
 
@@ -306,6 +321,7 @@ pub(super) fn probe(line: &NarrowBucket, key: u64) -> Probe {
 }
 
 /// As [`super::expired`].
+#[inline]
 #[target_feature(enable = "avx2")]
 pub(super) fn expired(line: &NarrowBucket, clock: &Clock) -> u32 {
     slots_of(is_expired(second_half(line), clock))
@@ -542,8 +558,65 @@ pub(super) fn fetch_primaries_avx512(narrow: &Cells<NarrowBucket>, wide: &Cells<
 
 /// As [`super::fetch_seconds`].
 #[target_feature(enable = "avx2,bmi1,bmi2")]
-pub(super) fn fetch_seconds_avx2(cells: &Cells<NarrowBucket>, hashes: &[u64; BURST], positions: u32) {
-    stages::fetch_seconds(Avx2(()), cells, hashes, positions);
+pub(super) fn fetch_seconds_avx2(
+    cells: &Cells<NarrowBucket>,
+    hashes: &[u64; BURST],
+    positions: u32,
+    clock: &Clock,
+) {
+    stages::fetch_seconds(Avx2(()), cells, hashes, positions, clock);
+}
+
+/// As [`super::compare_some`].
+#[target_feature(enable = "avx2,bmi1,bmi2")]
+pub(super) fn compare_some_avx2(
+    narrow: &Cells<NarrowBucket>,
+    keys: &Keys,
+    clock: &Clock,
+    hits: &mut Hits,
+    positions: u32,
+) {
+    stages::compare_some(Avx2(()), narrow, keys, clock, hits, positions);
+}
+
+/// As [`super::compare_some`].
+#[target_feature(enable = "avx2,bmi1,bmi2,avx512f,avx512bw,avx512dq,avx512vl")]
+pub(super) fn compare_some_avx512(
+    narrow: &Cells<NarrowBucket>,
+    keys: &Keys,
+    clock: &Clock,
+    hits: &mut Hits,
+    positions: u32,
+) {
+    stages::compare_some(Avx512(()), narrow, keys, clock, hits, positions);
+}
+
+/// As [`super::enter`].
+#[target_feature(enable = "avx2,bmi1,bmi2")]
+pub(super) fn enter_avx2(
+    narrow: &Cells<NarrowBucket>,
+    keys: &Keys,
+    hashes: &[u64; BURST],
+    new: NewFlows<'_>,
+    word: Word,
+    clock: &Clock,
+    touched: &mut Touched,
+) -> Entered {
+    stages::enter(Avx2(()), narrow, keys, hashes, new, word, clock, touched)
+}
+
+/// As [`super::enter`].
+#[target_feature(enable = "avx2,bmi1,bmi2,avx512f,avx512bw,avx512dq,avx512vl")]
+pub(super) fn enter_avx512(
+    narrow: &Cells<NarrowBucket>,
+    keys: &Keys,
+    hashes: &[u64; BURST],
+    new: NewFlows<'_>,
+    word: Word,
+    clock: &Clock,
+    touched: &mut Touched,
+) -> Entered {
+    stages::enter(Avx512(()), narrow, keys, hashes, new, word, clock, touched)
 }
 
 /// As [`super::step`].
@@ -607,6 +680,7 @@ pub(super) mod engines {
                 $module, $engine, $features,
                 present(keys: &[u64; LANES]) -> u32;
                 slot(line: &NarrowBucket, key: u64) -> u32;
+                expired(line: &NarrowBucket, clock: &Clock) -> u32;
                 place(hasher: &Hasher, len: u64, keys: &[u64; LANES], hashes: &mut [u64; LANES], firsts: &mut [u64; LANES], seconds: &mut [u64; LANES]);
                 live(words: &[u32; LANES], clock: &Clock) -> u32;
                 judge(said: [u32; LANES], words: &mut [u32; LANES], hashes: &[u64; LANES], clock: &Clock) -> Judged;

@@ -626,6 +626,81 @@ fn misses_are_inserted_without_a_second_hash() {
     assert!(flows.iter().all(|key| table.get(key, now).is_some_and(|hit| hit.backend == BackendId(7))));
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// As workers do it: bursts are looked up in a row, and the flows not found of each entered before the next answers are read.
+    #[test]
+    fn bursts_of_new_flows_are_entered_and_seen_at_once(
+        bursts in prop::collection::vec((prop::collection::vec(0_u32..400, 0..=BURST), any::<u32>(), 0_u32..400), 1..60),
+        percent in prop_oneof![Just(100_u8), Just(30)], is_trusted in any::<bool>(), is_moving in any::<bool>(),
+    ) {
+        let state = if is_trusted { State::TcpEstablished } else { State::TcpNew };
+        for isa in Isa::ALL {
+            let mut table = table(250, 20, percent);
+            if !table.use_isa(isa) {
+                continue;
+            }
+            let mut oracle = HashMap::<u32, BackendId>::new();
+            let (mut row, mut begun) = (Row::new(), VecDeque::new());
+            for (number, (flows, positions, removed)) in bursts.iter().enumerate() {
+                // Within a quantum, or so that the clock is another.
+                let now = Tick(if is_moving { number as u64 * SECOND / 8 } else { 0 });
+                let next = row.next_keys();
+                flows.iter().for_each(|&i| assert!(next.push(Some(&narrow(i)))));
+                let (keys, hits) = table.lookup_row(&mut row, now);
+                begun.push_back(flows);
+                if begun.len() == 3 {
+                    let asked = begun.pop_front().expect("three");
+                    for position in 0..BURST {
+                        let expected = asked.get(position).and_then(|&i| table.get(&narrow(i), now));
+                        prop_assert_eq!(hits.get(position), expected, "{} {}", isa.name(), position);
+                        prop_assert_eq!(expected.map(|hit| hit.backend), asked.get(position).and_then(|i| oracle.get(i).copied()));
+                    }
+                    let backends = core::array::from_fn(|position| BackendId((number * BURST + position) as u32));
+                    table.prefetch_inserts(keys, hits);
+                    let (len, untrusted) = (table.len(), table.untrusted());
+                    let new = NewFlows { positions: *positions, backends: &backends, state };
+                    let Entered { done, replaced, .. } = table.insert_plainly(keys, hits, new, now);
+                    prop_assert_eq!(replaced, 0, "none has expired");
+                    let count = done.count_ones() as usize;
+                    prop_assert_eq!(done & !positions, 0);
+                    prop_assert_eq!(table.len(), len + count);
+                    prop_assert_eq!(table.untrusted(), if is_trusted { untrusted } else { untrusted + count });
+                    prop_assert!(table.untrusted() <= table.capacity().0 * usize::from(percent) / 100);
+                    for position in bits(done) {
+                        prop_assert_eq!(oracle.insert(asked[position], backends[position]), None, "it had an entry");
+                    }
+                    let left = positions & !done;
+                    table.prefetch_moves(hits, left);
+                    for position in bits(left) {
+                        let Some(miss) = hits.miss(position) else { continue };
+                        let inserted = table.insert_at(&narrow(asked[position]), miss, backends[position], state, now);
+                        prop_assert_eq!(inserted.evicted, None);
+                        let before = oracle.get(&asked[position]).copied();
+                        match inserted.outcome {
+                            Insert::Done => prop_assert_eq!(before, None),
+                            Insert::Replaced(hit) => prop_assert_eq!(before, Some(hit.backend)),
+                            Insert::Refused(_) => {
+                                prop_assert_eq!(before, None);
+                                continue;
+                            }
+                        }
+                        oracle.insert(asked[position], backends[position]);
+                    }
+                }
+                if number % 4 == 0 {
+                    prop_assert_eq!(table.remove(&narrow(*removed)).map(|hit| hit.backend), oracle.remove(removed));
+                }
+            }
+            let now = Tick(if is_moving { bursts.len() as u64 * SECOND / 8 } else { 0 });
+            for i in 0..400 {
+                prop_assert_eq!(table.get(&narrow(i), now).map(|hit| hit.backend), oracle.get(&i).copied());
+            }
+        }
+    }
+}
+
 /// Filters never forget: the number of keys outside their primary bucket, and a bit for each, checked against all keys.
 #[test]
 fn filters_cover_what_overflowed_and_empty_with_it() {

@@ -12,8 +12,10 @@ pub(super) struct Limits {
 }
 
 impl Default for Limits {
+    /// A core that has itself to itself moves by 12 % between the steps of its clock, which ratios within a round do not
+    /// feel; a busy sibling costs it 26 % and more. So 15 % off the best is still a good round, if its ends agree.
     fn default() -> Limits {
-        Limits { between_ends: 0.05, below_best: 0.08 }
+        Limits { between_ends: 0.05, below_best: 0.15 }
     }
 }
 
@@ -52,8 +54,8 @@ mod tests {
             (c(4.0, 10.0), c(4.0, 10.0)),
             (c(4.0, 10.0), c(3.7, 10.0)), // the core changed under way
             (c(4.0, 10.0), c(4.0, 10.6)), // the memory did
-            (c(3.6, 10.0), c(3.6, 10.0)), // steady, but off the best
-            (c(4.0, 10.9), c(4.0, 10.9)), // likewise
+            (c(3.3, 10.0), c(3.3, 10.0)), // steady, but off the best
+            (c(4.0, 11.6), c(4.0, 11.6)), // likewise
             (c(3.8, 10.4), c(3.9, 10.7)), // within all limits
         ];
         assert_eq!(Limits::default().kept(&ends), [0, 5]);

@@ -6,7 +6,7 @@ use crate::failure::{Failure, wrong};
 use crate::flows::{FLOWS_MAX, plain_key, value};
 use dpdk::pages;
 use flow::bucket::Bucket;
-use flow::{BURST, Hits, Idle, Insert, Keys, Memory, NarrowBucket, Row, State, Table};
+use flow::{BURST, Hits, Idle, Insert, Keys, Memory, NarrowBucket, NewFlows, Row, State, Table};
 use wire::{BackendId, FlowKey, Tick};
 
 /// Flows of the wide table, which nothing uses here.
@@ -77,9 +77,16 @@ impl Ours {
         pairs.iter().for_each(|&(key, _)| self.keys.push_narrow(key));
         self.table.lookup(&self.keys, now, &mut self.hits);
         self.table.prefetch_inserts(&self.keys, &self.hits);
-        let mut done = 0;
+        let mut backends = [BackendId(0); BURST];
+        backends.iter_mut().zip(pairs).for_each(|(backend, &(_, value))| *backend = BackendId(value));
+        let missed = !self.hits.found() & ((1_u64 << pairs.len().min(BURST)) - 1) as u32;
+        let new = NewFlows { positions: missed, backends: &backends, state: State::TcpEstablished };
+        let entered = self.table.insert_plainly(&self.keys, &self.hits, new, now);
+        let left = missed & !entered.done;
+        self.table.prefetch_moves(&self.hits, left);
+        let mut done = entered.done.count_ones() as usize;
         for (position, &(key, value)) in pairs.iter().enumerate() {
-            let Some(miss) = self.hits.miss(position) else { continue };
+            let Some(miss) = self.hits.miss(position).filter(|_| left >> position & 1 == 1) else { continue };
             let (key, backend) = (FlowKey::Narrow(key), BackendId(value));
             let inserted = self.table.insert_at(&key, miss, backend, State::TcpEstablished, now);
             done += usize::from(inserted.outcome == Insert::Done);

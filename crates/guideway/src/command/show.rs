@@ -7,9 +7,11 @@ use crate::name::escaped;
 use crate::table::{Columns, duration, grouped};
 use crate::{Done, Outcome, output};
 use clap::{Args, Subcommand};
+use model::agent::Phase;
 use model::api::{
-    BackendState, BackendStatus, ClusterStatus, DropCount, ExceptionStatus, FLOWS_DEFAULT, FLOWS_MAX, Flows,
-    OwnerStatus, PortStatus, ServiceState, ServiceStatus, Word, WorkerStatus,
+    AgentStatus, BackendState, BackendStatus, ClusterStatus, DropCount, ExceptionStatus, FLOWS_DEFAULT,
+    FLOWS_MAX, Flows, OwnerStatus, PortStatus, RegistrationStatus, ServiceState, ServiceStatus, Word,
+    WorkerStatus,
 };
 use serde::de::DeserializeOwned;
 use std::io::IsTerminal;
@@ -70,6 +72,13 @@ enum What {
             value_parser = clap::value_parser!(u64).range(1..=FLOWS_MAX as u64))]
         limit: u64,
     },
+    /// Backends that agents speak for or spoke for, with their state and why
+    Registrations {
+        /// Only those of this service
+        service: Option<String>,
+    },
+    /// Agents that are connected
+    Agents,
     /// The machine's part in its cluster, and the others
     Cluster,
     /// Who owns how many slots
@@ -137,6 +146,13 @@ fn render(daemon: &Daemon, what: &What, json: bool) -> Result<String, Failure> {
             }
             answer(daemon, &target, json, flows)
         }
+        What::Registrations { service: None } => answer(daemon, "/v1/registrations", json, registrations),
+        What::Registrations { service: Some(name) } => {
+            let mut all: Vec<RegistrationStatus> = daemon.get("/v1/registrations")?;
+            all.retain(|of| of.service == *name);
+            if json { pretty(&serde_json::json!(all)) } else { Ok(registrations(&all)) }
+        }
+        What::Agents => answer(daemon, "/v1/agents", json, agents),
         What::Cluster => answer(daemon, "/v1/cluster", json, cluster),
         What::Owners { service: None } => answer(daemon, "/v1/owners", json, owners),
         What::Owners { service: Some(name) } => {
@@ -233,9 +249,7 @@ fn services(list: &Vec<ServiceStatus>) -> String {
 
 #[expect(clippy::ptr_arg, reason = "the type the answer is read into")]
 fn backends(list: &Vec<BackendStatus>) -> String {
-    let now_ms =
-        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(0));
-    backends_at(list, now_ms)
+    backends_at(list, now_unix_ms())
 }
 
 fn backends_at(list: &[BackendStatus], now_ms: u64) -> String {
@@ -262,7 +276,10 @@ fn backends_at(list: &[BackendStatus], now_ms: u64) -> String {
             b.address.to_string(),
             b.weight.to_string(),
             backend_state(b.state).into(),
-            word(b.word).into(),
+            match (b.word, &b.agent) {
+                (Word::Agent | Word::Lease, Some(agent)) => format!("{} {agent}", word(b.word)),
+                _ => word(b.word).to_owned(),
+            },
             duration(now_ms.saturating_sub(b.since_unix_ms)),
             last,
             b.next_hop.clone().unwrap_or_else(|| "unresolved".into()),
@@ -406,6 +423,81 @@ fn cluster_at(status: &ClusterStatus, now_ms: u64) -> String {
         ]);
     }
     text + "\n" + &t.render()
+}
+
+fn now_unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(0))
+}
+
+fn phase(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Registered => "registered",
+        Phase::Checking => "checking",
+        Phase::Up => "up",
+        Phase::Down => "down",
+        Phase::Suspect => "suspect",
+        Phase::Draining => "draining",
+        Phase::Gone => "gone",
+    }
+}
+
+#[expect(clippy::ptr_arg, reason = "the type the answer is read into")]
+fn registrations(list: &Vec<RegistrationStatus>) -> String {
+    registrations_at(list, now_unix_ms())
+}
+
+fn registrations_at(list: &[RegistrationStatus], now_ms: u64) -> String {
+    let mut t = Columns::new(&[
+        "service", "backend", "address", "agent", ">weight", "state", ">for", "in force", "why",
+    ]);
+    for of in list {
+        let why = match (&of.suspected, of.own_failures) {
+            (None, _) => of.reason.clone(),
+            (Some(why), 0) => format!("{why}; {}", of.reason),
+            (Some(why), failures) => format!("{why}; {failures} own checks failed: {}", of.reason),
+        };
+        t.row([
+            of.service.clone(),
+            of.backend.clone(),
+            of.address.to_string(),
+            of.agent.clone(),
+            of.weight.map_or_else(|| "config".to_owned(), |weight| weight.to_string()),
+            phase(of.state).to_owned(),
+            duration(now_ms.saturating_sub(of.since_unix_ms)),
+            if of.in_force { "yes" } else { "no" }.to_owned(),
+            why,
+        ]);
+    }
+    t.render()
+}
+
+#[expect(clippy::ptr_arg, reason = "the type the answer is read into")]
+fn agents(list: &Vec<AgentStatus>) -> String {
+    agents_at(list, now_unix_ms())
+}
+
+fn agents_at(list: &[AgentStatus], now_ms: u64) -> String {
+    let mut t = Columns::new(&[
+        "agent",
+        "from",
+        "services",
+        ">registered",
+        ">checks",
+        ">connected for",
+        ">silent for",
+    ]);
+    for of in list {
+        t.row([
+            of.name.clone(),
+            of.peer.clone(),
+            of.services.join(","),
+            grouped(of.registered),
+            grouped(of.checks),
+            duration(now_ms.saturating_sub(of.since_unix_ms)),
+            duration(of.silent_ms),
+        ]);
+    }
+    t.render()
 }
 
 fn owners(list: &Vec<OwnerStatus>) -> String {

@@ -2,7 +2,6 @@
 //! what is counted is the engine's.
 
 use arrayvec::ArrayVec;
-use std::mem::replace;
 use std::ops::Range;
 use wire::PortId;
 use worker::{BURST, Burst, Frame, NoRoom, PacketIo, RxMeta};
@@ -12,8 +11,11 @@ const HEADROOM: u8 = 128;
 /// Bytes of a buffer: more than the largest offset and the largest length come to, so that a frame is found in it with as
 /// little work as in an mbuf.
 const ROOM: usize = 2 * u8::MAX as usize + 1;
-/// Buffers: a burst being received while one waits to be sent.
-const BUFFERS: usize = 4 * BURST;
+/// Buffers: a row of bursts on their way while one waits to be sent.
+const BUFFERS: usize = 8 * BURST;
+/// Where a frame of IPv4 without options has TCP's flags, and the one that begins a connection.
+const FLAGS: usize = 47;
+const SYN: u8 = 2;
 
 struct Buffer {
     bytes: [u8; ROOM],
@@ -90,10 +92,13 @@ pub(crate) struct LoopIo {
     /// What is received, over and over.
     frames: Vec<Vec<u8>>,
     next: usize,
-    /// Where given, each frame gets the next source port.
+    /// Where given, each SYN gets the next source port.
     new_flow: Option<u32>,
-    /// A burst was received and not yet sent: there is no other one, so that a turn is one of a single burst.
-    is_out: bool,
+    /// Bursts of a turn: when so many were received, there is no other one until all were sent.
+    bursts: usize,
+    /// Of a turn, those received and those sent.
+    received_bursts: usize,
+    sent_bursts: usize,
     /// Frames sent so far.
     pub(crate) sent: u64,
 }
@@ -103,12 +108,21 @@ impl LoopIo {
     pub(crate) fn new(frames: Vec<Vec<u8>>) -> LoopIo {
         let buffer = || Buffer { bytes: [0; ROOM], start: 0, len: 0, meta: RxMeta::default() };
         let free = (0..BUFFERS).map(|_| LoopFrame(Box::leak(Box::new(buffer())))).collect();
-        LoopIo { free, frames, next: 0, new_flow: None, is_out: false, sent: 0 }
+        LoopIo {
+            free,
+            frames,
+            next: 0,
+            new_flow: None,
+            bursts: 1,
+            received_bursts: 0,
+            sent_bursts: 0,
+            sent: 0,
+        }
     }
 
-    /// Receives this IPv4 frame, each time from another port.
-    pub(crate) fn with_new_ports(frame: Vec<u8>) -> LoopIo {
-        LoopIo { new_flow: Some(1), ..LoopIo::new(vec![frame]) }
+    /// From the next turn on receives these IPv4 frames in turn, so many bursts a turn; each SYN comes from another port.
+    pub(crate) fn flood(&mut self, frames: Vec<Vec<u8>>, bursts: usize) {
+        (self.frames, self.next, self.new_flow, self.bursts) = (frames, 0, Some(1), bursts);
     }
 }
 
@@ -116,9 +130,10 @@ impl PacketIo for LoopIo {
     type Frame = LoopFrame;
 
     fn rx(&mut self, port: PortId, burst: &mut Burst<LoopFrame>) {
-        if replace(&mut self.is_out, true) {
+        if self.received_bursts == self.bursts {
             return;
         }
+        self.received_bursts += 1;
         while burst.remaining_capacity() > 0 {
             let (Some(frame), Some(bytes)) = (self.free.pop(), self.frames.get(self.next)) else {
                 return;
@@ -129,7 +144,9 @@ impl PacketIo for LoopIo {
             let range = buffer.range();
             buffer.bytes[range].copy_from_slice(bytes);
             buffer.meta = RxMeta { port, ..RxMeta::default() };
-            if let Some(flow) = &mut self.new_flow {
+            if let Some(flow) = &mut self.new_flow
+                && bytes.get(FLAGS).is_some_and(|flags| flags & SYN != 0)
+            {
                 // The source port: no checksum that a balancer looks at covers it.
                 buffer.bytes[usize::from(HEADROOM) + 34..usize::from(HEADROOM) + 36]
                     .copy_from_slice(&(*flow as u16).to_be_bytes());
@@ -140,7 +157,10 @@ impl PacketIo for LoopIo {
     }
 
     fn tx(&mut self, _port: PortId, burst: &mut Burst<LoopFrame>) {
-        self.is_out = false;
+        self.sent_bursts += 1;
+        if self.sent_bursts == self.bursts {
+            (self.received_bursts, self.sent_bursts) = (0, 0);
+        }
         self.sent += burst.len() as u64;
         burst.drain(..).for_each(|frame| self.free.push(frame));
     }

@@ -2,7 +2,7 @@
 //! takes it apart with objdump.
 //!
 //! `instructions CASE N` does its preparations and N units of work: a unit is a turn with a full burst (for `edge` the
-//! same burst without an engine, for `maglev` a build). The difference between N and 2N units is the cost of N. Prints one
+//! same burst without an engine, for `flood` a turn with a row of eight, for `maglev` a build). The difference between N and 2N units is the cost of N. Prints one
 //! line: the case, the frames sent, and the heap allocations made during the units.
 
 mod loop_io;
@@ -28,6 +28,10 @@ const FLOWS: u16 = 1024;
 const CAPACITY: usize = 1 << 16;
 /// Backends of each service.
 const BACKENDS: usize = 100;
+/// Bursts of a turn in the flood.
+const ROW: usize = 8;
+/// Who floods.
+const STRANGER: [u8; 4] = [10, 0, 7, 7];
 /// Virtual time of a turn, microseconds.
 const TURN_US: u64 = 1;
 const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xf, 0, 0, 0, 0, 0x10);
@@ -42,11 +46,13 @@ fn main() -> ExitCode {
     let done = match case {
         "hot-v4" => hot(frames_v4(), count),
         "hot-v6" => hot(frames_v6(), count),
+        "exceptions" => exceptions(count),
         "miss" => miss(count),
+        "flood" => flood(count),
         "edge" => edge(count),
         "maglev" => maglev(count),
         _ => {
-            eprintln!("usage: instructions hot-v4|hot-v6|miss|edge|maglev N");
+            eprintln!("usage: instructions hot-v4|hot-v6|exceptions|miss|flood|edge|maglev N");
             return ExitCode::from(2);
         }
     };
@@ -65,13 +71,18 @@ struct Engine {
     worker: Worker<LoopIo>,
     counters: Arc<Counters>,
     now: Tick,
+    /// Of a turn.
+    bursts: usize,
     _publisher: Publisher<View>,
 }
 
 impl Engine {
     fn new(io: LoopIo) -> Engine {
         let web6 = Spec { vip: VIP6.into(), len: 128, ..Spec::web(BACKENDS) };
-        let view = rig::view(1, &[Spec::web(BACKENDS), web6]);
+        Engine::with(rig::view(1, &[Spec::web(BACKENDS), web6]), io)
+    }
+
+    fn with(view: View, io: LoopIo) -> Engine {
         let idle = flow::Idle {
             tcp_established_us: view.timeouts.tcp_established_us,
             tcp_closing_us: view.timeouts.tcp_closing_us,
@@ -92,14 +103,14 @@ impl Engine {
             inbox,
             counters: Arc::clone(&counters),
         });
-        Engine { worker, counters, now: Tick(1_000_000), _publisher: publisher }
+        Engine { worker, counters, now: Tick(1_000_000), bursts: 1, _publisher: publisher }
     }
 
     fn turns(&mut self, count: usize) {
         for _ in 0..count {
             self.now = Tick(self.now.0 + TURN_US);
             let turn = whole_turn(&mut self.worker, self.now);
-            assert_eq!(turn.received, BURST);
+            assert_eq!(turn.received, self.bursts * BURST);
         }
     }
 
@@ -108,7 +119,7 @@ impl Engine {
         let before = self.worker.io().sent;
         let allocations = measure(|| self.turns(count));
         let sent = self.worker.io().sent - before;
-        assert_eq!(sent, (count * BURST) as u64, "every frame is sent");
+        assert_eq!(sent, (count * self.bursts * BURST) as u64, "every frame is sent");
         Done { sent, allocations }
     }
 }
@@ -133,14 +144,42 @@ fn hot(frames: Vec<Vec<u8>>, count: usize) -> Done {
 /// First segments of flows that nobody has seen.
 fn miss(count: usize) -> Done {
     assert!(count * BURST < CAPACITY / 2, "the table shall have room for all");
-    let mut frame = Vec::new();
-    let builder = PacketBuilder::ethernet2(ROUTER_MAC, PORT_MAC).ipv4(CLIENT, VIP, 64);
-    builder.tcp(1, 80, 7, 1000).syn().write(&mut frame, &[0; 6]).expect("memory takes a frame");
-    let mut engine = Engine::new(LoopIo::with_new_ports(frame));
+    let mut engine = Engine::new(LoopIo::new(frames_v4()));
+    engine.worker.io().flood(vec![syn()], 1);
     engine.turns(1);
     let inserts = engine.counters.totals.flow_inserts.get();
     let done = engine.counted_turns(count);
     assert_eq!(engine.counters.totals.flow_inserts.get() - inserts, done.sent, "every frame is a new flow");
+    done
+}
+
+/// Established flows whose slot alone decides.
+fn exceptions(count: usize) -> Done {
+    let mut view = rig::view(1, &[Spec::web(BACKENDS)]);
+    view.service.iter_mut().for_each(|service| service.memory = Some(Arc::default()));
+    let mut engine = Engine::with(view, LoopIo::new(frames_v4()));
+    engine.turns(1);
+    let stateless = engine.counters.totals.flow_stateless.get();
+    let done = engine.counted_turns(count);
+    assert_eq!(engine.counters.totals.flow_stateless.get() - stateless, done.sent, "no frame is looked up");
+    done
+}
+
+/// Half of the frames are of established flows, half begin flows that nobody has seen: rows of bursts, each of which is looked up
+/// while the flows of the one ahead are entered.
+fn flood(count: usize) -> Done {
+    let mut engine = Engine::new(LoopIo::new(frames_v4()));
+    engine.turns(3 * usize::from(FLOWS) / BURST);
+    let mixed = frames_v4().into_iter().flat_map(|known| [known, syn()]).collect();
+    engine.worker.io().flood(mixed, ROW);
+    engine.bursts = ROW;
+    engine.turns(1);
+    let totals = &engine.counters.totals;
+    let before = (totals.flow_hits.get(), totals.flow_inserts.get());
+    let done = engine.counted_turns(count);
+    let totals = &engine.counters.totals;
+    let known = (totals.flow_hits.get() - before.0, totals.flow_inserts.get() - before.1);
+    assert_eq!(known, (done.sent / 2, done.sent / 2), "established flows are found, others entered");
     done
 }
 
@@ -177,6 +216,14 @@ fn frames_v4() -> Vec<Vec<u8>> {
         frame
     };
     (0..FLOWS).map(|flow| frame(10_000 + flow)).collect()
+}
+
+/// The first segment of a flow.
+fn syn() -> Vec<u8> {
+    let mut frame = Vec::new();
+    let builder = PacketBuilder::ethernet2(ROUTER_MAC, PORT_MAC).ipv4(STRANGER, VIP, 64);
+    builder.tcp(1, 80, 7, 1000).syn().write(&mut frame, &[0; 6]).expect("memory takes a frame");
+    frame
 }
 
 fn frames_v6() -> Vec<Vec<u8>> {

@@ -1,7 +1,7 @@
 //! The connection to a real etcd, on a free port of the loopback, with its data in a directory of the test.
 
 use super::{own, own_text, service};
-use crate::cluster::keys::{self, Key, WishValue};
+use crate::cluster::keys::{self, HealthValue, Key, WishValue};
 use crate::cluster::seat::{News, Order, Seat};
 use crate::cluster::store::{Asked, Event, keep};
 use crate::cluster::text;
@@ -191,6 +191,26 @@ async fn drive(machines: &mut [Machine], what: &str, mut done: impl FnMut(&[Mach
     }
 }
 
+/// As the management core does it: a machine does its part when there is news, and else every 100 ms, or 2 ms while it is busy.
+async fn live(machines: &mut [Machine], begun: Instant, mut done: impl FnMut(&[Machine]) -> bool) {
+    let mut next = vec![Instant::now(); machines.len()];
+    let since = Instant::now();
+    while !done(machines) {
+        assert!(since.elapsed() < PATIENCE, "never done");
+        for (machine, next) in machines.iter_mut().zip(&mut next) {
+            if machine.notes.is_empty() && Instant::now() < *next {
+                continue;
+            }
+            let now = Tick(u64::try_from(begun.elapsed().as_micros()).expect("short"));
+            machine.turn(now).await;
+            // Workers are done at once, and the next tick finds what they say.
+            let is_busy = machine.seat.is_busy();
+            *next = Instant::now() + Duration::from_millis(if is_busy { 2 } else { 100 });
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
@@ -361,5 +381,107 @@ fn both_sides_show_certificates() {
             let note = tokio::time::timeout(PATIENCE, machine.notes.recv()).await.expect("an answer");
             assert!(matches!(note, Some(Note::Store(Event::Disconnected(_)))), "{what}: {note:?}");
         }
+    });
+}
+
+#[test]
+fn votes_become_masks_on_all_machines_without_waiting_for_a_tick() {
+    let Some(etcd) = Etcd::start() else { return };
+    runtime().block_on(async {
+        let mut machines = vec![Machine::start(0, etcd.config()), Machine::start(1, etcd.config())];
+        let begun = Instant::now();
+        live(&mut machines, begun, |of| of.iter().all(|of| of.seat.is_ready())).await;
+        let _answer = machines[0].wish(&service("web", 10, &[(1, 1), (2, 1), (3, 1)], true));
+        let say = |machine: &mut Machine, down: &str| {
+            let mut health = HealthValue::default();
+            for name in ["b1", "b2", "b3"] {
+                let of = if name == down { &mut health.down } else { &mut health.up };
+                of.insert(("web".to_owned(), name.to_owned()));
+            }
+            machine.seat.set_health(&health);
+        };
+        for machine in &mut machines {
+            say(machine, "");
+        }
+        let all_serve = |of: &Machine| {
+            of.seat.document().is_some_and(|of| {
+                let serving: BTreeSet<_> =
+                    of.plan.services.iter().flat_map(|of| of.cur.iter()).flatten().collect();
+                serving.len() == 3 && of.plan.masks.is_empty()
+            })
+        };
+        let at_rest = |of: &[Machine]| of.iter().all(|of| of.is_settled() && all_serve(of));
+        live(&mut machines, begun, at_rest).await;
+        let (mut slowest, mut apart) = (Duration::ZERO, Duration::ZERO);
+        for round in 0..5 {
+            let down = if round % 2 == 0 { "b2" } else { "b3" };
+            let told = Instant::now();
+            for machine in &mut machines {
+                say(machine, down);
+            }
+            let mut masked: [Option<Instant>; 2] = [None; 2];
+            live(&mut machines, begun, |of| {
+                for (machine, masked) in of.iter().zip(&mut masked) {
+                    let document = machine.seat.document().expect("settled");
+                    let id = document.backends.iter().find(|of| of.name == down).expect("known").id;
+                    if document.plan.is_masked(id) {
+                        masked.get_or_insert_with(Instant::now);
+                    }
+                }
+                masked.iter().all(Option::is_some)
+            })
+            .await;
+            let [one, other] = masked.map(|at| at.expect("masked"));
+            slowest = slowest.max(one.max(other) - told);
+            apart = apart.max(one.max(other) - one.min(other));
+            // The tables behind it, and back.
+            for machine in &mut machines {
+                say(machine, "");
+            }
+            live(&mut machines, begun, at_rest).await;
+        }
+        eprintln!("votes to masks in force: {slowest:?} at most; machines apart: {apart:?} at most");
+        // A slow tick is 100 ms. Three values have to go through the store, one after the other, on a machine that may be busy.
+        assert!(slowest < Duration::from_millis(1000), "{slowest:?}");
+        assert!(apart < Duration::from_millis(50), "{apart:?}");
+    });
+}
+
+#[test]
+fn what_one_machine_hears_of_an_agent_is_in_force_on_both() {
+    let Some(etcd) = Etcd::start() else { return };
+    runtime().block_on(async {
+        let mut machines = vec![Machine::start(0, etcd.config()), Machine::start(1, etcd.config())];
+        let begun = Instant::now();
+        live(&mut machines, begun, |of| of.iter().all(|of| of.seat.is_ready())).await;
+        let _answer = machines[0].wish(&super::registering::open(&[]));
+        live(&mut machines, begun, |of| of.iter().all(Machine::is_settled)).await;
+        let a = super::registering::registered("h1", "w1", 1, 1);
+        let told = Instant::now();
+        let up = HealthValue { up: [("web".to_owned(), "w1".to_owned())].into(), ..HealthValue::default() };
+        for machine in &mut machines {
+            machine.seat.set_heard(super::registering::heard(&[&a], &[]));
+            machine.seat.set_health(&up);
+        }
+        let serves = |of: &Machine| {
+            let document = of.seat.document();
+            document.is_some_and(|of| of.plan.services.iter().any(|of| of.cur.iter().all(Option::is_some)))
+        };
+        live(&mut machines, begun, |of| of.iter().all(serves)).await;
+        let took = told.elapsed();
+        eprintln!("heard to served: {took:?}");
+        assert!(took < Duration::from_millis(1000), "{took:?}");
+        let documents: Vec<_> = machines.iter().filter_map(|of| of.seat.document().cloned()).collect();
+        assert_eq!(documents[0].registered, [a]);
+        assert_eq!(
+            (&documents[0].registered, &documents[0].backends),
+            (&documents[1].registered, &documents[1].backends)
+        );
+        // Its machine goes, and what it has heard with it; the backend stays.
+        machines[0].asked.send(Asked::Order(Order::Leave)).await.expect("kept");
+        let key = |at: u8| Key::Heard(MachineId(at));
+        drive(&mut machines[1..], "alone", |of| of[0].seat.picture().entry(key(0)).is_none()).await;
+        drive(&mut machines[1..], "settled", |of| of[0].is_settled() && of[0].seat.leads()).await;
+        assert_eq!(machines[1].seat.document().map(|of| of.registered.len()), Some(1));
     });
 }

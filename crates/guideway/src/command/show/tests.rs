@@ -90,3 +90,50 @@ fn owners_and_exceptions_are_tables() {
     let text = exceptions(&list);
     assert!(text.contains("web/b1") && text.contains("1,000") && text.lines().count() == 3, "{text}");
 }
+
+#[test]
+fn registrations_say_whose_they_are_and_why() {
+    let list: Vec<RegistrationStatus> = serde_json::from_value(json!([
+        {"service": "web", "backend": "w1", "address": "10.1.0.1", "registered": true, "agent": "host1", "incarnation": 5,
+         "weight": 2, "state": "up", "since_unix_ms": 1000, "up": true, "reason": "ok", "in_force": true, "own_failures": 0},
+        {"service": "web", "backend": "w2", "address": "10.1.0.2", "registered": true, "agent": "host2", "incarnation": 5,
+         "weight": 1, "state": "suspect", "since_unix_ms": 89_000, "up": true, "reason": "refused", "in_force": true,
+         "suspected": "nothing was heard of the agent for 3000 ms", "own_failures": 2},
+        {"service": "web", "backend": "b1", "address": "10.1.0.3", "registered": false, "agent": "host3", "state": "down",
+         "since_unix_ms": 61_000, "up": false, "reason": "timeout", "in_force": true, "own_failures": 0}
+    ]))
+    .unwrap();
+    let text = registrations_at(&list, 91_000);
+    let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[1], ["web", "w1", "10.1.0.1", "host1", "2", "up", "1m", "30s", "yes", "ok"]);
+    assert_eq!(lines[2][..8], ["web", "w2", "10.1.0.2", "host2", "1", "suspect", "2s", "yes"]);
+    assert!(
+        text.contains("nothing was heard of the agent for 3000 ms; 2 own checks failed: refused"),
+        "{text}"
+    );
+    assert_eq!(lines[3], ["web", "b1", "10.1.0.3", "host3", "config", "down", "30s", "yes", "timeout"]);
+}
+
+#[test]
+fn agents_say_how_long_they_are_silent() {
+    let list: Vec<AgentStatus> = serde_json::from_value(json!([
+        {"name": "host1", "incarnation": 7, "peer": "10.1.0.1:40000", "addresses": ["10.1.0.1"], "services": ["db", "web"],
+         "since_unix_ms": 1000, "silent_ms": 2100, "lease_ms": 3000, "registered": 1, "checks": 2}
+    ]))
+    .unwrap();
+    let text = agents_at(&list, 91_000);
+    let line: Vec<&str> = text.lines().nth(1).unwrap_or_default().split_whitespace().collect();
+    assert_eq!(line, ["host1", "10.1.0.1:40000", "db,web", "1", "2", "1m", "30s", "2s"]);
+}
+
+#[test]
+fn backends_name_the_agent_whose_word_it_is() {
+    let mut list: Vec<BackendStatus> = serde_json::from_value(json!([
+        {"service": "web", "name": "w1", "id": 1, "address": "10.1.0.1", "weight": 1, "state": "up", "word": "agent",
+         "since_unix_ms": 1000, "agent": "host1", "registered": true, "packets": 1, "bytes": 1, "flows_new": 7, "flows": 3}
+    ]))
+    .unwrap();
+    assert!(backends_at(&list, 91_000).contains("agent host1"));
+    list[0].word = Word::Lease;
+    assert!(backends_at(&list, 91_000).contains("lease host1"));
+}

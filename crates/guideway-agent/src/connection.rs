@@ -1,0 +1,197 @@
+//! One connection to a machine: frames in, frames out, over TCP or TLS.
+//!
+//! Rule of this module: what a frame means is not known here. Nothing of a machine's is held but one frame and the room of the channel;
+//! what it does not read is bounded by [`QUEUED_MAX`].
+
+use crate::host::Link;
+use crate::run::Event;
+use crate::tls::Client;
+use model::agent::{FRAME_MAX, ToAgent, ToMachine, decode, encode};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
+
+#[cfg(test)]
+mod tests;
+
+/// Time that TCP may take to connect; the same for TLS.
+const CONNECT: Duration = Duration::from_secs(3);
+/// Time that the machine has to close its side after this side is closed.
+pub(crate) const FINISH: Duration = Duration::from_secs(2);
+/// Bytes that wait for the machine to read, at most; then the connection is given up.
+const QUEUED_MAX: usize = 8 << 20;
+/// The kernel gives a connection up when sent bytes are not acknowledged for so long, milliseconds.
+const USER_TIMEOUT_MS: u32 = 10_000;
+/// Bytes that are read at once, at most.
+const READ_MAX: usize = 16_384;
+
+/// A connection, from the attempt on. Dropping it cuts it.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    frames: Option<mpsc::UnboundedSender<Vec<u8>>>,
+    queued: Arc<AtomicUsize>,
+    task: JoinHandle<()>,
+}
+
+impl Connection {
+    /// Connects to `peer`; what is heard, and the end, go to `events`.
+    pub(crate) fn start(
+        link: Link,
+        peer: String,
+        tls: Option<Client>,
+        events: mpsc::Sender<Event>,
+    ) -> Connection {
+        let (frames, outgoing) = mpsc::unbounded_channel();
+        let queued = Arc::new(AtomicUsize::new(0));
+        let outgoing = Outgoing { frames: outgoing, queued: queued.clone() };
+        let task = tokio::spawn(async move {
+            let problem = match talk(link, &peer, tls, outgoing, &events).await {
+                Ok(()) => "closed by the machine".to_owned(),
+                Err(problem) => problem,
+            };
+            // Nobody waits for it when the program ends.
+            let _ = events.send(Event::Closed(link, problem)).await;
+        });
+        Connection { frames: Some(frames), queued, task }
+    }
+
+    /// Says something.
+    ///
+    /// # Errors
+    /// The machine does not read, or the message is too long.
+    pub(crate) fn send(&self, message: &ToMachine) -> Result<(), String> {
+        let frame = encode(message).map_err(|e| e.to_string())?;
+        let queued = self.queued.fetch_add(frame.len(), Ordering::Relaxed) + frame.len();
+        if queued > QUEUED_MAX {
+            return Err(format!("it does not read: {queued} bytes wait"));
+        }
+        // A task that has ended has said so, or is about to.
+        let _ = self.frames.as_ref().map(|frames| frames.send(frame));
+        Ok(())
+    }
+
+    /// Closes it when all has left: gives back the task, which ends soon.
+    pub(crate) fn finish(mut self) -> Finishing {
+        self.frames = None;
+        Finishing(self)
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// A connection that is being closed. Dropping it cuts it.
+#[derive(Debug)]
+pub(crate) struct Finishing(Connection);
+
+impl Finishing {
+    /// Whether it is closed.
+    pub(crate) fn is_done(&self) -> bool {
+        self.0.task.is_finished()
+    }
+
+    /// Waits for it.
+    pub(crate) async fn done(mut self) {
+        // It is aborted by nobody while this waits, and it does not panic.
+        let _ = (&mut self.0.task).await;
+    }
+}
+
+#[derive(Debug)]
+struct Outgoing {
+    frames: mpsc::UnboundedReceiver<Vec<u8>>,
+    queued: Arc<AtomicUsize>,
+}
+
+async fn talk(
+    link: Link,
+    peer: &str,
+    tls: Option<Client>,
+    outgoing: Outgoing,
+    events: &mpsc::Sender<Event>,
+) -> Result<(), String> {
+    let stream = within(TcpStream::connect(peer)).await?;
+    stream.set_nodelay(true).map_err(|e| e.to_string())?;
+    rustix::net::sockopt::set_tcp_user_timeout(&stream, USER_TIMEOUT_MS).map_err(|e| e.to_string())?;
+    rustix::net::sockopt::set_socket_keepalive(&stream, true).map_err(|e| e.to_string())?;
+    match tls {
+        None => pump(link, stream, outgoing, events).await,
+        Some(client) => {
+            let name = client.server_name(peer)?;
+            let stream = within(TlsConnector::from(client.config).connect(name, stream)).await?;
+            pump(link, stream, outgoing, events).await
+        }
+    }
+}
+
+async fn within<T>(what: impl Future<Output = std::io::Result<T>>) -> Result<T, String> {
+    match tokio::time::timeout(CONNECT, what).await {
+        Ok(done) => done.map_err(|e| e.to_string()),
+        Err(_) => Err("no answer in time".to_owned()),
+    }
+}
+
+async fn pump<S: AsyncRead + AsyncWrite>(
+    link: Link,
+    stream: S,
+    outgoing: Outgoing,
+    events: &mpsc::Sender<Event>,
+) -> Result<(), String> {
+    let (reader, writer) = tokio::io::split(stream);
+    let reading = read(link, reader, events);
+    let writing = write(writer, outgoing);
+    tokio::pin!(reading, writing);
+    tokio::select! {
+        end = &mut reading => end,
+        end = &mut writing => {
+            end.map_err(|e| e.to_string())?;
+            // Closing while something is unread would reset the connection and could lose what was said last.
+            tokio::time::timeout(FINISH, reading).await.unwrap_or(Ok(()))
+        }
+    }
+}
+
+async fn read<R: AsyncRead>(link: Link, reader: R, events: &mpsc::Sender<Event>) -> Result<(), String> {
+    tokio::pin!(reader);
+    let mut bytes = Vec::with_capacity(READ_MAX);
+    loop {
+        while let Some(message) = decode::<ToAgent>(&mut bytes).map_err(|e| e.to_string())? {
+            if events.send(Event::Heard(link, Box::new(message))).await.is_err() {
+                return Ok(());
+            }
+        }
+        // A frame and what was read behind it.
+        let room = (FRAME_MAX + 4 + READ_MAX).saturating_sub(bytes.len()).min(READ_MAX);
+        bytes.reserve(room);
+        let mut limited = (&mut reader).take(room as u64);
+        if limited.read_buf(&mut bytes).await.map_err(|e| e.to_string())? == 0 {
+            return if bytes.is_empty() {
+                Ok(())
+            } else {
+                Err("closed in the middle of a message".to_owned())
+            };
+        }
+    }
+}
+
+/// Ends when the sender of `outgoing` is gone and all is written.
+async fn write<W: AsyncWrite>(writer: W, mut outgoing: Outgoing) -> std::io::Result<()> {
+    tokio::pin!(writer);
+    while let Some(frame) = outgoing.frames.recv().await {
+        writer.write_all(&frame).await?;
+        outgoing.queued.fetch_sub(frame.len(), Ordering::Relaxed);
+        if outgoing.frames.is_empty() {
+            writer.flush().await?;
+        }
+    }
+    writer.flush().await?;
+    writer.shutdown().await
+}
