@@ -38,6 +38,16 @@ fn machines_die_and_return_and_flows_stay() {
     assert!(total.rare() <= 1, "{total:?}");
 }
 
+/// No slot says where a flow is, so whoever forgets one moves it.
+#[test]
+fn flows_stay_where_load_decides() {
+    let scenario = |seed, faults| Scenario { by_load: true, ..Scenario::new(seed, faults) };
+    let total = runs((0..8).map(|seed| scenario(seed, Faults::Network)));
+    assert!(total.flows > 300 && total.relays > 0 && total.statements[0] > 500, "{total:?}");
+    let total = runs((0..12).map(|seed| scenario(seed, Faults::All)));
+    assert!(total.crashes > 3 && total.rare() <= 1, "{total:?}");
+}
+
 #[test]
 fn a_seed_is_a_run() {
     let scenario = Scenario::new(5, Faults::All);

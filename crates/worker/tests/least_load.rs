@@ -42,7 +42,7 @@ fn by_table(view: &View, sport: u16) -> BackendId {
         dport: 80,
         protocol: TCP,
     };
-    worker::steering::place(view, &view.service[0], &flow, false).unwrap()
+    worker::steering::place(view, &view.service[0], &flow, false).expect("a table")
 }
 
 #[test]

@@ -10,7 +10,7 @@ use proptest::prelude::{Just, Strategy, any, prop, prop_assert, prop_assert_eq, 
 use proptest::test_runner::TestCaseError;
 use statesync::plan::{Phase, Report};
 use statesync::{MachineId, Member};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
 use wire::{BackendId, CoreId, ServiceId, Tick};
 
@@ -376,6 +376,52 @@ fn a_cluster_begins_with_whoever_is_there() {
     for machine in &world.machines {
         assert_eq!(machine.seat.document().map(|of| of.plan.step), Some(document.plan.step));
         assert_eq!((&machine.warnings, &machine.fatal), (&Vec::new(), &None));
+    }
+}
+
+/// Where load decided, a flow may be anywhere: when slots decide again, each is tainted until nobody's flow is elsewhere.
+#[test]
+fn a_service_that_returns_to_maglev_begins_tainted() {
+    let mut world = World::new(2);
+    let maglev = service("web", 10, &[(1, 1), (2, 1)], false);
+    let by_load = maglev.replace("maglev_size", "policy = \"least-load\"\nmaglev_size");
+    world.wish(&by_load, &[]);
+    world.settle();
+    assert_eq!(world.document().plan.tainted_slots(), 0);
+    world.wish(&maglev, &[]);
+    world.settle();
+    let plan = world.document().plan;
+    assert_eq!((plan.services.len(), plan.tainted_slots()), (1, 251));
+    assert_eq!(plan.services[0].base, plan.services[0].cur);
+    world.settle_for(3_000_000);
+    assert_eq!(world.document().plan.tainted_slots(), 0);
+    // The other way every flow is told to its owners as it is used.
+    world.wish(&by_load, &[]);
+    world.settle();
+    assert_eq!(world.document().plan.tainted_slots(), 0);
+}
+
+/// The leader makes tables of the weights that its machine tells.
+#[test]
+fn weights_in_force_are_the_leaders() {
+    let mut world = World::new(2);
+    world.wish(&service("web", 10, &[(1, 1), (2, 1)], false), &[]);
+    world.settle();
+    let share = |world: &World| {
+        let plan = world.document().plan;
+        plan.services[0].cur.iter().filter(|of| **of == Some(BackendId(1))).count()
+    };
+    assert!((125..=126).contains(&share(&world)));
+    for (weights, slots) in
+        [(vec![(0, 10), (1, 1)], 22..=23), (vec![(0, 2), (1, 1)], 83..=84), (vec![], 125..=126)]
+    {
+        let weights: HashMap<BackendId, u32> =
+            weights.into_iter().map(|(id, weight)| (BackendId(id), weight)).collect();
+        for machine in &mut world.machines {
+            machine.seat.set_weights(weights.clone());
+        }
+        world.settle_for(200_000);
+        assert!(slots.contains(&share(&world)), "{slots:?} {}", share(&world));
     }
 }
 
