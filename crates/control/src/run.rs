@@ -356,6 +356,7 @@ async fn drive(
     }
     if let Some(listening) = listening {
         listening.abort();
+        let _ = listening.await;
     }
     if let (Some(part), Some(keeper)) = (&mut truth.cluster, keeper) {
         // Until now it forwarded, and so was one of them.

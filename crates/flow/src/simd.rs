@@ -364,7 +364,7 @@ pub(crate) fn compare_some(
     );
 }
 
-/// Enters those of the new flows that are not there and whose primary line has room or an expired entry. `word` is the value of all of
+/// Enters those of the new flows that are not there and one of whose lines has room or an expired entry. `word` is the value of all of
 /// them, but for the backend.
 #[expect(clippy::too_many_arguments, reason = "a burst, and the table's parts")]
 #[inline]

@@ -255,7 +255,7 @@ impl Table {
         }
     }
 
-    /// Inserts those of the new flows of a burst, all with narrow keys, whose primary bucket has room or an expired entry, where the
+    /// Inserts those of the new flows of a burst, all with narrow keys, one of whose buckets has room or an expired entry, where the
     /// untrusted share has room for all of them. The others, which include those that have an entry, are for
     /// [`insert_at`](Table::insert_at), the one after the other, and [`prefetch_moves`](Table::prefetch_moves) before.
     ///

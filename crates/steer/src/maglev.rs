@@ -136,7 +136,6 @@ impl Maglev {
     }
 
     /// The same in any table of `size`: for a caller that asks for many.
-    #[expect(clippy::cast_possible_truncation, reason = "below the size")]
     #[inline(always)]
     pub const fn slot_of(hash: u64, size: u32) -> u32 {
         (((hash >> 32) * size as u64) >> 32) as u32

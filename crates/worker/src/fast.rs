@@ -44,6 +44,8 @@ pub(crate) struct Batch {
     undecided: u32,
     /// Of these, the ones whose slot does decide.
     by_slot: u32,
+    /// SYNs of other services, whose slots are found already.
+    pub(crate) slotted: u32,
     /// Slots of the packets that need one.
     pub(crate) slots: [u32; BURST],
     /// Backends of packets that were decided without an entry, by their slot or as new flows; when a burst is carried, of all others, too,
@@ -63,6 +65,7 @@ impl Default for Batch {
             remembered: 0,
             undecided: 0,
             by_slot: 0,
+            slotted: 0,
             slots: [0; BURST],
             decided: [BackendId(0); BURST],
             others: ArrayVec::new(),
@@ -197,6 +200,12 @@ impl<Io: PacketIo> Worker<Io> {
                 self.match_services(view, burst.len(), keys, lanes);
                 if self.batch.undecided != 0 {
                     self.steer_by_slots(view, keys, lanes);
+                }
+                // Those of flows that nobody knows yet, most likely: their slots' lines have until the look-up is done.
+                let (_, _, syn) = self.batch.heads.courses(lanes);
+                self.batch.slotted = syn & self.batch.plain & !self.batch.remembered;
+                if self.batch.slotted != 0 {
+                    self.find_slots(view, self.batch.slotted, lanes);
                 }
                 bytes
             },

@@ -66,10 +66,13 @@ impl<Io: PacketIo> Worker<Io> {
         let vectors = self.flows.vectors();
         // Another worker may know the flow, unless its first packet is this one.
         let settled = if self.peers.len() < 2 { missed } else { missed & self.syns() };
-        vectors.run(
-            #[inline(always)]
-            |lanes| self.find_slots(view, settled, lanes),
-        );
+        let unslotted = settled & !self.batch.slotted;
+        if unslotted != 0 {
+            vectors.run(
+                #[inline(always)]
+                |lanes| self.find_slots(view, unslotted, lanes),
+            );
+        }
         // While the slots' lines are on their way.
         self.flows.prefetch_inserts(looked_up.keys, looked_up.hits);
         // Behind another packet of its flow, whatever that one is, a packet waits its turn.

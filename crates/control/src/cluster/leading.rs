@@ -68,8 +68,8 @@ struct Registrations {
     rests_until: Option<Tick>,
     /// Something is left to do, and its time has not come.
     is_waiting: bool,
-    /// For how many, and of which service the first, there was no room; told once.
-    without_room: Option<(usize, String)>,
+    /// The first service for which some were without room; told once.
+    without_room: Option<String>,
 }
 
 /// What the services in force are to be.
@@ -157,6 +157,7 @@ impl Leading {
             return None;
         }
         self.looked_at = Some((version, now));
+        self.registrations.is_waiting = false;
         for acknowledgement in picture.acknowledgements() {
             self.leader.acknowledge(acknowledgement);
         }
@@ -322,7 +323,6 @@ impl Leading {
         now: Tick,
     ) -> bool {
         let of = &mut self.registrations;
-        of.is_waiting = false;
         let heard = (picture.heard_version(), self.document.wish);
         let rests = of.rests_until.is_some_and(|until| now < until);
         let Some(InForce { written, .. }) =
@@ -338,8 +338,9 @@ impl Leading {
         let room = VALUE_MAX.saturating_sub(SPARE).saturating_sub(size);
         let known = &self.document.registered;
         let mut merged = registrations::merge(known, picture.heard().map(|(_, value)| value), written, room);
-        if of.without_room != merged.without_room {
-            of.without_room.clone_from(&merged.without_room);
+        let service = merged.without_room.as_ref().map(|(_, service)| service);
+        if of.without_room.as_ref() != service {
+            of.without_room = service.cloned();
             self.problem = merged.without_room.take().map(|(count, service)| {
                 format!("{count} registrations are not taken, the first for service {service:?}: as many as may be are there")
             });

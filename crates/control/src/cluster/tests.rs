@@ -833,6 +833,7 @@ enum Move {
     Wait(u64),
     Wish(Vec<(u8, u8)>, bool),
     Health(usize, u8),
+    Hear(usize, u8, u8),
     Disconnect(usize),
     Connect(usize),
     EndLease(usize),
@@ -850,6 +851,7 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
         2 => (prop::collection::btree_map(0_u8..6, 0_u8..3, 0..5), any::<bool>())
             .prop_map(|(of, second)| Move::Wish(of.into_iter().collect(), second)),
         2 => (at(), any::<u8>()).prop_map(|(at, bits)| Move::Health(at, bits)),
+        2 => (at(), any::<u8>(), any::<u8>()).prop_map(|(at, good, over)| Move::Hear(at, good, over)),
         1 => at().prop_map(Move::Disconnect),
         2 => at().prop_map(Move::Connect),
         1 => at().prop_map(Move::EndLease),
@@ -868,7 +870,7 @@ fn run(moves: Vec<Move>) -> Result<(), TestCaseError> {
             Move::Turn(at, deliveries) => drop(world.turn(at, deliveries)),
             Move::Wait(us) => world.now = Tick(world.now.0 + us),
             Move::Wish(backends, second) => {
-                let mut text = service("web", 10, &backends, true);
+                let mut text = registering::open(&backends);
                 if second {
                     text += &service("dns", 53, &[(7, 1)], false);
                 }
@@ -881,6 +883,7 @@ fn run(moves: Vec<Move>) -> Result<(), TestCaseError> {
                     all.iter().partition(|name| bits >> (name.as_bytes()[1] - b'0') & 1 == 1);
                 world.set_health(at, &up, &down);
             }
+            Move::Hear(at, good, over) => world.hear(at, good, over),
             Move::Disconnect(at) => world.disconnect(at),
             Move::Connect(at) => {
                 if world.machines[at].inbox.is_none() {
@@ -898,7 +901,6 @@ fn run(moves: Vec<Move>) -> Result<(), TestCaseError> {
         if world.machines[at].inbox.is_none() {
             world.connect(at);
         }
-        world.set_health(at, &["b0", "b1", "b2", "b3", "b4", "b5"], &[]);
     }
     for _ in 0..4 {
         world.settle();
@@ -907,6 +909,8 @@ fn run(moves: Vec<Move>) -> Result<(), TestCaseError> {
                 world.restart(at);
                 world.settle();
             }
+            world.set_health(at, &["b0", "b1", "b2", "b3", "b4", "b5", "w0", "w1", "w2", "w3"], &[]);
+            world.hear(at, 0xff, 0);
         }
     }
     world.settle_for(8_000_000);
@@ -926,11 +930,12 @@ fn run(moves: Vec<Move>) -> Result<(), TestCaseError> {
             .iter()
             .filter(|(_, weight)| *weight > 0)
             .map(|(number, _)| format!("b{number}"))
+            .chain((0..4).map(|number| format!("w{number}")))
             .collect();
         let at = document.services.iter().position(|of| of.name == "web").expect("it was wished");
         prop_assert_eq!(world.serving(at), expected);
         let of_web = document.backends.iter().filter(|of| of.service == document.services[at].id);
-        prop_assert_eq!(of_web.count(), backends.len(), "removed ones are gone");
+        prop_assert_eq!(of_web.count(), backends.len() + 4, "removed ones are gone");
     }
     let mut ids: Vec<u32> = document.backends.iter().map(|of| of.id.0).collect();
     ids.dedup();

@@ -445,25 +445,44 @@ pub(super) fn enter<E: Engine>(
         if (engine.slot(home_line, key) != NONE) | home_line.may_overflow(tag(hash)) {
             continue;
         }
-        let mut slot = engine.slot(home_line, 0);
+        let mut bucket = home;
+        let (mut slot, mut is_full) = room(engine, home_line, clock);
         if slot == NONE {
-            slot = first_slot::<NarrowBucket>(engine.expired(home_line, clock));
+            bucket = secondary(hash, len, home);
+            (slot, is_full) = room(engine, line(lines, bucket), clock);
             if slot == NONE {
                 continue;
             }
-            entered.victims[position] = home_line.word(slot as usize).0;
+        }
+        let at = line(lines, bucket);
+        if is_full {
+            entered.victims[position] = at.word(slot as usize).0;
             entered.replaced |= 1 << position;
-            let elsewhere = home_of(cells, home_line, slot);
-            if elsewhere != home {
+            let elsewhere = home_of(cells, at, slot);
+            if elsewhere != bucket {
                 line(lines, elsewhere).returned();
                 touched.note(elsewhere);
             }
         }
-        home_line.fill(slot as usize, key, word.with_backend(new.backends[position]));
-        touched.note(home);
+        at.fill(slot as usize, key, word.with_backend(new.backends[position]));
+        touched.note(bucket);
+        if bucket != home {
+            home_line.overflowed(tag(hash));
+            touched.note(home);
+        }
         entered.done |= 1 << position;
     }
     entered
+}
+
+/// An empty slot of a line, or else one whose entry is expired, and whether the line is full; the slot beyond the last for none.
+#[inline(always)]
+fn room<E: Engine>(engine: E, line: &NarrowBucket, clock: &Clock) -> (u32, bool) {
+    let empty = engine.slot(line, 0);
+    if empty < NarrowBucket::SLOTS as u32 {
+        return (empty, false);
+    }
+    (first_slot::<NarrowBucket>(engine.expired(line, clock)), true)
 }
 
 /// The primary bucket of the entry in a slot of a full line.

@@ -701,6 +701,61 @@ proptest! {
     }
 }
 
+/// Bursts of new flows in a table full of expired ones: every one of these is reported once, and no count of overflowed keys is lost.
+#[test]
+fn expired_entries_make_room_for_bursts() {
+    for isa in Isa::ALL {
+        let mut table = table(2000, 20, 100);
+        if !table.use_isa(isa) {
+            continue;
+        }
+        let flows = table.capacity().0 as u32 / BURST as u32 * BURST as u32;
+        put(&mut table, 0..flows);
+        let (mut keys, mut hits, now) = (Keys::new(), Hits::new(), Tick(40 * SECOND));
+        let mut ended = vec![0; flows as usize];
+        let mut plainly = 0;
+        for first in (flows..2 * flows).step_by(BURST) {
+            keys.clear();
+            (first..first + BURST as u32).for_each(|i| assert!(keys.push(Some(&narrow(i)))));
+            table.lookup(&keys, now, &mut hits);
+            assert_eq!(hits.found(), 0);
+            table.prefetch_inserts(&keys, &hits);
+            let backends = core::array::from_fn(|position| BackendId(first + position as u32));
+            let new = NewFlows { positions: u32::MAX, backends: &backends, state: State::UdpNew };
+            let len = table.len();
+            let entered = table.insert_plainly(&keys, &hits, new, now);
+            assert_eq!(entered.replaced & !entered.done, 0);
+            assert_eq!(
+                table.len() + entered.replaced.count_ones() as usize,
+                len + entered.done.count_ones() as usize
+            );
+            bits(entered.replaced).for_each(|position| {
+                assert_eq!(entered.victim(position).1, State::Udp);
+                ended[entered.victim(position).0.0 as usize] += 1;
+            });
+            plainly += entered.done.count_ones();
+            table.prefetch_moves(&hits, !entered.done);
+            for position in bits(!entered.done) {
+                let (key, miss) = (narrow(first + position as u32), hits.miss(position).expect("asked"));
+                let inserted = table.insert_at(&key, miss, backends[position], State::UdpNew, now);
+                assert_eq!(inserted.outcome, Insert::Done);
+                inserted.evicted.iter().for_each(|(backend, _)| ended[backend.0 as usize] += 1);
+            }
+        }
+        assert!(plainly > flows * 3 / 4, "{plainly} of {flows}");
+        assert!(
+            (flows..2 * flows)
+                .all(|i| table.get(&narrow(i), now).is_some_and(|hit| hit.backend == BackendId(i)))
+        );
+        assert_eq!(table.untrusted(), flows as usize);
+        table.sweep_all(now, |backend, _| ended[backend.0 as usize] += 1);
+        assert!(ended.iter().all(|&times| times == 1), "each once");
+        assert_eq!(table.len(), flows as usize);
+        (flows..2 * flows).for_each(|i| assert!(table.remove(&narrow(i)).is_some()));
+        assert_eq!((table.narrow.overflowed(), table.len(), table.untrusted()), (0, 0, 0));
+    }
+}
+
 /// Filters never forget: the number of keys outside their primary bucket, and a bit for each, checked against all keys.
 #[test]
 fn filters_cover_what_overflowed_and_empty_with_it() {

@@ -51,6 +51,24 @@ impl World {
         self.machines[at].seat.set_heard(heard);
     }
 
+    /// A machine holds w0 to w3 to be good by the lower bits, by the upper ones in their later incarnation; and others to be over, by the
+    /// lower bits deregistered, by the upper ones dead.
+    pub(super) fn hear(&mut self, at: usize, good: u8, gone: u8) {
+        let of = |number: u16, later: u8| {
+            registered(&format!("h{number}"), &format!("w{number}"), number, 1 + u64::from(later))
+        };
+        let has = |bits: u8, number: u16| bits >> number & 1;
+        let all = (0..4).filter(|number| has(good, *number) == 1);
+        let all: Vec<Registered> = all.map(|number| of(number, has(good, number + 4))).collect();
+        let over = (0..4).filter(|number| has(good, *number) == 0).flat_map(|number| {
+            let deregistered = (has(gone, number) == 1).then(|| over(&of(number, 0), Why::Deregistered));
+            let dead = (has(gone, number + 4) == 1).then(|| over(&of(number, 0), Why::Dead));
+            deregistered.or(dead)
+        });
+        let over = over.collect();
+        self.set_heard(at, HeardValue { registered: all, over });
+    }
+
     /// All machines hear this, and that it is up.
     fn all_hear(&mut self, all: &[&Registered]) {
         let names: Vec<&str> = all.iter().map(|of| of.backend.as_str()).collect();

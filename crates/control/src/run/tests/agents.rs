@@ -471,7 +471,6 @@ fn a_configured_backend_is_checked_by_the_agent_of_its_host() {
         let machine = Machine::start(place, &text);
         assert_eq!(machine.until_state("b1", "up").await["word"], "health");
         let mut agent = Agent::welcome("host1", 1, &["10.9.0.21"]).await;
-        // Whoever waits for the refusal first may miss what was asked before.
         agent.asked(1).await;
         agent.register("b1", "10.9.0.21", 1).await;
         assert_eq!(agent.refused().await.0, Refusal::Claimed, "it needs no registration");

@@ -76,13 +76,18 @@ fn what_registers_is_in_force_by_way_of_the_store() {
         other.asked(1).await;
         other.report("w2", "10.9.0.22", true).await;
         machine.until_state("w2", "up").await;
-        let told = std::time::Instant::now();
-        agent.report("w1", "10.9.0.21", false).await;
-        machine.until_state("w1", "down").await;
-        eprintln!("report to mask: {:?}", told.elapsed());
-        assert!(told.elapsed() < Duration::from_millis(1000), "{:?}", told.elapsed());
-        agent.report("w1", "10.9.0.21", true).await;
-        machine.until_state("w1", "up").await;
+        let mut fastest = Duration::MAX;
+        for _ in 0..5 {
+            let told = std::time::Instant::now();
+            agent.report("w1", "10.9.0.21", false).await;
+            machine.until_state("w1", "down").await;
+            fastest = fastest.min(told.elapsed());
+            agent.report("w1", "10.9.0.21", true).await;
+            machine.until_state("w1", "up").await;
+        }
+        // Four values are written one after the other; a slow tick among them would show in each.
+        eprintln!("report to mask: {fastest:?} at best");
+        assert!(fastest < Duration::from_millis(500), "{fastest:?}");
 
         // An operator's apply keeps who has registered, and a plan shows nothing of them.
         let answer = machine.post("/v1/apply", &cluster_config(place)).await;
@@ -125,7 +130,7 @@ fn a_machine_that_starts_again_finds_in_the_store_what_is_in_force() {
             machine.stop().await;
             drop(agent);
             // Its agent does not come back, but its server lives.
-            let machine = Machine::start(place, &cluster_config(place));
+            let machine = Machine::start(place, &cluster_config(place).replace(LISTEN, "10.9.0.1:7482"));
             machine.until("/v1/cluster", |answer| answer.json()["joined"] == true).await;
             let w1 = machine.until_state("w1", "up").await;
             assert_eq!(w1["registered"], true);
