@@ -314,7 +314,7 @@ pub fn digest<'a>(reports: impl IntoIterator<Item = &'a Report>) -> u64 {
         .collect();
     lines.sort_unstable();
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for byte in lines.iter().flat_map(|line| line.as_bytes()) {
+    for byte in lines.iter().flat_map(String::as_bytes) {
         hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
     }
     hash
