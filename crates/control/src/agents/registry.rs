@@ -186,11 +186,6 @@ impl Registry {
         }
     }
 
-    /// Machines that agents are told to connect to.
-    pub(crate) fn machines(&self) -> &[Machine] {
-        &self.facts.machines
-    }
-
     fn tell_machines(&mut self) {
         let machines = &self.facts.machines;
         let told =
@@ -333,13 +328,13 @@ impl Registry {
             ToMachine::Register { service, backend, address, incarnation, weight, port, capacity } => {
                 let agent = session.agent.clone();
                 let of = Registered { service, backend, address, incarnation, agent, weight, port, capacity };
-                self.register(id, of, now_ms);
+                self.register(id, &of, now_ms);
             }
             ToMachine::Deregister { service, backend, address } => {
-                self.deregister(id, (service, backend), address);
+                self.deregister(id, &(service, backend), address);
             }
             ToMachine::Report { sequence, full, results } => {
-                self.report(id, sequence, full, &results, now_ms)
+                self.report(id, sequence, full, &results, now_ms);
             }
             ToMachine::NotLocal { service, revision, addresses } => {
                 self.not_local(id, &service, revision, addresses, now_ms);
@@ -485,9 +480,9 @@ impl Registry {
         }
     }
 
-    fn register(&mut self, id: SessionId, of: Registered, now_ms: u64) {
+    fn register(&mut self, id: SessionId, of: &Registered, now_ms: u64) {
         let key = (of.service.clone(), of.backend.clone());
-        match self.try_register(id, &of, now_ms) {
+        match self.try_register(id, of, now_ms) {
             Ok(()) => self.confirm(id, &key),
             Err(why) => {
                 let name = |text: &str| is_name(text).then(|| text.to_owned());
@@ -682,18 +677,17 @@ impl Registry {
         self.entered(key, now_ms);
     }
 
-    fn deregister(&mut self, id: SessionId, key: Key, address: IpAddr) {
+    fn deregister(&mut self, id: SessionId, key: &Key, address: IpAddr) {
         let Some(session) = self.sessions.get(&id) else { return };
-        let of = self.held.get(&key).and_then(|held| held.registered.as_ref());
+        let of = self.held.get(key).and_then(|held| held.registered.as_ref());
         let (state, reason) = match of {
             Some(of)
                 if of.agent == session.agent
                     && of.address == address
                     && session.services.contains(&key.0) =>
             {
-                let is_known =
-                    self.held.get(&key).is_some_and(|held| held.in_force.is_some() || held.is_good);
-                self.retire(&key, Why::Deregistered, "deregistered by its agent");
+                let is_known = self.held.get(key).is_some_and(|held| held.in_force.is_some() || held.is_good);
+                self.retire(key, Why::Deregistered, "deregistered by its agent");
                 if is_known { (Phase::Draining, "deregistered") } else { (Phase::Gone, "deregistered") }
             }
             Some(_) => {
