@@ -134,8 +134,19 @@ impl Registry {
             self.refuse(id, None, None, &why);
             self.end(id, "the service's token has changed", now_ms);
         }
+        // Only a hello proves a token, so who was refused a service that is one now has to say another.
+        let welcome: Vec<SessionId> = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| session.unknown.iter().any(|of| self.facts.services.contains_key(of)))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in welcome {
+            self.end(id, "agents may speak for another of its services now", now_ms);
+        }
         for session in self.sessions.values_mut() {
-            session.services.retain(|service| self.facts.services.contains_key(service));
+            let gone = session.services.extract_if(.., |service| !self.facts.services.contains_key(service));
+            session.unknown.extend(gone);
             session.lease_ms = lease(&self.facts, &session.services);
         }
         let misfits: Vec<(Key, Misfit)> = self
@@ -233,6 +244,9 @@ impl Registry {
             ToAgent::Welcome { lease_ms, heartbeat_ms: lease_ms / 3, machines: self.facts.machines.clone() };
         self.acts.push(Act::Tell(id, welcome));
         for (service, why) in refused {
+            if why.code == Refusal::Service {
+                session.unknown.insert(service.clone());
+            }
             self.refuse(id, Some(service.clone()), None, &why);
             self.refusal_event(&hello.agent, Some(service), None, &why, now_ms);
         }
