@@ -161,12 +161,12 @@ async fn drive(
                 }
             };
             let tls = api_config.tls.as_ref().map(listener::tls).transpose()?;
-            Some((listener::bind_tcp(address).await?, tls, token))
+            Some((listener::bind_tcp(address)?, tls, token))
         }
     };
     let metrics = match metrics_config.listen {
         None => None,
-        Some(address) => Some(listener::bind_tcp(address).await?),
+        Some(address) => Some(listener::bind_tcp(address)?),
     };
 
     let agent_listener = match &loaded.config.agents {
@@ -174,7 +174,7 @@ async fn drive(
         Some(agents) => {
             let tls = agents.tls.as_ref().map(listener::tls).transpose()?;
             let machine = loaded.config.machine.name.clone();
-            Some((listener::bind_tcp(agents.listen).await?, tls, machine))
+            Some((listener::bind_tcp(agents.listen)?, tls, machine))
         }
     };
 

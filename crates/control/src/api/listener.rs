@@ -18,12 +18,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
 /// Connections at once, per listener; further ones wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 256;
+/// Connections that wait in the kernel's queue of a TCP listener: all agents come back at once when a machine does, and a SYN that finds
+/// the queue full is sent again a second later. The runtime's own default is 128.
+const BACKLOG: u32 = 4096;
 /// Longest time a request's head, or a TLS handshake, may take.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause after a failed accept (no file descriptors left).
@@ -84,9 +87,15 @@ fn group_id(name: &str) -> Option<u32> {
     })
 }
 
-/// Binds a TCP listener.
-pub(crate) async fn bind_tcp(address: SocketAddr) -> Result<TcpListener, RunError> {
-    TcpListener::bind(address).await.map_err(|source| RunError::Listen { address, source })
+/// Binds a TCP listener. Its runtime must run.
+pub(crate) fn bind_tcp(address: SocketAddr) -> Result<TcpListener, RunError> {
+    let bind = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    bind().map_err(|source| RunError::Listen { address, source })
 }
 
 /// The first line of the token file.
