@@ -44,6 +44,8 @@ pub(crate) struct Config {
     pub(crate) tls: Option<Tls>,
     /// What survives a restart.
     pub(crate) state_file: PathBuf,
+    /// Whether the host's busy CPU time counts as load of its backends.
+    pub(crate) cpu_load: bool,
     /// Services that it speaks for, and their tokens.
     pub(crate) services: BTreeMap<String, Token>,
     /// Backends that it registers.
@@ -112,6 +114,8 @@ struct Agent {
     addresses: Option<Spanned<Vec<Spanned<String>>>>,
     tls: Option<Spanned<RawTls>>,
     state_file: Option<Spanned<PathBuf>>,
+    #[serde(default = "yes")]
+    cpu_load: bool,
 }
 
 #[derive(Deserialize)]
@@ -145,6 +149,10 @@ struct RawBackend {
 
 const fn one() -> u32 {
     1
+}
+
+const fn yes() -> bool {
+    true
 }
 
 #[derive(Deserialize)]
@@ -209,6 +217,7 @@ fn checked(file: File, problems: &mut Problems<'_>) -> Config {
     let socket = absolute(agent.socket, crate::arguments::SOCKET, problems);
     let state_file = absolute(agent.state_file, STATE_FILE, problems);
     let machines = machines(agent.machines, problems);
+    let cpu_load = agent.cpu_load;
     let addresses = agent.addresses.map(|list| addresses(list, problems));
     let tls = agent.tls.and_then(|raw| checked_tls(raw, problems));
     if file.service.is_empty() {
@@ -221,7 +230,7 @@ fn checked(file: File, problems: &mut Problems<'_>) -> Config {
     let services = services(file.service, problems);
     let backends = backends(file.backend, &services, addresses.as_deref(), problems);
     let commands = commands(file.command, problems);
-    Config { name, socket, machines, addresses, tls, state_file, services, backends, commands }
+    Config { name, socket, machines, addresses, tls, state_file, cpu_load, services, backends, commands }
 }
 
 fn agent_name(

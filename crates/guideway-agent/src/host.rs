@@ -87,6 +87,8 @@ pub(crate) struct Sample {
     /// to be seen from here.
     pub(crate) sockets: Option<(IpAddr, IpAddr, u16)>,
     pub(crate) load_file: Option<PathBuf>,
+    /// The host's busy CPU time is load of it.
+    pub(crate) cpu: bool,
 }
 
 #[derive(Debug)]
@@ -1065,6 +1067,7 @@ impl Host {
                     backend: id.1,
                     sockets: seen.then_some((spec.vip, subject.target.address, spec.port)),
                     load_file,
+                    cpu: self.config.cpu_load,
                 },
             );
         }

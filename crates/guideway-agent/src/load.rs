@@ -47,7 +47,7 @@ impl Sampler {
             .map(|of| Load {
                 service: of.service.clone(),
                 backend: of.backend.clone(),
-                cpu_permille,
+                cpu_permille: cpu_permille.filter(|_| of.cpu),
                 connections: self.connections.get(&(of.service.clone(), of.backend.clone())).copied(),
                 custom_permille: of.load_file.as_deref().and_then(custom),
             })

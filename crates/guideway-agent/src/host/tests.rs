@@ -21,6 +21,7 @@ fn config(machines: &[&str]) -> Config {
         addresses: Some(vec![ip("10.1.0.5"), ip("10.1.0.6")]),
         tls: None,
         state_file: "/var/x".into(),
+        cpu_load: true,
         services: services.into(),
         backends: Vec::new(),
         commands: [("check-db".to_owned(), vec!["/bin/true".to_owned()])].into(),

@@ -37,6 +37,7 @@ fn sample(vip: &str, address: &str, port: u16) -> Sample {
         backend: address.to_owned(),
         sockets: Some((vip.parse().unwrap(), address.parse().unwrap(), port)),
         load_file: None,
+        cpu: true,
     }
 }
 
@@ -95,11 +96,16 @@ fn connections_of_this_process_are_counted() {
         backend: "web-1".to_owned(),
         sockets: Some(("203.0.113.10".parse().unwrap(), address.ip(), address.port())),
         load_file: None,
+        cpu: true,
     };
     let mut sampler = Sampler::default();
     let loads = sampler.sample(std::slice::from_ref(&of), Duration::from_secs(60));
     assert_eq!(loads[0].connections, Some(3));
     drop((clients, servers));
-    let loads = sampler.sample(&[of], Duration::from_secs(60));
+    let loads = sampler.sample(std::slice::from_ref(&of), Duration::from_secs(60));
     assert_eq!(loads[0].connections, Some(3), "not looked at again so soon");
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(sampler.sample(std::slice::from_ref(&of), Duration::from_secs(60))[0].cpu_permille.is_some());
+    let without = Sample { cpu: false, ..of };
+    assert_eq!(sampler.sample(&[without], Duration::from_secs(60))[0].cpu_permille, None, "not its load");
 }

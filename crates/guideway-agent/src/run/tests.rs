@@ -136,6 +136,7 @@ fn config(place: &Path, machines: &[&FakeMachine]) -> Config {
         addresses: Some(vec![HERE]),
         tls: None,
         state_file: place.join("state/registrations.json"),
+        cpu_load: true,
         services: [("web".to_owned(), Token::of(TOKEN))].into(),
         backends: Vec::new(),
         commands: BTreeMap::new(),
