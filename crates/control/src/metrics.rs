@@ -381,6 +381,12 @@ fn workers(page: &mut Page, snapshot: &Snapshot) {
     };
     each("worker_turns_total", "counter", "Turns taken.", |w| number(w.turns));
     each("worker_empty_turns_total", "counter", "Turns that found no work.", |w| number(w.empty_turns));
+    each("worker_long_turns_total", "counter", "Turns of more than two milliseconds of CPU time.", |w| {
+        number(w.long_turns)
+    });
+    each("worker_longest_turn_seconds", "gauge", "CPU time of the longest turn since the start.", |w| {
+        number(w.longest_turn_us) / 1e6
+    });
     each("worker_busy_ratio", "gauge", "Share of turns that found work, lately.", |w| w.busy_ratio);
     each("worker_packets_per_burst", "gauge", "Frames per turn that found work, since the start.", |w| {
         w.packets_per_burst

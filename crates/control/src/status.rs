@@ -309,6 +309,8 @@ impl Truth {
                     cpu: worker.cpu,
                     turns: t.turns.get(),
                     empty_turns: t.empty_turns.get(),
+                    long_turns: t.long_turns.get(),
+                    longest_turn_us: t.longest_turn_us.get(),
                     busy_ratio: *busy_ratio,
                     rx: t.rx.get(),
                     tx: t.tx.get(),

@@ -157,7 +157,8 @@ impl DataPath {
                 reports = Some(receiver);
             }
             let (idle, stop) = (config.workers.idle, Arc::clone(&path.stop));
-            let job = move || poll::run(worker, clock, idle, &stop);
+            let counted = Arc::clone(&counters);
+            let job = move || poll::run(worker, &counted, clock, idle, &stop);
             path.workers.push(thread::launch(&eal, lcores[index], job)?);
             workers.push(WorkerHandle {
                 core,

@@ -10,6 +10,7 @@ mod log;
 mod poll;
 mod service_manager;
 mod sizing;
+mod stopwatch;
 
 use arguments::{Action, Arguments};
 use clap::Parser;

@@ -1,10 +1,11 @@
 //! A worker's loop on its lcore, and what it does when there is nothing to do.
 
+use crate::stopwatch::{Stopwatch, thread_cpu_us};
 use dpdk::Clock;
 use model::config::Idle;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
-use worker::{PacketIo, Worker};
+use worker::{Counters, PacketIo, Worker};
 
 /// Empty turns before the first sleep.
 const PATIENCE: u32 = 64;
@@ -14,19 +15,34 @@ const SLEEP_MIN_US: u64 = 50;
 const SLEEP_MAX_US: u64 = 1_000;
 
 /// Turns until `stop` is set, then gives back what the worker holds.
-pub(crate) fn run<Io: PacketIo>(mut worker: Worker<Io>, clock: Clock, idle: Idle, stop: &AtomicBool) {
+pub(crate) fn run<Io: PacketIo>(
+    mut worker: Worker<Io>,
+    counters: &Counters,
+    clock: Clock,
+    idle: Idle,
+    stop: &AtomicBool,
+) {
     let mut pause = Pause::default();
+    let mut now = clock.now();
+    let mut watch = Stopwatch::start(thread_cpu_us, now);
     while !stop.load(Relaxed) {
-        let now = clock.now();
         let turn = worker.turn(now);
         match (idle, pause.after(turn.received)) {
             // A job of the cluster is done in many turns, and nobody waits longer for it than he must.
             (Idle::Adaptive, Some(sleep)) if worker.next_due().is_none_or(|due| due > now) => {
+                watch.end(clock.now(), &counters.totals);
                 std::thread::sleep(sleep);
+                now = clock.now();
             }
-            _ if turn.received == 0 => core::hint::spin_loop(),
-            _ => {}
+            _ => {
+                if turn.received == 0 {
+                    core::hint::spin_loop();
+                }
+                now = clock.now();
+                watch.end(now, &counters.totals);
+            }
         }
+        watch.begin(now);
     }
     worker.finish();
 }

@@ -508,6 +508,12 @@ pub struct WorkerStatus {
     pub turns: u64,
     /// Turns that found no work.
     pub empty_turns: u64,
+    /// Turns of more than two milliseconds of CPU time.
+    #[serde(default)]
+    pub long_turns: u64,
+    /// CPU time of the longest turn since the start, microseconds.
+    #[serde(default)]
+    pub longest_turn_us: u64,
     /// Share of the last second's turns that found work, 0 to 1.
     pub busy_ratio: f64,
     /// Frames received.

@@ -100,6 +100,10 @@ counters! {
         reset_sent,
         /// Generation of the view in use (gauge).
         generation,
+        /// Turns of more than two milliseconds of CPU time.
+        long_turns,
+        /// CPU time of the longest turn since the start, microseconds (gauge).
+        longest_turn_us,
     }
 }
 

@@ -94,6 +94,8 @@ fn sample() -> Snapshot {
         cpu: 1,
         turns: 100,
         empty_turns: 50,
+        long_turns: 2,
+        longest_turn_us: 2500,
         busy_ratio: 0.5,
         rx: 1,
         tx: 1,
