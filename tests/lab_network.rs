@@ -8,8 +8,10 @@ use guideway_lab::load::flood::FloodLoad;
 use guideway_lab::load::hold::{HoldLoad, HoldReport, How};
 use guideway_lab::load::http::HttpLoad;
 use guideway_lab::load::short::{Short, ShortLoad};
-use guideway_lab::topology::{ECHO_PORT, VIP, VIP6};
-use guideway_lab::{Lab, Shape, Store};
+use guideway_lab::load::site::Health;
+use guideway_lab::load::unix_ms;
+use guideway_lab::topology::{ECHO_PORT, STORE, VIP, VIP6, management_address_of_backend};
+use guideway_lab::{Lab, Shape, Site, Store};
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
@@ -224,6 +226,53 @@ fn a_killed_backend_refuses_and_an_unplugged_one_is_silent() {
     assert!(silent.failures[0].reason.contains("timeout"), "{:?}", silent.failures[0]);
     backend.plug().unwrap();
     assert_eq!(load().failed, 0);
+}
+
+/// A site says of its health what it is told to, and writes down who asked; hosts reach machines on the management network until
+/// that is cut, and the data network is not touched by it.
+#[test]
+fn a_site_tells_who_asked_it_and_the_management_network_can_be_cut() {
+    let shape = Shape { balancers: 1, backends: 1, huge_pages: 0, management: true };
+    let lab = Lab::with("sites", &shape).unwrap();
+    let site = Site::start(&lab, 1).unwrap();
+    let ask = |address: &str, limit: &str| {
+        let url = format!("http://{address}:{}/health", guideway_lab::site::PORT);
+        lab.management().unwrap().run(&[
+            "curl",
+            "-sS",
+            "-m",
+            limit,
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{http_code}",
+            &url,
+        ])
+    };
+    let (begun, address) = (unix_ms(), management_address_of_backend(1));
+    assert_eq!(ask(&address, "2").unwrap(), "200");
+    site.tell(Health { status: 503, delay_ms: 0 }).unwrap();
+    assert_eq!(ask(&address, "2").unwrap(), "503");
+    site.tell(Health { status: 200, delay_ms: 700 }).unwrap();
+    assert!(ask(&address, "0.3").is_err(), "it takes its time");
+    site.tell(Health::GOOD).unwrap();
+    assert_eq!(site.count("/health", begun, u64::MAX).unwrap(), 3);
+    assert!(
+        site.accesses().unwrap().iter().all(|of| of.client.to_string() == STORE),
+        "{:?}",
+        site.accesses()
+    );
+
+    lab.cut_management(1).unwrap();
+    assert!(ask(&address, "0.5").is_err(), "the network is cut");
+    let near = format!("http://{}:{}/", lab.backend(1).unwrap().address(), guideway_lab::site::PORT);
+    assert_eq!(lab.near().run(&["curl", "-sS", "-m", "2", &near]).unwrap(), "b1\n");
+    lab.mend_management(1).unwrap();
+    assert_eq!(ask(&address, "3").unwrap(), "200");
+    lab.cut(1).unwrap();
+    assert!(lab.near().run(&["curl", "-sS", "-m", "0.5", &near]).is_err(), "all cables are pulled");
+    lab.mend(1).unwrap();
+    assert_eq!(lab.near().run(&["curl", "-sS", "-m", "3", &near]).unwrap(), "b1\n");
 }
 
 #[test]

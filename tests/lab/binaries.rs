@@ -10,6 +10,8 @@ pub struct Binaries {
     pub guidewayd: PathBuf,
     /// The command line.
     pub guideway: PathBuf,
+    /// The agent of backend hosts.
+    pub agent: PathBuf,
     /// The lab's own load generator and server.
     pub lab_load: PathBuf,
 }
@@ -39,6 +41,7 @@ impl Binaries {
         Ok(Binaries {
             guidewayd: find("guidewayd", "GUIDEWAYD", [&release, &profile]),
             guideway: find("guideway", "GUIDEWAY", [&release, &profile]),
+            agent: find("guideway-agent", "GUIDEWAY_AGENT", [&profile, &release]),
             lab_load: find("lab-load", "GUIDEWAY_LAB_LOAD", [&profile, &release]),
         })
     }
@@ -50,7 +53,7 @@ impl Binaries {
             _ => Err(LabError::Missing {
                 what: format!("no program at {}", path.display()),
                 remedy:
-                    "build it with `cargo build --release -p guidewayd -p guideway -p guideway-lab`, or set \
+                    "build it with `cargo build --release -p guidewayd -p guideway -p guideway-agent -p guideway-lab`, or set \
                          GUIDEWAY_BIN_DIR to the directory it is in"
                         .into(),
             }),

@@ -88,6 +88,8 @@ pub struct Service {
     pub extra: String,
     /// Lines of `[service.health]`.
     pub health: String,
+    /// Lines of `[service.agents]`, and of tables in it.
+    pub agents: String,
     /// Backends.
     pub backends: Vec<Member>,
 }
@@ -148,6 +150,7 @@ impl Service {
             mode,
             extra: String::new(),
             health: HEALTH_HTTP.into(),
+            agents: String::new(),
             backends,
         }
     }
@@ -269,6 +272,9 @@ impl Service {
         )?;
         if !self.health.is_empty() {
             writeln!(out, "[service.health]\n{}", self.health)?;
+        }
+        if !self.agents.is_empty() {
+            writeln!(out, "[service.agents]\n{}", self.agents)?;
         }
         for backend in &self.backends {
             writeln!(

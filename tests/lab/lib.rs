@@ -9,11 +9,13 @@
 //!  10.0.1.100        ├─ b1 … bN       nginx and our own server; VIPs on lo; 10.0.2.21 …
 //!  … 10.0.1.200      └─ near          a client on the same link as the balancers, 10.0.2.200
 //!
-//!  store ─── lb1 … lbN   m0: the management network, in labs of clusters; etcd on 10.0.3.1, balancers on 10.0.3.11 …
+//!  store ─┬─ lb1 … lbN   m0: the management network, in labs of clusters and of agents; etcd on 10.0.3.1,
+//!         └─ b1 … bN     balancers on 10.0.3.11 …, backends on 10.0.3.21 …
 //! ```
 //! Needs root, nginx, clang, iproute2, ethtool, nftables, tcpdump and, for clusters, etcd (`dpdk-setup` installs them).
 #![forbid(unsafe_code)]
 
+pub mod agent;
 pub mod api;
 pub mod backend;
 pub mod balancer;
@@ -28,10 +30,12 @@ pub mod load_run;
 pub mod machines;
 pub mod namespace;
 pub mod scenario;
+pub mod site;
 pub mod store;
 pub mod topology;
 pub mod usage;
 
+pub use agent::Agent;
 pub use backend::Backend;
 pub use balancer::Balancer;
 pub use binaries::Binaries;
@@ -41,6 +45,7 @@ pub use config::Config;
 pub use load_run::LoadRun;
 pub use machines::Machines;
 pub use namespace::Namespace;
+pub use site::Site;
 pub use store::Store;
 pub use topology::{Lab, Shape};
 pub use usage::Usage;

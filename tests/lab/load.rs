@@ -10,6 +10,7 @@ pub mod hold;
 pub mod http;
 pub mod serve;
 pub mod short;
+pub mod site;
 mod socket;
 
 use crate::command::{LabError, Result, Tried};
@@ -39,6 +40,8 @@ pub enum Job {
     Flood(flood::FloodLoad),
     /// One large transfer.
     Bulk(bulk::BulkLoad),
+    /// A web server whose health can be told, and which writes down who asked it what.
+    Site(site::SiteServer),
     /// The server for all of these but HTTP. TCP on every address, UDP echo on those listed (so that answers leave from the
     /// address that was asked).
     Serve {
@@ -125,6 +128,7 @@ pub fn run(job: Job) -> Result<()> {
         Job::Short(load) => report(&runtime.block_on(short::run(load, &Control::start()))?),
         Job::Flood(load) => report(&flood::run(&load, &Control::start())?),
         Job::Bulk(load) => report(&runtime.block_on(bulk::run(load, &Control::start()))?),
+        Job::Site(server) => runtime.block_on(site::run(server)),
         Job::Serve { name, port, udp } => runtime.block_on(serve::run(name, port, udp)),
     }
 }

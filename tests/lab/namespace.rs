@@ -1,6 +1,9 @@
 //! A network namespace and what is run in it.
 
-use crate::command::{Process, Result, run, run_input, run_with};
+use crate::command::{LabError, Process, Result, Tried, run, run_input, run_with};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use std::fs::File;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
@@ -75,6 +78,24 @@ impl Namespace {
     /// Starts a process in it.
     pub fn start(&self, name: &str, argv: &[&str], log: &Path) -> Result<Process> {
         Process::start(name, &self.argv(argv), log)
+    }
+
+    /// Runs `action` on a thread of its own that is in the namespace. Sockets that are made there belong to it, whoever uses them
+    /// afterwards.
+    pub fn inside<T: Send>(&self, action: impl FnOnce() -> T + Send) -> Result<T> {
+        let path = Path::new("/run/netns").join(&self.name);
+        let file = File::open(&path).tried(|| format!("opening {}", path.display()))?;
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+                    .map_err(std::io::Error::from)
+                    .tried(|| format!("entering {}", self.name))?;
+                Ok(action())
+            });
+            thread
+                .join()
+                .unwrap_or_else(|_| Err(LabError::Wrong(format!("a thread in {} panicked", self.name))))
+        })
     }
 
     /// Switches every offload off that would put frames on the wire that no wire carries: partial checksums and

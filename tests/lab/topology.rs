@@ -49,7 +49,8 @@ pub struct Shape {
     pub backends: u8,
     /// Huge pages of 2 MiB to reserve; 0 if no balancer will run.
     pub huge_pages: u64,
-    /// Whether the balancers have a second network, for management, on which a cluster's store can run.
+    /// Whether balancers and backends have a second network, for management, on which a cluster's store can run and agents
+    /// reach balancers.
     pub management: bool,
 }
 
@@ -170,6 +171,9 @@ impl Lab {
             let backend = namespace(&format!("b{index}"))?;
             wire(&backend, "eth0", &backend_mac(index), &router, &format!("b{index}"), "br0")?;
             set_up_backend(&backend, index, &object)?;
+            if let Some(management) = &management {
+                join_management(&backend, 20 + index, management, &format!("b{index}"))?;
+            }
             backends.push(Backend::new(index, backend, &dir, &binaries)?);
         }
         let lab = Lab {
@@ -276,6 +280,28 @@ impl Lab {
         sources(vip.is_ipv4())
     }
 
+    /// Pulls a backend's cable to the management network: its link is there no more.
+    pub fn cut_management(&self, backend: u8) -> Result<()> {
+        self.management()?.ip(&format!("link set b{backend} down")).map(drop)
+    }
+
+    /// Puts it back.
+    pub fn mend_management(&self, backend: u8) -> Result<()> {
+        self.management()?.ip(&format!("link set b{backend} up")).map(drop)
+    }
+
+    /// Pulls all of a backend's cables.
+    pub fn cut(&self, backend: u8) -> Result<()> {
+        self.router.ip(&format!("link set b{backend} down"))?;
+        if self.management.is_some() { self.cut_management(backend) } else { Ok(()) }
+    }
+
+    /// Puts them back.
+    pub fn mend(&self, backend: u8) -> Result<()> {
+        self.router.ip(&format!("link set b{backend} up"))?;
+        if self.management.is_some() { self.mend_management(backend) } else { Ok(()) }
+    }
+
     /// Forgets the path MTUs that the clients have learned.
     pub fn forget_path_mtus(&self) -> Result<()> {
         self.client.ip("route flush cache")?;
@@ -305,6 +331,11 @@ pub fn balancer_address6(index: u8) -> String {
 /// Address of a balancer on the management network.
 pub fn management_address(index: u8) -> String {
     format!("10.0.3.{}", 10 + index)
+}
+
+/// Address of a backend on the management network.
+pub fn management_address_of_backend(index: u8) -> String {
+    format!("10.0.3.{}", 20 + index)
 }
 
 /// MAC of a balancer's port and exception interface.
@@ -413,7 +444,7 @@ fn wire(
     server.ip_batch(&format!("link set {device} up\n"))
 }
 
-/// The management network: m0 of each balancer on a bridge of a namespace of its own, in which the store runs.
+/// The management network: m0 of each server on a bridge of a namespace of its own, in which the store runs. Here the balancers'.
 fn manage(balancers: &[Namespace]) -> Result<Namespace> {
     let management = Namespace::create(&namespace_name("store"))?;
     management.ip_batch(&format!(
@@ -422,17 +453,15 @@ fn manage(balancers: &[Namespace]) -> Result<Namespace> {
          address add {STORE}/24 dev br1\n"
     ))?;
     for (index, balancer) in (1..).zip(balancers) {
-        wire(
-            balancer,
-            "m0",
-            &format!("02:00:00:00:01:{}", 10 + index),
-            &management,
-            &format!("lb{index}"),
-            "br1",
-        )?;
-        balancer.ip(&format!("address add {}/24 dev m0", management_address(index)))?;
+        join_management(balancer, 10 + index, &management, &format!("lb{index}"))?;
     }
     Ok(management)
+}
+
+/// Gives a server an m0 on the management network, with an address that ends in `last`.
+fn join_management(server: &Namespace, last: u8, management: &Namespace, port: &str) -> Result<()> {
+    wire(server, "m0", &format!("02:00:00:00:01:{last}"), management, port, "br1")?;
+    server.ip(&format!("address add 10.0.3.{last}/24 dev m0")).map(drop)
 }
 
 fn build_decap(dir: &Path) -> Result<String> {

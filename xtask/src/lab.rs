@@ -14,14 +14,19 @@ pub(crate) fn demo(arguments: &[String]) -> Result<bool, String> {
         }
         Err(mistake) => return Err(mistake),
     };
-    let build = ["build", "--release", "-p", "guidewayd", "-p", "guideway", "-p", "guideway-lab", "--bins"];
-    let status = project::cargo().args(build).status().map_err(|e| format!("cargo: {e}"))?;
+    let packages = ["-p", "guidewayd", "-p", "guideway", "-p", "guideway-agent", "-p", "guideway-lab"];
+    let status = project::cargo()
+        .args(["build", "--release", "--bins"])
+        .args(packages)
+        .status()
+        .map_err(|e| format!("cargo: {e}"))?;
     if !status.success() {
         return Ok(false);
     }
     let binaries = Binaries {
         guidewayd: project::release("guidewayd"),
         guideway: project::release("guideway"),
+        agent: project::release("guideway-agent"),
         lab_load: project::release("lab-load"),
     };
     match demo::run(&options, binaries) {
