@@ -21,8 +21,8 @@ const OLD: usize = 180;
 const NEW: usize = 120;
 /// New flows a second, in each service.
 const RATE: u64 = 40;
-/// How long the slow one takes: with at most every second new flow, a newcomer has as many as the others by then.
-const SLOW_MS: u64 = 6000;
+/// How long the slow one takes: less than a newcomer needs to have as many flows as the others.
+const SLOW_MS: u64 = 4000;
 
 fn load_file(lab: &Lab, index: u8) -> PathBuf {
     lab.dir().join(format!("b{index}.load"))

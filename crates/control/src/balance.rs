@@ -33,6 +33,8 @@ pub(crate) struct Balance {
     ramps: HashMap<ServiceId, Ramps>,
     /// Of services with weight = "load".
     followers: HashMap<ServiceId, Follower>,
+    /// Backends that start slowly, and those that were done with that before they carried what the others do.
+    behind: HashSet<BackendId>,
     /// The shares of backends that start slowly, as of the last view.
     shares: Vec<(BackendId, u64)>,
     /// When the leader was told weights last.
@@ -43,6 +45,7 @@ impl Balance {
     pub(crate) fn new() -> Balance {
         Balance {
             loads: Arc::new(Loads::new(BACKENDS_MAX)),
+            behind: HashSet::new(),
             ramps: HashMap::new(),
             followers: HashMap::new(),
             shares: Vec::new(),
@@ -239,7 +242,8 @@ impl Truth {
     }
 
     /// Figures for workers, of services with policy least-load.
-    pub(crate) fn write_loads(&self) {
+    pub(crate) fn write_loads(&mut self) {
+        let mut behind = HashSet::new();
         let (now_ms, machines) = (self.uptime_ms(), u64::from(self.machines()));
         let mut any = false;
         for service in self.config.services.iter().filter(|of| of.policy == Policy::LeastLoad) {
@@ -261,12 +265,23 @@ impl Truth {
                     (id, known)
                 })
                 .collect();
-            let known: Vec<Known> = placed.iter().map(|(_, known)| *known).collect();
-            for ((id, _), load) in placed.iter().zip(load::loads(&known)) {
+            let mut known: Vec<Known> = placed.iter().map(|(_, known)| *known).collect();
+            for (at, (id, of)) in placed.iter().enumerate() {
+                let is_late = of.progress_ppm.is_none() && self.balance.behind.contains(id);
+                if let Some(known) = known.get_mut(at).filter(|_| is_late) {
+                    // Its time is over, but it would draw every new flow until it has as many as the others.
+                    known.progress_ppm = Some(1_000_000);
+                }
+            }
+            for (at, ((id, of), load)) in placed.iter().zip(load::loads(&known)).enumerate() {
+                if load.joining && (of.progress_ppm.is_some() || !load::has_caught_up(&known, at)) {
+                    behind.insert(*id);
+                }
                 self.balance.loads.set(*id, load);
             }
             any |= !placed.is_empty();
         }
+        self.balance.behind = behind;
         if any {
             self.balance.loads.publish();
         }

@@ -68,13 +68,29 @@ pub(crate) fn loads(of: &[Known]) -> Vec<Load> {
     loads.collect()
 }
 
+/// Whether a backend carries at least what the others of its service do on average.
+pub(crate) fn has_caught_up(of: &[Known], at: usize) -> bool {
+    let own = |known: &Known| u64::from(known.own_ppm());
+    let others = of.iter().enumerate().filter(|(other, _)| *other != at);
+    let (sum, count) = others.fold((0, 0_u64), |(sum, count), (_, known)| (sum + own(known), count + 1));
+    of.get(at).is_none_or(|known| own(known) * count >= sum)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Known, Reported, loads};
+    use super::{Known, Reported, has_caught_up, loads};
     use proptest::prelude::{any, prop, prop_assert, proptest};
     use worker::loads::{LOAD_MAX_PPM, Load};
 
     const IDLE: Known = Known { flows: 0, capacity: 1000, weight: 1, reported: None, progress_ppm: None };
+
+    #[test]
+    fn who_carries_what_the_others_do_on_average_has_caught_up() {
+        let carries = |flows| Known { flows, capacity: 1000, weight: 1, ..Known::default() };
+        let all = [carries(10), carries(30), carries(20)];
+        assert_eq!([0, 1, 2].map(|at| has_caught_up(&all, at)), [false, true, true]);
+        assert!(has_caught_up(&[carries(0)], 0), "there are no others");
+    }
 
     #[test]
     fn what_fills_a_backend_most_counts() {

@@ -129,7 +129,10 @@ fn a_backend_of_least_load_that_comes_up_later_joins() {
         machine.until_state("b2", "up").await;
         let b2 = machine.seen[0].borrow().as_ref().unwrap().loads.get(BackendId(1));
         assert!(b2.joining && b2.ppm > 400_000, "it seems nearly as busy as the other: {b2:?}");
-        machine.until_load(1, Load::default()).await;
+        // Its time is over, but it would draw all new flows: it joins until it carries what the other does.
+        machine.until_load(1, Load { ppm: 0, joining: true }).await;
+        machine.counters[0].flows_of(BackendId(1)).unwrap().flows.set(80);
+        machine.until_load(1, Load { ppm: 800_000, joining: false }).await;
         machine.stop().await;
     });
 }
