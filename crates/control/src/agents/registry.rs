@@ -134,8 +134,19 @@ impl Registry {
             self.refuse(id, None, None, &why);
             self.end(id, "the service's token has changed", now_ms);
         }
+        // Only a hello proves a token, so who was refused a service that is one now has to say another.
+        let welcome: Vec<SessionId> = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| session.unknown.iter().any(|of| self.facts.services.contains_key(of)))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in welcome {
+            self.end(id, "agents may speak for another of its services now", now_ms);
+        }
         for session in self.sessions.values_mut() {
-            session.services.retain(|service| self.facts.services.contains_key(service));
+            let gone = session.services.extract_if(.., |service| !self.facts.services.contains_key(service));
+            session.unknown.extend(gone);
             session.lease_ms = lease(&self.facts, &session.services);
         }
         let misfits: Vec<(Key, Misfit)> = self
@@ -186,11 +197,6 @@ impl Registry {
         }
     }
 
-    /// Machines that agents are told to connect to.
-    pub(crate) fn machines(&self) -> &[Machine] {
-        &self.facts.machines
-    }
-
     fn tell_machines(&mut self) {
         let machines = &self.facts.machines;
         let told =
@@ -238,6 +244,9 @@ impl Registry {
             ToAgent::Welcome { lease_ms, heartbeat_ms: lease_ms / 3, machines: self.facts.machines.clone() };
         self.acts.push(Act::Tell(id, welcome));
         for (service, why) in refused {
+            if why.code == Refusal::Service {
+                session.unknown.insert(service.clone());
+            }
             self.refuse(id, Some(service.clone()), None, &why);
             self.refusal_event(&hello.agent, Some(service), None, &why, now_ms);
         }
@@ -333,13 +342,13 @@ impl Registry {
             ToMachine::Register { service, backend, address, incarnation, weight, port, capacity } => {
                 let agent = session.agent.clone();
                 let of = Registered { service, backend, address, incarnation, agent, weight, port, capacity };
-                self.register(id, of, now_ms);
+                self.register(id, &of, now_ms);
             }
             ToMachine::Deregister { service, backend, address } => {
-                self.deregister(id, (service, backend), address);
+                self.deregister(id, &(service, backend), address);
             }
             ToMachine::Report { sequence, full, results } => {
-                self.report(id, sequence, full, &results, now_ms)
+                self.report(id, sequence, full, &results, now_ms);
             }
             ToMachine::NotLocal { service, revision, addresses } => {
                 self.not_local(id, &service, revision, addresses, now_ms);
@@ -485,9 +494,9 @@ impl Registry {
         }
     }
 
-    fn register(&mut self, id: SessionId, of: Registered, now_ms: u64) {
+    fn register(&mut self, id: SessionId, of: &Registered, now_ms: u64) {
         let key = (of.service.clone(), of.backend.clone());
-        match self.try_register(id, &of, now_ms) {
+        match self.try_register(id, of, now_ms) {
             Ok(()) => self.confirm(id, &key),
             Err(why) => {
                 let name = |text: &str| is_name(text).then(|| text.to_owned());
@@ -682,18 +691,17 @@ impl Registry {
         self.entered(key, now_ms);
     }
 
-    fn deregister(&mut self, id: SessionId, key: Key, address: IpAddr) {
+    fn deregister(&mut self, id: SessionId, key: &Key, address: IpAddr) {
         let Some(session) = self.sessions.get(&id) else { return };
-        let of = self.held.get(&key).and_then(|held| held.registered.as_ref());
+        let of = self.held.get(key).and_then(|held| held.registered.as_ref());
         let (state, reason) = match of {
             Some(of)
                 if of.agent == session.agent
                     && of.address == address
                     && session.services.contains(&key.0) =>
             {
-                let is_known =
-                    self.held.get(&key).is_some_and(|held| held.in_force.is_some() || held.is_good);
-                self.retire(&key, Why::Deregistered, "deregistered by its agent");
+                let is_known = self.held.get(key).is_some_and(|held| held.in_force.is_some() || held.is_good);
+                self.retire(key, Why::Deregistered, "deregistered by its agent");
                 if is_known { (Phase::Draining, "deregistered") } else { (Phase::Gone, "deregistered") }
             }
             Some(_) => {

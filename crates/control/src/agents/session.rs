@@ -23,6 +23,8 @@ pub(crate) struct Session {
     pub(crate) addresses: BTreeSet<IpAddr>,
     /// Services whose tokens it has.
     pub(crate) services: BTreeSet<String>,
+    /// Services of its hello that were none that agents may speak for.
+    pub(crate) unknown: BTreeSet<String>,
     /// The shortest of these services' leases.
     pub(crate) lease_ms: u64,
     pub(crate) since_ms: u64,
@@ -57,6 +59,7 @@ impl Session {
             peer,
             addresses: BTreeSet::new(),
             services: BTreeSet::new(),
+            unknown: BTreeSet::new(),
             lease_ms: u64::MAX,
             since_ms: now_ms,
             heard_ms: now_ms,

@@ -451,6 +451,25 @@ fn another_token_another_proof_and_another_template_other_registrations() {
     assert_eq!((registry.heard().alive.len(), registry.heard().over.len()), (0, 1));
 }
 
+#[test]
+fn who_was_refused_a_service_that_is_one_now_says_hello_again() {
+    let mut registry = registry();
+    registry.hello(hello_for(1, "h1", 1, &[ip(1)], &["web", "new"]), 0);
+    assert_eq!(refusals(&registry.take_acts()), [Refusal::Service]);
+    let mut wider = config("");
+    wider.services[1].name = "new".to_owned();
+    let tokens = ["web", "new"].map(|name| (name.to_owned(), TOKEN.to_vec()));
+    let facts = || Facts::of(&wider, &tokens.clone().into_iter().collect());
+    registry.configure(facts(), 10);
+    assert!(registry.take_acts().contains(&Act::Close(SessionId(1))));
+    assert!(registry.sessions().is_empty());
+    registry.hello(hello_for(2, "h1", 1, &[ip(1)], &["web", "new"]), 11);
+    assert_eq!(refusals(&registry.take_acts()), []);
+    // Without a reason nobody is sent away.
+    registry.configure(facts(), 20);
+    assert_eq!(registry.sessions().len(), 1);
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Hello(u8, u64),
