@@ -41,6 +41,8 @@ mod neighbour;
 #[cfg(feature = "daemon")]
 mod openapi;
 #[cfg(feature = "daemon")]
+mod passive;
+#[cfg(feature = "daemon")]
 mod plane;
 #[cfg(feature = "daemon")]
 mod publisher;

@@ -53,6 +53,7 @@ pub(crate) fn render(snapshot: &Snapshot) -> String {
     backends(&mut page, snapshot);
     balance(&mut page, snapshot);
     health(&mut page, snapshot);
+    suspects(&mut page, snapshot);
     workers(&mut page, snapshot);
     drops(&mut page, snapshot);
     ports(&mut page, snapshot);
@@ -105,8 +106,6 @@ fn agents(page: &mut Page, counts: &AgentCounts) {
         of.resyncs,
     );
     page.single("agent_lapses_total", "counter", "Leases that ended on open connections.", of.lapses);
-    page.single("backend_suspicions_total", "counter", "Backends that became suspect.", of.suspicions);
-    page.single("backends_suspect", "gauge", "Backends whose agents are silent.", counts.suspects);
 }
 
 fn phase_name(phase: Phase) -> &'static str {
@@ -368,6 +367,18 @@ fn health(page: &mut Page, snapshot: &Snapshot) {
     page.family("health_transitions_total", "counter", "Changes between up and down.");
     for (backend, health) in checked() {
         page.sample("health_transitions_total", &borrow(&labels(backend)), health.transitions);
+    }
+}
+
+fn suspects(page: &mut Page, snapshot: &Snapshot) {
+    let help = "Backends that the machine checks by itself, their agents being silent or their clients' handshakes failing.";
+    page.family("backends_suspect", "gauge", help);
+    for of in snapshot.suspects {
+        page.sample("backends_suspect", &[("cause", of.cause)], of.now);
+    }
+    page.family("backend_suspicions_total", "counter", "Times that a backend became suspect.");
+    for of in snapshot.suspects {
+        page.sample("backend_suspicions_total", &[("cause", of.cause)], of.began);
     }
 }
 

@@ -275,6 +275,7 @@ async fn drive(
             },
             _ = sweep.tick() => {
                 truth.sweep();
+                truth.compare_handshakes();
                 truth.settle();
                 if rates.measure(&mut truth) {
                     notify(Notice::Alive);

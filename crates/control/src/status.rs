@@ -25,8 +25,19 @@ pub(crate) struct Snapshot {
     pub(crate) drops: Vec<DropCount>,
     /// `None`: the machine is alone.
     pub(crate) cluster: Option<ClusterStatus>,
+    pub(crate) suspects: [Suspects; 2],
     /// `None`: no agents.
     pub(crate) agents: Option<AgentCounts>,
+}
+
+/// Backends that are suspect for the same cause.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Suspects {
+    pub(crate) cause: &'static str,
+    /// Now.
+    pub(crate) now: u64,
+    /// Suspicions that began, since the start.
+    pub(crate) began: u64,
 }
 
 /// What is counted of agents.
@@ -35,7 +46,6 @@ pub(crate) struct AgentCounts {
     pub(crate) connected: u64,
     pub(crate) open: u64,
     pub(crate) paused: u64,
-    pub(crate) suspects: u64,
     pub(crate) registry: crate::agents::counts::Counts,
     /// Connections that were closed or not taken, by reason.
     pub(crate) closed: Vec<(&'static str, u64)>,
@@ -71,6 +81,7 @@ impl Truth {
             ports: self.ports(),
             drops: self.drops(),
             cluster: self.cluster_status().ok(),
+            suspects: self.suspects_by_cause(),
             agents: self.base.agents.is_some().then(|| self.agent_counts()),
         }
     }
@@ -104,11 +115,19 @@ impl Truth {
             connected: self.registry.sessions().len() as u64,
             open: self.doors.open(),
             paused: self.doors.paused(),
-            suspects: self.registry.suspects() as u64,
             registry: self.registry.counts.clone(),
             closed: self.doors.closed().collect(),
             phases: phases.into_iter().map(|((service, phase), count)| (service, phase, count)).collect(),
         }
+    }
+
+    fn suspects_by_cause(&self) -> [Suspects; 2] {
+        let (registry, passive) = (&self.registry, &self.passive);
+        let (silent, failing) = (registry.suspects() as u64, passive.suspects() as u64);
+        [
+            Suspects { cause: "agent", now: silent, began: registry.counts.suspicions },
+            Suspects { cause: "clients", now: failing, began: passive.suspicions },
+        ]
     }
 
     fn acknowledged_generation(&self) -> u64 {
@@ -226,6 +245,7 @@ impl Truth {
                 status.since_unix_ms = member.since_unix_ms;
                 status.health = member.verdict.as_ref().map(|verdict| verdict.status(now_ms));
                 self.say_agents(&mut status);
+                self.say_clients(&mut status);
                 all.push(status);
             }
         }

@@ -17,6 +17,7 @@ use crate::event::EventLog;
 use crate::health::{Change, Check, Checker, First, Rules, Subject, Verdict, unix_ms};
 use crate::ids::Ids;
 use crate::neighbour::{self, NextHops};
+use crate::passive::truth::Passive;
 use crate::plane::{PortHandle, WorkerHandle};
 use crate::publisher::{self, Backlog};
 use crate::scan::Scanner;
@@ -208,6 +209,8 @@ pub(crate) struct Truth {
     backlog: Backlog,
     /// What goes by load.
     pub(crate) balance: Balance,
+    /// What clients make of backends.
+    pub(crate) passive: Passive,
     pub(crate) remembered: Vec<SavedBackend>,
     pub(crate) scanner: Scanner,
     pub(crate) dirty: bool,
@@ -295,6 +298,7 @@ impl Truth {
             generation: 0,
             cluster: parts.cluster,
             balance: Balance::new(),
+            passive: Passive::default(),
             remembered: saved.backends,
             scanner: Scanner::default(),
             dirty: false,
@@ -480,7 +484,10 @@ impl Truth {
         backend: &Backend,
         member: &mut Member,
     ) {
+        let is_doubted = self.passive.suspect(&service.name, id).is_some();
         let first = match self.registry.checker(&service.name, &backend.name, backend.address) {
+            // Neither its agent's word nor its silence answers that.
+            registry::Checker::Agent | registry::Checker::Suspect { .. } if is_doubted => First::After(0),
             registry::Checker::Agent => {
                 member.checker = None;
                 return;
@@ -562,6 +569,10 @@ impl Truth {
         if let Some(change) = change {
             self.registry.judged(&key, address, change == Change::Up, now_ms);
             self.verdict_changed(id, change);
+        }
+        if self.passive.probed(&key.0, id) {
+            // It is not the agent's word any more that holds.
+            self.judge();
         }
     }
 
@@ -725,13 +736,12 @@ impl Truth {
                         (BackendState::Drain, Word::Drain)
                     }
                     AdminState::Up if backend.weight == 0 => (BackendState::Drain, Word::Admin),
-                    AdminState::Up if !takes_flows => (
-                        BackendState::Down,
-                        self.registry.word(&service.name, &backend.name, backend.address),
-                    ),
+                    AdminState::Up if !takes_flows => {
+                        (BackendState::Down, self.passive.word(&self.registry, &service.name, backend, id))
+                    }
                     AdminState::Up if !healthy => (BackendState::Up, Word::Panic),
                     AdminState::Up if member.verdict.is_some() => {
-                        (BackendState::Up, self.registry.word(&service.name, &backend.name, backend.address))
+                        (BackendState::Up, self.passive.word(&self.registry, &service.name, backend, id))
                     }
                     AdminState::Up => (BackendState::Up, Word::Admin),
                 };

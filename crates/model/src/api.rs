@@ -352,10 +352,11 @@ pub struct BackendStatus {
     /// It registered; else it is the configuration's.
     #[serde(default)]
     pub registered: bool,
-    /// Since when nothing is heard of its agent, Unix time, milliseconds; absent: it is heard of, or has none.
+    /// Since when it is suspect, because nothing is heard of its agent or its clients' handshakes fail, Unix time, milliseconds; absent: it
+    /// is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspect_since_unix_ms: Option<u64>,
-    /// Why it is in its state, in words, where an agent or its silence is the reason.
+    /// Why it is in its state, in words, where an agent, its silence or its clients are the reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// Link-layer next hop; absent while unresolved.
@@ -424,7 +425,7 @@ pub struct RegistrationStatus {
     pub reason: String,
     /// It is part of the configuration in force.
     pub in_force: bool,
-    /// Why nothing is heard of its agent.
+    /// Why it is suspect: why nothing is heard of its agent, or what its clients' handshakes show.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspected: Option<String>,
     /// Own checks in a row that failed since then.
@@ -718,9 +719,9 @@ pub enum EventKind {
     BackendRegistered,
     /// A registration is over.
     BackendDeregistered,
-    /// Nothing is heard of a backend's agent: the machine checks by itself.
+    /// Nothing is heard of a backend's agent, or its clients' handshakes fail: the machine checks by itself.
     BackendSuspect,
-    /// A suspect's agent is back.
+    /// A suspect's agent is back, or its clients' handshakes succeed again.
     BackendTrusted,
     /// What an agent wanted was refused.
     RegistrationRefused,

@@ -98,9 +98,12 @@ impl Truth {
         has_acted
     }
 
-    /// An agent's word on a backend in force.
-    fn told(&mut self, (service, backend): &Key, address: IpAddr, up: bool, reason: &str) {
+    /// An agent's word on a backend in force. While its clients make it suspect, the machine's own check decides.
+    pub(crate) fn told(&mut self, (service, backend): &Key, address: IpAddr, up: bool, reason: &str) {
         let Some(id) = self.ids.backend(service, backend, address) else { return };
+        if self.passive.suspect(service, id).is_some() {
+            return;
+        }
         let verdict = self.members.get_mut(&id).and_then(|member| member.verdict.as_mut());
         if let Some(change) = verdict.and_then(|verdict| verdict.told(up, word_of_agent(up, reason))) {
             self.verdict_changed(id, change);
@@ -108,7 +111,7 @@ impl Truth {
     }
 
     /// Who checks these backends may be another one now.
-    fn words_changed(&mut self, keys: &BTreeSet<Key>) {
+    pub(crate) fn words_changed(&mut self, keys: &BTreeSet<Key>) {
         let services = std::mem::take(&mut self.config.services);
         let concerned: BTreeSet<&String> = keys.iter().map(|(service, _)| service).collect();
         for service in services.iter().filter(|service| concerned.contains(&service.name)) {
@@ -299,7 +302,10 @@ impl Truth {
                     up: held.up,
                     reason: held.reason.clone(),
                     in_force: of.is_none() || held.in_force.is_some(),
-                    suspected: held.suspicion.as_ref().map(|suspicion| suspicion.why.clone()),
+                    suspected: match &held.suspicion {
+                        Some(suspicion) => Some(suspicion.why.clone()),
+                        None => self.doubt_of_clients(service, backend, held.address),
+                    },
                     own_failures: held.suspicion.as_ref().map_or(0, |suspicion| suspicion.failures),
                     cpu_permille: load.and_then(|load| load.cpu_permille),
                     connections: load.and_then(|load| load.connections),

@@ -149,6 +149,10 @@ fn sample() -> Snapshot {
     });
     Snapshot {
         cluster: None,
+        suspects: [
+            crate::status::Suspects { cause: "agent", now: 1, began: 6 },
+            crate::status::Suspects { cause: "clients", now: 2, began: 3 },
+        ],
         agents: Some(agent_counts()),
         status,
         services: vec![service],
@@ -208,8 +212,7 @@ fn promtool_finds_nothing() {
 }
 
 fn agent_counts() -> crate::status::AgentCounts {
-    let mut counts =
-        crate::status::AgentCounts { connected: 2, open: 5, paused: 1, suspects: 1, ..Default::default() };
+    let mut counts = crate::status::AgentCounts { connected: 2, open: 5, paused: 1, ..Default::default() };
     counts.phases.push(("web".to_owned(), model::agent::Phase::Up, 3));
     counts.closed.push(("full", 7));
     counts.registry.refuse(model::agent::Refusal::Claimed);
@@ -225,7 +228,9 @@ fn agents_are_counted() {
         "guideway_registrations{service=\"web\",state=\"up\"} 3",
         "guideway_registrations_refused_total{code=\"claimed\"} 1",
         "guideway_registrations_refused_total{code=\"stale\"} 0",
-        "guideway_backends_suspect 1",
+        "guideway_backends_suspect{cause=\"agent\"} 1",
+        "guideway_backends_suspect{cause=\"clients\"} 2",
+        "guideway_backend_suspicions_total{cause=\"clients\"} 3",
     ] {
         assert!(text.lines().any(|found| found == line), "{line}: {text}");
     }

@@ -20,6 +20,7 @@ use worker::{Counters, View};
 
 mod agents;
 mod balance;
+mod passive;
 
 const SETUP: &str = "ip address add 10.9.0.1/24 dev lo";
 

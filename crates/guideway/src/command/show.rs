@@ -268,8 +268,12 @@ fn backends_at(list: &[BackendStatus], now_ms: u64) -> String {
         ">packets",
     ]);
     for b in list {
-        let last =
-            b.health.as_ref().and_then(|h| h.last.as_ref()).map_or("-".to_owned(), |c| c.reason.clone());
+        let last = match (&b.reason, b.suspect_since_unix_ms) {
+            (Some(reason), Some(since)) => {
+                format!("{reason}; suspect for {}", duration(now_ms.saturating_sub(since)))
+            }
+            _ => b.health.as_ref().and_then(|h| h.last.as_ref()).map_or("-".to_owned(), |c| c.reason.clone()),
+        };
         t.row([
             b.service.clone(),
             b.name.clone(),

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use tokio::net::TcpStream;
 
 mod cluster;
+mod passive;
 
 const TOKEN: &str = "a token of the tests";
 const LISTEN: &str = "10.9.0.1:7481";
@@ -386,7 +387,7 @@ fn a_silent_agents_backend_is_checked_by_the_machine() {
         );
         assert!(w1["suspect_since_unix_ms"].as_u64().is_some(), "{w1}");
         assert_eq!(machine.metric("guideway_agent_lapses_total").await, 1);
-        assert_eq!(machine.metric("guideway_backends_suspect").await, 1);
+        assert_eq!(machine.metric("guideway_backends_suspect{cause=\"agent\"}").await, 1);
 
         // Back, by the same start: its word counts again, and the machine checks no more.
         let mut agent = Agent::welcome("host1", 1, &["10.9.0.21", "10.9.0.22"]).await;

@@ -136,4 +136,7 @@ fn backends_name_the_agent_whose_word_it_is() {
     assert!(backends_at(&list, 91_000).contains("agent host1"));
     list[0].word = Word::Lease;
     assert!(backends_at(&list, 91_000).contains("lease host1"));
+    list[0].suspect_since_unix_ms = Some(79_000);
+    list[0].reason = Some("suspect, its clients' handshakes fail: 12 % where the pool has 97 %".to_owned());
+    assert!(backends_at(&list, 91_000).contains("12 % where the pool has 97 %; suspect for 12s"));
 }

@@ -1,0 +1,148 @@
+//! The owner of the truth and passive health: counters are compared, and suspects are checked by the machine.
+
+use super::{Counts, Pool, Seen, Suspect, Turn};
+use crate::agents::registry::{Checker, Registry};
+use crate::health::Verdict;
+use crate::truth::Truth;
+use model::api::{BackendStatus, EventKind, Word};
+use model::config::{Backend, HealthKind, Protocol, Service};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
+use wire::BackendId;
+
+/// All services of which handshakes are counted and something checks backends.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Passive {
+    pools: HashMap<String, Pool>,
+    /// Suspicions that began, since the start.
+    pub(crate) suspicions: u64,
+}
+
+impl Passive {
+    /// What its clients make of a backend.
+    pub(crate) fn suspect(&self, service: &str, id: BackendId) -> Option<&Suspect> {
+        self.pools.get(service)?.suspects().get(&id)
+    }
+
+    /// By whose word a checked backend is in its state.
+    pub(crate) fn word(&self, registry: &Registry, service: &str, backend: &Backend, id: BackendId) -> Word {
+        match self.suspect(service, id) {
+            Some(suspect) if suspect.is_probed => Word::Health,
+            _ => registry.word(service, &backend.name, backend.address),
+        }
+    }
+
+    /// An own check of a backend has ended. Whether it is the first of a suspect.
+    pub(crate) fn probed(&mut self, service: &str, id: BackendId) -> bool {
+        self.pools.get_mut(service).is_some_and(|pool| pool.probed(id))
+    }
+
+    /// Backends that are suspect now.
+    pub(crate) fn suspects(&self) -> usize {
+        self.pools.values().map(|pool| pool.suspects().len()).sum()
+    }
+}
+
+fn is_compared(service: &Service) -> bool {
+    service.protocol == Protocol::Tcp && service.health.kind != HealthKind::None
+}
+
+impl Truth {
+    /// Twice a second: compares handshakes of backends, when a window is over.
+    pub(crate) fn compare_handshakes(&mut self) {
+        let now_ms = self.uptime_ms();
+        let mut pools = std::mem::take(&mut self.passive.pools);
+        let mut turns = Vec::new();
+        let compared = || self.config.services.iter().filter(|service| is_compared(service));
+        if !pools.is_empty() {
+            let names: HashSet<&str> = compared().map(|service| service.name.as_str()).collect();
+            pools.retain(|name, _| names.contains(name.as_str()));
+        }
+        for service in compared() {
+            let pool = pools.entry(service.name.clone()).or_default();
+            if pool.is_due(now_ms) {
+                let turned = pool.observe(&self.seen(service), now_ms);
+                turns.extend(turned.into_iter().map(|turn| (service.name.clone(), turn)));
+            }
+        }
+        self.passive.pools = pools;
+        if !turns.is_empty() {
+            self.suspicions_turned(turns);
+        }
+    }
+
+    fn seen(&self, service: &Service) -> Vec<Seen> {
+        let ids = service.backends.iter();
+        let ids = ids.filter_map(|backend| self.ids.backend(&service.name, &backend.name, backend.address));
+        ids.map(|id| {
+            let mut counts = Counts::default();
+            for flows in self.workers.iter().filter_map(|worker| worker.counters.flows_of(id)) {
+                counts.add(Counts { syns: flows.syns(), handshakes: flows.handshakes.get() });
+            }
+            let verdict = self.members.get(&id).and_then(|member| member.verdict.as_ref());
+            Seen { id, counts, is_up: verdict.and_then(Verdict::up) == Some(true) }
+        })
+        .collect()
+    }
+
+    /// The machine checks suspects by itself; of those that are none any more their agents' words count again.
+    fn suspicions_turned(&mut self, turns: Vec<(String, Turn)>) {
+        let mut keys = BTreeSet::new();
+        let mut trusted = Vec::new();
+        for (service, turn) in turns {
+            let (id, kind, message) = match turn {
+                Turn::Suspect(id, ratio) => {
+                    self.passive.suspicions += 1;
+                    let message = format!("its clients' handshakes fail: {ratio}; own check decides");
+                    (id, EventKind::BackendSuspect, message)
+                }
+                Turn::Recovered(id, ratio) => {
+                    (id, EventKind::BackendTrusted, format!("its clients' handshakes succeed: {ratio}"))
+                }
+                Turn::Quiet(id) => {
+                    let message =
+                        "own checks pass, and too few clients come to compare their handshakes".to_owned();
+                    (id, EventKind::BackendTrusted, message)
+                }
+            };
+            let Some(member) = self.members.get(&id) else { continue };
+            self.events.push(kind, Some(&service), Some(&member.name), message);
+            let key = (service, member.name.clone());
+            if kind == EventKind::BackendTrusted {
+                trusted.push((key.clone(), member.address));
+            }
+            keys.insert(key);
+        }
+        self.words_changed(&keys);
+        for (key, address) in trusted {
+            if matches!(self.registry.checker(&key.0, &key.1, address), Checker::Agent)
+                && let Some((up, reason)) = self.registry.verdict(&key.0, &key.1, address)
+            {
+                let reason = reason.to_owned();
+                self.told(&key, address, up, &reason);
+            }
+        }
+    }
+
+    /// Why its clients make a backend suspect.
+    pub(crate) fn doubt_of_clients(&self, service: &str, backend: &str, address: IpAddr) -> Option<String> {
+        let suspect = self.passive.suspect(service, self.ids.backend(service, backend, address)?)?;
+        Some(format!("its clients' handshakes fail: {}", suspect.ratio))
+    }
+
+    /// What its clients have to do with a backend's state.
+    pub(crate) fn say_clients(&self, status: &mut BackendStatus) {
+        let Some(suspect) = self.passive.suspect(&status.service, BackendId(status.id)) else { return };
+        let mut reason = format!("suspect, its clients' handshakes fail: {}", suspect.ratio);
+        let last = status.health.as_ref().and_then(|health| health.last.as_ref());
+        if let Some(last) = last.filter(|_| suspect.is_probed) {
+            reason = format!("{reason}; own check: {}", last.reason);
+        }
+        if let (Some(other), Some(_)) = (&status.reason, status.suspect_since_unix_ms) {
+            reason = format!("{other}; {reason}");
+        }
+        status.reason = Some(reason);
+        let since = self.unix_of(suspect.since_ms);
+        status.suspect_since_unix_ms = Some(status.suspect_since_unix_ms.map_or(since, |of| of.min(since)));
+    }
+}
