@@ -215,7 +215,7 @@ pub enum Refusal {
 pub struct Proof {
     /// The service.
     pub service: String,
-    /// [`proof()`], 64 hexadecimal digits.
+    /// [`Claim::prove()`], 64 hexadecimal digits.
     pub mac: String,
 }
 
