@@ -32,6 +32,7 @@ pub(crate) fn run<Io: PacketIo>(
             (Idle::Adaptive, Some(sleep)) if worker.next_due().is_none_or(|due| due > now) => {
                 watch.end(clock.now(), &counters.totals);
                 std::thread::sleep(sleep);
+                watch.slept();
                 now = clock.now();
             }
             _ => {

@@ -589,8 +589,8 @@ impl Registry {
         let of_all: usize = self.registered.values().sum();
         let rules = &self.facts.rules;
         if is_new
-            && (of_service - replaces >= rules.limit(&of.service)
-                || of_all - replaces >= rules.limit_of_all())
+            && (of_service.saturating_sub(replaces) >= rules.limit(&of.service)
+                || of_all.saturating_sub(replaces) >= rules.limit_of_all())
         {
             let reason = format!("service \"{}\" takes no further backend", of.service);
             return Err(Misfit::new(
