@@ -24,7 +24,7 @@ pub(crate) fn run<Io: PacketIo>(
 ) {
     let mut pause = Pause::default();
     let mut now = clock.now();
-    let mut watch = Stopwatch::start(thread_cpu_us, now);
+    let mut watch = Stopwatch::start(thread_cpu_us, idle == Idle::Adaptive, now);
     while !stop.load(Relaxed) {
         let turn = worker.turn(now);
         match (idle, pause.after(turn.received)) {
@@ -32,7 +32,6 @@ pub(crate) fn run<Io: PacketIo>(
             (Idle::Adaptive, Some(sleep)) if worker.next_due().is_none_or(|due| due > now) => {
                 watch.end(clock.now(), &counters.totals);
                 std::thread::sleep(sleep);
-                watch.slept();
                 now = clock.now();
             }
             _ => {

@@ -1,14 +1,17 @@
-//! How long a worker's turns are, in CPU time of its thread, without a system call while there is work.
+//! How long a worker's turns are, in CPU time of its thread, at next to no cost.
 //!
 //! Rule of this module: a turn that is short by the clock is short. Only after one that is not the thread's CPU time is read, because a
-//! thread that was taken off its CPU for a while has not worked meanwhile. To compare with, it is read after each sleep too, which is a
-//! system call anyway. A worker that never sleeps has a CPU of its own: of its turns the clock says the same.
+//! thread that was taken off its CPU for a while has not worked meanwhile. To have something to compare with, a worker that shares its
+//! CPU reads it now and then, too. One that has a CPU of its own does not, so its loop makes no system call: the clock says the same.
 
 use wire::Tick;
 use worker::counters::Totals;
 
 /// A turn that took less by the clock is not looked at more closely, microseconds.
 const SHORT_US: u64 = 1_000;
+/// The CPU time of a thread that shares its CPU is read at least this often while turns follow each other, microseconds: so much more
+/// than its own may be put down to a turn.
+const READ_EVERY_US: u64 = 250;
 /// A turn of more CPU time is counted as long, microseconds: what arrives meanwhile still fits into a card's queue.
 pub(crate) const LONG_US: u64 = 2_000;
 
@@ -17,48 +20,56 @@ pub(crate) const LONG_US: u64 = 2_000;
 pub(crate) struct Stopwatch<Cpu> {
     /// CPU time of the thread, microseconds.
     cpu: Cpu,
+    /// The thread shares its CPU with others.
+    is_shared: bool,
     /// When the turn under way began.
     begun: Tick,
-    /// CPU time when it was last read: what the thread worked since may be put down to a turn, but never more than the turn took.
-    read: u64,
+    /// CPU time when it was last read, and when that was.
+    read: (u64, Tick),
 }
 
 impl<Cpu: Fn() -> u64> Stopwatch<Cpu> {
     /// Begins with a turn.
-    pub(crate) fn start(cpu: Cpu, now: Tick) -> Stopwatch<Cpu> {
-        let read = cpu();
-        Stopwatch { cpu, begun: now, read }
+    pub(crate) fn start(cpu: Cpu, is_shared: bool, now: Tick) -> Stopwatch<Cpu> {
+        let read = (cpu(), now);
+        Stopwatch { cpu, is_shared, begun: now, read }
     }
 
     /// A turn has ended.
     #[inline]
     pub(crate) fn end(&mut self, now: Tick, totals: &Totals) {
         let took_us = now.since_us(self.begun);
-        let used_us = if took_us < SHORT_US { took_us } else { took_us.min(self.used()) };
+        if took_us >= SHORT_US {
+            let (before_us, _) = self.read;
+            self.read(now);
+            self.count(took_us.min(self.read.0.saturating_sub(before_us)), totals);
+        } else {
+            self.count(took_us, totals);
+            if self.is_shared && now.since_us(self.read.1) >= READ_EVERY_US {
+                self.read(now);
+            }
+        }
+    }
+
+    /// The next turn begins, at once or after a sleep.
+    #[inline]
+    pub(crate) fn begin(&mut self, now: Tick) {
+        self.begun = now;
+    }
+
+    #[cold]
+    fn read(&mut self, now: Tick) {
+        self.read = ((self.cpu)(), now);
+    }
+
+    #[inline]
+    fn count(&self, used_us: u64, totals: &Totals) {
         if used_us > totals.longest_turn_us.get() {
             totals.longest_turn_us.set(used_us);
         }
         if used_us > LONG_US {
             totals.long_turns.add(1);
         }
-    }
-
-    /// The next turn begins.
-    #[inline]
-    pub(crate) fn begin(&mut self, now: Tick) {
-        self.begun = now;
-    }
-
-    /// The thread has slept.
-    pub(crate) fn slept(&mut self) {
-        self.used();
-    }
-
-    /// CPU time since it was last read, microseconds.
-    #[cold]
-    fn used(&mut self) -> u64 {
-        let before = std::mem::replace(&mut self.read, (self.cpu)());
-        self.read.saturating_sub(before)
     }
 }
 
@@ -78,12 +89,11 @@ mod tests {
     fn only_time_on_the_cpu_counts() {
         let cpu = Cell::new(0);
         let totals = Totals::default();
-        let mut watch = Stopwatch::start(|| cpu.get(), Tick(0));
+        let mut watch = Stopwatch::start(|| cpu.get(), true, Tick(0));
         // Short by the clock.
         cpu.set(900);
         watch.end(Tick(900), &totals);
         assert_eq!((totals.longest_turn_us.get(), totals.long_turns.get()), (900, 0));
-        watch.slept();
         // Ten milliseconds by the clock, of which the thread worked for one and a half.
         cpu.set(2_400);
         watch.begin(Tick(900));
@@ -97,24 +107,23 @@ mod tests {
     }
 
     #[test]
-    fn cpu_time_is_not_read_while_there_is_work() {
-        let reads = Cell::new(0);
+    fn cpu_time_is_read_seldom_and_on_a_cpu_of_its_own_after_long_turns_alone() {
         let totals = Totals::default();
-        let mut watch = Stopwatch::start(
-            || {
+        for (is_shared, expected) in [(true, 10_000 / READ_EVERY_US), (false, 0)] {
+            let reads = Cell::new(0);
+            let cpu = || {
                 reads.set(reads.get() + 1);
                 0
-            },
-            Tick(0),
-        );
-        for now in 1..=10_000 {
-            watch.end(Tick(now), &totals);
-            watch.begin(Tick(now));
+            };
+            let mut watch = Stopwatch::start(cpu, is_shared, Tick(0));
+            for now in 1..=10_000 {
+                watch.end(Tick(now), &totals);
+                watch.begin(Tick(now));
+            }
+            assert_eq!(reads.get(), 1 + expected);
+            watch.end(Tick(10_000 + SHORT_US), &totals);
+            assert_eq!(reads.get(), 2 + expected);
         }
-        assert_eq!(reads.get(), 1, "short turns in a row");
-        watch.slept();
-        watch.end(Tick(20_000), &totals);
-        assert_eq!(reads.get(), 3, "after a sleep, and after a turn that is not short");
     }
 
     #[test]
