@@ -5,12 +5,14 @@ set -euo pipefail
 usage() {
     cat <<'USAGE'
 usage: bind.sh PCI [DRIVER]   bind the device at PCI (0000:04:00.0) to DRIVER (vfio-pci), now and at boot
-       bind.sh --undo PCI     give it back to its kernel driver and take it out of the boot configuration
+       bind.sh --undo PCI     give it back to its kernel driver and take it out of the boot configuration (also of a
+                              card that is no longer there)
        bind.sh --status       what dpdk-devbind.py --status prints
        bind.sh --force ...    bind even though the device has an address or a route (you may lose your connection)
 
 The boot configuration is /etc/dpdk/interfaces, which the Debian package dpdk applies at start.
-vfio-pci needs the IOMMU: intel_iommu=on (or amd_iommu=on) and iommu=pt on the kernel's command line.
+vfio-pci needs the IOMMU: intel_iommu=on (or amd_iommu=on) and iommu=pt on the kernel's command line. A machine that
+has none takes DRIVER uio_pci_generic, which does not keep the card from any memory.
 
 Mellanox and NVIDIA cards (mlx4, mlx5) are never bound: their driver is bifurcated, the kernel's mlx5_core stays and
 DPDK works beside it. Use the PCI address as the port's device and leave the card alone; this script refuses to bind them.
@@ -50,19 +52,25 @@ driver=${arguments[1]:-vfio-pci}
 pci=${pci,,}
 [[ $driver =~ ^[a-z0-9_-]+$ ]] || code=2 fail "'$driver' is not a driver name"
 device=$root/sys/bus/pci/devices/$pci
-[ -e "$device" ] || fail "there is no device $pci (see: bind.sh --status)"
 [ "$(id -u)" -eq 0 ] || fail "needs root"
+
+forget() {
+    [ -f "$boot_file" ] || return 0
+    awk -v id="$pci" '!($1 == "pci" && tolower($2) == id)' "$boot_file" >"$boot_file.new"
+    if cmp -s "$boot_file" "$boot_file.new"; then rm "$boot_file.new"; else mv "$boot_file.new" "$boot_file"; fi
+}
+
+if [ "$action" = undo ] && [ ! -e "$device" ]; then
+    # The card was taken out: what would bind it at the next boot goes all the same.
+    forget
+    echo "$pci: no such device; taken out of $boot_file"
+    exit 0
+fi
+[ -e "$device" ] || fail "there is no device $pci (see: bind.sh --status)"
 command -v "$devbind" >/dev/null || fail "there is no $devbind: run packages.sh --runtime"
 
 current=
 [ -L "$device/driver" ] && current=$(basename "$(readlink "$device/driver")")
-mkdir -p "$(dirname "$boot_file")"
-touch "$boot_file"
-
-forget() {
-    awk -v id="$pci" '!($1 == "pci" && tolower($2) == id)' "$boot_file" >"$boot_file.new"
-    if cmp -s "$boot_file" "$boot_file.new"; then rm "$boot_file.new"; else mv "$boot_file.new" "$boot_file"; fi
-}
 
 if [ "$action" = undo ]; then
     forget
@@ -91,7 +99,7 @@ if [ "$force" = no ]; then
     done
 fi
 if [ "$driver" = vfio-pci ] && [ -z "$(ls -A "$root/sys/kernel/iommu_groups" 2>/dev/null)" ]; then
-    fail "the IOMMU is off, vfio-pci needs it: add intel_iommu=on iommu=pt (or amd_iommu=on) to the kernel's command line and reboot"
+    fail "the IOMMU is off, vfio-pci needs it: add intel_iommu=on iommu=pt (or amd_iommu=on) to the kernel's command line and reboot; on a machine without one: bind.sh $pci uio_pci_generic"
 fi
 if [ "$current" != "$driver" ]; then
     modprobe "$driver" || fail "cannot load the kernel module $driver (is the package kmod installed?)"
@@ -100,7 +108,8 @@ if [ "$current" != "$driver" ]; then
     "$devbind" "${options[@]}" "$pci"
 fi
 line="pci $pci $driver"
-if ! grep -qxF "$line" "$boot_file"; then
+if ! grep -qxF "$line" "$boot_file" 2>/dev/null; then
+    mkdir -p "$(dirname "$boot_file")"
     forget
     echo "$line" >>"$boot_file"
 fi

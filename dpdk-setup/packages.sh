@@ -35,9 +35,12 @@ command -v apt-get >/dev/null || {
     exit 1
 }
 
-runtime=(dpdk iproute2)
-build=(build-essential pkg-config protobuf-compiler libdpdk-dev clang llvm libclang-dev ca-certificates)
-development=(etcd-server etcd-client libbpf-dev bpftool dpdk-dev iputils-ping python3 nginx-light iperf3 wrk tcpdump ethtool nftables curl jq prometheus python3-scapy strace valgrind procps psmisc shellcheck)
+# Debian's dpdk recommends its drivers and depends on no library of its own: the two meta packages bring the network and
+# mempool drivers, librte-pdump23 what guidewayd links; dpdk-devbind.py and dpdk-pmdinfo.py import elftools.
+runtime=(dpdk librte-meta-net librte-meta-mempool librte-pdump23 python3-pyelftools iproute2 kmod pciutils)
+# etcd's protocol is compiled from .proto files, which include those of libprotobuf-dev.
+build=(build-essential pkg-config protobuf-compiler libprotobuf-dev libdpdk-dev clang llvm libclang-dev ca-certificates)
+development=(etcd-server etcd-client libbpf-dev bpftool dpdk-dev iputils-ping python3 nginx-light iperf3 wrk tcpdump ethtool nftables curl jq prometheus python3-scapy strace valgrind procps psmisc shellcheck mount util-linux)
 
 wanted=("${runtime[@]}")
 [ "$level" = runtime ] || wanted+=("${build[@]}")
@@ -57,8 +60,16 @@ recent_cargo() {
     version=$(cargo --version 2>/dev/null | awk '{print $2}') || return 1
     [ -n "$version" ] && [ "$(printf '%s\n%s\n' "$minimum" "$version" | sort -V | head -n 1)" = "$minimum" ]
 }
-if [ "$level" != runtime ] && ! recent_cargo; then
-    for package in rustc-web cargo-web rustfmt-web; do
+if [ "$level" != runtime ]; then
+    compiler=()
+    recent_cargo || compiler=(rustc-web cargo-web)
+    if [ "$level" = development ]; then
+        # A cargo from elsewhere brings its own.
+        if [ ${#compiler[@]} -gt 0 ] || installed cargo-web; then
+            compiler+=(rustfmt-web rust-web-clippy)
+        fi
+    fi
+    for package in "${compiler[@]}"; do
         installed "$package" || missing+=("$package")
     done
 fi

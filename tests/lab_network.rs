@@ -346,8 +346,9 @@ fn the_traces_of_a_dead_process_are_removed() {
     child.wait().unwrap();
     let name = format!("{}{id}-b1", cleanup::PREFIX);
     assert!(std::process::Command::new("ip").args(["netns", "add", &name]).status().unwrap().success());
+    let enter = format!("--net=/run/netns/{name}");
     let mut sleeper =
-        std::process::Command::new("ip").args(["netns", "exec", &name, "sleep", "60"]).spawn().unwrap();
+        std::process::Command::new("nsenter").args([&enter, "--", "sleep", "60"]).spawn().unwrap();
     std::fs::create_dir_all(cleanup::run_dir(id).join("b1")).unwrap();
     assert_eq!(cleanup::traces(id).len(), 2);
     // The sleeper may not be in its namespace yet.

@@ -1,11 +1,11 @@
 //! Finds libdpdk, generates bindings for the names we use, compiles the shim.
 
+#[path = "libdpdk.rs"]
+mod libdpdk;
+
 use std::env;
 use std::path::PathBuf;
 use std::process::ExitCode;
-
-/// Oldest DPDK whose structures and function names this crate knows.
-const DPDK_VERSION_MIN: &str = "22.11";
 
 /// Functions used by the `dpdk` crate; nothing else is bound.
 const FUNCTIONS: &[&str] = &[
@@ -78,21 +78,16 @@ const FUNCTIONS: &[&str] = &[
 ];
 
 fn main() -> ExitCode {
-    for file in ["build.rs", "wrapper.h", "shim.h", "shim.c"] {
+    for file in ["build.rs", "libdpdk.rs", "wrapper.h", "shim.h", "shim.c"] {
         println!("cargo:rerun-if-changed={file}");
     }
     // Emits -L and -l for every rte library; the linker's --as-needed keeps the few that are used. The drivers are
     // loaded by EAL from Debian's plug-in directory (docs/adr/0002).
-    let library = match pkg_config::Config::new().atleast_version(DPDK_VERSION_MIN).probe("libdpdk") {
+    let library = match libdpdk::find(true) {
         Ok(library) => library,
-        Err(error) => {
-            eprintln!(
-                "libdpdk {DPDK_VERSION_MIN} or newer with its headers is needed and pkg-config did not find it."
-            );
-            eprintln!("On Debian 12: apt-get install libdpdk-dev pkg-config clang libclang-dev");
-            eprintln!("For a DPDK of your own, put the directory of its libdpdk.pc in PKG_CONFIG_PATH.");
-            eprintln!("{error}");
-            return ExitCode::FAILURE;
+        Err(message) => {
+            println!("cargo::error={message}");
+            return ExitCode::SUCCESS;
         }
     };
 

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 /// Where all labs keep their files.
 pub const RUN_DIR: &str = "/run/guideway-lab";
+/// Environment variable with the mark of the run that a process belongs to; every process that the lab starts has it.
+pub const RUN: &str = "GUIDEWAY_RUN";
 /// First part of every namespace's name; the process id follows.
 pub const PREFIX: &str = "gwl-";
 const HUGE_PAGES: &str = "/proc/sys/vm/nr_hugepages";
@@ -34,13 +36,19 @@ pub fn lock() -> Result<File> {
     Ok(file)
 }
 
-/// Writes down who we are, so that a later process can tell whether we still live.
+/// The mark of the run that this process belongs to; it is its own where nobody set one.
+pub fn run_mark() -> String {
+    std::env::var(RUN).unwrap_or_else(|_| std::process::id().to_string())
+}
+
+/// Writes down who we are, so that a later process can tell whether we still live, and which run made this lab.
 pub fn enroll() -> Result<PathBuf> {
     let id = std::process::id();
     let dir = run_dir(id);
     fs::create_dir_all(&dir).tried(|| format!("creating {}", dir.display()))?;
     fs::write(dir.join("started"), start_time(id).unwrap_or_default())
         .tried(|| "writing our start time".into())?;
+    fs::write(dir.join("run"), run_mark()).tried(|| "writing our run's mark".into())?;
     Ok(dir)
 }
 
@@ -122,8 +130,11 @@ pub fn sweep(id: u32) -> Vec<String> {
             }
         }
     }
-    if dir.exists() {
-        note(fs::remove_dir_all(&dir).tried(|| format!("removing {}", dir.display())));
+    // While something is left, who made it stays written down.
+    if errors.is_empty() && dir.exists() {
+        errors.extend(
+            fs::remove_dir_all(&dir).map_err(|error| format!("removing {}: {error}", dir.display())).err(),
+        );
     }
     errors
 }
@@ -165,6 +176,15 @@ pub fn traces(id: u32) -> Vec<String> {
         found.push("a mounted hugetlbfs".into());
     }
     found
+}
+
+/// What labs of the run `mark` still have on this machine; empty after a clean end. Other runs' labs do not count.
+pub fn traces_of_run(mark: &str) -> Vec<String> {
+    let entries = fs::read_dir(RUN_DIR).into_iter().flatten().flatten();
+    let ids = entries.filter_map(|entry| entry.file_name().to_string_lossy().parse::<u32>().ok());
+    ids.filter(|&id| fs::read_to_string(run_dir(id).join("run")).is_ok_and(|run| run == mark))
+        .flat_map(traces)
+        .collect()
 }
 
 /// On SIGINT, SIGTERM and SIGHUP: clean up, then end as the signal says. Installed once a process.

@@ -1,6 +1,7 @@
 //! Commands and processes. Rule of this module: nothing waits without a limit, and a failure says which command
 //! failed and what it printed.
 
+use crate::cleanup;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -91,11 +92,12 @@ pub fn run_with(argv: &[&str], input: &str, limit: Duration) -> Result<String> {
     let (program, arguments) = argv.split_first().ok_or_else(|| failed("empty".into(), String::new()))?;
     let mut child = Command::new(program)
         .args(arguments)
+        .env(cleanup::RUN, cleanup::run_mark())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .map_err(|error| failed(error.to_string(), String::new()))?;
+        .map_err(|error| unstarted(argv, error))?;
     let stdin = child.stdin.take();
     let input = input.to_owned();
     let writer = std::thread::spawn(move || {
@@ -118,6 +120,64 @@ pub fn run_with(argv: &[&str], input: &str, limit: Duration) -> Result<String> {
         Some(status) if status.success() => Ok(stdout),
         Some(status) => Err(failed(status.to_string(), format!("{stderr}{stdout}"))),
         None => Err(failed(format!("no end within {} s", limit.as_secs()), format!("{stderr}{stdout}"))),
+    }
+}
+
+/// Debian packages of the programs that the lab calls, for a machine that lacks one.
+const PACKAGES: &[(&str, &str)] = &[
+    ("bpftool", "bpftool"),
+    ("clang", "clang"),
+    ("curl", "curl"),
+    ("dpdk-dumpcap", "dpdk"),
+    ("dpdk-proc-info", "dpdk"),
+    ("dpdk-telemetry.py", "dpdk"),
+    ("etcd", "etcd-server"),
+    ("etcdctl", "etcd-client"),
+    ("ethtool", "ethtool"),
+    ("ip", "iproute2"),
+    ("iperf3", "iperf3"),
+    ("jq", "jq"),
+    ("mount", "mount"),
+    ("nft", "nftables"),
+    ("nginx", "nginx-light"),
+    ("nstat", "iproute2"),
+    ("nsenter", "util-linux"),
+    ("ping", "iputils-ping"),
+    ("promtool", "prometheus"),
+    ("python3", "python3"),
+    ("ss", "iproute2"),
+    ("sysctl", "procps"),
+    ("tc", "iproute2"),
+    ("tcpdump", "tcpdump"),
+    ("umount", "mount"),
+    ("unshare", "util-linux"),
+    ("wrk", "wrk"),
+];
+
+/// Fails if a program that another one will start, such as `ip netns exec`, is not there.
+pub fn require(argv: &[&str]) -> Result<()> {
+    let program = argv.first().copied().unwrap_or_default();
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let found = program.contains('/')
+        || std::env::split_paths(&paths).any(|directory| directory.join(program).is_file());
+    if found { Ok(()) } else { Err(missing(argv)) }
+}
+
+/// Why a program could not be started.
+fn unstarted(argv: &[&str], error: std::io::Error) -> LabError {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => missing(argv),
+        _ => LabError::Io { what: format!("starting `{}`", argv.join(" ")), source: error },
+    }
+}
+
+fn missing(argv: &[&str]) -> LabError {
+    let program = argv.first().copied().unwrap_or_default();
+    let package = PACKAGES.iter().find(|(name, _)| *name == program).map(|(_, package)| *package);
+    let package = package.map_or_else(String::new, |package| format!(" (Debian's {package})"));
+    LabError::Missing {
+        what: format!("the program `{program}` is missing, for `{}`", argv.join(" ")),
+        remedy: format!("dpdk-setup/packages.sh --development installs it{package}"),
     }
 }
 
@@ -185,11 +245,12 @@ impl Process {
             argv.split_first().ok_or_else(|| LabError::Wrong("an empty command line".into()))?;
         let child = Command::new(program)
             .args(arguments)
+            .env(cleanup::RUN, cleanup::run_mark())
             .stdin(Stdio::null())
             .stdout(output)
             .stderr(errors)
             .spawn()
-            .tried(|| format!("starting `{}`", argv.join(" ")))?;
+            .map_err(|error| unstarted(argv, error))?;
         Ok(Process { child, name: name.to_owned(), log: log.to_owned() })
     }
 
@@ -238,5 +299,49 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_program_is_named_with_its_package() {
+        for (program, package) in PACKAGES {
+            let text = unstarted(&[program, "-t", "x"], std::io::ErrorKind::NotFound.into()).to_string();
+            assert!(
+                text.contains(&format!("`{program}` is missing"))
+                    && text.contains(&format!("Debian's {package})")),
+                "{text}"
+            );
+        }
+        assert!(missing(&["own"]).to_string().ends_with("packages.sh --development installs it"));
+        require(&["sh", "-c", "true"]).unwrap();
+        assert!(matches!(require(&["guideway-no-such-program"]), Err(LabError::Missing { .. })));
+        match run(&["guideway-no-such-program"]) {
+            Err(LabError::Missing { what, .. }) => {
+                assert!(what.contains("guideway-no-such-program"), "{what}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// What the lab calls is what the script installs.
+    #[test]
+    fn packages_are_installed_by_the_script() {
+        let script =
+            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/dpdk-setup/packages.sh")).unwrap();
+        let listed: Vec<&str> = script
+            .lines()
+            .filter_map(|line| line.split_once("=(")?.1.strip_suffix(')'))
+            .flat_map(str::split_whitespace)
+            .collect();
+        for (program, package) in PACKAGES {
+            assert!(
+                listed.contains(package),
+                "{program} comes with {package}, which packages.sh does not install"
+            );
+        }
     }
 }

@@ -12,11 +12,12 @@ use std::time::{Duration, Instant};
 
 /// How to call it.
 pub const USAGE: &str = "\
-usage: cargo xtask demo [--requests N] [--modes ipip,gre,gue,vxlan,l2] [--no-ipv6]
+usage: ./run demo [--requests N] [--modes ipip,gre,gue,vxlan,l2] [--no-ipv6]
 
 Starts guidewayd on AF_XDP between real clients and nginx servers in network namespaces, and for each mode sends N
 requests (default 20000), each on a new connection, from 101 client addresses; then kills, drains and adds backends
-while requests arrive. IPv6 follows with a tenth of the requests. Needs root.";
+while requests arrive. IPv6 follows with a tenth of the requests. Needs root. The programs are built to be there soon,
+not to be fast: docs/performance says what a release build reaches.";
 
 /// What the demo does.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -1,6 +1,6 @@
 //! A network namespace and what is run in it.
 
-use crate::command::{LabError, Process, Result, Tried, run, run_input, run_with};
+use crate::command::{LabError, Process, Result, Tried, require, run, run_input, run_with};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -11,6 +11,8 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 pub struct Namespace {
     name: String,
+    /// The argument of `nsenter` that enters it.
+    enter: String,
 }
 
 impl Namespace {
@@ -18,7 +20,7 @@ impl Namespace {
     /// (backends answer from the VIP), no duplicate address detection (it costs a second), no router discovery.
     pub fn create(name: &str) -> Result<Namespace> {
         run(&["ip", "netns", "add", name])?;
-        let namespace = Namespace { name: name.to_owned() };
+        let namespace = Namespace { name: name.to_owned(), enter: format!("--net=/run/netns/{name}") };
         namespace.sysctl(&[
             "net.ipv4.conf.all.rp_filter=0",
             "net.ipv4.conf.default.rp_filter=0",
@@ -58,25 +60,29 @@ impl Namespace {
         self.run(&argv).map(drop)
     }
 
-    /// The command line that runs `argv` in it.
+    /// The command line that runs `argv` in it. Not by `ip netns exec`, which makes a mount namespace as well and so fails
+    /// in a chroot, whose root is no mount point.
     pub fn argv<'a>(&'a self, argv: &[&'a str]) -> Vec<&'a str> {
-        let mut all = vec!["ip", "netns", "exec", self.name.as_str()];
+        let mut all = vec!["nsenter", self.enter.as_str(), "--"];
         all.extend(argv);
         all
     }
 
     /// Runs a command in it to its end and returns its standard output.
     pub fn run(&self, argv: &[&str]) -> Result<String> {
+        require(argv)?;
         run(&self.argv(argv))
     }
 
     /// Like [`Namespace::run`], with input and a limit.
     pub fn run_with(&self, argv: &[&str], input: &str, limit: Duration) -> Result<String> {
+        require(argv)?;
         run_with(&self.argv(argv), input, limit)
     }
 
     /// Starts a process in it.
     pub fn start(&self, name: &str, argv: &[&str], log: &Path) -> Result<Process> {
+        require(argv)?;
         Process::start(name, &self.argv(argv), log)
     }
 

@@ -5,13 +5,14 @@ mod dist;
 mod fuzz;
 mod gate;
 mod hygiene;
-mod lab;
 mod perf;
 mod project;
 mod seeds;
 mod simulate;
+mod soak;
 mod step;
 mod tests;
+mod without_dpdk;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -28,21 +29,10 @@ struct Cli {
 enum Task {
     /// Run everything that must pass, cheapest first
     Ci(ci::Arguments),
-    /// Watch real TCP clients reach real nginx servers through the balancer, in network namespaces
-    #[command(disable_help_flag = true)]
-    Demo {
-        /// Options of the demo; `cargo xtask demo --help` lists them
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        arguments: Vec<String>,
-    },
     /// Run the bench suite and write its results, page and plots
     Perf(perf::Arguments),
-    /// Run the long checks: minutes of each fuzz target, many cases of each property test
-    Soak {
-        /// Minutes for each fuzz target
-        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=1440))]
-        minutes: u64,
-    },
+    /// Run the long checks: minutes of each fuzz target, many cases of each property test, bare machines
+    Soak(soak::Arguments),
     /// Build and run one fuzz target
     Fuzz {
         /// The target
@@ -65,9 +55,8 @@ enum Task {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Task::Ci(arguments) => ci::run(&arguments).map_err(|e| e.to_string()),
-        Task::Demo { arguments } => demo(&arguments),
         Task::Perf(arguments) => perf::run(&arguments),
-        Task::Soak { minutes } => ci::soak(minutes).map_err(|e| e.to_string()),
+        Task::Soak(arguments) => soak::run(&arguments).map_err(|e| e.to_string()),
         Task::Fuzz { target, seconds } => fuzz_one(&target, seconds),
         Task::Sim(arguments) => simulate::run(&arguments),
         Task::Gate(arguments) => gate::run(&arguments),
@@ -82,14 +71,6 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// The demo, after which the machine must be as before.
-fn demo(arguments: &[String]) -> Result<bool, String> {
-    let before = hygiene::Snapshot::take();
-    let shown = lab::demo(arguments)?;
-    before.compare("demo")?;
-    Ok(shown)
 }
 
 fn fuzz_one(target: &str, seconds: u64) -> Result<bool, String> {

@@ -33,8 +33,6 @@ pub(crate) fn cargo() -> Command {
             command.env_remove(key);
         }
     }
-    // Tests with optimised loops: table and property tests are several times faster, builds a little slower.
-    command.env("CARGO_PROFILE_DEV_OPT_LEVEL", "1");
     command
 }
 

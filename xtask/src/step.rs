@@ -1,5 +1,6 @@
 //! One step of a longer run: a command with a time limit, a log file, and the number of tests it passed.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -20,15 +21,13 @@ struct Outcome {
     failed: u64,
 }
 
-/// Good, bad, or not done.
+/// Good or bad. There is no third: a tool that is missing or a test that was left out is bad.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Verdict {
     /// Good.
     Passed,
     /// Bad.
     Failed(String),
-    /// Not done, for this reason.
-    Skipped(String),
 }
 
 /// Runs steps one after another and remembers how they ended.
@@ -39,6 +38,8 @@ pub(crate) struct Runner {
     /// Marks every process started here, so that one left behind can be found.
     pub(crate) mark: String,
     outcomes: Vec<Outcome>,
+    /// Tests that this machine's CPU cannot run, in their own words.
+    not_run: BTreeSet<String>,
     started: Instant,
 }
 
@@ -47,10 +48,17 @@ impl Runner {
     pub(crate) fn new(logs: PathBuf, verbose: bool) -> std::io::Result<Runner> {
         std::fs::create_dir_all(&logs)?;
         let mark = format!("{}", std::process::id());
-        Ok(Runner { logs, verbose, mark, outcomes: Vec::new(), started: Instant::now() })
+        Ok(Runner {
+            logs,
+            verbose,
+            mark,
+            outcomes: Vec::new(),
+            not_run: BTreeSet::new(),
+            started: Instant::now(),
+        })
     }
 
-    /// Runs the commands of a step until one fails; all must end within `limit`.
+    /// Runs all commands of a step, also behind one that fails; all must end within `limit`.
     pub(crate) fn step(&mut self, name: &str, limit: Duration, commands: Vec<Command>) {
         let begun = Instant::now();
         print!("{name:.<34} ");
@@ -70,17 +78,19 @@ impl Runner {
                             verdict = Verdict::Failed(format!("not finished after {} s", limit.as_secs()));
                             break;
                         }
-                        Ok(status) => {
-                            verdict = Verdict::Failed(format!("{status}"));
-                            break;
+                        // What a shell and `timeout` say of a program that is not there.
+                        Ok(status) if status.code() == Some(127) => {
+                            verdict = Verdict::Failed(missing(&command));
                         }
-                        Err(e) => {
-                            verdict = Verdict::Failed(e.to_string());
-                            break;
-                        }
+                        Ok(status) => verdict = Verdict::Failed(format!("{status}")),
+                        Err(e) => verdict = Verdict::Failed(e.to_string()),
                     }
                 }
             }
+        }
+        if !counts.ignored.is_empty() {
+            verdict = Verdict::Failed(format!("left out: {}", counts.ignored.join(", ")));
+            counts.failed += counts.ignored.len() as u64;
         }
         if matches!(verdict, Verdict::Failed(_)) && counts.failed == 0 {
             counts.failed = 1;
@@ -93,27 +103,27 @@ impl Runner {
         let begun = Instant::now();
         print!("{name:.<34} ");
         let (verdict, counts) = match check() {
-            Ok(()) => (Verdict::Passed, Counts { passed: 1, failed: 0 }),
-            Err(e) => (Verdict::Failed(e), Counts { passed: 0, failed: 1 }),
+            Ok(()) => (Verdict::Passed, Counts { passed: 1, ..Counts::default() }),
+            Err(e) => (Verdict::Failed(e), Counts { failed: 1, ..Counts::default() }),
         };
         self.finish(name, verdict, begun.elapsed(), counts, None);
     }
 
-    /// Records a step that is not done.
-    pub(crate) fn skip(&mut self, name: &str, why: &str) {
-        print!("{name:.<34} ");
-        self.finish(name, Verdict::Skipped(why.to_owned()), Duration::ZERO, Counts::default(), None);
+    /// Records a step that cannot be done: it counts as failed.
+    pub(crate) fn cannot(&mut self, name: &str, why: &str) {
+        self.check(name, || Err(why.to_owned()));
     }
 
     /// Prints the table and the last line; true if nothing failed.
     pub(crate) fn summary(&self) -> bool {
         println!();
-        for o in self.outcomes.iter().filter(|o| o.verdict != Verdict::Passed) {
-            match &o.verdict {
-                Verdict::Failed(why) => println!("failed:  {} ({why})", o.name),
-                Verdict::Skipped(why) => println!("skipped: {} ({why})", o.name),
-                Verdict::Passed => {}
+        for o in &self.outcomes {
+            if let Verdict::Failed(why) = &o.verdict {
+                println!("failed:  {} ({why})", o.name);
             }
+        }
+        for what in &self.not_run {
+            println!("not run: {what}");
         }
         let passed: u64 = self.outcomes.iter().map(|o| o.passed).sum();
         let failed: u64 = self.outcomes.iter().map(|o| o.failed).sum();
@@ -135,7 +145,6 @@ impl Runner {
         };
         match &verdict {
             Verdict::Passed => println!("ok      {:>6} s{tests}", seconds(took)),
-            Verdict::Skipped(why) => println!("skipped ({why})"),
             Verdict::Failed(why) => {
                 println!("FAILED  {:>6} s{tests}: {why}", seconds(took));
                 if let Some(text) = log.and_then(|log| std::fs::read(log).ok()) {
@@ -147,6 +156,7 @@ impl Runner {
                 }
             }
         }
+        self.not_run.extend(counts.not_run);
         let (passed, failed) = (counts.passed, counts.failed);
         self.outcomes.push(Outcome { name: name.to_owned(), verdict, passed, failed });
     }
@@ -172,7 +182,7 @@ impl Runner {
         if let Some(directory) = command.get_current_dir() {
             limited.current_dir(directory);
         }
-        limited.env("GUIDEWAY_RUN", &self.mark).env("CARGO_TERM_COLOR", "never");
+        limited.env(guideway_lab::cleanup::RUN, &self.mark).env("CARGO_TERM_COLOR", "never");
         writeln!(log, "+ {command:?}")?;
         let (reader, writer) = std::io::pipe()?;
         limited.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
@@ -215,26 +225,48 @@ fn seconds(d: Duration) -> String {
     format!("{:.1}", d.as_secs_f64())
 }
 
-/// Tests counted from the output of cargo test and nextest.
-#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+/// A program that is not there, and what installs it.
+fn missing(command: &Command) -> String {
+    let program = command.get_program().to_string_lossy();
+    format!("{program} is missing; dpdk-setup/packages.sh --development installs what is needed")
+}
+
+/// Tests counted from the output of test executables.
+#[derive(Clone, Default, Debug, PartialEq, Eq)]
 struct Counts {
     passed: u64,
     failed: u64,
+    /// Names of tests that are marked as ignored, and what tests say that they left out.
+    ignored: Vec<String>,
+    /// What tests say that the CPU lacks a feature for: `not run: <what> (<feature>)`.
+    not_run: BTreeSet<String>,
 }
 
 impl Counts {
     fn read(&mut self, line: &str) {
-        let line = line.trim_start();
-        if !(line.starts_with("test result:") || line.starts_with("Summary [")) {
-            return;
-        }
-        let words: Vec<&str> = line.split([' ', ';', ',', ':']).filter(|w| !w.is_empty()).collect();
-        for pair in words.windows(2) {
-            let Ok(n) = pair[0].parse::<u64>() else { continue };
-            match pair[1] {
-                "passed" => self.passed += n,
-                "failed" | "timed" | "exec" => self.failed += n,
-                _ => {}
+        // Not indented: what a test prints of a run of its own is not this run's.
+        let line = line.trim_end();
+        if let Some(what) = line.strip_prefix("not run: ") {
+            self.not_run.insert(what.to_owned());
+        } else if let Some(what) = line.strip_prefix("skipped: ") {
+            // A test that returned early, whatever it calls itself.
+            self.ignored.push(what.to_owned());
+        } else if let Some((name, _)) =
+            line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... ignored"))
+        {
+            // An example in a document that is only to be read is one by intention.
+            if !name.contains(" - ") {
+                self.ignored.push(name.to_owned());
+            }
+        } else if line.starts_with("test result:") {
+            let words: Vec<&str> = line.split([' ', ';']).filter(|w| !w.is_empty()).collect();
+            for pair in words.windows(2) {
+                let Ok(n) = pair[0].parse::<u64>() else { continue };
+                match pair[1] {
+                    "passed" => self.passed += n,
+                    "failed" => self.failed += n,
+                    _ => {}
+                }
             }
         }
     }
@@ -245,14 +277,46 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_both_runners() {
+    fn counts_tests_and_names_those_left_out() {
         let mut c = Counts::default();
         c.read("test result: FAILED. 3 passed; 2 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.1s");
-        assert_eq!(c, Counts { passed: 3, failed: 2 });
-        c.read("     Summary [   0.004s] 5 tests run: 4 passed, 1 failed, 7 skipped");
-        assert_eq!(c, Counts { passed: 7, failed: 3 });
+        assert_eq!((c.passed, c.failed), (3, 2));
         c.read("running 12 tests");
-        assert_eq!(c, Counts { passed: 7, failed: 3 });
+        c.read("    test another::runs ... ignored");
+        c.read("test ring::late ... ignored");
+        c.read("test ring::slow ... ignored, needs an hour");
+        c.read("test crates/flow/src/lib.rs - Table (line 12) ... ignored");
+        c.read("skipped: no etcd here");
+        assert_eq!(c.ignored, ["ring::late", "ring::slow", "no etcd here"]);
+        c.read("not run: look-ups of eight keys at a time (no avx512f)");
+        assert_eq!((c.passed, c.failed, c.not_run.len()), (3, 2, 1));
+    }
+
+    #[test]
+    fn a_test_left_out_fails_the_step() {
+        let outcome = |line: &str| {
+            let logs = std::env::temp_dir().join(format!("guideway-xtask-left-out-{}", std::process::id()));
+            let mut runner = Runner::new(logs.clone(), false).expect("temporary directory");
+            let mut command = Command::new("echo");
+            command.arg(line);
+            runner.step("tests", Duration::from_secs(10), vec![command]);
+            std::fs::remove_dir_all(logs).expect("temporary directory goes");
+            runner.outcomes.remove(0).verdict
+        };
+        assert_eq!(outcome("test a::b ... ok"), Verdict::Passed);
+        assert_eq!(outcome("test a::b ... ignored"), Verdict::Failed("left out: a::b".to_owned()));
+        assert_eq!(outcome("not run: a::b (no avx512f)"), Verdict::Passed);
+    }
+
+    #[test]
+    fn a_missing_tool_fails_the_step_by_name() {
+        let logs = std::env::temp_dir().join(format!("guideway-xtask-missing-{}", std::process::id()));
+        let mut runner = Runner::new(logs.clone(), false).expect("temporary directory");
+        runner.step("tool", Duration::from_secs(10), vec![Command::new("no-such-tool")]);
+        let why = "no-such-tool is missing; dpdk-setup/packages.sh --development installs what is needed";
+        assert_eq!(runner.outcomes[0].verdict, Verdict::Failed(why.to_owned()));
+        assert!(!runner.summary());
+        std::fs::remove_dir_all(logs).expect("temporary directory goes");
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! How tests are built and started.
 //!
-//! Always with the whole workspace selected: another selection unifies other features and would build every dependency
-//! once more. With nextest each test has a process of its own. Without it the executables are started by us, those
-//! that start an EAL once for each test, because EAL starts once in a process.
+//! Always with the whole workspace selected: another selection unifies other features and would build dependencies once
+//! more. The executables are started by us, those that start an EAL once for each test, because EAL starts once in a
+//! process. (With cargo-nextest, which is not needed here, .config/nextest.toml does the same.)
 
 use crate::project;
 use serde_json::Value;
@@ -54,67 +54,23 @@ impl Executable {
     }
 }
 
-/// Tests of the workspace.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Tests {
-    /// Whether nextest starts them.
-    pub(crate) nextest: bool,
-}
-
-impl Tests {
-    /// The command that builds the programs that the lab starts.
-    pub(crate) fn programs() -> Command {
-        let mut command = project::cargo();
-        command.args(["build", "--workspace", "--bins"]);
-        command
-    }
-
-    /// The command that builds all of them.
-    pub(crate) fn build(self) -> Command {
-        let mut command = project::cargo();
-        if self.nextest {
-            command.args(["nextest", "run", "--workspace", "--no-run"]);
-        } else {
-            command.args(["test", "--workspace", "--tests", "--no-run"]);
-        }
-        command
-    }
-
-    /// The commands that run a group.
-    pub(crate) fn commands(self, group: Group) -> Vec<Command> {
-        let mut commands = if self.nextest { vec![nextest(group)] } else { by_hand(group) };
-        // Programs of the tests' own profile, not of the release build: no second build of all dependencies, and debug
-        // assertions (conservation in every turn) hold in the lab too.
-        let programs = project::target_directory().join("debug");
-        for command in &mut commands {
-            command.env("GUIDEWAY_BIN_DIR", &programs).env("GUIDEWAY", programs.join("guideway"));
-        }
-        commands
-    }
-}
-
-fn nextest(group: Group) -> Command {
-    let eal: Vec<String> = EAL.iter().map(|p| format!("package({p})")).collect();
-    let eal = eal.join(" or ");
-    let filter = match group {
-        Group::Pure => format!("not ({eal} or package({LAB}))"),
-        Group::Eal => eal,
-        Group::Scenarios => format!("package({LAB}) and binary(scenarios)"),
-        Group::Lab => format!("package({LAB}) and not binary(scenarios)"),
-    };
+/// The command that builds all test executables and the programs that the lab starts, in one go, so that both share
+/// the features of every dependency.
+pub(crate) fn build() -> Command {
     let mut command = project::cargo();
-    command.args(["nextest", "run", "--workspace", "--no-fail-fast", "--no-tests=pass", "-E", &filter]);
-    if group != Group::Pure {
-        command.arg("--test-threads=1");
-    }
+    command.args(["build", "--workspace", "--tests", "--bins"]);
     command
 }
 
-fn by_hand(group: Group) -> Vec<Command> {
+/// The commands that run a group.
+///
+/// # Errors
+/// The executables cannot be built, or there is none of this group: no test is no success.
+pub(crate) fn commands(group: Group) -> Result<Vec<Command>, String> {
     let mut commands = Vec::new();
-    for executable in executables().iter().filter(|e| e.group() == group) {
+    for executable in executables()?.iter().filter(|e| e.group() == group) {
         if group == Group::Eal {
-            for test in names(executable) {
+            for test in names(executable)? {
                 let mut command = executable.command();
                 command.args(["--exact", &test]);
                 commands.push(command);
@@ -128,18 +84,30 @@ fn by_hand(group: Group) -> Vec<Command> {
         }
     }
     if commands.is_empty() {
-        // What cannot be built shall be seen in the step's log.
-        commands.push(Tests { nextest: false }.build());
+        return Err(format!("there are no tests of the group {group:?}"));
     }
-    commands
+    // Programs of the tests' own profile, not of the release build: no second build of all dependencies, and debug
+    // assertions (conservation in every turn) hold in the lab too.
+    let programs = project::target_directory().join("debug");
+    for command in &mut commands {
+        // What a passed test prints is shown: it says there what the CPU cannot run.
+        command
+            .arg("--show-output")
+            .env("GUIDEWAY_BIN_DIR", &programs)
+            .env("GUIDEWAY", programs.join("guideway"));
+    }
+    Ok(commands)
 }
 
 /// All test executables, as cargo names them; everything has been built by then.
-fn executables() -> Vec<Executable> {
-    let mut list = Tests { nextest: false }.build();
-    list.arg("--message-format=json");
-    let output = list.output().map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
-    output.lines().filter_map(executable).collect()
+fn executables() -> Result<Vec<Executable>, String> {
+    let mut list = build();
+    list.args(["--message-format", "json-render-diagnostics"]).stderr(std::process::Stdio::inherit());
+    let output = list.output().map_err(|e| format!("cargo: {e}"))?;
+    if !output.status.success() {
+        return Err("the tests cannot be built".to_owned());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).lines().filter_map(executable).collect())
 }
 
 fn executable(line: &str) -> Option<Executable> {
@@ -161,10 +129,11 @@ fn executable(line: &str) -> Option<Executable> {
     })
 }
 
-fn names(executable: &Executable) -> Vec<String> {
+fn names(executable: &Executable) -> Result<Vec<String>, String> {
     let output = executable.command().args(["--list", "--format", "terse"]).output();
-    let text = output.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
-    text.lines().filter_map(|l| l.strip_suffix(": test")).map(str::to_owned).collect()
+    let output = output.map_err(|e| format!("{}: {e}", executable.path.display()))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.lines().filter_map(|l| l.strip_suffix(": test")).map(str::to_owned).collect())
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@
 //!
 //! The pure part ([`compile`], [`ids`], [`slots`], [`plan`]) turns a configuration into a view without any of the rest.
 #![forbid(unsafe_code)]
+// Without its client, nobody says what only the store says.
+#![cfg_attr(not(feature = "etcd"), allow(dead_code))]
 
 pub mod compile;
 pub mod ids;
@@ -73,3 +75,10 @@ mod test_network;
 pub use plane::{DeviceStats, Notice, Options, Plane, PortHandle, Telemetry, WorkerHandle};
 #[cfg(feature = "daemon")]
 pub use run::{RunError, run};
+
+/// Why this build cannot run a configuration that is good in itself; `None` if it can.
+#[cfg(feature = "daemon")]
+pub fn refused_by_build(config: &model::Config) -> Option<&'static str> {
+    (config.cluster.is_some() && !cfg!(feature = "etcd"))
+        .then_some("[cluster] needs a build with the cargo feature `etcd`, which is there by default")
+}

@@ -3,6 +3,7 @@
 use crate::api::{self, listener};
 use crate::apply::Applied;
 use crate::cluster::adopt::Part;
+#[cfg(feature = "etcd")]
 use crate::cluster::store;
 use crate::plane::{Notice, Options, Plane};
 use crate::truth::{Door, Parts, Question, Refusal, Truth};
@@ -224,9 +225,13 @@ async fn drive(
     }
     truth.save();
 
+    #[cfg(feature = "etcd")]
     let keeper = store
         .zip(requests)
         .map(|((config, name), requests)| tokio::spawn(store::keep(config, name, requests, notes.clone())));
+    // Not reached with a store: such a configuration is refused before anything starts.
+    #[cfg(not(feature = "etcd"))]
+    let keeper = store.zip(requests).map(|_| tokio::spawn(async {}));
     tokio::spawn(neighbour::follow(neighbour_wishes, notes.clone()));
     tokio::spawn(announce::keep(announcement_wishes, left_over, announced, notes));
     let door =

@@ -6,16 +6,13 @@ use std::process::{Child, Command, Stdio};
 const INSIDE: &str = "GUIDEWAY_TEST_NETWORK";
 
 /// Runs `body` in a network namespace of its own, in which `setup` (shell) was run; the kernel removes it with the
-/// process. `name` is the full name of the test. Without root the test is skipped, and says so.
+/// process. `name` is the full name of the test. Needs root.
 pub(crate) fn in_own_network(name: &str, setup: &str, body: impl FnOnce()) {
     if std::env::var_os(INSIDE).is_some() {
         body();
         return;
     }
-    if !rustix::process::geteuid().is_root() {
-        println!("skipped: {name} makes a network namespace, which needs root");
-        return;
-    }
+    assert!(rustix::process::geteuid().is_root(), "{name} makes a network namespace, which needs root");
     let script = format!("set -e; ip link set lo up; {setup}\nexec \"$0\" \"$@\"");
     let status = Command::new("unshare")
         .args(["--net", "--", "sh", "-c", &script])

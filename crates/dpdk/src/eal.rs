@@ -67,7 +67,8 @@ impl Eal {
     /// Starts EAL with `arguments` (program name first). DPDK's log lines go to `sink` from the end of the start on.
     /// `memory_bytes` is the huge-page memory the caller will want, named in the remedy when there is none.
     ///
-    /// The calling thread becomes the main lcore and is pinned to its CPUs.
+    /// The calling thread becomes the main lcore and is pinned to its CPUs. Call it before threads are started that read
+    /// the environment through C.
     ///
     /// # Errors
     /// [`EalError`], with EAL's own words and a remedy.
@@ -86,6 +87,11 @@ impl Eal {
         let mut argv: Vec<*mut c_char> = strings.iter().map(|string| string.as_ptr().cast_mut()).collect();
         argv.push(std::ptr::null_mut());
         let count = c_int::try_from(strings.len()).unwrap_or(c_int::MAX);
+
+        // systemd sets it for a unit with RuntimeDirectory=, and EAL would put its files there: DPDK's tools, and the lock
+        // that refuses a second instance, look in the default place.
+        // SAFETY: the first thing that a process does with DPDK; no thread is there that reads the environment through C.
+        unsafe { std::env::remove_var("RUNTIME_DIRECTORY") };
 
         // On a bad argument EAL prints three screens of help to standard output.
         let muted = mute_stdout();

@@ -11,7 +11,7 @@ pub(crate) const SOCKET: &str = "/run/guideway-agent/agent.sock";
 
 /// The agent of a host of backends: registers them with the balancer, checks them, and tells it their load.
 #[derive(Debug, Parser)]
-#[command(name = "guideway-agent", version, after_long_help = AFTER_HELP)]
+#[command(name = "guideway-agent", version = env!("GUIDEWAY_VERSION"), after_long_help = AFTER_HELP)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Command,

@@ -149,7 +149,7 @@ impl Agent {
         let serve = tokio::spawn(socket.serve(sender.clone())).abort_handle();
         let begun = Instant::now();
         tracing::info!(
-            version = env!("CARGO_PKG_VERSION"),
+            version = env!("GUIDEWAY_VERSION"),
             agent = config.name,
             incarnation,
             config = %file.display(),

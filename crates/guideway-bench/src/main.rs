@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 /// Measures the engine, the flow table and devices.
 #[derive(Parser, Debug)]
-#[command(name = "guideway bench", version, max_term_width = 100)]
+#[command(name = "guideway bench", version = env!("GUIDEWAY_VERSION"), max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

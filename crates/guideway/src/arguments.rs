@@ -16,7 +16,7 @@ Exit codes:
 
 /// Layer-4 load balancer: look at it, change it, and ask why.
 #[derive(Parser, Debug)]
-#[command(name = "guideway", version, after_help = EXIT_CODES, propagate_version = true, max_term_width = 100)]
+#[command(name = "guideway", version = env!("GUIDEWAY_VERSION"), after_help = EXIT_CODES, propagate_version = true, max_term_width = 100)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,

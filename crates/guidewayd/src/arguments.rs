@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 /// A layer-4 load balancer on DPDK.
 #[derive(Debug, Parser)]
-#[command(name = "guidewayd", version, after_long_help = AFTER_HELP)]
+#[command(name = "guidewayd", version = env!("GUIDEWAY_VERSION"), after_long_help = AFTER_HELP)]
 pub(crate) struct Arguments {
     /// Configuration file (TOML).
     #[arg(long, short, value_name = "FILE", default_value = "/etc/guideway/guideway.toml")]

@@ -32,6 +32,10 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_CONFIG);
         }
     };
+    if let Some(reason) = control::refused_by_build(&loaded.config) {
+        eprintln!("guidewayd: {reason}");
+        return ExitCode::from(EXIT_CONFIG);
+    }
     let words = match eal_arguments::build(&loaded.config, &arguments.eal) {
         Ok(words) => words,
         Err(error) => {
@@ -76,12 +80,11 @@ fn load(path: &Path) -> Result<Loaded, miette::Report> {
 
 /// From start to SIGTERM. Everything that was started is stopped when this returns, in the reverse order.
 fn run(arguments: &Arguments, loaded: Loaded, words: &[String]) -> Result<(), StartError> {
-    let version = env!("CARGO_PKG_VERSION");
-    tracing::info!(version, config = %arguments.config.display(), "starting");
+    tracing::info!(version = env!("GUIDEWAY_VERSION"), config = %arguments.config.display(), "starting");
     let (data_path, plane) = DataPath::start(&loaded.config, words)?;
     let options = Options {
         notify: Some(Box::new(service_manager::tell)),
-        version: version.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
         ..Options::new(&arguments.config)
     };
     let result = control::run(options, loaded, plane);

@@ -39,8 +39,7 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// `None`, with a message, where there is no such program.
-fn etcd(directory: &Path, [client, peer]: &[String; 2]) -> Option<Running> {
+fn etcd(directory: &Path, [client, peer]: &[String; 2]) -> Running {
     let child = Command::new("etcd")
         .arg("--data-dir")
         .arg(directory.join("etcd"))
@@ -50,13 +49,9 @@ fn etcd(directory: &Path, [client, peer]: &[String; 2]) -> Option<Running> {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn();
-    match child {
-        Ok(child) => Some(Running(child)),
-        Err(error) => {
-            eprintln!("skipped: no etcd ({error}); dpdk-setup/packages.sh --development installs it");
-            None
-        }
-    }
+    Running(
+        child.expect("etcd (Debian's etcd-server; dpdk-setup/packages.sh --development installs it) starts"),
+    )
 }
 
 /// A machine's file and socket.
@@ -162,7 +157,7 @@ fn two_daemons_join_agree_and_leave() {
     let (status, answer) = one.ask("GET", "/v1/ready", "").unwrap();
     assert_eq!(status, 503, "{answer}");
     assert!(answer.contains("no member of the cluster"), "{answer}");
-    let Some(store) = etcd(directory.path(), &urls) else { return };
+    let store = etcd(directory.path(), &urls);
     until("joined", || one.is_ready());
     let mut second = two.start();
     until("both joined", || two.is_ready());
@@ -187,7 +182,7 @@ fn two_daemons_join_agree_and_leave() {
     let (status, answer) = one.ask("POST", "/v1/apply?wait=true", &one.with_backend(3)).unwrap();
     assert!(status == 503 && answer.contains("store does not take it"), "{answer}");
     assert!(one.is_ready() && two.is_ready(), "they forward as before");
-    let _store = etcd(directory.path(), &urls).unwrap();
+    let _store = etcd(directory.path(), &urls);
     until("back", || {
         one.says("/v1/cluster", "\"store_reached\":true") && two.says("/v1/cluster", "\"store_reached\":true")
     });

@@ -113,8 +113,12 @@ fn starts_answers_stops_and_leaves_nothing() {
     let name = format!("test{}", std::process::id());
     let config = config(directory.path(), &name, "net_ring0", SERVICE);
     let socket = directory.path().join("api.sock");
+    // As the unit starts it: EAL would follow this directory, where DPDK's tools and a second daemon do not look.
+    let unit_directory = directory.path().join("run");
+    std::fs::create_dir(&unit_directory).unwrap();
     let child = daemon(&config)
         .args(["--log-level", "warn"])
+        .env("RUNTIME_DIRECTORY", &unit_directory)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -128,7 +132,13 @@ fn starts_answers_stops_and_leaves_nothing() {
     let ports = get(&socket, "/v1/ports").unwrap();
     assert!(ports.contains(r#""driver":"net_ring""#), "{ports}");
 
-    // A second one with the same name is refused, and does not take the first one's files away.
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map_or_else(|| "/tmp".into(), std::path::PathBuf::from);
+    let eal_directories =
+        [Path::new("/var/run"), &runtime].map(|root| root.join("dpdk").join(format!("guideway-{name}")));
+    assert!(eal_directories.iter().any(|of| of.exists()), "{eal_directories:?}");
+    assert_eq!(std::fs::read_dir(&unit_directory).unwrap().count(), 0);
+
+    // A second one with the same name, by hand, is refused, and does not take the first one's files away.
     let second = daemon(&config).output().unwrap();
     let (_, stderr) = text(&second);
     assert_eq!(second.status.code(), Some(1), "{stderr}");
@@ -142,14 +152,7 @@ fn starts_answers_stops_and_leaves_nothing() {
     assert_eq!(status.code(), Some(0), "{stderr}");
     assert_eq!(stdout, "");
     assert!(!stderr.contains("ERROR"), "{stderr}");
-    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map_or_else(|| "/tmp".into(), std::path::PathBuf::from);
-    for root in [Path::new("/var/run"), &runtime] {
-        assert!(
-            !root.join("dpdk").join(format!("guideway-{name}")).exists(),
-            "files are left in {}",
-            root.display()
-        );
-    }
+    assert!(eal_directories.iter().all(|of| !of.exists()), "files are left in {eal_directories:?}");
     assert!(!socket.exists());
 }
 

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
 use wire::{BackendId, CoreId, ServiceId, Tick};
 
+#[cfg(feature = "etcd")]
 mod etcd;
 mod registering;
 

@@ -31,17 +31,12 @@ struct Etcd {
 }
 
 impl Etcd {
-    /// `None`, with a message, where there is no such program.
-    fn start() -> Option<Etcd> {
+    fn start() -> Etcd {
         Self::start_with("http", |_| Vec::new())
     }
 
     /// Files that its further arguments name can be put into the directory.
-    fn start_with(scheme: &str, more: impl FnOnce(&Path) -> Vec<String>) -> Option<Etcd> {
-        if Command::new("etcd").arg("--version").stdout(Stdio::null()).status().is_err() {
-            eprintln!("skipped: there is no etcd here; dpdk-setup/packages.sh --development installs it");
-            return None;
-        }
+    fn start_with(scheme: &str, more: impl FnOnce(&Path) -> Vec<String>) -> Etcd {
         let directory = tempfile::tempdir().expect("a directory");
         // Both are free now, and nobody else is likely to take them meanwhile.
         let ports = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port"));
@@ -50,7 +45,7 @@ impl Etcd {
         let (url, peer) = (format!("{scheme}://{address}"), format!("http://{peer}"));
         let more = more(directory.path());
         let child = Self::spawn(&url, &peer, &more, directory.path());
-        Some(Etcd { child, url, peer, more, directory })
+        Etcd { child, url, peer, more, directory }
     }
 
     fn spawn(url: &str, peer: &str, more: &[String], directory: &Path) -> Child {
@@ -64,7 +59,7 @@ impl Etcd {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .expect("etcd starts")
+            .expect("etcd (Debian's etcd-server; dpdk-setup/packages.sh --development installs it) starts")
     }
 
     fn kill(&mut self) {
@@ -223,7 +218,7 @@ fn names(machine: &Machine) -> Vec<String> {
 
 #[test]
 fn machines_join_agree_and_survive_the_loss_of_the_store() {
-    let Some(mut etcd) = Etcd::start() else { return };
+    let mut etcd = Etcd::start();
     runtime().block_on(async {
         let mut machines = vec![Machine::start(0, etcd.config())];
         drive(&mut machines, "joined", |of| of[0].seat.is_ready()).await;
@@ -291,7 +286,7 @@ fn machines_join_agree_and_survive_the_loss_of_the_store() {
 
 #[test]
 fn a_password_is_asked_for_and_a_wrong_one_told() {
-    let Some(etcd) = Etcd::start() else { return };
+    let etcd = Etcd::start();
     let file = etcd.directory.path().join("password");
     std::fs::write(&file, "right\nsecond line\n").expect("written");
     runtime().block_on(async {
@@ -365,7 +360,7 @@ fn both_sides_show_certificates() {
             "--client-cert-auth".to_owned(),
         ]
     });
-    let (Some(etcd), Some((ca, stranger, identity))) = (etcd, client) else { return };
+    let (ca, stranger, identity) = client.expect("made before the start");
     let with = |ca: &Path, identity: Option<(PathBuf, PathBuf)>| Cluster {
         tls: Some(StoreTls { ca: ca.to_owned(), identity }),
         ..etcd.config()
@@ -386,7 +381,7 @@ fn both_sides_show_certificates() {
 
 #[test]
 fn votes_become_masks_on_all_machines_without_waiting_for_a_tick() {
-    let Some(etcd) = Etcd::start() else { return };
+    let etcd = Etcd::start();
     runtime().block_on(async {
         let mut machines = vec![Machine::start(0, etcd.config()), Machine::start(1, etcd.config())];
         let begun = Instant::now();
@@ -449,7 +444,7 @@ fn votes_become_masks_on_all_machines_without_waiting_for_a_tick() {
 
 #[test]
 fn what_one_machine_hears_of_an_agent_is_in_force_on_both() {
-    let Some(etcd) = Etcd::start() else { return };
+    let etcd = Etcd::start();
     runtime().block_on(async {
         let mut machines = vec![Machine::start(0, etcd.config()), Machine::start(1, etcd.config())];
         let begun = Instant::now();

@@ -7,6 +7,7 @@ use model::agent::{
 use std::net::IpAddr;
 use tokio::net::TcpStream;
 
+#[cfg(feature = "etcd")]
 mod cluster;
 mod passive;
 

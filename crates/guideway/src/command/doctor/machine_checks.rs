@@ -18,25 +18,56 @@ pub(super) fn all(host: &Host, config: Option<&Config>) -> Vec<Finding> {
     findings
 }
 
+/// Where the loader of Debian, of others and of a build by hand look for libraries.
+const LIB_DIRS: &[&str] = &[
+    "/usr/lib/x86_64-linux-gnu",
+    "/usr/lib/aarch64-linux-gnu",
+    "/usr/lib64",
+    "/usr/lib",
+    "/usr/local/lib/x86_64-linux-gnu",
+    "/usr/local/lib",
+];
+
+/// What guidewayd links or EAL loads, with the Debian package that it comes in: `dpdk` itself depends on none of them.
+const LIBRARIES: &[(&str, &str)] = &[
+    ("librte_eal.so.", "librte-eal23"),
+    ("librte_pdump.so.", "librte-pdump23"),
+    ("librte_mempool_ring.so.", "librte-meta-mempool"),
+    ("librte_net_af_packet.so.", "librte-meta-net"),
+];
+
 fn dpdk(host: &Host) -> Finding {
     const CHECK: &str = "dpdk";
-    let lib_dirs = [
-        "/usr/lib/x86_64-linux-gnu",
-        "/usr/lib/aarch64-linux-gnu",
-        "/usr/lib64",
-        "/usr/lib",
-        "/usr/local/lib",
-    ];
-    for dir in lib_dirs {
-        let names = host.names(dir);
-        if let Some(eal) = names.iter().find(|n| n.starts_with("librte_eal.so.")) {
-            let pc = host.text(&format!("{dir}/pkgconfig/libdpdk.pc"));
-            let version = pc.as_deref().and_then(|t| t.lines().find_map(|l| l.strip_prefix("Version:")));
-            let version = version.map_or(String::new(), |v| format!(" version {}", v.trim()));
-            return Finding::pass(CHECK, format!("DPDK{version} is installed ({dir}/{eal})"));
-        }
+    let installed = LIB_DIRS.iter().find_map(|dir| {
+        let eal = host.names(dir).into_iter().find(|n| n.starts_with("librte_eal.so."))?;
+        Some((*dir, eal))
+    });
+    let Some((dir, eal)) = installed else {
+        return Finding::fail(
+            CHECK,
+            "DPDK's libraries are not installed",
+            "dpdk-setup/packages.sh --runtime, or apt-get install dpdk librte-meta-net librte-meta-mempool librte-pdump23 \
+             python3-pyelftools (to build: libdpdk-dev)",
+        );
+    };
+    // Debian keeps drivers in a directory of their own (dpdk/pmds-23.0), and has links to them beside the libraries.
+    let mut names = host.names(dir);
+    for drivers in host.names(&format!("{dir}/dpdk")) {
+        names.extend(host.names(&format!("{dir}/dpdk/{drivers}")));
     }
-    Finding::fail(CHECK, "DPDK's libraries are not installed", "apt-get install dpdk (to build: libdpdk-dev)")
+    let missing = LIBRARIES.iter().filter(|(library, _)| !names.iter().any(|name| name.starts_with(library)));
+    let (libraries, packages): (Vec<&str>, Vec<&str>) = missing.copied().unzip();
+    if !libraries.is_empty() {
+        return Finding::fail(
+            CHECK,
+            format!("DPDK is installed, but not {}", libraries.join(", ").replace(".so.", ".so")),
+            format!("dpdk-setup/packages.sh --runtime, or apt-get install {}", packages.join(" ")),
+        );
+    }
+    let pc = host.text(&format!("{dir}/pkgconfig/libdpdk.pc"));
+    let version = pc.as_deref().and_then(|t| t.lines().find_map(|l| l.strip_prefix("Version:")));
+    let version = version.map_or(String::new(), |v| format!(" version {}", v.trim()));
+    Finding::pass(CHECK, format!("DPDK{version} is installed ({dir}/{eal})"))
 }
 
 fn cpu_features(host: &Host) -> Finding {
@@ -155,8 +186,9 @@ fn iommu(host: &Host, config: Option<&Config>) -> Finding {
         (0, Some(false)) => Finding::pass(CHECK, "off, and no port of the configuration needs it"),
         (0, _) => Finding::warn(
             CHECK,
-            "off: vfio-pci works only in its unsafe no-IOMMU mode",
-            "switch it on in the firmware and boot with intel_iommu=on (or amd_iommu=on) iommu=pt",
+            "off: vfio-pci does not work without it",
+            "switch it on in the firmware and boot with intel_iommu=on (or amd_iommu=on) iommu=pt; where there is none, bind \
+             the card to uio_pci_generic (dpdk-setup/bind.sh PCI uio_pci_generic), which protects no memory from the card",
         ),
     }
 }

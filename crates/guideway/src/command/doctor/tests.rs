@@ -13,6 +13,9 @@ impl Files {
         let node = "sys/devices/system/node/node";
         for (path, text) in [
             ("usr/lib/x86_64-linux-gnu/librte_eal.so.23", ""),
+            ("usr/lib/x86_64-linux-gnu/librte_pdump.so.23", ""),
+            ("usr/lib/x86_64-linux-gnu/dpdk/pmds-23.0/librte_mempool_ring.so.23", ""),
+            ("usr/lib/x86_64-linux-gnu/dpdk/pmds-23.0/librte_net_af_packet.so.23", ""),
             ("usr/lib/x86_64-linux-gnu/pkgconfig/libdpdk.pc", "Name: DPDK\nVersion: 22.11.11\n"),
             ("proc/cpuinfo", "processor : 0\nflags\t\t: fpu avx2 bmi2 avx512f avx512bw\n"),
             ("proc/mounts", "hugetlbfs /dev/hugepages hugetlbfs rw 0 0\n"),
@@ -110,8 +113,21 @@ fn a_well_set_up_machine_passes_everything() {
 #[test]
 fn each_defect_is_found_alone() {
     type Break = fn(&Files);
-    let breaks: [(Break, Grade, &str, &str); 13] = [
-        (|f| f.remove("usr/lib"), Grade::Fail, "dpdk", "apt-get install"),
+    let breaks: [(Break, Grade, &str, &str); 16] = [
+        (|f| f.remove("usr/lib"), Grade::Fail, "dpdk", "packages.sh --runtime"),
+        (
+            |f| f.remove("usr/lib/x86_64-linux-gnu/librte_pdump.so.23"),
+            Grade::Fail,
+            "dpdk",
+            "apt-get install librte-pdump23",
+        ),
+        (
+            |f| f.remove("usr/lib/x86_64-linux-gnu/dpdk"),
+            Grade::Fail,
+            "dpdk",
+            "apt-get install librte-meta-mempool librte-meta-net",
+        ),
+        (|f| f.remove("sys/kernel/iommu_groups"), Grade::Warn, "iommu", "uio_pci_generic"),
         (|f| f.write("proc/cpuinfo", "flags : fpu sse2 bmi2\n"), Grade::Warn, "cpu features", "x86-64-v3"),
         (
             |f| f.write("sys/devices/system/node/node0/hugepages/hugepages-2048kB/nr_hugepages", "0"),

@@ -7,18 +7,18 @@ use std::process::{Child, Stdio};
 struct Etcd(Child);
 
 impl Etcd {
-    /// `None`, with a message, where there is no such program.
-    fn start(place: &Path) -> Option<Etcd> {
+    fn start(place: &Path) -> Etcd {
         let started = std::process::Command::new("etcd")
             .arg("--data-dir")
             .arg(place.join("etcd"))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn();
-        let skipped = |_: &std::io::Error| {
-            eprintln!("skipped: there is no etcd here; dpdk-setup/packages.sh --development installs it");
-        };
-        started.inspect_err(skipped).ok().map(Etcd)
+        Etcd(
+            started.expect(
+                "etcd (Debian's etcd-server; dpdk-setup/packages.sh --development installs it) starts",
+            ),
+        )
     }
 }
 
@@ -43,7 +43,7 @@ impl Machine {
 #[test]
 fn what_registers_is_in_force_by_way_of_the_store() {
     super::super::test("agents::cluster::what_registers_is_in_force_by_way_of_the_store", async |place| {
-        let Some(_etcd) = Etcd::start(place) else { return };
+        let _etcd = Etcd::start(place);
         let machine = Machine::start(place, &cluster_config(place));
         let settled = |answer: &Answer| answer.json()["joined"] == true && answer.json()["settled"] == true;
         machine.until("/v1/cluster", settled).await;
@@ -117,7 +117,7 @@ fn a_machine_that_starts_again_finds_in_the_store_what_is_in_force() {
     super::super::test(
         "agents::cluster::a_machine_that_starts_again_finds_in_the_store_what_is_in_force",
         async |place| {
-            let Some(_etcd) = Etcd::start(place) else { return };
+            let _etcd = Etcd::start(place);
             let _server = serve("10.9.0.21:8080").await;
             let machine = Machine::start(place, &cluster_config(place));
             machine.until("/v1/cluster", |answer| answer.json()["joined"] == true).await;

@@ -1,0 +1,387 @@
+//! The connection to etcd: carries out orders, says what is there, and keeps the lease.
+//!
+//! Rule of this module: it decides nothing. Whatever goes wrong ends the session; the next one reads everything anew, so nothing has to be
+//! remembered but the lease, which outlives a session if etcd still has it.
+
+use super::{Asked, Event};
+use crate::cluster::keys::{self, Key, MachineValue, PREFIX};
+use crate::cluster::picture::{Change, Entry};
+use crate::cluster::seat::Order;
+use crate::truth::Note;
+use etcd_client::{
+    Certificate, Client, Compare, CompareOp, ConnectOptions, EventType, GetOptions, Identity, KeyValue,
+    KvClient, LeaseClient, LeaseKeepAliveStream, LeaseKeeper, PutOptions, TlsOptions, Txn, TxnOp,
+    WatchOptions, WatchStream,
+};
+use model::config;
+use statesync::{MACHINES_MAX, MachineId, Member};
+use std::path::Path;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, timeout};
+
+/// How long a machine that says nothing counts as alive, seconds. Flows do not wait for it: machines hear each other.
+const LEASE_S: i64 = 5;
+/// How often the lease is renewed.
+const RENEW: Duration = Duration::from_secs(1);
+/// Longest wait for an answer.
+const ANSWER: Duration = Duration::from_secs(2);
+/// Pauses before the store is tried again: the first, and the longest, which a lease survives.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
+/// A connection that lasted this long was a good one.
+const STEADY: Duration = Duration::from_secs(10);
+/// Largest message taken.
+const MESSAGE_MAX: usize = 64 << 20;
+/// How often a number is tried to get, while others do the same.
+const NUMBER_TRIES: usize = 16;
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+enum SessionError {
+    #[error("{}", short(.0))]
+    Store(#[from] etcd_client::Error),
+    #[error("no answer within {} s", ANSWER.as_secs())]
+    Silent,
+    #[error("cannot read {file}: {problem}")]
+    File { file: String, problem: String },
+    #[error("the store closed the {0}")]
+    Closed(&'static str),
+    #[error(
+        "{MACHINES_MAX} machines have a number already; delete {PREFIX}machines/N of one that is no more"
+    )]
+    Full,
+    #[error("others change {PREFIX}machines all the time")]
+    Restless,
+    #[error("the store has a number for this machine that is none: {0}")]
+    Number(String),
+}
+
+/// What an error says, without what its libraries say of themselves.
+fn short(error: &etcd_client::Error) -> String {
+    match error {
+        etcd_client::Error::GRpcStatus(status) => status.message().to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// Keeps the connection until the owner is gone.
+pub(crate) async fn keep(
+    cluster: config::Cluster,
+    name: String,
+    mut asked: mpsc::Receiver<Asked>,
+    notes: mpsc::Sender<Note>,
+) {
+    let mut keeper = Keeper { cluster, name, member: None, lease: None };
+    let mut pause = PAUSES.0;
+    loop {
+        let begun = Instant::now();
+        let reason = match keeper.session(&mut asked, &notes).await {
+            // The owner is gone.
+            Ok(()) => return,
+            Err((error, was_connected)) => {
+                // Not after one that ended at once: it would do so again and again.
+                if was_connected && begun.elapsed() > STEADY {
+                    pause = PAUSES.0;
+                }
+                error.to_string()
+            }
+        };
+        if notes.send(Note::Store(Event::Disconnected(reason.clone()))).await.is_err() {
+            return;
+        }
+        let until = Instant::now() + pause;
+        pause = (pause * 2).min(PAUSES.1);
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => break,
+                next = asked.recv() => match next {
+                    Some(Asked::Wish { reply, .. }) => drop(reply.send(Err(reason.clone()))),
+                    Some(Asked::Order(Order::Leave)) | None => return,
+                    // It comes again when the store is reached.
+                    Some(Asked::Order(_)) => {}
+                },
+            }
+        }
+    }
+}
+
+/// Waits for an answer, but not for ever.
+async fn within<T>(answer: impl Future<Output = Result<T, etcd_client::Error>>) -> Result<T, SessionError> {
+    Ok(timeout(ANSWER, answer).await.map_err(|_| SessionError::Silent)??)
+}
+
+struct Keeper {
+    cluster: config::Cluster,
+    name: String,
+    member: Option<Member>,
+    lease: Option<i64>,
+}
+
+impl Keeper {
+    /// One connection. With the error: whether it had come about.
+    async fn session(
+        &mut self,
+        asked: &mut mpsc::Receiver<Asked>,
+        notes: &mpsc::Sender<Note>,
+    ) -> Result<(), (SessionError, bool)> {
+        let mut session = self.begin(notes).await.map_err(|error| (error, false))?;
+        session.run(asked, notes).await.map_err(|error| (error, true))
+    }
+
+    async fn begin(&mut self, notes: &mpsc::Sender<Note>) -> Result<Session, SessionError> {
+        let client = within(Client::connect(&self.cluster.endpoints, Some(self.options()?))).await?;
+        let mut kv = client.kv_client().max_decoding_message_size(MESSAGE_MAX);
+        let mut leases = client.lease_client();
+        let (lease, keeper, renewals) = self.lease(&mut leases).await?;
+        if self.member.is_none() {
+            self.member = Some(self.number(&mut kv).await?);
+        }
+        // All that is there, and from then on what changes.
+        let all = within(kv.get(PREFIX, Some(GetOptions::new().with_prefix()))).await?;
+        let revision = all.header().map_or(0, etcd_client::ResponseHeader::revision);
+        let options = WatchOptions::new().with_prefix().with_start_revision(revision + 1);
+        let mut watch_client = client.watch_client().max_decoding_message_size(MESSAGE_MAX);
+        let watch = within(watch_client.watch(PREFIX, Some(options))).await?;
+        if let Some(member) = self.member {
+            let _ = notes.send(Note::Store(Event::Identified(member))).await;
+        }
+        let changes = all.kvs().iter().filter_map(change).collect();
+        let _ = notes.send(Note::Store(Event::Connected(changes))).await;
+        Ok(Session { kv, leases, watch, lease, keeper, renewals, renewed: Instant::now() })
+    }
+
+    fn options(&self) -> Result<ConnectOptions, SessionError> {
+        let mut options = ConnectOptions::new()
+            .with_connect_timeout(ANSWER)
+            .with_require_leader(true)
+            .with_keep_alive(RENEW, ANSWER);
+        if let Some(user) = &self.cluster.user {
+            let text = read(&user.password_file)?;
+            let password = text.lines().next().unwrap_or_default();
+            options = options.with_user(&user.name, password);
+        }
+        if let Some(tls) = &self.cluster.tls {
+            let mut with = TlsOptions::new().ca_certificate(Certificate::from_pem(read(&tls.ca)?));
+            if let Some((cert, key)) = &tls.identity {
+                with = with.identity(Identity::from_pem(read(cert)?, read(key)?));
+            }
+            options = options.with_tls(with);
+        }
+        Ok(options)
+    }
+
+    /// The lease of the last session, or a new one.
+    async fn lease(
+        &mut self,
+        leases: &mut LeaseClient,
+    ) -> Result<(i64, LeaseKeeper, LeaseKeepAliveStream), SessionError> {
+        if let Some(lease) = self.lease {
+            match within(leases.keep_alive(lease)).await {
+                Ok((keeper, renewals)) => return Ok((lease, keeper, renewals)),
+                // It has ended.
+                Err(SessionError::Store(etcd_client::Error::LeaseKeepAliveError(_))) => self.lease = None,
+                Err(error) => return Err(error),
+            }
+        }
+        let lease = within(leases.grant(LEASE_S, None)).await?.id();
+        let (keeper, renewals) = within(leases.keep_alive(lease)).await?;
+        self.lease = Some(lease);
+        Ok((lease, keeper, renewals))
+    }
+
+    /// The number of this machine's name, or a free one; and the next incarnation.
+    async fn number(&self, kv: &mut KvClient) -> Result<Member, SessionError> {
+        let prefix = format!("{PREFIX}machines/");
+        for _ in 0..NUMBER_TRIES {
+            let known = within(kv.get(prefix.clone(), Some(GetOptions::new().with_prefix()))).await?;
+            let mut taken = Vec::new();
+            let mut own = None;
+            for entry in known.kvs() {
+                let Some(key @ Key::Machine(machine)) = entry.key_str().ok().and_then(Key::parse) else {
+                    continue;
+                };
+                let value: MachineValue = keys::value(key, entry.value()).map_err(SessionError::Number)?;
+                taken.push(machine);
+                if value.name == self.name {
+                    own = Some((machine, value.incarnation, entry.mod_revision()));
+                }
+            }
+            let (machine, incarnation, after) = match own {
+                Some((machine, last, revision)) => (machine, last.saturating_add(1), revision),
+                None => {
+                    let free = (0..=u8::MAX).map(MachineId).take(MACHINES_MAX).find(|of| !taken.contains(of));
+                    (free.ok_or(SessionError::Full)?, 1, 0)
+                }
+            };
+            let key = Key::Machine(machine).text();
+            let value = keys::bytes(&MachineValue { name: self.name.clone(), incarnation });
+            let txn = Txn::new()
+                .when([Compare::mod_revision(key.clone(), CompareOp::Equal, after)])
+                .and_then([TxnOp::put(key, value, None)]);
+            if within(kv.txn(txn)).await?.succeeded() {
+                return Ok(Member { machine, incarnation });
+            }
+        }
+        Err(SessionError::Restless)
+    }
+}
+
+fn read(path: &Path) -> Result<String, SessionError> {
+    std::fs::read_to_string(path)
+        .map_err(|error| SessionError::File { file: path.display().to_string(), problem: error.to_string() })
+}
+
+/// A value of ours.
+fn change(entry: &KeyValue) -> Option<Change> {
+    let key = Key::parse(entry.key_str().ok()?)?;
+    Some((key, Some(Entry { value: entry.value().to_vec(), revision: entry.mod_revision() })))
+}
+
+struct Session {
+    kv: KvClient,
+    leases: LeaseClient,
+    watch: WatchStream,
+    lease: i64,
+    keeper: LeaseKeeper,
+    renewals: LeaseKeepAliveStream,
+    renewed: Instant,
+}
+
+impl Session {
+    async fn run(
+        &mut self,
+        asked: &mut mpsc::Receiver<Asked>,
+        notes: &mpsc::Sender<Note>,
+    ) -> Result<(), SessionError> {
+        let mut renew = tokio::time::interval(RENEW);
+        renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                _ = renew.tick() => {
+                    if self.renewed.elapsed() > ANSWER + RENEW {
+                        return Err(SessionError::Silent);
+                    }
+                    within(self.keeper.keep_alive()).await?;
+                }
+                renewal = self.renewals.message() => match renewal? {
+                    Some(renewal) if renewal.ttl() > 0 => self.renewed = Instant::now(),
+                    Some(_) => return Err(SessionError::Closed("lease")),
+                    None => return Err(SessionError::Closed("renewals of the lease")),
+                },
+                seen = self.watch.message() => {
+                    let seen = seen?.ok_or(SessionError::Closed("watch"))?;
+                    if seen.canceled() {
+                        return Err(SessionError::Closed("watch"));
+                    }
+                    let changes: Vec<Change> = seen.events().iter().filter_map(|event| {
+                        let entry = event.kv()?;
+                        match event.event_type() {
+                            EventType::Put => change(entry),
+                            EventType::Delete => Some((Key::parse(entry.key_str().ok()?)?, None)),
+                        }
+                    }).collect();
+                    if !changes.is_empty() && notes.send(Note::Store(Event::Changed(changes))).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                next = asked.recv() => match next {
+                    Some(Asked::Order(Order::Leave)) => {
+                        // Nothing is to follow.
+                        within(self.leases.revoke(self.lease)).await?;
+                        return Ok(());
+                    }
+                    Some(Asked::Order(order)) => {
+                        if let Some(event) = self.carry_out(order).await?
+                            && notes.send(Note::Store(event)).await.is_err()
+                        {
+                            return Ok(());
+                        }
+                    }
+                    Some(Asked::Wish { value, after, reply }) => {
+                        let key = Key::Wish.text();
+                        let txn = Txn::new()
+                            .when([Compare::mod_revision(key.clone(), CompareOp::Equal, after)])
+                            .and_then([TxnOp::put(key, value, None)]);
+                        match self.transact(txn).await {
+                            Ok(done) => drop(reply.send(Ok(done))),
+                            Err(error) => {
+                                let _ = reply.send(Err(error.to_string()));
+                                return Err(error);
+                            }
+                        }
+                    }
+                    None => return Ok(()),
+                },
+            }
+        }
+    }
+
+    /// The revision of a transaction; `None`: its conditions did not hold.
+    async fn transact(&mut self, txn: Txn) -> Result<Option<i64>, SessionError> {
+        let done = within(self.kv.txn(txn)).await?;
+        Ok(done.succeeded().then(|| done.header().map_or(0, etcd_client::ResponseHeader::revision)))
+    }
+
+    async fn carry_out(&mut self, order: Order) -> Result<Option<Event>, SessionError> {
+        let leased = || Some(PutOptions::new().with_lease(self.lease));
+        match order {
+            Order::Put { key, value, if_plan } => {
+                let mut conditions = Vec::new();
+                if let Some(revision) = if_plan {
+                    conditions.push(Compare::mod_revision(Key::Plan.text(), CompareOp::Equal, revision));
+                }
+                let txn = Txn::new().when(conditions).and_then([TxnOp::put(key.text(), value, leased())]);
+                let done = self.transact(txn).await?;
+                Ok(done.is_none().then_some(Event::NotPut(key)))
+            }
+            Order::Lead(value) => {
+                let key = Key::Leader.text();
+                let txn = Txn::new()
+                    .when([Compare::create_revision(key.clone(), CompareOp::Equal, 0)])
+                    .and_then([TxnOp::put(key, value, leased())]);
+                let done = self.transact(txn).await?;
+                Ok(done.is_none().then_some(Event::NotPut(Key::Leader)))
+            }
+            Order::Resign(value) => {
+                let key = Key::Leader.text();
+                let txn = Txn::new()
+                    .when([Compare::value(key.clone(), CompareOp::Equal, value)])
+                    .and_then([TxnOp::delete(key, None)]);
+                self.transact(txn).await?;
+                Ok(None)
+            }
+            Order::Sweep { digests, if_plan, leader } => {
+                let deletes: Vec<TxnOp> = digests
+                    .into_iter()
+                    .map(|digest| TxnOp::delete(Key::Slots(digest).text(), None))
+                    .collect();
+                let txn = Txn::new()
+                    .when([
+                        Compare::mod_revision(Key::Plan.text(), CompareOp::Equal, if_plan),
+                        Compare::value(Key::Leader.text(), CompareOp::Equal, leader),
+                    ])
+                    .and_then(deletes);
+                self.transact(txn).await?;
+                Ok(None)
+            }
+            Order::Plan { document, after, leader } => {
+                // Nobody reads these before the plan that names them.
+                for (digest, slots) in document.slots {
+                    within(self.kv.put(Key::Slots(digest).text(), slots, None)).await?;
+                }
+                let value = document.head;
+                let key = Key::Plan.text();
+                let txn = Txn::new()
+                    .when([
+                        Compare::mod_revision(key.clone(), CompareOp::Equal, after),
+                        Compare::value(Key::Leader.text(), CompareOp::Equal, leader),
+                    ])
+                    .and_then([TxnOp::put(key, value, None)]);
+                Ok(Some(Event::PlanWritten(self.transact(txn).await?)))
+            }
+            // Ends the session.
+            Order::Leave => Ok(None),
+        }
+    }
+}
