@@ -293,20 +293,22 @@ fn nothing_is_left_behind() {
     assert_eq!(cleanup::huge_pages_reserved().unwrap(), before);
 }
 
-/// Not a test: the other tests run it as a process of its own, to end it in rude ways.
-#[test]
-#[ignore = "waits until it is killed"]
-fn a_lab_that_waits() {
-    let _lab = lab("waiting");
-    println!("lab is up");
-    std::thread::sleep(Duration::from_secs(120));
-}
+/// Set in a process whose lab waits to be ended in a rude way.
+const WAITS: &str = "GUIDEWAY_LAB_WAITS";
 
-/// Starts a lab in a process of its own; returns it when the lab is up.
-fn waiting_lab() -> std::process::Child {
+/// Starts the test `name` once more, as a process of its own whose lab waits; returns it when the lab is up. In that
+/// process it does not return.
+fn waiting_lab(name: &str) -> std::process::Child {
     use std::io::BufRead;
+    if std::env::var_os(WAITS).is_some() {
+        let _lab = lab("waiting");
+        println!("lab is up");
+        std::thread::sleep(Duration::from_secs(120));
+        panic!("nobody ended it");
+    }
     let mut child = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "a_lab_that_waits", "--nocapture"])
+        .args(["--exact", name, "--nocapture"])
+        .env(WAITS, "1")
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::null())
         .spawn()
@@ -319,7 +321,7 @@ fn waiting_lab() -> std::process::Child {
 
 #[test]
 fn a_lab_that_is_terminated_cleans_up() {
-    let mut child = waiting_lab();
+    let mut child = waiting_lab("a_lab_that_is_terminated_cleans_up");
     assert!(cleanup::traces(child.id()).len() >= 2);
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
@@ -329,7 +331,7 @@ fn a_lab_that_is_terminated_cleans_up() {
 
 #[test]
 fn the_next_lab_cleans_up_after_one_that_was_killed() {
-    let mut child = waiting_lab();
+    let mut child = waiting_lab("the_next_lab_cleans_up_after_one_that_was_killed");
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(cleanup::traces(child.id()).len() >= 2);

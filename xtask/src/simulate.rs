@@ -31,7 +31,7 @@ pub(crate) struct Arguments {
 pub(crate) fn command() -> Command {
     let mut command = project::cargo();
     command.args(["run", "--quiet", "--profile", "sim", "--package", "testkit", "--no-default-features"]);
-    command.args(["--bin", "simulate", "--"]);
+    command.args(["--features", "simulate", "--bin", "simulate", "--"]);
     command
 }
 

@@ -14,6 +14,6 @@ pub mod frames;
 pub mod malformed;
 #[cfg(feature = "replay")]
 pub mod outer;
-#[cfg(feature = "replay")]
+#[cfg(feature = "scenario")]
 pub mod scenario;
 pub mod simulation;
