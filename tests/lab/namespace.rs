@@ -43,14 +43,14 @@ impl Namespace {
 
     /// Runs one `ip` command in it; words are separated by spaces.
     pub fn ip(&self, arguments: &str) -> Result<String> {
-        let mut argv = vec!["ip", "-n", &self.name];
+        let mut argv = vec!["ip"];
         argv.extend(arguments.split_whitespace());
-        run(&argv)
+        self.run(&argv)
     }
 
     /// Runs many `ip` commands at once, one a line.
     pub fn ip_batch(&self, lines: &str) -> Result<()> {
-        run_input(&["ip", "-n", &self.name, "-batch", "-"], lines).map(drop)
+        run_input(&self.argv(&["ip", "-batch", "-"]), lines).map(drop)
     }
 
     /// Sets kernel parameters, each `name=value`.
@@ -60,8 +60,8 @@ impl Namespace {
         self.run(&argv).map(drop)
     }
 
-    /// The command line that runs `argv` in it. Not by `ip netns exec`, which makes a mount namespace as well and so fails
-    /// in a chroot, whose root is no mount point.
+    /// The command line that runs `argv` in it. Not by `ip netns exec` or `ip -n`, which make a mount namespace as well and
+    /// so fail in a chroot, whose root is no mount point.
     pub fn argv<'a>(&'a self, argv: &[&'a str]) -> Vec<&'a str> {
         let mut all = vec!["nsenter", self.enter.as_str(), "--"];
         all.extend(argv);
