@@ -238,7 +238,7 @@ pub struct Service {
     pub vni: u32,
     /// Path MTU to the backends; default the port's.
     pub mtu: Option<u16>,
-    /// Default keep; `reset` is refused by name.
+    /// Default keep for TCP, reselect for UDP; `reset` is refused by name.
     pub on_down: OnDown,
     /// Default reset.
     pub on_empty: OnEmpty,

@@ -372,7 +372,7 @@ pub(crate) struct Service {
     #[serde(default)]
     #[schemars(with = "u16", range(min = 576, max = 9000))]
     pub(crate) mtu: Cell,
-    /// Fate of established flows of a backend that is down; default keep.
+    /// Fate of established flows of a backend that is down; default keep for TCP, reselect for UDP.
     #[serde(default)]
     #[schemars(with = "OnDown")]
     pub(crate) on_down: Cell,

@@ -255,6 +255,17 @@ pub fn parse(frame: &[u8]) -> Result<Frame, Malformed> {
     }
 }
 
+/// Where a frame is going that [`parse`] refuses, if its IP header is there as far as that: a hint for who has to judge it.
+#[cold]
+pub fn destination(frame: &[u8]) -> Option<Addr> {
+    let (ethernet_type, l3) = link(frame).ok()?;
+    match (ethernet_type, field::byte(frame, l3)? >> 4) {
+        (TYPE_IPV4, 4) => Some(Addr::V4(field::long(frame, l3 + 16)?)),
+        (TYPE_IPV6, 6) => Some(Addr::V6(u128::from_be_bytes(field::chunk(frame, l3 + 24)?))),
+        _ => None,
+    }
+}
+
 /// The Ethernet type behind up to [`TAGS_MAX`] tags, and the offset behind it.
 #[inline]
 fn link(frame: &[u8]) -> Result<(u16, usize), Malformed> {
@@ -278,7 +289,8 @@ fn ipv4(frame: &[u8], l3: usize) -> Result<Frame, Malformed> {
     let fixed = packet.first_chunk::<IPV4_LEN>().ok_or(BadIpv4)?;
     let header_len = usize::from(fixed[0] & 0x0f) * 4;
     let total_len = usize::from(u16::from_be_bytes([fixed[2], fixed[3]]));
-    if fixed[0] >> 4 != 4 || header_len < IPV4_LEN {
+    // A datagram whose time to live is 0 should not have come so far (RFC 1812 section 5.3.1).
+    if fixed[0] >> 4 != 4 || header_len < IPV4_LEN || fixed[8] == 0 {
         return Err(BadIpv4);
     }
     let datagram = packet.get(..total_len).ok_or(BadIpv4)?;
@@ -360,7 +372,8 @@ fn ipv6(frame: &[u8], l3: usize) -> Result<Frame, Malformed> {
     let payload_len = usize::from(u16::from_be_bytes([fixed[4], fixed[5]]));
     let next = fixed[6];
     // A length of zero in front of hop-by-hop options announces a jumbogram (RFC 2675): longer than any frame here.
-    if fixed[0] >> 4 != 6 || (payload_len == 0 && next == HOP_BY_HOP) {
+    // A hop limit of 0 is what the last router would have stopped at (RFC 8200 section 3).
+    if fixed[0] >> 4 != 6 || (payload_len == 0 && next == HOP_BY_HOP) || fixed[7] == 0 {
         return Err(BadIpv6);
     }
     let datagram = packet.get(..IPV6_LEN + payload_len).ok_or(BadIpv6)?;

@@ -1,6 +1,9 @@
 //! The shapes that almost every packet has: no tag, no IPv4 option or IPv6 extension, not a fragment, TCP or UDP, nothing
 //! wrong.
 
+use crate::addr::Addr;
+use crate::field;
+use crate::key::Tuple;
 use crate::parse::{ETHERNET_LEN, IPV4_LEN, IPV6_LEN, Kind, Parsed, TCP, TcpFlags, UDP};
 
 const TCP_LEN: usize = 20;
@@ -15,6 +18,23 @@ const SHORTEST: usize = L4 + TCP_LEN;
 const SHORTEST_V6: usize = L4_V6 + TCP_LEN;
 /// Offsets have 16 bits. No buffer of a device holds more, so this costs nothing where its length has 16 bits too.
 const LONGEST: usize = u16::MAX as usize;
+
+/// The tuple of a frame that was read as [`Plain`] or [`PlainV6`], also when its padding has been cut off since: a short UDP
+/// datagram is shorter than the shortest frame that these read. Zero from any other frame.
+#[inline]
+pub fn tuple(frame: &[u8]) -> Tuple {
+    let short = |at| field::word(frame, at).unwrap_or_default();
+    let byte = |at| field::byte(frame, at).unwrap_or_default();
+    if byte(ETHERNET_LEN) >> 4 == 6 {
+        let address = |at| Addr::V6(field::chunk(frame, at).map_or(0, u128::from_be_bytes));
+        let (sport, dport) = (short(L4_V6), short(L4_V6 + 2));
+        Tuple { src: address(22), dst: address(38), sport, dport, protocol: byte(20) }
+    } else {
+        let address = |at| Addr::V4(field::long(frame, at).unwrap_or_default());
+        let (sport, dport) = (short(L4), short(L4 + 2));
+        Tuple { src: address(26), dst: address(30), sport, dport, protocol: byte(23) }
+    }
+}
 
 /// Such a packet of IPv4, in registers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -100,7 +120,14 @@ impl<'f> Datagram<'f> {
         if usize::from(len) + ETHERNET_LEN > frame.len() || frame.len() > LONGEST {
             return None;
         }
-        is_checksum_right(first, second, third).then_some(Datagram { head, first, second, third, len })
+        let lives = second & 0xff != 0;
+        (lives && is_checksum_right(first, second, third)).then_some(Datagram {
+            head,
+            first,
+            second,
+            third,
+            len,
+        })
     }
 
     /// Its protocol.
@@ -162,6 +189,7 @@ impl PlainV6 {
         if [head[12], head[13], head[14] & 0xf0] != [0x86, 0xdd, 0x60]
             || end > frame.len()
             || frame.len() > LONGEST
+            || head[21] == 0
         {
             return None;
         }

@@ -5,7 +5,7 @@ use crate::cluster::Route;
 use crate::io::RxMeta;
 use crate::view::{PortView, ServiceView, View};
 use steer::Match;
-use wire::parse::{BadTransport, Frame, Kind, Malformed, Parsed, Quoted, TcpFlags, parse};
+use wire::parse::{BadTransport, Frame, Kind, Malformed, Parsed, Quoted, TcpFlags, destination, parse};
 use wire::{Addr, BackendId, FlowKey, Tuple};
 
 /// What should become of a frame.
@@ -119,6 +119,10 @@ pub fn classify(view: &View, bytes: &[u8], meta: RxMeta) -> Packet {
             packet
         }
         Ok(Frame::NotIp) => Packet::without_ip(Fate::Punt),
+        // What is not for a VIP is not judged here: the kernel knows its own rules for routing headers and options.
+        Err(_) if destination(bytes).is_some_and(|dst| !view.services.is_vip(dst)) => {
+            Packet::without_ip(Fate::Punt)
+        }
         Err(why) => Packet::without_ip(Fate::Drop(malformed(why))),
     }
 }
@@ -135,9 +139,19 @@ fn classify_ip(view: &View, bytes: &[u8], parsed: Parsed) -> Packet {
     match found {
         Match::NotVip if is_from_peer(view, bytes, &parsed) => Packet::new(Fate::Peer, parsed),
         Match::NotVip => Packet::new(Fate::Punt, parsed),
-        _ if parsed.kind == Kind::NeighbourDiscovery => Packet::new(Fate::Punt, parsed),
+        _ if parsed.kind == Kind::NeighbourDiscovery => Packet::new(discovery(bytes, &parsed), parsed),
         _ if bad_source(bytes, &parsed) => Packet::new(Fate::Drop(DropReason::BadSource), parsed),
         found => whole_for_vip(view, bytes, parsed, found),
+    }
+}
+
+/// Neighbour discovery for a VIP is the kernel's, if it comes from this link: a router would have taken one off its hop limit of
+/// 255 (RFC 4861 sections 6.1 and 7.1).
+#[cold]
+fn discovery(bytes: &[u8], parsed: &Parsed) -> Fate {
+    match bytes.get(usize::from(parsed.l3) + 7) {
+        Some(255) => Fate::Punt,
+        _ => Fate::Drop(DropReason::BadIcmp),
     }
 }
 
@@ -224,11 +238,11 @@ pub(crate) fn probe(view: &View, bytes: &[u8]) -> Option<Packet> {
     Some(Packet::new(Fate::To(backend.id), parsed))
 }
 
-/// Whether a frame was sent to, or claims to come from, more than one station. A VIP's packets never are: every
-/// balancer of the link would forward a copy.
+/// Whether a frame was sent to more than one station. A VIP's packets never are (RFC 1812 section 5.3.4): every balancer of
+/// the link would forward a copy. Of the source address no standard asks that a router look at this bit.
 fn is_group_frame(bytes: &[u8]) -> bool {
     const GROUP: u8 = 1;
-    [0, 6].into_iter().any(|at| bytes.get(at).is_some_and(|first| first & GROUP != 0))
+    bytes.first().is_some_and(|first| first & GROUP != 0)
 }
 
 /// Whether a frame is on its way to another station (a bridge floods what it does not know): the balancer there
@@ -239,7 +253,7 @@ fn is_for_another_station(view: &View, bytes: &[u8], meta: RxMeta) -> bool {
 }
 
 /// Sources no packet to a VIP may have: RFC 1122 section 3.2.1.3 and RFC 4291 section 2 (unspecified, loopback,
-/// multicast, broadcast), and the VIP itself ("land").
+/// multicast, broadcast), link-local ones, which no router forwards, and the VIP itself ("land").
 #[inline(always)]
 fn bad_source(bytes: &[u8], parsed: &Parsed) -> bool {
     let src = parsed.src(bytes);
@@ -250,19 +264,24 @@ fn bad_source(bytes: &[u8], parsed: &Parsed) -> bool {
         }
 }
 
-/// Not unspecified, loopback, multicast, reserved or broadcast (RFC 1122 section 3.2.1.3).
+/// Not unspecified, loopback, multicast, reserved or broadcast (RFC 1122 section 3.2.1.3), nor link-local (RFC 3927 section 2.7).
 #[inline(always)]
 pub(crate) const fn is_possible_source_v4(address: u32) -> bool {
     let first = address >> 24;
     // 1 to 223 in one comparison.
-    first.wrapping_sub(1) < 223 && first != 127
+    first.wrapping_sub(1) < 223 && first != 127 && address >> 16 != LINK_LOCAL_V4
 }
 
-/// Not unspecified, loopback or multicast (RFC 4291 section 2).
+/// Not unspecified, loopback or multicast (RFC 4291 section 2), nor link-local (section 2.5.6).
 #[inline(always)]
 pub(crate) const fn is_possible_source_v6(address: u128) -> bool {
-    address >> 120 != 0xff && address > 1
+    address >> 120 != 0xff && address > 1 && address >> 118 != LINK_LOCAL_V6
 }
+
+/// 169.254.0.0/16.
+pub(crate) const LINK_LOCAL_V4: u32 = 0xa9fe;
+/// fe80::/10.
+const LINK_LOCAL_V6: u128 = 0x3fa;
 
 fn malformed(why: Malformed) -> DropReason {
     match why {

@@ -148,12 +148,12 @@ pub(crate) const fn everything(count: usize) -> u32 {
     if count < BURST { (1 << count) - 1 } else { u32::MAX }
 }
 
-/// To the port's own station, or, where all stations are served, not to a group; and not from a group.
+/// To the port's own station, or, where all stations are served, not to a group.
 fn gate(view: &View, port: PortId) -> Gate {
-    let first_eight = |[a, b, c, d, e, f]: [u8; 6], from: u8| u64::from_le_bytes([a, b, c, d, e, f, from, 0]);
+    let first_eight = |[a, b, c, d, e, f]: [u8; 6]| u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
     match view.ports.get(port.index()).and_then(PortView::station) {
-        Some(mac) => Gate { mask: first_eight([0xff; 6], 1), value: first_eight(mac, 0) },
-        None => Gate { mask: first_eight([1, 0, 0, 0, 0, 0], 1), value: 0 },
+        Some(mac) => Gate { mask: first_eight([0xff; 6]), value: first_eight(mac) },
+        None => Gate { mask: first_eight([1, 0, 0, 0, 0, 0]), value: 0 },
     }
 }
 
@@ -676,12 +676,9 @@ impl<F: Frame> ForShape for CarryOne<'_, F> {
     }
 }
 
+/// Of the tuple alone: padding has been cut off by now, and what is left of a short datagram must leave like the long ones
+/// of its flow (RFC 7348 section 5, RFC 6438).
 #[inline(never)]
 fn entropy_of(bytes: &[u8]) -> u32 {
-    let tuple = match (wire::plain::Plain::read(bytes), PlainV6::read(bytes)) {
-        (Some(plain), _) => plain.parsed().tuple(bytes),
-        (None, Some(plain)) => plain.parsed().tuple(bytes),
-        (None, None) => return 0,
-    };
-    entropy(&tuple)
+    entropy(&wire::plain::tuple(bytes))
 }

@@ -6,6 +6,7 @@
 //! network until somebody needs their value. `wire::plain` is the oracle of the tests.
 
 use crate::BURST;
+use crate::classify::LINK_LOCAL_V4;
 use crate::fast::bits;
 use crate::io::Frame;
 use crate::view::SERVICES_MAX;
@@ -22,7 +23,7 @@ const SHORTEST: usize = ETHERNET_LEN + IPV4_LEN + 20;
 /// Lengths have 16 bits.
 const LONGEST: usize = u16::MAX as usize;
 
-/// Which frames a port takes, by the first eight bytes: the destination address and two bytes of the source.
+/// Which frames a port takes, by the first eight bytes: the destination address, and two bytes that are not looked at.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Gate {
     pub(crate) mask: u64,
@@ -314,6 +315,9 @@ fn judge(
 ) -> Judged {
     /// More-fragments and offset, as they lie.
     const FRAGMENT: u64 = 0xff3f;
+    /// As it lies.
+    const TIME_TO_LIVE: u64 = 0xff << 16;
+    const LINK_LOCAL: u64 = (LINK_LOCAL_V4 << 16).swap_bytes() as u64;
     const CHANGES: u64 = (TcpFlags::SYN | TcpFlags::FIN | TcpFlags::RST) as u64;
     const BEGINS: u64 = CHANGES | TcpFlags::ACK as u64;
     let mut bad = (first & 0xff_ffff) ^ SHAPE;
@@ -337,7 +341,9 @@ fn judge(
     // As `is_possible_source_v4`.
     let network = addresses & 0xff;
     bad |= below(network, 1) | below(223, network) | equal(network, 127);
+    bad |= equal(addresses & 0xffff, LINK_LOCAL);
     bad |= equal(addresses & LOW, addresses >> 32);
+    bad |= equal(second & TIME_TO_LIVE, 0);
     let good = !spread(bad | bad.wrapping_neg());
     let flags = rest >> 8 & tcp;
     let turns = (flags & CHANGES).wrapping_neg() >> 63;

@@ -67,7 +67,7 @@ impl<Io: PacketIo> Worker<Io> {
         if !packet.parsed.dont_fragment {
             return self.cut(view, frame, packet, backend, now);
         }
-        if self.error_tokens.take(now) {
+        if self.error_tokens.take(destination(view, &frame, packet), now) {
             let mac = port_mac(view, frame.meta().port);
             let answered = self.answer(view, &frame, reply::REPLY_MAX, |bytes, out| {
                 reply::too_big(bytes, &packet.parsed, mac, backend.inner_mtu, out)
@@ -137,7 +137,7 @@ impl<Io: PacketIo> Worker<Io> {
         if view.ports.get(port.index()).is_some_and(|of| packet.parsed.end - packet.parsed.l3 > of.mtu) {
             return self.drop_frame(view, frame, packet, DropReason::TooBig);
         }
-        if !self.echo_tokens.take(now) {
+        if !self.echo_tokens.take(destination(view, &frame, packet), now) {
             return self.drop_frame(view, frame, packet, DropReason::RateLimited);
         }
         let mac = port_mac(view, frame.meta().port);
@@ -156,7 +156,9 @@ impl<Io: PacketIo> Worker<Io> {
     /// A service without a usable backend, or with none that is not full, says so, unless it is to be silent.
     fn refuse(&mut self, view: &View, frame: Io::Frame, packet: &Packet, reason: DropReason, now: Tick) {
         let service = packet.service.and_then(|index| view.service.get(usize::from(index)));
-        if service.is_some_and(|service| service.on_empty == OnEmpty::Reset) && self.error_tokens.take(now) {
+        if service.is_some_and(|service| service.on_empty == OnEmpty::Reset)
+            && self.error_tokens.take(destination(view, &frame, packet), now)
+        {
             let mac = port_mac(view, frame.meta().port);
             let answered =
                 self.answer(view, &frame, reply::REPLY_MAX, |bytes, out| match packet.parsed.kind {
@@ -219,6 +221,11 @@ fn outer_flow(packet: &Packet, bytes: &[u8]) -> Tuple {
     } else {
         packet.flow(bytes)
     }
+}
+
+/// To whom an answer to this packet goes, as a keyed hash: who does not know the key finds nobody who shares its budget.
+fn destination<F: Frame>(view: &View, frame: &F, packet: &Packet) -> u64 {
+    steer::hash::source(&view.cluster_key, packet.parsed.src(frame.bytes()))
 }
 
 fn port_mac(view: &View, port: wire::PortId) -> [u8; 6] {

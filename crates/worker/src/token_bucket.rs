@@ -33,10 +33,52 @@ impl TokenBucket {
     }
 }
 
+/// Slots of a [`Budget`] for destinations. Two that share one share its rate.
+const DESTINATIONS: usize = 1024;
+
+/// What the balancer may originate of one kind: in sum, and to each destination, so that one that provokes answers takes none
+/// from others (as Linux limits ICMP, `icmp_ratelimit` and `icmp_msgs_per_sec`).
+#[derive(Debug)]
+pub(crate) struct Budget {
+    sum: TokenBucket,
+    by_destination: Box<[TokenBucket]>,
+}
+
+impl Budget {
+    /// Full. Each pair is a rate a second and a burst: in sum, and of a destination.
+    pub(crate) fn new((rate, burst): (u64, u64), (rate_each, burst_each): (u64, u64)) -> Budget {
+        Budget {
+            sum: TokenBucket::new(rate, burst),
+            by_destination: vec![TokenBucket::new(rate_each, burst_each); DESTINATIONS].into(),
+        }
+    }
+
+    /// Takes a token for an answer to the destination with this hash, which should be keyed. One refused for its own sake takes
+    /// nothing from the sum.
+    pub(crate) fn take(&mut self, destination: u64, now: Tick) -> bool {
+        let slot = usize::try_from(destination % DESTINATIONS as u64).unwrap_or(0);
+        self.by_destination.get_mut(slot).is_some_and(|of| of.take(now)) && self.sum.take(now)
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::TokenBucket;
+    use super::{Budget, TokenBucket};
     use wire::Tick;
+
+    #[test]
+    fn one_destination_takes_nothing_from_another() {
+        let mut budget = Budget::new((1000, 100), (50, 6));
+        let now = Tick(1);
+        assert_eq!((0..1000).filter(|_| budget.take(7, now)).count(), 6);
+        // What was refused to the first was not taken from the sum: 94 are left for others, six for each.
+        let answered: Vec<usize> =
+            (8..30).map(|of| (0..10).filter(|_| budget.take(of, now)).count()).collect();
+        assert_eq!(answered.iter().sum::<usize>(), 94);
+        assert_eq!(answered[..15], [6; 15]);
+        // After a second the first has its rate again, up to its burst.
+        assert_eq!((0..1000).filter(|_| budget.take(7, Tick(1_000_001))).count(), 6);
+    }
 
     #[test]
     fn gives_burst_then_rate() {

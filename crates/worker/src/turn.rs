@@ -11,7 +11,7 @@ use crate::lookup::{LookedUp, ON_THEIR_WAY, Train};
 use crate::mailbox::Inbox;
 use crate::station::{CoreNote, Station};
 use crate::steering::Answer;
-use crate::token_bucket::TokenBucket;
+use crate::token_bucket::Budget;
 use crate::view::{PortRole, View};
 use crate::{BURST, Counters, DropReason};
 use arrayvec::ArrayVec;
@@ -26,6 +26,10 @@ pub(crate) const RING_BUDGET: usize = 2 * BURST;
 const ECHO_RATE: (u64, u64) = (10_000, 1_000);
 /// "Packet too big", port unreachable and resets: likewise.
 const ERROR_RATE: (u64, u64) = (10_000, 1_000);
+/// Of these, those to one destination; of each worker, because the packets of a client may all come to one.
+const ECHO_RATE_EACH: (u64, u64) = (100, 100);
+/// Likewise.
+const ERROR_RATE_EACH: (u64, u64) = (50, 50);
 
 /// What one worker gives to another: a frame for the worker that owns what it needs, or a note.
 #[derive(Debug)]
@@ -92,8 +96,8 @@ pub struct Worker<Io: PacketIo> {
     pub(crate) spare: Burst<Io::Frame>,
     pub(crate) garbage: Burst<Io::Frame>,
     pub(crate) fragments: Store<Io::Frame>,
-    pub(crate) echo_tokens: TokenBucket,
-    pub(crate) error_tokens: TokenBucket,
+    pub(crate) echo_tokens: Budget,
+    pub(crate) error_tokens: Budget,
     /// A packet of this burst has given an entry another backend: what the burst look-up saw may be out of date.
     pub(crate) rewritten: bool,
     pub(crate) fresh: Fresh,
@@ -115,7 +119,7 @@ impl<Io: PacketIo> Worker<Io> {
     /// A worker that has no view yet: until the first one comes, everything is dropped as `not_ready`.
     pub fn new(setup: Setup<Io>) -> Worker<Io> {
         let workers = (setup.peers.len() as u64).max(1);
-        let share = |(rate, burst): (u64, u64)| TokenBucket::new(rate / workers, burst / workers);
+        let share = |(rate, burst): (u64, u64)| (rate / workers, burst / workers);
         Worker {
             core: setup.core,
             io: setup.io,
@@ -132,8 +136,8 @@ impl<Io: PacketIo> Worker<Io> {
             spare: Burst::new(),
             garbage: Burst::new(),
             fragments: Store::new(),
-            echo_tokens: share(ECHO_RATE),
-            error_tokens: share(ERROR_RATE),
+            echo_tokens: Budget::new(share(ECHO_RATE), ECHO_RATE_EACH),
+            error_tokens: Budget::new(share(ERROR_RATE), ERROR_RATE_EACH),
             rewritten: false,
             fresh: Fresh::new(),
             queues: Queues::new(u64::from(setup.core.0).wrapping_mul(0x9e37_79b9)),

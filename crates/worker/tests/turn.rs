@@ -1,9 +1,12 @@
 //! The turn, from frames in to frames out.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod rig;
 
 use rig::*;
+use std::net::Ipv6Addr;
 use std::sync::Arc;
+use wire::encap::Mode;
 use worker::mailbox::mailbox;
 use worker::memory_io::MemIo;
 use worker::view::{BackendState, OnDown, OnEmpty, PortRole};
@@ -296,7 +299,36 @@ fn echo_is_answered_under_a_bucket() {
         let (_, outcomes) = rig.put(0, &frame);
         limited += u64::from(outcomes[0].1.verdict == Verdict::Dropped(DropReason::RateLimited));
     }
-    assert_eq!(limited, 2000 - 999);
+    assert_eq!(limited, 2000 - 99, "one client has a hundred at once");
+    // Others lose nothing by that, until the sum is used up.
+    let mut answered = 0;
+    for client in 0..2000_u16 {
+        frame[26..30].copy_from_slice(&[10, 7, client.to_be_bytes()[0], client.to_be_bytes()[1]]);
+        set_fragment_bits(&mut frame, 0);
+        answered += u64::from(rig.put(0, &frame).1[0].1.verdict == Verdict::Dropped(DropReason::Answered));
+    }
+    assert_eq!(answered, 900);
+    rig.advance_ms(100);
+    frame[26..30].copy_from_slice(&[10, 7, 0, 1]);
+    set_fragment_bits(&mut frame, 0);
+    dropped(&rig.put(0, &frame).1, DropReason::Answered);
+}
+
+#[test]
+fn packets_that_are_too_big_for_one_client_silence_no_other() {
+    let mut rig = Rig::new(1, view(1, &[Spec::web(1)]));
+    let mut frame = tcp(7, 80, Tcp::Ack, 1460);
+    set_fragment_bits(&mut frame, 0x4000);
+    let told = |rig: &mut Rig, frame: &[u8]| {
+        let (sent, outcomes) = rig.put(0, frame);
+        dropped(&outcomes, DropReason::TooBig);
+        sent.len()
+    };
+    let flood: usize = (0..5000).map(|_| told(&mut rig, &frame)).sum();
+    assert_eq!(flood, 50);
+    frame[26..30].copy_from_slice(&[10, 7, 7, 7]);
+    set_fragment_bits(&mut frame, 0x4000);
+    assert_eq!((0..200).map(|_| told(&mut rig, &frame)).sum::<usize>(), 50, "an honest client is told");
 }
 
 #[test]
@@ -359,11 +391,11 @@ fn a_syn_flood_evicts_no_established_flow() {
 }
 
 #[test]
-fn frames_to_or_from_a_group_of_stations_are_not_forwarded() {
+fn frames_to_a_group_of_stations_are_not_forwarded() {
     let mut rig = Rig::new(1, view(1, &[Spec::web(1)]));
-    for (at, mac) in [(0, [0xff; 6]), (0, [1, 0, 0x5e, 1, 1, 1]), (6, [0xff; 6])] {
+    for mac in [[0xff; 6], [1, 0, 0x5e, 1, 1, 1]] {
         let mut frame = tcp(7, 80, Tcp::Syn, 0);
-        frame[at..at + 6].copy_from_slice(&mac);
+        frame[..6].copy_from_slice(&mac);
         dropped(&rig.put(0, &frame).1, DropReason::BadLinkAddress);
         frame[33] = 99;
         set_fragment_bits(&mut frame, 0x4000);
@@ -372,6 +404,129 @@ fn frames_to_or_from_a_group_of_stations_are_not_forwarded() {
             Verdict::Punted,
             "the kernel's broadcasts are the kernel's"
         );
+    }
+    // RFC 1812 section 5.3.4 speaks of destinations.
+    let mut frame = tcp(7, 80, Tcp::Syn, 0);
+    frame[6..12].copy_from_slice(&[0xff; 6]);
+    backend_of(&rig.put(0, &frame).1);
+}
+
+/// A frame of IPv6 with `next` and `rest` behind its fixed header, from `src` to `dst`.
+fn raw6(src: Ipv6Addr, dst: Ipv6Addr, hops: u8, next: u8, rest: &[u8]) -> Vec<u8> {
+    let mut frame = [PORT_MAC, ROUTER_MAC].concat();
+    frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+    frame.extend(u16::try_from(rest.len()).unwrap().to_be_bytes());
+    frame.extend([next, hops]);
+    frame.extend(src.octets());
+    frame.extend(dst.octets());
+    frame.extend(rest);
+    frame
+}
+
+#[test]
+fn what_is_not_for_a_vip_is_the_kernels_whatever_its_headers() {
+    let vip = ipv6("2001:db8:f::10");
+    let spec = Spec { vip: vip.into(), len: 128, ..Spec::web(1) };
+    let mut rig = Rig::new(1, view(1, &[spec]));
+    // A routing header with a segment left (RFC 8200 section 4.4); nine extension headers; options that end nowhere.
+    let mut segment_left = vec![59, 2, 4, 1, 0, 0, 0, 0];
+    segment_left.extend([0; 16]);
+    let mut nine = [60, 0, 1, 4, 0, 0, 0, 0].repeat(8);
+    nine.extend([59, 0, 1, 4, 0, 0, 0, 0]);
+    let cut = vec![59, 9, 1, 4];
+    for (next, rest) in [(43, segment_left), (60, nine), (60, cut)] {
+        let to = |dst| raw6(ipv6("2001:db8:1::7"), dst, 64, next, &rest);
+        assert_eq!(rig.put(0, &to(ipv6("2001:db8::1"))).1[0].1.verdict, Verdict::Punted, "{next} {rest:?}");
+        dropped(&rig.put(0, &to(vip)).1, DropReason::BadIpv6Extension);
+    }
+    // Likewise of IPv4: an option without an end.
+    let mut frame = tcp(7, 80, Tcp::Syn, 0);
+    frame[14] = 0x46;
+    frame[34] = 7;
+    frame[35] = 1;
+    set_fragment_bits(&mut frame, 0x4000);
+    frame[24..26].fill(0);
+    let sum = wire::checksum::checksum(&frame[14..38]);
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    let mut v4 = Rig::new(1, view(1, &[Spec::web(1)]));
+    dropped(&v4.put(0, &frame).1, DropReason::BadIpv4);
+    assert_eq!(rig.put(0, &frame).1[0].1.verdict, Verdict::Punted, "{:?}", "no VIP of this view");
+}
+
+#[test]
+fn neighbour_discovery_that_a_router_has_forwarded_is_dropped() {
+    let vip = ipv6("2001:db8:f::10");
+    let mut rig = Rig::new(1, view(1, &[Spec { vip: vip.into(), len: 128, ..Spec::web(1) }]));
+    for kind in 133..=137 {
+        let mut message = vec![kind, 0, 0, 0];
+        message.resize(24, 0);
+        let of = |hops| raw6(ipv6("2001:db8:1::7"), vip, hops, 58, &message);
+        assert_eq!(rig.put(0, &of(255)).1[0].1.verdict, Verdict::Punted);
+        for hops in [254, 64, 1] {
+            dropped(&rig.put(0, &of(hops)).1, DropReason::BadIcmp);
+        }
+    }
+}
+
+#[test]
+fn sources_of_this_link_and_packets_past_their_life_go_nowhere() {
+    let vip = ipv6("2001:db8:f::10");
+    let spec6 = Spec { vip: vip.into(), len: 128, ..Spec::web(1) };
+    let mut rig = Rig::new(1, view(1, &[Spec::web(1), spec6]));
+    let mend = |frame: &mut Vec<u8>| set_fragment_bits(frame, 0x4000);
+    // With a tag the general stages judge, without one the columns do.
+    let tagged = |frame: &[u8]| [&frame[..12], &[0x81, 0, 0, 5], &frame[12..]].concat();
+    let syn6 = |src, hops| {
+        let mut segment = vec![0; 20];
+        segment[..4].copy_from_slice(&[0x30, 0x39, 0, 80]);
+        segment[12..14].copy_from_slice(&[0x50, 2]);
+        raw6(src, vip, hops, TCP, &segment)
+    };
+    let mut local = tcp(7, 80, Tcp::Syn, 0);
+    local[26..30].copy_from_slice(&[169, 254, 3, 4]);
+    mend(&mut local);
+    for frame in [local, syn6(ipv6("fe80::7"), 64), syn6(ipv6("febf::7"), 64)] {
+        dropped(&rig.put(0, &frame).1, DropReason::BadSource);
+        dropped(&rig.put(0, &tagged(&frame)).1, DropReason::BadSource);
+    }
+    let mut dead = tcp(7, 80, Tcp::Syn, 0);
+    dead[22] = 0;
+    mend(&mut dead);
+    for (frame, reason) in
+        [(dead, DropReason::BadIpv4), (syn6(ipv6("2001:db8:1::7"), 0), DropReason::BadIpv6)]
+    {
+        dropped(&rig.put(0, &frame).1, reason);
+        dropped(&rig.put(0, &tagged(&frame)).1, reason);
+    }
+    // The neighbours of what is refused.
+    let mut near = tcp(7, 80, Tcp::Syn, 0);
+    near[26..30].copy_from_slice(&[169, 253, 255, 4]);
+    near[22] = 1;
+    mend(&mut near);
+    backend_of(&rig.put(0, &near).1);
+    backend_of(&rig.put(0, &syn6(ipv6("fec0::7"), 1)).1);
+}
+
+#[test]
+fn short_datagrams_leave_by_the_path_of_their_flow() {
+    for mode in [Mode::Gue { port: 6080 }, Mode::Vxlan { port: 4789, vni: 100 }] {
+        let spec = Spec { mode, protocol: UDP, port: 53, ..Spec::web(1) };
+        let mut rig = Rig::new(1, view(1, &[spec]));
+        let mut ports = std::collections::BTreeSet::new();
+        for payload in [4, 40, 0, 11, 12, 1000] {
+            let mut frame = udp(7, 53, payload);
+            // As Ethernet has it.
+            frame.resize(frame.len().max(60), 0);
+            for tag in [&[][..], &[0x81, 0, 0, 5]] {
+                let received = [&frame[..12], tag, &frame[12..]].concat();
+                let (sent, outcomes) = rig.put(0, &received);
+                backend_of(&outcomes);
+                let l4 = 34 + tag.len();
+                ports.insert(u16::from_be_bytes([sent[0][l4], sent[0][l4 + 1]]));
+            }
+        }
+        assert_eq!(ports.len(), 1, "{mode:?}: {ports:?}");
+        assert!(ports.iter().all(|port| *port >= 49_152));
     }
 }
 

@@ -8,7 +8,7 @@ use crate::config::{
 };
 use crate::raw::{self, Cell};
 use std::collections::HashSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use toml::Spanned;
 
 const MAGLEV_SIZE: (i64, i64) = (251, 5_000_011);
@@ -117,7 +117,7 @@ fn service(
     let hash = r
         .choice(&scope, "hash", raw.hash, &[("tuple", Hash::Tuple), ("source", Hash::Source)])
         .or(Hash::Tuple);
-    let on_down = on_down(r, &scope, raw.on_down);
+    let on_down = on_down(r, &scope, raw.on_down, protocol);
     let on_empty = r
         .choice(&scope, "on_empty", raw.on_empty, &[("reset", OnEmpty::Reset), ("drop", OnEmpty::Drop)])
         .or(OnEmpty::Reset);
@@ -308,7 +308,7 @@ fn vip(r: &mut Reader<'_, '_>, scope: &Scope, cell: Cell, around: &Surroundings)
                 format!("{place}: `vip` {} is an IPv6 prefix shorter than /96", shown(&text)),
                 "use /96 to /128: a flow is told apart by the last 32 bits".to_owned(),
             ))
-        } else if let Some(what) = not_unicast(net) {
+        } else if let Some(what) = not_unicast(net).or_else(|| link_local(net)) {
             let verb = if net.is_host() { "is" } else { "holds" };
             Some((format!("{place}: `vip` {net} {verb} {what}"), "write an address that clients can reach".to_owned()))
         } else {
@@ -326,6 +326,19 @@ fn vip(r: &mut Reader<'_, '_>, scope: &Scope, cell: Cell, around: &Surroundings)
         }
         Some(net)
     })
+}
+
+/// Why no client behind a router can reach an address of `net`, if so.
+fn link_local(net: Net) -> Option<&'static str> {
+    const V4: Net = Net { addr: IpAddr::V4(Ipv4Addr::new(169, 254, 0, 0)), len: 16 };
+    const V6: Net = Net { addr: IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0)), len: 10 };
+    if V4.overlaps(net) {
+        Some("a link-local address (169.254.0.0/16, RFC 3927)")
+    } else if V6.overlaps(net) {
+        Some("a link-local address (fe80::/10, RFC 4291)")
+    } else {
+        None
+    }
 }
 
 /// Reports a key of another mode.
@@ -404,7 +417,13 @@ fn tracking(r: &mut Reader<'_, '_>, scope: &Scope, cell: Cell, protocol: Protoco
     read.or(Tracking::All)
 }
 
-fn on_down(r: &mut Reader<'_, '_>, scope: &Scope, cell: Cell) -> OnDown {
+/// A TCP connection is lost with its backend, so it may as well wait for it; a stream of datagrams is not, and would be sent to a
+/// dead backend for as long as it lasts.
+fn on_down(r: &mut Reader<'_, '_>, scope: &Scope, cell: Cell, protocol: Protocol) -> OnDown {
+    let default = match protocol {
+        Protocol::Tcp => OnDown::Keep,
+        Protocol::Udp => OnDown::Reselect,
+    };
     if let Some(cell) = &cell
         && cell.get_ref().as_str() == Some("reset")
     {
@@ -414,10 +433,10 @@ fn on_down(r: &mut Reader<'_, '_>, scope: &Scope, cell: Cell) -> OnDown {
             message,
             "it comes with connection redistribution; use \"keep\" or \"reselect\"",
         );
-        return OnDown::Keep;
+        return default;
     }
     let choices = [("keep", OnDown::Keep), ("reselect", OnDown::Reselect)];
-    r.choice(scope, "on_down", cell, &choices).or(OnDown::Keep)
+    r.choice(scope, "on_down", cell, &choices).or(default)
 }
 
 #[cfg(test)]

@@ -138,6 +138,8 @@ mistakes! {
     vip_prefix_length: BASE r#""203.0.113.10""# => r#""203.0.113.0/40""#;
     vip_ipv6_short_prefix: BASE r#""203.0.113.10""# => r#""2001:db8::/64""#;
     vip_multicast: BASE r#""203.0.113.10""# => r#""224.0.0.5""#;
+    vip_link_local: BASE r#""203.0.113.10""# => r#""169.254.1.1""#;
+    vip_link_local6: BASE r#""203.0.113.10""# => r#""fe80::1""#;
     vip_unspecified: BASE r#""203.0.113.10""# => r#""0.0.0.0/0""#;
     vip_loopback: BASE r#""203.0.113.10""# => r#""::1""#;
     vip_mapped: BASE r#""203.0.113.10""# => r#""::ffff:203.0.113.10""#;
