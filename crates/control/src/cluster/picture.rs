@@ -49,7 +49,8 @@ impl Picture {
         self.heard_version
     }
 
-    /// Takes in a change. Values that cannot be read count as absent.
+    /// Takes in a change. Where a value cannot be read, the last one that could be stays in force: a machine is not given up for
+    /// what somebody else wrote under its key. A leader, a wish and an acknowledgement count as absent then, which is the safe side.
     ///
     /// # Errors
     /// Why a value cannot be read.
@@ -63,7 +64,6 @@ impl Picture {
             self.forget(key);
             return Ok(());
         };
-        self.forget(key);
         let bytes = &entry.value[..];
         let read = match key {
             Key::Machine(machine) => keys::value(key, bytes).map(|v| drop(self.machines.insert(machine, v))),
@@ -81,6 +81,9 @@ impl Picture {
             // Read by those who have tables.
             Key::Plan | Key::Slots(_) => Ok(()),
         };
+        if read.is_err() && matches!(key, Key::Leader | Key::Acknowledgement(_) | Key::Wish) {
+            self.forget(key);
+        }
         self.entries.insert(key, entry);
         read
     }
@@ -212,5 +215,52 @@ impl Picture {
     /// What operators want, and its revision.
     pub(crate) fn wish(&self) -> Option<(&WishValue, i64)> {
         Some((self.wish.as_ref()?, self.revision(Key::Wish)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ZERO: MachineId = MachineId(0);
+
+    fn put(picture: &mut Picture, key: Key, value: &[u8]) -> Result<(), String> {
+        picture.change((key, Some(Entry { value: value.to_vec(), revision: 1 })))
+    }
+
+    #[test]
+    fn a_member_is_not_given_up_for_what_cannot_be_read() {
+        let settings = Settings { key_check: "k".to_owned(), port: 7, timeouts_s: [1; 4] };
+        let value = MemberValue {
+            name: "lb0".to_owned(),
+            incarnation: 3,
+            address: [10, 0, 2, 11].into(),
+            version: "0".to_owned(),
+            settings: settings.clone(),
+            leaving: false,
+            agents: None,
+        };
+        let mut picture = Picture::default();
+        put(&mut picture, Key::Member(ZERO), &keys::bytes(&value)).unwrap();
+        put(&mut picture, Key::Machine(ZERO), br#"{"name":"lb0","incarnation":3}"#).unwrap();
+        for garbage in [&b"{"[..], b"", b"{\"name\":7}", &[0xff; 40]] {
+            // It is said which key it is.
+            let said = put(&mut picture, Key::Member(ZERO), garbage).unwrap_err();
+            assert!(said.contains("members/0"), "{said}");
+            assert!(put(&mut picture, Key::Machine(ZERO), garbage).is_err());
+            assert_eq!(picture.live(&settings), Members::new([Member { machine: ZERO, incarnation: 3 }]));
+            assert_eq!(picture.name(ZERO), Some("lb0"));
+        }
+        picture.change((Key::Member(ZERO), None)).unwrap();
+        assert_eq!(picture.live(&settings), Members::default(), "its lease has ended");
+    }
+
+    #[test]
+    fn a_leader_that_cannot_be_read_is_none() {
+        let mut picture = Picture::default();
+        put(&mut picture, Key::Leader, br#"{"machine":0,"incarnation":3}"#).unwrap();
+        assert!(picture.leader().is_some());
+        assert!(put(&mut picture, Key::Leader, b"nobody").is_err());
+        assert_eq!(picture.leader(), None);
     }
 }

@@ -124,3 +124,24 @@ proptest! {
         }
     }
 }
+
+/// The tag is looked at last: with the wrong key, what is not admitted is refused as that.
+#[test]
+fn what_is_not_admitted_is_not_hashed() {
+    let header = Header { number: 7, ..Header::default() };
+    let mut bytes = vec![0; 1_472];
+    let mut writer = Writer::notes(&mut bytes, &header).expect("room for a header");
+    assert!(writer.note(&Note::Heartbeat));
+    let len = writer.finish(&KEY);
+    let asked = |key: &[u8; 16], admits: bool| {
+        let mut seen = None;
+        let result = super::read_admitted(&bytes[..len], key, |header| {
+            seen = Some(*header);
+            admits
+        });
+        (result.err(), seen)
+    };
+    assert_eq!(asked(&KEY, true), (None, Some(header)));
+    assert_eq!(asked(&[0; 16], true), (Some(Refused::Tag), Some(header)));
+    assert_eq!(asked(&[0; 16], false), (Some(Refused::NotAdmitted), Some(header)));
+}

@@ -272,11 +272,14 @@ impl<Io: PacketIo> Worker<Io> {
         let cluster = view.cluster.as_ref()?;
         let at = usize::from(packet.parsed.l4) + UDP_LEN;
         let payload = frame.bytes().get(at..usize::from(packet.parsed.end))?;
-        let (header, body) = datagram::read(payload, &cluster.key).ok()?;
+        let source = packet.parsed.src(frame.bytes());
+        let admits = |header: &Header| {
+            let machine = header.from.member.machine;
+            let is_from_there = cluster.link(machine).is_none_or(|link| link.address == source);
+            header.to == cluster.own && machine != cluster.own.machine && is_from_there
+        };
+        let (header, body) = datagram::read_admitted(payload, &cluster.key, admits).ok()?;
         let from = header.from;
-        if header.to != cluster.own || from.member.machine == cluster.own.machine {
-            return None;
-        }
         if !cluster.owners.is_member(from.member) {
             // A new incarnation says that the one before is dead, long before its heartbeats are missed.
             self.hear(cluster, from.member, now);
