@@ -1,7 +1,7 @@
 //! An agent made of nothing but messages: it says what it is told to, also what no agent would say.
 
 use guideway_lab::Namespace;
-use model::agent::{Claim, Proof, Report, ToAgent, ToMachine, decode, digest, encode};
+use model::agent::{AddressDigest, Claim, Proof, Report, ToAgent, ToMachine, decode, digest, encode};
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -77,7 +77,7 @@ impl Speaker {
                 machine: &self.machine,
                 agent: &who.agent,
                 incarnation: who.incarnation,
-                addresses: &who.addresses,
+                addresses: &AddressDigest::of(&who.addresses),
                 service,
             };
             Proof { service: service.clone(), mac: claim.prove(token.as_bytes()) }

@@ -2,6 +2,7 @@
 
 use crate::health::unix_ms;
 use model::api::{EVENTS_KEPT, Event, EventKind, Events};
+use model::visible;
 use std::collections::VecDeque;
 use tokio::sync::watch;
 
@@ -26,9 +27,10 @@ impl EventLog {
         backend: Option<&str>,
         message: impl Into<String>,
     ) {
-        let message = message.into();
-        let service = service.map(str::to_owned);
-        let backend = backend.map(str::to_owned);
+        // Names and reasons come from agents, peers and servers: here they become part of a log.
+        let message = visible(&message.into()).into_owned();
+        let service = service.map(|name| visible(name).into_owned());
+        let backend = backend.map(|name| visible(name).into_owned());
         let name = serde_json::to_value(kind).ok().and_then(|v| v.as_str().map(str::to_owned));
         let name = name.unwrap_or_default();
         match kind {

@@ -988,5 +988,10 @@ pub(crate) fn tokens(config: &Config) -> Result<HashMap<String, Vec<u8>>, Refusa
 
 /// What an agent says, as if it were a check's result.
 pub(crate) fn word_of_agent(up: bool, reason: &str) -> CheckResult {
-    CheckResult { passed: up, reason: reason.to_owned(), duration_us: 0, unix_ms: unix_ms() }
+    CheckResult {
+        passed: up,
+        reason: model::visible(reason).into_owned(),
+        duration_us: 0,
+        unix_ms: unix_ms(),
+    }
 }

@@ -11,8 +11,8 @@ use crate::random::Random;
 use crate::request::{Outcome, Unfit};
 use detectors::{DETECTORS_MAX, Detectors, Subject, Turn};
 use model::agent::{
-    BACKENDS_MAX, CheckSpec, Claim, Load, Machine, Phase, Proof, Refusal, Report, Target, ToAgent, ToMachine,
-    VERSION,
+    AddressDigest, BACKENDS_MAX, CheckSpec, Claim, Load, Machine, Phase, Proof, Refusal, Report, Target,
+    ToAgent, ToMachine, VERSION,
 };
 use model::api::CheckResult;
 use model::config::Protocol;
@@ -611,13 +611,14 @@ impl Host {
         self.peers.greeted(&session.peer, machine)?;
         machine.clone_into(&mut session.machine);
         session.stage = Stage::Greeted;
+        let addresses = AddressDigest::of(&self.addresses);
         let proofs = self.config.services.iter().map(|(service, token)| {
             let claim = Claim {
                 nonce,
                 machine,
                 agent: &self.config.name,
                 incarnation: self.incarnation,
-                addresses: &self.addresses,
+                addresses: &addresses,
                 service,
             };
             Proof { service: service.clone(), mac: claim.prove(token.bytes()) }

@@ -26,7 +26,7 @@ impl Columns {
     }
 
     pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.table.add_row(cells);
+        self.table.add_row(cells.into_iter().map(|cell| model::visible(&cell).into_owned()));
     }
 
     /// The text, without blanks at line ends.

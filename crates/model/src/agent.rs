@@ -14,9 +14,12 @@ use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
 
 /// The version of what is said here. A machine names those that it speaks, an agent chooses one.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// Longest message, bytes of JSON.
 pub const FRAME_MAX: usize = 262_144;
+/// Longest hello, bytes of JSON: the most proofs and addresses there may be, with the longest names, are 84,800. Nobody has
+/// proved anything before it is whole.
+pub const HELLO_MAX: usize = 98_304;
 /// Time from the challenge to a whole hello, milliseconds.
 pub const HELLO_TIMEOUT_MS: u64 = 3000;
 /// Backends of which one agent speaks, at most, over all services.
@@ -331,30 +334,46 @@ pub struct Claim<'a> {
     pub agent: &'a str,
     /// The hello's.
     pub incarnation: u64,
-    /// The hello's.
-    pub addresses: &'a [IpAddr],
+    /// Of the hello's addresses.
+    pub addresses: &'a AddressDigest,
     /// The proof's.
     pub service: &'a str,
+}
+
+/// SHA-256 (FIPS 180-4) of a host's addresses as text, in their order, each ended by LF; 64 hexadecimal digits. A hello has
+/// many proofs over the same addresses: with the digest in their place a proof costs the same whatever their number.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AddressDigest(String);
+
+impl AddressDigest {
+    /// Of these. O(n).
+    pub fn of(addresses: &[IpAddr]) -> AddressDigest {
+        use std::fmt::Write as _;
+        let mut text = String::new();
+        for address in addresses {
+            let _ = writeln!(text, "{address}");
+        }
+        AddressDigest(hex(ring::digest::digest(&ring::digest::SHA256, text.as_bytes()).as_ref()))
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl Claim<'_> {
     /// The text that is authenticated: lines, in this order, each ended by LF; no field can hold one.
     fn text(&self) -> String {
-        use std::fmt::Write as _;
-        let Claim { nonce, machine, agent, incarnation, addresses, service } = self;
-        let mut text =
-            format!("guideway-agent {VERSION}\n{nonce}\n{machine}\n{agent}\n{incarnation}\n{service}\n");
-        for address in *addresses {
-            let _ = writeln!(text, "{address}");
-        }
-        text
+        let Claim { nonce, machine, agent, incarnation, addresses: AddressDigest(addresses), service } = self;
+        format!(
+            "guideway-agent {VERSION}\n{nonce}\n{machine}\n{agent}\n{incarnation}\n{service}\n{addresses}\n"
+        )
     }
 
     /// HMAC-SHA-256 (RFC 2104, FIPS 180-4) of the claim with a service's token, 64 hexadecimal digits.
     pub fn prove(&self, token: &[u8]) -> String {
         let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, token);
-        let tag = ring::hmac::sign(&key, self.text().as_bytes());
-        tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(ring::hmac::sign(&key, self.text().as_bytes()).as_ref())
     }
 
     /// Whether `mac` proves the claim. In constant time for a mac of the right length.
@@ -383,9 +402,10 @@ fn from_hex(text: &str) -> Option<[u8; 32]> {
 pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
     let body = serde_json::to_vec(message).map_err(|error| FrameError::Malformed(error.to_string()))?;
     if body.len() > FRAME_MAX {
-        return Err(FrameError::TooLong(body.len()));
+        return Err(FrameError::TooLong { length: body.len(), max: FRAME_MAX });
     }
-    let length = u32::try_from(body.len()).map_err(|_| FrameError::TooLong(body.len()))?;
+    let length =
+        u32::try_from(body.len()).map_err(|_| FrameError::TooLong { length: body.len(), max: FRAME_MAX })?;
     let mut frame = Vec::with_capacity(4 + body.len());
     frame.extend_from_slice(&length.to_be_bytes());
     frame.extend_from_slice(&body);
@@ -398,23 +418,34 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
 /// # Errors
 /// Empty or too long, or not a message.
 pub fn decode<T: for<'a> Deserialize<'a>>(bytes: &mut Vec<u8>) -> Result<Option<T>, FrameError> {
-    let Some(length) = bytes.first_chunk::<4>() else { return Ok(None) };
-    let length = u32::from_be_bytes(*length) as usize;
-    if length == 0 || length > FRAME_MAX {
-        return Err(FrameError::TooLong(length));
-    }
+    let Some(length) = length_of(bytes, FRAME_MAX)? else { return Ok(None) };
     let Some(body) = bytes.get(4..4 + length) else { return Ok(None) };
     let message = serde_json::from_slice(body).map_err(|error| FrameError::Malformed(error.to_string()))?;
     bytes.drain(..4 + length);
     Ok(Some(message))
 }
 
+/// Length of the first frame's message, bytes; `None`: not even that is there yet.
+///
+/// # Errors
+/// 0, or above `max`.
+pub fn length_of(bytes: &[u8], max: usize) -> Result<Option<usize>, FrameError> {
+    let Some(length) = bytes.first_chunk::<4>() else { return Ok(None) };
+    let length = u32::from_be_bytes(*length) as usize;
+    if length == 0 || length > max { Err(FrameError::TooLong { length, max }) } else { Ok(Some(length)) }
+}
+
 /// Why bytes are not a frame.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum FrameError {
-    /// The length is 0 or above [`FRAME_MAX`].
-    #[error("a message of {0} bytes; 1 to {FRAME_MAX} are allowed")]
-    TooLong(usize),
+    /// The length is 0 or above what is allowed.
+    #[error("a message of {length} bytes; 1 to {max} are allowed")]
+    TooLong {
+        /// Bytes of the message.
+        length: usize,
+        /// Bytes allowed: [`FRAME_MAX`], or [`HELLO_MAX`] for the first.
+        max: usize,
+    },
     /// Not a message.
     #[error("not a message: {0}")]
     Malformed(String),

@@ -13,6 +13,7 @@ pub mod mac;
 pub mod net;
 pub mod registered;
 pub mod schema;
+pub mod visible;
 
 mod check;
 mod raw;
@@ -23,6 +24,7 @@ pub use config::Config;
 pub use diagnostic::{Diagnostic, Report, Severity};
 pub use load::{Loaded, TEXT_MAX, load};
 pub use schema::schema;
+pub use visible::visible;
 
 #[cfg(test)]
 mod tests;

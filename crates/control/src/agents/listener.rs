@@ -2,15 +2,23 @@
 //!
 //! Rule of this module: every connection has a task of its own, which reads, parses and writes, and holds at most one frame.
 //! Its words reach the owner of the truth through one bounded channel; who says too much is not read from for a while.
+//!
+//! Whoever has not proved a token is a stranger, and what strangers cost is bounded, by address and in sum: their
+//! connections ([`UNKNOWN_OF_ADDRESS`], [`UNKNOWN_MAX`]) until the owner has taken their proof, their bytes ([`STRANGER_BYTES_OF_ADDRESS`],
+//! [`STRANGER_BYTES_MAX`]), and how often they may come ([`VISITS_PER_SECOND`]). An IPv6 address counts by its /64.
 
 use super::counts::{Closed, Doors};
 use super::desk::{Outbox, Pieces, outbox};
 use super::registry::Hello;
 use super::session::SessionId;
-use model::agent::{FrameError, HELLO_TIMEOUT_MS, Refusal, ToAgent, ToMachine, VERSION, decode, encode};
+use model::agent::{
+    FRAME_MAX, FrameError, HELLO_MAX, HELLO_TIMEOUT_MS, Refusal, ToAgent, ToMachine, VERSION, decode, encode,
+    length_of,
+};
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -19,10 +27,22 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
-/// Connections of one address that have not said hello.
+/// Connections of strangers from one address.
 pub(crate) const UNKNOWN_OF_ADDRESS: u32 = 64;
-/// Connections in all that have not said hello.
+/// Connections of strangers in all.
 pub(crate) const UNKNOWN_MAX: u32 = 1024;
+/// A hello of at most so many bytes always has room: that of an agent with a dozen services.
+const SMALL_HELLO: usize = 4096;
+/// Bytes of longer hellos that strangers of one address may have on their way.
+const STRANGER_BYTES_OF_ADDRESS: usize = 1 << 20;
+/// Bytes of longer hellos that all strangers may have on their way.
+const STRANGER_BYTES_MAX: usize = 8 << 20;
+/// Connections of one address a second, on average …
+const VISITS_PER_SECOND: u32 = 64;
+/// … and at once: as many agents behind one address come back together after a restart.
+const VISITS_AT_ONCE: u32 = 1024;
+/// Addresses whose visits are remembered. Those that have come rarely lately are forgotten first.
+const ADDRESSES_REMEMBERED: usize = 4096;
 /// Frames of one connection a second, on average …
 pub(crate) const FRAMES_PER_SECOND: u32 = 200;
 /// … and at once.
@@ -43,8 +63,8 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// What comes of a connection.
 #[derive(Debug)]
 pub(crate) enum Said {
-    /// Its first words, and the way back.
-    Hello(Hello, Outbox),
+    /// Its first words, the way back, and its place among the strangers.
+    Hello(Hello, Outbox, Arc<Stranger>),
     /// Others.
     Message(SessionId, ToMachine),
     /// Something that is no message.
@@ -64,19 +84,42 @@ pub(crate) struct Shared {
     pub(crate) doors: Doors,
 }
 
-/// Connections, and those that have not said hello.
+/// Connections, and those of strangers.
 #[derive(Debug, Default)]
 struct Visitors {
     open: u32,
-    unknown: u32,
-    by_address: HashMap<IpAddr, u32>,
+    strangers: u32,
+    bytes: usize,
+    by_address: HashMap<IpAddr, OfAddress>,
+}
+
+/// What an address has of these.
+#[derive(Debug)]
+struct OfAddress {
+    strangers: u32,
+    bytes: usize,
+    visits: Pace,
 }
 
 /// A place among the open connections.
 struct Place(Arc<Mutex<Visitors>>, Doors);
 
-/// A place among those that have not said hello.
-struct Waiting(Arc<Mutex<Visitors>>, IpAddr);
+/// A place among the strangers: given back when the owner has taken the proof, else when the connection has ended.
+#[derive(Debug)]
+pub(crate) struct Stranger {
+    all: Arc<Mutex<Visitors>>,
+    address: IpAddr,
+    is_over: AtomicBool,
+    bytes: std::sync::atomic::AtomicUsize,
+}
+
+/// Who counts as one: a host has a whole /64 of IPv6.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
 
 impl Visitors {
     fn enter(
@@ -84,23 +127,48 @@ impl Visitors {
         address: IpAddr,
         connections: u32,
         doors: &Doors,
-    ) -> Result<(Place, Waiting), Closed> {
+        now: Instant,
+    ) -> Result<(Place, Arc<Stranger>), Closed> {
+        let address = network(address);
         let mut visitors = all.lock().unwrap_or_else(PoisonError::into_inner);
         if visitors.open >= connections {
             return Err(Closed::Full);
         }
-        if visitors.unknown >= UNKNOWN_MAX {
+        if visitors.strangers >= UNKNOWN_MAX {
             return Err(Closed::Unknown);
         }
-        let of_address = visitors.by_address.entry(address).or_default();
-        if *of_address >= UNKNOWN_OF_ADDRESS {
+        visitors.forget(now);
+        let of_address = visitors.by_address.entry(address).or_insert_with(|| OfAddress {
+            strangers: 0,
+            bytes: 0,
+            visits: Pace::new(now, VISITS_PER_SECOND, VISITS_AT_ONCE),
+        });
+        if of_address.strangers >= UNKNOWN_OF_ADDRESS || !of_address.visits.has_one(now) {
             return Err(Closed::Address);
         }
-        *of_address += 1;
-        visitors.unknown += 1;
+        of_address.visits.pause(1, now);
+        of_address.strangers += 1;
+        visitors.strangers += 1;
         visitors.open += 1;
         doors.set_open(u64::from(visitors.open));
-        Ok((Place(all.clone(), doors.clone()), Waiting(all.clone(), address)))
+        let stranger = Stranger {
+            all: all.clone(),
+            address,
+            is_over: AtomicBool::new(false),
+            bytes: std::sync::atomic::AtomicUsize::new(0),
+        };
+        Ok((Place(all.clone(), doors.clone()), Arc::new(stranger)))
+    }
+
+    /// Makes room for another address, where there is none: those go that have nobody here and have not come lately; where
+    /// that is not enough, those too that have come lately.
+    fn forget(&mut self, now: Instant) {
+        for keeps_recent in [true, false] {
+            if self.by_address.len() < ADDRESSES_REMEMBERED {
+                return;
+            }
+            self.by_address.retain(|_, of| of.strangers > 0 || (keeps_recent && !of.visits.is_full(now)));
+        }
     }
 }
 
@@ -112,16 +180,43 @@ impl Drop for Place {
     }
 }
 
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        let mut visitors = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        visitors.unknown = visitors.unknown.saturating_sub(1);
-        if let Some(of_address) = visitors.by_address.get_mut(&self.1) {
-            *of_address = of_address.saturating_sub(1);
-            if *of_address == 0 {
-                visitors.by_address.remove(&self.1);
-            }
+impl Stranger {
+    /// Room for a hello of so many bytes; false if there is none, for this address or at all.
+    fn reserve(&self, bytes: usize) -> bool {
+        if bytes <= SMALL_HELLO {
+            return true;
         }
+        let mut visitors = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let sum = visitors.bytes + bytes;
+        let Some(of_address) = visitors.by_address.get_mut(&self.address) else { return false };
+        if sum > STRANGER_BYTES_MAX || of_address.bytes + bytes > STRANGER_BYTES_OF_ADDRESS {
+            return false;
+        }
+        of_address.bytes += bytes;
+        visitors.bytes = sum;
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        true
+    }
+
+    /// It is none any more.
+    pub(crate) fn leave(&self) {
+        if self.is_over.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let mut visitors = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = self.bytes.load(Ordering::Relaxed);
+        visitors.strangers = visitors.strangers.saturating_sub(1);
+        visitors.bytes = visitors.bytes.saturating_sub(bytes);
+        if let Some(of_address) = visitors.by_address.get_mut(&self.address) {
+            of_address.strangers = of_address.strangers.saturating_sub(1);
+            of_address.bytes = of_address.bytes.saturating_sub(bytes);
+        }
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        self.leave();
     }
 }
 
@@ -133,7 +228,7 @@ pub(crate) async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, share
         match listener.accept().await {
             Ok((stream, peer)) => {
                 let connections = *shared.connections.borrow();
-                match Visitors::enter(&visitors, peer.ip(), connections, &shared.doors) {
+                match Visitors::enter(&visitors, peer.ip(), connections, &shared.doors, Instant::now()) {
                     Err(why) => shared.doors.count(why),
                     Ok(places) => {
                         last += 1;
@@ -158,13 +253,18 @@ struct Visitor {
 }
 
 impl Visitor {
-    async fn attend(self, stream: TcpStream, tls: Option<TlsAcceptor>, (place, waiting): (Place, Waiting)) {
+    async fn attend(
+        self,
+        stream: TcpStream,
+        tls: Option<TlsAcceptor>,
+        (place, stranger): (Place, Arc<Stranger>),
+    ) {
         let until = Instant::now() + Duration::from_millis(HELLO_TIMEOUT_MS);
         let _ = stream.set_nodelay(true);
         match tls {
-            None => self.introduce(stream, until, waiting).await,
+            None => self.introduce(stream, until, stranger).await,
             Some(tls) => match tokio::time::timeout_at(until, tls.accept(stream)).await {
-                Ok(Ok(stream)) => self.introduce(stream, until, waiting).await,
+                Ok(Ok(stream)) => self.introduce(stream, until, stranger).await,
                 Ok(Err(_)) => self.shared.doors.count(Closed::Tls),
                 Err(_) => self.shared.doors.count(Closed::Silent),
             },
@@ -173,7 +273,7 @@ impl Visitor {
     }
 
     /// The challenge and the hello, then everything else.
-    async fn introduce<S>(self, stream: S, until: Instant, waiting: Waiting)
+    async fn introduce<S>(self, stream: S, until: Instant, stranger: Arc<Stranger>)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -185,19 +285,24 @@ impl Visitor {
         let mut frames = Frames { read, bytes: Vec::new(), length: 0 };
         let first = tokio::time::timeout_at(until, async {
             write.write_all(&challenge).await.map_err(Lost::Io)?;
+            let length = frames.length_of_hello().await?;
+            if length.is_some_and(|length| !stranger.reserve(length)) {
+                return Err(Lost::NoRoom);
+            }
             frames.next().await
         })
         .await;
         let problem = match first {
             Ok(Ok(Some(ToMachine::Hello { version, agent, incarnation, addresses, proofs }))) => {
-                drop(waiting);
-                let (id, peer) = (self.id, self.peer);
-                let hello = Hello { id, peer, nonce, version, agent, incarnation, addresses, proofs };
-                return self.converse(hello, frames, write).await;
+                let (id, peer, unix_ms) = (self.id, self.peer, crate::health::unix_ms());
+                let hello =
+                    Hello { id, peer, nonce, unix_ms, version, agent, incarnation, addresses, proofs };
+                return self.converse(hello, stranger, frames, write).await;
             }
             Ok(Ok(Some(_))) => "the first message is to be a hello".to_owned(),
             Ok(Err(Lost::Frame(error))) => error.to_string(),
             Ok(Ok(None) | Err(Lost::Io(_))) => return,
+            Ok(Err(Lost::NoRoom)) => return self.shared.doors.count(Closed::Unknown),
             Err(_) => return self.shared.doors.count(Closed::Silent),
         };
         self.shared.doors.count(Closed::Malformed);
@@ -216,13 +321,14 @@ impl Visitor {
     async fn converse<S>(
         self,
         hello: Hello,
+        stranger: Arc<Stranger>,
         mut frames: Frames<tokio::io::ReadHalf<S>>,
         mut write: tokio::io::WriteHalf<S>,
     ) where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let (outbox, mut pieces) = outbox();
-        if self.shared.said.send(Said::Hello(hello, outbox)).await.is_err() {
+        if self.shared.said.send(Said::Hello(hello, outbox, stranger.clone())).await.is_err() {
             return;
         }
         {
@@ -243,11 +349,11 @@ impl Visitor {
 
     /// Passes messages on until there are no more, or one that is none, which is true.
     async fn listen<R: AsyncRead + Unpin>(&self, frames: &mut Frames<R>) -> bool {
-        let mut pace = Pace::new(Instant::now());
+        let mut pace = Pace::new(Instant::now(), FRAMES_PER_SECOND, FRAMES_AT_ONCE);
         loop {
             let said = match frames.next().await {
                 Ok(Some(message)) => Said::Message(self.id, message),
-                Ok(None) | Err(Lost::Io(_)) => return false,
+                Ok(None) | Err(Lost::Io(_) | Lost::NoRoom) => return false,
                 Err(Lost::Frame(error)) => {
                     self.shared.doors.count(Closed::Malformed);
                     let _ = self.shared.said.send(Said::Malformed(self.id, error.to_string())).await;
@@ -294,6 +400,8 @@ fn nonce() -> Option<String> {
 enum Lost {
     Io(#[expect(dead_code, reason = "shown by Debug")] io::Error),
     Frame(FrameError),
+    /// Strangers have too much on its way.
+    NoRoom,
 }
 
 /// Bytes in, messages out; holds at most one frame and what was read with it.
@@ -310,38 +418,77 @@ impl<R: AsyncRead + Unpin> Frames<R> {
             let before = self.bytes.len();
             if let Some(message) = decode(&mut self.bytes).map_err(Lost::Frame)? {
                 self.length = before - self.bytes.len();
+                if self.bytes.is_empty() && self.bytes.capacity() > READ_BYTES {
+                    self.bytes = Vec::new();
+                }
                 return Ok(Some(message));
             }
-            let mut chunk = [0; READ_BYTES];
-            let length = self.read.read(&mut chunk).await.map_err(Lost::Io)?;
-            if length == 0 {
+            let length = length_of(&self.bytes, FRAME_MAX).map_err(Lost::Frame)?;
+            if !self.read_some(length).await? {
                 return Ok(None);
             }
-            self.bytes.extend_from_slice(chunk.get(..length).unwrap_or_default());
         }
+    }
+
+    /// How long the hello will be, bytes; `None`: the connection has ended before it was told.
+    async fn length_of_hello(&mut self) -> Result<Option<usize>, Lost> {
+        loop {
+            if let Some(length) = length_of(&self.bytes, HELLO_MAX).map_err(Lost::Frame)? {
+                return Ok(Some(length));
+            }
+            if !self.read_some(None).await? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Reads some of a message of this length, where it is known; false at the end. Room is made for no more than that.
+    async fn read_some(&mut self, length: Option<usize>) -> Result<bool, Lost> {
+        let missing = length.map_or(SMALL_HELLO, |length| (4 + length).saturating_sub(self.bytes.len()));
+        self.bytes.reserve_exact(missing.clamp(1, READ_BYTES));
+        let read = self.read.read_buf(&mut self.bytes).await.map_err(Lost::Io)?;
+        Ok(read > 0)
     }
 }
 
-/// A bucket of frames.
+/// A bucket of frames, or of visits.
 #[derive(Debug)]
 struct Pace {
     left: f64,
     at: Instant,
+    rate: f64,
+    most: f64,
 }
 
 impl Pace {
-    fn new(now: Instant) -> Pace {
-        Pace { left: f64::from(FRAMES_AT_ONCE), at: now }
+    /// A full one, that gains so many a second.
+    fn new(now: Instant, rate: u32, most: u32) -> Pace {
+        Pace { left: f64::from(most), at: now, rate: f64::from(rate), most: f64::from(most) }
+    }
+
+    fn gain(&mut self, now: Instant) {
+        let gained = now.saturating_duration_since(self.at).as_secs_f64() * self.rate;
+        self.at = now;
+        self.left = (self.left + gained).min(self.most);
+    }
+
+    /// Whether there is one in it.
+    fn has_one(&mut self, now: Instant) -> bool {
+        self.gain(now);
+        self.left >= 1.0
+    }
+
+    /// Whether nothing was taken out for long.
+    fn is_full(&mut self, now: Instant) -> bool {
+        self.gain(now);
+        self.left >= self.most
     }
 
     /// Takes so many out; how long to wait before the next.
-    fn pause(&mut self, frames: usize, now: Instant) -> Duration {
-        let frames = f64::from(u32::try_from(frames).unwrap_or(u32::MAX));
-        let rate = f64::from(FRAMES_PER_SECOND);
-        let gained = now.saturating_duration_since(self.at).as_secs_f64() * rate;
-        self.at = now;
-        self.left = (self.left + gained).min(f64::from(FRAMES_AT_ONCE)) - frames;
-        if self.left >= 0.0 { Duration::ZERO } else { Duration::from_secs_f64(-self.left / rate) }
+    fn pause(&mut self, count: usize, now: Instant) -> Duration {
+        self.gain(now);
+        self.left -= f64::from(u32::try_from(count).unwrap_or(u32::MAX));
+        if self.left >= 0.0 { Duration::ZERO } else { Duration::from_secs_f64(-self.left / self.rate) }
     }
 }
 
@@ -352,7 +499,7 @@ mod tests {
     #[test]
     fn two_thousand_at_once_and_two_hundred_a_second() {
         let start = Instant::now();
-        let mut pace = Pace::new(start);
+        let mut pace = Pace::new(start, FRAMES_PER_SECOND, FRAMES_AT_ONCE);
         assert!((0..FRAMES_AT_ONCE).all(|_| pace.pause(1, start).is_zero()));
         assert_eq!(pace.pause(1, start), Duration::from_millis(5));
         let later = start + Duration::from_millis(1005);
@@ -366,27 +513,96 @@ mod tests {
         assert!(!pace.pause(1, much_later).is_zero());
     }
 
+    struct Hall(Arc<Mutex<Visitors>>, Doors, Instant);
+
+    impl Hall {
+        fn new() -> Hall {
+            Hall(Arc::new(Mutex::new(Visitors::default())), Doors::default(), Instant::now())
+        }
+
+        fn enter(
+            &self,
+            address: impl Into<IpAddr>,
+            connections: u32,
+        ) -> Result<(Place, Arc<Stranger>), Closed> {
+            Visitors::enter(&self.0, address.into(), connections, &self.1, self.2)
+        }
+    }
+
     #[test]
     fn limits_are_exact_and_places_come_back() {
-        let (all, doors) = (Arc::new(Mutex::new(Visitors::default())), Doors::default());
-        let enter = |last: u8, connections| {
-            Visitors::enter(&all, IpAddr::from([10, 0, 0, last]), connections, &doors)
-        };
+        let hall = Hall::new();
+        let enter = |last: u8, connections| hall.enter([10, 0, 0, last], connections);
         let mut places: Vec<_> = (0..UNKNOWN_OF_ADDRESS).map(|_| enter(1, 9999).ok().unwrap()).collect();
         assert_eq!(enter(1, 9999).err(), Some(Closed::Address));
         for last in 2..=16 {
             places.extend((0..UNKNOWN_OF_ADDRESS).map(|_| enter(last, 9999).ok().unwrap()));
         }
-        assert_eq!((places.len(), doors.open()), (UNKNOWN_MAX as usize, 1024));
+        assert_eq!((places.len(), hall.1.open()), (UNKNOWN_MAX as usize, 1024));
         assert_eq!(enter(17, 9999).err(), Some(Closed::Unknown));
         assert_eq!(enter(17, 1024).err(), Some(Closed::Full));
-        let (place, waiting) = places.pop().unwrap();
-        drop(waiting);
-        assert_eq!(enter(17, 1024).err(), Some(Closed::Full), "it said hello and is still there");
-        let (other, _waiting) = enter(16, 9999).ok().unwrap();
-        drop((place, other));
+        let (place, stranger) = places.pop().unwrap();
+        // Refused by the owner: the connection still has its place.
+        drop(stranger.clone());
+        assert_eq!(enter(17, 9999).err(), Some(Closed::Unknown));
+        stranger.leave();
+        assert_eq!(enter(17, 1024).err(), Some(Closed::Full), "it has proved a token and is still there");
+        let (other, _stranger) = enter(16, 9999).ok().unwrap();
+        drop((place, stranger, other));
         places.clear();
-        assert_eq!(doors.open(), 0);
-        assert!(all.lock().unwrap().by_address.len() <= 1);
+        assert_eq!(hall.1.open(), 0);
+        assert_eq!(hall.0.lock().unwrap().strangers, 1, "the last one");
+    }
+
+    #[test]
+    fn who_comes_too_often_is_not_let_in_and_others_are() {
+        let mut hall = Hall::new();
+        let visits = |hall: &Hall, last: u8| {
+            (0..2 * VISITS_AT_ONCE).filter(|_| hall.enter([10, 0, 0, last], 9).is_ok()).count()
+        };
+        assert_eq!(visits(&hall, 1), VISITS_AT_ONCE as usize);
+        assert_eq!(visits(&hall, 2), VISITS_AT_ONCE as usize);
+        hall.2 += Duration::from_secs(1);
+        assert_eq!(visits(&hall, 1), VISITS_PER_SECOND as usize);
+        // A /64 is one host, and an IPv4 address in IPv6 clothes is the IPv4 address.
+        let v6 = |last: u16| Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, last);
+        let let_in = (0..2 * VISITS_AT_ONCE).filter(|n| hall.enter(v6(*n as u16), 9).is_ok()).count();
+        assert_eq!(let_in, VISITS_AT_ONCE as usize);
+        assert_eq!(
+            hall.enter(std::net::Ipv4Addr::new(10, 0, 0, 1).to_ipv6_mapped(), 9).err(),
+            Some(Closed::Address)
+        );
+        // However many addresses come, no more are remembered than there is room for.
+        for n in 0..2 * ADDRESSES_REMEMBERED as u32 {
+            assert!(hall.enter(std::net::Ipv4Addr::from_bits(0x0b00_0000 + n), 9).is_ok());
+        }
+        assert!(hall.0.lock().unwrap().by_address.len() <= ADDRESSES_REMEMBERED);
+    }
+
+    #[test]
+    fn bytes_of_strangers_are_bounded_by_address_and_in_sum() {
+        let hall = Hall::new();
+        let mut held = Vec::new();
+        let mut fill = |last: u8| {
+            let before = held.len();
+            for _ in 0..UNKNOWN_OF_ADDRESS {
+                let (place, stranger) = hall.enter([10, 0, 0, last], 9999).unwrap();
+                let has_room = stranger.reserve(HELLO_MAX);
+                assert!(stranger.reserve(SMALL_HELLO), "a short hello always has room");
+                if has_room {
+                    held.push((place, stranger));
+                }
+            }
+            held.len() - before
+        };
+        let of_address = STRANGER_BYTES_OF_ADDRESS / HELLO_MAX;
+        for last in 1..=8 {
+            assert_eq!(fill(last), of_address);
+        }
+        assert_eq!(fill(9), STRANGER_BYTES_MAX / HELLO_MAX - 8 * of_address, "the rest of the sum");
+        held.clear();
+        let visitors = hall.0.lock().unwrap();
+        assert_eq!((visitors.bytes, visitors.strangers), (0, 0));
+        assert!(visitors.by_address.values().all(|of| of.bytes == 0));
     }
 }

@@ -10,8 +10,8 @@ use super::heard::{Heard, Over, Why};
 use super::held::{Held, Suspicion};
 use super::session::{Asked, Key, Session, SessionId};
 use model::agent::{
-    ADDRESSES_MAX, BACKENDS_MAX, Claim, Load, Machine, PERMILLE_MAX, Phase, Proof, REASON_MAX, Refusal,
-    Report, SERVICES_MAX, Target, ToAgent, ToMachine, VERSION,
+    ADDRESSES_MAX, AddressDigest, BACKENDS_MAX, Claim, Load, Machine, PERMILLE_MAX, Phase, Proof, REASON_MAX,
+    Refusal, Report, SERVICES_MAX, Target, ToAgent, ToMachine, VERSION,
 };
 use model::api::EventKind;
 use model::registered::{Misfit, Registered, Skipped, is_name};
@@ -24,6 +24,9 @@ const ASK_EVERY_MS: u64 = 50;
 const REFUSAL_EVENT_EVERY_MS: u64 = 1000;
 /// Agents whose incarnations are remembered.
 const AGENTS_REMEMBERED: usize = 65_536;
+/// How far an agent's clock, which its incarnation is read from, may be ahead of this machine's: a day. An incarnation from
+/// the far future would shut its own successors out.
+const CLOCK_AHEAD_MS: u64 = 86_400_000;
 
 /// What is to be done.
 #[derive(Clone, PartialEq, Debug)]
@@ -71,11 +74,22 @@ pub(crate) struct Hello {
     pub(crate) id: SessionId,
     pub(crate) peer: SocketAddr,
     pub(crate) nonce: String,
+    /// When it came, Unix time.
+    pub(crate) unix_ms: u64,
     pub(crate) version: u16,
     pub(crate) agent: String,
     pub(crate) incarnation: u64,
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) proofs: Vec<Proof>,
+}
+
+/// What is remembered of an agent's name.
+#[derive(Clone, Debug)]
+struct Known {
+    /// The largest incarnation that was accepted.
+    incarnation: u64,
+    /// The services whose tokens its last hello proved: only who has one of these speaks under the name.
+    services: BTreeSet<String>,
 }
 
 /// See the module.
@@ -85,8 +99,8 @@ pub(crate) struct Registry {
     sessions: BTreeMap<SessionId, Session>,
     /// Connections of agents, by name.
     agents: HashMap<String, SessionId>,
-    /// Largest incarnation of each agent that has been accepted.
-    incarnations: HashMap<String, u64>,
+    /// Agents that have been accepted, by name.
+    known: HashMap<String, Known>,
     held: BTreeMap<Key, Held>,
     /// Names of registered backends, by service and address.
     by_address: HashMap<(String, IpAddr), String>,
@@ -229,6 +243,12 @@ impl Registry {
             self.acts.push(Act::Close(id));
             return;
         }
+        if let Some(why) = self.name_of_another(&hello.agent, &proved) {
+            self.refuse(id, None, None, &why);
+            self.refusal_event(&hello.agent, None, None, &why, now_ms);
+            self.acts.push(Act::Close(id));
+            return;
+        }
         if let Some(old) = self.agents.get(&hello.agent).copied() {
             // Fenced: whatever it says from now on is nobody's word.
             self.end(old, "the agent was started anew", now_ms);
@@ -237,7 +257,7 @@ impl Registry {
         session.addresses = hello.addresses.into_iter().collect();
         session.lease_ms = lease(&self.facts, &proved);
         session.services = proved;
-        self.remember(&hello.agent, hello.incarnation);
+        self.remember(&hello.agent, hello.incarnation, &session.services);
         let lease_ms = u32::try_from(session.lease_ms).unwrap_or(u32::MAX);
         let services = session.services.iter().cloned().collect::<Vec<_>>().join(", ");
         let welcome =
@@ -277,7 +297,16 @@ impl Registry {
         if hello.proofs.is_empty() || hello.proofs.len() > SERVICES_MAX {
             return malformed("a hello has 1 to 256 proofs");
         }
-        let known = self.incarnations.get(&hello.agent).copied();
+        let services: HashSet<&str> = hello.proofs.iter().map(|proof| proof.service.as_str()).collect();
+        if services.len() < hello.proofs.len() {
+            return malformed("a service is to be proved once");
+        }
+        if hello.incarnation > hello.unix_ms.saturating_add(CLOCK_AHEAD_MS) {
+            let reason = "the incarnation is of a time that is more than a day ahead of this machine's clock";
+            let help = "incarnations are the Unix time of the start, in milliseconds: set the clocks";
+            return Err(Misfit::new(Refusal::Malformed, reason, help));
+        }
+        let known = self.known.get(&hello.agent).map(|known| known.incarnation);
         let lives = self.agents.contains_key(&hello.agent);
         if known.is_some_and(|known| hello.incarnation < known || (lives && hello.incarnation == known)) {
             let reason = format!("agent {} is known with a start that is as new or newer", hello.agent);
@@ -287,9 +316,21 @@ impl Registry {
         Ok(())
     }
 
+    /// Why a name is not that of somebody with these tokens: an agent that lives, or holds backends, has it and none of them.
+    fn name_of_another(&self, agent: &str, proved: &BTreeSet<String>) -> Option<Misfit> {
+        let known = self.known.get(agent)?;
+        let is_in_use = self.agents.contains_key(agent) || self.held.values().any(|held| held.agent == agent);
+        if !is_in_use || !known.services.is_disjoint(proved) {
+            return None;
+        }
+        let reason = format!("the name {agent} is that of an agent with other tokens");
+        Some(Misfit::new(Refusal::Claimed, reason, "one host, one name: give this agent another agent.name"))
+    }
+
     /// The services that are proved, and the others.
     fn prove(&self, hello: &Hello) -> (BTreeSet<String>, Vec<(String, Misfit)>) {
         let (mut proved, mut refused) = (BTreeSet::new(), Vec::new());
+        let addresses = AddressDigest::of(&hello.addresses);
         for Proof { service, mac } in &hello.proofs {
             let shown: String = service.chars().take(model::agent::NAME_MAX).collect();
             let Some(of) = self.facts.services.get(service) else {
@@ -303,7 +344,7 @@ impl Registry {
                 machine: &self.facts.machine,
                 agent: &hello.agent,
                 incarnation: hello.incarnation,
-                addresses: &hello.addresses,
+                addresses: &addresses,
                 service,
             };
             if claim.is_proved(&of.token, mac) {
@@ -321,13 +362,13 @@ impl Registry {
         (proved, refused)
     }
 
-    fn remember(&mut self, agent: &str, incarnation: u64) {
-        if self.incarnations.len() >= AGENTS_REMEMBERED {
+    fn remember(&mut self, agent: &str, incarnation: u64, services: &BTreeSet<String>) {
+        if self.known.len() >= AGENTS_REMEMBERED {
             let holders: HashSet<&String> = self.held.values().map(|held| &held.agent).collect();
             let agents = &self.agents;
-            self.incarnations.retain(|agent, _| agents.contains_key(agent) || holders.contains(agent));
+            self.known.retain(|agent, _| agents.contains_key(agent) || holders.contains(agent));
         }
-        self.incarnations.insert(agent.to_owned(), incarnation);
+        self.known.insert(agent.to_owned(), Known { incarnation, services: services.clone() });
     }
 
     /// A message of an agent.

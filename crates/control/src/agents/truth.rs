@@ -46,9 +46,13 @@ impl Truth {
     pub(crate) fn agent_said(&mut self, said: Said) {
         let now_ms = self.uptime_ms();
         match said {
-            Said::Hello(hello, outbox) => {
-                self.desk.open(hello.id, outbox);
+            Said::Hello(hello, outbox, stranger) => {
+                let id = hello.id;
+                self.desk.open(id, outbox);
                 self.registry.hello(hello, now_ms);
+                if self.registry.sessions().contains_key(&id) {
+                    stranger.leave();
+                }
             }
             Said::Message(id, message) => self.registry.message(id, message, now_ms),
             Said::Malformed(id, what) => self.registry.malformed(id, &what, now_ms),

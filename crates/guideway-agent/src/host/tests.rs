@@ -204,6 +204,7 @@ fn a_hello_proves_every_service_for_this_challenge() {
     for proof in proofs {
         let nonce = "ab".repeat(32);
         let service = &proof.service;
+        let addresses = &AddressDigest::of(addresses);
         let claim =
             Claim { nonce: &nonce, machine: "a", agent, incarnation: *incarnation, addresses, service };
         assert!(claim.is_proved(TOKEN, &proof.mac));
@@ -670,9 +671,9 @@ fn a_machine_that_breaks_the_rules_loses_its_connection_only() {
         assert!(!acts.iter().any(|act| matches!(act, Action::Start(..))), "{what}");
     }
     for challenge in [
-        ToAgent::Challenge { versions: vec![2], machine: "a".to_owned(), nonce: "ab".repeat(32) },
-        ToAgent::Challenge { versions: vec![1], machine: String::new(), nonce: "ab".repeat(32) },
-        ToAgent::Challenge { versions: vec![1], machine: "a".to_owned(), nonce: "\n".repeat(64) },
+        ToAgent::Challenge { versions: vec![VERSION + 1], machine: "a".to_owned(), nonce: "ab".repeat(32) },
+        ToAgent::Challenge { versions: vec![VERSION], machine: String::new(), nonce: "ab".repeat(32) },
+        ToAgent::Challenge { versions: vec![VERSION], machine: "a".to_owned(), nonce: "\n".repeat(64) },
         ToAgent::Resync {},
     ] {
         let mut play = Play::new(&[A]);

@@ -1,6 +1,8 @@
 use super::*;
 use crate::config::Token;
-use model::agent::{CheckSpec, Claim, Machine, Phase, Target, ToMachine, VERSION, decode, encode};
+use model::agent::{
+    AddressDigest, CheckSpec, Claim, Machine, Phase, Target, ToMachine, VERSION, decode, encode,
+};
 use model::config::{HealthKind, Protocol};
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
@@ -116,7 +118,7 @@ impl FakeMachine {
                 machine: "m1",
                 agent: &agent,
                 incarnation,
-                addresses: &addresses,
+                addresses: &AddressDigest::of(&addresses),
                 service,
             };
             assert!(claim.is_proved(TOKEN, &proof.mac));

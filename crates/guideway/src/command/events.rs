@@ -78,7 +78,8 @@ fn text(e: &Event) -> String {
         (Some(s), None) => format!("{s}: "),
         _ => String::new(),
     };
-    format!("{}  {:>5}  {kind:<16}  {subject}{}", moment(e.unix_ms), e.id, e.message)
+    let words = format!("{subject}{}", e.message);
+    format!("{}  {:>5}  {kind:<16}  {}", moment(e.unix_ms), e.id, model::visible(&words))
 }
 
 fn eprintln_quietly(message: &str) {

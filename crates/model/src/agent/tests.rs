@@ -1,15 +1,17 @@
-use super::{Claim, FRAME_MAX, FrameError, Report, ToAgent, ToMachine, decode, digest, encode};
+use super::{
+    AddressDigest, Claim, FRAME_MAX, FrameError, Report, ToAgent, ToMachine, decode, digest, encode,
+};
 use std::net::{IpAddr, Ipv4Addr};
 
 const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 0, 5));
 
-fn claim<'a>(addresses: &'a [IpAddr]) -> Claim<'a> {
+fn claim(addresses: &AddressDigest) -> Claim<'_> {
     Claim { nonce: "00", machine: "lb1", agent: "host5", incarnation: 7, addresses, service: "web" }
 }
 
 #[test]
 fn a_proof_holds_for_its_claim_alone() {
-    let addresses = [HOST];
+    let (addresses, none) = (AddressDigest::of(&[HOST]), AddressDigest::of(&[]));
     let claim = claim(&addresses);
     let mac = claim.prove(b"secret");
     assert_eq!(mac.len(), 64);
@@ -20,7 +22,7 @@ fn a_proof_holds_for_its_claim_alone() {
         Claim { machine: "lb2", ..claim },
         Claim { agent: "host6", ..claim },
         Claim { incarnation: 8, ..claim },
-        Claim { addresses: &[], ..claim },
+        Claim { addresses: &none, ..claim },
         Claim { service: "dns", ..claim },
     ] {
         assert!(!other.is_proved(b"secret", &mac), "{other:?}");
@@ -50,15 +52,21 @@ fn frames_come_out_as_they_went_in_also_in_pieces() {
 #[test]
 fn what_is_too_long_is_refused_by_its_length_alone() {
     let mut long = u32::try_from(FRAME_MAX + 1).unwrap().to_be_bytes().to_vec();
-    assert_eq!(decode::<ToAgent>(&mut long), Err(FrameError::TooLong(FRAME_MAX + 1)));
-    assert_eq!(decode::<ToAgent>(&mut vec![0, 0, 0, 0]), Err(FrameError::TooLong(0)));
+    assert_eq!(
+        decode::<ToAgent>(&mut long),
+        Err(FrameError::TooLong { length: FRAME_MAX + 1, max: FRAME_MAX })
+    );
+    assert_eq!(
+        decode::<ToAgent>(&mut vec![0, 0, 0, 0]),
+        Err(FrameError::TooLong { length: 0, max: FRAME_MAX })
+    );
     let reason = "x".repeat(FRAME_MAX);
     let message = ToMachine::Report {
         sequence: 1,
         full: true,
         results: vec![Report { service: "a".into(), backend: "b".into(), address: HOST, up: true, reason }],
     };
-    assert!(matches!(encode(&message), Err(FrameError::TooLong(_))));
+    assert!(matches!(encode(&message), Err(FrameError::TooLong { .. })));
 }
 
 #[test]

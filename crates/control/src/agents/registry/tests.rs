@@ -51,11 +51,15 @@ fn ip(last: u8) -> IpAddr {
     IpAddr::from([10, 1, 0, last])
 }
 
+/// The machine's clock.
+const NOW_UNIX_MS: u64 = 1_800_000_000_000;
+
 fn hello_for(id: u64, agent: &str, incarnation: u64, addresses: &[IpAddr], services: &[&str]) -> Hello {
     let nonce = format!("{id:064x}");
     let proofs = services
         .iter()
         .map(|service| {
+            let addresses = &AddressDigest::of(addresses);
             let claim = Claim { nonce: &nonce, machine: "lb1", agent, incarnation, addresses, service };
             Proof { service: (*service).to_owned(), mac: claim.prove(TOKEN) }
         })
@@ -64,6 +68,7 @@ fn hello_for(id: u64, agent: &str, incarnation: u64, addresses: &[IpAddr], servi
         id: SessionId(id),
         peer: SocketAddr::from(([10, 1, 0, 1], 999)),
         nonce: nonce.clone(),
+        unix_ms: NOW_UNIX_MS,
         version: VERSION,
         agent: agent.to_owned(),
         incarnation,
@@ -129,15 +134,48 @@ fn with_w1() -> Registry {
 }
 
 #[test]
+fn a_name_is_that_of_who_has_its_token() {
+    let other = |id, incarnation| {
+        let mut hello = hello_for(id, "h1", incarnation, &[ip(9)], &["db"]);
+        hello.peer = SocketAddr::from(([10, 1, 0, 9], 999));
+        hello
+    };
+    let mut registry = with_w1();
+    // With the token of another service, and an incarnation as new as can be: nothing happens to the agent that has the name.
+    registry.hello(other(2, NOW_UNIX_MS), 10);
+    let acts = registry.take_acts();
+    assert_eq!(refusals(&acts), [Refusal::Claimed], "{acts:?}");
+    assert!(
+        acts.contains(&Act::Close(SessionId(2))) && !acts.contains(&Act::Close(SessionId(1))),
+        "{acts:?}"
+    );
+    assert!(registry.sessions().contains_key(&SessionId(1)));
+    // It is not shut out by what the other said, and both tokens together are enough.
+    registry.hello(hello(3, "h1", 2, &[1, 2]), 11);
+    assert!(registry.sessions().contains_key(&SessionId(3)), "{:?}", registry.take_acts());
+    registry.hello(hello_for(4, "h1", 3, &[ip(1), ip(2)], &["db", "web"]), 12);
+    assert!(registry.sessions().contains_key(&SessionId(4)), "{:?}", registry.take_acts());
+    // A name that nobody uses any more is free.
+    let mut idle = self::registry();
+    idle.hello(hello(1, "h1", 1, &[1]), 0);
+    idle.closed(SessionId(1), 1);
+    idle.hello(other(2, 2), 2);
+    assert!(idle.sessions().contains_key(&SessionId(2)), "{:?}", idle.take_acts());
+}
+
+#[test]
 fn hellos_that_are_refused() {
     let good = || hello(9, "h1", 5, &[1]);
     let cases: Vec<(Hello, Refusal)> = vec![
-        (Hello { version: 2, ..good() }, Refusal::Version),
+        (Hello { version: VERSION + 1, ..good() }, Refusal::Version),
         (Hello { agent: "h 1".to_owned(), ..good() }, Refusal::Malformed),
         (Hello { addresses: vec![], ..good() }, Refusal::Malformed),
         (Hello { addresses: vec![ip(2), ip(1)], ..good() }, Refusal::Malformed),
         (Hello { addresses: vec![ip(1), ip(1)], ..good() }, Refusal::Malformed),
         (Hello { proofs: vec![], ..good() }, Refusal::Malformed),
+        (Hello { proofs: [good().proofs, good().proofs].concat(), ..good() }, Refusal::Malformed),
+        (Hello { incarnation: NOW_UNIX_MS + CLOCK_AHEAD_MS + 1, ..good() }, Refusal::Malformed),
+        (Hello { incarnation: u64::MAX, ..good() }, Refusal::Malformed),
         (Hello { nonce: "0".repeat(64), ..good() }, Refusal::Proof),
         (Hello { incarnation: 6, ..good() }, Refusal::Proof),
         (hello_for(9, "h1", 5, &[ip(1)], &["none"]), Refusal::Service),

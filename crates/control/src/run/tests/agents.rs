@@ -2,7 +2,7 @@
 
 use super::*;
 use model::agent::{
-    Claim, Proof, Refusal, Report, Target, ToAgent, ToMachine, VERSION, decode, digest, encode,
+    AddressDigest, Claim, Proof, Refusal, Report, Target, ToAgent, ToMachine, VERSION, decode, digest, encode,
 };
 use std::net::IpAddr;
 use tokio::net::TcpStream;
@@ -59,7 +59,7 @@ impl Agent {
             machine: "test",
             agent: name,
             incarnation,
-            addresses: &addresses,
+            addresses: &AddressDigest::of(&addresses),
             service: "web",
         };
         let proofs = vec![Proof { service: "web".to_owned(), mac: claim.prove(token.as_bytes()) }];
