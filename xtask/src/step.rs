@@ -88,6 +88,9 @@ impl Runner {
                 }
             }
         }
+        if !counts.failing.is_empty() {
+            verdict = Verdict::Failed(counts.failing.join(", "));
+        }
         if !counts.ignored.is_empty() {
             verdict = Verdict::Failed(format!("left out: {}", counts.ignored.join(", ")));
             counts.failed += counts.ignored.len() as u64;
@@ -236,6 +239,8 @@ fn missing(command: &Command) -> String {
 struct Counts {
     passed: u64,
     failed: u64,
+    /// Names of tests that failed.
+    failing: Vec<String>,
     /// Names of tests that are marked as ignored, and what tests say that they left out.
     ignored: Vec<String>,
     /// What tests say that the CPU lacks a feature for: `not run: <what> (<feature>)`.
@@ -248,6 +253,10 @@ impl Counts {
         let line = line.trim_end();
         if let Some(what) = line.strip_prefix("not run: ") {
             self.not_run.insert(what.to_owned());
+        } else if let Some(name) =
+            line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED"))
+        {
+            self.failing.push(name.to_owned());
         } else if let Some(what) = line.strip_prefix("skipped: ") {
             // A test that returned early, whatever it calls itself.
             self.ignored.push(what.to_owned());
@@ -284,6 +293,8 @@ mod tests {
         c.read("running 12 tests");
         c.read("    test another::runs ... ignored");
         c.read("test ring::late ... ignored");
+        c.read("test ring::early ... FAILED");
+        assert_eq!(c.failing, ["ring::early"]);
         c.read("test ring::slow ... ignored, needs an hour");
         c.read("test crates/flow/src/lib.rs - Table (line 12) ... ignored");
         c.read("skipped: no etcd here");
