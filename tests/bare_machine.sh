@@ -98,7 +98,9 @@ for driver in net_af_packet net_af_xdp net_ixgbe net_ice net_mlx5 net_virtio net
 done
 inside dpdk-devbind.py --status >/dev/null || fail "dpdk-devbind.py does not run"
 
-inside sh -c 'DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends cargo-web rustc-web gcc libc6-dev >/dev/null'
+# Everything that a build needs but DPDK's headers.
+inside sh -c 'DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends cargo-web rustc-web \
+    build-essential pkg-config protobuf-compiler libprotobuf-dev clang llvm libclang-dev >/dev/null'
 said=$(inside cargo build 2>&1) && fail "it builds without libdpdk-dev"
 [ "$(grep -c libdpdk <<<"$said")" -eq 1 ] || fail "one message was expected, not: $said"
 grep libdpdk <<<"$said"
