@@ -1,5 +1,5 @@
 //! Real clients reach real servers in every mode and address family, none fails, and the split follows the weights.
-//! The demo (`cargo xtask demo`) does the same with more requests.
+//! The demo (`./run demo`) does the same with more requests.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
 use guideway_lab::command::until;

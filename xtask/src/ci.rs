@@ -56,32 +56,20 @@ pub(crate) fn run(arguments: &Arguments) -> std::io::Result<bool> {
     lints(&mut runner, arguments);
     tests(&mut runner, arguments);
     proofs(&mut runner, arguments)?;
-    group(&mut runner, arguments, "lab", Group::Lab, minutes(40), &[]);
+    group(&mut runner, arguments, "lab", Group::Lab, minutes(40));
     documents(&mut runner, arguments);
     let mark = runner.mark.clone();
     runner.check("nothing left behind", || hygiene::nothing_left(&mark));
     Ok(runner.summary())
 }
 
-/// A step that runs a group of tests, with further variables in their environment.
-fn group(
-    runner: &mut Runner,
-    arguments: &Arguments,
-    name: &str,
-    group: Group,
-    limit: Duration,
-    variables: &[(&str, &str)],
-) {
+/// A step that runs a group of tests.
+fn group(runner: &mut Runner, arguments: &Arguments, name: &str, group: Group, limit: Duration) {
     if !arguments.wants(name) {
         return;
     }
     match tests::commands(group) {
-        Ok(mut commands) => {
-            for command in &mut commands {
-                command.envs(variables.iter().copied());
-            }
-            runner.step(name, limit, commands);
-        }
+        Ok(commands) => runner.step(name, limit, commands),
         Err(why) => runner.cannot(name, &why),
     }
 }
@@ -126,9 +114,9 @@ fn tests(runner: &mut Runner, arguments: &Arguments) {
     if arguments.wants("build without DPDK") {
         runner.check("build without DPDK", without_dpdk::check);
     }
-    group(runner, arguments, "unit tests", Group::Pure, minutes(20), &[]);
-    group(runner, arguments, "EAL tests", Group::Eal, minutes(15), &[]);
-    group(runner, arguments, "scenarios", Group::Scenarios, minutes(10), &[]);
+    group(runner, arguments, "unit tests", Group::Pure, minutes(20));
+    group(runner, arguments, "EAL tests", Group::Eal, minutes(15));
+    group(runner, arguments, "scenarios", Group::Scenarios, minutes(10));
     if arguments.wants("doc tests") {
         let mut command = project::cargo();
         command.args(["test", "--workspace", "--doc"]);

@@ -93,6 +93,16 @@ fn bases_draw_no_warning() {
     assert_eq!(warnings(BARE), "");
 }
 
+/// Each packet of a stream renews its entry, so one without a beginning would go to a dead backend for ever.
+#[test]
+fn datagrams_leave_a_backend_that_is_down_unless_it_is_written_otherwise() {
+    let on_down = |lines: &str| loaded(&edited(BARE, &[("port = 80\n", lines)])).config.services[0].on_down;
+    assert_eq!(on_down("port = 80\n"), OnDown::Keep);
+    assert_eq!(on_down("port = 53\nprotocol = \"udp\"\n"), OnDown::Reselect);
+    assert_eq!(on_down("port = 53\nprotocol = \"udp\"\non_down = \"keep\"\n"), OnDown::Keep);
+    assert_eq!(on_down("port = 80\non_down = \"reselect\"\n"), OnDown::Reselect);
+}
+
 #[test]
 fn defaults() {
     let config = loaded(BARE).config;
