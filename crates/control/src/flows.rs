@@ -102,5 +102,7 @@ fn state_name(state: State) -> &'static str {
         State::TcpClosing => "tcp_closing",
         State::UdpNew => "udp_new",
         State::Udp => "udp",
+        State::TcpHandshake => "tcp_handshake",
+        State::TcpHalfClosed => "tcp_half_closed",
     }
 }

@@ -414,7 +414,7 @@ fn workers(page: &mut Page, snapshot: &Snapshot) {
     each("worker_held_packets", "gauge", "Frames in the fragment store.", |w| number(w.held));
     each("worker_config_generation", "gauge", "Generation of the view in use.", |w| number(w.generation));
     each("flow_table_entries", "gauge", "Live flows.", |w| number(w.flows));
-    each("flow_table_untrusted_entries", "gauge", "Live flows of which one packet was seen.", |w| {
+    each("flow_table_untrusted_entries", "gauge", "Live flows that are not trusted yet.", |w| {
         number(w.flows_untrusted)
     });
     each("flow_table_capacity", "gauge", "Flows that fit, IPv4 with one address and port.", |w| {
@@ -440,6 +440,9 @@ fn workers(page: &mut Page, snapshot: &Snapshot) {
     each("flow_inserts_total", "counter", "Flows inserted.", |w| number(w.flow_inserts));
     each("flow_refused_total", "counter", "Flows not inserted: table or quota full.", |w| {
         number(w.flow_refused)
+    });
+    each("flow_displaced_total", "counter", "Untrusted flows whose entries made room for others.", |w| {
+        number(w.flow_displaced)
     });
     each("flow_expired_total", "counter", "Flows that ended by idling.", |w| number(w.flow_expired));
     each("flow_resteered_packets_total", "counter", "Packets steered anew, their backend gone.", |w| {

@@ -92,9 +92,10 @@ impl Truth {
         self.end(now)
     }
 
-    /// An entry refused is a flow that goes by its slot's base, as those do that are silent.
+    /// An entry refused, or taken by another flow, is a flow that goes by its slot's base, as those do that are silent.
     fn heed_refusals(&mut self, now: Tick) {
-        let refused = self.workers.iter().map(|worker| worker.counters.totals.flow_refused.get()).sum();
+        let totals = self.workers.iter().map(|worker| &worker.counters.totals);
+        let refused = totals.map(|totals| totals.flow_refused.get() + totals.flow_displaced.get()).sum();
         if refused != self.scanner.refused.0 {
             self.scanner.refused = (refused, Some(now));
         }

@@ -353,6 +353,7 @@ impl Truth {
                     flow_guessed: t.flow_guessed.get(),
                     flow_inserts: t.flow_inserts.get(),
                     flow_refused: t.flow_refused.get(),
+                    flow_displaced: t.flow_displaced.get(),
                     flow_expired: t.flow_expired.get(),
                     resteered: t.resteered.get(),
                     packets_per_burst: ratio(t.rx.get(), busy_turns),

@@ -10,6 +10,9 @@
 //! and the last 8 before the wrap are read as "used just now", for readers whose clock is a little behind the
 //! writer's. [`Table::advance`](crate::Table::advance) takes care of it, twice as often as necessary.
 //!
+//! **Idle times shrink as the table fills** ([`Fill`]), so that those who do not use their entries any more make room for those who
+//! do: pf's adaptive timeouts (pf.conf(5), `adaptive.start`), but first for what is least likely to be missed.
+//!
 //! When the idle times change, entries cannot be restamped all at once without a pause. So there are two
 //! sets of them: an entry says which one its epoch counts in, and moves to the set in force when it is next used or swept.
 
@@ -22,9 +25,9 @@ use wire::Tick;
 /// Idle times, microseconds. Values outside [`Idle::MIN_US`] to [`Idle::MAX_US`] are clamped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Idle {
-    /// TCP flows with at least two packets and no FIN or RST.
+    /// TCP flows of which more than one packet was seen and no RST, half-closed ones included (RFC 5382 REQ-5).
     pub tcp_established_us: u64,
-    /// TCP flows after FIN or RST.
+    /// TCP flows after RST.
     pub tcp_closing_us: u64,
     /// TCP flows of which one packet was seen.
     pub syn_us: u64,
@@ -42,7 +45,7 @@ impl Idle {
     pub const fn of(&self, state: State) -> u64 {
         let us = match state {
             State::TcpNew => self.syn_us,
-            State::TcpEstablished => self.tcp_established_us,
+            State::TcpEstablished | State::TcpHandshake | State::TcpHalfClosed => self.tcp_established_us,
             State::TcpClosing => self.tcp_closing_us,
             State::UdpNew | State::Udp => self.udp_us,
         };
@@ -55,6 +58,40 @@ impl Idle {
         }
     }
 }
+
+/// How full a table is, in 256ths: of its capacity, and of the untrusted share of that.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Fill {
+    pub(crate) used: u32,
+    pub(crate) untrusted: u32,
+}
+
+impl Fill {
+    /// The whole.
+    pub(crate) const FULL: u32 = 256;
+
+    pub(crate) fn max(self, other: Fill) -> Fill {
+        Fill { used: self.used.max(other.used), untrusted: self.untrusted.max(other.untrusted) }
+    }
+
+    /// What is left of the idle time of a state, in quanta of which the whole has `limit`.
+    ///
+    /// Handshakes that went no further are given up while half of the untrusted share is still free; what a client has closed
+    /// before the table is 60 % full; open flows lose most of their idle time as well when it is nearly impossible to enter others.
+    pub(crate) fn limit(self, state: State, limit: u8) -> u8 {
+        let (fill, [start, end], least): (u32, [u32; 2], u8) = match state {
+            State::TcpHandshake => (self.untrusted, [64, 128], LIMIT_LEAST),
+            State::TcpHalfClosed => (self.used, [64, 154], LIMIT_LEAST),
+            State::TcpEstablished | State::Udp => (self.used, [205, 307], limit / 8),
+            State::TcpNew | State::TcpClosing | State::UdpNew => return limit,
+        };
+        let left = u32::from(limit) * end.saturating_sub(fill.max(start)) / (end - start);
+        u8::try_from(left).unwrap_or(limit).max(least).min(limit)
+    }
+}
+
+/// Quanta that are left of an idle time at least, where it may shrink to nothing: an entry used just now is not expired.
+const LIMIT_LEAST: u8 = 2;
 
 /// Quanta by which an entry may seem to be from the future.
 pub(crate) const FUTURE: u8 = 8;
@@ -123,7 +160,7 @@ impl Timing {
     }
 }
 
-/// By [`Word::kind`]; states that do not exist count as the one they are read as, but for [`NO_STATE`], which is always expired.
+/// By [`Word::kind`]. [`NO_STATE`] is always expired.
 pub(crate) type Timings = [Timing; Word::KINDS];
 
 /// What the epochs of live entries must be at one moment, for judging many of them.
@@ -156,7 +193,11 @@ impl Clock {
 /// The idle times as the writer uses them, and a copy that readers can see.
 #[derive(Debug)]
 pub(crate) struct Ageing {
+    /// As they are now that the table is as full as it is.
     timings: Timings,
+    /// As they are in an empty one.
+    whole: Timings,
+    fill: Fill,
     current: TimingSet,
     clock: Clock,
     /// See [`Ageing::round_shift`].
@@ -174,6 +215,8 @@ impl Ageing {
         let share = || State::ALL.map(|state| AtomicU32::new(Timing::new(idle.of(state)).pack()));
         Ageing {
             timings,
+            whole: timings,
+            fill: Fill::default(),
             current: TimingSet::default(),
             clock: Clock::new(&timings, Tick(0)),
             round_shift: round_shift(&timings),
@@ -187,19 +230,16 @@ impl Ageing {
 
     /// Whether these idle times are the ones in force.
     pub(crate) fn is(&self, idle: &Idle) -> bool {
-        State::ALL.iter().all(|&state| Timing::new(idle.of(state)) == self.timings[kind(state, self.current)])
+        State::ALL.iter().all(|&state| Timing::new(idle.of(state)) == self.whole[kind(state, self.current)])
     }
 
     /// Puts new idle times in force; no entry of the other set may be left.
     pub(crate) fn change(&mut self, idle: &Idle) {
         let set = self.current.other();
         for low in 0..8 {
-            self.timings[set.index() << 3 | low] = Timing::of_kind(idle, low);
+            self.whole[set.index() << 3 | low] = Timing::of_kind(idle, low);
         }
-        for state in State::ALL {
-            let timing = self.timings[kind(state, set)];
-            self.shared.0[set.index()][state as usize].store(timing.pack(), Ordering::Relaxed);
-        }
+        self.shrink(set);
         // A reader that meets an entry of the new set sees its idle times, too: it has an acquire fence behind
         // its reading of the entry.
         fence(Ordering::Release);
@@ -208,15 +248,38 @@ impl Ageing {
         self.round_shift = round_shift(&self.timings);
     }
 
-    /// Keeps the clock of this moment at hand. Within a quantum of the shortest idle time only the moment is another.
+    /// The idle times of a set, for the table as full as it is.
+    fn shrink(&mut self, set: TimingSet) {
+        for low in 0..8 {
+            let of = set.index() << 3 | low;
+            self.timings[of] = self.whole[of];
+        }
+        for state in State::ALL {
+            let of = kind(state, set);
+            self.timings[of].limit = self.fill.limit(state, self.whole[of].limit);
+            self.shared.0[set.index()][state as usize].store(self.timings[of].pack(), Ordering::Relaxed);
+        }
+    }
+
+    /// Keeps the clock of this moment at hand. Within a quantum of the shortest idle time only the moment is another; from one to the
+    /// next the idle times follow the table's fill.
     #[inline]
-    pub(crate) fn tick(&mut self, now: Tick) {
+    pub(crate) fn tick(&mut self, now: Tick, fill: impl FnOnce() -> Fill) {
         let quantum = |tick: Tick| tick.0 >> (self.round_shift - ROUND_QUANTA.ilog2());
         if quantum(now) == quantum(self.clock.now) {
             self.clock.now = now;
         } else {
-            self.clock = Clock::new(&self.timings, now);
+            self.tick_on(now, fill());
         }
+    }
+
+    fn tick_on(&mut self, now: Tick, fill: Fill) {
+        if fill != self.fill {
+            self.fill = fill;
+            self.shrink(self.current);
+            self.shrink(self.current.other());
+        }
+        self.clock = Clock::new(&self.timings, now);
     }
 
     /// The clock of the last [`tick`](Ageing::tick), if that was this moment.
@@ -283,9 +346,9 @@ impl Ageing {
         }
     }
 
-    /// The entry's value in the set in force, expired just now.
+    /// The entry's value in the set in force, expired just now, however full the table is.
     pub(crate) fn expired(&self, word: Word, now: Tick) -> Word {
-        let timing = self.timings[kind(word.state(), self.current)];
+        let timing = self.whole[kind(word.state(), self.current)];
         let epoch = timing.epoch(now).wrapping_sub(timing.limit);
         Word::new(word.backend(), word.state(), self.current, epoch)
     }

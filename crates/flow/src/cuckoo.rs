@@ -12,7 +12,7 @@
 //! the version of its first bucket again when it found nothing, and starts over if that has changed. Readers do not use
 //! the filters, so nothing orders those against the keys.
 
-use crate::ageing::{Ageing, Clock, Conversion};
+use crate::ageing::{Ageing, Clock, Conversion, Fill};
 use crate::bucket::{Line, Probe};
 use crate::burst::{BURST, Entered};
 use crate::hash::{Hasher, primary, secondary, tag};
@@ -42,6 +42,14 @@ const SEARCH_SHORT_NARROWLY_MAX: usize = 64;
 /// that a flood of insertions into a full table does not cost a search each.
 const SEARCH_SAVED: usize = 8;
 const SEARCH_SAVED_MAX: usize = 1 << 16;
+
+/// Within this time after the first packet of a UDP flow no other UDP flow takes its place: microseconds. Most that go on do so by then, a flood finds
+/// other places or is refused one, and a flow that was placed by load does not lose its answer to the next newcomer.
+const GRACE_US: u64 = 2_000_000;
+
+/// Buckets that are looked at for an untrusted entry when both of a key have none: with a quota of half a table one in seven has
+/// none, so that of a million newcomers one is refused.
+const NEAR: u64 = 7;
 
 /// How many buckets ahead of the sweep lines are fetched: in steady state one bucket is due in a turn, and its line is
 /// there by then.
@@ -202,9 +210,17 @@ pub(crate) const fn place(bucket: u32, slot: usize) -> Place {
 
 /// How an insertion ended.
 pub(crate) enum Placed {
-    /// Done; the value of the entry that was removed for it, if any.
-    Done(Option<Word>),
+    /// Done; the entry that was removed for it, if any.
+    Done(Option<Victim>),
     Refused(Refusal),
+}
+
+/// An entry that was removed for another.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Victim {
+    pub(crate) word: Word,
+    /// It was not expired.
+    pub(crate) is_live: bool,
 }
 
 /// A slot for a new entry.
@@ -351,6 +367,15 @@ impl<B: Line> Cuckoo<B> {
         }
     }
 
+    /// How full it is.
+    pub(crate) fn fill(&self) -> Fill {
+        let of = |part: usize, whole: usize| {
+            let fill = (part * Fill::FULL as usize).checked_div(whole);
+            fill.and_then(|fill| u32::try_from(fill).ok()).unwrap_or(Fill::FULL)
+        };
+        Fill { used: of(self.used, self.flows), untrusted: of(self.untrusted, self.untrusted_max) }
+    }
+
     /// Whether untrusted flows have used up their share.
     #[inline]
     pub(crate) const fn quota_is_full(&self) -> bool {
@@ -406,7 +431,7 @@ impl<B: Line> Cuckoo<B> {
 
     /// Inserts a key.
     ///
-    /// When the quota is used up, only an expired untrusted entry of the primary bucket makes room for an untrusted one, so
+    /// When the quota is used up, an untrusted entry makes room for an untrusted one, most often of the primary bucket, so
     /// that a flood beyond the quota costs one line a packet.
     ///
     /// # Errors
@@ -476,21 +501,98 @@ impl<B: Line> Cuckoo<B> {
                 &made
             }
         };
+        let mut from_elsewhere = None;
         let room = if self.quota_allows(word, None) {
             self.expired_of_full(home, clock)
                 .or_else(|| self.free(secondary(hash, self.cells.len() as u64, home), clock))
                 .or_else(|| self.room_for(self.cells.pair(hash), word, clock, ageing, now))
                 .ok_or(Refusal::TableFull)
         } else {
-            self.expired_untrusted(home, clock).ok_or(Refusal::QuotaFull)
+            self.expired_untrusted(home, clock)
+                .or_else(|| self.untrusted_for(hash, home, word, ageing, now))
+                .or_else(|| {
+                    let (room, victim) = self.untrusted_elsewhere(hash, home, word, ageing, now)?;
+                    from_elsewhere = Some(victim);
+                    Some(room)
+                })
+                .ok_or(Refusal::QuotaFull)
         };
         match room {
             Ok(room) => {
+                let is_live = |word| Victim { word, is_live: clock.is_live(word) };
+                let victim = room.victim.or(from_elsewhere).map(is_live);
                 self.put(room, key, hash, word);
-                Placed::Done(room.victim)
+                Placed::Done(victim)
             }
             Err(refusal) => Placed::Refused(refusal),
         }
+    }
+
+    /// The place of another untrusted entry, for one beyond the quota: so newcomers are tracked during a flood, too, for as long as the flood
+    /// needs to get to their entry, and their flows are trusted by then.
+    #[cold]
+    fn untrusted_for(
+        &self,
+        hash: u64,
+        home: u32,
+        word: Word,
+        ageing: &Ageing,
+        now: Tick,
+    ) -> Option<Room> {
+        let secondary = secondary(hash, self.cells.len() as u64, home);
+        [home, secondary].into_iter().find_map(|bucket| self.victim(bucket, hash, word, ageing, now))
+    }
+
+    /// An empty slot of either bucket, for one beyond the quota, and the value of the untrusted entry that was removed for it in a
+    /// bucket near by.
+    #[cold]
+    #[expect(clippy::cast_possible_truncation, reason = "a table has less than 2^32 buckets of a kind")]
+    fn untrusted_elsewhere(
+        &mut self,
+        hash: u64,
+        home: u32,
+        word: Word,
+        ageing: &Ageing,
+        now: Tick,
+    ) -> Option<(Room, Word)> {
+        let len = self.cells.len() as u64;
+        let secondary = secondary(hash, len, home);
+        let empty = |bucket| {
+            let slot = self.cells.bucket(bucket).empty_slot() as usize;
+            (slot < B::SLOTS).then(|| Room { at: place(bucket, slot), victim: None, moved: false })
+        };
+        let room = empty(home).or_else(|| empty(secondary))?;
+        let near = (1..=NEAR).map(|step| ((u64::from(secondary) + step) % len) as u32);
+        let victim = near
+            .filter(|&bucket| bucket != room.at.bucket)
+            .find_map(|bucket| self.victim(bucket, hash, word, ageing, now))?;
+        let gone = victim.victim?;
+        self.remove(victim.at, gone);
+        Some((room, gone))
+    }
+
+    /// An untrusted entry of the bucket, for one with this hash and value: one at random of those that showed least.
+    fn victim(&self, bucket: u32, hash: u64, word: Word, ageing: &Ageing, now: Tick) -> Option<Room> {
+        let line = self.cells.bucket(bucket);
+        // Bits that hardly decide a bucket.
+        let turn = (hash & 0xffff) as usize % B::SLOTS;
+        let slots = B::ALL & (line.occupied() >> turn | line.occupied() << (B::SLOTS - turn));
+        let (mut second, mut third) = (None, None);
+        for slot in bits(slots).map(|turned| (turned + turn) % B::SLOTS) {
+            let found = (place(bucket, slot), line.word(slot));
+            match found.1.state() {
+                State::TcpNew => return Some(Room::of(found)),
+                State::UdpNew if ageing.idle_us(found.1, now).is_none_or(|idle_us| idle_us >= GRACE_US) => {
+                    return Some(Room::of(found));
+                }
+                State::TcpHandshake => second = second.or(Some(found)),
+                State::UdpNew => third = third.or(Some(found)),
+                State::TcpEstablished | State::TcpClosing | State::TcpHalfClosed | State::Udp => {}
+            }
+        }
+        // What began a moment ago and shows no handshake makes room for what does only.
+        let third = third.filter(|_| word.state() != State::UdpNew);
+        second.or(third).map(Room::of)
     }
 
     /// Starts to fetch the buckets to which a chain of moves would lead at its first step, for insertions that will need one.

@@ -6,27 +6,43 @@ use wire::BackendId;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u8)]
 pub enum State {
-    /// TCP, one packet seen. Untrusted.
+    /// TCP, one packet seen, or several SYNs. Untrusted.
     TcpNew = 0,
-    /// TCP, at least two packets and neither FIN nor RST.
+    /// TCP, at least three packets of which one followed the one before as its number says, and neither FIN nor RST.
     TcpEstablished = 1,
-    /// TCP after FIN or RST.
+    /// TCP after RST.
     TcpClosing = 2,
     /// UDP, one packet seen. Untrusted.
     UdpNew = 3,
     /// UDP, at least two packets.
     Udp = 4,
+    /// TCP, at least two packets, none of which has shown yet that their sender knows the connection. Untrusted.
+    TcpHandshake = 5,
+    /// TCP after FIN of the client. The server may go on for long (RFC 5382 REQ-5), but most often it is done.
+    TcpHalfClosed = 6,
 }
 
 impl State {
     /// All states, by their number.
-    pub const ALL: [State; 5] =
-        [State::TcpNew, State::TcpEstablished, State::TcpClosing, State::UdpNew, State::Udp];
+    pub const ALL: [State; 7] = [
+        State::TcpNew,
+        State::TcpEstablished,
+        State::TcpClosing,
+        State::UdpNew,
+        State::Udp,
+        State::TcpHandshake,
+        State::TcpHalfClosed,
+    ];
 
-    /// Whether only one packet was seen: the flow counts against the untrusted quota, and may have to make room for
-    /// a trusted one.
+    /// Whether nothing shows yet that somebody answers at the flow's source: the flow counts against the untrusted quota,
+    /// and may have to make room for another.
     pub const fn is_untrusted(self) -> bool {
-        matches!(self, State::TcpNew | State::UdpNew)
+        matches!(self, State::TcpNew | State::UdpNew | State::TcpHandshake)
+    }
+
+    /// Whether the flow is one of those that its backend carries now, as far as the client's packets tell.
+    pub const fn is_open(self) -> bool {
+        !matches!(self, State::TcpClosing | State::TcpHalfClosed)
     }
 
     /// Of a [`Word::kind`].
@@ -42,6 +58,8 @@ impl State {
             1 => State::TcpEstablished,
             2 => State::TcpClosing,
             3 => State::UdpNew,
+            5 => State::TcpHandshake,
+            6 => State::TcpHalfClosed,
             _ => State::Udp,
         }
     }
@@ -118,7 +136,8 @@ impl Word {
     /// Whether the state is [untrusted](State::is_untrusted).
     #[inline]
     pub const fn is_untrusted(self) -> bool {
-        const UNTRUSTED: u32 = 1 << State::TcpNew as u32 | 1 << State::UdpNew as u32;
+        const UNTRUSTED: u32 =
+            1 << State::TcpNew as u32 | 1 << State::UdpNew as u32 | 1 << State::TcpHandshake as u32;
         UNTRUSTED >> (self.0 >> 8 & 7) & 1 == 1
     }
 

@@ -56,8 +56,17 @@ pub enum Insert {
 pub struct Inserted {
     /// How it ended.
     pub outcome: Insert,
-    /// An entry that was removed: expired, or, for a trusted flow only, untrusted.
+    /// An entry that was removed: expired, or untrusted.
     pub evicted: Option<(BackendId, State)>,
+    /// The removed one was not expired: its flow may still be in use.
+    pub displaced: bool,
+}
+
+impl Inserted {
+    /// This outcome, and nobody had to go.
+    pub const fn without_victim(outcome: Insert) -> Inserted {
+        Inserted { outcome, evicted: None, displaced: false }
+    }
 }
 
 /// A flow table. Sizes are fixed; see the crate's rules.
@@ -315,8 +324,8 @@ impl Table {
     }
 
     /// Inserts a flow, or overwrites its entry. When both its buckets are full and no chain of moves frees a slot, a
-    /// trusted flow takes the place of the untrusted one there that was idle longest. A trusted flow is never removed
-    /// for another.
+    /// trusted flow takes the place of the untrusted one there that was idle longest; an untrusted one beyond the quota that of
+    /// another, chosen at random. A trusted flow is never removed for another.
     pub fn insert(&mut self, key: &FlowKey, backend: BackendId, state: State, now: Tick) -> Inserted {
         self.insert_at(key, self.miss(key), backend, state, now)
     }
@@ -360,22 +369,6 @@ impl Table {
         self.set_backend(key, hit, hit.backend, state, now)
     }
 
-    /// As [`touch`](Table::touch), and gives the state that the entry had until now, which may be another than the hit's: an earlier
-    /// packet of the burst may have changed it. `None` when there was something to write and the entry is gone.
-    #[inline]
-    pub fn touch_from(&mut self, key: &FlowKey, hit: &Hit, state: State, now: Tick) -> Option<State> {
-        let word = self.ageing.stamp(hit.backend, state, now);
-        if word == hit.word {
-            return Some(state);
-        }
-        self.stamped = self.stamped.max(now);
-        let before = match *key {
-            FlowKey::Narrow(key) => update(&mut self.narrow, key, hit, word),
-            FlowKey::Wide(key) => update(&mut self.wide, key, hit, word),
-        };
-        before.map(Word::state)
-    }
-
     /// The same, with another backend. A trusted flow may become untrusted this way (a new connection from the same
     /// port): it keeps its slot, also above the quota. False when there was something to write and the entry is gone.
     #[inline]
@@ -393,8 +386,8 @@ impl Table {
         }
         self.stamped = self.stamped.max(now);
         match *key {
-            FlowKey::Narrow(key) => update(&mut self.narrow, key, hit, word).is_some(),
-            FlowKey::Wide(key) => update(&mut self.wide, key, hit, word).is_some(),
+            FlowKey::Narrow(key) => update(&mut self.narrow, key, hit, word),
+            FlowKey::Wide(key) => update(&mut self.wide, key, hit, word),
         }
     }
 
@@ -426,7 +419,8 @@ impl Table {
         // Entries stamped later than `swept`, by a caller that lets time pass late, must not seem old.
         let seen = self.swept.max(self.stamped).min(now);
         self.swept = self.swept.max(now);
-        self.ageing.tick(now);
+        let (narrow, wide) = (&self.narrow, &self.wide);
+        self.ageing.tick(now, || narrow.fill().max(wide.fill()));
         match due {
             Some(credit) => {
                 self.credit = credit & ((1 << round_shift) - 1);
@@ -482,6 +476,21 @@ impl Table {
         self.narrow.used + self.wide.used
     }
 
+    /// Whether a new flow with such a key would be entered without taking the place of another that may still be in use.
+    #[inline]
+    pub fn has_room(&self, key: &FlowKey) -> bool {
+        match key {
+            FlowKey::Narrow(_) => !self.narrow.quota_is_full(),
+            FlowKey::Wide(_) => !self.wide.quota_is_full(),
+        }
+    }
+
+    /// The hash of a key: seeded, so that nobody outside can tell which keys share one.
+    #[inline]
+    pub fn hash_of(&self, key: &FlowKey) -> u64 {
+        self.miss(key).hash()
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -518,13 +527,15 @@ fn insert<B: Line>(
     now: Tick,
 ) -> Inserted {
     if !B::is_key(key) {
-        return Inserted { outcome: Insert::Refused(Refusal::TableFull), evicted: None };
+        return Inserted::without_victim(Insert::Refused(Refusal::TableFull));
     }
     match cuckoo.insert(key, hash, word, ageing, now) {
-        Ok(Placed::Done(victim)) => {
-            Inserted { outcome: Insert::Done, evicted: victim.map(|word| (word.backend(), word.state())) }
-        }
-        Ok(Placed::Refused(refusal)) => Inserted { outcome: Insert::Refused(refusal), evicted: None },
+        Ok(Placed::Done(victim)) => Inserted {
+            outcome: Insert::Done,
+            evicted: victim.map(|victim| (victim.word.backend(), victim.word.state())),
+            displaced: victim.is_some_and(|victim| victim.is_live),
+        },
+        Ok(Placed::Refused(refusal)) => Inserted::without_victim(Insert::Refused(refusal)),
         Err((at, old)) => overwrite(cuckoo, at, old, word, ageing, now),
     }
 }
@@ -554,23 +565,23 @@ fn overwrite<B: Line>(
 ) -> Inserted {
     if let Some(hit) = Cuckoo::<B>::hit(Some((at, old)), ageing, now) {
         cuckoo.update(at, old, word);
-        return Inserted { outcome: Insert::Replaced(hit), evicted: None };
+        return Inserted::without_victim(Insert::Replaced(hit));
     }
     let evicted = Some((old.backend(), old.state()));
     if !cuckoo.quota_allows(word, Some(old)) {
         cuckoo.remove(at, old);
-        return Inserted { outcome: Insert::Refused(Refusal::QuotaFull), evicted };
+        return Inserted { outcome: Insert::Refused(Refusal::QuotaFull), evicted, displaced: false };
     }
     cuckoo.update(at, old, word);
-    Inserted { outcome: Insert::Done, evicted }
+    Inserted { outcome: Insert::Done, evicted, displaced: false }
 }
 
-/// Gives what was there.
+/// False: the entry is gone.
 #[inline]
-fn update<B: Line>(cuckoo: &mut Cuckoo<B>, key: B::Key, hit: &Hit, word: Word) -> Option<Word> {
-    let (at, old) = cuckoo.locate(key, hit.bucket())?;
+fn update<B: Line>(cuckoo: &mut Cuckoo<B>, key: B::Key, hit: &Hit, word: Word) -> bool {
+    let Some((at, old)) = cuckoo.locate(key, hit.bucket()) else { return false };
     cuckoo.update(at, old, word);
-    Some(old)
+    true
 }
 
 fn remove<B: Line>(cuckoo: &mut Cuckoo<B>, key: B::Key, ageing: &Ageing, now: Tick) -> Option<Hit> {

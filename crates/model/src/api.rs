@@ -541,7 +541,7 @@ pub struct WorkerStatus {
     pub dropped: u64,
     /// Live flows.
     pub flows: u64,
-    /// Of these, flows of which one packet was seen.
+    /// Of these, flows that are not trusted yet.
     pub flows_untrusted: u64,
     /// Narrow flows (IPv4) that fit; 0 when unknown.
     pub capacity: u64,
@@ -561,6 +561,9 @@ pub struct WorkerStatus {
     pub flow_inserts: u64,
     /// Flows that could not be inserted.
     pub flow_refused: u64,
+    /// Flows whose entry, untrusted yet, made room for another flow.
+    #[serde(default)]
+    pub flow_displaced: u64,
     /// Flows that ended by idling.
     pub flow_expired: u64,
     /// Packets steered anew because their backend was gone.
@@ -640,7 +643,7 @@ pub struct FlowEntry {
     pub backend: String,
     /// Backend's address, while it is known.
     pub backend_address: Option<IpAddr>,
-    /// `tcp_new`, `tcp_established`, `tcp_closing`, `udp_new` or `udp`.
+    /// `tcp_new`, `tcp_handshake`, `tcp_established`, `tcp_half_closed`, `tcp_closing`, `udp_new` or `udp`.
     pub state: String,
     /// Time since its last packet, milliseconds, to the table's accuracy (1/64 of the idle time).
     pub idle_ms: u64,

@@ -132,11 +132,11 @@ pub(crate) struct Metrics {
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Timeouts {
-    /// Established TCP flows, seconds; default 1800.
+    /// TCP flows of which more than one packet was seen, half-closed ones included, seconds; default 1800. Shrinks as the table fills.
     #[serde(default)]
     #[schemars(with = "u32", range(min = 1, max = 86_400))]
     pub(crate) tcp_established_s: Cell,
-    /// TCP flows after FIN or RST, seconds; default 30.
+    /// TCP flows after RST, seconds; default 30.
     #[serde(default)]
     #[schemars(with = "u32", range(min = 1, max = 86_400))]
     pub(crate) tcp_closing_s: Cell,

@@ -76,6 +76,11 @@ impl TcpFlags {
         self.0 & (Self::SYN | Self::ACK | Self::RST | Self::FIN) == Self::SYN
     }
 
+    /// RST.
+    pub const fn is_reset(self) -> bool {
+        self.0 & Self::RST != 0
+    }
+
     /// FIN or RST.
     pub const fn is_closing(self) -> bool {
         self.0 & (Self::FIN | Self::RST) != 0
@@ -185,6 +190,18 @@ impl Parsed {
     pub fn tuple(&self, frame: &[u8]) -> Tuple {
         let (src, dst) = (self.src(frame), self.dst(frame));
         Tuple { src, dst, sport: self.sport, dport: self.dport, protocol: self.protocol }
+    }
+
+    /// The sequence number of TCP (RFC 9293 3.1), from the frame that was parsed; `None` for anything else.
+    pub fn tcp_number(&self, frame: &[u8]) -> Option<u32> {
+        matches!(self.kind, Kind::Tcp(_)).then_some(())?;
+        field::chunk(frame, usize::from(self.l4) + 4).map(u32::from_be_bytes)
+    }
+
+    /// Whether TCP carries data, in the frame that was parsed.
+    pub fn has_tcp_data(&self, frame: &[u8]) -> bool {
+        let header_len = frame.get(usize::from(self.l4) + 12).map_or(0, |byte| usize::from(byte >> 4) * 4);
+        matches!(self.kind, Kind::Tcp(_)) && usize::from(self.l4) + header_len < usize::from(self.end)
     }
 
     /// The packet quoted by an ICMP error, *as quoted*: its source is the VIP's side. `None` unless the kind is

@@ -3,12 +3,13 @@
 
 use crate::Worker;
 use crate::io::PacketIo;
+use flow::State;
 use wire::Tick;
 
 impl<Io: PacketIo> Worker<Io> {
     pub(crate) fn age(&mut self, now: Tick) {
         let counters = &self.counters;
-        self.flows.advance(now, |backend, _| expired(counters, backend));
+        self.flows.advance(now, |backend, state| expired(counters, backend, state));
         counters.totals.flows.set(self.flows.len() as u64);
         counters.totals.flows_untrusted.set(self.flows.untrusted() as u64);
     }
@@ -16,13 +17,11 @@ impl<Io: PacketIo> Worker<Io> {
     /// Sweeps the whole table at once; for a caller whose clock jumps (replay).
     pub fn age_all(&mut self, now: Tick) {
         let counters = &self.counters;
-        self.flows.sweep_all(now, |backend, _| expired(counters, backend));
+        self.flows.sweep_all(now, |backend, state| expired(counters, backend, state));
     }
 }
 
-fn expired(counters: &crate::Counters, backend: wire::BackendId) {
+fn expired(counters: &crate::Counters, backend: wire::BackendId, state: State) {
     counters.totals.flow_expired.add(1);
-    if let Some(of) = counters.flows_of(backend) {
-        of.flows.sub(1);
-    }
+    counters.flow_ended(backend, state);
 }

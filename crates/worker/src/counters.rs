@@ -3,6 +3,7 @@
 use crate::DropReason;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crossbeam_utils::CachePadded;
+use flow::State;
 use wire::{BackendId, PortId, ServiceId};
 
 /// A counter with one writer.
@@ -84,11 +85,13 @@ counters! {
         flow_inserts,
         /// Flows that could not be inserted: table or quota full; steered by the Maglev table alone.
         flow_refused,
+        /// Flows whose entry, untrusted yet, made room for another flow.
+        flow_displaced,
         /// Flows that ended by idling.
         flow_expired,
         /// Flows live now (gauge).
         flows,
-        /// Of these, flows of which one packet was seen (gauge).
+        /// Of these, flows that are not trusted yet (gauge).
         flows_untrusted,
         /// Packets of flows whose backend was gone, steered anew.
         resteered,
@@ -290,6 +293,24 @@ impl Counters {
     #[inline(always)]
     pub fn flows_of(&self, id: BackendId) -> Option<&PerBackendFlows> {
         self.backend_flows.get(id.index())
+    }
+
+    /// A flow that was in this state leaves its backend, or is open no more.
+    #[inline]
+    pub(crate) fn flow_ended(&self, id: BackendId, state: State) {
+        if state.is_open()
+            && let Some(of) = self.flows_of(id)
+        {
+            of.flows.sub(1);
+        }
+    }
+
+    /// A flow that was with another backend, or not open, is an open one of this backend.
+    #[inline]
+    pub(crate) fn flow_began(&self, id: BackendId) {
+        if let Some(of) = self.flows_of(id) {
+            of.flows.add(1);
+        }
     }
 
     /// The counters of all backends' flows, by id.

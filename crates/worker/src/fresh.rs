@@ -179,7 +179,10 @@ impl<Io: PacketIo> Worker<Io> {
     /// Counts the expired ones that made room.
     #[inline(never)]
     fn count_replaced(&self, entered: &Entered) {
-        bits(entered.replaced).for_each(|position| self.flow_ended(entered.victim(position).0));
+        bits(entered.replaced).for_each(|position| {
+            let (backend, state) = entered.victim(position);
+            self.counters.flow_ended(backend, state);
+        });
         self.counters.totals.flow_expired.add(u64::from(entered.replaced.count_ones()));
     }
 

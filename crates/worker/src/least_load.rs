@@ -45,6 +45,8 @@ pub(crate) enum Picked {
 struct Queue {
     /// Where its places begin.
     first: usize,
+    /// Its id.
+    service: u16,
     /// How many places it may use.
     room: usize,
     /// How many it uses, since it was built.
@@ -68,6 +70,8 @@ pub(crate) struct Queues {
     /// By service id: the backend that got the last flow, if it joins.
     last: Box<[u32]>,
     random: u64,
+    /// Whom the last pick chose, until it is charged: service of the view, and position in its order.
+    chosen: Option<(usize, usize)>,
     /// When figures were read last.
     read: Tick,
 }
@@ -88,6 +92,7 @@ impl Queues {
             backends: vec![0; backends].into(),
             last: vec![NOBODY; services + 1].into(),
             random: seed,
+            chosen: None,
             read: Tick(0),
         }
     }
@@ -108,13 +113,14 @@ impl Queues {
         for (queue, service) in self.queues.iter_mut().zip(&view.service) {
             let wanted = if service.least_load().is_some() { service.members.len() } else { 0 };
             let room = if first + wanted <= self.order.len() { wanted } else { 0 };
-            *queue = Queue { first, room, count: 0, round: None };
+            *queue = Queue { first, service: service.id.0, room, count: 0, round: None };
             first += room;
             self.services += 1;
         }
     }
 
-    /// Who gets a new flow of the service at `index` of the view, which is charged to it. `None`: there is no room for the service.
+    /// Who gets a new flow of the service at `index` of the view, which [`charge`](Queues::charge) then charges to it. `None`: there is no room
+    /// for the service.
     pub(crate) fn pick(
         &mut self,
         view: &View,
@@ -132,6 +138,7 @@ impl Queues {
         let loads = self.loads.get_mut(range.clone())?;
         let shares = self.shares.get_mut(range.clone())?;
         let backends = self.backends.get_mut(range)?;
+        self.chosen = None;
         let round = view.loads.sequence();
         if queue.round.is_none() {
             let turn = self.random as usize;
@@ -139,7 +146,7 @@ impl Queues {
         }
         let count = queue.count;
         let mut heap = Heap { order: order.get_mut(..count)?, loads: loads.get_mut(..count)? };
-        let (shares, backends) = (shares.get(..count)?, backends.get_mut(..count)?);
+        let backends = backends.get_mut(..count)?;
         if queue.round.is_none() || queue.round != Some(round) && self.read != now {
             read(&view.loads, backends, heap.loads);
             heap.build();
@@ -149,7 +156,7 @@ impl Queues {
         if policy.overload == Overload::Reject && least >= FULL {
             return Some(Picked::Overloaded);
         }
-        let last = self.last.get_mut(usize::from(service.id.0))?;
+        let last = self.last.get(usize::from(service.id.0))?;
         let is_last = |heap: &Heap<'_>, at| {
             let known = heap.key(at).and_then(|(_, place)| backends.get(place as usize));
             known.is_some_and(|&backend| backend & JOINING != 0 && backend & !JOINING == *last)
@@ -160,10 +167,32 @@ impl Queues {
         };
         let at = if is_last(&heap, best) { other } else { best };
         let (_, place) = heap.key(at)?;
-        let (&chosen, &share) = (backends.get(place as usize)?, shares.get(place as usize)?);
-        *last = if chosen & JOINING != 0 { chosen & !JOINING } else { NOBODY };
-        heap.add(at, share);
+        let &chosen = backends.get(place as usize)?;
+        self.chosen = Some((index, at));
         Some(Picked::Backend(BackendId(chosen & !JOINING)))
+    }
+
+    /// The flow for which a backend was picked last has its entry: the backend's load grows. Nothing else was picked in between. O(log n).
+    pub(crate) fn charge(&mut self) {
+        if self.charge_chosen().is_none() {
+            debug_assert!(false, "nothing was picked");
+        }
+    }
+
+    fn charge_chosen(&mut self) -> Option<()> {
+        let (index, at) = self.chosen.take()?;
+        let queue = self.queues.get(index)?;
+        let range = queue.first..queue.first + queue.count;
+        let shares = self.shares.get(range.clone())?;
+        let backends = self.backends.get(range.clone())?;
+        let (order, loads) = (self.order.get_mut(range.clone())?, self.loads.get_mut(range)?);
+        let mut heap = Heap { order, loads };
+        let (_, place) = heap.key(at)?;
+        let (&chosen, &share) = (backends.get(place as usize)?, shares.get(place as usize)?);
+        *self.last.get_mut(usize::from(queue.service))? =
+            if chosen & JOINING != 0 { chosen & !JOINING } else { NOBODY };
+        heap.add(at, share);
+        Some(())
     }
 }
 

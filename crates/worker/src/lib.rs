@@ -25,6 +25,7 @@ pub mod loads;
 pub mod lookup;
 pub mod mailbox;
 pub mod memory_io;
+mod probation;
 pub mod rewrite;
 pub mod slots;
 pub mod station;

@@ -126,16 +126,26 @@ impl<Io: PacketIo> Worker<Io> {
         hit: &Hit,
         now: Tick,
     ) {
-        let state = next_state(Some(hit.state), packet);
-        if !self.flows.is_current(hit, state, now) {
+        let mut state = next_state(hit.state, packet, bytes);
+        if !self.flows.is_current(hit, state, now) || state == State::TcpHandshake {
             let key = key_of(service, &packet.parsed.tuple(bytes));
-            // As it was found now: of two packets in one burst the first has changed it.
-            let before = self.flows.touch_from(&key, hit, state, now);
-            if state == State::TcpEstablished
-                && before == Some(State::TcpNew)
+            // As it is now: of two packets in one burst the first has changed it.
+            let Some(hit) = &self.flows.get(&key, now) else { return };
+            state = next_state(hit.state, packet, bytes);
+            if state == State::TcpHandshake && self.is_proved(view, packet, bytes, &key, hit, now) {
+                state = State::TcpEstablished;
+            }
+            self.flows.touch(&key, hit, state, now);
+            if hit.state == State::TcpNew
+                && state == State::TcpHandshake
                 && let Some(of) = self.counters.flows_of(hit.backend)
             {
                 of.handshakes.add(1);
+            }
+            match (hit.state.is_open(), state.is_open()) {
+                (true, false) => self.counters.flow_ended(hit.backend, hit.state),
+                (false, true) => self.counters.flow_began(hit.backend),
+                _ => {}
             }
             if let Some(cluster) = &view.cluster
                 && hit.idle_us > cluster.max_idle_us / 4
@@ -143,6 +153,23 @@ impl<Io: PacketIo> Worker<Io> {
                 self.refresh_revived(view, cluster, packet, bytes, hit, now);
             }
         }
+    }
+
+    /// Whether a packet of a handshake goes on where the one before ended ([`probation`](crate::probation)); of the first two, the number is
+    /// noted.
+    fn is_proved(
+        &mut self,
+        view: &View,
+        packet: &Packet,
+        bytes: &[u8],
+        key: &FlowKey,
+        hit: &Hit,
+        now: Tick,
+    ) -> bool {
+        let Some(number) = packet.parsed.tcp_number(bytes) else { return false };
+        let hash = self.flows.hash_of(key);
+        let follows = self.probation.follows(hash, number, now, view.timeouts.syn_us);
+        follows && hit.state == State::TcpHandshake
     }
 
     /// New flows, ICMP errors, entries that do not decide any more.
@@ -185,12 +212,18 @@ impl<Io: PacketIo> Worker<Io> {
         if known.is_none() && !begins && flow.protocol == TCP && service.memory.is_some() {
             self.counters.totals.flow_guessed.add(1);
         }
-        let backend = match known {
-            Some(backend) => backend,
-            None => self.place_anew(view, service, packet, &flow, now)?,
+        let (backend, by_load) = match known {
+            Some(backend) => (backend, false),
+            None => self.place_anew(view, service, packet, (&flow, &key), now)?,
         };
-        let state = next_state(None, packet);
-        if self.remember(service, &key, (hit, answer.miss), backend, state, now) {
+        let state = first_state(packet);
+        if hit.is_none() && service.memory.is_some() && !self.flows.has_room(&key) {
+            // It needs no entry: without one it is at its slot's base, and stays there. Nobody should lose his for it.
+            self.enter_nothing(&key, now);
+        } else if self.remember(service, &key, (hit, answer.miss), backend, state, now) {
+            if by_load {
+                self.queues.charge();
+            }
             if !begins {
                 self.count_met(backend);
             }
@@ -204,28 +237,44 @@ impl<Io: PacketIo> Worker<Io> {
         place(view, service, &flow, false).ok_or(DropReason::NoBackend)
     }
 
-    /// Where a flow goes that nobody knows. With policy least-load, where it shows that it begins, to the least loaded backend. TCP in
-    /// the middle goes by its slot: its next packet may come to another worker, who must say the same.
+    /// Where a flow goes that nobody knows, and whether load said so. With policy least-load, where it shows that it begins, to the least
+    /// loaded backend. TCP in the middle goes by its slot: its next packet may come to another worker, who must say the same.
+    ///
+    /// While new flows lose their entries to others, or find no room, a flow that seems to begin may be one that has lost its own: all
+    /// that begin then go where they would go without one, and so they stay there.
     fn place_anew(
         &mut self,
         view: &View,
         service: &ServiceView,
         packet: &Packet,
-        flow: &Tuple,
+        (flow, key): (&Tuple, &FlowKey),
         now: Tick,
-    ) -> Result<BackendId, DropReason> {
+    ) -> Result<(BackendId, bool), DropReason> {
         let begins = begins_a_flow(packet);
+        let may_lose = self.may_lose_entries(view, key, now);
         let picked = packet
             .service
-            .filter(|_| begins || flow.protocol != TCP)
+            .filter(|_| begins || flow.protocol != TCP && !may_lose)
             .and_then(|index| self.pick(view, usize::from(index), service, now));
         match picked {
-            Some(picked) => picked,
-            None => place(view, service, flow, begins).ok_or(DropReason::NoBackend),
+            Some(picked) if !may_lose => picked.map(|backend| (backend, true)),
+            Some(Err(DropReason::Overload)) => Err(DropReason::Overload),
+            _ => {
+                let begins = begins && !(may_lose && service.memory.is_some());
+                place(view, service, flow, begins).map(|backend| (backend, false)).ok_or(DropReason::NoBackend)
+            }
         }
     }
 
-    /// The least loaded backend, of a service with that policy.
+    /// Whether a new flow might be one whose entry was refused or displaced, or will be: untrusted flows have used up their share, or
+    /// had within the idle time of UDP.
+    pub(crate) fn may_lose_entries(&self, view: &View, key: &FlowKey, now: Tick) -> bool {
+        let lately = self.crowded.is_some_and(|last| now.since_us(last) <= view.timeouts.udp_us);
+        lately || !self.flows.has_room(key)
+    }
+
+    /// The least loaded backend, of a service with that policy. [`Queues::charge`](crate::least_load::Queues::charge) it when the flow is
+    /// entered.
     pub(crate) fn pick(
         &mut self,
         view: &View,
@@ -278,7 +327,7 @@ impl<Io: PacketIo> Worker<Io> {
         if unusable.is_some()
             && let Some(old) = self.flows.get(key, now)
         {
-            self.flow_ended(old.backend);
+            self.counters.flow_ended(old.backend, old.state);
             self.flows.set_backend(key, &old, backend, state, now);
             self.rewritten = true;
             self.count_new(service, backend);
@@ -311,23 +360,35 @@ impl<Io: PacketIo> Worker<Io> {
 
     /// Counts what went for an insertion; false when there was no room for it.
     pub(crate) fn settle_insert(&mut self, key: &FlowKey, inserted: Inserted, now: Tick) -> bool {
-        if let Some((old, _)) = inserted.evicted {
-            self.flow_ended(old);
-            self.counters.totals.flow_expired.add(1);
+        if let Some((old, state)) = inserted.evicted {
+            self.counters.flow_ended(old, state);
+            let totals = &self.counters.totals;
+            if inserted.displaced {
+                totals.flow_displaced.add(1);
+                self.crowded = Some(now);
+            } else {
+                totals.flow_expired.add(1);
+            }
         }
         match inserted.outcome {
             Insert::Done => true,
             Insert::Replaced(old) => {
-                self.flow_ended(old.backend);
+                self.counters.flow_ended(old.backend, old.state);
                 true
             }
             Insert::Refused(_) => {
-                self.counters.totals.flow_refused.add(1);
-                if let Some(station) = self.station.as_mut() {
-                    station.refuse(*key, now);
-                }
+                self.enter_nothing(key, now);
                 false
             }
+        }
+    }
+
+    /// A flow gets no entry.
+    fn enter_nothing(&mut self, key: &FlowKey, now: Tick) {
+        self.counters.totals.flow_refused.add(1);
+        self.crowded = Some(now);
+        if let Some(station) = self.station.as_mut() {
+            station.refuse(*key, now);
         }
     }
 
@@ -349,16 +410,11 @@ impl<Io: PacketIo> Worker<Io> {
             of.met.add(1);
         }
     }
-
-    pub(crate) fn flow_ended(&self, backend: BackendId) {
-        if let Some(of) = self.counters.flows_of(backend) {
-            of.flows.sub(1);
-        }
-    }
 }
 
 /// Whether an entry still decides. Not: a removed backend; one that is down, where the service reselects; and for
-/// a SYN an entry that is closing, long idle, or of a backend that takes no new flows (unless just used).
+/// a SYN an entry that is closing or long idle, or one of a backend that takes no new flows, unless it may be the SYN that made the
+/// entry, sent again: more than SYNs of a flow that were seen tell that it is another.
 #[inline]
 pub(crate) fn usable(view: &View, service: &ServiceView, hit: &Hit, packet: &Packet) -> bool {
     let Some(backend) = view.backends.get(hit.backend.index()).and_then(Option::as_ref) else {
@@ -371,9 +427,9 @@ pub(crate) fn usable(view: &View, service: &ServiceView, hit: &Hit, packet: &Pac
         return false;
     }
     if begins_a_flow(packet) {
-        let stale = hit.state == State::TcpClosing || hit.idle_us > view.timeouts.tcp_established_us / 4;
-        let leaving = backend.state != BackendState::Up && hit.idle_us > SYN_RETRY_US;
-        return !stale && !leaving;
+        let stale = !hit.state.is_open() || hit.idle_us > view.timeouts.tcp_established_us / 4;
+        let is_again = hit.state == State::TcpNew && hit.idle_us <= SYN_RETRY_US;
+        return !stale && (is_again || backend.state == BackendState::Up);
     }
     true
 }
@@ -421,16 +477,24 @@ pub(crate) fn place_in(view: &View, service: &ServiceView, slot: u32) -> Option<
     service.members.get(usize::from(member)).copied()
 }
 
-/// The state of a flow after a packet. One packet makes no trust: not even a repeated SYN does.
-pub(crate) fn next_state(before: Option<State>, packet: &Packet) -> State {
-    let Some(flags) = packet.tcp_flags() else {
-        return if before.is_some() { State::Udp } else { State::UdpNew };
-    };
+/// The state of a flow of which this is the first packet.
+pub(crate) fn first_state(packet: &Packet) -> State {
+    if packet.tcp_flags().is_some() { State::TcpNew } else { State::UdpNew }
+}
+
+/// The state of a flow after a further packet. Repeated SYNs make no trust, nor do two packets of TCP: what the third must show is for
+/// [`probation`](crate::probation) to say. Any packet but a RST tells that a RST ended nothing (RFC 6146 3.5.2.2), and data that a FIN did not.
+fn next_state(before: State, packet: &Packet, bytes: &[u8]) -> State {
+    use State::{TcpClosing, TcpEstablished, TcpHalfClosed, TcpHandshake, TcpNew, Udp};
+    let Some(flags) = packet.tcp_flags() else { return Udp };
     match before {
-        None => State::TcpNew,
-        Some(State::TcpNew) if flags.is_syn() => State::TcpNew,
-        Some(State::TcpClosing) => State::TcpClosing,
-        Some(_) if flags.is_closing() => State::TcpClosing,
-        Some(_) => State::TcpEstablished,
+        TcpNew if flags.is_syn() => TcpNew,
+        // What ends before it was trusted is forgotten soon.
+        TcpNew | TcpHandshake if flags.is_closing() => TcpNew,
+        TcpNew | TcpHandshake => TcpHandshake,
+        _ if flags.is_reset() => TcpClosing,
+        _ if flags.is_closing() => TcpHalfClosed,
+        TcpHalfClosed if !packet.parsed.has_tcp_data(bytes) => TcpHalfClosed,
+        _ => TcpEstablished,
     }
 }

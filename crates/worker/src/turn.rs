@@ -7,6 +7,7 @@ use crate::fragments::Store;
 use crate::fresh::Fresh;
 use crate::io::{BURSTS_MAX, Burst, Frame, PacketIo};
 use crate::least_load::Queues;
+use crate::probation::Probation;
 use crate::lookup::{LookedUp, ON_THEIR_WAY, Train};
 use crate::mailbox::Inbox;
 use crate::station::{CoreNote, Station};
@@ -102,6 +103,9 @@ pub struct Worker<Io: PacketIo> {
     pub(crate) rewritten: bool,
     pub(crate) fresh: Fresh,
     pub(crate) queues: Queues,
+    pub(crate) probation: Probation,
+    /// When a new flow last found no room, or took that of another.
+    pub(crate) crowded: Option<Tick>,
     pub(crate) tally: Tally,
     /// What it knows as a member of a cluster.
     pub(crate) station: Option<Box<Station>>,
@@ -141,6 +145,8 @@ impl<Io: PacketIo> Worker<Io> {
             rewritten: false,
             fresh: Fresh::new(),
             queues: Queues::new(u64::from(setup.core.0).wrapping_mul(0x9e37_79b9)),
+            probation: Probation::new(),
+            crowded: None,
             tally: Tally::default(),
             station: None,
         }

@@ -240,9 +240,9 @@ pub enum PortRole {
 /// Idle times, microseconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Timeouts {
-    /// TCP flows with at least two packets and no FIN or RST.
+    /// TCP flows of which more than one packet was seen and no RST.
     pub tcp_established_us: u64,
-    /// TCP flows after FIN or RST.
+    /// TCP flows after RST.
     pub tcp_closing_us: u64,
     /// TCP flows of which one packet was seen.
     pub syn_us: u64,

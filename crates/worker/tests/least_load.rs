@@ -146,16 +146,20 @@ fn other_workers_are_asked_first() {
 }
 
 #[test]
-fn a_flow_without_room_goes_by_the_table() {
+fn a_flow_for_which_there_is_no_room_of_its_own_goes_by_the_table() {
     let loads = Arc::new(Loads::new(8));
     say(&loads, &[0, 900_000, 900_000]);
     let mut rig = Rig::new(1, by_load(1, &[UP; 3], &loads));
     let reference = by_load(1, &[UP; 3], &loads);
     let (mut refused, mut placed) = (0, 0);
     for sport in 1000..4000 {
-        let before = rig.counters[0].totals.flow_refused.get();
+        let crowded = |rig: &Rig| {
+            let totals = &rig.counters[0].totals;
+            totals.flow_refused.get() + totals.flow_displaced.get()
+        };
+        let before = crowded(&rig);
         let home = backend_of(&rig.put(0, &tcp(sport, 80, Tcp::Syn, 0)).1);
-        if rig.counters[0].totals.flow_refused.get() > before {
+        if crowded(&rig) > before {
             refused += 1;
             assert_eq!(home, by_table(&reference, sport));
             assert_eq!(
@@ -167,7 +171,7 @@ fn a_flow_without_room_goes_by_the_table() {
             placed += 1;
         }
     }
-    assert!(refused > 500 && placed > 500, "{refused} {placed}");
+    assert!(refused > 500 && placed >= 500, "{refused} {placed}");
 }
 
 #[test]

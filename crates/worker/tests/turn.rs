@@ -377,12 +377,13 @@ fn a_syn_flood_evicts_no_established_flow() {
     let mut chosen = Vec::new();
     for sport in 1..200 {
         rig.put(0, &tcp(sport, 80, Tcp::Syn, 0));
-        chosen.push(backend_of(&rig.put(0, &tcp(sport, 80, Tcp::Ack, 0)).1));
+        rig.put(0, &tcp(sport, 80, Tcp::Ack, 0));
+        chosen.push(backend_of(&rig.put(0, &tcp(sport, 80, Tcp::Ack, 100)).1));
     }
     for flood in 10_000..14_000 {
         rig.put(0, &tcp(flood, 80, Tcp::Syn, 0));
     }
-    assert!(rig.counters[0].totals.flow_refused.get() > 0);
+    assert!(rig.counters[0].totals.flow_displaced.get() > 0);
     let hits = rig.counters[0].totals.flow_hits.get();
     for (sport, backend) in (1..200).zip(&chosen) {
         assert_eq!(backend_of(&rig.put(0, &tcp(sport, 80, Tcp::Ack, 0)).1), *backend);

@@ -1,4 +1,5 @@
 use super::*;
+use crate::ageing::Fill;
 use crate::burst::BURST;
 use proptest::prelude::*;
 use std::collections::{HashMap, VecDeque};
@@ -62,7 +63,7 @@ fn insert_get_touch_remove() {
         let now = Tick(SECOND);
         assert_eq!(table.get(&key, now), None);
         let inserted = table.insert(&key, BackendId(BackendId::MAX), State::TcpNew, now);
-        assert_eq!(inserted, Inserted { outcome: Insert::Done, evicted: None });
+        assert_eq!(inserted, Inserted::without_victim(Insert::Done));
         let hit = table.get(&key, now).unwrap();
         assert_eq!((hit.backend, hit.state, hit.idle_us), (BackendId(BackendId::MAX), State::TcpNew, 0));
         assert_eq!((table.len(), table.untrusted()), (1, 1));
@@ -153,11 +154,11 @@ fn fill(flows: usize, seed: u64) {
         // An address range and a port range, as clients behind few addresses have.
         let key = FlowKey::narrow(0xc633_6400 + (i >> 14), (i & 0x3fff) as u16 + 1024, ServiceId(1));
         let inserted = table.insert(&key, BackendId(i & BackendId::MAX), State::TcpEstablished, now);
-        assert_eq!(inserted, Inserted { outcome: Insert::Done, evicted: None }, "narrow {i} of {narrow_max}");
+        assert_eq!(inserted, Inserted::without_victim(Insert::Done), "narrow {i} of {narrow_max}");
     }
     for i in 0..wide_max as u32 {
         let inserted = table.insert(&wide(i), BackendId(i & BackendId::MAX), State::Udp, now);
-        assert_eq!(inserted, Inserted { outcome: Insert::Done, evicted: None }, "wide {i} of {wide_max}");
+        assert_eq!(inserted, Inserted::without_victim(Insert::Done), "wide {i} of {wide_max}");
     }
     assert_eq!(table.len(), narrow_max + wide_max);
     for i in 0..narrow_max as u32 {
@@ -206,15 +207,15 @@ fn narrow_tables_take_nineteen_of_twenty_slots() {
 }
 
 #[test]
-fn quota_refuses_untrusted_and_never_trusted() {
+fn quota_holds_for_untrusted_and_never_for_trusted() {
     let mut table = table(256, 160, 25);
     let (flows, _) = table.capacity();
     let now = Tick(SECOND);
     for i in 0..1000 {
-        let state = if i % 2 == 0 { State::TcpNew } else { State::UdpNew };
+        let inserted = table.insert(&narrow(i), BackendId(1), State::UdpNew, now);
         let expected =
             if (i as usize) < flows / 4 { Insert::Done } else { Insert::Refused(Refusal::QuotaFull) };
-        assert_eq!(table.insert(&narrow(i), BackendId(1), state, now).outcome, expected);
+        assert_eq!(inserted, Inserted::without_victim(expected));
     }
     assert_eq!(table.untrusted(), flows / 4);
     // The other kind has a quota of its own.
@@ -232,11 +233,11 @@ fn quota_refuses_untrusted_and_never_trusted() {
         let hit = table.get(&narrow(i), now).unwrap();
         table.touch(&narrow(i), &hit, State::Udp, now);
     }
-    assert_eq!(table.insert(&narrow(5000), BackendId(1), State::TcpNew, now).outcome, Insert::Done);
-    assert_eq!(
-        table.insert(&narrow(5001), BackendId(1), State::TcpNew, now).outcome,
-        Insert::Refused(Refusal::QuotaFull)
-    );
+    assert_eq!(table.insert(&narrow(5000), BackendId(1), State::UdpNew, now).outcome, Insert::Done);
+    // That of the new connection makes room then.
+    let inserted = table.insert(&narrow(5001), BackendId(1), State::UdpNew, now);
+    assert_eq!((inserted.outcome, inserted.displaced), (Insert::Done, true));
+    assert_eq!(inserted.evicted, Some((BackendId(3), State::TcpNew)));
 }
 
 #[test]
@@ -247,24 +248,121 @@ fn expired_untrusted_make_room_within_the_quota() {
         assert_eq!(table.insert(&narrow(i), BackendId(i), State::TcpNew, Tick(0)).outcome, Insert::Done);
     }
     let later = Tick(11 * SECOND);
-    // In its own bucket only, so not everyone finds room; nobody goes that is not expired.
-    let mut done = 0;
+    // Of its own bucket first, so some displace one that is not expired.
+    let mut expired = 0;
     for i in 0..50 {
         let inserted = table.insert(&narrow(100 + i), BackendId(1), State::TcpNew, later);
-        let expected = match inserted.outcome {
-            Insert::Done => Some(State::TcpNew),
-            outcome => {
-                assert_eq!(outcome, Insert::Refused(Refusal::QuotaFull));
-                None
-            }
-        };
-        assert_eq!(inserted.evicted.map(|(_, state)| state), expected);
-        done += usize::from(inserted.outcome == Insert::Done);
+        assert_eq!(inserted.outcome, Insert::Done);
+        assert_eq!(inserted.evicted.map(|(_, state)| state), Some(State::TcpNew));
+        expired += usize::from(!inserted.displaced);
         assert_eq!(table.untrusted(), quota);
     }
-    assert_eq!(done, quota, "fifty keys find every slot of two buckets");
-    let more = table.insert(&narrow(200), BackendId(1), State::TcpNew, later);
-    assert_eq!(more.outcome, Insert::Refused(Refusal::QuotaFull));
+    assert!((quota / 2..=quota).contains(&expired), "{expired} of {quota}");
+}
+
+/// Beyond the quota: each kind of newcomer on each kind of resident, by age.
+#[test]
+fn newcomers_take_the_place_of_those_that_showed_less() {
+    use State::{TcpHandshake, TcpNew, UdpNew};
+    let full_of = |resident: State, newcomer: State, age_us: u64| {
+        let mut table = tiny(100);
+        let quota = table.capacity().0 as u32;
+        for i in 0..quota {
+            table.insert(&narrow(i), BackendId(i), resident, Tick(SECOND));
+        }
+        let now = Tick(SECOND + age_us);
+        let inserted = table.insert(&narrow(100), BackendId(100), newcomer, now);
+        assert_eq!(table.untrusted(), quota as usize);
+        assert_eq!(inserted.displaced, inserted.evicted.is_some());
+        inserted.outcome == Insert::Done
+    };
+    for newcomer in [TcpNew, UdpNew] {
+        for resident in [TcpNew, TcpHandshake] {
+            assert!(full_of(resident, newcomer, 0), "{newcomer:?} for {resident:?}");
+        }
+        assert!(full_of(UdpNew, newcomer, 4 * SECOND), "{newcomer:?}");
+    }
+    assert!(full_of(UdpNew, TcpNew, 0));
+    assert!(!full_of(UdpNew, UdpNew, SECOND), "a flow of UDP has time for its second packet");
+    // Of several, a handshake goes last, and a trusted flow never.
+    let mut table = tiny(100);
+    for i in 0..7 {
+        table.insert(&narrow(i), BackendId(i), if i < 4 { TcpHandshake } else { TcpNew }, Tick(0));
+    }
+    table.insert(&narrow(7), BackendId(7), TcpNew, Tick(0));
+    for i in 0..2 {
+        table.insert(&narrow(8 + i), BackendId(8 + i), State::Udp, Tick(0));
+    }
+    let mut gone = Vec::new();
+    for i in 0..100 {
+        let inserted = table.insert(&narrow(100 + i), BackendId(100), TcpNew, Tick(0));
+        gone.extend(inserted.evicted.map(|(_, state)| state));
+    }
+    assert!(gone.len() > 90 && !gone.contains(&State::Udp), "{gone:?}");
+    assert!(gone.iter().filter(|&&state| state == TcpHandshake).count() <= 4);
+    assert!((8..10).all(|i| table.get(&narrow(i), Tick(0)).is_some()));
+}
+
+/// A flood of flows that show nothing, and honest ones in between: these are all entered, and stay for as long as it takes the flood to fill the
+/// quota several times over.
+#[test]
+fn a_flood_leaves_newcomers_their_entries() {
+    for state in [State::TcpNew, State::TcpHandshake, State::UdpNew] {
+        let mut table = table(65_536, 16, 50);
+        for i in 0..360_000 {
+            let now = Tick(u64::from(i) * 12 * SECOND / 360_000);
+            table.advance(now, nothing);
+            table.insert(&narrow(1 << 20 | i), BackendId(1), state, now);
+        }
+        let now = Tick(14 * SECOND + SECOND / 2);
+        table.advance(now, nothing);
+        let honest = (0..500).filter(|&i| {
+            let new = if state == State::UdpNew { State::UdpNew } else { State::TcpNew };
+            table.insert(&narrow(i), BackendId(2), new, now).outcome == Insert::Done
+        });
+        assert!(honest.count() >= 498, "{state:?}");
+    }
+}
+
+/// What is left of idle times as a table fills: handshakes go first, then half-closed flows, then open ones; and all of it comes back.
+#[test]
+fn idle_times_shrink_as_the_table_fills() {
+    let mut table = table(1000, 16, 50);
+    let (flows, _) = table.capacity();
+    let watched = [State::TcpEstablished, State::TcpHalfClosed, State::TcpHandshake, State::Udp];
+    let alive = |table: &mut Table, fill: usize, state: State| {
+        table.clear();
+        // Two minutes of idle time, but half a minute of UDP.
+        let idle_us = if state == State::Udp { 25 * SECOND } else { 100 * SECOND };
+        let begin = table.swept.max(Tick(SECOND));
+        watched.iter().zip(0..).for_each(|(&state, i)| {
+            table.insert(&narrow(i), BackendId(1), state, begin);
+        });
+        let now = Tick(begin.0 + idle_us);
+        let filler = if fill > flows { State::TcpClosing } else { State::TcpNew };
+        let (untrusted, trusted) = if filler == State::TcpNew { (fill.min(flows / 2 - 2), 0) } else { (0, fill) };
+        (0..untrusted).for_each(|i| {
+            table.insert(&narrow(1000 + i as u32), BackendId(2), State::TcpNew, now);
+        });
+        (untrusted..fill.max(trusted)).for_each(|i| {
+            table.insert(&narrow(1000 + i as u32), BackendId(2), State::TcpClosing, now);
+        });
+        table.advance(Tick(now.0 + SECOND), nothing);
+        let at = watched.iter().position(|&of| of == state).unwrap() as u32;
+        table.reader().get(&narrow(at), Tick(now.0 + SECOND)).is_some()
+    };
+    for (percent, expected) in [
+        (5, [true, true, true, true]),
+        (35, [true, false, false, true]),
+        (75, [true, false, false, true]),
+        (115, [false, false, true, false]),
+        (5, [true, true, true, true]),
+    ] {
+        for (&state, expected) in watched.iter().zip(expected) {
+            let fill = flows * percent / 100;
+            assert_eq!(alive(&mut table, fill, state), expected, "{state:?} at {percent} %");
+        }
+    }
 }
 
 #[test]
@@ -284,14 +382,18 @@ fn a_full_table_gives_way_only_to_trusted_and_only_untrusted_go() {
         let inserted = table.insert(&narrow(100 + i), BackendId(100), State::Udp, now);
         assert_eq!(
             inserted,
-            Inserted { outcome: Insert::Done, evicted: Some((BackendId(i), State::TcpNew)) },
+            Inserted {
+                outcome: Insert::Done,
+                evicted: Some((BackendId(i), State::TcpNew)),
+                displaced: true
+            },
             "the oldest first"
         );
     }
     for state in State::ALL {
         let expected = Insert::Refused(Refusal::TableFull);
         let inserted = table.insert(&narrow(200), BackendId(1), state, now);
-        assert_eq!(inserted, Inserted { outcome: expected, evicted: None }, "{state:?}");
+        assert_eq!(inserted, Inserted::without_victim(expected), "{state:?}");
     }
     for i in (8..10).chain(100..108) {
         assert!(table.get(&narrow(i), now).is_some(), "a trusted flow is never removed");
@@ -619,7 +721,7 @@ fn misses_are_inserted_without_a_second_hash() {
             let miss = hits.miss(position).unwrap();
             assert_eq!(table.get_at(key, miss, now), None);
             let inserted = table.insert_at(key, miss, BackendId(7), State::Udp, now);
-            assert_eq!(inserted, Inserted { outcome: Insert::Done, evicted: None });
+            assert_eq!(inserted, Inserted::without_victim(Insert::Done));
             assert_eq!(table.get_at(key, miss, now), table.get(key, now));
         }
     }
@@ -676,7 +778,10 @@ proptest! {
                     for position in bits(left) {
                         let Some(miss) = hits.miss(position) else { continue };
                         let inserted = table.insert_at(&narrow(asked[position]), miss, backends[position], state, now);
-                        prop_assert_eq!(inserted.evicted, None);
+                        if let Some((gone, _)) = inserted.evicted {
+                            prop_assert!(inserted.displaced);
+                            oracle.retain(|_, backend| *backend != gone);
+                        }
                         let before = oracle.get(&asked[position]).copied();
                         match inserted.outcome {
                             Insert::Done => prop_assert_eq!(before, None),
@@ -854,7 +959,7 @@ enum Operation {
 }
 
 fn operation() -> impl Strategy<Value = Operation> {
-    let (key, backend, state) = (0_u32..24, 0..=BackendId::MAX, 0_usize..5);
+    let (key, backend, state) = (0_u32..24, 0..=BackendId::MAX, 0..State::ALL.len());
     prop_oneof![
         8 => (key.clone(), backend.clone(), state.clone())
             .prop_map(|(key, backend, state)| Operation::Insert { key, backend, state }),
@@ -888,9 +993,14 @@ fn run(mut table: Table, operations: &[Operation], kind: fn(u32) -> FlowKey) -> 
     let mut oracle = Oracle::new();
     let mut now = Tick(SECOND);
     let mut idles = vec![IDLE];
+    // The fullest that the table has been.
+    let tightest = std::cell::Cell::new(Fill::default());
     // Shortest and longest that idle time can be for an entry, by every set of idle times since the last full sweep.
-    let surely_live =
-        |idles: &[Idle], state, used, now: Tick| idles.iter().all(|idle| now.0 - used <= idle.of(state));
+    let surely_live = |idles: &[Idle], state, used, now: Tick| {
+        let left = u64::from(tightest.get().limit(state, 64));
+        let least = |idle: u64| if left < 64 { idle * left.saturating_sub(2) / 64 } else { idle };
+        idles.iter().all(|idle| now.0 - used <= least(idle.of(state)))
+    };
     let surely_dead = |idles: &[Idle], state, used, now: Tick| {
         // Each conversion may add a quantum of the former idle time.
         let slack: u64 = if idles.len() > 1 { idles.iter().map(|idle| idle.of(state) / 16).sum() } else { 0 };
@@ -913,6 +1023,7 @@ fn run(mut table: Table, operations: &[Operation], kind: fn(u32) -> FlowKey) -> 
     };
     table.advance(now, nothing);
     for operation in operations {
+        tightest.set(tightest.get().max(table.narrow.fill()).max(table.wide.fill()));
         let limits = table.capacity();
         let quota = if matches!(kind(0), FlowKey::Narrow(_)) { limits.0 } else { limits.1 } / 2;
         match *operation {
@@ -940,7 +1051,7 @@ fn run(mut table: Table, operations: &[Operation], kind: fn(u32) -> FlowKey) -> 
                 let many = match *operation {
                     Operation::Insert { key, backend, state } => vec![(key, backend, State::ALL[state])],
                     Operation::Fill { count } => {
-                        (0..count).map(|i| (100 + i, 100 + i, State::ALL[i as usize % 5])).collect()
+                        (0..count).map(|i| (100 + i, 100 + i, State::ALL[i as usize % State::ALL.len()])).collect()
                     }
                     _ => vec![],
                 };
@@ -961,6 +1072,7 @@ fn run(mut table: Table, operations: &[Operation], kind: fn(u32) -> FlowKey) -> 
                         }
                         Insert::Refused(refusal) => {
                             prop_assert_eq!(before, None);
+                            tightest.set(tightest.get().max(table.narrow.fill()).max(table.wide.fill()));
                             prop_assert_eq!(
                                 refusal == Refusal::QuotaFull,
                                 state.is_untrusted() && untrusted >= quota
@@ -972,7 +1084,8 @@ fn run(mut table: Table, operations: &[Operation], kind: fn(u32) -> FlowKey) -> 
                         let same = oracle.get(&key).is_some_and(|&(b, s, _)| (b, s) == (backend, evicted));
                         if same {
                             oracle.remove(&key);
-                        } else if !state.is_untrusted() && evicted.is_untrusted() {
+                        } else if inserted.displaced {
+                            prop_assert!(evicted.is_untrusted());
                             let victim = oracle
                                 .iter()
                                 .filter(|&(_, &(b, s, _))| (b, s) == (backend, evicted))

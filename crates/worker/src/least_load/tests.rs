@@ -129,6 +129,17 @@ fn a_step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// Picks, and enters the flow.
+fn place(queues: &mut Queues, view: &View, at: usize, now: Tick) -> Option<Picked> {
+    let service = &view.service[at];
+    let policy = service.least_load().expect("the policy");
+    let picked = queues.pick(view, at, service, policy, now);
+    if let Some(Picked::Backend(_)) = picked {
+        queues.charge();
+    }
+    picked
+}
+
 fn a_service() -> impl Strategy<Value = Vec<Member>> {
     prop::collection::vec((a_state(), prop_oneof![Just(1_000_u64), 1_u64..500_000]), 0..10)
 }
@@ -155,11 +166,14 @@ proptest! {
             match step {
                 Step::Pick(at) => {
                     now.0 += 1;
-                    let Some(service) = view.service.get(at) else {
+                    if at >= view.service.len() {
                         continue;
-                    };
-                    let policy = service.least_load().expect("the policy");
-                    let picked = queues.pick(&view, at, service, policy, now).expect("room");
+                    }
+                    // One that finds no room changes nothing.
+                    let service = &view.service[at];
+                    let refused = queues.pick(&view, at, service, service.least_load().expect("the policy"), now);
+                    let picked = place(&mut queues, &view, at, now).expect("room");
+                    prop_assert_eq!(Some(picked), refused);
                     let least = oracle.services[at].iter().map(|of| of.1).min();
                     let expected = match oracle.next(at) {
                         None => Picked::Nobody,
@@ -204,14 +218,12 @@ proptest! {
             loads.set(id, Load { ppm: *ppm, joining: *joining });
         }
         let view = view(&[members], Select::TwoChoices, Overload::Reject, &loads);
-        let service = &view.service[0];
-        let policy = service.least_load().expect("the policy");
         let mut queues = Queues::with_room(1, 30, seed);
         queues.adopt(&view);
         let mut oracle = Oracle::new(&view, 0);
         oracle.read(&loads, 0);
         for _ in 0..200 {
-            let picked = queues.pick(&view, 0, service, policy, Tick(7)).expect("room");
+            let picked = place(&mut queues, &view, 0, Tick(7)).expect("room");
             let all = &oracle.services[0];
             let Picked::Backend(backend) = picked else {
                 prop_assert!(all.is_empty() && picked == Picked::Nobody || picked == Picked::Overloaded);
@@ -234,15 +246,13 @@ fn equal_backends_share_new_flows_and_two_workers_begin_at_different_ones() {
     let members = vec![(BackendState::Up, 100); 7];
     let loads = Arc::new(Loads::new(7));
     let view = view(&[members], Select::Min, Overload::Spread, &loads);
-    let service = &view.service[0];
-    let policy = service.least_load().expect("the policy");
     let mut first = Vec::new();
     for seed in 0..7 {
         let mut queues = Queues::with_room(1, 7, seed);
         queues.adopt(&view);
         let mut counts = [0; 7];
         for pick in 0..700 {
-            let Some(Picked::Backend(backend)) = queues.pick(&view, 0, service, policy, Tick(1)) else {
+            let Some(Picked::Backend(backend)) = place(&mut queues, &view, 0, Tick(1)) else {
                 panic!("nobody");
             };
             if pick == 0 {
@@ -264,11 +274,7 @@ fn figures_of_one_service_are_read_a_turn() {
     let view = view(&[members.clone(), members], Select::Min, Overload::Spread, &loads);
     let mut queues = Queues::with_room(2, 4, 0);
     queues.adopt(&view);
-    let mut pick = |at: usize, now| {
-        let service = &view.service[at];
-        let policy = service.least_load().expect("the policy");
-        queues.pick(&view, at, service, policy, Tick(now))
-    };
+    let mut pick = |at: usize, now| place(&mut queues, &view, at, Tick(now));
     let backend = |id| Some(Picked::Backend(BackendId(id)));
     assert_eq!([pick(0, 1), pick(1, 1)], [backend(0), backend(2)], "sets are built when they are needed");
     loads.set(BackendId(1), Load { ppm: 900, joining: false });

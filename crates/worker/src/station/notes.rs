@@ -179,16 +179,14 @@ impl<Io: PacketIo> Worker<Io> {
         }
         let former = view.backends.get(hit.backend.index()).and_then(Option::as_ref);
         if hit.backend != backend && former.is_some_and(|of| of.state == BackendState::Down) {
-            self.flow_ended(hit.backend);
+            self.counters.flow_ended(hit.backend, hit.state);
             self.flows.remove(&key);
             self.rewritten = true;
             return;
         }
-        if hit.backend != backend {
-            self.flow_ended(hit.backend);
-            if let Some(of) = self.counters.flows_of(backend) {
-                of.flows.add(1);
-            }
+        if hit.backend != backend && hit.state.is_open() {
+            self.counters.flow_ended(hit.backend, hit.state);
+            self.counters.flow_began(backend);
         }
         self.flows.set_backend(&key, &hit, backend, hit.state, now);
         self.rewritten = true;

@@ -5,7 +5,7 @@ use crate::classify::{Fate, Packet, classify, key_of};
 use crate::cluster::{Cluster, Hop, Route};
 use crate::io::{Frame, Outcome, PacketIo, Verdict};
 use crate::slots::base_of;
-use crate::steering::{Answer, SYN_RETRY_US, begins_a_flow, next_state, place_in, usable};
+use crate::steering::{Answer, SYN_RETRY_US, begins_a_flow, first_state, place_in, usable};
 use crate::token_bucket::TokenBucket;
 use crate::turn::Relay;
 use crate::view::{BackendState, ServiceView, View};
@@ -178,7 +178,7 @@ impl<Io: PacketIo> Worker<Io> {
         match self.resolve(view, cluster, service, ask, now) {
             Resolution::Backend { backend, guess } => {
                 if !ask.quoted {
-                    let state = next_state(None, packet);
+                    let state = first_state(packet);
                     let is_entered =
                         self.remember(service, &ask.place.key, (unusable, None), backend, state, now);
                     if is_entered && !ask.begins {
@@ -252,7 +252,7 @@ impl<Io: PacketIo> Worker<Io> {
         if self.tell_owners(view, cluster, service, ask.place, statement, now).is_err() {
             return Fate::Drop(DropReason::RecordLimit);
         }
-        let state = next_state(None, packet);
+        let state = first_state(packet);
         if self.remember(service, &key, (unusable, None), backend, state, now) && !ask.begins {
             self.count_met(backend);
         }
@@ -331,7 +331,7 @@ impl<Io: PacketIo> Worker<Io> {
                 Resolution::Elsewhere(machine)
             };
         }
-        let (mut backend, mut guess) = match self.decide(view, cluster, service, ask, now) {
+        let (mut backend, mut guess, by_load) = match self.decide(view, cluster, service, ask, now) {
             Ok(decided) => decided,
             Err(reason) => return Resolution::Nobody(reason),
         };
@@ -357,6 +357,8 @@ impl<Io: PacketIo> Worker<Io> {
                 (backend, guess) = (base, true);
                 statement = Statement { backend, guess, ..statement };
             }
+        } else if by_load {
+            self.queues.charge();
         }
         if self.tell_owners(view, cluster, service, place, statement, now).is_err() {
             if let Some(station) = self.station.as_mut() {
@@ -381,8 +383,8 @@ impl<Io: PacketIo> Worker<Io> {
         Resolution::Backend { backend, guess }
     }
 
-    /// What becomes of a flow without a record, and whether that is a guess. With policy least-load one that shows that it begins goes to the
-    /// least loaded backend, and only its owner, who records it, may say so.
+    /// What becomes of a flow without a record, whether that is a guess, and whether load said so. With policy least-load one that shows that
+    /// it begins goes to the least loaded backend, and only its owner, who records it, may say so.
     fn decide(
         &mut self,
         view: &View,
@@ -390,14 +392,15 @@ impl<Io: PacketIo> Worker<Io> {
         service: &ServiceView,
         ask: Ask,
         now: Tick,
-    ) -> Result<(BackendId, bool), DropReason> {
+    ) -> Result<(BackendId, bool, bool), DropReason> {
         if !ask.quoted
             && (ask.begins || !ask.tcp)
             && let Some(picked) = self.pick(view, ask.place.service, service, now)
         {
-            return picked.map(|backend| (backend, false));
+            return picked.map(|backend| (backend, false, true));
         }
-        answer_of_slot(view, cluster, service, ask).ok_or(DropReason::NoBackend)
+        let answer = answer_of_slot(view, cluster, service, ask);
+        answer.map(|(backend, guess)| (backend, guess, false)).ok_or(DropReason::NoBackend)
     }
 
     /// A frame of a flow that this machine is taken to own.

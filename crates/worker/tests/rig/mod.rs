@@ -138,6 +138,11 @@ pub struct Rig {
 
 impl Rig {
     pub fn new(cores: usize, first: View) -> Rig {
+        Rig::with_flows(cores, 1024, first)
+    }
+
+    /// With tables for so many flows of each kind.
+    pub fn with_flows(cores: usize, flows: usize, first: View) -> Rig {
         let tables: Vec<flow::Table> = (0..cores)
             .map(|core| {
                 let idle = flow::Idle {
@@ -146,7 +151,7 @@ impl Rig {
                     syn_us: 30_000_000,
                     udp_us: 60_000_000,
                 };
-                flow::Table::new(flow::Memory::heap(1024), flow::Memory::heap(1024), core as u64, idle, 50)
+                flow::Table::new(flow::Memory::heap(flows), flow::Memory::heap(flows), core as u64, idle, 50)
                     .unwrap()
             })
             .collect();
@@ -199,6 +204,16 @@ impl Rig {
         self.next_index += 1;
         self.workers[core].io().push(PortId(0), frame, RxMeta { index: self.next_index, ..meta });
         self.run()
+    }
+
+    /// Pushes frames to a worker and turns all, for those whose ends do not matter.
+    pub fn put_all(&mut self, core: usize, frames: &[Vec<u8>]) {
+        for frames in frames.chunks(worker::BURST) {
+            for frame in frames {
+                self.workers[core].io().push(PortId(0), frame, RxMeta::default());
+            }
+            self.run();
+        }
     }
 
     pub fn run(&mut self) -> (Vec<Vec<u8>>, Vec<(RxMeta, Outcome)>) {

@@ -1,0 +1,76 @@
+//! TCP flows whose client has not shown yet that it hears the server: the number of the last packet of each, so that the next
+//! one can be held against it.
+//!
+//! With direct server return a client is seen alone. What a spoofed source cannot show without effort is a packet that goes on
+//! where the one before ended; so a flow is trusted when at least three packets were seen and one after the second goes on so. The
+//! numbers are kept in a table of fixed size that forgets at will: a flow whose number is lost, during a flood for example, waits for
+//! one packet more, and its packets are steered all the same.
+//!
+//! There is no shortest time between two packets: a client's ACK and its first data often come in one burst.
+
+use wire::Tick;
+
+/// Flows, a power of two: 16 bytes each, 64 KiB.
+const PLACES: usize = 4096;
+
+/// How far a packet may be ahead of the one before: the largest segment that reaches a receiver which merges segments (64 KiB), beyond
+/// what a client sends before its first acknowledgement (RFC 6928: ten segments).
+const AHEAD_MAX: u32 = 1 << 16;
+
+/// The last packet of a flow.
+#[derive(Clone, Copy, Debug, Default)]
+struct Last {
+    /// The flow's hash.
+    flow: u64,
+    /// Its sequence number (RFC 9293 3.4).
+    number: u32,
+    /// When, milliseconds, modulo 2³².
+    at_ms: u32,
+}
+
+/// See the module. O(1).
+#[derive(Debug)]
+pub(crate) struct Probation(Box<[Last]>);
+
+impl Probation {
+    pub(crate) fn new() -> Probation {
+        Probation(vec![Last::default(); PLACES].into())
+    }
+
+    /// Notes a packet of the flow with this (seeded) hash, and tells whether it goes on where the last one ended, not longer than
+    /// `within_us` ago.
+    #[expect(clippy::cast_possible_truncation, reason = "an index below a table's length; milliseconds modulo 2^32")]
+    pub(crate) fn follows(&mut self, flow: u64, number: u32, now: Tick, within_us: u64) -> bool {
+        let at_ms = (now.0 / 1000) as u32;
+        let place = (flow >> 7) as usize % PLACES;
+        let Some(last) = self.0.get_mut(place) else { return false };
+        let before = core::mem::replace(last, Last { flow, number, at_ms });
+        before.flow == flow
+            && number.wrapping_sub(before.number) < AHEAD_MAX
+            && u64::from(at_ms.wrapping_sub(before.at_ms)) * 1000 <= within_us
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_packet_follows_the_one_that_its_number_goes_on_from() {
+        const SECOND: u64 = 1_000_000;
+        let mut probation = Probation::new();
+        let mut follows = |flow, number, at_us| probation.follows(flow, number, Tick(at_us), 30 * SECOND);
+        assert!(!follows(1 << 40, 100, SECOND), "the first");
+        assert!(follows(1 << 40, 100, SECOND), "an acknowledgement and its data, in one burst");
+        assert!(follows(1 << 40, 100 + AHEAD_MAX - 1, 2 * SECOND));
+        assert!(!follows(1 << 40, 99, 3 * SECOND), "a number from before");
+        assert!(!follows(1 << 40, 99 + AHEAD_MAX, 4 * SECOND), "one from far ahead");
+        assert!(!follows(1 << 40, 99 + AHEAD_MAX, 35 * SECOND), "too late");
+        assert!(!follows(2 << 40, u32::MAX, 35 * SECOND));
+        assert!(follows(2 << 40, 5, 36 * SECOND), "numbers wrap");
+        // Of one place: the other flow is forgotten.
+        let same_place = (2 << 40) + ((PLACES as u64) << 7);
+        assert!(!follows(same_place, 5, 36 * SECOND));
+        assert!(!follows(2 << 40, 5, 36 * SECOND));
+    }
+}
