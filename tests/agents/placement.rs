@@ -147,7 +147,10 @@ fn a_newcomer_gets_new_flows_at_once_or_slowly_and_a_slow_one_gets_few() {
     assert!(of(&first, "b4") >= 45, "{first:?}");
     let mean = (old_count + new_count) as f64 / 4.0;
     for backend in ["b1", "b2", "b3", "b4"] {
-        assert!((of(&live, backend) as f64 - mean).abs() <= tolerance() * mean, "{live:?}, {mean} would be even");
+        assert!(
+            (of(&live, backend) as f64 - mean).abs() <= tolerance() * mean,
+            "{live:?}, {mean} would be even"
+        );
     }
     for counts in seconds.values() {
         let all: usize = counts.values().sum();

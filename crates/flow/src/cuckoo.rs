@@ -531,14 +531,7 @@ impl<B: Line> Cuckoo<B> {
     /// The place of another untrusted entry, for one beyond the quota: so newcomers are tracked during a flood, too, for as long as the flood
     /// needs to get to their entry, and their flows are trusted by then.
     #[cold]
-    fn untrusted_for(
-        &self,
-        hash: u64,
-        home: u32,
-        word: Word,
-        ageing: &Ageing,
-        now: Tick,
-    ) -> Option<Room> {
+    fn untrusted_for(&self, hash: u64, home: u32, word: Word, ageing: &Ageing, now: Tick) -> Option<Room> {
         let secondary = secondary(hash, self.cells.len() as u64, home);
         [home, secondary].into_iter().find_map(|bucket| self.victim(bucket, hash, word, ageing, now))
     }
@@ -562,7 +555,10 @@ impl<B: Line> Cuckoo<B> {
             (slot < B::SLOTS).then(|| Room { at: place(bucket, slot), victim: None, moved: false })
         };
         let room = empty(home).or_else(|| empty(secondary))?;
-        let near = (1..=NEAR).map(|step| ((u64::from(secondary) + step) % len) as u32);
+        let near = (1..=NEAR).map(|step| {
+            let bucket = u64::from(secondary) + step;
+            (if bucket < len { bucket } else { (bucket - len).min(len - 1) }) as u32
+        });
         let victim = near
             .filter(|&bucket| bucket != room.at.bucket)
             .find_map(|bucket| self.victim(bucket, hash, word, ageing, now))?;

@@ -10,8 +10,10 @@
 
 use wire::Tick;
 
-/// Flows, a power of two: 16 bytes each, 64 KiB.
-const PLACES: usize = 4096;
+/// Lines of the table, a power of two: 256 KiB.
+const LINES: usize = 4096;
+/// Flows of a line: 16 bytes each.
+const WAYS: usize = 4;
 
 /// How far a packet may be ahead of the one before: the largest segment that reaches a receiver which merges segments (64 KiB), beyond
 /// what a client sends before its first acknowledgement (RFC 6928: ten segments).
@@ -28,22 +30,38 @@ struct Last {
     at_ms: u32,
 }
 
+/// Those that share a cache line.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(align(64))]
+struct Line([Last; WAYS]);
+
 /// See the module. O(1).
 #[derive(Debug)]
-pub(crate) struct Probation(Box<[Last]>);
+pub(crate) struct Probation {
+    lines: Box<[Line]>,
+    /// Whose place a new flow takes: no order in which flows come back keeps one of them out for ever.
+    turn: usize,
+}
 
 impl Probation {
     pub(crate) fn new() -> Probation {
-        Probation(vec![Last::default(); PLACES].into())
+        Probation { lines: vec![Line::default(); LINES].into(), turn: 0 }
     }
 
     /// Notes a packet of the flow with this (seeded) hash, and tells whether it goes on where the last one ended, not longer than
     /// `within_us` ago.
-    #[expect(clippy::cast_possible_truncation, reason = "an index below a table's length; milliseconds modulo 2^32")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "an index below a table's length; milliseconds modulo 2^32"
+    )]
     pub(crate) fn follows(&mut self, flow: u64, number: u32, now: Tick, within_us: u64) -> bool {
         let at_ms = (now.0 / 1000) as u32;
-        let place = (flow >> 7) as usize % PLACES;
-        let Some(last) = self.0.get_mut(place) else { return false };
+        let Some(Line(line)) = self.lines.get_mut((flow >> 7) as usize % LINES) else { return false };
+        let way = line.iter().position(|last| last.flow == flow).unwrap_or_else(|| {
+            self.turn = self.turn.wrapping_add(1);
+            self.turn.wrapping_mul(0x9e37_79b9) >> 20 & (WAYS - 1)
+        });
+        let Some(last) = line.get_mut(way) else { return false };
         let before = core::mem::replace(last, Last { flow, number, at_ms });
         before.flow == flow
             && number.wrapping_sub(before.number) < AHEAD_MAX
@@ -68,9 +86,17 @@ mod tests {
         assert!(!follows(1 << 40, 99 + AHEAD_MAX, 35 * SECOND), "too late");
         assert!(!follows(2 << 40, u32::MAX, 35 * SECOND));
         assert!(follows(2 << 40, 5, 36 * SECOND), "numbers wrap");
-        // Of one place: the other flow is forgotten.
-        let same_place = (2 << 40) + ((PLACES as u64) << 7);
-        assert!(!follows(same_place, 5, 36 * SECOND));
-        assert!(!follows(2 << 40, 5, 36 * SECOND));
+    }
+
+    /// More flows of one line than it has room for, one packet of each after the other: each has its turn.
+    #[test]
+    fn no_flow_is_kept_out_for_ever() {
+        let mut probation = Probation::new();
+        let flows = (1..=6_u64).map(|flow| flow << 40);
+        let mut left: Vec<u64> = flows.collect();
+        for round in 0..200 {
+            left.retain(|&flow| !probation.follows(flow, 5, Tick(1000 * round), 30_000_000));
+        }
+        assert_eq!(left, [], "of six");
     }
 }

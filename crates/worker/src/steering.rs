@@ -261,7 +261,9 @@ impl<Io: PacketIo> Worker<Io> {
             Some(Err(DropReason::Overload)) => Err(DropReason::Overload),
             _ => {
                 let begins = begins && !(may_lose && service.memory.is_some());
-                place(view, service, flow, begins).map(|backend| (backend, false)).ok_or(DropReason::NoBackend)
+                place(view, service, flow, begins)
+                    .map(|backend| (backend, false))
+                    .ok_or(DropReason::NoBackend)
             }
         }
     }

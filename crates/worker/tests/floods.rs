@@ -96,9 +96,8 @@ fn honest_flows_stay_after_any_flood() {
                 rig.run();
             }
             let base = 2000 + 1000 * u16::try_from(generation).unwrap();
-            let flows: Vec<(u16, Option<u16>)> = (0..HONEST)
-                .flat_map(|n| [None, Some(5000), Some(53)].map(|port| (base + n, port)))
-                .collect();
+            let flows: Vec<(u16, Option<u16>)> =
+                (0..HONEST).flat_map(|n| [None, Some(5000), Some(53)].map(|port| (base + n, port))).collect();
             let homes: Vec<[BackendId; 3]> = flows
                 .iter()
                 .map(|&(sport, port)| {
@@ -181,10 +180,13 @@ fn a_busy_service_of_single_datagrams_moves_no_flow_of_another() {
 fn a_flow_without_an_entry_uses_up_no_capacity() {
     let loads = Arc::new(Loads::new(16));
     let states = [BackendState::Up; 2];
-    let mut first = view(1, &[
-        by_load(UDP, 5000, &states, 100, Overload::Reject),
-        Spec { protocol: UDP, port: 53, ..Spec::web(2) },
-    ]);
+    let mut first = view(
+        1,
+        &[
+            by_load(UDP, 5000, &states, 100, Overload::Reject),
+            Spec { protocol: UDP, port: 53, ..Spec::web(2) },
+        ],
+    );
     first.loads = Arc::clone(&loads);
     let mut rig = Rig::with_flows(1, 4096, first);
     let flood: Vec<Vec<u8>> = (0..3000).map(|number| from(number, udp(1000, 53, 40))).collect();

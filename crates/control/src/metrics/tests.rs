@@ -118,7 +118,7 @@ fn sample() -> Snapshot {
         flow_guessed: 1,
         flow_inserts: 1,
         flow_displaced: 0,
-            flow_refused: 0,
+        flow_refused: 0,
         flow_expired: 0,
         resteered: 0,
         packets_per_burst: 1.25,

@@ -94,14 +94,6 @@ fn idle_times_are_clamped_and_by_state() {
         Idle { tcp_established_us: 0, tcp_closing_us: u64::MAX, syn_us: 3 * SECOND, udp_us: 4 * SECOND };
     assert_eq!(
         State::ALL.map(|state| idle.of(state)),
-        [
-            3 * SECOND,
-            Idle::MIN_US,
-            Idle::MAX_US,
-            4 * SECOND,
-            4 * SECOND,
-            Idle::MIN_US,
-            Idle::MIN_US
-        ]
+        [3 * SECOND, Idle::MIN_US, Idle::MAX_US, 4 * SECOND, 4 * SECOND, Idle::MIN_US, Idle::MIN_US]
     );
 }

@@ -340,7 +340,8 @@ fn idle_times_shrink_as_the_table_fills() {
         });
         let now = Tick(begin.0 + idle_us);
         let filler = if fill > flows { State::TcpClosing } else { State::TcpNew };
-        let (untrusted, trusted) = if filler == State::TcpNew { (fill.min(flows / 2 - 2), 0) } else { (0, fill) };
+        let (untrusted, trusted) =
+            if filler == State::TcpNew { (fill.min(flows / 2 - 2), 0) } else { (0, fill) };
         (0..untrusted).for_each(|i| {
             table.insert(&narrow(1000 + i as u32), BackendId(2), State::TcpNew, now);
         });
@@ -382,11 +383,7 @@ fn a_full_table_gives_way_only_to_trusted_and_only_untrusted_go() {
         let inserted = table.insert(&narrow(100 + i), BackendId(100), State::Udp, now);
         assert_eq!(
             inserted,
-            Inserted {
-                outcome: Insert::Done,
-                evicted: Some((BackendId(i), State::TcpNew)),
-                displaced: true
-            },
+            Inserted { outcome: Insert::Done, evicted: Some((BackendId(i), State::TcpNew)), displaced: true },
             "the oldest first"
         );
     }
@@ -1050,9 +1047,9 @@ fn run(mut table: Table, operations: &[Operation], kind: fn(u32) -> FlowKey) -> 
             Operation::Insert { .. } | Operation::Fill { .. } => {
                 let many = match *operation {
                     Operation::Insert { key, backend, state } => vec![(key, backend, State::ALL[state])],
-                    Operation::Fill { count } => {
-                        (0..count).map(|i| (100 + i, 100 + i, State::ALL[i as usize % State::ALL.len()])).collect()
-                    }
+                    Operation::Fill { count } => (0..count)
+                        .map(|i| (100 + i, 100 + i, State::ALL[i as usize % State::ALL.len()]))
+                        .collect(),
                     _ => vec![],
                 };
                 for (key, backend, state) in many {
