@@ -9,7 +9,7 @@ mod oracle;
 mod stage;
 
 use guideway_lab::command::until;
-use guideway_lab::load::flood::FloodLoad;
+use guideway_lab::load::flood::{FloodLoad, FloodOf};
 use guideway_lab::load::hold::{Held, How};
 use guideway_lab::load::short::ShortReport;
 use guideway_lab::load::unix_ms;
@@ -551,6 +551,7 @@ fn a_flood_of_acks_is_no_flood_of_relays() {
     let v4 = |address| if let IpAddr::V4(v4) = address { Some(v4) } else { None };
     let duration = length(10, 4);
     let load = FloodLoad {
+        of: FloodOf::Acks,
         target: SocketAddrV4::new(*target.ip(), target.port()),
         sources: sources(&lab).into_iter().filter_map(v4).collect(),
         rate: 50_000,

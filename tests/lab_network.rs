@@ -4,7 +4,7 @@
 use guideway_lab::cleanup;
 use guideway_lab::load::bulk::{BulkLoad, Direction};
 use guideway_lab::load::echo::EchoLoad;
-use guideway_lab::load::flood::FloodLoad;
+use guideway_lab::load::flood::{FloodLoad, FloodOf};
 use guideway_lab::load::hold::{HoldLoad, HoldReport, How};
 use guideway_lab::load::http::HttpLoad;
 use guideway_lab::load::short::{Short, ShortLoad};
@@ -165,6 +165,7 @@ fn a_flood_keeps_to_its_rate_and_its_end() {
     let vip = VIP.parse().unwrap();
     let sources = lab.sources(IpAddr::V4(vip)).into_iter();
     let load = FloodLoad {
+        of: FloodOf::Acks,
         target: SocketAddrV4::new(vip, ECHO_PORT),
         sources: sources
             .filter_map(|source| if let IpAddr::V4(v4) = source { Some(v4) } else { None })

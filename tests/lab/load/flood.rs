@@ -1,4 +1,4 @@
-//! A flood of TCP ACKs that belong to no connection, from client addresses and ports that no connection of ours uses.
+//! A flood of packets that belong to no connection, from client addresses and ports that no connection of ours uses.
 //! It goes through the client's routing like everything else, and is bounded in rate and time.
 
 use crate::command::{LabError, Result, Tried};
@@ -16,11 +16,32 @@ pub const RATE_MAX: u64 = 200_000;
 pub const DURATION_MAX_MS: u64 = 60_000;
 /// Packets sent between two looks at the clock.
 const BATCH: u64 = 32;
+/// IPv4 and TCP without options; UDP has as many bytes, with data.
 const PACKET_BYTES: usize = 40;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
+
+/// What it is made of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FloodOf {
+    /// TCP ACKs with numbers of no connection.
+    Acks,
+    /// SYNs.
+    Syns,
+    /// A SYN and then an ACK that goes on where it ended, of one address and port, as a sender knows them that sees no answer.
+    Pairs,
+    /// UDP, one datagram of each address and port.
+    Datagrams,
+}
 
 /// A flood.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FloodLoad {
+    /// What it is made of.
+    pub of: FloodOf,
     /// VIP and port.
     pub target: SocketAddrV4,
     /// Client addresses.
@@ -59,6 +80,7 @@ pub(super) fn run(load: &FloodLoad, control: &super::Control) -> Result<FloodRep
     let begun = Instant::now();
     let mut report = FloodReport::default();
     let mut random = Random(load.seed);
+    let mut chosen = (0, 0);
     for number in 0..total {
         if number % BATCH == 0 {
             if control.is_stopped() {
@@ -67,10 +89,20 @@ pub(super) fn run(load: &FloodLoad, control: &super::Control) -> Result<FloodRep
             let due = begun + Duration::from_micros(number * 1_000_000 / load.rate);
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
         }
-        let word = random.next();
+        let is_second = load.of == FloodOf::Pairs && number % 2 == 1;
+        if !is_second {
+            chosen = (random.next(), random.next());
+        }
+        let (word, numbers) = chosen;
         let source = load.sources[usize::try_from(word >> 32).unwrap_or(0) % load.sources.len()];
         let port = PORTS.start + u16::try_from(word & 0xffff).unwrap_or(0) % (PORTS.end - PORTS.start);
-        let packet = ack(SocketAddrV4::new(source, port), load.target, random.next());
+        let from = SocketAddrV4::new(source, port);
+        let packet = match load.of {
+            FloodOf::Datagrams => datagram(from, load.target, numbers),
+            FloodOf::Acks => tcp(from, load.target, numbers, ACK),
+            FloodOf::Pairs if is_second => tcp(from, load.target, numbers.wrapping_add(1 << 32), ACK),
+            FloodOf::Syns | FloodOf::Pairs => tcp(from, load.target, numbers, SYN),
+        };
         match sendto(&socket, &packet, SendFlags::empty(), &load.target) {
             Ok(_) => {
                 report.sent += 1;
@@ -83,33 +115,57 @@ pub(super) fn run(load: &FloodLoad, control: &super::Control) -> Result<FloodRep
     Ok(report)
 }
 
-/// An ACK without data and with numbers of no connection.
-fn ack(from: SocketAddrV4, to: SocketAddrV4, numbers: u64) -> [u8; PACKET_BYTES] {
+/// TCP without data: sequence number in the upper half of `numbers`, acknowledgment in the lower.
+fn tcp(from: SocketAddrV4, to: SocketAddrV4, numbers: u64, flags: u8) -> [u8; PACKET_BYTES] {
+    let mut packet = datagram_of(TCP, from, to);
+    packet[24..32].copy_from_slice(&numbers.to_be_bytes());
+    packet[32] = 5 << 4;
+    packet[33] = flags;
+    packet[34..36].copy_from_slice(&1024_u16.to_be_bytes());
+    with_checksum(packet, 36)
+}
+
+/// UDP with twelve bytes of data.
+fn datagram(from: SocketAddrV4, to: SocketAddrV4, data: u64) -> [u8; PACKET_BYTES] {
+    let mut packet = datagram_of(UDP, from, to);
+    packet[24..26].copy_from_slice(&(PACKET_BYTES as u16 - 20).to_be_bytes());
+    packet[28..36].copy_from_slice(&data.to_be_bytes());
+    with_checksum(packet, 26)
+}
+
+/// The header of IPv4, and the ports.
+fn datagram_of(protocol: u8, from: SocketAddrV4, to: SocketAddrV4) -> [u8; PACKET_BYTES] {
     let mut packet = [0_u8; PACKET_BYTES];
     packet[0] = 0x45;
     packet[2..4].copy_from_slice(&(PACKET_BYTES as u16).to_be_bytes());
     packet[6] = 0x40; // don't fragment
     packet[8] = 64;
-    packet[9] = 6;
+    packet[9] = protocol;
     packet[12..16].copy_from_slice(&from.ip().octets());
     packet[16..20].copy_from_slice(&to.ip().octets());
     packet[20..22].copy_from_slice(&from.port().to_be_bytes());
     packet[22..24].copy_from_slice(&to.port().to_be_bytes());
-    packet[24..32].copy_from_slice(&numbers.to_be_bytes());
-    packet[32] = 5 << 4;
-    packet[33] = 0x10; // ACK
-    packet[34..36].copy_from_slice(&1024_u16.to_be_bytes());
-    // Over the pseudo header: addresses, protocol, length.
-    let length = PACKET_BYTES as u16 - 20;
-    let mut sum = u32::from(length) + 6;
+    packet
+}
+
+/// Over the pseudo header: addresses, protocol, length.
+fn with_checksum(mut packet: [u8; PACKET_BYTES], at: usize) -> [u8; PACKET_BYTES] {
+    let sum = !folded_sum(&packet);
+    // UDP's 0 means that there is none (RFC 768).
+    let sum = if sum == 0 { u16::MAX } else { sum };
+    packet[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+    packet
+}
+
+fn folded_sum(packet: &[u8; PACKET_BYTES]) -> u16 {
+    let mut sum = PACKET_BYTES as u32 - 20 + u32::from(packet[9]);
     for pair in packet[12..].chunks_exact(2) {
         sum += u32::from(u16::from_be_bytes([pair[0], pair[1]]));
     }
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
-    packet[36..38].copy_from_slice(&(!(sum as u16)).to_be_bytes());
-    packet
+    sum as u16
 }
 
 /// `SplitMix64`.
@@ -130,16 +186,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_checksum_is_right() {
-        let from = "10.0.1.100:1024".parse().unwrap();
-        let packet = ack(from, "203.0.113.10:7000".parse().unwrap(), 0x0123_4567_89ab_cdef);
-        let mut sum = 20 + 6_u32;
-        for pair in packet[12..].chunks_exact(2) {
-            sum += u32::from(u16::from_be_bytes([pair[0], pair[1]]));
+    fn checksums_are_right() {
+        let (from, to) = ("10.0.1.100:1024".parse().unwrap(), "203.0.113.10:7000".parse().unwrap());
+        for packet in [tcp(from, to, 0x0123_4567_89ab_cdef, ACK), datagram(from, to, 0x0123_4567_89ab_cdef)] {
+            assert_eq!(folded_sum(&packet), 0xffff);
         }
-        while sum > 0xffff {
-            sum = (sum & 0xffff) + (sum >> 16);
-        }
-        assert_eq!(sum, 0xffff);
     }
 }
