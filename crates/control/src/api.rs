@@ -95,6 +95,7 @@ pub(crate) fn router(door: Door) -> Router {
         .route("/v1/workers", get(workers))
         .route("/v1/ports", get(ports))
         .route("/v1/drops", get(drops))
+        .route("/v1/sources", get(sources))
         .route("/v1/flows", get(list_flows))
         .route("/v1/events", get(events))
         .route("/v1/cluster", get(cluster))
@@ -210,6 +211,10 @@ async fn ports(State(door): State<Door>) -> Answer<Vec<model::api::PortStatus>> 
 
 async fn drops(State(door): State<Door>) -> Answer<Vec<model::api::DropCount>> {
     ask(&door, |truth| truth.drops()).await.map(Json)
+}
+
+async fn sources(State(door): State<Door>) -> Answer<Vec<model::api::SourceRate>> {
+    ask(&door, |truth| truth.sources()).await.map(Json)
 }
 
 async fn cluster(State(door): State<Door>) -> Answer<model::api::ClusterStatus> {

@@ -40,6 +40,8 @@ pub(crate) fn document() -> Value {
     add("/v1/workers", "get", get::<Vec<api::WorkerStatus>>(s, "workers", "Workers", &[], &[]));
     add("/v1/ports", "get", get::<Vec<api::PortStatus>>(s, "ports", "Data ports", &[], &[]));
     add("/v1/drops", "get", get::<Vec<api::DropCount>>(s, "drops", "Frames dropped, by reason", &[], &[]));
+    let help = "Who sends most of what is dropped, or begins flows for which there is no room";
+    add("/v1/sources", "get", get::<Vec<api::SourceRate>>(s, "sources", help, &[], &[]));
     let flows = [
         query("limit", "integer", &format!("1 to {}; default {}", api::FLOWS_MAX, api::FLOWS_DEFAULT)),
         query("service", "string", "Only flows of this service"),
@@ -276,6 +278,6 @@ mod tests {
                 assert!(operation["responses"].as_object().is_some_and(|r| r.contains_key("200")), "{path}");
             }
         }
-        assert_eq!(ids.len(), 24);
+        assert_eq!(ids.len(), 25);
     }
 }

@@ -6,11 +6,12 @@ use crate::truth::{Refusal, Truth};
 use model::agent::Phase;
 use model::api::{
     BackendState, BackendStatus, ClusterStatus, DropCount, MemoryUse, PortStatus, Ready, ServiceState,
-    ServiceStatus, Status, Word, WorkerStatus,
+    ServiceStatus, SourceRate, Status, Word, WorkerStatus,
 };
 use model::config::{Backend, Mac, Mode, Net, Protocol, Service};
 use std::collections::HashMap;
-use wire::{BackendId, ServiceId};
+use std::net::IpAddr;
+use wire::{Addr, BackendId, ServiceId};
 use worker::DropReason;
 use worker::counters::{Count, PerBackend, PerBackendFlows, PerPort, PerService, Totals};
 
@@ -62,6 +63,9 @@ pub(crate) fn mode_name(mode: Mode) -> &'static str {
         Mode::L2 => "l2",
     }
 }
+
+/// Sources that are named.
+const SOURCES_MAX: usize = 10;
 
 fn protocol_name(protocol: Protocol) -> &'static str {
     match protocol {
@@ -403,6 +407,21 @@ impl Truth {
                 count: self.workers.iter().map(|worker| worker.counters.drops(*reason).get()).sum(),
             })
             .collect()
+    }
+
+    /// The ten busiest sources of what is dropped, all workers.
+    pub(crate) fn sources(&self) -> Vec<SourceRate> {
+        let mut rates = HashMap::<Addr, u64>::new();
+        for (source, rate) in self.workers.iter().flat_map(|worker| worker.counters.sources.busiest()) {
+            *rates.entry(source).or_default() += rate;
+        }
+        let mut rates: Vec<(IpAddr, u64)> =
+            rates.into_iter().filter(|(_, rate)| *rate > 0).map(|(of, rate)| (of.into(), rate)).collect();
+        rates.sort_by_key(|(source, rate)| (std::cmp::Reverse(*rate), *source));
+        rates.truncate(SOURCES_MAX);
+        let shown =
+            |source: IpAddr| if source.is_ipv4() { source.to_string() } else { format!("{source}/64") };
+        rates.into_iter().map(|(of, per_second)| SourceRate { source: shown(of), per_second }).collect()
     }
 
     /// What a search of the flow tables needs.

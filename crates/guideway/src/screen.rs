@@ -3,7 +3,9 @@
 
 use crate::command::show::{backend_state, service_state};
 use crate::table::{duration, short};
-use model::api::{BackendState, BackendStatus, DropCount, ServiceState, ServiceStatus, Status, WorkerStatus};
+use model::api::{
+    BackendState, BackendStatus, DropCount, ServiceState, ServiceStatus, SourceRate, Status, WorkerStatus,
+};
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
@@ -21,6 +23,7 @@ pub(crate) struct Sample {
     pub(crate) backends: Vec<BackendStatus>,
     pub(crate) workers: Vec<WorkerStatus>,
     pub(crate) drops: Vec<DropCount>,
+    pub(crate) sources: Vec<SourceRate>,
 }
 
 /// The screen's state.
@@ -76,7 +79,7 @@ impl Screen {
             Constraint::Length(rows(now.services.len(), 8)),
             Constraint::Length(rows(now.workers.len(), 8)),
             Constraint::Min(3),
-            Constraint::Length(rows(drops, 6)),
+            Constraint::Length(rows(drops.max(now.sources.len()), 6)),
             Constraint::Length(1),
         ])
         .areas(frame.area());
@@ -84,7 +87,14 @@ impl Screen {
         self.draw_services(frame, services, now);
         self.draw_workers(frame, workers, now);
         self.draw_backends(frame, backends, now);
-        self.draw_drops(frame, bottom, now);
+        if now.sources.is_empty() {
+            self.draw_drops(frame, bottom, now);
+        } else {
+            let [left, right] =
+                Layout::horizontal([Constraint::Min(40), Constraint::Length(34)]).areas(bottom);
+            self.draw_drops(frame, left, now);
+            draw_sources(frame, right, &now.sources);
+        }
         let foot_text = match &self.trouble {
             Some(why) => Line::styled(why.clone(), Style::new().fg(Color::Red)),
             None => Line::styled("q quit   up/down backends", Style::new().add_modifier(Modifier::DIM)),
@@ -241,6 +251,14 @@ impl Screen {
         let elapsed_s = b.at_ms.saturating_sub(a.at_ms) as f64 / 1000.0;
         if elapsed_s > 0.0 { now.saturating_sub(before) as f64 / elapsed_s } else { 0.0 }
     }
+}
+
+/// Who sends most of what is dropped.
+fn draw_sources(frame: &mut Frame<'_>, area: Rect, sources: &[SourceRate]) {
+    let rows =
+        sources.iter().map(|of| Row::new([of.source.clone(), short(of.per_second as f64)].map(Cell::from)));
+    let widths = [Constraint::Min(20), Constraint::Length(7)];
+    frame.render_widget(boxed(Table::new(rows, widths), &["dropped from", "per s"]), area);
 }
 
 /// VIP and port as people write them.

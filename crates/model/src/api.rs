@@ -660,6 +660,15 @@ pub struct DropCount {
     pub count: u64,
 }
 
+/// `GET /v1/sources`: who sends most of what is dropped, or begins flows for which there is no room, of late. The busiest first.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct SourceRate {
+    /// An IPv4 address, or an IPv6 prefix of 64 bits.
+    pub source: String,
+    /// About how many packets a second, of a sample of one in sixteen in the last ten to twenty seconds.
+    pub per_second: u64,
+}
+
 /// Kind of an event.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

@@ -10,6 +10,7 @@ impl<Io: PacketIo> Worker<Io> {
     pub(crate) fn age(&mut self, now: Tick) {
         let counters = &self.counters;
         self.flows.advance(now, |backend, state| expired(counters, backend, state));
+        self.sampler.age(&counters.sources, now);
         counters.totals.flows.set(self.flows.len() as u64);
         counters.totals.flows_untrusted.set(self.flows.untrusted() as u64);
     }

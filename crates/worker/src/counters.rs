@@ -1,6 +1,7 @@
 //! What a worker counts. One writer (the worker), any reader: plain loads and stores, no locked add.
 
 use crate::DropReason;
+use crate::sources::Sources;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crossbeam_utils::CachePadded;
 use flow::State;
@@ -239,6 +240,8 @@ pub struct Counters {
     backends: Box<[PerBackend]>,
     backend_flows: Box<[PerBackendFlows]>,
     ports: Box<[PerPort]>,
+    /// Who sends what is dropped.
+    pub sources: Sources,
 }
 
 impl Counters {
@@ -256,6 +259,7 @@ impl Counters {
             backends: boxed(backends_max),
             backend_flows: boxed(backends_max),
             ports: boxed(ports),
+            sources: Sources::default(),
         }
     }
 

@@ -263,6 +263,9 @@ impl<Io: PacketIo> Worker<Io> {
             crate::classify::Fate::To(id) => Some(id),
             _ => None,
         };
+        if reason != DropReason::Answered && packet.parsed.l3 > 0 {
+            self.sampler.note(&self.counters.sources, || Some(packet.parsed.src(frame.bytes())));
+        }
         let label = Label::received(view, packet, backend);
         self.end(frame, reason, &label);
     }

@@ -28,6 +28,7 @@ pub mod memory_io;
 mod probation;
 pub mod rewrite;
 pub mod slots;
+pub mod sources;
 pub mod station;
 pub mod steering;
 pub mod token_bucket;

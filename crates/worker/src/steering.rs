@@ -6,6 +6,7 @@ use crate::classify::{Fate, Packet, key_of};
 use crate::io::PacketIo;
 use crate::least_load::Picked;
 use crate::slots::base_in_force;
+use crate::sources;
 use crate::view::{BackendState, HashOn, OnDown, ServiceView, View};
 use crate::{DropReason, Worker};
 use flow::{Hit, Insert, Inserted, State};
@@ -368,6 +369,7 @@ impl<Io: PacketIo> Worker<Io> {
             if inserted.displaced {
                 totals.flow_displaced.add(1);
                 self.crowded = Some(now);
+                self.sampler.note(&self.counters.sources, || Some(sources::of_key(key)));
             } else {
                 totals.flow_expired.add(1);
             }
@@ -389,6 +391,7 @@ impl<Io: PacketIo> Worker<Io> {
     fn enter_nothing(&mut self, key: &FlowKey, now: Tick) {
         self.counters.totals.flow_refused.add(1);
         self.crowded = Some(now);
+        self.sampler.note(&self.counters.sources, || Some(sources::of_key(key)));
         if let Some(station) = self.station.as_mut() {
             station.refuse(*key, now);
         }

@@ -10,6 +10,7 @@ use crate::least_load::Queues;
 use crate::lookup::{LookedUp, ON_THEIR_WAY, Train};
 use crate::mailbox::Inbox;
 use crate::probation::Probation;
+use crate::sources::Sampler;
 use crate::station::{CoreNote, Station};
 use crate::steering::Answer;
 use crate::token_bucket::Budget;
@@ -104,6 +105,7 @@ pub struct Worker<Io: PacketIo> {
     pub(crate) fresh: Fresh,
     pub(crate) queues: Queues,
     pub(crate) probation: Probation,
+    pub(crate) sampler: Sampler,
     /// When a new flow last found no room, or took that of another.
     pub(crate) crowded: Option<Tick>,
     pub(crate) tally: Tally,
@@ -146,6 +148,7 @@ impl<Io: PacketIo> Worker<Io> {
             fresh: Fresh::new(),
             queues: Queues::new(u64::from(setup.core.0).wrapping_mul(0x9e37_79b9)),
             probation: Probation::new(),
+            sampler: Sampler::default(),
             crowded: None,
             tally: Tally::default(),
             station: None,

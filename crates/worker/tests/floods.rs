@@ -196,6 +196,21 @@ fn a_flow_without_an_entry_uses_up_no_capacity() {
     assert_eq!(rig.counters[0].overload(wire::ServiceId(1)).map(|count| count.get()), Some(0));
 }
 
+/// Who floods is named: by what is dropped, and by new flows that find no room.
+#[test]
+fn who_floods_is_named() {
+    let mut rig = Rig::with_flows(1, 4096, view(1, &[Spec::web(1)]));
+    let to_a_closed_port: Vec<Vec<u8>> = (0..4000).map(|n| from(3, udp(n, 99, 40))).collect();
+    rig.put_all(0, &to_a_closed_port);
+    let new: Vec<Vec<u8>> = (0..8000).map(|n| tcp_of(9, n, Tcp::Syn)).collect();
+    rig.put_all(0, &new);
+    let known: Vec<Vec<u8>> = (0..8000).map(|_| tcp_of(5, 7, Tcp::Ack)).collect();
+    rig.put_all(0, &known);
+    let mut named: Vec<_> = rig.counters[0].sources.busiest().map(|(source, _)| source).collect();
+    named.sort();
+    assert_eq!(named, [3, 9].map(|source| wire::Addr::V4(0x1400_0000 | source)));
+}
+
 /// A service with one backend, whose flow has been established; what was lost and found is in the worker's counters.
 fn established() -> Rig {
     let mut rig = Rig::new(1, view(1, &[Spec::web(1)]));

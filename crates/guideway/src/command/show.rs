@@ -10,8 +10,8 @@ use clap::{Args, Subcommand};
 use model::agent::Phase;
 use model::api::{
     AgentStatus, BackendState, BackendStatus, ClusterStatus, DropCount, ExceptionStatus, FLOWS_DEFAULT,
-    FLOWS_MAX, Flows, OwnerStatus, PortStatus, RegistrationStatus, ServiceState, ServiceStatus, Word,
-    WorkerStatus,
+    FLOWS_MAX, Flows, OwnerStatus, PortStatus, RegistrationStatus, ServiceState, ServiceStatus, SourceRate,
+    Word, WorkerStatus,
 };
 use serde::de::DeserializeOwned;
 use std::io::IsTerminal;
@@ -159,7 +159,15 @@ fn render(daemon: &Daemon, what: &What, json: bool) -> Result<String, Failure> {
             answer(daemon, &format!("/v1/owners?service={}", escaped(name)), json, owners)
         }
         What::Exceptions => answer(daemon, "/v1/exceptions", json, exceptions),
-        What::Drops { all } => answer(daemon, "/v1/drops", json, |d: &Vec<DropCount>| drops(d, *all)),
+        What::Drops { all } => {
+            let shown = answer(daemon, "/v1/drops", json, |d: &Vec<DropCount>| drops(d, *all))?;
+            if json {
+                return Ok(shown);
+            }
+            // An older daemon does not know who.
+            let busiest: Vec<SourceRate> = daemon.get("/v1/sources").unwrap_or_default();
+            Ok(shown + &sources(&busiest))
+        }
     }
 }
 
@@ -560,6 +568,18 @@ fn drops(list: &[DropCount], all: bool) -> String {
         t.row([d.reason.clone(), grouped(d.count), d.help.clone()]);
     }
     t.render()
+}
+
+/// Who sends most of it.
+fn sources(list: &[SourceRate]) -> String {
+    if list.is_empty() {
+        return String::new();
+    }
+    let mut t = Columns::new(&["from", ">about per s"]);
+    for of in list {
+        t.row([of.source.clone(), grouped(of.per_second)]);
+    }
+    format!("\nmost of what is dropped, or finds no room, comes from\n{}", t.render())
 }
 
 #[cfg(test)]

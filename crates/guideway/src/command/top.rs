@@ -97,6 +97,8 @@ fn look(daemon: &Daemon, start: Instant) -> Result<Sample, Failure> {
         backends: daemon.get("/v1/backends")?,
         workers: daemon.get("/v1/workers")?,
         drops: daemon.get("/v1/drops")?,
+        // An older daemon does not know who.
+        sources: daemon.get("/v1/sources").unwrap_or_default(),
         at_ms: u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX),
     })
 }

@@ -1,5 +1,5 @@
 use super::{Sample, Screen};
-use model::api::{BackendStatus, DropCount, ServiceStatus, Status, WorkerStatus};
+use model::api::{BackendStatus, DropCount, ServiceStatus, SourceRate, Status, WorkerStatus};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use serde_json::json;
@@ -53,6 +53,7 @@ fn sample(second: u64) -> Sample {
         backends: vec![backend(1, "up", n), backend(2, "down", 0), backend(3, "drain", n)],
         workers: vec![worker],
         drops: vec![drop("bad_ipv4", 4 * n), drop("no_service", 36 * n), drop("tx_full", 0)],
+        sources: Vec::new(),
     }
 }
 
@@ -80,6 +81,16 @@ fn before_the_first_answer_and_without_one() {
     screen.trouble("cannot reach the daemon".into());
     let text = drawn(&screen, 100, 24);
     assert!(text.contains("cannot reach the daemon") && text.contains("rx 0/s"), "{text}");
+}
+
+#[test]
+fn who_floods_stands_beside_what_is_dropped() {
+    let mut screen = Screen::default();
+    let source = SourceRate { source: "2001:db8:1:2::/64".into(), per_second: 30_000 };
+    screen.feed(Sample { sources: vec![source], ..sample(1) });
+    let text = drawn(&screen, 100, 24);
+    let line = text.lines().find(|line| line.contains("2001:db8:1:2::/64")).expect("the source");
+    assert!(line.contains("no_service") && line.contains("30"), "{text}");
 }
 
 #[test]

@@ -36,6 +36,10 @@ fn drops_that_never_occurred_are_left_out_unless_asked_for() {
     let list = [drop("bad_ipv4", 0), drop("no_service", 1234)];
     assert_eq!(drops(&list, false), "REASON      FRAMES  MEANING\nno_service   1,234  Why.\n");
     assert!(drops(&list, true).contains("bad_ipv4"));
+    assert_eq!(sources(&[]), "", "nobody, nothing");
+    let busiest = [SourceRate { source: "192.0.2.7".into(), per_second: 30_000 }];
+    let named = sources(&busiest);
+    assert!(named.ends_with("FROM       ABOUT PER S\n192.0.2.7       30,000\n"), "{named}");
 }
 
 #[test]
