@@ -3,3 +3,5 @@
 
 #[path = "hostile/floods.rs"]
 mod floods;
+#[path = "hostile/wiped_store.rs"]
+mod wiped_store;

@@ -83,6 +83,13 @@ impl Store {
         self.process = None;
     }
 
+    /// Kills it, removes its data, and starts it again, empty.
+    pub fn wipe(&mut self) -> Result<()> {
+        self.kill();
+        std::fs::remove_dir_all(&self.data).tried(|| format!("removing {}", self.data.display()))?;
+        self.start()
+    }
+
     /// Kills it and forgets its data.
     pub fn forget(mut self) -> Result<()> {
         self.kill();

@@ -2,7 +2,7 @@
 
 use crate::api::{self, listener};
 use crate::apply::Applied;
-use crate::cluster::adopt::Part;
+use crate::cluster::adopt::{Part, own_address};
 #[cfg(feature = "etcd")]
 use crate::cluster::store;
 use crate::plane::{Notice, Options, Plane};
@@ -196,7 +196,8 @@ async fn drive(
     let (say, mut said) = mpsc::channel(agents::listener::SAID_MAX);
     let doors = agents::counts::Doors::default();
     let (cluster, requests) = Part::new(&loaded, &version, workers.len()).unzip();
-    let store = loaded.config.cluster.clone().map(|config| (config, loaded.config.machine.name.clone()));
+    let own = own_address(&loaded.config).map(|address| (loaded.config.machine.name.clone(), address));
+    let store = loaded.config.cluster.clone().zip(own);
     let mut truth = Truth::new(
         loaded,
         Parts {
@@ -228,7 +229,7 @@ async fn drive(
     #[cfg(feature = "etcd")]
     let keeper = store
         .zip(requests)
-        .map(|((config, name), requests)| tokio::spawn(store::keep(config, name, requests, notes.clone())));
+        .map(|((config, own), requests)| tokio::spawn(store::keep(config, own, requests, notes.clone())));
     // Not reached with a store: such a configuration is refused before anything starts.
     #[cfg(not(feature = "etcd"))]
     let keeper = store.zip(requests).map(|_| tokio::spawn(async {}));

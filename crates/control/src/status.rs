@@ -97,6 +97,8 @@ impl Truth {
             (false, "not every worker uses a view yet".to_owned())
         } else if self.leaving.is_some() {
             (false, "leaving the cluster".to_owned())
+        } else if let Some(misfit) = self.cluster.as_ref().and_then(|part| part.seat.misfit()) {
+            (false, misfit.to_owned())
         } else if let Some(part) = self.cluster.as_ref().filter(|part| !part.is_ready()) {
             let why = part.lost.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
             (false, format!("no member of the cluster yet{why}"))

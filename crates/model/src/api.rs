@@ -109,8 +109,11 @@ pub struct MemoryUse {
 pub struct ClusterStatus {
     /// `machine.name`.
     pub machine: String,
-    /// Its join has committed: it takes traffic.
+    /// Its join has committed: it forwards.
     pub joined: bool,
+    /// Why what the store says does not fit this machine: it forwards by its last plan, and is not ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub misfit: Option<String>,
     /// The store is reached.
     pub store_reached: bool,
     /// Since when it is, or is not; Unix time, milliseconds.

@@ -8,7 +8,7 @@
 //! From the bottom up:
 //! * [`spsc`]: the one seam for queues, as `flow::sync` is for atomics; [`ring`]: a mesh of them, one per ordered pair of
 //!   workers.
-//! * [`members`], [`owners`]: who takes part, and who answers for a slot.
+//! * [`members`], [`owners`]: who takes part, and who answers for a slot; [`number`]: as whom a machine starts.
 //! * [`note`]: what is said; [`datagram`]: how it is written; [`pieces`]: frames in several datagrams.
 //! * [`records`]: what owners know; [`retransmit`]: what is not acknowledged yet; [`asks`]: what is not answered yet;
 //!   [`suspicion`]: who is not heard; [`seen`]: what a pass has attended to.
@@ -20,6 +20,7 @@ pub mod asks;
 pub mod datagram;
 pub mod members;
 pub mod note;
+pub mod number;
 pub mod owners;
 pub mod pieces;
 pub mod plan;

@@ -21,7 +21,7 @@ impl MachineId {
 pub struct Member {
     /// The machine.
     pub machine: MachineId,
-    /// Counts its starts; larger ones are later.
+    /// Larger ones are later. The first is Unix time in seconds: see [`crate::number`].
     pub incarnation: u32,
 }
 

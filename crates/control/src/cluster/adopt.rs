@@ -59,6 +59,8 @@ pub(crate) struct Part {
     pub(crate) lost: Option<String>,
     leads: bool,
     was_ready: bool,
+    /// What of the store did not fit this machine, as it was told.
+    misfit: Option<String>,
     /// The first wish of a new cluster is on its way.
     is_founding: bool,
     /// Version of the picture of which agents were told the machines.
@@ -93,6 +95,7 @@ impl Part {
             lost: Some("not reached yet".to_owned()),
             leads: false,
             was_ready: false,
+            misfit: None,
             is_founding: false,
             told_machines: 0,
             progress: watch::Sender::new(Progress::default()),
@@ -162,6 +165,7 @@ impl Part {
             // Without room it was not ordered, and comes again.
             match error.into_inner() {
                 Asked::Order(Order::Put { key, .. }) => self.seat.not_put(key),
+                Asked::Order(Order::Register { machine, .. }) => self.seat.not_put(Key::Machine(machine)),
                 Asked::Order(Order::Lead(_) | Order::Resign(_)) => self.seat.not_put(Key::Leader),
                 Asked::Order(Order::Plan { .. }) => self.seat.plan_written(None),
                 Asked::Order(Order::Leave) => self.seat.not_left(),
@@ -231,7 +235,7 @@ impl Wished {
 }
 
 /// Where a machine takes messages: its data address.
-fn own_address(config: &Config) -> Option<IpAddr> {
+pub(crate) fn own_address(config: &Config) -> Option<IpAddr> {
     let machine = &config.machine;
     machine.address.map(IpAddr::V4).or(machine.address6.map(IpAddr::V6))
 }
@@ -242,6 +246,10 @@ impl Truth {
         let Some(part) = &mut self.cluster else { return };
         match event {
             Event::Identified(member) => part.seat.identified(member),
+            Event::Unfit(reason) => {
+                self.events.push(EventKind::Warning, None, None, reason.clone());
+                part.fatal = Some(reason);
+            }
             Event::Connected(changes) => {
                 part.seat.connected(changes);
                 part.is_founding = false;
@@ -317,11 +325,23 @@ impl Truth {
         self.tell_machines();
         self.found_cluster();
         let Some(part) = &mut self.cluster else { return };
+        if part.misfit.as_deref() != part.seat.misfit() {
+            part.misfit = part.seat.misfit().map(str::to_owned);
+            let message = match &part.misfit {
+                Some(misfit) => format!(
+                    "{misfit}; until then packets are forwarded as before, and this machine is not ready"
+                ),
+                None => "what the store says fits this machine again".to_owned(),
+            };
+            self.events.push(EventKind::Warning, None, None, message);
+        }
         let ready = part.is_ready();
         if part.was_ready != ready {
             part.was_ready = ready;
             let message = if ready {
                 "has joined the cluster"
+            } else if part.seat.is_member() {
+                "is not ready: what the store says does not fit it; packets are forwarded as before"
             } else {
                 "is no member of the cluster: packets of services are dropped"
             };
@@ -331,10 +351,18 @@ impl Truth {
         self.settle();
     }
 
-    /// A cluster that has no services yet gets those of its first leader's file.
+    /// A cluster that has no services yet gets those of its first leader's file; one whose store has lost them, those that it had.
     fn found_cluster(&mut self) {
         let Some(part) = &mut self.cluster else { return };
-        if !part.leads || part.is_founding || part.seat.picture().wish().is_some() {
+        if !part.leads || part.is_founding {
+            return;
+        }
+        if let Some(wish) = part.seat.wish_to_put_back() {
+            let wish = WishValue { unix_ms: unix_ms(), ..wish };
+            part.is_founding = part.wish(keys::bytes(&wish)).is_ok();
+            return;
+        }
+        if part.seat.picture().wish().is_some() {
             return;
         }
         let value = match text::services_of(part.seat.own_text()) {

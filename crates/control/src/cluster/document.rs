@@ -190,11 +190,15 @@ pub(crate) struct Document {
     pub(crate) backends: Vec<BackendIdentity>,
     pub(crate) given: Given,
     pub(crate) settings: Settings,
+    /// Who wrote the first plan, which names the cluster: plans of two clusters are not compared. `None`: of a version that does not say it.
+    pub(crate) founder: Option<Member>,
+    /// The last incarnations of numbers that are no members any more.
+    pub(crate) former: Members,
 }
 
 impl Document {
     /// Of a cluster that begins: these members, no service.
-    pub(crate) fn first(members: Members, settings: Settings) -> Document {
+    pub(crate) fn first(members: Members, settings: Settings, founder: Member) -> Document {
         Document {
             plan: statesync::plan::Leader::first(members, Vec::new(), Arc::from([])),
             wish: 0,
@@ -207,7 +211,20 @@ impl Document {
             backends: Vec::new(),
             given: Given::default(),
             settings,
+            founder: Some(founder),
+            former: Members::default(),
         }
+    }
+
+    /// Revisions of a store that is no more mean nothing in the one that is there: the wish there is looked at anew.
+    #[must_use]
+    pub(crate) fn for_another_store(self) -> Document {
+        Document { wish: 0, settled: 0, refused: None, ..self }
+    }
+
+    /// Whether it may be of another cluster than the founder's: then steps say nothing about which is newer.
+    pub(crate) fn is_of_another(&self, founder: Option<Member>) -> bool {
+        self.founder.zip(founder).is_some_and(|(own, other)| own != other)
     }
 
     /// Identities of backends by id.
@@ -290,6 +307,8 @@ impl Document {
             resting: slot_text::write(self.given.resting.iter()),
             resting_services: slot_text::write(self.given.resting_services.iter()),
             settings: self.settings.clone(),
+            founder: self.founder.map(|of| (of.machine.0, of.incarnation)),
+            former: pairs(&self.former),
         };
         Ok(Encoded { head: fit(&written, "the plan")?, slots: all_slots })
     }
@@ -328,6 +347,18 @@ pub(crate) fn digests_of(head: &[u8]) -> BTreeSet<u128> {
     let written: Option<Written> = super::keys::value(Key::Plan, head).ok();
     let services = written.into_iter().flat_map(|written| written.services);
     services.filter_map(|service| digest_of(&service.slots)).collect()
+}
+
+/// What a plan says of numbers: those of members, and the last incarnations of those that were members once.
+///
+/// # Errors
+/// It cannot be read.
+#[cfg(feature = "etcd")]
+pub(crate) fn numbers_of(head: &[u8]) -> Result<(Vec<Member>, Vec<Member>), String> {
+    let written: Written = super::keys::value(Key::Plan, head)?;
+    let listed = written.members.iter().chain(written.next_members.iter().flatten()).chain(&written.lost);
+    let all = |of: &(u8, u32)| Member { machine: MachineId(of.0), incarnation: of.1 };
+    Ok((listed.map(all).collect(), written.former.iter().map(all).collect()))
 }
 
 /// Phases by name.
@@ -393,6 +424,10 @@ struct Written {
     resting: String,
     resting_services: String,
     settings: Settings,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    founder: Option<(u8, u32)>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    former: Vec<(u8, u32)>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -595,6 +630,8 @@ impl Written {
                 resting_services: slot_text::read(&self.resting_services, 1 << 16)?,
             },
             settings: self.settings,
+            founder: self.founder.map(|(of, incarnation)| Member { machine: MachineId(of), incarnation }),
+            former: members(&self.former),
         })
     }
 }

@@ -14,7 +14,7 @@ pub(crate) const PREFIX: &str = "/guideway/v1/";
 /// A key.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) enum Key {
-    /// Who has the number, and how often it has started. Stays.
+    /// Who has the number, and as which incarnation it has started last. Stays.
     Machine(MachineId),
     /// It is alive. Under its lease.
     Member(MachineId),
@@ -91,7 +91,7 @@ pub(crate) fn digest_of(text: &str) -> Option<u128> {
 pub(crate) struct MachineValue {
     /// `machine.name`.
     pub(crate) name: String,
-    /// Counts its starts.
+    /// Its last start: see [`statesync::number`].
     pub(crate) incarnation: u32,
 }
 
@@ -114,6 +114,9 @@ pub(crate) struct MemberValue {
     /// Where it listens for agents, as they are told; absent: it does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) agents: Option<SocketAddr>,
+    /// Who founded the cluster whose plan is in force there (number, incarnation); absent: no plan is, or one that does not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) founder: Option<(u8, u32)>,
 }
 
 /// Value of [`Key::Acknowledgement`].
@@ -123,6 +126,9 @@ pub(crate) struct AcknowledgementValue {
     pub(crate) incarnation: u32,
     /// The step that is done.
     pub(crate) step: u64,
+    /// A later step that is in force and not done; said by a machine that has just returned to the store, which may have lost it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) known: Option<u64>,
     /// By place of the service, slots whose taint must not end.
     #[serde(default)]
     pub(crate) refused: Vec<String>,

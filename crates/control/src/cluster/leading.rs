@@ -13,7 +13,7 @@ use crate::compile::{self, Judged, Runtime};
 use crate::ids::Ids;
 use model::config::{AdminState, Backend, Config, HealthKind, Policy, Service};
 use model::registered::Registered;
-use statesync::plan::{Answers, Leader, Request, Tables as Answering};
+use statesync::plan::{Answers, Leader, Plan, Request, Tables as Answering};
 use statesync::{Member, Members};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -92,6 +92,8 @@ const LOOK_US: u64 = 20_000;
 const REGISTRATIONS_US: u64 = 250_000;
 /// How long registrations wait after a change that could not be made, microseconds.
 const REST_US: u64 = 10_000_000;
+/// Steps left out by a leader that goes on without members of whose last step it has not heard.
+const LEAP: u64 = 1 << 20;
 /// Bytes of the plan's value that registrations leave for what else comes: masks, ids that rest, members.
 const SPARE: usize = 100_000;
 
@@ -175,9 +177,33 @@ impl Leading {
         if !made && !stepped {
             return None;
         }
-        self.document.plan = self.leader.plan().clone();
+        let before = std::mem::replace(&mut self.document.plan, self.leader.plan().clone());
+        self.remember_former(&before);
         self.bury(now);
         Some(&self.document)
+    }
+
+    /// Goes on without members that have not been heard of, as a plan that is newer than any that they may know.
+    pub(crate) fn leap(self, now: Tick) -> Leading {
+        let mut document = self.document;
+        document.plan.step = document.plan.step.saturating_add(LEAP);
+        Leading::new(document, now)
+    }
+
+    /// Who is no member any more is remembered by its last incarnation: the number may be used again.
+    fn remember_former(&mut self, before: &Plan) {
+        let plan = &self.document.plan;
+        let listed = |plan: &Plan| {
+            let next = plan.next_members.iter().flat_map(Members::iter);
+            Members::new(plan.members.iter().chain(next))
+        };
+        let (before, now) = (listed(before), listed(plan));
+        if before == now {
+            return;
+        }
+        let all = Members::new(self.document.former.iter().chain(before.iter()));
+        let is_over = |of: &Member| now.incarnation(of.machine).is_none_or(|later| later < of.incarnation);
+        self.document.former = Members::new(all.iter().filter(is_over));
     }
 
     /// Reads the services in force.

@@ -125,6 +125,26 @@ impl Picture {
         self.entry(key).map_or(0, |entry| entry.revision)
     }
 
+    /// Who has which number.
+    pub(crate) fn machines(&self) -> &BTreeMap<MachineId, MachineValue> {
+        &self.machines
+    }
+
+    /// Who lives under a number.
+    pub(crate) fn alive(&self, machine: MachineId) -> Option<&MemberValue> {
+        self.members.get(&machine)
+    }
+
+    /// Whether this member, or a later incarnation of its machine, lives and has said what it has done.
+    pub(crate) fn has_spoken(&self, member: Member) -> bool {
+        let (alive, said) = (self.members.get(&member.machine), self.acknowledgements.get(&member.machine));
+        let is_later = alive.is_some_and(|alive| alive.incarnation > member.incarnation);
+        is_later
+            || alive.zip(said).is_some_and(|(alive, said)| {
+                (alive.incarnation, said.incarnation) == (member.incarnation, member.incarnation)
+            })
+    }
+
     /// Name of a machine, alive or not.
     pub(crate) fn name(&self, machine: MachineId) -> Option<&str> {
         let member = self.members.get(&machine).map(|member| &member.name);
@@ -169,12 +189,17 @@ impl Picture {
         })
     }
 
-    /// The largest step that a living member has done.
+    /// The largest step that a living member has done, or has in force.
     pub(crate) fn last_step(&self) -> u64 {
         let is_alive = |(machine, value): &(&MachineId, &AcknowledgementValue)| {
             self.members.get(machine).is_some_and(|member| member.incarnation == value.incarnation)
         };
-        self.acknowledgements.iter().filter(is_alive).map(|(_, value)| value.step).max().unwrap_or(0)
+        self.acknowledgements
+            .iter()
+            .filter(is_alive)
+            .map(|(_, of)| of.step.max(of.known.unwrap_or(0)))
+            .max()
+            .unwrap_or(0)
     }
 
     /// Members that hold a backend to be up, and down.
@@ -239,6 +264,7 @@ mod tests {
             settings: settings.clone(),
             leaving: false,
             agents: None,
+            founder: None,
         };
         let mut picture = Picture::default();
         put(&mut picture, Key::Member(ZERO), &keys::bytes(&value)).unwrap();

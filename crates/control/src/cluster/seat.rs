@@ -2,14 +2,17 @@
 //! report and what time it is, and gives [`Order`]s; the same orders come again until the store shows them done.
 
 use super::document::{DecodeError, Document, Encoded, Settings, VALUE_MAX, digests_of};
-use super::keys::{self, AcknowledgementValue, HealthValue, HeardValue, Key, LeaderValue, MemberValue};
+use super::keys::{
+    self, AcknowledgementValue, HealthValue, HeardValue, Key, LeaderValue, MachineValue, MemberValue,
+    WishValue,
+};
 use super::leading::Leading;
 use super::picture::{Change, Picture};
 use super::registrations;
 use super::slot_text;
 use super::tables::Tables;
-use statesync::Member;
 use statesync::plan::{Acknowledgement, Follower, Report};
+use statesync::{MachineId, Member};
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -22,6 +25,10 @@ const REST_US: u64 = 10_000_000;
 /// What this machine has heard of agents is told this often at most, microseconds: each time it is told whole.
 const HEARD_US: u64 = 100_000;
 
+/// How long a leader that returns to the store waits for members that have not returned, microseconds: all have lost the store at once, each
+/// tries again within 3 s, and without data of theirs none can be told from a dead one.
+const RETURN_US: u64 = 6_000_000;
+
 /// What is to be put into the store.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Order {
@@ -33,6 +40,15 @@ pub(crate) enum Order {
         value: Vec<u8>,
         /// Revision of the plan; `None`: whatever it is.
         if_plan: Option<i64>,
+    },
+    /// Who has a number, under no lease, if nobody has put that meanwhile.
+    Register {
+        /// The number.
+        machine: MachineId,
+        /// What.
+        value: Vec<u8>,
+        /// Revision of the one before; 0: there is none.
+        after: i64,
     },
     /// The leader's key under this machine's lease, if nobody leads.
     Lead(Vec<u8>),
@@ -102,6 +118,8 @@ struct Lead {
     is_unwritten: bool,
     /// Revision of the plan after which was swept.
     swept: i64,
+    /// It has waited for members that may be about to return.
+    has_waited: bool,
 }
 
 /// What this machine tells the others of agents.
@@ -138,6 +156,19 @@ pub(crate) struct Seat {
     document: Option<Arc<Document>>,
     /// Revision of the plan that was looked at last.
     looked_at: i64,
+    /// Who founded the cluster whose plan the store has.
+    stored_founder: Option<Member>,
+    /// Until when others may be about to return to the store as this machine has; `None`: it has not returned.
+    returns_until: Option<Tick>,
+    /// It has returned since the last turn.
+    has_returned: bool,
+    /// Names of machines and the wish, as the store had them when it was reached before.
+    names: BTreeMap<MachineId, MachineValue>,
+    last_wish: Option<(WishValue, i64)>,
+    /// The wish that a store has lost, and the revision of the one that it has instead.
+    lost_wish: Option<(WishValue, i64)>,
+    /// Why what the store says does not fit this machine.
+    misfit: Option<String>,
     lead: Option<Lead>,
     acknowledged: Option<Acknowledgement>,
     health: Vec<u8>,
@@ -168,6 +199,13 @@ impl Seat {
             is_connected: false,
             document: None,
             looked_at: 0,
+            stored_founder: None,
+            returns_until: None,
+            has_returned: false,
+            names: BTreeMap::new(),
+            last_wish: None,
+            lost_wish: None,
+            misfit: None,
             lead: None,
             weights: Arc::default(),
             acknowledged: None,
@@ -207,8 +245,18 @@ impl Seat {
         self.lead.is_some()
     }
 
-    /// Whether its join has committed.
+    /// Why what the store says does not fit this machine: it goes on by the last plan, and should get no new traffic.
+    pub(crate) fn misfit(&self) -> Option<&str> {
+        self.misfit.as_deref()
+    }
+
+    /// Whether its join has committed, and nothing speaks against it.
     pub(crate) fn is_ready(&self) -> bool {
+        self.misfit.is_none() && self.is_member()
+    }
+
+    /// Whether its join has committed.
+    pub(crate) fn is_member(&self) -> bool {
         let plan = self.document.as_ref().map(|document| &document.plan);
         self.member.zip(plan).is_some_and(|(member, plan)| plan.owners().is_ready(member))
     }
@@ -298,8 +346,20 @@ impl Seat {
 
     /// The store was reached, and this is all that is in it.
     pub(crate) fn connected(&mut self, changes: Vec<Change>) {
-        self.picture = Picture::default();
+        let before = std::mem::take(&mut self.picture);
+        if before.entry(Key::Plan).is_some() {
+            self.names.clear();
+        }
+        self.names.extend(before.machines().iter().map(|(machine, of)| (*machine, of.clone())));
+        if let Some((wish, revision)) = before.wish() {
+            self.last_wish = Some((wish.clone(), revision));
+        }
         self.ordered.clear();
+        // Revisions may be another store's: what is there is looked at anew.
+        self.looked_at = 0;
+        self.stored_founder = None;
+        self.returns_until = None;
+        self.has_returned = self.document.is_some();
         self.is_connected = true;
         // What it heard before may be over since: that is seen when it has adopted what is in force.
         self.hearing = Hearing { told: std::mem::take(&mut self.hearing.told), ..Hearing::default() };
@@ -365,6 +425,9 @@ impl Seat {
     pub(crate) fn poll(&mut self, now: Tick) -> Vec<Order> {
         let mut orders = Vec::new();
         let Some(member) = self.member else { return orders };
+        if std::mem::take(&mut self.has_returned) {
+            self.returns_until = Some(Tick(now.0.saturating_add(RETURN_US)));
+        }
         self.look_at_plan();
         if self.has_given_up {
             return orders;
@@ -372,10 +435,11 @@ impl Seat {
         if let Some(acknowledgement) = self.follower.as_mut().and_then(Follower::acknowledge) {
             self.acknowledged = Some(acknowledgement);
         }
-        if !self.is_connected || !self.stand(member, &mut orders) {
+        if !self.is_connected || !self.fits(member) || !self.stand(member, &mut orders) {
             return orders;
         }
-        self.put_own(member, &mut orders);
+        self.register(member, &mut orders);
+        self.put_own(member, now, &mut orders);
         self.put_heard(member, now, &mut orders);
         self.lead(member, now, &mut orders);
         orders
@@ -383,10 +447,10 @@ impl Seat {
 
     /// Adopts a newer plan.
     fn look_at_plan(&mut self) {
-        let Some(entry) = self.picture.entry(Key::Plan).filter(|entry| entry.revision != self.looked_at)
-        else {
+        let Some(entry) = self.picture.entry(Key::Plan) else { return self.stored_founder = None };
+        if entry.revision == self.looked_at {
             return;
-        };
+        }
         let revision = entry.revision;
         let document =
             match Document::decode(&entry.value, |digest| self.picture.slots(digest), &mut self.tables) {
@@ -399,6 +463,10 @@ impl Seat {
             Ok(document) => document,
             Err(problem) => return self.news.push(News::Warning(format!("in the store: {problem}"))),
         };
+        self.stored_founder = document.founder;
+        if self.document.as_ref().is_some_and(|own| own.is_of_another(document.founder)) {
+            return;
+        }
         if let Some(key) = document.settings.difference(&self.own.settings) {
             let help = "all machines of a cluster need the same";
             return self.give_up(format!("{key} differs from the cluster's: {help}"));
@@ -407,7 +475,9 @@ impl Seat {
         let plan = Arc::new(document.plan.clone());
         let known = self.document.as_ref().map_or(0, |known| known.plan.step);
         // An older one may be in a store that has lost its data; ours is newer.
-        if follower.offer(&plan) || document.plan.step == known {
+        let is_newer = follower.offer(&plan);
+        let is_other = || self.document.as_deref() != Some(&document);
+        if is_newer || document.plan.step == known && is_other() {
             self.document = Some(Arc::new(document));
             self.tables.keep_used();
             self.news.push(News::Adopted);
@@ -418,6 +488,78 @@ impl Seat {
     fn give_up(&mut self, problem: String) {
         self.has_given_up = true;
         self.news.push(News::Fatal(problem));
+    }
+
+    /// Whether this machine can act as who it is. If the store gives its number to another, or has the plan of another cluster, a machine that
+    /// has no plan yet gives up; one that forwards by a plan goes on doing that, and no more: its flows are worth more than its place.
+    fn fits(&mut self, member: Member) -> bool {
+        let (machine, name) = (member.machine, &self.own.name);
+        let number = machine.0;
+        let alive = self.picture.alive(machine).filter(|of| of.name != *name).map(|of| &of.name);
+        let registered =
+            self.picture.machines().get(&machine).filter(|of| of.name != *name).map(|of| &of.name);
+        let is_other = self.document.as_ref().is_some_and(|own| own.is_of_another(self.stored_founder));
+        let misfit = if is_other {
+            let cluster = "is of another cluster, founded after this store had lost its data";
+            Some(format!(
+                "the plan in the store {cluster}: restart this machine to join it, or delete {}",
+                keys::PREFIX
+            ))
+        } else if let Some(other) = alive {
+            Some(format!(
+                "machine number {number} is used by {other:?} as well as by this machine, {name:?}: restart the one that may lose its flows"
+            ))
+        } else {
+            registered.map(|other| {
+                let key = Key::Machine(machine).text();
+                format!("machine number {number} is registered for {other:?} and used by this machine, {name:?}: delete {key}, or restart this machine")
+            })
+        };
+        self.misfit = misfit;
+        let Some(misfit) = &self.misfit else { return true };
+        if self.document.is_none() {
+            self.give_up(misfit.clone());
+            return false;
+        }
+        // As long as the others count on it, they wait for what it says.
+        let is_counted_on = !is_other
+            && self.picture.members().any(|(of, value)| of == member && value.name == self.own.name);
+        if !is_counted_on {
+            self.lead = None;
+        }
+        is_counted_on
+    }
+
+    /// Numbers stay those of their machines, also when the store has lost them.
+    fn register(&mut self, member: Member, orders: &mut Vec<Order>) {
+        let own = MachineValue { name: self.own.name.clone(), incarnation: member.incarnation };
+        let is_there = |machine: MachineId| self.picture.machines().get(&machine);
+        let mut missing = Vec::new();
+        // Another name is not overwritten.
+        if is_there(member.machine).is_none_or(|of| of.name == own.name && of.incarnation < own.incarnation) {
+            missing.push((member.machine, own));
+        }
+        let is_lost = self.picture.entry(Key::Plan).is_none();
+        if let Some(document) = self.document.as_ref().filter(|_| is_lost) {
+            let plan = &document.plan;
+            let listed = plan.members.iter().chain(plan.next_members.iter().flat_map(|of| of.iter()));
+            let last: BTreeMap<MachineId, u32> =
+                document.former.iter().chain(listed).map(|of| (of.machine, of.incarnation)).collect();
+            for (&machine, of) in self.names.iter().filter(|(machine, _)| **machine != member.machine) {
+                if is_there(machine).is_none() {
+                    let incarnation =
+                        last.get(&machine).map_or(of.incarnation, |last| of.incarnation.max(*last));
+                    missing.push((machine, MachineValue { name: of.name.clone(), incarnation }));
+                }
+            }
+        }
+        for (machine, value) in missing {
+            let (key, value) = (Key::Machine(machine), keys::bytes(&value));
+            if self.ordered.get(&key) != Some(&value) {
+                self.ordered.insert(key, value.clone());
+                orders.push(Order::Register { machine, value, after: self.picture.revision(key) });
+            }
+        }
     }
 
     /// Whether this machine is one that the others know. Says so if it was not said yet.
@@ -448,6 +590,11 @@ impl Seat {
             settings: self.own.settings.clone(),
             leaving: self.is_leaving,
             agents: self.own.agents,
+            founder: self
+                .document
+                .as_ref()
+                .and_then(|document| document.founder)
+                .map(|of| (of.machine.0, of.incarnation)),
         });
         if self.is_leaving && self.has_left() {
             if other.is_some() && self.ordered.insert(Key::Member(member.machine), Vec::new()).is_none() {
@@ -470,13 +617,16 @@ impl Seat {
         }
     }
 
-    fn put_own(&mut self, member: Member, orders: &mut Vec<Order>) {
+    fn put_own(&mut self, member: Member, now: Tick, orders: &mut Vec<Order>) {
+        let in_force = self.document.as_ref().map_or(0, |document| document.plan.step);
+        let returns = self.is_returning(now);
         if let Some(acknowledged) = &self.acknowledged {
             let services = self.document.as_ref().map_or(0, |document| document.services.len());
             let refused = &acknowledged.refused;
             let value = keys::bytes(&AcknowledgementValue {
                 incarnation: member.incarnation,
                 step: acknowledged.step,
+                known: (returns && in_force > acknowledged.step).then_some(in_force),
                 refused: if refused.is_empty() {
                     Vec::new()
                 } else {
@@ -531,8 +681,11 @@ impl Seat {
     fn lead(&mut self, member: Member, now: Tick, orders: &mut Vec<Order>) {
         let own_value = keys::bytes(&LeaderValue::from(member));
         let own_step = self.document.as_ref().map_or(0, |document| document.plan.step);
-        // Whoever leads must know the newest plan, also after the store has lost it.
-        let knows_newest = own_step >= self.picture.last_step();
+        // Whoever leads must know the newest plan, also after the store has lost it; and nobody founds a cluster where one is.
+        let may_found = self.document.is_some()
+            || self.picture.entry(Key::Plan).is_some()
+            || self.picture.members().all(|(_, value)| value.founder.is_none());
+        let knows_newest = own_step >= self.picture.last_step() && may_found;
         match self.picture.leader() {
             Some(leader) if leader == member => {
                 if !knows_newest {
@@ -554,8 +707,9 @@ impl Seat {
             }
         }
         if self.lead.is_none() {
-            self.begin_to_lead(now);
+            self.begin_to_lead(member, now);
         }
+        let waits = self.waits(now);
         let Some(lead) = &mut self.lead else { return };
         if lead.is_writing {
             return;
@@ -565,7 +719,8 @@ impl Seat {
         }
         let unwritten = std::mem::take(&mut lead.is_unwritten);
         lead.leading.set_weights(&self.weights);
-        let next = lead.leading.poll(&self.picture, &self.own_text, &mut self.tables, now).is_some();
+        let next =
+            !waits && lead.leading.poll(&self.picture, &self.own_text, &mut self.tables, now).is_some();
         if let Some(problem) = lead.leading.take_problem() {
             self.news.push(News::Warning(problem));
         }
@@ -602,8 +757,59 @@ impl Seat {
         }
     }
 
+    /// Others may be about to return to the store, too.
+    fn is_returning(&self, now: Tick) -> bool {
+        self.returns_until.is_some_and(|until| now < until)
+    }
+
+    /// Whether the next step has to wait, because what is known may not be all: members may be about to return, with a newer plan
+    /// perhaps, or the wish of a store that has lost it is on its way. When the time for that is over, the plan gets a step that nobody can have.
+    fn waits(&mut self, now: Tick) -> bool {
+        let returns = self.is_returning(now);
+        let Some(lead) = &mut self.lead else { return false };
+        let plan = &lead.leading.document().plan;
+        let listed = plan.members.iter().chain(plan.next_members.iter().flat_map(|of| of.iter()));
+        let is_missing = |of: Member| !plan.lost.contains(of) && !self.picture.has_spoken(of);
+        if listed.filter(|of| Some(*of) != self.member).any(is_missing) {
+            if returns {
+                lead.has_waited = true;
+                return true;
+            }
+            if std::mem::take(&mut lead.has_waited) && !lead.is_writing {
+                let Some(lead) = self.lead.take() else { return false };
+                let leading = lead.leading.leap(now);
+                self.lead = Some(Lead { leading, is_unwritten: true, ..lead });
+            }
+        }
+        returns && self.wish_to_put_back().is_some()
+    }
+
+    /// The wish that a store has lost, if this machine leads and should put it back: the last one that was seen, or what is in force.
+    pub(crate) fn wish_to_put_back(&self) -> Option<WishValue> {
+        self.lead.as_ref()?;
+        let revision = self.picture.revision(Key::Wish);
+        let lost = self.lost_wish.as_ref().filter(|(_, instead)| *instead == revision).map(|(wish, _)| wish);
+        let wish = match lost {
+            Some(wish) => wish.clone(),
+            None if self.picture.wish().is_none() => self.wish_in_force()?,
+            None => return None,
+        };
+        let is_there = |(known, _): (&WishValue, i64)| known.text == wish.text && known.drains == wish.drains;
+        (!self.picture.wish().is_some_and(is_there)).then_some(wish)
+    }
+
+    fn wish_in_force(&self) -> Option<WishValue> {
+        let document = self.document.as_ref().filter(|document| !document.text.is_empty())?;
+        Some(WishValue {
+            text: document.text.clone(),
+            drains: document.drains.clone(),
+            by: self.own.name.clone(),
+            unix_ms: 0,
+        })
+    }
+
     /// From the newest document there is: the store's, unless it is older than what is in force here.
-    fn begin_to_lead(&mut self, now: Tick) {
+    fn begin_to_lead(&mut self, member: Member, now: Tick) {
         let entry = self.picture.entry(Key::Plan);
         let after = entry.map_or(0, |entry| entry.revision);
         let slots = |digest| self.picture.slots(digest);
@@ -613,13 +819,21 @@ impl Seat {
             // It was told when it was looked at, or comes to be readable. Nobody overwrites what he cannot read.
             Some(Err(_)) => return,
         };
-        let own = self.document.as_deref().cloned();
+        let own = self.document.as_deref();
         let (document, is_unwritten) = match (stored, own) {
-            (Some(stored), Some(own)) if own.plan.step > stored.plan.step => (own, true),
-            (Some(stored), _) => (stored, false),
-            (None, Some(own)) => (own, true),
+            (Some(stored), Some(own)) if own.plan.step <= stored.plan.step => (stored, false),
+            (Some(stored), None) => (stored, false),
+            // The store has lost its data, or some of it.
+            (_, Some(own)) => {
+                let last = self.last_wish.as_ref().filter(|(_, revision)| *revision > own.wish);
+                let wish = last.map(|(wish, _)| wish.clone()).or_else(|| self.wish_in_force());
+                let document = own.clone().for_another_store();
+                self.lost_wish = wish.map(|wish| (wish, self.picture.revision(Key::Wish)));
+                (document, true)
+            }
             (None, None) => {
-                (Document::first(self.picture.live(&self.own.settings), self.own.settings.clone()), true)
+                let live = self.picture.live(&self.own.settings);
+                (Document::first(live, self.own.settings.clone(), member), true)
             }
         };
         self.lead = Some(Lead {
@@ -628,6 +842,7 @@ impl Seat {
             is_writing: false,
             is_unwritten,
             swept: 0,
+            has_waited: false,
         });
     }
 }

@@ -28,7 +28,8 @@ impl Truth {
         let masks = plan.into_iter().flat_map(|plan| &plan.masks);
         Ok(ClusterStatus {
             machine: self.config.machine.name.clone(),
-            joined: part.is_ready(),
+            joined: part.seat.is_member(),
+            misfit: part.seat.misfit().map(str::to_owned),
             store_reached: part.lost.is_none(),
             store_since_unix_ms: part.since_unix_ms,
             store_problem: part.lost.clone(),

@@ -18,6 +18,8 @@ use tokio::sync::oneshot;
 pub(crate) enum Event {
     /// Who this machine is.
     Identified(Member),
+    /// There is no number for this machine, and will be none while it waits.
+    Unfit(String),
     /// The store is reached, and this is all that is in it.
     Connected(Vec<Change>),
     /// Keys have changed.

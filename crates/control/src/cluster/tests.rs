@@ -1,13 +1,14 @@
 //! Seats around a store in memory, under a seeded schedule: what they come to, however the store and the machines fail.
 
 use super::document::{DecodeError, Document, Settings};
-use super::keys::{self, HealthValue, Key, WishValue};
+use super::keys::{self, HealthValue, Key, MachineValue, MemberValue, WishValue};
 use super::picture::{Change, Entry};
 use super::seat::{News, Order, Own, Seat};
 use super::tables::Tables;
 use super::text;
 use proptest::prelude::{Just, Strategy, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest};
 use proptest::test_runner::TestCaseError;
+use statesync::number::{Known, choose};
 use statesync::plan::{Phase, Report};
 use statesync::{MachineId, Member};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -72,7 +73,8 @@ enum Delivery {
 
 struct Machine {
     seat: Seat,
-    incarnation: u32,
+    /// `None`: it has not started yet.
+    member: Option<Member>,
     /// `None`: the store is not reached.
     inbox: Option<VecDeque<Delivery>>,
     /// The largest step that was in force here.
@@ -91,8 +93,10 @@ struct World {
     /// By key, whose lease it is under.
     leased: BTreeMap<Key, usize>,
     now: Tick,
-    /// The largest step ever written.
+    /// The largest step ever written, since the store has lost its data.
     step: u64,
+    /// Unix time of those who start, seconds.
+    clock_s: u32,
 }
 
 impl World {
@@ -104,11 +108,12 @@ impl World {
             leased: BTreeMap::new(),
             now: Tick(1_000_000),
             step: 0,
+            clock_s: 1,
         };
         for at in 0..machines {
             world.machines.push(Machine {
                 seat: Seat::new(own(at), own_text(at)),
-                incarnation: 1,
+                member: None,
                 inbox: None,
                 step: 0,
                 hangs: false,
@@ -120,16 +125,46 @@ impl World {
         world
     }
 
-    fn member(&self, at: usize) -> Member {
-        Member {
-            machine: MachineId(u8::try_from(at).expect("few")),
-            incarnation: self.machines[at].incarnation,
+    /// As who a machine starts.
+    fn choose(&mut self, at: usize) -> Member {
+        let name = own(at).name;
+        let (mut machines, mut members) = (Vec::new(), Vec::new());
+        for (key, entry) in &self.entries {
+            match key {
+                Key::Machine(machine) => {
+                    let of: MachineValue = keys::value(*key, &entry.value).expect("ours");
+                    machines.push((Member { machine: *machine, incarnation: of.incarnation }, of.name));
+                }
+                Key::Member(machine) => {
+                    let of: MemberValue = keys::value(*key, &entry.value).expect("ours");
+                    members.push((Member { machine: *machine, incarnation: of.incarnation }, of.name));
+                }
+                _ => {}
+            }
         }
+        let document = self.entries.contains_key(&Key::Plan).then(|| self.document());
+        let planned = document.iter().flat_map(|of| {
+            of.plan.members.iter().chain(of.plan.next_members.iter().flat_map(|next| next.iter()))
+        });
+        let known = Known {
+            registered: machines.iter().map(|(of, name)| (*of, Some(name.as_str()))).collect(),
+            alive: members.iter().map(|(of, name)| (*of, name.as_str())).collect(),
+            planned: planned.collect(),
+            former: document.iter().flat_map(|of| of.former.iter()).collect(),
+        };
+        let member = choose(&name, self.clock_s, &known).expect("there is room");
+        let value = keys::bytes(&MachineValue { name, incarnation: member.incarnation });
+        self.put(Key::Machine(member.machine), value, None);
+        member
     }
 
     fn connect(&mut self, at: usize) {
+        let member = match self.machines[at].member {
+            Some(member) => member,
+            None => self.choose(at),
+        };
+        self.machines[at].member = Some(member);
         let all = self.entries.iter().map(|(key, entry)| (*key, Some(entry.clone()))).collect();
-        let member = self.member(at);
         let machine = &mut self.machines[at];
         machine.inbox = Some(VecDeque::new());
         machine.seat.identified(member);
@@ -154,13 +189,44 @@ impl World {
 
     /// The process dies, and starts again.
     fn restart(&mut self, at: usize) {
+        self.stop(at);
+        // It waits for a plan before it takes a number, long enough for those who have one.
+        let runs = |of: &Machine| of.seat.document().is_some();
+        if !self.entries.contains_key(&Key::Plan) && self.machines.iter().any(runs) {
+            for other in 0..self.machines.len() {
+                if runs(&self.machines[other]) && self.machines[other].inbox.is_none() {
+                    self.connect(other);
+                }
+            }
+            self.settle();
+        }
+        self.connect(at);
+    }
+
+    /// The process dies.
+    fn stop(&mut self, at: usize) {
         self.end_lease(at);
         let machine = &mut self.machines[at];
-        machine.incarnation += 1;
+        machine.inbox = None;
+        machine.member = None;
         machine.seat = Seat::new(own(at), own_text(at));
         machine.step = 0;
         machine.fatal = None;
-        self.connect(at);
+    }
+
+    /// The store dies, and comes back empty.
+    fn wipe(&mut self) {
+        for at in 0..self.machines.len() {
+            if self.machines[at].inbox.is_some() {
+                self.disconnect(at);
+            }
+        }
+        self.entries.clear();
+        self.leased.clear();
+        // It counts from the beginning.
+        self.revision = 0;
+        self.step = 0;
+        self.clock_s += 10;
     }
 
     fn tell(&mut self, change: &Change) {
@@ -208,6 +274,15 @@ impl World {
                 } else {
                     self.put(key, value, Some(at));
                     None
+                }
+            }
+            Order::Register { machine, value, after } => {
+                let key = Key::Machine(machine);
+                if after == self.revision_of(key) {
+                    self.put(key, value, None);
+                    None
+                } else {
+                    Some(Delivery::NotPut(key))
                 }
             }
             Order::Lead(value) => {
@@ -311,6 +386,13 @@ impl World {
             for order in orders {
                 self.carry_out(at, order);
             }
+            if let Some(wish) = self.machines[at].seat.wish_to_put_back() {
+                let is_there = self.entries.get(&Key::Wish).is_some_and(|of| of.value == keys::bytes(&wish));
+                if !is_there {
+                    self.put(Key::Wish, keys::bytes(&wish), None);
+                    any = true;
+                }
+            }
         }
         any
     }
@@ -320,10 +402,18 @@ impl World {
         for _ in 0..2000 {
             let any = (0..self.machines.len()).fold(false, |any, at| self.turn(at, usize::MAX) | any);
             if !any {
-                return;
+                return self.check_numbers();
             }
         }
         panic!("never at rest: {:?}", self.document().plan.phase);
+    }
+
+    /// No two machines that have seen what the store says take traffic under one number.
+    fn check_numbers(&self) {
+        let ready = self.machines.iter().filter(|of| of.inbox.is_some() && of.seat.is_ready());
+        let mut numbers: Vec<_> = ready.filter_map(|of| Some(of.member?.machine)).collect();
+        numbers.sort_unstable();
+        assert!(numbers.windows(2).all(|of| of[0] != of[1]), "{numbers:?}");
     }
 
     /// The same, while time passes.
@@ -649,6 +739,201 @@ fn a_store_that_lost_everything_is_given_the_newest_plan_again() {
 }
 
 #[test]
+fn a_store_that_lost_everything_gets_back_names_services_and_numbers() {
+    let mut world = World::new(3);
+    world.wish(&service("web", 10, &[(1, 1), (2, 1), (3, 1)], false), &[("web", "b3")]);
+    world.settle();
+    let before = world.document();
+    world.wipe();
+    for at in [2, 0, 1] {
+        world.connect(at);
+    }
+    world.settle();
+    let after = world.document();
+    assert!(after.plan.step >= before.plan.step && after.plan.generation >= before.plan.generation);
+    assert_eq!(after.plan.members, before.plan.members, "nobody was given up");
+    assert_eq!((&after.text, &after.drains), (&before.text, &before.drains));
+    assert_eq!(
+        after.settled,
+        world.revision_of(Key::Wish),
+        "what was asked for is asked for again, and done"
+    );
+    assert_eq!(world.serving(0), names(&["b1", "b2"]));
+    for at in 0..3 {
+        let of: MachineValue =
+            keys::value(Key::Machine(MachineId(at)), &world.entries[&Key::Machine(MachineId(at))].value)
+                .expect("ours");
+        assert_eq!(of.name, format!("lb{at}"));
+    }
+    // One starts anew, and one that was never there comes.
+    world.restart(1);
+    world.settle();
+    let member = world.machines[1].member.expect("it has started");
+    assert_eq!(member.machine, MachineId(1), "it has the number that it had");
+    assert!(before.plan.members.incarnation(MachineId(1)) < Some(member.incarnation));
+    assert!((0..3).all(|at| world.machines[at].seat.is_ready() && world.machines[at].fatal.is_none()));
+}
+
+#[test]
+fn a_wish_of_the_revision_of_another_store_is_not_taken_for_done() {
+    let mut world = World::new(1);
+    world.wish(&service("web", 10, &[(1, 1)], false), &[]);
+    world.settle();
+    let before = world.document().wish;
+    world.wipe();
+    world.revision = before - 1;
+    assert_eq!(world.wish(&service("web", 10, &[(2, 1)], false), &[]), before);
+    world.connect(0);
+    world.settle();
+    // What the lost store had comes first; what is asked for from then on counts.
+    world.wish(&service("web", 10, &[(2, 1)], false), &[]);
+    world.settle();
+    assert_eq!((world.serving(0), world.document().settled), (names(&["b2"]), world.revision_of(Key::Wish)));
+}
+
+#[test]
+fn who_returns_first_to_an_empty_store_waits_for_the_others_and_their_newer_plan() {
+    let mut world = World::new(3);
+    world.wish(&service("web", 10, &[(1, 1)], false), &[]);
+    world.settle();
+    // One does not see the last change.
+    world.machines[1].inbox = None;
+    world.machines[1].seat.disconnected();
+    world.wish(&service("web", 10, &[(1, 1), (2, 1)], false), &[]);
+    for _ in 0..3 {
+        world.turn(0, usize::MAX);
+        world.turn(2, usize::MAX);
+    }
+    let newest = world.document().plan;
+    let step_of = |world: &World, at: usize| world.machines[at].seat.document().map(|of| of.plan.step);
+    assert!(step_of(&world, 1) < Some(newest.step) && step_of(&world, 0) == Some(newest.step));
+    world.wipe();
+    world.connect(1);
+    world.settle();
+    assert!(world.document().plan.step < newest.step && world.document().plan.lost.is_empty());
+    world.now = Tick(world.now.0 + 3_000_000);
+    world.settle();
+    assert!(world.document().plan.lost.is_empty(), "it goes on waiting");
+    world.connect(2);
+    world.connect(0);
+    world.settle();
+    let plan = world.document().plan;
+    assert!(plan.step >= newest.step && plan.members.len() == 3 && plan.lost.is_empty(), "{plan:?}");
+    assert!((0..3).all(|at| world.machines[at].seat.is_ready() && world.machines[at].fatal.is_none()));
+    assert_eq!(world.serving(0), names(&["b1", "b2"]));
+}
+
+#[test]
+fn who_does_not_return_is_given_up_by_a_plan_newer_than_its_own() {
+    let mut world = World::new(2);
+    world.wish(&service("web", 10, &[(1, 1)], false), &[]);
+    world.settle();
+    world.machines[1].inbox = None;
+    world.machines[1].seat.disconnected();
+    for backend in 2..6 {
+        world.wish(&service("web", 10, &[(1, 1), (backend, 1)], false), &[]);
+        world.turn(0, usize::MAX);
+    }
+    // The newest plan is known to one that stays away.
+    let newest = world.machines[0].seat.document().map(|of| of.plan.step);
+    world.wipe();
+    world.connect(1);
+    world.settle();
+    world.now = Tick(world.now.0 + 7_000_000);
+    world.settle();
+    let plan = world.document().plan;
+    assert!(Some(plan.step) > newest && plan.members.len() == 1, "{plan:?}");
+    world.connect(0);
+    world.settle();
+    let fatal = world.machines[0].fatal.clone().expect("it knows what nobody else does");
+    assert!(fatal.contains("given this one up"), "{fatal}");
+    world.restart(0);
+    world.settle();
+    assert!((0..2).all(|at| world.machines[at].seat.is_ready()));
+}
+
+#[test]
+fn a_running_machine_whose_number_is_anothers_forwards_and_is_not_ready() {
+    let mut world = World::new(2);
+    world.wish(&service("web", 10, &[(1, 1)], false), &[]);
+    world.settle();
+    let other = keys::bytes(&MachineValue { name: "other".to_owned(), incarnation: 99 });
+    world.put(Key::Machine(MachineId(0)), other.clone(), None);
+    world.settle();
+    let seat = &world.machines[0].seat;
+    assert!(seat.is_member() && !seat.is_ready());
+    assert!(seat.misfit().is_some_and(|of| of.contains("registered for \"other\"")), "{:?}", seat.misfit());
+    assert_eq!(world.entries[&Key::Machine(MachineId(0))].value, other, "it is not overwritten");
+    assert!(world.machines[0].fatal.is_none() && world.machines[1].seat.is_ready());
+    // It goes on taking part: the others count on it.
+    world.wish(&service("web", 10, &[(1, 1), (2, 1)], false), &[]);
+    world.settle();
+    assert_eq!(world.document().settled, world.revision_of(Key::Wish));
+    world.entries.remove(&Key::Machine(MachineId(0)));
+    world.tell(&(Key::Machine(MachineId(0)), None));
+    world.settle();
+    assert!(world.machines[0].seat.is_ready() && world.entries.contains_key(&Key::Machine(MachineId(0))));
+}
+
+#[test]
+fn two_clusters_in_one_store_are_never_mixed() {
+    let mut world = World::new(2);
+    world.wish(&service("web", 10, &[(1, 1)], false), &[]);
+    world.settle();
+    let before = world.machines[0].seat.document().cloned();
+    world.wipe();
+    // It starts before the other one is back, and does not wait.
+    world.stop(1);
+    world.connect(1);
+    world.settle();
+    for backend in 1..20 {
+        world.wish(&service("web", 10, &[(backend, 1)], false), &[]);
+        world.settle();
+    }
+    assert_eq!(world.machines[1].member.map(|of| of.machine), Some(MachineId(0)), "nobody has told it");
+    assert!(Some(world.document().plan.step) > before.as_ref().map(|of| of.plan.step));
+    world.connect(0);
+    world.settle_for(8_000_000);
+    let seat = &world.machines[0].seat;
+    assert_eq!(seat.document(), before.as_ref(), "the plan that it forwards by");
+    assert!(seat.is_member() && !seat.is_ready() && world.machines[0].fatal.is_none());
+    assert!(seat.misfit().is_some_and(|of| of.contains("another cluster")), "{:?}", seat.misfit());
+    assert!(world.machines[1].seat.is_ready());
+    world.restart(0);
+    world.settle();
+    assert!((0..2).all(|at| world.machines[at].seat.is_ready()));
+    assert_eq!(world.machines[0].member.map(|of| of.machine), Some(MachineId(1)));
+}
+
+#[test]
+fn a_number_that_is_used_again_starts_later_than_its_former_user() {
+    let mut world = World::new(2);
+    world.wish(&service("web", 10, &[(1, 1)], false), &[]);
+    world.settle();
+    for _ in 0..4 {
+        world.restart(1);
+        world.settle();
+    }
+    let former = world.machines[1].member.expect("it has started");
+    world.end_lease(1);
+    world.machines[1].inbox = None;
+    world.settle();
+    assert_eq!(world.document().former.incarnation(MachineId(1)), Some(former.incarnation));
+    // As an operator does it with a machine that is no more.
+    world.entries.remove(&Key::Machine(MachineId(1)));
+    world.tell(&(Key::Machine(MachineId(1)), None));
+    world.settle();
+    // Its clock is behind.
+    world.clock_s = 0;
+    world.stop(1);
+    world.connect(1);
+    world.settle();
+    let member = world.machines[1].member.expect("it has started");
+    assert!(member.machine == former.machine && member.incarnation > former.incarnation, "{member:?}");
+    assert!(world.machines[1].seat.is_ready() && world.document().former.is_empty());
+}
+
+#[test]
 fn a_machine_leaves_when_the_others_know_what_it_knew() {
     for leaver in 0..2 {
         let mut world = World::new(2);
@@ -839,6 +1124,9 @@ enum Move {
     Connect(usize),
     EndLease(usize),
     Restart(usize),
+    /// It starts anew and does not wait for a plan.
+    Hurry(usize),
+    Wipe,
     Hang(usize, bool),
 }
 
@@ -857,6 +1145,8 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
         2 => at().prop_map(Move::Connect),
         1 => at().prop_map(Move::EndLease),
         1 => at().prop_map(Move::Restart),
+        1 => at().prop_map(Move::Hurry),
+        1 => Just(Move::Wipe),
         1 => (at(), any::<bool>()).prop_map(|(at, hangs)| Move::Hang(at, hangs)),
         1 => Just(Move::Wait(3_000_000)),
     ];
@@ -866,16 +1156,16 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
 fn run(moves: Vec<Move>) -> Result<(), TestCaseError> {
     let mut world = World::new(MACHINES);
     let mut last: Option<(Vec<(u8, u8)>, bool)> = None;
+    let text = |backends: &[(u8, u8)], second: bool| {
+        let dns = if second { service("dns", 53, &[(7, 1)], false) } else { String::new() };
+        registering::open(backends) + &dns
+    };
     for one in moves {
         match one {
             Move::Turn(at, deliveries) => drop(world.turn(at, deliveries)),
             Move::Wait(us) => world.now = Tick(world.now.0 + us),
             Move::Wish(backends, second) => {
-                let mut text = registering::open(&backends);
-                if second {
-                    text += &service("dns", 53, &[(7, 1)], false);
-                }
-                world.wish(&text, &[]);
+                world.wish(&text(&backends, second), &[]);
                 last = Some((backends, second));
             }
             Move::Health(at, bits) => {
@@ -893,6 +1183,11 @@ fn run(moves: Vec<Move>) -> Result<(), TestCaseError> {
             }
             Move::EndLease(at) => world.end_lease(at),
             Move::Restart(at) => world.restart(at),
+            Move::Hurry(at) => {
+                world.stop(at);
+                world.connect(at);
+            }
+            Move::Wipe => world.wipe(),
             Move::Hang(at, hangs) => world.machines[at].hangs = hangs,
         }
     }
@@ -913,6 +1208,10 @@ fn run(moves: Vec<Move>) -> Result<(), TestCaseError> {
             world.set_health(at, &["b0", "b1", "b2", "b3", "b4", "b5", "w0", "w1", "w2", "w3"], &[]);
             world.hear(at, 0xff, 0);
         }
+    }
+    // Nobody may have seen it before the store lost it.
+    if let Some((backends, second)) = &last {
+        world.wish(&text(backends, *second), &[]);
     }
     world.settle_for(8_000_000);
     let document = world.document();

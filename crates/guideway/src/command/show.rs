@@ -389,7 +389,11 @@ fn cluster_at(status: &ClusterStatus, now_ms: u64) -> String {
     };
     let leader = status.leader.as_deref().unwrap_or("nobody");
     let joined = if status.joined { "has joined" } else { "has not joined: it drops packets of services" };
-    text += &format!("machine: {} {joined}\nleader: {leader}\n", status.machine);
+    text += &format!("machine: {} {joined}\n", status.machine);
+    if let Some(misfit) = &status.misfit {
+        text += &format!("not ready: {misfit}; until then packets are forwarded as before\n");
+    }
+    text += &format!("leader: {leader}\n");
     text += &format!(
         "plan: step {} ({}), epoch {}, generation {}{}\n",
         status.step,

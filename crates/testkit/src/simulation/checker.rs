@@ -33,6 +33,8 @@ pub enum Property {
     Order,
     /// Who owns a slot next has its records already.
     Succession,
+    /// No two machines that live have one number, and no number's incarnations go back.
+    Numbers,
     /// The engine's own assertions.
     Engine,
 }
@@ -54,6 +56,7 @@ impl Property {
             Property::Bytes => "bytes",
             Property::Order => "order",
             Property::Succession => "succession",
+            Property::Numbers => "numbers",
             Property::Engine => "engine",
         }
     }
@@ -108,6 +111,8 @@ pub struct Summary {
     pub crashes: u64,
     /// Leaders that died.
     pub leaders: u64,
+    /// Times that the store has lost its data.
+    pub wipes: u64,
     /// Datagrams that strangers forged.
     pub forged: u64,
     /// Changes of tables that came into force.
@@ -156,6 +161,7 @@ impl Summary {
             released,
             crashes,
             leaders,
+            wipes,
             forged,
             changes,
             slots,
@@ -187,6 +193,7 @@ impl Summary {
             (&mut self.released, released),
             (&mut self.crashes, crashes),
             (&mut self.leaders, leaders),
+            (&mut self.wipes, wipes),
             (&mut self.forged, forged),
             (&mut self.changes, changes),
             (&mut self.slots, slots),

@@ -81,6 +81,8 @@ pub struct Scenario {
     pub partition_us: u64,
     /// Mean time between losses of the store; 0: none.
     pub store_loss_us: u64,
+    /// Mean time between times at which the store loses its data; 0: none.
+    pub wipe_us: u64,
     /// Mean time between times in which one machine does not reach the store, for less than a lease; 0: none.
     pub isolation_us: u64,
     /// Mean time between pauses of a link (what is sent arrives late, at once); 0: none.
@@ -183,6 +185,11 @@ impl Scenario {
             relays: if random.chance(200) { (5, 1) } else { (1_000_000, 100_000) },
             by_load: false,
             broken: None,
+            // Drawn last, so that a seed's other numbers stay what they were before there was this one.
+            wipe_us: {
+                let on = random.chance(200);
+                mean(&mut random, on, 2_000_000, 6_000_000)
+            },
         };
         match shape {
             Shape::Usual | Shape::Experiment => usual,
@@ -197,6 +204,7 @@ impl Scenario {
                 mask_us: 0,
                 partition_us: 0,
                 store_loss_us: 0,
+                wipe_us: 0,
                 clog_us: 0,
                 isolation_us: 0,
                 leader_us: 0,
@@ -265,6 +273,7 @@ impl Scenario {
             mask_us: 0,
             partition_us: 0,
             store_loss_us: 0,
+            wipe_us: 0,
             clog_us: 0,
             isolation_us: 0,
             leader_us: 0,
@@ -289,6 +298,7 @@ impl Scenario {
             mask_us: 0,
             partition_us: 0,
             store_loss_us: 0,
+            wipe_us: 0,
             clog_us: 0,
             isolation_us: 0,
             leader_us: 0,

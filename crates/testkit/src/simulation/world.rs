@@ -5,6 +5,7 @@ mod flows;
 mod network;
 mod rest;
 mod store;
+mod wiped;
 
 use super::checker::{Checker, Property, Summary};
 use super::client::{Client, Phase, ServiceOf};
@@ -16,7 +17,7 @@ use super::scenario::{Scenario, Shape};
 use statesync::plan::{Acknowledgement, Leader, Plan, ServicePlan, SlotSet};
 use statesync::{MachineId, Member, Members};
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet};
 use std::sync::Arc;
 use wire::{Addr, BackendId, ServiceId, Tick};
 
@@ -109,6 +110,10 @@ enum Event {
         b: usize,
     },
     StoreLoss,
+    /// The store loses its data.
+    Wipe,
+    /// A machine reaches the store that has lost its data; `None`: nobody is waited for any more.
+    BackAtStore(Option<usize>),
     Isolation,
     Clog,
     /// A machine dies, and the table swings.
@@ -165,6 +170,10 @@ struct World<'a> {
     /// When each machine's lease ends.
     leases: Vec<Tick>,
     store_away_until: Tick,
+    /// The store's `machines/N`: by number, the machine whose name has it, and its last incarnation.
+    registered: BTreeMap<MachineId, (usize, u32)>,
+    /// The store has lost its data, and nobody has begun to lead since.
+    wiped: Option<wiped::Wiped>,
     /// When each machine reaches the store again.
     isolated_until: Vec<Tick>,
     clients: Vec<Client>,
@@ -299,6 +308,8 @@ impl<'a> World<'a> {
             tainted_in: vec![vec![0; scenario.slots as usize]; services.len()],
             leases: vec![Tick(1_000_000 + LEASE_US); scenario.machines],
             store_away_until: Tick(0),
+            registered: (0..scenario.machines).map(|m| (MachineId(m as u8), (m, 1))).collect(),
+            wiped: None,
             isolated_until: vec![Tick(0); scenario.machines],
             machines,
             router,
@@ -385,6 +396,7 @@ impl<'a> World<'a> {
             (scenario.mask_us, Event::Mask),
             (scenario.partition_us, Event::Partition),
             (scenario.store_loss_us, Event::StoreLoss),
+            (scenario.wipe_us, Event::Wipe),
             (scenario.clog_us, Event::Clog),
             (scenario.isolation_us, Event::Isolation),
             (scenario.leader_us, Event::LeaderDies),
@@ -496,6 +508,8 @@ impl<'a> World<'a> {
                     self.sometime(self.scenario.store_loss_us, Event::StoreLoss);
                 }
             }
+            Event::Wipe => self.wipe(),
+            Event::BackAtStore(machine) => self.back_at_store(machine),
             Event::Isolation => {
                 if self.active() {
                     let machine = self.two_machines().0;

@@ -4,7 +4,8 @@
 //! remembered but the lease, which outlives a session if etcd still has it.
 
 use super::{Asked, Event};
-use crate::cluster::keys::{self, Key, MachineValue, PREFIX};
+use crate::cluster::document::numbers_of;
+use crate::cluster::keys::{self, Key, MachineValue, MemberValue, PREFIX};
 use crate::cluster::picture::{Change, Entry};
 use crate::cluster::seat::Order;
 use crate::truth::Note;
@@ -14,9 +15,11 @@ use etcd_client::{
     WatchOptions, WatchStream,
 };
 use model::config;
-use statesync::{MACHINES_MAX, MachineId, Member};
+use statesync::Member;
+use statesync::number::{self, Known, NumberError};
+use std::net::IpAddr;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, timeout};
 
@@ -27,7 +30,12 @@ const RENEW: Duration = Duration::from_secs(1);
 /// Longest wait for an answer.
 const ANSWER: Duration = Duration::from_secs(2);
 /// Pauses before the store is tried again: the first, and the longest, which a lease survives.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
+const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
+/// How long a machine that starts waits for a plan before it founds a cluster: machines that run put theirs back into a store that has lost
+/// its data, and try it after the longest pause and a connection that is not answered.
+const FOUNDING: Duration = Duration::from_secs(3);
+/// How often it looks.
+const LOOK: Duration = Duration::from_millis(100);
 /// A connection that lasted this long was a good one.
 const STEADY: Duration = Duration::from_secs(10);
 /// Largest message taken.
@@ -46,14 +54,23 @@ enum SessionError {
     File { file: String, problem: String },
     #[error("the store closed the {0}")]
     Closed(&'static str),
+    #[error("{0}; delete {PREFIX}machines/N of one that is no more")]
+    Number(#[from] NumberError),
     #[error(
-        "{MACHINES_MAX} machines have a number already; delete {PREFIX}machines/N of one that is no more"
+        "another machine, at {0}, lives under this machine's name: every machine needs its own; if it was this one, wait until its lease of {LEASE_S} s has ended"
     )]
-    Full,
+    Namesake(IpAddr),
     #[error("others change {PREFIX}machines all the time")]
     Restless,
-    #[error("the store has a number for this machine that is none: {0}")]
-    Number(String),
+    #[error("the plan in the store says which numbers are used, and cannot be read: {0}")]
+    Plan(String),
+}
+
+impl SessionError {
+    /// Whether trying again is of no use.
+    fn is_final(&self) -> bool {
+        matches!(self, SessionError::Number(NumberError::Used { .. }) | SessionError::Namesake(_))
+    }
 }
 
 /// What an error says, without what its libraries say of themselves.
@@ -64,20 +81,25 @@ fn short(error: &etcd_client::Error) -> String {
     }
 }
 
-/// Keeps the connection until the owner is gone.
+/// Keeps the connection until the owner is gone. `own`: name and address of this machine.
 pub(crate) async fn keep(
     cluster: config::Cluster,
-    name: String,
+    own: (String, IpAddr),
     mut asked: mpsc::Receiver<Asked>,
     notes: mpsc::Sender<Note>,
 ) {
-    let mut keeper = Keeper { cluster, name, member: None, lease: None };
+    let (name, address) = own;
+    let mut keeper = Keeper { cluster, name, address, member: None, lease: None };
     let mut pause = PAUSES.0;
     loop {
         let begun = Instant::now();
         let reason = match keeper.session(&mut asked, &notes).await {
             // The owner is gone.
             Ok(()) => return,
+            Err((error, _)) if error.is_final() => {
+                let _ = notes.send(Note::Store(Event::Unfit(error.to_string()))).await;
+                return;
+            }
             Err((error, was_connected)) => {
                 // Not after one that ended at once: it would do so again and again.
                 if was_connected && begun.elapsed() > STEADY {
@@ -113,6 +135,7 @@ async fn within<T>(answer: impl Future<Output = Result<T, etcd_client::Error>>) 
 struct Keeper {
     cluster: config::Cluster,
     name: String,
+    address: IpAddr,
     member: Option<Member>,
     lease: Option<i64>,
 }
@@ -189,40 +212,87 @@ impl Keeper {
         Ok((lease, keeper, renewals))
     }
 
-    /// The number of this machine's name, or a free one; and the next incarnation.
+    /// The number of this machine's name, or a free one; and the next incarnation. Where there is no plan it waits for one for some time.
     async fn number(&self, kv: &mut KvClient) -> Result<Member, SessionError> {
-        let prefix = format!("{PREFIX}machines/");
-        for _ in 0..NUMBER_TRIES {
-            let known = within(kv.get(prefix.clone(), Some(GetOptions::new().with_prefix()))).await?;
-            let mut taken = Vec::new();
-            let mut own = None;
-            for entry in known.kvs() {
-                let Some(key @ Key::Machine(machine)) = entry.key_str().ok().and_then(Key::parse) else {
-                    continue;
-                };
-                let value: MachineValue = keys::value(key, entry.value()).map_err(SessionError::Number)?;
-                taken.push(machine);
-                if value.name == self.name {
-                    own = Some((machine, value.incarnation, entry.mod_revision()));
-                }
+        let until = Instant::now() + FOUNDING;
+        let mut tries = 0;
+        while tries < NUMBER_TRIES {
+            let all = within(kv.get(PREFIX, Some(GetOptions::new().with_prefix()))).await?;
+            let found = Found::of(all.kvs());
+            if found.plan.is_none() && Instant::now() < until {
+                tokio::time::sleep(LOOK).await;
+                continue;
             }
-            let (machine, incarnation, after) = match own {
-                Some((machine, last, revision)) => (machine, last.saturating_add(1), revision),
-                None => {
-                    let free = (0..=u8::MAX).map(MachineId).take(MACHINES_MAX).find(|of| !taken.contains(of));
-                    (free.ok_or(SessionError::Full)?, 1, 0)
-                }
-            };
-            let key = Key::Machine(machine).text();
-            let value = keys::bytes(&MachineValue { name: self.name.clone(), incarnation });
+            let member = self.choose(&found)?;
+            let key = Key::Machine(member.machine);
+            let after =
+                found.revisions.iter().find(|(of, _)| *of == key).map_or(0, |(_, revision)| *revision);
+            let value =
+                keys::bytes(&MachineValue { name: self.name.clone(), incarnation: member.incarnation });
             let txn = Txn::new()
-                .when([Compare::mod_revision(key.clone(), CompareOp::Equal, after)])
-                .and_then([TxnOp::put(key, value, None)]);
+                .when([Compare::mod_revision(key.text(), CompareOp::Equal, after)])
+                .and_then([TxnOp::put(key.text(), value, None)]);
             if within(kv.txn(txn)).await?.succeeded() {
-                return Ok(Member { machine, incarnation });
+                return Ok(member);
             }
+            tries += 1;
         }
         Err(SessionError::Restless)
+    }
+
+    fn choose(&self, found: &Found) -> Result<Member, SessionError> {
+        let namesake = found.alive.iter().find(|(_, of)| of.name == self.name && of.address != self.address);
+        if let Some((_, of)) = namesake {
+            return Err(SessionError::Namesake(of.address));
+        }
+        let (planned, former) =
+            found.plan.as_deref().map_or(Ok(Default::default()), numbers_of).map_err(SessionError::Plan)?;
+        let known = Known {
+            registered: found.registered.iter().map(|(of, name)| (*of, name.as_deref())).collect(),
+            alive: found.alive.iter().map(|(of, value)| (*of, value.name.as_str())).collect(),
+            planned,
+            former,
+        };
+        let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        Ok(number::choose(&self.name, u32::try_from(clock).unwrap_or(u32::MAX), &known)?)
+    }
+}
+
+/// What the store says of numbers.
+#[derive(Default)]
+struct Found {
+    registered: Vec<(Member, Option<String>)>,
+    alive: Vec<(Member, MemberValue)>,
+    plan: Option<Vec<u8>>,
+    /// Of what is registered.
+    revisions: Vec<(Key, i64)>,
+}
+
+impl Found {
+    fn of(entries: &[KeyValue]) -> Found {
+        let mut found = Found::default();
+        for entry in entries {
+            let Some(key) = entry.key_str().ok().and_then(Key::parse) else { continue };
+            match key {
+                Key::Machine(machine) => {
+                    // Whoever it is: the number is not free.
+                    let value: Option<MachineValue> = keys::value(key, entry.value()).ok();
+                    let incarnation = value.as_ref().map_or(0, |of| of.incarnation);
+                    found.registered.push((Member { machine, incarnation }, value.map(|of| of.name)));
+                    found.revisions.push((key, entry.mod_revision()));
+                }
+                Key::Member(machine) => {
+                    let value: Result<MemberValue, String> = keys::value(key, entry.value());
+                    if let Ok(value) = value {
+                        let incarnation = value.incarnation;
+                        found.alive.push((Member { machine, incarnation }, value));
+                    }
+                }
+                Key::Plan => found.plan = Some(entry.value().to_vec()),
+                _ => {}
+            }
+        }
+        found
     }
 }
 
@@ -332,6 +402,14 @@ impl Session {
                     conditions.push(Compare::mod_revision(Key::Plan.text(), CompareOp::Equal, revision));
                 }
                 let txn = Txn::new().when(conditions).and_then([TxnOp::put(key.text(), value, leased())]);
+                let done = self.transact(txn).await?;
+                Ok(done.is_none().then_some(Event::NotPut(key)))
+            }
+            Order::Register { machine, value, after } => {
+                let key = Key::Machine(machine);
+                let txn = Txn::new()
+                    .when([Compare::mod_revision(key.text(), CompareOp::Equal, after)])
+                    .and_then([TxnOp::put(key.text(), value, None)]);
                 let done = self.transact(txn).await?;
                 Ok(done.is_none().then_some(Event::NotPut(key)))
             }

@@ -7,8 +7,8 @@ use crate::cluster::store::{Asked, Event, keep};
 use crate::cluster::text;
 use crate::truth::Note;
 use model::config::{Cluster, StoreTls, StoreUser};
+use statesync::MachineId;
 use statesync::plan::{Phase, Report};
-use statesync::{MachineId, Member};
 use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -71,6 +71,13 @@ impl Etcd {
         self.child = Self::spawn(&self.url, &self.peer, &self.more, self.directory.path());
     }
 
+    /// It dies, and comes back empty.
+    fn wipe(&mut self) {
+        self.kill();
+        std::fs::remove_dir_all(self.directory.path().join("data")).expect("it has data");
+        self.start_again();
+    }
+
     fn config(&self) -> Cluster {
         Cluster {
             endpoints: vec![self.url.clone()],
@@ -102,6 +109,8 @@ struct Machine {
     asked: mpsc::Sender<Asked>,
     notes: mpsc::Receiver<Note>,
     connected: bool,
+    /// It has asked for the wish that a store has lost.
+    has_wished: bool,
     keeper: tokio::task::JoinHandle<()>,
 }
 
@@ -109,8 +118,15 @@ impl Machine {
     fn start(at: usize, cluster: Cluster) -> Machine {
         let (asked, requests) = mpsc::channel(64);
         let (notes, received) = mpsc::channel(64);
-        let keeper = tokio::spawn(keep(cluster, format!("lb{at}"), requests, notes));
-        Machine { seat: Seat::new(own(at), own_text(at)), asked, notes: received, connected: false, keeper }
+        let keeper = tokio::spawn(keep(cluster, (own(at).name, own(at).address), requests, notes));
+        Machine {
+            seat: Seat::new(own(at), own_text(at)),
+            asked,
+            notes: received,
+            connected: false,
+            has_wished: false,
+            keeper,
+        }
     }
 
     async fn turn(&mut self, now: Tick) {
@@ -119,6 +135,7 @@ impl Machine {
                 Note::Store(Event::Identified(member)) => self.seat.identified(member),
                 Note::Store(Event::Connected(changes)) => {
                     self.connected = true;
+                    self.has_wished = false;
                     self.seat.connected(changes);
                 }
                 Note::Store(Event::Changed(changes)) => self.seat.changed(changes),
@@ -133,6 +150,12 @@ impl Machine {
         }
         for order in self.seat.poll(now) {
             self.asked.send(Asked::Order(order)).await.expect("the connection is kept");
+        }
+        if let Some(wish) = self.seat.wish_to_put_back().filter(|_| !self.has_wished) {
+            self.has_wished = true;
+            let (value, after) = (keys::bytes(&wish), self.seat.picture().revision(Key::Wish));
+            let asked = Asked::Wish { value, after, reply: oneshot::channel().0 };
+            self.asked.send(asked).await.expect("the connection is kept");
         }
         for news in self.seat.take_news() {
             assert_eq!(news, News::Adopted);
@@ -228,7 +251,9 @@ fn machines_join_agree_and_survive_the_loss_of_the_store() {
 
         machines.push(Machine::start(1, etcd.config()));
         drive(&mut machines, "two", |of| of.iter().all(Machine::is_settled)).await;
-        assert_eq!(machines[1].seat.member(), Some(Member { machine: MachineId(1), incarnation: 1 }));
+        let first = machines[1].seat.member().expect("it has joined");
+        assert_eq!(first.machine, MachineId(1));
+        assert!(first.incarnation > 1_700_000_000, "{first:?}");
         assert_eq!(machines.iter().filter(|of| of.seat.leads()).count(), 1);
         let follower = machines.iter().position(|of| !of.seat.leads()).expect("one does not lead");
         let answer = machines[follower].wish(&service("web", 10, &[(1, 1), (2, 1), (3, 1)], false));
@@ -271,7 +296,8 @@ fn machines_join_agree_and_survive_the_loss_of_the_store() {
         .await;
         machines.push(Machine::start(1, etcd.config()));
         drive(&mut machines, "two again", |of| of.iter().all(Machine::is_settled)).await;
-        assert_eq!(machines[1].seat.member(), Some(Member { machine: MachineId(1), incarnation: 2 }));
+        let second = machines[1].seat.member().expect("it has joined");
+        assert!(second.machine == first.machine && second.incarnation > first.incarnation, "{second:?}");
 
         // The other one leaves; its lease goes at once.
         machines[0].seat.leave();
@@ -281,6 +307,55 @@ fn machines_join_agree_and_survive_the_loss_of_the_store() {
         })
         .await;
         assert!(machines[0].keeper.is_finished());
+    });
+}
+
+#[test]
+fn a_store_that_lost_its_data_gets_it_back_before_a_machine_that_starts_takes_a_number() {
+    let mut etcd = Etcd::start();
+    runtime().block_on(async {
+        let mut machines: Vec<Machine> = (0..3).map(|at| Machine::start(at, etcd.config())).collect();
+        drive(&mut machines, "joined", |of| of.iter().all(|of| of.seat.is_ready())).await;
+        let _answer = machines[0].wish(&service("web", 10, &[(1, 1), (2, 1)], false));
+        drive(&mut machines, "settled", |of| of.iter().all(Machine::is_settled)).await;
+        let members: Vec<_> = machines.iter().map(|of| of.seat.member().expect("it has joined")).collect();
+        let generation = |of: &Machine| of.seat.document().map_or(0, |of| of.plan.generation);
+        let before = generation(&machines[0]);
+        let dead = machines.remove(2);
+        dead.keeper.abort();
+        drop(dead);
+        etcd.wipe();
+        // It finds an empty store, and may be the first one there.
+        machines.push(Machine::start(2, etcd.config()));
+        drive(&mut machines, "together", |of| {
+            of.iter().all(|of| of.connected && of.seat.picture().wish().is_some() && of.is_settled())
+        })
+        .await;
+        for (machine, before) in machines.iter().zip(&members) {
+            let member = machine.seat.member().expect("it has joined");
+            assert_eq!(member.machine, before.machine, "{members:?}");
+            assert!(machine.seat.misfit().is_none() && names(machine) == ["b1", "b2"]);
+        }
+        let after: Vec<_> = machines.iter().map(|of| of.seat.member().expect("it has joined")).collect();
+        assert_eq!(after[..2], members[..2], "nobody was given up");
+        assert!(after[2].incarnation > members[2].incarnation && generation(&machines[0]) >= before);
+    });
+}
+
+#[test]
+fn a_machine_of_a_name_that_lives_elsewhere_does_not_start() {
+    let etcd = Etcd::start();
+    runtime().block_on(async {
+        let mut machines = vec![Machine::start(0, etcd.config())];
+        drive(&mut machines, "joined", |of| of[0].seat.is_ready()).await;
+        let (_asked, requests) = mpsc::channel(64);
+        let (notes, mut received) = mpsc::channel(64);
+        let namesake = (own(0).name, own(1).address);
+        tokio::spawn(keep(etcd.config(), namesake, requests, notes));
+        let note = tokio::time::timeout(PATIENCE, received.recv()).await.expect("an answer");
+        let Some(Note::Store(Event::Unfit(reason))) = note else { panic!("{note:?}") };
+        assert!(reason.contains("10.0.2.11, lives under this machine's name"), "{reason}");
+        drive(&mut machines, "unharmed", |of| of[0].seat.is_ready()).await;
     });
 }
 

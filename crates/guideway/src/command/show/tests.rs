@@ -68,6 +68,10 @@ fn a_cluster_says_who_is_there_and_who_is_waited_for() {
     }))
     .unwrap();
     insta::assert_snapshot!("cluster", cluster_at(&status, 91_000));
+    status.misfit = Some("machine number 0 is used by \"x\"".into());
+    let text = cluster_at(&status, 91_000);
+    assert!(text.contains("\nnot ready: machine number 0 is used by \"x\"; until then packets"), "{text}");
+    status.misfit = None;
     status.store_problem = Some("tcp connect error".into());
     (status.settled, status.joined) = (true, false);
     let text = cluster_at(&status, 91_000);

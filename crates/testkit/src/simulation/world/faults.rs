@@ -264,7 +264,15 @@ impl World<'_> {
 
     pub(super) fn come_back(&mut self, machine: usize) {
         let is_another = self.scenario.broken != Some(Rule::Incarnation);
-        let incarnation = self.machines[machine].member.incarnation + u32::from(is_another);
+        let incarnation = if is_another {
+            match self.choose_number(machine) {
+                Some(incarnation) => incarnation,
+                // It waits for a plan.
+                None => return self.after(100_000, Event::Return { machine }),
+            }
+        } else {
+            self.machines[machine].member.incarnation
+        };
         self.say(|| format!("machine {machine} returns as incarnation {incarnation}"));
         let new = Machine::new(machine, incarnation, self.scenario, &mut self.random);
         self.machines[machine] = new;

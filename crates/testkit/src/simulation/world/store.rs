@@ -25,7 +25,7 @@ impl World<'_> {
     }
 
     pub(super) fn lead(&mut self) {
-        if self.now < self.store_away_until.max(self.leaderless_until) {
+        if self.now < self.store_away_until.max(self.leaderless_until) || self.wiped.is_some() {
             // Leases do not run while there is no store to keep them.
             for lease in &mut self.leases {
                 *lease = Tick(self.now.0 + LEASE_US);
@@ -174,6 +174,10 @@ impl World<'_> {
         if !self.active() {
             return;
         }
+        if self.wiped.is_some() {
+            // There is none.
+            return self.sometime(self.scenario.leader_us, Event::LeaderDies);
+        }
         let us = self.random.between(100_000, 1_200_000);
         self.say(|| format!("the leader dies; another one in {us} us"));
         self.checker.summary.leaders += 1;
@@ -230,7 +234,7 @@ impl World<'_> {
 
     pub(super) fn show(&mut self, machine: usize) {
         let of = &mut self.machines[machine];
-        if !of.alive {
+        if !of.alive || self.wiped.as_ref().is_some_and(|wiped| !wiped.has_plan) {
             return;
         }
         if self.now >= self.store_away_until.max(self.isolated_until[machine]) {
