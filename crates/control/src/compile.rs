@@ -228,6 +228,8 @@ pub fn compile(config: &Config, ids: &mut Ids, runtime: &Runtime<'_>) -> Result<
         timeouts: timeouts(&config.timeouts),
         probes: runtime.probes.to_vec(),
         cluster: None,
+        routing_peers: config.machine.routing_peers.iter().map(|&peer| peer.into()).collect(),
+        checks_per_second: checks_per_second(&config.services),
         loads: Arc::clone(&runtime.loads),
     })
 }
@@ -343,6 +345,15 @@ fn least_load(service: &Service, members: &[BackendId], ids: &Ids, deciders: u32
         },
         shares: members.iter().map(share).collect(),
     }
+}
+
+/// Health checks a second, whoever makes them: where an agent is silent the machine does.
+fn checks_per_second(services: &[Service]) -> u64 {
+    let checked = services.iter().filter(|service| service.health.kind != HealthKind::None);
+    let each = |service: &Service| {
+        (service.backends.len() as u64 * 1000).div_ceil(u64::from(service.health.interval_ms).max(1))
+    };
+    checked.map(each).sum()
 }
 
 fn timeouts(written: &model::config::Timeouts) -> Timeouts {

@@ -49,6 +49,8 @@ pub struct Machine {
     /// 16 bytes; the sample key (00 01 … 0f) draws a warning.
     #[serde(skip)]
     pub cluster_key: [u8; 16],
+    /// Whom the machine speaks BGP or BFD with; default the exception gateways.
+    pub routing_peers: Vec<IpAddr>,
     /// Default `/var/lib/guideway`.
     pub state_dir: PathBuf,
 }

@@ -74,6 +74,11 @@ pub(crate) struct Machine {
     #[serde(default)]
     #[schemars(with = "String", length(equal = 32))]
     pub(crate) cluster_key: Cell,
+    /// Whom the machine speaks BGP or BFD with: their sessions reach the kernel within a budget of their own; default: the exception
+    /// gateways.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>", length(max = 64))]
+    pub(crate) routing_peers: List,
     /// Where drains and the last applied config live; default /var/lib/guideway.
     #[serde(default)]
     #[schemars(with = "String")]

@@ -85,6 +85,14 @@ reasons! {
     RingFull = "ring_full",
     /// To be punted, but the kernel's queue did not accept it.
     PuntFull = "punt_full",
+    /// ARP to be punted, beyond what a worker may give to the kernel of it.
+    PuntLimitArp = "punt_limit_arp",
+    /// Neighbour discovery to be punted, beyond what a worker may give to the kernel of it.
+    PuntLimitDiscovery = "punt_limit_discovery",
+    /// BGP or BFD of a configured routing peer, beyond what a worker may give to the kernel of them.
+    PuntLimitRouting = "punt_limit_routing",
+    /// Anything else to be punted, beyond what a worker may give to the kernel of it.
+    PuntLimit = "punt_limit",
     /// To be punted, but the port has no exception interface.
     NoException = "no_exception",
     /// Not ready: no view yet, or the machine has not joined its cluster yet.

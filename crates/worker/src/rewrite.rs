@@ -19,7 +19,7 @@ impl<Io: PacketIo> Worker<Io> {
                 Some(backend) => self.forward(view, frame, packet, backend, now),
                 None => self.drop_frame(view, frame, packet, DropReason::NoBackend),
             },
-            Fate::Punt => self.punt(view, frame, packet),
+            Fate::Punt => self.punt(view, frame, packet, now),
             Fate::Peer => self.receive_peer(view, frame, packet, now),
             Fate::Relay(route) => self.relay(view, frame, packet, route, now),
             Fate::Fragment => self.hand_over_fragment(view, frame, packet, now),

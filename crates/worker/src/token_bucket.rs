@@ -20,6 +20,11 @@ impl TokenBucket {
         TokenBucket { rate, full: burst * TOKEN, level: burst * TOKEN, last: Tick(0) }
     }
 
+    /// Changes the rate from now on; what is in the bucket stays.
+    pub(crate) const fn set_rate(&mut self, rate: u64) {
+        self.rate = rate;
+    }
+
     /// Takes a token, if there is one.
     pub(crate) fn take(&mut self, now: Tick) -> bool {
         let gained = now.since_us(self.last).saturating_mul(self.rate);

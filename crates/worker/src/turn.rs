@@ -9,6 +9,7 @@ use crate::io::{BURSTS_MAX, Burst, Frame, PacketIo};
 use crate::least_load::Queues;
 use crate::lookup::{LookedUp, ON_THEIR_WAY, Train};
 use crate::mailbox::Inbox;
+use crate::punt::Budgets;
 use crate::station::{CoreNote, Station};
 use crate::steering::Answer;
 use crate::token_bucket::Budget;
@@ -98,6 +99,7 @@ pub struct Worker<Io: PacketIo> {
     pub(crate) fragments: Store<Io::Frame>,
     pub(crate) echo_tokens: Budget,
     pub(crate) error_tokens: Budget,
+    pub(crate) punt_tokens: Budgets,
     /// A packet of this burst has given an entry another backend: what the burst look-up saw may be out of date.
     pub(crate) rewritten: bool,
     pub(crate) fresh: Fresh,
@@ -138,6 +140,7 @@ impl<Io: PacketIo> Worker<Io> {
             fragments: Store::new(),
             echo_tokens: Budget::new(share(ECHO_RATE), ECHO_RATE_EACH),
             error_tokens: Budget::new(share(ERROR_RATE), ERROR_RATE_EACH),
+            punt_tokens: Budgets::new(),
             rewritten: false,
             fresh: Fresh::new(),
             queues: Queues::new(u64::from(setup.core.0).wrapping_mul(0x9e37_79b9)),
@@ -225,6 +228,7 @@ impl<Io: PacketIo> Worker<Io> {
             udp_us: view.timeouts.udp_us,
         });
         self.queues.adopt(view);
+        self.punt_tokens.adopt(view);
         self.counters.totals.generation.set(view.generation);
     }
 

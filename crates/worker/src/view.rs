@@ -42,6 +42,10 @@ pub struct View {
     pub probes: Vec<Probe>,
     /// The cluster this machine is in; `None` for a machine alone.
     pub cluster: Option<Arc<Cluster>>,
+    /// Neighbours that the machine speaks BGP or BFD with, whose sessions have a budget of their own. Few; searched linearly.
+    pub routing_peers: Vec<Addr>,
+    /// Health checks that the machine makes a second: their answers are the kernel's.
+    pub checks_per_second: u64,
     /// How busy backends are, for services with policy least-load; changes while the view is in use.
     pub loads: Arc<Loads>,
 }

@@ -389,8 +389,7 @@ fn view_of(plan: &Plan, own: Member, registry: &Registry, scenario: &Scenario) -
             udp_us: scenario.habits.max_idle_us,
             fragment_us: 1_000_000,
         },
-        probes: Vec::new(),
         cluster: Some(Arc::new(cluster)),
-        loads: Arc::default(),
+        ..View::default()
     }
 }

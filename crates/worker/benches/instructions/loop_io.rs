@@ -126,6 +126,13 @@ impl LoopIo {
     }
 }
 
+impl LoopIo {
+    /// Receives again, although nothing was sent: for turns whose frames are dropped.
+    pub(crate) fn begin_turn(&mut self) {
+        (self.received_bursts, self.sent_bursts) = (0, 0);
+    }
+}
+
 impl PacketIo for LoopIo {
     type Frame = LoopFrame;
 

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use steer::{Maglev, Weighted};
 use wire::{CoreId, PortId, Tick};
 use worker::mailbox::{Publisher, mailbox};
-use worker::{BURST, Burst, Counters, PacketIo, Setup, Turn, View, Worker};
+use worker::{BURST, Burst, Counters, DropReason, PacketIo, Setup, Turn, View, Worker};
 
 /// Flows of the hot cases: they and their entries stay in the nearest caches, so that a count is about all there is to say.
 const FLOWS: u16 = 1024;
@@ -49,10 +49,14 @@ fn main() -> ExitCode {
         "exceptions" => exceptions(count),
         "miss" => miss(count),
         "flood" => flood(count),
+        "no-service" => no_service(count),
+        "punt-refused" => punt_refused(count),
         "edge" => edge(count),
         "maglev" => maglev(count),
         _ => {
-            eprintln!("usage: instructions hot-v4|hot-v6|exceptions|miss|flood|edge|maglev N");
+            eprintln!(
+                "usage: instructions hot-v4|hot-v6|exceptions|miss|flood|no-service|punt-refused|edge|maglev N"
+            );
             return ExitCode::from(2);
         }
     };
@@ -112,6 +116,27 @@ impl Engine {
             let turn = whole_turn(&mut self.worker, self.now);
             assert_eq!(turn.received, self.bursts * BURST);
         }
+    }
+
+    /// Turns all of whose frames are dropped.
+    fn dropped_turns(&mut self, count: usize) {
+        for _ in 0..count {
+            self.worker.io().begin_turn();
+            self.turns(1);
+        }
+    }
+
+    /// Counted turns, nearly all of whose frames must have been dropped for this reason.
+    fn counted_drops(&mut self, count: usize, reason: DropReason) -> Done {
+        let before = self.counters.drops(reason).get();
+        let allocations = measure(|| self.dropped_turns(count));
+        let dropped = self.counters.drops(reason).get() - before;
+        let all = (count * BURST) as u64;
+        assert!(
+            dropped >= all - all / 100,
+            "every frame is dropped, but for the tokens of the time that passed"
+        );
+        Done { sent: 0, allocations }
     }
 
     /// Counted turns, all of whose frames must have been sent.
@@ -183,6 +208,23 @@ fn flood(count: usize) -> Done {
     done
 }
 
+/// To ports of the VIP that no service has.
+fn no_service(count: usize) -> Done {
+    let mut frames = frames_v4();
+    // The destination port: no checksum that a balancer looks at covers it.
+    frames.iter_mut().for_each(|frame| frame[36..38].copy_from_slice(&81_u16.to_be_bytes()));
+    let mut engine = Engine::new(LoopIo::new(frames));
+    engine.dropped_turns(100);
+    engine.counted_drops(count, DropReason::NoService)
+}
+
+/// To be punted, when the budget is spent.
+fn punt_refused(count: usize) -> Done {
+    let mut engine = Engine::new(LoopIo::new(vec![to_kernel()]));
+    engine.dropped_turns(100);
+    engine.counted_drops(count, DropReason::PuntLimit)
+}
+
 /// Receiving and sending alone: what the other cases contain of the loop's own work.
 fn edge(count: usize) -> Done {
     let mut io = LoopIo::new(frames_v4());
@@ -235,4 +277,12 @@ fn frames_v6() -> Vec<Vec<u8>> {
         frame
     };
     (0..FLOWS).map(|flow| frame(10_000 + flow)).collect()
+}
+
+/// A segment to the machine itself.
+fn to_kernel() -> Vec<u8> {
+    let mut frame = Vec::new();
+    let builder = PacketBuilder::ethernet2(ROUTER_MAC, PORT_MAC).ipv4(STRANGER, [10, 0, 2, 11], 64);
+    builder.tcp(1, 22, 7, 1000).syn().write(&mut frame, &[0; 6]).expect("memory takes a frame");
+    frame
 }
