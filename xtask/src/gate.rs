@@ -63,6 +63,9 @@ fn instructions(counted: &BTreeMap<String, f64>, accept: bool) -> Result<bool, S
 
 /// What a case may cost at the most, as a multiple of another.
 const RATIOS: &[(&str, &str, f64)] = &[
+    // What nobody knows does not cost the more, the more workers could be asked.
+    ("ack-flood-2", "ack-flood-1", 1.3),
+    ("ack-flood-16", "ack-flood-2", 1.1),
     // A flood for the kernel beyond its budget is not dearer than one for a closed port.
     ("punt-refused", "no-service", 1.5),
 ];

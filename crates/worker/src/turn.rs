@@ -1,6 +1,7 @@
 //! One worker and its turn, which reads like a table of contents.
 
 use crate::classify::{Fate, Packet, classify};
+use crate::elsewhere::Looks;
 use crate::emit::{Label, Outbox};
 use crate::fast::Batch;
 use crate::fragments::Store;
@@ -100,6 +101,7 @@ pub struct Worker<Io: PacketIo> {
     pub(crate) echo_tokens: Budget,
     pub(crate) error_tokens: Budget,
     pub(crate) punt_tokens: Budgets,
+    pub(crate) looks: Looks,
     /// A packet of this burst has given an entry another backend: what the burst look-up saw may be out of date.
     pub(crate) rewritten: bool,
     pub(crate) fresh: Fresh,
@@ -141,6 +143,7 @@ impl<Io: PacketIo> Worker<Io> {
             echo_tokens: Budget::new(share(ECHO_RATE), ECHO_RATE_EACH),
             error_tokens: Budget::new(share(ERROR_RATE), ERROR_RATE_EACH),
             punt_tokens: Budgets::new(),
+            looks: Looks::new(),
             rewritten: false,
             fresh: Fresh::new(),
             queues: Queues::new(u64::from(setup.core.0).wrapping_mul(0x9e37_79b9)),

@@ -49,13 +49,16 @@ fn main() -> ExitCode {
         "exceptions" => exceptions(count),
         "miss" => miss(count),
         "flood" => flood(count),
+        "ack-flood-1" => ack_flood(1, count),
+        "ack-flood-2" => ack_flood(2, count),
+        "ack-flood-16" => ack_flood(16, count),
         "no-service" => no_service(count),
         "punt-refused" => punt_refused(count),
         "edge" => edge(count),
         "maglev" => maglev(count),
         _ => {
             eprintln!(
-                "usage: instructions hot-v4|hot-v6|exceptions|miss|flood|no-service|punt-refused|edge|maglev N"
+                "usage: instructions hot-v4|hot-v6|exceptions|miss|flood|ack-flood-1|ack-flood-2|ack-flood-16|no-service|punt-refused|edge|maglev N"
             );
             return ExitCode::from(2);
         }
@@ -75,6 +78,8 @@ struct Engine {
     worker: Worker<LoopIo>,
     counters: Arc<Counters>,
     now: Tick,
+    /// Virtual time of a turn, microseconds.
+    turn_us: u64,
     /// Of a turn.
     bursts: usize,
     _publisher: Publisher<View>,
@@ -87,32 +92,42 @@ impl Engine {
     }
 
     fn with(view: View, io: LoopIo) -> Engine {
+        Engine::among(1, view, io)
+    }
+
+    /// Worker 0 of so many; the others' tables are there, and empty.
+    fn among(workers: usize, view: View, io: LoopIo) -> Engine {
         let idle = flow::Idle {
             tcp_established_us: view.timeouts.tcp_established_us,
             tcp_closing_us: view.timeouts.tcp_closing_us,
             syn_us: view.timeouts.syn_us,
             udp_us: view.timeouts.udp_us,
         };
-        let (narrow, wide) = (flow::Memory::heap(CAPACITY), flow::Memory::heap(CAPACITY));
-        let table = flow::Table::new(narrow, wide, 7, idle, 90).expect("a small table");
+        let table = || {
+            let (narrow, wide) = (flow::Memory::heap(CAPACITY), flow::Memory::heap(CAPACITY));
+            flow::Table::new(narrow, wide, 7, idle, 90).expect("a small table")
+        };
+        let others: Vec<flow::Table> = (1..workers).map(|_| table()).collect();
+        let table = table();
+        let peers = [&table].into_iter().chain(&others).map(flow::Table::reader).collect();
         let counters = Arc::new(Counters::new(16, 1024, 1));
         let (mut publisher, inbox) = mailbox(2);
         publisher.publish(Arc::new(view)).expect("an empty mailbox takes a view");
         let worker = Worker::new(Setup {
             core: CoreId(0),
             io,
-            peers: vec![table.reader()],
+            peers,
             table,
-            rings: statesync::mesh(1, 64).remove(0),
+            rings: statesync::mesh(workers, 64).remove(0),
             inbox,
             counters: Arc::clone(&counters),
         });
-        Engine { worker, counters, now: Tick(1_000_000), bursts: 1, _publisher: publisher }
+        Engine { worker, counters, now: Tick(1_000_000), turn_us: TURN_US, bursts: 1, _publisher: publisher }
     }
 
     fn turns(&mut self, count: usize) {
         for _ in 0..count {
-            self.now = Tick(self.now.0 + TURN_US);
+            self.now = Tick(self.now.0 + self.turn_us);
             let turn = whole_turn(&mut self.worker, self.now);
             assert_eq!(turn.received, self.bursts * BURST);
         }
@@ -172,6 +187,23 @@ fn miss(count: usize) -> Done {
     let mut engine = Engine::new(LoopIo::new(frames_v4()));
     engine.worker.io().flood(vec![syn()], 1);
     engine.turns(1);
+    let inserts = engine.counters.totals.flow_inserts.get();
+    let done = engine.counted_turns(count);
+    assert_eq!(engine.counters.totals.flow_inserts.get() - inserts, done.sent, "every frame is a new flow");
+    done
+}
+
+/// Segments in the middle of flows that nobody has seen, a million a second, at one of several workers who could be asked.
+fn ack_flood(workers: usize, count: usize) -> Done {
+    assert!(count * BURST < CAPACITY / 2, "the table shall have room for all");
+    let view = rig::view(1, &[Spec::web(BACKENDS)]);
+    let mut engine = Engine::among(workers, view, LoopIo::new(frames_v4()));
+    let mut ack = syn();
+    ack[47] = 0x10;
+    engine.worker.io().flood_of(vec![ack], 1);
+    engine.turn_us = BURST as u64;
+    // Until what there is to ask with is spent.
+    engine.turns(100);
     let inserts = engine.counters.totals.flow_inserts.get();
     let done = engine.counted_turns(count);
     assert_eq!(engine.counters.totals.flow_inserts.get() - inserts, done.sent, "every frame is a new flow");
