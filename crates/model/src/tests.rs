@@ -117,6 +117,7 @@ fn routing_peers_are_the_gateways_unless_written() {
 fn defaults() {
     let config = loaded(BARE).config;
     assert_eq!(config.machine.state_dir.to_str(), Some("/var/lib/guideway"));
+    assert_eq!(config.machine.on_closed_port, crate::config::OnClosedPort::Reset);
     assert!(config.machine.routing_peers.is_empty(), "no gateways");
     assert_eq!(config.api.socket.to_str(), Some("/run/guideway/lb1.sock"));
     assert_eq!((config.workers.cpus.as_slice(), config.workers.idle), ([0].as_slice(), Idle::Busy));
@@ -160,6 +161,7 @@ address = "10.0.2.12"
 address6 = "fd00:2::12"
 next_hop_mac = "02:00:00:00:00:0A"
 cluster_key = "FFEEDDCCBBAA99887766554433221100"
+on_closed_port = "drop"
 routing_peers = ["10.0.2.1", "fe80::9"]
 state_dir = "/srv/guideway"
 [api]
@@ -285,6 +287,7 @@ backend = [{ name = "b", address = "10.0.2.21" }]
         ("/machine/address", "10.0.2.12".into()),
         ("/machine/address6", "fd00:2::12".into()),
         ("/machine/next_hop_mac", "02:00:00:00:00:0a".into()),
+        ("/machine/on_closed_port", "drop".into()),
         ("/machine/routing_peers/1", "fe80::9".into()),
         ("/machine/state_dir", "/srv/guideway".into()),
         ("/api/socket", "/tmp/g.sock".into()),

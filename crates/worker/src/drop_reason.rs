@@ -53,7 +53,7 @@ reasons! {
     BadUdp = "bad_udp",
     /// ICMP to a VIP is broken, or an error that quotes too little.
     BadIcmp = "bad_icmp",
-    /// For a VIP, but no service has this port and protocol.
+    /// For a VIP, but no service has this port and protocol. Answered as `on_closed_port` says, as far as the token bucket allows.
     NoService = "no_service",
     /// The service has no usable backend.
     NoBackend = "no_backend",

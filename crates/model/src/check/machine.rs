@@ -2,7 +2,7 @@
 
 use super::read::{Read, Reader, Scope, shown};
 use super::{Span, Surroundings};
-use crate::config::{Api, Machine, Metrics, Port, Timeouts, Tls};
+use crate::config::{Api, Machine, Metrics, OnClosedPort, Port, Timeouts, Tls};
 use crate::raw::{self, Cell, List};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -22,6 +22,7 @@ pub(super) fn machine(r: &mut Reader<'_, '_>, raw: Option<Spanned<raw::Machine>>
         address6: None,
         next_hop_mac: None,
         cluster_key: SAMPLE_KEY,
+        on_closed_port: OnClosedPort::Reset,
         routing_peers: Vec::new(),
         state_dir: PathBuf::from("/var/lib/guideway"),
     };
@@ -91,6 +92,9 @@ pub(super) fn machine(r: &mut Reader<'_, '_>, raw: Option<Spanned<raw::Machine>>
         _ => {}
     }
     machine.cluster_key = key.or(SAMPLE_KEY);
+    let closed = [("reset", OnClosedPort::Reset), ("drop", OnClosedPort::Drop)];
+    machine.on_closed_port =
+        r.choice(&scope, "on_closed_port", raw.on_closed_port, &closed).or(OnClosedPort::Reset);
     if let Some(dir) = r.path(&scope, "state_dir", raw.state_dir).ok() {
         machine.state_dir = dir.into();
     }

@@ -21,8 +21,8 @@ use worker::memory_io::MemIo;
 use worker::slots::SlotMemory;
 use worker::station::StationSize;
 use worker::view::{
-    BackendState, BackendView, HashOn, LeastLoad, OnDown, OnEmpty, Overload, Policy, PortRole, PortView,
-    Select, ServiceView, Timeouts, View,
+    BackendState, BackendView, HashOn, LeastLoad, OnClosedPort, OnDown, OnEmpty, Overload, Policy, PortRole,
+    PortView, Select, ServiceView, Timeouts, View,
 };
 use worker::{Counters, RxMeta, Setup, Worker};
 
@@ -390,6 +390,7 @@ fn view_of(plan: &Plan, own: Member, registry: &Registry, scenario: &Scenario) -
             fragment_us: 1_000_000,
         },
         cluster: Some(Arc::new(cluster)),
+        on_closed_port: OnClosedPort::Drop,
         ..View::default()
     }
 }

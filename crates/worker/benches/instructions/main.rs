@@ -20,6 +20,7 @@ use std::sync::Arc;
 use steer::{Maglev, Weighted};
 use wire::{CoreId, PortId, Tick};
 use worker::mailbox::{Publisher, mailbox};
+use worker::view::OnClosedPort;
 use worker::{BURST, Burst, Counters, DropReason, PacketIo, Setup, Turn, View, Worker};
 
 /// Flows of the hot cases: they and their entries stay in the nearest caches, so that a count is about all there is to say.
@@ -240,12 +241,13 @@ fn flood(count: usize) -> Done {
     done
 }
 
-/// To ports of the VIP that no service has.
+/// To ports of the VIP that no service has, in silence.
 fn no_service(count: usize) -> Done {
     let mut frames = frames_v4();
     // The destination port: no checksum that a balancer looks at covers it.
     frames.iter_mut().for_each(|frame| frame[36..38].copy_from_slice(&81_u16.to_be_bytes()));
-    let mut engine = Engine::new(LoopIo::new(frames));
+    let view = View { on_closed_port: OnClosedPort::Drop, ..rig::view(1, &[Spec::web(BACKENDS)]) };
+    let mut engine = Engine::with(view, LoopIo::new(frames));
     engine.dropped_turns(100);
     engine.counted_drops(count, DropReason::NoService)
 }
