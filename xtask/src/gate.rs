@@ -31,6 +31,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool, String> {
     let program = Program::build()?;
     let counted = program.instructions()?;
     let mut good = instructions(&counted, arguments.accept)?;
+    good &= ratios(&counted);
     good &= allocations(&program)?;
     good &= calls(&program)?;
     good &= code(&program)?;
@@ -58,6 +59,26 @@ fn instructions(counted: &BTreeMap<String, f64>, accept: bool) -> Result<bool, S
         );
     }
     Ok(good)
+}
+
+/// What a case may cost at the most, as a multiple of another.
+const RATIOS: &[(&str, &str, f64)] = &[
+    // What nobody knows does not cost the more, the more workers could be asked.
+    ("ack-flood-2", "ack-flood-1", 1.3),
+    ("ack-flood-16", "ack-flood-2", 1.1),
+    // A flood for the kernel beyond its budget is not dearer than one for a closed port.
+    ("punt-refused", "no-service", 1.5),
+];
+
+fn ratios(counted: &BTreeMap<String, f64>) -> bool {
+    let mut good = true;
+    for &(case, than, limit) in RATIOS {
+        let (Some(cost), Some(base)) = (counted.get(case), counted.get(than)) else { continue };
+        let ratio = cost / base;
+        println!("{case}: {ratio:.2} times {than}, at most {limit:.2}");
+        good &= ratio <= limit;
+    }
+    good
 }
 
 fn allocations(program: &Program) -> Result<bool, String> {

@@ -6,9 +6,9 @@
 
 use crate::ids::{Ids, NoId};
 use model::config::{
-    AdminState, Backend, Config, Hash, HealthKind, Machine, Mode as Written, OnDown as WrittenOnDown,
-    OnEmpty as WrittenOnEmpty, Overload as WrittenOverload, Policy as WrittenPolicy, Port,
-    Select as WrittenSelect, Service,
+    AdminState, Backend, Config, Hash, HealthKind, Machine, Mode as Written,
+    OnClosedPort as WrittenOnClosedPort, OnDown as WrittenOnDown, OnEmpty as WrittenOnEmpty,
+    Overload as WrittenOverload, Policy as WrittenPolicy, Port, Select as WrittenSelect, Service,
 };
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -19,8 +19,8 @@ use wire::{BackendId, PortId, ServiceId, Tick};
 use worker::View;
 use worker::loads::Loads;
 use worker::view::{
-    BackendState, BackendView, HashOn, LeastLoad, OnDown, OnEmpty, Overload, Policy, PortRole, PortView,
-    Probe, Select, ServiceView, Timeouts,
+    BackendState, BackendView, HashOn, LeastLoad, OnClosedPort, OnDown, OnEmpty, Overload, Policy, PortRole,
+    PortView, Probe, Select, ServiceView, Timeouts,
 };
 
 mod tables;
@@ -228,6 +228,12 @@ pub fn compile(config: &Config, ids: &mut Ids, runtime: &Runtime<'_>) -> Result<
         timeouts: timeouts(&config.timeouts),
         probes: runtime.probes.to_vec(),
         cluster: None,
+        on_closed_port: match config.machine.on_closed_port {
+            WrittenOnClosedPort::Reset => OnClosedPort::Reset,
+            WrittenOnClosedPort::Drop => OnClosedPort::Drop,
+        },
+        routing_peers: config.machine.routing_peers.iter().map(|&peer| peer.into()).collect(),
+        checks_per_second: checks_per_second(&config.services),
         loads: Arc::clone(&runtime.loads),
     })
 }
@@ -343,6 +349,15 @@ fn least_load(service: &Service, members: &[BackendId], ids: &Ids, deciders: u32
         },
         shares: members.iter().map(share).collect(),
     }
+}
+
+/// Health checks a second, whoever makes them: where an agent is silent the machine does.
+fn checks_per_second(services: &[Service]) -> u64 {
+    let checked = services.iter().filter(|service| service.health.kind != HealthKind::None);
+    let each = |service: &Service| {
+        (service.backends.len() as u64 * 1000).div_ceil(u64::from(service.health.interval_ms).max(1))
+    };
+    checked.map(each).sum()
 }
 
 fn timeouts(written: &model::config::Timeouts) -> Timeouts {

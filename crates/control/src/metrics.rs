@@ -437,6 +437,12 @@ fn workers(page: &mut Page, snapshot: &Snapshot) {
         "TCP flows met in the middle in a tainted slot, taken to be from before the change.",
         |w| number(w.flow_guessed),
     );
+    each(
+        "flow_unasked_packets_total",
+        "counter",
+        "Packets without an entry about which the other workers were not asked: too many of them.",
+        |w| number(w.flow_unasked),
+    );
     each("flow_inserts_total", "counter", "Flows inserted.", |w| number(w.flow_inserts));
     each("flow_refused_total", "counter", "Flows not inserted: table or quota full.", |w| {
         number(w.flow_refused)

@@ -223,12 +223,15 @@ fn service_keys(old: &Service, new: &Service) -> Vec<String> {
 }
 
 fn changed_keys(old: &Config, new: &Config) -> Vec<String> {
-    let (Machine { address, address6, next_hop_mac, .. }, machine) = (&old.machine, &new.machine);
+    let (Machine { address, address6, next_hop_mac, on_closed_port, routing_peers, .. }, machine) =
+        (&old.machine, &new.machine);
     let Timeouts { tcp_established_s, tcp_closing_s, syn_s, udp_s, fragment_ms } = old.timeouts;
     let differs = [
         ("machine.address", *address != machine.address),
         ("machine.address6", *address6 != machine.address6),
         ("machine.next_hop_mac", *next_hop_mac != machine.next_hop_mac),
+        ("machine.on_closed_port", *on_closed_port != machine.on_closed_port),
+        ("machine.routing_peers", *routing_peers != machine.routing_peers),
         (
             "agents.advertise",
             old.agents.as_ref().map(|of| of.advertise) != new.agents.as_ref().map(|of| of.advertise),

@@ -357,6 +357,7 @@ impl Truth {
                     flow_misses: t.flow_misses.get(),
                     flow_stateless: t.flow_stateless.get(),
                     flow_guessed: t.flow_guessed.get(),
+                    flow_unasked: t.flow_unasked.get(),
                     flow_inserts: t.flow_inserts.get(),
                     flow_refused: t.flow_refused.get(),
                     flow_displaced: t.flow_displaced.get(),

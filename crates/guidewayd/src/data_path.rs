@@ -2,6 +2,7 @@
 
 use crate::exception::{self, ExceptionError};
 use crate::sizing::{self, QueueNeed, RING_DEPTH};
+use crate::veth;
 use crate::{log, poll};
 use control::{DeviceStats, Plane, PortHandle, WorkerHandle};
 use dpdk::port::Observer;
@@ -107,6 +108,7 @@ impl DataPath {
 
         let mut ports = Ports::open(config, &eal)?;
         exception::configure(&config.ports)?;
+        veth::warn_of_unseen_peers(&config.ports);
         warn_of_distant_sockets(&eal, &lcores, config, &ports.data);
 
         let mut path = DataPath {
@@ -279,6 +281,13 @@ impl Ports {
                 queues,
                 "port started"
             );
+            if started.driver() == "net_af_packet" {
+                tracing::warn!(
+                    port = port.name,
+                    "net_af_packet loses the type of an outer VLAN tag (0x88a8 leaves as 0x8100) and drops datagrams of more than about 1,900 \
+                     bytes that come in IPv4 fragments (bad_ipv4); net_af_xdp does not"
+                );
+            }
             ports.data.push(started);
         }
         for (port, data) in config.ports.iter().zip(&ports.data) {

@@ -11,6 +11,7 @@ mod poll;
 mod service_manager;
 mod sizing;
 mod stopwatch;
+mod veth;
 
 use arguments::{Action, Arguments};
 use clap::Parser;

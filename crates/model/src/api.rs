@@ -560,6 +560,9 @@ pub struct WorkerStatus {
     /// TCP flows met in the middle in a tainted slot, taken to be from before the change.
     #[serde(default)]
     pub flow_guessed: u64,
+    /// Packets without an entry about which the other workers were not asked, because there were too many of them.
+    #[serde(default)]
+    pub flow_unasked: u64,
     /// Flows inserted.
     pub flow_inserts: u64,
     /// Flows that could not be inserted.

@@ -54,7 +54,7 @@ pub(crate) struct Surroundings {
 }
 
 /// Checks `file`. The result is a config only if no error was added.
-pub(crate) fn check(file: raw::File, misspelt: HashSet<String>, problems: &mut Problems<'_>) -> Config {
+pub(crate) fn check(mut file: raw::File, misspelt: HashSet<String>, problems: &mut Problems<'_>) -> Config {
     let mut r = Reader { problems, misspelt };
     let written = |cell: &raw::Cell| cell.is_some();
     let (has_address, has_address6, has_next_hop_mac) =
@@ -63,7 +63,8 @@ pub(crate) fn check(file: raw::File, misspelt: HashSet<String>, problems: &mut P
             (written(&m.address), written(&m.address6), written(&m.next_hop_mac))
         });
 
-    let machine = machine::machine(&mut r, file.machine);
+    let routing_peers = file.machine.as_mut().and_then(|m| m.get_mut().routing_peers.take());
+    let mut machine = machine::machine(&mut r, file.machine);
     let metrics = machine::metrics(&mut r, file.metrics);
     let api = machine::api(&mut r, file.api, &machine.name, &metrics);
     let has_agents = file.agents.is_some() || r.misspelt.contains("agents");
@@ -93,6 +94,7 @@ pub(crate) fn check(file: raw::File, misspelt: HashSet<String>, problems: &mut P
             .collect(),
         has_agents,
     };
+    machine.routing_peers = machine::routing_peers(&mut r, routing_peers, &surroundings, &ports);
     let (services, places) = service::services(&mut r, file.service, &surroundings);
     let cluster_span = file.cluster.as_ref().map(toml::Spanned::span);
     let cluster = cluster::cluster(&mut r, file.cluster, &machine);

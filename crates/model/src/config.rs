@@ -49,6 +49,10 @@ pub struct Machine {
     /// 16 bytes; the sample key (00 01 … 0f) draws a warning.
     #[serde(skip)]
     pub cluster_key: [u8; 16],
+    /// Default reset.
+    pub on_closed_port: OnClosedPort,
+    /// Whom the machine speaks BGP or BFD with; default the exception gateways.
+    pub routing_peers: Vec<IpAddr>,
     /// Default `/var/lib/guideway`.
     pub state_dir: PathBuf,
 }
@@ -410,6 +414,16 @@ pub enum OnDown {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnEmpty {
+    /// RST or port unreachable
+    Reset,
+    /// Silence
+    Drop,
+}
+
+/// Fate of packets to ports of a VIP that no service has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnClosedPort {
     /// RST or port unreachable
     Reset,
     /// Silence

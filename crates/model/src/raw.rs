@@ -4,8 +4,8 @@
 //! others, and not by the first serde error alone. The types for the schema stand beside them.
 
 use crate::config::{
-    AdminState, Announce, Checks, Hash, Idle, Join, Mode, OnDown, OnEmpty, Overload, Policy, Protocol, Route,
-    Select, Tracking, WeightBy,
+    AdminState, Announce, Checks, Hash, Idle, Join, Mode, OnClosedPort, OnDown, OnEmpty, Overload, Policy,
+    Protocol, Route, Select, Tracking, WeightBy,
 };
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
@@ -74,6 +74,15 @@ pub(crate) struct Machine {
     #[serde(default)]
     #[schemars(with = "String", length(equal = 32))]
     pub(crate) cluster_key: Cell,
+    /// Answer at ports of a VIP that no service has; default reset.
+    #[serde(default)]
+    #[schemars(with = "OnClosedPort")]
+    pub(crate) on_closed_port: Cell,
+    /// Whom the machine speaks BGP or BFD with: their sessions reach the kernel within a budget of their own; default: the exception
+    /// gateways.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>", length(max = 64))]
+    pub(crate) routing_peers: List,
     /// Where drains and the last applied config live; default /var/lib/guideway.
     #[serde(default)]
     #[schemars(with = "String")]

@@ -104,9 +104,21 @@ fn datagrams_leave_a_backend_that_is_down_unless_it_is_written_otherwise() {
 }
 
 #[test]
+fn routing_peers_are_the_gateways_unless_written() {
+    let peers = |edits: &[(&str, &str)]| loaded(&edited(BASE, edits)).config.machine.routing_peers;
+    assert_eq!(peers(&[]), [std::net::IpAddr::from([10, 0, 2, 1])]);
+    assert!(peers(&[("address6", "routing_peers = []\naddress6")]).is_empty());
+    assert_eq!(peers(&[("address6", "routing_peers = [\"fe80::9\"]\naddress6")]).len(), 1);
+    let bare = edited(BARE, &[("[machine]", "[machine]\nrouting_peers = [\"10.0.2.1\"]")]);
+    assert!(warnings(&bare).contains("without an exception interface"));
+}
+
+#[test]
 fn defaults() {
     let config = loaded(BARE).config;
     assert_eq!(config.machine.state_dir.to_str(), Some("/var/lib/guideway"));
+    assert_eq!(config.machine.on_closed_port, crate::config::OnClosedPort::Reset);
+    assert!(config.machine.routing_peers.is_empty(), "no gateways");
     assert_eq!(config.api.socket.to_str(), Some("/run/guideway/lb1.sock"));
     assert_eq!((config.workers.cpus.as_slice(), config.workers.idle), ([0].as_slice(), Idle::Busy));
     assert_eq!((config.workers.flows, config.workers.wide_flows), (1_048_576, 1_048_576));
@@ -149,6 +161,8 @@ address = "10.0.2.12"
 address6 = "fd00:2::12"
 next_hop_mac = "02:00:00:00:00:0A"
 cluster_key = "FFEEDDCCBBAA99887766554433221100"
+on_closed_port = "drop"
+routing_peers = ["10.0.2.1", "fe80::9"]
 state_dir = "/srv/guideway"
 [api]
 socket = "/tmp/g.sock"
@@ -273,6 +287,8 @@ backend = [{ name = "b", address = "10.0.2.21" }]
         ("/machine/address", "10.0.2.12".into()),
         ("/machine/address6", "fd00:2::12".into()),
         ("/machine/next_hop_mac", "02:00:00:00:00:0a".into()),
+        ("/machine/on_closed_port", "drop".into()),
+        ("/machine/routing_peers/1", "fe80::9".into()),
         ("/machine/state_dir", "/srv/guideway".into()),
         ("/api/socket", "/tmp/g.sock".into()),
         ("/api/listen", "[::1]:8443".into()),

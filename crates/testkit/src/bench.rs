@@ -372,7 +372,10 @@ fn judge_answers(frame: &[u8], reason: DropReason, sent: &[Vec<u8>]) -> Result<(
             Err(format!("{} frames sent for one dropped", sent.len()))
         };
     };
-    if !matches!(reason, DropReason::Answered | DropReason::TooBig | DropReason::NoBackend) {
+    if !matches!(
+        reason,
+        DropReason::Answered | DropReason::TooBig | DropReason::NoBackend | DropReason::NoService
+    ) {
         return Err(format!("dropped as {} and answered", reason.name()));
     }
     let request = locate(frame).map_err(|e| format!("a broken frame was answered: {e}"))?;

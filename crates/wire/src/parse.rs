@@ -229,6 +229,8 @@ pub const ICMPV6: u8 = 58;
 pub(crate) const TYPE_IPV4: u16 = 0x0800;
 /// Ethernet type of IPv6.
 pub(crate) const TYPE_IPV6: u16 = 0x86dd;
+/// Ethernet type of ARP.
+pub const TYPE_ARP: u16 = 0x0806;
 /// Tag types: 802.1Q, 802.1ad, and what came before 802.1ad.
 const TYPE_TAGS: [u16; 3] = [0x8100, 0x88a8, 0x9100];
 
@@ -281,6 +283,11 @@ pub fn destination(frame: &[u8]) -> Option<Addr> {
         (TYPE_IPV6, 6) => Some(Addr::V6(u128::from_be_bytes(field::chunk(frame, l3 + 24)?))),
         _ => None,
     }
+}
+
+/// The Ethernet type behind up to two tags; `None` where the frame is too short for one.
+pub fn ethernet_type(frame: &[u8]) -> Option<u16> {
+    Some(link(frame).ok()?.0)
 }
 
 /// The Ethernet type behind up to [`TAGS_MAX`] tags, and the offset behind it.

@@ -82,6 +82,8 @@ counters! {
         flow_stateless,
         /// TCP flows met in the middle in a tainted slot, without an entry: taken to be from before the change.
         flow_guessed,
+        /// Packets without an entry about which the other workers were not asked, because that budget was spent: steered by the table alone.
+        flow_unasked,
         /// Flows inserted.
         flow_inserts,
         /// Flows that could not be inserted: table or quota full; steered by the Maglev table alone.

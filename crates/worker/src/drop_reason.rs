@@ -53,7 +53,7 @@ reasons! {
     BadUdp = "bad_udp",
     /// ICMP to a VIP is broken, or an error that quotes too little.
     BadIcmp = "bad_icmp",
-    /// For a VIP, but no service has this port and protocol.
+    /// For a VIP, but no service has this port and protocol. Answered as `on_closed_port` says, as far as the token bucket allows.
     NoService = "no_service",
     /// The service has no usable backend.
     NoBackend = "no_backend",
@@ -85,6 +85,14 @@ reasons! {
     RingFull = "ring_full",
     /// To be punted, but the kernel's queue did not accept it.
     PuntFull = "punt_full",
+    /// ARP to be punted, beyond what a worker may give to the kernel of it.
+    PuntLimitArp = "punt_limit_arp",
+    /// Neighbour discovery to be punted, beyond what a worker may give to the kernel of it.
+    PuntLimitDiscovery = "punt_limit_discovery",
+    /// BGP or BFD of a configured routing peer, beyond what a worker may give to the kernel of them.
+    PuntLimitRouting = "punt_limit_routing",
+    /// Anything else to be punted, beyond what a worker may give to the kernel of it.
+    PuntLimit = "punt_limit",
     /// To be punted, but the port has no exception interface.
     NoException = "no_exception",
     /// Not ready: no view yet, or the machine has not joined its cluster yet.

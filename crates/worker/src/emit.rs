@@ -239,24 +239,6 @@ impl<Io: PacketIo> Worker<Io> {
         self.io.observe(meta, tag.outcome(verdict));
     }
 
-    /// Gives a frame to the kernel's side of the port it came from.
-    pub(crate) fn punt(&mut self, view: &View, frame: Io::Frame, packet: &Packet) {
-        match view.ports.get(frame.meta().port.index()).map(|port| port.role) {
-            Some(PortRole::Data { exception: Some(exception), .. }) => {
-                self.send(view, exception, frame, Label::KERNEL);
-            }
-            Some(PortRole::Data { punt_to_nowhere: true, .. }) => {
-                self.counters.totals.punted.add(1);
-                self.io.observe(
-                    frame.meta(),
-                    Outcome { verdict: Verdict::Punted, service: None, backend: None },
-                );
-                self.give_back(frame);
-            }
-            _ => self.drop_frame(view, frame, packet, DropReason::NoException),
-        }
-    }
-
     /// Drops a received frame.
     pub(crate) fn drop_frame(&mut self, view: &View, frame: Io::Frame, packet: &Packet, reason: DropReason) {
         let backend = match packet.fate {

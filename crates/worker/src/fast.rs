@@ -434,7 +434,7 @@ impl<Io: PacketIo> Worker<Io> {
         now: Tick,
     ) {
         self.rewritten = false;
-        self.place_fresh(view, looked_up);
+        self.place_fresh(view, looked_up, now);
         let stamps = Stamps {
             tcp: self.flows.stamp(State::TcpEstablished, now),
             udp: self.flows.stamp(State::Udp, now),

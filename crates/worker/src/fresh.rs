@@ -53,19 +53,21 @@ impl Seen {
 impl<Io: PacketIo> Worker<Io> {
     /// Places the packets of the burst that begin a flow as far as anybody knows.
     #[inline]
-    pub(crate) fn place_fresh(&mut self, view: &View, looked_up: LookedUp<'_>) {
+    pub(crate) fn place_fresh(&mut self, view: &View, looked_up: LookedUp<'_>, now: Tick) {
         self.fresh.placed = 0;
         let missed = self.batch.may_be_fresh() & !looked_up.hits.found();
         if missed != 0 {
-            self.place_missed(view, looked_up, missed);
+            self.place_missed(view, looked_up, missed, now);
         }
     }
 
     #[inline(never)]
-    fn place_missed(&mut self, view: &View, looked_up: LookedUp<'_>, missed: u32) {
+    fn place_missed(&mut self, view: &View, looked_up: LookedUp<'_>, missed: u32, now: Tick) {
         let vectors = self.flows.vectors();
         // Another worker may know the flow, unless its first packet is this one.
-        let settled = if self.peers.len() < 2 { missed } else { missed & self.syns() };
+        let asking = if self.peers.len() < 2 { 0 } else { missed & !self.syns() };
+        let unasked = self.not_to_be_asked(asking, now);
+        let settled = missed & !asking | unasked;
         let unslotted = settled & !self.batch.slotted;
         if unslotted != 0 {
             vectors.run(
@@ -90,6 +92,7 @@ impl<Io: PacketIo> Worker<Io> {
         // In a cluster a tainted slot has an owner to ask.
         let free = if view.cluster.is_some() { self.of_free_slots(view, chosen) } else { chosen };
         self.fresh.placed = self.place_slots(view, free);
+        self.counters.totals.flow_unasked.add(u64::from((self.fresh.placed & unasked).count_ones()));
     }
 
     /// The positions of SYNs, and, where the course is not known, others.

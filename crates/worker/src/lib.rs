@@ -5,7 +5,7 @@
 //! so the whole data path runs in a test, a fuzzer and a simulator by calling `turn()`.
 //!
 //! The modules in the order in which a packet meets them: [`turn`], [`classify`], [`lookup`], [`steering`],
-//! [`rewrite`], [`emit`], and for almost every packet, in one piece, [`heads`], [`fast`] and [`fresh`]; beside them [`fragments`] (the bounded store), [`age`] and [`least_load`] (who gets a new flow where load decides). What a member of a cluster does besides is in
+//! [`rewrite`], [`punt`], [`emit`], and for almost every packet, in one piece, [`heads`], [`fast`] and [`fresh`]; beside them [`elsewhere`] (what other workers know), [`fragments`] (the bounded store), [`age`] and [`least_load`] (who gets a new flow where load decides). What a member of a cluster does besides is in
 //! [`station`], by what [`cluster`] says.
 #![forbid(unsafe_code)]
 
@@ -14,6 +14,7 @@ pub mod classify;
 pub mod cluster;
 pub mod counters;
 pub mod drop_reason;
+pub mod elsewhere;
 pub mod emit;
 pub mod fast;
 pub mod fragments;
@@ -26,6 +27,7 @@ pub mod lookup;
 pub mod mailbox;
 pub mod memory_io;
 mod probation;
+pub mod punt;
 pub mod rewrite;
 pub mod slots;
 pub mod sources;

@@ -4,11 +4,11 @@
 use crate::classify::{Fate, Packet};
 use crate::emit::Label;
 use crate::io::{Frame, PacketIo};
-use crate::view::{BackendView, OnEmpty, View};
+use crate::view::{BackendView, OnClosedPort, OnEmpty, View};
 use crate::{DropReason, Worker};
 use wire::encap::{encapsulate, entropy};
 use wire::fragment::Pieces;
-use wire::parse::Kind;
+use wire::parse::{Kind, TcpFlags};
 use wire::{Tick, Tuple, reply};
 
 impl<Io: PacketIo> Worker<Io> {
@@ -19,13 +19,19 @@ impl<Io: PacketIo> Worker<Io> {
                 Some(backend) => self.forward(view, frame, packet, backend, now),
                 None => self.drop_frame(view, frame, packet, DropReason::NoBackend),
             },
-            Fate::Punt => self.punt(view, frame, packet),
+            Fate::Punt => self.punt(view, frame, packet, now),
             Fate::Peer => self.receive_peer(view, frame, packet, now),
             Fate::Relay(route) => self.relay(view, frame, packet, route, now),
             Fate::Fragment => self.hand_over_fragment(view, frame, packet, now),
             Fate::Echo => self.answer_echo(view, frame, packet, now),
             Fate::Drop(reason @ (DropReason::NoBackend | DropReason::Overload)) => {
-                self.refuse(view, frame, packet, reason, now);
+                let service = packet.service.and_then(|index| view.service.get(usize::from(index)));
+                let answers = service.is_some_and(|service| service.on_empty == OnEmpty::Reset);
+                self.refuse(view, frame, packet, (reason, answers), now);
+            }
+            Fate::Drop(reason @ DropReason::NoService) => {
+                let answers = view.on_closed_port == OnClosedPort::Reset;
+                self.refuse(view, frame, packet, (reason, answers), now);
             }
             Fate::Drop(reason) => self.drop_frame(view, frame, packet, reason),
             // Steering has turned these into `To` or `Drop`.
@@ -153,12 +159,22 @@ impl<Io: PacketIo> Worker<Io> {
         self.drop_frame(view, frame, packet, reason);
     }
 
-    /// A service without a usable backend, or with none that is not full, says so, unless it is to be silent.
-    fn refuse(&mut self, view: &View, frame: Io::Frame, packet: &Packet, reason: DropReason, now: Tick) {
-        let service = packet.service.and_then(|index| view.service.get(usize::from(index)));
-        if service.is_some_and(|service| service.on_empty == OnEmpty::Reset)
-            && self.error_tokens.take(destination(view, &frame, packet), now)
-        {
+    /// A closed port, a service without a usable backend, or one with none that is not full, says so (RFC 9293 section 3.10.7.1, RFC
+    /// 1122 section 4.1.3.1), unless it is to be silent.
+    fn refuse(
+        &mut self,
+        view: &View,
+        frame: Io::Frame,
+        packet: &Packet,
+        (reason, answers): (DropReason, bool),
+        now: Tick,
+    ) {
+        let is_due = match packet.parsed.kind {
+            Kind::Tcp(flags) => flags.0 & TcpFlags::RST == 0,
+            Kind::Udp => true,
+            _ => false,
+        };
+        if answers && is_due && self.error_tokens.take(destination(view, &frame, packet), now) {
             let mac = port_mac(view, frame.meta().port);
             let answered =
                 self.answer(view, &frame, reply::REPLY_MAX, |bytes, out| match packet.parsed.kind {

@@ -293,28 +293,6 @@ impl<Io: PacketIo> Worker<Io> {
         })
     }
 
-    /// A flow that another worker knows: it came here because the NIC's queue choice changed, or as a fragment, or it
-    /// is an ICMP error, whose hash has nothing to do with the flow's. A SYN begins anew, so it does not ask; with policy least-load
-    /// it does, because it may be a copy of one that another worker has placed.
-    fn known_elsewhere(
-        &self,
-        view: &View,
-        service: &ServiceView,
-        packet: &Packet,
-        key: &FlowKey,
-        now: Tick,
-    ) -> Option<BackendId> {
-        if self.peers.len() < 2 || begins_a_flow(packet) && service.least_load().is_none() {
-            return None;
-        }
-        let own = usize::from(self.core.0);
-        let others = self.peers.iter().enumerate().filter(|(core, _)| *core != own);
-        others
-            .filter_map(|(_, reader)| reader.get(key, now))
-            .find(|hit| usable(view, service, hit, packet))
-            .map(|hit| hit.backend)
-    }
-
     /// Enters the decision into the flow table. False when there is no room, which is no failure: the next packet is
     /// steered by the table again.
     pub(crate) fn remember(

@@ -20,16 +20,38 @@ impl TokenBucket {
         TokenBucket { rate, full: burst * TOKEN, level: burst * TOKEN, last: Tick(0) }
     }
 
+    /// Changes the rate from now on; what is in the bucket stays.
+    pub(crate) const fn set_rate(&mut self, rate: u64) {
+        self.rate = rate;
+    }
+
     /// Takes a token, if there is one.
+    #[inline]
     pub(crate) fn take(&mut self, now: Tick) -> bool {
+        self.take_all(1, now)
+    }
+
+    /// Takes so many tokens, if there are as many.
+    #[inline]
+    pub(crate) fn take_all(&mut self, count: u64, now: Tick) -> bool {
+        self.fill(now);
+        let left = self.level.checked_sub(count.saturating_mul(TOKEN));
+        self.level = left.unwrap_or(self.level);
+        left.is_some()
+    }
+
+    /// The tokens that there are.
+    #[inline]
+    pub(crate) fn whole(&mut self, now: Tick) -> u64 {
+        self.fill(now);
+        self.level / TOKEN
+    }
+
+    #[inline]
+    fn fill(&mut self, now: Tick) {
         let gained = now.since_us(self.last).saturating_mul(self.rate);
         self.level = self.level.saturating_add(gained).min(self.full);
         self.last = self.last.max(now);
-        let taken = self.level >= TOKEN;
-        if taken {
-            self.level -= TOKEN;
-        }
-        taken
     }
 }
 
@@ -78,6 +100,16 @@ mod tests {
         assert_eq!(answered[..15], [6; 15]);
         // After a second the first has its rate again, up to its burst.
         assert_eq!((0..1000).filter(|_| budget.take(7, Tick(1_000_001))).count(), 6);
+    }
+
+    #[test]
+    fn several_are_taken_together_or_not_at_all() {
+        let mut bucket = TokenBucket::new(10, 5);
+        assert!(bucket.take_all(3, Tick(1)));
+        assert!(!bucket.take_all(3, Tick(1)));
+        assert_eq!(bucket.whole(Tick(1)), 2);
+        assert!(!bucket.take_all(u64::MAX, Tick(u64::MAX)));
+        assert!(bucket.take_all(5, Tick(u64::MAX)));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! One worker and its turn, which reads like a table of contents.
 
 use crate::classify::{Fate, Packet, classify};
+use crate::elsewhere::Looks;
 use crate::emit::{Label, Outbox};
 use crate::fast::Batch;
 use crate::fragments::Store;
@@ -10,6 +11,7 @@ use crate::least_load::Queues;
 use crate::lookup::{LookedUp, ON_THEIR_WAY, Train};
 use crate::mailbox::Inbox;
 use crate::probation::Probation;
+use crate::punt::Budgets;
 use crate::sources::Sampler;
 use crate::station::{CoreNote, Station};
 use crate::steering::Answer;
@@ -100,6 +102,8 @@ pub struct Worker<Io: PacketIo> {
     pub(crate) fragments: Store<Io::Frame>,
     pub(crate) echo_tokens: Budget,
     pub(crate) error_tokens: Budget,
+    pub(crate) punt_tokens: Budgets,
+    pub(crate) looks: Looks,
     /// A packet of this burst has given an entry another backend: what the burst look-up saw may be out of date.
     pub(crate) rewritten: bool,
     pub(crate) fresh: Fresh,
@@ -144,6 +148,8 @@ impl<Io: PacketIo> Worker<Io> {
             fragments: Store::new(),
             echo_tokens: Budget::new(share(ECHO_RATE), ECHO_RATE_EACH),
             error_tokens: Budget::new(share(ERROR_RATE), ERROR_RATE_EACH),
+            punt_tokens: Budgets::new(),
+            looks: Looks::new(),
             rewritten: false,
             fresh: Fresh::new(),
             queues: Queues::new(u64::from(setup.core.0).wrapping_mul(0x9e37_79b9)),
@@ -234,6 +240,7 @@ impl<Io: PacketIo> Worker<Io> {
             udp_us: view.timeouts.udp_us,
         });
         self.queues.adopt(view);
+        self.punt_tokens.adopt(view);
         self.counters.totals.generation.set(view.generation);
     }
 

@@ -42,6 +42,12 @@ pub struct View {
     pub probes: Vec<Probe>,
     /// The cluster this machine is in; `None` for a machine alone.
     pub cluster: Option<Arc<Cluster>>,
+    /// What packets to ports of a VIP get that no service has.
+    pub on_closed_port: OnClosedPort,
+    /// Neighbours that the machine speaks BGP or BFD with, whose sessions have a budget of their own. Few; searched linearly.
+    pub routing_peers: Vec<Addr>,
+    /// Health checks that the machine makes a second: their answers are the kernel's.
+    pub checks_per_second: u64,
     /// How busy backends are, for services with policy least-load; changes while the view is in use.
     pub loads: Arc<Loads>,
 }
@@ -138,6 +144,16 @@ pub enum HashOn {
 /// What a service without a usable backend does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum OnEmpty {
+    /// TCP reset, or ICMP port unreachable.
+    #[default]
+    Reset,
+    /// Silence.
+    Drop,
+}
+
+/// What packets to ports of a VIP get that no service has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum OnClosedPort {
     /// TCP reset, or ICMP port unreachable.
     #[default]
     Reset,

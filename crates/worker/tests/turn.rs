@@ -9,7 +9,7 @@ use std::sync::Arc;
 use wire::encap::Mode;
 use worker::mailbox::mailbox;
 use worker::memory_io::MemIo;
-use worker::view::{BackendState, OnDown, OnEmpty, PortRole};
+use worker::view::{BackendState, OnClosedPort, OnDown, OnEmpty, PortRole};
 use worker::{Counters, DropReason, RxMeta, Setup, Verdict, View, Worker};
 
 #[test]
@@ -120,6 +120,46 @@ fn an_empty_service_resets_or_is_silent() {
     let (sent, outcomes) = rig.put(0, &tcp(7, 80, Tcp::Syn, 0));
     dropped(&outcomes, DropReason::NoBackend);
     assert!(sent.is_empty());
+}
+
+#[test]
+fn a_closed_port_of_a_vip_resets_or_is_silent() {
+    let mut rig = Rig::new(1, view(1, &[Spec::web(1)]));
+    let (sent, outcomes) = rig.put(0, &tcp(7, 81, Tcp::Syn, 0));
+    dropped(&outcomes, DropReason::NoService);
+    assert_eq!(sent.len(), 1);
+    assert_eq!((sent[0][47], &sent[0][34..38]), (0x14, &[0, 81, 0, 7][..]), "RST and ACK from that port");
+    assert_eq!((&sent[0][26..30], &sent[0][30..34]), (&VIP[..], &CLIENT[..]));
+    let (sent, outcomes) = rig.put(0, &udp(7, 80, 4));
+    dropped(&outcomes, DropReason::NoService);
+    assert_eq!(sent[0][34..36], [3, 3], "port unreachable");
+    let totals = &rig.counters[0].totals;
+    assert_eq!((totals.originated.get(), totals.reset_sent.get()), (2, 2));
+    // Never to a reset, to a later fragment, or to what quotes another packet.
+    let (sent, outcomes) = rig.put(0, &tcp(7, 81, Tcp::Rst, 0));
+    dropped(&outcomes, DropReason::NoService);
+    assert!(sent.is_empty());
+    let pieces = fragments(&udp(7, 81, 3000), 1000);
+    let answers: usize = pieces.iter().map(|piece| rig.put(0, piece).0.len()).sum();
+    assert_eq!(answers, 1, "to the first piece alone");
+    rig.publish(View { on_closed_port: OnClosedPort::Drop, ..view(2, &[Spec::web(1)]) });
+    for frame in [tcp(7, 81, Tcp::Syn, 0), udp(7, 80, 4)] {
+        let (sent, outcomes) = rig.put(0, &frame);
+        dropped(&outcomes, DropReason::NoService);
+        assert!(sent.is_empty());
+    }
+}
+
+#[test]
+fn a_scan_of_closed_ports_is_answered_within_the_budget_of_its_source() {
+    let mut rig = Rig::new(1, view(1, &[Spec::web(1)]));
+    let answers: usize = (0..3000).map(|port| rig.put(0, &tcp(7, 1000 + port, Tcp::Syn, 0)).0.len()).sum();
+    assert_eq!(answers, 50);
+    assert_eq!(rig.drops(DropReason::NoService), 3000);
+    // Segments that get no answer take nothing from those that do.
+    rig.advance_ms(1000);
+    (0..3000).for_each(|port| assert!(rig.put(0, &tcp(7, 1000 + port, Tcp::Rst, 0)).0.is_empty()));
+    assert_eq!(rig.put(0, &tcp(7, 81, Tcp::Syn, 0)).0.len(), 1);
 }
 
 #[test]

@@ -20,7 +20,9 @@ for dst, dport, name, address in [
 for dst, name, address in [("2001:db8:f::5", "v6p112", "10.0.2.26"), ("2001:db8:f::1:5", "v6p96", "10.0.2.25")]:
     p = built(tcp6("S", dst=dst))
     s.sent(request(p), frame(ipip(p, address)), name, name)
-s.dropped(request(built(udp4(dst="203.0.113.77", dport=80))), "no_service")
+p = built(udp4(dst="203.0.113.77", dport=80))
+e = IP(src="203.0.113.77", dst=C4, ttl=64, id=0, flags=0) / ICMP(type=3, code=3) / Raw(bytes(p))
+s.dropped(request(p), "no_service", [frame(built(e))])
 s.punted(request(built(tcp4("S", dst="203.0.114.1"))))
 s.punted(request(built(tcp6("S", dst="2001:db8:f::1:0:0:5"))))
-s.write()
+s.write(masks=["ipv4_id", "ipv4_dont_fragment", "originated_tos", "quote_length"])

@@ -1,4 +1,4 @@
-"""port = 0 takes every port of the VIP that has no service of its own."""
+"""port = 0 takes every port of the VIP that has no service of its own; at others on_closed_port = "drop" is silent."""
 import os
 import sys
 

@@ -7,7 +7,18 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The cases that are turns of the engine.
-pub(super) const TURNS: &[&str] = &["hot-v4", "hot-v6", "exceptions", "miss", "flood"];
+pub(super) const TURNS: &[&str] = &[
+    "hot-v4",
+    "hot-v6",
+    "exceptions",
+    "miss",
+    "flood",
+    "ack-flood-1",
+    "ack-flood-2",
+    "ack-flood-16",
+    "no-service",
+    "punt-refused",
+];
 /// Units of work of a run, and twice as many of the run it is compared with.
 pub(super) const UNITS: usize = 200;
 /// Frames of a turn.
@@ -24,6 +35,11 @@ const CASES: &[(&str, usize, usize)] = &[
     ("exceptions", UNITS, BURST),
     ("miss", UNITS, BURST),
     ("flood", UNITS, FLOOD),
+    ("ack-flood-1", UNITS, BURST),
+    ("ack-flood-2", UNITS, BURST),
+    ("ack-flood-16", UNITS, BURST),
+    ("no-service", UNITS, BURST),
+    ("punt-refused", UNITS, BURST),
     ("maglev", 2, 1),
 ];
 

@@ -116,6 +116,7 @@ fn sample() -> Snapshot {
         flow_misses: 1,
         flow_stateless: 1,
         flow_guessed: 1,
+        flow_unasked: 1,
         flow_inserts: 1,
         flow_displaced: 0,
         flow_refused: 0,

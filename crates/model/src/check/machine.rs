@@ -1,15 +1,17 @@
 //! `[machine]`, `[api]`, `[metrics]`, `[timeouts]`.
 
-use super::Span;
 use super::read::{Read, Reader, Scope, shown};
-use crate::config::{Api, Machine, Metrics, Timeouts, Tls};
-use crate::raw::{self, Cell};
+use super::{Span, Surroundings};
+use crate::config::{Api, Machine, Metrics, OnClosedPort, Port, Timeouts, Tls};
+use crate::raw::{self, Cell, List};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use toml::Spanned;
 
 /// The key printed in every example: 00 01 02 … 0f.
 pub(super) const SAMPLE_KEY: [u8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+/// Largest number of `routing_peers`.
+const ROUTING_PEERS_MAX: usize = 64;
 /// Longest path of a unix socket, bytes: `sun_path` less its final zero.
 const SOCKET_PATH_MAX: usize = 107;
 
@@ -20,6 +22,8 @@ pub(super) fn machine(r: &mut Reader<'_, '_>, raw: Option<Spanned<raw::Machine>>
         address6: None,
         next_hop_mac: None,
         cluster_key: SAMPLE_KEY,
+        on_closed_port: OnClosedPort::Reset,
+        routing_peers: Vec::new(),
         state_dir: PathBuf::from("/var/lib/guideway"),
     };
     let Some(raw) = raw else {
@@ -88,10 +92,58 @@ pub(super) fn machine(r: &mut Reader<'_, '_>, raw: Option<Spanned<raw::Machine>>
         _ => {}
     }
     machine.cluster_key = key.or(SAMPLE_KEY);
+    let closed = [("reset", OnClosedPort::Reset), ("drop", OnClosedPort::Drop)];
+    machine.on_closed_port =
+        r.choice(&scope, "on_closed_port", raw.on_closed_port, &closed).or(OnClosedPort::Reset);
     if let Some(dir) = r.path(&scope, "state_dir", raw.state_dir).ok() {
         machine.state_dir = dir.into();
     }
     machine
+}
+
+/// Whom the machine speaks BGP or BFD with: the gateways, where nothing is written.
+pub(super) fn routing_peers(
+    r: &mut Reader<'_, '_>,
+    list: List,
+    surroundings: &Surroundings,
+    ports: &[Port],
+) -> Vec<IpAddr> {
+    let Some(span) = list.as_ref().map(Spanned::span) else {
+        let gateways = ports.iter().flat_map(|port| {
+            [port.exception_gateway.map(IpAddr::V4), port.exception_gateway6.map(IpAddr::V6)]
+        });
+        return gateways.flatten().collect();
+    };
+    let scope = Scope::new("machine", span.clone());
+    let help = "write the routers' addresses, like [\"10.0.2.1\", \"fe80::1\"]";
+    let mut peers: Vec<IpAddr> = Vec::new();
+    for (text, span) in r.texts(&scope, "routing_peers", list, ROUTING_PEERS_MAX, help) {
+        let Ok(peer) = text.parse::<IpAddr>() else {
+            let message = format!("machine: `routing_peers` {} is no IPv4 or IPv6 address", shown(&text));
+            r.problems.error(span, message, help);
+            continue;
+        };
+        if !r.unicast("machine", "routing_peers", peer, &span, help) {
+            continue;
+        }
+        if surroundings.local.contains(&peer) {
+            let message = format!("machine: `routing_peers` {peer} is our own address");
+            r.problems.error(span, message, help);
+        } else if peers.contains(&peer) {
+            let message = format!("machine: `routing_peers` names {peer} twice");
+            r.problems.error(span, message, "name every address once");
+        } else {
+            peers.push(peer);
+        }
+    }
+    if !peers.is_empty() && !surroundings.has_exception {
+        r.problems.warning(
+            span,
+            "machine: `routing_peers` has no effect without an exception interface",
+            "add exception = \"gw0\" to a port, or remove the key",
+        );
+    }
+    peers
 }
 
 fn key(text: &str) -> Option<[u8; 16]> {

@@ -42,6 +42,9 @@ mistakes! {
     next_hop_mac_multicast: BASE "address6" => "next_hop_mac = \"01:00:5e:00:00:01\"\naddress6";
     cluster_key_short: BASE "5f0c3a9b" => "5f0c";
     cluster_key_type: BASE r#"cluster_key = "5f0c3a9be1d24776a8b9c0d1e2f30415""# => "cluster_key = 5";
+    on_closed_port_unknown: BASE "address6" => "on_closed_port = \"reject\"\naddress6";
+    routing_peers_bad: BASE "address6" => "routing_peers = [\"10.0.2.1/24\", \"224.0.0.5\", \"10.0.2.11\", \"10.0.2.9\", \"10.0.2.9\", 7]\naddress6";
+    routing_peers_many: BASE "address6" => &format!("routing_peers = [{}]\naddress6", (1..=65).map(|n| format!("\"10.0.3.{n}\"")).collect::<Vec<_>>().join(", "));
     state_dir_relative: BASE r#"cluster_key = "5f0c3a9be1d24776a8b9c0d1e2f30415""# => "cluster_key = \"5f0c3a9be1d24776a8b9c0d1e2f30415\"\nstate_dir = \"var/guideway\"";
     socket_path_long: BASE "[api]" => &format!("[api]\nsocket = \"/{}\"", "x".repeat(107));
     socket_relative: BASE "[api]" => "[api]\nsocket = \"lb.sock\"";

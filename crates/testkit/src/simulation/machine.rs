@@ -21,8 +21,8 @@ use worker::memory_io::MemIo;
 use worker::slots::SlotMemory;
 use worker::station::StationSize;
 use worker::view::{
-    BackendState, BackendView, HashOn, LeastLoad, OnDown, OnEmpty, Overload, Policy, PortRole, PortView,
-    Select, ServiceView, Timeouts, View,
+    BackendState, BackendView, HashOn, LeastLoad, OnClosedPort, OnDown, OnEmpty, Overload, Policy, PortRole,
+    PortView, Select, ServiceView, Timeouts, View,
 };
 use worker::{Counters, RxMeta, Setup, Worker};
 
@@ -389,8 +389,8 @@ fn view_of(plan: &Plan, own: Member, registry: &Registry, scenario: &Scenario) -
             udp_us: scenario.habits.max_idle_us,
             fragment_us: 1_000_000,
         },
-        probes: Vec::new(),
         cluster: Some(Arc::new(cluster)),
-        loads: Arc::default(),
+        on_closed_port: OnClosedPort::Drop,
+        ..View::default()
     }
 }

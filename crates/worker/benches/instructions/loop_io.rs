@@ -16,6 +16,7 @@ const BUFFERS: usize = 8 * BURST;
 /// Where a frame of IPv4 without options has TCP's flags, and the one that begins a connection.
 const FLAGS: usize = 47;
 const SYN: u8 = 2;
+const ACK: u8 = 16;
 
 struct Buffer {
     bytes: [u8; ROOM],
@@ -94,6 +95,8 @@ pub(crate) struct LoopIo {
     next: usize,
     /// Where given, each SYN gets the next source port.
     new_flow: Option<u32>,
+    /// Flags of TCP of which one makes a frame one of those.
+    new_flags: u8,
     /// Bursts of a turn: when so many were received, there is no other one until all were sent.
     bursts: usize,
     /// Of a turn, those received and those sent.
@@ -113,6 +116,7 @@ impl LoopIo {
             frames,
             next: 0,
             new_flow: None,
+            new_flags: SYN,
             bursts: 1,
             received_bursts: 0,
             sent_bursts: 0,
@@ -123,6 +127,19 @@ impl LoopIo {
     /// From the next turn on receives these IPv4 frames in turn, so many bursts a turn; each SYN comes from another port.
     pub(crate) fn flood(&mut self, frames: Vec<Vec<u8>>, bursts: usize) {
         (self.frames, self.next, self.new_flow, self.bursts) = (frames, 0, Some(1), bursts);
+    }
+}
+
+impl LoopIo {
+    /// The same, but segments with ACK come from another port each.
+    pub(crate) fn flood_of(&mut self, frames: Vec<Vec<u8>>, bursts: usize) {
+        self.flood(frames, bursts);
+        self.new_flags = ACK;
+    }
+
+    /// Receives again, although nothing was sent: for turns whose frames are dropped.
+    pub(crate) fn begin_turn(&mut self) {
+        (self.received_bursts, self.sent_bursts) = (0, 0);
     }
 }
 
@@ -145,7 +162,7 @@ impl PacketIo for LoopIo {
             buffer.bytes[range].copy_from_slice(bytes);
             buffer.meta = RxMeta { port, ..RxMeta::default() };
             if let Some(flow) = &mut self.new_flow
-                && bytes.get(FLAGS).is_some_and(|flags| flags & SYN != 0)
+                && bytes.get(FLAGS).is_some_and(|flags| flags & self.new_flags != 0)
             {
                 // The source port: no checksum that a balancer looks at covers it.
                 buffer.bytes[usize::from(HEADROOM) + 34..usize::from(HEADROOM) + 36]

@@ -20,7 +20,8 @@ use std::sync::Arc;
 use steer::{Maglev, Weighted};
 use wire::{CoreId, PortId, Tick};
 use worker::mailbox::{Publisher, mailbox};
-use worker::{BURST, Burst, Counters, PacketIo, Setup, Turn, View, Worker};
+use worker::view::OnClosedPort;
+use worker::{BURST, Burst, Counters, DropReason, PacketIo, Setup, Turn, View, Worker};
 
 /// Flows of the hot cases: they and their entries stay in the nearest caches, so that a count is about all there is to say.
 const FLOWS: u16 = 1024;
@@ -49,10 +50,17 @@ fn main() -> ExitCode {
         "exceptions" => exceptions(count),
         "miss" => miss(count),
         "flood" => flood(count),
+        "ack-flood-1" => ack_flood(1, count),
+        "ack-flood-2" => ack_flood(2, count),
+        "ack-flood-16" => ack_flood(16, count),
+        "no-service" => no_service(count),
+        "punt-refused" => punt_refused(count),
         "edge" => edge(count),
         "maglev" => maglev(count),
         _ => {
-            eprintln!("usage: instructions hot-v4|hot-v6|exceptions|miss|flood|edge|maglev N");
+            eprintln!(
+                "usage: instructions hot-v4|hot-v6|exceptions|miss|flood|ack-flood-1|ack-flood-2|ack-flood-16|no-service|punt-refused|edge|maglev N"
+            );
             return ExitCode::from(2);
         }
     };
@@ -71,6 +79,8 @@ struct Engine {
     worker: Worker<LoopIo>,
     counters: Arc<Counters>,
     now: Tick,
+    /// Virtual time of a turn, microseconds.
+    turn_us: u64,
     /// Of a turn.
     bursts: usize,
     _publisher: Publisher<View>,
@@ -83,35 +93,66 @@ impl Engine {
     }
 
     fn with(view: View, io: LoopIo) -> Engine {
+        Engine::among(1, view, io)
+    }
+
+    /// Worker 0 of so many; the others' tables are there, and empty.
+    fn among(workers: usize, view: View, io: LoopIo) -> Engine {
         let idle = flow::Idle {
             tcp_established_us: view.timeouts.tcp_established_us,
             tcp_closing_us: view.timeouts.tcp_closing_us,
             syn_us: view.timeouts.syn_us,
             udp_us: view.timeouts.udp_us,
         };
-        let (narrow, wide) = (flow::Memory::heap(CAPACITY), flow::Memory::heap(CAPACITY));
-        let table = flow::Table::new(narrow, wide, 7, idle, 90).expect("a small table");
+        let table = || {
+            let (narrow, wide) = (flow::Memory::heap(CAPACITY), flow::Memory::heap(CAPACITY));
+            flow::Table::new(narrow, wide, 7, idle, 90).expect("a small table")
+        };
+        let others: Vec<flow::Table> = (1..workers).map(|_| table()).collect();
+        let table = table();
+        let peers = [&table].into_iter().chain(&others).map(flow::Table::reader).collect();
         let counters = Arc::new(Counters::new(16, 1024, 1));
         let (mut publisher, inbox) = mailbox(2);
         publisher.publish(Arc::new(view)).expect("an empty mailbox takes a view");
         let worker = Worker::new(Setup {
             core: CoreId(0),
             io,
-            peers: vec![table.reader()],
+            peers,
             table,
-            rings: statesync::mesh(1, 64).remove(0),
+            rings: statesync::mesh(workers, 64).remove(0),
             inbox,
             counters: Arc::clone(&counters),
         });
-        Engine { worker, counters, now: Tick(1_000_000), bursts: 1, _publisher: publisher }
+        Engine { worker, counters, now: Tick(1_000_000), turn_us: TURN_US, bursts: 1, _publisher: publisher }
     }
 
     fn turns(&mut self, count: usize) {
         for _ in 0..count {
-            self.now = Tick(self.now.0 + TURN_US);
+            self.now = Tick(self.now.0 + self.turn_us);
             let turn = whole_turn(&mut self.worker, self.now);
             assert_eq!(turn.received, self.bursts * BURST);
         }
+    }
+
+    /// Turns all of whose frames are dropped.
+    fn dropped_turns(&mut self, count: usize) {
+        for _ in 0..count {
+            self.worker.io().begin_turn();
+            self.turns(1);
+        }
+    }
+
+    /// Counted turns, nearly all of whose frames must have been dropped for this reason.
+    fn counted_drops(&mut self, count: usize, reason: DropReason) -> Done {
+        let before = self.counters.drops(reason).get();
+        let allocations = measure(|| self.dropped_turns(count));
+        let dropped = self.counters.drops(reason).get() - before;
+        let all = (count * BURST) as u64;
+        assert!(
+            dropped >= all - all / 100,
+            "every frame is dropped, but for the tokens of the time that passed"
+        );
+        Done { sent: 0, allocations }
     }
 
     /// Counted turns, all of whose frames must have been sent.
@@ -153,6 +194,23 @@ fn miss(count: usize) -> Done {
     done
 }
 
+/// Segments in the middle of flows that nobody has seen, a million a second, at one of several workers who could be asked.
+fn ack_flood(workers: usize, count: usize) -> Done {
+    assert!(count * BURST < CAPACITY / 2, "the table shall have room for all");
+    let view = rig::view(1, &[Spec::web(BACKENDS)]);
+    let mut engine = Engine::among(workers, view, LoopIo::new(frames_v4()));
+    let mut ack = syn();
+    ack[47] = 0x10;
+    engine.worker.io().flood_of(vec![ack], 1);
+    engine.turn_us = BURST as u64;
+    // Until what there is to ask with is spent.
+    engine.turns(100);
+    let inserts = engine.counters.totals.flow_inserts.get();
+    let done = engine.counted_turns(count);
+    assert_eq!(engine.counters.totals.flow_inserts.get() - inserts, done.sent, "every frame is a new flow");
+    done
+}
+
 /// Established flows whose slot alone decides.
 fn exceptions(count: usize) -> Done {
     let mut view = rig::view(1, &[Spec::web(BACKENDS)]);
@@ -181,6 +239,24 @@ fn flood(count: usize) -> Done {
     let known = (totals.flow_hits.get() - before.0, totals.flow_inserts.get() - before.1);
     assert_eq!(known, (done.sent / 2, done.sent / 2), "established flows are found, others entered");
     done
+}
+
+/// To ports of the VIP that no service has, in silence.
+fn no_service(count: usize) -> Done {
+    let mut frames = frames_v4();
+    // The destination port: no checksum that a balancer looks at covers it.
+    frames.iter_mut().for_each(|frame| frame[36..38].copy_from_slice(&81_u16.to_be_bytes()));
+    let view = View { on_closed_port: OnClosedPort::Drop, ..rig::view(1, &[Spec::web(BACKENDS)]) };
+    let mut engine = Engine::with(view, LoopIo::new(frames));
+    engine.dropped_turns(100);
+    engine.counted_drops(count, DropReason::NoService)
+}
+
+/// To be punted, when the budget is spent.
+fn punt_refused(count: usize) -> Done {
+    let mut engine = Engine::new(LoopIo::new(vec![to_kernel()]));
+    engine.dropped_turns(100);
+    engine.counted_drops(count, DropReason::PuntLimit)
 }
 
 /// Receiving and sending alone: what the other cases contain of the loop's own work.
@@ -235,4 +311,12 @@ fn frames_v6() -> Vec<Vec<u8>> {
         frame
     };
     (0..FLOWS).map(|flow| frame(10_000 + flow)).collect()
+}
+
+/// A segment to the machine itself.
+fn to_kernel() -> Vec<u8> {
+    let mut frame = Vec::new();
+    let builder = PacketBuilder::ethernet2(ROUTER_MAC, PORT_MAC).ipv4(STRANGER, [10, 0, 2, 11], 64);
+    builder.tcp(1, 22, 7, 1000).syn().write(&mut frame, &[0; 6]).expect("memory takes a frame");
+    frame
 }

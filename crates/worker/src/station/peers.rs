@@ -391,7 +391,11 @@ impl<Io: PacketIo> Worker<Io> {
     pub(crate) fn receive_before_joining(&mut self, view: &View, burst: &mut Burst<Io::Frame>, now: Tick) {
         for frame in burst.drain(..) {
             let mut packet = classify(view, frame.bytes(), frame.meta());
-            if matches!(packet.fate, Fate::Flow | Fate::Quoted | Fate::Fragment) {
+            // Which ports are closed is not known either: others may have agreed on more services.
+            if matches!(
+                packet.fate,
+                Fate::Flow | Fate::Quoted | Fate::Fragment | Fate::Drop(DropReason::NoService)
+            ) {
                 packet.fate = Fate::Drop(DropReason::NotReady);
             }
             self.rewrite(view, frame, &mut packet, now);

@@ -14,7 +14,7 @@ const USERSPACE_DRIVERS: [&str; 3] = ["vfio-pci", "uio_pci_generic", "igb_uio"];
 const BIFURCATED_DRIVERS: [&str; 3] = ["mlx4_core", "mlx5_core", "mana"];
 /// Offloads that make the kernel hand over frames that were never on a wire.
 const HARMFUL_OFFLOADS: [&str; 3] = ["generic-receive-offload", "large-receive-offload", "rx-gro-hw"];
-/// And these, on the other end of a veth pair, leave checksums undone and segments uncut.
+/// And these, of the other end of a veth pair, leave checksums undone and segments uncut.
 const VETH_OFFLOADS: [&str; 3] =
     ["tx-checksumming", "tcp-segmentation-offload", "generic-segmentation-offload"];
 
@@ -117,10 +117,19 @@ fn netdev(host: &Host, port: &Port, driver: &str, interface: &str, findings: &mu
         let text = format!("port {name}: {interface} is down");
         findings.push(Finding::warn(CHECK, text, format!("ip link set {interface} up")));
     }
-    // A veth has no device behind it.
-    let virtual_pair = !host.exists(&format!("{dir}/device"));
-    findings.push(offloads(host, name, driver, interface, virtual_pair));
+    findings.push(offloads(host, name, driver, interface));
+    if host.is_live() {
+        findings.extend(peer_offloads(host, name, interface));
+    }
     if driver == "net_af_packet" {
+        findings.push(Finding::warn(
+            CHECK,
+            format!(
+                "port {name}: net_af_packet loses the type of an outer VLAN tag (0x88a8 leaves as 0x8100), and of datagrams that \
+                 come in IPv4 fragments it brings none that is longer than about 1,900 bytes (dropped as bad_ipv4)"
+            ),
+            "for service tags, or for services whose clients send fragments, use net_af_xdp or a card",
+        ));
         findings.push(Finding::warn(
             CHECK,
             format!(
@@ -133,7 +142,7 @@ fn netdev(host: &Host, port: &Port, driver: &str, interface: &str, findings: &mu
     }
 }
 
-fn offloads(host: &Host, port: &str, driver: &str, interface: &str, virtual_pair: bool) -> Finding {
+fn offloads(host: &Host, port: &str, driver: &str, interface: &str) -> Finding {
     const CHECK: &str = "offloads";
     if !host.is_live() {
         return Finding::warn(
@@ -142,53 +151,118 @@ fn offloads(host: &Host, port: &str, driver: &str, interface: &str, virtual_pair
             format!("ethtool -k {interface}"),
         );
     }
-    // Asked by ethtool, because the ioctl behind it needs unsafe code that a doctor should not have.
-    let output = Command::new("ethtool").args(["-k", interface]).output();
-    let text = match output {
-        Ok(o) if o.status.success() => String::from_utf8_lossy(&o.stdout).into_owned(),
-        Ok(_) | Err(_) => {
-            let text = format!("port {port}: cannot ask for the offloads of {interface}");
-            return Finding::warn(
-                CHECK,
-                text,
-                format!("apt-get install ethtool; then ethtool -k {interface}"),
-            );
-        }
+    let Some(text) = ethtool("-k", interface) else {
+        let text = format!("port {port}: cannot ask for the offloads of {interface}");
+        return Finding::warn(CHECK, text, format!("apt-get install ethtool; then ethtool -k {interface}"));
     };
-    let on = offloads_on(&text, virtual_pair);
+    let on = offloads_on(&text);
     if on.is_empty() {
         return Finding::pass(
             CHECK,
             format!("port {port}: {interface} hands over frames as they were on the wire"),
         );
     }
-    let pair = if virtual_pair { " (and on its peer)" } else { "" };
     Finding::warn(
         CHECK,
         format!(
             "port {port}: {interface} ({driver}) has {} on: frames may come merged or without checksum",
             on.join(", ")
         ),
-        format!("ethtool -K {interface} rx off tx off tso off gso off gro off lro off{pair}"),
+        format!("ethtool -K {interface} gro off lro off rx-gro-hw off"),
     )
 }
 
-/// Harmful offloads that `ethtool -k` lists as on.
-fn offloads_on(text: &str, virtual_pair: bool) -> Vec<&str> {
+/// What ethtool says: asked, because the ioctl behind it needs unsafe code that a doctor should not have.
+fn ethtool(option: &str, interface: &str) -> Option<String> {
+    let output = Command::new("ethtool").args([option, interface]).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Of a veth pair the other end: its sender leaves checksums undone and segments uncut, and nothing between the ends mends that.
+fn peer_offloads(host: &Host, port: &str, interface: &str) -> Option<Finding> {
+    const CHECK: &str = "offloads";
+    let statistics = ethtool("-S", interface)?;
+    let index = peer_index(&statistics)?;
+    let Some(peer) = peer(host, interface, index) else {
+        return Some(Finding::warn(
+            CHECK,
+            format!(
+                "port {port}: {interface} is a veth whose other end (index {index}) is in another network namespace: whether its sender \
+                 leaves checksums undone cannot be seen from here, and such packets would be forwarded wrong"
+            ),
+            "in that namespace: ethtool -K PEER tx off tso off gso off",
+        ));
+    };
+    let text = ethtool("-k", &peer)?;
+    let on: Vec<&str> = states_on(&text).filter(|name| VETH_OFFLOADS.contains(name)).collect();
+    if on.is_empty() {
+        return Some(Finding::pass(
+            CHECK,
+            format!("port {port}: {peer}, the other end of {interface}, finishes its checksums and segments"),
+        ));
+    }
+    Some(Finding::warn(
+        CHECK,
+        format!(
+            "port {port}: {peer}, the other end of {interface}, has {} on: its packets come without checksum or too long",
+            on.join(", ")
+        ),
+        format!("ethtool -K {peer} tx off tso off gso off"),
+    ))
+}
+
+/// The index of a veth's other end in `ethtool -S`; `None` for other interfaces.
+fn peer_index(statistics: &str) -> Option<i64> {
+    let of = |line: &str| line.trim().strip_prefix("peer_ifindex:")?.trim().parse().ok();
+    statistics.lines().find_map(of)
+}
+
+/// The other end of a veth pair, if it is in this namespace. Indices are counted by namespace, so both ends must name each other.
+fn peer(host: &Host, interface: &str, index: i64) -> Option<String> {
+    let number = |name: &str, file: &str| host.number(&format!("/sys/class/net/{name}/{file}"));
+    let own = number(interface, "ifindex")?;
+    host.names("/sys/class/net").into_iter().find(|name| {
+        name != interface && number(name, "ifindex") == Some(index) && number(name, "iflink") == Some(own)
+    })
+}
+
+fn states_on(text: &str) -> impl Iterator<Item = &str> {
     let states = text.lines().filter_map(|l| l.trim().split_once(':'));
-    let on = states.filter(|(_, state)| state.trim().starts_with("on")).map(|(name, _)| name);
-    on.filter(|n| HARMFUL_OFFLOADS.contains(n) || (virtual_pair && VETH_OFFLOADS.contains(n))).collect()
+    states.filter(|(_, state)| state.trim().starts_with("on")).map(|(name, _)| name)
+}
+
+/// Harmful offloads that `ethtool -k` lists as on.
+fn offloads_on(text: &str) -> Vec<&str> {
+    states_on(text).filter(|name| HARMFUL_OFFLOADS.contains(name)).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::offloads_on;
+    use super::{Host, offloads_on, peer, peer_index};
+
+    #[test]
+    fn the_other_end_of_a_veth_is_found_only_where_both_name_each_other() {
+        assert_eq!(peer_index("NIC statistics:\n     peer_ifindex: 7\n     rx_queue_0_xdp: 0\n"), Some(7));
+        assert_eq!(peer_index("no stats available"), None);
+        let dir = tempfile::tempdir().unwrap();
+        for (name, index, link) in [("p0", 4, 7), ("p1", 7, 4), ("other", 9, 4), ("lo", 1, 1)] {
+            let of = dir.path().join("sys/class/net").join(name);
+            std::fs::create_dir_all(&of).unwrap();
+            std::fs::write(of.join("ifindex"), format!("{index}\n")).unwrap();
+            std::fs::write(of.join("iflink"), format!("{link}\n")).unwrap();
+        }
+        let host = Host::new(dir.path());
+        assert_eq!(peer(&host, "p0", 7).as_deref(), Some("p1"));
+        // In other namespaces: an index that is nobody's here, our own, or a stranger's.
+        for (interface, index) in [("p0", 8), ("p0", 4), ("p0", 1), ("lo", 9)] {
+            assert_eq!(peer(&host, interface, index), None, "{interface} {index}");
+        }
+    }
 
     #[test]
     fn only_what_harms_is_named() {
         let text = "Features for p0:\nrx-checksumming: on\ntx-checksumming: on\n\ttx-checksum-ipv4: off [fixed]\n\
                     generic-receive-offload: on\nlarge-receive-offload: off [fixed]\nrx-gro-hw: on [fixed]\n";
-        assert_eq!(offloads_on(text, false), ["generic-receive-offload", "rx-gro-hw"]);
-        assert_eq!(offloads_on(text, true), ["tx-checksumming", "generic-receive-offload", "rx-gro-hw"]);
+        assert_eq!(offloads_on(text), ["generic-receive-offload", "rx-gro-hw"]);
     }
 }

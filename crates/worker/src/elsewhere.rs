@@ -1,0 +1,84 @@
+//! What other workers know of a flow. While a NIC's choice of queue stays, all packets of a flow come to one worker, so that nearly
+//! every packet without an entry begins a flow, and nobody knows it. But the choice may change; a datagram in fragments comes to the
+//! worker that owns the fragments, and an ICMP error to any. Which worker the flow is with cannot be computed: NICs and the kernel hash by
+//! keys of their own. So the others are asked in turn, and a budget of looks into their tables keeps a flood of packets of no flow
+//! from being the dearer the more workers there are. What is not asked about goes by its slot, which is wrong only for flows whose
+//! slot's answer has changed since they began.
+
+use crate::Worker;
+use crate::classify::{Fate, Packet};
+use crate::io::PacketIo;
+use crate::steering::{begins_a_flow, usable};
+use crate::token_bucket::TokenBucket;
+use crate::view::{ServiceView, View};
+use wire::{BackendId, FlowKey, Tick};
+
+/// Looks into other workers' tables, a second and at once, of each worker and each kind. One costs about half a microsecond, most of it
+/// a miss of the cache: a hundredth of the worker's time.
+const LOOKS: (u64, u64) = (20_000, 256);
+
+const _: () = assert!(LOOKS.1 as usize >= crate::view::WORKERS_MAX);
+
+/// Budgets of looks: a flood of the one kind leaves the other alone.
+#[derive(Debug)]
+pub(crate) struct Looks {
+    /// For whole packets without an entry.
+    misses: TokenBucket,
+    /// For ICMP errors and first fragments, whose flows are with other workers as a rule.
+    strays: TokenBucket,
+}
+
+impl Looks {
+    /// Full.
+    pub(crate) const fn new() -> Looks {
+        let full = TokenBucket::new(LOOKS.0, LOOKS.1);
+        Looks { misses: full, strays: full }
+    }
+}
+
+impl<Io: PacketIo> Worker<Io> {
+    /// Whether the packet needs no answer of other workers. A SYN begins anew; with policy least-load it asks all the same, because it may
+    /// be a copy of one that another worker has placed.
+    fn asks_nobody(&self, service: &ServiceView, packet: &Packet) -> bool {
+        self.peers.len() < 2 || begins_a_flow(packet) && service.least_load().is_none()
+    }
+
+    /// The backend of a flow that another worker knows, as far as the budget allows to ask.
+    pub(crate) fn known_elsewhere(
+        &mut self,
+        view: &View,
+        service: &ServiceView,
+        packet: &Packet,
+        key: &FlowKey,
+        now: Tick,
+    ) -> Option<BackendId> {
+        if self.asks_nobody(service, packet) {
+            return None;
+        }
+        let is_stray = packet.fate == Fate::Quoted || packet.parsed.fragment.is_some();
+        let looks = if is_stray { &mut self.looks.strays } else { &mut self.looks.misses };
+        if !looks.take_all(self.peers.len() as u64 - 1, now) {
+            self.counters.totals.flow_unasked.add(1);
+            return None;
+        }
+        let own = usize::from(self.core.0);
+        let others = self.peers.iter().enumerate().filter(|(core, _)| *core != own);
+        others
+            .filter_map(|(_, reader)| reader.get(key, now))
+            .find(|hit| usable(view, service, hit, packet))
+            .map(|hit| hit.backend)
+    }
+
+    /// Of these positions of whole packets that are no SYNs, those about which nobody can be asked any more: all but the first ones.
+    pub(crate) fn not_to_be_asked(&mut self, positions: u32, now: Tick) -> u32 {
+        if positions == 0 {
+            return 0;
+        }
+        let others = (self.peers.len() as u64).max(2) - 1;
+        let mut left = positions;
+        for _ in 0..(self.looks.misses.whole(now) / others).min(u64::from(u32::BITS)) {
+            left &= left.wrapping_sub(1);
+        }
+        left
+    }
+}
