@@ -226,7 +226,11 @@ fn changed_keys(old: &Config, new: &Config) -> Vec<String> {
     let (Machine { address, address6, next_hop_mac, on_closed_port, routing_peers, .. }, machine) =
         (&old.machine, &new.machine);
     let Timeouts { tcp_established_s, tcp_closing_s, syn_s, udp_s, fragment_ms } = old.timeouts;
+    let sync_keys = |of: &Config| of.cluster.as_ref().map(|of| (of.sync_key, of.sync_key_accepted)).unzip();
+    let (old_keys, new_keys) = (sync_keys(old), sync_keys(new));
     let differs = [
+        ("cluster.sync_key", old_keys.0 != new_keys.0),
+        ("cluster.sync_key_accepted", old_keys.1 != new_keys.1),
         ("machine.address", *address != machine.address),
         ("machine.address6", *address6 != machine.address6),
         ("machine.next_hop_mac", *next_hop_mac != machine.next_hop_mac),

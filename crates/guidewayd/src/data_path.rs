@@ -12,6 +12,7 @@ use dpdk::{
 };
 use flow::{Memory, Table};
 use model::Config;
+use statesync::window::Windows;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -133,6 +134,7 @@ impl DataPath {
         let readers: Vec<flow::Reader> = tables.iter().map(Table::reader).collect();
         let mut rings = statesync::mesh(count, RING_DEPTH);
         let port_count = queues.first().map_or(0, Vec::len);
+        let windows = config.cluster.is_some().then(|| Arc::new(Windows::new()));
         let mut workers = Vec::new();
         for (index, table) in tables.into_iter().enumerate().rev() {
             // Rings and queues are in order of cores, and so are taken from the end.
@@ -153,9 +155,9 @@ impl DataPath {
                 counters: Arc::clone(&counters),
             });
             let mut reports = None;
-            if config.cluster.is_some() {
+            if let Some(windows) = &windows {
                 let (sender, receiver) = statesync::spsc::channel(REPORTS_DEPTH);
-                worker.attach_station(sizing::STATION, random()?, sender);
+                worker.attach_station(sizing::STATION, random()?, Arc::clone(windows), sender);
                 reports = Some(receiver);
             }
             let (idle, stop) = (config.workers.idle, Arc::clone(&path.stop));
@@ -179,7 +181,7 @@ impl DataPath {
         let mut memory_bytes =
             vec![("flow_tables".to_owned(), table_bytes), ("packet_buffers".to_owned(), pool_bytes)];
         if config.cluster.is_some() {
-            memory_bytes.push(("state_sync".to_owned(), sizing::station_bytes() * count as u64));
+            memory_bytes.push(("state_sync".to_owned(), sizing::station_bytes(count)));
         }
         tracing::info!(
             workers = count,

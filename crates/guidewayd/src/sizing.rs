@@ -3,6 +3,7 @@
 use dpdk::mempool::{CACHE, data_room, pool_bytes};
 use flow::{Memory, NarrowBucket, WideBucket};
 use model::Config;
+use statesync::window::Windows;
 use worker::BURST;
 use worker::station::StationSize;
 
@@ -19,9 +20,9 @@ const XDP_RINGS: u32 = 2 * 2048;
 pub(crate) const STATION: StationSize =
     StationSize { records: 1 << 18, unacknowledged: 1 << 15, asks: 1 << 12 };
 
-/// Bytes of that, as the types' documents have it.
-pub(crate) fn station_bytes() -> u64 {
-    STATION.bytes()
+/// Bytes of that, as the types' documents have it, and of what all workers of the machine share.
+pub(crate) fn station_bytes(workers: usize) -> u64 {
+    STATION.bytes() * workers as u64 + Windows::BYTES
 }
 
 /// What the devices of the pool need.

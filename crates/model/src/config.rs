@@ -3,6 +3,7 @@
 mod memory;
 mod names;
 mod restart;
+mod sync_key;
 mod template;
 
 use schemars::JsonSchema;
@@ -150,6 +151,10 @@ pub struct Cluster {
     pub user: Option<StoreUser>,
     /// UDP port of messages between the machines; default 7480.
     pub port: u16,
+    /// What the tags of these messages are made with; default [`Machine::cluster_key`].
+    pub sync_key: [u8; 16],
+    /// What tags may be made with besides.
+    pub sync_key_accepted: Option<[u8; 16]>,
     /// Default true; false is for tests.
     pub sync: bool,
     /// Default true; false is for tests.

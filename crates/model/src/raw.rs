@@ -223,6 +223,14 @@ pub(crate) struct Cluster {
     #[serde(default)]
     #[schemars(with = "u16", range(min = 1))]
     pub(crate) port: Cell,
+    /// Secret that the tags of these messages are made with, 32 hexadecimal digits; default machine.cluster_key.
+    #[serde(default)]
+    #[schemars(with = "String", length(equal = 32))]
+    pub(crate) sync_key: Cell,
+    /// A second secret whose tags are taken, while sync_key changes; default none.
+    #[serde(default)]
+    #[schemars(with = "String", length(equal = 32))]
+    pub(crate) sync_key_accepted: Cell,
     /// For tests: off leaves every flow to the table in force; default on.
     #[serde(default)]
     #[schemars(with = "Switch")]

@@ -600,6 +600,19 @@ fn a_cluster_is_read_and_its_keys_need_a_restart() {
         full.restart_keys(&plain),
         ["endpoints", "tls", "user", "port", "sync", "export"].map(|key| format!("cluster.{key}"))
     );
+    let keys = with(
+        "endpoints = [\"http://10.0.0.5:2379\"]\nsync_key = \"000102030405060708090A0B0C0D0E0F\"\n\
+         sync_key_accepted = \"5f0c3a9be1d24776a8b9c0d1e2f30415\"",
+    );
+    let [plain_keys, new_keys] = [&plain, &keys].map(|of| of.cluster.as_ref().expect("a cluster").tag_keys());
+    assert_eq!(new_keys.1, Some(plain_keys.0), "without sync_key it is cluster_key's, which can be accepted");
+    assert_eq!((plain_keys.1, plain_keys.0 == new_keys.0), (None, false));
+    assert_ne!(plain_keys.0, plain.machine.cluster_key);
+    assert_eq!(plain.restart_keys(&keys), Vec::<String>::new());
+    let same = "[cluster]\nstore = \"etcd\"\nendpoints = [\"http://10.0.0.5:2379\"]\n\
+                sync_key_accepted = \"5f0c3a9be1d24776a8b9c0d1e2f30415\"\n[workers]";
+    let warnings = loaded(&edited(BASE, &[("[workers]", same)])).warnings;
+    assert!(warnings.iter().any(|of| of.message.contains("is the key in use")), "{warnings:?}");
     let mut longer = plain.clone();
     longer.timeouts.udp_s = 61;
     longer.machine.address = Some(std::net::Ipv4Addr::new(10, 0, 2, 13));

@@ -5,7 +5,7 @@
 //! | offset | bytes | header |
 //! |---|---|---|
 //! | 0 | 2 | magic `0x4757` |
-//! | 2 | 1 | version, 1 |
+//! | 2 | 1 | version, 2 |
 //! | 3 | 1 | kind: 1 notes, 2 piece of a frame |
 //! | 4 | 1 | sender's machine |
 //! | 5 | 1 | sender's core |
@@ -14,9 +14,15 @@
 //! | 8 | 4 | sender's incarnation |
 //! | 12 | 4 | receiver's incarnation, as the sender knows it |
 //! | 16 | 4 | sender's epoch |
-//! | 20 | 8 | sender's generation |
-//! | 28 | 8 | number of the datagram at its sender |
-//! | 36 | 16 | tag: SipHash-2-4 with 128 bits under the cluster's key over everything else |
+//! | 20 | 8 | sender's clock when it wrote this, microseconds |
+//! | 28 | 8 | number of the datagram at its sender's core, from 1 |
+//! | 36 | 8 | header's tag: SipHash-2-4 under the key of the tags over the 36 bytes before |
+//! | 44 | 16 | tag: SipHash-2-4 with 128 bits under the same key over everything else |
+//!
+//! The header has a tag of its own because its cost is that of a few bytes: who cannot make one cannot make anybody compute the tag of
+//! the whole. Both are as Aumasson and Bernstein define them ("SipHash: a fast short-input PRF", 2012); the two variants
+//! begin from other states, so that a tag of the one is none of the other. The key is derived by `control` (see
+//! `cluster::tags`).
 //!
 //! | kind of note | bytes behind the number of the kind |
 //! |---|---|
@@ -34,12 +40,14 @@ use crate::note::{Answer, Lasting, Note, Origin, Question, Sequence, Statement, 
 use core::hash::Hasher;
 use siphasher::sip128::{Hasher128, SipHasher24};
 use wire::key::WideKey;
-use wire::{BackendId, CoreId, FlowKey};
+use wire::{BackendId, CoreId, FlowKey, Tick};
 
 const MAGIC: [u8; 2] = 0x4757_u16.to_be_bytes();
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// Bytes that the header says something in.
+const SAID: usize = 36;
 /// Bytes before the tag.
-const UNTAGGED: usize = 36;
+const UNTAGGED: usize = SAID + 8;
 /// Bytes of the header.
 pub const HEADER_LEN: usize = UNTAGGED + 16;
 /// Bytes in front of a piece's part of the frame.
@@ -56,10 +64,25 @@ pub struct Header {
     pub to: Member,
     /// The sender's epoch.
     pub epoch: u32,
-    /// The sender's generation.
-    pub generation: u64,
-    /// Counts the sender's datagrams.
+    /// The sender's clock when it wrote this.
+    pub sent: Tick,
+    /// Counts the datagrams of the sender's core, from 1.
     pub number: u64,
+}
+
+/// Keys of the tags.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub struct Keys {
+    /// Of our own datagrams, and of what is taken.
+    pub own: [u8; 16],
+    /// What is taken as well, while the cluster changes from one key to another.
+    pub accepted: Option<[u8; 16]>,
+}
+
+impl core::fmt::Debug for Keys {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Keys").finish_non_exhaustive()
+    }
 }
 
 /// A part of a relayed frame.
@@ -95,12 +118,20 @@ pub enum Refused {
     /// Too short for what it says.
     #[error("a datagram of state synchronisation that is cut off or malformed")]
     Malformed,
-    /// The receiver did not ask for the tag to be looked at: not for it, or not from where its sender is.
-    #[error("a datagram of state synchronisation for another machine, or not from where its sender is")]
-    NotAdmitted,
-    /// The tag is wrong.
-    #[error("a datagram of state synchronisation with a wrong tag: another cluster_key, or forged")]
+    /// The header's tag is wrong.
+    #[error(
+        "a datagram of state synchronisation with a wrong tag: another cluster_key or sync_key, or forged"
+    )]
+    Header,
+    /// The header is right, and what is behind it is not.
+    #[error("a datagram of state synchronisation that was changed on its way")]
     Tag,
+}
+
+fn header_tag(key: &[u8; 16], said: &[u8]) -> [u8; 8] {
+    let mut hasher = siphasher::sip::SipHasher24::new_with_key(key);
+    hasher.write(said);
+    hasher.finish().to_be_bytes()
 }
 
 fn tag(key: &[u8; 16], header: &[u8], body: &[u8]) -> [u8; 16] {
@@ -131,9 +162,9 @@ impl<'a> Writer<'a> {
         writer.put(&from.member.incarnation.to_be_bytes())?;
         writer.put(&header.to.incarnation.to_be_bytes())?;
         writer.put(&header.epoch.to_be_bytes())?;
-        writer.put(&header.generation.to_be_bytes())?;
+        writer.put(&header.sent.0.to_be_bytes())?;
         writer.put(&header.number.to_be_bytes())?;
-        writer.put(&[0; 16])?;
+        writer.put(&[0; HEADER_LEN - SAID])?;
         Some(writer)
     }
 
@@ -211,8 +242,13 @@ impl<'a> Writer<'a> {
         self.at <= HEADER_LEN
     }
 
-    /// Writes the tag and gives the length of the datagram, bytes.
+    /// Writes the tags and gives the length of the datagram, bytes.
     pub fn finish(self, key: &[u8; 16]) -> usize {
+        if let Some((said, rest)) = self.bytes.split_at_mut_checked(SAID)
+            && let Some(place) = rest.first_chunk_mut::<8>()
+        {
+            *place = header_tag(key, said);
+        }
         if let Some((header, rest)) =
             self.bytes.get_mut(..self.at).and_then(|all| all.split_at_mut_checked(UNTAGGED))
             && let Some((place, body)) = rest.split_first_chunk_mut::<16>()
@@ -237,56 +273,100 @@ pub fn write_piece(bytes: &mut [u8], header: &Header, piece: &Piece<'_>, key: &[
     Some(writer.finish(key))
 }
 
-/// Reads a datagram: header and tag, and what of the body must be right at once.
+/// Reads a datagram: tags, header, and what of the body must be right at once.
 ///
 /// # Errors
 /// See [`Refused`]. Never panics, whatever the bytes are.
 pub fn read<'a>(bytes: &'a [u8], key: &[u8; 16]) -> Result<(Header, Body<'a>), Refused> {
-    read_admitted(bytes, key, |_| true)
+    let keys = Keys { own: *key, accepted: None };
+    let sealed = Sealed::read(bytes)?;
+    let proved = sealed.prove(&keys).ok_or(Refused::Header)?;
+    Ok((sealed.header, proved.open()?))
 }
 
-/// [`read`], of a datagram whose header, not proved yet, is one that `admits`: the tag costs some nanoseconds a byte, and a
-/// stranger must not make us compute it by sending whatever comes to his mind.
-///
-/// # Errors
-/// See [`Refused`].
-pub fn read_admitted<'a>(
+/// A datagram of which nothing is proved yet. Who reads one looks at the claims first, which costs nothing, then proves the
+/// header, and only then opens the whole: the tag costs some nanoseconds a byte, and a stranger must not make us compute it by
+/// sending whatever comes to his mind.
+#[derive(Clone, Debug)]
+pub struct Sealed<'a> {
+    header: Header,
+    kind: u8,
     bytes: &'a [u8],
-    key: &[u8; 16],
-    admits: impl FnOnce(&Header) -> bool,
-) -> Result<(Header, Body<'a>), Refused> {
-    let (header_bytes, rest) = bytes.split_at_checked(UNTAGGED).ok_or(Refused::Malformed)?;
-    let (found, body) = rest.split_first_chunk::<16>().ok_or(Refused::Malformed)?;
-    let mut reader = Reader { bytes: header_bytes };
-    if reader.take::<2>().ok_or(Refused::Malformed)? != MAGIC {
-        return Err(Refused::Unknown);
+}
+
+impl<'a> Sealed<'a> {
+    /// Reads what a datagram says of itself.
+    ///
+    /// # Errors
+    /// [`Refused::Unknown`], [`Refused::Malformed`]
+    pub fn read(bytes: &'a [u8]) -> Result<Sealed<'a>, Refused> {
+        if bytes.len() < HEADER_LEN {
+            return Err(Refused::Malformed);
+        }
+        let mut reader = Reader { bytes };
+        if reader.take::<2>().ok_or(Refused::Malformed)? != MAGIC {
+            return Err(Refused::Unknown);
+        }
+        let [version, kind, machine, core, to, reserved] = reader.take().ok_or(Refused::Malformed)?;
+        if version != VERSION || reserved != 0 {
+            return Err(Refused::Unknown);
+        }
+        let parsed = (|| {
+            let incarnation = reader.u32()?;
+            let to_incarnation = reader.u32()?;
+            Some(Header {
+                from: Origin {
+                    member: Member { machine: MachineId(machine), incarnation },
+                    core: CoreId(core),
+                },
+                to: Member { machine: MachineId(to), incarnation: to_incarnation },
+                epoch: reader.u32()?,
+                sent: Tick(reader.u64()?),
+                number: reader.u64()?,
+            })
+        })();
+        Ok(Sealed { header: parsed.ok_or(Refused::Malformed)?, kind, bytes })
     }
-    let [version, kind, machine, core, to, reserved] = reader.take().ok_or(Refused::Malformed)?;
-    if version != VERSION || reserved != 0 {
-        return Err(Refused::Unknown);
+
+    /// What it claims.
+    pub fn header(&self) -> &Header {
+        &self.header
     }
-    let parsed = (|| {
-        let incarnation = reader.u32()?;
-        let to_incarnation = reader.u32()?;
-        Some(Header {
-            from: Origin { member: Member { machine: MachineId(machine), incarnation }, core: CoreId(core) },
-            to: Member { machine: MachineId(to), incarnation: to_incarnation },
-            epoch: reader.u32()?,
-            generation: reader.u64()?,
-            number: reader.u64()?,
-        })
-    })();
-    let header = parsed.ok_or(Refused::Malformed)?;
-    if !admits(&header) {
-        return Err(Refused::NotAdmitted);
+
+    /// Whether the header was written by who has one of the keys.
+    pub fn prove<'k>(&self, keys: &'k Keys) -> Option<Proved<'a, 'k>> {
+        let (said, rest) = self.bytes.split_at_checked(SAID)?;
+        let found = rest.first_chunk::<8>()?;
+        let has_made = |key: &&[u8; 16]| header_tag(key, said) == *found;
+        let key = [Some(&keys.own), keys.accepted.as_ref()].into_iter().flatten().find(has_made)?;
+        Some(Proved { kind: self.kind, bytes: self.bytes, key })
     }
-    if tag(key, header_bytes, body) != *found {
-        return Err(Refused::Tag);
-    }
-    match kind {
-        1 => Ok((header, Body::Notes(Notes { reader: Reader { bytes: body } }))),
-        2 => Ok((header, Body::Piece(piece(body).ok_or(Refused::Malformed)?))),
-        _ => Err(Refused::Unknown),
+}
+
+/// A datagram of which the header is proved.
+#[derive(Clone, Debug)]
+pub struct Proved<'a, 'k> {
+    kind: u8,
+    bytes: &'a [u8],
+    key: &'k [u8; 16],
+}
+
+impl<'a> Proved<'a, '_> {
+    /// What is in it, if that is proved as well.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub fn open(&self) -> Result<Body<'a>, Refused> {
+        let (header_bytes, rest) = self.bytes.split_at_checked(UNTAGGED).ok_or(Refused::Malformed)?;
+        let (found, body) = rest.split_first_chunk::<16>().ok_or(Refused::Malformed)?;
+        if tag(self.key, header_bytes, body) != *found {
+            return Err(Refused::Tag);
+        }
+        match self.kind {
+            1 => Ok(Body::Notes(Notes { reader: Reader { bytes: body } })),
+            2 => Ok(Body::Piece(piece(body).ok_or(Refused::Malformed)?)),
+            _ => Err(Refused::Unknown),
+        }
     }
 }
 

@@ -11,7 +11,7 @@
 //! * [`members`], [`owners`]: who takes part, and who answers for a slot; [`number`]: as whom a machine starts.
 //! * [`note`]: what is said; [`datagram`]: how it is written; [`pieces`]: frames in several datagrams.
 //! * [`records`]: what owners know; [`retransmit`]: what is not acknowledged yet; [`asks`]: what is not answered yet;
-//!   [`suspicion`]: who is not heard; [`seen`]: what a pass has attended to.
+//!   [`suspicion`]: who is not heard; [`window`]: what was heard already; [`seen`]: what a pass has attended to.
 //! * [`plan`]: what all machines agree on, in steps; with the leader that makes the steps and the follower that carries them
 //!   out.
 #![deny(unsafe_code)]
@@ -31,6 +31,7 @@ pub mod rules;
 pub mod seen;
 pub mod spsc;
 pub mod suspicion;
+pub mod window;
 
 pub use members::{MACHINES_MAX, MachineId, MachineSet, Member, Members};
 pub use note::{Answer, Lasting, Note, Origin, Question, Sequence, Statement, Why};

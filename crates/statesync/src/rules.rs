@@ -101,6 +101,8 @@ rules! {
     Sequence = "M12 sequence",
     /// An answer finds the core that asked.
     AnswerCore = "M13 answer core",
+    /// A datagram is taken once, and not long after newer ones of its machine.
+    Window = "M14 window",
 }
 
 /// The rules in force.

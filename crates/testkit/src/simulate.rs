@@ -166,7 +166,7 @@ fn exempt(summary: &Summary) -> String {
 
 fn print(count: u64, seconds: f64, total: &Summary) {
     println!(
-        "{count} seeds in {seconds:.1} s: {} flows, and {} at rest; {} packets, {} changes of {} slots, {} crashes, {} leaders died, {} stores wiped, {} forged, {} turns",
+        "{count} seeds in {seconds:.1} s: {} flows, and {} at rest; {} packets, {} changes of {} slots, {} crashes, {} leaders died, {} stores wiped, {} forged, {} replayed, {} turns",
         total.flows,
         total.steady_flows,
         total.delivered,
@@ -176,6 +176,7 @@ fn print(count: u64, seconds: f64, total: &Summary) {
         total.leaders,
         total.wipes,
         total.forged,
+        total.replayed,
         total.turns
     );
     println!(

@@ -5,6 +5,7 @@
 //! [`station`](crate::station).
 
 use crate::slots::SlotMemory;
+use statesync::datagram::Keys;
 use statesync::plan::Job;
 use statesync::{MachineId, Member, Owners, Question};
 use std::sync::Arc;
@@ -29,8 +30,8 @@ pub struct Cluster {
     pub endpoint: Endpoint,
     /// Where the others take theirs, by machine.
     pub links: Vec<Option<Link>>,
-    /// Key of the tags.
-    pub key: [u8; 16],
+    /// Keys of the tags.
+    pub keys: Keys,
     /// The longest idle time of flows, microseconds.
     pub max_idle_us: u64,
     /// Frames relayed to other machines, and records of flows that nobody saw begin: a second, and at once; shared out evenly among

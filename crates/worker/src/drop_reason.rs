@@ -101,6 +101,9 @@ reasons! {
     PeerMessage = "peer_message",
     /// A message of state synchronisation that is malformed, forged, or not from a member of the cluster.
     PeerRefused = "peer_refused",
+    /// A message of state synchronisation that came before, or that is much older than its sender's newest: somebody repeats it, or
+    /// the network.
+    PeerReplayed = "peer_replayed",
     /// The flow's owner could not be asked: too many packets ask already, or the packet has passed too many machines.
     RelayLimit = "relay_limit",
     /// A SYN over a record of a masked backend: its new backend is being told to all machines first; the next SYN goes there.

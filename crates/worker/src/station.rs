@@ -25,7 +25,11 @@ use statesync::retransmit::Retransmitter;
 use statesync::seen::Seen;
 use statesync::spsc::Sender;
 use statesync::suspicion::Suspicion;
-use statesync::{Answer, Lasting, MachineId, MachineSet, Member, Note, Origin, Rule, Rules, Sequence};
+use statesync::window::Windows;
+use statesync::{
+    Answer, Lasting, MACHINES_MAX, MachineId, MachineSet, Member, Note, Origin, Rule, Rules, Sequence,
+};
+use std::sync::Arc;
 use upkeep::{Pass, Task};
 use wire::{Addr, BackendId, CoreId, FlowKey, ServiceId, Tick, Tuple};
 
@@ -39,6 +43,10 @@ const COMPANY_US: u64 = 500;
 
 /// Flows that are being corrected, at most; of more the oldest is let go.
 const CORRECTING_MAX: usize = 64;
+
+/// Tags of whole datagrams that a worker computes in vain for a machine: a second, and at once. Each takes 2 us at most. What goes
+/// beyond costs its datagram's number: see [`peers`].
+const DOUBTS: (u64, u64) = (1_000, 100);
 
 /// Refused flows that are told to those who watch.
 const REFUSED_MAX: usize = 16;
@@ -101,6 +109,12 @@ pub struct Station {
     /// Some of them must leave before the turn's frames; the others wait for company, until then.
     is_urgent: bool,
     company_until: Option<Tick>,
+    /// What was taken in already, by any worker of this machine.
+    windows: Arc<Windows>,
+    /// By the machine named: datagrams that had a right header and nothing right behind it.
+    doubts: [TokenBucket; MACHINES_MAX],
+    /// The time of this turn, or of the last one while nothing was to be said in this.
+    clock: Tick,
     /// Of the datagram and of the relayed frame last sent.
     number: u64,
     frame: u32,
@@ -167,8 +181,14 @@ impl Station {
 
 impl<Io: PacketIo> Worker<Io> {
     /// Makes the worker able to be a member of a cluster. Once, before its first turn; allocates all that it will need.
-    /// `seed` should be random; `reports` is how control hears of jobs done.
-    pub fn attach_station(&mut self, size: StationSize, seed: u64, reports: Sender<Report>) {
+    /// `seed` should be random; all workers of a machine share the `windows`; `reports` is how control hears of jobs done.
+    pub fn attach_station(
+        &mut self,
+        size: StationSize,
+        seed: u64,
+        windows: Arc<Windows>,
+        reports: Sender<Report>,
+    ) {
         self.station = Some(Box::new(Station {
             core: self.core,
             cores: u8::try_from(self.peers.len()).unwrap_or(u8::MAX).max(1),
@@ -183,6 +203,9 @@ impl<Io: PacketIo> Worker<Io> {
             notes: ArrayVec::new(),
             is_urgent: false,
             company_until: None,
+            windows,
+            doubts: [TokenBucket::new(DOUBTS.0, DOUBTS.1); MACHINES_MAX],
+            clock: Tick(0),
             number: 0,
             frame: 0,
             suspects: MachineSet::default(),

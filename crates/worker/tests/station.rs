@@ -4,11 +4,13 @@
 mod rig;
 
 use rig::{Rig, Spec, Tcp};
+use statesync::datagram::{Header, Keys, Writer};
 use statesync::plan::{Job, Report};
 use statesync::spsc::{Receiver, channel};
-use statesync::{MachineId, Member, Members, Owners};
+use statesync::window::Windows;
+use statesync::{Lasting, MachineId, Member, Members, Note, Origin, Owners, Sequence};
 use std::sync::Arc;
-use wire::{Addr, BackendId, FlowKey, PortId, ServiceId};
+use wire::{Addr, BackendId, CoreId, FlowKey, PortId, ServiceId, Tick};
 use worker::cluster::{Cluster, Endpoint, Link, SlotsView};
 use worker::slots::SlotMemory;
 use worker::station::StationSize;
@@ -48,7 +50,7 @@ fn view(machine: u8, options: &Options) -> View {
         owners: Owners::settled(members),
         endpoint: Endpoint { address: address(machine, options.v6), udp_port: UDP_PORT, port: PortId(0) },
         links: vec![link(0), link(1)],
-        key: TAG_KEY,
+        keys: Keys { own: TAG_KEY, accepted: None },
         max_idle_us: MAX_IDLE_US,
         relays: options.relays,
         services: vec![SlotsView {
@@ -59,6 +61,10 @@ fn view(machine: u8, options: &Options) -> View {
         job: Arc::new(Job::default()),
     }));
     view
+}
+
+fn windows() -> Arc<Windows> {
+    Arc::new(Windows::of(4, 4))
 }
 
 struct Pair {
@@ -81,6 +87,7 @@ impl Pair {
             rig.workers[0].attach_station(
                 StationSize { records: 64, unacknowledged: 512, asks: 16 },
                 1,
+                windows(),
                 sender,
             );
             reports.push(receiver);
@@ -206,7 +213,7 @@ fn a_changed_message_is_refused_and_changes_nothing() {
     let sport = port_owned_by(1);
     let (sent, _) = pair.rigs[0].put(0, &rig::tcp(sport, 80, Tcp::Ack, 0));
     let message = sent.iter().find(|frame| is_message(frame)).unwrap();
-    for at in [14 + 28 + 3, 14 + 28 + 9, 14 + 28 + 40, message.len() - 1] {
+    for at in [14 + 28 + 3, 14 + 28 + 9, 14 + 28 + 40, 14 + 28 + 50, message.len() - 1] {
         let mut changed = message.clone();
         changed[at] ^= 1;
         let (none, outcomes) = pair.rigs[1].put(0, &changed);
@@ -277,7 +284,8 @@ fn silent_owners_are_asked_before_somebody_guesses() {
     cluster.links.push(cluster.links[0]);
     let mut rig = Rig::new(1, asker);
     let (sender, _reports) = channel(8);
-    rig.workers[0].attach_station(StationSize { records: 64, unacknowledged: 512, asks: 16 }, 1, sender);
+    let size = StationSize { records: 64, unacknowledged: 512, asks: 16 };
+    rig.workers[0].attach_station(size, 1, windows(), sender);
     rig.run();
     rig.now.0 += 1_000_000;
     rig.run();
@@ -299,4 +307,180 @@ fn a_step_is_reported_once() {
         assert_eq!(reports.pop(), Some(Report::Done { step: 1, incomplete: false }));
         assert_eq!(reports.pop(), None);
     }
+}
+
+const PORT_OF_PEER: usize = 14 + 20;
+
+/// A datagram of machine 0 to machine 1, of some notes.
+fn said(number: u64, sent: Tick, core: u8, notes: &[Note]) -> Vec<u8> {
+    let header = Header {
+        from: Origin { member: Member { machine: MachineId(0), incarnation: 1 }, core: CoreId(core) },
+        to: Member { machine: MachineId(1), incarnation: 1 },
+        epoch: 1,
+        sent,
+        number,
+    };
+    let mut payload = [0; 1_400];
+    let mut writer = Writer::notes(&mut payload, &header).unwrap();
+    assert!(notes.iter().all(|note| writer.note(note)));
+    let len = writer.finish(&TAG_KEY);
+    let mut frame = [rig::PORT_MAC, rig::PORT_MAC].concat();
+    frame.extend([8, 0, 0x45, 0]);
+    frame.extend(u16::try_from(28 + len).unwrap().to_be_bytes());
+    frame.extend([0, 0, 0x40, 0, 64, rig::UDP, 0, 0, 10, 0, 3, 0, 10, 0, 3, 1]);
+    let sum = wire::checksum::checksum(&frame[14..34]);
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    frame.extend([0xc0, core]);
+    frame.extend(UDP_PORT.to_be_bytes());
+    frame.extend(u16::try_from(8 + len).unwrap().to_be_bytes());
+    frame.extend([0, 0]);
+    frame.extend(&payload[..len]);
+    frame
+}
+
+fn push(sport: u16, backend: u32) -> Note {
+    let push = Lasting::Push { key: key(sport), backend: BackendId(backend) };
+    Note::Lasting(Sequence(1 << 20), push)
+}
+
+/// A relayed frame leaves for its backend once, however often and from whatever port its pieces come again.
+#[test]
+fn a_piece_that_comes_again_is_dropped_and_no_copy_leaves() {
+    for payload in [0, 1_400] {
+        let mut pair = Pair::new(&all());
+        let (sent, _) = pair.rigs[0].put(0, &rig::tcp(port_owned_by(1), 80, Tcp::Ack, payload));
+        let messages: Vec<Vec<u8>> = sent.into_iter().filter(|frame| is_message(frame)).collect();
+        let mut copies = 0;
+        for message in &messages {
+            let (out, _) = pair.rigs[1].put(0, message);
+            copies += out.iter().filter(|frame| !is_message(frame)).count();
+        }
+        assert_eq!(copies, 1);
+        for again in 0..1_000_u16 {
+            for message in &messages {
+                let mut message = message.clone();
+                message[PORT_OF_PEER..PORT_OF_PEER + 2].copy_from_slice(&(0xc000 ^ again).to_be_bytes());
+                let (out, outcomes) = pair.rigs[1].put(0, &message);
+                assert!(out.iter().all(|frame| is_message(frame)), "no copy leaves");
+                rig::dropped(&outcomes, DropReason::PeerReplayed);
+            }
+            pair.rigs[1].now.0 += 1_000;
+        }
+        assert_eq!(pair.rigs[1].drops(DropReason::PeerReplayed), 1_000 * messages.len() as u64);
+    }
+}
+
+/// A correction of a flow that is over says nothing of the next one between the same ports.
+#[test]
+fn a_push_that_comes_again_corrects_nothing() {
+    let mut pair = Pair::new(&all());
+    let sport = port_owned_by(1);
+    pair.put(1, &rig::tcp(sport, 80, Tcp::Ack, 0));
+    assert_eq!(pair.knows(1, sport).0, Some(BackendId(0)));
+    let now = pair.rigs[1].now;
+    let (old, lost, new) = (
+        said(100, now, 0, &[push(sport, 1)]),
+        // Its sender's other core has said nothing since; the network lost it, and a listener has it.
+        said(7, now, 1, &[push(sport, 1)]),
+        said(101, Tick(now.0 + 400_000), 0, &[push(sport, 0)]),
+    );
+    pair.rigs[1].put(0, &old);
+    assert_eq!(pair.knows(1, sport).0, Some(BackendId(1)));
+    pair.rigs[1].now.0 += 400_000;
+    pair.rigs[1].put(0, &new);
+    assert_eq!(pair.knows(1, sport).0, Some(BackendId(0)));
+    for again in [&old, &lost, &new] {
+        let (_, outcomes) = pair.rigs[1].put(0, again);
+        rig::dropped(&outcomes, DropReason::PeerReplayed);
+    }
+    assert_eq!(pair.knows(1, sport).0, Some(BackendId(0)));
+}
+
+/// What one worker has taken no other takes: the sender of a copy chooses the queue.
+#[test]
+fn workers_of_a_machine_share_what_was_taken() {
+    let mut rig = Rig::new(2, view(1, &all()));
+    let windows = windows();
+    let mut reports = Vec::new();
+    for worker in &mut rig.workers {
+        let (sender, receiver) = channel(8);
+        let size = StationSize { records: 64, unacknowledged: 512, asks: 16 };
+        worker.attach_station(size, 1, Arc::clone(&windows), sender);
+        reports.push(receiver);
+    }
+    rig.run();
+    let heartbeat = said(1, rig.now, 0, &[Note::Heartbeat]);
+    rig::dropped(&rig.put(1, &heartbeat).1, DropReason::PeerMessage);
+    for core in [0, 1, 0] {
+        rig::dropped(&rig.put(core, &heartbeat).1, DropReason::PeerReplayed);
+    }
+}
+
+#[test]
+fn a_dead_machine_is_suspect_whoever_repeats_its_heartbeats() {
+    let mut pair = Pair::new(&all());
+    let start = pair.rigs[1].now;
+    let heartbeats: Vec<Vec<u8>> =
+        (0..50).map(|n| said(1_000 + n, Tick(start.0 + n * 1_000), 0, &[Note::Heartbeat])).collect();
+    for heartbeat in &heartbeats {
+        pair.rigs[1].put(0, heartbeat);
+    }
+    for again in 0..40 {
+        pair.rigs[1].now.0 += 20_000;
+        pair.rigs[1].put(0, &heartbeats[again % heartbeats.len()]);
+    }
+    assert!(pair.rigs[1].workers[0].suspects().contains(MachineId(0)));
+    // The real one speaks again.
+    pair.rigs[1].put(0, &said(2_000, Tick(start.0 + 900_000), 0, &[Note::Heartbeat]));
+    assert!(pair.rigs[1].workers[0].suspects().is_empty());
+}
+
+/// Who has captured a header that did not arrive can put anything behind it. From some number on he is believed once a header, and the
+/// machine that he speaks for is heard as ever.
+#[test]
+fn headers_that_were_captured_cost_a_bounded_number_of_tags_and_silence_nobody() {
+    let mut pair = Pair::new(&all());
+    let now = pair.rigs[1].now;
+    let mut refused = 0;
+    for number in 300..310 {
+        let mut changed = said(number, now, 0, &[Note::Heartbeat]);
+        *changed.last_mut().unwrap() = 9;
+        for _ in 0..100 {
+            let before = pair.rigs[1].drops(DropReason::PeerRefused);
+            pair.rigs[1].put(0, &changed);
+            refused += pair.rigs[1].drops(DropReason::PeerRefused) - before;
+        }
+    }
+    assert!(refused <= 100 + 10, "{refused} tags were computed for 1,000 datagrams");
+    for number in 310..330 {
+        let (_, outcomes) = pair.rigs[1].put(0, &said(number, now, 0, &[Note::Heartbeat]));
+        rig::dropped(&outcomes, DropReason::PeerMessage);
+    }
+}
+
+/// The keys of a view are those of the next datagram: each machine is given both keys before any uses the new one.
+#[test]
+fn a_new_key_is_honoured_from_the_next_view_on() {
+    let mut pair = Pair::new(&all());
+    let new = *b"a key after that";
+    let steps = [
+        Keys { own: TAG_KEY, accepted: Some(new) },
+        Keys { own: new, accepted: Some(TAG_KEY) },
+        Keys { own: new, accepted: None },
+    ];
+    for (generation, (keys, machine)) in
+        (2..).zip(steps.into_iter().flat_map(|keys| [0, 1].map(|machine| (keys, machine))))
+    {
+        let mut view = view(machine, &all());
+        view.generation = generation;
+        Arc::get_mut(view.cluster.as_mut().unwrap()).unwrap().keys = keys;
+        pair.rigs[usize::from(machine)].publish(view);
+        for rig in &mut pair.rigs {
+            rig.now.0 += 200_000;
+        }
+        pair.settle([Vec::new(), Vec::new()]);
+    }
+    assert_eq!([0, 1].map(|machine: usize| pair.rigs[machine].drops(DropReason::PeerRefused)), [0, 0]);
+    let old = said(9_000, pair.rigs[1].now, 0, &[Note::Heartbeat]);
+    rig::dropped(&pair.rigs[1].put(0, &old).1, DropReason::PeerRefused);
 }

@@ -16,6 +16,7 @@ use crate::truth::{Departed, Note, Refusal, Truth};
 use model::Loaded;
 use model::api::EventKind;
 use model::config::{AdminState, Backend, Config, HealthKind, Registration, Service};
+use statesync::datagram::Keys;
 use statesync::plan::{Job, Plan};
 use statesync::{MachineId, Member, Members, Owners};
 use std::collections::BTreeSet;
@@ -426,12 +427,20 @@ impl Truth {
         let agents = loaded.config.agents.as_ref().map(|agents| agents.advertise);
         if let Some(part) = &mut self.cluster {
             part.seat.set_own_text(loaded.text, agents);
+            if let Some(new) = &loaded.config.cluster {
+                let keys = (new.sync_key, new.sync_key_accepted);
+                for of in [Some(&mut part.config), self.config.cluster.as_mut()].into_iter().flatten() {
+                    self.dirty |= (of.sync_key, of.sync_key_accepted) != keys;
+                    (of.sync_key, of.sync_key_accepted) = keys;
+                }
+            }
         }
         let base = Config { services: self.base.services.clone(), ..loaded.config };
         if let Err(refusal) = self.configure_agents(base) {
             let message = format!("the agents' tokens stay as they were: {refusal}");
             self.events.push(EventKind::Warning, None, None, message);
         }
+        self.settle();
     }
 
     /// Who may register and how is checked, of these services; tokens are read anew.
@@ -571,6 +580,7 @@ impl Truth {
             udp_port: part.config.port,
             port: self.peer_port(part, config),
         };
+        let (own, accepted) = part.config.tag_keys();
         let max_idle_us = super::document::Settings::new(&[0; 16], 0, &config.timeouts).max_idle_us();
         let mut cluster = Cluster {
             own: member,
@@ -581,7 +591,7 @@ impl Truth {
             owners: Owners::settled(Members::default()),
             endpoint,
             links: Vec::new(),
-            key: config.machine.cluster_key,
+            keys: Keys { own, accepted },
             max_idle_us,
             relays: RELAYS,
             services: vips

@@ -1,6 +1,7 @@
 //! `[cluster]`.
 
 use super::Span;
+use super::machine::key;
 use super::read::{Read, Reader, Scope, shown};
 use crate::config::{Cluster, Machine, Service, StoreTls, StoreUser};
 use crate::raw::{self, Cell};
@@ -72,13 +73,21 @@ pub(super) fn cluster(
     }
     let port_help = format!("leave it out for {PORT_DEFAULT}");
     let port = r.number(&scope, "port", raw.port, (1, 65_535), &port_help).or(PORT_DEFAULT);
+    let sync_key = key(r, &scope, "sync_key", raw.sync_key).or(machine.cluster_key);
+    let accepted_span = raw.sync_key_accepted.as_ref().map(Spanned::span);
+    let sync_key_accepted = key(r, &scope, "sync_key_accepted", raw.sync_key_accepted).ok();
+    if sync_key_accepted == Some(sync_key) {
+        let message = "cluster: `sync_key_accepted` is the key in use";
+        let help = "write the key that the cluster changes to or comes from, or remove it";
+        r.problems.warning(accepted_span.unwrap_or(0..0), message, help);
+    }
     let sync = switch(r, &scope, "sync", raw.sync, "flows break when a table changes");
     let export = switch(r, &scope, "export", raw.export, "silent flows may break when a table changes");
     if machine.address.is_none() && machine.address6.is_none() {
         let help = "add address = \"…\" to [machine]: the other machines send their messages there";
         r.problems.error(scope.span, "cluster: `store` needs machine.address or machine.address6", help);
     }
-    Some(Cluster { endpoints, tls, user, port, sync, export })
+    Some(Cluster { endpoints, tls, user, port, sync_key, sync_key_accepted, sync, export })
 }
 
 /// Whether an endpoint is https.

@@ -67,18 +67,9 @@ pub(super) fn machine(r: &mut Reader<'_, '_>, raw: Option<Spanned<raw::Machine>>
     machine.address6 = address6.ok();
     machine.next_hop_mac = r.mac(&scope, "next_hop_mac", raw.next_hop_mac).ok();
 
-    let key_help = "make one with `openssl rand -hex 16` and give it to every machine of the cluster";
+    let key_help = KEY_HELP;
     let key_span = raw.cluster_key.as_ref().map(Spanned::span);
-    let key = r.text(&scope, "cluster_key", raw.cluster_key, key_help).and_then(|text, span| {
-        let key = key(&text);
-        if key.is_none() {
-            let digits = text.chars().count();
-            let message =
-                format!("machine: `cluster_key` is not 32 hexadecimal digits ({digits} characters)");
-            r.problems.error(span.clone(), message, key_help);
-        }
-        key
-    });
+    let key = key(r, &scope, "cluster_key", raw.cluster_key);
     match &key {
         Read::Absent if !r.misspelt.contains("cluster_key") => {
             let message =
@@ -146,11 +137,20 @@ pub(super) fn routing_peers(
     peers
 }
 
-fn key(text: &str) -> Option<[u8; 16]> {
-    if text.len() != 32 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return None;
-    }
-    u128::from_str_radix(text, 16).ok().map(u128::to_be_bytes)
+const KEY_HELP: &str = "make one with `openssl rand -hex 16` and give it to every machine of the cluster";
+
+/// A secret that all machines of a cluster have.
+pub(super) fn key(r: &mut Reader<'_, '_>, scope: &Scope, name: &str, cell: Cell) -> Read<[u8; 16]> {
+    r.text(scope, name, cell, KEY_HELP).and_then(|text, span| {
+        let is_hex = text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        let key = u128::from_str_radix(&text, 16).ok().filter(|_| is_hex).map(u128::to_be_bytes);
+        if key.is_none() {
+            let (place, digits) = (&scope.place, text.chars().count());
+            let message = format!("{place}: `{name}` is not 32 hexadecimal digits ({digits} characters)");
+            r.problems.error(span.clone(), message, KEY_HELP);
+        }
+        key
+    })
 }
 
 /// An address and a port.

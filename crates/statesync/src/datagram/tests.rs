@@ -1,9 +1,11 @@
-use super::{Body, HEADER_LEN, Header, NOTE_LEN_MAX, Piece, Refused, Writer, read, write_piece};
+use super::{
+    Body, HEADER_LEN, Header, Keys, NOTE_LEN_MAX, Piece, Refused, Sealed, Writer, read, write_piece,
+};
 use crate::members::{MachineId, Member};
 use crate::note::{Answer, Lasting, Note, Origin, Question, Sequence, Statement, Why};
 use proptest::prelude::{Strategy, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest};
 use wire::key::WideKey;
-use wire::{BackendId, CoreId, FlowKey};
+use wire::{BackendId, CoreId, FlowKey, Tick};
 
 const KEY: [u8; 16] = *b"0123456789abcdef";
 
@@ -42,20 +44,20 @@ fn notes() -> impl Strategy<Value = Note> {
 }
 
 fn headers() -> impl Strategy<Value = Header> {
-    any::<(u8, u32, u8, u8, u32, u32, u64, u64)>().prop_map(
-        |(m, i, core, to, ti, epoch, generation, number)| Header {
+    any::<(u8, u32, u8, u8, u32, u32, u64, u64)>().prop_map(|(m, i, core, to, ti, epoch, sent, number)| {
+        Header {
             from: Origin { member: Member { machine: MachineId(m), incarnation: i }, core: CoreId(core) },
             to: Member { machine: MachineId(to), incarnation: ti },
             epoch,
-            generation,
+            sent: Tick(sent),
             number,
-        },
-    )
+        }
+    })
 }
 
 proptest! {
     #[test]
-    fn notes_come_back_as_they_were(header in headers(), said in prop::collection::vec(notes(), 0..60), room in 52_usize..1472) {
+    fn notes_come_back_as_they_were(header in headers(), said in prop::collection::vec(notes(), 0..60), room in HEADER_LEN..1472) {
         let mut bytes = vec![0xee; room];
         let mut writer = Writer::notes(&mut bytes, &header).expect("room for a header");
         let fits = said.iter().take_while(|note| writer.note(note)).count();
@@ -73,7 +75,7 @@ proptest! {
     #[test]
     fn pieces_come_back_as_they_were(
         header in headers(), question in any::<(u8, u8, u64, u8)>(), frame in any::<u32>(),
-        bytes in prop::collection::vec(any::<u8>(), 1..1_400), offset in 0_u16..9_000,
+        bytes in prop::collection::vec(any::<u8>(), 1..1_390), offset in 0_u16..9_000,
     ) {
         let (machine, core, asked_us, hops) = question;
         let question = Question { machine: MachineId(machine), core: CoreId(core), asked_us, hops };
@@ -96,7 +98,7 @@ proptest! {
         prop_assert!(said.iter().all(|note| writer.note(note)));
         let len = writer.finish(&KEY);
         bytes.truncate(len);
-        prop_assert_eq!(read(&bytes, &[0; 16]).err(), Some(Refused::Tag));
+        prop_assert_eq!(read(&bytes, &[0; 16]).err(), Some(Refused::Header));
         let at = at.index(len);
         bytes[at] ^= flip;
         prop_assert!(read(&bytes, &KEY).is_err(), "byte {}", at);
@@ -125,23 +127,52 @@ proptest! {
     }
 }
 
-/// The tag is looked at last: with the wrong key, what is not admitted is refused as that.
-#[test]
-fn what_is_not_admitted_is_not_hashed() {
-    let header = Header { number: 7, ..Header::default() };
+fn heartbeat(key: &[u8; 16]) -> (Header, Vec<u8>) {
+    let header = Header { number: 7, sent: Tick(8), ..Header::default() };
     let mut bytes = vec![0; 1_472];
     let mut writer = Writer::notes(&mut bytes, &header).expect("room for a header");
     assert!(writer.note(&Note::Heartbeat));
-    let len = writer.finish(&KEY);
-    let asked = |key: &[u8; 16], admits: bool| {
-        let mut seen = None;
-        let result = super::read_admitted(&bytes[..len], key, |header| {
-            seen = Some(*header);
-            admits
-        });
-        (result.err(), seen)
+    let len = writer.finish(key);
+    bytes.truncate(len);
+    (header, bytes)
+}
+
+/// Claims are read without a key; with the wrong one not even the header is proved, whatever is behind it.
+#[test]
+fn a_header_is_proved_before_the_whole_is_hashed() {
+    let (header, mut bytes) = heartbeat(&KEY);
+    let keys = |own: &[u8; 16]| Keys { own: *own, accepted: None };
+    let sealed = Sealed::read(&bytes).expect("a datagram");
+    assert_eq!(*sealed.header(), header);
+    assert!(sealed.prove(&keys(&[0; 16])).is_none());
+    assert!(sealed.prove(&keys(&KEY)).is_some_and(|proved| proved.open().is_ok()));
+    // Another body behind a header that was captured.
+    let last = bytes.len() - 1;
+    bytes[last] = 5;
+    let sealed = Sealed::read(&bytes).expect("a datagram");
+    assert_eq!(sealed.prove(&keys(&KEY)).map(|proved| proved.open().err()), Some(Some(Refused::Tag)));
+}
+
+/// A cluster changes its key in three steps, each of them machine by machine, and every machine takes what every other says.
+#[test]
+fn keys_change_and_nobody_is_shut_out() {
+    let (old, new) = ([1; 16], [2; 16]);
+    let steps = [
+        Keys { own: old, accepted: None },
+        Keys { own: old, accepted: Some(new) },
+        Keys { own: new, accepted: Some(old) },
+        Keys { own: new, accepted: None },
+    ];
+    let hears = |receiver: &Keys, sender: &Keys| {
+        let (_, bytes) = heartbeat(&sender.own);
+        let sealed = Sealed::read(&bytes).expect("a datagram");
+        sealed.prove(receiver).is_some_and(|proved| proved.open().is_ok())
     };
-    assert_eq!(asked(&KEY, true), (None, Some(header)));
-    assert_eq!(asked(&[0; 16], true), (Some(Refused::Tag), Some(header)));
-    assert_eq!(asked(&[0; 16], false), (Some(Refused::NotAdmitted), Some(header)));
+    for pair in steps.windows(2) {
+        for (receiver, sender) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+            assert!(hears(&pair[receiver], &pair[sender]));
+        }
+    }
+    assert!(!hears(&steps[3], &steps[0]) && !hears(&steps[0], &steps[3]));
+    assert!(!format!("{:?}", steps[0]).contains('1'), "keys are shown nowhere");
 }

@@ -1,5 +1,6 @@
 //! The judge: which packets went where they must not, and which of these are exempt.
 
+use super::packets::ClientPacket;
 use super::scenario::{Faults, Scenario};
 use std::collections::{BTreeMap, HashMap};
 use wire::{FlowKey, Tick};
@@ -35,6 +36,10 @@ pub enum Property {
     Succession,
     /// No two machines that live have one number, and no number's incarnations go back.
     Numbers,
+    /// What a client has sent once reaches backends once, whatever is repeated between machines.
+    Once,
+    /// A machine that is dead is suspect, whoever repeats what it has said.
+    Dead,
     /// The engine's own assertions.
     Engine,
 }
@@ -57,6 +62,8 @@ impl Property {
             Property::Order => "order",
             Property::Succession => "succession",
             Property::Numbers => "numbers",
+            Property::Once => "once",
+            Property::Dead => "dead",
             Property::Engine => "engine",
         }
     }
@@ -115,6 +122,8 @@ pub struct Summary {
     pub wipes: u64,
     /// Datagrams that strangers forged.
     pub forged: u64,
+    /// Datagrams that strangers had captured and sent again.
+    pub replayed: u64,
     /// Changes of tables that came into force.
     pub changes: u64,
     /// Slots whose entries were told for that.
@@ -163,6 +172,7 @@ impl Summary {
             leaders,
             wipes,
             forged,
+            replayed,
             changes,
             slots,
             relays,
@@ -195,6 +205,7 @@ impl Summary {
             (&mut self.leaders, leaders),
             (&mut self.wipes, wipes),
             (&mut self.forged, forged),
+            (&mut self.replayed, replayed),
             (&mut self.changes, changes),
             (&mut self.slots, slots),
             (&mut self.relays, relays),
@@ -234,6 +245,8 @@ pub(super) struct Checker {
     refused: HashMap<FlowKey, Tick>,
     /// By client, life and machine: frames that the machine has relayed first.
     relays: HashMap<(u32, u32, usize), u64>,
+    /// By client, life, number and flags of a packet: how many of it have arrived at machines and have not left for a backend.
+    held: HashMap<(u32, u32, u16, u8), u64>,
     /// Flows whose answer changed, and a flow as often as it is told again because it is used: by a change, a mask or a move of owners
     /// while it may be remembered, by beginning in a tainted slot, and by each quarter of the longest idle time in one.
     pub(super) touched: u64,
@@ -261,6 +274,21 @@ impl Checker {
         let life_us = statesync::records::life_us(scenario.habits.max_idle_us);
         let is_refused = self.refused.get(key).is_some_and(|at| now.since_us(*at) <= life_us);
         if is_refused { Some(Exempt::W5) } else { self.exempt.get(key).copied() }
+    }
+
+    /// A packet of a client has arrived at a machine.
+    pub(super) fn has_arrived(&mut self, packet: &ClientPacket) {
+        *self.held.entry((packet.client, packet.life, packet.number, packet.flags)).or_default() += 1;
+    }
+
+    /// A packet leaves for a backend: whether as many have arrived.
+    pub(super) fn leaves(&mut self, packet: &ClientPacket) -> bool {
+        let held = self.held.get_mut(&(packet.client, packet.life, packet.number, packet.flags));
+        held.is_some_and(|held| {
+            let more = held.checked_sub(1);
+            *held = more.unwrap_or(0);
+            more.is_some()
+        })
     }
 
     /// A machine relays a frame of a client: how often it has done so in this life.

@@ -4,9 +4,11 @@ use super::client::ServiceOf;
 use super::random::{Random, mix};
 use super::scenario::Scenario;
 use crate::frames::{PORT_MAC, ROUTER_MAC};
+use statesync::datagram::Keys;
 use statesync::plan::slots::SlotSet;
 use statesync::plan::{Answers, Follower, Plan, Report};
 use statesync::spsc::{Receiver, channel};
+use statesync::window::Windows;
 use statesync::{MachineId, Member, Owners, mesh};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -126,6 +128,7 @@ impl Machine {
             })
             .collect();
         let peers: Vec<flow::Reader> = tables.iter().map(flow::Table::reader).collect();
+        let windows = Arc::new(Windows::of(scenario.machines, cores));
         let (mut workers, mut publishers, mut reports, mut counters) = (vec![], vec![], vec![], vec![]);
         for ((core, table), rings) in (0..).zip(tables).zip(mesh(cores, 256)) {
             let (publisher, inbox) = mailbox(8);
@@ -145,7 +148,7 @@ impl Machine {
                 unacknowledged: scenario.unacknowledged,
                 asks: scenario.clients.max(256) / 8,
             };
-            worker.attach_station(size, random.next(), sender);
+            worker.attach_station(size, random.next(), Arc::clone(&windows), sender);
             if let Some(rule) = scenario.broken {
                 worker.break_rule(rule);
             }
@@ -365,7 +368,7 @@ fn view_of(plan: &Plan, own: Member, registry: &Registry, scenario: &Scenario) -
             port: PortId(0),
         },
         links,
-        key: KEY,
+        keys: Keys { own: KEY, accepted: None },
         max_idle_us: scenario.habits.max_idle_us,
         relays: scenario.relays,
         services,

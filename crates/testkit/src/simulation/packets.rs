@@ -74,7 +74,7 @@ impl ClientPacket {
     }
 
     /// Of a datagram, from the IP header on. `None`: it is not as a client has sent it.
-    fn read(ip: &[u8]) -> Option<ClientPacket> {
+    pub(super) fn read(ip: &[u8]) -> Option<ClientPacket> {
         let word = |at: usize| ip.get(at..at + 4).map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]));
         let half = |at: usize| ip.get(at..at + 2).map(|b| u16::from_be_bytes([b[0], b[1]]));
         let wide = |at: usize| ip.get(at..at + 16)?.try_into().ok().map(u128::from_be_bytes);
@@ -173,7 +173,7 @@ pub(super) struct Relayed {
 /// The relayed frame of a message, if it is one: by the offsets of the header's and the question's fields.
 pub(super) fn relayed(frame: &[u8]) -> Option<Relayed> {
     const HEADER: usize = 14 + 20 + 8;
-    const QUESTION: usize = HEADER + 52;
+    const QUESTION: usize = HEADER + statesync::datagram::HEADER_LEN;
     const FRAME: usize = QUESTION + 20;
     if *frame.get(HEADER + 3)? != 2 {
         return None;

@@ -75,6 +75,8 @@ pub struct Scenario {
     pub leader_us: u64,
     /// Mean time between forged datagrams; 0: none.
     pub forge_us: u64,
+    /// Mean time between datagrams that somebody has captured and sends again, to the very end; 0: none.
+    pub replay_us: u64,
     /// Mean time between false masks; 0: none.
     pub mask_us: u64,
     /// Mean time between partitions of two machines; 0: none.
@@ -178,6 +180,12 @@ impl Scenario {
                 let on = random.chance(250);
                 mean(&mut random, on, 100_000, 400_000)
             },
+            replay_us: {
+                // Chosen apart, so that the rest of a seed's scenario is as it was without.
+                let mut random = Random::new(!seed);
+                let on = random.chance(500);
+                mean(&mut random, on, 5_000, 100_000)
+            },
             resilient: random.chance(500),
             records: 4096,
             buckets: 0,
@@ -278,6 +286,7 @@ impl Scenario {
             isolation_us: 0,
             leader_us: 0,
             forge_us: 0,
+            replay_us: 0,
             resilient: false,
             records: (flows / 2).max(1024),
             buckets: 0,
@@ -303,6 +312,7 @@ impl Scenario {
             isolation_us: 0,
             leader_us: 0,
             forge_us: 0,
+            replay_us: 0,
             ..Scenario::new(if seed % 16 == 11 { seed + 1 } else { seed }, Faults::Network)
         }
     }

@@ -3,6 +3,7 @@
 mod faults;
 mod flows;
 mod network;
+mod replay;
 mod rest;
 mod store;
 mod wiped;
@@ -121,6 +122,7 @@ enum Event {
     LeaderDies,
     NewLeader,
     Forge,
+    Replay,
     /// A quarter of the longest idle time is over.
     Quarter,
     /// All must have come to rest.
@@ -189,6 +191,10 @@ struct World<'a> {
     forced: (Tick, Tick),
     /// A machine that dies in its next turn that decides something, after so many thousandths of its frames.
     dying: Option<(usize, u64)>,
+    /// Who listens between machines.
+    listener: replay::Listener,
+    /// When each machine died last.
+    died: Vec<Tick>,
     /// All has come to rest, and flows begin again.
     is_steady: bool,
     /// What was counted when the rest began.
@@ -327,6 +333,8 @@ impl<'a> World<'a> {
             clogs: Vec::new(),
             forced: (Tick(0), Tick(0)),
             dying: None,
+            listener: replay::Listener::new(scenario.seed),
+            died: vec![Tick(0); scenario.machines],
             is_steady: false,
             at_rest: Summary::default(),
             trace,
@@ -401,6 +409,7 @@ impl<'a> World<'a> {
             (scenario.isolation_us, Event::Isolation),
             (scenario.leader_us, Event::LeaderDies),
             (scenario.forge_us, Event::Forge),
+            (scenario.replay_us, Event::Replay),
         ] {
             self.sometime(mean, event);
         }
@@ -531,6 +540,7 @@ impl<'a> World<'a> {
             Event::LeaderDies => self.leader_dies(),
             Event::NewLeader => self.new_leader(),
             Event::Forge => self.forge(),
+            Event::Replay => self.replay(),
             Event::Quarter => self.quarter(),
             Event::Rest => self.rest(),
         }

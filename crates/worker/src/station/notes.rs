@@ -58,6 +58,7 @@ impl<Io: PacketIo> Worker<Io> {
         else {
             return Ok(());
         };
+        station.clock = now;
         let is_syn_note = matches!(note, Lasting::State(statement) if statement.why == Why::Decide);
         let is_kept =
             station.rules.hold(Rule::Acknowledged) && (station.rules.hold(Rule::SynAsks) || !is_syn_note);

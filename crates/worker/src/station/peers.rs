@@ -9,7 +9,7 @@ use crate::turn::{Relay, put};
 use crate::view::View;
 use crate::{DropReason, Worker};
 use core::mem::ManuallyDrop;
-use statesync::datagram::{self, Body, HEADER_LEN, Header, PIECE_LEN, Piece, Writer};
+use statesync::datagram::{self, Body, HEADER_LEN, Header, PIECE_LEN, Piece, Refused, Sealed, Writer};
 use statesync::pieces::{FRAME_LEN_MAX, PART_UNIT};
 use statesync::{MachineId, Member, Note, Question, Rule};
 use wire::{Addr, PortId, Tick, checksum};
@@ -90,7 +90,7 @@ impl Station {
             from: self.origin(cluster),
             to: Member { machine, incarnation: cluster.owners.incarnation(machine)? },
             epoch: cluster.epoch,
-            generation: cluster.generation,
+            sent: self.clock,
             number: self.number,
         })
     }
@@ -158,7 +158,7 @@ impl<Io: PacketIo> Worker<Io> {
             if writer.is_empty() {
                 return None;
             }
-            Some(writer.finish(&cluster.key))
+            Some(writer.finish(&cluster.keys.own))
         })();
         let Some(len) = written else { return Err(frame) };
         let source_port = SOURCE_PORT | u16::from(station.core.0);
@@ -241,7 +241,7 @@ impl<Io: PacketIo> Worker<Io> {
                 let payload = HEADER_LEN + PIECE_LEN + bytes.len();
                 let written = frame.set_len(head + payload).is_ok()
                     && (frame.bytes_mut().get_mut(head..))
-                        .and_then(|room| datagram::write_piece(room, &header, &piece, &cluster.key))
+                        .and_then(|room| datagram::write_piece(room, &header, &piece, &cluster.keys.own))
                         .is_some()
                     && write_headers(frame.bytes_mut(), port.mac, cluster, link, source_port).is_some();
                 self.counters.totals.originated.add(1);
@@ -262,39 +262,71 @@ impl<Io: PacketIo> Worker<Io> {
     /// A message of another machine.
     pub(crate) fn receive_peer(&mut self, view: &View, frame: Io::Frame, packet: &Packet, now: Tick) {
         let reason = match self.take_in(view, &frame, packet, now) {
-            Some(()) => DropReason::PeerMessage,
-            None => DropReason::PeerRefused,
+            Ok(()) => DropReason::PeerMessage,
+            Err(reason) => reason,
         };
         self.drop_frame(view, frame, packet, reason);
     }
 
-    fn take_in(&mut self, view: &View, frame: &Io::Frame, packet: &Packet, now: Tick) -> Option<()> {
-        let cluster = view.cluster.as_ref()?;
-        let at = usize::from(packet.parsed.l4) + UDP_LEN;
-        let payload = frame.bytes().get(at..usize::from(packet.parsed.end))?;
-        let source = packet.parsed.src(frame.bytes());
-        let admits = |header: &Header| {
-            let machine = header.from.member.machine;
-            let is_from_there = cluster.link(machine).is_none_or(|link| link.address == source);
-            header.to == cluster.own && machine != cluster.own.machine && is_from_there
+    /// What a stranger can make us compute comes last, and he pays for each step with something he cannot make: the address of a
+    /// member; a header with its tag, which he can only have captured; and of such a header, one that never arrived.
+    fn take_in(
+        &mut self,
+        view: &View,
+        frame: &Io::Frame,
+        packet: &Packet,
+        now: Tick,
+    ) -> Result<(), DropReason> {
+        const REFUSED: DropReason = DropReason::PeerRefused;
+        let (Some(cluster), Some(station)) = (view.cluster.as_ref(), self.station.as_mut()) else {
+            return Err(REFUSED);
         };
-        let (header, body) = datagram::read_admitted(payload, &cluster.key, admits).ok()?;
+        station.clock = now;
+        let at = usize::from(packet.parsed.l4) + UDP_LEN;
+        let payload = frame.bytes().get(at..usize::from(packet.parsed.end)).ok_or(REFUSED)?;
+        let sealed = Sealed::read(payload).map_err(|_| REFUSED)?;
+        let header = *sealed.header();
         let from = header.from;
-        if !cluster.owners.is_member(from.member) {
-            // A new incarnation says that the one before is dead, long before its heartbeats are missed.
-            self.hear(cluster, from.member, now);
-            return None;
+        let machine = from.member.machine;
+        let source = packet.parsed.src(frame.bytes());
+        let is_from_there = cluster.link(machine).is_none_or(|link| link.address == source);
+        if header.to != cluster.own || machine == cluster.own.machine || !is_from_there {
+            return Err(REFUSED);
         }
-        // Whatever it says, it lives.
+        let proved = sealed.prove(&cluster.keys).ok_or(REFUSED)?;
+        let is_windowed = station.rules.hold(Rule::Window);
+        if is_windowed && station.windows.is_over(from, header.number, header.sent) {
+            return Err(DropReason::PeerReplayed);
+        }
+        let body = match proved.open() {
+            Ok(body) => body,
+            Err(Refused::Tag) => {
+                let doubts = station.doubts.get_mut(machine.index());
+                if !doubts.is_some_and(|doubts| doubts.take(now)) {
+                    // Too many to try each again: from now on a header serves once.
+                    station.windows.burn(from, header.number);
+                }
+                return Err(REFUSED);
+            }
+            Err(_) => return Err(REFUSED),
+        };
+        if is_windowed {
+            let taken = station.windows.take(from, header.number, header.sent);
+            taken.map_err(|_| DropReason::PeerReplayed)?;
+        }
+        // A new incarnation says that the one before is dead, long before its heartbeats are missed. Whatever a member says, it lives.
         self.hear(cluster, from.member, now);
+        if !cluster.owners.is_member(from.member) {
+            return Err(REFUSED);
+        }
         match body {
             Body::Notes(mut notes) => {
                 for note in notes.by_ref() {
                     self.take_note(view, cluster, &header, note, now);
                 }
-                (!notes.is_malformed()).then_some(())
+                (!notes.is_malformed()).then_some(()).ok_or(REFUSED)
             }
-            Body::Piece(piece) => self.take_piece(view, cluster, frame, &header, &piece, now),
+            Body::Piece(piece) => self.take_piece(view, cluster, frame, &header, &piece, now).ok_or(REFUSED),
         }
     }
 

@@ -110,6 +110,7 @@ impl<Io: PacketIo> Worker<Io> {
         now: Tick,
     ) -> Fate {
         let Some(station) = self.station.as_mut() else { return Fate::Drop(DropReason::NotReady) };
+        station.clock = now;
         let place = ask.place;
         let owners = cluster.owners.asked(service.id, place.slot);
         let question = Question {

@@ -79,6 +79,7 @@ impl<Io: PacketIo> Worker<Io> {
     #[inline(never)]
     pub(crate) fn synchronise(&mut self, view: &View, cluster: &Cluster, now: Tick) {
         let Some(station) = self.station.as_mut() else { return };
+        station.clock = now;
         if station.step != cluster.step {
             station.step = cluster.step;
             station.forget_leavers(cluster);

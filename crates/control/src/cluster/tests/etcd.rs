@@ -84,6 +84,8 @@ impl Etcd {
             tls: None,
             user: None,
             port: 7480,
+            sync_key: [7; 16],
+            sync_key_accepted: None,
             sync: true,
             export: true,
         }

@@ -186,8 +186,8 @@ impl World<'_> {
                 from: Origin { member: self.machines[from].member, core: CoreId(0) },
                 to: self.machines[to].member,
                 epoch: self.plan.epoch,
-                generation: self.plan.generation,
-                number: self.random.next(),
+                sent: self.machines[from].clock(self.now),
+                number: self.random.next() >> 24,
             };
             let statement = Statement { key, backend, guess: false, age_us: 0, why: Why::Decide };
             let (sequence, mut payload) = (Sequence(u64::MAX >> 2), [0; 256]);
@@ -235,6 +235,7 @@ impl World<'_> {
         }
         self.count(machine);
         self.machines[machine].alive = false;
+        self.died[machine] = self.now;
         for index in 0..self.clients.len() {
             let client = &self.clients[index];
             if client.service.tcp {
@@ -263,6 +264,7 @@ impl World<'_> {
     }
 
     pub(super) fn come_back(&mut self, machine: usize) {
+        self.check_dead(machine);
         let is_another = self.scenario.broken != Some(Rule::Incarnation);
         let incarnation = if is_another {
             match self.choose_number(machine) {

@@ -33,6 +33,9 @@ impl World<'_> {
     }
 
     pub(super) fn send_to_machine(&mut self, from: usize, machine: usize, frame: &[u8]) {
+        if self.scenario.replay_us > 0 {
+            self.listener.hear(from, machine, frame);
+        }
         self.partitions.retain(|(_, _, until)| until.0 + AFTER_US > self.now.0);
         self.clogs.retain(|(_, _, until)| *until > self.now);
         let is_pair = |a: usize, b: usize| (a, b) == (from, machine) || (b, a) == (from, machine);
@@ -66,6 +69,9 @@ impl World<'_> {
         of.push(queue, frame);
         if let Some(client) = client {
             of.fresh[queue].push(client);
+            if let Some(packet) = frame.get(14..).and_then(ClientPacket::read) {
+                self.checker.has_arrived(&packet);
+            }
         }
         self.plan_turn(machine, queue, now);
     }
@@ -168,6 +174,13 @@ impl World<'_> {
             match read_sent(&frame) {
                 Sent::ToBackend(address, packet) => {
                     let backend = backend_at(address);
+                    if !self.checker.leaves(&packet) {
+                        let what = format!(
+                            "machine {machine} sends backend {backend} packet {} of client {} life {} once more than it has arrived",
+                            packet.number, packet.client, packet.life
+                        );
+                        self.fail(Property::Once, what);
+                    }
                     self.note_use(&packet, machine);
                     for us in self.travels().into_iter().flatten() {
                         self.after(us, Event::AtBackend { backend, packet, by: machine });
