@@ -76,21 +76,21 @@ impl Fill {
 
     /// What is left of the idle time of a state, in quanta of which the whole has `limit`.
     ///
-    /// Handshakes that went no further are given up while half of the untrusted share is still free; what a client has closed
-    /// before the table is 60 % full; open flows lose most of their idle time as well when it is nearly impossible to enter others.
+    /// Handshakes that went no further are given up while untrusted flows use up the second half of their share, and what a client has
+    /// closed before the table is 60 % full. Others keep their time: that a flow stays where it is as long as it is not silent for
+    /// longer is what the table is for.
     pub(crate) fn limit(self, state: State, limit: u8) -> u8 {
-        let (fill, [start, end], least): (u32, [u32; 2], u8) = match state {
-            State::TcpHandshake => (self.untrusted, [64, 128], LIMIT_LEAST),
-            State::TcpHalfClosed => (self.used, [64, 154], LIMIT_LEAST),
-            State::TcpEstablished | State::Udp => (self.used, [205, 307], limit / 8),
-            State::TcpNew | State::TcpClosing | State::UdpNew => return limit,
+        let (fill, start, end) = match state {
+            State::TcpHandshake => (self.untrusted, 128, 256),
+            State::TcpHalfClosed => (self.used, 64, 154),
+            _ => return limit,
         };
-        let left = u32::from(limit) * end.saturating_sub(fill.max(start)) / (end - start);
-        u8::try_from(left).unwrap_or(limit).max(least).min(limit)
+        let left = u32::from(limit) * u32::saturating_sub(end, fill.max(start)) / (end - start);
+        u8::try_from(left).unwrap_or(limit).clamp(LIMIT_LEAST.min(limit), limit)
     }
 }
 
-/// Quanta that are left of an idle time at least, where it may shrink to nothing: an entry used just now is not expired.
+/// Quanta that are left of an idle time at least: an entry used just now is not expired.
 const LIMIT_LEAST: u8 = 2;
 
 /// Quanta by which an entry may seem to be from the future.

@@ -246,7 +246,7 @@ const ROOT: u16 = u16::MAX;
 
 /// The writer's side of one kind of key. Whatever stores to a bucket notes it in `touched`: answers of look-ups before are judged by it.
 #[derive(Debug)]
-pub(crate) struct Cuckoo<B: 'static> {
+pub(crate) struct Cuckoo<B: Line> {
     pub(crate) cells: Cells<B>,
     /// Slots in use, expired ones that were not swept included.
     pub(crate) used: usize,
@@ -261,6 +261,8 @@ pub(crate) struct Cuckoo<B: 'static> {
     pub(crate) isa: Available,
     /// Buckets that long searches may look at before more are saved up.
     search_left: usize,
+    /// Whose entry was taken last although it was not expired.
+    pub(crate) displaced: Option<B::Key>,
 }
 
 impl Room {
@@ -282,6 +284,7 @@ impl<B: Line> Cuckoo<B> {
             touched: Touched::new(),
             isa: Available::best(),
             search_left: SEARCH_SAVED_MAX,
+            displaced: None,
         }
     }
 
@@ -521,6 +524,9 @@ impl<B: Line> Cuckoo<B> {
             Ok(room) => {
                 let is_live = |word| Victim { word, is_live: clock.is_live(word) };
                 let victim = room.victim.or(from_elsewhere).map(is_live);
+                if room.victim.is_some() && victim.is_some_and(|victim| victim.is_live) {
+                    self.displaced = self.cells.bucket(room.at.bucket).key(usize::from(room.at.slot));
+                }
                 self.put(room, key, hash, word);
                 Placed::Done(victim)
             }
@@ -563,6 +569,7 @@ impl<B: Line> Cuckoo<B> {
             .filter(|&bucket| bucket != room.at.bucket)
             .find_map(|bucket| self.victim(bucket, hash, word, ageing, now))?;
         let gone = victim.victim?;
+        self.displaced = self.cells.bucket(victim.at.bucket).key(usize::from(victim.at.slot));
         self.remove(victim.at, gone);
         Some((room, gone))
     }

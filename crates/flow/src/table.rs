@@ -485,6 +485,14 @@ impl Table {
         }
     }
 
+    /// Whose entry was taken by the last newcomer with such a key of which [`Inserted::displaced`] was said.
+    pub fn displaced_by(&self, key: &FlowKey) -> Option<FlowKey> {
+        match key {
+            FlowKey::Narrow(_) => self.narrow.displaced.map(FlowKey::Narrow),
+            FlowKey::Wide(_) => self.wide.displaced.map(FlowKey::Wide),
+        }
+    }
+
     /// The hash of a key: seeded, so that nobody outside can tell which keys share one.
     #[inline]
     pub fn hash_of(&self, key: &FlowKey) -> u64 {

@@ -141,7 +141,7 @@ pub(crate) struct Metrics {
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Timeouts {
-    /// TCP flows of which more than one packet was seen, half-closed ones included, seconds; default 1800. Shrinks as the table fills.
+    /// TCP flows of which more than one packet was seen, half-closed ones included, seconds; default 1800. For those it shrinks as the table fills.
     #[serde(default)]
     #[schemars(with = "u32", range(min = 1, max = 86_400))]
     pub(crate) tcp_established_s: Cell,

@@ -347,6 +347,10 @@ impl<Io: PacketIo> Worker<Io> {
             if inserted.displaced {
                 totals.flow_displaced.add(1);
                 self.crowded = Some(now);
+                // Its flow is one that finds no room, as far as others have to know.
+                if let (Some(station), Some(lost)) = (self.station.as_mut(), self.flows.displaced_by(key)) {
+                    station.refuse(lost, now);
+                }
                 self.sampler.note(&self.counters.sources, || Some(sources::of_key(key)));
             } else {
                 totals.flow_expired.add(1);

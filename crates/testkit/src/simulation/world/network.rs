@@ -113,8 +113,10 @@ impl World<'_> {
                 wake.push((other, Tick(now.0 + 1)));
             }
         }
-        let refused =
-            of.counters[core].station.records_refused.get() + of.counters[core].totals.flow_refused.get();
+        let counters = &of.counters[core];
+        let refused = counters.station.records_refused.get()
+            + counters.totals.flow_refused.get()
+            + counters.totals.flow_displaced.get();
         let refuses = refused > of.refused[core];
         of.refused[core] = refused;
         let guesses = of.counters[core].station.local_guesses.get();

@@ -32,7 +32,9 @@ impl World<'_> {
             summary.heartbeats += of.heartbeats.get();
             summary.note_bytes += of.note_bytes.get();
             summary.relay_bytes += of.relay_bytes.get();
-            summary.refused += of.records_refused.get() + counters.totals.flow_refused.get();
+            summary.refused += of.records_refused.get()
+                + counters.totals.flow_refused.get()
+                + counters.totals.flow_displaced.get();
             summary.guesses += of.guesses.get();
             summary.turns += counters.totals.turns.get();
         }
