@@ -3,7 +3,10 @@
 //!
 //! The first fragment carries the ports and is steered like any packet; its decision is kept for the others. Later
 //! fragments that come before it are held, and follow it at once when it comes; those whose first fragment does not
-//! come in time are dropped as `fragment_timeout`.
+//! come in time are dropped as `fragment_timeout`. A datagram of which everything has passed is forgotten, and a new first
+//! fragment begins a new one, because identifications are soon used again (RFC 4963).
+
+mod coverage;
 
 use crate::classify::{Fate, Packet, classify, whole_for_vip};
 use crate::io::{Frame, PacketIo};
@@ -11,6 +14,8 @@ use crate::steering::Answer;
 use crate::turn::Relay;
 use crate::view::View;
 use crate::{DropReason, Worker};
+use coverage::Coverage;
+use wire::parse::Parsed;
 use wire::{Addr, BackendId, Tick};
 
 /// Sets of the store; a datagram's entry is in one set.
@@ -43,6 +48,8 @@ pub(crate) struct Decision {
 struct Datagram {
     key: DatagramKey,
     decision: Option<Decision>,
+    /// What has passed since the decision.
+    passed: Coverage,
     deadline: Tick,
     first: u16,
     last: u16,
@@ -100,8 +107,15 @@ impl<F> Store<F> {
         let at = set(hash)
             .filter(|&at| self.datagram(at).is_none_or(|of| of.held == 0))
             .min_by_key(|&at| self.datagram(at).map_or(Tick(0), |of| of.deadline))?;
-        *self.datagrams.get_mut(at)? =
-            Some(Datagram { key: *key, decision: None, deadline, first: NONE, last: NONE, held: 0 });
+        *self.datagrams.get_mut(at)? = Some(Datagram {
+            key: *key,
+            decision: None,
+            passed: Coverage::default(),
+            deadline,
+            first: NONE,
+            last: NONE,
+            held: 0,
+        });
         Some(at)
     }
 
@@ -110,7 +124,19 @@ impl<F> Store<F> {
         of.decision.filter(|_| of.deadline > now)
     }
 
-    /// Keeps the first fragment's decision; false when the store has no room.
+    /// Notes that a piece follows its datagram's decision; with the last one missing the datagram is forgotten.
+    fn pass(&mut self, hash: u64, key: &DatagramKey, piece: &Parsed, now: Tick) {
+        let at = self.position(hash, key, now);
+        let Some(entry) = at.and_then(|at| self.datagrams.get_mut(at)) else { return };
+        if let Some(of) = entry {
+            of.passed.add(piece);
+            if of.passed.is_complete() && of.held == 0 {
+                *entry = None;
+            }
+        }
+    }
+
+    /// Keeps the first fragment's decision, also in place of that of a datagram before it; false when the store has no room.
     fn decide(
         &mut self,
         hash: u64,
@@ -122,6 +148,7 @@ impl<F> Store<F> {
         let Some(at) = self.entry(hash, key, now, deadline) else { return false };
         if let Some(Some(of)) = self.datagrams.get_mut(at) {
             of.decision = Some(decision);
+            of.passed = Coverage::default();
             of.deadline = deadline;
         }
         true
@@ -242,6 +269,7 @@ impl<Io: PacketIo> Worker<Io> {
         }
         if let Some(decision) = self.fragments.decision(hash, &key, now) {
             follow(packet, decision);
+            self.fragments.pass(hash, &key, &packet.parsed, now);
             return self.rewrite(view, frame, packet, now);
         }
         match self.fragments.hold(hash, &key, frame, now, deadline) {
@@ -274,6 +302,7 @@ impl<Io: PacketIo> Worker<Io> {
         if !self.fragments.decide(hash, &key, decision, now, deadline) {
             return self.drop_frame(view, frame, packet, DropReason::FragmentStoreFull);
         }
+        self.fragments.pass(hash, &key, &packet.parsed, now);
         self.rewrite(view, frame, packet, now);
         while let Some(frame) = self.fragments.release(hash, &key, now) {
             self.counters.totals.held.sub(1);
@@ -281,6 +310,7 @@ impl<Io: PacketIo> Worker<Io> {
             if held.fate == Fate::Fragment {
                 follow(&mut held, decision);
             }
+            self.fragments.pass(hash, &key, &held.parsed, now);
             self.rewrite(view, frame, &mut held, now);
         }
     }
