@@ -3,10 +3,11 @@
 //!
 //! The first fragment carries the ports and is steered like any packet; its decision is kept for the others. Later
 //! fragments that come before it are held, and follow it at once when it comes; those whose first fragment does not
-//! come in time are dropped as `fragment_timeout`. A datagram of which everything has passed is forgotten, and a new first
+//! come in time are dropped as `fragment_timeout`, and those that have to make room as `fragment_store_full`. A datagram of which everything has passed is forgotten, and a new first
 //! fragment begins a new one, because identifications are soon used again (RFC 4963).
 
 mod coverage;
+mod held;
 
 use crate::classify::{Fate, Packet, classify, whole_for_vip};
 use crate::io::{Frame, PacketIo};
@@ -15,6 +16,8 @@ use crate::turn::Relay;
 use crate::view::View;
 use crate::{DropReason, Worker};
 use coverage::Coverage;
+pub use held::HELD_MAX;
+use held::{Held, NONE};
 use wire::parse::Parsed;
 use wire::{Addr, BackendId, Tick};
 
@@ -22,11 +25,9 @@ use wire::{Addr, BackendId, Tick};
 const SETS: usize = 2048;
 /// Entries a set.
 const WAYS: usize = 4;
-/// Frames held at once, all datagrams together.
-pub const HELD_MAX: usize = 512;
 /// Frames held at once for one datagram; 64 KiB in pieces of 576 bytes are 119.
 pub const HELD_PER_DATAGRAM_MAX: u16 = 128;
-const NONE: u16 = u16::MAX;
+const _: () = assert!(SETS * WAYS < NONE as usize);
 
 /// What names a datagram. For IPv6 the protocol is 0: only the first fragment knows it (RFC 8200 section 4.5).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,16 +57,10 @@ struct Datagram {
     held: u16,
 }
 
-struct Held<F> {
-    frame: Option<F>,
-    next: u16,
-}
-
 /// The store. All memory is taken at start: 8,192 datagrams, [`HELD_MAX`] frames.
 pub(crate) struct Store<F> {
     datagrams: Box<[Option<Datagram>]>,
-    held: Box<[Held<F>]>,
-    free: u16,
+    held: Held<F>,
     /// No entry that holds frames ends before this.
     next_deadline: Tick,
     /// Where the search for ended entries goes on, and the earliest deadline it has passed.
@@ -74,16 +69,9 @@ pub(crate) struct Store<F> {
 
 impl<F> Store<F> {
     pub(crate) fn new() -> Store<F> {
-        let held = (1..=HELD_MAX)
-            .map(|next| Held {
-                frame: None,
-                next: if next == HELD_MAX { NONE } else { u16::try_from(next).unwrap_or(NONE) },
-            })
-            .collect();
         Store {
             datagrams: vec![None; SETS * WAYS].into(),
-            held,
-            free: 0,
+            held: Held::new(),
             next_deadline: Tick(u64::MAX),
             search: (0, Tick(u64::MAX)),
         }
@@ -154,50 +142,53 @@ impl<F> Store<F> {
         true
     }
 
-    /// Holds a later fragment; gives it back with the reason when there is no room.
+    /// Holds a later fragment of a source, and gives the frame that had to make room for it, if one had to; or else itself back with
+    /// the reason.
     fn hold(
         &mut self,
-        hash: u64,
+        (hash, source): (u64, u64),
         key: &DatagramKey,
         frame: F,
         now: Tick,
         deadline: Tick,
-    ) -> Result<(), (F, DropReason)> {
-        let slot = self.free;
-        let at = if slot == NONE { None } else { self.entry(hash, key, now, deadline) };
-        let datagram = at.and_then(|at| self.datagrams.get_mut(at)?.as_mut());
-        let (Some(of), Some(place)) = (datagram, self.held.get_mut(usize::from(slot))) else {
+    ) -> Result<Option<F>, (F, DropReason)> {
+        let Some(at) = self.entry(hash, key, now, deadline) else {
             return Err((frame, DropReason::FragmentStoreFull));
         };
-        if of.held >= HELD_PER_DATAGRAM_MAX {
+        if self.datagram(at).is_some_and(|of| of.held >= HELD_PER_DATAGRAM_MAX) {
             return Err((frame, DropReason::FragmentLimit));
         }
-        self.next_deadline = self.next_deadline.min(of.deadline);
-        self.free = core::mem::replace(&mut place.next, NONE);
-        place.frame = Some(frame);
-        of.held += 1;
-        // Behind the last one; `NONE` is no place.
-        let last = core::mem::replace(&mut of.last, slot);
-        match self.held.get_mut(usize::from(last)) {
-            Some(last) => last.next = slot,
-            None => of.first = slot,
+        let victim = if self.held.is_full() { self.held.victim() } else { None };
+        // It may be of this very datagram.
+        let evicted = victim.and_then(|at| self.take(at));
+        let Some(Some(of)) = self.datagrams.get_mut(at) else {
+            debug_assert!(evicted.is_none(), "the entry was there");
+            return Err((frame, DropReason::FragmentStoreFull));
+        };
+        match self.held.put(frame, at, source, of.last) {
+            Ok(place) => {
+                self.next_deadline = self.next_deadline.min(of.deadline);
+                of.held += 1;
+                of.last = place;
+                if of.first == NONE {
+                    of.first = place;
+                }
+                Ok(evicted)
+            }
+            Err(frame) => Err((frame, DropReason::FragmentStoreFull)),
         }
-        Ok(())
     }
 
     /// Takes the oldest frame held at an entry.
     fn take(&mut self, at: usize) -> Option<F> {
         let of = self.datagrams.get_mut(at)?.as_mut()?;
-        let slot = of.first;
-        // `NONE` is no place.
-        let place = self.held.get_mut(usize::from(slot))?;
-        of.first = core::mem::replace(&mut place.next, self.free);
-        self.free = slot;
+        let (frame, next) = self.held.take(of.first)?;
+        of.first = next;
         of.held -= 1;
-        if of.first == NONE {
+        if next == NONE {
             of.last = NONE;
         }
-        place.frame.take()
+        Some(frame)
     }
 
     fn release(&mut self, hash: u64, key: &DatagramKey, now: Tick) -> Option<F> {
@@ -272,8 +263,13 @@ impl<Io: PacketIo> Worker<Io> {
             self.fragments.pass(hash, &key, &packet.parsed, now);
             return self.rewrite(view, frame, packet, now);
         }
-        match self.fragments.hold(hash, &key, frame, now, deadline) {
-            Ok(()) => self.counters.totals.held.add(1),
+        let source = steer::hash::source(&view.cluster_key, who_sends(key.src));
+        match self.fragments.hold((hash, source), &key, frame, now, deadline) {
+            Ok(None) => self.counters.totals.held.add(1),
+            Ok(Some(evicted)) => {
+                let packet = classify(view, evicted.bytes(), evicted.meta());
+                self.drop_frame(view, evicted, &packet, DropReason::FragmentStoreFull);
+            }
             Err((frame, reason)) => self.drop_frame(view, frame, packet, reason),
         }
     }
@@ -322,6 +318,14 @@ impl<Io: PacketIo> Worker<Io> {
             let packet = classify(view, frame.bytes(), frame.meta());
             self.drop_frame(view, frame, &packet, DropReason::FragmentTimeout);
         }
+    }
+}
+
+/// Whose share of the store it is. An IPv6 host has at least 2^64 addresses to choose from (RFC 4291 section 2.5.1).
+fn who_sends(source: Addr) -> Addr {
+    match source {
+        Addr::V4(_) => source,
+        Addr::V6(address) => Addr::V6(address >> 64 << 64),
     }
 }
 
