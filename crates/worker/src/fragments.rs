@@ -1,7 +1,8 @@
 //! Fragments meet their first fragment here: a bounded store, one entry a datagram, at the worker that owns
 //! (source, destination, identification, protocol).
 //!
-//! The first fragment carries the ports and is steered like any packet; its decision is kept for the others. Later
+//! The first fragment carries the ports and is steered like any packet; its decision is kept for the others. So an ICMP error goes
+//! where the flow goes that its first fragment quotes, and an echo request is answered piece by piece. Later
 //! fragments that come before it are held, and follow it at once when it comes; those whose first fragment does not
 //! come in time are dropped as `fragment_timeout`, and those that have to make room as `fragment_store_full`. A datagram of which everything has passed is forgotten, and a new first
 //! fragment begins a new one, because identifications are soon used again (RFC 4963).
@@ -19,7 +20,7 @@ use coverage::Coverage;
 pub use held::HELD_MAX;
 use held::{Held, NONE};
 use wire::parse::Parsed;
-use wire::{Addr, BackendId, Tick};
+use wire::{Addr, Tick, reply};
 
 /// Sets of the store; a datagram's entry is in one set.
 const SETS: usize = 2048;
@@ -42,7 +43,8 @@ pub(crate) struct DatagramKey {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Decision {
     service: Option<u16>,
-    backend: Result<BackendId, DropReason>,
+    /// [`Fate::To`], [`Fate::Echo`] or [`Fate::Drop`].
+    fate: Fate,
 }
 
 #[derive(Clone, Copy)]
@@ -289,12 +291,14 @@ impl<Io: PacketIo> Worker<Io> {
         if self.key(view, frame.bytes(), packet).is_some() {
             self.steer(view, frame.bytes(), packet, Answer::default(), now);
         }
-        let backend = match packet.fate {
-            Fate::To(backend) => Ok(backend),
-            Fate::Drop(reason) => Err(reason),
-            _ => Err(DropReason::NoService),
+        if packet.fate == Fate::Echo && !reply::is_echo_in_pieces(frame.bytes(), &packet.parsed) {
+            packet.fate = Fate::Drop(DropReason::IcmpUnhandled);
+        }
+        let fate = match packet.fate {
+            Fate::To(_) | Fate::Echo | Fate::Drop(_) => packet.fate,
+            _ => Fate::Drop(DropReason::NoService),
         };
-        let decision = Decision { service: packet.service, backend };
+        let decision = Decision { service: packet.service, fate };
         if !self.fragments.decide(hash, &key, decision, now, deadline) {
             return self.drop_frame(view, frame, packet, DropReason::FragmentStoreFull);
         }
@@ -331,10 +335,7 @@ fn who_sends(source: Addr) -> Addr {
 
 fn follow(packet: &mut Packet, decision: Decision) {
     packet.service = decision.service;
-    packet.fate = match decision.backend {
-        Ok(backend) => Fate::To(backend),
-        Err(reason) => Fate::Drop(reason),
-    };
+    packet.fate = decision.fate;
 }
 
 fn datagram(view: &View, bytes: &[u8], packet: &Packet) -> (DatagramKey, u64) {

@@ -141,10 +141,13 @@ impl<Io: PacketIo> Worker<Io> {
             return self.drop_frame(view, frame, packet, DropReason::RateLimited);
         }
         let mac = port_mac(view, frame.meta().port);
-        let answered = self.answer(view, &frame, frame.bytes().len(), |bytes, out| {
-            reply::echo(bytes, &packet.parsed, mac, out)
+        let fragment = packet.parsed.fragment;
+        let answered = self.answer(view, &frame, frame.bytes().len(), |bytes, out| match fragment {
+            None => reply::echo(bytes, &packet.parsed, mac, out),
+            Some(_) => reply::echo_piece(bytes, &packet.parsed, mac, out),
         });
-        self.counters.totals.echo_sent.add(u64::from(answered.is_ok()));
+        let is_first = fragment.is_none_or(|fragment| fragment.offset == 0);
+        self.counters.totals.echo_sent.add(u64::from(answered.is_ok() && is_first));
         let reason = match answered {
             Ok(()) => DropReason::Answered,
             Err(Unanswered::NoBuffer) => DropReason::NoBuffer,

@@ -383,6 +383,86 @@ fn echo_is_answered_under_a_bucket() {
 }
 
 #[test]
+fn an_echo_request_in_fragments_is_answered_piece_by_piece() {
+    let mut rig = Rig::new(2, view(1, &[Spec::web(1)]));
+    let data: Vec<u8> = (0..3000_u16).map(|n| n.to_be_bytes()[1]).collect();
+    let mut whole = Vec::new();
+    etherparse::PacketBuilder::ethernet2(ROUTER_MAC, PORT_MAC)
+        .ipv4(CLIENT, VIP, 64)
+        .icmpv4_echo_request(1, 2)
+        .write(&mut whole, &data)
+        .unwrap();
+    let pieces = fragments(&whole, 1000);
+    for turned in 0..pieces.len() {
+        let mut order: Vec<usize> = (0..pieces.len()).collect();
+        order.rotate_left(turned);
+        let (mut replies, mut ends) = (Vec::new(), Vec::new());
+        for (n, index) in order.into_iter().enumerate() {
+            let (sent, outcomes) = rig.put(n % 2, &pieces[index]);
+            replies.extend(sent);
+            ends.extend(outcomes.iter().map(|(_, outcome)| outcome.verdict));
+        }
+        assert_eq!(ends, [Verdict::Dropped(DropReason::Answered); 4]);
+        replies.sort_by_key(|reply| u16::from_be_bytes([reply[20], reply[21]]) & 0x1fff);
+        let mut message = Vec::new();
+        for (n, reply) in replies.iter().enumerate() {
+            assert_eq!((&reply[26..30], &reply[30..34]), (&VIP[..], &CLIENT[..]));
+            assert_eq!(reply[18..22], pieces[n][18..22], "identification, offset and more-fragments");
+            message.extend(&reply[34..]);
+        }
+        assert_eq!(wire::checksum::checksum(&message), 0);
+        assert_eq!((message[0], &message[8..]), (0, &data[..]));
+    }
+    let echo_sent: u64 = rig.counters.iter().map(|c| c.totals.echo_sent.get()).sum();
+    assert_eq!(echo_sent, 4, "replies, not their pieces");
+    // Pieces use up the budget of their destination one by one.
+    let mut limited = 0;
+    for _ in 0..100 {
+        for piece in &pieces {
+            limited += usize::from(rig.put(0, piece).0.is_empty());
+        }
+    }
+    assert_eq!(limited, 400 - (100 - 16));
+}
+
+#[test]
+fn an_icmp_error_in_fragments_follows_the_flow_it_quotes() {
+    let mut rig = Rig::new(1, view(1, &[Spec::web(4)]));
+    for sport in 1000..1020 {
+        let backend = backend_of(&rig.put(0, &tcp(sport, 80, Tcp::Syn, 0)).1);
+        let mut quote = Vec::new();
+        etherparse::PacketBuilder::ipv4(VIP, CLIENT, 64)
+            .tcp(80, sport, 1, 100)
+            .write(&mut quote, &[0; 1400])
+            .unwrap();
+        let mut error = Vec::new();
+        etherparse::PacketBuilder::ethernet2(ROUTER_MAC, PORT_MAC)
+            .ipv4([10, 0, 9, 9], VIP, 64)
+            .icmpv4(etherparse::Icmpv4Type::DestinationUnreachable(
+                etherparse::icmpv4::DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: 1400 },
+            ))
+            .write(&mut error, &quote)
+            .unwrap();
+        let pieces = fragments(&error, 1000);
+        let (sent, _) = rig.put(0, &pieces[1]);
+        assert!(sent.is_empty());
+        let (sent, outcomes) = rig.put(0, &pieces[0]);
+        assert_eq!(sent.len(), 2);
+        assert!(outcomes.iter().all(|(_, outcome)| outcome.backend == Some(backend)));
+    }
+    // What is neither stays what it is, in all its pieces.
+    let mut timestamp = Vec::new();
+    etherparse::PacketBuilder::ethernet2(ROUTER_MAC, PORT_MAC)
+        .ipv4([10, 0, 9, 9], VIP, 64)
+        .icmpv4_echo_reply(1, 2)
+        .write(&mut timestamp, &[0; 2000])
+        .unwrap();
+    for piece in fragments(&timestamp, 1000) {
+        dropped(&rig.put(0, &piece).1, DropReason::IcmpUnhandled);
+    }
+}
+
+#[test]
 fn packets_that_are_too_big_for_one_client_silence_no_other() {
     let mut rig = Rig::new(1, view(1, &[Spec::web(1)]));
     let mut frame = tcp(7, 80, Tcp::Ack, 1460);
