@@ -18,6 +18,7 @@ use wire::encap::{Header, Mode, Tunnel, TunnelError};
 use wire::{BackendId, PortId, ServiceId, Tick};
 use worker::View;
 use worker::loads::Loads;
+use worker::path_mtu::{Learnt, Room, Tunnels};
 use worker::view::{
     BackendState, BackendView, HashOn, LeastLoad, OnClosedPort, OnDown, OnEmpty, Overload, Policy, PortRole,
     PortView, Probe, Select, ServiceView, Timeouts,
@@ -223,6 +224,7 @@ pub fn compile(config: &Config, ids: &mut Ids, runtime: &Runtime<'_>) -> Result<
         cluster_key: config.machine.cluster_key,
         services: Services::build(&rules)?,
         service: services,
+        tunnels: Tunnels::of(&backends),
         backends,
         ports: runtime.ports.to_vec(),
         timeouts: timeouts(&config.timeouts),
@@ -409,8 +411,9 @@ impl Sender<'_> {
         // Unresolved: nothing is sent, so the zeros are never seen.
         let header = header.between(next_hop.unwrap_or_default(), port_view.mac);
         let inner_mtu = path.saturating_sub(overhead);
-        let room = BackendView::room(state, next_hop, inner_mtu);
-        Ok(BackendView { id, service: service_id, state, header, inner_mtu, room, port, next_hop })
+        let room = Room::new(state, next_hop, inner_mtu);
+        let learnt = Learnt::default();
+        Ok(BackendView { id, service: service_id, state, header, inner_mtu, room, port, next_hop, learnt })
     }
 
     /// Destination MAC of the frame and the port it leaves by.

@@ -312,6 +312,7 @@ impl Truth {
             bytes: sum(|c| &c.bytes),
             flows_new: flows(|c| &c.flows_new),
             flows: flows(|c| &c.flows),
+            path_mtu: view.and_then(|view| view.path_mtu((self.now)())),
             load_ppm: self.load_ppm(service, id),
             share_permille: self.share_permille(service, id),
             syns: self

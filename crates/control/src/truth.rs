@@ -691,6 +691,7 @@ impl Truth {
                 self.ids = ids;
                 self.generation += 1;
                 self.lazy = false;
+                view.inherit_paths(&self.view, (self.now)());
                 self.view = Arc::new(view);
                 self.shares_are_in_force();
                 // Workers must not take a newcomer for one without load.

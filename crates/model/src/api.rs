@@ -366,6 +366,9 @@ pub struct BackendStatus {
     pub next_hop: Option<String>,
     /// Name of the port it is reached through; absent while unresolved.
     pub port: Option<String>,
+    /// Path MTU to it, bytes of the tunnel's packets, while a router on the way has said that it is less than the configured one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_mtu: Option<u16>,
     /// Packets sent to it.
     pub packets: u64,
     /// Their bytes, from the inner IP header on.

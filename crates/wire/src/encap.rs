@@ -386,7 +386,60 @@ impl Header {
             }
         }
     }
+
+    /// The outer destination; `None` for [`Mode::L2`].
+    pub fn destination(&self) -> Option<Addr> {
+        match self.shape.layout().outer {
+            Outer::None => None,
+            Outer::V4 => field::long(&self.bytes, parse::ETHERNET_LEN + 16).map(Addr::V4),
+            Outer::V6 => field::chunk(&self.bytes, parse::ETHERNET_LEN + 24)
+                .map(|address| Addr::V6(u128::from_be_bytes(address))),
+        }
+    }
+
+    /// Whether both put the same in front of a packet, but for the outer Ethernet header.
+    pub fn is_same_tunnel(&self, other: &Header) -> bool {
+        self.shape == other.shape && self.outer() == other.outer()
+    }
+
+    /// From the outer IP header on.
+    fn outer(&self) -> &[u8] {
+        self.bytes.get(parse::ETHERNET_LEN..parse::ETHERNET_LEN + self.len()).unwrap_or_default()
+    }
+
+    /// What follows this header in a packet of which an error quotes the beginning; `None` if the packet was not sent behind this header.
+    /// Of what follows the outer IP header at least eight bytes have to be there, as in all errors (RFC 792).
+    pub fn after_quoted<'q>(&self, quote: &'q [u8]) -> Option<&'q [u8]> {
+        let (outer, layout) = (self.outer(), self.shape.layout());
+        // What routers and packets do not change: not type of service, lengths, time to live, checksum, flow label.
+        let (ip_len, fixed) = match layout.outer {
+            Outer::None => return None,
+            Outer::V4 => (parse::IPV4_LEN, [0..1, 4..8, 9..10, 12..20]),
+            Outer::V6 => (parse::IPV6_LEN, [0..0, 0..0, 6..7, 8..40]),
+        };
+        let same_version = quote.first()? >> 4 == outer.first()? >> 4;
+        let same = |bytes: core::ops::Range<usize>| quote.get(bytes.clone()) == outer.get(bytes);
+        let (rest, wanted) = (quote.get(ip_len..)?, outer.get(ip_len..)?);
+        if !same_version || !fixed.into_iter().all(same) || rest.len() < QUOTED_MIN {
+            return None;
+        }
+        let from = if layout.udp {
+            if field::word(rest, 0)? < PORT_FIRST || field::word(rest, 2) != field::word(wanted, 2) {
+                return None;
+            }
+            UDP_LEN
+        } else {
+            0
+        };
+        let quoted_so_far = rest.iter().zip(wanted).skip(from);
+        quoted_so_far.into_iter().all(|(quoted, wanted)| quoted == wanted).then_some(())?;
+        Some(quote.get(self.len()..).unwrap_or_default())
+    }
 }
+
+/// Bytes behind the IP header that an ICMP error quotes at least.
+const QUOTED_MIN: usize = 8;
+const UDP_LEN: usize = 8;
 
 const IPV4_IN_IP: u8 = 4;
 const IPV6_IN_IP: u8 = 41;

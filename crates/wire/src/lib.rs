@@ -23,6 +23,7 @@ pub mod plain;
 pub mod reply;
 #[cfg(test)]
 mod sample;
+pub mod tunnel_error;
 
 pub use addr::Addr;
 pub use id::{BackendId, CoreId, PortId, ServiceId, Tick};

@@ -41,9 +41,9 @@ pub enum Kind {
     Tcp(TcpFlags),
     /// UDP with ports in [`Parsed::tuple`].
     Udp,
-    /// ICMP or ICMPv6 echo request (type 8, or 128; code 0).
+    /// ICMP or ICMPv6 echo request (type 8, or 128; code 0), or its first fragment.
     EchoRequest,
-    /// ICMP or ICMPv6 error with a quoted packet that names a flow: [`Parsed::quoted`].
+    /// ICMP or ICMPv6 error, or its first fragment, with a quoted packet that names a flow: [`Parsed::quoted`].
     IcmpError,
     /// ICMPv6 133 to 137: router and neighbour discovery; always the kernel's.
     NeighbourDiscovery,
@@ -254,7 +254,7 @@ const LENGTH_MAX: usize = 65_535;
 
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
+pub(crate) const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 const DESTINATION: u8 = 60;
 
@@ -432,7 +432,7 @@ fn v6_addresses(fixed: &[u8; IPV6_LEN]) -> (Addr, Addr) {
     (address(8), address(24))
 }
 
-const FRAGMENT_LEN: usize = 8;
+pub(crate) const FRAGMENT_LEN: usize = 8;
 
 /// Where the extension headers of an IPv6 packet lead.
 struct Chain {
@@ -551,8 +551,12 @@ fn transport(
     Ok(match protocol {
         TCP => tcp(segment, whole),
         UDP => udp(segment, whole),
-        ICMP if !v6 => (if whole { icmp(segment) } else { Kind::IcmpOther }, 0, 0),
-        ICMPV6 if v6 => (if whole { icmpv6(segment) } else { Kind::IcmpOther }, 0, 0),
+        ICMP if !v6 => (icmp(segment), 0, 0),
+        ICMPV6 if v6 => match icmpv6(segment) {
+            // Nobody takes it in fragments (RFC 6980 section 5).
+            Kind::NeighbourDiscovery if !whole => (Kind::IcmpOther, 0, 0),
+            kind => (kind, 0, 0),
+        },
         _ => (Kind::Other, 0, 0),
     })
 }

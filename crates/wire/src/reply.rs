@@ -3,7 +3,7 @@
 //! Each function writes a complete frame into `out` and returns its length: Ethernet back to the request's source MAC
 //! address, from `mac`, with the request's VLAN tags, IP from the VIP (the request's destination) to its source, without options or
 //! extension headers, TTL or hop limit 64. Short frames are not padded; the device does that. `None` when `out` is too short, or
-//! when no answer may be sent (RFC 1122 section 3.2.2, RFC 4443 section 2.4): to an ICMP error or redirect, to a later fragment, to a
+//! when no answer may be sent (RFC 1122 section 3.2.2, RFC 4443 section 2.4): to an ICMP error or redirect, to a later fragment but of an echo request, to a
 //! broken transport header, to or from a broadcast or multicast address (IP or MAC), or to an address that is not one other host's.
 
 use crate::parse::{
@@ -26,7 +26,7 @@ const HOPS: u8 = 64;
 ///
 /// Also `None` when the request is not a whole echo request with a correct checksum.
 pub fn echo(frame: &[u8], p: &Parsed, mac: [u8; 6], out: &mut [u8]) -> Option<usize> {
-    if p.kind != Kind::EchoRequest || !may_answer(frame, p) {
+    if p.kind != Kind::EchoRequest || p.fragment.is_some() || !may_answer(frame, p) {
         return None;
     }
     let request = frame.get(usize::from(p.l4)..usize::from(p.end))?;
@@ -44,6 +44,58 @@ pub fn echo(frame: &[u8], p: &Parsed, mac: [u8; 6], out: &mut [u8]) -> Option<us
     let check = !checksum::fold(pseudo + checksum::sum(message));
     field::put(message, 2, &check.to_be_bytes())?;
     Some(len)
+}
+
+/// The part of an echo reply that answers one piece of an echo request in fragments, so that all of the data comes back (RFC 1122
+/// section 3.2.2.6) although nobody puts the request together: the type is all that changes, which is in the first piece like the
+/// checksum (RFC 1624), and swapped addresses have the same sum. A request with a wrong checksum gets a reply with a wrong one.
+///
+/// Identification and offset are the request's: its sender does not use one twice, so the VIP does not either. That a later piece
+/// belongs to a request that [`is_echo_in_pieces`] the caller has to know.
+pub fn echo_piece(frame: &[u8], p: &Parsed, mac: [u8; 6], out: &mut [u8]) -> Option<usize> {
+    let fragment = p.fragment?;
+    let is_first = fragment.offset == 0;
+    if is_first && !is_echo_in_pieces(frame, p) || !may_answer_sender(frame, p) {
+        return None;
+    }
+    let piece = frame.get(usize::from(p.l4)..usize::from(p.end))?;
+    let before = if p.v6 { parse::FRAGMENT_LEN } else { 0 };
+    let (reply_type, protocol) = if p.v6 { (129, parse::FRAGMENT) } else { (0, parse::ICMP) };
+    let identity = if p.v6 { 0 } else { field::long(frame, usize::from(p.l3) + 4)? & 0xffff_7fff };
+    let headers = Headers { protocol, tos: p.tos, identity, payload_len: before + piece.len() };
+    let (payload, len) = headers.write(frame, p, mac, out)?;
+    if p.v6 {
+        let offset_and_more = fragment.offset | u16::from(fragment.more);
+        field::put(payload, 0, &[parse::ICMPV6, 0])?;
+        field::put(payload, 2, &offset_and_more.to_be_bytes())?;
+        field::put(payload, 4, &fragment.id.to_be_bytes())?;
+    }
+    let payload = payload.get_mut(before..)?;
+    field::put(payload, 0, piece)?;
+    if is_first {
+        let check = checksum::update16(
+            field::word(piece, 2)?,
+            field::word(piece, 0)?,
+            u16::from_be_bytes([reply_type, 0]),
+        );
+        // Of the two zeros of ones' complement this one is right for a message that is nothing but zeros, too.
+        let check = if check == 0 { 0xffff } else { check };
+        field::put(payload, 0, &[reply_type, 0])?;
+        field::put(payload, 2, &check.to_be_bytes())?;
+    }
+    Some(len)
+}
+
+/// Whether this is the first piece of an echo request that can be answered by [`echo_piece`]. Not with IPv6 extension headers
+/// behind the fragment header: a reply has none, so its pieces would have other offsets.
+pub fn is_echo_in_pieces(frame: &[u8], p: &Parsed) -> bool {
+    let Some(Fragment { id, offset: 0, .. }) = p.fragment else { return false };
+    let fragment_header = usize::from(p.l4).saturating_sub(parse::FRAGMENT_LEN);
+    let is_next_to_it = || {
+        field::byte(frame, fragment_header) == Some(parse::ICMPV6)
+            && field::long(frame, fragment_header + 4) == Some(id)
+    };
+    p.kind == Kind::EchoRequest && (!p.v6 || is_next_to_it())
 }
 
 /// "Fragmentation needed" (RFC 1191) or "packet too big" (RFC 4443 section 3.2), naming an `mtu` in bytes of IP, and quoting as much of the
@@ -136,12 +188,15 @@ fn pseudo_header_sum(frame: &[u8], p: &Parsed, protocol: u8, len: usize) -> Opti
 
 /// The rules common to all answers.
 fn may_answer(frame: &[u8], p: &Parsed) -> bool {
+    let later = matches!(p.fragment, Some(Fragment { offset: 1.., .. }));
+    !later && !matches!(p.kind, Kind::Bad(_)) && may_answer_sender(frame, p)
+}
+
+/// Those of them that look at addresses.
+fn may_answer_sender(frame: &[u8], p: &Parsed) -> bool {
     const GROUP: u8 = 1;
     let group_mac = |at| field::byte(frame, at).is_none_or(|first| first & GROUP != 0);
-    let later = matches!(p.fragment, Some(Fragment { offset: 1.., .. }));
-    !later
-        && !matches!(p.kind, Kind::Bad(_))
-        && !group_mac(0)
+    !group_mac(0)
         && !group_mac(6)
         && p.src(frame) != p.dst(frame)
         && is_one_host(p.src(frame))

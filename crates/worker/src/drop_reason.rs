@@ -71,7 +71,7 @@ reasons! {
     IcmpUnhandled = "icmp_unhandled",
     /// A later fragment whose first fragment did not come in time.
     FragmentTimeout = "fragment_timeout",
-    /// The fragment store is full.
+    /// The fragment store was full, and its source held most of it.
     FragmentStoreFull = "fragment_store_full",
     /// Too many pieces of one datagram were waiting for its first fragment.
     FragmentLimit = "fragment_limit",

@@ -647,7 +647,7 @@ fn service_of(view: &View, needle: Needle) -> Option<(u16, &ServiceView)> {
 #[inline(always)]
 fn backend_of(backends: &[Option<BackendView>], id: BackendId, lean: Lean) -> Option<&BackendView> {
     let backend = backends.get(id.index())?.as_ref()?;
-    (backend.service.0 == lean.service() && lean.len() <= backend.room).then_some(backend)
+    (backend.service.0 == lean.service() && lean.len() <= backend.room.get()).then_some(backend)
 }
 
 /// Puts the tunnel's header, of a known shape, in front of a packet of the plain shape. `None`: there is no room, and the frame is

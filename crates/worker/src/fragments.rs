@@ -1,9 +1,14 @@
 //! Fragments meet their first fragment here: a bounded store, one entry a datagram, at the worker that owns
 //! (source, destination, identification, protocol).
 //!
-//! The first fragment carries the ports and is steered like any packet; its decision is kept for the others. Later
+//! The first fragment carries the ports and is steered like any packet; its decision is kept for the others. So an ICMP error goes
+//! where the flow goes that its first fragment quotes, and an echo request is answered piece by piece. Later
 //! fragments that come before it are held, and follow it at once when it comes; those whose first fragment does not
-//! come in time are dropped as `fragment_timeout`.
+//! come in time are dropped as `fragment_timeout`, and those that have to make room as `fragment_store_full`. A datagram of which everything has passed is forgotten, and a new first
+//! fragment begins a new one, because identifications are soon used again (RFC 4963).
+
+mod coverage;
+mod held;
 
 use crate::classify::{Fate, Packet, classify, whole_for_vip};
 use crate::io::{Frame, PacketIo};
@@ -11,17 +16,19 @@ use crate::steering::Answer;
 use crate::turn::Relay;
 use crate::view::View;
 use crate::{DropReason, Worker};
-use wire::{Addr, BackendId, Tick};
+use coverage::Coverage;
+pub use held::HELD_MAX;
+use held::{Held, NONE};
+use wire::parse::Parsed;
+use wire::{Addr, Tick, reply};
 
 /// Sets of the store; a datagram's entry is in one set.
 const SETS: usize = 2048;
 /// Entries a set.
 const WAYS: usize = 4;
-/// Frames held at once, all datagrams together.
-pub const HELD_MAX: usize = 512;
 /// Frames held at once for one datagram; 64 KiB in pieces of 576 bytes are 119.
 pub const HELD_PER_DATAGRAM_MAX: u16 = 128;
-const NONE: u16 = u16::MAX;
+const _: () = assert!(SETS * WAYS < NONE as usize);
 
 /// What names a datagram. For IPv6 the protocol is 0: only the first fragment knows it (RFC 8200 section 4.5).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,29 +43,26 @@ pub(crate) struct DatagramKey {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Decision {
     service: Option<u16>,
-    backend: Result<BackendId, DropReason>,
+    /// [`Fate::To`], [`Fate::Echo`] or [`Fate::Drop`].
+    fate: Fate,
 }
 
 #[derive(Clone, Copy)]
 struct Datagram {
     key: DatagramKey,
     decision: Option<Decision>,
+    /// What has passed since the decision.
+    passed: Coverage,
     deadline: Tick,
     first: u16,
     last: u16,
     held: u16,
 }
 
-struct Held<F> {
-    frame: Option<F>,
-    next: u16,
-}
-
 /// The store. All memory is taken at start: 8,192 datagrams, [`HELD_MAX`] frames.
 pub(crate) struct Store<F> {
     datagrams: Box<[Option<Datagram>]>,
-    held: Box<[Held<F>]>,
-    free: u16,
+    held: Held<F>,
     /// No entry that holds frames ends before this.
     next_deadline: Tick,
     /// Where the search for ended entries goes on, and the earliest deadline it has passed.
@@ -67,16 +71,9 @@ pub(crate) struct Store<F> {
 
 impl<F> Store<F> {
     pub(crate) fn new() -> Store<F> {
-        let held = (1..=HELD_MAX)
-            .map(|next| Held {
-                frame: None,
-                next: if next == HELD_MAX { NONE } else { u16::try_from(next).unwrap_or(NONE) },
-            })
-            .collect();
         Store {
             datagrams: vec![None; SETS * WAYS].into(),
-            held,
-            free: 0,
+            held: Held::new(),
             next_deadline: Tick(u64::MAX),
             search: (0, Tick(u64::MAX)),
         }
@@ -100,8 +97,15 @@ impl<F> Store<F> {
         let at = set(hash)
             .filter(|&at| self.datagram(at).is_none_or(|of| of.held == 0))
             .min_by_key(|&at| self.datagram(at).map_or(Tick(0), |of| of.deadline))?;
-        *self.datagrams.get_mut(at)? =
-            Some(Datagram { key: *key, decision: None, deadline, first: NONE, last: NONE, held: 0 });
+        *self.datagrams.get_mut(at)? = Some(Datagram {
+            key: *key,
+            decision: None,
+            passed: Coverage::default(),
+            deadline,
+            first: NONE,
+            last: NONE,
+            held: 0,
+        });
         Some(at)
     }
 
@@ -110,7 +114,19 @@ impl<F> Store<F> {
         of.decision.filter(|_| of.deadline > now)
     }
 
-    /// Keeps the first fragment's decision; false when the store has no room.
+    /// Notes that a piece follows its datagram's decision; with the last one missing the datagram is forgotten.
+    fn pass(&mut self, hash: u64, key: &DatagramKey, piece: &Parsed, now: Tick) {
+        let at = self.position(hash, key, now);
+        let Some(entry) = at.and_then(|at| self.datagrams.get_mut(at)) else { return };
+        if let Some(of) = entry {
+            of.passed.add(piece);
+            if of.passed.is_complete() && of.held == 0 {
+                *entry = None;
+            }
+        }
+    }
+
+    /// Keeps the first fragment's decision, also in place of that of a datagram before it; false when the store has no room.
     fn decide(
         &mut self,
         hash: u64,
@@ -122,55 +138,59 @@ impl<F> Store<F> {
         let Some(at) = self.entry(hash, key, now, deadline) else { return false };
         if let Some(Some(of)) = self.datagrams.get_mut(at) {
             of.decision = Some(decision);
+            of.passed = Coverage::default();
             of.deadline = deadline;
         }
         true
     }
 
-    /// Holds a later fragment; gives it back with the reason when there is no room.
+    /// Holds a later fragment of a source, and gives the frame that had to make room for it, if one had to; or else itself back with
+    /// the reason.
     fn hold(
         &mut self,
-        hash: u64,
+        (hash, source): (u64, u64),
         key: &DatagramKey,
         frame: F,
         now: Tick,
         deadline: Tick,
-    ) -> Result<(), (F, DropReason)> {
-        let slot = self.free;
-        let at = if slot == NONE { None } else { self.entry(hash, key, now, deadline) };
-        let datagram = at.and_then(|at| self.datagrams.get_mut(at)?.as_mut());
-        let (Some(of), Some(place)) = (datagram, self.held.get_mut(usize::from(slot))) else {
+    ) -> Result<Option<F>, (F, DropReason)> {
+        let Some(at) = self.entry(hash, key, now, deadline) else {
             return Err((frame, DropReason::FragmentStoreFull));
         };
-        if of.held >= HELD_PER_DATAGRAM_MAX {
+        if self.datagram(at).is_some_and(|of| of.held >= HELD_PER_DATAGRAM_MAX) {
             return Err((frame, DropReason::FragmentLimit));
         }
-        self.next_deadline = self.next_deadline.min(of.deadline);
-        self.free = core::mem::replace(&mut place.next, NONE);
-        place.frame = Some(frame);
-        of.held += 1;
-        // Behind the last one; `NONE` is no place.
-        let last = core::mem::replace(&mut of.last, slot);
-        match self.held.get_mut(usize::from(last)) {
-            Some(last) => last.next = slot,
-            None => of.first = slot,
+        let victim = if self.held.is_full() { self.held.victim() } else { None };
+        // It may be of this very datagram.
+        let evicted = victim.and_then(|at| self.take(at));
+        let Some(Some(of)) = self.datagrams.get_mut(at) else {
+            debug_assert!(evicted.is_none(), "the entry was there");
+            return Err((frame, DropReason::FragmentStoreFull));
+        };
+        match self.held.put(frame, at, source, of.last) {
+            Ok(place) => {
+                self.next_deadline = self.next_deadline.min(of.deadline);
+                of.held += 1;
+                of.last = place;
+                if of.first == NONE {
+                    of.first = place;
+                }
+                Ok(evicted)
+            }
+            Err(frame) => Err((frame, DropReason::FragmentStoreFull)),
         }
-        Ok(())
     }
 
     /// Takes the oldest frame held at an entry.
     fn take(&mut self, at: usize) -> Option<F> {
         let of = self.datagrams.get_mut(at)?.as_mut()?;
-        let slot = of.first;
-        // `NONE` is no place.
-        let place = self.held.get_mut(usize::from(slot))?;
-        of.first = core::mem::replace(&mut place.next, self.free);
-        self.free = slot;
+        let (frame, next) = self.held.take(of.first)?;
+        of.first = next;
         of.held -= 1;
-        if of.first == NONE {
+        if next == NONE {
             of.last = NONE;
         }
-        place.frame.take()
+        Some(frame)
     }
 
     fn release(&mut self, hash: u64, key: &DatagramKey, now: Tick) -> Option<F> {
@@ -242,10 +262,16 @@ impl<Io: PacketIo> Worker<Io> {
         }
         if let Some(decision) = self.fragments.decision(hash, &key, now) {
             follow(packet, decision);
+            self.fragments.pass(hash, &key, &packet.parsed, now);
             return self.rewrite(view, frame, packet, now);
         }
-        match self.fragments.hold(hash, &key, frame, now, deadline) {
-            Ok(()) => self.counters.totals.held.add(1),
+        let source = steer::hash::source(&view.cluster_key, who_sends(key.src));
+        match self.fragments.hold((hash, source), &key, frame, now, deadline) {
+            Ok(None) => self.counters.totals.held.add(1),
+            Ok(Some(evicted)) => {
+                let packet = classify(view, evicted.bytes(), evicted.meta());
+                self.drop_frame(view, evicted, &packet, DropReason::FragmentStoreFull);
+            }
             Err((frame, reason)) => self.drop_frame(view, frame, packet, reason),
         }
     }
@@ -265,15 +291,18 @@ impl<Io: PacketIo> Worker<Io> {
         if self.key(view, frame.bytes(), packet).is_some() {
             self.steer(view, frame.bytes(), packet, Answer::default(), now);
         }
-        let backend = match packet.fate {
-            Fate::To(backend) => Ok(backend),
-            Fate::Drop(reason) => Err(reason),
-            _ => Err(DropReason::NoService),
+        if packet.fate == Fate::Echo && !reply::is_echo_in_pieces(frame.bytes(), &packet.parsed) {
+            packet.fate = Fate::Drop(DropReason::IcmpUnhandled);
+        }
+        let fate = match packet.fate {
+            Fate::To(_) | Fate::Echo | Fate::Drop(_) => packet.fate,
+            _ => Fate::Drop(DropReason::NoService),
         };
-        let decision = Decision { service: packet.service, backend };
+        let decision = Decision { service: packet.service, fate };
         if !self.fragments.decide(hash, &key, decision, now, deadline) {
             return self.drop_frame(view, frame, packet, DropReason::FragmentStoreFull);
         }
+        self.fragments.pass(hash, &key, &packet.parsed, now);
         self.rewrite(view, frame, packet, now);
         while let Some(frame) = self.fragments.release(hash, &key, now) {
             self.counters.totals.held.sub(1);
@@ -281,6 +310,7 @@ impl<Io: PacketIo> Worker<Io> {
             if held.fate == Fate::Fragment {
                 follow(&mut held, decision);
             }
+            self.fragments.pass(hash, &key, &held.parsed, now);
             self.rewrite(view, frame, &mut held, now);
         }
     }
@@ -295,12 +325,17 @@ impl<Io: PacketIo> Worker<Io> {
     }
 }
 
+/// Whose share of the store it is. An IPv6 host has at least 2^64 addresses to choose from (RFC 4291 section 2.5.1).
+fn who_sends(source: Addr) -> Addr {
+    match source {
+        Addr::V4(_) => source,
+        Addr::V6(address) => Addr::V6(address >> 64 << 64),
+    }
+}
+
 fn follow(packet: &mut Packet, decision: Decision) {
     packet.service = decision.service;
-    packet.fate = match decision.backend {
-        Ok(backend) => Fate::To(backend),
-        Err(reason) => Fate::Drop(reason),
-    };
+    packet.fate = decision.fate;
 }
 
 fn datagram(view: &View, bytes: &[u8], packet: &Packet) -> (DatagramKey, u64) {

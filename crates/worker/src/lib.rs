@@ -5,7 +5,7 @@
 //! so the whole data path runs in a test, a fuzzer and a simulator by calling `turn()`.
 //!
 //! The modules in the order in which a packet meets them: [`turn`], [`classify`], [`lookup`], [`steering`],
-//! [`rewrite`], [`punt`], [`emit`], and for almost every packet, in one piece, [`heads`], [`fast`] and [`fresh`]; beside them [`elsewhere`] (what other workers know), [`fragments`] (the bounded store), [`age`] and [`least_load`] (who gets a new flow where load decides). What a member of a cluster does besides is in
+//! [`rewrite`], [`punt`], [`emit`], and for almost every packet, in one piece, [`heads`], [`fast`] and [`fresh`]; beside them [`elsewhere`] (what other workers know), [`fragments`] (the bounded store), [`age`] and [`least_load`] (who gets a new flow where load decides), [`path_mtu`] (what routers say). What a member of a cluster does besides is in
 //! [`station`], by what [`cluster`] says.
 #![forbid(unsafe_code)]
 
@@ -26,6 +26,7 @@ pub mod loads;
 pub mod lookup;
 pub mod mailbox;
 pub mod memory_io;
+pub mod path_mtu;
 mod probation;
 pub mod punt;
 pub mod rewrite;

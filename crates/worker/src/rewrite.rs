@@ -19,7 +19,12 @@ impl<Io: PacketIo> Worker<Io> {
                 Some(backend) => self.forward(view, frame, packet, backend, now),
                 None => self.drop_frame(view, frame, packet, DropReason::NoBackend),
             },
-            Fate::Punt => self.punt(view, frame, packet, now),
+            Fate::Punt => {
+                if packet.parsed.kind == Kind::IcmpError {
+                    self.hear_of_path(view, frame.bytes(), &packet.parsed, now);
+                }
+                self.punt(view, frame, packet, now);
+            }
             Fate::Peer => self.receive_peer(view, frame, packet, now),
             Fate::Relay(route) => self.relay(view, frame, packet, route, now),
             Fate::Fragment => self.hand_over_fragment(view, frame, packet, now),
@@ -39,21 +44,24 @@ impl<Io: PacketIo> Worker<Io> {
         }
     }
 
-    fn forward(
-        &mut self,
-        view: &View,
-        mut frame: Io::Frame,
-        packet: &Packet,
-        backend: &BackendView,
-        now: Tick,
-    ) {
+    fn forward(&mut self, view: &View, frame: Io::Frame, packet: &Packet, backend: &BackendView, now: Tick) {
         let parsed = &packet.parsed;
         if backend.next_hop.is_none() {
             return self.drop_frame(view, frame, packet, DropReason::NoNeighbour);
         }
-        if parsed.end - parsed.l3 > backend.inner_mtu {
-            return self.too_big(view, frame, packet, backend, now);
+        let len = parsed.end - parsed.l3;
+        if len > backend.room.get() {
+            let mtu = backend.inner_mtu_now(parsed.v6, now);
+            if len > mtu {
+                return self.too_big(view, frame, packet, (backend, mtu), now);
+            }
         }
+        self.tunnel(view, frame, packet, backend);
+    }
+
+    /// Puts the tunnel's header in front of a packet that fits, and sends it.
+    fn tunnel(&mut self, view: &View, mut frame: Io::Frame, packet: &Packet, backend: &BackendView) {
+        let parsed = &packet.parsed;
         let entropy =
             if backend.header.has_entropy() { entropy(&outer_flow(packet, frame.bytes())) } else { 0 };
         // Ethernet padding is no part of the datagram and must not travel inside the tunnel.
@@ -69,14 +77,21 @@ impl<Io: PacketIo> Worker<Io> {
     }
 
     /// IPv4 without DF is cut into pieces that fit; everything else is told so (RFC 1191, RFC 8201).
-    fn too_big(&mut self, view: &View, frame: Io::Frame, packet: &Packet, backend: &BackendView, now: Tick) {
+    fn too_big(
+        &mut self,
+        view: &View,
+        frame: Io::Frame,
+        packet: &Packet,
+        (backend, mtu): (&BackendView, u16),
+        now: Tick,
+    ) {
         if !packet.parsed.dont_fragment {
-            return self.cut(view, frame, packet, backend, now);
+            return self.cut(view, frame, packet, (backend, mtu));
         }
         if self.error_tokens.take(destination(view, &frame, packet), now) {
             let mac = port_mac(view, frame.meta().port);
             let answered = self.answer(view, &frame, reply::REPLY_MAX, |bytes, out| {
-                reply::too_big(bytes, &packet.parsed, mac, backend.inner_mtu, out)
+                reply::too_big(bytes, &packet.parsed, mac, mtu, out)
             });
             self.counters.totals.too_big_sent.add(u64::from(answered.is_ok()));
         }
@@ -85,8 +100,8 @@ impl<Io: PacketIo> Worker<Io> {
 
     /// The cold path of IPv4 datagrams that may be fragmented: each piece goes out in a buffer of its own; the first
     /// stands for the frame received, the others are originated.
-    fn cut(&mut self, view: &View, frame: Io::Frame, packet: &Packet, backend: &BackendView, now: Tick) {
-        let Ok(pieces) = Pieces::plan(&packet.parsed, frame.bytes(), backend.inner_mtu) else {
+    fn cut(&mut self, view: &View, frame: Io::Frame, packet: &Packet, (backend, mtu): (&BackendView, u16)) {
+        let Ok(pieces) = Pieces::plan(&packet.parsed, frame.bytes(), mtu) else {
             return self.drop_frame(view, frame, packet, DropReason::TooBig);
         };
         let count = pieces.count();
@@ -105,7 +120,7 @@ impl<Io: PacketIo> Worker<Io> {
         if written {
             for (index, mut piece) in buffers.drain(..).enumerate() {
                 piece.set_meta(frame.meta());
-                self.piece_to_backend(view, piece, packet, backend, index == 0, now);
+                self.piece_to_backend(view, piece, packet, (backend, mtu), index == 0);
             }
             self.give_back(frame);
         } else {
@@ -120,9 +135,8 @@ impl<Io: PacketIo> Worker<Io> {
         view: &View,
         piece: Io::Frame,
         packet: &Packet,
-        backend: &BackendView,
+        (backend, mtu): (&BackendView, u16),
         first: bool,
-        now: Tick,
     ) {
         if !first {
             self.counters.totals.originated.add(1);
@@ -132,10 +146,10 @@ impl<Io: PacketIo> Worker<Io> {
             return self.drop_frame(view, piece, &packet, DropReason::BadFragment);
         };
         let packet = Packet { parsed, made_here: !first, ..*packet };
-        if parsed.end - parsed.l3 > backend.inner_mtu {
+        if parsed.end - parsed.l3 > mtu {
             return self.drop_frame(view, piece, &packet, DropReason::TooBig);
         }
-        self.forward(view, piece, &packet, backend, now);
+        self.tunnel(view, piece, &packet, backend);
     }
 
     fn answer_echo(&mut self, view: &View, frame: Io::Frame, packet: &Packet, now: Tick) {
@@ -147,10 +161,13 @@ impl<Io: PacketIo> Worker<Io> {
             return self.drop_frame(view, frame, packet, DropReason::RateLimited);
         }
         let mac = port_mac(view, frame.meta().port);
-        let answered = self.answer(view, &frame, frame.bytes().len(), |bytes, out| {
-            reply::echo(bytes, &packet.parsed, mac, out)
+        let fragment = packet.parsed.fragment;
+        let answered = self.answer(view, &frame, frame.bytes().len(), |bytes, out| match fragment {
+            None => reply::echo(bytes, &packet.parsed, mac, out),
+            Some(_) => reply::echo_piece(bytes, &packet.parsed, mac, out),
         });
-        self.counters.totals.echo_sent.add(u64::from(answered.is_ok()));
+        let is_first = fragment.is_none_or(|fragment| fragment.offset == 0);
+        self.counters.totals.echo_sent.add(u64::from(answered.is_ok() && is_first));
         let reason = match answered {
             Ok(()) => DropReason::Answered,
             Err(Unanswered::NoBuffer) => DropReason::NoBuffer,

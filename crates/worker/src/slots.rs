@@ -126,6 +126,7 @@ pub fn base_of(view: &View, service: &ServiceView, memory: &SlotMemory, slot: u3
 #[cfg(test)]
 mod tests {
     use super::{SlotMemory, base_in_force};
+    use crate::path_mtu::{Learnt, Room};
     use crate::view::{BackendState, BackendView, HashOn, OnDown, OnEmpty, Policy, ServiceView, View};
     use proptest::prelude::{any, prop, prop_assert_eq, proptest};
     use std::collections::BTreeMap;
@@ -189,9 +190,10 @@ mod tests {
                     state,
                     header: Header::default(),
                     inner_mtu: 1480,
-                    room: 0,
+                    room: Room::default(),
                     port: PortId(0),
                     next_hop: None,
+                    learnt: Learnt::default(),
                 }),
             ],
             ..View::default()

@@ -10,12 +10,13 @@ use crate::io::{BURSTS_MAX, Burst, Frame, PacketIo};
 use crate::least_load::Queues;
 use crate::lookup::{LookedUp, ON_THEIR_WAY, Train};
 use crate::mailbox::Inbox;
+use crate::path_mtu;
 use crate::probation::Probation;
 use crate::punt::Budgets;
 use crate::sources::Sampler;
 use crate::station::{CoreNote, Station};
 use crate::steering::Answer;
-use crate::token_bucket::Budget;
+use crate::token_bucket::{Budget, TokenBucket};
 use crate::view::{PortRole, View};
 use crate::{BURST, Counters, DropReason};
 use arrayvec::ArrayVec;
@@ -104,6 +105,7 @@ pub struct Worker<Io: PacketIo> {
     pub(crate) error_tokens: Budget,
     pub(crate) punt_tokens: Budgets,
     pub(crate) looks: Looks,
+    pub(crate) path_tokens: TokenBucket,
     /// A packet of this burst has given an entry another backend: what the burst look-up saw may be out of date.
     pub(crate) rewritten: bool,
     pub(crate) fresh: Fresh,
@@ -150,6 +152,7 @@ impl<Io: PacketIo> Worker<Io> {
             error_tokens: Budget::new(share(ERROR_RATE), ERROR_RATE_EACH),
             punt_tokens: Budgets::new(),
             looks: Looks::new(),
+            path_tokens: TokenBucket::new(path_mtu::RATE.0, path_mtu::RATE.1),
             rewritten: false,
             fresh: Fresh::new(),
             queues: Queues::new(u64::from(setup.core.0).wrapping_mul(0x9e37_79b9)),

@@ -5,6 +5,7 @@
 
 use crate::cluster::Cluster;
 use crate::loads::Loads;
+use crate::path_mtu::{Learnt, Room, Tunnels};
 use crate::slots::SlotMemory;
 use std::sync::Arc;
 use steer::{Maglev, Services};
@@ -50,6 +51,8 @@ pub struct View {
     pub checks_per_second: u64,
     /// How busy backends are, for services with policy least-load; changes while the view is in use.
     pub loads: Arc<Loads>,
+    /// Backends by the destination of their tunnels.
+    pub tunnels: Tunnels,
 }
 
 /// A service as the data path sees it. One cache line, which is a power of two for those who index them.
@@ -191,10 +194,10 @@ pub struct BackendView {
     pub id: BackendId,
     /// Its service.
     pub service: ServiceId,
-    /// Largest inner IP datagram, bytes: path MTU minus overhead.
+    /// Largest inner IP datagram, bytes: path MTU as configured minus overhead.
     pub inner_mtu: u16,
-    /// Largest datagram of a known flow that goes to it without another question: see [`BackendView::room`].
-    pub room: u16,
+    /// Largest datagram of a known flow that goes to it without another question.
+    pub room: Room,
     /// Port it is reached through.
     pub port: PortId,
     /// Whether it takes flows.
@@ -203,13 +206,8 @@ pub struct BackendView {
     pub next_hop: Option<[u8; 6]>,
     /// Outer Ethernet (from the port to the next hop) and tunnel header, ready but for lengths, DSCP, ECN and entropy.
     pub header: Header,
-}
-
-impl BackendView {
-    /// `inner_mtu`, or 0 while the backend is down or its next hop is unresolved.
-    pub fn room(state: BackendState, next_hop: Option<[u8; 6]>, inner_mtu: u16) -> u16 {
-        if state == BackendState::Down || next_hop.is_none() { 0 } else { inner_mtu }
-    }
+    /// What routers on the way have said.
+    pub learnt: Learnt,
 }
 
 const _: () =

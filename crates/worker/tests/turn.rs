@@ -6,11 +6,12 @@ mod rig;
 use rig::*;
 use std::net::Ipv6Addr;
 use std::sync::Arc;
+use wire::BackendId;
 use wire::encap::Mode;
 use worker::mailbox::mailbox;
 use worker::memory_io::MemIo;
 use worker::view::{BackendState, OnClosedPort, OnDown, OnEmpty, PortRole};
-use worker::{Counters, DropReason, RxMeta, Setup, Verdict, View, Worker};
+use worker::{Counters, DropReason, Outcome, RxMeta, Setup, Verdict, View, Worker};
 
 #[test]
 fn a_flow_keeps_its_backend_and_is_encapsulated() {
@@ -252,6 +253,42 @@ fn fragments_meet_in_any_order_and_on_any_worker() {
 }
 
 #[test]
+fn a_fragment_id_used_again_names_another_datagram() {
+    let mut spec = Spec::web(4);
+    spec.protocol = UDP;
+    spec.port = 53;
+    let mut rig = Rig::new(1, view(1, &[spec]));
+    let whole: Vec<BackendId> =
+        (100..140).map(|sport| backend_of(&rig.put(0, &udp(sport, 53, 9)).1)).collect();
+    let backends = |outcomes: Vec<(RxMeta, Outcome)>| -> Vec<BackendId> {
+        assert!(outcomes.iter().all(|(_, outcome)| outcome.verdict == Verdict::Sent), "{outcomes:?}");
+        outcomes.iter().filter_map(|(_, outcome)| outcome.backend).collect()
+    };
+    for (n, sport) in (100..140).enumerate() {
+        // All of one identification, within a tenth of its time; every second one reordered, in two ways.
+        let pieces = fragments(&udp(sport, 53, 2500), 1000);
+        let order: [usize; 3] = match n % 4 {
+            1 => [1, 2, 0],
+            3 => [2, 0, 1],
+            _ => [0, 1, 2],
+        };
+        let mut seen = Vec::new();
+        for index in order {
+            seen.extend(backends(rig.put(0, &pieces[index]).1));
+        }
+        assert_eq!(seen, [whole[n]; 3], "datagram {n} in order {order:?}");
+        rig.advance_ms(2);
+    }
+    // One that never was complete: the next first piece begins anew all the same.
+    let (old, new) = (fragments(&udp(100, 53, 2500), 1000), fragments(&udp(101, 53, 2500), 1000));
+    assert_ne!(whole[0], whole[1]);
+    assert_eq!(backends(rig.put(0, &old[0]).1), [whole[0]]);
+    for piece in &new {
+        assert_eq!(backends(rig.put(0, piece).1), [whole[1]]);
+    }
+}
+
+#[test]
 fn fragments_without_their_first_time_out() {
     let mut spec = Spec::web(1);
     spec.protocol = UDP;
@@ -271,21 +308,52 @@ fn fragments_without_their_first_time_out() {
     assert_eq!(rig.put(0, &pieces[0]).0.len(), 1);
 }
 
+/// A later piece that never has a first one.
+fn tiny(source: [u8; 4], id: u16) -> Vec<u8> {
+    let mut piece = fragments(&udp(9, 80, 24), 16).swap_remove(1);
+    piece[26..30].copy_from_slice(&source);
+    piece[18..20].copy_from_slice(&id.to_be_bytes());
+    set_fragment_bits(&mut piece, 2);
+    piece
+}
+
+#[test]
+fn a_flood_of_tiny_fragments_costs_no_other_source_a_datagram() {
+    for sources in [1_u16, 8, 5000] {
+        let mut rig = Rig::new(1, view(1, &[Spec { protocol: UDP, ..Spec::web(2) }]));
+        // 5,000 a second, and every fifth of a second a datagram of another source, of which the second piece comes 2 ms before the
+        // first.
+        for id in 0..5000_u16 {
+            let [a, b] = (id % sources).to_be_bytes();
+            rig.put(0, &tiny([192, 168, a, b], id));
+            let pieces = fragments(&udp(1000 + id, 80, 1500), 1000);
+            match id % 1000 {
+                0 => assert!(rig.put(0, &pieces[1]).0.is_empty()),
+                10 => {
+                    let pieces = fragments(&udp(1000 + id - 10, 80, 1500), 1000);
+                    let (sent, _) = rig.put(0, &pieces[0]);
+                    assert_eq!(sent.len(), 2, "{sources} sources, {id}");
+                }
+                _ => {}
+            }
+            if id % 5 == 0 {
+                rig.advance_ms(1);
+            }
+        }
+        assert_eq!(rig.counters[0].totals.held.get(), worker::fragments::HELD_MAX as u64);
+    }
+}
+
 #[test]
 fn the_fragment_store_is_bounded() {
     let mut spec = Spec::web(1);
     spec.protocol = UDP;
     let mut rig = Rig::new(1, view(1, &[spec]));
-    let pieces = fragments(&udp(9, 80, 3000), 1000);
     for id in 0..2000_u16 {
-        let mut piece = pieces[1].clone();
-        piece[18..20].copy_from_slice(&id.to_be_bytes());
-        let bits = u16::from_be_bytes([piece[20], piece[21]]);
-        set_fragment_bits(&mut piece, bits);
-        rig.put(0, &piece);
+        rig.put(0, &tiny([192, 0, 2, 1], id));
     }
     let held = rig.counters[0].totals.held.get();
-    assert!(held <= worker::fragments::HELD_MAX as u64 && held > 400, "{held}");
+    assert_eq!(held, worker::fragments::HELD_MAX as u64);
     assert_eq!(held + rig.drops(DropReason::FragmentStoreFull), 2000);
     rig.workers[0].finish();
     assert_eq!(rig.counters[0].totals.held.get(), 0);
@@ -352,6 +420,86 @@ fn echo_is_answered_under_a_bucket() {
     frame[26..30].copy_from_slice(&[10, 7, 0, 1]);
     set_fragment_bits(&mut frame, 0);
     dropped(&rig.put(0, &frame).1, DropReason::Answered);
+}
+
+#[test]
+fn an_echo_request_in_fragments_is_answered_piece_by_piece() {
+    let mut rig = Rig::new(2, view(1, &[Spec::web(1)]));
+    let data: Vec<u8> = (0..3000_u16).map(|n| n.to_be_bytes()[1]).collect();
+    let mut whole = Vec::new();
+    etherparse::PacketBuilder::ethernet2(ROUTER_MAC, PORT_MAC)
+        .ipv4(CLIENT, VIP, 64)
+        .icmpv4_echo_request(1, 2)
+        .write(&mut whole, &data)
+        .unwrap();
+    let pieces = fragments(&whole, 1000);
+    for turned in 0..pieces.len() {
+        let mut order: Vec<usize> = (0..pieces.len()).collect();
+        order.rotate_left(turned);
+        let (mut replies, mut ends) = (Vec::new(), Vec::new());
+        for (n, index) in order.into_iter().enumerate() {
+            let (sent, outcomes) = rig.put(n % 2, &pieces[index]);
+            replies.extend(sent);
+            ends.extend(outcomes.iter().map(|(_, outcome)| outcome.verdict));
+        }
+        assert_eq!(ends, [Verdict::Dropped(DropReason::Answered); 4]);
+        replies.sort_by_key(|reply| u16::from_be_bytes([reply[20], reply[21]]) & 0x1fff);
+        let mut message = Vec::new();
+        for (n, reply) in replies.iter().enumerate() {
+            assert_eq!((&reply[26..30], &reply[30..34]), (&VIP[..], &CLIENT[..]));
+            assert_eq!(reply[18..22], pieces[n][18..22], "identification, offset and more-fragments");
+            message.extend(&reply[34..]);
+        }
+        assert_eq!(wire::checksum::checksum(&message), 0);
+        assert_eq!((message[0], &message[8..]), (0, &data[..]));
+    }
+    let echo_sent: u64 = rig.counters.iter().map(|c| c.totals.echo_sent.get()).sum();
+    assert_eq!(echo_sent, 4, "replies, not their pieces");
+    // Pieces use up the budget of their destination one by one.
+    let mut limited = 0;
+    for _ in 0..100 {
+        for piece in &pieces {
+            limited += usize::from(rig.put(0, piece).0.is_empty());
+        }
+    }
+    assert_eq!(limited, 400 - (100 - 16));
+}
+
+#[test]
+fn an_icmp_error_in_fragments_follows_the_flow_it_quotes() {
+    let mut rig = Rig::new(1, view(1, &[Spec::web(4)]));
+    for sport in 1000..1020 {
+        let backend = backend_of(&rig.put(0, &tcp(sport, 80, Tcp::Syn, 0)).1);
+        let mut quote = Vec::new();
+        etherparse::PacketBuilder::ipv4(VIP, CLIENT, 64)
+            .tcp(80, sport, 1, 100)
+            .write(&mut quote, &[0; 1400])
+            .unwrap();
+        let mut error = Vec::new();
+        etherparse::PacketBuilder::ethernet2(ROUTER_MAC, PORT_MAC)
+            .ipv4([10, 0, 9, 9], VIP, 64)
+            .icmpv4(etherparse::Icmpv4Type::DestinationUnreachable(
+                etherparse::icmpv4::DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: 1400 },
+            ))
+            .write(&mut error, &quote)
+            .unwrap();
+        let pieces = fragments(&error, 1000);
+        let (sent, _) = rig.put(0, &pieces[1]);
+        assert!(sent.is_empty());
+        let (sent, outcomes) = rig.put(0, &pieces[0]);
+        assert_eq!(sent.len(), 2);
+        assert!(outcomes.iter().all(|(_, outcome)| outcome.backend == Some(backend)));
+    }
+    // What is neither stays what it is, in all its pieces.
+    let mut timestamp = Vec::new();
+    etherparse::PacketBuilder::ethernet2(ROUTER_MAC, PORT_MAC)
+        .ipv4([10, 0, 9, 9], VIP, 64)
+        .icmpv4_echo_reply(1, 2)
+        .write(&mut timestamp, &[0; 2000])
+        .unwrap();
+    for piece in fragments(&timestamp, 1000) {
+        dropped(&rig.put(0, &piece).1, DropReason::IcmpUnhandled);
+    }
 }
 
 #[test]

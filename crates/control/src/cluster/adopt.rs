@@ -28,8 +28,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use wire::{BackendId, PortId, ServiceId};
 use worker::View;
 use worker::cluster::{Cluster, Endpoint, Link, SlotsView};
+use worker::path_mtu::Room;
 use worker::slots::SlotMemory;
-use worker::view::{BackendState, BackendView, ServiceView};
+use worker::view::{BackendState, ServiceView};
 
 /// Orders and wishes that may wait for the connection.
 pub(crate) const ASKED_MAX: usize = 256;
@@ -621,7 +622,7 @@ impl Truth {
             for backend in view.backends.iter_mut().flatten() {
                 backend.state =
                     if plan.is_masked(backend.id) { BackendState::Down } else { BackendState::Up };
-                backend.room = BackendView::room(backend.state, backend.next_hop, backend.inner_mtu);
+                backend.room = Room::new(backend.state, backend.next_hop, backend.inner_mtu);
             }
         }
         view.cluster = Some(Arc::new(cluster));

@@ -32,6 +32,7 @@ fn sample() -> Snapshot {
         bytes: 1000,
         flows_new: 3,
         flows: 2,
+        path_mtu: None,
         load_ppm: Some(250_000),
         share_permille: 1000,
         syns: 5,

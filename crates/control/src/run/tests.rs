@@ -21,6 +21,7 @@ use worker::{Counters, View};
 mod agents;
 mod balance;
 mod passive;
+mod path_mtu;
 
 const SETUP: &str = "ip address add 10.9.0.1/24 dev lo";
 

@@ -1,4 +1,4 @@
-use super::{LATE_US, NUMBER_MAX, Replayed, WINDOW, Windows};
+use super::{LATE_US, Replayed, TIME_SHIFT, WINDOW, Windows};
 use crate::members::{MachineId, Member};
 use crate::note::Origin;
 use wire::{CoreId, Tick};
@@ -28,8 +28,9 @@ mod of_one_worker {
         fn take(&mut self, from: Origin, number: u64, sent: u64) -> bool {
             let (incarnation, last) = self.newest.get(&from.member.machine).copied().unwrap_or_default();
             let own = from.member.incarnation;
-            // To 1,024 us.
-            let is_late = own == incarnation && (sent >> 10) + LATE_US.div_ceil(1024) < last >> 10;
+            // To 65 ms.
+            let is_late = own == incarnation
+                && (sent >> TIME_SHIFT) + LATE_US.div_ceil(1 << TIME_SHIFT) < last >> TIME_SHIFT;
             if own < incarnation || is_late {
                 return false;
             }
@@ -96,8 +97,8 @@ mod of_one_worker {
         assert_eq!(windows.take(origin(62, 1, 63), 10, NOW), Ok(()), "machines too");
         assert_eq!(windows.take(origin(64, 1, 0), 1, NOW), Err(Replayed));
         assert_eq!(windows.take(origin(0, 1, 64), 1, NOW), Err(Replayed));
-        assert_eq!(windows.take(from, NUMBER_MAX + 1, NOW), Err(Replayed));
-        assert_eq!(windows.take(origin(63, 1 << 20, 63), 1, NOW), Err(Replayed));
+        assert_eq!(windows.take(from, (1 << 40) - 1, NOW), Ok(()));
+        assert_eq!(windows.take(from, 1 << 40, NOW), Err(Replayed), "there are no more");
         assert_eq!(
             Windows::BYTES,
             8 * (windows.places.len() + windows.newest.len()) as u64,
@@ -110,13 +111,14 @@ mod of_one_worker {
     #[test]
     fn what_comes_long_after_newer_words_of_its_machine_is_refused() {
         let windows = Windows::of(2, 2);
-        let (beats, silent) = (origin(1, 3, 0), origin(1, 3, 1));
+        // Incarnations are Unix time.
+        let (beats, silent) = (origin(1, 1_796_000_000, 0), origin(1, 1_796_000_000, 1));
         assert_eq!(windows.take(silent, 1, Tick(1_000_000)), Ok(()));
         assert_eq!(windows.take(beats, 1, Tick(1_000_000 + LATE_US)), Ok(()));
         assert_eq!(windows.take(silent, 2, Tick(1_000_000)), Ok(()), "as late as may be");
-        assert_eq!(windows.take(beats, 2, Tick(1_003_000 + LATE_US)), Ok(()));
+        assert_eq!(windows.take(beats, 2, Tick(1_132_000 + LATE_US)), Ok(()));
         assert_eq!(windows.take(silent, 3, Tick(1_000_000)), Err(Replayed));
-        assert_eq!(windows.take(silent, 4, Tick(1_003_000)), Ok(()));
+        assert_eq!(windows.take(silent, 4, Tick(1_100_000)), Ok(()));
         assert_eq!(windows.take(origin(0, 1, 0), 1, Tick(3)), Ok(()), "another machine has another clock");
     }
 
@@ -135,7 +137,7 @@ mod of_one_worker {
     fn a_burnt_number_is_good_for_nothing_and_moves_no_clock() {
         let (windows, from) = (Windows::of(1, 1), origin(0, 1, 0));
         windows.burn(from, 5);
-        assert_eq!(windows.take(from, 5, Tick(u64::MAX >> 11)), Err(Replayed));
+        assert_eq!(windows.take(from, 5, Tick(1 << 47)), Err(Replayed));
         assert_eq!(windows.take(from, 4, Tick(1)), Ok(()));
         assert_eq!(windows.take(from, 6, Tick(1)), Ok(()));
     }

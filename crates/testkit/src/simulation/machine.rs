@@ -20,6 +20,7 @@ use worker::least_load::share;
 use worker::loads::{Load, Loads};
 use worker::mailbox::{Publisher, mailbox};
 use worker::memory_io::MemIo;
+use worker::path_mtu::{Learnt, Room};
 use worker::slots::SlotMemory;
 use worker::station::StationSize;
 use worker::view::{
@@ -312,10 +313,11 @@ fn view_of(plan: &Plan, own: Member, registry: &Registry, scenario: &Scenario) -
             service: service.id,
             state,
             inner_mtu: 1480,
-            room: BackendView::room(state, Some(ROUTER_MAC), 1480),
+            room: Room::new(state, Some(ROUTER_MAC), 1480),
             header: header.between(ROUTER_MAC, PORT_MAC),
             port: PortId(0),
             next_hop: Some(ROUTER_MAC),
+            learnt: Learnt::default(),
         });
     }
     let service = registry

@@ -292,8 +292,16 @@ fn fragments() {
         let long_header = tcp(0x12, 1, 2, &[1; 40], &[]);
         assert_eq!(ip(&fragment(6, 0, true, &long_header[..16])).kind, Kind::Tcp(TcpFlags(0x12)));
     }
-    assert_eq!(ip(&v4_fragment(1, 0, true, &icmp(8, 0, &[0; 8]))).kind, Kind::IcmpOther);
-    assert_eq!(ip(&v6_fragment(58, 0, true, &icmp(128, 0, &[0; 8]))).kind, Kind::IcmpOther);
+    assert_eq!(ip(&v4_fragment(1, 0, true, &icmp(8, 0, &[0; 8]))).kind, Kind::EchoRequest);
+    assert_eq!(ip(&v6_fragment(58, 0, true, &icmp(128, 0, &[0; 8]))).kind, Kind::EchoRequest);
+    for discovery in 133..=137 {
+        assert_eq!(ip(&v6_fragment(58, 0, true, &icmp(discovery, 0, &[0; 16]))).kind, Kind::IcmpOther);
+    }
+    // An error needs its whole quote in the first piece, as far as it names a flow.
+    let error = icmp(3, 4, &answer4(6, 0, &[0; 100]));
+    assert_eq!(ip(&v4_fragment(1, 0, true, &error[..40])).kind, Kind::IcmpError);
+    let short = ip(&v4_fragment(1, 0, true, &error[..24]));
+    assert_eq!(short.kind, Kind::Bad(BadTransport::BadIcmp));
     let later_chain = ip(&v6_fragment(60, 64, false, &[0xff; 8]));
     assert_eq!((later_chain.protocol, later_chain.kind), (60, Kind::LaterFragment), "as carried");
 }

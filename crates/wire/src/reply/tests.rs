@@ -1,5 +1,5 @@
-use super::{REPLY_MAX, echo, port_unreachable, tcp_reset, too_big};
-use crate::parse::{Frame, Parsed, parse};
+use super::{REPLY_MAX, echo, echo_piece, is_echo_in_pieces, port_unreachable, tcp_reset, too_big};
+use crate::parse::{Fragment, Frame, Parsed, parse};
 use crate::sample::{
     CLIENT, CLIENT6, FROM_MAC, V4, VIP, VIP6, arbitrary_frame, chain, ethernet, ethernet4, ethernet6,
     fragment_header, icmp, icmpv6, naive_sum, options_header, tcp, udp, v6, v6_between, with_pseudo6,
@@ -116,6 +116,88 @@ fn echo_of_zeros_and_of_a_long_message() {
     assert_eq!(answer(&long, echo).unwrap().len(), long.len());
     assert_eq!(answer(&ethernet4(&V4::new(17).packet(&udp(b"no ping"))), echo), None);
     assert_eq!(answer(&ethernet4(&V4::new(1).packet(&icmp(0, 0, b"reply"))), echo), None);
+}
+
+/// Cuts a message into frames with pieces of 800 bytes.
+fn pieces(v6: bool, message: &[u8]) -> Vec<Vec<u8>> {
+    let count = message.len().div_ceil(800);
+    let cut = |(n, piece): (usize, &[u8])| {
+        let (offset, more) = (n as u16 * 800, n + 1 < count);
+        if v6 {
+            let (next, payload) = chain(&[fragment_header(offset, more, 0xdead_beef)], 58, piece);
+            ethernet6(&v6_packet(next, &payload))
+        } else {
+            let flags = (offset / 8) | if more { 0x2000 } else { 0 };
+            let options = std::vec![0x94, 4, 0, 0];
+            ethernet(&[0x8100], 0x0800, &V4 { tos: 0x2e, flags, options, ..V4::new(1) }.packet(piece))
+        }
+    };
+    message.chunks(800).enumerate().map(cut).collect()
+}
+
+fn v6_packet(next: u8, payload: &[u8]) -> Vec<u8> {
+    v6(next, 0x2e, payload)
+}
+
+#[test]
+fn pieces_of_an_echo_request_are_answered_as_the_whole_would_be() {
+    // With zeros alone the checksum is the one of two zeros that holds for them.
+    let data: Vec<u8> = (0..2001).map(|n| n as u8).collect();
+    for (v6, data) in [(false, &data[..]), (true, &data[..]), (false, &[0; 2001]), (true, &[0; 2001])] {
+        let mut message = if v6 { icmpv6(CLIENT6, VIP6, 128, 0, data) } else { icmp(8, 0, data) };
+        if !v6 && data[1] == 0 {
+            message = [&[8, 0, 0xf7, 0xff, 0, 0, 0, 0][..], data].concat();
+        }
+        let whole =
+            if v6 { ethernet6(&v6_packet(58, &message)) } else { ethernet4(&V4::new(1).packet(&message)) };
+        let expected = {
+            let mut out = std::vec![0; whole.len()];
+            let len = echo(&whole, &ip(&whole), MAC, &mut out).unwrap();
+            out[usize::from(ip(&whole).l4)..len].to_vec()
+        };
+        let mut together: Vec<u8> = Vec::new();
+        for piece in pieces(v6, &message) {
+            let p = ip(&piece);
+            assert_eq!(echo(&piece, &p, MAC, &mut std::vec![0; 3000]), None, "no whole request");
+            let mut out = std::vec![0xaa; piece.len()];
+            let len = echo_piece(&piece, &p, MAC, &mut out).unwrap();
+            assert_eq!(echo_piece(&piece, &p, MAC, &mut std::vec![0; len - 1]), None);
+            out.truncate(len);
+            let r = ip(&out);
+            assert_eq!((r.src(&out), r.dst(&out)), (p.dst(&piece), p.src(&piece)));
+            assert_eq!((r.fragment, r.tos, r.protocol), (p.fragment, 0x2e, if v6 { 58 } else { 1 }));
+            assert_eq!(r.tag_count(), p.tag_count());
+            assert_eq!(usize::from(r.fragment.unwrap().offset), together.len());
+            together.extend(&out[usize::from(r.l4)..]);
+        }
+        assert_eq!(together, expected);
+    }
+}
+
+#[test]
+fn pieces_that_are_not_answered() {
+    let room = &mut std::vec![0; 3000];
+    let first = |frame: &[u8]| is_echo_in_pieces(frame, &ip(frame));
+    let request = icmpv6(CLIENT6, VIP6, 128, 0, &[0; 1000]);
+    assert!(first(&pieces(true, &request)[0]));
+    assert!(!first(&pieces(true, &request)[1]), "the first piece tells");
+    assert!(!first(&ethernet6(&v6_packet(58, &request))), "whole");
+    let other = icmpv6(CLIENT6, VIP6, 129, 0, &[0; 1000]);
+    let frame = &pieces(true, &other)[0];
+    assert!(!first(frame));
+    assert_eq!(echo_piece(frame, &ip(frame), MAC, room), None);
+    // Options behind the fragment header are part of what was cut, and no part of a reply.
+    let headers = [fragment_header(0, true, 7), options_header(60, 1)];
+    let (next, payload) = chain(&headers, 58, &request[..800]);
+    let frame = ethernet6(&v6_packet(next, &payload));
+    let p = ip(&frame);
+    assert_eq!(p.fragment, Some(Fragment { id: 7, offset: 0, more: true }));
+    assert!(!first(&frame));
+    assert_eq!(echo_piece(&frame, &p, MAC, room), None);
+    // From a group.
+    let mut frame = pieces(false, &icmp(8, 0, &[0; 1000])).swap_remove(1);
+    frame[6] |= 1;
+    assert_eq!(echo_piece(&frame, &ip(&frame), MAC, room), None);
 }
 
 #[test]
@@ -333,7 +415,7 @@ proptest! {
     fn a_frame_that_does_not_match(frame in arbitrary_frame(), other in proptest::collection::vec(any::<u8>(), 0..200)) {
         let p = ip(&frame);
         let mut out = [0; REPLY_MAX];
-        for how in [too_big_1480 as Answer, port_unreachable, tcp_reset, echo] {
+        for how in [too_big_1480 as Answer, port_unreachable, tcp_reset, echo, echo_piece] {
             let len = how(&other, &p, MAC, &mut out);
             prop_assert!(len.is_none_or(|len| len <= REPLY_MAX && other.len() >= usize::from(p.l4)));
         }

@@ -2,6 +2,7 @@
 
 use super::{FINE, FULL, Picked, Queues, share};
 use crate::loads::{Load, Loads};
+use crate::path_mtu::{Learnt, Room};
 use crate::view::{
     BackendState, BackendView, HashOn, LeastLoad, OnDown, OnEmpty, Overload, Policy, Select, ServiceView,
     View,
@@ -33,9 +34,10 @@ fn view(services: &[Vec<Member>], select: Select, overload: Overload, loads: &Ar
                 state: *state,
                 header: Header::default(),
                 inner_mtu: 1480,
-                room: 1480,
+                room: Room::default(),
                 port: PortId(0),
                 next_hop: None,
+                learnt: Learnt::default(),
             }));
         }
         view.service.push(ServiceView {

@@ -15,6 +15,7 @@ use wire::encap::{Header, Mode, Tunnel};
 use wire::{Addr, BackendId, CoreId, PortId, ServiceId, Tick};
 use worker::mailbox::{Publisher, mailbox};
 use worker::memory_io::MemIo;
+use worker::path_mtu::{Learnt, Room, Tunnels};
 use worker::view::{
     BACKENDS_MAX, BackendState, BackendView, HashOn, OnDown, OnEmpty, Policy, PortRole, PortView,
     SERVICES_MAX, ServiceView, Timeouts, View,
@@ -106,10 +107,11 @@ pub fn view(generation: u64, specs: &[Spec]) -> View {
                 service,
                 state: *state,
                 inner_mtu: 1500 - spec.mode.overhead(false),
-                room: BackendView::room(*state, next_hop, 1500 - spec.mode.overhead(false)),
+                room: Room::new(*state, next_hop, 1500 - spec.mode.overhead(false)),
                 header: header.between(next_hop.unwrap_or_default(), PORT_MAC),
                 port: PortId(0),
                 next_hop,
+                learnt: Learnt::default(),
             }));
         }
         let weighted: Vec<Weighted> = names.iter().map(|name| Weighted { name, weight: 1 }).collect();
@@ -125,6 +127,7 @@ pub fn view(generation: u64, specs: &[Spec]) -> View {
             policy: spec.policy.clone(),
         });
     }
+    view.tunnels = Tunnels::of(&view.backends);
     view
 }
 

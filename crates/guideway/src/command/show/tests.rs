@@ -6,7 +6,7 @@ fn backends_say_by_whose_word() {
     let list: Vec<BackendStatus> = serde_json::from_value(json!([
         {"service": "web", "name": "b1", "id": 1, "address": "10.0.2.21", "weight": 1, "state": "up", "word": "health",
          "since_unix_ms": 1000, "next_hop": "02:00:00:00:00:21", "port": "data0", "packets": 12345, "bytes": 1,
-         "flows_new": 7, "flows": 3, "health": {"up": true, "last": {"passed": true, "reason": "ok", "duration_us": 1,
+         "flows_new": 7, "flows": 3, "path_mtu": 1400, "health": {"up": true, "last": {"passed": true, "reason": "ok", "duration_us": 1,
          "unix_ms": 1}, "passed": 1, "failed": 0, "consecutive": 1, "transitions": 0, "held_down_ms": 0}},
         {"service": "web", "name": "b2", "id": 2, "address": "fd00:2::22", "weight": 0, "state": "drain", "word": "drain",
          "since_unix_ms": 61_000, "packets": 0, "bytes": 0, "flows_new": 0, "flows": 0}
