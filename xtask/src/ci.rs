@@ -3,7 +3,7 @@
 use crate::hygiene;
 use crate::step::Runner;
 use crate::tests::{self, Group};
-use crate::{fuzz, project, without_dpdk};
+use crate::{fuzz, project, released, without_dpdk};
 use clap::Args;
 use std::process::Command;
 use std::time::Duration;
@@ -108,6 +108,9 @@ fn subcommand(
 }
 
 fn tests(runner: &mut Runner, arguments: &Arguments) {
+    if arguments.wants("released features") {
+        runner.check("released features", released::check);
+    }
     if arguments.wants("test build") {
         runner.step("test build", minutes(60), vec![tests::build()]);
     }

@@ -1,7 +1,7 @@
 //! The rules of the protocol by name, so that a test can break one and see that the simulator notices.
 //!
-//! Production never breaks any: [`Rules::default`] has all of them in force, and only `break_rule` of a station or leader takes one away.
-//! Each is looked at where a flow is decided or told, never for a packet that hits.
+//! Only a build with the feature `negative-controls` can break one, by `break_rule` of a station or leader. In any other every rule holds,
+//! and the compiler knows it.
 
 macro_rules! rules {
     ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
@@ -103,31 +103,43 @@ rules! {
     AnswerCore = "M13 answer core",
 }
 
-/// The rules in force.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Rules(u64);
+#[cfg(all(feature = "negative-controls", not(debug_assertions)))]
+compile_error!(
+    "the feature negative-controls breaks the rules of state synchronisation and is for tests; build without it what is to be \
+     released: cargo build --release, without --workspace"
+);
 
-impl Default for Rules {
-    fn default() -> Rules {
-        Rules(u64::MAX)
-    }
+/// The rules in force: all of them by default.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Rules {
+    #[cfg(feature = "negative-controls")]
+    broken: u64,
 }
 
 impl Rules {
     /// Whether the rule is in force.
     #[inline]
+    #[cfg(feature = "negative-controls")]
     pub const fn hold(self, rule: Rule) -> bool {
-        self.0 >> rule as u8 & 1 == 1
+        self.broken >> rule as u8 & 1 == 0
+    }
+
+    /// Whether the rule is in force.
+    #[inline]
+    #[cfg(not(feature = "negative-controls"))]
+    pub const fn hold(self, _: Rule) -> bool {
+        true
     }
 
     /// All but this one.
     #[must_use]
+    #[cfg(feature = "negative-controls")]
     pub const fn without(self, rule: Rule) -> Rules {
-        Rules(self.0 & !(1 << rule as u8))
+        Rules { broken: self.broken | 1 << rule as u8 }
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "negative-controls"))]
 mod tests {
     use super::{Rule, Rules};
 

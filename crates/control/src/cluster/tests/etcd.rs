@@ -6,7 +6,7 @@ use crate::cluster::seat::{News, Order, Seat};
 use crate::cluster::store::{Asked, Event, keep};
 use crate::cluster::text;
 use crate::truth::Note;
-use model::config::{Cluster, StoreTls, StoreUser};
+use model::config::{Cluster, LeftOut, StoreTls, StoreUser};
 use statesync::plan::{Phase, Report};
 use statesync::{MachineId, Member};
 use std::collections::BTreeSet;
@@ -77,8 +77,7 @@ impl Etcd {
             tls: None,
             user: None,
             port: 7480,
-            sync: true,
-            export: true,
+            left_out: LeftOut::default(),
         }
     }
 
