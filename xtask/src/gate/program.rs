@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The cases that are turns of the engine.
-pub(super) const TURNS: &[&str] = &["hot-v4", "hot-v6", "exceptions", "miss", "flood"];
+pub(super) const TURNS: &[&str] =
+    &["hot-v4", "hot-v6", "exceptions", "miss", "flood", "fragments", "too-big", "least-load", "cluster"];
 /// Units of work of a run, and twice as many of the run it is compared with.
 pub(super) const UNITS: usize = 200;
 /// Frames of a turn.

@@ -6,6 +6,8 @@
 //! line: the case, the frames sent, and the heap allocations made during the units.
 
 mod loop_io;
+mod pool_io;
+mod rare;
 #[path = "../../tests/rig/mod.rs"]
 mod rig;
 
@@ -51,8 +53,14 @@ fn main() -> ExitCode {
         "flood" => flood(count),
         "edge" => edge(count),
         "maglev" => maglev(count),
+        "fragments" => rare::fragments(count),
+        "too-big" => rare::too_big(count),
+        "least-load" => rare::least_load(count),
+        "cluster" => rare::cluster(count),
         _ => {
-            eprintln!("usage: instructions hot-v4|hot-v6|exceptions|miss|flood|edge|maglev N");
+            eprintln!(
+                "usage: instructions hot-v4|hot-v6|exceptions|miss|flood|edge|maglev|fragments|too-big|least-load|cluster N"
+            );
             return ExitCode::from(2);
         }
     };
