@@ -18,7 +18,10 @@ const SCRIPTS: &[&str] = &[
     "dpdk-setup/install.sh",
     "tests/bare_machine.sh",
     "tests/scripts.sh",
+    LOOM_MUTANTS,
 ];
+/// Takes orderings away; with a number every tenth.
+pub(crate) const LOOM_MUTANTS: &str = "crates/flow/loom-mutants.sh";
 /// Crates with loom tests.
 const LOOM: &[&str] = &["flow", "worker", "statesync"];
 
@@ -69,7 +72,14 @@ fn group(runner: &mut Runner, arguments: &Arguments, name: &str, group: Group, l
         return;
     }
     match tests::commands(group) {
-        Ok(commands) => runner.step(name, limit, commands),
+        Ok(mut commands) => {
+            // Which tenth of the broken rules is tried.
+            let number = project::commit_number().to_string();
+            for command in &mut commands {
+                command.env("GUIDEWAY_COMMIT_NUMBER", &number);
+            }
+            runner.step(name, limit, commands);
+        }
         Err(why) => runner.cannot(name, &why),
     }
 }
@@ -138,6 +148,11 @@ fn proofs(runner: &mut Runner, arguments: &Arguments) -> std::io::Result<()> {
         command.args(["--lib", "loom"]).env("RUSTFLAGS", "--cfg loom").env("LOOM_MAX_PREEMPTIONS", "3");
         command.env("CARGO_TARGET_DIR", project::target_directory().join("loom"));
         runner.step("loom", minutes(30), vec![command]);
+    }
+    if arguments.wants("loom mutants") {
+        let mut command = Command::new(project::root().join(LOOM_MUTANTS));
+        command.arg(project::commit_number().to_string()).env("LOOM_MAX_PREEMPTIONS", "3");
+        runner.step("loom mutants", minutes(20), vec![command]);
     }
     if arguments.wants("gates") {
         // By cargo, not by our own path: building the tests may have replaced the file.

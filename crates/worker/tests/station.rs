@@ -4,11 +4,12 @@
 mod rig;
 
 use rig::{Rig, Spec, Tcp};
+use statesync::datagram::{Header, Writer};
 use statesync::plan::{Job, Report};
 use statesync::spsc::{Receiver, channel};
-use statesync::{MachineId, Member, Members, Owners};
+use statesync::{Lasting, MachineId, Member, Members, Note, Origin, Owners, Sequence, Statement, Why};
 use std::sync::Arc;
-use wire::{Addr, BackendId, FlowKey, PortId, ServiceId};
+use wire::{Addr, BackendId, CoreId, FlowKey, PortId, ServiceId};
 use worker::cluster::{Cluster, Endpoint, Link, SlotsView};
 use worker::slots::SlotMemory;
 use worker::station::StationSize;
@@ -299,4 +300,46 @@ fn a_step_is_reported_once() {
         assert_eq!(reports.pop(), Some(Report::Done { step: 1, incomplete: false }));
         assert_eq!(reports.pop(), None);
     }
+}
+
+/// A frame in which the first machine tells the second one of a flow's backend.
+fn said(sport: u16, backend: BackendId, sequence: u64) -> Vec<u8> {
+    let member = |machine| Member { machine: MachineId(machine), incarnation: 1 };
+    let from = Origin { member: member(0), core: CoreId(0) };
+    let header = Header { from, to: member(1), epoch: 1, generation: 1, number: sequence };
+    let statement = Statement { key: key(sport), backend, guess: false, age_us: 0, why: Why::Refresh };
+    let mut payload = [0; 512];
+    let mut writer = Writer::notes(&mut payload, &header).unwrap();
+    assert!(writer.note(&Note::Lasting(Sequence(sequence), Lasting::State(statement))));
+    let len = writer.finish(&TAG_KEY);
+    let mut frame = Vec::new();
+    let builder = etherparse::PacketBuilder::ethernet2(rig::PORT_MAC, rig::PORT_MAC);
+    let builder = builder.ipv4([10, 0, 3, 0], [10, 0, 3, 1], 64).udp(49_152, UDP_PORT);
+    builder.write(&mut frame, &payload[..len]).unwrap();
+    frame
+}
+
+/// What the second machine keeps of a flow of which the first said one backend, then the other, and of whose first message a copy
+/// comes last.
+fn kept_after_a_late_copy(prepare: impl FnOnce(&mut Rig)) -> Option<(BackendId, bool)> {
+    let mut pair = Pair::new(&all());
+    prepare(&mut pair.rigs[1]);
+    let sport = port_owned_by(1);
+    for (backend, sequence) in [(BackendId(1), 10), (BackendId(0), 11), (BackendId(1), 10)] {
+        pair.rigs[1].now.0 += 1_000;
+        pair.rigs[1].put(0, &said(sport, backend, sequence));
+    }
+    pair.knows(1, sport).1
+}
+
+#[test]
+fn what_a_machine_said_before_is_old_however_late_it_arrives() {
+    assert_eq!(kept_after_a_late_copy(|_| {}), Some((BackendId(0), false)));
+}
+
+#[cfg(feature = "negative-controls")]
+#[test]
+fn without_the_numbers_of_notes_a_late_copy_moves_the_flow() {
+    let breaks = |rig: &mut Rig| rig.workers[0].break_rule(statesync::Rule::Sequence);
+    assert_eq!(kept_after_a_late_copy(breaks), Some((BackendId(1), false)));
 }
