@@ -34,8 +34,8 @@ pub(crate) struct Arguments {
     /// Run only the steps whose name contains this (may be given several times)
     #[arg(long, value_name = "TEXT")]
     only: Vec<String>,
-    /// Seconds for each fuzz target; 0 leaves fuzzing out
-    #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(0..=86_400))]
+    /// Seconds of fuzzing, shared out among the targets; 0 leaves it out
+    #[arg(long, value_name = "SECONDS", default_value_t = 150, value_parser = clap::value_parser!(u64).range(0..=86_400))]
     fuzz_s: u64,
 }
 
@@ -162,9 +162,10 @@ fn proofs(runner: &mut Runner, arguments: &Arguments) -> std::io::Result<()> {
     }
     if arguments.fuzz_s > 0 && arguments.wants("fuzz") {
         runner.step("fuzz build", minutes(40), vec![fuzz::build()]);
+        let each = Duration::from_secs(arguments.fuzz_s.div_ceil(fuzz::TARGETS.len() as u64));
         for target in fuzz::TARGETS {
-            let command = fuzz::run(target, Duration::from_secs(arguments.fuzz_s))?;
-            let limit = Duration::from_secs(arguments.fuzz_s + 120);
+            let command = fuzz::run(target, each)?;
+            let limit = each + Duration::from_secs(120);
             runner.step(&format!("fuzz {target}"), limit, vec![command]);
         }
     }
