@@ -3,7 +3,7 @@
 use crate::hygiene;
 use crate::step::Runner;
 use crate::tests::{self, Group};
-use crate::{fuzz, project, without_dpdk};
+use crate::{fuzz, project, released, without_dpdk};
 use clap::Args;
 use std::process::Command;
 use std::time::Duration;
@@ -18,7 +18,10 @@ const SCRIPTS: &[&str] = &[
     "dpdk-setup/install.sh",
     "tests/bare_machine.sh",
     "tests/scripts.sh",
+    LOOM_MUTANTS,
 ];
+/// Takes orderings away; with a number every tenth.
+pub(crate) const LOOM_MUTANTS: &str = "crates/flow/loom-mutants.sh";
 /// Crates with loom tests.
 const LOOM: &[&str] = &["flow", "worker", "statesync"];
 
@@ -31,8 +34,8 @@ pub(crate) struct Arguments {
     /// Run only the steps whose name contains this (may be given several times)
     #[arg(long, value_name = "TEXT")]
     only: Vec<String>,
-    /// Seconds for each fuzz target; 0 leaves fuzzing out
-    #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(0..=86_400))]
+    /// Seconds of fuzzing, shared out among the targets; 0 leaves it out
+    #[arg(long, value_name = "SECONDS", default_value_t = 150, value_parser = clap::value_parser!(u64).range(0..=86_400))]
     fuzz_s: u64,
 }
 
@@ -69,7 +72,14 @@ fn group(runner: &mut Runner, arguments: &Arguments, name: &str, group: Group, l
         return;
     }
     match tests::commands(group) {
-        Ok(commands) => runner.step(name, limit, commands),
+        Ok(mut commands) => {
+            // Which tenth of the broken rules is tried.
+            let number = project::commit_number().to_string();
+            for command in &mut commands {
+                command.env("GUIDEWAY_COMMIT_NUMBER", &number);
+            }
+            runner.step(name, limit, commands);
+        }
         Err(why) => runner.cannot(name, &why),
     }
 }
@@ -108,6 +118,9 @@ fn subcommand(
 }
 
 fn tests(runner: &mut Runner, arguments: &Arguments) {
+    if arguments.wants("released features") {
+        runner.check("released features", released::check);
+    }
     if arguments.wants("test build") {
         runner.step("test build", minutes(60), vec![tests::build()]);
     }
@@ -136,6 +149,11 @@ fn proofs(runner: &mut Runner, arguments: &Arguments) -> std::io::Result<()> {
         command.env("CARGO_TARGET_DIR", project::target_directory().join("loom"));
         runner.step("loom", minutes(30), vec![command]);
     }
+    if arguments.wants("loom mutants") {
+        let mut command = Command::new(project::root().join(LOOM_MUTANTS));
+        command.arg(project::commit_number().to_string()).env("LOOM_MAX_PREEMPTIONS", "3");
+        runner.step("loom mutants", minutes(20), vec![command]);
+    }
     if arguments.wants("gates") {
         // By cargo, not by our own path: building the tests may have replaced the file.
         let mut command = project::cargo();
@@ -144,9 +162,10 @@ fn proofs(runner: &mut Runner, arguments: &Arguments) -> std::io::Result<()> {
     }
     if arguments.fuzz_s > 0 && arguments.wants("fuzz") {
         runner.step("fuzz build", minutes(40), vec![fuzz::build()]);
+        let each = Duration::from_secs(arguments.fuzz_s.div_ceil(fuzz::TARGETS.len() as u64));
         for target in fuzz::TARGETS {
-            let command = fuzz::run(target, Duration::from_secs(arguments.fuzz_s))?;
-            let limit = Duration::from_secs(arguments.fuzz_s + 120);
+            let command = fuzz::run(target, each)?;
+            let limit = each + Duration::from_secs(120);
             runner.step(&format!("fuzz {target}"), limit, vec![command]);
         }
     }

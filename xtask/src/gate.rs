@@ -1,5 +1,5 @@
 //! Gates against getting slower, which need no quiet machine: instructions of a turn against a committed baseline, and
-//! what a turn never does: allocate, call the kernel, lock, panic.
+//! what a turn never does: allocate, call the kernel, lock, panic, read a clock.
 //!
 //! The program is crates/worker/benches/instructions, built as the release is. Each of its cases is run with N and
 //! with 2N units of work; the difference is the cost of N, without start and preparations.
@@ -123,7 +123,7 @@ fn code(program: &Program) -> Result<bool, String> {
     for (place, times) in places {
         println!("    {times} x {place}");
     }
-    for kind in [binary::Kind::Lock, binary::Kind::Panic] {
+    for kind in [binary::Kind::Lock, binary::Kind::Panic, binary::Kind::Clock] {
         println!("{}: {}", kind.name(), counts.get(kind.name()).copied().unwrap_or(0));
     }
     Ok(counts.is_empty())

@@ -7,6 +7,7 @@ mod gate;
 mod hygiene;
 mod perf;
 mod project;
+mod released;
 mod seeds;
 mod simulate;
 mod soak;

@@ -41,6 +41,12 @@ pub(crate) fn has_cargo_command(name: &str) -> bool {
     cargo().args([name, "--version"]).output().is_ok_and(|o| o.status.success())
 }
 
+/// How many commits there are up to the one that is checked out; 0 outside a repository.
+pub(crate) fn commit_number() -> u64 {
+    let output = Command::new("git").args(["rev-list", "--count", "HEAD"]).current_dir(root()).output();
+    output.ok().and_then(|o| String::from_utf8_lossy(&o.stdout).trim().parse().ok()).unwrap_or(0)
+}
+
 /// The compiler, by version.
 ///
 /// # Errors

@@ -1,5 +1,5 @@
 //! What takes hours: minutes of each fuzz target, the property tests with many more cases, the lab at full length, the
-//! simulator over many seeds, and both README commands on a bare Debian 12.
+//! simulator over many seeds, every rule and every ordering broken, and both README commands on a bare Debian 12.
 
 use crate::hygiene;
 use crate::step::Runner;
@@ -83,6 +83,7 @@ pub(crate) fn run(arguments: &Arguments) -> std::io::Result<bool> {
         command.args(words);
         step(name, minutes(180), Ok(vec![command]));
     }
+    step("loom mutants", minutes(120), Ok(vec![Command::new(project::root().join(crate::ci::LOOM_MUTANTS))]));
     let mark = runner.mark.clone();
     runner.check("nothing left behind", || hygiene::nothing_left(&mark));
     Ok(runner.summary())

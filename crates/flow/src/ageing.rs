@@ -8,7 +8,8 @@
 //! **Epochs wrap**: an expired entry that stays in the table for 256 quanta looks young again. A slot must therefore
 //! be swept at least once in 128 quanta of the shortest idle time: it expires after at most 65, is gone after at most 193,
 //! and the last 8 before the wrap are read as "used just now", for readers whose clock is a little behind the
-//! writer's. [`Table::advance`](crate::Table::advance) takes care of it, twice as often as necessary.
+//! writer's. [`Table::advance`](crate::Table::advance) takes care of it, twice as often as necessary. Readers do not rely on
+//! its being called in time: when the last call is long ago, they judge an epoch as of then and add what has passed since.
 //!
 //! **Idle times shrink as the table fills** ([`Fill`]), so that those who do not use their entries any more make room for those who
 //! do: pf's adaptive timeouts (pf.conf(5), `adaptive.start`), but first for what is least likely to be missed.
@@ -18,7 +19,7 @@
 
 use crate::state::{NO_STATE, State, TimingSet, Word};
 use crate::sync::{Ordering, fence};
-use core::sync::atomic::AtomicU32;
+use core::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::Arc;
 use wire::Tick;
 
@@ -98,6 +99,9 @@ pub(crate) const FUTURE: u8 = 8;
 
 /// The oldest that an entry can seem; above, it is from the future.
 const AGE_MAX: u8 = u8::MAX - FUTURE;
+
+/// Quanta that may pass after a sweep in time before an epoch can wrap.
+const CERTAIN: u64 = (AGE_MAX - 65 - 128) as u64;
 
 /// Quanta within which [`Table::advance`](crate::Table::advance) goes round the table; half of what is allowed.
 const ROUND_QUANTA: u32 = 64;
@@ -207,7 +211,12 @@ pub(crate) struct Ageing {
 
 /// The idle times as readers see them. These are `core`'s atomics also under loom: no decision about a key hangs on them.
 #[derive(Debug)]
-pub(crate) struct Shared([[AtomicU32; State::ALL.len()]; 2]);
+pub(crate) struct Shared {
+    timings: [[AtomicU32; State::ALL.len()]; 2],
+    /// A moment in the quantum (of the shortest idle time) of the writer's last [`tick`](Ageing::tick): no entry's epoch
+    /// had wrapped then.
+    swept: AtomicU64,
+}
 
 impl Ageing {
     pub(crate) fn new(idle: &Idle) -> Ageing {
@@ -220,7 +229,7 @@ impl Ageing {
             current: TimingSet::default(),
             clock: Clock::new(&timings, Tick(0)),
             round_shift: round_shift(&timings),
-            shared: Arc::new(Shared([share(), share()])),
+            shared: Arc::new(Shared { timings: [share(), share()], swept: AtomicU64::new(0) }),
         }
     }
 
@@ -240,12 +249,10 @@ impl Ageing {
             self.whole[set.index() << 3 | low] = Timing::of_kind(idle, low);
         }
         self.shrink(set);
-        // A reader that meets an entry of the new set sees its idle times, too: it has an acquire fence behind
-        // its reading of the entry.
-        fence(Ordering::Release);
         self.current = set;
-        self.clock = Clock::new(&self.timings, self.clock.now);
         self.round_shift = round_shift(&self.timings);
+        // A reader that meets an entry of the new set sees its idle times, too: this ends with a release fence.
+        self.set_clock(self.clock.now);
     }
 
     /// The idle times of a set, for the table as full as it is.
@@ -257,7 +264,8 @@ impl Ageing {
         for state in State::ALL {
             let of = kind(state, set);
             self.timings[of].limit = self.fill.limit(state, self.whole[of].limit);
-            self.shared.0[set.index()][state as usize].store(self.timings[of].pack(), Ordering::Relaxed);
+            self.shared.timings[set.index()][state as usize]
+                .store(self.timings[of].pack(), Ordering::Relaxed);
         }
     }
 
@@ -279,7 +287,16 @@ impl Ageing {
             self.shrink(self.current);
             self.shrink(self.current.other());
         }
+        self.set_clock(now);
+    }
+
+    /// A new clock, and a new moment as of which readers judge epochs.
+    fn set_clock(&mut self, now: Tick) {
         self.clock = Clock::new(&self.timings, now);
+        self.shared.swept.store(now.0, Ordering::Relaxed);
+        // A reader that meets an entry stamped from now on sees this moment, too: it has an acquire fence behind its reading of the
+        // entry.
+        fence(Ordering::Release);
     }
 
     /// The clock of the last [`tick`](Ageing::tick), if that was this moment.
@@ -325,10 +342,7 @@ impl Ageing {
     /// The same for an entry that was last looked at, at the latest, at `seen`: however long ago that is, wrapped
     /// epochs do not deceive.
     pub(crate) fn idle_us_since(&self, word: Word, seen: Tick, now: Tick) -> Option<u64> {
-        let timing = self.timing(word);
-        let then = u64::from(timing.age(word.epoch(), seen));
-        let age = then + (now.0 >> timing.shift).saturating_sub(seen.0 >> timing.shift);
-        (age < u64::from(timing.limit)).then(|| timing.idle_us(age, now))
+        idle_us_since(self.timing(word), word, seen, now)
     }
 
     /// The entry's value in the set in force, with its age kept; `None` when it is so already, or when its age is
@@ -377,11 +391,22 @@ pub(crate) enum Conversion {
 }
 
 impl Shared {
-    /// As [`Ageing::idle_us`], for readers.
+    /// As [`Ageing::idle_us`], for readers, however long ago the writer's last [`tick`](Ageing::tick) is: it may not have had a turn.
+    /// For a word that was read before an acquire fence.
     pub(crate) fn idle_us(&self, word: Word, now: Tick) -> Option<u64> {
-        let timing = &self.0[word.timing().index()][word.state() as usize];
-        idle_us(Timing::unpack(timing.load(Ordering::Relaxed)), word, now)
+        let timing = &self.timings[word.timing().index()][word.state() as usize];
+        let timing = Timing::unpack(timing.load(Ordering::Relaxed));
+        let swept = Tick(self.swept.load(Ordering::Relaxed));
+        let passed = (now.0 >> timing.shift).saturating_sub(swept.0 >> timing.shift);
+        if passed <= CERTAIN { idle_us(timing, word, now) } else { idle_us_since(timing, word, swept, now) }
     }
+}
+
+/// As [`Ageing::idle_us_since`].
+fn idle_us_since(timing: Timing, word: Word, seen: Tick, now: Tick) -> Option<u64> {
+    let then = u64::from(timing.age(word.epoch(), seen));
+    let age = then + (now.0 >> timing.shift).saturating_sub(seen.0 >> timing.shift);
+    (age < u64::from(timing.limit)).then(|| timing.idle_us(age, now))
 }
 
 /// As [`Word::kind`].

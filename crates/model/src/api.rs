@@ -149,10 +149,6 @@ pub struct ClusterStatus {
     pub relays_a_second: u64,
     /// Of these, at once.
     pub relays_at_once: u64,
-    /// `cluster.sync` is on.
-    pub sync: bool,
-    /// `cluster.export` is on.
-    pub export: bool,
     /// The machines.
     pub members: Vec<ClusterMember>,
     /// What this machine's workers said, relayed, guessed, keep.

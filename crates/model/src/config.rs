@@ -155,10 +155,52 @@ pub struct Cluster {
     pub sync_key: [u8; 16],
     /// What tags may be made with besides.
     pub sync_key_accepted: Option<[u8; 16]>,
-    /// Default true; false is for tests.
+    /// Nothing, but in a build for negative controls.
+    #[serde(skip)]
+    pub left_out: LeftOut,
+}
+
+#[cfg(all(feature = "negative-controls", not(debug_assertions)))]
+compile_error!(
+    "the feature negative-controls lets [cluster] lose flows and is for tests; build without it what is to be released: \
+     cargo build --release, without --workspace"
+);
+
+/// What the machines of a cluster do not do for their flows. Only a build with the feature `negative-controls` has keys for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct LeftOut {
+    /// `sync = "off"`: every flow is left to the table in force.
+    #[cfg(feature = "negative-controls")]
     pub sync: bool,
-    /// Default true; false is for tests.
+    /// `export = "off"`: nobody is told of the flows of slots that change.
+    #[cfg(feature = "negative-controls")]
     pub export: bool,
+}
+
+#[cfg(feature = "negative-controls")]
+impl LeftOut {
+    /// Whether flows are left to the table in force.
+    pub const fn sync(self) -> bool {
+        self.sync
+    }
+
+    /// Whether nobody is told of the flows of slots that change.
+    pub const fn export(self) -> bool {
+        self.export
+    }
+}
+
+#[cfg(not(feature = "negative-controls"))]
+impl LeftOut {
+    /// Whether flows are left to the table in force.
+    pub const fn sync(self) -> bool {
+        false
+    }
+
+    /// Whether nobody is told of the flows of slots that change.
+    pub const fn export(self) -> bool {
+        false
+    }
 }
 
 /// `tls = { ca = "…", cert = "…", key = "…" }`

@@ -231,11 +231,13 @@ pub(crate) struct Cluster {
     #[serde(default)]
     #[schemars(with = "String", length(equal = 32))]
     pub(crate) sync_key_accepted: Cell,
-    /// For tests: off leaves every flow to the table in force; default on.
+    /// Off leaves every flow to the table in force; default on.
+    #[cfg(feature = "negative-controls")]
     #[serde(default)]
     #[schemars(with = "Switch")]
     pub(crate) sync: Cell,
-    /// For tests: off tells nobody of the flows of slots that change; default on.
+    /// Off tells nobody of the flows of slots that change; default on.
+    #[cfg(feature = "negative-controls")]
     #[serde(default)]
     #[schemars(with = "Switch")]
     pub(crate) export: Cell,
@@ -250,6 +252,7 @@ enum Store {
 }
 
 /// On or off, for the schema.
+#[cfg(feature = "negative-controls")]
 #[derive(JsonSchema)]
 #[schemars(rename_all = "lowercase")]
 #[allow(dead_code, reason = "only its schema is used")]

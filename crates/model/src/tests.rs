@@ -410,7 +410,7 @@ fn full_example_is_full() {
         }
     }
     let mut all = Vec::new();
-    keys(&crate::schema(), &mut all);
+    keys(&crate::schema::released(), &mut all);
     assert!(all.len() > 75, "{}", all.len());
     for key in all {
         assert!(text.contains(&key), "{key} is not in configs/guideway.toml");
@@ -483,7 +483,9 @@ fn warnings_do_not_fail() {
     );
     let store = "[cluster]\nstore = \"etcd\"\nendpoints = [\"http://10.0.0.5:2379\"]\n";
     for (keys, warning) in [
+        #[cfg(feature = "negative-controls")]
         ("sync = \"off\"", "with `sync` off flows break"),
+        #[cfg(feature = "negative-controls")]
         ("export = \"off\"", "with `export` off silent flows"),
         ("user = { name = \"u\", password_file = \"/p\" }", "travels in the clear"),
     ] {
@@ -575,6 +577,24 @@ fn a_service_of_registered_backends_alone_draws_no_warning() {
     assert!(template.ports.is_empty());
 }
 
+/// What loses flows on purpose is unknown to every build but that of the tests.
+#[test]
+fn a_cluster_leaves_out_nothing_but_for_negative_controls() {
+    for key in ["sync", "export"] {
+        let table = format!(
+            "[cluster]\nstore = \"etcd\"\nendpoints = [\"http://10.0.0.5:2379\"]\n{key} = \"off\"\n[workers]"
+        );
+        let text = edited(BASE, &[("[workers]", &table)]);
+        if cfg!(feature = "negative-controls") {
+            let left_out = loaded(&text).config.cluster.expect("a cluster").left_out;
+            assert_eq!((left_out.sync(), left_out.export()), (key == "sync", key == "export"));
+        } else {
+            let problems = load("lb1.toml", &text).expect_err("an unknown key").to_plain();
+            assert!(problems.contains(&format!("unknown key `{key}`")), "{problems}");
+        }
+    }
+}
+
 #[test]
 fn a_cluster_is_read_and_its_keys_need_a_restart() {
     assert_eq!(base().cluster, None);
@@ -585,20 +605,20 @@ fn a_cluster_is_read_and_its_keys_need_a_restart() {
     let endpoints = "endpoints = [\"https://10.0.0.5:2379\", \"https://etcd.example:2379\"]\n";
     let full = with(&format!(
         "{endpoints}tls = {{ ca = \"/ca\", cert = \"/c\", key = \"/k\" }}\n\
-         user = {{ name = \"u\", password_file = \"/p\" }}\nport = 7000\nsync = \"off\"\nexport = \"off\""
+         user = {{ name = \"u\", password_file = \"/p\" }}\nport = 7000"
     ));
     let cluster = full.cluster.clone().expect("a cluster");
     assert_eq!(cluster.endpoints, ["https://10.0.0.5:2379", "https://etcd.example:2379"]);
     assert_eq!(cluster.tls.and_then(|tls| tls.identity), Some(("/c".into(), "/k".into())));
     assert_eq!(cluster.user.map(|user| user.password_file), Some("/p".into()));
-    assert_eq!((cluster.port, cluster.sync, cluster.export), (7000, false, false));
+    assert_eq!(cluster.port, 7000);
     let plain = with("endpoints = [\"http://10.0.0.5:2379\"]");
     let cluster = plain.cluster.clone().expect("a cluster");
-    assert_eq!((cluster.port, cluster.sync, cluster.export), (7480, true, true));
+    assert_eq!((cluster.port, cluster.left_out), (7480, crate::config::LeftOut::default()));
     assert_eq!(base().restart_keys(&plain), ["cluster.store"]);
     assert_eq!(
         full.restart_keys(&plain),
-        ["endpoints", "tls", "user", "port", "sync", "export"].map(|key| format!("cluster.{key}"))
+        ["endpoints", "tls", "user", "port"].map(|key| format!("cluster.{key}"))
     );
     let keys = with(
         "endpoints = [\"http://10.0.0.5:2379\"]\nsync_key = \"000102030405060708090A0B0C0D0E0F\"\n\

@@ -51,6 +51,7 @@ pub fn rank(members: &Members, service: ServiceId, slot: u32) -> Pair {
 
 /// What a ranking must not be: the hash modulo the number of members.
 #[cold]
+#[cfg(feature = "negative-controls")]
 fn go_round(members: &Members, service: ServiceId, slot: u32) -> Pair {
     let at = usize::from(service.0).wrapping_add(slot as usize) % members.len().max(1);
     let nth = |at: usize| members.iter().nth(at % members.len().max(1)).map(|member| member.machine);
@@ -88,7 +89,8 @@ pub struct Owners {
     phase: EpochPhase,
     /// Members that are dead, although the epoch in which they are is not over.
     lost: Members,
-    /// For tests: the ranking goes round, so that any change of members moves nearly all slots.
+    /// The ranking goes round, so that any change of members moves nearly all slots.
+    #[cfg(feature = "negative-controls")]
     goes_round: bool,
 }
 
@@ -116,14 +118,16 @@ impl Owners {
         self
     }
 
-    /// For tests: the rule [`Ranking`](crate::Rule::Ranking) holds no more.
+    /// The rule [`Ranking`](crate::Rule::Ranking) holds no more.
     #[must_use]
+    #[cfg(feature = "negative-controls")]
     pub fn going_round(mut self) -> Owners {
         self.goes_round = true;
         self
     }
 
     fn rank(&self, members: &Members, service: ServiceId, slot: u32) -> Pair {
+        #[cfg(feature = "negative-controls")]
         if self.goes_round {
             return go_round(members, service, slot);
         }

@@ -16,4 +16,5 @@ pub mod malformed;
 pub mod outer;
 #[cfg(feature = "scenario")]
 pub mod scenario;
+#[cfg(feature = "simulate")]
 pub mod simulation;

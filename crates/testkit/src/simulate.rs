@@ -6,7 +6,8 @@ use std::io::Write;
 use std::ops::Range;
 use std::process::ExitCode;
 use std::time::Instant;
-use testkit::simulation::{Allowance, Exempt, Faults, Property, Scenario, Summary, run};
+use testkit::simulation::mutation::first_notice;
+use testkit::simulation::{Allowance, Exempt, Faults, Scenario, Summary, run};
 
 #[derive(Parser, Debug)]
 #[command(name = "simulate", about = "Machines and workers of the real engine in one thread, by seeds")]
@@ -210,34 +211,19 @@ fn mutations(arguments: &Arguments, seeds: Range<u64>) -> bool {
     let mut failures = 0;
     for rule in std::iter::once(None).chain(chosen.into_iter().map(Some)) {
         let begun = Instant::now();
-        let noticed =
-            (1_u64..).zip(seeds.clone()).find_map(|(count, seed)| Some((count, notice(rule, seed)?)));
+        let noticed = first_notice(rule, seeds.clone());
         let (name, help) = rule.map_or(("none", "nothing"), |rule| (rule.name(), rule.help()));
+        let excuse = rule.and_then(Rule::excuse);
         let (count, property) = match noticed {
-            Some((count, property)) => (count.to_string(), property.name()),
-            None => (format!("not in {}", seeds.end.saturating_sub(seeds.start)), argued(rule)),
+            Some((seed, property)) => ((seed - seeds.start + 1).to_string(), property.name()),
+            None => (format!("not in {}", seeds.end.saturating_sub(seeds.start)), excuse.unwrap_or_default()),
         };
         println!("| {name} | {help} | {count} | {property} | {:.1} |", begun.elapsed().as_secs_f64());
-        let is_as_it_should = noticed.is_some() != rule.is_none() || rule.is_some_and(Rule::is_argued);
+        let is_as_it_should = noticed.is_some() != rule.is_none() || excuse.is_some();
         failures += u32::from(!is_as_it_should);
     }
     println!("{failures} not as they should be");
     failures == 0
-}
-
-/// What a table says of a rule that was broken unnoticed.
-fn argued(rule: Option<Rule>) -> &'static str {
-    if rule.is_some_and(Rule::is_argued) { "(kept for an argument alone)" } else { "" }
-}
-
-/// What the checker has against a seed.
-fn notice(broken: Option<Rule>, seed: u64) -> Option<Property> {
-    let faults = if seed.is_multiple_of(2) { Faults::All } else { Faults::Network };
-    let scenario = Scenario { broken, ..Scenario::new(seed, faults) };
-    match std::panic::catch_unwind(|| run(&scenario, None)) {
-        Ok(outcome) => outcome.err().map(|failure| failure.property),
-        Err(_) => Some(Property::Engine),
-    }
 }
 
 /// Bytes that IPVS sends of a new IPv4 connection at the least (`struct ip_vs_sync_v4`), once, to all machines together.

@@ -13,6 +13,7 @@ mod allowance;
 pub mod checker;
 mod client;
 mod machine;
+pub mod mutation;
 mod packets;
 mod random;
 mod router;

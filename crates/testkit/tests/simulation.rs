@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use statesync::Rule;
-use testkit::simulation::{Exempt, Faults, Scenario, Summary, run};
+use testkit::simulation::{Exempt, Faults, Scenario, Summary, mutation, run};
 
 fn runs(scenarios: impl Iterator<Item = Scenario>) -> Summary {
     let mut total = Summary::default();
@@ -61,15 +61,23 @@ fn a_seed_is_a_run() {
     assert_eq!(traces[0], traces[1]);
 }
 
-/// Broken rules that show within few seeds; the simulator's `--mutations` tries all of them.
+/// A tenth of them, another one with every commit (`cargo xtask ci` says its number); the simulator's `--mutations` tries all.
 #[test]
 fn a_broken_rule_is_noticed() {
-    for rule in [Rule::Export, Rule::BothTold, Rule::OwnerCore, Rule::MaskAnnounced, Rule::RetireFirst] {
-        let noticed = (0..40).any(|seed| {
-            let faults = if seed % 2 == 0 { Faults::All } else { Faults::Network };
-            let outcome = run(&Scenario { broken: Some(rule), ..Scenario::new(seed, faults) }, None);
-            outcome.is_err()
-        });
-        assert!(noticed, "{}: {}", rule.name(), rule.help());
+    let number = std::env::var("GUIDEWAY_COMMIT_NUMBER").ok().and_then(|number| number.parse().ok());
+    for rule in mutation::tenth(number.unwrap_or(0)) {
+        let noticed = mutation::any_notice(rule, 0..400);
+        println!("{}: {noticed:?}", rule.name());
+        assert!(noticed.is_some(), "{}: {}", rule.name(), rule.help());
     }
+}
+
+#[test]
+fn ten_commits_in_a_row_break_every_rule() {
+    let mut broken: Vec<Rule> = (57..67).flat_map(mutation::tenth).collect();
+    broken.sort_by_key(|rule| *rule as u8);
+    let is_tried = |rule: &Rule| rule.excuse().is_none() && !mutation::RARE.contains(rule);
+    let all: Vec<Rule> = Rule::ALL.iter().copied().filter(is_tried).collect();
+    assert_eq!(broken, all);
+    assert_eq!(all.len() + 6, Rule::ALL.len(), "three are excused, three are rare");
 }

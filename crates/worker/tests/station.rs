@@ -8,7 +8,7 @@ use statesync::datagram::{Header, Keys, Writer};
 use statesync::plan::{Job, Report};
 use statesync::spsc::{Receiver, channel};
 use statesync::window::Windows;
-use statesync::{Lasting, MachineId, Member, Members, Note, Origin, Owners, Sequence};
+use statesync::{Lasting, MachineId, Member, Members, Note, Origin, Owners, Sequence, Statement, Why};
 use std::sync::Arc;
 use wire::{Addr, BackendId, CoreId, FlowKey, PortId, ServiceId, Tick};
 use worker::cluster::{Cluster, Endpoint, Link, SlotsView};
@@ -483,4 +483,35 @@ fn a_new_key_is_honoured_from_the_next_view_on() {
     assert_eq!([0, 1].map(|machine: usize| pair.rigs[machine].drops(DropReason::PeerRefused)), [0, 0]);
     let old = said(9_000, pair.rigs[1].now, 0, &[Note::Heartbeat]);
     rig::dropped(&pair.rigs[1].put(0, &old).1, DropReason::PeerRefused);
+}
+
+/// What the second machine keeps of a flow of which the first said one backend, then the other, and of whose first message a copy
+/// comes last.
+fn kept_after_a_late_copy(prepare: impl FnOnce(&mut Rig)) -> Option<(BackendId, bool)> {
+    let mut pair = Pair::new(&all());
+    prepare(&mut pair.rigs[1]);
+    let sport = port_owned_by(1);
+    for (number, (backend, sequence)) in
+        (1..).zip([(BackendId(1), 10), (BackendId(0), 11), (BackendId(1), 10)])
+    {
+        pair.rigs[1].now.0 += 1_000;
+        let statement = Statement { key: key(sport), backend, guess: false, age_us: 0, why: Why::Refresh };
+        let note = Note::Lasting(Sequence(sequence), Lasting::State(statement));
+        // In a datagram of its own each time, as what is not acknowledged is sent again.
+        let datagram = said(number, pair.rigs[1].now, 0, &[note]);
+        pair.rigs[1].put(0, &datagram);
+    }
+    pair.knows(1, sport).1
+}
+
+#[test]
+fn what_a_machine_said_before_is_old_however_late_it_arrives() {
+    assert_eq!(kept_after_a_late_copy(|_| {}), Some((BackendId(0), false)));
+}
+
+#[cfg(feature = "negative-controls")]
+#[test]
+fn without_the_numbers_of_notes_a_late_copy_moves_the_flow() {
+    let breaks = |rig: &mut Rig| rig.workers[0].break_rule(statesync::Rule::Sequence);
+    assert_eq!(kept_after_a_late_copy(breaks), Some((BackendId(1), false)));
 }

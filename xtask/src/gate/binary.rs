@@ -12,6 +12,8 @@ pub(super) enum Kind {
     Lock,
     /// A call of a function that panics.
     Panic,
+    /// A clock that is read; no system call shows it.
+    Clock,
 }
 
 impl Kind {
@@ -19,6 +21,7 @@ impl Kind {
         match self {
             Kind::Lock => "lock",
             Kind::Panic => "panic path",
+            Kind::Clock => "clock",
         }
     }
 }
@@ -73,6 +76,8 @@ const PANICS: &[&str] = &[
     "handle_error",
     "handle_alloc_error",
 ];
+/// Functions that read a clock.
+const CLOCKS: &[&str] = &["clock_gettime", "gettimeofday", "time::Instant::", "time::SystemTime::"];
 /// Not entered: the allocator and the standard library's services, which the gates on allocations and system calls watch.
 const NOT_OURS: &[&str] =
     &["std::", "<std::", "__rust", "__rg_", "__rdl", "alloc::alloc::", "allocation_counter", "_Unwind"];
@@ -180,8 +185,12 @@ impl Code {
                 if locks(text) {
                     offend(Kind::Lock, text);
                 }
+                if text.starts_with("rdtsc") {
+                    offend(Kind::Clock, text);
+                }
                 match self.target(text) {
                     Some(Target::Name(name)) if panics(&name) => offend(Kind::Panic, &name),
+                    Some(Target::Name(name)) if is_clock(&name) => offend(Kind::Clock, &name),
                     Some(Target::Address(to)) => {
                         let Some((&start, callee)) = self.functions.range(..=to).next_back() else {
                             continue;
@@ -191,6 +200,8 @@ impl Code {
                         }
                         if panics(&callee.name) {
                             offend(Kind::Panic, &callee.name);
+                        } else if is_clock(&callee.name) {
+                            offend(Kind::Clock, &callee.name);
                         } else if !NOT_OURS.iter().any(|prefix| callee.name.starts_with(prefix))
                             && seen.insert(start)
                         {
@@ -232,6 +243,10 @@ fn locks(text: &str) -> bool {
 
 fn panics(name: &str) -> bool {
     PANICS.iter().any(|part| name.contains(part))
+}
+
+fn is_clock(name: &str) -> bool {
+    CLOCKS.iter().any(|part| name.contains(part))
 }
 
 /// Finds out which functions were inlined at each place.
@@ -290,17 +305,24 @@ mod tests {
 
 0000000000006000 <wire::edit>:
     6000:\tlock decq (%rax)
-    6004:\tret
+    6004:\trdtsc
+    6006:\tcall   7000 <std::time::Instant::now>
+    600b:\tcall   *0x10(%rip)        # 5010 <clock_gettime@GLIBC_2.17>
+    6011:\tret
+
+0000000000007000 <std::time::Instant::now>:
+    7000:\tlock decq (%rax)
 ";
     const RELOCATIONS: &str = "\
 0000000000005000 R_X86_64_RELATIVE  *ABS*+0x6000
 0000000000005008 R_X86_64_GLOB_DAT  memcpy@GLIBC_2.14
+0000000000005010 R_X86_64_GLOB_DAT  clock_gettime@GLIBC_2.17
 ";
 
     #[test]
     fn follows_calls_and_names_what_is_not_allowed() {
         let found = Code::parse(CODE, RELOCATIONS).reached_from("worker::turn").unwrap();
-        assert_eq!((found.functions, found.instructions), (3, 13));
+        assert_eq!((found.functions, found.instructions), (3, 16));
         let places: Vec<(Kind, &str, u64)> =
             found.offences.iter().map(|o| (o.kind, o.function.as_str(), o.address)).collect();
         let expected = [
@@ -308,6 +330,9 @@ mod tests {
             (Kind::Lock, "worker::turn", 0x1005),
             (Kind::Lock, "worker::turn", 0x100a),
             (Kind::Panic, "flow::get", 0x2000),
+            (Kind::Clock, "wire::edit", 0x6004),
+            (Kind::Clock, "wire::edit", 0x6006),
+            (Kind::Clock, "wire::edit", 0x600b),
         ];
         assert_eq!(places, expected);
         assert!(Code::parse(CODE, RELOCATIONS).reached_from("worker::other").is_err());

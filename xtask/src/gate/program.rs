@@ -18,6 +18,10 @@ pub(super) const TURNS: &[&str] = &[
     "ack-flood-16",
     "no-service",
     "punt-refused",
+    "fragments",
+    "too-big",
+    "least-load",
+    "cluster",
 ];
 /// Units of work of a run, and twice as many of the run it is compared with.
 pub(super) const UNITS: usize = 200;

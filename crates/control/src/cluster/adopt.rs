@@ -486,17 +486,16 @@ impl Truth {
             return self.events.push(EventKind::Warning, None, None, message);
         }
         let Some(part) = &mut self.cluster else { return };
-        let plan = &document.plan;
+        let (plan, left_out) = (&document.plan, part.config.left_out);
         let taints = plan.services.iter().map(|of| {
-            // For tests: nothing is remembered, so everything follows the table in force.
-            let tainted = of.tainted.iter().filter(|_| part.config.sync);
+            let tainted = of.tainted.iter().filter(|_| !left_out.sync());
             let bases = tainted.map(|slot| (slot, of.base.get(slot as usize).copied().flatten()));
             Arc::new(SlotMemory::new(u32::try_from(of.cur.len()).unwrap_or(u32::MAX), bases))
         });
-        let job = match (part.config.sync, part.config.export) {
-            (true, true) => plan.job.clone(),
-            (true, false) => Job { export: statesync::plan::SlotSets::default(), ..plan.job.clone() },
-            (false, _) => Job { id: plan.job.id, ..Job::default() },
+        let job = match (left_out.sync(), left_out.export()) {
+            (false, false) => plan.job.clone(),
+            (false, true) => Job { export: statesync::plan::SlotSets::default(), ..plan.job.clone() },
+            (true, _) => Job { id: plan.job.id, ..Job::default() },
         };
         part.adopted = Some(Adopted { taints: taints.collect(), job: Arc::new(job), document });
         self.tell_weights_anew();
@@ -609,8 +608,8 @@ impl Truth {
             cluster.owners = plan.owners();
             cluster.ready = cluster.owners.is_ready(member);
             cluster.links = self.links(part, config);
-            // For tests: nothing is remembered.
-            let always = |service: &ServiceView| part.config.sync && service.least_load().is_some();
+            let left_out = part.config.left_out;
+            let always = |service: &ServiceView| !left_out.sync() && service.least_load().is_some();
             cluster.services = vips
                 .iter()
                 .zip(&adopted.taints)

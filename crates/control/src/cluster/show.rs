@@ -51,8 +51,6 @@ impl Truth {
             masked: masks.map(|mask| self.backend_name(part, mask.backend)).collect(),
             relays_a_second: super::adopt::RELAYS.0,
             relays_at_once: super::adopt::RELAYS.1,
-            sync: part.config.sync,
-            export: part.config.export,
             members: self.cluster_members(part),
             counters: self.sync_counts(),
         })

@@ -13,7 +13,8 @@ proptest! {
     fn expires_not_early_and_at_most_a_sixteenth_late(
         idle_us in Idle::MIN_US..=Idle::MAX_US, used in 0_u64..1 << 50, parts in 0_u64..=2_000,
     ) {
-        let ageing = Ageing::new(&idle(idle_us));
+        let mut ageing = Ageing::new(&idle(idle_us));
+        ageing.tick(Tick(used));
         let word = ageing.stamp(BackendId(7), State::Udp, Tick(used));
         // From 0 to twice the idle time.
         let elapsed = (u128::from(idle_us) * u128::from(parts) / 1000) as u64;
@@ -47,7 +48,8 @@ proptest! {
 
     #[test]
     fn a_reader_behind_the_writer_sees_a_fresh_entry(idle_us in Idle::MIN_US..=Idle::MAX_US, now in 1_u64 << 45..1 << 50) {
-        let ageing = Ageing::new(&idle(idle_us));
+        let mut ageing = Ageing::new(&idle(idle_us));
+        ageing.tick(Tick(now));
         let word = ageing.stamp(BackendId(7), State::TcpNew, Tick(now));
         let behind = Timing::new(idle_us).quantum_us() * 7;
         prop_assert_eq!(ageing.shared().idle_us(word, Tick(now - behind)), Some(0));
@@ -75,6 +77,27 @@ proptest! {
             }
         }
         prop_assert_eq!(ageing.idle_us(ageing.expired(word, now), now), None);
+    }
+}
+
+/// Without a turn of the writer, whose last one was at any moment of the entry's life or after, until it is removed.
+#[test]
+fn a_reader_sees_no_expired_entry_however_long_the_writer_rests() {
+    for idle_us in [SECOND, 30 * SECOND, 60 * SECOND, 3_600 * SECOND, Idle::MAX_US] {
+        let quantum = Timing::new(idle_us).quantum_us();
+        // 128 quanta, in which the sweep has not come by, after it was expired.
+        for swept in (0..193).step_by(8) {
+            let mut ageing = Ageing::new(&idle(idle_us));
+            let word = ageing.stamp(BackendId(7), State::TcpNew, Tick(quantum));
+            ageing.tick(Tick(quantum * (1 + swept)));
+            for quanta in swept..4_000 {
+                let now = Tick(quantum * (1 + quanta));
+                let lives = quanta * quantum <= idle_us;
+                let found = ageing.shared().idle_us(word, now);
+                assert!(!lives || found.is_some(), "{quanta} after use, swept {swept} after use");
+                assert!(quanta < 66 || found.is_none(), "{quanta} after use, swept {swept} after use");
+            }
+        }
     }
 }
 

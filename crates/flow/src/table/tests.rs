@@ -469,6 +469,31 @@ fn a_sweep_after_the_fact_spares_what_was_inserted_since() {
     assert!(table.get(&narrow(1), now).is_some());
 }
 
+/// The pause is one after which the epoch of a SYN's 30 s seems to be of the near future.
+#[test]
+fn a_reader_sees_no_expired_flow_of_a_writer_without_turns() {
+    let idle = Idle { syn_us: 30 * SECOND, tcp_closing_us: 30 * SECOND, ..IDLE };
+    for begun in [0, SECOND, 3_600 * SECOND] {
+        let mut table = Table::new(Memory::heap(64), Memory::heap(64), 0x5eed, idle, 100).unwrap();
+        let reader = table.reader();
+        let start = Tick(begun);
+        table.advance(start, nothing);
+        for (state, i) in [(State::TcpNew, 1), (State::TcpClosing, 2)] {
+            table.insert(&narrow(i), BackendId(i), state, start);
+            table.insert(&wide(i), BackendId(i), state, start);
+        }
+        let (mut shown, now) = (0, Tick(begun + 129_548_000));
+        reader.dump(0, usize::MAX, now, |_, _| shown += 1);
+        assert_eq!(shown, 0, "begun at {begun} us");
+        for key in [narrow(1), narrow(2), wide(1), wide(2)] {
+            assert_eq!(reader.get(&key, now), None, "{key:?}, begun at {begun} us");
+        }
+        let mut ended = 0;
+        table.advance(now, |_, _| ended += 1);
+        assert_eq!(ended, 4);
+    }
+}
+
 #[test]
 fn longer_idle_times_keep_flows_and_shorter_ones_end_them() {
     let mut table = table(100, 100, 100);

@@ -2,9 +2,13 @@
 
 use super::Span;
 use super::machine::key;
-use super::read::{Read, Reader, Scope, shown};
-use crate::config::{Cluster, Machine, Service, StoreTls, StoreUser};
-use crate::raw::{self, Cell};
+#[cfg(feature = "negative-controls")]
+use super::read::Read;
+use super::read::{Reader, Scope, shown};
+use crate::config::{Cluster, LeftOut, Machine, Service, StoreTls, StoreUser};
+use crate::raw;
+#[cfg(feature = "negative-controls")]
+use crate::raw::Cell;
 use std::path::PathBuf;
 use toml::Spanned;
 
@@ -81,13 +85,18 @@ pub(super) fn cluster(
         let help = "write the key that the cluster changes to or comes from, or remove it";
         r.problems.warning(accepted_span.unwrap_or(0..0), message, help);
     }
-    let sync = switch(r, &scope, "sync", raw.sync, "flows break when a table changes");
-    let export = switch(r, &scope, "export", raw.export, "silent flows may break when a table changes");
+    #[cfg(feature = "negative-controls")]
+    let left_out = LeftOut {
+        sync: is_off(r, &scope, "sync", raw.sync, "flows break when a table changes"),
+        export: is_off(r, &scope, "export", raw.export, "silent flows may break when a table changes"),
+    };
+    #[cfg(not(feature = "negative-controls"))]
+    let left_out = LeftOut::default();
     if machine.address.is_none() && machine.address6.is_none() {
         let help = "add address = \"…\" to [machine]: the other machines send their messages there";
         r.problems.error(scope.span, "cluster: `store` needs machine.address or machine.address6", help);
     }
-    Some(Cluster { endpoints, tls, user, port, sync_key, sync_key_accepted, sync, export })
+    Some(Cluster { endpoints, tls, user, port, sync_key, sync_key_accepted, left_out })
 }
 
 /// Whether an endpoint is https.
@@ -110,14 +119,15 @@ fn endpoint(r: &mut Reader<'_, '_>, text: &str, span: &Span, help: &str) -> Opti
     Some(is_secure)
 }
 
-/// True unless it is off, which deserves a warning that says what then happens.
-fn switch(r: &mut Reader<'_, '_>, scope: &Scope, key: &str, cell: Cell, what: &str) -> bool {
-    let read = r.choice(scope, key, cell, &[("on", true), ("off", false)]);
-    if let Read::Given(false, span) = &read {
+/// Whether it is off, which deserves a warning that says what then happens.
+#[cfg(feature = "negative-controls")]
+fn is_off(r: &mut Reader<'_, '_>, scope: &Scope, key: &str, cell: Cell, what: &str) -> bool {
+    let read = r.choice(scope, key, cell, &[("on", false), ("off", true)]);
+    if let Read::Given(true, span) = &read {
         let message = format!("cluster: with `{key}` off {what}");
         r.problems.warning(span.clone(), message, "remove the key; it is for tests");
     }
-    read.or(true)
+    read.or(false)
 }
 
 fn tls(r: &mut Reader<'_, '_>, raw: Spanned<raw::StoreTls>) -> Option<StoreTls> {

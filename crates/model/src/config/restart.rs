@@ -73,8 +73,8 @@ fn cluster_keys(old: Option<&Cluster>, new: Option<&Cluster>, compare: &mut impl
     compare("cluster.tls", old.tls == new.tls);
     compare("cluster.user", old.user == new.user);
     compare("cluster.port", old.port == new.port);
-    compare("cluster.sync", old.sync == new.sync);
-    compare("cluster.export", old.export == new.export);
+    compare("cluster.sync", old.left_out.sync() == new.left_out.sync());
+    compare("cluster.export", old.left_out.export() == new.left_out.export());
 }
 
 /// A flow that is not in the flow table is known by its slot alone, so slots must keep their meaning. With another VIP,

@@ -80,7 +80,6 @@ mistakes! {
     cluster_user_without_password: BASE "[workers]" => "[cluster]\nstore = \"etcd\"\nendpoints = [\"http://10.0.0.5:2379\"]\nuser = { name = \"guideway\" }\n[workers]";
     cluster_port_range: BASE "[workers]" => "[cluster]\nstore = \"etcd\"\nendpoints = [\"http://10.0.0.5:2379\"]\nport = 0\n[workers]";
     cluster_sync_key_short: BASE "[workers]" => "[cluster]\nstore = \"etcd\"\nendpoints = [\"http://10.0.0.5:2379\"]\nsync_key = \"5f0c\"\n[workers]";
-    cluster_sync_boolean: BASE "[workers]" => "[cluster]\nstore = \"etcd\"\nendpoints = [\"http://10.0.0.5:2379\"]\nsync = false\n[workers]";
     cluster_without_address: BASE "address = \"10.0.2.11\"\naddress6 = \"fd00:2::11\"\n" => "", "[workers]" => "[cluster]\nstore = \"etcd\"\nendpoints = [\"http://10.0.0.5:2379\"]\n[workers]", r#"mode = "ipip""# => r#"mode = "l2""#;
     cluster_of_exceptions: BASE "[workers]" => "[cluster]\nstore = \"etcd\"\nendpoints = [\"http://10.0.0.5:2379\"]\n[workers]", r#"mode = "ipip""# => "mode = \"ipip\"\nstate = \"exceptions\"";
     agents_listen_missing: BASE "[workers]" => "[agents]\nconnections = 5\n[workers]";

@@ -100,7 +100,8 @@ impl Leader {
         }
     }
 
-    /// For tests: a rule holds no more.
+    /// The rule holds no more.
+    #[cfg(feature = "negative-controls")]
     pub fn break_rule(&mut self, rule: Rule) {
         self.rules = self.rules.without(rule);
     }

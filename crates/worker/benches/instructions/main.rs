@@ -6,6 +6,8 @@
 //! line: the case, the frames sent, and the heap allocations made during the units.
 
 mod loop_io;
+mod pool_io;
+mod rare;
 #[path = "../../tests/rig/mod.rs"]
 mod rig;
 
@@ -57,9 +59,13 @@ fn main() -> ExitCode {
         "punt-refused" => punt_refused(count),
         "edge" => edge(count),
         "maglev" => maglev(count),
+        "fragments" => rare::fragments(count),
+        "too-big" => rare::too_big(count),
+        "least-load" => rare::least_load(count),
+        "cluster" => rare::cluster(count),
         _ => {
             eprintln!(
-                "usage: instructions hot-v4|hot-v6|exceptions|miss|flood|ack-flood-1|ack-flood-2|ack-flood-16|no-service|punt-refused|edge|maglev N"
+                "usage: instructions hot-v4|hot-v6|exceptions|miss|flood|ack-flood-1|ack-flood-2|ack-flood-16|no-service|punt-refused|fragments|too-big|least-load|cluster|edge|maglev N"
             );
             return ExitCode::from(2);
         }

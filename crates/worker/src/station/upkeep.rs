@@ -101,7 +101,10 @@ impl<Io: PacketIo> Worker<Io> {
                 },
             };
         }
-        station.is_late = !station.is_late;
+        #[cfg(feature = "negative-controls")]
+        {
+            station.is_late = !station.is_late;
+        }
         let mut others = cluster.owners.machines();
         others.remove(cluster.own.machine);
         if !cluster.ready {

@@ -6,7 +6,7 @@ use crate::cluster::seat::{News, Order, Seat};
 use crate::cluster::store::{Asked, Event, keep};
 use crate::cluster::text;
 use crate::truth::Note;
-use model::config::{Cluster, StoreTls, StoreUser};
+use model::config::{Cluster, LeftOut, StoreTls, StoreUser};
 use statesync::MachineId;
 use statesync::plan::{Phase, Report};
 use std::collections::BTreeSet;
@@ -86,8 +86,7 @@ impl Etcd {
             port: 7480,
             sync_key: [7; 16],
             sync_key_accepted: None,
-            sync: true,
-            export: true,
+            left_out: LeftOut::default(),
         }
     }
 

@@ -57,7 +57,7 @@ fn a_cluster_says_who_is_there_and_who_is_waited_for() {
     let mut status: ClusterStatus = serde_json::from_value(json!({
         "machine": "lb1", "joined": true, "store_reached": true, "store_since_unix_ms": 1000, "leader": "lb2", "step": 21,
         "step_done": 21, "epoch": 3, "generation": 7, "phase": "prepare", "settled": false, "waiting_for": ["lb3"],
-        "tainted_slots": 1234, "masked": ["web/b2"], "relays_a_second": 1, "relays_at_once": 1, "sync": true, "export": true,
+        "tainted_slots": 1234, "masked": ["web/b2"], "relays_a_second": 1, "relays_at_once": 1,
         "counters": [], "members": [
             {"name": "lb1", "machine": 0, "incarnation": 1, "address": "10.0.2.11", "state": "member", "step_done": 21,
              "suspect": false},
