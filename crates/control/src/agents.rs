@@ -3,13 +3,21 @@
 //! Rule of this module: [`registry::Registry`] decides, is told the time and does no I/O; [`listener`] talks, on a thread of its
 //! own, and decides nothing but what its own limits and the tokens say; the owner of the truth carries messages between the two.
 
+// Without a daemon there is nobody to talk, and whoever rehearses needs little of the rest.
+#![cfg_attr(not(feature = "daemon"), allow(dead_code))]
+
 pub(crate) mod counts;
+#[cfg(feature = "daemon")]
 pub(crate) mod desk;
 pub(crate) mod facts;
 pub(crate) mod heard;
 pub(crate) mod held;
 pub(crate) mod hello;
+#[cfg(feature = "daemon")]
 pub(crate) mod listener;
 pub(crate) mod registry;
+#[cfg(any(test, feature = "rehearsal"))]
+pub(crate) mod rehearsal;
 pub(crate) mod session;
+#[cfg(feature = "daemon")]
 pub(crate) mod truth;
