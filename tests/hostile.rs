@@ -1,0 +1,5 @@
+//! What strangers and faults may do to a machine, and what must hold meanwhile.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
+
+#[path = "hostile/agents_port.rs"]
+mod agents_port;
