@@ -1,7 +1,9 @@
 //! An agent made of nothing but messages: it says what it is told to, also what no agent would say.
 
 use guideway_lab::Namespace;
-use model::agent::{AddressDigest, Claim, Proof, Report, ToAgent, ToMachine, decode, digest, encode};
+use model::agent::seal::{Opener, Sealer, SessionKeys, Share};
+use model::agent::{AddressDigest, Claim, Proof, Report, ToAgent, ToMachine, digest};
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -22,10 +24,17 @@ pub(crate) struct Speaker {
     heard: Vec<u8>,
     machine: String,
     nonce: String,
+    /// What the hello's tokens give for the session's keys.
+    shares: BTreeMap<String, Share>,
+    pub(crate) sealer: Sealer,
+    opener: Opener,
     heartbeats: u64,
     reports: u64,
     said: Vec<Report>,
 }
+
+/// The nonce of every hello here.
+const NONCE: &str = "5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a";
 
 /// What came of listening.
 #[derive(Clone, PartialEq, Debug)]
@@ -63,6 +72,9 @@ impl Speaker {
             heard: Vec::new(),
             machine: String::new(),
             nonce: String::new(),
+            shares: BTreeMap::new(),
+            sealer: Sealer::default(),
+            opener: Opener::default(),
             heartbeats: 0,
             reports: 0,
             said: Vec::new(),
@@ -71,21 +83,25 @@ impl Speaker {
 
     /// Says who it is, and returns the first answer.
     pub(crate) fn hello(&mut self, who: &Who) -> Heard {
-        let prove = |(service, token): &(String, String)| {
+        let addresses = AddressDigest::of(&who.addresses);
+        let mut proofs = Vec::new();
+        for (service, token) in &who.services {
             let claim = Claim {
                 nonce: &self.nonce,
                 machine: &self.machine,
                 agent: &who.agent,
+                agent_nonce: NONCE,
                 incarnation: who.incarnation,
-                addresses: &AddressDigest::of(&who.addresses),
+                addresses: &addresses,
                 service,
             };
-            Proof { service: service.clone(), mac: claim.prove(token.as_bytes()) }
-        };
-        let proofs = who.services.iter().map(prove).collect();
+            proofs.push(Proof { service: service.clone(), mac: claim.prove(token.as_bytes()) });
+            self.shares.insert(service.clone(), claim.share(token.as_bytes()));
+        }
         let hello = ToMachine::Hello {
             version: model::agent::VERSION,
             agent: who.agent.clone(),
+            nonce: NONCE.to_owned(),
             incarnation: who.incarnation,
             addresses: who.addresses.clone(),
             proofs,
@@ -97,7 +113,8 @@ impl Speaker {
     /// Says a message.
     pub(crate) fn say(&mut self, message: &ToMachine) {
         // Whether it arrives is seen in what is heard.
-        drop(self.stream.write_all(&encode(message).unwrap()));
+        let frame = self.sealer.encode(message).unwrap();
+        drop(self.stream.write_all(&frame));
     }
 
     /// Registers a backend.
@@ -131,8 +148,16 @@ impl Speaker {
     pub(crate) fn hear(&mut self, limit: Duration) -> Heard {
         let end = Instant::now() + limit;
         loop {
-            if let Some(message) = decode(&mut self.heard).unwrap() {
-                return Heard::Message(message);
+            match self.opener.decode(&mut self.heard).unwrap() {
+                // From here on both sides seal.
+                Some(ToAgent::Proved { services }) => {
+                    let shares = services.iter().filter_map(|service| self.shares.get(service));
+                    let keys = SessionKeys::of(shares).expect("services of the hello");
+                    keys.begin_agent(&mut self.sealer, &mut self.opener);
+                    continue;
+                }
+                Some(message) => return Heard::Message(message),
+                None => {}
             }
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {

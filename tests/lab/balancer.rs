@@ -43,8 +43,13 @@ impl Balancer {
         keep_kernel_off(&namespace, matches!(config.device, Device::AfPacket(_)))?;
         let log = config.dir.join("guidewayd.log");
         let program = Binaries::existing(&lab.binaries().guidewayd)?;
-        let process =
-            namespace.start("guidewayd", &[program, "--config", &config_path.to_string_lossy()], &log)?;
+        let path = config_path.to_string_lossy();
+        let notify = config.notify.as_ref().map(|socket| format!("NOTIFY_SOCKET={}", socket.display()));
+        let mut argv = vec![program, "--config", path.as_ref()];
+        if let Some(notify) = &notify {
+            argv.splice(0..0, ["env", notify]);
+        }
+        let process = namespace.start("guidewayd", &argv, &log)?;
         Ok(Balancer {
             namespace,
             process,

@@ -65,6 +65,8 @@ pub struct Config {
     pub device: Device,
     /// Workers' CPUs.
     pub cpus: Vec<u16>,
+    /// Socket on which it tells a service manager what it does (`NOTIFY_SOCKET`).
+    pub notify: Option<PathBuf>,
     /// Lines for other tables, for example `[timeouts]`; put before the ports.
     pub extra: String,
     /// Services.
@@ -176,6 +178,7 @@ impl Config {
             huge_dir: lab.huge_dir().map(ToOwned::to_owned),
             device: Device::AfXdp,
             cpus: vec![1],
+            notify: None,
             extra: String::new(),
             services: Vec::new(),
         }

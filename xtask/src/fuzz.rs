@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 /// The targets of fuzz/Cargo.toml.
-pub(crate) const TARGETS: &[&str] = &["frame", "config", "replay"];
+pub(crate) const TARGETS: &[&str] = &["frame", "config", "replay", "agent"];
 
 const TRIPLE: &str = env!("XTASK_TARGET");
 

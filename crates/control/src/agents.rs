@@ -1,14 +1,23 @@
 //! Agents of backend hosts: what they register and report, and what comes of it on this machine.
 //!
-//! Rule of this module: [`registry::Registry`] decides, is told the time and does no I/O; [`listener`] talks, and decides
-//! nothing but what its own limits say; the owner of the truth carries messages between the two.
+//! Rule of this module: [`registry::Registry`] decides, is told the time and does no I/O; [`listener`] talks, on a thread of its
+//! own, and decides nothing but what its own limits and the tokens say; the owner of the truth carries messages between the two.
+
+// Without a daemon there is nobody to talk, and whoever rehearses needs little of the rest.
+#![cfg_attr(not(feature = "daemon"), allow(dead_code))]
 
 pub(crate) mod counts;
+#[cfg(feature = "daemon")]
 pub(crate) mod desk;
 pub(crate) mod facts;
 pub(crate) mod heard;
 pub(crate) mod held;
+pub(crate) mod hello;
+#[cfg(feature = "daemon")]
 pub(crate) mod listener;
 pub(crate) mod registry;
+#[cfg(any(test, feature = "rehearsal"))]
+pub(crate) mod rehearsal;
 pub(crate) mod session;
+#[cfg(feature = "daemon")]
 pub(crate) mod truth;

@@ -14,7 +14,7 @@ pub mod ids;
 pub mod plan;
 pub mod slots;
 
-#[cfg(feature = "daemon")]
+#[cfg(any(feature = "daemon", feature = "rehearsal"))]
 mod agents;
 #[cfg(feature = "daemon")]
 mod announce;
@@ -71,6 +71,8 @@ mod view;
 #[cfg(test)]
 mod test_network;
 
+#[cfg(feature = "rehearsal")]
+pub use agents::rehearsal::{agent_seeds, rehearse_agents};
 #[cfg(feature = "daemon")]
 pub use plane::{DeviceStats, Notice, Options, Plane, PortHandle, Telemetry, WorkerHandle};
 #[cfg(feature = "daemon")]

@@ -192,7 +192,7 @@ async fn drive(
     let (wanted_neighbours, neighbour_wishes) = watch::channel(neighbour::Wanted::default());
     let (wanted_announcements, announcement_wishes) = watch::channel(announce::Wanted::default());
     let (announced, mut on_loopback) = watch::channel(BTreeSet::new());
-    let (agent_connections, connections) = watch::channel(0);
+    let (agent_gate, gate) = watch::channel(agents::listener::Gate::default());
     let (say, mut said) = mpsc::channel(agents::listener::SAID_MAX);
     let doors = agents::counts::Doors::default();
     let (cluster, requests) = Part::new(&loaded, &version, workers.len()).unzip();
@@ -217,7 +217,7 @@ async fn drive(
             cluster,
             grace,
             doors: doors.clone(),
-            agent_connections,
+            agent_gate,
         },
     )
     .map_err(|refusal| RunError::Config(explain(&refusal)))?;
@@ -246,10 +246,13 @@ async fn drive(
         tokio::spawn(listener::serve_tcp(listener, None, api::metrics_router(door)));
     }
 
-    let listening = agent_listener.map(|(listener, tls, machine)| {
-        let shared = agents::listener::Shared { machine, said: say.clone(), connections, doors };
-        tokio::spawn(agents::listener::serve(listener, tls, shared))
-    });
+    let listening = match agent_listener {
+        None => None,
+        Some((listener, tls, machine)) => {
+            let shared = agents::listener::Shared { machine, said: say.clone(), gate, doors };
+            Some(agents::listener::Listening::start(listener, tls, shared).map_err(RunError::Runtime)?)
+        }
+    };
 
     let mut written = truth.written();
     let mut sweep = tokio::time::interval(SWEEP);
@@ -362,8 +365,7 @@ async fn drive(
         }
     }
     if let Some(listening) = listening {
-        listening.abort();
-        let _ = listening.await;
+        listening.stop();
     }
     if let (Some(part), Some(keeper)) = (&mut truth.cluster, keeper) {
         // Until now it forwarded, and so was one of them.

@@ -229,7 +229,7 @@ pub(crate) struct Truth {
     pub(crate) publish_from: Instant,
     pub(crate) doors: crate::agents::counts::Doors,
     /// Connections of agents at once.
-    pub(crate) agent_connections: watch::Sender<u32>,
+    pub(crate) agent_gate: watch::Sender<crate::agents::listener::Gate>,
 
     pub(crate) events: EventLog,
     saver: Saver,
@@ -258,7 +258,7 @@ pub(crate) struct Parts {
     pub(crate) cluster: Option<Part>,
     pub(crate) grace: std::time::Duration,
     pub(crate) doors: crate::agents::counts::Doors,
-    pub(crate) agent_connections: watch::Sender<u32>,
+    pub(crate) agent_gate: watch::Sender<crate::agents::listener::Gate>,
 }
 
 impl Truth {
@@ -311,7 +311,7 @@ impl Truth {
             lazy: false,
             publish_from: Instant::now(),
             doors: parts.doors,
-            agent_connections: parts.agent_connections,
+            agent_gate: parts.agent_gate,
             events: EventLog::new(),
             saver: parts.saver,
             notes: parts.notes,
@@ -354,7 +354,7 @@ impl Truth {
         self.registry.configure(Facts::of(&config, &tokens), now_ms);
         self.registry.skipped(&skipped);
         self.base = config;
-        self.agent_connections.send_replace(self.base.agents.as_ref().map_or(0, |agents| agents.connections));
+        self.open_gate(&self.base);
         self.text = text;
         self.applied_unix_ms = unix_ms();
         self.put_in_force(merged, ids);
@@ -508,7 +508,7 @@ impl Truth {
             self.ports.iter().find_map(|port| port.exception.as_ref().map(|(_, name)| name.clone()))
         });
         let port = service.check_port(backend);
-        let vip = crate::tunnel::representative(service.vip);
+        let vip = service.vip.first_host();
         let (target, source) = match health.route {
             Route::Direct => {
                 self.probe_ports.release(id);

@@ -2,9 +2,9 @@
 //! names the backend it must reach.
 
 use crate::health::SourcePorts;
-use model::config::{Config, Net};
+use model::config::Config;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use wire::BackendId;
 use worker::view::Probe;
 
@@ -88,17 +88,6 @@ fn source_address(vip: IpAddr, config: &Config) -> Option<IpAddr> {
     })
 }
 
-/// An address to probe a service by: the VIP, or the first host address of a prefix.
-pub(crate) fn representative(vip: Net) -> IpAddr {
-    if vip.is_host() {
-        return vip.addr;
-    }
-    match vip.network() {
-        IpAddr::V4(network) => IpAddr::V4(Ipv4Addr::from_bits(network.to_bits() | 1)),
-        IpAddr::V6(network) => IpAddr::V6(Ipv6Addr::from_bits(network.to_bits() | 1)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,16 +117,5 @@ mod tests {
         assert_eq!(ports.probes().len(), 4 * 4097);
         let six: IpAddr = "fd00::1".parse().unwrap();
         assert!(ports.source(BackendId(6000), six, &config).is_err(), "no address6");
-    }
-
-    #[test]
-    fn a_prefix_is_probed_at_its_first_host() {
-        for (vip, address) in [
-            ("203.0.113.10", "203.0.113.10"),
-            ("203.0.113.16/28", "203.0.113.17"),
-            ("fd00:9::/96", "fd00:9::1"),
-        ] {
-            assert_eq!(representative(vip.parse().unwrap()), address.parse::<IpAddr>().unwrap());
-        }
     }
 }

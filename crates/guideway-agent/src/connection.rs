@@ -1,14 +1,16 @@
 //! One connection to a machine: frames in, frames out, over TCP or TLS.
 //!
-//! Rule of this module: what a frame means is not known here. Nothing of a machine's is held but one frame and the room of the channel;
-//! what it does not read is bounded by [`QUEUED_MAX`].
+//! Rule of this module: what a frame means is not known here, but for [`ToAgent::Proved`]: from there on both sides seal, and nothing
+//! else counts. Before it a machine may challenge, or refuse, and no more. Nothing of a machine's is held but one frame and the room of
+//! the channel; what it does not read is bounded by [`QUEUED_MAX`].
 
-use crate::host::Link;
+use crate::host::{Link, Shares};
 use crate::run::Event;
 use crate::tls::Client;
-use model::agent::{FRAME_MAX, ToAgent, ToMachine, decode, encode};
-use std::sync::Arc;
+use model::agent::seal::{Opener, Sealer, SessionKeys};
+use model::agent::{ToAgent, ToMachine};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -35,7 +37,32 @@ const READ_MAX: usize = 16_384;
 pub(crate) struct Connection {
     frames: Option<mpsc::UnboundedSender<Vec<u8>>>,
     queued: Arc<AtomicUsize>,
+    seal: Arc<Mutex<Seal>>,
     task: JoinHandle<()>,
+}
+
+/// What the connection and its reader share: keys come with what is read, and hold for what is said.
+#[derive(Debug, Default)]
+struct Seal {
+    sealer: Sealer,
+    /// Of the hello.
+    shares: Shares,
+}
+
+impl Seal {
+    /// The machine has these services' tokens, it says: the next message that it sends proves it, or ends the session.
+    fn begin(&mut self, services: &[String], opener: &mut Opener) -> Result<(), String> {
+        let shares = std::mem::take(&mut self.shares);
+        let shares = services.iter().map(|service| {
+            shares
+                .get(service)
+                .ok_or_else(|| format!("it calls service {service:?} proved, which was not in the hello"))
+        });
+        let shares = shares.collect::<Result<Vec<_>, _>>()?;
+        let keys = SessionKeys::of(shares).ok_or("it calls no service proved")?;
+        keys.begin_agent(&mut self.sealer, opener);
+        Ok(())
+    }
 }
 
 impl Connection {
@@ -49,23 +76,38 @@ impl Connection {
         let (frames, outgoing) = mpsc::unbounded_channel();
         let queued = Arc::new(AtomicUsize::new(0));
         let outgoing = Outgoing { frames: outgoing, queued: queued.clone() };
+        let seal = Arc::<Mutex<Seal>>::default();
+        let of_reader = seal.clone();
         let task = tokio::spawn(async move {
-            let problem = match talk(link, &peer, tls, outgoing, &events).await {
+            let problem = match talk(link, &peer, tls, outgoing, &of_reader, &events).await {
                 Ok(()) => "closed by the machine".to_owned(),
                 Err(problem) => problem,
             };
             // Nobody waits for it when the program ends.
             let _ = events.send(Event::Closed(link, problem)).await;
         });
-        Connection { frames: Some(frames), queued, task }
+        Connection { frames: Some(frames), queued, seal, task }
+    }
+
+    /// Says who this agent is.
+    ///
+    /// # Errors
+    /// As [`Connection::send()`].
+    pub(crate) fn greet(&self, hello: &ToMachine, shares: Shares) -> Result<(), String> {
+        self.seal.lock().unwrap_or_else(PoisonError::into_inner).shares = shares;
+        self.send(hello)
     }
 
     /// Says something.
     ///
     /// # Errors
-    /// The machine does not read, or the message is too long.
+    /// The machine does not read, or the message is too long, or is none for a machine that has proved nothing.
     pub(crate) fn send(&self, message: &ToMachine) -> Result<(), String> {
-        let frame = encode(message).map_err(|e| e.to_string())?;
+        let mut seal = self.seal.lock().unwrap_or_else(PoisonError::into_inner);
+        if !seal.sealer.is_sealing() && !matches!(message, ToMachine::Hello { .. }) {
+            return Err("nothing but a hello is said to a machine that has proved nothing".to_owned());
+        }
+        let frame = seal.sealer.encode(message).map_err(|e| e.to_string())?;
         let queued = self.queued.fetch_add(frame.len(), Ordering::Relaxed) + frame.len();
         if queued > QUEUED_MAX {
             return Err(format!("it does not read: {queued} bytes wait"));
@@ -116,6 +158,7 @@ async fn talk(
     peer: &str,
     tls: Option<Client>,
     outgoing: Outgoing,
+    seal: &Mutex<Seal>,
     events: &mpsc::Sender<Event>,
 ) -> Result<(), String> {
     let stream = within(TcpStream::connect(peer)).await?;
@@ -123,11 +166,11 @@ async fn talk(
     rustix::net::sockopt::set_tcp_user_timeout(&stream, USER_TIMEOUT_MS).map_err(|e| e.to_string())?;
     rustix::net::sockopt::set_socket_keepalive(&stream, true).map_err(|e| e.to_string())?;
     match tls {
-        None => pump(link, stream, outgoing, events).await,
+        None => pump(link, stream, outgoing, seal, events).await,
         Some(client) => {
             let name = client.server_name(peer)?;
             let stream = within(TlsConnector::from(client.config).connect(name, stream)).await?;
-            pump(link, stream, outgoing, events).await
+            pump(link, stream, outgoing, seal, events).await
         }
     }
 }
@@ -143,10 +186,11 @@ async fn pump<S: AsyncRead + AsyncWrite>(
     link: Link,
     stream: S,
     outgoing: Outgoing,
+    seal: &Mutex<Seal>,
     events: &mpsc::Sender<Event>,
 ) -> Result<(), String> {
     let (reader, writer) = tokio::io::split(stream);
-    let reading = read(link, reader, events);
+    let reading = read(link, reader, seal, events);
     let writing = write(writer, outgoing);
     tokio::pin!(reading, writing);
     tokio::select! {
@@ -159,17 +203,31 @@ async fn pump<S: AsyncRead + AsyncWrite>(
     }
 }
 
-async fn read<R: AsyncRead>(link: Link, reader: R, events: &mpsc::Sender<Event>) -> Result<(), String> {
+async fn read<R: AsyncRead>(
+    link: Link,
+    reader: R,
+    seal: &Mutex<Seal>,
+    events: &mpsc::Sender<Event>,
+) -> Result<(), String> {
     tokio::pin!(reader);
     let mut bytes = Vec::with_capacity(READ_MAX);
+    let mut opener = Opener::default();
     loop {
-        while let Some(message) = decode::<ToAgent>(&mut bytes).map_err(|e| e.to_string())? {
+        while let Some(message) = opener.decode::<ToAgent>(&mut bytes).map_err(|e| e.to_string())? {
+            match &message {
+                ToAgent::Proved { services } if !opener.is_opening() => {
+                    seal.lock().unwrap_or_else(PoisonError::into_inner).begin(services, &mut opener)?;
+                }
+                ToAgent::Challenge { .. } | ToAgent::Refused { service: None, .. } => {}
+                _ if opener.is_opening() => {}
+                _ => return Err("it says more than a challenge before it has proved a token".to_owned()),
+            }
             if events.send(Event::Heard(link, Box::new(message))).await.is_err() {
                 return Ok(());
             }
         }
         // A frame and what was read behind it.
-        let room = (FRAME_MAX + 4 + READ_MAX).saturating_sub(bytes.len()).min(READ_MAX);
+        let room = (opener.frame_max() + 4 + READ_MAX).saturating_sub(bytes.len()).min(READ_MAX);
         bytes.reserve(room);
         let mut limited = (&mut reader).take(room as u64);
         if limited.read_buf(&mut bytes).await.map_err(|e| e.to_string())? == 0 {

@@ -10,6 +10,7 @@ use crate::name;
 use crate::random::Random;
 use crate::request::{Outcome, Unfit};
 use detectors::{DETECTORS_MAX, Detectors, Subject, Turn};
+use model::agent::seal::Share;
 use model::agent::{
     AddressDigest, BACKENDS_MAX, CheckSpec, Claim, Load, Machine, Phase, Proof, Refusal, Report, Target,
     ToAgent, ToMachine, VERSION,
@@ -59,11 +60,16 @@ const IN_A_ROW: std::ops::RangeInclusive<u32> = 1..=100;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Link(pub(crate) u64);
 
+/// What each service's token adds to the keys of a session.
+pub(crate) type Shares = BTreeMap<String, Share>;
+
 /// What is to be done, in this order.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Action {
     /// Connect to `peer` (`host:port`).
     Dial { link: Link, peer: String },
+    /// Say a hello. What the machine calls proved in it gives the keys of the session, of these shares.
+    Greet { link: Link, hello: Box<ToMachine>, shares: Shares },
     /// Say something.
     Send { link: Link, message: Box<ToMachine> },
     /// Close it when what was said has left.
@@ -519,6 +525,7 @@ impl Host {
             (Stage::Dialed, ToAgent::Challenge { versions, machine, nonce }) => {
                 self.challenged(link, &versions, &machine, &nonce)
             }
+            (Stage::Greeted, ToAgent::Proved { services }) => self.proved(link, services),
             (Stage::Greeted, ToAgent::Welcome { lease_ms, heartbeat_ms, machines }) => {
                 self.welcomed(link, lease_ms, heartbeat_ms, machines, now_ms)
             }
@@ -548,6 +555,8 @@ impl Host {
     /// A connection is lost, or did not come about.
     pub(crate) fn closed(&mut self, link: Link, problem: String, now_ms: u64) {
         let Some(session) = self.sessions.remove(&link) else { return };
+        // It can hold what the machine said.
+        let problem = model::visible(&problem).into_owned();
         if session.is_welcome() {
             tracing::warn!(machine = session.machine, address = session.peer, "connection lost: {problem}");
         } else {
@@ -612,25 +621,40 @@ impl Host {
         machine.clone_into(&mut session.machine);
         session.stage = Stage::Greeted;
         let addresses = AddressDigest::of(&self.addresses);
-        let proofs = self.config.services.iter().map(|(service, token)| {
+        let agent_nonce = self.random.nonce();
+        let (mut proofs, mut shares) = (Vec::new(), Shares::new());
+        for (service, token) in &self.config.services {
             let claim = Claim {
                 nonce,
                 machine,
                 agent: &self.config.name,
+                agent_nonce: &agent_nonce,
                 incarnation: self.incarnation,
                 addresses: &addresses,
                 service,
             };
-            Proof { service: service.clone(), mac: claim.prove(token.bytes()) }
-        });
+            proofs.push(Proof { service: service.clone(), mac: claim.prove(token.bytes()) });
+            shares.insert(service.clone(), claim.share(token.bytes()));
+        }
         let hello = ToMachine::Hello {
             version: VERSION,
             agent: self.config.name.clone(),
+            nonce: agent_nonce,
             incarnation: self.incarnation,
             addresses: self.addresses.clone(),
-            proofs: proofs.collect(),
+            proofs,
         };
-        self.send(link, hello);
+        self.actions.push(Action::Greet { link, hello: Box::new(hello), shares });
+        Ok(())
+    }
+
+    /// What the machine has no token of, it has no say in.
+    fn proved(&mut self, link: Link, services: Vec<String>) -> Result<(), String> {
+        let Some(session) = self.sessions.get_mut(&link) else { return Ok(()) };
+        if !session.proved.is_empty() {
+            return Err("it calls services proved a second time".to_owned());
+        }
+        session.proved = services.into_iter().collect();
         Ok(())
     }
 
@@ -754,6 +778,7 @@ impl Host {
         now_ms: u64,
     ) {
         let id = (service, backend);
+        let reason = detectors::told(reason);
         let (Some(session), true) = (self.sessions.get_mut(&link), self.held.contains_key(&id)) else {
             return;
         };
@@ -769,7 +794,7 @@ impl Host {
         }
         said.state = Some(state);
         said.refused = None;
-        said.reason = detectors::told(reason);
+        said.reason = reason;
         said.retry_ms = (state == Phase::Gone).then_some(now_ms + RETRY_SOON_MS);
     }
 
@@ -786,6 +811,9 @@ impl Host {
     ) -> Result<(), String> {
         if !self.config.services.contains_key(service) {
             return Err(format!("asks for checks of service {service:?}, which is not this agent's"));
+        }
+        if self.sessions.get(&link).is_some_and(|session| !session.proved.contains(service)) {
+            return Err(format!("asks for checks of service {service:?}, whose token it has not"));
         }
         let fits = CHECK_MS.contains(&check.interval_ms)
             && CHECK_MS.contains(&check.timeout_ms)
@@ -1149,6 +1177,7 @@ fn code_word(code: Refusal) -> &'static str {
         Refusal::Proof => "proof",
         Refusal::Template => "template",
         Refusal::Claimed => "claimed",
+        Refusal::Seal => "seal",
         Refusal::Stale => "stale",
         Refusal::Limit => "limit",
     }

@@ -25,6 +25,12 @@ impl Random {
         z ^ (z >> 31)
     }
 
+    /// 64 hexadecimal digits for a hello. They are no secret, and need not be hard to guess: they are to differ from those of other
+    /// connections, so that what was said in one is nothing in another.
+    pub(crate) fn nonce(&mut self) -> String {
+        (0..4).map(|_| format!("{:016x}", self.next())).collect()
+    }
+
     /// From 0 to `most`, evenly as far as matters.
     pub(crate) fn up_to(&mut self, most: u64) -> u64 {
         self.next() % most.saturating_add(1).max(1)

@@ -284,7 +284,8 @@ impl Agent {
             Request::Register { service, name, address, weight, port, capacity, incarnation, load_file } => {
                 let address = address.to_canonical();
                 let backend = Backend { service, name, address, weight, port, capacity, load_file };
-                let words = format!("{}/{}", backend.service, backend.name);
+                // Whoever may write to the socket may write anything.
+                let words = model::visible(&format!("{}/{}", backend.service, backend.name)).into_owned();
                 let done = self.host.register(backend, incarnation, Origin::Socket, unix_ms(), self.now_ms());
                 match &done {
                     Ok(outcome) => tracing::info!(backend = words, "{outcome:?}"),
@@ -316,7 +317,12 @@ impl Agent {
                         let connection = Connection::start(link, peer, self.tls.clone(), self.sender.clone());
                         self.connections.insert(link, connection);
                     }
-                    Action::Send { link, message } => self.send(link, &message),
+                    Action::Greet { link, hello, shares } => {
+                        self.say(link, |connection| connection.greet(&hello, shares));
+                    }
+                    Action::Send { link, message } => {
+                        self.say(link, |connection| connection.send(&message));
+                    }
                     Action::Finish(link) => {
                         if let Some(connection) = self.connections.remove(&link) {
                             self.finishing.push((Instant::now(), connection.finish()));
@@ -341,9 +347,9 @@ impl Agent {
         }
     }
 
-    fn send(&mut self, link: Link, message: &model::agent::ToMachine) {
+    fn say(&mut self, link: Link, what: impl FnOnce(&Connection) -> Result<(), String>) {
         let Some(connection) = self.connections.get(&link) else { return };
-        if let Err(problem) = connection.send(message) {
+        if let Err(problem) = what(connection) {
             self.connections.remove(&link);
             self.host.closed(link, problem, self.now_ms());
         }

@@ -5,19 +5,22 @@
 //!
 //! A connection is TCP, opened by the agent, with or without TLS. Either side sends **frames**: a length of four bytes,
 //! big-endian, 1 to [`FRAME_MAX`], then so many bytes of JSON, one message. The machine speaks first ([`ToAgent::Challenge`]),
-//! the agent answers with [`ToMachine::Hello`] within [`HELLO_TIMEOUT_MS`], and the machine with [`ToAgent::Welcome`] or
-//! [`ToAgent::Refused`]. Then each says what it has to say, in any order. docs/agents.md is the protocol in words.
+//! the agent answers with [`ToMachine::Hello`] within [`HELLO_TIMEOUT_MS`], and the machine with [`ToAgent::Proved`] or
+//! [`ToAgent::Refused`]. From `proved` on frames are sealed in both directions ([`seal`]). The machine says [`ToAgent::Welcome`] or
+//! `refused`, then each says what it has to say, in any order. docs/agents.md is the protocol in words.
 
 use crate::config::{HealthKind, Protocol};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
 
+pub mod seal;
+
 /// The version of what is said here. A machine names those that it speaks, an agent chooses one.
 pub const VERSION: u16 = 2;
 /// Longest message, bytes of JSON.
 pub const FRAME_MAX: usize = 262_144;
-/// Longest hello, bytes of JSON: the most proofs and addresses there may be, with the longest names, are 84,800. Nobody has
+/// Longest hello, bytes of JSON: the most proofs and addresses there may be, with the longest names, are 84,900. Nobody has
 /// proved anything before it is whole.
 pub const HELLO_MAX: usize = 98_304;
 /// Time from the challenge to a whole hello, milliseconds.
@@ -47,6 +50,12 @@ pub enum ToAgent {
         machine: String,
         /// 32 random bytes, 64 hexadecimal digits; used for this connection alone.
         nonce: String,
+    },
+    /// Of these services the hello proves the tokens; never none. The machine has them too: what it says from here on is sealed
+    /// with keys of all of them, and so is what the agent says.
+    Proved {
+        /// Ascending, each once.
+        services: Vec<String>,
     },
     /// The hello is accepted.
     Welcome {
@@ -116,6 +125,8 @@ pub enum ToMachine {
         version: u16,
         /// Its name; one host, one name.
         agent: String,
+        /// 64 hexadecimal digits, others in each connection: a session that was recorded is not said again to the agent.
+        nonce: String,
         /// Larger at each start (Unix time at the start, milliseconds).
         incarnation: u64,
         /// Addresses of its host, ascending and each once: it speaks for no others.
@@ -210,6 +221,8 @@ pub enum Refusal {
     Stale,
     /// More than may be.
     Limit,
+    /// A message of a session that is not sealed by who began it, or not in its place: repeated, left out, made up.
+    Seal,
 }
 
 /// Proof that an agent has a service's token.
@@ -332,6 +345,8 @@ pub struct Claim<'a> {
     pub machine: &'a str,
     /// The hello's.
     pub agent: &'a str,
+    /// The hello's `nonce`.
+    pub agent_nonce: &'a str,
     /// The hello's.
     pub incarnation: u64,
     /// Of the hello's addresses.
@@ -363,24 +378,34 @@ fn hex(bytes: &[u8]) -> String {
 
 impl Claim<'_> {
     /// The text that is authenticated: lines, in this order, each ended by LF; no field can hold one.
-    fn text(&self) -> String {
-        let Claim { nonce, machine, agent, incarnation, addresses: AddressDigest(addresses), service } = self;
+    fn text(&self, purpose: &str) -> String {
+        let Claim { nonce, machine, agent, agent_nonce, incarnation, addresses, service } = self;
+        let AddressDigest(addresses) = addresses;
         format!(
-            "guideway-agent {VERSION}\n{nonce}\n{machine}\n{agent}\n{incarnation}\n{service}\n{addresses}\n"
+            "guideway-agent {VERSION} {purpose}\n{nonce}\n{machine}\n{agent}\n{agent_nonce}\n{incarnation}\n{service}\n{addresses}\n"
         )
     }
 
     /// HMAC-SHA-256 (RFC 2104, FIPS 180-4) of the claim with a service's token, 64 hexadecimal digits.
     pub fn prove(&self, token: &[u8]) -> String {
         let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, token);
-        hex(ring::hmac::sign(&key, self.text().as_bytes()).as_ref())
+        hex(ring::hmac::sign(&key, self.text("proof").as_bytes()).as_ref())
+    }
+
+    /// What the token adds to the keys of the session: HMAC-SHA-256 of the claim, for another purpose than the proof.
+    pub fn share(&self, token: &[u8]) -> seal::Share {
+        let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, token);
+        let tag = ring::hmac::sign(&key, self.text("session").as_bytes());
+        let mut bytes = [0; 32];
+        bytes.iter_mut().zip(tag.as_ref()).for_each(|(byte, of)| *byte = *of);
+        seal::Share(bytes)
     }
 
     /// Whether `mac` proves the claim. In constant time for a mac of the right length.
     pub fn is_proved(&self, token: &[u8], mac: &str) -> bool {
         let Some(tag) = from_hex(mac) else { return false };
         let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, token);
-        ring::hmac::verify(&key, self.text().as_bytes(), &tag).is_ok()
+        ring::hmac::verify(&key, self.text("proof").as_bytes(), &tag).is_ok()
     }
 }
 
@@ -395,7 +420,7 @@ fn from_hex(text: &str) -> Option<[u8; 32]> {
     Some(bytes)
 }
 
-/// A message as a frame.
+/// A message as a plain frame.
 ///
 /// # Errors
 /// Longer than [`FRAME_MAX`].
@@ -412,17 +437,18 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
     Ok(frame)
 }
 
-/// Takes the first whole frame off `bytes`; `None`: there is none yet. Says how long a frame is as soon as its length is
+/// Takes the first whole plain frame off `bytes`; `None`: there is none yet. Says how long a frame is as soon as its length is
 /// there, so that nobody has to buffer what is too long.
 ///
 /// # Errors
 /// Empty or too long, or not a message.
 pub fn decode<T: for<'a> Deserialize<'a>>(bytes: &mut Vec<u8>) -> Result<Option<T>, FrameError> {
-    let Some(length) = length_of(bytes, FRAME_MAX)? else { return Ok(None) };
-    let Some(body) = bytes.get(4..4 + length) else { return Ok(None) };
-    let message = serde_json::from_slice(body).map_err(|error| FrameError::Malformed(error.to_string()))?;
-    bytes.drain(..4 + length);
-    Ok(Some(message))
+    seal::Opener::default().decode(bytes)
+}
+
+/// What the first frame holds behind its length, where it is there as a whole.
+fn body_of(bytes: &[u8], max: usize) -> Result<Option<&[u8]>, FrameError> {
+    Ok(length_of(bytes, max)?.and_then(|length| bytes.get(4..4 + length)))
 }
 
 /// Length of the first frame's message, bytes; `None`: not even that is there yet.
@@ -449,6 +475,27 @@ pub enum FrameError {
     /// Not a message.
     #[error("not a message: {0}")]
     Malformed(String),
+    /// Not sealed, or with another key.
+    #[error("a message whose tag is wrong: it is not of this session")]
+    Tag,
+    /// Sealed, and not the one that is due.
+    #[error("message {got} came where {due} is due")]
+    Number {
+        /// Its number.
+        got: u64,
+        /// The one expected.
+        due: u64,
+    },
+}
+
+impl FrameError {
+    /// The word for it.
+    pub const fn code(&self) -> Refusal {
+        match self {
+            FrameError::TooLong { .. } | FrameError::Malformed(_) => Refusal::Malformed,
+            FrameError::Tag | FrameError::Number { .. } => Refusal::Seal,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -44,6 +44,15 @@ impl Net {
         }
     }
 
+    /// An address to probe a service by: the single address, or the first host's.
+    pub const fn first_host(self) -> IpAddr {
+        match self.network() {
+            _ if self.is_host() => self.addr,
+            IpAddr::V4(network) => IpAddr::V4(Ipv4Addr::from_bits(network.to_bits() | 1)),
+            IpAddr::V6(network) => IpAddr::V6(Ipv6Addr::from_bits(network.to_bits() | 1)),
+        }
+    }
+
     /// Whether `addr` lies in it.
     pub fn contains(self, addr: IpAddr) -> bool {
         addr.is_ipv4() == self.addr.is_ipv4() && Net { addr, len: self.len }.network() == self.network()
@@ -115,6 +124,17 @@ mod tests {
         }
         for bad in ["", "10.0.0", "10.0.0.1.2", "fe80::1%eth0", "/8", " 10.0.0.1"] {
             assert_eq!(bad.parse::<Net>(), Err(ParseNetError::Address), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_is_probed_at_its_first_host() {
+        for (vip, address) in [
+            ("203.0.113.10", "203.0.113.10"),
+            ("203.0.113.16/28", "203.0.113.17"),
+            ("fd00:9::/96", "fd00:9::1"),
+        ] {
+            assert_eq!(net(vip).first_host(), address.parse::<IpAddr>().unwrap());
         }
     }
 

@@ -12,7 +12,16 @@ fn main() -> std::io::Result<()> {
     let root = Path::new(&root);
     frames(&root.join("frame"))?;
     configs(&root.join("config"))?;
+    agents(&root.join("agent"))?;
     captures(&root.join("replay"))
+}
+
+fn agents(directory: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(directory)?;
+    for (name, seed) in control::agent_seeds() {
+        std::fs::write(directory.join(format!("{name}.bin")), seed)?;
+    }
+    Ok(())
 }
 
 /// A record of `testkit::check::check_steps`.

@@ -101,6 +101,14 @@ fn mend_ipv4_checksum(frame: &mut [u8]) {
     frame[l3 + 10..l3 + 12].copy_from_slice(&check.to_be_bytes());
 }
 
+/// Whatever agents say, the registry stays in order: `control::rehearse_agents`.
+///
+/// # Panics
+/// It does not hold.
+pub fn check_agents(input: &[u8]) {
+    control::rehearse_agents(input);
+}
+
 /// A configuration is either taken, and then compiles, or refused with at least one diagnostic, each with a place inside the
 /// text, a message and a remedy.
 ///

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// All refusals, in a fixed order.
-pub(crate) const REFUSALS: [(Refusal, &str); 8] = [
+pub(crate) const REFUSALS: [(Refusal, &str); 9] = [
     (Refusal::Version, "version"),
     (Refusal::Malformed, "malformed"),
     (Refusal::Service, "service"),
@@ -14,6 +14,7 @@ pub(crate) const REFUSALS: [(Refusal, &str); 8] = [
     (Refusal::Claimed, "claimed"),
     (Refusal::Stale, "stale"),
     (Refusal::Limit, "limit"),
+    (Refusal::Seal, "seal"),
 ];
 
 /// Counted by the registry.

@@ -1,10 +1,12 @@
 //! What the registry has to know of the configuration.
 
+use super::hello::Tokens;
 use model::agent::{CheckSpec, Machine, Target};
 use model::config::{Config, Service};
 use model::registered::Rules;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// Bytes of a token.
 const TOKEN_BYTES: std::ops::RangeInclusive<usize> = 16..=256;
@@ -12,20 +14,19 @@ const TOKEN_BYTES: std::ops::RangeInclusive<usize> = 16..=256;
 /// See the module.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Facts {
-    /// `machine.name`.
-    pub(crate) machine: String,
     /// Machines that agents should connect to.
     pub(crate) machines: Vec<Machine>,
     /// What may register.
     pub(crate) rules: Rules,
-    /// Services that agents may speak for.
+    /// Services that agents may speak for …
     pub(crate) services: BTreeMap<String, OfService>,
+    /// … and their tokens.
+    pub(crate) tokens: Arc<Tokens>,
 }
 
 /// A service that agents may speak for.
 #[derive(Clone, Debug)]
 pub(crate) struct OfService {
-    pub(crate) token: Vec<u8>,
     pub(crate) lease_ms: u64,
     pub(crate) check: CheckSpec,
     /// Whether agents check, or the machines.
@@ -39,10 +40,11 @@ pub(crate) struct OfService {
 impl Facts {
     /// Those of a configuration without what registered; services without a token among `tokens` are no agent's.
     pub(crate) fn of(config: &Config, tokens: &HashMap<String, Vec<u8>>) -> Facts {
+        let mut kept = Vec::new();
         let services = config.services.iter().filter_map(|service| {
             let agents = service.agents.as_ref()?;
+            kept.push((service.name.clone(), tokens.get(&service.name)?.clone()));
             let of = OfService {
-                token: tokens.get(&service.name)?.clone(),
                 lease_ms: u64::from(agents.lease_ms),
                 check: check(service),
                 is_checked_by_agents: service.is_checked_by_agents(),
@@ -51,16 +53,17 @@ impl Facts {
             };
             Some((service.name.clone(), of))
         });
+        let services = services.collect();
         let own = config.agents.as_ref().map(|agents| Machine {
             name: config.machine.name.clone(),
             address: agents.advertise,
             leads: true,
         });
         Facts {
-            machine: config.machine.name.clone(),
             machines: own.into_iter().collect(),
             rules: Rules::of(config),
-            services: services.collect(),
+            services,
+            tokens: Arc::new(kept.into_iter().collect()),
         }
     }
 }
@@ -78,7 +81,7 @@ fn check(service: &Service) -> CheckSpec {
     let health = &service.health;
     CheckSpec {
         kind: health.kind.clone(),
-        vip: crate::tunnel::representative(service.vip),
+        vip: service.vip.first_host(),
         port: service.port,
         protocol: service.protocol,
         interval_ms: health.interval_ms,

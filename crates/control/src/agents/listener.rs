@@ -1,20 +1,23 @@
 //! Where agents connect: TCP with or without TLS, and the limits of it.
 //!
-//! Rule of this module: every connection has a task of its own, which reads, parses and writes, and holds at most one frame.
-//! Its words reach the owner of the truth through one bounded channel; who says too much is not read from for a while.
+//! Rule of this module: it has a thread of its own. Every connection is a task on it, which reads, parses, verifies and writes,
+//! and holds at most one frame. Its words reach the owner of the truth through one bounded channel; who says too much is not
+//! read from for a while.
 //!
 //! Whoever has not proved a token is a stranger, and what strangers cost is bounded, by address and in sum: their
-//! connections ([`UNKNOWN_OF_ADDRESS`], [`UNKNOWN_MAX`]) until the owner has taken their proof, their bytes ([`STRANGER_BYTES_OF_ADDRESS`],
-//! [`STRANGER_BYTES_MAX`]), and how often they may come ([`VISITS_PER_SECOND`]). An IPv6 address counts by its /64.
+//! connections ([`UNKNOWN_OF_ADDRESS`], [`UNKNOWN_MAX`]) until the owner has taken their hello, their bytes ([`STRANGER_BYTES_OF_ADDRESS`],
+//! [`STRANGER_BYTES_MAX`]), what of these is read and verified a second ([`HELLO_BYTES_OF_ADDRESS`], [`HELLO_BYTES`],
+//! [`SMALL_HELLO_BYTES`]), and how often they may come ([`VISITS_PER_SECOND`]). An IPv6 address counts by its /64.
 
 use super::counts::{Closed, Doors};
 use super::desk::{Outbox, Pieces, outbox};
-use super::registry::Hello;
+use super::hello::{Greeting, Hello, Tokens, Unproved};
 use super::session::SessionId;
+use model::agent::seal::{Opener, Sealer, SessionKeys};
 use model::agent::{
-    FRAME_MAX, FrameError, HELLO_MAX, HELLO_TIMEOUT_MS, Refusal, ToAgent, ToMachine, VERSION, decode, encode,
-    length_of,
+    FrameError, HELLO_MAX, HELLO_TIMEOUT_MS, Refusal, ToAgent, ToMachine, VERSION, encode, length_of,
 };
+use model::registered::Misfit;
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -23,7 +26,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
@@ -31,12 +34,18 @@ use tokio_rustls::TlsAcceptor;
 pub(crate) const UNKNOWN_OF_ADDRESS: u32 = 64;
 /// Connections of strangers in all.
 pub(crate) const UNKNOWN_MAX: u32 = 1024;
-/// A hello of at most so many bytes always has room: that of an agent with a dozen services.
+/// A hello of at most so many bytes has room whatever long ones have: that of an agent with a dozen services.
 const SMALL_HELLO: usize = 4096;
 /// Bytes of longer hellos that strangers of one address may have on their way.
-const STRANGER_BYTES_OF_ADDRESS: usize = 1 << 20;
+const STRANGER_BYTES_OF_ADDRESS: u32 = 1 << 20;
 /// Bytes of longer hellos that all strangers may have on their way.
-const STRANGER_BYTES_MAX: usize = 8 << 20;
+const STRANGER_BYTES_MAX: u32 = 8 << 20;
+/// Bytes of longer hellos of one address that are read a second, on average; at once as many as may be on their way.
+const HELLO_BYTES_OF_ADDRESS: u32 = 1 << 20;
+/// Bytes of longer hellos that are read a second in all. These are some forty of the longest.
+const HELLO_BYTES: u32 = 4 << 20;
+/// Bytes of other hellos that are read a second in all: long ones leave room for them.
+const SMALL_HELLO_BYTES: u32 = 4 << 20;
 /// Connections of one address a second, on average …
 const VISITS_PER_SECOND: u32 = 64;
 /// … and at once: as many agents behind one address come back together after a restart.
@@ -63,14 +72,25 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// What comes of a connection.
 #[derive(Debug)]
 pub(crate) enum Said {
-    /// Its first words, the way back, and its place among the strangers.
+    /// Its first words, which prove a token; the way back, and its place among the strangers.
     Hello(Hello, Outbox, Arc<Stranger>),
+    /// First words that prove nothing. They are answered.
+    Unproved(Unproved),
     /// Others.
     Message(SessionId, ToMachine),
-    /// Something that is no message.
-    Malformed(SessionId, String),
+    /// Something that is no message, or none of this session.
+    Broken(SessionId, Refusal, String),
     /// It has ended.
     Closed(SessionId),
+}
+
+/// Whom the owner of the truth lets in.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Gate {
+    /// `agents.connections`.
+    pub(crate) connections: u32,
+    /// What hellos are to prove.
+    pub(crate) tokens: Arc<Tokens>,
 }
 
 /// What all connections share.
@@ -79,17 +99,18 @@ pub(crate) struct Shared {
     /// `machine.name`.
     pub(crate) machine: String,
     pub(crate) said: mpsc::Sender<Said>,
-    /// `agents.connections`.
-    pub(crate) connections: watch::Receiver<u32>,
+    pub(crate) gate: watch::Receiver<Gate>,
     pub(crate) doors: Doors,
 }
 
 /// Connections, and those of strangers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Visitors {
     open: u32,
     strangers: u32,
     bytes: usize,
+    hellos: Pace,
+    small_hellos: Pace,
     by_address: HashMap<IpAddr, OfAddress>,
 }
 
@@ -98,6 +119,7 @@ struct Visitors {
 struct OfAddress {
     strangers: u32,
     bytes: usize,
+    hellos: Pace,
     visits: Pace,
 }
 
@@ -122,6 +144,17 @@ fn network(address: IpAddr) -> IpAddr {
 }
 
 impl Visitors {
+    fn new(now: Instant) -> Visitors {
+        Visitors {
+            open: 0,
+            strangers: 0,
+            bytes: 0,
+            hellos: Pace::new(now, HELLO_BYTES, STRANGER_BYTES_MAX),
+            small_hellos: Pace::new(now, SMALL_HELLO_BYTES, SMALL_HELLO_BYTES),
+            by_address: HashMap::new(),
+        }
+    }
+
     fn enter(
         all: &Arc<Mutex<Visitors>>,
         address: IpAddr,
@@ -141,12 +174,12 @@ impl Visitors {
         let of_address = visitors.by_address.entry(address).or_insert_with(|| OfAddress {
             strangers: 0,
             bytes: 0,
+            hellos: Pace::new(now, HELLO_BYTES_OF_ADDRESS, STRANGER_BYTES_OF_ADDRESS),
             visits: Pace::new(now, VISITS_PER_SECOND, VISITS_AT_ONCE),
         });
-        if of_address.strangers >= UNKNOWN_OF_ADDRESS || !of_address.visits.has_one(now) {
+        if of_address.strangers >= UNKNOWN_OF_ADDRESS || !of_address.visits.take(1, now) {
             return Err(Closed::Address);
         }
-        of_address.visits.pause(1, now);
         of_address.strangers += 1;
         visitors.strangers += 1;
         visitors.open += 1;
@@ -181,19 +214,22 @@ impl Drop for Place {
 }
 
 impl Stranger {
-    /// Room for a hello of so many bytes; false if there is none, for this address or at all.
-    fn reserve(&self, bytes: usize) -> bool {
-        if bytes <= SMALL_HELLO {
-            return true;
-        }
+    /// Room and time for a hello of so many bytes; false if there is none, for this address or at all.
+    fn reserve(&self, bytes: usize, now: Instant) -> bool {
         let mut visitors = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        let sum = visitors.bytes + bytes;
-        let Some(of_address) = visitors.by_address.get_mut(&self.address) else { return false };
-        if sum > STRANGER_BYTES_MAX || of_address.bytes + bytes > STRANGER_BYTES_OF_ADDRESS {
+        let Visitors { bytes: sum, hellos, small_hellos, by_address, .. } = &mut *visitors;
+        if bytes <= SMALL_HELLO {
+            return small_hellos.take(bytes, now);
+        }
+        let Some(of_address) = by_address.get_mut(&self.address) else { return false };
+        let has_room = *sum + bytes <= STRANGER_BYTES_MAX as usize
+            && of_address.bytes + bytes <= STRANGER_BYTES_OF_ADDRESS as usize;
+        // Who has had his share takes nothing of the others'.
+        if !has_room || !of_address.hellos.take(bytes, now) || !hellos.take(bytes, now) {
             return false;
         }
         of_address.bytes += bytes;
-        visitors.bytes = sum;
+        *sum += bytes;
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         true
     }
@@ -220,14 +256,57 @@ impl Drop for Stranger {
     }
 }
 
+/// The listener's thread.
+pub(crate) struct Listening {
+    stop: oneshot::Sender<()>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Listening {
+    /// Takes connections from now on.
+    ///
+    /// # Errors
+    /// No thread, or no more descriptors.
+    pub(crate) fn start(
+        listener: TcpListener,
+        tls: Option<TlsAcceptor>,
+        shared: Shared,
+    ) -> io::Result<Listening> {
+        let listener = listener.into_std()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::Builder::new().name("agents".to_owned()).spawn(move || {
+            let ended = runtime.block_on(async {
+                let listener = TcpListener::from_std(listener)?;
+                tokio::select! {
+                    () = serve(listener, tls, shared) => {}
+                    _ = stopped => {}
+                }
+                io::Result::Ok(())
+            });
+            if let Err(error) = ended {
+                tracing::error!("agents are not heard: {error}");
+            }
+        })?;
+        Ok(Listening { stop, thread })
+    }
+
+    /// Ends all connections at once.
+    pub(crate) fn stop(self) {
+        // Who has ended already does not have to be told, and says by itself why.
+        let _ = self.stop.send(());
+        let _ = self.thread.join();
+    }
+}
+
 /// Takes connections for ever.
-pub(crate) async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Shared) {
-    let visitors = Arc::new(Mutex::new(Visitors::default()));
+async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Shared) {
+    let visitors = Arc::new(Mutex::new(Visitors::new(Instant::now())));
     let mut last = 0;
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                let connections = *shared.connections.borrow();
+                let connections = shared.gate.borrow().connections;
                 match Visitors::enter(&visitors, peer.ip(), connections, &shared.doors, Instant::now()) {
                     Err(why) => shared.doors.count(why),
                     Ok(places) => {
@@ -282,63 +361,97 @@ impl Visitor {
         let machine = self.shared.machine.clone();
         let challenge = ToAgent::Challenge { versions: vec![VERSION], machine, nonce: nonce.clone() };
         let Ok(challenge) = encode(&challenge) else { return };
-        let mut frames = Frames { read, bytes: Vec::new(), length: 0 };
+        let mut frames = Frames { read, bytes: Vec::new(), length: 0, opener: Opener::default() };
         let first = tokio::time::timeout_at(until, async {
             write.write_all(&challenge).await.map_err(Lost::Io)?;
             let length = frames.length_of_hello().await?;
-            if length.is_some_and(|length| !stranger.reserve(length)) {
+            if length.is_some_and(|length| !stranger.reserve(length, Instant::now())) {
                 return Err(Lost::NoRoom);
             }
             frames.next().await
         })
         .await;
         let problem = match first {
-            Ok(Ok(Some(ToMachine::Hello { version, agent, incarnation, addresses, proofs }))) => {
-                let (id, peer, unix_ms) = (self.id, self.peer, crate::health::unix_ms());
-                let hello =
-                    Hello { id, peer, nonce, unix_ms, version, agent, incarnation, addresses, proofs };
-                return self.converse(hello, stranger, frames, write).await;
-            }
-            Ok(Ok(Some(_))) => "the first message is to be a hello".to_owned(),
-            Ok(Err(Lost::Frame(error))) => error.to_string(),
+            Ok(Ok(Some(hello @ ToMachine::Hello { .. }))) => match self.verify(hello, nonce) {
+                Ok((hello, keys)) => return self.converse(hello, &keys, stranger, frames, write).await,
+                Err(unproved) => {
+                    let why = unproved.why.clone();
+                    if self.shared.said.send(Said::Unproved(unproved)).await.is_err() {
+                        return;
+                    }
+                    why
+                }
+            },
+            Ok(Ok(Some(_))) => self.malformed("the first message is to be a hello"),
+            Ok(Err(Lost::Frame(error))) => self.malformed(&error.to_string()),
             Ok(Ok(None) | Err(Lost::Io(_))) => return,
             Ok(Err(Lost::NoRoom)) => return self.shared.doors.count(Closed::Unknown),
             Err(_) => return self.shared.doors.count(Closed::Silent),
         };
-        self.shared.doors.count(Closed::Malformed);
-        let refused = ToAgent::Refused {
-            service: None,
-            backend: None,
-            code: Refusal::Malformed,
-            reason: problem,
-            help: "see docs/agents.md".to_owned(),
-        };
+        let Misfit { code, reason, help } = problem;
+        let refused = ToAgent::Refused { service: None, backend: None, code, reason, help };
         if let Ok(refused) = encode(&refused) {
             let _ = tokio::time::timeout(FAREWELL, write.write_all(&refused)).await;
         }
     }
 
+    fn malformed(&self, what: &str) -> Misfit {
+        self.shared.doors.count(Closed::Malformed);
+        Misfit::new(Refusal::Malformed, what, "see docs/agents.md")
+    }
+
+    /// Holds a hello against the tokens that are in force.
+    fn verify(&self, hello: ToMachine, challenge: String) -> Result<(Hello, SessionKeys), Unproved> {
+        let ToMachine::Hello { version, agent, nonce, incarnation, addresses, proofs } = hello else {
+            let why = self.malformed("the first message is to be a hello");
+            return Err(Unproved { agent: String::new(), why });
+        };
+        let tokens = self.shared.gate.borrow().tokens.clone();
+        let (machine, unix_ms) = (self.shared.machine.clone(), crate::health::unix_ms());
+        let (id, peer) = (self.id, self.peer);
+        let greeting = Greeting {
+            id,
+            peer,
+            machine,
+            challenge,
+            unix_ms,
+            version,
+            agent,
+            nonce,
+            incarnation,
+            addresses,
+            proofs,
+        };
+        greeting.verify(&tokens)
+    }
+
     async fn converse<S>(
         self,
         hello: Hello,
+        keys: &SessionKeys,
         stranger: Arc<Stranger>,
         mut frames: Frames<tokio::io::ReadHalf<S>>,
         mut write: tokio::io::WriteHalf<S>,
     ) where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let Ok(proved) = encode(&ToAgent::Proved { services: hello.proved.iter().cloned().collect() }) else {
+            return;
+        };
+        let mut sealer = Sealer::default();
+        keys.begin_machine(&mut sealer, &mut frames.opener);
         let (outbox, mut pieces) = outbox();
         if self.shared.said.send(Said::Hello(hello, outbox, stranger.clone())).await.is_err() {
             return;
         }
         {
-            let telling = tell(&mut pieces, &mut write, &self.shared.doors);
+            let telling = tell(proved, &mut pieces, &mut sealer, &mut write, &self.shared.doors);
             tokio::pin!(telling);
-            let is_malformed = tokio::select! {
+            let is_broken = tokio::select! {
                 () = &mut telling => false,
-                is_malformed = self.listen(&mut frames) => is_malformed,
+                is_broken = self.listen(&mut frames) => is_broken,
             };
-            if is_malformed {
+            if is_broken {
                 // What is said about it still goes out.
                 let _ = tokio::time::timeout(FAREWELL, telling).await;
             }
@@ -356,7 +469,8 @@ impl Visitor {
                 Ok(None) | Err(Lost::Io(_) | Lost::NoRoom) => return false,
                 Err(Lost::Frame(error)) => {
                     self.shared.doors.count(Closed::Malformed);
-                    let _ = self.shared.said.send(Said::Malformed(self.id, error.to_string())).await;
+                    let broken = Said::Broken(self.id, error.code(), error.to_string());
+                    let _ = self.shared.said.send(broken).await;
                     return true;
                 }
             };
@@ -372,9 +486,16 @@ impl Visitor {
     }
 }
 
-/// Writes what is to be told until there will be no more, or the agent does not read it.
-async fn tell<W: AsyncWrite + Unpin>(pieces: &mut Pieces, write: &mut W, doors: &Doors) {
-    while let Some(piece) = pieces.next().await {
+/// Writes `first` as it is, and what is to be told sealed, until there will be no more, or the agent does not read it.
+async fn tell<W: AsyncWrite + Unpin>(
+    first: Vec<u8>,
+    pieces: &mut Pieces,
+    sealer: &mut Sealer,
+    write: &mut W,
+    doors: &Doors,
+) {
+    let mut piece = first;
+    loop {
         match tokio::time::timeout(WRITE_TIMEOUT, async {
             write.write_all(&piece).await?;
             write.flush().await
@@ -385,6 +506,10 @@ async fn tell<W: AsyncWrite + Unpin>(pieces: &mut Pieces, write: &mut W, doors: 
             Ok(Err(_)) => return,
             Err(_) => return doors.count(Closed::Slow),
         }
+        piece = match pieces.next().await {
+            Some(plain) => sealer.seal(plain),
+            None => return,
+        };
     }
 }
 
@@ -410,20 +535,21 @@ struct Frames<R> {
     bytes: Vec<u8>,
     /// Bytes of the last message.
     length: usize,
+    opener: Opener,
 }
 
 impl<R: AsyncRead + Unpin> Frames<R> {
     async fn next(&mut self) -> Result<Option<ToMachine>, Lost> {
         loop {
             let before = self.bytes.len();
-            if let Some(message) = decode(&mut self.bytes).map_err(Lost::Frame)? {
+            if let Some(message) = self.opener.decode(&mut self.bytes).map_err(Lost::Frame)? {
                 self.length = before - self.bytes.len();
                 if self.bytes.is_empty() && self.bytes.capacity() > READ_BYTES {
                     self.bytes = Vec::new();
                 }
                 return Ok(Some(message));
             }
-            let length = length_of(&self.bytes, FRAME_MAX).map_err(Lost::Frame)?;
+            let length = self.opener.length_of(&self.bytes).map_err(Lost::Frame)?;
             if !self.read_some(length).await? {
                 return Ok(None);
             }
@@ -451,7 +577,7 @@ impl<R: AsyncRead + Unpin> Frames<R> {
     }
 }
 
-/// A bucket of frames, or of visits.
+/// A bucket of frames, of visits, or of bytes.
 #[derive(Debug)]
 struct Pace {
     left: f64,
@@ -472,16 +598,21 @@ impl Pace {
         self.left = (self.left + gained).min(self.most);
     }
 
-    /// Whether there is one in it.
-    fn has_one(&mut self, now: Instant) -> bool {
-        self.gain(now);
-        self.left >= 1.0
-    }
-
     /// Whether nothing was taken out for long.
     fn is_full(&mut self, now: Instant) -> bool {
         self.gain(now);
         self.left >= self.most
+    }
+
+    /// Takes so many out, if they are there.
+    fn take(&mut self, count: usize, now: Instant) -> bool {
+        self.gain(now);
+        let count = f64::from(u32::try_from(count).unwrap_or(u32::MAX));
+        let has = self.left >= count;
+        if has {
+            self.left -= count;
+        }
+        has
     }
 
     /// Takes so many out; how long to wait before the next.
@@ -517,7 +648,8 @@ mod tests {
 
     impl Hall {
         fn new() -> Hall {
-            Hall(Arc::new(Mutex::new(Visitors::default())), Doors::default(), Instant::now())
+            let now = Instant::now();
+            Hall(Arc::new(Mutex::new(Visitors::new(now))), Doors::default(), now)
         }
 
         fn enter(
@@ -587,22 +719,45 @@ mod tests {
             let before = held.len();
             for _ in 0..UNKNOWN_OF_ADDRESS {
                 let (place, stranger) = hall.enter([10, 0, 0, last], 9999).unwrap();
-                let has_room = stranger.reserve(HELLO_MAX);
-                assert!(stranger.reserve(SMALL_HELLO), "a short hello always has room");
+                let has_room = stranger.reserve(HELLO_MAX, hall.2);
+                assert!(stranger.reserve(SMALL_HELLO, hall.2), "a short hello has room beside long ones");
                 if has_room {
                     held.push((place, stranger));
                 }
             }
             held.len() - before
         };
-        let of_address = STRANGER_BYTES_OF_ADDRESS / HELLO_MAX;
+        let of_address = STRANGER_BYTES_OF_ADDRESS as usize / HELLO_MAX;
         for last in 1..=8 {
             assert_eq!(fill(last), of_address);
         }
-        assert_eq!(fill(9), STRANGER_BYTES_MAX / HELLO_MAX - 8 * of_address, "the rest of the sum");
+        assert_eq!(fill(9), STRANGER_BYTES_MAX as usize / HELLO_MAX - 8 * of_address, "the rest of the sum");
         held.clear();
         let visitors = hall.0.lock().unwrap();
         assert_eq!((visitors.bytes, visitors.strangers), (0, 0));
         assert!(visitors.by_address.values().all(|of| of.bytes == 0));
+    }
+
+    #[test]
+    fn what_of_strangers_is_verified_a_second_is_bounded_by_address_and_in_sum() {
+        let mut hall = Hall::new();
+        // Each comes, says the longest hello, and goes.
+        let verified = |hall: &Hall, last: u8, bytes: usize| {
+            let says = |_: &u32| {
+                hall.enter([10, 0, 0, last], 9999).is_ok_and(|(_, stranger)| stranger.reserve(bytes, hall.2))
+            };
+            (0..VISITS_AT_ONCE).filter(says).count() * bytes
+        };
+        let (of_address, in_all) = (HELLO_BYTES_OF_ADDRESS as usize, HELLO_BYTES as usize);
+        let at_once: usize = (1..=20).map(|last| verified(&hall, last, HELLO_MAX)).sum();
+        assert!(at_once <= STRANGER_BYTES_MAX as usize && at_once > STRANGER_BYTES_MAX as usize - HELLO_MAX);
+        hall.2 += Duration::from_secs(1);
+        let first = verified(&hall, 21, HELLO_MAX);
+        assert!(first <= of_address && first > of_address - HELLO_MAX, "{first}");
+        let rest: usize = (22..=40).map(|last| verified(&hall, last, HELLO_MAX)).sum();
+        assert!((first + rest).abs_diff(in_all) < 2 * HELLO_MAX, "{rest}");
+        // What agents with few services say is read all the same, and bounded, too.
+        let small: usize = (41..=60).map(|last| verified(&hall, last, SMALL_HELLO)).sum();
+        assert_eq!(small, SMALL_HELLO_BYTES as usize);
     }
 }

@@ -8,15 +8,16 @@ use super::counts::Counts;
 use super::facts::Facts;
 use super::heard::{Heard, Over, Why};
 use super::held::{Held, Suspicion};
+use super::hello::{Hello, Tokens, Unproved, shown};
 use super::session::{Asked, Key, Session, SessionId};
 use model::agent::{
-    ADDRESSES_MAX, AddressDigest, BACKENDS_MAX, Claim, Load, Machine, PERMILLE_MAX, Phase, Proof, REASON_MAX,
-    Refusal, Report, SERVICES_MAX, Target, ToAgent, ToMachine, VERSION,
+    BACKENDS_MAX, Load, Machine, PERMILLE_MAX, Phase, REASON_MAX, Refusal, Report, Target, ToAgent, ToMachine,
 };
 use model::api::EventKind;
 use model::registered::{Misfit, Registered, Skipped, is_name};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
+use std::sync::Arc;
 
 /// Shortest time between two requests to check by one connection: a storm of registrations becomes few requests.
 const ASK_EVERY_MS: u64 = 50;
@@ -24,10 +25,6 @@ const ASK_EVERY_MS: u64 = 50;
 const REFUSAL_EVENT_EVERY_MS: u64 = 1000;
 /// Agents whose incarnations are remembered.
 const AGENTS_REMEMBERED: usize = 65_536;
-/// How far an agent's clock, which its incarnation is read from, may be ahead of this machine's: a day. An incarnation from
-/// the far future would shut its own successors out.
-const CLOCK_AHEAD_MS: u64 = 86_400_000;
-
 /// What is to be done.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Act {
@@ -66,21 +63,6 @@ pub(crate) enum Checker {
         /// Milliseconds since the start.
         from_ms: u64,
     },
-}
-
-/// A hello, and where it comes from.
-#[derive(Clone, Debug)]
-pub(crate) struct Hello {
-    pub(crate) id: SessionId,
-    pub(crate) peer: SocketAddr,
-    pub(crate) nonce: String,
-    /// When it came, Unix time.
-    pub(crate) unix_ms: u64,
-    pub(crate) version: u16,
-    pub(crate) agent: String,
-    pub(crate) incarnation: u64,
-    pub(crate) addresses: Vec<IpAddr>,
-    pub(crate) proofs: Vec<Proof>,
 }
 
 /// What is remembered of an agent's name.
@@ -129,9 +111,11 @@ impl Registry {
         }
         let changed: HashSet<&String> = before
             .services
-            .iter()
-            .filter(|(name, of)| self.facts.services.get(*name).is_some_and(|now| now.token != of.token))
-            .map(|(name, _)| name)
+            .keys()
+            .filter(|name| {
+                self.facts.services.contains_key(*name)
+                    && self.facts.tokens.of(name) != before.tokens.of(name)
+            })
             .collect();
         let outdated: Vec<SessionId> = self
             .sessions
@@ -140,12 +124,7 @@ impl Registry {
             .map(|(id, _)| *id)
             .collect();
         for id in outdated {
-            let why = Misfit::new(
-                Refusal::Proof,
-                "the token has changed",
-                "read the token file again and say hello again",
-            );
-            self.refuse(id, None, None, &why);
+            self.refuse(id, None, None, &other_token());
             self.end(id, "the service's token has changed", now_ms);
         }
         // Only a hello proves a token, so who was refused a service that is one now has to say another.
@@ -224,7 +203,18 @@ impl Registry {
         Some(&of.fixed.get(&address)?.backend)
     }
 
-    /// An agent says who it is.
+    /// The tokens that hellos are to be held against.
+    pub(crate) fn tokens(&self) -> &Arc<Tokens> {
+        &self.facts.tokens
+    }
+
+    /// Somebody has said who it is, and proved nothing. It was told so, and is gone.
+    pub(crate) fn unproved(&mut self, of: &Unproved, now_ms: u64) {
+        self.counts.refuse(of.why.code);
+        self.refusal_event(&of.agent, None, None, &of.why, now_ms);
+    }
+
+    /// An agent says who it is, and has proved it.
     pub(crate) fn hello(&mut self, hello: Hello, now_ms: u64) {
         let id = hello.id;
         if let Err(why) = self.admit(&hello) {
@@ -233,22 +223,7 @@ impl Registry {
             self.acts.push(Act::Close(id));
             return;
         }
-        let (proved, refused) = self.prove(&hello);
-        if proved.is_empty() {
-            let help = "put the services' tokens into the agent's token files";
-            let why = refused.into_iter().next().map(|(_, why)| why);
-            let why = why.unwrap_or_else(|| Misfit::new(Refusal::Proof, "no proof of any token", help));
-            self.refuse(id, None, None, &why);
-            self.refusal_event(&hello.agent, None, None, &why, now_ms);
-            self.acts.push(Act::Close(id));
-            return;
-        }
-        if let Some(why) = self.name_of_another(&hello.agent, &proved) {
-            self.refuse(id, None, None, &why);
-            self.refusal_event(&hello.agent, None, None, &why, now_ms);
-            self.acts.push(Act::Close(id));
-            return;
-        }
+        let (proved, refused) = (hello.proved, hello.refused);
         if let Some(old) = self.agents.get(&hello.agent).copied() {
             // Fenced: whatever it says from now on is nobody's word.
             self.end(old, "the agent was started anew", now_ms);
@@ -278,33 +253,10 @@ impl Registry {
         self.to_ask.insert(id);
     }
 
-    /// Whether a hello has the form of one, of a start that is not over.
+    /// Whether a hello is of a start that is not over, under a name that is its own, and proved with tokens that count still.
     fn admit(&self, hello: &Hello) -> Result<(), Misfit> {
-        let malformed = |what: &str| Err(Misfit::new(Refusal::Malformed, what, "see docs/agents.md"));
-        if hello.version != VERSION {
-            let reason = format!("version {} is not spoken here", hello.version);
-            return Err(Misfit::new(Refusal::Version, reason, format!("use version {VERSION}")));
-        }
-        if !is_name(&hello.agent) {
-            return malformed("the agent's name is no name");
-        }
-        if hello.addresses.is_empty() || hello.addresses.len() > ADDRESSES_MAX {
-            return malformed("a host has 1 to 1024 addresses");
-        }
-        if !hello.addresses.is_sorted_by(|a, b| a < b) {
-            return malformed("addresses are to be ascending and each once");
-        }
-        if hello.proofs.is_empty() || hello.proofs.len() > SERVICES_MAX {
-            return malformed("a hello has 1 to 256 proofs");
-        }
-        let services: HashSet<&str> = hello.proofs.iter().map(|proof| proof.service.as_str()).collect();
-        if services.len() < hello.proofs.len() {
-            return malformed("a service is to be proved once");
-        }
-        if hello.incarnation > hello.unix_ms.saturating_add(CLOCK_AHEAD_MS) {
-            let reason = "the incarnation is of a time that is more than a day ahead of this machine's clock";
-            let help = "incarnations are the Unix time of the start, in milliseconds: set the clocks";
-            return Err(Misfit::new(Refusal::Malformed, reason, help));
+        if hello.tokens != self.facts.tokens {
+            return Err(other_token());
         }
         let known = self.known.get(&hello.agent).map(|known| known.incarnation);
         let lives = self.agents.contains_key(&hello.agent);
@@ -313,7 +265,7 @@ impl Registry {
             let help = "one host, one name; after a restart say a larger incarnation, after a broken connection wait for the lease to end";
             return Err(Misfit::new(Refusal::Stale, reason, help));
         }
-        Ok(())
+        self.name_of_another(&hello.agent, &hello.proved).map_or(Ok(()), Err)
     }
 
     /// Why a name is not that of somebody with these tokens: an agent that lives, or holds backends, has it and none of them.
@@ -325,41 +277,6 @@ impl Registry {
         }
         let reason = format!("the name {agent} is that of an agent with other tokens");
         Some(Misfit::new(Refusal::Claimed, reason, "one host, one name: give this agent another agent.name"))
-    }
-
-    /// The services that are proved, and the others.
-    fn prove(&self, hello: &Hello) -> (BTreeSet<String>, Vec<(String, Misfit)>) {
-        let (mut proved, mut refused) = (BTreeSet::new(), Vec::new());
-        let addresses = AddressDigest::of(&hello.addresses);
-        for Proof { service, mac } in &hello.proofs {
-            let shown: String = service.chars().take(model::agent::NAME_MAX).collect();
-            let Some(of) = self.facts.services.get(service) else {
-                let reason = format!("no service \"{shown}\" that agents may speak for");
-                let why = Misfit::new(Refusal::Service, reason, "see [service.agents] of the machine's file");
-                refused.push((shown, why));
-                continue;
-            };
-            let claim = Claim {
-                nonce: &hello.nonce,
-                machine: &self.facts.machine,
-                agent: &hello.agent,
-                incarnation: hello.incarnation,
-                addresses: &addresses,
-                service,
-            };
-            if claim.is_proved(&of.token, mac) {
-                proved.insert(service.clone());
-            } else {
-                let reason = format!("wrong proof of the token of service \"{shown}\"");
-                let why = Misfit::new(
-                    Refusal::Proof,
-                    reason,
-                    "put the service's token into the agent's token file",
-                );
-                refused.push((shown, why));
-            }
-        }
-        (proved, refused)
     }
 
     fn remember(&mut self, agent: &str, incarnation: u64, services: &BTreeSet<String>) {
@@ -400,10 +317,14 @@ impl Registry {
         }
     }
 
-    /// A message that is none: the connection ends.
-    pub(crate) fn malformed(&mut self, id: SessionId, what: &str, now_ms: u64) {
-        let why = Misfit::new(Refusal::Malformed, what, "see docs/agents.md");
-        self.refuse(id, None, None, &why);
+    /// A message that has no place: the connection ends.
+    fn malformed(&mut self, id: SessionId, what: &str, now_ms: u64) {
+        self.broken(id, Refusal::Malformed, what, now_ms);
+    }
+
+    /// Bytes that are no message, or none of this session: the connection ends.
+    pub(crate) fn broken(&mut self, id: SessionId, code: Refusal, what: &str, now_ms: u64) {
+        self.refuse(id, None, None, &Misfit::new(code, what, "see docs/agents.md"));
         self.end(id, what, now_ms);
     }
 
@@ -1230,9 +1151,10 @@ fn lease(facts: &Facts, services: &BTreeSet<String>) -> u64 {
     services.iter().filter_map(|name| Some(facts.services.get(name)?.lease_ms)).min().unwrap_or(3000)
 }
 
-/// A text of an agent as it may be told and shown.
-fn shown(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(model::agent::NAME_MAX).collect()
+/// A token is not that which was proved any more.
+fn other_token() -> Misfit {
+    let help = "read the token file again and say hello again";
+    Misfit::new(Refusal::Proof, "the token has changed", help)
 }
 
 #[cfg(test)]

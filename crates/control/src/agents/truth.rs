@@ -1,6 +1,6 @@
 //! The owner of the truth and its agents: what they say reaches the registry, what the registry wants is done.
 
-use super::listener::Said;
+use super::listener::{Gate, Said};
 use super::registry::{Act, Registry};
 use super::session::Key;
 use crate::health::{Check, Checker, First, Subject, unix_ms};
@@ -55,9 +55,16 @@ impl Truth {
                 }
             }
             Said::Message(id, message) => self.registry.message(id, message, now_ms),
-            Said::Malformed(id, what) => self.registry.malformed(id, &what, now_ms),
+            Said::Unproved(of) => self.registry.unproved(&of, now_ms),
+            Said::Broken(id, code, what) => self.registry.broken(id, code, &what, now_ms),
             Said::Closed(id) => self.registry.closed(id, now_ms),
         }
+    }
+
+    /// Whom the listener lets in, of a configuration that the registry knows.
+    pub(crate) fn open_gate(&self, config: &Config) {
+        let connections = config.agents.as_ref().map_or(0, |agents| agents.connections);
+        self.agent_gate.send_replace(Gate { connections, tokens: self.registry.tokens().clone() });
     }
 
     /// Time passes, and what the registry wants is done.
@@ -167,7 +174,7 @@ impl Truth {
         Some(Check {
             kind: health.kind.clone(),
             target: (of.address, of.port.or(health.port).unwrap_or(service.port)).into(),
-            vip: crate::tunnel::representative(service.vip),
+            vip: service.vip.first_host(),
             via: health.via.clone().or_else(exception),
             source: None,
             interval_ms: health.interval_ms,

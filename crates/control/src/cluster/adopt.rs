@@ -456,7 +456,7 @@ impl Truth {
         }
         let now_ms = self.uptime_ms();
         self.registry.configure(facts, now_ms);
-        self.agent_connections.send_replace(base.agents.as_ref().map_or(0, |agents| agents.connections));
+        self.open_gate(&base);
         self.base = base;
         Ok(())
     }

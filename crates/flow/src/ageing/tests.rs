@@ -14,7 +14,7 @@ proptest! {
         idle_us in Idle::MIN_US..=Idle::MAX_US, used in 0_u64..1 << 50, parts in 0_u64..=2_000,
     ) {
         let mut ageing = Ageing::new(&idle(idle_us));
-        ageing.tick(Tick(used));
+        ageing.tick(Tick(used), Fill::default);
         let word = ageing.stamp(BackendId(7), State::Udp, Tick(used));
         // From 0 to twice the idle time.
         let elapsed = (u128::from(idle_us) * u128::from(parts) / 1000) as u64;
@@ -49,7 +49,7 @@ proptest! {
     #[test]
     fn a_reader_behind_the_writer_sees_a_fresh_entry(idle_us in Idle::MIN_US..=Idle::MAX_US, now in 1_u64 << 45..1 << 50) {
         let mut ageing = Ageing::new(&idle(idle_us));
-        ageing.tick(Tick(now));
+        ageing.tick(Tick(now), Fill::default);
         let word = ageing.stamp(BackendId(7), State::TcpNew, Tick(now));
         let behind = Timing::new(idle_us).quantum_us() * 7;
         prop_assert_eq!(ageing.shared().idle_us(word, Tick(now - behind)), Some(0));
@@ -89,7 +89,7 @@ fn a_reader_sees_no_expired_entry_however_long_the_writer_rests() {
         for swept in (0..193).step_by(8) {
             let mut ageing = Ageing::new(&idle(idle_us));
             let word = ageing.stamp(BackendId(7), State::TcpNew, Tick(quantum));
-            ageing.tick(Tick(quantum * (1 + swept)));
+            ageing.tick(Tick(quantum * (1 + swept)), Fill::default);
             for quanta in swept..4_000 {
                 let now = Tick(quantum * (1 + quanta));
                 let lives = quanta * quantum <= idle_us;

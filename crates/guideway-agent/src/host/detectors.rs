@@ -70,9 +70,9 @@ impl Detector {
     }
 }
 
-/// A reason as it may be told: without control characters, and no longer than is allowed.
+/// A reason as it may be told, logged and shown: on one line, and no longer than is allowed.
 pub(super) fn told(reason: &str) -> String {
-    let mut out: String = reason.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let mut out = model::visible(reason).into_owned();
     if out.len() > REASON_MAX {
         let mut end = REASON_MAX - '…'.len_utf8();
         while !out.is_char_boundary(end) {

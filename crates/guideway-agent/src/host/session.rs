@@ -60,6 +60,8 @@ pub(super) struct Session {
     pub(super) lease_ms: u32,
     pub(super) heartbeat_ms: u32,
     pub(super) heartbeat_at_ms: u64,
+    /// Services whose tokens both sides have.
+    pub(super) proved: BTreeSet<String>,
     /// Services for which it is not accepted, and why.
     pub(super) refused: BTreeMap<String, String>,
     pub(super) said: BTreeMap<(String, String), Said>,
@@ -84,6 +86,7 @@ impl Session {
             lease_ms: 0,
             heartbeat_ms: 0,
             heartbeat_at_ms: 0,
+            proved: BTreeSet::new(),
             refused: BTreeMap::new(),
             said: BTreeMap::new(),
             asked: BTreeMap::new(),
@@ -101,7 +104,7 @@ impl Session {
 
     /// Whether backends of `service` may be registered with it.
     pub(super) fn takes(&self, service: &str) -> bool {
-        self.is_welcome() && !self.refused.contains_key(service)
+        self.is_welcome() && self.proved.contains(service) && !self.refused.contains_key(service)
     }
 
     /// What it asked of `target`.

@@ -101,6 +101,7 @@ impl Play {
             .into_iter()
             .filter_map(|action| match action {
                 Action::Send { link: to, message } if to == link => Some(*message),
+                Action::Greet { link: to, hello, .. } if to == link => Some(*hello),
                 _ => None,
             })
             .collect()
@@ -135,7 +136,7 @@ impl Play {
 
     fn welcome(&mut self, link: Link, name: &str, machines: Vec<Machine>) {
         self.challenge(link, name);
-        self.hear(link, ToAgent::Welcome { lease_ms: 3000, heartbeat_ms: 1000, machines });
+        self.welcome_only(link, machines);
     }
 
     /// In session with one machine, without backends.
@@ -195,7 +196,8 @@ fn a_hello_proves_every_service_for_this_challenge() {
     assert_eq!(peer, A);
     play.challenge(link, "a");
     let words = play.said(link);
-    let [ToMachine::Hello { version, agent, incarnation, addresses, proofs }] = words.as_slice() else {
+    let [ToMachine::Hello { version, agent, nonce: own, incarnation, addresses, proofs }] = words.as_slice()
+    else {
         panic!("{words:?}")
     };
     assert_eq!((*version, agent.as_str(), *incarnation), (VERSION, "host5", UNIX));
@@ -205,8 +207,8 @@ fn a_hello_proves_every_service_for_this_challenge() {
         let nonce = "ab".repeat(32);
         let service = &proof.service;
         let addresses = &AddressDigest::of(addresses);
-        let claim =
-            Claim { nonce: &nonce, machine: "a", agent, incarnation: *incarnation, addresses, service };
+        let (nonce, incarnation, agent_nonce) = (nonce.as_str(), *incarnation, own.as_str());
+        let claim = Claim { nonce, machine: "a", agent, agent_nonce, incarnation, addresses, service };
         assert!(claim.is_proved(TOKEN, &proof.mac));
         assert!(!claim.is_proved(b"another token....", &proof.mac));
     }
@@ -252,6 +254,7 @@ fn all_is_registered_with_every_machine_when_it_welcomes() {
 
 impl Play {
     fn welcome_only(&mut self, link: Link, machines: Vec<Machine>) {
+        self.hear(link, ToAgent::Proved { services: vec!["db".to_owned(), "web".to_owned()] });
         self.hear(link, ToAgent::Welcome { lease_ms: 3000, heartbeat_ms: 1000, machines });
     }
 }
@@ -843,6 +846,44 @@ fn reload_registers_what_is_new_and_takes_out_what_is_gone() {
     let acts = play.acts();
     assert!(acts.contains(&Action::Finish(link)));
     assert_eq!(play.host.incarnation(), UNIX + 100);
+}
+
+#[test]
+fn a_machine_has_no_say_in_services_whose_tokens_it_has_not() {
+    let mut play = Play::new(&[A]);
+    play.register("web-1", "10.1.0.5").unwrap();
+    let (link, _) = play.dials()[0].clone();
+    play.challenge(link, "a");
+    let _ = play.acts();
+    play.hear(link, ToAgent::Proved { services: vec!["db".to_owned()] });
+    play.hear(link, ToAgent::Welcome { lease_ms: 3000, heartbeat_ms: 1000, machines: vec![] });
+    assert_eq!(play.words(link), [], "web-1 is not registered with it");
+    let (revision, check, backends) = (1, spec(), vec![]);
+    play.hear(link, ToAgent::Checks { service: "web".to_owned(), revision, check, backends });
+    assert!(play.acts().contains(&Action::Cut(link)));
+    // Nor does it name more later.
+    let (mut play, link) = Play::in_session();
+    play.hear(link, ToAgent::Proved { services: vec!["web".to_owned()] });
+    assert!(play.acts().contains(&Action::Cut(link)));
+}
+
+#[test]
+fn what_a_machine_says_is_shown_on_one_line() {
+    let forged = "gone\r\n2026-01-01 INFO all is well\u{1b}[2J\u{202e}";
+    let (mut play, link) = Play::in_session();
+    play.register("web-1", "10.1.0.5").unwrap();
+    let (service, backend) = ("web".to_owned(), "web-1".to_owned());
+    play.hear(link, ToAgent::State { service, backend, state: Phase::Down, reason: forged.to_owned() });
+    let told = play.host.status(play.now).backends[0].machines[0].reason.clone();
+    assert_eq!(told, model::visible(forged));
+    let (service, backend) = (Some("web".to_owned()), Some("web-1".to_owned()));
+    let (reason, help) = (forged.to_owned(), forged.to_owned());
+    play.hear(link, ToAgent::Refused { service, backend, code: Refusal::Limit, reason, help });
+    let told = play.host.status(play.now).backends[0].machines[0].reason.clone();
+    assert_eq!(told, format!("{0}; {0}", model::visible(forged)));
+    play.host.closed(link, forged.to_owned(), play.now);
+    let status = serde_json::to_string(&play.host.status(play.now)).unwrap();
+    assert!(!status.contains("\\r") && !status.contains("\u{202e}"), "{status}");
 }
 
 #[test]

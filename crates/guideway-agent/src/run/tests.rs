@@ -1,8 +1,7 @@
 use super::*;
 use crate::config::Token;
-use model::agent::{
-    AddressDigest, CheckSpec, Claim, Machine, Phase, Target, ToMachine, VERSION, decode, encode,
-};
+use model::agent::seal::{Opener, Sealer, SessionKeys};
+use model::agent::{AddressDigest, CheckSpec, Claim, Machine, Phase, Target, ToMachine, VERSION};
 use model::config::{HealthKind, Protocol};
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
@@ -22,17 +21,20 @@ struct FakeMachine {
 struct Talk {
     stream: TcpStream,
     bytes: Vec<u8>,
+    sealer: Sealer,
+    opener: Opener,
 }
 
 impl Talk {
     async fn say(&mut self, message: &model::agent::ToAgent) {
-        self.stream.write_all(&encode(message).unwrap()).await.unwrap();
+        let frame = self.sealer.encode(message).unwrap();
+        self.stream.write_all(&frame).await.unwrap();
     }
 
     async fn hear(&mut self) -> Option<ToMachine> {
         tokio::time::timeout(LIMIT, async {
             loop {
-                if let Some(message) = decode(&mut self.bytes).unwrap() {
+                if let Some(message) = self.opener.decode(&mut self.bytes).unwrap() {
                     return Some(message);
                 }
                 if self.stream.read_buf(&mut self.bytes).await.unwrap_or(0) == 0 {
@@ -42,6 +44,32 @@ impl Talk {
         })
         .await
         .expect("in time")
+    }
+
+    /// Challenge, hello and what it proves.
+    async fn greet(&mut self, machine: &str) {
+        let nonce = "5a".repeat(32);
+        let (versions, name) = (vec![VERSION], machine.to_owned());
+        self.say(&ToAgent::Challenge { versions, machine: name, nonce: nonce.clone() }).await;
+        let Some(ToMachine::Hello { agent, nonce: agent_nonce, incarnation, addresses, proofs, .. }) =
+            self.hear().await
+        else {
+            panic!("no hello")
+        };
+        assert_eq!((proofs.len(), proofs[0].service.as_str()), (1, "web"));
+        let claim = Claim {
+            nonce: &nonce,
+            machine,
+            agent: &agent,
+            agent_nonce: &agent_nonce,
+            incarnation,
+            addresses: &AddressDigest::of(&addresses),
+            service: "web",
+        };
+        assert!(claim.is_proved(TOKEN, &proofs[0].mac));
+        self.say(&ToAgent::Proved { services: vec!["web".to_owned()] }).await;
+        let keys = SessionKeys::of([&claim.share(TOKEN)]).unwrap();
+        keys.begin_machine(&mut self.sealer, &mut self.opener);
     }
 
     /// The next message that is no heartbeat; those are answered.
@@ -95,35 +123,13 @@ impl FakeMachine {
     async fn accept(&self) -> Talk {
         let (stream, _) =
             tokio::time::timeout(LIMIT, self.listener.accept()).await.expect("in time").unwrap();
-        Talk { stream, bytes: Vec::new() }
+        Talk { stream, bytes: Vec::new(), sealer: Sealer::default(), opener: Opener::default() }
     }
 
     /// A session: checks the hello as a machine does.
     async fn session(&self, lease_ms: u32) -> Talk {
         let mut talk = self.accept().await;
-        let nonce = "5a".repeat(32);
-        talk.say(&ToAgent::Challenge {
-            versions: vec![VERSION],
-            machine: "m1".to_owned(),
-            nonce: nonce.clone(),
-        })
-        .await;
-        let Some(ToMachine::Hello { agent, incarnation, addresses, proofs, .. }) = talk.hear().await else {
-            panic!("no hello")
-        };
-        for proof in &proofs {
-            let service = &proof.service;
-            let claim = Claim {
-                nonce: &nonce,
-                machine: "m1",
-                agent: &agent,
-                incarnation,
-                addresses: &AddressDigest::of(&addresses),
-                service,
-            };
-            assert!(claim.is_proved(TOKEN, &proof.mac));
-        }
-        assert_eq!(proofs.len(), 1);
+        talk.greet("m1").await;
         let machines = vec![Machine { name: "m1".to_owned(), address: self.address, leads: true }];
         talk.say(&ToAgent::Welcome { lease_ms, heartbeat_ms: lease_ms / 3, machines }).await;
         talk
@@ -326,9 +332,7 @@ async fn probes_are_as_many_as_the_interval_says_however_many_machines_ask() {
         ];
         talk.say(&ToAgent::Machines { machines }).await;
         let mut other = two.accept().await;
-        let nonce = "5a".repeat(32);
-        other.say(&ToAgent::Challenge { versions: vec![VERSION], machine: "m2".to_owned(), nonce }).await;
-        assert!(matches!(other.hear().await, Some(ToMachine::Hello { .. })));
+        other.greet("m2").await;
         other.say(&ToAgent::Welcome { lease_ms: 60_000, heartbeat_ms: 20_000, machines: vec![] }).await;
         for talk in [&mut talk, &mut other] {
             talk.ask("web", HealthKind::Tcp { send: None, expect: None }, port).await;

@@ -6,7 +6,8 @@ use std::net::{IpAddr, Ipv4Addr};
 const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 0, 5));
 
 fn claim(addresses: &AddressDigest) -> Claim<'_> {
-    Claim { nonce: "00", machine: "lb1", agent: "host5", incarnation: 7, addresses, service: "web" }
+    let (nonce, agent_nonce) = ("00", "11");
+    Claim { nonce, machine: "lb1", agent: "host5", agent_nonce, incarnation: 7, addresses, service: "web" }
 }
 
 #[test]
@@ -21,6 +22,7 @@ fn a_proof_holds_for_its_claim_alone() {
         Claim { nonce: "01", ..claim },
         Claim { machine: "lb2", ..claim },
         Claim { agent: "host6", ..claim },
+        Claim { agent_nonce: "12", ..claim },
         Claim { incarnation: 8, ..claim },
         Claim { addresses: &none, ..claim },
         Claim { service: "dns", ..claim },

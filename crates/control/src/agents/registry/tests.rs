@@ -1,10 +1,11 @@
 //! The registry alone: every refusal, the life of a backend step by step, and invariants under whatever is said.
 
 use super::*;
+use crate::agents::hello::Greeting;
+use crate::agents::hello::tests::{NOW_UNIX_MS, TOKEN, greeting as hello_for};
 use model::agent::digest;
 use proptest::prelude::*;
-
-const TOKEN: &[u8] = b"a token of the tests";
+use std::net::SocketAddr;
 
 fn config(more: &str) -> model::Config {
     let text = format!(
@@ -51,33 +52,15 @@ fn ip(last: u8) -> IpAddr {
     IpAddr::from([10, 1, 0, last])
 }
 
-/// The machine's clock.
-const NOW_UNIX_MS: u64 = 1_800_000_000_000;
-
-fn hello_for(id: u64, agent: &str, incarnation: u64, addresses: &[IpAddr], services: &[&str]) -> Hello {
-    let nonce = format!("{id:064x}");
-    let proofs = services
-        .iter()
-        .map(|service| {
-            let addresses = &AddressDigest::of(addresses);
-            let claim = Claim { nonce: &nonce, machine: "lb1", agent, incarnation, addresses, service };
-            Proof { service: (*service).to_owned(), mac: claim.prove(TOKEN) }
-        })
-        .collect();
-    Hello {
-        id: SessionId(id),
-        peer: SocketAddr::from(([10, 1, 0, 1], 999)),
-        nonce: nonce.clone(),
-        unix_ms: NOW_UNIX_MS,
-        version: VERSION,
-        agent: agent.to_owned(),
-        incarnation,
-        addresses: addresses.to_vec(),
-        proofs,
+/// What the listener does with a hello, and what the registry hears of it.
+fn greet(registry: &mut Registry, greeting: Greeting, now_ms: u64) {
+    match greeting.verify(registry.tokens()) {
+        Ok((hello, _)) => registry.hello(hello, now_ms),
+        Err(unproved) => registry.unproved(&unproved, now_ms),
     }
 }
 
-fn hello(id: u64, agent: &str, incarnation: u64, addresses: &[u8]) -> Hello {
+fn hello(id: u64, agent: &str, incarnation: u64, addresses: &[u8]) -> Greeting {
     let addresses: Vec<IpAddr> = addresses.iter().map(|last| ip(*last)).collect();
     hello_for(id, agent, incarnation, &addresses, &["web"])
 }
@@ -122,7 +105,7 @@ fn refusals(acts: &[Act]) -> Vec<Refusal> {
 /// An agent that is connected, with a backend that is up and in force.
 fn with_w1() -> Registry {
     let mut registry = registry();
-    registry.hello(hello(1, "h1", 1, &[1, 2]), 0);
+    greet(&mut registry, hello(1, "h1", 1, &[1, 2]), 0);
     registry.message(SessionId(1), register("w1", 1, 5), 1);
     registry.poll(2);
     registry.message(SessionId(1), report(1, "w1", 1, true), 3);
@@ -142,7 +125,7 @@ fn a_name_is_that_of_who_has_its_token() {
     };
     let mut registry = with_w1();
     // With the token of another service, and an incarnation as new as can be: nothing happens to the agent that has the name.
-    registry.hello(other(2, NOW_UNIX_MS), 10);
+    greet(&mut registry, other(2, NOW_UNIX_MS), 10);
     let acts = registry.take_acts();
     assert_eq!(refusals(&acts), [Refusal::Claimed], "{acts:?}");
     assert!(
@@ -151,60 +134,49 @@ fn a_name_is_that_of_who_has_its_token() {
     );
     assert!(registry.sessions().contains_key(&SessionId(1)));
     // It is not shut out by what the other said, and both tokens together are enough.
-    registry.hello(hello(3, "h1", 2, &[1, 2]), 11);
+    greet(&mut registry, hello(3, "h1", 2, &[1, 2]), 11);
     assert!(registry.sessions().contains_key(&SessionId(3)), "{:?}", registry.take_acts());
-    registry.hello(hello_for(4, "h1", 3, &[ip(1), ip(2)], &["db", "web"]), 12);
+    greet(&mut registry, hello_for(4, "h1", 3, &[ip(1), ip(2)], &["db", "web"]), 12);
     assert!(registry.sessions().contains_key(&SessionId(4)), "{:?}", registry.take_acts());
     // A name that nobody uses any more is free.
     let mut idle = self::registry();
-    idle.hello(hello(1, "h1", 1, &[1]), 0);
+    greet(&mut idle, hello(1, "h1", 1, &[1]), 0);
     idle.closed(SessionId(1), 1);
-    idle.hello(other(2, 2), 2);
+    greet(&mut idle, other(2, 2), 2);
     assert!(idle.sessions().contains_key(&SessionId(2)), "{:?}", idle.take_acts());
 }
 
 #[test]
 fn hellos_that_are_refused() {
-    let good = || hello(9, "h1", 5, &[1]);
-    let cases: Vec<(Hello, Refusal)> = vec![
-        (Hello { version: VERSION + 1, ..good() }, Refusal::Version),
-        (Hello { agent: "h 1".to_owned(), ..good() }, Refusal::Malformed),
-        (Hello { addresses: vec![], ..good() }, Refusal::Malformed),
-        (Hello { addresses: vec![ip(2), ip(1)], ..good() }, Refusal::Malformed),
-        (Hello { addresses: vec![ip(1), ip(1)], ..good() }, Refusal::Malformed),
-        (Hello { proofs: vec![], ..good() }, Refusal::Malformed),
-        (Hello { proofs: [good().proofs, good().proofs].concat(), ..good() }, Refusal::Malformed),
-        (Hello { incarnation: NOW_UNIX_MS + CLOCK_AHEAD_MS + 1, ..good() }, Refusal::Malformed),
-        (Hello { incarnation: u64::MAX, ..good() }, Refusal::Malformed),
-        (Hello { nonce: "0".repeat(64), ..good() }, Refusal::Proof),
-        (Hello { incarnation: 6, ..good() }, Refusal::Proof),
-        (hello_for(9, "h1", 5, &[ip(1)], &["none"]), Refusal::Service),
-    ];
-    for (hello, code) in cases {
-        let mut registry = registry();
-        registry.hello(hello.clone(), 0);
-        let acts = registry.take_acts();
-        assert_eq!(refusals(&acts), [code], "{hello:?}");
-        assert!(acts.contains(&Act::Close(SessionId(9))), "{acts:?}");
-        assert!(registry.sessions().is_empty());
-        let counted: u64 = registry.counts.refusals().map(|(_, count)| count).sum();
-        assert_eq!(counted, 1);
-    }
-    // One of two services is not proved: the connection stays.
+    // What proves nothing is counted, and told as an event.
     let mut registry = registry();
-    registry.hello(hello_for(1, "h1", 5, &[ip(1)], &["web", "none"]), 0);
+    greet(&mut registry, Greeting { incarnation: 6, ..hello(9, "h1", 5, &[1]) }, 0);
+    assert!(matches!(&registry.take_acts()[..], [Act::Event(EventKind::RegistrationRefused, ..)]));
+    assert!(registry.counts.refusals().all(|(code, count)| count == u64::from(code == "proof")));
+    assert!(registry.sessions().is_empty());
+    // Proved with a token that is another one by now.
+    let (before, _) = hello(9, "h1", 5, &[1]).verify(registry.tokens()).unwrap();
+    let tokens = [("web".to_owned(), b"another token of tests".to_vec())];
+    registry.configure(Facts::of(&config(""), &tokens.into_iter().collect()), 1);
+    registry.hello(before, 2);
+    let acts = registry.take_acts();
+    assert_eq!(refusals(&acts), [Refusal::Proof]);
+    assert!(acts.contains(&Act::Close(SessionId(9))) && registry.sessions().is_empty(), "{acts:?}");
+    // One of two services is not proved: the connection stays.
+    let mut registry = self::registry();
+    greet(&mut registry, hello_for(1, "h1", 5, &[ip(1)], &["web", "none"]), 0);
     let acts = registry.take_acts();
     assert_eq!(refusals(&acts), [Refusal::Service]);
     assert!(!acts.contains(&Act::Close(SessionId(1))));
     // The same start, or an older one, while it lives; the same one afterwards is welcome, an older one never.
     for (incarnation, expected) in [(5, vec![Refusal::Stale]), (4, vec![Refusal::Stale])] {
-        registry.hello(hello(2, "h1", incarnation, &[1]), 1);
+        greet(&mut registry, hello(2, "h1", incarnation, &[1]), 1);
         assert_eq!(refusals(&registry.take_acts()), expected);
     }
     registry.closed(SessionId(1), 2);
-    registry.hello(hello(3, "h1", 4, &[1]), 3);
+    greet(&mut registry, hello(3, "h1", 4, &[1]), 3);
     assert_eq!(refusals(&registry.take_acts()), [Refusal::Stale]);
-    registry.hello(hello(4, "h1", 5, &[1]), 4);
+    greet(&mut registry, hello(4, "h1", 5, &[1]), 4);
     assert_eq!(refusals(&registry.take_acts()), []);
     assert_eq!(registry.sessions().len(), 1);
 }
@@ -212,7 +184,7 @@ fn hellos_that_are_refused() {
 #[test]
 fn registrations_that_are_refused() {
     let mut registry = with_w1();
-    registry.hello(hello(2, "h2", 1, &[1, 3, 4, 5, 6]), 5);
+    greet(&mut registry, hello(2, "h2", 1, &[1, 3, 4, 5, 6]), 5);
     registry.take_acts();
     let of = |service: &str, address: IpAddr, weight: u32, port: Option<u16>| ToMachine::Register {
         service: service.to_owned(),
@@ -271,6 +243,7 @@ fn messages_that_end_the_connection() {
         ToMachine::Hello {
             version: 1,
             agent: "h1".to_owned(),
+            nonce: String::new(),
             incarnation: 9,
             addresses: vec![],
             proofs: vec![],
@@ -362,7 +335,7 @@ fn a_suspect_that_passes_stays_and_one_that_fails_goes() {
 fn an_agent_that_is_back_is_heeded_from_its_first_report_on() {
     let mut registry = with_w1();
     registry.closed(SessionId(1), 100);
-    registry.hello(hello(2, "h1", 1, &[1]), 200);
+    greet(&mut registry, hello(2, "h1", 1, &[1]), 200);
     registry.message(SessionId(2), register("w1", 1, 5), 201);
     registry.poll(202);
     assert!(matches!(registry.checker("web", "w1", ip(1)), Checker::Suspect { .. }));
@@ -397,7 +370,7 @@ fn what_others_agreed_on_is_checked_here_too() {
     registry.agreed(&[of("w8", 8)], 20);
     assert_eq!(registry.held().len(), 1);
     // Another machine's taking of what is suspect here and of what this one has never heard alive.
-    registry.hello(hello(1, "h7", 1, &[8]), 30);
+    greet(&mut registry, hello(1, "h7", 1, &[8]), 30);
     registry.message(SessionId(1), register("w8", 8, 1), 31);
     assert_eq!(refusals(&registry.take_acts()), []);
 }
@@ -406,7 +379,7 @@ fn what_others_agreed_on_is_checked_here_too() {
 fn configured_backends_are_asked_of_the_agents_of_their_hosts() {
     let mut registry = registry();
     let host = IpAddr::from([10, 1, 9, 9]);
-    registry.hello(hello_for(1, "h1", 1, &[host], &["web"]), 0);
+    greet(&mut registry, hello_for(1, "h1", 1, &[host], &["web"]), 0);
     registry.poll(1);
     let asked = registry.take_acts().into_iter().find_map(|act| match act {
         Act::Tell(_, ToAgent::Checks { backends, revision, check, .. }) => {
@@ -425,7 +398,7 @@ fn configured_backends_are_asked_of_the_agents_of_their_hosts() {
     );
     assert_eq!(registry.checker("web", "fix", host), Checker::Agent);
     // Another one of the same address is not heeded while this one is there.
-    registry.hello(hello_for(2, "h2", 1, &[host], &["web"]), 3);
+    greet(&mut registry, hello_for(2, "h2", 1, &[host], &["web"]), 3);
     registry.poll(4);
     registry.message(SessionId(2), ToMachine::Report { sequence: 1, full: true, results: vec![of(true)] }, 5);
     assert_eq!((registry.held()[&key("fix")].up, registry.counts.stale), (Some(false), 1));
@@ -454,7 +427,7 @@ fn configured_backends_are_asked_of_the_agents_of_their_hosts() {
 #[test]
 fn a_storm_is_few_requests_to_check() {
     let mut registry = registry();
-    registry.hello(hello(1, "h1", 1, &[1, 2, 3, 4]), 0);
+    greet(&mut registry, hello(1, "h1", 1, &[1, 2, 3, 4]), 0);
     let mut asked = 0;
     for at in 1..=4_u8 {
         registry.message(SessionId(1), register(&format!("w{at}"), at, 1), u64::from(at));
@@ -492,7 +465,7 @@ fn another_token_another_proof_and_another_template_other_registrations() {
 #[test]
 fn who_was_refused_a_service_that_is_one_now_says_hello_again() {
     let mut registry = registry();
-    registry.hello(hello_for(1, "h1", 1, &[ip(1)], &["web", "new"]), 0);
+    greet(&mut registry, hello_for(1, "h1", 1, &[ip(1)], &["web", "new"]), 0);
     assert_eq!(refusals(&registry.take_acts()), [Refusal::Service]);
     let mut wider = config("");
     wider.services[1].name = "new".to_owned();
@@ -501,7 +474,7 @@ fn who_was_refused_a_service_that_is_one_now_says_hello_again() {
     registry.configure(facts(), 10);
     assert!(registry.take_acts().contains(&Act::Close(SessionId(1))));
     assert!(registry.sessions().is_empty());
-    registry.hello(hello_for(2, "h1", 1, &[ip(1)], &["web", "new"]), 11);
+    greet(&mut registry, hello_for(2, "h1", 1, &[ip(1)], &["web", "new"]), 11);
     assert_eq!(refusals(&registry.take_acts()), []);
     // Without a reason nobody is sent away.
     registry.configure(facts(), 20);
@@ -555,7 +528,7 @@ proptest! {
             match step.clone() {
                 Step::Hello(agent, start) => {
                     last_id += 1;
-                    registry.hello(hello(last_id, &format!("h{agent}"), start, &[0, 1, 2, 3, 4]), now);
+                    greet(&mut registry, hello(last_id, &format!("h{agent}"), start, &[0, 1, 2, 3, 4]), now);
                     if registry.sessions().contains_key(&SessionId(last_id)) {
                         // Fenced: the old one's words have no effect from now on.
                         if let Some((old, _)) = current[usize::from(agent)].replace((last_id, 0)) {

@@ -1,8 +1,9 @@
 //! Agents and a running management core: real TCP, a minimal agent, and real servers for the machine's own checks.
 
 use super::*;
+use model::agent::seal::{Opener, Sealer, SessionKeys};
 use model::agent::{
-    AddressDigest, Claim, Proof, Refusal, Report, Target, ToAgent, ToMachine, VERSION, decode, digest, encode,
+    AddressDigest, Claim, Proof, Refusal, Report, Target, ToAgent, ToMachine, VERSION, digest, encode,
 };
 use std::net::IpAddr;
 use tokio::net::TcpStream;
@@ -34,13 +35,37 @@ struct Agent {
     bytes: Vec<u8>,
     said: u64,
     nonce: String,
+    hello: Option<ToMachine>,
+    sealer: Sealer,
+    opener: Opener,
+}
+
+/// The agent's nonce: one connection is like another to it.
+const NONCE: &str = "5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a";
+
+fn claim<'a>(
+    nonce: &'a str,
+    agent: &'a str,
+    incarnation: u64,
+    addresses: &'a AddressDigest,
+    service: &'a str,
+) -> Claim<'a> {
+    Claim { nonce, machine: "test", agent, agent_nonce: NONCE, incarnation, addresses, service }
 }
 
 impl Agent {
     async fn connect() -> Agent {
         for _ in 0..500 {
             if let Ok(stream) = TcpStream::connect(LISTEN).await {
-                let mut agent = Agent { stream, bytes: Vec::new(), said: 0, nonce: String::new() };
+                let mut agent = Agent {
+                    stream,
+                    bytes: Vec::new(),
+                    said: 0,
+                    nonce: String::new(),
+                    hello: None,
+                    sealer: Sealer::default(),
+                    opener: Opener::default(),
+                };
                 let ToAgent::Challenge { nonce, .. } = agent.hear().await.unwrap() else {
                     panic!("no challenge")
                 };
@@ -54,16 +79,24 @@ impl Agent {
 
     fn hello_of(&self, name: &str, incarnation: u64, addresses: &[&str], token: &str) -> ToMachine {
         let addresses: Vec<IpAddr> = addresses.iter().map(|address| address.parse().unwrap()).collect();
-        let claim = Claim {
-            nonce: &self.nonce,
-            machine: "test",
-            agent: name,
-            incarnation,
-            addresses: &AddressDigest::of(&addresses),
-            service: "web",
+        let digest = AddressDigest::of(&addresses);
+        let mac = claim(&self.nonce, name, incarnation, &digest, "web").prove(token.as_bytes());
+        let proofs = vec![Proof { service: "web".to_owned(), mac }];
+        let (agent, nonce) = (name.to_owned(), NONCE.to_owned());
+        ToMachine::Hello { version: VERSION, agent, nonce, incarnation, addresses, proofs }
+    }
+
+    /// From the machine's `proved` on, all is sealed.
+    fn begin(&mut self, services: &[String]) {
+        let Some(ToMachine::Hello { agent, incarnation, addresses, .. }) = &self.hello else {
+            panic!("no hello was said")
         };
-        let proofs = vec![Proof { service: "web".to_owned(), mac: claim.prove(token.as_bytes()) }];
-        ToMachine::Hello { version: VERSION, agent: name.to_owned(), incarnation, addresses, proofs }
+        let digest = AddressDigest::of(addresses);
+        let share =
+            |service| claim(&self.nonce, agent, *incarnation, &digest, service).share(TOKEN.as_bytes());
+        let shares: Vec<_> = services.iter().map(|service| share(service)).collect();
+        let keys = SessionKeys::of(&shares).expect("it proves something");
+        keys.begin_agent(&mut self.sealer, &mut self.opener);
     }
 
     /// An agent that is welcome.
@@ -80,15 +113,24 @@ impl Agent {
     }
 
     async fn say(&mut self, message: &ToMachine) {
-        self.stream.write_all(&encode(message).unwrap()).await.unwrap();
+        if matches!(message, ToMachine::Hello { .. }) {
+            self.hello = Some(message.clone());
+        }
+        let frame = self.sealer.encode(message).unwrap();
+        self.stream.write_all(&frame).await.unwrap();
     }
 
     /// The next message; `None`: the machine has closed.
     async fn hear(&mut self) -> Option<ToAgent> {
         tokio::time::timeout(Duration::from_secs(10), async {
             loop {
-                if let Some(message) = decode(&mut self.bytes).unwrap() {
-                    return Some(message);
+                match self.opener.decode(&mut self.bytes).unwrap() {
+                    Some(ToAgent::Proved { services }) => {
+                        self.begin(&services);
+                        continue;
+                    }
+                    Some(message) => return Some(message),
+                    None => {}
                 }
                 let mut chunk = [0; 4096];
                 match self.stream.read(&mut chunk).await {
@@ -337,17 +379,13 @@ fn who_does_not_prove_it_or_claims_what_is_anothers_is_refused() {
         newer.asked(1).await;
         newer.report("w1", "10.9.0.21", true).await;
         machine.until_phase("w1", "up").await;
-        let _ = agent
-            .stream
-            .write_all(
-                &encode(&ToMachine::Deregister {
-                    service: "web".to_owned(),
-                    backend: "w1".to_owned(),
-                    address: "10.9.0.21".parse().unwrap(),
-                })
-                .unwrap(),
-            )
-            .await;
+        let gone = ToMachine::Deregister {
+            service: "web".to_owned(),
+            backend: "w1".to_owned(),
+            address: "10.9.0.21".parse().unwrap(),
+        };
+        let frame = agent.sealer.encode(&gone).unwrap();
+        let _ = agent.stream.write_all(&frame).await;
         while agent.hear().await.is_some() {}
         newer.say(&ToMachine::Heartbeat { sequence: 1, digest: String::new(), loads: vec![] }).await;
         newer.until(|message| matches!(message, ToAgent::Alive { .. })).await;
@@ -362,6 +400,46 @@ fn who_does_not_prove_it_or_claims_what_is_anothers_is_refused() {
         assert_eq!((&agents[0]["name"], &agents[0]["incarnation"]), (&"host1".into(), &2.into()));
         machine.stop().await;
     });
+}
+
+#[test]
+fn a_message_that_is_repeated_or_made_up_ends_the_session_and_is_named() {
+    super::test(
+        "agents::a_message_that_is_repeated_or_made_up_ends_the_session_and_is_named",
+        async |place| {
+            let machine = Machine::start(place, &agents_config(place, ""));
+            let beat = |sequence| ToMachine::Heartbeat { sequence, digest: String::new(), loads: vec![] };
+            let mut refusals = 0;
+            for (name, wanted) in [
+                ("again", "message 1 came where 2 is due"),
+                ("left out", "message 3 came where 2 is due"),
+                ("changed", "tag is wrong"),
+                ("plain", "tag is wrong"),
+            ] {
+                let mut agent = Agent::welcome("host1", 1 + refusals, &["10.9.0.21"]).await;
+                let mut frames: Vec<Vec<u8>> =
+                    (1..=3).map(|n| agent.sealer.encode(&beat(n)).unwrap()).collect();
+                agent.stream.write_all(&frames[0]).await.unwrap();
+                agent.until(|message| matches!(message, ToAgent::Alive { sequence: 1 })).await;
+                if let Some(last) = frames[1].last_mut() {
+                    *last = b' ';
+                }
+                let bytes = match name {
+                    "again" => &frames[0],
+                    "left out" => &frames[2],
+                    "changed" => &frames[1],
+                    _ => &encode(&beat(2)).unwrap(),
+                };
+                agent.stream.write_all(bytes).await.unwrap();
+                let (code, reason) = agent.refused().await;
+                assert!(code == Refusal::Seal && reason.contains(wanted), "{name}: {code:?} {reason}");
+                assert_eq!(agent.hear().await, None);
+                refusals += 1;
+            }
+            assert_eq!(machine.metric("guideway_registrations_refused_total{code=\"seal\"}").await, refusals);
+            machine.stop().await;
+        },
+    );
 }
 
 #[test]
