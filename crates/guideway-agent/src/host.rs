@@ -548,15 +548,15 @@ impl Host {
             (stage, _) => Err(format!("a message that has no place here ({stage:?})")),
         };
         if let Err(problem) = done {
-            self.cut(link, problem, now_ms);
+            self.cut(link, &problem, now_ms);
         }
     }
 
     /// A connection is lost, or did not come about.
-    pub(crate) fn closed(&mut self, link: Link, problem: String, now_ms: u64) {
+    pub(crate) fn closed(&mut self, link: Link, problem: &str, now_ms: u64) {
         let Some(session) = self.sessions.remove(&link) else { return };
         // It can hold what the machine said.
-        let problem = model::visible(&problem).into_owned();
+        let problem = model::visible(problem).into_owned();
         if session.is_welcome() {
             tracing::warn!(machine = session.machine, address = session.peer, "connection lost: {problem}");
         } else {
@@ -585,7 +585,7 @@ impl Host {
         }
     }
 
-    fn cut(&mut self, link: Link, problem: String, now_ms: u64) {
+    fn cut(&mut self, link: Link, problem: &str, now_ms: u64) {
         if self.sessions.contains_key(&link) {
             self.actions.push(Action::Cut(link));
             self.closed(link, problem, now_ms);
@@ -595,7 +595,7 @@ impl Host {
     fn finish(&mut self, link: Link, why: &str, now_ms: u64) {
         if self.sessions.contains_key(&link) {
             self.actions.push(Action::Finish(link));
-            self.closed(link, why.to_owned(), now_ms);
+            self.closed(link, why, now_ms);
         }
     }
 
@@ -1027,13 +1027,13 @@ impl Host {
         let Some(session) = self.sessions.get_mut(&link) else { return };
         if !session.is_welcome() {
             if now_ms >= session.begun_ms + WELCOME_MS {
-                self.cut(link, format!("no welcome within {WELCOME_MS} ms"), now_ms);
+                self.cut(link, &format!("no welcome within {WELCOME_MS} ms"), now_ms);
             }
             return;
         }
         if now_ms >= session.heard_ms + u64::from(session.lease_ms) {
             let problem = format!("nothing heard for {} ms", session.lease_ms);
-            self.cut(link, problem, now_ms);
+            self.cut(link, &problem, now_ms);
             return;
         }
         if session.refused.len() == self.config.services.len() && now_ms >= session.begun_ms + REFUSED_MS {

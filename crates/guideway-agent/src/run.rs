@@ -240,7 +240,7 @@ impl Agent {
             Event::Heard(link, message) => self.host.heard(link, *message, now_ms),
             Event::Closed(link, problem) => {
                 self.connections.remove(&link);
-                self.host.closed(link, problem, now_ms);
+                self.host.closed(link, &problem, now_ms);
             }
             Event::Checked(id, result) => self.host.checked(id, result, now_ms),
             Event::Loaded(sampler, loads) => {
@@ -351,7 +351,7 @@ impl Agent {
         let Some(connection) = self.connections.get(&link) else { return };
         if let Err(problem) = what(connection) {
             self.connections.remove(&link);
-            self.host.closed(link, problem, self.now_ms());
+            self.host.closed(link, &problem, self.now_ms());
         }
     }
 

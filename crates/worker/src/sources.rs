@@ -71,7 +71,6 @@ pub(crate) fn of_key(key: &FlowKey) -> Addr {
 }
 
 impl Sources {
-    #[expect(clippy::cast_possible_truncation, reason = "the upper half")]
     fn count(&self, source: Addr) {
         let (word, family) = match source {
             Addr::V4(address) => (u64::from(address), 0),
@@ -92,14 +91,14 @@ impl Sources {
             // Not to be read as much of another's.
             count.store(0, Relaxed);
             of.store(word, Relaxed);
-            count.store((least.1 & !V6) + ONE | family, Relaxed);
+            count.store(((least.1 & !V6) + ONE) | family, Relaxed);
         }
     }
 
     fn halve(&self) {
         for (_, count) in &self.places {
             let now = count.load(Relaxed);
-            count.store(now / 2 & !V6 | now & V6, Relaxed);
+            count.store(((now / 2) & !V6) | (now & V6), Relaxed);
         }
     }
 
@@ -137,7 +136,7 @@ mod tests {
                 let source = match n % 5 {
                     0 | 1 => Addr::V4(7),
                     2 => of_a_prefix(n),
-                    _ => Addr::V4(0x0a00_0000 | second * 1000 + n),
+                    _ => Addr::V4(0x0a00_0000 + second * 1000 + n),
                 };
                 sampler.note(&sources, || Some(source));
             }

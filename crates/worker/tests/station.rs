@@ -382,11 +382,11 @@ fn a_push_that_comes_again_corrects_nothing() {
         said(100, now, 0, &[push(sport, 1)]),
         // Its sender's other core has said nothing since; the network lost it, and a listener has it.
         said(7, now, 1, &[push(sport, 1)]),
-        said(101, Tick(now.0 + 400_000), 0, &[push(sport, 0)]),
+        said(101, Tick(now.0 + 500_000), 0, &[push(sport, 0)]),
     );
     pair.rigs[1].put(0, &old);
     assert_eq!(pair.knows(1, sport).0, Some(BackendId(1)));
-    pair.rigs[1].now.0 += 400_000;
+    pair.rigs[1].now.0 += 500_000;
     pair.rigs[1].put(0, &new);
     assert_eq!(pair.knows(1, sport).0, Some(BackendId(0)));
     for again in [&old, &lost, &new] {

@@ -542,7 +542,8 @@ impl Seat {
         let is_lost = self.picture.entry(Key::Plan).is_none();
         if let Some(document) = self.document.as_ref().filter(|_| is_lost) {
             let plan = &document.plan;
-            let listed = plan.members.iter().chain(plan.next_members.iter().flat_map(|of| of.iter()));
+            let listed =
+                plan.members.iter().chain(plan.next_members.iter().flat_map(statesync::Members::iter));
             let last: BTreeMap<MachineId, u32> =
                 document.former.iter().chain(listed).map(|of| (of.machine, of.incarnation)).collect();
             for (&machine, of) in self.names.iter().filter(|(machine, _)| **machine != member.machine) {
@@ -768,7 +769,7 @@ impl Seat {
         let returns = self.is_returning(now);
         let Some(lead) = &mut self.lead else { return false };
         let plan = &lead.leading.document().plan;
-        let listed = plan.members.iter().chain(plan.next_members.iter().flat_map(|of| of.iter()));
+        let listed = plan.members.iter().chain(plan.next_members.iter().flat_map(statesync::Members::iter));
         let is_missing = |of: Member| !plan.lost.contains(of) && !self.picture.has_spoken(of);
         if listed.filter(|of| Some(*of) != self.member).any(is_missing) {
             if returns {

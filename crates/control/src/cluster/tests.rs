@@ -144,7 +144,7 @@ impl World {
         }
         let document = self.entries.contains_key(&Key::Plan).then(|| self.document());
         let planned = document.iter().flat_map(|of| {
-            of.plan.members.iter().chain(of.plan.next_members.iter().flat_map(|next| next.iter()))
+            of.plan.members.iter().chain(of.plan.next_members.iter().flat_map(statesync::Members::iter))
         });
         let known = Known {
             registered: machines.iter().map(|(of, name)| (*of, Some(name.as_str()))).collect(),

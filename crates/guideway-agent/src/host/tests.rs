@@ -310,7 +310,7 @@ fn a_machine_that_was_away_learns_of_a_deregistration() {
     let (mut play, link) = Play::in_session();
     play.register("web-1", "10.1.0.5").unwrap();
     let _ = play.acts();
-    play.host.closed(link, "cut".to_owned(), play.now);
+    play.host.closed(link, "cut", play.now);
     play.host.deregister("web", "web-1", play.now).unwrap();
     play.now = 6000;
     let (link, _) = play.dials()[0].clone();
@@ -321,7 +321,7 @@ fn a_machine_that_was_away_learns_of_a_deregistration() {
         "{words:?}"
     );
     // Once is enough.
-    play.host.closed(link, "cut".to_owned(), play.now);
+    play.host.closed(link, "cut", play.now);
     play.now = 20_000;
     let (link, _) = play.dials()[0].clone();
     play.welcome(link, "a", vec![]);
@@ -394,7 +394,7 @@ fn a_verdict_at_hand_is_told_when_it_is_asked_for() {
     let (begun, _) = play.turns();
     play.check(begun[0], true);
     let _ = play.acts();
-    play.host.closed(link, "cut".to_owned(), play.now);
+    play.host.closed(link, "cut", play.now);
     play.now = 6000;
     let (link, _) = play.dials()[0].clone();
     play.welcome(link, "a", vec![]);
@@ -412,7 +412,7 @@ fn checks_of_a_lost_machine_end_after_a_while() {
     let (mut play, link) = Play::in_session();
     play.hear(link, checks(1, &[target("web-1", "10.1.0.5")]));
     let (begun, _) = play.turns();
-    play.host.closed(link, "cut".to_owned(), play.now);
+    play.host.closed(link, "cut", play.now);
     play.now = KEEP_MS - 1;
     assert_eq!(play.turns(), (vec![], vec![]));
     play.now = KEEP_MS;
@@ -881,7 +881,7 @@ fn what_a_machine_says_is_shown_on_one_line() {
     play.hear(link, ToAgent::Refused { service, backend, code: Refusal::Limit, reason, help });
     let told = play.host.status(play.now).backends[0].machines[0].reason.clone();
     assert_eq!(told, format!("{0}; {0}", model::visible(forged)));
-    play.host.closed(link, forged.to_owned(), play.now);
+    play.host.closed(link, forged, play.now);
     let status = serde_json::to_string(&play.host.status(play.now)).unwrap();
     assert!(!status.contains("\\r") && !status.contains("\u{202e}"), "{status}");
 }

@@ -36,7 +36,7 @@ struct Machines {
 
 impl Machines {
     /// Of these views; the first receives the frames.
-    fn new(views: Vec<View>, frames: Vec<Vec<u8>>) -> Machines {
+    fn new(views: Vec<View>, frames: &[Vec<u8>]) -> Machines {
         let mut machines = Machines {
             workers: Vec::new(),
             counters: Vec::new(),
@@ -58,7 +58,7 @@ impl Machines {
             publisher.publish(Arc::new(view)).expect("an empty mailbox takes a view");
             let mut worker = Worker::new(Setup {
                 core: CoreId(0),
-                io: PoolIo::new(if index == 0 { frames.clone() } else { Vec::new() }),
+                io: PoolIo::new(if index == 0 { frames.to_vec() } else { Vec::new() }),
                 peers: vec![table.reader()],
                 table,
                 rings: statesync::mesh(1, 64).remove(0),
@@ -136,7 +136,7 @@ pub(crate) fn fragments(count: usize) -> Done {
         pieces.reverse();
         pieces
     });
-    let mut machines = Machines::new(vec![rig::view(1, &[Spec::web(BACKENDS)])], pieces.collect());
+    let mut machines = Machines::new(vec![rig::view(1, &[Spec::web(BACKENDS)])], &pieces.collect::<Vec<_>>());
     let done = machines.measured(count, BURST);
     assert_eq!(done.sent, (count * BURST) as u64, "every piece is sent");
     done
@@ -149,7 +149,7 @@ pub(crate) fn too_big(count: usize) -> Done {
         rig::set_fragment_bits(&mut frame, 0x4000);
         frame
     });
-    let mut machines = Machines::new(vec![rig::view(1, &[Spec::web(BACKENDS)])], frames.collect());
+    let mut machines = Machines::new(vec![rig::view(1, &[Spec::web(BACKENDS)])], &frames.collect::<Vec<_>>());
     let done = machines.measured(count, 4);
     assert!(machines.count(|counters| counters.totals.too_big_sent.get()) > 0, "the sender is told");
     done
@@ -170,7 +170,7 @@ pub(crate) fn least_load(count: usize) -> Done {
         ..Spec::web(BACKENDS)
     });
     let frames = [80, 81].map(|port| rig::tcp(1, port, Tcp::Syn, 0));
-    let mut machines = Machines::new(vec![rig::view(1, &specs)], frames.to_vec());
+    let mut machines = Machines::new(vec![rig::view(1, &specs)], &frames);
     let before = machines.count(|counters| counters.totals.flow_inserts.get());
     let done = machines.measured(count, 8);
     assert!(
@@ -184,7 +184,7 @@ pub(crate) fn least_load(count: usize) -> Done {
 pub(crate) fn cluster(count: usize) -> Done {
     let frames = [Tcp::Syn, Tcp::Syn, Tcp::Ack].into_iter().zip(1_u16..).cycle().take(3 * usize::from(FLOWS));
     let frames = frames.zip(0_u16..).map(|((kind, _), port)| rig::tcp(20_000 + port, 80, kind, 100));
-    let mut machines = Machines::new(vec![member_of_two(0), member_of_two(1)], frames.collect());
+    let mut machines = Machines::new(vec![member_of_two(0), member_of_two(1)], &frames.collect::<Vec<_>>());
     let done = machines.measured(count, 4);
     for (what, count) in [
         ("relayed", machines.count(|counters| counters.station.relays.get())),

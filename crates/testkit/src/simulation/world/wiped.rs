@@ -114,7 +114,11 @@ impl World<'_> {
                 .filter(|(at, of)| *at != machine && of.alive && is_there(*at))
                 .map(|(at, of)| (of.member, names[at].as_str()))
                 .collect(),
-            planned: plan.members.iter().chain(plan.next_members.iter().flat_map(|of| of.iter())).collect(),
+            planned: plan
+                .members
+                .iter()
+                .chain(plan.next_members.iter().flat_map(statesync::Members::iter))
+                .collect(),
             former: Vec::new(),
         };
         let former = self.machines[machine].member;
