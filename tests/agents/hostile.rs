@@ -8,6 +8,7 @@ use guideway_lab::load::unix_ms;
 use guideway_lab::machines::Machines;
 use guideway_lab::topology::{STORE, backend_address};
 use guideway_lab::{Agent, Lab};
+use model::agent::seal::SEAL_BYTES;
 use model::agent::{FRAME_MAX, HELLO_TIMEOUT_MS, Phase, Refusal, ToAgent};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::{Read, Write};
@@ -241,7 +242,8 @@ fn record(namespace: &guideway_lab::Namespace, at: &str, to: &str) -> Arc<Mutex<
 /// A message that is too long, and bytes that are no message, before and after the hello.
 fn what_is_no_message_ends_its_connection(lab: &Lab) {
     let host = lab.backend(4).unwrap().namespace();
-    let too_long = u32::try_from(FRAME_MAX + 1).unwrap().to_be_bytes().to_vec();
+    // Sealed or not.
+    let too_long = u32::try_from(FRAME_MAX + SEAL_BYTES + 1).unwrap().to_be_bytes().to_vec();
     let nonsense = [&9_u32.to_be_bytes()[..], b"{\"type\":1"].concat();
     for (what, bytes) in
         [("too long", too_long), ("endless", vec![0xff; 4]), ("empty", vec![0; 4]), ("nonsense", nonsense)]

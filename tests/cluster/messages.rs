@@ -8,11 +8,11 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 pub(crate) const PORT: u16 = 7480;
 const ETHERNET: usize = 14;
 const UDP: usize = 8;
-const HEADER: usize = 52;
+const HEADER: usize = 60;
 const PIECE: usize = 20;
 
 /// Of a heartbeat: header and note.
-pub(crate) const HEARTBEAT_BYTES: u64 = 53;
+pub(crate) const HEARTBEAT_BYTES: u64 = 61;
 
 /// A message from one machine to another.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ pub(crate) fn read(frame: &[u8]) -> Option<Message> {
     }
     // Ethernet pads short frames.
     let payload = datagram.get(UDP..usize::from(be16(datagram, 4)?))?;
-    assert_eq!(payload.get(..3)?, [0x47, 0x57, 1], "magic and version");
+    assert_eq!(payload.get(..3)?, [0x47, 0x57, 2], "magic and version");
     let body = payload.get(HEADER..)?;
     match payload.get(3)? {
         1 => Some(match body.iter().find(|&&byte| byte != 1) {

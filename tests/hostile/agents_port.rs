@@ -3,7 +3,8 @@
 use guideway_lab::agent::{AgentConfig, PORT, listen, listening};
 use guideway_lab::api::{Api, rows};
 use guideway_lab::command::until;
-use guideway_lab::config::{HEALTH_TCP, Mode, Service};
+use guideway_lab::config::{HEALTH_TCP, Member, Mode, Service};
+use guideway_lab::topology::VIP_OTHER;
 use guideway_lab::{Agent, Lab, Namespace, Shape};
 use model::agent::{ADDRESSES_MAX, FRAME_MAX, HELLO_MAX, Proof, SERVICES_MAX, ToMachine, VERSION, encode};
 use std::net::{Ipv6Addr, SocketAddr};
@@ -44,6 +45,12 @@ fn strangers_at_the_agents_port_cost_neither_api_nor_watchdog_nor_leases() {
     }
     let watchdog = lab.dir().join("notify.sock");
     let told = UnixDatagram::bind(&watchdog).unwrap();
+    let (attacked, stop) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    // From the start: what nobody reads fills the socket.
+    let watched = {
+        let (attacked, stop) = (Arc::clone(&attacked), Arc::clone(&stop));
+        std::thread::spawn(move || longest_gap(&told, &attacked, &stop))
+    };
     let mut config = lab.config(1);
     config.notify = Some(watchdog);
     config.extra = listening(1);
@@ -56,11 +63,18 @@ fn strangers_at_the_agents_port_cost_neither_api_nor_watchdog_nor_leases() {
         ),
         ..Service::web(Mode::Ipip, Vec::new())
     }];
+    // A machine is ready when some service is; the one above waits for its agent.
+    config.services.push(Service {
+        name: "filed".into(),
+        vip: VIP_OTHER.into(),
+        health: String::new(),
+        ..Service::web(Mode::Ipip, vec![Member::v4(1, Mode::Ipip)])
+    });
     let balancer = lab.start_balancer(1, &config).unwrap();
     let honest = AgentConfig::of(&lab, 1, &["web"]).unwrap().registering("web", "b1", 1, "");
     let _honest = Agent::on(&lab, 1, &honest).unwrap();
     until("the honest agent's backend", Duration::from_secs(15), || {
-        match balancer.api().find("/v1/backends", &[("name", "b1"), ("state", "up")]) {
+        match balancer.api().find("/v1/backends", &[("service", "web"), ("name", "b1"), ("state", "up")]) {
             Ok(_) => Ok(()),
             Err(error) => Err(error.to_string()),
         }
@@ -69,16 +83,17 @@ fn strangers_at_the_agents_port_cost_neither_api_nor_watchdog_nor_leases() {
     let session = session(balancer.api());
     let memory_before = memory_kib(balancer.id());
 
-    let (stop, counts) = (AtomicBool::new(false), Arc::<Counts>::default());
+    let counts = Arc::<Counts>::default();
+    attacked.store(true, Ordering::Relaxed);
     let seen = std::thread::scope(|scope| {
         let attackers = scope.spawn(|| hostile(management, &stop, &counts));
-        let watched = scope.spawn(|| longest_gap(&told, &stop));
         let seen = observe(balancer.api(), balancer.id(), Instant::now() + attack());
         stop.store(true, Ordering::Relaxed);
         attackers.join().unwrap();
-        (seen, watched.join().unwrap())
+        seen
     });
-    let (Seen { mut took, silent_ms, memory_kib }, gap) = seen;
+    let gap = watched.join().unwrap();
+    let Seen { mut took, silent_ms, memory_kib } = seen;
     took.sort_unstable();
     let (median, worst) = (took[took.len() / 2], took[took.len() - 1]);
     let grown = memory_kib.saturating_sub(memory_before);
@@ -130,15 +145,14 @@ fn observe(api: &Api, pid: u32, until: Instant) -> Seen {
     seen
 }
 
-/// Longest time between two messages of the watchdog, and to the end.
-fn longest_gap(told: &UnixDatagram, stop: &AtomicBool) -> Duration {
+/// Longest time between two messages of the watchdog under attack, and to the end.
+fn longest_gap(told: &UnixDatagram, attacked: &AtomicBool, stop: &AtomicBool) -> Duration {
     told.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-    // What came before the attack.
-    told.set_nonblocking(true).unwrap();
-    while told.recv(&mut [0; 512]).is_ok() {}
-    told.set_nonblocking(false).unwrap();
     let (mut last, mut longest, mut bytes) = (Instant::now(), Duration::ZERO, [0; 512]);
     while !stop.load(Ordering::Relaxed) {
+        if !attacked.load(Ordering::Relaxed) {
+            (last, longest) = (Instant::now(), Duration::ZERO);
+        }
         if let Ok(length) = told.recv(&mut bytes)
             && bytes[..length].windows(10).any(|of| of == b"WATCHDOG=1")
         {
