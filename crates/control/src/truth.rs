@@ -29,10 +29,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use wire::{BackendId, Tick};
 use worker::View;
+use worker::counters::Count;
 
 /// Something that happened elsewhere.
 #[derive(Debug)]
@@ -160,6 +161,8 @@ pub(crate) struct Departed {
     /// Not before: workers must have had the chance to count.
     pub(crate) settled: Instant,
     pub(crate) deadline: Instant,
+    /// Since when none of its flows is open.
+    pub(crate) closed: Option<Instant>,
 }
 
 /// What came of a drain: the number of the state to be saved and how far that is, and in a cluster what it was asked for.
@@ -465,7 +468,8 @@ impl Truth {
                 id,
                 since_unix_ms: unix_ms(),
                 settled: now + std::time::Duration::from_secs(1),
-                deadline: now + std::time::Duration::from_millis(service.drain_timeout_ms),
+                deadline: now + Duration::from_millis(service.drain_timeout_ms),
+                closed: None,
                 service,
             });
         }
@@ -668,6 +672,11 @@ impl Truth {
     /// Live flows of a backend, all workers.
     pub(crate) fn live_flows(&self, id: BackendId) -> u64 {
         self.workers.iter().filter_map(|w| w.counters.flows_of(id)).map(|c| c.flows.get()).sum()
+    }
+
+    /// Flows of a backend that are half-closed or reset and have not been forgotten yet, all workers.
+    fn ending_flows(&self, id: BackendId) -> u64 {
+        self.workers.iter().filter_map(|worker| worker.counters.ending(id)).map(Count::get).sum()
     }
 
     /// Compiles and publishes what has changed, if anything has.
@@ -894,12 +903,22 @@ impl Truth {
         let acknowledged = self.is_acknowledged();
         // In a cluster the plan says when.
         let departed = if self.cluster.is_some() { 0 } else { self.departed.len() };
+        for at in 0..departed {
+            let is_open = self.departed.get(at).is_some_and(|of| self.live_flows(of.id) > 0);
+            if let Some(of) = self.departed.get_mut(at) {
+                of.closed = if is_open { None } else { of.closed.or(Some(now)) };
+            }
+        }
+        // A server may go on after its client's FIN: it keeps its backend for as long as after a RST, if that is seen.
+        let lingers = Duration::from_secs(u64::from(self.config.timeouts.tcp_closing_s));
         let over: Vec<usize> = (0..departed)
             .filter(|at| {
                 let departed = &self.departed[*at];
                 let quiet = acknowledged
                     && now >= departed.settled
-                    && self.live_flows(departed.id) == 0
+                    && departed.closed.is_some_and(|since| {
+                        self.ending_flows(departed.id) == 0 || now.duration_since(since) >= lingers
+                    })
                     && !self.is_base(departed);
                 quiet || now >= departed.deadline
             })

@@ -24,5 +24,5 @@ impl<Io: PacketIo> Worker<Io> {
 
 fn expired(counters: &crate::Counters, backend: wire::BackendId, state: State) {
     counters.totals.flow_expired.add(1);
-    counters.flow_ended(backend, state);
+    counters.flow_left(backend, state);
 }

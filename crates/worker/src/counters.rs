@@ -241,6 +241,8 @@ pub struct Counters {
     overloads: Box<[Count]>,
     backends: Box<[PerBackend]>,
     backend_flows: Box<[PerBackendFlows]>,
+    /// Apart from the others, whose size is a power of two.
+    ending: Box<[Count]>,
     ports: Box<[PerPort]>,
     /// Who sends what is dropped.
     pub sources: Sources,
@@ -260,6 +262,7 @@ impl Counters {
             overloads: boxed(services_max),
             backends: boxed(backends_max),
             backend_flows: boxed(backends_max),
+            ending: boxed(backends_max),
             ports: boxed(ports),
             sources: Sources::default(),
         }
@@ -301,21 +304,30 @@ impl Counters {
         self.backend_flows.get(id.index())
     }
 
-    /// A flow that was in this state leaves its backend, or is open no more.
+    /// Flows of a backend that have an entry and are not open any more (gauge); `None` past the limit set at start.
+    pub fn ending(&self, id: BackendId) -> Option<&Count> {
+        self.ending.get(id.index())
+    }
+
+    /// The gauge that a flow in this state counts in.
     #[inline]
-    pub(crate) fn flow_ended(&self, id: BackendId, state: State) {
-        if state.is_open()
-            && let Some(of) = self.flows_of(id)
-        {
-            of.flows.sub(1);
+    fn gauge(&self, id: BackendId, state: State) -> Option<&Count> {
+        if state.is_open() { self.flows_of(id).map(|of| &of.flows) } else { self.ending(id) }
+    }
+
+    /// A flow that was in this state has left its backend, or that state.
+    #[inline]
+    pub(crate) fn flow_left(&self, id: BackendId, state: State) {
+        if let Some(gauge) = self.gauge(id, state) {
+            gauge.sub(1);
         }
     }
 
-    /// A flow that was with another backend, or not open, is an open one of this backend.
+    /// A flow in this state has come to a backend, or to that state.
     #[inline]
-    pub(crate) fn flow_began(&self, id: BackendId) {
-        if let Some(of) = self.flows_of(id) {
-            of.flows.add(1);
+    pub(crate) fn flow_came(&self, id: BackendId, state: State) {
+        if let Some(gauge) = self.gauge(id, state) {
+            gauge.add(1);
         }
     }
 

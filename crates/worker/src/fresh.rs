@@ -184,7 +184,7 @@ impl<Io: PacketIo> Worker<Io> {
     fn count_replaced(&self, entered: &Entered) {
         bits(entered.replaced).for_each(|position| {
             let (backend, state) = entered.victim(position);
-            self.counters.flow_ended(backend, state);
+            self.counters.flow_left(backend, state);
         });
         self.counters.totals.flow_expired.add(u64::from(entered.replaced.count_ones()));
     }

@@ -143,10 +143,9 @@ impl<Io: PacketIo> Worker<Io> {
             {
                 of.handshakes.add(1);
             }
-            match (hit.state.is_open(), state.is_open()) {
-                (true, false) => self.counters.flow_ended(hit.backend, hit.state),
-                (false, true) => self.counters.flow_began(hit.backend),
-                _ => {}
+            if hit.state.is_open() != state.is_open() {
+                self.counters.flow_left(hit.backend, hit.state);
+                self.counters.flow_came(hit.backend, state);
             }
             if let Some(cluster) = &view.cluster
                 && hit.idle_us > cluster.max_idle_us / 4
@@ -308,7 +307,7 @@ impl<Io: PacketIo> Worker<Io> {
         if unusable.is_some()
             && let Some(old) = self.flows.get(key, now)
         {
-            self.counters.flow_ended(old.backend, old.state);
+            self.counters.flow_left(old.backend, old.state);
             self.flows.set_backend(key, &old, backend, state, now);
             self.rewritten = true;
             self.count_new(service, backend);
@@ -342,7 +341,7 @@ impl<Io: PacketIo> Worker<Io> {
     /// Counts what went for an insertion; false when there was no room for it.
     pub(crate) fn settle_insert(&mut self, key: &FlowKey, inserted: Inserted, now: Tick) -> bool {
         if let Some((old, state)) = inserted.evicted {
-            self.counters.flow_ended(old, state);
+            self.counters.flow_left(old, state);
             let totals = &self.counters.totals;
             if inserted.displaced {
                 totals.flow_displaced.add(1);
@@ -359,7 +358,7 @@ impl<Io: PacketIo> Worker<Io> {
         match inserted.outcome {
             Insert::Done => true,
             Insert::Replaced(old) => {
-                self.counters.flow_ended(old.backend, old.state);
+                self.counters.flow_left(old.backend, old.state);
                 true
             }
             Insert::Refused(_) => {

@@ -760,6 +760,7 @@ fn departed_of(document: &Document, config: &Config) -> Vec<Departed> {
             since_unix_ms: unix_ms(),
             settled: now,
             deadline: now + WHILE_PLANNED,
+            closed: None,
         })
     });
     departed.collect()

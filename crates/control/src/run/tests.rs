@@ -519,7 +519,12 @@ fn drains_removals_and_restarts() {
             machine.view_states(),
             [(BackendId(0), BackendState::Draining), (BackendId(1), BackendState::Draining)]
         );
+        // Half-closed, it may go on for a while.
+        machine.counters[1].ending(BackendId(0)).unwrap().set(1);
         machine.counters[1].flows_of(BackendId(0)).unwrap().flows.set(0);
+        tokio::time::sleep(Duration::from_millis(1700)).await;
+        assert_eq!(machine.view_states().len(), 2);
+        machine.counters[1].ending(BackendId(0)).unwrap().set(0);
         machine.until("/v1/backends", |answer| find(&answer.json(), "b1").is_null()).await;
         machine.until("/v1/events?after=0", |answer| answer.body.contains("backend_forgotten")).await;
         machine.until("/v1/status", |a| a.json()["generation"] == a.json()["generation_acknowledged"]).await;

@@ -180,14 +180,14 @@ impl<Io: PacketIo> Worker<Io> {
         }
         let former = view.backends.get(hit.backend.index()).and_then(Option::as_ref);
         if hit.backend != backend && former.is_some_and(|of| of.state == BackendState::Down) {
-            self.counters.flow_ended(hit.backend, hit.state);
+            self.counters.flow_left(hit.backend, hit.state);
             self.flows.remove(&key);
             self.rewritten = true;
             return;
         }
-        if hit.backend != backend && hit.state.is_open() {
-            self.counters.flow_ended(hit.backend, hit.state);
-            self.counters.flow_began(backend);
+        if hit.backend != backend {
+            self.counters.flow_left(hit.backend, hit.state);
+            self.counters.flow_came(backend, hit.state);
         }
         self.flows.set_backend(&key, &hit, backend, hit.state, now);
         self.rewritten = true;
