@@ -5,5 +5,7 @@
 mod agents_port;
 #[path = "hostile/floods.rs"]
 mod floods;
+#[path = "hostile/replay.rs"]
+mod replay;
 #[path = "hostile/wiped_store.rs"]
 mod wiped_store;

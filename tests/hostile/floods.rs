@@ -1,4 +1,5 @@
-//! Floods of new flows from spoofed addresses, then honest flows, then a drain: nobody who has exchanged a few packets is moved by it.
+//! Floods of new flows from spoofed addresses, then honest flows, then a drain: nobody who has exchanged a few packets is moved by it. And
+//! floods of what is not for a VIP.
 
 use guideway_lab::api::rows;
 use guideway_lab::command::until;
@@ -7,10 +8,11 @@ use guideway_lab::load::flood::{FloodLoad, FloodOf};
 use guideway_lab::load::hold::{HoldLoad, HoldReport};
 use guideway_lab::load_run::LoadRun;
 use guideway_lab::scenario::{check_conservation, wait_up};
-use guideway_lab::topology::{ECHO_PORT, VIP, VIP_OTHER};
+use guideway_lab::topology::{ECHO_PORT, VIP, VIP_OTHER, balancer_address, balancer_address6, balancer_mac};
 use guideway_lab::{Balancer, Lab};
-use std::net::{IpAddr, SocketAddr, SocketAddrV4};
-use std::time::Duration;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
+use std::time::{Duration, Instant};
+use testkit::frames::{Packet, internet_checksum, pseudo_header};
 
 /// Whether tests are to be as long as they should be: `GUIDEWAY_LAB_FULL` is set (`cargo xtask soak` does).
 fn full_or(full: u64, short: u64) -> u64 {
@@ -104,6 +106,90 @@ fn honest_flows_stay_after_floods_of_new_ones() {
         assert_eq!(answer["acknowledged"], true, "{answer}");
     }
     assert!(sum(&balancer, "flow_displaced") > 0, "the table was full");
+    check_conservation(&balancer).unwrap();
+    balancer.stop().unwrap();
+}
+
+/// Frames that are not for a VIP, from spoofed sources on the machine's own link: to its address, solicitations of it and of a VIP, broadcasts.
+fn for_kernel() -> Vec<Vec<u8>> {
+    let router = [2, 0x99, 0, 0, 0, 1];
+    let mac: Vec<u8> = balancer_mac(1).split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
+    let ethernet = |to: &[u8], kind: [u8; 2]| [to, &router[..], &kind].concat();
+    let address6: Ipv6Addr = balancer_address6(1).parse().unwrap();
+    let address: Ipv4Addr = balancer_address(1).parse().unwrap();
+    let mut frames = Vec::new();
+    for n in 0..64_u8 {
+        let from = format!("10.0.2.{}", 100 + n);
+        let udp = |to: &str, port: u16| {
+            let datagram = Packet::udp(&from, to).ports(40_000, port).payload_of(18).datagram();
+            [ethernet(&mac, [8, 0]), datagram].concat()
+        };
+        // Most of them, because that budget is the largest.
+        frames.extend((0..5).map(|port| udp(&balancer_address(1), 9_000 + port)));
+        frames.push(udp(VIP, 9));
+        let from6 = Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, 0x9900 + u16::from(n));
+        let mut asks = [&[135, 0, 0, 0, 0, 0, 0, 0][..], &address6.octets(), &[1, 1], &router].concat();
+        let pseudo = pseudo_header(from6.into(), address6.into(), 58, asks.len());
+        let checksum = internet_checksum(&[&pseudo[..], &asks].concat());
+        asks[2..4].copy_from_slice(&checksum.to_be_bytes());
+        let header = [&[0x60, 0, 0, 0, 0, 32, 58, 255][..], &from6.octets(), &address6.octets()].concat();
+        frames.push([ethernet(&mac, [0x86, 0xdd]), header, asks].concat());
+        let asks = [&[0, 1, 8, 0, 6, 4, 0, 1][..], &router, &[10, 0, 2, 100 + n], &[0; 6], &address.octets()];
+        frames.push([ethernet(&[0xff; 6], [8, 6]), asks.concat(), vec![0; 18]].concat());
+    }
+    frames
+}
+
+/// What the kernel is given by a worker a second at the most, of ARP, discovery and all else: docs/operations.md.
+const PUNTED_MOST: u64 = 2_000 + 2_000 + 20_000 + 10 * 20;
+
+#[test]
+fn a_flood_for_the_kernel_takes_nothing_from_traffic() {
+    let lab = Lab::new("punt").unwrap();
+    let balancer = lab.start_balancer(1, &config(&lab, false)).unwrap();
+    wait_up(&balancer, "udp-by-load", &["b1", "b2", "b3"]).unwrap();
+    let count = usize::try_from(full_or(500, 100)).unwrap();
+    let held = [(VIP, false), (VIP_OTHER, true)].map(|(vip, udp)| hold(&lab, vip, udp, count));
+    let seconds = full_or(12, 3);
+    let (before, punted_before) = (balancer.api().drops().unwrap(), sum(&balancer, "punted"));
+    let frames = for_kernel();
+    let rate = 48_000;
+    let times = u32::try_from(seconds).unwrap() * rate / u32::try_from(frames.len()).unwrap();
+    let begun = Instant::now();
+    let (sent, slowest) = std::thread::scope(|scope| {
+        let flood = scope.spawn(|| lab.inject("lb1", &frames, times, rate).unwrap());
+        let mut slowest = Duration::ZERO;
+        while !flood.is_finished() {
+            let asked = Instant::now();
+            balancer.api().get("/v1/workers").unwrap();
+            slowest = slowest.max(asked.elapsed());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        (flood.join().unwrap(), slowest)
+    });
+    let took = begun.elapsed();
+    let (after, punted) = (balancer.api().drops().unwrap(), sum(&balancer, "punted") - punted_before);
+    let grown = |of: &str| after.get(of).unwrap_or(&0) - before.get(of).unwrap_or(&0);
+    let refused =
+        ["punt_limit", "punt_limit_arp", "punt_limit_discovery", "no_service"].map(|of| (of, grown(of)));
+    println!(
+        "{sent} frames in {took:?}, {punted} punted, {refused:?}, slowest answer of the API {slowest:?}"
+    );
+    assert!(sent > seconds * 10_000, "the flood was none");
+    assert!(refused.iter().all(|(_, count)| *count > 0), "{refused:?}");
+    let workers = rows(&balancer.api().get("/v1/workers").unwrap()).len() as u64;
+    assert!(punted <= workers * PUNTED_MOST * (took.as_secs() + 2), "{punted} in {took:?}");
+    assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+    // They all come by one link, so one of them is named.
+    let busiest = balancer.api().get("/v1/sources").unwrap();
+    let named =
+        |row: &serde_json::Value| row["source"].as_str().is_some_and(|source| source.starts_with("10.0.2.1"));
+    assert!(rows(&busiest).iter().any(named), "{busiest}");
+    for run in held {
+        let report = run.stop().unwrap();
+        assert_eq!((report.connections.len(), report.broken().len()), (count, 0), "{:#?}", report.broken());
+    }
+    wait_up(&balancer, "udp-by-load", &["b1", "b2", "b3"]).unwrap();
     check_conservation(&balancer).unwrap();
     balancer.stop().unwrap();
 }

@@ -27,17 +27,17 @@ fn connections() -> usize {
     if is_full() { 600 } else { 150 }
 }
 
-fn pause(ms: u64) {
+pub(crate) fn pause(ms: u64) {
     std::thread::sleep(Duration::from_millis(ms));
 }
 
-fn members(drained: &[u8], taking: &[u8]) -> Vec<Member> {
+pub(crate) fn members(drained: &[u8], taking: &[u8]) -> Vec<Member> {
     let all =
         drained.iter().map(|index| (index, Some("drain"))).chain(taking.iter().map(|index| (index, None)));
     all.map(|(index, state)| Member { state, ..Member::v4(*index, Mode::Ipip) }).collect()
 }
 
-fn config(lab: &Lab, index: u8, members: &[Member]) -> Config {
+pub(crate) fn config(lab: &Lab, index: u8, members: &[Member]) -> Config {
     let extra = "maglev_size = 4099\n".to_owned();
     let mut config = lab.config(index).with(Service { extra, ..Service::echo(Mode::Ipip, members.to_vec()) });
     config.extra = format!("[cluster]\nstore = \"etcd\"\nendpoints = [\"{}\"]\n", Store::endpoint());
@@ -72,7 +72,7 @@ fn agreed(machines: &Machines<'_>) -> Result<BTreeMap<String, (u64, u64)>, Strin
     if numbers.len() == all.len() { Ok(all) } else { Err(format!("two have one number: {all:?}")) }
 }
 
-fn wait_agreed(machines: &Machines<'_>, what: &str) -> BTreeMap<String, (u64, u64)> {
+pub(crate) fn wait_agreed(machines: &Machines<'_>, what: &str) -> BTreeMap<String, (u64, u64)> {
     let begun = Instant::now();
     let all = until(what, PATIENCE, || agreed(machines)).unwrap();
     println!("{what}: {:?} later, {all:?}", begun.elapsed());

@@ -25,6 +25,7 @@ pub mod cleanup;
 pub mod command;
 pub mod config;
 pub mod demo;
+pub mod inject;
 pub mod load;
 pub mod load_run;
 pub mod machines;

@@ -9,7 +9,8 @@ use std::process::Command;
 use std::time::Duration;
 
 /// The targets of fuzz/Cargo.toml.
-pub(crate) const TARGETS: &[&str] = &["frame", "config", "replay", "agent"];
+pub(crate) const TARGETS: &[&str] =
+    &["frame", "config", "replay", "statesync", "pieces", "agent", "store", "state", "health", "netlink"];
 
 const TRIPLE: &str = env!("XTASK_TARGET");
 
@@ -44,7 +45,13 @@ pub(crate) fn run(target: &str, time: Duration) -> std::io::Result<Command> {
     command.arg(format!("-artifact_prefix={}/", artifacts.display()));
     command.arg(format!("-max_total_time={}", time.as_secs()));
     command.args(["-timeout=20", "-rss_limit_mb=4096", "-print_final_stats=1"]);
-    command.arg(format!("-max_len={}", if target == "replay" { 16_384 } else { 4096 }));
+    let longest = match target {
+        "replay" => 16_384,
+        // More than a check looks at.
+        "health" => 80_000,
+        _ => 4_096,
+    };
+    command.arg(format!("-max_len={longest}"));
     command.current_dir(project::root());
     Ok(command)
 }

@@ -10,16 +10,25 @@
 //!   └──────────── orders ◀───────────────┴───────────── acknowledgements ◀───── reports ◀───────┘
 //! ```
 
+// Without a daemon there is no connection, and whoever rehearses needs little of the rest.
+#![cfg_attr(not(feature = "daemon"), allow(dead_code))]
+
+#[cfg(feature = "daemon")]
 pub(crate) mod adopt;
 pub(crate) mod document;
+#[cfg(feature = "daemon")]
 pub(crate) mod forecast;
 pub(crate) mod keys;
 pub(crate) mod leading;
 pub(crate) mod picture;
 pub(crate) mod registrations;
+#[cfg(any(test, feature = "rehearsal"))]
+pub(crate) mod rehearsal;
 pub(crate) mod seat;
+#[cfg(feature = "daemon")]
 pub(crate) mod show;
 pub(crate) mod slot_text;
+#[cfg(feature = "daemon")]
 pub(crate) mod store;
 pub(crate) mod tables;
 pub(crate) mod text;

@@ -100,7 +100,7 @@ pub struct Ids {
 
 impl Ids {
     /// Ids that were given elsewhere (a cluster's), and no others: those that a configuration lacks cannot be assigned.
-    #[cfg(feature = "daemon")]
+    #[cfg(any(feature = "daemon", feature = "rehearsal"))]
     pub(crate) fn given<'a>(
         services: impl IntoIterator<Item = (ServiceId, &'a str, Net, u16, Protocol)>,
         backends: impl IntoIterator<Item = (BackendId, ServiceId, &'a str, IpAddr)>,

@@ -24,7 +24,7 @@ mod api;
 mod apply;
 #[cfg(feature = "daemon")]
 mod balance;
-#[cfg(feature = "daemon")]
+#[cfg(any(feature = "daemon", feature = "rehearsal"))]
 mod cluster;
 #[cfg(feature = "daemon")]
 mod event;
@@ -38,7 +38,7 @@ mod load;
 mod load_weight;
 #[cfg(feature = "daemon")]
 mod metrics;
-#[cfg(feature = "daemon")]
+#[cfg(any(feature = "daemon", feature = "rehearsal"))]
 mod neighbour;
 #[cfg(feature = "daemon")]
 mod openapi;
@@ -54,7 +54,7 @@ mod run;
 mod scan;
 #[cfg(feature = "daemon")]
 mod slow_start;
-#[cfg(feature = "daemon")]
+#[cfg(any(feature = "daemon", feature = "rehearsal"))]
 mod state;
 #[cfg(feature = "daemon")]
 mod status;
@@ -73,10 +73,16 @@ mod test_network;
 
 #[cfg(feature = "rehearsal")]
 pub use agents::rehearsal::{agent_seeds, rehearse_agents};
+#[cfg(feature = "rehearsal")]
+pub use cluster::rehearsal::{rehearse_store, store_seeds};
+#[cfg(feature = "rehearsal")]
+pub use neighbour::rehearsal::{netlink_seeds, rehearse_netlink};
 #[cfg(feature = "daemon")]
 pub use plane::{DeviceStats, Notice, Options, Plane, PortHandle, Telemetry, WorkerHandle};
 #[cfg(feature = "daemon")]
 pub use run::{RunError, run};
+#[cfg(feature = "rehearsal")]
+pub use state::rehearsal::{rehearse_state, state_seeds};
 
 /// Why this build cannot run a configuration that is good in itself; `None` if it can.
 #[cfg(feature = "daemon")]

@@ -1,32 +1,24 @@
 //! Next hops: which port a backend is reached through, and the link-layer address there, as the kernel's routes and
 //! neighbour tables on the exception interfaces say.
 //!
-//! Rule of this module: the kernel resolves, we read. We keep its entries in use (`NTF_USE`), since our traffic does
-//! not pass through it and it would forget them. An entry that vanishes keeps its last address until resolution has
-//! failed, so that the kernel's housekeeping interrupts no traffic.
+//! Rule of this module: the kernel resolves, we read. What it says is put together here, without asking; [`follow`] asks. An entry that
+//! vanishes keeps its last address until resolution has failed, so that the kernel's housekeeping interrupts no traffic.
+#![cfg_attr(not(feature = "daemon"), allow(dead_code))]
 
-use crate::truth::Note;
-use futures_util::{StreamExt, TryStreamExt};
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia};
-use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
-use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder, new_multicast_connection};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::time::Duration;
-use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
+use std::net::IpAddr;
 use wire::PortId;
 
-/// Time between two full looks when everything is resolved.
-const REFRESH: Duration = Duration::from_secs(10);
-/// … when something is not.
-const RETRY: Duration = Duration::from_secs(1);
-/// Pause after a change of routes or links, in which more may follow.
-const SETTLE: Duration = Duration::from_millis(20);
+#[cfg(feature = "daemon")]
+pub(crate) mod follow;
+#[cfg(any(test, feature = "rehearsal"))]
+pub(crate) mod rehearsal;
 
 /// What is to be resolved, and where.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -48,44 +40,6 @@ pub(crate) struct NextHop {
 
 /// Next hops by backend address; absent while unresolved.
 pub(crate) type NextHops = HashMap<IpAddr, NextHop>;
-
-/// Follows the kernel until the owner is gone. A lost netlink connection is made anew.
-pub(crate) async fn follow(mut wanted: watch::Receiver<Wanted>, notes: mpsc::Sender<Note>) {
-    let mut table = Table::default();
-    let mut complained = false;
-    loop {
-        // Nothing to resolve, no need to listen.
-        if wanted.wait_for(|wanted| !wanted.addresses.is_empty()).await.is_err() {
-            return;
-        }
-        match follow_connection(&mut table, &mut wanted, &notes).await {
-            Ok(()) => return,
-            Err(error) => {
-                if !complained {
-                    let text = format!(
-                        "cannot read routes and neighbours ({error}); next hops stay as they are. \
-                         Needs CAP_NET_ADMIN; tried again every second"
-                    );
-                    if notes.send(Note::Warning(text)).await.is_err() {
-                        return;
-                    }
-                }
-                complained = true;
-                tokio::time::sleep(RETRY).await;
-            }
-        }
-    }
-}
-
-#[derive(Debug, thiserror::Error)]
-enum FollowError {
-    #[error("netlink socket: {0}")]
-    Socket(#[from] std::io::Error),
-    #[error("netlink: {0}")]
-    Netlink(#[from] rtnetlink::Error),
-    #[error("netlink connection closed")]
-    Closed,
-}
 
 /// Where a backend's frames go on the link.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -111,63 +65,6 @@ struct Neighbour {
     fresh: bool,
 }
 
-struct Abort(tokio::task::JoinHandle<()>);
-
-impl Drop for Abort {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-async fn follow_connection(
-    table: &mut Table,
-    wanted: &mut watch::Receiver<Wanted>,
-    notes: &mpsc::Sender<Note>,
-) -> Result<(), FollowError> {
-    let (connection, handle, mut messages) = new_multicast_connection(&[
-        MulticastGroup::Neigh,
-        MulticastGroup::Link,
-        MulticastGroup::Ipv4Route,
-        MulticastGroup::Ipv6Route,
-        MulticastGroup::Ipv4Ifaddr,
-        MulticastGroup::Ipv6Ifaddr,
-    ])?;
-    let _connection = Abort(tokio::spawn(connection));
-    loop {
-        let wish = wanted.borrow_and_update().clone();
-        table.look(&handle, &wish).await?;
-        if !table.report(notes).await {
-            return Ok(());
-        }
-        table.nudge(&handle).await?;
-        let pause = if table.complete(&wish) { REFRESH } else { RETRY };
-        let mut look_at = Instant::now() + pause;
-        loop {
-            tokio::select! {
-                changed = wanted.changed() => {
-                    if changed.is_err() {
-                        return Ok(());
-                    }
-                    break;
-                }
-                message = messages.next() => {
-                    let Some((message, _)) = message else { return Err(FollowError::Closed) };
-                    match table.hear(message) {
-                        Heard::Neighbour => {
-                            if !table.report(notes).await {
-                                return Ok(());
-                            }
-                        }
-                        Heard::LookAgain => look_at = look_at.min(Instant::now() + SETTLE),
-                        Heard::Nothing => {}
-                    }
-                }
-                () = tokio::time::sleep_until(look_at) => break,
-            }
-        }
-    }
-}
-
 enum Heard {
     Neighbour,
     LookAgain,
@@ -175,33 +72,13 @@ enum Heard {
 }
 
 impl Table {
-    /// Reads interfaces, routes and neighbours anew.
-    async fn look(&mut self, handle: &Handle, wanted: &Wanted) -> Result<(), FollowError> {
-        let mut interfaces = Vec::new();
-        for (port, name) in &wanted.interfaces {
-            let mut links = Box::pin(handle.link().get().match_name(name.clone()).execute());
-            // An interface that is not there (yet) is not an error.
-            if let Ok(Some(link)) = links.try_next().await {
-                interfaces.push((*port, link.header.index));
-            }
-        }
-        let mut hops = BTreeMap::new();
-        for address in &wanted.addresses {
-            if let Some(hop) = find_hop(handle, *address, &interfaces).await? {
-                hops.insert(*address, hop);
-            }
-        }
+    /// Hops that were found anew, and all neighbours that the kernel shows. Of those it has forgotten without failing, the ones that are
+    /// needed keep their address until they are resolved anew.
+    fn replace(&mut self, hops: BTreeMap<IpAddr, Hop>, shown: &[NeighbourMessage]) {
         self.hops = hops;
-        let mut seen = HashMap::new();
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let mut neighbours = Box::pin(handle.neighbours().get().set_address_family(family).execute());
-            while let Some(message) = neighbours.try_next().await? {
-                if let Some((key, told)) = read_neighbour(&message) {
-                    seen.insert(key, told.after(self.neighbours.get(&key).copied()));
-                }
-            }
-        }
-        // What the kernel has forgotten without failing keeps its address until it is resolved anew.
+        let told = shown.iter().filter_map(read_neighbour);
+        let mut seen: HashMap<_, _> =
+            told.map(|(key, told)| (key, told.after(self.neighbours.get(&key).copied()))).collect();
         let needed: BTreeSet<(u32, IpAddr)> = self.hops.values().map(Hop::key).collect();
         for (key, old) in &self.neighbours {
             if needed.contains(key) && !seen.contains_key(key) {
@@ -209,7 +86,6 @@ impl Table {
             }
         }
         self.neighbours = seen;
-        Ok(())
     }
 
     /// Takes in what the kernel tells by itself.
@@ -237,31 +113,6 @@ impl Table {
         }
     }
 
-    /// Asks the kernel to resolve what is not fresh, and to keep the rest.
-    async fn nudge(&self, handle: &Handle) -> Result<(), FollowError> {
-        let keys: BTreeSet<(u32, IpAddr)> = self.hops.values().map(Hop::key).collect();
-        for (interface, address) in keys {
-            if self.neighbours.get(&(interface, address)).is_some_and(|neighbour| neighbour.fresh) {
-                continue;
-            }
-            let request = handle
-                .neighbours()
-                .add(interface, address)
-                .state(NeighbourState::None)
-                .flags(NeighbourFlags::Use)
-                .replace();
-            match request.execute().await {
-                Ok(()) => {}
-                // The interface may be down or gone; the next look will tell.
-                Err(rtnetlink::Error::NetlinkError(error)) => {
-                    tracing::debug!(%address, interface, "neighbour not triggered: {}", error.to_io());
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
-    }
-
     fn next_hops(&self) -> NextHops {
         self.hops
             .iter()
@@ -276,61 +127,20 @@ impl Table {
         self.next_hops().len() == wanted.addresses.len()
     }
 
-    /// Reports next hops that differ from those last reported. False when nobody listens any more.
-    async fn report(&mut self, notes: &mpsc::Sender<Note>) -> bool {
+    /// Next hops, if they differ from those given last.
+    fn changed(&mut self) -> Option<NextHops> {
         let found = self.next_hops();
         if self.reported.as_ref() == Some(&found) {
-            return true;
+            return None;
         }
         self.reported = Some(found.clone());
-        notes.send(Note::NextHops(found)).await.is_ok()
+        Some(found)
     }
 }
 
 impl Hop {
     fn key(&self) -> (u32, IpAddr) {
         (self.interface, self.neighbour)
-    }
-}
-
-/// The kernel's own choice if it is one of our interfaces, else the first of ours that has a route.
-async fn find_hop(
-    handle: &Handle,
-    address: IpAddr,
-    interfaces: &[(PortId, u32)],
-) -> Result<Option<Hop>, FollowError> {
-    if interfaces.is_empty() {
-        return Ok(None);
-    }
-    for through in std::iter::once(None).chain(interfaces.iter().map(|(_, index)| Some(*index))) {
-        let Some(route) = get_route(handle, address, through).await? else { continue };
-        if let Some(hop) = read_route(&route, address, interfaces) {
-            return Ok(Some(hop));
-        }
-    }
-    Ok(None)
-}
-
-async fn get_route(
-    handle: &Handle,
-    address: IpAddr,
-    through: Option<u32>,
-) -> Result<Option<RouteMessage>, FollowError> {
-    let mut message = match address {
-        IpAddr::V4(address) => RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(address, 32).build(),
-        IpAddr::V6(address) => {
-            RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(address, 128).build()
-        }
-    };
-    if let Some(index) = through {
-        message.attributes.push(RouteAttribute::Oif(index));
-    }
-    let mut routes = Box::pin(handle.route().get(message).execute());
-    match routes.try_next().await {
-        Ok(route) => Ok(route),
-        // No route.
-        Err(rtnetlink::Error::NetlinkError(_)) => Ok(None),
-        Err(error) => Err(error.into()),
     }
 }
 
@@ -402,4 +212,15 @@ impl Told {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::{Neighbour, Told};
+
+    #[test]
+    fn a_forgotten_entry_keeps_its_address_until_resolution_fails() {
+        let mac = Some([2, 0, 0, 0, 0, 1]);
+        let old = Neighbour { mac, fresh: true };
+        assert_eq!(Told::Asking.after(Some(old)), Neighbour { mac, fresh: false });
+        assert_eq!(Told::Asking.after(None), Neighbour { mac: None, fresh: false });
+        assert_eq!(Told::Failed.after(Some(old)), Neighbour { mac: None, fresh: false });
+    }
+}

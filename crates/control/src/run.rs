@@ -208,7 +208,7 @@ async fn drive(
             now,
             memory_bytes,
             saved,
-            saver: state::Saver::start(state_dir),
+            saver: state::saver::Saver::start(state_dir),
             notes: notes.clone(),
             acknowledged,
             wanted_neighbours,
@@ -233,7 +233,7 @@ async fn drive(
     // Not reached with a store: such a configuration is refused before anything starts.
     #[cfg(not(feature = "etcd"))]
     let keeper = store.zip(requests).map(|_| tokio::spawn(async {}));
-    tokio::spawn(neighbour::follow(neighbour_wishes, notes.clone()));
+    tokio::spawn(neighbour::follow::follow(neighbour_wishes, notes.clone()));
     tokio::spawn(announce::keep(announcement_wishes, left_over, announced, notes));
     let door =
         Door { questions, acknowledged: acknowledgements.clone(), applying: Arc::new(Semaphore::new(1)) };

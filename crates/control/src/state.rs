@@ -1,8 +1,8 @@
 //! What survives a restart: one JSON file, `state.json` in `machine.state_dir`.
 //!
 //! Rule of this module: the file is always whole. A new one is written beside it, synced, and renamed over it; one
-//! that cannot be read is set aside, never deleted. Written on a thread of its own, so that a slow disk delays nothing
-//! but the answer that promises persistence.
+//! that cannot be read is set aside, never deleted.
+#![cfg_attr(not(feature = "daemon"), allow(dead_code))]
 
 use model::config::Net;
 use model::registered::Registered;
@@ -11,9 +11,12 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use tokio::sync::watch;
+use std::path::Path;
+
+#[cfg(any(test, feature = "rehearsal"))]
+pub(crate) mod rehearsal;
+#[cfg(feature = "daemon")]
+pub(crate) mod saver;
 
 /// Name in the state directory.
 const FILE: &str = "state.json";
@@ -125,11 +128,30 @@ fn read(path: &Path) -> Result<Option<Saved>, String> {
     if bytes.len() as u64 > FILE_MAX {
         return Err(format!("larger than {FILE_MAX} bytes"));
     }
-    let saved: Saved = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
+    parse(&bytes).map(Some)
+}
+
+/// The content of a file.
+///
+/// # Errors
+/// What is wrong with it.
+fn parse(bytes: &[u8]) -> Result<Saved, String> {
+    let saved: Saved = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
     if saved.version != VERSION {
         return Err(format!("version {} instead of {VERSION}", saved.version));
     }
-    Ok(Some(saved))
+    let is_prefix = |of: &&SavedAddress| of.length <= if of.address.is_ipv4() { 32 } else { 128 };
+    if let Some(of) = saved.announced.iter().find(|of| !is_prefix(of)) {
+        return Err(format!("{}/{} is no prefix", of.address, of.length));
+    }
+    Ok(saved)
+}
+
+/// As [`parse`] reads it.
+fn text(saved: &Saved) -> Result<Vec<u8>, serde_json::Error> {
+    let mut bytes = serde_json::to_vec_pretty(&Saved { version: VERSION, ..saved.clone() })?;
+    bytes.push(b'\n');
+    Ok(bytes)
 }
 
 /// Writes the file.
@@ -140,8 +162,7 @@ pub(crate) fn save(directory: &Path, saved: &Saved) -> io::Result<()> {
     fs::create_dir_all(directory)?;
     let path = directory.join(FILE);
     let new = directory.join(".state.json.new");
-    let mut bytes = serde_json::to_vec_pretty(&Saved { version: VERSION, ..saved.clone() })?;
-    bytes.push(b'\n');
+    let bytes = text(saved)?;
     // The configuration holds the cluster key.
     let mut file = fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&new)?;
     file.write_all(&bytes)?;
@@ -150,65 +171,11 @@ pub(crate) fn save(directory: &Path, saved: &Saved) -> io::Result<()> {
     fs::File::open(directory)?.sync_all()
 }
 
-/// Writes states behind the owner's back; of several wanted while one is written, only the last.
-#[derive(Debug)]
-pub(crate) struct Saver {
-    wanted: watch::Sender<(u64, Arc<Saved>)>,
-    done: watch::Receiver<Written>,
-}
-
-/// How far the writing is.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Written {
-    /// Number of the last state that was dealt with.
-    pub(crate) number: u64,
-    /// Why it could not be written.
-    pub(crate) error: Option<String>,
-}
-
-impl Saver {
-    /// Starts writing into `directory`.
-    pub(crate) fn start(directory: PathBuf) -> Saver {
-        let (wanted, mut wishes) = watch::channel((0, Arc::new(Saved::default())));
-        let (tell, done) = watch::channel(Written::default());
-        tokio::spawn(async move {
-            while wishes.changed().await.is_ok() {
-                let (number, saved) = wishes.borrow_and_update().clone();
-                let place = directory.clone();
-                let written = tokio::task::spawn_blocking(move || save(&place, &saved)).await;
-                let error = match written {
-                    Ok(Ok(())) => None,
-                    Ok(Err(e)) => Some(format!("{}: {e}", directory.join(FILE).display())),
-                    Err(e) => Some(e.to_string()),
-                };
-                tell.send_replace(Written { number, error });
-            }
-        });
-        Saver { wanted, done }
-    }
-
-    /// Asks for `saved` to be written; returns its number.
-    pub(crate) fn save(&self, saved: Saved) -> u64 {
-        let mut number = 0;
-        self.wanted.send_modify(|(last, old)| {
-            *last += 1;
-            number = *last;
-            *old = Arc::new(saved);
-        });
-        number
-    }
-
-    /// How far the writing is.
-    pub(crate) fn written(&self) -> watch::Receiver<Written> {
-        self.done.clone()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn sample() -> Saved {
+    pub(super) fn sample() -> Saved {
         Saved {
             version: VERSION,
             saved_unix_ms: 5,
@@ -252,7 +219,13 @@ mod tests {
 
     #[test]
     fn a_broken_file_is_set_aside_and_told() {
-        for broken in ["{", "", "{\"version\":99,\"saved_unix_ms\":1,\"config\":null}", "[]"] {
+        for broken in [
+            "{",
+            "",
+            "{\"version\":99,\"saved_unix_ms\":1,\"config\":null}",
+            "[]",
+            "{\"version\":1,\"saved_unix_ms\":1,\"config\":null,\"announced\":[{\"address\":\"10.0.0.1\",\"length\":33}]}",
+        ] {
             let place = tempfile::tempdir().unwrap();
             fs::write(place.path().join(FILE), broken).unwrap();
             let (saved, problem) = load(place.path());
@@ -261,23 +234,5 @@ mod tests {
             assert_eq!(fs::read_to_string(place.path().join("state.json.unreadable")).unwrap(), broken);
             assert_eq!(load(place.path()), (Saved::default(), None));
         }
-    }
-
-    #[tokio::test]
-    async fn the_saver_tells_what_it_wrote_and_what_it_could_not() {
-        let place = tempfile::tempdir().unwrap();
-        let saver = Saver::start(place.path().to_owned());
-        let number = saver.save(sample());
-        let mut written = saver.written();
-        let seen = written.wait_for(|w| w.number >= number).await.unwrap().clone();
-        assert_eq!(seen.error, None);
-        assert_eq!(load(place.path()).0, sample());
-
-        let file = place.path().join("file");
-        fs::write(&file, "").unwrap();
-        let saver = Saver::start(file.join("below"));
-        let number = saver.save(sample());
-        let seen = saver.written().wait_for(|w| w.number >= number).await.unwrap().clone();
-        assert!(seen.error.unwrap().contains("state.json"));
     }
 }

@@ -21,7 +21,8 @@ use crate::passive::truth::Passive;
 use crate::plane::{PortHandle, WorkerHandle};
 use crate::publisher::{self, Backlog};
 use crate::scan::Scanner;
-use crate::state::{Saved, SavedBackend, SavedDrain, Saver};
+use crate::state::saver::{Saver, Written};
+use crate::state::{Saved, SavedBackend, SavedDrain};
 use model::api::{BackendState, CheckResult, EventKind, ServiceState, Word};
 use model::config::{AdminState, Announce, Backend, Config, HealthKind, Mac, Mode, Route, Service};
 use model::{Loaded, Report};
@@ -166,12 +167,8 @@ pub(crate) struct Departed {
 }
 
 /// What came of a drain: the number of the state to be saved and how far that is, and in a cluster what it was asked for.
-pub(crate) type Drained = (
-    model::api::DrainResult,
-    u64,
-    watch::Receiver<crate::state::Written>,
-    Option<crate::cluster::adopt::Wished>,
-);
+pub(crate) type Drained =
+    (model::api::DrainResult, u64, watch::Receiver<Written>, Option<crate::cluster::adopt::Wished>);
 
 /// See the module.
 pub(crate) struct Truth {
@@ -984,7 +981,7 @@ impl Truth {
     }
 
     /// How far the writing of the state is.
-    pub(crate) fn written(&self) -> watch::Receiver<crate::state::Written> {
+    pub(crate) fn written(&self) -> watch::Receiver<Written> {
         self.saver.written()
     }
 

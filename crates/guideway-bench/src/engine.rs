@@ -8,7 +8,7 @@ mod scene;
 
 pub use check::Expected;
 pub use frame::Writer;
-pub use rig::{Parts, Rig, WithViews, table_bytes};
+pub use rig::{Parts, Rig, Waiting, WithViews, table_bytes};
 pub use scene::{Family, Mode, Scene, State};
 
 use crate::bound::Lines;

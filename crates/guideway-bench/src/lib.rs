@@ -24,6 +24,7 @@ pub mod memory;
 pub mod ndr;
 pub mod null;
 pub mod options;
+pub mod punt;
 pub mod quantiles;
 pub mod random;
 pub mod report;

@@ -2,7 +2,8 @@
 
 use clap::{Parser, Subcommand};
 use guideway_bench::{
-    Failure, engine, flood, machine, maglev, memory, ndr, null, residence, ring, scale, supervisor, table,
+    Failure, engine, flood, machine, maglev, memory, ndr, null, punt, residence, ring, scale, supervisor,
+    table,
 };
 use std::process::ExitCode;
 
@@ -23,6 +24,7 @@ enum Command {
     Scale(scale::Arguments),
     Residence(residence::Arguments),
     Flood(flood::Arguments),
+    Punt(punt::Arguments),
     Ring(ring::Arguments),
     Maglev(maglev::Arguments),
     Memory(memory::Arguments),
@@ -39,6 +41,7 @@ impl Command {
             Command::Scale(arguments) => arguments.huge_bytes(),
             Command::Residence(arguments) => arguments.huge_bytes(),
             Command::Flood(arguments) => arguments.huge_bytes(),
+            Command::Punt(arguments) => arguments.huge_bytes(),
             Command::Ring(arguments) => arguments.huge_bytes(),
             Command::Maglev(arguments) => arguments.huge_bytes(),
             Command::Memory(arguments) => arguments.huge_bytes(),
@@ -56,6 +59,7 @@ impl Command {
             Command::Scale(arguments) => scale::run(arguments, cpus),
             Command::Residence(arguments) => residence::run(arguments),
             Command::Flood(arguments) => flood::run(arguments),
+            Command::Punt(arguments) => punt::run(arguments),
             Command::Ring(arguments) => ring::run(arguments, cpus),
             Command::Maglev(arguments) => maglev::run(arguments),
             Command::Memory(arguments) => memory::run(arguments),

@@ -14,6 +14,8 @@ mod tests;
 mod verdict;
 
 pub use exec::{EXEC_AT_ONCE_MAX, Exec};
+#[cfg(feature = "rehearsal")]
+pub use probe::rehearse;
 pub use probe::{Check, Failure, SourcePorts};
 pub use verdict::{Change, FLAP_WINDOW_MS, HOLD_MAX_MS, Rules, Verdict};
 

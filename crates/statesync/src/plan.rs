@@ -64,6 +64,13 @@ pub struct ServicePlan {
     pub tainted: SlotSet,
 }
 
+impl ServicePlan {
+    /// Number of slots.
+    pub fn size(&self) -> u32 {
+        u32::try_from(self.cur.len()).unwrap_or(u32::MAX)
+    }
+}
+
 /// Tables that are to be: answers of every service, in the order of the plan's services.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Tables {

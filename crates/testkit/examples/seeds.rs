@@ -2,7 +2,9 @@
 
 use std::path::Path;
 use testkit::bench::{config_text, good_frames};
+use testkit::check::health_seeds;
 use testkit::malformed::corpus;
+use testkit::peers::{pieces_seeds, statesync_seeds};
 
 fn main() -> std::io::Result<()> {
     let Some(root) = std::env::args_os().nth(1) else {
@@ -12,16 +14,22 @@ fn main() -> std::io::Result<()> {
     let root = Path::new(&root);
     frames(&root.join("frame"))?;
     configs(&root.join("config"))?;
-    agents(&root.join("agent"))?;
-    captures(&root.join("replay"))
-}
-
-fn agents(directory: &Path) -> std::io::Result<()> {
-    std::fs::create_dir_all(directory)?;
-    for (name, seed) in control::agent_seeds() {
-        std::fs::write(directory.join(format!("{name}.bin")), seed)?;
+    for (target, seeds) in [
+        ("agent", control::agent_seeds()),
+        ("statesync", statesync_seeds()),
+        ("pieces", pieces_seeds()),
+        ("store", control::store_seeds()),
+        ("state", control::state_seeds()),
+        ("netlink", control::netlink_seeds()),
+        ("health", health_seeds()),
+    ] {
+        let directory = root.join(target);
+        std::fs::create_dir_all(&directory)?;
+        for (name, seed) in seeds {
+            std::fs::write(directory.join(format!("{name}.bin")), seed)?;
+        }
     }
-    Ok(())
+    captures(&root.join("replay"))
 }
 
 /// A record of `testkit::check::check_steps`.

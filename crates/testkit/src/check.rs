@@ -4,6 +4,7 @@ use crate::bench::{Bench, Faults, good_frames};
 use crate::frames::internet_checksum;
 use guideway::capture::Capture;
 use guideway::replay::{Options, ReplayError, replay};
+use model::config::{HealthKind, HttpCheck};
 use std::sync::OnceLock;
 use worker::Outcome;
 
@@ -107,6 +108,98 @@ fn mend_ipv4_checksum(frame: &mut [u8]) {
 /// It does not hold.
 pub fn check_agents(input: &[u8]) {
     control::rehearse_agents(input);
+}
+
+/// Whatever somebody writes into the store, the machine stays in order: `control::rehearse_store`.
+///
+/// # Panics
+/// It does not hold.
+pub fn check_store(input: &[u8]) {
+    control::rehearse_store(input);
+}
+
+/// Whatever is in the state file, a machine starts: `control::rehearse_state`.
+///
+/// # Panics
+/// It does not hold.
+pub fn check_state(input: &[u8]) {
+    control::rehearse_state(input);
+}
+
+/// Whatever the kernel says of routes and neighbours: `control::rehearse_netlink`.
+///
+/// # Panics
+/// It does not hold.
+pub fn check_netlink(input: &[u8]) {
+    control::rehearse_netlink(input);
+}
+
+/// A backend that answers its check with anything: the check ends, passed if what it says is what was asked for. The first byte of `input`
+/// chooses the check.
+///
+/// # Panics
+/// It does not hold.
+pub fn check_health(input: &[u8]) {
+    let Some((choice, answer)) = input.split_first() else { return };
+    let expect = (choice & 2 == 2).then(|| "ready".to_owned());
+    let kind = if choice & 1 == 0 {
+        HealthKind::Tcp { send: Some("are you?".to_owned()), expect: expect.clone() }
+    } else {
+        let expect_status = if choice & 4 == 4 { vec![(200, 200), (404, 404)] } else { Vec::new() };
+        HealthKind::Http(HttpCheck {
+            path: "/".to_owned(),
+            host: None,
+            expect_status,
+            expect: expect.clone(),
+            sni: None,
+        })
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    match runtime.block_on(health::rehearse(&kind, answer)) {
+        Ok(()) => {
+            let has = |what: &[u8]| answer.windows(what.len()).any(|of| of == what);
+            // Chunks may lie between the letters of an HTTP body.
+            let is_there = |word: &str| choice & 1 == 1 || has(word.as_bytes());
+            assert!(expect.as_deref().is_none_or(is_there), "passed without what it was to find");
+            assert!(choice & 1 == 0 || has(b"HTTP/1."), "passed without an answer");
+        }
+        Err(failure) => assert!(!failure.to_string().is_empty()),
+    }
+}
+
+/// Inputs for [`check_health`] to begin with, named for what they are.
+pub fn health_seeds() -> Vec<(&'static str, Vec<u8>)> {
+    let of = |choice: u8, answer: &str| [&[choice][..], answer.as_bytes()].concat();
+    let long = "x".repeat(70_000);
+    vec![
+        ("tcp", of(0, "")),
+        ("tcp_ready", of(2, "I am ready")),
+        ("tcp_other", of(2, "I am not")),
+        ("tcp_endless", of(2, &long)),
+        ("http", of(1, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")),
+        ("http_ready", of(3, "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nready")),
+        (
+            "http_chunked",
+            of(3, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nrea\r\n2\r\ndy\r\n0\r\n\r\n"),
+        ),
+        (
+            "http_chunk_too_large",
+            of(3, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nffffffffffffffff\r\nrea"),
+        ),
+        ("http_until_closed", of(3, "HTTP/1.0 200 OK\r\n\r\nready")),
+        ("http_404", of(5, "HTTP/1.1 404 no\r\ncontent-length: 0\r\n\r\n")),
+        ("http_500", of(1, "HTTP/1.1 500 no\r\ncontent-length: 0\r\n\r\n")),
+        (
+            "http_100_first",
+            of(1, "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"),
+        ),
+        ("http_no_length", of(3, "HTTP/1.1 200 OK\r\n\r\n")),
+        ("http_two_lengths", of(1, "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nok")),
+        ("http_cut", of(1, "HTTP/1.1 20")),
+        ("http_endless", of(3, &format!("HTTP/1.1 200 OK\r\n\r\n{long}"))),
+        ("http_header_endless", of(1, &format!("HTTP/1.1 200 OK\r\nx: {long}"))),
+        ("tls", of(1, "\u{16}\u{3}\u{1}\0\u{2}\u{1}\0")),
+    ]
 }
 
 /// A configuration is either taken, and then compiles, or refused with at least one diagnostic, each with a place inside the

@@ -14,6 +14,8 @@ pub mod frames;
 pub mod malformed;
 #[cfg(feature = "replay")]
 pub mod outer;
+#[cfg(feature = "replay")]
+pub mod peers;
 #[cfg(feature = "scenario")]
 pub mod scenario;
 #[cfg(feature = "simulate")]

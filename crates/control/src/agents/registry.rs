@@ -1002,7 +1002,13 @@ impl Registry {
         for (of, up) in saved {
             let key = (of.service.clone(), of.backend.clone());
             let Some(lease_ms) = self.facts.services.get(&key.0).map(|of| of.lease_ms) else { continue };
-            if self.facts.rules.misfit(&of).is_some() || self.held.contains_key(&key) {
+            let (rules, of_service) = (&self.facts.rules, self.registered.get(&key.0).copied().unwrap_or(0));
+            let is_full = of_service >= rules.limit(&key.0)
+                || self.registered.values().sum::<usize>() >= rules.limit_of_all();
+            let is_taken = self.held.contains_key(&key)
+                || self.by_address.contains_key(&(of.service.clone(), of.address));
+            // The file may be of a configuration with other rules, or not ours.
+            if rules.misfit(&of).is_some() || is_full || is_taken {
                 continue;
             }
             self.insert_suspect(

@@ -17,13 +17,13 @@ use std::net::{IpAddr, SocketAddr};
 
 /// Most records taken from one input.
 const RECORDS_MAX: usize = 256;
-const TOKEN: &[u8] = b"a token of the rehearsal";
+pub(crate) const TOKEN: &[u8] = b"a token of the rehearsal";
 const OTHER_TOKEN: &[u8] = b"another token of the rehearsal";
 const NONCE: &str = "5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a";
 const SERVICES: [&str; 2] = ["web", "db"];
 /// The machine's clock, Unix time.
 const UNIX_MS: u64 = 1_800_000_000_000;
-const CONFIG: &str = r#"
+pub(crate) const CONFIG: &str = r#"
 [machine]
 name = "lb1"
 address = "10.0.2.11"
@@ -119,12 +119,19 @@ pub fn rehearse_agents(mut input: &[u8]) {
     }
 }
 
-fn config(is_narrow: bool) -> model::Config {
+/// The configuration of a rehearsal: services `web`, with which four may register, and `db`.
+pub(crate) fn config(is_narrow: bool) -> model::Config {
     let text = CONFIG.replace("NAMES", if is_narrow { "n*" } else { "*" });
     match model::load("rehearsal", &text) {
         Ok(loaded) => loaded.config,
         Err(report) => panic!("{}", report.to_plain()),
     }
+}
+
+/// What the registry has to know of it, with this token for both services.
+pub(crate) fn facts(config: &model::Config, token: &[u8]) -> Facts {
+    let tokens = SERVICES.map(|service| (service.to_owned(), token.to_vec()));
+    Facts::of(config, &tokens.into_iter().collect())
 }
 
 fn claim<'a>(agent: &'a str, incarnation: u64, addresses: &'a AddressDigest, service: &'a str) -> Claim<'a> {
@@ -198,8 +205,7 @@ impl Stage {
     fn configure(&mut self, is_narrow: bool, is_other: bool) {
         self.config = config(is_narrow);
         let token = if is_other { OTHER_TOKEN } else { TOKEN };
-        let tokens = SERVICES.map(|service| (service.to_owned(), token.to_vec()));
-        self.registry.configure(Facts::of(&self.config, &tokens.into_iter().collect()), self.now_ms);
+        self.registry.configure(facts(&self.config, token), self.now_ms);
     }
 
     /// What the listener does with a hello, on a new connection.
@@ -313,14 +319,7 @@ impl Stage {
         }
         let agents: HashSet<&String> = self.registry.sessions().values().map(|of| &of.agent).collect();
         assert_eq!(agents.len(), self.registry.sessions().len(), "one agent, one session");
-        let heard = self.registry.heard();
-        let (mut names, mut addresses) = (HashSet::new(), HashSet::new());
-        for of in &heard.alive {
-            assert!(names.insert((&of.service, &of.backend)), "two of one name: {heard:?}");
-            assert!(addresses.insert((&of.service, of.address)), "two of one address: {heard:?}");
-        }
-        let limited = heard.alive.iter().filter(|of| of.service == "web").count();
-        assert!(limited <= 4, "more than may register: {heard:?}");
+        check_heard(&self.registry);
         for (key, held) in self.registry.held() {
             match held.session {
                 Some(id) => {
@@ -331,6 +330,18 @@ impl Stage {
             }
         }
     }
+}
+
+/// Nobody has a name or an address of another, or more backends than may register.
+pub(crate) fn check_heard(registry: &Registry) {
+    let heard = registry.heard();
+    let (mut names, mut addresses) = (HashSet::new(), HashSet::new());
+    for of in &heard.alive {
+        assert!(names.insert((&of.service, &of.backend)), "two of one name: {heard:?}");
+        assert!(addresses.insert((&of.service, of.address)), "two of one address: {heard:?}");
+    }
+    let limited = heard.alive.iter().filter(|of| of.service == "web").count();
+    assert!(limited <= 4, "more than may register: {heard:?}");
 }
 
 fn record(agent: u8, step: Step, body: &[u8]) -> Vec<u8> {

@@ -168,7 +168,7 @@ impl Part {
             match error.into_inner() {
                 Asked::Order(Order::Put { key, .. }) => self.seat.not_put(key),
                 Asked::Order(Order::Register { machine, .. }) => self.seat.not_put(Key::Machine(machine)),
-                Asked::Order(Order::Lead(_) | Order::Resign(_)) => self.seat.not_put(Key::Leader),
+                Asked::Order(Order::Lead { .. } | Order::Resign(_)) => self.seat.not_put(Key::Leader),
                 Asked::Order(Order::Plan { .. }) => self.seat.plan_written(None),
                 Asked::Order(Order::Leave) => self.seat.not_left(),
                 // The next one after the next plan does it, too.

@@ -9,9 +9,10 @@ use super::tables::{Recipe, Tables};
 use model::config::{Backend, Hash, Mac, Net, Protocol, Service, Timeouts};
 use model::registered::Registered;
 use serde::{Deserialize, Serialize};
+use statesync::members::MACHINES_MAX;
 use statesync::plan::{Answers, Job, Mask, Phase, Plan, ServicePlan, SlotSet, SlotSets, Tables as Answering};
 use statesync::{MachineId, Member, Members};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use wire::{BackendId, ServiceId};
@@ -23,6 +24,9 @@ const FORMAT: u32 = 1;
 const FORMAT_REGISTERED: u32 = 2;
 /// Largest value, bytes: a request to etcd may have 1.5 MiB.
 pub(crate) const VALUE_MAX: usize = 1_400_000;
+/// Slots of all services of a cluster: as many services as there can be, with `maglev_size` as it is by default. A plan costs 8 bytes
+/// a slot, twice while tables change.
+pub(crate) const SLOTS_MAX: u64 = SERVICES_MAX as u64 * 65_537;
 
 /// A document as values of the store.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -51,7 +55,7 @@ impl From<String> for DecodeError {
 }
 
 /// Names a value. Not a secret, and nobody gains by two values of one name: whoever can write them can write plans.
-fn digest(bytes: &[u8]) -> u128 {
+pub(super) fn digest(bytes: &[u8]) -> u128 {
     siphasher::sip128::SipHasher13::new().hash(bytes).as_u128()
 }
 
@@ -238,6 +242,7 @@ impl Document {
     /// It is too large, or names a table that is not in `tables`.
     pub(crate) fn encode(&self, tables: &Tables) -> Result<Encoded, String> {
         let plan = &self.plan;
+        check_slots(self.services.iter().map(|service| service.size))?;
         let shares = |answers: &Answers| {
             let table = tables.of(answers).ok_or_else(|| "a table of an unknown recipe".to_owned())?;
             Ok::<_, String>(table.recipe.shares().map(|(backend, weight)| (backend.0, weight)).collect())
@@ -485,7 +490,61 @@ impl From<&BackendIdentity> for WrittenBackend {
     }
 }
 
+fn check_backend(id: u32) -> Result<(), String> {
+    if (id as usize) < BACKENDS_MAX { Ok(()) } else { Err(format!("backend id {id}")) }
+}
+
+fn check_slots(sizes: impl Iterator<Item = u32>) -> Result<(), String> {
+    let slots: u64 = sizes.map(u64::from).sum();
+    if slots <= SLOTS_MAX {
+        return Ok(());
+    }
+    let help = "use a smaller maglev_size";
+    Err(format!("{slots} slots of all services, where a cluster has room for {SLOTS_MAX}: {help}"))
+}
+
 impl Written {
+    /// Whatever workers and tables index by is within its bounds, and named once.
+    fn check_numbers(&self) -> Result<(), String> {
+        let mut known = HashSet::new();
+        for backend in &self.backends {
+            check_backend(backend.id)?;
+            if !known.insert(backend.id) {
+                return Err(format!("two backends of id {}", backend.id));
+            }
+        }
+        let mut masked = HashSet::new();
+        for &(id, _) in &self.masks {
+            check_backend(id)?;
+            if !masked.insert(id) {
+                return Err(format!("backend {id} is masked twice"));
+            }
+        }
+        for &id in self.next_backends.iter().flatten() {
+            check_backend(id)?;
+        }
+        let mut services = HashSet::new();
+        for service in &self.services {
+            if service.id == 0 || usize::from(service.id) > SERVICES_MAX {
+                return Err(format!("service id {}", service.id));
+            }
+            if !services.insert(service.id) {
+                return Err(format!("two services of id {}", service.id));
+            }
+        }
+        check_slots(self.services.iter().map(|service| service.size))?;
+        if self.step.max(self.generation).max(self.job) > u64::MAX / 2 || self.epoch > u32::MAX / 2 {
+            return Err(format!("step {}, epoch {} have no successor", self.step, self.epoch));
+        }
+        let listed = self.members.iter().chain(self.next_members.iter().flatten()).chain(&self.lost);
+        for (machine, _) in listed.chain(&self.former).chain(&self.founder) {
+            if usize::from(*machine) >= MACHINES_MAX {
+                return Err(format!("machine number {machine}"));
+            }
+        }
+        Ok(())
+    }
+
     fn read<'a>(
         self,
         stored: impl Fn(u128) -> Option<&'a [u8]>,
@@ -497,11 +556,9 @@ impl Written {
         }
         let phase = PHASES.iter().find(|(name, _)| *name == self.phase);
         let &(_, phase) = phase.ok_or_else(|| format!("unknown phase {:?}", self.phase))?;
+        self.check_numbers()?;
         let mut backends = Vec::with_capacity(self.backends.len());
         for backend in self.backends {
-            if backend.id as usize >= BACKENDS_MAX {
-                return Err(format!("backend id {}", backend.id).into());
-            }
             let mac =
                 backend.mac.map(|mac| mac.parse::<Mac>().map_err(|_| format!("{mac:?} is no MAC address")));
             backends.push(BackendIdentity {
@@ -519,9 +576,6 @@ impl Written {
         let mut next_answers = Vec::with_capacity(self.services.len());
         let (mut export, mut check) = (SlotSets::default(), SlotSets::default());
         for (at, service) in self.services.into_iter().enumerate() {
-            if service.id == 0 || usize::from(service.id) > SERVICES_MAX {
-                return Err(format!("service id {}", service.id).into());
-            }
             let digest =
                 digest_of(&service.slots).ok_or_else(|| format!("{:?} is no digest", service.slots))?;
             let slots = stored(digest).ok_or(DecodeError::Missing(digest))?;
@@ -543,6 +597,8 @@ impl Written {
             let mut base = Arc::clone(&cur);
             let mut tainted = SlotSet::default();
             for (of, slots) in &slots.tainted {
+                // It may be gone from the plan: its flows are.
+                check_backend(of.unwrap_or(0))?;
                 let slots = slot_text::read(slots, service.size)?;
                 let base = Arc::make_mut(&mut base);
                 for slot in slots.iter() {

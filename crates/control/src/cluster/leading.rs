@@ -160,7 +160,7 @@ impl Leading {
         }
         self.looked_at = Some((version, now));
         self.registrations.is_waiting = false;
-        for acknowledgement in picture.acknowledgements() {
+        for acknowledgement in picture.acknowledgements(&self.document.plan.services) {
             self.leader.acknowledge(acknowledgement);
         }
         let live = picture.live(&self.document.settings);

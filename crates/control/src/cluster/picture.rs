@@ -6,7 +6,7 @@ use super::keys::{
     WishValue,
 };
 use super::slot_text;
-use statesync::plan::{Acknowledgement, SlotSets};
+use statesync::plan::{Acknowledgement, ServicePlan, SlotSets};
 use statesync::{MachineId, Member, Members};
 use std::collections::BTreeMap;
 
@@ -169,8 +169,11 @@ impl Picture {
         Members::new(self.members().filter(|(_, value)| value.leaving).map(|(member, _)| member))
     }
 
-    /// What the living have acknowledged.
-    pub(crate) fn acknowledgements(&self) -> impl Iterator<Item = Acknowledgement> + '_ {
+    /// What the living have acknowledged, of these services.
+    pub(crate) fn acknowledgements<'a>(
+        &'a self,
+        services: &'a [ServicePlan],
+    ) -> impl Iterator<Item = Acknowledgement> + 'a {
         self.acknowledgements.iter().filter_map(|(&machine, value)| {
             let member = Member { machine, incarnation: value.incarnation };
             if self.members.get(&machine)?.incarnation != member.incarnation {
@@ -179,10 +182,11 @@ impl Picture {
             let mut refused = SlotSets::default();
             let mut incomplete = value.incomplete;
             for (at, text) in value.refused.iter().enumerate().filter(|(_, text)| !text.is_empty()) {
-                match slot_text::read(text, steer::Maglev::SIZE_MAX) {
-                    Ok(slots) => *refused.service_mut(at) = slots,
+                let slots = services.get(at).and_then(|of| slot_text::read(text, of.size()).ok());
+                match slots {
+                    Some(slots) => *refused.service_mut(at) = slots,
                     // Whatever it refuses: no taint ends.
-                    Err(_) => incomplete = true,
+                    None => incomplete = true,
                 }
             }
             Some(Acknowledgement { member, step: value.step, refused, incomplete })

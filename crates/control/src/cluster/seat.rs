@@ -50,8 +50,13 @@ pub(crate) enum Order {
         /// Revision of the one before; 0: there is none.
         after: i64,
     },
-    /// The leader's key under this machine's lease, if nobody leads.
-    Lead(Vec<u8>),
+    /// The leader's key under this machine's lease, if it is of this revision (0: there is none): nobody leads who lives.
+    Lead {
+        /// The leader's value.
+        value: Vec<u8>,
+        /// Revision of the one before.
+        after: i64,
+    },
     /// The leader's key goes, if it is this machine's.
     Resign(Vec<u8>),
     /// The next plan, if the one in the store is of this revision and this machine leads.
@@ -687,7 +692,9 @@ impl Seat {
             || self.picture.entry(Key::Plan).is_some()
             || self.picture.members().all(|(_, value)| value.founder.is_none());
         let knows_newest = own_step >= self.picture.last_step() && may_found;
-        match self.picture.leader() {
+        // Who does not live leads nobody, nor does what cannot be read: neither is under a lease that ends, or it would be gone.
+        let lives = |of: &Member| *of == member || self.picture.members().any(|(alive, _)| alive == *of);
+        match self.picture.leader().filter(lives) {
             Some(leader) if leader == member => {
                 if !knows_newest {
                     self.lead = None;
@@ -702,7 +709,8 @@ impl Seat {
                 self.lead = None;
                 if knows_newest && self.ordered.get(&Key::Leader) != Some(&own_value) {
                     self.ordered.insert(Key::Leader, own_value.clone());
-                    orders.push(Order::Lead(own_value));
+                    let after = self.picture.revision(Key::Leader);
+                    orders.push(Order::Lead { value: own_value, after });
                 }
                 return;
             }
@@ -731,7 +739,9 @@ impl Seat {
         match lead.leading.document().encode(&self.tables) {
             Ok(mut document) => {
                 lead.is_writing = true;
-                document.slots.retain(|(digest, _)| self.picture.slots(*digest).is_none());
+                // What somebody has overwritten is put again.
+                let is_there = |digest, slots: &[u8]| self.picture.slots(digest) == Some(slots);
+                document.slots.retain(|(digest, slots)| !is_there(*digest, slots));
                 orders.push(Order::Plan { document, after: lead.after, leader: own_value });
             }
             Err(problem) => {

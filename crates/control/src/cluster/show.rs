@@ -63,7 +63,7 @@ impl Truth {
         let lost = plan.map(|plan| plan.lost.clone()).unwrap_or_default();
         let suspects = self.suspects();
         let acknowledged: BTreeMap<Member, u64> =
-            picture.acknowledgements().map(|known| (known.member, known.step)).collect();
+            picture.acknowledgements(&[]).map(|known| (known.member, known.step)).collect();
         let own = part.seat.member();
         let all: BTreeSet<Member> =
             planned.iter().chain(picture.members().map(|(member, _)| member)).collect();

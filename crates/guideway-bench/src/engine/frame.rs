@@ -122,6 +122,30 @@ impl Writer {
     }
 }
 
+/// Frames that are for the kernel: a segment to the machine's own address, a broadcast (ARP), a neighbour solicitation.
+pub(super) fn for_kernel() -> [Vec<u8>; 3] {
+    let mut own = vec![0; ETHERNET + 20 + TCP];
+    let writer = Writer::new(Family::V4, own.len());
+    writer.write(&mut own, 1);
+    let header = &mut own[ETHERNET..ETHERNET + 20];
+    header[16..20].copy_from_slice(&[192, 0, 2, 1]);
+    header[CHECKSUM..CHECKSUM + 2].fill(0);
+    let sum: u32 = header.chunks_exact(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum();
+    let sum = (sum & 0xffff) + (sum >> 16);
+    header[CHECKSUM..CHECKSUM + 2].copy_from_slice(&(!((sum + (sum >> 16)) as u16)).to_be_bytes());
+    own[ETHERNET + 20 + 2..ETHERNET + 20 + 4].copy_from_slice(&22_u16.to_be_bytes());
+
+    let ethernet = |to: [u8; 6], kind: u16| [&to[..], &ROUTER_MAC, &kind.to_be_bytes()].concat();
+    let arp = [&ethernet([0xff; 6], 0x0806)[..], &[0, 1, 8, 0, 6, 4, 0, 1], &[0; 38]].concat();
+
+    let router: [u8; 16] = 0xfe80_0000_0000_0000_0000_0000_0000_0001_u128.to_be_bytes();
+    let target: [u8; 16] = 0x2001_0db8_0002_0000_0000_0000_0000_0001_u128.to_be_bytes();
+    let header = [&[0x60, 0, 0, 0, 0, 24, 58, 255][..], &router, &target].concat();
+    let solicitation = [&[135, 0, 0, 0, 0, 0, 0, 0][..], &target].concat();
+    let discovery = [ethernet(PORT_MAC, 0x86dd), header, solicitation].concat();
+    [own, arp, discovery]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -89,7 +89,7 @@ impl Frame for BenchFrame {
     }
 }
 
-/// One port whose frames are put in and taken out by the measurement.
+/// One port whose frames are put in and taken out by the measurement. What is sent to another one, the kernel's, is gone.
 #[derive(Debug)]
 pub(crate) struct BenchIo {
     /// Buffers without a frame, last in, first out.
@@ -178,7 +178,10 @@ impl PacketIo for BenchIo {
     type Frame = BenchFrame;
 
     #[inline]
-    fn rx(&mut self, _port: PortId, burst: &mut Burst<BenchFrame>) {
+    fn rx(&mut self, port: PortId, burst: &mut Burst<BenchFrame>) {
+        if port != PortId(0) {
+            return;
+        }
         let room = self.burst.min(burst.remaining_capacity()).min(self.left);
         if burst.is_empty()
             && let Some(next) = self.ready.pop_if(|next| next.len() == room)
@@ -191,8 +194,12 @@ impl PacketIo for BenchIo {
     }
 
     #[inline]
-    fn tx(&mut self, _port: PortId, burst: &mut Burst<BenchFrame>) {
-        self.sent.push(take(burst));
+    fn tx(&mut self, port: PortId, burst: &mut Burst<BenchFrame>) {
+        if port == PortId(0) {
+            self.sent.push(take(burst));
+        } else {
+            self.recycle(burst);
+        }
     }
 
     fn alloc(&mut self, n: usize, burst: &mut Burst<BenchFrame>) {

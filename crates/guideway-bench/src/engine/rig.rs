@@ -1,7 +1,7 @@
 //! A worker on memory with a full flow table, and one timed window of it.
 
 use super::check::Expected;
-use super::frame::Writer;
+use super::frame::{self, Writer};
 use super::io::BenchIo;
 use super::scene::{Family, Scene, State};
 use crate::failure::{Failure, wrong};
@@ -13,6 +13,7 @@ use dpdk::pages::{self, PageKind};
 use flow::bucket::Bucket;
 use flow::{BURST, Hits, Idle, Insert, Keys, Memory, NarrowBucket, State as TcpState, Table, WideBucket};
 use std::sync::Arc;
+use wire::Tick;
 use worker::counters::Count;
 use worker::mailbox::{Publisher, mailbox};
 use worker::{Counters, PacketIo, Setup, View, Worker};
@@ -113,6 +114,15 @@ impl Parts {
     }
 }
 
+/// A packet before it is received.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Waiting {
+    /// Of a known flow.
+    Honest,
+    /// For the kernel.
+    Stranger,
+}
+
 /// A worker on memory.
 pub struct Rig {
     worker: Worker<BenchIo>,
@@ -124,6 +134,9 @@ pub struct Rig {
     table_bytes: usize,
     state: State,
     tsc: Tsc,
+    /// Frames for the kernel, and how many were sent.
+    for_kernel: [Vec<u8>; 3],
+    strangers: usize,
 }
 
 impl std::fmt::Debug for Rig {
@@ -174,7 +187,19 @@ impl Rig {
             let writer = Writer::new(scene.family, frame_len);
             let expected = Expected::new(scene, writer.clone());
             let state = scene.state;
-            Rig { worker, counters, _publisher: publisher, writer, expected, pages, table_bytes, state, tsc }
+            Rig {
+                worker,
+                counters,
+                _publisher: publisher,
+                writer,
+                expected,
+                pages,
+                table_bytes,
+                state,
+                tsc,
+                for_kernel: frame::for_kernel(),
+                strangers: 0,
+            }
         };
         Ok(workers.into_iter().zip(known).map(rig).collect())
     }
@@ -279,6 +304,63 @@ impl Rig {
             return Err(wrong(format!("{received} of {packets} packets received, {hits} found their flow")));
         }
         Ok(self.tsc.nanoseconds(begin, end))
+    }
+
+    /// One turn that finds these packets (at most a burst) waiting, at this time; its nanoseconds. The honest ones must be sent; the others are
+    /// of three kinds in turn.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn mixed_turn(
+        &mut self,
+        packets: impl Iterator<Item = Waiting>,
+        picker: &mut Picker,
+        now_ns: f64,
+    ) -> Result<f64, Failure> {
+        let (mut count, mut honest) = (0, 0);
+        for packet in packets {
+            count += 1;
+            if packet == Waiting::Honest {
+                honest += 1;
+                self.offer(picker.next_flow())?;
+                continue;
+            }
+            self.strangers += 1;
+            let frame = &self.for_kernel[self.strangers % self.for_kernel.len()];
+            if !self.worker.io().offer(frame.len(), |to| to.copy_from_slice(frame)) {
+                return Err(wrong("a buffer was lost"));
+            }
+        }
+        let hits = self.found().get();
+        let now = Tick((now_ns / 1e3) as u64);
+        let begin = stamp();
+        let received = self.worker.turn(now).received;
+        let end = stamp();
+        let hits = self.found().get() - hits;
+        let sent = self.worker.io().sent_count();
+        if received != count || hits != honest as u64 || sent != honest {
+            return Err(wrong(format!(
+                "{received} of {count} packets received, {hits} of {honest} honest ones found their flow, {sent} were sent"
+            )));
+        }
+        self.check(u64::MAX)?;
+        Ok(self.tsc.nanoseconds(begin, end))
+    }
+
+    /// Takes in what waits.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn drain(&mut self) -> Result<(), Failure> {
+        self.check(u64::MAX)?;
+        let waiting = self.worker.io().waiting();
+        self.take(waiting, waiting as u64)?;
+        self.check(u64::MAX)
+    }
+
+    /// Frames that the kernel was given.
+    pub fn punted(&self) -> u64 {
+        self.counters.totals.punted.get()
     }
 
     /// Sends a packet of every flow below `flows`; each must be known.

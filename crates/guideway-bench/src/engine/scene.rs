@@ -7,9 +7,9 @@ use serde::Serialize;
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
-use wire::{Addr, BackendId, FlowKey, ServiceId, Tuple};
+use wire::{Addr, BackendId, FlowKey, PortId, ServiceId, Tuple};
 use worker::View;
-use worker::view::PortRole;
+use worker::view::{PortRole, PortView};
 
 /// The VIP.
 pub(crate) const VIP: [u8; 4] = [203, 0, 113, 10];
@@ -149,6 +149,19 @@ impl Scene {
 }
 
 impl Scene {
+    /// The same with an exception interface, the second port: what is for the kernel is punted, within its budgets.
+    ///
+    /// # Errors
+    /// Somebody uses the view already, which is a defect.
+    pub fn with_kernel(mut self) -> Result<Scene, Failure> {
+        let view = Arc::get_mut(&mut self.view).ok_or_else(|| wrong("the view is in use"))?;
+        let Some(data) = view.ports.first_mut() else { return Err(wrong("the view has no port")) };
+        data.role = PortRole::Data { exception: Some(PortId(1)), punt_to_nowhere: false };
+        let exception = PortView { role: PortRole::Exception { data: PortId(0) }, ..*data };
+        view.ports.push(exception);
+        Ok(self)
+    }
+
     /// The number of the backend that flow `number` belongs to.
     pub fn backend_of(&self, number: u64) -> Option<u32> {
         if self.state == State::All {

@@ -89,6 +89,14 @@ fn a_syn_flood_is_steered_and_forgets_no_trusted_flow() {
 }
 
 #[test]
+fn answers_of_backends() {
+    for (name, seed) in health_seeds() {
+        println!("{name}");
+        check_health(&seed);
+    }
+}
+
+#[test]
 fn configurations_good_and_bad() {
     check_config(&crate::bench::config_text());
     for bad in

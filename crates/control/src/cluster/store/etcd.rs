@@ -413,10 +413,10 @@ impl Session {
                 let done = self.transact(txn).await?;
                 Ok(done.is_none().then_some(Event::NotPut(key)))
             }
-            Order::Lead(value) => {
+            Order::Lead { value, after } => {
                 let key = Key::Leader.text();
                 let txn = Txn::new()
-                    .when([Compare::create_revision(key.clone(), CompareOp::Equal, 0)])
+                    .when([Compare::mod_revision(key.clone(), CompareOp::Equal, after)])
                     .and_then([TxnOp::put(key, value, leased())]);
                 let done = self.transact(txn).await?;
                 Ok(done.is_none().then_some(Event::NotPut(Key::Leader)))

@@ -1,8 +1,9 @@
+use super::super::{NextHop, NextHops};
 use super::*;
 use crate::test_network::{Far, in_own_network, sh};
 use model::config::Mac;
 
-const NAME: &str = "neighbour::tests::";
+const NAME: &str = "neighbour::follow::tests::";
 
 /// The next report that satisfies `wanted`, within 15 s.
 async fn report(notes: &mut mpsc::Receiver<Note>, wanted: impl Fn(&NextHops) -> bool) -> NextHops {
@@ -95,13 +96,4 @@ fn nothing_is_asked_without_interfaces() {
         tokio::time::timeout(Duration::from_secs(5), follower).await.expect("ends").unwrap();
         assert!(notes.recv().await.is_none());
     });
-}
-
-#[test]
-fn a_forgotten_entry_keeps_its_address_until_resolution_fails() {
-    let mac = Some([2, 0, 0, 0, 0, 1]);
-    let old = Neighbour { mac, fresh: true };
-    assert_eq!(Told::Asking.after(Some(old)), Neighbour { mac, fresh: false });
-    assert_eq!(Told::Asking.after(None), Neighbour { mac: None, fresh: false });
-    assert_eq!(Told::Failed.after(Some(old)), Neighbour { mac: None, fresh: false });
 }

@@ -1,0 +1,100 @@
+//! A state file with anything in it, and what a machine makes of it when it starts. Fuzz targets and their seeds are made of it; no daemon
+//! is built with it.
+#![cfg_attr(not(feature = "rehearsal"), allow(unreachable_pub))]
+#![allow(clippy::panic, reason = "a rehearsal that goes wrong has no other way to say so")]
+
+use super::{Saved, SavedAddress, SavedBackend, SavedDrain, SavedRegistration, VERSION, parse, text};
+use crate::agents::registry::Registry;
+use crate::agents::rehearsal::{CONFIG, TOKEN, check_heard, config, facts};
+use model::registered::Registered;
+use std::net::IpAddr;
+
+/// A file is refused with a reason, or read; then it is written as it was read, and what it remembers of registrations is in force as
+/// far as the configuration lets them in.
+///
+/// # Panics
+/// It does not hold.
+pub fn rehearse_state(file: &[u8]) {
+    let saved = match parse(file) {
+        Ok(saved) => saved,
+        Err(reason) => return assert!(!reason.is_empty()),
+    };
+    let again = text(&saved).unwrap_or_else(|error| panic!("cannot be written: {error}"));
+    assert_eq!(parse(&again).as_ref(), Ok(&saved), "what it writes it reads");
+    let config = config(false);
+    let mut registry = Registry::default();
+    registry.configure(facts(&config, TOKEN), 0);
+    registry.restore(saved.registrations.into_iter().map(|of| (of.registered, of.up)), 0);
+    check_heard(&registry);
+    let (config, _) = config.with_registered(&registry.heard().alive);
+    if let Err(error) = crate::compile::offline(&config) {
+        panic!("what was restored does not compile: {error}");
+    }
+    // Nobody speaks for them any more: all leases end.
+    for second in 1..100 {
+        registry.poll(second * 1_000);
+        check_heard(&registry);
+    }
+}
+
+fn registration(service: &str, backend: &str, address: [u8; 4]) -> SavedRegistration {
+    let registered = Registered {
+        service: service.to_owned(),
+        backend: backend.to_owned(),
+        address: IpAddr::from(address),
+        incarnation: 5,
+        agent: "h1".to_owned(),
+        weight: 1,
+        port: Some(80),
+        capacity: None,
+    };
+    SavedRegistration { registered, up: true }
+}
+
+/// Inputs to begin with, named for what they are.
+pub fn state_seeds() -> Vec<(&'static str, Vec<u8>)> {
+    let with = |registrations: Vec<SavedRegistration>| Saved {
+        version: VERSION,
+        saved_unix_ms: 5,
+        config: Some(CONFIG.to_owned()),
+        drains: vec![SavedDrain { service: "web".to_owned(), backend: "fix".to_owned() }],
+        backends: vec![SavedBackend {
+            service: "web".to_owned(),
+            backend: "fix".to_owned(),
+            address: IpAddr::from([10, 1, 9, 9]),
+            up: true,
+            since_unix_ms: 4,
+        }],
+        registrations,
+        announced: vec![SavedAddress { address: IpAddr::from([203, 0, 113, 10]), length: 32 }],
+    };
+    let web = |n: u8| registration("web", &format!("w{n}"), [10, 1, 0, n]);
+    let seed = |saved: &Saved| text(saved).unwrap_or_default();
+    let good = with(vec![web(1), registration("db", "d1", [10, 1, 0, 9])]);
+    let written = String::from_utf8(seed(&good)).unwrap_or_default();
+    vec![
+        ("good", seed(&good)),
+        ("more_than_may_register", seed(&with((1..9).map(web).collect()))),
+        ("two_of_one_address", seed(&with(vec![web(1), registration("web", "w2", [10, 1, 0, 1])]))),
+        ("address_of_the_configuration", seed(&with(vec![registration("web", "w1", [10, 1, 9, 9])]))),
+        ("unknown_service", seed(&with(vec![registration("gone", "w1", [10, 1, 0, 1])]))),
+        ("address_not_allowed", seed(&with(vec![registration("web", "w1", [192, 0, 2, 1])]))),
+        ("no_prefix", written.replace("\"length\": 32", "\"length\": 200").into()),
+        ("other_version", written.replace("\"version\": 1", "\"version\": 2").into()),
+        ("cut", written.as_bytes().iter().copied().take(written.len() / 2).collect()),
+        ("empty", Vec::new()),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{rehearse_state, state_seeds};
+
+    #[test]
+    fn seeds_play() {
+        for (name, seed) in state_seeds() {
+            println!("{name}");
+            rehearse_state(&seed);
+        }
+    }
+}
