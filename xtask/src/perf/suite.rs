@@ -72,6 +72,7 @@ impl Suite {
         suite.add("maglev-655373", "maglev --size 655373 --rounds 30");
         suite.add("memory", "memory --flows 64000000");
         suite.rounds("flood", other_s, "flood");
+        suite.rounds("punt", other_s, "punt");
         suite.rounds("residence", other_s, "residence");
         suite.add("ring", "ring --rounds 40");
         suite.rounds("scale", other_s, "scale");

@@ -22,6 +22,7 @@ Measurements:
   maglev     building a slot table, beside the naive build
   memory     bytes a flow takes
   flood      what established flows lose in a SYN flood
+  punt       what honest traffic keeps beside a flood for the kernel
   residence  how long a packet stays in the engine at a given load
   ring       the hand-off of packets between two workers, beside rte_ring
   scale      two workers beside one

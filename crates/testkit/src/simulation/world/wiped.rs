@@ -16,7 +16,11 @@ const RETURN_US: u64 = 1_500_000;
 #[derive(Debug)]
 pub(super) struct Wiped {
     pub(super) has_plan: bool,
+    /// When each machine reaches the store again.
+    back: Vec<Tick>,
     returned: Vec<bool>,
+    /// Until when is waited for those who have not.
+    until: Tick,
     is_over: bool,
 }
 
@@ -39,19 +43,29 @@ impl World<'_> {
         self.registered.clear();
         self.store_away_until = self.store_away_until.max(Tick(self.now.0 + away));
         self.leaderless_until = Tick(u64::MAX);
+        let mut back = Vec::new();
         for machine in 0..self.machines.len() {
             let us = away + self.random.between(1_000, 1_000_000);
             self.isolated_until[machine] = Tick(self.now.0 + us);
+            back.push(self.isolated_until[machine]);
             self.after(us, Event::BackAtStore(Some(machine)));
         }
         self.after(away + RETURN_US, Event::BackAtStore(None));
-        self.wiped =
-            Some(Wiped { has_plan: false, returned: vec![false; self.machines.len()], is_over: false });
+        self.wiped = Some(Wiped {
+            has_plan: false,
+            back,
+            returned: vec![false; self.machines.len()],
+            until: Tick(self.now.0 + away + RETURN_US),
+            is_over: false,
+        });
     }
 
     pub(super) fn back_at_store(&mut self, machine: Option<usize>) {
         let Some(wiped) = &mut self.wiped else { return };
         match machine {
+            // Of the time before, when the store had lost its data already.
+            Some(machine) if self.now < wiped.back[machine] => return,
+            None if self.now < wiped.until => return,
             Some(machine) => wiped.returned[machine] = true,
             None => wiped.is_over = true,
         }
