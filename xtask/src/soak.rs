@@ -45,6 +45,9 @@ pub(crate) fn run(arguments: &Arguments) -> std::io::Result<bool> {
         }
     };
     step("licences", minutes(60), Ok(licences()));
+    let mut release = project::cargo();
+    release.args(["build", "--release", "--locked"]);
+    step("release build, for bare machines", minutes(60), Ok(vec![release]));
     for (name, words) in [
         ("bare machine: programs and packages", &["packages"][..]),
         ("bare machine: ./run demo", &["run", "./run", "demo"]),

@@ -25,7 +25,12 @@ macro_rules! rules {
                     // Both are cheap, but to break one has shown nothing in any simulation so far.
                     Rule::MissAsksOn | Rule::AnswerFills => Some("kept for an argument alone"),
                     // It takes a copy that is later than what replaced it, of a flow that is used again after.
-                    Rule::Sequence => Some("shown by a test of two machines, worker/tests/station.rs"),
+                    // Or one that an owner gets who is not the decider, while those before him took him to be it.
+                    Rule::Sequence | Rule::HopLimit => {
+                        Some("shown by a test of two machines, worker/tests/station.rs")
+                    }
+                    // It takes a packet of a new flow between two machines' commits, and the same flow at the other one before its.
+                    Rule::RemovedStays => Some("shown by a test of the leader, statesync/src/plan/tests.rs"),
                     _ => None,
                 }
             }

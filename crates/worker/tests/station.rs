@@ -4,11 +4,13 @@
 mod rig;
 
 use rig::{Rig, Spec, Tcp};
-use statesync::datagram::{Header, Keys, Writer};
+use statesync::datagram::{Header, Keys, Piece, Writer, write_piece};
 use statesync::plan::{Job, Report};
 use statesync::spsc::{Receiver, channel};
 use statesync::window::Windows;
-use statesync::{Lasting, MachineId, Member, Members, Note, Origin, Owners, Sequence, Statement, Why};
+use statesync::{
+    Lasting, MachineId, Member, Members, Note, Origin, Owners, Question, Sequence, Statement, Why,
+};
 use std::sync::Arc;
 use wire::{Addr, BackendId, CoreId, FlowKey, PortId, ServiceId, Tick};
 use worker::cluster::{Cluster, Endpoint, Link, SlotsView};
@@ -310,20 +312,30 @@ fn a_step_is_reported_once() {
 }
 
 const PORT_OF_PEER: usize = 14 + 20;
+const PAYLOAD: usize = PORT_OF_PEER + 8;
 
 /// A datagram of machine 0 to machine 1, of some notes.
 fn said(number: u64, sent: Tick, core: u8, notes: &[Note]) -> Vec<u8> {
-    let header = Header {
+    frame_of(&header(number, sent, core), |payload, header| {
+        let mut writer = Writer::notes(payload, header).unwrap();
+        assert!(notes.iter().all(|note| writer.note(note)));
+        writer.finish(&TAG_KEY)
+    })
+}
+
+fn header(number: u64, sent: Tick, core: u8) -> Header {
+    Header {
         from: Origin { member: Member { machine: MachineId(0), incarnation: 1 }, core: CoreId(core) },
         to: Member { machine: MachineId(1), incarnation: 1 },
         epoch: 1,
         sent,
         number,
-    };
+    }
+}
+
+fn frame_of(header: &Header, write: impl FnOnce(&mut [u8], &Header) -> usize) -> Vec<u8> {
     let mut payload = [0; 1_400];
-    let mut writer = Writer::notes(&mut payload, &header).unwrap();
-    assert!(notes.iter().all(|note| writer.note(note)));
-    let len = writer.finish(&TAG_KEY);
+    let (len, core) = (write(&mut payload, header), header.from.core.0);
     let mut frame = [rig::PORT_MAC, rig::PORT_MAC].concat();
     frame.extend([8, 0, 0x45, 0]);
     frame.extend(u16::try_from(28 + len).unwrap().to_be_bytes());
@@ -456,6 +468,37 @@ fn headers_that_were_captured_cost_a_bounded_number_of_tags_and_silence_nobody()
         let (_, outcomes) = pair.rigs[1].put(0, &said(number, now, 0, &[Note::Heartbeat]));
         rig::dropped(&outcomes, DropReason::PeerMessage);
     }
+}
+
+/// What becomes of a frame that machine 0 relays to machine 1, which owns its slot as the second, after so many machines: whether it is
+/// relayed once more, and what was dropped.
+fn relayed_after(hops: u8, prepare: impl FnOnce(&mut Rig)) -> (bool, u64) {
+    let mut pair = Pair::new(&all());
+    prepare(&mut pair.rigs[1]);
+    let inner = rig::tcp(port_owned_by(0), 80, Tcp::Ack, 0);
+    let (now, total) = (pair.rigs[1].now, u16::try_from(inner.len()).unwrap());
+    let question = Question { machine: MachineId(0), core: CoreId(0), asked_us: now.0, hops };
+    let piece = Piece { question, frame: 7, offset: 0, total, bytes: &inner };
+    let message = frame_of(&header(500, now, 0), |payload, header| {
+        write_piece(payload, header, &piece, &TAG_KEY).unwrap()
+    });
+    let (sent, _) = pair.rigs[1].put(0, &message);
+    assert!(sent.iter().all(|frame| is_message(frame)), "who is not asked does not decide");
+    let is_relay = |frame: &&Vec<u8>| frame[PAYLOAD + 3] == 2;
+    (sent.iter().any(|frame| is_relay(&frame)), pair.rigs[1].drops(DropReason::RelayLimit))
+}
+
+#[test]
+fn a_relayed_frame_passes_two_machines_at_most() {
+    assert_eq!(relayed_after(1, |_| {}), (true, 0));
+    assert_eq!(relayed_after(2, |_| {}), (false, 1));
+}
+
+#[cfg(feature = "negative-controls")]
+#[test]
+fn without_the_limit_of_hops_a_frame_goes_on() {
+    let breaks = |rig: &mut Rig| rig.workers[0].break_rule(statesync::Rule::HopLimit);
+    assert_eq!(relayed_after(2, breaks), (true, 0));
 }
 
 /// The keys of a view are those of the next datagram: each machine is given both keys before any uses the new one.

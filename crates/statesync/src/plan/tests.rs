@@ -113,6 +113,37 @@ fn a_change_waits_for_everybody_and_taints_what_it_changes() {
     assert_eq!(plan.services[0].base[1], Some(BackendId(2)));
 }
 
+/// The backends that the plan knows when it has come to each phase of a change that takes one away and brings one.
+fn known_in_each_phase(prepare: impl FnOnce(&mut Leader)) -> Vec<(Phase, Arc<[BackendId]>)> {
+    let mut cluster = Cluster::new();
+    prepare(&mut cluster.leader);
+    cluster.leader.request(tables(&[1, 3, 1, 3], &[1, 3])).expect("the same shape");
+    let mut known = Vec::new();
+    for _ in 0..3 {
+        cluster.acknowledge(&[0, 1]);
+        assert!(cluster.poll());
+        let plan = cluster.leader.plan();
+        known.push((plan.phase, Arc::clone(&plan.backends)));
+    }
+    known
+}
+
+#[test]
+fn a_new_backend_is_known_before_all_have_committed_and_a_removed_one_until_then() {
+    let (both, after) = (backends(&[1, 2, 3]), backends(&[1, 3]));
+    let right = [(Phase::Prepare, Arc::clone(&both)), (Phase::Commit, both), (Phase::Idle, after)];
+    assert_eq!(known_in_each_phase(|_| {}), right);
+}
+
+/// Who has committed knows a backend that others do not know yet, or not any more.
+#[cfg(feature = "negative-controls")]
+#[test]
+fn without_the_rule_members_know_different_backends_during_a_commit() {
+    let known = known_in_each_phase(|leader| leader.break_rule(crate::Rule::RemovedStays));
+    assert_eq!(known[0], (Phase::Prepare, backends(&[1])));
+    assert_eq!(known[1], (Phase::Commit, backends(&[1, 3])));
+}
+
 #[test]
 fn a_member_whose_lease_ends_is_not_waited_for_and_leaves() {
     let mut cluster = Cluster::new();

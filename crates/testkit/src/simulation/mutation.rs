@@ -10,7 +10,6 @@ const KNOWN: &[(Rule, u64)] = &[
     (Rule::SynAsks, 82),
     (Rule::BaseStays, 180),
     (Rule::RecordStands, 153),
-    (Rule::RemovedStays, 299),
     (Rule::PushToCores, 145),
     (Rule::AnswerCore, 289),
 ];

@@ -97,7 +97,11 @@ impl World<'_> {
         }
         of.judged = true;
         let (key, life, home_at, lapsed) = (of.key(), of.life, of.home_at, of.lapsed);
-        if self.removed.contains(&home) || lapsed {
+        // A machine that has not been shown that it is removed (the store is away) goes by what it remembers of the flow before, between the
+        // same ports.
+        let is_cut_off = now < self.store_away_until.max(self.isolated_until[by]);
+        let is_gone = is_cut_off && !self.plan.backends.contains(&BackendId(backend));
+        if self.removed.contains(&home) || is_gone || lapsed {
             self.checker.summary.released += 1;
             return;
         }
