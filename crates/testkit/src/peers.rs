@@ -85,7 +85,11 @@ fn seal(said: &Said, body: &[u8]) -> Vec<u8> {
 /// The bench's view as one of a member; the second backend of each service was alone before, and every other slot is tainted.
 fn view(generation: u64, phase: u8, now: Tick) -> View {
     let config = crate::check::replay_config();
-    let (mut view, _) = control::compile::offline(config).expect("the bench's configuration compiles");
+    let (mut view, ids) = control::compile::offline(config).expect("the bench's configuration compiles");
+    let vip_of = |id: ServiceId| {
+        let of = config.services.iter().find(|of| ids.service(&of.name) == Some(id)).expect("it has a name");
+        (Addr::from(of.vip.addr), of.port, of.protocol.number())
+    };
     view.generation = generation;
     let (two, three) = (Members::new([0, 1].map(member)), Members::new([0, 1, 2].map(member)));
     let owners = match phase % 4 {
@@ -98,11 +102,7 @@ fn view(generation: u64, phase: u8, now: Tick) -> View {
         let size = service.maglev.size();
         let base = service.members.last().copied();
         let taints = SlotMemory::new(size, (0..size).step_by(2).map(|slot| (slot, base)));
-        SlotsView {
-            vip: (Addr::from(crate::malformed::VIP4.parse::<IpAddr>().expect("an address")), 80, 6),
-            taints: Arc::new(taints),
-            always: service.id == ServiceId(1),
-        }
+        SlotsView { vip: vip_of(service.id), taints: Arc::new(taints), always: service.id == ServiceId(1) }
     });
     view.cluster = Some(Arc::new(Cluster {
         own: OWN,
@@ -189,9 +189,9 @@ impl Peers {
             assert_eq!(self.counters.imbalance(), 0, "conservation");
             let io = self.worker.io();
             for (_, outcome) in io.outcomes.drain(..) {
-                // What a backend was sent once by a peer's word it is not sent again by the same word.
-                let is_sent = outcome.verdict == Verdict::Sent;
-                assert!(again.is_none() || !is_sent, "a datagram that came again: {outcome:?}");
+                // What left once by a peer's word, for a backend or another machine, does not leave again by the same word.
+                let leaves = matches!(outcome.verdict, Verdict::Sent | Verdict::Relayed);
+                assert!(again.is_none() || !leaves, "a datagram that came again: {outcome:?}");
             }
             for (_, _, bytes) in io.sent.drain(..) {
                 outer(&bytes).unwrap_or_else(|e| panic!("broken frame sent: {e}"));
@@ -313,8 +313,14 @@ impl Peers {
 ///
 /// # Panics
 /// It does not hold.
-pub fn check_statesync(mut input: &[u8]) {
+pub fn check_statesync(input: &[u8]) {
+    check_worker(input, |_| {});
+}
+
+/// The same of a worker that is prepared.
+fn check_worker(mut input: &[u8], prepare: impl FnOnce(&mut Worker<MemIo>)) {
     let mut peers = Peers::new();
+    prepare(&mut peers.worker);
     for _ in 0..RECORDS_MAX {
         let [control, low, high, rest @ ..] = input else { break };
         let length = usize::from(u16::from_le_bytes([*low, *high])).min(rest.len());
@@ -466,6 +472,16 @@ mod tests {
             println!("{name}");
             check_pieces(&seed);
         }
+    }
+
+    /// Who takes a datagram twice is caught.
+    #[cfg(feature = "negative-controls")]
+    #[test]
+    fn without_the_window_a_replayed_piece_leaves_again() {
+        let (_, seed) =
+            statesync_seeds().into_iter().find(|(name, _)| *name == "piece_replayed").expect("a seed");
+        let broken = || super::check_worker(&seed, |worker| worker.break_rule(statesync::Rule::Window));
+        assert!(std::panic::catch_unwind(broken).is_err());
     }
 
     /// The table in `statesync::datagram` is what it does.
