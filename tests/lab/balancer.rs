@@ -46,8 +46,13 @@ impl Balancer {
         let path = config_path.to_string_lossy();
         let notify = config.notify.as_ref().map(|socket| format!("NOTIFY_SOCKET={}", socket.display()));
         let mut argv = vec![program, "--config", path.as_ref()];
+        // With a watchdog, which is never heeded here: a test says what it thinks of the messages.
         if let Some(notify) = &notify {
-            argv.splice(0..0, ["env", notify]);
+            argv.splice(0..0, ["env", notify, "WATCHDOG_USEC=10000000"]);
+        }
+        let redirected = config.stderr.as_ref().map(|to| format!("exec \"$@\" 2>{to}"));
+        if let Some(redirected) = &redirected {
+            argv.splice(0..0, ["sh", "-c", redirected, "sh"]);
         }
         let process = namespace.start("guidewayd", &argv, &log)?;
         Ok(Balancer {

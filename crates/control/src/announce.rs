@@ -234,6 +234,7 @@ fn unless_gone(result: Result<(), rtnetlink::Error>) -> Result<(), String> {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "the file is the kernel's memory")]
 fn accept_local(interface: &str) -> Result<(), String> {
     if interface.contains('/') || interface.starts_with('.') {
         return Err(format!("interface name `{interface}`"));

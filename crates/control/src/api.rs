@@ -3,9 +3,9 @@
 //! Rule of this module: a handler owns nothing. It sends the owner of the truth a closure and answers with what the
 //! closure returned; every answer that is not a success has a body of [`ErrorBody`].
 
-use crate::apply::Applied;
+use crate::apply::{self, Applied, Source};
 use crate::truth::{Door, Refusal, Truth};
-use crate::{flows, metrics, openapi};
+use crate::{flows, openapi};
 use axum::body::{Body, to_bytes};
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, Request, State};
@@ -14,6 +14,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use credentials::Credentials;
 use model::api::{
     APPLY_TIMEOUT_DEFAULT_MS, APPLY_TIMEOUT_MAX_MS, BODY_MAX, EVENTS_DEFAULT, EVENTS_KEPT,
     EVENTS_WAIT_MAX_MS, ErrorBody, FLOWS_DEFAULT, FLOWS_MAX,
@@ -21,8 +22,15 @@ use model::api::{
 use serde::Deserialize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 
+pub(crate) mod connections;
+pub(crate) mod credentials;
 pub(crate) mod listener;
+mod masked;
+mod page;
+
+pub(crate) use page::Pages;
 
 /// Longest time a request's body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -128,12 +136,16 @@ pub(crate) fn metrics_router(door: Door) -> Router {
 }
 
 /// Adds the demand for a bearer token.
-pub(crate) fn with_token(router: Router, token: &str) -> Router {
-    let token: Arc<str> = token.into();
-    router.layer(middleware::from_fn_with_state(token, require_token))
+pub(crate) fn with_token(router: Router, credentials: watch::Receiver<Credentials>) -> Router {
+    router.layer(middleware::from_fn_with_state(credentials, require_token))
 }
 
-async fn require_token(State(token): State<Arc<str>>, request: Request, next: Next) -> Response {
+async fn require_token(
+    State(credentials): State<watch::Receiver<Credentials>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let token = credentials.borrow().token.clone();
     let given = request
         .headers()
         .get(header::AUTHORIZATION)
@@ -141,7 +153,8 @@ async fn require_token(State(token): State<Arc<str>>, request: Request, next: Ne
         .and_then(|value| value.split_once(' '))
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
         .map(|(_, given)| given.trim());
-    if given.is_some_and(|given| equal_in_constant_time(given.as_bytes(), token.as_bytes())) {
+    let pair = given.zip(token.as_deref());
+    if pair.is_some_and(|(given, token)| equal_in_constant_time(given.as_bytes(), token.as_bytes())) {
         return next.run(request).await;
     }
     let failure = Failure::new(
@@ -315,18 +328,25 @@ async fn events(
 }
 
 async fn config(State(door): State<Door>) -> Result<Response, Failure> {
-    let text = ask(&door, |truth| truth.config_text()).await?;
+    let (text, config) = ask(&door, |truth| (truth.text.clone(), Arc::clone(&truth.config))).await?;
+    let text = masked::masked(&text, &config).into_owned();
     Ok(([(header::CONTENT_TYPE, "application/toml; charset=utf-8")], text).into_response())
 }
 
 async fn check(State(door): State<Door>, request: Request) -> Answer<model::api::CheckedConfig> {
     let text = read_text(request).await?;
-    Ok(Json(ask(&door, move |truth| truth.check(&text)).await??))
+    Ok(Json(apply::prepare(&door, Source::Request(text)).await?.checked()))
 }
 
 async fn plan(State(door): State<Door>, request: Request) -> Answer<model::api::PlanResult> {
     let text = read_text(request).await?;
-    let (mut result, count) = ask(&door, move |truth| truth.plan(&text)).await??;
+    let prepared = apply::prepare(&door, Source::Request(text)).await?;
+    let (prepared, count) = ask(&door, move |truth| {
+        let count = truth.forecast_of(&prepared);
+        (prepared, count)
+    })
+    .await?;
+    let mut result = model::api::PlanResult { plan: prepared.plan, warnings: prepared.loaded.warnings };
     if let Some(count) = count
         && let Some(plan) = result.plan.as_object_mut()
     {
@@ -362,7 +382,7 @@ async fn apply(
 ) -> Answer<model::api::ApplyResult> {
     let wait = read_query(query)?.wait()?;
     let text = read_text(request).await?;
-    install(&door, wait, move |truth| truth.apply("request", &text)).await
+    install(&door, wait, Source::Request(text)).await
 }
 
 async fn reload(
@@ -370,18 +390,14 @@ async fn reload(
     query: Result<Query<ApplyQuery>, QueryRejection>,
 ) -> Answer<model::api::ApplyResult> {
     let wait = read_query(query)?.wait()?;
-    install(&door, wait, Truth::reload).await
+    install(&door, wait, Source::File).await
 }
 
 /// One configuration at a time, from acceptance to acknowledgement.
-async fn install(
-    door: &Door,
-    wait: Duration,
-    change: impl FnOnce(&mut Truth) -> Result<Applied, Refusal> + Send + 'static,
-) -> Answer<model::api::ApplyResult> {
+async fn install(door: &Door, wait: Duration, source: Source) -> Answer<model::api::ApplyResult> {
     let begun = Instant::now();
     let _turn = door.applying.acquire().await.map_err(|_| Failure::stopping())?;
-    let Applied { mut result, wished } = ask(door, change).await??;
+    let Applied { mut result, wished } = apply::apply(door, source).await?;
     if let Some(wished) = wished {
         // Until every machine has carried it out.
         result.acknowledged = wished.accepted().await?.settled(wait).await?;
@@ -427,18 +443,20 @@ async fn set_drain(
         result.generation = ask(door, |truth| truth.generation).await?;
         return Ok(Json(result));
     }
-    let saved = written.wait_for(|written| written.number >= number);
-    // Should that fail, the change is in force all the same; only its survival is in doubt, which is told as an event.
-    let _ = tokio::time::timeout(SAVE_TIMEOUT, saved).await;
+    // Should that fail, the change is in force all the same; only its survival is in doubt, which the answer tells.
+    let tried = written.wait_for(|written| written.saved >= number || written.tried >= number);
+    let _ = tokio::time::timeout(SAVE_TIMEOUT, tried).await;
+    let written = written.borrow();
+    result.saved = written.saved >= number;
+    if !result.saved {
+        let why = written.error.as_deref().unwrap_or("the disk has not answered yet");
+        result.unsaved_because = Some(why.to_owned());
+    }
     Ok(Json(result))
 }
 
 async fn prometheus(State(door): State<Door>) -> Result<Response, Failure> {
-    let snapshot = ask(&door, |truth| truth.snapshot()).await?;
-    let mut headers = HeaderMap::new();
-    headers
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
-    Ok((headers, metrics::render(&snapshot)).into_response())
+    door.pages.answer(&door).await.ok_or_else(Failure::stopping)
 }
 
 fn read_query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Failure> {

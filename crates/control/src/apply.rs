@@ -1,11 +1,139 @@
 //! Configurations from the API and from the file: checked, planned, applied, or refused as a whole.
+//!
+//! Rule of this module: whatever takes time (reading the file and the tokens, parsing, comparing) is done by [`prepare`] on
+//! another thread; the owner of the truth only puts in force what was prepared.
 
+use crate::api::credentials::Credentials;
 use crate::cluster::adopt::Wished;
 use crate::cluster::forecast::Count;
+use crate::compile::{Making, Runtime, compile};
+use crate::ids::Ids;
 use crate::plan;
-use crate::truth::{Refusal, Truth};
+use crate::truth::{Door, Refusal, Tokens, Truth};
 use model::Loaded;
-use model::api::{ApplyResult, CheckedConfig, EventKind, PlanResult};
+use model::api::{ApplyResult, CheckedConfig, EventKind};
+use model::config::Config;
+use model::registered::Registered;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use worker::view::PortView;
+
+/// Name of a configuration that came by the API.
+const REQUEST: &str = "request";
+
+/// Where a configuration comes from.
+#[derive(Debug)]
+pub(crate) enum Source {
+    /// A request.
+    Request(String),
+    /// The file that the daemon was started with.
+    File,
+}
+
+/// What a configuration is compared with.
+#[derive(Debug)]
+pub(crate) struct Basis {
+    config: Arc<Config>,
+    /// Stays, unless it does not fit any more.
+    registered: Vec<Registered>,
+    file: PathBuf,
+    ports: Vec<PortView>,
+}
+
+/// A configuration that can be used as far as can be said without the owner of the truth.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    /// Where it came from.
+    name: String,
+    is_file: bool,
+    pub(crate) loaded: Loaded,
+    pub(crate) tokens: Result<Tokens, Refusal>,
+    credentials: Result<Credentials, Refusal>,
+    pub(crate) plan: serde_json::Value,
+    restart_keys: Vec<String>,
+}
+
+impl Prepared {
+    /// Reads, checks and compares. Takes as long as it takes.
+    fn of(source: Source, basis: &Basis) -> Result<Prepared, Refusal> {
+        let (name, text, is_file) = match source {
+            Source::Request(text) => (REQUEST.to_owned(), text, false),
+            Source::File => {
+                let path = &basis.file;
+                let refused = |problem| Refusal::File { path: path.clone(), problem };
+                (path.display().to_string(), read(path).map_err(refused)?, true)
+            }
+        };
+        let loaded = model::load(&name, &text).map_err(Refusal::Config)?;
+        let (config, _) = loaded.config.with_registered(&basis.registered);
+        // What could not be compiled is not let in, and in a cluster not asked for. Only its ids are not known here.
+        let trial = Runtime { making: Making::Nothing, ..Runtime::offline(&basis.ports) };
+        compile(&config, &mut Ids::default(), &trial).map_err(Refusal::Compile)?;
+        let plan = plan::plan(&*basis.config, &config);
+        Ok(Prepared {
+            name,
+            is_file,
+            tokens: crate::truth::tokens(&loaded.config),
+            credentials: Credentials::of(&loaded.config),
+            plan: serde_json::to_value(plan).unwrap_or(serde_json::Value::Null),
+            restart_keys: basis.config.restart_keys(&loaded.config),
+            loaded,
+        })
+    }
+
+    /// What `check` says of it.
+    pub(crate) fn checked(self) -> CheckedConfig {
+        let services = &self.loaded.config.services;
+        CheckedConfig {
+            services: services.len() as u64,
+            backends: services.iter().map(|service| service.backends.len() as u64).sum(),
+            restart_keys: self.restart_keys,
+            warnings: self.loaded.warnings,
+        }
+    }
+}
+
+/// Prepares a configuration on another thread, a few at a time.
+///
+/// # Errors
+/// What is wrong with it. Nothing has changed.
+pub(crate) async fn prepare(door: &Door, source: Source) -> Result<Prepared, Refusal> {
+    let _place = door.preparing.acquire().await.map_err(|_| Refusal::Stopping)?;
+    let basis = door.ask(|truth| truth.basis()).await.ok_or(Refusal::Stopping)?;
+    let prepared = tokio::task::spawn_blocking(move || Prepared::of(source, &basis));
+    // It can fail only when the runtime ends.
+    prepared.await.map_err(|_| Refusal::Stopping)?
+}
+
+/// Prepares a configuration and applies it; a refusal is told as an event.
+///
+/// # Errors
+/// Why it was refused. Nothing has changed.
+pub(crate) async fn apply(door: &Door, source: Source) -> Result<Applied, Refusal> {
+    let is_file = matches!(source, Source::File);
+    let prepared = prepare(door, source).await;
+    let apply = move |truth: &mut Truth| match prepared {
+        Ok(prepared) => truth.apply(prepared),
+        Err(refusal) => {
+            let name = if is_file { truth.config_path.display().to_string() } else { REQUEST.to_owned() };
+            truth.refused(&name, &refusal);
+            Err(refusal)
+        }
+    };
+    door.ask(apply).await.ok_or(Refusal::Stopping)?
+}
+
+/// As SIGHUP asks for. Whatever comes of it is told as an event.
+pub(crate) async fn reload(door: Door) {
+    let Ok(_turn) = door.applying.acquire().await else { return };
+    let Ok(Applied { wished: Some(wished), .. }) = apply(&door, Source::File).await else { return };
+    if let Err(refusal) = wished.accepted().await {
+        let message = format!("the reload was refused: {refusal}");
+        let tell = move |truth: &mut Truth| truth.events.push(EventKind::Warning, None, None, message);
+        let _ = door.ask(tell).await;
+    }
+}
 
 /// A configuration that was taken.
 #[derive(Debug)]
@@ -16,109 +144,87 @@ pub(crate) struct Applied {
 }
 
 impl Truth {
-    /// Checks a text.
-    pub(crate) fn check(&self, text: &str) -> Result<CheckedConfig, Refusal> {
-        let loaded = model::load("request", text).map_err(Refusal::Config)?;
-        Ok(CheckedConfig {
-            services: loaded.config.services.len() as u64,
-            backends: loaded.config.services.iter().map(|service| service.backends.len() as u64).sum(),
-            restart_keys: self.config.restart_keys(&loaded.config),
-            warnings: loaded.warnings,
-        })
-    }
-
-    /// Says what applying a text would do, but for what has to be counted.
-    pub(crate) fn plan(&self, text: &str) -> Result<(PlanResult, Option<Count>), Refusal> {
-        let loaded = model::load("request", text).map_err(Refusal::Config)?;
-        let count = self.forecast(&loaded.config.with_registered(&self.config.registered()).0);
-        Ok((PlanResult { plan: self.plan_of(&loaded), warnings: loaded.warnings }, count))
-    }
-
-    fn plan_of(&self, loaded: &Loaded) -> serde_json::Value {
-        // What has registered stays, unless it does not fit any more.
+    /// What a configuration is to be compared with.
+    pub(crate) fn basis(&self) -> Basis {
         let registered = match &self.cluster {
             None => self.registry.heard().alive,
             Some(_) => self.config.registered(),
         };
-        let (config, _) = loaded.config.with_registered(&registered);
-        let plan = plan::plan(&self.config, &config);
-        serde_json::to_value(plan).unwrap_or(serde_json::Value::Null)
+        let (config, file) = (Arc::clone(&self.config), self.config_path.clone());
+        Basis { config, registered, file, ports: self.port_views() }
     }
 
-    /// Applies a text; `name` says where it came from. `acknowledged` and `duration_ms` are the caller's to fill in.
-    pub(crate) fn apply(&mut self, name: &str, text: &str) -> Result<Applied, Refusal> {
-        match self.try_apply(name, text) {
-            Ok(applied @ Applied { wished: Some(_), .. }) => {
-                let message = format!("configuration from {name} is what the cluster is asked for");
-                self.events.push(EventKind::Apply, None, None, message);
-                Ok(applied)
-            }
-            Ok(applied @ Applied { wished: None, .. }) => {
-                let result = &applied.result;
-                let message =
-                    format!("configuration from {name} applied as generation {}", result.generation);
-                self.events.push(EventKind::Apply, None, None, message);
-                self.save();
+    /// What has to be counted to say what applying a configuration would do.
+    pub(crate) fn forecast_of(&self, prepared: &Prepared) -> Option<Count> {
+        self.cluster.as_ref()?;
+        self.forecast(&prepared.loaded.config.with_registered(&self.config.registered()).0)
+    }
+
+    /// Tells that a configuration was refused.
+    pub(crate) fn refused(&mut self, name: &str, refusal: &Refusal) {
+        let message = match refusal {
+            Refusal::File { .. } => format!("reload: {refusal}"),
+            _ => format!("configuration from {name} refused: {refusal}"),
+        };
+        self.events.push(EventKind::Refused, None, None, message);
+    }
+
+    /// Applies what was prepared. `acknowledged` and `duration_ms` are the caller's to fill in.
+    pub(crate) fn apply(&mut self, prepared: Prepared) -> Result<Applied, Refusal> {
+        let (name, is_file) = (prepared.name.clone(), prepared.is_file);
+        let file_text = is_file.then(|| prepared.loaded.text.clone());
+        match self.try_apply(prepared) {
+            Ok(applied) => {
+                if applied.wished.is_some() {
+                    let message = format!("configuration from {name} is what the cluster is asked for");
+                    self.events.push(EventKind::Apply, None, None, message);
+                } else {
+                    let generation = applied.result.generation;
+                    let message = format!("configuration from {name} applied as generation {generation}");
+                    self.events.push(EventKind::Apply, None, None, message);
+                    self.save();
+                }
+                if let Some(text) = file_text {
+                    self.file_text = text;
+                }
                 Ok(applied)
             }
             Err(refusal) => {
-                let message = format!("configuration from {name} refused: {refusal}");
-                self.events.push(EventKind::Refused, None, None, message);
+                self.refused(&name, &refusal);
                 Err(refusal)
             }
         }
     }
 
-    fn try_apply(&mut self, name: &str, text: &str) -> Result<Applied, Refusal> {
+    fn try_apply(&mut self, prepared: Prepared) -> Result<Applied, Refusal> {
         if self.stopping {
             return Err(Refusal::Stopping);
         }
-        let loaded = model::load(name, text).map_err(Refusal::Config)?;
-        let restart = self.config.restart_keys(&loaded.config);
-        if !restart.is_empty() {
-            return Err(Refusal::Restart(restart));
+        let Prepared { loaded, tokens, credentials, plan, restart_keys, .. } = prepared;
+        if !restart_keys.is_empty() {
+            return Err(Refusal::Restart(restart_keys));
         }
-        let plan = self.plan_of(&loaded);
+        // They are files of each machine: what this one cannot read is not asked for.
+        let (tokens, credentials) = (tokens?, credentials?);
         let warnings = loaded.warnings.clone();
         let mut wished = None;
         if self.cluster.is_some() {
-            // Tokens are files of each machine: what this one cannot read is not asked for.
-            crate::truth::tokens(&loaded.config)?;
             wished = Some(self.wish_services(&loaded)?);
             self.renew_own(loaded);
         } else {
-            self.install(loaded)?;
+            self.install(loaded, &tokens)?;
         }
-        let result =
-            ApplyResult { generation: self.generation, acknowledged: false, duration_ms: 0, warnings, plan };
-        Ok(Applied { result, wished })
-    }
-
-    /// Reads the file again and applies it.
-    pub(crate) fn reload(&mut self) -> Result<Applied, Refusal> {
-        let path = self.config_path.clone();
-        let text = read(&path);
-        let text = match text {
-            Ok(text) => text,
-            Err(problem) => {
-                let refusal = Refusal::File { path, problem };
-                self.events.push(EventKind::Refused, None, None, format!("reload: {refusal}"));
-                return Err(refusal);
-            }
-        };
-        let result = self.apply(&path.display().to_string(), &text)?;
-        self.file_text = text;
-        Ok(result)
-    }
-
-    /// The text in force.
-    pub(crate) fn config_text(&self) -> String {
-        self.text.clone()
+        self.credentials.send_replace(credentials);
+        let generation = self.next_generation();
+        Ok(Applied {
+            result: ApplyResult { generation, acknowledged: false, duration_ms: 0, warnings, plan },
+            wished,
+        })
     }
 }
 
-fn read(path: &std::path::Path) -> Result<String, String> {
-    use std::io::Read as _;
+#[expect(clippy::disallowed_methods, reason = "on another thread")]
+fn read(path: &Path) -> Result<String, String> {
     let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
     let mut text = String::new();
     file.take(model::TEXT_MAX as u64 + 1).read_to_string(&mut text).map_err(|error| error.to_string())?;

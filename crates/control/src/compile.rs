@@ -26,7 +26,9 @@ use worker::view::{
 
 mod tables;
 
-pub(crate) use tables::Tables;
+#[cfg(feature = "daemon")]
+pub(crate) use tables::Recipe;
+pub(crate) use tables::{Making, Tables};
 
 /// Why no view can be made. [`model::load()`] refuses most of these with their place.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -68,6 +70,9 @@ pub enum CompileError {
     /// There is no port.
     #[error("there is no port; add a [[port]]")]
     NoPort,
+    /// Slot tables that are to be made first.
+    #[error("slot tables are still being made")]
+    TablesMissing,
 }
 
 /// A backend that is no longer configured and whose flows live on.
@@ -111,6 +116,8 @@ pub struct Runtime<'a> {
     pub deciders: u32,
     /// How busy backends are, for services with policy least-load.
     pub loads: Arc<Loads>,
+    /// What is done about slot tables that are not there yet.
+    pub(crate) making: Making,
 }
 
 impl<'a> Runtime<'a> {
@@ -130,6 +137,7 @@ impl<'a> Runtime<'a> {
             table: &|_| None,
             deciders: 1,
             loads: Arc::default(),
+            making: Making::All,
         }
     }
 }
@@ -188,9 +196,14 @@ pub fn compile(config: &Config, ids: &mut Ids, runtime: &Runtime<'_>) -> Result<
         members.sort_unstable_by_key(|member| member.0);
         let weighted: Vec<(&str, u32)> = members.iter().map(|(name, weight, _)| (*name, *weight)).collect();
         let maglev = tables
-            .get(&weighted, service.maglev_size, &config.machine.cluster_key)
+            .get(&weighted, service.maglev_size, &config.machine.cluster_key, runtime.making)
             .map_err(|source| CompileError::Maglev { service: service.name.clone(), source })?;
+        let Some(maglev) = maglev else { continue };
         services.push(service_view(service, id, maglev, members.iter().map(|member| member.2).collect()));
+    }
+    if tables.missing().next().is_some() {
+        ids.tables = tables;
+        return Err(CompileError::TablesMissing);
     }
     for departed in runtime.departed {
         let Some(service) = owner(ids, departed) else { continue };

@@ -45,6 +45,7 @@ impl EventLog {
             | EventKind::BackendSuspect
             | EventKind::RegistrationRefused
             | EventKind::NotLocal
+            | EventKind::StateUnsaved
             | EventKind::Warning => tracing::warn!(event = name, service, backend, "{message}"),
             _ => tracing::info!(event = name, service, backend, "{message}"),
         }

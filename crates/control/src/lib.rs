@@ -6,6 +6,7 @@
 //!
 //! The pure part ([`compile`], [`ids`], [`slots`], [`plan`]) turns a configuration into a view without any of the rest.
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests may wait"))]
 // Without its client, nobody says what only the store says.
 #![cfg_attr(not(feature = "etcd"), allow(dead_code))]
 
@@ -36,6 +37,8 @@ mod health;
 mod load;
 #[cfg(feature = "daemon")]
 mod load_weight;
+#[cfg(feature = "daemon")]
+mod meter;
 #[cfg(feature = "daemon")]
 mod metrics;
 #[cfg(any(feature = "daemon", feature = "rehearsal"))]
@@ -78,7 +81,7 @@ pub use cluster::rehearsal::{rehearse_store, store_seeds};
 #[cfg(feature = "rehearsal")]
 pub use neighbour::rehearsal::{netlink_seeds, rehearse_netlink};
 #[cfg(feature = "daemon")]
-pub use plane::{DeviceStats, Notice, Options, Plane, PortHandle, Telemetry, WorkerHandle};
+pub use plane::{DeviceStats, LostWords, Notice, Options, Plane, PortHandle, Telemetry, WorkerHandle};
 #[cfg(feature = "daemon")]
 pub use run::{RunError, run};
 #[cfg(feature = "rehearsal")]

@@ -3,7 +3,7 @@
 
 use crate::status::{AgentCounts, Snapshot};
 use model::agent::Phase;
-use model::api::{BackendState, ClusterStatus, ServiceState};
+use model::api::{BackendState, ClusterStatus, ManagementTurns, ServiceState, Status};
 use std::fmt::Write as _;
 
 /// Writes families; a family's samples stand together, below its help and type.
@@ -147,6 +147,48 @@ fn machine(page: &mut Page, snapshot: &Snapshot) {
     page.family("memory_bytes", "gauge", "Memory of tables and buffers, by use.");
     for memory in &status.memory {
         page.sample("memory_bytes", &[("use", &memory.name)], memory.bytes);
+    }
+    management(page, status);
+}
+
+fn management(page: &mut Page, status: &Status) {
+    let mut each = |name: &str, kind: &str, help: &str, value: fn(&ManagementTurns) -> f64| {
+        page.family(name, kind, help);
+        for turns in &status.management {
+            page.sample(name, &[("job", &turns.job)], value(turns));
+        }
+    };
+    each("management_turns_total", "counter", "Turns of the management thread, by what it did.", |t| {
+        number(t.turns)
+    });
+    each("management_long_turns_total", "counter", "Turns of the management thread of 20 ms or more.", |t| {
+        number(t.long_turns)
+    });
+    each(
+        "management_longest_turn_seconds",
+        "gauge",
+        "The longest turn of the management thread since the start, without the time it had no CPU.",
+        |t| seconds(t.longest_us, 1e6),
+    );
+    each(
+        "management_longest_turn_wall_seconds",
+        "gauge",
+        "The longest turn of the management thread since the start, by the clock.",
+        |t| seconds(t.longest_wall_us, 1e6),
+    );
+    let lost = "Lines of the log that were lost, because nobody took them in time.";
+    page.single("log_lines_lost_total", "counter", lost, status.log_lines_lost);
+    let lost = "Messages to the service manager that were lost, because it did not take them.";
+    page.single("notices_lost_total", "counter", lost, status.notices_lost);
+    let of = &status.connections;
+    page.single("api_connections", "gauge", "Connections of the API and of /metrics.", of.open);
+    page.family(
+        "api_connections_closed_total",
+        "counter",
+        "Connections of the API and of /metrics that were closed or not let in, by reason.",
+    );
+    for (reason, count) in [("room", of.made_room), ("slow", of.too_slow), ("refused", of.refused)] {
+        page.sample("api_connections_closed_total", &[("reason", reason)], count);
     }
 }
 

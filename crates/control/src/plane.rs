@@ -6,6 +6,7 @@ use statesync::plan::Report;
 use statesync::spsc::Receiver;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use wire::{CoreId, PortId, Tick};
 use worker::mailbox::Publisher;
@@ -20,8 +21,21 @@ pub struct Options {
     pub grace: Duration,
     /// Told what a service manager wants to know. Default none.
     pub notify: Option<Box<dyn FnMut(Notice)>>,
+    /// Set when a reload was asked for before [`run()`](crate::run()) could hear of it. Default none.
+    pub hangup: Option<Arc<AtomicBool>>,
+    /// What the program could not tell others. Default nothing.
+    pub lost_words: Box<dyn Fn() -> LostWords>,
     /// Version of the program. Default: this crate's.
     pub version: String,
+}
+
+/// What nobody took in time and is lost.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct LostWords {
+    /// Lines of the log.
+    pub log_lines: u64,
+    /// Messages to the service manager.
+    pub notices: u64,
 }
 
 impl Options {
@@ -31,6 +45,8 @@ impl Options {
             config_path: config_path.into(),
             grace: Duration::from_millis(200),
             notify: None,
+            hangup: None,
+            lost_words: Box::new(LostWords::default),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }

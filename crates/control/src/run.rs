@@ -1,10 +1,14 @@
 //! The management core's loop.
 
-use crate::api::{self, listener};
-use crate::apply::Applied;
+use crate::api;
+use crate::api::connections::ConnectionCounts;
+use crate::api::credentials::Credentials;
+use crate::api::listener::{self, Serving};
+use crate::apply;
 use crate::cluster::adopt::{Part, own_address};
 #[cfg(feature = "etcd")]
 use crate::cluster::store;
+use crate::meter::{Job, Meter};
 use crate::plane::{Notice, Options, Plane};
 use crate::truth::{Door, Parts, Question, Refusal, Truth};
 use crate::{agents, announce, balance, neighbour, state, telemetry};
@@ -15,6 +19,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -24,6 +29,11 @@ use tokio::time::{Instant, MissedTickBehavior};
 const QUESTIONS_MAX: usize = 256;
 /// Notes that may wait; further ones wait for room.
 const NOTES_MAX: usize = 1024;
+/// Configurations that are read, checked and compared at once.
+const PREPARING_MAX: usize = 2;
+/// Threads for what would hold the management thread up: those that prepare configurations, one that makes slot tables, some that
+/// render answers.
+const BLOCKING_MAX: usize = 8;
 /// Words of agents that are heard in one go.
 const WORDS_AT_ONCE: usize = 256;
 /// How often housekeeping runs while workers are on the newest view …
@@ -95,10 +105,13 @@ pub enum RunError {
 pub fn run(options: Options, config: Loaded, plane: Plane) -> Result<(), RunError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(2)
+        .max_blocking_threads(BLOCKING_MAX)
         .build()
         .map_err(RunError::Runtime)?;
-    let result = runtime.block_on(async { drive(options, config, plane, listen_to_signals()?).await });
+    let result = runtime.block_on(async {
+        let commands = listen_to_signals(options.hangup.as_deref())?;
+        drive(options, config, plane, commands).await
+    });
     // A hanging disk must not keep us from ending.
     runtime.shutdown_timeout(Duration::from_millis(100));
     result
@@ -111,12 +124,17 @@ enum Command {
     Stop,
 }
 
-/// Turns signals into commands.
-fn listen_to_signals() -> Result<mpsc::Receiver<Command>, RunError> {
+/// Turns signals into commands; `hangup` tells that one came earlier.
+fn listen_to_signals(hangup: Option<&AtomicBool>) -> Result<mpsc::Receiver<Command>, RunError> {
+    let came_early = hangup.is_some_and(|hangup| hangup.swap(false, Relaxed));
     let mut hangup = signal(SignalKind::hangup()).map_err(RunError::Runtime)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Runtime)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Runtime)?;
     let (tell, commands) = mpsc::channel(4);
+    if came_early {
+        // There is room.
+        let _ = tell.try_send(Command::Reload);
+    }
     tokio::spawn(async move {
         loop {
             let command = tokio::select! {
@@ -139,7 +157,9 @@ async fn drive(
     plane: Plane,
     mut commands: mpsc::Receiver<Command>,
 ) -> Result<(), RunError> {
-    let Options { config_path, grace, mut notify, version } = options;
+    let Options { config_path, grace, mut notify, version, lost_words, hangup: _ } = options;
+    let meter = Meter::of_this_thread();
+    let connections = Arc::<ConnectionCounts>::default();
     let mut notify = move |notice| {
         if let Some(notify) = &mut notify {
             notify(notice);
@@ -151,19 +171,10 @@ async fn drive(
 
     // Listeners before anything else: what cannot be reached should not start.
     let (unix, _socket) = listener::bind_unix(&api_config.socket).await?;
+    let (credentials, presented) = watch::channel(Credentials::read(&loaded.config)?);
     let tcp = match api_config.listen {
         None => None,
-        Some(address) => {
-            let token = match &api_config.token_file {
-                Some(path) => listener::read_token(path)?,
-                None => {
-                    let problem = "api.listen needs it".to_owned();
-                    return Err(RunError::File { path: PathBuf::from("api.token_file"), problem });
-                }
-            };
-            let tls = api_config.tls.as_ref().map(listener::tls).transpose()?;
-            Some((listener::bind_tcp(address)?, tls, token))
-        }
+        Some(address) => Some(listener::bind_tcp(address)?),
     };
     let metrics = match metrics_config.listen {
         None => None,
@@ -172,11 +183,7 @@ async fn drive(
 
     let agent_listener = match &loaded.config.agents {
         None => None,
-        Some(agents) => {
-            let tls = agents.tls.as_ref().map(listener::tls).transpose()?;
-            let machine = loaded.config.machine.name.clone();
-            Some((listener::bind_tcp(agents.listen)?, tls, machine))
-        }
+        Some(agents) => Some((listener::bind_tcp(agents.listen)?, loaded.config.machine.name.clone())),
     };
 
     let state_dir = loaded.config.machine.state_dir.clone();
@@ -207,8 +214,12 @@ async fn drive(
             ports,
             now,
             memory_bytes,
+            lost_words,
+            meter: meter.clone(),
+            credentials,
+            connections: connections.clone(),
             saved,
-            saver: state::saver::Saver::start(state_dir),
+            saver: state::saver::Saver::start(state_dir).map_err(RunError::Runtime)?,
             notes: notes.clone(),
             acknowledged,
             wanted_neighbours,
@@ -227,30 +238,39 @@ async fn drive(
     truth.save();
 
     #[cfg(feature = "etcd")]
-    let keeper = store
-        .zip(requests)
-        .map(|((config, own), requests)| tokio::spawn(store::keep(config, own, requests, notes.clone())));
+    let keeper = store.zip(requests).map(|((config, own), requests)| {
+        tokio::spawn(meter.watch(Job::Store, store::keep(config, own, requests, notes.clone())))
+    });
     // Not reached with a store: such a configuration is refused before anything starts.
     #[cfg(not(feature = "etcd"))]
     let keeper = store.zip(requests).map(|_| tokio::spawn(async {}));
-    tokio::spawn(neighbour::follow::follow(neighbour_wishes, notes.clone()));
-    tokio::spawn(announce::keep(announcement_wishes, left_over, announced, notes));
-    let door =
-        Door { questions, acknowledged: acknowledgements.clone(), applying: Arc::new(Semaphore::new(1)) };
+    tokio::spawn(meter.watch(Job::Neighbours, neighbour::follow::follow(neighbour_wishes, notes.clone())));
+    tokio::spawn(
+        meter.watch(Job::Announcements, announce::keep(announcement_wishes, left_over, announced, notes)),
+    );
+    let door = Door {
+        questions,
+        acknowledged: acknowledgements.clone(),
+        applying: Arc::new(Semaphore::new(1)),
+        preparing: Arc::new(Semaphore::new(PREPARING_MAX)),
+        pages: api::Pages::default(),
+    };
     let router = api::router(door.clone());
-    tokio::spawn(listener::serve_unix(unix, router.clone()));
-    if let Some((listener, tls, token)) = tcp {
-        tokio::spawn(listener::serve_tcp(listener, tls, api::with_token(router, &token)));
+    let serving = || Serving::new(connections.clone(), meter.clone());
+    tokio::spawn(listener::serve_unix(unix, router.clone(), serving()));
+    if let Some(listener) = tcp {
+        let router = api::with_token(router, presented.clone());
+        tokio::spawn(listener::serve_tcp(listener, Some(presented.clone()), router, serving()));
     }
     if let Some(listener) = metrics {
-        tokio::spawn(listener::serve_tcp(listener, None, api::metrics_router(door)));
+        tokio::spawn(listener::serve_tcp(listener, None, api::metrics_router(door.clone()), serving()));
     }
 
     let listening = match agent_listener {
         None => None,
-        Some((listener, tls, machine)) => {
+        Some((listener, machine)) => {
             let shared = agents::listener::Shared { machine, said: say.clone(), gate, doors };
-            Some(agents::listener::Listening::start(listener, tls, shared).map_err(RunError::Runtime)?)
+            Some(agents::listener::Listening::start(listener, presented, shared).map_err(RunError::Runtime)?)
         }
     };
 
@@ -262,6 +282,8 @@ async fn drive(
     let mut rates = Rates::new(&truth);
     let mut started = false;
     let mut failure = None;
+    let (mut reloading, mut reload_again) = (None, false);
+    let mut is_unsaved = false;
     loop {
         let tick = match truth.is_acknowledged() {
             false => TICK_WAITING,
@@ -272,60 +294,79 @@ async fn drive(
         tokio::select! {
             biased;
             command = commands.recv() => match command {
+                Some(Command::Reload) if reloading.is_some() => reload_again = true,
                 Some(Command::Reload) => {
                     notify(Notice::Reloading);
-                    // Told as an event, whatever comes of it.
-                    if let Ok(Applied { wished: Some(wished), .. }) = truth.reload() {
-                        truth.watch_wish(wished);
-                    }
-                    notify(Notice::Reloaded);
+                    reloading = Some(tokio::spawn(meter.watch(Job::Configure, apply::reload(door.clone()))));
                 }
                 Some(Command::Stop) | None => break,
             },
+            () = ended(&mut reloading) => {
+                reloading = None;
+                notify(Notice::Reloaded);
+                if std::mem::take(&mut reload_again) {
+                    notify(Notice::Reloading);
+                    reloading = Some(tokio::spawn(meter.watch(Job::Configure, apply::reload(door.clone()))));
+                }
+            }
             _ = sweep.tick() => {
-                truth.sweep();
-                truth.compare_handshakes();
-                truth.settle();
-                if rates.measure(&mut truth) {
+                let alive = meter.time(Job::Sweep, || {
+                    truth.sweep();
+                    truth.compare_handshakes();
+                    truth.settle();
+                    rates.measure(&mut truth)
+                });
+                if alive {
                     notify(Notice::Alive);
                 }
                 if let Some(publish) = &mut telemetry {
-                    for (command, answer) in telemetry::answers(&truth.snapshot()) {
-                        publish(command, answer);
-                    }
+                    meter.time(Job::Telemetry, || {
+                        for (command, answer) in telemetry::answers(&truth.summary()) {
+                            publish(command, answer);
+                        }
+                    });
                 }
             }
-            _ = weigh.tick() => {
+            _ = weigh.tick() => meter.time(Job::Weigh, || {
                 truth.weigh();
                 truth.settle();
-            }
-            Some(note) = noted.recv() => {
+            }),
+            Some(note) = noted.recv() => meter.time(Job::Notes, || {
                 truth.note(note);
                 // Mass failure arrives as many notes: one view for all that are here.
                 while let Ok(note) = noted.try_recv() {
                     truth.note(note);
                 }
                 truth.settle();
-            }
-            Some(question) = asked.recv() => question(&mut truth),
-            Some(word) = said.recv() => {
+            }),
+            Some(question) = asked.recv() => meter.time(Job::Question, || question(&mut truth)),
+            Some(word) = said.recv() => meter.time(Job::Agents, || {
                 truth.agent_said(word);
                 // Many at once, but not so many that others wait.
                 for _ in 0..WORDS_AT_ONCE {
                     let Ok(word) = said.try_recv() else { break };
                     truth.agent_said(word);
                 }
-            }
+            }),
             Ok(()) = written.changed() => {
                 let error = written.borrow_and_update().error.clone();
-                if let Some(error) = error {
-                    let message = format!("the state was not saved ({error}); it would not survive a restart");
-                    truth.events.push(EventKind::Warning, None, None, message);
+                match (&error, is_unsaved) {
+                    (Some(error), false) => {
+                        let message = format!(
+                            "the state was not saved ({error}); until it is, drains set by hand would not survive a restart"
+                        );
+                        truth.events.push(EventKind::StateUnsaved, None, None, message);
+                    }
+                    (None, true) => {
+                        truth.events.push(EventKind::StateSaved, None, None, "the state is on the disk again");
+                    }
+                    _ => {}
                 }
+                is_unsaved = error.is_some();
             }
             () = tokio::time::sleep(tick) => {}
         }
-        truth.tick();
+        meter.time(Job::Housekeeping, || truth.tick());
         if truth.has_left() {
             break;
         }
@@ -346,7 +387,7 @@ async fn drive(
     let mut saved = truth.written();
     let farewell = async {
         let _ = on_loopback.wait_for(BTreeSet::is_empty).await;
-        let _ = saved.wait_for(|written| written.number >= number).await;
+        let _ = saved.wait_for(|written| written.saved >= number).await;
     };
     let farewell = async {
         let _ = tokio::time::timeout(FAREWELL, farewell).await;
@@ -373,6 +414,15 @@ async fn drive(
         let _ = tokio::time::timeout(FAREWELL_TO_STORE, keeper).await;
     }
     failure.map_or(Ok(()), Err)
+}
+
+/// Ends when the task has, and never without one.
+async fn ended(task: &mut Option<tokio::task::JoinHandle<()>>) {
+    match task {
+        // One that panicked has ended the process.
+        Some(task) => drop(task.await),
+        None => std::future::pending().await,
+    }
 }
 
 fn explain(refusal: &Refusal) -> String {

@@ -97,6 +97,7 @@ impl From<Net> for SavedAddress {
 }
 
 /// Reads the file. Absent is empty; unreadable is empty, set aside, and told in words.
+#[expect(clippy::disallowed_methods, reason = "at the start, before anybody is served")]
 pub(crate) fn load(directory: &Path) -> (Saved, Option<String>) {
     let path = directory.join(FILE);
     match read(&path) {
@@ -117,6 +118,7 @@ pub(crate) fn load(directory: &Path) -> (Saved, Option<String>) {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "at the start, before anybody is served")]
 fn read(path: &Path) -> Result<Option<Saved>, String> {
     let file = match fs::File::open(path) {
         Ok(file) => file,
@@ -158,6 +160,7 @@ fn text(saved: &Saved) -> Result<Vec<u8>, serde_json::Error> {
 ///
 /// # Errors
 /// What the file system says; the old file is whole then.
+#[expect(clippy::disallowed_methods, reason = "on the thread that writes the state")]
 pub(crate) fn save(directory: &Path, saved: &Saved) -> io::Result<()> {
     fs::create_dir_all(directory)?;
     let path = directory.join(FILE);

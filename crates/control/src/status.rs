@@ -31,6 +31,16 @@ pub(crate) struct Snapshot {
     pub(crate) agents: Option<AgentCounts>,
 }
 
+/// The first of everything, for answers that have little room.
+#[derive(Clone, Debug)]
+pub(crate) struct Summary {
+    pub(crate) status: Status,
+    pub(crate) services: Vec<ServiceStatus>,
+    pub(crate) backends: Vec<BackendStatus>,
+    pub(crate) workers: Vec<WorkerStatus>,
+    pub(crate) drops: Vec<DropCount>,
+}
+
 /// Backends that are suspect for the same cause.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Suspects {
@@ -152,6 +162,7 @@ impl Truth {
     pub(crate) fn status(&self) -> Status {
         let Ready { ready, reason } = self.ready();
         let workers = self.workers.len() as u64;
+        let lost = (self.lost_words)();
         Status {
             machine: self.config.machine.name.clone(),
             version: self.version.clone(),
@@ -185,6 +196,22 @@ impl Truth {
                 .iter()
                 .map(|(name, bytes)| MemoryUse { name: name.clone(), bytes: *bytes })
                 .collect(),
+            management: self.meter.turns(),
+            log_lines_lost: lost.log_lines,
+            notices_lost: lost.notices,
+            connections: self.connections.now(),
+        }
+    }
+
+    /// What DPDK's telemetry shows.
+    pub(crate) fn summary(&self) -> Summary {
+        let most = crate::telemetry::ENTRIES_MAX;
+        Summary {
+            status: self.status(),
+            services: self.config.services.iter().take(most).map(|of| self.service_status(of)).collect(),
+            backends: self.backends_at_most(most),
+            workers: self.workers(),
+            drops: self.drops(),
         }
     }
 
@@ -237,10 +264,17 @@ impl Truth {
     }
 
     pub(crate) fn backends(&self) -> Vec<BackendStatus> {
+        self.backends_at_most(usize::MAX)
+    }
+
+    fn backends_at_most(&self, most: usize) -> Vec<BackendStatus> {
         let now_ms = self.uptime_ms();
-        let mut all = Vec::with_capacity(self.members.len() + self.departed.len());
+        let mut all = Vec::with_capacity((self.members.len() + self.departed.len()).min(most));
         for service in &self.config.services {
             for backend in &service.backends {
+                if all.len() == most {
+                    return all;
+                }
                 let Some(id) = self.ids.backend(&service.name, &backend.name, backend.address) else {
                     continue;
                 };
@@ -255,7 +289,7 @@ impl Truth {
                 all.push(status);
             }
         }
-        for departed in &self.departed {
+        for departed in self.departed.iter().take(most - all.len()) {
             for backend in &departed.service.backends {
                 let mut status = self.backend_status(departed.id, &departed.service, backend);
                 status.since_unix_ms = departed.since_unix_ms;

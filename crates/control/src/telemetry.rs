@@ -1,17 +1,17 @@
 //! The answers to our DPDK telemetry commands: small JSON objects, since DPDK's answers end at 16 KiB.
 
-use crate::status::Snapshot;
+use crate::status::Summary;
 use serde_json::{Map, Value, json};
 
 /// Longest lists.
-const ENTRIES_MAX: usize = 64;
+pub(crate) const ENTRIES_MAX: usize = 64;
 /// DPDK's limit, with room for its own envelope.
 const BYTES_MAX: usize = 15 * 1024;
 
 /// Command and answer, for each command.
-pub(crate) fn answers(snapshot: &Snapshot) -> Vec<(&'static str, String)> {
-    let status = &snapshot.status;
-    let summary = json!({
+pub(crate) fn answers(summary: &Summary) -> Vec<(&'static str, String)> {
+    let status = &summary.status;
+    let machine = json!({
         "machine": status.machine,
         "version": status.version,
         "uptime_ms": status.uptime_ms,
@@ -31,7 +31,7 @@ pub(crate) fn answers(snapshot: &Snapshot) -> Vec<(&'static str, String)> {
         "held": status.held,
         "flows": status.flows,
     });
-    let vips = snapshot.services.iter().map(|service| {
+    let vips = summary.services.iter().map(|service| {
         let value = json!({
             "vip": service.vip, "port": service.port, "protocol": service.protocol, "mode": service.mode,
             "state": service.state, "up": service.backends_up, "backends": service.backends_total,
@@ -39,14 +39,14 @@ pub(crate) fn answers(snapshot: &Snapshot) -> Vec<(&'static str, String)> {
         });
         (service.name.clone(), value)
     });
-    let backends = snapshot.backends.iter().map(|backend| {
+    let backends = summary.backends.iter().map(|backend| {
         let value = json!({
             "address": backend.address, "state": backend.state, "by": backend.word,
             "packets": backend.packets, "flows": backend.flows,
         });
         (format!("{}/{}", backend.service, backend.name), value)
     });
-    let workers = snapshot.workers.iter().map(|worker| {
+    let workers = summary.workers.iter().map(|worker| {
         let value = json!({
             "cpu": worker.cpu, "turns": worker.turns, "busy_ratio": worker.busy_ratio, "rx": worker.rx,
             "tx": worker.tx, "dropped": worker.dropped, "flows": worker.flows,
@@ -55,19 +55,18 @@ pub(crate) fn answers(snapshot: &Snapshot) -> Vec<(&'static str, String)> {
         (worker.core.to_string(), value)
     });
     let drops: Map<String, Value> =
-        snapshot.drops.iter().map(|drop| (drop.reason.clone(), drop.count.into())).collect();
+        summary.drops.iter().map(|drop| (drop.reason.clone(), drop.count.into())).collect();
     vec![
-        ("/guideway/summary", summary.to_string()),
-        ("/guideway/vips", list(vips)),
-        ("/guideway/backends", list(backends)),
-        ("/guideway/workers", list(workers)),
+        ("/guideway/summary", machine.to_string()),
+        ("/guideway/vips", list(status.services, vips)),
+        ("/guideway/backends", list(status.backends, backends)),
+        ("/guideway/workers", list(status.workers, workers)),
         ("/guideway/drops", Value::Object(drops).to_string()),
     ]
 }
 
 /// As many entries as fit; `"…"` counts the others.
-fn list(entries: impl ExactSizeIterator<Item = (String, Value)>) -> String {
-    let total = entries.len();
+fn list(total: u64, entries: impl Iterator<Item = (String, Value)>) -> String {
     let mut object = Map::new();
     let mut bytes = 0;
     for (name, value) in entries.take(ENTRIES_MAX) {
@@ -77,8 +76,9 @@ fn list(entries: impl ExactSizeIterator<Item = (String, Value)>) -> String {
         }
         object.insert(name, value);
     }
-    if object.len() < total {
-        object.insert("…".to_owned(), json!(total - object.len()));
+    let shown = object.len() as u64;
+    if shown < total {
+        object.insert("…".to_owned(), json!(total - shown));
     }
     Value::Object(object).to_string()
 }

@@ -9,16 +9,19 @@ use crate::agents::registry::{self, Registry};
 use crate::agents::session::Key;
 use crate::agents::truth::{Candidate, PUBLISH_EVERY};
 use crate::announce::{self, Vip};
+use crate::api::connections::ConnectionCounts;
+use crate::api::credentials::Credentials;
 use crate::balance::Balance;
 use crate::cluster::adopt::Part;
 use crate::cluster::store::Event;
-use crate::compile::CompileError;
+use crate::compile::{CompileError, Making, Recipe};
 use crate::event::EventLog;
 use crate::health::{Change, Check, Checker, First, Rules, Subject, Verdict, unix_ms};
 use crate::ids::Ids;
+use crate::meter::Meter;
 use crate::neighbour::{self, NextHops};
 use crate::passive::truth::Passive;
-use crate::plane::{PortHandle, WorkerHandle};
+use crate::plane::{LostWords, PortHandle, WorkerHandle};
 use crate::publisher::{self, Backlog};
 use crate::scan::Scanner;
 use crate::state::saver::{Saver, Written};
@@ -31,10 +34,14 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use steer::Maglev;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use wire::{BackendId, Tick};
 use worker::View;
 use worker::counters::Count;
+
+/// Slots of tables that are made on the management thread when a view is: some ten milliseconds of its time.
+const SLOTS_AT_ONCE: u64 = 1 << 19;
 
 /// Something that happened elsewhere.
 #[derive(Debug)]
@@ -54,7 +61,12 @@ pub(crate) enum Note {
     Warning(String),
     /// The store of the cluster.
     Store(Event),
+    /// Slot tables that were asked for.
+    Tables(Vec<(Arc<Recipe>, Arc<Maglev>)>),
 }
+
+/// The tokens of agents, by their files.
+pub(crate) type Tokens = HashMap<String, Vec<u8>>;
 
 /// A closure to be run on the owner's thread.
 pub(crate) type Question = Box<dyn FnOnce(&mut Truth) + Send>;
@@ -67,6 +79,10 @@ pub(crate) struct Door {
     pub(crate) acknowledged: watch::Receiver<u64>,
     /// Held while a configuration is being applied.
     pub(crate) applying: Arc<Semaphore>,
+    /// Held while a configuration is being read, checked and compared.
+    pub(crate) preparing: Arc<Semaphore>,
+    /// Pages of `/metrics`.
+    pub(crate) pages: crate::api::Pages,
 }
 
 impl Door {
@@ -186,10 +202,15 @@ pub(crate) struct Truth {
     pub(crate) ports: Vec<PortHandle>,
     pub(crate) now: Box<dyn Fn() -> Tick>,
     pub(crate) memory_bytes: Vec<(String, u64)>,
+    pub(crate) lost_words: Box<dyn Fn() -> LostWords>,
+    pub(crate) meter: Meter,
+    /// What TCP listeners prove themselves with.
+    pub(crate) credentials: watch::Sender<Credentials>,
+    pub(crate) connections: Arc<ConnectionCounts>,
     pub(crate) busy_ratio: Vec<f64>,
 
     /// What is in force: the file's, or the cluster's, and what registered.
-    pub(crate) config: Config,
+    pub(crate) config: Arc<Config>,
     /// The same without what registered.
     pub(crate) base: Config,
     pub(crate) text: String,
@@ -204,6 +225,8 @@ pub(crate) struct Truth {
     pub(crate) probe_ports: crate::tunnel::ProbePorts,
     pub(crate) view: Arc<View>,
     pub(crate) generation: u64,
+    /// Slot tables are being made elsewhere; nothing is published before they are there.
+    making_tables: bool,
     /// `None`: the machine is alone.
     pub(crate) cluster: Option<Part>,
     backlog: Backlog,
@@ -248,6 +271,10 @@ pub(crate) struct Parts {
     pub(crate) ports: Vec<PortHandle>,
     pub(crate) now: Box<dyn Fn() -> Tick>,
     pub(crate) memory_bytes: Vec<(String, u64)>,
+    pub(crate) lost_words: Box<dyn Fn() -> LostWords>,
+    pub(crate) meter: Meter,
+    pub(crate) credentials: watch::Sender<Credentials>,
+    pub(crate) connections: Arc<ConnectionCounts>,
     pub(crate) saved: Saved,
     pub(crate) saver: Saver,
     pub(crate) notes: mpsc::Sender<Note>,
@@ -282,8 +309,12 @@ impl Truth {
             ports: parts.ports,
             now: parts.now,
             memory_bytes: parts.memory_bytes,
+            lost_words: parts.lost_words,
+            meter: parts.meter,
+            credentials: parts.credentials,
+            connections: parts.connections,
             base: empty.clone(),
-            config: empty,
+            config: Arc::new(empty),
             text: String::new(),
             file_text: loaded.text.clone(),
             applied_unix_ms: 0,
@@ -296,6 +327,7 @@ impl Truth {
             probe_ports: crate::tunnel::ProbePorts::default(),
             view: Arc::default(),
             generation: 0,
+            making_tables: false,
             cluster: parts.cluster,
             balance: Balance::new(),
             passive: Passive::default(),
@@ -328,13 +360,14 @@ impl Truth {
             );
             truth.events.push(EventKind::ConfigDiffers, None, None, message);
         }
+        let tokens = tokens(&loaded.config)?;
         if truth.cluster.is_none() {
             // A cluster knows by itself what has registered.
-            let tokens = tokens(&loaded.config)?;
             truth.registry.configure(Facts::of(&loaded.config, &tokens), 0);
             truth.registry.restore(registrations.into_iter().map(|saved| (saved.registered, saved.up)), 0);
         }
-        truth.install(loaded)?;
+        truth.tried(&loaded.config).map_err(Refusal::Compile)?;
+        truth.install(loaded, &tokens)?;
         truth.remembered.clear();
         Ok(truth)
     }
@@ -344,14 +377,15 @@ impl Truth {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Makes a configuration the one in force, or changes nothing.
-    pub(crate) fn install(&mut self, loaded: Loaded) -> Result<(), Refusal> {
+    /// Makes a configuration that can be compiled the one in force, or changes nothing. `tokens` are those of its agents.
+    pub(crate) fn install(&mut self, loaded: Loaded, tokens: &Tokens) -> Result<(), Refusal> {
         let Loaded { config, text, .. } = loaded;
-        let tokens = tokens(&config)?;
         let (merged, skipped) = config.with_registered(&self.registry.heard().alive);
-        let ids = self.tried(&merged).map_err(Refusal::Compile)?;
+        let mut ids = self.ids.clone();
+        let assigned = ids.assign(&merged, (self.now)(), &|id| self.live_flows(id));
+        assigned.map_err(|error| Refusal::Compile(error.into()))?;
         let now_ms = self.uptime_ms();
-        self.registry.configure(Facts::of(&config, &tokens), now_ms);
+        self.registry.configure(Facts::of(&config, tokens), now_ms);
         self.registry.skipped(&skipped);
         self.base = config;
         self.open_gate(&self.base);
@@ -365,7 +399,9 @@ impl Truth {
     /// The ids that a configuration would get: what cannot be compiled is not let in.
     pub(crate) fn tried(&self, config: &Config) -> Result<Ids, CompileError> {
         let mut ids = self.ids.clone();
-        self.compile_with(config, &mut ids, self.generation + 1)?;
+        self.compile_with(config, &mut ids, Making::Nothing)?;
+        // Its tables are not all there are.
+        ids.tables = self.ids.tables.clone();
         Ok(ids)
     }
 
@@ -374,7 +410,7 @@ impl Truth {
         // Not the trial's slots: it did not know yet which backends depart, and so may live on.
         ids.memories = std::mem::take(&mut self.ids.memories);
         self.ids = ids;
-        let before = std::mem::replace(&mut self.config, config);
+        let before = std::mem::replace(&mut self.config, Arc::new(config));
         let registered = self.config.registered();
         let now_ms = self.uptime_ms();
         self.registry.agreed(&registered, now_ms);
@@ -397,8 +433,8 @@ impl Truth {
                 known.insert((member.service.clone(), member.name.clone(), member.address), up);
             }
         }
-        let services = std::mem::take(&mut self.config.services);
-        for service in &services {
+        let config = Arc::clone(&self.config);
+        for service in &config.services {
             for backend in &service.backends {
                 let Some(id) = self.ids.backend(&service.name, &backend.name, backend.address) else {
                     continue;
@@ -446,7 +482,6 @@ impl Truth {
                 self.members.insert(id, member);
             }
         }
-        self.config.services = services;
         for (id, member) in old {
             self.probe_ports.release(id);
             self.events.push(
@@ -547,6 +582,7 @@ impl Truth {
             }
             Note::Warning(text) => self.events.push(EventKind::Warning, None, None, text),
             Note::Store(event) => self.store_note(event),
+            Note::Tables(made) => self.tables_made(made),
         }
     }
 
@@ -603,16 +639,26 @@ impl Truth {
     }
 
     fn next_hops_changed(&mut self, found: NextHops) {
+        // A host may be a backend of thousands of services: it is told once.
+        let mut changed: BTreeMap<IpAddr, (usize, &Member)> = BTreeMap::new();
         for member in self.members.values() {
-            let (before, now) = (self.next_hops.get(&member.address), found.get(&member.address));
-            if before == now {
-                continue;
+            if self.next_hops.get(&member.address) != found.get(&member.address) {
+                changed.entry(member.address).or_insert((0, member)).0 += 1;
             }
-            let message = match now {
-                Some(hop) => format!("{} is reached by way of {}", member.address, Mac(hop.mac)),
-                None => format!("{} has no next hop any more", member.address),
+        }
+        for (address, (count, first)) in changed {
+            let message = match found.get(&address) {
+                Some(hop) => format!("{address} is reached by way of {}", Mac(hop.mac)),
+                None => format!("{address} has no next hop any more"),
             };
-            self.events.push(EventKind::Neighbour, Some(&member.service), Some(&member.name), message);
+            let (service, name) = (Some(first.service.as_str()), Some(first.name.as_str()));
+            match count {
+                1 => self.events.push(EventKind::Neighbour, service, name, message),
+                _ => {
+                    let message = format!("{message}; it is a backend of {count} services");
+                    self.events.push(EventKind::Neighbour, None, None, message);
+                }
+            }
         }
         self.next_hops = found;
         self.dirty = true;
@@ -660,8 +706,10 @@ impl Truth {
             backend: backend.to_owned(),
             drained,
             changed,
-            generation: self.generation,
+            generation: self.next_generation(),
             flows,
+            saved: self.cluster.is_some(),
+            unsaved_because: None,
         };
         Ok((result, number, self.saver.written(), wished))
     }
@@ -676,8 +724,41 @@ impl Truth {
         self.workers.iter().filter_map(|worker| worker.counters.ending(id)).map(Count::get).sum()
     }
 
+    /// The generation in which everything that was asked for until now is in force.
+    pub(crate) fn next_generation(&self) -> u64 {
+        self.generation + u64::from(self.making_tables)
+    }
+
+    /// Has the slot tables made that are missing. Until they are there, workers keep the view they have.
+    fn make_tables(&mut self, missing: Vec<Arc<Recipe>>) {
+        self.making_tables = true;
+        let notes = self.notes.clone();
+        tokio::spawn(async move {
+            let made = tokio::task::spawn_blocking(move || {
+                // They were checked, so none fails; one that did would be missing again.
+                missing
+                    .into_iter()
+                    .filter_map(|recipe| recipe.make().ok().map(|table| (recipe, table)))
+                    .collect()
+            });
+            // Without them nothing is ever published again: an empty answer asks anew.
+            let _ = notes.send(Note::Tables(made.await.unwrap_or_default())).await;
+        });
+    }
+
+    fn tables_made(&mut self, made: Vec<(Arc<Recipe>, Arc<Maglev>)>) {
+        for (recipe, table) in made {
+            self.ids.tables.put(recipe, table);
+        }
+        self.making_tables = false;
+        self.dirty = true;
+    }
+
     /// Compiles and publishes what has changed, if anything has.
     pub(crate) fn settle(&mut self) {
+        if self.making_tables {
+            return;
+        }
         let now = Instant::now();
         if now >= self.publish_from {
             let renews = self.cluster.is_none() && std::mem::take(&mut self.heard_changed);
@@ -692,7 +773,7 @@ impl Truth {
         }
         self.observe_joins();
         let mut ids = self.ids.clone();
-        match self.compile_with(&self.config, &mut ids, self.generation + 1) {
+        match self.compile_with(&self.config, &mut ids, Making::UpTo(SLOTS_AT_ONCE)) {
             Ok(view) => {
                 self.ids = ids;
                 self.generation += 1;
@@ -704,6 +785,11 @@ impl Truth {
                 self.write_loads();
                 self.backlog.publish(&mut self.workers, &self.view);
             }
+            Err(CompileError::TablesMissing) => {
+                self.make_tables(ids.tables.missing().cloned().collect());
+                self.ids.tables = ids.tables;
+                return;
+            }
             Err(error) => {
                 let message = format!("cannot publish: {error}; workers keep the last view");
                 self.events.push(EventKind::Warning, None, None, message);
@@ -711,6 +797,11 @@ impl Truth {
         }
         self.judge();
         self.wish_neighbours();
+    }
+
+    /// Whether an operator drains a backend. As a rule nobody does, and this is asked for each of thousands.
+    pub(crate) fn is_drained(&self, service: &Service, backend: &Backend) -> bool {
+        !self.drains.is_empty() && self.drains.contains(&(service.name.clone(), backend.name.clone()))
     }
 
     /// Derives what the API shows of backends and services, and tells what changed.
@@ -727,6 +818,7 @@ impl Truth {
                 let Some(id) = self.ids.backend(&service.name, &backend.name, backend.address) else {
                     continue;
                 };
+                let is_drained = self.is_drained(service, backend);
                 let Some(member) = self.members.get_mut(&id) else { continue };
                 let healthy = member.verdict.as_ref().is_none_or(|v| v.up() == Some(true));
                 let takes_flows = self
@@ -739,9 +831,7 @@ impl Truth {
                 let (is, word) = match backend.state {
                     AdminState::Down => (BackendState::Down, Word::Admin),
                     AdminState::Drain => (BackendState::Drain, Word::Admin),
-                    AdminState::Up if self.drains.contains(&(service.name.clone(), backend.name.clone())) => {
-                        (BackendState::Drain, Word::Drain)
-                    }
+                    AdminState::Up if is_drained => (BackendState::Drain, Word::Drain),
                     AdminState::Up if backend.weight == 0 => (BackendState::Drain, Word::Admin),
                     AdminState::Up if !takes_flows => {
                         (BackendState::Down, self.passive.word(&self.registry, &service.name, backend, id))
@@ -891,7 +981,7 @@ impl Truth {
 
     /// Every worker uses the newest view.
     pub(crate) fn is_acknowledged(&self) -> bool {
-        publisher::acknowledged(&self.workers) >= self.generation
+        !self.making_tables && publisher::acknowledged(&self.workers) >= self.generation
     }
 
     /// Twice a second: removed backends whose flows have ended or whose time is over; the state file.
@@ -999,7 +1089,7 @@ impl Truth {
 }
 
 /// The tokens of a configuration's agents.
-pub(crate) fn tokens(config: &Config) -> Result<HashMap<String, Vec<u8>>, Refusal> {
+pub(crate) fn tokens(config: &Config) -> Result<Tokens, Refusal> {
     facts::tokens(config).map_err(|(path, problem)| Refusal::File { path, problem })
 }
 

@@ -1,7 +1,7 @@
 //! From the truth to a view: what [`compile()`] asks is answered here.
 
 use crate::cluster::adopt::without_panic;
-use crate::compile::{self, CompileError, Runtime, compile};
+use crate::compile::{self, CompileError, Making, Runtime, compile};
 use crate::ids::Ids;
 use crate::truth::Truth;
 use model::config::{AdminState, Config, HealthKind, Service};
@@ -18,7 +18,7 @@ impl Truth {
         &self,
         config: &Config,
         ids: &mut Ids,
-        generation: u64,
+        making: Making,
     ) -> Result<View, CompileError> {
         let config = match &self.cluster {
             None => self.without_early_panic(config, ids),
@@ -42,16 +42,13 @@ impl Truth {
             &config,
             ids,
             &Runtime {
-                generation,
+                generation: self.generation + 1,
                 now: (self.now)(),
                 is_up: &|id, _, _| match plans {
                     None => self.verdict(id) == Some(true),
                     Some(part) => !part.is_masked(id),
                 },
-                is_drained: &|_, service, backend| {
-                    // Few, and seldom asked.
-                    self.drains.contains(&(service.name.clone(), backend.name.clone()))
-                },
+                is_drained: &|_, service, backend| self.is_drained(service, backend),
                 weight: &|id, _, backend| weights.get(&id).copied().unwrap_or(backend.weight),
                 next_hop: &|address| self.next_hops.get(&address).map(|hop| (hop.mac, hop.port)),
                 flows: &|id| self.live_flows(id),
@@ -61,6 +58,7 @@ impl Truth {
                 table: &|service| plans?.table(service),
                 deciders: self.deciders(),
                 loads: Arc::clone(&self.balance.loads),
+                making,
             },
         )?;
         self.join_view(&mut view, &config, ids);
@@ -96,7 +94,7 @@ impl Truth {
         }
         let (mut eligible, mut down, mut unknown) = (0_u64, 0_u64, 0_u64);
         for backend in &service.backends {
-            let drained = || self.drains.contains(&(service.name.clone(), backend.name.clone()));
+            let drained = || self.is_drained(service, backend);
             if backend.state != AdminState::Up || backend.weight == 0 || drained() {
                 continue;
             }

@@ -93,8 +93,9 @@ impl Eal {
         // SAFETY: the first thing that a process does with DPDK; no thread is there that reads the environment through C.
         unsafe { std::env::remove_var("RUNTIME_DIRECTORY") };
 
-        // On a bad argument EAL prints three screens of help to standard output.
-        let muted = mute_stdout();
+        // On a bad argument EAL prints three screens of help to standard output, and what is fatal to standard error as well,
+        // in a form of its own: both are in what was captured.
+        let muted = mute();
         // SAFETY: argv holds `count` C strings and a null pointer, all alive during the call; first start in this process.
         let result = unsafe { dpdk_sys::rte_eal_init(count, argv.as_mut_ptr()) };
         let errno = Errno::last();
@@ -172,14 +173,20 @@ fn path(text: *const c_char) -> Option<PathBuf> {
     Some(PathBuf::from(unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()))
 }
 
-/// Standard output points to /dev/null while this lives.
-struct Muted(std::os::fd::OwnedFd);
+/// Standard output and standard error point to /dev/null while this lives.
+struct Muted {
+    stdout: std::os::fd::OwnedFd,
+    stderr: std::os::fd::OwnedFd,
+}
 
-fn mute_stdout() -> Option<Muted> {
+fn mute() -> Option<Muted> {
     let null = std::fs::OpenOptions::new().write(true).open("/dev/null").ok()?;
-    let saved = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3).ok()?;
+    let stdout = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3).ok()?;
+    let stderr = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3).ok()?;
+    let muted = Muted { stdout, stderr };
     rustix::stdio::dup2_stdout(&null).ok()?;
-    Some(Muted(saved))
+    rustix::stdio::dup2_stderr(&null).ok()?;
+    Some(muted)
 }
 
 impl Drop for Muted {
@@ -187,7 +194,8 @@ impl Drop for Muted {
         // C's stdio may hold help text that must not appear once the descriptor is back.
         // SAFETY: a null pointer flushes all streams; no preconditions.
         unsafe { dpdk_sys::fflush(std::ptr::null_mut()) };
-        // Nothing better can be done when the descriptor cannot be put back.
-        let _ = rustix::stdio::dup2_stdout(&self.0);
+        // Nothing better can be done when a descriptor cannot be put back.
+        let _ = rustix::stdio::dup2_stdout(&self.stdout);
+        let _ = rustix::stdio::dup2_stderr(&self.stderr);
     }
 }

@@ -1,6 +1,7 @@
 //! The command line.
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
+use startup::{Filter, Format};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -48,12 +49,12 @@ pub(crate) struct Run {
     pub(crate) keep: bool,
 
     /// Form of the log lines on standard error.
-    #[arg(long, value_enum, default_value_t = LogFormat::Text, env = "GUIDEWAY_LOG_FORMAT", hide_env_values = true)]
-    pub(crate) log_format: LogFormat,
+    #[arg(long, value_enum, default_value_t = Format::Text, env = "GUIDEWAY_LOG_FORMAT", hide_env_values = true)]
+    pub(crate) log_format: Format,
 
-    /// Least level that is logged: error, warn, info, debug, trace.
+    /// Least level that is logged: off, error, warn, info, debug, trace; or directives such as `info,control=debug`.
     #[arg(long, value_name = "LEVEL", default_value = "info", env = "GUIDEWAY_LOG", hide_env_values = true)]
-    pub(crate) log_level: String,
+    pub(crate) log_level: Filter,
 }
 
 #[derive(Debug, Args)]
@@ -135,13 +136,4 @@ pub(crate) struct Status {
     /// As JSON.
     #[arg(long)]
     pub(crate) json: bool,
-}
-
-/// Form of the log.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub(crate) enum LogFormat {
-    /// For people.
-    Text,
-    /// One object a line.
-    Json,
 }

@@ -25,7 +25,7 @@ pub(crate) fn finish(result: Result<(), Failed>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err((problem, help)) => {
-            eprintln!("guideway-agent: {problem}\n  help: {help}");
+            startup::say(format_args!("guideway-agent: {problem}\n  help: {help}"));
             ExitCode::FAILURE
         }
     }

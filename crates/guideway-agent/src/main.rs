@@ -18,7 +18,6 @@ mod detect;
 mod host;
 mod load;
 mod local_socket;
-mod log;
 mod name;
 mod random;
 mod request;
@@ -27,41 +26,29 @@ mod state_file;
 mod tls;
 
 use arguments::{Arguments, Command};
-use clap::Parser;
+use startup::{Format, Log, log_report, say};
+use std::io::Write as _;
 use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
 
 /// Exit status for a file that cannot be used, as `guideway check` has it.
 const EXIT_CONFIG: u8 = 2;
 
 fn main() -> ExitCode {
-    match Arguments::parse().command {
-        Command::Run(arguments) => {
-            let loaded = match config::read(&arguments.config) {
-                Ok(loaded) => loaded,
-                Err(report) => {
-                    eprintln!("{report:?}");
-                    return ExitCode::from(EXIT_CONFIG);
-                }
-            };
-            log::start(arguments.log_format, &arguments.log_level);
-            match run::run(&arguments, loaded) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(error) => {
-                    tracing::error!("{error}");
-                    ExitCode::FAILURE
-                }
-            }
-        }
+    let hangup = startup::hold_hangup();
+    let arguments: Arguments = startup::parse();
+    match arguments.command {
+        Command::Run(arguments) => run_agent(&arguments, &hangup),
         Command::CheckConfig(arguments) => match config::check(&arguments.config) {
             Ok(warnings) => {
                 if let Some(warnings) = warnings {
-                    eprintln!("{warnings:?}");
+                    say(format_args!("{warnings:?}"));
                 }
-                println!("{}: ok", arguments.config.display());
+                let _ = writeln!(std::io::stdout(), "{}: ok", arguments.config.display());
                 ExitCode::SUCCESS
             }
             Err(report) => {
-                eprintln!("{report:?}");
+                say(format_args!("{report:?}"));
                 ExitCode::from(EXIT_CONFIG)
             }
         },
@@ -69,4 +56,32 @@ fn main() -> ExitCode {
         Command::Deregister(arguments) => client::finish(client::deregister(&arguments)),
         Command::Status(arguments) => client::finish(client::status(&arguments)),
     }
+}
+
+fn run_agent(arguments: &arguments::Run, hangup: &AtomicBool) -> ExitCode {
+    let log = match Log::start(arguments.log_format, &arguments.log_level) {
+        Ok(log) => log,
+        Err(error) => {
+            say(format_args!("guideway-agent: no log: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let loaded = match config::read(&arguments.config) {
+        Ok(loaded) => loaded,
+        Err(report) => {
+            // Every line of a log in JSON is JSON; else people read a report with the lines concerned.
+            match arguments.log_format {
+                Format::Json => log_report(&report),
+                Format::Text => say(format_args!("{report:?}")),
+            }
+            log.flush();
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    let result = run::run(arguments, loaded, hangup);
+    if let Err(error) = &result {
+        tracing::error!("{error}");
+    }
+    log.flush();
+    if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

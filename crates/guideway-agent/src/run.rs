@@ -17,6 +17,7 @@ use model::api::CheckResult;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -69,7 +70,8 @@ pub(crate) enum RunError {
 }
 
 /// From start to SIGTERM.
-pub(crate) fn run(arguments: &Run, loaded: Loaded) -> Result<(), RunError> {
+/// `hangup` tells that a reload was asked for before this could hear of it.
+pub(crate) fn run(arguments: &Run, loaded: Loaded, hangup: &AtomicBool) -> Result<(), RunError> {
     for warning in &loaded.warnings {
         tracing::warn!(line = warning.line, column = warning.column, help = warning.help, "{warning}");
     }
@@ -78,6 +80,9 @@ pub(crate) fn run(arguments: &Run, loaded: Loaded) -> Result<(), RunError> {
         let mut stop = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
         let mut reload = signal(SignalKind::hangup())?;
         let mut agent = Agent::start(&arguments.config, loaded.config).await?;
+        if hangup.swap(false, Relaxed) {
+            agent.reload();
+        }
         loop {
             let [terminate, interrupt] = &mut stop;
             tokio::select! {

@@ -2,13 +2,17 @@
 
 use crate::failure::Failure;
 use crate::{arguments, command};
-use clap::Parser;
+use clap::{CommandFactory as _, FromArgMatches as _};
 use std::ffi::OsString;
 use std::process::ExitCode;
 
 /// Runs the command line `arguments` (the first is the program's name) and says how the process shall end.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match arguments::Cli::try_parse_from(arguments) {
+    let mut command = startup::without_empty_variables(arguments::Cli::command());
+    let parsed = command.try_get_matches_from_mut(arguments).and_then(|mut matches| {
+        arguments::Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
+    });
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(e) => {
             // Help and version go to standard output and end well; the rest is wrong usage. A closed pipe is no news.

@@ -4,7 +4,8 @@
 use crate::command::show::{backend_state, service_state};
 use crate::table::{duration, short};
 use model::api::{
-    BackendState, BackendStatus, DropCount, ServiceState, ServiceStatus, SourceRate, Status, WorkerStatus,
+    BackendState, BackendStatus, DropCount, ManagementTurns, ServiceState, ServiceStatus, SourceRate, Status,
+    WorkerStatus,
 };
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -131,13 +132,18 @@ impl Screen {
                 rate(|s| s.originated),
             )),
             Line::raw(format!(
-                "flows {} of {} ({used:.1}%)  backends {} of {} up  services {} of {} ready",
+                "flows {} of {} ({used:.1}%)  backends {} of {} up  services {} of {} ready{}",
                 short(s.flows as f64),
                 short(s.flows_capacity as f64),
                 s.backends_up,
                 s.backends,
                 s.services_ready,
-                s.services
+                s.services,
+                longest_turn(s).map_or_else(String::new, |of| format!(
+                    "  longest management turn {:.1} ms ({})",
+                    of.longest_us as f64 / 1000.0,
+                    of.job
+                ))
             )),
         ];
         frame.render_widget(Paragraph::new(lines), area);
@@ -262,6 +268,11 @@ fn draw_sources(frame: &mut Frame<'_>, area: Rect, sources: &[SourceRate]) {
 }
 
 /// VIP and port as people write them.
+/// The longest turn of the management thread since the start.
+fn longest_turn(status: &Status) -> Option<&ManagementTurns> {
+    status.management.iter().max_by_key(|of| of.longest_us)
+}
+
 fn endpoint(vip: &str, port: u16) -> String {
     let port = if port == 0 { "any".into() } else { port.to_string() };
     if vip.contains(':') { format!("[{vip}]:{port}") } else { format!("{vip}:{port}") }

@@ -1,6 +1,7 @@
 //! The command line.
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
+use startup::{Filter, Format};
 use std::path::PathBuf;
 
 /// A layer-4 load balancer on DPDK.
@@ -20,12 +21,12 @@ pub(crate) struct Arguments {
     print_eal_args: bool,
 
     /// Form of the log lines on standard error.
-    #[arg(long, value_enum, default_value_t = LogFormat::Text, env = "GUIDEWAY_LOG_FORMAT", hide_env_values = true)]
-    pub(crate) log_format: LogFormat,
+    #[arg(long, value_enum, default_value_t = Format::Text, env = "GUIDEWAY_LOG_FORMAT", hide_env_values = true)]
+    pub(crate) log_format: Format,
 
-    /// Least level that is logged: error, warn, info, debug, trace; or directives such as `info,dpdk=debug`.
+    /// Least level that is logged: off, error, warn, info, debug, trace; or directives such as `info,dpdk=debug`.
     #[arg(long, value_name = "LEVEL", default_value = "info", env = "GUIDEWAY_LOG", hide_env_values = true)]
-    pub(crate) log_level: String,
+    pub(crate) log_level: Filter,
 
     /// Arguments for EAL, added behind those from the configuration.
     #[arg(last = true, value_name = "EAL ARGUMENTS")]
@@ -41,15 +42,6 @@ at all. Keep permanent ones in `dpdk.eal_args`. Refused on both ways, since they
 Signals: SIGHUP reads the configuration again; SIGTERM and SIGINT withdraw announcements, finish and exit with 0.
 
 Exit status: 0 after a stop, 1 when something failed, 2 for a bad configuration.";
-
-/// Form of the log.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub(crate) enum LogFormat {
-    /// For people.
-    Text,
-    /// One object a line.
-    Json,
-}
 
 /// What was asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

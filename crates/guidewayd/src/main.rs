@@ -14,61 +14,128 @@ mod stopwatch;
 mod veth;
 
 use arguments::{Action, Arguments};
-use clap::Parser;
 use control::Options;
 use data_path::{DataPath, StartError};
 use model::Loaded;
+use service_manager::ServiceManager;
+use startup::{Format, Log, log_report, say};
+use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// Exit status for a configuration that cannot be used, as `guideway check` has it.
 const EXIT_CONFIG: u8 = 2;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let loaded = match load(&arguments.config) {
-        Ok(loaded) => loaded,
-        Err(report) => {
-            eprintln!("{report:?}");
-            return ExitCode::from(EXIT_CONFIG);
-        }
-    };
-    if let Some(reason) = control::refused_by_build(&loaded.config) {
-        eprintln!("guidewayd: {reason}");
-        return ExitCode::from(EXIT_CONFIG);
+    let hangup = startup::hold_hangup();
+    let arguments: Arguments = startup::parse();
+    if arguments.action() != Action::Run {
+        return match load_all(&arguments, &Complaints::People) {
+            Ok((loaded, words)) => answer(&arguments, &loaded, &words),
+            Err(code) => code,
+        };
     }
-    let words = match eal_arguments::build(&loaded.config, &arguments.eal) {
-        Ok(words) => words,
+    let log = match Log::start(arguments.log_format, &arguments.log_level) {
+        Ok(log) => log,
         Err(error) => {
-            eprintln!("guidewayd: {error}");
-            return ExitCode::from(EXIT_CONFIG);
+            say(format_args!("guidewayd: no log: {error}"));
+            return ExitCode::FAILURE;
         }
     };
-    match arguments.action() {
-        Action::Check => {
-            if let Some(warnings) = loaded.warning_report() {
-                eprintln!("{:?}", miette::Report::new(warnings));
-            }
-            println!("{}: ok", arguments.config.display());
-        }
-        Action::PrintEalArguments => println!("{}", dpdk::eal::quote(&words)),
-        Action::Run => {
-            log::start(arguments.log_format, &arguments.log_level);
-            for warning in &loaded.warnings {
-                tracing::warn!(
-                    line = warning.line,
-                    column = warning.column,
-                    help = warning.help,
-                    "{warning}"
-                );
-            }
-            if let Err(error) = run(&arguments, loaded, &words) {
-                tracing::error!("{error}");
-                return ExitCode::FAILURE;
-            }
+    // Every line of a log in JSON is JSON.
+    let complaints = match arguments.log_format {
+        Format::Text => Complaints::People,
+        Format::Json => Complaints::Log,
+    };
+    let code = match load_all(&arguments, &complaints) {
+        Ok((loaded, words)) => serve(&arguments, loaded, &words, &log, hangup),
+        Err(code) => code,
+    };
+    log.flush();
+    code
+}
+
+/// Where it is told what is wrong with a configuration.
+enum Complaints {
+    /// Standard error, with the lines concerned.
+    People,
+    /// The log, a line each.
+    Log,
+}
+
+impl Complaints {
+    fn report(&self, report: &miette::Report) {
+        match self {
+            Complaints::People => say(format_args!("{report:?}")),
+            Complaints::Log => log_report(report),
         }
     }
-    ExitCode::SUCCESS
+
+    fn say(&self, reason: &str) {
+        match self {
+            Complaints::People => say(format_args!("guidewayd: {reason}")),
+            Complaints::Log => tracing::error!("{reason}"),
+        }
+    }
+}
+
+/// The configuration and the words for EAL, or the exit status of one that cannot be used.
+fn load_all(arguments: &Arguments, complaints: &Complaints) -> Result<(Loaded, Vec<String>), ExitCode> {
+    let bad = ExitCode::from(EXIT_CONFIG);
+    let loaded = load(&arguments.config).map_err(|report| {
+        complaints.report(&report);
+        // One that cannot be read is not known to be bad.
+        if report.is::<model::Report>() { bad } else { ExitCode::FAILURE }
+    })?;
+    if let Some(reason) = control::refused_by_build(&loaded.config) {
+        complaints.say(reason);
+        return Err(bad);
+    }
+    let words = eal_arguments::build(&loaded.config, &arguments.eal).map_err(|error| {
+        complaints.say(&error.to_string());
+        bad
+    })?;
+    Ok((loaded, words))
+}
+
+fn serve(
+    arguments: &Arguments,
+    loaded: Loaded,
+    words: &[String],
+    log: &Log,
+    hangup: Arc<AtomicBool>,
+) -> ExitCode {
+    for warning in &loaded.warnings {
+        tracing::warn!(line = warning.line, column = warning.column, help = warning.help, "{warning}");
+    }
+    match run(arguments, loaded, words, log, hangup) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What is asked for without starting anything.
+fn answer(arguments: &Arguments, loaded: &Loaded, words: &[String]) -> ExitCode {
+    let text = if arguments.action() == Action::PrintEalArguments {
+        dpdk::eal::quote(words)
+    } else {
+        if let Some(warnings) = loaded.warning_report() {
+            say(format_args!("{:?}", miette::Report::new(warnings)));
+        }
+        format!("{}: ok", arguments.config.display())
+    };
+    match writeln!(std::io::stdout(), "{text}") {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(format_args!("guidewayd: cannot write the answer: {error}"));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn load(path: &Path) -> Result<Loaded, miette::Report> {
@@ -80,11 +147,26 @@ fn load(path: &Path) -> Result<Loaded, miette::Report> {
 }
 
 /// From start to SIGTERM. Everything that was started is stopped when this returns, in the reverse order.
-fn run(arguments: &Arguments, loaded: Loaded, words: &[String]) -> Result<(), StartError> {
+fn run(
+    arguments: &Arguments,
+    loaded: Loaded,
+    words: &[String],
+    log: &Log,
+    hangup: Arc<AtomicBool>,
+) -> Result<(), StartError> {
     tracing::info!(version = env!("GUIDEWAY_VERSION"), config = %arguments.config.display(), "starting");
     let (data_path, plane) = DataPath::start(&loaded.config, words)?;
+    // Until now it ran wherever there was room; workers have their CPUs for themselves.
+    log.pin(&loaded.config.workers.management_cpus);
+    let mut manager = ServiceManager::from_environment();
+    let (lines, messages) = (log.clone(), manager.lost());
     let options = Options {
-        notify: Some(Box::new(service_manager::tell)),
+        notify: Some(Box::new(move |notice| manager.tell(notice))),
+        hangup: Some(hangup),
+        lost_words: Box::new(move || control::LostWords {
+            log_lines: lines.lost(),
+            notices: messages.load(Relaxed),
+        }),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         ..Options::new(&arguments.config)
     };

@@ -190,3 +190,100 @@ fn what_it_cannot_do_it_says() {
     assert_eq!((failed.status.code(), stdout.as_str()), (Some(1), ""), "{stderr}");
     assert!(stderr.contains("port \"data0\"") && stderr.contains("SIOCGIFINDEX"), "{stderr}");
 }
+
+#[test]
+fn a_level_that_is_none_is_refused_and_an_empty_variable_is_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let good = config(directory.path(), "levels", "net_ring0", SERVICE);
+    for level in ["warning", "verbose", "wrn", "info,dpdk"] {
+        for action in [None, Some("--check"), Some("--print-eal-args")] {
+            let mut by_flag = daemon(&good);
+            by_flag.args(["--log-level", level]);
+            let mut by_variable = daemon(&good);
+            by_variable.env("GUIDEWAY_LOG", level);
+            for mut command in [by_flag, by_variable] {
+                let refused = command.args(action).output().unwrap();
+                let (_, stderr) = text(&refused);
+                assert_eq!(refused.status.code(), Some(2), "{level}: {stderr}");
+                assert!(stderr.contains("is no level; levels are off, error, warn"), "{stderr}");
+            }
+        }
+    }
+    let mut checked = daemon(&good);
+    checked.envs([("GUIDEWAY_LOG", ""), ("GUIDEWAY_LOG_FORMAT", "")]).arg("--check");
+    assert_eq!(checked.status().unwrap().code(), Some(0));
+}
+
+#[test]
+fn every_line_of_a_log_in_json_is_json() {
+    let directory = tempfile::tempdir().unwrap();
+    let name = format!("test{}j", std::process::id());
+    let bad = config(directory.path(), &name, "net_ring0", "[[service]]\nname = \"web\"\nvpi = 1\n");
+    let json = |config: &Path, arguments: &[&str]| {
+        let output = daemon(config).args(["--log-format", "json"]).args(arguments).output().unwrap();
+        let (stdout, stderr) = text(&output);
+        assert_eq!(stdout, "");
+        let lines: Vec<String> = stderr.lines().map(str::to_owned).collect();
+        for line in &lines {
+            assert!(line.starts_with('{') && line.ends_with('}') && line.contains("\"level\":"), "{line}");
+        }
+        (output.status.code(), lines)
+    };
+    let (code, lines) = json(&bad, &[]);
+    assert_eq!(code, Some(2));
+    let line = lines.iter().find(|line| line.contains("vpi")).unwrap();
+    assert!(line.contains("\"line\":") && line.contains("\"help\":"), "{line}");
+    // EAL's own words, which it also writes to standard error by itself.
+    let good = config(directory.path(), &name, "net_ring0", SERVICE);
+    let (code, lines) = json(&good, &["--", "--socket-mem", "99999999"]);
+    assert_eq!(code, Some(1), "{lines:?}");
+    assert!(lines.iter().any(|line| line.contains("EAL does not start")), "{lines:?}");
+    let (code, lines) = json(Path::new("/nonexistent/guideway.toml"), &[]);
+    assert!(code != Some(0) && lines.len() == 1, "{lines:?}");
+}
+
+#[test]
+fn nobody_who_hears_it_ends_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let name = format!("test{}f", std::process::id());
+    let good = config(directory.path(), &name, "net_ring0", SERVICE);
+    let socket = directory.path().join("api.sock");
+    let full = || Stdio::from(std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
+    let mut running = Running(daemon(&good).stdout(full()).stderr(full()).spawn().unwrap());
+    running.wait_for("ready", || {
+        get(&socket, "/v1/ready").is_some_and(|answer| answer.starts_with("HTTP/1.1 200"))
+    });
+    let lost = get(&socket, "/metrics").unwrap();
+    let lost = lost.lines().find_map(|line| line.strip_prefix("guideway_log_lines_lost_total ")).unwrap();
+    assert!(lost.parse::<u64>().unwrap() > 0, "{lost}");
+    assert_eq!(running.terminate().code(), Some(0));
+    // What is refused is refused by status, too, where nobody reads why.
+    let bad = config(directory.path(), &name, "net_ring0", "[[service]]\nname = \"web\"\nvpi = 1\n");
+    assert_eq!(daemon(&bad).stdout(full()).stderr(full()).status().unwrap().code(), Some(2));
+    let good = config(directory.path(), &name, "net_ring0", SERVICE);
+    assert_eq!(daemon(&good).arg("--check").stdout(full()).stderr(full()).status().unwrap().code(), Some(1));
+}
+
+#[test]
+fn a_reload_at_any_moment_of_a_start_is_not_its_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let name = format!("test{}h", std::process::id());
+    let good = config(directory.path(), &name, "net_ring0", SERVICE);
+    let socket = directory.path().join("api.sock");
+    let child = daemon(&good).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let pid = rustix::process::Pid::from_child(&child);
+    let mut running = Running(child);
+    // It has taken the signal as soon as it is more than a loaded program; before its first instruction nobody can.
+    std::thread::sleep(Duration::from_millis(20));
+    running.wait_for("ready", || {
+        rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+        get(&socket, "/v1/ready").is_some_and(|answer| answer.starts_with("HTTP/1.1 200"))
+    });
+    running.wait_for("reloaded", || {
+        get(&socket, "/v1/events").is_some_and(|events| events.contains("applied as generation"))
+    });
+    assert_eq!(running.terminate().code(), Some(0));
+    let mut stderr = String::new();
+    running.0.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    assert!(stderr.contains("reading the configuration again"), "{stderr}");
+}

@@ -93,6 +93,46 @@ pub struct Status {
     pub flows_capacity: u64,
     /// Memory of tables and buffers, bytes.
     pub memory: Vec<MemoryUse>,
+    /// Turns of the management thread, by what it did.
+    #[serde(default)]
+    pub management: Vec<ManagementTurns>,
+    /// Lines of the log that were lost, because nobody took them in time.
+    #[serde(default)]
+    pub log_lines_lost: u64,
+    /// Messages to the service manager that were lost, for the same reason.
+    #[serde(default)]
+    pub notices_lost: u64,
+    /// Connections of the API and of `/metrics`.
+    #[serde(default)]
+    pub connections: ConnectionCounts,
+}
+
+/// Connections of the API and of `/metrics`, all listeners.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct ConnectionCounts {
+    /// Open now.
+    pub open: u64,
+    /// Closed to make room for others: those that had been without progress for longest.
+    pub made_room: u64,
+    /// Closed because the client was too slow to ask, or to take its answer.
+    pub too_slow: u64,
+    /// Not let in, because every place was being answered.
+    pub refused: u64,
+}
+
+/// How long the management thread was busy with one kind of thing, without a break.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct ManagementTurns {
+    /// What it did.
+    pub job: String,
+    /// Turns.
+    pub turns: u64,
+    /// Of these, such as took 20 ms or more.
+    pub long_turns: u64,
+    /// The longest one since the start, microseconds; time in which the thread had no CPU left out.
+    pub longest_us: u64,
+    /// The longest one by the clock, microseconds.
+    pub longest_wall_us: u64,
 }
 
 /// A use of memory.
@@ -744,6 +784,10 @@ pub enum EventKind {
     RegistrationRefused,
     /// An address that an agent was to check is not on its host.
     NotLocal,
+    /// The state could not be written to the disk; it is tried again until it is there.
+    StateUnsaved,
+    /// The state is on the disk again.
+    StateSaved,
     /// Something in the machine's surroundings needs an operator.
     Warning,
 }
@@ -830,6 +874,12 @@ pub struct DrainResult {
     pub generation: u64,
     /// Live flows it still has.
     pub flows: u64,
+    /// It is on the disk of this machine, or in the cluster's store, and so outlives a restart.
+    #[serde(default)]
+    pub saved: bool,
+    /// Why it is not there (yet). It is tried until it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unsaved_because: Option<String>,
 }
 
 /// Body of every answer that is not a success.

@@ -100,27 +100,33 @@ impl Maglev {
     /// # Errors
     /// See [`MaglevError`].
     pub fn build(backends: &[Weighted<'_>], size: u32, key: &[u8; 16]) -> Result<Maglev, MaglevError> {
-        if size > Self::SIZE_MAX {
-            return Err(MaglevError::TooLarge { size });
-        }
-        if !is_prime(size) {
-            return Err(MaglevError::NotPrime { size, next: next_prime(size) });
-        }
-        if backends.len() > Self::BACKENDS_MAX {
-            return Err(MaglevError::TooMany { backends: backends.len() });
-        }
         let weights: Vec<u32> = backends.iter().map(|backend| backend.weight).collect();
-        let weighted =
-            u32::try_from(weights.iter().filter(|&&weight| weight > 0).count()).unwrap_or(u32::MAX);
-        if weighted > size {
-            return Err(MaglevError::TooSmall { size, backends: weighted });
-        }
+        Self::check(&weights, size)?;
         let circle = Circle::new(size);
         let divisors = (Divisor::new(size), Divisor::new(size - 1));
         let walks = backends.iter().map(|backend| walk(backend, &circle, divisors, key)).collect();
         let mut turns = Turns::new(&weights, size);
         let slots = Filling::new(circle, walks).fill(&mut turns);
         Ok(Maglev { slots, members: turns.members, key: *key })
+    }
+
+    /// Whether [`build`](Self::build) can make a table of `size` slots for backends with these weights. O(√size + backends).
+    ///
+    /// # Errors
+    /// See [`MaglevError`].
+    pub fn check(weights: &[u32], size: u32) -> Result<(), MaglevError> {
+        if size > Self::SIZE_MAX {
+            return Err(MaglevError::TooLarge { size });
+        }
+        if !is_prime(size) {
+            return Err(MaglevError::NotPrime { size, next: next_prime(size) });
+        }
+        if weights.len() > Self::BACKENDS_MAX {
+            return Err(MaglevError::TooMany { backends: weights.len() });
+        }
+        let weighted =
+            u32::try_from(weights.iter().filter(|&&weight| weight > 0).count()).unwrap_or(u32::MAX);
+        if weighted > size { Err(MaglevError::TooSmall { size, backends: weighted }) } else { Ok(()) }
     }
 
     /// Number of slots.

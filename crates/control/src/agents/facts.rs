@@ -105,6 +105,10 @@ pub(crate) fn tokens(config: &Config) -> Result<HashMap<String, Vec<u8>>, (std::
     Ok(tokens)
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "as a rule on the thread that prepares a configuration; when a cluster's services come into force, some bytes of files that were read before"
+)]
 fn token(path: &std::path::Path) -> Result<Vec<u8>, String> {
     use std::io::Read as _;
     let file = std::fs::File::open(path).map_err(|error| error.to_string())?;

@@ -13,6 +13,7 @@ use super::counts::{Closed, Doors};
 use super::desk::{Outbox, Pieces, outbox};
 use super::hello::{Greeting, Hello, Tokens, Unproved};
 use super::session::SessionId;
+use crate::api::credentials::Credentials;
 use model::agent::seal::{Opener, Sealer, SessionKeys};
 use model::agent::{
     FrameError, HELLO_MAX, HELLO_TIMEOUT_MS, Refusal, ToAgent, ToMachine, VERSION, encode, length_of,
@@ -269,7 +270,7 @@ impl Listening {
     /// No thread, or no more descriptors.
     pub(crate) fn start(
         listener: TcpListener,
-        tls: Option<TlsAcceptor>,
+        credentials: watch::Receiver<Credentials>,
         shared: Shared,
     ) -> io::Result<Listening> {
         let listener = listener.into_std()?;
@@ -279,7 +280,7 @@ impl Listening {
             let ended = runtime.block_on(async {
                 let listener = TcpListener::from_std(listener)?;
                 tokio::select! {
-                    () = serve(listener, tls, shared) => {}
+                    () = serve(listener, credentials, shared) => {}
                     _ = stopped => {}
                 }
                 io::Result::Ok(())
@@ -292,6 +293,7 @@ impl Listening {
     }
 
     /// Ends all connections at once.
+    #[expect(clippy::disallowed_methods, reason = "at the end of the program")]
     pub(crate) fn stop(self) {
         // Who has ended already does not have to be told, and says by itself why.
         let _ = self.stop.send(());
@@ -300,7 +302,7 @@ impl Listening {
 }
 
 /// Takes connections for ever.
-async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Shared) {
+async fn serve(listener: TcpListener, credentials: watch::Receiver<Credentials>, shared: Shared) {
     let visitors = Arc::new(Mutex::new(Visitors::new(Instant::now())));
     let mut last = 0;
     loop {
@@ -312,7 +314,8 @@ async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Shared) 
                     Ok(places) => {
                         last += 1;
                         let visitor = Visitor { id: SessionId(last), peer, shared: shared.clone() };
-                        tokio::spawn(visitor.attend(stream, tls.clone(), places));
+                        let tls = credentials.borrow().agents.clone();
+                        tokio::spawn(visitor.attend(stream, tls, places));
                     }
                 }
             }

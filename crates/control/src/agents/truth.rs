@@ -123,9 +123,9 @@ impl Truth {
 
     /// Who checks these backends may be another one now.
     pub(crate) fn words_changed(&mut self, keys: &BTreeSet<Key>) {
-        let services = std::mem::take(&mut self.config.services);
+        let config = Arc::clone(&self.config);
         let concerned: BTreeSet<&String> = keys.iter().map(|(service, _)| service).collect();
-        for service in services.iter().filter(|service| concerned.contains(&service.name)) {
+        for service in config.services.iter().filter(|service| concerned.contains(&service.name)) {
             for backend in &service.backends {
                 if !keys.contains(&(service.name.clone(), backend.name.clone())) {
                     continue;
@@ -140,7 +140,6 @@ impl Truth {
                 self.members.insert(id, member);
             }
         }
-        self.config.services = services;
         // Views do not say by whose word; what is shown does.
         self.judge();
     }
@@ -201,7 +200,7 @@ impl Truth {
     pub(crate) fn renew_registered(&mut self) -> bool {
         let (config, skipped) = self.base.with_registered(&self.registry.heard().alive);
         self.registry.skipped(&skipped);
-        if config == self.config {
+        if config == *self.config {
             let now_ms = self.uptime_ms();
             self.registry.agreed(&config.registered(), now_ms);
             return false;
@@ -210,7 +209,7 @@ impl Truth {
         match self.tried(&config) {
             Ok(ids) => {
                 self.put_in_force(config, ids);
-                let config = self.config.clone();
+                let config = Arc::clone(&self.config);
                 self.part_with_strangers(&config);
                 true
             }

@@ -1,10 +1,10 @@
 //! Where the API listens: a unix socket, and TCP with or without TLS.
 
+use super::connections::{ConnectionCounts, Connections, HEAD_TIMEOUT, Place};
+use super::credentials::Credentials;
+use crate::meter::{Job, Meter};
 use crate::run::RunError;
 use axum::Router;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use model::config::Tls;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -12,25 +12,22 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
-/// Connections at once, per listener; further ones wait in the kernel's queue.
-const CONNECTIONS_MAX: usize = 256;
 /// Connections that wait in the kernel's queue of a TCP listener: all agents come back at once when a machine does, and a SYN that finds
 /// the queue full is sent again a second later. The runtime's own default is 128.
 const BACKLOG: u32 = 4096;
-/// Longest time a request's head, or a TLS handshake, may take.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause after a failed accept (no file descriptors left).
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// How often it is said that connections cannot be accepted.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 /// Whose members may use the unix socket.
 const GROUP: &str = "guideway";
 
@@ -42,6 +39,7 @@ pub(crate) struct Socket {
 }
 
 impl Drop for Socket {
+    #[expect(clippy::disallowed_methods, reason = "at the end of the program")]
     fn drop(&mut self) {
         if fs::symlink_metadata(&self.path).is_ok_and(|meta| meta.ino() == self.inode) {
             let _ = fs::remove_file(&self.path);
@@ -53,6 +51,7 @@ impl Drop for Socket {
 ///
 /// It is made beside its place and renamed into it, so that it never stands there with other rights, and replaces
 /// one left by a killed process.
+#[expect(clippy::disallowed_methods, reason = "at the start, before anybody is served")]
 pub(crate) async fn bind_unix(path: &Path) -> Result<(UnixListener, Socket), RunError> {
     let failed = |source: io::Error| RunError::Socket { path: path.to_owned(), source };
     if UnixStream::connect(path).await.is_ok() {
@@ -79,6 +78,7 @@ pub(crate) async fn bind_unix(path: &Path) -> Result<(UnixListener, Socket), Run
     Ok((listener, Socket { path: path.to_owned(), inode }))
 }
 
+#[expect(clippy::disallowed_methods, reason = "at the start, before anybody is served")]
 fn group_id(name: &str) -> Option<u32> {
     let groups = fs::read_to_string("/etc/group").ok()?;
     groups.lines().find_map(|line| {
@@ -99,6 +99,10 @@ pub(crate) fn bind_tcp(address: SocketAddr) -> Result<TcpListener, RunError> {
 }
 
 /// The first line of the token file.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "called by what prepares a configuration, on another thread, and at the start"
+)]
 pub(crate) fn read_token(path: &Path) -> Result<String, RunError> {
     let text = fs::read_to_string(path)
         .map_err(|source| RunError::File { path: path.to_owned(), problem: source.to_string() })?;
@@ -149,64 +153,94 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, RunErr
 }
 
 /// Serves a unix socket for ever.
-pub(crate) async fn serve_unix(listener: UnixListener, router: Router) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+pub(crate) async fn serve_unix(listener: UnixListener, router: Router, serving: Serving) {
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
-            Ok((stream, _)) => {
-                let router = router.clone();
-                tokio::spawn(async move {
-                    converse(stream, router).await;
-                    drop(place);
-                });
-            }
-            Err(error) => pause(&error).await,
+            Ok((stream, _)) => serving.serve(None, |place| place.converse(stream, router.clone())),
+            Err(error) => serving.cannot_accept(&error).await,
         }
     }
 }
 
-/// Serves a TCP listener for ever.
-pub(crate) async fn serve_tcp(listener: TcpListener, tls: Option<TlsAcceptor>, router: Router) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+/// Serves a TCP listener for ever, with the certificate in force when a client comes.
+pub(crate) async fn serve_tcp(
+    listener: TcpListener,
+    credentials: Option<watch::Receiver<Credentials>>,
+    router: Router,
+    serving: Serving,
+) {
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
-            Ok((stream, _)) => {
-                let (router, tls) = (router.clone(), tls.clone());
-                tokio::spawn(async move {
+            Ok((stream, source)) => {
+                let tls = credentials.as_ref().and_then(|of| of.borrow().api.clone());
+                let router = router.clone();
+                serving.serve(Some(source.ip()), |place| async move {
                     let _ = stream.set_nodelay(true);
                     match tls {
-                        None => converse(stream, router).await,
+                        None => place.converse(stream, router).await,
                         Some(tls) => {
-                            if let Ok(Ok(stream)) =
-                                tokio::time::timeout(HEAD_TIMEOUT, tls.accept(stream)).await
-                            {
-                                converse(stream, router).await;
+                            let shaken = tokio::time::timeout(HEAD_TIMEOUT, tls.accept(stream)).await;
+                            if let Ok(Ok(stream)) = shaken {
+                                place.converse(stream, router).await;
                             }
                         }
                     }
-                    drop(place);
                 });
             }
-            Err(error) => pause(&error).await,
+            Err(error) => serving.cannot_accept(&error).await,
         }
     }
 }
 
-async fn converse<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, router: Router) {
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(64 * 1024)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
-        .await;
-    if let Err(error) = served {
-        tracing::debug!("API connection: {error}");
-    }
+/// What a listener serves with.
+#[derive(Clone, Debug)]
+pub(crate) struct Serving {
+    connections: Connections,
+    meter: Meter,
+    complaints: Arc<Complaints>,
 }
 
-async fn pause(error: &io::Error) {
-    tracing::warn!("API cannot accept: {error}");
-    tokio::time::sleep(ACCEPT_RETRY).await;
+/// When it was last said that connections cannot be accepted.
+#[derive(Debug, Default)]
+struct Complaints {
+    last: Mutex<Option<Instant>>,
+}
+
+impl Serving {
+    /// A listener's own connections; `counts` are all listeners'.
+    pub(crate) fn new(counts: Arc<ConnectionCounts>, meter: Meter) -> Serving {
+        let connections = Connections::new(counts);
+        tokio::spawn(connections.clone().watch());
+        Serving { connections, meter, complaints: Arc::default() }
+    }
+
+    fn serve<F>(&self, source: Option<IpAddr>, talk: impl FnOnce(Place) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        // Dropped, the stream tells the client at once.
+        let Some(place) = self.connections.enter(source) else { return };
+        let number = place.number();
+        let task = tokio::spawn(self.meter.watch(Job::Conversation, talk(place)));
+        self.connections.held_by(number, task.abort_handle());
+    }
+
+    /// No descriptors are left, as a rule: somebody who has not asked anything gives his.
+    async fn cannot_accept(&self, error: &io::Error) {
+        let has_room = self.connections.make_room();
+        let now = Instant::now();
+        {
+            let mut last = self.complaints.last.lock().unwrap_or_else(PoisonError::into_inner);
+            if last.is_none_or(|last| now.duration_since(last) >= COMPLAIN_EVERY) {
+                *last = Some(now);
+                tracing::warn!("API cannot accept: {error}; this is said once in {COMPLAIN_EVERY:?}");
+            }
+        }
+        if has_room {
+            // The closed connection's task runs first.
+            tokio::task::yield_now().await;
+        } else {
+            tokio::time::sleep(ACCEPT_RETRY).await;
+        }
+    }
 }

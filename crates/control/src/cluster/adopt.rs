@@ -8,11 +8,10 @@ use super::store::{Asked, Event};
 use super::text;
 use crate::agents::facts::Facts;
 use crate::agents::heard::Why;
-use crate::compile::{self, Runtime};
 use crate::health::{Verdict, unix_ms};
 use crate::ids::Ids;
 use crate::state::SavedBackend;
-use crate::truth::{Departed, Note, Refusal, Truth};
+use crate::truth::{Departed, Refusal, Truth};
 use model::Loaded;
 use model::api::EventKind;
 use model::config::{AdminState, Backend, Config, HealthKind, Registration, Service};
@@ -430,7 +429,10 @@ impl Truth {
             part.seat.set_own_text(loaded.text, agents);
             if let Some(new) = &loaded.config.cluster {
                 let keys = (new.sync_key, new.sync_key_accepted);
-                for of in [Some(&mut part.config), self.config.cluster.as_mut()].into_iter().flatten() {
+                for of in [Some(&mut part.config), Arc::make_mut(&mut self.config).cluster.as_mut()]
+                    .into_iter()
+                    .flatten()
+                {
                     self.dirty |= (of.sync_key, of.sync_key_accepted) != keys;
                     (of.sync_key, of.sync_key_accepted) = keys;
                 }
@@ -542,7 +544,7 @@ impl Truth {
         let now_ms = self.uptime_ms();
         self.registry.agreed(&config.registered(), now_ms);
         self.heard_changed = true;
-        let before = std::mem::replace(&mut self.config, config);
+        let before = std::mem::replace(&mut self.config, Arc::new(config));
         self.ids = ids;
         self.replace_members(&before, !is_first);
         self.remembered.clear();
@@ -652,10 +654,6 @@ impl Truth {
 
     /// What an operator wants becomes the wish of the cluster.
     pub(crate) fn wish_services(&self, loaded: &Loaded) -> Result<Wished, Refusal> {
-        // What could not be compiled here is not asked for.
-        let ports: Vec<_> = self.port_views();
-        compile::compile(&loaded.config, &mut Ids::default(), &Runtime::offline(&ports))
-            .map_err(Refusal::Compile)?;
         let text = text::services_of(&loaded.text).map_err(Refusal::Store)?;
         let registered = self.cluster.as_ref().and_then(Part::document).map(|of| &of.registered[..]);
         let (config, _) = loaded.config.with_registered(registered.unwrap_or_default());
@@ -696,16 +694,6 @@ impl Truth {
         let by = self.config.machine.name.clone();
         let answer = part.wish(keys::bytes(&WishValue { text, drains, by, unix_ms: unix_ms() }))?;
         Ok(Wished { answer, progress: part.progress.subscribe() })
-    }
-
-    /// A wish that nobody waits for: what comes of it is told as an event.
-    pub(crate) fn watch_wish(&self, wished: Wished) {
-        let notes = self.notes.clone();
-        tokio::spawn(async move {
-            if let Err(refusal) = wished.accepted().await {
-                let _ = notes.send(Note::Warning(format!("the reload was refused: {refusal}"))).await;
-            }
-        });
     }
 
     /// Name of a machine, for people.

@@ -73,6 +73,7 @@ fn runtime<'a>() -> Runtime<'a> {
         table: &|_| None,
         deciders: 1,
         loads: Arc::default(),
+        making: Making::All,
     }
 }
 

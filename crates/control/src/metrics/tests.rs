@@ -67,6 +67,16 @@ fn sample() -> Snapshot {
         flows: 8,
         flows_capacity: 9,
         memory: vec![MemoryUse { name: "flow tables".to_owned(), bytes: 1 << 30 }],
+        management: vec![ManagementTurns {
+            job: "question".to_owned(),
+            turns: 40,
+            long_turns: 2,
+            longest_us: 21_000,
+            longest_wall_us: 25_500,
+        }],
+        log_lines_lost: 17,
+        notices_lost: 18,
+        connections: ConnectionCounts { open: 3, made_room: 4, too_slow: 5, refused: 6 },
     };
     let service = ServiceStatus {
         name: "web".to_owned(),

@@ -1,56 +1,102 @@
 //! Writes the state on a thread of its own, so that a slow disk delays nothing but the answer that promises persistence.
+//!
+//! Rule of this module: what is wanted on the disk gets there. A state that could not be written is tried again until it is, or
+//! until a newer one is wanted.
 
 use super::{FILE, Saved, save};
+use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::watch;
+
+/// Pause before a failed write is tried again; twice as long after each further failure …
+const RETRY_MIN: Duration = Duration::from_millis(250);
+/// … up to this.
+const RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// Writes states behind the owner's back; of several wanted while one is written, only the last.
 #[derive(Debug)]
 pub(crate) struct Saver {
-    wanted: watch::Sender<(u64, Arc<Saved>)>,
+    desk: Arc<Desk>,
     done: watch::Receiver<Written>,
 }
 
 /// How far the writing is.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Written {
-    /// Number of the last state that was dealt with.
-    pub(crate) number: u64,
-    /// Why it could not be written.
+    /// Number of the last state that was tried.
+    pub(crate) tried: u64,
+    /// Number of the last state that is on the disk.
+    pub(crate) saved: u64,
+    /// Why the last one could not be written; it is tried again.
     pub(crate) error: Option<String>,
+}
+
+/// What the owner and the thread share.
+#[derive(Debug, Default)]
+struct Desk {
+    wanted: Mutex<Wanted>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Wanted {
+    number: u64,
+    /// `None`: nothing, or it is being written.
+    state: Option<Arc<Saved>>,
+    is_closed: bool,
+}
+
+impl Desk {
+    fn lock(&self) -> MutexGuard<'_, Wanted> {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for a state, or, with one that failed, for its next try or a newer one; `None` at the end.
+    fn next(&self, failed: Option<(u64, Arc<Saved>, Duration)>) -> Option<(u64, Arc<Saved>)> {
+        let nothing = |wanted: &mut Wanted| wanted.state.is_none() && !wanted.is_closed;
+        let mut wanted = self.lock();
+        match failed {
+            None => {
+                wanted = self.changed.wait_while(wanted, nothing).unwrap_or_else(PoisonError::into_inner);
+            }
+            Some((number, state, pause)) => {
+                let waited = self.changed.wait_timeout_while(wanted, pause, nothing);
+                wanted = waited.unwrap_or_else(PoisonError::into_inner).0;
+                if wanted.state.is_none() && !wanted.is_closed {
+                    return Some((number, state));
+                }
+            }
+        }
+        // At the end, too, what is wanted is written.
+        let state = wanted.state.take()?;
+        Some((wanted.number, state))
+    }
 }
 
 impl Saver {
     /// Starts writing into `directory`.
-    pub(crate) fn start(directory: PathBuf) -> Saver {
-        let (wanted, mut wishes) = watch::channel((0, Arc::new(Saved::default())));
+    ///
+    /// # Errors
+    /// No thread.
+    pub(crate) fn start(directory: PathBuf) -> io::Result<Saver> {
+        let desk = Arc::<Desk>::default();
         let (tell, done) = watch::channel(Written::default());
-        tokio::spawn(async move {
-            while wishes.changed().await.is_ok() {
-                let (number, saved) = wishes.borrow_and_update().clone();
-                let place = directory.clone();
-                let written = tokio::task::spawn_blocking(move || save(&place, &saved)).await;
-                let error = match written {
-                    Ok(Ok(())) => None,
-                    Ok(Err(e)) => Some(format!("{}: {e}", directory.join(FILE).display())),
-                    Err(e) => Some(e.to_string()),
-                };
-                tell.send_replace(Written { number, error });
-            }
-        });
-        Saver { wanted, done }
+        let shared = Arc::clone(&desk);
+        std::thread::Builder::new()
+            .name("state".to_owned())
+            .spawn(move || write_all(&shared, &directory, &tell))?;
+        Ok(Saver { desk, done })
     }
 
     /// Asks for `saved` to be written; returns its number.
     pub(crate) fn save(&self, saved: Saved) -> u64 {
-        let mut number = 0;
-        self.wanted.send_modify(|(last, old)| {
-            *last += 1;
-            number = *last;
-            *old = Arc::new(saved);
-        });
-        number
+        let mut wanted = self.desk.lock();
+        wanted.number += 1;
+        wanted.state = Some(Arc::new(saved));
+        self.desk.changed.notify_all();
+        wanted.number
     }
 
     /// How far the writing is.
@@ -59,28 +105,79 @@ impl Saver {
     }
 }
 
+impl Drop for Saver {
+    /// The thread is not waited for: a disk that hangs does not keep the program from ending.
+    fn drop(&mut self) {
+        self.desk.lock().is_closed = true;
+        self.desk.changed.notify_all();
+    }
+}
+
+fn write_all(desk: &Desk, directory: &std::path::Path, tell: &watch::Sender<Written>) {
+    let mut failed = None;
+    let mut pause = RETRY_MIN;
+    while let Some((number, state)) = desk.next(failed.take()) {
+        let result = save(directory, &state);
+        tell.send_modify(|written| {
+            written.tried = number;
+            match &result {
+                Ok(()) => (written.saved, written.error) = (number, None),
+                Err(error) => {
+                    written.error = Some(format!("{}: {error}", directory.join(FILE).display()));
+                }
+            }
+        });
+        if result.is_ok() {
+            pause = RETRY_MIN;
+        } else {
+            failed = Some((number, state, pause));
+            pause = (pause * 2).min(RETRY_MAX);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::load;
     use super::super::tests::sample;
-    use super::Saver;
+    use super::{Saved, Saver};
     use std::fs;
 
     #[tokio::test]
-    async fn the_saver_tells_what_it_wrote_and_what_it_could_not() {
+    async fn what_could_not_be_written_is_written_when_it_can_be() {
         let place = tempfile::tempdir().unwrap();
-        let saver = Saver::start(place.path().to_owned());
+        let saver = Saver::start(place.path().to_owned()).unwrap();
         let number = saver.save(sample());
         let mut written = saver.written();
-        let seen = written.wait_for(|w| w.number >= number).await.unwrap().clone();
-        assert_eq!(seen.error, None);
+        let seen = written.wait_for(|w| w.tried >= number).await.unwrap().clone();
+        assert_eq!((seen.error, seen.saved), (None, number));
         assert_eq!(load(place.path()).0, sample());
 
-        let file = place.path().join("file");
-        fs::write(&file, "").unwrap();
-        let saver = Saver::start(file.join("below"));
-        let number = saver.save(sample());
-        let seen = saver.written().wait_for(|w| w.number >= number).await.unwrap().clone();
+        // A file where the directory should be.
+        let directory = place.path().join("file");
+        fs::write(&directory, "").unwrap();
+        let saver = Saver::start(directory.clone()).unwrap();
+        let number = saver.save(Saved::default());
+        let mut written = saver.written();
+        let seen = written.wait_for(|w| w.tried >= number).await.unwrap().clone();
         assert!(seen.error.unwrap().contains("state.json"));
+        // A newer one takes its place, and is written when the way is free.
+        let number = saver.save(sample());
+        written.wait_for(|w| w.tried >= number && w.error.is_some()).await.unwrap();
+        fs::remove_file(&directory).unwrap();
+        let seen = written.wait_for(|w| w.saved >= number).await.unwrap().clone();
+        assert_eq!(seen.error, None);
+        assert_eq!(load(&directory).0, sample());
+    }
+
+    #[tokio::test]
+    async fn the_last_wish_is_written_at_the_end() {
+        let place = tempfile::tempdir().unwrap();
+        let saver = Saver::start(place.path().to_owned()).unwrap();
+        let number = saver.save(sample());
+        let mut written = saver.written();
+        drop(saver);
+        written.wait_for(|w| w.saved >= number).await.unwrap();
+        assert_eq!(load(place.path()).0, sample());
     }
 }

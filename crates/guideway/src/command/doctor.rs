@@ -14,6 +14,7 @@ use clap::Args;
 use host::Host;
 use hyper::{Method, StatusCode};
 use model::Config;
+use model::api::Status;
 use serde::Serialize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -38,6 +39,9 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "DIR", default_value = "/")]
     root: PathBuf,
 }
+
+/// A turn of the management thread that should not be: everything else waits meanwhile.
+const LONG_TURN_US: u64 = 100_000;
 
 /// How a check ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -91,7 +95,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     if let Some(config) = &config {
         checks.extend(config_checks::all(&host, config));
     }
-    checks.push(daemon_check(arguments, config.as_ref()));
+    checks.extend(daemon_checks(arguments, config.as_ref()));
     let count = |grade| checks.iter().filter(|f| f.grade == grade).count();
     let (pass, warn, fail) = (count(Grade::Pass), count(Grade::Warn), count(Grade::Fail));
     let report = Report { pass, warn, fail, checks };
@@ -143,7 +147,7 @@ fn config(path: &std::path::Path, checks: &mut Vec<Finding>) -> Option<Config> {
     }
 }
 
-fn daemon_check(arguments: &Arguments, config: Option<&Config>) -> Finding {
+fn daemon_checks(arguments: &Arguments, config: Option<&Config>) -> Vec<Finding> {
     const CHECK: &str = "daemon";
     let start = "start it: systemctl start guideway; its log: journalctl -u guideway";
     let named = arguments.socket.clone().or_else(|| config.map(|c| c.api.socket.clone()));
@@ -152,22 +156,61 @@ fn daemon_check(arguments: &Arguments, config: Option<&Config>) -> Finding {
     let asked = daemon.and_then(|d| {
         let answer = d.ask(Method::GET, "/v1/ready", Vec::new(), Duration::ZERO)?;
         let ready: model::api::Ready = answer.json()?;
-        Ok((answer.status, ready, d.socket().to_owned()))
+        let status: Option<Status> = d.get("/v1/status").ok();
+        Ok((answer.status, ready, d.socket().to_owned(), status))
     });
-    match asked {
-        Ok((StatusCode::OK, _, socket)) => Finding::pass(CHECK, format!("ready at {}", socket.display())),
-        Ok((_, ready, _)) => {
-            let see = "see: guideway show services, guideway events";
-            Finding::warn(CHECK, format!("runs, but is not ready: {}", ready.reason), see)
+    let mut found = Vec::new();
+    if let Ok((_, _, _, Some(status))) = &asked {
+        found.push(management(status));
+    }
+    found.insert(
+        0,
+        match asked {
+            Ok((StatusCode::OK, _, socket, _)) => {
+                Finding::pass(CHECK, format!("ready at {}", socket.display()))
+            }
+            Ok((_, ready, _, _)) => {
+                let see = "see: guideway show services, guideway events";
+                Finding::warn(CHECK, format!("runs, but is not ready: {}", ready.reason), see)
+            }
+            // A daemon that is not there is normal before the first start; one that answers nonsense is not.
+            Err(e @ Failure::Usage { .. }) => {
+                Finding::warn(CHECK, e.to_string(), "choose one with --socket or --config")
+            }
+            Err(e) if e.to_string().contains("not understood") => {
+                Finding::fail(CHECK, e.to_string(), "install guideway and guidewayd of the same version")
+            }
+            Err(e) => Finding::warn(CHECK, e.to_string(), start),
+        },
+    );
+    found
+}
+
+/// Whether the daemon's management thread is held up by something, and whether what it says is lost.
+fn management(status: &Status) -> Finding {
+    const CHECK: &str = "management";
+    let lost = [
+        (status.log_lines_lost, "lines of the log"),
+        (status.notices_lost, "messages to the service manager"),
+    ];
+    if let Some((count, what)) = lost.into_iter().find(|(count, _)| *count > 0) {
+        let reason = format!("{count} {what} were lost: nobody took them in time");
+        return Finding::warn(
+            CHECK,
+            reason,
+            "look at what reads them: systemctl status systemd-journald guideway",
+        );
+    }
+    match status.management.iter().max_by_key(|of| of.longest_us) {
+        Some(of) if of.longest_us >= LONG_TURN_US => Finding::warn(
+            CHECK,
+            format!("its thread was once busy for {} ms with {}", of.longest_us / 1000, of.job),
+            "give it a CPU that is not slow or shared (workers.management_cpus), and report it with guideway_management_* of /metrics",
+        ),
+        Some(of) => {
+            Finding::pass(CHECK, format!("longest turn {:.1} ms ({})", of.longest_us as f64 / 1000.0, of.job))
         }
-        // A daemon that is not there is normal before the first start; one that answers nonsense is not.
-        Err(e @ Failure::Usage { .. }) => {
-            Finding::warn(CHECK, e.to_string(), "choose one with --socket or --config")
-        }
-        Err(e) if e.to_string().contains("not understood") => {
-            Finding::fail(CHECK, e.to_string(), "install guideway and guidewayd of the same version")
-        }
-        Err(e) => Finding::warn(CHECK, e.to_string(), start),
+        None => Finding::pass(CHECK, "the daemon does not tell how long its turns are"),
     }
 }
 

@@ -35,6 +35,11 @@ pub(crate) fn run(arguments: &Arguments, verb: &str) -> Outcome {
     }
     let name = format!("{}/{}", result.service, result.backend);
     let flows = grouped(result.flows);
+    if let Some(why) = &result.unsaved_because {
+        startup::say(format_args!(
+            "warning: it is in force, and not on the disk yet, so a restart would lose it: {why}; it is tried again until it is there"
+        ));
+    }
     output::line(&match (result.drained, result.changed) {
         (true, true) => format!("{name} takes no new flows; {flows} live on"),
         (true, false) => format!("{name} was drained already; {flows} flows live on"),

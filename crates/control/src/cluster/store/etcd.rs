@@ -152,7 +152,7 @@ impl Keeper {
     }
 
     async fn begin(&mut self, notes: &mpsc::Sender<Note>) -> Result<Session, SessionError> {
-        let client = within(Client::connect(&self.cluster.endpoints, Some(self.options()?))).await?;
+        let client = within(Client::connect(&self.cluster.endpoints, Some(self.options().await?))).await?;
         let mut kv = client.kv_client().max_decoding_message_size(MESSAGE_MAX);
         let mut leases = client.lease_client();
         let (lease, keeper, renewals) = self.lease(&mut leases).await?;
@@ -173,20 +173,20 @@ impl Keeper {
         Ok(Session { kv, leases, watch, lease, keeper, renewals, renewed: Instant::now() })
     }
 
-    fn options(&self) -> Result<ConnectOptions, SessionError> {
+    async fn options(&self) -> Result<ConnectOptions, SessionError> {
         let mut options = ConnectOptions::new()
             .with_connect_timeout(ANSWER)
             .with_require_leader(true)
             .with_keep_alive(RENEW, ANSWER);
         if let Some(user) = &self.cluster.user {
-            let text = read(&user.password_file)?;
+            let text = read(&user.password_file).await?;
             let password = text.lines().next().unwrap_or_default();
             options = options.with_user(&user.name, password);
         }
         if let Some(tls) = &self.cluster.tls {
-            let mut with = TlsOptions::new().ca_certificate(Certificate::from_pem(read(&tls.ca)?));
+            let mut with = TlsOptions::new().ca_certificate(Certificate::from_pem(read(&tls.ca).await?));
             if let Some((cert, key)) = &tls.identity {
-                with = with.identity(Identity::from_pem(read(cert)?, read(key)?));
+                with = with.identity(Identity::from_pem(read(cert).await?, read(key).await?));
             }
             options = options.with_tls(with);
         }
@@ -296,8 +296,9 @@ impl Found {
     }
 }
 
-fn read(path: &Path) -> Result<String, SessionError> {
-    std::fs::read_to_string(path)
+async fn read(path: &Path) -> Result<String, SessionError> {
+    tokio::fs::read_to_string(path)
+        .await
         .map_err(|error| SessionError::File { file: path.display().to_string(), problem: error.to_string() })
 }
 
