@@ -830,6 +830,8 @@ pub struct DrainResult {
     pub generation: u64,
     /// Live flows it still has.
     pub flows: u64,
+    /// Backends of the service that are up and not drained; with 0 nobody takes its new flows as it should.
+    pub backends_up: u64,
 }
 
 /// Body of every answer that is not a success.

@@ -91,7 +91,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     if let Some(config) = &config {
         checks.extend(config_checks::all(&host, config));
     }
-    checks.push(daemon_check(arguments, config.as_ref()));
+    checks.extend(daemon_checks(arguments, config.as_ref()));
     let count = |grade| checks.iter().filter(|f| f.grade == grade).count();
     let (pass, warn, fail) = (count(Grade::Pass), count(Grade::Warn), count(Grade::Fail));
     let report = Report { pass, warn, fail, checks };
@@ -143,31 +143,66 @@ fn config(path: &std::path::Path, checks: &mut Vec<Finding>) -> Option<Config> {
     }
 }
 
-fn daemon_check(arguments: &Arguments, config: Option<&Config>) -> Finding {
-    const CHECK: &str = "daemon";
-    let start = "start it: systemctl start guideway; its log: journalctl -u guideway";
+fn daemon_checks(arguments: &Arguments, config: Option<&Config>) -> Vec<Finding> {
     let named = arguments.socket.clone().or_else(|| config.map(|c| c.api.socket.clone()));
     let connection = Connection { socket: named, config: None };
-    let daemon = daemon::socket(&connection).and_then(Daemon::at);
-    let asked = daemon.and_then(|d| {
-        let answer = d.ask(Method::GET, "/v1/ready", Vec::new(), Duration::ZERO)?;
-        let ready: model::api::Ready = answer.json()?;
-        Ok((answer.status, ready, d.socket().to_owned()))
-    });
-    match asked {
-        Ok((StatusCode::OK, _, socket)) => Finding::pass(CHECK, format!("ready at {}", socket.display())),
-        Ok((_, ready, _)) => {
+    match daemon::socket(&connection).and_then(Daemon::at) {
+        Ok(daemon) => {
+            let ready = ready_check(&daemon);
+            // Nothing more is asked of one that does not answer.
+            let store = ready.as_ref().is_ok().then(|| store_check(&daemon)).flatten();
+            [Some(ready.unwrap_or_else(|e| not_reached(&e))), store].into_iter().flatten().collect()
+        }
+        Err(e) => vec![not_reached(&e)],
+    }
+}
+
+const DAEMON: &str = "daemon";
+
+fn ready_check(daemon: &Daemon) -> Result<Finding, Failure> {
+    let answer = daemon.ask(Method::GET, "/v1/ready", Vec::new(), Duration::ZERO)?;
+    let status = answer.status;
+    let ready: model::api::Ready = answer.json()?;
+    Ok(match status {
+        StatusCode::OK => Finding::pass(DAEMON, format!("ready at {}", daemon.socket().display())),
+        _ => {
             let see = "see: guideway show services, guideway events";
-            Finding::warn(CHECK, format!("runs, but is not ready: {}", ready.reason), see)
+            Finding::warn(DAEMON, format!("runs, but is not ready: {}", ready.reason), see)
         }
-        // A daemon that is not there is normal before the first start; one that answers nonsense is not.
-        Err(e @ Failure::Usage { .. }) => {
-            Finding::warn(CHECK, e.to_string(), "choose one with --socket or --config")
+    })
+}
+
+/// Whether a machine in a cluster reaches the store; `None` for one that is alone.
+fn store_check(daemon: &Daemon) -> Option<Finding> {
+    const CHECK: &str = "cluster store";
+    let answer = daemon.ask(Method::GET, "/v1/cluster", Vec::new(), Duration::ZERO).ok()?;
+    if answer.status == StatusCode::CONFLICT {
+        return None;
+    }
+    let cluster: Result<model::api::ClusterStatus, Failure> =
+        answer.accepted().and_then(|answer| answer.json());
+    Some(match cluster {
+        Ok(cluster) if cluster.store_reached => Finding::pass(CHECK, "reached"),
+        Ok(cluster) => Finding::warn(
+            CHECK,
+            format!("not reached: {}", cluster.store_problem.unwrap_or_default()),
+            "see that etcd runs there and that nothing is in the way: etcdctl --endpoints=... endpoint health",
+        ),
+        Err(e) => Finding::warn(CHECK, e.to_string(), "see: guideway show cluster"),
+    })
+}
+
+/// A daemon that is not there is normal before the first start; one that answers nonsense is not.
+fn not_reached(e: &Failure) -> Finding {
+    match e {
+        Failure::Usage { .. } => Finding::warn(DAEMON, e.to_string(), "choose one with --socket or --config"),
+        e if e.to_string().contains("not understood") => {
+            Finding::fail(DAEMON, e.to_string(), "install guideway and guidewayd of the same version")
         }
-        Err(e) if e.to_string().contains("not understood") => {
-            Finding::fail(CHECK, e.to_string(), "install guideway and guidewayd of the same version")
+        e => {
+            let start = "start it: systemctl start guideway; its log: journalctl -u guideway";
+            Finding::warn(DAEMON, e.to_string(), start)
         }
-        Err(e) => Finding::warn(CHECK, e.to_string(), start),
     }
 }
 
