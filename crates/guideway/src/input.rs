@@ -27,14 +27,13 @@ pub(crate) fn capture(path: &Path) -> Result<Capture, Failure> {
         .map_err(|e| Failure::failed(format!("bad input {name}: damaged compressed data: {e}")))?;
     let capture = Capture::parse(bytes).map_err(bad)?;
     let frames = capture.len();
-    match (capture.cut(), stream_ends_early) {
-        (Some(cut), _) => {
-            output::warning(&format!("{name}: {cut}; the {frames} frames before that are read"))
-        }
-        (None, true) => output::warning(&format!(
-            "{name}: truncated: the compressed data ends early; the {frames} frames before that are read"
-        )),
-        (None, false) => {}
+    let cut = match (capture.cut(), stream_ends_early) {
+        (Some(cut), _) => Some(cut.to_string()),
+        (None, true) => Some("truncated: the compressed data ends early".to_owned()),
+        (None, false) => None,
+    };
+    if let Some(cut) = cut {
+        output::warning(&format!("{name}: {cut}; the {frames} frames before that are read"));
     }
     Ok(capture)
 }

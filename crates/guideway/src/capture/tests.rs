@@ -117,7 +117,7 @@ fn a_file_that_is_cut_is_read_up_to_the_cut_and_says_so() {
                     match c.cut() {
                         None => whole_prefixes += 1,
                         Some(CaptureError::Truncated { offset, .. }) => {
-                            assert!(*offset <= cut, "cut at {cut}")
+                            assert!(*offset <= cut, "cut at {cut}");
                         }
                         Some(other) => panic!("cut at {cut}: {other}"),
                     }
