@@ -46,7 +46,7 @@ pub(crate) struct Arguments {
     /// IPv4 without the don't-fragment bit
     #[arg(long)]
     may_fragment: bool,
-    /// Take the packet from this capture instead
+    /// Take the packet from this capture instead; - is standard input
     #[arg(long, value_name = "FILE",
         conflicts_with_all = ["src", "dst", "sport", "dport", "protocol", "flags", "length", "may_fragment"])]
     pcap: Option<PathBuf>,
