@@ -1,4 +1,5 @@
 //! docs/packet-path.md and docs/glossary.md against the code.
+#![allow(clippy::panic, clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use std::collections::HashSet;
 use worker::DropReason;
