@@ -9,10 +9,11 @@ use crate::{flows, openapi};
 use axum::body::{Body, to_bytes};
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, Request, State};
+use axum::handler::Handler;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{self, MethodRouter};
 use axum::{Json, Router};
 use credentials::Credentials;
 use model::api::{
@@ -93,46 +94,89 @@ async fn ask<T: Send + 'static>(
     door.ask(question).await.ok_or_else(Failure::stopping)
 }
 
-/// Every route.
+/// One method of one path.
+pub(crate) struct Route {
+    /// `get` or `post`, as the OpenAPI document names it.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "the handler knows; for the comparison with the document")
+    )]
+    pub(crate) method: &'static str,
+    pub(crate) path: &'static str,
+    /// Whether it reads its query; of all others a query is refused, because it would be ignored.
+    pub(crate) reads_query: bool,
+    handler: MethodRouter<Door>,
+}
+
+impl Route {
+    fn get<T: 'static>(path: &'static str, handler: impl Handler<T, Door>) -> Route {
+        Route { method: "get", path, reads_query: false, handler: routing::get(handler) }
+    }
+
+    fn post<T: 'static>(path: &'static str, handler: impl Handler<T, Door>) -> Route {
+        Route { method: "post", path, reads_query: false, handler: routing::post(handler) }
+    }
+
+    fn reads_query(self) -> Route {
+        Route { reads_query: true, ..self }
+    }
+}
+
+/// Every route; a test compares them with the OpenAPI document.
+pub(crate) fn routes() -> Vec<Route> {
+    vec![
+        Route::get("/v1/ready", ready),
+        Route::get("/v1/status", status),
+        Route::get("/v1/services", services),
+        Route::get("/v1/backends", backends).reads_query(),
+        Route::get("/v1/workers", workers),
+        Route::get("/v1/ports", ports),
+        Route::get("/v1/drops", drops),
+        Route::get("/v1/sources", sources),
+        Route::get("/v1/flows", list_flows).reads_query(),
+        Route::get("/v1/events", events).reads_query(),
+        Route::get("/v1/cluster", cluster),
+        Route::get("/v1/owners", owners).reads_query(),
+        Route::get("/v1/registrations", registrations).reads_query(),
+        Route::get("/v1/agents", agents),
+        Route::get("/v1/exceptions", exceptions),
+        Route::post("/v1/leave", leave),
+        Route::get("/v1/config", config),
+        Route::post("/v1/check", check),
+        Route::post("/v1/plan", plan),
+        Route::post("/v1/apply", apply).reads_query(),
+        Route::post("/v1/reload", reload).reads_query(),
+        Route::post("/v1/services/{service}/backends/{backend}/drain", drain),
+        Route::post("/v1/services/{service}/backends/{backend}/undrain", undrain),
+        Route::get("/v1/openapi.json", async || Json(openapi::document())),
+        metrics_route(),
+    ]
+}
+
+/// Prometheus sends what its `params` say with every scrape; here they change nothing.
+fn metrics_route() -> Route {
+    Route::get("/metrics", prometheus).reads_query()
+}
+
+/// Every route, for the unix socket and `api.listen`.
 pub(crate) fn router(door: Door) -> Router {
-    Router::new()
-        .route("/v1/ready", get(ready))
-        .route("/v1/status", get(status))
-        .route("/v1/services", get(services))
-        .route("/v1/backends", get(backends))
-        .route("/v1/workers", get(workers))
-        .route("/v1/ports", get(ports))
-        .route("/v1/drops", get(drops))
-        .route("/v1/sources", get(sources))
-        .route("/v1/flows", get(list_flows))
-        .route("/v1/events", get(events))
-        .route("/v1/cluster", get(cluster))
-        .route("/v1/owners", get(owners))
-        .route("/v1/registrations", get(registrations))
-        .route("/v1/agents", get(agents))
-        .route("/v1/exceptions", get(exceptions))
-        .route("/v1/leave", post(leave))
-        .route("/v1/config", get(config))
-        .route("/v1/check", post(check))
-        .route("/v1/plan", post(plan))
-        .route("/v1/apply", post(apply))
-        .route("/v1/reload", post(reload))
-        .route("/v1/services/{service}/backends/{backend}/drain", post(drain))
-        .route("/v1/services/{service}/backends/{backend}/undrain", post(undrain))
-        .route("/v1/openapi.json", get(|| async { Json(openapi::document()) }))
-        .route("/metrics", get(prometheus))
-        .fallback(unknown)
-        .layer(middleware::map_response(explain_method))
-        .with_state(door)
+    serve(routes(), door, async |request: Request| unknown(&request, "GET /v1/openapi.json lists them"))
 }
 
 /// `/metrics` alone, for `metrics.listen`.
 pub(crate) fn metrics_router(door: Door) -> Router {
-    Router::new()
-        .route("/metrics", get(prometheus))
-        .fallback(unknown)
-        .layer(middleware::map_response(explain_method))
-        .with_state(door)
+    let help = "this port has GET /metrics alone; the API is at api.socket and api.listen";
+    serve(vec![metrics_route()], door, async move |request: Request| unknown(&request, help))
+}
+
+fn serve<T: 'static>(routes: Vec<Route>, door: Door, fallback: impl Handler<T, Door>) -> Router {
+    let mut router = Router::new().fallback(fallback);
+    for Route { path, reads_query, handler, .. } in routes {
+        let handler = if reads_query { handler } else { handler.layer(middleware::from_fn(refuse_query)) };
+        router = router.route(path, handler);
+    }
+    // A router adds `Allow` to its 405 after its own layers have run, so the body is made around it.
+    Router::new().fallback_service(router.with_state(door)).layer(middleware::map_response(explain_method))
 }
 
 /// Adds the demand for a bearer token.
@@ -172,12 +216,18 @@ fn equal_in_constant_time(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
 }
 
-async fn unknown(request: Request) -> Failure {
-    Failure::new(
-        StatusCode::NOT_FOUND,
-        format!("no such route: {}", request.uri().path()),
-        "GET /v1/openapi.json lists them",
-    )
+fn unknown(request: &Request, help: &str) -> Failure {
+    Failure::new(StatusCode::NOT_FOUND, format!("no such route: {}", request.uri().path()), help)
+}
+
+async fn refuse_query(request: Request, next: Next) -> Response {
+    match request.uri().query() {
+        None | Some("") => next.run(request).await,
+        Some(query) => {
+            let path = request.uri().path();
+            Failure::bad_request(format!("{path} has no parameters: `{query}`")).into_response()
+        }
+    }
 }
 
 /// Gives the router's bare 405 a body; its `Allow` header stays.
@@ -210,8 +260,12 @@ async fn services(State(door): State<Door>) -> Answer<Vec<model::api::ServiceSta
     ask(&door, |truth| truth.services()).await.map(Json)
 }
 
-async fn backends(State(door): State<Door>) -> Answer<Vec<model::api::BackendStatus>> {
-    ask(&door, |truth| truth.backends()).await.map(Json)
+async fn backends(
+    State(door): State<Door>,
+    query: Result<Query<ServiceQuery>, QueryRejection>,
+) -> Answer<Vec<model::api::BackendStatus>> {
+    let service = read_query(query)?.service;
+    Ok(Json(ask(&door, move |truth| truth.backends_of(service.as_deref())).await??))
 }
 
 async fn workers(State(door): State<Door>) -> Answer<Vec<model::api::WorkerStatus>> {
@@ -236,13 +290,13 @@ async fn cluster(State(door): State<Door>) -> Answer<model::api::ClusterStatus> 
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct OwnerQuery {
+struct ServiceQuery {
     service: Option<String>,
 }
 
 async fn owners(
     State(door): State<Door>,
-    query: Result<Query<OwnerQuery>, QueryRejection>,
+    query: Result<Query<ServiceQuery>, QueryRejection>,
 ) -> Answer<Vec<model::api::OwnerStatus>> {
     let service = read_query(query)?.service;
     Ok(Json(ask(&door, move |truth| truth.owners(service.as_deref())).await??))
@@ -252,8 +306,12 @@ async fn exceptions(State(door): State<Door>) -> Answer<Vec<model::api::Exceptio
     Ok(Json(ask(&door, |truth| truth.exceptions()).await??))
 }
 
-async fn registrations(State(door): State<Door>) -> Answer<Vec<model::api::RegistrationStatus>> {
-    ask(&door, |truth| truth.registrations()).await.map(Json)
+async fn registrations(
+    State(door): State<Door>,
+    query: Result<Query<ServiceQuery>, QueryRejection>,
+) -> Answer<Vec<model::api::RegistrationStatus>> {
+    let service = read_query(query)?.service;
+    Ok(Json(ask(&door, move |truth| truth.registrations_of(service.as_deref())).await??))
 }
 
 async fn agents(State(door): State<Door>) -> Answer<Vec<model::api::AgentStatus>> {
@@ -440,7 +498,9 @@ async fn set_drain(
         ask(door, move |truth| truth.set_drain(&service, &backend, drained)).await??;
     if let Some(wished) = wished {
         wished.accepted().await?.settled(SAVE_TIMEOUT).await?;
-        result.generation = ask(door, |truth| truth.generation).await?;
+        let service = result.service.clone();
+        (result.generation, result.backends_up) =
+            ask(door, move |truth| (truth.generation, truth.backends_up(&service))).await?;
         return Ok(Json(result));
     }
     // Should that fail, the change is in force all the same; only its survival is in doubt, which the answer tells.
@@ -498,7 +558,7 @@ fn too_large() -> Failure {
     Failure::new(
         StatusCode::PAYLOAD_TOO_LARGE,
         format!("the body is larger than {BODY_MAX} bytes"),
-        "put it in the configuration file and POST /v1/reload",
+        "put it in the configuration file, then: guideway reload",
     )
 }
 

@@ -5,8 +5,8 @@ use crate::slots::Slots;
 use crate::truth::{Refusal, Truth};
 use model::agent::Phase;
 use model::api::{
-    BackendState, BackendStatus, ClusterStatus, DropCount, MemoryUse, PortStatus, Ready, ServiceState,
-    ServiceStatus, SourceRate, Status, Word, WorkerStatus,
+    BackendState, BackendStatus, ClusterStatus, DropCount, MemoryUse, PortStatus, Ready, RegistrationStatus,
+    ServiceState, ServiceStatus, SourceRate, Status, Word, WorkerStatus,
 };
 use model::config::{Backend, Mac, Mode, Net, Protocol, Service};
 use std::collections::HashMap;
@@ -297,6 +297,42 @@ impl Truth {
             }
         }
         all
+    }
+
+    /// `GET /v1/backends`, of one service or of all.
+    pub(crate) fn backends_of(&self, service: Option<&str>) -> Result<Vec<BackendStatus>, Refusal> {
+        let mut all = self.backends();
+        if let Some(name) = service {
+            all.retain(|of| of.service == name);
+            // A removed service has backends as long as flows of it live.
+            if all.is_empty() {
+                self.known_service(name)?;
+            }
+        }
+        Ok(all)
+    }
+
+    /// `GET /v1/registrations`, of one service or of all.
+    pub(crate) fn registrations_of(&self, service: Option<&str>) -> Result<Vec<RegistrationStatus>, Refusal> {
+        let mut all = self.registrations();
+        if let Some(name) = service {
+            all.retain(|of| of.service == name);
+            if all.is_empty() {
+                self.known_service(name)?;
+            }
+        }
+        Ok(all)
+    }
+
+    fn known_service(&self, name: &str) -> Result<(), Refusal> {
+        let is_known = self.config.services.iter().any(|service| service.name == name);
+        if is_known { Ok(()) } else { Err(Refusal::UnknownService(name.to_owned())) }
+    }
+
+    /// Backends of a service that are up and not drained.
+    pub(crate) fn backends_up(&self, service: &str) -> u64 {
+        let of_service = self.members.values().filter(|member| member.service == service);
+        of_service.filter(|member| member.state == BackendState::Up).count() as u64
     }
 
     /// What an agent, or its silence, has to do with a backend's state.

@@ -136,19 +136,19 @@ impl Refusal {
             Refusal::Config(_) => "correct the places named in `diagnostics`; nothing was changed".to_owned(),
             Refusal::Compile(_) => "nothing was changed; see docs/operations.md for limits".to_owned(),
             Refusal::Restart(keys) => format!(
-                "restart guidewayd with the new file, or leave {} as in GET /v1/config; nothing was changed",
+                "restart guidewayd with the new file, or leave {} as in the configuration in force; nothing was changed",
                 if keys.len() == 1 { "the key" } else { "these keys" }
             ),
-            Refusal::UnknownService(_) => "GET /v1/services lists them".to_owned(),
-            Refusal::UnknownBackend { .. } => "GET /v1/backends lists them".to_owned(),
-            Refusal::File { .. } => "make the file readable, or POST the text to /v1/apply".to_owned(),
+            Refusal::UnknownService(_) => "`guideway show services` lists them".to_owned(),
+            Refusal::UnknownBackend { .. } => "`guideway show backends` lists them".to_owned(),
+            Refusal::File { .. } => "make the file readable, or name another: guideway apply FILE".to_owned(),
             Refusal::Stopping => "ask again after the restart".to_owned(),
             Refusal::Store(_) => "nothing was changed and packets are forwarded as before; `guideway show cluster` says whether the \
                                   store is reached again"
                 .to_owned(),
             Refusal::Unfit(_) => "the services in force stay; ask for others".to_owned(),
             Refusal::Alone => "a machine is in a cluster when its file has [cluster] store".to_owned(),
-            Refusal::TooMuch(_) => "add ?service=NAME".to_owned(),
+            Refusal::TooMuch(_) => "ask for one service: guideway show owners SERVICE, or ?service=SERVICE".to_owned(),
             Refusal::Overtaken => "look at what is in force now, and ask again".to_owned(),
         }
     }
@@ -710,6 +710,7 @@ impl Truth {
             flows,
             saved: self.cluster.is_some(),
             unsaved_because: None,
+            backends_up: self.backends_up(service),
         };
         Ok((result, number, self.saver.written(), wished))
     }
@@ -1100,5 +1101,30 @@ pub(crate) fn word_of_agent(up: bool, reason: &str) -> CheckResult {
         reason: model::visible(reason).into_owned(),
         duration_us: 0,
         unix_ms: unix_ms(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn remedies_are_for_those_who_type_commands_too() {
+        let name = || "web".to_owned();
+        for refusal in [
+            Refusal::Restart(vec![name()]),
+            Refusal::UnknownService(name()),
+            Refusal::UnknownBackend { service: name(), backend: name() },
+            Refusal::File { path: PathBuf::from("lb1.toml"), problem: name() },
+            Refusal::Stopping,
+            Refusal::Store(name()),
+            Refusal::Unfit(name()),
+            Refusal::Alone,
+            Refusal::TooMuch(name()),
+            Refusal::Overtaken,
+        ] {
+            let help = refusal.help();
+            assert!(!help.is_empty() && !help.contains("/v1/"), "{refusal:?}: {help}");
+        }
     }
 }

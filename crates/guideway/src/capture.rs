@@ -1,25 +1,35 @@
 //! Capture files in (pcap and pcapng, either byte order, microseconds or nanoseconds) and out (classic pcap).
 //!
 //! Rule of this module: a file is either understood from the first byte to the last or refused with the offset of the
-//! defect, before anything is replayed. The `pcap-file` crate is not used for reading, because it refuses every
+//! defect, before anything is replayed. One thing alone may be missing: the rest of the record with which the file ends, as
+//! when its writer was killed or its disk was full; what comes before is the capture, and that it is cut is said.
+//! Link types other than Ethernet become Ethernet here, as far as they carry IP. The `pcap-file` crate is not used for reading, because it refuses every
 //! classic capture with a frame longer than the snapshot length and takes pcapng stamps for nanoseconds whatever the
 //! interface says (version 2.0.0); the tests compare with it where it is right.
 
+mod link;
 mod pcap;
 mod pcapng;
 mod writer;
 
 pub use writer::Writer;
 
-use std::io::Read;
-use std::path::Path;
+use link::Link;
 
 /// Largest capture file read, bytes: it is held in memory together with what is made from it.
 pub const FILE_SIZE_MAX: u64 = 1 << 30;
 /// Longest captured frame, bytes; libpcap's own limit, so a longer one means a damaged file.
 pub const FRAME_SIZE_MAX: u32 = 262_144;
-/// The only link type understood: Ethernet (LINKTYPE_ETHERNET).
+/// The link type of what is written: Ethernet (LINKTYPE_ETHERNET).
 const ETHERNET: u32 = 1;
+/// How what is compressed begins, what it is called, and what unpacks it.
+const COMPRESSED: [(&[u8], &str, &str); 5] = [
+    (&[0x1f, 0x8b], "gzip", "gunzip -c"),
+    (&[0x28, 0xb5, 0x2f, 0xfd], "zstd", "zstd -dc"),
+    (&[0xfd, b'7', b'z', b'X', b'Z', 0], "xz", "xz -dc"),
+    (b"BZh", "bzip2", "bunzip2 -c"),
+    (&[0x04, 0x22, 0x4d, 0x18], "lz4", "lz4 -dc"),
+];
 
 /// A capture in memory.
 #[derive(Debug)]
@@ -28,6 +38,15 @@ pub struct Capture {
     records: Vec<Record>,
     /// Whether the stamps are finer than a microsecond.
     nanoseconds: bool,
+    /// Where the file ends inside a record.
+    cut: Option<CaptureError>,
+}
+
+/// What is read of a file: its frames, whether stamps are finer than a microsecond, and where it is cut.
+struct Records {
+    records: Vec<Record>,
+    nanoseconds: bool,
+    cut: Option<CaptureError>,
 }
 
 /// Where a frame is, and when it was.
@@ -37,6 +56,7 @@ struct Record {
     len: usize,
     wire_len: u32,
     stamp_ns: u64,
+    link: Link,
 }
 
 /// One captured frame.
@@ -60,28 +80,28 @@ impl Captured<'_> {
 /// Why a capture cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
-    /// The operating system says no.
-    #[error("cannot read {path}: {source}")]
-    Io {
-        /// The file.
-        path: String,
-        /// What the system said.
-        source: std::io::Error,
-    },
     /// Larger than [`FILE_SIZE_MAX`].
-    #[error("{size} bytes are more than {FILE_SIZE_MAX}; split the capture (editcap -c)")]
-    TooLarge {
-        /// Size, bytes.
-        size: u64,
-    },
+    #[error("more than {FILE_SIZE_MAX} bytes; split the capture (editcap -c)")]
+    TooLarge,
     /// No known magic number.
     #[error("not a pcap or pcapng file")]
     NotACapture,
     /// A variant that exists but is not read.
     #[error("{0}; convert it with: editcap -F pcap")]
     Unsupported(String),
-    /// Not Ethernet.
-    #[error("link type {0} is not Ethernet (1)")]
+    /// Compressed.
+    #[error("compressed with {with}; unpack it: {unpack} CAPTURE | guideway replay --in - ...")]
+    Compressed {
+        /// With what.
+        with: &'static str,
+        /// The command that unpacks it.
+        unpack: &'static str,
+    },
+    /// Neither Ethernet nor what becomes Ethernet.
+    #[error(
+        "frames of link type {0}, which is not Ethernet (1), raw IP (101, 228, 229) or Linux cooked (113, 276); capture on the \
+         interface itself: tcpdump -i INTERFACE -y EN10MB"
+    )]
     LinkType(u32),
     /// Ends in the middle of something.
     #[error("truncated: the file ends inside {what} that starts at byte {offset}")]
@@ -102,30 +122,29 @@ pub enum CaptureError {
 }
 
 impl Capture {
-    /// Reads and checks a whole file.
-    ///
-    /// # Errors
-    /// See [`CaptureError`].
-    pub fn read(path: &Path) -> Result<Capture, CaptureError> {
-        let io = |source| CaptureError::Io { path: path.display().to_string(), source };
-        let file = std::fs::File::open(path).map_err(io)?;
-        let mut bytes = Vec::new();
-        // One byte more than allowed tells "too large" from "just fits", also for pipes.
-        file.take(FILE_SIZE_MAX + 1).read_to_end(&mut bytes).map_err(io)?;
-        Capture::parse(bytes)
-    }
-
     /// Checks a whole file that is in memory already.
     ///
     /// # Errors
     /// See [`CaptureError`].
-    pub fn parse(bytes: Vec<u8>) -> Result<Capture, CaptureError> {
+    pub fn parse(mut bytes: Vec<u8>) -> Result<Capture, CaptureError> {
         if bytes.len() as u64 > FILE_SIZE_MAX {
-            return Err(CaptureError::TooLarge { size: bytes.len() as u64 });
+            return Err(CaptureError::TooLarge);
         }
-        let (records, nanoseconds) =
-            if pcapng::is_pcapng(&bytes) { pcapng::records(&bytes)? } else { pcap::records(&bytes)? };
-        Ok(Capture { bytes, records, nanoseconds })
+        let begins = |magic: &[u8]| bytes.starts_with(magic);
+        if let Some(&(_, with, unpack)) = COMPRESSED.iter().find(|(magic, ..)| begins(magic)) {
+            return Err(CaptureError::Compressed { with, unpack });
+        }
+        let found = if pcapng::is_pcapng(&bytes) { pcapng::records(&bytes)? } else { pcap::records(&bytes)? };
+        let Records { mut records, nanoseconds, cut } = found;
+        for record in &mut records {
+            link::make_ethernet(&mut bytes, record)?;
+        }
+        Ok(Capture { bytes, records, nanoseconds, cut })
+    }
+
+    /// Where the file ends inside a record: what comes before that is the capture.
+    pub fn cut(&self) -> Option<&CaptureError> {
+        self.cut.as_ref()
     }
 
     /// How many frames there are.

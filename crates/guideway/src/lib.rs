@@ -19,6 +19,8 @@ mod daemon;
 #[cfg(feature = "cli")]
 mod failure;
 #[cfg(feature = "cli")]
+mod input;
+#[cfg(feature = "cli")]
 mod name;
 #[cfg(feature = "cli")]
 mod output;

@@ -1,6 +1,8 @@
 //! Standard output. `println!` panics when the reader has gone; these do not.
 
 use crate::failure::Failure;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use serde::Serialize;
 use std::io::{ErrorKind, Write};
 
@@ -28,4 +30,28 @@ pub(crate) fn bytes(bytes: &[u8]) -> Result<(), Failure> {
         ErrorKind::BrokenPipe => Failure::OutputClosed,
         _ => Failure::failed(format!("cannot write to standard output: {e}")),
     })
+}
+
+/// From now on the process ends, with success, as soon as nobody reads standard output any more, also while it has
+/// nothing to write: a write is otherwise the first to notice.
+pub(crate) fn end_with_reader() {
+    std::thread::spawn(|| {
+        let out = std::io::stdout();
+        // No event is asked for, so that only the end of the other side ends the wait. A file has no other side.
+        let mut watched = [PollFd::new(&out, PollFlags::empty())];
+        while let Ok(0) | Err(Errno::INTR) = poll(&mut watched, None) {}
+        if watched[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) {
+            std::process::exit(0);
+        }
+    });
+}
+
+/// Tells something beside the result on standard error, which may be closed: the result counts all the same.
+pub(crate) fn note(message: &str) {
+    let _ = writeln!(std::io::stderr(), "note: {message}");
+}
+
+/// Tells on standard error what is probably not as wanted.
+pub(crate) fn warning(message: &str) {
+    let _ = writeln!(std::io::stderr(), "warning: {message}");
 }

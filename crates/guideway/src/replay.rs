@@ -10,6 +10,7 @@ use crate::capture::{Capture, Captured};
 use crate::picture::Picture;
 use engine::Engine;
 use model::Config;
+use queue::Queues;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use wire::Tick;
@@ -19,8 +20,6 @@ use worker::{DropReason, Outcome, RxMeta, Verdict};
 pub const WORKERS_MAX: u8 = 64;
 /// The first frame's moment; not 0, so that "just now" and "never" differ.
 const START_US: u64 = 1_000_000;
-/// A jump of the clock beyond this sweeps the whole flow table, as the turns in between would have.
-const JUMP_US: u64 = 1_000_000;
 /// Longest frame whose offsets the engine can name; a NIC hands longer ones over in several segments.
 const FRAME_LEN_MAX: usize = u16::MAX as usize;
 
@@ -110,9 +109,11 @@ pub fn replay(config: &Config, capture: &Capture, options: Options) -> Result<Re
         return Err(ReplayError::Workers(options.workers));
     }
     let picture = Picture::new(config)?;
-    let mut engine = Engine::new(config, &picture, options.workers, capture.len())?;
+    let queues = Queues::new(capture, options.workers);
+    let mut engine = Engine::new(config, &picture, &queues)?;
     let mut clock = Clock::default();
     for (index, frame) in capture.iter().enumerate() {
+        let queue = queues.of(index);
         let index = u32::try_from(index).map_err(|_| ReplayError::TooManyFrames)?;
         let now = clock.advance(&frame);
         let meta = RxMeta {
@@ -121,7 +122,7 @@ pub fn replay(config: &Config, capture: &Capture, options: Options) -> Result<Re
             multi_segment: frame.bytes.len() > FRAME_LEN_MAX,
             ..RxMeta::default()
         };
-        engine.receive(frame.bytes, meta, now)?;
+        engine.receive(queue, frame.bytes, meta, now)?;
     }
     let end = Tick(clock.now.0 + u64::from(config.timeouts.fragment_ms) * 1000 + 1);
     engine.finish(end)?;

@@ -880,6 +880,8 @@ pub struct DrainResult {
     /// Why it is not there (yet). It is tried until it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unsaved_because: Option<String>,
+    /// Backends of the service that are up and not drained; with 0 nobody takes its new flows as it should.
+    pub backends_up: u64,
 }
 
 /// Body of every answer that is not a success.

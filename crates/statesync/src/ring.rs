@@ -45,6 +45,11 @@ pub fn mesh<T>(cores: usize, depth: usize) -> Vec<Ports<T>> {
 }
 
 impl<T> Ports<T> {
+    /// Of a core that has nobody to send to: nothing can be sent, and nothing comes.
+    pub fn alone(core: CoreId) -> Ports<T> {
+        Ports { core, peers: Vec::new(), first: 0 }
+    }
+
     /// The core these ports belong to.
     pub fn core(&self) -> CoreId {
         self.core
@@ -100,6 +105,13 @@ impl<T> Ports<T> {
             }
         }
         budget - left
+    }
+
+    /// Cores that have not taken yet all that was sent to them from here.
+    pub fn unread(&self) -> impl Iterator<Item = CoreId> {
+        let unread = |peer: &Peer<T>| peer.to.waiting() > 0;
+        let peers = (0..=u8::MAX).map(CoreId).zip(&self.peers);
+        peers.filter(move |(_, peer)| peer.as_ref().is_some_and(unread)).map(|(core, _)| core)
     }
 
     /// Items on their way to this core.

@@ -14,12 +14,6 @@ impl<Io: PacketIo> Worker<Io> {
         counters.totals.flows.set(self.flows.len() as u64);
         counters.totals.flows_untrusted.set(self.flows.untrusted() as u64);
     }
-
-    /// Sweeps the whole table at once; for a caller whose clock jumps (replay).
-    pub fn age_all(&mut self, now: Tick) {
-        let counters = &self.counters;
-        self.flows.sweep_all(now, |backend, state| expired(counters, backend, state));
-    }
 }
 
 fn expired(counters: &crate::Counters, backend: wire::BackendId, state: State) {

@@ -214,6 +214,11 @@ impl<F> Store<F> {
         None
     }
 
+    /// When fragments must be looked for that have waited too long; may be earlier than any has. `None`: none waits.
+    pub(crate) fn next_due(&self) -> Option<Tick> {
+        (self.next_deadline != Tick(u64::MAX)).then_some(self.next_deadline)
+    }
+
     /// Takes everything, at shut-down.
     pub(crate) fn drain(&mut self, mut each: impl FnMut(F)) {
         for at in 0..self.datagrams.len() {

@@ -66,13 +66,6 @@ pub trait Frame: Send {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NoRoom;
 
-/// What a device can do, as data.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Offloads {
-    /// The device checks IPv4 header checksums on receive.
-    pub rx_ipv4_checksum: bool,
-}
-
 /// Moves bursts of frames. One instance belongs to one worker: its queues on every port.
 pub trait PacketIo {
     /// The frame type.
@@ -85,10 +78,6 @@ pub trait PacketIo {
     fn alloc(&mut self, n: usize, burst: &mut Burst<Self::Frame>);
     /// Frees all frames of `burst`.
     fn recycle(&mut self, burst: &mut Burst<Self::Frame>);
-    /// What the device can do.
-    fn offloads(&self) -> Offloads {
-        Offloads::default()
-    }
     /// Whether [`observe`](PacketIo::observe) does anything.
     const OBSERVES: bool = false;
     /// Told once per received frame how it ended, if [`OBSERVES`](PacketIo::OBSERVES); for replay and tests.

@@ -40,6 +40,6 @@ pub mod view;
 
 pub use counters::Counters;
 pub use drop_reason::DropReason;
-pub use io::{BURST, BURSTS_MAX, Burst, Frame, NoRoom, Offloads, Outcome, PacketIo, RxMeta, Verdict};
+pub use io::{BURST, BURSTS_MAX, Burst, Frame, NoRoom, Outcome, PacketIo, RxMeta, Verdict};
 pub use turn::{Relay, Setup, Turn, Worker};
 pub use view::View;

@@ -244,17 +244,24 @@ impl<Io: PacketIo> Worker<Io> {
 
     /// The next moment at which [`turn`](Worker::turn) has something to do although nothing arrives; for those who sleep.
     pub fn next_due(&self) -> Option<Tick> {
-        let station = self.station.as_ref()?;
+        let fragments = self.fragments.next_due();
+        let Some(station) = self.station.as_ref() else { return fragments };
         if station.task.is_busy() || station.refreshing.is_busy() {
             return Some(Tick(0));
         }
         let beat = (station.core == CoreId(0)).then(|| station.suspicion.next_beat());
-        station.unacknowledged.next_due().into_iter().chain(beat).chain(station.company_until).min()
+        let notes = station.unacknowledged.next_due();
+        fragments.into_iter().chain(notes).chain(beat).chain(station.company_until).min()
     }
 
     /// Frames and notes that other workers have put into the rings to this one.
     pub fn waiting(&self) -> usize {
         self.rings.waiting()
+    }
+
+    /// Workers that have not taken yet all that this one has put into the rings to them.
+    pub fn unread(&self) -> impl Iterator<Item = CoreId> {
+        self.rings.unread()
     }
 
     /// The lasting notes that wait, with their receivers. For tests and for those who watch.

@@ -35,6 +35,8 @@ use worker::view::{BackendState, ServiceView};
 pub(crate) const ASKED_MAX: usize = 256;
 /// Frames relayed to other machines, and records of flows that nobody saw begin, of a machine: a second, and at once.
 pub(crate) const RELAYS: (u64, u64) = (20_000, 5_000);
+/// How soon after a loss of the store was told the next one is, or another reason for it: the connection tries again every second.
+const TOLD_AGAIN: Duration = Duration::from_secs(10);
 /// Backends that departed stay until the plan lets them go.
 const WHILE_PLANNED: Duration = Duration::from_secs(u32::MAX as u64);
 
@@ -56,8 +58,12 @@ pub(crate) struct Part {
     adopted: Option<Adopted>,
     /// Since when the store is reached, or not; Unix time, milliseconds.
     pub(crate) since_unix_ms: u64,
-    /// Why the store is not reached.
+    /// Why the store is not reached, with its endpoints.
     pub(crate) lost: Option<String>,
+    /// What was told of the loss, if it was told.
+    told_lost: Option<String>,
+    /// When a loss was last told.
+    lost_told_at: Option<Instant>,
     leads: bool,
     was_ready: bool,
     /// What of the store did not fit this machine, as it was told.
@@ -94,6 +100,8 @@ impl Part {
             adopted: None,
             since_unix_ms: unix_ms(),
             lost: Some("not reached yet".to_owned()),
+            told_lost: None,
+            lost_told_at: None,
             leads: false,
             was_ready: false,
             misfit: None,
@@ -103,6 +111,15 @@ impl Part {
             fatal: None,
         };
         Some((part, requests))
+    }
+
+    fn message_of_loss(&self, lost: &str) -> String {
+        let what_of_it = if self.seat.is_member() {
+            "packets are forwarded as before, changes are refused"
+        } else {
+            "this machine cannot join its cluster before, and drops packets of services"
+        };
+        format!("the cluster's store is not reached ({lost}); {what_of_it}")
     }
 
     /// The plan in force.
@@ -256,7 +273,9 @@ impl Truth {
                 part.is_founding = false;
                 self.heard_changed = true;
                 part.since_unix_ms = unix_ms();
-                if part.lost.take().is_some() {
+                let is_first = part.lost_told_at.is_none();
+                part.lost = None;
+                if part.told_lost.take().is_some() || is_first {
                     self.events.push(EventKind::StoreReached, None, None, "the cluster's store is reached");
                 }
             }
@@ -265,12 +284,16 @@ impl Truth {
                 part.seat.disconnected();
                 if part.lost.is_none() {
                     part.since_unix_ms = unix_ms();
-                    let message = format!(
-                        "the cluster's store is not reached ({reason}); packets are forwarded as before, changes are refused"
-                    );
-                    self.events.push(EventKind::StoreLost, None, None, message);
                 }
-                part.lost = Some(reason);
+                let lost = format!("{}: {reason}", part.config.endpoints.join(", "));
+                let is_news = part.told_lost.as_ref() != Some(&lost);
+                if is_news && part.lost_told_at.is_none_or(|at| at.elapsed() >= TOLD_AGAIN) {
+                    let message = part.message_of_loss(&lost);
+                    self.events.push(EventKind::StoreLost, None, None, message);
+                    part.told_lost = Some(lost.clone());
+                    part.lost_told_at = Some(Instant::now());
+                }
+                part.lost = Some(lost);
             }
             Event::PlanWritten(revision) => part.seat.plan_written(revision),
             Event::NotPut(key) => part.seat.not_put(key),

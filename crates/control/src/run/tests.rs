@@ -454,6 +454,11 @@ fn bad_requests_are_answered_in_kind() {
             (machine.get("/v1/flows?colour=red").await, 400),
             (machine.get("/v1/flows?client=10.0.0.300").await, 400),
             (machine.get("/v1/flows?service=nothing").await, 404),
+            (machine.get("/v1/backends?service=nothing").await, 404),
+            (machine.get("/v1/registrations?service=nothing").await, 404),
+            (machine.get("/v1/backends?colour=red").await, 400),
+            (machine.get("/v1/services?service=web").await, 400),
+            (machine.post("/v1/services/web/backends/b1/drain?wait=true", "").await, 400),
             (machine.get("/v1/events?wait_ms=99999999").await, 400),
             (machine.post("/v1/apply?wait=perhaps", "").await, 400),
             (machine.post("/v1/apply?timeout_ms=99999999", "").await, 400),
@@ -478,7 +483,12 @@ fn bad_requests_are_answered_in_kind() {
             let body: api::ErrorBody = serde_json::from_str(&answer.body).unwrap();
             assert!(!body.error.is_empty() && !body.help.is_empty(), "case {at}: {}", answer.body);
         }
-        assert!(cases[2].0.head.to_lowercase().contains("allow: post"), "{}", cases[2].0.head);
+        for (answer, methods) in [(&cases[2].0, "POST"), (&cases[3].0, "GET,HEAD")] {
+            assert!(answer.head.contains(&format!("llow: {methods}")), "{}", answer.head);
+            assert_eq!(answer.json()["help"], format!("allowed: {methods}"));
+        }
+        assert_eq!(machine.get("/v1/backends?service=web").await.json().as_array().unwrap().len(), 2);
+        assert_eq!(machine.get("/metrics?collect=all").await.status, 200);
         let status = machine.get("/v1/status").await.json();
         assert_eq!(status["applied_unix_ms"], before["applied_unix_ms"], "nothing was applied");
         assert_eq!(status["config_is_file"], true);
@@ -504,6 +514,7 @@ fn drains_removals_and_restarts() {
         let drained = machine.post("/v1/services/web/backends/b2/drain", "").await;
         let drained: api::DrainResult = serde_json::from_str(&drained.body).unwrap();
         assert!(drained.drained && drained.changed);
+        assert_eq!(drained.backends_up, 1);
         let b2 = machine.until_state("b2", "drain").await;
         assert_eq!(b2["word"], "drain");
         let again = machine.post("/v1/services/web/backends/b2/drain", "").await.json();
@@ -742,8 +753,43 @@ fn tcp_needs_the_token_and_speaks_tls() {
         for (path, status) in [("/metrics", 200), ("/v1/status", 404)] {
             let stream = tokio::net::TcpStream::connect("127.0.0.1:9100").await.unwrap();
             let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
-            assert_eq!(exchange(stream, &request, b"").await.status, status, "{path}");
+            let answer = exchange(stream, &request, b"").await;
+            assert_eq!(answer.status, status, "{path}");
+            assert!(
+                !answer.body.contains("openapi"),
+                "what is not served here is no remedy: {}",
+                answer.body
+            );
         }
+        machine.stop().await;
+    });
+}
+
+#[cfg(feature = "etcd")]
+#[test]
+fn a_store_that_is_not_reached_is_told_once_with_its_endpoint_and_the_reason() {
+    test("a_store_that_is_not_reached_is_told_once_with_its_endpoint_and_the_reason", async |place| {
+        let cluster = "[cluster]\nstore = \"etcd\"\nendpoints = [\"http://127.0.0.1:1\"]\n[workers]";
+        let machine = Machine::start(place, &config(place, 8080).replace("[workers]", cluster));
+        let told = |events: &api::Events| -> Vec<String> {
+            let lost = events.events.iter().filter(|event| event.kind == api::EventKind::StoreLost);
+            lost.map(|event| event.message.clone()).collect()
+        };
+        let begun = std::time::Instant::now();
+        while told(&machine.events(0).await).is_empty() {
+            assert!(begun.elapsed() < Duration::from_secs(20), "nothing is told");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let status = machine.get("/v1/cluster").await.json();
+        assert_eq!(status["store_reached"], false);
+        let problem = status["store_problem"].as_str().unwrap().to_owned();
+        assert!(problem.starts_with("http://127.0.0.1:1: ") && problem.contains("refused"), "{problem}");
+        assert!(machine.get("/v1/ready").await.body.contains("http://127.0.0.1:1"));
+        // It is tried again meanwhile, several times.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let events = told(&machine.events(0).await);
+        assert_eq!(events.len(), 1, "{events:?}");
+        assert!(events[0].contains(&problem) && events[0].contains("cannot join"), "{events:?}");
         machine.stop().await;
     });
 }

@@ -1,6 +1,7 @@
 //! Classic pcap: a 24-byte file header, then records of a 16-byte header and the frame.
 
-use super::{CaptureError, ETHERNET, FRAME_SIZE_MAX, Order, Record};
+use super::link::Link;
+use super::{CaptureError, FRAME_SIZE_MAX, Order, Record, Records};
 
 const MAGIC_MICROSECONDS: u32 = 0xa1b2_c3d4;
 const MAGIC_NANOSECONDS: u32 = 0xa1b2_3c4d;
@@ -9,8 +10,7 @@ const MAGIC_MODIFIED: [u32; 2] = [0xa1b2_cd34, 0xa1b2_34cd];
 const FILE_HEADER: usize = 24;
 const RECORD_HEADER: usize = 16;
 
-/// The records, and whether stamps are in nanoseconds.
-pub(super) fn records(bytes: &[u8]) -> Result<(Vec<Record>, bool), CaptureError> {
+pub(super) fn records(bytes: &[u8]) -> Result<Records, CaptureError> {
     let (order, nanoseconds) = magic(bytes)?;
     let truncated = CaptureError::Truncated { what: "the file header", offset: 0 };
     let (Some(major), Some(link)) = (order.u16(bytes, 4), order.u32(bytes, 20)) else {
@@ -20,17 +20,23 @@ pub(super) fn records(bytes: &[u8]) -> Result<(Vec<Record>, bool), CaptureError>
         return Err(CaptureError::Unsupported(format!("pcap version {major} is not 2")));
     }
     // The upper bits tell the length of a frame check sequence, which the engine treats as padding.
-    if link & 0xffff != ETHERNET {
-        return Err(CaptureError::LinkType(link & 0xffff));
-    }
-    let mut records = Vec::new();
+    let link = Link::of(link & 0xffff)?;
+    let mut read = Records { records: Vec::new(), nanoseconds, cut: None };
     let mut at = FILE_HEADER;
     while at < bytes.len() {
-        let record = record(bytes, at, order, nanoseconds)?;
-        at = record.start + record.len;
-        records.push(record);
+        match record(bytes, at, order, nanoseconds, link) {
+            Ok(record) => {
+                at = record.start + record.len;
+                read.records.push(record);
+            }
+            Err(cut @ CaptureError::Truncated { .. }) => {
+                read.cut = Some(cut);
+                break;
+            }
+            Err(error) => return Err(error),
+        }
     }
-    Ok((records, nanoseconds))
+    Ok(read)
 }
 
 fn magic(bytes: &[u8]) -> Result<(Order, bool), CaptureError> {
@@ -48,7 +54,13 @@ fn magic(bytes: &[u8]) -> Result<(Order, bool), CaptureError> {
     Err(CaptureError::NotACapture)
 }
 
-fn record(bytes: &[u8], at: usize, order: Order, nanoseconds: bool) -> Result<Record, CaptureError> {
+fn record(
+    bytes: &[u8],
+    at: usize,
+    order: Order,
+    nanoseconds: bool,
+    link: Link,
+) -> Result<Record, CaptureError> {
     let field = |offset| order.u32(bytes, at + offset);
     let (Some(seconds), Some(fraction), Some(len), Some(wire_len)) =
         (field(0), field(4), field(8), field(12))
@@ -64,5 +76,5 @@ fn record(bytes: &[u8], at: usize, order: Order, nanoseconds: bool) -> Result<Re
     }
     let unit_ns = if nanoseconds { 1 } else { 1000 };
     let stamp_ns = u64::from(seconds) * 1_000_000_000 + u64::from(fraction) * unit_ns;
-    Ok(Record { start, len: len as usize, wire_len, stamp_ns })
+    Ok(Record { start, len: len as usize, wire_len, stamp_ns, link })
 }

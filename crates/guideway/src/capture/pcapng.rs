@@ -1,6 +1,9 @@
 //! pcapng (draft-ietf-opsawg-pcapng): blocks; only section headers, interfaces and packets matter here.
 
-use super::{CaptureError, ETHERNET, FRAME_SIZE_MAX, Order, Record};
+use super::link::Link;
+use super::{CaptureError, FRAME_SIZE_MAX, Order, Record, Records};
+
+use std::ops::Range;
 
 const SECTION_HEADER: u32 = 0x0a0d_0d0a;
 const INTERFACE: u32 = 1;
@@ -23,21 +26,30 @@ struct Interface {
     offset_s: i64,
     /// 0 = no limit.
     snap_len: u32,
+    /// Of what its frames are; one that is not read matters only if it has frames.
+    link_type: u32,
 }
 
 pub(super) fn is_pcapng(bytes: &[u8]) -> bool {
     Order { big: true }.u32(bytes, 0) == Some(SECTION_HEADER)
 }
 
-/// The records, and whether any interface has stamps finer than a microsecond.
-pub(super) fn records(bytes: &[u8]) -> Result<(Vec<Record>, bool), CaptureError> {
+pub(super) fn records(bytes: &[u8]) -> Result<Records, CaptureError> {
     let mut reader =
         Reader { order: Order { big: false }, interfaces: Vec::new(), records: Vec::new(), fine: false };
-    let mut at = 0;
+    let (mut at, mut cut) = (0, None);
     while at < bytes.len() {
-        at = reader.block(bytes, at)?;
+        match reader.block(bytes, at) {
+            Ok(next) => at = next,
+            // The first block says that it is a capture at all.
+            Err(truncated @ CaptureError::Truncated { .. }) if at > 0 => {
+                cut = Some(truncated);
+                break;
+            }
+            Err(error) => return Err(error),
+        }
     }
-    Ok((reader.records, reader.fine))
+    Ok(Records { records: reader.records, nanoseconds: reader.fine, cut })
 }
 
 struct Reader {
@@ -99,15 +111,12 @@ impl Reader {
         if end - start < 8 {
             return Err(short());
         }
-        let link = self.order.u16(bytes, start).ok_or_else(short)?;
-        if u32::from(link) != ETHERNET {
-            return Err(CaptureError::LinkType(u32::from(link)));
-        }
+        let link_type = u32::from(self.order.u16(bytes, start).ok_or_else(short)?);
         if self.interfaces.len() >= INTERFACES_MAX {
             return Err(damaged(start, format!("more than {INTERFACES_MAX} interfaces")));
         }
         let snap_len = self.order.u32(bytes, start + 4).ok_or_else(short)?;
-        let mut interface = Interface { units: 1_000_000, offset_s: 0, snap_len };
+        let mut interface = Interface { units: 1_000_000, offset_s: 0, snap_len, link_type };
         let mut at = start + 8;
         while at + 4 <= end {
             let code = self.order.u16(bytes, at).ok_or_else(short)?;
@@ -135,7 +144,6 @@ impl Reader {
             }
             at += 4 + len.next_multiple_of(4);
         }
-        self.fine |= interface.units > 1_000_000;
         self.interfaces.push(interface);
         Ok(())
     }
@@ -156,7 +164,7 @@ impl Reader {
         let ticks = u64::from(word(4)?) << 32 | u64::from(word(8)?);
         let (len, wire_len) = (word(12)?, word(16)?);
         let stamp_ns = interface.stamp_ns(ticks);
-        self.push(start + 20, end, len, wire_len, stamp_ns)
+        self.push(start + 20..end, (len, wire_len), stamp_ns, interface)
     }
 
     fn simple_packet(&mut self, bytes: &[u8], start: usize, end: usize) -> Result<(), CaptureError> {
@@ -168,7 +176,7 @@ impl Reader {
         let len = if interface.snap_len == 0 { wire_len } else { wire_len.min(interface.snap_len) };
         // It has no stamp: it came with the frame before it.
         let stamp_ns = self.records.last().map_or(0, |r| r.stamp_ns);
-        self.push(start + 4, end, len, wire_len, stamp_ns)
+        self.push(start + 4..end, (len, wire_len), stamp_ns, interface)
     }
 
     fn interface_at(&self, number: u32, offset: usize) -> Result<Interface, CaptureError> {
@@ -180,16 +188,18 @@ impl Reader {
 
     fn push(
         &mut self,
-        start: usize,
-        end: usize,
-        len: u32,
-        wire_len: u32,
+        place: Range<usize>,
+        (len, wire_len): (u32, u32),
         stamp_ns: u64,
+        interface: Interface,
     ) -> Result<(), CaptureError> {
-        if len > FRAME_SIZE_MAX || len as usize > end - start {
+        let start = place.start;
+        if len > FRAME_SIZE_MAX || len as usize > place.len() {
             return Err(damaged(start, format!("a frame of {len} bytes that leaves its block")));
         }
-        self.records.push(Record { start, len: len as usize, wire_len, stamp_ns });
+        let link = Link::of(interface.link_type)?;
+        self.fine |= interface.units > 1_000_000;
+        self.records.push(Record { start, len: len as usize, wire_len, stamp_ns, link });
         Ok(())
     }
 }

@@ -101,33 +101,110 @@ fn a_frame_longer_than_the_snapshot_length_is_read_and_marked() {
 }
 
 #[test]
-fn every_cut_is_told_from_a_shorter_file() {
-    for file in [
-        classic(Endianness::Little, TsResolution::MicroSecond, &[&[1; 60], &[2; 61]]),
-        pcapng(false, None, &[(1, &[1; 60], 60), (2, &[2; 61], 61)]),
+fn a_file_that_is_cut_is_read_up_to_the_cut_and_says_so() {
+    for (file, header) in [
+        (classic(Endianness::Little, TsResolution::MicroSecond, &[&[1; 60], &[2; 61]]), 24),
+        (pcapng(false, None, &[(1, &[1; 60], 60), (2, &[2; 61], 61)]), 28),
     ] {
-        let whole = Capture::parse(file.clone()).unwrap().len();
+        let whole = Capture::parse(file.clone()).unwrap();
+        assert!(whole.cut().is_none());
         let mut whole_prefixes = 0;
         for cut in 0..file.len() {
             match Capture::parse(file[..cut].to_vec()) {
                 Ok(c) => {
-                    whole_prefixes += 1;
-                    assert!(c.len() < whole);
+                    assert!(cut >= header && c.len() < whole.len(), "cut at {cut}");
+                    assert!(c.iter().eq(whole.iter().take(c.len())), "what comes before the cut is the same");
+                    match c.cut() {
+                        None => whole_prefixes += 1,
+                        Some(CaptureError::Truncated { offset, .. }) => {
+                            assert!(*offset <= cut, "cut at {cut}");
+                        }
+                        Some(other) => panic!("cut at {cut}: {other}"),
+                    }
                 }
-                Err(e) => assert!(
-                    matches!(e, CaptureError::Truncated { .. } | CaptureError::NotACapture),
-                    "cut at {cut}: {e}"
-                ),
+                Err(e) => {
+                    assert!(cut < header, "cut at {cut}: {e}");
+                    assert!(matches!(e, CaptureError::Truncated { .. } | CaptureError::NotACapture), "{e}");
+                }
             }
         }
         assert!(whole_prefixes >= 2, "block ends are whole files");
     }
 }
 
+/// IPv4 and IPv6 packets, as far as a header is made for them.
+const PACKETS: [(&[u8], [u8; 2]); 2] = [(&[0x45; 20], [0x08, 0x00]), (&[0x60; 40], [0x86, 0xdd])];
+
+/// The frame that stands for a packet captured without an address.
+fn ethernet(to: [u8; 6], ether_type: [u8; 2], packet: &[u8]) -> Vec<u8> {
+    [&to[..], &[2, 0, 0, 0, 0, 1], &ether_type, packet].concat()
+}
+
+#[test]
+fn raw_ip_and_cooked_captures_become_ethernet() {
+    let ours = [2, 0, 0, 0, 0, 2];
+    let cooked = |way: u8, of: [u8; 2], packet: &[u8]| {
+        [&[0, way, 0, 1, 0, 6, 9, 9, 9, 9, 9, 9, 0, 0][..], &of, packet].concat()
+    };
+    let cooked2 = |way: u8, of: [u8; 2], packet: &[u8]| {
+        [&of[..], &[0, 0, 0, 0, 0, 3, 0, 1, way, 6, 9, 9, 9, 9, 9, 9, 0, 0], packet].concat()
+    };
+    for (packet, of) in PACKETS {
+        for (link, captured, to) in [
+            (101_u32, packet.to_vec(), ours),
+            (228, packet.to_vec(), ours),
+            (113, cooked(0, of, packet), ours),
+            (113, cooked(1, of, packet), [0xff; 6]),
+            (276, cooked2(0, of, packet), ours),
+            (276, cooked2(2, of, packet), [0xff; 6]),
+        ] {
+            let mut file = classic(Endianness::Little, TsResolution::MicroSecond, &[&captured, &captured]);
+            file[20..24].copy_from_slice(&link.to_le_bytes());
+            let mut next = pcapng(false, None, &[(1, &captured[..], captured.len() as u32); 2]);
+            next[36..38].copy_from_slice(&(link as u16).to_le_bytes());
+            for file in [file, next] {
+                let capture = Capture::parse(file).unwrap();
+                assert_eq!(capture.len(), 2);
+                for frame in capture.iter() {
+                    assert_eq!(frame.bytes, ethernet(to, of, packet), "link type {link}");
+                    assert!(!frame.is_truncated());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_cooked_frame_without_its_header_is_damaged_or_cut() {
+    let mut file = classic(Endianness::Little, TsResolution::MicroSecond, &[&[0; 10]]);
+    file[20..24].copy_from_slice(&113_u32.to_le_bytes());
+    assert!(matches!(Capture::parse(file.clone()), Err(CaptureError::Damaged { offset: 40, .. })));
+    file[36..40].copy_from_slice(&1514_u32.to_le_bytes());
+    assert!(Capture::parse(file).unwrap().get(0).unwrap().is_truncated());
+}
+
+#[test]
+fn a_foreign_interface_matters_only_if_it_has_frames() {
+    let foreign = {
+        let mut other = pcapng(false, None, &[]);
+        other[36..38].copy_from_slice(&105_u16.to_le_bytes());
+        other[28..48].to_vec()
+    };
+    let file = pcapng(false, None, &[(1, &[7; 60], 60)]);
+    let unused = [&file[..48], &foreign, &file[48..]].concat();
+    let capture = Capture::parse(unused.clone()).unwrap();
+    assert_eq!(capture.get(0).unwrap().bytes, [7; 60]);
+    // The frame is now the foreign interface's.
+    let mut used = unused;
+    let packet = 48 + 20 + 16;
+    used[packet + 8..packet + 12].copy_from_slice(&1_u32.to_le_bytes());
+    assert!(matches!(Capture::parse(used), Err(CaptureError::LinkType(105))));
+}
+
 #[test]
 fn what_is_refused_says_why() {
     let mut other_link = classic(Endianness::Little, TsResolution::MicroSecond, &[]);
-    other_link[20] = 113;
+    other_link[20] = 105;
     let mut huge = classic(Endianness::Little, TsResolution::MicroSecond, &[&[0; 4]]);
     huge[32..36].copy_from_slice(&0x7fff_ffff_u32.to_le_bytes());
     let mut lengths = pcapng(false, None, &[]);
@@ -137,7 +214,9 @@ fn what_is_refused_says_why() {
         (b"".to_vec(), "not a pcap"),
         (b"GIF89a, certainly no capture".to_vec(), "not a pcap"),
         (0xa1b2_cd34_u32.to_le_bytes().to_vec(), "modified"),
-        (other_link, "link type 113"),
+        (other_link, "tcpdump -i INTERFACE"),
+        (vec![0x28, 0xb5, 0x2f, 0xfd, 1, 2], "zstd -dc CAPTURE | guideway replay --in -"),
+        (vec![0x1f, 0x8b, 8], "gunzip -c CAPTURE"),
         (huge, "damaged: a frame of 2147483647 bytes"),
         (lengths, "two lengths differ"),
         (pcapng(false, Some(0x7f), &[]), "resolution of 127"),

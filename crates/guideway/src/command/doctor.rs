@@ -148,46 +148,58 @@ fn config(path: &std::path::Path, checks: &mut Vec<Finding>) -> Option<Config> {
 }
 
 fn daemon_checks(arguments: &Arguments, config: Option<&Config>) -> Vec<Finding> {
-    const CHECK: &str = "daemon";
-    let start = "start it: systemctl start guideway; its log: journalctl -u guideway";
     let named = arguments.socket.clone().or_else(|| config.map(|c| c.api.socket.clone()));
     let connection = Connection { socket: named, config: None };
-    let daemon = daemon::socket(&connection).and_then(Daemon::at);
-    let asked = daemon.and_then(|d| {
-        let answer = d.ask(Method::GET, "/v1/ready", Vec::new(), Duration::ZERO)?;
-        let ready: model::api::Ready = answer.json()?;
-        let status: Option<Status> = d.get("/v1/status").ok();
-        Ok((answer.status, ready, d.socket().to_owned(), status))
-    });
-    let mut found = Vec::new();
-    if let Ok((_, _, _, Some(status))) = &asked {
-        found.push(management(status));
+    match daemon::socket(&connection).and_then(Daemon::at) {
+        Ok(daemon) => {
+            let ready = ready_check(&daemon);
+            // Nothing more is asked of one that does not answer.
+            let store = ready.as_ref().is_ok().then(|| store_check(&daemon)).flatten();
+            let management = ready.as_ref().is_ok().then(|| daemon.get("/v1/status").ok()).flatten();
+            let ready = ready.unwrap_or_else(|e| not_reached(&e));
+            [Some(ready), store, management.as_ref().map(management_check)].into_iter().flatten().collect()
+        }
+        Err(e) => vec![not_reached(&e)],
     }
-    found.insert(
-        0,
-        match asked {
-            Ok((StatusCode::OK, _, socket, _)) => {
-                Finding::pass(CHECK, format!("ready at {}", socket.display()))
-            }
-            Ok((_, ready, _, _)) => {
-                let see = "see: guideway show services, guideway events";
-                Finding::warn(CHECK, format!("runs, but is not ready: {}", ready.reason), see)
-            }
-            // A daemon that is not there is normal before the first start; one that answers nonsense is not.
-            Err(e @ Failure::Usage { .. }) => {
-                Finding::warn(CHECK, e.to_string(), "choose one with --socket or --config")
-            }
-            Err(e) if e.to_string().contains("not understood") => {
-                Finding::fail(CHECK, e.to_string(), "install guideway and guidewayd of the same version")
-            }
-            Err(e) => Finding::warn(CHECK, e.to_string(), start),
-        },
-    );
-    found
+}
+
+const DAEMON: &str = "daemon";
+
+fn ready_check(daemon: &Daemon) -> Result<Finding, Failure> {
+    let answer = daemon.ask(Method::GET, "/v1/ready", Vec::new(), Duration::ZERO)?;
+    let status = answer.status;
+    let ready: model::api::Ready = answer.json()?;
+    Ok(match status {
+        StatusCode::OK => Finding::pass(DAEMON, format!("ready at {}", daemon.socket().display())),
+        _ => {
+            let see = "see: guideway show services, guideway events";
+            Finding::warn(DAEMON, format!("runs, but is not ready: {}", ready.reason), see)
+        }
+    })
+}
+
+/// Whether a machine in a cluster reaches the store; `None` for one that is alone.
+fn store_check(daemon: &Daemon) -> Option<Finding> {
+    const CHECK: &str = "cluster store";
+    let answer = daemon.ask(Method::GET, "/v1/cluster", Vec::new(), Duration::ZERO).ok()?;
+    if answer.status == StatusCode::CONFLICT {
+        return None;
+    }
+    let cluster: Result<model::api::ClusterStatus, Failure> =
+        answer.accepted().and_then(|answer| answer.json());
+    Some(match cluster {
+        Ok(cluster) if cluster.store_reached => Finding::pass(CHECK, "reached"),
+        Ok(cluster) => Finding::warn(
+            CHECK,
+            format!("not reached: {}", cluster.store_problem.unwrap_or_default()),
+            "see that etcd runs there and that nothing is in the way: etcdctl --endpoints=... endpoint health",
+        ),
+        Err(e) => Finding::warn(CHECK, e.to_string(), "see: guideway show cluster"),
+    })
 }
 
 /// Whether the daemon's management thread is held up by something, and whether what it says is lost.
-fn management(status: &Status) -> Finding {
+fn management_check(status: &Status) -> Finding {
     const CHECK: &str = "management";
     let lost = [
         (status.log_lines_lost, "lines of the log"),
@@ -211,6 +223,20 @@ fn management(status: &Status) -> Finding {
             Finding::pass(CHECK, format!("longest turn {:.1} ms ({})", of.longest_us as f64 / 1000.0, of.job))
         }
         None => Finding::pass(CHECK, "the daemon does not tell how long its turns are"),
+    }
+}
+
+/// A daemon that is not there is normal before the first start; one that answers nonsense is not.
+fn not_reached(e: &Failure) -> Finding {
+    match e {
+        Failure::Usage { .. } => Finding::warn(DAEMON, e.to_string(), "choose one with --socket or --config"),
+        e if e.to_string().contains("not understood") => {
+            Finding::fail(DAEMON, e.to_string(), "install guideway and guidewayd of the same version")
+        }
+        e => {
+            let start = "start it: systemctl start guideway; its log: journalctl -u guideway";
+            Finding::warn(DAEMON, e.to_string(), start)
+        }
     }
 }
 

@@ -29,6 +29,10 @@ pub(crate) fn run(arguments: &Arguments, verb: &str) -> Outcome {
     let daemon = Daemon::new(&arguments.connection)?;
     let target = format!("/v1/services/{}/backends/{}/{verb}", escaped(service), escaped(backend));
     let result: DrainResult = daemon.post(&target, Vec::new(), Duration::ZERO)?;
+    if result.drained && result.backends_up == 0 {
+        // Drained it is; that nobody else is there may be what was wanted, or a slip.
+        output::warning(&nobody_left(&result.service));
+    }
     if arguments.json {
         output::json(&result)?;
         return Ok(Done::Well);
@@ -47,4 +51,10 @@ pub(crate) fn run(arguments: &Arguments, verb: &str) -> Outcome {
         (false, false) => format!("{name} was not drained"),
     })?;
     Ok(Done::Well)
+}
+
+fn nobody_left(service: &str) -> String {
+    format!(
+        "{service} has no other backend that is up and not drained: nobody takes its new flows; take it back with: guideway undrain"
+    )
 }

@@ -48,15 +48,16 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         }
         return Ok(Done::Well);
     }
+    output::end_with_reader();
     loop {
         let answer: Events = daemon.get_within(&target(after, WAIT_MS), Duration::from_millis(WAIT_MS))?;
         if answer.last_id < after {
-            eprintln_quietly("the daemon was restarted");
+            output::note("the daemon was restarted");
             after = 0;
             continue;
         }
         if answer.missed && after > 0 {
-            eprintln_quietly("some events were forgotten before they were read");
+            output::note("some events were forgotten before they were read");
         }
         for e in &answer.events {
             after = after.max(e.id);
@@ -80,12 +81,6 @@ fn text(e: &Event) -> String {
     };
     let words = format!("{subject}{}", e.message);
     format!("{}  {:>5}  {kind:<16}  {}", moment(e.unix_ms), e.id, model::visible(&words))
-}
-
-fn eprintln_quietly(message: &str) {
-    use std::io::Write;
-    // Standard error may be closed; the events still go out.
-    let _ = writeln!(std::io::stderr(), "note: {message}");
 }
 
 #[cfg(test)]

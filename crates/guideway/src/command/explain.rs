@@ -6,7 +6,7 @@ mod steps;
 use crate::arguments::EXIT_CODES;
 use crate::capture::Capture;
 use crate::failure::Failure;
-use crate::{Done, Outcome, configuration, output};
+use crate::{Done, Outcome, configuration, input, output};
 use clap::{Args, ValueEnum};
 use packet::Described;
 use std::net::IpAddr;
@@ -46,7 +46,7 @@ pub(crate) struct Arguments {
     /// IPv4 without the don't-fragment bit
     #[arg(long)]
     may_fragment: bool,
-    /// Take the packet from this capture instead
+    /// Take the packet from this capture instead; - is standard input
     #[arg(long, value_name = "FILE",
         conflicts_with_all = ["src", "dst", "sport", "dport", "protocol", "flags", "length", "may_fragment"])]
     pcap: Option<PathBuf>,
@@ -82,11 +82,7 @@ pub(crate) fn run(arguments: Arguments) -> Outcome {
     configuration::warn_loaded(&loaded);
     let json = arguments.json;
     let capture = match &arguments.pcap {
-        Some(path) => {
-            let capture = Capture::read(path)
-                .map_err(|e| Failure::failed(format!("bad input {}: {e}", path.display())))?;
-            one_of(&capture, arguments.index)?
-        }
+        Some(path) => one_of(&input::capture(path)?, arguments.index)?,
         None => {
             let frame = Described::try_from(arguments)?.frame()?;
             packet::capture_of(&frame, frame.len())?

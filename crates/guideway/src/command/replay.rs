@@ -1,13 +1,15 @@
 //! `guideway replay`.
 
 use crate::arguments::EXIT_CODES;
-use crate::capture::{Capture, Writer};
+use crate::capture::Writer;
 use crate::failure::Failure;
 use crate::replay::{Options, ReplayError, WORKERS_MAX, replay};
-use crate::{Done, Outcome, configuration, output};
+use crate::{Done, Outcome, configuration, input, output};
 use clap::Args;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::BufWriter;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Run a capture through the packet engine: no root, hugepages or daemon needed
@@ -20,7 +22,7 @@ pub(crate) struct Arguments {
     /// The configuration
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// Frames to receive: pcap or pcapng, Ethernet
+    /// Frames to receive: pcap or pcapng, also compressed with gzip; - is standard input
     #[arg(long = "in", value_name = "PCAP")]
     input: PathBuf,
     /// Where to write the frames sent, in input order (pcap)
@@ -41,10 +43,8 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Outcome {
     let loaded = configuration::load(&arguments.config)?;
     configuration::warn_loaded(&loaded);
-    let input = &arguments.input;
     refuse_same_file(arguments)?;
-    let capture =
-        Capture::read(input).map_err(|e| Failure::failed(format!("bad input {}: {e}", input.display())))?;
+    let capture = input::capture(&arguments.input)?;
     let options = Options { workers: arguments.workers, per_frame: arguments.per_frame };
     let replayed = replay(&loaded.config, &capture, options).map_err(|e| match e {
         ReplayError::Compile(_) => {
@@ -64,25 +64,56 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     Ok(Done::Well)
 }
 
-/// A capture must not be lost by being written over with what came of it.
+/// What is read must not be lost by being written over with what came of it.
 fn refuse_same_file(arguments: &Arguments) -> Result<(), Failure> {
-    let place = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let files = [
-        ("--in", Some(&arguments.input)),
-        ("--out", Some(&arguments.output)),
-        ("--punt", arguments.punt.as_ref()),
-    ];
-    let files: Vec<_> = files.into_iter().filter_map(|(flag, path)| Some((flag, path?))).collect();
-    for (n, (flag, path)) in files.iter().enumerate() {
-        let regular = path.metadata().map_or(true, |found| found.is_file());
-        if let Some((other, _)) = files[..n].iter().find(|(_, p)| regular && place(p) == place(path)) {
+    let read = [("--config", Some(&arguments.config)), ("--in", Some(&arguments.input))];
+    let written = [("--out", Some(&arguments.output)), ("--punt", arguments.punt.as_ref())];
+    let mut known: Vec<(&str, FileId)> = Vec::new();
+    for (flag, path) in read.into_iter().chain(written) {
+        let Some(path) = path else { continue };
+        let is_read_from_stdin = flag == "--in" && input::is_stdin(path);
+        let found = if is_read_from_stdin { FileId::of_stdin() } else { FileId::of(path) };
+        let Some(id) = found else { continue };
+        let is_written = !matches!(flag, "--config" | "--in");
+        if let Some((other, _)) = known.iter().find(|(_, of)| is_written && *of == id) {
             let path = path.display();
             return Err(Failure::usage(format!(
                 "{flag} and {other} are the same file, {path}: name another for {flag}"
             )));
         }
+        known.push((flag, id));
     }
     Ok(())
+}
+
+/// Which file a path leads to, by whatever name or link.
+#[derive(PartialEq, Eq)]
+enum FileId {
+    /// Device and inode.
+    There(u64, u64),
+    /// Not there yet: device and inode of its directory, and its name.
+    New(u64, u64, OsString),
+}
+
+impl FileId {
+    /// `None` for what is no file to lose (a device, a pipe), or cannot be looked at: then it cannot be opened either.
+    fn of(path: &Path) -> Option<FileId> {
+        match path.metadata() {
+            Ok(found) => found.is_file().then(|| FileId::There(found.dev(), found.ino())),
+            Err(_) => {
+                let name = path.file_name()?.to_owned();
+                let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+                let dir = dir.metadata().ok()?;
+                Some(FileId::New(dir.dev(), dir.ino(), name))
+            }
+        }
+    }
+
+    fn of_stdin() -> Option<FileId> {
+        let found = rustix::fs::fstat(std::io::stdin()).ok()?;
+        let is_file = rustix::fs::FileType::from_raw_mode(found.st_mode).is_file();
+        is_file.then_some(FileId::There(found.st_dev, found.st_ino))
+    }
 }
 
 fn write<'a>(

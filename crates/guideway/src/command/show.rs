@@ -100,6 +100,9 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     let format = &arguments.format;
     let connection = Connection { socket: format.socket.clone(), config: format.config.clone() };
     let daemon = Daemon::new(&connection)?;
+    if format.watch.is_some() {
+        output::end_with_reader();
+    }
     loop {
         let text = render(&daemon, &arguments.what, format.json)?;
         match format.watch {
@@ -124,15 +127,7 @@ fn render(daemon: &Daemon, what: &What, json: bool) -> Result<String, Failure> {
         What::Services => answer(daemon, "/v1/services", json, services),
         What::Backends { service: None } => answer(daemon, "/v1/backends", json, backends),
         What::Backends { service: Some(name) } => {
-            let mut all: Vec<BackendStatus> = daemon.get("/v1/backends")?;
-            all.retain(|b| b.service == *name);
-            if all.is_empty() {
-                return Err(Failure::failed(format!(
-                    "service {name} has no backends, or there is no such service"
-                ))
-                .help("see: guideway show services"));
-            }
-            if json { pretty(&serde_json::json!(all)) } else { Ok(backends(&all)) }
+            answer(daemon, &format!("/v1/backends?service={}", escaped(name)), json, backends)
         }
         What::Workers => answer(daemon, "/v1/workers", json, workers),
         What::Ports => answer(daemon, "/v1/ports", json, ports),
@@ -148,9 +143,7 @@ fn render(daemon: &Daemon, what: &What, json: bool) -> Result<String, Failure> {
         }
         What::Registrations { service: None } => answer(daemon, "/v1/registrations", json, registrations),
         What::Registrations { service: Some(name) } => {
-            let mut all: Vec<RegistrationStatus> = daemon.get("/v1/registrations")?;
-            all.retain(|of| of.service == *name);
-            if json { pretty(&serde_json::json!(all)) } else { Ok(registrations(&all)) }
+            answer(daemon, &format!("/v1/registrations?service={}", escaped(name)), json, registrations)
         }
         What::Agents => answer(daemon, "/v1/agents", json, agents),
         What::Cluster => answer(daemon, "/v1/cluster", json, cluster),

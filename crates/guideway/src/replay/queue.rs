@@ -1,19 +1,61 @@
 //! Which worker a frame goes to: what a NIC's receive-side scaling does, with a hash of our own.
 
-use wire::parse::{Frame, Kind, parse};
+use crate::capture::Capture;
+use wire::parse::{Fragment, Frame, Kind, parse};
 use wire::{Addr, Tuple};
 
-/// The queue of a frame, below `queues`: by addresses and ports; by addresses alone where a NIC sees no ports
-/// (fragments, ICMP, other protocols); queue 0 for what is not IP or cannot be read.
-pub(super) fn queue(frame: &[u8], queues: usize) -> usize {
-    if queues < 2 {
-        return 0;
+/// Which worker each frame of a capture goes to.
+pub(super) struct Queues {
+    /// By frame.
+    of: Vec<u8>,
+    /// By worker: frames that may begin a flow there, those that others hand over to it included.
+    pub(super) frames: Vec<usize>,
+    /// Whether there are fragments, which workers hand over to each other.
+    pub(super) has_fragments: bool,
+}
+
+impl Queues {
+    /// Of `capture` over so many workers.
+    pub(super) fn new(capture: &Capture, workers: u8) -> Queues {
+        let mut queues = Queues {
+            of: Vec::with_capacity(capture.len()),
+            frames: vec![0; usize::from(workers)],
+            has_fragments: false,
+        };
+        let mut first_fragments = 0;
+        for frame in capture.iter() {
+            let (queue, fragment) = queue(frame.bytes, workers);
+            queues.of.push(queue);
+            queues.has_fragments |= fragment.is_some();
+            match (fragment, queues.frames.get_mut(usize::from(queue))) {
+                (Some(fragment), _) => first_fragments += usize::from(fragment.offset == 0),
+                (None, Some(frames)) => *frames += 1,
+                (None, None) => {}
+            }
+        }
+        // Whose datagram it is the workers decide themselves.
+        queues.frames.iter_mut().for_each(|frames| *frames += first_fragments);
+        queues
     }
-    let Ok(Frame::Ip(parsed)) = parse(frame) else { return 0 };
+
+    /// That of the frame at `index`.
+    pub(super) fn of(&self, index: usize) -> usize {
+        self.of.get(index).copied().map_or(0, usize::from)
+    }
+}
+
+/// The queue of a frame, below `queues`: by addresses and ports; by addresses alone where a NIC sees no ports
+/// (fragments, ICMP, other protocols); queue 0 for what is not IP or cannot be read. And which part of a datagram it is.
+fn queue(frame: &[u8], queues: u8) -> (u8, Option<Fragment>) {
+    if queues < 2 {
+        return (0, None);
+    }
+    let Ok(Frame::Ip(parsed)) = parse(frame) else { return (0, None) };
     let has_ports = parsed.fragment.is_none() && matches!(parsed.kind, Kind::Tcp(_) | Kind::Udp);
     let hash = hash(&parsed.tuple(frame), has_ports);
     // The product's upper half spreads a 32-bit hash evenly over any number of queues.
-    usize::try_from((u64::from(hash) * queues as u64) >> 32).unwrap_or(0)
+    let queue = u8::try_from((u64::from(hash) * u64::from(queues)) >> 32).unwrap_or(0);
+    (queue, parsed.fragment)
 }
 
 /// FNV-1a with a final mix: nothing like the cluster hash, so that queue and slot are independent, as in reality.
@@ -55,13 +97,13 @@ mod tests {
     #[test]
     fn flows_stay_together_and_spread_evenly() {
         for queues in [1, 2, 3, 8] {
-            let mut counts = vec![0_u32; queues];
+            let mut counts = vec![0_u32; usize::from(queues)];
             for port in 1000..5000 {
                 let q = queue(&tcp(port), queues);
                 assert_eq!(q, queue(&tcp(port), queues));
-                counts[q] += 1;
+                counts[usize::from(q.0)] += 1;
             }
-            let mean = 4000 / queues as u32;
+            let mean = 4000 / u32::from(queues);
             assert!(counts.iter().all(|&c| c.abs_diff(mean) < mean / 5), "{counts:?}");
         }
     }
@@ -69,7 +111,7 @@ mod tests {
     #[test]
     fn what_cannot_be_read_has_a_queue_too() {
         for frame in [&[][..], &[0; 14], &[0xff; 60]] {
-            assert_eq!(queue(frame, 4), 0);
+            assert_eq!(queue(frame, 4), (0, None));
         }
     }
 }

@@ -313,7 +313,9 @@ fn a_bad_input_ends_with_one_and_a_bad_configuration_with_two() {
     std::fs::write(path("bad.toml"), CONFIG.replace("mode = \"l2\"", "mode = \"l3\"")).unwrap();
     frames::write(&dir.path().join("good.pcap"), &[frames::arp()]);
     let good = std::fs::read(path("good.pcap")).unwrap();
-    std::fs::write(path("cut.pcap"), &good[..good.len() - 1]).unwrap();
+    std::fs::write(path("cut.pcap"), &good[..20]).unwrap();
+    std::fs::write(path("packed.pcap.zst"), [0x28, 0xb5, 0x2f, 0xfd, 4, 0]).unwrap();
+    std::fs::write(path("broken.pcap.gz"), [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3, 0xff, 0xff, 0xff]).unwrap();
     std::fs::write(path("text.pcap"), "not a capture").unwrap();
     std::fs::write(path("empty.pcap"), "").unwrap();
     let mut loopback = good.clone();
@@ -325,6 +327,8 @@ fn a_bad_input_ends_with_one_and_a_bad_configuration_with_two() {
         ("good.toml", "text.pcap", 1, "not a pcap"),
         ("good.toml", "empty.pcap", 1, "not a pcap"),
         ("good.toml", "link.pcap", 1, "not Ethernet"),
+        ("good.toml", "packed.pcap.zst", 1, "zstd -dc"),
+        ("good.toml", "broken.pcap.gz", 1, "damaged"),
         ("bad.toml", "good.pcap", 2, "l3"),
         ("none.toml", "good.pcap", 2, "cannot read"),
     ] {
@@ -346,7 +350,7 @@ fn a_bad_input_ends_with_one_and_a_bad_configuration_with_two() {
 }
 
 #[test]
-fn a_capture_is_not_written_over() {
+fn what_is_read_is_not_written_over() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     std::fs::write(path("lb1.toml"), CONFIG).unwrap();
@@ -357,13 +361,119 @@ fn a_capture_is_not_written_over() {
         guideway(&["replay", "--config", &config, "--in", input, "--out", out, "--punt", punt])
     };
     std::os::unix::fs::symlink(path("in.pcap"), path("link.pcap")).unwrap();
-    for (out, punt) in
-        [("in.pcap", "p.pcap"), ("link.pcap", "p.pcap"), ("o.pcap", "in.pcap"), ("o.pcap", "o.pcap")]
-    {
+    std::fs::hard_link(path("in.pcap"), path("hard.pcap")).unwrap();
+    std::fs::hard_link(path("lb1.toml"), path("hard.toml")).unwrap();
+    std::os::unix::fs::symlink(dir.path(), dir.path().join("dir")).unwrap();
+    for (out, punt) in [
+        ("in.pcap", "p.pcap"),
+        ("link.pcap", "p.pcap"),
+        ("hard.pcap", "p.pcap"),
+        ("o.pcap", "in.pcap"),
+        ("o.pcap", "hard.pcap"),
+        ("lb1.toml", "p.pcap"),
+        ("hard.toml", "p.pcap"),
+        ("o.pcap", "lb1.toml"),
+        ("o.pcap", "o.pcap"),
+        ("o.pcap", "dir/o.pcap"),
+    ] {
         let output = replay(&path("in.pcap"), &path(out), &path(punt));
         assert_eq!(code(&output), 2, "{out} {punt}");
         assert!(stderr(&output).contains("the same file"), "{}", stderr(&output));
     }
     assert_eq!(std::fs::read(path("in.pcap")).unwrap(), before);
+    assert_eq!(std::fs::read_to_string(path("lb1.toml")).unwrap(), CONFIG);
+    assert!(!dir.path().join("o.pcap").exists());
     assert_eq!(code(&replay(&path("in.pcap"), "/dev/null", "/dev/null")), 0, "a device is no file to lose");
+}
+
+/// What `replay` makes of `bytes` on its standard input, or of a file `input`.
+fn replayed(dir: &std::path::Path, input: &str, stdin: Option<&std::path::Path>) -> std::process::Output {
+    let path = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+    std::fs::write(path("lb1.toml"), CONFIG).unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_guideway"));
+    command.args(["replay", "--config", &path("lb1.toml"), "--in", input, "--out", &path("out.pcap")]);
+    if let Some(stdin) = stdin {
+        command.stdin(std::fs::File::open(stdin).unwrap());
+    }
+    command.output().unwrap()
+}
+
+#[test]
+fn standard_input_and_gzip_are_read_and_a_cut_is_no_failure() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join(name);
+    let input: Vec<Vec<u8>> = (0..50).map(|i| frames::tcp(VIP, 4000 + i, 80, 100)).collect();
+    frames::write(&file("in.pcap"), &input);
+    let whole = std::fs::read(file("in.pcap")).unwrap();
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
+    std::io::Write::write_all(&mut packed, &whole).unwrap();
+    let packed = packed.finish().unwrap();
+    std::fs::write(file("in.pcap.gz"), &packed).unwrap();
+    std::fs::write(file("cut.pcap.gz"), &packed[..packed.len() - 30]).unwrap();
+    // Only what says that the data is whole is missing.
+    std::fs::write(file("end.pcap.gz"), &packed[..packed.len() - 3]).unwrap();
+    std::fs::write(file("cut.pcap"), &whole[..whole.len() - 1]).unwrap();
+    for (name, frames, warns) in [
+        ("in.pcap", 50, false),
+        ("in.pcap.gz", 50, false),
+        ("cut.pcap", 49, true),
+        ("cut.pcap.gz", 49, true),
+        ("end.pcap.gz", 50, true),
+    ] {
+        let named = replayed(dir.path(), file(name).to_str().unwrap(), None);
+        let piped = replayed(dir.path(), "-", Some(&file(name)));
+        for (output, called) in [(named, name), (piped, "standard input")] {
+            assert_eq!(code(&output), 0, "{name}: {}", stderr(&output));
+            let answer: Value = serde_json::from_str(&stdout(&output)).unwrap();
+            assert_eq!(answer["rx"], frames, "{name}");
+            let told = stderr(&output);
+            assert_eq!(told.contains("truncated") && told.contains(called), warns, "{name}: {told}");
+            assert!(!warns || told.contains(&format!("the {frames} frames before")), "{told}");
+        }
+    }
+    let onto_itself = {
+        let path = |name: &str| file(name).to_str().unwrap().to_owned();
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_guideway"));
+        command.args(["replay", "--config", &path("lb1.toml"), "--in", "-", "--out", &path("in.pcap")]);
+        command.stdin(std::fs::File::open(file("in.pcap")).unwrap()).output().unwrap()
+    };
+    assert_eq!(code(&onto_itself), 2, "{}", stderr(&onto_itself));
+    assert_eq!(std::fs::read(file("in.pcap")).unwrap(), whole);
+}
+
+#[test]
+fn a_capture_without_a_link_header_is_forwarded() {
+    let dir = tempfile::tempdir().unwrap();
+    let frame = frames::tcp(VIP, 4000, 80, 100);
+    frames::write(&dir.path().join("in.pcap"), &[frame[14..].to_vec()]);
+    let mut raw = std::fs::read(dir.path().join("in.pcap")).unwrap();
+    // The library writes big endian.
+    raw[20..24].copy_from_slice(&101_u32.to_be_bytes());
+    std::fs::write(dir.path().join("in.pcap"), raw).unwrap();
+    let run = Run::in_dir(dir, CONFIG, &[]);
+    assert_eq!((&run.answer["tx"], &run.frame(0)["service"]), (&json!(1), &json!("web")));
+    assert_eq!(run.sent()[0][34..], frame[14..]);
+}
+
+/// 64 workers take no more turns than one, but for what goes over rings: with turns of all for each frame it would be 4,000 looks into rings a frame, and minutes here.
+#[test]
+fn many_workers_replay_about_as_fast_as_one() {
+    let mut input = Vec::new();
+    for i in 0..4000_u16 {
+        input.push(frames::tcp(VIP, 1000 + i, 80, 10));
+        if i % 20 == 0 {
+            input.extend(frames::udp_pieces(1000 + i, i));
+        }
+    }
+    let took = |workers: &str| {
+        let begun = std::time::Instant::now();
+        let run = Run::of(&input, &["--workers", workers]);
+        assert_eq!(run.answer["held"], 0);
+        (begun.elapsed(), run)
+    };
+    let ((one, alone), (many, together)) = (took("1"), took("64"));
+    assert_eq!(alone.answer, together.answer);
+    assert_eq!(alone.sent(), together.sent());
+    // Of a build for tests, which may share its CPU; each worker's table and rings have to be made.
+    assert!(many < one * 4 + Duration::from_secs(4), "{many:?}, with one {one:?}");
 }

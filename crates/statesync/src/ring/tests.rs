@@ -17,10 +17,13 @@ mod sequential {
         assert_eq!(ports[0].send(CoreId(2), "a"), Ok(()));
         assert_eq!(ports[1].send(CoreId(2), "b"), Ok(()));
         assert_eq!(ports[2].waiting(), 2);
+        assert_eq!(ports[0].unread().collect::<Vec<_>>(), [CoreId(2)]);
+        assert_eq!(ports[2].unread().count(), 0);
         let mut got = Vec::new();
         assert_eq!(ports[2].receive(9, |from, item| got.push((from, item))), 2);
         assert_eq!(got, [(CoreId(0), "a"), (CoreId(1), "b")]);
         assert_eq!((ports[0].waiting(), ports[1].waiting(), ports[2].waiting()), (0, 0, 0));
+        assert_eq!(ports[0].unread().count(), 0);
     }
 
     #[test]
@@ -29,6 +32,9 @@ mod sequential {
         let mut alone = mesh(1, 1);
         assert_eq!(alone[0].send(CoreId(0), 1), Err(1));
         assert_eq!(alone[0].receive(9, |_, _| panic!("nobody sends")), 0);
+        let mut nobody = Ports::alone(CoreId(3));
+        assert_eq!((nobody.core(), nobody.cores(), nobody.send(CoreId(0), 1)), (CoreId(3), 0, Err(1)));
+        assert_eq!(nobody.receive(9, |_, _| panic!("nobody sends")), 0);
         let mut many = mesh(300, 1);
         assert_eq!(many.len(), 256, "core ids are 8 bits");
         assert_eq!(many[255].send(CoreId(0), 7), Ok(()));

@@ -90,7 +90,12 @@ impl<T> Sender<T> {
 
     /// Items that fit now; more may fit a moment later, never fewer.
     pub fn room(&self) -> usize {
-        self.ring.slots.len() - (self.tail - self.ring.head.load(Ordering::Acquire))
+        self.ring.slots.len() - self.waiting()
+    }
+
+    /// Items that the reader has not taken; it may be fewer a moment later, never more.
+    pub fn waiting(&self) -> usize {
+        self.tail - self.ring.head.load(Ordering::Acquire)
     }
 }
 

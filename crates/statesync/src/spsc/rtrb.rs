@@ -48,6 +48,11 @@ impl<T> Sender<T> {
     pub fn room(&self) -> usize {
         self.0.slots()
     }
+
+    /// Items that the reader has not taken; it may be fewer a moment later, never more.
+    pub fn waiting(&self) -> usize {
+        self.0.buffer().capacity() - self.0.slots()
+    }
 }
 
 impl<T> Receiver<T> {

@@ -73,11 +73,17 @@ impl SessionError {
     }
 }
 
-/// What an error says, without what its libraries say of themselves.
+/// What an error says, without what its libraries say of themselves, and what is at the bottom of it: "refused" rather than
+/// "cannot connect" alone.
 fn short(error: &etcd_client::Error) -> String {
-    match error {
-        etcd_client::Error::GRpcStatus(status) => status.message().to_owned(),
-        other => other.to_string(),
+    let (text, error): (String, &dyn std::error::Error) = match error {
+        etcd_client::Error::GRpcStatus(status) => (status.message().to_owned(), status),
+        other => (other.to_string(), other),
+    };
+    let cause = std::iter::successors(error.source(), |error| error.source()).last().map(ToString::to_string);
+    match cause {
+        Some(cause) if !text.contains(&cause) => format!("{text}: {cause}"),
+        _ => text,
     }
 }
 

@@ -1,0 +1,91 @@
+//! Link types: what stands in front of a captured packet, and the Ethernet header that stands there instead.
+//!
+//! The header is written over bytes in front of the packet that have been read already: the link's own header, or that
+//! of the record, which is longer than an Ethernet header together with what ends the block before it.
+
+use super::{CaptureError, Record};
+
+/// An Ethernet header.
+const ETHERNET_HEADER: usize = 14;
+/// The station that receives what was captured without an address, and the one that sends it. A replay takes frames for any station.
+const STATIONS: ([u8; 6], [u8; 6]) = ([2, 0, 0, 0, 0, 2], [2, 0, 0, 0, 0, 1]);
+
+/// The link types that are read (<https://www.tcpdump.org/linktypes.html>).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Link {
+    /// LINKTYPE_ETHERNET.
+    Ethernet,
+    /// LINKTYPE_RAW, and what systems write for it; LINKTYPE_IPV4, LINKTYPE_IPV6: no header at all.
+    RawIp,
+    /// LINKTYPE_LINUX_SLL: what `tcpdump -i any` writes.
+    Cooked,
+    /// LINKTYPE_LINUX_SLL2: the same of newer versions.
+    Cooked2,
+}
+
+impl Link {
+    pub(super) fn of(number: u32) -> Result<Link, CaptureError> {
+        match number {
+            1 => Ok(Link::Ethernet),
+            12 | 14 | 101 | 228 | 229 => Ok(Link::RawIp),
+            113 => Ok(Link::Cooked),
+            276 => Ok(Link::Cooked2),
+            other => Err(CaptureError::LinkType(other)),
+        }
+    }
+
+    /// Length of its header, bytes.
+    fn header_len(self) -> usize {
+        match self {
+            Link::Ethernet => ETHERNET_HEADER,
+            Link::RawIp => 0,
+            Link::Cooked => 16,
+            Link::Cooked2 => 20,
+        }
+    }
+
+    /// The type of the packet that follows `header`: whether it went to many stations, and its EtherType.
+    fn describe(self, header: &[u8], packet: &[u8]) -> Option<(bool, [u8; 2])> {
+        // Of a packet's way: 1 and 2 are broadcast and multicast (packet(7), PACKET_BROADCAST).
+        let is_group = |way: u8| matches!(way, 1 | 2);
+        match self {
+            Link::Ethernet => None,
+            Link::RawIp => {
+                let is_v6 = packet.first().is_some_and(|first| first >> 4 == 6);
+                Some((false, if is_v6 { [0x86, 0xdd] } else { [0x08, 0x00] }))
+            }
+            Link::Cooked => Some((is_group(*header.get(1)?), [*header.get(14)?, *header.get(15)?])),
+            Link::Cooked2 => Some((is_group(*header.get(10)?), [*header.first()?, *header.get(1)?])),
+        }
+    }
+}
+
+/// Makes an Ethernet frame of a record.
+pub(super) fn make_ethernet(bytes: &mut [u8], record: &mut Record) -> Result<(), CaptureError> {
+    if record.link == Link::Ethernet {
+        return Ok(());
+    }
+    let (offset, len) = (record.start, record.link.header_len());
+    let short =
+        || CaptureError::Damaged { problem: "a frame that is shorter than its link's header".into(), offset };
+    let captured = bytes.get(offset..offset + record.len).ok_or_else(short)?;
+    let (header, packet) = match captured.split_at_checked(len) {
+        Some(split) => split,
+        // The capture cut it: it ends as that.
+        None if record.wire_len as usize > record.len => return Ok(()),
+        None => return Err(short()),
+    };
+    let (is_group, ether_type) = record.link.describe(header, packet).ok_or_else(short)?;
+    let (to, from) = STATIONS;
+    let to = if is_group { [0xff; 6] } else { to };
+    let packet_len = packet.len();
+    let start = (offset + len).checked_sub(ETHERNET_HEADER).ok_or_else(short)?;
+    let place = bytes.get_mut(start..offset + len).ok_or_else(short)?;
+    place.copy_from_slice(&[&to[..], &from, &ether_type].concat());
+    record.start = start;
+    record.len = ETHERNET_HEADER + packet_len;
+    #[expect(clippy::cast_possible_truncation, reason = "both are lengths of headers")]
+    let (link_len, ethernet_len) = (len as u32, ETHERNET_HEADER as u32);
+    record.wire_len = record.wire_len.saturating_sub(link_len).saturating_add(ethernet_len);
+    Ok(())
+}
