@@ -24,6 +24,8 @@ mod api;
 mod apply;
 #[cfg(feature = "daemon")]
 mod balance;
+#[cfg(feature = "daemon")]
+mod claims;
 #[cfg(any(feature = "daemon", feature = "rehearsal"))]
 mod cluster;
 #[cfg(feature = "daemon")]
@@ -32,6 +34,8 @@ mod event;
 mod flows;
 #[cfg(feature = "daemon")]
 mod health;
+#[cfg(feature = "daemon")]
+mod listeners;
 #[cfg(feature = "daemon")]
 mod load;
 #[cfg(feature = "daemon")]
@@ -73,8 +77,12 @@ mod test_network;
 
 #[cfg(feature = "rehearsal")]
 pub use agents::rehearsal::{agent_seeds, rehearse_agents};
+#[cfg(feature = "daemon")]
+pub use claims::{ClaimError, Claims};
 #[cfg(feature = "rehearsal")]
 pub use cluster::rehearsal::{rehearse_store, store_seeds};
+#[cfg(feature = "daemon")]
+pub use listeners::Listeners;
 #[cfg(feature = "rehearsal")]
 pub use neighbour::rehearsal::{netlink_seeds, rehearse_netlink};
 #[cfg(feature = "daemon")]

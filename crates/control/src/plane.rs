@@ -1,6 +1,8 @@
 //! What the management core is given by the program that started workers and ports: plain data and closures, so
 //! that a test can make one without DPDK.
 
+use crate::claims::Claims;
+use crate::listeners::Listeners;
 use flow::Reader;
 use statesync::plan::Report;
 use statesync::spsc::Receiver;
@@ -22,6 +24,10 @@ pub struct Options {
     pub notify: Option<Box<dyn FnMut(Notice)>>,
     /// Version of the program. Default: this crate's.
     pub version: String,
+    /// What this process has claimed. Default nothing: what comes later is claimed all the same.
+    pub claims: Claims,
+    /// Listeners that were bound before; default `None`: [`run()`](crate::run()) binds them.
+    pub listeners: Option<Listeners>,
 }
 
 impl Options {
@@ -32,6 +38,8 @@ impl Options {
             grace: Duration::from_millis(200),
             notify: None,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            claims: Claims::default(),
+            listeners: None,
         }
     }
 }

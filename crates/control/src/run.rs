@@ -5,6 +5,7 @@ use crate::apply::Applied;
 use crate::cluster::adopt::{Part, own_address};
 #[cfg(feature = "etcd")]
 use crate::cluster::store;
+use crate::listeners::Listeners;
 use crate::plane::{Notice, Options, Plane};
 use crate::truth::{Door, Parts, Question, Refusal, Truth};
 use crate::{agents, announce, balance, neighbour, state, telemetry};
@@ -55,10 +56,12 @@ pub enum RunError {
         source: io::Error,
     },
     /// Somebody answers on the unix socket.
-    #[error("another guidewayd answers on {}; stop it, or set another api.socket or machine.name", path.display())]
+    #[error("{holder} answers on {}; stop it, or set another api.socket or machine.name", path.display())]
     SocketInUse {
         /// The socket.
         path: PathBuf,
+        /// Who.
+        holder: String,
     },
     /// A TCP listener.
     #[error("cannot listen on {address}: {source}; set another api.listen or metrics.listen")]
@@ -139,7 +142,7 @@ async fn drive(
     plane: Plane,
     mut commands: mpsc::Receiver<Command>,
 ) -> Result<(), RunError> {
-    let Options { config_path, grace, mut notify, version } = options;
+    let Options { config_path, grace, mut notify, version, claims, listeners } = options;
     let mut notify = move |notice| {
         if let Some(notify) = &mut notify {
             notify(notice);
@@ -147,13 +150,14 @@ async fn drive(
     };
     let Plane { workers, ports, now, memory_bytes, mut telemetry } = plane;
     let api_config = loaded.config.api.clone();
-    let metrics_config = loaded.config.metrics.clone();
 
     // Listeners before anything else: what cannot be reached should not start.
-    let (unix, _socket) = listener::bind_unix(&api_config.socket).await?;
-    let tcp = match api_config.listen {
+    let listeners = listeners.map_or_else(|| Listeners::bind(&loaded.config), Ok)?;
+    let (unix, _socket) = listeners.unix;
+    let unix = tokio::net::UnixListener::from_std(unix).map_err(RunError::Runtime)?;
+    let tcp = match listeners.api {
         None => None,
-        Some(address) => {
+        Some(listener) => {
             let token = match &api_config.token_file {
                 Some(path) => listener::read_token(path)?,
                 None => {
@@ -162,20 +166,17 @@ async fn drive(
                 }
             };
             let tls = api_config.tls.as_ref().map(listener::tls).transpose()?;
-            Some((listener::bind_tcp(address)?, tls, token))
+            Some((served(listener)?, tls, token))
         }
     };
-    let metrics = match metrics_config.listen {
-        None => None,
-        Some(address) => Some(listener::bind_tcp(address)?),
-    };
+    let metrics = listeners.metrics.map(served).transpose()?;
 
-    let agent_listener = match &loaded.config.agents {
+    let agent_listener = match listeners.agents.zip(loaded.config.agents.as_ref()) {
         None => None,
-        Some(agents) => {
+        Some((listener, agents)) => {
             let tls = agents.tls.as_ref().map(listener::tls).transpose()?;
             let machine = loaded.config.machine.name.clone();
-            Some((listener::bind_tcp(agents.listen)?, tls, machine))
+            Some((served(listener)?, tls, machine))
         }
     };
 
@@ -217,6 +218,7 @@ async fn drive(
             cluster,
             grace,
             doors: doors.clone(),
+            claims,
             agent_gate,
         },
     )
@@ -373,6 +375,11 @@ async fn drive(
         let _ = tokio::time::timeout(FAREWELL_TO_STORE, keeper).await;
     }
     failure.map_or(Ok(()), Err)
+}
+
+/// A bound listener on this runtime.
+fn served(listener: std::net::TcpListener) -> Result<tokio::net::TcpListener, RunError> {
+    tokio::net::TcpListener::from_std(listener).map_err(RunError::Runtime)
 }
 
 fn explain(refusal: &Refusal) -> String {

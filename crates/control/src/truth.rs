@@ -10,6 +10,7 @@ use crate::agents::session::Key;
 use crate::agents::truth::{Candidate, PUBLISH_EVERY};
 use crate::announce::{self, Vip};
 use crate::balance::Balance;
+use crate::claims::{ClaimError, Claims};
 use crate::cluster::adopt::Part;
 use crate::cluster::store::Event;
 use crate::compile::CompileError;
@@ -101,6 +102,8 @@ pub(crate) enum Refusal {
     File { path: PathBuf, problem: String },
     #[error("stopping")]
     Stopping,
+    #[error("{0}")]
+    Claimed(ClaimError),
     #[error("the cluster's store does not take it: {0}")]
     Store(String),
     #[error("the cluster cannot do it: {0}")]
@@ -126,6 +129,8 @@ impl Refusal {
             Refusal::UnknownService(_) => "GET /v1/services lists them".to_owned(),
             Refusal::UnknownBackend { .. } => "GET /v1/backends lists them".to_owned(),
             Refusal::File { .. } => "make the file readable, or POST the text to /v1/apply".to_owned(),
+            // The error names it.
+            Refusal::Claimed(_) => "nothing was changed".to_owned(),
             Refusal::Stopping => "ask again after the restart".to_owned(),
             Refusal::Store(_) => "nothing was changed and packets are forwarded as before; `guideway show cluster` says whether the \
                                   store is reached again"
@@ -228,6 +233,8 @@ pub(crate) struct Truth {
     /// When what may wait is published next.
     pub(crate) publish_from: Instant,
     pub(crate) doors: crate::agents::counts::Doors,
+    /// What only this process of the network namespace may have.
+    pub(crate) claims: Claims,
     /// Connections of agents at once.
     pub(crate) agent_gate: watch::Sender<crate::agents::listener::Gate>,
 
@@ -258,6 +265,7 @@ pub(crate) struct Parts {
     pub(crate) cluster: Option<Part>,
     pub(crate) grace: std::time::Duration,
     pub(crate) doors: crate::agents::counts::Doors,
+    pub(crate) claims: Claims,
     pub(crate) agent_gate: watch::Sender<crate::agents::listener::Gate>,
 }
 
@@ -311,6 +319,7 @@ impl Truth {
             lazy: false,
             publish_from: Instant::now(),
             doors: parts.doors,
+            claims: parts.claims,
             agent_gate: parts.agent_gate,
             events: EventLog::new(),
             saver: parts.saver,
@@ -350,6 +359,7 @@ impl Truth {
         let tokens = tokens(&config)?;
         let (merged, skipped) = config.with_registered(&self.registry.heard().alive);
         let ids = self.tried(&merged).map_err(Refusal::Compile)?;
+        self.claims.claim_vips(&config).map_err(Refusal::Claimed)?;
         let now_ms = self.uptime_ms();
         self.registry.configure(Facts::of(&config, &tokens), now_ms);
         self.registry.skipped(&skipped);

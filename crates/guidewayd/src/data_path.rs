@@ -35,6 +35,9 @@ const UNTRUSTED_PERCENT: u8 = 50;
 /// Why the daemon did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
+    /// Another process has what only one may have.
+    #[error(transparent)]
+    Claim(#[from] control::ClaimError),
     /// EAL.
     #[error(transparent)]
     Eal(#[from] dpdk::EalError),

@@ -15,7 +15,7 @@ mod veth;
 
 use arguments::{Action, Arguments};
 use clap::Parser;
-use control::Options;
+use control::{Claims, Listeners, Options};
 use data_path::{DataPath, StartError};
 use model::Loaded;
 use std::path::Path;
@@ -82,8 +82,13 @@ fn load(path: &Path) -> Result<Loaded, miette::Report> {
 /// From start to SIGTERM. Everything that was started is stopped when this returns, in the reverse order.
 fn run(arguments: &Arguments, loaded: Loaded, words: &[String]) -> Result<(), StartError> {
     tracing::info!(version = env!("GUIDEWAY_VERSION"), config = %arguments.config.display(), "starting");
+    // Before EAL and every device: a second daemon is refused before it has touched anything of the first.
+    let claims = Claims::take(&loaded.config)?;
+    let listeners = Some(Listeners::bind(&loaded.config).map_err(StartError::Control)?);
     let (data_path, plane) = DataPath::start(&loaded.config, words)?;
     let options = Options {
+        claims,
+        listeners,
         notify: Some(Box::new(service_manager::tell)),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         ..Options::new(&arguments.config)
