@@ -150,7 +150,7 @@ impl Claims {
         for port in &config.ports {
             let made = port.exception.as_deref().or_else(|| made_by_device(&port.device));
             if let Some(interface) = made
-                && exists(interface)?
+                && interface_exists(interface)?
             {
                 return Err(ClaimError::Exists { port: port.name.clone(), interface: interface.to_owned() });
             }
@@ -284,7 +284,10 @@ fn socket() -> io::Result<OwnedFd> {
 }
 
 /// Whether this network namespace has an interface of that name.
-fn exists(interface: &str) -> Result<bool, ClaimError> {
+///
+/// # Errors
+/// The kernel does not say.
+pub fn interface_exists(interface: &str) -> Result<bool, ClaimError> {
     let failed = |source: io::Error| ClaimError::Failed { what: format!("interface {interface}"), source };
     let socket = socket().map_err(failed)?;
     match rustix::net::netdevice::name_to_index(&socket, interface) {

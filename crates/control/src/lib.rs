@@ -53,6 +53,8 @@ mod plane;
 #[cfg(feature = "daemon")]
 mod publisher;
 #[cfg(feature = "daemon")]
+mod reconcile;
+#[cfg(feature = "daemon")]
 mod run;
 #[cfg(feature = "daemon")]
 mod scan;
@@ -78,7 +80,7 @@ mod test_network;
 #[cfg(feature = "rehearsal")]
 pub use agents::rehearsal::{agent_seeds, rehearse_agents};
 #[cfg(feature = "daemon")]
-pub use claims::{ClaimError, Claims};
+pub use claims::{ClaimError, Claims, interface_exists};
 #[cfg(feature = "rehearsal")]
 pub use cluster::rehearsal::{rehearse_store, store_seeds};
 #[cfg(feature = "daemon")]
@@ -86,7 +88,9 @@ pub use listeners::Listeners;
 #[cfg(feature = "rehearsal")]
 pub use neighbour::rehearsal::{netlink_seeds, rehearse_netlink};
 #[cfg(feature = "daemon")]
-pub use plane::{DeviceStats, Notice, Options, Plane, PortHandle, Telemetry, WorkerHandle};
+pub use plane::{DeviceStats, Notice, Options, Plane, PortHandle, Renew, Telemetry, WorkerHandle};
+#[cfg(feature = "daemon")]
+pub use reconcile::{ExceptionError, configure as configure_exceptions};
 #[cfg(feature = "daemon")]
 pub use run::{RunError, run};
 #[cfg(feature = "rehearsal")]

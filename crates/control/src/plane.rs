@@ -69,9 +69,15 @@ pub struct Plane {
     pub now: Box<dyn Fn() -> Tick>,
     /// Memory by use, bytes: flow tables, buffers.
     pub memory_bytes: Vec<(String, u64)>,
+    /// Makes exception devices anew; `None`: it cannot be done.
+    pub renew: Option<Renew>,
     /// Takes the latest JSON of each DPDK telemetry command (`/guideway/summary` …) twice a second.
     pub telemetry: Option<Telemetry>,
 }
+
+/// Makes the exception device of a data port anew, whose kernel interface is gone, and exchanges it for the old one in every worker, none of which
+/// uses it any more. Blocks; called on a thread that may. Says why not.
+pub type Renew = Arc<dyn Fn(PortId) -> Result<(), String> + Send + Sync>;
 
 /// Takes a DPDK telemetry command and the JSON that answers it.
 pub type Telemetry = Box<dyn FnMut(&str, String)>;
@@ -108,6 +114,8 @@ pub struct PortHandle {
     pub driver: String,
     /// Its exception port: number on the packet path and kernel interface.
     pub exception: Option<(PortId, String)>,
+    /// The kernel interface under the device, whose link is looked at: its driver always says up.
+    pub kernel: Option<String>,
     /// Reads the device's statistics.
     pub stats: Box<dyn Fn() -> DeviceStats>,
     /// Reads the link state.

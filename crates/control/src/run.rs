@@ -8,7 +8,7 @@ use crate::cluster::store;
 use crate::listeners::Listeners;
 use crate::plane::{Notice, Options, Plane};
 use crate::truth::{Door, Parts, Question, Refusal, Truth};
-use crate::{agents, announce, balance, neighbour, state, telemetry};
+use crate::{agents, announce, balance, neighbour, reconcile, state, telemetry};
 use model::Loaded;
 use model::api::EventKind;
 use std::collections::BTreeSet;
@@ -148,7 +148,7 @@ async fn drive(
             notify(notice);
         }
     };
-    let Plane { workers, ports, now, memory_bytes, mut telemetry } = plane;
+    let Plane { workers, ports, now, memory_bytes, renew, mut telemetry } = plane;
     let api_config = loaded.config.api.clone();
 
     // Listeners before anything else: what cannot be reached should not start.
@@ -191,8 +191,9 @@ async fn drive(
     let (notes, mut noted) = mpsc::channel(NOTES_MAX);
     let (acknowledged, acknowledgements) = watch::channel(0);
     let (wanted_neighbours, neighbour_wishes) = watch::channel(neighbour::Wanted::default());
-    let (wanted_announcements, announcement_wishes) = watch::channel(announce::Wanted::default());
-    let (announced, mut on_loopback) = watch::channel(BTreeSet::new());
+    let (wanted_of_kernel, kernel_wishes) = watch::channel(reconcile::Wanted::default());
+    let (tell_loopback, mut on_loopback) = watch::channel(reconcile::OnLoopback::default());
+    let claims_of_keeper = claims.clone();
     let (agent_gate, gate) = watch::channel(agents::listener::Gate::default());
     let (say, mut said) = mpsc::channel(agents::listener::SAID_MAX);
     let doors = agents::counts::Doors::default();
@@ -213,8 +214,9 @@ async fn drive(
             notes: notes.clone(),
             acknowledged,
             wanted_neighbours,
-            wanted_announcements,
-            announced: on_loopback.clone(),
+            wanted_of_kernel,
+            on_loopback: on_loopback.clone(),
+            renew,
             cluster,
             grace,
             doors: doors.clone(),
@@ -236,7 +238,13 @@ async fn drive(
     #[cfg(not(feature = "etcd"))]
     let keeper = store.zip(requests).map(|_| tokio::spawn(async {}));
     tokio::spawn(neighbour::follow::follow(neighbour_wishes, notes.clone()));
-    tokio::spawn(announce::keep(announcement_wishes, left_over, announced, notes));
+    tokio::spawn(reconcile::keep::keep(reconcile::keep::Setup {
+        wanted: kernel_wishes,
+        left_over,
+        on_loopback: tell_loopback,
+        notes,
+        claims: claims_of_keeper,
+    }));
     let door =
         Door { questions, acknowledged: acknowledgements.clone(), applying: Arc::new(Semaphore::new(1)) };
     let router = api::router(door.clone());
@@ -347,7 +355,7 @@ async fn drive(
     let number = truth.save();
     let mut saved = truth.written();
     let farewell = async {
-        let _ = on_loopback.wait_for(BTreeSet::is_empty).await;
+        let _ = on_loopback.wait_for(|now| now.ours.is_empty()).await;
         let _ = saved.wait_for(|written| written.number >= number).await;
     };
     let farewell = async {

@@ -19,8 +19,9 @@ use crate::health::{Change, Check, Checker, First, Rules, Subject, Verdict, unix
 use crate::ids::Ids;
 use crate::neighbour::{self, NextHops};
 use crate::passive::truth::Passive;
-use crate::plane::{PortHandle, WorkerHandle};
+use crate::plane::{PortHandle, Renew, WorkerHandle};
 use crate::publisher::{self, Backlog};
+use crate::reconcile::{self, Kind, OnLoopback, Renewals, Surroundings, Ways};
 use crate::scan::Scanner;
 use crate::state::saver::{Saver, Written};
 use crate::state::{Saved, SavedBackend, SavedDrain};
@@ -33,7 +34,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use wire::{BackendId, Tick};
+use wire::{BackendId, PortId, Tick};
 use worker::View;
 use worker::counters::Count;
 
@@ -50,6 +51,29 @@ pub(crate) enum Note {
         vip: Vip,
         /// It is there now.
         there: bool,
+    },
+    /// What the kernel has differs in another way from what is wanted.
+    Surroundings(Surroundings),
+    /// Something in the kernel was put right.
+    Repaired {
+        /// What it was about.
+        kind: Kind,
+        /// What was done.
+        text: String,
+    },
+    /// Something in the kernel could not be put right.
+    RepairFailed {
+        /// What it was about.
+        kind: Kind,
+        /// In words, if it is news.
+        text: Option<String>,
+    },
+    /// The device of an exception interface was made anew, or not.
+    Renewed {
+        /// Its data port.
+        port: PortId,
+        /// Why not.
+        result: Result<(), String>,
     },
     /// Something an operator should know.
     Warning(String),
@@ -243,8 +267,11 @@ pub(crate) struct Truth {
     pub(crate) notes: mpsc::Sender<Note>,
     acknowledged: watch::Sender<u64>,
     wanted_neighbours: watch::Sender<neighbour::Wanted>,
-    wanted_announcements: watch::Sender<announce::Wanted>,
-    pub(crate) announced: watch::Receiver<BTreeSet<Vip>>,
+    wanted_of_kernel: watch::Sender<reconcile::Wanted>,
+    pub(crate) on_loopback: watch::Receiver<OnLoopback>,
+    /// Links, and the kernel's side of ports.
+    pub(crate) ways: Ways,
+    pub(crate) renewals: Renewals,
 }
 
 /// What the owner is made of.
@@ -260,8 +287,9 @@ pub(crate) struct Parts {
     pub(crate) notes: mpsc::Sender<Note>,
     pub(crate) acknowledged: watch::Sender<u64>,
     pub(crate) wanted_neighbours: watch::Sender<neighbour::Wanted>,
-    pub(crate) wanted_announcements: watch::Sender<announce::Wanted>,
-    pub(crate) announced: watch::Receiver<BTreeSet<Vip>>,
+    pub(crate) wanted_of_kernel: watch::Sender<reconcile::Wanted>,
+    pub(crate) on_loopback: watch::Receiver<OnLoopback>,
+    pub(crate) renew: Option<Renew>,
     pub(crate) cluster: Option<Part>,
     pub(crate) grace: std::time::Duration,
     pub(crate) doors: crate::agents::counts::Doors,
@@ -326,8 +354,10 @@ impl Truth {
             notes: parts.notes,
             acknowledged: parts.acknowledged,
             wanted_neighbours: parts.wanted_neighbours,
-            wanted_announcements: parts.wanted_announcements,
-            announced: parts.announced,
+            wanted_of_kernel: parts.wanted_of_kernel,
+            on_loopback: parts.on_loopback,
+            ways: Ways::default(),
+            renewals: Renewals::new(parts.renew),
         };
         truth.events.push(EventKind::Start, None, None, format!("guidewayd {} started", truth.version));
         if saved.config.is_some_and(|last| last != loaded.text) {
@@ -555,6 +585,10 @@ impl Truth {
                 self.unsaved = true;
                 self.events.push(kind, None, None, format!("{vip} {what}"));
             }
+            Note::Surroundings(seen) => self.surroundings_seen(seen),
+            Note::Repaired { kind, text } => self.repaired(kind, &text),
+            Note::RepairFailed { kind, text } => self.repair_failed(kind, text),
+            Note::Renewed { port, result } => self.renewed(port, result),
             Note::Warning(text) => self.events.push(EventKind::Warning, None, None, text),
             Note::Store(event) => self.store_note(event),
         }
@@ -562,11 +596,15 @@ impl Truth {
 
     fn checked(&mut self, id: BackendId, check: &Arc<Check>, result: CheckResult) {
         let now_ms = self.uptime_ms();
-        let Some(member) = self.members.get_mut(&id) else { return };
+        let Some(member) = self.members.get(&id) else { return };
         // A result of a check that was replaced meanwhile says nothing about the new one.
         if !member.checker.as_ref().is_some_and(|checker| Arc::ptr_eq(&checker.check, check)) {
             return;
         }
+        if self.is_blind(check, &result) {
+            return;
+        }
+        let Some(member) = self.members.get_mut(&id) else { return };
         let Some(service) = self.config.services.iter().find(|service| service.name == member.service) else {
             return;
         };
@@ -829,8 +867,8 @@ impl Truth {
             *old = wanted;
             differs
         });
-        let wanted = self.announcements();
-        self.wanted_announcements.send_if_modified(|old| {
+        let wanted = self.wanted_of_kernel(self.announcements());
+        self.wanted_of_kernel.send_if_modified(|old| {
             let differs = *old != wanted;
             *old = wanted;
             differs
@@ -852,7 +890,11 @@ impl Truth {
             }
         }
         let joined = self.cluster.as_ref().is_none_or(Part::is_ready);
-        let serving = !self.stopping && self.leaving.is_none() && joined && *self.acknowledged.borrow() > 0;
+        let serving = !self.stopping
+            && self.leaving.is_none()
+            && joined
+            && *self.acknowledged.borrow() > 0
+            && self.can_send();
         for service in self.config.services.iter().filter(|service| service.announce == Announce::Kernel) {
             if service.health.route == Route::Tunnel && service.vip.addr.is_ipv4() {
                 wanted
@@ -882,6 +924,7 @@ impl Truth {
             self.dirty = true;
             self.settle();
         }
+        self.tend_renewals();
         self.tend_agents();
         self.tend_cluster();
     }
@@ -906,6 +949,7 @@ impl Truth {
 
     /// Twice a second: removed backends whose flows have ended or whose time is over; the state file.
     pub(crate) fn sweep(&mut self) {
+        self.observe_links();
         let now = Instant::now();
         let acknowledged = self.is_acknowledged();
         // In a cluster the plan says when.
@@ -982,8 +1026,9 @@ impl Truth {
             backends: backends.collect(),
             registrations: self.saved_registrations(),
             announced: self
-                .announced
+                .on_loopback
                 .borrow()
+                .ours
                 .iter()
                 .map(|vip| crate::state::SavedAddress { address: vip.address, length: vip.length })
                 .collect(),

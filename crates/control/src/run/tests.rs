@@ -191,6 +191,7 @@ impl Machine {
             driver: "net_null".to_owned(),
             exception: None,
             stats: Box::new(|| DeviceStats { rx: 5, missed: 1, ..DeviceStats::default() }),
+            kernel: None,
             link_up: Box::new(|| true),
         };
         let telemetry = Rc::new(RefCell::new(Vec::new()));
@@ -200,6 +201,7 @@ impl Machine {
             ports: vec![port],
             now: Box::new(now),
             memory_bytes: vec![("flow tables".to_owned(), 4096)],
+            renew: None,
             telemetry: Some(Box::new(move |command: &str, json: String| {
                 heard.borrow_mut().push((command.to_owned(), json));
             })),
