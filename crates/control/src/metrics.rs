@@ -466,17 +466,19 @@ fn workers(page: &mut Page, snapshot: &Snapshot) {
 }
 
 fn reconciled(page: &mut Page, snapshot: &Snapshot) {
-    let mut each = |name: &str, kind: &str, help: &str, value: fn(&Reconciled) -> u64| {
+    let mut each = |name: &str, kind: &str, help: &str, value: fn(&Reconciled) -> Option<u64>| {
         page.family(name, kind, help);
         for of in &snapshot.reconciled {
-            page.sample(name, &[("kind", of.kind)], value(of));
+            if let Some(value) = value(of) {
+                page.sample(name, &[("kind", of.kind)], value);
+            }
         }
     };
     each(
         "reconcile_wrong",
         "gauge",
-        "Interfaces, links, addresses, routes and VIPs in the kernel that are not as wanted, by kind.",
-        |of| of.wrong,
+        "Interfaces, links, addresses, routes and VIPs in the kernel that are not as wanted, and next hops that are not known, by kind.",
+        |of| Some(of.wrong),
     );
     each("reconcile_repairs_total", "counter", "What of these was put right, by kind.", |of| of.repairs);
     each("reconcile_failures_total", "counter", "Attempts at it that failed, by kind.", |of| of.failures);

@@ -875,6 +875,12 @@ impl Truth {
         });
     }
 
+    /// Addresses of backends and machines whose next hop is to be found, and is not known.
+    pub(crate) fn missing_next_hops(&self) -> u64 {
+        let wanted = self.wanted_neighbours.borrow();
+        wanted.addresses.iter().filter(|address| !self.next_hops.contains_key(address)).count() as u64
+    }
+
     /// Addresses of other machines of the cluster, unless what is sent there has a static next hop.
     fn peers(&self) -> impl Iterator<Item = IpAddr> + '_ {
         let part = self.cluster.as_ref().filter(|_| self.config.machine.next_hop_mac.is_none());

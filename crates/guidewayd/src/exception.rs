@@ -36,17 +36,20 @@ pub(crate) struct Plan {
 #[derive(Debug)]
 pub(crate) struct Exception {
     plan: Plan,
-    /// Counts its devices, each of which has a name of its own: the dead one is closed after the next one was made.
-    made: u32,
+    /// Counts attempts to make it. Each has a device's name of its own: the dead one is closed after the next one was made.
+    attempts: u32,
+    /// Name of its device.
+    device: String,
     port: Port,
 }
 
 impl Exception {
     /// Makes and starts it.
     pub(crate) fn open(eal: &Eal, plan: Plan) -> Result<Exception, PortError> {
-        let port = plan.start(eal, 0)?;
+        let device = format!("net_tap_{}", plan.interface);
+        let port = plan.start(eal, &device)?;
         tracing::info!(port = plan.port, interface = plan.interface, "exception port started");
-        Ok(Exception { plan, made: 0, port })
+        Ok(Exception { plan, attempts: 0, device, port })
     }
 
     /// Its queues, one a worker; empty after the first call.
@@ -56,17 +59,9 @@ impl Exception {
 }
 
 impl Plan {
-    /// Name of its `made`th device.
-    fn device(&self, made: u32) -> String {
-        match made {
-            0 => format!("net_tap_{}", self.interface),
-            again => format!("net_tap_{}_{again}", self.interface),
-        }
-    }
-
-    fn start(&self, eal: &Eal, made: u32) -> Result<Port, PortError> {
+    fn start(&self, eal: &Eal, device: &str) -> Result<Port, PortError> {
         let (interface, mac) = (&self.interface, model::config::Mac(self.mac));
-        let device = Device::attach(eal, &format!("{},iface={interface},mac={mac}", self.device(made)))?;
+        let device = Device::attach(eal, &format!("{device},iface={interface},mac={mac}"))?;
         let mtu = mtu(self.mtu, device.info().mtu_max);
         if mtu < self.mtu {
             tracing::info!(
@@ -170,8 +165,12 @@ impl Exceptions {
                 plan.interface
             ));
         }
-        let made = exception.made.saturating_add(1);
-        let mut port = plan.start(&self.eal, made).map_err(|error| error.to_string())?;
+        exception.attempts = exception.attempts.saturating_add(1);
+        let device = format!("net_tap_{}_{}", plan.interface, exception.attempts);
+        let mut port = plan.start(&self.eal, &device).map_err(|error| {
+            self.forget(&device);
+            error.to_string()
+        })?;
         let id = PortId(first.saturating_add(u16::try_from(at).unwrap_or(u16::MAX)));
         let mut queues = port.take_queues().into_iter();
         for worker in workers.iter_mut() {
@@ -182,15 +181,12 @@ impl Exceptions {
             }
         }
         let dead = std::mem::replace(&mut exception.port, port);
-        let dead_name = exception.plan.device(exception.made);
-        exception.made = made;
+        let dead_device = std::mem::replace(&mut exception.device, device);
         let is_home = come_home(workers);
         drop(dead);
         if is_home {
             // It was closed with its last queue.
-            if let Err(errno) = dpdk::port::forget(&self.eal, &dead_name) {
-                tracing::debug!("device {dead_name} stays on its bus [{errno}]");
-            }
+            self.forget(&dead_device);
         } else {
             tracing::warn!(
                 interface = exception.plan.interface,
@@ -198,6 +194,13 @@ impl Exceptions {
             );
         }
         Ok(())
+    }
+
+    /// Removes a device that is closed.
+    fn forget(&self, device: &str) {
+        if let Err(errno) = dpdk::port::forget(&self.eal, device) {
+            tracing::debug!("device {device} stays on its bus [{errno}]");
+        }
     }
 
     /// Closes all of them. The workers have stopped.

@@ -153,7 +153,12 @@ fn sample() -> Snapshot {
     });
     Snapshot {
         cluster: None,
-        reconciled: vec![crate::reconcile::Reconciled { kind: "route", wrong: 1, repairs: 2, failures: 3 }],
+        reconciled: vec![crate::reconcile::Reconciled {
+            kind: "route",
+            wrong: 1,
+            repairs: Some(2),
+            failures: Some(3),
+        }],
         suspects: [
             crate::status::Suspects { cause: "agent", now: 1, began: 6 },
             crate::status::Suspects { cause: "clients", now: 2, began: 3 },

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// Pause after the first try; each further one is twice as long …
-const PAUSE_MIN: Duration = Duration::from_millis(200);
+const PAUSE_MIN: Duration = Duration::from_millis(100);
 /// … up to this, so that what can be repaired is, within 3 s of that.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
-/// An action that was not needed for so long begins anew.
-const FORGET: Duration = Duration::from_secs(10);
+/// An action that was not needed for so long begins anew. Longer than any pause.
+const FORGET: Duration = Duration::from_secs(3);
 
 /// Tries by action.
 #[derive(Debug, Default)]
@@ -44,6 +44,11 @@ impl Backoff {
     /// Forgets what was not needed for a while.
     pub(super) fn forget(&mut self, now: Instant) {
         self.tried.retain(|_, tried| now < tried.last + FORGET);
+    }
+
+    /// Forgets the actions that are so: what they act upon is another.
+    pub(super) fn forget_those(&mut self, is: impl Fn(&Action) -> bool) {
+        self.tried.retain(|action, _| !is(action));
     }
 
     /// Until the first of these actions is due.
@@ -82,11 +87,15 @@ mod tests {
             assert!(!backoff.is_due(&action, now + wait - Duration::from_millis(1)));
             now += wait;
         }
-        assert_eq!(pauses, [200, 400, 800, 1600, 2000, 2000, 2000]);
+        assert_eq!(pauses, [100, 200, 400, 800, 1600, 2000, 2000]);
         // It helped at last; the next failure is news.
         assert!(!backoff.tried(&action, false, now));
         assert!(backoff.tried(&action, true, now));
-        // Long not needed: at once again.
+        // Another interface of its name, or long not needed: at once again.
+        assert!(!backoff.is_due(&action, now));
+        backoff.forget_those(|of| *of == action);
+        assert!(backoff.is_due(&action, now));
+        backoff.tried(&action, false, now);
         now += FORGET;
         backoff.forget(now);
         assert!(backoff.is_due(&action, now));

@@ -212,7 +212,12 @@ impl Keeper {
         let seen = looked.map_err(|_| "no answer".to_owned())?.map_err(|error| error.to_string())?;
         for interface in &wanted.interfaces {
             if let Some(link) = seen.links.get(&interface.name) {
-                self.known.insert(interface.name.clone(), (interface.made, link.index));
+                let is_new =
+                    self.known.insert(interface.name.clone(), (interface.made, link.index)).is_none();
+                if is_new {
+                    let name = interface.name.as_str();
+                    self.backoff.forget_those(|action| kernel::interface_of(action) == Some(name));
+                }
             }
         }
         Ok(seen)

@@ -34,10 +34,10 @@ pub(crate) struct Reconciled {
     pub(crate) kind: &'static str,
     /// Not as wanted, now.
     pub(crate) wrong: u64,
-    /// Repairs since the start.
-    pub(crate) repairs: u64,
+    /// Repairs since the start; `None`: the kernel does them.
+    pub(crate) repairs: Option<u64>,
     /// Attempts that failed, since the start.
-    pub(crate) failures: u64,
+    pub(crate) failures: Option<u64>,
 }
 
 impl Ways {
@@ -194,10 +194,11 @@ impl Truth {
         let kinds = Kind::ALL.iter().map(|kind| Reconciled {
             kind: kind.as_str(),
             wrong: wrong(*kind),
-            repairs: count(&self.ways.repairs, *kind),
-            failures: count(&self.ways.failures, *kind),
+            repairs: Some(count(&self.ways.repairs, *kind)),
+            failures: Some(count(&self.ways.failures, *kind)),
         });
-        kinds.collect()
+        let hops = self.missing_next_hops();
+        kinds.chain([Reconciled { kind: "neighbour", wrong: hops, repairs: None, failures: None }]).collect()
     }
 
     /// Whether a failed check says nothing about its backend: while it was under way, nothing could leave by its interface.
@@ -205,16 +206,10 @@ impl Truth {
         if result.passed {
             return false;
         }
-        let Some((since, until)) = check.via.as_ref().and_then(|via| self.ways.lost.get(via)) else {
-            return false;
-        };
-        let now = Instant::now();
-        match until {
-            None => !self.can_send() || now < *since + BLIND_MAX,
-            Some(until) => {
-                now.checked_sub(Duration::from_micros(result.duration_us)).is_none_or(|begun| begun <= *until)
-            }
-        }
+        let lost = check.via.as_ref().and_then(|via| self.ways.lost.get(via));
+        lost.is_some_and(|lost| {
+            says_nothing(*lost, self.can_send(), Instant::now(), Duration::from_micros(result.duration_us))
+        })
     }
 
     /// Keeps note of what can leave by which interface, and of what follows for announcements.
@@ -233,6 +228,40 @@ impl Truth {
             }
         }
         self.wish_neighbours();
+    }
+}
+
+/// Whether a check that failed `now`, after so long, could not have left by an interface that was lost from and until then.
+fn says_nothing(
+    (since, until): (Instant, Option<Instant>),
+    can_send: bool,
+    now: Instant,
+    took: Duration,
+) -> bool {
+    match until {
+        None => !can_send || now < since + BLIND_MAX,
+        Some(until) => now.checked_sub(took).is_none_or(|begun| begun <= until),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_check_that_could_not_leave_says_nothing_and_others_do() {
+        let (begun, second) = (Instant::now(), Duration::from_secs(1));
+        let at = |seconds: u32| begun + seconds * second;
+        // Lost from 10 on: for 10 s, or for as long as there is no link at all.
+        assert!(says_nothing((at(10), None), true, at(11), second));
+        assert!(says_nothing((at(10), None), true, at(19), second));
+        assert!(!says_nothing((at(10), None), true, at(20), second));
+        assert!(says_nothing((at(10), None), false, at(500), second));
+        // Until 15: what was begun before that.
+        let lost = (at(10), Some(at(15)));
+        assert!(says_nothing(lost, true, at(16), 2 * second));
+        assert!(says_nothing(lost, true, at(16), second));
+        assert!(!says_nothing(lost, true, at(17), second));
     }
 }
 

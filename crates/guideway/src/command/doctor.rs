@@ -157,7 +157,7 @@ fn daemon_check(arguments: &Arguments, config: Option<&Config>) -> Finding {
     match asked {
         Ok((StatusCode::OK, _, socket)) => Finding::pass(CHECK, format!("ready at {}", socket.display())),
         Ok((_, ready, _)) => {
-            let see = "see: guideway show services, guideway events";
+            let see = "see: guideway show services, guideway show ports, guideway events";
             Finding::warn(CHECK, format!("runs, but is not ready: {}", ready.reason), see)
         }
         // A daemon that is not there is normal before the first start; one that answers nonsense is not.
