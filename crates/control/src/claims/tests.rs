@@ -25,7 +25,7 @@ fn service(vip: &str, announce: &str) -> String {
 
 /// What the second one is told.
 fn refusal(of: Result<Claims, ClaimError>) -> String {
-    of.err().expect("refused").to_string()
+    of.expect_err("refused").to_string()
 }
 
 #[test]

@@ -244,6 +244,19 @@ fn says_nothing(
     }
 }
 
+/// An exception interface as the configuration of a port has it, for tests.
+#[cfg(test)]
+pub(super) fn interface(port: PortId, name: &str) -> super::Interface {
+    super::Interface {
+        port,
+        name: name.to_owned(),
+        mac: None,
+        addresses: Vec::new(),
+        gateways: std::collections::BTreeSet::new(),
+        made: 0,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -262,18 +275,5 @@ mod tests {
         assert!(says_nothing(lost, true, at(16), 2 * second));
         assert!(says_nothing(lost, true, at(16), second));
         assert!(!says_nothing(lost, true, at(17), second));
-    }
-}
-
-/// An exception interface as the configuration of a port has it, for tests.
-#[cfg(test)]
-pub(super) fn interface(port: PortId, name: &str) -> super::Interface {
-    super::Interface {
-        port,
-        name: name.to_owned(),
-        mac: None,
-        addresses: Vec::new(),
-        gateways: std::collections::BTreeSet::new(),
-        made: 0,
     }
 }
