@@ -70,6 +70,8 @@ struct Neighbour {
     mac: Option<[u8; 6]>,
     /// The kernel has seen it lately, or was told so by an administrator.
     fresh: bool,
+    /// The kernel asks for it. One that fails without having been asked for was deleted by hand, and is asked for before it is given up.
+    doubted: bool,
 }
 
 enum Heard {
@@ -132,8 +134,10 @@ impl Table {
                     return Heard::Nothing;
                 }
                 let old = self.neighbours.get(&key).copied();
-                self.neighbours.insert(key, told.after(old));
-                Heard::Neighbour
+                let new = told.after(old);
+                self.neighbours.insert(key, new);
+                // Looking again asks for it.
+                if told == Told::Failed && new.mac.is_some() { Heard::LookAgain } else { Heard::Neighbour }
             }
             // Looking again asks the kernel to resolve it anew.
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelNeighbour(message)) => {
@@ -213,11 +217,12 @@ fn read_neighbour(message: &NeighbourMessage) -> Option<((u32, IpAddr), Told)> {
     }
     let told = match (message.header.state, mac) {
         (NeighbourState::Reachable | NeighbourState::Permanent | NeighbourState::Noarp, Some(mac)) => {
-            Told::Usable { mac, fresh: true }
+            Told::Usable { mac, fresh: true, doubted: false }
         }
-        (NeighbourState::Stale | NeighbourState::Delay | NeighbourState::Probe, Some(mac)) => {
-            Told::Usable { mac, fresh: false }
+        (NeighbourState::Stale | NeighbourState::Delay, Some(mac)) => {
+            Told::Usable { mac, fresh: false, doubted: false }
         }
+        (NeighbourState::Probe, Some(mac)) => Told::Usable { mac, fresh: false, doubted: true },
         (NeighbourState::Incomplete | NeighbourState::None, _) => Told::Asking,
         _ => Told::Failed,
     };
@@ -230,6 +235,7 @@ enum Told {
     Usable {
         mac: [u8; 6],
         fresh: bool,
+        doubted: bool,
     },
     /// It is being resolved: what was known before still holds.
     Asking,
@@ -239,9 +245,12 @@ enum Told {
 impl Told {
     fn after(self, old: Option<Neighbour>) -> Neighbour {
         match self {
-            Told::Usable { mac, fresh } => Neighbour { mac: Some(mac), fresh },
-            Told::Asking => Neighbour { mac: old.and_then(|old| old.mac), fresh: false },
-            Told::Failed => Neighbour { mac: None, fresh: false },
+            Told::Usable { mac, fresh, doubted } => Neighbour { mac: Some(mac), fresh, doubted },
+            Told::Asking => Neighbour { mac: old.and_then(|old| old.mac), fresh: false, doubted: true },
+            Told::Failed => {
+                let mac = old.filter(|old| !old.doubted).and_then(|old| old.mac);
+                Neighbour { mac, fresh: false, doubted: true }
+            }
         }
     }
 }
@@ -259,7 +268,7 @@ mod tests {
         let on = |interface| BTreeMap::from([(address, hop(interface))]);
         let mac = [2, 0, 0, 0, 0, 1];
         let next_hop = NextHops::from([(address, NextHop { port: PortId(0), mac })]);
-        table.neighbours.insert((7, address), Neighbour { mac: Some(mac), fresh: true });
+        table.neighbours.insert((7, address), Neighbour { mac: Some(mac), fresh: true, doubted: false });
         table.replace(on(7), &[]);
         assert_eq!(table.next_hops(), next_hop);
         assert!(table.complete(&wanted));
@@ -282,9 +291,14 @@ mod tests {
     #[test]
     fn a_forgotten_entry_keeps_its_address_until_resolution_fails() {
         let mac = Some([2, 0, 0, 0, 0, 1]);
-        let old = Neighbour { mac, fresh: true };
-        assert_eq!(Told::Asking.after(Some(old)), Neighbour { mac, fresh: false });
-        assert_eq!(Told::Asking.after(None), Neighbour { mac: None, fresh: false });
-        assert_eq!(Told::Failed.after(Some(old)), Neighbour { mac: None, fresh: false });
+        let old = Neighbour { mac, fresh: true, doubted: false };
+        let asked = Neighbour { mac, fresh: false, doubted: true };
+        let lost = Neighbour { mac: None, ..asked };
+        assert_eq!(Told::Asking.after(Some(old)), asked);
+        assert_eq!(Told::Asking.after(None), lost);
+        // By hand: it is asked for. By the kernel, which has asked: it is lost.
+        assert_eq!(Told::Failed.after(Some(old)), asked);
+        assert_eq!(Told::Failed.after(Some(asked)), lost);
+        assert_eq!(Told::Failed.after(None), lost);
     }
 }
