@@ -161,7 +161,8 @@ fn cut_and_mend(lab: &Lab, balancer: &Balancer, namespace: &Namespace, interface
     })
     .unwrap();
     let noticed = begun.elapsed();
-    std::thread::sleep(Duration::from_millis(full_or(10_000, 2_000)));
+    // An exchange may take 10 s.
+    std::thread::sleep(Duration::from_millis(full_or(5_000, 2_000)));
     assert_eq!(ready(balancer).0, 503);
     let port = balancer.api().find("/v1/ports", &[("name", "data0")]).unwrap();
     assert!(port["link_up"] == false && port["wrong"] == serde_json::json!(["no link"]), "{port}");

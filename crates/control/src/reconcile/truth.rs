@@ -93,14 +93,13 @@ impl Truth {
     pub(crate) fn observe_links(&mut self) {
         let mut changed = false;
         for port in &self.ports {
-            let below = port.kernel.as_ref().filter(|_| self.ways.seen.down.contains(&port.id));
-            let up = below.is_none() && (port.link_up)();
+            let up = !self.ways.seen.down.contains(&port.id) && (port.link_up)();
             // Up is what it is taken to be at the start.
             if self.ways.links.insert(port.id, up).unwrap_or(true) == up {
                 continue;
             }
             changed = true;
-            let by = below.map_or_else(String::new, |name| format!(" ({name})"));
+            let by = port.kernel.as_ref().map_or_else(String::new, |name| format!(" ({name})"));
             let (kind, message) = match up {
                 true => (EventKind::LinkUp, format!("port {}{by} has a link again", port.name)),
                 false => (EventKind::LinkDown, format!("port {}{by} has no link", port.name)),
