@@ -31,6 +31,7 @@ const FUNCTIONS: &[&str] = &[
     "fflush",
     // devices and ports
     "rte_dev_probe",
+    "rte_eal_hotplug_remove",
     "rte_dev_name",
     "rte_eth_find_next",
     "rte_eth_dev_get_port_by_name",

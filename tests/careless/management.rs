@@ -1,5 +1,6 @@
 //! The management thread waits for nobody: not for a large configuration, slow or silent clients, or a disk that hangs.
 
+use super::full_or;
 use guideway_lab::api::{Api, rows};
 use guideway_lab::command::until;
 use guideway_lab::config::{Config, Member, Mode, Service};
@@ -13,12 +14,6 @@ use std::net::{IpAddr, SocketAddrV4, TcpStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-
-/// Whether tests are to be as long and as large as they should be: `GUIDEWAY_LAB_FULL` is set (`cargo xtask soak` does).
-pub(crate) fn full_or<T>(full: T, short: T) -> T {
-    let is_full = std::env::var_os("GUIDEWAY_LAB_FULL").is_some_and(|value| !value.is_empty());
-    if is_full { full } else { short }
-}
 
 const METRICS: &str = "127.0.0.1:9100";
 /// Traffic meanwhile, packets a second.

@@ -70,7 +70,9 @@ impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Failure {
         let status = match &refusal {
             Refusal::Config(_) | Refusal::Compile(_) | Refusal::Unfit(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            Refusal::Restart(_) | Refusal::Overtaken | Refusal::Alone => StatusCode::CONFLICT,
+            Refusal::Restart(_) | Refusal::Overtaken | Refusal::Alone | Refusal::Claimed(_) => {
+                StatusCode::CONFLICT
+            }
             Refusal::TooMuch(_) => StatusCode::BAD_REQUEST,
             Refusal::UnknownService(_) | Refusal::UnknownBackend { .. } => StatusCode::NOT_FOUND,
             Refusal::File { .. } => StatusCode::INTERNAL_SERVER_ERROR,

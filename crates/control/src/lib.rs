@@ -25,6 +25,8 @@ mod api;
 mod apply;
 #[cfg(feature = "daemon")]
 mod balance;
+#[cfg(feature = "daemon")]
+mod claims;
 #[cfg(any(feature = "daemon", feature = "rehearsal"))]
 mod cluster;
 #[cfg(feature = "daemon")]
@@ -33,6 +35,8 @@ mod event;
 mod flows;
 #[cfg(feature = "daemon")]
 mod health;
+#[cfg(feature = "daemon")]
+mod listeners;
 #[cfg(feature = "daemon")]
 mod load;
 #[cfg(feature = "daemon")]
@@ -51,6 +55,8 @@ mod passive;
 mod plane;
 #[cfg(feature = "daemon")]
 mod publisher;
+#[cfg(feature = "daemon")]
+mod reconcile;
 #[cfg(feature = "daemon")]
 mod run;
 #[cfg(feature = "daemon")]
@@ -76,12 +82,18 @@ mod test_network;
 
 #[cfg(feature = "rehearsal")]
 pub use agents::rehearsal::{agent_seeds, rehearse_agents};
+#[cfg(feature = "daemon")]
+pub use claims::{ClaimError, Claims, interface_exists};
 #[cfg(feature = "rehearsal")]
 pub use cluster::rehearsal::{rehearse_store, store_seeds};
+#[cfg(feature = "daemon")]
+pub use listeners::Listeners;
 #[cfg(feature = "rehearsal")]
 pub use neighbour::rehearsal::{netlink_seeds, rehearse_netlink};
 #[cfg(feature = "daemon")]
-pub use plane::{DeviceStats, LostWords, Notice, Options, Plane, PortHandle, Telemetry, WorkerHandle};
+pub use plane::{DeviceStats, LostWords, Notice, Options, Plane, PortHandle, Renew, Telemetry, WorkerHandle};
+#[cfg(feature = "daemon")]
+pub use reconcile::{ExceptionError, configure as configure_exceptions};
 #[cfg(feature = "daemon")]
 pub use run::{RunError, run};
 #[cfg(feature = "rehearsal")]

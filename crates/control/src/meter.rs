@@ -41,8 +41,8 @@ pub(crate) enum Job {
     Conversation,
     /// Netlink: next hops.
     Neighbours,
-    /// Netlink: VIPs on the loopback.
-    Announcements,
+    /// Netlink: interfaces, addresses, routes, VIPs.
+    Reconcile,
     /// The cluster's store.
     Store,
     /// Answers for DPDK's telemetry.
@@ -60,7 +60,7 @@ impl Job {
         (Job::Housekeeping, "housekeeping"),
         (Job::Conversation, "conversation"),
         (Job::Neighbours, "neighbours"),
-        (Job::Announcements, "announcements"),
+        (Job::Reconcile, "reconcile"),
         (Job::Store, "store"),
         (Job::Telemetry, "telemetry"),
     ];

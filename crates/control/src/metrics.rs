@@ -1,6 +1,7 @@
 //! Metrics as Prometheus text 0.0.4, written by hand: the client library at hand writes OpenMetrics, which Prometheus'
 //! own `promtool check metrics` refuses. Counters stay plain cells in the workers; they are read at scrape time.
 
+use crate::reconcile::Reconciled;
 use crate::status::{AgentCounts, Snapshot};
 use model::agent::Phase;
 use model::api::{BackendState, ClusterStatus, ManagementTurns, ServiceState, Status};
@@ -57,6 +58,7 @@ pub(crate) fn render(snapshot: &Snapshot) -> String {
     workers(&mut page, snapshot);
     drops(&mut page, snapshot);
     ports(&mut page, snapshot);
+    reconciled(&mut page, snapshot);
     if let Some(status) = &snapshot.cluster {
         cluster(&mut page, status);
     }
@@ -503,6 +505,25 @@ fn workers(page: &mut Page, snapshot: &Snapshot) {
             page.sample("flow_forwarded_packets_total", &[("core", core.as_str()), ("to", to)], count);
         }
     }
+}
+
+fn reconciled(page: &mut Page, snapshot: &Snapshot) {
+    let mut each = |name: &str, kind: &str, help: &str, value: fn(&Reconciled) -> Option<u64>| {
+        page.family(name, kind, help);
+        for of in &snapshot.reconciled {
+            if let Some(value) = value(of) {
+                page.sample(name, &[("kind", of.kind)], value);
+            }
+        }
+    };
+    each(
+        "reconcile_wrong",
+        "gauge",
+        "Interfaces, links, addresses, routes and VIPs in the kernel that are not as wanted, and next hops that are not known, by kind.",
+        |of| Some(of.wrong),
+    );
+    each("reconcile_repairs_total", "counter", "What of these was put right, by kind.", |of| of.repairs);
+    each("reconcile_failures_total", "counter", "Attempts at it that failed, by kind.", |of| of.failures);
 }
 
 fn drops(page: &mut Page, snapshot: &Snapshot) {

@@ -2,7 +2,8 @@
 //! neighbour tables on the exception interfaces say.
 //!
 //! Rule of this module: the kernel resolves, we read. What it says is put together here, without asking; [`follow`] asks. An entry that
-//! vanishes keeps its last address until resolution has failed, so that the kernel's housekeeping interrupts no traffic.
+//! vanishes keeps its last address until resolution has failed, so that the kernel's housekeeping interrupts no traffic; a way that vanishes is kept
+//! for some seconds, so that an exception interface that is set down, flushed or deleted interrupts none until it is put right.
 #![cfg_attr(not(feature = "daemon"), allow(dead_code))]
 
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
@@ -13,7 +14,11 @@ use rtnetlink::packet_route::neighbour::{
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 use wire::PortId;
+
+/// How long a way that the kernel has no more is kept.
+const HOLD: Duration = Duration::from_secs(5);
 
 #[cfg(feature = "daemon")]
 pub(crate) mod follow;
@@ -55,6 +60,8 @@ struct Hop {
 struct Table {
     hops: BTreeMap<IpAddr, Hop>,
     neighbours: HashMap<(u32, IpAddr), Neighbour>,
+    /// Since when the kernel has no way to an address any more.
+    lost: BTreeMap<IpAddr, Instant>,
     reported: Option<NextHops>,
 }
 
@@ -63,6 +70,8 @@ struct Neighbour {
     mac: Option<[u8; 6]>,
     /// The kernel has seen it lately, or was told so by an administrator.
     fresh: bool,
+    /// The kernel asks for it. One that fails without having been asked for was deleted by hand, and is asked for before it is given up.
+    doubted: bool,
 }
 
 enum Heard {
@@ -72,6 +81,34 @@ enum Heard {
 }
 
 impl Table {
+    /// The hops that were found, and those of `wanted` that have vanished lately. Where one is found on another interface of the same port (its device
+    /// was made anew), its neighbour is the old one until the kernel says otherwise.
+    fn hold(
+        &mut self,
+        mut found: BTreeMap<IpAddr, Hop>,
+        wanted: &BTreeSet<IpAddr>,
+        now: Instant,
+    ) -> BTreeMap<IpAddr, Hop> {
+        for (address, old) in self.hops.iter().filter(|(address, _)| wanted.contains(address)) {
+            match found.get(address) {
+                None if now < *self.lost.entry(*address).or_insert(now) + HOLD => {
+                    found.insert(*address, *old);
+                }
+                Some(new) if (new.port, new.neighbour) == (old.port, old.neighbour) => {
+                    if let Some(known) = self.neighbours.get(&old.key()).copied() {
+                        self.neighbours.entry(new.key()).or_insert(Neighbour { fresh: false, ..known });
+                    }
+                    self.lost.remove(address);
+                }
+                _ => {
+                    self.lost.remove(address);
+                }
+            }
+        }
+        self.lost.retain(|address, _| found.contains_key(address));
+        found
+    }
+
     /// Hops that were found anew, and all neighbours that the kernel shows. Of those it has forgotten without failing, the ones that are
     /// needed keep their address until they are resolved anew.
     fn replace(&mut self, hops: BTreeMap<IpAddr, Hop>, shown: &[NeighbourMessage]) {
@@ -97,8 +134,10 @@ impl Table {
                     return Heard::Nothing;
                 }
                 let old = self.neighbours.get(&key).copied();
-                self.neighbours.insert(key, told.after(old));
-                Heard::Neighbour
+                let new = told.after(old);
+                self.neighbours.insert(key, new);
+                // Looking again asks for it.
+                if told == Told::Failed && new.mac.is_some() { Heard::LookAgain } else { Heard::Neighbour }
             }
             // Looking again asks the kernel to resolve it anew.
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelNeighbour(message)) => {
@@ -124,7 +163,7 @@ impl Table {
     }
 
     fn complete(&self, wanted: &Wanted) -> bool {
-        self.next_hops().len() == wanted.addresses.len()
+        self.lost.is_empty() && self.next_hops().len() == wanted.addresses.len()
     }
 
     /// Next hops, if they differ from those given last.
@@ -178,11 +217,12 @@ fn read_neighbour(message: &NeighbourMessage) -> Option<((u32, IpAddr), Told)> {
     }
     let told = match (message.header.state, mac) {
         (NeighbourState::Reachable | NeighbourState::Permanent | NeighbourState::Noarp, Some(mac)) => {
-            Told::Usable { mac, fresh: true }
+            Told::Usable { mac, fresh: true, doubted: false }
         }
-        (NeighbourState::Stale | NeighbourState::Delay | NeighbourState::Probe, Some(mac)) => {
-            Told::Usable { mac, fresh: false }
+        (NeighbourState::Stale | NeighbourState::Delay, Some(mac)) => {
+            Told::Usable { mac, fresh: false, doubted: false }
         }
+        (NeighbourState::Probe, Some(mac)) => Told::Usable { mac, fresh: false, doubted: true },
         (NeighbourState::Incomplete | NeighbourState::None, _) => Told::Asking,
         _ => Told::Failed,
     };
@@ -195,6 +235,7 @@ enum Told {
     Usable {
         mac: [u8; 6],
         fresh: bool,
+        doubted: bool,
     },
     /// It is being resolved: what was known before still holds.
     Asking,
@@ -204,23 +245,60 @@ enum Told {
 impl Told {
     fn after(self, old: Option<Neighbour>) -> Neighbour {
         match self {
-            Told::Usable { mac, fresh } => Neighbour { mac: Some(mac), fresh },
-            Told::Asking => Neighbour { mac: old.and_then(|old| old.mac), fresh: false },
-            Told::Failed => Neighbour { mac: None, fresh: false },
+            Told::Usable { mac, fresh, doubted } => Neighbour { mac: Some(mac), fresh, doubted },
+            Told::Asking => Neighbour { mac: old.and_then(|old| old.mac), fresh: false, doubted: true },
+            Told::Failed => {
+                let mac = old.filter(|old| !old.doubted).and_then(|old| old.mac);
+                Neighbour { mac, fresh: false, doubted: true }
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Neighbour, Told};
+    use super::*;
+
+    #[test]
+    fn a_way_that_vanishes_is_kept_for_a_while_and_its_neighbour_on_the_next_interface() {
+        let (mut table, now) = (Table::default(), Instant::now());
+        let address = IpAddr::from([10, 0, 2, 21]);
+        let wanted = Wanted { addresses: [address].into(), interfaces: Vec::new() };
+        let hop = |interface| Hop { port: PortId(0), interface, neighbour: address };
+        let on = |interface| BTreeMap::from([(address, hop(interface))]);
+        let mac = [2, 0, 0, 0, 0, 1];
+        let next_hop = NextHops::from([(address, NextHop { port: PortId(0), mac })]);
+        table.neighbours.insert((7, address), Neighbour { mac: Some(mac), fresh: true, doubted: false });
+        table.replace(on(7), &[]);
+        assert_eq!(table.next_hops(), next_hop);
+        assert!(table.complete(&wanted));
+
+        let mut look = |found: BTreeMap<IpAddr, Hop>, at: Instant| {
+            let held = table.hold(found, &wanted.addresses, at);
+            table.replace(held, &[]);
+            (table.next_hops(), table.complete(&wanted))
+        };
+        let last = HOLD - Duration::from_millis(1);
+        assert_eq!(look(BTreeMap::new(), now), (next_hop.clone(), false));
+        assert_eq!(look(BTreeMap::new(), now + last), (next_hop.clone(), false));
+        // Made anew, with another number.
+        assert_eq!(look(on(8), now + last), (next_hop.clone(), true));
+        // For good.
+        assert_eq!(look(BTreeMap::new(), now + last), (next_hop, false));
+        assert_eq!(look(BTreeMap::new(), now + last + HOLD), (NextHops::new(), false));
+    }
 
     #[test]
     fn a_forgotten_entry_keeps_its_address_until_resolution_fails() {
         let mac = Some([2, 0, 0, 0, 0, 1]);
-        let old = Neighbour { mac, fresh: true };
-        assert_eq!(Told::Asking.after(Some(old)), Neighbour { mac, fresh: false });
-        assert_eq!(Told::Asking.after(None), Neighbour { mac: None, fresh: false });
-        assert_eq!(Told::Failed.after(Some(old)), Neighbour { mac: None, fresh: false });
+        let old = Neighbour { mac, fresh: true, doubted: false };
+        let asked = Neighbour { mac, fresh: false, doubted: true };
+        let lost = Neighbour { mac: None, ..asked };
+        assert_eq!(Told::Asking.after(Some(old)), asked);
+        assert_eq!(Told::Asking.after(None), lost);
+        // By hand: it is asked for. By the kernel, which has asked: it is lost.
+        assert_eq!(Told::Failed.after(Some(old)), asked);
+        assert_eq!(Told::Failed.after(Some(asked)), lost);
+        assert_eq!(Told::Failed.after(None), lost);
     }
 }

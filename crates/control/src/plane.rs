@@ -1,6 +1,8 @@
 //! What the management core is given by the program that started workers and ports: plain data and closures, so
 //! that a test can make one without DPDK.
 
+use crate::claims::Claims;
+use crate::listeners::Listeners;
 use flow::Reader;
 use statesync::plan::Report;
 use statesync::spsc::Receiver;
@@ -27,6 +29,10 @@ pub struct Options {
     pub lost_words: Box<dyn Fn() -> LostWords>,
     /// Version of the program. Default: this crate's.
     pub version: String,
+    /// What this process has claimed. Default nothing: what comes later is claimed all the same.
+    pub claims: Claims,
+    /// Listeners that were bound before; default `None`: [`run()`](crate::run()) binds them.
+    pub listeners: Option<Listeners>,
 }
 
 /// What nobody took in time and is lost.
@@ -48,6 +54,8 @@ impl Options {
             hangup: None,
             lost_words: Box::new(LostWords::default),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            claims: Claims::default(),
+            listeners: None,
         }
     }
 }
@@ -77,9 +85,15 @@ pub struct Plane {
     pub now: Box<dyn Fn() -> Tick>,
     /// Memory by use, bytes: flow tables, buffers.
     pub memory_bytes: Vec<(String, u64)>,
+    /// Makes exception devices anew; `None`: it cannot be done.
+    pub renew: Option<Renew>,
     /// Takes the latest JSON of each DPDK telemetry command (`/guideway/summary` …) twice a second.
     pub telemetry: Option<Telemetry>,
 }
+
+/// Makes the exception device of a data port anew, whose kernel interface is gone, and exchanges it for the old one in every worker, none of which
+/// uses it any more. Blocks; called on a thread that may. Says why not.
+pub type Renew = Arc<dyn Fn(PortId) -> Result<(), String> + Send + Sync>;
 
 /// Takes a DPDK telemetry command and the JSON that answers it.
 pub type Telemetry = Box<dyn FnMut(&str, String)>;
@@ -116,6 +130,8 @@ pub struct PortHandle {
     pub driver: String,
     /// Its exception port: number on the packet path and kernel interface.
     pub exception: Option<(PortId, String)>,
+    /// The kernel interface under the device, whose link is looked at: its driver always says up.
+    pub kernel: Option<String>,
     /// Reads the device's statistics.
     pub stats: Box<dyn Fn() -> DeviceStats>,
     /// Reads the link state.

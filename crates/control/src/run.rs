@@ -8,10 +8,11 @@ use crate::apply;
 use crate::cluster::adopt::{Part, own_address};
 #[cfg(feature = "etcd")]
 use crate::cluster::store;
+use crate::listeners::Listeners;
 use crate::meter::{Job, Meter};
 use crate::plane::{Notice, Options, Plane};
 use crate::truth::{Door, Parts, Question, Refusal, Truth};
-use crate::{agents, announce, balance, neighbour, state, telemetry};
+use crate::{agents, announce, balance, neighbour, reconcile, state, telemetry};
 use model::Loaded;
 use model::api::EventKind;
 use std::collections::BTreeSet;
@@ -65,10 +66,12 @@ pub enum RunError {
         source: io::Error,
     },
     /// Somebody answers on the unix socket.
-    #[error("another guidewayd answers on {}; stop it, or set another api.socket or machine.name", path.display())]
+    #[error("{holder} answers on {}; stop it, or set another api.socket or machine.name", path.display())]
     SocketInUse {
         /// The socket.
         path: PathBuf,
+        /// Who.
+        holder: String,
     },
     /// A TCP listener.
     #[error("cannot listen on {address}: {source}; set another api.listen or metrics.listen")]
@@ -157,7 +160,8 @@ async fn drive(
     plane: Plane,
     mut commands: mpsc::Receiver<Command>,
 ) -> Result<(), RunError> {
-    let Options { config_path, grace, mut notify, version, lost_words, hangup: _ } = options;
+    let Options { config_path, grace, mut notify, version, lost_words, hangup: _, claims, listeners } =
+        options;
     let meter = Meter::of_this_thread();
     let connections = Arc::<ConnectionCounts>::default();
     let mut notify = move |notice| {
@@ -165,25 +169,19 @@ async fn drive(
             notify(notice);
         }
     };
-    let Plane { workers, ports, now, memory_bytes, mut telemetry } = plane;
-    let api_config = loaded.config.api.clone();
-    let metrics_config = loaded.config.metrics.clone();
+    let Plane { workers, ports, now, memory_bytes, renew, mut telemetry } = plane;
 
     // Listeners before anything else: what cannot be reached should not start.
-    let (unix, _socket) = listener::bind_unix(&api_config.socket).await?;
+    let listeners = listeners.map_or_else(|| Listeners::bind(&loaded.config), Ok)?;
+    let (unix, _socket) = listeners.unix;
+    let unix = tokio::net::UnixListener::from_std(unix).map_err(RunError::Runtime)?;
     let (credentials, presented) = watch::channel(Credentials::read(&loaded.config)?);
-    let tcp = match api_config.listen {
-        None => None,
-        Some(address) => Some(listener::bind_tcp(address)?),
-    };
-    let metrics = match metrics_config.listen {
-        None => None,
-        Some(address) => Some(listener::bind_tcp(address)?),
-    };
+    let tcp = listeners.api.map(served).transpose()?;
+    let metrics = listeners.metrics.map(served).transpose()?;
 
-    let agent_listener = match &loaded.config.agents {
+    let agent_listener = match listeners.agents {
         None => None,
-        Some(agents) => Some((listener::bind_tcp(agents.listen)?, loaded.config.machine.name.clone())),
+        Some(listener) => Some((served(listener)?, loaded.config.machine.name.clone())),
     };
 
     let state_dir = loaded.config.machine.state_dir.clone();
@@ -197,8 +195,9 @@ async fn drive(
     let (notes, mut noted) = mpsc::channel(NOTES_MAX);
     let (acknowledged, acknowledgements) = watch::channel(0);
     let (wanted_neighbours, neighbour_wishes) = watch::channel(neighbour::Wanted::default());
-    let (wanted_announcements, announcement_wishes) = watch::channel(announce::Wanted::default());
-    let (announced, mut on_loopback) = watch::channel(BTreeSet::new());
+    let (wanted_of_kernel, kernel_wishes) = watch::channel(reconcile::Wanted::default());
+    let (tell_loopback, mut on_loopback) = watch::channel(reconcile::OnLoopback::default());
+    let claims_of_keeper = claims.clone();
     let (agent_gate, gate) = watch::channel(agents::listener::Gate::default());
     let (say, mut said) = mpsc::channel(agents::listener::SAID_MAX);
     let doors = agents::counts::Doors::default();
@@ -223,11 +222,13 @@ async fn drive(
             notes: notes.clone(),
             acknowledged,
             wanted_neighbours,
-            wanted_announcements,
-            announced: on_loopback.clone(),
+            wanted_of_kernel,
+            on_loopback: on_loopback.clone(),
+            renew,
             cluster,
             grace,
             doors: doors.clone(),
+            claims,
             agent_gate,
         },
     )
@@ -245,9 +246,14 @@ async fn drive(
     #[cfg(not(feature = "etcd"))]
     let keeper = store.zip(requests).map(|_| tokio::spawn(async {}));
     tokio::spawn(meter.watch(Job::Neighbours, neighbour::follow::follow(neighbour_wishes, notes.clone())));
-    tokio::spawn(
-        meter.watch(Job::Announcements, announce::keep(announcement_wishes, left_over, announced, notes)),
-    );
+    let setup = reconcile::keep::Setup {
+        wanted: kernel_wishes,
+        left_over,
+        on_loopback: tell_loopback,
+        notes,
+        claims: claims_of_keeper,
+    };
+    tokio::spawn(meter.watch(Job::Reconcile, reconcile::keep::keep(setup)));
     let door = Door {
         questions,
         acknowledged: acknowledgements.clone(),
@@ -386,7 +392,7 @@ async fn drive(
     let number = truth.save();
     let mut saved = truth.written();
     let farewell = async {
-        let _ = on_loopback.wait_for(BTreeSet::is_empty).await;
+        let _ = on_loopback.wait_for(|now| now.ours.is_empty()).await;
         let _ = saved.wait_for(|written| written.saved >= number).await;
     };
     let farewell = async {
@@ -423,6 +429,11 @@ async fn ended(task: &mut Option<tokio::task::JoinHandle<()>>) {
         Some(task) => drop(task.await),
         None => std::future::pending().await,
     }
+}
+
+/// A bound listener on this runtime.
+fn served(listener: std::net::TcpListener) -> Result<tokio::net::TcpListener, RunError> {
+    tokio::net::TcpListener::from_std(listener).map_err(RunError::Runtime)
 }
 
 fn explain(refusal: &Refusal) -> String {

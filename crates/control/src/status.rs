@@ -1,6 +1,7 @@
 //! What the API, metrics and telemetry show: read from the truth and the workers' counters, changing nothing.
 
 use crate::flows::Search;
+use crate::reconcile::Reconciled;
 use crate::slots::Slots;
 use crate::truth::{Refusal, Truth};
 use model::agent::Phase;
@@ -27,6 +28,7 @@ pub(crate) struct Snapshot {
     /// `None`: the machine is alone.
     pub(crate) cluster: Option<ClusterStatus>,
     pub(crate) suspects: [Suspects; 2],
+    pub(crate) reconciled: Vec<Reconciled>,
     /// `None`: no agents.
     pub(crate) agents: Option<AgentCounts>,
 }
@@ -96,6 +98,7 @@ impl Truth {
             drops: self.drops(),
             cluster: self.cluster_status().ok(),
             suspects: self.suspects_by_cause(),
+            reconciled: self.reconciled(),
             agents: self.base.agents.is_some().then(|| self.agent_counts()),
         }
     }
@@ -112,6 +115,8 @@ impl Truth {
         } else if let Some(part) = self.cluster.as_ref().filter(|part| !part.is_ready()) {
             let why = part.lost.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
             (false, format!("no member of the cluster yet{why}"))
+        } else if let Some(why) = self.why_no_way() {
+            (false, why)
         } else if self.config.services.is_empty() {
             (true, "no service is configured".to_owned())
         } else {
@@ -242,7 +247,7 @@ impl Truth {
             mode: mode_name(service.mode).to_owned(),
             state: self.service_states.get(&service.name).copied().unwrap_or(ServiceState::Empty),
             health: service.health.kind.as_str().to_owned(),
-            announced: self.announced.borrow().contains(&service.vip.into()),
+            announced: self.on_loopback.borrow().there.contains(&service.vip.into()),
             backends_up: up.count() as u64,
             backends_total: service.backends.len() as u64,
             maglev_size: service.maglev_size,
@@ -456,8 +461,9 @@ impl Truth {
                     driver: port.driver.clone(),
                     mac: Mac(port.mac).to_string(),
                     mtu: port.mtu,
-                    link_up: (port.link_up)(),
+                    link_up: self.has_link(port.id),
                     exception: port.exception.as_ref().map(|(_, name)| name.clone()),
+                    wrong: self.wrong_of(port.id),
                     rx: stats.rx,
                     tx: stats.tx,
                     rx_bytes: stats.rx_bytes,

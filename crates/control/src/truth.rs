@@ -12,6 +12,7 @@ use crate::announce::{self, Vip};
 use crate::api::connections::ConnectionCounts;
 use crate::api::credentials::Credentials;
 use crate::balance::Balance;
+use crate::claims::{ClaimError, Claims};
 use crate::cluster::adopt::Part;
 use crate::cluster::store::Event;
 use crate::compile::{CompileError, Making, Recipe};
@@ -21,8 +22,9 @@ use crate::ids::Ids;
 use crate::meter::Meter;
 use crate::neighbour::{self, NextHops};
 use crate::passive::truth::Passive;
-use crate::plane::{LostWords, PortHandle, WorkerHandle};
+use crate::plane::{LostWords, PortHandle, Renew, WorkerHandle};
 use crate::publisher::{self, Backlog};
+use crate::reconcile::{self, Kind, OnLoopback, Renewals, Surroundings, Ways};
 use crate::scan::Scanner;
 use crate::state::saver::{Saver, Written};
 use crate::state::{Saved, SavedBackend, SavedDrain};
@@ -36,7 +38,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use steer::Maglev;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use wire::{BackendId, Tick};
+use wire::{BackendId, PortId, Tick};
 use worker::View;
 use worker::counters::Count;
 
@@ -56,6 +58,29 @@ pub(crate) enum Note {
         vip: Vip,
         /// It is there now.
         there: bool,
+    },
+    /// What the kernel has differs in another way from what is wanted.
+    Surroundings(Surroundings),
+    /// Something in the kernel was put right.
+    Repaired {
+        /// What it was about.
+        kind: Kind,
+        /// What was done.
+        text: String,
+    },
+    /// Something in the kernel could not be put right.
+    RepairFailed {
+        /// What it was about.
+        kind: Kind,
+        /// In words, if it is news.
+        text: Option<String>,
+    },
+    /// The device of an exception interface was made anew, or not.
+    Renewed {
+        /// Its data port.
+        port: PortId,
+        /// Why not.
+        result: Result<(), String>,
     },
     /// Something an operator should know.
     Warning(String),
@@ -117,6 +142,8 @@ pub(crate) enum Refusal {
     File { path: PathBuf, problem: String },
     #[error("stopping")]
     Stopping,
+    #[error("{0}")]
+    Claimed(ClaimError),
     #[error("the cluster's store does not take it: {0}")]
     Store(String),
     #[error("the cluster cannot do it: {0}")]
@@ -142,6 +169,8 @@ impl Refusal {
             Refusal::UnknownService(_) => "`guideway show services` lists them".to_owned(),
             Refusal::UnknownBackend { .. } => "`guideway show backends` lists them".to_owned(),
             Refusal::File { .. } => "make the file readable, or name another: guideway apply FILE".to_owned(),
+            // The error names it.
+            Refusal::Claimed(_) => "nothing was changed".to_owned(),
             Refusal::Stopping => "ask again after the restart".to_owned(),
             Refusal::Store(_) => "nothing was changed and packets are forwarded as before; `guideway show cluster` says whether the \
                                   store is reached again"
@@ -251,6 +280,8 @@ pub(crate) struct Truth {
     /// When what may wait is published next.
     pub(crate) publish_from: Instant,
     pub(crate) doors: crate::agents::counts::Doors,
+    /// What only this process of the network namespace may have.
+    pub(crate) claims: Claims,
     /// Connections of agents at once.
     pub(crate) agent_gate: watch::Sender<crate::agents::listener::Gate>,
 
@@ -259,8 +290,11 @@ pub(crate) struct Truth {
     pub(crate) notes: mpsc::Sender<Note>,
     acknowledged: watch::Sender<u64>,
     wanted_neighbours: watch::Sender<neighbour::Wanted>,
-    wanted_announcements: watch::Sender<announce::Wanted>,
-    pub(crate) announced: watch::Receiver<BTreeSet<Vip>>,
+    wanted_of_kernel: watch::Sender<reconcile::Wanted>,
+    pub(crate) on_loopback: watch::Receiver<OnLoopback>,
+    /// Links, and the kernel's side of ports.
+    pub(crate) ways: Ways,
+    pub(crate) renewals: Renewals,
 }
 
 /// What the owner is made of.
@@ -280,11 +314,13 @@ pub(crate) struct Parts {
     pub(crate) notes: mpsc::Sender<Note>,
     pub(crate) acknowledged: watch::Sender<u64>,
     pub(crate) wanted_neighbours: watch::Sender<neighbour::Wanted>,
-    pub(crate) wanted_announcements: watch::Sender<announce::Wanted>,
-    pub(crate) announced: watch::Receiver<BTreeSet<Vip>>,
+    pub(crate) wanted_of_kernel: watch::Sender<reconcile::Wanted>,
+    pub(crate) on_loopback: watch::Receiver<OnLoopback>,
+    pub(crate) renew: Option<Renew>,
     pub(crate) cluster: Option<Part>,
     pub(crate) grace: std::time::Duration,
     pub(crate) doors: crate::agents::counts::Doors,
+    pub(crate) claims: Claims,
     pub(crate) agent_gate: watch::Sender<crate::agents::listener::Gate>,
 }
 
@@ -343,14 +379,17 @@ impl Truth {
             lazy: false,
             publish_from: Instant::now(),
             doors: parts.doors,
+            claims: parts.claims,
             agent_gate: parts.agent_gate,
             events: EventLog::new(),
             saver: parts.saver,
             notes: parts.notes,
             acknowledged: parts.acknowledged,
             wanted_neighbours: parts.wanted_neighbours,
-            wanted_announcements: parts.wanted_announcements,
-            announced: parts.announced,
+            wanted_of_kernel: parts.wanted_of_kernel,
+            on_loopback: parts.on_loopback,
+            ways: Ways::default(),
+            renewals: Renewals::new(parts.renew),
         };
         truth.events.push(EventKind::Start, None, None, format!("guidewayd {} started", truth.version));
         if saved.config.is_some_and(|last| last != loaded.text) {
@@ -384,6 +423,7 @@ impl Truth {
         let mut ids = self.ids.clone();
         let assigned = ids.assign(&merged, (self.now)(), &|id| self.live_flows(id));
         assigned.map_err(|error| Refusal::Compile(error.into()))?;
+        self.claims.claim_vips(&config).map_err(Refusal::Claimed)?;
         let now_ms = self.uptime_ms();
         self.registry.configure(Facts::of(&config, tokens), now_ms);
         self.registry.skipped(&skipped);
@@ -580,6 +620,10 @@ impl Truth {
                 self.unsaved = true;
                 self.events.push(kind, None, None, format!("{vip} {what}"));
             }
+            Note::Surroundings(seen) => self.surroundings_seen(seen),
+            Note::Repaired { kind, text } => self.repaired(kind, &text),
+            Note::RepairFailed { kind, text } => self.repair_failed(kind, text),
+            Note::Renewed { port, result } => self.renewed(port, result),
             Note::Warning(text) => self.events.push(EventKind::Warning, None, None, text),
             Note::Store(event) => self.store_note(event),
             Note::Tables(made) => self.tables_made(made),
@@ -588,11 +632,15 @@ impl Truth {
 
     fn checked(&mut self, id: BackendId, check: &Arc<Check>, result: CheckResult) {
         let now_ms = self.uptime_ms();
-        let Some(member) = self.members.get_mut(&id) else { return };
+        let Some(member) = self.members.get(&id) else { return };
         // A result of a check that was replaced meanwhile says nothing about the new one.
         if !member.checker.as_ref().is_some_and(|checker| Arc::ptr_eq(&checker.check, check)) {
             return;
         }
+        if self.is_blind(check, &result) {
+            return;
+        }
+        let Some(member) = self.members.get_mut(&id) else { return };
         let Some(service) = self.config.services.iter().find(|service| service.name == member.service) else {
             return;
         };
@@ -910,12 +958,18 @@ impl Truth {
             *old = wanted;
             differs
         });
-        let wanted = self.announcements();
-        self.wanted_announcements.send_if_modified(|old| {
+        let wanted = self.wanted_of_kernel(self.announcements());
+        self.wanted_of_kernel.send_if_modified(|old| {
             let differs = *old != wanted;
             *old = wanted;
             differs
         });
+    }
+
+    /// Addresses of backends and machines whose next hop is to be found, and is not known.
+    pub(crate) fn missing_next_hops(&self) -> u64 {
+        let wanted = self.wanted_neighbours.borrow();
+        wanted.addresses.iter().filter(|address| !self.next_hops.contains_key(address)).count() as u64
     }
 
     /// Addresses of other machines of the cluster, unless what is sent there has a static next hop.
@@ -933,7 +987,11 @@ impl Truth {
             }
         }
         let joined = self.cluster.as_ref().is_none_or(Part::is_ready);
-        let serving = !self.stopping && self.leaving.is_none() && joined && *self.acknowledged.borrow() > 0;
+        let serving = !self.stopping
+            && self.leaving.is_none()
+            && joined
+            && *self.acknowledged.borrow() > 0
+            && self.can_send();
         for service in self.config.services.iter().filter(|service| service.announce == Announce::Kernel) {
             if service.health.route == Route::Tunnel && service.vip.addr.is_ipv4() {
                 wanted
@@ -963,6 +1021,7 @@ impl Truth {
             self.dirty = true;
             self.settle();
         }
+        self.tend_renewals();
         self.tend_agents();
         self.tend_cluster();
     }
@@ -987,6 +1046,7 @@ impl Truth {
 
     /// Twice a second: removed backends whose flows have ended or whose time is over; the state file.
     pub(crate) fn sweep(&mut self) {
+        self.observe_links();
         let now = Instant::now();
         let acknowledged = self.is_acknowledged();
         // In a cluster the plan says when.
@@ -1063,8 +1123,9 @@ impl Truth {
             backends: backends.collect(),
             registrations: self.saved_registrations(),
             announced: self
-                .announced
+                .on_loopback
                 .borrow()
+                .ours
                 .iter()
                 .map(|vip| crate::state::SavedAddress { address: vip.address, length: vip.length })
                 .collect(),

@@ -112,11 +112,15 @@ impl Truth {
     pub(crate) fn port_views(&self) -> Vec<PortView> {
         let data = self.ports.iter().map(|port| {
             let exception = port.exception.as_ref().map(|(id, _)| *id);
+            let exception = exception.filter(|_| !self.renewals.is_under_way(port.id));
             let role = PortRole::Data { exception, punt_to_nowhere: false };
             (port.id, PortView { mac: port.mac, mtu: port.mtu, role })
         });
         let exceptions = self.ports.iter().filter_map(|port| {
-            let role = PortRole::Exception { data: port.id };
+            let role = match self.renewals.is_under_way(port.id) {
+                true => PortRole::Absent,
+                false => PortRole::Exception { data: port.id },
+            };
             Some((port.exception.as_ref()?.0, PortView { mac: port.mac, mtu: port.mtu, role }))
         });
         let mut views: Vec<(PortId, PortView)> = data.chain(exceptions).collect();

@@ -494,6 +494,17 @@ impl Observer {
     }
 }
 
+/// Removes a virtual device whose port is closed from its bus.
+///
+/// # Errors
+/// DPDK's reason; the device's name cannot be used again then, which is all.
+pub fn forget(_eal: &Eal, name: &str) -> Result<(), Errno> {
+    let Ok(name) = CString::new(name) else { return Ok(()) };
+    // SAFETY: EAL is started; both are C strings.
+    let result = unsafe { dpdk_sys::rte_eal_hotplug_remove(c"vdev".as_ptr(), name.as_ptr()) };
+    Errno::check(result).map(|_| ())
+}
+
 fn port_by_name(name: &str) -> Option<u16> {
     let name = CString::new(name).ok()?;
     let mut id = 0;

@@ -29,6 +29,13 @@ impl DpdkIo {
         DpdkIo { queues, pool }
     }
 
+    /// Gives a port another queue, between two turns, and returns the one it had; `None` if there is no such port. The returned queue keeps
+    /// its own port open, so whoever drops the last one of a port closes it.
+    pub fn exchange(&mut self, port: PortId, queue: Queue) -> Option<Queue> {
+        let place = self.queues.get_mut(port.index())?;
+        Some(core::mem::replace(place, queue))
+    }
+
     /// Ports.
     pub fn ports(&self) -> usize {
         self.queues.len()

@@ -1,10 +1,10 @@
 //! Everything between the configuration and running workers: EAL, pools, ports, tables, lcores; and the way back.
 
-use crate::exception::{self, ExceptionError};
+use crate::exception::{Exception, Exceptions, Plan};
 use crate::sizing::{self, QueueNeed, RING_DEPTH};
 use crate::veth;
 use crate::{log, poll};
-use control::{DeviceStats, Plane, PortHandle, WorkerHandle};
+use control::{DeviceStats, ExceptionError, Plane, PortHandle, WorkerHandle};
 use dpdk::port::Observer;
 use dpdk::thread::{self, LaunchError, Running};
 use dpdk::{
@@ -35,6 +35,9 @@ const UNTRUSTED_PERCENT: u8 = 50;
 /// Why the daemon did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
+    /// Another process has what only one may have.
+    #[error(transparent)]
+    Claim(#[from] control::ClaimError),
     /// EAL.
     #[error(transparent)]
     Eal(#[from] dpdk::EalError),
@@ -84,6 +87,7 @@ pub(crate) struct DataPath {
     stop: Arc<AtomicBool>,
     workers: Vec<Running>,
     _capture: Option<pdump::Capture>,
+    exceptions: Option<Arc<Exceptions>>,
     ports: Vec<Port>,
     pools: Vec<Mempool>,
     _eal: Eal,
@@ -108,7 +112,7 @@ impl DataPath {
         }
 
         let mut ports = Ports::open(config, &eal)?;
-        exception::configure(&config.ports)?;
+        control::configure_exceptions(&config.ports)?;
         veth::warn_of_unseen_peers(&config.ports);
         warn_of_distant_sockets(&eal, &lcores, config, &ports.data);
 
@@ -117,11 +121,16 @@ impl DataPath {
             workers: Vec::new(),
             _capture: serve_capture(&eal),
             pools: ports.pools.values().cloned().collect(),
+            exceptions: None,
             ports: Vec::new(),
             _eal: eal.clone(),
         };
         let handles = ports.handles(config);
         let mut queues = ports.queues_by_worker(count);
+        let first = u16::try_from(ports.data.len()).unwrap_or(u16::MAX);
+        let (exceptions, mut exchanges) =
+            Exceptions::new(&eal, std::mem::take(&mut ports.exception), first, count);
+        path.exceptions = Some(Arc::clone(&exceptions));
         let pool_of = |lcore| {
             let nearest = ports.pools.get(&eal.socket_of(lcore));
             nearest.or_else(|| ports.pools.values().next()).cloned()
@@ -142,6 +151,7 @@ impl DataPath {
             else {
                 continue;
             };
+            let Some(mut exchange) = exchanges.pop() else { continue };
             let (publisher, inbox) = mailbox(VIEWS_DEPTH);
             let counters = Arc::new(Counters::new(SERVICES_MAX + 1, BACKENDS_MAX, port_count));
             let core = CoreId(u8::try_from(index).unwrap_or(u8::MAX));
@@ -162,7 +172,9 @@ impl DataPath {
             }
             let (idle, stop) = (config.workers.idle, Arc::clone(&path.stop));
             let counted = Arc::clone(&counters);
-            let job = move || poll::run(worker, &counted, clock, idle, &stop);
+            let job = move || {
+                poll::run(worker, &counted, clock, idle, &stop, |io| exchange.between_turns(io));
+            };
             path.workers.push(thread::launch(&eal, lcores[index], job)?);
             workers.push(WorkerHandle {
                 core,
@@ -174,7 +186,7 @@ impl DataPath {
             });
         }
         workers.reverse();
-        path.ports = ports.into_all();
+        path.ports = ports.data;
 
         let table_bytes = sizing::table_bytes(config) * count as u64;
         let pool_bytes = path.pools.iter().map(Mempool::bytes).sum::<u64>();
@@ -194,6 +206,7 @@ impl DataPath {
             ports: handles,
             now: Box::new(move || clock.now()),
             memory_bytes,
+            renew: Some(Arc::new(move |port| exceptions.renew(port))),
             telemetry: register_telemetry(&eal),
         };
         Ok((path, plane))
@@ -202,6 +215,9 @@ impl DataPath {
     /// Workers finish their turn, ports stop, EAL's files go.
     pub(crate) fn stop(mut self) {
         self.stop_workers();
+        if let Some(exceptions) = self.exceptions.take() {
+            exceptions.close();
+        }
         self.ports.clear();
         for pool in &self.pools {
             let lost = pool.count().saturating_sub(pool.available());
@@ -227,7 +243,7 @@ impl Drop for DataPath {
 /// Ports while they are being wired up: data ports first, then exception ports, as the engine numbers them.
 struct Ports {
     data: Vec<Port>,
-    exception: Vec<Port>,
+    exception: Vec<Exception>,
     pools: BTreeMap<Option<u16>, Mempool>,
 }
 
@@ -292,25 +308,19 @@ impl Ports {
             }
             ports.data.push(started);
         }
-        for (port, data) in config.ports.iter().zip(&ports.data) {
-            let Some(interface) = &port.exception else { continue };
-            // The kernel must answer ARP and ND with the MAC that the data port receives.
-            let device =
-                format!("net_tap_{interface},iface={interface},mac={}", model::config::Mac(data.mac()));
-            let device = Device::attach(eal, &device).map_err(of(&port.name))?;
-            let mtu = exception_mtu(port.mtu, device.info().mtu_max);
-            if mtu < port.mtu {
-                tracing::info!(
-                    port = port.name,
-                    interface,
-                    "net_tap takes no jumbo frames: the exception interface has mtu {mtu}, and longer frames for this \
-                     host itself are dropped as punt_full"
-                );
-            }
-            let setup = PortSetup { queues, mtu, mac: None, promiscuous: false, rss: false };
-            let Some(pool) = ports.pools.get(&data.socket()) else { continue };
-            ports.exception.push(device.start(&setup, pool).map_err(of(&port.name))?);
-            tracing::info!(port = port.name, interface, "exception port started");
+        for (index, (port, data)) in (0..).zip(config.ports.iter().zip(&ports.data)) {
+            let Some(interface) = port.exception.clone() else { continue };
+            let Some(pool) = ports.pools.get(&data.socket()).cloned() else { continue };
+            let plan = Plan {
+                data: PortId(index),
+                port: port.name.clone(),
+                interface,
+                mac: data.mac(),
+                mtu: port.mtu,
+                queues,
+                pool,
+            };
+            ports.exception.push(Exception::open(eal, plan).map_err(of(&port.name))?);
         }
         Ok(ports)
     }
@@ -334,6 +344,7 @@ impl Ports {
                 mtu: started.mtu(),
                 driver: started.driver().to_owned(),
                 exception,
+                kernel: veth::interface(&port.device).map(str::to_owned),
                 stats: Box::new(move || device_stats(&of_stats)),
                 link_up: Box::new(move || of_link.link_up()),
             });
@@ -344,23 +355,14 @@ impl Ports {
     /// Queue `i` of every port, for worker `i`.
     fn queues_by_worker(&mut self, workers: usize) -> Vec<Vec<Queue>> {
         let mut by_worker: Vec<Vec<Queue>> = (0..workers).map(|_| Vec::new()).collect();
-        for port in self.data.iter_mut().chain(&mut self.exception) {
-            for (queues, queue) in by_worker.iter_mut().zip(port.take_queues()) {
+        let of_data = self.data.iter_mut().map(Port::take_queues);
+        for port in of_data.chain(self.exception.iter_mut().map(Exception::take_queues)) {
+            for (queues, queue) in by_worker.iter_mut().zip(port) {
                 queues.push(queue);
             }
         }
         by_worker
     }
-
-    fn into_all(self) -> Vec<Port> {
-        self.data.into_iter().chain(self.exception).collect()
-    }
-}
-
-/// MTU of an exception interface: the data port's, or the usual one where the driver refuses that (net_tap of 22.11 ends at
-/// 1504). TCP adapts to it by itself.
-fn exception_mtu(of_port: u16, max: u16) -> u16 {
-    if of_port <= max { of_port } else { max.min(1500) }
 }
 
 fn device_stats(observer: &Observer) -> DeviceStats {

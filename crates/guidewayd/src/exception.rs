@@ -1,162 +1,227 @@
-//! The kernel's side of exception ports: addresses and routes on the TAP interfaces. They vanish with the process, so
-//! they are set at every start.
+//! Exception ports: TAP interfaces by which the kernel sees what is not for a VIP. They vanish with the process, so they are made at every start; and
+//! when somebody deletes one, its device is made anew and exchanged for the dead one in every worker.
 
-use futures_util::TryStreamExt as _;
-use model::config::Port;
-use rtnetlink::packet_route::address::AddressHeaderFlags;
-use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use dpdk::{Device, DpdkIo, Eal, Mempool, Port, PortError, PortSetup, Queue};
+use statesync::spsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use wire::PortId;
 
-/// Metric of our default route where another one has the usual metric already.
-const METRIC_BEHIND: u32 = 4096;
+/// Queues on their way to a worker, or home: one of each exception port, and never more than these.
+const EXCHANGES_MAX: usize = worker::view::PORTS_MAX;
+/// Longest time that workers may take to exchange their queues: they do between two turns.
+const PATIENCE: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_millis(1);
 
-/// Why an exception interface could not be set up.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ExceptionError {
-    /// No netlink socket or runtime.
-    #[error("cannot talk to the kernel by netlink: {0}")]
-    Netlink(#[source] std::io::Error),
-    /// A step failed.
-    #[error("port {port:?}: cannot {step} on exception interface {interface}: {source}; {help}")]
-    Step {
-        /// Port.
-        port: String,
-        /// Interface.
-        interface: String,
-        /// What was tried.
-        step: String,
-        /// What the kernel said.
-        source: Box<rtnetlink::Error>,
-        /// What to do.
-        help: &'static str,
-    },
+/// What an exception port is made of.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// Its data port on the packet path.
+    pub(crate) data: PortId,
+    /// Name of the data port in the configuration.
+    pub(crate) port: String,
+    /// Name of the kernel interface.
+    pub(crate) interface: String,
+    /// The data port's: the kernel must answer ARP and ND with the MAC that the data port receives.
+    pub(crate) mac: [u8; 6],
+    /// The data port's.
+    pub(crate) mtu: u16,
+    /// One a worker.
+    pub(crate) queues: u16,
+    /// Buffers of received frames.
+    pub(crate) pool: Mempool,
 }
 
-/// Sets up the exception interfaces of all ports.
-pub(crate) fn configure(ports: &[Port]) -> Result<(), ExceptionError> {
-    if ports.iter().all(|port| port.exception.is_none()) {
-        return Ok(());
+/// A started exception port.
+#[derive(Debug)]
+pub(crate) struct Exception {
+    plan: Plan,
+    /// Counts attempts to make it. Each has a device's name of its own: the dead one is closed after the next one was made.
+    attempts: u32,
+    /// Name of its device.
+    device: String,
+    port: Port,
+}
+
+impl Exception {
+    /// Makes and starts it.
+    pub(crate) fn open(eal: &Eal, plan: Plan) -> Result<Exception, PortError> {
+        let device = format!("net_tap_{}", plan.interface);
+        let port = plan.start(eal, &device)?;
+        tracing::info!(port = plan.port, interface = plan.interface, "exception port started");
+        Ok(Exception { plan, attempts: 0, device, port })
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(ExceptionError::Netlink)?;
-    runtime.block_on(async {
-        let (connection, handle, _) = rtnetlink::new_connection().map_err(ExceptionError::Netlink)?;
-        tokio::spawn(connection);
-        for port in ports {
-            if let Some(interface) = &port.exception {
-                Interface { handle: &handle, port, interface }.configure().await?;
+
+    /// Its queues, one a worker; empty after the first call.
+    pub(crate) fn take_queues(&mut self) -> Vec<Queue> {
+        self.port.take_queues()
+    }
+}
+
+impl Plan {
+    fn start(&self, eal: &Eal, device: &str) -> Result<Port, PortError> {
+        let (interface, mac) = (&self.interface, model::config::Mac(self.mac));
+        let device = Device::attach(eal, &format!("{device},iface={interface},mac={mac}"))?;
+        let mtu = mtu(self.mtu, device.info().mtu_max);
+        if mtu < self.mtu {
+            tracing::info!(
+                port = self.port,
+                interface,
+                "net_tap takes no jumbo frames: the exception interface has mtu {mtu}, and longer frames for this \
+                 host itself are dropped as punt_full"
+            );
+        }
+        let setup = PortSetup { queues: self.queues, mtu, mac: None, promiscuous: false, rss: false };
+        device.start(&setup, &self.pool)
+    }
+}
+
+/// MTU of an exception interface: the data port's, or the usual one where the driver refuses that (net_tap of 22.11 ends at
+/// 1504). TCP adapts to it by itself.
+fn mtu(of_port: u16, max: u16) -> u16 {
+    if of_port <= max { of_port } else { max.min(1500) }
+}
+
+/// A worker's end of exchanges.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    new: Receiver<(PortId, Queue)>,
+    home: Sender<Queue>,
+}
+
+impl Exchange {
+    /// Exchanges a queue if there is a new one; between two turns. Two loads if there is none.
+    #[inline]
+    pub(crate) fn between_turns(&mut self, io: &mut DpdkIo) {
+        if let Some((port, queue)) = self.new.pop()
+            && let Some(old) = io.exchange(port, queue)
+            && let Err(old) = self.home.push(old)
+        {
+            // Only if more came than there are ports. The device stays open: a worker closes none.
+            std::mem::forget(old);
+        }
+    }
+}
+
+/// The other end.
+#[derive(Debug)]
+struct Exchanger {
+    new: Sender<(PortId, Queue)>,
+    home: Receiver<Queue>,
+}
+
+/// All exception ports, kept open, and the way of new queues to the workers.
+#[derive(Debug)]
+pub(crate) struct Exceptions {
+    eal: Eal,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    /// In the order in which they are numbered, behind the data ports.
+    ports: Vec<Exception>,
+    workers: Vec<Exchanger>,
+    first: u16,
+}
+
+impl Exceptions {
+    /// Keeps ports, which are numbered from `first` on, and gives each of so many workers its end.
+    pub(crate) fn new(
+        eal: &Eal,
+        ports: Vec<Exception>,
+        first: u16,
+        workers: usize,
+    ) -> (Arc<Exceptions>, Vec<Exchange>) {
+        let mut exchangers = Vec::new();
+        let mut exchanges = Vec::new();
+        for _ in 0..workers {
+            let (new, to_worker) = channel(EXCHANGES_MAX);
+            let (to_home, home) = channel(EXCHANGES_MAX);
+            exchangers.push(Exchanger { new, home });
+            exchanges.push(Exchange { new: to_worker, home: to_home });
+        }
+        let held = Mutex::new(Held { ports, workers: exchangers, first });
+        (Arc::new(Exceptions { eal: eal.clone(), held }), exchanges)
+    }
+
+    /// Makes the device of a data port's exception port anew, whose interface is gone, and closes the dead one when no worker has a queue of
+    /// it any more. Blocks; the workers must not use the port meanwhile.
+    ///
+    /// # Errors
+    /// In words; the dead device is in place then.
+    pub(crate) fn renew(&self, data: PortId) -> Result<(), String> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let Held { ports, workers, first } = &mut *held;
+        let at = ports.iter().position(|of| of.plan.data == data);
+        let Some((at, exception)) = at.and_then(|at| Some((at, ports.get_mut(at)?))) else {
+            return Err("it has no exception port, or stops".to_owned());
+        };
+        let plan = &exception.plan;
+        // net_tap would attach to one that is there, whoever made it.
+        if control::interface_exists(&plan.interface).map_err(|error| error.to_string())? {
+            return Err(format!(
+                "an interface {0} of another's is there; remove it (ip link delete {0})",
+                plan.interface
+            ));
+        }
+        exception.attempts = exception.attempts.saturating_add(1);
+        let device = format!("net_tap_{}_{}", plan.interface, exception.attempts);
+        let mut port = plan.start(&self.eal, &device).map_err(|error| {
+            self.forget(&device);
+            error.to_string()
+        })?;
+        let id = PortId(first.saturating_add(u16::try_from(at).unwrap_or(u16::MAX)));
+        let mut queues = port.take_queues().into_iter();
+        for worker in workers.iter_mut() {
+            if let Some(queue) = queues.next()
+                && worker.new.push((id, queue)).is_err()
+            {
+                return Err("a worker takes no turns".to_owned());
             }
         }
+        let dead = std::mem::replace(&mut exception.port, port);
+        let dead_device = std::mem::replace(&mut exception.device, device);
+        let is_home = come_home(workers);
+        drop(dead);
+        if is_home {
+            // It was closed with its last queue.
+            self.forget(&dead_device);
+        } else {
+            tracing::warn!(
+                interface = exception.plan.interface,
+                "a worker has not given the dead queue back"
+            );
+        }
         Ok(())
+    }
+
+    /// Removes a device that is closed.
+    fn forget(&self, device: &str) {
+        if let Err(errno) = dpdk::port::forget(&self.eal, device) {
+            tracing::debug!("device {device} stays on its bus [{errno}]");
+        }
+    }
+
+    /// Closes all of them. The workers have stopped.
+    pub(crate) fn close(&self) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        *held = Held::default();
+    }
+}
+
+/// Waits until each worker has sent a queue home, and drops it here.
+fn come_home(workers: &mut [Exchanger]) -> bool {
+    let begun = Instant::now();
+    workers.iter_mut().all(|worker| {
+        loop {
+            if worker.home.pop().is_some() {
+                return true;
+            }
+            if begun.elapsed() > PATIENCE {
+                return false;
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
     })
-}
-
-struct Interface<'a> {
-    handle: &'a Handle,
-    port: &'a Port,
-    interface: &'a str,
-}
-
-impl Interface<'_> {
-    async fn configure(&self) -> Result<(), ExceptionError> {
-        let mut links = Box::pin(self.handle.link().get().match_name(self.interface.to_owned()).execute());
-        let link = links.try_next().await;
-        let index = match link {
-            Ok(Some(link)) => link.header.index,
-            Ok(None) => {
-                return Err(self.failed(
-                    "find it",
-                    rtnetlink::Error::RequestFailed,
-                    "is it renamed by udev?",
-                ));
-            }
-            Err(error) => return Err(self.failed("find it", error, "is it renamed by udev?")),
-        };
-        // DPDK has set MAC and MTU when it made the interface.
-        let up = LinkUnspec::new_with_index(index).up().build();
-        self.handle
-            .link()
-            .set(up)
-            .execute()
-            .await
-            .map_err(|error| self.failed("set it up", error, "it needs CAP_NET_ADMIN"))?;
-        for net in &self.port.exception_addresses {
-            let mut request = self.handle.address().add(index, net.addr, net.len).replace();
-            if net.addr.is_ipv6() {
-                // The address is the machine's own in the configuration; duplicate detection would keep it unusable
-                // for a second at every start.
-                request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
-            }
-            let step = || format!("add address {}/{}", net.addr, net.len);
-            request.execute().await.map_err(|error| {
-                self.failed(step(), error, "check exception_addresses; is IPv6 switched off?")
-            })?;
-        }
-        let gateways =
-            [self.port.exception_gateway.map(IpAddr::V4), self.port.exception_gateway6.map(IpAddr::V6)];
-        for gateway in gateways.into_iter().flatten() {
-            self.default_route(index, gateway).await?;
-        }
-        Ok(())
-    }
-
-    /// A default route of the host's own is left alone: ours then comes behind it, for traffic bound to the interface.
-    async fn default_route(&self, index: u32, gateway: IpAddr) -> Result<(), ExceptionError> {
-        let step = || format!("add the default route by {gateway}");
-        let help = "is the gateway inside one of exception_addresses' networks?";
-        match self.add_route(index, gateway, None).await {
-            Err(error) if exists(&error) => {
-                tracing::warn!(
-                    interface = self.interface,
-                    "the host has a default route already; the one by {gateway} is added with metric {METRIC_BEHIND}"
-                );
-                match self.add_route(index, gateway, Some(METRIC_BEHIND)).await {
-                    Err(error) if !exists(&error) => Err(self.failed(step(), error, help)),
-                    _ => Ok(()),
-                }
-            }
-            result => result.map_err(|error| self.failed(step(), error, help)),
-        }
-    }
-
-    async fn add_route(
-        &self,
-        index: u32,
-        gateway: IpAddr,
-        metric: Option<u32>,
-    ) -> Result<(), rtnetlink::Error> {
-        let message = match gateway {
-            IpAddr::V4(gateway) => {
-                let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).output_interface(index);
-                metric.into_iter().fold(route, RouteMessageBuilder::priority).build()
-            }
-            IpAddr::V6(gateway) => {
-                let route = RouteMessageBuilder::<Ipv6Addr>::new().gateway(gateway).output_interface(index);
-                metric.into_iter().fold(route, RouteMessageBuilder::priority).build()
-            }
-        };
-        self.handle.route().add(message).execute().await
-    }
-
-    fn failed(
-        &self,
-        step: impl Into<String>,
-        source: rtnetlink::Error,
-        help: &'static str,
-    ) -> ExceptionError {
-        ExceptionError::Step {
-            port: self.port.name.clone(),
-            interface: self.interface.to_owned(),
-            step: step.into(),
-            source: Box::new(source),
-            help,
-        }
-    }
-}
-
-fn exists(error: &rtnetlink::Error) -> bool {
-    const EEXIST: i32 = 17;
-    matches!(error, rtnetlink::Error::NetlinkError(message) if message.raw_code().abs() == EEXIST)
 }

@@ -14,7 +14,7 @@ mod stopwatch;
 mod veth;
 
 use arguments::{Action, Arguments};
-use control::Options;
+use control::{Claims, Listeners, Options};
 use data_path::{DataPath, StartError};
 use model::Loaded;
 use service_manager::ServiceManager;
@@ -155,12 +155,17 @@ fn run(
     hangup: Arc<AtomicBool>,
 ) -> Result<(), StartError> {
     tracing::info!(version = env!("GUIDEWAY_VERSION"), config = %arguments.config.display(), "starting");
+    // Before EAL and every device: a second daemon is refused before it has touched anything of the first.
+    let claims = Claims::take(&loaded.config)?;
+    let listeners = Some(Listeners::bind(&loaded.config).map_err(StartError::Control)?);
     let (data_path, plane) = DataPath::start(&loaded.config, words)?;
     // Until now it ran wherever there was room; workers have their CPUs for themselves.
     log.pin(&loaded.config.workers.management_cpus);
     let mut manager = ServiceManager::from_environment();
     let (lines, messages) = (log.clone(), manager.lost());
     let options = Options {
+        claims,
+        listeners,
         notify: Some(Box::new(move |notice| manager.tell(notice))),
         hangup: Some(hangup),
         lost_words: Box::new(move || control::LostWords {

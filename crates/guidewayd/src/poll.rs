@@ -14,18 +14,20 @@ const SLEEP_MIN_US: u64 = 50;
 /// … up to this, which bounds what sleeping adds to a packet's latency.
 const SLEEP_MAX_US: u64 = 1_000;
 
-/// Turns until `stop` is set, then gives back what the worker holds.
+/// Turns until `stop` is set, then gives back what the worker holds. `between` is given the worker's queues before each turn.
 pub(crate) fn run<Io: PacketIo>(
     mut worker: Worker<Io>,
     counters: &Counters,
     clock: Clock,
     idle: Idle,
     stop: &AtomicBool,
+    mut between: impl FnMut(&mut Io),
 ) {
     let mut pause = Pause::default();
     let mut now = clock.now();
     let mut watch = Stopwatch::start(thread_cpu_us, idle == Idle::Adaptive, now);
     while !stop.load(Relaxed) {
+        between(worker.io());
         let turn = worker.turn(now);
         match (idle, pause.after(turn.received)) {
             // A job of the cluster is done in many turns, and nobody waits longer for it than he must.

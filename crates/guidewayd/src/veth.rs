@@ -34,7 +34,7 @@ pub(crate) fn warn_of_unseen_peers(ports: &[Port]) {
 }
 
 /// The kernel interface that a device string names, of the drivers that take frames from one.
-fn interface(device: &str) -> Option<&str> {
+pub(crate) fn interface(device: &str) -> Option<&str> {
     let is_one = ["net_af_packet", "net_af_xdp"].iter().any(|driver| device.starts_with(driver));
     device.split(',').find_map(|part| part.trim().strip_prefix("iface=")).filter(|_| is_one)
 }

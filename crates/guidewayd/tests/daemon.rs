@@ -145,6 +145,25 @@ fn starts_answers_stops_and_leaves_nothing() {
     assert!(stderr.contains("machine.name"), "{stderr}");
     assert!(get(&socket, "/v1/ready").unwrap().starts_with("HTTP/1.1 200"));
 
+    // Nor is one of another name that has its socket or its state in common: before EAL, and it says whose they are.
+    let text_of_first = std::fs::read_to_string(&config).unwrap();
+    let other = tempfile::tempdir().unwrap();
+    let own = directory.path().display().to_string();
+    for (what, key) in [("answers on", "socket"), ("state_dir", "state_dir")] {
+        let moved = text_of_first.lines().map(|line| match line.starts_with(key) {
+            true => line.to_owned(),
+            false => line.replace(&own, &other.path().display().to_string()).replace(&name, "another"),
+        });
+        let path = other.path().join("second.toml");
+        std::fs::write(&path, moved.collect::<Vec<_>>().join("\n")).unwrap();
+        let second = daemon(&path).output().unwrap();
+        let (_, stderr) = text(&second);
+        assert_eq!(second.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains(what) && stderr.contains(&format!("process {}", running.0.id())), "{stderr}");
+        assert!(!stderr.contains("EAL started"), "{stderr}");
+    }
+    assert!(get(&socket, "/v1/ready").unwrap().starts_with("HTTP/1.1 200"));
+
     let status = running.terminate();
     let (mut stdout, mut stderr) = (String::new(), String::new());
     running.0.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();

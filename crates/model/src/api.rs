@@ -638,6 +638,9 @@ pub struct PortStatus {
     pub link_up: bool,
     /// Kernel interface of the exception port.
     pub exception: Option<String>,
+    /// What of the kernel's side of the port is not as wanted, in words.
+    #[serde(default)]
+    pub wrong: Vec<String>,
     /// Frames received (device).
     pub rx: u64,
     /// Frames sent (device).
@@ -788,6 +791,14 @@ pub enum EventKind {
     StateUnsaved,
     /// The state is on the disk again.
     StateSaved,
+    /// A data port has a link again.
+    LinkUp,
+    /// A data port has no link.
+    LinkDown,
+    /// An exception interface is gone: its device is made anew.
+    InterfaceLost,
+    /// Something in the kernel that was not as wanted was put right.
+    Repaired,
     /// Something in the machine's surroundings needs an operator.
     Warning,
 }

@@ -256,7 +256,7 @@ pub struct Port {
 }
 
 /// An address with a prefix length; host bits allowed for interface addresses, refused for VIP prefixes.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Net {
     /// Address.
     pub addr: IpAddr,

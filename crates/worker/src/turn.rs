@@ -177,6 +177,7 @@ impl<Io: PacketIo> Worker<Io> {
             received += match of.role {
                 PortRole::Data { .. } => self.receive(&view, port, now),
                 PortRole::Exception { data } => self.receive_kernel(&view, port, data, now),
+                PortRole::Absent => 0,
             };
         }
         self.expire_fragments(&view, now);

@@ -249,6 +249,8 @@ pub enum PortRole {
         /// Its data port.
         data: PortId,
     },
+    /// Nothing for now: an exception port whose device is being made anew.
+    Absent,
 }
 
 /// Idle times, microseconds.

@@ -159,3 +159,26 @@ fn without_an_interface_for_the_kernel_the_reason_is_always_that() {
     let mut rig = Rig::new(1, alone);
     assert_eq!(punted(&mut rig, &arp(), 3000, DropReason::NoException), 0);
 }
+
+#[test]
+fn a_port_that_is_absent_is_not_polled_until_it_is_there_again() {
+    let with = |generation, is_there: bool| {
+        let mut served = peered();
+        served.generation = generation;
+        let exception = is_there.then_some(wire::PortId(1));
+        served.ports[0].role = PortRole::Data { exception, punt_to_nowhere: false };
+        let role = if is_there { PortRole::Exception { data: wire::PortId(0) } } else { PortRole::Absent };
+        served.ports.push(worker::view::PortView { role, ..served.ports[0] });
+        served
+    };
+    let mut rig = Rig::new(1, with(1, false));
+    assert_eq!(punted(&mut rig, &arp(), 10, DropReason::NoException), 0);
+    rig.workers[0].io().push(wire::PortId(1), &arp(), worker::RxMeta::default());
+    let turn = rig.workers[0].turn(rig.now);
+    assert_eq!((turn.received, rig.workers[0].io().live()), (0, 1), "its frame waits");
+    rig.publish(with(2, true));
+    // What the kernel says leaves by the data port, and what is for it reaches it.
+    assert_eq!(rig.run().0, [arp()]);
+    rig.put(0, &arp());
+    assert_eq!(rig.counters[0].totals.punted.get(), 1);
+}

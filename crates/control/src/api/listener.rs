@@ -12,91 +12,18 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use std::fs;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::net::IpAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
-/// Connections that wait in the kernel's queue of a TCP listener: all agents come back at once when a machine does, and a SYN that finds
-/// the queue full is sent again a second later. The runtime's own default is 128.
-const BACKLOG: u32 = 4096;
 /// Pause after a failed accept (no file descriptors left).
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// How often it is said that connections cannot be accepted.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
-/// Whose members may use the unix socket.
-const GROUP: &str = "guideway";
-
-/// A bound unix socket; the file goes when this is dropped, if it is still ours.
-#[derive(Debug)]
-pub(crate) struct Socket {
-    path: PathBuf,
-    inode: u64,
-}
-
-impl Drop for Socket {
-    #[expect(clippy::disallowed_methods, reason = "at the end of the program")]
-    fn drop(&mut self) {
-        if fs::symlink_metadata(&self.path).is_ok_and(|meta| meta.ino() == self.inode) {
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
-/// Binds the unix socket: mode 0660, group `guideway` where it exists.
-///
-/// It is made beside its place and renamed into it, so that it never stands there with other rights, and replaces
-/// one left by a killed process.
-#[expect(clippy::disallowed_methods, reason = "at the start, before anybody is served")]
-pub(crate) async fn bind_unix(path: &Path) -> Result<(UnixListener, Socket), RunError> {
-    let failed = |source: io::Error| RunError::Socket { path: path.to_owned(), source };
-    if UnixStream::connect(path).await.is_ok() {
-        return Err(RunError::SocketInUse { path: path.to_owned() });
-    }
-    if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory).map_err(failed)?;
-    }
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".new");
-    let beside = PathBuf::from(beside);
-    match fs::remove_file(&beside) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(e)),
-        _ => {}
-    }
-    let listener = UnixListener::bind(&beside).map_err(failed)?;
-    if let Some(group) = group_id(GROUP) {
-        // Without the right to, the socket stays with our own group.
-        let _ = std::os::unix::fs::chown(&beside, None, Some(group));
-    }
-    fs::set_permissions(&beside, fs::Permissions::from_mode(0o660)).map_err(failed)?;
-    fs::rename(&beside, path).map_err(failed)?;
-    let inode = fs::symlink_metadata(path).map_err(failed)?.ino();
-    Ok((listener, Socket { path: path.to_owned(), inode }))
-}
-
-#[expect(clippy::disallowed_methods, reason = "at the start, before anybody is served")]
-fn group_id(name: &str) -> Option<u32> {
-    let groups = fs::read_to_string("/etc/group").ok()?;
-    groups.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        (fields.next()? == name).then(|| fields.nth(1)?.parse().ok())?
-    })
-}
-
-/// Binds a TCP listener. Its runtime must run.
-pub(crate) fn bind_tcp(address: SocketAddr) -> Result<TcpListener, RunError> {
-    let bind = || {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        socket.listen(BACKLOG)
-    };
-    bind().map_err(|source| RunError::Listen { address, source })
-}
 
 /// The first line of the token file.
 #[expect(

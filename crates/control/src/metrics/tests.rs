@@ -145,6 +145,7 @@ fn sample() -> Snapshot {
         mtu: 1500,
         link_up: true,
         exception: None,
+        wrong: Vec::new(),
         rx: 1,
         tx: 2,
         rx_bytes: 3,
@@ -162,6 +163,12 @@ fn sample() -> Snapshot {
     });
     Snapshot {
         cluster: None,
+        reconciled: vec![crate::reconcile::Reconciled {
+            kind: "route",
+            wrong: 1,
+            repairs: Some(2),
+            failures: Some(3),
+        }],
         suspects: [
             crate::status::Suspects { cause: "agent", now: 1, began: 6 },
             crate::status::Suspects { cause: "clients", now: 2, began: 3 },

@@ -143,6 +143,7 @@ impl Table {
                 shown.push(message);
             }
         }
+        let hops = self.hold(hops, &wanted.addresses, std::time::Instant::now());
         self.replace(hops, &shown);
         Ok(())
     }

@@ -7,7 +7,7 @@ use flow::{Idle, Memory, Table};
 use model::api;
 use serde_json::Value;
 use statesync::plan::Report;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::Path;
 use std::rc::Rc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -106,6 +106,7 @@ struct Machine {
     tables: Rc<RefCell<Vec<Table>>>,
     notices: Rc<RefCell<Vec<Notice>>>,
     telemetry: Rc<RefCell<Vec<(String, String)>>>,
+    link: Rc<Cell<bool>>,
 }
 
 struct Answer {
@@ -183,6 +184,8 @@ impl Machine {
             seen.push(view);
             all.push(counters);
         }
+        let link = Rc::new(Cell::new(true));
+        let has_link = link.clone();
         let port = PortHandle {
             id: PortId(0),
             name: "data0".to_owned(),
@@ -192,7 +195,8 @@ impl Machine {
             driver: "net_null".to_owned(),
             exception: None,
             stats: Box::new(|| DeviceStats { rx: 5, missed: 1, ..DeviceStats::default() }),
-            link_up: Box::new(|| true),
+            kernel: None,
+            link_up: Box::new(move || has_link.get()),
         };
         let telemetry = Rc::new(RefCell::new(Vec::new()));
         let heard = telemetry.clone();
@@ -201,6 +205,7 @@ impl Machine {
             ports: vec![port],
             now: Box::new(now),
             memory_bytes: vec![("flow tables".to_owned(), 4096)],
+            renew: None,
             telemetry: Some(Box::new(move |command: &str, json: String| {
                 heard.borrow_mut().push((command.to_owned(), json));
             })),
@@ -225,6 +230,7 @@ impl Machine {
             tables,
             notices,
             telemetry,
+            link,
         }
     }
 
@@ -590,6 +596,32 @@ fn stopping_is_told_before_it_happens() {
         tokio::time::timeout(Duration::from_secs(5), machine.done).await.unwrap().unwrap().unwrap();
         assert!(UnixStream::connect(place.join("api.sock")).await.is_err());
         machine.workers.iter().for_each(tokio::task::JoinHandle::abort);
+    });
+}
+
+#[test]
+fn a_machine_without_a_link_is_not_ready() {
+    test("a_machine_without_a_link_is_not_ready", async |place| {
+        let _servers = (serve("10.9.0.11:8080").await, serve("10.9.0.12:8080").await);
+        let machine = Machine::start(place, &config(place, 8080));
+        machine.until("/v1/ready", |answer| answer.status == 200).await;
+        assert_eq!(machine.get("/v1/ports").await.json()[0]["wrong"], serde_json::json!([]));
+
+        machine.link.set(false);
+        let answer = machine.until("/v1/ready", |answer| answer.status == 503).await;
+        assert!(answer.body.contains("no data port has a link"), "{}", answer.body);
+        let port = machine.get("/v1/ports").await.json()[0].clone();
+        assert!(port["link_up"] == false && port["wrong"] == serde_json::json!(["no link"]), "{port}");
+        let metrics = machine.get("/metrics").await.body;
+        assert!(metrics.contains("guideway_reconcile_wrong{kind=\"link\"} 1"), "{metrics}");
+
+        machine.link.set(true);
+        machine.until("/v1/ready", |answer| answer.status == 200).await;
+        let events = machine.get("/v1/events").await.json()["events"].clone();
+        let of_link = events.as_array().unwrap().iter().filter_map(|event| event["kind"].as_str());
+        let of_link: Vec<&str> = of_link.filter(|kind| kind.starts_with("link")).collect();
+        assert_eq!(of_link, ["link_down", "link_up"]);
+        machine.stop().await;
     });
 }
 

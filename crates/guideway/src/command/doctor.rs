@@ -172,7 +172,7 @@ fn ready_check(daemon: &Daemon) -> Result<Finding, Failure> {
     Ok(match status {
         StatusCode::OK => Finding::pass(DAEMON, format!("ready at {}", daemon.socket().display())),
         _ => {
-            let see = "see: guideway show services, guideway events";
+            let see = "see: guideway show services, guideway show ports, guideway events";
             Finding::warn(DAEMON, format!("runs, but is not ready: {}", ready.reason), see)
         }
     })

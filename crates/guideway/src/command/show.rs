@@ -346,6 +346,7 @@ fn ports(list: &Vec<PortStatus>) -> String {
         ">errors",
         ">no buffer",
         ">tx full",
+        "not as wanted",
     ]);
     for p in list {
         t.row([
@@ -361,6 +362,7 @@ fn ports(list: &Vec<PortStatus>) -> String {
             grouped(p.rx_errors + p.tx_errors),
             grouped(p.rx_nombuf),
             grouped(p.tx_full),
+            if p.wrong.is_empty() { "-".into() } else { p.wrong.join("; ") },
         ]);
     }
     t.render()
