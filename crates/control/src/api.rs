@@ -21,11 +21,16 @@ use model::api::{
 use serde::Deserialize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
 
 pub(crate) mod listener;
 
 /// Longest time a request's body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bodies up to so many bytes are read as they come, …
+const SMALL_BODY_MAX: u64 = 1 << 20;
+/// … of longer ones these at once, so that clients do not decide how much memory is taken.
+static LARGE_BODIES: Semaphore = Semaphore::const_new(4);
 /// Longest time an answer waits for the disk.
 const SAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -456,7 +461,15 @@ async fn read_text(request: Request) -> Result<String, Failure> {
     if length.is_some_and(|length| length > BODY_MAX as u64) {
         return Err(too_large());
     }
-    let bytes = tokio::time::timeout(BODY_TIMEOUT, to_bytes(Body::new(body), BODY_MAX))
+    let read = async {
+        // A permit is there as long as the program is.
+        let _turn = match length {
+            Some(0..=SMALL_BODY_MAX) => None,
+            _ => LARGE_BODIES.acquire().await.ok(),
+        };
+        to_bytes(Body::new(body), BODY_MAX).await
+    };
+    let bytes = tokio::time::timeout(BODY_TIMEOUT, read)
         .await
         .map_err(|_| {
             Failure::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time", "send it faster")
@@ -480,7 +493,7 @@ fn too_large() -> Failure {
     Failure::new(
         StatusCode::PAYLOAD_TOO_LARGE,
         format!("the body is larger than {BODY_MAX} bytes"),
-        "put it in the configuration file and POST /v1/reload",
+        "no configuration may be longer; `guideway check FILE` says more",
     )
 }
 

@@ -4,8 +4,11 @@ use crate::cluster::adopt::Wished;
 use crate::cluster::forecast::Count;
 use crate::plan;
 use crate::truth::{Refusal, Truth};
-use model::Loaded;
 use model::api::{ApplyResult, CheckedConfig, EventKind, PlanResult};
+use model::{Diagnostic, Loaded, Severity};
+
+/// Most mistakes of a file that are told as events of their own.
+const TOLD_MAX: usize = 20;
 
 /// A configuration that was taken.
 #[derive(Debug)]
@@ -97,18 +100,58 @@ impl Truth {
     /// Reads the file again and applies it.
     pub(crate) fn reload(&mut self) -> Result<Applied, Refusal> {
         let path = self.config_path.clone();
-        let text = read(&path);
-        let text = match text {
-            Ok(text) => text,
+        let name = path.display().to_string();
+        let bytes = match read(&path) {
+            Ok(bytes) => bytes,
             Err(problem) => {
                 let refusal = Refusal::File { path, problem };
                 self.events.push(EventKind::Refused, None, None, format!("reload: {refusal}"));
                 return Err(refusal);
             }
         };
-        let result = self.apply(&path.display().to_string(), &text)?;
-        self.file_text = text;
-        Ok(result)
+        let text = match model::text(&name, bytes) {
+            Ok(text) => text,
+            Err(report) => {
+                let message = format!("configuration from {name} refused: {report}");
+                self.events.push(EventKind::Refused, None, None, message);
+                self.tell(&name, EventKind::Refused, report.diagnostics());
+                return Err(Refusal::Config(report));
+            }
+        };
+        match self.apply(&name, &text) {
+            Ok(applied) => {
+                self.tell(&name, EventKind::Warning, &applied.result.warnings);
+                self.file_text = text;
+                Ok(applied)
+            }
+            Err(refusal) => {
+                if let Refusal::Config(report) = &refusal {
+                    self.tell(&name, EventKind::Refused, report.diagnostics());
+                }
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Tells what is wrong with the file, errors first: nobody waits for the answer to a signal.
+    fn tell(&mut self, name: &str, kind: EventKind, diagnostics: &[Diagnostic]) {
+        let of = |severity| diagnostics.iter().filter(move |of| of.severity == severity);
+        let errors = of(Severity::Error).map(|of| ("error", of));
+        let all = errors.chain(of(Severity::Warning).map(|of| ("warning", of)));
+        for (word, of) in all.take(TOLD_MAX) {
+            let Diagnostic { line, column, message, help, .. } = of;
+            self.events.push(
+                kind,
+                None,
+                None,
+                format!("{name}:{line}:{column}: {word}: {message}; help: {help}"),
+            );
+        }
+        if let Some(further @ 1..) = diagnostics.len().checked_sub(TOLD_MAX) {
+            let message =
+                format!("{name}: {further} further errors and warnings; guideway check {name} tells all");
+            self.events.push(kind, None, None, message);
+        }
     }
 
     /// The text in force.
@@ -117,10 +160,13 @@ impl Truth {
     }
 }
 
-fn read(path: &std::path::Path) -> Result<String, String> {
+fn read(path: &std::path::Path) -> Result<Vec<u8>, String> {
     use std::io::Read as _;
     let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
-    let mut text = String::new();
-    file.take(model::TEXT_MAX as u64 + 1).read_to_string(&mut text).map_err(|error| error.to_string())?;
-    Ok(text)
+    let mut bytes = Vec::new();
+    file.take(model::TEXT_MAX as u64 + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    if bytes.len() > model::TEXT_MAX {
+        return Err(format!("it is longer than {} bytes, which is what is read at most", model::TEXT_MAX));
+    }
+    Ok(bytes)
 }

@@ -102,6 +102,7 @@ pub(crate) fn check(mut file: raw::File, misspelt: HashSet<String>, problems: &m
     let cluster = cluster::cluster(&mut r, file.cluster, &machine);
     if let (Some(_), Some(span)) = (&cluster, cluster_span) {
         cluster::tracks_every_flow(&mut r, &span, &services);
+        cluster::fits_the_store(&mut r, &span, &services);
     }
     vips_distinct(&mut r, &services, &places);
     let stations = stations(

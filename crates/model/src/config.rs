@@ -13,6 +13,9 @@ use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
+/// Slots of all services of a cluster: as many services as there can be, with `maglev_size` as it is by default.
+pub const CLUSTER_SLOTS_MAX: u64 = crate::check::SERVICES_MAX as u64 * 65_537;
+
 /// A checked configuration: every value in range, every reference resolved, every default filled in.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Config {

@@ -189,6 +189,11 @@ impl<'t> Problems<'t> {
         }
     }
 
+    /// The whole text.
+    pub(crate) const fn text(&self) -> &'t str {
+        self.text
+    }
+
     /// The config will be refused because of `span`, a byte range of the text.
     pub fn error(&mut self, span: Range<usize>, message: impl Into<String>, help: impl Into<String>) {
         self.errors += 1;

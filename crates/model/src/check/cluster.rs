@@ -5,8 +5,9 @@ use super::machine::{KEY_HELP, is_published, key};
 #[cfg(feature = "negative-controls")]
 use super::read::Read;
 use super::read::{Reader, Scope, shown};
-use crate::config::{Cluster, LeftOut, Machine, Service, StoreTls, StoreUser};
+use crate::config::{CLUSTER_SLOTS_MAX, Cluster, LeftOut, Machine, Service, StoreTls, StoreUser};
 use crate::raw::{self, Cell};
+use crate::shared::{SERVICES_TEXT_MAX, services_of};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use toml::Spanned;
@@ -196,6 +197,31 @@ pub(super) fn tracks_every_flow(r: &mut Reader<'_, '_>, span: &Span, services: &
     if let Some(service) = services.iter().find(|service| service.is_stateless()) {
         let message = format!("cluster: service \"{}\" has `state = \"exceptions\"`", service.name);
         let help = "write state = \"all\": in a cluster every flow is tracked where its packets arrive";
+        r.problems.error(span.clone(), message, help);
+    }
+}
+
+/// What a cluster keeps is bounded by more than what a machine alone can have.
+pub(super) fn fits_the_store(r: &mut Reader<'_, '_>, span: &Span, services: &[Service]) {
+    let slots: u64 = services.iter().map(|service| u64::from(service.maglev_size)).sum();
+    if slots > CLUSTER_SLOTS_MAX {
+        let message = format!("cluster: the services have {slots} slots in all");
+        let help = format!("a cluster has room for {CLUSTER_SLOTS_MAX}: use a smaller maglev_size");
+        r.problems.error(span.clone(), message, help);
+    }
+    let text = r.problems.text();
+    // Written one key a line, inline tables are up to twice as long; and nobody is to wait for what cannot be.
+    if text.len() < SERVICES_TEXT_MAX / 4 {
+        return;
+    }
+    let size = services_of(text).map_or(0, |services| services.len());
+    if size > SERVICES_TEXT_MAX {
+        let message = format!(
+            "cluster: the services have {size} bytes, written one key a line as the cluster keeps them"
+        );
+        let help = format!(
+            "at most {SERVICES_TEXT_MAX}: use shorter names, leave out keys that have their default, or split the services over two clusters"
+        );
         r.problems.error(span.clone(), message, help);
     }
 }
