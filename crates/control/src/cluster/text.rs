@@ -1,6 +1,7 @@
 //! Configurations in two parts: what a machine says of itself in its own file, and the services, which all machines share.
 
 use model::Loaded;
+#[cfg(feature = "daemon")]
 pub(crate) use model::services_of;
 use toml::Table;
 
