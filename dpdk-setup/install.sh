@@ -11,7 +11,8 @@ usage: install.sh [--destdir DIR]            install the programs, unit, sample 
        install.sh --agent --undo             remove it; /etc/guideway-agent and /var/lib/guideway-agent stay
 
 Build first: cargo build --release && cargo xtask dist
-An existing /etc/guideway/guideway.toml is never overwritten. Creates the group guideway, whose members may use the
+An existing /etc/guideway/guideway.toml is never overwritten; a new one gets a cluster_key of its own (on
+further machines of a cluster write that of the first). Creates the group guideway, whose members may use the
 API's socket; with --agent, the user guideway-agent, whose group may use the agent's socket. Does not enable or start
 the service. Safe to run again.
 USAGE
@@ -82,7 +83,14 @@ for program in guidewayd guideway guideway-bench; do
 done
 install -D -m 0644 dpdk-setup/guideway.service "$unit"
 if [ ! -e "$destdir/etc/guideway/guideway.toml" ]; then
-    install -D -m 0640 configs/guideway.toml "$destdir/etc/guideway/guideway.toml"
+    # The sample's key is published, so every machine gets one of its own. It stands in the file and nowhere else.
+    key=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
+    [ "${#key}" -eq 32 ] || fail "cannot make a key of 32 hexadecimal digits from /dev/urandom"
+    install -d -m 0755 "$destdir/etc/guideway"
+    (umask 0027 && sed "s/^cluster_key = .*/cluster_key = \"$key\" # made at installation; a cluster's machines have the same/" \
+        configs/guideway.toml >"$destdir/etc/guideway/guideway.toml.new")
+    chmod 0640 "$destdir/etc/guideway/guideway.toml.new"
+    mv "$destdir/etc/guideway/guideway.toml.new" "$destdir/etc/guideway/guideway.toml"
 fi
 install -d -m 0750 "$destdir/var/lib/guideway"
 dist=${CARGO_TARGET_DIR:-target}/dist

@@ -50,4 +50,21 @@ dpdk-setup/bind.sh $pci >/dev/null 2>"$scratch/said" && fail "bound to vfio-pci 
 grep -q "bind.sh $pci uio_pci_generic" "$scratch/said" || fail "$(cat "$scratch/said")"
 is "$(dpdk-setup/bind.sh $pci uio_pci_generic)" "$pci: uio_pci_generic" "bound without an IOMMU"
 
+# A new configuration has a key of its own, which is nobody else's to read; one that is there stays.
+key_of() { sed -n 's/^cluster_key = "\([0-9a-f]*\)".*/\1/p' "$1/etc/guideway/guideway.toml"; }
+mkdir -p "$scratch/target/release"
+for program in guidewayd guideway guideway-bench; do
+    printf '#!/bin/sh\n' >"$scratch/target/release/$program"
+    chmod +x "$scratch/target/release/$program"
+done
+for root in one two; do CARGO_TARGET_DIR=$scratch/target dpdk-setup/install.sh --destdir "$scratch/$root" >/dev/null; done
+one=$(key_of "$scratch/one")
+is "${#one}" 32 "a key of 32 digits"
+[ "$one" != "$(key_of "$scratch/two")" ] || fail "two installations have the same key"
+[ "$one" != "$(sed -n 's/^cluster_key = "\([0-9a-f]*\)".*/\1/p' configs/guideway.toml)" ] || fail "the published key was installed"
+is "$(stat -c %a "$scratch/one/etc/guideway/guideway.toml")" 640 "mode of the configuration"
+is "$(diff configs/guideway.toml "$scratch/one/etc/guideway/guideway.toml" | grep -c '^>')" 1 "only the key differs"
+CARGO_TARGET_DIR=$scratch/target dpdk-setup/install.sh --destdir "$scratch/one" >/dev/null
+is "$(key_of "$scratch/one")" "$one" "a configuration that is there stays"
+
 echo "$passed passed, 0 failed"

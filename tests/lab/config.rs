@@ -226,7 +226,7 @@ impl Config {
              name = \"{}\"\n\
              address = \"{address}\"\n\
              address6 = \"{address6}\"\n\
-             cluster_key = \"000102030405060708090a0b0c0d0e0f\"\n\
+             cluster_key = \"a00102030405060708090a0b0c0d0e0f\"\n\
              state_dir = \"{dir}/state\"\n\
              [api]\n\
              socket = \"{}\"\n\

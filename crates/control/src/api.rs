@@ -23,7 +23,7 @@ use model::api::{
 use serde::Deserialize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 pub(crate) mod connections;
 pub(crate) mod credentials;
@@ -35,6 +35,10 @@ pub(crate) use page::Pages;
 
 /// Longest time a request's body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bodies up to so many bytes are read as they come, …
+const SMALL_BODY_MAX: u64 = 1 << 20;
+/// … of longer ones these at once, so that clients do not decide how much memory is taken.
+static LARGE_BODIES: Semaphore = Semaphore::const_new(4);
 /// Longest time an answer waits for the disk.
 const SAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -536,7 +540,15 @@ async fn read_text(request: Request) -> Result<String, Failure> {
     if length.is_some_and(|length| length > BODY_MAX as u64) {
         return Err(too_large());
     }
-    let bytes = tokio::time::timeout(BODY_TIMEOUT, to_bytes(Body::new(body), BODY_MAX))
+    let read = async {
+        // A permit is there as long as the program is.
+        let _turn = match length {
+            Some(0..=SMALL_BODY_MAX) => None,
+            _ => LARGE_BODIES.acquire().await.ok(),
+        };
+        to_bytes(Body::new(body), BODY_MAX).await
+    };
+    let bytes = tokio::time::timeout(BODY_TIMEOUT, read)
         .await
         .map_err(|_| {
             Failure::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time", "send it faster")
@@ -560,7 +572,7 @@ fn too_large() -> Failure {
     Failure::new(
         StatusCode::PAYLOAD_TOO_LARGE,
         format!("the body is larger than {BODY_MAX} bytes"),
-        "put it in the configuration file, then: guideway reload",
+        "no configuration may be longer; `guideway check FILE` says more",
     )
 }
 

@@ -10,15 +10,17 @@ use crate::compile::{Making, Runtime, compile};
 use crate::ids::Ids;
 use crate::plan;
 use crate::truth::{Door, Refusal, Tokens, Truth};
-use model::Loaded;
 use model::api::{ApplyResult, CheckedConfig, EventKind};
 use model::config::Config;
 use model::registered::Registered;
+use model::{Diagnostic, Loaded, Severity};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use worker::view::PortView;
 
+/// Most mistakes of a file that are told as events of their own.
+const TOLD_MAX: usize = 20;
 /// Name of a configuration that came by the API.
 const REQUEST: &str = "request";
 
@@ -62,7 +64,9 @@ impl Prepared {
             Source::File => {
                 let path = &basis.file;
                 let refused = |problem| Refusal::File { path: path.clone(), problem };
-                (path.display().to_string(), read(path).map_err(refused)?, true)
+                let name = path.display().to_string();
+                let text = model::text(&name, read(path).map_err(refused)?).map_err(Refusal::Config)?;
+                (name, text, true)
             }
         };
         let loaded = model::load(&name, &text).map_err(Refusal::Config)?;
@@ -117,7 +121,7 @@ pub(crate) async fn apply(door: &Door, source: Source) -> Result<Applied, Refusa
         Ok(prepared) => truth.apply(prepared),
         Err(refusal) => {
             let name = if is_file { truth.config_path.display().to_string() } else { REQUEST.to_owned() };
-            truth.refused(&name, &refusal);
+            truth.refused(&name, is_file, &refusal);
             Err(refusal)
         }
     };
@@ -161,12 +165,17 @@ impl Truth {
     }
 
     /// Tells that a configuration was refused.
-    pub(crate) fn refused(&mut self, name: &str, refusal: &Refusal) {
+    fn refused(&mut self, name: &str, is_file: bool, refusal: &Refusal) {
         let message = match refusal {
             Refusal::File { .. } => format!("reload: {refusal}"),
             _ => format!("configuration from {name} refused: {refusal}"),
         };
         self.events.push(EventKind::Refused, None, None, message);
+        if let Refusal::Config(report) = refusal
+            && is_file
+        {
+            self.tell(name, EventKind::Refused, report.diagnostics());
+        }
     }
 
     /// Applies what was prepared. `acknowledged` and `duration_ms` are the caller's to fill in.
@@ -185,12 +194,13 @@ impl Truth {
                     self.save();
                 }
                 if let Some(text) = file_text {
+                    self.tell(&name, EventKind::Warning, &applied.result.warnings);
                     self.file_text = text;
                 }
                 Ok(applied)
             }
             Err(refusal) => {
-                self.refused(&name, &refusal);
+                self.refused(&name, is_file, &refusal);
                 Err(refusal)
             }
         }
@@ -221,12 +231,36 @@ impl Truth {
             wished,
         })
     }
+
+    /// Tells what is wrong with the file, errors first: nobody waits for the answer to a signal.
+    fn tell(&mut self, name: &str, kind: EventKind, diagnostics: &[Diagnostic]) {
+        let of = |severity| diagnostics.iter().filter(move |of| of.severity == severity);
+        let errors = of(Severity::Error).map(|of| ("error", of));
+        let all = errors.chain(of(Severity::Warning).map(|of| ("warning", of)));
+        for (word, of) in all.take(TOLD_MAX) {
+            let Diagnostic { line, column, message, help, .. } = of;
+            self.events.push(
+                kind,
+                None,
+                None,
+                format!("{name}:{line}:{column}: {word}: {message}; help: {help}"),
+            );
+        }
+        if let Some(further @ 1..) = diagnostics.len().checked_sub(TOLD_MAX) {
+            let message =
+                format!("{name}: {further} further errors and warnings; guideway check {name} tells all");
+            self.events.push(kind, None, None, message);
+        }
+    }
 }
 
 #[expect(clippy::disallowed_methods, reason = "on another thread")]
-fn read(path: &Path) -> Result<String, String> {
+fn read(path: &Path) -> Result<Vec<u8>, String> {
     let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
-    let mut text = String::new();
-    file.take(model::TEXT_MAX as u64 + 1).read_to_string(&mut text).map_err(|error| error.to_string())?;
-    Ok(text)
+    let mut bytes = Vec::new();
+    file.take(model::TEXT_MAX as u64 + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    if bytes.len() > model::TEXT_MAX {
+        return Err(format!("it is longer than {} bytes, which is what is read at most", model::TEXT_MAX));
+    }
+    Ok(bytes)
 }

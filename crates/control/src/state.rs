@@ -20,8 +20,8 @@ pub(crate) mod saver;
 
 /// Name in the state directory.
 const FILE: &str = "state.json";
-/// Larger files are not ours.
-const FILE_MAX: u64 = 64 << 20;
+/// Larger files are not ours: a configuration as long as can be, and 65,536 backends with all that is known of them, take half of it.
+const FILE_MAX: u64 = 128 << 20;
 /// Layout of the file.
 const VERSION: u32 = 1;
 

@@ -96,7 +96,7 @@ mod tests {
     fn ports_are_reserved_per_vip_given_back_and_run_out() {
         let text = "[machine]\nname = \"t\"\naddress = \"10.0.0.1\"\n\
                     next_hop_mac = \"02:00:00:00:00:01\"\n\
-                    cluster_key = \"5f0c3a9be1d24776a8b9c0d1e2f30415\"\n\
+                    cluster_key = \"7d0c3a9be1d24776a8b9c0d1e2f30415\"\n\
                     [[port]]\nname = \"p\"\ndevice = \"net_null0\"\n";
         let config = model::load("t", text).unwrap_or_else(|report| panic!("{}", report.to_plain())).config;
         let (one, other) = (IpAddr::from([203, 0, 113, 1]), IpAddr::from([203, 0, 113, 2]));

@@ -57,7 +57,8 @@ impl Daemon {
         body: Vec<u8>,
         wait: Duration,
     ) -> Result<Answer, Failure> {
-        let limit = PATIENCE + wait;
+        // A second more for each MiB: a long configuration takes long to check and to compile.
+        let limit = PATIENCE + wait + Duration::from_secs(body.len() as u64 >> 20);
         let asked = self.runtime.block_on(async {
             tokio::time::timeout(limit, exchange(&self.socket, method, target, body)).await
         });
@@ -105,7 +106,7 @@ impl Answer {
         let mut message = reason.error;
         for d in &reason.diagnostics {
             message.push_str("\n  ");
-            message.push_str(&configuration::one_line(d));
+            message.push_str(&d.one_line());
         }
         let wrong_config = self.status == StatusCode::UNPROCESSABLE_ENTITY;
         let failure = if wrong_config { Failure::usage(message) } else { Failure::failed(message) };

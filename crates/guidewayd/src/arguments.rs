@@ -12,7 +12,7 @@ pub(crate) struct Arguments {
     #[arg(long, short, value_name = "FILE", default_value = "/etc/guideway/guideway.toml")]
     pub(crate) config: PathBuf,
 
-    /// Check the configuration and the EAL arguments, and exit: 0 if they are fine, 2 if not.
+    /// Check the configuration and the EAL arguments, and exit: 0 if they are fine, 2 if not, 1 if the file cannot be read.
     #[arg(long, conflicts_with = "print_eal_args")]
     check: bool,
 
@@ -41,7 +41,7 @@ at all. Keep permanent ones in `dpdk.eal_args`. Refused on both ways, since they
 
 Signals: SIGHUP reads the configuration again; SIGTERM and SIGINT withdraw announcements, finish and exit with 0.
 
-Exit status: 0 after a stop, 1 when something failed, 2 for a bad configuration.";
+Exit status: 0 after a stop, 1 when something failed or the configuration cannot be read, 2 for a bad configuration.";
 
 /// What was asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -19,13 +19,13 @@ use data_path::{DataPath, StartError};
 use model::Loaded;
 use service_manager::ServiceManager;
 use startup::{Format, Log, log_report, say};
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-/// Exit status for a configuration that cannot be used, as `guideway check` has it.
+/// Exit status for a configuration that was read and cannot be used, as `guideway check` has it. One that cannot be read is a plain failure.
 const EXIT_CONFIG: u8 = 2;
 
 fn main() -> ExitCode {
@@ -84,10 +84,9 @@ impl Complaints {
 /// The configuration and the words for EAL, or the exit status of one that cannot be used.
 fn load_all(arguments: &Arguments, complaints: &Complaints) -> Result<(Loaded, Vec<String>), ExitCode> {
     let bad = ExitCode::from(EXIT_CONFIG);
-    let loaded = load(&arguments.config).map_err(|report| {
+    let loaded = load(&arguments.config).map_err(|(report, status)| {
         complaints.report(&report);
-        // One that cannot be read is not known to be bad.
-        if report.is::<model::Report>() { bad } else { ExitCode::FAILURE }
+        status
     })?;
     if let Some(reason) = control::refused_by_build(&loaded.config) {
         complaints.say(reason);
@@ -138,12 +137,19 @@ fn answer(arguments: &Arguments, loaded: &Loaded, words: &[String]) -> ExitCode 
     }
 }
 
-fn load(path: &Path) -> Result<Loaded, miette::Report> {
+fn load(path: &Path) -> Result<Loaded, (miette::Report, ExitCode)> {
     let name = path.display().to_string();
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        miette::miette!(help = "give the file with --config", "cannot read {name}: {error}")
+    let mut bytes = Vec::new();
+    let limit = model::TEXT_MAX as u64 + 1;
+    std::fs::File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes)).map_err(|error| {
+        let help = "give the file with --config";
+        (miette::miette!(help = help, "cannot read {name}: {error}"), ExitCode::FAILURE)
     })?;
-    model::load(&name, &text).map_err(miette::Report::new)
+    // Cut by the limit in a character, it is too long before anything else.
+    let text =
+        if bytes.len() > model::TEXT_MAX { Err(model::too_long(&name)) } else { model::text(&name, bytes) };
+    let loaded = text.and_then(|text| model::load(&name, &text));
+    loaded.map_err(|report| (miette::Report::new(report), ExitCode::from(EXIT_CONFIG)))
 }
 
 /// From start to SIGTERM. Everything that was started is stopped when this returns, in the reverse order.

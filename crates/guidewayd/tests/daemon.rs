@@ -175,6 +175,32 @@ fn starts_answers_stops_and_leaves_nothing() {
     assert!(!socket.exists());
 }
 
+/// 1: the configuration cannot be read; 2: it was read, and is refused. Whatever was asked.
+#[test]
+fn a_configuration_that_cannot_be_read_is_not_a_wrong_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    std::fs::write(path("bad.toml"), "[machine]\nname = 7\n").unwrap();
+    std::fs::write(path("utf16.toml"), b"\xff\xfe[\0m\0").unwrap();
+    for (file, expected, words) in [
+        ("none.toml", 1, "cannot read"),
+        ("", 1, "cannot read"),
+        ("bad.toml", 2, "must be a string"),
+        ("utf16.toml", 2, "save it as UTF-8"),
+    ] {
+        for more in [&[][..], &["--check"], &["--print-eal-args"]] {
+            let output = daemon(&path(file)).args(more).output().unwrap();
+            let (stdout, stderr) = text(&output);
+            assert_eq!(
+                (output.status.code(), stdout.as_str()),
+                (Some(expected), ""),
+                "{file} {more:?}: {stderr}"
+            );
+            assert!(stderr.contains(words), "{file} {more:?}: {stderr}");
+        }
+    }
+}
+
 #[test]
 fn what_it_cannot_do_it_says() {
     let directory = tempfile::tempdir().unwrap();

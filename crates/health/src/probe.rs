@@ -200,16 +200,16 @@ impl Check {
 /// TCP: connected is enough, unless something is expected.
 async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
-    send: Option<&str>,
-    expect: Option<&str>,
+    send: Option<&[u8]>,
+    expect: Option<&[u8]>,
 ) -> Result<(), Failure> {
     if let Some(send) = send {
-        stream.write_all(send.as_bytes()).await?;
+        stream.write_all(send).await?;
     }
     let Some(expect) = expect else { return Ok(()) };
     let mut answer = Vec::with_capacity(1024);
     loop {
-        if contains(&answer, expect.as_bytes()) {
+        if contains(&answer, expect) {
             return Ok(());
         }
         if answer.len() >= ANSWER_MAX {
@@ -222,12 +222,12 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// UDP: any answer is enough, unless something is expected. Datagrams without it are passed over.
-async fn ask(socket: &UdpSocket, send: Option<&str>, expect: Option<&str>) -> Result<(), Failure> {
-    socket.send(send.unwrap_or_default().as_bytes()).await?;
+async fn ask(socket: &UdpSocket, send: Option<&[u8]>, expect: Option<&[u8]>) -> Result<(), Failure> {
+    socket.send(send.unwrap_or_default()).await?;
     let mut answer = vec![0; ANSWER_MAX];
     let length = socket.recv(&mut answer).await?;
     match expect {
-        Some(expect) if !contains(&answer[..length], expect.as_bytes()) => Err(Failure::Answer),
+        Some(expect) if !contains(&answer[..length], expect) => Err(Failure::Answer),
         _ => Ok(()),
     }
 }
@@ -265,7 +265,7 @@ where
                 let room = ANSWER_MAX - seen.len();
                 seen.extend_from_slice(&data[..data.len().min(room)]);
             }
-            if contains(&seen, expect.as_bytes()) {
+            if contains(&seen, expect) {
                 return Ok(());
             }
             if seen.len() >= ANSWER_MAX {
@@ -335,16 +335,11 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
     needle.is_empty() || haystack.windows(needle.len()).any(|window| window == needle)
 }
 
-fn server_name(http: &HttpCheck, vip: IpAddr) -> Result<ServerName<'static>, Failure> {
-    let Some(name) = http.sni.as_deref().or(http.host.as_deref()) else {
+pub(crate) fn server_name(http: &HttpCheck, vip: IpAddr) -> Result<ServerName<'static>, Failure> {
+    let Some(name) = http.tls_name() else {
         return Ok(ServerName::IpAddress(vip.into()));
     };
-    // A Host header may carry a port.
-    let bare = match name.rsplit_once(':') {
-        Some((bare, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !bare.contains(':') => bare,
-        _ => name,
-    };
-    ServerName::try_from(bare.to_owned()).map_err(|e| Failure::Local(format!("TLS name `{bare}`: {e}")))
+    ServerName::try_from(name.to_owned()).map_err(|e| Failure::Local(format!("TLS name `{name}`: {e}")))
 }
 
 /// One TLS configuration for all checks.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
 /// Largest request body, bytes.
-pub const BODY_MAX: usize = 1 << 20;
+pub const BODY_MAX: usize = crate::TEXT_MAX;
 /// Largest number of flows in one answer of `GET /v1/flows`.
 pub const FLOWS_MAX: usize = 10_000;
 /// Number of flows in an answer when no `limit` is given.

@@ -18,12 +18,14 @@ pub mod visible;
 mod check;
 mod raw;
 mod shape;
+mod shared;
 mod suggest;
 
 pub use config::Config;
 pub use diagnostic::{Diagnostic, Report, Severity};
-pub use load::{Loaded, TEXT_MAX, load};
+pub use load::{Loaded, TEXT_MAX, load, text, too_long};
 pub use schema::schema;
+pub use shared::{SERVICES_TEXT_MAX, services_of};
 pub use visible::visible;
 
 #[cfg(test)]

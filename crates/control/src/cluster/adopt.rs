@@ -1,6 +1,6 @@
 //! The owner of the truth as a member of a cluster: documents become configurations and views, wishes go to the store.
 
-use super::document::{Document, Settings};
+use super::document::{Document, Settings, unconfigured};
 use super::keys::{self, HealthValue, HeardValue, Key, WishValue};
 use super::leading::ids_of;
 use super::seat::{News, Order, Own, Seat};
@@ -677,6 +677,10 @@ impl Truth {
 
     /// What an operator wants becomes the wish of the cluster.
     pub(crate) fn wish_services(&self, loaded: &Loaded) -> Result<Wished, Refusal> {
+        if let Some(part) = &self.cluster {
+            let members = part.seat.picture().members().map(|(_, of)| (of.name.as_str(), of.address));
+            no_machine_is_a_vip(&loaded.config.services, members).map_err(Refusal::Unfit)?;
+        }
         let text = text::services_of(&loaded.text).map_err(Refusal::Store)?;
         let registered = self.cluster.as_ref().and_then(Part::document).map(|of| &of.registered[..]);
         let (config, _) = loaded.config.with_registered(registered.unwrap_or_default());
@@ -731,6 +735,21 @@ impl Truth {
     }
 }
 
+/// A machine refuses services whose VIP holds its own address; the others know that before they are asked for.
+fn no_machine_is_a_vip<'a>(
+    services: &[Service],
+    mut machines: impl Iterator<Item = (&'a str, IpAddr)>,
+) -> Result<(), String> {
+    let taken = machines.find_map(|(name, address)| {
+        let service = services.iter().find(|service| service.vip.contains(address))?;
+        Some(format!(
+            "the vip {} of service {:?} holds the address {address} of machine {name}",
+            service.vip, service.name
+        ))
+    });
+    taken.map_or(Ok(()), Err)
+}
+
 fn no_wish() -> Refusal {
     Refusal::Store("the cluster has no services yet".to_owned())
 }
@@ -745,12 +764,8 @@ fn vip_of(config: &Config, ids: &Ids, id: ServiceId) -> (wire::Addr, u16, u8) {
 /// Backends that the plan knows and the configuration does not any more.
 fn departed_of(document: &Document, config: &Config) -> Vec<Departed> {
     let now = Instant::now();
-    let departed = document.backends.iter().filter_map(|identity| {
-        let at = document.services.iter().position(|of| of.id == identity.service)?;
-        let service = config.services.get(at)?;
-        if service.backends.iter().any(|of| identity.is(identity.service, of)) {
-            return None;
-        }
+    let services = document.services.iter().map(|of| of.id).zip(&config.services).collect();
+    let departed = unconfigured(&document.backends, &services).into_iter().map(|(identity, service)| {
         let backend = Backend {
             name: identity.name.clone(),
             address: identity.address,
@@ -765,14 +780,14 @@ fn departed_of(document: &Document, config: &Config) -> Vec<Departed> {
             }),
         };
         let service = Service { backends: vec![backend], ..service.clone() };
-        Some(Departed {
+        Departed {
             id: identity.id,
             service,
             since_unix_ms: unix_ms(),
             settled: now,
             deadline: now + WHILE_PLANNED,
             closed: None,
-        })
+        }
     });
     departed.collect()
 }
@@ -784,4 +799,27 @@ pub(crate) fn without_panic(config: &Config) -> Config {
         service.panic_percent = 0;
     }
     config
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_vip_holds_no_machine_of_the_cluster() {
+        let services = |vip: &str| {
+            let text = format!(
+                "[machine]\nname = \"lb1\"\naddress = \"10.0.2.11\"\nnext_hop_mac = \"02:00:00:00:00:01\"\n[[port]]\nname = \"p\"\n\
+                 device = \"net_null0\"\n[[service]]\nname = \"web\"\nvip = \"{vip}\"\nport = 80\n\
+                 [[service.backend]]\nname = \"b1\"\naddress = \"10.9.0.1\"\n"
+            );
+            model::load("x", &text).map_err(|report| report.to_plain()).unwrap().config.services
+        };
+        let check = |vip: &str| {
+            let machines = [("lb1", [10, 0, 2, 11].into()), ("lb2", [10, 0, 2, 12].into())];
+            super::no_machine_is_a_vip(&services(vip), machines.into_iter())
+        };
+        assert_eq!(check("203.0.113.10"), Ok(()));
+        for vip in ["10.0.2.12", "10.0.2.12/30"] {
+            assert!(check(vip).unwrap_err().contains("10.0.2.12 of machine lb2"));
+        }
+    }
 }

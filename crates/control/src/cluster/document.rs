@@ -22,11 +22,12 @@ use worker::view::{BACKENDS_MAX, SERVICES_MAX};
 const FORMAT: u32 = 1;
 /// … and with them: a machine that does not know them must not take them for none.
 const FORMAT_REGISTERED: u32 = 2;
-/// Largest value, bytes: a request to etcd may have 1.5 MiB.
-pub(crate) const VALUE_MAX: usize = 1_400_000;
-/// Slots of all services of a cluster: as many services as there can be, with `maglev_size` as it is by default. A plan costs 8 bytes
-/// a slot, twice while tables change.
-pub(crate) const SLOTS_MAX: u64 = SERVICES_MAX as u64 * 65_537;
+/// Largest value, bytes: all that a checked configuration can ask for, with registrations. What does not fit into a request is put in pieces.
+pub(crate) const VALUE_MAX: usize = 64 << 20;
+/// Most bytes of registrations: they change several times a second.
+pub(crate) const REGISTERED_MAX: usize = 1_400_000;
+/// Slots of all services of a cluster. A plan costs 8 bytes a slot, twice while tables change.
+pub(crate) use model::config::CLUSTER_SLOTS_MAX as SLOTS_MAX;
 
 /// A document as values of the store.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -123,7 +124,10 @@ impl ServiceIdentity {
     }
 
     pub(crate) fn is(&self, service: &Service) -> bool {
-        *self == ServiceIdentity::new(self.id, service)
+        // Each is compared with each, so nothing is copied for it.
+        self.name == service.name
+            && (self.vip, self.port, self.protocol) == (service.vip, service.port, service.protocol)
+            && (self.hash, self.size) == (service.hash, service.maglev_size)
     }
 }
 
@@ -155,6 +159,19 @@ impl BackendIdentity {
     pub(crate) fn is(&self, service: ServiceId, backend: &Backend) -> bool {
         self.service == service && self.name == backend.name && self.address == backend.address
     }
+}
+
+/// Those that are not configured: of these identities the ones that no backend has of the service that `services` gives for its id. O(n).
+pub(crate) fn unconfigured<'a>(
+    backends: &'a [BackendIdentity],
+    services: &HashMap<ServiceId, &'a Service>,
+) -> Vec<(&'a BackendIdentity, &'a Service)> {
+    let configured: HashSet<(ServiceId, &str, IpAddr)> = services
+        .iter()
+        .flat_map(|(id, service)| service.backends.iter().map(|of| (*id, of.name.as_str(), of.address)))
+        .collect();
+    let gone = backends.iter().filter(|of| !configured.contains(&(of.service, of.name.as_str(), of.address)));
+    gone.filter_map(|of| Some((of, *services.get(&of.service)?))).collect()
 }
 
 /// Who registered a backend: its agent, and its incarnation.
@@ -231,16 +248,24 @@ impl Document {
         self.founder.zip(founder).is_some_and(|(own, other)| own != other)
     }
 
+    /// What registrations take of the value, bytes: themselves, and the identities of their backends.
+    pub(crate) fn registered_bytes(&self) -> usize {
+        let registered = self.registered.iter().map(|of| super::keys::bytes(of).len() + 1);
+        let identities = self.backends.iter().filter(|of| of.by.is_some());
+        let identities = identities.map(|of| super::keys::bytes(&WrittenBackend::from(of)).len() + 1);
+        registered.chain(identities).sum()
+    }
+
     /// Identities of backends by id.
     pub(crate) fn by_id(&self) -> HashMap<BackendId, &BackendIdentity> {
         self.backends.iter().map(|backend| (backend.id, backend)).collect()
     }
 
-    /// As values.
+    /// As values of at most `limit` bytes each.
     ///
     /// # Errors
     /// It is too large, or names a table that is not in `tables`.
-    pub(crate) fn encode(&self, tables: &Tables) -> Result<Encoded, String> {
+    pub(crate) fn encode(&self, tables: &Tables, limit: usize) -> Result<Encoded, String> {
         let plan = &self.plan;
         check_slots(self.services.iter().map(|service| service.size))?;
         let shares = |answers: &Answers| {
@@ -268,6 +293,7 @@ impl Document {
                     check: slots_of(&plan.job.check, at),
                 },
                 &format!("the slots of service {:?}", identity.name),
+                limit,
             )?;
             let digest = digest(&slots);
             all_slots.push((digest, slots));
@@ -283,6 +309,7 @@ impl Document {
             });
         }
         let written = Written {
+            text: self.text.clone(),
             format: if self.registered.is_empty() { FORMAT } else { FORMAT_REGISTERED },
             step: plan.step,
             epoch: plan.epoch,
@@ -304,7 +331,6 @@ impl Document {
             wish: self.wish,
             settled: self.settled,
             refused: self.refused.clone(),
-            text: self.text.clone(),
             drains: self.drains.clone(),
             registered: self.registered.clone(),
             services_given: self.given.services,
@@ -315,7 +341,7 @@ impl Document {
             founder: self.founder.map(|of| (of.machine.0, of.incarnation)),
             former: pairs(&self.former),
         };
-        Ok(Encoded { head: fit(&written, "the plan")?, slots: all_slots })
+        Ok(Encoded { head: fit(&written, "the plan", limit)?, slots: all_slots })
     }
 
     /// From values. Tables are made by and kept in `tables`.
@@ -336,12 +362,12 @@ impl Document {
 }
 
 /// As bytes, unless these are too many.
-fn fit(value: &impl Serialize, what: &str) -> Result<Vec<u8>, String> {
+fn fit(value: &impl Serialize, what: &str, limit: usize) -> Result<Vec<u8>, String> {
     let bytes = super::keys::bytes(value);
-    if bytes.len() > VALUE_MAX {
+    if bytes.len() > limit {
         let size = bytes.len();
         return Err(format!(
-            "{what} would be {size} bytes in the store, which takes {VALUE_MAX}: wait until slots are untainted, or use a smaller maglev_size"
+            "{what} would be {size} bytes in the store, which takes {limit}: wait until slots are untainted, or use a smaller maglev_size"
         ));
     }
     Ok(bytes)
@@ -398,6 +424,8 @@ fn slots_of(sets: &SlotSets, at: usize) -> String {
 /// The value as it is written.
 #[derive(Serialize, Deserialize)]
 struct Written {
+    /// First, so that most pieces of a large value stay the same while plans change.
+    text: String,
     format: u32,
     step: u64,
     epoch: u32,
@@ -420,7 +448,6 @@ struct Written {
     settled: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     refused: Option<(i64, String)>,
-    text: String,
     drains: BTreeSet<(String, String)>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     registered: Vec<Registered>,

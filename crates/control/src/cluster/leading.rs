@@ -3,8 +3,7 @@
 //! [`Leader`] makes the steps and decides their order. Here is what it is asked for, from scratch each time nothing is open: so a change
 //! that was wished while another went on, or before this leader led, is found all the same.
 
-use super::document::{BackendIdentity, Document, Given, ServiceIdentity, VALUE_MAX, by};
-use super::keys::Key;
+use super::document::{BackendIdentity, Document, Given, REGISTERED_MAX, ServiceIdentity, by, unconfigured};
 use super::picture::Picture;
 use super::registrations;
 use super::tables::{Recipe, Tables};
@@ -13,7 +12,7 @@ use crate::compile::{self, Judged, Runtime};
 use crate::ids::Ids;
 use model::config::{AdminState, Backend, Config, HealthKind, Policy, Service};
 use model::registered::Registered;
-use statesync::plan::{Answers, Leader, Plan, Request, Tables as Answering};
+use statesync::plan::{Leader, Plan, Request, Tables as Answering};
 use statesync::{Member, Members};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -94,8 +93,6 @@ const REGISTRATIONS_US: u64 = 250_000;
 const REST_US: u64 = 10_000_000;
 /// Steps left out by a leader that goes on without members of whose last step it has not heard.
 const LEAP: u64 = 1 << 20;
-/// Bytes of the plan's value that registrations leave for what else comes: masks, ids that rest, members.
-const SPARE: usize = 100_000;
 
 impl Leading {
     /// Goes on from a document.
@@ -259,15 +256,19 @@ impl Leading {
 
     /// Backends that health or an operator holds to be down take no new flows, at once.
     fn request_masks(&mut self, judgement: &HashMap<ServiceId, Vec<Judged>>) {
+        let masked: HashSet<BackendId> = self.leader.plan().masks.iter().map(|mask| mask.backend).collect();
+        // Looked through only where a backend is down.
+        let mut serving: Option<HashSet<BackendId>> = None;
         for judged in judgement.values().flatten() {
             let (plan, backend) = (self.leader.plan(), judged.id);
-            let is_masked = plan.masks.iter().any(|mask| mask.backend == backend);
-            let takes_flows = |answers: &Answers| answers.contains(&Some(backend));
+            let is_masked = masked.contains(&backend);
+            let mut takes_flows = || {
+                let slots = || plan.services.iter().flat_map(|of| of.cur.iter()).copied().flatten();
+                serving.get_or_insert_with(|| slots().collect()).contains(&backend)
+            };
             let request = match judged.state {
                 // What takes no flows needs no mask.
-                BackendState::Down if !is_masked && plan.services.iter().any(|of| takes_flows(&of.cur)) => {
-                    Request::Mask(backend)
-                }
+                BackendState::Down if !is_masked && takes_flows() => Request::Mask(backend),
                 BackendState::Up | BackendState::Draining if is_masked => Request::Unmask(backend),
                 _ => continue,
             };
@@ -360,8 +361,7 @@ impl Leading {
             of.is_waiting = true;
             return false;
         }
-        let size = picture.entry(Key::Plan).map_or(0, |entry| entry.value.len());
-        let room = VALUE_MAX.saturating_sub(SPARE).saturating_sub(size);
+        let room = REGISTERED_MAX.saturating_sub(self.document.registered_bytes());
         let known = &self.document.registered;
         let mut merged = registrations::merge(known, picture.heard().map(|(_, value)| value), written, room);
         let service = merged.without_room.as_ref().map(|(_, service)| service);
@@ -636,14 +636,12 @@ impl Leading {
     /// Backends that were departing when this leader began: their time begins anew.
     fn resume_departures(&mut self, now: Tick) {
         let Some(InForce { config, .. }) = &self.in_force else { return };
-        for backend in &self.document.backends {
-            let identity = self.document.services.iter().find(|of| of.id == backend.service);
-            let service = identity.and_then(|of| config.services.iter().find(|service| of.is(service)));
-            let Some(service) = service else { continue };
-            if !service.backends.iter().any(|of| backend.is(backend.service, of)) {
-                let until = Tick(now.0.saturating_add(service.drain_timeout_ms.saturating_mul(1000)));
-                self.departing.entry(backend.id).or_insert(until);
-            }
+        let services = self.document.services.iter();
+        let services =
+            services.filter_map(|of| Some((of.id, config.services.iter().find(|service| of.is(service))?)));
+        for (backend, service) in unconfigured(&self.document.backends, &services.collect()) {
+            let until = Tick(now.0.saturating_add(service.drain_timeout_ms.saturating_mul(1000)));
+            self.departing.entry(backend.id).or_insert(until);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What a machine knows of its cluster, and what it wants to put into the store. Pure: it is told what the store shows, what workers
 //! report and what time it is, and gives [`Order`]s; the same orders come again until the store shows them done.
 
-use super::document::{DecodeError, Document, Encoded, Settings, VALUE_MAX, digests_of};
+use super::document::{DecodeError, Document, Encoded, REGISTERED_MAX, Settings, VALUE_MAX, digests_of};
 use super::keys::{
     self, AcknowledgementValue, HealthValue, HeardValue, Key, LeaderValue, MachineValue, MemberValue,
     WishValue,
@@ -156,6 +156,8 @@ pub(crate) struct Seat {
     follower: Option<Follower>,
     picture: Picture,
     tables: Tables,
+    /// Longest value that it writes, bytes.
+    value_max: usize,
     /// Connected, and the picture is whole.
     is_connected: bool,
     document: Option<Arc<Document>>,
@@ -192,10 +194,17 @@ pub(crate) struct Seat {
 }
 
 impl Seat {
+    /// Its store takes no longer values than these, bytes.
+    #[cfg(test)]
+    pub(crate) fn set_value_max(&mut self, bytes: usize) {
+        self.value_max = bytes;
+    }
+
     /// Of a machine that has not met the store yet. `own_text` is its configuration.
     pub(crate) fn new(own: Own, own_text: String) -> Seat {
         Seat {
             tables: Tables::new(own.key),
+            value_max: VALUE_MAX,
             own,
             own_text,
             member: None,
@@ -663,7 +672,7 @@ impl Seat {
             self.hearing.is_due = false;
             self.hearing.looked_at = looked_at;
             if told != self.hearing.told || self.hearing.bytes.is_empty() {
-                let (bytes, rest) = registrations::written(&told, VALUE_MAX);
+                let (bytes, rest) = registrations::written(&told, REGISTERED_MAX);
                 if rest > self.hearing.rest {
                     self.news.push(News::Warning(format!(
                         "{rest} registrations that this machine has heard do not fit into the store: the cluster takes them from it when others \
@@ -736,7 +745,7 @@ impl Seat {
         if !next && !unwritten {
             return self.sweep(&own_value, orders);
         }
-        match lead.leading.document().encode(&self.tables) {
+        match lead.leading.document().encode(&self.tables, self.value_max) {
             Ok(mut document) => {
                 lead.is_writing = true;
                 // What somebody has overwritten is put again.

@@ -3,6 +3,8 @@
 
 #[cfg(feature = "etcd")]
 mod etcd;
+#[cfg(feature = "etcd")]
+mod pieces;
 
 #[cfg(feature = "etcd")]
 pub(crate) use etcd::keep;

@@ -1,23 +1,12 @@
 //! Configurations in two parts: what a machine says of itself in its own file, and the services, which all machines share.
 
 use model::Loaded;
+#[cfg(feature = "daemon")]
+pub(crate) use model::services_of;
 use toml::Table;
 
 /// The key of the shared part.
 const SERVICES: &str = "service";
-
-/// The services of a configuration, as text.
-///
-/// # Errors
-/// The text is no TOML.
-pub(crate) fn services_of(text: &str) -> Result<String, String> {
-    let mut table: Table = text.parse().map_err(|error| format!("{error}"))?;
-    let mut shared = Table::new();
-    if let Some(services) = table.remove(SERVICES) {
-        shared.insert(SERVICES.to_owned(), services);
-    }
-    toml::to_string(&shared).map_err(|error| format!("{error}"))
-}
 
 /// A machine's own text with other services, checked.
 ///
@@ -39,7 +28,7 @@ mod tests {
     use super::{services_of, with_services};
 
     const OWN: &str = "[machine]\nname = \"lb1\"\naddress = \"10.0.2.11\"\nnext_hop_mac = \"02:00:00:00:00:01\"\n\
-        cluster_key = \"5f0c3a9be1d24776a8b9c0d1e2f30415\"\n[[port]]\nname = \"data0\"\ndevice = \"net_null0\"\n";
+        cluster_key = \"7d0c3a9be1d24776a8b9c0d1e2f30415\"\n[[port]]\nname = \"data0\"\ndevice = \"net_null0\"\n";
     const SERVICE: &str = "[[service]]\nname = \"web\"\nvip = \"203.0.113.10\"\nport = 80\n[service.health]\nkind = \"http\"\n\
         via = \"eth0\"\nexpect_status = [200, \"300-399\"]\n[[service.backend]]\nname = \"b1\"\naddress = \"10.0.2.21\"\nweight = 3\n";
 
@@ -48,7 +37,7 @@ mod tests {
         let other = OWN.replace("lb1", "lb2").replace("10.0.2.11", "10.0.2.12");
         let whole = format!("{other}{SERVICE}");
         let services = services_of(&whole).expect("TOML");
-        assert!(!services.contains("lb2") && !services.contains("5f0c3a9be1d2"), "{services}");
+        assert!(!services.contains("lb2") && !services.contains("7d0c3a9be1d2"), "{services}");
         let loaded =
             with_services(&format!("{OWN}{}", SERVICE.replace("web", "old")), &services).expect("fits");
         assert_eq!(loaded.config.machine.name, "lb1");

@@ -33,7 +33,7 @@ fn config(place: &Path, port: u16) -> String {
 name = "test"
 address = "10.9.0.1"
 next_hop_mac = "02:00:00:00:00:01"
-cluster_key = "5f0c3a9be1d24776a8b9c0d1e2f30415"
+cluster_key = "7d0c3a9be1d24776a8b9c0d1e2f30415"
 state_dir = "{state}"
 [api]
 socket = "{socket}"
@@ -641,6 +641,84 @@ fn a_second_one_does_not_take_the_socket() {
         second.workers.iter().for_each(tokio::task::JoinHandle::abort);
         assert_eq!(machine.get("/v1/status").await.status, 200);
         machine.stop().await;
+    });
+}
+
+/// Nobody is there to be answered when a signal asks for it.
+#[test]
+fn a_reload_tells_each_mistake_with_place_and_help() {
+    test("a_reload_tells_each_mistake_with_place_and_help", async |place| {
+        let text = config(place, 8080);
+        let machine = Machine::start(place, &text);
+        machine.until("/v1/status", |answer| answer.status == 200).await;
+        let file = place.join("config.toml");
+        let told = async |what: &str, last: &str| {
+            let after = machine.events(0).await.last_id;
+            std::fs::write(&file, what).unwrap();
+            machine.commands.send(Command::Reload).await.unwrap();
+            machine.until(&format!("/v1/events?after={after}"), |answer| answer.body.contains(last)).await;
+            machine.events(after).await.events
+        };
+        let line = |what: &str| text.lines().position(|line| line.starts_with(what)).unwrap() + 1;
+        let bad =
+            text.replace("mode = \"ipip\"", "mode = \"ipop\"").replace("rise = 2", "rise = 2\nrice = 3");
+        let events = told(&bad, "`rice`").await;
+        let refused: Vec<_> =
+            events.iter().filter(|of| of.kind == api::EventKind::Refused).map(|of| &of.message).collect();
+        assert_eq!(refused.len(), 3, "{refused:?}");
+        assert!(refused[0].ends_with("config.toml: 2 errors"), "{refused:?}");
+        let places = [(line("mode"), "did you mean \"ipip\"?"), (line("rise") + 1, "did you mean `rise`?")];
+        for (message, (line, help)) in refused[1..].iter().zip(places) {
+            assert!(message.contains(&format!("config.toml:{line}:")), "{message}");
+            assert!(message.contains("error: ") && message.contains(&format!("; help: {help}")), "{message}");
+        }
+        // Not more than can be read; and what is no text at all.
+        let many: String = (0..50).map(|n| format!("x{n} = 1\n")).collect();
+        let events = told(&format!("{many}{text}"), "30 further errors").await;
+        assert_eq!(events.iter().filter(|of| of.kind == api::EventKind::Refused).count(), 22);
+        std::fs::write(&file, b"# \xff").unwrap();
+        let answer = machine.post("/v1/reload", "").await;
+        assert_eq!(answer.status, 422, "{}", answer.body);
+        assert_eq!(answer.json()["diagnostics"][0]["column"], 3);
+        // A good one with something to look at.
+        let slow = text.replace("[workers]", "[timeouts]\nsyn_s = 2000\n[workers]");
+        let events = told(&slow, "is longer than").await;
+        assert!(events.iter().any(|of| of.kind == api::EventKind::Apply), "{events:?}");
+        let warned = events.iter().find(|of| of.kind == api::EventKind::Warning).unwrap();
+        assert!(warned.message.contains("warning: timeouts: `syn_s` (2000)"), "{warned:?}");
+        machine.stop().await;
+    });
+}
+
+/// Whatever `check` takes can be applied: the file of 65,536 backends, which is longer than 1 MiB.
+#[test]
+fn a_long_configuration_is_applied() {
+    test("a_long_configuration_is_applied", async |place| {
+        let mut text = config(place, 8080).replace("kind = \"tcp\"\nport = 8080", "kind = \"none\"");
+        for key in ["via = \"lo\"", "interval_ms = 200", "timeout_ms = 200", "fall = 3", "rise = 2"] {
+            text = text.replace(&format!("{key}\n"), "");
+        }
+        let machine = Machine::start(place, &text);
+        machine.until("/v1/status", |answer| answer.status == 200).await;
+        for number in 0..15_400_u32 {
+            let [_, a, b, c] = (number + 256).to_be_bytes();
+            text += &format!(
+                "[[service.backend]]\nname = \"backend-of-a-rather-long-name-{number}\"\naddress = \"10.{a}.{b}.{c}\"\n"
+            );
+        }
+        text = text.replace("maglev_size = 251", "maglev_size = 500009");
+        assert!(text.len() > 1_300_000, "{} bytes", text.len());
+        model::load("x", &text).expect("what is applied is good");
+        for target in ["/v1/check", "/v1/plan", "/v1/apply?wait=true"] {
+            let answer = machine.post(target, &text).await;
+            assert_eq!(answer.status, 200, "{target}: {}", answer.body);
+        }
+        assert_eq!(machine.get("/v1/config").await.body, text);
+        machine.until("/v1/services", |answer| answer.body.contains("15402")).await;
+        machine.stop().await;
+        // It outlives a restart.
+        let (saved, problem) = crate::state::load(&place.join("state"));
+        assert_eq!((saved.config.as_deref(), problem), (Some(text.as_str()), None));
     });
 }
 

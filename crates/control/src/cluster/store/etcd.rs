@@ -3,6 +3,7 @@
 //! Rule of this module: it decides nothing. Whatever goes wrong ends the session; the next one reads everything anew, so nothing has to be
 //! remembered but the lease, which outlives a session if etcd still has it.
 
+use super::pieces::{self, Cut, Pieces};
 use super::{Asked, Event};
 use crate::cluster::document::numbers_of;
 use crate::cluster::keys::{self, Key, MachineValue, MemberValue, PREFIX};
@@ -10,9 +11,9 @@ use crate::cluster::picture::{Change, Entry};
 use crate::cluster::seat::Order;
 use crate::truth::Note;
 use etcd_client::{
-    Certificate, Client, Compare, CompareOp, ConnectOptions, EventType, GetOptions, Identity, KeyValue,
-    KvClient, LeaseClient, LeaseKeepAliveStream, LeaseKeeper, PutOptions, TlsOptions, Txn, TxnOp,
-    WatchOptions, WatchStream,
+    Certificate, Client, Compare, CompareOp, ConnectOptions, DeleteOptions, EventType, GetOptions, Identity,
+    KeyValue, KvClient, LeaseClient, LeaseKeepAliveStream, LeaseKeeper, PutOptions, TlsOptions, Txn, TxnOp,
+    TxnOpResponse, WatchOptions, WatchStream,
 };
 use model::config;
 use statesync::Member;
@@ -40,6 +41,10 @@ const LOOK: Duration = Duration::from_millis(100);
 const STEADY: Duration = Duration::from_secs(10);
 /// Largest message taken.
 const MESSAGE_MAX: usize = 64 << 20;
+/// Keys that are read at once: of pieces so many are less than [`MESSAGE_MAX`].
+const PAGE: i64 = 32;
+/// Most old pieces that one transaction takes away; etcd takes 128 operations.
+const STALE_MAX: usize = 100;
 /// How often a number is tried to get, while others do the same.
 const NUMBER_TRIES: usize = 16;
 
@@ -161,22 +166,23 @@ impl Keeper {
         let client = within(Client::connect(&self.cluster.endpoints, Some(self.options().await?))).await?;
         let mut kv = client.kv_client().max_decoding_message_size(MESSAGE_MAX);
         let mut leases = client.lease_client();
-        let (lease, keeper, renewals) = self.lease(&mut leases).await?;
+        let (lease, mut keeper, renewals) = self.lease(&mut leases).await?;
         if self.member.is_none() {
             self.member = Some(self.number(&mut kv).await?);
         }
         // All that is there, and from then on what changes.
-        let all = within(kv.get(PREFIX, Some(GetOptions::new().with_prefix()))).await?;
-        let revision = all.header().map_or(0, etcd_client::ResponseHeader::revision);
+        let (all, revision) = all(&mut kv, &mut keeper).await?;
+        let pieces = pieces_of(&all);
         let options = WatchOptions::new().with_prefix().with_start_revision(revision + 1);
         let mut watch_client = client.watch_client().max_decoding_message_size(MESSAGE_MAX);
         let watch = within(watch_client.watch(PREFIX, Some(options))).await?;
         if let Some(member) = self.member {
             let _ = notes.send(Note::Store(Event::Identified(member))).await;
         }
-        let changes = all.kvs().iter().filter_map(change).collect();
+        let changes = all.iter().filter_map(|entry| change(entry, &pieces)).collect();
         let _ = notes.send(Note::Store(Event::Connected(changes))).await;
-        Ok(Session { kv, leases, watch, lease, keeper, renewals, renewed: Instant::now() })
+        let now = Instant::now();
+        Ok(Session { kv, leases, watch, pieces, lease, keeper, renewals, renewed: now, kept: now })
     }
 
     async fn options(&self) -> Result<ConnectOptions, SessionError> {
@@ -223,8 +229,14 @@ impl Keeper {
         let until = Instant::now() + FOUNDING;
         let mut tries = 0;
         while tries < NUMBER_TRIES {
-            let all = within(kv.get(PREFIX, Some(GetOptions::new().with_prefix()))).await?;
-            let found = Found::of(all.kvs());
+            let prefixes = ["machines/", "members/", "plan"].map(|of| format!("{PREFIX}{of}"));
+            let reads = prefixes.map(|of| TxnOp::get(of, Some(GetOptions::new().with_prefix())));
+            let read = within(kv.txn(Txn::new().and_then(reads))).await?;
+            let entries = read.op_responses().into_iter().filter_map(|response| match response {
+                TxnOpResponse::Get(mut read) => Some(read.take_kvs()),
+                _ => None,
+            });
+            let found = Found::of(&entries.flatten().collect::<Vec<_>>());
             if found.plan.is_none() && Instant::now() < until {
                 tokio::time::sleep(LOOK).await;
                 continue;
@@ -277,6 +289,7 @@ struct Found {
 impl Found {
     fn of(entries: &[KeyValue]) -> Found {
         let mut found = Found::default();
+        let pieces = pieces_of(entries);
         for entry in entries {
             let Some(key) = entry.key_str().ok().and_then(Key::parse) else { continue };
             match key {
@@ -294,7 +307,7 @@ impl Found {
                         found.alive.push((Member { machine, incarnation }, value));
                     }
                 }
-                Key::Plan => found.plan = Some(entry.value().to_vec()),
+                Key::Plan => found.plan = Some(pieces.whole(key, entry.value())),
                 _ => {}
             }
         }
@@ -308,20 +321,57 @@ async fn read(path: &Path) -> Result<String, SessionError> {
         .map_err(|error| SessionError::File { file: path.display().to_string(), problem: error.to_string() })
 }
 
+/// All keys of ours as they are at one revision, which is told. Between the pages the lease is kept.
+async fn all(kv: &mut KvClient, keeper: &mut LeaseKeeper) -> Result<(Vec<KeyValue>, i64), SessionError> {
+    // The first key that no key of ours is.
+    let end = PREFIX.strip_suffix('/').map_or_else(String::new, |prefix| format!("{prefix}0"));
+    let (mut entries, mut revision): (Vec<KeyValue>, i64) = (Vec::new(), 0);
+    loop {
+        // The key behind the last one.
+        let from =
+            entries.last().map_or_else(|| PREFIX.as_bytes().to_vec(), |last| [last.key(), &[0]].concat());
+        let options = GetOptions::new().with_range(end.as_str()).with_limit(PAGE).with_revision(revision);
+        let mut page = within(kv.get(from, Some(options))).await?;
+        if revision == 0 {
+            revision = page.header().map_or(0, etcd_client::ResponseHeader::revision);
+        }
+        let is_last = !page.more() || page.kvs().is_empty();
+        entries.extend(page.take_kvs());
+        if is_last {
+            return Ok((entries, revision));
+        }
+        within(keeper.keep_alive()).await?;
+    }
+}
+
+/// The pieces among these.
+fn pieces_of(entries: &[KeyValue]) -> Pieces {
+    let mut pieces = Pieces::default();
+    for entry in entries {
+        pieces.change(entry.key_str().unwrap_or_default(), Some(entry.value()));
+    }
+    pieces
+}
+
 /// A value of ours.
-fn change(entry: &KeyValue) -> Option<Change> {
+fn change(entry: &KeyValue, pieces: &Pieces) -> Option<Change> {
     let key = Key::parse(entry.key_str().ok()?)?;
-    Some((key, Some(Entry { value: entry.value().to_vec(), revision: entry.mod_revision() })))
+    let value = pieces.whole(key, entry.value());
+    Some((key, Some(Entry { value, revision: entry.mod_revision() })))
 }
 
 struct Session {
     kv: KvClient,
     leases: LeaseClient,
     watch: WatchStream,
+    pieces: Pieces,
     lease: i64,
     keeper: LeaseKeeper,
     renewals: LeaseKeepAliveStream,
+    /// When the store has said last that the lease lasts.
     renewed: Instant,
+    /// When it was asked last to let it last.
+    kept: Instant,
 }
 
 impl Session {
@@ -340,6 +390,7 @@ impl Session {
                         return Err(SessionError::Silent);
                     }
                     within(self.keeper.keep_alive()).await?;
+                    self.kept = Instant::now();
                 }
                 renewal = self.renewals.message() => match renewal? {
                     Some(renewal) if renewal.ttl() > 0 => self.renewed = Instant::now(),
@@ -351,13 +402,7 @@ impl Session {
                     if seen.canceled() {
                         return Err(SessionError::Closed("watch"));
                     }
-                    let changes: Vec<Change> = seen.events().iter().filter_map(|event| {
-                        let entry = event.kv()?;
-                        match event.event_type() {
-                            EventType::Put => change(entry),
-                            EventType::Delete => Some((Key::parse(entry.key_str().ok()?)?, None)),
-                        }
-                    }).collect();
+                    let changes = self.seen(seen.events());
                     if !changes.is_empty() && notes.send(Note::Store(Event::Changed(changes))).await.is_err() {
                         return Ok(());
                     }
@@ -376,11 +421,9 @@ impl Session {
                         }
                     }
                     Some(Asked::Wish { value, after, reply }) => {
-                        let key = Key::Wish.text();
-                        let txn = Txn::new()
-                            .when([Compare::mod_revision(key.clone(), CompareOp::Equal, after)])
-                            .and_then([TxnOp::put(key, value, None)]);
-                        match self.transact(txn).await {
+                        let conditions =
+                            vec![Compare::mod_revision(Key::Wish.text(), CompareOp::Equal, after)];
+                        match self.put(Key::Wish, value, conditions, None).await {
                             Ok(done) => drop(reply.send(Ok(done))),
                             Err(error) => {
                                 let _ = reply.send(Err(error.to_string()));
@@ -400,6 +443,72 @@ impl Session {
         Ok(done.succeeded().then(|| done.header().map_or(0, etcd_client::ResponseHeader::revision)))
     }
 
+    /// What changed, by events in their order.
+    fn seen(&mut self, events: &[etcd_client::Event]) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let revision = |event: &etcd_client::Event| event.kv().map_or(0, KeyValue::mod_revision);
+        // In a transaction a value is put and pieces of the one before go; the value is read with what was there before.
+        for at_once in events.chunk_by(|a, b| revision(a) == revision(b)) {
+            let (put, gone): (Vec<_>, Vec<_>) =
+                at_once.iter().partition(|event| event.event_type() == EventType::Put);
+            for entry in put.iter().filter_map(|event| event.kv()) {
+                self.pieces.change(entry.key_str().unwrap_or_default(), Some(entry.value()));
+            }
+            changes.extend(put.iter().filter_map(|event| change(event.kv()?, &self.pieces)));
+            for entry in gone.iter().filter_map(|event| event.kv()) {
+                let key = entry.key_str().unwrap_or_default();
+                if !self.pieces.change(key, None) {
+                    changes.extend(Key::parse(key).map(|key| (key, None)));
+                }
+            }
+        }
+        changes
+    }
+
+    /// Puts a value if the conditions hold, in pieces if it has to be; returns its revision. Pieces of the value before go with it.
+    async fn put(
+        &mut self,
+        key: Key,
+        value: Vec<u8>,
+        mut conditions: Vec<Compare>,
+        lease: Option<i64>,
+    ) -> Result<Option<i64>, SessionError> {
+        let options = || lease.map(|lease| PutOptions::new().with_lease(lease));
+        let cut = Cut::new(value);
+        for (name, piece) in &cut.pieces {
+            let text = pieces::key_text(key, *name);
+            conditions.push(Compare::create_revision(text.clone(), CompareOp::Greater, 0));
+            if self.pieces.has(key, *name) {
+                continue;
+            }
+            within(self.kv.put(text, piece.clone(), options())).await?;
+            self.pieces.add(key, *name, piece.clone());
+            self.keep().await?;
+        }
+        let stale: Vec<u128> = self.pieces.stale(key, &cut).into_iter().take(STALE_MAX).collect();
+        let put = TxnOp::put(key.text(), cut.value, options());
+        let deletes = stale.iter().map(|name| TxnOp::delete(pieces::key_text(key, *name), None));
+        let done = self
+            .transact(
+                Txn::new().when(conditions).and_then([put].into_iter().chain(deletes).collect::<Vec<_>>()),
+            )
+            .await?;
+        if done.is_some() {
+            stale.into_iter().for_each(|name| self.pieces.remove(key, name));
+        }
+        Ok(done)
+    }
+
+    /// The lease is kept also while there is much to put, each of which shows that the store is there.
+    async fn keep(&mut self) -> Result<(), SessionError> {
+        self.renewed = Instant::now();
+        if self.kept.elapsed() >= RENEW {
+            within(self.keeper.keep_alive()).await?;
+            self.kept = Instant::now();
+        }
+        Ok(())
+    }
+
     async fn carry_out(&mut self, order: Order) -> Result<Option<Event>, SessionError> {
         let leased = || Some(PutOptions::new().with_lease(self.lease));
         match order {
@@ -408,8 +517,7 @@ impl Session {
                 if let Some(revision) = if_plan {
                     conditions.push(Compare::mod_revision(Key::Plan.text(), CompareOp::Equal, revision));
                 }
-                let txn = Txn::new().when(conditions).and_then([TxnOp::put(key.text(), value, leased())]);
-                let done = self.transact(txn).await?;
+                let done = self.put(key, value, conditions, Some(self.lease)).await?;
                 Ok(done.is_none().then_some(Event::NotPut(key)))
             }
             Order::Register { machine, value, after } => {
@@ -439,7 +547,10 @@ impl Session {
             Order::Sweep { digests, if_plan, leader } => {
                 let deletes: Vec<TxnOp> = digests
                     .into_iter()
-                    .map(|digest| TxnOp::delete(Key::Slots(digest).text(), None))
+                    // With its pieces.
+                    .map(|digest| {
+                        TxnOp::delete(Key::Slots(digest).text(), Some(DeleteOptions::new().with_prefix()))
+                    })
                     .collect();
                 let txn = Txn::new()
                     .when([
@@ -453,17 +564,14 @@ impl Session {
             Order::Plan { document, after, leader } => {
                 // Nobody reads these before the plan that names them.
                 for (digest, slots) in document.slots {
-                    within(self.kv.put(Key::Slots(digest).text(), slots, None)).await?;
+                    self.put(Key::Slots(digest), slots, Vec::new(), None).await?;
+                    self.keep().await?;
                 }
-                let value = document.head;
-                let key = Key::Plan.text();
-                let txn = Txn::new()
-                    .when([
-                        Compare::mod_revision(key.clone(), CompareOp::Equal, after),
-                        Compare::value(Key::Leader.text(), CompareOp::Equal, leader),
-                    ])
-                    .and_then([TxnOp::put(key, value, None)]);
-                Ok(Some(Event::PlanWritten(self.transact(txn).await?)))
+                let conditions = vec![
+                    Compare::mod_revision(Key::Plan.text(), CompareOp::Equal, after),
+                    Compare::value(Key::Leader.text(), CompareOp::Equal, leader),
+                ];
+                Ok(Some(Event::PlanWritten(self.put(Key::Plan, document.head, conditions, None).await?)))
             }
             // Ends the session.
             Order::Leave => Ok(None),

@@ -90,11 +90,13 @@ impl Etcd {
         }
     }
 
-    fn ctl(&self, arguments: &[&str]) {
+    /// What etcdctl prints.
+    fn ctl(&self, arguments: &[&str]) -> String {
         let mut command = Command::new("etcdctl");
         command.env("ETCDCTL_API", "3").args(["--endpoints", &self.url]).args(arguments);
         let output = command.stdin(Stdio::null()).output().expect("etcdctl, which comes with etcd");
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 }
 
@@ -117,9 +119,14 @@ struct Machine {
 
 impl Machine {
     fn start(at: usize, cluster: Cluster) -> Machine {
+        Machine::start_on(&tokio::runtime::Handle::current(), at, cluster)
+    }
+
+    /// Its connection runs elsewhere.
+    fn start_on(runtime: &tokio::runtime::Handle, at: usize, cluster: Cluster) -> Machine {
         let (asked, requests) = mpsc::channel(64);
         let (notes, received) = mpsc::channel(64);
-        let keeper = tokio::spawn(keep(cluster, (own(at).name, own(at).address), requests, notes));
+        let keeper = runtime.spawn(keep(cluster, (own(at).name, own(at).address), requests, notes));
         Machine {
             seat: Seat::new(own(at), own_text(at)),
             asked,
@@ -309,6 +316,80 @@ fn machines_join_agree_and_survive_the_loss_of_the_store() {
         .await;
         assert!(machines[0].keeper.is_finished());
     });
+}
+
+/// Services whose text and plan are each longer than a request to etcd may be.
+#[test]
+fn services_that_do_not_fit_into_a_request_are_adopted_whole() {
+    const BACKENDS: u32 = 15_000;
+    // Beside 10.0.2.0/24, where the machines are.
+    let mut etcd = Etcd::start();
+    let name = |number: u32| format!("a-backend-whose-name-is-nearly-as-long-as-may-be-{number}");
+    let services = |weight: u32| {
+        let mut text = service("web", 10, &[], false).replace("maglev_size = 251", "maglev_size = 65537");
+        for number in 0..BACKENDS {
+            let [_, a, b, c] = (number + (64 << 16)).to_be_bytes();
+            let weight = if number == 0 { weight } else { 8 };
+            text += &format!(
+                "[[service.backend]]\nname = \"{}\"\naddress = \"10.{a}.{b}.{c}\"\nweight = {weight}\n",
+                name(number)
+            );
+        }
+        text
+    };
+    let is_there = |of: &Machine, weight: u32| {
+        of.is_settled()
+            && of.seat.document().is_some_and(|of| {
+                of.backends.len() == BACKENDS as usize && of.text.contains(&format!("weight = {weight}\n"))
+            })
+    };
+    let keys = |etcd: &Etcd, prefix: &str| {
+        let output = etcd.ctl(&["get", "--prefix", "--keys-only", &format!("{}{prefix}", keys::PREFIX)]);
+        output.lines().filter(|line| line.contains("/pieces/")).count()
+    };
+    // Connections are kept while a machine thinks, which takes long in a build for tests.
+    let keepers = runtime();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let handle = keepers.handle().clone();
+    let beside = std::thread::spawn(move || drop(keepers.block_on(stopped)));
+    let keepers = handle;
+    runtime().block_on(async {
+        let mut machines = vec![Machine::start_on(&keepers, 0, etcd.config())];
+        drive(&mut machines, "joined", |of| of[0].seat.is_ready()).await;
+        let answer = machines[0].wish(&services(7));
+        drive(&mut machines, "settled", |of| is_there(&of[0], 7)).await;
+        assert!(matches!(answer.await, Ok(Ok(Some(_)))));
+        let (wish, plan) = (keys(&etcd, "wish"), keys(&etcd, "plan"));
+        assert!(wish >= 2 && plan >= 4, "{wish} and {plan} pieces");
+
+        // Who joins reads them, and so do all when they change; what the old ones alone needed goes.
+        machines.push(Machine::start_on(&keepers, 1, etcd.config()));
+        drive(&mut machines, "two", |of| of.iter().all(|of| is_there(of, 7))).await;
+        // What checks find of so many.
+        let mut health = HealthValue::default();
+        health.up.extend((0..BACKENDS).map(|number| ("web".to_owned(), name(number))));
+        machines[1].seat.set_health(&health);
+        drive(&mut machines, "told", |of| of[0].seat.picture().votes("web", &name(BACKENDS - 1)) == (1, 0))
+            .await;
+        let answer = machines[1].wish(&services(9));
+        drive(&mut machines, "changed", |of| of.iter().all(|of| is_there(of, 9))).await;
+        assert!(matches!(answer.await, Ok(Ok(Some(_)))));
+        assert_eq!(keys(&etcd, "wish"), wish);
+        assert!(keys(&etcd, "plan") <= plan + 1);
+
+        // A store that has lost its data gets them back.
+        etcd.wipe();
+        drive(&mut machines, "lost", |of| of.iter().all(|of| !of.connected)).await;
+        drive(&mut machines, "back", |of| of.iter().all(|of| of.connected && is_there(of, 9))).await;
+        assert_eq!(keys(&etcd, "wish"), wish);
+        let answer = machines[0].wish(&service("web", 10, &[(1, 1)], false));
+        drive(&mut machines, "small again", |of| of.iter().all(|of| names(of).len() == 1 && of.is_settled()))
+            .await;
+        assert!(matches!(answer.await, Ok(Ok(Some(_)))));
+        assert_eq!((keys(&etcd, "wish"), keys(&etcd, "plan")), (0, 0), "nothing is left behind");
+    });
+    drop(stop);
+    beside.join().expect("it ends");
 }
 
 #[test]
