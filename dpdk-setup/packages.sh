@@ -40,7 +40,7 @@ command -v apt-get >/dev/null || {
 runtime=(dpdk librte-meta-net librte-meta-mempool librte-pdump23 python3-pyelftools iproute2 kmod pciutils)
 # etcd's protocol is compiled from .proto files, which include those of libprotobuf-dev.
 build=(build-essential pkg-config protobuf-compiler libprotobuf-dev libdpdk-dev clang llvm libclang-dev ca-certificates)
-development=(etcd-server etcd-client libbpf-dev bpftool dpdk-dev iputils-ping python3 nginx-light iperf3 wrk tcpdump ethtool nftables curl jq prometheus python3-scapy strace valgrind procps psmisc shellcheck mount util-linux)
+development=(etcd-server etcd-client libfaketime libbpf-dev bpftool dpdk-dev iputils-ping python3 nginx-light iperf3 wrk tcpdump ethtool nftables curl jq prometheus python3-scapy strace valgrind procps psmisc shellcheck mount util-linux)
 
 wanted=("${runtime[@]}")
 [ "$level" = runtime ] || wanted+=("${build[@]}")

@@ -1,12 +1,20 @@
 //! What a careless operator, a stalled neighbour or a full disk may do to a machine, and what must hold meanwhile.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
+#[path = "careless/disk.rs"]
+mod disk;
+#[path = "careless/faults.rs"]
+mod faults;
 #[path = "careless/links.rs"]
 mod links;
 #[path = "careless/management.rs"]
 mod management;
 #[path = "careless/second_daemon.rs"]
 mod second_daemon;
+#[path = "careless/store.rs"]
+mod store;
+#[path = "careless/time.rs"]
+mod time;
 #[path = "careless/words.rs"]
 mod words;
 

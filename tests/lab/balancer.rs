@@ -50,6 +50,9 @@ impl Balancer {
         if let Some(notify) = &notify {
             argv.splice(0..0, ["env", notify, "WATCHDOG_USEC=10000000"]);
         }
+        if !config.env.is_empty() {
+            argv.splice(0..0, ["env"].into_iter().chain(config.env.iter().map(String::as_str)));
+        }
         let redirected = config.stderr.as_ref().map(|to| format!("exec \"$@\" 2>{to}"));
         if let Some(redirected) = &redirected {
             argv.splice(0..0, ["sh", "-c", redirected, "sh"]);

@@ -67,6 +67,8 @@ pub struct Config {
     pub cpus: Vec<u16>,
     /// Socket on which it tells a service manager what it does (`NOTIFY_SOCKET`).
     pub notify: Option<PathBuf>,
+    /// Further variables of its environment, `NAME=VALUE`.
+    pub env: Vec<String>,
     /// Where its log goes, as the shell has it behind `2>` (a path, `&-`); else into a file.
     pub stderr: Option<String>,
     /// Lines for other tables, for example `[timeouts]`; put before the ports.
@@ -181,6 +183,7 @@ impl Config {
             device: Device::AfXdp,
             cpus: vec![1],
             notify: None,
+            env: Vec::new(),
             stderr: None,
             extra: String::new(),
             services: Vec::new(),

@@ -16,6 +16,8 @@ pub struct Store {
     data: PathBuf,
     log: PathBuf,
     process: Option<Process>,
+    /// Bytes that it takes; 0: its default.
+    quota: u64,
 }
 
 impl Lab {
@@ -23,7 +25,7 @@ impl Lab {
     pub fn start_store(&self) -> Result<Store> {
         let namespace = self.management()?.clone();
         let (data, log) = (self.dir().join("etcd"), self.dir().join("etcd.log"));
-        let mut store = Store { namespace, data, log, process: None };
+        let mut store = Store { namespace, data, log, process: None, quota: 0 };
         store.start()?;
         Ok(store)
     }
@@ -39,8 +41,11 @@ impl Store {
     pub fn start(&mut self) -> Result<()> {
         std::fs::create_dir_all(&self.data).tried(|| format!("creating {}", self.data.display()))?;
         let (data, endpoint) = (self.data.to_string_lossy(), Store::endpoint());
+        let quota = self.quota.to_string();
         let argv = [
             "etcd",
+            "--quota-backend-bytes",
+            &quota,
             "--data-dir",
             &data,
             "--listen-client-urls",
@@ -81,6 +86,41 @@ impl Store {
     /// Kills it without a word (SIGKILL). Its data stays.
     pub fn kill(&mut self) {
         self.process = None;
+    }
+
+    /// Starts it again with room for so many bytes.
+    pub fn limit_to(&mut self, bytes: u64) -> Result<()> {
+        self.kill();
+        self.quota = bytes;
+        self.start()
+    }
+
+    fn etcdctl(&self, arguments: &[&str], input: &str) -> Result<String> {
+        let endpoint = Store::endpoint();
+        let argv = [&["etcdctl", "--endpoints", &endpoint][..], arguments].concat();
+        run_with(&self.namespace.argv(&argv), input, Duration::from_secs(20))
+    }
+
+    /// Fills it with values of somebody else until it takes no more (alarm NOSPACE).
+    pub fn fill(&self) -> Result<()> {
+        let value = "x".repeat(1 << 20);
+        for at in 0..256 {
+            if self.etcdctl(&["put", &format!("/other/{at}")], &value).is_err() {
+                return Ok(());
+            }
+        }
+        Err(LabError::Wrong("etcd takes 256 MB".into()))
+    }
+
+    /// Removes these values, and gives their room back, as etcd's documents say.
+    pub fn make_room(&self) -> Result<()> {
+        self.etcdctl(&["del", "--prefix", "/other/"], "")?;
+        let status = self.etcdctl(&["endpoint", "status", "--write-out", "fields"], "")?;
+        let revision =
+            status.lines().find_map(|line| line.strip_prefix("\"Revision\" : ")).unwrap_or_default();
+        self.etcdctl(&["compact", revision.trim()], "")?;
+        self.etcdctl(&["defrag"], "")?;
+        self.etcdctl(&["alarm", "disarm"], "").map(drop)
     }
 
     /// Kills it, removes its data, and starts it again, empty.
