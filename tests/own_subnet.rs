@@ -5,6 +5,7 @@ use guideway_lab::config::{Member, Mode, Service};
 use guideway_lab::load::Job;
 use guideway_lab::load::echo::{EchoLoad, EchoReport};
 use guideway_lab::load::http::{HttpLoad, HttpReport};
+use guideway_lab::load::serve::Server;
 use guideway_lab::scenario::{Variant, wait_up};
 use guideway_lab::topology::{HTTP_PORT, NEAR, VIP_NEAR, balancer_address};
 use guideway_lab::{Lab, LoadRun};
@@ -55,7 +56,7 @@ fn the_machine_itself_is_reachable_while_it_carries_load() {
     let balancer = lab.start_balancer(1, &variant.config(&lab, 1, &[(1, 1), (2, 1)])).unwrap();
     wait_up(&balancer, "web", &["b1", "b2"]).unwrap();
     // What ssh is to a machine, our own server is here: a TCP server of the balancer's kernel.
-    let job = Job::Serve { name: "lb1".into(), port: 2222, udp: Vec::new() }.to_json().unwrap();
+    let job = Job::Serve(Server { name: "lb1".into(), port: 2222, ..Server::default() }).to_json().unwrap();
     let lab_load = lab.binaries().lab_load.to_string_lossy().into_owned();
     let log = lab.dir().join("own-server.log");
     let _server = balancer.namespace().start("own server", &[&lab_load, &job], &log).unwrap();

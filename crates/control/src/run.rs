@@ -284,7 +284,7 @@ async fn drive(
             },
             _ = sweep.tick() => {
                 truth.sweep();
-                truth.compare_handshakes();
+                truth.compare_clients();
                 truth.settle();
                 if rates.measure(&mut truth) {
                     notify(Notice::Alive);
