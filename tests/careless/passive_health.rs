@@ -110,5 +110,5 @@ fn a_backend_that_serves_no_client_is_found() {
 /// With direct server return to the backends' own MACs, and by load: a backend that answers nobody keeps its connections, and is given few.
 #[test]
 fn a_backend_that_serves_no_client_is_found_by_load() {
-    found("passive-load", Mode::L2, "policy = \"least-load\"\nselect = \"p2c\"");
+    found("passive-load", Mode::L2, "policy = \"least-load\"");
 }

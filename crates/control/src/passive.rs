@@ -39,6 +39,8 @@ const BACKENDS_MIN: usize = 3;
 /// Steps without a sign that end a suspicion, while own checks pass. Where load decides, a backend that keeps what it never answers gets no
 /// new flow until the balancer gives these up.
 const QUIET_STEPS: usize = 60;
+/// Flows that began more steps ago put nobody in doubt.
+const STEPS_OF_DOUBT: usize = 10;
 /// A whole, of a ratio.
 const PPM: u64 = 1_000_000;
 
@@ -101,6 +103,14 @@ impl Sign {
         match self {
             Sign::Handshakes => counts.syns,
             Sign::Closes => counts.handshakes,
+        }
+    }
+
+    /// Flows that show it in a step, however late.
+    const fn shown(self, counts: Counts) -> u64 {
+        match self {
+            Sign::Handshakes => counts.handshakes,
+            Sign::Closes => counts.closes,
         }
     }
 
@@ -351,6 +361,34 @@ impl Pool {
         found
     }
 
+    /// Where load decides, a backend that answers nobody keeps its connections, and seems busy: it gets two or three flows, which may have
+    /// failed by chance, and no more; nor does it when it is well again. So one in doubt is given a few flows as if it carried nothing, and a
+    /// suspect every other step, or as long as its clients show that it is well. These are those of the next step.
+    pub(crate) fn trials(&self) -> Vec<BackendId> {
+        let mut trials = Vec::new();
+        for sign in [Sign::Handshakes, Sign::Closes] {
+            let whole: Vec<Sum> = self.tracks.values().map(|track| track.sum(sign)).collect();
+            if whole.iter().filter(|sum| sum.flows > 0).count() < BACKENDS_MIN {
+                continue;
+            }
+            let whole = Peers::of(&whole);
+            for (id, track) in &self.tracks {
+                let newest = track.steps.front().copied().unwrap_or_default();
+                let is_tried = match self.suspects.get(id) {
+                    Some(suspect) if suspect.ratio.sign == sign => {
+                        (newest.syns == 0 && suspect.steps % 2 == 0) || sign.shown(newest) > 0
+                    }
+                    Some(_) => false,
+                    None => track.is_in_doubt(sign, &whole),
+                };
+                if is_tried {
+                    trials.push(*id);
+                }
+            }
+        }
+        trials
+    }
+
     /// Those that their clients make suspect.
     pub(crate) fn suspects(&self) -> &BTreeMap<BackendId, Suspect> {
         &self.suspects
@@ -370,6 +408,20 @@ impl Track {
             sum.add(sign, at, *step);
         }
         sum
+    }
+
+    /// Its last flows have not shown the sign after a step, which few do by chance.
+    fn is_in_doubt(&self, sign: Sign, whole: &Peers) -> bool {
+        let (mut flows, mut shown) = (0, 0);
+        for (at, step) in self.steps.iter().enumerate().take(STEPS_OF_DOUBT) {
+            flows += if at > 0 { sign.flows(*step) } else { 0 };
+            shown += sign.shown(*step);
+            if flows >= 2 {
+                break;
+            }
+        }
+        let failures = u64::saturating_sub(flows, shown);
+        failures >= 2 && flows < FLOWS_MANY && whole.chance(flows, failures) <= CHANCE_NOW_MAX
     }
 
     /// Of the newest flows that should have shown the sign by now none has.

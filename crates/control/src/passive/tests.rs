@@ -176,6 +176,46 @@ fn few_flows_say_something_if_the_others_hardly_ever_fail() {
 }
 
 #[test]
+fn who_is_in_doubt_or_may_be_well_again_is_tried() {
+    let (serves, none) = ((10, 10, 10), (0, 0, 0));
+    let with = |last: Step| [serves, serves, serves, serves, serves, last];
+    for (fails, sign) in [((2, 0, 0), Sign::Handshakes), ((2, 2, 0), Sign::Closes)] {
+        let mut scene = Scene::of(6);
+        assert_eq!(scene.steps(20, &with(serves)), []);
+        let tried = |scene: &Scene| scene.pool.trials();
+        assert_eq!(tried(&scene), []);
+        // The last that it served, and the first two that it did not.
+        let (syns, handshakes, closes) = fails;
+        assert_eq!(scene.step(&with((6 + syns, 6 + handshakes, 6 + closes))), []);
+        assert_eq!(tried(&scene), [], "they have had no time");
+        let mut trials = 0;
+        let mut turns = Vec::new();
+        while turns.is_empty() && trials < 10 {
+            turns = scene.step(&with(if tried(&scene).is_empty() { none } else { fails }));
+            trials += tried(&scene).len();
+        }
+        let [Turn::Suspect(BackendId(5), Ratio { sign: found, .. })] = turns[..] else { panic!("{turns:?}") };
+        assert_eq!((found, trials > 1), (sign, true));
+        // It goes on by and by, and with each step when it is well.
+        let mut turns = Vec::new();
+        for step in 0..30 {
+            let is_tried = !tried(&scene).is_empty();
+            turns.extend(scene.step(&with(if is_tried { (2, 2, 2) } else { none })));
+            assert!(step < 4 || is_tried || !turns.is_empty(), "step {step}");
+        }
+        assert!(matches!(turns[..], [Turn::Recovered(BackendId(5), _)]), "{turns:?}");
+        assert_eq!(tried(&scene), []);
+    }
+    // Nor is anybody tried of a service whose connections last.
+    let lasts = Counts { syns: 10, handshakes: 10, closes: 1, soon: 0 };
+    let mut scene = Scene::of(4);
+    for _ in 0..STEPS_MAX {
+        assert_eq!(scene.counts(&[lasts, lasts, lasts, Counts { closes: 0, ..lasts }]), []);
+        assert_eq!(scene.pool.trials(), []);
+    }
+}
+
+#[test]
 fn how_likely_failures_are() {
     let peers = |flows, failures| Peers { ppm: 0, late_ppm: 0, flows, failures };
     // The rule of succession.

@@ -5,7 +5,7 @@ use crate::agents::registry::{Checker, Registry};
 use crate::health::Verdict;
 use crate::truth::Truth;
 use model::api::{BackendStatus, EventKind, Word};
-use model::config::{Backend, Hash, HealthKind, Protocol, Service};
+use model::config::{Backend, Hash, HealthKind, Policy, Protocol, Service};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use wire::BackendId;
@@ -14,6 +14,8 @@ use wire::BackendId;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Passive {
     pools: HashMap<String, Pool>,
+    /// Where load decides: those that count as if they carried nothing, until figures are written next.
+    pub(crate) trials: HashSet<BackendId>,
     /// Suspicions that began, since the start.
     pub(crate) suspicions: u64,
 }
@@ -52,7 +54,7 @@ impl Truth {
     pub(crate) fn compare_clients(&mut self) {
         let now_ms = self.uptime_ms();
         let mut pools = std::mem::take(&mut self.passive.pools);
-        let mut turns = Vec::new();
+        let (mut turns, mut trials) = (Vec::new(), Vec::new());
         let compared = || self.config.services.iter().filter(|service| is_compared(service));
         if !pools.is_empty() {
             let names: HashSet<&str> = compared().map(|service| service.name.as_str()).collect();
@@ -63,9 +65,13 @@ impl Truth {
             if pool.is_due(now_ms) {
                 let turned = pool.observe(&self.seen(service), service.hash == Hash::Source, now_ms);
                 turns.extend(turned.into_iter().map(|turn| (service.name.clone(), turn)));
+                if service.policy == Policy::LeastLoad {
+                    trials.extend(pool.trials());
+                }
             }
         }
         self.passive.pools = pools;
+        self.passive.trials.extend(trials);
         if !turns.is_empty() {
             self.suspicions_turned(turns);
         }
