@@ -18,8 +18,7 @@ fn a_client_on_the_same_link_reaches_an_announced_vip() {
     let members: Vec<Member> = (1..=3).map(|index| Member::v4(index, Mode::Ipip)).collect();
     let service = Service {
         vip: VIP_NEAR.into(),
-        // Without a panic threshold, so that the death of all backends leaves the service without any.
-        extra: "announce = \"kernel\"\npanic_percent = 0\n".into(),
+        extra: "announce = \"kernel\"\n".into(),
         ..Service::web(Mode::Ipip, members)
     };
     let balancer = lab.start_balancer(1, &lab.config(1).with(service)).unwrap();
@@ -36,7 +35,7 @@ fn a_client_on_the_same_link_reaches_an_announced_vip() {
     let neighbour = lab.near().ip(&format!("neighbour show {VIP_NEAR}")).unwrap();
     assert!(neighbour.contains(&guideway_lab::topology::balancer_mac(1)), "{neighbour}");
     lab.near().run(&["ping", "-c", "3", "-i", "0.2", "-W", "1", VIP_NEAR]).unwrap();
-    // Without a usable backend the VIP is withdrawn.
+    // Without a usable backend the VIP is withdrawn, panic or no panic.
     for backend in lab.backends() {
         backend.kill();
     }
@@ -46,6 +45,8 @@ fn a_client_on_the_same_link_reaches_an_announced_vip() {
         if addresses.contains(VIP_NEAR) { Err(addresses) } else { Ok(()) }
     })
     .unwrap();
+    let ready = balancer.api().request("GET", "/v1/ready", "").unwrap();
+    assert_eq!(ready.status, 503, "{}", ready.body);
     balancer.stop().unwrap();
 }
 

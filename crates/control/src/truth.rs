@@ -717,7 +717,7 @@ impl Truth {
     pub(crate) fn judge(&mut self) {
         let now = unix_ms();
         for service in &self.config.services {
-            let mut state = ServiceState::Empty;
+            let (mut state, mut is_cut_off) = (ServiceState::Empty, false);
             // In a cluster the table alone says who takes new flows.
             let in_table =
                 self.cluster.as_ref().and(self.ids.service(&service.name)).and_then(|id| {
@@ -729,12 +729,9 @@ impl Truth {
                 };
                 let Some(member) = self.members.get_mut(&id) else { continue };
                 let healthy = member.verdict.as_ref().is_none_or(|v| v.up() == Some(true));
-                let takes_flows = self
-                    .view
-                    .backends
-                    .get(id.index())
-                    .and_then(Option::as_ref)
-                    .is_some_and(|view| view.state == worker::view::BackendState::Up)
+                let view = self.view.backends.get(id.index()).and_then(Option::as_ref);
+                let is_reached = view.is_some_and(|view| view.next_hop.is_some());
+                let takes_flows = view.is_some_and(|view| view.state == worker::view::BackendState::Up)
                     && in_table.is_none_or(|members| members.contains(&id));
                 let (is, word) = match backend.state {
                     AdminState::Down => (BackendState::Down, Word::Admin),
@@ -752,7 +749,9 @@ impl Truth {
                     }
                     AdminState::Up => (BackendState::Up, Word::Admin),
                 };
-                if is == BackendState::Up && state != ServiceState::Panic {
+                // What has no next hop takes flows, and loses them.
+                is_cut_off |= is == BackendState::Up && !is_reached;
+                if is == BackendState::Up && is_reached && state != ServiceState::Panic {
                     state = if word == Word::Panic { ServiceState::Panic } else { ServiceState::Ready };
                 }
                 if (member.state, member.word) != (is, word) {
@@ -777,7 +776,12 @@ impl Truth {
                 ServiceState::Empty => {
                     // At start nothing is known yet, which is no news.
                     if before.is_some() {
-                        self.events.push(EventKind::ServiceEmpty, name, None, "no usable backend");
+                        let message = if is_cut_off {
+                            "no backend that is up has a next hop"
+                        } else {
+                            "no usable backend"
+                        };
+                        self.events.push(EventKind::ServiceEmpty, name, None, message);
                     }
                 }
                 ServiceState::Ready => {

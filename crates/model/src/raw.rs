@@ -400,7 +400,7 @@ pub(crate) struct Service {
     #[serde(default)]
     #[schemars(with = "OnEmpty")]
     pub(crate) on_empty: Cell,
-    /// Share of backends down above which health is disregarded; 0 = never; default 50.
+    /// Share of backends down above which, until all are, health is disregarded; 0 = never; default 50.
     #[serde(default)]
     #[schemars(with = "u8", range(max = 100))]
     pub(crate) panic_percent: Cell,
