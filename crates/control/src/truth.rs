@@ -1011,6 +1011,7 @@ pub(crate) fn tokens(config: &Config) -> Result<HashMap<String, Vec<u8>>, Refusa
 pub(crate) fn word_of_agent(up: bool, reason: &str) -> CheckResult {
     CheckResult {
         passed: up,
+        unsent: false,
         reason: model::visible(reason).into_owned(),
         duration_us: 0,
         unix_ms: unix_ms(),

@@ -498,6 +498,9 @@ pub struct HealthStatus {
 pub struct CheckResult {
     /// It passed.
     pub passed: bool,
+    /// It did not pass because it could not leave the machine: no descriptor, port or buffer. That says nothing of the backend.
+    #[serde(default)]
+    pub unsent: bool,
     /// `ok`, or in words what went wrong: `refused`, `timeout`, `reset`, `status 503`, `body mismatch`, …
     pub reason: String,
     /// How long it took, microseconds.

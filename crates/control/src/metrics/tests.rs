@@ -15,7 +15,13 @@ fn sample() -> Snapshot {
         since_unix_ms: 1,
         health: Some(HealthStatus {
             up: Some(true),
-            last: Some(CheckResult { passed: true, reason: "ok".to_owned(), duration_us: 1500, unix_ms: 9 }),
+            last: Some(CheckResult {
+                passed: true,
+                unsent: false,
+                reason: "ok".to_owned(),
+                duration_us: 1500,
+                unix_ms: 9,
+            }),
             passed: 4,
             failed: 1,
             consecutive: 2,
