@@ -14,7 +14,7 @@ use crate::cluster::adopt::Part;
 use crate::cluster::store::Event;
 use crate::compile::CompileError;
 use crate::event::EventLog;
-use crate::health::{Change, Check, Checker, First, Rules, Subject, Verdict, unix_ms};
+use crate::health::{Change, Check, Checker, First, Rules, Subject, Unsent, Verdict, unix_ms};
 use crate::ids::Ids;
 use crate::neighbour::{self, NextHops};
 use crate::passive::truth::Passive;
@@ -211,6 +211,8 @@ pub(crate) struct Truth {
     pub(crate) balance: Balance,
     /// What clients make of backends.
     pub(crate) passive: Passive,
+    /// Checks that could not leave.
+    unsent: Unsent,
     pub(crate) remembered: Vec<SavedBackend>,
     pub(crate) scanner: Scanner,
     pub(crate) dirty: bool,
@@ -299,6 +301,7 @@ impl Truth {
             cluster: parts.cluster,
             balance: Balance::new(),
             passive: Passive::default(),
+            unsent: Unsent::default(),
             remembered: saved.backends,
             scanner: Scanner::default(),
             dirty: false,
@@ -564,8 +567,12 @@ impl Truth {
         let rules = Rules { interval_ms: health.interval_ms, fall: health.fall, rise: health.rise };
         let Some(verdict) = &mut member.verdict else { return };
         let (key, address) = ((member.service.clone(), member.name.clone()), member.address);
-        let (passed, reason) = (result.passed, result.reason.clone());
+        let (passed, unsent, reason) = (result.passed, result.unsent, result.reason.clone());
         let change = verdict.observe(result, rules, now_ms);
+        if unsent {
+            self.check_unsent(&reason);
+            return;
+        }
         self.registry.observed(&key, address, passed, &reason);
         if let Some(change) = change {
             self.registry.judged(&key, address, change == Change::Up, now_ms);
@@ -574,6 +581,15 @@ impl Truth {
         if self.passive.probed(&key.0, id) {
             // It is not the agent's word any more that holds.
             self.judge();
+        }
+    }
+
+    /// A check could not leave, which says nothing of its backend.
+    pub(crate) fn check_unsent(&mut self, reason: &str) {
+        if let Some(count) = self.unsent.add(self.uptime_ms()) {
+            let message =
+                format!("{count} checks since this was said last: {reason}; backends stay in their states");
+            self.events.push(EventKind::Warning, None, None, message);
         }
     }
 

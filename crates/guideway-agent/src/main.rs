@@ -44,6 +44,9 @@ fn main() -> ExitCode {
                 }
             };
             log::start(arguments.log_format, &arguments.log_level);
+            if let Err(error) = health::descriptors::raise_limit() {
+                tracing::warn!("cannot raise the limit of open files: {error}");
+            }
             match run::run(&arguments, loaded) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {

@@ -62,6 +62,7 @@ fn main() -> ExitCode {
                     "{warning}"
                 );
             }
+            raise_descriptor_limit(&loaded.config);
             if let Err(error) = run(&arguments, loaded, &words) {
                 tracing::error!("{error}");
                 return ExitCode::FAILURE;
@@ -69,6 +70,19 @@ fn main() -> ExitCode {
         }
     }
     ExitCode::SUCCESS
+}
+
+/// As many descriptors as this process may have; a warning if these are fewer than the configuration may need.
+fn raise_descriptor_limit(config: &model::Config) {
+    let needed = config.descriptors();
+    match health::descriptors::raise_limit() {
+        Ok(Some(limit)) if limit < needed => tracing::warn!(
+            "the limit of {limit} open files is below the {needed} that the configuration may need: when they run out, \
+             backends are not checked any more; set LimitNOFILE={needed} in the unit"
+        ),
+        Ok(_) => {}
+        Err(error) => tracing::warn!("cannot raise the limit of open files: {error}"),
+    }
 }
 
 fn load(path: &Path) -> Result<Loaded, miette::Report> {

@@ -7,6 +7,7 @@
 use model::api::CheckResult;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+pub mod descriptors;
 mod exec;
 mod probe;
 #[cfg(test)]
