@@ -11,8 +11,9 @@ use std::path::PathBuf;
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  failed: the daemon cannot be reached or refuses, an input file is bad, doctor found a failure
-  2  the configuration or the usage is wrong";
+  1  failed: a file cannot be read or written or is no capture, the daemon cannot be reached or refuses,
+     doctor found a failure
+  2  the usage is wrong, or a configuration was read and is refused";
 
 /// Layer-4 load balancer: look at it, change it, and ask why.
 #[derive(Parser, Debug)]

@@ -7,8 +7,11 @@ use std::path::Path;
 
 /// Reads the text of a configuration; `-` is standard input. Refuses more than the daemon would take.
 pub(crate) fn read(path: &Path) -> Result<String, Failure> {
-    let name = path.display();
-    let cannot = |e: std::io::Error| Failure::usage(format!("cannot read the configuration {name}: {e}"));
+    let name = path.display().to_string();
+    let cannot = |e: std::io::Error| {
+        Failure::failed(format!("cannot read the configuration {name}: {e}"))
+            .help("name a file that is there and that you may read, or - for standard input")
+    };
     let mut bytes = Vec::new();
     let limit = model::TEXT_MAX as u64 + 1;
     if path.as_os_str() == "-" {
@@ -16,16 +19,16 @@ pub(crate) fn read(path: &Path) -> Result<String, Failure> {
     } else {
         std::fs::File::open(path).map_err(cannot)?.take(limit).read_to_end(&mut bytes).map_err(cannot)?;
     }
-    String::from_utf8(bytes).map_err(|e| {
-        let at = e.utf8_error().valid_up_to();
-        Failure::usage(format!("{name} is not UTF-8 text (byte {at})"))
-            .help("a configuration is TOML, in UTF-8")
-    })
+    // Cut by the limit in a character, it is too long before anything else.
+    if bytes.len() > model::TEXT_MAX {
+        return Err(Failure::config(model::too_long(&name)));
+    }
+    model::text(&name, bytes).map_err(Failure::config)
 }
 
 /// Checks a text that was read from `path`.
 pub(crate) fn check(path: &Path, text: &str) -> Result<Loaded, Failure> {
-    model::load(&path.display().to_string(), text).map_err(|report| Failure::Config(report.into()))
+    model::load(&path.display().to_string(), text).map_err(Failure::config)
 }
 
 /// Reads and checks.
@@ -38,7 +41,7 @@ pub(crate) fn warn(warnings: &[Diagnostic]) {
     let mut err = std::io::stderr().lock();
     for w in warnings {
         // Nobody is left to be warned when standard error is closed.
-        let _ = writeln!(err, "warning: {}", one_line(w));
+        let _ = writeln!(err, "warning: {}", w.one_line());
     }
 }
 
@@ -48,10 +51,4 @@ pub(crate) fn warn_loaded(loaded: &Loaded) {
         // As above.
         let _ = writeln!(std::io::stderr(), "{:?}", miette::Report::new(report));
     }
-}
-
-/// `line:column: message (help)`.
-pub(crate) fn one_line(d: &Diagnostic) -> String {
-    let help = if d.help.is_empty() { String::new() } else { format!(" ({})", d.help) };
-    format!("{}:{}: {}{help}", d.line, d.column, d.message)
 }

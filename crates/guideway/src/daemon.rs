@@ -105,7 +105,7 @@ impl Answer {
         let mut message = reason.error;
         for d in &reason.diagnostics {
             message.push_str("\n  ");
-            message.push_str(&configuration::one_line(d));
+            message.push_str(&d.one_line());
         }
         let wrong_config = self.status == StatusCode::UNPROCESSABLE_ENTITY;
         let failure = if wrong_config { Failure::usage(message) } else { Failure::failed(message) };

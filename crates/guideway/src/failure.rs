@@ -5,9 +5,9 @@ use std::process::ExitCode;
 /// A failure; decides the exit code.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    /// The configuration is wrong (exit code 2).
+    /// A configuration was read and is wrong (exit code 2).
     #[error("the configuration is wrong")]
-    Config(miette::Report),
+    Config(Box<model::Report>),
     /// The usage is wrong (exit code 2).
     #[error("{message}")]
     Usage { message: String, help: Option<String> },
@@ -20,6 +20,10 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    pub(crate) fn config(report: model::Report) -> Failure {
+        Failure::Config(Box::new(report))
+    }
+
     pub(crate) fn usage(message: impl Into<String>) -> Failure {
         Failure::Usage { message: message.into(), help: None }
     }
@@ -51,7 +55,7 @@ impl Failure {
         let mut err = std::io::stderr().lock();
         // Nobody is left to be told when standard error is closed too.
         let _ = match self {
-            Failure::Config(report) => writeln!(err, "{report:?}"),
+            Failure::Config(report) => writeln!(err, "{:?}", miette::Report::new((**report).clone())),
             Failure::Usage { message, help } | Failure::Failed { message, help } => {
                 let told = writeln!(err, "error: {message}");
                 match help {

@@ -2,7 +2,7 @@
 //!
 //! Rule of this crate: arguments as typed (`Arguments` of each command) and arguments as checked (what its `run` works
 //! with) are two things; a command writes its result to standard output and everything else to standard error, and
-//! ends with 0, 1 (it failed) or 2 (the configuration or the usage is wrong).
+//! ends with 0, 1 (it failed, or a file cannot be read) or 2 (the usage, or a configuration that was read, is wrong).
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "cli")]
@@ -26,6 +26,8 @@ mod picture;
 pub mod replay;
 #[cfg(feature = "cli")]
 mod screen;
+#[cfg(feature = "cli")]
+mod secrets;
 #[cfg(feature = "cli")]
 mod table;
 

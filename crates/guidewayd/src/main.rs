@@ -18,19 +18,20 @@ use clap::Parser;
 use control::Options;
 use data_path::{DataPath, StartError};
 use model::Loaded;
+use std::io::Read as _;
 use std::path::Path;
 use std::process::ExitCode;
 
-/// Exit status for a configuration that cannot be used, as `guideway check` has it.
+/// Exit status for a configuration that was read and cannot be used, as `guideway check` has it. One that cannot be read is a plain failure.
 const EXIT_CONFIG: u8 = 2;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let loaded = match load(&arguments.config) {
         Ok(loaded) => loaded,
-        Err(report) => {
+        Err((report, status)) => {
             eprintln!("{report:?}");
-            return ExitCode::from(EXIT_CONFIG);
+            return status;
         }
     };
     if let Some(reason) = control::refused_by_build(&loaded.config) {
@@ -85,12 +86,19 @@ fn raise_descriptor_limit(config: &model::Config) {
     }
 }
 
-fn load(path: &Path) -> Result<Loaded, miette::Report> {
+fn load(path: &Path) -> Result<Loaded, (miette::Report, ExitCode)> {
     let name = path.display().to_string();
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        miette::miette!(help = "give the file with --config", "cannot read {name}: {error}")
+    let mut bytes = Vec::new();
+    let limit = model::TEXT_MAX as u64 + 1;
+    std::fs::File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes)).map_err(|error| {
+        let help = "give the file with --config";
+        (miette::miette!(help = help, "cannot read {name}: {error}"), ExitCode::FAILURE)
     })?;
-    model::load(&name, &text).map_err(miette::Report::new)
+    // Cut by the limit in a character, it is too long before anything else.
+    let text =
+        if bytes.len() > model::TEXT_MAX { Err(model::too_long(&name)) } else { model::text(&name, bytes) };
+    let loaded = text.and_then(|text| model::load(&name, &text));
+    loaded.map_err(|report| (miette::Report::new(report), ExitCode::from(EXIT_CONFIG)))
 }
 
 /// From start to SIGTERM. Everything that was started is stopped when this returns, in the reverse order.

@@ -246,16 +246,16 @@ impl Check {
 /// TCP: connected is enough, unless something is expected.
 async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
-    send: Option<&str>,
-    expect: Option<&str>,
+    send: Option<&[u8]>,
+    expect: Option<&[u8]>,
 ) -> Result<(), Failure> {
     if let Some(send) = send {
-        stream.write_all(send.as_bytes()).await?;
+        stream.write_all(send).await?;
     }
     let Some(expect) = expect else { return Ok(()) };
     let mut answer = Vec::with_capacity(1024);
     loop {
-        if contains(&answer, expect.as_bytes()) {
+        if contains(&answer, expect) {
             return Ok(());
         }
         if answer.len() >= ANSWER_MAX {
@@ -271,16 +271,16 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
 /// whatever else comes.
 async fn ask(
     socket: &UdpSocket,
-    send: Option<&str>,
-    expect: Option<&str>,
+    send: Option<&[u8]>,
+    expect: Option<&[u8]>,
     until: Instant,
 ) -> Result<(), Failure> {
-    socket.send(send.unwrap_or_default().as_bytes()).await?;
+    socket.send(send.unwrap_or_default()).await?;
     let mut answer = vec![0; ANSWER_MAX];
     let mut failure = Failure::Timeout;
     while let Ok(received) = timeout_at(until, socket.recv(&mut answer)).await {
         let length = received?;
-        if expect.is_none_or(|expect| contains(&answer[..length], expect.as_bytes())) {
+        if expect.is_none_or(|expect| contains(&answer[..length], expect)) {
             return Ok(());
         }
         failure = Failure::Answer;
@@ -360,7 +360,7 @@ async fn judge(http: &HttpCheck, response: Response<Incoming>, until: Instant) -
     } else {
         None
     };
-    let expect = http.expect.as_deref().unwrap_or_default().as_bytes();
+    let expect = http.expect.as_deref().unwrap_or_default();
     let (mut seen, mut read) = (Vec::new(), 0);
     while read < READ_MAX {
         let frame = match timeout_at(until, body.frame()).await {
@@ -466,16 +466,11 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
     needle.is_empty() || haystack.windows(needle.len()).any(|window| window == needle)
 }
 
-fn server_name(http: &HttpCheck, vip: IpAddr) -> Result<ServerName<'static>, Failure> {
-    let Some(name) = http.sni.as_deref().or(http.host.as_deref()) else {
+pub(crate) fn server_name(http: &HttpCheck, vip: IpAddr) -> Result<ServerName<'static>, Failure> {
+    let Some(name) = http.tls_name() else {
         return Ok(ServerName::IpAddress(vip.into()));
     };
-    // A Host header may carry a port.
-    let bare = match name.rsplit_once(':') {
-        Some((bare, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !bare.contains(':') => bare,
-        _ => name,
-    };
-    ServerName::try_from(bare.to_owned()).map_err(|e| Failure::Local(format!("TLS name `{bare}`: {e}")))
+    ServerName::try_from(name.to_owned()).map_err(|e| Failure::Local(format!("TLS name `{name}`: {e}")))
 }
 
 /// One TLS configuration for all checks.

@@ -161,8 +161,7 @@ async fn tcp() {
     drop(listener);
     assert_eq!(words(check(connect.clone(), open).run(1).await), "refused");
 
-    let talk =
-        |expect: &str| HealthKind::Tcp { send: Some("hello\n".to_owned()), expect: Some(expect.to_owned()) };
+    let talk = |expect: &str| HealthKind::Tcp { send: Some("hello\n".into()), expect: Some(expect.into()) };
     let server = serve_bytes(b"220 mail ready").await;
     assert_eq!(words(check(talk("220"), server).run(0).await), "ok");
     assert_eq!(words(check(talk("250"), server).run(0).await), "answer mismatch");
@@ -214,7 +213,7 @@ fn http(expect: Option<&str>, expect_status: Vec<(u16, u16)>) -> HttpCheck {
         path: "/health".to_owned(),
         host: None,
         expect_status,
-        expect: expect.map(str::to_owned),
+        expect: expect.map(Into::into),
         sni: None,
     }
 }
@@ -323,8 +322,8 @@ async fn udp() {
         }
     });
     let ask = |send: &str, expect: Option<&str>| HealthKind::Udp {
-        send: Some(send.to_owned()),
-        expect: expect.map(str::to_owned),
+        send: Some(send.into()),
+        expect: expect.map(Into::into),
     };
     assert_eq!(words(check(ask("ping", None), address).run(0).await), "ok");
     assert_eq!(words(check(ask("ping", Some("ong")), address).run(0).await), "ok");
@@ -416,7 +415,7 @@ async fn udp_waits_for_the_right_answer() {
             let _ = server.send_to(b"pong", from).await;
         }
     });
-    let kind = HealthKind::Udp { send: Some("ping".to_owned()), expect: Some("pong".to_owned()) };
+    let kind = HealthKind::Udp { send: Some("ping".into()), expect: Some("pong".into()) };
     assert_eq!(words(check(kind, address).run(0).await), "ok");
 }
 
@@ -583,4 +582,93 @@ async fn nginx_sees_no_reset() {
     }
     let said = std::fs::read_to_string(&log).unwrap();
     assert!(!said.contains("reset by peer"), "{said}");
+}
+
+#[tokio::test]
+async fn bytes_beyond_ascii_are_sent_and_found_as_they_are() {
+    let (sent, awaited) = ([0x12, 0xff, 0x80, 0x00], [0xfe, 0xc3]);
+    let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let udp = server.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut seen = [0; 100];
+        while let Ok((length, from)) = server.recv_from(&mut seen).await {
+            let answer: &[u8] = if seen[..length] == sent { &[1, 0xfe, 0xc3, 2] } else { b"other" };
+            let _ = server.send_to(answer, from).await;
+        }
+    });
+    let (listener, tcp) = listen().await;
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut seen = [0; 4];
+        stream.read_exact(&mut seen).await.unwrap();
+        let answer: &[u8] = if seen == sent { &[1, 0xfe, 0xc3, 2] } else { b"other" };
+        stream.write_all(answer).await.unwrap();
+    });
+    let payload = |bytes: &[u8]| Some(bytes.to_vec().into());
+    let kind = HealthKind::Udp { send: payload(&sent), expect: payload(&awaited) };
+    assert_eq!(words(check(kind, udp).run(0).await), "ok");
+    let kind = HealthKind::Tcp { send: payload(&sent), expect: payload(&awaited) };
+    assert_eq!(words(check(kind, tcp).run(0).await), "ok");
+}
+
+/// What `check` takes as host, server name and path can be asked for.
+#[test]
+fn what_the_configuration_takes_can_be_asked_for() {
+    let load = |keys: &str| {
+        let text = format!(
+            "[machine]\nname = \"lb1\"\naddress = \"10.0.2.11\"\nnext_hop_mac = \"02:00:00:00:00:01\"\n\
+             [[port]]\nname = \"data0\"\ndevice = \"net_null0\"\n\
+             [[service]]\nname = \"web\"\nvip = \"203.0.113.10\"\nport = 443\n\
+             [service.health]\nkind = \"https\"\nvia = \"eth1\"\n{keys}\n\
+             [[service.backend]]\nname = \"b1\"\naddress = \"10.0.2.21\"\n"
+        );
+        let loaded = model::load("t", &text).map_err(|report| report.to_plain())?;
+        match loaded.config.services[0].health.kind.clone() {
+            HealthKind::Https(http) => Ok::<HttpCheck, String>(http),
+            other => panic!("{other:?}"),
+        }
+    };
+    let vip = IpAddr::from([203, 0, 113, 10]);
+    for (keys, name) in [
+        ("", "203.0.113.10"),
+        ("host = \"www.example.com\"", "www.example.com"),
+        ("host = \"www.example.com:8443\"", "www.example.com"),
+        ("host = \"a_b.example-1.com\"", "a_b.example-1.com"),
+        ("host = \"10.0.2.21\"", "10.0.2.21"),
+        ("host = \"10.0.2.21:8443\"", "10.0.2.21"),
+        ("host = \"[2001:db8::10]\"", "2001:db8::10"),
+        ("host = \"[2001:db8::10]:8443\"", "2001:db8::10"),
+        ("host = \"localhost\"\nsni = \"xn--bcher-kva.example\"", "xn--bcher-kva.example"),
+        ("path = \"/a-._~!$&'()*+,;=:@/?x=/%20%fF\"", "203.0.113.10"),
+    ] {
+        let http = load(keys).unwrap();
+        let server = crate::probe::server_name(&http, vip).unwrap_or_else(|e| panic!("{keys}: {e}"));
+        assert_eq!(server.to_str(), name, "{keys}");
+        let host = http.host.clone().unwrap_or_default();
+        let request = hyper::Request::get(&http.path).header("host", &host).body(()).expect(keys);
+        assert_eq!(request.uri().path_and_query().unwrap().as_str(), http.path, "whole");
+        assert!(host.is_empty() || host.parse::<hyper::http::uri::Authority>().is_ok(), "{host}");
+    }
+    for keys in [
+        "sni = \"*.example.com\"",
+        "sni = \"a..b\"",
+        "sni = \"a.\"",
+        "sni = \"1.2.3\"",
+        "host = \"1.2.3.4.5\"",
+        "host = \"www.example.com/\"",
+        "host = \"www.example.com:\"",
+        "host = \"www.example.com:0\"",
+        "host = \"www.example.com:+1\"",
+        "host = \"[2001:db8::10\"",
+        "host = \"[2001:db8::10]8443\"",
+        "host = \"user@www.example.com\"",
+        "host = \"-a.example\"",
+        "path = \"/a#b\"",
+        "path = \"/a`b\"",
+        "path = \"/%\"",
+        "path = \"/a b\"",
+        "path = \"//é\"",
+    ] {
+        assert!(load(keys).is_err(), "{keys}");
+    }
 }

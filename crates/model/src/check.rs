@@ -10,15 +10,17 @@ mod port;
 mod read;
 mod service;
 
-use crate::config::{Config, Net, Port, Service};
+use crate::config::{Cluster, Config, Machine, Net, Port, Service};
 use crate::diagnostic::Problems;
+use crate::net::NetMap;
 use crate::raw;
+use machine::UseOfKey;
 use read::Reader;
 use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
-pub(crate) use read::not_unicast;
+pub(crate) use read::{from_hex, not_unicast};
 
 /// Largest number of `[[port]]`.
 pub(crate) const PORTS_MAX: usize = 16;
@@ -56,7 +58,6 @@ pub(crate) struct Surroundings {
 /// Checks `file`. The result is a config only if no error was added.
 pub(crate) fn check(mut file: raw::File, misspelt: HashSet<String>, problems: &mut Problems<'_>) -> Config {
     let mut r = Reader { problems, misspelt };
-    let written = |cell: &raw::Cell| cell.is_some();
     let (has_address, has_address6, has_next_hop_mac) =
         file.machine.as_ref().map_or((false, false, false), |m| {
             let m = m.get_ref();
@@ -64,7 +65,8 @@ pub(crate) fn check(mut file: raw::File, misspelt: HashSet<String>, problems: &m
         });
 
     let routing_peers = file.machine.as_mut().and_then(|m| m.get_mut().routing_peers.take());
-    let mut machine = machine::machine(&mut r, file.machine);
+    let use_of_key = use_of_key(&file);
+    let mut machine = machine::machine(&mut r, file.machine, use_of_key);
     let metrics = machine::metrics(&mut r, file.metrics);
     let api = machine::api(&mut r, file.api, &machine.name, &metrics);
     let has_agents = file.agents.is_some() || r.misspelt.contains("agents");
@@ -102,6 +104,18 @@ pub(crate) fn check(mut file: raw::File, misspelt: HashSet<String>, problems: &m
         cluster::tracks_every_flow(&mut r, &span, &services);
     }
     vips_distinct(&mut r, &services, &places);
+    let stations = stations(
+        &machine,
+        &ports,
+        cluster.as_ref(),
+        &[
+            ("api.listen", api.listen),
+            ("metrics.listen", metrics.listen),
+            ("agents.listen", agents.as_ref().map(|of| of.listen)),
+            ("agents.advertise", agents.as_ref().map(|of| of.advertise)),
+        ],
+    );
+    vips_are_no_stations(&mut r, &services, &places, &stations);
     backends_are_no_vips(&mut r, &services, &places);
     small_mtus_are_ipv4(&mut r, &ports, &mtu_spans, &services);
 
@@ -115,6 +129,26 @@ pub(crate) fn check(mut file: raw::File, misspelt: HashSet<String>, problems: &m
         );
     }
     config
+}
+
+/// Whether something is written, right or wrong.
+const fn written(cell: &raw::Cell) -> bool {
+    cell.is_some()
+}
+
+/// As far as it can be told before anything is checked.
+fn use_of_key(file: &raw::File) -> UseOfKey {
+    let devices = || file.port.iter().flatten().map(|port| port.get_ref().device.as_ref());
+    let is_null = |device: Option<&toml::Spanned<toml::Value>>| {
+        device.and_then(|of| of.get_ref().as_str()).is_some_and(|of| of.starts_with("net_null"))
+    };
+    if file.cluster.as_ref().is_some_and(|of| written(&of.get_ref().store)) {
+        UseOfKey::Cluster
+    } else if devices().next().is_some() && devices().all(is_null) {
+        UseOfKey::Nothing
+    } else {
+        UseOfKey::Slots
+    }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
@@ -146,20 +180,73 @@ fn vips_distinct(r: &mut Reader<'_, '_>, services: &[Service], places: &[Places]
     }
 }
 
+/// Addresses that stations of the network have, beside those of backends and of the machine's own interfaces, and the key that says so.
+fn stations(
+    machine: &Machine,
+    ports: &[Port],
+    cluster: Option<&Cluster>,
+    listeners: &[(&str, Option<SocketAddr>)],
+) -> Vec<(IpAddr, String)> {
+    let gateways = ports.iter().flat_map(|port| {
+        let named = |key: &str| format!("`{key}` of port \"{}\"", port.name);
+        let v4 = port.exception_gateway.map(|addr| (IpAddr::V4(addr), named("exception_gateway")));
+        v4.into_iter()
+            .chain(port.exception_gateway6.map(|addr| (IpAddr::V6(addr), named("exception_gateway6"))))
+    });
+    let peers = machine.routing_peers.iter().map(|addr| (*addr, "one of machine.routing_peers".to_owned()));
+    let own = listeners
+        .iter()
+        .filter_map(|(key, listen)| Some((listen.as_ref()?.ip(), format!("the address of {key}"))));
+    let endpoints = cluster.iter().flat_map(|of| &of.endpoints);
+    let stores = endpoints
+        .filter_map(|text| Some((cluster::address_of(text)?, "one of cluster.endpoints".to_owned())));
+    let all = gateways.chain(peers).chain(own).chain(stores);
+    all.filter(|(addr, _)| !addr.is_unspecified() && !addr.is_loopback()).collect()
+}
+
+/// The balancer answers ARP and neighbour discovery for a VIP, and takes what is sent there: of a router, it would take the route.
+fn vips_are_no_stations(
+    r: &mut Reader<'_, '_>,
+    services: &[Service],
+    places: &[Places],
+    stations: &[(IpAddr, String)],
+) {
+    for (service, place) in services.iter().zip(places).filter(|(of, _)| !of.vip.addr.is_unspecified()) {
+        let Some((addr, what)) = stations.iter().find(|(addr, _)| service.vip.contains(*addr)) else {
+            continue;
+        };
+        let (name, vip) = (&service.name, service.vip);
+        let message = if vip.is_host() {
+            format!("service \"{name}\": `vip` {vip} is {what}")
+        } else {
+            format!("service \"{name}\": `vip` {vip} contains {addr}, {what}")
+        };
+        r.problems.error(
+            place.vip.clone(),
+            message,
+            "a VIP belongs to no station: the balancer would take what is sent there; choose another VIP, or a longer prefix",
+        );
+    }
+}
+
 /// A backend that is itself a VIP would send its packets back to us.
 fn backends_are_no_vips(r: &mut Reader<'_, '_>, services: &[Service], places: &[Places]) {
-    let vips: HashMap<IpAddr, &str> = services
-        .iter()
-        .filter(|s| s.vip.is_host() && !s.vip.addr.is_unspecified())
-        .map(|s| (s.vip.addr, s.name.as_str()))
-        .collect();
+    let mut vips = NetMap::default();
+    for service in services.iter().filter(|of| !of.vip.addr.is_unspecified()) {
+        vips.insert(service.vip, service.name.as_str());
+    }
     for (service, place) in services.iter().zip(places) {
         for (backend, span) in service.backends.iter().zip(&place.backends) {
-            if let Some(other) = vips.get(&backend.address) {
+            if let Some((vip, other)) = vips.find(backend.address) {
+                let has = if vip.is_host() {
+                    "has the address of a VIP".to_owned()
+                } else {
+                    format!("has an address of the VIP {vip}")
+                };
                 r.problems.error(
                     span.clone(),
                     format!(
-                        "service \"{}\": backend \"{}\" has the address of a VIP (service \"{other}\")",
+                        "service \"{}\": backend \"{}\" {has} (service \"{other}\")",
                         service.name, backend.name
                     ),
                     "write the backend's own address; packets to the VIP would come back to the balancer",

@@ -2,10 +2,12 @@
 
 mod memory;
 mod names;
+mod payload;
 mod restart;
 mod sync_key;
 mod template;
 
+pub use payload::Payload;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -529,9 +531,9 @@ pub enum HealthKind {
     /// Connect; optionally send and expect a prefix of the answer.
     Tcp {
         /// Bytes to send.
-        send: Option<String>,
+        send: Option<Payload>,
         /// Bytes the answer must contain.
-        expect: Option<String>,
+        expect: Option<Payload>,
     },
     /// GET.
     Http(HttpCheck),
@@ -540,9 +542,9 @@ pub enum HealthKind {
     /// Datagram; passes on an answer (that contains `expect`), fails on ICMP unreachable or silence.
     Udp {
         /// Bytes to send; default empty.
-        send: Option<String>,
+        send: Option<Payload>,
         /// Bytes the answer must contain.
-        expect: Option<String>,
+        expect: Option<Payload>,
     },
     /// A command on the backend's host, run by its agent; a machine that has to check by itself connects over TCP.
     Exec {
@@ -556,12 +558,12 @@ pub enum HealthKind {
 pub struct HttpCheck {
     /// Default `/`.
     pub path: String,
-    /// Host header; default the VIP.
+    /// Host header, with a port where one is written; default the VIP.
     pub host: Option<String>,
     /// Accepted statuses; default 200 to 399.
     pub expect_status: Vec<(u16, u16)>,
     /// Bytes the body (first 64 KiB) must contain.
-    pub expect: Option<String>,
+    pub expect: Option<Payload>,
     /// TLS server name; default `host`.
     pub sni: Option<String>,
 }

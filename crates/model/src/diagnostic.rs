@@ -1,5 +1,8 @@
 //! What is wrong with a config, where, and what to do about it.
 
+mod excerpt;
+
+use excerpt::Excerpt;
 use miette::{LabeledSpan, SourceCode};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -40,50 +43,42 @@ pub struct Diagnostic {
     pub length: usize,
 }
 
+impl Diagnostic {
+    /// On one line: `line:column: message (help)`.
+    pub fn one_line(&self) -> String {
+        let help = if self.help.is_empty() { String::new() } else { format!(" ({})", self.help) };
+        format!("{}:{}: {}{help}", self.line, self.column, self.message)
+    }
+}
+
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
     }
 }
 
-impl std::error::Error for Diagnostic {}
-
-impl miette::Diagnostic for Diagnostic {
-    fn severity(&self) -> Option<miette::Severity> {
-        Some(match self.severity {
-            Severity::Error => miette::Severity::Error,
-            Severity::Warning => miette::Severity::Warning,
-        })
-    }
-
-    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
-        Some(Box::new(&self.help))
-    }
-
-    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
-        let label = LabeledSpan::new(Some("here".to_owned()), self.offset, self.length);
-        Some(Box::new(std::iter::once(label)))
-    }
-}
-
 /// Every problem of a text, in the order of their places. An error for whoever asked for the config; `miette` shows it
-/// with the lines concerned.
+/// with the lines concerned, of long ones the part around the place.
 #[derive(Clone, Debug)]
 pub struct Report {
-    source: miette::NamedSource<String>,
+    name: String,
     diagnostics: Vec<Diagnostic>,
+    /// The same, as they are shown.
+    shown: Vec<Shown>,
 }
 
 impl Report {
     /// Of `diagnostics` about `text`, called `name` (its file name).
     pub fn new(name: &str, text: &str, mut diagnostics: Vec<Diagnostic>) -> Report {
         diagnostics.sort_by_key(|d| d.offset);
-        Report { source: miette::NamedSource::new(name, text.to_owned()), diagnostics }
+        let shown =
+            diagnostics.iter().map(|of| Shown { excerpt: Excerpt::new(name, text, of), of: of.clone() });
+        Report { name: name.to_owned(), shown: shown.collect(), diagnostics }
     }
 
     /// Name of the text: the file name.
     pub fn name(&self) -> &str {
-        self.source.name()
+        &self.name
     }
 
     /// All problems, warnings included, in the order of their places.
@@ -129,12 +124,45 @@ impl miette::Diagnostic for Report {
         Some(if error { miette::Severity::Error } else { miette::Severity::Warning })
     }
 
-    fn source_code(&self) -> Option<&dyn SourceCode> {
-        Some(&self.source)
+    fn related<'a>(&'a self) -> Option<Box<dyn Iterator<Item = &'a dyn miette::Diagnostic> + 'a>> {
+        Some(Box::new(self.shown.iter().map(|d| d as &dyn miette::Diagnostic)))
+    }
+}
+
+/// A problem and what of the text is shown with it.
+#[derive(Clone, Debug)]
+struct Shown {
+    of: Diagnostic,
+    excerpt: Excerpt,
+}
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.of.fmt(f)
+    }
+}
+
+impl std::error::Error for Shown {}
+
+impl miette::Diagnostic for Shown {
+    fn severity(&self) -> Option<miette::Severity> {
+        Some(match self.of.severity {
+            Severity::Error => miette::Severity::Error,
+            Severity::Warning => miette::Severity::Warning,
+        })
     }
 
-    fn related<'a>(&'a self) -> Option<Box<dyn Iterator<Item = &'a dyn miette::Diagnostic> + 'a>> {
-        Some(Box::new(self.diagnostics.iter().map(|d| d as &dyn miette::Diagnostic)))
+    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        Some(Box::new(&self.of.help))
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        let label = LabeledSpan::new(Some("here".to_owned()), self.excerpt.offset, self.excerpt.length);
+        Some(Box::new(std::iter::once(label)))
+    }
+
+    fn source_code(&self) -> Option<&dyn SourceCode> {
+        Some(&self.excerpt)
     }
 }
 
@@ -161,7 +189,7 @@ impl<'t> Problems<'t> {
         }
     }
 
-    /// The config will be refused because of `span`.
+    /// The config will be refused because of `span`, a byte range of the text.
     pub fn error(&mut self, span: Range<usize>, message: impl Into<String>, help: impl Into<String>) {
         self.errors += 1;
         if self.errors > PROBLEMS_MAX {

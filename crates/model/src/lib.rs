@@ -22,7 +22,7 @@ mod suggest;
 
 pub use config::Config;
 pub use diagnostic::{Diagnostic, Report, Severity};
-pub use load::{Loaded, TEXT_MAX, load};
+pub use load::{Loaded, TEXT_MAX, load, text, too_long};
 pub use schema::schema;
 pub use visible::visible;
 

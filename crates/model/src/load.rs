@@ -29,33 +29,58 @@ impl Loaded {
     }
 }
 
+/// A configuration's bytes as text; `name` is what reports call it.
+///
+/// # Errors
+/// They are not UTF-8.
+pub fn text(name: &str, bytes: Vec<u8>) -> Result<String, Report> {
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let bytes = error.as_bytes();
+        let good = bytes.get(..at).and_then(|good| std::str::from_utf8(good).ok()).unwrap_or("");
+        let mut problems = Problems::new(good);
+        let help = if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
+            "it begins as UTF-16 does: save it as UTF-8"
+        } else {
+            "a configuration is TOML, which is UTF-8 text"
+        };
+        problems.error(at..at, format!("byte {at} is no UTF-8 text"), help);
+        Report::new(name, good, problems.finish())
+    })
+}
+
 /// Reads and checks `text`; `name` is what reports call it.
 ///
 /// # Errors
 /// A report of all problems. Only bad TOML syntax hides others: its first error is reported alone.
 pub fn load(name: &str, text: &str) -> Result<Loaded, Report> {
-    let mut problems = Problems::new(if text.len() > TEXT_MAX { "" } else { text });
+    if text.len() > TEXT_MAX {
+        return Err(too_long(name));
+    }
+    let mut problems = Problems::new(text);
     match read(text, &mut problems) {
         Some(config) if !problems.has_errors() => {
             let mut warnings = problems.finish();
             warnings.sort_by_key(|d| d.offset);
             Ok(Loaded { config, warnings, name: name.to_owned(), text: text.to_owned() })
         }
-        _ => Err(Report::new(name, if text.len() > TEXT_MAX { "" } else { text }, problems.finish())),
+        _ => Err(Report::new(name, text, problems.finish())),
     }
+}
+
+/// The report on a text of more than [`TEXT_MAX`] bytes.
+pub fn too_long(name: &str) -> Report {
+    let mut problems = Problems::new("");
+    problems.error(
+        0..0,
+        format!("the text is longer than {TEXT_MAX} bytes, which is what is read at most"),
+        "check that this is a guideway config; 65,536 backends fit in 8 MiB",
+    );
+    Report::new(name, "", problems.finish())
 }
 
 /// `None` only after an error was added.
 fn read(text: &str, problems: &mut Problems<'_>) -> Option<Config> {
-    if text.len() > TEXT_MAX {
-        let size = text.len();
-        problems.error(
-            0..0,
-            format!("the text has {size} bytes; at most {TEXT_MAX} are read"),
-            "check that this is a guideway config; 65,536 backends fit in 8 MiB",
-        );
-        return None;
-    }
     let mut table = match DeTable::parse(text) {
         Ok(table) => table,
         Err(error) => {

@@ -2,9 +2,38 @@
 
 use crate::config::Net;
 use serde::{Serialize, Serializer};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
+
+/// Networks, each with something about it, that are asked which one holds an address.
+#[derive(Clone, Debug)]
+pub(crate) struct NetMap<T> {
+    /// By prefix length, and the network's own address.
+    nets: BTreeMap<u8, HashMap<IpAddr, T>>,
+}
+
+impl<T> Default for NetMap<T> {
+    fn default() -> NetMap<T> {
+        NetMap { nets: BTreeMap::new() }
+    }
+}
+
+impl<T> NetMap<T> {
+    /// Adds a network; of two that are equal the first stays.
+    pub(crate) fn insert(&mut self, net: Net, value: T) {
+        self.nets.entry(net.len).or_default().entry(net.network()).or_insert(value);
+    }
+
+    /// The longest prefix that holds the address. One look-up for each length there is.
+    pub(crate) fn find(&self, addr: IpAddr) -> Option<(Net, &T)> {
+        self.nets.iter().rev().filter(|(len, _)| **len <= Net::len_max(addr)).find_map(|(&len, nets)| {
+            let addr = Net { addr, len }.network();
+            Some((Net { addr, len }, nets.get(&addr)?))
+        })
+    }
+}
 
 /// Why a text is no network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -108,6 +137,25 @@ impl Serialize for Net {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_longest_prefix_is_found() {
+        let mut map = NetMap::default();
+        for (text, value) in
+            [("10.0.0.0/8", 1), ("10.1.0.0/16", 2), ("10.1.2.3", 3), ("2001:db8::/96", 4), ("10.1.2.3", 5)]
+        {
+            map.insert(text.parse().unwrap(), value);
+        }
+        let found =
+            |text: &str| map.find(text.parse().unwrap()).map(|(net, value)| (net.to_string(), *value));
+        assert_eq!(found("10.1.2.3"), Some(("10.1.2.3".to_owned(), 3)));
+        assert_eq!(found("10.1.2.4"), Some(("10.1.0.0/16".to_owned(), 2)));
+        assert_eq!(found("10.2.0.0"), Some(("10.0.0.0/8".to_owned(), 1)));
+        assert_eq!(found("2001:db8::7"), Some(("2001:db8::/96".to_owned(), 4)));
+        // A host's length of one family is a prefix length of the other.
+        assert_eq!(found("a01:203::"), None);
+        assert_eq!(found("11.0.0.1"), None);
+    }
 
     fn net(text: &str) -> Net {
         text.parse().unwrap()

@@ -553,7 +553,7 @@ pub(crate) struct Health {
     #[serde(default)]
     #[schemars(with = "String")]
     pub(crate) path: Cell,
-    /// http, https: Host header; default the VIP.
+    /// http, https: Host header, a name or an address (IPv6 in brackets), with a port or without; default the VIP.
     #[serde(default)]
     #[schemars(with = "String")]
     pub(crate) host: Cell,
@@ -561,14 +561,22 @@ pub(crate) struct Health {
     #[serde(default)]
     #[schemars(schema_with = "expect_status_schema")]
     pub(crate) expect_status: Cell,
-    /// tcp, udp: what is sent.
+    /// tcp, udp: what is sent, ASCII.
     #[serde(default)]
     #[schemars(with = "String")]
     pub(crate) send: Cell,
-    /// What the answer (of http and https: the body) must contain.
+    /// tcp, udp: the same as pairs of hexadecimal digits, for bytes that are no ASCII.
+    #[serde(default)]
+    #[schemars(with = "String", length(min = 2))]
+    pub(crate) send_hex: Cell,
+    /// What the answer (of http and https: the body) must contain, ASCII.
     #[serde(default)]
     #[schemars(with = "String")]
     pub(crate) expect: Cell,
+    /// The same as pairs of hexadecimal digits.
+    #[serde(default)]
+    #[schemars(with = "String", length(min = 2))]
+    pub(crate) expect_hex: Cell,
     /// https: TLS server name; default host.
     #[serde(default)]
     #[schemars(with = "String")]

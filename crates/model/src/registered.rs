@@ -6,6 +6,7 @@
 use crate::agent::{NAME_MAX, Refusal};
 use crate::check::{BACKENDS_MAX, not_unicast};
 use crate::config::{AdminState, Backend, Config, Mode, Net, Registration, Service, Template};
+use crate::net::NetMap;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -91,17 +92,22 @@ pub struct Skipped {
     pub why: Misfit,
 }
 
-/// Whether a text can be the name of an agent, a service or a backend: 1 to 63 of `a-z A-Z 0-9 . _ -`.
+/// Whether a text can be the name of an agent, a service or a backend: 1 to 63 of `a-z A-Z 0-9 . _ -`, the first no `-`, which would
+/// be an option on a command line.
 pub fn is_name(text: &str) -> bool {
     let known = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
-    (1..=NAME_MAX).contains(&text.len()) && text.bytes().all(known) && text != "." && text != ".."
+    (1..=NAME_MAX).contains(&text.len())
+        && text.bytes().all(known)
+        && !text.starts_with('-')
+        && text != "."
+        && text != ".."
 }
 
 /// What a configuration says of registrations, ready to be asked often.
 #[derive(Clone, Debug, Default)]
 pub struct Rules {
     services: HashMap<String, OfService>,
-    vips: HashSet<IpAddr>,
+    vips: NetMap<()>,
     local: HashSet<IpAddr>,
     /// There is a source of tunnels over IPv4, over IPv6.
     has_source: [bool; 2],
@@ -156,9 +162,11 @@ impl Rules {
                 (service.name.clone(), rules)
             })
             .collect();
+        let mut vips = NetMap::default();
+        config.services.iter().for_each(|of| vips.insert(of.vip, ()));
         Rules {
             configured: services.values().map(|of| of.names.len()).sum(),
-            vips: config.services.iter().filter(|of| of.vip.is_host()).map(|of| of.vip.addr).collect(),
+            vips,
             local: own.chain(on_ports).collect(),
             has_source: [machine.address.is_some(), machine.address6.is_some()],
             has_next_hops: has_exception || machine.next_hop_mac.is_some(),
@@ -205,7 +213,7 @@ impl Rules {
             format!("{address} is {what}")
         } else if self.local.contains(&address) {
             format!("{address} is an address of the balancer itself")
-        } else if self.vips.contains(&address) || rules.vip.contains(address) {
+        } else if self.vips.find(address).is_some() {
             format!("{address} is an address of a service: packets would come back to the balancer")
         } else if rules.mode == Mode::L2 && rules.vip.addr.is_ipv6() != is_v6 {
             format!("{address} is not of the family of {}, and mode l2 leaves packets as they are", rules.vip)

@@ -141,16 +141,16 @@ pub fn check_netlink(input: &[u8]) {
 /// It does not hold.
 pub fn check_health(input: &[u8]) {
     let Some((choice, answer)) = input.split_first() else { return };
-    let expect = (choice & 2 == 2).then(|| "ready".to_owned());
+    let expect = (choice & 2 == 2).then_some("ready");
     let kind = if choice & 1 == 0 {
-        HealthKind::Tcp { send: Some("are you?".to_owned()), expect: expect.clone() }
+        HealthKind::Tcp { send: Some("are you?".into()), expect: expect.map(Into::into) }
     } else {
         let expect_status = if choice & 4 == 4 { vec![(200, 200), (404, 404)] } else { Vec::new() };
         HealthKind::Http(HttpCheck {
             path: "/".to_owned(),
             host: None,
             expect_status,
-            expect: expect.clone(),
+            expect: expect.map(Into::into),
             sni: None,
         })
     };
@@ -160,7 +160,7 @@ pub fn check_health(input: &[u8]) {
             let has = |what: &[u8]| answer.windows(what.len()).any(|of| of == what);
             // Chunks may lie between the letters of an HTTP body.
             let is_there = |word: &str| choice & 1 == 1 || has(word.as_bytes());
-            assert!(expect.as_deref().is_none_or(is_there), "passed without what it was to find");
+            assert!(expect.is_none_or(is_there), "passed without what it was to find");
             assert!(choice & 1 == 0 || has(b"HTTP/1."), "passed without an answer");
         }
         Err(failure) => assert!(!failure.to_string().is_empty()),

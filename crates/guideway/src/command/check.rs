@@ -2,10 +2,11 @@
 
 use crate::arguments::EXIT_CODES;
 use crate::failure::Failure;
-use crate::{Done, Outcome, configuration, output};
+use crate::{Done, Outcome, configuration, output, secrets};
 use clap::Args;
-use serde_json::json;
-use std::path::PathBuf;
+use model::Loaded;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
 
 /// Check a configuration file; every mistake with line, column and remedy
 #[derive(Args, Debug)]
@@ -22,24 +23,41 @@ pub(crate) struct Arguments {
     schema: bool,
 }
 
+/// What passes the check must also be usable: the same compiler builds the daemon's tables.
+fn checked(file: &Path) -> Result<Loaded, Failure> {
+    let loaded = configuration::load(file)?;
+    control::compile::offline(&loaded.config).map_err(|e| Failure::usage(e.to_string()))?;
+    Ok(loaded)
+}
+
+/// As JSON: mistakes in the text by their places, anything else as the error that it is.
+fn refused(failure: &Failure) -> Value {
+    match failure {
+        Failure::Config(report) => json!({ "ok": false, "diagnostics": report.diagnostics() }),
+        Failure::Usage { message, help } | Failure::Failed { message, help } => {
+            json!({ "ok": false, "error": message, "help": help, "diagnostics": [] })
+        }
+        Failure::OutputClosed => json!({ "ok": false, "diagnostics": [] }),
+    }
+}
+
 pub(crate) fn run(arguments: &Arguments) -> Outcome {
     let Some(file) = &arguments.file else {
         output::json(&model::schema())?;
         return Ok(Done::Well);
     };
-    let text = configuration::read(file)?;
-    let loaded = match model::load(&file.display().to_string(), &text) {
+    let mut loaded = match checked(file) {
         Ok(loaded) => loaded,
-        Err(report) => {
+        Err(failure) => {
             if arguments.json {
-                output::json(&json!({ "ok": false, "diagnostics": report.diagnostics() }))?;
+                output::json(&refused(&failure))?;
             }
-            return Err(Failure::Config(report.into()));
+            return Err(failure);
         }
     };
+    loaded.warnings.extend(secrets::warnings(&loaded));
+    loaded.warnings.sort_by_key(|of| of.offset);
     let config = &loaded.config;
-    // What passes the check must also be usable: the same compiler builds the daemon's tables.
-    control::compile::offline(config).map_err(|e| Failure::usage(e.to_string()))?;
     let backends: usize = config.services.iter().map(|s| s.backends.len()).sum();
     if arguments.json {
         output::json(&json!({

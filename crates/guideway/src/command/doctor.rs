@@ -9,13 +9,13 @@ use crate::arguments::{Connection, EXIT_CODES};
 use crate::configuration;
 use crate::daemon::{self, Daemon};
 use crate::failure::Failure;
-use crate::{Done, Outcome, output};
+use crate::{Done, Outcome, output, secrets};
 use clap::Args;
 use host::Host;
 use hyper::{Method, StatusCode};
 use model::Config;
 use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Check this machine: hugepages, IOMMU, isolation, NUMA, drivers, offloads, configuration, daemon
@@ -84,7 +84,7 @@ struct Report {
 pub(crate) fn run(arguments: &Arguments) -> Outcome {
     let host = Host::new(&arguments.root);
     let mut checks = Vec::new();
-    let config = arguments.config.as_ref().and_then(|path| config(path, &mut checks));
+    let config = arguments.config.as_ref().and_then(|path| config(&host, path, &mut checks));
     checks.extend(machine_checks::all(&host, config.as_ref()));
     // Of the CPU that runs this, not of what the files say: it is what the daemon would choose here.
     checks.push(Finding::pass("flow table", format!("looks bursts up with {}", flow::isa().name())));
@@ -103,14 +103,21 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     Ok(if report.fail > 0 { Done::BadNews } else { Done::Well })
 }
 
-fn config(path: &std::path::Path, checks: &mut Vec<Finding>) -> Option<Config> {
+/// Warnings of a configuration that are named; the rest is counted.
+const WARNINGS_MAX: usize = 20;
+
+fn config(host: &Host, path: &Path, checks: &mut Vec<Finding>) -> Option<Config> {
     const CHECK: &str = "configuration";
+    let name = path.display();
     let wrong =
         |what: String| Finding::fail(CHECK, what, format!("correct it: guideway check {}", path.display()));
     let text = match configuration::read(path) {
         Ok(text) => text,
         Err(e) => {
-            checks.push(wrong(e.to_string()));
+            checks.push(wrong(match &e {
+                Failure::Config(report) => report.to_plain().lines().next().unwrap_or_default().to_owned(),
+                other => other.to_string(),
+            }));
             return None;
         }
     };
@@ -123,21 +130,26 @@ fn config(path: &std::path::Path, checks: &mut Vec<Finding>) -> Option<Config> {
             checks.push(wrong(format!("{report}{first}")));
             None
         }
-        Ok(loaded) => {
-            checks.push(match loaded.warnings.first() {
-                None => Finding::pass(CHECK, format!("{} is good", path.display())),
-                Some(w) => Finding::warn(
-                    CHECK,
-                    format!(
-                        "{} warning(s), the first at {}:{}: {}",
-                        loaded.warnings.len(),
-                        w.line,
-                        w.column,
-                        w.message
-                    ),
-                    w.help.clone(),
-                ),
-            });
+        Ok(mut loaded) => {
+            if host.is_live() {
+                loaded.warnings.extend(secrets::warnings(&loaded));
+                if secrets::is_public(path) {
+                    let reason =
+                        format!("every user of this machine may read {name}, which has the cluster's key");
+                    checks.push(Finding::warn(CHECK, reason, format!("take that away: chmod o= {name}")));
+                }
+            }
+            if loaded.warnings.is_empty() {
+                checks.push(Finding::pass(CHECK, format!("{name} is good")));
+            }
+            for w in loaded.warnings.iter().take(WARNINGS_MAX) {
+                let reason = format!("{name}:{}:{}: {}", w.line, w.column, w.message);
+                checks.push(Finding::warn(CHECK, reason, w.help.clone()));
+            }
+            if let Some(further @ 1..) = loaded.warnings.len().checked_sub(WARNINGS_MAX) {
+                let all = format!("see all: guideway check {name}");
+                checks.push(Finding::warn(CHECK, format!("{further} further warnings"), all));
+            }
             Some(loaded.config)
         }
     }

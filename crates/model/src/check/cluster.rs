@@ -1,14 +1,13 @@
 //! `[cluster]`.
 
 use super::Span;
-use super::machine::key;
+use super::machine::{KEY_HELP, is_published, key};
 #[cfg(feature = "negative-controls")]
 use super::read::Read;
 use super::read::{Reader, Scope, shown};
 use crate::config::{Cluster, LeftOut, Machine, Service, StoreTls, StoreUser};
-use crate::raw;
-#[cfg(feature = "negative-controls")]
-use crate::raw::Cell;
+use crate::raw::{self, Cell};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use toml::Spanned;
 
@@ -71,15 +70,25 @@ pub(super) fn cluster(
     }
     let user_span = raw.user.as_ref().map(Spanned::span);
     let user = raw.user.and_then(|raw| user(r, raw));
-    if let (Some(false), Some(span)) = (secure, user_span) {
+    if let (Some(false), Some(span)) = (secure, user_span.clone()) {
         let message = "cluster: the password of `user` travels in the clear to http endpoints";
         r.problems.warning(span, message, "write https:// in endpoints and add tls");
     }
+    let has_certificate = tls.as_ref().is_some_and(|tls| tls.identity.is_some());
+    if let (Some(is_secure), None, false) = (secure, &user_span, has_certificate) {
+        let message = "cluster: without `user` everyone who reaches the endpoints can change services and plan of the cluster";
+        let help = if is_secure {
+            "let etcd ask for a client certificate, and name it as cert and key in tls; or add user = { name = \"guideway\", password_file = \"…\" }"
+        } else {
+            "write https:// in endpoints and add tls, and user = { name = \"guideway\", password_file = \"…\" } (docs/operations.md says how etcd gets it)"
+        };
+        r.problems.warning(scope.span.clone(), message, help);
+    }
     let port_help = format!("leave it out for {PORT_DEFAULT}");
     let port = r.number(&scope, "port", raw.port, (1, 65_535), &port_help).or(PORT_DEFAULT);
-    let sync_key = key(r, &scope, "sync_key", raw.sync_key).or(machine.cluster_key);
     let accepted_span = raw.sync_key_accepted.as_ref().map(Spanned::span);
-    let sync_key_accepted = key(r, &scope, "sync_key_accepted", raw.sync_key_accepted).ok();
+    let sync_key = secret(r, &scope, "sync_key", raw.sync_key).unwrap_or(machine.cluster_key);
+    let sync_key_accepted = secret(r, &scope, "sync_key_accepted", raw.sync_key_accepted);
     if sync_key_accepted == Some(sync_key) {
         let message = "cluster: `sync_key_accepted` is the key in use";
         let help = "write the key that the cluster changes to or comes from, or remove it";
@@ -97,6 +106,28 @@ pub(super) fn cluster(
         r.problems.error(scope.span, "cluster: `store` needs machine.address or machine.address6", help);
     }
     Some(Cluster { endpoints, tls, user, port, sync_key, sync_key_accepted, left_out })
+}
+
+/// A key that not everyone knows.
+fn secret(r: &mut Reader<'_, '_>, scope: &Scope, name: &str, cell: Cell) -> Option<[u8; 16]> {
+    let read = key(r, scope, name, cell).and_then(|key, span| {
+        if !is_published(&key) {
+            return Some(key);
+        }
+        let message = format!(
+            "cluster: `{name}` is a key that is published with this program: anyone could speak as a machine"
+        );
+        r.problems.error(span.clone(), message, KEY_HELP);
+        None
+    });
+    read.ok()
+}
+
+/// The address in an endpoint; `None`: it has a name, or is none.
+pub(super) fn address_of(endpoint: &str) -> Option<IpAddr> {
+    let (_, rest) = endpoint.split_once("://")?;
+    let (host, _) = rest.rsplit_once(':')?;
+    host.trim_matches(['[', ']']).parse().ok()
 }
 
 /// Whether an endpoint is https.

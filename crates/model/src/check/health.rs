@@ -2,8 +2,9 @@
 
 use super::read::{Read, Reader, Scope, shown};
 use super::{Span, Surroundings};
-use crate::config::{Checks as By, Health, HealthKind, HttpCheck, Net, Route};
+use crate::config::{Checks as By, Health, HealthKind, HttpCheck, Net, Payload, Route};
 use crate::raw::{self, Cell};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use toml::{Spanned, Value};
 
 const INTERVAL_MS_DEFAULT: u32 = 1000;
@@ -115,20 +116,14 @@ pub(super) fn health(
     let checks = Checks {
         http: HttpCheck {
             path: path(r, &scope, raw.path),
-            host: word(r, &scope, "host", raw.host, "write a host name, like \"www.example.com\""),
+            host: host(r, &scope, raw.host),
             expect_status: statuses(r, &scope, raw.expect_status),
             expect: None,
-            sni: word(
-                r,
-                &scope,
-                "sni",
-                raw.sni,
-                "write the server name of the certificate, like \"www.example.com\"",
-            ),
+            sni: sni(r, &scope, raw.sni),
         },
         command: command(r, &scope, raw.command, kind, kind_ok, &kind_span),
-        send: r.payload(&scope, "send", raw.send, PAYLOAD_MAX).ok(),
-        expect: r.payload(&scope, "expect", raw.expect, PAYLOAD_MAX).ok(),
+        send: r.payload(&scope, "send", (raw.send, raw.send_hex), PAYLOAD_MAX).ok(),
+        expect: r.payload(&scope, "expect", (raw.expect, raw.expect_hex), PAYLOAD_MAX).ok(),
     };
     let by = r.choice(&scope, "checks", raw.checks, &[("machine", By::Machine), ("agent", By::Agent)]);
     if kind_ok {
@@ -158,8 +153,8 @@ pub(super) fn health(
 struct Checks {
     http: HttpCheck,
     command: String,
-    send: Option<String>,
-    expect: Option<String>,
+    send: Option<Payload>,
+    expect: Option<Payload>,
 }
 
 impl Checks {
@@ -179,13 +174,15 @@ impl Checks {
 /// Reports keys of another kind; for kind none, says that the general ones have no effect.
 fn keys_of_kind(r: &mut Reader<'_, '_>, scope: &Scope, kind: Kind, raw: &raw::Health) {
     use Kind::{Exec, Http, Https, Tcp, Udp};
-    let owned: [(&str, &Cell, &[Kind]); 7] = [
+    let owned: [(&str, &Cell, &[Kind]); 9] = [
         ("command", &raw.command, &[Exec]),
         ("path", &raw.path, &[Http, Https]),
         ("host", &raw.host, &[Http, Https]),
         ("expect_status", &raw.expect_status, &[Http, Https]),
         ("send", &raw.send, &[Tcp, Udp]),
+        ("send_hex", &raw.send_hex, &[Tcp, Udp]),
         ("expect", &raw.expect, &[Tcp, Udp, Http, Https]),
+        ("expect_hex", &raw.expect_hex, &[Tcp, Udp, Http, Https]),
         ("sni", &raw.sni, &[Https]),
     ];
     for (key, cell, owners) in owned {
@@ -284,30 +281,99 @@ fn checked_by(
 fn path(r: &mut Reader<'_, '_>, scope: &Scope, cell: Cell) -> String {
     let help = "write what stands behind the host in a URL, beginning with /, like \"/healthz\"";
     let read = r.text(scope, "path", cell, help).and_then(|path, span| {
-        if path.starts_with('/') && path.len() <= PAYLOAD_MAX && path.bytes().all(|b| b.is_ascii_graphic()) {
+        if path.len() <= PAYLOAD_MAX && is_request_path(&path) {
             return Some(path);
         }
         let message = format!("{}: `path` {} is no path of a request", scope.place, shown(&path));
-        r.problems.error(span.clone(), message, format!("{help}; other characters as %20"));
+        let help = if path.contains('#') {
+            "what follows a # is for browsers and never sent: end the path before it, or write %23".to_owned()
+        } else {
+            format!("{help}; other characters as %20")
+        };
+        r.problems.error(span.clone(), message, help);
         None
     });
     read.or("/".to_owned())
 }
 
-/// A text that goes into a header.
-fn word(r: &mut Reader<'_, '_>, scope: &Scope, key: &str, cell: Cell, help: &str) -> Option<String> {
-    let read = r.text(scope, key, cell, help).and_then(|word, span| {
-        if word.len() <= 253 && word.bytes().all(|b| b.is_ascii_graphic()) {
-            return Some(word);
+/// Path and query as they stand in a request (RFC 3986 section 3.3 and 3.4): what is no such character would be refused, or cut off, when
+/// it is sent.
+fn is_request_path(path: &str) -> bool {
+    let known = |b: u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/?".contains(&b);
+    let mut rest = path.bytes();
+    while let Some(byte) = rest.next() {
+        let is_hex = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_hexdigit());
+        let ok = if byte == b'%' { is_hex(rest.next()) && is_hex(rest.next()) } else { known(byte) };
+        if !ok {
+            return false;
         }
-        r.problems.error(
-            span.clone(),
-            format!("{}: `{key}` {} is no host name", scope.place, shown(&word)),
-            help,
-        );
+    }
+    path.starts_with('/')
+}
+
+/// The `Host` header.
+fn host(r: &mut Reader<'_, '_>, scope: &Scope, cell: Cell) -> Option<String> {
+    let help = "write a name or an address, with a port where the server wants one, like \"www.example.com\", \"10.0.2.21:8443\" or \"[2001:db8::10]:8443\"";
+    let read = r.text(scope, "host", cell, help).and_then(|text, span| {
+        if is_host(&text) {
+            return Some(text);
+        }
+        let help = if text.parse::<Ipv6Addr>().is_ok() {
+            format!("put an IPv6 address in brackets: \"[{text}]\"")
+        } else {
+            help.to_owned()
+        };
+        r.problems.error(span.clone(), format!("{}: `host` {} is no host", scope.place, shown(&text)), help);
         None
     });
     read.ok()
+}
+
+/// The server name of TLS.
+fn sni(r: &mut Reader<'_, '_>, scope: &Scope, cell: Cell) -> Option<String> {
+    let help = "write the name of the server, like \"www.example.com\"";
+    let read = r.text(scope, "sni", cell, help).and_then(|text, span| {
+        if is_dns_name(&text) {
+            return Some(text);
+        }
+        let help = if text.trim_matches(['[', ']']).parse::<IpAddr>().is_ok() {
+            "an address is never sent as server name (RFC 6066 section 3): write a name, or leave it out"
+        } else if text.contains('*') {
+            "a certificate may be for *.example.com, a client asks for one name: write that"
+        } else {
+            help
+        };
+        let message = format!("{}: `sni` {} is no name of a server", scope.place, shown(&text));
+        r.problems.error(span.clone(), message, help);
+        None
+    });
+    read.ok()
+}
+
+/// A name or an address, with a port or without (RFC 9110 section 7.2).
+fn is_host(text: &str) -> bool {
+    let is_port = |text: &str| text.parse::<u16>().is_ok_and(|port| port > 0) && !text.starts_with('+');
+    if let Some(rest) = text.strip_prefix('[') {
+        return rest.split_once(']').is_some_and(|(address, rest)| {
+            let port_ok = rest.is_empty() || rest.strip_prefix(':').is_some_and(is_port);
+            address.parse::<Ipv6Addr>().is_ok() && port_ok
+        });
+    }
+    let (name, port_ok) = text.split_once(':').map_or((text, true), |(name, port)| (name, is_port(port)));
+    port_ok && (name.parse::<Ipv4Addr>().is_ok() || is_dns_name(name))
+}
+
+/// Labels of letters, digits, hyphens and underscores (RFC 1123 section 2.1); the last is not all digits, which would be an address.
+fn is_dns_name(text: &str) -> bool {
+    let known = |b: u8| b.is_ascii_alphanumeric() || b"-_".contains(&b);
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(known)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let is_number = |label: &str| label.bytes().all(|b| b.is_ascii_digit());
+    text.len() <= 253 && text.split('.').all(is_label) && !text.rsplit('.').next().is_some_and(is_number)
 }
 
 fn statuses(r: &mut Reader<'_, '_>, scope: &Scope, cell: Cell) -> Vec<(u16, u16)> {

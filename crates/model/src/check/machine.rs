@@ -8,14 +8,61 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use toml::Spanned;
 
-/// The key printed in every example: 00 01 02 … 0f.
-pub(super) const SAMPLE_KEY: [u8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+/// The key where none is written, and in examples: 00 01 02 … 0f.
+const SAMPLE_KEY: [u8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+/// Keys that stand in published files: everyone knows them.
+const PUBLISHED_KEYS: [[u8; 16]; 2] =
+    [SAMPLE_KEY, 0x5f0c_3a9b_e1d2_4776_a8b9_c0d1_e2f3_0415_u128.to_be_bytes()];
 /// Largest number of `routing_peers`.
 const ROUTING_PEERS_MAX: usize = 64;
 /// Longest path of a unix socket, bytes: `sun_path` less its final zero.
 const SOCKET_PATH_MAX: usize = 107;
 
-pub(super) fn machine(r: &mut Reader<'_, '_>, raw: Option<Spanned<raw::Machine>>) -> Machine {
+/// What `cluster_key` has to protect.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum UseOfKey {
+    /// Nothing: no port brings a packet of anybody.
+    Nothing,
+    /// Whoever knows it can find flows that all meet one slot.
+    Slots,
+    /// And can speak as a machine of the cluster.
+    Cluster,
+}
+
+/// A key that everyone knows, or none, is an error or worth a word.
+fn secret_key(r: &mut Reader<'_, '_>, scope: &Scope, key: &Read<[u8; 16]>, used: UseOfKey) {
+    let (what, span) = match key {
+        Read::Absent if !r.misspelt.contains("cluster_key") => ("is missing", scope.span.clone()),
+        Read::Given(key, span) if is_published(key) => {
+            ("is one that is published with this program", span.clone())
+        }
+        _ => return,
+    };
+    match used {
+        UseOfKey::Nothing => {}
+        UseOfKey::Slots => {
+            let message = format!("machine: `cluster_key` {what}: anyone can aim at one slot");
+            r.problems.warning(span, message, KEY_HELP);
+        }
+        UseOfKey::Cluster => {
+            let message = format!(
+                "machine: `cluster_key` {what}: in a cluster anyone could speak as one of its machines"
+            );
+            r.problems.error(span, message, KEY_HELP);
+        }
+    }
+}
+
+/// Whether everyone knows a key.
+pub(super) fn is_published(key: &[u8; 16]) -> bool {
+    PUBLISHED_KEYS.contains(key)
+}
+
+pub(super) fn machine(
+    r: &mut Reader<'_, '_>,
+    raw: Option<Spanned<raw::Machine>>,
+    use_of_key: UseOfKey,
+) -> Machine {
     let mut machine = Machine {
         name: String::new(),
         address: None,
@@ -67,21 +114,8 @@ pub(super) fn machine(r: &mut Reader<'_, '_>, raw: Option<Spanned<raw::Machine>>
     machine.address6 = address6.ok();
     machine.next_hop_mac = r.mac(&scope, "next_hop_mac", raw.next_hop_mac).ok();
 
-    let key_help = KEY_HELP;
-    let key_span = raw.cluster_key.as_ref().map(Spanned::span);
     let key = key(r, &scope, "cluster_key", raw.cluster_key);
-    match &key {
-        Read::Absent if !r.misspelt.contains("cluster_key") => {
-            let message =
-                "machine: without `cluster_key` the published sample key is used: anyone can aim at one slot";
-            r.problems.warning(scope.span.clone(), message, key_help);
-        }
-        Read::Given(key, _) if *key == SAMPLE_KEY => {
-            let message = "machine: `cluster_key` is the published sample key: anyone can aim at one slot";
-            r.problems.warning(key_span.unwrap_or(0..0), message, key_help);
-        }
-        _ => {}
-    }
+    secret_key(r, &scope, &key, use_of_key);
     machine.cluster_key = key.or(SAMPLE_KEY);
     let closed = [("reset", OnClosedPort::Reset), ("drop", OnClosedPort::Drop)];
     machine.on_closed_port =
@@ -137,7 +171,8 @@ pub(super) fn routing_peers(
     peers
 }
 
-const KEY_HELP: &str = "make one with `openssl rand -hex 16` and give it to every machine of the cluster";
+pub(super) const KEY_HELP: &str =
+    "make one with `openssl rand -hex 16` and give it to every machine of the cluster";
 
 /// A secret that all machines of a cluster have.
 pub(super) fn key(r: &mut Reader<'_, '_>, scope: &Scope, name: &str, cell: Cell) -> Read<[u8; 16]> {

@@ -1,7 +1,7 @@
 //! Values out of cells: the type, the range, the name; and what to say when one is wrong.
 
 use super::Span;
-use crate::config::{Mac, Net};
+use crate::config::{Mac, Net, Payload};
 use crate::diagnostic::Problems;
 use crate::net::ParseNetError;
 use crate::raw::{Cell, List};
@@ -136,38 +136,73 @@ impl Reader<'_, '_> {
         }
     }
 
-    /// Any bytes, 1 to `max`.
-    pub(super) fn payload(&mut self, scope: &Scope, key: &str, cell: Cell, max: usize) -> Read<String> {
-        let Some(cell) = cell else { return Read::Absent };
-        let span = cell.span();
+    /// 1 to `max` bytes, as ASCII text under `key` or in hexadecimal digits under `key` with `_hex` behind it. Beyond ASCII a
+    /// character of TOML is no byte.
+    pub(super) fn payload(
+        &mut self,
+        scope: &Scope,
+        key: &str,
+        (text, hex): (Cell, Cell),
+        max: usize,
+    ) -> Read<Payload> {
         let place = &scope.place;
-        let help = format!(
-            "write 1 to {max} bytes in double quotes, with \\r \\n \\u0000 for what cannot be typed, or leave the key out"
-        );
-        match cell.into_inner() {
-            Value::String(s) if (1..=max).contains(&s.len()) => Read::Given(s, span),
-            Value::String(s) => {
-                let message = format!("{place}: `{key}` has {} bytes", s.len());
-                self.problems.error(span, message, help);
-                Read::Bad
+        let (cell, name, is_hex) = match (text, hex) {
+            (None, None) => return Read::Absent,
+            (Some(cell), None) => (cell, key.to_owned(), false),
+            (None, Some(cell)) => (cell, format!("{key}_hex"), true),
+            (Some(_), Some(cell)) => {
+                let message = format!("{place}: `{key}` and `{key}_hex` are both written");
+                self.problems.error(cell.span(), message, "keep the one that says all the bytes");
+                return Read::Bad;
             }
-            other => {
-                let message = format!("{place}: `{key}` must be a string, found {}", kind(&other));
-                self.problems.error(span, message, help);
-                Read::Bad
+        };
+        let span = cell.span();
+        let help = if is_hex {
+            format!(
+                "write 1 to {max} bytes as pairs of hexadecimal digits in double quotes, like \"12ff 00\""
+            )
+        } else {
+            format!(
+                "write 1 to {max} bytes in double quotes, with \\r \\n \\u0000 for what cannot be typed, or leave the key out"
+            )
+        };
+        let message = match cell.into_inner() {
+            Value::String(text) if is_hex => match from_hex(&text) {
+                Some(bytes) if (1..=max).contains(&bytes.len()) => {
+                    return Read::Given(Payload::from(bytes), span);
+                }
+                Some(bytes) => format!("{place}: `{name}` has {} bytes", bytes.len()),
+                None => {
+                    format!("{place}: `{name}` {} is no row of bytes in hexadecimal digits", shown(&text))
+                }
+            },
+            Value::String(text) if !(1..=max).contains(&text.len()) => {
+                format!("{place}: `{name}` has {} bytes", text.len())
             }
-        }
+            Value::String(text) => {
+                let Some(far) = text.chars().find(|c| !c.is_ascii()) else {
+                    return Read::Given(Payload::from(text.into_bytes()), span);
+                };
+                let message = format!("{place}: `{name}` has {far:?}, which is no ASCII character");
+                let help = format!(
+                    "TOML text is UTF-8, so it would be sent as other bytes: write them as {key}_hex = \"…\""
+                );
+                self.problems.error(span, message, help);
+                return Read::Bad;
+            }
+            other => format!("{place}: `{name}` must be a string, found {}", kind(&other)),
+        };
+        self.problems.error(span, message, help);
+        Read::Bad
     }
 
-    /// A name: 1 to 63 of `a-z A-Z 0-9 . _ -`.
+    /// A name: 1 to 63 of `a-z A-Z 0-9 . _ -`, the first no `-`.
     pub(super) fn name(&mut self, scope: &Scope, cell: Cell) -> Read<String> {
-        let help = "use 1 to 63 of the characters a-z A-Z 0-9 . _ -";
+        let help = "use 1 to 63 of the characters a-z A-Z 0-9 . _ -, not beginning with -";
         let read = self.text(scope, "name", cell, help);
         read.and_then(|name, span| {
-            let ok =
-                name.len() <= 63 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
-            // Names become parts of paths and URLs.
-            if ok && name != "." && name != ".." {
+            // Names become parts of paths and URLs, and words of command lines.
+            if crate::registered::is_name(&name) {
                 return Some(name);
             }
             self.problems.error(span.clone(), format!("{}: {} is no name", scope.place, shown(&name)), help);
@@ -409,6 +444,22 @@ impl Reader<'_, '_> {
         }
         Some(items)
     }
+}
+
+/// Bytes of pairs of hexadecimal digits; white space between pairs is passed over.
+pub(crate) fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let digit = |c: u8| char::from(c).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let mut bytes = Vec::new();
+    for run in text.split_ascii_whitespace() {
+        let (pairs, rest) = run.as_bytes().as_chunks::<2>();
+        if !rest.is_empty() {
+            return None;
+        }
+        for [high, low] in pairs {
+            bytes.push(digit(*high)? << 4 | digit(*low)?);
+        }
+    }
+    Some(bytes)
 }
 
 /// Why no station on a network can have an address of `net`, if so.

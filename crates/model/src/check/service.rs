@@ -3,7 +3,7 @@
 use super::read::{Read, Reader, Scope, not_unicast, shown};
 use super::{BACKENDS_MAX, Places, SERVICES_MAX, Span, Surroundings, agents, backend, balance, health};
 use crate::config::{
-    AdminState, Announce, Hash, Health, HealthKind, Mode, Net, OnDown, OnEmpty, Protocol, Service,
+    AdminState, Announce, Backend, Hash, Health, HealthKind, Mode, Net, OnDown, OnEmpty, Protocol, Service,
     ServiceAgents, Tracking,
 };
 use crate::raw::{self, Cell};
@@ -113,6 +113,7 @@ fn service(
         .number(&scope, "vni", raw.vni, (0, 0x00ff_ffff), "the VXLAN network identifier has 24 bits")
         .or(100);
 
+    let size_span = raw.maglev_size.as_ref().map(Spanned::span);
     let maglev_size = maglev_size(r, &scope, raw.maglev_size, raw.backend.len());
     let hash = r
         .choice(&scope, "hash", raw.hash, &[("tuple", Hash::Tuple), ("source", Hash::Source)])
@@ -188,6 +189,7 @@ fn service(
         capacity: balance.capacity,
     };
     let (backends, backend_spans) = backend::backends(r, raw.backend, &backend_scope, &header, around);
+    every_weight_has_a_slot(r, &scope, maglev_size, size_span, &backends);
     let mtu = mtu.ok();
     if vip_ok && vip.addr.is_ipv6() && mode_ok {
         let path = mtu.unwrap_or(around.mtu_min);
@@ -396,6 +398,48 @@ fn maglev_size(r: &mut Reader<'_, '_>, scope: &Scope, cell: Cell, backends: usiz
         );
     }
     size
+}
+
+/// Slots are shared out by weight; who has less than one slot may have none, and takes no new flow then.
+fn every_weight_has_a_slot(
+    r: &mut Reader<'_, '_>,
+    scope: &Scope,
+    size: u32,
+    span: Option<Span>,
+    backends: &[Backend],
+) {
+    let weighted = || backends.iter().filter(|backend| backend.weight > 0);
+    let sum: u64 = weighted().map(|backend| u64::from(backend.weight)).sum();
+    // More backends than slots is an error of its own.
+    let Some(least) =
+        weighted().min_by_key(|backend| backend.weight).filter(|_| backends.len() < size as usize)
+    else {
+        return;
+    };
+    let weight = u64::from(least.weight);
+    if u64::from(size) * weight >= sum {
+        return;
+    }
+    let prime = |slots: u64| {
+        let slots = u32::try_from(slots).ok().filter(|&slots| i64::from(slots) <= MAGLEV_SIZE.1)?;
+        (slots..).find(|n| is_prime(*n)).filter(|&n| i64::from(n) <= MAGLEV_SIZE.1)
+    };
+    let help = match (prime(sum.div_ceil(weight)), prime((sum * 100).div_ceil(weight))) {
+        (Some(one), Some(even)) => {
+            format!(
+                "with maglev_size = {one} it has one slot, with {even} its share is met within 1 %; or raise its weight"
+            )
+        }
+        (Some(one), None) => format!("with maglev_size = {one} it has one slot; or raise its weight"),
+        (None, _) => {
+            format!("not even the largest maglev_size, {}, gives it a slot: raise its weight", MAGLEV_SIZE.1)
+        }
+    };
+    let message = format!(
+        "{}: backend \"{}\" with weight {weight} of {sum} has less than one of {size} slots, and may get no flow",
+        scope.place, least.name
+    );
+    r.problems.warning(span.unwrap_or(scope.span.clone()), message, help);
 }
 
 fn is_prime(n: u32) -> bool {

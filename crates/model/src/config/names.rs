@@ -1,7 +1,8 @@
 //! The config's words for its enums.
 
 use super::{
-    Backend, Checks, HealthKind, Join, Mode, Overload, Policy, Protocol, Select, Service, Tracking, WeightBy,
+    Backend, Checks, HealthKind, HttpCheck, Join, Mode, Overload, Policy, Protocol, Select, Service,
+    Tracking, WeightBy,
 };
 
 impl Mode {
@@ -109,6 +110,20 @@ impl HealthKind {
             HealthKind::Https(_) => "https",
             HealthKind::Udp { .. } => "udp",
             HealthKind::Exec { .. } => "exec",
+        }
+    }
+}
+
+impl HttpCheck {
+    /// What TLS is told whom it talks to: `sni`, else the name or address in `host`; `None`: neither is written.
+    pub fn tls_name(&self) -> Option<&str> {
+        if let Some(sni) = &self.sni {
+            return Some(sni);
+        }
+        let host = self.host.as_deref()?;
+        match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            Some((address, _)) => Some(address),
+            None => Some(host.split_once(':').map_or(host, |(name, _)| name)),
         }
     }
 }

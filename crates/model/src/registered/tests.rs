@@ -7,7 +7,7 @@ const TEXT: &str = r#"[machine]
 name = "lb1"
 address = "10.0.2.11"
 next_hop_mac = "02:00:00:00:00:01"
-cluster_key = "5f0c3a9be1d24776a8b9c0d1e2f30415"
+cluster_key = "7d0c3a9be1d24776a8b9c0d1e2f30415"
 [agents]
 listen = "10.0.2.11:7481"
 [[port]]
