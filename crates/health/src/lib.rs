@@ -12,6 +12,7 @@ mod exec;
 mod probe;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod verdict;
 
 pub use exec::{EXEC_AT_ONCE_MAX, Exec};

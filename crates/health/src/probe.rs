@@ -7,12 +7,10 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use model::config::{HealthKind, HttpCheck};
 use rustix::io::Errno;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{AlertDescription, ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::AlertDescription;
+use rustls::pki_types::ServerName;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -177,8 +175,10 @@ impl Check {
             HealthKind::Https(http) => {
                 let name = server_name(http, self.vip)?;
                 let stream = self.connect(turn).await?;
-                let mut stream =
-                    TlsConnector::from(client_config()?).connect(name, stream).await.map_err(tls_failure)?;
+                let mut stream = TlsConnector::from(crate::tls::client_config(http).await?)
+                    .connect(name, stream)
+                    .await
+                    .map_err(tls_failure)?;
                 let outcome = get(&mut stream, http, self.vip, until).await?;
                 // TLS says that it ends before TCP does.
                 stream.get_mut().1.send_close_notify();
@@ -187,9 +187,12 @@ impl Check {
                 }
                 outcome
             }
-            HealthKind::Udp { send, expect } => {
+            HealthKind::Udp { send, expect, silence_passes } => {
                 let socket = self.datagram(turn).await?;
-                ask(&socket, send.as_deref(), expect.as_deref(), until).await
+                match ask(&socket, send.as_deref(), expect.as_deref(), until).await {
+                    Err(Failure::Timeout) if *silence_passes => Ok(()),
+                    outcome => outcome,
+                }
             }
             // Commands are run by agents; that its port is open is what can be seen from here.
             HealthKind::Exec { .. } => self.connect(turn).await.map(drop),
@@ -471,67 +474,4 @@ pub(crate) fn server_name(http: &HttpCheck, vip: IpAddr) -> Result<ServerName<'s
         return Ok(ServerName::IpAddress(vip.into()));
     };
     ServerName::try_from(name.to_owned()).map_err(|e| Failure::Local(format!("TLS name `{name}`: {e}")))
-}
-
-/// One TLS configuration for all checks.
-fn client_config() -> Result<Arc<ClientConfig>, Failure> {
-    static CONFIG: OnceLock<Option<Arc<ClientConfig>>> = OnceLock::new();
-    CONFIG
-        .get_or_init(|| {
-            let provider = Arc::new(rustls::crypto::ring::default_provider());
-            let mut schemes = provider.signature_verification_algorithms.supported_schemes();
-            // Signatures are not looked at, so that the provider need not know them.
-            schemes.push(SignatureScheme::ECDSA_NISTP521_SHA512);
-            let config = ClientConfig::builder_with_provider(provider)
-                .with_safe_default_protocol_versions()
-                .ok()?
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(AnyCertificate { schemes }))
-                .with_no_client_auth();
-            Some(Arc::new(config))
-        })
-        .clone()
-        .ok_or_else(|| Failure::Local("no TLS provider".to_owned()))
-}
-
-/// Accepts every certificate: a check asks whether the backend serves, from a network that clients' secrets do not
-/// pass; backends commonly have certificates for names, not for the addresses probed.
-#[derive(Debug)]
-struct AnyCertificate {
-    schemes: Vec<SignatureScheme>,
-}
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.schemes.clone()
-    }
 }

@@ -215,6 +215,9 @@ fn http(expect: Option<&str>, expect_status: Vec<(u16, u16)>) -> HttpCheck {
         expect_status,
         expect: expect.map(Into::into),
         sni: None,
+        cert: None,
+        key: None,
+        ca: None,
     }
 }
 
@@ -322,6 +325,7 @@ async fn udp() {
         }
     });
     let ask = |send: &str, expect: Option<&str>| HealthKind::Udp {
+        silence_passes: false,
         send: Some(send.into()),
         expect: expect.map(Into::into),
     };
@@ -415,8 +419,31 @@ async fn udp_waits_for_the_right_answer() {
             let _ = server.send_to(b"pong", from).await;
         }
     });
-    let kind = HealthKind::Udp { send: Some("ping".into()), expect: Some("pong".into()) };
+    let kind =
+        HealthKind::Udp { send: Some("ping".into()), expect: Some("pong".into()), silence_passes: false };
     assert_eq!(words(check(kind, address).run(0).await), "ok");
+}
+
+#[tokio::test]
+async fn udp_whose_silence_passes_fails_if_its_port_is_closed() {
+    let mute = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let kind = |expect: Option<&str>| HealthKind::Udp {
+        send: Some("ping".into()),
+        expect: expect.map(Into::into),
+        silence_passes: true,
+    };
+    let address = mute.local_addr().unwrap();
+    assert_eq!(words(check(kind(Some("pong")), address).run(0).await), "ok");
+    drop(mute);
+    assert_eq!(words(check(kind(None), address).run(0).await), "refused");
+    let wrong = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = wrong.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (_, from) = wrong.recv_from(&mut [0; 100]).await.unwrap();
+        let _ = wrong.send_to(b"no", from).await;
+        std::future::pending::<()>().await;
+    });
+    assert_eq!(words(check(kind(Some("pong")), address).run(0).await), "answer mismatch");
 }
 
 #[test]
@@ -461,7 +488,7 @@ fn without_descriptors_a_probe_cannot_leave() {
         }
         for kind in [
             HealthKind::Tcp { send: None, expect: None },
-            HealthKind::Udp { send: None, expect: None },
+            HealthKind::Udp { send: None, expect: None, silence_passes: true },
             HealthKind::Http(http(None, vec![])),
         ] {
             let outcome = check(kind, open).run(0).await;
@@ -500,6 +527,23 @@ async fn free_address() -> SocketAddr {
     address
 }
 
+/// What a check says of `openssl s_server` with this certificate and these arguments.
+async fn ask_openssl(
+    openssl: &impl Fn(&[&str]) -> std::process::Command,
+    cert: &str,
+    arguments: &[&str],
+    asked: HttpCheck,
+) -> String {
+    let address = free_address().await;
+    let (port, key, cert) = (address.port().to_string(), format!("{cert}.key"), format!("{cert}.pem"));
+    let mut command =
+        openssl(&["s_server", "-accept", &port, "-key", &key, "-cert", &cert, "-www", "-quiet"]);
+    let _server = Running(command.args(arguments).spawn().unwrap());
+    let mut check = check(HealthKind::Https(asked), address);
+    check.timeout_ms = 3000;
+    answer_of(&check).await
+}
+
 #[tokio::test]
 async fn openssl_that_wants_other_than_a_check_has_is_told_by_name() {
     let place = tempfile::tempdir().unwrap();
@@ -510,7 +554,7 @@ async fn openssl_that_wants_other_than_a_check_has_is_told_by_name() {
         command.stderr(std::process::Stdio::null());
         command
     };
-    for (curve, name) in [("prime256v1", "p256"), ("secp521r1", "p521")] {
+    for (curve, name) in [("prime256v1", "p256"), ("prime256v1", "other"), ("secp521r1", "p521")] {
         let (key, cert) = (format!("{name}.key"), format!("{name}.pem"));
         let curve = format!("ec_paramgen_curve:{curve}");
         let made = openssl(&[
@@ -529,9 +573,56 @@ async fn openssl_that_wants_other_than_a_check_has_is_told_by_name() {
             "/CN=www.example.com",
             "-days",
             "2",
+            "-addext",
+            "subjectAltName=DNS:www.example.com",
+            "-addext",
+            "basicConstraints=critical,CA:FALSE",
         ]);
         assert!({ made }.status().expect("openssl is needed").success());
     }
+    // One authority of its own for clients, which is also what a server may be held against.
+    let authority = place.path().join("p256.pem");
+    let shown = HttpCheck {
+        cert: Some(authority.clone()),
+        key: Some(place.path().join("p256.key")),
+        ..http(None, vec![])
+    };
+    let held = |name: &str| HttpCheck {
+        ca: Some(authority.clone()),
+        sni: Some(name.to_owned()),
+        ..http(None, vec![])
+    };
+    let wants = &["-Verify", "1", "-CAfile", "p256.pem"][..];
+    for (what, asked, cert, arguments, expected) in [
+        ("a certificate is shown", shown.clone(), "p256", wants, "ok"),
+        ("and in TLS 1.2", shown.clone(), "p256", &["-Verify", "1", "-CAfile", "p256.pem", "-tls1_2"], "ok"),
+        (
+            "another than is wanted",
+            shown,
+            "p256",
+            &["-Verify", "1", "-verify_return_error", "-CAfile", "p521.pem"],
+            "tls: unknown c",
+        ),
+        ("by this authority", held("www.example.com"), "p256", &[], "ok"),
+        (
+            "by another name",
+            held("www.example.org"),
+            "p256",
+            &[],
+            "tls: invalid peer certificate: certificate not valid for name",
+        ),
+        ("by another authority", held("www.example.com"), "other", &[], "tls: invalid peer certificate: "),
+    ] {
+        let got = ask_openssl(&openssl, cert, arguments, asked).await;
+        assert!(got.starts_with(expected), "{what}: {got}");
+    }
+    let missing = HttpCheck { ca: Some(place.path().join("none.pem")), ..http(None, vec![]) };
+    let got = ask_openssl(&openssl, "p256", &[], missing).await;
+    assert!(got.starts_with("cannot probe: ") && got.contains("none.pem: No such file"), "{got}");
+    let no_key =
+        HttpCheck { key: Some(authority.clone()), cert: Some(authority.clone()), ..http(None, vec![]) };
+    let got = ask_openssl(&openssl, "p256", &[], no_key).await;
+    assert!(got.starts_with("cannot probe: ") && got.contains("p256.pem: "), "{got}");
     for (what, cert, arguments, expected) in [
         ("any", "p256", &[][..], "ok"),
         ("TLS 1.2", "p256", &["-tls1_2"], "ok"),
@@ -541,14 +632,7 @@ async fn openssl_that_wants_other_than_a_check_has_is_told_by_name() {
         ("P-521 certificate, TLS 1.2", "p521", &["-tls1_2"], "tls: handshake failure (a check offers"),
         ("P-521 alone", "p256", &["-curves", "P-521"], "tls: handshake failure (a check offers"),
     ] {
-        let address = free_address().await;
-        let (port, key, cert) = (address.port().to_string(), format!("{cert}.key"), format!("{cert}.pem"));
-        let mut command =
-            openssl(&["s_server", "-accept", &port, "-key", &key, "-cert", &cert, "-www", "-quiet"]);
-        let _server = Running(command.args(arguments).spawn().unwrap());
-        let mut check = check(HealthKind::Https(http(None, vec![])), address);
-        check.timeout_ms = 3000;
-        let got = answer_of(&check).await;
+        let got = ask_openssl(&openssl, cert, arguments, http(None, vec![])).await;
         assert!(got.starts_with(expected), "{what}: {got}");
     }
 }
@@ -605,7 +689,7 @@ async fn bytes_beyond_ascii_are_sent_and_found_as_they_are() {
         stream.write_all(answer).await.unwrap();
     });
     let payload = |bytes: &[u8]| Some(bytes.to_vec().into());
-    let kind = HealthKind::Udp { send: payload(&sent), expect: payload(&awaited) };
+    let kind = HealthKind::Udp { send: payload(&sent), expect: payload(&awaited), silence_passes: false };
     assert_eq!(words(check(kind, udp).run(0).await), "ok");
     let kind = HealthKind::Tcp { send: payload(&sent), expect: payload(&awaited) };
     assert_eq!(words(check(kind, tcp).run(0).await), "ok");

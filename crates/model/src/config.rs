@@ -537,14 +537,17 @@ pub enum HealthKind {
     },
     /// GET.
     Http(HttpCheck),
-    /// GET over TLS; the certificate is not verified.
+    /// GET over TLS; the certificate is verified only where `ca` says by what.
     Https(HttpCheck),
-    /// Datagram; passes on an answer (that contains `expect`), fails on ICMP unreachable or silence.
+    /// Datagram; passes on an answer (that contains `expect`), fails on ICMP unreachable, and on silence unless that passes.
     Udp {
         /// Bytes to send; default empty.
         send: Option<Payload>,
         /// Bytes the answer must contain.
         expect: Option<Payload>,
+        /// No answer until the timeout passes: the server never answers what it does not understand. Only ICMP unreachable fails.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        silence_passes: bool,
     },
     /// A command on the backend's host, run by its agent; a machine that has to check by itself connects over TCP.
     Exec {
@@ -566,6 +569,15 @@ pub struct HttpCheck {
     pub expect: Option<Payload>,
     /// TLS server name; default `host`.
     pub sni: Option<String>,
+    /// PEM file of the certificate, and those above it, that is shown to a server that wants one; with `key`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cert: Option<PathBuf>,
+    /// PEM file of its key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
+    /// PEM file of authorities: the server's certificate must be by one of them, and for the TLS server name (else the VIP). `None`: any will do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
 }
 
 /// Way of a probe.

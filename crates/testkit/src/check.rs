@@ -152,6 +152,9 @@ pub fn check_health(input: &[u8]) {
             expect_status,
             expect: expect.map(Into::into),
             sni: None,
+            cert: None,
+            key: None,
+            ca: None,
         })
     };
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
