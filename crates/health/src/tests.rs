@@ -1,8 +1,9 @@
 use super::*;
-use model::config::{HealthKind, HttpCheck};
+use model::config::{CheckFiles, HealthKind, HttpCheck};
 use proptest::prelude::*;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -215,9 +216,7 @@ fn http(expect: Option<&str>, expect_status: Vec<(u16, u16)>) -> HttpCheck {
         expect_status,
         expect: expect.map(Into::into),
         sni: None,
-        cert: None,
-        key: None,
-        ca: None,
+        files: None,
     }
 }
 
@@ -582,16 +581,11 @@ async fn openssl_that_wants_other_than_a_check_has_is_told_by_name() {
     }
     // One authority of its own for clients, which is also what a server may be held against.
     let authority = place.path().join("p256.pem");
-    let shown = HttpCheck {
-        cert: Some(authority.clone()),
-        key: Some(place.path().join("p256.key")),
-        ..http(None, vec![])
-    };
-    let held = |name: &str| HttpCheck {
-        ca: Some(authority.clone()),
-        sni: Some(name.to_owned()),
-        ..http(None, vec![])
-    };
+    let by = |files: CheckFiles| HttpCheck { files: Some(Box::new(files)), ..http(None, vec![]) };
+    let key = place.path().join("p256.key");
+    let shown = by(CheckFiles { cert: Some(authority.clone()), key: Some(key), ca: None });
+    let of = |ca: &Path| CheckFiles { ca: Some(ca.to_owned()), ..CheckFiles::default() };
+    let held = |name: &str| HttpCheck { sni: Some(name.to_owned()), ..by(of(&authority)) };
     let wants = &["-Verify", "1", "-CAfile", "p256.pem"][..];
     for (what, asked, cert, arguments, expected) in [
         ("a certificate is shown", shown.clone(), "p256", wants, "ok"),
@@ -616,11 +610,10 @@ async fn openssl_that_wants_other_than_a_check_has_is_told_by_name() {
         let got = ask_openssl(&openssl, cert, arguments, asked).await;
         assert!(got.starts_with(expected), "{what}: {got}");
     }
-    let missing = HttpCheck { ca: Some(place.path().join("none.pem")), ..http(None, vec![]) };
+    let missing = by(of(&place.path().join("none.pem")));
     let got = ask_openssl(&openssl, "p256", &[], missing).await;
     assert!(got.starts_with("cannot probe: ") && got.contains("none.pem: No such file"), "{got}");
-    let no_key =
-        HttpCheck { key: Some(authority.clone()), cert: Some(authority.clone()), ..http(None, vec![]) };
+    let no_key = by(CheckFiles { cert: Some(authority.clone()), key: Some(authority.clone()), ca: None });
     let got = ask_openssl(&openssl, "p256", &[], no_key).await;
     assert!(got.starts_with("cannot probe: ") && got.contains("p256.pem: "), "{got}");
     for (what, cert, arguments, expected) in [

@@ -4,7 +4,7 @@
 //! commonly have certificates for names, not for the addresses probed; so any certificate will do unless `ca` says otherwise.
 
 use crate::probe::{Failure, unprepared};
-use model::config::HttpCheck;
+use model::config::{CheckFiles, HttpCheck};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
@@ -12,7 +12,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
@@ -22,22 +22,22 @@ const READ_AGAIN: Duration = Duration::from_secs(10);
 /// Longest file, bytes.
 const FILE_MAX: u64 = 1 << 20;
 
-/// The files of a check: certificate, key, authorities.
-type Files = [Option<PathBuf>; 3];
+/// Configurations by their files, and when these were read.
+type Read = HashMap<CheckFiles, (Instant, Arc<ClientConfig>)>;
 
-/// Configurations of all checks of this process, by their files, and when these were read. There are no more than services.
-static READ: Mutex<Option<HashMap<Files, (Instant, Arc<ClientConfig>)>>> = Mutex::new(None);
+/// Those of all checks of this process. There are no more than services.
+static READ: Mutex<Option<Read>> = Mutex::new(None);
 
 /// The TLS configuration of a check.
 ///
 /// # Errors
 /// A file cannot be read, or is not what it should be.
 pub(crate) async fn client_config(http: &HttpCheck) -> Result<Arc<ClientConfig>, Failure> {
-    let files = [http.cert.clone(), http.key.clone(), http.ca.clone()];
+    let files = http.files.as_deref().cloned().unwrap_or_default();
     {
         let mut read = READ.lock().unwrap_or_else(PoisonError::into_inner);
         let read = read.get_or_insert_default();
-        read.retain(|files, (at, _)| at.elapsed() < READ_AGAIN || files.iter().all(Option::is_none));
+        read.retain(|files, (at, _)| at.elapsed() < READ_AGAIN || *files == CheckFiles::default());
         if let Some((_, config)) = read.get(&files) {
             return Ok(Arc::clone(config));
         }
@@ -48,7 +48,7 @@ pub(crate) async fn client_config(http: &HttpCheck) -> Result<Arc<ClientConfig>,
     Ok(config)
 }
 
-async fn build([cert, key, ca]: &Files) -> Result<ClientConfig, Failure> {
+async fn build(CheckFiles { cert, key, ca }: &CheckFiles) -> Result<ClientConfig, Failure> {
     let local = |error: rustls::Error| Failure::Local(format!("tls: {error}"));
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier: Arc<dyn ServerCertVerifier> = match ca {

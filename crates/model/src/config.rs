@@ -569,13 +569,21 @@ pub struct HttpCheck {
     pub expect: Option<Payload>,
     /// TLS server name; default `host`.
     pub sni: Option<String>,
-    /// PEM file of the certificate, and those above it, that is shown to a server that wants one; with `key`.
+    /// Of https; `None`: any certificate will do, and none is shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<Box<CheckFiles>>,
+}
+
+/// PEM files of an https check.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+pub struct CheckFiles {
+    /// The certificate, and those above it, that is shown to a server that wants one; with `key`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cert: Option<PathBuf>,
-    /// PEM file of its key.
+    /// Its key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<PathBuf>,
-    /// PEM file of authorities: the server's certificate must be by one of them, and for the TLS server name (else the VIP). `None`: any will do.
+    /// Authorities: the server's certificate must be by one of them, and for the TLS server name (else the VIP). `None`: any will do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca: Option<PathBuf>,
 }

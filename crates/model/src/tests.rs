@@ -148,9 +148,7 @@ fn defaults() {
         expect_status: vec![(200, 399)],
         expect: None,
         sni: None,
-        cert: None,
-        key: None,
-        ca: None,
+        files: None,
     };
     assert_eq!(health.kind, HealthKind::Http(http));
     assert_eq!((health.interval_ms, health.timeout_ms, health.fall, health.rise), (1000, 500, 3, 2));
@@ -375,9 +373,9 @@ backend = [{ name = "b", address = "10.0.2.21" }]
         ("/services/0/health/kind/host", "h".into()),
         ("/services/0/health/kind/expect", "ok".into()),
         ("/services/0/health/kind/sni", "n".into()),
-        ("/services/0/health/kind/cert", "/h.pem".into()),
-        ("/services/0/health/kind/key", "/h.key".into()),
-        ("/services/0/health/kind/ca", "/ca.pem".into()),
+        ("/services/0/health/kind/files/cert", "/h.pem".into()),
+        ("/services/0/health/kind/files/key", "/h.key".into()),
+        ("/services/0/health/kind/files/ca", "/ca.pem".into()),
         ("/services/0/health/kind/expect_status/2/1", 302.into()),
         ("/services/0/health/interval_ms", 700.into()),
         ("/services/0/health/timeout_ms", 600.into()),

@@ -2,7 +2,7 @@
 
 use super::read::{Read, Reader, Scope, shown};
 use super::{Span, Surroundings};
-use crate::config::{Checks as By, Health, HealthKind, HttpCheck, Net, Payload, Route};
+use crate::config::{CheckFiles, Checks as By, Health, HealthKind, HttpCheck, Net, Payload, Route};
 use crate::raw::{self, Cell};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
@@ -132,6 +132,8 @@ pub(super) fn health(
             );
         }
     }
+    let files = CheckFiles { cert, key, ca };
+    let files = (files != CheckFiles::default()).then(|| Box::new(files));
     let files_span = cert_span.or(key_span).or(ca_span);
     let checks = Checks {
         silence_passes: silence.or(false),
@@ -141,9 +143,7 @@ pub(super) fn health(
             expect_status: statuses(r, &scope, raw.expect_status),
             expect: None,
             sni: sni(r, &scope, raw.sni),
-            cert,
-            key,
-            ca,
+            files,
         },
         command: command(r, &scope, raw.command, kind, kind_ok, &kind_span),
         send: r.payload(&scope, "send", (raw.send, raw.send_hex), PAYLOAD_MAX).ok(),
