@@ -9,6 +9,8 @@ mod faults;
 mod links;
 #[path = "careless/management.rs"]
 mod management;
+#[path = "careless/passive_health.rs"]
+mod passive_health;
 #[path = "careless/second_daemon.rs"]
 mod second_daemon;
 #[path = "careless/store.rs"]

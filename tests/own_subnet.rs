@@ -5,6 +5,7 @@ use guideway_lab::config::{Member, Mode, Service};
 use guideway_lab::load::Job;
 use guideway_lab::load::echo::{EchoLoad, EchoReport};
 use guideway_lab::load::http::{HttpLoad, HttpReport};
+use guideway_lab::load::serve::Server;
 use guideway_lab::scenario::{Variant, wait_up};
 use guideway_lab::topology::{HTTP_PORT, NEAR, VIP_NEAR, balancer_address};
 use guideway_lab::{Lab, LoadRun};
@@ -17,8 +18,7 @@ fn a_client_on_the_same_link_reaches_an_announced_vip() {
     let members: Vec<Member> = (1..=3).map(|index| Member::v4(index, Mode::Ipip)).collect();
     let service = Service {
         vip: VIP_NEAR.into(),
-        // Without a panic threshold, so that the death of all backends leaves the service without any.
-        extra: "announce = \"kernel\"\npanic_percent = 0\n".into(),
+        extra: "announce = \"kernel\"\n".into(),
         ..Service::web(Mode::Ipip, members)
     };
     let balancer = lab.start_balancer(1, &lab.config(1).with(service)).unwrap();
@@ -35,7 +35,7 @@ fn a_client_on_the_same_link_reaches_an_announced_vip() {
     let neighbour = lab.near().ip(&format!("neighbour show {VIP_NEAR}")).unwrap();
     assert!(neighbour.contains(&guideway_lab::topology::balancer_mac(1)), "{neighbour}");
     lab.near().run(&["ping", "-c", "3", "-i", "0.2", "-W", "1", VIP_NEAR]).unwrap();
-    // Without a usable backend the VIP is withdrawn.
+    // Without a usable backend the VIP is withdrawn, panic or no panic.
     for backend in lab.backends() {
         backend.kill();
     }
@@ -45,6 +45,8 @@ fn a_client_on_the_same_link_reaches_an_announced_vip() {
         if addresses.contains(VIP_NEAR) { Err(addresses) } else { Ok(()) }
     })
     .unwrap();
+    let ready = balancer.api().request("GET", "/v1/ready", "").unwrap();
+    assert_eq!(ready.status, 503, "{}", ready.body);
     balancer.stop().unwrap();
 }
 
@@ -55,7 +57,7 @@ fn the_machine_itself_is_reachable_while_it_carries_load() {
     let balancer = lab.start_balancer(1, &variant.config(&lab, 1, &[(1, 1), (2, 1)])).unwrap();
     wait_up(&balancer, "web", &["b1", "b2"]).unwrap();
     // What ssh is to a machine, our own server is here: a TCP server of the balancer's kernel.
-    let job = Job::Serve { name: "lb1".into(), port: 2222, udp: Vec::new() }.to_json().unwrap();
+    let job = Job::Serve(Server { name: "lb1".into(), port: 2222, ..Server::default() }).to_json().unwrap();
     let lab_load = lab.binaries().lab_load.to_string_lossy().into_owned();
     let log = lab.dir().join("own-server.log");
     let _server = balancer.namespace().start("own server", &[&lab_load, &job], &log).unwrap();

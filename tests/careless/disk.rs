@@ -70,18 +70,18 @@ fn a_drain_outlives_a_disk_that_was_full_or_read_only() {
     let held = hold(&lab, false, count);
     for (round, reason) in [(1, "No space left"), (2, "Read-only")] {
         if round == 1 {
-            disk.fill()
+            disk.fill();
         } else {
-            disk.remount("ro")
+            disk.remount("ro");
         }
         let answer = drain(&balancer, "drain");
         assert_eq!((&answer["drained"], &answer["saved"]), (&true.into(), &false.into()), "{answer}");
         assert!(answer["unsaved_because"].as_str().unwrap().contains(reason), "{answer}");
         wait_event(&balancer, "state_unsaved", round);
         if round == 1 {
-            disk.free()
+            disk.free();
         } else {
-            disk.remount("rw")
+            disk.remount("rw");
         }
         wait_event(&balancer, "state_saved", round);
         let state = std::fs::read_to_string(disk.path.join("state.json")).unwrap();

@@ -162,9 +162,9 @@ impl Stage<'_> {
             Fault::InterfaceDeleted => ip("link delete gw0"),
             Fault::Disk => {
                 if self.is_full {
-                    self.disk.free()
+                    self.disk.free();
                 } else {
-                    self.disk.fill()
+                    self.disk.fill();
                 }
                 self.is_full = !self.is_full;
             }

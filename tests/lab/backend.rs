@@ -3,6 +3,7 @@
 use crate::binaries::Binaries;
 use crate::command::{LabError, Process, Result, Tried, run, until};
 use crate::load::Job;
+use crate::load::serve::Server;
 use crate::namespace::Namespace;
 use crate::topology::{
     ECHO_PORT, HTTP_PORT, VIP, VIP_NEAR, VIP_OTHER, VIP6, backend_address, backend_address6, backend_mac,
@@ -11,6 +12,17 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+/// What a backend does to clients of its VIPs, while it passes its checks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ailment {
+    /// It resets connections that it has accepted.
+    Resets,
+    /// It answers nothing: the first VIP is not on its loopback.
+    Ignores,
+    /// It answers a SYN with a reset: its server listens on other addresses only.
+    Refuses,
+}
 
 /// A backend of the lab.
 #[derive(Debug)]
@@ -74,15 +86,53 @@ impl Backend {
             &["nginx", "-e", "stderr", "-p", &prefix, "-c", &config, "-g", "daemon off; master_process off;"],
             &log,
         )?;
-        let udp = [VIP, VIP_OTHER, VIP_NEAR, VIP6, &self.address(), &self.address6()];
-        let job = Job::Serve {
+        let server = self.server(None)?;
+        *self.lock() = vec![nginx, server];
+        self.wait_listening()
+    }
+
+    /// Starts our own server, which misbehaves towards clients of VIPs.
+    fn server(&self, ailment: Option<Ailment>) -> Result<Process> {
+        let parse =
+            |addresses: &[&str]| addresses.iter().filter_map(|address| address.parse().ok()).collect();
+        let own = [&*self.address(), &*self.address6()];
+        let vips = [VIP, VIP_OTHER, VIP_NEAR, VIP6];
+        let job = Job::Serve(Server {
             name: self.name.clone(),
             port: ECHO_PORT,
-            udp: udp.iter().filter_map(|address| address.parse().ok()).collect(),
-        };
-        let server =
-            self.namespace.start("server", &[Binaries::existing(&self.lab_load)?, &job.to_json()?], &log)?;
-        *self.lock() = vec![nginx, server];
+            udp: if ailment.is_some() { parse(&own) } else { parse(&[&vips[..], &own].concat()) },
+            tcp: if ailment == Some(Ailment::Refuses) { parse(&own) } else { Vec::new() },
+            resets: if ailment == Some(Ailment::Resets) { parse(&vips) } else { Vec::new() },
+        });
+        let log = self.dir.join("servers.log");
+        self.namespace.start("server", &[Binaries::existing(&self.lab_load)?, &job.to_json()?], &log)
+    }
+
+    /// From now on its server passes probes of its own addresses, and serves no client of a VIP.
+    pub fn fall_ill(&self, ailment: Ailment) -> Result<()> {
+        if ailment == Ailment::Ignores {
+            // What comes for an address that is not its own it neither takes nor forwards.
+            return self.namespace.ip(&format!("address del {VIP}/32 dev lo")).map(drop);
+        }
+        self.restart_server(Some(ailment))
+    }
+
+    /// Ends that.
+    pub fn recover(&self) -> Result<()> {
+        self.namespace.ip(&format!("address replace {VIP}/32 dev lo"))?;
+        self.restart_server(None)
+    }
+
+    fn restart_server(&self, ailment: Option<Ailment>) -> Result<()> {
+        if let Some(mut server) = self.lock().pop() {
+            server.kill();
+        }
+        let server = self.server(ailment)?;
+        self.lock().push(server);
+        self.wait_listening()
+    }
+
+    fn wait_listening(&self) -> Result<()> {
         until(&format!("servers of {}", self.name), Duration::from_secs(10), || {
             let listening = self.namespace.run(&["ss", "-Hltn"]).map_err(|error| error.to_string())?;
             let open = |port: u16| listening.contains(&format!(":{port} "));

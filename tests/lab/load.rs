@@ -18,7 +18,6 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -44,14 +43,7 @@ pub enum Job {
     Site(site::SiteServer),
     /// The server for all of these but HTTP. TCP on every address, UDP echo on those listed (so that answers leave from the
     /// address that was asked).
-    Serve {
-        /// What it answers when asked who it is.
-        name: String,
-        /// Port.
-        port: u16,
-        /// Addresses for UDP.
-        udp: Vec<IpAddr>,
-    },
+    Serve(serve::Server),
 }
 
 impl Job {
@@ -129,7 +121,7 @@ pub fn run(job: Job) -> Result<()> {
         Job::Flood(load) => report(&flood::run(&load, &Control::start())?),
         Job::Bulk(load) => report(&runtime.block_on(bulk::run(load, &Control::start()))?),
         Job::Site(server) => runtime.block_on(site::run(server)),
-        Job::Serve { name, port, udp } => runtime.block_on(serve::run(name, port, udp)),
+        Job::Serve(server) => runtime.block_on(serve::run(server)),
     }
 }
 
@@ -221,7 +213,12 @@ mod tests {
 
     #[test]
     fn jobs_are_described_by_json() {
-        let job = Job::Serve { name: "b1".into(), port: 7000, udp: vec!["203.0.113.10".parse().unwrap()] };
+        let job = Job::Serve(serve::Server {
+            name: "b1".into(),
+            port: 7000,
+            udp: vec!["203.0.113.10".parse().unwrap()],
+            ..serve::Server::default()
+        });
         let text = job.to_json().unwrap();
         assert_eq!(Job::from_json(&text).unwrap().to_json().unwrap(), text);
         assert!(Job::from_json("{}").is_err());

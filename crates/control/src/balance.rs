@@ -92,6 +92,8 @@ impl Truth {
         self.observe_joins();
         self.dirty |= self.cluster.is_none() && self.shares() != self.balance.shares;
         self.write_loads();
+        // They last until the next look.
+        self.passive.trials.clear();
     }
 
     /// Before a view is made: who joins, so that its share is right in it.
@@ -256,7 +258,11 @@ impl Truth {
                 })
                 .map(|(id, of)| {
                     let known = Known {
-                        flows: self.live_flows(id).saturating_mul(machines),
+                        flows: if self.passive.trials.contains(&id) {
+                            0
+                        } else {
+                            self.live_flows(id).saturating_mul(machines)
+                        },
                         capacity: of.capacity,
                         weight: of.weight,
                         reported: self.reported_load(service, of),

@@ -302,8 +302,12 @@ pub(crate) fn judge(service: &Service, id: ServiceId, ids: &Ids, runtime: &Runti
         };
         judged.push(Judged { id, weight, state });
     }
-    // Mass failure is likelier the check's than the backends': an overloaded few serve worse than all.
-    if service.panic_percent > 0 && down * 100 > u64::from(service.panic_percent) * eligible {
+    // An overloaded few serve worse than all. Where not one is left nothing can be made better by it: other machines, or other sites, may
+    // do so when this one's announcement is withdrawn.
+    if service.panic_percent > 0
+        && down < eligible
+        && down * 100 > u64::from(service.panic_percent) * eligible
+    {
         for (is, backend) in judged.iter_mut().zip(&service.backends) {
             if is.state == BackendState::Down && backend.state == AdminState::Up {
                 is.state = BackendState::Up;

@@ -60,6 +60,27 @@ pub(crate) enum First {
     After(u64),
 }
 
+/// Checks that could not leave, told at once and then once a minute.
+#[derive(Debug, Default)]
+pub(crate) struct Unsent {
+    told_ms: Option<u64>,
+    untold: u64,
+}
+
+impl Unsent {
+    const AGAIN_MS: u64 = 60_000;
+
+    /// One more. How many they are since they were told last, if it is time to tell.
+    pub(crate) fn add(&mut self, now_ms: u64) -> Option<u64> {
+        self.untold += 1;
+        if self.told_ms.is_some_and(|told_ms| now_ms.saturating_sub(told_ms) < Self::AGAIN_MS) {
+            return None;
+        }
+        self.told_ms = Some(now_ms);
+        Some(std::mem::take(&mut self.untold))
+    }
+}
+
 async fn check_forever(of: Subject, first: First, check: Arc<Check>, notes: mpsc::Sender<Note>) {
     let interval = Duration::from_millis(u64::from(check.interval_ms));
     // The first check comes soon; the second at a random point of the interval, so that checks stay spread.

@@ -340,6 +340,18 @@ fn backends(page: &mut Page, snapshot: &Snapshot) {
         "TCP flows of the backend whose client has answered its first packet, those met in the middle included.",
         |b| b.handshakes,
     );
+    each(
+        "backend_closes_total",
+        "counter",
+        "TCP flows of the backend whose client sent FIN or RST after its handshake.",
+        |b| b.closes,
+    );
+    each(
+        "backend_closes_soon_total",
+        "counter",
+        "TCP flows of the backend whose client sent FIN or RST within three seconds of its handshake.",
+        |b| b.closes_soon,
+    );
     each("backend_up", "gauge", "The backend takes new flows.", |b| u64::from(b.state == BackendState::Up));
     each("backend_draining", "gauge", "The backend takes no new flows, old ones live on.", |b| {
         u64::from(matches!(b.state, BackendState::Drain | BackendState::Removed))
@@ -415,7 +427,8 @@ fn health(page: &mut Page, snapshot: &Snapshot) {
 }
 
 fn suspects(page: &mut Page, snapshot: &Snapshot) {
-    let help = "Backends that the machine checks by itself, their agents being silent or their clients' handshakes failing.";
+    let help =
+        "Backends that the machine checks by itself, their agents being silent or their clients not served.";
     page.family("backends_suspect", "gauge", help);
     for of in snapshot.suspects {
         page.sample("backends_suspect", &[("cause", of.cause)], of.now);

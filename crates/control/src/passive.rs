@@ -1,30 +1,46 @@
-//! Passive health: which backends answer fewer clients than the others of their service.
+//! Passive health: which backends serve fewer clients than the others of their service.
 //!
 //! Rule of this module: pure; it is told counts and the time. With direct server return the balancer sees no answer of a
-//! backend, but it sees whether a client goes on after its SYN. Of a backend that is silent, none does. A flood of SYNs
+//! backend, but it sees what the client does: whether it goes on after its SYN (it does not where the backend ignores or refuses it),
+//! and whether it ends its connection by itself (it sends nothing any more where the backend has reset it). A flood of SYNs
 //! that nobody goes on from hits all backends of a service alike, so each is compared with the median of its service
 //! over the same time, and not with a fixed number. What comes of it is a suspicion, no verdict: the machine checks
 //! the backend by itself, and that decides.
+//!
+//! **What it takes.** A ratio below a part of the pool's ([`Sign::is_low`]), and so many flows that it is no chance: 50, or fewer if their
+//! failures are less likely than [`CHANCE_MAX`] by what else the pool has shown. What clients still have time to do is not missed: only
+//! flows that began at least [`Sign::lag`] steps ago are asked for, and all signs until now count for them.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use wire::BackendId;
 
 #[cfg(test)]
 mod tests;
 pub(crate) mod truth;
 
-/// Shortest time over which backends are compared, milliseconds.
-pub(crate) const WINDOW_MS: u64 = 5_000;
-/// Windows over which a backend is compared at most, if it has few SYNs.
-const WINDOWS_MAX: usize = 12;
-/// Fewest SYNs that say anything of a backend.
-pub(crate) const SYNS_MIN: u64 = 50;
-/// Fewest handshakes that its SYNs must let expect, by the median: in a flood, of which few go on, half of few is chance.
-const EXPECTED_MIN: u64 = 25;
-/// Fewest backends with so many SYNs that have a median.
+/// What counts are kept of together, milliseconds.
+pub(crate) const STEP_MS: u64 = 1_000;
+/// Steps that are remembered.
+const STEPS_MAX: usize = 66;
+/// Over how many steps of flows backends are compared: the first of these that says something.
+const SPANS: [usize; 12] = [1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 45, 60];
+/// So many flows say something whatever the others' were.
+const FLOWS_MANY: u64 = 50;
+/// Fewest successes that so many flows must let expect, by the median: in a flood, of which few go on, half of few is chance.
+const EXPECTED_MANY: u64 = 25;
+/// So many flows tell that a suspect is well again, if three quarters of what is expected succeed.
+const FLOWS_WELL: u64 = 10;
+/// How unlikely failures of few flows must be before they say something. Some thousand times a day and backend they are looked at.
+const CHANCE_MAX: f64 = 1e-8;
+/// The same by what the pool has shown over the same time alone: a flood that begins now is not in the rest.
+const CHANCE_NOW_MAX: f64 = 1e-3;
+/// Fewest backends with flows that have a median.
 const BACKENDS_MIN: usize = 3;
-/// Windows without a comparison that end a suspicion, while own checks pass.
-const QUIET_MAX: usize = 3;
+/// Steps without a sign that end a suspicion, while own checks pass. Where load decides, a backend that keeps what it never answers gets no
+/// new flow until the balancer gives these up.
+const QUIET_STEPS: usize = 60;
+/// Flows that began more steps ago put nobody in doubt.
+const STEPS_OF_DOUBT: usize = 10;
 /// A whole, of a ratio.
 const PPM: u64 = 1_000_000;
 
@@ -35,6 +51,10 @@ pub(crate) struct Counts {
     pub(crate) syns: u64,
     /// Flows whose client went on.
     pub(crate) handshakes: u64,
+    /// Flows whose client ended them.
+    pub(crate) closes: u64,
+    /// Of these, those that ended soon.
+    pub(crate) soon: u64,
 }
 
 impl Counts {
@@ -43,22 +63,13 @@ impl Counts {
         Counts {
             syns: self.syns.saturating_sub(then.syns),
             handshakes: self.handshakes.saturating_sub(then.handshakes),
+            closes: self.closes.saturating_sub(then.closes),
+            soon: self.soon.saturating_sub(then.soon),
         }
-    }
-
-    fn add(&mut self, other: Counts) {
-        self.syns += other.syns;
-        self.handshakes += other.handshakes;
-    }
-
-    /// Handshakes of SYNs, millionths; `None`: too few SYNs. Flows met in the middle count as handshakes alone, so it
-    /// is cut at the whole.
-    fn ratio_ppm(self) -> Option<u64> {
-        (self.syns >= SYNS_MIN).then(|| self.handshakes.min(self.syns).saturating_mul(PPM) / self.syns)
     }
 }
 
-/// A backend at the end of a window.
+/// A backend at the end of a step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Seen {
     pub(crate) id: BackendId,
@@ -68,24 +79,81 @@ pub(crate) struct Seen {
     pub(crate) is_up: bool,
 }
 
-/// A backend's share of SYNs that clients went on from, and its pool's, millionths.
+/// What of its clients is looked at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Ratio {
-    pub(crate) ppm: u64,
-    pub(crate) pool_ppm: u64,
+pub(crate) enum Sign {
+    /// That they go on after their SYN.
+    Handshakes,
+    /// That they end their connections.
+    Closes,
 }
 
-impl Ratio {
-    /// Less than half of what the pool has.
-    fn is_bad(self) -> bool {
-        self.ppm * 2 < self.pool_ppm
+impl Sign {
+    /// Steps after which a flow should have shown the sign. A longer handshake shows a little later in all backends' figures; a close counts
+    /// as soon within three steps.
+    const fn lag(self) -> usize {
+        match self {
+            Sign::Handshakes => 1,
+            Sign::Closes => 3,
+        }
     }
+
+    /// Flows of a step that should show it.
+    const fn flows(self, counts: Counts) -> u64 {
+        match self {
+            Sign::Handshakes => counts.syns,
+            Sign::Closes => counts.handshakes,
+        }
+    }
+
+    /// Flows that show it in a step, however late.
+    const fn shown(self, counts: Counts) -> u64 {
+        match self {
+            Sign::Handshakes => counts.handshakes,
+            Sign::Closes => counts.closes,
+        }
+    }
+
+    /// Whether a share is so much less than the pool's that something is wrong. Of two backends that are as good, one may be the first
+    /// whose clients wait for more than three seconds in a flash crowd; so closes are compared by a lower bar.
+    const fn is_low(self, ppm: u64, pool_ppm: u64) -> bool {
+        match self {
+            Sign::Handshakes => ppm * 2 < pool_ppm,
+            Sign::Closes => ppm * 4 < pool_ppm,
+        }
+    }
+}
+
+/// A backend's share of flows that show a sign, and its pool's, millionths.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Ratio {
+    pub(crate) sign: Sign,
+    pub(crate) ppm: u64,
+    pub(crate) pool_ppm: u64,
 }
 
 impl std::fmt::Display for Ratio {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let percent = |ppm| (ppm + PPM / 200) * 100 / PPM;
         write!(f, "{} % where the pool has {} %", percent(self.ppm), percent(self.pool_ppm))
+    }
+}
+
+impl Ratio {
+    /// What is wrong, in words.
+    pub(crate) fn fault(&self) -> String {
+        match self.sign {
+            Sign::Handshakes => format!("its clients' handshakes fail: {self}"),
+            Sign::Closes => format!("its clients' connections are reset or hang, only few end: {self}"),
+        }
+    }
+
+    /// What is right again.
+    fn mended(&self) -> String {
+        match self.sign {
+            Sign::Handshakes => format!("its clients' handshakes succeed: {self}"),
+            Sign::Closes => format!("its clients' connections end as they should: {self}"),
+        }
     }
 }
 
@@ -98,11 +166,9 @@ pub(crate) struct Suspect {
     pub(crate) ratio: Ratio,
     /// An own check has ended since.
     pub(crate) is_probed: bool,
-    /// Windows that it took to suspect it.
-    span: usize,
-    /// Whole windows since, or since it was compared last.
-    windows: usize,
-    /// The last ones, in which it could not be compared.
+    /// Whole steps since.
+    steps: usize,
+    /// The last ones, of which nobody's failure was seen.
     quiet: usize,
 }
 
@@ -111,122 +177,216 @@ pub(crate) struct Suspect {
 pub(crate) enum Turn {
     /// It begins.
     Suspect(BackendId, Ratio),
-    /// It ends: clients go on as elsewhere.
+    /// It ends: clients are served as elsewhere.
     Recovered(BackendId, Ratio),
     /// It ends: too few clients come to say anything, and own checks pass.
     Quiet(BackendId),
 }
 
+/// What flows of a backend say.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Found {
+    Bad(Ratio),
+    Well(Ratio),
+}
+
+/// A backend's counts.
+#[derive(Clone, Debug)]
+struct Track {
+    /// Since the start, at the end of the last step.
+    counted: Counts,
+    /// Of each step, newest first.
+    steps: VecDeque<Counts>,
+}
+
+/// Flows over a time, and those of them that showed a sign.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sum {
+    flows: u64,
+    shown: u64,
+    /// Of closes: late ones, too.
+    late: u64,
+}
+
+impl Sum {
+    /// Takes in one step more. That of the newest flows are not asked for yet, but what others show then counts.
+    fn add(&mut self, sign: Sign, at: usize, step: Counts) {
+        if at >= sign.lag() {
+            self.flows += sign.flows(step);
+        }
+        match sign {
+            Sign::Handshakes => self.shown += step.handshakes,
+            Sign::Closes => (self.shown, self.late) = (self.shown + step.soon, self.late + step.closes),
+        }
+    }
+
+    /// Of its flows, millionths. Others may have shown the sign, too, so it is cut at the whole.
+    fn ppm(&self, shown: u64) -> u64 {
+        shown.min(self.flows).saturating_mul(PPM) / self.flows.max(1)
+    }
+
+    fn shown_ppm(&self) -> u64 {
+        self.ppm(self.shown)
+    }
+
+    fn failures(&self) -> u64 {
+        self.flows.saturating_sub(self.shown)
+    }
+}
+
 /// The backends of a service, compared again and again.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Pool {
-    /// When the window began.
+    /// When the step began.
     began_ms: Option<u64>,
-    /// What had been counted by then.
-    counted: HashMap<BackendId, Counts>,
-    /// What was counted in the last windows, newest first.
-    windows: VecDeque<HashMap<BackendId, Counts>>,
+    tracks: BTreeMap<BackendId, Track>,
     suspects: BTreeMap<BackendId, Suspect>,
 }
 
 impl Pool {
-    /// The window is over.
+    /// The step is over.
     pub(crate) fn is_due(&self, now_ms: u64) -> bool {
-        self.began_ms.is_none_or(|began_ms| now_ms.saturating_sub(began_ms) >= WINDOW_MS)
+        self.began_ms.is_none_or(|began_ms| now_ms.saturating_sub(began_ms) >= STEP_MS)
     }
 
-    /// Ends the window with the counts of all backends of the service, and begins the next; what is left out is forgotten. A backend
-    /// takes part from the first window on at whose begin it was there.
-    pub(crate) fn observe(&mut self, seen: &[Seen], now_ms: u64) -> Vec<Turn> {
-        let is_first = self.began_ms.replace(now_ms).is_none();
-        let counted = seen.iter().map(|of| (of.id, of.counts)).collect();
-        let before = std::mem::replace(&mut self.counted, counted);
-        if is_first {
-            return Vec::new();
+    /// Ends the step with the counts of all backends of the service, and begins the next; what is left out is forgotten. A backend
+    /// takes part from the first step on at whose begin it was there.
+    ///
+    /// `by_source`: a client's flows all go to one backend, so that one client that fails looks like a backend that does. Then few flows
+    /// say nothing, nor how their clients end them.
+    pub(crate) fn observe(&mut self, seen: &[Seen], by_source: bool, now_ms: u64) -> Vec<Turn> {
+        self.began_ms = Some(now_ms);
+        let mut before = std::mem::take(&mut self.tracks);
+        for of in seen {
+            let track = match before.remove(&of.id) {
+                Some(mut track) => {
+                    track.steps.push_front(of.counts.since(track.counted));
+                    track.steps.truncate(STEPS_MAX);
+                    Track { counted: of.counts, ..track }
+                }
+                None => Track { counted: of.counts, steps: VecDeque::new() },
+            };
+            self.tracks.insert(of.id, track);
         }
-        let window = self.counted.iter();
-        let window =
-            window.filter_map(|(id, counts)| before.get(id).map(|then| (*id, counts.since(*then)))).collect();
-        self.windows.push_front(window);
-        self.windows.truncate(WINDOWS_MAX);
-        self.suspects.retain(|id, _| self.counted.contains_key(id));
+        self.suspects.retain(|id, _| self.tracks.contains_key(id));
         for suspect in self.suspects.values_mut() {
-            suspect.windows += 1;
+            suspect.steps += 1;
         }
-        let compared = self.compare();
+        let handshakes = self.compare(Sign::Handshakes, by_source);
+        let closes = if by_source { BTreeMap::new() } else { self.compare(Sign::Closes, by_source) };
         let mut turns = Vec::new();
         for of in seen {
-            let found = compared.get(&of.id);
+            let found = [handshakes.get(&of.id), closes.get(&of.id)];
+            let bad = found.iter().find_map(|found| match found {
+                Some(Found::Bad(ratio)) => Some(*ratio),
+                _ => None,
+            });
             let Some(suspect) = self.suspects.get_mut(&of.id) else {
-                if let Some((ratio, span)) = found.filter(|(ratio, _)| ratio.is_bad()) {
-                    let (ratio, span) = (*ratio, *span);
-                    let suspect =
-                        Suspect { since_ms: now_ms, ratio, is_probed: false, span, windows: 0, quiet: 0 };
+                if let Some(ratio) = bad {
+                    let suspect = Suspect { since_ms: now_ms, ratio, is_probed: false, steps: 0, quiet: 0 };
                     self.suspects.insert(of.id, suspect);
                     turns.push(Turn::Suspect(of.id, ratio));
                 }
                 continue;
             };
-            match found {
-                Some((ratio, span)) if ratio.is_bad() => {
-                    (suspect.ratio, suspect.span) = (*ratio, *span);
-                    (suspect.windows, suspect.quiet) = (0, 0);
+            let well = found.iter().find_map(|found| match found {
+                Some(Found::Well(ratio)) if ratio.sign == suspect.ratio.sign => Some(*ratio),
+                _ => None,
+            });
+            let fails = self.tracks.get(&of.id).is_some_and(|track| track.fails(suspect.ratio.sign));
+            suspect.quiet = if fails { 0 } else { suspect.quiet + 1 };
+            match (bad, well) {
+                (Some(ratio), _) => suspect.ratio = ratio,
+                (None, Some(ratio)) => turns.push(Turn::Recovered(of.id, ratio)),
+                (None, None) if suspect.quiet >= QUIET_STEPS && suspect.is_probed && of.is_up => {
+                    turns.push(Turn::Quiet(of.id));
                 }
-                Some((ratio, _)) => turns.push(Turn::Recovered(of.id, *ratio)),
-                None => {
-                    suspect.quiet += 1;
-                    // One that took longer to be suspected takes as much longer to say anything.
-                    let is_quiet = suspect.quiet >= QUIET_MAX + suspect.span - 1;
-                    if is_quiet && suspect.is_probed && of.is_up {
-                        turns.push(Turn::Quiet(of.id));
-                    }
-                }
+                (None, None) => {}
             }
         }
         for turn in &turns {
             if let Turn::Recovered(id, _) | Turn::Quiet(id) = turn {
                 self.suspects.remove(id);
                 // What made it suspect is not to do so again.
-                for window in &mut self.windows {
-                    window.remove(id);
+                if let Some(track) = self.tracks.get_mut(id) {
+                    track.steps.clear();
                 }
             }
         }
         turns
     }
 
-    /// Each backend by as many of the newest windows as it needs, and how many these are. All that are compared with each other are so
-    /// over the same time, lest the end of a flood makes a difference.
-    fn compare(&self) -> HashMap<BackendId, (Ratio, usize)> {
-        let mut compared = HashMap::new();
-        let mut sums: HashMap<BackendId, Counts> = HashMap::new();
-        for (span, window) in (1..).zip(&self.windows) {
-            if span == 1 {
-                sums.clone_from(window);
-            } else {
-                sums.retain(|id, sum| window.get(id).map(|counts| sum.add(*counts)).is_some());
-            }
-            let ratios: Vec<u64> = sums.values().filter_map(|sum| sum.ratio_ppm()).collect();
-            if ratios.len() < BACKENDS_MIN {
+    /// Each backend by the shortest time that says something of it. All that are compared with each other are so over the same time, lest the
+    /// end of a flood makes a difference.
+    fn compare(&self, sign: Sign, by_source: bool) -> BTreeMap<BackendId, Found> {
+        let mut found = BTreeMap::new();
+        let mut sums: Vec<(BackendId, &Track, Sum)> =
+            self.tracks.iter().map(|(id, track)| (*id, track, Sum::default())).collect();
+        let whole: Vec<Sum> = sums.iter().map(|(_, track, _)| track.sum(sign)).collect();
+        if whole.iter().filter(|sum| sum.flows > 0).count() < BACKENDS_MIN {
+            return found;
+        }
+        let whole = Peers::of(&whole);
+        let mut summed = 0;
+        for span in SPANS {
+            let until = sign.lag() + span;
+            sums.retain_mut(|(_, track, sum)| {
+                for (at, step) in track.steps.iter().enumerate().take(until).skip(summed) {
+                    sum.add(sign, at, *step);
+                }
+                track.steps.len() >= until
+            });
+            summed = until;
+            let of_span: Vec<Sum> = sums.iter().map(|(_, _, sum)| *sum).filter(|sum| sum.flows > 0).collect();
+            if of_span.len() < BACKENDS_MIN {
                 continue;
             }
-            let pool_ppm = median(ratios);
-            for (id, sum) in &sums {
+            let peers = Peers::of(&of_span);
+            let mut left = 0;
+            for (id, _, sum) in sums.iter().filter(|(_, _, sum)| sum.flows > 0) {
                 // A suspect is compared by what came later.
-                let is_later = self.suspects.get(id).is_none_or(|suspect| span <= suspect.windows);
-                let is_telling = sum.syns.saturating_mul(pool_ppm) >= EXPECTED_MIN * PPM;
-                if is_later
-                    && is_telling
-                    && let Some(ppm) = sum.ratio_ppm()
-                {
-                    compared.entry(*id).or_insert((Ratio { ppm, pool_ppm }, span));
+                let is_later = self.suspects.get(id).is_none_or(|suspect| until <= suspect.steps);
+                if !is_later || found.contains_key(id) {
+                    continue;
+                }
+                match judge(sign, sum, &peers, (!by_source).then_some(&whole)) {
+                    Some(judged) => drop(found.insert(*id, judged)),
+                    None => left += 1,
                 }
             }
-            if compared.len() == self.counted.len() {
+            if left == 0 && of_span.len() == self.tracks.len() {
                 break;
             }
         }
-        compared
+        found
+    }
+
+    /// Where load decides, a backend that answers nobody keeps its connections, and seems busy: it gets two or three flows, which may have
+    /// failed by chance, and no more; nor does it when it is well again. So one in doubt is given a few flows as if it carried nothing, and a
+    /// suspect every other step, or as long as its clients show that it is well. These are those of the next step.
+    pub(crate) fn trials(&self) -> Vec<BackendId> {
+        let mut trials = Vec::new();
+        for sign in [Sign::Handshakes, Sign::Closes] {
+            let whole: Vec<Sum> = self.tracks.values().map(|track| track.sum(sign)).collect();
+            if whole.iter().filter(|sum| sum.flows > 0).count() < BACKENDS_MIN {
+                continue;
+            }
+            let whole = Peers::of(&whole);
+            for (id, track) in &self.tracks {
+                let newest = track.steps.front().copied().unwrap_or_default();
+                let is_tried = match self.suspects.get(id) {
+                    Some(suspect) if suspect.ratio.sign == sign => {
+                        (newest.syns == 0 && suspect.steps % 2 == 0) || sign.shown(newest) > 0
+                    }
+                    Some(_) => false,
+                    None => track.is_in_doubt(sign, &whole),
+                };
+                if is_tried {
+                    trials.push(*id);
+                }
+            }
+        }
+        trials
     }
 
     /// Those that their clients make suspect.
@@ -237,6 +397,107 @@ impl Pool {
     /// An own check has ended. Whether it is the first of a suspect.
     fn probed(&mut self, id: BackendId) -> bool {
         self.suspects.get_mut(&id).is_some_and(|suspect| !std::mem::replace(&mut suspect.is_probed, true))
+    }
+}
+
+impl Track {
+    /// All that is remembered.
+    fn sum(&self, sign: Sign) -> Sum {
+        let mut sum = Sum::default();
+        for (at, step) in self.steps.iter().enumerate() {
+            sum.add(sign, at, *step);
+        }
+        sum
+    }
+
+    /// Its last flows have not shown the sign after a step, which few do by chance.
+    fn is_in_doubt(&self, sign: Sign, whole: &Peers) -> bool {
+        let (mut flows, mut shown) = (0, 0);
+        for (at, step) in self.steps.iter().enumerate().take(STEPS_OF_DOUBT) {
+            flows += if at > 0 { sign.flows(*step) } else { 0 };
+            shown += sign.shown(*step);
+            if flows >= 2 {
+                break;
+            }
+        }
+        let failures = u64::saturating_sub(flows, shown);
+        failures >= 2 && flows < FLOWS_MANY && whole.chance(flows, failures) <= CHANCE_NOW_MAX
+    }
+
+    /// Of the newest flows that should have shown the sign by now none has.
+    fn fails(&self, sign: Sign) -> bool {
+        let mut sum = Sum::default();
+        for (at, step) in self.steps.iter().enumerate().take(sign.lag() + 1) {
+            sum.add(sign, at, *step);
+        }
+        sum.flows > 0 && sum.shown == 0
+    }
+}
+
+/// What a backend is compared with.
+#[derive(Clone, Copy, Debug)]
+struct Peers {
+    /// The median share, millionths.
+    ppm: u64,
+    /// The same of late closes.
+    late_ppm: u64,
+    /// Flows of the better half of the pool, and how many of them failed.
+    flows: u64,
+    failures: u64,
+}
+
+impl Peers {
+    fn of(pool: &[Sum]) -> Peers {
+        let with_flows = || pool.iter().filter(|sum| sum.flows > 0);
+        let ppm = median(with_flows().map(Sum::shown_ppm).collect());
+        let late_ppm = median(with_flows().map(|sum| sum.ppm(sum.late)).collect());
+        let (mut flows, mut failures) = (0, 0);
+        for sum in with_flows().filter(|sum| sum.shown_ppm() >= ppm) {
+            flows += sum.flows;
+            failures += sum.failures();
+        }
+        Peers { ppm, late_ppm, flows, failures }
+    }
+
+    /// The probability that of `flows` further ones so many fail or more, if they are as these: the rule of succession, from a uniform prior
+    /// (Gelman and others, Bayesian Data Analysis, 2.5: the beta-binomial distribution).
+    #[expect(clippy::cast_precision_loss, reason = "counts of a minute")]
+    fn chance(&self, flows: u64, failures: u64) -> f64 {
+        let failed = self.failures as f64 + 1.0;
+        let passed = self.flows.saturating_sub(self.failures) as f64 + 1.0;
+        let count = flows as f64;
+        // All fail; then one less, and so on, each from the one before.
+        let mut term: f64 =
+            (0..flows).map(|nth| (failed + nth as f64) / (failed + passed + nth as f64)).product();
+        let mut sum = 0.0;
+        for fail in (failures..=flows).rev() {
+            sum += term;
+            let fail = fail as f64;
+            term *= fail / (count - fail + 1.0) * (passed + count - fail) / (failed + fail - 1.0);
+        }
+        sum
+    }
+}
+
+/// What a backend's flows say beside those of its peers; `None`: too few. Without `whole`, what peers have shown over all that is remembered,
+/// only many flows say that it is bad.
+fn judge(sign: Sign, sum: &Sum, peers: &Peers, whole: Option<&Peers>) -> Option<Found> {
+    let ratio = Ratio { sign, ppm: sum.shown_ppm(), pool_ppm: peers.ppm };
+    let expected = sum.flows.saturating_mul(peers.ppm);
+    let are_many = sum.flows >= FLOWS_MANY && expected >= EXPECTED_MANY * PPM;
+    let is_low = sign.is_low(ratio.ppm, peers.ppm)
+        && (sign == Sign::Handshakes || sign.is_low(sum.ppm(sum.late), peers.late_ppm));
+    if is_low {
+        let is_no_chance = |whole: &Peers| {
+            sum.flows < FLOWS_MANY
+                && whole.chance(sum.flows, sum.failures()) <= CHANCE_MAX
+                && peers.chance(sum.flows, sum.failures()) <= CHANCE_NOW_MAX
+        };
+        (are_many || whole.is_some_and(is_no_chance)).then_some(Found::Bad(ratio))
+    } else {
+        let is_well =
+            sum.flows >= FLOWS_WELL && ratio.ppm * 4 >= peers.ppm * 3 && expected >= FLOWS_WELL / 2 * PPM;
+        (are_many || is_well).then_some(Found::Well(ratio))
     }
 }
 

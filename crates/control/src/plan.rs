@@ -61,6 +61,9 @@ pub struct Plan {
     pub memory_bytes: u64,
     /// The same of the old one.
     pub memory_before_bytes: u64,
+    /// Open files that the daemon may need at once with the new configuration, about.
+    #[serde(default)]
+    pub descriptors: u64,
     /// What it would cost a machine of a cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<Forecast>,
@@ -118,6 +121,7 @@ pub fn plan<'a>(old: impl Into<Option<&'a Config>>, new: &Config) -> Plan {
         changed_keys: old.map(|old| changed_keys(old, new)).unwrap_or_default(),
         memory_bytes: new.memory_bytes(),
         memory_before_bytes: old.map_or(0, Config::memory_bytes),
+        descriptors: new.descriptors(),
         cluster: None,
     }
 }

@@ -318,7 +318,7 @@ async fn drive(
             _ = sweep.tick() => {
                 let alive = meter.time(Job::Sweep, || {
                     truth.sweep();
-                    truth.compare_handshakes();
+                    truth.compare_clients();
                     truth.settle();
                     rates.measure(&mut truth)
                 });

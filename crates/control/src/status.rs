@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use wire::{Addr, BackendId, ServiceId};
 use worker::DropReason;
-use worker::counters::{Count, PerBackend, PerBackendFlows, PerPort, PerService, Totals};
+use worker::counters::{Count, PerBackend, PerBackendEnds, PerBackendFlows, PerPort, PerService, Totals};
 
 /// Everything at one moment.
 #[derive(Clone, Debug)]
@@ -364,6 +364,9 @@ impl Truth {
         let flows = |count: fn(&PerBackendFlows) -> &Count| -> u64 {
             self.workers.iter().filter_map(|w| w.counters.flows_of(id)).map(|c| count(c).get()).sum()
         };
+        let ends = |count: fn(&PerBackendEnds) -> &Count| -> u64 {
+            self.workers.iter().filter_map(|w| w.counters.ends(id)).map(|c| count(c).get()).sum()
+        };
         let view = self.view.backends.get(id.index()).and_then(Option::as_ref);
         let hop = view.and_then(|view| Some((view.port, view.next_hop?)));
         BackendStatus {
@@ -397,6 +400,8 @@ impl Truth {
                 .map(PerBackendFlows::syns)
                 .sum(),
             handshakes: flows(|c| &c.handshakes),
+            closes: ends(|of| &of.closes),
+            closes_soon: ends(|of| &of.soon),
         }
     }
 

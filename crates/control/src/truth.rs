@@ -17,7 +17,7 @@ use crate::cluster::adopt::Part;
 use crate::cluster::store::Event;
 use crate::compile::{CompileError, Making, Recipe};
 use crate::event::EventLog;
-use crate::health::{Change, Check, Checker, First, Rules, Subject, Verdict, unix_ms};
+use crate::health::{Change, Check, Checker, First, Rules, Subject, Unsent, Verdict, unix_ms};
 use crate::ids::Ids;
 use crate::meter::Meter;
 use crate::neighbour::{self, NextHops};
@@ -263,6 +263,8 @@ pub(crate) struct Truth {
     pub(crate) balance: Balance,
     /// What clients make of backends.
     pub(crate) passive: Passive,
+    /// Checks that could not leave.
+    unsent: Unsent,
     pub(crate) remembered: Vec<SavedBackend>,
     pub(crate) scanner: Scanner,
     pub(crate) dirty: bool,
@@ -367,6 +369,7 @@ impl Truth {
             cluster: parts.cluster,
             balance: Balance::new(),
             passive: Passive::default(),
+            unsent: Unsent::default(),
             remembered: saved.backends,
             scanner: Scanner::default(),
             dirty: false,
@@ -648,8 +651,12 @@ impl Truth {
         let rules = Rules { interval_ms: health.interval_ms, fall: health.fall, rise: health.rise };
         let Some(verdict) = &mut member.verdict else { return };
         let (key, address) = ((member.service.clone(), member.name.clone()), member.address);
-        let (passed, reason) = (result.passed, result.reason.clone());
+        let (passed, unsent, reason) = (result.passed, result.unsent, result.reason.clone());
         let change = verdict.observe(result, rules, now_ms);
+        if unsent {
+            self.check_unsent(&reason);
+            return;
+        }
         self.registry.observed(&key, address, passed, &reason);
         if let Some(change) = change {
             self.registry.judged(&key, address, change == Change::Up, now_ms);
@@ -658,6 +665,15 @@ impl Truth {
         if self.passive.probed(&key.0, id) {
             // It is not the agent's word any more that holds.
             self.judge();
+        }
+    }
+
+    /// A check could not leave, which says nothing of its backend.
+    pub(crate) fn check_unsent(&mut self, reason: &str) {
+        if let Some(count) = self.unsent.add(self.uptime_ms()) {
+            let message =
+                format!("{count} checks since this was said last: {reason}; backends stay in their states");
+            self.events.push(EventKind::Warning, None, None, message);
         }
     }
 
@@ -857,7 +873,7 @@ impl Truth {
     pub(crate) fn judge(&mut self) {
         let now = unix_ms();
         for service in &self.config.services {
-            let mut state = ServiceState::Empty;
+            let (mut state, mut is_cut_off) = (ServiceState::Empty, false);
             // In a cluster the table alone says who takes new flows.
             let in_table =
                 self.cluster.as_ref().and(self.ids.service(&service.name)).and_then(|id| {
@@ -870,12 +886,9 @@ impl Truth {
                 let is_drained = self.is_drained(service, backend);
                 let Some(member) = self.members.get_mut(&id) else { continue };
                 let healthy = member.verdict.as_ref().is_none_or(|v| v.up() == Some(true));
-                let takes_flows = self
-                    .view
-                    .backends
-                    .get(id.index())
-                    .and_then(Option::as_ref)
-                    .is_some_and(|view| view.state == worker::view::BackendState::Up)
+                let view = self.view.backends.get(id.index()).and_then(Option::as_ref);
+                let is_reached = view.is_some_and(|view| view.next_hop.is_some());
+                let takes_flows = view.is_some_and(|view| view.state == worker::view::BackendState::Up)
                     && in_table.is_none_or(|members| members.contains(&id));
                 let (is, word) = match backend.state {
                     AdminState::Down => (BackendState::Down, Word::Admin),
@@ -891,7 +904,9 @@ impl Truth {
                     }
                     AdminState::Up => (BackendState::Up, Word::Admin),
                 };
-                if is == BackendState::Up && state != ServiceState::Panic {
+                // What has no next hop takes flows, and loses them.
+                is_cut_off |= is == BackendState::Up && !is_reached;
+                if is == BackendState::Up && is_reached && state != ServiceState::Panic {
                     state = if word == Word::Panic { ServiceState::Panic } else { ServiceState::Ready };
                 }
                 if (member.state, member.word) != (is, word) {
@@ -916,7 +931,12 @@ impl Truth {
                 ServiceState::Empty => {
                     // At start nothing is known yet, which is no news.
                     if before.is_some() {
-                        self.events.push(EventKind::ServiceEmpty, name, None, "no usable backend");
+                        let message = if is_cut_off {
+                            "no backend that is up has a next hop"
+                        } else {
+                            "no usable backend"
+                        };
+                        self.events.push(EventKind::ServiceEmpty, name, None, message);
                     }
                 }
                 ServiceState::Ready => {
@@ -1159,6 +1179,7 @@ pub(crate) fn tokens(config: &Config) -> Result<Tokens, Refusal> {
 pub(crate) fn word_of_agent(up: bool, reason: &str) -> CheckResult {
     CheckResult {
         passed: up,
+        unsent: false,
         reason: model::visible(reason).into_owned(),
         duration_us: 0,
         unix_ms: unix_ms(),

@@ -78,6 +78,9 @@ fn run_agent(arguments: &arguments::Run, hangup: &AtomicBool) -> ExitCode {
             return ExitCode::from(EXIT_CONFIG);
         }
     };
+    if let Err(error) = health::descriptors::raise_limit() {
+        tracing::warn!("cannot raise the limit of open files: {error}");
+    }
     let result = run::run(arguments, loaded, hangup);
     if let Err(error) = &result {
         tracing::error!("{error}");

@@ -109,6 +109,7 @@ fn serve(
     for warning in &loaded.warnings {
         tracing::warn!(line = warning.line, column = warning.column, help = warning.help, "{warning}");
     }
+    raise_descriptor_limit(&loaded.config);
     match run(arguments, loaded, words, log, hangup) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -134,6 +135,19 @@ fn answer(arguments: &Arguments, loaded: &Loaded, words: &[String]) -> ExitCode 
             say(format_args!("guidewayd: cannot write the answer: {error}"));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// As many descriptors as this process may have; a warning if these are fewer than the configuration may need.
+fn raise_descriptor_limit(config: &model::Config) {
+    let needed = config.descriptors();
+    match health::descriptors::raise_limit() {
+        Ok(Some(limit)) if limit < needed => tracing::warn!(
+            "the limit of {limit} open files is below the {needed} that the configuration may need: when they run out, \
+             backends are not checked any more; set LimitNOFILE={needed} in the unit"
+        ),
+        Ok(_) => {}
+        Err(error) => tracing::warn!("cannot raise the limit of open files: {error}"),
     }
 }
 

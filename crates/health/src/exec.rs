@@ -48,7 +48,7 @@ impl Exec {
             .stderr(Stdio::null())
             .process_group(0)
             .spawn()
-            .map_err(|error| Failure::Local(format!("{program}: {error}")))?;
+            .map_err(|error| crate::probe::unprepared(program, &error))?;
         let mut group = Group(child);
         let limit = Duration::from_millis(u64::from(self.timeout_ms));
         match tokio::time::timeout(limit, group.0.wait()).await {

@@ -7,10 +7,12 @@
 use model::api::CheckResult;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+pub mod descriptors;
 mod exec;
 mod probe;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod verdict;
 
 pub use exec::{EXEC_AT_ONCE_MAX, Exec};
@@ -23,6 +25,7 @@ pub use verdict::{Change, FLAP_WINDOW_MS, HOLD_MAX_MS, Rules, Verdict};
 pub fn result(begun: Instant, outcome: Result<(), Failure>) -> CheckResult {
     CheckResult {
         passed: outcome.is_ok(),
+        unsent: matches!(outcome, Err(Failure::Unsent(_))),
         reason: outcome.map_or_else(|failure| failure.to_string(), |()| "ok".to_owned()),
         duration_us: u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX),
         unix_ms: unix_ms(),

@@ -2,23 +2,30 @@
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
-use hyper::Request;
+use hyper::body::Incoming;
+use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use model::config::{HealthKind, HttpCheck};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustix::io::Errno;
+use rustls::AlertDescription;
+use rustls::pki_types::ServerName;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
 /// Most bytes of an answer that are looked at.
 const ANSWER_MAX: usize = 64 * 1024;
+/// Most bytes of an answer that are read; of a longer one the server sees a reset.
+const READ_MAX: usize = 4 * 1024 * 1024;
+/// Most header fields of an answer.
+const HEADERS_MAX: usize = 1_000;
+/// How long the server may take to close after its answer.
+const CLOSE_WAIT: Duration = Duration::from_millis(500);
 
 /// What is checked, and how. Two equal checks need one task.
 #[derive(Clone, PartialEq, Debug)]
@@ -92,16 +99,42 @@ pub enum Failure {
     /// The command was ended by a signal.
     #[error("ended by signal {0}")]
     Signal(i32),
-    /// The probe could not leave this machine.
+    /// It cannot be probed as it is configured.
     #[error("cannot probe: {0}")]
     Local(String),
+    /// The probe could not leave this machine, for want of descriptors, ports or buffers: nothing is known of the backend.
+    #[error("could not leave: {0}")]
+    Unsent(String),
     /// Anything else the kernel says.
     #[error("{0}")]
     Other(io::Error),
 }
 
+/// Whether this says that this machine has run out of something, whatever it was going to do.
+fn is_want(error: &io::Error) -> bool {
+    let want = [
+        Errno::MFILE,
+        Errno::NFILE,
+        Errno::NOBUFS,
+        Errno::NOMEM,
+        Errno::ADDRNOTAVAIL,
+        Errno::ADDRINUSE,
+        Errno::AGAIN,
+    ];
+    error.raw_os_error().is_some_and(|number| want.contains(&Errno::from_raw_os_error(number)))
+}
+
+/// What went wrong before anything was sent.
+pub(crate) fn unprepared(what: &str, error: &io::Error) -> Failure {
+    let text = format!("{what}: {error}");
+    if is_want(error) { Failure::Unsent(text) } else { Failure::Local(text) }
+}
+
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Failure {
+        if is_want(&error) {
+            return Failure::Unsent(error.to_string());
+        }
         match error.kind() {
             io::ErrorKind::ConnectionRefused => Failure::Refused,
             io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Failure::Reset,
@@ -119,11 +152,11 @@ impl Check {
     /// # Errors
     /// Why it did not pass.
     pub async fn run(&self, turn: u32) -> Result<(), Failure> {
-        let limit = Duration::from_millis(u64::from(self.timeout_ms));
-        tokio::time::timeout(limit, self.probe(turn)).await.unwrap_or(Err(Failure::Timeout))
+        let until = Instant::now() + Duration::from_millis(u64::from(self.timeout_ms));
+        tokio::time::timeout_at(until, self.probe(turn, until)).await.unwrap_or(Err(Failure::Timeout))
     }
 
-    async fn probe(&self, turn: u32) -> Result<(), Failure> {
+    async fn probe(&self, turn: u32, until: Instant) -> Result<(), Failure> {
         if let Some(Err(reason)) = self.source {
             return Err(Failure::Local(reason.to_owned()));
         }
@@ -133,17 +166,33 @@ impl Check {
                 let stream = self.connect(turn).await?;
                 exchange(stream, send.as_deref(), expect.as_deref()).await
             }
-            HealthKind::Http(http) => get(self.connect(turn).await?, http, self.vip).await,
+            HealthKind::Http(http) => {
+                let mut stream = self.connect(turn).await?;
+                let outcome = get(&mut stream, http, self.vip, until).await?;
+                finish(&mut stream, until).await;
+                outcome
+            }
             HealthKind::Https(http) => {
                 let name = server_name(http, self.vip)?;
                 let stream = self.connect(turn).await?;
-                let stream =
-                    TlsConnector::from(client_config()?).connect(name, stream).await.map_err(tls_failure)?;
-                get(stream, http, self.vip).await
+                let mut stream = TlsConnector::from(crate::tls::client_config(http).await?)
+                    .connect(name, stream)
+                    .await
+                    .map_err(tls_failure)?;
+                let outcome = get(&mut stream, http, self.vip, until).await?;
+                // TLS says that it ends before TCP does.
+                stream.get_mut().1.send_close_notify();
+                if stream.flush().await.is_ok() {
+                    finish(stream.get_mut().0, until).await;
+                }
+                outcome
             }
-            HealthKind::Udp { send, expect } => {
+            HealthKind::Udp { send, expect, silence_passes } => {
                 let socket = self.datagram(turn).await?;
-                ask(&socket, send.as_deref(), expect.as_deref()).await
+                match ask(&socket, send.as_deref(), expect.as_deref(), until).await {
+                    Err(Failure::Timeout) if *silence_passes => Ok(()),
+                    outcome => outcome,
+                }
             }
             // Commands are run by agents; that its port is open is what can be seen from here.
             HealthKind::Exec { .. } => self.connect(turn).await.map(drop),
@@ -162,18 +211,18 @@ impl Check {
             SocketAddr::V4(_) => TcpSocket::new_v4(),
             SocketAddr::V6(_) => TcpSocket::new_v6(),
         }
-        .map_err(|e| Failure::Local(format!("no socket: {e}")))?;
+        .map_err(|e| unprepared("no socket", &e))?;
         if let Some(via) = &self.via {
             socket
                 .bind_device(Some(via.as_bytes()))
-                .map_err(|e| Failure::Local(format!("interface {via}: {e}")))?;
+                .map_err(|e| unprepared(&format!("interface {via}"), &e))?;
         }
         if let Some(source) = self.source(turn) {
-            socket.set_reuseaddr(true).map_err(|e| Failure::Local(e.to_string()))?;
-            socket.bind(source).map_err(|e| Failure::Local(format!("source {source}: {e}")))?;
+            socket.set_reuseaddr(true).map_err(|e| unprepared("SO_REUSEADDR", &e))?;
+            socket.bind(source).map_err(|e| unprepared(&format!("source {source}"), &e))?;
         }
-        // Closing sends a reset: no TIME_WAIT here, and the port can be used again at once.
-        socket.set_zero_linger().map_err(|e| Failure::Local(e.to_string()))?;
+        // Closing sends a reset, unless the server has closed: no TIME_WAIT here, and the port can be used again at once.
+        socket.set_zero_linger().map_err(|e| unprepared("SO_LINGER", &e))?;
         let stream = socket.connect(self.target).await?;
         stream.set_nodelay(true)?;
         Ok(stream)
@@ -186,11 +235,11 @@ impl Check {
         };
         let source = self.source(turn).unwrap_or(any);
         let socket =
-            UdpSocket::bind(source).await.map_err(|e| Failure::Local(format!("source {source}: {e}")))?;
+            UdpSocket::bind(source).await.map_err(|e| unprepared(&format!("source {source}"), &e))?;
         if let Some(via) = &self.via {
             socket
                 .bind_device(Some(via.as_bytes()))
-                .map_err(|e| Failure::Local(format!("interface {via}: {e}")))?;
+                .map_err(|e| unprepared(&format!("interface {via}"), &e))?;
         }
         socket.connect(self.target).await?;
         Ok(socket)
@@ -221,21 +270,35 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// UDP: any answer is enough, unless something is expected. Datagrams without it are passed over.
-async fn ask(socket: &UdpSocket, send: Option<&[u8]>, expect: Option<&[u8]>) -> Result<(), Failure> {
+/// UDP: any answer is enough, unless something is expected. Datagrams without it are passed over: late answers to earlier questions, and
+/// whatever else comes.
+async fn ask(
+    socket: &UdpSocket,
+    send: Option<&[u8]>,
+    expect: Option<&[u8]>,
+    until: Instant,
+) -> Result<(), Failure> {
     socket.send(send.unwrap_or_default()).await?;
     let mut answer = vec![0; ANSWER_MAX];
-    let length = socket.recv(&mut answer).await?;
-    match expect {
-        Some(expect) if !contains(&answer[..length], expect) => Err(Failure::Answer),
-        _ => Ok(()),
+    let mut failure = Failure::Timeout;
+    while let Ok(received) = timeout_at(until, socket.recv(&mut answer)).await {
+        let length = received?;
+        if expect.is_none_or(|expect| contains(&answer[..length], expect)) {
+            return Ok(());
+        }
+        failure = Failure::Answer;
     }
+    Err(failure)
 }
 
-/// HTTP GET over a fresh connection.
-async fn get<S>(stream: S, http: &HttpCheck, vip: IpAddr) -> Result<(), Failure>
+/// What came of an exchange over a connection that has to be closed; `Err`: there is nothing to close.
+type Exchanged = Result<Result<(), Failure>, Failure>;
+
+/// HTTP GET over a fresh connection. The answer is read to its end, unless that is further than [`READ_MAX`] or comes later than `until`:
+/// the server is not to see a connection that breaks.
+async fn get<S>(stream: &mut S, http: &HttpCheck, vip: IpAddr, until: Instant) -> Exchanged
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let host = http.host.clone().unwrap_or_else(|| match vip {
         IpAddr::V4(vip) => vip.to_string(),
@@ -248,33 +311,24 @@ where
         .header("connection", "close")
         .body(Empty::<Bytes>::new())
         .map_err(|e| Failure::Local(format!("bad request: {e}")))?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(http_failure)?;
+    // As lenient as user agents are (RFC 9112 5.1, 5.2): a check asks whether clients are served.
+    let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
+        .allow_obsolete_multiline_headers_in_responses(true)
+        .allow_spaces_after_header_name_in_responses(true)
+        .ignore_invalid_headers_in_responses(true)
+        .max_headers(HEADERS_MAX)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(http_failure)?;
     let exchange = async {
         let response = sender.send_request(request).await.map_err(http_failure)?;
-        let status = response.status().as_u16();
-        let accepted = if http.expect_status.is_empty() { &[(200, 399)][..] } else { &http.expect_status };
-        if !accepted.iter().any(|(low, high)| (*low..=*high).contains(&status)) {
-            return Err(Failure::Status(status));
-        }
-        let Some(expect) = &http.expect else { return Ok(()) };
-        let mut body = response.into_body();
-        let mut seen = Vec::new();
-        while let Some(frame) = body.frame().await {
-            if let Some(data) = frame.map_err(http_failure)?.data_ref() {
-                let room = ANSWER_MAX - seen.len();
-                seen.extend_from_slice(&data[..data.len().min(room)]);
-            }
-            if contains(&seen, expect) {
-                return Ok(());
-            }
-            if seen.len() >= ANSWER_MAX {
-                break;
-            }
-        }
-        Err(Failure::Body)
+        let outcome = judge(http, response, until).await;
+        // Then the connection has nothing more to do.
+        drop(sender);
+        Ok(outcome)
     };
     // The connection makes progress only while it is polled; both end with this function.
+    let connection = connection.without_shutdown();
     tokio::pin!(exchange);
     tokio::pin!(connection);
     let mut open = true;
@@ -297,6 +351,58 @@ where
     }
 }
 
+/// What an answer says. What is left of it is read and thrown away.
+async fn judge(http: &HttpCheck, response: Response<Incoming>, until: Instant) -> Result<(), Failure> {
+    let status = response.status().as_u16();
+    let accepted = if http.expect_status.is_empty() { &[(200, 399)][..] } else { &http.expect_status };
+    let mut body = response.into_body();
+    let mut outcome = if !accepted.iter().any(|(low, high)| (*low..=*high).contains(&status)) {
+        Some(Err(Failure::Status(status)))
+    } else if http.expect.is_none() {
+        Some(Ok(()))
+    } else {
+        None
+    };
+    let expect = http.expect.as_deref().unwrap_or_default();
+    let (mut seen, mut read) = (Vec::new(), 0);
+    while read < READ_MAX {
+        let frame = match timeout_at(until, body.frame()).await {
+            Ok(Some(Ok(frame))) => frame,
+            Ok(Some(Err(error))) => return outcome.unwrap_or_else(|| Err(http_failure(error))),
+            Ok(None) => break,
+            Err(_) => return outcome.unwrap_or(Err(Failure::Timeout)),
+        };
+        let Some(data) = frame.data_ref() else { continue };
+        read += data.len();
+        if outcome.is_none() {
+            let room = ANSWER_MAX - seen.len();
+            seen.extend_from_slice(&data[..data.len().min(room)]);
+            if contains(&seen, expect) {
+                outcome = Some(Ok(()));
+            } else if seen.len() >= ANSWER_MAX {
+                outcome = Some(Err(Failure::Body));
+            }
+        }
+    }
+    outcome.unwrap_or(Err(Failure::Body))
+}
+
+/// Waits until the server has closed, as it was asked to, and closes then: that takes no TIME_WAIT. One that does not close is reset.
+async fn finish(stream: &mut TcpStream, until: Instant) {
+    let until = until.min(Instant::now() + CLOSE_WAIT);
+    // A little may be left, the end of TLS for example.
+    let (mut rest, mut left) = ([0; 4096], ANSWER_MAX);
+    while let Ok(Ok(read)) = timeout_at(until, stream.read(&mut rest)).await {
+        if read == 0 {
+            let _ = stream.shutdown().await;
+        }
+        left = left.saturating_sub(read);
+        if read == 0 || left == 0 {
+            return;
+        }
+    }
+}
+
 /// A backend that answers a check of this kind with these bytes and closes. Encrypted checks and commands are not played.
 ///
 /// # Errors
@@ -304,10 +410,11 @@ where
 #[cfg(feature = "rehearsal")]
 pub async fn rehearse(kind: &HealthKind, answer: &[u8]) -> Result<(), Failure> {
     // What hyper reads from must own its bytes.
-    let stream = tokio::io::join(std::io::Cursor::new(answer.to_vec()), tokio::io::sink());
+    let mut stream = tokio::io::join(std::io::Cursor::new(answer.to_vec()), tokio::io::sink());
+    let until = Instant::now() + Duration::from_secs(1);
     match kind {
         HealthKind::Tcp { send, expect } => exchange(stream, send.as_deref(), expect.as_deref()).await,
-        HealthKind::Http(http) => get(stream, http, IpAddr::V4(Ipv4Addr::LOCALHOST)).await,
+        HealthKind::Http(http) => get(&mut stream, http, IpAddr::V4(Ipv4Addr::LOCALHOST), until).await?,
         HealthKind::Udp { .. } | HealthKind::Https(_) | HealthKind::Exec { .. } | HealthKind::None => Ok(()),
     }
 }
@@ -317,7 +424,13 @@ fn http_failure(error: hyper::Error) -> Failure {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
     while let Some(inner) = cause {
         if let Some(io) = inner.downcast_ref::<io::Error>() {
-            return Failure::from(io::Error::from(io.kind()));
+            // With TLS 1.3 a server looks at a client's certificate when the client thinks that all is done.
+            return match of_tls(io) {
+                Some(tls) => named(tls),
+                None => Failure::from(
+                    io.raw_os_error().map_or_else(|| io.kind().into(), io::Error::from_raw_os_error),
+                ),
+            };
         }
         cause = inner.source();
     }
@@ -325,10 +438,31 @@ fn http_failure(error: hyper::Error) -> Failure {
 }
 
 fn tls_failure(error: io::Error) -> Failure {
-    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-        Some(tls) => Failure::Tls(tls.to_string()),
+    match of_tls(&error) {
+        Some(tls) => named(tls),
         None => Failure::from(error),
     }
+}
+
+fn of_tls(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
+}
+
+/// A failure of TLS by its name. An alert's is that of RFC 8446 6, in words.
+fn named(error: &rustls::Error) -> Failure {
+    let rustls::Error::AlertReceived(alert) = error else { return Failure::Tls(error.to_string()) };
+    let mut words = String::new();
+    for letter in format!("{alert:?}").chars() {
+        if letter.is_uppercase() && !words.is_empty() {
+            words.push(' ');
+        }
+        words.extend(letter.to_lowercase());
+    }
+    if *alert == AlertDescription::HandshakeFailure {
+        // The server does not say what it misses.
+        words.push_str(" (a check offers TLS 1.2 and 1.3, key exchange by X25519, P-256 and P-384, AES-GCM and ChaCha20)");
+    }
+    Failure::Tls(words)
 }
 
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {
@@ -340,65 +474,4 @@ pub(crate) fn server_name(http: &HttpCheck, vip: IpAddr) -> Result<ServerName<'s
         return Ok(ServerName::IpAddress(vip.into()));
     };
     ServerName::try_from(name.to_owned()).map_err(|e| Failure::Local(format!("TLS name `{name}`: {e}")))
-}
-
-/// One TLS configuration for all checks.
-fn client_config() -> Result<Arc<ClientConfig>, Failure> {
-    static CONFIG: OnceLock<Option<Arc<ClientConfig>>> = OnceLock::new();
-    CONFIG
-        .get_or_init(|| {
-            let provider = Arc::new(rustls::crypto::ring::default_provider());
-            let schemes = provider.signature_verification_algorithms.supported_schemes();
-            let config = ClientConfig::builder_with_provider(provider)
-                .with_safe_default_protocol_versions()
-                .ok()?
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(AnyCertificate { schemes }))
-                .with_no_client_auth();
-            Some(Arc::new(config))
-        })
-        .clone()
-        .ok_or_else(|| Failure::Local("no TLS provider".to_owned()))
-}
-
-/// Accepts every certificate: a check asks whether the backend serves, from a network that clients' secrets do not
-/// pass; backends commonly have certificates for names, not for the addresses probed.
-#[derive(Debug)]
-struct AnyCertificate {
-    schemes: Vec<SignatureScheme>,
-}
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.schemes.clone()
-    }
 }

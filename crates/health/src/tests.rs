@@ -1,7 +1,9 @@
 use super::*;
-use model::config::{HealthKind, HttpCheck};
+use model::config::{CheckFiles, HealthKind, HttpCheck};
 use proptest::prelude::*;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -10,7 +12,7 @@ use tokio::net::{TcpListener, UdpSocket};
 const RULES: Rules = Rules { interval_ms: 100, fall: 3, rise: 2 };
 
 fn result(passed: bool) -> CheckResult {
-    CheckResult { passed, reason: "r".to_owned(), duration_us: 1, unix_ms: 1 }
+    CheckResult { passed, unsent: false, reason: "r".to_owned(), duration_us: 1, unix_ms: 1 }
 }
 
 #[test]
@@ -214,6 +216,7 @@ fn http(expect: Option<&str>, expect_status: Vec<(u16, u16)>) -> HttpCheck {
         expect_status,
         expect: expect.map(Into::into),
         sni: None,
+        files: None,
     }
 }
 
@@ -321,6 +324,7 @@ async fn udp() {
         }
     });
     let ask = |send: &str, expect: Option<&str>| HealthKind::Udp {
+        silence_passes: false,
         send: Some(send.into()),
         expect: expect.map(Into::into),
     };
@@ -330,6 +334,331 @@ async fn udp() {
     assert_eq!(words(check(ask("hush", None), address).run(0).await), "timeout");
     let closed = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     assert_eq!(words(check(ask("ping", None), closed).run(0).await), "refused");
+}
+
+/// Answers a request with `answer` and closes its side; tells what it sees of the client then.
+async fn seen_after(answer: Vec<u8>, asked: HttpCheck) -> (String, io::Result<usize>) {
+    let (listener, address) = listen().await;
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let _ = stream.read(&mut [0; 4096]).await?;
+        stream.write_all(&answer).await?;
+        stream.shutdown().await?;
+        stream.read(&mut [0; 16]).await
+    });
+    let mut check = check(HealthKind::Http(asked), address);
+    check.timeout_ms = 3000;
+    (words(check.run(0).await), server.await.unwrap())
+}
+
+#[tokio::test]
+async fn an_answer_is_read_to_its_end_and_no_server_sees_a_reset() {
+    let long = |head: &str, length: usize| [head.as_bytes(), &vec![b'x'; length]].concat();
+    let chunked =
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n";
+    let mebibyte = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 1 << 20);
+    for (what, answer) in [
+        ("chunked", chunked.to_vec()),
+        ("delimited by its end", long("HTTP/1.1 200 OK\r\n\r\n", 100_000)),
+        ("HTTP/1.0", long("HTTP/1.0 200 OK\r\n\r\n", 10)),
+        ("a mebibyte", long(&mebibyte, 1 << 20)),
+        ("unhealthy", long("HTTP/1.1 503 No\r\n\r\n", 100_000)),
+    ] {
+        let (got, seen) = seen_after(answer.clone(), http(None, vec![])).await;
+        assert_eq!(got, if what == "unhealthy" { "status 503" } else { "ok" }, "{what}");
+        assert_eq!(seen.unwrap(), 0, "{what}");
+        let (_, seen) = seen_after(answer, http(Some("hell"), vec![])).await;
+        assert_eq!(seen.unwrap(), 0, "{what}, something expected");
+    }
+    // Where it is too long the answer counts all the same.
+    let (got, seen) = seen_after(long("HTTP/1.1 200 OK\r\n\r\n", 64 << 20), http(Some("xx"), vec![])).await;
+    assert_eq!(got, "ok");
+    assert!(seen.is_err());
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_end_in_time_takes_nothing_from_the_answer() {
+    let (listener, address) = listen().await;
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        loop {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc").await;
+            std::future::pending::<()>().await;
+        }
+    });
+    assert_eq!(words(check(HealthKind::Http(http(None, vec![])), address).run(0).await), "ok");
+}
+
+#[tokio::test]
+async fn http_is_read_as_leniently_as_user_agents_do() {
+    let many = (0..400).map(|n| format!("X-Field-{n}: {n}\r\n")).collect::<String>();
+    for (what, head) in [
+        ("a folded line", "X-Folded: one\r\n  two\r\n\tthree\r\n"),
+        ("a space before a colon", "X-Space : one\r\n"),
+        ("no field at all", "this is no field\r\n"),
+        ("400 fields", &many),
+    ] {
+        let answer = format!("HTTP/1.1 200 OK\r\n{head}Content-Length: 2\r\n\r\nok");
+        let server = serve_bytes(answer.leak().as_bytes()).await;
+        let got = words(check(HealthKind::Http(http(Some("ok"), vec![])), server).run(0).await);
+        assert_eq!(got, "ok", "{what}");
+    }
+}
+
+#[tokio::test]
+async fn udp_waits_for_the_right_answer() {
+    let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = server.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut seen = [0; 100];
+        while let Ok((_, from)) = server.recv_from(&mut seen).await {
+            let _ = server.send_to(b"late answer to another question", from).await;
+            let _ = server.send_to(b"", from).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let _ = server.send_to(b"pong", from).await;
+        }
+    });
+    let kind =
+        HealthKind::Udp { send: Some("ping".into()), expect: Some("pong".into()), silence_passes: false };
+    assert_eq!(words(check(kind, address).run(0).await), "ok");
+}
+
+#[tokio::test]
+async fn udp_whose_silence_passes_fails_if_its_port_is_closed() {
+    let mute = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let kind = |expect: Option<&str>| HealthKind::Udp {
+        send: Some("ping".into()),
+        expect: expect.map(Into::into),
+        silence_passes: true,
+    };
+    let address = mute.local_addr().unwrap();
+    assert_eq!(words(check(kind(Some("pong")), address).run(0).await), "ok");
+    drop(mute);
+    assert_eq!(words(check(kind(None), address).run(0).await), "refused");
+    let wrong = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = wrong.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (_, from) = wrong.recv_from(&mut [0; 100]).await.unwrap();
+        let _ = wrong.send_to(b"no", from).await;
+        std::future::pending::<()>().await;
+    });
+    assert_eq!(words(check(kind(Some("pong")), address).run(0).await), "answer mismatch");
+}
+
+#[test]
+fn a_check_that_could_not_leave_says_nothing() {
+    let mut verdict = Verdict::remembered(true);
+    let unsent =
+        CheckResult { unsent: true, reason: "could not leave: no socket".to_owned(), ..result(false) };
+    for at in 0..10 {
+        assert_eq!(verdict.observe(unsent.clone(), RULES, at), None);
+    }
+    assert_eq!((verdict.up(), verdict.status(10).failed), (Some(true), 0));
+    assert_eq!(verdict.reason(), "could not leave: no socket");
+    // Nor does it interrupt a row.
+    for at in 10..13 {
+        assert_eq!(verdict.observe(unsent.clone(), RULES, at), None);
+        let change = verdict.observe(result(false), RULES, at);
+        assert_eq!(change.is_some(), at == 12, "{at}");
+    }
+}
+
+/// In a process of its own, because its limit holds for all threads.
+#[test]
+fn without_descriptors_a_probe_cannot_leave() {
+    const MARK: &str = "HEALTH_TEST_WITHOUT_DESCRIPTORS";
+    if std::env::var_os(MARK).is_none() {
+        let name = "tests::without_descriptors_a_probe_cannot_leave";
+        let own = std::env::current_exe().unwrap();
+        let status = std::process::Command::new(own).args([name, "--exact"]).env(MARK, "1").status().unwrap();
+        assert!(status.success());
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (_listener, open) = listen().await;
+        let mut held = Vec::new();
+        while let Ok(file) = std::fs::File::open("/dev/null") {
+            held.push(file);
+            if held.len() == 64 {
+                let limit = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
+                rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).unwrap();
+            }
+        }
+        for kind in [
+            HealthKind::Tcp { send: None, expect: None },
+            HealthKind::Udp { send: None, expect: None, silence_passes: true },
+            HealthKind::Http(http(None, vec![])),
+        ] {
+            let outcome = check(kind, open).run(0).await;
+            assert!(matches!(outcome, Err(Failure::Unsent(_))), "{outcome:?}");
+            let result = super::result(Instant::now(), outcome);
+            assert!(result.unsent && !result.passed, "{result:?}");
+        }
+    });
+}
+
+/// A program that runs until it is dropped.
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Asks until something listens.
+async fn answer_of(check: &Check) -> String {
+    for _ in 0..100 {
+        let got = words(check.run(0).await);
+        if got != "refused" {
+            return got;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    "refused".to_owned()
+}
+
+async fn free_address() -> SocketAddr {
+    let (listener, address) = listen().await;
+    drop(listener);
+    address
+}
+
+/// What a check says of `openssl s_server` with this certificate and these arguments.
+async fn ask_openssl(
+    openssl: &impl Fn(&[&str]) -> std::process::Command,
+    cert: &str,
+    arguments: &[&str],
+    asked: HttpCheck,
+) -> String {
+    let address = free_address().await;
+    let (port, key, cert) = (address.port().to_string(), format!("{cert}.key"), format!("{cert}.pem"));
+    let mut command =
+        openssl(&["s_server", "-accept", &port, "-key", &key, "-cert", &cert, "-www", "-quiet"]);
+    let _server = Running(command.args(arguments).spawn().unwrap());
+    let mut check = check(HealthKind::Https(asked), address);
+    check.timeout_ms = 3000;
+    answer_of(&check).await
+}
+
+#[tokio::test]
+async fn openssl_that_wants_other_than_a_check_has_is_told_by_name() {
+    let place = tempfile::tempdir().unwrap();
+    let openssl = |arguments: &[&str]| {
+        let mut command = std::process::Command::new("openssl");
+        command.current_dir(place.path()).args(arguments);
+        command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
+        command.stderr(std::process::Stdio::null());
+        command
+    };
+    for (curve, name) in [("prime256v1", "p256"), ("prime256v1", "other"), ("secp521r1", "p521")] {
+        let (key, cert) = (format!("{name}.key"), format!("{name}.pem"));
+        let curve = format!("ec_paramgen_curve:{curve}");
+        let made = openssl(&[
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            &curve,
+            "-nodes",
+            "-keyout",
+            &key,
+            "-out",
+            &cert,
+            "-subj",
+            "/CN=www.example.com",
+            "-days",
+            "2",
+            "-addext",
+            "subjectAltName=DNS:www.example.com",
+            "-addext",
+            "basicConstraints=critical,CA:FALSE",
+        ]);
+        assert!({ made }.status().expect("openssl is needed").success());
+    }
+    // One authority of its own for clients, which is also what a server may be held against.
+    let authority = place.path().join("p256.pem");
+    let by = |files: CheckFiles| HttpCheck { files: Some(Box::new(files)), ..http(None, vec![]) };
+    let key = place.path().join("p256.key");
+    let shown = by(CheckFiles { cert: Some(authority.clone()), key: Some(key), ca: None });
+    let of = |ca: &Path| CheckFiles { ca: Some(ca.to_owned()), ..CheckFiles::default() };
+    let held = |name: &str| HttpCheck { sni: Some(name.to_owned()), ..by(of(&authority)) };
+    let wants = &["-Verify", "1", "-CAfile", "p256.pem"][..];
+    for (what, asked, cert, arguments, expected) in [
+        ("a certificate is shown", shown.clone(), "p256", wants, "ok"),
+        ("and in TLS 1.2", shown.clone(), "p256", &["-Verify", "1", "-CAfile", "p256.pem", "-tls1_2"], "ok"),
+        (
+            "another than is wanted",
+            shown,
+            "p256",
+            &["-Verify", "1", "-verify_return_error", "-CAfile", "p521.pem"],
+            "tls: unknown c",
+        ),
+        ("by this authority", held("www.example.com"), "p256", &[], "ok"),
+        (
+            "by another name",
+            held("www.example.org"),
+            "p256",
+            &[],
+            "tls: invalid peer certificate: certificate not valid for name",
+        ),
+        ("by another authority", held("www.example.com"), "other", &[], "tls: invalid peer certificate: "),
+    ] {
+        let got = ask_openssl(&openssl, cert, arguments, asked).await;
+        assert!(got.starts_with(expected), "{what}: {got}");
+    }
+    let missing = by(of(&place.path().join("none.pem")));
+    let got = ask_openssl(&openssl, "p256", &[], missing).await;
+    assert!(got.starts_with("cannot probe: ") && got.contains("none.pem: No such file"), "{got}");
+    let no_key = by(CheckFiles { cert: Some(authority.clone()), key: Some(authority.clone()), ca: None });
+    let got = ask_openssl(&openssl, "p256", &[], no_key).await;
+    assert!(got.starts_with("cannot probe: ") && got.contains("p256.pem: "), "{got}");
+    for (what, cert, arguments, expected) in [
+        ("any", "p256", &[][..], "ok"),
+        ("TLS 1.2", "p256", &["-tls1_2"], "ok"),
+        ("a certificate is wanted", "p256", &["-Verify", "1"], "tls: certificate required"),
+        ("and in TLS 1.2", "p256", &["-Verify", "1", "-tls1_2"], "tls: handshake failure (a check offers"),
+        ("P-521 certificate", "p521", &[], "ok"),
+        ("P-521 certificate, TLS 1.2", "p521", &["-tls1_2"], "tls: handshake failure (a check offers"),
+        ("P-521 alone", "p256", &["-curves", "P-521"], "tls: handshake failure (a check offers"),
+    ] {
+        let got = ask_openssl(&openssl, cert, arguments, http(None, vec![])).await;
+        assert!(got.starts_with(expected), "{what}: {got}");
+    }
+}
+
+#[tokio::test]
+async fn nginx_sees_no_reset() {
+    let place = tempfile::tempdir().unwrap();
+    std::fs::write(place.path().join("large"), vec![b'x'; 1 << 20]).unwrap();
+    let address = free_address().await;
+    let (dir, log) = (place.path().display(), place.path().join("error.log"));
+    let config = format!(
+        "pid {dir}/pid; error_log {dir}/error.log info; daemon off; master_process off;\n\
+         events {{}}\n\
+         http {{ access_log off; client_body_temp_path {dir}/a; proxy_temp_path {dir}/b; fastcgi_temp_path {dir}/c;\n\
+         uwsgi_temp_path {dir}/d; scgi_temp_path {dir}/e;\n\
+         server {{ listen {address}; root {dir}; location = /small {{ return 200 small; }} }} }}"
+    );
+    let path = place.path().join("nginx.conf");
+    std::fs::write(&path, config).unwrap();
+    let mut command = std::process::Command::new("nginx");
+    command.arg("-e").arg(&log).arg("-c").arg(&path).stderr(std::process::Stdio::null());
+    let _server = Running(command.spawn().expect("nginx is needed"));
+    for path in ["/large", "/small"] {
+        let mut asked = http(None, vec![]);
+        asked.path = path.to_owned();
+        let mut check = check(HealthKind::Http(asked), address);
+        check.timeout_ms = 3000;
+        for _ in 0..20 {
+            assert_eq!(answer_of(&check).await, "ok", "{path}");
+        }
+    }
+    let said = std::fs::read_to_string(&log).unwrap();
+    assert!(!said.contains("reset by peer"), "{said}");
 }
 
 #[tokio::test]
@@ -353,7 +682,7 @@ async fn bytes_beyond_ascii_are_sent_and_found_as_they_are() {
         stream.write_all(answer).await.unwrap();
     });
     let payload = |bytes: &[u8]| Some(bytes.to_vec().into());
-    let kind = HealthKind::Udp { send: payload(&sent), expect: payload(&awaited) };
+    let kind = HealthKind::Udp { send: payload(&sent), expect: payload(&awaited), silence_passes: false };
     assert_eq!(words(check(kind, udp).run(0).await), "ok");
     let kind = HealthKind::Tcp { send: payload(&sent), expect: payload(&awaited) };
     assert_eq!(words(check(kind, tcp).run(0).await), "ok");

@@ -67,8 +67,13 @@ impl Verdict {
         self.up
     }
 
-    /// Takes a result in. `now_ms` never goes backwards.
+    /// Takes a result in; of a check that could not leave, only what it says. `now_ms` never goes backwards.
     pub fn observe(&mut self, result: CheckResult, rules: Rules, now_ms: u64) -> Option<Change> {
+        if result.unsent {
+            // What is in force stays, and what is in a row is not broken.
+            self.last = Some(result);
+            return None;
+        }
         if result.passed {
             self.passed += 1;
             self.passes_in_row = self.passes_in_row.saturating_add(1);

@@ -391,7 +391,7 @@ pub struct BackendStatus {
     /// It registered; else it is the configuration's.
     #[serde(default)]
     pub registered: bool,
-    /// Since when it is suspect, because nothing is heard of its agent or its clients' handshakes fail, Unix time, milliseconds; absent: it
+    /// Since when it is suspect, because nothing is heard of its agent or its clients are not served, Unix time, milliseconds; absent: it
     /// is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspect_since_unix_ms: Option<u64>,
@@ -425,6 +425,12 @@ pub struct BackendStatus {
     /// TCP flows whose second packet was no SYN, FIN or RST: the client has got an answer. Of flows that were met in the middle, too.
     #[serde(default)]
     pub handshakes: u64,
+    /// TCP flows whose client sent FIN or RST after its handshake. One whose connection was reset sends neither.
+    #[serde(default)]
+    pub closes: u64,
+    /// Of these, those whose client did so within three seconds of its handshake.
+    #[serde(default)]
+    pub closes_soon: u64,
 }
 
 const fn whole() -> u32 {
@@ -467,7 +473,7 @@ pub struct RegistrationStatus {
     pub reason: String,
     /// It is part of the configuration in force.
     pub in_force: bool,
-    /// Why it is suspect: why nothing is heard of its agent, or what its clients' handshakes show.
+    /// Why it is suspect: why nothing is heard of its agent, or what its clients show.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspected: Option<String>,
     /// Own checks in a row that failed since then.
@@ -532,6 +538,9 @@ pub struct HealthStatus {
 pub struct CheckResult {
     /// It passed.
     pub passed: bool,
+    /// It did not pass because it could not leave the machine: no descriptor, port or buffer. That says nothing of the backend.
+    #[serde(default)]
+    pub unsent: bool,
     /// `ok`, or in words what went wrong: `refused`, `timeout`, `reset`, `status 503`, `body mismatch`, …
     pub reason: String,
     /// How long it took, microseconds.
@@ -779,9 +788,9 @@ pub enum EventKind {
     BackendRegistered,
     /// A registration is over.
     BackendDeregistered,
-    /// Nothing is heard of a backend's agent, or its clients' handshakes fail: the machine checks by itself.
+    /// Nothing is heard of a backend's agent, or its clients are not served: the machine checks by itself.
     BackendSuspect,
-    /// A suspect's agent is back, or its clients' handshakes succeed again.
+    /// A suspect's agent is back, or its clients are served again.
     BackendTrusted,
     /// What an agent wanted was refused.
     RegistrationRefused,

@@ -540,14 +540,17 @@ pub enum HealthKind {
     },
     /// GET.
     Http(HttpCheck),
-    /// GET over TLS; the certificate is not verified.
+    /// GET over TLS; the certificate is verified only where `ca` says by what.
     Https(HttpCheck),
-    /// Datagram; passes on an answer (that contains `expect`), fails on ICMP unreachable or silence.
+    /// Datagram; passes on an answer (that contains `expect`), fails on ICMP unreachable, and on silence unless that passes.
     Udp {
         /// Bytes to send; default empty.
         send: Option<Payload>,
         /// Bytes the answer must contain.
         expect: Option<Payload>,
+        /// No answer until the timeout passes: the server never answers what it does not understand. Only ICMP unreachable fails.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        silence_passes: bool,
     },
     /// A command on the backend's host, run by its agent; a machine that has to check by itself connects over TCP.
     Exec {
@@ -569,6 +572,23 @@ pub struct HttpCheck {
     pub expect: Option<Payload>,
     /// TLS server name; default `host`.
     pub sni: Option<String>,
+    /// Of https; `None`: any certificate will do, and none is shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<Box<CheckFiles>>,
+}
+
+/// PEM files of an https check.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+pub struct CheckFiles {
+    /// The certificate, and those above it, that is shown to a server that wants one; with `key`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cert: Option<PathBuf>,
+    /// Its key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
+    /// Authorities: the server's certificate must be by one of them, and for the TLS server name (else the VIP). `None`: any will do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
 }
 
 /// Way of a probe.

@@ -400,7 +400,7 @@ pub(crate) struct Service {
     #[serde(default)]
     #[schemars(with = "OnEmpty")]
     pub(crate) on_empty: Cell,
-    /// Share of backends down above which health is disregarded; 0 = never; default 50.
+    /// Share of backends down above which, until all are, health is disregarded; 0 = never; default 50.
     #[serde(default)]
     #[schemars(with = "u8", range(max = 100))]
     pub(crate) panic_percent: Cell,
@@ -521,6 +521,15 @@ enum Kind {
     Exec,
 }
 
+/// What silence means.
+#[derive(JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[expect(dead_code, reason = "for the schema")]
+enum Silence {
+    Fail,
+    Pass,
+}
+
 /// Health check of a service's backends.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -581,6 +590,22 @@ pub(crate) struct Health {
     #[serde(default)]
     #[schemars(with = "String")]
     pub(crate) sni: Cell,
+    /// https: PEM file of the certificate that is shown to a server that wants one; with key. Read by the machine, again every ten seconds.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    pub(crate) cert: Cell,
+    /// https: PEM file of its key.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    pub(crate) key: Cell,
+    /// https: PEM file of authorities, by one of which the server's certificate must be; default: any certificate will do.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    pub(crate) ca: Cell,
+    /// udp: what no answer until the timeout means: fail, or pass, if only ICMP unreachable fails; default fail.
+    #[serde(default)]
+    #[schemars(with = "Silence")]
+    pub(crate) silence: Cell,
     /// Interface the probes leave by; default the first exception interface.
     #[serde(default)]
     #[schemars(with = "String")]

@@ -142,8 +142,14 @@ fn defaults() {
     assert_eq!((s.backends[0].weight, s.backends[0].mac, s.backends[0].state), (1, None, AdminState::Up));
 
     let health = &base().services[0].health;
-    let http =
-        HttpCheck { path: "/".into(), host: None, expect_status: vec![(200, 399)], expect: None, sni: None };
+    let http = HttpCheck {
+        path: "/".into(),
+        host: None,
+        expect_status: vec![(200, 399)],
+        expect: None,
+        sni: None,
+        files: None,
+    };
     assert_eq!(health.kind, HealthKind::Http(http));
     assert_eq!((health.interval_ms, health.timeout_ms, health.fall, health.rise), (1000, 500, 3, 2));
     assert_eq!((health.via.as_deref(), health.route, health.port), (Some("gw0"), Route::Direct, None));
@@ -243,6 +249,9 @@ host = "h"
 expect_status = [200, "204", "300-302"]
 expect = "ok"
 sni = "n"
+cert = "/h.pem"
+key = "/h.key"
+ca = "/ca.pem"
 via = "gw1"
 route = "tunnel"
 [[service.backend]]
@@ -364,6 +373,9 @@ backend = [{ name = "b", address = "10.0.2.21" }]
         ("/services/0/health/kind/host", "h".into()),
         ("/services/0/health/kind/expect", "ok".into()),
         ("/services/0/health/kind/sni", "n".into()),
+        ("/services/0/health/kind/files/cert", "/h.pem".into()),
+        ("/services/0/health/kind/files/key", "/h.key".into()),
+        ("/services/0/health/kind/files/ca", "/ca.pem".into()),
         ("/services/0/health/kind/expect_status/2/1", 302.into()),
         ("/services/0/health/interval_ms", 700.into()),
         ("/services/0/health/timeout_ms", 600.into()),

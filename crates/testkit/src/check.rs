@@ -152,6 +152,7 @@ pub fn check_health(input: &[u8]) {
             expect_status,
             expect: expect.map(Into::into),
             sni: None,
+            files: None,
         })
     };
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");

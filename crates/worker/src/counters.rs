@@ -227,6 +227,19 @@ counters! {
 /// Room for the counters of all drop reasons.
 const DROPS: usize = DropReason::COUNT.next_power_of_two();
 
+counters! {
+    /// Per backend: how clients' connections end. Apart from the others, whose size is a power of two.
+    PerBackendEnds {
+        /// TCP flows whose client sent FIN or RST after its handshake. A client whose connection was reset sends neither.
+        closes,
+        /// Of these, those whose client did so within [`CLOSED_SOON_US`] of its handshake.
+        soon,
+    }
+}
+
+/// A client that closes within this time of its handshake has closed soon, microseconds.
+pub const CLOSED_SOON_US: u64 = 3_000_000;
+
 /// All counters of one worker; shared with control as `Arc<Counters>`, sized at start.
 #[derive(Debug)]
 pub struct Counters {
@@ -243,6 +256,7 @@ pub struct Counters {
     backend_flows: Box<[PerBackendFlows]>,
     /// Apart from the others, whose size is a power of two.
     ending: Box<[Count]>,
+    ends: Box<[PerBackendEnds]>,
     ports: Box<[PerPort]>,
     /// Who sends what is dropped.
     pub sources: Sources,
@@ -263,6 +277,7 @@ impl Counters {
             backends: boxed(backends_max),
             backend_flows: boxed(backends_max),
             ending: boxed(backends_max),
+            ends: boxed(backends_max),
             ports: boxed(ports),
             sources: Sources::default(),
         }
@@ -307,6 +322,11 @@ impl Counters {
     /// Flows of a backend that have an entry and are not open any more (gauge); `None` past the limit set at start.
     pub fn ending(&self, id: BackendId) -> Option<&Count> {
         self.ending.get(id.index())
+    }
+
+    /// How connections of a backend's clients end; `None` past the limit set at start.
+    pub fn ends(&self, id: BackendId) -> Option<&PerBackendEnds> {
+        self.ends.get(id.index())
     }
 
     /// The gauge that a flow in this state counts in.

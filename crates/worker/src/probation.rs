@@ -48,6 +48,17 @@ impl Probation {
         Probation { lines: vec![Line::default(); LINES].into(), turn: 0 }
     }
 
+    /// Whether a packet of this flow was noted, not longer than `within_us` ago.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "an index below a table's length; milliseconds modulo 2^32"
+    )]
+    pub(crate) fn was_noted(&self, flow: u64, now: Tick, within_us: u64) -> bool {
+        let Some(Line(line)) = self.lines.get((flow >> 7) as usize % LINES) else { return false };
+        let passed_us = |last: &Last| u64::from(((now.0 / 1000) as u32).wrapping_sub(last.at_ms)) * 1000;
+        line.iter().any(|last| last.flow == flow && passed_us(last) <= within_us)
+    }
+
     /// Notes a packet of the flow with this (seeded) hash, and tells whether it goes on where the last one ended, not longer than
     /// `within_us` ago.
     #[expect(
@@ -86,6 +97,16 @@ mod tests {
         assert!(!follows(1 << 40, 99 + AHEAD_MAX, 35 * SECOND), "too late");
         assert!(!follows(2 << 40, u32::MAX, 35 * SECOND));
         assert!(follows(2 << 40, 5, 36 * SECOND), "numbers wrap");
+    }
+
+    #[test]
+    fn a_flow_was_noted_for_a_while() {
+        let mut probation = Probation::new();
+        assert!(!probation.was_noted(1 << 40, Tick(5_000_000), u64::MAX), "nothing was");
+        probation.follows(1 << 40, 7, Tick(5_000_000), 1);
+        assert!(probation.was_noted(1 << 40, Tick(7_000_000), 2_000_000));
+        assert!(!probation.was_noted(1 << 40, Tick(7_001_000), 2_000_000), "too long ago");
+        assert!(!probation.was_noted(2 << 40, Tick(5_000_000), 2_000_000), "another flow");
     }
 
     /// More flows of one line than it has room for, one packet of each after the other: each has its turn.

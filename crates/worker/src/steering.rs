@@ -3,6 +3,7 @@
 //! table of before.
 
 use crate::classify::{Fate, Packet, key_of};
+use crate::counters::CLOSED_SOON_US;
 use crate::io::PacketIo;
 use crate::least_load::Picked;
 use crate::slots::base_in_force;
@@ -143,6 +144,9 @@ impl<Io: PacketIo> Worker<Io> {
             {
                 of.handshakes.add(1);
             }
+            if packet.tcp_flags().is_some_and(TcpFlags::is_closing) {
+                self.client_closes(&key, hit, now);
+            }
             if hit.state.is_open() != state.is_open() {
                 self.counters.flow_left(hit.backend, hit.state);
                 self.counters.flow_came(hit.backend, state);
@@ -152,6 +156,18 @@ impl<Io: PacketIo> Worker<Io> {
             {
                 self.refresh_revived(view, cluster, packet, bytes, hit, now);
             }
+        }
+    }
+
+    /// Counts the first FIN or RST of a client after its handshake.
+    fn client_closes(&self, key: &FlowKey, hit: &Hit, now: Tick) {
+        if !matches!(hit.state, State::TcpHandshake | State::TcpEstablished) {
+            return;
+        }
+        let Some(ends) = self.counters.ends(hit.backend) else { return };
+        ends.closes.add(1);
+        if self.probation.was_noted(self.flows.hash_of(key), now, CLOSED_SOON_US) {
+            ends.soon.add(1);
         }
     }
 

@@ -6,6 +6,7 @@ use rig::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use wire::BackendId;
+use worker::counters::CLOSED_SOON_US;
 use worker::least_load::share;
 use worker::loads::{Load, Loads};
 use worker::view::{BackendState, LeastLoad, Overload, Policy, Select};
@@ -265,4 +266,39 @@ fn a_handshake_counts_once() {
         let of = rig.counters[0].flows_of(BackendId(0)).unwrap();
         assert_eq!((of.syns(), of.handshakes.get()), (2, 1));
     }
+}
+
+#[test]
+fn a_clients_close_counts_once_and_apart_if_it_is_soon() {
+    let mut rig = Rig::new(1, view(1, &[Spec::web(1)]));
+    let ends = |rig: &Rig| {
+        let of = rig.counters[0].ends(BackendId(0)).unwrap();
+        (of.closes.get(), of.soon.get())
+    };
+    let begins = |rig: &mut Rig, sport: u16| {
+        rig.put(0, &tcp(sport, 80, Tcp::Syn, 0));
+        rig.put(0, &tcp(sport, 80, Tcp::Ack, 0));
+        rig.put(0, &tcp(sport, 80, Tcp::Ack, 30));
+    };
+    // FIN, again, and the RST with which some clients go on.
+    begins(&mut rig, 7);
+    assert_eq!(ends(&rig), (0, 0));
+    for flags in [Tcp::Fin, Tcp::Fin, Tcp::Rst] {
+        rig.put(0, &tcp(7, 80, flags, 0));
+        assert_eq!(ends(&rig), (1, 1));
+    }
+    // One that closes as soon as it is connected.
+    rig.put(0, &tcp(8, 80, Tcp::Syn, 0));
+    rig.put(0, &tcp(8, 80, Tcp::Ack, 0));
+    rig.put(0, &tcp(8, 80, Tcp::Fin, 0));
+    assert_eq!(ends(&rig), (2, 2));
+    // One that gives up without an answer closes nothing.
+    rig.put(0, &tcp(9, 80, Tcp::Syn, 0));
+    rig.put(0, &tcp(9, 80, Tcp::Rst, 0));
+    assert_eq!(ends(&rig), (2, 2));
+    // One that stays for longer.
+    begins(&mut rig, 10);
+    rig.advance_ms(CLOSED_SOON_US / 1000 + 2);
+    rig.put(0, &tcp(10, 80, Tcp::Rst, 0));
+    assert_eq!(ends(&rig), (3, 2));
 }

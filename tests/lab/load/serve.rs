@@ -3,41 +3,71 @@
 
 use super::bulk::{CHUNK_BYTES, Pattern, Pauses};
 use crate::command::{Result, Tried};
+use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
+/// The server.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Server {
+    /// What it answers when asked who it is.
+    pub name: String,
+    /// Port.
+    pub port: u16,
+    /// Addresses for UDP.
+    pub udp: Vec<IpAddr>,
+    /// Addresses for TCP; none: all.
+    #[serde(default)]
+    pub tcp: Vec<IpAddr>,
+    /// Connections to these addresses are reset as soon as they are there.
+    #[serde(default)]
+    pub resets: Vec<IpAddr>,
+}
+
 /// Longest line of a client; a longer one counts as several.
 const LINE_BYTES_MAX: u64 = 1024;
 
-pub(super) async fn run(name: String, port: u16, udp: Vec<IpAddr>) -> Result<()> {
-    let name: Rc<str> = name.into();
-    let pattern = Rc::new(Pattern::new());
+pub(super) async fn run(server: Server) -> Result<()> {
+    let name: Rc<str> = server.name.into();
     let local = tokio::task::LocalSet::new();
-    for address in udp {
-        let address = SocketAddr::new(address, port);
+    for address in server.udp {
+        let address = SocketAddr::new(address, server.port);
         let socket = UdpSocket::bind(address).await.tried(|| format!("UDP on {address}"))?;
         let name = Rc::clone(&name);
         local.spawn_local(async move { echo_datagrams(&name, &socket).await });
     }
     // Dual stack: IPv4 clients come as mapped addresses.
-    let address = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
-    let listener = TcpListener::bind(address).await.tried(|| format!("TCP on {address}"))?;
-    local
-        .run_until(async move {
-            loop {
-                if let Ok((stream, _)) = listener.accept().await {
-                    let (name, pattern) = (Rc::clone(&name), Rc::clone(&pattern));
-                    // A client that goes away is no matter of ours.
-                    tokio::task::spawn_local(async move { drop(connection(&name, &pattern, stream).await) });
-                } else {
-                    // Out of descriptors: others must close first.
-                    tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-                }
+    let everywhere = vec![Ipv6Addr::UNSPECIFIED.into()];
+    let pattern = Rc::new(Pattern::new());
+    let resets: Rc<[IpAddr]> = server.resets.into();
+    for address in if server.tcp.is_empty() { everywhere } else { server.tcp } {
+        let address = SocketAddr::new(address, server.port);
+        let listener = TcpListener::bind(address).await.tried(|| format!("TCP on {address}"))?;
+        let (name, pattern, resets) = (Rc::clone(&name), Rc::clone(&pattern), Rc::clone(&resets));
+        local.spawn_local(accept(listener, name, pattern, resets));
+    }
+    local.await;
+    Ok(())
+}
+
+async fn accept(listener: TcpListener, name: Rc<str>, pattern: Rc<Pattern>, resets: Rc<[IpAddr]>) {
+    loop {
+        if let Ok((stream, _)) = listener.accept().await {
+            let to = stream.local_addr().map(|to| to.ip().to_canonical());
+            if to.is_ok_and(|to| resets.contains(&to)) {
+                drop(stream.set_zero_linger());
+                continue;
             }
-        })
-        .await
+            let (name, pattern) = (Rc::clone(&name), Rc::clone(&pattern));
+            // A client that goes away is no matter of ours.
+            tokio::task::spawn_local(async move { drop(connection(&name, &pattern, stream).await) });
+        } else {
+            // Out of descriptors: others must close first.
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    }
 }
 
 /// Answers each datagram with the server's name, a space and the datagram.

@@ -190,6 +190,10 @@ impl Truth {
     ) {
         let candidate = self.candidates.get(key);
         if candidate.is_some_and(|candidate| Arc::ptr_eq(&candidate.checker.check, check)) {
+            if result.unsent {
+                self.check_unsent(&result.reason);
+                return;
+            }
             let now_ms = self.uptime_ms();
             self.registry.tried(key, incarnation, result.passed, &result.reason, now_ms);
             self.act();

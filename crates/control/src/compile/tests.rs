@@ -164,7 +164,8 @@ fn panic_threshold() {
     assert_eq!(up(67, &["a", "b"]), "c");
     assert_eq!(up(0, &["a", "b", "c"]), "");
     assert_eq!(up(100, &["a", "b", "c"]), "");
-    assert_eq!(up(99, &["a", "b", "c"]), "abc");
+    assert_eq!(up(99, &["a", "b", "c"]), "", "panic is for partial loss");
+    assert_eq!(up(1, &["a", "b", "c"]), "");
 }
 
 #[test]

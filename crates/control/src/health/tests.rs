@@ -28,3 +28,11 @@ async fn a_checker_reports_again_and_again_until_it_is_dropped() {
     let closed = async { while noted.recv().await.is_some() {} };
     tokio::time::timeout(Duration::from_secs(5), closed).await.expect("the task ends");
 }
+
+#[test]
+fn checks_that_could_not_leave_are_told_once_a_minute() {
+    let mut unsent = Unsent::default();
+    assert_eq!(unsent.add(5), Some(1));
+    let later = (1..=700).filter_map(|at| unsent.add(5 + at * 100));
+    assert_eq!(later.collect::<Vec<_>>(), [600]);
+}

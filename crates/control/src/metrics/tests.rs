@@ -15,7 +15,13 @@ fn sample() -> Snapshot {
         since_unix_ms: 1,
         health: Some(HealthStatus {
             up: Some(true),
-            last: Some(CheckResult { passed: true, reason: "ok".to_owned(), duration_us: 1500, unix_ms: 9 }),
+            last: Some(CheckResult {
+                passed: true,
+                unsent: false,
+                reason: "ok".to_owned(),
+                duration_us: 1500,
+                unix_ms: 9,
+            }),
             passed: 4,
             failed: 1,
             consecutive: 2,
@@ -37,6 +43,8 @@ fn sample() -> Snapshot {
         share_permille: 1000,
         syns: 5,
         handshakes: 4,
+        closes: 3,
+        closes_soon: 2,
     };
     let status = Status {
         machine: "lb1".to_owned(),
@@ -194,6 +202,8 @@ fn values_and_escapes() {
         "guideway_backend_flows{service=\"web \\\"quoted\\\"\\\\\\n\",backend=\"b1\",address=\"10.0.0.1\",id=\"3\"} 2",
         "guideway_backend_syns_total{service=\"web \\\"quoted\\\"\\\\\\n\",backend=\"b1\",address=\"10.0.0.1\",id=\"3\"} 5",
         "guideway_backend_handshakes_total{service=\"web \\\"quoted\\\"\\\\\\n\",backend=\"b1\",address=\"10.0.0.1\",id=\"3\"} 4",
+        "guideway_backend_closes_total{service=\"web \\\"quoted\\\"\\\\\\n\",backend=\"b1\",address=\"10.0.0.1\",id=\"3\"} 3",
+        "guideway_backend_closes_soon_total{service=\"web \\\"quoted\\\"\\\\\\n\",backend=\"b1\",address=\"10.0.0.1\",id=\"3\"} 2",
         "guideway_vip_overload_packets_total{service=\"web\",vip=\"203.0.113.10\",port=\"80\",proto=\"tcp\"} 16",
         "guideway_backend_load_ratio{service=\"web \\\"quoted\\\"\\\\\\n\",backend=\"b1\",address=\"10.0.0.1\",id=\"3\"} 0.25",
         "guideway_backend_share_ratio{service=\"web \\\"quoted\\\"\\\\\\n\",backend=\"b1\",address=\"10.0.0.1\",id=\"3\"} 1",

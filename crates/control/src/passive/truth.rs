@@ -5,15 +5,17 @@ use crate::agents::registry::{Checker, Registry};
 use crate::health::Verdict;
 use crate::truth::Truth;
 use model::api::{BackendStatus, EventKind, Word};
-use model::config::{Backend, HealthKind, Protocol, Service};
+use model::config::{Backend, Hash, HealthKind, Policy, Protocol, Service};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use wire::BackendId;
 
-/// All services of which handshakes are counted and something checks backends.
+/// All services whose clients are counted and something checks backends.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Passive {
     pools: HashMap<String, Pool>,
+    /// Where load decides: those that count as if they carried nothing, until figures are written next.
+    pub(crate) trials: HashSet<BackendId>,
     /// Suspicions that began, since the start.
     pub(crate) suspicions: u64,
 }
@@ -48,11 +50,11 @@ fn is_compared(service: &Service) -> bool {
 }
 
 impl Truth {
-    /// Twice a second: compares handshakes of backends, when a window is over.
-    pub(crate) fn compare_handshakes(&mut self) {
+    /// Twice a second: compares what clients of backends do, when a step is over.
+    pub(crate) fn compare_clients(&mut self) {
         let now_ms = self.uptime_ms();
         let mut pools = std::mem::take(&mut self.passive.pools);
-        let mut turns = Vec::new();
+        let (mut turns, mut trials) = (Vec::new(), Vec::new());
         let compared = || self.config.services.iter().filter(|service| is_compared(service));
         if !pools.is_empty() {
             let names: HashSet<&str> = compared().map(|service| service.name.as_str()).collect();
@@ -61,11 +63,15 @@ impl Truth {
         for service in compared() {
             let pool = pools.entry(service.name.clone()).or_default();
             if pool.is_due(now_ms) {
-                let turned = pool.observe(&self.seen(service), now_ms);
+                let turned = pool.observe(&self.seen(service), service.hash == Hash::Source, now_ms);
                 turns.extend(turned.into_iter().map(|turn| (service.name.clone(), turn)));
+                if service.policy == Policy::LeastLoad {
+                    trials.extend(pool.trials());
+                }
             }
         }
         self.passive.pools = pools;
+        self.passive.trials.extend(trials);
         if !turns.is_empty() {
             self.suspicions_turned(turns);
         }
@@ -77,7 +83,12 @@ impl Truth {
         ids.map(|id| {
             let mut counts = Counts::default();
             for flows in self.workers.iter().filter_map(|worker| worker.counters.flows_of(id)) {
-                counts.add(Counts { syns: flows.syns(), handshakes: flows.handshakes.get() });
+                counts.syns += flows.syns();
+                counts.handshakes += flows.handshakes.get();
+            }
+            for ends in self.workers.iter().filter_map(|worker| worker.counters.ends(id)) {
+                counts.soon += ends.soon.get();
+                counts.closes += ends.closes.get();
             }
             let verdict = self.members.get(&id).and_then(|member| member.verdict.as_ref());
             Seen { id, counts, is_up: verdict.and_then(Verdict::up) == Some(true) }
@@ -93,15 +104,12 @@ impl Truth {
             let (id, kind, message) = match turn {
                 Turn::Suspect(id, ratio) => {
                     self.passive.suspicions += 1;
-                    let message = format!("its clients' handshakes fail: {ratio}; own check decides");
+                    let message = format!("{}; own check decides", ratio.fault());
                     (id, EventKind::BackendSuspect, message)
                 }
-                Turn::Recovered(id, ratio) => {
-                    (id, EventKind::BackendTrusted, format!("its clients' handshakes succeed: {ratio}"))
-                }
+                Turn::Recovered(id, ratio) => (id, EventKind::BackendTrusted, ratio.mended()),
                 Turn::Quiet(id) => {
-                    let message =
-                        "own checks pass, and too few clients come to compare their handshakes".to_owned();
+                    let message = "own checks pass, and too few clients come to compare them".to_owned();
                     (id, EventKind::BackendTrusted, message)
                 }
             };
@@ -127,13 +135,13 @@ impl Truth {
     /// Why its clients make a backend suspect.
     pub(crate) fn doubt_of_clients(&self, service: &str, backend: &str, address: IpAddr) -> Option<String> {
         let suspect = self.passive.suspect(service, self.ids.backend(service, backend, address)?)?;
-        Some(format!("its clients' handshakes fail: {}", suspect.ratio))
+        Some(suspect.ratio.fault())
     }
 
     /// What its clients have to do with a backend's state.
     pub(crate) fn say_clients(&self, status: &mut BackendStatus) {
         let Some(suspect) = self.passive.suspect(&status.service, BackendId(status.id)) else { return };
-        let mut reason = format!("suspect, its clients' handshakes fail: {}", suspect.ratio);
+        let mut reason = format!("suspect, {}", suspect.ratio.fault());
         let last = status.health.as_ref().and_then(|health| health.last.as_ref());
         if let Some(last) = last.filter(|_| suspect.is_probed) {
             reason = format!("{reason}; own check: {}", last.reason);

@@ -68,6 +68,9 @@ fn from_nothing() {
     assert_eq!(plan.services[0].backends_added, ["a", "b", "c"]);
     assert_eq!((plan.memory_before_bytes, plan.memory_bytes), (0, new.memory_bytes()));
     assert!(plan.restart_keys.is_empty());
+    // A check each, if there are checks.
+    let checked = config(&service("s", 80, "[service.health]\nkind = \"tcp\"\nvia = \"lo\"", &THREE));
+    assert_eq!((super::plan(None, &checked).descriptors, plan.descriptors), (771, 768));
 }
 
 #[test]

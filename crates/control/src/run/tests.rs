@@ -341,17 +341,52 @@ fn health_decides_who_takes_flows() {
 
         let two = serve("10.9.0.12:8080").await;
         machine.until_state("b2", "up").await;
-        // Both gone: more than half are down, so health is disregarded.
+        // Both gone: nobody is left to whom flows could go.
         one.abort();
         two.abort();
         let services =
+            machine.until("/v1/services", |answer| answer.json()[0]["state"] == "empty").await.json();
+        assert_eq!(services[0]["backends_up"], 0);
+        let ready = machine.until("/v1/ready", |answer| answer.status == 503).await.json();
+        assert_eq!(ready["reason"], "0 of 1 services have a usable backend");
+        // One is back, which is more than it can bear: health is disregarded.
+        let _one = serve("10.9.0.11:8080").await;
+        let text = config(place, 8080).replace("maglev_size = 251", "maglev_size = 251\npanic_percent = 40");
+        assert_eq!(machine.post("/v1/apply", &text).await.status, 200);
+        let services =
             machine.until("/v1/services", |answer| answer.json()[0]["state"] == "panic").await.json();
         assert_eq!(services[0]["backends_up"], 2);
-        assert_eq!(machine.until_state("b1", "up").await["word"], "panic");
+        assert_eq!(machine.until_state("b2", "up").await["word"], "panic");
+        machine.until("/v1/ready", |answer| answer.status == 200).await;
         let kinds: Vec<_> = machine.events(0).await.events.into_iter().map(|e| e.kind).collect();
-        for kind in [api::EventKind::BackendUp, api::EventKind::BackendDown, api::EventKind::PanicOn] {
+        for kind in [
+            api::EventKind::BackendUp,
+            api::EventKind::BackendDown,
+            api::EventKind::ServiceEmpty,
+            api::EventKind::PanicOn,
+        ] {
             assert!(kinds.contains(&kind), "{kinds:?}");
         }
+        machine.stop().await;
+    });
+}
+
+#[test]
+fn a_service_whose_backends_have_no_next_hop_is_not_ready() {
+    test("a_service_whose_backends_have_no_next_hop_is_not_ready", async |place| {
+        let _servers = (serve("10.9.0.11:8080").await, serve("10.9.0.12:8080").await);
+        let text = config(place, 8080);
+        // Neighbours are to be asked of an interface that is not there.
+        let cut_off = text
+            .replace("next_hop_mac = \"02:00:00:00:00:01\"\n", "")
+            .replace("device = \"net_null0\"", "device = \"net_null0\"\nexception = \"gw0\"");
+        let machine = Machine::start(place, &cut_off);
+        machine.until("/v1/backends", |a| find(&a.json(), "b2")["health"]["up"] == true).await;
+        machine.until("/v1/backends", |a| find(&a.json(), "b1")["health"]["up"] == true).await;
+        let ready = machine.get("/v1/ready").await;
+        assert_eq!(ready.status, 503, "{}", ready.body);
+        let services = machine.get("/v1/services").await.json();
+        assert_eq!(services[0]["state"], "empty", "{services}");
         machine.stop().await;
     });
 }

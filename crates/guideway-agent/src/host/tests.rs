@@ -63,7 +63,7 @@ fn checks(revision: u64, targets: &[Target]) -> ToAgent {
 
 fn result(passed: bool) -> CheckResult {
     let reason = if passed { "ok" } else { "refused" };
-    CheckResult { passed, reason: reason.to_owned(), duration_us: 1, unix_ms: UNIX }
+    CheckResult { passed, unsent: false, reason: reason.to_owned(), duration_us: 1, unix_ms: UNIX }
 }
 
 fn machine(name: &str, address: &str, leads: bool) -> Machine {

@@ -79,6 +79,9 @@ fn for_people(plan: &Plan) -> String {
         mib(plan.memory_bytes),
         mib(plan.memory_before_bytes)
     );
+    if plan.descriptors > 0 {
+        text += &format!("open files: up to {}\n", grouped(plan.descriptors));
+    }
     if let Some(cluster) = &plan.cluster {
         text += &format!(
             "cluster: {} slots become tainted; this machine tells the owners of {} flows: {} statements to other machines, {} bytes\n",

@@ -2,9 +2,10 @@
 
 use super::read::{Read, Reader, Scope, shown};
 use super::{Span, Surroundings};
-use crate::config::{Checks as By, Health, HealthKind, HttpCheck, Net, Payload, Route};
+use crate::config::{CheckFiles, Checks as By, Health, HealthKind, HttpCheck, Net, Payload, Route};
 use crate::raw::{self, Cell};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 use toml::{Spanned, Value};
 
 const INTERVAL_MS_DEFAULT: u32 = 1000;
@@ -113,13 +114,36 @@ pub(super) fn health(
         r.problems.error(kind_span.clone(), message, "say which port is probed, like port = 80");
     }
 
+    let silence = r.choice(&scope, "silence", raw.silence, &[("fail", false), ("pass", true)]);
+    let mut file = |name: &str, cell: Cell| {
+        let span = cell.as_ref().map(Spanned::span);
+        (r.path(&scope, name, cell).ok().map(PathBuf::from), span)
+    };
+    let ((cert, cert_span), (key, key_span), (ca, ca_span)) =
+        (file("cert", raw.cert), file("key", raw.key), file("ca", raw.ca));
+    for (missing, given) in [("key", &cert_span), ("cert", &key_span)] {
+        if let (Some(span), false) = (given, cert_span.is_some() && key_span.is_some()) {
+            let message =
+                format!("{}: `{missing}` is missing: a certificate is shown with its key", scope.place);
+            r.problems.error(
+                span.clone(),
+                message,
+                format!("add {missing} = \"/etc/guideway/…\", or remove the other"),
+            );
+        }
+    }
+    let files = CheckFiles { cert, key, ca };
+    let files = (files != CheckFiles::default()).then(|| Box::new(files));
+    let files_span = cert_span.or(key_span).or(ca_span);
     let checks = Checks {
+        silence_passes: silence.or(false),
         http: HttpCheck {
             path: path(r, &scope, raw.path),
             host: host(r, &scope, raw.host),
             expect_status: statuses(r, &scope, raw.expect_status),
             expect: None,
             sni: sni(r, &scope, raw.sni),
+            files,
         },
         command: command(r, &scope, raw.command, kind, kind_ok, &kind_span),
         send: r.payload(&scope, "send", (raw.send, raw.send_hex), PAYLOAD_MAX).ok(),
@@ -128,6 +152,18 @@ pub(super) fn health(
     let by = r.choice(&scope, "checks", raw.checks, &[("machine", By::Machine), ("agent", By::Agent)]);
     if kind_ok {
         checked_by(r, &scope, kind, &kind_span, &by, service.has_agents);
+    }
+    let by = by.or(by_default);
+    if let Some(span) = files_span
+        && by == By::Agent
+    {
+        let message =
+            format!("{}: `cert`, `key` and `ca` are read by machines, and agents check", scope.place);
+        r.problems.error(
+            span,
+            message,
+            "write checks = \"machine\", or let agents run a command (kind exec)",
+        );
     }
     let via = via(r, &scope, raw.via, kind, &kind_span, around);
     let route = r.choice(&scope, "route", raw.route, &[("direct", Route::Direct), ("tunnel", Route::Tunnel)]);
@@ -145,7 +181,7 @@ pub(super) fn health(
         port: port.ok(),
         via,
         route: route.or(Route::Direct),
-        checks: by.or(by_default),
+        checks: by,
     }
 }
 
@@ -155,6 +191,7 @@ struct Checks {
     command: String,
     send: Option<Payload>,
     expect: Option<Payload>,
+    silence_passes: bool,
 }
 
 impl Checks {
@@ -165,7 +202,9 @@ impl Checks {
             Kind::Tcp => HealthKind::Tcp { send: self.send, expect: self.expect },
             Kind::Http => HealthKind::Http(http),
             Kind::Https => HealthKind::Https(http),
-            Kind::Udp => HealthKind::Udp { send: self.send, expect: self.expect },
+            Kind::Udp => {
+                HealthKind::Udp { send: self.send, expect: self.expect, silence_passes: self.silence_passes }
+            }
             Kind::Exec => HealthKind::Exec { command: self.command },
         }
     }
@@ -174,7 +213,7 @@ impl Checks {
 /// Reports keys of another kind; for kind none, says that the general ones have no effect.
 fn keys_of_kind(r: &mut Reader<'_, '_>, scope: &Scope, kind: Kind, raw: &raw::Health) {
     use Kind::{Exec, Http, Https, Tcp, Udp};
-    let owned: [(&str, &Cell, &[Kind]); 9] = [
+    let owned: [(&str, &Cell, &[Kind]); 13] = [
         ("command", &raw.command, &[Exec]),
         ("path", &raw.path, &[Http, Https]),
         ("host", &raw.host, &[Http, Https]),
@@ -184,6 +223,10 @@ fn keys_of_kind(r: &mut Reader<'_, '_>, scope: &Scope, kind: Kind, raw: &raw::He
         ("expect", &raw.expect, &[Tcp, Udp, Http, Https]),
         ("expect_hex", &raw.expect_hex, &[Tcp, Udp, Http, Https]),
         ("sni", &raw.sni, &[Https]),
+        ("cert", &raw.cert, &[Https]),
+        ("key", &raw.key, &[Https]),
+        ("ca", &raw.ca, &[Https]),
+        ("silence", &raw.silence, &[Udp]),
     ];
     for (key, cell, owners) in owned {
         if let Some(cell) = cell

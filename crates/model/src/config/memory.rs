@@ -1,6 +1,6 @@
 //! What a config costs.
 
-use super::Config;
+use super::{Config, HealthKind};
 
 /// Bytes of a narrow flow at the table's load of 0.8.
 const NARROW_FLOW_BYTES: u64 = 16;
@@ -13,7 +13,20 @@ const TAINT_BYTES: u64 = 4 + 1 + 8;
 /// Bytes of a backend in the view and its counters, about.
 const BACKEND_BYTES: u64 = 256;
 
+/// Descriptors of devices, logs, netlink, the store, and of what looks at them all; about.
+const OWN_DESCRIPTORS: u64 = 256;
+/// Connections to the API and to the metrics' listener.
+const API_DESCRIPTORS: u64 = 2 * 256;
+
 impl Config {
+    /// Open files that guidewayd may need at once, about: one for each check, API clients, agents, and its own.
+    pub fn descriptors(&self) -> u64 {
+        let checked = self.services.iter().filter(|service| service.health.kind != HealthKind::None);
+        let checks: u64 = checked.map(|service| service.backends.len() as u64).sum();
+        let agents = self.agents.as_ref().map_or(0, |agents| u64::from(agents.connections));
+        OWN_DESCRIPTORS + API_DESCRIPTORS + agents + checks
+    }
+
     /// Bytes of the flow tables of all workers.
     pub fn flow_table_bytes(&self) -> u64 {
         let worker = self

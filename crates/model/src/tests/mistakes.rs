@@ -186,6 +186,13 @@ mistakes! {
     health_kind_unknown: BASE r#"kind = "http""# => r#"kind = "ping""#;
     health_path_with_tcp: BASE r#"kind = "http""# => "kind = \"tcp\"\npath = \"/\"";
     health_send_with_http: BASE r#"kind = "http""# => "kind = \"http\"\nsend = \"x\"";
+    health_cert_with_http: BASE r#"kind = "http""# => "kind = \"http\"\ncert = \"/c\"\nkey = \"/k\"";
+    health_cert_without_key: BASE r#"kind = "http""# => "kind = \"https\"\ncert = \"/c\"";
+    health_key_without_cert: BASE r#"kind = "http""# => "kind = \"https\"\nkey = \"/k\"";
+    health_ca_relative: BASE r#"kind = "http""# => "kind = \"https\"\nca = \"c.pem\"";
+    health_ca_of_agents: BASE r#"kind = "http""# => "kind = \"https\"\nca = \"/c.pem\"\nchecks = \"agent\"";
+    health_silence_with_tcp: BASE r#"kind = "http""# => "kind = \"tcp\"\nsilence = \"pass\"";
+    health_silence_word: BASE r#"kind = "http""# => "kind = \"udp\"\nsilence = \"golden\"";
     health_sni_with_http: BASE r#"kind = "http""# => "kind = \"http\"\nsni = \"x\"";
     health_path_relative: BASE r#"kind = "http""# => "kind = \"http\"\npath = \"healthz\"";
     health_timeout_above_interval: BASE r#"kind = "http""# => "kind = \"http\"\ninterval_ms = 200\ntimeout_ms = 300";

@@ -11,7 +11,7 @@ pub(super) fn all(host: &Host, config: Option<&Config>) -> Vec<Finding> {
     let workers: BTreeSet<u16> = config.map(|c| c.workers.cpus.iter().copied().collect()).unwrap_or_default();
     let mut findings = vec![dpdk(host), cpu_features(host)];
     findings.extend(hugepages(host, config, &workers));
-    findings.extend([memlock(host), iommu(host, config), clock(host)]);
+    findings.extend([memlock(host), descriptors(host, config), iommu(host, config), clock(host)]);
     findings.extend(cpus_online(host, &workers));
     findings.extend([isolation(host, &workers), governor(host, &workers)]);
     findings.extend(siblings(host, &workers));
@@ -171,6 +171,25 @@ fn memlock(host: &Host) -> Finding {
             format!("limit of this shell: {soft} bytes; AF_XDP and VFIO lock their buffers"),
             "ulimit -l unlimited, or LimitMEMLOCK=infinity as in the systemd unit",
         ),
+    }
+}
+
+/// The hard limit counts: the daemon raises its soft one.
+fn descriptors(host: &Host, config: Option<&Config>) -> Finding {
+    const CHECK: &str = "open files";
+    let limits = host.text("/proc/self/limits").unwrap_or_default();
+    let line = limits.lines().find_map(|l| l.strip_prefix("Max open files")).unwrap_or_default();
+    let hard = line.split_whitespace().nth(1).unwrap_or("unknown");
+    let Some(needed) = config.map(Config::descriptors) else {
+        return Finding::pass(CHECK, format!("limit {hard}"));
+    };
+    match hard.parse::<u64>() {
+        Ok(limit) if limit < needed => Finding::warn(
+            CHECK,
+            format!("limit of this shell: {limit}; checks, API clients and agents may need {needed}"),
+            format!("LimitNOFILE={needed} or more in the systemd unit; by hand: ulimit -Hn"),
+        ),
+        _ => Finding::pass(CHECK, format!("limit {hard}, {needed} may be needed")),
     }
 }
 

@@ -113,7 +113,16 @@ fn a_well_set_up_machine_passes_everything() {
 #[test]
 fn each_defect_is_found_alone() {
     type Break = fn(&Files);
-    let breaks: [(Break, Grade, &str, &str); 16] = [
+    let breaks: [(Break, Grade, &str, &str); 17] = [
+        (
+            |f| {
+                let memory = "Max locked memory unlimited unlimited bytes";
+                f.write("proc/self/limits", &format!("{memory}\nMax open files  100  700  files\n"));
+            },
+            Grade::Warn,
+            "open files",
+            "LimitNOFILE=768",
+        ),
         (|f| f.remove("usr/lib"), Grade::Fail, "dpdk", "packages.sh --runtime"),
         (
             |f| f.remove("usr/lib/x86_64-linux-gnu/librte_pdump.so.23"),

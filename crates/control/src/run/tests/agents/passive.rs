@@ -26,7 +26,7 @@ fn a_suspects_own_check_decides_and_not_its_agent() {
         // Nothing listens at the third, whatever its agent says.
         let clients = Clients::come(&machine);
         let w3 = machine.until_suspect("w3").await;
-        assert!(w3["reason"].as_str().unwrap().contains("its clients' handshakes fail: 10 %"), "{w3}");
+        assert!(w3["reason"].as_str().unwrap().contains("its clients' handshakes fail: "), "{w3}");
         let w3 = machine.until_state("w3", "down").await;
         assert_eq!((&w3["word"], &w3["registered"]), (&"health".into(), &true.into()));
         let suspected = &machine.registration("w3").await["suspected"];
