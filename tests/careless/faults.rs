@@ -1,5 +1,5 @@
 //! Faults at random moments, several at a time as they come, under held connections. The seed is printed; `GUIDEWAY_FAULTS_SEED` chooses
-//! it, `GUIDEWAY_FAULTS_SECONDS` how long it goes on (`cargo xtask soak`: ten minutes).
+//! it, `GUIDEWAY_FAULTS_SECONDS` how long it goes on (ten minutes in `cargo xtask soak`).
 
 use super::disk::SmallDisk;
 use super::management::longest_turn;
@@ -219,7 +219,7 @@ fn number(variable: &str) -> Option<u64> {
 
 #[test]
 fn faults_at_random_moments_break_no_connection() {
-    let seconds = number("GUIDEWAY_FAULTS_SECONDS").unwrap_or(full_or(60, 12));
+    let seconds = number("GUIDEWAY_FAULTS_SECONDS").unwrap_or(full_or(600, 12));
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     let seed = number("GUIDEWAY_FAULTS_SEED").unwrap_or(now.as_secs()).max(1);
     println!("{seconds} s, GUIDEWAY_FAULTS_SEED={seed}");

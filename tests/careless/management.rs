@@ -24,14 +24,14 @@ const LONGEST_TURN_US: u64 = 100_000;
 
 /// What was seen while something was going on.
 #[derive(Debug)]
-pub(crate) struct Seen {
-    pub(crate) median: Duration,
-    pub(crate) worst: Duration,
-    pub(crate) answers: usize,
+struct Seen {
+    median: Duration,
+    worst: Duration,
+    answers: usize,
 }
 
 /// Asks the API until `done`, and says how long its answers took.
-pub(crate) fn observe(api: &Api, done: &AtomicBool) -> Seen {
+fn observe(api: &Api, done: &AtomicBool) -> Seen {
     let mut took = Vec::new();
     while !done.load(Ordering::Relaxed) || took.is_empty() {
         let begun = Instant::now();
@@ -56,11 +56,28 @@ fn sum(api: &Api, path: &str, key: &str) -> u64 {
     rows(&api.get(path).unwrap()).iter().filter_map(|row| row[key].as_u64()).sum()
 }
 
-/// Does something under traffic of [`RATE`], with the API asked meanwhile, and checks what must hold.
-fn under<T: Send>(what: &str, lab: &Lab, balancer: &Balancer, action: impl FnOnce() -> T + Send) -> T {
+/// Packets that were forwarded for [`counted`].
+fn forwarded(api: &Api) -> u64 {
+    let all = api.get("/v1/backends").unwrap();
+    rows(&all).iter().filter(|row| row["service"] == "udp").filter_map(|row| row["packets"].as_u64()).sum()
+}
+
+/// A service that counts what of this traffic is forwarded, without checks.
+pub(crate) fn counted() -> Service {
+    let members = vec![Member::v4(1, Mode::Ipip), Member::v4(2, Mode::Ipip)];
+    let echo = Service::echo(Mode::Ipip, members);
+    Service { name: "udp".into(), protocol: "udp", health: String::new(), ..echo }
+}
+
+/// Does something under traffic of [`RATE`] to [`counted`], with the API asked meanwhile, and checks what must hold.
+pub(crate) fn under<T: Send>(
+    what: &str,
+    lab: &Lab,
+    balancer: &Balancer,
+    action: impl FnOnce() -> T + Send,
+) -> T {
     let api = balancer.api();
-    let before =
-        (sum(api, "/v1/backends", "packets"), sum(api, "/v1/ports", "rx_missed"), api.drops().unwrap());
+    let before = (forwarded(api), sum(api, "/v1/ports", "rx_missed"), api.drops().unwrap());
     let v4 = |address| if let IpAddr::V4(v4) = address { Some(v4) } else { None };
     let flood = FloodLoad {
         of: FloodOf::Datagrams,
@@ -80,9 +97,8 @@ fn under<T: Send>(what: &str, lab: &Lab, balancer: &Balancer, action: impl FnOnc
         (result, seen.join().unwrap())
     });
     let sent = flood.finish(2 * duration + Duration::from_secs(10)).unwrap();
-    let forwarded = || sum(api, "/v1/backends", "packets") - before.0;
     let lost = until("every packet", Duration::from_secs(3), || {
-        let forwarded = forwarded();
+        let forwarded = forwarded(api) - before.0;
         if forwarded >= sent.sent { Ok(0) } else { Err((sent.sent - forwarded).to_string()) }
     });
     let missed = sum(api, "/v1/ports", "rx_missed") - before.1;
@@ -115,14 +131,7 @@ fn under<T: Send>(what: &str, lab: &Lab, balancer: &Balancer, action: impl FnOnc
 
 /// UDP to two backends, and so many services more, whose first backend has this weight.
 fn config(lab: &Lab, more: usize, weight: u32) -> Config {
-    let members = vec![Member::v4(1, Mode::Ipip), Member::v4(2, Mode::Ipip)];
-    let udp = Service {
-        name: "udp".into(),
-        protocol: "udp",
-        health: String::new(),
-        ..Service::echo(Mode::Ipip, members)
-    };
-    let mut config = lab.config(1).with(udp);
+    let mut config = lab.config(1).with(counted());
     for at in 0..more {
         let member = |index: u8, weight| Member {
             name: format!("s{at}b{index}"),

@@ -875,15 +875,7 @@ fn tcp_needs_the_token_and_speaks_tls() {
         );
         let machine = Machine::start(place, &text);
         machine.until("/v1/status", |answer| answer.status == 200).await;
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(certified.cert.der().clone()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let client = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
+        let connector = trusting(&certified);
         for (header, status) in [
             ("", 401),
             ("authorization: Bearer wrong\r\n", 401),
@@ -906,9 +898,76 @@ fn tcp_needs_the_token_and_speaks_tls() {
                 answer.body
             );
         }
+
+        // A new token and a new certificate are in force with the next reload, and a bad one is refused with it.
+        let renewed = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        std::fs::write(&token, "n3w\n").unwrap();
+        std::fs::write(&cert, "no certificate\n").unwrap();
+        let refused = machine.post("/v1/reload", "").await;
+        assert_eq!(refused.status, 500, "{}", refused.body);
+        assert!(refused.body.contains("cert.pem"), "{}", refused.body);
+        std::fs::write(&cert, renewed.cert.pem()).unwrap();
+        std::fs::write(&key, renewed.signing_key.serialize_pem()).unwrap();
+        let ask = async |connector: &tokio_rustls::TlsConnector, token: &str| {
+            let stream = tokio::net::TcpStream::connect("127.0.0.1:9443").await.unwrap();
+            let stream = connector.connect("localhost".try_into().unwrap(), stream).await.ok()?;
+            let request = format!(
+                "GET /v1/status HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {token}\r\n\r\n"
+            );
+            Some(exchange(stream, &request, b"").await.status)
+        };
+        assert_eq!(ask(&connector, "s3cret").await, Some(200), "nothing has changed");
+        assert_eq!(machine.post("/v1/reload?wait=true", "").await.status, 200);
+        let connector = trusting(&renewed);
+        assert_eq!(ask(&connector, "s3cret").await, Some(401));
+        assert_eq!(ask(&connector, "n3w").await, Some(200));
+        assert_eq!(
+            ask(&trusting(&certified), "n3w").await,
+            None,
+            "the former certificate is not shown any more"
+        );
         machine.stop().await;
     });
 }
+
+/// A client that trusts this certificate alone.
+fn trusting(of: &rcgen::CertifiedKey<rcgen::KeyPair>) -> tokio_rustls::TlsConnector {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(of.cert.der().clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let client = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    tokio_rustls::TlsConnector::from(Arc::new(client))
+}
+
+#[test]
+fn a_client_that_has_said_all_it_has_to_say_is_answered() {
+    test("a_client_that_has_said_all_it_has_to_say_is_answered", async |place| {
+        let text =
+            config(place, 8080).replace("[workers]", "[metrics]\nlisten = \"127.0.0.1:9100\"\n[workers]");
+        let machine = Machine::start(place, &text);
+        machine.until("/v1/status", |answer| answer.status == 200).await;
+        let request = b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        let finish = async |mut stream: Box<dyn Stream>| {
+            stream.write_all(request).await.unwrap();
+            stream.shutdown().await.unwrap();
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).await.unwrap();
+            assert!(answer.starts_with(b"HTTP/1.1 200"), "{:?}", String::from_utf8_lossy(&answer));
+        };
+        for _ in 0..30 {
+            finish(Box::new(machine.connect().await)).await;
+            finish(Box::new(tokio::net::TcpStream::connect("127.0.0.1:9100").await.unwrap())).await;
+        }
+        machine.stop().await;
+    });
+}
+
+trait Stream: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin {}
+impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Stream for S {}
 
 #[cfg(feature = "etcd")]
 #[test]
