@@ -11,6 +11,7 @@ use guideway_lab::{Balancer, Lab, Namespace};
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddrV4, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -92,10 +93,12 @@ pub(crate) fn under<T: Send>(
     let done = AtomicBool::new(false);
     let (result, seen) = std::thread::scope(|scope| {
         let seen = scope.spawn(|| observe(api, &done));
-        let result = action();
+        // Should it fail, nobody waits for what observes.
+        let result = catch_unwind(AssertUnwindSafe(action));
         done.store(true, Ordering::Relaxed);
         (result, seen.join().unwrap())
     });
+    let result = result.unwrap_or_else(|panic| resume_unwind(panic));
     let sent = flood.finish(2 * duration + Duration::from_secs(10)).unwrap();
     let lost = until("every packet", Duration::from_secs(3), || {
         let forwarded = forwarded(api) - before.0;

@@ -187,9 +187,9 @@ fn management(page: &mut Page, status: &Status) {
     page.family(
         "api_connections_closed_total",
         "counter",
-        "Connections of the API and of /metrics that were closed or not let in, by reason.",
+        "Connections of the API and of /metrics that were closed by us, by reason.",
     );
-    for (reason, count) in [("room", of.made_room), ("slow", of.too_slow), ("refused", of.refused)] {
+    for (reason, count) in [("room", of.made_room), ("slow", of.too_slow)] {
         page.sample("api_connections_closed_total", &[("reason", reason)], count);
     }
 }

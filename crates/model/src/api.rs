@@ -116,8 +116,6 @@ pub struct ConnectionCounts {
     pub made_room: u64,
     /// Closed because the client was too slow to ask, or to take its answer.
     pub too_slow: u64,
-    /// Not let in, because every place was being answered.
-    pub refused: u64,
 }
 
 /// How long the management thread was busy with one kind of thing, without a break.

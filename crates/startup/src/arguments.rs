@@ -46,7 +46,8 @@ impl FromStr for Filter {
         let directives: Vec<&str> = text.split(',').map(str::trim).collect();
         for directive in &directives {
             let is_level = LEVELS.iter().any(|level| directive.eq_ignore_ascii_case(level));
-            if !is_level && !directive.contains(['=', '[']) {
+            let is_one_word = directive.contains('[') || !directive.contains(char::is_whitespace);
+            if !is_one_word || (!is_level && !directive.contains(['=', '['])) {
                 let levels = LEVELS.join(", ");
                 return Err(BadFilter(format!(
                     "`{directive}` is no level; levels are {levels}, and `target=level` is for one part"

@@ -32,6 +32,8 @@ pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const STILL_MAX: Duration = Duration::from_secs(10);
 /// Longest time an answer may take to be taken.
 const ANSWER_MAX: Duration = Duration::from_secs(60);
+/// Pause before it is looked for a place again, while all are being answered.
+const ROOM_EVERY: Duration = Duration::from_millis(5);
 /// How often these are looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -111,8 +113,6 @@ pub(crate) struct ConnectionCounts {
     pub(crate) made_room: AtomicU64,
     /// Closed because no byte moved, or the answer was not taken.
     pub(crate) too_slow: AtomicU64,
-    /// Not let in: every place was being answered.
-    pub(crate) refused: AtomicU64,
 }
 
 impl ConnectionCounts {
@@ -122,7 +122,6 @@ impl ConnectionCounts {
             open: get(&self.open),
             made_room: get(&self.made_room),
             too_slow: get(&self.too_slow),
-            refused: get(&self.refused),
         }
     }
 }
@@ -160,24 +159,33 @@ impl Connections {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for a newcomer, who may cost another one his. `None`: all are being answered.
-    pub(crate) fn enter(&self, source: Option<IpAddr>) -> Option<Place> {
+    /// Waits while every place is being answered: newcomers stay in the kernel's queue, and nobody is turned away.
+    pub(crate) async fn room(&self) {
+        let is_full = || {
+            let open = self.lock();
+            open.1.len() >= CONNECTIONS_MAX && open.1.values().all(|of| of.progress.is(Turn::Serving))
+        };
+        while is_full() {
+            tokio::time::sleep(ROOM_EVERY).await;
+        }
+    }
+
+    /// A place for a newcomer, who may cost another one his: one of the same source, if that has its share, else anybody's. Called
+    /// when there is [`room`](Self::room).
+    pub(crate) fn enter(&self, source: Option<IpAddr>) -> Place {
         let source = source.map(neighbourhood);
         let mut open = self.lock();
         let from_there = open.1.values().filter(|of| source.is_some() && of.source == source).count();
-        let is_full = open.1.len() >= CONNECTIONS_MAX;
-        if from_there >= OF_ONE_SOURCE_MAX || is_full {
-            let own = from_there >= OF_ONE_SOURCE_MAX;
-            if !self.close_one(&mut open.1, |of| !own || of.source == source) {
-                self.counts.refused.fetch_add(1, Relaxed);
-                return None;
-            }
+        let has_made_room =
+            from_there >= OF_ONE_SOURCE_MAX && self.close_one(&mut open.1, |of| of.source == source);
+        if !has_made_room && open.1.len() >= CONNECTIONS_MAX {
+            self.close_one(&mut open.1, |_| true);
         }
         open.0 += 1;
         let (number, progress) = (open.0, Progress::new());
         open.1.insert(number, Connection { source, progress: Arc::clone(&progress), task: None });
         self.counts.open.fetch_add(1, Relaxed);
-        Some(Place { number, progress, of: self.clone() })
+        Place { number, progress, of: self.clone() }
     }
 
     /// Names the task that holds a place.
@@ -368,16 +376,16 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Moving<S> {
 mod tests {
     use super::*;
 
-    fn enter(of: &Connections, source: &str) -> Option<Place> {
+    fn enter(of: &Connections, source: &str) -> Place {
         of.enter(Some(source.parse().unwrap()))
     }
 
-    #[test]
-    fn a_newcomer_takes_the_place_of_the_one_that_is_still_for_longest() {
+    #[tokio::test]
+    async fn a_newcomer_takes_the_place_of_the_one_that_is_still_for_longest() {
         let counts = Arc::<ConnectionCounts>::default();
         let of = Connections::new(Arc::clone(&counts));
         let mut places: Vec<_> =
-            (0..CONNECTIONS_MAX).map(|at| enter(&of, &format!("10.0.{}.1", at % 200)).unwrap()).collect();
+            (0..CONNECTIONS_MAX).map(|at| enter(&of, &format!("10.0.{}.1", at % 200))).collect();
         for (at, place) in places.iter().enumerate() {
             // The first is being answered, the second moves; the third is the one.
             place.progress.moved_us.store(if at == 1 { u64::MAX } else { 0 }, Relaxed);
@@ -385,15 +393,17 @@ mod tests {
         places[0].progress.turn.store(Turn::Serving as u8, Relaxed);
         std::thread::sleep(Duration::from_millis(2));
         places[3..].iter().for_each(|place| place.progress.moved());
-        let newcomer = enter(&of, "10.1.0.1").unwrap();
+        let newcomer = enter(&of, "10.1.0.1");
         let open: Vec<u64> = of.lock().1.keys().copied().collect();
         assert!(!open.contains(&places[2].number) && open.contains(&newcomer.number));
         assert_eq!((open.len(), counts.made_room.load(Relaxed)), (CONNECTIONS_MAX, 1));
-        // All are being answered.
+        // All are being answered: whoever comes waits, and comes in when the first answer is to be taken.
         places.push(newcomer);
         places.iter().for_each(|place| place.progress.turns(Turn::Serving));
-        assert!(enter(&of, "10.1.0.2").is_none());
-        assert_eq!(counts.refused.load(Relaxed), 1);
+        let waits = tokio::time::timeout(Duration::from_millis(50), of.room());
+        assert!(waits.await.is_err());
+        places[0].progress.turns(Turn::Taking);
+        tokio::time::timeout(Duration::from_secs(5), of.room()).await.unwrap();
         drop(places);
         assert_eq!((of.lock().1.len(), counts.open.load(Relaxed)), (0, 0));
     }
@@ -401,14 +411,19 @@ mod tests {
     #[test]
     fn one_source_takes_places_of_its_own_only() {
         let of = Connections::new(Arc::default());
-        let honest = enter(&of, "10.0.0.1").unwrap();
-        let first = enter(&of, "2001:db8::1").unwrap();
+        let honest = enter(&of, "10.0.0.1");
+        let first = enter(&of, "2001:db8::1");
         std::thread::sleep(Duration::from_millis(1));
         let others: Vec<_> =
-            (0..OF_ONE_SOURCE_MAX).map(|at| enter(&of, &format!("2001:db8::{}", at + 2)).unwrap()).collect();
+            (0..OF_ONE_SOURCE_MAX).map(|at| enter(&of, &format!("2001:db8::{}", at + 2))).collect();
         let open = of.lock();
         assert!(open.1.contains_key(&honest.number) && !open.1.contains_key(&first.number));
         assert!(others.iter().all(|place| open.1.contains_key(&place.number)));
+        drop(open);
+        // Its own are all being answered: there is room for another one.
+        others.iter().for_each(|place| place.progress.turns(Turn::Serving));
+        let further = enter(&of, "2001:db8::1");
+        assert!(of.lock().1.contains_key(&further.number) && of.lock().1.contains_key(&honest.number));
     }
 
     #[test]

@@ -82,6 +82,7 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, RunErr
 /// Serves a unix socket for ever.
 pub(crate) async fn serve_unix(listener: UnixListener, router: Router, serving: Serving) {
     loop {
+        serving.connections.room().await;
         match listener.accept().await {
             Ok((stream, _)) => serving.serve(None, |place| place.converse(stream, router.clone())),
             Err(error) => serving.cannot_accept(&error).await,
@@ -97,6 +98,7 @@ pub(crate) async fn serve_tcp(
     serving: Serving,
 ) {
     loop {
+        serving.connections.room().await;
         match listener.accept().await {
             Ok((stream, source)) => {
                 let tls = credentials.as_ref().and_then(|of| of.borrow().api.clone());
@@ -145,8 +147,7 @@ impl Serving {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        // Dropped, the stream tells the client at once.
-        let Some(place) = self.connections.enter(source) else { return };
+        let place = self.connections.enter(source);
         let number = place.number();
         let task = tokio::spawn(self.meter.watch(Job::Conversation, talk(place)));
         self.connections.held_by(number, task.abort_handle());

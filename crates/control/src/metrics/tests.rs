@@ -84,7 +84,7 @@ fn sample() -> Snapshot {
         }],
         log_lines_lost: 17,
         notices_lost: 18,
-        connections: ConnectionCounts { open: 3, made_room: 4, too_slow: 5, refused: 6 },
+        connections: ConnectionCounts { open: 3, made_room: 4, too_slow: 5 },
     };
     let service = ServiceStatus {
         name: "web".to_owned(),
