@@ -18,8 +18,8 @@ const BACKENDS: u8 = 8;
 const ILL: [(u8, Ailment); 3] = [(2, Ailment::Resets), (4, Ailment::Ignores), (6, Ailment::Refuses)];
 /// New connections a second, to all backends together.
 const RATE: u64 = 50;
-/// Longest time until a bad backend is found: ten seconds are promised, and a machine that is slow has room.
-const FOUND: Duration = Duration::from_secs(15);
+/// Time within which each must be found.
+const FOUND: Duration = Duration::from_secs(10);
 /// Time within which they must be trusted again.
 const TRUSTED: Duration = Duration::from_secs(20);
 

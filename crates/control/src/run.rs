@@ -127,14 +127,14 @@ enum Command {
     Stop,
 }
 
-/// Turns signals into commands; `hangup` tells that one came earlier.
-fn listen_to_signals(hangup: Option<&AtomicBool>) -> Result<mpsc::Receiver<Command>, RunError> {
-    let came_early = hangup.is_some_and(|hangup| hangup.swap(false, Relaxed));
+/// Turns signals into commands; `earlier` tells that a SIGHUP came before this.
+fn listen_to_signals(earlier: Option<&AtomicBool>) -> Result<mpsc::Receiver<Command>, RunError> {
     let mut hangup = signal(SignalKind::hangup()).map_err(RunError::Runtime)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Runtime)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Runtime)?;
     let (tell, commands) = mpsc::channel(4);
-    if came_early {
+    // Looked at when later ones are heard: none is lost between, and one that is heard twice asks for one reload more.
+    if earlier.is_some_and(|hangup| hangup.swap(false, Relaxed)) {
         // There is room.
         let _ = tell.try_send(Command::Reload);
     }
