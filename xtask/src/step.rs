@@ -152,8 +152,7 @@ impl Runner {
                 println!("FAILED  {:>6} s{tests}: {why}", seconds(took));
                 if let Some(text) = log.and_then(|log| std::fs::read(log).ok()) {
                     let text = String::from_utf8_lossy(&text);
-                    let lines: Vec<&str> = text.lines().collect();
-                    for line in &lines[lines.len().saturating_sub(60)..] {
+                    for line in telling(&text, &counts.failing) {
                         println!("    {line}");
                     }
                 }
@@ -224,6 +223,31 @@ impl Runner {
     }
 }
 
+/// Lines of a failed step's log that are shown, of each failed test and in all where none is named.
+const SHOWN_OF_A_TEST: usize = 40;
+const SHOWN: usize = 60;
+
+/// What a failed step's log says of why: what the tests that failed printed, or the end where no test did.
+fn telling<'a>(log: &'a str, failing: &[String]) -> Vec<&'a str> {
+    let lines: Vec<&str> = log.lines().collect();
+    let mut told = Vec::new();
+    for name in failing {
+        let head = format!("---- {name} stdout ----");
+        for at in lines.iter().enumerate().filter(|(_, line)| **line == head).map(|(at, _)| at) {
+            let rest = &lines[at + 1..];
+            let end = rest.iter().position(|line| line.starts_with("---- ") || *line == "failures:");
+            let section = &rest[..end.unwrap_or(rest.len())];
+            told.push(lines[at]);
+            // A panic is the last thing that a test says.
+            told.extend(&section[section.len().saturating_sub(SHOWN_OF_A_TEST)..]);
+        }
+    }
+    if told.is_empty() {
+        told.extend(&lines[lines.len().saturating_sub(SHOWN)..]);
+    }
+    told
+}
+
 fn seconds(d: Duration) -> String {
     format!("{:.1}", d.as_secs_f64())
 }
@@ -284,6 +308,17 @@ impl Counts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failed_step_shows_what_its_failed_tests_said() {
+        let log = "---- a stdout ----\nfine\n\nfailures:\n\n---- b stdout ----\n1\npanicked\n\nfailures:\n    b\nend";
+        assert_eq!(telling(log, &["b".to_owned()]), ["---- b stdout ----", "1", "panicked", ""]);
+        let long: String = (0..100).map(|n| format!("{n}\n")).collect();
+        assert_eq!(telling(&long, &[]).len(), SHOWN);
+        assert_eq!(telling(&long, &["b".to_owned()]).last(), Some(&"99"), "a test that left no section");
+        let long = format!("---- b stdout ----\n{long}\nfailures:\n");
+        assert_eq!(telling(&long, &["b".to_owned()]).len(), 1 + SHOWN_OF_A_TEST);
+    }
 
     #[test]
     fn counts_tests_and_names_those_left_out() {

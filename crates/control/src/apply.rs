@@ -52,6 +52,10 @@ pub(crate) struct Prepared {
     pub(crate) loaded: Loaded,
     pub(crate) tokens: Result<Tokens, Refusal>,
     credentials: Result<Credentials, Refusal>,
+    /// Its services, as they are a cluster's; of a machine alone nothing.
+    services: Result<String, String>,
+    /// What the files of tokens hold now that the services in force in a cluster name.
+    tokens_in_force: Result<Tokens, Refusal>,
     pub(crate) plan: serde_json::Value,
     restart_keys: Vec<String>,
 }
@@ -75,11 +79,14 @@ impl Prepared {
         let trial = Runtime { making: Making::Nothing, ..Runtime::offline(&basis.ports) };
         compile(&config, &mut Ids::default(), &trial).map_err(Refusal::Compile)?;
         let plan = plan::plan(&*basis.config, &config);
+        let is_cluster = loaded.config.cluster.is_some();
         Ok(Prepared {
             name,
             is_file,
             tokens: crate::truth::tokens(&loaded.config),
             credentials: Credentials::of(&loaded.config),
+            services: if is_cluster { model::services_of(&loaded.text) } else { Ok(String::new()) },
+            tokens_in_force: if is_cluster { crate::truth::tokens(&basis.config) } else { Ok(Tokens::new()) },
             plan: serde_json::to_value(plan).unwrap_or(serde_json::Value::Null),
             restart_keys: basis.config.restart_keys(&loaded.config),
             loaded,
@@ -210,7 +217,8 @@ impl Truth {
         if self.stopping {
             return Err(Refusal::Stopping);
         }
-        let Prepared { loaded, tokens, credentials, plan, restart_keys, .. } = prepared;
+        let Prepared { loaded, tokens, credentials, services, tokens_in_force, plan, restart_keys, .. } =
+            prepared;
         if !restart_keys.is_empty() {
             return Err(Refusal::Restart(restart_keys));
         }
@@ -219,8 +227,9 @@ impl Truth {
         let warnings = loaded.warnings.clone();
         let mut wished = None;
         if self.cluster.is_some() {
-            wished = Some(self.wish_services(&loaded)?);
-            self.renew_own(loaded);
+            let services = services.map_err(Refusal::Store)?;
+            wished = Some(self.wish_services(&loaded, services.clone())?);
+            self.renew_own(loaded, services, tokens_in_force);
         } else {
             self.install(loaded, &tokens)?;
         }

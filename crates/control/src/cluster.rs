@@ -21,6 +21,7 @@ pub(crate) mod forecast;
 pub(crate) mod keys;
 pub(crate) mod leading;
 pub(crate) mod picture;
+pub(crate) mod readings;
 pub(crate) mod registrations;
 #[cfg(any(test, feature = "rehearsal"))]
 pub(crate) mod rehearsal;
@@ -28,6 +29,7 @@ pub(crate) mod seat;
 #[cfg(feature = "daemon")]
 pub(crate) mod show;
 pub(crate) mod slot_text;
+pub(crate) mod stock;
 #[cfg(feature = "daemon")]
 pub(crate) mod store;
 pub(crate) mod tables;

@@ -14,6 +14,7 @@ use crate::api::credentials::Credentials;
 use crate::balance::Balance;
 use crate::claims::{ClaimError, Claims};
 use crate::cluster::adopt::Part;
+use crate::cluster::stock::Lot;
 use crate::cluster::store::Event;
 use crate::compile::{CompileError, Making, Recipe};
 use crate::event::EventLog;
@@ -43,7 +44,7 @@ use worker::View;
 use worker::counters::Count;
 
 /// Slots of tables that are made on the management thread when a view is: some ten milliseconds of its time.
-const SLOTS_AT_ONCE: u64 = 1 << 19;
+pub(crate) const SLOTS_AT_ONCE: u64 = 1 << 19;
 
 /// Something that happened elsewhere.
 #[derive(Debug)]
@@ -88,6 +89,8 @@ pub(crate) enum Note {
     Store(Event),
     /// Slot tables that were asked for.
     Tables(Vec<(Arc<Recipe>, Arc<Maglev>)>),
+    /// What the cluster's part lacked.
+    ClusterLot(Lot),
 }
 
 /// The tokens of agents, by their files.
@@ -630,6 +633,7 @@ impl Truth {
             Note::Warning(text) => self.events.push(EventKind::Warning, None, None, text),
             Note::Store(event) => self.store_note(event),
             Note::Tables(made) => self.tables_made(made),
+            Note::ClusterLot(lot) => self.lot_made(lot),
         }
     }
 

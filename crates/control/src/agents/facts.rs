@@ -107,7 +107,7 @@ pub(crate) fn tokens(config: &Config) -> Result<HashMap<String, Vec<u8>>, (std::
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "as a rule on the thread that prepares a configuration; when a cluster's services come into force, some bytes of files that were read before"
+    reason = "on a thread that prepares a configuration, or before there is anything to hold up"
 )]
 fn token(path: &std::path::Path) -> Result<Vec<u8>, String> {
     use std::io::Read as _;

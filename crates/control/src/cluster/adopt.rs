@@ -3,7 +3,9 @@
 use super::document::{Document, Settings, unconfigured};
 use super::keys::{self, HealthValue, HeardValue, Key, WishValue};
 use super::leading::ids_of;
+use super::readings::Reading;
 use super::seat::{News, Order, Own, Seat};
+use super::stock::{Lot, Missing};
 use super::store::{Asked, Event};
 use super::text;
 use crate::agents::facts::Facts;
@@ -11,7 +13,7 @@ use crate::agents::heard::Why;
 use crate::health::{Verdict, unix_ms};
 use crate::ids::Ids;
 use crate::state::SavedBackend;
-use crate::truth::{Departed, Refusal, Truth};
+use crate::truth::{Departed, Note, Refusal, SLOTS_AT_ONCE, Tokens, Truth, tokens};
 use model::Loaded;
 use model::api::EventKind;
 use model::config::{AdminState, Backend, Config, HealthKind, Registration, Service};
@@ -49,6 +51,15 @@ struct Adopted {
     job: Arc<Job>,
 }
 
+/// Why a document is not in force.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Unadopted {
+    /// Its services are still being read.
+    Waits,
+    /// They do not fit this machine.
+    Unfit,
+}
+
 /// A cluster's part of the truth.
 #[derive(Debug)]
 pub(crate) struct Part {
@@ -56,6 +67,10 @@ pub(crate) struct Part {
     asked: mpsc::Sender<Asked>,
     pub(crate) config: model::config::Cluster,
     adopted: Option<Adopted>,
+    /// Why the newest document is not in force here.
+    unadopted: Option<Unadopted>,
+    /// The services of this machine's own file, as they would be the cluster's.
+    own_services: Result<String, String>,
     /// Since when the store is reached, or not; Unix time, milliseconds.
     pub(crate) since_unix_ms: u64,
     /// Why the store is not reached, with its endpoints.
@@ -93,11 +108,15 @@ impl Part {
             key: config.machine.cluster_key,
             agents: config.agents.as_ref().map(|agents| agents.advertise),
         };
+        let mut seat = Seat::new(own, loaded.text.clone());
+        seat.make_elsewhere(SLOTS_AT_ONCE);
         let part = Part {
-            seat: Seat::new(own, loaded.text.clone()),
+            seat,
             asked,
             config: cluster,
             adopted: None,
+            unadopted: None,
+            own_services: text::services_of(&loaded.text),
             since_unix_ms: unix_ms(),
             lost: Some("not reached yet".to_owned()),
             told_lost: None,
@@ -252,6 +271,17 @@ impl Wished {
     }
 }
 
+/// Makes what was missing. Takes as long as it takes.
+fn make(missing: Missing) -> Lot {
+    let Missing { tables, key, texts } = missing;
+    let tokens_of = |loaded: &Loaded| tokens(&loaded.config).map_err(|refusal| refusal.to_string());
+    Lot {
+        // They were checked, so none fails; one that did would be missing again.
+        tables: tables.into_iter().filter_map(|recipe| recipe.make(&key).ok()).collect(),
+        readings: texts.into_iter().map(|text| text.read(tokens_of)).collect(),
+    }
+}
+
 /// Where a machine takes messages: its data address.
 pub(crate) fn own_address(config: &Config) -> Option<IpAddr> {
     let machine = &config.machine;
@@ -342,10 +372,12 @@ impl Truth {
                 }
             }
         }
-        if adopts {
+        let waits = part.unadopted == Some(Unadopted::Waits) && !part.seat.is_making();
+        if adopts || waits {
             self.adopt();
             self.tell_heard();
         }
+        self.make_missing();
         self.tell_machines();
         self.found_cluster();
         let Some(part) = &mut self.cluster else { return };
@@ -389,9 +421,9 @@ impl Truth {
         if part.seat.picture().wish().is_some() {
             return;
         }
-        let value = match text::services_of(part.seat.own_text()) {
+        let value = match &part.own_services {
             Ok(text) => WishValue {
-                text,
+                text: text.clone(),
                 drains: self.drains.clone(),
                 by: self.config.machine.name.clone(),
                 unix_ms: unix_ms(),
@@ -418,7 +450,8 @@ impl Truth {
     /// What agents have told this machine, unless what is in force has yet to be looked at: some of it may be over.
     fn tell_heard(&mut self) {
         let Some(part) = &mut self.cluster else { return };
-        let may = self.base.agents.is_some() && part.adopted.is_some() && part.seat.is_current();
+        let is_current = part.adopted.is_some() && part.unadopted.is_none() && part.seat.is_current();
+        let may = self.base.agents.is_some() && is_current;
         if !may || !std::mem::take(&mut self.heard_changed) {
             return;
         }
@@ -446,10 +479,11 @@ impl Truth {
     }
 
     /// What the machine's own file says beside services, which are the cluster's.
-    pub(crate) fn renew_own(&mut self, loaded: Loaded) {
+    pub(crate) fn renew_own(&mut self, loaded: Loaded, services: String, tokens: Result<Tokens, Refusal>) {
         let agents = loaded.config.agents.as_ref().map(|agents| agents.advertise);
         if let Some(part) = &mut self.cluster {
             part.seat.set_own_text(loaded.text, agents);
+            part.own_services = Ok(services);
             if let Some(new) = &loaded.config.cluster {
                 let keys = (new.sync_key, new.sync_key_accepted);
                 for of in [Some(&mut part.config), Arc::make_mut(&mut self.config).cluster.as_mut()]
@@ -462,19 +496,23 @@ impl Truth {
             }
         }
         let base = Config { services: self.base.services.clone(), ..loaded.config };
-        if let Err(refusal) = self.configure_agents(base) {
-            let message = format!("the agents' tokens stay as they were: {refusal}");
-            self.events.push(EventKind::Warning, None, None, message);
+        match tokens {
+            Ok(tokens) => self.configure_agents(base, &tokens),
+            Err(refusal) => {
+                let message = format!("the agents' tokens stay as they were: {refusal}");
+                self.events.push(EventKind::Warning, None, None, message);
+            }
+        }
+        if let Some(part) = self.cluster.as_mut().filter(|part| part.unadopted == Some(Unadopted::Unfit)) {
+            // What did not fit may have been this machine's part.
+            part.unadopted = Some(Unadopted::Waits);
         }
         self.settle();
     }
 
-    /// Who may register and how is checked, of these services; tokens are read anew.
-    ///
-    /// # Errors
-    /// A token cannot be read; nothing has changed.
-    pub(crate) fn configure_agents(&mut self, base: Config) -> Result<(), Refusal> {
-        let mut facts = Facts::of(&base, &crate::truth::tokens(&base)?);
+    /// Who may register and how is checked, of these services.
+    fn configure_agents(&mut self, base: Config, tokens: &Tokens) {
+        let mut facts = Facts::of(&base, tokens);
         let machines = self.cluster.as_ref().map(|part| part.seat.picture().agent_machines());
         if let Some(machines) = machines.filter(|machines| !machines.is_empty()) {
             facts.machines = machines;
@@ -483,13 +521,31 @@ impl Truth {
         self.registry.configure(facts, now_ms);
         self.open_gate(&base);
         self.base = base;
-        Ok(())
+    }
+
+    /// Has made what this machine lacks to go on.
+    fn make_missing(&mut self) {
+        let Some(missing) = self.cluster.as_mut().and_then(|part| part.seat.take_missing()) else { return };
+        let notes = self.notes.clone();
+        tokio::spawn(async move {
+            let made = tokio::task::spawn_blocking(move || make(missing)).await;
+            // An empty answer asks anew.
+            let _ = notes.send(Note::ClusterLot(made.unwrap_or_default())).await;
+        });
+    }
+
+    /// What was lacking is there.
+    pub(crate) fn lot_made(&mut self, lot: Lot) {
+        let Some(part) = &mut self.cluster else { return };
+        part.seat.made(lot);
+        self.tend_cluster();
     }
 
     /// A document comes into force here.
     fn adopt(&mut self) {
         let Some(part) = &mut self.cluster else { return };
         let Some(document) = part.seat.document().cloned() else { return };
+        part.unadopted = Some(Unadopted::Waits);
         let progress = Progress { settled: document.settled, refused: document.refused.clone() };
         part.progress.send_if_modified(|known| {
             let differs = *known != progress;
@@ -504,13 +560,20 @@ impl Truth {
                 && known.services == document.services
                 && known.backends == document.backends
         });
-        if !is_same && let Err(problem) = self.reconfigure(&document) {
-            let message = format!(
-                "the cluster's services do not fit this machine, which holds up every change until that is mended: {problem}"
-            );
-            return self.events.push(EventKind::Warning, None, None, message);
+        if !is_same {
+            let Some(reading) = part.seat.read(&document.text) else { return };
+            if let Err(problem) = self.reconfigure(&document, &reading) {
+                let message = format!(
+                    "the cluster's services do not fit this machine, which holds up every change until that is mended: {problem}"
+                );
+                if let Some(part) = &mut self.cluster {
+                    part.unadopted = Some(Unadopted::Unfit);
+                }
+                return self.events.push(EventKind::Warning, None, None, message);
+            }
         }
         let Some(part) = &mut self.cluster else { return };
+        part.unadopted = None;
         let (plan, left_out) = (&document.plan, part.config.left_out);
         let taints = plan.services.iter().map(|of| {
             let tainted = of.tainted.iter().filter(|_| !left_out.sync());
@@ -529,10 +592,11 @@ impl Truth {
     }
 
     /// The services of a document become the configuration, its ids the ids.
-    fn reconfigure(&mut self, document: &Document) -> Result<(), String> {
+    fn reconfigure(&mut self, document: &Document, reading: &Reading) -> Result<(), String> {
         let Some(part) = &self.cluster else { return Ok(()) };
         let is_first = part.adopted.is_none();
-        let Loaded { config: base, text, .. } = text::with_services(part.seat.own_text(), &document.text)?;
+        let Loaded { config: base, text, .. } = reading.loaded.as_ref().map_err(String::clone)?;
+        let tokens = reading.tokens.as_ref().map_err(String::clone)?;
         let (mut config, skipped) = base.with_registered(&document.registered);
         let ids = ids_of(document);
         let mut services = Vec::with_capacity(document.services.len());
@@ -547,7 +611,7 @@ impl Truth {
         }
         config.services = services;
         let departed = departed_of(document, &config);
-        self.configure_agents(base).map_err(|refusal| refusal.to_string())?;
+        self.configure_agents(base.clone(), tokens);
         if is_first {
             // The ids of the time before the first document stood for other backends.
             self.remembered = std::mem::take(&mut self.members)
@@ -588,7 +652,7 @@ impl Truth {
             self.events.push(EventKind::Warning, Some(name.0), Some(name.1), message);
         }
         self.drains.clone_from(&document.drains);
-        self.text = text;
+        self.text.clone_from(text);
         self.applied_unix_ms = unix_ms();
         self.service_states.retain(|name, _| self.config.services.iter().any(|s| s.name == *name));
         self.unsaved = true;
@@ -676,19 +740,18 @@ impl Truth {
     }
 
     /// What an operator wants becomes the wish of the cluster.
-    pub(crate) fn wish_services(&self, loaded: &Loaded) -> Result<Wished, Refusal> {
+    pub(crate) fn wish_services(&self, loaded: &Loaded, services: String) -> Result<Wished, Refusal> {
         if let Some(part) = &self.cluster {
             let members = part.seat.picture().members().map(|(_, of)| (of.name.as_str(), of.address));
             no_machine_is_a_vip(&loaded.config.services, members).map_err(Refusal::Unfit)?;
         }
-        let text = text::services_of(&loaded.text).map_err(Refusal::Store)?;
         let registered = self.cluster.as_ref().and_then(Part::document).map(|of| &of.registered[..]);
         let (config, _) = loaded.config.with_registered(registered.unwrap_or_default());
         let has = |(service, backend): &(String, String)| {
             let service = config.services.iter().find(|of| of.name == *service);
             service.is_some_and(|of| of.backends.iter().any(|of| of.name == *backend))
         };
-        self.wish_of(text, |wish| wish.drains.iter().filter(|drain| has(drain)).cloned().collect())
+        self.wish_of(services, |wish| wish.drains.iter().filter(|drain| has(drain)).cloned().collect())
     }
 
     /// A backend is drained, or no more, everywhere.

@@ -44,6 +44,9 @@ pub(crate) enum DecodeError {
     /// Slots that it names are not there (yet).
     #[error("{} is missing", Key::Slots(*.0).text())]
     Missing(u128),
+    /// Slot tables that it names are still being made.
+    #[error("slot tables are still being made")]
+    Tables,
     /// Something is wrong.
     #[error("{0}")]
     Bad(String),
@@ -356,7 +359,7 @@ impl Document {
         let written: Written = super::keys::value(Key::Plan, head)?;
         written.read(slots, tables).map_err(|error| match error {
             DecodeError::Bad(problem) => DecodeError::Bad(format!("{}: {problem}", Key::Plan.text())),
-            missing @ DecodeError::Missing(_) => missing,
+            later @ (DecodeError::Missing(_) | DecodeError::Tables) => later,
         })
     }
 }
@@ -602,12 +605,14 @@ impl Written {
         let mut planned = Vec::with_capacity(self.services.len());
         let mut next_answers = Vec::with_capacity(self.services.len());
         let (mut export, mut check) = (SlotSets::default(), SlotSets::default());
+        // All that is missing is asked for at once.
+        let mut is_missing = false;
         for (at, service) in self.services.into_iter().enumerate() {
             let digest =
                 digest_of(&service.slots).ok_or_else(|| format!("{:?} is no digest", service.slots))?;
             let slots = stored(digest).ok_or(DecodeError::Missing(digest))?;
             let slots: WrittenSlots = super::keys::value(Key::Slots(digest), slots)?;
-            let mut answers = |shares: Vec<(u32, u32)>| -> Result<Answers, String> {
+            let mut answers = |shares: Vec<(u32, u32)>| -> Result<Option<Answers>, String> {
                 let mut members = Vec::with_capacity(shares.len());
                 for (id, weight) in shares {
                     let backend = ids
@@ -617,10 +622,13 @@ impl Written {
                 }
                 let table = tables.get(Recipe::new(members, service.size));
                 let table = table.map_err(|error| format!("service {:?}: {error}", service.name))?;
-                Ok(Arc::clone(&table.answers))
+                Ok(table.map(|table| Arc::clone(&table.answers)))
             };
             let cur = answers(slots.table)?;
             let next = slots.next.map(&mut answers).transpose()?;
+            is_missing |= cur.is_none() || matches!(next, Some(None));
+            let (Some(cur), false) = (cur, is_missing) else { continue };
+            let next = next.flatten();
             let mut base = Arc::clone(&cur);
             let mut tainted = SlotSet::default();
             for (of, slots) in &slots.tainted {
@@ -659,6 +667,9 @@ impl Written {
                 },
                 size: service.size,
             });
+        }
+        if is_missing {
+            return Err(DecodeError::Tables);
         }
         let next_tables = match self.next_backends {
             Some(_) if next_answers.len() != planned.len() => {

@@ -2,14 +2,14 @@
 //! answers the API.
 
 use super::adopt::Part;
-use super::tables::{Recipe, Tables};
+use super::tables::Recipe;
 use crate::plan::Forecast;
 use crate::slots::slot_of;
 use crate::truth::Truth;
 use flow::Reader;
 use model::config::{AdminState, Config};
 use statesync::Owners;
-use statesync::plan::SlotSet;
+use statesync::plan::{Answers, SlotSet};
 use std::collections::HashMap;
 use std::sync::Arc;
 use wire::{Addr, BackendId, FlowKey, ServiceId, Tick};
@@ -32,27 +32,65 @@ struct Changed {
     slots: SlotSet,
 }
 
+/// A service that stays the same one, and the table that it would have.
+#[derive(Debug)]
+struct Stays {
+    id: ServiceId,
+    /// Its place in the view.
+    at: usize,
+    vip: (Addr, u16, u8),
+    was: Answers,
+    will: Recipe,
+}
+
+impl Stays {
+    /// The slots whose backend would be another, if there are any. Makes the table.
+    fn changed(self, key: &[u8; 16]) -> Option<(ServiceId, Changed)> {
+        // It passed the checks, so it can be made.
+        let table = self.will.make(key).ok()?;
+        let pairs = (0_u32..).zip(self.was.iter().zip(table.answers.iter()));
+        let slots: SlotSet = pairs.filter(|(_, (was, will))| was != will).map(|(slot, _)| slot).collect();
+        (!slots.is_empty()).then_some((self.id, Changed { at: self.at, vip: self.vip, slots }))
+    }
+}
+
 /// Counts to be made, detached from the owner of the truth.
 pub(crate) struct Count {
+    stay: Vec<Stays>,
+    key: [u8; 16],
+    flows: Flows,
+}
+
+impl Count {
+    /// Makes the tables on another thread, and looks through the flow tables.
+    pub(crate) async fn make(self) -> Forecast {
+        let Count { stay, key, flows } = self;
+        let changed = move || stay.into_iter().filter_map(|of| of.changed(&key)).collect();
+        // It can fail only when the runtime ends.
+        let changed = tokio::task::spawn_blocking(changed).await.unwrap_or_default();
+        flows.count(&changed).await
+    }
+}
+
+/// The flows that are counted.
+struct Flows {
     tables: Vec<Reader>,
-    changed: HashMap<ServiceId, Changed>,
     view: Arc<View>,
     owners: Owners,
     own: statesync::Member,
     now: Tick,
 }
 
-impl Count {
-    /// Looks through the flow tables.
-    pub(crate) async fn make(self) -> Forecast {
+impl Flows {
+    async fn count(&self, changed: &HashMap<ServiceId, Changed>) -> Forecast {
         let mut forecast = Forecast {
-            slots: self.changed.values().map(|changed| changed.slots.len() as u64).sum(),
+            slots: changed.values().map(|changed| changed.slots.len() as u64).sum(),
             ..Forecast::default()
         };
         for table in &self.tables {
             let mut from = 0;
-            while from < table.buckets() && !self.changed.is_empty() {
-                table.dump(from, PIECE, self.now, |key, _| self.count(&key, &mut forecast));
+            while from < table.buckets() && !changed.is_empty() {
+                table.dump(from, PIECE, self.now, |key, _| self.add(&key, changed, &mut forecast));
                 from += PIECE;
                 tokio::task::yield_now().await;
             }
@@ -62,8 +100,8 @@ impl Count {
         forecast
     }
 
-    fn count(&self, key: &FlowKey, forecast: &mut Forecast) {
-        let Some(changed) = self.changed.get(&key.service()) else { return };
+    fn add(&self, key: &FlowKey, changed: &HashMap<ServiceId, Changed>, forecast: &mut Forecast) {
+        let Some(changed) = changed.get(&key.service()) else { return };
         let Some(service) = self.view.service.get(changed.at) else { return };
         let slot = slot_of(&self.view.cluster_key, service, changed.vip, key);
         if !changed.slots.contains(slot) {
@@ -86,22 +124,21 @@ impl Truth {
     pub(crate) fn forecast(&self, new: &Config) -> Option<Count> {
         let part = self.cluster.as_ref()?;
         let plan = part.plan()?;
-        Some(Count {
+        let flows = Flows {
             tables: self.workers.iter().map(|worker| worker.flows.clone()).collect(),
-            changed: changed(part, new, &self.view),
             view: Arc::clone(&self.view),
             owners: plan.owners(),
             own: part.seat.member()?,
             now: (self.now)(),
-        })
+        };
+        Some(Count { stay: stay(part, new, &self.view), key: new.machine.cluster_key, flows })
     }
 }
 
-/// Services that stay the same ones, with the slots whose backend would be another.
-fn changed(part: &Part, new: &Config, view: &View) -> HashMap<ServiceId, Changed> {
-    let mut all = HashMap::new();
+/// Services that stay the same ones.
+fn stay(part: &Part, new: &Config, view: &View) -> Vec<Stays> {
+    let mut all = Vec::new();
     let Some(document) = part.document() else { return all };
-    let mut tables = Tables::new(new.machine.cluster_key);
     for (identity, planned) in document.services.iter().zip(&document.plan.services) {
         let service = new.services.iter().find(|service| identity.is(service));
         let at = view.service.iter().position(|of| of.id == identity.id);
@@ -118,20 +155,20 @@ fn changed(part: &Part, new: &Config, view: &View) -> HashMap<ServiceId, Changed
             let fresh = BackendId(u32::MAX - u32::try_from(number).unwrap_or(0));
             Some((backend.name.clone(), backend.weight, known.map_or(fresh, |known| known.id)))
         });
-        let Ok(table) = tables.get(Recipe::new(members, identity.size)) else { continue };
-        let pairs = (0_u32..).zip(planned.cur.iter().zip(table.answers.iter()));
-        let slots: SlotSet = pairs.filter(|(_, (was, will))| was != will).map(|(slot, _)| slot).collect();
-        if !slots.is_empty() {
-            let vip = (service.vip.addr.into(), service.port, service.protocol.number());
-            all.insert(identity.id, Changed { at, vip, slots });
-        }
+        all.push(Stays {
+            id: identity.id,
+            at,
+            vip: (service.vip.addr.into(), service.port, service.protocol.number()),
+            was: Arc::clone(&planned.cur),
+            will: Recipe::new(members, identity.size),
+        });
     }
     all
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Changed, Count};
+    use super::{Changed, Flows, Stays};
     use crate::slots::slot_of;
     use flow::{Idle, Memory, State, Table};
     use statesync::plan::SlotSet;
@@ -176,20 +213,38 @@ mod tests {
             .count() as u64;
         assert!(expected > 300, "{expected}");
         for (machines, least, most) in [(1, 0, 0), (2, expected, expected), (5, expected + 1, 2 * expected)] {
-            let count = Count {
+            let changed = HashMap::from([(ServiceId(1), Changed { at: 1, vip, slots: slots.clone() })]);
+            let flows = Flows {
                 tables: vec![table.reader()],
-                changed: HashMap::from([(ServiceId(1), Changed { at: 1, vip, slots: slots.clone() })]),
                 view: Arc::clone(&view),
                 owners: Owners::settled(Members::new((0..machines).map(member))),
                 own: member(0),
                 now: Tick(6),
             };
             let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-            let forecast = runtime.block_on(count.make());
+            let forecast = runtime.block_on(flows.count(&changed));
             assert_eq!((forecast.slots, forecast.flows), (100, expected));
             assert!((least..=most).contains(&forecast.statements), "{forecast:?}");
             let notes = forecast.statements * (31 + 10);
             assert!((notes..=notes + notes / 10 + 104).contains(&forecast.bytes), "{forecast:?}");
         }
+    }
+
+    #[test]
+    fn slots_that_go_to_another_backend_are_told_and_a_table_that_stays_is_not() {
+        let recipe = |names: &[(&str, u32)]| {
+            super::Recipe::new(names.iter().map(|(name, id)| ((*name).to_owned(), 1, BackendId(*id))), 251)
+        };
+        let was = recipe(&[("a", 0), ("b", 1)]).make(&[7; 16]).expect("a table").answers.clone();
+        let changed = |will| {
+            let stays =
+                Stays { id: ServiceId(1), at: 0, vip: (Addr::V4(9), 80, 6), was: Arc::clone(&was), will };
+            stays.changed(&[7; 16])
+        };
+        assert!(changed(recipe(&[("a", 0), ("b", 1)])).is_none());
+        // The same name, and another backend.
+        let (_, of) = changed(recipe(&[("a", 0), ("b", 2)])).expect("it changes");
+        let of_b = was.iter().filter(|backend| **backend == Some(BackendId(1))).count() as u64;
+        assert_eq!(of.slots.len() as u64, of_b);
     }
 }

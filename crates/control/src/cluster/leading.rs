@@ -6,8 +6,8 @@
 use super::document::{BackendIdentity, Document, Given, REGISTERED_MAX, ServiceIdentity, by, unconfigured};
 use super::picture::Picture;
 use super::registrations;
+use super::stock::Stock;
 use super::tables::{Recipe, Tables};
-use super::text;
 use crate::compile::{self, Judged, Runtime};
 use crate::ids::Ids;
 use model::config::{AdminState, Backend, Config, HealthKind, Policy, Service};
@@ -38,8 +38,8 @@ pub(crate) struct Leading {
     resting_services: HashMap<ServiceId, Tick>,
     /// What could not be done, told once.
     problem: Option<String>,
-    /// The picture that was looked at last, and when.
-    looked_at: Option<(u64, Tick)>,
+    /// The picture and the stock that were looked at last, and when.
+    looked_at: Option<((u64, u64), Tick)>,
     registrations: Registrations,
     /// Weights that are not the configured ones.
     weights: Arc<HashMap<BackendId, u32>>,
@@ -83,6 +83,21 @@ struct Target<'a> {
     registered: Vec<Registered>,
     /// All of it with this machine's own configuration.
     config: &'a Config,
+}
+
+/// Why something that is wanted was not done.
+#[derive(Debug)]
+enum Refusal {
+    /// What it needs is still being made or read; it is tried again.
+    Waits,
+    /// It cannot be done.
+    Unfit(String),
+}
+
+impl From<String> for Refusal {
+    fn from(problem: String) -> Refusal {
+        Refusal::Unfit(problem)
+    }
 }
 
 /// Without news, time alone brings something about this often at most, microseconds.
@@ -143,15 +158,16 @@ impl Leading {
         self.problem.take()
     }
 
-    /// The next document, if there is one to be written. `own_text` is this machine's configuration.
+    /// The next document, if there is one to be written. `own_text` is this machine's configuration. What needs a table or a reading that is
+    /// not there yet is done when it is.
     pub(crate) fn poll(
         &mut self,
         picture: &Picture,
         own_text: &str,
-        tables: &mut Tables,
+        stock: &mut Stock,
         now: Tick,
     ) -> Option<&Document> {
-        let version = picture.version();
+        let version = (picture.version(), stock.version());
         if self.looked_at.is_some_and(|(at, when)| at == version && now.since_us(when) < LOOK_US) {
             return None;
         }
@@ -162,11 +178,15 @@ impl Leading {
         }
         let live = picture.live(&self.document.settings);
         self.leader.let_go(picture.leaving());
-        self.read_services(own_text);
+        let is_read = self.read_services(own_text, stock);
         let judgement = self.judge(picture);
         self.request_masks(&judgement);
-        let made = if self.leader.is_at_rest(&live) && live == self.document.plan.members {
-            self.at_rest(picture, own_text, &judgement, tables, &live, now)
+        let made = if is_read
+            && !stock.is_making()
+            && self.leader.is_at_rest(&live)
+            && live == self.document.plan.members
+        {
+            self.at_rest(picture, own_text, &judgement, stock, &live, now)
         } else {
             false
         };
@@ -203,17 +223,20 @@ impl Leading {
         self.document.former = Members::new(all.iter().filter(is_over));
     }
 
-    /// Reads the services in force.
-    fn read_services(&mut self, own_text: &str) {
+    /// Reads the services in force. False: they are not read yet.
+    fn read_services(&mut self, own_text: &str, stock: &mut Stock) -> bool {
         let wish = self.document.wish;
-        if self.in_force.as_ref().is_none_or(|of| of.wish != wish) {
-            // What does not fit this machine was told when it was adopted here.
-            let loaded = text::with_services(own_text, &self.document.text).ok();
-            self.in_force = loaded.map(|loaded| {
-                let (config, _) = loaded.config.with_registered(&self.document.registered);
-                InForce { wish, written: loaded.config, config }
-            });
+        if self.in_force.as_ref().is_some_and(|of| of.wish == wish) {
+            return true;
         }
+        self.in_force = None;
+        let Some(reading) = stock.readings.get(own_text, &self.document.text) else { return false };
+        // What does not fit this machine was told when it was adopted here.
+        self.in_force = reading.loaded.as_ref().ok().map(|loaded| {
+            let (config, _) = loaded.config.with_registered(&self.document.registered);
+            InForce { wish, written: loaded.config.clone(), config }
+        });
+        true
     }
 
     /// What is thought of each configured backend that has an id.
@@ -284,13 +307,15 @@ impl Leading {
         picture: &Picture,
         own_text: &str,
         judgement: &HashMap<ServiceId, Vec<Judged>>,
-        tables: &mut Tables,
+        stock: &mut Stock,
         live: &Members,
         now: Tick,
     ) -> bool {
         let Some((wish, revision)) = picture.wish() else { return false };
         if self.document.wish != revision && self.refused != revision {
-            let followed = text::with_services(own_text, &wish.text).and_then(|loaded| {
+            let Some(reading) = stock.readings.get(own_text, &wish.text) else { return false };
+            let loaded = reading.loaded.as_ref().map_err(|problem| Refusal::Unfit(problem.clone()));
+            let followed = loaded.and_then(|loaded| {
                 let registered = registrations::allowed(&self.document.registered, &loaded.config);
                 let (config, _) = loaded.config.with_registered(&registered);
                 let target = Target {
@@ -300,29 +325,34 @@ impl Leading {
                     config: &config,
                     registered,
                 };
-                self.follow(target, tables, live, now)
+                self.follow(target, &mut stock.tables, live, now)
             });
-            if followed.is_ok() {
-                self.document.refused = None;
-            }
-            if let Err(problem) = followed {
-                self.refused = revision;
-                let message = format!(
-                    "what {} asked for cannot be done; the services in force stay: {problem}",
-                    wish.by
-                );
-                self.problem = Some(message);
-                self.document.refused = Some((revision, problem));
+            match followed {
+                Ok(()) => self.document.refused = None,
+                Err(Refusal::Waits) => return false,
+                Err(Refusal::Unfit(problem)) => {
+                    self.refused = revision;
+                    let message = format!(
+                        "what {} asked for cannot be done; the services in force stay: {problem}",
+                        wish.by
+                    );
+                    self.problem = Some(message);
+                    self.document.refused = Some((revision, problem));
+                }
             }
             return true;
+        }
+        if self.in_force.is_none() {
+            // It is not known here who belongs into the tables.
+            return false;
         }
         if !std::mem::replace(&mut self.resumed, true) {
             self.resume_departures(now);
         }
-        if self.follow_registrations(picture, tables, live, now) {
+        if self.follow_registrations(picture, &mut stock.tables, live, now) {
             return true;
         }
-        match self.target(judgement, tables, now) {
+        match self.target(judgement, &mut stock.tables, now) {
             Ok(Some(target)) => {
                 if let Err(refused) = self.leader.request(Request::Tables(target)) {
                     self.problem = Some(refused.to_string());
@@ -334,7 +364,8 @@ impl Leading {
                 true
             }
             Ok(None) => false,
-            Err(problem) => {
+            Err(Refusal::Waits) => false,
+            Err(Refusal::Unfit(problem)) => {
                 self.problem = Some(problem);
                 false
             }
@@ -389,11 +420,14 @@ impl Leading {
             config: &config,
             registered: merged.registered,
         };
-        let followed = self.follow(target, tables, live, now);
-        if let Err(problem) = &followed {
-            self.problem = Some(format!("backends that have registered cannot be taken in: {problem}"));
-            self.registrations.rests_until = Some(Tick(now.0.saturating_add(REST_US)));
-            return false;
+        match self.follow(target, tables, live, now) {
+            Ok(()) => {}
+            Err(Refusal::Waits) => return false,
+            Err(Refusal::Unfit(problem)) => {
+                self.problem = Some(format!("backends that have registered cannot be taken in: {problem}"));
+                self.registrations.rests_until = Some(Tick(now.0.saturating_add(REST_US)));
+                return false;
+            }
         }
         if let Some(in_force) = &mut self.in_force {
             in_force.config = config;
@@ -453,14 +487,30 @@ impl Leading {
         }
     }
 
-    /// Services come and go, and backends get their ids. What is refused changes nothing.
+    /// Services come and go, and backends get their ids. What is refused, or has to wait, changes nothing.
     fn follow(
         &mut self,
         target: Target<'_>,
         tables: &mut Tables,
         live: &Members,
         now: Tick,
-    ) -> Result<(), String> {
+    ) -> Result<(), Refusal> {
+        let (departing, resting) = (self.departing.clone(), self.resting.clone());
+        let resting_services = self.resting_services.clone();
+        let followed = self.try_follow(target, tables, live, now);
+        if followed.is_err() {
+            (self.departing, self.resting, self.resting_services) = (departing, resting, resting_services);
+        }
+        followed
+    }
+
+    fn try_follow(
+        &mut self,
+        target: Target<'_>,
+        tables: &mut Tables,
+        live: &Members,
+        now: Tick,
+    ) -> Result<(), Refusal> {
         let Target { wish, text, drains, registered, config } = target;
         let mut document = self.document.clone();
         let stays = |identity: &ServiceIdentity| config.services.iter().any(|service| identity.is(service));
@@ -479,6 +529,8 @@ impl Leading {
             places.insert((backend.service, backend.name.clone(), backend.address), at);
         }
         let mut begin = Vec::new();
+        // All that is missing is asked for at once.
+        let mut is_missing = false;
         for service in &config.services {
             let known = document.services.iter().find(|identity| identity.is(service)).map(|known| known.id);
             let id = match known {
@@ -517,10 +569,15 @@ impl Leading {
                 });
                 let members = open.map(|(id, of)| (of.name.clone(), of.weight, *id));
                 let table = tables.get(Recipe::new(members, identity.size));
-                let table = table.map_err(|error| format!("service {:?}: {error}", service.name))?;
-                begin.push((id, Arc::clone(&table.answers)));
+                match table.map_err(|error| format!("service {:?}: {error}", service.name))? {
+                    Some(table) => begin.push((id, Arc::clone(&table.answers))),
+                    None => is_missing = true,
+                }
                 document.services.push(identity);
             }
+        }
+        if is_missing {
+            return Err(Refusal::Waits);
         }
         document.backends.sort_unstable_by_key(|backend| backend.id);
         document.text = text.to_owned();
@@ -529,7 +586,7 @@ impl Leading {
         document.wish = wish;
         let backends = document.backends.iter().map(|backend| backend.id).collect();
         let plan = self.leader.replace_services(&end, begin, backends, live, now);
-        document.plan = plan.cloned().ok_or("the cluster is not at rest")?;
+        document.plan = plan.cloned().ok_or_else(|| "the cluster is not at rest".to_owned())?;
         let leaves = self.leave_least_load(&document, config);
         if !leaves.is_empty() {
             self.leader.taint_services(&leaves, now);
@@ -583,8 +640,9 @@ impl Leading {
     }
 
     /// The id that rests longest, if for one and a half times the longest idle time.
-    fn rested<T: Copy>(&self, resting: &HashMap<T, Tick>, now: Tick) -> Option<T> {
-        let (id, since) = resting.iter().min_by_key(|(_, since)| **since)?;
+    fn rested<T: Copy + Ord>(&self, resting: &HashMap<T, Tick>, now: Tick) -> Option<T> {
+        // The same one when it is asked again: tables that are being made for it are made under its name.
+        let (id, since) = resting.iter().min_by_key(|(id, since)| (**since, **id))?;
         (now.since_us(*since) > self.document.settings.max_idle_us() / 2 * 3).then_some(*id)
     }
 
@@ -594,11 +652,11 @@ impl Leading {
         judgement: &HashMap<ServiceId, Vec<Judged>>,
         tables: &mut Tables,
         now: Tick,
-    ) -> Result<Option<Answering>, String> {
+    ) -> Result<Option<Answering>, Refusal> {
         let plan = &self.document.plan;
         let by_id = self.document.by_id();
         let mut answers = Vec::with_capacity(plan.services.len());
-        let mut differs = false;
+        let (mut differs, mut is_missing) = (false, false);
         for (identity, planned) in self.document.services.iter().zip(&plan.services) {
             let members = judgement.get(&identity.id).into_iter().flatten();
             let members = members.filter(|is| is.state == BackendState::Up).filter_map(|is| {
@@ -606,9 +664,16 @@ impl Leading {
                 Some((by_id.get(&is.id)?.name.clone(), weight, is.id))
             });
             let table = tables.get(Recipe::new(members, identity.size));
-            let table = table.map_err(|error| format!("service {:?}: {error}", identity.name))?;
-            differs |= !Arc::ptr_eq(&table.answers, &planned.cur);
-            answers.push(Arc::clone(&table.answers));
+            match table.map_err(|error| format!("service {:?}: {error}", identity.name))? {
+                Some(table) => {
+                    differs |= !Arc::ptr_eq(&table.answers, &planned.cur);
+                    answers.push(Arc::clone(&table.answers));
+                }
+                None => is_missing = true,
+            }
+        }
+        if is_missing {
+            return Err(Refusal::Waits);
         }
         let is_over = |backend: &BackendId| self.departing.get(backend).is_some_and(|until| *until <= now);
         let backends: Arc<[BackendId]> = plan.backends.iter().copied().filter(|id| !is_over(id)).collect();

@@ -8,8 +8,10 @@ use super::keys::{
 };
 use super::leading::Leading;
 use super::picture::{Change, Picture};
+use super::readings::Reading;
 use super::registrations;
 use super::slot_text;
+use super::stock::{Lot, Missing, Stock};
 use super::tables::Tables;
 use statesync::plan::{Acknowledgement, Follower, Report};
 use statesync::{MachineId, Member};
@@ -155,7 +157,7 @@ pub(crate) struct Seat {
     member: Option<Member>,
     follower: Option<Follower>,
     picture: Picture,
-    tables: Tables,
+    stock: Stock,
     /// Longest value that it writes, bytes.
     value_max: usize,
     /// Connected, and the picture is whole.
@@ -203,7 +205,7 @@ impl Seat {
     /// Of a machine that has not met the store yet. `own_text` is its configuration.
     pub(crate) fn new(own: Own, own_text: String) -> Seat {
         Seat {
-            tables: Tables::new(own.key),
+            stock: Stock::new(own.key),
             value_max: VALUE_MAX,
             own,
             own_text,
@@ -246,7 +248,32 @@ impl Seat {
 
     /// Tables by recipe.
     pub(crate) fn tables(&self) -> &Tables {
-        &self.tables
+        &self.stock.tables
+    }
+
+    /// From now on what takes long is [made elsewhere](Self::take_missing): all but so many slots in a turn.
+    pub(crate) fn make_elsewhere(&mut self, slots: u64) {
+        self.stock.make_elsewhere(slots);
+    }
+
+    /// What is to be made elsewhere now; then it is [brought](Self::made).
+    pub(crate) fn take_missing(&mut self) -> Option<Missing> {
+        self.stock.take_missing()
+    }
+
+    /// Whether something is being made elsewhere.
+    pub(crate) fn is_making(&self) -> bool {
+        self.stock.is_making()
+    }
+
+    /// What was to be made is there.
+    pub(crate) fn made(&mut self, lot: Lot) {
+        self.stock.put(lot);
+    }
+
+    /// This machine's own configuration with services; `None`: that is still being read.
+    pub(crate) fn read(&mut self, services: &str) -> Option<Arc<Reading>> {
+        self.stock.readings.get(&self.own_text, services)
     }
 
     /// Who this machine is, once the store has said so.
@@ -288,7 +315,7 @@ impl Seat {
                 || lead.leading.is_waiting()
                 || lead.leading.document().plan.masks.iter().any(|mask| !mask.in_force)
         });
-        self.done() < step || masks || self.hearing.is_due
+        self.done() < step || masks || self.hearing.is_due || self.stock.is_making()
     }
 
     /// Who is waited for, as the leader knows.
@@ -302,11 +329,8 @@ impl Seat {
     pub(crate) fn set_own_text(&mut self, text: String, agents: Option<SocketAddr>) {
         self.own_text = text;
         self.own.agents = agents;
-    }
-
-    /// The machine's own configuration with the services of the cluster.
-    pub(crate) fn own_text(&self) -> &str {
-        &self.own_text
+        // Files that it names may hold something else, too.
+        self.stock.readings.forget();
     }
 
     /// What checks say here.
@@ -439,6 +463,7 @@ impl Seat {
     pub(crate) fn poll(&mut self, now: Tick) -> Vec<Order> {
         let mut orders = Vec::new();
         let Some(member) = self.member else { return orders };
+        self.stock.next_round();
         if std::mem::take(&mut self.has_returned) {
             self.returns_until = Some(Tick(now.0.saturating_add(RETURN_US)));
         }
@@ -462,14 +487,15 @@ impl Seat {
     /// Adopts a newer plan.
     fn look_at_plan(&mut self) {
         let Some(entry) = self.picture.entry(Key::Plan) else { return self.stored_founder = None };
-        if entry.revision == self.looked_at {
+        if entry.revision == self.looked_at || self.stock.is_making() {
             return;
         }
         let revision = entry.revision;
         let document =
-            match Document::decode(&entry.value, |digest| self.picture.slots(digest), &mut self.tables) {
+            match Document::decode(&entry.value, |digest| self.picture.slots(digest), &mut self.stock.tables)
+            {
                 // They were put before the plan; so they come, unless another plan has come meanwhile.
-                Err(DecodeError::Missing(_)) => return,
+                Err(DecodeError::Missing(_) | DecodeError::Tables) => return,
                 other => other,
             };
         self.looked_at = revision;
@@ -493,7 +519,7 @@ impl Seat {
         let is_other = || self.document.as_deref() != Some(&document);
         if is_newer || document.plan.step == known && is_other() {
             self.document = Some(Arc::new(document));
-            self.tables.keep_used();
+            self.stock.tables.keep_used();
             self.news.push(News::Adopted);
         }
     }
@@ -737,15 +763,14 @@ impl Seat {
         }
         let unwritten = std::mem::take(&mut lead.is_unwritten);
         lead.leading.set_weights(&self.weights);
-        let next =
-            !waits && lead.leading.poll(&self.picture, &self.own_text, &mut self.tables, now).is_some();
+        let next = !waits && lead.leading.poll(&self.picture, &self.own_text, &mut self.stock, now).is_some();
         if let Some(problem) = lead.leading.take_problem() {
             self.news.push(News::Warning(problem));
         }
         if !next && !unwritten {
             return self.sweep(&own_value, orders);
         }
-        match lead.leading.document().encode(&self.tables, self.value_max) {
+        match lead.leading.document().encode(&self.stock.tables, self.value_max) {
             Ok(mut document) => {
                 lead.is_writing = true;
                 // What somebody has overwritten is put again.
@@ -830,13 +855,16 @@ impl Seat {
 
     /// From the newest document there is: the store's, unless it is older than what is in force here.
     fn begin_to_lead(&mut self, member: Member, now: Tick) {
+        if self.stock.is_making() {
+            return;
+        }
         let entry = self.picture.entry(Key::Plan);
         let after = entry.map_or(0, |entry| entry.revision);
         let slots = |digest| self.picture.slots(digest);
-        let stored = match entry.map(|entry| Document::decode(&entry.value, slots, &mut self.tables)) {
+        let stored = match entry.map(|entry| Document::decode(&entry.value, slots, &mut self.stock.tables)) {
             None => None,
             Some(Ok(document)) => Some(document),
-            // It was told when it was looked at, or comes to be readable. Nobody overwrites what he cannot read.
+            // It was told when it was looked at, or comes to be readable, with its slots or its tables. Nobody overwrites what he cannot read.
             Some(Err(_)) => return,
         };
         let own = self.document.as_deref();

@@ -4,6 +4,7 @@ use super::document::{DecodeError, Document, Settings, VALUE_MAX};
 use super::keys::{self, HealthValue, Key, MachineValue, MemberValue, WishValue};
 use super::picture::{Change, Entry};
 use super::seat::{News, Order, Own, Seat};
+use super::stock::{Lot, Missing};
 use super::tables::Tables;
 use super::text;
 use proptest::prelude::{Just, Strategy, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest};
@@ -71,8 +72,19 @@ enum Delivery {
     NotPut(Key),
 }
 
+/// Of every other machine, another thread makes what takes long.
+fn seat(at: usize) -> Seat {
+    let mut seat = Seat::new(own(at), own_text(at));
+    if at.is_multiple_of(2) {
+        seat.make_elsewhere(0);
+    }
+    seat
+}
+
 struct Machine {
     seat: Seat,
+    /// What is being made on its other thread.
+    lacks: Option<Missing>,
     /// `None`: it has not started yet.
     member: Option<Member>,
     /// `None`: the store is not reached.
@@ -112,7 +124,8 @@ impl World {
         };
         for at in 0..machines {
             world.machines.push(Machine {
-                seat: Seat::new(own(at), own_text(at)),
+                seat: seat(at),
+                lacks: None,
                 member: None,
                 inbox: None,
                 step: 0,
@@ -206,7 +219,8 @@ impl World {
         let machine = &mut self.machines[at];
         machine.inbox = None;
         machine.member = None;
-        machine.seat = Seat::new(own(at), own_text(at));
+        machine.seat = seat(at);
+        machine.lacks = None;
         machine.step = 0;
         machine.fatal = None;
     }
@@ -358,7 +372,16 @@ impl World {
                 Delivery::NotPut(key) => machine.seat.not_put(key),
             }
         }
+        if let Some(Missing { tables, key, texts }) = machine.lacks.take() {
+            any = true;
+            machine.seat.made(Lot {
+                tables: tables.into_iter().map(|recipe| recipe.make(&key).expect("a table")).collect(),
+                readings: texts.into_iter().map(|of| of.read(|_| Ok(HashMap::new()))).collect(),
+            });
+        }
         let mut orders = machine.seat.poll(now);
+        machine.lacks = machine.seat.take_missing();
+        any |= machine.lacks.is_some();
         for news in machine.seat.take_news() {
             match news {
                 News::Adopted => any = true,
