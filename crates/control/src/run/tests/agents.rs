@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use tokio::net::TcpStream;
 
 #[cfg(feature = "etcd")]
-mod cluster;
+pub(super) mod cluster;
 mod passive;
 
 const TOKEN: &str = "a token of the tests";

@@ -4,10 +4,10 @@ use super::*;
 use std::process::{Child, Stdio};
 
 /// A running etcd; killed when dropped.
-struct Etcd(Child);
+pub(in crate::run::tests) struct Etcd(Child);
 
 impl Etcd {
-    fn start(place: &Path) -> Etcd {
+    pub(in crate::run::tests) fn start(place: &Path) -> Etcd {
         let started = std::process::Command::new("etcd")
             .arg("--data-dir")
             .arg(place.join("etcd"))
