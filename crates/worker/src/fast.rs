@@ -616,19 +616,26 @@ impl<Io: PacketIo> ForShape for CarryAs<'_, Io> {
     #[inline(always)]
     fn with<P: Prepend>(self) -> (u32, usize) {
         let (mut left, mut datagrams) = (0, 0);
+        let batch = &*self.worker.batch;
         for position in bits(self.ready) {
             let Some(frame) = self.burst.get_mut(position) else { break };
-            let lean = self.worker.batch.at(position);
-            let id = self.worker.batch.backend(position);
-            let backend = backend_of(self.backends, id, lean)
-                .filter(|backend| backend.port == self.port && backend.header.shape() == P::SHAPE);
+            let lean = batch.at(position);
+            let backend = backend_of(self.backends, batch.backend(position), lean)
+                .filter(|backend| backend.port == self.port);
             match backend.and_then(|backend| encapsulate::<P, _>(backend, lean, frame)) {
                 Some(()) => datagrams += usize::from(lean.len()),
-                None => left |= 1 << position,
+                None => leave(&mut left, position),
             }
         }
         (left, datagrams)
     }
+}
+
+/// Notes a position whose packet could not be carried. A call, so that the mask takes no register of the loop.
+#[cold]
+#[inline(never)]
+fn leave(left: &mut u32, position: usize) {
+    *left |= 1 << (position % BURST);
 }
 
 /// The service, with its index, of a packet of the plain shape; `None` for a packet of another, and where the general stages have to
@@ -654,9 +661,10 @@ fn backend_of(backends: &[Option<BackendView>], id: BackendId, lean: Lean) -> Op
 /// as it was.
 #[inline(always)]
 fn encapsulate<P: Prepend, F: Frame>(backend: &BackendView, lean: Lean, frame: &mut F) -> Option<()> {
+    let header = backend.header.shaped::<P>()?;
     // Ethernet padding is no part of the datagram and must not travel inside the tunnel.
     let bytes = frame.cut_and_grow(usize::from(lean.len()) + ETHERNET_LEN, P::LEN).ok()?;
-    P::prepend(bytes, &backend.header, Inner { len: lean.len(), tos: lean.tos() }, entropy_of);
+    P::prepend(bytes, header, Inner { len: lean.len(), tos: lean.tos() }, entropy_of);
     Some(())
 }
 
