@@ -275,13 +275,16 @@ pub(crate) const fn is_possible_source_v4(address: u32) -> bool {
 /// Not unspecified, loopback or multicast (RFC 4291 section 2), nor link-local (section 2.5.6).
 #[inline(always)]
 pub(crate) const fn is_possible_source_v6(address: u128) -> bool {
-    address >> 120 != 0xff && address > 1 && address >> 118 != LINK_LOCAL_V6
+    let high = (address >> 64) as u64;
+    // What is neither 0 nor beyond the link-local ones, in one comparison: nearly all there are.
+    high.wrapping_sub(1) < (LINK_LOCAL_V6 << 54) - 1
+        || address > 1 && address >> 120 != 0xff && high >> 54 != LINK_LOCAL_V6
 }
 
 /// 169.254.0.0/16.
 pub(crate) const LINK_LOCAL_V4: u32 = 0xa9fe;
 /// fe80::/10.
-const LINK_LOCAL_V6: u128 = 0x3fa;
+const LINK_LOCAL_V6: u64 = 0x3fa;
 
 fn malformed(why: Malformed) -> DropReason {
     match why {

@@ -189,14 +189,18 @@ impl<Io: PacketIo> Worker<Io> {
         keys: &mut Keys,
     ) -> usize {
         let gate = gate(view, port);
-        self.batch.others.clear();
-        self.batch.groups.clear();
-        (self.batch.plain, self.batch.v6) = (0, 0);
-        (self.batch.remembered, self.batch.undecided, self.batch.by_slot) = (0, 0, 0);
+        let batch = &mut *self.batch;
+        batch.others.clear();
+        batch.groups.clear();
+        (batch.plain, batch.v6) = (0, 0);
+        (batch.remembered, batch.undecided, batch.by_slot, batch.slotted) = (0, 0, 0, 0);
         let bytes = self.flows.vectors().run(
             #[inline(always)]
             |lanes| {
-                let bytes = self.batch.heads.read(gate, burst);
+                let (bytes, is_any_plain) = self.batch.heads.read(gate, burst);
+                if !is_any_plain {
+                    return bytes;
+                }
                 self.match_services(view, burst.len(), keys, lanes);
                 if self.batch.undecided != 0 {
                     self.steer_by_slots(view, keys, lanes);
@@ -210,7 +214,12 @@ impl<Io: PacketIo> Worker<Io> {
                 bytes
             },
         );
-        for position in bits(everything(burst.len()) & !self.batch.plain) {
+        let others = everything(burst.len()) & !self.batch.plain;
+        if others != 0 {
+            // Once, and not each time that one of them is set.
+            keys.narrow_mut(burst.len());
+        }
+        for position in bits(others) {
             if let Some(frame) = burst.get(position)
                 && !self.classify_plain_v6(view, gate, position, frame, keys)
             {
