@@ -17,6 +17,7 @@ use crate::steering::place_in;
 use crate::view::{BackendState, BackendView, HashOn, PortView, ServiceView, View};
 use crate::{BURST, Worker};
 use arrayvec::ArrayVec;
+use core::hint::cold_path;
 use flow::{Hits, Keys, Lanes, Stamp, State};
 use steer::{Maglev, Match};
 use wire::encap::{ForShape, Inner, Prepend, entropy};
@@ -373,8 +374,9 @@ impl<Io: PacketIo> Worker<Io> {
             for position in bits(its) {
                 let slot = Maglev::slot_of(self.batch.heads.hash[position % BURST], size);
                 self.batch.slots[position % BURST] = slot;
-                if let Some(member) = members.get(slot as usize) {
-                    lanes.prefetch(member);
+                match members.get(slot as usize) {
+                    Some(member) => lanes.prefetch(member),
+                    None => cold_path(),
                 }
             }
         }
@@ -390,11 +392,18 @@ impl<Io: PacketIo> Worker<Io> {
             left &= !its;
             let Some(service) = self.service_at(view, its) else { continue };
             let (slots, members, backends) = (service.maglev.slots(), &*service.members, &*view.backends);
+            let batch = &mut *self.batch;
             for position in bits(its) {
-                let member = slots.get(self.batch.slots[position % BURST] as usize);
-                let Some(&id) = member.and_then(|&member| members.get(usize::from(member))) else { continue };
-                self.batch.decided[position % BURST] = id;
-                let Some(backend) = backends.get(id.index()) else { continue };
+                let member = slots.get(batch.slots[position % BURST] as usize);
+                let Some(&id) = member.and_then(|&member| members.get(usize::from(member))) else {
+                    cold_path();
+                    continue;
+                };
+                batch.decided[position % BURST] = id;
+                let Some(backend) = backends.get(id.index()) else {
+                    cold_path();
+                    continue;
+                };
                 let is_up = backend.as_ref().is_some_and(|backend| backend.state == BackendState::Up);
                 placed |= u32::from(is_up) << position;
             }

@@ -237,7 +237,11 @@ impl Heads {
     #[inline(always)]
     pub(crate) fn hash(&mut self, lanes: Lanes, key: &[u8; 16], positions: u32) {
         if lanes.isa() != Isa::Avx512 {
-            return bits(positions).for_each(|position| self.hash_lanes::<1>(key, position));
+            // A loop and no closure, which would not be compiled for the instruction set.
+            for position in bits(positions) {
+                self.hash_lanes::<1>(key, position);
+            }
+            return;
         }
         for block in 0..BURST / LANES {
             if positions >> (block * LANES) & 0xff != 0 {
