@@ -304,3 +304,26 @@ fn bad_transport(why: BadTransport) -> DropReason {
         BadTransport::BadIcmp => DropReason::BadIcmp,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::is_possible_source_v6;
+    use core::net::Ipv6Addr;
+
+    #[test]
+    fn sources_of_v6() {
+        let is_possible = |text: &str| is_possible_source_v6(text.parse::<Ipv6Addr>().unwrap().to_bits());
+        let last = "ffff:ffff:ffff:ffff:ffff:ffff:ffff";
+        for bad in
+            ["::", "::1", "fe80::", "fe80::1", &format!("febf:{last}"), "ff00::", &format!("ffff:{last}")]
+        {
+            assert!(!is_possible(bad), "{bad}");
+        }
+        let beside = [format!("fe7f:{last}"), format!("feff:{last}")];
+        for good in
+            ["::2", "::1:0:0:0", "0:0:0:1::", "2001:db8::7", "fec0::", "fc00::1", &beside[0], &beside[1]]
+        {
+            assert!(is_possible(good), "{good}");
+        }
+    }
+}
