@@ -4,6 +4,7 @@
 //! of one cache line or two; per packet it is copied in front of the datagram and the lengths, DSCP, ECN and entropy are
 //! filled in, with the IPv4 header checksum updated from the precomputed one (RFC 1624).
 
+use core::marker::PhantomData;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::parse::{self, Parsed};
@@ -152,8 +153,15 @@ pub trait Prepend {
     /// Bytes put in front of the inner IP header.
     const LEN: usize;
     /// Turns the first bytes of a frame that was just grown by [`LEN`](Prepend::LEN) into outer headers: as
-    /// [`encapsulate_untagged`], of a header of this shape; with one of another the frame is left as it is.
-    fn prepend(frame: &mut [u8], header: &Header, inner: Inner, entropy: impl Fn(&[u8]) -> u32);
+    /// [`encapsulate_untagged`].
+    fn prepend(frame: &mut [u8], header: Shaped<'_, Self>, inner: Inner, entropy: impl Fn(&[u8]) -> u32);
+}
+
+/// A header that is known to have this shape: whoever has one need not look again once the frame is written to.
+#[derive(Debug)]
+pub struct Shaped<'h, P: ?Sized> {
+    header: &'h Header,
+    shape: PhantomData<P>,
 }
 
 /// Something to be done for a shape that is known only when the program runs.
@@ -174,10 +182,13 @@ macro_rules! shapes {
             const SHAPE: Shape = Shape::$name;
             const LEN: usize = $len;
             #[inline(always)]
-            fn prepend(frame: &mut [u8], header: &Header, inner: Inner, entropy: impl Fn(&[u8]) -> u32) {
-                if header.shape == Shape::$name {
-                    let _ = prepend::<$all, $len>(frame, header, Shape::$name.layout(), inner, entropy);
-                }
+            fn prepend(
+                frame: &mut [u8],
+                header: Shaped<'_, Self>,
+                inner: Inner,
+                entropy: impl Fn(&[u8]) -> u32,
+            ) {
+                let _ = prepend::<$all, $len>(frame, header.header, Shape::$name.layout(), inner, entropy);
             }
         })+
         impl Shape {
@@ -347,6 +358,12 @@ impl Header {
     #[inline(always)]
     pub const fn shape(&self) -> Shape {
         self.shape
+    }
+
+    /// The same header, if it has this shape.
+    #[inline(always)]
+    pub fn shaped<P: Prepend>(&self) -> Option<Shaped<'_, P>> {
+        (self.shape == P::SHAPE).then_some(Shaped { header: self, shape: PhantomData })
     }
 
     /// Whether nothing is put in front ([`Mode::L2`]).
@@ -538,7 +555,9 @@ pub fn encapsulate_untagged(frame: &mut [u8], header: &Header, inner: Inner, ent
         type Output = ();
         #[inline(always)]
         fn with<P: Prepend>(self) {
-            P::prepend(self.0, self.1, self.2, self.3);
+            if let Some(header) = self.1.shaped::<P>() {
+                P::prepend(self.0, header, self.2, self.3);
+            }
         }
     }
     header.shape.choose(Once(frame, header, inner, entropy));

@@ -275,13 +275,16 @@ pub(crate) const fn is_possible_source_v4(address: u32) -> bool {
 /// Not unspecified, loopback or multicast (RFC 4291 section 2), nor link-local (section 2.5.6).
 #[inline(always)]
 pub(crate) const fn is_possible_source_v6(address: u128) -> bool {
-    address >> 120 != 0xff && address > 1 && address >> 118 != LINK_LOCAL_V6
+    let high = (address >> 64) as u64;
+    // What is neither 0 nor beyond the link-local ones, in one comparison: nearly all there are.
+    high.wrapping_sub(1) < (LINK_LOCAL_V6 << 54) - 1
+        || address > 1 && address >> 120 != 0xff && high >> 54 != LINK_LOCAL_V6
 }
 
 /// 169.254.0.0/16.
 pub(crate) const LINK_LOCAL_V4: u32 = 0xa9fe;
 /// fe80::/10.
-const LINK_LOCAL_V6: u128 = 0x3fa;
+const LINK_LOCAL_V6: u64 = 0x3fa;
 
 fn malformed(why: Malformed) -> DropReason {
     match why {
@@ -299,5 +302,28 @@ fn bad_transport(why: BadTransport) -> DropReason {
         BadTransport::BadTcp => DropReason::BadTcp,
         BadTransport::BadUdp => DropReason::BadUdp,
         BadTransport::BadIcmp => DropReason::BadIcmp,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_possible_source_v6;
+    use core::net::Ipv6Addr;
+
+    #[test]
+    fn sources_of_v6() {
+        let is_possible = |text: &str| is_possible_source_v6(text.parse::<Ipv6Addr>().unwrap().to_bits());
+        let last = "ffff:ffff:ffff:ffff:ffff:ffff:ffff";
+        for bad in
+            ["::", "::1", "fe80::", "fe80::1", &format!("febf:{last}"), "ff00::", &format!("ffff:{last}")]
+        {
+            assert!(!is_possible(bad), "{bad}");
+        }
+        let beside = [format!("fe7f:{last}"), format!("feff:{last}")];
+        for good in
+            ["::2", "::1:0:0:0", "0:0:0:1::", "2001:db8::7", "fec0::", "fc00::1", &beside[0], &beside[1]]
+        {
+            assert!(is_possible(good), "{good}");
+        }
     }
 }

@@ -17,6 +17,7 @@ use crate::steering::place_in;
 use crate::view::{BackendState, BackendView, HashOn, PortView, ServiceView, View};
 use crate::{BURST, Worker};
 use arrayvec::ArrayVec;
+use core::hint::cold_path;
 use flow::{Hits, Keys, Lanes, Stamp, State};
 use steer::{Maglev, Match};
 use wire::encap::{ForShape, Inner, Prepend, entropy};
@@ -189,14 +190,18 @@ impl<Io: PacketIo> Worker<Io> {
         keys: &mut Keys,
     ) -> usize {
         let gate = gate(view, port);
-        self.batch.others.clear();
-        self.batch.groups.clear();
-        (self.batch.plain, self.batch.v6) = (0, 0);
-        (self.batch.remembered, self.batch.undecided, self.batch.by_slot) = (0, 0, 0);
+        let batch = &mut *self.batch;
+        batch.others.clear();
+        batch.groups.clear();
+        (batch.plain, batch.v6) = (0, 0);
+        (batch.remembered, batch.undecided, batch.by_slot, batch.slotted) = (0, 0, 0, 0);
         let bytes = self.flows.vectors().run(
             #[inline(always)]
             |lanes| {
-                let bytes = self.batch.heads.read(gate, burst);
+                let (bytes, is_any_plain) = self.batch.heads.read(gate, burst);
+                if !is_any_plain {
+                    return bytes;
+                }
                 self.match_services(view, burst.len(), keys, lanes);
                 if self.batch.undecided != 0 {
                     self.steer_by_slots(view, keys, lanes);
@@ -210,7 +215,12 @@ impl<Io: PacketIo> Worker<Io> {
                 bytes
             },
         );
-        for position in bits(everything(burst.len()) & !self.batch.plain) {
+        let others = everything(burst.len()) & !self.batch.plain;
+        if others != 0 {
+            // Once, and not each time that one of them is set.
+            keys.narrow_mut(burst.len());
+        }
+        for position in bits(others) {
             if let Some(frame) = burst.get(position)
                 && !self.classify_plain_v6(view, gate, position, frame, keys)
             {
@@ -364,8 +374,9 @@ impl<Io: PacketIo> Worker<Io> {
             for position in bits(its) {
                 let slot = Maglev::slot_of(self.batch.heads.hash[position % BURST], size);
                 self.batch.slots[position % BURST] = slot;
-                if let Some(member) = members.get(slot as usize) {
-                    lanes.prefetch(member);
+                match members.get(slot as usize) {
+                    Some(member) => lanes.prefetch(member),
+                    None => cold_path(),
                 }
             }
         }
@@ -381,11 +392,18 @@ impl<Io: PacketIo> Worker<Io> {
             left &= !its;
             let Some(service) = self.service_at(view, its) else { continue };
             let (slots, members, backends) = (service.maglev.slots(), &*service.members, &*view.backends);
+            let batch = &mut *self.batch;
             for position in bits(its) {
-                let member = slots.get(self.batch.slots[position % BURST] as usize);
-                let Some(&id) = member.and_then(|&member| members.get(usize::from(member))) else { continue };
-                self.batch.decided[position % BURST] = id;
-                let Some(backend) = backends.get(id.index()) else { continue };
+                let member = slots.get(batch.slots[position % BURST] as usize);
+                let Some(&id) = member.and_then(|&member| members.get(usize::from(member))) else {
+                    cold_path();
+                    continue;
+                };
+                batch.decided[position % BURST] = id;
+                let Some(backend) = backends.get(id.index()) else {
+                    cold_path();
+                    continue;
+                };
                 let is_up = backend.as_ref().is_some_and(|backend| backend.state == BackendState::Up);
                 placed |= u32::from(is_up) << position;
             }
@@ -616,19 +634,26 @@ impl<Io: PacketIo> ForShape for CarryAs<'_, Io> {
     #[inline(always)]
     fn with<P: Prepend>(self) -> (u32, usize) {
         let (mut left, mut datagrams) = (0, 0);
+        let batch = &*self.worker.batch;
         for position in bits(self.ready) {
             let Some(frame) = self.burst.get_mut(position) else { break };
-            let lean = self.worker.batch.at(position);
-            let id = self.worker.batch.backend(position);
-            let backend = backend_of(self.backends, id, lean)
-                .filter(|backend| backend.port == self.port && backend.header.shape() == P::SHAPE);
+            let lean = batch.at(position);
+            let backend = backend_of(self.backends, batch.backend(position), lean)
+                .filter(|backend| backend.port == self.port);
             match backend.and_then(|backend| encapsulate::<P, _>(backend, lean, frame)) {
                 Some(()) => datagrams += usize::from(lean.len()),
-                None => left |= 1 << position,
+                None => leave(&mut left, position),
             }
         }
         (left, datagrams)
     }
+}
+
+/// Notes a position whose packet could not be carried. A call, so that the mask takes no register of the loop.
+#[cold]
+#[inline(never)]
+fn leave(left: &mut u32, position: usize) {
+    *left |= 1 << (position % BURST);
 }
 
 /// The service, with its index, of a packet of the plain shape; `None` for a packet of another, and where the general stages have to
@@ -654,9 +679,10 @@ fn backend_of(backends: &[Option<BackendView>], id: BackendId, lean: Lean) -> Op
 /// as it was.
 #[inline(always)]
 fn encapsulate<P: Prepend, F: Frame>(backend: &BackendView, lean: Lean, frame: &mut F) -> Option<()> {
+    let header = backend.header.shaped::<P>()?;
     // Ethernet padding is no part of the datagram and must not travel inside the tunnel.
     let bytes = frame.cut_and_grow(usize::from(lean.len()) + ETHERNET_LEN, P::LEN).ok()?;
-    P::prepend(bytes, &backend.header, Inner { len: lean.len(), tos: lean.tos() }, entropy_of);
+    P::prepend(bytes, header, Inner { len: lean.len(), tos: lean.tos() }, entropy_of);
     Some(())
 }
 

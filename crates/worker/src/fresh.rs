@@ -9,6 +9,7 @@ use crate::io::PacketIo;
 use crate::lookup::LookedUp;
 use crate::view::View;
 use crate::{BURST, Worker};
+use core::hint::cold_path;
 use flow::{Entered, Insert, NewFlows, State};
 use wire::{FlowKey, Tick};
 
@@ -78,12 +79,10 @@ impl<Io: PacketIo> Worker<Io> {
         // While the slots' lines are on their way.
         self.flows.prefetch_inserts(looked_up.keys, looked_up.hits);
         // Behind another packet of its flow, whatever that one is, a packet waits its turn.
-        let mut seen = Seen([0; 32]);
-        let mut first = 0;
-        for position in bits(missed) {
-            let is_first = looked_up.hits.miss(position).is_some_and(|miss| seen.is_first(miss.hash()));
-            first |= u32::from(is_first) << position;
-        }
+        let first = vectors.run(
+            #[inline(always)]
+            |_| first_of(looked_up, missed),
+        );
         let mut chosen = settled & first;
         if !self.queues.is_empty() {
             // Where load decides, a flow must have its entry before the next one is placed.
@@ -91,7 +90,10 @@ impl<Io: PacketIo> Worker<Io> {
         }
         // In a cluster a tainted slot has an owner to ask.
         let free = if view.cluster.is_some() { self.of_free_slots(view, chosen) } else { chosen };
-        self.fresh.placed = self.place_slots(view, free);
+        self.fresh.placed = vectors.run(
+            #[inline(always)]
+            |_| self.place_slots(view, free),
+        );
         self.counters.totals.flow_unasked.add(u64::from((self.fresh.placed & unasked).count_ones()));
     }
 
@@ -151,7 +153,10 @@ impl<Io: PacketIo> Worker<Io> {
                 entered |= plainly.done | self.enter_left(looked_up, positions & !plainly.done, state, now);
             }
         }
-        self.count_entered(view, entered);
+        self.flows.vectors().run(
+            #[inline(always)]
+            |_| self.count_entered(view, entered),
+        );
         let met = entered & !self.syns();
         if met != 0 {
             self.count_met_of(met);
@@ -193,12 +198,14 @@ impl<Io: PacketIo> Worker<Io> {
     #[inline(always)]
     fn count_entered(&self, view: &View, entered: u32) {
         self.counters.totals.flow_inserts.add(u64::from(entered.count_ones()));
-        let backends = self.counters.backend_flows();
+        let (batch, backends) = (&*self.batch, self.counters.backend_flows());
         for position in bits(entered) {
-            if let Some(of) = backends.get(self.batch.decided[position % BURST].index()) {
-                of.flows_new.add(1);
-                of.flows.add(1);
-            }
+            let Some(of) = backends.get(batch.decided[position % BURST].index()) else {
+                cold_path();
+                continue;
+            };
+            of.flows_new.add(1);
+            of.flows.add(1);
         }
         let mut left = entered;
         while left != 0 {
@@ -218,6 +225,21 @@ impl<Io: PacketIo> Worker<Io> {
             self.count_met(self.batch.decided[position % BURST]);
         }
     }
+}
+
+/// Of these positions, those whose keys no packet before them has.
+#[inline(always)]
+fn first_of(looked_up: LookedUp<'_>, positions: u32) -> u32 {
+    let mut seen = Seen([0; 32]);
+    let mut first = positions;
+    for position in bits(positions) {
+        let is_first = looked_up.hits.miss(position).is_some_and(|miss| seen.is_first(miss.hash()));
+        if !is_first {
+            cold_path();
+            first &= !(1 << position);
+        }
+    }
+    first
 }
 
 /// Whether a slot is tainted in the cluster.

@@ -10,6 +10,7 @@ use crate::classify::LINK_LOCAL_V4;
 use crate::fast::bits;
 use crate::io::Frame;
 use crate::view::SERVICES_MAX;
+use core::hint::cold_path;
 use flow::Isa;
 use flow::Lanes;
 use steer::hash::lanes::{Columns, tuples_v4};
@@ -157,10 +158,10 @@ impl Heads {
         }
     }
 
-    /// Reads the headers of a burst and judges them. Gives the bytes of its frames.
+    /// Reads the headers of a burst and judges them. Gives the bytes of its frames, and false where none can be of the plain shape.
     #[expect(clippy::needless_range_loop, reason = "one index for all columns, bounded once")]
     #[inline(always)]
-    pub(crate) fn read<F: Frame>(&mut self, gate: Gate, burst: &[F]) -> usize {
+    pub(crate) fn read<F: Frame>(&mut self, gate: Gate, burst: &[F]) -> (usize, bool) {
         let mut sum = 0;
         let count = burst.len().min(BURST);
         let burst = burst.get(..count).unwrap_or(burst);
@@ -168,29 +169,33 @@ impl Heads {
             let frame = &burst[position];
             let bytes = frame.bytes();
             sum += bytes.len();
+            let Some(head) = bytes.first_chunk::<SHORTEST>() else {
+                cold_path();
+                self.first[position] = 0;
+                continue;
+            };
             let meta = frame.meta();
-            match bytes.first_chunk::<SHORTEST>() {
-                Some(head) if bytes.len() <= LONGEST && !meta.truncated && !meta.multi_segment => {
-                    self.stations[position] = word::<0>(head);
-                    self.first[position] = word::<12>(head);
-                    self.second[position] = word::<20>(head);
-                    self.addresses[position] = word::<26>(head);
-                    self.ports[position] = word::<34>(head);
-                    self.rest[position] = word::<46>(head) & 0xffff_ffff | (bytes.len() as u64) << 32;
-                }
-                _ => self.first[position] = 0,
+            if bytes.len() > LONGEST || meta.truncated || meta.multi_segment {
+                cold_path();
+                self.first[position] = 0;
+                continue;
             }
+            self.stations[position] = word::<0>(head);
+            self.first[position] = word::<12>(head);
+            self.second[position] = word::<20>(head);
+            self.addresses[position] = word::<26>(head);
+            self.ports[position] = word::<34>(head);
+            self.rest[position] = word::<46>(head) & 0xffff_ffff | (bytes.len() as u64) << 32;
         }
         // The last block's positions without a frame are not of the plain shape.
         for position in count..count.next_multiple_of(LANES).min(BURST) {
             self.first[position] = 0;
         }
-        self.judge(gate, count.div_ceil(LANES));
-        sum
+        (sum, self.judge(gate, count.div_ceil(LANES)))
     }
 
     #[inline(always)]
-    fn judge(&mut self, gate: Gate, blocks: usize) {
+    fn judge(&mut self, gate: Gate, blocks: usize) -> bool {
         let count = (blocks * LANES).min(BURST);
         let mut some = 0;
         for first in &self.first[..count] {
@@ -198,7 +203,8 @@ impl Heads {
         }
         if some == 0 {
             // Nothing of the plain shape, as in a burst of IPv6.
-            return self.needle = [0; BURST];
+            self.needle = [0; BURST];
+            return false;
         }
         for position in 0..count {
             let judged = judge(
@@ -215,6 +221,7 @@ impl Heads {
             self.lean[position] = judged.lean;
             self.protocol[position] = judged.protocol;
         }
+        true
     }
 
     /// The positions whose course is [`Course::Udp`], [`Course::Turning`], [`Course::Syn`], where a course is known; the others are
@@ -230,7 +237,11 @@ impl Heads {
     #[inline(always)]
     pub(crate) fn hash(&mut self, lanes: Lanes, key: &[u8; 16], positions: u32) {
         if lanes.isa() != Isa::Avx512 {
-            return bits(positions).for_each(|position| self.hash_lanes::<1>(key, position));
+            // A loop and no closure, which would not be compiled for the instruction set.
+            for position in bits(positions) {
+                self.hash_lanes::<1>(key, position);
+            }
+            return;
         }
         for block in 0..BURST / LANES {
             if positions >> (block * LANES) & 0xff != 0 {

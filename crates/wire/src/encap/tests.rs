@@ -1,4 +1,4 @@
-use super::{Header, Mode, Tunnel, TunnelError, encapsulate, entropy, finish_len, rewrite_macs};
+use super::{Header, Mode, Tunnel, TunnelError, encapsulate, entropy, finish_len, rewrite_macs, shapes};
 use crate::parse::{Frame, Parsed, parse};
 use crate::sample::{CLIENT, V4, VIP, arbitrary_frame, ethernet4, tcp};
 use crate::{Addr, Tuple};
@@ -84,6 +84,13 @@ fn bytes_of_every_mode() {
         assert_eq!(out[34..34 + behind_ip.len()], behind_ip, "{mode:?}");
         assert_eq!(out[34 + behind_ip.len()..], inner, "{mode:?}");
     }
+}
+
+#[test]
+fn a_header_has_one_shape() {
+    let gre = Header::new(&tunnel(Mode::Gre, false, false)).unwrap();
+    assert!(gre.shaped::<shapes::Gre>().is_some() && gre.shaped::<shapes::GreOverV6>().is_none());
+    assert!(Header::default().shaped::<shapes::Link>().is_some());
 }
 
 #[test]
