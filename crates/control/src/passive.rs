@@ -361,6 +361,11 @@ impl Pool {
         found
     }
 
+    /// When the step is over, milliseconds since the start.
+    pub(crate) fn due_ms(&self) -> u64 {
+        self.began_ms.map_or(0, |began_ms| began_ms.saturating_add(STEP_MS))
+    }
+
     /// Where load decides, a backend that answers nobody keeps its connections, and seems busy: it gets two or three flows, which may have
     /// failed by chance, and no more; nor does it when it is well again. So one in doubt is given a few flows as if it carried nothing, and a
     /// suspect every other step, or as long as its clients show that it is well. These are those of the next step.

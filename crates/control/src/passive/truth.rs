@@ -1,6 +1,6 @@
 //! The owner of the truth and passive health: counters are compared, and suspects are checked by the machine.
 
-use super::{Counts, Pool, Seen, Suspect, Turn};
+use super::{Counts, Pool, STEP_MS, Seen, Suspect, Turn};
 use crate::agents::registry::{Checker, Registry};
 use crate::health::Verdict;
 use crate::truth::Truth;
@@ -8,12 +8,15 @@ use model::api::{BackendStatus, EventKind, Word};
 use model::config::{Backend, Hash, HealthKind, Policy, Protocol, Service};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
+use std::time::Duration;
 use wire::BackendId;
 
 /// All services whose clients are counted and something checks backends.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Passive {
     pools: HashMap<String, Pool>,
+    /// When the first of them has a step that is over.
+    due_ms: Option<u64>,
     /// Where load decides: those that count as if they carried nothing, until figures are written next.
     pub(crate) trials: HashSet<BackendId>,
     /// Suspicions that began, since the start.
@@ -50,7 +53,14 @@ fn is_compared(service: &Service) -> bool {
 }
 
 impl Truth {
-    /// Twice a second: compares what clients of backends do, when a step is over.
+    /// Time until the next step of any service is over. Looked at twice a second only, steps would be longer by half whenever a timer is a
+    /// millisecond late.
+    pub(crate) fn compares_in(&self) -> Duration {
+        let due_in = |due_ms: u64| due_ms.saturating_sub(self.uptime_ms());
+        Duration::from_millis(self.passive.due_ms.map_or(STEP_MS, due_in))
+    }
+
+    /// When a step is over: compares what clients of backends do.
     pub(crate) fn compare_clients(&mut self) {
         let now_ms = self.uptime_ms();
         let mut pools = std::mem::take(&mut self.passive.pools);
@@ -70,6 +80,7 @@ impl Truth {
                 }
             }
         }
+        self.passive.due_ms = pools.values().map(Pool::due_ms).min();
         self.passive.pools = pools;
         self.passive.trials.extend(trials);
         if !turns.is_empty() {
