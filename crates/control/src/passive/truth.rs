@@ -1,6 +1,6 @@
 //! The owner of the truth and passive health: counters are compared, and suspects are checked by the machine.
 
-use super::{Counts, Pool, STEP_MS, Seen, Suspect, Turn};
+use super::{Counts, Pool, STEP_MS, Seen, Suspect, Trials, Turn};
 use crate::agents::registry::{Checker, Registry};
 use crate::health::Verdict;
 use crate::truth::Truth;
@@ -10,6 +10,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Duration;
 use wire::BackendId;
+use worker::counters::PerBackendFlows;
 
 /// All services whose clients are counted and something checks backends.
 #[derive(Clone, Debug, Default)]
@@ -17,8 +18,8 @@ pub(crate) struct Passive {
     pools: HashMap<String, Pool>,
     /// When the first of them has a step that is over.
     due_ms: Option<u64>,
-    /// Where load decides: those that count as if they carried nothing, until figures are written next.
-    pub(crate) trials: HashSet<BackendId>,
+    /// Where load decides: those that count as if they carried nothing.
+    pub(crate) trials: Trials,
     /// Suspicions that began, since the start.
     pub(crate) suspicions: u64,
 }
@@ -60,6 +61,18 @@ impl Truth {
         Duration::from_millis(self.passive.due_ms.map_or(STEP_MS, due_in))
     }
 
+    /// Before figures are written: ends trials that have had their flows, or their time.
+    pub(crate) fn end_trials(&mut self) {
+        let mut trials = std::mem::take(&mut self.passive.trials);
+        trials.end(|id| self.syns(id), self.uptime_ms());
+        self.passive.trials = trials;
+    }
+
+    /// Flows that a SYN began, all workers.
+    fn syns(&self, id: BackendId) -> u64 {
+        self.workers.iter().filter_map(|of| of.counters.flows_of(id)).map(PerBackendFlows::syns).sum()
+    }
+
     /// When a step is over: compares what clients of backends do.
     pub(crate) fn compare_clients(&mut self) {
         let now_ms = self.uptime_ms();
@@ -82,7 +95,10 @@ impl Truth {
         }
         self.passive.due_ms = pools.values().map(Pool::due_ms).min();
         self.passive.pools = pools;
-        self.passive.trials.extend(trials);
+        for trial in trials {
+            let had = self.syns(trial.id);
+            self.passive.trials.begin(trial, had, now_ms);
+        }
         if !turns.is_empty() {
             self.suspicions_turned(turns);
         }
