@@ -22,6 +22,7 @@ mod words;
 
 use guideway_lab::Lab;
 use guideway_lab::command::until;
+use guideway_lab::config::{Config, Member, Mode, Service};
 use guideway_lab::load::hold::{HoldLoad, HoldReport};
 use guideway_lab::load_run::LoadRun;
 use guideway_lab::topology::{ECHO_PORT, VIP};
@@ -31,6 +32,12 @@ use std::time::Duration;
 fn full_or<T>(full: T, short: T) -> T {
     let is_full = std::env::var_os("GUIDEWAY_LAB_FULL").is_some_and(|value| !value.is_empty());
     if is_full { full } else { short }
+}
+
+/// The echo service on three backends, by IPIP.
+fn config(lab: &Lab) -> Config {
+    let member = |index| Member::v4(index, Mode::Ipip);
+    lab.config(1).with(Service::echo(Mode::Ipip, (1..=3).map(member).collect()))
 }
 
 /// Opens connections to the echo service, each of which exchanges something about five times a second, and waits until all have done so twice.

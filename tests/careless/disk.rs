@@ -1,8 +1,7 @@
 //! A disk that is full or read-only, a configuration file that an editor is at, and no descriptors left.
 
-use super::{full_or, hold};
+use super::{config, full_or, hold};
 use guideway_lab::command::{run, until};
-use guideway_lab::config::{Config, Member, Mode, Service};
 use guideway_lab::scenario::wait_up;
 use guideway_lab::{Balancer, Lab};
 use std::path::{Path, PathBuf};
@@ -39,11 +38,6 @@ impl Drop for SmallDisk {
     fn drop(&mut self) {
         let _ = run(&["umount", "-l", &self.path.to_string_lossy()]);
     }
-}
-
-fn config(lab: &Lab) -> Config {
-    let member = |index| Member::v4(index, Mode::Ipip);
-    lab.config(1).with(Service::echo(Mode::Ipip, (1..=3).map(member).collect()))
 }
 
 fn drain(balancer: &Balancer, verb: &str) -> serde_json::Value {

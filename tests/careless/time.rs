@@ -1,9 +1,9 @@
 //! The clock is set, and the machine sleeps.
 
-use super::{full_or, hold};
+use super::{config, full_or, hold};
 use guideway_lab::Lab;
 use guideway_lab::api::rows;
-use guideway_lab::config::{Config, Member, Mode, Service};
+use guideway_lab::config::Config;
 use guideway_lab::load::hold::HoldLoad;
 use guideway_lab::scenario::wait_up;
 use guideway_lab::topology::{ECHO_PORT, VIP};
@@ -13,11 +13,6 @@ use std::time::Duration;
 
 /// Sets the wall clock of one process (Debian's libfaketime): monotonic time goes on as it does.
 const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
-
-fn config(lab: &Lab) -> Config {
-    let member = |index| Member::v4(index, Mode::Ipip);
-    lab.config(1).with(Service::echo(Mode::Ipip, (1..=3).map(member).collect()))
-}
 
 #[test]
 fn a_clock_that_is_set_changes_nothing_but_time_stamps() {

@@ -91,9 +91,8 @@ impl Truth {
         self.follow_loads();
         self.observe_joins();
         self.dirty |= self.cluster.is_none() && self.shares() != self.balance.shares;
+        self.end_trials();
         self.write_loads();
-        // They last until the next look.
-        self.passive.trials.clear();
     }
 
     /// Before a view is made: who joins, so that its share is right in it.
@@ -258,7 +257,7 @@ impl Truth {
                 })
                 .map(|(id, of)| {
                     let known = Known {
-                        flows: if self.passive.trials.contains(&id) {
+                        flows: if self.passive.trials.contains(id) {
                             0
                         } else {
                             self.live_flows(id).saturating_mul(machines)

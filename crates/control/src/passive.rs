@@ -10,8 +10,15 @@
 //! **What it takes.** A ratio below a part of the pool's ([`Sign::is_low`]), and so many flows that it is no chance: 50, or fewer if their
 //! failures are less likely than [`CHANCE_MAX`] by what else the pool has shown. What clients still have time to do is not missed: only
 //! flows that began at least [`Sign::lag`] steps ago are asked for, and all signs until now count for them.
+//!
+//! **Doubt is cheap.** Where load decides, a backend that answers nobody gets two or three flows, and it would take long until it has those that
+//! convict it. So one in doubt is given them ([`Pool::trials`]), on much weaker grounds and sooner than it may be judged: as soon as its flows
+//! fail at which others' succeed at once. That makes no false accusation likelier. A trial moves flows and changes no bar: of those that it
+//! brings as few fail by chance as of any, a judgement asks for the same improbable number of failures, and [`Sign::lag`] for the same
+//! time. What may grow is how often somebody is looked at who has flows at all: with trials, and as steps are no longer than
+//! a second. Both bounds of chance are halved for it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use wire::BackendId;
 
 #[cfg(test)]
@@ -31,16 +38,22 @@ const EXPECTED_MANY: u64 = 25;
 /// So many flows tell that a suspect is well again, if three quarters of what is expected succeed.
 const FLOWS_WELL: u64 = 10;
 /// How unlikely failures of few flows must be before they say something. Some thousand times a day and backend they are looked at.
-const CHANCE_MAX: f64 = 1e-8;
+const CHANCE_MAX: f64 = 5e-9;
 /// The same by what the pool has shown over the same time alone: a flood that begins now is not in the rest.
-const CHANCE_NOW_MAX: f64 = 1e-3;
+const CHANCE_NOW_MAX: f64 = 5e-4;
 /// Fewest backends with flows that have a median.
 const BACKENDS_MIN: usize = 3;
 /// Steps without a sign that end a suspicion, while own checks pass. Where load decides, a backend that keeps what it never answers gets no
 /// new flow until the balancer gives these up.
 const QUIET_STEPS: usize = 60;
+/// How unlikely failures must be that put a backend in doubt. It accuses nobody: one in doubt is given a few flows more.
+const CHANCE_OF_DOUBT: f64 = 1e-2;
 /// Flows that began more steps ago put nobody in doubt.
 const STEPS_OF_DOUBT: usize = 10;
+/// Of one in so many steps at most that went before a backend may owe its newest flows' signs, if newest flows alone put it in doubt.
+const OWED_ONE_IN: usize = 4;
+/// Flows of a trial: with the two or three that put a backend in doubt they are unlikely enough as soon as others have shown some hundred.
+const FLOWS_TRIED: u64 = 6;
 /// A whole, of a ratio.
 const PPM: u64 = 1_000_000;
 
@@ -181,6 +194,36 @@ pub(crate) enum Turn {
     Recovered(BackendId, Ratio),
     /// It ends: too few clients come to say anything, and own checks pass.
     Quiet(BackendId),
+}
+
+/// Where load decides: one that is to have so many flows soon, as if it carried nothing, for a step at most.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Trial {
+    pub(crate) id: BackendId,
+    pub(crate) flows: u64,
+}
+
+/// Trials that go on.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Trials {
+    /// When each ends: milliseconds, and flows of the backend, both since the start.
+    until: HashMap<BackendId, (u64, u64)>,
+}
+
+impl Trials {
+    /// Begins one, of a backend that has had so many flows.
+    pub(crate) fn begin(&mut self, trial: Trial, had: u64, now_ms: u64) {
+        self.until.insert(trial.id, (now_ms + STEP_MS, had.saturating_add(trial.flows)));
+    }
+
+    /// Ends those that have had their time or their flows, by what each has had.
+    pub(crate) fn end(&mut self, had: impl Fn(BackendId) -> u64, now_ms: u64) {
+        self.until.retain(|id, (until_ms, flows)| now_ms < *until_ms && had(*id) < *flows);
+    }
+
+    pub(crate) fn contains(&self, id: BackendId) -> bool {
+        self.until.contains_key(&id)
+    }
 }
 
 /// What flows of a backend say.
@@ -361,28 +404,47 @@ impl Pool {
         found
     }
 
+    /// When the step is over, milliseconds since the start.
+    pub(crate) fn due_ms(&self) -> u64 {
+        self.began_ms.map_or(0, |began_ms| began_ms.saturating_add(STEP_MS))
+    }
+
     /// Where load decides, a backend that answers nobody keeps its connections, and seems busy: it gets two or three flows, which may have
-    /// failed by chance, and no more; nor does it when it is well again. So one in doubt is given a few flows as if it carried nothing, and a
-    /// suspect every other step, or as long as its clients show that it is well. These are those of the next step.
-    pub(crate) fn trials(&self) -> Vec<BackendId> {
+    /// failed by chance, and no more; nor does it when it is well again. So one in doubt is given a few flows as if it carried nothing, until
+    /// so many wait for their time that they will say it. A suspect is given one every other step, or more for as long as its clients
+    /// show that it is well. These are those of the next step.
+    pub(crate) fn trials(&self) -> Vec<Trial> {
         let mut trials = Vec::new();
         for sign in [Sign::Handshakes, Sign::Closes] {
-            let whole: Vec<Sum> = self.tracks.values().map(|track| track.sum(sign)).collect();
-            if whole.iter().filter(|sum| sum.flows > 0).count() < BACKENDS_MIN {
-                continue;
-            }
-            let whole = Peers::of(&whole);
+            let of = |sum: &dyn Fn(&Track) -> Sum| {
+                let pool: Vec<Sum> = self.tracks.values().map(sum).collect();
+                let are_enough = pool.iter().filter(|sum| sum.flows > 0).count() >= BACKENDS_MIN;
+                are_enough.then(|| Peers::of(&pool))
+            };
+            let whole = of(&|track| track.sum(sign));
+            let newest = [1, 2].map(|steps| (steps, of(&|track| track.newest(sign, steps))));
+            let fails_at_once = |track: &Track| {
+                newest.iter().any(|(steps, peers)| {
+                    peers.as_ref().is_some_and(|peers| track.fails_at_once(sign, *steps, peers))
+                })
+            };
             for (id, track) in &self.tracks {
-                let newest = track.steps.front().copied().unwrap_or_default();
-                let is_tried = match self.suspects.get(id) {
-                    Some(suspect) if suspect.ratio.sign == sign => {
-                        (newest.syns == 0 && suspect.steps % 2 == 0) || sign.shown(newest) > 0
+                let last = track.steps.front().copied().unwrap_or_default();
+                let flows = match self.suspects.get(id) {
+                    Some(suspect) if suspect.ratio.sign != sign => 0,
+                    Some(_) if sign.shown(last) > 0 => FLOWS_TRIED,
+                    Some(suspect) if last.syns == 0 && suspect.steps % 2 == 0 => 1,
+                    Some(_) => 0,
+                    None => {
+                        let by_whole = |is: fn(&Track, Sign, &Peers) -> bool| {
+                            whole.as_ref().is_some_and(|whole| is(track, sign, whole))
+                        };
+                        let is_in_doubt = by_whole(Track::is_in_doubt) || fails_at_once(track);
+                        if is_in_doubt && !by_whole(Track::awaits_enough) { FLOWS_TRIED } else { 0 }
                     }
-                    Some(_) => false,
-                    None => track.is_in_doubt(sign, &whole),
                 };
-                if is_tried {
-                    trials.push(*id);
+                if flows > 0 {
+                    trials.push(Trial { id: *id, flows });
                 }
             }
         }
@@ -421,7 +483,38 @@ impl Track {
             }
         }
         let failures = u64::saturating_sub(flows, shown);
-        failures >= 2 && flows < FLOWS_MANY && whole.chance(flows, failures) <= CHANCE_NOW_MAX
+        failures >= 2 && flows < FLOWS_MANY && whole.chance(flows, failures) <= CHANCE_OF_DOUBT
+    }
+
+    /// The newest steps, with flows that had hardly any time.
+    fn newest(&self, sign: Sign, steps: usize) -> Sum {
+        let newest = self.steps.iter().take(steps);
+        newest.fold(Sum::default(), |sum, step| Sum {
+            flows: sum.flows + sign.flows(*step),
+            shown: sum.shown + sign.shown(*step),
+            late: 0,
+        })
+    }
+
+    /// Its flows of the newest steps, one or two, have not shown the sign in these, though others' have, and its own did until then. Where
+    /// clients take their time, or those of this backend do, it does not say anything.
+    fn fails_at_once(&self, sign: Sign, steps: usize, newest: &Peers) -> bool {
+        let sum = self.newest(sign, steps);
+        let failures = sum.failures();
+        if failures < 2 || sum.flows >= FLOWS_MANY || newest.chance(sum.flows, failures) > CHANCE_OF_DOUBT {
+            return false;
+        }
+        let with_flows = || self.steps.iter().skip(2).filter(|step| sign.flows(**step) > 0);
+        let owed = with_flows().filter(|step| sign.shown(**step) < sign.flows(**step)).count();
+        let count = with_flows().count();
+        count > 0 && owed * OWED_ONE_IN <= count
+    }
+
+    /// Its newest flows have not shown the sign, and are so many that they will say enough when it is asked of them, if it stays so.
+    fn awaits_enough(&self, sign: Sign, whole: &Peers) -> bool {
+        let newest = self.steps.iter().take(sign.lag() + 1).take_while(|step| sign.shown(**step) == 0);
+        let flows = newest.map(|step| sign.flows(*step)).sum();
+        whole.chance(flows, flows) <= CHANCE_MAX
     }
 
     /// Of the newest flows that should have shown the sign by now none has.

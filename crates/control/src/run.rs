@@ -337,6 +337,10 @@ async fn drive(
                 truth.weigh();
                 truth.settle();
             }),
+            () = tokio::time::sleep(truth.compares_in()) => meter.time(Job::Sweep, || {
+                truth.compare_clients();
+                truth.settle();
+            }),
             Some(note) = noted.recv() => meter.time(Job::Notes, || {
                 truth.note(note);
                 // Mass failure arrives as many notes: one view for all that are here.

@@ -1,8 +1,10 @@
 use super::{
-    BACKENDS_MIN, Counts, Peers, Pool, QUIET_STEPS, Ratio, STEP_MS, STEPS_MAX, Seen, Sign, Turn, median,
+    BACKENDS_MIN, Counts, Peers, Pool, QUIET_STEPS, Ratio, STEP_MS, STEPS_MAX, Seen, Sign, Trial, Trials,
+    Turn, median,
 };
 use proptest::prelude::Rng;
 use proptest::test_runner::{RngAlgorithm, TestRng};
+use std::collections::BTreeMap;
 use wire::BackendId;
 
 /// What became of the flows of a step: SYNs, handshakes, closes.
@@ -213,6 +215,159 @@ fn who_is_in_doubt_or_may_be_well_again_is_tried() {
         assert_eq!(scene.counts(&[lasts, lasts, lasts, Counts { closes: 0, ..lasts }]), []);
         assert_eq!(scene.pool.trials(), []);
     }
+}
+
+/// How clients fare.
+#[derive(Clone, Copy, PartialEq)]
+enum Fares {
+    Well,
+    /// Nobody goes on.
+    Ignored,
+    /// Nobody ends it.
+    Reset,
+}
+
+/// Eight backends of which the least loaded one gets the next flow, as workers see it: figures come every 250 ms.
+struct ByLoad {
+    scene: Scene,
+    trials: Trials,
+    /// Flows that nobody ended.
+    live: [u64; 8],
+    step: [Counts; 8],
+    /// As of the last figures, and what was placed since.
+    loads: [u64; 8],
+    /// Flows that trials asked for.
+    tried: u64,
+    failed: u64,
+}
+
+impl ByLoad {
+    fn new() -> ByLoad {
+        ByLoad {
+            scene: Scene::of(8),
+            trials: Trials::default(),
+            live: [0; 8],
+            step: [Counts::default(); 8],
+            loads: [0; 8],
+            tried: 0,
+            failed: 0,
+        }
+    }
+
+    fn had(&self, at: usize) -> u64 {
+        self.scene.total[at].syns + self.step[at].syns
+    }
+
+    /// A millisecond of a step, with a new flow or without.
+    fn ms(&mut self, ms: u64, flow: bool, fares: impl Fn(usize) -> Fares) -> Vec<Turn> {
+        if ms % 250 == 100 {
+            let had: Vec<u64> = (0..8).map(|at| self.had(at)).collect();
+            self.trials.end(|id| had[id.0 as usize], self.scene.now_ms + ms);
+            for (at, load) in self.loads.iter_mut().enumerate() {
+                *load = if self.trials.contains(BackendId(at as u32)) { 0 } else { self.live[at] };
+            }
+        }
+        if flow {
+            let at = (0..8).min_by_key(|at| self.loads[*at]).unwrap();
+            self.loads[at] += 1;
+            let (step, fares) = (&mut self.step[at], fares(at));
+            step.syns += 1;
+            step.handshakes += u64::from(fares != Fares::Ignored);
+            step.closes += u64::from(fares == Fares::Well);
+            step.soon += u64::from(fares == Fares::Well);
+            self.live[at] += u64::from(fares != Fares::Well);
+            self.failed += u64::from(fares != Fares::Well);
+        }
+        if ms + 1 < STEP_MS {
+            return Vec::new();
+        }
+        let step = std::mem::take(&mut self.step);
+        let turns = self.scene.counts(&step);
+        for trial in self.scene.pool.trials() {
+            self.tried += trial.flows;
+            self.trials.begin(trial, self.had(trial.id.0 as usize), self.scene.now_ms);
+        }
+        turns
+    }
+}
+
+/// Fifty connections a second, of which nobody failed for two seconds, or for a minute: three of eight fall ill, at any time of a step.
+#[test]
+fn who_falls_ill_by_load_is_found_in_six_seconds() {
+    let (mut slowest, mut failed) = (BTreeMap::new(), 0);
+    for (well, ill_ms) in
+        [2, 60].into_iter().flat_map(|well| (0..STEP_MS).step_by(10).map(move |at| (well, at)))
+    {
+        let mut play = ByLoad::new();
+        let begun_ms = well * STEP_MS + ill_ms;
+        let mut found = BTreeMap::new();
+        for at_ms in 0..(well + 20) * STEP_MS {
+            let fares = |at| match at {
+                1 if at_ms >= begun_ms => Fares::Reset,
+                3 | 5 if at_ms >= begun_ms => Fares::Ignored,
+                _ => Fares::Well,
+            };
+            for turn in play.ms(at_ms % STEP_MS, at_ms % 20 == 0, fares) {
+                let Turn::Suspect(BackendId(id), _) = turn else { panic!("{turn:?}") };
+                found.insert(id, at_ms + 1 - begun_ms);
+            }
+            if found.len() == 3 {
+                break;
+            }
+        }
+        assert_eq!(found.keys().copied().collect::<Vec<_>>(), [1, 3, 5], "after {well} s and {ill_ms} ms");
+        for (id, took_ms) in found {
+            let slow = slowest.entry(id).or_insert(0);
+            *slow = took_ms.max(*slow);
+        }
+        failed = play.failed.max(failed);
+    }
+    println!("{slowest:?}, {failed} failed");
+    assert!(slowest[&1] <= 6_000, "{slowest:?}");
+    assert!(slowest[&3].max(slowest[&5]) <= 4_000, "{slowest:?}");
+    assert!(failed <= 40, "{failed} clients were sent to those that are ill");
+}
+
+/// Where one of ten clients fails, or of a hundred, whoever it is that serves it, many a backend is tried, and none is suspect.
+#[test]
+fn trials_of_who_is_well_make_none_suspect() {
+    for (seed, one_in, gap_ms) in [(1, 10, 50), (2, 100, 50), (3, 10, 400), (4, 3, 100), (5, 100, 20)] {
+        let mut random = random(seed);
+        let mut play = ByLoad::new();
+        let hour_ms = 3_600_000;
+        for at_ms in 0..hour_ms {
+            let flow = at_ms % gap_ms == 0;
+            let fares = match flow.then(|| random(2 * one_in)) {
+                Some(0) => Fares::Ignored,
+                Some(1) => Fares::Reset,
+                _ => Fares::Well,
+            };
+            if at_ms % 60_000 == 0 {
+                play.live = [0; 8];
+            }
+            let turns = play.ms(at_ms % STEP_MS, flow, |_| fares);
+            assert_eq!(turns, [], "one in {one_in} fails, after {at_ms} ms");
+        }
+        let flows = hour_ms / gap_ms;
+        println!(
+            "one in {one_in} fails, one comes each {gap_ms} ms: {} of {flows} flows for trials",
+            play.tried
+        );
+    }
+}
+
+#[test]
+fn a_trial_ends_with_its_flows_or_its_time() {
+    let (one, two) = (BackendId(1), BackendId(2));
+    let mut trials = Trials::default();
+    trials.begin(Trial { id: one, flows: 6 }, 100, 5_000);
+    trials.begin(Trial { id: two, flows: 1 }, 7, 5_000);
+    trials.end(|id| if id == one { 105 } else { 7 }, 5_000 + STEP_MS - 1);
+    assert!(trials.contains(one) && trials.contains(two));
+    trials.end(|id| if id == one { 105 } else { 8 }, 5_000 + STEP_MS - 1);
+    assert!(trials.contains(one) && !trials.contains(two));
+    trials.end(|_| 0, 5_000 + STEP_MS);
+    assert!(!trials.contains(one));
 }
 
 #[test]

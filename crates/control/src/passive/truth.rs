@@ -1,6 +1,6 @@
 //! The owner of the truth and passive health: counters are compared, and suspects are checked by the machine.
 
-use super::{Counts, Pool, Seen, Suspect, Turn};
+use super::{Counts, Pool, STEP_MS, Seen, Suspect, Trials, Turn};
 use crate::agents::registry::{Checker, Registry};
 use crate::health::Verdict;
 use crate::truth::Truth;
@@ -8,14 +8,18 @@ use model::api::{BackendStatus, EventKind, Word};
 use model::config::{Backend, Hash, HealthKind, Policy, Protocol, Service};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
+use std::time::Duration;
 use wire::BackendId;
+use worker::counters::PerBackendFlows;
 
 /// All services whose clients are counted and something checks backends.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Passive {
     pools: HashMap<String, Pool>,
-    /// Where load decides: those that count as if they carried nothing, until figures are written next.
-    pub(crate) trials: HashSet<BackendId>,
+    /// When the first of them has a step that is over.
+    due_ms: Option<u64>,
+    /// Where load decides: those that count as if they carried nothing.
+    pub(crate) trials: Trials,
     /// Suspicions that began, since the start.
     pub(crate) suspicions: u64,
 }
@@ -50,7 +54,26 @@ fn is_compared(service: &Service) -> bool {
 }
 
 impl Truth {
-    /// Twice a second: compares what clients of backends do, when a step is over.
+    /// Time until the next step of any service is over. Looked at twice a second only, steps would be longer by half whenever a timer is a
+    /// millisecond late.
+    pub(crate) fn compares_in(&self) -> Duration {
+        let due_in = |due_ms: u64| due_ms.saturating_sub(self.uptime_ms());
+        Duration::from_millis(self.passive.due_ms.map_or(STEP_MS, due_in))
+    }
+
+    /// Before figures are written: ends trials that have had their flows, or their time.
+    pub(crate) fn end_trials(&mut self) {
+        let mut trials = std::mem::take(&mut self.passive.trials);
+        trials.end(|id| self.syns(id), self.uptime_ms());
+        self.passive.trials = trials;
+    }
+
+    /// Flows that a SYN began, all workers.
+    fn syns(&self, id: BackendId) -> u64 {
+        self.workers.iter().filter_map(|of| of.counters.flows_of(id)).map(PerBackendFlows::syns).sum()
+    }
+
+    /// When a step is over: compares what clients of backends do.
     pub(crate) fn compare_clients(&mut self) {
         let now_ms = self.uptime_ms();
         let mut pools = std::mem::take(&mut self.passive.pools);
@@ -70,8 +93,12 @@ impl Truth {
                 }
             }
         }
+        self.passive.due_ms = pools.values().map(Pool::due_ms).min();
         self.passive.pools = pools;
-        self.passive.trials.extend(trials);
+        for trial in trials {
+            let had = self.syns(trial.id);
+            self.passive.trials.begin(trial, had, now_ms);
+        }
         if !turns.is_empty() {
             self.suspicions_turned(turns);
         }
