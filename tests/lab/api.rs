@@ -39,10 +39,15 @@ impl Api {
 
     /// Sends a request and takes any answer. The limit is 15 s.
     pub fn request(&self, method: &str, path: &str, body: &str) -> Result<Answer> {
+        self.request_within(Duration::from_secs(15), method, path, body)
+    }
+
+    /// Sends a request and takes any answer, of which each part comes within this time.
+    pub fn request_within(&self, limit: Duration, method: &str, path: &str, body: &str) -> Result<Answer> {
         let what = || format!("{method} {path} on {}", self.socket.display());
         let mut stream = UnixStream::connect(&self.socket).tried(what)?;
-        stream.set_read_timeout(Some(Duration::from_secs(15))).tried(what)?;
-        stream.set_write_timeout(Some(Duration::from_secs(15))).tried(what)?;
+        stream.set_read_timeout(Some(limit)).tried(what)?;
+        stream.set_write_timeout(Some(limit)).tried(what)?;
         let head = format!(
             "{method} {path} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\nContent-Type: application/toml\r\n\
              Content-Length: {}\r\n\r\n",
