@@ -12,7 +12,7 @@ use crate::plan;
 use crate::truth::{Door, Refusal, Tokens, Truth};
 use model::api::{ApplyResult, CheckedConfig, EventKind};
 use model::config::Config;
-use model::registered::Registered;
+use model::registered::{Registered, Skipped};
 use model::{Diagnostic, Loaded, Severity};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -50,6 +50,9 @@ pub(crate) struct Prepared {
     name: String,
     is_file: bool,
     pub(crate) loaded: Loaded,
+    /// With what had registered.
+    merged: (Config, Vec<Skipped>),
+    registered: Vec<Registered>,
     pub(crate) tokens: Result<Tokens, Refusal>,
     credentials: Result<Credentials, Refusal>,
     /// Its services, as they are a cluster's; of a machine alone nothing.
@@ -74,11 +77,12 @@ impl Prepared {
             }
         };
         let loaded = model::load(&name, &text).map_err(Refusal::Config)?;
-        let (config, _) = loaded.config.with_registered(&basis.registered);
+        let merged = loaded.config.with_registered(&basis.registered);
+        let config = &merged.0;
         // What could not be compiled is not let in, and in a cluster not asked for. Only its ids are not known here.
         let trial = Runtime { making: Making::Nothing, ..Runtime::offline(&basis.ports) };
-        compile(&config, &mut Ids::default(), &trial).map_err(Refusal::Compile)?;
-        let plan = plan::plan(&*basis.config, &config);
+        compile(config, &mut Ids::default(), &trial).map_err(Refusal::Compile)?;
+        let plan = plan::plan(&*basis.config, config);
         let is_cluster = loaded.config.cluster.is_some();
         Ok(Prepared {
             name,
@@ -89,6 +93,8 @@ impl Prepared {
             tokens_in_force: if is_cluster { crate::truth::tokens(&basis.config) } else { Ok(Tokens::new()) },
             plan: serde_json::to_value(plan).unwrap_or(serde_json::Value::Null),
             restart_keys: basis.config.restart_keys(&loaded.config),
+            merged,
+            registered: basis.registered.clone(),
             loaded,
         })
     }
@@ -217,8 +223,18 @@ impl Truth {
         if self.stopping {
             return Err(Refusal::Stopping);
         }
-        let Prepared { loaded, tokens, credentials, services, tokens_in_force, plan, restart_keys, .. } =
-            prepared;
+        let Prepared {
+            loaded,
+            merged,
+            registered,
+            tokens,
+            credentials,
+            services,
+            tokens_in_force,
+            plan,
+            restart_keys,
+            ..
+        } = prepared;
         if !restart_keys.is_empty() {
             return Err(Refusal::Restart(restart_keys));
         }
@@ -231,7 +247,9 @@ impl Truth {
             wished = Some(self.wish_services(&loaded, services.clone())?);
             self.renew_own(loaded, services, tokens_in_force);
         } else {
-            self.install(loaded, &tokens)?;
+            let alive = self.registry.heard().alive;
+            let merged = if alive == registered { merged } else { loaded.config.with_registered(&alive) };
+            self.install(loaded, merged, &tokens)?;
         }
         self.credentials.send_replace(credentials);
         let generation = self.next_generation();

@@ -376,6 +376,10 @@ async fn drive(
             }
             () = tokio::time::sleep(tick) => {}
         }
+        if truth.is_dirty() {
+            // Making a view is a turn of its own.
+            tokio::task::yield_now().await;
+        }
         meter.time(Job::Housekeeping, || truth.tick());
         if truth.has_left() {
             break;

@@ -31,8 +31,9 @@ use crate::state::saver::{Saver, Written};
 use crate::state::{Saved, SavedBackend, SavedDrain};
 use model::api::{BackendState, CheckResult, EventKind, ServiceState, Word};
 use model::config::{AdminState, Announce, Backend, Config, HealthKind, Mac, Mode, Route, Service};
+use model::registered::Skipped;
 use model::{Loaded, Report};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -412,7 +413,9 @@ impl Truth {
             truth.registry.restore(registrations.into_iter().map(|saved| (saved.registered, saved.up)), 0);
         }
         truth.tried(&loaded.config).map_err(Refusal::Compile)?;
-        truth.install(loaded, &tokens)?;
+        let merged = loaded.config.with_registered(&truth.registry.heard().alive);
+        truth.install(loaded, merged, &tokens)?;
+        truth.settle();
         truth.remembered.clear();
         Ok(truth)
     }
@@ -422,10 +425,16 @@ impl Truth {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Makes a configuration that can be compiled the one in force, or changes nothing. `tokens` are those of its agents.
-    pub(crate) fn install(&mut self, loaded: Loaded, tokens: &Tokens) -> Result<(), Refusal> {
+    /// Makes a configuration that can be compiled the one in force, or changes nothing; its view is made in the next turn. `merged` is it
+    /// with what has registered, `tokens` are those of its agents.
+    pub(crate) fn install(
+        &mut self,
+        loaded: Loaded,
+        merged: (Config, Vec<Skipped>),
+        tokens: &Tokens,
+    ) -> Result<(), Refusal> {
         let Loaded { config, text, .. } = loaded;
-        let (merged, skipped) = config.with_registered(&self.registry.heard().alive);
+        let (merged, skipped) = merged;
         let mut ids = self.ids.clone();
         let assigned = ids.assign(&merged, (self.now)(), &|id| self.live_flows(id));
         assigned.map_err(|error| Refusal::Compile(error.into()))?;
@@ -438,7 +447,6 @@ impl Truth {
         self.text = text;
         self.applied_unix_ms = unix_ms();
         self.put_in_force(merged, ids);
-        self.settle();
         Ok(())
     }
 
@@ -461,9 +469,15 @@ impl Truth {
         let now_ms = self.uptime_ms();
         self.registry.agreed(&registered, now_ms);
         self.replace_members(&before, self.generation > 0);
-        self.service_states.retain(|name, _| self.config.services.iter().any(|s| s.name == *name));
+        self.keep_states();
         self.dirty = true;
         self.unsaved = true;
+    }
+
+    /// Forgets states of services that are not configured any more.
+    pub(crate) fn keep_states(&mut self) {
+        let names: HashSet<&str> = self.config.services.iter().map(|of| of.name.as_str()).collect();
+        self.service_states.retain(|name, _| names.contains(name.as_str()));
     }
 
     pub(crate) fn replace_members(&mut self, before: &Config, tells: bool) {
@@ -480,12 +494,14 @@ impl Truth {
             }
         }
         let config = Arc::clone(&self.config);
+        let mut departed: HashMap<BackendId, Departed> =
+            std::mem::take(&mut self.departed).into_iter().map(|of| (of.id, of)).collect();
         for service in &config.services {
             for backend in &service.backends {
                 let Some(id) = self.ids.backend(&service.name, &backend.name, backend.address) else {
                     continue;
                 };
-                self.departed.retain(|departed| departed.id != id);
+                departed.remove(&id);
                 let mut member = old.remove(&id).unwrap_or_else(|| {
                     if tells {
                         let by = backend.registration.as_ref();
@@ -528,6 +544,10 @@ impl Truth {
                 self.members.insert(id, member);
             }
         }
+        self.departed = departed.into_values().collect();
+        self.departed.sort_unstable_by_key(|of| (of.since_unix_ms, of.id));
+        let known: HashMap<&str, &Service> =
+            before.services.iter().map(|service| (service.name.as_str(), service)).collect();
         for (id, member) in old {
             self.probe_ports.release(id);
             self.events.push(
@@ -536,11 +556,10 @@ impl Truth {
                 Some(&member.name),
                 format!("{} removed; its flows live on", member.address),
             );
-            let Some(service) = before.services.iter().find(|service| service.name == member.service) else {
-                continue;
-            };
-            let mut service = service.clone();
-            service.backends.retain(|b| b.name == member.name && b.address == member.address);
+            let Some(service) = known.get(member.service.as_str()) else { continue };
+            let is_it = |b: &&Backend| b.name == member.name && b.address == member.address;
+            let backends = service.backends.iter().filter(is_it).cloned().collect();
+            let service = Service { backends, ..(*service).clone() };
             let now = Instant::now();
             self.departed.push(Departed {
                 id,
@@ -795,7 +814,12 @@ impl Truth {
 
     /// The generation in which everything that was asked for until now is in force.
     pub(crate) fn next_generation(&self) -> u64 {
-        self.generation + u64::from(self.making_tables)
+        self.generation + u64::from(self.making_tables || self.dirty)
+    }
+
+    /// Whether a view is to be made in the next turn.
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.dirty && !self.making_tables
     }
 
     /// Has the slot tables made that are missing. Until they are there, workers keep the view they have.

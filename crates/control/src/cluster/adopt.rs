@@ -654,7 +654,7 @@ impl Truth {
         self.drains.clone_from(&document.drains);
         self.text.clone_from(text);
         self.applied_unix_ms = unix_ms();
-        self.service_states.retain(|name, _| self.config.services.iter().any(|s| s.name == *name));
+        self.keep_states();
         self.unsaved = true;
         Ok(())
     }
