@@ -257,11 +257,7 @@ impl Truth {
                 })
                 .map(|(id, of)| {
                     let known = Known {
-                        flows: if self.passive.trials.contains(id) {
-                            0
-                        } else {
-                            self.live_flows(id).saturating_mul(machines)
-                        },
+                        flows: self.live_flows(id).saturating_mul(machines),
                         capacity: of.capacity,
                         weight: of.weight,
                         reported: self.reported_load(service, of),
@@ -271,6 +267,9 @@ impl Truth {
                 })
                 .collect();
             let mut known: Vec<Known> = placed.iter().map(|(_, known)| *known).collect();
+            let left = |id| Some(self.left_of_trial(id)?.saturating_mul(machines));
+            let left: Vec<Option<u64>> = placed.iter().map(|(id, _)| left(*id)).collect();
+            load::make_room(&mut known, &left);
             for (at, (id, of)) in placed.iter().enumerate() {
                 let is_late = of.progress_ppm.is_none() && self.balance.behind.contains(id);
                 if let Some(known) = known.get_mut(at).filter(|_| is_late) {

@@ -32,9 +32,14 @@ pub(crate) struct Known {
 }
 
 impl Known {
+    /// Flows that it is meant to carry.
+    fn carries(&self) -> u64 {
+        u64::from(self.capacity.max(1)) * u64::from(self.weight.max(1))
+    }
+
     /// Load by what is seen and said, millionths.
     pub(crate) fn own_ppm(&self) -> u32 {
-        let carries = u64::from(self.capacity.max(1)) * u64::from(self.weight.max(1));
+        let carries = self.carries();
         let share = |flows: u64| {
             u64::try_from(u128::from(flows) * 1_000_000 / u128::from(carries)).unwrap_or(u64::MAX)
         };
@@ -45,6 +50,24 @@ impl Known {
             .max(permille(said.custom_permille))
             .max(said.connections.map_or(0, |connections| share(connections.into())));
         u32::try_from(most).unwrap_or(u32::MAX).min(LOAD_MAX_PPM)
+    }
+}
+
+/// Those that are to have so many flows soon (`left`) seem to carry so many fewer than the least busy of the others, and no more than they do
+/// carry: so they get these and no more before new figures come, however many new flows there are. O(backends).
+pub(crate) fn make_room(of: &mut [Known], left: &[Option<u64>]) {
+    let others = of.iter().zip(left).filter(|(_, left)| left.is_none()).map(|(known, _)| known);
+    // Flows over what is carried, as fractions.
+    let (flows, carries) = others.fold((u64::MAX, 1), |(flows, carries), known| {
+        let is_less =
+            u128::from(known.flows) * u128::from(carries) < u128::from(flows) * u128::from(known.carries());
+        if is_less { (known.flows, known.carries()) } else { (flows, carries) }
+    });
+    for (known, left) in of.iter_mut().zip(left) {
+        let Some(left) = left else { continue };
+        let least = u128::from(flows) * u128::from(known.carries()) / u128::from(carries);
+        let least = u64::try_from(least).unwrap_or(u64::MAX);
+        known.flows = known.flows.min(least.saturating_sub(*left));
     }
 }
 
@@ -78,7 +101,7 @@ pub(crate) fn has_caught_up(of: &[Known], at: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Known, Reported, has_caught_up, loads};
+    use super::{Known, Reported, has_caught_up, loads, make_room};
     use proptest::prelude::{any, prop, prop_assert, proptest};
     use worker::loads::{LOAD_MAX_PPM, Load};
 
@@ -90,6 +113,23 @@ mod tests {
         let all = [carries(10), carries(30), carries(20)];
         assert_eq!([0, 1, 2].map(|at| has_caught_up(&all, at)), [false, true, true]);
         assert!(has_caught_up(&[carries(0)], 0), "there are no others");
+    }
+
+    #[test]
+    fn one_that_is_tried_gets_its_flows_and_no_more() {
+        let carries = |flows, weight| Known { flows, weight, ..IDLE };
+        let made = |mut of: [Known; 3], left| {
+            make_room(&mut of, left);
+            of.map(|known| known.flows)
+        };
+        let busy = [carries(190, 1), carries(185, 1), carries(200, 1)];
+        assert_eq!(made(busy, &[None, None, None]), [190, 185, 200]);
+        assert_eq!(made(busy, &[None, None, Some(6)]), [190, 185, 179]);
+        assert_eq!(made(busy, &[None, Some(6), Some(1)]), [190, 184, 189]);
+        assert_eq!(made([carries(190, 1), carries(170, 1), carries(200, 1)], &[None, Some(6), None])[1], 170);
+        assert_eq!(made([carries(4, 1), carries(3, 1), carries(9, 1)], &[None, None, Some(6)])[2], 0);
+        assert_eq!(made([carries(400, 4), carries(500, 4), carries(300, 2)], &[None, None, Some(6)])[2], 194);
+        assert_eq!(made(busy, &[Some(6), Some(6), Some(6)]), [190, 185, 200], "nobody to compare with");
     }
 
     #[test]

@@ -196,7 +196,7 @@ pub(crate) enum Turn {
     Quiet(BackendId),
 }
 
-/// Where load decides: one that is to have so many flows soon, as if it carried nothing, for a step at most.
+/// Where load decides: one that is to have so many flows soon, as if it carried less than all others, for a step at most.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Trial {
     pub(crate) id: BackendId,
@@ -221,8 +221,9 @@ impl Trials {
         self.until.retain(|id, (until_ms, flows)| now_ms < *until_ms && had(*id) < *flows);
     }
 
-    pub(crate) fn contains(&self, id: BackendId) -> bool {
-        self.until.contains_key(&id)
+    /// Flows that it is still to have; `None`: it is not tried.
+    pub(crate) fn left(&self, id: BackendId, had: impl FnOnce() -> u64) -> Option<u64> {
+        self.until.get(&id).map(|(_, flows)| flows.saturating_sub(had()))
     }
 }
 
@@ -410,7 +411,7 @@ impl Pool {
     }
 
     /// Where load decides, a backend that answers nobody keeps its connections, and seems busy: it gets two or three flows, which may have
-    /// failed by chance, and no more; nor does it when it is well again. So one in doubt is given a few flows as if it carried nothing, until
+    /// failed by chance, and no more; nor does it when it is well again. So one in doubt is given a few flows as if it carried little, until
     /// so many wait for their time that they will say it. A suspect is given one every other step, or more for as long as its clients
     /// show that it is well. These are those of the next step.
     pub(crate) fn trials(&self) -> Vec<Trial> {

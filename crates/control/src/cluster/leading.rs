@@ -495,21 +495,17 @@ impl Leading {
         live: &Members,
         now: Tick,
     ) -> Result<(), Refusal> {
-        let (departing, resting) = (self.departing.clone(), self.resting.clone());
-        let resting_services = self.resting_services.clone();
-        let followed = self.try_follow(target, tables, live, now);
-        if followed.is_err() {
-            (self.departing, self.resting, self.resting_services) = (departing, resting, resting_services);
-        }
-        followed
+        let kept = (self.departing.clone(), self.resting.clone(), self.resting_services.clone());
+        self.try_follow(target, tables, (live, now)).inspect_err(|_| {
+            (self.departing, self.resting, self.resting_services) = kept;
+        })
     }
 
     fn try_follow(
         &mut self,
         target: Target<'_>,
         tables: &mut Tables,
-        live: &Members,
-        now: Tick,
+        (live, now): (&Members, Tick),
     ) -> Result<(), Refusal> {
         let Target { wish, text, drains, registered, config } = target;
         let mut document = self.document.clone();

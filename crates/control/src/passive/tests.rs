@@ -2,6 +2,7 @@ use super::{
     BACKENDS_MIN, Counts, Peers, Pool, QUIET_STEPS, Ratio, STEP_MS, STEPS_MAX, Seen, Sign, Trial, Trials,
     Turn, median,
 };
+use crate::load::{Known, make_room};
 use proptest::prelude::Rng;
 use proptest::test_runner::{RngAlgorithm, TestRng};
 use std::collections::BTreeMap;
@@ -263,9 +264,11 @@ impl ByLoad {
         if ms % 250 == 100 {
             let had: Vec<u64> = (0..8).map(|at| self.had(at)).collect();
             self.trials.end(|id| had[id.0 as usize], self.scene.now_ms + ms);
-            for (at, load) in self.loads.iter_mut().enumerate() {
-                *load = if self.trials.contains(BackendId(at as u32)) { 0 } else { self.live[at] };
-            }
+            let left = |at: usize| self.trials.left(BackendId(at as u32), || had[at]);
+            let known = self.live.map(|flows| Known { flows, capacity: 1000, weight: 1, ..Known::default() });
+            let mut known = Vec::from(known);
+            make_room(&mut known, &(0..8).map(left).collect::<Vec<_>>());
+            self.loads = std::array::from_fn(|at| known[at].flows);
         }
         if flow {
             let at = (0..8).min_by_key(|at| self.loads[*at]).unwrap();
@@ -363,11 +366,11 @@ fn a_trial_ends_with_its_flows_or_its_time() {
     trials.begin(Trial { id: one, flows: 6 }, 100, 5_000);
     trials.begin(Trial { id: two, flows: 1 }, 7, 5_000);
     trials.end(|id| if id == one { 105 } else { 7 }, 5_000 + STEP_MS - 1);
-    assert!(trials.contains(one) && trials.contains(two));
+    assert_eq!([one, two].map(|id| trials.left(id, || 105)), [Some(1), Some(0)]);
     trials.end(|id| if id == one { 105 } else { 8 }, 5_000 + STEP_MS - 1);
-    assert!(trials.contains(one) && !trials.contains(two));
+    assert_eq!([one, two].map(|id| trials.left(id, || 9).is_some()), [true, false]);
     trials.end(|_| 0, 5_000 + STEP_MS);
-    assert!(!trials.contains(one));
+    assert_eq!(trials.left(one, || 0), None);
 }
 
 #[test]

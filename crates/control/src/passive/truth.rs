@@ -18,7 +18,7 @@ pub(crate) struct Passive {
     pools: HashMap<String, Pool>,
     /// When the first of them has a step that is over.
     due_ms: Option<u64>,
-    /// Where load decides: those that count as if they carried nothing.
+    /// Where load decides: those that are given flows to tell by.
     pub(crate) trials: Trials,
     /// Suspicions that began, since the start.
     pub(crate) suspicions: u64,
@@ -66,6 +66,11 @@ impl Truth {
         let mut trials = std::mem::take(&mut self.passive.trials);
         trials.end(|id| self.syns(id), self.uptime_ms());
         self.passive.trials = trials;
+    }
+
+    /// Flows that a backend is still to have, if it is tried.
+    pub(crate) fn left_of_trial(&self, id: BackendId) -> Option<u64> {
+        self.passive.trials.left(id, || self.syns(id))
     }
 
     /// Flows that a SYN began, all workers.

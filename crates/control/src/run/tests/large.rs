@@ -47,6 +47,26 @@ async fn longest(machine: &Machine) -> Vec<(String, u64, u64)> {
         .collect()
 }
 
+/// Asks for something that takes long. Its answer, and how long other questions waited for theirs meanwhile, ascending.
+async fn meanwhile(machine: &Machine, path: &str, body: &str) -> (Answer, Vec<Duration>) {
+    let path = format!("{path}?wait=true&timeout_ms=60000");
+    let mut long = Box::pin(machine.send("POST", &path, "", body.as_bytes()));
+    let mut answers = Vec::new();
+    loop {
+        tokio::select! {
+            done = &mut long => {
+                answers.sort_unstable();
+                return (done, answers);
+            }
+            () = tokio::time::sleep(Duration::from_millis(5)) => {
+                let asked = Instant::now();
+                assert_eq!(machine.get("/v1/ready").await.status, 200, "it serves by its last view");
+                answers.push(asked.elapsed());
+            }
+        }
+    }
+}
+
 #[test]
 fn a_reload_of_all_services_holds_nobody_up() {
     test("large::a_reload_of_all_services_holds_nobody_up", async |place| {
@@ -68,23 +88,10 @@ fn a_reload_of_all_services_holds_nobody_up() {
 
         std::fs::write(machine.place.join("config.toml"), large(place, services, 3)).unwrap();
         let begun = Instant::now();
-        let mut reload = Box::pin(machine.send("POST", "/v1/reload?wait=true&timeout_ms=60000", "", b""));
-        let mut answers = Vec::new();
-        let reloaded = loop {
-            tokio::select! {
-                done = &mut reload => break done,
-                () = tokio::time::sleep(Duration::from_millis(5)) => {
-                    let asked = Instant::now();
-                    assert_eq!(machine.get("/v1/ready").await.status, 200, "it serves by its last view");
-                    answers.push(asked.elapsed());
-                }
-            }
-        };
-        drop(reload);
+        let (reloaded, answers) = meanwhile(&machine, "/v1/reload", "").await;
         assert_eq!((reloaded.status, &reloaded.json()["acknowledged"]), (200, &true.into()));
         let plan = &reloaded.json()["plan"]["services"];
         assert!(plan.as_array().unwrap().iter().all(|of| of["slots_moved"].as_u64() > Some(0)));
-        answers.sort_unstable();
         let turns = longest(&machine).await;
         println!(
             "reloaded in {:?}; {} answers meanwhile, median {:?}, longest {:?}; {turns:?}",
@@ -133,26 +140,11 @@ fn a_cluster_takes_in_services_whose_tables_are_made_elsewhere() {
         }
         println!("in force after {:?}: {:?}", begun.elapsed(), longest(&machine).await);
         let begun = Instant::now();
-        let text = text(3);
-        let mut apply =
-            Box::pin(machine.send("POST", "/v1/apply?wait=true&timeout_ms=60000", "", text.as_bytes()));
-        let mut answers = Vec::new();
-        let applied = loop {
-            tokio::select! {
-                done = &mut apply => break done,
-                () = tokio::time::sleep(Duration::from_millis(5)) => {
-                    let asked = Instant::now();
-                    assert_eq!(machine.get("/v1/ready").await.status, 200, "it serves by its last view");
-                    answers.push(asked.elapsed());
-                }
-            }
-        };
-        drop(apply);
+        let (applied, answers) = meanwhile(&machine, "/v1/apply", &text(3)).await;
         assert_eq!((applied.status, &applied.json()["acknowledged"]), (200, &true.into()));
         for of in machine.get("/v1/backends?service=s0").await.json().as_array().unwrap() {
             assert_eq!(of["weight"], if of["name"] == "s0b0" { 3 } else { 1 }, "{of}");
         }
-        answers.sort_unstable();
         // What a plan costs beside its tables is still done on the management thread, and grows with its slots.
         println!(
             "applied in {:?}; {} answers meanwhile, median {:?}; {:?}",
