@@ -3,7 +3,7 @@
 //!
 //! Rules of this crate:
 //! * What is compared is measured in **interleaved rounds** ([`rounds`]), bracketed by [`calibration`]s; rounds in which the
-//!   machine changed are discarded and counted, and with too few left there is no number.
+//!   machine changed are discarded and counted; with too few left the least disturbed are taken, and the figure says so.
 //! * **Ratios within a run** are what is judged; nanoseconds are quoted with the calibration of their run.
 //! * Everything looked up or sent is checked against what it must be. A wrong answer ends the measurement.
 //! * Seeds are fixed; keys and frames are made outside the timed part.

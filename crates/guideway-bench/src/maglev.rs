@@ -1,8 +1,8 @@
 //! `guideway bench maglev`: building a slot table, beside the usual way, which divides at every probe.
 
-use crate::calibration::{Calibration, Calibrator};
+use crate::calibration::Calibrator;
 use crate::failure::{Failure, wrong};
-use crate::report::{Maybe, rounded};
+use crate::report::{Conditions, Maybe, rounded};
 use crate::rounds::{self, Cells};
 use crate::statistics::{Figure, Interval};
 use crate::tsc::Tsc;
@@ -55,9 +55,8 @@ struct Outcome {
     /// The naive build's time over ours.
     naive_to_ours: Maybe<Interval>,
     identical: bool,
-    calibration: Calibration,
-    rounds_kept: usize,
-    rounds_total: usize,
+    #[serde(flatten)]
+    conditions: Conditions,
 }
 
 /// Measures and prints.
@@ -103,9 +102,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         naive_ms: ms("naive"),
         naive_to_ours: Maybe::from(measured.ratio("naive", "ours")).rounded(),
         identical: true,
-        calibration: measured.calibration.rounded(),
-        rounds_kept: measured.rounds_kept(),
-        rounds_total: measured.rounds_total,
+        conditions: Conditions::from(&measured),
     };
     if arguments.json {
         println!("{}", serde_json::to_string(&outcome)?);
@@ -115,13 +112,12 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
             Maybe::Not(_) => "not measured".into(),
         };
         println!(
-            "{size} slots, {} backends: {}; naive {}; {} times as fast; {} of {} rounds kept",
+            "{size} slots, {} backends: {}; naive {}; {} times as fast; {}",
             outcome.backends,
             text(&outcome.build_ms),
             text(&outcome.naive_ms),
             outcome.naive_to_ours.words(),
-            outcome.rounds_kept,
-            outcome.rounds_total
+            outcome.conditions.words()
         );
     }
     Ok(())

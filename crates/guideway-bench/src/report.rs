@@ -7,7 +7,7 @@ use crate::rounds::Measured;
 use crate::statistics::{Figure, Interval};
 use serde::Serialize;
 
-/// A value, or the words "not measured": with too few rounds kept there is no number.
+/// A value, or the words "not measured": without a round there is no number.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize)]
 #[serde(untagged)]
 pub enum Maybe<T> {
@@ -20,14 +20,14 @@ pub enum Maybe<T> {
 /// Serialised as words.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub enum NotMeasured {
-    /// Too few rounds were kept.
+    /// No round was run.
     #[serde(rename = "not measured")]
-    TooFewRounds,
+    NoRound,
 }
 
 impl<T> From<Option<T>> for Maybe<T> {
     fn from(value: Option<T>) -> Maybe<T> {
-        value.map_or(Maybe::Not(NotMeasured::TooFewRounds), Maybe::Measured)
+        value.map_or(Maybe::Not(NotMeasured::NoRound), Maybe::Measured)
     }
 }
 
@@ -106,6 +106,8 @@ pub struct Conditions {
     calibration: Calibration,
     rounds_kept: usize,
     rounds_total: usize,
+    /// The machine was not quiet: of the rounds the least disturbed 30 % were kept.
+    disturbed: bool,
 }
 
 impl From<&Measured> for Conditions {
@@ -114,6 +116,7 @@ impl From<&Measured> for Conditions {
             calibration: measured.calibration.rounded(),
             rounds_kept: measured.rounds_kept(),
             rounds_total: measured.rounds_total,
+            disturbed: measured.disturbed,
         }
     }
 }
@@ -122,8 +125,12 @@ impl Conditions {
     /// One line.
     pub fn words(&self) -> String {
         format!(
-            "{} of {} rounds kept; {} adds a TSC cycle, {} ns a random line of 128 MiB",
-            self.rounds_kept, self.rounds_total, self.calibration.adds_per_tsc, self.calibration.line_ns
+            "{} of {} rounds kept{}; {} adds a TSC cycle, {} ns a random line of 128 MiB",
+            self.rounds_kept,
+            self.rounds_total,
+            if self.disturbed { " (the least disturbed of a machine that was not quiet)" } else { "" },
+            self.calibration.adds_per_tsc,
+            self.calibration.line_ns
         )
     }
 }

@@ -1,10 +1,10 @@
 //! `guideway bench ring`: handing packets from one worker to another, beside DPDK's ring.
 
-use crate::calibration::{Calibration, Calibrator};
+use crate::calibration::Calibrator;
 use crate::eal;
 use crate::failure::{Failure, wrong};
 use crate::machine::Cpus;
-use crate::report::Maybe;
+use crate::report::{Conditions, Maybe};
 use crate::rounds::{self, Cells};
 use crate::statistics::{Figure, Interval};
 use crate::tsc::Tsc;
@@ -59,9 +59,8 @@ struct Outcome {
     ours_one_core_ns: Maybe<Figure>,
     rte_ring_one_core_ns: Maybe<Figure>,
     ours_to_rte_ring_one_core: Maybe<Interval>,
-    calibration: Calibration,
-    rounds_kept: usize,
-    rounds_total: usize,
+    #[serde(flatten)]
+    conditions: Conditions,
     verified: bool,
 }
 
@@ -160,24 +159,21 @@ pub fn run(arguments: &Arguments, cpus: Cpus) -> Result<(), Failure> {
         ours_one_core_ns: figure("ours/one"),
         rte_ring_one_core_ns: figure("rte_ring/one"),
         ours_to_rte_ring_one_core: Maybe::from(measured.ratio("ours/one", "rte_ring/one")).rounded(),
-        calibration: measured.calibration.rounded(),
-        rounds_kept: measured.rounds_kept(),
-        rounds_total: measured.rounds_total,
+        conditions: Conditions::from(&measured),
         verified: true,
     };
     if arguments.json {
         println!("{}", serde_json::to_string(&outcome)?);
     } else {
         println!(
-            "between cores  {}; rte_ring {}; ratio {}\non one core    {}; rte_ring {}; ratio {}\n{} of {} rounds kept",
+            "between cores  {}; rte_ring {}; ratio {}\non one core    {}; rte_ring {}; ratio {}\n{}",
             outcome.ours_ns.words(),
             outcome.rte_ring_ns.words(),
             outcome.ours_to_rte_ring.words(),
             outcome.ours_one_core_ns.words(),
             outcome.rte_ring_one_core_ns.words(),
             outcome.ours_to_rte_ring_one_core.words(),
-            outcome.rounds_kept,
-            outcome.rounds_total
+            outcome.conditions.words()
         );
     }
     Ok(())

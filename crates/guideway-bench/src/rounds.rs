@@ -1,11 +1,12 @@
-//! Interleaved rounds: calibrate, every cell once, calibrate. What the machine disturbed is discarded and counted.
+//! Interleaved rounds: calibrate, every cell once, calibrate. What the machine disturbed is discarded and counted; where it disturbed
+//! nearly all, figures are of the least disturbed rounds and say so.
 
 mod discard;
 
 use crate::calibration::{Calibration, Calibrator};
 use crate::failure::Failure;
 use crate::statistics::{self, Figure, Interval};
-use discard::Limits;
+use discard::{Choice, Limits};
 use std::time::{Duration, Instant};
 
 /// One thing that is measured in every round: appends the cost of each of its windows, nanoseconds an operation.
@@ -43,7 +44,9 @@ pub struct Measured {
     /// By round, then by cell: the windows.
     rounds: Vec<Vec<Vec<f64>>>,
     kept: Vec<usize>,
-    /// The median of the calibrations of the rounds kept (of all, where none was).
+    /// Fewer than 30 % of the rounds were quiet: those kept are the least disturbed 30 %.
+    pub disturbed: bool,
+    /// The median of the calibrations of the rounds kept.
     pub calibration: Calibration,
     /// Rounds run.
     pub rounds_total: usize,
@@ -89,17 +92,15 @@ pub fn measure(
 
 impl Measured {
     fn new(names: Vec<String>, rounds: Vec<Vec<Vec<f64>>>, ends: &[(Calibration, Calibration)]) -> Measured {
-        let kept = Limits::default().kept(ends);
+        let Choice { rounds: kept, disturbed } = Limits::default().choose(ends);
         let typical = |of: fn(&Calibration) -> f64| {
-            let every: Vec<usize> = (0..ends.len()).collect();
-            let shown = if kept.is_empty() { &every } else { &kept };
             let values: Vec<f64> =
-                shown.iter().flat_map(|&round| [of(&ends[round].0), of(&ends[round].1)]).collect();
+                kept.iter().flat_map(|&round| [of(&ends[round].0), of(&ends[round].1)]).collect();
             statistics::median(&values)
         };
         let calibration =
             Calibration { adds_per_tsc: typical(|c| c.adds_per_tsc), line_ns: typical(|c| c.line_ns) };
-        Measured { names, rounds_total: rounds.len(), rounds, kept, calibration }
+        Measured { names, rounds_total: rounds.len(), rounds, kept, disturbed, calibration }
     }
 
     /// Which rounds were kept, from 0, in order.
@@ -112,9 +113,9 @@ impl Measured {
         self.kept.len()
     }
 
-    /// Whether enough rounds were kept for a number: 30 %.
+    /// Whether there is a round to make numbers of.
     pub fn is_measured(&self) -> bool {
-        !self.kept.is_empty() && self.kept.len() * 10 >= self.rounds_total * 3
+        !self.kept.is_empty()
     }
 
     fn index(&self, cell: &str) -> Option<usize> {
@@ -188,11 +189,27 @@ mod tests {
     }
 
     #[test]
-    fn too_few_rounds_are_no_measurement() {
+    fn a_machine_that_is_not_quiet_gives_a_figure_that_says_so() {
         let changed = (calibration(4.0, 10.0), calibration(2.0, 10.0));
         let same = (calibration(4.0, 10.0), calibration(4.0, 10.0));
-        let ends = [same, changed, changed, changed];
-        let measured = Measured::new(vec!["ours".into()], vec![vec![vec![1.0]]; 4], &ends);
+        let ends = [changed, same, changed, changed];
+        let rounds = [[8.0], [1.0], [16.0], [32.0]].map(|window| vec![window.to_vec()]).to_vec();
+        let measured = Measured::new(vec!["ours".into()], rounds.clone(), &ends);
+        assert!(measured.is_measured() && measured.disturbed);
+        assert_eq!(
+            measured.kept(),
+            [0, 1],
+            "the quiet one, and the first of those that are equally disturbed"
+        );
+        assert_eq!(measured.figure("ours").expect("a figure").median, 4.5);
+        let quiet = Measured::new(vec!["ours".into()], rounds, &[same; 4]);
+        assert!(!quiet.disturbed);
+        assert_eq!(quiet.rounds_kept(), 4);
+    }
+
+    #[test]
+    fn no_round_is_no_measurement() {
+        let measured = Measured::new(vec!["ours".into()], vec![], &[]);
         assert!(!measured.is_measured());
         assert_eq!(measured.figure("ours"), None);
         assert_eq!(measured.ratio("ours", "ours"), None);

@@ -20,7 +20,8 @@ Written by `cargo xtask perf` from [results.json](results.json); every number is
 * **Calibration**: four independent chains of adds (adds a TSC cycle: what the core gives, less when another tenant runs on the
   sibling thread) and random lines of 128 MiB with 32 in flight (ns a line: what the memory gives). A round is discarded when
   either differs by more than 5 % between its two ends or is more than 15 % off the best of the session (the steps of a clock
-  are 12 %, a busy sibling costs 26 % and more). With less than 30 % of the rounds kept there is no number.
+  are 12 %, a busy sibling costs 26 % and more). Where less than 30 % stay, the least
+  disturbed 30 % are taken, and the figure says so (`disturbed`).
 * **Figures** are medians of all windows kept, with their 5th percentile. **Ratios** are medians of the per-round ratios with a
   bootstrap 95 % interval. Machines differ, and one machine differs from minute to minute: ratios within one run are what is judged.
 * **One-line bound**: one random cache line of as much memory as the table takes, on the same kind of pages, 32 prefetched at a time.
@@ -124,7 +125,9 @@ fn number(result: &Value, at: &str) -> String {
 }
 
 fn kept(result: &Value) -> String {
-    format!("{} of {}", number(result, "/rounds_kept"), number(result, "/rounds_total"))
+    let is_disturbed = result.get("disturbed") == Some(&Value::Bool(true));
+    let note = if is_disturbed { ", disturbed" } else { "" };
+    format!("{} of {}{note}", number(result, "/rounds_kept"), number(result, "/rounds_total"))
 }
 
 fn engines(page: &mut String, results: &Value) {

@@ -176,7 +176,8 @@ fn row(target: &Target<'_>, run: Option<&Value>) -> Row {
     let conditions = if target.what.starts_with("echo") { result.get("echo") } else { Some(result) };
     let of = |name: &str| conditions.and_then(|of| of.get(name)).and_then(Value::as_u64);
     if let (Some(kept), Some(total)) = (of("rounds_kept"), of("rounds_total")) {
-        row.rounds = format!("{kept} of {total}");
+        let is_disturbed = conditions.and_then(|of| of.get("disturbed")) == Some(&Value::Bool(true));
+        row.rounds = format!("{kept} of {total}{}", if is_disturbed { ", disturbed" } else { "" });
     }
     let reached: Vec<Option<Reached>> = wanted.iter().map(|wanted| wanted.of(result)).collect();
     let shown = wanted.iter().zip(&reached).map(|(wanted, reached)| match reached {
@@ -249,6 +250,9 @@ mod tests {
         assert_eq!((met.interval.as_str(), met.rounds.as_str()), ("p5 1; [0.5, 3]", "20 of 30"));
         assert_eq!(engine(17.0, 2.5).verdict, "figure met, ratio missed");
         assert_eq!(engine(19.0, 2.5).verdict, "missed");
+        let mut unquiet = run(17.0, 1.5);
+        unquiet["result"]["disturbed"] = json!(true);
+        assert_eq!(of("engine, 1 M", &unquiet).rounds, "20 of 30, disturbed");
         let slow = engine(36.0, 1.5);
         assert_eq!(slow.verdict, "ratio met, figure missed");
         assert!(slow.why.contains("2.00 times") && slow.why.contains("4 adds"), "{}", slow.why);
