@@ -7,7 +7,7 @@
 //! much as the daemon's.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use flow::{BURST, Hits, Idle, Insert, Keys, Memory, Row, State, Table};
+use flow::{BURST, Hits, Idle, Insert, Keys, LookupPipeline, Memory, State, Table};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 use wire::{BackendId, FlowKey, Tick};
@@ -137,12 +137,12 @@ impl Bench {
                 found
             }
             Case::HitInARow | Case::MissInARow => {
-                let mut row = Row::new();
+                let mut pipeline = LookupPipeline::new();
                 let mut found = 0;
                 // The last, empty ones finish those before; the first give nothing.
                 for keys in keys.chunks_exact(BURST).chain([&[][..], &[]]) {
-                    row.next_keys().copy_narrow(keys);
-                    found += self.table.lookup_row(&mut row, NOW).1.found().count_ones() as usize;
+                    pipeline.next_keys().copy_narrow(keys);
+                    found += self.table.lookup_pipelined(&mut pipeline, NOW).1.found().count_ones() as usize;
                 }
                 found
             }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use steer::{Maglev, Weighted};
 use wire::{BackendId, ServiceId};
-use worker::loads::Loads;
+use worker::view::loads::Loads;
 use worker::view::{BACKENDS_MAX, BackendState};
 
 /// How often workers get new figures.

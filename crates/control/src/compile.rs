@@ -13,15 +13,15 @@ use model::config::{
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use steer::{Maglev, MaglevError, Rule, RulesError, Services};
-use wire::encap::{Header, Mode, Tunnel, TunnelError};
+use steer::{Maglev, MaglevError, RulesError, ServiceRule, Services};
+use wire::encap::{Mode, Tunnel, TunnelError, TunnelHeader};
 use wire::{BackendId, PortId, ServiceId, Tick};
 use worker::View;
-use worker::loads::Loads;
-use worker::path_mtu::{Learnt, Room, Tunnels};
+use worker::view::loads::Loads;
+use worker::view::path_mtu::{Learnt, Room, Tunnels};
 use worker::view::{
     BackendState, BackendView, HashOn, LeastLoad, OnClosedPort, OnDown, OnEmpty, Overload, Policy, PortRole,
-    PortView, Probe, Select, ServiceView, Timeouts,
+    PortView, Select, ServiceView, Timeouts, TunnelProbe,
 };
 
 mod tables;
@@ -108,7 +108,7 @@ pub struct Runtime<'a> {
     /// Removed backends whose flows live on.
     pub departed: &'a [Departed<'a>],
     /// Probes through tunnels.
-    pub probes: &'a [Probe],
+    pub probes: &'a [TunnelProbe],
     /// The slot table of a service and the backends in its numbering, where these are agreed on elsewhere; `None`: made here, of the
     /// backends that are up.
     pub table: &'a dyn Fn(ServiceId) -> Option<(Arc<Maglev>, Vec<BackendId>)>,
@@ -171,7 +171,7 @@ pub fn compile(config: &Config, ids: &mut Ids, runtime: &Runtime<'_>) -> Result<
 
     for service in &config.services {
         let Some(id) = ids.service(&service.name) else { continue };
-        rules.push(Rule {
+        rules.push(ServiceRule {
             vip: service.vip.addr.into(),
             len: service.vip.len,
             port: service.port,
@@ -355,7 +355,7 @@ fn least_load(service: &Service, members: &[BackendId], ids: &Ids, deciders: u32
         .collect();
     let share = |id: &BackendId| {
         let (capacity, weight) = carries.get(id).copied().unwrap_or((service.capacity, 1));
-        worker::least_load::share(capacity, weight, deciders)
+        worker::decide::least_load::share(capacity, weight, deciders)
     };
     LeastLoad {
         select: match service.select {
@@ -474,9 +474,9 @@ impl Sender<'_> {
         mode: Mode,
         next_hop: Option<[u8; 6]>,
         port_mac: [u8; 6],
-    ) -> Result<Header, CompileError> {
+    ) -> Result<TunnelHeader, CompileError> {
         if mode == Mode::L2 {
-            return Ok(Header::default());
+            return Ok(TunnelHeader::default());
         }
         let (source, key) = match backend.address {
             IpAddr::V4(_) => (self.machine.address.map(IpAddr::V4), "address"),
@@ -496,7 +496,7 @@ impl Sender<'_> {
             inner_v6: service.vip.addr.is_ipv6(),
             inner_macs: (inner_destination, port_mac),
         };
-        Header::new(&tunnel).map_err(|source| {
+        TunnelHeader::new(&tunnel).map_err(|source| {
             let (service, backend) = names();
             CompileError::Tunnel { service, backend, source }
         })

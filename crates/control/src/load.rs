@@ -3,7 +3,7 @@
 //! Rule of this module: pure. A load is what fills a backend most: flows over what it is meant to carry, or what its host says. The host's figures
 //! can raise it and never lower it: what the balancer itself sees is not talked away.
 
-use worker::loads::{FULL_PPM, LOAD_MAX_PPM, Load};
+use worker::view::loads::{FULL_PPM, LOAD_MAX_PPM, Load};
 
 /// What a backend's agent says of it. Absent: not known.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -103,7 +103,7 @@ pub(crate) fn has_caught_up(of: &[Known], at: usize) -> bool {
 mod tests {
     use super::{Known, Reported, has_caught_up, loads, make_room};
     use proptest::prelude::{any, prop, prop_assert, proptest};
-    use worker::loads::{LOAD_MAX_PPM, Load};
+    use worker::view::loads::{LOAD_MAX_PPM, Load};
 
     const IDLE: Known = Known { flows: 0, capacity: 1000, weight: 1, reported: None, progress_ppm: None };
 

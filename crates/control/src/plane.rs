@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use wire::{CoreId, PortId, Tick};
-use worker::mailbox::Publisher;
+use worker::view::mailbox::Publisher;
 use worker::{Counters, View};
 
 /// How to run.

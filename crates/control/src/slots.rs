@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use steer::Maglev;
 use wire::{Addr, BackendId, FlowKey, ServiceId, Tick, Tuple};
-use worker::slots::SlotMemory;
+use worker::view::slots::SlotMemory;
 use worker::view::{BackendView, HashOn, ServiceView};
 
 /// The table's answers.

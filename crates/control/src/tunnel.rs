@@ -6,7 +6,7 @@ use model::config::Config;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use wire::BackendId;
-use worker::view::Probe;
+use worker::view::TunnelProbe;
 
 /// First reserved port. Below Linux' default ephemeral range (32,768 and up), so that no other socket of this
 /// machine gets one by chance.
@@ -61,11 +61,11 @@ impl ProbePorts {
     }
 
     /// As workers are told.
-    pub(crate) fn probes(&self) -> Vec<Probe> {
+    pub(crate) fn probes(&self) -> Vec<TunnelProbe> {
         self.given
             .iter()
             .flat_map(|(id, (vip, ports))| {
-                (0..SourcePorts::COUNT).map(|step| Probe {
+                (0..SourcePorts::COUNT).map(|step| TunnelProbe {
                     source: ports.address.into(),
                     source_port: ports.first + step,
                     vip: (*vip).into(),

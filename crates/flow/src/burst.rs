@@ -3,9 +3,9 @@
 use crate::ageing::{Timings, idle_us};
 use crate::bucket::NarrowBucket;
 use crate::cuckoo::bits;
+use crate::dirty::Filter;
 use crate::simd::Lanes;
 use crate::state::{Hit, State, Word};
-use crate::touched::Filter;
 use wire::key::WideKey;
 use wire::{BackendId, FlowKey, Tick};
 

@@ -15,13 +15,13 @@
 use crate::ageing::{Ageing, Clock, Conversion, Fill};
 use crate::bucket::{Line, Probe};
 use crate::burst::{BURST, Entered};
+use crate::dirty::DirtyBuckets;
 use crate::hash::{Hasher, primary, secondary, tag};
 use crate::memory::Memory;
 use crate::simd::{Available, prefetch};
 use crate::state::{Hit, Place, State, Word};
 use crate::sync::{Ordering, relax};
 use crate::table::Refusal;
-use crate::touched::Touched;
 use std::sync::Arc;
 use wire::{BackendId, Tick};
 
@@ -225,7 +225,7 @@ pub(crate) struct Victim {
 
 /// A slot for a new entry.
 #[derive(Clone, Copy, Debug)]
-struct Room {
+struct Vacancy {
     at: Place,
     /// The entry that goes for it.
     victim: Option<Word>,
@@ -244,7 +244,7 @@ struct Step {
 
 const ROOT: u16 = u16::MAX;
 
-/// The writer's side of one kind of key. Whatever stores to a bucket notes it in `touched`: answers of look-ups before are judged by it.
+/// The writer's side of one kind of key. Whatever stores to a bucket notes it in `dirty`: answers of look-ups before are judged by it.
 #[derive(Debug)]
 pub(crate) struct Cuckoo<B: Line> {
     pub(crate) cells: Cells<B>,
@@ -256,7 +256,7 @@ pub(crate) struct Cuckoo<B: Line> {
     /// Entries that fit for sure.
     pub(crate) flows: usize,
     /// Which buckets were stored to.
-    pub(crate) touched: Touched,
+    pub(crate) dirty: DirtyBuckets,
     /// What its buckets are compared with.
     pub(crate) isa: Available,
     /// Buckets that long searches may look at before more are saved up.
@@ -265,9 +265,9 @@ pub(crate) struct Cuckoo<B: Line> {
     pub(crate) displaced: Option<B::Key>,
 }
 
-impl Room {
-    const fn of((at, word): (Place, Word)) -> Room {
-        Room { at, victim: Some(word), moved: false }
+impl Vacancy {
+    const fn of((at, word): (Place, Word)) -> Vacancy {
+        Vacancy { at, victim: Some(word), moved: false }
     }
 }
 
@@ -281,7 +281,7 @@ impl<B: Line> Cuckoo<B> {
             untrusted: 0,
             untrusted_max,
             flows,
-            touched: Touched::new(),
+            dirty: DirtyBuckets::new(),
             isa: Available::best(),
             search_left: SEARCH_SAVED_MAX,
             displaced: None,
@@ -347,7 +347,7 @@ impl<B: Line> Cuckoo<B> {
     #[inline]
     pub(crate) fn update(&mut self, at: Place, old: Word, new: Word) {
         if old != new {
-            self.touched.note(at.bucket);
+            self.dirty.note(at.bucket);
             self.cells.bucket(at.bucket).store_word(usize::from(at.slot), new);
             self.untrusted += usize::from(new.is_untrusted());
             self.untrusted -= usize::from(old.is_untrusted());
@@ -356,7 +356,7 @@ impl<B: Line> Cuckoo<B> {
 
     pub(crate) fn remove(&mut self, at: Place, word: Word) {
         self.leaves(at);
-        self.touched.note(at.bucket);
+        self.dirty.note(at.bucket);
         self.cells.bucket(at.bucket).empty(1 << at.slot);
         self.count_out(word);
     }
@@ -365,7 +365,7 @@ impl<B: Line> Cuckoo<B> {
     #[inline]
     fn leaves(&mut self, at: Place) {
         if let Some(home) = self.cells.home_elsewhere(at) {
-            self.touched.note(home);
+            self.dirty.note(home);
             self.cells.bucket(home).returned();
         }
     }
@@ -394,7 +394,7 @@ impl<B: Line> Cuckoo<B> {
 
     /// Puts a key into a slot.
     #[inline]
-    fn put(&mut self, Room { at, victim, moved }: Room, key: B::Key, hash: u64, word: Word) {
+    fn put(&mut self, Vacancy { at, victim, moved }: Vacancy, key: B::Key, hash: u64, word: Word) {
         if let Some(victim) = victim {
             if !moved {
                 self.leaves(at);
@@ -402,13 +402,13 @@ impl<B: Line> Cuckoo<B> {
             self.count_out(victim);
         }
         if moved {
-            self.touched.note_all();
+            self.dirty.note_all();
         }
-        self.touched.note(at.bucket);
+        self.dirty.note(at.bucket);
         self.cells.bucket(at.bucket).fill(usize::from(at.slot), key, word);
         let home = primary(hash, self.cells.len() as u64);
         if home != at.bucket {
-            self.touched.note(home);
+            self.dirty.note(home);
             self.cells.bucket(home).overflowed(tag(hash));
         }
         self.count_in(word);
@@ -416,20 +416,20 @@ impl<B: Line> Cuckoo<B> {
 
     /// A slot of the bucket that is empty, or else whose entry is expired, with that entry.
     #[inline]
-    fn free(&self, bucket: u32, clock: &Clock) -> Option<Room> {
+    fn free(&self, bucket: u32, clock: &Clock) -> Option<Vacancy> {
         let empty = self.cells.bucket(bucket).empty_slot() as usize;
         if empty < B::SLOTS {
-            return Some(Room { at: place(bucket, empty), victim: None, moved: false });
+            return Some(Vacancy { at: place(bucket, empty), victim: None, moved: false });
         }
         self.expired_of_full(bucket, clock)
     }
 
     /// An expired entry of a full bucket.
     #[inline]
-    fn expired_of_full(&self, bucket: u32, clock: &Clock) -> Option<Room> {
+    fn expired_of_full(&self, bucket: u32, clock: &Clock) -> Option<Vacancy> {
         let line = self.cells.bucket(bucket);
         let slot = line.expired(self.isa, clock).trailing_zeros() as usize;
-        (slot < B::SLOTS).then(|| Room::of((place(bucket, slot), line.word(slot))))
+        (slot < B::SLOTS).then(|| Vacancy::of((place(bucket, slot), line.word(slot))))
     }
 
     /// Inserts a key.
@@ -461,7 +461,7 @@ impl<B: Line> Cuckoo<B> {
         }
         if (empty as usize) < B::SLOTS && self.quota_allows(word, None) {
             line.fill(empty as usize, key, word);
-            self.touched.note(home);
+            self.dirty.note(home);
             self.count_in(word);
             return Ok(Placed::Done(None));
         }
@@ -537,7 +537,7 @@ impl<B: Line> Cuckoo<B> {
     /// The place of another untrusted entry, for one beyond the quota: so newcomers are tracked during a flood, too, for as long as the flood
     /// needs to get to their entry, and their flows are trusted by then.
     #[cold]
-    fn untrusted_for(&self, hash: u64, home: u32, word: Word, ageing: &Ageing, now: Tick) -> Option<Room> {
+    fn untrusted_for(&self, hash: u64, home: u32, word: Word, ageing: &Ageing, now: Tick) -> Option<Vacancy> {
         let secondary = secondary(hash, self.cells.len() as u64, home);
         [home, secondary].into_iter().find_map(|bucket| self.victim(bucket, hash, word, ageing, now))
     }
@@ -553,12 +553,12 @@ impl<B: Line> Cuckoo<B> {
         word: Word,
         ageing: &Ageing,
         now: Tick,
-    ) -> Option<(Room, Word)> {
+    ) -> Option<(Vacancy, Word)> {
         let len = self.cells.len() as u64;
         let secondary = secondary(hash, len, home);
         let empty = |bucket| {
             let slot = self.cells.bucket(bucket).empty_slot() as usize;
-            (slot < B::SLOTS).then(|| Room { at: place(bucket, slot), victim: None, moved: false })
+            (slot < B::SLOTS).then(|| Vacancy { at: place(bucket, slot), victim: None, moved: false })
         };
         let room = empty(home).or_else(|| empty(secondary))?;
         let near = (1..=NEAR).map(|step| {
@@ -575,7 +575,7 @@ impl<B: Line> Cuckoo<B> {
     }
 
     /// An untrusted entry of the bucket, for one with this hash and value: one at random of those that showed least.
-    fn victim(&self, bucket: u32, hash: u64, word: Word, ageing: &Ageing, now: Tick) -> Option<Room> {
+    fn victim(&self, bucket: u32, hash: u64, word: Word, ageing: &Ageing, now: Tick) -> Option<Vacancy> {
         let line = self.cells.bucket(bucket);
         // Bits that hardly decide a bucket.
         let turn = (hash & 0xffff) as usize % B::SLOTS;
@@ -584,9 +584,9 @@ impl<B: Line> Cuckoo<B> {
         for slot in bits(slots).map(|turned| (turned + turn) % B::SLOTS) {
             let found = (place(bucket, slot), line.word(slot));
             match found.1.state() {
-                State::TcpNew => return Some(Room::of(found)),
+                State::TcpNew => return Some(Vacancy::of(found)),
                 State::UdpNew if ageing.idle_us(found.1, now).is_none_or(|idle_us| idle_us >= GRACE_US) => {
-                    return Some(Room::of(found));
+                    return Some(Vacancy::of(found));
                 }
                 State::TcpHandshake => second = second.or(Some(found)),
                 State::UdpNew => third = third.or(Some(found)),
@@ -595,7 +595,7 @@ impl<B: Line> Cuckoo<B> {
         }
         // What began a moment ago and shows no handshake makes room for what does only.
         let third = third.filter(|_| word.state() != State::UdpNew);
-        second.or(third).map(Room::of)
+        second.or(third).map(Vacancy::of)
     }
 
     /// Starts to fetch the buckets to which a chain of moves would lead at its first step, for insertions that will need one.
@@ -633,7 +633,7 @@ impl<B: Line> Cuckoo<B> {
         clock: &Clock,
         ageing: &Ageing,
         now: Tick,
-    ) -> Option<Room> {
+    ) -> Option<Vacancy> {
         let (near, _) = if B::SLOTS > 2 {
             self.make_room::<SEARCH_SHORT_MAX, 8>(pair, clock)
         } else {
@@ -644,7 +644,7 @@ impl<B: Line> Cuckoo<B> {
     }
 
     /// A long search, if there is enough left for one.
-    fn make_room_far(&mut self, pair: Pair, clock: &Clock) -> Option<Room> {
+    fn make_room_far(&mut self, pair: Pair, clock: &Clock) -> Option<Vacancy> {
         self.search_left = (self.search_left + SEARCH_SAVED).min(SEARCH_SAVED_MAX);
         if self.search_left < SEARCH_MAX {
             return None;
@@ -654,20 +654,20 @@ impl<B: Line> Cuckoo<B> {
         room
     }
 
-    fn expired_untrusted(&self, bucket: u32, clock: &Clock) -> Option<Room> {
+    fn expired_untrusted(&self, bucket: u32, clock: &Clock) -> Option<Vacancy> {
         let line = self.cells.bucket(bucket);
         bits(line.expired(self.isa, clock) & line.occupied())
             .map(|slot| (place(bucket, slot), line.word(slot)))
             .find(|&(_, word)| word.is_untrusted())
-            .map(Room::of)
+            .map(Vacancy::of)
     }
 
-    fn oldest_untrusted(&self, pair: Pair, ageing: &Ageing, now: Tick) -> Option<Room> {
+    fn oldest_untrusted(&self, pair: Pair, ageing: &Ageing, now: Tick) -> Option<Vacancy> {
         self.entries(pair.0)
             .chain(self.entries(pair.1))
             .filter(|&(_, word)| word.is_untrusted())
             .max_by_key(|&(_, word)| ageing.idle_us(word, now).unwrap_or(u64::MAX))
-            .map(Room::of)
+            .map(Vacancy::of)
     }
 
     fn entries(&self, bucket: u32) -> impl Iterator<Item = (Place, Word)> + '_ {
@@ -682,7 +682,7 @@ impl<B: Line> Cuckoo<B> {
         &self,
         pair: Pair,
         clock: &Clock,
-    ) -> (Option<Room>, usize) {
+    ) -> (Option<Vacancy>, usize) {
         let mut steps = [Step { bucket: 0, parent: ROOT, slot: 0 }; MAX];
         let mut met = Met([0; WORDS]);
         for (step, bucket) in steps.iter_mut().zip([pair.0, pair.1]) {
@@ -695,13 +695,13 @@ impl<B: Line> Cuckoo<B> {
             // First fetch the lines, then look at them: their misses overlap.
             let others = self.fetch_others(here.bucket);
             for (slot, bucket) in others.into_iter().enumerate().filter(|&(_, other)| other != here.bucket) {
-                if let Some(Room { at: end, victim, .. }) = self.free(bucket, clock) {
+                if let Some(Vacancy { at: end, victim, .. }) = self.free(bucket, clock) {
                     if victim.is_some()
                         && let Some(home) = self.cells.home_elsewhere(end)
                     {
                         self.cells.bucket(home).returned();
                     }
-                    let room = Room { at: self.shift(&steps, at, slot, end), victim, moved: true };
+                    let room = Vacancy { at: self.shift(&steps, at, slot, end), victim, moved: true };
                     return (Some(room), at + 1);
                 }
                 if let Some(step) = steps.get_mut(len)
@@ -788,7 +788,7 @@ impl<B: Line> Cuckoo<B> {
             }
         }
         if gone != 0 {
-            self.touched.note(bucket);
+            self.dirty.note(bucket);
             self.cells.bucket(bucket).empty(gone);
         }
     }
@@ -824,7 +824,7 @@ impl<B: Line> Cuckoo<B> {
             }
             line.returned_all();
         }
-        self.touched.note_all();
+        self.dirty.note_all();
         self.used = 0;
         self.untrusted = 0;
     }

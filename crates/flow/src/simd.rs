@@ -22,10 +22,10 @@ use crate::ageing::Clock;
 use crate::bucket::{Bucket as _, Line, MARK, NarrowBucket, Probe, WideBucket};
 use crate::burst::{BURST, Entered, Hits, Keys, LANES, LINE_BYTES, NewFlows};
 use crate::cuckoo::Cells;
+use crate::dirty::DirtyBuckets;
 use crate::hash::{Hasher, primary, secondary, tag};
-use crate::row::Places;
+use crate::lookup_pipeline::Places;
 use crate::state::{TimingSet, Word};
-use crate::touched::Touched;
 
 mod stages;
 mod vectors;
@@ -121,7 +121,7 @@ pub(crate) fn prefetch<T>(line: &T) {
 pub(crate) fn prefetch_far<T>(line: &T) {
     #[cfg(all(target_arch = "x86_64", not(loom), not(miri)))]
     // SAFETY: as above.
-    // JUSTIFICATION: as above. A row of bursts in a table of four million flows: 11 ns a key instead of 13.5.
+    // JUSTIFICATION: as above. A pipeline of bursts in a table of four million flows: 11 ns a key instead of 13.5.
     unsafe {
         core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T1 }>(
             core::ptr::from_ref(line).cast(),
@@ -376,12 +376,12 @@ pub(crate) fn enter(
     new: NewFlows<'_>,
     word: Word,
     clock: &Clock,
-    touched: &mut Touched,
+    dirty: &mut DirtyBuckets,
 ) -> Entered {
-    dispatch!(isa, enter_avx512, enter_avx2, enter, (narrow, keys, hashes, new, word, clock, touched))
+    dispatch!(isa, enter_avx512, enter_avx2, enter, (narrow, keys, hashes, new, word, clock, dirty))
 }
 
-/// One step of a row of bursts: begins the next, compares the one in the middle with its primary lines, finishes the last. Each
+/// One step of a pipeline of bursts: begins the next, compares the one in the middle with its primary lines, finishes the last. Each
 /// line was asked for a step ago.
 #[inline]
 pub(crate) fn step(

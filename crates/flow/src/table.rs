@@ -5,9 +5,9 @@ use crate::bucket::{Line, NarrowBucket, WideBucket};
 use crate::burst::{Entered, Hits, Keys, Miss, NewFlows};
 use crate::cuckoo::{Cuckoo, Placed, bits};
 use crate::hash::Hasher;
+use crate::lookup_pipeline::{Compared, LookupPipeline, Places};
 use crate::memory::Memory;
 use crate::reader::Reader;
-use crate::row::{Compared, Places, Row};
 use crate::simd::{self, Available, Isa};
 use crate::stamp::Stamp;
 use crate::state::{Hit, Place, State, Word};
@@ -196,13 +196,13 @@ impl Table {
         simd::fetch_primaries(self.isa, &self.narrow.cells, &self.wide.cells, keys);
     }
 
-    /// Begins the burst of [`Row::next_keys`], and finishes the one begun two calls before, which it gives: an empty one at first.
+    /// Begins the burst of [`LookupPipeline::next_keys`], and finishes the one begun two calls before, which it gives: an empty one at first.
     /// The answers are those of this moment: those read in a bucket that was changed since the last call are read again.
     ///
     /// While the lines of one burst are compared, those of others are on their way: half the time of
     /// [`lookup`](Table::lookup) in a table larger than the caches, within a fifth of one random line a key.
     #[inline]
-    pub fn lookup_row<'r>(&self, row: &'r mut Row, now: Tick) -> (&'r Keys, &'r Hits) {
+    pub fn lookup_pipelined<'r>(&self, pipeline: &'r mut LookupPipeline, now: Tick) -> (&'r Keys, &'r Hits) {
         let made;
         let clock = match self.ageing.clock_at_hand(now) {
             Some(clock) => clock,
@@ -214,10 +214,10 @@ impl Table {
         let (narrow, wide) = (&self.narrow.cells, &self.wide.cells);
         let compared = Compared {
             table: narrow.lines().as_ptr().addr(),
-            stores: (self.narrow.touched.count(), self.wide.touched.count()),
+            stores: (self.narrow.dirty.count(), self.wide.dirty.count()),
             clock: (clock.epochs, clock.limits),
         };
-        let (places, before) = row.advance(compared);
+        let (places, before) = pipeline.advance(compared);
         let Places { last, middle, next } = places;
         simd::step(self.isa, narrow, wide, clock, Places { last: &mut *last, middle, next });
         let (keys, hits) = last;
@@ -228,7 +228,7 @@ impl Table {
         } else if before != compared {
             let is_of_now = before.clock == compared.clock
                 && (before.stores.1 == compared.stores.1 || keys.wide_mask == 0);
-            match self.narrow.touched.since(before.stores.0).filter(|_| is_of_now) {
+            match self.narrow.dirty.since(before.stores.0).filter(|_| is_of_now) {
                 Some(buckets) => {
                     let stale = self.vectors().run(
                         #[inline(always)]
@@ -282,8 +282,8 @@ impl Table {
         self.stamped = self.stamped.max(now);
         let clock = self.ageing.clock(now);
         let new = NewFlows { positions, ..new };
-        let Cuckoo { cells, touched, .. } = &mut self.narrow;
-        let entered = simd::enter(self.isa, cells, keys, &hits.hashes, new, word, &clock, touched);
+        let Cuckoo { cells, dirty, .. } = &mut self.narrow;
+        let entered = simd::enter(self.isa, cells, keys, &hits.hashes, new, word, &clock, dirty);
         self.narrow.count_all(word, &entered);
         entered
     }

@@ -25,7 +25,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 use wire::PortId;
-use worker::mailbox::Publisher;
+use worker::view::mailbox::Publisher;
 use worker::{Burst, Counters, PacketIo, View, Worker};
 
 /// Packets between two looks at what came out.

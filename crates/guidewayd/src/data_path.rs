@@ -17,8 +17,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use wire::{CoreId, PortId};
-use worker::mailbox::mailbox;
 use worker::turn::Setup;
+use worker::view::mailbox::mailbox;
 use worker::view::{BACKENDS_MAX, SERVICES_MAX};
 use worker::{Counters, Worker};
 
@@ -167,7 +167,7 @@ impl DataPath {
             let mut reports = None;
             if let Some(windows) = &windows {
                 let (sender, receiver) = statesync::spsc::channel(REPORTS_DEPTH);
-                worker.attach_station(sizing::STATION, random()?, Arc::clone(windows), sender);
+                worker.attach_sync(sizing::SYNC, random()?, Arc::clone(windows), sender);
                 reports = Some(receiver);
             }
             let (idle, stop) = (config.workers.idle, Arc::clone(&path.stop));

@@ -5,7 +5,7 @@ use flow::{Memory, NarrowBucket, WideBucket};
 use model::Config;
 use statesync::window::Windows;
 use worker::BURST;
-use worker::station::StationSize;
+use worker::cluster::SyncSize;
 
 /// Frames a ring between two workers holds.
 pub(crate) const RING_DEPTH: usize = 256;
@@ -17,12 +17,11 @@ const EXCEPTION_RING: u32 = 2 * 2048;
 const XDP_RINGS: u32 = 2 * 2048;
 
 /// What a worker of a cluster knows of flows beside its flow table: fixed at start.
-pub(crate) const STATION: StationSize =
-    StationSize { records: 1 << 18, unacknowledged: 1 << 15, asks: 1 << 12 };
+pub(crate) const SYNC: SyncSize = SyncSize { records: 1 << 18, unacknowledged: 1 << 15, asks: 1 << 12 };
 
 /// Bytes of that, as the types' documents have it, and of what all workers of the machine share.
 pub(crate) fn station_bytes(workers: usize) -> u64 {
-    STATION.bytes() * workers as u64 + Windows::BYTES
+    SYNC.bytes() * workers as u64 + Windows::BYTES
 }
 
 /// What the devices of the pool need.

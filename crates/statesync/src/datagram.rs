@@ -72,14 +72,14 @@ pub struct Header {
 
 /// Keys of the tags.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
-pub struct Keys {
+pub struct ClusterKeys {
     /// Of our own datagrams, and of what is taken.
     pub own: [u8; 16],
     /// What is taken as well, while the cluster changes from one key to another.
     pub accepted: Option<[u8; 16]>,
 }
 
-impl core::fmt::Debug for Keys {
+impl core::fmt::Debug for ClusterKeys {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("Keys").finish_non_exhaustive()
     }
@@ -111,7 +111,7 @@ pub enum Body<'a> {
 
 /// Why a datagram was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Refused {
+pub enum Unreadable {
     /// Not ours, or of another version.
     #[error("no datagram of state synchronisation, or another version of it")]
     Unknown,
@@ -143,19 +143,19 @@ fn tag(key: &[u8; 16], header: &[u8], body: &[u8]) -> [u8; 16] {
 
 /// Writes a datagram into a buffer: a header, then notes while they fit, or one piece, then the tag.
 #[derive(Debug)]
-pub struct Writer<'a> {
+pub struct DatagramWriter<'a> {
     bytes: &'a mut [u8],
     at: usize,
 }
 
-impl<'a> Writer<'a> {
+impl<'a> DatagramWriter<'a> {
     /// A datagram of notes. `None`: the buffer is smaller than a header.
-    pub fn notes(bytes: &'a mut [u8], header: &Header) -> Option<Writer<'a>> {
-        Writer::begin(bytes, header, 1)
+    pub fn notes(bytes: &'a mut [u8], header: &Header) -> Option<DatagramWriter<'a>> {
+        DatagramWriter::begin(bytes, header, 1)
     }
 
-    fn begin(bytes: &'a mut [u8], header: &Header, kind: u8) -> Option<Writer<'a>> {
-        let mut writer = Writer { bytes, at: 0 };
+    fn begin(bytes: &'a mut [u8], header: &Header, kind: u8) -> Option<DatagramWriter<'a>> {
+        let mut writer = DatagramWriter { bytes, at: 0 };
         writer.put(&MAGIC)?;
         let from = header.from;
         writer.put(&[VERSION, kind, from.member.machine.0, from.core.0, header.to.machine.0, 0])?;
@@ -261,7 +261,7 @@ impl<'a> Writer<'a> {
 
 /// Writes a piece and gives the length of the datagram. `None`: it does not fit.
 pub fn write_piece(bytes: &mut [u8], header: &Header, piece: &Piece<'_>, key: &[u8; 16]) -> Option<usize> {
-    let mut writer = Writer::begin(bytes, header, 2)?;
+    let mut writer = DatagramWriter::begin(bytes, header, 2)?;
     let question = piece.question;
     writer.put(&[question.machine.0, question.core.0])?;
     writer.put(&question.asked_us.to_be_bytes())?;
@@ -276,11 +276,11 @@ pub fn write_piece(bytes: &mut [u8], header: &Header, piece: &Piece<'_>, key: &[
 /// Reads a datagram: tags, header, and what of the body must be right at once.
 ///
 /// # Errors
-/// See [`Refused`]. Never panics, whatever the bytes are.
-pub fn read<'a>(bytes: &'a [u8], key: &[u8; 16]) -> Result<(Header, Body<'a>), Refused> {
-    let keys = Keys { own: *key, accepted: None };
-    let sealed = Sealed::read(bytes)?;
-    let proved = sealed.prove(&keys).ok_or(Refused::Header)?;
+/// See [`Unreadable`]. Never panics, whatever the bytes are.
+pub fn read<'a>(bytes: &'a [u8], key: &[u8; 16]) -> Result<(Header, Body<'a>), Unreadable> {
+    let keys = ClusterKeys { own: *key, accepted: None };
+    let sealed = SealedDatagram::read(bytes)?;
+    let proved = sealed.prove(&keys).ok_or(Unreadable::Header)?;
     Ok((sealed.header, proved.open()?))
 }
 
@@ -288,28 +288,28 @@ pub fn read<'a>(bytes: &'a [u8], key: &[u8; 16]) -> Result<(Header, Body<'a>), R
 /// header, and only then opens the whole: the tag costs some nanoseconds a byte, and a stranger must not make us compute it by
 /// sending whatever comes to his mind.
 #[derive(Clone, Debug)]
-pub struct Sealed<'a> {
+pub struct SealedDatagram<'a> {
     header: Header,
     kind: u8,
     bytes: &'a [u8],
 }
 
-impl<'a> Sealed<'a> {
+impl<'a> SealedDatagram<'a> {
     /// Reads what a datagram says of itself.
     ///
     /// # Errors
-    /// [`Refused::Unknown`], [`Refused::Malformed`]
-    pub fn read(bytes: &'a [u8]) -> Result<Sealed<'a>, Refused> {
+    /// [`Unreadable::Unknown`], [`Unreadable::Malformed`]
+    pub fn read(bytes: &'a [u8]) -> Result<SealedDatagram<'a>, Unreadable> {
         if bytes.len() < HEADER_LEN {
-            return Err(Refused::Malformed);
+            return Err(Unreadable::Malformed);
         }
-        let mut reader = Reader { bytes };
-        if reader.take::<2>().ok_or(Refused::Malformed)? != MAGIC {
-            return Err(Refused::Unknown);
+        let mut reader = FieldReader { bytes };
+        if reader.take::<2>().ok_or(Unreadable::Malformed)? != MAGIC {
+            return Err(Unreadable::Unknown);
         }
-        let [version, kind, machine, core, to, reserved] = reader.take().ok_or(Refused::Malformed)?;
+        let [version, kind, machine, core, to, reserved] = reader.take().ok_or(Unreadable::Malformed)?;
         if version != VERSION || reserved != 0 {
-            return Err(Refused::Unknown);
+            return Err(Unreadable::Unknown);
         }
         let parsed = (|| {
             let incarnation = reader.u32()?;
@@ -325,7 +325,7 @@ impl<'a> Sealed<'a> {
                 number: reader.u64()?,
             })
         })();
-        Ok(Sealed { header: parsed.ok_or(Refused::Malformed)?, kind, bytes })
+        Ok(SealedDatagram { header: parsed.ok_or(Unreadable::Malformed)?, kind, bytes })
     }
 
     /// What it claims.
@@ -334,7 +334,7 @@ impl<'a> Sealed<'a> {
     }
 
     /// Whether the header was written by who has one of the keys.
-    pub fn prove<'k>(&self, keys: &'k Keys) -> Option<Proved<'a, 'k>> {
+    pub fn prove<'k>(&self, keys: &'k ClusterKeys) -> Option<Proved<'a, 'k>> {
         let (said, rest) = self.bytes.split_at_checked(SAID)?;
         let found = rest.first_chunk::<8>()?;
         let has_made = |key: &&[u8; 16]| header_tag(key, said) == *found;
@@ -355,23 +355,23 @@ impl<'a> Proved<'a, '_> {
     /// What is in it, if that is proved as well.
     ///
     /// # Errors
-    /// See [`Refused`].
-    pub fn open(&self) -> Result<Body<'a>, Refused> {
-        let (header_bytes, rest) = self.bytes.split_at_checked(UNTAGGED).ok_or(Refused::Malformed)?;
-        let (found, body) = rest.split_first_chunk::<16>().ok_or(Refused::Malformed)?;
+    /// See [`Unreadable`].
+    pub fn open(&self) -> Result<Body<'a>, Unreadable> {
+        let (header_bytes, rest) = self.bytes.split_at_checked(UNTAGGED).ok_or(Unreadable::Malformed)?;
+        let (found, body) = rest.split_first_chunk::<16>().ok_or(Unreadable::Malformed)?;
         if tag(self.key, header_bytes, body) != *found {
-            return Err(Refused::Tag);
+            return Err(Unreadable::Tag);
         }
         match self.kind {
-            1 => Ok(Body::Notes(Notes { reader: Reader { bytes: body } })),
-            2 => Ok(Body::Piece(piece(body).ok_or(Refused::Malformed)?)),
-            _ => Err(Refused::Unknown),
+            1 => Ok(Body::Notes(Notes { reader: FieldReader { bytes: body } })),
+            2 => Ok(Body::Piece(piece(body).ok_or(Unreadable::Malformed)?)),
+            _ => Err(Unreadable::Unknown),
         }
     }
 }
 
 fn piece(body: &[u8]) -> Option<Piece<'_>> {
-    let mut reader = Reader { bytes: body };
+    let mut reader = FieldReader { bytes: body };
     let [machine, core] = reader.take()?;
     let asked_us = reader.u64()?;
     let [hops, _] = reader.take()?;
@@ -388,7 +388,7 @@ fn piece(body: &[u8]) -> Option<Piece<'_>> {
 /// The notes of a datagram, one after the other; ends early, with [`Notes::is_malformed`], where one is not understood.
 #[derive(Clone, Debug)]
 pub struct Notes<'a> {
-    reader: Reader<'a>,
+    reader: FieldReader<'a>,
 }
 
 impl Notes<'_> {
@@ -410,11 +410,11 @@ impl Iterator for Notes<'_> {
 }
 
 #[derive(Clone, Debug)]
-struct Reader<'a> {
+struct FieldReader<'a> {
     bytes: &'a [u8],
 }
 
-impl Reader<'_> {
+impl FieldReader<'_> {
     fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (taken, rest) = self.bytes.split_first_chunk::<N>()?;
         self.bytes = rest;

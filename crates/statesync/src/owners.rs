@@ -13,14 +13,14 @@ use wire::ServiceId;
 
 /// Owners of one slot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Pair {
+pub struct OwnerPair {
     /// Answers. `None` without members.
     pub primary: Option<MachineId>,
     /// Has the same records. `None` with fewer than two members.
     pub backup: Option<MachineId>,
 }
 
-impl Pair {
+impl OwnerPair {
     /// Whether the machine is one of them.
     pub fn contains(self, machine: MachineId) -> bool {
         self.primary == Some(machine) || self.backup == Some(machine)
@@ -33,7 +33,7 @@ impl Pair {
 }
 
 /// The two members ranked highest for a slot. O(members), some ten instructions each.
-pub fn rank(members: &Members, service: ServiceId, slot: u32) -> Pair {
+pub fn rank(members: &Members, service: ServiceId, slot: u32) -> OwnerPair {
     let place = u64::from(service.0) << 32 | u64::from(slot);
     let (mut first, mut second) = (None::<(u64, Member)>, None::<(u64, Member)>);
     for member in members.iter() {
@@ -46,16 +46,16 @@ pub fn rank(members: &Members, service: ServiceId, slot: u32) -> Pair {
             second = scored;
         }
     }
-    Pair { primary: first.map(|(_, m)| m.machine), backup: second.map(|(_, m)| m.machine) }
+    OwnerPair { primary: first.map(|(_, m)| m.machine), backup: second.map(|(_, m)| m.machine) }
 }
 
 /// What a ranking must not be: the hash modulo the number of members.
 #[cold]
 #[cfg(feature = "negative-controls")]
-fn go_round(members: &Members, service: ServiceId, slot: u32) -> Pair {
+fn go_round(members: &Members, service: ServiceId, slot: u32) -> OwnerPair {
     let at = usize::from(service.0).wrapping_add(slot as usize) % members.len().max(1);
     let nth = |at: usize| members.iter().nth(at % members.len().max(1)).map(|member| member.machine);
-    Pair { primary: nth(at), backup: nth(at + 1).filter(|_| members.len() > 1) }
+    OwnerPair { primary: nth(at), backup: nth(at + 1).filter(|_| members.len() > 1) }
 }
 
 /// `SplitMix64`'s finaliser: a bijection in which every bit of the input moves half of the output's. Clients choose neither members
@@ -126,7 +126,7 @@ impl Owners {
         self
     }
 
-    fn rank(&self, members: &Members, service: ServiceId, slot: u32) -> Pair {
+    fn rank(&self, members: &Members, service: ServiceId, slot: u32) -> OwnerPair {
         #[cfg(feature = "negative-controls")]
         if self.goes_round {
             return go_round(members, service, slot);
@@ -157,7 +157,7 @@ impl Owners {
     }
 
     /// Whom to ask.
-    pub fn asked(&self, service: ServiceId, slot: u32) -> Pair {
+    pub fn asked(&self, service: ServiceId, slot: u32) -> OwnerPair {
         match self.phase {
             EpochPhase::Settled | EpochPhase::Preparing => self.rank(&self.members, service, slot),
             EpochPhase::Committed => self.rank(&self.next, service, slot),

@@ -4,7 +4,7 @@ mod heap;
 
 use crate::members::Member;
 use crate::note::{Lasting, Sequence};
-use heap::{Due, Heap};
+use heap::{Due, DueHeap};
 use wire::Tick;
 
 /// First wait for an acknowledgement, microseconds. Doubles with each attempt.
@@ -36,7 +36,7 @@ pub struct Retransmitter {
     /// Free places, the first `free_len`.
     free: Box<[u32]>,
     free_len: usize,
-    due: Heap,
+    due: DueHeap,
     /// Counts notes; the low bits of a sequence number are the place.
     count: u64,
     of_job: usize,
@@ -65,7 +65,7 @@ impl Retransmitter {
             places: vec![None; capacity as usize].into(),
             free: (0..capacity).rev().collect(),
             free_len: capacity as usize,
-            due: Heap::new(capacity as usize),
+            due: DueHeap::new(capacity as usize),
             count: 0,
             of_job: 0,
         }

@@ -1,6 +1,6 @@
 //! The rules of the protocol by name, so that a test can break one and see that the simulator notices.
 //!
-//! Only a build with the feature `negative-controls` can break one, by `break_rule` of a station or leader. In any other every rule holds,
+//! Only a build with the feature `negative-controls` can break one, by `break_rule` of a worker or leader. In any other every rule holds,
 //! and the compiler knows it.
 
 macro_rules! rules {
@@ -27,7 +27,7 @@ macro_rules! rules {
                     // It takes a copy that is later than what replaced it, of a flow that is used again after.
                     // Or one that an owner gets who is not the decider, while those before him took him to be it.
                     Rule::Sequence | Rule::HopLimit => {
-                        Some("shown by a test of two machines, worker/tests/station.rs")
+                        Some("shown by a test of two machines, worker/tests/cluster.rs")
                     }
                     // It takes a packet of a new flow between two machines' commits, and the same flow at the other one before its.
                     Rule::RemovedStays => Some("shown by a test of the leader, statesync/src/plan/tests.rs"),

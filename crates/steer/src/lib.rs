@@ -18,4 +18,4 @@ pub mod services;
 pub use hash::core_of;
 pub use maglev::{Maglev, MaglevError, Weighted};
 pub use prime::{is_prime, next_prime};
-pub use services::{Match, Rule, RulesError, Services};
+pub use services::{Match, RulesError, ServiceRule, Services};

@@ -12,7 +12,7 @@ use wire::Addr;
 
 /// A rule: packets to these addresses, this port and this protocol belong to the service of the rule's index.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Rule {
+pub struct ServiceRule {
     /// The VIP, or the network of a VIP prefix; bits beyond `len` are ignored.
     pub vip: Addr,
     /// Prefix length, bits: 0 to 32 for IPv4, 96 to 128 for IPv6.
@@ -76,7 +76,7 @@ impl Services {
     ///
     /// # Errors
     /// The first rule, in order, that cannot stand; see [`RulesError`].
-    pub fn build(rules: &[Rule]) -> Result<Services, RulesError> {
+    pub fn build(rules: &[ServiceRule]) -> Result<Services, RulesError> {
         let mut services = Services::default();
         if rules.len() > Self::RULES_MAX {
             return Err(RulesError::TooMany(rules.len()));

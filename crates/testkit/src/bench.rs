@@ -10,8 +10,8 @@ use flow::{Idle, Memory, Table};
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use wire::{CoreId, PortId, ServiceId, Tick};
-use worker::mailbox::{Publisher, mailbox};
-use worker::memory_io::MemIo;
+use worker::io::memory::MemIo;
+use worker::view::mailbox::{Publisher, mailbox};
 use worker::{Counters, DropReason, Outcome, RxMeta, Setup, Verdict, View, Worker};
 
 /// Workers on the bench.

@@ -16,7 +16,7 @@ const FRAMES_MAX: usize = 64;
 /// # Panics
 /// It does not hold.
 pub fn check_frame(frame: &[u8]) {
-    let Ok(wire::parse::Frame::Ip(p)) = wire::parse::parse(frame) else { return };
+    let Ok(wire::parse::ParsedFrame::Ip(p)) = wire::parse::parse(frame) else { return };
     let (l3, l4, end) = (usize::from(p.l3), usize::from(p.l4), usize::from(p.end));
     assert!(matches!(l3, 14 | 18 | 22), "IP at {l3}");
     let least = if p.is_v6() { 40 } else { 20 };

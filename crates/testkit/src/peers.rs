@@ -8,9 +8,9 @@ use crate::frames::{Packet, ROUTER_MAC};
 use crate::outer::{locate, outer};
 use siphasher::sip::SipHasher24;
 use siphasher::sip128::{Hasher128 as _, SipHasher24 as SipHasher128};
-use statesync::datagram::{HEADER_LEN, Keys, Piece};
-use statesync::pieces::Pieces;
+use statesync::datagram::{ClusterKeys, HEADER_LEN, Piece};
 use statesync::plan::Job;
+use statesync::reassembly::Reassembly;
 use statesync::spsc::{Receiver, channel};
 use statesync::window::Windows;
 use statesync::{MachineId, Member, Members, Origin, Owners, Question, plan::Report};
@@ -19,11 +19,11 @@ use std::hash::Hasher as _;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use wire::{Addr, BackendId, CoreId, PortId, ServiceId, Tick};
-use worker::cluster::{Cluster, Endpoint, Link, SlotsView};
-use worker::mailbox::{Publisher, mailbox};
-use worker::memory_io::MemIo;
-use worker::slots::SlotMemory;
-use worker::station::StationSize;
+use worker::cluster::SyncSize;
+use worker::io::memory::MemIo;
+use worker::view::cluster::{Cluster, Endpoint, Link, SlotsView};
+use worker::view::mailbox::{Publisher, mailbox};
+use worker::view::slots::SlotMemory;
 use worker::{Counters, RxMeta, Setup, Verdict, View, Worker};
 
 /// Most records taken from one input.
@@ -113,7 +113,7 @@ fn view(generation: u64, phase: u8, now: Tick) -> View {
         owners,
         endpoint: Endpoint { address: address(0), udp_port: UDP_PORT, port: PortId(0) },
         links: (0..3).map(|of| Some(Link { address: address(of), mac: ROUTER_MAC })).collect(),
-        keys: Keys { own: KEY, accepted: None },
+        keys: ClusterKeys { own: KEY, accepted: None },
         max_idle_us: 60_000_000,
         relays: (1_000, 100),
         services: services.collect(),
@@ -158,8 +158,8 @@ impl Peers {
         let mut worker =
             Worker::new(Setup { core, io, table, peers, rings, inbox, counters: Arc::clone(&counters) });
         let (sender, reports) = channel(8);
-        let size = StationSize { records: 64, unacknowledged: 64, asks: 16 };
-        worker.attach_station(size, 1, Arc::new(Windows::of(4, 4)), sender);
+        let size = SyncSize { records: 64, unacknowledged: 64, asks: 16 };
+        worker.attach_sync(size, 1, Arc::new(Windows::of(4, 4)), sender);
         let mut peers = Peers {
             worker,
             counters,
@@ -344,7 +344,7 @@ fn byte_of(core: u8, frame: u8, at: usize) -> u8 {
 /// # Panics
 /// It does not hold.
 pub fn check_pieces(input: &[u8]) {
-    let mut store = Pieces::new();
+    let mut store = Reassembly::new();
     let mut now = Tick(1);
     let question = Question { machine: MachineId(1), core: CoreId(2), asked_us: 3, hops: 1 };
     // Units of 64 bytes that came, by sender, frame and length of the frame: whole frames have all of theirs.

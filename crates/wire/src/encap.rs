@@ -1,6 +1,6 @@
 //! Tunnel headers: IPIP (RFC 2003, 2473, 4213), GRE (RFC 2784), GUE variant 0, VXLAN (RFC 7348).
 //!
-//! Everything that does not depend on the packet is written once, when control builds the view, into a [`Header`]
+//! Everything that does not depend on the packet is written once, when control builds the view, into a [`TunnelHeader`]
 //! of one cache line or two; per packet it is copied in front of the datagram and the lengths, DSCP, ECN and entropy are
 //! filled in, with the IPv4 header checksum updated from the precomputed one (RFC 1624).
 
@@ -47,7 +47,7 @@ impl Mode {
     }
 }
 
-/// What a [`Header`] is built from.
+/// What a [`TunnelHeader`] is built from.
 #[derive(Clone, Copy, Debug)]
 pub struct Tunnel {
     /// The mode.
@@ -62,7 +62,7 @@ pub struct Tunnel {
     pub inner_macs: ([u8; 6], [u8; 6]),
 }
 
-/// Why no [`Header`] can be built from a [`Tunnel`].
+/// Why no [`TunnelHeader`] can be built from a [`Tunnel`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum TunnelError {
     /// The outer source and destination are of different families.
@@ -98,7 +98,7 @@ enum Outer {
     V6,
 }
 
-/// Which fields of a [`Header`] differ from packet to packet.
+/// Which fields of a [`TunnelHeader`] differ from packet to packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Layout {
     outer: Outer,
@@ -111,7 +111,7 @@ const OVER_V6: Layout = Layout { outer: Outer::V6, udp: false };
 const UDP_OVER_V4: Layout = Layout { outer: Outer::V4, udp: true };
 const UDP_OVER_V6: Layout = Layout { outer: Outer::V6, udp: true };
 
-/// The lengths that a [`Header`] can have, densely numbered, so that choosing among them is one jump.
+/// The lengths that a [`TunnelHeader`] can have, densely numbered, so that choosing among them is one jump.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Shape {
     /// Nothing but Ethernet ([`Mode::L2`]).
@@ -160,7 +160,7 @@ pub trait Prepend {
 /// A header that is known to have this shape: whoever has one need not look again once the frame is written to.
 #[derive(Debug)]
 pub struct Shaped<'h, P: ?Sized> {
-    header: &'h Header,
+    header: &'h TunnelHeader,
     shape: PhantomData<P>,
 }
 
@@ -241,7 +241,7 @@ shapes! {
 /// default is [`Mode::L2`] to and from nobody: nothing but Ethernet.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-pub struct Header {
+pub struct TunnelHeader {
     /// What an outer IPv4 header's words come to without the fields that differ from packet to packet, as they lie in memory.
     sum: u16,
     len: u8,
@@ -250,21 +250,21 @@ pub struct Header {
     bytes: [u8; parse::ETHERNET_LEN + HEADER_MAX],
 }
 
-impl Default for Header {
-    fn default() -> Header {
+impl Default for TunnelHeader {
+    fn default() -> TunnelHeader {
         let bytes = [0; parse::ETHERNET_LEN + HEADER_MAX];
-        Header { sum: 0, len: 0, shape: Shape::Link, bytes }
+        TunnelHeader { sum: 0, len: 0, shape: Shape::Link, bytes }
     }
 }
 
-impl Header {
+impl TunnelHeader {
     /// Everything of the outer header that is the same for all packets of a tunnel.
     ///
     /// # Errors
     /// [`TunnelError`] when the tunnel's parameters do not fit together; for [`Mode::L2`] addresses are not looked at.
-    pub fn new(tunnel: &Tunnel) -> Result<Header, TunnelError> {
+    pub fn new(tunnel: &Tunnel) -> Result<TunnelHeader, TunnelError> {
         if tunnel.mode == Mode::L2 {
-            return Ok(Header::default());
+            return Ok(TunnelHeader::default());
         }
         for address in [tunnel.source, tunnel.destination] {
             let broadcast = address == IpAddr::V4(Ipv4Addr::BROADCAST);
@@ -334,12 +334,12 @@ impl Header {
         // Both fields are 0 in the precomputed checksum (RFC 1624 with m = 0).
         let check = field::word(&bytes, parse::ETHERNET_LEN + IPV4_CHECKSUM).unwrap_or_default();
         let sum = !check.to_be();
-        Ok(Header { sum, len: header.len, shape, bytes })
+        Ok(TunnelHeader { sum, len: header.len, shape, bytes })
     }
 
     /// The same header between these stations: destination (the next hop) and source (the port) MAC address.
     #[must_use]
-    pub fn between(mut self, dst: [u8; 6], src: [u8; 6]) -> Header {
+    pub fn between(mut self, dst: [u8; 6], src: [u8; 6]) -> TunnelHeader {
         rewrite_macs(&mut self.bytes, dst, src);
         self
     }
@@ -415,7 +415,7 @@ impl Header {
     }
 
     /// Whether both put the same in front of a packet, but for the outer Ethernet header.
-    pub fn is_same_tunnel(&self, other: &Header) -> bool {
+    pub fn is_same_tunnel(&self, other: &TunnelHeader) -> bool {
         self.shape == other.shape && self.outer() == other.outer()
     }
 
@@ -528,7 +528,7 @@ const IPV4_CHECKSUM: usize = 10;
 /// The outer lengths leave Ethernet padding out: the caller cuts the frame to [`finish_len`], before or after. A frame too short
 /// for `header` and `parsed` is left as it is. The caller has checked the path MTU, so that the outer length fits 16 bits.
 #[inline]
-pub fn encapsulate(frame: &mut [u8], header: &Header, parsed: &Parsed, entropy: u32) {
+pub fn encapsulate(frame: &mut [u8], header: &TunnelHeader, parsed: &Parsed, entropy: u32) {
     let inner = Inner { len: parsed.end.saturating_sub(parsed.l3), tos: parsed.tos };
     if usize::from(parsed.l3) == parse::ETHERNET_LEN {
         encapsulate_untagged(frame, header, inner, |_| entropy);
@@ -549,8 +549,13 @@ pub struct Inner {
 /// [`encapsulate`] for a packet whose IP header begins at byte 14. `entropy` is asked only where the header has a place for it, and is
 /// given the frame as it was, from its Ethernet header on.
 #[inline(always)]
-pub fn encapsulate_untagged(frame: &mut [u8], header: &Header, inner: Inner, entropy: impl Fn(&[u8]) -> u32) {
-    struct Once<'a, E>(&'a mut [u8], &'a Header, Inner, E);
+pub fn encapsulate_untagged(
+    frame: &mut [u8],
+    header: &TunnelHeader,
+    inner: Inner,
+    entropy: impl Fn(&[u8]) -> u32,
+) {
+    struct Once<'a, E>(&'a mut [u8], &'a TunnelHeader, Inner, E);
     impl<E: Fn(&[u8]) -> u32> ForShape for Once<'_, E> {
         type Output = ();
         #[inline(always)]
@@ -563,7 +568,7 @@ pub fn encapsulate_untagged(frame: &mut [u8], header: &Header, inner: Inner, ent
     header.shape.choose(Once(frame, header, inner, entropy));
 }
 
-fn rewrite_link(frame: &mut [u8], header: &Header) -> Option<()> {
+fn rewrite_link(frame: &mut [u8], header: &TunnelHeader) -> Option<()> {
     let (dst, src) = header.macs();
     rewrite_macs(frame.first_chunk_mut::<{ parse::ETHERNET_LEN }>()?, dst, src);
     Some(())
@@ -573,7 +578,7 @@ fn rewrite_link(frame: &mut [u8], header: &Header) -> Option<()> {
 #[inline(always)]
 fn prepend<const ALL: usize, const LEN: usize>(
     frame: &mut [u8],
-    header: &Header,
+    header: &TunnelHeader,
     layout: Layout,
     inner: Inner,
     entropy: impl Fn(&[u8]) -> u32,
@@ -595,7 +600,7 @@ fn prepend<const ALL: usize, const LEN: usize>(
 }
 
 #[cold]
-fn encapsulate_tagged(frame: &mut [u8], header: &Header, l3: u16, inner: Inner, entropy: u32) {
+fn encapsulate_tagged(frame: &mut [u8], header: &TunnelHeader, l3: u16, inner: Inner, entropy: u32) {
     let (link_len, grown) = (usize::from(l3), header.len());
     let Some((link, precomputed)) = header.bytes.split_first_chunk::<{ parse::ETHERNET_LEN }>() else {
         return;
@@ -675,7 +680,7 @@ const fn source_port(entropy: u32) -> u16 {
 }
 
 /// Length of the frame after [`encapsulate`], Ethernet padding cut off.
-pub const fn finish_len(parsed: &Parsed, header: &Header) -> usize {
+pub const fn finish_len(parsed: &Parsed, header: &TunnelHeader) -> usize {
     header.len() + parsed.end as usize
 }
 

@@ -32,7 +32,7 @@ const OFFSET: u16 = 0x1fff;
 /// A datagram that fits is one piece. A fragment can be cut again: offsets go on from its own, and the last piece has
 /// more-fragments set if it had.
 #[derive(Clone, Copy, Debug)]
-pub struct Pieces {
+pub struct FragmentPlan {
     /// Offset of the IPv4 header in the frame.
     l3: usize,
     /// Length of the first piece's header, which has all options.
@@ -47,12 +47,12 @@ pub struct Pieces {
     count: usize,
 }
 
-impl Pieces {
+impl FragmentPlan {
     /// Plans pieces of at most `mtu` bytes of IP for the datagram that `parsed` describes in `frame`.
     ///
     /// # Errors
     /// [`CannotFragment`]; [`WrongFrame`](CannotFragment::WrongFrame) only for a mismatch of `frame` and `parsed`.
-    pub fn plan(parsed: &Parsed, frame: &[u8], mtu: u16) -> Result<Pieces, CannotFragment> {
+    pub fn plan(parsed: &Parsed, frame: &[u8], mtu: u16) -> Result<FragmentPlan, CannotFragment> {
         if parsed.is_v6() {
             return Err(CannotFragment::NotIpv4);
         }
@@ -71,7 +71,7 @@ impl Pieces {
         let mtu = usize::from(mtu);
         // Not zero: the longest header and eight bytes fit the smallest MTU.
         let later_payload_len = NonZeroUsize::new((mtu - later_header_len) & !7).ok_or(too_small)?;
-        let mut pieces = Pieces {
+        let mut pieces = FragmentPlan {
             l3,
             first_header_len: header.len(),
             later,
@@ -129,21 +129,21 @@ impl Pieces {
         Some(out.len())
     }
 
-    fn piece(&self, index: usize) -> Option<Piece> {
+    fn piece(&self, index: usize) -> Option<PieceRange> {
         match index {
-            0 => Some(Piece { header_len: self.first_header_len, at: 0, len: self.first_payload_len }),
+            0 => Some(PieceRange { header_len: self.first_header_len, at: 0, len: self.first_payload_len }),
             _ if index < self.count => {
                 let at = self.first_payload_len + (index - 1) * self.later_payload_len;
                 let rest = self.payload_len.saturating_sub(at);
                 let len = if index + 1 == self.count { rest } else { self.later_payload_len };
-                Some(Piece { header_len: self.later_header_len, at, len })
+                Some(PieceRange { header_len: self.later_header_len, at, len })
             }
             _ => None,
         }
     }
 }
 
-struct Piece {
+struct PieceRange {
     header_len: usize,
     /// Where its payload starts in the original's payload.
     at: usize,

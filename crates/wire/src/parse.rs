@@ -140,7 +140,7 @@ pub struct Parsed {
 
 /// Outcome of [`parse`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Frame {
+pub enum ParsedFrame {
     /// IPv4 or IPv6.
     Ip(Parsed),
     /// Something else (ARP, LLDP, three or more tags …): the kernel's.
@@ -237,7 +237,7 @@ const TYPE_TAGS: [u16; 3] = [0x8100, 0x88a8, 0x9100];
 /// Bytes of an Ethernet header without tags.
 pub const ETHERNET_LEN: usize = 14;
 const TAG_LEN: usize = 4;
-/// More tags than this make the frame [`Frame::NotIp`].
+/// More tags than this make the frame [`ParsedFrame::NotIp`].
 pub(crate) const TAGS_MAX: usize = 2;
 /// Bytes of an IPv4 header without options.
 pub const IPV4_LEN: usize = 20;
@@ -265,12 +265,12 @@ const DESTINATION: u8 = 60;
 ///
 /// # Errors
 /// [`Malformed`] when the frame has no well-formed layer 2 or 3 (also when the datagram ends past byte 65,535 of the frame).
-pub fn parse(frame: &[u8]) -> Result<Frame, Malformed> {
+pub fn parse(frame: &[u8]) -> Result<ParsedFrame, Malformed> {
     let (ethernet_type, l3) = link(frame)?;
     match ethernet_type {
         TYPE_IPV4 => ipv4(frame, l3),
         TYPE_IPV6 => ipv6(frame, l3),
-        _ => Ok(Frame::NotIp),
+        _ => Ok(ParsedFrame::NotIp),
     }
 }
 
@@ -307,7 +307,7 @@ fn link(frame: &[u8]) -> Result<(u16, usize), Malformed> {
 }
 
 #[inline]
-fn ipv4(frame: &[u8], l3: usize) -> Result<Frame, Malformed> {
+fn ipv4(frame: &[u8], l3: usize) -> Result<ParsedFrame, Malformed> {
     use Malformed::BadIpv4;
     let packet = frame.get(l3..).ok_or(BadIpv4)?;
     let fixed = packet.first_chunk::<IPV4_LEN>().ok_or(BadIpv4)?;
@@ -345,7 +345,7 @@ fn ipv4(frame: &[u8], l3: usize) -> Result<Frame, Malformed> {
         check_fragment(f, protocol, payload.len(), header_len)?;
     }
     let (kind, sport, dport) = transport(payload, protocol, fragment, false)?;
-    Ok(Frame::Ip(Parsed {
+    Ok(ParsedFrame::Ip(Parsed {
         l3: position(l3),
         l4: position(l3 + header_len),
         end,
@@ -389,7 +389,7 @@ fn check_fragment(fragment: Fragment, protocol: u8, payload: usize, before: usiz
     if payload == 0 || ragged || too_long || overlaps_flags { Err(Malformed::BadFragment) } else { Ok(()) }
 }
 
-fn ipv6(frame: &[u8], l3: usize) -> Result<Frame, Malformed> {
+fn ipv6(frame: &[u8], l3: usize) -> Result<ParsedFrame, Malformed> {
     use Malformed::BadIpv6;
     let packet = frame.get(l3..).ok_or(BadIpv6)?;
     let fixed = packet.first_chunk::<IPV6_LEN>().ok_or(BadIpv6)?;
@@ -412,7 +412,7 @@ fn ipv6(frame: &[u8], l3: usize) -> Result<Frame, Malformed> {
     let fragment = chain.fragment.map(|(fragment, _)| fragment);
     let segment = datagram.get(chain.l4..).ok_or(Malformed::BadIpv6Extension)?;
     let (kind, sport, dport) = transport(segment, chain.protocol, fragment, true)?;
-    Ok(Frame::Ip(Parsed {
+    Ok(ParsedFrame::Ip(Parsed {
         l3: position(l3),
         l4: position(l3 + chain.l4),
         end,

@@ -64,7 +64,7 @@ impl Plain {
     /// answer, they agree. A sixth of its instructions.
     #[inline(always)]
     pub fn read(frame: &[u8]) -> Option<Plain> {
-        let datagram = Datagram::read(frame)?;
+        let datagram = PlainIpv4::read(frame)?;
         match datagram.protocol() {
             TCP => datagram.plain::<TCP>(),
             UDP => datagram.plain::<UDP>(),
@@ -93,7 +93,7 @@ impl Plain {
 
 /// The IPv4 half of reading a [`Plain`]: apart, so that a caller whose work depends on the protocol decides only once.
 #[derive(Clone, Copy, Debug)]
-pub struct Datagram<'f> {
+pub struct PlainIpv4<'f> {
     head: &'f [u8; SHORTEST],
     /// The header in three words, from which all fields are taken: single fields would be single loads.
     first: u64,
@@ -102,11 +102,11 @@ pub struct Datagram<'f> {
     len: u16,
 }
 
-impl<'f> Datagram<'f> {
+impl<'f> PlainIpv4<'f> {
     /// An IPv4 header of the plain shape, of any protocol.
     #[expect(clippy::cast_possible_truncation, reason = "fields are cut out of words")]
     #[inline(always)]
-    pub fn read(frame: &'f [u8]) -> Option<Datagram<'f>> {
+    pub fn read(frame: &'f [u8]) -> Option<PlainIpv4<'f>> {
         /// Version and header length; more-fragments and offset.
         const SHAPE: u64 = u64::from_le_bytes([0xff, 0, 0, 0, 0, 0, 0x3f, 0xff]);
         let head = frame.first_chunk::<SHORTEST>()?;
@@ -121,7 +121,7 @@ impl<'f> Datagram<'f> {
             return None;
         }
         let lives = second & 0xff != 0;
-        (lives && is_checksum_right(first, second, third)).then_some(Datagram {
+        (lives && is_checksum_right(first, second, third)).then_some(PlainIpv4 {
             head,
             first,
             second,

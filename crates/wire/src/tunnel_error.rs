@@ -1,7 +1,7 @@
 //! What a router between here and a backend says of a packet that we sent through a tunnel: "fragmentation needed" (RFC 1191) and
 //! "packet too big" (RFC 4443 section 3.2), about the outer packet and to its source.
 
-use crate::encap::Header;
+use crate::encap::TunnelHeader;
 use crate::parse::{ICMP, ICMP_LEN, ICMPV6, IPV4_LEN, IPV6_LEN, Kind, Parsed};
 use crate::{Addr, checksum, field};
 
@@ -48,7 +48,7 @@ pub fn too_big<'f>(frame: &'f [u8], p: &Parsed) -> Option<TooBig<'f>> {
 impl TooBig<'_> {
     /// Whether the quoted packet may be one that was sent behind this header, to an inner destination that is admitted; where less
     /// than that is quoted, what is quoted decides.
-    pub fn is_about(&self, header: &Header, admits: impl Fn(Addr) -> bool) -> bool {
+    pub fn is_about(&self, header: &TunnelHeader, admits: impl Fn(Addr) -> bool) -> bool {
         let Some(inner) = header.after_quoted(self.quote) else { return false };
         let destination = match inner.first().map(|first| first >> 4) {
             None => return true,

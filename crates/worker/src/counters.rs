@@ -115,7 +115,7 @@ counters! {
 
 counters! {
     /// State synchronisation, per worker.
-    PerStation {
+    PerSync {
         /// Heartbeats sent to other machines.
         heartbeats,
         /// Decisions told to other owners.
@@ -248,7 +248,7 @@ pub struct Counters {
     /// By reason; a power of two, so that none lies outside.
     drops: [Count; DROPS],
     /// State synchronisation.
-    pub station: PerStation,
+    pub sync: PerSync,
     services: Box<[PerService]>,
     /// Apart from the services' other counters, whose size is a power of two.
     overloads: Box<[Count]>,
@@ -271,7 +271,7 @@ impl Counters {
         Counters {
             totals: CachePadded::default(),
             drops: core::array::from_fn(|_| Count::default()),
-            station: PerStation::default(),
+            sync: PerSync::default(),
             services: boxed(services_max),
             overloads: boxed(services_max),
             backends: boxed(backends_max),

@@ -8,12 +8,12 @@
 //! It exists because the general description of a packet, passed from stage to stage, costs several hundred
 //! instructions a packet, and this a fifth of them.
 
-use crate::classify::{Fate, Packet, classify, is_possible_source_v6, key_of};
-use crate::emit::Label;
-use crate::heads::{self, Course, Gate, Heads, Lean, Needle};
+use crate::decide::known::place_in;
+use crate::describe::columns::{self, FlowEvent, HeaderColumns, MacFilter, ServiceKey, Summary};
+use crate::describe::general::{Fate, Packet, classify, is_possible_source_v6, key_of};
 use crate::io::{Burst, Frame, PacketIo};
 use crate::lookup::LookedUp;
-use crate::steering::place_in;
+use crate::send::Label;
 use crate::view::{BackendState, BackendView, HashOn, PortView, ServiceView, View};
 use crate::{BURST, Worker};
 use arrayvec::ArrayVec;
@@ -32,7 +32,7 @@ const SERVICES_TOGETHER: usize = 4;
 /// A received burst after the first stage, by position.
 #[derive(Debug)]
 pub(crate) struct Batch {
-    pub(crate) heads: Heads,
+    pub(crate) columns: HeaderColumns,
     /// The positions of the plain shape that have a service, a bit each.
     plain: u32,
     /// Services with packets in this burst, and the positions of these, a bit each: at most [`SERVICES_TOGETHER`].
@@ -59,7 +59,7 @@ pub(crate) struct Batch {
 impl Default for Batch {
     fn default() -> Batch {
         Batch {
-            heads: Heads::new(),
+            columns: HeaderColumns::new(),
             plain: 0,
             groups: ArrayVec::new(),
             v6: 0,
@@ -81,8 +81,8 @@ impl Batch {
     }
 
     #[inline(always)]
-    fn at(&self, position: usize) -> Lean {
-        Lean(self.heads.lean[position % BURST])
+    fn at(&self, position: usize) -> Summary {
+        Summary(self.columns.summary[position % BURST])
     }
 
     /// Of these positions, those that have the first one's service, as far as they were found together.
@@ -128,8 +128,8 @@ impl Batch {
     /// What is counted of a packet that goes to this backend.
     #[inline(always)]
     pub(crate) fn label_to(&self, position: usize, backend: BackendId) -> Label {
-        let lean = self.at(position);
-        Label::plain(ServiceId(lean.service()), backend, lean.len())
+        let summary = self.at(position);
+        Label::plain(ServiceId(summary.service()), backend, summary.len())
     }
 }
 
@@ -149,12 +149,12 @@ pub(crate) const fn everything(count: usize) -> u32 {
     if count < BURST { (1 << count) - 1 } else { u32::MAX }
 }
 
-/// To the port's own station, or, where all stations are served, not to a group.
-fn gate(view: &View, port: PortId) -> Gate {
+/// To the port's own MAC address, or, where all are served, not to a group.
+fn mac_filter(view: &View, port: PortId) -> MacFilter {
     let first_eight = |[a, b, c, d, e, f]: [u8; 6]| u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
-    match view.ports.get(port.index()).and_then(PortView::station) {
-        Some(mac) => Gate { mask: first_eight([0xff; 6]), value: first_eight(mac) },
-        None => Gate { mask: first_eight([1, 0, 0, 0, 0, 0]), value: 0 },
+    match view.ports.get(port.index()).and_then(PortView::own_mac) {
+        Some(mac) => MacFilter { mask: first_eight([0xff; 6]), value: first_eight(mac) },
+        None => MacFilter { mask: first_eight([1, 0, 0, 0, 0, 0]), value: 0 },
     }
 }
 
@@ -189,7 +189,7 @@ impl<Io: PacketIo> Worker<Io> {
         burst: &Burst<Io::Frame>,
         keys: &mut Keys,
     ) -> usize {
-        let gate = gate(view, port);
+        let mac_filter = mac_filter(view, port);
         let batch = &mut *self.batch;
         batch.others.clear();
         batch.groups.clear();
@@ -198,7 +198,7 @@ impl<Io: PacketIo> Worker<Io> {
         let bytes = self.flows.vectors().run(
             #[inline(always)]
             |lanes| {
-                let (bytes, is_any_plain) = self.batch.heads.read(gate, burst);
+                let (bytes, is_any_plain) = self.batch.columns.read(mac_filter, burst);
                 if !is_any_plain {
                     return bytes;
                 }
@@ -207,7 +207,7 @@ impl<Io: PacketIo> Worker<Io> {
                     self.steer_by_slots(view, keys, lanes);
                 }
                 // Those of flows that nobody knows yet, most likely: their slots' lines have until the look-up is done.
-                let (_, _, syn) = self.batch.heads.courses(lanes);
+                let (_, _, syn) = self.batch.columns.events(lanes);
                 self.batch.slotted = syn & self.batch.plain & !self.batch.remembered;
                 if self.batch.slotted != 0 {
                     self.find_slots(view, self.batch.slotted, lanes);
@@ -222,7 +222,7 @@ impl<Io: PacketIo> Worker<Io> {
         }
         for position in bits(others) {
             if let Some(frame) = burst.get(position)
-                && !self.classify_plain_v6(view, gate, position, frame, keys)
+                && !self.classify_plain_v6(view, mac_filter, position, frame, keys)
             {
                 self.classify_other(view, position, frame, keys);
             }
@@ -236,43 +236,43 @@ impl<Io: PacketIo> Worker<Io> {
         let mut left = everything(count);
         while left != 0 {
             let first = left.trailing_zeros() as usize % BURST;
-            let needle = Needle(self.batch.heads.needle[first]);
-            let Some((index, service)) = service_of(view, needle) else {
+            let service_key = ServiceKey(self.batch.columns.service_key[first]);
+            let Some((index, service)) = service_of(view, service_key) else {
                 left &= left - 1;
                 continue;
             };
             let id = u64::from(service.id.0);
-            let place = id << Lean::SERVICE | u64::from(index) << Lean::INDEX;
+            let place = id << Summary::SERVICE | u64::from(index) << Summary::INDEX;
             let of_it = if self.batch.groups.is_full() {
-                keys.narrow_mut(count)[first] = self.batch.heads.key[first] | id;
-                self.batch.heads.lean[first] |= place;
+                keys.narrow_mut(count)[first] = self.batch.columns.key[first] | id;
+                self.batch.columns.summary[first] |= place;
                 1 << first
             } else {
-                let of_it = lanes.equal(&self.batch.heads.needle, needle.0) & left;
+                let of_it = lanes.equal(&self.batch.columns.service_key, service_key.0) & left;
                 let _ = self.batch.groups.try_push((of_it, service.id));
-                self.claim(count, needle, id, place, keys);
+                self.claim(count, service_key, id, place, keys);
                 of_it
             };
             left &= !of_it;
             self.batch.plain |= of_it;
             if service.memory.is_some() {
                 self.batch.remembered |= of_it;
-                self.batch.undecided |= if needle.protocol() == TCP { of_it } else { 0 };
+                self.batch.undecided |= if service_key.protocol() == TCP { of_it } else { 0 };
             }
         }
     }
 
     /// Completes what is known of all packets of a service in a burst of `count`.
     #[inline(always)]
-    fn claim(&mut self, count: usize, needle: Needle, id: u64, place: u64, keys: &mut Keys) {
-        let Heads { needle: needles, key, lean, .. } = &mut self.batch.heads;
+    fn claim(&mut self, count: usize, service_key: ServiceKey, id: u64, place: u64, keys: &mut Keys) {
+        let HeaderColumns { service_key: service_keys, key, summary, .. } = &mut self.batch.columns;
         let keys = keys.narrow_mut(count);
-        let blocks = count.div_ceil(heads::LANES).min(BURST / heads::LANES);
-        for position in 0..blocks * heads::LANES {
+        let blocks = count.div_ceil(columns::LANES).min(BURST / columns::LANES);
+        for position in 0..blocks * columns::LANES {
             let position = position % BURST;
-            let is_its = u64::from(needles[position] == needle.0).wrapping_neg();
+            let is_its = u64::from(service_keys[position] == service_key.0).wrapping_neg();
             keys[position] |= (key[position] | id) & is_its;
-            lean[position] |= place & is_its;
+            summary[position] |= place & is_its;
         }
     }
 
@@ -281,7 +281,7 @@ impl<Io: PacketIo> Worker<Io> {
     fn classify_plain_v6(
         &mut self,
         view: &View,
-        gate: Gate,
+        mac_filter: MacFilter,
         position: usize,
         frame: &Io::Frame,
         keys: &mut Keys,
@@ -292,10 +292,10 @@ impl<Io: PacketIo> Worker<Io> {
             return false;
         };
         let Some(service) = view.service.get(usize::from(index)) else { return false };
-        let is_refused = meta.truncated || meta.multi_segment || !gate.admits(bytes);
+        let is_refused = meta.truncated || meta.multi_segment || !mac_filter.admits(bytes);
         // What remembers slots looks them up first, in the general stages.
         if is_refused
-            || index > Lean::INDEX_MAX
+            || index > Summary::INDEX_MAX
             || service.memory.is_some()
             || !is_possible_source_v6(plain.src)
             || plain.src == plain.dst
@@ -311,14 +311,14 @@ impl<Io: PacketIo> Worker<Io> {
         };
         keys.set(position, Some(&key_of(service, &tuple)));
         const CHANGES: u8 = TcpFlags::SYN | TcpFlags::FIN | TcpFlags::RST;
-        let course = match plain.protocol {
-            UDP => Course::Udp,
-            _ if plain.flags.0 & CHANGES == 0 => Course::Tcp,
-            _ if plain.flags.is_syn() => Course::Syn,
-            _ => Course::Turning,
+        let event = match plain.protocol {
+            UDP => FlowEvent::Udp,
+            _ if plain.flags.0 & CHANGES == 0 => FlowEvent::Tcp,
+            _ if plain.flags.is_syn() => FlowEvent::Syn,
+            _ => FlowEvent::Turning,
         };
-        self.batch.heads.lean[position % BURST] =
-            Lean::new(plain.len, plain.tos, course, service.id.0, index).0;
+        self.batch.columns.summary[position % BURST] =
+            Summary::new(plain.len, plain.tos, event, service.id.0, index).0;
         self.batch.plain |= 1 << (position % BURST);
         self.batch.v6 |= 1 << (position % BURST);
         true
@@ -358,7 +358,7 @@ impl<Io: PacketIo> Worker<Io> {
     /// Finds the slots at these positions of IPv4, and fetches their lines of the tables.
     #[inline(always)]
     pub(crate) fn find_slots(&mut self, view: &View, positions: u32, lanes: Lanes) {
-        self.batch.heads.hash(lanes, &view.cluster_key, positions);
+        self.batch.columns.hash(lanes, &view.cluster_key, positions);
         let mut left = positions;
         while left != 0 {
             let its = self.batch.of_first(left);
@@ -366,13 +366,14 @@ impl<Io: PacketIo> Worker<Io> {
             let Some(service) = self.service_at(view, its) else { continue };
             if service.hash == HashOn::Source {
                 for position in bits(its) {
-                    let source = Addr::V4(self.batch.heads.src(position));
-                    self.batch.heads.hash[position % BURST] = steer::hash::source(&view.cluster_key, source);
+                    let source = Addr::V4(self.batch.columns.src(position));
+                    self.batch.columns.hash[position % BURST] =
+                        steer::hash::source(&view.cluster_key, source);
                 }
             }
             let (members, size) = (service.maglev.slots(), service.maglev.size());
             for position in bits(its) {
-                let slot = Maglev::slot_of(self.batch.heads.hash[position % BURST], size);
+                let slot = Maglev::slot_of(self.batch.columns.hash[position % BURST], size);
                 self.batch.slots[position % BURST] = slot;
                 match members.get(slot as usize) {
                     Some(member) => lanes.prefetch(member),
@@ -486,7 +487,7 @@ impl<Io: PacketIo> Worker<Io> {
         lanes: Lanes,
     ) -> Carried {
         let hits = looked_up.hits;
-        let (udp, turning, syn) = self.batch.heads.courses(lanes);
+        let (udp, turning, syn) = self.batch.columns.events(lanes);
         let plain = self.batch.plain;
         let tcp = hits.stamped(lanes, stamps.tcp) & plain & !(udp | turning | syn);
         let current = tcp | if udp & plain == 0 { 0 } else { hits.stamped(lanes, stamps.udp) & plain & udp };
@@ -528,8 +529,8 @@ impl<Io: PacketIo> Worker<Io> {
             }
             _ => {
                 for position in bits(done) {
-                    let lean = self.batch.at(position);
-                    count(ServiceId(lean.service()), 1, usize::from(lean.len()));
+                    let summary = self.batch.at(position);
+                    count(ServiceId(summary.service()), 1, usize::from(summary.len()));
                 }
             }
         }
@@ -607,10 +608,10 @@ impl<Io: PacketIo> Worker<Io> {
         position: usize,
         id: BackendId,
     ) -> Option<Io::Frame> {
-        let lean = self.batch.at(position);
-        let Some(backend) = backend_of(&view.backends, id, lean) else { return Some(frame) };
+        let summary = self.batch.at(position);
+        let Some(backend) = backend_of(&view.backends, id, summary) else { return Some(frame) };
         let shape = backend.header.shape();
-        if shape.choose(CarryOne { backend, lean, frame: &mut frame }).is_none() {
+        if shape.choose(CarryOne { backend, summary, frame: &mut frame }).is_none() {
             return Some(frame);
         }
         self.send(view, backend.port, frame, self.batch.label_to(position, id));
@@ -637,11 +638,11 @@ impl<Io: PacketIo> ForShape for CarryAs<'_, Io> {
         let batch = &*self.worker.batch;
         for position in bits(self.ready) {
             let Some(frame) = self.burst.get_mut(position) else { break };
-            let lean = batch.at(position);
-            let backend = backend_of(self.backends, batch.backend(position), lean)
+            let summary = batch.at(position);
+            let backend = backend_of(self.backends, batch.backend(position), summary)
                 .filter(|backend| backend.port == self.port);
-            match backend.and_then(|backend| encapsulate::<P, _>(backend, lean, frame)) {
-                Some(()) => datagrams += usize::from(lean.len()),
+            match backend.and_then(|backend| encapsulate::<P, _>(backend, summary, frame)) {
+                Some(()) => datagrams += usize::from(summary.len()),
                 None => leave(&mut left, position),
             }
         }
@@ -659,37 +660,37 @@ fn leave(left: &mut u32, position: usize) {
 /// The service, with its index, of a packet of the plain shape; `None` for a packet of another, and where the general stages have to
 /// look.
 #[inline(always)]
-fn service_of(view: &View, needle: Needle) -> Option<(u16, &ServiceView)> {
-    if needle.0 == 0 {
+fn service_of(view: &View, service_key: ServiceKey) -> Option<(u16, &ServiceView)> {
+    if service_key.0 == 0 {
         return None;
     }
-    let index = view.services.exact_v4(needle.dst(), needle.dport(), needle.protocol())?;
+    let index = view.services.exact_v4(service_key.dst(), service_key.dport(), service_key.protocol())?;
     let service = view.service.get(usize::from(index)).filter(|service| !service.wide)?;
-    (index <= Lean::INDEX_MAX).then_some((index, service))
+    (index <= Summary::INDEX_MAX).then_some((index, service))
 }
 
 /// The backend, if it can be reached and takes datagrams of this length, and is the service's.
 #[inline(always)]
-fn backend_of(backends: &[Option<BackendView>], id: BackendId, lean: Lean) -> Option<&BackendView> {
+fn backend_of(backends: &[Option<BackendView>], id: BackendId, summary: Summary) -> Option<&BackendView> {
     let backend = backends.get(id.index())?.as_ref()?;
-    (backend.service.0 == lean.service() && lean.len() <= backend.room.get()).then_some(backend)
+    (backend.service.0 == summary.service() && summary.len() <= backend.room.get()).then_some(backend)
 }
 
 /// Puts the tunnel's header, of a known shape, in front of a packet of the plain shape. `None`: there is no room, and the frame is
 /// as it was.
 #[inline(always)]
-fn encapsulate<P: Prepend, F: Frame>(backend: &BackendView, lean: Lean, frame: &mut F) -> Option<()> {
+fn encapsulate<P: Prepend, F: Frame>(backend: &BackendView, summary: Summary, frame: &mut F) -> Option<()> {
     let header = backend.header.shaped::<P>()?;
     // Ethernet padding is no part of the datagram and must not travel inside the tunnel.
-    let bytes = frame.cut_and_grow(usize::from(lean.len()) + ETHERNET_LEN, P::LEN).ok()?;
-    P::prepend(bytes, header, Inner { len: lean.len(), tos: lean.tos() }, entropy_of);
+    let bytes = frame.cut_and_grow(usize::from(summary.len()) + ETHERNET_LEN, P::LEN).ok()?;
+    P::prepend(bytes, header, Inner { len: summary.len(), tos: summary.tos() }, entropy_of);
     Some(())
 }
 
 /// The same for one packet.
 struct CarryOne<'f, F> {
     backend: &'f BackendView,
-    lean: Lean,
+    summary: Summary,
     frame: &'f mut F,
 }
 
@@ -698,7 +699,7 @@ impl<F: Frame> ForShape for CarryOne<'_, F> {
 
     #[inline(always)]
     fn with<P: Prepend>(self) -> Option<()> {
-        encapsulate::<P, F>(self.backend, self.lean, self.frame)
+        encapsulate::<P, F>(self.backend, self.summary, self.frame)
     }
 }
 

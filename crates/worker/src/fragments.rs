@@ -10,9 +10,9 @@
 mod coverage;
 mod held;
 
-use crate::classify::{Fate, Packet, classify, whole_for_vip};
+use crate::decide::known::LookupResult;
+use crate::describe::general::{Fate, Packet, classify, whole_for_vip};
 use crate::io::{Frame, PacketIo};
-use crate::steering::Answer;
 use crate::turn::Relay;
 use crate::view::View;
 use crate::{DropReason, Worker};
@@ -294,7 +294,7 @@ impl<Io: PacketIo> Worker<Io> {
         let found = view.services.find(tuple.dst, tuple.dport, tuple.protocol);
         *packet = whole_for_vip(view, frame.bytes(), packet.parsed, found);
         if self.key(view, frame.bytes(), packet).is_some() {
-            self.steer(view, frame.bytes(), packet, Answer::default(), now);
+            self.steer(view, frame.bytes(), packet, LookupResult::default(), now);
         }
         if packet.fate == Fate::Echo && !reply::is_echo_in_pieces(frame.bytes(), &packet.parsed) {
             packet.fate = Fate::Drop(DropReason::IcmpUnhandled);

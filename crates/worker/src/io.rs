@@ -1,5 +1,7 @@
 //! The narrow edge between the engine and whatever moves frames: DPDK, a pcap file, memory.
 
+pub mod memory;
+
 use crate::DropReason;
 use wire::{BackendId, PortId, ServiceId};
 

@@ -2,10 +2,10 @@
 //! several bursts, where more than one waits, so that they overlap with everything else.
 
 use crate::Worker;
-use crate::classify::{Fate, Packet, key_of};
+use crate::decide::known::LookupResult;
+use crate::describe::general::{Fate, Packet, key_of};
 use crate::fast::Batch;
 use crate::io::PacketIo;
-use crate::steering::Answer;
 use crate::view::View;
 use arrayvec::ArrayVec;
 use flow::{Hits, Keys};
@@ -21,8 +21,8 @@ pub(crate) struct LookedUp<'l> {
 
 impl LookedUp<'_> {
     #[inline]
-    pub(crate) fn answer(self, position: usize) -> Answer {
-        Answer { hit: self.hits.get(position), miss: self.hits.miss(position) }
+    pub(crate) fn answer(self, position: usize) -> LookupResult {
+        LookupResult { hit: self.hits.get(position), miss: self.hits.miss(position) }
     }
 }
 
@@ -30,7 +30,7 @@ impl LookedUp<'_> {
 /// wait for each other. Boxes change places; nothing is copied.
 #[derive(Debug)]
 pub(crate) struct Train {
-    pub(crate) row: flow::Row,
+    pub(crate) row: flow::LookupPipeline,
     /// Of a burst that is alone.
     pub(crate) hits: Hits,
     /// Descriptions of the bursts on their way, the first one first.
@@ -45,7 +45,7 @@ pub(crate) const ON_THEIR_WAY: usize = 3;
 impl Train {
     pub(crate) fn new() -> Train {
         Train {
-            row: flow::Row::new(),
+            row: flow::LookupPipeline::new(),
             hits: Hits::new(),
             waiting: ArrayVec::new(),
             spare: core::array::from_fn(|_| Box::default()).into(),

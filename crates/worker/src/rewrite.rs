@@ -1,13 +1,13 @@
 //! Fourth stage: carries out a frame's fate. Encapsulates towards the backend, answers for the VIP, hands fragments to
 //! their owner, punts, drops.
 
-use crate::classify::{Fate, Packet};
-use crate::emit::Label;
+use crate::describe::general::{Fate, Packet};
 use crate::io::{Frame, PacketIo};
+use crate::send::Label;
 use crate::view::{BackendView, OnClosedPort, OnEmpty, View};
 use crate::{DropReason, Worker};
 use wire::encap::{encapsulate, entropy};
-use wire::fragment::Pieces;
+use wire::fragment::FragmentPlan;
 use wire::parse::{Kind, TcpFlags};
 use wire::{Tick, Tuple, reply};
 
@@ -101,7 +101,7 @@ impl<Io: PacketIo> Worker<Io> {
     /// The cold path of IPv4 datagrams that may be fragmented: each piece goes out in a buffer of its own; the first
     /// stands for the frame received, the others are originated.
     fn cut(&mut self, view: &View, frame: Io::Frame, packet: &Packet, (backend, mtu): (&BackendView, u16)) {
-        let Ok(pieces) = Pieces::plan(&packet.parsed, frame.bytes(), mtu) else {
+        let Ok(pieces) = FragmentPlan::plan(&packet.parsed, frame.bytes(), mtu) else {
             return self.drop_frame(view, frame, packet, DropReason::TooBig);
         };
         let count = pieces.count();
@@ -141,7 +141,7 @@ impl<Io: PacketIo> Worker<Io> {
         if !first {
             self.counters.totals.originated.add(1);
         }
-        let Ok(wire::parse::Frame::Ip(parsed)) = wire::parse::parse(piece.bytes()) else {
+        let Ok(wire::parse::ParsedFrame::Ip(parsed)) = wire::parse::parse(piece.bytes()) else {
             let packet = Packet { made_here: !first, ..*packet };
             return self.drop_frame(view, piece, &packet, DropReason::BadFragment);
         };

@@ -1,22 +1,22 @@
 //! One worker and its turn, which reads like a table of contents.
 
-use crate::classify::{Fate, Packet, classify};
-use crate::elsewhere::Looks;
-use crate::emit::{Label, Outbox};
+use crate::act::punt::Budgets;
+use crate::cluster::{CoreNote, StateSync};
+use crate::decide::known::LookupResult;
+use crate::decide::least_load::Queues;
+use crate::decide::new_flow::Fresh;
+use crate::decide::other_workers::Looks;
+use crate::decide::probation::Probation;
+use crate::describe::general::{Fate, Packet, classify};
 use crate::fast::Batch;
 use crate::fragments::Store;
-use crate::fresh::Fresh;
 use crate::io::{BURSTS_MAX, Burst, Frame, PacketIo};
-use crate::least_load::Queues;
 use crate::lookup::{LookedUp, ON_THEIR_WAY, Train};
-use crate::mailbox::Inbox;
-use crate::path_mtu;
-use crate::probation::Probation;
-use crate::punt::Budgets;
+use crate::send::{Label, Outbox};
 use crate::sources::Sampler;
-use crate::station::{CoreNote, Station};
-use crate::steering::Answer;
 use crate::token_bucket::{Budget, TokenBucket};
+use crate::view::mailbox::Inbox;
+use crate::view::path_mtu;
 use crate::view::{PortRole, View};
 use crate::{BURST, Counters, DropReason};
 use arrayvec::ArrayVec;
@@ -116,7 +116,7 @@ pub struct Worker<Io: PacketIo> {
     pub(crate) crowded: Option<Tick>,
     pub(crate) tally: Tally,
     /// What it knows as a member of a cluster.
-    pub(crate) station: Option<Box<Station>>,
+    pub(crate) sync: Option<Box<StateSync>>,
 }
 
 /// Counted in registers during a turn, and added to the counters at its end.
@@ -160,7 +160,7 @@ impl<Io: PacketIo> Worker<Io> {
             sampler: Sampler::default(),
             crowded: None,
             tally: Tally::default(),
-            station: None,
+            sync: None,
         }
     }
 
@@ -324,7 +324,7 @@ impl<Io: PacketIo> Worker<Io> {
         is_due: bool,
         now: Tick,
     ) {
-        let (keys, hits) = self.flows.lookup_row(&mut train.row, now);
+        let (keys, hits) = self.flows.lookup_pipelined(&mut train.row, now);
         if is_due && let Some(oldest) = train.waiting.pop_at(0) {
             let latest = replace(&mut self.batch, oldest);
             self.forward_burst(view, burst, LookedUp { keys, hits }, now);
@@ -356,7 +356,7 @@ impl<Io: PacketIo> Worker<Io> {
         view: &View,
         frame: Io::Frame,
         position: usize,
-        answer: Answer,
+        answer: LookupResult,
         now: Tick,
     ) {
         let mut packet = self.describe_plain(view, &frame, position);
@@ -376,7 +376,7 @@ impl<Io: PacketIo> Worker<Io> {
         view: &View,
         frame: Io::Frame,
         mut packet: Packet,
-        answer: Answer,
+        answer: LookupResult,
         now: Tick,
     ) {
         self.steer(view, frame.bytes(), &mut packet, answer, now);
@@ -391,7 +391,7 @@ impl<Io: PacketIo> Worker<Io> {
         if received > 0 {
             self.count_received(port, &burst);
             for frame in burst.drain(..) {
-                match crate::classify::probe(view, frame.bytes()) {
+                match crate::describe::general::probe(view, frame.bytes()) {
                     Some(mut packet) => self.rewrite(view, frame, &mut packet, now),
                     None => self.send(view, data, frame, Label::KERNEL),
                 }

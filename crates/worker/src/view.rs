@@ -3,13 +3,19 @@
 //! Built by control (`control::compile`), handed over as `Arc<View>` through a mailbox, adopted between two
 //! bursts; the old one goes back to control and is freed there.
 
-use crate::cluster::Cluster;
-use crate::loads::Loads;
-use crate::path_mtu::{Learnt, Room, Tunnels};
-use crate::slots::SlotMemory;
+pub mod cluster;
+pub mod loads;
+pub mod mailbox;
+pub mod path_mtu;
+pub mod slots;
+
+use crate::view::cluster::Cluster;
+use crate::view::loads::Loads;
+use crate::view::path_mtu::{Learnt, Room, Tunnels};
+use crate::view::slots::SlotMemory;
 use std::sync::Arc;
 use steer::{Maglev, Services};
-use wire::encap::Header;
+use wire::encap::TunnelHeader;
 use wire::{Addr, BackendId, PortId, ServiceId};
 
 /// Largest number of services (ids 1 to this).
@@ -40,7 +46,7 @@ pub struct View {
     pub timeouts: Timeouts,
     /// Health probes that travel in the traffic's own encapsulation (`route = "tunnel"`): a frame from the kernel with
     /// this (source address, source port, destination VIP) goes to that backend. Few; searched linearly.
-    pub probes: Vec<Probe>,
+    pub probes: Vec<TunnelProbe>,
     /// The cluster this machine is in; `None` for a machine alone.
     pub cluster: Option<Arc<Cluster>>,
     /// What packets to ports of a VIP get that no service has.
@@ -110,7 +116,7 @@ pub struct LeastLoad {
     pub select: Select,
     /// What becomes of new flows when all backends are full.
     pub overload: Overload,
-    /// By member, [what a flow adds](crate::least_load::share) to its load.
+    /// By member, [what a flow adds](crate::decide::least_load::share) to its load.
     pub shares: Vec<u64>,
 }
 
@@ -205,7 +211,7 @@ pub struct BackendView {
     /// Link-layer next hop; `None` while unresolved.
     pub next_hop: Option<[u8; 6]>,
     /// Outer Ethernet (from the port to the next hop) and tunnel header, ready but for lengths, DSCP, ECN and entropy.
-    pub header: Header,
+    pub header: TunnelHeader,
     /// What routers on the way have said.
     pub learnt: Learnt,
 }
@@ -226,7 +232,7 @@ pub struct PortView {
 
 impl PortView {
     /// The only address whose frames this port serves; `None` in a replay: a capture may have been taken anywhere.
-    pub fn station(&self) -> Option<[u8; 6]> {
+    pub fn own_mac(&self) -> Option<[u8; 6]> {
         match self.role {
             PortRole::Data { punt_to_nowhere: true, .. } => None,
             _ => Some(self.mac),
@@ -282,7 +288,7 @@ impl Default for Timeouts {
 
 /// A probe flow through a tunnel.
 #[derive(Clone, Copy, Debug)]
-pub struct Probe {
+pub struct TunnelProbe {
     /// Source address of the probing socket.
     pub source: Addr,
     /// Its port.

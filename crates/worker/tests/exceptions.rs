@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use wire::BackendId;
 use worker::View;
-use worker::slots::SlotMemory;
+use worker::view::slots::SlotMemory;
 use worker::view::{BackendState, OnDown};
 
 const SLOTS: u32 = 251;

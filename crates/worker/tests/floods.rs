@@ -6,8 +6,8 @@ use rig::*;
 use std::sync::Arc;
 use wire::BackendId;
 use worker::View;
-use worker::least_load::share;
-use worker::loads::Loads;
+use worker::decide::least_load::share;
+use worker::view::loads::Loads;
 use worker::view::{BackendState, LeastLoad, Overload, Policy, Select};
 
 const FLOWS: usize = 65_536;

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use wire::BackendId;
 use worker::counters::CLOSED_SOON_US;
-use worker::least_load::share;
-use worker::loads::{Load, Loads};
+use worker::decide::least_load::share;
+use worker::view::loads::{Load, Loads};
 use worker::view::{BackendState, LeastLoad, Overload, Policy, Select};
 use worker::{BURST, DropReason, RxMeta, Verdict, View};
 
@@ -43,7 +43,7 @@ fn by_table(view: &View, sport: u16) -> BackendId {
         dport: 80,
         protocol: TCP,
     };
-    worker::steering::place(view, &view.service[0], &flow, false).expect("a table")
+    worker::decide::known::place(view, &view.service[0], &flow, false).expect("a table")
 }
 
 #[test]

@@ -7,7 +7,7 @@ use etherparse::{Icmpv4Type, PacketBuilder, icmpv4::DestUnreachableHeader};
 use rig::*;
 use wire::BackendId;
 use wire::encap::Mode;
-use worker::path_mtu::AGE_US;
+use worker::view::path_mtu::AGE_US;
 use worker::view::{BackendState, BackendView};
 use worker::{DropReason, Outcome, RxMeta, Verdict, View};
 

@@ -8,8 +8,8 @@ use std::net::Ipv6Addr;
 use std::sync::Arc;
 use wire::BackendId;
 use wire::encap::Mode;
-use worker::mailbox::mailbox;
-use worker::memory_io::MemIo;
+use worker::io::memory::MemIo;
+use worker::view::mailbox::mailbox;
 use worker::view::{BackendState, OnClosedPort, OnDown, OnEmpty, PortRole};
 use worker::{Counters, DropReason, Outcome, RxMeta, Setup, Verdict, View, Worker};
 

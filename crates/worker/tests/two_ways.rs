@@ -90,7 +90,7 @@ fn a_view(generation: u64, states: &[BackendState], on_down: OnDown, hash: HashO
             spec.policy = Policy::LeastLoad(Box::new(LeastLoad {
                 select: if protocol == TCP { Select::Min } else { Select::TwoChoices },
                 overload: Overload::Spread,
-                shares: vec![worker::least_load::share(100, 1, 1); BACKENDS],
+                shares: vec![worker::decide::least_load::share(100, 1, 1); BACKENDS],
             }));
         }
         spec

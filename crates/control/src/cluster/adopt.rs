@@ -17,7 +17,7 @@ use crate::truth::{Departed, Note, Refusal, SLOTS_AT_ONCE, Tokens, Truth, tokens
 use model::Loaded;
 use model::api::EventKind;
 use model::config::{AdminState, Backend, Config, HealthKind, Registration, Service};
-use statesync::datagram::Keys;
+use statesync::datagram::ClusterKeys;
 use statesync::plan::{Job, Plan};
 use statesync::{MachineId, Member, Members, Owners};
 use std::collections::BTreeSet;
@@ -28,9 +28,9 @@ use steer::Maglev;
 use tokio::sync::{mpsc, oneshot, watch};
 use wire::{BackendId, PortId, ServiceId};
 use worker::View;
-use worker::cluster::{Cluster, Endpoint, Link, SlotsView};
-use worker::path_mtu::Room;
-use worker::slots::SlotMemory;
+use worker::view::cluster::{Cluster, Endpoint, Link, SlotsView};
+use worker::view::path_mtu::Room;
+use worker::view::slots::SlotMemory;
 use worker::view::{BackendState, ServiceView};
 
 /// Orders and wishes that may wait for the connection.
@@ -680,7 +680,7 @@ impl Truth {
             owners: Owners::settled(Members::default()),
             endpoint,
             links: Vec::new(),
-            keys: Keys { own, accepted },
+            keys: ClusterKeys { own, accepted },
             max_idle_us,
             relays: RELAYS,
             services: vips

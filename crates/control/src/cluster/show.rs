@@ -101,7 +101,7 @@ impl Truth {
 
     /// Machines that some worker does not ask.
     fn suspects(&self) -> MachineSet {
-        let bits = self.workers.iter().map(|worker| worker.counters.station.suspects.get());
+        let bits = self.workers.iter().map(|worker| worker.counters.sync.suspects.get());
         MachineSet::from_bits(bits.fold(0, |all, of| all | of))
     }
 
@@ -110,7 +110,7 @@ impl Truth {
         let mut counts: Vec<SyncCount> = Vec::new();
         for worker in &self.workers {
             // The bits of a set are no number.
-            let each = worker.counters.station.each().filter(|(name, ..)| *name != "suspects");
+            let each = worker.counters.sync.each().filter(|(name, ..)| *name != "suspects");
             for (at, (name, help, count)) in each.enumerate() {
                 match counts.get_mut(at) {
                     Some(known) => known.count += count,

@@ -231,7 +231,9 @@ fn inner_macs(backend: &BackendView) -> ([u8; 6], [u8; 6]) {
     original.extend([0, 1, 0, 80, 0, 8, 0, 0]);
     let check = wire::checksum::checksum(&original[14..34]);
     original[24..26].copy_from_slice(&check.to_be_bytes());
-    let Ok(wire::parse::Frame::Ip(parsed)) = wire::parse::parse(&original) else { panic!("a good frame") };
+    let Ok(wire::parse::ParsedFrame::Ip(parsed)) = wire::parse::parse(&original) else {
+        panic!("a good frame")
+    };
     let mut frame = vec![0; backend.header.len()];
     frame.extend(&original);
     wire::encap::encapsulate(&mut frame, &backend.header, &parsed, 1);
@@ -418,7 +420,7 @@ fn errors() {
 
 #[test]
 fn probes_pass() {
-    let probe = Probe { source: Addr::V4(1), source_port: 2, vip: Addr::V4(3), backend: BackendId(4) };
+    let probe = TunnelProbe { source: Addr::V4(1), source_port: 2, vip: Addr::V4(3), backend: BackendId(4) };
     let view = compile(&config(""), &mut Ids::default(), &Runtime { probes: &[probe], ..runtime() }).unwrap();
     assert_eq!(view.probes.len(), 1);
     assert_eq!(view.probes[0].backend, BackendId(4));

@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixStream};
 use tokio::task::LocalSet;
 use wire::{BackendId, CoreId, FlowKey, PortId, Tick};
-use worker::mailbox::{Inbox, mailbox};
+use worker::view::mailbox::{Inbox, mailbox};
 use worker::view::{BACKENDS_MAX, BackendState, SERVICES_MAX};
 use worker::{Counters, View};
 

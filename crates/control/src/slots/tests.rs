@@ -177,7 +177,7 @@ fn slots_are_those_of_the_worker() {
                         HashOn::Source => steer::hash::source(&KEY, src),
                     };
                     let slot = maglev.slot(hash);
-                    let key = worker::classify::key_of(&service, &flow);
+                    let key = worker::describe::general::key_of(&service, &flow);
                     assert_eq!(slot_of(&KEY, &service, (vip, port, 6), &key), slot, "{flow:?}");
                     slot
                 })

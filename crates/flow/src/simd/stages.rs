@@ -13,7 +13,7 @@
 //! At load 0.8 one key in eight comes to stage 4; of keys that are in the table nowhere, one in twenty.
 //!
 //! Between the last line asked for and the first compare of the next burst the memory has nothing to do: a fifth of the time of a
-//! burst in a large table, and before stage 4 the processor has nothing to do. In a row of bursts [`step`] does stage 4 of
+//! burst in a large table, and before stage 4 the processor has nothing to do. In a pipeline of bursts [`step`] does stage 4 of
 //! one, stages 2 and 3 of the one behind it and stage 1 of the next.
 
 use super::{Engine, LINE_BYTES, first_slot, needs_second, prefetch, prefetch_far};
@@ -21,11 +21,11 @@ use crate::ageing::Clock;
 use crate::bucket::{Bucket as _, Line, NarrowBucket, WideBucket};
 use crate::burst::{BLOCKS, BURST, Entered, Hits, Keys, LANES, NewFlows};
 use crate::cuckoo::{Cells, bits};
+use crate::dirty::DirtyBuckets;
 use crate::hash::{primary, secondary, tag};
-use crate::row::Places;
+use crate::lookup_pipeline::Places;
 use crate::state::Word;
 use crate::sync::AtomicU32;
-use crate::touched::Touched;
 use core::ops::Range;
 use wire::key::WideKey;
 
@@ -432,7 +432,7 @@ pub(super) fn enter<E: Engine>(
     new: NewFlows<'_>,
     word: Word,
     clock: &Clock,
-    touched: &mut Touched,
+    dirty: &mut DirtyBuckets,
 ) -> Entered {
     const NONE: u32 = NarrowBucket::SLOTS as u32;
     let lines = cells.lines();
@@ -461,14 +461,14 @@ pub(super) fn enter<E: Engine>(
             let elsewhere = home_of(cells, at, slot);
             if elsewhere != bucket {
                 line(lines, elsewhere).returned();
-                touched.note(elsewhere);
+                dirty.note(elsewhere);
             }
         }
         at.fill(slot as usize, key, word.with_backend(new.backends[position]));
-        touched.note(bucket);
+        dirty.note(bucket);
         if bucket != home {
             home_line.overflowed(tag(hash));
-            touched.note(home);
+            dirty.note(home);
         }
         entered.done |= 1 << position;
     }

@@ -11,10 +11,10 @@ use crate::ageing::Clock;
 use crate::bucket::{Bucket as _, NarrowBucket, Probe, WideBucket};
 use crate::burst::{BURST, Entered, Hits, Keys, LANES, NewFlows};
 use crate::cuckoo::Cells;
+use crate::dirty::DirtyBuckets;
 use crate::hash::{Hasher, TAGS};
-use crate::row::Places;
+use crate::lookup_pipeline::Places;
 use crate::state::{State, TimingSet, Word};
-use crate::touched::Touched;
 use core::arch::x86_64::{
     __m256i, __m512i, _mm_loadu_si128, _mm256_add_epi64, _mm256_and_si256, _mm256_blend_epi32,
     _mm256_blendv_pd, _mm256_broadcastsi128_si256, _mm256_castpd_si256, _mm256_castps_si256,
@@ -600,9 +600,9 @@ pub(super) fn enter_avx2(
     new: NewFlows<'_>,
     word: Word,
     clock: &Clock,
-    touched: &mut Touched,
+    dirty: &mut DirtyBuckets,
 ) -> Entered {
-    stages::enter(Avx2(()), narrow, keys, hashes, new, word, clock, touched)
+    stages::enter(Avx2(()), narrow, keys, hashes, new, word, clock, dirty)
 }
 
 /// As [`super::enter`].
@@ -614,9 +614,9 @@ pub(super) fn enter_avx512(
     new: NewFlows<'_>,
     word: Word,
     clock: &Clock,
-    touched: &mut Touched,
+    dirty: &mut DirtyBuckets,
 ) -> Entered {
-    stages::enter(Avx512(()), narrow, keys, hashes, new, word, clock, touched)
+    stages::enter(Avx512(()), narrow, keys, hashes, new, word, clock, dirty)
 }
 
 /// As [`super::step`].

@@ -557,7 +557,7 @@ fn every_instruction_set_looks_up_the_same() {
         }
         assert_eq!(table.isa(), isa);
         // The same bursts in a row; the answers to the two before.
-        let (mut row, mut before) = (Row::new(), VecDeque::new());
+        let (mut pipeline, mut before) = (LookupPipeline::new(), VecDeque::new());
         let mut i = 0;
         for len in (1..=BURST).cycle() {
             if i > narrow_max * 5 / 4 {
@@ -575,15 +575,15 @@ fn every_instruction_set_looks_up_the_same() {
                     assert_eq!(hits.backends()[position], expected.map_or(0, |hit| hit.backend.0));
                 }
             }
-            let next = row.next_keys();
+            let next = pipeline.next_keys();
             (i..i + len).for_each(|i| assert!(next.push(key(i).as_ref())));
-            let (_, row_hits) = table.lookup_row(&mut row, now);
-            let answers: Vec<_> = (0..BURST).map(|position| row_hits.get(position)).collect();
+            let (_, pipeline_hits) = table.lookup_pipelined(&mut pipeline, now);
+            let answers: Vec<_> = (0..BURST).map(|position| pipeline_hits.get(position)).collect();
             before.push_back((0..BURST).map(|position| hits.get(position)).collect::<Vec<_>>());
             if before.len() == 3 {
                 assert_eq!(Some(answers), before.pop_front(), "{} before {i}", isa.name());
             } else {
-                assert_eq!(row_hits.found(), 0);
+                assert_eq!(pipeline_hits.found(), 0);
             }
             *found += hits.found().count_ones();
             i += len;
@@ -603,17 +603,17 @@ fn a_row_begun_elsewhere_has_no_answers_of_there() {
         large.insert(&wide(i), BackendId(2), State::Udp, Tick(0));
     }
     for calls_elsewhere in 1..=2 {
-        let mut row = Row::new();
-        let keys = row.next_keys();
+        let mut pipeline = LookupPipeline::new();
+        let keys = pipeline.next_keys();
         for i in 0..BURST as u32 {
             keys.push(Some(&if i % 2 == 0 { narrow(i) } else { wide(i) }));
         }
         for call in 0..3 {
             let (keys, hits) =
-                if call < calls_elsewhere { &large } else { &small }.lookup_row(&mut row, Tick(0));
+                if call < calls_elsewhere { &large } else { &small }.lookup_pipelined(&mut pipeline, Tick(0));
             if call < 2 {
                 assert_eq!((hits.found(), hits.miss(0), keys.narrow(0)), (0, None, 0), "nothing was begun");
-                row.next_keys();
+                pipeline.next_keys();
             } else if let Some(hit) = hits.get(0) {
                 assert_eq!((hits.found(), hit.backend), (1, BackendId(1)));
             } else {
@@ -650,30 +650,30 @@ fn a_row_sees_what_was_changed_since_it_was_begun() {
         for i in 0..20 {
             assert_eq!(table.insert(&narrow(i), BackendId(i), State::Udp, Tick(0)).outcome, Insert::Done);
         }
-        let mut row = Row::new();
-        let keys = row.next_keys();
+        let mut pipeline = LookupPipeline::new();
+        let keys = pipeline.next_keys();
         (0..BURST as u32).for_each(|i| assert!(keys.push(Some(&narrow(i)))));
         for call in 0..2 {
-            table.lookup_row(&mut row, Tick(0));
-            row.next_keys();
+            table.lookup_pipelined(&mut pipeline, Tick(0));
+            pipeline.next_keys();
             if call == moment {
                 change(&mut table);
             }
         }
-        let (_, hits) = table.lookup_row(&mut row, Tick(0));
+        let (_, hits) = table.lookup_pipelined(&mut pipeline, Tick(0));
         assert_eq!((0..BURST).map(|position| hits.get(position)).collect::<Vec<_>>(), all(&table, Tick(0)));
     }
     // Nothing but time.
     let mut table = table(1000, 100, 100);
     put(&mut table, 0..20);
-    let mut row = Row::new();
-    let keys = row.next_keys();
+    let mut pipeline = LookupPipeline::new();
+    let keys = pipeline.next_keys();
     (0..20).for_each(|i| assert!(keys.push(Some(&narrow(i)))));
-    table.lookup_row(&mut row, Tick(0));
-    row.next_keys();
-    table.lookup_row(&mut row, Tick(0));
-    row.next_keys();
-    assert_eq!(table.lookup_row(&mut row, Tick(1000 * SECOND)).1.found(), 0);
+    table.lookup_pipelined(&mut pipeline, Tick(0));
+    pipeline.next_keys();
+    table.lookup_pipelined(&mut pipeline, Tick(0));
+    pipeline.next_keys();
+    assert_eq!(table.lookup_pipelined(&mut pipeline, Tick(1000 * SECOND)).1.found(), 0);
 }
 
 #[test]
@@ -717,11 +717,11 @@ fn keys_are_set_and_set_again() {
             }
         };
         table.lookup(&keys, Tick(0), &mut hits);
-        let mut row = Row::new();
-        *row.next_keys() = keys.clone();
+        let mut pipeline = LookupPipeline::new();
+        *pipeline.next_keys() = keys.clone();
         let row_found = [0; 3].map(|_| {
-            let found = table.lookup_row(&mut row, Tick(0)).1.found();
-            row.next_keys();
+            let found = table.lookup_pipelined(&mut pipeline, Tick(0)).1.found();
+            pipeline.next_keys();
             found
         });
         assert_eq!((hits.found(), hits.asked, row_found), (expected, expected, [0, 0, expected]), "{len}");
@@ -768,13 +768,13 @@ proptest! {
                 continue;
             }
             let mut oracle = HashMap::<u32, BackendId>::new();
-            let (mut row, mut begun) = (Row::new(), VecDeque::new());
+            let (mut pipeline, mut begun) = (LookupPipeline::new(), VecDeque::new());
             for (number, (flows, positions, removed)) in bursts.iter().enumerate() {
                 // Within a quantum, or so that the clock is another.
                 let now = Tick(if is_moving { number as u64 * SECOND / 8 } else { 0 });
-                let next = row.next_keys();
+                let next = pipeline.next_keys();
                 flows.iter().for_each(|&i| assert!(next.push(Some(&narrow(i)))));
-                let (keys, hits) = table.lookup_row(&mut row, now);
+                let (keys, hits) = table.lookup_pipelined(&mut pipeline, now);
                 begun.push_back(flows);
                 if begun.len() == 3 {
                     let asked = begun.pop_front().expect("three");

@@ -15,7 +15,7 @@ use flow::{BURST, Hits, Idle, Insert, Keys, Memory, NarrowBucket, State as TcpSt
 use std::sync::Arc;
 use wire::Tick;
 use worker::counters::Count;
-use worker::mailbox::{Publisher, mailbox};
+use worker::view::mailbox::{Publisher, mailbox};
 use worker::{Counters, PacketIo, Setup, View, Worker};
 
 /// Packets of a window.

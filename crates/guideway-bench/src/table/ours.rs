@@ -6,7 +6,7 @@ use crate::failure::{Failure, wrong};
 use crate::flows::{FLOWS_MAX, plain_key, value};
 use dpdk::pages;
 use flow::bucket::Bucket;
-use flow::{BURST, Hits, Idle, Insert, Keys, Memory, NarrowBucket, NewFlows, Row, State, Table};
+use flow::{BURST, Hits, Idle, Insert, Keys, LookupPipeline, Memory, NarrowBucket, NewFlows, State, Table};
 use wire::{BackendId, FlowKey, Tick};
 
 /// Flows of the wide table, which nothing uses here.
@@ -128,11 +128,11 @@ impl LookUp for Ours {
     #[inline(never)]
     fn look_up(&self, keys: &[u64]) -> Found {
         let mut found = Found::default();
-        let mut row = Row::new();
+        let mut pipeline = LookupPipeline::new();
         // The last, empty ones finish those before; the first give nothing.
         for burst in keys.chunks(BURST).chain([&[][..], &[]]) {
-            row.next_keys().copy_narrow(burst);
-            let (_, hits) = self.table.lookup_row(&mut row, NOW);
+            pipeline.next_keys().copy_narrow(burst);
+            let (_, hits) = self.table.lookup_pipelined(&mut pipeline, NOW);
             consume(hits, &mut found);
         }
         found

@@ -7,9 +7,9 @@ use flow::{Idle, Memory, Table};
 use model::Config;
 use std::sync::Arc;
 use wire::{CoreId, PortId, Tick};
-use worker::mailbox::{Publisher, mailbox};
-use worker::memory_io::MemIo;
+use worker::io::memory::MemIo;
 use worker::view::PortRole;
+use worker::view::mailbox::{Publisher, mailbox};
 use worker::{Counters, DropReason, Outcome, RxMeta, Setup, View, Worker};
 
 /// Frames a ring between two workers holds.

@@ -1,7 +1,7 @@
 //! Which worker a frame goes to: what a NIC's receive-side scaling does, with a hash of our own.
 
 use crate::capture::Capture;
-use wire::parse::{Fragment, Frame, Kind, parse};
+use wire::parse::{Fragment, Kind, ParsedFrame, parse};
 use wire::{Addr, Tuple};
 
 /// Which worker each frame of a capture goes to.
@@ -50,7 +50,7 @@ fn queue(frame: &[u8], queues: u8) -> (u8, Option<Fragment>) {
     if queues < 2 {
         return (0, None);
     }
-    let Ok(Frame::Ip(parsed)) = parse(frame) else { return (0, None) };
+    let Ok(ParsedFrame::Ip(parsed)) = parse(frame) else { return (0, None) };
     let has_ports = parsed.fragment.is_none() && matches!(parsed.kind, Kind::Tcp(_) | Kind::Udp);
     let hash = hash(&parsed.tuple(frame), has_ports);
     // The product's upper half spreads a 32-bit hash evenly over any number of queues.

@@ -1,5 +1,6 @@
 use super::{
-    Body, HEADER_LEN, Header, Keys, NOTE_LEN_MAX, Piece, Refused, Sealed, Writer, read, write_piece,
+    Body, ClusterKeys, DatagramWriter, HEADER_LEN, Header, NOTE_LEN_MAX, Piece, SealedDatagram, Unreadable,
+    read, write_piece,
 };
 use crate::members::{MachineId, Member};
 use crate::note::{Answer, Lasting, Note, Origin, Question, Sequence, Statement, Why};
@@ -59,7 +60,7 @@ proptest! {
     #[test]
     fn notes_come_back_as_they_were(header in headers(), said in prop::collection::vec(notes(), 0..60), room in HEADER_LEN..1472) {
         let mut bytes = vec![0xee; room];
-        let mut writer = Writer::notes(&mut bytes, &header).expect("room for a header");
+        let mut writer = DatagramWriter::notes(&mut bytes, &header).expect("room for a header");
         let fits = said.iter().take_while(|note| writer.note(note)).count();
         prop_assert_eq!(writer.is_empty(), fits == 0);
         let len = writer.finish(&KEY);
@@ -94,11 +95,11 @@ proptest! {
         header in headers(), said in prop::collection::vec(notes(), 1..9), at in any::<prop::sample::Index>(), flip in 1_u8..,
     ) {
         let mut bytes = vec![0; 1_472];
-        let mut writer = Writer::notes(&mut bytes, &header).expect("room");
+        let mut writer = DatagramWriter::notes(&mut bytes, &header).expect("room");
         prop_assert!(said.iter().all(|note| writer.note(note)));
         let len = writer.finish(&KEY);
         bytes.truncate(len);
-        prop_assert_eq!(read(&bytes, &[0; 16]).err(), Some(Refused::Header));
+        prop_assert_eq!(read(&bytes, &[0; 16]).err(), Some(Unreadable::Header));
         let at = at.index(len);
         bytes[at] ^= flip;
         prop_assert!(read(&bytes, &KEY).is_err(), "byte {}", at);
@@ -112,7 +113,7 @@ proptest! {
     #[test]
     fn any_body_is_read_or_refused(header in headers(), body in prop::collection::vec(any::<u8>(), 0..300), kind in any::<bool>()) {
         let mut bytes = vec![0; HEADER_LEN + body.len()];
-        let mut writer = Writer::begin(&mut bytes, &header, if kind { 1 } else { 2 }).expect("room");
+        let mut writer = DatagramWriter::begin(&mut bytes, &header, if kind { 1 } else { 2 }).expect("room");
         prop_assert!(writer.put(&body).is_some());
         let len = writer.finish(&KEY);
         match read(&bytes[..len], &KEY) {
@@ -122,7 +123,7 @@ proptest! {
                 prop_assert!(notes.is_malformed() || !body.is_empty() || heard == 0);
             }
             Ok((_, Body::Piece(piece))) => prop_assert!(!piece.bytes.is_empty()),
-            Err(why) => prop_assert_eq!(why, Refused::Malformed),
+            Err(why) => prop_assert_eq!(why, Unreadable::Malformed),
         }
     }
 }
@@ -130,7 +131,7 @@ proptest! {
 fn heartbeat(key: &[u8; 16]) -> (Header, Vec<u8>) {
     let header = Header { number: 7, sent: Tick(8), ..Header::default() };
     let mut bytes = vec![0; 1_472];
-    let mut writer = Writer::notes(&mut bytes, &header).expect("room for a header");
+    let mut writer = DatagramWriter::notes(&mut bytes, &header).expect("room for a header");
     assert!(writer.note(&Note::Heartbeat));
     let len = writer.finish(key);
     bytes.truncate(len);
@@ -141,16 +142,16 @@ fn heartbeat(key: &[u8; 16]) -> (Header, Vec<u8>) {
 #[test]
 fn a_header_is_proved_before_the_whole_is_hashed() {
     let (header, mut bytes) = heartbeat(&KEY);
-    let keys = |own: &[u8; 16]| Keys { own: *own, accepted: None };
-    let sealed = Sealed::read(&bytes).expect("a datagram");
+    let keys = |own: &[u8; 16]| ClusterKeys { own: *own, accepted: None };
+    let sealed = SealedDatagram::read(&bytes).expect("a datagram");
     assert_eq!(*sealed.header(), header);
     assert!(sealed.prove(&keys(&[0; 16])).is_none());
     assert!(sealed.prove(&keys(&KEY)).is_some_and(|proved| proved.open().is_ok()));
     // Another body behind a header that was captured.
     let last = bytes.len() - 1;
     bytes[last] = 5;
-    let sealed = Sealed::read(&bytes).expect("a datagram");
-    assert_eq!(sealed.prove(&keys(&KEY)).map(|proved| proved.open().err()), Some(Some(Refused::Tag)));
+    let sealed = SealedDatagram::read(&bytes).expect("a datagram");
+    assert_eq!(sealed.prove(&keys(&KEY)).map(|proved| proved.open().err()), Some(Some(Unreadable::Tag)));
 }
 
 /// A cluster changes its key in three steps, each of them machine by machine, and every machine takes what every other says.
@@ -158,14 +159,14 @@ fn a_header_is_proved_before_the_whole_is_hashed() {
 fn keys_change_and_nobody_is_shut_out() {
     let (old, new) = ([1; 16], [2; 16]);
     let steps = [
-        Keys { own: old, accepted: None },
-        Keys { own: old, accepted: Some(new) },
-        Keys { own: new, accepted: Some(old) },
-        Keys { own: new, accepted: None },
+        ClusterKeys { own: old, accepted: None },
+        ClusterKeys { own: old, accepted: Some(new) },
+        ClusterKeys { own: new, accepted: Some(old) },
+        ClusterKeys { own: new, accepted: None },
     ];
-    let hears = |receiver: &Keys, sender: &Keys| {
+    let hears = |receiver: &ClusterKeys, sender: &ClusterKeys| {
         let (_, bytes) = heartbeat(&sender.own);
-        let sealed = Sealed::read(&bytes).expect("a datagram");
+        let sealed = SealedDatagram::read(&bytes).expect("a datagram");
         sealed.prove(receiver).is_some_and(|proved| proved.open().is_ok())
     };
     for pair in steps.windows(2) {

@@ -11,14 +11,14 @@ pub(super) struct Due {
 
 /// The earliest first.
 #[derive(Debug)]
-pub(super) struct Heap {
+pub(super) struct DueHeap {
     items: Box<[Due]>,
     len: usize,
 }
 
-impl Heap {
-    pub(super) fn new(capacity: usize) -> Heap {
-        Heap { items: vec![Due::default(); capacity].into(), len: 0 }
+impl DueHeap {
+    pub(super) fn new(capacity: usize) -> DueHeap {
+        DueHeap { items: vec![Due::default(); capacity].into(), len: 0 }
     }
 
     pub(super) fn peek(&self) -> Option<Due> {
@@ -76,7 +76,7 @@ impl Heap {
 
 #[cfg(test)]
 mod tests {
-    use super::{Due, Heap};
+    use super::{Due, DueHeap};
     use proptest::prelude::{prop, prop_assert_eq, proptest};
     use std::collections::BinaryHeap;
     use wire::Tick;
@@ -84,7 +84,7 @@ mod tests {
     proptest! {
         #[test]
         fn it_gives_the_earliest(steps in prop::collection::vec(prop::option::of(0_u64..50), 0..300)) {
-            let (mut heap, mut oracle) = (Heap::new(40), BinaryHeap::new());
+            let (mut heap, mut oracle) = (DueHeap::new(40), BinaryHeap::new());
             for step in steps {
                 match step {
                     Some(at) => {

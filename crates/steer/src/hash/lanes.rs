@@ -21,7 +21,7 @@ pub fn tuples_v4<const N: usize>(key: &[u8; 16], of: Columns<'_, N>) -> [u64; N]
     const LEN: u64 = 14;
     let key = u128::from_le_bytes(*key);
     let (low, high) = (key as u64, (key >> 64) as u64);
-    let mut lanes = Lanes {
+    let mut lanes = SipStates {
         v0: [low ^ 0x736f_6d65_7073_6575; N],
         v1: [high ^ 0x646f_7261_6e64_6f6d; N],
         v2: [low ^ 0x6c79_6765_6e65_7261; N],
@@ -40,14 +40,14 @@ pub fn tuples_v4<const N: usize>(key: &[u8; 16], of: Columns<'_, N>) -> [u64; N]
 }
 
 /// `N` states of SipHash.
-struct Lanes<const N: usize> {
+struct SipStates<const N: usize> {
     v0: [u64; N],
     v1: [u64; N],
     v2: [u64; N],
     v3: [u64; N],
 }
 
-impl<const N: usize> Lanes<N> {
+impl<const N: usize> SipStates<N> {
     #[inline(always)]
     fn word(&mut self, words: [u64; N]) {
         for (v3, word) in self.v3.iter_mut().zip(words) {

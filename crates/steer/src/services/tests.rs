@@ -12,8 +12,8 @@ fn addr(text: &str) -> Addr {
     Addr::from(text.parse::<IpAddr>().unwrap())
 }
 
-fn rule(vip: &str, len: u8, port: u16, protocol: u8) -> Rule {
-    Rule { vip: addr(vip), len, port, protocol }
+fn rule(vip: &str, len: u8, port: u16, protocol: u8) -> ServiceRule {
+    ServiceRule { vip: addr(vip), len, port, protocol }
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn ipv4_is_not_its_mapped_ipv6() {
 
 #[test]
 fn refusals() {
-    let err = |rules: &[Rule]| Services::build(rules).unwrap_err();
+    let err = |rules: &[ServiceRule]| Services::build(rules).unwrap_err();
     assert_eq!(err(&[rule("2001:db8::", 95, 80, TCP)]), RulesError::PrefixTooShort(0));
     assert_eq!(err(&[rule("::", 0, 80, TCP)]), RulesError::PrefixTooShort(0));
     assert_eq!(err(&[rule("10.0.0.0", 33, 80, TCP)]), RulesError::PrefixTooLong(0));
@@ -75,8 +75,8 @@ fn refusals() {
 
 #[test]
 fn as_many_rules_as_indices() {
-    let rules: Vec<Rule> = (0..Services::RULES_MAX as u32)
-        .map(|i| Rule { vip: Addr::V4(0x0a00_0000 + i), len: 32, port: 80, protocol: TCP })
+    let rules: Vec<ServiceRule> = (0..Services::RULES_MAX as u32)
+        .map(|i| ServiceRule { vip: Addr::V4(0x0a00_0000 + i), len: 32, port: 80, protocol: TCP })
         .collect();
     let services = Services::build(&rules).unwrap();
     for (rule, index) in rules.iter().zip(0..) {
@@ -86,8 +86,8 @@ fn as_many_rules_as_indices() {
 }
 
 /// The order, written down naively.
-fn oracle(rules: &[Rule], dst: Addr, port: u16, protocol: u8) -> Match {
-    let covers = |rule: &Rule| match (rule.vip, dst) {
+fn oracle(rules: &[ServiceRule], dst: Addr, port: u16, protocol: u8) -> Match {
+    let covers = |rule: &ServiceRule| match (rule.vip, dst) {
         (Addr::V4(vip), Addr::V4(dst)) => (0..u32::from(rule.len)).all(|i| (vip ^ dst) >> (31 - i) & 1 == 0),
         (Addr::V6(vip), Addr::V6(dst)) => (0..u32::from(rule.len)).all(|i| (vip ^ dst) >> (127 - i) & 1 == 0),
         _ => false,
@@ -113,11 +113,11 @@ fn any_address() -> impl Strategy<Value = Addr> {
     ]
 }
 
-fn any_rule() -> impl Strategy<Value = Rule> {
+fn any_rule() -> impl Strategy<Value = ServiceRule> {
     (any_address(), 0_u8..=32, 0_u16..3, prop_oneof![Just(TCP), Just(UDP)]).prop_map(
         |(vip, len, port, protocol)| {
             let len = if vip.is_v6() { 96 + len } else { len };
-            Rule { vip, len, port, protocol }
+            ServiceRule { vip, len, port, protocol }
         },
     )
 }
@@ -135,10 +135,10 @@ proptest! {
             0 => Addr::V4(0x0a00_0000 | low),
             _ => Addr::V6(0x2001_0db8 << 96 | u128::from(low)),
         };
-        let rules: Vec<Rule> = destinations
+        let rules: Vec<ServiceRule> = destinations
             .iter()
             .map(|&(family, low, port)| {
-                Rule { vip: address(family, low), len: if family == 0 { 32 } else { 128 }, port, protocol: TCP }
+                ServiceRule { vip: address(family, low), len: if family == 0 { 32 } else { 128 }, port, protocol: TCP }
             })
             .collect();
         let services = Services::build(&rules).unwrap();

@@ -4,7 +4,7 @@ use super::client::ServiceOf;
 use super::random::{Random, mix};
 use super::scenario::Scenario;
 use crate::frames::{PORT_MAC, ROUTER_MAC};
-use statesync::datagram::Keys;
+use statesync::datagram::ClusterKeys;
 use statesync::plan::slots::SlotSet;
 use statesync::plan::{Answers, Follower, Plan, Report};
 use statesync::spsc::{Receiver, channel};
@@ -12,17 +12,17 @@ use statesync::window::Windows;
 use statesync::{MachineId, Member, Owners, mesh};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use steer::{Maglev, Rule, Services, Weighted};
-use wire::encap::{Header, Mode, Tunnel};
+use steer::{Maglev, ServiceRule, Services, Weighted};
+use wire::encap::{Mode, Tunnel, TunnelHeader};
 use wire::{Addr, BackendId, CoreId, PortId, Tick};
-use worker::cluster::{Cluster, Endpoint, Link, SlotsView};
-use worker::least_load::share;
-use worker::loads::{Load, Loads};
-use worker::mailbox::{Publisher, mailbox};
-use worker::memory_io::MemIo;
-use worker::path_mtu::{Learnt, Room};
-use worker::slots::SlotMemory;
-use worker::station::StationSize;
+use worker::cluster::SyncSize;
+use worker::decide::least_load::share;
+use worker::io::memory::MemIo;
+use worker::view::cluster::{Cluster, Endpoint, Link, SlotsView};
+use worker::view::loads::{Load, Loads};
+use worker::view::mailbox::{Publisher, mailbox};
+use worker::view::path_mtu::{Learnt, Room};
+use worker::view::slots::SlotMemory;
 use worker::view::{
     BackendState, BackendView, HashOn, LeastLoad, OnClosedPort, OnDown, OnEmpty, Overload, Policy, PortRole,
     PortView, Select, ServiceView, Timeouts, View,
@@ -144,12 +144,12 @@ impl Machine {
                 counters: Arc::clone(&count),
             });
             let (sender, receiver) = channel(64);
-            let size = StationSize {
+            let size = SyncSize {
                 records: scenario.records,
                 unacknowledged: scenario.unacknowledged,
                 asks: scenario.clients.max(256) / 8,
             };
-            worker.attach_station(size, random.next(), Arc::clone(&windows), sender);
+            worker.attach_sync(size, random.next(), Arc::clone(&windows), sender);
             if let Some(rule) = scenario.broken {
                 worker.break_rule(rule);
             }
@@ -286,10 +286,10 @@ fn policy_of(made: &Made, service: &ServiceOf, scenario: &Scenario) -> Policy {
 }
 
 fn view_of(plan: &Plan, own: Member, registry: &Registry, scenario: &Scenario) -> View {
-    let rules: Vec<Rule> = registry
+    let rules: Vec<ServiceRule> = registry
         .services
         .iter()
-        .map(|s| Rule {
+        .map(|s| ServiceRule {
             vip: s.vip,
             len: if s.vip.is_v6() { 128 } else { 32 },
             port: s.port,
@@ -300,7 +300,7 @@ fn view_of(plan: &Plan, own: Member, registry: &Registry, scenario: &Scenario) -
     for id in plan.backends.iter() {
         let service = registry.services[registry.backends[id.index()]];
         let state = if plan.is_masked(*id) { BackendState::Down } else { BackendState::Up };
-        let header = Header::new(&Tunnel {
+        let header = TunnelHeader::new(&Tunnel {
             mode: Mode::Ipip,
             source: Ipv4Addr::from_bits(machine_address(own.machine.index())).into(),
             destination: Ipv4Addr::from_bits(backend_address(id.0)).into(),
@@ -370,7 +370,7 @@ fn view_of(plan: &Plan, own: Member, registry: &Registry, scenario: &Scenario) -
             port: PortId(0),
         },
         links,
-        keys: Keys { own: KEY, accepted: None },
+        keys: ClusterKeys { own: KEY, accepted: None },
         max_idle_us: scenario.habits.max_idle_us,
         relays: scenario.relays,
         services,

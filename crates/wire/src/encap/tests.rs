@@ -1,5 +1,7 @@
-use super::{Header, Mode, Tunnel, TunnelError, encapsulate, entropy, finish_len, rewrite_macs, shapes};
-use crate::parse::{Frame, Parsed, parse};
+use super::{
+    Mode, Tunnel, TunnelError, TunnelHeader, encapsulate, entropy, finish_len, rewrite_macs, shapes,
+};
+use crate::parse::{Parsed, ParsedFrame, parse};
 use crate::sample::{CLIENT, V4, VIP, arbitrary_frame, ethernet4, tcp};
 use crate::{Addr, Tuple};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -25,13 +27,13 @@ fn tunnel(mode: Mode, outer_v6: bool, inner_v6: bool) -> Tunnel {
 
 fn ip(frame: &[u8]) -> Parsed {
     match parse(frame) {
-        Ok(Frame::Ip(parsed)) => parsed,
+        Ok(ParsedFrame::Ip(parsed)) => parsed,
         other => panic!("{other:?}"),
     }
 }
 
 /// What a worker does: grow in front, encapsulate, cut the padding off.
-fn through(frame: &[u8], header: &Header, entropy: u32) -> Vec<u8> {
+fn through(frame: &[u8], header: &TunnelHeader, entropy: u32) -> Vec<u8> {
     let p = ip(frame);
     let mut grown = std::vec![0xcc; header.len()];
     grown.extend(frame);
@@ -44,14 +46,14 @@ fn through(frame: &[u8], header: &Header, entropy: u32) -> Vec<u8> {
 fn header_length_is_the_overhead() {
     for mode in MODES {
         for (outer_v6, inner_v6) in [(false, false), (false, true), (true, false), (true, true)] {
-            let header = Header::new(&tunnel(mode, outer_v6, inner_v6)).unwrap();
+            let header = TunnelHeader::new(&tunnel(mode, outer_v6, inner_v6)).unwrap();
             assert_eq!(header.mode(), mode);
             assert_eq!(header.len(), usize::from(mode.overhead(outer_v6)), "{mode:?}");
             assert_eq!(header.is_v6(), outer_v6 && mode != Mode::L2);
             assert_eq!(header.is_empty(), mode == Mode::L2);
         }
     }
-    assert_eq!(Header::default().len(), 0);
+    assert_eq!(TunnelHeader::default().len(), 0);
 }
 
 #[test]
@@ -75,7 +77,7 @@ fn bytes_of_every_mode() {
             .concat(),
         ),
     ] {
-        let header = Header::new(&tunnel(mode, false, false)).unwrap();
+        let header = TunnelHeader::new(&tunnel(mode, false, false)).unwrap();
         let out = through(&frame, &header, 0xddff_ffff);
         let total = (20 + behind_ip.len() + inner.len()) as u8;
         assert_eq!(out[..14], link, "{mode:?}");
@@ -88,16 +90,16 @@ fn bytes_of_every_mode() {
 
 #[test]
 fn a_header_has_one_shape() {
-    let gre = Header::new(&tunnel(Mode::Gre, false, false)).unwrap();
+    let gre = TunnelHeader::new(&tunnel(Mode::Gre, false, false)).unwrap();
     assert!(gre.shaped::<shapes::Gre>().is_some() && gre.shaped::<shapes::GreOverV6>().is_none());
-    assert!(Header::default().shaped::<shapes::Link>().is_some());
+    assert!(TunnelHeader::default().shaped::<shapes::Link>().is_some());
 }
 
 #[test]
 fn l2_changes_the_macs_only() {
     let mut frame = ethernet4(&V4::new(6).packet(&tcp(2, 1, 0, &[], &[])));
     let before = frame.clone();
-    assert_eq!(through(&frame, &Header::default(), 7), [&NEXT_HOP[..], &OURS, &before[12..]].concat());
+    assert_eq!(through(&frame, &TunnelHeader::default(), 7), [&NEXT_HOP[..], &OURS, &before[12..]].concat());
     rewrite_macs(&mut frame, NEXT_HOP, OURS);
     assert_eq!(frame, [&NEXT_HOP[..], &OURS, &before[12..]].concat());
     let mut short = [1; 11];
@@ -109,16 +111,19 @@ fn l2_changes_the_macs_only() {
 fn bad_tunnels() {
     let mixed = Tunnel { source: SOURCE6, ..tunnel(Mode::Gre, false, false) };
     assert_eq!(
-        Header::new(&mixed).unwrap_err(),
+        TunnelHeader::new(&mixed).unwrap_err(),
         TunnelError::MixedFamilies { source_address: SOURCE6, destination: BACKEND }
     );
     for bad in [Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST, Ipv4Addr::new(224, 0, 0, 1)] {
         let t = Tunnel { destination: bad.into(), ..tunnel(Mode::Ipip, false, true) };
-        assert_eq!(Header::new(&t).unwrap_err(), TunnelError::NotUnicast(bad.into()));
+        assert_eq!(TunnelHeader::new(&t).unwrap_err(), TunnelError::NotUnicast(bad.into()));
     }
     let unspecified = Tunnel { source: Ipv6Addr::UNSPECIFIED.into(), ..tunnel(Mode::Ipip, true, true) };
-    assert_eq!(Header::new(&unspecified).unwrap_err(), TunnelError::NotUnicast(Ipv6Addr::UNSPECIFIED.into()));
-    let error = |mode| Header::new(&tunnel(mode, true, false)).unwrap_err();
+    assert_eq!(
+        TunnelHeader::new(&unspecified).unwrap_err(),
+        TunnelError::NotUnicast(Ipv6Addr::UNSPECIFIED.into())
+    );
+    let error = |mode| TunnelHeader::new(&tunnel(mode, true, false)).unwrap_err();
     assert_eq!(error(Mode::Gue { port: 0 }), TunnelError::PortZero);
     assert_eq!(error(Mode::Vxlan { port: 0, vni: 1 }), TunnelError::PortZero);
     assert_eq!(error(Mode::Vxlan { port: 4789, vni: 1 << 24 }), TunnelError::VniTooLarge(1 << 24));
@@ -167,7 +172,7 @@ proptest! {
     #[test]
     fn etherparse_finds_the_outer_headers_and_the_inner_packet(frame in arbitrary_frame(), mode in arbitrary_mode(), outer_v6 in any::<bool>(), entropy in any::<u32>()) {
         let p = ip(&frame);
-        let header = Header::new(&tunnel(mode, outer_v6, p.is_v6())).unwrap();
+        let header = TunnelHeader::new(&tunnel(mode, outer_v6, p.is_v6())).unwrap();
         let out = through(&frame, &header, entropy);
         let inner = &frame[usize::from(p.l3)..usize::from(p.end)];
         let link_len = usize::from(p.l3);
@@ -236,7 +241,7 @@ proptest! {
     #[test]
     fn short_frames_are_left_alone(frame in arbitrary_frame(), mode in arbitrary_mode(), outer_v6 in any::<bool>(), len in 0usize..34) {
         let p = ip(&frame);
-        let header = Header::new(&tunnel(mode, outer_v6, p.is_v6())).unwrap();
+        let header = TunnelHeader::new(&tunnel(mode, outer_v6, p.is_v6())).unwrap();
         let mut short = frame[..len.min(header.len() + usize::from(p.l3) - 1)].to_vec();
         let before = short.clone();
         encapsulate(&mut short, &header.between(NEXT_HOP, OURS), &p, 0);

@@ -1,5 +1,5 @@
-use super::{CannotFragment, Pieces};
-use crate::parse::{Frame, Parsed, parse};
+use super::{CannotFragment, FragmentPlan};
+use crate::parse::{Parsed, ParsedFrame, parse};
 use crate::sample::{V4, arbitrary_options, ethernet, ethernet4, ethernet6, naive_sum, udp, v6};
 use etherparse::Ipv4Slice;
 use proptest::prelude::{any, prop_assert, prop_assert_eq, prop_assume, proptest};
@@ -7,13 +7,13 @@ use std::vec::Vec;
 
 fn ip(frame: &[u8]) -> Parsed {
     match parse(frame) {
-        Ok(Frame::Ip(parsed)) => parsed,
+        Ok(ParsedFrame::Ip(parsed)) => parsed,
         other => panic!("{other:?}"),
     }
 }
 
 fn cut(frame: &[u8], mtu: u16) -> Vec<Vec<u8>> {
-    let pieces = Pieces::plan(&ip(frame), frame, mtu).unwrap();
+    let pieces = FragmentPlan::plan(&ip(frame), frame, mtu).unwrap();
     (0..pieces.count())
         .map(|i| {
             let mut out = std::vec![0xdd; pieces.piece_len(i) + 3];
@@ -67,7 +67,7 @@ fn only_copied_options_in_later_pieces() {
 
 #[test]
 fn cannot_fragment() {
-    let plan = |frame: &[u8], mtu| Pieces::plan(&ip(frame), frame, mtu).map(|p| p.count());
+    let plan = |frame: &[u8], mtu| FragmentPlan::plan(&ip(frame), frame, mtu).map(|p| p.count());
     let whole = V4::new(17).packet(&udp(&[0; 1453]));
     let frame = ethernet4(&whole);
     assert_eq!(plan(&frame, 67), Err(CannotFragment::MtuTooSmall(67)));
@@ -76,8 +76,8 @@ fn cannot_fragment() {
     assert_eq!(plan(&df, 1480), Err(CannotFragment::DontFragment));
     assert_eq!(plan(&ethernet6(&v6(17, 0, &udp(&[0; 1453]))), 1480), Err(CannotFragment::NotIpv4));
     let p = ip(&frame);
-    assert_eq!(Pieces::plan(&p, &frame[..100], 1480).unwrap_err(), CannotFragment::WrongFrame);
-    let pieces = Pieces::plan(&p, &frame, 1480).unwrap();
+    assert_eq!(FragmentPlan::plan(&p, &frame[..100], 1480).unwrap_err(), CannotFragment::WrongFrame);
+    let pieces = FragmentPlan::plan(&p, &frame, 1480).unwrap();
     assert_eq!(pieces.piece_len(2), 0);
     let mut out = [0; 1600];
     assert_eq!(pieces.write(2, &frame, &mut out), None);

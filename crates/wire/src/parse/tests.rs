@@ -1,4 +1,4 @@
-use super::{BadTransport, Fragment, Frame, Kind, Malformed, Parsed, Quoted, TcpFlags, parse};
+use super::{BadTransport, Fragment, Kind, Malformed, Parsed, ParsedFrame, Quoted, TcpFlags, parse};
 use crate::Addr;
 use crate::plain::{Plain, PlainV6};
 use crate::sample::{
@@ -12,7 +12,7 @@ use std::vec::Vec;
 
 fn ip(frame: &[u8]) -> Parsed {
     match parse(frame) {
-        Ok(Frame::Ip(parsed)) => parsed,
+        Ok(ParsedFrame::Ip(parsed)) => parsed,
         other => panic!("{other:?} for {frame:02x?}"),
     }
 }
@@ -73,7 +73,7 @@ fn tags_up_to_two() {
         assert_eq!((usize::from(p.l3), p.tag_count()), (14 + 4 * tags.len(), tags.len()));
         assert_eq!(p.kind, Kind::Tcp(TcpFlags(0x02)));
     }
-    assert_eq!(parse(&ethernet(&[0x88a8, 0x8100, 0x8100], 0x0800, &packet)), Ok(Frame::NotIp));
+    assert_eq!(parse(&ethernet(&[0x88a8, 0x8100, 0x8100], 0x0800, &packet)), Ok(ParsedFrame::NotIp));
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn what_is_not_ip() {
         ("802.3 length in a tag", ethernet(&[0x8100], 46, &[0x42; 46])),
         ("no payload", ethernet(&[], 0x88b5, &[])),
     ] {
-        assert_eq!(parse(&frame), Ok(Frame::NotIp), "{name}");
+        assert_eq!(parse(&frame), Ok(ParsedFrame::NotIp), "{name}");
     }
 }
 
@@ -529,12 +529,12 @@ proptest! {
             fix_checksum(&mut frame[14..], 20);
         }
         if let Some(plain) = Plain::read(&frame) {
-            prop_assert_eq!(parse(&frame), Ok(Frame::Ip(plain.parsed())));
+            prop_assert_eq!(parse(&frame), Ok(ParsedFrame::Ip(plain.parsed())));
             let tuple = plain.parsed().tuple(&frame);
             prop_assert_eq!((tuple.src, tuple.dst), (Addr::V4(plain.src), Addr::V4(plain.dst)));
         }
         if let Some(plain) = PlainV6::read(&frame) {
-            prop_assert_eq!(parse(&frame), Ok(Frame::Ip(plain.parsed())));
+            prop_assert_eq!(parse(&frame), Ok(ParsedFrame::Ip(plain.parsed())));
             let tuple = plain.parsed().tuple(&frame);
             prop_assert_eq!((tuple.src, tuple.dst), (Addr::V6(plain.src), Addr::V6(plain.dst)));
         }
@@ -589,7 +589,7 @@ proptest! {
 
     #[test]
     fn any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-        if let Ok(Frame::Ip(p)) = parse(&bytes) {
+        if let Ok(ParsedFrame::Ip(p)) = parse(&bytes) {
             check_inside(&bytes, &p);
         }
     }
@@ -608,7 +608,7 @@ proptest! {
                 fix_checksum(&mut frame[14..], header_len);
             }
         }
-        if let Ok(Frame::Ip(p)) = parse(&frame) {
+        if let Ok(ParsedFrame::Ip(p)) = parse(&frame) {
             check_inside(&frame, &p);
             let Ok(theirs) = SlicedPacket::from_ethernet(&frame) else { return Ok(()) };
             let payload = theirs.ip_payload().unwrap();

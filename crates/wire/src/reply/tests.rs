@@ -1,5 +1,5 @@
 use super::{REPLY_MAX, echo, echo_piece, is_echo_in_pieces, port_unreachable, tcp_reset, too_big};
-use crate::parse::{Fragment, Frame, Parsed, parse};
+use crate::parse::{Fragment, Parsed, ParsedFrame, parse};
 use crate::sample::{
     CLIENT, CLIENT6, FROM_MAC, V4, VIP, VIP6, arbitrary_frame, chain, ethernet, ethernet4, ethernet6,
     fragment_header, icmp, icmpv6, naive_sum, options_header, tcp, udp, v6, v6_between, with_pseudo6,
@@ -14,7 +14,7 @@ type Answer = fn(&[u8], &Parsed, [u8; 6], &mut [u8]) -> Option<usize>;
 
 fn ip(frame: &[u8]) -> Parsed {
     match parse(frame) {
-        Ok(Frame::Ip(parsed)) => parsed,
+        Ok(ParsedFrame::Ip(parsed)) => parsed,
         other => panic!("{other:?}"),
     }
 }

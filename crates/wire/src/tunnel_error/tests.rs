@@ -1,7 +1,7 @@
 use super::too_big;
 use crate::Addr;
-use crate::encap::{Header, Mode, Tunnel, encapsulate};
-use crate::parse::{Frame, Parsed, parse};
+use crate::encap::{Mode, Tunnel, TunnelHeader, encapsulate};
+use crate::parse::{Parsed, ParsedFrame, parse};
 use crate::sample::{V4, ethernet4, ethernet6, icmp, icmpv6, naive_sum, tcp, v6_between};
 use proptest::prelude::{any, prop_assert, proptest};
 use std::vec::Vec;
@@ -19,12 +19,12 @@ const ROUTER6: [u8; 16] = [0xfd, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 
 fn ip(frame: &[u8]) -> Parsed {
     match parse(frame) {
-        Ok(Frame::Ip(parsed)) => parsed,
+        Ok(ParsedFrame::Ip(parsed)) => parsed,
         other => panic!("{other:?}"),
     }
 }
 
-fn header(mode: Mode, v6: bool, last: u8) -> Header {
+fn header(mode: Mode, v6: bool, last: u8) -> TunnelHeader {
     let addresses = |own: &[u8], backend: &[u8]| {
         let mut backend = backend.to_vec();
         *backend.last_mut().unwrap() = last;
@@ -36,11 +36,11 @@ fn header(mode: Mode, v6: bool, last: u8) -> Header {
     };
     let (source, destination) = if v6 { addresses(&OWN6, &BACKEND6) } else { addresses(&OWN, &BACKEND) };
     let tunnel = Tunnel { mode, source, destination, inner_v6: false, inner_macs: ([2; 6], [4; 6]) };
-    Header::new(&tunnel).unwrap()
+    TunnelHeader::new(&tunnel).unwrap()
 }
 
 /// A packet of 1,500 bytes as it leaves, from the outer IP header on.
-fn sent(header: &Header) -> Vec<u8> {
+fn sent(header: &TunnelHeader) -> Vec<u8> {
     let segment = tcp(0x10, 40_000, 80, &[], &[7; 1460]);
     let mut inner = ethernet4(&V4 { src: CLIENT, dst: VIP, ..V4::new(6) }.packet(&segment));
     inner.truncate(usize::from(ip(&inner).end));
@@ -91,7 +91,7 @@ fn an_error_about_our_packet_is_taken_however_much_it_quotes() {
 
 #[test]
 fn what_no_packet_of_ours_can_have_caused_is_refused() {
-    let refused = |frame: &[u8], header: &Header| {
+    let refused = |frame: &[u8], header: &TunnelHeader| {
         too_big(frame, &ip(frame)).is_none_or(|of| !of.is_about(header, is_vip))
     };
     for v6 in [false, true] {
@@ -103,7 +103,7 @@ fn what_no_packet_of_ours_can_have_caused_is_refused() {
             for other in MODES.into_iter().filter(|other| *other != mode) {
                 assert!(refused(&error(v6, &packet, 1400, 500), &header(other, v6, 0x21)), "{other:?}");
             }
-            assert!(refused(&error(v6, &packet, 1400, 500), &Header::default()), "no tunnel at all");
+            assert!(refused(&error(v6, &packet, 1400, 500), &TunnelHeader::default()), "no tunnel at all");
             assert!(refused(&error(v6, &packet, u16::MAX, 500), &ours), "it would have fitted");
             // An outer address, the protocol, the first byte behind IP but for a UDP source port, the inner destination.
             let ip_len = if v6 { 40 } else { 20 };
@@ -154,7 +154,7 @@ proptest! {
     #[test]
     fn any_quote_is_judged(v6 in any::<bool>(), quote in proptest::collection::vec(any::<u8>(), 0..200), mtu in any::<u16>()) {
         let frame = error(v6, &quote, mtu, 200);
-        if let Ok(Frame::Ip(p)) = parse(&frame)
+        if let Ok(ParsedFrame::Ip(p)) = parse(&frame)
             && let Some(of) = too_big(&frame, &p)
         {
             for mode in MODES {

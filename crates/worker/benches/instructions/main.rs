@@ -21,8 +21,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use steer::{Maglev, Weighted};
 use wire::{CoreId, PortId, Tick};
-use worker::mailbox::{Publisher, mailbox};
 use worker::view::OnClosedPort;
+use worker::view::mailbox::{Publisher, mailbox};
 use worker::{BURST, Burst, Counters, DropReason, PacketIo, Setup, Turn, View, Worker};
 
 /// Flows of the hot cases: they and their entries stay in the nearest caches, so that a count is about all there is to say.

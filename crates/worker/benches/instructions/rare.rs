@@ -11,11 +11,11 @@ use statesync::{MachineId, Member, Members, Owners};
 use std::net::IpAddr;
 use std::sync::Arc;
 use wire::{Addr, BackendId, CoreId, PortId, Tick};
-use worker::cluster::{Cluster, Endpoint, Link, SlotsView};
-use worker::least_load::share;
-use worker::mailbox::{Publisher, mailbox};
-use worker::slots::SlotMemory;
-use worker::station::StationSize;
+use worker::cluster::SyncSize;
+use worker::decide::least_load::share;
+use worker::view::cluster::{Cluster, Endpoint, Link, SlotsView};
+use worker::view::mailbox::{Publisher, mailbox};
+use worker::view::slots::SlotMemory;
 use worker::view::{LeastLoad, Overload, Policy, Select};
 use worker::{BURST, Counters, Frame, Setup, View, Worker};
 
@@ -66,9 +66,9 @@ impl Machines {
                 counters: Arc::clone(&counters),
             });
             if is_member {
-                let size = StationSize { records: 4096, unacknowledged: 4096, asks: 256 };
+                let size = SyncSize { records: 4096, unacknowledged: 4096, asks: 256 };
                 let windows = std::sync::Arc::new(statesync::window::Windows::of(4, 4));
-                worker.attach_station(size, 1, windows, channel(8).0);
+                worker.attach_sync(size, 1, windows, channel(8).0);
             }
             machines.workers.push(worker);
             machines.counters.push(counters);
@@ -187,10 +187,10 @@ pub(crate) fn cluster(count: usize) -> Done {
     let mut machines = Machines::new(vec![member_of_two(0), member_of_two(1)], &frames.collect::<Vec<_>>());
     let done = machines.measured(count, 4);
     for (what, count) in [
-        ("relayed", machines.count(|counters| counters.station.relays.get())),
-        ("answered", machines.count(|counters| counters.station.answers.get())),
-        ("told", machines.count(|counters| counters.station.decides.get())),
-        ("acknowledged", machines.count(|counters| counters.station.acknowledgements.get())),
+        ("relayed", machines.count(|counters| counters.sync.relays.get())),
+        ("answered", machines.count(|counters| counters.sync.answers.get())),
+        ("told", machines.count(|counters| counters.sync.decides.get())),
+        ("acknowledged", machines.count(|counters| counters.sync.acknowledgements.get())),
     ] {
         assert!(count > 0, "nothing was {what}");
     }
@@ -214,7 +214,7 @@ fn member_of_two(machine: u8) -> View {
         owners: Owners::settled(members),
         endpoint: Endpoint { address: address(machine), udp_port: UDP_PORT, port: PortId(0) },
         links: vec![link(0), link(1)],
-        keys: statesync::datagram::Keys { own: *b"between machines", accepted: None },
+        keys: statesync::datagram::ClusterKeys { own: *b"between machines", accepted: None },
         max_idle_us: 60_000_000,
         relays: (1_000_000, 100_000),
         services: vec![SlotsView {

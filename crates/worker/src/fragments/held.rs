@@ -11,7 +11,7 @@ pub const HELD_MAX: usize = 512;
 const SOURCES: usize = 1024;
 pub(super) const NONE: u16 = u16::MAX;
 
-struct Place<F> {
+struct HeldPlace<F> {
     frame: Option<F>,
     /// The datagram's next frame, or the next free place.
     next: u16,
@@ -21,12 +21,12 @@ struct Place<F> {
 }
 
 pub(super) struct Held<F> {
-    places: Box<[Place<F>]>,
+    places: Box<[HeldPlace<F>]>,
     free: u16,
     /// By source, its places in order of arrival.
-    by_source: Queues,
+    by_source: SourceQueues,
     /// By number of places, the sources that hold so many.
-    by_count: Queues,
+    by_count: SourceQueues,
     counts: Box<[u16]>,
     /// What a source holds at the most.
     most: u16,
@@ -34,7 +34,7 @@ pub(super) struct Held<F> {
 
 impl<F> Held<F> {
     pub(super) fn new() -> Held<F> {
-        let place = |next: usize| Place {
+        let place = |next: usize| HeldPlace {
             frame: None,
             next: if next == HELD_MAX { NONE } else { number(next) },
             entry: NONE,
@@ -43,8 +43,8 @@ impl<F> Held<F> {
         let mut held = Held {
             places: (1..=HELD_MAX).map(place).collect(),
             free: 0,
-            by_source: Queues::new(SOURCES, HELD_MAX),
-            by_count: Queues::new(HELD_MAX + 1, SOURCES),
+            by_source: SourceQueues::new(SOURCES, HELD_MAX),
+            by_count: SourceQueues::new(HELD_MAX + 1, SOURCES),
             counts: vec![0; SOURCES].into(),
             most: 0,
         };
@@ -71,7 +71,7 @@ impl<F> Held<F> {
         let Some(place) = self.places.get_mut(usize::from(at)) else { return Err(frame) };
         let source = number(usize::try_from(source % SOURCES as u64).unwrap_or(0));
         self.free = place.next;
-        *place = Place { frame: Some(frame), next: NONE, entry: number(entry), source };
+        *place = HeldPlace { frame: Some(frame), next: NONE, entry: number(entry), source };
         if let Some(last) = self.places.get_mut(usize::from(last)) {
             last.next = at;
         }
@@ -108,16 +108,16 @@ impl<F> Held<F> {
 }
 
 /// Queues of small numbers, each of which is in one queue at the most.
-struct Queues {
+struct SourceQueues {
     /// First and last.
     ends: Box<[(u16, u16)]>,
     /// By number: the one before it in its queue, and the one behind it.
     links: Box<[(u16, u16)]>,
 }
 
-impl Queues {
-    fn new(queues: usize, numbers: usize) -> Queues {
-        Queues { ends: vec![(NONE, NONE); queues].into(), links: vec![(NONE, NONE); numbers].into() }
+impl SourceQueues {
+    fn new(queues: usize, numbers: usize) -> SourceQueues {
+        SourceQueues { ends: vec![(NONE, NONE); queues].into(), links: vec![(NONE, NONE); numbers].into() }
     }
 
     fn first(&self, queue: u16) -> Option<u16> {

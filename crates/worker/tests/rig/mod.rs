@@ -10,12 +10,12 @@
 use etherparse::PacketBuilder;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
-use steer::{Maglev, Rule, Services, Weighted};
-use wire::encap::{Header, Mode, Tunnel};
+use steer::{Maglev, ServiceRule, Services, Weighted};
+use wire::encap::{Mode, Tunnel, TunnelHeader};
 use wire::{Addr, BackendId, CoreId, PortId, ServiceId, Tick};
-use worker::mailbox::{Publisher, mailbox};
-use worker::memory_io::MemIo;
-use worker::path_mtu::{Learnt, Room, Tunnels};
+use worker::io::memory::MemIo;
+use worker::view::mailbox::{Publisher, mailbox};
+use worker::view::path_mtu::{Learnt, Room, Tunnels};
 use worker::view::{
     BACKENDS_MAX, BackendState, BackendView, HashOn, OnDown, OnEmpty, Policy, PortRole, PortView,
     SERVICES_MAX, ServiceView, Timeouts, View,
@@ -63,9 +63,9 @@ impl Spec {
 
 /// Builds a view: backend ids count through the services in order, addresses are 10.0.2.21 and up.
 pub fn view(generation: u64, specs: &[Spec]) -> View {
-    let rules: Vec<Rule> = specs
+    let rules: Vec<ServiceRule> = specs
         .iter()
-        .map(|s| Rule { vip: Addr::from(s.vip), len: s.len, port: s.port, protocol: s.protocol })
+        .map(|s| ServiceRule { vip: Addr::from(s.vip), len: s.len, port: s.port, protocol: s.protocol })
         .collect();
     let mut view = View {
         generation,
@@ -86,9 +86,9 @@ pub fn view(generation: u64, specs: &[Spec]) -> View {
         for (n, state) in spec.states.iter().enumerate() {
             let id = BackendId(u32::try_from(view.backends.len()).unwrap());
             let header = if spec.mode == Mode::L2 {
-                Header::default()
+                TunnelHeader::default()
             } else {
-                Header::new(&Tunnel {
+                TunnelHeader::new(&Tunnel {
                     mode: spec.mode,
                     source: Ipv4Addr::new(10, 0, 2, 11).into(),
                     destination: Ipv4Addr::new(10, 0, 2, 21 + u8::try_from(n).unwrap()).into(),

@@ -1,8 +1,8 @@
 //! What goes by load in a running management core: figures reach workers, and shares grow slowly.
 
 use super::*;
-use worker::least_load::share;
-use worker::loads::Load;
+use worker::decide::least_load::share;
+use worker::view::loads::Load;
 use worker::view::{LeastLoad, Overload, Policy, Select};
 
 /// The usual configuration with these keys of the service, and without checks if need be.

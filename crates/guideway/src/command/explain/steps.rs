@@ -8,9 +8,9 @@ use model::Config;
 use serde::Serialize;
 use std::fmt::Write;
 use std::net::IpAddr;
-use wire::parse::{Frame, Kind, Parsed, TcpFlags, parse};
+use wire::parse::{Kind, Parsed, ParsedFrame, TcpFlags, parse};
 use wire::{Addr, BackendId, Tuple};
-use worker::classify::{Fate, Packet, classify};
+use worker::describe::general::{Fate, Packet, classify};
 use worker::view::{BackendState, BackendView, HashOn, LeastLoad, OnEmpty, Select, ServiceView};
 use worker::{DropReason, RxMeta, View};
 
@@ -81,8 +81,8 @@ fn say_parse(told: &mut Explanation, bytes: &[u8], wire_len: u32) {
     }
     match parse(bytes) {
         Err(why) => told.say("frame", format!("{len} bytes; cannot be trusted: {why:?}")),
-        Ok(Frame::NotIp) => told.say("frame", format!("{len} bytes; neither IPv4 nor IPv6")),
-        Ok(Frame::Ip(p)) => {
+        Ok(ParsedFrame::NotIp) => told.say("frame", format!("{len} bytes; neither IPv4 nor IPv6")),
+        Ok(ParsedFrame::Ip(p)) => {
             let tags = match p.tag_count() {
                 0 => String::new(),
                 1 => ", one VLAN tag".into(),
@@ -298,7 +298,7 @@ fn say_choice(
     };
     let name = |id| picture.backend_name(id).unwrap_or("?");
     told.say("backend", format!("{} is {}", name(named), state(named)));
-    let Some(chosen) = worker::steering::place(view, service, &flow, true) else {
+    let Some(chosen) = worker::decide::known::place(view, service, &flow, true) else {
         say_empty(told, service);
         return;
     };

@@ -5,7 +5,7 @@ use crate::simulation::checker::Exempt;
 use crate::simulation::machine::{KEY, Machine, UDP_PORT, machine_address};
 use crate::simulation::packets::datagram_frame;
 use crate::simulation::scenario::Shape;
-use statesync::datagram::{Header, Writer};
+use statesync::datagram::{DatagramWriter, Header};
 use statesync::plan::Request;
 use statesync::{Lasting, Note, Origin, Rule, Sequence, Statement, Why};
 use wire::{BackendId, CoreId, Tick};
@@ -192,7 +192,7 @@ impl World<'_> {
             let statement = Statement { key, backend, guess: false, age_us: 0, why: Why::Decide };
             let (sequence, mut payload) = (Sequence(u64::MAX >> 2), [0; 256]);
             let lastings = [Lasting::Push { key, backend }, Lasting::State(statement)];
-            let len = Writer::notes(&mut payload, &header).map(|mut writer| {
+            let len = DatagramWriter::notes(&mut payload, &header).map(|mut writer| {
                 for note in lastings {
                     let _ = writer.note(&Note::Lasting(sequence, note));
                 }

@@ -14,7 +14,7 @@ const RELAYS_MAX: u64 = 5;
 
 /// Decisions that a machine has told.
 fn of_decides(of: &Machine) -> u64 {
-    of.counters.iter().map(|counters| counters.station.decides.get()).sum()
+    of.counters.iter().map(|counters| counters.sync.decides.get()).sum()
 }
 
 impl World<'_> {
@@ -114,12 +114,12 @@ impl World<'_> {
             }
         }
         let counters = &of.counters[core];
-        let refused = counters.station.records_refused.get()
+        let refused = counters.sync.records_refused.get()
             + counters.totals.flow_refused.get()
             + counters.totals.flow_displaced.get();
         let refuses = refused > of.refused[core];
         of.refused[core] = refused;
-        let guesses = of.counters[core].station.local_guesses.get();
+        let guesses = of.counters[core].sync.local_guesses.get();
         let guessed = guesses > of.local_guesses[core];
         of.local_guesses[core] = guesses;
         let fresh = std::mem::take(&mut of.fresh[core]);

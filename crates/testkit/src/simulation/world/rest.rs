@@ -16,7 +16,7 @@ impl World<'_> {
         let summary = &mut self.checker.summary;
         let mut full = 0;
         for counters in &self.machines[machine].counters {
-            let of = &counters.station;
+            let of = &counters.sync;
             full += counters.drops(worker::DropReason::RingFull).get();
             summary.relays += of.relays.get();
             summary.core_relays += of.core_relays.get();
@@ -123,11 +123,11 @@ impl World<'_> {
                 notes.push(format!("machine {machine} has not joined"));
             }
             for (core, counters) in of.counters.iter().enumerate() {
-                if counters.station.unacknowledged.get() > 0 {
+                if counters.sync.unacknowledged.get() > 0 {
                     notes.push(format!("{machine}.{core} has notes that nobody acknowledges"));
                 }
-                if counters.station.records.get() > 0 {
-                    notes.push(format!("{machine}.{core} keeps {} records", counters.station.records.get()));
+                if counters.sync.records.get() > 0 {
+                    notes.push(format!("{machine}.{core} keeps {} records", counters.sync.records.get()));
                 }
             }
         }

@@ -6,9 +6,9 @@
 //! slot's answer has changed since they began.
 
 use crate::Worker;
-use crate::classify::{Fate, Packet};
+use crate::decide::known::{begins_a_flow, usable};
+use crate::describe::general::{Fate, Packet};
 use crate::io::PacketIo;
-use crate::steering::{begins_a_flow, usable};
 use crate::token_bucket::TokenBucket;
 use crate::view::{ServiceView, View};
 use wire::{BackendId, FlowKey, Tick};

@@ -2,9 +2,9 @@
 //! the kernel's for the sessions that the machine's routes hang on (RFC 6192). Each class has a bucket of its own, so that none is
 //! starved by another.
 
-use crate::classify::Packet;
-use crate::emit::Label;
+use crate::describe::general::Packet;
 use crate::io::{Frame, Outcome, PacketIo, Verdict};
+use crate::send::Label;
 use crate::token_bucket::TokenBucket;
 use crate::view::{PortRole, View};
 use crate::{DropReason, Worker};

@@ -9,7 +9,7 @@
 //! is enough because a backend belongs to one service. Sets are built when their first flow is placed, so a view with
 //! many services costs its adoption nothing, and of new figures one set is read a turn.
 
-use crate::loads::{FULL_PPM, Loads};
+use crate::view::loads::{FULL_PPM, Loads};
 use crate::view::{BACKENDS_MAX, BackendState, LeastLoad, Overload, SERVICES_MAX, Select, ServiceView, View};
 use wire::{BackendId, Tick};
 
@@ -145,7 +145,7 @@ impl Queues {
             queue.count = fill(view, service, policy, turn, shares, backends);
         }
         let count = queue.count;
-        let mut heap = Heap { order: order.get_mut(..count)?, loads: loads.get_mut(..count)? };
+        let mut heap = LoadHeap { order: order.get_mut(..count)?, loads: loads.get_mut(..count)? };
         let backends = backends.get_mut(..count)?;
         if queue.round.is_none() || queue.round != Some(round) && self.read != now {
             read(&view.loads, backends, heap.loads);
@@ -157,7 +157,7 @@ impl Queues {
             return Some(Picked::Overloaded);
         }
         let last = self.last.get(usize::from(service.id.0))?;
-        let is_last = |heap: &Heap<'_>, at| {
+        let is_last = |heap: &LoadHeap<'_>, at| {
             let known = heap.key(at).and_then(|(_, place)| backends.get(place as usize));
             known.is_some_and(|&backend| backend & JOINING != 0 && backend & !JOINING == *last)
         };
@@ -186,7 +186,7 @@ impl Queues {
         let shares = self.shares.get(range.clone())?;
         let backends = self.backends.get(range.clone())?;
         let (order, loads) = (self.order.get_mut(range.clone())?, self.loads.get_mut(range)?);
-        let mut heap = Heap { order, loads };
+        let mut heap = LoadHeap { order, loads };
         let (_, place) = heap.key(at)?;
         let (&chosen, &share) = (backends.get(place as usize)?, shares.get(place as usize)?);
         *self.last.get_mut(usize::from(queue.service))? =
@@ -233,12 +233,12 @@ fn read(figures: &Loads, backends: &mut [u32], loads: &mut [u64]) {
 }
 
 /// A binary heap of places, the least loaded one first; of equally loaded ones the first.
-struct Heap<'q> {
+struct LoadHeap<'q> {
     order: &'q mut [u32],
     loads: &'q mut [u64],
 }
 
-impl Heap<'_> {
+impl LoadHeap<'_> {
     /// Load and place of a position.
     #[inline]
     fn key(&self, at: usize) -> Option<(u64, u32)> {

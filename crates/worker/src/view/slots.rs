@@ -126,13 +126,13 @@ pub fn base_of(view: &View, service: &ServiceView, memory: &SlotMemory, slot: u3
 #[cfg(test)]
 mod tests {
     use super::{SlotMemory, base_in_force};
-    use crate::path_mtu::{Learnt, Room};
+    use crate::view::path_mtu::{Learnt, Room};
     use crate::view::{BackendState, BackendView, HashOn, OnDown, OnEmpty, Policy, ServiceView, View};
     use proptest::prelude::{any, prop, prop_assert_eq, proptest};
     use std::collections::BTreeMap;
     use std::sync::Arc;
     use steer::{Maglev, Weighted};
-    use wire::encap::Header;
+    use wire::encap::TunnelHeader;
     use wire::{BackendId, PortId, ServiceId};
 
     #[test]
@@ -188,7 +188,7 @@ mod tests {
                     id: BackendId(1),
                     service: of,
                     state,
-                    header: Header::default(),
+                    header: TunnelHeader::default(),
                     inner_mtu: 1480,
                     room: Room::default(),
                     port: PortId(0),

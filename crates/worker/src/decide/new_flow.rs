@@ -1,7 +1,7 @@
 //! New flows on the fast path: plain IPv4 packets that the burst look-up did not find are placed by their slots, eight
 //! hashes at a time, and entered, without the general description of a packet.
 //!
-//! What it does is what [`steering`](crate::steering) would do with them, only sooner; what that would have to ask about (the
+//! What it does is what [`steering`](crate::decide::known) would do with them, only sooner; what that would have to ask about (the
 //! other workers' tables, a remembered slot, a flow twice in the burst, load) is left to it.
 
 use crate::fast::bits;
@@ -38,9 +38,9 @@ impl Fresh {
 
 /// Which keys of a burst were seen, a bit for each of 2048 values of their hash: a bit seen twice is nearly always the same
 /// key twice.
-struct Seen([u64; 32]);
+struct SeenHashes([u64; 32]);
 
-impl Seen {
+impl SeenHashes {
     #[inline(always)]
     fn is_first(&mut self, hash: u64) -> bool {
         // Of the upper half, which also chooses the bucket: keys of one bucket need not be told apart here.
@@ -102,7 +102,7 @@ impl<Io: PacketIo> Worker<Io> {
     fn syns(&self) -> u32 {
         self.flows.vectors().run(
             #[inline(always)]
-            |lanes| self.batch.heads.courses(lanes).2,
+            |lanes| self.batch.columns.events(lanes).2,
         )
     }
 
@@ -140,7 +140,7 @@ impl<Io: PacketIo> Worker<Io> {
         self.tally.misses += u64::from(placed.count_ones());
         let udp = self.flows.vectors().run(
             #[inline(always)]
-            |lanes| self.batch.heads.courses(lanes).0,
+            |lanes| self.batch.columns.events(lanes).0,
         );
         let mut entered = 0;
         for (positions, state) in [(placed & !udp, State::TcpNew), (placed & udp, State::UdpNew)] {
@@ -230,7 +230,7 @@ impl<Io: PacketIo> Worker<Io> {
 /// Of these positions, those whose keys no packet before them has.
 #[inline(always)]
 fn first_of(looked_up: LookedUp<'_>, positions: u32) -> u32 {
-    let mut seen = Seen([0; 32]);
+    let mut seen = SeenHashes([0; 32]);
     let mut first = positions;
     for position in bits(positions) {
         let is_first = looked_up.hits.miss(position).is_some_and(|miss| seen.is_first(miss.hash()));

@@ -19,15 +19,15 @@ use std::sync::Arc;
 
 /// The worker has not yet given back enough; collect, and publish again later.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Full;
+pub struct MailboxFull;
 
-impl std::fmt::Display for Full {
+impl std::fmt::Display for MailboxFull {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("the worker has not yet taken the values published before; try again after its next turn")
     }
 }
 
-impl std::error::Error for Full {}
+impl std::error::Error for MailboxFull {}
 
 /// Control's end.
 #[derive(Debug)]
@@ -60,12 +60,12 @@ impl<T> Publisher<T> {
     /// room.
     ///
     /// # Errors
-    /// [`Full`]: nothing was published, and our reference to the value is dropped here, on control.
-    pub fn publish(&mut self, value: Arc<T>) -> Result<(), Full> {
+    /// [`MailboxFull`]: nothing was published, and our reference to the value is dropped here, on control.
+    pub fn publish(&mut self, value: Arc<T>) -> Result<(), MailboxFull> {
         if self.pending >= self.pending_max {
-            return Err(Full);
+            return Err(MailboxFull);
         }
-        self.out.push(value).map_err(|_| Full)?;
+        self.out.push(value).map_err(|_| MailboxFull)?;
         self.pending += 1;
         Ok(())
     }

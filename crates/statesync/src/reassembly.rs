@@ -30,26 +30,26 @@ struct Partial {
 }
 
 /// The store.
-pub struct Pieces {
+pub struct Reassembly {
     partial: Vec<Partial>,
     next: usize,
 }
 
-impl core::fmt::Debug for Pieces {
+impl core::fmt::Debug for Reassembly {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("Pieces").finish_non_exhaustive()
     }
 }
 
-impl Default for Pieces {
-    fn default() -> Pieces {
-        Pieces::new()
+impl Default for Reassembly {
+    fn default() -> Reassembly {
+        Reassembly::new()
     }
 }
 
-impl Pieces {
+impl Reassembly {
     /// An empty store: 147 kB.
-    pub fn new() -> Pieces {
+    pub fn new() -> Reassembly {
         let none = || Partial {
             from: Origin::default(),
             frame: 0,
@@ -59,7 +59,7 @@ impl Pieces {
             missing: 0,
             bytes: vec![0; FRAME_LEN_MAX].into(),
         };
-        Pieces { partial: (0..FRAMES).map(|_| none()).collect(), next: 0 }
+        Reassembly { partial: (0..FRAMES).map(|_| none()).collect(), next: 0 }
     }
 
     /// Takes in a piece; gives the frame when it was the last one missing. A frame in one piece needs no room here.
@@ -121,7 +121,7 @@ impl Pieces {
 
 #[cfg(test)]
 mod tests {
-    use super::{PATIENCE_US, Pieces, UNIT};
+    use super::{PATIENCE_US, Reassembly, UNIT};
     use crate::datagram::Piece;
     use crate::members::MachineId;
     use crate::note::{Origin, Question};
@@ -160,7 +160,7 @@ mod tests {
                 let other = usize::try_from((order ^ (i as u64).wrapping_mul(0x9e37_79b9)) % (i as u64 + 1)).expect("small");
                 pieces.swap(i, other);
             }
-            let (mut store, mut out) = (Pieces::new(), Vec::new());
+            let (mut store, mut out) = (Reassembly::new(), Vec::new());
             for piece in &pieces {
                 if let Some((question, whole)) = store.add(Origin::default(), piece, Tick(1)) {
                     prop_assert_eq!(question, QUESTION);
@@ -174,7 +174,7 @@ mod tests {
     #[test]
     fn a_full_store_has_room_again_in_time() {
         let frame = vec![7; 2 * UNIT];
-        let mut store = Pieces::new();
+        let mut store = Reassembly::new();
         for number in 0..40 {
             assert!(store.add(Origin::default(), &cut(&frame, number, UNIT)[0], Tick(1)).is_none());
         }
@@ -188,7 +188,7 @@ mod tests {
 
     #[test]
     fn pieces_that_do_not_fit_are_ignored() {
-        let mut store = Pieces::new();
+        let mut store = Reassembly::new();
         let bytes = [1; UNIT];
         for (offset, total) in [(1, 1_000), (64, 9_300), (960, 1_000)] {
             let piece = Piece { question: QUESTION, frame: 1, offset, total, bytes: &bytes };
@@ -197,7 +197,7 @@ mod tests {
         prop_free(&mut store);
     }
 
-    fn prop_free(store: &mut Pieces) {
+    fn prop_free(store: &mut Reassembly) {
         let frame = vec![9; 2 * UNIT];
         let all = cut(&frame, 1, UNIT);
         assert!(store.add(Origin::default(), &all[0], Tick(1)).is_none());

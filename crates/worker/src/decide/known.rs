@@ -1,13 +1,13 @@
 //! Third stage: hit or miss to a backend. A hit keeps its backend; a miss is placed by the service's Maglev table, or by load,
-//! and remembered. Where a service remembers slots instead of flows ([`slots`](crate::slots)), a miss may belong to the
+//! and remembered. Where a service remembers slots instead of flows ([`slots`](crate::view::slots)), a miss may belong to the
 //! table of before.
 
-use crate::classify::{Fate, Packet, key_of};
 use crate::counters::CLOSED_SOON_US;
+use crate::decide::least_load::Picked;
+use crate::describe::general::{Fate, Packet, key_of};
 use crate::io::PacketIo;
-use crate::least_load::Picked;
-use crate::slots::base_in_force;
 use crate::sources;
+use crate::view::slots::base_in_force;
 use crate::view::{BackendState, HashOn, OnDown, ServiceView, View};
 use crate::{DropReason, Worker};
 use flow::{Hit, Insert, Inserted, State};
@@ -19,7 +19,7 @@ pub(crate) const SYN_RETRY_US: u64 = 500_000;
 
 /// What the burst look-up said of a packet's key.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Answer {
+pub(crate) struct LookupResult {
     /// Its entry.
     pub(crate) hit: Option<Hit>,
     /// Its hash, for insertion.
@@ -34,7 +34,7 @@ impl<Io: PacketIo> Worker<Io> {
         view: &View,
         bytes: &[u8],
         packet: &mut Packet,
-        answer: Answer,
+        answer: LookupResult,
         now: Tick,
     ) {
         if !matches!(packet.fate, Fate::Flow | Fate::Quoted) {
@@ -171,7 +171,7 @@ impl<Io: PacketIo> Worker<Io> {
         }
     }
 
-    /// Whether a packet of a handshake goes on where the one before ended ([`probation`](crate::probation)); of the first two, the number is
+    /// Whether a packet of a handshake goes on where the one before ended ([`probation`](crate::decide::probation)); of the first two, the number is
     /// noted.
     fn is_proved(
         &mut self,
@@ -196,7 +196,7 @@ impl<Io: PacketIo> Worker<Io> {
         service: &ServiceView,
         bytes: &[u8],
         packet: &Packet,
-        answer: Answer,
+        answer: LookupResult,
         now: Tick,
     ) -> Result<BackendId, DropReason> {
         let flow = packet.flow(bytes);
@@ -291,7 +291,7 @@ impl<Io: PacketIo> Worker<Io> {
         lately || !self.flows.has_room(key)
     }
 
-    /// The least loaded backend, of a service with that policy. [`Queues::charge`](crate::least_load::Queues::charge) it when the flow is
+    /// The least loaded backend, of a service with that policy. [`Queues::charge`](crate::decide::least_load::Queues::charge) it when the flow is
     /// entered.
     pub(crate) fn pick(
         &mut self,
@@ -363,8 +363,8 @@ impl<Io: PacketIo> Worker<Io> {
                 totals.flow_displaced.add(1);
                 self.crowded = Some(now);
                 // Its flow is one that finds no room, as far as others have to know.
-                if let (Some(station), Some(lost)) = (self.station.as_mut(), self.flows.displaced_by(key)) {
-                    station.refuse(lost, now);
+                if let (Some(sync), Some(lost)) = (self.sync.as_mut(), self.flows.displaced_by(key)) {
+                    sync.refuse(lost, now);
                 }
                 self.sampler.note(&self.counters.sources, || Some(sources::of_key(key)));
             } else {
@@ -389,8 +389,8 @@ impl<Io: PacketIo> Worker<Io> {
         self.counters.totals.flow_refused.add(1);
         self.crowded = Some(now);
         self.sampler.note(&self.counters.sources, || Some(sources::of_key(key)));
-        if let Some(station) = self.station.as_mut() {
-            station.refuse(*key, now);
+        if let Some(sync) = self.sync.as_mut() {
+            sync.refuse(*key, now);
         }
     }
 
@@ -485,7 +485,7 @@ pub(crate) fn first_state(packet: &Packet) -> State {
 }
 
 /// The state of a flow after a further packet. Repeated SYNs make no trust, nor do two packets of TCP: what the third must show is for
-/// [`probation`](crate::probation) to say. Any packet but a RST tells that a RST ended nothing (RFC 6146 3.5.2.2), and data that a FIN did not.
+/// [`probation`](crate::decide::probation) to say. Any packet but a RST tells that a RST ended nothing (RFC 6146 3.5.2.2), and data that a FIN did not.
 fn next_state(before: State, packet: &Packet, bytes: &[u8]) -> State {
     use State::{TcpClosing, TcpEstablished, TcpHalfClosed, TcpHandshake, TcpNew, Udp};
     let Some(flags) = packet.tcp_flags() else { return Udp };

@@ -1,6 +1,6 @@
 //! Last stage: frames leave in bursts, one lane a port, and every frame's end is counted once, here.
 
-use crate::classify::Packet;
+use crate::describe::general::Packet;
 use crate::io::{Burst, Frame, Outcome, PacketIo, RxMeta, Verdict};
 use crate::view::{PORTS_MAX, PortRole, View};
 use crate::{BURST, DropReason, Worker};
@@ -198,7 +198,7 @@ impl<Io: PacketIo> Worker<Io> {
     /// recycled. Gives the number of those sent.
     fn transmit(&mut self, view: &View, port: PortId, frames: &mut Burst<Io::Frame>, bytes: u64) -> usize {
         // A record leaves before the frame that depends on it.
-        if self.station.as_ref().is_some_and(|station| station.has_notes()) {
+        if self.sync.as_ref().is_some_and(|sync| sync.has_notes()) {
             self.flush_notes(view);
         }
         let offered = frames.len();
@@ -246,7 +246,7 @@ impl<Io: PacketIo> Worker<Io> {
     /// Drops a received frame.
     pub(crate) fn drop_frame(&mut self, view: &View, frame: Io::Frame, packet: &Packet, reason: DropReason) {
         let backend = match packet.fate {
-            crate::classify::Fate::To(id) => Some(id),
+            crate::describe::general::Fate::To(id) => Some(id),
             _ => None,
         };
         if reason != DropReason::Answered && packet.parsed.l3 > 0 {

@@ -1,11 +1,11 @@
 //! First stage: bytes to what the frame is and what should become of it, as far as the frame alone can tell.
 
 use crate::DropReason;
-use crate::cluster::Route;
 use crate::io::RxMeta;
+use crate::view::cluster::Route;
 use crate::view::{PortView, ServiceView, View};
 use steer::Match;
-use wire::parse::{BadTransport, Frame, Kind, Malformed, Parsed, Quoted, TcpFlags, destination, parse};
+use wire::parse::{BadTransport, Kind, Malformed, Parsed, ParsedFrame, Quoted, TcpFlags, destination, parse};
 use wire::{Addr, BackendId, FlowKey, Tuple};
 
 /// What should become of a frame.
@@ -105,7 +105,7 @@ pub fn classify(view: &View, bytes: &[u8], meta: RxMeta) -> Packet {
         return Packet::without_ip(Fate::Drop(DropReason::MultiSegment));
     }
     match parse(bytes) {
-        Ok(Frame::Ip(parsed)) => {
+        Ok(ParsedFrame::Ip(parsed)) => {
             let packet = classify_ip(view, bytes, parsed);
             if packet.fate == Fate::Punt {
                 return packet;
@@ -113,12 +113,12 @@ pub fn classify(view: &View, bytes: &[u8], meta: RxMeta) -> Packet {
             if is_group_frame(bytes) {
                 return Packet::new(Fate::Drop(DropReason::BadLinkAddress), parsed);
             }
-            if is_for_another_station(view, bytes, meta) {
+            if is_for_another_mac(view, bytes, meta) {
                 return Packet::new(Fate::Punt, parsed);
             }
             packet
         }
-        Ok(Frame::NotIp) => Packet::without_ip(Fate::Punt),
+        Ok(ParsedFrame::NotIp) => Packet::without_ip(Fate::Punt),
         // What is not for a VIP is not judged here: the kernel knows its own rules for routing headers and options.
         Err(_) if destination(bytes).is_some_and(|dst| !view.services.is_vip(dst)) => {
             Packet::without_ip(Fate::Punt)
@@ -228,7 +228,7 @@ pub(crate) fn probe(view: &View, bytes: &[u8]) -> Option<Packet> {
     if view.probes.is_empty() {
         return None;
     }
-    let Ok(Frame::Ip(parsed)) = parse(bytes) else { return None };
+    let Ok(ParsedFrame::Ip(parsed)) = parse(bytes) else { return None };
     let tuple = &parsed.tuple(bytes);
     let probe = view
         .probes
@@ -247,8 +247,8 @@ fn is_group_frame(bytes: &[u8]) -> bool {
 
 /// Whether a frame is on its way to another station (a bridge floods what it does not know): the balancer there
 /// forwards it, and a copy from here would be one too many. So it is left to the kernel, which is no router for it.
-fn is_for_another_station(view: &View, bytes: &[u8], meta: RxMeta) -> bool {
-    let own = view.ports.get(meta.port.index()).and_then(PortView::station);
+fn is_for_another_mac(view: &View, bytes: &[u8], meta: RxMeta) -> bool {
+    let own = view.ports.get(meta.port.index()).and_then(PortView::own_mac);
     own.is_some_and(|mac| bytes.first_chunk() != Some(&mac))
 }
 

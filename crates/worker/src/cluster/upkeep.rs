@@ -2,9 +2,9 @@
 
 use super::place_of_key;
 use crate::Worker;
-use crate::classify::{Packet, key_of};
-use crate::cluster::{Cluster, SlotsView};
+use crate::describe::general::{Packet, key_of};
 use crate::io::PacketIo;
+use crate::view::cluster::{Cluster, SlotsView};
 use crate::view::{BackendState, View};
 use arrayvec::ArrayVec;
 use flow::Hit;
@@ -24,7 +24,7 @@ const RESENDS: usize = 64;
 /// Records swept in a turn.
 const SWEEP: usize = 64;
 
-type Entries = ArrayVec<(FlowKey, Hit), 64>;
+type DumpedEntries = ArrayVec<(FlowKey, Hit), 64>;
 
 /// A pass over the flow table in pieces.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -78,23 +78,23 @@ impl<Io: PacketIo> Worker<Io> {
     /// The stage of a turn that belongs to the cluster.
     #[inline(never)]
     pub(crate) fn synchronise(&mut self, view: &View, cluster: &Cluster, now: Tick) {
-        let Some(station) = self.station.as_mut() else { return };
-        station.clock = now;
-        if station.step != cluster.step {
-            station.step = cluster.step;
-            station.forget_leavers(cluster);
+        let Some(sync) = self.sync.as_mut() else { return };
+        sync.clock = now;
+        if sync.step != cluster.step {
+            sync.step = cluster.step;
+            sync.forget_leavers(cluster);
             for machine in cluster.owners.machines().iter() {
                 if let Some(incarnation) = cluster.owners.incarnation(machine) {
-                    station.suspicion.meet(statesync::Member { machine, incarnation }, now);
+                    sync.suspicion.meet(statesync::Member { machine, incarnation }, now);
                 }
             }
-            let is_new = station.task.job != cluster.job.id;
+            let is_new = sync.task.job != cluster.job.id;
             if is_new {
-                station.seen.clear();
+                sync.seen.clear();
             }
-            station.task = Task {
+            sync.task = Task {
                 job: cluster.job.id,
-                stage: match station.task.stage {
+                stage: match sync.task.stage {
                     _ if is_new => Stage::Entries(0, Pass::begin()),
                     Stage::Reported => Stage::Done,
                     stage => stage,
@@ -103,54 +103,53 @@ impl<Io: PacketIo> Worker<Io> {
         }
         #[cfg(feature = "negative-controls")]
         {
-            station.is_late = !station.is_late;
+            sync.is_late = !sync.is_late;
         }
         let mut others = cluster.owners.machines();
         others.remove(cluster.own.machine);
         if !cluster.ready {
             // Who has not joined is told nothing, not even that the others live.
-            station.suspicion.expect(others, now);
+            sync.suspicion.expect(others, now);
         }
-        station.suspects = station.suspicion.suspects(others, now).union(cluster.owners.lost());
-        station.records.sweep(SWEEP, now);
-        let beats = station.core == CoreId(0) && station.suspicion.beat(now);
+        sync.suspects = sync.suspicion.suspects(others, now).union(cluster.owners.lost());
+        sync.records.sweep(SWEEP, now);
+        let beats = sync.core == CoreId(0) && sync.suspicion.beat(now);
         if beats {
             for machine in others.iter() {
-                self.counters.station.heartbeats.add(1);
+                self.counters.sync.heartbeats.add(1);
                 self.say(view, machine, Note::Heartbeat);
             }
         }
         self.say_again(view, cluster, now);
         self.refresh_used(view, cluster, now);
         self.do_job(view, cluster, now);
-        if let Some(station) = &self.station {
-            self.counters.station.records.set(station.records.len() as u64);
-            self.counters.station.unacknowledged.set(station.unacknowledged.len() as u64);
-            self.counters.station.suspects.set(station.suspects.bits());
+        if let Some(sync) = &self.sync {
+            self.counters.sync.records.set(sync.records.len() as u64);
+            self.counters.sync.unacknowledged.set(sync.unacknowledged.len() as u64);
+            self.counters.sync.suspects.set(sync.suspects.bits());
         }
-        if let Some(station) = self.station.as_mut() {
-            station.end_waiting(now);
+        if let Some(sync) = self.sync.as_mut() {
+            sync.end_waiting(now);
         }
-        if self.station.as_ref().is_some_and(|station| station.has_notes()) {
+        if self.sync.as_ref().is_some_and(|sync| sync.has_notes()) {
             self.flush_notes(view);
         }
     }
 
     fn say_again(&mut self, view: &View, cluster: &Cluster, now: Tick) {
         for _ in 0..RESENDS {
-            let Some(again) = self.station.as_mut().and_then(|station| station.unacknowledged.due(now))
-            else {
+            let Some(again) = self.sync.as_mut().and_then(|sync| sync.unacknowledged.due(now)) else {
                 return;
             };
             if again.to == cluster.own {
                 if self.deliver_here(view, cluster, again.note, now)
-                    && let Some(station) = self.station.as_mut()
+                    && let Some(sync) = self.sync.as_mut()
                 {
-                    station.unacknowledged.acknowledge(again.to, again.sequence);
+                    sync.unacknowledged.acknowledge(again.to, again.sequence);
                 }
                 continue;
             }
-            self.counters.station.resends.add(1);
+            self.counters.sync.resends.add(1);
             self.say(view, again.to.machine, Note::Lasting(again.sequence, again.note));
         }
     }
@@ -174,25 +173,25 @@ impl<Io: PacketIo> Worker<Io> {
 
     /// Every quarter of the longest idle time: entries of tainted slots that were used since are told to their owners.
     fn refresh_used(&mut self, view: &View, cluster: &Cluster, now: Tick) {
-        let Some(station) = self.station.as_mut() else { return };
+        let Some(sync) = self.sync.as_mut() else { return };
         let period_us = cluster.max_idle_us / 4;
-        if !station.refreshing.is_busy() {
-            if now.since_us(station.refreshed) < period_us {
+        if !sync.refreshing.is_busy() {
+            if now.since_us(sync.refreshed) < period_us {
                 return;
             }
-            station.refreshed = now;
+            sync.refreshed = now;
             if cluster.services.iter().any(SlotsView::is_any_tainted) {
-                station.refreshing = Pass::begin();
+                sync.refreshing = Pass::begin();
             }
         }
         for _ in 0..STEPS {
-            let Some(station) = self.station.as_mut() else { return };
-            let Some(from) = station.refreshing.next else { return };
-            if station.unacknowledged.room() < 256 {
+            let Some(sync) = self.sync.as_mut() else { return };
+            let Some(from) = sync.refreshing.next else { return };
+            if sync.unacknowledged.room() < 256 {
                 return;
             }
-            let (entries, next) = entries(&station.reader, from, now);
-            station.refreshing.next = next;
+            let (entries, next) = entries(&sync.reader, from, now);
+            sync.refreshing.next = next;
             for (key, hit) in entries {
                 if hit.idle_us <= period_us {
                     self.refresh(view, cluster, key, hit.backend, hit.idle_us, now);
@@ -210,19 +209,19 @@ impl<Io: PacketIo> Worker<Io> {
         age_us: u64,
         now: Tick,
     ) {
-        let Some(station) = self.station.as_ref().filter(|station| station.rules.hold(Rule::Refresh)) else {
+        let Some(sync) = self.sync.as_ref().filter(|sync| sync.rules.hold(Rule::Refresh)) else {
             return;
         };
-        let Some((place, service)) = place_of_key(view, cluster, key, station.cores) else { return };
+        let Some((place, service)) = place_of_key(view, cluster, key, sync.cores) else { return };
         if !cluster.services.get(place.service).is_some_and(|of| of.is_tainted(place.slot)) {
             return;
         }
-        let guess = station.is_guess(&key, backend, now);
+        let guess = sync.is_guess(&key, backend, now);
         let statement = Statement { key, backend, guess, age_us, why: Why::Refresh };
         if self.tell_owners(view, cluster, service, place, statement, now).is_err() {
-            self.counters.station.records_refused.add(1);
-            if let Some(station) = self.station.as_mut() {
-                station.refuse(key, now);
+            self.counters.sync.records_refused.add(1);
+            if let Some(sync) = self.sync.as_mut() {
+                sync.refuse(key, now);
             }
         }
     }
@@ -230,57 +229,57 @@ impl<Io: PacketIo> Worker<Io> {
     /// Goes on with the job of the plan's step, as far as a turn may.
     fn do_job(&mut self, view: &View, cluster: &Cluster, now: Tick) {
         for _ in 0..STEPS {
-            let Some(station) = self.station.as_mut() else { return };
+            let Some(sync) = self.sync.as_mut() else { return };
             let job = &cluster.job;
-            match station.task.stage {
+            match sync.task.stage {
                 Stage::Reported => return,
                 Stage::Entries(..) if job.export.is_empty() && job.check.is_empty() && !job.migrate => {
-                    station.task.stage = Stage::Waiting;
+                    sync.task.stage = Stage::Waiting;
                 }
                 Stage::Entries(pass, Pass { next: Some(from) }) => {
                     // Half of the room is for what is decided meanwhile.
-                    if station.unacknowledged.room() < 256 {
+                    if sync.unacknowledged.room() < 256 {
                         return;
                     }
-                    let (entries, next) = entries(&station.reader, from, now);
-                    station.task.stage = Stage::Entries(pass, Pass { next });
+                    let (entries, next) = entries(&sync.reader, from, now);
+                    sync.task.stage = Stage::Entries(pass, Pass { next });
                     for (key, hit) in entries {
                         if !self.attend_entry(view, cluster, pass, key, &hit, now) {
-                            if let Some(station) = self.station.as_mut() {
-                                station.task.stage = Stage::Entries(pass, Pass { next: Some(from) });
+                            if let Some(sync) = self.sync.as_mut() {
+                                sync.task.stage = Stage::Entries(pass, Pass { next: Some(from) });
                             }
                             return;
                         }
                     }
                 }
-                Stage::Entries(0, _) => station.task.stage = Stage::Entries(1, Pass::begin()),
-                Stage::Entries(..) => station.task.stage = Stage::Records(0),
+                Stage::Entries(0, _) => sync.task.stage = Stage::Entries(1, Pass::begin()),
+                Stage::Entries(..) => sync.task.stage = Stage::Records(0),
                 Stage::Records(from) => {
-                    if station.unacknowledged.room() < 256 {
+                    if sync.unacknowledged.room() < 256 {
                         return;
                     }
                     let mut records = ArrayVec::<(FlowKey, Record), RECORDS>::new();
-                    let next = station.records.scan(from, RECORDS, now, |key, record| {
+                    let next = sync.records.scan(from, RECORDS, now, |key, record| {
                         let _ = records.try_push((*key, *record));
                     });
-                    station.task.stage = next.map_or(Stage::Waiting, Stage::Records);
+                    sync.task.stage = next.map_or(Stage::Waiting, Stage::Records);
                     for (key, record) in records {
                         if !self.attend_record(view, cluster, key, &record, now) {
-                            if let Some(station) = self.station.as_mut() {
-                                station.task.stage = Stage::Records(from);
+                            if let Some(sync) = self.sync.as_mut() {
+                                sync.task.stage = Stage::Records(from);
                             }
                             return;
                         }
                     }
                 }
-                Stage::Waiting if station.unacknowledged.of_job() > 0 => return,
-                Stage::Waiting => station.task.stage = Stage::Done,
+                Stage::Waiting if sync.unacknowledged.of_job() > 0 => return,
+                Stage::Waiting => sync.task.stage = Stage::Done,
                 Stage::Done => {
                     let incomplete = job.complete_for_us.is_some_and(|for_us| {
-                        station.refused.is_some_and(|refused| now.since_us(refused) <= for_us)
+                        sync.refused.is_some_and(|refused| now.since_us(refused) <= for_us)
                     });
-                    if station.reports.push(Report::Done { step: cluster.step, incomplete }).is_ok() {
-                        station.task.stage = Stage::Reported;
+                    if sync.reports.push(Report::Done { step: cluster.step, incomplete }).is_ok() {
+                        sync.task.stage = Stage::Reported;
                     }
                     return;
                 }
@@ -298,29 +297,29 @@ impl<Io: PacketIo> Worker<Io> {
         hit: &Hit,
         now: Tick,
     ) -> bool {
-        let Some(station) = self.station.as_ref() else { return true };
-        let Some((place, service)) = place_of_key(view, cluster, key, station.cores) else { return true };
+        let Some(sync) = self.sync.as_ref() else { return true };
+        let Some((place, service)) = place_of_key(view, cluster, key, sync.cores) else { return true };
         let job = &cluster.job;
         let (service_at, slot) = (place.service, place.slot);
-        let looks = station.rules.hold(Rule::CheckEntries);
+        let looks = sync.rules.hold(Rule::CheckEntries);
         if looks && job.check.contains(service_at, slot) && !is_at_home(view, cluster, place, hit.backend) {
             return self.refuse_slot(cluster, service_at, slot);
         }
         let is_tainted = cluster.services.get(service_at).is_some_and(|of| of.is_tainted(slot));
-        let guess = station.is_guess(&key, hit.backend, now);
+        let guess = sync.is_guess(&key, hit.backend, now);
         let statement = |why| Statement { key, backend: hit.backend, guess, age_us: hit.idle_us, why };
-        let is_told = pass > 0 && station.seen.contains(&key);
+        let is_told = pass > 0 && sync.seen.contains(&key);
         let done = if is_told {
             true
-        } else if job.export.contains(service_at, slot) && station.rules.hold(Rule::Export) {
+        } else if job.export.contains(service_at, slot) && sync.rules.hold(Rule::Export) {
             self.tell_owners(view, cluster, service, place, statement(Why::Export), now).is_ok()
         } else if job.migrate && is_tainted {
             self.tell_gaining(view, cluster, service.id, place, statement(Why::Migrate), now)
         } else {
             return true;
         };
-        if let Some(station) = self.station.as_mut().filter(|_| done) {
-            station.seen.mark(&key);
+        if let Some(sync) = self.sync.as_mut().filter(|_| done) {
+            sync.seen.mark(&key);
         }
         done
     }
@@ -334,8 +333,8 @@ impl<Io: PacketIo> Worker<Io> {
         record: &Record,
         now: Tick,
     ) -> bool {
-        let Some(station) = self.station.as_ref() else { return true };
-        let Some((place, service)) = place_of_key(view, cluster, key, station.cores) else { return true };
+        let Some(sync) = self.sync.as_ref() else { return true };
+        let Some((place, service)) = place_of_key(view, cluster, key, sync.cores) else { return true };
         let job = &cluster.job;
         if job.check.contains(place.service, place.slot) && !is_at_home(view, cluster, place, record.backend)
         {
@@ -343,7 +342,7 @@ impl<Io: PacketIo> Worker<Io> {
         }
         let (backend, guess, age_us) = (record.backend, record.guess, now.since_us(record.used));
         let statement = |why| Statement { key, backend, guess, age_us, why };
-        if job.export.contains(place.service, place.slot) && station.rules.hold(Rule::Export) {
+        if job.export.contains(place.service, place.slot) && sync.rules.hold(Rule::Export) {
             // Left from an earlier taint, since when the owners may have changed; maybe nobody has an entry any more.
             return self.tell_owners(view, cluster, service, place, statement(Why::Migrate), now).is_ok();
         }
@@ -355,9 +354,9 @@ impl<Io: PacketIo> Worker<Io> {
     }
 
     fn refuse_slot(&mut self, cluster: &Cluster, service: usize, slot: u32) -> bool {
-        let Some(station) = self.station.as_mut() else { return true };
+        let Some(sync) = self.sync.as_mut() else { return true };
         let service = u16::try_from(service).unwrap_or(u16::MAX);
-        station.reports.push(Report::Refused { job: cluster.job.id, service, slot }).is_ok()
+        sync.reports.push(Report::Refused { job: cluster.job.id, service, slot }).is_ok()
     }
 
     /// Tells those who will own the slot.
@@ -366,7 +365,7 @@ impl<Io: PacketIo> Worker<Io> {
         view: &View,
         cluster: &Cluster,
         service: wire::ServiceId,
-        place: super::Place,
+        place: super::FlowPlace,
         statement: Statement,
         now: Tick,
     ) -> bool {
@@ -376,8 +375,8 @@ impl<Io: PacketIo> Worker<Io> {
             } else if place.core != self.core {
                 self.say_to_core(cluster, place.core, Lasting::State(statement), true, now)
             } else {
-                let Some(station) = self.station.as_mut() else { return true };
-                let (origin, sequence) = (station.origin(cluster), station.unacknowledged.number());
+                let Some(sync) = self.sync.as_mut() else { return true };
+                let (origin, sequence) = (sync.origin(cluster), sync.unacknowledged.number());
                 self.keep_record(view, cluster, &statement, origin, sequence, now);
                 Ok(())
             };
@@ -391,7 +390,7 @@ impl<Io: PacketIo> Worker<Io> {
 }
 
 /// Whether the end of the slot's taint moves no packet of a flow: it is where the table alone would send it, or has a record in any case.
-fn is_at_home(view: &View, cluster: &Cluster, place: super::Place, backend: BackendId) -> bool {
+fn is_at_home(view: &View, cluster: &Cluster, place: super::FlowPlace, backend: BackendId) -> bool {
     if cluster.services.get(place.service).is_some_and(|of| of.always) {
         return true;
     }
@@ -405,8 +404,8 @@ fn is_at_home(view: &View, cluster: &Cluster, place: super::Place, backend: Back
 }
 
 /// The entries of some buckets, and the bucket after them; `None` at the end.
-fn entries(reader: &flow::Reader, from: usize, now: Tick) -> (Entries, Option<usize>) {
-    let mut entries = Entries::new();
+fn entries(reader: &flow::Reader, from: usize, now: Tick) -> (DumpedEntries, Option<usize>) {
+    let mut entries = DumpedEntries::new();
     reader.dump(from, BUCKETS, now, |key, hit| {
         let _ = entries.try_push((key, hit));
     });

@@ -1,10 +1,10 @@
 //! What is done with what is said.
 
-use super::{CoreNote, Station, is_usable, place_of_key};
+use super::{CoreNote, StateSync, is_usable, place_of_key};
 use crate::Worker;
-use crate::cluster::Cluster;
 use crate::io::PacketIo;
 use crate::turn::Relay;
+use crate::view::cluster::Cluster;
 use crate::view::{BackendState, View};
 use flow::State;
 use statesync::records::{Stated, life_us};
@@ -17,27 +17,27 @@ impl<Io: PacketIo> Worker<Io> {
     /// Puts a note into the next datagram to a machine, which leaves before the turn's frames.
     pub(super) fn say(&mut self, view: &View, machine: MachineId, note: Note) {
         self.put_note(view, machine, note);
-        if let Some(station) = self.station.as_mut() {
-            station.hurry();
+        if let Some(sync) = self.sync.as_mut() {
+            sync.hurry();
         }
     }
 
     /// The same, of a note for which no frame waits: it may leave a little later, with others.
     fn say_at_leisure(&mut self, view: &View, machine: MachineId, note: Note, now: Tick) {
         self.put_note(view, machine, note);
-        if let Some(station) = self.station.as_mut() {
-            station.linger(now);
+        if let Some(sync) = self.sync.as_mut() {
+            sync.linger(now);
         }
     }
 
     fn put_note(&mut self, view: &View, machine: MachineId, note: Note) {
-        let is_full = self.station.as_ref().is_some_and(|station| station.notes.is_full());
+        let is_full = self.sync.as_ref().is_some_and(|sync| sync.notes.is_full());
         if is_full {
             self.flush_notes(view);
         }
-        if let Some(station) = self.station.as_mut() {
+        if let Some(sync) = self.sync.as_mut() {
             // After a flush there is room; without it what lasts is said again.
-            let _ = station.notes.try_push((machine, note));
+            let _ = sync.notes.try_push((machine, note));
         }
     }
 
@@ -54,18 +54,17 @@ impl<Io: PacketIo> Worker<Io> {
         of_job: bool,
         now: Tick,
     ) -> Result<(), Full> {
-        let (Some(incarnation), Some(station)) = (cluster.owners.incarnation(machine), self.station.as_mut())
+        let (Some(incarnation), Some(sync)) = (cluster.owners.incarnation(machine), self.sync.as_mut())
         else {
             return Ok(());
         };
-        station.clock = now;
+        sync.clock = now;
         let is_syn_note = matches!(note, Lasting::State(statement) if statement.why == Why::Decide);
-        let is_kept =
-            station.rules.hold(Rule::Acknowledged) && (station.rules.hold(Rule::SynAsks) || !is_syn_note);
+        let is_kept = sync.rules.hold(Rule::Acknowledged) && (sync.rules.hold(Rule::SynAsks) || !is_syn_note);
         let sequence = if is_kept {
-            station.unacknowledged.keep(Member { machine, incarnation }, note, of_job, now)?
+            sync.unacknowledged.keep(Member { machine, incarnation }, note, of_job, now)?
         } else {
-            station.unacknowledged.number()
+            sync.unacknowledged.number()
         };
         let is_leisurely = match note {
             Lasting::State(statement) => statement.why != Why::Decide,
@@ -91,12 +90,12 @@ impl<Io: PacketIo> Worker<Io> {
         of_job: bool,
         now: Tick,
     ) -> Result<(), Full> {
-        let Some(station) = self.station.as_mut() else { return Ok(()) };
-        let (origin, sequence) = (station.origin(cluster), station.unacknowledged.number());
+        let Some(sync) = self.sync.as_mut() else { return Ok(()) };
+        let (origin, sequence) = (sync.origin(cluster), sync.unacknowledged.number());
         if self.rings.send(core, Relay::Note(CoreNote::Lasting(origin, sequence, note))).is_err()
-            && let Some(station) = self.station.as_mut()
+            && let Some(sync) = self.sync.as_mut()
         {
-            station.unacknowledged.keep(cluster.own, note, of_job, now)?;
+            sync.unacknowledged.keep(cluster.own, note, of_job, now)?;
         }
         Ok(())
     }
@@ -105,11 +104,11 @@ impl<Io: PacketIo> Worker<Io> {
     pub(super) fn deliver_here(&mut self, view: &View, cluster: &Cluster, note: Lasting, now: Tick) -> bool {
         match note {
             Lasting::State(statement) => {
-                let Some(station) = self.station.as_mut() else { return true };
-                let Some((place, _)) = place_of_key(view, cluster, statement.key, station.cores) else {
+                let Some(sync) = self.sync.as_mut() else { return true };
+                let Some((place, _)) = place_of_key(view, cluster, statement.key, sync.cores) else {
                     return true;
                 };
-                let (origin, sequence) = (station.origin(cluster), station.unacknowledged.number());
+                let (origin, sequence) = (sync.origin(cluster), sync.unacknowledged.number());
                 if place.core == self.core {
                     self.keep_record(view, cluster, &statement, origin, sequence, now);
                     return true;
@@ -133,9 +132,9 @@ impl<Io: PacketIo> Worker<Io> {
             self.push_to(view, cluster, machine, key, backend, now);
         }
         if !self.push_to_cores(view, key, backend, now)
-            && let Some(station) = self.station.as_mut()
+            && let Some(sync) = self.sync.as_mut()
         {
-            let _ = station.unacknowledged.keep(cluster.own, Lasting::Push { key, backend }, false, now);
+            let _ = sync.unacknowledged.keep(cluster.own, Lasting::Push { key, backend }, false, now);
         }
     }
 
@@ -148,12 +147,12 @@ impl<Io: PacketIo> Worker<Io> {
         backend: BackendId,
         now: Tick,
     ) {
-        self.counters.station.pushes.add(1);
+        self.counters.sync.pushes.add(1);
         // Without room the wrong entry stays until its flow begins anew; the record is right.
         if self.say_lasting(view, cluster, machine, Lasting::Push { key, backend }, false, now).is_err() {
-            self.counters.station.records_refused.add(1);
-            if let Some(station) = self.station.as_mut() {
-                station.refuse(key, now);
+            self.counters.sync.records_refused.add(1);
+            if let Some(sync) = self.sync.as_mut() {
+                sync.refuse(key, now);
             }
         }
     }
@@ -161,7 +160,7 @@ impl<Io: PacketIo> Worker<Io> {
     /// Corrects the entries of all workers of this machine. False: some ring was full.
     fn push_to_cores(&mut self, view: &View, key: FlowKey, backend: BackendId, now: Tick) -> bool {
         self.correct_entry(view, key, backend, now);
-        let cores = self.station.as_ref().map_or(1, |station| station.cores);
+        let cores = self.sync.as_ref().map_or(1, |sync| sync.cores);
         let mut all = true;
         let to_all = self.rule(Rule::PushToCores);
         for core in (0..cores).map(CoreId).filter(|&core| to_all && core != self.core) {
@@ -202,8 +201,8 @@ impl<Io: PacketIo> Worker<Io> {
             }
             CoreNote::Push(key, backend) => self.correct_entry(view, key, backend, now),
             CoreNote::Acknowledge(from, sequence) => {
-                if let Some(station) = self.station.as_mut() {
-                    station.unacknowledged.acknowledge(from, sequence);
+                if let Some(sync) = self.sync.as_mut() {
+                    sync.unacknowledged.acknowledge(from, sequence);
                 }
             }
             CoreNote::Answer(answer) => self.receive_answer(view, cluster, &answer, now),
@@ -212,8 +211,8 @@ impl<Io: PacketIo> Worker<Io> {
     }
 
     pub(super) fn hear(&mut self, cluster: &Cluster, member: Member, now: Tick) {
-        if let Some(station) = self.station.as_mut() {
-            station.suspicion.hear(member, cluster.owners.incarnation(member.machine), now);
+        if let Some(sync) = self.sync.as_mut() {
+            sync.suspicion.hear(member, cluster.owners.incarnation(member.machine), now);
         }
     }
 
@@ -230,7 +229,7 @@ impl<Io: PacketIo> Worker<Io> {
     ) {
         let is_done = match note {
             Lasting::State(statement) => {
-                let cores = self.station.as_ref().map_or(1, |station| station.cores);
+                let cores = self.sync.as_ref().map_or(1, |sync| sync.cores);
                 match place_of_key(view, cluster, statement.key, cores) {
                     // Of a service that this machine does not have (any more).
                     None => true,
@@ -250,7 +249,7 @@ impl<Io: PacketIo> Worker<Io> {
             Lasting::Push { key, backend } => self.push_to_cores(view, key, backend, now),
         };
         if is_done && origin.member != cluster.own {
-            self.counters.station.acknowledgements.add(1);
+            self.counters.sync.acknowledgements.add(1);
             let note = Note::Acknowledge { sequence, core: origin.core };
             self.say_at_leisure(view, origin.member.machine, note, now);
         }
@@ -271,35 +270,34 @@ impl<Io: PacketIo> Worker<Io> {
             // Of a backend that is removed: such a record decides nothing.
             return;
         }
-        let Some(station) = self.station.as_mut() else { return };
-        let known = station.records.get(&key, now);
+        let Some(sync) = self.sync.as_mut() else { return };
+        let known = sync.records.get(&key, now);
         if known.is_some_and(|known| !is_usable(view, key.service(), known.backend)) {
             // Of a backend that is removed: it stands against nothing.
-            station.records.forget(&key);
+            sync.records.forget(&key);
         }
-        let sequence =
-            if station.rules.hold(Rule::Sequence) { sequence } else { station.unacknowledged.number() };
-        if !station.rules.hold(Rule::Conflict) {
-            let _ = station.records.decide(statement, origin, sequence, now, life_us(cluster.max_idle_us));
+        let sequence = if sync.rules.hold(Rule::Sequence) { sequence } else { sync.unacknowledged.number() };
+        if !sync.rules.hold(Rule::Conflict) {
+            let _ = sync.records.decide(statement, origin, sequence, now, life_us(cluster.max_idle_us));
             return;
         }
-        let pushes = station.rules.hold(Rule::Push);
-        match station.records.state(statement, origin, sequence, now, life_us(cluster.max_idle_us)) {
+        let pushes = sync.rules.hold(Rule::Push);
+        match sync.records.state(statement, origin, sequence, now, life_us(cluster.max_idle_us)) {
             Stated::Replaced(_) | Stated::Lost(_) if !pushes => {}
             Stated::New | Stated::Known => {}
             Stated::Full => {
-                station.refuse(key, now);
-                self.counters.station.records_refused.add(1);
+                sync.refuse(key, now);
+                self.counters.sync.records_refused.add(1);
             }
             Stated::Replaced(_) => self.push_to_all(view, cluster, key, statement.backend, now),
             Stated::Lost(winner) => {
                 // Who said it holds an entry of the loser.
                 if origin.member == cluster.own {
                     if !self.push_to_cores(view, key, winner, now)
-                        && let Some(station) = self.station.as_mut()
+                        && let Some(sync) = self.sync.as_mut()
                     {
                         let note = Lasting::Push { key, backend: winner };
-                        let _ = station.unacknowledged.keep(cluster.own, note, false, now);
+                        let _ = sync.unacknowledged.keep(cluster.own, note, false, now);
                     }
                 } else {
                     self.push_to(view, cluster, origin.member.machine, key, winner, now);
@@ -310,12 +308,12 @@ impl<Io: PacketIo> Worker<Io> {
 
     /// An owner answers: fills an absent entry, replaces a guess or the entry its question found unusable, nothing else.
     pub(super) fn receive_answer(&mut self, view: &View, cluster: &Cluster, answer: &Answer, now: Tick) {
-        let Some(station) = self.station.as_mut() else { return };
+        let Some(sync) = self.sync.as_mut() else { return };
         let key = answer.key;
-        let fills = station.rules.hold(Rule::AnswerFills);
+        let fills = sync.rules.hold(Rule::AnswerFills);
         let asked = if fills { Tick(answer.asked_us) } else { now };
-        let Some(to) = station.asks.answered(&key, asked, now) else { return };
-        let Some((place, service)) = place_of_key(view, cluster, key, station.cores) else { return };
+        let Some(to) = sync.asks.answered(&key, asked, now) else { return };
+        let Some((place, service)) = place_of_key(view, cluster, key, sync.cores) else { return };
         let is_valid = view.backends.get(answer.backend.index()).and_then(Option::as_ref);
         if is_valid.is_none_or(|backend| backend.service != service.id) {
             return;
@@ -323,14 +321,14 @@ impl<Io: PacketIo> Worker<Io> {
         let hit = self.flows.get(&key, now);
         let may_replace = hit.is_none_or(|hit| {
             to.unusable == Some(hit.backend)
-                || self.station.as_ref().is_some_and(|station| station.is_guess(&key, hit.backend, now))
+                || self.sync.as_ref().is_some_and(|sync| sync.is_guess(&key, hit.backend, now))
         });
         if !may_replace && fills {
             return;
         }
         let protocol = cluster.services.get(place.service).map_or(TCP, |of| of.vip.2);
         let state = if protocol == TCP { State::TcpNew } else { State::UdpNew };
-        self.counters.station.answers_cached.add(1);
+        self.counters.sync.answers_cached.add(1);
         if self.remember(service, &key, (hit, None), answer.backend, state, now) && !to.begins {
             self.count_met(answer.backend);
         }
@@ -339,16 +337,16 @@ impl<Io: PacketIo> Worker<Io> {
         if is_owner {
             return;
         }
-        if let Some(station) = self.station.as_mut()
-            && station.records.get(&key, now).is_some_and(|record| record.guess)
+        if let Some(sync) = self.sync.as_mut()
+            && sync.records.get(&key, now).is_some_and(|record| record.guess)
         {
-            station.records.forget(&key);
+            sync.records.forget(&key);
         }
         self.mark_guess(cluster, key, answer.backend, answer.guess, now);
     }
 
     pub(super) fn count_statement(&self, why: Why) {
-        let of = &self.counters.station;
+        let of = &self.counters.sync;
         match why {
             Why::Decide => of.decides.add(1),
             Why::Export => of.exports.add(1),
@@ -358,7 +356,7 @@ impl<Io: PacketIo> Worker<Io> {
     }
 }
 
-impl Station {
+impl StateSync {
     /// Forgets what waits for members that have left.
     pub(super) fn forget_leavers(&mut self, cluster: &Cluster) {
         self.unacknowledged.forget(|member| member == cluster.own || cluster.owners.is_member(member));

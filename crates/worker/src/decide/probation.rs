@@ -33,19 +33,19 @@ struct Last {
 /// Those that share a cache line.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(align(64))]
-struct Line([Last; WAYS]);
+struct WatchLine([Last; WAYS]);
 
 /// See the module. O(1).
 #[derive(Debug)]
 pub(crate) struct Probation {
-    lines: Box<[Line]>,
+    lines: Box<[WatchLine]>,
     /// Whose place a new flow takes: no order in which flows come back keeps one of them out for ever.
     turn: usize,
 }
 
 impl Probation {
     pub(crate) fn new() -> Probation {
-        Probation { lines: vec![Line::default(); LINES].into(), turn: 0 }
+        Probation { lines: vec![WatchLine::default(); LINES].into(), turn: 0 }
     }
 
     /// Whether a packet of this flow was noted, not longer than `within_us` ago.
@@ -54,7 +54,7 @@ impl Probation {
         reason = "an index below a table's length; milliseconds modulo 2^32"
     )]
     pub(crate) fn was_noted(&self, flow: u64, now: Tick, within_us: u64) -> bool {
-        let Some(Line(line)) = self.lines.get((flow >> 7) as usize % LINES) else { return false };
+        let Some(WatchLine(line)) = self.lines.get((flow >> 7) as usize % LINES) else { return false };
         let passed_us = |last: &Last| u64::from(((now.0 / 1000) as u32).wrapping_sub(last.at_ms)) * 1000;
         line.iter().any(|last| last.flow == flow && passed_us(last) <= within_us)
     }
@@ -67,7 +67,7 @@ impl Probation {
     )]
     pub(crate) fn follows(&mut self, flow: u64, number: u32, now: Tick, within_us: u64) -> bool {
         let at_ms = (now.0 / 1000) as u32;
-        let Some(Line(line)) = self.lines.get_mut((flow >> 7) as usize % LINES) else { return false };
+        let Some(WatchLine(line)) = self.lines.get_mut((flow >> 7) as usize % LINES) else { return false };
         let way = line.iter().position(|last| last.flow == flow).unwrap_or_else(|| {
             self.turn = self.turn.wrapping_add(1);
             self.turn.wrapping_mul(0x9e37_79b9) >> 20 & (WAYS - 1)

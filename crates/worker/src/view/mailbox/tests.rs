@@ -27,10 +27,10 @@ mod sequential {
         assert_eq!(publisher.publish(Arc::new(1)), Ok(()));
         let used = inbox.newest().unwrap();
         assert_eq!(publisher.publish(Arc::new(2)), Ok(()));
-        assert_eq!(publisher.publish(Arc::new(3)), Err(Full), "one in use, one waiting");
+        assert_eq!(publisher.publish(Arc::new(3)), Err(MailboxFull), "one in use, one waiting");
         let newer = inbox.newest().unwrap();
         assert_eq!(inbox.give_back(used), Ok(()));
-        assert_eq!(publisher.publish(Arc::new(3)), Err(Full), "not yet collected");
+        assert_eq!(publisher.publish(Arc::new(3)), Err(MailboxFull), "not yet collected");
         assert_eq!(publisher.collect().as_deref(), Some(&1));
         assert_eq!(publisher.publish(Arc::new(3)), Ok(()));
         assert_eq!((*newer, inbox.newest().as_deref()), (2, Some(&3)));

@@ -3,17 +3,17 @@
 /// Stores that are remembered: more than a burst of insertions makes, nearly always.
 const REMEMBERED: usize = 64;
 
-/// The buckets of the last stores, in order. An answer that was read when there had been so many ([`Touched::count`]) holds as long as
+/// The buckets of the last stores, in order. An answer that was read when there had been so many ([`DirtyBuckets::count`]) holds as long as
 /// none of its buckets is among those since.
 #[derive(Clone, Debug)]
-pub(crate) struct Touched {
+pub(crate) struct DirtyBuckets {
     count: u64,
     buckets: [u32; REMEMBERED],
 }
 
-impl Touched {
-    pub(crate) const fn new() -> Touched {
-        Touched { count: 0, buckets: [0; REMEMBERED] }
+impl DirtyBuckets {
+    pub(crate) const fn new() -> DirtyBuckets {
+        DirtyBuckets { count: 0, buckets: [0; REMEMBERED] }
     }
 
     /// Stores so far.
@@ -74,7 +74,7 @@ impl Filter {
 #[cfg(not(loom))]
 #[cfg(test)]
 mod tests {
-    use super::{REMEMBERED, Touched};
+    use super::{DirtyBuckets, REMEMBERED};
     use proptest::prelude::{any, prop, prop_assert, prop_assert_eq, proptest};
 
     proptest! {
@@ -82,26 +82,26 @@ mod tests {
         fn every_bucket_since_is_held(
             before in prop::collection::vec(any::<u32>(), 0..200), since in prop::collection::vec(any::<u32>(), 0..100),
         ) {
-            let mut touched = Touched::new();
-            before.iter().for_each(|&bucket| touched.note(bucket));
-            let count = touched.count();
-            since.iter().for_each(|&bucket| touched.note(bucket));
-            let filter = touched.since(count);
+            let mut dirty = DirtyBuckets::new();
+            before.iter().for_each(|&bucket| dirty.note(bucket));
+            let count = dirty.count();
+            since.iter().for_each(|&bucket| dirty.note(bucket));
+            let filter = dirty.since(count);
             prop_assert_eq!(filter.is_some(), since.len() <= REMEMBERED);
             if let Some(filter) = filter {
                 prop_assert!(since.iter().all(|&bucket| filter.may_hold(u64::from(bucket)) & 1 == 1));
             }
-            touched.note_all();
-            prop_assert!(touched.since(count).is_none());
-            prop_assert!(touched.since(touched.count()).is_some_and(|filter| filter.may_hold(0) == 0));
+            dirty.note_all();
+            prop_assert!(dirty.since(count).is_none());
+            prop_assert!(dirty.since(dirty.count()).is_some_and(|filter| filter.may_hold(0) == 0));
         }
     }
 
     #[test]
     fn few_buckets_seem_to_hold_few_others() {
-        let mut touched = Touched::new();
-        (0..16_u32).for_each(|i| touched.note(i.wrapping_mul(0x9e37_79b1) >> 8));
-        let filter = touched.since(0).expect("few");
+        let mut dirty = DirtyBuckets::new();
+        (0..16_u32).for_each(|i| dirty.note(i.wrapping_mul(0x9e37_79b1) >> 8));
+        let filter = dirty.since(0).expect("few");
         let seeming = (0..100_000_u64).filter(|&bucket| filter.may_hold(bucket) & 1 == 1).count();
         assert!(seeming < 8_000, "{seeming}");
     }

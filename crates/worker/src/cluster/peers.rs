@@ -1,16 +1,18 @@
 //! To and from other machines: datagrams on a data port.
 
-use super::Station;
-use crate::classify::{Fate, Packet, classify};
-use crate::cluster::{Cluster, Link};
-use crate::emit::Label;
+use super::StateSync;
+use crate::describe::general::{Fate, Packet, classify};
 use crate::io::{Burst, Frame, PacketIo};
+use crate::send::Label;
 use crate::turn::{Relay, put};
 use crate::view::View;
+use crate::view::cluster::{Cluster, Link};
 use crate::{DropReason, Worker};
 use core::mem::ManuallyDrop;
-use statesync::datagram::{self, Body, HEADER_LEN, Header, PIECE_LEN, Piece, Refused, Sealed, Writer};
-use statesync::pieces::{FRAME_LEN_MAX, PART_UNIT};
+use statesync::datagram::{
+    self, Body, DatagramWriter, HEADER_LEN, Header, PIECE_LEN, Piece, SealedDatagram, Unreadable,
+};
+use statesync::reassembly::{FRAME_LEN_MAX, PART_UNIT};
 use statesync::{MachineId, Member, Note, Question, Rule};
 use wire::{Addr, PortId, Tick, checksum};
 
@@ -83,7 +85,7 @@ fn write_headers(
     Some(())
 }
 
-impl Station {
+impl StateSync {
     fn header(&mut self, cluster: &Cluster, machine: MachineId) -> Option<Header> {
         self.number += 1;
         Some(Header {
@@ -99,27 +101,26 @@ impl Station {
 impl<Io: PacketIo> Worker<Io> {
     /// Writes all notes that wait into datagrams, and sends these at once.
     pub(crate) fn flush_notes(&mut self, view: &View) {
-        let (Some(cluster), Some(mut station)) = (&view.cluster, self.station.take().map(ManuallyDrop::new))
-        else {
+        let (Some(cluster), Some(mut sync)) = (&view.cluster, self.sync.take().map(ManuallyDrop::new)) else {
             return;
         };
         let mut burst = core::mem::take(&mut self.spare);
         let mut datagrams = Burst::new();
-        while let Some(&(machine, _)) = station.notes.first() {
+        while let Some(&(machine, _)) = sync.notes.first() {
             self.io.alloc(1, &mut burst);
             let Some(frame) = burst.pop() else {
                 // No buffers: what lasts is said again.
                 self.counters.drops(DropReason::NoBuffer).add(1);
                 self.counters.totals.originated.add(1);
-                station.notes.clear();
+                sync.notes.clear();
                 break;
             };
-            match self.datagram_of_notes(view, cluster, &mut station, machine, frame) {
+            match self.datagram_of_notes(view, cluster, &mut sync, machine, frame) {
                 // There is room: a full burst is sent at once.
                 Ok(frame) => drop(datagrams.try_push(frame)),
                 Err(frame) => {
                     // Nobody is reached there any more.
-                    station.notes.retain(|(to, _)| *to != machine);
+                    sync.notes.retain(|(to, _)| *to != machine);
                     self.give_back(frame);
                 }
             }
@@ -127,19 +128,19 @@ impl<Io: PacketIo> Worker<Io> {
                 self.send_datagrams(cluster.endpoint.port, &mut datagrams);
             }
         }
-        station.is_urgent = false;
-        station.company_until = None;
+        sync.is_urgent = false;
+        sync.company_until = None;
         self.send_datagrams(cluster.endpoint.port, &mut datagrams);
         self.io.recycle(&mut burst);
         self.spare = burst;
-        put(&mut self.station, ManuallyDrop::into_inner(station));
+        put(&mut self.sync, ManuallyDrop::into_inner(sync));
     }
 
     fn datagram_of_notes(
         &self,
         view: &View,
         cluster: &Cluster,
-        station: &mut Station,
+        sync: &mut StateSync,
         machine: MachineId,
         mut frame: Io::Frame,
     ) -> Result<Io::Frame, Io::Frame> {
@@ -148,26 +149,26 @@ impl<Io: PacketIo> Worker<Io> {
             return Err(frame);
         };
         let (head, room) = (headers_len(link.address), usize::from(port.mtu) + ETHERNET_LEN);
-        let Some(header) = station.header(cluster, machine) else { return Err(frame) };
+        let Some(header) = sync.header(cluster, machine) else { return Err(frame) };
         if frame.set_len(room).is_err() {
             return Err(frame);
         }
         let written = (|| {
-            let mut writer = Writer::notes(frame.bytes_mut().get_mut(head..)?, &header)?;
-            station.notes.retain(|(to, note)| *to != machine || !writer.note(note));
+            let mut writer = DatagramWriter::notes(frame.bytes_mut().get_mut(head..)?, &header)?;
+            sync.notes.retain(|(to, note)| *to != machine || !writer.note(note));
             if writer.is_empty() {
                 return None;
             }
             Some(writer.finish(&cluster.keys.own))
         })();
         let Some(len) = written else { return Err(frame) };
-        let source_port = SOURCE_PORT | u16::from(station.core.0);
+        let source_port = SOURCE_PORT | u16::from(sync.core.0);
         let sealed = frame.set_len(head + len).is_ok()
             && write_headers(frame.bytes_mut(), port.mac, cluster, link, source_port).is_some();
         if !sealed {
             return Err(frame);
         }
-        self.counters.station.note_bytes.add(len as u64);
+        self.counters.sync.note_bytes.add(len as u64);
         Ok(frame)
     }
 
@@ -202,12 +203,11 @@ impl<Io: PacketIo> Worker<Io> {
         machine: MachineId,
         question: Question,
     ) -> bool {
-        let (Some(cluster), Some(mut station)) = (&view.cluster, self.station.take().map(ManuallyDrop::new))
-        else {
+        let (Some(cluster), Some(mut sync)) = (&view.cluster, self.sync.take().map(ManuallyDrop::new)) else {
             return false;
         };
-        let sent = self.try_pieces(view, cluster, &mut station, bytes, (machine, question));
-        put(&mut self.station, ManuallyDrop::into_inner(station));
+        let sent = self.try_pieces(view, cluster, &mut sync, bytes, (machine, question));
+        put(&mut self.sync, ManuallyDrop::into_inner(sync));
         sent.is_some()
     }
 
@@ -215,7 +215,7 @@ impl<Io: PacketIo> Worker<Io> {
         &mut self,
         view: &View,
         cluster: &Cluster,
-        station: &mut Station,
+        sync: &mut StateSync,
         bytes: &[u8],
         (machine, question): (MachineId, Question),
     ) -> Option<()> {
@@ -231,13 +231,13 @@ impl<Io: PacketIo> Worker<Io> {
         let mut buffers = core::mem::take(&mut self.spare);
         self.io.alloc(count, &mut buffers);
         let is_enough = buffers.len() == count;
-        station.frame = station.frame.wrapping_add(1);
+        sync.frame = sync.frame.wrapping_add(1);
         if is_enough {
-            let source_port = SOURCE_PORT | u16::from(station.core.0);
+            let source_port = SOURCE_PORT | u16::from(sync.core.0);
             for (index, (mut frame, bytes)) in buffers.drain(..).zip(bytes.chunks(part)).enumerate() {
                 let offset = u16::try_from(index * part).unwrap_or(u16::MAX);
-                let piece = Piece { question, frame: station.frame, offset, total, bytes };
-                let header = station.header(cluster, machine).unwrap_or_default();
+                let piece = Piece { question, frame: sync.frame, offset, total, bytes };
+                let header = sync.header(cluster, machine).unwrap_or_default();
                 let payload = HEADER_LEN + PIECE_LEN + bytes.len();
                 let written = frame.set_len(head + payload).is_ok()
                     && (frame.bytes_mut().get_mut(head..))
@@ -246,7 +246,7 @@ impl<Io: PacketIo> Worker<Io> {
                     && write_headers(frame.bytes_mut(), port.mac, cluster, link, source_port).is_some();
                 self.counters.totals.originated.add(1);
                 if written {
-                    self.counters.station.relay_bytes.add(payload as u64);
+                    self.counters.sync.relay_bytes.add(payload as u64);
                     self.send(view, cluster.endpoint.port, frame, Label::ORIGINATED);
                 } else {
                     self.counters.drops(DropReason::NoBuffer).add(1);
@@ -278,13 +278,13 @@ impl<Io: PacketIo> Worker<Io> {
         now: Tick,
     ) -> Result<(), DropReason> {
         const REFUSED: DropReason = DropReason::PeerRefused;
-        let (Some(cluster), Some(station)) = (view.cluster.as_ref(), self.station.as_mut()) else {
+        let (Some(cluster), Some(sync)) = (view.cluster.as_ref(), self.sync.as_mut()) else {
             return Err(REFUSED);
         };
-        station.clock = now;
+        sync.clock = now;
         let at = usize::from(packet.parsed.l4) + UDP_LEN;
         let payload = frame.bytes().get(at..usize::from(packet.parsed.end)).ok_or(REFUSED)?;
-        let sealed = Sealed::read(payload).map_err(|_| REFUSED)?;
+        let sealed = SealedDatagram::read(payload).map_err(|_| REFUSED)?;
         let header = *sealed.header();
         let from = header.from;
         let machine = from.member.machine;
@@ -294,24 +294,24 @@ impl<Io: PacketIo> Worker<Io> {
             return Err(REFUSED);
         }
         let proved = sealed.prove(&cluster.keys).ok_or(REFUSED)?;
-        let is_windowed = station.rules.hold(Rule::Window);
-        if is_windowed && station.windows.is_over(from, header.number, header.sent) {
+        let is_windowed = sync.rules.hold(Rule::Window);
+        if is_windowed && sync.windows.is_over(from, header.number, header.sent) {
             return Err(DropReason::PeerReplayed);
         }
         let body = match proved.open() {
             Ok(body) => body,
-            Err(Refused::Tag) => {
-                let doubts = station.doubts.get_mut(machine.index());
+            Err(Unreadable::Tag) => {
+                let doubts = sync.doubts.get_mut(machine.index());
                 if !doubts.is_some_and(|doubts| doubts.take(now)) {
                     // Too many to try each again: from now on a header serves once.
-                    station.windows.burn(from, header.number);
+                    sync.windows.burn(from, header.number);
                 }
                 return Err(REFUSED);
             }
             Err(_) => return Err(REFUSED),
         };
         if is_windowed {
-            let taken = station.windows.take(from, header.number, header.sent);
+            let taken = sync.windows.take(from, header.number, header.sent);
             taken.map_err(|_| DropReason::PeerReplayed)?;
         }
         // A new incarnation says that the one before is dead, long before its heartbeats are missed. Whatever a member says, it lives.
@@ -358,7 +358,7 @@ impl<Io: PacketIo> Worker<Io> {
     }
 
     fn tell_other_cores(&mut self, note: super::CoreNote) {
-        let cores = self.station.as_ref().map_or(1, |station| station.cores);
+        let cores = self.sync.as_ref().map_or(1, |sync| sync.cores);
         for core in (0..cores).map(wire::CoreId).filter(|&core| core != self.core) {
             // Lost: the next heartbeat comes soon.
             let _ = self.rings.send(core, Relay::Note(note));
@@ -379,8 +379,8 @@ impl<Io: PacketIo> Worker<Io> {
         }
         let mut buffers = core::mem::take(&mut self.spare);
         let frame = if self.rule(Rule::PieceOf) { piece.frame } else { 0 };
-        let station = self.station.as_mut()?;
-        let whole = station.pieces.add(header.from, &Piece { frame, ..*piece }, now);
+        let sync = self.sync.as_mut()?;
+        let whole = sync.pieces.add(header.from, &Piece { frame, ..*piece }, now);
         let mut made = None;
         if let Some((question, bytes)) = whole {
             self.io.alloc(1, &mut buffers);

@@ -1,4 +1,4 @@
-//! Bursts in a row: each is begun, compared and finished in three calls, with others on their way meanwhile, so that neither the
+//! Several bursts on their way through the look-up: each is begun, compared and finished in three calls, with others on their way meanwhile, so that neither the
 //! memory nor the processor waits for the other.
 
 use crate::burst::{Hits, Keys};
@@ -13,19 +13,19 @@ use crate::state::Word;
 /// # let idle = Idle { tcp_established_us: 9, tcp_closing_us: 9, syn_us: 9, udp_us: 9 };
 /// # let mut table = Table::new(Memory::heap(9), Memory::heap(9), 0, idle, 50)?;
 /// # table.insert(&FlowKey::Narrow(7), BackendId(3), State::Udp, Tick(0));
-/// let mut row = Row::new();
-/// row.next_keys().push_narrow(7);
-/// table.lookup_row(&mut row, Tick(0));
+/// let mut pipeline = LookupPipeline::new();
+/// pipeline.next_keys().push_narrow(7);
+/// table.lookup_pipelined(&mut pipeline, Tick(0));
 /// // The next two bursts would be filled in here; without any, the last is finished.
-/// row.next_keys();
-/// table.lookup_row(&mut row, Tick(0));
-/// row.next_keys();
-/// let (_, hits) = table.lookup_row(&mut row, Tick(0));
+/// pipeline.next_keys();
+/// table.lookup_pipelined(&mut pipeline, Tick(0));
+/// pipeline.next_keys();
+/// let (_, hits) = table.lookup_pipelined(&mut pipeline, Tick(0));
 /// assert_eq!(hits.backends()[0], 3);
 /// # Ok::<(), flow::TableError>(())
 /// ```
 #[derive(Clone, Debug, Default)]
-pub struct Row {
+pub struct LookupPipeline {
     bursts: [(Keys, Hits); 3],
     /// Which of them is filled in next.
     next: usize,
@@ -43,7 +43,7 @@ pub(crate) struct Compared {
     pub(crate) clock: ([u8; Word::KINDS], [u8; Word::KINDS]),
 }
 
-/// The bursts of a row, by how far they are.
+/// The bursts of a pipeline, by how far they are.
 pub(crate) struct Places<'r> {
     /// Is to be finished.
     pub(crate) last: &'r mut (Keys, Hits),
@@ -53,10 +53,10 @@ pub(crate) struct Places<'r> {
     pub(crate) next: &'r mut (Keys, Hits),
 }
 
-impl Row {
+impl LookupPipeline {
     /// No burst is begun.
-    pub fn new() -> Row {
-        Row::default()
+    pub fn new() -> LookupPipeline {
+        LookupPipeline::default()
     }
 
     /// For the keys of the next burst; empty at first. The answers of the burst finished last are gone then.

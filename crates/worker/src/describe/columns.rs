@@ -6,7 +6,7 @@
 //! network until somebody needs their value. `wire::plain` is the oracle of the tests.
 
 use crate::BURST;
-use crate::classify::LINK_LOCAL_V4;
+use crate::describe::general::LINK_LOCAL_V4;
 use crate::fast::bits;
 use crate::io::Frame;
 use crate::view::SERVICES_MAX;
@@ -26,12 +26,12 @@ const LONGEST: usize = u16::MAX as usize;
 
 /// Which frames a port takes, by the first eight bytes: the destination address, and two bytes that are not looked at.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Gate {
+pub(crate) struct MacFilter {
     pub(crate) mask: u64,
     pub(crate) value: u64,
 }
 
-impl Gate {
+impl MacFilter {
     #[inline(always)]
     pub(crate) fn admits(self, bytes: &[u8]) -> bool {
         bytes.first_chunk().is_some_and(|first| u64::from_le_bytes(*first) & self.mask == self.value)
@@ -41,7 +41,7 @@ impl Gate {
 /// How a packet changes its flow's entry. The upper bit says that it does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
-pub(crate) enum Course {
+pub(crate) enum FlowEvent {
     /// TCP without SYN, FIN or RST: an established flow stays as it is.
     Tcp = 0,
     /// UDP: likewise.
@@ -55,9 +55,9 @@ pub(crate) enum Course {
 /// Words of the headers by position, and what they say.
 #[derive(Debug)]
 #[repr(C, align(64))]
-pub(crate) struct Heads {
+pub(crate) struct HeaderColumns {
     /// Bytes 0 to 7: addresses of stations.
-    stations: [u64; BURST],
+    macs: [u64; BURST],
     /// Bytes 12 to 19: type, version, type of service, length, identification.
     first: [u64; BURST],
     /// Bytes 20 to 27: fragment, time to live, protocol, checksum, half of the source.
@@ -69,39 +69,39 @@ pub(crate) struct Heads {
     /// Bytes 46 to 49 (TCP's length and flags); above them the frame's length.
     rest: [u64; BURST],
     /// What names the service: destination, its port, protocol; 0 where the shape is not the plain one.
-    pub(crate) needle: [u64; BURST],
+    pub(crate) service_key: [u64; BURST],
     /// The flow's narrow key without its service.
     pub(crate) key: [u64; BURST],
-    /// See [`Lean`].
-    pub(crate) lean: [u64; BURST],
+    /// See [`Summary`].
+    pub(crate) summary: [u64; BURST],
     /// The protocol, below 256.
     protocol: [u64; BURST],
-    /// The cluster's hash of the tuple, where [`Heads::hash`] was asked for it.
+    /// The cluster's hash of the tuple, where [`HeaderColumns::hash`] was asked for it.
     pub(crate) hash: [u64; BURST],
 }
 
 /// What later stages know of a packet, in one word: the datagram's length and type of service; above them the service's id and
 /// its index in the view, once these are known; the course in the two highest bits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Lean(pub(crate) u64);
+pub(crate) struct Summary(pub(crate) u64);
 
 #[expect(clippy::cast_possible_truncation, reason = "fields are cut out of a word")]
-impl Lean {
+impl Summary {
     /// Where the service's id begins.
     pub(crate) const SERVICE: u32 = 32;
     /// Where its index begins.
     pub(crate) const INDEX: u32 = 48;
     /// The largest index.
-    pub(crate) const INDEX_MAX: u16 = (1 << (Lean::COURSE - Lean::INDEX)) - 1;
+    pub(crate) const INDEX_MAX: u16 = (1 << (Summary::COURSE - Summary::INDEX)) - 1;
     const COURSE: u32 = 62;
 
-    pub(crate) const fn new(len: u16, tos: u8, course: Course, service: u16, index: u16) -> Lean {
-        Lean(
+    pub(crate) const fn new(len: u16, tos: u8, event: FlowEvent, service: u16, index: u16) -> Summary {
+        Summary(
             len as u64
                 | (tos as u64) << 16
-                | (course as u64) << Lean::COURSE
-                | (service as u64) << Lean::SERVICE
-                | (index as u64) << Lean::INDEX,
+                | (event as u64) << Summary::COURSE
+                | (service as u64) << Summary::SERVICE
+                | (index as u64) << Summary::INDEX,
         )
     }
 
@@ -115,20 +115,20 @@ impl Lean {
     }
     #[inline(always)]
     pub(crate) const fn service(self) -> u16 {
-        (self.0 >> Lean::SERVICE) as u16
+        (self.0 >> Summary::SERVICE) as u16
     }
     #[inline(always)]
     pub(crate) const fn index(self) -> u16 {
-        (self.0 >> Lean::INDEX) as u16 & Lean::INDEX_MAX
+        (self.0 >> Summary::INDEX) as u16 & Summary::INDEX_MAX
     }
 }
 
-/// What names an IPv4 service, as [`Heads`] has it.
+/// What names an IPv4 service, as [`HeaderColumns`] has it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Needle(pub(crate) u64);
+pub(crate) struct ServiceKey(pub(crate) u64);
 
 #[expect(clippy::cast_possible_truncation, reason = "fields are cut out of a word")]
-impl Needle {
+impl ServiceKey {
     pub(crate) const fn dst(self) -> u32 {
         (self.0 as u32).swap_bytes()
     }
@@ -140,19 +140,19 @@ impl Needle {
     }
 }
 
-impl Heads {
-    pub(crate) fn new() -> Heads {
+impl HeaderColumns {
+    pub(crate) fn new() -> HeaderColumns {
         let none = [0; BURST];
-        Heads {
-            stations: none,
+        HeaderColumns {
+            macs: none,
             first: none,
             second: none,
             addresses: none,
             ports: none,
             rest: none,
-            needle: none,
+            service_key: none,
             key: none,
-            lean: none,
+            summary: none,
             protocol: none,
             hash: none,
         }
@@ -161,7 +161,7 @@ impl Heads {
     /// Reads the headers of a burst and judges them. Gives the bytes of its frames, and false where none can be of the plain shape.
     #[expect(clippy::needless_range_loop, reason = "one index for all columns, bounded once")]
     #[inline(always)]
-    pub(crate) fn read<F: Frame>(&mut self, gate: Gate, burst: &[F]) -> (usize, bool) {
+    pub(crate) fn read<F: Frame>(&mut self, mac_filter: MacFilter, burst: &[F]) -> (usize, bool) {
         let mut sum = 0;
         let count = burst.len().min(BURST);
         let burst = burst.get(..count).unwrap_or(burst);
@@ -180,7 +180,7 @@ impl Heads {
                 self.first[position] = 0;
                 continue;
             }
-            self.stations[position] = word::<0>(head);
+            self.macs[position] = word::<0>(head);
             self.first[position] = word::<12>(head);
             self.second[position] = word::<20>(head);
             self.addresses[position] = word::<26>(head);
@@ -191,11 +191,11 @@ impl Heads {
         for position in count..count.next_multiple_of(LANES).min(BURST) {
             self.first[position] = 0;
         }
-        (sum, self.judge(gate, count.div_ceil(LANES)))
+        (sum, self.judge(mac_filter, count.div_ceil(LANES)))
     }
 
     #[inline(always)]
-    fn judge(&mut self, gate: Gate, blocks: usize) -> bool {
+    fn judge(&mut self, mac_filter: MacFilter, blocks: usize) -> bool {
         let count = (blocks * LANES).min(BURST);
         let mut some = 0;
         for first in &self.first[..count] {
@@ -203,32 +203,32 @@ impl Heads {
         }
         if some == 0 {
             // Nothing of the plain shape, as in a burst of IPv6.
-            self.needle = [0; BURST];
+            self.service_key = [0; BURST];
             return false;
         }
         for position in 0..count {
             let judged = judge(
-                gate,
-                self.stations[position],
+                mac_filter,
+                self.macs[position],
                 self.first[position],
                 self.second[position],
                 self.addresses[position],
                 self.ports[position],
                 self.rest[position],
             );
-            self.needle[position] = judged.needle;
+            self.service_key[position] = judged.service_key;
             self.key[position] = judged.key;
-            self.lean[position] = judged.lean;
+            self.summary[position] = judged.summary;
             self.protocol[position] = judged.protocol;
         }
         true
     }
 
-    /// The positions whose course is [`Course::Udp`], [`Course::Turning`], [`Course::Syn`], where a course is known; the others are
-    /// [`Course::Tcp`].
+    /// The positions whose course is [`FlowEvent::Udp`], [`FlowEvent::Turning`], [`FlowEvent::Syn`], where a course is known; the others are
+    /// [`FlowEvent::Tcp`].
     #[inline(always)]
-    pub(crate) fn courses(&self, lanes: Lanes) -> (u32, u32, u32) {
-        let (upper, lower) = (lanes.bit::<0>(&self.lean), lanes.bit::<1>(&self.lean));
+    pub(crate) fn events(&self, lanes: Lanes) -> (u32, u32, u32) {
+        let (upper, lower) = (lanes.bit::<0>(&self.summary), lanes.bit::<1>(&self.summary));
         (lower & !upper, upper & !lower, upper & lower)
     }
 
@@ -276,11 +276,11 @@ fn word<const AT: usize>(head: &[u8; SHORTEST]) -> u64 {
     head.get(AT..).and_then(<[u8]>::first_chunk).map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 
-struct Judged {
+struct JudgedHeader {
     protocol: u64,
-    needle: u64,
+    service_key: u64,
     key: u64,
-    lean: u64,
+    summary: u64,
 }
 
 /// Type IPv4, version 4, no options.
@@ -316,14 +316,14 @@ const fn short(word: u64, at: u32) -> u64 {
 /// One packet. In `bad` any bit says that the shape is not the plain one.
 #[inline(always)]
 fn judge(
-    gate: Gate,
-    stations: u64,
+    mac_filter: MacFilter,
+    macs: u64,
     first: u64,
     second: u64,
     addresses: u64,
     ports: u64,
     rest: u64,
-) -> Judged {
+) -> JudgedHeader {
     /// More-fragments and offset, as they lie.
     const FRAGMENT: u64 = 0xff3f;
     /// As it lies.
@@ -332,7 +332,7 @@ fn judge(
     const CHANGES: u64 = (TcpFlags::SYN | TcpFlags::FIN | TcpFlags::RST) as u64;
     const BEGINS: u64 = CHANGES | TcpFlags::ACK as u64;
     let mut bad = (first & 0xff_ffff) ^ SHAPE;
-    bad |= (stations & gate.mask) ^ gate.value;
+    bad |= (macs & mac_filter.mask) ^ mac_filter.value;
     bad |= second & FRAGMENT;
     // Words are summed as they lie in memory (RFC 1071 section 2 B), and with them the type before the header: what a right header
     // adds is 0, modulo 65535. Six halves have 35 bits, and the second fold is below 0x10002, so there is one way to say it.
@@ -359,17 +359,17 @@ fn judge(
     let flags = rest >> 8 & tcp;
     let turns = (flags & CHANGES).wrapping_neg() >> 63;
     let begins = equal(flags & BEGINS, TcpFlags::SYN as u64) >> 63;
-    let course = !tcp & Course::Udp as u64 | turns << 1 | begins;
-    Judged {
+    let event = !tcp & FlowEvent::Udp as u64 | turns << 1 | begins;
+    JudgedHeader {
         protocol,
-        needle: (addresses >> 32 | (ports & 0xffff_0000) << 16 | protocol << 48) & good,
+        service_key: (addresses >> 32 | (ports & 0xffff_0000) << 16 | protocol << 48) & good,
         key: (addresses & LOW | (ports & 0xffff) << 32).swap_bytes() & good,
-        lean: len | (first >> 24 & 0xff) << 16 | course << Lean::COURSE,
+        summary: len | (first >> 24 & 0xff) << 16 | event << Summary::COURSE,
     }
 }
 
-const _: () = assert!(SERVICES_MAX <= Lean::INDEX_MAX as usize + 1);
-const _: () = assert!(Course::Turning as u8 == 1 << 1 && Course::Syn as u8 == 1 << 1 | 1);
+const _: () = assert!(SERVICES_MAX <= Summary::INDEX_MAX as usize + 1);
+const _: () = assert!(FlowEvent::Turning as u8 == 1 << 1 && FlowEvent::Syn as u8 == 1 << 1 | 1);
 
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@
 mod rig;
 
 use rig::{Rig, Spec, Tcp};
-use statesync::datagram::{Header, Keys, Piece, Writer, write_piece};
+use statesync::datagram::{ClusterKeys, DatagramWriter, Header, Piece, write_piece};
 use statesync::plan::{Job, Report};
 use statesync::spsc::{Receiver, channel};
 use statesync::window::Windows;
@@ -13,9 +13,9 @@ use statesync::{
 };
 use std::sync::Arc;
 use wire::{Addr, BackendId, CoreId, FlowKey, PortId, ServiceId, Tick};
-use worker::cluster::{Cluster, Endpoint, Link, SlotsView};
-use worker::slots::SlotMemory;
-use worker::station::StationSize;
+use worker::cluster::SyncSize;
+use worker::view::cluster::{Cluster, Endpoint, Link, SlotsView};
+use worker::view::slots::SlotMemory;
 use worker::{DropReason, View};
 
 const UDP_PORT: u16 = 7480;
@@ -52,7 +52,7 @@ fn view(machine: u8, options: &Options) -> View {
         owners: Owners::settled(members),
         endpoint: Endpoint { address: address(machine, options.v6), udp_port: UDP_PORT, port: PortId(0) },
         links: vec![link(0), link(1)],
-        keys: Keys { own: TAG_KEY, accepted: None },
+        keys: ClusterKeys { own: TAG_KEY, accepted: None },
         max_idle_us: MAX_IDLE_US,
         relays: options.relays,
         services: vec![SlotsView {
@@ -86,8 +86,8 @@ impl Pair {
         let rigs = [0, 1].map(|machine| {
             let mut rig = Rig::new(1, view(machine, options));
             let (sender, receiver) = channel(8);
-            rig.workers[0].attach_station(
-                StationSize { records: 64, unacknowledged: 512, asks: 16 },
+            rig.workers[0].attach_sync(
+                SyncSize { records: 64, unacknowledged: 512, asks: 16 },
                 1,
                 windows(),
                 sender,
@@ -145,8 +145,8 @@ fn port_owned_by(machine: u8) -> u16 {
     let cluster = view.cluster.as_ref().unwrap();
     (1024..)
         .find(|&sport| {
-            let flow = worker::station::flow_of(&key(sport), cluster.services[0].vip);
-            let slot = worker::steering::slot(&view, &view.service[0], &flow);
+            let flow = worker::cluster::flow_of(&key(sport), cluster.services[0].vip);
+            let slot = worker::decide::known::slot(&view, &view.service[0], &flow);
             let owners = cluster.owners.asked(ServiceId(1), slot);
             owners.primary == Some(MachineId(machine)) && view.service[0].maglev.at(slot) == Some(1)
         })
@@ -247,7 +247,7 @@ fn a_flood_of_strangers_asks_no_more_than_the_bucket_gives() {
     }
     assert!(relayed <= 20, "{relayed}");
     assert!(pair.rigs[0].drops(DropReason::RelayLimit) > 500);
-    let records = pair.rigs[0].counters[0].station.records.get();
+    let records = pair.rigs[0].counters[0].sync.records.get();
     assert!(records <= 60, "nor does it fill the records: {records}");
     assert!(pair.rigs[0].drops(DropReason::RecordLimit) > 500, "what has no record is not let through");
 }
@@ -286,8 +286,8 @@ fn silent_owners_are_asked_before_somebody_guesses() {
     cluster.links.push(cluster.links[0]);
     let mut rig = Rig::new(1, asker);
     let (sender, _reports) = channel(8);
-    let size = StationSize { records: 64, unacknowledged: 512, asks: 16 };
-    rig.workers[0].attach_station(size, 1, windows(), sender);
+    let size = SyncSize { records: 64, unacknowledged: 512, asks: 16 };
+    rig.workers[0].attach_sync(size, 1, windows(), sender);
     rig.run();
     rig.now.0 += 1_000_000;
     rig.run();
@@ -299,7 +299,7 @@ fn silent_owners_are_asked_before_somebody_guesses() {
     }
     let (sent, _) = rig.put(0, &frame);
     assert!(sent.iter().any(|frame| !is_message(frame)), "then it decides");
-    assert_eq!(rig.counters[0].station.local_guesses.get(), 1);
+    assert_eq!(rig.counters[0].sync.local_guesses.get(), 1);
 }
 
 #[test]
@@ -317,7 +317,7 @@ const PAYLOAD: usize = PORT_OF_PEER + 8;
 /// A datagram of machine 0 to machine 1, of some notes.
 fn said(number: u64, sent: Tick, core: u8, notes: &[Note]) -> Vec<u8> {
     frame_of(&header(number, sent, core), |payload, header| {
-        let mut writer = Writer::notes(payload, header).unwrap();
+        let mut writer = DatagramWriter::notes(payload, header).unwrap();
         assert!(notes.iter().all(|note| writer.note(note)));
         writer.finish(&TAG_KEY)
     })
@@ -416,8 +416,8 @@ fn workers_of_a_machine_share_what_was_taken() {
     let mut reports = Vec::new();
     for worker in &mut rig.workers {
         let (sender, receiver) = channel(8);
-        let size = StationSize { records: 64, unacknowledged: 512, asks: 16 };
-        worker.attach_station(size, 1, Arc::clone(&windows), sender);
+        let size = SyncSize { records: 64, unacknowledged: 512, asks: 16 };
+        worker.attach_sync(size, 1, Arc::clone(&windows), sender);
         reports.push(receiver);
     }
     rig.run();
@@ -507,9 +507,9 @@ fn a_new_key_is_honoured_from_the_next_view_on() {
     let mut pair = Pair::new(&all());
     let new = *b"a key after that";
     let steps = [
-        Keys { own: TAG_KEY, accepted: Some(new) },
-        Keys { own: new, accepted: Some(TAG_KEY) },
-        Keys { own: new, accepted: None },
+        ClusterKeys { own: TAG_KEY, accepted: Some(new) },
+        ClusterKeys { own: new, accepted: Some(TAG_KEY) },
+        ClusterKeys { own: new, accepted: None },
     ];
     for (generation, (keys, machine)) in
         (2..).zip(steps.into_iter().flat_map(|keys| [0, 1].map(|machine| (keys, machine))))

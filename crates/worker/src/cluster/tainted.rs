@@ -1,13 +1,13 @@
 //! The decision table for packets of tainted slots that have no usable entry, and the owner's side of it.
 
-use super::{Place, Station, is_usable, place_of};
-use crate::classify::{Fate, Packet, classify, key_of};
-use crate::cluster::{Cluster, Hop, Route};
+use super::{FlowPlace, StateSync, is_usable, place_of};
+use crate::decide::known::{LookupResult, SYN_RETRY_US, begins_a_flow, first_state, place_in, usable};
+use crate::describe::general::{Fate, Packet, classify, key_of};
 use crate::io::{Frame, Outcome, PacketIo, Verdict};
-use crate::slots::base_of;
-use crate::steering::{Answer, SYN_RETRY_US, begins_a_flow, first_state, place_in, usable};
 use crate::token_bucket::TokenBucket;
 use crate::turn::Relay;
+use crate::view::cluster::{Cluster, Hop, Route};
+use crate::view::slots::base_of;
 use crate::view::{BackendState, ServiceView, View};
 use crate::{DropReason, Worker};
 use flow::Hit;
@@ -41,8 +41,8 @@ enum Resolution {
 
 /// What the decision depends on.
 #[derive(Clone, Copy, Debug)]
-struct Ask {
-    place: Place,
+struct OwnerQuery {
+    place: FlowPlace,
     /// A SYN.
     begins: bool,
     tcp: bool,
@@ -62,7 +62,7 @@ impl<Io: PacketIo> Worker<Io> {
         cluster: &Cluster,
         bytes: &[u8],
         packet: &Packet,
-        answer: Answer,
+        answer: LookupResult,
         now: Tick,
     ) -> Option<Fate> {
         let index = usize::from(packet.service?);
@@ -71,7 +71,7 @@ impl<Io: PacketIo> Worker<Io> {
         if !slots.is_any_tainted() {
             return None;
         }
-        let cores = self.station.as_ref()?.cores;
+        let cores = self.sync.as_ref()?.cores;
         let flow = packet.flow(bytes);
         let key = key_of(service, &flow);
         let place = place_of(view, index, service, key, &flow, cores);
@@ -96,7 +96,7 @@ impl<Io: PacketIo> Worker<Io> {
             self.counters.totals.resteered.add(u64::from(hit.is_some()));
         }
         let begins = begins_a_flow(packet);
-        let ask = Ask { place, begins, tcp: flow.protocol == TCP, quoted, hops: 0, alone: false };
+        let ask = OwnerQuery { place, begins, tcp: flow.protocol == TCP, quoted, hops: 0, alone: false };
         Some(self.ask_owner(view, cluster, service, ask, (hit, packet), now))
     }
 
@@ -105,41 +105,41 @@ impl<Io: PacketIo> Worker<Io> {
         view: &View,
         cluster: &Cluster,
         service: &ServiceView,
-        ask: Ask,
+        ask: OwnerQuery,
         (unusable, packet): (Option<Hit>, &Packet),
         now: Tick,
     ) -> Fate {
-        let Some(station) = self.station.as_mut() else { return Fate::Drop(DropReason::NotReady) };
-        station.clock = now;
+        let Some(sync) = self.sync.as_mut() else { return Fate::Drop(DropReason::NotReady) };
+        sync.clock = now;
         let place = ask.place;
         let owners = cluster.owners.asked(service.id, place.slot);
         let question = Question {
             machine: cluster.own.machine,
-            core: station.core,
+            core: sync.core,
             asked_us: if ask.quoted { NO_ANSWER } else { now.0 },
             hops: 0,
         };
         if owners.contains(cluster.own.machine) {
-            if place.core == station.core {
+            if place.core == sync.core {
                 return self.decide_own(view, cluster, service, ask, (unusable, packet), now);
             }
             if !ask.quoted {
-                station.asks.ask(&place.key, unusable.map(|hit| hit.backend), ask.begins, now);
+                sync.asks.ask(&place.key, unusable.map(|hit| hit.backend), ask.begins, now);
             }
             return Fate::Relay(Route { to: Hop::Core(place.core), question });
         }
         let asked = if ask.quoted {
             Asked::default()
         } else {
-            station.asks.ask(&place.key, unusable.map(|hit| hit.backend), ask.begins, now)
+            sync.asks.ask(&place.key, unusable.map(|hit| hit.backend), ask.begins, now)
         };
-        if asked.turns > 0 && !station.rules.hold(Rule::GuessOnlyWhenSuspect) {
+        if asked.turns > 0 && !sync.rules.hold(Rule::GuessOnlyWhenSuspect) {
             return self.guess_here(view, cluster, service, ask, (unusable, packet), now);
         }
-        if ask.begins && !station.rules.hold(Rule::SynAsks) {
+        if ask.begins && !sync.rules.hold(Rule::SynAsks) {
             return self.decide_here(view, cluster, service, ask, (unusable, packet), now);
         }
-        let suspects = station.suspects;
+        let suspects = sync.suspects;
         let in_turn = if asked.turns.is_multiple_of(2) {
             [owners.primary, owners.backup]
         } else {
@@ -152,13 +152,13 @@ impl<Io: PacketIo> Worker<Io> {
         let Some(machine) = heard.or(silent.filter(|_| asked.turns < GUESS_TURNS)) else {
             return self.guess_here(view, cluster, service, ask, (unusable, packet), now);
         };
-        if station.may_relay(cluster, now) {
+        if sync.may_relay(cluster, now) {
             return Fate::Relay(Route { to: Hop::Machine(machine), question });
         }
         // The question of a SYN that came before is on its way, or was answered elsewhere; its copy must not be decided otherwise. Nor may
         // anybody but the owner decide where load does.
         let by_load = service.least_load().is_some();
-        if (!ask.begins || asked.is_waiting || by_load) && station.rules.hold(Rule::BucketDrops) {
+        if (!ask.begins || asked.is_waiting || by_load) && sync.rules.hold(Rule::BucketDrops) {
             return Fate::Drop(DropReason::RelayLimit);
         }
         // A flow that begins is with its record's backend, of which an entry tells, or with `cur`, whoever says so; the owners
@@ -172,7 +172,7 @@ impl<Io: PacketIo> Worker<Io> {
         view: &View,
         cluster: &Cluster,
         service: &ServiceView,
-        ask: Ask,
+        ask: OwnerQuery,
         (unusable, packet): (Option<Hit>, &Packet),
         now: Tick,
     ) -> Fate {
@@ -193,16 +193,16 @@ impl<Io: PacketIo> Worker<Io> {
             Resolution::Nobody(reason) => self.nobody(service, reason),
             Resolution::Refused(reason) => Fate::Drop(reason),
             Resolution::Elsewhere(machine) => {
-                let Some(station) = self.station.as_mut() else { return Fate::Drop(DropReason::NotReady) };
-                if !station.may_relay(cluster, now) {
+                let Some(sync) = self.sync.as_mut() else { return Fate::Drop(DropReason::NotReady) };
+                if !sync.may_relay(cluster, now) {
                     return Fate::Drop(DropReason::RelayLimit);
                 }
                 if !ask.quoted {
-                    station.asks.ask(&ask.place.key, unusable.map(|hit| hit.backend), ask.begins, now);
+                    sync.asks.ask(&ask.place.key, unusable.map(|hit| hit.backend), ask.begins, now);
                 }
                 let question = Question {
                     machine: cluster.own.machine,
-                    core: station.core,
+                    core: sync.core,
                     asked_us: if ask.quoted { NO_ANSWER } else { now.0 },
                     hops: 0,
                 };
@@ -217,12 +217,12 @@ impl<Io: PacketIo> Worker<Io> {
         view: &View,
         cluster: &Cluster,
         service: &ServiceView,
-        ask: Ask,
+        ask: OwnerQuery,
         flow: (Option<Hit>, &Packet),
         now: Tick,
     ) -> Fate {
-        self.counters.station.local_guesses.add(1);
-        self.decide_here(view, cluster, service, Ask { alone: true, ..ask }, flow, now)
+        self.counters.sync.local_guesses.add(1);
+        self.decide_here(view, cluster, service, OwnerQuery { alone: true, ..ask }, flow, now)
     }
 
     /// Decides a flow that others own.
@@ -231,7 +231,7 @@ impl<Io: PacketIo> Worker<Io> {
         view: &View,
         cluster: &Cluster,
         service: &ServiceView,
-        ask: Ask,
+        ask: OwnerQuery,
         (unusable, packet): (Option<Hit>, &Packet),
         now: Tick,
     ) -> Fate {
@@ -270,16 +270,16 @@ impl<Io: PacketIo> Worker<Io> {
         guess: bool,
         now: Tick,
     ) {
-        let Some(station) = self.station.as_mut() else { return };
-        match station.records.get(&key, now) {
+        let Some(sync) = self.sync.as_mut() else { return };
+        match sync.records.get(&key, now) {
             None if guess => {
                 let statement = Statement { key, backend, guess, age_us: 0, why: Why::Decide };
-                let (origin, sequence) = (station.origin(cluster), station.unacknowledged.number());
+                let (origin, sequence) = (sync.origin(cluster), sync.unacknowledged.number());
                 // Without room the mark is missing: then the guess counts as seen.
                 let kept =
-                    station.records.decide(&statement, origin, sequence, now, life_us(cluster.max_idle_us));
+                    sync.records.decide(&statement, origin, sequence, now, life_us(cluster.max_idle_us));
                 if kept.is_none() {
-                    station.refuse(key, now);
+                    sync.refuse(key, now);
                 }
             }
             _ => {}
@@ -293,27 +293,27 @@ impl<Io: PacketIo> Worker<Io> {
         view: &View,
         cluster: &Cluster,
         service: &ServiceView,
-        ask: Ask,
+        ask: OwnerQuery,
         now: Tick,
     ) -> Resolution {
-        let Some(station) = self.station.as_mut() else { return Resolution::Refused(DropReason::NotReady) };
+        let Some(sync) = self.sync.as_mut() else { return Resolution::Refused(DropReason::NotReady) };
         let place = ask.place;
         let life_us = life_us(cluster.max_idle_us);
-        let record = station.records.get(&place.key, now);
-        let keeps = station.rules.hold(Rule::RecordStands);
+        let record = sync.records.get(&place.key, now);
+        let keeps = sync.rules.hold(Rule::RecordStands);
         let is_kept =
             |record: &Record| keeps || !(ask.begins && now.since_us(record.used) > cluster.max_idle_us / 32);
-        if ask.begins && station.is_correcting(&place.key) {
+        if ask.begins && sync.is_correcting(&place.key) {
             return Resolution::Refused(DropReason::Correcting);
         }
         if let Some(record) =
             record.filter(|record| is_kept(record) && stands(view, service, record, ask, now))
         {
             if !ask.quoted {
-                station.records.touch(&place.key, now, life_us);
+                sync.records.touch(&place.key, now, life_us);
                 let is_due = now.since_us(record.shared) > cluster.max_idle_us / 4;
-                if is_due && station.rules.hold(Rule::Refresh) {
-                    station.records.share(&place.key, now);
+                if is_due && sync.rules.hold(Rule::Refresh) {
+                    sync.records.share(&place.key, now);
                     let (backend, guess) = (record.backend, record.guess);
                     let statement =
                         Statement { key: place.key, backend, guess, age_us: 0, why: Why::Refresh };
@@ -323,10 +323,10 @@ impl<Io: PacketIo> Worker<Io> {
             }
             return Resolution::Backend { backend: record.backend, guess: record.guess };
         }
-        let decider = cluster.owners.decider(service.id, place.slot, cluster.own.machine, station.suspects);
-        let asks_on = station.rules.hold(Rule::MissAsksOn);
+        let decider = cluster.owners.decider(service.id, place.slot, cluster.own.machine, sync.suspects);
+        let asks_on = sync.rules.hold(Rule::MissAsksOn);
         if let Some(machine) = decider.filter(|&machine| asks_on && machine != cluster.own.machine) {
-            return if ask.hops >= HOPS_MAX && station.rules.hold(Rule::HopLimit) {
+            return if ask.hops >= HOPS_MAX && sync.rules.hold(Rule::HopLimit) {
                 Resolution::Refused(DropReason::RelayLimit)
             } else {
                 Resolution::Elsewhere(machine)
@@ -341,19 +341,19 @@ impl<Io: PacketIo> Worker<Io> {
         }
         // Strangers' packets must not fill the records. Let pass without one, the flow would be with another backend when the
         // base is given up: nobody would speak against that.
-        if guess && self.station.as_mut().is_some_and(|station| !station.may_guess(cluster, now)) {
+        if guess && self.sync.as_mut().is_some_and(|sync| !sync.may_guess(cluster, now)) {
             return Resolution::Refused(DropReason::RecordLimit);
         }
-        self.counters.station.guesses.add(u64::from(guess));
-        let Some(station) = self.station.as_mut() else { return Resolution::Refused(DropReason::NotReady) };
+        self.counters.sync.guesses.add(u64::from(guess));
+        let Some(sync) = self.sync.as_mut() else { return Resolution::Refused(DropReason::NotReady) };
         let key = place.key;
         let mut statement = Statement { key, backend, guess, age_us: 0, why: Why::Decide };
-        let (origin, sequence) = (station.origin(cluster), station.unacknowledged.number());
-        if station.records.decide(&statement, origin, sequence, now, life_us).is_none() {
+        let (origin, sequence) = (sync.origin(cluster), sync.unacknowledged.number());
+        if sync.records.decide(&statement, origin, sequence, now, life_us).is_none() {
             // Without a record the flow's next packet will be taken to be from before the taint, and go by its slot: so does this one.
-            self.counters.station.records_refused.add(1);
-            station.refuse(key, now);
-            let before = Ask { begins: false, ..ask };
+            self.counters.sync.records_refused.add(1);
+            sync.refuse(key, now);
+            let before = OwnerQuery { begins: false, ..ask };
             if let Some((base, _)) = answer_of_slot(view, cluster, service, before) {
                 (backend, guess) = (base, true);
                 statement = Statement { backend, guess, ..statement };
@@ -362,8 +362,8 @@ impl<Io: PacketIo> Worker<Io> {
             self.queues.charge();
         }
         if self.tell_owners(view, cluster, service, place, statement, now).is_err() {
-            if let Some(station) = self.station.as_mut() {
-                station.records.forget(&key);
+            if let Some(sync) = self.sync.as_mut() {
+                sync.records.forget(&key);
             }
             return Resolution::Refused(DropReason::RecordLimit);
         }
@@ -371,12 +371,12 @@ impl<Io: PacketIo> Worker<Io> {
             self.push_to_all(view, cluster, key, backend, now);
             // Entries of a removed backend are unusable anyway; those of a masked one would be hit by the flow's next packet.
             let is_masked = keeps && record.is_some_and(|record| is_usable(view, service.id, record.backend));
-            if let Some(station) = self.station.as_mut().filter(|_| is_masked) {
-                if station.correcting.is_full() {
-                    station.correcting.pop_at(0);
+            if let Some(sync) = self.sync.as_mut().filter(|_| is_masked) {
+                if sync.correcting.is_full() {
+                    sync.correcting.pop_at(0);
                 }
-                let _ = station.correcting.try_push(key);
-                if station.is_correcting(&key) {
+                let _ = sync.correcting.try_push(key);
+                if sync.is_correcting(&key) {
                     return Resolution::Refused(DropReason::Correcting);
                 }
             }
@@ -391,7 +391,7 @@ impl<Io: PacketIo> Worker<Io> {
         view: &View,
         cluster: &Cluster,
         service: &ServiceView,
-        ask: Ask,
+        ask: OwnerQuery,
         now: Tick,
     ) -> Result<(BackendId, bool, bool), DropReason> {
         if !ask.quoted
@@ -418,7 +418,7 @@ impl<Io: PacketIo> Worker<Io> {
             return self.relay_to_core(view, frame, &packet, place.core, question);
         }
         let flow = packet.flow(frame.bytes());
-        let ask = Ask {
+        let ask = OwnerQuery {
             place,
             begins: begins_a_flow(&packet),
             tcp: flow.protocol == TCP,
@@ -456,11 +456,11 @@ impl<Io: PacketIo> Worker<Io> {
         view: &'a View,
         bytes: &[u8],
         packet: &Packet,
-    ) -> Option<(Place, &'a ServiceView)> {
+    ) -> Option<(FlowPlace, &'a ServiceView)> {
         if !matches!(packet.fate, Fate::Flow | Fate::Quoted) {
             return None;
         }
-        let cores = self.station.as_ref()?.cores;
+        let cores = self.sync.as_ref()?.cores;
         let index = usize::from(packet.service?);
         let service = view.service.get(index)?;
         let flow = packet.flow(bytes);
@@ -475,7 +475,7 @@ impl<Io: PacketIo> Worker<Io> {
         answer: statesync::Answer,
         now: Tick,
     ) {
-        self.counters.station.answers.add(1);
+        self.counters.sync.answers.add(1);
         if machine != cluster.own.machine {
             self.say(view, machine, Note::Answer(answer));
         } else if answer.core == self.core {
@@ -498,7 +498,7 @@ impl<Io: PacketIo> Worker<Io> {
                 if self.rule(Rule::RelayCounts) {
                     self.counters.totals.relayed.add(1);
                 }
-                self.counters.station.relays.add(1);
+                self.counters.sync.relays.add(1);
                 let service = packet.service.and_then(|index| view.service.get(usize::from(index)));
                 let outcome =
                     Outcome { verdict: Verdict::Relayed, service: service.map(|of| of.id), backend: None };
@@ -520,7 +520,7 @@ impl<Io: PacketIo> Worker<Io> {
         match self.rings.send(core, Relay::Question(frame, question)) {
             Ok(()) => {
                 self.counters.totals.ring_out.add(1);
-                self.counters.station.core_relays.add(1);
+                self.counters.sync.core_relays.add(1);
             }
             Err(Relay::Question(frame, _)) => self.drop_frame(view, frame, packet, DropReason::RingFull),
             // What comes back is what was sent.
@@ -538,7 +538,7 @@ impl<Io: PacketIo> Worker<Io> {
         view: &View,
         cluster: &Cluster,
         service: &ServiceView,
-        place: Place,
+        place: FlowPlace,
         statement: Statement,
         now: Tick,
     ) -> Result<(), statesync::retransmit::Full> {
@@ -547,7 +547,7 @@ impl<Io: PacketIo> Worker<Io> {
         if !self.rule(Rule::BothTold) {
             told.truncate(1);
         }
-        if self.station.as_ref().is_some_and(|station| station.unacknowledged.room() < told.len()) {
+        if self.sync.as_ref().is_some_and(|sync| sync.unacknowledged.room() < told.len()) {
             return Err(statesync::retransmit::Full);
         }
         for machine in told {
@@ -556,8 +556,8 @@ impl<Io: PacketIo> Worker<Io> {
             } else if place.core != self.core {
                 self.say_to_core(cluster, place.core, Lasting::State(statement), of_job, now)?;
             } else if statement.why != Why::Decide || !self.has_just_decided(&statement, now) {
-                let Some(station) = self.station.as_mut() else { continue };
-                let (origin, sequence) = (station.origin(cluster), station.unacknowledged.number());
+                let Some(sync) = self.sync.as_mut() else { continue };
+                let (origin, sequence) = (sync.origin(cluster), sync.unacknowledged.number());
                 self.keep_record(view, cluster, &statement, origin, sequence, now);
             }
         }
@@ -567,13 +567,13 @@ impl<Io: PacketIo> Worker<Io> {
 
     /// Whether this is what the record says already.
     fn has_just_decided(&self, statement: &Statement, now: Tick) -> bool {
-        let record = self.station.as_ref().and_then(|station| station.records.get(&statement.key, now));
+        let record = self.sync.as_ref().and_then(|sync| sync.records.get(&statement.key, now));
         record.is_some_and(|record| record.backend == statement.backend && record.used == now)
     }
 }
 
 /// Whether a record still decides. Not: a removed backend; and for a SYN one that is masked, unless the record was used just now.
-fn stands(view: &View, service: &ServiceView, record: &Record, ask: Ask, now: Tick) -> bool {
+fn stands(view: &View, service: &ServiceView, record: &Record, ask: OwnerQuery, now: Tick) -> bool {
     let Some(backend) = view.backends.get(record.backend.index()).and_then(Option::as_ref) else {
         return false;
     };
@@ -590,7 +590,7 @@ fn answer_of_slot(
     view: &View,
     cluster: &Cluster,
     service: &ServiceView,
-    ask: Ask,
+    ask: OwnerQuery,
 ) -> Option<(BackendId, bool)> {
     let place = ask.place;
     let is_from_before = ask.tcp && !ask.begins;
@@ -601,7 +601,7 @@ fn answer_of_slot(
     Some((backend, is_from_before))
 }
 
-impl Station {
+impl StateSync {
     /// Whether a machine has not acknowledged yet that the flow has another backend.
     fn is_correcting(&mut self, key: &wire::FlowKey) -> bool {
         let Some(at) = self.correcting.iter().position(|of| of == key) else { return false };

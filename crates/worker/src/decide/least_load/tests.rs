@@ -1,8 +1,8 @@
 //! Against an oracle that scans.
 
 use super::{FINE, FULL, Picked, Queues, share};
-use crate::loads::{Load, Loads};
-use crate::path_mtu::{Learnt, Room};
+use crate::view::loads::{Load, Loads};
+use crate::view::path_mtu::{Learnt, Room};
 use crate::view::{
     BackendState, BackendView, HashOn, LeastLoad, OnDown, OnEmpty, Overload, Policy, Select, ServiceView,
     View,
@@ -10,7 +10,7 @@ use crate::view::{
 use proptest::prelude::*;
 use std::sync::Arc;
 use steer::{Maglev, Weighted};
-use wire::encap::Header;
+use wire::encap::TunnelHeader;
 use wire::{BackendId, PortId, ServiceId, Tick};
 
 /// A backend of a service: its state and what a flow adds, in millionths.
@@ -32,7 +32,7 @@ fn view(services: &[Vec<Member>], select: Select, overload: Overload, loads: &Ar
                 id,
                 service: ServiceId(index),
                 state: *state,
-                header: Header::default(),
+                header: TunnelHeader::default(),
                 inner_mtu: 1480,
                 room: Room::default(),
                 port: PortId(0),

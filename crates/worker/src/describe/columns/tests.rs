@@ -1,6 +1,6 @@
 use super::*;
-use crate::classify::is_possible_source_v4;
-use crate::memory_io::MemIo;
+use crate::describe::general::is_possible_source_v4;
+use crate::io::memory::MemIo;
 use crate::{Burst, PacketIo, RxMeta};
 use proptest::prelude::*;
 use wire::PortId;
@@ -64,9 +64,9 @@ fn frame() -> impl Strategy<Value = Vec<u8>> {
 }
 
 /// What `wire::plain` and the general stages' rules say of a frame.
-fn expected(gate: Gate, bytes: &[u8]) -> Option<Plain> {
+fn expected(mac_filter: MacFilter, bytes: &[u8]) -> Option<Plain> {
     let plain = Plain::read(bytes)?;
-    let is_taken = gate.admits(bytes) && is_possible_source_v4(plain.src) && plain.src != plain.dst;
+    let is_taken = mac_filter.admits(bytes) && is_possible_source_v4(plain.src) && plain.src != plain.dst;
     is_taken.then_some(plain)
 }
 
@@ -80,34 +80,34 @@ proptest! {
         let mut burst = Burst::new();
         io.rx(PortId(0), &mut burst);
         prop_assert_eq!(burst.len(), frames.len());
-        let gate = if is_strict { Gate { mask: 1, value: 0 } } else { Gate { mask: 0, value: 0 } };
-        let mut heads = Heads::new();
+        let mac_filter = if is_strict { MacFilter { mask: 1, value: 0 } } else { MacFilter { mask: 0, value: 0 } };
+        let mut columns = HeaderColumns::new();
         // What an earlier burst left behind must not matter.
-        heads.needle = [7; BURST];
-        heads.first = [0x45_0008; BURST];
-        let (sum, is_any) = heads.read(gate, &burst);
-        prop_assert!(is_any || heads.needle == [0; BURST]);
+        columns.service_key = [7; BURST];
+        columns.first = [0x45_0008; BURST];
+        let (sum, is_any) = columns.read(mac_filter, &burst);
+        prop_assert!(is_any || columns.service_key == [0; BURST]);
         prop_assert_eq!(sum, frames.iter().map(Vec::len).sum::<usize>());
         for (position, frame) in frames.iter().enumerate() {
-            let Some(plain) = expected(gate, frame) else {
-                prop_assert_eq!((heads.needle[position], heads.key[position]), (0, 0), "{:x?}", frame);
+            let Some(plain) = expected(mac_filter, frame) else {
+                prop_assert_eq!((columns.service_key[position], columns.key[position]), (0, 0), "{:x?}", frame);
                 continue;
             };
-            let needle = Needle(heads.needle[position]);
+            let service_key = ServiceKey(columns.service_key[position]);
             prop_assert_eq!(
-                (needle.dst(), needle.dport(), needle.protocol()),
+                (service_key.dst(), service_key.dport(), service_key.protocol()),
                 (plain.dst, plain.dport, plain.protocol)
             );
-            prop_assert_eq!(heads.key[position], wire::key::narrow(plain.src, plain.sport, wire::ServiceId(0)));
-            let lean = Lean(heads.lean[position]);
-            let course = match (plain.protocol, plain.flags.0 & 7) {
-                (UDP, _) => Course::Udp,
-                (_, 0) => Course::Tcp,
-                _ if plain.flags.is_syn() => Course::Syn,
-                _ => Course::Turning,
+            prop_assert_eq!(columns.key[position], wire::key::narrow(plain.src, plain.sport, wire::ServiceId(0)));
+            let summary = Summary(columns.summary[position]);
+            let event = match (plain.protocol, plain.flags.0 & 7) {
+                (UDP, _) => FlowEvent::Udp,
+                (_, 0) => FlowEvent::Tcp,
+                _ if plain.flags.is_syn() => FlowEvent::Syn,
+                _ => FlowEvent::Turning,
             };
-            prop_assert_eq!(lean, Lean::new(plain.len, plain.tos, course, 0, 0));
-            prop_assert_eq!(heads.src(position), plain.src);
+            prop_assert_eq!(summary, Summary::new(plain.len, plain.tos, event, 0, 0));
+            prop_assert_eq!(columns.src(position), plain.src);
             let tuple = wire::Tuple {
                 src: wire::Addr::V4(plain.src),
                 dst: wire::Addr::V4(plain.dst),
@@ -117,14 +117,14 @@ proptest! {
             };
             for isa in 0..2 {
                 let hash = vectors(isa).run(|lanes| {
-                    heads.hash(lanes, &KEY, 1 << position);
-                    heads.hash[position]
+                    columns.hash(lanes, &KEY, 1 << position);
+                    columns.hash[position]
                 });
                 prop_assert_eq!(hash, steer::hash::tuple(&KEY, &tuple));
             }
         }
         for position in frames.len()..frames.len().next_multiple_of(LANES).min(BURST) {
-            prop_assert_eq!(heads.needle[position], 0);
+            prop_assert_eq!(columns.service_key[position], 0);
         }
     }
 }
@@ -146,7 +146,7 @@ fn captured_short_is_not_of_the_plain_shape() {
     io.rx(PortId(0), &mut burst);
     let meta = burst[1].meta();
     crate::Frame::set_meta(&mut burst[1], RxMeta { truncated: true, ..meta });
-    let mut heads = Heads::new();
-    heads.read(Gate { mask: 0, value: 0 }, &burst);
-    assert!(heads.needle[0] != 0 && heads.needle[1] == 0);
+    let mut columns = HeaderColumns::new();
+    columns.read(MacFilter { mask: 0, value: 0 }, &burst);
+    assert!(columns.service_key[0] != 0 && columns.service_key[1] == 0);
 }

@@ -1,0 +1,3 @@
+//! Fourth stage: carries out what was decided.
+
+pub(crate) mod punt;
