@@ -6,15 +6,15 @@
 
 use crate::ids::{Ids, NoId};
 use model::config::{
-    AdminState, Backend, Config, Hash, HealthKind, Machine, Mode as Written,
-    OnClosedPort as WrittenOnClosedPort, OnDown as WrittenOnDown, OnEmpty as WrittenOnEmpty,
-    Overload as WrittenOverload, Policy as WrittenPolicy, Port, Select as WrittenSelect, Service,
+    AdminState, Backend, Config, Hash, HealthKind, Machine, OnClosedPort as WrittenOnClosedPort,
+    OnDown as WrittenOnDown, OnEmpty as WrittenOnEmpty, Overload as WrittenOverload, Policy as WrittenPolicy,
+    Port, Select as WrittenSelect, Service,
 };
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use steer::{Maglev, MaglevError, RulesError, ServiceRule, Services};
-use wire::encap::{Mode, Tunnel, TunnelError, TunnelHeader};
+use wire::encap::{Mode, Parameters, Tunnel, TunnelError, TunnelHeader};
 use wire::{BackendId, PortId, ServiceId, Tick};
 use worker::View;
 use worker::view::loads::Loads;
@@ -390,15 +390,14 @@ fn timeouts(written: &model::config::Timeouts) -> Timeouts {
     }
 }
 
-/// Mode of a service, with its parameters.
-pub fn mode(service: &Service) -> Mode {
-    match service.mode {
-        Written::Ipip => Mode::Ipip,
-        Written::Gre => Mode::Gre,
-        Written::Gue => Mode::Gue { port: service.gue_port },
-        Written::Vxlan => Mode::Vxlan { port: service.vxlan_port, vni: service.vni },
-        Written::L2 => Mode::L2,
-    }
+/// What a service says of its tunnels beside the mode.
+fn parameters(service: &Service) -> Parameters {
+    let port = match service.mode {
+        Mode::Gue => service.gue_port,
+        Mode::Vxlan => service.vxlan_port,
+        Mode::Ipip | Mode::Gre | Mode::L2 => 0,
+    };
+    Parameters { port, vni: service.vni }
 }
 
 /// How to reach backends from this machine.
@@ -417,14 +416,13 @@ impl Sender<'_> {
         id: BackendId,
         state: BackendState,
     ) -> Result<BackendView, CompileError> {
-        let mode = mode(service);
-        let (next_hop, port) = self.next_hop(mode, backend);
+        let (next_hop, port) = self.next_hop(service.mode, backend);
         // The ports of the configuration are the first ones of the runtime; a port from the kernel's answer is checked.
         let port_view = self.runtime.ports.get(port.index()).or(self.runtime.ports.first());
         let Some(port_view) = port_view else { return Err(CompileError::NoPort) };
-        let overhead = mode.overhead(backend.address.is_ipv6());
+        let overhead = service.mode.overhead(backend.address.is_ipv6());
         let path = service.mtu.unwrap_or(port_view.mtu).min(port_view.mtu);
-        let header = self.header(service, backend, mode, next_hop, port_view.mac)?;
+        let header = self.header(service, backend, next_hop, port_view.mac)?;
         // Unresolved: nothing is sent, so the zeros are never seen.
         let header = header.between(next_hop.unwrap_or_default(), port_view.mac);
         let inner_mtu = path.saturating_sub(overhead);
@@ -437,16 +435,16 @@ impl Sender<'_> {
     fn next_hop(&self, mode: Mode, backend: &Backend) -> (Option<[u8; 6]>, PortId) {
         let own = backend.mac.map(|mac| mac.0);
         let common = self.machine.next_hop_mac.map(|mac| mac.0);
-        let vxlan = matches!(mode, Mode::Vxlan { .. });
-        // In vxlan `mac` is the inner destination, which is the next hop's only when nothing else is known.
-        let fixed = if vxlan { common } else { own.or(common) };
+        // Of an inner frame `mac` is the destination, which is the next hop's only when nothing else is known.
+        let inner = mode.carries_ethernet();
+        let fixed = if inner { common } else { own.or(common) };
         if fixed.is_some() {
             return (fixed, self.static_port(backend.address));
         }
         let known = (self.runtime.next_hop)(backend.address);
         match known.filter(|(_, port)| self.is_data(*port)) {
             Some((mac, port)) => (Some(mac), port),
-            None => (if vxlan { own } else { None }, self.static_port(backend.address)),
+            None => (if inner { own } else { None }, self.static_port(backend.address)),
         }
     }
 
@@ -471,11 +469,10 @@ impl Sender<'_> {
         &self,
         service: &Service,
         backend: &Backend,
-        mode: Mode,
         next_hop: Option<[u8; 6]>,
         port_mac: [u8; 6],
     ) -> Result<TunnelHeader, CompileError> {
-        if mode == Mode::L2 {
+        if service.mode == Mode::L2 {
             return Ok(TunnelHeader::default());
         }
         let (source, key) = match backend.address {
@@ -490,7 +487,8 @@ impl Sender<'_> {
         // Without either nothing is sent, so the zeros are never seen.
         let inner_destination = backend.mac.map(|mac| mac.0).or(next_hop).unwrap_or_default();
         let tunnel = Tunnel {
-            mode,
+            mode: service.mode,
+            parameters: parameters(service),
             source,
             destination: backend.address,
             inner_v6: service.vip.addr.is_ipv6(),

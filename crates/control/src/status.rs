@@ -9,7 +9,7 @@ use model::api::{
     BackendState, BackendStatus, ClusterStatus, DropCount, MemoryUse, PortStatus, Ready, RegistrationStatus,
     ServiceState, ServiceStatus, SourceRate, Status, Word, WorkerStatus,
 };
-use model::config::{Backend, Mac, Mode, Net, Protocol, Service};
+use model::config::{Backend, Mac, Net, Protocol, Service};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use wire::{Addr, BackendId, ServiceId};
@@ -64,16 +64,6 @@ pub(crate) struct AgentCounts {
     pub(crate) closed: Vec<(&'static str, u64)>,
     /// Backends by service and phase.
     pub(crate) phases: Vec<(String, Phase, u64)>,
-}
-
-pub(crate) fn mode_name(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Ipip => "ipip",
-        Mode::Gre => "gre",
-        Mode::Gue => "gue",
-        Mode::Vxlan => "vxlan",
-        Mode::L2 => "l2",
-    }
 }
 
 /// Sources that are named.
@@ -244,7 +234,7 @@ impl Truth {
             vip: service.vip.to_string(),
             port: service.port,
             protocol: protocol_name(service.protocol).to_owned(),
-            mode: mode_name(service.mode).to_owned(),
+            mode: service.mode.as_str().to_owned(),
             state: self.service_states.get(&service.name).copied().unwrap_or(ServiceState::Empty),
             health: service.health.kind.as_str().to_owned(),
             announced: self.on_loopback.borrow().there.contains(&service.vip.into()),

@@ -30,7 +30,7 @@ use crate::scan::Scanner;
 use crate::state::saver::{Saver, Written};
 use crate::state::{Saved, SavedBackend, SavedDrain};
 use model::api::{BackendState, CheckResult, EventKind, ServiceState, Word};
-use model::config::{AdminState, Announce, Backend, Config, HealthKind, Mac, Mode, Route, Service};
+use model::config::{AdminState, Announce, Backend, Config, HealthKind, Mac, Route, Service};
 use model::registered::Skipped;
 use model::{Loaded, Report};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -992,8 +992,8 @@ impl Truth {
                 .chain(departed)
                 .filter(|_| self.config.machine.next_hop_mac.is_none())
                 .flat_map(|service| {
-                    // In vxlan `mac` is the inner destination, not the next hop.
-                    let needed = |mac: Option<_>| mac.is_none() || service.mode == Mode::Vxlan;
+                    // Of an inner frame `mac` is the destination, not the next hop.
+                    let needed = |mac: Option<_>| mac.is_none() || service.mode.carries_ethernet();
                     service.backends.iter().filter(move |backend| needed(backend.mac))
                 })
                 .map(|backend| backend.address)

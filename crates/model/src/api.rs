@@ -295,7 +295,7 @@ pub struct ServiceStatus {
     pub port: u16,
     /// `tcp` or `udp`.
     pub protocol: String,
-    /// `ipip`, `gre`, `gue`, `vxlan` or `l2`.
+    /// The service's `mode`, as in the configuration.
     pub mode: String,
     /// Whether it has what it takes.
     pub state: ServiceState,

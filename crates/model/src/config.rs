@@ -12,6 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+pub use wire::encap::Mode;
 
 /// Slots of all services of a cluster: as many services as there can be, with `maglev_size` as it is by default.
 pub const CLUSTER_SLOTS_MAX: u64 = crate::check::SERVICES_MAX as u64 * 65_537;
@@ -281,6 +282,7 @@ pub struct Service {
     /// TCP or UDP.
     pub protocol: Protocol,
     /// Forwarding mode.
+    #[serde(serialize_with = "names::mode")]
     pub mode: Mode,
     /// Prime, larger than the number of backends, 251 to 5,000,011; default 65,537.
     pub maglev_size: u32,
@@ -414,22 +416,6 @@ pub enum Protocol {
     Tcp,
     /// 17
     Udp,
-}
-
-/// Forwarding mode.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    /// IP in IP
-    Ipip,
-    /// GRE
-    Gre,
-    /// GUE variant 0
-    Gue,
-    /// VXLAN
-    Vxlan,
-    /// MAC rewrite
-    L2,
 }
 
 /// What the slot is computed from.
@@ -606,11 +592,11 @@ pub enum Route {
 pub struct Backend {
     /// Unique within the service; identity in the Maglev table.
     pub name: String,
-    /// Address; of either family in ipip, gre, gue and vxlan; of the VIP's family in l2.
+    /// Address; of either family where the mode has an outer header, of the VIP's family in l2.
     pub address: IpAddr,
     /// 0 to 65,535; default 1; 0 = no new flows.
     pub weight: u32,
-    /// Next hop for l2 (and of an outer header), inner destination for vxlan.
+    /// Destination of the inner frame where the mode carries one; else the next hop.
     pub mac: Option<Mac>,
     /// Default up.
     pub state: AdminState,

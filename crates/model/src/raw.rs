@@ -366,7 +366,7 @@ pub(crate) struct Service {
     pub(crate) protocol: Cell,
     /// How packets reach the backends; default ipip.
     #[serde(default)]
-    #[schemars(with = "Mode")]
+    #[schemars(schema_with = "mode_schema")]
     pub(crate) mode: Cell,
     /// Slots: a prime; default 65537.
     #[serde(default)]
@@ -622,6 +622,11 @@ pub(crate) struct Health {
     #[serde(default)]
     #[schemars(with = "Checks")]
     pub(crate) checks: Cell,
+}
+
+fn mode_schema(_: &mut SchemaGenerator) -> Schema {
+    let one = |mode: Mode| serde_json::json!({ "type": "string", "const": mode.as_str(), "description": mode.title() });
+    json_schema!({ "oneOf": Mode::ALL.map(one) })
 }
 
 fn expect_status_schema(_: &mut SchemaGenerator) -> Schema {

@@ -1,64 +1,34 @@
-//! Tunnel headers: IPIP (RFC 2003, 2473, 4213), GRE (RFC 2784), GUE variant 0, VXLAN (RFC 7348).
+//! Tunnel headers, in every [`Mode`].
 //!
 //! Everything that does not depend on the packet is written once, when control builds the view, into a [`TunnelHeader`]
 //! of one cache line or two; per packet it is copied in front of the datagram and the lengths, DSCP, ECN and entropy are
 //! filled in, with the IPv4 header checksum updated from the precomputed one (RFC 1624).
 
+use core::fmt;
 use core::marker::PhantomData;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::parse::{self, Parsed};
 use crate::{Addr, Tuple, checksum, field};
 
-/// How packets reach a backend.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Mode {
-    /// IP in IP.
-    Ipip,
-    /// GRE without key, checksum or sequence.
-    Gre,
-    /// Generic UDP encapsulation, variant 0, to this UDP port.
-    Gue {
-        /// Destination UDP port.
-        port: u16,
-    },
-    /// VXLAN to this UDP port.
-    Vxlan {
-        /// Destination UDP port.
-        port: u16,
-        /// Network identifier, 24 bits.
-        vni: u32,
-    },
-    /// MAC rewrite only.
-    L2,
-}
+mod mode;
 
-impl Mode {
-    /// Bytes added in front of the inner IP header, Ethernet not counted (VXLAN's inner Ethernet is).
-    pub const fn overhead(self, outer_v6: bool) -> u16 {
-        let ip = if outer_v6 { 40 } else { 20 };
-        match self {
-            Mode::Ipip => ip,
-            Mode::Gre => ip + 4,
-            Mode::Gue { .. } => ip + 8 + 4,
-            Mode::Vxlan { .. } => ip + 8 + 8 + 14,
-            Mode::L2 => 0,
-        }
-    }
-}
+pub use mode::{Mode, Parameters, PortKey, VNI_DEFAULT, VNI_MAX};
 
 /// What a [`TunnelHeader`] is built from.
 #[derive(Clone, Copy, Debug)]
 pub struct Tunnel {
     /// The mode.
     pub mode: Mode,
+    /// What else says where it ends.
+    pub parameters: Parameters,
     /// Outer source (the machine's address of the backend's family).
     pub source: IpAddr,
     /// Outer destination (the backend).
     pub destination: IpAddr,
     /// Whether the inner packets (the service's VIP) are IPv6.
     pub inner_v6: bool,
-    /// Inner Ethernet destination and source, for VXLAN.
+    /// Inner Ethernet destination and source, for modes that carry Ethernet frames.
     pub inner_macs: ([u8; 6], [u8; 6]),
 }
 
@@ -79,14 +49,33 @@ pub enum TunnelError {
     #[error("tunnel address {0} is not the address of one host: use a unicast address")]
     NotUnicast(IpAddr),
     /// UDP port 0.
-    #[error("UDP port 0 cannot be a tunnel's destination: choose 1 to 65535 (gue 6080, vxlan 4789)")]
+    #[error("UDP port 0 cannot be a tunnel's destination: choose 1 to 65535 ({})", DefaultPorts)]
     PortZero,
-    /// The VXLAN network identifier has more than 24 bits.
-    #[error("VXLAN network identifier {0} is larger than 24 bits: choose 0 to 16777215")]
-    VniTooLarge(u32),
+    /// The network identifier has more than 24 bits.
+    #[error("{protocol} network identifier {vni} is larger than 24 bits: choose 0 to {}", VNI_MAX)]
+    VniTooLarge {
+        /// What the mode's own header is called.
+        protocol: &'static str,
+        /// The identifier.
+        vni: u32,
+    },
 }
 
-/// An outer IPv6 header, UDP, VXLAN and inner Ethernet: the longest header there is.
+/// Each mode that uses UDP, with its default port.
+struct DefaultPorts;
+
+impl fmt::Display for DefaultPorts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ports = Mode::ALL.into_iter().filter_map(|mode| Some((mode.as_str(), mode.port_key()?.default)));
+        for (index, (mode, port)) in ports.enumerate() {
+            let separator = if index == 0 { "" } else { ", " };
+            write!(f, "{separator}{mode} {port}")?;
+        }
+        Ok(())
+    }
+}
+
+/// An outer IPv6 header, UDP, eight bytes and inner Ethernet: the longest header there is.
 pub const HEADER_MAX: usize = 40 + 8 + 8 + 14;
 
 /// The outer IP header.
@@ -111,7 +100,8 @@ const OVER_V6: Layout = Layout { outer: Outer::V6, udp: false };
 const UDP_OVER_V4: Layout = Layout { outer: Outer::V4, udp: true };
 const UDP_OVER_V6: Layout = Layout { outer: Outer::V6, udp: true };
 
-/// The lengths that a [`TunnelHeader`] can have, densely numbered, so that choosing among them is one jump.
+/// The lengths that a [`TunnelHeader`] can have, densely numbered, so that choosing among them is one jump. Modes with the same
+/// lengths have the same shapes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Shape {
     /// Nothing but Ethernet ([`Mode::L2`]).
@@ -122,16 +112,16 @@ pub enum Shape {
     Gre,
     /// Or UDP and GUE.
     Gue,
-    /// Or UDP, VXLAN and Ethernet.
-    Vxlan,
+    /// Or UDP, eight bytes and Ethernet.
+    UdpEthernet,
     /// The same behind an IPv6 header.
     IpipOverV6,
     /// See [`Shape::Gre`].
     GreOverV6,
     /// See [`Shape::Gue`].
     GueOverV6,
-    /// See [`Shape::Vxlan`].
-    VxlanOverV6,
+    /// See [`Shape::UdpEthernet`].
+    UdpEthernetOverV6,
 }
 
 impl Shape {
@@ -139,12 +129,40 @@ impl Shape {
         match self {
             Shape::Link => Layout { outer: Outer::None, udp: false },
             Shape::Ipip | Shape::Gre => OVER_V4,
-            Shape::Gue | Shape::Vxlan => UDP_OVER_V4,
+            Shape::Gue | Shape::UdpEthernet => UDP_OVER_V4,
             Shape::IpipOverV6 | Shape::GreOverV6 => OVER_V6,
-            Shape::GueOverV6 | Shape::VxlanOverV6 => UDP_OVER_V6,
+            Shape::GueOverV6 | Shape::UdpEthernetOverV6 => UDP_OVER_V6,
         }
     }
 }
+
+impl Mode {
+    /// The shape of its headers behind such an outer header; [`Shape::Link`] where there is none.
+    const fn shape(self, outer: Outer) -> Shape {
+        let udp = self.port_key().is_some();
+        let len = self.overhead(matches!(outer, Outer::V6)) as usize;
+        let mut shapes: &[Shape] = &Shape::ALL;
+        while let [shape, rest @ ..] = shapes {
+            let layout = shape.layout();
+            if shape.len() == len && layout.udp == udp && layout.outer as u8 == outer as u8 {
+                return *shape;
+            }
+            shapes = rest;
+        }
+        Shape::Link
+    }
+}
+
+/// Every mode has shapes, and room for its longest header.
+const _: () = {
+    let mut modes: &[Mode] = &Mode::ALL;
+    while let [mode, rest @ ..] = modes {
+        let lens = [mode.overhead(false) as usize, mode.overhead(true) as usize];
+        assert!(lens[1] <= HEADER_MAX);
+        assert!(mode.shape(Outer::V4).len() == lens[0] && mode.shape(Outer::V6).len() == lens[1]);
+        modes = rest;
+    }
+};
 
 /// A [`Shape`] as a type: what a loop over packets of one shape is compiled for.
 pub trait Prepend {
@@ -192,6 +210,8 @@ macro_rules! shapes {
             }
         })+
         impl Shape {
+            const ALL: [Shape; [$(Shape::$name),+].len()] = [$(Shape::$name),+];
+
             /// Bytes put in front of the inner IP header.
             #[inline(always)]
             pub const fn len(self) -> usize {
@@ -225,16 +245,16 @@ shapes! {
     Gre 24 38,
     /// As [`super::Shape::Gue`].
     Gue 32 46,
-    /// As [`super::Shape::Vxlan`].
-    Vxlan 50 64,
+    /// As [`super::Shape::UdpEthernet`].
+    UdpEthernet 50 64,
     /// As [`super::Shape::IpipOverV6`].
     IpipOverV6 40 54,
     /// As [`super::Shape::GreOverV6`].
     GreOverV6 44 58,
     /// As [`super::Shape::GueOverV6`].
     GueOverV6 52 66,
-    /// As [`super::Shape::VxlanOverV6`].
-    VxlanOverV6 70 84,
+    /// As [`super::Shape::UdpEthernetOverV6`].
+    UdpEthernetOverV6 70 84,
 }
 
 /// A precomputed outer header, from the outer Ethernet addresses to what stands in front of the inner IP header. The
@@ -263,7 +283,8 @@ impl TunnelHeader {
     /// # Errors
     /// [`TunnelError`] when the tunnel's parameters do not fit together; for [`Mode::L2`] addresses are not looked at.
     pub fn new(tunnel: &Tunnel) -> Result<TunnelHeader, TunnelError> {
-        if tunnel.mode == Mode::L2 {
+        let Tunnel { mode, parameters: Parameters { port, vni }, inner_v6, .. } = *tunnel;
+        if mode == Mode::L2 {
             return Ok(TunnelHeader::default());
         }
         for address in [tunnel.source, tunnel.destination] {
@@ -273,11 +294,7 @@ impl TunnelHeader {
             }
         }
         let mut header = Builder { bytes: [0; HEADER_MAX], len: 0 };
-        let protocol = match tunnel.mode {
-            Mode::Gre => GRE,
-            Mode::Gue { .. } | Mode::Vxlan { .. } => parse::UDP,
-            Mode::Ipip | Mode::L2 => ip_protocol(tunnel.inner_v6),
-        };
+        let protocol = mode.ip_protocol(inner_v6);
         let outer = match (tunnel.source, tunnel.destination) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
                 header.ipv4(protocol, source, destination);
@@ -291,50 +308,29 @@ impl TunnelHeader {
                 return Err(TunnelError::MixedFamilies { source_address, destination });
             }
         };
-        let inner_type = if tunnel.inner_v6 { parse::TYPE_IPV6 } else { parse::TYPE_IPV4 };
-        match tunnel.mode {
-            Mode::Ipip | Mode::L2 => {}
-            Mode::Gre => {
-                header.push(&[0, 0]);
-                header.push(&inner_type.to_be_bytes());
-            }
-            Mode::Gue { port } => {
-                header.udp(port)?;
-                // Version 0, data (not control), no optional words; then the protocol, as in the IP header; no flags.
-                header.push(&[0, ip_protocol(tunnel.inner_v6), 0, 0]);
-            }
-            Mode::Vxlan { port, vni } => {
-                if vni > VNI_MAX {
-                    return Err(TunnelError::VniTooLarge(vni));
-                }
-                header.udp(port)?;
-                header.push(&[VXLAN_VNI_VALID, 0, 0, 0]);
-                header.push(&(vni << 8).to_be_bytes());
-                header.push(&tunnel.inner_macs.0);
-                header.push(&tunnel.inner_macs.1);
-                header.push(&inner_type.to_be_bytes());
-            }
+        if let Some(protocol) = mode.header_name()
+            && mode.has_vni()
+            && vni > VNI_MAX
+        {
+            return Err(TunnelError::VniTooLarge { protocol, vni });
+        }
+        if mode.port_key().is_some() {
+            header.udp(port)?;
+        }
+        mode.header(inner_v6, vni).for_each(|byte| header.push(&[byte]));
+        if mode.carries_ethernet() {
+            header.push(&tunnel.inner_macs.0);
+            header.push(&tunnel.inner_macs.1);
+            header.push(&mode::ethernet_type(inner_v6).to_be_bytes());
         }
         let mut bytes = [0; parse::ETHERNET_LEN + HEADER_MAX];
         let (link, rest) = bytes.split_at_mut(parse::ETHERNET_LEN);
         rest.copy_from_slice(&header.bytes);
-        let ethernet_type = if outer == Outer::V6 { parse::TYPE_IPV6 } else { parse::TYPE_IPV4 };
-        let _ = field::put(link, 12, &ethernet_type.to_be_bytes());
-        let shape = match (tunnel.mode, outer) {
-            (_, Outer::None) | (Mode::L2, _) => Shape::Link,
-            (Mode::Ipip, Outer::V4) => Shape::Ipip,
-            (Mode::Gre, Outer::V4) => Shape::Gre,
-            (Mode::Gue { .. }, Outer::V4) => Shape::Gue,
-            (Mode::Vxlan { .. }, Outer::V4) => Shape::Vxlan,
-            (Mode::Ipip, Outer::V6) => Shape::IpipOverV6,
-            (Mode::Gre, Outer::V6) => Shape::GreOverV6,
-            (Mode::Gue { .. }, Outer::V6) => Shape::GueOverV6,
-            (Mode::Vxlan { .. }, Outer::V6) => Shape::VxlanOverV6,
-        };
+        let _ = field::put(link, 12, &mode::ethernet_type(outer == Outer::V6).to_be_bytes());
         // Both fields are 0 in the precomputed checksum (RFC 1624 with m = 0).
         let check = field::word(&bytes, parse::ETHERNET_LEN + IPV4_CHECKSUM).unwrap_or_default();
         let sum = !check.to_be();
-        Ok(TunnelHeader { sum, len: header.len, shape, bytes })
+        Ok(TunnelHeader { sum, len: header.len, shape: mode.shape(outer), bytes })
     }
 
     /// The same header between these stations: destination (the next hop) and source (the port) MAC address.
@@ -384,24 +380,40 @@ impl TunnelHeader {
 
     /// The mode it was built for, as its bytes say.
     pub fn mode(&self) -> Mode {
-        let outer_len = match self.shape.layout().outer {
-            Outer::None => return Mode::L2,
+        let own = self.own();
+        let is_of = |mode: &Mode| {
+            let header = |inner_v6| mode.header(inner_v6, vni(own));
+            let begins = |inner_v6| header(inner_v6).zip(own).all(|(byte, ours)| byte == *ours);
+            let len = usize::from(mode.overhead(self.is_v6()));
+            let udp = mode.port_key().is_some();
+            (len, udp) == (self.len(), self.shape.layout().udp) && (begins(false) || begins(true))
+        };
+        Mode::ALL.into_iter().find(is_of).unwrap_or(Mode::L2)
+    }
+
+    /// The parameters it was built with, as its bytes say; 0 for what its mode has no place for.
+    pub fn parameters(&self) -> Parameters {
+        let mode = self.mode();
+        let port = field::word(&self.bytes, parse::ETHERNET_LEN + self.outer_ip_len() + 2);
+        Parameters {
+            port: if mode.port_key().is_some() { port.unwrap_or_default() } else { 0 },
+            vni: if mode.has_vni() { vni(self.own()) } else { 0 },
+        }
+    }
+
+    /// Bytes of the outer IP header.
+    const fn outer_ip_len(&self) -> usize {
+        match self.shape.layout().outer {
+            Outer::None => 0,
             Outer::V4 => parse::IPV4_LEN,
             Outer::V6 => parse::IPV6_LEN,
-        };
-        let udp = parse::ETHERNET_LEN + outer_len;
-        let port = field::word(&self.bytes, udp + 2).unwrap_or_default();
-        match self.shape {
-            Shape::Link => Mode::L2,
-            Shape::Ipip | Shape::IpipOverV6 => Mode::Ipip,
-            Shape::Gre | Shape::GreOverV6 => Mode::Gre,
-            Shape::Gue | Shape::GueOverV6 => Mode::Gue { port },
-            Shape::Vxlan | Shape::VxlanOverV6 => {
-                // Behind the flags: 24 bits, then eight reserved ones.
-                let vni = field::long(&self.bytes, udp + 8 + 4).unwrap_or_default() >> 8;
-                Mode::Vxlan { port, vni }
-            }
         }
+    }
+
+    /// What follows the outer IP header and UDP: the mode's own header, and what else stands in front of the packet.
+    fn own(&self) -> &[u8] {
+        let udp_len = if self.shape.layout().udp { UDP_LEN } else { 0 };
+        self.outer().get(self.outer_ip_len() + udp_len..).unwrap_or_default()
     }
 
     /// The outer destination; `None` for [`Mode::L2`].
@@ -454,23 +466,20 @@ impl TunnelHeader {
     }
 }
 
+/// The network identifier of an own header that has one.
+fn vni(own: &[u8]) -> u32 {
+    // Behind it are eight reserved bits.
+    field::long(own, 4).unwrap_or_default() >> 8
+}
+
 /// Bytes behind the IP header that an ICMP error quotes at least.
 const QUOTED_MIN: usize = 8;
 const UDP_LEN: usize = 8;
 
-const IPV4_IN_IP: u8 = 4;
-const IPV6_IN_IP: u8 = 41;
-const GRE: u8 = 47;
 const HOPS: u8 = 64;
 const DONT_FRAGMENT: [u8; 2] = [0x40, 0];
-const VNI_MAX: u32 = 0x00ff_ffff;
-const VXLAN_VNI_VALID: u8 = 0x08;
 /// First of the dynamic ports (RFC 6335), and the mask that spreads over all of them.
 const PORT_FIRST: u16 = 49_152;
-
-const fn ip_protocol(inner_v6: bool) -> u8 {
-    if inner_v6 { IPV6_IN_IP } else { IPV4_IN_IP }
-}
 
 struct Builder {
     bytes: [u8; HEADER_MAX],

@@ -132,19 +132,43 @@ fn descriptions_that_make_no_sense() {
     }
 }
 
-#[test]
-fn a_slot_that_needs_no_flow_table() {
+/// An ACK to the first service, where the configuration says `to` instead of `from`.
+fn explain_edited(from: &str, to: &str) -> String {
     let dir = tempfile::tempdir().unwrap();
     let config = config_in(dir.path());
     let text = std::fs::read_to_string(&config).unwrap();
-    let explained = |text: &str| {
-        std::fs::write(&config, text).unwrap();
-        let packet = ["--src", "192.0.2.7", "--dst", "203.0.113.10", "--dport", "80", "--flags", "ack"];
-        let output = guideway(&[&["explain", "--config", &config][..], &packet].concat());
-        assert_eq!(code(&output), 0, "{}", stderr(&output));
-        stdout(&output)
-    };
-    assert!(!explained(&text).contains("without the flow table"));
-    let stateless = explained(&text.replacen("port = 80\n", "port = 80\nstate = \"exceptions\"\n", 1));
+    assert!(text.contains(from), "{from}");
+    std::fs::write(&config, text.replacen(from, to, 1)).unwrap();
+    let packet = ["--src", "192.0.2.7", "--dst", "203.0.113.10", "--dport", "80", "--flags", "ack"];
+    let output = guideway(&[&["explain", "--config", &config][..], &packet].concat());
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    stdout(&output)
+}
+
+#[test]
+fn a_slot_that_needs_no_flow_table() {
+    let port = "port = 80\n";
+    assert!(!explain_edited(port, port).contains("without the flow table"));
+    let stateless = explain_edited(port, "port = 80\nstate = \"exceptions\"\n");
     assert!(stateless.contains("untainted: steered without the flow table"), "{stateless}");
+}
+
+#[test]
+fn headers_of_every_mode() {
+    for (keys, words) in [
+        ("mode = \"ipip\"", "ipip: outer IPv4 header to 10.0.2.22; 20 bytes added"),
+        ("mode = \"gre\"", "gre: outer IPv4 and GRE header to 10.0.2.22; 24 bytes added"),
+        (
+            "mode = \"gue\"\ngue_port = 7",
+            "gue: outer IPv4, UDP (port 7) and GUE header to 10.0.2.22; 32 bytes added",
+        ),
+        (
+            "mode = \"vxlan\"\nvni = 9",
+            "vxlan: outer IPv4, UDP (port 4789), VXLAN (VNI 9) and inner Ethernet header to 10.0.2.22; 50 bytes added",
+        ),
+        ("mode = \"l2\"", "l2: only the MAC addresses change, to those of 10.0.2.22; 0 bytes added"),
+    ] {
+        let text = explain_edited("mode = \"ipip\"", keys);
+        assert!(text.contains(&format!("headers    {words}, the inner packet is untouched")), "{text}");
+    }
 }

@@ -105,13 +105,16 @@ pub(super) fn backends(
         r.problems.error(span, message, help);
     }
     if context.mode_ok
-        && context.mode == Mode::Vxlan
+        && context.mode.carries_ethernet()
+        && let Some(protocol) = context.mode.header_name()
         && inner_mac_missing > 0
         && !r.misspelt.contains("backend")
     {
-        let (service, all) = (context.service, backends.len());
-        let message = format!("{service}: {inner_mac_missing} of {all} vxlan backends have no `mac`");
-        let help = "their inner frames are sent to the next hop's MAC: set mac to that of the VXLAN interface, unless the next hop is the backend itself";
+        let (service, all, mode) = (context.service, backends.len(), context.mode.as_str());
+        let message = format!("{service}: {inner_mac_missing} of {all} {mode} backends have no `mac`");
+        let help = format!(
+            "their inner frames are sent to the next hop's MAC: set mac to that of the {protocol} interface, unless the next hop is the backend itself"
+        );
         r.problems.warning(header.clone(), message, help);
     }
     (backends, spans)

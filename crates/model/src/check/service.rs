@@ -91,13 +91,7 @@ fn service(
         .choice(&scope, "protocol", raw.protocol, &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)])
         .or(Protocol::Tcp);
 
-    let modes = [
-        ("ipip", Mode::Ipip),
-        ("gre", Mode::Gre),
-        ("gue", Mode::Gue),
-        ("vxlan", Mode::Vxlan),
-        ("l2", Mode::L2),
-    ];
+    let modes = Mode::ALL.map(|mode| (mode.as_str(), mode));
     let mode = r.choice(&scope, "mode", raw.mode, &modes);
     let mode_ok = !matches!(mode, Read::Bad) && !r.misspelt.contains("mode");
     let mode = mode.or(Mode::Ipip);

@@ -4,30 +4,11 @@ use super::{
     Backend, Checks, HealthKind, HttpCheck, Join, Mode, Overload, Policy, Protocol, Select, Service,
     Tracking, WeightBy,
 };
+use serde::Serializer;
 
-impl Mode {
-    /// As written in the config.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Mode::Ipip => "ipip",
-            Mode::Gre => "gre",
-            Mode::Gue => "gue",
-            Mode::Vxlan => "vxlan",
-            Mode::L2 => "l2",
-        }
-    }
-
-    /// Bytes put in front of the inner IP header; the ports and the VNI do not matter.
-    pub const fn overhead(self, outer_v6: bool) -> u16 {
-        use wire::encap::Mode as Wire;
-        match self {
-            Mode::Ipip => Wire::Ipip.overhead(outer_v6),
-            Mode::Gre => Wire::Gre.overhead(outer_v6),
-            Mode::Gue => Wire::Gue { port: 0 }.overhead(outer_v6),
-            Mode::Vxlan => Wire::Vxlan { port: 0, vni: 0 }.overhead(outer_v6),
-            Mode::L2 => Wire::L2.overhead(outer_v6),
-        }
-    }
+/// A mode as written in the config.
+pub(super) fn mode<S: Serializer>(mode: &Mode, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(mode.as_str())
 }
 
 impl Tracking {

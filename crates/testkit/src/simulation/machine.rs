@@ -302,6 +302,7 @@ fn view_of(plan: &Plan, own: Member, registry: &Registry, scenario: &Scenario) -
         let state = if plan.is_masked(*id) { BackendState::Down } else { BackendState::Up };
         let header = TunnelHeader::new(&Tunnel {
             mode: Mode::Ipip,
+            parameters: Mode::Ipip.defaults(),
             source: Ipv4Addr::from_bits(machine_address(own.machine.index())).into(),
             destination: Ipv4Addr::from_bits(backend_address(id.0)).into(),
             inner_v6: service.vip.is_v6(),

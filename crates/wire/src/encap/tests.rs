@@ -1,13 +1,16 @@
 use super::{
-    Mode, Tunnel, TunnelError, TunnelHeader, encapsulate, entropy, finish_len, rewrite_macs, shapes,
+    Mode, Parameters, Tunnel, TunnelError, TunnelHeader, encapsulate, entropy, finish_len, rewrite_macs,
+    shapes,
 };
 use crate::parse::{Parsed, ParsedFrame, parse};
 use crate::sample::{CLIENT, V4, VIP, arbitrary_frame, ethernet4, tcp};
 use crate::{Addr, Tuple};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use etherparse::{Ethernet2Slice, NetSlice, SlicedPacket, TransportSlice};
-use proptest::prelude::{Just, Strategy, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
+use proptest::prelude::{Strategy, any, prop_assert, prop_assert_eq, proptest};
+use proptest::sample::select;
 use std::collections::BTreeSet;
+use std::string::ToString;
 use std::vec::Vec;
 
 const SOURCE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 2, 11));
@@ -17,12 +20,12 @@ const BACKEND6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, 0x21
 const NEXT_HOP: [u8; 6] = [2, 0, 0, 0, 0, 0x21];
 const OURS: [u8; 6] = [2, 0, 0, 0, 0, 0x11];
 const INNER_MACS: ([u8; 6], [u8; 6]) = ([2, 1, 1, 1, 1, 1], [2, 2, 2, 2, 2, 2]);
-const MODES: [Mode; 5] =
-    [Mode::Ipip, Mode::Gre, Mode::Gue { port: 6080 }, Mode::Vxlan { port: 4789, vni: 0x00ab_cdef }, Mode::L2];
+const VNI: u32 = 0x00ab_cdef;
 
 fn tunnel(mode: Mode, outer_v6: bool, inner_v6: bool) -> Tunnel {
     let (source, destination) = if outer_v6 { (SOURCE6, BACKEND6) } else { (SOURCE, BACKEND) };
-    Tunnel { mode, source, destination, inner_v6, inner_macs: INNER_MACS }
+    let parameters = Parameters { vni: VNI, ..mode.defaults() };
+    Tunnel { mode, parameters, source, destination, inner_v6, inner_macs: INNER_MACS }
 }
 
 fn ip(frame: &[u8]) -> Parsed {
@@ -44,10 +47,12 @@ fn through(frame: &[u8], header: &TunnelHeader, entropy: u32) -> Vec<u8> {
 
 #[test]
 fn header_length_is_the_overhead() {
-    for mode in MODES {
+    for mode in Mode::ALL {
         for (outer_v6, inner_v6) in [(false, false), (false, true), (true, false), (true, true)] {
             let header = TunnelHeader::new(&tunnel(mode, outer_v6, inner_v6)).unwrap();
-            assert_eq!(header.mode(), mode);
+            let vni = if mode.has_vni() { VNI } else { 0 };
+            let port = mode.port_key().map_or(0, |key| key.default);
+            assert_eq!((header.mode(), header.parameters()), (mode, Parameters { port, vni }));
             assert_eq!(header.len(), usize::from(mode.overhead(outer_v6)), "{mode:?}");
             assert_eq!(header.is_v6(), outer_v6 && mode != Mode::L2);
             assert_eq!(header.is_empty(), mode == Mode::L2);
@@ -64,9 +69,9 @@ fn bytes_of_every_mode() {
     for (mode, protocol, behind_ip) in [
         (Mode::Ipip, 4, std::vec![]),
         (Mode::Gre, 47, std::vec![0, 0, 8, 0]),
-        (Mode::Gue { port: 6080 }, 17, std::vec![0xf7, 0x7f, 0x17, 0xc0, 0, 52, 0, 0, 0, 4, 0, 0]),
+        (Mode::Gue, 17, std::vec![0xf7, 0x7f, 0x17, 0xc0, 0, 52, 0, 0, 0, 4, 0, 0]),
         (
-            Mode::Vxlan { port: 4789, vni: 0x00ab_cdef },
+            Mode::Vxlan,
             17,
             [
                 &[0xf7, 0x7f, 0x12, 0xb5, 0, 70, 0, 0, 8, 0, 0, 0, 0xab, 0xcd, 0xef, 0][..],
@@ -123,10 +128,22 @@ fn bad_tunnels() {
         TunnelHeader::new(&unspecified).unwrap_err(),
         TunnelError::NotUnicast(Ipv6Addr::UNSPECIFIED.into())
     );
-    let error = |mode| TunnelHeader::new(&tunnel(mode, true, false)).unwrap_err();
-    assert_eq!(error(Mode::Gue { port: 0 }), TunnelError::PortZero);
-    assert_eq!(error(Mode::Vxlan { port: 0, vni: 1 }), TunnelError::PortZero);
-    assert_eq!(error(Mode::Vxlan { port: 4789, vni: 1 << 24 }), TunnelError::VniTooLarge(1 << 24));
+    let error = |mode, port, vni| {
+        let parameters = Parameters { port, vni };
+        TunnelHeader::new(&Tunnel { parameters, ..tunnel(mode, true, false) }).unwrap_err()
+    };
+    let large = |mode| error(mode, 7, 1 << 24);
+    for mode in Mode::ALL.into_iter().filter(|mode| mode.port_key().is_some()) {
+        assert_eq!(error(mode, 0, 1), TunnelError::PortZero);
+    }
+    for mode in Mode::ALL.into_iter().filter(|mode| mode.has_vni()) {
+        let protocol = mode.header_name().unwrap();
+        assert_eq!(large(mode), TunnelError::VniTooLarge { protocol, vni: 1 << 24 });
+    }
+    let words = "VXLAN network identifier 16777216 is larger than 24 bits: choose 0 to 16777215";
+    assert_eq!(large(Mode::Vxlan).to_string(), words);
+    let words = "UDP port 0 cannot be a tunnel's destination: choose 1 to 65535 (gue 6080, vxlan 4789)";
+    assert_eq!(TunnelError::PortZero.to_string(), words);
 }
 
 #[test]
@@ -159,20 +176,19 @@ fn entropy_spreads_and_stays() {
     assert_ne!(entropy(&v6(1)), entropy(&v6(1 << 64)));
 }
 
-fn arbitrary_mode() -> impl Strategy<Value = Mode> {
-    prop_oneof![
-        Just(Mode::Ipip),
-        Just(Mode::Gre),
-        (1u16..).prop_map(|port| Mode::Gue { port }),
-        (1u16.., 0u32..1 << 24).prop_map(|(port, vni)| Mode::Vxlan { port, vni }),
-    ]
+/// Every mode with an outer header, with any parameters.
+fn arbitrary_mode() -> impl Strategy<Value = (Mode, Parameters)> {
+    let modes: Vec<Mode> = Mode::ALL.into_iter().filter(|mode| *mode != Mode::L2).collect();
+    let parameters = (1u16.., 0u32..1 << 24).prop_map(|(port, vni)| Parameters { port, vni });
+    (select(modes), parameters)
 }
 
 proptest! {
     #[test]
-    fn etherparse_finds_the_outer_headers_and_the_inner_packet(frame in arbitrary_frame(), mode in arbitrary_mode(), outer_v6 in any::<bool>(), entropy in any::<u32>()) {
+    fn etherparse_finds_the_outer_headers_and_the_inner_packet(frame in arbitrary_frame(), (mode, parameters) in arbitrary_mode(), outer_v6 in any::<bool>(), entropy in any::<u32>()) {
         let p = ip(&frame);
-        let header = TunnelHeader::new(&tunnel(mode, outer_v6, p.is_v6())).unwrap();
+        let Parameters { port, vni } = parameters;
+        let header = TunnelHeader::new(&Tunnel { parameters, ..tunnel(mode, outer_v6, p.is_v6()) }).unwrap();
         let out = through(&frame, &header, entropy);
         let inner = &frame[usize::from(p.l3)..usize::from(p.end)];
         let link_len = usize::from(p.l3);
@@ -183,7 +199,7 @@ proptest! {
         let theirs = SlicedPacket::from_ethernet(&out).unwrap();
         let protocol = match mode {
             Mode::Gre => 47,
-            Mode::Gue { .. } | Mode::Vxlan { .. } => 17,
+            Mode::Gue | Mode::Vxlan => 17,
             _ => if p.is_v6() { 41 } else { 4 },
         };
         let payload = theirs.ip_payload().unwrap();
@@ -210,13 +226,13 @@ proptest! {
         }
         let ether_type: u16 = if p.is_v6() { 0x86dd } else { 0x0800 };
         let carried = match (mode, &theirs.transport) {
-            (Mode::Gue { port }, Some(TransportSlice::Udp(udp))) => {
+            (Mode::Gue, Some(TransportSlice::Udp(udp))) => {
                 prop_assert_eq!((udp.destination_port(), udp.checksum()), (port, 0));
                 prop_assert!(udp.source_port() >= 49_152);
                 prop_assert_eq!(&udp.payload()[..4], &[0, if p.is_v6() { 41 } else { 4 }, 0, 0]);
                 &udp.payload()[4..]
             }
-            (Mode::Vxlan { port, vni }, Some(TransportSlice::Udp(udp))) => {
+            (Mode::Vxlan, Some(TransportSlice::Udp(udp))) => {
                 prop_assert_eq!((udp.destination_port(), udp.checksum()), (port, 0));
                 prop_assert!(udp.source_port() >= 49_152);
                 prop_assert_eq!(&udp.payload()[..4], &[8, 0, 0, 0]);
@@ -239,9 +255,9 @@ proptest! {
     }
 
     #[test]
-    fn short_frames_are_left_alone(frame in arbitrary_frame(), mode in arbitrary_mode(), outer_v6 in any::<bool>(), len in 0usize..34) {
+    fn short_frames_are_left_alone(frame in arbitrary_frame(), (mode, parameters) in arbitrary_mode(), outer_v6 in any::<bool>(), len in 0usize..34) {
         let p = ip(&frame);
-        let header = TunnelHeader::new(&tunnel(mode, outer_v6, p.is_v6())).unwrap();
+        let header = TunnelHeader::new(&Tunnel { parameters, ..tunnel(mode, outer_v6, p.is_v6()) }).unwrap();
         let mut short = frame[..len.min(header.len() + usize::from(p.l3) - 1)].to_vec();
         let before = short.clone();
         encapsulate(&mut short, &header.between(NEXT_HOP, OURS), &p, 0);

@@ -6,8 +6,6 @@ use crate::sample::{V4, ethernet4, ethernet6, icmp, icmpv6, naive_sum, tcp, v6_b
 use proptest::prelude::{any, prop_assert, proptest};
 use std::vec::Vec;
 
-const MODES: [Mode; 4] =
-    [Mode::Ipip, Mode::Gre, Mode::Gue { port: 6080 }, Mode::Vxlan { port: 4789, vni: 77 }];
 const CLIENT: [u8; 4] = [198, 51, 100, 7];
 const VIP: [u8; 4] = [203, 0, 113, 10];
 const OWN: [u8; 4] = [10, 0, 2, 11];
@@ -35,8 +33,15 @@ fn header(mode: Mode, v6: bool, last: u8) -> TunnelHeader {
         }
     };
     let (source, destination) = if v6 { addresses(&OWN6, &BACKEND6) } else { addresses(&OWN, &BACKEND) };
-    let tunnel = Tunnel { mode, source, destination, inner_v6: false, inner_macs: ([2; 6], [4; 6]) };
+    let inner_macs = ([2; 6], [4; 6]);
+    let tunnel =
+        Tunnel { mode, parameters: mode.defaults(), source, destination, inner_v6: false, inner_macs };
     TunnelHeader::new(&tunnel).unwrap()
+}
+
+/// All that put an outer header in front.
+fn modes() -> impl Iterator<Item = Mode> {
+    Mode::ALL.into_iter().filter(|mode| *mode != Mode::L2)
 }
 
 /// A packet of 1,500 bytes as it leaves, from the outer IP header on.
@@ -75,7 +80,7 @@ fn is_vip(address: Addr) -> bool {
 #[test]
 fn an_error_about_our_packet_is_taken_however_much_it_quotes() {
     for v6 in [false, true] {
-        for mode in MODES {
+        for mode in modes() {
             let header = header(mode, v6, 0x21);
             let packet = sent(&header);
             let least = if v6 { 48 } else { 28 };
@@ -95,19 +100,19 @@ fn what_no_packet_of_ours_can_have_caused_is_refused() {
         too_big(frame, &ip(frame)).is_none_or(|of| !of.is_about(header, is_vip))
     };
     for v6 in [false, true] {
-        for mode in MODES {
+        for mode in modes() {
             let ours = header(mode, v6, 0x21);
             let packet = sent(&ours);
             assert!(!refused(&error(v6, &packet, 1400, 500), &ours));
             assert!(refused(&error(v6, &packet, 1400, 500), &header(mode, v6, 0x22)), "another backend");
-            for other in MODES.into_iter().filter(|other| *other != mode) {
+            for other in modes().filter(|other| *other != mode) {
                 assert!(refused(&error(v6, &packet, 1400, 500), &header(other, v6, 0x21)), "{other:?}");
             }
             assert!(refused(&error(v6, &packet, 1400, 500), &TunnelHeader::default()), "no tunnel at all");
             assert!(refused(&error(v6, &packet, u16::MAX, 500), &ours), "it would have fitted");
             // An outer address, the protocol, the first byte behind IP but for a UDP source port, the inner destination.
             let ip_len = if v6 { 40 } else { 20 };
-            let udp = matches!(mode, Mode::Gue { .. } | Mode::Vxlan { .. });
+            let udp = mode.port_key().is_some();
             let protocol = if v6 { 6 } else { 9 };
             for at in [protocol, 13, ip_len - 1, ip_len + if udp { 3 } else { 0 }, ours.len() + 16] {
                 let mut other = packet.clone();
@@ -157,7 +162,7 @@ proptest! {
         if let Ok(ParsedFrame::Ip(p)) = parse(&frame)
             && let Some(of) = too_big(&frame, &p)
         {
-            for mode in MODES {
+            for mode in modes() {
                 prop_assert!(!of.is_about(&header(mode, v6, 0x21), is_vip));
             }
         }

@@ -90,6 +90,7 @@ pub fn view(generation: u64, specs: &[Spec]) -> View {
             } else {
                 TunnelHeader::new(&Tunnel {
                     mode: spec.mode,
+                    parameters: spec.mode.defaults(),
                     source: Ipv4Addr::new(10, 0, 2, 11).into(),
                     destination: Ipv4Addr::new(10, 0, 2, 21 + u8::try_from(n).unwrap()).into(),
                     inner_v6: spec.vip.is_ipv6(),

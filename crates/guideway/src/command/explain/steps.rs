@@ -8,6 +8,7 @@ use model::Config;
 use serde::Serialize;
 use std::fmt::Write;
 use std::net::IpAddr;
+use wire::encap::TunnelHeader;
 use wire::parse::{Kind, Parsed, ParsedFrame, TcpFlags, parse};
 use wire::{Addr, BackendId, Tuple};
 use worker::describe::general::{Fate, Packet, classify};
@@ -323,23 +324,15 @@ fn say_empty(told: &mut Explanation, service: &ServiceView) {
 }
 
 fn say_path(told: &mut Explanation, picture: &Picture, packet: &Packet, b: &BackendView) {
-    use wire::encap::Mode;
     let address = picture.backend_config(b.id).map_or("?".to_owned(), |b| b.address.to_string());
-    let outer = if b.header.is_v6() { "IPv6" } else { "IPv4" };
-    let mode = match b.header.mode() {
-        Mode::Ipip => format!("ipip: outer {outer} header to {address}"),
-        Mode::Gre => format!("gre: outer {outer} and GRE header to {address}"),
-        Mode::Gue { port } => format!("gue: outer {outer}, UDP (port {port}) and GUE header to {address}"),
-        Mode::Vxlan { port, vni } => {
-            format!(
-                "vxlan: outer {outer}, UDP (port {port}), VXLAN (VNI {vni}) and inner Ethernet header to {address}"
-            )
-        }
-        Mode::L2 => format!("l2: only the MAC addresses change, to those of {address}"),
+    let way = match headers(&b.header) {
+        Some(headers) => format!("{headers} header to {address}"),
+        None => format!("only the MAC addresses change, to those of {address}"),
     };
+    let mode = b.header.mode().as_str();
     let overhead = b.header.len();
     let inner = usize::from(packet.parsed.end - packet.parsed.l3);
-    told.say("headers", format!("{mode}; {overhead} bytes added, the inner packet is untouched"));
+    told.say("headers", format!("{mode}: {way}; {overhead} bytes added, the inner packet is untouched"));
     let sizes =
         format!("{inner} + {overhead} = {} bytes; at most {} fit inside", inner + overhead, b.inner_mtu);
     let fits = inner <= usize::from(b.inner_mtu);
@@ -361,6 +354,27 @@ fn say_path(told: &mut Explanation, picture: &Picture, packet: &Packet, b: &Back
             "not known from the configuration: the daemon takes it from the kernel's routes and neighbours (port {port})"
         ),
     });
+}
+
+/// The headers that are put in front of a packet, in words; `None`: none are.
+fn headers(header: &TunnelHeader) -> Option<String> {
+    if header.is_empty() {
+        return None;
+    }
+    let (mode, parameters) = (header.mode(), header.parameters());
+    let mut all = vec![format!("outer {}", if header.is_v6() { "IPv6" } else { "IPv4" })];
+    if mode.port_key().is_some() {
+        all.push(format!("UDP (port {})", parameters.port));
+    }
+    if let Some(own) = mode.header_name() {
+        let vni = if mode.has_vni() { format!(" (VNI {})", parameters.vni) } else { String::new() };
+        all.push(format!("{own}{vni}"));
+    }
+    if mode.carries_ethernet() {
+        all.push("inner Ethernet".to_owned());
+    }
+    let last = all.pop()?;
+    Some(if all.is_empty() { last } else { format!("{} and {last}", all.join(", ")) })
 }
 
 fn say_verdict(told: &mut Explanation, end: &FrameEnd, originated: u64) {
