@@ -392,12 +392,7 @@ fn timeouts(written: &model::config::Timeouts) -> Timeouts {
 
 /// What a service says of its tunnels beside the mode.
 fn parameters(service: &Service) -> Parameters {
-    let port = match service.mode {
-        Mode::Gue => service.gue_port,
-        Mode::Vxlan => service.vxlan_port,
-        Mode::Ipip | Mode::Gre | Mode::L2 => 0,
-    };
-    Parameters { port, vni: service.vni }
+    Parameters { port: service.tunnel_ports.of(service.mode), vni: service.vni }
 }
 
 /// How to reach backends from this machine.

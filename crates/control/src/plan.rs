@@ -194,15 +194,16 @@ fn service_keys(old: &Service, new: &Service) -> Vec<String> {
         backends.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         backends
     };
-    let differs = [
+    let before_ports = [
         ("vip", old.vip != new.vip),
         ("port", old.port != new.port),
         ("protocol", old.protocol != new.protocol),
         ("mode", old.mode != new.mode),
         ("maglev_size", old.maglev_size != new.maglev_size),
         ("hash", old.hash != new.hash),
-        ("gue_port", old.gue_port != new.gue_port),
-        ("vxlan_port", old.vxlan_port != new.vxlan_port),
+    ];
+    let ports = old.tunnel_ports.keys().zip(new.tunnel_ports.keys()).map(|(old, new)| (new.0, old != new));
+    let behind_ports = [
         ("vni", old.vni != new.vni),
         ("mtu", old.mtu != new.mtu),
         ("on_down", old.on_down != new.on_down),
@@ -223,7 +224,8 @@ fn service_keys(old: &Service, new: &Service) -> Vec<String> {
         ("health", old.health != new.health),
         ("backend", old.backends != new.backends && by_name(old) != by_name(new)),
     ];
-    differs.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key.to_owned()).collect()
+    let differs = before_ports.into_iter().chain(ports).chain(behind_ports);
+    differs.filter(|(_, differs)| *differs).map(|(key, _)| key.to_owned()).collect()
 }
 
 fn changed_keys(old: &Config, new: &Config) -> Vec<String> {

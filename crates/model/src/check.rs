@@ -9,6 +9,7 @@ mod machine;
 mod port;
 mod read;
 mod service;
+mod tunnel;
 
 use crate::config::{Cluster, Config, Machine, Net, Port, Service};
 use crate::diagnostic::Problems;

@@ -6,12 +6,14 @@ mod payload;
 mod restart;
 mod sync_key;
 mod template;
+mod tunnel_ports;
 
 pub use payload::Payload;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+pub use tunnel_ports::TunnelPorts;
 pub use wire::encap::Mode;
 
 /// Slots of all services of a cluster: as many services as there can be, with `maglev_size` as it is by default.
@@ -288,10 +290,9 @@ pub struct Service {
     pub maglev_size: u32,
     /// `hash`
     pub hash: Hash,
-    /// Default 6080.
-    pub gue_port: u16,
-    /// Default 4789.
-    pub vxlan_port: u16,
+    /// `gue_port` and the like.
+    #[serde(flatten)]
+    pub tunnel_ports: TunnelPorts,
     /// Default 100; 24 bits.
     pub vni: u32,
     /// Path MTU to the backends; default the port's.

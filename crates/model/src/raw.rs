@@ -459,6 +459,17 @@ pub(crate) struct Service {
     pub(crate) backend: Vec<Spanned<Backend>>,
 }
 
+impl Service {
+    /// Takes the cell of a mode's UDP port.
+    pub(crate) fn take_port(&mut self, mode: Mode) -> Cell {
+        match mode {
+            Mode::Gue => self.gue_port.take(),
+            Mode::Vxlan => self.vxlan_port.take(),
+            Mode::Ipip | Mode::Gre | Mode::L2 => None,
+        }
+    }
+}
+
 /// Agents may speak for the service's backends.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

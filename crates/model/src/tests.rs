@@ -130,7 +130,8 @@ fn defaults() {
     );
     let s = &config.services[0];
     assert_eq!((s.protocol, s.mode, s.maglev_size, s.hash), (Protocol::Tcp, Mode::Ipip, 65_537, Hash::Tuple));
-    assert_eq!((s.gue_port, s.vxlan_port, s.vni, s.mtu), (6080, 4789, 100, None));
+    assert_eq!((s.tunnel_ports.of(Mode::Gue), s.tunnel_ports.of(Mode::Vxlan)), (6080, 4789));
+    assert_eq!((s.vni, s.mtu), (100, None));
     assert_eq!((s.on_down, s.on_empty, s.announce), (OnDown::Keep, OnEmpty::Reset, Announce::None));
     assert_eq!((s.panic_percent, s.drain_timeout_ms, s.state), (50, 300_000, Tracking::All));
     assert_eq!(s.health.kind, HealthKind::None);
@@ -395,6 +396,31 @@ backend = [{ name = "b", address = "10.0.2.21" }]
         assert_eq!(get(pointer), expected, "{pointer}");
     }
     assert_eq!(config.machine.cluster_key[..2], [0xff, 0xee]);
+}
+
+/// Each mode has its key in the schema, and only its own.
+#[test]
+fn ports_of_modes() {
+    let keys: Vec<_> = Mode::ALL.into_iter().filter_map(|mode| Some((mode, mode.port_key()?))).collect();
+    for mode in Mode::ALL {
+        for &(owner, key) in &keys {
+            let mac = "mac = \"02:00:00:00:00:21\"";
+            let keys = format!("port = 80\nmode = \"{}\"\n{} = 7", mode.as_str(), key.name);
+            let text =
+                edited(BARE, &[("port = 80", &keys), ("\"10.0.2.21\"", &format!("\"10.0.2.21\"\n{mac}"))]);
+            if mode == owner {
+                let service = &loaded(&text).config.services[0];
+                assert_eq!((service.mode, service.tunnel_ports.of(mode)), (mode, 7));
+                let json = serde_json::to_value(service).unwrap();
+                assert_eq!((&json["mode"], &json[key.name]), (&mode.as_str().into(), &7.into()));
+            } else {
+                let report = refused(&text);
+                assert_eq!(report.diagnostics().len(), 1, "{}", report.to_plain());
+                let words = format!("`{}` belongs to mode \"{}\"", key.name, owner.as_str());
+                assert!(report.to_plain().contains(&words), "{}", report.to_plain());
+            }
+        }
+    }
 }
 
 #[test]

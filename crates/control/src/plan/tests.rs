@@ -61,6 +61,13 @@ fn slots_are_tainted_only_where_slots_are_all_that_is_known() {
 }
 
 #[test]
+fn keys_that_changed_are_in_the_order_of_the_file() {
+    let of = |keys: &str| config(&service("s", 80, &format!("mode = \"vxlan\"\n{keys}"), &THREE));
+    let plan = plan(&of(""), &of("hash = \"source\"\nvxlan_port = 7\nvni = 8\nmtu = 1400"));
+    assert_eq!(plan.services[0].keys_changed, ["hash", "vxlan_port", "vni", "mtu"]);
+}
+
+#[test]
 fn from_nothing() {
     let new = config(&service("s", 80, "", &THREE));
     let plan = plan(None, &new);

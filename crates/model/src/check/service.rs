@@ -1,7 +1,9 @@
 //! `[[service]]`.
 
 use super::read::{Read, Reader, Scope, not_unicast, shown};
-use super::{BACKENDS_MAX, Places, SERVICES_MAX, Span, Surroundings, agents, backend, balance, health};
+use super::{
+    BACKENDS_MAX, Places, SERVICES_MAX, Span, Surroundings, agents, backend, balance, health, tunnel,
+};
 use crate::config::{
     AdminState, Announce, Backend, Hash, Health, HealthKind, Mode, Net, OnDown, OnEmpty, Protocol, Service,
     ServiceAgents, Tracking,
@@ -62,6 +64,7 @@ fn service(
     let header = raw.span();
     let mut raw = raw.into_inner();
     let cells = balance::Cells::of(&mut raw);
+    let tunnel_cells = tunnel::Cells::of(&mut raw);
     let number = index + 1;
     let name = r.name(&Scope::new(format!("service {number}"), header.clone()), raw.name);
     let place = match &name {
@@ -95,17 +98,7 @@ fn service(
     let mode = r.choice(&scope, "mode", raw.mode, &modes);
     let mode_ok = !matches!(mode, Read::Bad) && !r.misspelt.contains("mode");
     let mode = mode.or(Mode::Ipip);
-    if mode_ok {
-        belongs(r, &scope, mode, "gue_port", &raw.gue_port, Mode::Gue);
-        belongs(r, &scope, mode, "vxlan_port", &raw.vxlan_port, Mode::Vxlan);
-        belongs(r, &scope, mode, "vni", &raw.vni, Mode::Vxlan);
-    }
-    let udp_port = "destination UDP port of the tunnel";
-    let gue_port = r.number(&scope, "gue_port", raw.gue_port, (1, 65_535), udp_port).or(6080);
-    let vxlan_port = r.number(&scope, "vxlan_port", raw.vxlan_port, (1, 65_535), udp_port).or(4789);
-    let vni = r
-        .number(&scope, "vni", raw.vni, (0, 0x00ff_ffff), "the VXLAN network identifier has 24 bits")
-        .or(100);
+    let (tunnel_ports, vni) = tunnel::keys(r, &scope, tunnel_cells, mode_ok.then_some(mode));
 
     let size_span = raw.maglev_size.as_ref().map(Spanned::span);
     let maglev_size = maglev_size(r, &scope, raw.maglev_size, raw.backend.len());
@@ -223,8 +216,7 @@ fn service(
         mode,
         maglev_size,
         hash,
-        gue_port,
-        vxlan_port,
+        tunnel_ports,
         vni,
         mtu,
         on_down,
@@ -334,18 +326,6 @@ fn link_local(net: Net) -> Option<&'static str> {
         Some("a link-local address (fe80::/10, RFC 4291)")
     } else {
         None
-    }
-}
-
-/// Reports a key of another mode.
-fn belongs(r: &mut Reader<'_, '_>, scope: &Scope, mode: Mode, key: &str, cell: &Cell, owner: Mode) {
-    if let Some(cell) = cell
-        && mode != owner
-    {
-        let (owner, mode) = (owner.as_str(), mode.as_str());
-        let message =
-            format!("{}: `{key}` belongs to mode \"{owner}\", this service has \"{mode}\"", scope.place);
-        r.problems.error(cell.span(), message, format!("remove it, or write mode = \"{owner}\""));
     }
 }
 
