@@ -9,7 +9,7 @@ mod scene;
 pub use check::Expected;
 pub use frame::Writer;
 pub use rig::{Parts, Rig, Waiting, WithViews, table_bytes};
-pub use scene::{Family, Mode, Scene, State};
+pub use scene::{Family, Mode, Scene, State, mode_parser};
 
 use crate::bound::Lines;
 use crate::calibration::Calibrator;
@@ -50,7 +50,7 @@ pub struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=65_000))]
     backends: u32,
     /// How packets reach backends
-    #[arg(long, value_enum, default_value_t = Mode::Ipip)]
+    #[arg(long, value_parser = mode_parser(), default_value = Mode::Ipip.as_str())]
     mode: Mode,
     /// IPv4 or IPv6: clients, VIP and backends
     #[arg(long, value_enum, default_value_t = Family::V4)]
@@ -82,7 +82,7 @@ impl Arguments {
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Outcome {
     flows: u64,
-    mode: Mode,
+    mode: &'static str,
     burst: u16,
     ns_per_packet: Maybe<Figure>,
     bound_ns: Maybe<Figure>,
@@ -158,7 +158,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let checked = rig.packets_checked() + hot.as_ref().map_or(0, Rig::packets_checked);
     let outcome = Outcome {
         flows: arguments.flows,
-        mode: arguments.mode,
+        mode: arguments.mode.as_str(),
         burst: arguments.burst,
         ns_per_packet: measured.cost("engine"),
         bound_ns: measured.cost("bound"),

@@ -56,7 +56,7 @@ pub struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=65_000))]
     backends: u32,
     /// How packets reach backends
-    #[arg(long, value_enum, default_value_t = Mode::Ipip)]
+    #[arg(long, value_parser = engine::mode_parser(), default_value = Mode::Ipip.as_str())]
     mode: Mode,
     /// How packets are spread over the flows
     #[arg(long, value_enum, default_value_t = Spread::Uniform)]
@@ -79,7 +79,7 @@ impl Arguments {
 #[derive(Clone, Debug, Serialize)]
 struct Outcome {
     flows: u64,
-    mode: Mode,
+    mode: &'static str,
     burst: usize,
     /// Receive, turn and send, without the stage that writes headers.
     ns_per_packet: Maybe<Interval>,
@@ -160,7 +160,7 @@ pub fn run(arguments: &Arguments, cpu: usize) -> Result<(), Failure> {
     let totals = &path.counters.totals;
     let outcome = Outcome {
         flows: arguments.flows,
-        mode: arguments.mode,
+        mode: arguments.mode.as_str(),
         burst: worker::BURST,
         ns_per_packet: Maybe::from(cost).rounded(),
         mpps: Maybe::from(cost.map(|cost| rounded(1000.0 / cost.median, 2))),

@@ -16,9 +16,8 @@ use worker::{Counters, DropReason, Outcome, RxMeta, Setup, Verdict, View, Worker
 
 /// Workers on the bench.
 pub const WORKERS: usize = 2;
-/// GUE and VXLAN ports of the bench's services.
-const GUE_PORT: u16 = 6080;
-const VXLAN_PORT: u16 = 4789;
+/// UDP ports of the bench's tunnels, with their modes.
+const UDP_TUNNELS: [(u16, &str); 2] = [(6080, "gue"), (4789, "vxlan")];
 /// Ids that the counters have room for; the bench's view needs a few dozen.
 const IDS_MAX: usize = 1024;
 /// Frames a ring holds.
@@ -92,11 +91,8 @@ fn picture() -> &'static Picture {
         let ways = loaded.config.services.iter().map(|service| {
             let id = ids.service(&service.name).expect("every service has an id");
             let way = match service.mode {
-                model::config::Mode::Ipip => Way::Tunnel("ipip"),
-                model::config::Mode::Gre => Way::Tunnel("gre"),
-                model::config::Mode::Gue => Way::Tunnel("gue"),
-                model::config::Mode::Vxlan => Way::Tunnel("vxlan"),
                 model::config::Mode::L2 => Way::L2,
+                mode => Way::Tunnel(mode.as_str()),
             };
             (id, way)
         });
@@ -317,7 +313,7 @@ fn judge_request(
             Way::L2 => datagrams.push(bytes[o.l3..o.end].to_vec()),
             Way::Tunnel(name) => {
                 etherparse::SlicedPacket::from_ethernet(bytes).map_err(|e| format!("etherparse: {e}"))?;
-                let inner = decapsulate(bytes, &[GUE_PORT], &[VXLAN_PORT])?;
+                let inner = decapsulate(bytes, &UDP_TUNNELS)?;
                 if inner.tunnel != name {
                     return Err(format!("sent by {}, not by {name}", inner.tunnel));
                 }

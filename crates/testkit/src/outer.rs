@@ -175,11 +175,11 @@ pub struct Inner {
     pub port: Option<u16>,
 }
 
-/// Takes off IP in IP, GRE, GUE (variant 0) or VXLAN, told apart by protocol number and the UDP ports given.
+/// Takes off IP in IP, GRE, GUE (variant 0) or VXLAN, told apart by protocol number and the UDP ports given with their tunnels' names.
 ///
 /// # Errors
 /// The frame is not such a tunnel, or its headers contradict each other.
-pub fn decapsulate(frame: &[u8], gue_ports: &[u16], vxlan_ports: &[u16]) -> Result<Inner, String> {
+pub fn decapsulate(frame: &[u8], udp_tunnels: &[(u16, &'static str)]) -> Result<Inner, String> {
     let o = outer(frame)?;
     if o.fragment.is_some() {
         return Err("the outer datagram is a fragment".into());
@@ -215,20 +215,23 @@ pub fn decapsulate(frame: &[u8], gue_ports: &[u16], vxlan_ports: &[u16]) -> Resu
                 return Err(format!("UDP source port {source}, length {} of {}", be16(body, 4)?, body.len()));
             }
             check_transport(frame, &o)?;
-            if gue_ports.contains(&port) {
-                let header = body.get(8..12).ok_or("GUE header is cut")?;
-                if header[0] != 0 || header[2..4] != [0, 0] {
-                    return Err(format!("GUE header {header:02x?}"));
+            let tunnel = udp_tunnels.iter().find(|(known, _)| *known == port).map(|(_, name)| *name);
+            match tunnel {
+                Some("gue") => {
+                    let header = body.get(8..12).ok_or("GUE header is cut")?;
+                    if header[0] != 0 || header[2..4] != [0, 0] {
+                        return Err(format!("GUE header {header:02x?}"));
+                    }
+                    inner(12, header[1], "gue", Some(port))
                 }
-                inner(12, header[1], "gue", Some(port))
-            } else if vxlan_ports.contains(&port) {
-                let header = body.get(8..30).ok_or("VXLAN header is cut")?;
-                if header[..4] != [8, 0, 0, 0] || header[7] != 0 {
-                    return Err(format!("VXLAN header {:02x?}", &header[..8]));
+                Some("vxlan") => {
+                    let header = body.get(8..30).ok_or("VXLAN header is cut")?;
+                    if header[..4] != [8, 0, 0, 0] || header[7] != 0 {
+                        return Err(format!("VXLAN header {:02x?}", &header[..8]));
+                    }
+                    inner(30, by_ethertype(28)?, "vxlan", Some(port))
                 }
-                inner(30, by_ethertype(28)?, "vxlan", Some(port))
-            } else {
-                Err(format!("UDP port {port} is no tunnel"))
+                _ => Err(format!("UDP port {port} is no tunnel")),
             }
         }
         other => Err(format!("protocol {other} is no tunnel")),
@@ -251,7 +254,7 @@ mod tests {
     fn takes_off_ip_in_ip() {
         let inside = Packet::tcp("198.51.100.7", "203.0.113.10", flags::SYN);
         let tunnel = Packet::new("10.0.2.11", "10.0.2.21", Upper::Raw(4)).payload(&inside.datagram());
-        let inner = decapsulate(&tunnel.build(), &[], &[]).expect("valid");
+        let inner = decapsulate(&tunnel.build(), &[]).expect("valid");
         assert_eq!((inner.tunnel, inner.datagram), ("ipip", inside.datagram()));
     }
 

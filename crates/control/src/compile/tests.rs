@@ -186,13 +186,13 @@ fn next_hops() {
     let own = [2, 0, 0, 0, 0, 0x21];
     let common = [2, 0, 0, 0, 0, 1];
     let neighbour = [2, 0, 0, 0, 0, 0x99];
-    for mode in ["ipip", "gre", "gue", "vxlan", "l2"] {
+    for mode in Mode::ALL {
         for (has_own, has_common, has_neighbour) in
             (0..8).map(|bits| (bits & 1 == 1, bits & 2 == 2, bits & 4 == 4))
         {
             let mac = if has_own { format!("mac = \"{}\"", Mac(own)) } else { String::new() };
             // The backend is in the second port's subnet; the kernel would use the first port.
-            let text = service(&format!("mode = \"{mode}\""), &[("a", "10.0.3.21", &mac)]);
+            let text = service(&format!("mode = \"{}\"", mode.as_str()), &[("a", "10.0.3.21", &mac)]);
             let common_text = Mac(common).to_string();
             let config = config_with(has_common.then_some(common_text.as_str()), &text);
             let hop = |address: IpAddr| {
@@ -202,7 +202,7 @@ fn next_hops() {
             let view =
                 compile(&config, &mut Ids::default(), &Runtime { next_hop: &hop, ..runtime() }).unwrap();
             let found = view.backends[0].as_ref().unwrap();
-            let order = match (mode == "vxlan", has_own, has_common, has_neighbour) {
+            let order = match (mode.carries_ethernet(), has_own, has_common, has_neighbour) {
                 (true, _, true, _) => Some(common),
                 (true, _, _, true) => Some(neighbour),
                 (true, true, _, _) => Some(own),
@@ -211,11 +211,11 @@ fn next_hops() {
                 (false, _, _, true) => Some(neighbour),
                 _ => None,
             };
-            assert_eq!(found.next_hop, order, "{mode} {has_own} {has_common} {has_neighbour}");
+            assert_eq!(found.next_hop, order, "{mode:?} {has_own} {has_common} {has_neighbour}");
             let by_kernel = order == Some(neighbour);
             let port = PortId(u16::from(!by_kernel));
             assert_eq!(found.port, port);
-            if mode == "vxlan" {
+            if mode.carries_ethernet() {
                 let inner = if has_own { Some(own) } else { order };
                 assert_eq!(inner_macs(found), (inner.unwrap_or_default(), PORTS[port.index()].mac));
             }
@@ -223,7 +223,7 @@ fn next_hops() {
     }
 }
 
-/// What a VXLAN backend's frames carry inside, found by encapsulating one.
+/// The addresses of the inner frames to a backend, found by encapsulating one behind an outer IPv4 header.
 fn inner_macs(backend: &BackendView) -> ([u8; 6], [u8; 6]) {
     let mut original = vec![0; 14];
     original[12..14].copy_from_slice(&[8, 0]);
@@ -237,7 +237,8 @@ fn inner_macs(backend: &BackendView) -> ([u8; 6], [u8; 6]) {
     let mut frame = vec![0; backend.header.len()];
     frame.extend(&original);
     wire::encap::encapsulate(&mut frame, &backend.header, &parsed, 1);
-    let inner = 14 + 20 + 8 + 8;
+    // The inner Ethernet header is as long as the outer one.
+    let inner = backend.header.len();
     (frame[inner..inner + 6].try_into().unwrap(), frame[inner + 6..inner + 12].try_into().unwrap())
 }
 

@@ -122,7 +122,7 @@ fn tunnelled<'a>(
         (Mode::Gue, 17) => (udp()?, 4, vec![0, inner_protocol, 0, 0]),
         // Header and inner Ethernet header.
         (Mode::Vxlan, 17) => (udp()?, 8 + 14, vec![high, low]),
-        _ => return Err(format!("protocol {protocol} in mode {}", mode.name())),
+        _ => return Err(format!("protocol {protocol} in mode {}", mode.as_str())),
     };
     let (head, inner) = body.split_at_checked(header).ok_or("the tunnel's header is cut")?;
     if head.ends_with(&tail) { Ok(inner) } else { Err(format!("a tunnel header {head:02x?}")) }

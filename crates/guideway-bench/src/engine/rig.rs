@@ -515,7 +515,7 @@ mod tests {
     #[test]
     fn every_packet_of_every_mode_arrives() {
         let tsc = Tsc::measure();
-        for mode in [Mode::Ipip, Mode::Gre, Mode::Gue, Mode::Vxlan, Mode::L2] {
+        for mode in Mode::ALL {
             for (family, burst, state) in [
                 (Family::V4, 32, State::All),
                 (Family::V4, 7, State::All),

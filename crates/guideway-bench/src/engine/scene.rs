@@ -3,10 +3,12 @@
 use crate::failure::{Failure, wrong};
 use crate::flows::{self, VIP6};
 use clap::ValueEnum;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use serde::Serialize;
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
+pub use wire::encap::Mode;
 use wire::{Addr, BackendId, FlowKey, PortId, ServiceId, Tuple};
 use worker::View;
 use worker::view::{PortRole, PortView};
@@ -23,38 +25,17 @@ pub(crate) const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const BACKEND_BASE: u32 = 0xac10_0001;
 /// … or, to an IPv6 VIP, 2001:db8:b:: + n …
 const BACKEND_BASE6: u128 = 0x2001_0db8_000b_0000_0000_0000_0000_0000;
-/// … and, in l2 and vxlan, this MAC + n.
+/// … and, where the mode makes use of it, this MAC + n.
 const BACKEND_MAC: u64 = 0x0201_0000_0000;
 /// Slots of the service's table; no hit uses them.
 const MAGLEV_SIZES: [u32; 2] = [65_537, 655_373];
 
-/// How packets reach backends.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    /// IP in IP.
-    Ipip,
-    /// GRE.
-    Gre,
-    /// Generic UDP encapsulation.
-    Gue,
-    /// VXLAN.
-    Vxlan,
-    /// Destination MAC rewritten.
-    L2,
-}
-
-impl Mode {
-    /// As in the configuration.
-    pub fn name(self) -> &'static str {
-        match self {
-            Mode::Ipip => "ipip",
-            Mode::Gre => "gre",
-            Mode::Gue => "gue",
-            Mode::Vxlan => "vxlan",
-            Mode::L2 => "l2",
-        }
-    }
+/// Takes a mode on the command line.
+pub fn mode_parser() -> impl TypedValueParser<Value = Mode> {
+    let one = |mode: Mode| PossibleValue::new(mode.as_str()).help(mode.title());
+    PossibleValuesParser::new(Mode::ALL.map(one)).try_map(|word| {
+        Mode::ALL.into_iter().find(|mode| mode.as_str() == word).ok_or("there is no such mode")
+    })
 }
 
 /// Family of the VIP and, with it, of the backends.
@@ -216,7 +197,7 @@ fn configuration(mode: Mode, family: Family, backends: u32, state: State) -> Res
          [[service]]\nname = \"web\"\nvip = \"{vip}\"\nport = {PORT}\nprotocol = \"tcp\"\nmode = \"{}\"\nmaglev_size = {size}\n",
         mac(ROUTER_MAC),
         mac(PORT_MAC),
-        mode.name(),
+        mode.as_str(),
     );
     if state == State::Exceptions {
         text.push_str("state = \"exceptions\"\n");
@@ -224,9 +205,11 @@ fn configuration(mode: Mode, family: Family, backends: u32, state: State) -> Res
     for number in 0..backends {
         let address = backend_address(family, number);
         let written = write!(text, "[[service.backend]]\nname = \"b{number:05}\"\naddress = \"{address}\"\n")
-            .and_then(|()| match mode {
-                Mode::L2 | Mode::Vxlan => writeln!(text, "mac = \"{}\"", mac(backend_mac(number))),
-                _ => Ok(()),
+            .and_then(|()| {
+                if mode == Mode::L2 || mode.carries_ethernet() {
+                    return writeln!(text, "mac = \"{}\"", mac(backend_mac(number)));
+                }
+                Ok(())
             });
         written.map_err(|e| Failure::Configuration(e.to_string()))?;
     }
@@ -239,7 +222,7 @@ mod tests {
 
     #[test]
     fn every_mode_compiles() {
-        for mode in [Mode::Ipip, Mode::Gre, Mode::Gue, Mode::Vxlan, Mode::L2] {
+        for mode in Mode::ALL {
             for family in [Family::V4, Family::V6] {
                 let scene = Scene::build(mode, family, 3, State::All).expect("a scene");
                 assert_eq!(scene.backends.len(), 3);
