@@ -70,6 +70,12 @@ fn vxlan() {
 }
 
 #[test]
+fn geneve() {
+    let mode = Mode::Geneve;
+    even(mode, &[Variant::v4(mode), Variant::v6(mode), Variant::v6_in_v4(mode), Variant::v4_in_v6(mode)]);
+}
+
+#[test]
 fn l2() {
     even(Mode::L2, &[Variant::v4(Mode::L2), Variant::v6(Mode::L2)]);
 }

@@ -71,7 +71,7 @@ impl Backend {
         backend_address6(self.index)
     }
 
-    /// MAC of its interface and of its VXLAN device.
+    /// MAC of its interface and of its VXLAN device; Geneve frames are for the former.
     pub fn mac(&self) -> String {
         backend_mac(self.index)
     }
@@ -169,7 +169,7 @@ impl Backend {
         ))
     }
 
-    /// What the decapsulation program counted: `ipip`, `gre`, `gue`, `passed`, `bad`.
+    /// What the decapsulation program counted: `ipip`, `gre`, `gue`, `geneve`, `passed`, `bad`.
     pub fn decapsulated(&self) -> Result<BTreeMap<&'static str, u64>> {
         let wrong = |what: &str, text: &str| LabError::Wrong(format!("{}: no {what} in {text}", self.name));
         let parse = |text: &str| {
@@ -186,7 +186,7 @@ impl Backend {
         let rows = parse(&dump)?;
         let rows = rows.as_array().ok_or_else(|| wrong("rows", &dump))?;
         let mut counts = BTreeMap::new();
-        for (name, row) in ["ipip", "gre", "gue", "passed", "bad"].into_iter().zip(rows) {
+        for (name, row) in ["ipip", "gre", "gue", "geneve", "passed", "bad"].into_iter().zip(rows) {
             let value = row.pointer("/formatted/value").and_then(serde_json::Value::as_u64);
             counts.insert(name, value.ok_or_else(|| wrong("value", &dump))?);
         }

@@ -16,13 +16,15 @@ pub enum Mode {
     Gue,
     /// VXLAN.
     Vxlan,
+    /// Geneve.
+    Geneve,
     /// MAC rewrite.
     L2,
 }
 
 impl Mode {
     /// All of them, in the order of the documentation.
-    pub const ALL: [Mode; 5] = [Mode::Ipip, Mode::Gre, Mode::Gue, Mode::Vxlan, Mode::L2];
+    pub const ALL: [Mode; 6] = [Mode::Ipip, Mode::Gre, Mode::Gue, Mode::Vxlan, Mode::Geneve, Mode::L2];
 
     /// The word of the configuration.
     pub fn word(self) -> &'static str {
@@ -31,6 +33,7 @@ impl Mode {
             Mode::Gre => "gre",
             Mode::Gue => "gue",
             Mode::Vxlan => "vxlan",
+            Mode::Geneve => "geneve",
             Mode::L2 => "l2",
         }
     }
@@ -109,7 +112,7 @@ pub struct Member {
     pub address: String,
     /// Weight.
     pub weight: u32,
-    /// Link-layer address, for l2 and vxlan.
+    /// Link-layer address, for l2, vxlan and geneve.
     pub mac: Option<String>,
     /// `state`, if not up.
     pub state: Option<&'static str>,
@@ -122,7 +125,8 @@ impl Member {
             name: format!("b{index}"),
             address: crate::topology::backend_address(index),
             weight: 1,
-            mac: matches!(mode, Mode::Vxlan | Mode::L2).then(|| crate::topology::backend_mac(index)),
+            mac: matches!(mode, Mode::Vxlan | Mode::Geneve | Mode::L2)
+                .then(|| crate::topology::backend_mac(index)),
             state: None,
         }
     }

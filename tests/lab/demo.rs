@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 /// How to call it.
 pub const USAGE: &str = "\
-usage: ./run demo [--requests N] [--modes ipip,gre,gue,vxlan,l2] [--no-ipv6]
+usage: ./run demo [--requests N] [--modes ipip,gre,gue,vxlan,geneve,l2] [--no-ipv6]
 
 Starts guidewayd on AF_XDP between real clients and nginx servers in network namespaces, and for each mode sends N
 requests (default 20000), each on a new connection, from 101 client addresses; then kills, drains and adds backends
@@ -66,7 +66,7 @@ impl Options {
                         .split(',')
                         .map(|word| {
                             Mode::from_word(word).ok_or_else(|| {
-                                format!("no mode {word:?}; there are ipip, gre, gue, vxlan, l2")
+                                format!("no mode {word:?}; there are ipip, gre, gue, vxlan, geneve, l2")
                             })
                         })
                         .collect::<std::result::Result<_, _>>()?;
@@ -265,7 +265,7 @@ mod tests {
     fn all_variants_are_shown() {
         let names: Vec<String> =
             Options::default().variants().iter().map(|(variant, _)| variant.name()).collect();
-        assert_eq!(names.len(), 14);
+        assert_eq!(names.len(), 17);
         assert!(
             names.contains(&"ipip 6in6".to_owned()) && names.contains(&"vxlan 6in4".to_owned()),
             "{names:?}"

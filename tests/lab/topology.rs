@@ -35,7 +35,7 @@ pub const STORE: &str = "10.0.3.1";
 pub const HTTP_PORT: u16 = 80;
 /// Port of our own server on every backend (echo and bulk).
 pub const ECHO_PORT: u16 = 7000;
-/// VXLAN network identifier.
+/// Network identifier of VXLAN; the decapsulation program has the same for Geneve.
 pub const VNI: u32 = 100;
 
 const DECAP_SOURCE: &str = include_str!("bpf/decap.c");

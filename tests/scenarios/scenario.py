@@ -15,6 +15,7 @@ from scapy.all import (  # noqa: E402,F401
     ICMPv6EchoRequest, ICMPv6ND_NS, ICMPv6PacketTooBig, IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment,
     IPv6ExtHdrHopByHop, PadN, Raw, fragment, fragment6,
 )
+from scapy.contrib.geneve import GENEVE  # noqa: E402
 
 ROUTER = "02:00:00:00:00:01"   # the clients' router: source of requests, next hop of everything sent
 PORT = "02:00:00:00:00:11"     # the balancer's data port
@@ -74,6 +75,12 @@ def gue(inner, backend, port=6080):
 def vxlan(inner, backend, mac, port=4789, vni=100):
     ethertype = 0x0800 if _inner_number(inner) == 4 else 0x86dd
     payload = bytes(VXLAN(flags=8, vni=vni)) + _ether(mac, PORT, (), ethertype) + bytes(inner)
+    return _outer(inner, backend, 17, _udp(port, payload))
+
+
+def geneve(inner, backend, mac, port=6081, vni=100):
+    ethertype = 0x0800 if _inner_number(inner) == 4 else 0x86dd
+    payload = bytes(GENEVE(proto=0x6558, vni=vni)) + _ether(mac, PORT, (), ethertype) + bytes(inner)
     return _outer(inner, backend, 17, _udp(port, payload))
 
 

@@ -384,7 +384,11 @@ pub(crate) struct Service {
     #[serde(default)]
     #[schemars(with = "u16", range(min = 1))]
     pub(crate) vxlan_port: Cell,
-    /// Default 100; mode vxlan only.
+    /// Default 6081; mode geneve only.
+    #[serde(default)]
+    #[schemars(with = "u16", range(min = 1))]
+    pub(crate) geneve_port: Cell,
+    /// Default 100; modes vxlan and geneve only.
     #[serde(default)]
     #[schemars(with = "u32", range(max = 16_777_215))]
     pub(crate) vni: Cell,
@@ -465,6 +469,7 @@ impl Service {
         match mode {
             Mode::Gue => self.gue_port.take(),
             Mode::Vxlan => self.vxlan_port.take(),
+            Mode::Geneve => self.geneve_port.take(),
             Mode::Ipip | Mode::Gre | Mode::L2 => None,
         }
     }
@@ -664,7 +669,7 @@ pub(crate) struct Backend {
     #[serde(default)]
     #[schemars(with = "u32", range(max = 65_535))]
     pub(crate) weight: Cell,
-    /// Next hop; in mode vxlan the inner destination.
+    /// Next hop; in modes vxlan and geneve the inner destination.
     #[serde(default)]
     #[schemars(with = "String")]
     pub(crate) mac: Cell,

@@ -130,7 +130,8 @@ fn defaults() {
     );
     let s = &config.services[0];
     assert_eq!((s.protocol, s.mode, s.maglev_size, s.hash), (Protocol::Tcp, Mode::Ipip, 65_537, Hash::Tuple));
-    assert_eq!((s.tunnel_ports.of(Mode::Gue), s.tunnel_ports.of(Mode::Vxlan)), (6080, 4789));
+    let ports = [Mode::Gue, Mode::Vxlan, Mode::Geneve].map(|mode| s.tunnel_ports.of(mode));
+    assert_eq!(ports, [6080, 4789, 6081]);
     assert_eq!((s.vni, s.mtu), (100, None));
     assert_eq!((s.on_down, s.on_empty, s.announce), (OnDown::Keep, OnEmpty::Reset, Announce::None));
     assert_eq!((s.panic_percent, s.drain_timeout_ms, s.state), (50, 300_000, Tracking::All));
@@ -280,8 +281,16 @@ mode = "gue"
 gue_port = 6081
 health = { kind = "tcp", send = "a\u0000b", expect = "c", expect_status = 200 }
 backend = [{ name = "b", address = "10.0.2.21" }]
+[[service]]
+name = "e"
+vip = "198.51.102.1"
+port = 9
+mode = "geneve"
+geneve_port = 7081
+vni = 16777215
+backend = [{ name = "b", address = "10.0.2.21", mac = "02:00:00:00:00:21" }]
 "#;
-    // The last one on purpose: in a check of kind tcp a status is a mistake, and the only one here.
+    // `expect_status` of "g" on purpose: in a check of kind tcp a status is a mistake, and the only one here.
     let report = refused(text);
     assert_eq!(
         report.diagnostics().iter().filter(|d| d.severity == Severity::Error).count(),
@@ -390,6 +399,9 @@ backend = [{ name = "b", address = "10.0.2.21" }]
         ("/services/0/backends/0/state", "drain".into()),
         ("/services/2/vip", "198.51.100.0/24".into()),
         ("/services/2/gue_port", 6081.into()),
+        ("/services/3/mode", "geneve".into()),
+        ("/services/3/geneve_port", 7081.into()),
+        ("/services/3/vni", 16_777_215.into()),
         ("/services/2/health/kind/send", "a\u{0}b".into()),
         ("/services/2/health/kind/expect", "c".into()),
     ] {
@@ -511,6 +523,7 @@ fn warnings_do_not_fail() {
     }
     assert_eq!(warnings(&edited(BARE, &[(key, "")])), "");
     draw(BASE, &[("mode = \"ipip\"", "mode = \"vxlan\"")], "2 of 2 vxlan backends have no `mac`");
+    draw(BASE, &[("mode = \"ipip\"", "mode = \"geneve\"")], "2 of 2 geneve backends have no `mac`");
     draw(
         BARE,
         &[("[[service.backend]]\nname = \"b1\"\naddress = \"10.0.2.21\"\n", "")],

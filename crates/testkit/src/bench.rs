@@ -17,7 +17,7 @@ use worker::{Counters, DropReason, Outcome, RxMeta, Setup, Verdict, View, Worker
 /// Workers on the bench.
 pub const WORKERS: usize = 2;
 /// UDP ports of the bench's tunnels, with their modes.
-const UDP_TUNNELS: [(u16, &str); 2] = [(6080, "gue"), (4789, "vxlan")];
+const UDP_TUNNELS: [(u16, &str); 3] = [(6080, "gue"), (4789, "vxlan"), (6081, "geneve")];
 /// Ids that the counters have room for; the bench's view needs a few dozen.
 const IDS_MAX: usize = 1024;
 /// Frames a ring holds.
@@ -25,7 +25,7 @@ const RING_DEPTH: usize = 64;
 /// Longer than any wait of the engine's.
 const LONG_US: u64 = 120_000_000;
 
-/// The configuration of the bench: on each VIP a TCP service in every mode (ports 80 to 84), UDP on 53, any port on the
+/// The configuration of the bench: on each VIP a TCP service in every mode (ports 80 to 85), UDP on 53, any port on the
 /// next address, a prefix, a service without backends and one that is silent about it.
 pub fn config_text() -> String {
     let mut text = String::from(
@@ -44,7 +44,7 @@ pub fn config_text() -> String {
         }
         for (i, address) in backends.iter().enumerate() {
             text.push_str(&format!("[[service.backend]]\nname = \"b{i}\"\naddress = \"{address}\"\n"));
-            if matches!(mode, "l2" | "vxlan") {
+            if matches!(mode, "l2" | "vxlan" | "geneve") {
                 text.push_str(&format!("mac = \"02:00:00:00:00:2{i}\"\n"));
             }
         }
@@ -60,6 +60,7 @@ pub fn config_text() -> String {
             service(&format!("{mode}{family}"), vip, port, "tcp", mode, both);
         }
         service(&format!("l2-{family}"), vip, 84, "tcp", "l2", same);
+        service(&format!("geneve{family}"), vip, 85, "tcp", "geneve", both);
         service(&format!("dns{family}"), vip, 53, "udp", "gue", both);
         service(&format!("any{family}"), next, 0, "udp", "ipip", both);
         service(&format!("prefix{family}"), prefix, 80, "tcp", "gre", both);
@@ -420,5 +421,8 @@ pub fn good_frames() -> Vec<(&'static str, Vec<u8>)> {
         all.push((["piece6_0", "piece6_1", "piece6_2"][i], piece));
     }
     all.push(("to_kernel4", Packet::tcp(client4, "10.0.2.11", flags::SYN).ports(40_000, 22).build()));
+    // Last, so that the seeds, which name frames by their places, stay what they are.
+    all.push(("geneve", Packet::tcp(client4, VIP4, flags::SYN).ports(40_000, 85).build()));
+    all.push(("geneve", Packet::tcp(client6, VIP6, flags::SYN).ports(40_000, 85).build()));
     all
 }

@@ -175,7 +175,7 @@ pub struct Inner {
     pub port: Option<u16>,
 }
 
-/// Takes off IP in IP, GRE, GUE (variant 0) or VXLAN, told apart by protocol number and the UDP ports given with their tunnels' names.
+/// Takes off IP in IP, GRE, GUE (variant 0), VXLAN or Geneve, told apart by protocol number and the UDP ports given with their tunnels' names.
 ///
 /// # Errors
 /// The frame is not such a tunnel, or its headers contradict each other.
@@ -230,6 +230,14 @@ pub fn decapsulate(frame: &[u8], udp_tunnels: &[(u16, &'static str)]) -> Result<
                         return Err(format!("VXLAN header {:02x?}", &header[..8]));
                     }
                     inner(30, by_ethertype(28)?, "vxlan", Some(port))
+                }
+                Some("geneve") => {
+                    let header = body.get(8..30).ok_or("Geneve header is cut")?;
+                    // Without options (RFC 8926 section 3.4).
+                    if header[..2] != [0, 0] || header[2..4] != [0x65, 0x58] || header[7] != 0 {
+                        return Err(format!("Geneve header {:02x?}", &header[..8]));
+                    }
+                    inner(30, by_ethertype(28)?, "geneve", Some(port))
                 }
                 _ => Err(format!("UDP port {port} is no tunnel")),
             }

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // Takes the outer headers off what the balancer sends to a backend, because the kernels the lab runs on have no ipip,
-// gre, sit or gue devices. Modes: ipip (RFC 2003, RFC 4213, RFC 2473), gre (RFC 2784, no optional fields) and gue
-// (variant 0), over IPv4 and IPv6, with up to two VLAN tags in front (they are removed). Everything else is passed on
-// untouched. The program is strict: an outer header that a real router or tunnel end would refuse is dropped and
-// counted as bad, so that a wrong length or checksum shows up as a failed test.
+// gre, sit, gue or geneve devices. Modes: ipip (RFC 2003, RFC 4213, RFC 2473), gre (RFC 2784, no optional fields), gue
+// (variant 0) and geneve (RFC 8926, no options, an Ethernet frame inside), over IPv4 and IPv6, with up to two VLAN tags
+// in front (they are removed). Everything else is passed on untouched. The program is strict: an outer header that a
+// real router or tunnel end would refuse is dropped and counted as bad, so that a wrong length or checksum shows up as a
+// failed test. Whom a frame inside is for, the kernel sees.
 #include <linux/bpf.h>
 #include <linux/types.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-enum count { IPIP, GRE, GUE, PASSED, BAD, COUNTS };
+enum count { IPIP, GRE, GUE, GENEVE, PASSED, BAD, COUNTS };
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -43,9 +44,18 @@ struct ipv6 {
 	__u8 source[16], destination[16];
 } __attribute__((packed));
 
+struct geneve {
+	__u8 version_options, flags;
+	__be16 type;
+	__be32 vni; // and a reserved byte behind it
+} __attribute__((packed));
+
 #define TYPE_IPV4 bpf_htons(0x0800)
 #define TYPE_IPV6 bpf_htons(0x86dd)
+#define TYPE_FRAME bpf_htons(0x6558)
 #define GUE_PORT bpf_htons(6080)
+#define GENEVE_PORT bpf_htons(6081)
+#define GENEVE_VNI bpf_htonl(100 << 8)
 #define UDP_LENGTH 8
 
 static __always_inline int finish(enum count index, int action)
@@ -128,20 +138,39 @@ int decap(struct xdp_md *ctx)
 		left -= 4;
 	} else if (protocol == 17) {
 		__be16 *udp = start + at;
-		if ((void *)(udp + 4) > end || udp[1] != GUE_PORT)
+		if ((void *)(udp + 4) > end || (udp[1] != GUE_PORT && udp[1] != GENEVE_PORT))
 			return finish(PASSED, XDP_PASS);
 		if (bpf_ntohs(udp[2]) != left)
 			return finish(BAD, XDP_DROP);
-		__u8 *gue = start + at + UDP_LENGTH;
-		if ((void *)(gue + 4) > end)
-			return finish(BAD, XDP_DROP);
-		// Version 0, no control message, no optional fields (a plain tunnel has none).
-		if (gue[0] != 0 || gue[2] != 0 || gue[3] != 0 || (gue[1] != 4 && gue[1] != 41))
-			return finish(BAD, XDP_DROP);
-		mode = GUE;
-		inner = gue[1] == 4 ? TYPE_IPV4 : TYPE_IPV6;
-		at += UDP_LENGTH + 4;
-		left -= UDP_LENGTH + 4;
+		at += UDP_LENGTH;
+		left -= UDP_LENGTH;
+		if (udp[1] == GUE_PORT) {
+			__u8 *gue = start + at;
+			if ((void *)(gue + 4) > end)
+				return finish(BAD, XDP_DROP);
+			// Version 0, no control message, no optional fields (a plain tunnel has none).
+			if (gue[0] != 0 || gue[2] != 0 || gue[3] != 0 || (gue[1] != 4 && gue[1] != 41))
+				return finish(BAD, XDP_DROP);
+			mode = GUE;
+			inner = gue[1] == 4 ? TYPE_IPV4 : TYPE_IPV6;
+			at += 4;
+			left -= 4;
+		} else {
+			struct geneve *geneve = start + at;
+			struct mac_header *carried = (void *)(geneve + 1);
+			if ((void *)(carried + 1) > end)
+				return finish(BAD, XDP_DROP);
+			// Version 0 and no options; neither a control packet nor critical options.
+			if (geneve->version_options != 0 || geneve->flags != 0 || geneve->type != TYPE_FRAME ||
+			    geneve->vni != GENEVE_VNI)
+				return finish(BAD, XDP_DROP);
+			mode = GENEVE;
+			inner = carried->type;
+			if (inner != TYPE_IPV4 && inner != TYPE_IPV6)
+				return finish(BAD, XDP_DROP);
+			at += sizeof(*geneve) + sizeof(*carried);
+			left -= sizeof(*geneve) + sizeof(*carried);
+		}
 	} else {
 		return finish(PASSED, XDP_PASS);
 	}
@@ -167,7 +196,9 @@ int decap(struct xdp_md *ctx)
 	mac = (void *)(long)ctx->data;
 	if ((void *)(mac + 1) > end)
 		return finish(BAD, XDP_DROP);
-	__builtin_memcpy(mac, &kept, sizeof(kept));
+	// A frame inside begins with an Ethernet header of its own.
+	if (mode != GENEVE)
+		__builtin_memcpy(mac, &kept, sizeof(kept));
 	return finish(mode, XDP_PASS);
 }
 

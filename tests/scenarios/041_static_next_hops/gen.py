@@ -1,4 +1,4 @@
-"""Without next_hop_mac a backend's own mac is its next hop; in vxlan it is the inner destination as well."""
+"""Without next_hop_mac a backend's own mac is its next hop; in vxlan and geneve it is the inner destination as well."""
 import os
 import sys
 
@@ -10,4 +10,6 @@ p = built(tcp4("S"))
 s.sent(request(p), frame(ipip(p, B1), dst=MAC1), "ipip", "b1")
 p = built(tcp4("S", dport=81))
 s.sent(request(p), frame(vxlan(p, B2, MAC2), dst=MAC2), "vxlan", "b1")
+p = built(tcp4("S", dport=82))
+s.sent(request(p), frame(geneve(p, B2, MAC2), dst=MAC2), "geneve", "b1")
 s.write(masks=["udp_source_port"])

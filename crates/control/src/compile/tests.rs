@@ -255,9 +255,13 @@ fn neighbours_on_odd_ports_are_not_taken() {
 
 #[test]
 fn inner_mtus() {
-    for (mode, v4, v6) in
-        [("ipip", 1480, 1460), ("gre", 1476, 1456), ("gue", 1468, 1448), ("vxlan", 1450, 1430)]
-    {
+    for (mode, v4, v6) in [
+        ("ipip", 1480, 1460),
+        ("gre", 1476, 1456),
+        ("gue", 1468, 1448),
+        ("vxlan", 1450, 1430),
+        ("geneve", 1450, 1430),
+    ] {
         let keys = format!("mode = \"{mode}\"");
         let config = config(&service(
             &keys,

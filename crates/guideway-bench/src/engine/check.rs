@@ -121,7 +121,7 @@ fn tunnelled<'a>(
         (Mode::Gre, 47) => (payload, 4, vec![0, 0, high, low]),
         (Mode::Gue, 17) => (udp()?, 4, vec![0, inner_protocol, 0, 0]),
         // Header and inner Ethernet header.
-        (Mode::Vxlan, 17) => (udp()?, 8 + 14, vec![high, low]),
+        (Mode::Vxlan | Mode::Geneve, 17) => (udp()?, 8 + 14, vec![high, low]),
         _ => return Err(format!("protocol {protocol} in mode {}", mode.as_str())),
     };
     let (head, inner) = body.split_at_checked(header).ok_or("the tunnel's header is cut")?;

@@ -166,6 +166,10 @@ fn headers_of_every_mode() {
             "mode = \"vxlan\"\nvni = 9",
             "vxlan: outer IPv4, UDP (port 4789), VXLAN (VNI 9) and inner Ethernet header to 10.0.2.22; 50 bytes added",
         ),
+        (
+            "mode = \"geneve\"\nvni = 16777215",
+            "geneve: outer IPv4, UDP (port 6081), Geneve (VNI 16777215) and inner Ethernet header to 10.0.2.22; 50 bytes added",
+        ),
         ("mode = \"l2\"", "l2: only the MAC addresses change, to those of 10.0.2.22; 0 bytes added"),
     ] {
         let text = explain_edited("mode = \"ipip\"", keys);

@@ -167,6 +167,9 @@ mistakes! {
     mode_unknown: BASE r#""ipip""# => r#""dnat""#;
     gue_port_in_ipip: BASE r#"mode = "ipip""# => "mode = \"ipip\"\ngue_port = 6080";
     vni_in_gue: BASE r#"mode = "ipip""# => "mode = \"gue\"\nvni = 5";
+    geneve_port_in_vxlan: BASE r#"mode = "ipip""# => "mode = \"vxlan\"\ngeneve_port = 6081", r#"address = "10.0.2.21""# => "address = \"10.0.2.21\"\nmac = \"02:00:00:00:00:21\"", r#"address = "10.0.2.22""# => "address = \"10.0.2.22\"\nmac = \"02:00:00:00:00:22\"";
+    geneve_port_zero: BASE r#"mode = "ipip""# => "mode = \"geneve\"\ngeneve_port = 0", r#"address = "10.0.2.21""# => "address = \"10.0.2.21\"\nmac = \"02:00:00:00:00:21\"", r#"address = "10.0.2.22""# => "address = \"10.0.2.22\"\nmac = \"02:00:00:00:00:22\"";
+    geneve_vni_range: BASE r#"mode = "ipip""# => "mode = \"geneve\"\nvni = 16777216", r#"address = "10.0.2.21""# => "address = \"10.0.2.21\"\nmac = \"02:00:00:00:00:21\"", r#"address = "10.0.2.22""# => "address = \"10.0.2.22\"\nmac = \"02:00:00:00:00:22\"";
     vni_range: BASE r#"mode = "ipip""# => "mode = \"vxlan\"\nvni = 16777216", r#"address = "10.0.2.21""# => "address = \"10.0.2.21\"\nmac = \"02:00:00:00:00:21\"", r#"address = "10.0.2.22""# => "address = \"10.0.2.22\"\nmac = \"02:00:00:00:00:22\"";
     maglev_not_prime: BASE r#"mode = "ipip""# => "mode = \"ipip\"\nmaglev_size = 65536";
     maglev_small: BASE r#"mode = "ipip""# => "mode = \"ipip\"\nmaglev_size = 127";

@@ -5,7 +5,7 @@
 
 use crate::parse;
 
-/// Largest network identifier (RFC 7348 section 5): it has 24 bits.
+/// Largest network identifier: it has 24 bits (RFC 7348 section 5, RFC 8926 section 3.4).
 pub const VNI_MAX: u32 = 0x00ff_ffff;
 /// The network identifier where none is configured.
 pub const VNI_DEFAULT: u32 = 100;
@@ -16,6 +16,8 @@ const GRE: u8 = 47;
 const IPV4_IN_IP: u8 = 4;
 const IPV6_IN_IP: u8 = 41;
 const VXLAN_VNI_VALID: u8 = 0x08;
+/// Transparent Ethernet Bridging: what follows is an Ethernet frame (RFC 8926 section 3.4).
+const ETHERNET_FRAME: u16 = 0x6558;
 
 /// The key of the configuration that says to which UDP port a mode sends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -128,6 +130,13 @@ modes! {
         carrier: Carrier::Udp(PortKey { name: "vxlan_port", default: 4789 }),
         header: Some(Header { name: "VXLAN", len: 8, make: vxlan, has_vni: true, ethernet: true }),
     },
+    /// Geneve without options (RFC 8926).
+    Geneve: Format {
+        word: "geneve",
+        title: "Geneve",
+        carrier: Carrier::Udp(PortKey { name: "geneve_port", default: 6081 }),
+        header: Some(Header { name: "Geneve", len: 8, make: geneve, has_vni: true, ethernet: true }),
+    },
     /// MAC rewrite only.
     L2: Format { word: "l2", title: "MAC rewrite", carrier: Carrier::Link, header: None },
 }
@@ -147,6 +156,14 @@ fn gue(of: Carried) -> [u8; OWN_MAX] {
 fn vxlan(of: Carried) -> [u8; OWN_MAX] {
     let [_, high, middle, low] = of.vni.to_be_bytes();
     [VXLAN_VNI_VALID, 0, 0, 0, high, middle, low, 0]
+}
+
+/// Version 0, no options; neither a control packet nor critical options; the protocol, the network identifier, and a reserved byte (RFC
+/// 8926 section 3.4).
+fn geneve(of: Carried) -> [u8; OWN_MAX] {
+    let [type_high, type_low] = ETHERNET_FRAME.to_be_bytes();
+    let [_, high, middle, low] = of.vni.to_be_bytes();
+    [0, 0, type_high, type_low, high, middle, low, 0]
 }
 
 impl Mode {

@@ -81,6 +81,17 @@ fn bytes_of_every_mode() {
             ]
             .concat(),
         ),
+        (
+            Mode::Geneve,
+            17,
+            [
+                &[0xf7, 0x7f, 0x17, 0xc1, 0, 70, 0, 0, 0, 0, 0x65, 0x58, 0xab, 0xcd, 0xef, 0][..],
+                &INNER_MACS.0,
+                &INNER_MACS.1,
+                &[8, 0],
+            ]
+            .concat(),
+        ),
     ] {
         let header = TunnelHeader::new(&tunnel(mode, false, false)).unwrap();
         let out = through(&frame, &header, 0xddff_ffff);
@@ -142,7 +153,8 @@ fn bad_tunnels() {
     }
     let words = "VXLAN network identifier 16777216 is larger than 24 bits: choose 0 to 16777215";
     assert_eq!(large(Mode::Vxlan).to_string(), words);
-    let words = "UDP port 0 cannot be a tunnel's destination: choose 1 to 65535 (gue 6080, vxlan 4789)";
+    let words =
+        "UDP port 0 cannot be a tunnel's destination: choose 1 to 65535 (gue 6080, vxlan 4789, geneve 6081)";
     assert_eq!(TunnelError::PortZero.to_string(), words);
 }
 
@@ -199,7 +211,7 @@ proptest! {
         let theirs = SlicedPacket::from_ethernet(&out).unwrap();
         let protocol = match mode {
             Mode::Gre => 47,
-            Mode::Gue | Mode::Vxlan => 17,
+            Mode::Gue | Mode::Vxlan | Mode::Geneve => 17,
             _ => if p.is_v6() { 41 } else { 4 },
         };
         let payload = theirs.ip_payload().unwrap();
@@ -241,6 +253,20 @@ proptest! {
                 prop_assert_eq!(inner_frame.ether_type().0, ether_type);
                 prop_assert_eq!((inner_frame.destination(), inner_frame.source()), INNER_MACS);
                 &udp.payload()[22..]
+            }
+            (Mode::Geneve, Some(TransportSlice::Udp(udp))) => {
+                prop_assert_eq!((udp.destination_port(), udp.checksum()), (port, 0));
+                prop_assert!(udp.source_port() >= 49_152);
+                // RFC 8926 section 3.4: version and option length; O, C and reserved bits; protocol; identifier; reserved byte.
+                let (head, frame) = udp.payload().split_at(8);
+                prop_assert_eq!((head[0] >> 6, head[0] & 0x3f, head[1]), (0, 0, 0));
+                prop_assert_eq!(u16::from_be_bytes([head[2], head[3]]), 0x6558);
+                prop_assert_eq!(u32::from_be_bytes([0, head[4], head[5], head[6]]), vni);
+                prop_assert_eq!(head[7], 0);
+                let inner_frame = Ethernet2Slice::from_slice_without_fcs(frame).unwrap();
+                prop_assert_eq!(inner_frame.ether_type().0, ether_type);
+                prop_assert_eq!((inner_frame.destination(), inner_frame.source()), INNER_MACS);
+                &frame[14..]
             }
             (Mode::Gre, None) => {
                 prop_assert_eq!(&payload.payload[..4], &[[0, 0], ether_type.to_be_bytes()].concat()[..]);
