@@ -118,8 +118,8 @@ rules! {
 
 #[cfg(all(feature = "negative-controls", not(debug_assertions)))]
 compile_error!(
-    "the feature negative-controls breaks the rules of state synchronisation and is for tests; build without it what is to be \
-     released: cargo build --release, without --workspace"
+    "the feature negative-controls breaks the rules of state synchronisation and is for tests; build \
+     without it what is to be released: cargo build --release, without --workspace"
 );
 
 /// The rules in force: all of them by default.

@@ -39,7 +39,10 @@ pub enum MaglevError {
         next: u32,
     },
     /// Fewer slots than backends with a weight.
-    #[error("table size {size} is too small for {backends} backends; use a prime of at least {want}", want = next_prime(100_u32.saturating_mul(*backends)))]
+    #[error(
+        "table size {size} is too small for {backends} backends; use a prime of at least {want}",
+        want = next_prime(100_u32.saturating_mul(*backends))
+    )]
     TooSmall {
         /// The size asked for.
         size: u32,

@@ -168,7 +168,9 @@ fn next_free<F: Flags, const PROBES: usize>(flags: &F, circle: &Circle, mut walk
 /// `PROBES` is a power of two up to 16.
 #[inline(always)]
 fn go_on<F: Flags, const PROBES: usize>(flags: &F, circle: &Circle, walk: Walk) -> (u64, u32) {
-    const { assert!(PROBES.is_power_of_two() && PROBES <= 16, "a bit for each probe, and a shift to divide") };
+    const {
+        assert!(PROBES.is_power_of_two() && PROBES <= 16, "a bit for each probe, and a shift to divide");
+    }
     let ahead = |steps: u64| walk.at.wrapping_add(walk.stride.wrapping_mul(steps));
     // From the last to the first, whose bit so comes to be the lowest.
     let bits = (1..=PROBES as u64).rev().fold(0, |bits, steps| bits * 2 + flags.taken(ahead(steps)));
