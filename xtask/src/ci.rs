@@ -3,7 +3,7 @@
 use crate::hygiene;
 use crate::step::Runner;
 use crate::tests::{self, Group};
-use crate::{fuzz, project, released, without_dpdk};
+use crate::{fuzz, project, released, without_dpdk, words};
 use clap::Args;
 use std::process::Command;
 use std::time::Duration;
@@ -85,6 +85,9 @@ fn group(runner: &mut Runner, arguments: &Arguments, name: &str, group: Group, l
 }
 
 fn lints(runner: &mut Runner, arguments: &Arguments) {
+    if arguments.wants("words") {
+        runner.check("words", words::check);
+    }
     if arguments.wants("format") {
         let mut command = project::cargo();
         command.args(["fmt", "--all", "--check"]);

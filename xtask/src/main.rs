@@ -14,6 +14,7 @@ mod soak;
 mod step;
 mod tests;
 mod without_dpdk;
+mod words;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -47,6 +48,8 @@ enum Task {
     Sim(simulate::Arguments),
     /// Count the instructions of a turn and look for what a turn never does: allocate, call the kernel, lock, panic
     Gate(gate::Arguments),
+    /// Check names, widths, lengths and circles in the code of the packet path, and show the circles
+    Words,
     /// Write the named seeds of the fuzz targets again
     Seeds,
     /// Write man pages and completions below target/dist
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Task::Fuzz { target, seconds } => fuzz_one(&target, seconds),
         Task::Sim(arguments) => simulate::run(&arguments),
         Task::Gate(arguments) => gate::run(&arguments),
+        Task::Words => words::run(),
         Task::Seeds => seeds::run().map(|()| true),
         Task::Dist => dist::run().map(|()| true),
     };

@@ -1,0 +1,221 @@
+//! Rules about the code of the packet path that no other tool knows: a type's name means one thing, a line
+//! and a function have a length, and files do not use each other in a circle. They are looked for in syntax
+//! trees, without the tests.
+
+mod circle;
+mod exception;
+mod function;
+mod import;
+mod line;
+mod manifest;
+mod module;
+mod source;
+mod type_name;
+
+use crate::project;
+use circle::Component;
+use import::Import;
+use manifest::Dependencies;
+use module::Modules;
+use source::Source;
+
+/// The crates that a packet meets.
+const CRATES: &[&str] = &["wire", "steer", "flow", "statesync", "worker"];
+
+/// How many files of a crate may use each other in a circle: two, a module and one of its parts, where all is
+/// well.
+const CIRCLES: &[(&str, usize)] = &[
+    // What it is at this time, while its modules are being taken apart; 2 when that is done.
+    ("worker", 18),
+];
+
+/// A rule that knows exceptions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Rule {
+    TypeName,
+    Line,
+    Function,
+}
+
+impl Rule {
+    const fn text(self) -> &'static str {
+        match self {
+            Rule::TypeName => "one type of a name",
+            Rule::Line => "lines of code have a width",
+            Rule::Function => "functions have a length",
+        }
+    }
+}
+
+/// Where a rule does not hold.
+#[derive(Clone, Debug)]
+struct Finding {
+    rule: Rule,
+    /// What an exception calls it.
+    subject: String,
+    /// What is told of it.
+    message: String,
+}
+
+/// All that is to be said.
+#[derive(Default)]
+struct Report {
+    /// What breaks a rule.
+    problems: Vec<String>,
+    /// What else is of interest.
+    notes: Vec<String>,
+}
+
+/// Prints what breaks a rule, and the circles; true if nothing does.
+///
+/// # Errors
+/// A file cannot be read or understood.
+pub(crate) fn run() -> Result<bool, String> {
+    let report = examine()?;
+    for line in report.notes.iter().chain(&report.problems) {
+        println!("{line}");
+    }
+    println!("problems: {}", report.problems.len());
+    Ok(report.problems.is_empty())
+}
+
+/// Checks the rules.
+///
+/// # Errors
+/// What breaks them.
+pub(crate) fn check() -> Result<(), String> {
+    let problems = examine()?.problems;
+    if problems.is_empty() { Ok(()) } else { Err(format!("\n    {}", problems.join("\n    "))) }
+}
+
+fn examine() -> Result<Report, String> {
+    let mut manifests = Vec::new();
+    let mut sources = Vec::new();
+    for name in CRATES {
+        let path = project::root().join("crates").join(name).join("Cargo.toml");
+        let text = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+        manifests.push((*name, text));
+        sources.push((*name, source::read(name)?));
+    }
+    let mut report = Report::default();
+    for (name, limit) in CIRCLES {
+        let of_crate = sources.iter().find(|(package, _)| package == name);
+        let (_, files) =
+            of_crate.ok_or_else(|| format!("{name} is none of the crates that are looked at"))?;
+        circles(name, files, *limit, &mut report)?;
+    }
+    let all: Vec<Source> = sources.into_iter().flat_map(|(_, files)| files).collect();
+    let mut findings = type_name::check(&all, &Dependencies::of(&manifests));
+    findings.extend(all.iter().flat_map(line::check));
+    findings.extend(all.iter().flat_map(function::check));
+    report.problems.extend(exception::apply(&findings, &exception::all()));
+    let lines: usize = all.iter().map(|source| source.text.lines().count()).sum();
+    report.notes.push(format!("{} files, {lines} lines", all.len()));
+    Ok(report)
+}
+
+/// Looks for files that use each other, and tells of all of them.
+fn circles(package: &str, sources: &[Source], limit: usize, report: &mut Report) -> Result<(), String> {
+    let modules = Modules::of(sources).map_err(|e| format!("{package}: {e}"))?;
+    let imports = import::imports(&modules);
+    let edges: Vec<(usize, usize)> = imports.iter().map(|import| (import.from, import.to)).collect();
+    for component in circle::components(sources.len(), &edges) {
+        let told = told(&component, sources, &imports);
+        let size = component.members.len();
+        if size > limit {
+            report.problems.push(format!(
+                "{package}: {size} files use each other in a circle, {limit} are the most: {told}"
+            ));
+            continue;
+        }
+        report.notes.push(format!("{package}: {size} files use each other: {told}"));
+        let within = |import: &&Import| {
+            component.members.contains(&import.from) && component.members.contains(&import.to)
+        };
+        report.notes.extend(imports.iter().filter(within).map(|import| {
+            let names = import.names.join(", ");
+            format!(
+                "    {}:{} -> {} ({names})",
+                short(import.from, sources),
+                import.line,
+                short(import.to, sources)
+            )
+        }));
+    }
+    Ok(())
+}
+
+/// The files, and one way round with the lines in which each uses the next.
+fn told(component: &Component, sources: &[Source], imports: &[Import]) -> String {
+    let members: Vec<&str> = component.members.iter().map(|file| short(*file, sources)).collect();
+    let mut text = format!("{}; for example ", members.join(", "));
+    let nexts = component.circle.iter().skip(1).chain(component.circle.first());
+    for (from, to) in component.circle.iter().zip(nexts) {
+        let import = imports.iter().find(|import| (import.from, import.to) == (*from, *to));
+        let line = import.map_or(0, |import| import.line);
+        text += &format!("{}:{line} -> ", short(*from, sources));
+    }
+    text + component.circle.first().map_or("", |first| short(*first, sources))
+}
+
+/// A file's path within its crate.
+fn short(file: usize, sources: &[Source]) -> &str {
+    let path = sources.get(file).map_or("", |source| source.path.as_str());
+    path.split_once("/src/").map_or(path, |(_, path)| path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn examined(files: &[(&str, &str)], limit: usize) -> Report {
+        let texts: Vec<(String, String)> =
+            files.iter().map(|&(file, text)| (format!("crates/x/src/{file}"), text.to_owned())).collect();
+        let mut report = Report::default();
+        circles("x", &source::sources("x", &texts).unwrap(), limit, &mut report).unwrap();
+        report
+    }
+
+    #[test]
+    fn a_circle_of_three_files_is_told_with_its_lines() {
+        let files = [
+            ("lib.rs", "mod turn; mod send; mod view; pub use turn::Worker;"),
+            ("turn.rs", "\nuse crate::send::send;\npub struct Worker;"),
+            ("send.rs", "use crate::view::View;\npub fn send() {}"),
+            ("view.rs", "\n\npub struct View;\nimpl View { fn of(_: crate::Worker) {} }"),
+        ];
+        let report = examined(&files, 2);
+        let told = "turn.rs, send.rs, view.rs; for example ";
+        assert_eq!(report.problems.len(), 1);
+        let problem = &report.problems[0];
+        assert!(
+            problem.starts_with(&format!("x: 3 files use each other in a circle, 2 are the most: {told}")),
+            "{problem}"
+        );
+        for step in ["turn.rs:2 -> send.rs", "send.rs:1 -> view.rs", "view.rs:4 -> turn.rs"] {
+            assert!(problem.contains(step), "{step} in {problem}");
+        }
+        let report = examined(&files, 3);
+        assert!(report.problems.is_empty());
+        assert_eq!(report.notes.len(), 1 + 3, "{:?}", report.notes);
+        assert!(report.notes[1].ends_with("turn.rs:2 -> send.rs (send)"), "{}", report.notes[1]);
+    }
+
+    #[test]
+    fn a_module_and_its_part_may_use_each_other() {
+        let files = [
+            ("lib.rs", "mod a; mod b;"),
+            ("a.rs", "mod part; pub struct A(part::P);"),
+            ("a/part.rs", "use super::A; pub struct P; use crate::b::B;"),
+            ("b.rs", "pub struct B;"),
+        ];
+        let report = examined(&files, 2);
+        assert!(report.problems.is_empty());
+        assert!(
+            report.notes[0].starts_with("x: 2 files use each other: a.rs, a/part.rs"),
+            "{:?}",
+            report.notes
+        );
+        assert_eq!(examined(&files, 1).problems.len(), 1);
+    }
+}
