@@ -2,6 +2,7 @@
 
 mod ci;
 mod dist;
+mod docs;
 mod fuzz;
 mod gate;
 mod hygiene;
@@ -50,6 +51,8 @@ enum Task {
     Gate(gate::Arguments),
     /// Check names, widths, lengths and circles in the code of the packet path, and show the circles
     Words,
+    /// Write anew what documents say of the code: configs/schema.json, the tables of docs/packet-path.md
+    Docs,
     /// Write the named seeds of the fuzz targets again
     Seeds,
     /// Write man pages and completions below target/dist
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
         Task::Sim(arguments) => simulate::run(&arguments),
         Task::Gate(arguments) => gate::run(&arguments),
         Task::Words => words::run(),
+        Task::Docs => docs::run(),
         Task::Seeds => seeds::run().map(|()| true),
         Task::Dist => dist::run().map(|()| true),
     };

@@ -1,8 +1,10 @@
-//! docs/packet-path.md and docs/glossary.md against the code.
+//! docs/packet-path.md and docs/glossary.md against the code. What stands between `<!-- generated: … -->` and
+//! `<!-- end -->` is made of it: `cargo xtask docs` writes it anew.
 #![allow(clippy::panic, clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use std::collections::HashSet;
 use worker::DropReason;
+use worker::counters::{PerBackend, PerBackendEnds, PerBackendFlows, PerPort, PerService, PerSync, Totals};
 
 const PACKET_PATH: &str = include_str!("../../../docs/packet-path.md");
 const GLOSSARY: &str = include_str!("../../../docs/glossary.md");
@@ -16,12 +18,82 @@ fn table<'a>(document: &'a str, header: &str) -> Vec<Vec<&'a str>> {
         .collect()
 }
 
+/// A name and what it means.
+type Row = (&'static str, &'static str);
+
+/// A counter's, without its value.
+fn row((name, help, _): (&'static str, &'static str, u64)) -> Row {
+    (name, help)
+}
+
+/// The generated tables by the names in their marks.
+fn generated() -> Vec<(&'static str, String)> {
+    let reasons = DropReason::ALL.iter().map(|reason| (reason.name(), reason.help()));
+    // Apart in memory only.
+    let backend = PerBackend::default().each().map(row).collect::<Vec<_>>();
+    let flows = PerBackendFlows::default().each().map(row).collect::<Vec<_>>();
+    let ends = PerBackendEnds::default().each().map(row).collect::<Vec<_>>();
+    vec![
+        ("drop reasons", rows("reason", reasons)),
+        ("worker totals", rows("counter", Totals::default().each().map(row))),
+        ("per service", rows("counter", PerService::default().each().map(row))),
+        ("per backend", rows("counter", backend.into_iter().chain(flows).chain(ends))),
+        ("per port", rows("counter", PerPort::default().each().map(row))),
+        ("state synchronisation", rows("counter", PerSync::default().each().map(row))),
+    ]
+}
+
+fn rows(first: &str, rows: impl Iterator<Item = Row>) -> String {
+    let mut text = format!("| {first} | meaning |\n|---|---|\n");
+    for (name, help) in rows {
+        // No links into the code, and nothing that ends a cell.
+        let help = help.replace("[`", "`").replace("`]", "`").replace('|', "\\|");
+        text += &format!("| `{name}` | {help} |\n");
+    }
+    text
+}
+
+/// A document with every table between its marks made anew; or what is wrong with the marks.
+fn made_anew(document: &str, tables: &[(&'static str, String)]) -> Result<String, String> {
+    let mut pieces = document.split("<!-- generated: ");
+    let mut made = pieces.next().unwrap_or_default().to_owned();
+    let mut seen = Vec::new();
+    for piece in pieces {
+        let (name, rest) = piece.split_once(" -->\n").ok_or("a mark does not end")?;
+        let (_, rest) = rest.split_once("<!-- end -->").ok_or(format!("{name} does not end"))?;
+        let table = tables.iter().find(|(known, _)| *known == name);
+        let (known, table) = table.ok_or(format!("nobody makes {name}"))?;
+        seen.push(*known);
+        made += &format!("<!-- generated: {name} -->\n{table}<!-- end -->{rest}");
+    }
+    let expected: Vec<&str> = tables.iter().map(|(name, _)| *name).collect();
+    if seen == expected { Ok(made) } else { Err(format!("{expected:?} were expected, not {seen:?}")) }
+}
+
+/// `cargo xtask docs` sets `UPDATE_DOCS`: then the file is written.
 #[test]
-fn every_drop_reason_is_explained_in_the_order_of_the_counters() {
-    let written = table(PACKET_PATH, "| reason | meaning |");
-    let known: Vec<Vec<&str>> =
-        DropReason::ALL.iter().map(|reason| vec![reason.name(), reason.help()]).collect();
-    assert_eq!(written, known);
+fn generated_tables_are_current() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/packet-path.md");
+    let text = made_anew(&std::fs::read_to_string(path).unwrap(), &generated()).unwrap();
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(path, &text).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(path).unwrap(), text, "run cargo xtask docs");
+}
+
+#[test]
+fn a_generated_table_is_made_anew_and_what_is_around_it_stays() {
+    let tables = [("a", rows("word", [("x", "one | [`X`]")].into_iter())), ("b", "B\n".to_owned())];
+    let table = "| word | meaning |\n|---|---|\n| `x` | one \\| `X` |\n";
+    let with = |a: &str, b: &str| {
+        format!("1\n<!-- generated: a -->\n{a}<!-- end -->\n2\n<!-- generated: b -->\n{b}<!-- end -->\n3\n")
+    };
+    let current = with(table, "B\n");
+    assert_eq!(made_anew(&with("", "old\n"), &tables), Ok(current.clone()));
+    assert_eq!(made_anew(&current, &tables), Ok(current.clone()));
+    assert!(made_anew(&current, &tables[..1]).is_err(), "a table that nobody makes");
+    assert!(made_anew("1\n<!-- generated: a -->\n<!-- end -->\n", &tables).is_err(), "one that is missing");
+    assert!(made_anew(&current.replace("<!-- end -->\n3", ""), &tables).is_err(), "one without an end");
 }
 
 #[test]
