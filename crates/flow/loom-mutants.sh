@@ -63,7 +63,7 @@ mutant 'reader-publishes-head relaxed' statesync $model '\|// reader-publishes-h
 # Under the mailbox: of the head's two orderings it has no need, see LOOM.md.
 mutant 'writer-publishes-tail relaxed, mailbox' worker $model '\|// writer-publishes-tail$|s/Release/Relaxed/'
 mutant 'reader-sees-tail relaxed, mailbox' worker $model '\|// reader-sees-tail$|s/Acquire/Relaxed/'
-mutant 'overtaken value dropped instead of sent home' worker worker/src/mailbox.rs \
+mutant 'overtaken value dropped instead of sent home' worker worker/src/view/mailbox.rs \
     's/let Err(overtaken) = self.home.push(overtaken)/let Err(overtaken) = Err::<(), _>(overtaken)/'
 
 echo "$survivors not caught"

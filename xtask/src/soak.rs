@@ -12,6 +12,9 @@ use std::time::Duration;
 /// Release of cargo-deny whose reading of deny.toml is known.
 const DENY_VERSION: &str = "0.20.2";
 
+/// Cases of each of the five tests of `worker/tests/two_ways.rs`: ten million frames in all, at some 500 a case.
+const TWO_WAYS_CASES: &str = "5000";
+
 /// How long, and what.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Arguments {
@@ -77,6 +80,10 @@ pub(crate) fn run(arguments: &Arguments) -> std::io::Result<bool> {
             step(name, minutes(180), commands);
         }
     }
+    let mut both_ways = project::cargo();
+    both_ways.args(["test", "--locked", "--release", "--package", "worker", "--test", "two_ways"]);
+    both_ways.env("TWO_WAYS_CASES", TWO_WAYS_CASES);
+    step("stages both ways, ten million frames", minutes(120), Ok(vec![both_ways]));
     for (name, words) in [
         ("cluster simulator, 10,000 seeds", &["--seeds", "0..10000"][..]),
         ("cluster simulator, broken rules", &["--mutations", "--seeds", "0..2000"]),

@@ -6,7 +6,7 @@ use crate::port;
 use core::mem::ManuallyDrop;
 use std::sync::Arc;
 use wire::PortId;
-use worker::{Burst, PacketIo};
+use worker::{Frames, PacketIo};
 
 /// A receive queue and the transmit queue of the same number on one port. Exists once, so its owner is the only thread
 /// that polls it, as DPDK demands; keeps the port open.
@@ -46,7 +46,7 @@ impl PacketIo for DpdkIo {
     type Frame = Mbuf;
 
     #[inline]
-    fn rx(&mut self, port: PortId, burst: &mut Burst<Mbuf>) {
+    fn rx(&mut self, port: PortId, burst: &mut Frames<Mbuf>) {
         let Some(queue) = self.queues.get_mut(port.index()) else { return };
         let len = burst.len();
         let room = burst.remaining_capacity() as u16; // at most BURST
@@ -64,7 +64,7 @@ impl PacketIo for DpdkIo {
     }
 
     #[inline]
-    fn tx(&mut self, port: PortId, burst: &mut Burst<Mbuf>) {
+    fn tx(&mut self, port: PortId, burst: &mut Frames<Mbuf>) {
         let Some(queue) = self.queues.get_mut(port.index()) else { return };
         let len = burst.len();
         if len == 0 {
@@ -86,7 +86,7 @@ impl PacketIo for DpdkIo {
         unsafe { burst.set_len(len - sent) };
     }
 
-    fn alloc(&mut self, n: usize, burst: &mut Burst<Mbuf>) {
+    fn alloc(&mut self, n: usize, burst: &mut Frames<Mbuf>) {
         let n = n.min(burst.remaining_capacity());
         let len = burst.len();
         // SAFETY: the address is inside the array, or one past it when n is 0.
@@ -108,7 +108,7 @@ impl PacketIo for DpdkIo {
         }
     }
 
-    fn recycle(&mut self, burst: &mut Burst<Mbuf>) {
+    fn recycle(&mut self, burst: &mut Frames<Mbuf>) {
         let len = burst.len();
         if len == 0 {
             return;

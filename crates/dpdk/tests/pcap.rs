@@ -6,7 +6,7 @@ use dpdk::{Clock, Device, DpdkIo, Eal, Mempool, PortSetup, thread};
 use std::sync::mpsc;
 use std::time::Duration;
 use wire::PortId;
-use worker::{Burst, Frame, PacketIo};
+use worker::{Frame, Frames, PacketIo};
 
 /// A pcap file (microseconds, Ethernet) of these frames.
 fn pcap(frames: &[Vec<u8>]) -> Vec<u8> {
@@ -106,7 +106,7 @@ fn a_job_on_an_lcore_copies_a_file() {
         let mut copied = 0;
         let mut ports = Vec::new();
         while copied < 100 {
-            let mut burst = Burst::new();
+            let mut burst = Frames::new();
             io.rx(PortId(0), &mut burst);
             copied += burst.len();
             ports.extend(burst.iter().map(|frame| frame.meta().port));

@@ -4,7 +4,7 @@
 
 use dpdk::{Device, DpdkIo, Eal, Mempool, PortSetup};
 use wire::PortId;
-use worker::{BURST, Burst, Frame, PacketIo, RxMeta};
+use worker::{BURST, Frame, Frames, PacketIo, RxMeta};
 
 const RING: PortId = PortId(0);
 const NULL: PortId = PortId(1);
@@ -37,8 +37,8 @@ fn open(eal: &Eal, device: &str, pool: &Mempool) -> dpdk::Port {
     Device::find(eal, device).unwrap().start(&setup, pool).unwrap()
 }
 
-fn received(io: &mut DpdkIo, port: PortId) -> Burst<dpdk::Mbuf> {
-    let mut burst = Burst::new();
+fn received(io: &mut DpdkIo, port: PortId) -> Frames<dpdk::Mbuf> {
+    let mut burst = Frames::new();
     io.rx(port, &mut burst);
     burst
 }
@@ -58,7 +58,7 @@ fn frames_pass_and_no_buffer_is_lost() {
     let mut io = DpdkIo::new(queues, pool.clone());
 
     // A frame is what it was made to be, and comes back as it was sent.
-    let mut burst = Burst::new();
+    let mut burst = Frames::new();
     io.alloc(3, &mut burst);
     assert_eq!(burst.len(), 3);
     for (index, frame) in burst.iter_mut().enumerate() {
@@ -97,7 +97,7 @@ fn frames_pass_and_no_buffer_is_lost() {
     // What the queue does not accept stays in the burst, in order.
     let mut number = 0_u32;
     let rest = loop {
-        let mut burst = Burst::new();
+        let mut burst = Frames::new();
         io.alloc(BURST, &mut burst);
         for frame in &mut burst {
             frame.set_len(64).unwrap();
@@ -110,7 +110,7 @@ fn frames_pass_and_no_buffer_is_lost() {
         }
         assert!(number < 4096, "the ring never fills");
     };
-    let numbers = |burst: &Burst<dpdk::Mbuf>| -> Vec<u32> {
+    let numbers = |burst: &Frames<dpdk::Mbuf>| -> Vec<u32> {
         burst.iter().map(|frame| u32::from_be_bytes(frame.bytes()[..4].try_into().unwrap())).collect()
     };
     let first_refused = number - rest.len() as u32;
@@ -144,7 +144,7 @@ fn frames_pass_and_no_buffer_is_lost() {
     // An empty pool gives fewer, then none, and recovers.
     let mut held = Vec::new();
     loop {
-        let mut burst = Burst::new();
+        let mut burst = Frames::new();
         io.alloc(BURST, &mut burst);
         let short = burst.len() < BURST;
         held.push(burst);
@@ -152,7 +152,7 @@ fn frames_pass_and_no_buffer_is_lost() {
             break;
         }
     }
-    assert_eq!(held.iter().map(Burst::len).sum::<usize>() + pool.available() as usize, 4095);
+    assert_eq!(held.iter().map(Frames::len).sum::<usize>() + pool.available() as usize, 4095);
     drop(held);
 
     drop((io, ring, null, observer));

@@ -109,6 +109,18 @@ impl Keys {
         if position < self.len { self.narrow.get(position).copied().unwrap_or(0) } else { 0 }
     }
 
+    /// Whether two positions have a key, and the same one.
+    pub fn are_same(&self, one: usize, other: usize) -> bool {
+        let wide = |position: usize| {
+            let is_wide = position < self.len && self.wide_mask >> (position % BURST) & 1 == 1;
+            self.wide.get(position).filter(|_| is_wide)
+        };
+        match (wide(one), wide(other)) {
+            (None, None) => self.narrow(one) != 0 && self.narrow(one) == self.narrow(other),
+            (one, other) => one == other,
+        }
+    }
+
     /// The key of a position below [`BURST`], or none there; any other position is ignored. One store for a narrow
     /// key. A key without a service, which no flow has, counts as none.
     #[inline]

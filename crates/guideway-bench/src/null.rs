@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use wire::PortId;
 use worker::view::mailbox::Publisher;
-use worker::{Burst, Counters, PacketIo, View, Worker};
+use worker::{Counters, Frames, PacketIo, View, Worker};
 
 /// Packets between two looks at what came out.
 const STRETCH: usize = 2048;
@@ -267,7 +267,7 @@ impl Path {
     /// Receive, stage (or not) and send, without an engine.
     fn bare(&mut self, stage: bool) -> Result<Stretch, Failure> {
         let io = self.worker.io();
-        let mut burst = Burst::new();
+        let mut burst = Frames::new();
         io.prepare(STRETCH);
         let begin = stamp();
         let mut received = 0;

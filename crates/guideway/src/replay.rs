@@ -72,6 +72,8 @@ pub struct FrameEnd {
     pub index: u32,
     /// `sent`, `relayed`, `punted` or `dropped`.
     pub verdict: &'static str,
+    /// What was done with it, in the end: the name of a [`worker::Action`].
+    pub action: &'static str,
     /// Name of the service it matched.
     pub service: Option<String>,
     /// Name of the backend it was steered to.
@@ -195,6 +197,7 @@ fn frame_end(picture: &Picture, index: u32, end: &Outcome) -> FrameEnd {
     FrameEnd {
         index,
         verdict,
+        action: end.action.name(),
         service: end.service.and_then(|id| picture.service_name(id)).map(str::to_owned),
         backend: end.backend.and_then(|id| picture.backend_name(id)).map(str::to_owned),
         reason: reason(end),

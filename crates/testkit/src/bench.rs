@@ -10,9 +10,10 @@ use flow::{Idle, Memory, Table};
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use wire::{CoreId, PortId, ServiceId, Tick};
+use worker::action::Reply;
 use worker::io::memory::MemIo;
 use worker::view::mailbox::{Publisher, mailbox};
-use worker::{Counters, DropReason, Outcome, RxMeta, Setup, Verdict, View, Worker};
+use worker::{Action, Counters, DropReason, Outcome, RxMeta, Setup, Verdict, View, Worker};
 
 /// Workers on the bench.
 pub const WORKERS: usize = 2;
@@ -273,6 +274,7 @@ impl Bench {
     /// Whether what was sent for a frame is what its end says.
     fn judge(&self, index: u32, frame: &[u8], end: &Outcome) -> Result<(), String> {
         let sent = self.sent(index);
+        judge_action(end)?;
         match end.verdict {
             Verdict::Sent => {
                 if sent.is_empty() {
@@ -289,6 +291,23 @@ impl Bench {
             Verdict::Relayed => Err("relayed, but there is no other machine".into()),
         }
     }
+}
+
+/// A frame's action and its end say the same.
+fn judge_action(end: &Outcome) -> Result<(), String> {
+    let is_right = match (end.verdict, end.action) {
+        (Verdict::Sent, Action::Encapsulate(backend)) => end.backend == Some(backend),
+        (Verdict::Sent, Action::Pass(_)) => end.backend.is_none(),
+        (Verdict::Punted, Action::Punt) | (Verdict::Relayed, Action::Relay(_)) => true,
+        (Verdict::Dropped(reason), Action::Drop(of)) => of == reason,
+        (Verdict::Dropped(reason), Action::Reply(reply)) => match reply {
+            Reply::Echo => reason == DropReason::Answered,
+            Reply::Refusal(of) => of == reason,
+            Reply::TooBig => reason == DropReason::TooBig,
+        },
+        _ => false,
+    };
+    if is_right { Ok(()) } else { Err(format!("{:?} is no end of {:?}", end.verdict, end.action)) }
 }
 
 /// What went to the backend must be the request: whole and bit by bit the same, or its fragments.

@@ -37,7 +37,8 @@ pub struct Tunnel {
 pub enum TunnelError {
     /// The outer source and destination are of different families.
     #[error(
-        "tunnel source {source_address} and destination {destination} are of different families: give the machine an address of the backend's family"
+        "tunnel source {source_address} and destination {destination} are of different families: \
+         give the machine an address of the backend's family"
     )]
     MixedFamilies {
         /// Outer source.

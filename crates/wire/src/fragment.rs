@@ -102,7 +102,7 @@ impl FragmentPlan {
     }
 
     /// Writes piece `index` of `original`, the frame that was planned, as a complete frame into `out`, and returns its length.
-    /// `None` when there is no such piece, or `out` is shorter than [`piece_len`](Pieces::piece_len).
+    /// `None` when there is no such piece, or `out` is shorter than [`piece_len`](FragmentPlan::piece_len).
     pub fn write(&self, index: usize, original: &[u8], out: &mut [u8]) -> Option<usize> {
         let piece = self.piece(index)?;
         let out = out.get_mut(..self.piece_len(index))?;

@@ -137,7 +137,7 @@ impl<'f> PlainIpv4<'f> {
         (self.second >> 8) as u8
     }
 
-    /// The rest, for [`TCP`] or [`UDP`] as [`protocol`](Datagram::protocol) says; `None` for any other.
+    /// The rest, for [`TCP`] or [`UDP`] as [`protocol`](PlainIpv4::protocol) says; `None` for any other.
     #[expect(clippy::cast_possible_truncation, reason = "fields are cut out of words")]
     #[inline(always)]
     pub fn plain<const PROTOCOL: u8>(&self) -> Option<Plain> {

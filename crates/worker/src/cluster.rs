@@ -11,12 +11,16 @@ mod peers;
 mod tainted;
 mod upkeep;
 
-use crate::Worker;
+use crate::decide::flows::Flows;
 use crate::io::PacketIo;
+use crate::rings::Relay;
+use crate::send::Egress;
 use crate::token_bucket::TokenBucket;
 use crate::view::cluster::Cluster;
 use crate::view::{HashOn, ServiceView, View};
 use arrayvec::ArrayVec;
+#[cfg(feature = "negative-controls")]
+use statesync::Rule;
 use statesync::asks::Asks;
 use statesync::plan::Report;
 use statesync::reassembly::Reassembly;
@@ -26,20 +30,10 @@ use statesync::seen::Seen;
 use statesync::spsc::Sender;
 use statesync::suspicion::Suspicion;
 use statesync::window::Windows;
-use statesync::{
-    Answer, Lasting, MACHINES_MAX, MachineId, MachineSet, Member, Note, Origin, Rule, Rules, Sequence,
-};
+use statesync::{MACHINES_MAX, MachineSet, Origin, Ports, Rules};
 use std::sync::Arc;
 use upkeep::{Pass, Task};
 use wire::{Addr, BackendId, CoreId, FlowKey, ServiceId, Tick, Tuple};
-
-/// Notes that wait to be written into datagrams, at most.
-const NOTES_MAX: usize = 256;
-
-/// Notes of jobs and refreshes wait for others to the same machine: so many, or so many microseconds. Well below the first wait for an
-/// acknowledgement.
-const COMPANY: usize = NOTES_MAX / 2;
-const COMPANY_US: u64 = 500;
 
 /// Flows that are being corrected, at most; of more the oldest is let go.
 const CORRECTING_MAX: usize = 64;
@@ -47,9 +41,6 @@ const CORRECTING_MAX: usize = 64;
 /// Tags of whole datagrams that a worker computes in vain for a machine: a second, and at once. Each takes 2 us at most. What goes
 /// beyond costs its datagram's number: see [`peers`].
 const DOUBTS: (u64, u64) = (1_000, 100);
-
-/// Refused flows that are told to those who watch.
-const REFUSED_MAX: usize = 16;
 
 /// Sizes of a worker's part in a cluster, fixed at start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -75,22 +66,7 @@ impl Default for SyncSize {
     }
 }
 
-/// What one worker tells another, beside frames.
-#[derive(Clone, Copy, Debug)]
-pub enum CoreNote {
-    /// A lasting note for the receiver; `Some` where it wants an acknowledgement from it.
-    Lasting(Origin, Sequence, Lasting),
-    /// A push that is acknowledged by the worker that received it.
-    Push(FlowKey, BackendId),
-    /// An acknowledgement of a note of the receiver's.
-    Acknowledge(Member, Sequence),
-    /// An answer to a question of the receiver's.
-    Answer(Answer),
-    /// Another machine lives.
-    Heard(Member),
-}
-
-/// State of one worker.
+/// What one worker knows as a member of a cluster.
 #[derive(Debug)]
 pub struct StateSync {
     core: CoreId,
@@ -104,93 +80,37 @@ pub struct StateSync {
     pieces: Reassembly,
     relay_tokens: Option<TokenBucket>,
     guess_tokens: Option<TokenBucket>,
-    /// To be written into datagrams at the next flush.
-    notes: ArrayVec<(MachineId, Note), NOTES_MAX>,
-    /// Some of them must leave before the turn's frames; the others wait for company, until then.
-    is_urgent: bool,
-    company_until: Option<Tick>,
     /// What was taken in already, by any worker of this machine.
     windows: Arc<Windows>,
     /// By the machine named: datagrams that had a right header and nothing right behind it.
     doubts: [TokenBucket; MACHINES_MAX],
-    /// The time of this turn, or of the last one while nothing was to be said in this.
-    clock: Tick,
-    /// Of the datagram and of the relayed frame last sent.
-    number: u64,
-    frame: u32,
     /// Whom not to ask, as of this turn.
     suspects: MachineSet,
     step: u64,
     task: Task,
     refreshing: Pass,
     refreshed: Tick,
-    /// When a record or entry was last refused for want of room.
-    refused: Option<Tick>,
-    /// Flows that were refused last, the newest at the end.
-    refused_flows: ArrayVec<FlowKey, REFUSED_MAX>,
     reader: flow::Reader,
     /// Flows whose masked backend was replaced, until all machines have acknowledged.
     correcting: ArrayVec<FlowKey, CORRECTING_MAX>,
     reports: Sender<Report>,
     rules: Rules,
-    /// With [`Rule::RecordFirst`] broken: every other turn the notes may leave.
-    #[cfg(feature = "negative-controls")]
-    is_late: bool,
 }
 
 impl StateSync {
-    /// Whether notes are to be written now.
-    #[inline]
-    pub(crate) fn has_notes(&self) -> bool {
-        #[cfg(feature = "negative-controls")]
-        if !self.rules.hold(Rule::RecordFirst) && !self.is_late {
-            return false;
-        }
-        self.is_urgent
-    }
-
-    /// From now on the notes that wait are to be written.
-    fn hurry(&mut self) {
-        self.is_urgent = true;
-    }
-
-    /// Notes wait for company.
-    fn linger(&mut self, now: Tick) {
-        if self.notes.len() >= COMPANY {
-            self.hurry();
-        } else if self.company_until.is_none() {
-            self.company_until = Some(Tick(now.0 + COMPANY_US));
-        }
-    }
-
-    /// Notes that waited for company have waited for long enough.
-    fn end_waiting(&mut self, now: Tick) {
-        if self.company_until.is_some_and(|until| until <= now) {
-            self.hurry();
-        }
-    }
-
-    /// An entry or a record of the flow found no room: the tables of flows are not complete any more.
-    pub(crate) fn refuse(&mut self, key: FlowKey, now: Tick) {
-        self.refused = Some(now);
-        if self.refused_flows.is_full() {
-            self.refused_flows.pop_at(0);
-        }
-        let _ = self.refused_flows.try_push(key);
-    }
-
-    fn origin(&self, cluster: &Cluster) -> Origin {
-        Origin { member: cluster.own, core: self.core }
-    }
-}
-
-impl<Io: PacketIo> Worker<Io> {
-    /// Makes the worker able to be a member of a cluster. Once, before its first turn; allocates all that it will need.
-    /// `seed` should be random; all workers of a machine share the `windows`; `reports` is how control hears of jobs done.
-    pub fn attach_sync(&mut self, size: SyncSize, seed: u64, windows: Arc<Windows>, reports: Sender<Report>) {
-        self.sync = Some(Box::new(StateSync {
-            core: self.core,
-            cores: u8::try_from(self.peers.len()).unwrap_or(u8::MAX).max(1),
+    /// Allocates all that it will need. `seed` should be random; all workers of a machine share the `windows`; `reports` is how control hears
+    /// of jobs done; `reader` reads the worker's own flow table.
+    pub(crate) fn new(
+        (core, cores): (CoreId, u8),
+        size: SyncSize,
+        seed: u64,
+        windows: Arc<Windows>,
+        reports: Sender<Report>,
+        reader: flow::Reader,
+    ) -> StateSync {
+        StateSync {
+            core,
+            cores,
             records: Records::new(size.records, seed),
             unacknowledged: Retransmitter::new(size.unacknowledged),
             asks: Asks::new(size.asks, seed ^ 0x5bd1_e995),
@@ -199,85 +119,52 @@ impl<Io: PacketIo> Worker<Io> {
             pieces: Reassembly::new(),
             relay_tokens: None,
             guess_tokens: None,
-            notes: ArrayVec::new(),
-            is_urgent: false,
-            company_until: None,
             windows,
             doubts: [TokenBucket::new(DOUBTS.0, DOUBTS.1); MACHINES_MAX],
-            clock: Tick(0),
-            number: 0,
-            frame: 0,
             suspects: MachineSet::default(),
             step: 0,
             task: Task::default(),
             refreshing: Pass::default(),
             refreshed: Tick(0),
-            refused: None,
-            refused_flows: ArrayVec::new(),
-            reader: self.flows.reader(),
+            reader,
             correcting: ArrayVec::new(),
             reports,
             rules: Rules::default(),
-            #[cfg(feature = "negative-controls")]
-            is_late: false,
-        }));
+        }
+    }
+
+    /// The next moment at which it has something to do although nothing arrives.
+    pub(crate) fn next_due(&self) -> Option<Tick> {
+        if self.task.is_busy() || self.refreshing.is_busy() {
+            return Some(Tick(0));
+        }
+        let beat = (self.core == CoreId(0)).then(|| self.suspicion.next_beat());
+        self.unacknowledged.next_due().into_iter().chain(beat).min()
+    }
+
+    /// Whom the worker does not ask, as of its last turn.
+    pub(crate) const fn suspects(&self) -> MachineSet {
+        self.suspects
     }
 
     /// The rule holds no more.
     #[cfg(feature = "negative-controls")]
-    pub fn break_rule(&mut self, rule: Rule) {
-        if let Some(sync) = self.sync.as_mut() {
-            sync.rules = sync.rules.without(rule);
-        }
+    pub(crate) fn break_rule(&mut self, rule: Rule) {
+        self.rules = self.rules.without(rule);
     }
 
-    #[inline]
-    fn rule(&self, rule: Rule) -> bool {
-        self.sync.as_ref().is_none_or(|sync| sync.rules.hold(rule))
+    fn origin(&self, cluster: &Cluster) -> Origin {
+        Origin { member: cluster.own, core: self.core }
     }
+}
 
-    /// The next moment at which [`turn`](Worker::turn) has something to do although nothing arrives; for those who sleep.
-    pub fn next_due(&self) -> Option<Tick> {
-        let fragments = self.fragments.next_due();
-        let Some(sync) = self.sync.as_ref() else { return fragments };
-        if sync.task.is_busy() || sync.refreshing.is_busy() {
-            return Some(Tick(0));
-        }
-        let beat = (sync.core == CoreId(0)).then(|| sync.suspicion.next_beat());
-        let notes = sync.unacknowledged.next_due();
-        fragments.into_iter().chain(notes).chain(beat).chain(sync.company_until).min()
-    }
-
-    /// Frames and notes that other workers have put into the rings to this one.
-    pub fn waiting(&self) -> usize {
-        self.rings.waiting()
-    }
-
-    /// Workers that have not taken yet all that this one has put into the rings to them.
-    pub fn unread(&self) -> impl Iterator<Item = CoreId> {
-        self.rings.unread()
-    }
-
-    /// The lasting notes that wait, with their receivers. For tests and for those who watch.
-    pub fn unacknowledged(&self) -> impl Iterator<Item = (Member, &Lasting)> {
-        self.sync.iter().flat_map(|sync| sync.unacknowledged.waiting())
-    }
-
-    /// Whom the worker does not ask, as of its last turn.
-    pub fn suspects(&self) -> MachineSet {
-        self.sync.as_ref().map_or(MachineSet::default(), |sync| sync.suspects)
-    }
-
-    /// The last flows that found no room. For tests and for those who watch.
-    pub fn refused_flows(&self) -> impl Iterator<Item = &FlowKey> {
-        self.sync.iter().flat_map(|sync| &sync.refused_flows)
-    }
-
-    /// The flow's entry and the flow's record here, with whether it is a guess. For tests and for those who watch.
-    pub fn knowledge(&self, key: &FlowKey, now: Tick) -> (Option<BackendId>, Option<(BackendId, bool)>) {
-        let record = self.sync.as_ref().and_then(|sync| sync.records.get(key, now));
-        (self.flows.get(key, now).map(|hit| hit.backend), record.map(|record| (record.backend, record.guess)))
-    }
+/// What a member of a cluster works with, borrowed for one frame, one note or the turn's part: its own state, what the worker knows of flows,
+/// and the ways to other workers and machines.
+pub(crate) struct ClusterStage<'w, Io: PacketIo> {
+    pub(crate) sync: &'w mut StateSync,
+    pub(crate) flows: &'w mut Flows,
+    pub(crate) rings: &'w mut Ports<Relay<Io::Frame>>,
+    pub(crate) egress: &'w mut Egress<Io>,
 }
 
 /// Whether the service has the backend, masked or not.

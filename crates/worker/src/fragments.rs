@@ -10,17 +10,16 @@
 mod coverage;
 mod held;
 
-use crate::decide::known::LookupResult;
+use crate::DropReason;
+use crate::action::{Action, Reply};
 use crate::describe::general::{Fate, Packet, classify, whole_for_vip};
-use crate::io::{Frame, PacketIo};
-use crate::turn::Relay;
+use crate::io::Frame;
 use crate::view::View;
-use crate::{DropReason, Worker};
 use coverage::Coverage;
 pub use held::HELD_MAX;
 use held::{Held, NONE};
 use wire::parse::Parsed;
-use wire::{Addr, Tick, reply};
+use wire::{Addr, CoreId, Tick, reply};
 
 /// Sets of the store; a datagram's entry is in one set.
 const SETS: usize = 2048;
@@ -43,7 +42,7 @@ pub(crate) struct DatagramKey {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Decision {
     service: Option<u16>,
-    /// [`Fate::To`], [`Fate::Echo`] or [`Fate::Drop`].
+    /// Decided.
     fate: Fate,
 }
 
@@ -193,12 +192,8 @@ impl<F> Store<F> {
         Some(frame)
     }
 
-    fn release(&mut self, hash: u64, key: &DatagramKey, now: Tick) -> Option<F> {
-        self.take(self.position(hash, key, now)?)
-    }
-
     /// Takes a frame that waited too long, if there is one. Asked until `None`, it goes over the store once.
-    fn expired(&mut self, now: Tick) -> Option<F> {
+    pub(crate) fn expired(&mut self, now: Tick) -> Option<F> {
         if self.next_deadline > now {
             return None;
         }
@@ -235,98 +230,104 @@ fn set(hash: u64) -> core::ops::Range<usize> {
     set * WAYS..(set + 1) * WAYS
 }
 
-impl<Io: PacketIo> Worker<Io> {
-    /// Sends a fragment to the worker that owns its datagram, which may be this one.
-    pub(crate) fn hand_over_fragment(
-        &mut self,
-        view: &View,
-        frame: Io::Frame,
-        packet: &mut Packet,
-        now: Tick,
-    ) {
-        let (_, hash) = datagram(view, frame.bytes(), packet);
-        let cores = u8::try_from(self.peers.len()).unwrap_or(u8::MAX).max(1);
-        let owner = steer::core_of(hash, cores);
-        if owner == self.core {
-            return self.fragment_here(view, frame, packet, now);
-        }
-        match self.rings.send(owner, Relay::Fragment(frame)) {
-            Ok(()) => self.counters.totals.ring_out.add(1),
-            Err(Relay::Fragment(frame)) => self.drop_frame(view, frame, packet, DropReason::RingFull),
-            // What comes back is what was sent.
-            Err(_) => self.counters.drops(DropReason::RingFull).add(1),
-        }
-    }
+/// What becomes of a fragment at its datagram's owner.
+pub(crate) enum Arrived<F> {
+    /// The datagram's first fragment: it is steered, and its decision kept by [`Store::settle`].
+    First(F, DatagramPlace),
+    /// Its datagram is decided: it follows.
+    Follows(F),
+    /// It is kept until the first one comes.
+    Held,
+    /// The same, and another one had to make room for it.
+    HeldFor(F),
+    /// There is no room.
+    Refused(F, DropReason),
+}
 
+/// Where a datagram is in the store.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DatagramPlace {
+    key: DatagramKey,
+    hash: u64,
+    deadline: Tick,
+}
+
+/// The worker that owns a fragment's datagram, of so many.
+pub(crate) fn owner(view: &View, bytes: &[u8], packet: &Packet, cores: u8) -> CoreId {
+    steer::core_of(datagram(view, bytes, packet).1, cores)
+}
+
+impl<F: Frame> Store<F> {
     /// A fragment at its datagram's owner.
-    pub(crate) fn fragment_here(&mut self, view: &View, frame: Io::Frame, packet: &mut Packet, now: Tick) {
+    pub(crate) fn meet(&mut self, view: &View, frame: F, packet: &mut Packet, now: Tick) -> Arrived<F> {
         let (key, hash) = datagram(view, frame.bytes(), packet);
         let deadline = Tick(now.0 + view.timeouts.fragment_us);
         if packet.parsed.fragment.is_none_or(|fragment| fragment.offset == 0) {
-            return self.first_fragment(view, frame, packet, (key, hash), deadline, now);
+            return Arrived::First(frame, DatagramPlace { key, hash, deadline });
         }
-        if let Some(decision) = self.fragments.decision(hash, &key, now) {
+        if let Some(decision) = self.decision(hash, &key, now) {
             follow(packet, decision);
-            self.fragments.pass(hash, &key, &packet.parsed, now);
-            return self.rewrite(view, frame, packet, now);
+            self.pass(hash, &key, &packet.parsed, now);
+            return Arrived::Follows(frame);
         }
         let source = steer::hash::source(&view.cluster_key, who_sends(key.src));
-        match self.fragments.hold((hash, source), &key, frame, now, deadline) {
-            Ok(None) => self.counters.totals.held.add(1),
-            Ok(Some(evicted)) => {
-                let packet = classify(view, evicted.bytes(), evicted.meta());
-                self.drop_frame(view, evicted, &packet, DropReason::FragmentStoreFull);
-            }
-            Err((frame, reason)) => self.drop_frame(view, frame, packet, reason),
+        match self.hold((hash, source), &key, frame, now, deadline) {
+            Ok(None) => Arrived::Held,
+            Ok(Some(evicted)) => Arrived::HeldFor(evicted),
+            Err((frame, reason)) => Arrived::Refused(frame, reason),
         }
     }
 
-    fn first_fragment(
+    /// The first fragment is decided, and what lasts of that for the others. False when the store has no room.
+    pub(crate) fn settle(&mut self, place: &DatagramPlace, first: &Packet, lasting: Fate, now: Tick) -> bool {
+        let DatagramPlace { key, hash, deadline } = place;
+        let decision = Decision { service: first.service, fate: lasting };
+        let is_kept = self.decide(*hash, key, decision, now, *deadline);
+        if is_kept {
+            self.pass(*hash, key, &first.parsed, now);
+        }
+        is_kept
+    }
+
+    /// The next fragment that waited for this datagram's first one, with the decision.
+    pub(crate) fn release(
         &mut self,
         view: &View,
-        frame: Io::Frame,
-        packet: &mut Packet,
-        (key, hash): (DatagramKey, u64),
-        deadline: Tick,
+        place: &DatagramPlace,
+        (first, lasting): (&Packet, Fate),
         now: Tick,
-    ) {
-        let tuple = packet.parsed.tuple(frame.bytes());
-        let found = view.services.find(tuple.dst, tuple.dport, tuple.protocol);
-        *packet = whole_for_vip(view, frame.bytes(), packet.parsed, found);
-        if self.key(view, frame.bytes(), packet).is_some() {
-            self.steer(view, frame.bytes(), packet, LookupResult::default(), now);
+    ) -> Option<(F, Packet)> {
+        let DatagramPlace { key, hash, .. } = place;
+        let frame = self.take(self.position(*hash, key, now)?)?;
+        let mut held = classify(view, frame.bytes(), frame.meta());
+        if held.fate == Fate::Fragment {
+            follow(&mut held, Decision { service: first.service, fate: lasting });
         }
-        if packet.fate == Fate::Echo && !reply::is_echo_in_pieces(frame.bytes(), &packet.parsed) {
-            packet.fate = Fate::Drop(DropReason::IcmpUnhandled);
-        }
-        let fate = match packet.fate {
-            Fate::To(_) | Fate::Echo | Fate::Drop(_) => packet.fate,
-            _ => Fate::Drop(DropReason::NoService),
-        };
-        let decision = Decision { service: packet.service, fate };
-        if !self.fragments.decide(hash, &key, decision, now, deadline) {
-            return self.drop_frame(view, frame, packet, DropReason::FragmentStoreFull);
-        }
-        self.fragments.pass(hash, &key, &packet.parsed, now);
-        self.rewrite(view, frame, packet, now);
-        while let Some(frame) = self.fragments.release(hash, &key, now) {
-            self.counters.totals.held.sub(1);
-            let mut held = classify(view, frame.bytes(), frame.meta());
-            if held.fate == Fate::Fragment {
-                follow(&mut held, decision);
-            }
-            self.fragments.pass(hash, &key, &held.parsed, now);
-            self.rewrite(view, frame, &mut held, now);
-        }
+        self.pass(*hash, key, &held.parsed, now);
+        Some((frame, held))
     }
+}
 
-    /// Drops fragments that waited too long.
-    pub(crate) fn expire_fragments(&mut self, view: &View, now: Tick) {
-        while let Some(frame) = self.fragments.expired(now) {
-            self.counters.totals.held.sub(1);
-            let packet = classify(view, frame.bytes(), frame.meta());
-            self.drop_frame(view, frame, &packet, DropReason::FragmentTimeout);
-        }
+/// A first fragment, as if its datagram were whole.
+pub(crate) fn as_whole(view: &View, bytes: &[u8], packet: &Packet) -> Packet {
+    let tuple = packet.parsed.tuple(bytes);
+    let found = view.services.find(tuple.dst, tuple.dport, tuple.protocol);
+    whole_for_vip(view, bytes, packet.parsed, found)
+}
+
+/// What of a first fragment's fate is its datagram's: not that somebody else was asked about it.
+pub(crate) fn lasting(fate: Fate) -> Fate {
+    match fate {
+        Fate::Decided(Action::Encapsulate(_) | Action::Reply(_) | Action::Drop(_)) => fate,
+        _ => Fate::drop(DropReason::NoService),
+    }
+}
+
+/// An echo request in pieces is answered piece by piece, if it can be.
+pub(crate) fn judge_echo(bytes: &[u8], first: &mut Packet) {
+    let is_echo = first.fate == Fate::Decided(Action::Reply(Reply::Echo));
+    if is_echo && !reply::is_echo_in_pieces(bytes, &first.parsed) {
+        first.fate = Fate::drop(DropReason::IcmpUnhandled);
     }
 }
 

@@ -2,7 +2,7 @@
 
 pub mod memory;
 
-use crate::DropReason;
+use crate::{Action, DropReason};
 use wire::{BackendId, PortId, ServiceId};
 
 /// Frames handled together.
@@ -11,8 +11,8 @@ pub const BURST: usize = 32;
 /// Bursts received from a port in one turn at the most, when each but the last is full.
 pub const BURSTS_MAX: usize = 8;
 
-/// A burst of owned frames.
-pub type Burst<F> = arrayvec::ArrayVec<F, BURST>;
+/// The owned frames of a burst.
+pub type Frames<F> = arrayvec::ArrayVec<F, BURST>;
 
 /// What the receiver knows about a frame besides its bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -73,13 +73,13 @@ pub trait PacketIo {
     /// The frame type.
     type Frame: Frame;
     /// Appends up to the remaining capacity of `burst` received frames.
-    fn rx(&mut self, port: PortId, burst: &mut Burst<Self::Frame>);
+    fn rx(&mut self, port: PortId, burst: &mut Frames<Self::Frame>);
     /// Sends from the front of `burst`; what the queue does not accept stays in it, in order.
-    fn tx(&mut self, port: PortId, burst: &mut Burst<Self::Frame>);
+    fn tx(&mut self, port: PortId, burst: &mut Frames<Self::Frame>);
     /// Appends up to `n` empty frames (length 0, full headroom) for packets we originate; may give fewer.
-    fn alloc(&mut self, n: usize, burst: &mut Burst<Self::Frame>);
+    fn alloc(&mut self, n: usize, burst: &mut Frames<Self::Frame>);
     /// Frees all frames of `burst`.
-    fn recycle(&mut self, burst: &mut Burst<Self::Frame>);
+    fn recycle(&mut self, burst: &mut Frames<Self::Frame>);
     /// Whether [`observe`](PacketIo::observe) does anything.
     const OBSERVES: bool = false;
     /// Told once per received frame how it ended, if [`OBSERVES`](PacketIo::OBSERVES); for replay and tests.
@@ -105,6 +105,8 @@ pub enum Verdict {
 pub struct Outcome {
     /// How it ended.
     pub verdict: Verdict,
+    /// What was done with it; of a frame that was held or relayed, in the end.
+    pub action: Action,
     /// The service it matched, if any.
     pub service: Option<ServiceId>,
     /// The backend it was steered to, if any.

@@ -4,31 +4,37 @@
 //! and [`View`]. It reads no clock, logs nothing, locks nothing, and allocates nothing after start,
 //! so the whole data path runs in a test, a fuzzer and a simulator by calling `turn()`.
 //!
-//! The modules in the order in which a packet meets them: [`turn`], [`describe`], [`lookup`], [`decide`], [`rewrite`], [`act`],
-//! [`send`]; and for almost every packet, in one piece, [`fast`]. Beside them [`fragments`] (the bounded store), [`age`], and what
-//! a member of a cluster does besides ([`cluster`]), by what the [`view`] says.
+//! The modules in the order in which a packet meets them: [`turn`], [`describe`], `lookup`, [`decide`], `act`, `send`; `pipeline` is how they
+//! stand one behind the other. What passes from one to the next is a `burst`, and each of its positions comes to one [`action`]. Beside them
+//! [`fragments`] (the bounded store), and what a member of a cluster does besides ([`cluster`]), by what the [`view`] says.
 #![forbid(unsafe_code)]
 
-pub mod act;
-pub mod age;
+mod act;
+pub mod action;
+mod burst;
 pub mod cluster;
 pub mod counters;
 pub mod decide;
 pub mod describe;
 pub mod drop_reason;
-pub mod fast;
 pub mod fragments;
+mod inspect;
 pub mod io;
-pub mod lookup;
-pub mod rewrite;
-pub mod send;
+mod label;
+mod lookup;
+mod pipeline;
+mod positions;
+pub mod rings;
+mod send;
 pub mod sources;
-pub mod token_bucket;
+mod token_bucket;
 pub mod turn;
 pub mod view;
 
+pub use action::Action;
 pub use counters::Counters;
 pub use drop_reason::DropReason;
-pub use io::{BURST, BURSTS_MAX, Burst, Frame, NoRoom, Outcome, PacketIo, RxMeta, Verdict};
-pub use turn::{Relay, Setup, Turn, Worker};
+pub use io::{BURST, BURSTS_MAX, Frame, Frames, NoRoom, Outcome, PacketIo, RxMeta, Verdict};
+pub use rings::Relay;
+pub use turn::{Setup, Turn, Worker};
 pub use view::View;

@@ -1,16 +1,17 @@
 //! Second stage: the keys of the burst against this worker's flow table, all at once, so that cache misses overlap; and those of
 //! several bursts, where more than one waits, so that they overlap with everything else.
 
-use crate::Worker;
-use crate::decide::known::LookupResult;
-use crate::describe::general::{Fate, Packet, key_of};
-use crate::fast::Batch;
-use crate::io::PacketIo;
-use crate::view::View;
-use arrayvec::ArrayVec;
-use flow::{Hits, Keys};
-use wire::FlowKey;
-use wire::parse::Kind;
+use crate::burst::Burst;
+use flow::{Hit, Hits, Keys, LookupPipeline};
+
+/// What the look-up said of a packet's key.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct LookupResult {
+    /// Its entry.
+    pub(crate) hit: Option<Hit>,
+    /// Its hash, for insertion.
+    pub(crate) miss: Option<flow::Miss>,
+}
 
 /// A burst's keys and what was found.
 #[derive(Clone, Copy, Debug)]
@@ -21,52 +22,30 @@ pub(crate) struct LookedUp<'l> {
 
 impl LookedUp<'_> {
     #[inline]
-    pub(crate) fn answer(self, position: usize) -> LookupResult {
+    pub(crate) fn at(self, position: usize) -> LookupResult {
         LookupResult { hit: self.hits.get(position), miss: self.hits.miss(position) }
     }
 }
 
-/// Bursts in a row: received one after the other while the lines of those before are on their way, so that memory and processor do not
-/// wait for each other. Boxes change places; nothing is copied.
+/// Bursts that are begun before the first of them is finished, at most.
+pub(crate) const ON_THEIR_WAY: usize = 3;
+/// And the one that is received next.
+pub(crate) const BURSTS: usize = ON_THEIR_WAY + 1;
+
+/// Bursts received one after the other while the lines of those before are on their way, so that memory and processor do not
+/// wait for each other. The n-th burst of a turn has place n modulo [`BURSTS`].
 #[derive(Debug)]
-pub(crate) struct Train {
-    pub(crate) row: flow::LookupPipeline,
+pub(crate) struct Lookups {
+    pub(crate) pipeline: LookupPipeline,
     /// Of a burst that is alone.
     pub(crate) hits: Hits,
-    /// Descriptions of the bursts on their way, the first one first.
-    pub(crate) waiting: ArrayVec<Box<Batch>, ON_THEIR_WAY>,
-    /// Others.
-    pub(crate) spare: ArrayVec<Box<Batch>, ON_THEIR_WAY>,
+    /// Their descriptions.
+    pub(crate) bursts: [Box<Burst>; BURSTS],
 }
 
-/// Bursts of a row that are begun before the first of them is finished.
-pub(crate) const ON_THEIR_WAY: usize = 3;
-
-impl Train {
-    pub(crate) fn new() -> Train {
-        Train {
-            row: flow::LookupPipeline::new(),
-            hits: Hits::new(),
-            waiting: ArrayVec::new(),
-            spare: core::array::from_fn(|_| Box::default()).into(),
-        }
-    }
-}
-
-impl<Io: PacketIo> Worker<Io> {
-    /// The key to look up for a packet, if any. TCP of an untainted slot needs none: it is decided here, by the slot.
-    #[inline]
-    pub(crate) fn key(&mut self, view: &View, bytes: &[u8], packet: &mut Packet) -> Option<FlowKey> {
-        if !matches!(packet.fate, Fate::Flow | Fate::Quoted) {
-            return None;
-        }
-        let service = view.service.get(usize::from(packet.service?))?;
-        if service.memory.is_some() && self.steer_by_slot(view, service, bytes, packet) {
-            return None;
-        }
-        Some(match packet.parsed.kind {
-            Kind::IcmpError => key_of(service, &packet.flow(bytes)),
-            _ => key_of(service, &packet.parsed.tuple(bytes)),
-        })
+impl Lookups {
+    pub(crate) fn new() -> Lookups {
+        let bursts = core::array::from_fn(|_| Box::default());
+        Lookups { pipeline: LookupPipeline::new(), hits: Hits::new(), bursts }
     }
 }

@@ -1,77 +1,23 @@
 //! Last stage: frames leave in bursts, one lane a port, and every frame's end is counted once, here.
+//!
+//! What the members of a cluster tell each other leaves here, too ([`datagrams`]), because it must leave before the frames that depend on it.
 
-use crate::describe::general::Packet;
-use crate::io::{Burst, Frame, Outcome, PacketIo, RxMeta, Verdict};
+pub(crate) mod datagrams;
+
+use crate::action::{Action, Reply};
+use crate::burst::Burst;
+use crate::describe::general::{Fate, Packet};
+use crate::io::{Frame, Frames, Outcome, PacketIo, RxMeta, Verdict};
+use crate::label::{Label, Tag, service_id};
+use crate::sources::Sampler;
 use crate::view::{PORTS_MAX, PortRole, View};
-use crate::{BURST, DropReason, Worker};
+use crate::{BURST, Counters, DropReason};
 use arrayvec::ArrayVec;
 use core::hint::cold_path;
 use core::mem::take;
-use wire::{BackendId, PortId, ServiceId};
-
-/// What is counted once a frame has left.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Label {
-    /// Whom it is for.
-    tag: Tag,
-    /// Made here: nobody waits to hear how it ended.
-    originated: bool,
-}
-
-/// Whom a frame is for: eight bytes that are kept for every frame waiting.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-struct Tag {
-    /// [`NOBODY`] for none.
-    backend: BackendId,
-    /// 0 for none.
-    service: ServiceId,
-    /// Bytes from the inner IP header on.
-    inner_bytes: u16,
-}
-
-/// No backend: above [`BackendId::MAX`].
-const NOBODY: BackendId = BackendId(u32::MAX);
-
-impl Label {
-    /// A frame of our own.
-    pub(crate) const ORIGINATED: Label = Label { originated: true, ..Label::KERNEL };
-    /// A frame of the kernel on its way out, or one for it.
-    pub(crate) const KERNEL: Label =
-        Label { tag: Tag { backend: NOBODY, service: ServiceId(0), inner_bytes: 0 }, originated: false };
-
-    /// A received frame of the fast path on its way to a backend.
-    #[inline(always)]
-    pub(crate) fn plain(service: ServiceId, backend: BackendId, inner_bytes: u16) -> Label {
-        Label { tag: Tag { backend, service, inner_bytes }, originated: false }
-    }
-
-    /// A received frame on its way to a backend.
-    pub(crate) fn received(view: &View, packet: &Packet, backend: Option<BackendId>) -> Label {
-        let tag = Tag {
-            backend: backend.unwrap_or(NOBODY),
-            service: service_id(view, packet).unwrap_or_default(),
-            inner_bytes: packet.parsed.end - packet.parsed.l3,
-        };
-        Label { tag, originated: packet.made_here }
-    }
-}
-
-impl Tag {
-    #[inline(always)]
-    fn backend(self) -> Option<BackendId> {
-        (self.backend != NOBODY).then_some(self.backend)
-    }
-
-    fn outcome(self, verdict: Verdict) -> Outcome {
-        let service = (self.service != ServiceId(0)).then_some(self.service);
-        Outcome { verdict, service, backend: self.backend() }
-    }
-}
-
-fn service_id(view: &View, packet: &Packet) -> Option<ServiceId> {
-    packet.service.and_then(|index| view.service.get(usize::from(index))).map(|service| service.id)
-}
+use datagrams::NoteQueue;
+use std::sync::Arc;
+use wire::PortId;
 
 /// Whether a port is the kernel's side of another.
 fn is_to_kernel(view: &View, port: PortId) -> bool {
@@ -79,7 +25,7 @@ fn is_to_kernel(view: &View, port: PortId) -> bool {
 }
 
 struct Lane<F> {
-    frames: Burst<F>,
+    frames: Frames<F>,
     /// Bytes of all of them.
     bytes: u64,
     /// Of the frames, by position.
@@ -88,29 +34,46 @@ struct Lane<F> {
     metas: [Option<RxMeta>; BURST],
 }
 
-/// Frames waiting for their port, at most a burst each.
-pub(crate) struct Outbox<F> {
-    lanes: Box<[Lane<F>]>,
+/// See the module.
+pub(crate) struct Egress<Io: PacketIo> {
+    pub(crate) io: Io,
+    /// Frames waiting for their port, at most a burst each.
+    lanes: Box<[Lane<Io::Frame>]>,
+    /// For buffers of frames of our own, while they are filled.
+    pub(crate) spare: Frames<Io::Frame>,
+    /// Frames to be freed together.
+    garbage: Frames<Io::Frame>,
+    /// Of those whose packets are dropped.
+    sampler: Sampler,
+    /// What is to be told to other machines; `None` outside of clusters.
+    pub(crate) notes: Option<Box<NoteQueue>>,
+    pub(crate) counters: Arc<Counters>,
 }
 
-impl<F> Outbox<F> {
-    pub(crate) fn new() -> Outbox<F> {
+impl<Io: PacketIo> Egress<Io> {
+    pub(crate) fn new(io: Io, counters: Arc<Counters>) -> Egress<Io> {
         let lane = || Lane {
-            frames: Burst::new(),
+            frames: Frames::new(),
             bytes: 0,
             tags: [Label::KERNEL.tag; BURST],
             metas: [None; BURST],
         };
-        Outbox { lanes: (0..PORTS_MAX).map(|_| lane()).collect() }
+        Egress {
+            io,
+            lanes: (0..PORTS_MAX).map(|_| lane()).collect(),
+            spare: Frames::new(),
+            garbage: Frames::new(),
+            sampler: Sampler::default(),
+            notes: None,
+            counters,
+        }
     }
-}
 
-impl<Io: PacketIo> Worker<Io> {
     /// Puts a frame into its port's lane; a full lane leaves at once.
     pub(crate) fn send(&mut self, view: &View, port: PortId, frame: Io::Frame, label: Label) {
-        let Some(lane) = self.outbox.lanes.get_mut(port.index()) else {
+        let Some(lane) = self.lanes.get_mut(port.index()) else {
             // Control builds views within PORTS_MAX; a frame for a port beyond it still needs an end.
-            return self.end(frame, DropReason::TxFull, &label);
+            return self.end(frame, DropReason::TxFull, None, &label);
         };
         let position = lane.frames.len();
         if Io::OBSERVES
@@ -121,7 +84,7 @@ impl<Io: PacketIo> Worker<Io> {
         lane.bytes += frame.bytes().len() as u64;
         if let Err(full) = lane.frames.try_push(frame) {
             // Never so: a lane that is full leaves at once.
-            return self.end(full.element(), DropReason::TxFull, &label);
+            return self.end(full.element(), DropReason::TxFull, None, &label);
         }
         lane.tags[position % BURST] = label.tag;
         if position + 1 == BURST {
@@ -131,15 +94,23 @@ impl<Io: PacketIo> Worker<Io> {
 
     /// Sends a burst that leaves as it came, all of it carried by the fast path; what waits for its port goes first.
     #[inline(always)]
-    pub(crate) fn send_burst(&mut self, view: &View, port: PortId, burst: &mut Burst<Io::Frame>, bytes: u64) {
+    pub(crate) fn send_burst(
+        &mut self,
+        view: &View,
+        port: PortId,
+        frames: &mut Frames<Io::Frame>,
+        bytes: u64,
+        burst: &Burst,
+    ) {
         self.flush(view, port);
-        let metas: ArrayVec<RxMeta, BURST> = burst.iter().filter(|_| Io::OBSERVES).map(Frame::meta).collect();
-        let offered = burst.len().min(BURST);
-        let sent = self.transmit(view, port, burst, bytes);
-        // Found once: for all the compiler knows, a counter might lie where the batch is.
-        let (batch, backends) = (&*self.batch, self.counters.backends());
+        let metas: ArrayVec<RxMeta, BURST> =
+            frames.iter().filter(|_| Io::OBSERVES).map(Frame::meta).collect();
+        let offered = frames.len().min(BURST);
+        let sent = self.transmit(view, port, frames, bytes);
+        // Found once: for all the compiler knows, a counter might lie where the burst is.
+        let backends = self.counters.backends();
         for position in 0..sent.min(BURST) {
-            let Tag { backend, inner_bytes, .. } = batch.label(position).tag;
+            let Tag { backend, inner_bytes, .. } = burst.label(position).tag;
             let Some(of) = backends.get(backend.index()) else {
                 cold_path();
                 continue;
@@ -149,11 +120,11 @@ impl<Io: PacketIo> Worker<Io> {
         }
         if Io::OBSERVES {
             for (position, meta) in metas.into_iter().enumerate().take(offered) {
-                let tag = self.batch.label(position).tag;
+                let tag = burst.label(position).tag;
                 self.observe(view, port, meta, tag, position < sent);
             }
         }
-        self.io.recycle(burst);
+        self.io.recycle(frames);
     }
 
     /// Sends what waits, on every port.
@@ -167,20 +138,20 @@ impl<Io: PacketIo> Worker<Io> {
     /// Sends what waits.
     #[inline(always)]
     fn flush(&mut self, view: &View, port: PortId) {
-        if self.outbox.lanes.get(port.index()).is_some_and(|lane| !lane.frames.is_empty()) {
+        if self.lanes.get(port.index()).is_some_and(|lane| !lane.frames.is_empty()) {
             self.flush_lane(view, port);
         }
     }
 
     #[inline(never)]
     fn flush_lane(&mut self, view: &View, port: PortId) {
-        let Some(lane) = self.outbox.lanes.get_mut(port.index()) else { return };
+        let Some(lane) = self.lanes.get_mut(port.index()) else { return };
         let (mut frames, bytes) = (take(&mut lane.frames), take(&mut lane.bytes));
         let offered = frames.len();
         let sent = self.transmit(view, port, &mut frames, bytes);
         // The lane is empty now, but its tags and metas are those of the frames.
         for position in 0..offered {
-            let Some(lane) = self.outbox.lanes.get(port.index()) else { break };
+            let Some(lane) = self.lanes.get(port.index()) else { break };
             let (tag, meta) = (lane.tags[position % BURST], lane.metas[position % BURST]);
             if position < sent {
                 self.count_sent(tag);
@@ -196,9 +167,9 @@ impl<Io: PacketIo> Worker<Io> {
 
     /// Gives frames to their port and counts how they ended, but for whom they were. What the port refused stays in `frames`, to be
     /// recycled. Gives the number of those sent.
-    fn transmit(&mut self, view: &View, port: PortId, frames: &mut Burst<Io::Frame>, bytes: u64) -> usize {
+    fn transmit(&mut self, view: &View, port: PortId, frames: &mut Frames<Io::Frame>, bytes: u64) -> usize {
         // A record leaves before the frame that depends on it.
-        if self.sync.as_ref().is_some_and(|sync| sync.has_notes()) {
+        if self.notes.as_ref().is_some_and(|notes| notes.is_due()) {
             self.flush_notes(view);
         }
         let offered = frames.len();
@@ -234,35 +205,89 @@ impl<Io: PacketIo> Worker<Io> {
 
     /// Tells how a received frame ended that was offered to its port.
     fn observe(&mut self, view: &View, port: PortId, meta: RxMeta, tag: Tag, was_sent: bool) {
-        let verdict = match (is_to_kernel(view, port), was_sent) {
-            (false, true) => Verdict::Sent,
-            (true, true) => Verdict::Punted,
-            (false, false) => Verdict::Dropped(DropReason::TxFull),
-            (true, false) => Verdict::Dropped(DropReason::PuntFull),
+        let (verdict, action) = match (is_to_kernel(view, port), was_sent) {
+            (false, true) => (Verdict::Sent, tag.backend().map_or(Action::Pass(port), Action::Encapsulate)),
+            (true, true) => (Verdict::Punted, Action::Punt),
+            (false, false) => (Verdict::Dropped(DropReason::TxFull), Action::Drop(DropReason::TxFull)),
+            (true, false) => (Verdict::Dropped(DropReason::PuntFull), Action::Drop(DropReason::PuntFull)),
         };
-        self.io.observe(meta, tag.outcome(verdict));
+        self.io.observe(meta, tag.outcome(verdict, action));
+    }
+
+    /// Counts frames received from a port.
+    #[inline(always)]
+    pub(crate) fn count_received(&self, port: PortId, frames: usize, bytes: usize) {
+        self.counters.totals.rx.add(frames as u64);
+        self.counters.totals.rx_bytes.add(bytes as u64);
+        if let Some(of) = self.counters.port(port) {
+            of.rx.add(frames as u64);
+            of.rx_bytes.add(bytes as u64);
+        }
     }
 
     /// Drops a received frame.
     pub(crate) fn drop_frame(&mut self, view: &View, frame: Io::Frame, packet: &Packet, reason: DropReason) {
+        self.end_frame(view, frame, packet, reason, None);
+    }
+
+    /// The same, of a frame that was answered.
+    pub(crate) fn drop_answered(
+        &mut self,
+        view: &View,
+        frame: Io::Frame,
+        packet: &Packet,
+        (reason, reply): (DropReason, Reply),
+    ) {
+        self.end_frame(view, frame, packet, reason, Some(reply));
+    }
+
+    #[inline(always)]
+    fn end_frame(
+        &mut self,
+        view: &View,
+        frame: Io::Frame,
+        packet: &Packet,
+        reason: DropReason,
+        reply: Option<Reply>,
+    ) {
         let backend = match packet.fate {
-            crate::describe::general::Fate::To(id) => Some(id),
+            Fate::Decided(Action::Encapsulate(id)) => Some(id),
             _ => None,
         };
         if reason != DropReason::Answered && packet.parsed.l3 > 0 {
             self.sampler.note(&self.counters.sources, || Some(packet.parsed.src(frame.bytes())));
         }
         let label = Label::received(view, packet, backend);
-        self.end(frame, reason, &label);
+        self.end(frame, reason, reply, &label);
     }
 
     #[cold]
     #[inline(never)]
-    fn end(&mut self, frame: Io::Frame, reason: DropReason, label: &Label) {
+    fn end(&mut self, frame: Io::Frame, reason: DropReason, reply: Option<Reply>, label: &Label) {
         self.counters.drops(reason).add(1);
-        if !label.originated {
-            self.io.observe(frame.meta(), label.tag.outcome(Verdict::Dropped(reason)));
+        if Io::OBSERVES && !label.originated {
+            let action = reply.map_or(Action::Drop(reason), Action::Reply);
+            self.io.observe(frame.meta(), label.tag.outcome(Verdict::Dropped(reason), action));
         }
+        self.give_back(frame);
+    }
+
+    /// A frame for the kernel that has no kernel to go to, as in a replay.
+    pub(crate) fn punt_to_nowhere(&mut self, frame: Io::Frame) {
+        self.counters.totals.punted.add(1);
+        if Io::OBSERVES {
+            let outcome =
+                Outcome { verdict: Verdict::Punted, action: Action::Punt, service: None, backend: None };
+            self.io.observe(frame.meta(), outcome);
+        }
+        self.give_back(frame);
+    }
+
+    /// A frame that was relayed to another machine, in datagrams of our own.
+    pub(crate) fn end_relayed(&mut self, view: &View, frame: Io::Frame, packet: &Packet, action: Action) {
+        let outcome =
+            Outcome { verdict: Verdict::Relayed, action, service: service_id(view, packet), backend: None };
+        self.io.observe(frame.meta(), outcome);
         self.give_back(frame);
     }
 
@@ -275,5 +300,11 @@ impl<Io: PacketIo> Worker<Io> {
         if self.garbage.is_full() {
             self.io.recycle(&mut self.garbage);
         }
+    }
+
+    /// Frees what was given back in this turn.
+    #[inline(always)]
+    pub(crate) fn recycle(&mut self) {
+        self.io.recycle(&mut self.garbage);
     }
 }

@@ -86,6 +86,12 @@ pub struct ServiceView {
 }
 
 impl ServiceView {
+    /// Whether TCP packets of this slot go to the table's answer without a look into the flow table.
+    #[inline]
+    pub fn is_stateless(&self, slot: u32) -> bool {
+        self.memory.as_ref().is_some_and(|memory| !memory.is_tainted(slot))
+    }
+
     /// What is particular to policy least-load; `None` for other policies.
     #[inline]
     pub fn least_load(&self) -> Option<&LeastLoad> {

@@ -146,7 +146,7 @@ fn port_owned_by(machine: u8) -> u16 {
     (1024..)
         .find(|&sport| {
             let flow = worker::cluster::flow_of(&key(sport), cluster.services[0].vip);
-            let slot = worker::decide::known::slot(&view, &view.service[0], &flow);
+            let slot = worker::decide::slots::slot(&view, &view.service[0], &flow);
             let owners = cluster.owners.asked(ServiceId(1), slot);
             owners.primary == Some(MachineId(machine)) && view.service[0].maglev.at(slot) == Some(1)
         })

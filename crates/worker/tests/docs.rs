@@ -3,8 +3,9 @@
 #![allow(clippy::panic, clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use std::collections::HashSet;
-use worker::DropReason;
+use worker::action::{Hop, Reply, Route};
 use worker::counters::{PerBackend, PerBackendEnds, PerBackendFlows, PerPort, PerService, PerSync, Totals};
+use worker::{Action, DropReason};
 
 const PACKET_PATH: &str = include_str!("../../../docs/packet-path.md");
 const GLOSSARY: &str = include_str!("../../../docs/glossary.md");
@@ -115,16 +116,36 @@ fn the_steps_of_a_turn_stand_in_their_order() {
     let (_, body) = TURN.split_once("pub fn turn(&mut self, now: Tick) -> Turn {").unwrap();
     let (body, _) = body.split_once("\n    }\n").unwrap();
     let code: String = body.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+    let is_name = |c: char| c.is_ascii_alphabetic() || c == '_';
     let calls: Vec<&str> = code
-        .split("self.")
-        .skip(1)
-        .filter_map(|rest| rest.split_once('('))
-        .map(|(name, _)| name)
-        .filter(|name| name.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
+        .match_indices('(')
+        .map(|(at, _)| &code[..at])
+        .map(|before| &before[before.rfind(|c| !is_name(c)).map_or(0, |at| at + 1)..])
+        .filter(|name| name.starts_with(|c: char| c.is_ascii_lowercase()))
+        .filter(|name| !matches!(*name, "as_deref" | "iter" | "enumerate" | "try_from" | "unwrap_or"))
         .collect();
     let written: Vec<&str> =
         table(PACKET_PATH, "| step | what |").iter().filter_map(|row| row.first().copied()).collect();
     assert_eq!(written, calls);
+}
+
+#[test]
+fn every_action_is_explained() {
+    let written: Vec<&str> = table(PACKET_PATH, "| action | what is done | ends as |")
+        .iter()
+        .filter_map(|row| row.first().copied())
+        .collect();
+    let route = Route { to: Hop::Core(wire::CoreId(0)), question: None };
+    let all = [
+        Action::Encapsulate(wire::BackendId(0)),
+        Action::Pass(wire::PortId(0)),
+        Action::Reply(Reply::Echo),
+        Action::Relay(route),
+        Action::Hold,
+        Action::Punt,
+        Action::Drop(DropReason::NoService),
+    ];
+    assert_eq!(written, all.map(Action::name));
 }
 
 #[test]

@@ -43,7 +43,7 @@ fn by_table(view: &View, sport: u16) -> BackendId {
         dport: 80,
         protocol: TCP,
     };
-    worker::decide::known::place(view, &view.service[0], &flow, false).expect("a table")
+    worker::decide::slots::place(view, &view.service[0], &flow, false).expect("a table")
 }
 
 #[test]

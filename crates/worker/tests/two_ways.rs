@@ -1,14 +1,20 @@
-//! The fast path and the general stages do the same: frames with a VLAN tag, which only the general stages carry, have the
-//! same outcomes, outputs and counters as the same frames without. And bursts in a row do what the same bursts do one by one.
-#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+//! The specialised and the general instance of the stages do the same: frames with a VLAN tag, which only the general one carries, have the
+//! same outcomes, outputs, counters and flow tables as the same frames without, under views that change. And bursts in a row do what the same
+//! bursts do one by one. 100,000 frames and more; `TWO_WAYS_CASES` asks for other numbers (`cargo xtask soak`: ten million).
+#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "helpers of tests are tests")]
 
 mod rig;
 
 use etherparse::PacketBuilder;
 use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
 use rig::*;
+use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use wire::{BackendId, PortId, ServiceId};
+use worker::view::slots::SlotMemory;
 use worker::view::{BackendState, HashOn, LeastLoad, OnDown, Overload, Policy, Select};
 use worker::{BURST, BURSTS_MAX, RxMeta, View};
 
@@ -40,6 +46,11 @@ enum Shape {
     Udp,
     Tcp6,
     Udp6,
+    /// To a port that no service has.
+    Closed,
+    Echo,
+    /// A datagram's first fragment, or its last.
+    Fragment(bool),
 }
 
 impl Packet {
@@ -58,12 +69,26 @@ impl Packet {
                 .ipv6(CLIENT6.octets(), VIP6.octets(), 64)
                 .tcp(sport, 80, 7, 99)
                 .write(&mut frame, &payload),
+            Shape::Closed => start.ipv4(CLIENT, VIP, 64).tcp(sport, 81, 7, 99).write(&mut frame, &payload),
+            Shape::Echo => {
+                start.ipv4(CLIENT, VIP, 64).icmpv4_echo_request(sport, 1).write(&mut frame, &payload)
+            }
+            Shape::Fragment(_) => start.ipv4(CLIENT, VIP, 64).udp(sport, 53).write(&mut frame, &[0x42; 56]),
         }
         .unwrap();
         // No checksum that a balancer looks at covers the flags of TCP.
         match shape {
             Shape::Tcp => frame[47] = flags,
             Shape::Tcp6 => frame[67] = flags,
+            Shape::Fragment(first) => {
+                let mut pieces = fragments(&frame, 32);
+                // Few identifications, so that pieces meet.
+                let mut piece = if first { pieces.remove(0) } else { pieces.remove(1) };
+                piece[18..20].copy_from_slice(&(sport % 4).to_be_bytes());
+                let bits = u16::from_be_bytes([piece[20], piece[21]]);
+                set_fragment_bits(&mut piece, bits);
+                return piece;
+            }
             _ => {}
         }
         frame
@@ -79,7 +104,18 @@ fn untagged(frame: &[u8]) -> Vec<u8> {
     [&frame[..12], &frame[16..]].concat()
 }
 
-fn a_view(generation: u64, states: &[BackendState], on_down: OnDown, hash: HashOn, by_load: bool) -> View {
+/// What is the same for all views of a case.
+#[derive(Clone, Copy, Debug)]
+struct Kind {
+    on_down: OnDown,
+    hash: HashOn,
+    by_load: bool,
+    /// TCP remembers slots instead of flows, and every third slot is tainted.
+    by_slot: bool,
+}
+
+fn a_view(generation: u64, states: &[BackendState], kind: Kind) -> View {
+    let Kind { on_down, hash, by_load, by_slot } = kind;
     let spec = |port: u16, protocol: u8, v6: bool| {
         let mut spec = Spec::web(BACKENDS);
         (spec.port, spec.protocol, spec.states, spec.on_down) = (port, protocol, states.to_vec(), on_down);
@@ -100,16 +136,25 @@ fn a_view(generation: u64, states: &[BackendState], on_down: OnDown, hash: HashO
     for service in &mut view.service {
         service.hash = hash;
     }
+    // The order of the specifications: TCP comes first, and third.
+    for service in view.service.iter_mut().step_by(2).filter(|_| by_slot) {
+        let (size, base) = (service.maglev.size(), service.members.first().copied());
+        let tainted = (0..size).step_by(3).map(|slot| (slot, base));
+        service.memory = Some(Arc::new(SlotMemory::new(size, tainted)));
+    }
     view
 }
 
 fn packet() -> impl Strategy<Value = Packet> {
     const FLAGS: [u8; 9] = [0x02, 0x02, 0x10, 0x10, 0x18, 0x11, 0x04, 0x12, 0x00];
     let shape = prop_oneof![
-        4 => Just(Shape::Tcp),
-        2 => Just(Shape::Udp),
-        1 => Just(Shape::Tcp6),
-        1 => Just(Shape::Udp6)
+        12 => Just(Shape::Tcp),
+        6 => Just(Shape::Udp),
+        3 => Just(Shape::Tcp6),
+        3 => Just(Shape::Udp6),
+        1 => Just(Shape::Closed),
+        1 => Just(Shape::Echo),
+        1 => any::<bool>().prop_map(Shape::Fragment),
     ];
     (1000_u16..1012, 0..FLAGS.len(), shape, prop_oneof![9 => 0_usize..40, 1 => 1_400_usize..1_500])
         .prop_map(|(sport, flags, shape, payload)| Packet { sport, flags: FLAGS[flags], shape, payload })
@@ -134,18 +179,24 @@ fn step(workers: usize) -> impl Strategy<Value = Step> {
 }
 
 /// Frames that are received so many at a time.
-fn play(rig: &mut Rig, core: usize, frames: &[Vec<u8>], at_a_time: usize) -> (Vec<Vec<u8>>, Vec<String>) {
+fn play(
+    rig: &mut Rig,
+    core: usize,
+    frames: &[Vec<u8>],
+    at_a_time: usize,
+) -> (Vec<Vec<u8>>, Vec<(u32, String)>) {
     let (mut all_sent, mut all_outcomes) = (Vec::new(), Vec::new());
     for (piece, frames) in frames.chunks(at_a_time).enumerate() {
         for (index, frame) in (0..).zip(frames) {
             let index = (piece * at_a_time) as u32 + index;
             rig.workers[core].io().push(PortId(0), frame, RxMeta { index, ..RxMeta::default() });
         }
-        let (sent, mut outcomes) = rig.run();
-        outcomes.sort_by_key(|(meta, _)| meta.index);
+        let (sent, outcomes) = rig.run();
         all_sent.extend(sent);
-        all_outcomes.extend(outcomes.iter().map(|(meta, outcome)| format!("{} {outcome:?}", meta.index)));
+        all_outcomes.extend(outcomes.iter().map(|(meta, outcome)| (meta.index, format!("{outcome:?}"))));
     }
+    // A fragment may end long after it came.
+    all_outcomes.sort();
     (all_sent, all_outcomes)
 }
 
@@ -170,37 +221,58 @@ fn counted(rig: &Rig) -> Vec<(String, u64)> {
     all
 }
 
-fn both_ways(
-    steps: Vec<Step>,
-    workers: usize,
-    on_down: OnDown,
-    hash: HashOn,
-    by_load: bool,
-) -> Result<(), TestCaseError> {
+/// The entries of all flow tables: by worker and key, what an entry says but for its age.
+fn entries(rig: &Rig) -> BTreeMap<String, String> {
+    let mut all = BTreeMap::new();
+    for (core, table) in rig.tables.iter().enumerate() {
+        table.dump(0, table.buckets(), rig.now, |key, hit| {
+            all.insert(format!("{core} {key:?}"), format!("{:?} {:?}", hit.backend, hit.state));
+        });
+    }
+    all
+}
+
+fn both_ways(steps: Vec<Step>, workers: usize, kind: Kind, frames: &AtomicU64) -> Result<(), TestCaseError> {
     let mut states = [BackendState::Up; BACKENDS];
-    let mut fast = Rig::new(workers, a_view(1, &states, on_down, hash, by_load));
-    let mut general = Rig::new(workers, a_view(1, &states, on_down, hash, by_load));
+    let mut fast = Rig::new(workers, a_view(1, &states, kind));
+    let mut general = Rig::new(workers, a_view(1, &states, kind));
     let mut generation = 1;
     for step in steps {
         match step {
             Step::Wait(ms) => {
-                fast.advance_ms(ms);
-                general.advance_ms(ms);
+                // A worker alone may sleep for long. Of two, both turn: an entry that its owner has not swept for as long as a flow table can
+                // tell times apart would look young to the other.
+                let at_once = if workers == 1 { u64::MAX } else { 20_000 };
+                let mut left = ms;
+                while left > 0 {
+                    let slice = left.min(at_once);
+                    left -= slice;
+                    for rig in [&mut fast, &mut general] {
+                        rig.advance_ms(slice);
+                        if left > 0 {
+                            rig.run();
+                        }
+                    }
+                }
             }
             Step::Change(index, state) => {
                 states[index] = state;
                 generation += 1;
-                fast.publish(a_view(generation, &states, on_down, hash, by_load));
-                general.publish(a_view(generation, &states, on_down, hash, by_load));
+                fast.publish(a_view(generation, &states, kind));
+                general.publish(a_view(generation, &states, kind));
                 let _ = (fast.run(), general.run());
                 for publisher in fast.publishers.iter_mut().chain(&mut general.publishers) {
                     publisher.collect();
                 }
             }
             Step::Burst(core, packets) => {
-                let frames: Vec<Vec<u8>> = packets.iter().map(|packet| packet.frame()).collect();
-                let with_tags: Vec<Vec<u8>> = frames.iter().map(|frame| tagged(frame)).collect();
-                let (sent, outcomes) = play(&mut fast, core, &frames, usize::MAX);
+                frames.fetch_add(packets.len() as u64, Relaxed);
+                let plain: Vec<Vec<u8>> = packets.iter().map(|packet| packet.frame()).collect();
+                let with_tags: Vec<Vec<u8>> = plain.iter().map(|frame| tagged(frame)).collect();
+                // A fragment may be held, and end, or go to the other worker, between two bursts.
+                let is_fragment = |packet: &Packet| matches!(packet.shape, Shape::Fragment(_));
+                let at_once = if packets.iter().any(is_fragment) { BURST } else { usize::MAX };
+                let (sent, outcomes) = play(&mut fast, core, &plain, at_once);
                 let (sent_with_tags, outcomes_with_tags) = play(&mut general, core, &with_tags, BURST);
                 prop_assert_eq!(outcomes, outcomes_with_tags);
                 let without: Vec<Vec<u8>> = sent_with_tags.iter().map(|frame| untagged(frame)).collect();
@@ -209,26 +281,57 @@ fn both_ways(
             }
         }
     }
+    prop_assert_eq!(entries(&fast), entries(&general));
     Ok(())
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+/// Cases of each test.
+fn cases() -> u32 {
+    std::env::var("TWO_WAYS_CASES").ok().map_or(100, |cases| cases.parse().expect("a number"))
+}
 
-    #[test]
-    fn one_worker(steps in prop::collection::vec(step(1), 1..30), keep in any::<bool>(), by_source in any::<bool>()) {
-        let on_down = if keep { OnDown::Keep } else { OnDown::Reselect };
-        let hash = if by_source { HashOn::Source } else { HashOn::Tuple };
-        both_ways(steps, 1, on_down, hash, false)?;
+/// Plays many cases, of at least 200 frames each on average.
+fn run(workers: usize, steps: usize, kind: impl Fn(bool, bool) -> Kind) {
+    let mut runner = TestRunner::new(Config { cases: cases(), ..Config::default() });
+    let strategy = (prop::collection::vec(step(workers), 1..steps), any::<bool>(), any::<bool>());
+    let frames = AtomicU64::new(0);
+    let result = runner
+        .run(&strategy, |(steps, keep, by_source)| both_ways(steps, workers, kind(keep, by_source), &frames));
+    if let Err(error) = result {
+        panic!("{error}");
     }
+    let frames = frames.into_inner();
+    assert!(frames >= u64::from(cases()) * 200, "only {frames} frames");
+    println!("{frames} frames");
+}
 
-    #[test]
-    fn two_workers(steps in prop::collection::vec(step(2), 1..30), keep in any::<bool>()) {
-        both_ways(steps, 2, if keep { OnDown::Keep } else { OnDown::Reselect }, HashOn::Tuple, false)?;
-    }
+fn kind(keep: bool, by_source: bool) -> Kind {
+    let on_down = if keep { OnDown::Keep } else { OnDown::Reselect };
+    let hash = if by_source { HashOn::Source } else { HashOn::Tuple };
+    Kind { on_down, hash, by_load: false, by_slot: false }
+}
 
-    #[test]
-    fn two_workers_by_load(steps in prop::collection::vec(step(2), 1..20), keep in any::<bool>()) {
-        both_ways(steps, 2, if keep { OnDown::Keep } else { OnDown::Reselect }, HashOn::Tuple, true)?;
-    }
+#[test]
+fn one_worker() {
+    run(1, 30, kind);
+}
+
+#[test]
+fn one_worker_by_slots() {
+    run(1, 30, |keep, by_source| Kind { by_slot: true, ..kind(keep, by_source) });
+}
+
+#[test]
+fn two_workers() {
+    run(2, 30, |keep, _| kind(keep, false));
+}
+
+#[test]
+fn two_workers_by_slots() {
+    run(2, 30, |keep, _| Kind { by_slot: true, ..kind(keep, false) });
+}
+
+#[test]
+fn two_workers_by_load() {
+    run(2, 30, |keep, _| Kind { by_load: true, ..kind(keep, false) });
 }

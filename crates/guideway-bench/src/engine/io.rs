@@ -4,7 +4,7 @@
 use std::mem::take;
 use wire::PortId;
 use worker::io::NoRoom;
-use worker::{BURST, Burst, Frame, PacketIo, RxMeta};
+use worker::{BURST, Frame, Frames, PacketIo, RxMeta};
 
 /// Room in front of a frame, as a DPDK buffer has.
 const HEADROOM: usize = 128;
@@ -95,9 +95,9 @@ pub(crate) struct BenchIo {
     /// Buffers without a frame, last in, first out.
     free: Vec<BenchFrame>,
     /// Frames to receive, by burst; the last burst comes first.
-    ready: Vec<Burst<BenchFrame>>,
+    ready: Vec<Frames<BenchFrame>>,
     /// Frames sent, by burst.
-    sent: Vec<Burst<BenchFrame>>,
+    sent: Vec<Frames<BenchFrame>>,
     /// Frames received at once at the most.
     burst: usize,
     /// Frames that may still be received.
@@ -143,12 +143,12 @@ impl BenchIo {
 
     /// How many.
     pub(crate) fn sent_count(&self) -> usize {
-        self.sent.iter().map(Burst::len).sum()
+        self.sent.iter().map(Frames::len).sum()
     }
 
     /// Frames not yet received.
     pub(crate) fn waiting(&self) -> usize {
-        self.ready.iter().map(Burst::len).sum()
+        self.ready.iter().map(Frames::len).sum()
     }
 
     /// Puts the buffers of all frames sent back into the pool.
@@ -163,12 +163,12 @@ impl BenchIo {
     }
 
     /// Receives up to `room` frames one by one, of as many bursts as it takes.
-    fn receive_some(&mut self, room: usize, burst: &mut Burst<BenchFrame>) {
+    fn receive_some(&mut self, room: usize, burst: &mut Frames<BenchFrame>) {
         for _ in 0..room {
-            while self.ready.last().is_some_and(Burst::is_empty) {
+            while self.ready.last().is_some_and(Frames::is_empty) {
                 self.ready.pop();
             }
-            let Some(frame) = self.ready.last_mut().and_then(Burst::pop) else { return };
+            let Some(frame) = self.ready.last_mut().and_then(Frames::pop) else { return };
             burst.push(frame);
         }
     }
@@ -178,7 +178,7 @@ impl PacketIo for BenchIo {
     type Frame = BenchFrame;
 
     #[inline]
-    fn rx(&mut self, port: PortId, burst: &mut Burst<BenchFrame>) {
+    fn rx(&mut self, port: PortId, burst: &mut Frames<BenchFrame>) {
         if port != PortId(0) {
             return;
         }
@@ -194,7 +194,7 @@ impl PacketIo for BenchIo {
     }
 
     #[inline]
-    fn tx(&mut self, port: PortId, burst: &mut Burst<BenchFrame>) {
+    fn tx(&mut self, port: PortId, burst: &mut Frames<BenchFrame>) {
         if port == PortId(0) {
             self.sent.push(take(burst));
         } else {
@@ -202,7 +202,7 @@ impl PacketIo for BenchIo {
         }
     }
 
-    fn alloc(&mut self, n: usize, burst: &mut Burst<BenchFrame>) {
+    fn alloc(&mut self, n: usize, burst: &mut Frames<BenchFrame>) {
         for _ in 0..n.min(burst.remaining_capacity()) {
             let Some(mut frame) = self.free.pop() else { return };
             frame.reset(0);
@@ -211,7 +211,7 @@ impl PacketIo for BenchIo {
     }
 
     #[inline]
-    fn recycle(&mut self, burst: &mut Burst<BenchFrame>) {
+    fn recycle(&mut self, burst: &mut Frames<BenchFrame>) {
         self.free.extend(burst.drain(..));
     }
 }
@@ -226,7 +226,7 @@ mod tests {
         for byte in 0..3_u8 {
             assert!(io.offer(60, |frame| frame.fill(byte)));
         }
-        let mut burst = Burst::new();
+        let mut burst = Frames::new();
         io.rx(PortId(0), &mut burst);
         assert_eq!((burst.len(), io.waiting()), (2, 1), "the last burst offered is not full");
         io.recycle(&mut burst);
@@ -253,7 +253,7 @@ mod tests {
         for byte in 0..10_u8 {
             assert!(io.offer(60, |frame| frame.fill(byte)));
         }
-        let mut burst = Burst::new();
+        let mut burst = Frames::new();
         let mut seen = Vec::new();
         for limit in [3, 0, 1, 4, 32] {
             io.set_left(limit);

@@ -155,7 +155,7 @@ impl Scene {
         };
         let flow = Tuple { src, dst, sport: client.port, dport: PORT, protocol: 6 };
         let service = self.view.service.first()?;
-        let backend = worker::decide::known::place(&self.view, service, &flow, false)?;
+        let backend = worker::decide::slots::place(&self.view, service, &flow, false)?;
         u32::try_from(self.backends.binary_search(&backend).ok()?).ok()
     }
 

@@ -10,7 +10,7 @@ use dpdk::clock::cycles;
 use dpdk::{Device, DpdkIo, Eal, Mempool, PortSetup, mempool};
 use std::time::Duration;
 use wire::PortId;
-use worker::{BURST, Burst, Frame, PacketIo};
+use worker::{BURST, Frame, Frames, PacketIo};
 
 /// Packet buffers: rings of all ports and what is under way.
 const BUFFERS: u32 = 16_383;
@@ -123,7 +123,7 @@ impl Generator {
         let mut silences = Gap { limit: gap, cycles_per_ns, ..Gap::default() };
         let mut made = Made::default();
         let (mut sent, mut received) = (0_u64, 0_u64);
-        let (mut waiting, mut burst) = (Burst::new(), Burst::new());
+        let (mut waiting, mut burst) = (Frames::new(), Frames::new());
         let mut waiting_due = 0;
         // Since then nothing has come although something should have.
         let mut heard = 0;

@@ -5,7 +5,7 @@ use crate::failure::Failure;
 use crate::random::{Picker, Spread};
 use dpdk::{DpdkIo, Mbuf};
 use wire::PortId;
-use worker::{BURST, BURSTS_MAX, Burst, Frame, PacketIo};
+use worker::{BURST, BURSTS_MAX, Frame, Frames, PacketIo};
 
 /// One output in so many is kept and decoded after the window.
 const SAMPLE: usize = 1000;
@@ -81,7 +81,7 @@ impl PacketIo for NullIo {
     type Frame = Mbuf;
 
     #[inline]
-    fn rx(&mut self, port: PortId, burst: &mut Burst<Mbuf>) {
+    fn rx(&mut self, port: PortId, burst: &mut Frames<Mbuf>) {
         self.device.rx(port, burst);
         let numbers = self.numbers.get(self.next..).unwrap_or_default();
         for (frame, &number) in burst.iter_mut().zip(numbers) {
@@ -91,7 +91,7 @@ impl PacketIo for NullIo {
     }
 
     #[inline]
-    fn tx(&mut self, port: PortId, burst: &mut Burst<Mbuf>) {
+    fn tx(&mut self, port: PortId, burst: &mut Frames<Mbuf>) {
         if let Some(frame) = self.until_sample.checked_sub(1).and_then(|index| burst.get(index)) {
             let frame = frame.bytes();
             let len = frame.len().min(SAMPLE_LEN);
@@ -106,11 +106,11 @@ impl PacketIo for NullIo {
         self.device.tx(port, burst);
     }
 
-    fn alloc(&mut self, n: usize, burst: &mut Burst<Mbuf>) {
+    fn alloc(&mut self, n: usize, burst: &mut Frames<Mbuf>) {
         self.device.alloc(n, burst);
     }
 
-    fn recycle(&mut self, burst: &mut Burst<Mbuf>) {
+    fn recycle(&mut self, burst: &mut Frames<Mbuf>) {
         self.device.recycle(burst);
     }
 }

@@ -5,7 +5,7 @@ use super::{Found, LookUp};
 use dpdk::memory::prefetch;
 use hashbrown::HashTable;
 use hashbrown::hash_table::IterHash;
-use worker::{BURST, Burst};
+use worker::{BURST, Frames};
 
 /// A map from keys to values that were inserted at once.
 macro_rules! look_up {
@@ -68,9 +68,9 @@ impl LookUp for Staged {
         let mut found = Found::default();
         for burst in keys.chunks(BURST) {
             // Each begins with a load of its control bytes, which nothing waits for yet.
-            let candidates: Burst<IterHash<'_, (u64, u32)>> =
+            let candidates: Frames<IterHash<'_, (u64, u32)>> =
                 burst.iter().map(|key| self.table.iter_hash(self.hasher.hash_one(key))).collect();
-            let mut firsts = Burst::new();
+            let mut firsts = Frames::new();
             for mut rest in candidates {
                 let first = rest.next();
                 if let Some(entry) = first {

@@ -82,7 +82,7 @@ fn ipip_puts_one_header_in_front_and_touches_nothing_else() {
         let end = run.frame(index);
         assert_eq!(
             end,
-            &json!({"index": index, "verdict": "sent", "service": "web", "backend": end["backend"], "reason": null})
+            &json!({"index": index, "verdict": "sent", "action": "encapsulate", "service": "web", "backend": end["backend"], "reason": null})
         );
         assert_eq!(sent[..6], [2, 0, 0, 0, 0, 1], "the next hop");
         let (outer, inner) = etherparse::Ipv4Header::from_slice(&sent[14..]).unwrap();
@@ -139,7 +139,7 @@ fn what_is_not_ours_goes_to_the_kernel_as_it_came() {
         assert_eq!(punted, input[..2]);
         assert_eq!(
             run.frame(0),
-            &json!({"index": 0, "verdict": "punted", "service": null, "backend": null, "reason": null})
+            &json!({"index": 0, "verdict": "punted", "action": "punt", "service": null, "backend": null, "reason": null})
         );
     }
 }

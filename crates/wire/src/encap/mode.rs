@@ -45,7 +45,7 @@ struct Format {
     title: &'static str,
     carrier: Carrier,
     /// Its own header, between the outer headers and what is carried.
-    header: Option<Header>,
+    header: Option<OwnHeader>,
 }
 
 /// What stands in front of a mode's own header.
@@ -62,13 +62,13 @@ enum Carrier {
 }
 
 /// A mode's own header.
-struct Header {
+struct OwnHeader {
     /// What its protocol is called.
     name: &'static str,
     /// Bytes of it, at most [`OWN_MAX`].
     len: u16,
     /// Makes it; the first `len` bytes count.
-    make: fn(Carried) -> [u8; OWN_MAX],
+    make: fn(InnerPacket) -> [u8; OWN_MAX],
     /// Whether it holds a network identifier, of 24 bits from its byte 4 on.
     has_vni: bool,
     /// Whether an Ethernet header follows it.
@@ -77,7 +77,7 @@ struct Header {
 
 /// What is carried, as far as a header says it.
 #[derive(Clone, Copy)]
-struct Carried {
+struct InnerPacket {
     v6: bool,
     vni: u32,
 }
@@ -114,53 +114,53 @@ modes! {
         word: "gre",
         title: "GRE",
         carrier: Carrier::Protocol(GRE),
-        header: Some(Header { name: "GRE", len: 4, make: gre, has_vni: false, ethernet: false }),
+        header: Some(OwnHeader { name: "GRE", len: 4, make: gre, has_vni: false, ethernet: false }),
     },
     /// Generic UDP encapsulation, variant 0 (draft-ietf-intarea-gue).
     Gue: Format {
         word: "gue",
         title: "GUE variant 0",
         carrier: Carrier::Udp(PortKey { name: "gue_port", default: 6080 }),
-        header: Some(Header { name: "GUE", len: 4, make: gue, has_vni: false, ethernet: false }),
+        header: Some(OwnHeader { name: "GUE", len: 4, make: gue, has_vni: false, ethernet: false }),
     },
     /// VXLAN (RFC 7348).
     Vxlan: Format {
         word: "vxlan",
         title: "VXLAN",
         carrier: Carrier::Udp(PortKey { name: "vxlan_port", default: 4789 }),
-        header: Some(Header { name: "VXLAN", len: 8, make: vxlan, has_vni: true, ethernet: true }),
+        header: Some(OwnHeader { name: "VXLAN", len: 8, make: vxlan, has_vni: true, ethernet: true }),
     },
     /// Geneve without options (RFC 8926).
     Geneve: Format {
         word: "geneve",
         title: "Geneve",
         carrier: Carrier::Udp(PortKey { name: "geneve_port", default: 6081 }),
-        header: Some(Header { name: "Geneve", len: 8, make: geneve, has_vni: true, ethernet: true }),
+        header: Some(OwnHeader { name: "Geneve", len: 8, make: geneve, has_vni: true, ethernet: true }),
     },
     /// MAC rewrite only.
     L2: Format { word: "l2", title: "MAC rewrite", carrier: Carrier::Link, header: None },
 }
 
 /// No flags, version 0; the protocol as an Ethernet type (RFC 2784 section 2.1).
-fn gre(of: Carried) -> [u8; OWN_MAX] {
+fn gre(of: InnerPacket) -> [u8; OWN_MAX] {
     let [high, low] = ethernet_type(of.v6).to_be_bytes();
     [0, 0, high, low, 0, 0, 0, 0]
 }
 
 /// Version 0, data (not control), no optional words; then the protocol, as in the IP header; no flags.
-fn gue(of: Carried) -> [u8; OWN_MAX] {
+fn gue(of: InnerPacket) -> [u8; OWN_MAX] {
     [0, ip_protocol(of.v6), 0, 0, 0, 0, 0, 0]
 }
 
 /// The flag of a network identifier, that, and reserved bytes (RFC 7348 section 5).
-fn vxlan(of: Carried) -> [u8; OWN_MAX] {
+fn vxlan(of: InnerPacket) -> [u8; OWN_MAX] {
     let [_, high, middle, low] = of.vni.to_be_bytes();
     [VXLAN_VNI_VALID, 0, 0, 0, high, middle, low, 0]
 }
 
 /// Version 0, no options; neither a control packet nor critical options; the protocol, the network identifier, and a reserved byte (RFC
 /// 8926 section 3.4).
-fn geneve(of: Carried) -> [u8; OWN_MAX] {
+fn geneve(of: InnerPacket) -> [u8; OWN_MAX] {
     let [type_high, type_low] = ETHERNET_FRAME.to_be_bytes();
     let [_, high, middle, low] = of.vni.to_be_bytes();
     [0, 0, type_high, type_low, high, middle, low, 0]
@@ -195,12 +195,12 @@ impl Mode {
 
     /// Whether its header holds a network identifier.
     pub const fn has_vni(self) -> bool {
-        matches!(self.format().header, Some(Header { has_vni: true, .. }))
+        matches!(self.format().header, Some(OwnHeader { has_vni: true, .. }))
     }
 
     /// Whether it carries the packet in an Ethernet frame, whose destination is the backend's `mac`.
     pub const fn carries_ethernet(self) -> bool {
-        matches!(self.format().header, Some(Header { ethernet: true, .. }))
+        matches!(self.format().header, Some(OwnHeader { ethernet: true, .. }))
     }
 
     /// What holds where nothing else is configured.
@@ -239,7 +239,7 @@ impl Mode {
 
     /// The bytes of its own header, in front of a packet of this version or of its Ethernet header.
     pub(super) fn header(self, inner_v6: bool, vni: u32) -> impl Iterator<Item = u8> {
-        let carried = Carried { v6: inner_v6, vni };
+        let carried = InnerPacket { v6: inner_v6, vni };
         let header = self.format().header.as_ref();
         header.into_iter().flat_map(move |of| (of.make)(carried).into_iter().take(usize::from(of.len)))
     }

@@ -4,7 +4,7 @@
 use arrayvec::ArrayVec;
 use std::ops::Range;
 use wire::PortId;
-use worker::{BURST, Burst, Frame, NoRoom, PacketIo, RxMeta};
+use worker::{BURST, Frame, Frames, NoRoom, PacketIo, RxMeta};
 
 /// Room in front of every frame, as a DPDK mbuf has.
 const HEADROOM: u8 = 128;
@@ -146,7 +146,7 @@ impl LoopIo {
 impl PacketIo for LoopIo {
     type Frame = LoopFrame;
 
-    fn rx(&mut self, port: PortId, burst: &mut Burst<LoopFrame>) {
+    fn rx(&mut self, port: PortId, burst: &mut Frames<LoopFrame>) {
         if self.received_bursts == self.bursts {
             return;
         }
@@ -173,7 +173,7 @@ impl PacketIo for LoopIo {
         }
     }
 
-    fn tx(&mut self, _port: PortId, burst: &mut Burst<LoopFrame>) {
+    fn tx(&mut self, _port: PortId, burst: &mut Frames<LoopFrame>) {
         self.sent_bursts += 1;
         if self.sent_bursts == self.bursts {
             (self.received_bursts, self.sent_bursts) = (0, 0);
@@ -182,7 +182,7 @@ impl PacketIo for LoopIo {
         burst.drain(..).for_each(|frame| self.free.push(frame));
     }
 
-    fn alloc(&mut self, n: usize, burst: &mut Burst<LoopFrame>) {
+    fn alloc(&mut self, n: usize, burst: &mut Frames<LoopFrame>) {
         for _ in 0..n.min(burst.remaining_capacity()) {
             let Some(frame) = self.free.pop() else { return };
             (frame.0.start, frame.0.len) = (HEADROOM, 0);
@@ -190,7 +190,7 @@ impl PacketIo for LoopIo {
         }
     }
 
-    fn recycle(&mut self, burst: &mut Burst<LoopFrame>) {
+    fn recycle(&mut self, burst: &mut Frames<LoopFrame>) {
         burst.drain(..).for_each(|frame| self.free.push(frame));
     }
 }

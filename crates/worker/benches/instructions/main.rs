@@ -23,7 +23,7 @@ use steer::{Maglev, Weighted};
 use wire::{CoreId, PortId, Tick};
 use worker::view::OnClosedPort;
 use worker::view::mailbox::{Publisher, mailbox};
-use worker::{BURST, Burst, Counters, DropReason, PacketIo, Setup, Turn, View, Worker};
+use worker::{BURST, Counters, DropReason, Frames, PacketIo, Setup, Turn, View, Worker};
 
 /// Flows of the hot cases: they and their entries stay in the nearest caches, so that a count is about all there is to say.
 const FLOWS: u16 = 1024;
@@ -270,7 +270,7 @@ fn edge(count: usize) -> Done {
     let mut io = LoopIo::new(frames_v4());
     let allocations = measure(|| {
         for _ in 0..count {
-            let mut burst = Burst::new();
+            let mut burst = Frames::new();
             io.rx(PortId(0), &mut burst);
             io.tx(PortId(0), black_box(&mut burst));
         }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use wire::PortId;
-use worker::{Burst, Frame, NoRoom, PacketIo, RxMeta};
+use worker::{Frame, Frames, NoRoom, PacketIo, RxMeta};
 
 /// Room in front of every frame, as a DPDK mbuf has.
 const HEADROOM: usize = 128;
@@ -99,7 +99,7 @@ impl PoolIo {
 impl PacketIo for PoolIo {
     type Frame = PoolFrame;
 
-    fn rx(&mut self, port: PortId, burst: &mut Burst<PoolFrame>) {
+    fn rx(&mut self, port: PortId, burst: &mut Frames<PoolFrame>) {
         while burst.remaining_capacity() > 0 {
             if let Some(mut frame) = self.inbox.pop_front() {
                 frame.meta = RxMeta { port, ..RxMeta::default() };
@@ -122,18 +122,18 @@ impl PacketIo for PoolIo {
         }
     }
 
-    fn tx(&mut self, _port: PortId, burst: &mut Burst<PoolFrame>) {
+    fn tx(&mut self, _port: PortId, burst: &mut Frames<PoolFrame>) {
         self.sent.extend(burst.drain(..));
     }
 
-    fn alloc(&mut self, n: usize, burst: &mut Burst<PoolFrame>) {
+    fn alloc(&mut self, n: usize, burst: &mut Frames<PoolFrame>) {
         for _ in 0..n.min(burst.remaining_capacity()) {
             let Some(frame) = self.free.pop() else { return };
             burst.push(frame);
         }
     }
 
-    fn recycle(&mut self, burst: &mut Burst<PoolFrame>) {
+    fn recycle(&mut self, burst: &mut Frames<PoolFrame>) {
         while let Some(frame) = burst.pop() {
             self.free(frame);
         }

@@ -2,12 +2,13 @@
 //! the kernel's for the sessions that the machine's routes hang on (RFC 6192). Each class has a bucket of its own, so that none is
 //! starved by another.
 
+use crate::DropReason;
 use crate::describe::general::Packet;
-use crate::io::{Frame, Outcome, PacketIo, Verdict};
-use crate::send::Label;
+use crate::io::{Frame, PacketIo};
+use crate::label::Label;
+use crate::send::Egress;
 use crate::token_bucket::TokenBucket;
 use crate::view::{PortRole, View};
-use crate::{DropReason, Worker};
 use wire::Tick;
 use wire::parse::{Kind, Parsed, TYPE_ARP, ethernet_type};
 
@@ -46,12 +47,12 @@ const FRAMES_OF_A_CHECK: u64 = 10;
 
 /// A bucket for each class.
 #[derive(Debug)]
-pub(crate) struct Budgets([TokenBucket; 4]);
+pub(crate) struct PuntBudgets([TokenBucket; 4]);
 
-impl Budgets {
+impl PuntBudgets {
     /// All full.
-    pub(crate) fn new() -> Budgets {
-        Budgets([Class::Arp, Class::Discovery, Class::Routing, Class::Other].map(|class| {
+    pub(crate) fn new() -> PuntBudgets {
+        PuntBudgets([Class::Arp, Class::Discovery, Class::Routing, Class::Other].map(|class| {
             let (rate, burst) = budget(class);
             TokenBucket::new(rate, burst)
         }))
@@ -106,26 +107,26 @@ fn hops(bytes: &[u8], parsed: &Parsed) -> Option<u8> {
     bytes.get(usize::from(parsed.l3) + at).copied()
 }
 
-impl<Io: PacketIo> Worker<Io> {
-    /// Gives a frame to the kernel's side of the port it came from, within the budget of its class.
-    pub(crate) fn punt(&mut self, view: &View, frame: Io::Frame, packet: &Packet, now: Tick) {
-        let exception = match view.ports.get(frame.meta().port.index()).map(|port| port.role) {
-            Some(PortRole::Data { exception: Some(exception), .. }) => Some(exception),
-            Some(PortRole::Data { punt_to_nowhere: true, .. }) => None,
-            _ => return self.drop_frame(view, frame, packet, DropReason::NoException),
-        };
-        let class = Class::of(view, frame.bytes(), &packet.parsed);
-        if !self.punt_tokens.take(class, now) {
-            return self.drop_frame(view, frame, packet, class.refused());
-        }
-        match exception {
-            Some(exception) => self.send(view, exception, frame, Label::KERNEL),
-            None => {
-                self.counters.totals.punted.add(1);
-                let outcome = Outcome { verdict: Verdict::Punted, service: None, backend: None };
-                self.io.observe(frame.meta(), outcome);
-                self.give_back(frame);
-            }
-        }
+/// Gives a frame to the kernel's side of the port it came from, within the budget of its class.
+pub(crate) fn punt<Io: PacketIo>(
+    view: &View,
+    frame: Io::Frame,
+    packet: &Packet,
+    budgets: &mut PuntBudgets,
+    egress: &mut Egress<Io>,
+    now: Tick,
+) {
+    let exception = match view.ports.get(frame.meta().port.index()).map(|port| port.role) {
+        Some(PortRole::Data { exception: Some(exception), .. }) => Some(exception),
+        Some(PortRole::Data { punt_to_nowhere: true, .. }) => None,
+        _ => return egress.drop_frame(view, frame, packet, DropReason::NoException),
+    };
+    let class = Class::of(view, frame.bytes(), &packet.parsed);
+    if !budgets.take(class, now) {
+        return egress.drop_frame(view, frame, packet, class.refused());
+    }
+    match exception {
+        Some(exception) => egress.send(view, exception, frame, Label::KERNEL),
+        None => egress.punt_to_nowhere(frame),
     }
 }

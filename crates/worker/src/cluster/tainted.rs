@@ -1,15 +1,17 @@
 //! The decision table for packets of tainted slots that have no usable entry, and the owner's side of it.
 
-use super::{FlowPlace, StateSync, is_usable, place_of};
-use crate::decide::known::{LookupResult, SYN_RETRY_US, begins_a_flow, first_state, place_in, usable};
+use super::{ClusterStage, FlowPlace, StateSync, is_usable, place_of};
+use crate::DropReason;
+use crate::action::{Action, Hop, Route};
+use crate::decide::known::{SYN_RETRY_US, begins_a_flow, first_state, usable};
+use crate::decide::slots::{base_of, place_in};
 use crate::describe::general::{Fate, Packet, classify, key_of};
-use crate::io::{Frame, Outcome, PacketIo, Verdict};
+use crate::io::{Frame, PacketIo};
+use crate::lookup::LookupResult;
+use crate::rings::{CoreNote, Relay};
 use crate::token_bucket::TokenBucket;
-use crate::turn::Relay;
-use crate::view::cluster::{Cluster, Hop, Route};
-use crate::view::slots::base_of;
+use crate::view::cluster::Cluster;
 use crate::view::{BackendState, ServiceView, View};
-use crate::{DropReason, Worker};
 use flow::Hit;
 use statesync::asks::Asked;
 use statesync::note::HOPS_MAX;
@@ -53,7 +55,7 @@ struct OwnerQuery {
     alone: bool,
 }
 
-impl<Io: PacketIo> Worker<Io> {
+impl<Io: PacketIo> ClusterStage<'_, Io> {
     /// What becomes of a packet of a tainted slot; `None` where the slot is not tainted.
     #[inline(never)]
     pub(crate) fn steer_tainted(
@@ -64,14 +66,14 @@ impl<Io: PacketIo> Worker<Io> {
         packet: &Packet,
         answer: LookupResult,
         now: Tick,
-    ) -> Option<Fate> {
+    ) -> Option<Action> {
         let index = usize::from(packet.service?);
         let service = view.service.get(index)?;
         let slots = cluster.services.get(index)?;
         if !slots.is_any_tainted() {
             return None;
         }
-        let cores = self.sync.as_ref()?.cores;
+        let cores = self.sync.cores;
         let flow = packet.flow(bytes);
         let key = key_of(service, &flow);
         let place = place_of(view, index, service, key, &flow, cores);
@@ -79,21 +81,23 @@ impl<Io: PacketIo> Worker<Io> {
             return None;
         }
         let hit = match (answer.hit, answer.miss) {
-            (Some(hit), _) if !self.rewritten => Some(hit),
-            (_, Some(miss)) => self.flows.get_at(&key, miss, now),
-            _ => self.flows.get(&key, now),
+            (Some(hit), _) if !self.flows.rewritten => Some(hit),
+            (_, Some(miss)) => self.flows.table.get_at(&key, miss, now),
+            _ => self.flows.table.get(&key, now),
         };
         let quoted = packet.fate == Fate::Quoted;
         if let Some(hit) = hit.filter(|hit| usable(view, service, hit, packet)) {
             if !quoted {
-                self.tally.hits += 1;
-                self.keep(view, service, bytes, packet, &hit, now);
+                self.flows.tally.hits += 1;
+                if self.flows.keep(view, service, bytes, packet, &hit, now) {
+                    self.refresh_revived(view, cluster, packet, bytes, &hit, now);
+                }
             }
-            return Some(Fate::To(hit.backend));
+            return Some(Action::Encapsulate(hit.backend));
         }
         if !quoted {
-            self.tally.misses += 1;
-            self.counters.totals.resteered.add(u64::from(hit.is_some()));
+            self.flows.tally.misses += 1;
+            self.flows.counters.totals.resteered.add(u64::from(hit.is_some()));
         }
         let begins = begins_a_flow(packet);
         let ask = OwnerQuery { place, begins, tcp: flow.protocol == TCP, quoted, hops: 0, alone: false };
@@ -108,38 +112,36 @@ impl<Io: PacketIo> Worker<Io> {
         ask: OwnerQuery,
         (unusable, packet): (Option<Hit>, &Packet),
         now: Tick,
-    ) -> Fate {
-        let Some(sync) = self.sync.as_mut() else { return Fate::Drop(DropReason::NotReady) };
-        sync.clock = now;
+    ) -> Action {
         let place = ask.place;
         let owners = cluster.owners.asked(service.id, place.slot);
         let question = Question {
             machine: cluster.own.machine,
-            core: sync.core,
+            core: self.sync.core,
             asked_us: if ask.quoted { NO_ANSWER } else { now.0 },
             hops: 0,
         };
         if owners.contains(cluster.own.machine) {
-            if place.core == sync.core {
+            if place.core == self.sync.core {
                 return self.decide_own(view, cluster, service, ask, (unusable, packet), now);
             }
             if !ask.quoted {
-                sync.asks.ask(&place.key, unusable.map(|hit| hit.backend), ask.begins, now);
+                self.sync.asks.ask(&place.key, unusable.map(|hit| hit.backend), ask.begins, now);
             }
-            return Fate::Relay(Route { to: Hop::Core(place.core), question });
+            return Action::Relay(Route { to: Hop::Core(place.core), question: Some(question) });
         }
         let asked = if ask.quoted {
             Asked::default()
         } else {
-            sync.asks.ask(&place.key, unusable.map(|hit| hit.backend), ask.begins, now)
+            self.sync.asks.ask(&place.key, unusable.map(|hit| hit.backend), ask.begins, now)
         };
-        if asked.turns > 0 && !sync.rules.hold(Rule::GuessOnlyWhenSuspect) {
+        if asked.turns > 0 && !self.sync.rules.hold(Rule::GuessOnlyWhenSuspect) {
             return self.guess_here(view, cluster, service, ask, (unusable, packet), now);
         }
-        if ask.begins && !sync.rules.hold(Rule::SynAsks) {
+        if ask.begins && !self.sync.rules.hold(Rule::SynAsks) {
             return self.decide_here(view, cluster, service, ask, (unusable, packet), now);
         }
-        let suspects = sync.suspects;
+        let suspects = self.sync.suspects;
         let in_turn = if asked.turns.is_multiple_of(2) {
             [owners.primary, owners.backup]
         } else {
@@ -152,14 +154,14 @@ impl<Io: PacketIo> Worker<Io> {
         let Some(machine) = heard.or(silent.filter(|_| asked.turns < GUESS_TURNS)) else {
             return self.guess_here(view, cluster, service, ask, (unusable, packet), now);
         };
-        if sync.may_relay(cluster, now) {
-            return Fate::Relay(Route { to: Hop::Machine(machine), question });
+        if self.sync.may_relay(cluster, now) {
+            return Action::Relay(Route { to: Hop::Machine(machine), question: Some(question) });
         }
         // The question of a SYN that came before is on its way, or was answered elsewhere; its copy must not be decided otherwise. Nor may
         // anybody but the owner decide where load does.
         let by_load = service.least_load().is_some();
-        if (!ask.begins || asked.is_waiting || by_load) && sync.rules.hold(Rule::BucketDrops) {
-            return Fate::Drop(DropReason::RelayLimit);
+        if (!ask.begins || asked.is_waiting || by_load) && self.sync.rules.hold(Rule::BucketDrops) {
+            return Action::Drop(DropReason::RelayLimit);
         }
         // A flow that begins is with its record's backend, of which an entry tells, or with `cur`, whoever says so; the owners
         // must hear of it.
@@ -175,38 +177,37 @@ impl<Io: PacketIo> Worker<Io> {
         ask: OwnerQuery,
         (unusable, packet): (Option<Hit>, &Packet),
         now: Tick,
-    ) -> Fate {
+    ) -> Action {
         match self.resolve(view, cluster, service, ask, now) {
             Resolution::Backend { backend, guess } => {
                 if !ask.quoted {
                     let state = first_state(packet);
                     let is_entered =
-                        self.remember(service, &ask.place.key, (unusable, None), backend, state, now);
+                        self.flows.remember(service, &ask.place.key, (unusable, None), backend, state, now);
                     if is_entered && !ask.begins {
-                        self.count_met(backend);
+                        self.flows.count_met(backend);
                     }
                     self.mark_guess(cluster, ask.place.key, backend, guess, now);
                 }
-                Fate::To(backend)
+                Action::Encapsulate(backend)
             }
-            Resolution::Passing(backend) => Fate::To(backend),
-            Resolution::Nobody(reason) => self.nobody(service, reason),
-            Resolution::Refused(reason) => Fate::Drop(reason),
+            Resolution::Passing(backend) => Action::Encapsulate(backend),
+            Resolution::Nobody(reason) => self.flows.nobody(service, reason),
+            Resolution::Refused(reason) => Action::Drop(reason),
             Resolution::Elsewhere(machine) => {
-                let Some(sync) = self.sync.as_mut() else { return Fate::Drop(DropReason::NotReady) };
-                if !sync.may_relay(cluster, now) {
-                    return Fate::Drop(DropReason::RelayLimit);
+                if !self.sync.may_relay(cluster, now) {
+                    return Action::Drop(DropReason::RelayLimit);
                 }
                 if !ask.quoted {
-                    sync.asks.ask(&ask.place.key, unusable.map(|hit| hit.backend), ask.begins, now);
+                    self.sync.asks.ask(&ask.place.key, unusable.map(|hit| hit.backend), ask.begins, now);
                 }
                 let question = Question {
                     machine: cluster.own.machine,
-                    core: sync.core,
+                    core: self.sync.core,
                     asked_us: if ask.quoted { NO_ANSWER } else { now.0 },
                     hops: 0,
                 };
-                Fate::Relay(Route { to: Hop::Machine(machine), question })
+                Action::Relay(Route { to: Hop::Machine(machine), question: Some(question) })
             }
         }
     }
@@ -220,8 +221,8 @@ impl<Io: PacketIo> Worker<Io> {
         ask: OwnerQuery,
         flow: (Option<Hit>, &Packet),
         now: Tick,
-    ) -> Fate {
-        self.counters.sync.local_guesses.add(1);
+    ) -> Action {
+        self.flows.counters.sync.local_guesses.add(1);
         self.decide_here(view, cluster, service, OwnerQuery { alone: true, ..ask }, flow, now)
     }
 
@@ -234,7 +235,7 @@ impl<Io: PacketIo> Worker<Io> {
         ask: OwnerQuery,
         (unusable, packet): (Option<Hit>, &Packet),
         now: Tick,
-    ) -> Fate {
+    ) -> Action {
         let kept = unusable.map(|hit| hit.backend).filter(|backend| {
             let known = view.backends.get(backend.index()).and_then(Option::as_ref);
             known.is_some_and(|of| of.service == service.id && of.state != BackendState::Down)
@@ -242,23 +243,23 @@ impl<Io: PacketIo> Worker<Io> {
         let decided =
             kept.map(|backend| (backend, false)).or_else(|| answer_of_slot(view, cluster, service, ask));
         let Some((backend, concluded)) = decided else {
-            return self.nobody(service, DropReason::NoBackend);
+            return self.flows.nobody(service, DropReason::NoBackend);
         };
         if ask.quoted {
-            return Fate::To(backend);
+            return Action::Encapsulate(backend);
         }
         let guess = ask.alone || concluded;
         let key = ask.place.key;
         let statement = Statement { key, backend, guess, age_us: 0, why: Why::Decide };
         if self.tell_owners(view, cluster, service, ask.place, statement, now).is_err() {
-            return Fate::Drop(DropReason::RecordLimit);
+            return Action::Drop(DropReason::RecordLimit);
         }
         let state = first_state(packet);
-        if self.remember(service, &key, (unusable, None), backend, state, now) && !ask.begins {
-            self.count_met(backend);
+        if self.flows.remember(service, &key, (unusable, None), backend, state, now) && !ask.begins {
+            self.flows.count_met(backend);
         }
         self.mark_guess(cluster, key, backend, guess, now);
-        Fate::To(backend)
+        Action::Encapsulate(backend)
     }
 
     /// Notes beside an entry whether it is a guess, so that what is said of it later says so.
@@ -270,16 +271,15 @@ impl<Io: PacketIo> Worker<Io> {
         guess: bool,
         now: Tick,
     ) {
-        let Some(sync) = self.sync.as_mut() else { return };
-        match sync.records.get(&key, now) {
+        match self.sync.records.get(&key, now) {
             None if guess => {
                 let statement = Statement { key, backend, guess, age_us: 0, why: Why::Decide };
-                let (origin, sequence) = (sync.origin(cluster), sync.unacknowledged.number());
+                let (origin, sequence) = (self.sync.origin(cluster), self.sync.unacknowledged.number());
                 // Without room the mark is missing: then the guess counts as seen.
                 let kept =
-                    sync.records.decide(&statement, origin, sequence, now, life_us(cluster.max_idle_us));
+                    self.sync.records.decide(&statement, origin, sequence, now, life_us(cluster.max_idle_us));
                 if kept.is_none() {
-                    sync.refuse(key, now);
+                    self.flows.refuse(key, now);
                 }
             }
             _ => {}
@@ -296,42 +296,65 @@ impl<Io: PacketIo> Worker<Io> {
         ask: OwnerQuery,
         now: Tick,
     ) -> Resolution {
-        let Some(sync) = self.sync.as_mut() else { return Resolution::Refused(DropReason::NotReady) };
         let place = ask.place;
-        let life_us = life_us(cluster.max_idle_us);
-        let record = sync.records.get(&place.key, now);
-        let keeps = sync.rules.hold(Rule::RecordStands);
+        let record = self.sync.records.get(&place.key, now);
+        let keeps = self.sync.rules.hold(Rule::RecordStands);
         let is_kept =
             |record: &Record| keeps || !(ask.begins && now.since_us(record.used) > cluster.max_idle_us / 32);
-        if ask.begins && sync.is_correcting(&place.key) {
+        if ask.begins && self.sync.is_correcting(&place.key) {
             return Resolution::Refused(DropReason::Correcting);
         }
         if let Some(record) =
             record.filter(|record| is_kept(record) && stands(view, service, record, ask, now))
         {
             if !ask.quoted {
-                sync.records.touch(&place.key, now, life_us);
-                let is_due = now.since_us(record.shared) > cluster.max_idle_us / 4;
-                if is_due && sync.rules.hold(Rule::Refresh) {
-                    sync.records.share(&place.key, now);
-                    let (backend, guess) = (record.backend, record.guess);
-                    let statement =
-                        Statement { key: place.key, backend, guess, age_us: 0, why: Why::Refresh };
-                    // Without room the next packet tries again: the record is not shared before.
-                    let _ = self.tell_owners(view, cluster, service, place, statement, now);
-                }
+                self.use_record(view, cluster, service, place, &record, now);
             }
             return Resolution::Backend { backend: record.backend, guess: record.guess };
         }
-        let decider = cluster.owners.decider(service.id, place.slot, cluster.own.machine, sync.suspects);
-        let asks_on = sync.rules.hold(Rule::MissAsksOn);
+        let decider = cluster.owners.decider(service.id, place.slot, cluster.own.machine, self.sync.suspects);
+        let asks_on = self.sync.rules.hold(Rule::MissAsksOn);
         if let Some(machine) = decider.filter(|&machine| asks_on && machine != cluster.own.machine) {
-            return if ask.hops >= HOPS_MAX && sync.rules.hold(Rule::HopLimit) {
+            return if ask.hops >= HOPS_MAX && self.sync.rules.hold(Rule::HopLimit) {
                 Resolution::Refused(DropReason::RelayLimit)
             } else {
                 Resolution::Elsewhere(machine)
             };
         }
+        self.resolve_anew(view, cluster, service, ask, record, now)
+    }
+
+    /// The record was used: it lasts longer, and the other owners hear of it in time.
+    fn use_record(
+        &mut self,
+        view: &View,
+        cluster: &Cluster,
+        service: &ServiceView,
+        place: FlowPlace,
+        record: &Record,
+        now: Tick,
+    ) {
+        self.sync.records.touch(&place.key, now, life_us(cluster.max_idle_us));
+        let is_due = now.since_us(record.shared) > cluster.max_idle_us / 4;
+        if is_due && self.sync.rules.hold(Rule::Refresh) {
+            self.sync.records.share(&place.key, now);
+            let (backend, guess) = (record.backend, record.guess);
+            let statement = Statement { key: place.key, backend, guess, age_us: 0, why: Why::Refresh };
+            // Without room the next packet tries again: the record is not shared before.
+            let _ = self.tell_owners(view, cluster, service, place, statement, now);
+        }
+    }
+
+    /// A flow without a record that stands: `former` is one that does not.
+    fn resolve_anew(
+        &mut self,
+        view: &View,
+        cluster: &Cluster,
+        service: &ServiceView,
+        ask: OwnerQuery,
+        former: Option<Record>,
+        now: Tick,
+    ) -> Resolution {
         let (mut backend, mut guess, by_load) = match self.decide(view, cluster, service, ask, now) {
             Ok(decided) => decided,
             Err(reason) => return Resolution::Nobody(reason),
@@ -341,47 +364,50 @@ impl<Io: PacketIo> Worker<Io> {
         }
         // Strangers' packets must not fill the records. Let pass without one, the flow would be with another backend when the
         // base is given up: nobody would speak against that.
-        if guess && self.sync.as_mut().is_some_and(|sync| !sync.may_guess(cluster, now)) {
+        if guess && !self.sync.may_guess(cluster, now) {
             return Resolution::Refused(DropReason::RecordLimit);
         }
-        self.counters.sync.guesses.add(u64::from(guess));
-        let Some(sync) = self.sync.as_mut() else { return Resolution::Refused(DropReason::NotReady) };
-        let key = place.key;
+        self.flows.counters.sync.guesses.add(u64::from(guess));
+        let key = ask.place.key;
         let mut statement = Statement { key, backend, guess, age_us: 0, why: Why::Decide };
-        let (origin, sequence) = (sync.origin(cluster), sync.unacknowledged.number());
-        if sync.records.decide(&statement, origin, sequence, now, life_us).is_none() {
+        let (origin, sequence) = (self.sync.origin(cluster), self.sync.unacknowledged.number());
+        let life_us = life_us(cluster.max_idle_us);
+        if self.sync.records.decide(&statement, origin, sequence, now, life_us).is_none() {
             // Without a record the flow's next packet will be taken to be from before the taint, and go by its slot: so does this one.
-            self.counters.sync.records_refused.add(1);
-            sync.refuse(key, now);
+            self.flows.counters.sync.records_refused.add(1);
+            self.flows.refuse(key, now);
             let before = OwnerQuery { begins: false, ..ask };
             if let Some((base, _)) = answer_of_slot(view, cluster, service, before) {
                 (backend, guess) = (base, true);
                 statement = Statement { backend, guess, ..statement };
             }
         } else if by_load {
-            self.queues.charge();
+            self.flows.queues.charge();
         }
-        if self.tell_owners(view, cluster, service, place, statement, now).is_err() {
-            if let Some(sync) = self.sync.as_mut() {
-                sync.records.forget(&key);
-            }
+        if self.tell_owners(view, cluster, service, ask.place, statement, now).is_err() {
+            self.sync.records.forget(&key);
             return Resolution::Refused(DropReason::RecordLimit);
         }
-        if record.is_some_and(|record| record.backend != backend) && self.rule(Rule::Push) {
+        if let Some(former) = former.filter(|former| former.backend != backend)
+            && self.sync.rules.hold(Rule::Push)
+        {
             self.push_to_all(view, cluster, key, backend, now);
             // Entries of a removed backend are unusable anyway; those of a masked one would be hit by the flow's next packet.
-            let is_masked = keeps && record.is_some_and(|record| is_usable(view, service.id, record.backend));
-            if let Some(sync) = self.sync.as_mut().filter(|_| is_masked) {
-                if sync.correcting.is_full() {
-                    sync.correcting.pop_at(0);
-                }
-                let _ = sync.correcting.try_push(key);
-                if sync.is_correcting(&key) {
-                    return Resolution::Refused(DropReason::Correcting);
-                }
+            let keeps = self.sync.rules.hold(Rule::RecordStands);
+            if keeps && is_usable(view, service.id, former.backend) && self.correct(key) {
+                return Resolution::Refused(DropReason::Correcting);
             }
         }
         Resolution::Backend { backend, guess }
+    }
+
+    /// Notes that a flow is being corrected. False: all machines have acknowledged that already.
+    fn correct(&mut self, key: wire::FlowKey) -> bool {
+        if self.sync.correcting.is_full() {
+            self.sync.correcting.pop_at(0);
+        }
+        let _ = self.sync.correcting.try_push(key);
+        self.sync.is_correcting(&key)
     }
 
     /// What becomes of a flow without a record, whether that is a guess, and whether load said so. With policy least-load one that shows that
@@ -396,7 +422,7 @@ impl<Io: PacketIo> Worker<Io> {
     ) -> Result<(BackendId, bool, bool), DropReason> {
         if !ask.quoted
             && (ask.begins || !ask.tcp)
-            && let Some(picked) = self.pick(view, ask.place.service, service, now)
+            && let Some(picked) = self.flows.pick(view, ask.place.service, service, now)
         {
             return picked.map(|backend| (backend, false, true));
         }
@@ -404,51 +430,68 @@ impl<Io: PacketIo> Worker<Io> {
         answer.map(|(backend, guess)| (backend, guess, false)).ok_or(DropReason::NoBackend)
     }
 
-    /// A frame of a flow that this machine is taken to own.
-    pub(crate) fn receive_question(&mut self, view: &View, frame: Io::Frame, question: Question, now: Tick) {
+    /// A frame of a flow that this machine is taken to own: what it is, with its action.
+    pub(crate) fn decide_question(
+        &mut self,
+        view: &View,
+        frame: &Io::Frame,
+        question: Question,
+        now: Tick,
+    ) -> Packet {
         let mut packet = classify(view, frame.bytes(), frame.meta());
-        let place = self.place_of_packet(view, frame.bytes(), &packet);
+        packet.fate = Fate::Decided(self.action_for_question(view, frame.bytes(), &packet, question, now));
+        packet
+    }
+
+    fn action_for_question(
+        &mut self,
+        view: &View,
+        bytes: &[u8],
+        packet: &Packet,
+        question: Question,
+        now: Tick,
+    ) -> Action {
+        let place = self.place_of_packet(view, bytes, packet);
         let (Some(cluster), Some((place, service))) = (&view.cluster, place) else {
-            return self.drop_frame(view, frame, &packet, DropReason::NoService);
+            return Action::Drop(DropReason::NoService);
         };
         if !cluster.ready {
-            return self.drop_frame(view, frame, &packet, DropReason::NotReady);
+            return Action::Drop(DropReason::NotReady);
         }
-        if place.core != self.core {
-            return self.relay_to_core(view, frame, &packet, place.core, question);
+        if place.core != self.flows.core {
+            return Action::Relay(Route { to: Hop::Core(place.core), question: Some(question) });
         }
-        let flow = packet.flow(frame.bytes());
+        let flow = packet.flow(bytes);
         let ask = OwnerQuery {
             place,
-            begins: begins_a_flow(&packet),
+            begins: begins_a_flow(packet),
             tcp: flow.protocol == TCP,
             quoted: packet.fate == Fate::Quoted,
             hops: question.hops,
             alone: false,
         };
         if !ask.quoted {
-            self.count_for(service, &packet);
+            self.flows.count_for(service, packet);
         }
         match self.resolve(view, cluster, service, ask, now) {
             Resolution::Backend { backend, guess } => {
                 if question.asked_us != NO_ANSWER {
                     let (asked_us, mut core) = (question.asked_us, question.core);
-                    if !self.rule(Rule::AnswerCore) {
+                    if !self.sync.rules.hold(Rule::AnswerCore) {
                         core = CoreId(0);
                     }
                     let answer = statesync::Answer { key: place.key, backend, guess, asked_us, core };
                     self.answer_question(view, cluster, question.machine, answer, now);
                 }
-                packet.fate = Fate::To(backend);
+                Action::Encapsulate(backend)
             }
-            Resolution::Passing(backend) => packet.fate = Fate::To(backend),
-            Resolution::Nobody(reason) => packet.fate = self.nobody(service, reason),
-            Resolution::Refused(reason) => packet.fate = Fate::Drop(reason),
+            Resolution::Passing(backend) => Action::Encapsulate(backend),
+            Resolution::Nobody(reason) => self.flows.nobody(service, reason),
+            Resolution::Refused(reason) => Action::Drop(reason),
             Resolution::Elsewhere(machine) => {
-                packet.fate = Fate::Relay(Route { to: Hop::Machine(machine), question });
+                Action::Relay(Route { to: Hop::Machine(machine), question: Some(question) })
             }
         }
-        self.rewrite(view, frame, &mut packet, now);
     }
 
     fn place_of_packet<'a>(
@@ -460,7 +503,7 @@ impl<Io: PacketIo> Worker<Io> {
         if !matches!(packet.fate, Fate::Flow | Fate::Quoted) {
             return None;
         }
-        let cores = self.sync.as_ref()?.cores;
+        let cores = self.sync.cores;
         let index = usize::from(packet.service?);
         let service = view.service.get(index)?;
         let flow = packet.flow(bytes);
@@ -475,35 +518,39 @@ impl<Io: PacketIo> Worker<Io> {
         answer: statesync::Answer,
         now: Tick,
     ) {
-        self.counters.sync.answers.add(1);
+        self.flows.counters.sync.answers.add(1);
         if machine != cluster.own.machine {
-            self.say(view, machine, Note::Answer(answer));
-        } else if answer.core == self.core {
+            self.egress.say(view, machine, Note::Answer(answer), now);
+        } else if answer.core == self.flows.core {
             self.receive_answer(view, cluster, &answer, now);
         } else {
             // Best effort: the flow's next packet asks again.
-            let _ = self.rings.send(answer.core, Relay::Note(super::CoreNote::Answer(answer)));
+            let _ = self.rings.send(answer.core, Relay::Note(CoreNote::Answer(answer)));
         }
     }
 
-    /// Carries out `Fate::Relay`.
-    pub(crate) fn relay(&mut self, view: &View, frame: Io::Frame, packet: &Packet, route: Route, _now: Tick) {
-        match route.to {
-            Hop::Core(core) => self.relay_to_core(view, frame, packet, core, route.question),
+    /// Gives a frame to whoever decides for its flow.
+    pub(crate) fn relay(
+        &mut self,
+        view: &View,
+        frame: Io::Frame,
+        packet: &Packet,
+        (to, question): (Hop, Question),
+        now: Tick,
+    ) {
+        match to {
+            Hop::Core(core) => self.relay_to_core(view, frame, packet, core, question),
             Hop::Machine(machine) => {
-                let question = Question { hops: route.question.hops.saturating_add(1), ..route.question };
-                if !self.send_pieces(view, frame.bytes(), machine, question) {
-                    return self.drop_frame(view, frame, packet, DropReason::NoBuffer);
+                let question = Question { hops: question.hops.saturating_add(1), ..question };
+                if !self.egress.send_pieces(view, frame.bytes(), (machine, question), now) {
+                    return self.egress.drop_frame(view, frame, packet, DropReason::NoBuffer);
                 }
-                if self.rule(Rule::RelayCounts) {
-                    self.counters.totals.relayed.add(1);
+                if self.sync.rules.hold(Rule::RelayCounts) {
+                    self.flows.counters.totals.relayed.add(1);
                 }
-                self.counters.sync.relays.add(1);
-                let service = packet.service.and_then(|index| view.service.get(usize::from(index)));
-                let outcome =
-                    Outcome { verdict: Verdict::Relayed, service: service.map(|of| of.id), backend: None };
-                self.io.observe(frame.meta(), outcome);
-                self.give_back(frame);
+                self.flows.counters.sync.relays.add(1);
+                let action = Action::Relay(Route { to, question: Some(question) });
+                self.egress.end_relayed(view, frame, packet, action);
             }
         }
     }
@@ -516,15 +563,17 @@ impl<Io: PacketIo> Worker<Io> {
         core: CoreId,
         question: Question,
     ) {
-        let core = if self.rule(Rule::RingTo) { core } else { self.core };
+        let core = if self.sync.rules.hold(Rule::RingTo) { core } else { self.flows.core };
         match self.rings.send(core, Relay::Question(frame, question)) {
             Ok(()) => {
-                self.counters.totals.ring_out.add(1);
-                self.counters.sync.core_relays.add(1);
+                self.flows.counters.totals.ring_out.add(1);
+                self.flows.counters.sync.core_relays.add(1);
             }
-            Err(Relay::Question(frame, _)) => self.drop_frame(view, frame, packet, DropReason::RingFull),
+            Err(Relay::Question(frame, _)) => {
+                self.egress.drop_frame(view, frame, packet, DropReason::RingFull);
+            }
             // What comes back is what was sent.
-            Err(_) => self.counters.drops(DropReason::RingFull).add(1),
+            Err(_) => self.flows.counters.drops(DropReason::RingFull).add(1),
         }
     }
 
@@ -544,20 +593,19 @@ impl<Io: PacketIo> Worker<Io> {
     ) -> Result<(), statesync::retransmit::Full> {
         let of_job = matches!(statement.why, Why::Export | Why::Migrate);
         let mut told = cluster.owners.told(service.id, place.slot);
-        if !self.rule(Rule::BothTold) {
+        if !self.sync.rules.hold(Rule::BothTold) {
             told.truncate(1);
         }
-        if self.sync.as_ref().is_some_and(|sync| sync.unacknowledged.room() < told.len()) {
+        if self.sync.unacknowledged.room() < told.len() {
             return Err(statesync::retransmit::Full);
         }
         for machine in told {
             if machine != cluster.own.machine {
                 self.say_lasting(view, cluster, machine, Lasting::State(statement), of_job, now)?;
-            } else if place.core != self.core {
+            } else if place.core != self.flows.core {
                 self.say_to_core(cluster, place.core, Lasting::State(statement), of_job, now)?;
             } else if statement.why != Why::Decide || !self.has_just_decided(&statement, now) {
-                let Some(sync) = self.sync.as_mut() else { continue };
-                let (origin, sequence) = (sync.origin(cluster), sync.unacknowledged.number());
+                let (origin, sequence) = (self.sync.origin(cluster), self.sync.unacknowledged.number());
                 self.keep_record(view, cluster, &statement, origin, sequence, now);
             }
         }
@@ -567,7 +615,7 @@ impl<Io: PacketIo> Worker<Io> {
 
     /// Whether this is what the record says already.
     fn has_just_decided(&self, statement: &Statement, now: Tick) -> bool {
-        let record = self.sync.as_ref().and_then(|sync| sync.records.get(&statement.key, now));
+        let record = self.sync.records.get(&statement.key, now);
         record.is_some_and(|record| record.backend == statement.backend && record.used == now)
     }
 }

@@ -1,7 +1,6 @@
 //! What is due by time: heartbeats, notes not acknowledged, refreshing, and the job of the plan's step.
 
-use super::place_of_key;
-use crate::Worker;
+use super::{ClusterStage, place_of_key};
 use crate::describe::general::{Packet, key_of};
 use crate::io::PacketIo;
 use crate::view::cluster::{Cluster, SlotsView};
@@ -74,27 +73,25 @@ impl Task {
     }
 }
 
-impl<Io: PacketIo> Worker<Io> {
+impl<Io: PacketIo> ClusterStage<'_, Io> {
     /// The stage of a turn that belongs to the cluster.
     #[inline(never)]
     pub(crate) fn synchronise(&mut self, view: &View, cluster: &Cluster, now: Tick) {
-        let Some(sync) = self.sync.as_mut() else { return };
-        sync.clock = now;
-        if sync.step != cluster.step {
-            sync.step = cluster.step;
-            sync.forget_leavers(cluster);
+        if self.sync.step != cluster.step {
+            self.sync.step = cluster.step;
+            self.sync.forget_leavers(cluster);
             for machine in cluster.owners.machines().iter() {
                 if let Some(incarnation) = cluster.owners.incarnation(machine) {
-                    sync.suspicion.meet(statesync::Member { machine, incarnation }, now);
+                    self.sync.suspicion.meet(statesync::Member { machine, incarnation }, now);
                 }
             }
-            let is_new = sync.task.job != cluster.job.id;
+            let is_new = self.sync.task.job != cluster.job.id;
             if is_new {
-                sync.seen.clear();
+                self.sync.seen.clear();
             }
-            sync.task = Task {
+            self.sync.task = Task {
                 job: cluster.job.id,
-                stage: match sync.task.stage {
+                stage: match self.sync.task.stage {
                     _ if is_new => Stage::Entries(0, Pass::begin()),
                     Stage::Reported => Stage::Done,
                     stage => stage,
@@ -102,55 +99,45 @@ impl<Io: PacketIo> Worker<Io> {
             };
         }
         #[cfg(feature = "negative-controls")]
-        {
-            sync.is_late = !sync.is_late;
+        if let Some(notes) = self.egress.notes.as_mut() {
+            notes.is_late = !notes.is_late;
         }
         let mut others = cluster.owners.machines();
         others.remove(cluster.own.machine);
         if !cluster.ready {
             // Who has not joined is told nothing, not even that the others live.
-            sync.suspicion.expect(others, now);
+            self.sync.suspicion.expect(others, now);
         }
-        sync.suspects = sync.suspicion.suspects(others, now).union(cluster.owners.lost());
-        sync.records.sweep(SWEEP, now);
-        let beats = sync.core == CoreId(0) && sync.suspicion.beat(now);
+        self.sync.suspects = self.sync.suspicion.suspects(others, now).union(cluster.owners.lost());
+        self.sync.records.sweep(SWEEP, now);
+        let beats = self.sync.core == CoreId(0) && self.sync.suspicion.beat(now);
         if beats {
             for machine in others.iter() {
-                self.counters.sync.heartbeats.add(1);
-                self.say(view, machine, Note::Heartbeat);
+                self.flows.counters.sync.heartbeats.add(1);
+                self.egress.say(view, machine, Note::Heartbeat, now);
             }
         }
         self.say_again(view, cluster, now);
         self.refresh_used(view, cluster, now);
         self.do_job(view, cluster, now);
-        if let Some(sync) = &self.sync {
-            self.counters.sync.records.set(sync.records.len() as u64);
-            self.counters.sync.unacknowledged.set(sync.unacknowledged.len() as u64);
-            self.counters.sync.suspects.set(sync.suspects.bits());
-        }
-        if let Some(sync) = self.sync.as_mut() {
-            sync.end_waiting(now);
-        }
-        if self.sync.as_ref().is_some_and(|sync| sync.has_notes()) {
-            self.flush_notes(view);
-        }
+        let counters = &self.flows.counters.sync;
+        counters.records.set(self.sync.records.len() as u64);
+        counters.unacknowledged.set(self.sync.unacknowledged.len() as u64);
+        counters.suspects.set(self.sync.suspects.bits());
+        self.egress.end_waiting(view, now);
     }
 
     fn say_again(&mut self, view: &View, cluster: &Cluster, now: Tick) {
         for _ in 0..RESENDS {
-            let Some(again) = self.sync.as_mut().and_then(|sync| sync.unacknowledged.due(now)) else {
-                return;
-            };
+            let Some(again) = self.sync.unacknowledged.due(now) else { return };
             if again.to == cluster.own {
-                if self.deliver_here(view, cluster, again.note, now)
-                    && let Some(sync) = self.sync.as_mut()
-                {
-                    sync.unacknowledged.acknowledge(again.to, again.sequence);
+                if self.deliver_here(view, cluster, again.note, now) {
+                    self.sync.unacknowledged.acknowledge(again.to, again.sequence);
                 }
                 continue;
             }
-            self.counters.sync.resends.add(1);
-            self.say(view, again.to.machine, Note::Lasting(again.sequence, again.note));
+            self.flows.counters.sync.resends.add(1);
+            self.egress.say(view, again.to.machine, Note::Lasting(again.sequence, again.note), now);
         }
     }
 
@@ -173,25 +160,23 @@ impl<Io: PacketIo> Worker<Io> {
 
     /// Every quarter of the longest idle time: entries of tainted slots that were used since are told to their owners.
     fn refresh_used(&mut self, view: &View, cluster: &Cluster, now: Tick) {
-        let Some(sync) = self.sync.as_mut() else { return };
         let period_us = cluster.max_idle_us / 4;
-        if !sync.refreshing.is_busy() {
-            if now.since_us(sync.refreshed) < period_us {
+        if !self.sync.refreshing.is_busy() {
+            if now.since_us(self.sync.refreshed) < period_us {
                 return;
             }
-            sync.refreshed = now;
+            self.sync.refreshed = now;
             if cluster.services.iter().any(SlotsView::is_any_tainted) {
-                sync.refreshing = Pass::begin();
+                self.sync.refreshing = Pass::begin();
             }
         }
         for _ in 0..STEPS {
-            let Some(sync) = self.sync.as_mut() else { return };
-            let Some(from) = sync.refreshing.next else { return };
-            if sync.unacknowledged.room() < 256 {
+            let Some(from) = self.sync.refreshing.next else { return };
+            if self.sync.unacknowledged.room() < 256 {
                 return;
             }
-            let (entries, next) = entries(&sync.reader, from, now);
-            sync.refreshing.next = next;
+            let (entries, next) = entries(&self.sync.reader, from, now);
+            self.sync.refreshing.next = next;
             for (key, hit) in entries {
                 if hit.idle_us <= period_us {
                     self.refresh(view, cluster, key, hit.backend, hit.idle_us, now);
@@ -209,77 +194,71 @@ impl<Io: PacketIo> Worker<Io> {
         age_us: u64,
         now: Tick,
     ) {
-        let Some(sync) = self.sync.as_ref().filter(|sync| sync.rules.hold(Rule::Refresh)) else {
+        if !self.sync.rules.hold(Rule::Refresh) {
             return;
-        };
-        let Some((place, service)) = place_of_key(view, cluster, key, sync.cores) else { return };
+        }
+        let Some((place, service)) = place_of_key(view, cluster, key, self.sync.cores) else { return };
         if !cluster.services.get(place.service).is_some_and(|of| of.is_tainted(place.slot)) {
             return;
         }
-        let guess = sync.is_guess(&key, backend, now);
+        let guess = self.sync.is_guess(&key, backend, now);
         let statement = Statement { key, backend, guess, age_us, why: Why::Refresh };
         if self.tell_owners(view, cluster, service, place, statement, now).is_err() {
-            self.counters.sync.records_refused.add(1);
-            if let Some(sync) = self.sync.as_mut() {
-                sync.refuse(key, now);
-            }
+            self.flows.counters.sync.records_refused.add(1);
+            self.flows.refuse(key, now);
         }
     }
 
     /// Goes on with the job of the plan's step, as far as a turn may.
     fn do_job(&mut self, view: &View, cluster: &Cluster, now: Tick) {
         for _ in 0..STEPS {
-            let Some(sync) = self.sync.as_mut() else { return };
             let job = &cluster.job;
-            match sync.task.stage {
+            match self.sync.task.stage {
                 Stage::Reported => return,
                 Stage::Entries(..) if job.export.is_empty() && job.check.is_empty() && !job.migrate => {
-                    sync.task.stage = Stage::Waiting;
+                    self.sync.task.stage = Stage::Waiting;
                 }
                 Stage::Entries(pass, Pass { next: Some(from) }) => {
                     // Half of the room is for what is decided meanwhile.
-                    if sync.unacknowledged.room() < 256 {
+                    if self.sync.unacknowledged.room() < 256 {
                         return;
                     }
-                    let (entries, next) = entries(&sync.reader, from, now);
-                    sync.task.stage = Stage::Entries(pass, Pass { next });
+                    let (entries, next) = entries(&self.sync.reader, from, now);
+                    self.sync.task.stage = Stage::Entries(pass, Pass { next });
                     for (key, hit) in entries {
                         if !self.attend_entry(view, cluster, pass, key, &hit, now) {
-                            if let Some(sync) = self.sync.as_mut() {
-                                sync.task.stage = Stage::Entries(pass, Pass { next: Some(from) });
-                            }
+                            self.sync.task.stage = Stage::Entries(pass, Pass { next: Some(from) });
                             return;
                         }
                     }
                 }
-                Stage::Entries(0, _) => sync.task.stage = Stage::Entries(1, Pass::begin()),
-                Stage::Entries(..) => sync.task.stage = Stage::Records(0),
+                Stage::Entries(0, _) => self.sync.task.stage = Stage::Entries(1, Pass::begin()),
+                Stage::Entries(..) => self.sync.task.stage = Stage::Records(0),
                 Stage::Records(from) => {
-                    if sync.unacknowledged.room() < 256 {
+                    if self.sync.unacknowledged.room() < 256 {
                         return;
                     }
                     let mut records = ArrayVec::<(FlowKey, Record), RECORDS>::new();
-                    let next = sync.records.scan(from, RECORDS, now, |key, record| {
+                    let next = self.sync.records.scan(from, RECORDS, now, |key, record| {
                         let _ = records.try_push((*key, *record));
                     });
-                    sync.task.stage = next.map_or(Stage::Waiting, Stage::Records);
+                    self.sync.task.stage = next.map_or(Stage::Waiting, Stage::Records);
                     for (key, record) in records {
                         if !self.attend_record(view, cluster, key, &record, now) {
-                            if let Some(sync) = self.sync.as_mut() {
-                                sync.task.stage = Stage::Records(from);
-                            }
+                            self.sync.task.stage = Stage::Records(from);
                             return;
                         }
                     }
                 }
-                Stage::Waiting if sync.unacknowledged.of_job() > 0 => return,
-                Stage::Waiting => sync.task.stage = Stage::Done,
+                Stage::Waiting if self.sync.unacknowledged.of_job() > 0 => return,
+                Stage::Waiting => self.sync.task.stage = Stage::Done,
                 Stage::Done => {
                     let incomplete = job.complete_for_us.is_some_and(|for_us| {
-                        sync.refused.is_some_and(|refused| now.since_us(refused) <= for_us)
+                        let refused = self.flows.refusals.as_ref().and_then(|refusals| refusals.last);
+                        refused.is_some_and(|refused| now.since_us(refused) <= for_us)
                     });
-                    if sync.reports.push(Report::Done { step: cluster.step, incomplete }).is_ok() {
-                        sync.task.stage = Stage::Reported;
+                    if self.sync.reports.push(Report::Done { step: cluster.step, incomplete }).is_ok() {
+                        self.sync.task.stage = Stage::Reported;
                     }
                     return;
                 }
@@ -297,29 +276,28 @@ impl<Io: PacketIo> Worker<Io> {
         hit: &Hit,
         now: Tick,
     ) -> bool {
-        let Some(sync) = self.sync.as_ref() else { return true };
-        let Some((place, service)) = place_of_key(view, cluster, key, sync.cores) else { return true };
+        let Some((place, service)) = place_of_key(view, cluster, key, self.sync.cores) else { return true };
         let job = &cluster.job;
         let (service_at, slot) = (place.service, place.slot);
-        let looks = sync.rules.hold(Rule::CheckEntries);
+        let looks = self.sync.rules.hold(Rule::CheckEntries);
         if looks && job.check.contains(service_at, slot) && !is_at_home(view, cluster, place, hit.backend) {
             return self.refuse_slot(cluster, service_at, slot);
         }
         let is_tainted = cluster.services.get(service_at).is_some_and(|of| of.is_tainted(slot));
-        let guess = sync.is_guess(&key, hit.backend, now);
+        let guess = self.sync.is_guess(&key, hit.backend, now);
         let statement = |why| Statement { key, backend: hit.backend, guess, age_us: hit.idle_us, why };
-        let is_told = pass > 0 && sync.seen.contains(&key);
+        let is_told = pass > 0 && self.sync.seen.contains(&key);
         let done = if is_told {
             true
-        } else if job.export.contains(service_at, slot) && sync.rules.hold(Rule::Export) {
+        } else if job.export.contains(service_at, slot) && self.sync.rules.hold(Rule::Export) {
             self.tell_owners(view, cluster, service, place, statement(Why::Export), now).is_ok()
         } else if job.migrate && is_tainted {
             self.tell_gaining(view, cluster, service.id, place, statement(Why::Migrate), now)
         } else {
             return true;
         };
-        if let Some(sync) = self.sync.as_mut().filter(|_| done) {
-            sync.seen.mark(&key);
+        if done {
+            self.sync.seen.mark(&key);
         }
         done
     }
@@ -333,8 +311,7 @@ impl<Io: PacketIo> Worker<Io> {
         record: &Record,
         now: Tick,
     ) -> bool {
-        let Some(sync) = self.sync.as_ref() else { return true };
-        let Some((place, service)) = place_of_key(view, cluster, key, sync.cores) else { return true };
+        let Some((place, service)) = place_of_key(view, cluster, key, self.sync.cores) else { return true };
         let job = &cluster.job;
         if job.check.contains(place.service, place.slot) && !is_at_home(view, cluster, place, record.backend)
         {
@@ -342,7 +319,7 @@ impl<Io: PacketIo> Worker<Io> {
         }
         let (backend, guess, age_us) = (record.backend, record.guess, now.since_us(record.used));
         let statement = |why| Statement { key, backend, guess, age_us, why };
-        if job.export.contains(place.service, place.slot) && sync.rules.hold(Rule::Export) {
+        if job.export.contains(place.service, place.slot) && self.sync.rules.hold(Rule::Export) {
             // Left from an earlier taint, since when the owners may have changed; maybe nobody has an entry any more.
             return self.tell_owners(view, cluster, service, place, statement(Why::Migrate), now).is_ok();
         }
@@ -354,9 +331,8 @@ impl<Io: PacketIo> Worker<Io> {
     }
 
     fn refuse_slot(&mut self, cluster: &Cluster, service: usize, slot: u32) -> bool {
-        let Some(sync) = self.sync.as_mut() else { return true };
         let service = u16::try_from(service).unwrap_or(u16::MAX);
-        sync.reports.push(Report::Refused { job: cluster.job.id, service, slot }).is_ok()
+        self.sync.reports.push(Report::Refused { job: cluster.job.id, service, slot }).is_ok()
     }
 
     /// Tells those who will own the slot.
@@ -372,11 +348,10 @@ impl<Io: PacketIo> Worker<Io> {
         for machine in cluster.owners.gaining(service, place.slot) {
             let told = if machine != cluster.own.machine {
                 self.say_lasting(view, cluster, machine, Lasting::State(statement), true, now)
-            } else if place.core != self.core {
+            } else if place.core != self.flows.core {
                 self.say_to_core(cluster, place.core, Lasting::State(statement), true, now)
             } else {
-                let Some(sync) = self.sync.as_mut() else { return true };
-                let (origin, sequence) = (sync.origin(cluster), sync.unacknowledged.number());
+                let (origin, sequence) = (self.sync.origin(cluster), self.sync.unacknowledged.number());
                 self.keep_record(view, cluster, &statement, origin, sequence, now);
                 Ok(())
             };

@@ -1,71 +1,37 @@
-//! Third stage: hit or miss to a backend. A hit keeps its backend; a miss is placed by the service's Maglev table, or by load,
-//! and remembered. Where a service remembers slots instead of flows ([`slots`](crate::view::slots)), a miss may belong to the
-//! table of before.
+//! A packet of a flow: a hit keeps its backend; a miss is placed by the service's Maglev table, or by load, and remembered. Where
+//! a service remembers slots instead of flows, a miss may belong to the table of before ([`slots`](crate::decide::slots)).
 
+use crate::DropReason;
+use crate::action::Action;
 use crate::counters::CLOSED_SOON_US;
+use crate::decide::flows::Flows;
 use crate::decide::least_load::Picked;
+use crate::decide::slots::{place, place_in, slot};
 use crate::describe::general::{Fate, Packet, key_of};
-use crate::io::PacketIo;
-use crate::sources;
-use crate::view::slots::base_in_force;
-use crate::view::{BackendState, HashOn, OnDown, ServiceView, View};
-use crate::{DropReason, Worker};
-use flow::{Hit, Insert, Inserted, State};
-use wire::parse::{TCP, TcpFlags};
+use crate::lookup::LookupResult;
+use crate::view::{BackendState, OnDown, ServiceView, View};
+use flow::{Hit, State};
+use wire::parse::{Kind, TCP, TcpFlags};
 use wire::{BackendId, FlowKey, Tick, Tuple};
 
 /// A SYN on a flow of a backend that takes no new flows is a retransmission when the flow was used this recently.
 pub(crate) const SYN_RETRY_US: u64 = 500_000;
 
-/// What the burst look-up said of a packet's key.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct LookupResult {
-    /// Its entry.
-    pub(crate) hit: Option<Hit>,
-    /// Its hash, for insertion.
-    pub(crate) miss: Option<flow::Miss>,
-}
-
-impl<Io: PacketIo> Worker<Io> {
-    /// Turns `Flow` and `Quoted` into `To` or `Drop`.
+impl Flows {
+    /// The key to look up for a packet, if any. TCP of an untainted slot needs none: it is decided here, by the slot.
     #[inline]
-    pub(crate) fn steer(
-        &mut self,
-        view: &View,
-        bytes: &[u8],
-        packet: &mut Packet,
-        answer: LookupResult,
-        now: Tick,
-    ) {
+    pub(crate) fn key(&mut self, view: &View, bytes: &[u8], packet: &mut Packet) -> Option<FlowKey> {
         if !matches!(packet.fate, Fate::Flow | Fate::Quoted) {
-            return;
+            return None;
         }
-        let Some(service) = packet.service.and_then(|index| view.service.get(usize::from(index))) else {
-            packet.fate = Fate::Drop(DropReason::NoService);
-            return;
-        };
-        if packet.fate == Fate::Flow {
-            self.count_for(service, packet);
-            if let Some(hit) = answer.hit
-                && !self.rewritten
-                && usable(view, service, &hit, packet)
-            {
-                self.tally.hits += 1;
-                self.keep(view, service, bytes, packet, &hit, now);
-                packet.fate = Fate::To(hit.backend);
-                return;
-            }
+        let service = view.service.get(usize::from(packet.service?))?;
+        if service.memory.is_some() && self.steer_by_slot(view, service, bytes, packet) {
+            return None;
         }
-        if let Some(cluster) = &view.cluster
-            && let Some(fate) = self.steer_tainted(view, cluster, bytes, packet, answer, now)
-        {
-            packet.fate = fate;
-            return;
-        }
-        packet.fate = match self.steer_slowly(view, service, bytes, packet, answer, now) {
-            Ok(backend) => Fate::To(backend),
-            Err(reason) => self.nobody(service, reason),
-        };
+        Some(match packet.parsed.kind {
+            Kind::IcmpError => key_of(service, &packet.flow(bytes)),
+            _ => key_of(service, &packet.parsed.tuple(bytes)),
+        })
     }
 
     /// TCP of a service that remembers slots instead of flows, in an untainted slot: the table's answer, and nothing to
@@ -90,34 +56,13 @@ impl<Io: PacketIo> Worker<Io> {
         }
         self.tally.stateless += 1;
         packet.fate = match place_in(view, service, slot) {
-            Some(backend) => Fate::To(backend),
-            None => self.nobody(service, DropReason::NoBackend),
+            Some(backend) => Fate::Decided(Action::Encapsulate(backend)),
+            None => Fate::Decided(self.nobody(service, DropReason::NoBackend)),
         };
         true
     }
 
-    #[inline]
-    pub(crate) fn count_for(&self, service: &ServiceView, packet: &Packet) {
-        if let Some(of) = self.counters.service(service.id) {
-            of.packets.add(1);
-            of.bytes.add(u64::from(packet.parsed.end - packet.parsed.l3));
-        }
-    }
-
-    /// A packet that no backend gets.
-    #[inline]
-    pub(crate) fn nobody(&self, service: &ServiceView, reason: DropReason) -> Fate {
-        let count = match reason {
-            DropReason::Overload => self.counters.overload(service.id),
-            _ => self.counters.service(service.id).map(|of| &of.no_backend),
-        };
-        if let Some(count) = count {
-            count.add(1);
-        }
-        Fate::Drop(reason)
-    }
-
-    /// Notes that a flow was used.
+    /// Notes that a flow was used. True: in a cluster, after so long a silence that the record of its owner must not end before its entry.
     #[inline]
     pub(crate) fn keep(
         &mut self,
@@ -127,36 +72,34 @@ impl<Io: PacketIo> Worker<Io> {
         packet: &Packet,
         hit: &Hit,
         now: Tick,
-    ) {
-        let mut state = next_state(hit.state, packet, bytes);
-        if !self.flows.is_current(hit, state, now) || state == State::TcpHandshake {
-            let key = key_of(service, &packet.parsed.tuple(bytes));
-            // As it is now: of two packets in one burst the first has changed it.
-            let Some(hit) = &self.flows.get(&key, now) else { return };
-            state = next_state(hit.state, packet, bytes);
-            if state == State::TcpHandshake && self.is_proved(view, packet, bytes, &key, hit, now) {
-                state = State::TcpEstablished;
-            }
-            self.flows.touch(&key, hit, state, now);
-            if hit.state == State::TcpNew
-                && state == State::TcpHandshake
-                && let Some(of) = self.counters.flows_of(hit.backend)
-            {
-                of.handshakes.add(1);
-            }
-            if packet.tcp_flags().is_some_and(TcpFlags::is_closing) {
-                self.client_closes(&key, hit, now);
-            }
-            if hit.state.is_open() != state.is_open() {
-                self.counters.flow_left(hit.backend, hit.state);
-                self.counters.flow_came(hit.backend, state);
-            }
-            if let Some(cluster) = &view.cluster
-                && hit.idle_us > cluster.max_idle_us / 4
-            {
-                self.refresh_revived(view, cluster, packet, bytes, hit, now);
-            }
+    ) -> bool {
+        let state = next_state(hit.state, packet, bytes);
+        if !self.changed && state != State::TcpHandshake && self.table.is_current(hit, state, now) {
+            return false;
         }
+        let key = key_of(service, &packet.parsed.tuple(bytes));
+        // As it is now: of two packets in one burst the first has changed it.
+        let Some(hit) = &self.table.get(&key, now) else { return false };
+        let mut state = next_state(hit.state, packet, bytes);
+        if state == State::TcpHandshake && self.is_proved(view, packet, bytes, &key, hit, now) {
+            state = State::TcpEstablished;
+        }
+        self.table.touch(&key, hit, state, now);
+        self.changed |= hit.state != state;
+        if hit.state == State::TcpNew
+            && state == State::TcpHandshake
+            && let Some(of) = self.counters.flows_of(hit.backend)
+        {
+            of.handshakes.add(1);
+        }
+        if packet.tcp_flags().is_some_and(TcpFlags::is_closing) {
+            self.client_closes(&key, hit, now);
+        }
+        if hit.state.is_open() != state.is_open() {
+            self.counters.flow_left(hit.backend, hit.state);
+            self.counters.flow_came(hit.backend, state);
+        }
+        view.cluster.as_ref().is_some_and(|cluster| hit.idle_us > cluster.max_idle_us / 4)
     }
 
     /// Counts the first FIN or RST of a client after its handshake.
@@ -166,7 +109,7 @@ impl<Io: PacketIo> Worker<Io> {
         }
         let Some(ends) = self.counters.ends(hit.backend) else { return };
         ends.closes.add(1);
-        if self.probation.was_noted(self.flows.hash_of(key), now, CLOSED_SOON_US) {
+        if self.probation.was_noted(self.table.hash_of(key), now, CLOSED_SOON_US) {
             ends.soon.add(1);
         }
     }
@@ -183,14 +126,14 @@ impl<Io: PacketIo> Worker<Io> {
         now: Tick,
     ) -> bool {
         let Some(number) = packet.parsed.tcp_number(bytes) else { return false };
-        let hash = self.flows.hash_of(key);
+        let hash = self.table.hash_of(key);
         let follows = self.probation.follows(hash, number, now, view.timeouts.syn_us);
         follows && hit.state == State::TcpHandshake
     }
 
     /// New flows, ICMP errors, entries that do not decide any more.
     #[inline(never)]
-    fn steer_slowly(
+    pub(crate) fn steer_unknown(
         &mut self,
         view: &View,
         service: &ServiceView,
@@ -204,8 +147,8 @@ impl<Io: PacketIo> Worker<Io> {
         // A packet earlier in this burst may have inserted or rewritten what the burst look-up saw.
         let hit = match (answer.hit, answer.miss) {
             (Some(hit), _) if !self.rewritten => Some(hit),
-            (_, Some(miss)) => self.flows.get_at(&key, miss, now),
-            _ => self.flows.get(&key, now),
+            (_, Some(miss)) => self.table.get_at(&key, miss, now),
+            _ => self.table.get(&key, now),
         };
         let decides = hit.filter(|hit| usable(view, service, hit, packet));
         if packet.fate == Fate::Quoted {
@@ -218,7 +161,8 @@ impl<Io: PacketIo> Worker<Io> {
         }
         if let Some(hit) = decides {
             self.tally.hits += 1;
-            self.keep(view, service, bytes, packet, &hit, now);
+            // Its slot is not tainted, so nobody keeps a record of it.
+            let _is_revived = self.keep(view, service, bytes, packet, &hit, now);
             return Ok(hit.backend);
         }
         self.counters.totals.resteered.add(u64::from(hit.is_some()));
@@ -233,7 +177,7 @@ impl<Io: PacketIo> Worker<Io> {
             None => self.place_anew(view, service, packet, (&flow, &key), now)?,
         };
         let state = first_state(packet);
-        if hit.is_none() && service.memory.is_some() && !self.flows.has_room(&key) {
+        if hit.is_none() && service.memory.is_some() && !self.table.has_room(&key) {
             // It needs no entry: without one it is at its slot's base, and stays there. Nobody should lose his for it.
             self.enter_nothing(&key, now);
         } else if self.remember(service, &key, (hit, answer.miss), backend, state, now) {
@@ -288,10 +232,10 @@ impl<Io: PacketIo> Worker<Io> {
     /// had within the idle time of UDP.
     pub(crate) fn may_lose_entries(&self, view: &View, key: &FlowKey, now: Tick) -> bool {
         let lately = self.crowded.is_some_and(|last| now.since_us(last) <= view.timeouts.udp_us);
-        lately || !self.flows.has_room(key)
+        lately || !self.table.has_room(key)
     }
 
-    /// The least loaded backend, of a service with that policy. [`Queues::charge`](crate::decide::least_load::Queues::charge) it when the flow is
+    /// The least loaded backend, of a service with that policy. [`LoadQueues::charge`](crate::decide::least_load::LoadQueues::charge) it when the flow is
     /// entered.
     pub(crate) fn pick(
         &mut self,
@@ -306,111 +250,6 @@ impl<Io: PacketIo> Worker<Io> {
             Picked::Nobody => Err(DropReason::NoBackend),
             Picked::Overloaded => Err(DropReason::Overload),
         })
-    }
-
-    /// Enters the decision into the flow table. False when there is no room, which is no failure: the next packet is
-    /// steered by the table again.
-    pub(crate) fn remember(
-        &mut self,
-        service: &ServiceView,
-        key: &FlowKey,
-        (unusable, miss): (Option<Hit>, Option<flow::Miss>),
-        backend: BackendId,
-        state: State,
-        now: Tick,
-    ) -> bool {
-        // As it is now: a correction may have changed or removed it since it was found.
-        if unusable.is_some()
-            && let Some(old) = self.flows.get(key, now)
-        {
-            self.counters.flow_left(old.backend, old.state);
-            self.flows.set_backend(key, &old, backend, state, now);
-            self.rewritten = true;
-            self.count_new(service, backend);
-            return true;
-        }
-        self.enter(service, key, miss, backend, state, now)
-    }
-
-    /// Makes an entry where there is none. False when there is no room.
-    #[inline]
-    pub(crate) fn enter(
-        &mut self,
-        service: &ServiceView,
-        key: &FlowKey,
-        miss: Option<flow::Miss>,
-        backend: BackendId,
-        state: State,
-        now: Tick,
-    ) -> bool {
-        let inserted = match miss {
-            Some(miss) => self.flows.insert_at(key, miss, backend, state, now),
-            None => self.flows.insert(key, backend, state, now),
-        };
-        let is_entered = self.settle_insert(key, inserted, now);
-        if is_entered {
-            self.count_new(service, backend);
-        }
-        is_entered
-    }
-
-    /// Counts what went for an insertion; false when there was no room for it.
-    pub(crate) fn settle_insert(&mut self, key: &FlowKey, inserted: Inserted, now: Tick) -> bool {
-        if let Some((old, state)) = inserted.evicted {
-            self.counters.flow_left(old, state);
-            let totals = &self.counters.totals;
-            if inserted.displaced {
-                totals.flow_displaced.add(1);
-                self.crowded = Some(now);
-                // Its flow is one that finds no room, as far as others have to know.
-                if let (Some(sync), Some(lost)) = (self.sync.as_mut(), self.flows.displaced_by(key)) {
-                    sync.refuse(lost, now);
-                }
-                self.sampler.note(&self.counters.sources, || Some(sources::of_key(key)));
-            } else {
-                totals.flow_expired.add(1);
-            }
-        }
-        match inserted.outcome {
-            Insert::Done => true,
-            Insert::Replaced(old) => {
-                self.counters.flow_left(old.backend, old.state);
-                true
-            }
-            Insert::Refused(_) => {
-                self.enter_nothing(key, now);
-                false
-            }
-        }
-    }
-
-    /// A flow gets no entry.
-    fn enter_nothing(&mut self, key: &FlowKey, now: Tick) {
-        self.counters.totals.flow_refused.add(1);
-        self.crowded = Some(now);
-        self.sampler.note(&self.counters.sources, || Some(sources::of_key(key)));
-        if let Some(sync) = self.sync.as_mut() {
-            sync.refuse(*key, now);
-        }
-    }
-
-    #[inline]
-    fn count_new(&self, service: &ServiceView, backend: BackendId) {
-        self.counters.totals.flow_inserts.add(1);
-        if let Some(of) = self.counters.service(service.id) {
-            of.flows_new.add(1);
-        }
-        if let Some(of) = self.counters.flows_of(backend) {
-            of.flows_new.add(1);
-            of.flows.add(1);
-        }
-    }
-
-    /// A flow has its entry that no SYN began.
-    pub(crate) fn count_met(&self, backend: BackendId) {
-        if let Some(of) = self.counters.flows_of(backend) {
-            of.met.add(1);
-        }
     }
 }
 
@@ -440,43 +279,6 @@ pub(crate) fn usable(view: &View, service: &ServiceView, hit: &Hit, packet: &Pac
 #[inline]
 pub(crate) fn begins_a_flow(packet: &Packet) -> bool {
     packet.tcp_flags().is_some_and(TcpFlags::is_syn)
-}
-
-/// Where a flow without an entry belongs: if it began before its slot's answer changed, to the slot's base; else to the
-/// table's answer. Only TCP shows whether it `begins`.
-pub fn place(view: &View, service: &ServiceView, flow: &Tuple, begins: bool) -> Option<BackendId> {
-    let slot = slot(view, service, flow);
-    if flow.protocol == TCP
-        && !begins
-        && let Some(base) = base_in_force(view, service, slot)
-    {
-        return Some(base);
-    }
-    place_in(view, service, slot)
-}
-
-/// The slot of a flow.
-#[inline]
-pub fn slot(view: &View, service: &ServiceView, flow: &Tuple) -> u32 {
-    let hash = match service.hash {
-        HashOn::Tuple => steer::hash::tuple(&view.cluster_key, flow),
-        HashOn::Source => steer::hash::source(&view.cluster_key, flow.src),
-    };
-    service.maglev.slot(hash)
-}
-
-/// The Maglev table's answer for a slot, past backends that take no new flows.
-#[inline]
-pub(crate) fn place_in(view: &View, service: &ServiceView, slot: u32) -> Option<BackendId> {
-    let takes_new = |member: u16| {
-        service
-            .members
-            .get(usize::from(member))
-            .and_then(|id| view.backends.get(id.index())?.as_ref())
-            .is_some_and(|backend| backend.state == BackendState::Up)
-    };
-    let member = service.maglev.pick(slot, takes_new)?;
-    service.members.get(usize::from(member)).copied()
 }
 
 /// The state of a flow of which this is the first packet.

@@ -57,7 +57,7 @@ struct Queue {
 
 /// The sets of all services of a view.
 #[derive(Debug)]
-pub(crate) struct Queues {
+pub(crate) struct LoadQueues {
     /// By service of the view, of which the first `services` count.
     queues: Box<[Queue]>,
     services: usize,
@@ -76,14 +76,14 @@ pub(crate) struct Queues {
     read: Tick,
 }
 
-impl Queues {
+impl LoadQueues {
     /// Room for all services and backends of any view. `seed` should differ between workers.
-    pub(crate) fn new(seed: u64) -> Queues {
-        Queues::with_room(SERVICES_MAX, BACKENDS_MAX, seed)
+    pub(crate) fn new(seed: u64) -> LoadQueues {
+        LoadQueues::with_room(SERVICES_MAX, BACKENDS_MAX, seed)
     }
 
-    fn with_room(services: usize, backends: usize, seed: u64) -> Queues {
-        Queues {
+    fn with_room(services: usize, backends: usize, seed: u64) -> LoadQueues {
+        LoadQueues {
             queues: vec![Queue::default(); services].into(),
             services: 0,
             order: vec![0; backends].into(),
@@ -119,7 +119,7 @@ impl Queues {
         }
     }
 
-    /// Who gets a new flow of the service at `index` of the view, which [`charge`](Queues::charge) then charges to it. `None`: there is no room
+    /// Who gets a new flow of the service at `index` of the view, which [`charge`](LoadQueues::charge) then charges to it. `None`: there is no room
     /// for the service.
     pub(crate) fn pick(
         &mut self,

@@ -5,38 +5,13 @@
 //! from being the dearer the more workers there are. What is not asked about goes by its slot, which is wrong only for flows whose
 //! slot's answer has changed since they began.
 
-use crate::Worker;
+use crate::decide::flows::Flows;
 use crate::decide::known::{begins_a_flow, usable};
 use crate::describe::general::{Fate, Packet};
-use crate::io::PacketIo;
-use crate::token_bucket::TokenBucket;
 use crate::view::{ServiceView, View};
 use wire::{BackendId, FlowKey, Tick};
 
-/// Looks into other workers' tables, a second and at once, of each worker and each kind. One costs about half a microsecond, most of it
-/// a miss of the cache: a hundredth of the worker's time.
-const LOOKS: (u64, u64) = (20_000, 256);
-
-const _: () = assert!(LOOKS.1 as usize >= crate::view::WORKERS_MAX);
-
-/// Budgets of looks: a flood of the one kind leaves the other alone.
-#[derive(Debug)]
-pub(crate) struct Looks {
-    /// For whole packets without an entry.
-    misses: TokenBucket,
-    /// For ICMP errors and first fragments, whose flows are with other workers as a rule.
-    strays: TokenBucket,
-}
-
-impl Looks {
-    /// Full.
-    pub(crate) const fn new() -> Looks {
-        let full = TokenBucket::new(LOOKS.0, LOOKS.1);
-        Looks { misses: full, strays: full }
-    }
-}
-
-impl<Io: PacketIo> Worker<Io> {
+impl Flows {
     /// Whether the packet needs no answer of other workers. A SYN begins anew; with policy least-load it asks all the same, because it may
     /// be a copy of one that another worker has placed.
     fn asks_nobody(&self, service: &ServiceView, packet: &Packet) -> bool {

@@ -7,8 +7,8 @@
 
 use crate::BURST;
 use crate::describe::general::LINK_LOCAL_V4;
-use crate::fast::bits;
 use crate::io::Frame;
+use crate::positions::bits;
 use crate::view::SERVICES_MAX;
 use core::hint::cold_path;
 use flow::Isa;

@@ -1,14 +1,14 @@
-//! First stage: bytes to what the frame is and what should become of it, as far as the frame alone can tell.
+//! Frames of every shape, one by one: bytes to what the frame is, and what is done with it as far as the frame alone can tell.
 
 use crate::DropReason;
+use crate::action::{Action, Reply};
 use crate::io::RxMeta;
-use crate::view::cluster::Route;
 use crate::view::{PortView, ServiceView, View};
 use steer::Match;
 use wire::parse::{BadTransport, Kind, Malformed, Parsed, ParsedFrame, Quoted, TcpFlags, destination, parse};
-use wire::{Addr, BackendId, FlowKey, Tuple};
+use wire::{Addr, FlowKey, Tuple};
 
-/// What should become of a frame.
+/// How far a frame is decided.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fate {
     /// Belongs to a flow of a service: look up, steer, remember.
@@ -17,24 +17,23 @@ pub enum Fate {
     Quoted,
     /// A fragment for a VIP: to the owner of its datagram.
     Fragment,
-    /// An echo request for a VIP: answered here.
-    Echo,
-    /// The kernel's.
-    Punt,
     /// From another machine of the cluster.
     Peer,
-    /// To the owner of its flow, as a question.
-    Relay(Route),
-    /// Decided: to this backend.
-    To(BackendId),
-    /// Dropped.
-    Drop(DropReason),
+    /// To the end.
+    Decided(Action),
+}
+
+impl Fate {
+    /// Decided: it ends here.
+    pub(crate) const fn drop(reason: DropReason) -> Fate {
+        Fate::Decided(Action::Drop(reason))
+    }
 }
 
 /// A frame's description, filled in stage by stage.
 #[derive(Clone, Copy, Debug)]
 pub struct Packet {
-    /// What should become of it.
+    /// How far it is decided.
     pub fate: Fate,
     /// Offsets and ports; all zero for frames without IP.
     pub parsed: Parsed,
@@ -99,31 +98,31 @@ pub fn key_of(service: &ServiceView, tuple: &Tuple) -> FlowKey {
 #[inline]
 pub fn classify(view: &View, bytes: &[u8], meta: RxMeta) -> Packet {
     if meta.truncated {
-        return Packet::without_ip(Fate::Drop(DropReason::Truncated));
+        return Packet::without_ip(Fate::drop(DropReason::Truncated));
     }
     if meta.multi_segment {
-        return Packet::without_ip(Fate::Drop(DropReason::MultiSegment));
+        return Packet::without_ip(Fate::drop(DropReason::MultiSegment));
     }
     match parse(bytes) {
         Ok(ParsedFrame::Ip(parsed)) => {
             let packet = classify_ip(view, bytes, parsed);
-            if packet.fate == Fate::Punt {
+            if packet.fate == Fate::Decided(Action::Punt) {
                 return packet;
             }
             if is_group_frame(bytes) {
-                return Packet::new(Fate::Drop(DropReason::BadLinkAddress), parsed);
+                return Packet::new(Fate::drop(DropReason::BadLinkAddress), parsed);
             }
             if is_for_another_mac(view, bytes, meta) {
-                return Packet::new(Fate::Punt, parsed);
+                return Packet::new(Fate::Decided(Action::Punt), parsed);
             }
             packet
         }
-        Ok(ParsedFrame::NotIp) => Packet::without_ip(Fate::Punt),
+        Ok(ParsedFrame::NotIp) => Packet::without_ip(Fate::Decided(Action::Punt)),
         // What is not for a VIP is not judged here: the kernel knows its own rules for routing headers and options.
         Err(_) if destination(bytes).is_some_and(|dst| !view.services.is_vip(dst)) => {
-            Packet::without_ip(Fate::Punt)
+            Packet::without_ip(Fate::Decided(Action::Punt))
         }
-        Err(why) => Packet::without_ip(Fate::Drop(malformed(why))),
+        Err(why) => Packet::without_ip(Fate::drop(malformed(why))),
     }
 }
 
@@ -138,9 +137,9 @@ fn classify_ip(view: &View, bytes: &[u8], parsed: Parsed) -> Packet {
     };
     match found {
         Match::NotVip if is_from_peer(view, bytes, &parsed) => Packet::new(Fate::Peer, parsed),
-        Match::NotVip => Packet::new(Fate::Punt, parsed),
+        Match::NotVip => Packet::new(Fate::Decided(Action::Punt), parsed),
         _ if parsed.kind == Kind::NeighbourDiscovery => Packet::new(discovery(bytes, &parsed), parsed),
-        _ if bad_source(bytes, &parsed) => Packet::new(Fate::Drop(DropReason::BadSource), parsed),
+        _ if bad_source(bytes, &parsed) => Packet::new(Fate::drop(DropReason::BadSource), parsed),
         found => whole_for_vip(view, bytes, parsed, found),
     }
 }
@@ -150,16 +149,16 @@ fn classify_ip(view: &View, bytes: &[u8], parsed: Parsed) -> Packet {
 #[cold]
 fn discovery(bytes: &[u8], parsed: &Parsed) -> Fate {
     match bytes.get(usize::from(parsed.l3) + 7) {
-        Some(255) => Fate::Punt,
-        _ => Fate::Drop(DropReason::BadIcmp),
+        Some(255) => Fate::Decided(Action::Punt),
+        _ => Fate::drop(DropReason::BadIcmp),
     }
 }
 
 #[cold]
 fn classify_fragment(view: &View, bytes: &[u8], parsed: Parsed) -> Packet {
     let fate = match view.services.is_vip(parsed.dst(bytes)) {
-        false => Fate::Punt,
-        true if bad_source(bytes, &parsed) => Fate::Drop(DropReason::BadSource),
+        false => Fate::Decided(Action::Punt),
+        true if bad_source(bytes, &parsed) => Fate::drop(DropReason::BadSource),
         true => Fate::Fragment,
     };
     Packet::new(fate, parsed)
@@ -177,16 +176,16 @@ fn is_from_peer(view: &View, bytes: &[u8], parsed: &Parsed) -> bool {
 /// A whole datagram (or the first fragment of one) whose destination is a VIP.
 #[inline(always)]
 pub(crate) fn whole_for_vip(view: &View, bytes: &[u8], parsed: Parsed, found: Match) -> Packet {
-    let mut packet = Packet::new(Fate::Drop(DropReason::NoService), parsed);
+    let mut packet = Packet::new(Fate::drop(DropReason::NoService), parsed);
     match (parsed.kind, found) {
         (Kind::Tcp(_) | Kind::Udp, Match::Service(index)) => {
             packet.fate = Fate::Flow;
             packet.service = Some(index);
         }
-        (Kind::EchoRequest, _) => packet.fate = Fate::Echo,
+        (Kind::EchoRequest, _) => packet.fate = Fate::Decided(Action::Reply(Reply::Echo)),
         (Kind::IcmpError, _) => steer_by_quote(view, bytes, &mut packet),
-        (Kind::IcmpOther, _) => packet.fate = Fate::Drop(DropReason::IcmpUnhandled),
-        (Kind::Bad(why), _) => packet.fate = Fate::Drop(bad_transport(why)),
+        (Kind::IcmpOther, _) => packet.fate = Fate::drop(DropReason::IcmpUnhandled),
+        (Kind::Bad(why), _) => packet.fate = Fate::drop(bad_transport(why)),
         _ => {}
     }
     packet
@@ -212,14 +211,14 @@ fn quoted_flow(bytes: &[u8], parsed: &Parsed) -> Tuple {
 fn steer_by_quote(view: &View, bytes: &[u8], packet: &mut Packet) {
     let flow = quoted_flow(bytes, &packet.parsed);
     packet.fate = if flow.dst != packet.parsed.dst(bytes) {
-        Fate::Drop(DropReason::BadIcmp)
+        Fate::drop(DropReason::BadIcmp)
     } else if !matches!(flow.protocol, 6 | 17) {
-        Fate::Drop(DropReason::IcmpUnhandled)
+        Fate::drop(DropReason::IcmpUnhandled)
     } else if let Match::Service(index) = view.services.find(flow.dst, flow.dport, flow.protocol) {
         packet.service = Some(index);
         Fate::Quoted
     } else {
-        Fate::Drop(DropReason::NoService)
+        Fate::drop(DropReason::NoService)
     };
 }
 
@@ -235,17 +234,17 @@ pub(crate) fn probe(view: &View, bytes: &[u8]) -> Option<Packet> {
         .iter()
         .find(|p| p.vip == tuple.dst && p.source == tuple.src && p.source_port == tuple.sport)?;
     let backend = view.backends.get(probe.backend.index())?.as_ref()?;
-    Some(Packet::new(Fate::To(backend.id), parsed))
+    Some(Packet::new(Fate::Decided(Action::Encapsulate(backend.id)), parsed))
 }
 
-/// Whether a frame was sent to more than one station. A VIP's packets never are (RFC 1812 section 5.3.4): every balancer of
+/// Whether a frame was sent to more than one receiver. A VIP's packets never are (RFC 1812 section 5.3.4): every balancer of
 /// the link would forward a copy. Of the source address no standard asks that a router look at this bit.
 fn is_group_frame(bytes: &[u8]) -> bool {
     const GROUP: u8 = 1;
     bytes.first().is_some_and(|first| first & GROUP != 0)
 }
 
-/// Whether a frame is on its way to another station (a bridge floods what it does not know): the balancer there
+/// Whether a frame is on its way to another MAC address (a bridge floods what it does not know): the balancer there
 /// forwards it, and a copy from here would be one too many. So it is left to the kernel, which is no router for it.
 fn is_for_another_mac(view: &View, bytes: &[u8], meta: RxMeta) -> bool {
     let own = view.ports.get(meta.port.index()).and_then(PortView::own_mac);

@@ -1,7 +1,7 @@
 //! Frames in memory: the back end of tests, fuzzers, replay and simulation. Counts the frames in existence, so that a
 //! leak shows.
 
-use crate::io::{BURST, Burst, Frame, NoRoom, Outcome, PacketIo, RxMeta};
+use crate::io::{BURST, Frame, Frames, NoRoom, Outcome, PacketIo, RxMeta};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -109,21 +109,21 @@ impl PacketIo for MemIo {
     type Frame = MemFrame;
     const OBSERVES: bool = true;
 
-    fn rx(&mut self, port: PortId, burst: &mut Burst<MemFrame>) {
+    fn rx(&mut self, port: PortId, burst: &mut Frames<MemFrame>) {
         if let Some(queue) = self.received.get_mut(port.index()) {
             let count = queue.len().min(burst.remaining_capacity());
             burst.extend(queue.drain(..count));
         }
     }
 
-    fn tx(&mut self, port: PortId, burst: &mut Burst<MemFrame>) {
+    fn tx(&mut self, port: PortId, burst: &mut Frames<MemFrame>) {
         let count = burst.len().min(self.tx_room);
         for frame in burst.drain(..count) {
             self.sent.push((port, frame.meta(), frame.bytes().to_vec()));
         }
     }
 
-    fn alloc(&mut self, n: usize, burst: &mut Burst<MemFrame>) {
+    fn alloc(&mut self, n: usize, burst: &mut Frames<MemFrame>) {
         let count = n.min(burst.remaining_capacity()).min(self.buffers);
         self.buffers -= if self.buffers == usize::MAX { 0 } else { count };
         for _ in 0..count {
@@ -131,7 +131,7 @@ impl PacketIo for MemIo {
         }
     }
 
-    fn recycle(&mut self, burst: &mut Burst<MemFrame>) {
+    fn recycle(&mut self, burst: &mut Frames<MemFrame>) {
         burst.clear();
     }
 

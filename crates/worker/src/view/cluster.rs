@@ -7,9 +7,9 @@
 use crate::view::slots::SlotMemory;
 use statesync::datagram::ClusterKeys;
 use statesync::plan::Job;
-use statesync::{MachineId, Member, Owners, Question};
+use statesync::{MachineId, Member, Owners};
 use std::sync::Arc;
-use wire::{Addr, CoreId, PortId};
+use wire::{Addr, PortId};
 
 /// The cluster as the data path sees it.
 #[derive(Debug)]
@@ -95,22 +95,4 @@ impl SlotsView {
     pub fn is_any_tainted(&self) -> bool {
         self.always || self.taints.is_any_tainted()
     }
-}
-
-/// Where a frame goes to be decided.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Route {
-    /// To whom.
-    pub to: Hop,
-    /// The question that it is.
-    pub question: Question,
-}
-
-/// The next one to see a relayed frame.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Hop {
-    /// Another worker of this machine.
-    Core(CoreId),
-    /// Another machine.
-    Machine(MachineId),
 }

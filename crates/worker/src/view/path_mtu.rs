@@ -5,12 +5,9 @@
 //! known flow's packet pays nothing; only one that does not fit asks why. Control carries what is known to the next view. What is
 //! lost on that way, or because two workers learn and forget at once, the next error tells again.
 
-use crate::Worker;
-use crate::io::PacketIo;
 use crate::view::{BackendState, BackendView, View};
 use core::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
-use wire::parse::Parsed;
-use wire::{Addr, BackendId, Tick, tunnel_error};
+use wire::{Addr, BackendId, Tick};
 
 /// How long a path MTU is believed (RFC 1191 section 6.3, RFC 8201 section 4), microseconds.
 pub const AGE_US: u64 = 600_000_000;
@@ -18,8 +15,6 @@ pub const AGE_US: u64 = 600_000_000;
 const LEAST_V6: u16 = 1280;
 /// The same for IPv4: what every host takes (RFC 791 section 3.1), and far more than forged errors should make of an MTU.
 const LEAST_V4: u16 = 576;
-/// Errors looked at against the backends they may be about, a second and at once.
-pub(crate) const RATE: (u64, u64) = (1_000, 1_000);
 
 /// The largest datagram of a known flow that goes to a backend without another question.
 #[derive(Debug, Default)]
@@ -118,7 +113,7 @@ impl Tunnels {
         Tunnels(tunnels)
     }
 
-    fn to(&self, destination: Addr) -> impl Iterator<Item = BackendId> {
+    pub(crate) fn to(&self, destination: Addr) -> impl Iterator<Item = BackendId> {
         let first = self.0.partition_point(|(to, _)| *to < destination);
         let from_first = self.0.get(first..).unwrap_or_default().iter();
         from_first.take_while(move |(to, _)| *to == destination).map(|(_, id)| *id)
@@ -137,26 +132,6 @@ impl View {
                 // With its age.
                 backend.learnt.0.store(old.learnt.0.load(Relaxed), Relaxed);
                 backend.room.lower(known);
-            }
-        }
-    }
-}
-
-impl<Io: PacketIo> Worker<Io> {
-    /// An ICMP error for this machine: whether a router says that packets to a backend are too big for it.
-    #[cold]
-    pub(crate) fn hear_of_path(&mut self, view: &View, bytes: &[u8], parsed: &Parsed, now: Tick) {
-        let Some(error) = tunnel_error::too_big(bytes, parsed) else { return };
-        let mut backends = view.tunnels.to(error.destination).peekable();
-        // Many services may have a backend on one host, and anybody can send such errors.
-        if backends.peek().is_none() || !self.path_tokens.take(now) {
-            return;
-        }
-        for id in backends {
-            if let Some(Some(backend)) = view.backends.get(id.index())
-                && error.is_about(&backend.header, |inner| view.services.is_vip(inner))
-            {
-                backend.learn(error.mtu, now);
             }
         }
     }

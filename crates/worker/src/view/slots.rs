@@ -5,7 +5,6 @@
 //! entry, so a flow without one is from before, and belongs to the slot's *base*: the answer at the moment of the taint.
 //! Control makes these (`control::slots`) and ends a taint when no flow needs it any more.
 
-use crate::view::{BackendState, OnDown, ServiceView, View};
 use wire::BackendId;
 
 /// In `base`: no backend. Above [`BackendId::MAX`].
@@ -66,7 +65,7 @@ impl SlotMemory {
     }
 
     /// The backend of flows without an entry in a tainted slot; `None` for an untainted slot, and where there was no
-    /// backend at the moment of the taint. It may have left the view since: see [`base_in_force`].
+    /// backend at the moment of the taint. It may have left the view since: see [`base_in_force`](crate::decide::slots::base_in_force).
     #[inline]
     pub fn base(&self, slot: u32) -> Option<BackendId> {
         if !self.is_tainted(slot) {
@@ -97,43 +96,12 @@ impl SlotMemory {
     }
 }
 
-impl ServiceView {
-    /// Whether TCP packets of this slot go to the table's answer without a look into the flow table.
-    #[inline]
-    pub fn is_stateless(&self, slot: u32) -> bool {
-        self.memory.as_ref().is_some_and(|memory| !memory.is_tainted(slot))
-    }
-}
-
-/// The backend that a TCP packet without an entry in a tainted slot belongs to, unless it begins a flow: the slot's
-/// base, if flows may still go there. `None`: the table decides.
-///
-/// Also where a SYN goes whose entry was refused for want of room: its next packet finds no entry, so it will come here.
-#[inline]
-pub fn base_in_force(view: &View, service: &ServiceView, slot: u32) -> Option<BackendId> {
-    base_of(view, service, service.memory.as_ref()?, slot)
-}
-
-/// The same, of the slots that a cluster remembers.
-#[inline]
-pub fn base_of(view: &View, service: &ServiceView, memory: &SlotMemory, slot: u32) -> Option<BackendId> {
-    let id = memory.base(slot)?;
-    let backend = view.backends.get(id.index())?.as_ref()?;
-    let stays = backend.state != BackendState::Down || service.on_down == OnDown::Keep;
-    (backend.service == service.id && stays).then_some(id)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{SlotMemory, base_in_force};
-    use crate::view::path_mtu::{Learnt, Room};
-    use crate::view::{BackendState, BackendView, HashOn, OnDown, OnEmpty, Policy, ServiceView, View};
+    use super::SlotMemory;
     use proptest::prelude::{any, prop, prop_assert_eq, proptest};
     use std::collections::BTreeMap;
-    use std::sync::Arc;
-    use steer::{Maglev, Weighted};
-    use wire::encap::TunnelHeader;
-    use wire::{BackendId, PortId, ServiceId};
+    use wire::BackendId;
 
     #[test]
     fn an_empty_memory_says_no_to_every_slot() {
@@ -166,67 +134,5 @@ mod tests {
             }
             prop_assert_eq!(memory.tainted().collect::<BTreeMap<_, _>>(), expected);
         }
-    }
-
-    fn view(state: BackendState, of: ServiceId, on_down: OnDown) -> View {
-        let one = [Weighted { name: "a", weight: 1 }];
-        View {
-            service: vec![ServiceView {
-                id: ServiceId(1),
-                wide: false,
-                hash: HashOn::Tuple,
-                maglev: Arc::new(Maglev::build(&one, 251, &[0; 16]).expect("a table")),
-                members: vec![BackendId(0)],
-                on_empty: OnEmpty::Reset,
-                on_down,
-                memory: Some(Arc::new(SlotMemory::new(251, [(7, Some(BackendId(1))), (8, None)]))),
-                policy: Policy::Maglev,
-            }],
-            backends: vec![
-                None,
-                Some(BackendView {
-                    id: BackendId(1),
-                    service: of,
-                    state,
-                    header: TunnelHeader::default(),
-                    inner_mtu: 1480,
-                    room: Room::default(),
-                    port: PortId(0),
-                    next_hop: None,
-                    learnt: Learnt::default(),
-                }),
-            ],
-            ..View::default()
-        }
-    }
-
-    #[test]
-    fn a_base_counts_while_flows_may_go_there() {
-        let (web, other) = (ServiceId(1), ServiceId(2));
-        let one = Some(BackendId(1));
-        for (state, of, on_down, expected) in [
-            (BackendState::Up, web, OnDown::Keep, one),
-            (BackendState::Draining, web, OnDown::Reselect, one),
-            (BackendState::Down, web, OnDown::Keep, one),
-            (BackendState::Down, web, OnDown::Reselect, None),
-            (BackendState::Up, other, OnDown::Keep, None),
-        ] {
-            let view = view(state, of, on_down);
-            assert_eq!(base_in_force(&view, &view.service[0], 7), expected, "{state:?} {on_down:?}");
-            assert_eq!(base_in_force(&view, &view.service[0], 8), None);
-            assert_eq!(base_in_force(&view, &view.service[0], 9), None);
-        }
-        let mut gone = view(BackendState::Up, web, OnDown::Keep);
-        gone.backends.clear();
-        assert_eq!(base_in_force(&gone, &gone.service[0], 7), None);
-    }
-
-    #[test]
-    fn only_an_untainted_slot_of_a_service_with_memory_is_stateless() {
-        let mut view = view(BackendState::Up, ServiceId(1), OnDown::Keep);
-        assert!(view.service[0].is_stateless(0));
-        assert!(!view.service[0].is_stateless(7));
-        view.service[0].memory = None;
-        assert!(!view.service[0].is_stateless(0));
     }
 }

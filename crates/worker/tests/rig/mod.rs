@@ -135,6 +135,7 @@ pub fn view(generation: u64, specs: &[Spec]) -> View {
 pub struct Rig {
     pub workers: Vec<Worker<MemIo>>,
     pub publishers: Vec<Publisher<View>>,
+    pub tables: Vec<flow::Reader>,
     pub counters: Vec<Arc<Counters>>,
     pub now: Tick,
     next_index: u32,
@@ -165,6 +166,7 @@ impl Rig {
             workers: Vec::new(),
             publishers: Vec::new(),
             counters: Vec::new(),
+            tables: peers.clone(),
             now: Tick::from_ms(1000),
             next_index: 0,
         };

@@ -13,7 +13,7 @@ use wire::parse::{Kind, Parsed, ParsedFrame, TcpFlags, parse};
 use wire::{Addr, BackendId, Tuple};
 use worker::describe::general::{Fate, Packet, classify};
 use worker::view::{BackendState, BackendView, HashOn, LeastLoad, OnEmpty, Select, ServiceView};
-use worker::{DropReason, RxMeta, View};
+use worker::{Action, DropReason, RxMeta, View};
 
 /// The steps, the numbers in them, and the end.
 #[derive(Debug, Default, Serialize)]
@@ -162,12 +162,22 @@ fn endpoint(addr: Addr, port: u16) -> String {
 fn say_fate(told: &mut Explanation, picture: &Picture, bytes: &[u8], packet: &Packet) {
     let view = &picture.view;
     match packet.fate {
-        Fate::Drop(reason) => told.say("match", format!("dropped as {}: {}", reason.name(), reason.help())),
-        Fate::Punt => told.say("match", "not for a VIP (or neighbour discovery): given to the kernel"),
-        Fate::Echo => told.say("match", "echo request for a VIP: answered here, under a token bucket"),
         Fate::Peer => told.say("match", "from another machine of the cluster: taken if its tag is right"),
-        Fate::Relay(_) => told.say("match", "of a tainted slot: to the owner of its flow"),
-        Fate::To(_) => told.say("match", "a health probe through the tunnel: straight to its backend"),
+        Fate::Decided(Action::Drop(reason)) => {
+            told.say("match", format!("dropped as {}: {}", reason.name(), reason.help()));
+        }
+        Fate::Decided(Action::Punt) => {
+            told.say("match", "not for a VIP (or neighbour discovery): given to the kernel");
+        }
+        Fate::Decided(Action::Reply(_)) => {
+            told.say("match", "echo request for a VIP: answered here, under a token bucket");
+        }
+        Fate::Decided(Action::Encapsulate(_)) => {
+            told.say("match", "a health probe through the tunnel: straight to its backend");
+        }
+        Fate::Decided(action @ (Action::Pass(_) | Action::Relay(_) | Action::Hold)) => {
+            told.say("match", action.name());
+        }
         Fate::Fragment => say_fragment(told, picture, bytes, packet),
         Fate::Flow => say_service(told, picture, (packet, packet.flow(bytes)), "the packet"),
         Fate::Quoted => {
@@ -299,7 +309,7 @@ fn say_choice(
     };
     let name = |id| picture.backend_name(id).unwrap_or("?");
     told.say("backend", format!("{} is {}", name(named), state(named)));
-    let Some(chosen) = worker::decide::known::place(view, service, &flow, true) else {
+    let Some(chosen) = worker::decide::slots::place(view, service, &flow, true) else {
         say_empty(told, service);
         return;
     };
@@ -391,5 +401,6 @@ fn say_verdict(told: &mut Explanation, end: &FrameEnd, originated: u64) {
         ("sent", _) => format!("sent to {}{made}", end.backend.as_deref().unwrap_or("?")),
         (verdict, _) => format!("{verdict}{made}"),
     };
+    told.say("action", end.action);
     told.say("verdict", text);
 }

@@ -162,10 +162,14 @@ impl World<'_> {
                 if let Verdict::Dropped(reason) = outcome.verdict
                     && reason != worker::DropReason::PeerMessage
                 {
-                    self.say(|| format!("machine {machine} core {core} drops: {}", reason.name()));
+                    let action = outcome.action.name();
+                    self.say(|| {
+                        format!("machine {machine} core {core} {action}: dropped, {}", reason.name())
+                    });
                 }
                 if outcome.verdict == Verdict::Relayed {
-                    self.say(|| format!("machine {machine} core {core} relays a frame ({fresh:?})"));
+                    let action = outcome.action.name();
+                    self.say(|| format!("machine {machine} core {core} {action}: a frame ({fresh:?})"));
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! Against an oracle that scans.
 
-use super::{FINE, FULL, Picked, Queues, share};
+use super::{FINE, FULL, LoadQueues, Picked, share};
 use crate::view::loads::{Load, Loads};
 use crate::view::path_mtu::{Learnt, Room};
 use crate::view::{
@@ -132,7 +132,7 @@ fn a_step() -> impl Strategy<Value = Step> {
 }
 
 /// Picks, and enters the flow.
-fn place(queues: &mut Queues, view: &View, at: usize, now: Tick) -> Option<Picked> {
+fn place(queues: &mut LoadQueues, view: &View, at: usize, now: Tick) -> Option<Picked> {
     let service = &view.service[at];
     let policy = service.least_load().expect("the policy");
     let picked = queues.pick(view, at, service, policy, now);
@@ -157,7 +157,7 @@ proptest! {
         let loads = Arc::new(Loads::new(30));
         let overload = if rejects { Overload::Reject } else { Overload::Spread };
         let view = view(&services, Select::Min, overload, &loads);
-        let mut queues = Queues::with_room(4, 30, seed);
+        let mut queues = LoadQueues::with_room(4, 30, seed);
         queues.adopt(&view);
         let mut oracle = Oracle::new(&view, seed as usize);
         for service in 0..services.len() {
@@ -220,7 +220,7 @@ proptest! {
             loads.set(id, Load { ppm: *ppm, joining: *joining });
         }
         let view = view(&[members], Select::TwoChoices, Overload::Reject, &loads);
-        let mut queues = Queues::with_room(1, 30, seed);
+        let mut queues = LoadQueues::with_room(1, 30, seed);
         queues.adopt(&view);
         let mut oracle = Oracle::new(&view, 0);
         oracle.read(&loads, 0);
@@ -250,7 +250,7 @@ fn equal_backends_share_new_flows_and_two_workers_begin_at_different_ones() {
     let view = view(&[members], Select::Min, Overload::Spread, &loads);
     let mut first = Vec::new();
     for seed in 0..7 {
-        let mut queues = Queues::with_room(1, 7, seed);
+        let mut queues = LoadQueues::with_room(1, 7, seed);
         queues.adopt(&view);
         let mut counts = [0; 7];
         for pick in 0..700 {
@@ -274,7 +274,7 @@ fn figures_of_one_service_are_read_a_turn() {
     let members = vec![(BackendState::Up, 1); 2];
     let loads = Arc::new(Loads::new(4));
     let view = view(&[members.clone(), members], Select::Min, Overload::Spread, &loads);
-    let mut queues = Queues::with_room(2, 4, 0);
+    let mut queues = LoadQueues::with_room(2, 4, 0);
     queues.adopt(&view);
     let mut pick = |at: usize, now| place(&mut queues, &view, at, Tick(now));
     let backend = |id| Some(Picked::Backend(BackendId(id)));
@@ -293,7 +293,7 @@ fn a_service_without_room_goes_by_its_table() {
     let view = view(&[vec![(BackendState::Up, 1); 4]], Select::Min, Overload::Spread, &loads);
     let service = &view.service[0];
     let policy = service.least_load().expect("the policy");
-    let mut queues = Queues::with_room(1, 3, 0);
+    let mut queues = LoadQueues::with_room(1, 3, 0);
     queues.adopt(&view);
     assert_eq!(queues.pick(&view, 0, service, policy, Tick(1)), None);
     assert_eq!(queues.pick(&view, 1, service, policy, Tick(1)), None);

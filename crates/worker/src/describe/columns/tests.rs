@@ -1,7 +1,7 @@
 use super::*;
 use crate::describe::general::is_possible_source_v4;
 use crate::io::memory::MemIo;
-use crate::{Burst, PacketIo, RxMeta};
+use crate::{Frames, PacketIo, RxMeta};
 use proptest::prelude::*;
 use wire::PortId;
 use wire::plain::Plain;
@@ -77,7 +77,7 @@ proptest! {
         for frame in &frames {
             io.push(PortId(0), frame, RxMeta::default());
         }
-        let mut burst = Burst::new();
+        let mut burst = Frames::new();
         io.rx(PortId(0), &mut burst);
         prop_assert_eq!(burst.len(), frames.len());
         let mac_filter = if is_strict { MacFilter { mask: 1, value: 0 } } else { MacFilter { mask: 0, value: 0 } };
@@ -142,7 +142,7 @@ fn captured_short_is_not_of_the_plain_shape() {
     bytes[24..26].copy_from_slice(&check.to_be_bytes());
     io.push(PortId(0), &bytes, RxMeta::default());
     io.push(PortId(0), &bytes, RxMeta::default());
-    let mut burst = Burst::new();
+    let mut burst = Frames::new();
     io.rx(PortId(0), &mut burst);
     let meta = burst[1].meta();
     crate::Frame::set_meta(&mut burst[1], RxMeta { truncated: true, ..meta });

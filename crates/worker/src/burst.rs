@@ -1,0 +1,144 @@
+//! One burst of received frames: what is known of each position, and what is done with it.
+//!
+//! Almost every position is *plain* ([`wire::plain`], with a service): eight bytes describe it ([`Summary`]), the flow table's answer stands
+//! in [`flow::Hits`], and its action is a backend in [`Burst::backends`]. Every other position has a [`Packet`] with an
+//! [`Action`](crate::Action) of its own. The masks have a bit a position, and each says one thing, for itself.
+
+use crate::BURST;
+use crate::describe::columns::{HeaderColumns, Summary};
+use crate::describe::general::Packet;
+use crate::label::Label;
+use crate::positions::bits;
+use arrayvec::ArrayVec;
+use flow::Hits;
+use wire::{BackendId, ServiceId};
+
+/// Services whose packets of a burst are found together, by comparing all packets with one; those of any further service are
+/// looked up one by one.
+pub(crate) const SERVICES_TOGETHER: usize = 4;
+
+/// A received burst, by position.
+#[derive(Debug)]
+pub(crate) struct Burst {
+    pub(crate) columns: HeaderColumns,
+    /// Plain positions.
+    pub(crate) plain: u32,
+    /// Services with packets in this burst, and their positions: at most [`SERVICES_TOGETHER`].
+    pub(crate) groups: ArrayVec<(u32, ServiceId), SERVICES_TOGETHER>,
+    /// Plain positions that are placed as new flows if the look-up does not find them: IPv4, of a service that tracks every flow.
+    pub(crate) may_begin: u32,
+    /// Plain positions whose slot alone decides.
+    pub(crate) by_slot: u32,
+    /// The same, where the slot has no backend.
+    pub(crate) by_empty_slot: u32,
+    /// Plain positions that have been placed as new flows.
+    pub(crate) placed: u32,
+    /// Plain positions whose slot is known already.
+    pub(crate) slotted: u32,
+    /// Slots, where they are known.
+    pub(crate) slots: [u32; BURST],
+    /// Whom plain positions go to: first of those that were decided without an entry (`by_slot`, `placed`); once the burst is carried, of
+    /// all others, too, as their entries have it.
+    pub(crate) backends: [BackendId; BURST],
+    /// The other positions, in order.
+    pub(crate) others: ArrayVec<Packet, BURST>,
+}
+
+impl Default for Burst {
+    fn default() -> Burst {
+        Burst {
+            columns: HeaderColumns::new(),
+            plain: 0,
+            groups: ArrayVec::new(),
+            may_begin: 0,
+            by_slot: 0,
+            by_empty_slot: 0,
+            placed: 0,
+            slotted: 0,
+            slots: [0; BURST],
+            backends: [BackendId(0); BURST],
+            others: ArrayVec::new(),
+        }
+    }
+}
+
+impl Burst {
+    #[inline(always)]
+    pub(crate) fn is_plain(&self, position: usize) -> bool {
+        self.plain >> (position % BURST) & 1 == 1
+    }
+
+    #[inline(always)]
+    pub(crate) fn summary(&self, position: usize) -> Summary {
+        Summary(self.columns.summary[position % BURST])
+    }
+
+    /// Of the given positions, those that have the first one's service, as far as they were found together.
+    #[inline(always)]
+    pub(crate) fn of_first(&self, positions: u32) -> u32 {
+        let first = positions & positions.wrapping_neg();
+        let group = self.groups.iter().find(|(of_it, _)| of_it & first != 0);
+        group.map_or(first, |(of_it, _)| of_it & positions)
+    }
+
+    /// Index of its service in the view.
+    #[inline(always)]
+    pub(crate) fn service_index(&self, position: usize) -> usize {
+        usize::from(self.summary(position).index())
+    }
+
+    /// The positions that were decided without an entry.
+    #[inline(always)]
+    pub(crate) fn decided(&self) -> u32 {
+        self.by_slot | self.placed
+    }
+
+    /// Notes the backends of entries beside those that were decided without.
+    #[inline(always)]
+    pub(crate) fn join(&mut self, decided: u32, hits: &Hits) {
+        for (position, backend) in self.backends.iter_mut().enumerate() {
+            let by_entry = (decided >> position & 1).wrapping_sub(1);
+            backend.0 = hits.backend(position).0 & by_entry | backend.0 & !by_entry;
+        }
+    }
+
+    /// Whom a packet goes to that was decided without an entry, or whose entry decides; once the burst is carried.
+    #[inline(always)]
+    pub(crate) fn backend(&self, position: usize) -> BackendId {
+        self.backends[position % BURST]
+    }
+
+    /// What is counted of a packet that was carried.
+    #[inline(always)]
+    pub(crate) fn label(&self, position: usize) -> Label {
+        self.label_to(position, self.backend(position))
+    }
+
+    /// What is counted of a packet that goes to this backend.
+    #[inline(always)]
+    pub(crate) fn label_to(&self, position: usize, backend: BackendId) -> Label {
+        let summary = self.summary(position);
+        Label::plain(ServiceId(summary.service()), backend, summary.len())
+    }
+
+    /// By service, packets and bytes of the given positions, which have so many bytes in all.
+    #[inline(always)]
+    pub(crate) fn each_service(
+        &self,
+        positions: u32,
+        bytes: usize,
+        mut count: impl FnMut(ServiceId, u32, usize),
+    ) {
+        match self.groups.first() {
+            Some(&(of_it, service)) if of_it & positions == positions => {
+                count(service, positions.count_ones(), bytes);
+            }
+            _ => {
+                for position in bits(positions) {
+                    let summary = self.summary(position);
+                    count(ServiceId(summary.service()), 1, usize::from(summary.len()));
+                }
+            }
+        }
+    }
+}
