@@ -161,6 +161,10 @@ impl StateSync {
 /// What a member of a cluster works with, borrowed for one frame, one note or the turn's part: its own state, what the worker knows of flows,
 /// and the ways to other workers and machines.
 pub(crate) struct ClusterStage<'w, Io: PacketIo> {
+    pub(crate) view: &'w View,
+    /// The view's.
+    pub(crate) cluster: &'w Cluster,
+    pub(crate) now: Tick,
     pub(crate) sync: &'w mut StateSync,
     pub(crate) flows: &'w mut Flows,
     pub(crate) rings: &'w mut Ports<Relay<Io::Frame>>,

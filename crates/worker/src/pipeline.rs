@@ -27,7 +27,6 @@ use crate::lookup::{LookedUp, LookupResult};
 use crate::positions::{bits, everything};
 use crate::rings::Relay;
 use crate::send::Egress;
-use crate::view::cluster::Cluster;
 use crate::view::{BackendView, OnClosedPort, OnEmpty, View};
 use crate::{BURST, DropReason};
 use flow::{Keys, State};
@@ -259,19 +258,15 @@ impl<Io: PacketIo> Stages<Io> {
             {
                 self.flows.tally.hits += 1;
                 let is_revived = self.flows.keep(view, service, bytes, packet, &hit, now);
-                if is_revived
-                    && let Some(cluster) = &view.cluster
-                    && let Some(mut member) = self.member()
-                {
-                    member.refresh_revived(view, cluster, packet, bytes, &hit, now);
+                if is_revived && let Some(mut member) = self.member(view, now) {
+                    member.refresh_revived(packet, bytes, &hit);
                 }
                 packet.fate = Fate::Decided(Action::Encapsulate(hit.backend));
                 return;
             }
         }
-        if let Some(cluster) = &view.cluster
-            && let Some(mut member) = self.member()
-            && let Some(action) = member.steer_tainted(view, cluster, bytes, packet, answer, now)
+        if let Some(mut member) = self.member(view, now)
+            && let Some(action) = member.steer_tainted(bytes, packet, answer)
         {
             packet.fate = Fate::Decided(action);
             return;
@@ -307,8 +302,8 @@ impl<Io: PacketIo> Stages<Io> {
             }
             Action::Reply(Reply::Refusal(reason)) => self.refuse(view, frame, packet, reason, now),
             Action::Reply(Reply::TooBig) => self.egress.drop_frame(view, frame, packet, DropReason::TooBig),
-            Action::Relay(Route { to, question: Some(question) }) => match self.member() {
-                Some(mut member) => member.relay(view, frame, packet, (to, question), now),
+            Action::Relay(Route { to, question: Some(question) }) => match self.member(view, now) {
+                Some(mut member) => member.relay(frame, packet, (to, question)),
                 None => self.egress.drop_frame(view, frame, packet, DropReason::NotReady),
             },
             Action::Relay(Route { to, question: None }) => self.relay_fragment(view, frame, packet, to),
@@ -320,7 +315,7 @@ impl<Io: PacketIo> Stages<Io> {
                 punt(view, frame, packet, &mut self.punts, &mut self.egress, now);
             }
             Action::Drop(reason @ (DropReason::NoBackend | DropReason::Overload | DropReason::NoService)) => {
-                self.refuse(view, frame, packet, reason, now)
+                self.refuse(view, frame, packet, reason, now);
             }
             Action::Drop(reason) => self.egress.drop_frame(view, frame, packet, reason),
         }
@@ -435,17 +430,17 @@ impl<Io: PacketIo> Stages<Io> {
             Relay::Fragment(frame) => self.run_fragment(view, frame, now),
             Relay::Question(frame, question) => self.run_question(view, frame, question, now),
             Relay::Note(note) => {
-                if let Some(mut member) = self.member() {
-                    member.receive_note(view, note, now);
+                if let Some(mut member) = self.member(view, now) {
+                    member.receive_note(note);
                 }
             }
         }
     }
 
     /// The turn's part of the cluster.
-    pub(crate) fn synchronise(&mut self, view: &View, cluster: &Cluster, now: Tick) {
-        if let Some(mut member) = self.member() {
-            member.synchronise(view, cluster, now);
+    pub(crate) fn synchronise(&mut self, view: &View, now: Tick) {
+        if let Some(mut member) = self.member(view, now) {
+            member.synchronise();
         }
     }
 
@@ -467,8 +462,8 @@ impl<Io: PacketIo> Stages<Io> {
 
     /// A frame of a flow that this machine is taken to own.
     fn run_question(&mut self, view: &View, frame: Io::Frame, question: Question, now: Tick) {
-        let packet = match self.member() {
-            Some(mut member) => member.decide_question(view, &frame, question, now),
+        let packet = match self.member(view, now) {
+            Some(mut member) => member.decide_question(&frame, question),
             None => Packet {
                 fate: Fate::drop(DropReason::NoService),
                 ..classify(view, frame.bytes(), frame.meta())
@@ -485,8 +480,8 @@ impl<Io: PacketIo> Stages<Io> {
 
     /// A message of another machine.
     fn hear_peer(&mut self, view: &View, frame: Io::Frame, packet: &Packet, now: Tick) {
-        let heard = match self.member() {
-            Some(mut member) => member.take_in(view, &frame, packet, now),
+        let heard = match self.member(view, now) {
+            Some(mut member) => member.take_in(&frame, packet),
             None => Err(DropReason::PeerRefused),
         };
         let reason = match heard {
@@ -535,10 +530,12 @@ impl<Io: PacketIo> Stages<Io> {
         }
     }
 
-    /// The worker's part in its cluster, if it has one.
-    pub(crate) fn member(&mut self) -> Option<ClusterStage<'_, Io>> {
-        let sync = self.sync.as_mut()?;
-        Some(ClusterStage { sync, flows: &mut self.flows, rings: &mut self.rings, egress: &mut self.egress })
+    /// The worker's part in its cluster, if it is in one.
+    #[inline]
+    fn member<'w>(&'w mut self, view: &'w View, now: Tick) -> Option<ClusterStage<'w, Io>> {
+        let (cluster, sync) = (view.cluster.as_deref()?, self.sync.as_mut()?);
+        let (flows, rings, egress) = (&mut self.flows, &mut self.rings, &mut self.egress);
+        Some(ClusterStage { view, cluster, now, sync, flows, rings, egress })
     }
 }
 

@@ -92,9 +92,7 @@ impl<Io: PacketIo> Worker<Io> {
             };
         }
         stages.expire_fragments(view, now);
-        if let Some(cluster) = &view.cluster {
-            stages.synchronise(view, cluster, now);
-        }
+        stages.synchronise(view, now);
         stages.egress.flush_all(view);
         stages.egress.recycle();
         self.account(received);

@@ -3,8 +3,8 @@
 use super::{ClusterStage, StateSync, is_usable, place_of_key};
 use crate::io::PacketIo;
 use crate::rings::{CoreNote, Relay};
+use crate::view::BackendState;
 use crate::view::cluster::Cluster;
-use crate::view::{BackendState, View};
 use flow::State;
 use statesync::records::{Stated, life_us};
 use statesync::retransmit::Full;
@@ -19,14 +19,12 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
     /// Too many notes wait.
     pub(super) fn say_lasting(
         &mut self,
-        view: &View,
-        cluster: &Cluster,
         machine: MachineId,
         note: Lasting,
         of_job: bool,
-        now: Tick,
     ) -> Result<(), Full> {
-        let Some(incarnation) = cluster.owners.incarnation(machine) else { return Ok(()) };
+        let now = self.now;
+        let Some(incarnation) = self.cluster.owners.incarnation(machine) else { return Ok(()) };
         let is_syn_note = matches!(note, Lasting::State(statement) if statement.why == Why::Decide);
         let is_kept =
             self.sync.rules.hold(Rule::Acknowledged) && (self.sync.rules.hold(Rule::SynAsks) || !is_syn_note);
@@ -40,9 +38,9 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
             Lasting::Push { .. } => false,
         };
         if is_leisurely {
-            self.egress.say_at_leisure(view, machine, Note::Lasting(sequence, note), now);
+            self.egress.say_at_leisure(self.view, machine, Note::Lasting(sequence, note), now);
         } else {
-            self.egress.say(view, machine, Note::Lasting(sequence, note), now);
+            self.egress.say(self.view, machine, Note::Lasting(sequence, note), now);
         }
         Ok(())
     }
@@ -51,76 +49,57 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
     ///
     /// # Errors
     /// Too many notes wait.
-    pub(super) fn say_to_core(
-        &mut self,
-        cluster: &Cluster,
-        core: CoreId,
-        note: Lasting,
-        of_job: bool,
-        now: Tick,
-    ) -> Result<(), Full> {
-        let (origin, sequence) = (self.sync.origin(cluster), self.sync.unacknowledged.number());
+    pub(super) fn say_to_core(&mut self, core: CoreId, note: Lasting, of_job: bool) -> Result<(), Full> {
+        let (origin, sequence) = (self.sync.origin(self.cluster), self.sync.unacknowledged.number());
         if self.rings.send(core, Relay::Note(CoreNote::Lasting(origin, sequence, note))).is_err() {
-            self.sync.unacknowledged.keep(cluster.own, note, of_job, now)?;
+            self.sync.unacknowledged.keep(self.cluster.own, note, of_job, self.now)?;
         }
         Ok(())
     }
 
     /// A lasting note to this machine itself, tried again: true when all concerned have it.
-    pub(super) fn deliver_here(&mut self, view: &View, cluster: &Cluster, note: Lasting, now: Tick) -> bool {
+    pub(super) fn deliver_here(&mut self, note: Lasting) -> bool {
         match note {
             Lasting::State(statement) => {
-                let Some((place, _)) = place_of_key(view, cluster, statement.key, self.sync.cores) else {
+                let Some((place, _)) = place_of_key(self.view, self.cluster, statement.key, self.sync.cores)
+                else {
                     return true;
                 };
-                let (origin, sequence) = (self.sync.origin(cluster), self.sync.unacknowledged.number());
+                let (origin, sequence) = (self.sync.origin(self.cluster), self.sync.unacknowledged.number());
                 if place.core == self.flows.core {
-                    self.keep_record(view, cluster, &statement, origin, sequence, now);
+                    self.keep_record(&statement, origin, sequence);
                     return true;
                 }
                 self.rings.send(place.core, Relay::Note(CoreNote::Lasting(origin, sequence, note))).is_ok()
             }
-            Lasting::Push { key, backend } => self.push_to_cores(view, key, backend, now),
+            Lasting::Push { key, backend } => self.push_to_cores(key, backend),
         }
     }
 
     /// Corrects every member's entry of a flow.
-    pub(super) fn push_to_all(
-        &mut self,
-        view: &View,
-        cluster: &Cluster,
-        key: FlowKey,
-        backend: BackendId,
-        now: Tick,
-    ) {
+    pub(super) fn push_to_all(&mut self, key: FlowKey, backend: BackendId) {
+        let cluster = self.cluster;
         for machine in cluster.owners.machines().iter().filter(|&machine| machine != cluster.own.machine) {
-            self.push_to(view, cluster, machine, key, backend, now);
+            self.push_to(machine, key, backend);
         }
-        if !self.push_to_cores(view, key, backend, now) {
-            let _ = self.sync.unacknowledged.keep(cluster.own, Lasting::Push { key, backend }, false, now);
+        if !self.push_to_cores(key, backend) {
+            let _ =
+                self.sync.unacknowledged.keep(cluster.own, Lasting::Push { key, backend }, false, self.now);
         }
     }
 
-    fn push_to(
-        &mut self,
-        view: &View,
-        cluster: &Cluster,
-        machine: MachineId,
-        key: FlowKey,
-        backend: BackendId,
-        now: Tick,
-    ) {
+    fn push_to(&mut self, machine: MachineId, key: FlowKey, backend: BackendId) {
         self.flows.counters.sync.pushes.add(1);
         // Without room the wrong entry stays until its flow begins anew; the record is right.
-        if self.say_lasting(view, cluster, machine, Lasting::Push { key, backend }, false, now).is_err() {
+        if self.say_lasting(machine, Lasting::Push { key, backend }, false).is_err() {
             self.flows.counters.sync.records_refused.add(1);
-            self.flows.refuse(key, now);
+            self.flows.refuse(key, self.now);
         }
     }
 
     /// Corrects the entries of all workers of this machine. False: some ring was full.
-    fn push_to_cores(&mut self, view: &View, key: FlowKey, backend: BackendId, now: Tick) -> bool {
-        self.correct_entry(view, key, backend, now);
+    fn push_to_cores(&mut self, key: FlowKey, backend: BackendId) -> bool {
+        self.correct_entry(key, backend);
         let cores = self.sync.cores;
         let mut all = true;
         let to_all = self.sync.rules.hold(Rule::PushToCores);
@@ -132,13 +111,13 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
 
     /// Overwrites this worker's entry of a flow, if it has one, and stamps it. An entry on a masked backend is removed instead: a SYN that
     /// finds none asks the owner, who lets it pass when all machines are corrected.
-    fn correct_entry(&mut self, view: &View, key: FlowKey, backend: BackendId, now: Tick) {
-        let Some(hit) = self.flows.table.get(&key, now) else { return };
-        let is_its = view.backends.get(backend.index()).and_then(Option::as_ref);
+    fn correct_entry(&mut self, key: FlowKey, backend: BackendId) {
+        let Some(hit) = self.flows.table.get(&key, self.now) else { return };
+        let is_its = self.view.backends.get(backend.index()).and_then(Option::as_ref);
         if is_its.is_none_or(|of| of.service != key.service()) {
             return;
         }
-        let former = view.backends.get(hit.backend.index()).and_then(Option::as_ref);
+        let former = self.view.backends.get(hit.backend.index()).and_then(Option::as_ref);
         if hit.backend != backend && former.is_some_and(|of| of.state == BackendState::Down) {
             self.flows.counters.flow_left(hit.backend, hit.state);
             self.flows.table.remove(&key);
@@ -149,51 +128,42 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
             self.flows.counters.flow_left(hit.backend, hit.state);
             self.flows.counters.flow_came(backend, hit.state);
         }
-        self.flows.table.set_backend(&key, &hit, backend, hit.state, now);
+        self.flows.table.set_backend(&key, &hit, backend, hit.state, self.now);
         self.flows.rewritten = true;
     }
 
     /// What another worker says.
-    pub(crate) fn receive_note(&mut self, view: &View, note: CoreNote, now: Tick) {
-        let Some(cluster) = &view.cluster else { return };
+    pub(crate) fn receive_note(&mut self, note: CoreNote) {
         match note {
             CoreNote::Lasting(origin, sequence, lasting) => {
-                self.receive_lasting(view, cluster, origin, sequence, lasting, now);
+                self.receive_lasting(origin, sequence, lasting);
             }
-            CoreNote::Push(key, backend) => self.correct_entry(view, key, backend, now),
+            CoreNote::Push(key, backend) => self.correct_entry(key, backend),
             CoreNote::Acknowledge(from, sequence) => {
                 self.sync.unacknowledged.acknowledge(from, sequence);
             }
-            CoreNote::Answer(answer) => self.receive_answer(view, cluster, &answer, now),
-            CoreNote::Heard(member) => self.hear(cluster, member, now),
+            CoreNote::Answer(answer) => self.receive_answer(&answer),
+            CoreNote::Heard(member) => self.hear(member),
         }
     }
 
-    pub(super) fn hear(&mut self, cluster: &Cluster, member: Member, now: Tick) {
-        self.sync.suspicion.hear(member, cluster.owners.incarnation(member.machine), now);
+    pub(super) fn hear(&mut self, member: Member) {
+        self.sync.suspicion.hear(member, self.cluster.owners.incarnation(member.machine), self.now);
     }
 
     /// A lasting note, of another machine or of another worker of this one: carried out by the worker concerned, who
     /// acknowledges it. Without an acknowledgement it comes again.
-    pub(super) fn receive_lasting(
-        &mut self,
-        view: &View,
-        cluster: &Cluster,
-        origin: Origin,
-        sequence: Sequence,
-        note: Lasting,
-        now: Tick,
-    ) {
+    pub(super) fn receive_lasting(&mut self, origin: Origin, sequence: Sequence, note: Lasting) {
         let is_done = match note {
             Lasting::State(statement) => {
                 let cores = self.sync.cores;
-                match place_of_key(view, cluster, statement.key, cores) {
+                match place_of_key(self.view, self.cluster, statement.key, cores) {
                     // Of a service that this machine does not have (any more).
                     None => true,
                     Some((place, _))
                         if place.core == self.flows.core || !self.sync.rules.hold(Rule::OwnerCore) =>
                     {
-                        self.keep_record(view, cluster, &statement, origin, sequence, now);
+                        self.keep_record(&statement, origin, sequence);
                         true
                     }
                     Some((place, _)) => {
@@ -205,25 +175,18 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
                     }
                 }
             }
-            Lasting::Push { key, backend } => self.push_to_cores(view, key, backend, now),
+            Lasting::Push { key, backend } => self.push_to_cores(key, backend),
         };
-        if is_done && origin.member != cluster.own {
+        if is_done && origin.member != self.cluster.own {
             self.flows.counters.sync.acknowledgements.add(1);
             let note = Note::Acknowledge { sequence, core: origin.core };
-            self.egress.say_at_leisure(view, origin.member.machine, note, now);
+            self.egress.say_at_leisure(self.view, origin.member.machine, note, self.now);
         }
     }
 
     /// Takes a statement into the records. Caches that it proves wrong are corrected.
-    pub(super) fn keep_record(
-        &mut self,
-        view: &View,
-        cluster: &Cluster,
-        statement: &Statement,
-        origin: Origin,
-        sequence: Sequence,
-        now: Tick,
-    ) {
+    pub(super) fn keep_record(&mut self, statement: &Statement, origin: Origin, sequence: Sequence) {
+        let (view, cluster, now) = (self.view, self.cluster, self.now);
         let key = statement.key;
         if !is_usable(view, key.service(), statement.backend) {
             // Of a backend that is removed: such a record decides nothing.
@@ -248,29 +211,30 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
                 self.flows.refuse(key, now);
                 self.flows.counters.sync.records_refused.add(1);
             }
-            Stated::Replaced(_) => self.push_to_all(view, cluster, key, statement.backend, now),
+            Stated::Replaced(_) => self.push_to_all(key, statement.backend),
             Stated::Lost(winner) => {
                 // Who said it holds an entry of the loser.
                 if origin.member == cluster.own {
-                    if !self.push_to_cores(view, key, winner, now) {
+                    if !self.push_to_cores(key, winner) {
                         let note = Lasting::Push { key, backend: winner };
                         let _ = self.sync.unacknowledged.keep(cluster.own, note, false, now);
                     }
                 } else {
-                    self.push_to(view, cluster, origin.member.machine, key, winner, now);
+                    self.push_to(origin.member.machine, key, winner);
                 }
             }
         }
     }
 
     /// An owner answers: fills an absent entry, replaces a guess or the entry its question found unusable, nothing else.
-    pub(super) fn receive_answer(&mut self, view: &View, cluster: &Cluster, answer: &Answer, now: Tick) {
+    pub(super) fn receive_answer(&mut self, answer: &Answer) {
+        let (cluster, now) = (self.cluster, self.now);
         let key = answer.key;
         let fills = self.sync.rules.hold(Rule::AnswerFills);
         let asked = if fills { Tick(answer.asked_us) } else { now };
         let Some(to) = self.sync.asks.answered(&key, asked, now) else { return };
-        let Some((place, service)) = place_of_key(view, cluster, key, self.sync.cores) else { return };
-        let is_valid = view.backends.get(answer.backend.index()).and_then(Option::as_ref);
+        let Some((place, service)) = place_of_key(self.view, cluster, key, self.sync.cores) else { return };
+        let is_valid = self.view.backends.get(answer.backend.index()).and_then(Option::as_ref);
         if is_valid.is_none_or(|backend| backend.service != service.id) {
             return;
         }
@@ -294,7 +258,7 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
         if self.sync.records.get(&key, now).is_some_and(|record| record.guess) {
             self.sync.records.forget(&key);
         }
-        self.mark_guess(cluster, key, answer.backend, answer.guess, now);
+        self.mark_guess(key, answer.backend, answer.guess);
     }
 
     pub(super) fn count_statement(&self, why: Why) {

@@ -5,12 +5,10 @@ use crate::DropReason;
 use crate::describe::general::Packet;
 use crate::io::{Frame, PacketIo};
 use crate::rings::{CoreNote, Relay};
-use crate::view::View;
-use crate::view::cluster::Cluster;
 use statesync::datagram::{Body, Header, Piece, SealedDatagram, Unreadable};
 use statesync::note::HOPS_MAX;
 use statesync::{Note, Question, Rule};
-use wire::{CoreId, Tick};
+use wire::CoreId;
 
 const UDP_LEN: usize = 8;
 
@@ -28,13 +26,12 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
     /// member; a header with its tag, which he can only have captured; and of such a header, one that never arrived.
     pub(crate) fn take_in(
         &mut self,
-        view: &View,
         frame: &Io::Frame,
         packet: &Packet,
-        now: Tick,
     ) -> Result<Option<Completed<Io::Frame>>, DropReason> {
+        let now = self.now;
         const REFUSED: DropReason = DropReason::PeerRefused;
-        let cluster = view.cluster.as_ref().ok_or(REFUSED)?;
+        let cluster = self.cluster;
         let at = usize::from(packet.parsed.l4) + UDP_LEN;
         let payload = frame.bytes().get(at..usize::from(packet.parsed.end)).ok_or(REFUSED)?;
         let sealed = SealedDatagram::read(payload).map_err(|_| REFUSED)?;
@@ -68,41 +65,41 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
             taken.map_err(|_| DropReason::PeerReplayed)?;
         }
         // A new incarnation says that the one before is dead, long before its heartbeats are missed. Whatever a member says, it lives.
-        self.hear(cluster, from.member, now);
+        self.hear(from.member);
         if !cluster.owners.is_member(from.member) {
             return Err(REFUSED);
         }
         match body {
             Body::Notes(mut notes) => {
                 for note in notes.by_ref() {
-                    self.take_note(view, cluster, &header, note, now);
+                    self.take_note(&header, note);
                 }
                 (!notes.is_malformed()).then_some(None).ok_or(REFUSED)
             }
-            Body::Piece(piece) => self.take_piece(view, cluster, frame, &header, &piece, now),
+            Body::Piece(piece) => self.take_piece(frame, &header, &piece),
         }
     }
 
-    fn take_note(&mut self, view: &View, cluster: &Cluster, header: &Header, note: Note, now: Tick) {
+    fn take_note(&mut self, header: &Header, note: Note) {
         let from = header.from;
         match note {
             Note::Heartbeat => {
                 self.tell_other_cores(CoreNote::Heard(from.member));
             }
             Note::Lasting(sequence, lasting) => {
-                self.receive_lasting(view, cluster, from, sequence, lasting, now);
+                self.receive_lasting(from, sequence, lasting);
             }
             Note::Acknowledge { sequence, core } => {
                 let note = CoreNote::Acknowledge(from.member, sequence);
                 if core == self.flows.core {
-                    self.receive_note(view, note, now);
+                    self.receive_note(note);
                 } else {
                     // Lost: it is said again, and acknowledged again.
                     let _ = self.rings.send(core, Relay::Note(note));
                 }
             }
             Note::Answer(answer) if answer.core == self.flows.core => {
-                self.receive_answer(view, cluster, &answer, now);
+                self.receive_answer(&answer);
             }
             Note::Answer(answer) => {
                 let _ = self.rings.send(answer.core, Relay::Note(CoreNote::Answer(answer)));
@@ -120,18 +117,15 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
 
     fn take_piece(
         &mut self,
-        view: &View,
-        cluster: &Cluster,
         carrier: &Io::Frame,
         header: &Header,
         piece: &Piece<'_>,
-        now: Tick,
     ) -> Result<Option<Completed<Io::Frame>>, DropReason> {
         if piece.question.hops > HOPS_MAX && self.sync.rules.hold(Rule::HopLimit) {
             return Err(DropReason::PeerRefused);
         }
         let frame = if self.sync.rules.hold(Rule::PieceOf) { piece.frame } else { 0 };
-        let whole = self.sync.pieces.add(header.from, &Piece { frame, ..*piece }, now);
+        let whole = self.sync.pieces.add(header.from, &Piece { frame, ..*piece }, self.now);
         let Some((question, bytes)) = whole else { return Ok(None) };
         let mut buffers = core::mem::take(&mut self.egress.spare);
         self.egress.io.alloc(1, &mut buffers);
@@ -149,7 +143,7 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
             *to = *from;
         }
         // From here on it is as if it had been sent to us.
-        let port = view.ports.get(cluster.endpoint.port.index());
+        let port = self.view.ports.get(self.cluster.endpoint.port.index());
         if let (Some(to), Some(port)) = (frame.bytes_mut().get_mut(..6), port) {
             to.copy_from_slice(&port.mac);
         }

@@ -60,16 +60,14 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
     #[inline(never)]
     pub(crate) fn steer_tainted(
         &mut self,
-        view: &View,
-        cluster: &Cluster,
         bytes: &[u8],
         packet: &Packet,
         answer: LookupResult,
-        now: Tick,
     ) -> Option<Action> {
+        let (view, now) = (self.view, self.now);
         let index = usize::from(packet.service?);
         let service = view.service.get(index)?;
-        let slots = cluster.services.get(index)?;
+        let slots = self.cluster.services.get(index)?;
         if !slots.is_any_tainted() {
             return None;
         }
@@ -90,7 +88,7 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
             if !quoted {
                 self.flows.tally.hits += 1;
                 if self.flows.keep(view, service, bytes, packet, &hit, now) {
-                    self.refresh_revived(view, cluster, packet, bytes, &hit, now);
+                    self.refresh_revived(packet, bytes, &hit);
                 }
             }
             return Some(Action::Encapsulate(hit.backend));
@@ -101,18 +99,16 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
         }
         let begins = begins_a_flow(packet);
         let ask = OwnerQuery { place, begins, tcp: flow.protocol == TCP, quoted, hops: 0, alone: false };
-        Some(self.ask_owner(view, cluster, service, ask, (hit, packet), now))
+        Some(self.ask_owner(service, ask, (hit, packet)))
     }
 
     fn ask_owner(
         &mut self,
-        view: &View,
-        cluster: &Cluster,
         service: &ServiceView,
         ask: OwnerQuery,
         (unusable, packet): (Option<Hit>, &Packet),
-        now: Tick,
     ) -> Action {
+        let (cluster, now) = (self.cluster, self.now);
         let place = ask.place;
         let owners = cluster.owners.asked(service.id, place.slot);
         let question = Question {
@@ -123,7 +119,7 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
         };
         if owners.contains(cluster.own.machine) {
             if place.core == self.sync.core {
-                return self.decide_own(view, cluster, service, ask, (unusable, packet), now);
+                return self.decide_own(service, ask, (unusable, packet));
             }
             if !ask.quoted {
                 self.sync.asks.ask(&place.key, unusable.map(|hit| hit.backend), ask.begins, now);
@@ -136,10 +132,10 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
             self.sync.asks.ask(&place.key, unusable.map(|hit| hit.backend), ask.begins, now)
         };
         if asked.turns > 0 && !self.sync.rules.hold(Rule::GuessOnlyWhenSuspect) {
-            return self.guess_here(view, cluster, service, ask, (unusable, packet), now);
+            return self.guess_here(service, ask, (unusable, packet));
         }
         if ask.begins && !self.sync.rules.hold(Rule::SynAsks) {
-            return self.decide_here(view, cluster, service, ask, (unusable, packet), now);
+            return self.decide_here(service, ask, (unusable, packet));
         }
         let suspects = self.sync.suspects;
         let in_turn = if asked.turns.is_multiple_of(2) {
@@ -152,7 +148,7 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
         let heard = in_turn.into_iter().flatten().find(|&machine| !suspects.contains(machine));
         let silent = in_turn.into_iter().flatten().find(|&machine| !lost.contains(machine));
         let Some(machine) = heard.or(silent.filter(|_| asked.turns < GUESS_TURNS)) else {
-            return self.guess_here(view, cluster, service, ask, (unusable, packet), now);
+            return self.guess_here(service, ask, (unusable, packet));
         };
         if self.sync.may_relay(cluster, now) {
             return Action::Relay(Route { to: Hop::Machine(machine), question: Some(question) });
@@ -165,20 +161,18 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
         }
         // A flow that begins is with its record's backend, of which an entry tells, or with `cur`, whoever says so; the owners
         // must hear of it.
-        self.decide_here(view, cluster, service, ask, (unusable, packet), now)
+        self.decide_here(service, ask, (unusable, packet))
     }
 
     /// This core owns the flow.
     fn decide_own(
         &mut self,
-        view: &View,
-        cluster: &Cluster,
         service: &ServiceView,
         ask: OwnerQuery,
         (unusable, packet): (Option<Hit>, &Packet),
-        now: Tick,
     ) -> Action {
-        match self.resolve(view, cluster, service, ask, now) {
+        let now = self.now;
+        match self.resolve(service, ask) {
             Resolution::Backend { backend, guess } => {
                 if !ask.quoted {
                     let state = first_state(packet);
@@ -187,7 +181,7 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
                     if is_entered && !ask.begins {
                         self.flows.count_met(backend);
                     }
-                    self.mark_guess(cluster, ask.place.key, backend, guess, now);
+                    self.mark_guess(ask.place.key, backend, guess);
                 }
                 Action::Encapsulate(backend)
             }
@@ -195,14 +189,14 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
             Resolution::Nobody(reason) => self.flows.nobody(service, reason),
             Resolution::Refused(reason) => Action::Drop(reason),
             Resolution::Elsewhere(machine) => {
-                if !self.sync.may_relay(cluster, now) {
+                if !self.sync.may_relay(self.cluster, now) {
                     return Action::Drop(DropReason::RelayLimit);
                 }
                 if !ask.quoted {
                     self.sync.asks.ask(&ask.place.key, unusable.map(|hit| hit.backend), ask.begins, now);
                 }
                 let question = Question {
-                    machine: cluster.own.machine,
+                    machine: self.cluster.own.machine,
                     core: self.sync.core,
                     asked_us: if ask.quoted { NO_ANSWER } else { now.0 },
                     hops: 0,
@@ -213,29 +207,19 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
     }
 
     /// Both owners are suspect: the slot decides, and the owners are told as soon as there are any.
-    fn guess_here(
-        &mut self,
-        view: &View,
-        cluster: &Cluster,
-        service: &ServiceView,
-        ask: OwnerQuery,
-        flow: (Option<Hit>, &Packet),
-        now: Tick,
-    ) -> Action {
+    fn guess_here(&mut self, service: &ServiceView, ask: OwnerQuery, flow: (Option<Hit>, &Packet)) -> Action {
         self.flows.counters.sync.local_guesses.add(1);
-        self.decide_here(view, cluster, service, OwnerQuery { alone: true, ..ask }, flow, now)
+        self.decide_here(service, OwnerQuery { alone: true, ..ask }, flow)
     }
 
     /// Decides a flow that others own.
     fn decide_here(
         &mut self,
-        view: &View,
-        cluster: &Cluster,
         service: &ServiceView,
         ask: OwnerQuery,
         (unusable, packet): (Option<Hit>, &Packet),
-        now: Tick,
     ) -> Action {
+        let (view, cluster) = (self.view, self.cluster);
         let kept = unusable.map(|hit| hit.backend).filter(|backend| {
             let known = view.backends.get(backend.index()).and_then(Option::as_ref);
             known.is_some_and(|of| of.service == service.id && of.state != BackendState::Down)
@@ -251,33 +235,32 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
         let guess = ask.alone || concluded;
         let key = ask.place.key;
         let statement = Statement { key, backend, guess, age_us: 0, why: Why::Decide };
-        if self.tell_owners(view, cluster, service, ask.place, statement, now).is_err() {
+        if self.tell_owners(service, ask.place, statement).is_err() {
             return Action::Drop(DropReason::RecordLimit);
         }
         let state = first_state(packet);
-        if self.flows.remember(service, &key, (unusable, None), backend, state, now) && !ask.begins {
+        if self.flows.remember(service, &key, (unusable, None), backend, state, self.now) && !ask.begins {
             self.flows.count_met(backend);
         }
-        self.mark_guess(cluster, key, backend, guess, now);
+        self.mark_guess(key, backend, guess);
         Action::Encapsulate(backend)
     }
 
     /// Notes beside an entry whether it is a guess, so that what is said of it later says so.
-    pub(super) fn mark_guess(
-        &mut self,
-        cluster: &Cluster,
-        key: wire::FlowKey,
-        backend: BackendId,
-        guess: bool,
-        now: Tick,
-    ) {
+    pub(super) fn mark_guess(&mut self, key: wire::FlowKey, backend: BackendId, guess: bool) {
+        let now = self.now;
         match self.sync.records.get(&key, now) {
             None if guess => {
                 let statement = Statement { key, backend, guess, age_us: 0, why: Why::Decide };
-                let (origin, sequence) = (self.sync.origin(cluster), self.sync.unacknowledged.number());
+                let (origin, sequence) = (self.sync.origin(self.cluster), self.sync.unacknowledged.number());
                 // Without room the mark is missing: then the guess counts as seen.
-                let kept =
-                    self.sync.records.decide(&statement, origin, sequence, now, life_us(cluster.max_idle_us));
+                let kept = self.sync.records.decide(
+                    &statement,
+                    origin,
+                    sequence,
+                    now,
+                    life_us(self.cluster.max_idle_us),
+                );
                 if kept.is_none() {
                     self.flows.refuse(key, now);
                 }
@@ -288,14 +271,8 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
 
     /// The owner's side: the flow's record, or a decision. The caller is the flow's core on an owner machine (or on one that
     /// somebody takes for an owner).
-    fn resolve(
-        &mut self,
-        view: &View,
-        cluster: &Cluster,
-        service: &ServiceView,
-        ask: OwnerQuery,
-        now: Tick,
-    ) -> Resolution {
+    fn resolve(&mut self, service: &ServiceView, ask: OwnerQuery) -> Resolution {
+        let (view, cluster, now) = (self.view, self.cluster, self.now);
         let place = ask.place;
         let record = self.sync.records.get(&place.key, now);
         let keeps = self.sync.rules.hold(Rule::RecordStands);
@@ -308,7 +285,7 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
             record.filter(|record| is_kept(record) && stands(view, service, record, ask, now))
         {
             if !ask.quoted {
-                self.use_record(view, cluster, service, place, &record, now);
+                self.use_record(service, place, &record);
             }
             return Resolution::Backend { backend: record.backend, guess: record.guess };
         }
@@ -321,41 +298,27 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
                 Resolution::Elsewhere(machine)
             };
         }
-        self.resolve_anew(view, cluster, service, ask, record, now)
+        self.resolve_anew(service, ask, record)
     }
 
     /// The record was used: it lasts longer, and the other owners hear of it in time.
-    fn use_record(
-        &mut self,
-        view: &View,
-        cluster: &Cluster,
-        service: &ServiceView,
-        place: FlowPlace,
-        record: &Record,
-        now: Tick,
-    ) {
-        self.sync.records.touch(&place.key, now, life_us(cluster.max_idle_us));
-        let is_due = now.since_us(record.shared) > cluster.max_idle_us / 4;
+    fn use_record(&mut self, service: &ServiceView, place: FlowPlace, record: &Record) {
+        let now = self.now;
+        self.sync.records.touch(&place.key, now, life_us(self.cluster.max_idle_us));
+        let is_due = now.since_us(record.shared) > self.cluster.max_idle_us / 4;
         if is_due && self.sync.rules.hold(Rule::Refresh) {
             self.sync.records.share(&place.key, now);
             let (backend, guess) = (record.backend, record.guess);
             let statement = Statement { key: place.key, backend, guess, age_us: 0, why: Why::Refresh };
             // Without room the next packet tries again: the record is not shared before.
-            let _ = self.tell_owners(view, cluster, service, place, statement, now);
+            let _ = self.tell_owners(service, place, statement);
         }
     }
 
     /// A flow without a record that stands: `former` is one that does not.
-    fn resolve_anew(
-        &mut self,
-        view: &View,
-        cluster: &Cluster,
-        service: &ServiceView,
-        ask: OwnerQuery,
-        former: Option<Record>,
-        now: Tick,
-    ) -> Resolution {
-        let (mut backend, mut guess, by_load) = match self.decide(view, cluster, service, ask, now) {
+    fn resolve_anew(&mut self, service: &ServiceView, ask: OwnerQuery, former: Option<Record>) -> Resolution {
+        let (cluster, now) = (self.cluster, self.now);
+        let (mut backend, mut guess, by_load) = match self.decide(service, ask) {
             Ok(decided) => decided,
             Err(reason) => return Resolution::Nobody(reason),
         };
@@ -377,24 +340,24 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
             self.flows.counters.sync.records_refused.add(1);
             self.flows.refuse(key, now);
             let before = OwnerQuery { begins: false, ..ask };
-            if let Some((base, _)) = answer_of_slot(view, cluster, service, before) {
+            if let Some((base, _)) = answer_of_slot(self.view, cluster, service, before) {
                 (backend, guess) = (base, true);
                 statement = Statement { backend, guess, ..statement };
             }
         } else if by_load {
             self.flows.queues.charge();
         }
-        if self.tell_owners(view, cluster, service, ask.place, statement, now).is_err() {
+        if self.tell_owners(service, ask.place, statement).is_err() {
             self.sync.records.forget(&key);
             return Resolution::Refused(DropReason::RecordLimit);
         }
         if let Some(former) = former.filter(|former| former.backend != backend)
             && self.sync.rules.hold(Rule::Push)
         {
-            self.push_to_all(view, cluster, key, backend, now);
+            self.push_to_all(key, backend);
             // Entries of a removed backend are unusable anyway; those of a masked one would be hit by the flow's next packet.
             let keeps = self.sync.rules.hold(Rule::RecordStands);
-            if keeps && is_usable(view, service.id, former.backend) && self.correct(key) {
+            if keeps && is_usable(self.view, service.id, former.backend) && self.correct(key) {
                 return Resolution::Refused(DropReason::Correcting);
             }
         }
@@ -414,48 +377,31 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
     /// it begins goes to the least loaded backend, and only its owner, who records it, may say so.
     fn decide(
         &mut self,
-        view: &View,
-        cluster: &Cluster,
         service: &ServiceView,
         ask: OwnerQuery,
-        now: Tick,
     ) -> Result<(BackendId, bool, bool), DropReason> {
         if !ask.quoted
             && (ask.begins || !ask.tcp)
-            && let Some(picked) = self.flows.pick(view, ask.place.service, service, now)
+            && let Some(picked) = self.flows.pick(self.view, ask.place.service, service, self.now)
         {
             return picked.map(|backend| (backend, false, true));
         }
-        let answer = answer_of_slot(view, cluster, service, ask);
+        let answer = answer_of_slot(self.view, self.cluster, service, ask);
         answer.map(|(backend, guess)| (backend, guess, false)).ok_or(DropReason::NoBackend)
     }
 
     /// A frame of a flow that this machine is taken to own: what it is, with its action.
-    pub(crate) fn decide_question(
-        &mut self,
-        view: &View,
-        frame: &Io::Frame,
-        question: Question,
-        now: Tick,
-    ) -> Packet {
-        let mut packet = classify(view, frame.bytes(), frame.meta());
-        packet.fate = Fate::Decided(self.action_for_question(view, frame.bytes(), &packet, question, now));
+    pub(crate) fn decide_question(&mut self, frame: &Io::Frame, question: Question) -> Packet {
+        let mut packet = classify(self.view, frame.bytes(), frame.meta());
+        packet.fate = Fate::Decided(self.action_for_question(frame.bytes(), &packet, question));
         packet
     }
 
-    fn action_for_question(
-        &mut self,
-        view: &View,
-        bytes: &[u8],
-        packet: &Packet,
-        question: Question,
-        now: Tick,
-    ) -> Action {
-        let place = self.place_of_packet(view, bytes, packet);
-        let (Some(cluster), Some((place, service))) = (&view.cluster, place) else {
+    fn action_for_question(&mut self, bytes: &[u8], packet: &Packet, question: Question) -> Action {
+        let Some((place, service)) = place_of_packet(self.view, self.sync.cores, bytes, packet) else {
             return Action::Drop(DropReason::NoService);
         };
-        if !cluster.ready {
+        if !self.cluster.ready {
             return Action::Drop(DropReason::NotReady);
         }
         if place.core != self.flows.core {
@@ -473,7 +419,7 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
         if !ask.quoted {
             self.flows.count_for(service, packet);
         }
-        match self.resolve(view, cluster, service, ask, now) {
+        match self.resolve(service, ask) {
             Resolution::Backend { backend, guess } => {
                 if question.asked_us != NO_ANSWER {
                     let (asked_us, mut core) = (question.asked_us, question.core);
@@ -481,7 +427,7 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
                         core = CoreId(0);
                     }
                     let answer = statesync::Answer { key: place.key, backend, guess, asked_us, core };
-                    self.answer_question(view, cluster, question.machine, answer, now);
+                    self.answer_question(question.machine, answer);
                 }
                 Action::Encapsulate(backend)
             }
@@ -494,35 +440,12 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
         }
     }
 
-    fn place_of_packet<'a>(
-        &self,
-        view: &'a View,
-        bytes: &[u8],
-        packet: &Packet,
-    ) -> Option<(FlowPlace, &'a ServiceView)> {
-        if !matches!(packet.fate, Fate::Flow | Fate::Quoted) {
-            return None;
-        }
-        let cores = self.sync.cores;
-        let index = usize::from(packet.service?);
-        let service = view.service.get(index)?;
-        let flow = packet.flow(bytes);
-        Some((place_of(view, index, service, key_of(service, &flow), &flow, cores), service))
-    }
-
-    fn answer_question(
-        &mut self,
-        view: &View,
-        cluster: &Cluster,
-        machine: statesync::MachineId,
-        answer: statesync::Answer,
-        now: Tick,
-    ) {
+    fn answer_question(&mut self, machine: statesync::MachineId, answer: statesync::Answer) {
         self.flows.counters.sync.answers.add(1);
-        if machine != cluster.own.machine {
-            self.egress.say(view, machine, Note::Answer(answer), now);
+        if machine != self.cluster.own.machine {
+            self.egress.say(self.view, machine, Note::Answer(answer), self.now);
         } else if answer.core == self.flows.core {
-            self.receive_answer(view, cluster, &answer, now);
+            self.receive_answer(&answer);
         } else {
             // Best effort: the flow's next packet asks again.
             let _ = self.rings.send(answer.core, Relay::Note(CoreNote::Answer(answer)));
@@ -530,19 +453,13 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
     }
 
     /// Gives a frame to whoever decides for its flow.
-    pub(crate) fn relay(
-        &mut self,
-        view: &View,
-        frame: Io::Frame,
-        packet: &Packet,
-        (to, question): (Hop, Question),
-        now: Tick,
-    ) {
+    pub(crate) fn relay(&mut self, frame: Io::Frame, packet: &Packet, (to, question): (Hop, Question)) {
+        let view = self.view;
         match to {
-            Hop::Core(core) => self.relay_to_core(view, frame, packet, core, question),
+            Hop::Core(core) => self.relay_to_core(frame, packet, core, question),
             Hop::Machine(machine) => {
                 let question = Question { hops: question.hops.saturating_add(1), ..question };
-                if !self.egress.send_pieces(view, frame.bytes(), (machine, question), now) {
+                if !self.egress.send_pieces(view, frame.bytes(), (machine, question), self.now) {
                     return self.egress.drop_frame(view, frame, packet, DropReason::NoBuffer);
                 }
                 if self.sync.rules.hold(Rule::RelayCounts) {
@@ -555,14 +472,7 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
         }
     }
 
-    fn relay_to_core(
-        &mut self,
-        view: &View,
-        frame: Io::Frame,
-        packet: &Packet,
-        core: CoreId,
-        question: Question,
-    ) {
+    fn relay_to_core(&mut self, frame: Io::Frame, packet: &Packet, core: CoreId, question: Question) {
         let core = if self.sync.rules.hold(Rule::RingTo) { core } else { self.flows.core };
         match self.rings.send(core, Relay::Question(frame, question)) {
             Ok(()) => {
@@ -570,7 +480,7 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
                 self.flows.counters.sync.core_relays.add(1);
             }
             Err(Relay::Question(frame, _)) => {
-                self.egress.drop_frame(view, frame, packet, DropReason::RingFull);
+                self.egress.drop_frame(self.view, frame, packet, DropReason::RingFull);
             }
             // What comes back is what was sent.
             Err(_) => self.flows.counters.drops(DropReason::RingFull).add(1),
@@ -584,13 +494,11 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
     /// Too many notes wait already; some of the owners may have been told.
     pub(super) fn tell_owners(
         &mut self,
-        view: &View,
-        cluster: &Cluster,
         service: &ServiceView,
         place: FlowPlace,
         statement: Statement,
-        now: Tick,
     ) -> Result<(), statesync::retransmit::Full> {
+        let cluster = self.cluster;
         let of_job = matches!(statement.why, Why::Export | Why::Migrate);
         let mut told = cluster.owners.told(service.id, place.slot);
         if !self.sync.rules.hold(Rule::BothTold) {
@@ -601,12 +509,12 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
         }
         for machine in told {
             if machine != cluster.own.machine {
-                self.say_lasting(view, cluster, machine, Lasting::State(statement), of_job, now)?;
+                self.say_lasting(machine, Lasting::State(statement), of_job)?;
             } else if place.core != self.flows.core {
-                self.say_to_core(cluster, place.core, Lasting::State(statement), of_job, now)?;
-            } else if statement.why != Why::Decide || !self.has_just_decided(&statement, now) {
+                self.say_to_core(place.core, Lasting::State(statement), of_job)?;
+            } else if statement.why != Why::Decide || !self.has_just_decided(&statement) {
                 let (origin, sequence) = (self.sync.origin(cluster), self.sync.unacknowledged.number());
-                self.keep_record(view, cluster, &statement, origin, sequence, now);
+                self.keep_record(&statement, origin, sequence);
             }
         }
         self.count_statement(statement.why);
@@ -614,10 +522,27 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
     }
 
     /// Whether this is what the record says already.
-    fn has_just_decided(&self, statement: &Statement, now: Tick) -> bool {
+    fn has_just_decided(&self, statement: &Statement) -> bool {
+        let now = self.now;
         let record = self.sync.records.get(&statement.key, now);
         record.is_some_and(|record| record.backend == statement.backend && record.used == now)
     }
+}
+
+/// Where the flow of a packet of a service stands.
+fn place_of_packet<'v>(
+    view: &'v View,
+    cores: u8,
+    bytes: &[u8],
+    packet: &Packet,
+) -> Option<(FlowPlace, &'v ServiceView)> {
+    if !matches!(packet.fate, Fate::Flow | Fate::Quoted) {
+        return None;
+    }
+    let index = usize::from(packet.service?);
+    let service = view.service.get(index)?;
+    let flow = packet.flow(bytes);
+    Some((place_of(view, index, service, key_of(service, &flow), &flow, cores), service))
 }
 
 /// Whether a record still decides. Not: a removed backend; and for a SYN one that is masked, unless the record was used just now.

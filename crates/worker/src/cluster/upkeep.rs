@@ -76,7 +76,8 @@ impl Task {
 impl<Io: PacketIo> ClusterStage<'_, Io> {
     /// The stage of a turn that belongs to the cluster.
     #[inline(never)]
-    pub(crate) fn synchronise(&mut self, view: &View, cluster: &Cluster, now: Tick) {
+    pub(crate) fn synchronise(&mut self) {
+        let (cluster, now) = (self.cluster, self.now);
         if self.sync.step != cluster.step {
             self.sync.step = cluster.step;
             self.sync.forget_leavers(cluster);
@@ -114,59 +115,53 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
         if beats {
             for machine in others.iter() {
                 self.flows.counters.sync.heartbeats.add(1);
-                self.egress.say(view, machine, Note::Heartbeat, now);
+                self.egress.say(self.view, machine, Note::Heartbeat, now);
             }
         }
-        self.say_again(view, cluster, now);
-        self.refresh_used(view, cluster, now);
-        self.do_job(view, cluster, now);
+        self.say_again();
+        self.refresh_used();
+        self.do_job();
         let counters = &self.flows.counters.sync;
         counters.records.set(self.sync.records.len() as u64);
         counters.unacknowledged.set(self.sync.unacknowledged.len() as u64);
         counters.suspects.set(self.sync.suspects.bits());
-        self.egress.end_waiting(view, now);
+        self.egress.end_waiting(self.view, now);
     }
 
-    fn say_again(&mut self, view: &View, cluster: &Cluster, now: Tick) {
+    fn say_again(&mut self) {
         for _ in 0..RESENDS {
-            let Some(again) = self.sync.unacknowledged.due(now) else { return };
-            if again.to == cluster.own {
-                if self.deliver_here(view, cluster, again.note, now) {
+            let Some(again) = self.sync.unacknowledged.due(self.now) else { return };
+            if again.to == self.cluster.own {
+                if self.deliver_here(again.note) {
                     self.sync.unacknowledged.acknowledge(again.to, again.sequence);
                 }
                 continue;
             }
             self.flows.counters.sync.resends.add(1);
-            self.egress.say(view, again.to.machine, Note::Lasting(again.sequence, again.note), now);
+            self.egress.say(self.view, again.to.machine, Note::Lasting(again.sequence, again.note), self.now);
         }
     }
 
     /// A flow was used after a long silence: its record must not end before its entry.
     #[inline(never)]
-    pub(crate) fn refresh_revived(
-        &mut self,
-        view: &View,
-        cluster: &Cluster,
-        packet: &Packet,
-        bytes: &[u8],
-        hit: &Hit,
-        now: Tick,
-    ) {
+    pub(crate) fn refresh_revived(&mut self, packet: &Packet, bytes: &[u8], hit: &Hit) {
+        let view = self.view;
         let service = packet.service.and_then(|index| view.service.get(usize::from(index)));
         if let Some(service) = service {
-            self.refresh(view, cluster, key_of(service, &packet.flow(bytes)), hit.backend, 0, now);
+            self.refresh(key_of(service, &packet.flow(bytes)), hit.backend, 0);
         }
     }
 
     /// Every quarter of the longest idle time: entries of tainted slots that were used since are told to their owners.
-    fn refresh_used(&mut self, view: &View, cluster: &Cluster, now: Tick) {
-        let period_us = cluster.max_idle_us / 4;
+    fn refresh_used(&mut self) {
+        let now = self.now;
+        let period_us = self.cluster.max_idle_us / 4;
         if !self.sync.refreshing.is_busy() {
             if now.since_us(self.sync.refreshed) < period_us {
                 return;
             }
             self.sync.refreshed = now;
-            if cluster.services.iter().any(SlotsView::is_any_tainted) {
+            if self.cluster.services.iter().any(SlotsView::is_any_tainted) {
                 self.sync.refreshing = Pass::begin();
             }
         }
@@ -179,40 +174,35 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
             self.sync.refreshing.next = next;
             for (key, hit) in entries {
                 if hit.idle_us <= period_us {
-                    self.refresh(view, cluster, key, hit.backend, hit.idle_us, now);
+                    self.refresh(key, hit.backend, hit.idle_us);
                 }
             }
         }
     }
 
-    fn refresh(
-        &mut self,
-        view: &View,
-        cluster: &Cluster,
-        key: FlowKey,
-        backend: BackendId,
-        age_us: u64,
-        now: Tick,
-    ) {
+    fn refresh(&mut self, key: FlowKey, backend: BackendId, age_us: u64) {
         if !self.sync.rules.hold(Rule::Refresh) {
             return;
         }
-        let Some((place, service)) = place_of_key(view, cluster, key, self.sync.cores) else { return };
-        if !cluster.services.get(place.service).is_some_and(|of| of.is_tainted(place.slot)) {
+        let Some((place, service)) = place_of_key(self.view, self.cluster, key, self.sync.cores) else {
+            return;
+        };
+        if !self.cluster.services.get(place.service).is_some_and(|of| of.is_tainted(place.slot)) {
             return;
         }
-        let guess = self.sync.is_guess(&key, backend, now);
+        let guess = self.sync.is_guess(&key, backend, self.now);
         let statement = Statement { key, backend, guess, age_us, why: Why::Refresh };
-        if self.tell_owners(view, cluster, service, place, statement, now).is_err() {
+        if self.tell_owners(service, place, statement).is_err() {
             self.flows.counters.sync.records_refused.add(1);
-            self.flows.refuse(key, now);
+            self.flows.refuse(key, self.now);
         }
     }
 
     /// Goes on with the job of the plan's step, as far as a turn may.
-    fn do_job(&mut self, view: &View, cluster: &Cluster, now: Tick) {
+    fn do_job(&mut self) {
+        let now = self.now;
         for _ in 0..STEPS {
-            let job = &cluster.job;
+            let job = &self.cluster.job;
             match self.sync.task.stage {
                 Stage::Reported => return,
                 Stage::Entries(..) if job.export.is_empty() && job.check.is_empty() && !job.migrate => {
@@ -226,7 +216,7 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
                     let (entries, next) = entries(&self.sync.reader, from, now);
                     self.sync.task.stage = Stage::Entries(pass, Pass { next });
                     for (key, hit) in entries {
-                        if !self.attend_entry(view, cluster, pass, key, &hit, now) {
+                        if !self.attend_entry(pass, key, &hit) {
                             self.sync.task.stage = Stage::Entries(pass, Pass { next: Some(from) });
                             return;
                         }
@@ -244,7 +234,7 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
                     });
                     self.sync.task.stage = next.map_or(Stage::Waiting, Stage::Records);
                     for (key, record) in records {
-                        if !self.attend_record(view, cluster, key, &record, now) {
+                        if !self.attend_record(key, &record) {
                             self.sync.task.stage = Stage::Records(from);
                             return;
                         }
@@ -257,7 +247,7 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
                         let refused = self.flows.refusals.as_ref().and_then(|refusals| refusals.last);
                         refused.is_some_and(|refused| now.since_us(refused) <= for_us)
                     });
-                    if self.sync.reports.push(Report::Done { step: cluster.step, incomplete }).is_ok() {
+                    if self.sync.reports.push(Report::Done { step: self.cluster.step, incomplete }).is_ok() {
                         self.sync.task.stage = Stage::Reported;
                     }
                     return;
@@ -267,32 +257,30 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
     }
 
     /// What the job asks of an entry of the flow table. False: not now.
-    fn attend_entry(
-        &mut self,
-        view: &View,
-        cluster: &Cluster,
-        pass: u8,
-        key: FlowKey,
-        hit: &Hit,
-        now: Tick,
-    ) -> bool {
-        let Some((place, service)) = place_of_key(view, cluster, key, self.sync.cores) else { return true };
+    fn attend_entry(&mut self, pass: u8, key: FlowKey, hit: &Hit) -> bool {
+        let cluster = self.cluster;
+        let Some((place, service)) = place_of_key(self.view, cluster, key, self.sync.cores) else {
+            return true;
+        };
         let job = &cluster.job;
         let (service_at, slot) = (place.service, place.slot);
         let looks = self.sync.rules.hold(Rule::CheckEntries);
-        if looks && job.check.contains(service_at, slot) && !is_at_home(view, cluster, place, hit.backend) {
-            return self.refuse_slot(cluster, service_at, slot);
+        if looks
+            && job.check.contains(service_at, slot)
+            && !is_at_home(self.view, cluster, place, hit.backend)
+        {
+            return self.refuse_slot(service_at, slot);
         }
         let is_tainted = cluster.services.get(service_at).is_some_and(|of| of.is_tainted(slot));
-        let guess = self.sync.is_guess(&key, hit.backend, now);
+        let guess = self.sync.is_guess(&key, hit.backend, self.now);
         let statement = |why| Statement { key, backend: hit.backend, guess, age_us: hit.idle_us, why };
         let is_told = pass > 0 && self.sync.seen.contains(&key);
         let done = if is_told {
             true
         } else if job.export.contains(service_at, slot) && self.sync.rules.hold(Rule::Export) {
-            self.tell_owners(view, cluster, service, place, statement(Why::Export), now).is_ok()
+            self.tell_owners(service, place, statement(Why::Export)).is_ok()
         } else if job.migrate && is_tainted {
-            self.tell_gaining(view, cluster, service.id, place, statement(Why::Migrate), now)
+            self.tell_gaining(service.id, place, statement(Why::Migrate))
         } else {
             return true;
         };
@@ -303,56 +291,51 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
     }
 
     /// What the job asks of a record. False: not now.
-    fn attend_record(
-        &mut self,
-        view: &View,
-        cluster: &Cluster,
-        key: FlowKey,
-        record: &Record,
-        now: Tick,
-    ) -> bool {
-        let Some((place, service)) = place_of_key(view, cluster, key, self.sync.cores) else { return true };
+    fn attend_record(&mut self, key: FlowKey, record: &Record) -> bool {
+        let cluster = self.cluster;
+        let Some((place, service)) = place_of_key(self.view, cluster, key, self.sync.cores) else {
+            return true;
+        };
         let job = &cluster.job;
-        if job.check.contains(place.service, place.slot) && !is_at_home(view, cluster, place, record.backend)
+        if job.check.contains(place.service, place.slot)
+            && !is_at_home(self.view, cluster, place, record.backend)
         {
-            return self.refuse_slot(cluster, place.service, place.slot);
+            return self.refuse_slot(place.service, place.slot);
         }
-        let (backend, guess, age_us) = (record.backend, record.guess, now.since_us(record.used));
+        let (backend, guess, age_us) = (record.backend, record.guess, self.now.since_us(record.used));
         let statement = |why| Statement { key, backend, guess, age_us, why };
         if job.export.contains(place.service, place.slot) && self.sync.rules.hold(Rule::Export) {
             // Left from an earlier taint, since when the owners may have changed; maybe nobody has an entry any more.
-            return self.tell_owners(view, cluster, service, place, statement(Why::Migrate), now).is_ok();
+            return self.tell_owners(service, place, statement(Why::Migrate)).is_ok();
         }
         let is_tainted = cluster.services.get(place.service).is_some_and(|of| of.is_tainted(place.slot));
         if job.migrate && is_tainted {
-            return self.tell_gaining(view, cluster, service.id, place, statement(Why::Migrate), now);
+            return self.tell_gaining(service.id, place, statement(Why::Migrate));
         }
         true
     }
 
-    fn refuse_slot(&mut self, cluster: &Cluster, service: usize, slot: u32) -> bool {
+    fn refuse_slot(&mut self, service: usize, slot: u32) -> bool {
         let service = u16::try_from(service).unwrap_or(u16::MAX);
-        self.sync.reports.push(Report::Refused { job: cluster.job.id, service, slot }).is_ok()
+        self.sync.reports.push(Report::Refused { job: self.cluster.job.id, service, slot }).is_ok()
     }
 
     /// Tells those who will own the slot.
     fn tell_gaining(
         &mut self,
-        view: &View,
-        cluster: &Cluster,
         service: wire::ServiceId,
         place: super::FlowPlace,
         statement: Statement,
-        now: Tick,
     ) -> bool {
+        let cluster = self.cluster;
         for machine in cluster.owners.gaining(service, place.slot) {
             let told = if machine != cluster.own.machine {
-                self.say_lasting(view, cluster, machine, Lasting::State(statement), true, now)
+                self.say_lasting(machine, Lasting::State(statement), true)
             } else if place.core != self.flows.core {
-                self.say_to_core(cluster, place.core, Lasting::State(statement), true, now)
+                self.say_to_core(place.core, Lasting::State(statement), true)
             } else {
                 let (origin, sequence) = (self.sync.origin(cluster), self.sync.unacknowledged.number());
-                self.keep_record(view, cluster, &statement, origin, sequence, now);
+                self.keep_record(&statement, origin, sequence);
                 Ok(())
             };
             if told.is_err() {
