@@ -351,13 +351,24 @@ impl Ageing {
         if word.timing() == self.current {
             return Conversion::Current;
         }
-        let used = Tick(now.0.saturating_sub(idle_us));
-        let new = self.stamp(word.backend(), word.state(), used);
-        if self.idle_us(new, now).is_some() && idle_us < self.timing(new).quantum_us() * 128 {
-            Conversion::To(new)
-        } else {
-            Conversion::Expired
+        match self.stamp_idle(word.backend(), word.state(), idle_us, now) {
+            Some(new) => Conversion::To(new),
+            None => Conversion::Expired,
         }
+    }
+
+    /// An entry's value, last used so long ago; `None` when that is beyond the idle time of its state.
+    pub(crate) fn stamp_idle(
+        &self,
+        backend: wire::BackendId,
+        state: State,
+        idle_us: u64,
+        now: Tick,
+    ) -> Option<Word> {
+        // Epochs are modulo 256, so that the clock may well have begun after that moment.
+        let word = self.stamp(backend, state, Tick(now.0.wrapping_sub(idle_us)));
+        let is_live = self.idle_us(word, now).is_some() && idle_us < self.timing(word).quantum_us() * 128;
+        is_live.then_some(word)
     }
 
     /// The entry's value in the set in force, expired just now, however full the table is.

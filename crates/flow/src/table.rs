@@ -342,8 +342,27 @@ impl Table {
         now: Tick,
     ) -> Inserted {
         debug_assert_eq!(miss, self.miss(key), "of another key or table");
-        self.stamped = self.stamped.max(now);
         let word = self.ageing.stamp(backend, state, now);
+        self.insert_word(key, miss, word, now)
+    }
+
+    /// As [`insert`](Table::insert), of a flow that was last used so long ago: what [`Hit::idle_us`] said of an entry makes one of the same
+    /// age. `None`, and nothing done, when that is beyond the idle time of its state.
+    pub fn insert_idle(
+        &mut self,
+        key: &FlowKey,
+        backend: BackendId,
+        state: State,
+        idle_us: u64,
+        now: Tick,
+    ) -> Option<Inserted> {
+        let word = self.ageing.stamp_idle(backend, state, idle_us, now)?;
+        Some(self.insert_word(key, self.miss(key), word, now))
+    }
+
+    #[inline]
+    fn insert_word(&mut self, key: &FlowKey, miss: Miss, word: Word, now: Tick) -> Inserted {
+        self.stamped = self.stamped.max(now);
         match *key {
             FlowKey::Narrow(key) => insert(&mut self.narrow, key, miss.0, word, &self.ageing, now),
             FlowKey::Wide(key) => insert_wide(&mut self.wide, key, miss.0, word, &self.ageing, now),

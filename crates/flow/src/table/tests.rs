@@ -88,6 +88,37 @@ fn insert_get_touch_remove() {
 }
 
 #[test]
+fn an_entry_is_made_again_as_old_as_it_was() {
+    let now = Tick(1000 * SECOND + 12_345);
+    for key in [narrow(1), wide(1)] {
+        for state in State::ALL {
+            for idle_us in [0, 1, SECOND / 3, 5 * SECOND, IDLE.of(state) - 1] {
+                let (mut first, mut second) = (table(100, 100, 50), table(100, 100, 50));
+                first.insert(&key, BackendId(3), state, Tick(now.0 - idle_us));
+                let before = first.get(&key, now).unwrap();
+                // The other table's clock has begun a moment ago.
+                for now in [now, Tick(SECOND / 2)] {
+                    let made = second.insert_idle(&key, before.backend, state, before.idle_us, now).unwrap();
+                    assert_eq!(made.outcome, Insert::Done);
+                    let after = second.get(&key, now).unwrap();
+                    assert_eq!((after.backend, after.state), (BackendId(3), state));
+                    assert!(after.idle_us <= before.idle_us, "{after:?} {before:?}");
+                    assert!(before.idle_us - after.idle_us <= IDLE.of(state) / 32, "{after:?} {before:?}");
+                    second.remove(&key);
+                }
+                second.insert_idle(&key, before.backend, state, before.idle_us, now);
+                assert_eq!(second.get(&key, now).unwrap().idle_us, before.idle_us, "at the same moment");
+            }
+            let mut full = table(100, 100, 50);
+            for idle_us in [2 * IDLE.of(state), 300 * IDLE.of(state), 8 * IDLE.of(state), u64::MAX] {
+                assert_eq!(full.insert_idle(&key, BackendId(3), state, idle_us, now), None, "{idle_us}");
+            }
+            assert!(full.is_empty());
+        }
+    }
+}
+
+#[test]
 fn a_stale_hit_finds_its_key_where_it_moved_and_never_another() {
     let mut table = tiny(100);
     let now = Tick(SECOND);
