@@ -163,6 +163,7 @@ impl DataPath {
                 rings,
                 inbox,
                 counters: Arc::clone(&counters),
+                commands: None,
             });
             let mut reports = None;
             if let Some(windows) = &windows {

@@ -159,6 +159,7 @@ impl Bench {
                 rings,
                 inbox,
                 counters: Arc::clone(&counters),
+                commands: None,
             }));
             all_counters.push(counters);
             publishers.push(publisher);

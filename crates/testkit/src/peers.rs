@@ -155,8 +155,9 @@ impl Peers {
         let peers = vec![table.reader()];
         let rings = statesync::mesh(1, 64).pop().expect("one worker");
         let (core, io) = (CoreId(0), MemIo::new(ports));
+        let (core_counters, commands) = (Arc::clone(&counters), None);
         let mut worker =
-            Worker::new(Setup { core, io, table, peers, rings, inbox, counters: Arc::clone(&counters) });
+            Worker::new(Setup { core, io, table, peers, rings, inbox, counters: core_counters, commands });
         let (sender, reports) = channel(8);
         let size = SyncSize { records: 64, unacknowledged: 64, asks: 16 };
         worker.attach_sync(size, 1, Arc::new(Windows::of(4, 4)), sender);

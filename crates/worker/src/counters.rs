@@ -92,6 +92,10 @@ counters! {
         flow_displaced,
         /// Flows that ended by idling.
         flow_expired,
+        /// Flows whose entries were removed by command.
+        flow_forgotten,
+        /// Flows entered by command that had begun, and were counted, before.
+        flow_restored,
         /// Flows live now (gauge).
         flows,
         /// Of these, flows that are not trusted yet (gauge).

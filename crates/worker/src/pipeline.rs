@@ -15,6 +15,7 @@ use crate::act::reply::{self, ReplyBudgets};
 use crate::action::{Action, Hop, Reply, Route};
 use crate::burst::Burst;
 use crate::cluster::{ClusterStage, StateSync};
+use crate::commands::CommandQueue;
 use crate::decide::flows::Flows;
 use crate::decide::known::usable;
 use crate::decide::{new_flow, slots};
@@ -47,6 +48,8 @@ pub(crate) struct Stages<Io: PacketIo> {
     pub(crate) path_errors: PathErrors,
     /// What it knows as a member of a cluster.
     pub(crate) sync: Option<Box<StateSync>>,
+    /// What control asks.
+    pub(crate) commands: Option<CommandQueue>,
     /// To and from the other workers.
     pub(crate) rings: Ports<Relay<Io::Frame>>,
     /// Where every frame ends.

@@ -3,6 +3,7 @@
 use crate::act::path_mtu::PathErrors;
 use crate::act::punt::PuntBudgets;
 use crate::act::reply::ReplyBudgets;
+use crate::commands::{self, CommandQueue};
 use crate::decide::flows::Flows;
 use crate::fragments::Store;
 use crate::io::{BURSTS_MAX, Frames, PacketIo};
@@ -34,6 +35,8 @@ pub struct Setup<Io: PacketIo> {
     pub inbox: Inbox<View>,
     /// What it counts.
     pub counters: Arc<Counters>,
+    /// Where control's commands arrive; `None`: control has none.
+    pub commands: Option<CommandQueue>,
 }
 
 /// What a turn found.
@@ -70,6 +73,7 @@ impl<Io: PacketIo> Worker<Io> {
                 punts: PuntBudgets::new(),
                 path_errors: PathErrors::new(),
                 sync: None,
+                commands: setup.commands,
                 rings: setup.rings,
                 egress: Egress::new(setup.io, counters),
             },
@@ -82,6 +86,9 @@ impl<Io: PacketIo> Worker<Io> {
         let Some(view) = self.view.as_deref() else { return self.not_ready() };
         let stages = &mut self.stages;
         stages.flows.age(now);
+        if let Some(queue) = &mut stages.commands {
+            commands::heed(queue, view, &mut stages.flows, stages.sync.as_deref(), now);
+        }
         let mut received = receive_rings(view, stages, now);
         for (port, of) in view.ports.iter().enumerate() {
             let port = PortId(u16::try_from(port).unwrap_or(u16::MAX));

@@ -3,6 +3,7 @@
 
 mod rig;
 
+use flow::State;
 use rig::{Rig, Spec, Tcp};
 use statesync::datagram::{ClusterKeys, DatagramWriter, Header, Piece, write_piece};
 use statesync::plan::{Job, Report};
@@ -14,6 +15,7 @@ use statesync::{
 use std::sync::Arc;
 use wire::{Addr, BackendId, CoreId, FlowKey, PortId, ServiceId, Tick};
 use worker::cluster::SyncSize;
+use worker::commands::{CommandOutcome, CommandRefusal, FlowCommand, ServiceFlow, TrackedFlow};
 use worker::view::cluster::{Cluster, Endpoint, Link, SlotsView};
 use worker::view::slots::SlotMemory;
 use worker::{DropReason, View};
@@ -206,6 +208,49 @@ fn a_flow_that_begins_is_with_the_table_and_stays_although_its_syn_comes_again()
             assert_eq!(sent.len(), 1);
             assert_eq!(sent[0][30..34], [10, 0, 2, 22]);
         }
+    }
+}
+
+/// Asks a machine's worker what control asks.
+fn ask(rig: &mut Rig, command: FlowCommand) -> CommandOutcome {
+    rig.commanders[0].send(command, rig.now).unwrap();
+    rig.workers[0].turn(rig.now);
+    rig.commanders[0].collect().unwrap().outcome
+}
+
+#[test]
+fn commands_of_control_say_nothing_against_owners() {
+    let mut pair = Pair::new(&all());
+    let sport = port_owned_by(1);
+    let vip = (Addr::from(std::net::IpAddr::from(rig::VIP)), 80, 6);
+    let of = ServiceFlow { service: ServiceId(1), flow: worker::cluster::flow_of(&key(sport), vip) };
+    let (base, cur) = (BackendId(0), BackendId(1));
+    let entry = TrackedFlow { backend: cur, state: State::TcpEstablished, idle_us: 0 };
+    let why = ask(&mut pair.rigs[0], FlowCommand::Restore(of, entry));
+    assert_eq!(why, CommandOutcome::Refused(CommandRefusal::OwnerDecides));
+
+    pair.put(0, &rig::tcp(sport, 80, Tcp::Ack, 0));
+    for rig in &mut pair.rigs {
+        let CommandOutcome::Described(known) = ask(rig, FlowCommand::Describe(of)) else { unreachable!() };
+        assert_eq!((known.slot_backend, known.base, known.is_tainted), (Some(cur), Some(base), true));
+        let record = known.record.map(|record| (record.backend, record.is_guess));
+        assert_eq!(record, Some((base, true)), "the owner and its backup");
+    }
+    // What is forgotten here is remembered by the owner.
+    let gone = ask(&mut pair.rigs[0], FlowCommand::Forget(of));
+    assert!(matches!(gone, CommandOutcome::Forgotten(Some(TrackedFlow { backend, .. })) if backend == base));
+    assert_eq!(pair.knows(0, sport), (None, Some((base, true))));
+    pair.put(0, &rig::tcp(sport, 80, Tcp::Ack, 0));
+    assert_eq!(pair.knows(0, sport), (Some(base), Some((base, true))));
+
+    // In a slot that is not tainted, where no machine asks another, the slot says it.
+    let mut view = view(0, &all());
+    Arc::get_mut(view.cluster.as_mut().unwrap()).unwrap().services[0].taints = Arc::default();
+    let mut rig = Rig::new(1, view);
+    for (backend, expected) in
+        [(base, CommandOutcome::Refused(CommandRefusal::SlotDecides)), (cur, CommandOutcome::Restored)]
+    {
+        assert_eq!(ask(&mut rig, FlowCommand::Restore(of, TrackedFlow { backend, ..entry })), expected);
     }
 }
 

@@ -754,6 +754,7 @@ fn a_view_without_a_way_home_is_kept_and_the_next_one_waits() {
         rings: statesync::mesh(1, 1).remove(0),
         inbox,
         counters: Arc::clone(&counters),
+        commands: None,
     });
     let views: [Arc<View>; 3] = [1, 2, 3].map(|generation| Arc::new(View { generation, ..View::default() }));
     let mut now = wire::Tick(1);

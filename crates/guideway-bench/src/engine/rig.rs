@@ -107,7 +107,8 @@ impl Parts {
             let (mut publisher, inbox) = mailbox(1);
             publisher.publish(of.view).map_err(|e| wrong(e.to_string()))?;
             let (table, counters, peers) = (of.table, of.counters, peers.clone());
-            let worker = Worker::new(Setup { core: rings.core(), io, table, peers, rings, inbox, counters });
+            let (core, commands) = (rings.core(), None);
+            let worker = Worker::new(Setup { core, io, table, peers, rings, inbox, counters, commands });
             Ok((worker, publisher))
         };
         parts.into_iter().zip(rings).map(join).collect()

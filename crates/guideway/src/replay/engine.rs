@@ -89,6 +89,7 @@ impl Engine {
                 rings,
                 inbox,
                 counters: Arc::clone(&counters),
+                commands: None,
             }));
             engine.counters.push(counters);
             engine._publishers.push(publisher);

@@ -142,6 +142,7 @@ impl Machine {
                 rings,
                 inbox,
                 counters: Arc::clone(&count),
+                commands: None,
             });
             let (sender, receiver) = channel(64);
             let size = SyncSize {

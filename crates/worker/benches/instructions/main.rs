@@ -128,6 +128,7 @@ impl Engine {
             rings: statesync::mesh(workers, 64).remove(0),
             inbox,
             counters: Arc::clone(&counters),
+            commands: None,
         });
         Engine { worker, counters, now: Tick(1_000_000), turn_us: TURN_US, bursts: 1, _publisher: publisher }
     }

@@ -64,6 +64,7 @@ impl Machines {
                 rings: statesync::mesh(1, 64).remove(0),
                 inbox,
                 counters: Arc::clone(&counters),
+                commands: None,
             });
             if is_member {
                 let size = SyncSize { records: 4096, unacknowledged: 4096, asks: 256 };

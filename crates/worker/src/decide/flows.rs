@@ -206,21 +206,7 @@ impl Flows {
 
     /// Counts what went for an insertion; false when there was no room for it.
     pub(crate) fn settle_insert(&mut self, key: &FlowKey, inserted: Inserted, now: Tick) -> bool {
-        if let Some((old, state)) = inserted.evicted {
-            self.counters.flow_left(old, state);
-            let totals = &self.counters.totals;
-            if inserted.displaced {
-                totals.flow_displaced.add(1);
-                self.crowded = Some(now);
-                // Its flow is one that finds no room, as far as others have to know.
-                if let (Some(refusals), Some(lost)) = (self.refusals.as_mut(), self.table.displaced_by(key)) {
-                    refusals.note(lost, now);
-                }
-                self.sampler.note(&self.counters.sources, || Some(sources::of_key(key)));
-            } else {
-                totals.flow_expired.add(1);
-            }
-        }
+        self.count_evicted(key, inserted, now);
         match inserted.outcome {
             Insert::Done => true,
             Insert::Replaced(old) => {
@@ -232,6 +218,25 @@ impl Flows {
                 false
             }
         }
+    }
+
+    /// Counts whose entry had to go for an insertion.
+    #[inline]
+    pub(crate) fn count_evicted(&mut self, key: &FlowKey, inserted: Inserted, now: Tick) {
+        let Some((old, state)) = inserted.evicted else { return };
+        self.counters.flow_left(old, state);
+        let totals = &self.counters.totals;
+        if !inserted.displaced {
+            totals.flow_expired.add(1);
+            return;
+        }
+        totals.flow_displaced.add(1);
+        self.crowded = Some(now);
+        // Its flow is one that finds no room, as far as others have to know.
+        if let (Some(refusals), Some(lost)) = (self.refusals.as_mut(), self.table.displaced_by(key)) {
+            refusals.note(lost, now);
+        }
+        self.sampler.note(&self.counters.sources, || Some(sources::of_key(key)));
     }
 
     /// A flow gets no entry.

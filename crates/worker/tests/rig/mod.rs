@@ -13,6 +13,7 @@ use std::sync::Arc;
 use steer::{Maglev, ServiceRule, Services, Weighted};
 use wire::encap::{Mode, Tunnel, TunnelHeader};
 use wire::{Addr, BackendId, CoreId, PortId, ServiceId, Tick};
+use worker::commands::{Commander, command_queue};
 use worker::io::memory::MemIo;
 use worker::view::mailbox::{Publisher, mailbox};
 use worker::view::path_mtu::{Learnt, Room, Tunnels};
@@ -29,6 +30,8 @@ pub const PORT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x11];
 pub const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
+/// Commands that may wait for each worker.
+pub const COMMANDS: usize = 128;
 
 /// What a service of the rig is made of.
 pub struct Spec {
@@ -135,6 +138,7 @@ pub fn view(generation: u64, specs: &[Spec]) -> View {
 pub struct Rig {
     pub workers: Vec<Worker<MemIo>>,
     pub publishers: Vec<Publisher<View>>,
+    pub commanders: Vec<Commander>,
     pub tables: Vec<flow::Reader>,
     pub counters: Vec<Arc<Counters>>,
     pub now: Tick,
@@ -165,6 +169,7 @@ impl Rig {
         let mut rig = Rig {
             workers: Vec::new(),
             publishers: Vec::new(),
+            commanders: Vec::new(),
             counters: Vec::new(),
             tables: peers.clone(),
             now: Tick::from_ms(1000),
@@ -172,6 +177,7 @@ impl Rig {
         };
         for (core, (table, rings)) in tables.into_iter().zip(rings).enumerate() {
             let (publisher, inbox) = mailbox(4);
+            let (commander, commands) = command_queue(COMMANDS);
             let counters = Arc::new(Counters::new(SERVICES_MAX, 1024.min(BACKENDS_MAX), 4));
             rig.workers.push(Worker::new(Setup {
                 core: CoreId(u8::try_from(core).unwrap()),
@@ -181,8 +187,10 @@ impl Rig {
                 rings,
                 inbox,
                 counters: Arc::clone(&counters),
+                commands: Some(commands),
             }));
             rig.publishers.push(publisher);
+            rig.commanders.push(commander);
             rig.counters.push(counters);
         }
         rig.publish(first);
