@@ -6,39 +6,35 @@
 use crate::apply::{self, Applied, Source};
 use crate::truth::{Door, Refusal, Truth};
 use crate::{flows, openapi};
-use axum::body::{Body, to_bytes};
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, Request, State};
 use axum::handler::Handler;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{self, MethodRouter};
 use axum::{Json, Router};
+use body::read_toml;
 use credentials::Credentials;
 use model::api::{
-    APPLY_TIMEOUT_DEFAULT_MS, APPLY_TIMEOUT_MAX_MS, BODY_MAX, EVENTS_DEFAULT, EVENTS_KEPT,
-    EVENTS_WAIT_MAX_MS, ErrorBody, FLOWS_DEFAULT, FLOWS_MAX,
+    APPLY_TIMEOUT_DEFAULT_MS, APPLY_TIMEOUT_MAX_MS, EVENTS_DEFAULT, EVENTS_KEPT, EVENTS_WAIT_MAX_MS,
+    ErrorBody, FLOWS_DEFAULT, FLOWS_MAX,
 };
 use serde::Deserialize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
+mod body;
 pub(crate) mod connections;
 pub(crate) mod credentials;
+mod flow_commands;
 pub(crate) mod listener;
 mod masked;
 mod page;
 
 pub(crate) use page::Pages;
 
-/// Longest time a request's body may take to arrive.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bodies up to so many bytes are read as they come, …
-const SMALL_BODY_MAX: u64 = 1 << 20;
-/// … of longer ones these at once, so that clients do not decide how much memory is taken.
-static LARGE_BODIES: Semaphore = Semaphore::const_new(4);
 /// Longest time an answer waits for the disk.
 const SAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -140,6 +136,10 @@ pub(crate) fn routes() -> Vec<Route> {
         Route::get("/v1/drops", drops),
         Route::get("/v1/sources", sources),
         Route::get("/v1/flows", list_flows).reads_query(),
+        Route::get("/v1/flows/describe", flow_commands::describe).reads_query(),
+        Route::post("/v1/flows/forget", flow_commands::forget).reads_query(),
+        Route::get("/v1/flows/dump", flow_commands::dump).reads_query(),
+        Route::post("/v1/flows/restore", flow_commands::restore),
         Route::get("/v1/events", events).reads_query(),
         Route::get("/v1/cluster", cluster),
         Route::get("/v1/owners", owners).reads_query(),
@@ -398,12 +398,12 @@ async fn config(State(door): State<Door>) -> Result<Response, Failure> {
 }
 
 async fn check(State(door): State<Door>, request: Request) -> Answer<model::api::CheckedConfig> {
-    let text = read_text(request).await?;
+    let text = read_toml(request).await?;
     Ok(Json(apply::prepare(&door, Source::Request(text)).await?.checked()))
 }
 
 async fn plan(State(door): State<Door>, request: Request) -> Answer<model::api::PlanResult> {
-    let text = read_text(request).await?;
+    let text = read_toml(request).await?;
     let prepared = apply::prepare(&door, Source::Request(text)).await?;
     let (prepared, count) = ask(&door, move |truth| {
         let count = truth.forecast_of(&prepared);
@@ -445,7 +445,7 @@ async fn apply(
     request: Request,
 ) -> Answer<model::api::ApplyResult> {
     let wait = read_query(query)?.wait()?;
-    let text = read_text(request).await?;
+    let text = read_toml(request).await?;
     install(&door, wait, Source::Request(text)).await
 }
 
@@ -529,65 +529,5 @@ fn read_query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Failure> 
     match query {
         Ok(Query(query)) => Ok(query),
         Err(rejection) => Err(Failure::bad_request(rejection.body_text())),
-    }
-}
-
-/// The body as text: at most [`BODY_MAX`] bytes of UTF-8, in time.
-async fn read_text(request: Request) -> Result<String, Failure> {
-    let (parts, body) = request.into_parts();
-    check_content_type(&parts.headers)?;
-    let length = parts.headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
-    if length.is_some_and(|length| length > BODY_MAX as u64) {
-        return Err(too_large());
-    }
-    let read = async {
-        // A permit is there as long as the program is.
-        let _turn = match length {
-            Some(0..=SMALL_BODY_MAX) => None,
-            _ => LARGE_BODIES.acquire().await.ok(),
-        };
-        to_bytes(Body::new(body), BODY_MAX).await
-    };
-    let bytes = tokio::time::timeout(BODY_TIMEOUT, read)
-        .await
-        .map_err(|_| {
-            Failure::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time", "send it faster")
-        })?
-        .map_err(|error| {
-            let limit = std::error::Error::source(&error)
-                .is_some_and(<dyn std::error::Error>::is::<http_body_util::LengthLimitError>);
-            if limit { too_large() } else { Failure::bad_request(format!("body: {error}")) }
-        })?;
-    String::from_utf8(bytes.into()).map_err(|error| {
-        let place = error.utf8_error().valid_up_to();
-        Failure::new(
-            StatusCode::BAD_REQUEST,
-            format!("the body is not UTF-8 from byte {place} on"),
-            "send the configuration as TOML, which is UTF-8 text",
-        )
-    })
-}
-
-fn too_large() -> Failure {
-    Failure::new(
-        StatusCode::PAYLOAD_TOO_LARGE,
-        format!("the body is larger than {BODY_MAX} bytes"),
-        "no configuration may be longer; `guideway check FILE` says more",
-    )
-}
-
-/// TOML has a type of its own; text and curl's default are taken for it as well.
-fn check_content_type(headers: &HeaderMap) -> Result<(), Failure> {
-    let Some(given) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
-    let given = given.to_str().unwrap_or_default();
-    let kind = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    match kind.as_str() {
-        "application/toml" | "application/octet-stream" | "application/x-www-form-urlencoded" | "" => Ok(()),
-        text if text.starts_with("text/") => Ok(()),
-        _ => Err(Failure::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            format!("content type `{given}` is not TOML"),
-            "send the configuration file as it is, with `content-type: application/toml`",
-        )),
     }
 }

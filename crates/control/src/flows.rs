@@ -5,7 +5,7 @@ use model::api::{FlowEntry, Flows};
 use model::config::{Net, Protocol, Service};
 use std::collections::HashMap;
 use std::net::IpAddr;
-use wire::{BackendId, FlowKey, ServiceId, Tick};
+use wire::{BackendId, FlowKey, ServiceId, Tick, Tuple};
 
 /// Buckets looked at before others get their turn.
 const PIECE: usize = 4096;
@@ -90,12 +90,18 @@ impl Search {
 
 /// Client, its port, VIP and port that a key stands for.
 fn ends(key: FlowKey, service: &Service) -> (IpAddr, u16, IpAddr, u16) {
-    let vip = service.vip.addr.into();
-    let flow = crate::slots::flow_of(&key, (vip, service.port, service.protocol.number()));
+    let flow = flow_of(key, service);
     (flow.src.into(), flow.sport, flow.dst.into(), flow.dport)
 }
 
-fn state_name(state: State) -> &'static str {
+/// The flow that a key of the service stands for.
+pub(crate) fn flow_of(key: FlowKey, service: &Service) -> Tuple {
+    let vip = service.vip.addr.into();
+    crate::slots::flow_of(&key, (vip, service.port, service.protocol.number()))
+}
+
+/// The name of a state in the API.
+pub(crate) const fn state_name(state: State) -> &'static str {
     match state {
         State::TcpNew => "tcp_new",
         State::TcpEstablished => "tcp_established",
@@ -105,4 +111,9 @@ fn state_name(state: State) -> &'static str {
         State::TcpHandshake => "tcp_handshake",
         State::TcpHalfClosed => "tcp_half_closed",
     }
+}
+
+/// The state of this name.
+pub(crate) fn state_named(name: &str) -> Option<State> {
+    State::ALL.into_iter().find(|&state| state_name(state) == name)
 }

@@ -30,6 +30,8 @@ mod claims;
 #[cfg(any(feature = "daemon", feature = "rehearsal"))]
 mod cluster;
 #[cfg(feature = "daemon")]
+mod commands;
+#[cfg(feature = "daemon")]
 mod event;
 #[cfg(feature = "daemon")]
 mod flows;

@@ -508,6 +508,12 @@ fn workers(page: &mut Page, snapshot: &Snapshot) {
         number(w.flow_displaced)
     });
     each("flow_expired_total", "counter", "Flows that ended by idling.", |w| number(w.flow_expired));
+    each("flow_forgotten_total", "counter", "Flows whose entries an operator removed.", |w| {
+        number(w.flow_forgotten)
+    });
+    each("flow_restored_total", "counter", "Flows of a dump that an operator entered.", |w| {
+        number(w.flow_restored)
+    });
     each("flow_resteered_packets_total", "counter", "Packets steered anew, their backend gone.", |w| {
         number(w.resteered)
     });

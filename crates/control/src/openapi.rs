@@ -41,6 +41,7 @@ pub(crate) fn document() -> Value {
         query("client", "string", "Only flows from this address or prefix"),
     ];
     add("/v1/flows", "get", get::<api::Flows>(s, "flows", "Tracked flows", &flows, &[400, 404]));
+    flow_commands(s, &mut add);
     let events = [
         query("after", "integer", "Only events with a larger id; default 0"),
         query("limit", "integer", &format!("1 to {}; default {}", api::EVENTS_KEPT, api::EVENTS_DEFAULT)),
@@ -170,6 +171,43 @@ pub(crate) fn document() -> Value {
     })
 }
 
+/// What is asked of workers about single flows.
+fn flow_commands(s: &mut SchemaGenerator, add: &mut impl FnMut(&str, &str, Value)) {
+    let one = [
+        required("service", "Name of the service"),
+        required("client", "Source address and port: `198.51.100.7:4000` or `[2001:db8::7]:4000`"),
+        query("to", "string", "Destination address and port; needed where the service has more than one"),
+    ];
+    let summary = "What the workers know of one flow; 503 names a worker that does not answer";
+    let describe = get::<api::DescribedFlow>(s, "describe_flow", summary, &one, &[400, 404, 503]);
+    add("/v1/flows/describe", "get", describe);
+    let summary =
+        "Removes the flow's entries; its next packet is steered as one of a flow that nobody tracks";
+    let forget = post::<api::ForgottenFlow>(s, "forget_flow", summary, &one, &[400, 404, 503]);
+    add("/v1/flows/forget", "post", forget);
+    let pieces = [
+        query("service", "string", "Only flows of this service"),
+        query("cursor", "string", "`next` of the answer before; without it the first piece"),
+    ];
+    let summary = "Tracked flows, piece by piece, as they can be restored";
+    let dump = get::<api::FlowDump>(s, "dump_flows", summary, &pieces, &[400, 404, 503]);
+    add("/v1/flows/dump", "get", dump);
+    let summary = "Gives flows of a dump their entries, as old as they were; lines that do not fit are named";
+    let mut restore =
+        post::<api::RestoredFlows>(s, "restore_flows", summary, &[], &[400, 408, 413, 415, 503]);
+    restore["requestBody"] = json!({
+        "required": true,
+        "description": format!(
+            "A StoredFlow in each line, at most {} lines of {} bytes and {} bytes in all",
+            api::RESTORE_LINES_MAX,
+            api::RESTORE_LINE_MAX,
+            api::RESTORE_BODY_MAX
+        ),
+        "content": { "application/x-ndjson": { "schema": { "type": "string" } } },
+    });
+    add("/v1/flows/restore", "post", restore);
+}
+
 fn json_body<T: JsonSchema>(schemas: &mut SchemaGenerator, description: &str) -> Value {
     let schema = schemas.subschema_for::<T>();
     json!({ "description": description, "content": { "application/json": { "schema": schema } } })
@@ -215,15 +253,19 @@ fn meaning(status: u16) -> &'static str {
         408 => "The body did not arrive in time",
         409 => "Keys that need a restart differ; they are named, nothing was changed",
         413 => "Body too large",
-        415 => "Not TOML",
+        415 => "Not what the route takes",
         422 => "Bad configuration; diagnostics give line, column and help, nothing was changed",
         500 => "The file cannot be read",
-        _ => "Stopping",
+        _ => "Stopping, or not now: the error says why",
     }
 }
 
 fn query(name: &str, kind: &str, description: &str) -> Value {
     json!({ "name": name, "in": "query", "required": false, "description": description, "schema": { "type": kind } })
+}
+
+fn required(name: &str, description: &str) -> Value {
+    json!({ "name": name, "in": "query", "required": true, "description": description, "schema": { "type": "string" } })
 }
 
 fn path(name: &str, description: &str) -> Value {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use wire::{CoreId, PortId, Tick};
+use worker::commands::Commander;
 use worker::view::mailbox::Publisher;
 use worker::{Counters, View};
 
@@ -112,6 +113,8 @@ pub struct WorkerHandle {
     pub flows: Reader,
     /// What it reports as a member of a cluster.
     pub reports: Option<Receiver<Report>>,
+    /// The way of commands to it and of answers home; `None`: it takes none.
+    pub commands: Option<Commander>,
 }
 
 /// A data port, seen from the management core.

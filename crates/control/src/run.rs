@@ -259,6 +259,7 @@ async fn drive(
         acknowledged: acknowledgements.clone(),
         applying: Arc::new(Semaphore::new(1)),
         preparing: Arc::new(Semaphore::new(PREPARING_MAX)),
+        commanding: Arc::new(Semaphore::new(1)),
         pages: api::Pages::default(),
     };
     let router = api::router(door.clone());

@@ -433,6 +433,8 @@ impl Truth {
                     flow_refused: t.flow_refused.get(),
                     flow_displaced: t.flow_displaced.get(),
                     flow_expired: t.flow_expired.get(),
+                    flow_forgotten: t.flow_forgotten.get(),
+                    flow_restored: t.flow_restored.get(),
                     resteered: t.resteered.get(),
                     packets_per_burst: ratio(t.rx.get(), busy_turns),
                     generation: t.generation.get(),

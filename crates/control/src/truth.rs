@@ -110,6 +110,8 @@ pub(crate) struct Door {
     pub(crate) applying: Arc<Semaphore>,
     /// Held while a configuration is being read, checked and compared.
     pub(crate) preparing: Arc<Semaphore>,
+    /// Held while workers are asked something.
+    pub(crate) commanding: Arc<Semaphore>,
     /// Pages of `/metrics`.
     pub(crate) pages: crate::api::Pages,
 }

@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use wire::{CoreId, PortId};
+use worker::commands::command_queue;
 use worker::turn::Setup;
 use worker::view::mailbox::mailbox;
 use worker::view::{BACKENDS_MAX, SERVICES_MAX};
@@ -27,6 +28,8 @@ type Publish = Box<dyn FnMut(&str, String)>;
 
 /// Views on their way to a worker; control waits for acknowledgements long before this.
 const VIEWS_DEPTH: usize = 8;
+/// Commands on their way to a worker, and answers on their way home: control looks every millisecond while it waits for some.
+const COMMANDS_DEPTH: usize = 256;
 /// What a worker of a cluster may report before control looks.
 const REPORTS_DEPTH: usize = 1024;
 /// Share of a flow table that flows of which one packet was seen may take: a flood leaves the rest alone.
@@ -153,6 +156,7 @@ impl DataPath {
             };
             let Some(mut exchange) = exchanges.pop() else { continue };
             let (publisher, inbox) = mailbox(VIEWS_DEPTH);
+            let (commander, commands) = command_queue(COMMANDS_DEPTH);
             let counters = Arc::new(Counters::new(SERVICES_MAX + 1, BACKENDS_MAX, port_count));
             let core = CoreId(u8::try_from(index).unwrap_or(u8::MAX));
             let mut worker = Worker::new(Setup {
@@ -163,7 +167,7 @@ impl DataPath {
                 rings,
                 inbox,
                 counters: Arc::clone(&counters),
-                commands: None,
+                commands: Some(commands),
             });
             let mut reports = None;
             if let Some(windows) = &windows {
@@ -184,6 +188,7 @@ impl DataPath {
                 counters,
                 flows: readers[index].clone(),
                 reports,
+                commands: Some(commander),
             });
         }
         workers.reverse();

@@ -65,9 +65,15 @@ fn text(output: &Output) -> (String, String) {
 }
 
 fn get(socket: &Path, path: &str) -> Option<String> {
+    ask(socket, "GET", path, "")
+}
+
+fn ask(socket: &Path, method: &str, path: &str, body: &str) -> Option<String> {
     let mut stream = UnixStream::connect(socket).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").ok()?;
+    let length = body.len();
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n").ok()?;
+    write!(stream, "Content-Length: {length}\r\n\r\n{body}").ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
     Some(answer)
@@ -173,6 +179,56 @@ fn starts_answers_stops_and_leaves_nothing() {
     assert!(!stderr.contains("ERROR"), "{stderr}");
     assert!(eal_directories.iter().all(|of| !of.exists()), "files are left in {eal_directories:?}");
     assert!(!socket.exists());
+}
+
+#[test]
+fn flows_are_restored_described_dumped_and_forgotten() {
+    let directory = tempfile::tempdir().unwrap();
+    let name = format!("test{}c", std::process::id());
+    let config = config(directory.path(), &name, "net_ring0", SERVICE);
+    let socket = directory.path().join("api.sock");
+    let child = daemon(&config).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut running = Running(child);
+    running.wait_for("ready", || {
+        get(&socket, "/v1/ready").is_some_and(|answer| answer.starts_with("HTTP/1.1 200"))
+    });
+    let post = |path: &str, body: &str| ask(&socket, "POST", path, body).unwrap();
+    let one = "service=web&client=198.51.100.7:4000";
+    let describe = || get(&socket, &format!("/v1/flows/describe?{one}")).unwrap();
+    let known = describe();
+    assert!(known.contains(r#""slot_backend":"b1""#) && known.contains(r#""entries":[]"#), "{known}");
+
+    let line = |port: u16, backend: &str| {
+        format!(
+            r#"{{"core":0,"service":"web","client":"198.51.100.7:{port}","to":"203.0.113.10:80","backend":"{backend}","state":"tcp_established","idle_us":5000000}}"#
+        )
+    };
+    let lines = [line(4000, "b1"), line(4001, "b9"), line(4002, "b1"), line(4000, "b1")].join("\n");
+    let restored = post("/v1/flows/restore", &lines);
+    assert!(restored.contains(r#""restored":2,"refused":2"#), "{restored}");
+    assert!(restored.contains(r#""line":2"#) && restored.contains(r#""line":4"#), "{restored}");
+    let known = describe();
+    assert!(known.contains(r#""core":0,"backend":"b1""#) && known.contains("tcp_established"), "{known}");
+
+    let (mut dumped, mut cursor) = (String::new(), String::new());
+    loop {
+        let piece = get(&socket, &format!("/v1/flows/dump?cursor={cursor}")).unwrap();
+        dumped += &piece;
+        match piece.rsplit_once(r#""next":""#) {
+            Some((_, next)) => cursor = next.split('"').next().unwrap().to_owned(),
+            None => break,
+        }
+    }
+    assert_eq!(dumped.matches(r#""state":"tcp_established""#).count(), 2, "{dumped}");
+    let workers = get(&socket, "/v1/workers").unwrap();
+    assert!(workers.contains(r#""flow_inserts":0"#) && workers.contains(r#""flow_restored":2"#), "{workers}");
+
+    let gone = post(&format!("/v1/flows/forget?{one}"), "");
+    assert!(gone.contains(r#""forgotten":[{"core":0,"backend":"b1""#), "{gone}");
+    assert!(describe().contains(r#""entries":[]"#));
+    let backends = get(&socket, "/v1/backends").unwrap();
+    assert!(backends.contains(r#""flows":1"#) && backends.contains(r#""flows_new":0"#), "{backends}");
+    assert_eq!(running.terminate().code(), Some(0));
 }
 
 /// 1: the configuration cannot be read; 2: it was read, and is refused. Whatever was asked.

@@ -6,7 +6,7 @@
 pub use crate::diagnostic::{Diagnostic, Severity};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// Largest request body, bytes.
 pub const BODY_MAX: usize = crate::TEXT_MAX;
@@ -14,6 +14,14 @@ pub const BODY_MAX: usize = crate::TEXT_MAX;
 pub const FLOWS_MAX: usize = 10_000;
 /// Number of flows in an answer when no `limit` is given.
 pub const FLOWS_DEFAULT: usize = 100;
+/// Largest body of `POST /v1/flows/restore`, bytes.
+pub const RESTORE_BODY_MAX: usize = 1 << 20;
+/// Largest number of lines in it.
+pub const RESTORE_LINES_MAX: usize = 4096;
+/// Longest line of it, bytes.
+pub const RESTORE_LINE_MAX: usize = 1024;
+/// Largest number of refused lines that an answer names; more are counted.
+pub const REFUSED_LINES_MAX: usize = 100;
 /// Number of events that are kept; older ones are forgotten.
 pub const EVENTS_KEPT: usize = 10_000;
 /// Number of events in an answer when no `limit` is given.
@@ -618,6 +626,12 @@ pub struct WorkerStatus {
     pub flow_displaced: u64,
     /// Flows that ended by idling.
     pub flow_expired: u64,
+    /// Flows whose entries were removed by an operator's word.
+    #[serde(default)]
+    pub flow_forgotten: u64,
+    /// Flows of a dump that were entered by an operator's word; not among those inserted.
+    #[serde(default)]
+    pub flow_restored: u64,
     /// Packets steered anew because their backend was gone.
     pub resteered: u64,
     /// Frames per turn that found work, since start.
@@ -704,6 +718,122 @@ pub struct FlowEntry {
     pub idle_ms: u64,
 }
 
+/// `GET /v1/flows/describe`: what the workers know of one flow.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct DescribedFlow {
+    /// Service.
+    pub service: String,
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// Source address and port.
+    pub client: SocketAddr,
+    /// Destination address (the VIP) and port.
+    pub to: SocketAddr,
+    /// Slot of the service's table.
+    pub slot: u32,
+    /// Backend that new flows of the slot go to; `null` when nobody takes them.
+    pub slot_backend: Option<String>,
+    /// Its packets are looked up in the flow table; else the slot decides alone (`state = "exceptions"`).
+    pub tracked: bool,
+    /// The slot is tainted: its flows may be with another backend than the table's.
+    pub tainted: bool,
+    /// Backend of the slot's flows without an entry, where that is another question.
+    pub base: Option<String>,
+    /// The workers that have an entry; as a rule one, or none.
+    pub entries: Vec<HeldFlow>,
+    /// In a cluster, the workers of this machine that have the owner's record.
+    pub records: Vec<HeldRecord>,
+}
+
+/// A flow's entry with one worker.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct HeldFlow {
+    /// Worker.
+    pub core: u8,
+    /// Backend's name, or `#<id>` when it was forgotten.
+    pub backend: String,
+    /// Backend's address, while it is known.
+    pub backend_address: Option<IpAddr>,
+    /// As in `GET /v1/flows`.
+    pub state: String,
+    /// Time since its last packet, milliseconds, to the table's accuracy (1/64 of the idle time).
+    pub idle_ms: u64,
+}
+
+/// An owner's record of a flow with one worker.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct HeldRecord {
+    /// Worker.
+    pub core: u8,
+    /// Backend's name, or `#<id>` when it was forgotten.
+    pub backend: String,
+    /// Nobody saw the flow begin.
+    pub guess: bool,
+    /// Time since it was last used, milliseconds.
+    pub idle_ms: u64,
+}
+
+/// `POST /v1/flows/forget`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct ForgottenFlow {
+    /// Service.
+    pub service: String,
+    /// Source address and port.
+    pub client: SocketAddr,
+    /// Destination address (the VIP) and port.
+    pub to: SocketAddr,
+    /// The entries that are gone; none where no worker had one.
+    pub forgotten: Vec<HeldFlow>,
+}
+
+/// `GET /v1/flows/dump`: a piece of the flow tables.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct FlowDump {
+    /// Its flows. One that is moved within its table meanwhile can come twice, or not at all.
+    pub flows: Vec<StoredFlow>,
+    /// `cursor` of the next piece; `null` at the end.
+    pub next: Option<String>,
+}
+
+/// A flow as it is stored: one line of JSON in the body of `POST /v1/flows/restore`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct StoredFlow {
+    /// Worker that has its entry.
+    pub core: u8,
+    /// Service.
+    pub service: String,
+    /// Source address and port.
+    pub client: SocketAddr,
+    /// Destination address (the VIP) and port.
+    pub to: SocketAddr,
+    /// Backend's name, or `#<id>` when it was forgotten.
+    pub backend: String,
+    /// As in `GET /v1/flows`.
+    pub state: String,
+    /// Time since its last packet when it was dumped, microseconds, to the table's accuracy (1/64 of the idle time).
+    pub idle_us: u64,
+}
+
+/// `POST /v1/flows/restore`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct RestoredFlows {
+    /// Flows that have their entries again.
+    pub restored: u64,
+    /// Lines that were refused.
+    pub refused: u64,
+    /// The first of these, in their order.
+    pub refusals: Vec<RefusedLine>,
+}
+
+/// A line of which no entry was made.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct RefusedLine {
+    /// Its number in the body, from 1.
+    pub line: u64,
+    /// Why.
+    pub reason: String,
+}
+
 /// `GET /v1/drops`: one entry for each reason, in a fixed order.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct DropCount {
@@ -754,6 +884,10 @@ pub enum EventKind {
     Drain,
     /// That word was taken back.
     Undrain,
+    /// A flow's entry was removed by an operator's word.
+    FlowForgotten,
+    /// Flows of a dump were entered by an operator's word.
+    FlowsRestored,
     /// Too many backends of a service are down: health is disregarded.
     PanicOn,
     /// Health is heeded again.

@@ -140,6 +140,8 @@ fn sample() -> Snapshot {
         flow_displaced: 0,
         flow_refused: 0,
         flow_expired: 0,
+        flow_forgotten: 0,
+        flow_restored: 0,
         resteered: 0,
         packets_per_burst: 1.25,
         generation: 6,

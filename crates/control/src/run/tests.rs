@@ -20,6 +20,7 @@ use worker::{Counters, View};
 
 mod agents;
 mod balance;
+mod flow_commands;
 mod large;
 mod passive;
 mod path_mtu;
@@ -71,9 +72,10 @@ address = "10.9.0.12"
     )
 }
 
-/// A worker that takes views and does nothing else.
+/// A worker that takes views and commands and does nothing else.
 struct FakeWorker {
     inbox: Inbox<View>,
+    commands: flow_commands::Answerer,
     reports: statesync::spsc::Sender<Report>,
     counters: Arc<Counters>,
     seen: Rc<RefCell<Option<Arc<View>>>>,
@@ -82,6 +84,7 @@ struct FakeWorker {
 impl FakeWorker {
     fn turn(&mut self) {
         self.counters.totals.turns.add(1);
+        self.commands.turn();
         if let Some(view) = self.inbox.newest() {
             self.counters.totals.generation.set(view.generation);
             // In a cluster it has no flow to tell of.
@@ -104,6 +107,8 @@ struct Machine {
     seen: Vec<Rc<RefCell<Option<Arc<View>>>>>,
     counters: Vec<Arc<Counters>>,
     tables: Rc<RefCell<Vec<Table>>>,
+    /// Workers that answer no command.
+    silent: Rc<RefCell<Vec<u8>>>,
     notices: Rc<RefCell<Vec<Notice>>>,
     telemetry: Rc<RefCell<Vec<(String, String)>>>,
     link: Rc<Cell<bool>>,
@@ -151,10 +156,11 @@ impl Machine {
     fn start_loaded(place: &Path, loaded: Loaded) -> Machine {
         let origin = std::time::Instant::now();
         let now = move || Tick(u64::try_from(origin.elapsed().as_micros()).unwrap());
-        let (mut handles, mut tasks, mut seen, mut all, mut tables) =
-            (vec![], vec![], vec![], vec![], vec![]);
+        let (mut handles, mut tasks, mut seen, mut all) = (vec![], vec![], vec![], vec![]);
+        let (tables, silent) = (Rc::<RefCell<Vec<Table>>>::default(), Rc::<RefCell<Vec<u8>>>::default());
         for core in 0..2 {
             let (publisher, inbox) = mailbox(2);
+            let (commander, queue) = worker::commands::command_queue(flow_commands::DEPTH);
             let counters = Arc::new(Counters::new(SERVICES_MAX + 1, BACKENDS_MAX, 4));
             let idle = Idle {
                 tcp_established_us: 1_800_000_000,
@@ -171,10 +177,14 @@ impl Machine {
                 publisher,
                 counters: counters.clone(),
                 flows: table.reader(),
+                commands: Some(commander),
             });
-            tables.push(table);
+            tables.borrow_mut().push(table);
+            let (tables, silent, now) = (tables.clone(), silent.clone(), Box::new(now));
+            let commands = flow_commands::Answerer { core, queue, tables, silent, now };
             let view = Rc::new(RefCell::new(None));
-            let mut worker = FakeWorker { inbox, reports, counters: counters.clone(), seen: view.clone() };
+            let mut worker =
+                FakeWorker { inbox, commands, reports, counters: counters.clone(), seen: view.clone() };
             tasks.push(tokio::task::spawn_local(async move {
                 loop {
                     worker.turn();
@@ -219,7 +229,6 @@ impl Machine {
         };
         let (commands, orders) = mpsc::channel(4);
         let done = tokio::task::spawn_local(drive(options, loaded, plane, orders));
-        let tables = Rc::new(RefCell::new(tables));
         Machine {
             place: place.to_owned(),
             commands,
@@ -228,6 +237,7 @@ impl Machine {
             seen,
             counters: all,
             tables,
+            silent,
             notices,
             telemetry,
             link,
@@ -504,6 +514,15 @@ fn bad_requests_are_answered_in_kind() {
             (machine.get("/v1/flows?colour=red").await, 400),
             (machine.get("/v1/flows?client=10.0.0.300").await, 400),
             (machine.get("/v1/flows?service=nothing").await, 404),
+            (machine.get("/v1/flows/describe").await, 400),
+            (machine.get("/v1/flows/describe?service=web&client=10.0.0.3").await, 400),
+            (machine.get("/v1/flows/describe?service=nothing&client=10.0.0.3:1").await, 404),
+            (machine.get("/v1/flows/forget?service=web&client=10.0.0.3:1").await, 405),
+            (machine.post("/v1/flows/forget?service=web&client=10.0.0.3:1&colour=red", "").await, 400),
+            (machine.get("/v1/flows/dump?cursor=x").await, 400),
+            (machine.get("/v1/flows/dump?cursor=9.0").await, 400),
+            (machine.get("/v1/flows/dump?service=nothing").await, 404),
+            (machine.post("/v1/flows/restore", "").await, 415),
             (machine.get("/v1/backends?service=nothing").await, 404),
             (machine.get("/v1/registrations?service=nothing").await, 404),
             (machine.get("/v1/backends?colour=red").await, 400),

@@ -1,0 +1,108 @@
+//! Bodies of requests: text of a bounded length, in time.
+
+use super::Failure;
+use axum::body::{Body, to_bytes};
+use axum::extract::Request;
+use axum::http::{HeaderMap, StatusCode, header};
+use model::api::{BODY_MAX, RESTORE_BODY_MAX};
+use std::time::Duration;
+use tokio::sync::Semaphore;
+
+/// Longest time a request's body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bodies up to so many bytes are read as they come, …
+const SMALL_BODY_MAX: u64 = 1 << 20;
+/// … of longer ones these at once, so that clients do not decide how much memory is taken.
+static LARGE_BODIES: Semaphore = Semaphore::const_new(4);
+
+/// What a body has to be.
+struct Wanted {
+    /// Bytes at most.
+    max: usize,
+    /// Its own type; text and curl's default are taken for it as well.
+    media: &'static str,
+    /// What that is called.
+    name: &'static str,
+    /// What to do about one that is too large.
+    too_large: &'static str,
+    /// What to send.
+    send: &'static str,
+}
+
+const CONFIGURATION: Wanted = Wanted {
+    max: BODY_MAX,
+    media: "application/toml",
+    name: "TOML",
+    too_large: "no configuration may be longer; `guideway check FILE` says more",
+    send: "send the configuration file as it is, with `content-type: application/toml`",
+};
+
+const FLOWS: Wanted = Wanted {
+    max: RESTORE_BODY_MAX,
+    media: "application/x-ndjson",
+    name: "line-delimited JSON",
+    too_large: "send the lines in several requests, as `guideway flows restore` does",
+    send: "send the lines of `guideway flows dump` as they are, with `content-type: application/x-ndjson`",
+};
+
+/// A configuration.
+pub(super) async fn read_toml(request: Request) -> Result<String, Failure> {
+    read(request, &CONFIGURATION).await
+}
+
+/// Lines of JSON.
+pub(super) async fn read_lines(request: Request) -> Result<String, Failure> {
+    read(request, &FLOWS).await
+}
+
+/// The body as text: so many bytes of UTF-8, in time.
+async fn read(request: Request, wanted: &Wanted) -> Result<String, Failure> {
+    let (parts, body) = request.into_parts();
+    check_content_type(&parts.headers, wanted)?;
+    let length = parts.headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    if length.is_some_and(|length| length > wanted.max as u64) {
+        return Err(too_large(wanted));
+    }
+    let read = async {
+        // A permit is there as long as the program is.
+        let _turn = match length {
+            Some(0..=SMALL_BODY_MAX) => None,
+            _ => LARGE_BODIES.acquire().await.ok(),
+        };
+        to_bytes(Body::new(body), wanted.max).await
+    };
+    let bytes = tokio::time::timeout(BODY_TIMEOUT, read)
+        .await
+        .map_err(|_| {
+            Failure::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time", "send it faster")
+        })?
+        .map_err(|error| {
+            let limit = std::error::Error::source(&error)
+                .is_some_and(<dyn std::error::Error>::is::<http_body_util::LengthLimitError>);
+            if limit { too_large(wanted) } else { Failure::bad_request(format!("body: {error}")) }
+        })?;
+    String::from_utf8(bytes.into()).map_err(|error| {
+        let place = error.utf8_error().valid_up_to();
+        let help = format!("send {}, which is UTF-8 text", wanted.name);
+        Failure::new(StatusCode::BAD_REQUEST, format!("the body is not UTF-8 from byte {place} on"), help)
+    })
+}
+
+fn too_large(wanted: &Wanted) -> Failure {
+    let error = format!("the body is larger than {} bytes", wanted.max);
+    Failure::new(StatusCode::PAYLOAD_TOO_LARGE, error, wanted.too_large)
+}
+
+fn check_content_type(headers: &HeaderMap, wanted: &Wanted) -> Result<(), Failure> {
+    let Some(given) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
+    let given = given.to_str().unwrap_or_default();
+    let kind = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    match kind.as_str() {
+        "application/octet-stream" | "application/x-www-form-urlencoded" | "" => Ok(()),
+        text if text == wanted.media || text.starts_with("text/") => Ok(()),
+        _ => {
+            let error = format!("content type `{given}` is not {}", wanted.name);
+            Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, error, wanted.send))
+        }
+    }
+}
