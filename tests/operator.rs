@@ -53,6 +53,23 @@ fn an_operator_sees_and_changes_a_running_balancer() {
     let services = operator.guideway(&["show", "services"]).unwrap();
     assert!(services.contains("web") && services.contains("203.0.113.10"), "{services}");
 
+    // A flow of the load: described, dumped, forgotten, and restored.
+    let known = operator.json(&["show", "flows", "--limit", "1"])["flows"][0].clone();
+    let client = format!("{}:{}", known["client"].as_str().unwrap(), known["client_port"]);
+    let of_client = ["web", "--client", &client];
+    let described = operator.json(&[&["flows", "describe"], &of_client[..]].concat());
+    assert_eq!(described["entries"][0]["backend"], known["backend"], "{described}");
+    let dumped = lab.dir().join("flows.jsonl").to_string_lossy().into_owned();
+    operator.guideway(&["flows", "dump", "-w", &dumped]).unwrap();
+    let line = std::fs::read_to_string(&dumped).unwrap();
+    let line = line.lines().find(|line| line.contains(&format!("\"{client}\""))).unwrap().to_owned();
+    std::fs::write(&dumped, line).unwrap();
+    let forgotten = operator.json(&[&["flows", "forget"], &of_client[..]].concat());
+    assert_eq!(forgotten["forgotten"][0]["backend"], known["backend"], "{forgotten}");
+    assert_eq!(operator.json(&["flows", "restore", &dumped])["restored"], 1);
+    let described = operator.json(&[&["flows", "describe"], &of_client[..]].concat());
+    assert_eq!(described["entries"][0]["backend"], known["backend"], "{described}");
+
     operator.guideway(&["drain", "web/b2"]).unwrap();
     assert_eq!(state(&balancer, "b2"), "drain");
     operator.guideway(&["undrain", "web/b2"]).unwrap();

@@ -11,6 +11,7 @@ pub(crate) mod doctor;
 pub(crate) mod drain;
 pub(crate) mod events;
 pub(crate) mod explain;
+pub(crate) mod flows;
 pub(crate) mod leave;
 pub(crate) mod maglev;
 pub(crate) mod man;
@@ -32,6 +33,7 @@ pub(crate) fn run(command: Command) -> Outcome {
         Command::Events(a) => events::run(&a),
         Command::Drain(a) => drain::run(&a, "drain"),
         Command::Undrain(a) => drain::run(&a, "undrain"),
+        Command::Flows(a) => flows::run(&a),
         Command::Leave(a) => leave::run(&a),
         Command::Explain(a) => explain::run(a),
         Command::Replay(a) => replay::run(&a),

@@ -57,10 +57,21 @@ impl Daemon {
         body: Vec<u8>,
         wait: Duration,
     ) -> Result<Answer, Failure> {
+        self.ask_with(method, target, ("application/toml", body), wait)
+    }
+
+    /// The same, with a body of this type.
+    fn ask_with(
+        &self,
+        method: Method,
+        target: &str,
+        (kind, body): (&str, Vec<u8>),
+        wait: Duration,
+    ) -> Result<Answer, Failure> {
         // A second more for each MiB: a long configuration takes long to check and to compile.
         let limit = PATIENCE + wait + Duration::from_secs(body.len() as u64 >> 20);
         let asked = self.runtime.block_on(async {
-            tokio::time::timeout(limit, exchange(&self.socket, method, target, body)).await
+            tokio::time::timeout(limit, exchange(&self.socket, method, target, (kind, body))).await
         });
         match asked {
             Ok(answer) => answer,
@@ -92,6 +103,16 @@ impl Daemon {
     ) -> Result<T, Failure> {
         self.ask(Method::POST, target, body, wait)?.accepted()?.json()
     }
+
+    /// The same, with a body of lines of JSON.
+    pub(crate) fn post_lines<T: DeserializeOwned>(
+        &self,
+        target: &str,
+        lines: Vec<u8>,
+        wait: Duration,
+    ) -> Result<T, Failure> {
+        self.ask_with(Method::POST, target, ("application/x-ndjson", lines), wait)?.accepted()?.json()
+    }
 }
 
 impl Answer {
@@ -122,7 +143,12 @@ impl Answer {
     }
 }
 
-async fn exchange(socket: &Path, method: Method, target: &str, body: Vec<u8>) -> Result<Answer, Failure> {
+async fn exchange(
+    socket: &Path,
+    method: Method,
+    target: &str,
+    (kind, body): (&str, Vec<u8>),
+) -> Result<Answer, Failure> {
     let stream = tokio::net::UnixStream::connect(socket).await.map_err(|e| unreachable_daemon(socket, &e))?;
     let broken = |e: &dyn std::fmt::Display| {
         Failure::failed(format!("the daemon at {} broke off: {e}", socket.display()))
@@ -134,7 +160,7 @@ async fn exchange(socket: &Path, method: Method, target: &str, body: Vec<u8>) ->
         .method(method)
         .uri(target)
         .header("host", "guideway")
-        .header("content-type", "application/toml")
+        .header("content-type", kind)
         .body(Full::new(Bytes::from(body)))
         .map_err(|e| Failure::failed(format!("cannot ask for {target}: {e}")))?;
     let talk = async {

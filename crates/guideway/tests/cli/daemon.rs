@@ -2,19 +2,39 @@
 
 use crate::{code, stderr, stdout};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// A daemon of fixed answers, one a connection, in order; a connection beyond them waits for ever.
-struct Daemon {
+pub(crate) struct Daemon {
     _dir: tempfile::TempDir,
     socket: PathBuf,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+/// A request as far as it says that it goes.
+fn request(stream: &mut UnixStream) -> String {
+    let mut text = Vec::new();
+    let mut piece = [0; 65_536];
+    loop {
+        let count = stream.read(&mut piece).unwrap_or(0);
+        text.extend_from_slice(&piece[..count]);
+        let whole = String::from_utf8_lossy(&text).into_owned();
+        let length = |head: &str| -> usize {
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+            length.map_or(0, |length| length.parse().unwrap())
+        };
+        if count == 0 || whole.split_once("\r\n\r\n").is_some_and(|(head, body)| body.len() >= length(head)) {
+            return whole;
+        }
+    }
 }
 
 impl Daemon {
-    fn answering(answers: &[(&str, &str)]) -> Daemon {
+    pub(crate) fn answering(answers: &[(&str, &str)]) -> Daemon {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("lb1.sock");
         let listener = UnixListener::bind(&socket).unwrap();
@@ -24,28 +44,34 @@ impl Daemon {
                 format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len())
             })
             .collect();
+        let asked = Arc::<Mutex<Vec<String>>>::default();
+        let heard = Arc::clone(&asked);
         std::thread::spawn(move || {
             let mut open = Vec::new();
             for (at, stream) in listener.incoming().enumerate() {
                 let mut stream = stream.unwrap();
-                let mut asked = [0; 4096];
-                let _ = stream.read(&mut asked);
+                heard.lock().unwrap().push(request(&mut stream));
                 match answers.get(at) {
                     Some(answer) => stream.write_all(answer.as_bytes()).unwrap(),
                     None => open.push(stream),
                 }
             }
         });
-        Daemon { _dir: dir, socket }
+        Daemon { _dir: dir, socket, asked }
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    /// What it was asked, connection by connection.
+    pub(crate) fn asked(&self) -> Vec<String> {
+        self.asked.lock().unwrap().clone()
+    }
+
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_guideway"));
         command.args(arguments).arg("--socket").arg(&self.socket).env("NO_COLOR", "1");
         command
     }
 
-    fn run(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
         self.command(arguments).output().unwrap()
     }
 }

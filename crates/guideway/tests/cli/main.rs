@@ -8,6 +8,7 @@
 
 mod daemon;
 mod explain;
+mod flows;
 mod frames;
 mod maglev;
 mod offline;

@@ -1,6 +1,6 @@
 use crate::{code, config_in, guideway, stderr, stdout};
 
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 17] = [
     "check",
     "plan",
     "apply",
@@ -10,6 +10,7 @@ const COMMANDS: [&str; 16] = [
     "events",
     "drain",
     "undrain",
+    "flows",
     "explain",
     "replay",
     "maglev",
@@ -48,6 +49,12 @@ fn wrong_usage_ends_with_two() {
         &["show"],
         &["show", "everything"],
         &["drain", "web"],
+        &["flows"],
+        &["flows", "describe", "web"],
+        &["flows", "describe", "web", "--client", "198.51.100.7"],
+        &["flows", "describe", "web", "--client", "2001:db8::7:4000"],
+        &["flows", "dump"],
+        &["flows", "restore"],
         &["apply"],
         &["--wait"],
     ] {
@@ -70,6 +77,10 @@ fn without_a_daemon_the_others_end_with_one() {
         &["reload"],
         &["drain", "web/b1"],
         &["undrain", "web/b1"],
+        &["flows", "describe", "web", "--client", "[2001:db8::7]:4000"],
+        &["flows", "forget", "web", "--client", "198.51.100.7:4000", "--to", "203.0.113.10:80"],
+        &["flows", "dump", "-w", "-"],
+        &["flows", "restore", &config],
         &["apply", &config, "--wait"],
         &["plan", &config],
     ] {
