@@ -18,7 +18,7 @@ use wire::{BackendId, ServiceId};
 pub(crate) const SERVICES_TOGETHER: usize = 4;
 
 /// A received burst, by position.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Burst {
     pub(crate) columns: HeaderColumns,
     /// Plain positions.
@@ -42,24 +42,6 @@ pub(crate) struct Burst {
     pub(crate) backends: [BackendId; BURST],
     /// The other positions, in order.
     pub(crate) others: ArrayVec<Packet, BURST>,
-}
-
-impl Default for Burst {
-    fn default() -> Burst {
-        Burst {
-            columns: HeaderColumns::new(),
-            plain: 0,
-            groups: ArrayVec::new(),
-            may_begin: 0,
-            by_slot: 0,
-            by_empty_slot: 0,
-            placed: 0,
-            slotted: 0,
-            slots: [0; BURST],
-            backends: [BackendId(0); BURST],
-            others: ArrayVec::new(),
-        }
-    }
 }
 
 impl Burst {

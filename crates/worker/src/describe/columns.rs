@@ -11,8 +11,7 @@ use crate::io::Frame;
 use crate::positions::bits;
 use crate::view::SERVICES_MAX;
 use core::hint::cold_path;
-use flow::Isa;
-use flow::Lanes;
+use flow::{Isa, Lanes};
 use steer::hash::lanes::{Columns, tuples_v4};
 use wire::parse::{ETHERNET_LEN, IPV4_LEN, TCP, TcpFlags, UDP};
 
@@ -53,7 +52,7 @@ pub(crate) enum FlowEvent {
 }
 
 /// Words of the headers by position, and what they say.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 #[repr(C, align(64))]
 pub(crate) struct HeaderColumns {
     /// Bytes 0 to 7: addresses of stations.
@@ -141,23 +140,6 @@ impl ServiceKey {
 }
 
 impl HeaderColumns {
-    pub(crate) fn new() -> HeaderColumns {
-        let none = [0; BURST];
-        HeaderColumns {
-            macs: none,
-            first: none,
-            second: none,
-            addresses: none,
-            ports: none,
-            rest: none,
-            service_key: none,
-            key: none,
-            summary: none,
-            protocol: none,
-            hash: none,
-        }
-    }
-
     /// Reads the headers of a burst and judges them. Gives the bytes of its frames, and false where none can be of the plain shape.
     #[expect(clippy::needless_range_loop, reason = "one index for all columns, bounded once")]
     #[inline(always)]
@@ -207,21 +189,57 @@ impl HeaderColumns {
             return false;
         }
         for position in 0..count {
-            let judged = judge(
-                mac_filter,
-                self.macs[position],
-                self.first[position],
-                self.second[position],
-                self.addresses[position],
-                self.ports[position],
-                self.rest[position],
-            );
-            self.service_key[position] = judged.service_key;
-            self.key[position] = judged.key;
-            self.summary[position] = judged.summary;
-            self.protocol[position] = judged.protocol;
+            self.judge_at(mac_filter, position);
         }
         true
+    }
+
+    /// One packet. In `bad` any bit says that the shape is not the plain one.
+    #[inline(always)]
+    fn judge_at(&mut self, mac_filter: MacFilter, position: usize) {
+        /// More-fragments and offset, as they lie.
+        const FRAGMENT: u64 = 0xff3f;
+        /// As it lies.
+        const TIME_TO_LIVE: u64 = 0xff << 16;
+        const LINK_LOCAL: u64 = (LINK_LOCAL_V4 << 16).swap_bytes() as u64;
+        const CHANGES: u64 = (TcpFlags::SYN | TcpFlags::FIN | TcpFlags::RST) as u64;
+        const BEGINS: u64 = CHANGES | TcpFlags::ACK as u64;
+        let position = position % BURST;
+        let (macs, first, second) = (self.macs[position], self.first[position], self.second[position]);
+        let (addresses, ports, rest) = (self.addresses[position], self.ports[position], self.rest[position]);
+        let mut bad = (first & 0xff_ffff) ^ SHAPE;
+        bad |= (macs & mac_filter.mask) ^ mac_filter.value;
+        bad |= second & FRAGMENT;
+        // Words are summed as they lie in memory (RFC 1071 section 2 B), and with them the type before the header: what a right header
+        // adds is 0, modulo 65535. Six halves have 35 bits, and the second fold is below 0x10002, so there is one way to say it.
+        let sum = (first & LOW) + (first >> 32) + (second & LOW) + (second >> 32);
+        let sum = sum + (addresses >> 16 & LOW) + (addresses >> 48);
+        let sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+        let sum = (sum & 0xffff) + (sum >> 16);
+        bad |= sum ^ (SHAPE & 0xffff);
+        let len = short(first, 32);
+        bad |= below(rest >> 32, len + ETHERNET_LEN as u64);
+        let protocol = second >> 24 & 0xff;
+        let tcp = spread(equal(protocol, TCP as u64));
+        bad |= (protocol ^ UDP as u64) & !tcp;
+        // TCP's header, or UDP's datagram.
+        let transport = (rest >> 2 & 0x3c) & tcp | short(ports, 32) & !tcp;
+        bad |= below(transport, 8 + (12 & tcp)) | below(len, transport + IPV4_LEN as u64);
+        // As `is_possible_source_v4`.
+        let network = addresses & 0xff;
+        bad |= below(network, 1) | below(223, network) | equal(network, 127);
+        bad |= equal(addresses & 0xffff, LINK_LOCAL);
+        bad |= equal(addresses & LOW, addresses >> 32);
+        bad |= equal(second & TIME_TO_LIVE, 0);
+        let good = !spread(bad | bad.wrapping_neg());
+        let flags = rest >> 8 & tcp;
+        let turns = (flags & CHANGES).wrapping_neg() >> 63;
+        let begins = equal(flags & BEGINS, TcpFlags::SYN as u64) >> 63;
+        let event = !tcp & FlowEvent::Udp as u64 | turns << 1 | begins;
+        self.service_key[position] = (addresses >> 32 | (ports & 0xffff_0000) << 16 | protocol << 48) & good;
+        self.key[position] = (addresses & LOW | (ports & 0xffff) << 32).swap_bytes() & good;
+        self.summary[position] = len | (first >> 24 & 0xff) << 16 | event << Summary::COURSE;
+        self.protocol[position] = protocol;
     }
 
     /// The positions whose course is [`FlowEvent::Udp`], [`FlowEvent::Turning`], [`FlowEvent::Syn`], where a course is known; the others are
@@ -276,13 +294,6 @@ fn word<const AT: usize>(head: &[u8; SHORTEST]) -> u64 {
     head.get(AT..).and_then(<[u8]>::first_chunk).map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 
-struct JudgedHeader {
-    protocol: u64,
-    service_key: u64,
-    key: u64,
-    summary: u64,
-}
-
 /// Type IPv4, version 4, no options.
 const SHAPE: u64 = 0x45_0008;
 const LOW: u64 = 0xffff_ffff;
@@ -311,61 +322,6 @@ const fn spread(signed: u64) -> u64 {
 #[inline(always)]
 const fn short(word: u64, at: u32) -> u64 {
     (word & 0xffff << at).swap_bytes() >> (48 - at)
-}
-
-/// One packet. In `bad` any bit says that the shape is not the plain one.
-#[inline(always)]
-fn judge(
-    mac_filter: MacFilter,
-    macs: u64,
-    first: u64,
-    second: u64,
-    addresses: u64,
-    ports: u64,
-    rest: u64,
-) -> JudgedHeader {
-    /// More-fragments and offset, as they lie.
-    const FRAGMENT: u64 = 0xff3f;
-    /// As it lies.
-    const TIME_TO_LIVE: u64 = 0xff << 16;
-    const LINK_LOCAL: u64 = (LINK_LOCAL_V4 << 16).swap_bytes() as u64;
-    const CHANGES: u64 = (TcpFlags::SYN | TcpFlags::FIN | TcpFlags::RST) as u64;
-    const BEGINS: u64 = CHANGES | TcpFlags::ACK as u64;
-    let mut bad = (first & 0xff_ffff) ^ SHAPE;
-    bad |= (macs & mac_filter.mask) ^ mac_filter.value;
-    bad |= second & FRAGMENT;
-    // Words are summed as they lie in memory (RFC 1071 section 2 B), and with them the type before the header: what a right header
-    // adds is 0, modulo 65535. Six halves have 35 bits, and the second fold is below 0x10002, so there is one way to say it.
-    let sum = (first & LOW) + (first >> 32) + (second & LOW) + (second >> 32);
-    let sum = sum + (addresses >> 16 & LOW) + (addresses >> 48);
-    let sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    bad |= sum ^ (SHAPE & 0xffff);
-    let len = short(first, 32);
-    bad |= below(rest >> 32, len + ETHERNET_LEN as u64);
-    let protocol = second >> 24 & 0xff;
-    let tcp = spread(equal(protocol, TCP as u64));
-    bad |= (protocol ^ UDP as u64) & !tcp;
-    // TCP's header, or UDP's datagram.
-    let transport = (rest >> 2 & 0x3c) & tcp | short(ports, 32) & !tcp;
-    bad |= below(transport, 8 + (12 & tcp)) | below(len, transport + IPV4_LEN as u64);
-    // As `is_possible_source_v4`.
-    let network = addresses & 0xff;
-    bad |= below(network, 1) | below(223, network) | equal(network, 127);
-    bad |= equal(addresses & 0xffff, LINK_LOCAL);
-    bad |= equal(addresses & LOW, addresses >> 32);
-    bad |= equal(second & TIME_TO_LIVE, 0);
-    let good = !spread(bad | bad.wrapping_neg());
-    let flags = rest >> 8 & tcp;
-    let turns = (flags & CHANGES).wrapping_neg() >> 63;
-    let begins = equal(flags & BEGINS, TcpFlags::SYN as u64) >> 63;
-    let event = !tcp & FlowEvent::Udp as u64 | turns << 1 | begins;
-    JudgedHeader {
-        protocol,
-        service_key: (addresses >> 32 | (ports & 0xffff_0000) << 16 | protocol << 48) & good,
-        key: (addresses & LOW | (ports & 0xffff) << 32).swap_bytes() & good,
-        summary: len | (first >> 24 & 0xff) << 16 | event << Summary::COURSE,
-    }
 }
 
 const _: () = assert!(SERVICES_MAX <= Summary::INDEX_MAX as usize + 1);

@@ -81,10 +81,9 @@ proptest! {
         io.rx(PortId(0), &mut burst);
         prop_assert_eq!(burst.len(), frames.len());
         let mac_filter = if is_strict { MacFilter { mask: 1, value: 0 } } else { MacFilter { mask: 0, value: 0 } };
-        let mut columns = HeaderColumns::new();
         // What an earlier burst left behind must not matter.
-        columns.service_key = [7; BURST];
-        columns.first = [0x45_0008; BURST];
+        let (service_key, first) = ([7; BURST], [0x45_0008; BURST]);
+        let mut columns = HeaderColumns { service_key, first, ..HeaderColumns::default() };
         let (sum, is_any) = columns.read(mac_filter, &burst);
         prop_assert!(is_any || columns.service_key == [0; BURST]);
         prop_assert_eq!(sum, frames.iter().map(Vec::len).sum::<usize>());
@@ -146,7 +145,7 @@ fn captured_short_is_not_of_the_plain_shape() {
     io.rx(PortId(0), &mut burst);
     let meta = burst[1].meta();
     crate::Frame::set_meta(&mut burst[1], RxMeta { truncated: true, ..meta });
-    let mut columns = HeaderColumns::new();
+    let mut columns = HeaderColumns::default();
     columns.read(MacFilter { mask: 0, value: 0 }, &burst);
     assert!(columns.service_key[0] != 0 && columns.service_key[1] == 0);
 }
