@@ -49,7 +49,7 @@ impl<Io: PacketIo> Worker<Io> {
         let stages = &self.stages;
         let fragments = stages.fragments.next_due();
         let Some(sync) = stages.sync.as_ref() else { return fragments };
-        let company = stages.egress.notes.as_ref().and_then(|notes| notes.company_until());
+        let company = stages.egress.notes.as_ref().and_then(|notes| notes.company_until);
         fragments.into_iter().chain(sync.next_due()).chain(company).min()
     }
 

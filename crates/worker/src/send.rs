@@ -255,7 +255,7 @@ impl<Io: PacketIo> Egress<Io> {
             _ => None,
         };
         if reason != DropReason::Answered && packet.parsed.l3 > 0 {
-            self.sampler.note(&self.counters.sources, || Some(packet.parsed.src(frame.bytes())));
+            self.sampler.note(&self.counters.sources, || packet.parsed.src(frame.bytes()));
         }
         let label = Label::received(view, packet, backend);
         self.end(frame, reason, reply, &label);
@@ -289,6 +289,25 @@ impl<Io: PacketIo> Egress<Io> {
             Outcome { verdict: Verdict::Relayed, action, service: service_id(view, packet), backend: None };
         self.io.observe(frame.meta(), outcome);
         self.give_back(frame);
+    }
+
+    /// Buffers for frames of our own, as far as there are so many. What is not used is to be [kept](Egress::keep_buffers).
+    pub(crate) fn take_buffers(&mut self, count: usize) -> Frames<Io::Frame> {
+        let mut buffers = take(&mut self.spare);
+        self.io.alloc(count, &mut buffers);
+        buffers
+    }
+
+    /// Takes back what is left of buffers, and the place in which they were.
+    pub(crate) fn keep_buffers(&mut self, mut buffers: Frames<Io::Frame>) {
+        self.io.recycle(&mut buffers);
+        self.spare = buffers;
+    }
+
+    /// A buffer for a frame of our own.
+    pub(crate) fn take_buffer(&mut self) -> Option<Io::Frame> {
+        self.io.alloc(1, &mut self.spare);
+        self.spare.pop()
     }
 
     /// Frees a frame together with others of this turn.

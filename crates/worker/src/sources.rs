@@ -41,12 +41,10 @@ pub(crate) struct Sampler {
 impl Sampler {
     /// A packet from this source was dropped, or began a flow for which there was no room.
     #[inline]
-    pub(crate) fn note(&mut self, sources: &Sources, source: impl FnOnce() -> Option<Addr>) {
+    pub(crate) fn note(&mut self, sources: &Sources, source: impl FnOnce() -> Addr) {
         self.turn = self.turn.wrapping_add(1);
-        if self.turn.is_multiple_of(SAMPLE)
-            && let Some(source) = source()
-        {
-            sources.count(source);
+        if self.turn.is_multiple_of(SAMPLE) {
+            sources.count(source());
         }
     }
 
@@ -138,7 +136,7 @@ mod tests {
                     2 => of_a_prefix(n),
                     _ => Addr::V4(0x0a00_0000 + second * 1000 + n),
                 };
-                sampler.note(&sources, || Some(source));
+                sampler.note(&sources, || source);
             }
             sampler.age(&sources, Tick(u64::from(second) * 1_000_000));
         }

@@ -11,11 +11,11 @@ use crate::lookup::{BURSTS, LookedUp, Lookups, ON_THEIR_WAY};
 use crate::pipeline::Stages;
 use crate::rings::{RING_BUDGET, Relay};
 use crate::send::Egress;
+use crate::send::datagrams::put;
 use crate::view::mailbox::Inbox;
 use crate::view::{PortRole, View};
 use crate::{BURST, Counters, DropReason};
 use arrayvec::ArrayVec;
-use core::mem::forget;
 use std::sync::Arc;
 use wire::{CoreId, PortId, Tick};
 
@@ -304,10 +304,4 @@ fn receive_rings<Io: PacketIo>(view: &View, stages: &mut Stages<Io>, now: Tick) 
             return received;
         }
     }
-}
-
-/// Puts a value into its place, which is empty; the compiler need not think of the end of another there.
-fn put<T>(place: &mut Option<T>, value: T) {
-    debug_assert!(place.is_none());
-    forget(place.replace(value));
 }

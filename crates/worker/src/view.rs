@@ -16,7 +16,7 @@ use crate::view::slots::SlotMemory;
 use std::sync::Arc;
 use steer::{Maglev, Services};
 use wire::encap::TunnelHeader;
-use wire::{Addr, BackendId, PortId, ServiceId};
+use wire::{Addr, BackendId, PortId, ServiceId, Tick};
 
 /// Largest number of services (ids 1 to this).
 pub const SERVICES_MAX: usize = 4096;
@@ -59,6 +59,27 @@ pub struct View {
     pub loads: Arc<Loads>,
     /// Backends by the destination of their tunnels.
     pub tunnels: Tunnels,
+}
+
+impl View {
+    /// The backend, if its id is in use.
+    #[inline(always)]
+    pub fn backend(&self, id: BackendId) -> Option<&BackendView> {
+        self.backends.get(id.index())?.as_ref()
+    }
+
+    /// The same, if it is one of this service.
+    #[inline(always)]
+    pub fn backend_of(&self, service: ServiceId, id: BackendId) -> Option<&BackendView> {
+        self.backend(id).filter(|backend| backend.service == service)
+    }
+}
+
+/// What holds for a whole turn.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moment<'v> {
+    pub(crate) view: &'v View,
+    pub(crate) now: Tick,
 }
 
 /// A service as the data path sees it. One cache line, which is a power of two for those who index them.

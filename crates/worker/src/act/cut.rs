@@ -1,11 +1,11 @@
 //! IPv4 datagrams that do not fit their tunnel and may be fragmented (RFC 791 section 3.2).
 
-use crate::DropReason;
 use crate::act::encapsulate::tunnel;
 use crate::describe::general::Packet;
 use crate::io::{Frame, PacketIo};
 use crate::send::Egress;
 use crate::view::{BackendView, View};
+use crate::{BURST, DropReason};
 use wire::fragment::FragmentPlan;
 use wire::parse::{ParsedFrame, parse};
 
@@ -22,13 +22,11 @@ pub(crate) fn cut<Io: PacketIo>(
         return egress.drop_frame(view, frame, packet, DropReason::TooBig);
     };
     let count = pieces.count();
-    let mut buffers = core::mem::take(&mut egress.spare);
-    if count > buffers.capacity() {
+    if count > BURST {
         // More pieces than a burst: no frame a port of at most 9,000 bytes receives comes to that.
-        egress.spare = buffers;
         return egress.drop_frame(view, frame, packet, DropReason::TooBig);
     }
-    egress.io.alloc(count, &mut buffers);
+    let mut buffers = egress.take_buffers(count);
     let written = buffers.len() == count
         && buffers.iter_mut().enumerate().all(|(index, piece)| {
             piece.set_len(pieces.piece_len(index)).is_ok()
@@ -43,8 +41,7 @@ pub(crate) fn cut<Io: PacketIo>(
     } else {
         egress.drop_frame(view, frame, packet, DropReason::NoBuffer);
     }
-    egress.io.recycle(&mut buffers);
-    egress.spare = buffers;
+    egress.keep_buffers(buffers);
 }
 
 fn piece_to_backend<Io: PacketIo>(

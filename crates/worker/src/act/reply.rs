@@ -132,29 +132,20 @@ fn answer<Io: PacketIo>(
     egress: &mut Egress<Io>,
     write: impl FnOnce(&[u8], &mut [u8]) -> Option<usize>,
 ) -> Result<(), Unanswered> {
-    let mut buffers = core::mem::take(&mut egress.spare);
-    egress.io.alloc(1, &mut buffers);
-    let result = match buffers.pop() {
-        None => Err(Unanswered::NoBuffer),
-        Some(mut answer) => {
-            let length = match answer.set_len(room) {
-                Ok(()) => write(frame.bytes(), answer.bytes_mut()).ok_or(Unanswered::NotDue),
-                Err(_) => Err(Unanswered::NoBuffer),
-            };
-            let set = length.and_then(|length| answer.set_len(length).map_err(|_| Unanswered::NoBuffer));
-            if set.is_ok() {
-                answer.set_meta(frame.meta());
-                egress.counters.totals.originated.add(1);
-                egress.send(view, frame.meta().port, answer, Label::ORIGINATED);
-            } else {
-                egress.give_back(answer);
-            }
-            set
-        }
+    let mut answer = egress.take_buffer().ok_or(Unanswered::NoBuffer)?;
+    let length = match answer.set_len(room) {
+        Ok(()) => write(frame.bytes(), answer.bytes_mut()).ok_or(Unanswered::NotDue),
+        Err(_) => Err(Unanswered::NoBuffer),
     };
-    egress.io.recycle(&mut buffers);
-    egress.spare = buffers;
-    result
+    let set = length.and_then(|length| answer.set_len(length).map_err(|_| Unanswered::NoBuffer));
+    if set.is_ok() {
+        answer.set_meta(frame.meta());
+        egress.counters.totals.originated.add(1);
+        egress.send(view, frame.meta().port, answer, Label::ORIGINATED);
+    } else {
+        egress.give_back(answer);
+    }
+    set
 }
 
 /// Why there is no answer.

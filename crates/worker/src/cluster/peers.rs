@@ -5,12 +5,11 @@ use crate::DropReason;
 use crate::describe::general::Packet;
 use crate::io::{Frame, PacketIo};
 use crate::rings::{CoreNote, Relay};
+use crate::send::datagrams::UDP_LEN;
 use statesync::datagram::{Body, Header, Piece, SealedDatagram, Unreadable};
 use statesync::note::HOPS_MAX;
 use statesync::{Note, Question, Rule};
 use wire::CoreId;
-
-const UDP_LEN: usize = 8;
 
 /// A relayed frame, and the question that it is.
 pub(crate) type Completed<F> = (F, Question);
@@ -127,12 +126,7 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
         let frame = if self.sync.rules.hold(Rule::PieceOf) { piece.frame } else { 0 };
         let whole = self.sync.pieces.add(header.from, &Piece { frame, ..*piece }, self.now);
         let Some((question, bytes)) = whole else { return Ok(None) };
-        let mut buffers = core::mem::take(&mut self.egress.spare);
-        self.egress.io.alloc(1, &mut buffers);
-        let made = buffers.pop();
-        self.egress.io.recycle(&mut buffers);
-        self.egress.spare = buffers;
-        let Some(mut frame) = made else { return Ok(None) };
+        let Some(mut frame) = self.egress.take_buffer() else { return Ok(None) };
         self.flows.counters.totals.originated.add(1);
         if frame.set_len(bytes.len()).is_err() {
             self.flows.counters.drops(DropReason::NoBuffer).add(1);

@@ -11,7 +11,7 @@ use crate::lookup::LookupResult;
 use crate::rings::{CoreNote, Relay};
 use crate::token_bucket::TokenBucket;
 use crate::view::cluster::Cluster;
-use crate::view::{BackendState, ServiceView, View};
+use crate::view::{BackendState, Moment, ServiceView, View};
 use flow::Hit;
 use statesync::asks::Asked;
 use statesync::note::HOPS_MAX;
@@ -459,7 +459,8 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
             Hop::Core(core) => self.relay_to_core(frame, packet, core, question),
             Hop::Machine(machine) => {
                 let question = Question { hops: question.hops.saturating_add(1), ..question };
-                if !self.egress.send_pieces(view, frame.bytes(), (machine, question), self.now) {
+                let at = Moment { view, now: self.now };
+                if !self.egress.send_pieces(at, frame.bytes(), (machine, question)) {
                     return self.egress.drop_frame(view, frame, packet, DropReason::NoBuffer);
                 }
                 if self.sync.rules.hold(Rule::RelayCounts) {

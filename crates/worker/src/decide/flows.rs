@@ -236,14 +236,14 @@ impl Flows {
         if let (Some(refusals), Some(lost)) = (self.refusals.as_mut(), self.table.displaced_by(key)) {
             refusals.note(lost, now);
         }
-        self.sampler.note(&self.counters.sources, || Some(sources::of_key(key)));
+        self.sampler.note(&self.counters.sources, || sources::of_key(key));
     }
 
     /// A flow gets no entry.
     pub(crate) fn enter_nothing(&mut self, key: &FlowKey, now: Tick) {
         self.counters.totals.flow_refused.add(1);
         self.crowded = Some(now);
-        self.sampler.note(&self.counters.sources, || Some(sources::of_key(key)));
+        self.sampler.note(&self.counters.sources, || sources::of_key(key));
         self.refuse(*key, now);
     }
 
