@@ -8,7 +8,6 @@ use crate::BURST;
 use crate::describe::columns::{HeaderColumns, Summary};
 use crate::describe::general::Packet;
 use crate::label::Label;
-use crate::positions::bits;
 use arrayvec::ArrayVec;
 use flow::Hits;
 use wire::{BackendId, ServiceId};
@@ -45,11 +44,6 @@ pub(crate) struct Burst {
 }
 
 impl Burst {
-    #[inline(always)]
-    pub(crate) fn is_plain(&self, position: usize) -> bool {
-        self.plain >> (position % BURST) & 1 == 1
-    }
-
     #[inline(always)]
     pub(crate) fn summary(&self, position: usize) -> Summary {
         Summary(self.columns.summary[position % BURST])
@@ -102,25 +96,32 @@ impl Burst {
         let summary = self.summary(position);
         Label::plain(ServiceId(summary.service()), backend, summary.len())
     }
+}
 
-    /// By service, packets and bytes of the given positions, which have so many bytes in all.
-    #[inline(always)]
-    pub(crate) fn each_service(
-        &self,
-        positions: u32,
-        bytes: usize,
-        mut count: impl FnMut(ServiceId, u32, usize),
-    ) {
-        match self.groups.first() {
-            Some(&(of_it, service)) if of_it & positions == positions => {
-                count(service, positions.count_ones(), bytes);
-            }
-            _ => {
-                for position in bits(positions) {
-                    let summary = self.summary(position);
-                    count(ServiceId(summary.service()), 1, usize::from(summary.len()));
-                }
-            }
-        }
-    }
+/// The positions whose bits are set, ascending.
+#[inline(always)]
+pub(crate) fn bits(mut mask: u32) -> impl Iterator<Item = usize> {
+    core::iter::from_fn(move || {
+        let position = (mask != 0).then(|| mask.trailing_zeros() as usize)?;
+        mask &= mask - 1;
+        Some(position)
+    })
+}
+
+/// Whether the position's bit is set.
+#[inline(always)]
+pub(crate) const fn is_in(mask: u32, position: usize) -> bool {
+    mask >> (position % BURST) & 1 == 1
+}
+
+/// The first so many positions.
+#[inline(always)]
+pub(crate) const fn everything(count: usize) -> u32 {
+    if count < BURST { (1 << count) - 1 } else { u32::MAX }
+}
+
+/// Of the given positions, those that `holds` says.
+#[inline(always)]
+pub(crate) fn those(positions: u32, mut holds: impl FnMut(usize) -> bool) -> u32 {
+    bits(positions).fold(0, |those, position| those | u32::from(holds(position)) << (position % BURST))
 }

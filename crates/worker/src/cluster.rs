@@ -12,15 +12,15 @@ mod tainted;
 mod upkeep;
 
 use crate::decide::flows::Flows;
+use crate::decide::slots;
+use crate::describe::general::{Packet, key_of};
 use crate::io::PacketIo;
 use crate::rings::Relay;
 use crate::send::Egress;
 use crate::token_bucket::TokenBucket;
 use crate::view::cluster::Cluster;
-use crate::view::{HashOn, ServiceView, View};
+use crate::view::{ServiceView, View};
 use arrayvec::ArrayVec;
-#[cfg(feature = "negative-controls")]
-use statesync::Rule;
 use statesync::asks::Asks;
 use statesync::plan::Report;
 use statesync::reassembly::Reassembly;
@@ -30,10 +30,11 @@ use statesync::seen::Seen;
 use statesync::spsc::Sender;
 use statesync::suspicion::Suspicion;
 use statesync::window::Windows;
-use statesync::{MACHINES_MAX, MachineSet, Origin, Ports, Rules};
+use statesync::{MACHINES_MAX, MachineSet, Origin, Ports, Rule, Rules, Sequence};
 use std::sync::Arc;
-use upkeep::{Pass, Task};
-use wire::{Addr, BackendId, CoreId, FlowKey, ServiceId, Tick, Tuple};
+use upkeep::Task;
+use wire::parse::TCP;
+use wire::{Addr, CoreId, FlowKey, Tick, Tuple};
 
 /// Flows that are being corrected, at most; of more the oldest is let go.
 const CORRECTING_MAX: usize = 64;
@@ -85,10 +86,11 @@ pub struct StateSync {
     /// By the machine named: datagrams that had a right header and nothing right behind it.
     doubts: [TokenBucket; MACHINES_MAX],
     /// Whom not to ask, as of this turn.
-    suspects: MachineSet,
+    pub(crate) suspects: MachineSet,
     step: u64,
     task: Task,
-    refreshing: Pass,
+    /// The next bucket of the pass that refreshes; `None` between two.
+    refreshing: Option<usize>,
     refreshed: Tick,
     reader: flow::Reader,
     /// Flows whose masked backend was replaced, until all machines have acknowledged.
@@ -120,11 +122,11 @@ impl StateSync {
             relay_tokens: None,
             guess_tokens: None,
             windows,
-            doubts: [TokenBucket::new(DOUBTS.0, DOUBTS.1); MACHINES_MAX],
+            doubts: [TokenBucket::new(DOUBTS); MACHINES_MAX],
             suspects: MachineSet::default(),
             step: 0,
             task: Task::default(),
-            refreshing: Pass::default(),
+            refreshing: None,
             refreshed: Tick(0),
             reader,
             correcting: ArrayVec::new(),
@@ -135,26 +137,17 @@ impl StateSync {
 
     /// The next moment at which it has something to do although nothing arrives.
     pub(crate) fn next_due(&self) -> Option<Tick> {
-        if self.task.is_busy() || self.refreshing.is_busy() {
+        if self.task.is_busy() || self.refreshing.is_some() {
             return Some(Tick(0));
         }
         let beat = (self.core == CoreId(0)).then(|| self.suspicion.next_beat());
         self.unacknowledged.next_due().into_iter().chain(beat).min()
     }
 
-    /// Whom the worker does not ask, as of its last turn.
-    pub(crate) const fn suspects(&self) -> MachineSet {
-        self.suspects
-    }
-
     /// The rule holds no more.
     #[cfg(feature = "negative-controls")]
     pub(crate) fn break_rule(&mut self, rule: Rule) {
         self.rules = self.rules.without(rule);
-    }
-
-    fn origin(&self, cluster: &Cluster) -> Origin {
-        Origin { member: cluster.own, core: self.core }
     }
 }
 
@@ -171,50 +164,60 @@ pub(crate) struct ClusterStage<'w, Io: PacketIo> {
     pub(crate) egress: &'w mut Egress<Io>,
 }
 
-/// Whether the service has the backend, masked or not.
-fn is_usable(view: &View, service: ServiceId, backend: BackendId) -> bool {
-    let known = view.backends.get(backend.index()).and_then(Option::as_ref);
-    known.is_some_and(|of| of.service == service)
-}
-
 /// Where a flow stands: what decides who owns it.
 #[derive(Clone, Copy, Debug)]
-struct FlowPlace {
+struct FlowPlace<'v> {
+    service: &'v ServiceView,
     /// The service's index in the view.
-    service: usize,
+    index: usize,
     key: FlowKey,
+    is_tcp: bool,
     slot: u32,
     /// The core that owns it, on any machine that has as many.
     core: CoreId,
 }
 
-fn place_of(
-    view: &View,
-    index: usize,
-    service: &ServiceView,
-    key: FlowKey,
-    flow: &Tuple,
-    cores: u8,
-) -> FlowPlace {
-    let hash = match service.hash {
-        HashOn::Tuple => steer::hash::tuple(&view.cluster_key, flow),
-        HashOn::Source => steer::hash::source(&view.cluster_key, flow.src),
-    };
-    FlowPlace { service: index, key, slot: service.maglev.slot(hash), core: steer::core_of(hash, cores) }
+impl<'w, Io: PacketIo> ClusterStage<'w, Io> {
+    fn place_of(&self, index: usize, service: &'w ServiceView, key: FlowKey, flow: &Tuple) -> FlowPlace<'w> {
+        let hash = slots::hash(self.view, service, flow);
+        let (slot, core) = (service.maglev.slot(hash), steer::core_of(hash, self.sync.cores));
+        FlowPlace { service, index, key, is_tcp: flow.protocol == TCP, slot, core }
+    }
+
+    /// The same, of a flow of which only the key is known.
+    fn place_of_key(&self, key: FlowKey) -> Option<FlowPlace<'w>> {
+        let index = self.view.service.iter().position(|service| service.id == key.service())?;
+        let flow = flow_of(&key, self.cluster.services.get(index)?.vip);
+        Some(self.place_of(index, self.view.service.get(index)?, key, &flow))
+    }
+
+    /// The same, of the flow of a packet of a service.
+    fn place_of_packet(&self, bytes: &[u8], packet: &Packet) -> Option<FlowPlace<'w>> {
+        let (index, service) = (usize::from(packet.service?), packet.service_in(self.view)?);
+        let flow = packet.flow(bytes);
+        Some(self.place_of(index, service, key_of(service, &flow), &flow))
+    }
+
+    /// What names the next note of this worker.
+    fn next_note(&mut self) -> (Origin, Sequence) {
+        let origin = Origin { member: self.cluster.own, core: self.sync.core };
+        (origin, self.sync.unacknowledged.number())
+    }
+
+    fn holds(&self, rule: Rule) -> bool {
+        self.sync.rules.hold(rule)
+    }
 }
 
-/// The same, of a flow of which only the key is known.
-fn place_of_key<'a>(
-    view: &'a View,
-    cluster: &Cluster,
-    key: FlowKey,
-    cores: u8,
-) -> Option<(FlowPlace, &'a ServiceView)> {
-    let id = key.service();
-    let index = view.service.iter().position(|service| service.id == id)?;
-    let service = view.service.get(index)?;
-    let vip = cluster.services.get(index)?.vip;
-    Some((place_of(view, index, service, key, &flow_of(&key, vip), cores), service))
+/// What came of a lasting note.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Delivery {
+    /// All concerned have it.
+    Done,
+    /// The worker concerned is told.
+    PassedOn,
+    /// Some ring was full.
+    Failed,
 }
 
 /// The flow that a key of a service (VIP, port, protocol) stands for.

@@ -6,7 +6,6 @@
 pub(crate) mod flows;
 pub(crate) mod known;
 pub mod least_load;
-pub(crate) mod looks;
 pub(crate) mod new_flow;
 pub(crate) mod other_workers;
 pub(crate) mod probation;

@@ -8,10 +8,9 @@ pub(crate) mod columns;
 pub mod general;
 
 use crate::BURST;
-use crate::burst::Burst;
+use crate::burst::{Burst, bits, everything};
 use crate::decide::slots;
 use crate::io::{Frame, Frames};
-use crate::positions::{bits, everything};
 use crate::view::{PortView, ServiceView, View};
 use columns::{FlowEvent, HeaderColumns, MacFilter, ServiceKey, Summary};
 use flow::{Keys, Lanes, Vectors};

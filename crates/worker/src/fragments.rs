@@ -14,7 +14,7 @@ use crate::DropReason;
 use crate::action::{Action, Reply};
 use crate::describe::general::{Fate, Packet, classify, whole_for_vip};
 use crate::io::Frame;
-use crate::view::View;
+use crate::view::{Moment, View};
 use coverage::Coverage;
 pub use held::HELD_MAX;
 use held::{Held, NONE};
@@ -44,6 +44,22 @@ pub(crate) struct Decision {
     service: Option<u16>,
     /// Decided.
     fate: Fate,
+}
+
+impl Decision {
+    /// What of a first fragment's fate is its datagram's: not that somebody else was asked about it.
+    pub(crate) const fn of(first: &Packet) -> Decision {
+        let fate = match first.fate {
+            Fate::Decided(Action::Encapsulate(_) | Action::Reply(_) | Action::Drop(_)) => first.fate,
+            _ => Fate::drop(DropReason::NoService),
+        };
+        Decision { service: first.service, fate }
+    }
+
+    const fn bring(self, packet: &mut Packet) {
+        packet.service = self.service;
+        packet.fate = self.fate;
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -82,25 +98,25 @@ impl<F> Store<F> {
         self.datagrams.get(at)?.as_ref()
     }
 
-    fn position(&self, hash: u64, key: &DatagramKey, now: Tick) -> Option<usize> {
-        set(hash).find(|&at| {
-            self.datagram(at).is_some_and(|of| of.key == *key && (of.held > 0 || of.deadline > now))
+    fn position(&self, place: &DatagramPlace, now: Tick) -> Option<usize> {
+        set(place.hash).find(|&at| {
+            self.datagram(at).is_some_and(|of| of.key == place.key && (of.held > 0 || of.deadline > now))
         })
     }
 
-    /// The entry of `key`, made if need be in place of an ended one, or of the oldest that holds nothing.
-    fn entry(&mut self, hash: u64, key: &DatagramKey, now: Tick, deadline: Tick) -> Option<usize> {
-        if let Some(at) = self.position(hash, key, now) {
+    /// The place's entry, made if need be in place of an ended one, or of the oldest that holds nothing.
+    fn entry(&mut self, place: &DatagramPlace, now: Tick) -> Option<usize> {
+        if let Some(at) = self.position(place, now) {
             return Some(at);
         }
-        let at = set(hash)
+        let at = set(place.hash)
             .filter(|&at| self.datagram(at).is_none_or(|of| of.held == 0))
             .min_by_key(|&at| self.datagram(at).map_or(Tick(0), |of| of.deadline))?;
         *self.datagrams.get_mut(at)? = Some(Datagram {
-            key: *key,
+            key: place.key,
             decision: None,
             passed: Coverage::default(),
-            deadline,
+            deadline: place.deadline,
             first: NONE,
             last: NONE,
             held: 0,
@@ -108,14 +124,14 @@ impl<F> Store<F> {
         Some(at)
     }
 
-    fn decision(&self, hash: u64, key: &DatagramKey, now: Tick) -> Option<Decision> {
-        let of = self.datagram(self.position(hash, key, now)?)?;
+    fn decision(&self, place: &DatagramPlace, now: Tick) -> Option<Decision> {
+        let of = self.datagram(self.position(place, now)?)?;
         of.decision.filter(|_| of.deadline > now)
     }
 
     /// Notes that a piece follows its datagram's decision; with the last one missing the datagram is forgotten.
-    fn pass(&mut self, hash: u64, key: &DatagramKey, piece: &Parsed, now: Tick) {
-        let at = self.position(hash, key, now);
+    pub(crate) fn pass(&mut self, place: &DatagramPlace, piece: &Parsed, now: Tick) {
+        let at = self.position(place, now);
         let Some(entry) = at.and_then(|at| self.datagrams.get_mut(at)) else { return };
         if let Some(of) = entry {
             of.passed.add(piece);
@@ -126,45 +142,30 @@ impl<F> Store<F> {
     }
 
     /// Keeps the first fragment's decision, also in place of that of a datagram before it; false when the store has no room.
-    fn decide(
-        &mut self,
-        hash: u64,
-        key: &DatagramKey,
-        decision: Decision,
-        now: Tick,
-        deadline: Tick,
-    ) -> bool {
-        let Some(at) = self.entry(hash, key, now, deadline) else { return false };
+    pub(crate) fn settle(&mut self, place: &DatagramPlace, decision: Decision, now: Tick) -> bool {
+        let Some(at) = self.entry(place, now) else { return false };
         if let Some(Some(of)) = self.datagrams.get_mut(at) {
             of.decision = Some(decision);
             of.passed = Coverage::default();
-            of.deadline = deadline;
+            of.deadline = place.deadline;
         }
         true
     }
 
-    /// Holds a later fragment of a source, and gives the frame that had to make room for it, if one had to; or else itself back with
-    /// the reason.
-    fn hold(
-        &mut self,
-        (hash, source): (u64, u64),
-        key: &DatagramKey,
-        frame: F,
-        now: Tick,
-        deadline: Tick,
-    ) -> Result<Option<F>, (F, DropReason)> {
-        let Some(at) = self.entry(hash, key, now, deadline) else {
-            return Err((frame, DropReason::FragmentStoreFull));
+    /// Holds a later fragment of a source, if there is room for it or another frame can make room.
+    fn hold(&mut self, place: &DatagramPlace, source: u64, frame: F, now: Tick) -> Arrived<F> {
+        let Some(at) = self.entry(place, now) else {
+            return Arrived::Refused(frame, DropReason::FragmentStoreFull);
         };
         if self.datagram(at).is_some_and(|of| of.held >= HELD_PER_DATAGRAM_MAX) {
-            return Err((frame, DropReason::FragmentLimit));
+            return Arrived::Refused(frame, DropReason::FragmentLimit);
         }
         let victim = if self.held.is_full() { self.held.victim() } else { None };
         // It may be of this very datagram.
         let evicted = victim.and_then(|at| self.take(at));
         let Some(Some(of)) = self.datagrams.get_mut(at) else {
             debug_assert!(evicted.is_none(), "the entry was there");
-            return Err((frame, DropReason::FragmentStoreFull));
+            return Arrived::Refused(frame, DropReason::FragmentStoreFull);
         };
         match self.held.put(frame, at, source, of.last) {
             Ok(place) => {
@@ -174,9 +175,9 @@ impl<F> Store<F> {
                 if of.first == NONE {
                     of.first = place;
                 }
-                Ok(evicted)
+                evicted.map_or(Arrived::Held, Arrived::HeldFor)
             }
-            Err(frame) => Err((frame, DropReason::FragmentStoreFull)),
+            Err(frame) => Arrived::Refused(frame, DropReason::FragmentStoreFull),
         }
     }
 
@@ -259,51 +260,35 @@ pub(crate) fn owner(view: &View, bytes: &[u8], packet: &Packet, cores: u8) -> Co
 
 impl<F: Frame> Store<F> {
     /// A fragment at its datagram's owner.
-    pub(crate) fn meet(&mut self, view: &View, frame: F, packet: &mut Packet, now: Tick) -> Arrived<F> {
+    pub(crate) fn meet(&mut self, at: Moment<'_>, frame: F, packet: &mut Packet) -> Arrived<F> {
+        let Moment { view, now } = at;
         let (key, hash) = datagram(view, frame.bytes(), packet);
-        let deadline = Tick(now.0 + view.timeouts.fragment_us);
+        let place = DatagramPlace { key, hash, deadline: Tick(now.0 + view.timeouts.fragment_us) };
         if packet.parsed.fragment.is_none_or(|fragment| fragment.offset == 0) {
-            return Arrived::First(frame, DatagramPlace { key, hash, deadline });
+            return Arrived::First(frame, place);
         }
-        if let Some(decision) = self.decision(hash, &key, now) {
-            follow(packet, decision);
-            self.pass(hash, &key, &packet.parsed, now);
+        if let Some(decision) = self.decision(&place, now) {
+            decision.bring(packet);
+            self.pass(&place, &packet.parsed, now);
             return Arrived::Follows(frame);
         }
         let source = steer::hash::source(&view.cluster_key, who_sends(key.src));
-        match self.hold((hash, source), &key, frame, now, deadline) {
-            Ok(None) => Arrived::Held,
-            Ok(Some(evicted)) => Arrived::HeldFor(evicted),
-            Err((frame, reason)) => Arrived::Refused(frame, reason),
-        }
-    }
-
-    /// The first fragment is decided, and what lasts of that for the others. False when the store has no room.
-    pub(crate) fn settle(&mut self, place: &DatagramPlace, first: &Packet, lasting: Fate, now: Tick) -> bool {
-        let DatagramPlace { key, hash, deadline } = place;
-        let decision = Decision { service: first.service, fate: lasting };
-        let is_kept = self.decide(*hash, key, decision, now, *deadline);
-        if is_kept {
-            self.pass(*hash, key, &first.parsed, now);
-        }
-        is_kept
+        self.hold(&place, source, frame, now)
     }
 
     /// The next fragment that waited for this datagram's first one, with the decision.
     pub(crate) fn release(
         &mut self,
-        view: &View,
+        at: Moment<'_>,
         place: &DatagramPlace,
-        (first, lasting): (&Packet, Fate),
-        now: Tick,
+        decision: Decision,
     ) -> Option<(F, Packet)> {
-        let DatagramPlace { key, hash, .. } = place;
-        let frame = self.take(self.position(*hash, key, now)?)?;
-        let mut held = classify(view, frame.bytes(), frame.meta());
+        let frame = self.take(self.position(place, at.now)?)?;
+        let mut held = classify(at.view, frame.bytes(), frame.meta());
         if held.fate == Fate::Fragment {
-            follow(&mut held, Decision { service: first.service, fate: lasting });
+            decision.bring(&mut held);
         }
-        self.pass(*hash, key, &held.parsed, now);
+        self.pass(place, &held.parsed, at.now);
         Some((frame, held))
     }
 }
@@ -313,14 +298,6 @@ pub(crate) fn as_whole(view: &View, bytes: &[u8], packet: &Packet) -> Packet {
     let tuple = packet.parsed.tuple(bytes);
     let found = view.services.find(tuple.dst, tuple.dport, tuple.protocol);
     whole_for_vip(view, bytes, packet.parsed, found)
-}
-
-/// What of a first fragment's fate is its datagram's: not that somebody else was asked about it.
-pub(crate) fn lasting(fate: Fate) -> Fate {
-    match fate {
-        Fate::Decided(Action::Encapsulate(_) | Action::Reply(_) | Action::Drop(_)) => fate,
-        _ => Fate::drop(DropReason::NoService),
-    }
 }
 
 /// An echo request in pieces is answered piece by piece, if it can be.
@@ -337,11 +314,6 @@ fn who_sends(source: Addr) -> Addr {
         Addr::V4(_) => source,
         Addr::V6(address) => Addr::V6(address >> 64 << 64),
     }
-}
-
-fn follow(packet: &mut Packet, decision: Decision) {
-    packet.service = decision.service;
-    packet.fate = decision.fate;
 }
 
 fn datagram(view: &View, bytes: &[u8], packet: &Packet) -> (DatagramKey, u64) {

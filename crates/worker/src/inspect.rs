@@ -70,7 +70,7 @@ impl<Io: PacketIo> Worker<Io> {
 
     /// Whom the worker does not ask, as of its last turn.
     pub fn suspects(&self) -> MachineSet {
-        self.stages.sync.as_ref().map_or(MachineSet::default(), |sync| sync.suspects())
+        self.stages.sync.as_ref().map_or(MachineSet::default(), |sync| sync.suspects)
     }
 
     /// The last flows that found no room. For tests and for those who watch.

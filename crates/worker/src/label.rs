@@ -48,7 +48,7 @@ impl Label {
         let tag = Tag {
             backend: backend.unwrap_or(NOBODY),
             service: service_id(view, packet).unwrap_or_default(),
-            inner_bytes: packet.parsed.end - packet.parsed.l3,
+            inner_bytes: packet.len(),
         };
         Label { tag, originated: packet.made_here }
     }
@@ -67,5 +67,5 @@ impl Tag {
 }
 
 pub(crate) fn service_id(view: &View, packet: &Packet) -> Option<ServiceId> {
-    packet.service.and_then(|index| view.service.get(usize::from(index))).map(|service| service.id)
+    packet.service_in(view).map(|service| service.id)
 }

@@ -24,7 +24,6 @@ pub mod io;
 mod label;
 mod lookup;
 mod pipeline;
-mod positions;
 pub mod rings;
 mod send;
 pub mod sources;

@@ -2,33 +2,31 @@
 //!
 //! A burst is described, looked up (by [`turn`](crate::turn), which may have several on their way), decided and carried out: in place
 //! for the positions for which a column of eight bytes says all ([`new_flow`], [`slots`], [`encapsulate`]), and for every
-//! other position by the same decisions one by one ([`Stages::run`]). The latter is the way of every frame that comes from another
-//! worker, another machine, the kernel, or the fragment store, too.
+//! other position by the same decisions one by one ([`Stages::decide`] and [`Stages::act`]). That is the way of every frame that comes from
+//! another worker, another machine, the kernel, or the fragment store, too.
 //!
 //! This is the only module besides `turn` that knows all stages' states. No stage knows another's.
 
-use crate::act::cut;
 use crate::act::encapsulate::{self, Carried, Stamps};
 use crate::act::path_mtu::PathErrors;
-use crate::act::punt::{PuntBudgets, punt};
-use crate::act::reply::{self, ReplyBudgets};
+use crate::act::punt::PuntBudgets;
+use crate::act::reply::{Replier, ReplyBudgets};
 use crate::action::{Action, Hop, Reply, Route};
-use crate::burst::Burst;
+use crate::burst::{Burst, bits, everything, is_in};
 use crate::cluster::{ClusterStage, StateSync};
 use crate::commands::CommandQueue;
 use crate::decide::flows::Flows;
 use crate::decide::known::usable;
 use crate::decide::{new_flow, slots};
 use crate::describe;
-use crate::describe::general::{Fate, Packet, classify, probe};
-use crate::fragments::{self, Arrived, DatagramPlace, Store};
+use crate::describe::general::{Fate, FlowPacket, Packet, classify, probe};
+use crate::fragments::{self, Arrived, DatagramPlace, Decision, Store};
 use crate::io::{Frame, Frames, PacketIo};
 use crate::label::Label;
 use crate::lookup::{LookedUp, LookupResult};
-use crate::positions::{bits, everything};
 use crate::rings::Relay;
 use crate::send::Egress;
-use crate::view::{BackendView, OnClosedPort, OnEmpty, View};
+use crate::view::{BackendView, Moment, View};
 use crate::{BURST, DropReason};
 use flow::{Keys, State};
 use statesync::{Ports, Question};
@@ -54,6 +52,14 @@ pub(crate) struct Stages<Io: PacketIo> {
     pub(crate) rings: Ports<Relay<Io::Frame>>,
     /// Where every frame ends.
     pub(crate) egress: Egress<Io>,
+}
+
+/// A burst that was looked up and carried, as far as it can be where it lies.
+#[derive(Clone, Copy)]
+struct CarriedBurst<'b> {
+    burst: &'b Burst,
+    looked_up: LookedUp<'b>,
+    carried: Carried,
 }
 
 impl<Io: PacketIo> Stages<Io> {
@@ -87,7 +93,7 @@ impl<Io: PacketIo> Stages<Io> {
         keys: &mut Keys,
     ) {
         let mut packet = classify(view, frame.bytes(), frame.meta());
-        let key = self.flows.key(view, frame.bytes(), &mut packet);
+        let key = if packet.is_of_flow() { self.flows.key(view, frame.bytes(), &mut packet) } else { None };
         keys.set(position, key.as_ref());
         if burst.others.try_push(packet).is_err() {
             debug_assert!(false, "no more frames than a burst has");
@@ -104,14 +110,21 @@ impl<Io: PacketIo> Stages<Io> {
         looked_up: LookedUp<'_>,
         now: Tick,
     ) {
+        let at = Moment { view, now };
         let flows = &mut self.flows;
         (flows.rewritten, flows.changed) = (false, false);
-        new_flow::place(view, burst, flows, looked_up, now);
+        burst.placed = 0;
+        let missed = burst.may_begin & !looked_up.hits.found();
+        if missed != 0 {
+            new_flow::place(at, burst, flows, looked_up, missed);
+        }
         let stamps = Stamps {
             tcp: flows.table.stamp(State::TcpEstablished, now),
             udp: flows.table.stamp(State::Udp, now),
         };
-        new_flow::enter(view, burst, flows, looked_up, now);
+        if burst.placed != 0 {
+            new_flow::enter(view, burst, flows, looked_up, now);
+        }
         let carried = flows.table.vectors().run(
             #[inline(always)]
             |lanes| {
@@ -127,21 +140,14 @@ impl<Io: PacketIo> Stages<Io> {
         if carried.done == everything(frames.len()) {
             self.egress.send_burst(view, carried.port, frames, carried.bytes as u64, burst);
         } else {
-            self.finish_rest(view, frames, burst, carried, looked_up, now);
+            self.finish_rest(at, frames, &CarriedBurst { burst, looked_up, carried });
         }
     }
 
     /// Sends what was carried, and lets the general stages carry the rest, in order.
     #[inline(never)]
-    fn finish_rest(
-        &mut self,
-        view: &View,
-        frames: &mut Frames<Io::Frame>,
-        burst: &Burst,
-        carried: Carried,
-        looked_up: LookedUp<'_>,
-        now: Tick,
-    ) {
+    fn finish_rest(&mut self, at: Moment<'_>, frames: &mut Frames<Io::Frame>, of: &CarriedBurst<'_>) {
+        let CarriedBurst { burst, looked_up, carried } = *of;
         let mut others = 0;
         // Taken from the end of the burst turned round: a third of the work of draining it.
         frames.reverse();
@@ -149,23 +155,21 @@ impl<Io: PacketIo> Stages<Io> {
         while let Some(frame) = frames.pop() {
             let position = next;
             next += 1;
-            if carried.done >> (position % BURST) & 1 == 1 {
-                self.egress.send(view, carried.port, frame, burst.label(position));
-            } else if burst.is_plain(position) {
-                let is_known = carried.current >> (position % BURST) & 1 == 1 && !self.flows.rewritten;
-                let left = if is_known {
-                    self.carry_current(view, frame, burst, looked_up, position)
-                } else {
-                    Some(frame)
-                };
+            if is_in(carried.done, position) {
+                self.egress.send(at.view, carried.port, frame, burst.label(position));
+            } else if is_in(burst.plain, position) {
+                let is_known = is_in(carried.current, position) && !self.flows.rewritten;
+                let left =
+                    if is_known { self.carry_current(at.view, frame, of, position) } else { Some(frame) };
                 if let Some(frame) = left {
-                    self.run_plain(view, frame, burst, position, looked_up.at(position), now);
+                    self.run_plain(at, frame, of, position);
                 }
             } else {
                 let packet = burst.others.get(others).copied();
-                let mut packet = packet.unwrap_or_else(|| classify(view, frame.bytes(), frame.meta()));
-                self.run(view, frame, &mut packet, looked_up.at(position), now);
                 others += 1;
+                let mut packet = packet.unwrap_or_else(|| classify(at.view, frame.bytes(), frame.meta()));
+                self.decide(at, frame.bytes(), &mut packet, looked_up.at(position));
+                self.act(at, frame, &packet);
             }
         }
     }
@@ -177,17 +181,13 @@ impl<Io: PacketIo> Stages<Io> {
         &mut self,
         view: &View,
         frame: Io::Frame,
-        burst: &Burst,
-        looked_up: LookedUp<'_>,
+        of: &CarriedBurst<'_>,
         position: usize,
     ) -> Option<Io::Frame> {
-        let id = looked_up.hits.backend(position % BURST);
-        let left = encapsulate::carry_one(view, frame, burst, position, id, &mut self.egress);
+        let id = of.looked_up.hits.backend(position % BURST);
+        let left = self.egress.carry_one(view, frame, of.burst, (position, id));
         if left.is_none() {
-            let bytes = usize::from(burst.summary(position).len());
-            burst.each_service(1 << (position % BURST), bytes, |service, packets, bytes| {
-                self.flows.count_packets(service, u64::from(packets), bytes as u64);
-            });
+            self.flows.count_plain(of.burst.summary(position));
             self.flows.tally.hits += 1;
         }
         left
@@ -195,175 +195,140 @@ impl<Io: PacketIo> Stages<Io> {
 
     /// The general stages for a packet of the plain shape.
     #[inline(never)]
-    fn run_plain(
-        &mut self,
-        view: &View,
-        frame: Io::Frame,
-        burst: &Burst,
-        position: usize,
-        answer: LookupResult,
-        now: Tick,
-    ) {
+    fn run_plain(&mut self, at: Moment<'_>, frame: Io::Frame, of: &CarriedBurst<'_>, position: usize) {
+        let (view, burst) = (at.view, of.burst);
         let mut packet = classify(view, frame.bytes(), frame.meta());
-        let is_in = |mask: u32| mask >> (position % BURST) & 1 == 1;
-        let is_by_slot = is_in(burst.by_slot | burst.by_empty_slot);
-        if (is_by_slot || is_in(burst.placed))
-            && let Some(service) = packet.service.and_then(|index| view.service.get(usize::from(index)))
+        let is_by_slot = is_in(burst.by_slot | burst.by_empty_slot, position);
+        if (is_by_slot || is_in(burst.placed, position))
+            && let Some(service) = packet.service_in(view)
         {
             self.flows.count_for(service, &packet);
             self.flows.tally.stateless += u64::from(is_by_slot);
-            packet.fate = Fate::Decided(if is_in(burst.by_empty_slot) {
-                self.flows.nobody(service, DropReason::NoBackend)
+            packet.fate = if is_in(burst.by_empty_slot, position) {
+                Fate::Decided(self.flows.nobody(service, DropReason::NoBackend))
             } else {
-                Action::Encapsulate(burst.backends[position % BURST])
-            });
+                Fate::to(burst.backends[position % BURST])
+            };
         }
-        self.decide(view, frame.bytes(), &mut packet, answer, now);
+        self.decide(at, frame.bytes(), &mut packet, of.looked_up.at(position));
         let left = match packet.fate {
             Fate::Decided(Action::Encapsulate(id)) => {
-                encapsulate::carry_one(view, frame, burst, position, id, &mut self.egress)
+                self.egress.carry_one(view, frame, burst, (position, id))
             }
             _ => Some(frame),
         };
         if let Some(frame) = left {
-            self.act(view, frame, &packet, now);
+            self.act(at, frame, &packet);
         }
-    }
-
-    /// The general stages of a frame that is described.
-    pub(crate) fn run(
-        &mut self,
-        view: &View,
-        frame: Io::Frame,
-        packet: &mut Packet,
-        answer: LookupResult,
-        now: Tick,
-    ) {
-        self.decide(view, frame.bytes(), packet, answer, now);
-        self.act(view, frame, packet, now);
     }
 
     /// Decides for a packet of a flow; leaves every other as it is.
     #[inline]
-    fn decide(&mut self, view: &View, bytes: &[u8], packet: &mut Packet, answer: LookupResult, now: Tick) {
-        if !matches!(packet.fate, Fate::Flow | Fate::Quoted) {
-            return;
+    fn decide(&mut self, at: Moment<'_>, bytes: &[u8], packet: &mut Packet, answer: LookupResult) {
+        if packet.is_of_flow() {
+            packet.fate = match packet.service_in(at.view) {
+                Some(service) => {
+                    let of = FlowPacket { view: at.view, now: at.now, service, packet, bytes };
+                    Fate::Decided(self.decide_flow(at, &of, answer))
+                }
+                None => Fate::drop(DropReason::NoService),
+            };
         }
-        let Some(service) = packet.service.and_then(|index| view.service.get(usize::from(index))) else {
-            packet.fate = Fate::drop(DropReason::NoService);
-            return;
-        };
+    }
+
+    #[inline(never)]
+    fn decide_flow(&mut self, at: Moment<'_>, of: &FlowPacket<'_>, answer: LookupResult) -> Action {
+        let FlowPacket { service, packet, .. } = *of;
         if packet.fate == Fate::Flow {
             self.flows.count_for(service, packet);
             if let Some(hit) = answer.hit
                 && !self.flows.rewritten
-                && usable(view, service, &hit, packet)
+                && usable(of, &hit)
             {
                 self.flows.tally.hits += 1;
-                let is_revived = self.flows.keep(view, service, bytes, packet, &hit, now);
-                if is_revived && let Some(mut member) = self.member(view, now) {
-                    member.refresh_revived(packet, bytes, &hit);
+                let is_revived = self.flows.keep(of, &hit);
+                if is_revived && let Some(mut member) = self.member(at) {
+                    member.refresh_revived(of, &hit);
                 }
-                packet.fate = Fate::Decided(Action::Encapsulate(hit.backend));
-                return;
+                return Action::Encapsulate(hit.backend);
             }
         }
-        if let Some(mut member) = self.member(view, now)
-            && let Some(action) = member.steer_tainted(bytes, packet, answer)
+        if let Some(mut member) = self.member(at)
+            && let Some(action) = member.steer_tainted(of, answer)
         {
-            packet.fate = Fate::Decided(action);
-            return;
+            return action;
         }
-        let action = match self.flows.steer_unknown(view, service, bytes, packet, answer, now) {
-            Ok(backend) => Action::Encapsulate(backend),
-            Err(reason) => self.flows.nobody(service, reason),
-        };
-        packet.fate = Fate::Decided(action);
+        let decided = self.flows.steer_unknown(of, answer);
+        self.flows.action(service, decided)
     }
 
     /// Carries out: afterwards the frame is in a lane, on a ring, held, or at its end.
-    pub(crate) fn act(&mut self, view: &View, frame: Io::Frame, packet: &Packet, now: Tick) {
-        match packet.fate {
-            Fate::Decided(action) => self.act_on(view, frame, packet, action, now),
-            Fate::Peer => self.hear_peer(view, frame, packet, now),
-            Fate::Fragment => self.hand_over_fragment(view, frame, packet, now),
+    fn act(&mut self, at: Moment<'_>, frame: Io::Frame, packet: &Packet) {
+        let view = at.view;
+        let action = match packet.fate {
+            Fate::Decided(action) => action,
+            Fate::Peer => return self.hear_peer(at, frame, packet),
+            Fate::Fragment => return self.hand_over_fragment(at, frame, packet),
             // These were decided before.
-            Fate::Flow | Fate::Quoted => self.egress.drop_frame(view, frame, packet, DropReason::NoService),
-        }
-    }
-
-    #[inline(always)]
-    fn act_on(&mut self, view: &View, frame: Io::Frame, packet: &Packet, action: Action, now: Tick) {
+            Fate::Flow | Fate::Quoted => {
+                return self.egress.drop_frame(view, frame, packet, DropReason::NoService);
+            }
+        };
         match action {
-            Action::Encapsulate(id) => match view.backends.get(id.index()).and_then(Option::as_ref) {
-                Some(backend) => self.forward(view, frame, packet, backend, now),
+            Action::Encapsulate(id) => match view.backend(id) {
+                Some(backend) => self.forward(at, frame, packet, backend),
                 None => self.egress.drop_frame(view, frame, packet, DropReason::NoBackend),
             },
             Action::Pass(port) => self.egress.send(view, port, frame, Label::KERNEL),
-            Action::Reply(Reply::Echo) => {
-                reply::echo(view, frame, packet, &mut self.replies, &mut self.egress, now);
-            }
-            Action::Reply(Reply::Refusal(reason)) => self.refuse(view, frame, packet, reason, now),
+            Action::Reply(Reply::Echo) => self.replier(at).echo(frame, packet),
             Action::Reply(Reply::TooBig) => self.egress.drop_frame(view, frame, packet, DropReason::TooBig),
-            Action::Relay(Route { to, question: Some(question) }) => match self.member(view, now) {
+            Action::Relay(Route { to, question: Some(question) }) => match self.member(at) {
                 Some(mut member) => member.relay(frame, packet, (to, question)),
                 None => self.egress.drop_frame(view, frame, packet, DropReason::NotReady),
             },
             Action::Relay(Route { to, question: None }) => self.relay_fragment(view, frame, packet, to),
-            Action::Hold => self.meet_fragment(view, frame, *packet, now),
+            Action::Hold => self.meet_fragment(at, frame, *packet),
             Action::Punt => {
                 if packet.parsed.kind == Kind::IcmpError {
-                    self.path_errors.hear(view, frame.bytes(), &packet.parsed, now);
+                    self.path_errors.hear(view, frame.bytes(), &packet.parsed, at.now);
                 }
-                punt(view, frame, packet, &mut self.punts, &mut self.egress, now);
+                self.egress.punt(at, frame, packet, &mut self.punts);
             }
-            Action::Drop(reason @ (DropReason::NoBackend | DropReason::Overload | DropReason::NoService)) => {
-                self.refuse(view, frame, packet, reason, now);
+            Action::Reply(Reply::Refusal(reason))
+            | Action::Drop(reason @ (DropReason::NoBackend | DropReason::Overload | DropReason::NoService)) =>
+            {
+                self.replier(at).refuse(frame, packet, reason);
             }
             Action::Drop(reason) => self.egress.drop_frame(view, frame, packet, reason),
         }
     }
 
-    fn forward(&mut self, view: &View, frame: Io::Frame, packet: &Packet, backend: &BackendView, now: Tick) {
-        let parsed = &packet.parsed;
+    fn forward(&mut self, at: Moment<'_>, frame: Io::Frame, packet: &Packet, backend: &BackendView) {
+        let (view, parsed, len) = (at.view, &packet.parsed, packet.len());
         if backend.next_hop.is_none() {
             return self.egress.drop_frame(view, frame, packet, DropReason::NoNeighbour);
         }
-        let len = parsed.end - parsed.l3;
         if len > backend.room.get() {
-            let mtu = backend.inner_mtu_now(parsed.v6, now);
+            let mtu = backend.inner_mtu_now(parsed.v6, at.now);
             if len > mtu && parsed.dont_fragment {
-                return reply::too_big(view, frame, packet, mtu, &mut self.replies, &mut self.egress, now);
+                return self.replier(at).too_big(frame, packet, mtu);
             }
             if len > mtu {
-                return cut::cut(view, frame, packet, (backend, mtu), &mut self.egress);
+                return self.egress.cut(view, frame, packet, (backend, mtu));
             }
         }
-        encapsulate::tunnel(view, frame, packet, backend, &mut self.egress);
-    }
-
-    /// Nobody gets the packet: its sender is told, if the service or the VIP says so.
-    fn refuse(&mut self, view: &View, frame: Io::Frame, packet: &Packet, reason: DropReason, now: Tick) {
-        let answers = match reason {
-            DropReason::NoService => view.on_closed_port == OnClosedPort::Reset,
-            _ => {
-                let service = packet.service.and_then(|index| view.service.get(usize::from(index)));
-                service.is_some_and(|service| service.on_empty == OnEmpty::Reset)
-            }
-        };
-        let (replies, egress) = (&mut self.replies, &mut self.egress);
-        reply::refuse(view, frame, packet, (reason, answers), replies, egress, now);
+        self.egress.tunnel(view, frame, packet, backend);
     }
 
     /// Sends a fragment to the worker that owns its datagram, which may be this one.
-    fn hand_over_fragment(&mut self, view: &View, frame: Io::Frame, packet: &Packet, now: Tick) {
-        let owner = fragments::owner(view, frame.bytes(), packet, self.flows.cores());
+    fn hand_over_fragment(&mut self, at: Moment<'_>, frame: Io::Frame, packet: &Packet) {
+        let owner = fragments::owner(at.view, frame.bytes(), packet, self.flows.cores());
         let action = if owner == self.flows.core {
             Action::Hold
         } else {
             Action::Relay(Route { to: Hop::Core(owner), question: None })
         };
-        self.act(view, frame, &Packet { fate: Fate::Decided(action), ..*packet }, now);
+        self.act(at, frame, &Packet { fate: Fate::Decided(action), ..*packet });
     }
 
     fn relay_fragment(&mut self, view: &View, frame: Io::Frame, packet: &Packet, to: Hop) {
@@ -380,10 +345,11 @@ impl<Io: PacketIo> Stages<Io> {
     }
 
     /// A fragment at its datagram's owner.
-    fn meet_fragment(&mut self, view: &View, frame: Io::Frame, mut packet: Packet, now: Tick) {
-        match self.fragments.meet(view, frame, &mut packet, now) {
-            Arrived::First(frame, place) => self.first_fragment(view, frame, packet, &place, now),
-            Arrived::Follows(frame) => self.act(view, frame, &packet, now),
+    fn meet_fragment(&mut self, at: Moment<'_>, frame: Io::Frame, mut packet: Packet) {
+        let view = at.view;
+        match self.fragments.meet(at, frame, &mut packet) {
+            Arrived::First(frame, place) => self.first_fragment(at, frame, packet, &place),
+            Arrived::Follows(frame) => self.act(at, frame, &packet),
             Arrived::Held => self.flows.counters.totals.held.add(1),
             Arrived::HeldFor(evicted) => {
                 let packet = classify(view, evicted.bytes(), evicted.meta());
@@ -394,27 +360,21 @@ impl<Io: PacketIo> Stages<Io> {
     }
 
     /// The first fragment is steered like a whole packet; those that waited for it follow.
-    fn first_fragment(
-        &mut self,
-        view: &View,
-        frame: Io::Frame,
-        packet: Packet,
-        place: &DatagramPlace,
-        now: Tick,
-    ) {
-        let mut first = fragments::as_whole(view, frame.bytes(), &packet);
-        if self.flows.key(view, frame.bytes(), &mut first).is_some() {
-            self.decide(view, frame.bytes(), &mut first, LookupResult::default(), now);
+    fn first_fragment(&mut self, at: Moment<'_>, frame: Io::Frame, packet: Packet, place: &DatagramPlace) {
+        let mut first = fragments::as_whole(at.view, frame.bytes(), &packet);
+        if first.is_of_flow() && self.flows.key(at.view, frame.bytes(), &mut first).is_some() {
+            self.decide(at, frame.bytes(), &mut first, LookupResult::default());
         }
         fragments::judge_echo(frame.bytes(), &mut first);
-        let lasting = fragments::lasting(first.fate);
-        if !self.fragments.settle(place, &first, lasting, now) {
-            return self.egress.drop_frame(view, frame, &first, DropReason::FragmentStoreFull);
+        let decision = Decision::of(&first);
+        if !self.fragments.settle(place, decision, at.now) {
+            return self.egress.drop_frame(at.view, frame, &first, DropReason::FragmentStoreFull);
         }
-        self.act(view, frame, &first, now);
-        while let Some((frame, held)) = self.fragments.release(view, place, (&first, lasting), now) {
+        self.fragments.pass(place, &first.parsed, at.now);
+        self.act(at, frame, &first);
+        while let Some((frame, held)) = self.fragments.release(at, place, decision) {
             self.flows.counters.totals.held.sub(1);
-            self.act(view, frame, &held, now);
+            self.act(at, frame, &held);
         }
     }
 
@@ -429,11 +389,19 @@ impl<Io: PacketIo> Stages<Io> {
 
     /// What another worker gives.
     pub(crate) fn run_relayed(&mut self, view: &View, relay: Relay<Io::Frame>, now: Tick) {
+        let at = Moment { view, now };
         match relay {
-            Relay::Fragment(frame) => self.run_fragment(view, frame, now),
-            Relay::Question(frame, question) => self.run_question(view, frame, question, now),
+            Relay::Fragment(frame) => {
+                let mut packet = classify(view, frame.bytes(), frame.meta());
+                // Otherwise the view changed under way and the frame is no longer for a service.
+                if packet.fate == Fate::Fragment {
+                    packet.fate = Fate::Decided(Action::Hold);
+                }
+                self.act(at, frame, &packet);
+            }
+            Relay::Question(frame, question) => self.run_question(at, frame, question),
             Relay::Note(note) => {
-                if let Some(mut member) = self.member(view, now) {
+                if let Some(mut member) = self.member(at) {
                     member.receive_note(note);
                 }
             }
@@ -442,7 +410,7 @@ impl<Io: PacketIo> Stages<Io> {
 
     /// The turn's part of the cluster.
     pub(crate) fn synchronise(&mut self, view: &View, now: Tick) {
-        if let Some(mut member) = self.member(view, now) {
+        if let Some(mut member) = self.member(Moment { view, now }) {
             member.synchronise();
         }
     }
@@ -453,49 +421,37 @@ impl<Io: PacketIo> Stages<Io> {
         self.egress.count_received(port, frames.len(), bytes);
     }
 
-    /// A fragment that another worker relayed.
-    fn run_fragment(&mut self, view: &View, frame: Io::Frame, now: Tick) {
-        let mut packet = classify(view, frame.bytes(), frame.meta());
-        // Otherwise the view changed under way and the frame is no longer for a service.
-        if packet.fate == Fate::Fragment {
-            packet.fate = Fate::Decided(Action::Hold);
-        }
-        self.act(view, frame, &packet, now);
-    }
-
     /// A frame of a flow that this machine is taken to own.
-    fn run_question(&mut self, view: &View, frame: Io::Frame, question: Question, now: Tick) {
-        let packet = match self.member(view, now) {
-            Some(mut member) => member.decide_question(&frame, question),
-            None => Packet {
-                fate: Fate::drop(DropReason::NoService),
-                ..classify(view, frame.bytes(), frame.meta())
-            },
+    fn run_question(&mut self, at: Moment<'_>, frame: Io::Frame, question: Question) {
+        let mut packet = classify(at.view, frame.bytes(), frame.meta());
+        packet.fate = match self.member(at) {
+            Some(mut member) => Fate::Decided(member.decide_question(frame.bytes(), &packet, question)),
+            None => Fate::drop(DropReason::NoService),
         };
         match packet.fate {
             // Nobody is told: the asker's client waits for the answer to its own packet.
             Fate::Decided(Action::Drop(reason @ (DropReason::NoService | DropReason::NotReady))) => {
-                self.egress.drop_frame(view, frame, &packet, reason);
+                self.egress.drop_frame(at.view, frame, &packet, reason);
             }
-            _ => self.act(view, frame, &packet, now),
+            _ => self.act(at, frame, &packet),
         }
     }
 
     /// A message of another machine.
-    fn hear_peer(&mut self, view: &View, frame: Io::Frame, packet: &Packet, now: Tick) {
-        let heard = match self.member(view, now) {
+    fn hear_peer(&mut self, at: Moment<'_>, frame: Io::Frame, packet: &Packet) {
+        let heard = match self.member(at) {
             Some(mut member) => member.take_in(&frame, packet),
             None => Err(DropReason::PeerRefused),
         };
         let reason = match heard {
             Ok(None) => DropReason::PeerMessage,
             Ok(Some((whole, question))) => {
-                self.run_question(view, whole, question, now);
+                self.run_question(at, whole, question);
                 DropReason::PeerMessage
             }
             Err(reason) => reason,
         };
-        self.egress.drop_frame(view, frame, packet, reason);
+        self.egress.drop_frame(at.view, frame, packet, reason);
     }
 
     /// Received before this machine's join has committed: messages are taken in, the kernel gets what is its, and packets of
@@ -504,16 +460,11 @@ impl<Io: PacketIo> Stages<Io> {
         for frame in frames.drain(..) {
             let mut packet = classify(view, frame.bytes(), frame.meta());
             // Which ports are closed is not known either: others may have agreed on more services.
-            if matches!(
-                packet.fate,
-                Fate::Flow
-                    | Fate::Quoted
-                    | Fate::Fragment
-                    | Fate::Decided(Action::Drop(DropReason::NoService))
-            ) {
+            let is_closed = packet.fate == Fate::drop(DropReason::NoService);
+            if is_closed || matches!(packet.fate, Fate::Flow | Fate::Quoted | Fate::Fragment) {
                 packet.fate = Fate::drop(DropReason::NotReady);
             }
-            self.act(view, frame, &packet, now);
+            self.act(Moment { view, now }, frame, &packet);
         }
     }
 
@@ -527,7 +478,7 @@ impl<Io: PacketIo> Stages<Io> {
     ) {
         for frame in frames.drain(..) {
             match probe(view, frame.bytes()) {
-                Some(packet) => self.act(view, frame, &packet, now),
+                Some(packet) => self.act(Moment { view, now }, frame, &packet),
                 None => self.egress.send(view, data, frame, Label::KERNEL),
             }
         }
@@ -535,10 +486,15 @@ impl<Io: PacketIo> Stages<Io> {
 
     /// The worker's part in its cluster, if it is in one.
     #[inline]
-    fn member<'w>(&'w mut self, view: &'w View, now: Tick) -> Option<ClusterStage<'w, Io>> {
+    fn member<'w>(&'w mut self, Moment { view, now }: Moment<'w>) -> Option<ClusterStage<'w, Io>> {
         let (cluster, sync) = (view.cluster.as_deref()?, self.sync.as_mut()?);
         let (flows, rings, egress) = (&mut self.flows, &mut self.rings, &mut self.egress);
         Some(ClusterStage { view, cluster, now, sync, flows, rings, egress })
+    }
+
+    #[inline(always)]
+    fn replier<'w>(&'w mut self, at: Moment<'w>) -> Replier<'w, Io> {
+        Replier { at, budgets: &mut self.replies, egress: &mut self.egress }
     }
 }
 
@@ -551,7 +507,10 @@ fn count_carried(flows: &mut Flows, burst: &Burst, carried: &Carried) {
     let count = |positions: u32| u64::from((carried.done & positions).count_ones());
     flows.tally.hits += count(!burst.decided());
     flows.tally.stateless += count(burst.by_slot);
-    burst.each_service(carried.done, carried.datagrams, |service, packets, bytes| {
-        flows.count_packets(service, u64::from(packets), bytes as u64);
-    });
+    match burst.groups.first() {
+        Some(&(of_it, service)) if of_it & carried.done == carried.done => {
+            flows.count_packets(service, count(u32::MAX), carried.datagrams as u64);
+        }
+        _ => bits(carried.done).for_each(|position| flows.count_plain(burst.summary(position))),
+    }
 }

@@ -16,7 +16,7 @@ const TOKEN: u64 = 1_000_000;
 
 impl TokenBucket {
     /// A full bucket. `rate` is in tokens a second (a millionth of a token per microsecond each).
-    pub(crate) const fn new(rate: u64, burst: u64) -> TokenBucket {
+    pub(crate) const fn new((rate, burst): (u64, u64)) -> TokenBucket {
         TokenBucket { rate, full: burst * TOKEN, level: burst * TOKEN, last: Tick(0) }
     }
 
@@ -68,11 +68,9 @@ pub(crate) struct Budget {
 
 impl Budget {
     /// Full. Each pair is a rate a second and a burst: in sum, and of a destination.
-    pub(crate) fn new((rate, burst): (u64, u64), (rate_each, burst_each): (u64, u64)) -> Budget {
-        Budget {
-            sum: TokenBucket::new(rate, burst),
-            by_destination: vec![TokenBucket::new(rate_each, burst_each); DESTINATIONS].into(),
-        }
+    pub(crate) fn new(sum: (u64, u64), each: (u64, u64)) -> Budget {
+        let by_destination = vec![TokenBucket::new(each); DESTINATIONS].into();
+        Budget { sum: TokenBucket::new(sum), by_destination }
     }
 
     /// Takes a token for an answer to the destination with this hash, which should be keyed. One refused for its own sake takes
@@ -104,7 +102,7 @@ mod tests {
 
     #[test]
     fn several_are_taken_together_or_not_at_all() {
-        let mut bucket = TokenBucket::new(10, 5);
+        let mut bucket = TokenBucket::new((10, 5));
         assert!(bucket.take_all(3, Tick(1)));
         assert!(!bucket.take_all(3, Tick(1)));
         assert_eq!(bucket.whole(Tick(1)), 2);
@@ -114,7 +112,7 @@ mod tests {
 
     #[test]
     fn gives_burst_then_rate() {
-        let mut bucket = TokenBucket::new(10, 5);
+        let mut bucket = TokenBucket::new((10, 5));
         let now = Tick(1);
         assert_eq!((0..20).filter(|_| bucket.take(now)).count(), 5);
         assert!(!bucket.take(Tick(99_999)));
@@ -125,7 +123,7 @@ mod tests {
 
     #[test]
     fn time_backwards_gains_nothing() {
-        let mut bucket = TokenBucket::new(1_000_000, 1);
+        let mut bucket = TokenBucket::new((1_000_000, 1));
         assert!(bucket.take(Tick(500)));
         assert!(!bucket.take(Tick(100)));
         assert!(!bucket.take(Tick(500)));

@@ -3,13 +3,12 @@
 
 use crate::BURST;
 use crate::DropReason;
-use crate::burst::Burst;
+use crate::burst::{Burst, bits, those};
 use crate::describe::columns::Summary;
 use crate::describe::general::Packet;
 use crate::io::{Frame, Frames, PacketIo};
 use crate::label::Label;
 use crate::lookup::LookedUp;
-use crate::positions::bits;
 use crate::send::Egress;
 use crate::view::{BackendView, View};
 use flow::{Keys, Lanes, Stamp};
@@ -79,56 +78,46 @@ pub(crate) fn carry<F: Frame>(
 #[cold]
 #[inline(never)]
 fn behind(keys: &Keys, turning: u32, positions: u32) -> u32 {
-    let mut behind = 0;
-    for first in bits(turning) {
+    bits(turning).fold(0, |behind, first| {
         let later = positions & !behind & !((2_u32 << (first % BURST)).wrapping_sub(1));
-        for position in bits(later).filter(|&position| keys.are_same(first, position)) {
-            behind |= 1 << (position % BURST);
+        behind | those(later, |position| keys.are_same(first, position))
+    })
+}
+
+impl<Io: PacketIo> Egress<Io> {
+    /// Encapsulates and sends a packet of the plain shape whose backend is known. Returns the frame where that takes more.
+    #[inline]
+    pub(crate) fn carry_one(
+        &mut self,
+        view: &View,
+        mut frame: Io::Frame,
+        burst: &Burst,
+        (position, id): (usize, BackendId),
+    ) -> Option<Io::Frame> {
+        let summary = burst.summary(position);
+        let Some(backend) = backend_of(&view.backends, id, summary) else { return Some(frame) };
+        let shape = backend.header.shape();
+        if shape.choose(CarryOne { backend, summary, frame: &mut frame }).is_none() {
+            return Some(frame);
         }
+        self.send(view, backend.port, frame, burst.label_to(position, id));
+        None
     }
-    behind
-}
 
-/// Encapsulates and sends a packet of the plain shape whose backend is known. Returns the frame where that takes more.
-#[inline]
-pub(crate) fn carry_one<Io: PacketIo>(
-    view: &View,
-    mut frame: Io::Frame,
-    burst: &Burst,
-    position: usize,
-    id: BackendId,
-    egress: &mut Egress<Io>,
-) -> Option<Io::Frame> {
-    let summary = burst.summary(position);
-    let Some(backend) = backend_of(&view.backends, id, summary) else { return Some(frame) };
-    let shape = backend.header.shape();
-    if shape.choose(CarryOne { backend, summary, frame: &mut frame }).is_none() {
-        return Some(frame);
+    /// Puts the tunnel's header in front of any packet that fits, and sends it.
+    pub(crate) fn tunnel(&mut self, view: &View, mut frame: Io::Frame, packet: &Packet, to: &BackendView) {
+        let (parsed, header) = (&packet.parsed, &to.header);
+        let entropy = if header.has_entropy() { entropy(&outer_flow(packet, frame.bytes())) } else { 0 };
+        // Ethernet padding is no part of the datagram and must not travel inside the tunnel.
+        if frame.set_len(usize::from(parsed.end)).is_err() {
+            return self.drop_frame(view, frame, packet, DropReason::NoHeadroom);
+        }
+        let Ok(bytes) = frame.grow_front(header.len()) else {
+            return self.drop_frame(view, frame, packet, DropReason::NoHeadroom);
+        };
+        prepend_outer(bytes, header, parsed, entropy);
+        self.send(view, to.port, frame, Label::received(view, packet, Some(to.id)));
     }
-    egress.send(view, backend.port, frame, burst.label_to(position, id));
-    None
-}
-
-/// Puts the tunnel's header in front of any packet that fits, and sends it.
-pub(crate) fn tunnel<Io: PacketIo>(
-    view: &View,
-    mut frame: Io::Frame,
-    packet: &Packet,
-    backend: &BackendView,
-    egress: &mut Egress<Io>,
-) {
-    let parsed = &packet.parsed;
-    let entropy = if backend.header.has_entropy() { entropy(&outer_flow(packet, frame.bytes())) } else { 0 };
-    // Ethernet padding is no part of the datagram and must not travel inside the tunnel.
-    if frame.set_len(usize::from(parsed.end)).is_err() {
-        return egress.drop_frame(view, frame, packet, DropReason::NoHeadroom);
-    }
-    let Ok(bytes) = frame.grow_front(backend.header.len()) else {
-        return egress.drop_frame(view, frame, packet, DropReason::NoHeadroom);
-    };
-    prepend_outer(bytes, &backend.header, parsed, entropy);
-    let label = Label::received(view, packet, Some(backend.id));
-    egress.send(view, backend.port, frame, label);
 }
 
 /// What the outer header's entropy is made of: the flow's tuple; without ports for fragments, so that all pieces of a

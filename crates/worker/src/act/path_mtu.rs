@@ -14,7 +14,7 @@ pub(crate) struct PathErrors(TokenBucket);
 
 impl PathErrors {
     pub(crate) const fn new() -> PathErrors {
-        PathErrors(TokenBucket::new(RATE.0, RATE.1))
+        PathErrors(TokenBucket::new(RATE))
     }
 
     /// An ICMP error for this machine: whether a router says that packets to a backend are too big for it.
@@ -27,7 +27,7 @@ impl PathErrors {
             return;
         }
         for id in backends {
-            if let Some(Some(backend)) = view.backends.get(id.index())
+            if let Some(backend) = view.backend(id)
                 && error.is_about(&backend.header, |inner| view.services.is_vip(inner))
             {
                 backend.learn(error.mtu, now);

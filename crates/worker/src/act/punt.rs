@@ -8,8 +8,7 @@ use crate::io::{Frame, PacketIo};
 use crate::label::Label;
 use crate::send::Egress;
 use crate::token_bucket::TokenBucket;
-use crate::view::{PortRole, View};
-use wire::Tick;
+use crate::view::{Moment, PortRole, View};
 use wire::parse::{Kind, Parsed, TYPE_ARP, ethernet_type};
 
 /// BGP's port (RFC 4271 section 8.2.1).
@@ -52,10 +51,8 @@ pub(crate) struct PuntBudgets([TokenBucket; 4]);
 impl PuntBudgets {
     /// All full.
     pub(crate) fn new() -> PuntBudgets {
-        PuntBudgets([Class::Arp, Class::Discovery, Class::Routing, Class::Other].map(|class| {
-            let (rate, burst) = budget(class);
-            TokenBucket::new(rate, burst)
-        }))
+        let classes = [Class::Arp, Class::Discovery, Class::Routing, Class::Other];
+        PuntBudgets(classes.map(|class| TokenBucket::new(budget(class))))
     }
 
     /// The answers to so many health checks a second come on top: they must not fail because there are many of them.
@@ -63,10 +60,6 @@ impl PuntBudgets {
         let answers = view.checks_per_second.saturating_mul(FRAMES_OF_A_CHECK);
         let (rate, _) = budget(Class::Other);
         self.0[Class::Other as usize].set_rate(rate.saturating_add(answers));
-    }
-
-    fn take(&mut self, class: Class, now: Tick) -> bool {
-        self.0[class as usize].take(now)
     }
 }
 
@@ -76,12 +69,7 @@ impl Class {
             // Not from this link otherwise (RFC 4861 section 6.1).
             Kind::NeighbourDiscovery if hops(bytes, parsed) == Some(255) => Class::Discovery,
             Kind::Tcp(_) if parsed.sport == BGP || parsed.dport == BGP => Class::of_peer(view, bytes, parsed),
-            Kind::Udp if parsed.dport == BFD && hops(bytes, parsed) == Some(255) => {
-                Class::of_peer(view, bytes, parsed)
-            }
-            Kind::Udp if matches!(parsed.dport, BFD_ECHO | BFD_MULTIHOP) => {
-                Class::of_peer(view, bytes, parsed)
-            }
+            Kind::Udp if is_bfd(bytes, parsed) => Class::of_peer(view, bytes, parsed),
             Kind::Other if parsed.end == 0 && ethernet_type(bytes) == Some(TYPE_ARP) => Class::Arp,
             _ => Class::Other,
         }
@@ -101,32 +89,41 @@ impl Class {
     }
 }
 
+fn is_bfd(bytes: &[u8], parsed: &Parsed) -> bool {
+    match parsed.dport {
+        BFD => hops(bytes, parsed) == Some(255),
+        port => matches!(port, BFD_ECHO | BFD_MULTIHOP),
+    }
+}
+
 /// Time to live, or hop limit.
 fn hops(bytes: &[u8], parsed: &Parsed) -> Option<u8> {
     let at = if parsed.v6 { 7 } else { 8 };
     bytes.get(usize::from(parsed.l3) + at).copied()
 }
 
-/// Gives a frame to the kernel's side of the port it came from, within the budget of its class.
-pub(crate) fn punt<Io: PacketIo>(
-    view: &View,
-    frame: Io::Frame,
-    packet: &Packet,
-    budgets: &mut PuntBudgets,
-    egress: &mut Egress<Io>,
-    now: Tick,
-) {
-    let exception = match view.ports.get(frame.meta().port.index()).map(|port| port.role) {
-        Some(PortRole::Data { exception: Some(exception), .. }) => Some(exception),
-        Some(PortRole::Data { punt_to_nowhere: true, .. }) => None,
-        _ => return egress.drop_frame(view, frame, packet, DropReason::NoException),
-    };
-    let class = Class::of(view, frame.bytes(), &packet.parsed);
-    if !budgets.take(class, now) {
-        return egress.drop_frame(view, frame, packet, class.refused());
-    }
-    match exception {
-        Some(exception) => egress.send(view, exception, frame, Label::KERNEL),
-        None => egress.punt_to_nowhere(frame),
+impl<Io: PacketIo> Egress<Io> {
+    /// Gives a frame to the kernel's side of the port it came from, within the budget of its class.
+    pub(crate) fn punt(
+        &mut self,
+        at: Moment<'_>,
+        frame: Io::Frame,
+        packet: &Packet,
+        budgets: &mut PuntBudgets,
+    ) {
+        let Moment { view, now } = at;
+        let exception = match view.ports.get(frame.meta().port.index()).map(|port| port.role) {
+            Some(PortRole::Data { exception: Some(exception), .. }) => Some(exception),
+            Some(PortRole::Data { punt_to_nowhere: true, .. }) => None,
+            _ => return self.drop_frame(view, frame, packet, DropReason::NoException),
+        };
+        let class = Class::of(view, frame.bytes(), &packet.parsed);
+        if !budgets.0[class as usize].take(now) {
+            return self.drop_frame(view, frame, packet, class.refused());
+        }
+        match exception {
+            Some(exception) => self.send(view, exception, frame, Label::KERNEL),
+            None => self.punt_to_nowhere(frame),
+        }
     }
 }

@@ -1,15 +1,15 @@
 //! What is done with what is said.
 
-use super::{ClusterStage, StateSync, is_usable, place_of_key};
+use super::{ClusterStage, Delivery};
+use crate::decide::flows::PlacedFlow;
+use crate::decide::known::first_state;
 use crate::io::PacketIo;
+use crate::lookup::LookupResult;
 use crate::rings::{CoreNote, Relay};
 use crate::view::BackendState;
-use crate::view::cluster::Cluster;
-use flow::State;
 use statesync::records::{Stated, life_us};
 use statesync::retransmit::Full;
 use statesync::{Answer, Lasting, MachineId, Member, Note, Origin, Rule, Sequence, Statement, Why};
-use wire::parse::TCP;
 use wire::{BackendId, CoreId, FlowKey, Tick};
 
 impl<Io: PacketIo> ClusterStage<'_, Io> {
@@ -17,30 +17,20 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
     ///
     /// # Errors
     /// Too many notes wait.
-    pub(super) fn say_lasting(
-        &mut self,
-        machine: MachineId,
-        note: Lasting,
-        of_job: bool,
-    ) -> Result<(), Full> {
+    pub(super) fn say_lasting(&mut self, to: MachineId, note: Lasting, of_job: bool) -> Result<(), Full> {
         let now = self.now;
-        let Some(incarnation) = self.cluster.owners.incarnation(machine) else { return Ok(()) };
-        let is_syn_note = matches!(note, Lasting::State(statement) if statement.why == Why::Decide);
-        let is_kept =
-            self.sync.rules.hold(Rule::Acknowledged) && (self.sync.rules.hold(Rule::SynAsks) || !is_syn_note);
+        let Some(incarnation) = self.cluster.owners.incarnation(to) else { return Ok(()) };
+        let is_of_syn = matches!(note, Lasting::State(statement) if statement.why == Why::Decide);
+        let is_kept = self.holds(Rule::Acknowledged) && (self.holds(Rule::SynAsks) || !is_of_syn);
         let sequence = if is_kept {
-            self.sync.unacknowledged.keep(Member { machine, incarnation }, note, of_job, now)?
+            self.sync.unacknowledged.keep(Member { machine: to, incarnation }, note, of_job, now)?
         } else {
             self.sync.unacknowledged.number()
         };
-        let is_leisurely = match note {
-            Lasting::State(statement) => statement.why != Why::Decide,
-            Lasting::Push { .. } => false,
-        };
-        if is_leisurely {
-            self.egress.say_at_leisure(self.view, machine, Note::Lasting(sequence, note), now);
+        if matches!(note, Lasting::State(_)) && !is_of_syn {
+            self.egress.say_at_leisure(self.view, to, Note::Lasting(sequence, note), now);
         } else {
-            self.egress.say(self.view, machine, Note::Lasting(sequence, note), now);
+            self.egress.say(self.view, to, Note::Lasting(sequence, note), now);
         }
         Ok(())
     }
@@ -50,29 +40,53 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
     /// # Errors
     /// Too many notes wait.
     pub(super) fn say_to_core(&mut self, core: CoreId, note: Lasting, of_job: bool) -> Result<(), Full> {
-        let (origin, sequence) = (self.sync.origin(self.cluster), self.sync.unacknowledged.number());
-        if self.rings.send(core, Relay::Note(CoreNote::Lasting(origin, sequence, note))).is_err() {
+        let (origin, sequence) = self.next_note();
+        if !self.tell_core(core, CoreNote::Lasting(origin, sequence, note)) {
             self.sync.unacknowledged.keep(self.cluster.own, note, of_job, self.now)?;
         }
         Ok(())
     }
 
-    /// A lasting note to this machine itself, tried again: true when all concerned have it.
-    pub(super) fn deliver_here(&mut self, note: Lasting) -> bool {
+    /// Tells another worker of this machine something. False: its ring was full.
+    pub(super) fn tell_core(&mut self, core: CoreId, note: CoreNote) -> bool {
+        self.rings.send(core, Relay::Note(note)).is_ok()
+    }
+
+    /// Tells all other workers of this machine. False: some ring was full.
+    pub(super) fn tell_other_cores(&mut self, note: CoreNote) -> bool {
+        let (own, mut all) = (self.flows.core, true);
+        for core in (0..self.sync.cores).map(CoreId).filter(|&core| core != own) {
+            all &= self.tell_core(core, note);
+        }
+        all
+    }
+
+    /// Tells the worker concerned, which may be this one; what its ring has no room for is lost.
+    pub(super) fn give_core(&mut self, core: CoreId, note: CoreNote) {
+        if core == self.flows.core {
+            self.receive_note(note);
+        } else {
+            self.tell_core(core, note);
+        }
+    }
+
+    /// Carries a lasting note out, or has the worker concerned do so.
+    pub(super) fn deliver(&mut self, origin: Origin, sequence: Sequence, note: Lasting) -> Delivery {
         match note {
-            Lasting::State(statement) => {
-                let Some((place, _)) = place_of_key(self.view, self.cluster, statement.key, self.sync.cores)
-                else {
-                    return true;
-                };
-                let (origin, sequence) = (self.sync.origin(self.cluster), self.sync.unacknowledged.number());
-                if place.core == self.flows.core {
+            Lasting::State(statement) => match self.place_of_key(statement.key) {
+                // Of a service that this machine does not have (any more).
+                None => Delivery::Done,
+                Some(place) if place.core == self.flows.core || !self.holds(Rule::OwnerCore) => {
                     self.keep_record(&statement, origin, sequence);
-                    return true;
+                    Delivery::Done
                 }
-                self.rings.send(place.core, Relay::Note(CoreNote::Lasting(origin, sequence, note))).is_ok()
-            }
-            Lasting::Push { key, backend } => self.push_to_cores(key, backend),
+                Some(place) if self.tell_core(place.core, CoreNote::Lasting(origin, sequence, note)) => {
+                    Delivery::PassedOn
+                }
+                Some(_) => Delivery::Failed,
+            },
+            Lasting::Push { key, backend } if self.push_to_cores(key, backend) => Delivery::Done,
+            Lasting::Push { .. } => Delivery::Failed,
         }
     }
 
@@ -82,9 +96,14 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
         for machine in cluster.owners.machines().iter().filter(|&machine| machine != cluster.own.machine) {
             self.push_to(machine, key, backend);
         }
+        self.push_here(key, backend);
+    }
+
+    /// Corrects the entries of this machine; what does not reach all of its workers is tried again.
+    fn push_here(&mut self, key: FlowKey, backend: BackendId) {
         if !self.push_to_cores(key, backend) {
-            let _ =
-                self.sync.unacknowledged.keep(cluster.own, Lasting::Push { key, backend }, false, self.now);
+            let note = Lasting::Push { key, backend };
+            let _ = self.sync.unacknowledged.keep(self.cluster.own, note, false, self.now);
         }
     }
 
@@ -100,24 +119,17 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
     /// Corrects the entries of all workers of this machine. False: some ring was full.
     fn push_to_cores(&mut self, key: FlowKey, backend: BackendId) -> bool {
         self.correct_entry(key, backend);
-        let cores = self.sync.cores;
-        let mut all = true;
-        let to_all = self.sync.rules.hold(Rule::PushToCores);
-        for core in (0..cores).map(CoreId).filter(|&core| to_all && core != self.flows.core) {
-            all &= self.rings.send(core, Relay::Note(CoreNote::Push(key, backend))).is_ok();
-        }
-        all
+        !self.holds(Rule::PushToCores) || self.tell_other_cores(CoreNote::Push(key, backend))
     }
 
     /// Overwrites this worker's entry of a flow, if it has one, and stamps it. An entry on a masked backend is removed instead: a SYN that
     /// finds none asks the owner, who lets it pass when all machines are corrected.
     fn correct_entry(&mut self, key: FlowKey, backend: BackendId) {
         let Some(hit) = self.flows.table.get(&key, self.now) else { return };
-        let is_its = self.view.backends.get(backend.index()).and_then(Option::as_ref);
-        if is_its.is_none_or(|of| of.service != key.service()) {
+        if self.view.backend_of(key.service(), backend).is_none() {
             return;
         }
-        let former = self.view.backends.get(hit.backend.index()).and_then(Option::as_ref);
+        let former = self.view.backend(hit.backend);
         if hit.backend != backend && former.is_some_and(|of| of.state == BackendState::Down) {
             self.flows.counters.flow_left(hit.backend, hit.state);
             self.flows.table.remove(&key);
@@ -154,29 +166,8 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
     /// A lasting note, of another machine or of another worker of this one: carried out by the worker concerned, who
     /// acknowledges it. Without an acknowledgement it comes again.
     pub(super) fn receive_lasting(&mut self, origin: Origin, sequence: Sequence, note: Lasting) {
-        let is_done = match note {
-            Lasting::State(statement) => {
-                let cores = self.sync.cores;
-                match place_of_key(self.view, self.cluster, statement.key, cores) {
-                    // Of a service that this machine does not have (any more).
-                    None => true,
-                    Some((place, _))
-                        if place.core == self.flows.core || !self.sync.rules.hold(Rule::OwnerCore) =>
-                    {
-                        self.keep_record(&statement, origin, sequence);
-                        true
-                    }
-                    Some((place, _)) => {
-                        // That worker acknowledges it.
-                        let _ = self
-                            .rings
-                            .send(place.core, Relay::Note(CoreNote::Lasting(origin, sequence, note)));
-                        false
-                    }
-                }
-            }
-            Lasting::Push { key, backend } => self.push_to_cores(key, backend),
-        };
+        // Of what is passed on, that worker acknowledges the receipt.
+        let is_done = self.deliver(origin, sequence, note) == Delivery::Done;
         if is_done && origin.member != self.cluster.own {
             self.flows.counters.sync.acknowledgements.add(1);
             let note = Note::Acknowledge { sequence, core: origin.core };
@@ -188,23 +179,23 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
     pub(super) fn keep_record(&mut self, statement: &Statement, origin: Origin, sequence: Sequence) {
         let (view, cluster, now) = (self.view, self.cluster, self.now);
         let key = statement.key;
-        if !is_usable(view, key.service(), statement.backend) {
+        if view.backend_of(key.service(), statement.backend).is_none() {
             // Of a backend that is removed: such a record decides nothing.
             return;
         }
         let known = self.sync.records.get(&key, now);
-        if known.is_some_and(|known| !is_usable(view, key.service(), known.backend)) {
+        if known.is_some_and(|known| view.backend_of(key.service(), known.backend).is_none()) {
             // Of a backend that is removed: it stands against nothing.
             self.sync.records.forget(&key);
         }
-        let sequence =
-            if self.sync.rules.hold(Rule::Sequence) { sequence } else { self.sync.unacknowledged.number() };
-        if !self.sync.rules.hold(Rule::Conflict) {
-            let _ = self.sync.records.decide(statement, origin, sequence, now, life_us(cluster.max_idle_us));
+        let sequence = if self.holds(Rule::Sequence) { sequence } else { self.sync.unacknowledged.number() };
+        let life_us = life_us(cluster.max_idle_us);
+        if !self.holds(Rule::Conflict) {
+            let _ = self.sync.records.decide(statement, origin, sequence, now, life_us);
             return;
         }
-        let pushes = self.sync.rules.hold(Rule::Push);
-        match self.sync.records.state(statement, origin, sequence, now, life_us(cluster.max_idle_us)) {
+        let pushes = self.holds(Rule::Push);
+        match self.sync.records.state(statement, origin, sequence, now, life_us) {
             Stated::Replaced(_) | Stated::Lost(_) if !pushes => {}
             Stated::New | Stated::Known => {}
             Stated::Full => {
@@ -215,10 +206,7 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
             Stated::Lost(winner) => {
                 // Who said it holds an entry of the loser.
                 if origin.member == cluster.own {
-                    if !self.push_to_cores(key, winner) {
-                        let note = Lasting::Push { key, backend: winner };
-                        let _ = self.sync.unacknowledged.keep(cluster.own, note, false, now);
-                    }
+                    self.push_here(key, winner);
                 } else {
                     self.push_to(origin.member.machine, key, winner);
                 }
@@ -230,12 +218,12 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
     pub(super) fn receive_answer(&mut self, answer: &Answer) {
         let (cluster, now) = (self.cluster, self.now);
         let key = answer.key;
-        let fills = self.sync.rules.hold(Rule::AnswerFills);
+        let fills = self.holds(Rule::AnswerFills);
         let asked = if fills { Tick(answer.asked_us) } else { now };
         let Some(to) = self.sync.asks.answered(&key, asked, now) else { return };
-        let Some((place, service)) = place_of_key(self.view, cluster, key, self.sync.cores) else { return };
-        let is_valid = self.view.backends.get(answer.backend.index()).and_then(Option::as_ref);
-        if is_valid.is_none_or(|backend| backend.service != service.id) {
+        let Some(place) = self.place_of_key(key) else { return };
+        let id = place.service.id;
+        if self.view.backend_of(id, answer.backend).is_none() {
             return;
         }
         let hit = self.flows.table.get(&key, now);
@@ -244,14 +232,11 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
         if !may_replace && fills {
             return;
         }
-        let protocol = cluster.services.get(place.service).map_or(TCP, |of| of.vip.2);
-        let state = if protocol == TCP { State::TcpNew } else { State::UdpNew };
+        let new = PlacedFlow { backend: answer.backend, state: first_state(place.is_tcp), begins: to.begins };
         self.flows.counters.sync.answers_cached.add(1);
-        if self.flows.remember(service, &key, (hit, None), answer.backend, state, now) && !to.begins {
-            self.flows.count_met(answer.backend);
-        }
+        self.flows.remember(&key, LookupResult { hit, miss: None }, new, now);
         let is_owner = place.core == self.flows.core
-            && cluster.owners.told(service.id, place.slot).contains(&cluster.own.machine);
+            && cluster.owners.told(id, place.slot).contains(&cluster.own.machine);
         if is_owner {
             return;
         }
@@ -269,12 +254,5 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
             Why::Refresh => of.refreshes.add(1),
             Why::Migrate => of.migrates.add(1),
         }
-    }
-}
-
-impl StateSync {
-    /// Forgets what waits for members that have left.
-    pub(super) fn forget_leavers(&mut self, cluster: &Cluster) {
-        self.unacknowledged.forget(|member| member == cluster.own || cluster.owners.is_member(member));
     }
 }

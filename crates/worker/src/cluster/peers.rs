@@ -4,15 +4,14 @@ use super::ClusterStage;
 use crate::DropReason;
 use crate::describe::general::Packet;
 use crate::io::{Frame, PacketIo};
-use crate::rings::{CoreNote, Relay};
+use crate::rings::CoreNote;
 use crate::send::datagrams::UDP_LEN;
 use statesync::datagram::{Body, Header, Piece, SealedDatagram, Unreadable};
 use statesync::note::HOPS_MAX;
 use statesync::{Note, Question, Rule};
-use wire::CoreId;
 
-/// A relayed frame, and the question that it is.
-pub(crate) type Completed<F> = (F, Question);
+/// What comes of a message: the frame that it completes, if any, and the question that this is; or why it is dropped unread.
+type TakenIn<F> = Result<Option<(F, Question)>, DropReason>;
 
 impl<Io: PacketIo> ClusterStage<'_, Io> {
     /// A message of another machine: takes in what it says, and returns the frame that it completes, if it is the last piece of one, with the
@@ -23,11 +22,7 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
     ///
     /// What a stranger can make us compute comes last, and he pays for each step with something he cannot make: the address of a
     /// member; a header with its tag, which he can only have captured; and of such a header, one that never arrived.
-    pub(crate) fn take_in(
-        &mut self,
-        frame: &Io::Frame,
-        packet: &Packet,
-    ) -> Result<Option<Completed<Io::Frame>>, DropReason> {
+    pub(crate) fn take_in(&mut self, frame: &Io::Frame, packet: &Packet) -> TakenIn<Io::Frame> {
         let now = self.now;
         const REFUSED: DropReason = DropReason::PeerRefused;
         let cluster = self.cluster;
@@ -43,7 +38,7 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
             return Err(REFUSED);
         }
         let proved = sealed.prove(&cluster.keys).ok_or(REFUSED)?;
-        let is_windowed = self.sync.rules.hold(Rule::Window);
+        let is_windowed = self.holds(Rule::Window);
         if is_windowed && self.sync.windows.is_over(from, header.number, header.sent) {
             return Err(DropReason::PeerReplayed);
         }
@@ -83,47 +78,25 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
         let from = header.from;
         match note {
             Note::Heartbeat => {
+                // Lost: the next heartbeat comes soon.
                 self.tell_other_cores(CoreNote::Heard(from.member));
             }
             Note::Lasting(sequence, lasting) => {
                 self.receive_lasting(from, sequence, lasting);
             }
+            // Lost: it is said again, and acknowledged again.
             Note::Acknowledge { sequence, core } => {
-                let note = CoreNote::Acknowledge(from.member, sequence);
-                if core == self.flows.core {
-                    self.receive_note(note);
-                } else {
-                    // Lost: it is said again, and acknowledged again.
-                    let _ = self.rings.send(core, Relay::Note(note));
-                }
+                self.give_core(core, CoreNote::Acknowledge(from.member, sequence));
             }
-            Note::Answer(answer) if answer.core == self.flows.core => {
-                self.receive_answer(&answer);
-            }
-            Note::Answer(answer) => {
-                let _ = self.rings.send(answer.core, Relay::Note(CoreNote::Answer(answer)));
-            }
+            Note::Answer(answer) => self.give_core(answer.core, CoreNote::Answer(answer)),
         }
     }
 
-    fn tell_other_cores(&mut self, note: CoreNote) {
-        let cores = self.sync.cores;
-        for core in (0..cores).map(CoreId).filter(|&core| core != self.flows.core) {
-            // Lost: the next heartbeat comes soon.
-            let _ = self.rings.send(core, Relay::Note(note));
-        }
-    }
-
-    fn take_piece(
-        &mut self,
-        carrier: &Io::Frame,
-        header: &Header,
-        piece: &Piece<'_>,
-    ) -> Result<Option<Completed<Io::Frame>>, DropReason> {
-        if piece.question.hops > HOPS_MAX && self.sync.rules.hold(Rule::HopLimit) {
+    fn take_piece(&mut self, carrier: &Io::Frame, header: &Header, piece: &Piece<'_>) -> TakenIn<Io::Frame> {
+        if piece.question.hops > HOPS_MAX && self.holds(Rule::HopLimit) {
             return Err(DropReason::PeerRefused);
         }
-        let frame = if self.sync.rules.hold(Rule::PieceOf) { piece.frame } else { 0 };
+        let frame = if self.holds(Rule::PieceOf) { piece.frame } else { 0 };
         let whole = self.sync.pieces.add(header.from, &Piece { frame, ..*piece }, self.now);
         let Some((question, bytes)) = whole else { return Ok(None) };
         let Some(mut frame) = self.egress.take_buffer() else { return Ok(None) };

@@ -1,15 +1,16 @@
 //! What is due by time: heartbeats, notes not acknowledged, refreshing, and the job of the plan's step.
 
-use super::{ClusterStage, place_of_key};
-use crate::describe::general::{Packet, key_of};
+use super::{ClusterStage, Delivery, FlowPlace};
+use crate::describe::general::{FlowPacket, key_of};
 use crate::io::PacketIo;
-use crate::view::cluster::{Cluster, SlotsView};
-use crate::view::{BackendState, View};
+use crate::view::BackendState;
+use crate::view::cluster::SlotsView;
 use arrayvec::ArrayVec;
 use flow::Hit;
 use statesync::plan::Report;
 use statesync::records::Record;
-use statesync::{Lasting, Note, Rule, Statement, Why};
+use statesync::retransmit::Full;
+use statesync::{Note, Rule, Statement, Why};
 use wire::{BackendId, CoreId, FlowKey, Tick};
 
 /// Buckets of the flow table looked at together; at most five entries each.
@@ -25,28 +26,11 @@ const SWEEP: usize = 64;
 
 type DumpedEntries = ArrayVec<(FlowKey, Hit), 64>;
 
-/// A pass over the flow table in pieces.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct Pass {
-    /// The next bucket; `None`: at the end.
-    next: Option<usize>,
-}
-
-impl Pass {
-    const fn begin() -> Pass {
-        Pass { next: Some(0) }
-    }
-
-    pub(super) const fn is_busy(self) -> bool {
-        self.next.is_some()
-    }
-}
-
 /// How far the job of the plan's step has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 enum Stage {
-    /// Entries of the flow table. Twice, because an entry that moves from a part not yet seen to one that was is missed.
-    Entries(u8, Pass),
+    /// Entries of the flow table: in which pass, and the next bucket, `None` at the end. Twice, because an entry that moves from a part not yet seen to one that was is missed.
+    Entries(u8, Option<usize>),
     /// Records.
     Records(usize),
     /// Until all that was told is acknowledged.
@@ -80,7 +64,9 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
         let (cluster, now) = (self.cluster, self.now);
         if self.sync.step != cluster.step {
             self.sync.step = cluster.step;
-            self.sync.forget_leavers(cluster);
+            // What waits for members that have left.
+            let stays = |member| member == cluster.own || cluster.owners.is_member(member);
+            self.sync.unacknowledged.forget(stays);
             for machine in cluster.owners.machines().iter() {
                 if let Some(incarnation) = cluster.owners.incarnation(machine) {
                     self.sync.suspicion.meet(statesync::Member { machine, incarnation }, now);
@@ -93,7 +79,7 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
             self.sync.task = Task {
                 job: cluster.job.id,
                 stage: match self.sync.task.stage {
-                    _ if is_new => Stage::Entries(0, Pass::begin()),
+                    _ if is_new => Stage::Entries(0, Some(0)),
                     Stage::Reported => Stage::Done,
                     stage => stage,
                 },
@@ -111,8 +97,7 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
         }
         self.sync.suspects = self.sync.suspicion.suspects(others, now).union(cluster.owners.lost());
         self.sync.records.sweep(SWEEP, now);
-        let beats = self.sync.core == CoreId(0) && self.sync.suspicion.beat(now);
-        if beats {
+        if self.sync.core == CoreId(0) && self.sync.suspicion.beat(now) {
             for machine in others.iter() {
                 self.flows.counters.sync.heartbeats.add(1);
                 self.egress.say(self.view, machine, Note::Heartbeat, now);
@@ -132,7 +117,8 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
         for _ in 0..RESENDS {
             let Some(again) = self.sync.unacknowledged.due(self.now) else { return };
             if again.to == self.cluster.own {
-                if self.deliver_here(again.note) {
+                let (origin, sequence) = self.next_note();
+                if self.deliver(origin, sequence, again.note) != Delivery::Failed {
                     self.sync.unacknowledged.acknowledge(again.to, again.sequence);
                 }
                 continue;
@@ -144,34 +130,30 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
 
     /// A flow was used after a long silence: its record must not end before its entry.
     #[inline(never)]
-    pub(crate) fn refresh_revived(&mut self, packet: &Packet, bytes: &[u8], hit: &Hit) {
-        let view = self.view;
-        let service = packet.service.and_then(|index| view.service.get(usize::from(index)));
-        if let Some(service) = service {
-            self.refresh(key_of(service, &packet.flow(bytes)), hit.backend, 0);
-        }
+    pub(crate) fn refresh_revived(&mut self, of: &FlowPacket<'_>, hit: &Hit) {
+        self.refresh(key_of(of.service, &of.packet.flow(of.bytes)), hit.backend, 0);
     }
 
     /// Every quarter of the longest idle time: entries of tainted slots that were used since are told to their owners.
     fn refresh_used(&mut self) {
         let now = self.now;
         let period_us = self.cluster.max_idle_us / 4;
-        if !self.sync.refreshing.is_busy() {
+        if self.sync.refreshing.is_none() {
             if now.since_us(self.sync.refreshed) < period_us {
                 return;
             }
             self.sync.refreshed = now;
             if self.cluster.services.iter().any(SlotsView::is_any_tainted) {
-                self.sync.refreshing = Pass::begin();
+                self.sync.refreshing = Some(0);
             }
         }
         for _ in 0..STEPS {
-            let Some(from) = self.sync.refreshing.next else { return };
+            let Some(from) = self.sync.refreshing else { return };
             if self.sync.unacknowledged.room() < 256 {
                 return;
             }
             let (entries, next) = entries(&self.sync.reader, from, now);
-            self.sync.refreshing.next = next;
+            self.sync.refreshing = next;
             for (key, hit) in entries {
                 if hit.idle_us <= period_us {
                     self.refresh(key, hit.backend, hit.idle_us);
@@ -181,18 +163,13 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
     }
 
     fn refresh(&mut self, key: FlowKey, backend: BackendId, age_us: u64) {
-        if !self.sync.rules.hold(Rule::Refresh) {
-            return;
-        }
-        let Some((place, service)) = place_of_key(self.view, self.cluster, key, self.sync.cores) else {
-            return;
-        };
-        if !self.cluster.services.get(place.service).is_some_and(|of| of.is_tainted(place.slot)) {
+        let Some(place) = self.place_of_key(key) else { return };
+        if !self.cluster.is_tainted(place.index, place.slot) || !self.holds(Rule::Refresh) {
             return;
         }
         let guess = self.sync.is_guess(&key, backend, self.now);
         let statement = Statement { key, backend, guess, age_us, why: Why::Refresh };
-        if self.tell_owners(service, place, statement).is_err() {
+        if self.tell_owners(&place, statement).is_err() {
             self.flows.counters.sync.records_refused.add(1);
             self.flows.refuse(key, self.now);
         }
@@ -208,21 +185,21 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
                 Stage::Entries(..) if job.export.is_empty() && job.check.is_empty() && !job.migrate => {
                     self.sync.task.stage = Stage::Waiting;
                 }
-                Stage::Entries(pass, Pass { next: Some(from) }) => {
+                Stage::Entries(pass, Some(from)) => {
                     // Half of the room is for what is decided meanwhile.
                     if self.sync.unacknowledged.room() < 256 {
                         return;
                     }
                     let (entries, next) = entries(&self.sync.reader, from, now);
-                    self.sync.task.stage = Stage::Entries(pass, Pass { next });
+                    self.sync.task.stage = Stage::Entries(pass, next);
                     for (key, hit) in entries {
                         if !self.attend_entry(pass, key, &hit) {
-                            self.sync.task.stage = Stage::Entries(pass, Pass { next: Some(from) });
+                            self.sync.task.stage = Stage::Entries(pass, Some(from));
                             return;
                         }
                     }
                 }
-                Stage::Entries(0, _) => self.sync.task.stage = Stage::Entries(1, Pass::begin()),
+                Stage::Entries(0, _) => self.sync.task.stage = Stage::Entries(1, Some(0)),
                 Stage::Entries(..) => self.sync.task.stage = Stage::Records(0),
                 Stage::Records(from) => {
                     if self.sync.unacknowledged.room() < 256 {
@@ -258,107 +235,72 @@ impl<Io: PacketIo> ClusterStage<'_, Io> {
 
     /// What the job asks of an entry of the flow table. False: not now.
     fn attend_entry(&mut self, pass: u8, key: FlowKey, hit: &Hit) -> bool {
-        let cluster = self.cluster;
-        let Some((place, service)) = place_of_key(self.view, cluster, key, self.sync.cores) else {
-            return true;
-        };
-        let job = &cluster.job;
-        let (service_at, slot) = (place.service, place.slot);
-        let looks = self.sync.rules.hold(Rule::CheckEntries);
-        if looks
-            && job.check.contains(service_at, slot)
-            && !is_at_home(self.view, cluster, place, hit.backend)
-        {
-            return self.refuse_slot(service_at, slot);
+        let Some(place) = self.place_of_key(key) else { return true };
+        if self.holds(Rule::CheckEntries) && self.is_in_the_way(&place, hit.backend) {
+            return self.refuse_slot(&place);
         }
-        let is_tainted = cluster.services.get(service_at).is_some_and(|of| of.is_tainted(slot));
         let guess = self.sync.is_guess(&key, hit.backend, self.now);
-        let statement = |why| Statement { key, backend: hit.backend, guess, age_us: hit.idle_us, why };
+        let statement = Statement { key, backend: hit.backend, guess, age_us: hit.idle_us, why: Why::Export };
         let is_told = pass > 0 && self.sync.seen.contains(&key);
-        let done = if is_told {
-            true
-        } else if job.export.contains(service_at, slot) && self.sync.rules.hold(Rule::Export) {
-            self.tell_owners(service, place, statement(Why::Export)).is_ok()
-        } else if job.migrate && is_tainted {
-            self.tell_gaining(service.id, place, statement(Why::Migrate))
-        } else {
-            return true;
-        };
-        if done {
+        let told = if is_told { Some(true) } else { self.tell_of_job(&place, statement) };
+        if told == Some(true) {
             self.sync.seen.mark(&key);
         }
-        done
+        told.unwrap_or(true)
     }
 
     /// What the job asks of a record. False: not now.
     fn attend_record(&mut self, key: FlowKey, record: &Record) -> bool {
-        let cluster = self.cluster;
-        let Some((place, service)) = place_of_key(self.view, cluster, key, self.sync.cores) else {
-            return true;
-        };
-        let job = &cluster.job;
-        if job.check.contains(place.service, place.slot)
-            && !is_at_home(self.view, cluster, place, record.backend)
-        {
-            return self.refuse_slot(place.service, place.slot);
+        let Some(place) = self.place_of_key(key) else { return true };
+        if self.is_in_the_way(&place, record.backend) {
+            return self.refuse_slot(&place);
         }
         let (backend, guess, age_us) = (record.backend, record.guess, self.now.since_us(record.used));
-        let statement = |why| Statement { key, backend, guess, age_us, why };
-        if job.export.contains(place.service, place.slot) && self.sync.rules.hold(Rule::Export) {
-            // Left from an earlier taint, since when the owners may have changed; maybe nobody has an entry any more.
-            return self.tell_owners(service, place, statement(Why::Migrate)).is_ok();
-        }
-        let is_tainted = cluster.services.get(place.service).is_some_and(|of| of.is_tainted(place.slot));
-        if job.migrate && is_tainted {
-            return self.tell_gaining(service.id, place, statement(Why::Migrate));
-        }
-        true
+        // Left from an earlier taint, since when the owners may have changed; maybe nobody has an entry any more.
+        let statement = Statement { key, backend, guess, age_us, why: Why::Migrate };
+        self.tell_of_job(&place, statement).unwrap_or(true)
     }
 
-    fn refuse_slot(&mut self, service: usize, slot: u32) -> bool {
-        let service = u16::try_from(service).unwrap_or(u16::MAX);
-        self.sync.reports.push(Report::Refused { job: self.cluster.job.id, service, slot }).is_ok()
+    /// Tells those whom the job says. `None`: there is nobody; false: not now.
+    fn tell_of_job(&mut self, place: &FlowPlace<'_>, statement: Statement) -> Option<bool> {
+        let job = &self.cluster.job;
+        if job.export.contains(place.index, place.slot) && self.holds(Rule::Export) {
+            return Some(self.tell_owners(place, statement).is_ok());
+        }
+        let statement = Statement { why: Why::Migrate, ..statement };
+        let is_told = job.migrate && self.cluster.is_tainted(place.index, place.slot);
+        is_told.then(|| self.tell_gaining(place, statement).is_ok())
+    }
+
+    fn refuse_slot(&mut self, place: &FlowPlace<'_>) -> bool {
+        let (job, slot) = (self.cluster.job.id, place.slot);
+        let service = u16::try_from(place.index).unwrap_or(u16::MAX);
+        self.sync.reports.push(Report::Refused { job, service, slot }).is_ok()
     }
 
     /// Tells those who will own the slot.
-    fn tell_gaining(
-        &mut self,
-        service: wire::ServiceId,
-        place: super::FlowPlace,
-        statement: Statement,
-    ) -> bool {
-        let cluster = self.cluster;
-        for machine in cluster.owners.gaining(service, place.slot) {
-            let told = if machine != cluster.own.machine {
-                self.say_lasting(machine, Lasting::State(statement), true)
-            } else if place.core != self.flows.core {
-                self.say_to_core(place.core, Lasting::State(statement), true)
-            } else {
-                let (origin, sequence) = (self.sync.origin(cluster), self.sync.unacknowledged.number());
-                self.keep_record(&statement, origin, sequence);
-                Ok(())
-            };
-            if told.is_err() {
-                return false;
-            }
-            self.count_statement(Why::Migrate);
+    fn tell_gaining(&mut self, place: &FlowPlace<'_>, statement: Statement) -> Result<(), Full> {
+        for machine in self.cluster.owners.gaining(place.service.id, place.slot) {
+            self.tell(machine, place, statement)?;
+            self.count_statement(statement.why);
         }
-        true
+        Ok(())
     }
-}
 
-/// Whether the end of the slot's taint moves no packet of a flow: it is where the table alone would send it, or has a record in any case.
-fn is_at_home(view: &View, cluster: &Cluster, place: super::FlowPlace, backend: BackendId) -> bool {
-    if cluster.services.get(place.service).is_some_and(|of| of.always) {
-        return true;
+    /// Whether the job checks the slot, and the end of its taint would move packets of a flow: the table alone would send it elsewhere, and
+    /// no record tells.
+    fn is_in_the_way(&self, place: &FlowPlace<'_>, backend: BackendId) -> bool {
+        let FlowPlace { service, index, slot, .. } = *place;
+        let has_records = self.cluster.services.get(index).is_some_and(|of| of.always);
+        if has_records || !self.cluster.job.check.contains(index, slot) {
+            return false;
+        }
+        // Of a backend that is removed the flows are steered anew in any case.
+        self.view.backend(backend).is_some_and(|known| {
+            let member = service.maglev.at(slot).and_then(|member| service.members.get(usize::from(member)));
+            member != Some(&backend) || known.state == BackendState::Down
+        })
     }
-    let Some(service) = view.service.get(place.service) else { return true };
-    let Some(known) = view.backends.get(backend.index()).and_then(Option::as_ref) else {
-        // Removed: its flows are steered anew in any case.
-        return true;
-    };
-    let member = service.maglev.at(place.slot).and_then(|member| service.members.get(usize::from(member)));
-    member == Some(&backend) && known.state != BackendState::Down
 }
 
 /// The entries of some buckets, and the bucket after them; `None` at the end.

@@ -2,77 +2,45 @@
 //! a service remembers slots instead of flows, a miss may belong to the table of before ([`slots`](crate::decide::slots)).
 
 use crate::DropReason;
-use crate::action::Action;
 use crate::counters::CLOSED_SOON_US;
-use crate::decide::flows::Flows;
-use crate::decide::least_load::Picked;
+use crate::decide::flows::{Flows, PlacedFlow};
+use crate::decide::least_load::Placement;
 use crate::decide::slots::{place, place_in, slot};
-use crate::describe::general::{Fate, Packet, key_of};
+use crate::describe::general::{Fate, FlowPacket, Packet, key_of};
 use crate::lookup::LookupResult;
-use crate::view::{BackendState, OnDown, ServiceView, View};
+use crate::view::{BackendState, OnDown, View};
 use flow::{Hit, State};
-use wire::parse::{Kind, TCP, TcpFlags};
+use wire::parse::{TCP, TcpFlags};
 use wire::{BackendId, FlowKey, Tick, Tuple};
 
 /// A SYN on a flow of a backend that takes no new flows is a retransmission when the flow was used this recently.
 pub(crate) const SYN_RETRY_US: u64 = 500_000;
 
 impl Flows {
-    /// The key to look up for a packet, if any. TCP of an untainted slot needs none: it is decided here, by the slot.
-    #[inline]
+    /// The key to look up for a packet of a flow, if any. TCP of an untainted slot needs none: it is decided here, by the slot.
+    #[inline(never)]
     pub(crate) fn key(&mut self, view: &View, bytes: &[u8], packet: &mut Packet) -> Option<FlowKey> {
-        if !matches!(packet.fate, Fate::Flow | Fate::Quoted) {
-            return None;
-        }
-        let service = view.service.get(usize::from(packet.service?))?;
-        if service.memory.is_some() && self.steer_by_slot(view, service, bytes, packet) {
-            return None;
-        }
-        Some(match packet.parsed.kind {
-            Kind::IcmpError => key_of(service, &packet.flow(bytes)),
-            _ => key_of(service, &packet.parsed.tuple(bytes)),
-        })
-    }
-
-    /// TCP of a service that remembers slots instead of flows, in an untainted slot: the table's answer, and nothing to
-    /// look up or to enter. False for everything else.
-    pub(crate) fn steer_by_slot(
-        &mut self,
-        view: &View,
-        service: &ServiceView,
-        bytes: &[u8],
-        packet: &mut Packet,
-    ) -> bool {
+        let service = packet.service_in(view)?;
         let flow = packet.flow(bytes);
-        if flow.protocol != TCP {
-            return false;
+        if service.memory.is_some() && flow.protocol == TCP {
+            let slot = slot(view, service, &flow);
+            if service.is_stateless(slot) {
+                if packet.fate == Fate::Flow {
+                    self.count_for(service, packet);
+                }
+                self.tally.stateless += 1;
+                let decided = place_in(view, service, slot).ok_or(DropReason::NoBackend);
+                packet.fate = Fate::Decided(self.action(service, decided));
+                return None;
+            }
         }
-        let slot = slot(view, service, &flow);
-        if !service.is_stateless(slot) {
-            return false;
-        }
-        if packet.fate == Fate::Flow {
-            self.count_for(service, packet);
-        }
-        self.tally.stateless += 1;
-        packet.fate = match place_in(view, service, slot) {
-            Some(backend) => Fate::Decided(Action::Encapsulate(backend)),
-            None => Fate::Decided(self.nobody(service, DropReason::NoBackend)),
-        };
-        true
+        Some(key_of(service, &flow))
     }
 
     /// Notes that a flow was used. True: in a cluster, after so long a silence that the record of its owner must not end before its entry.
     #[inline]
-    pub(crate) fn keep(
-        &mut self,
-        view: &View,
-        service: &ServiceView,
-        bytes: &[u8],
-        packet: &Packet,
-        hit: &Hit,
-        now: Tick,
-    ) -> bool {
+    pub(crate) fn keep(&mut self, of: &FlowPacket<'_>, hit: &Hit) -> bool {
+        let FlowPacket { view, now, service, packet, bytes } = *of;
         let state = next_state(hit.state, packet, bytes);
         if !self.changed && state != State::TcpHandshake && self.table.is_current(hit, state, now) {
             return false;
@@ -81,7 +49,7 @@ impl Flows {
         // As it is now: of two packets in one burst the first has changed it.
         let Some(hit) = &self.table.get(&key, now) else { return false };
         let mut state = next_state(hit.state, packet, bytes);
-        if state == State::TcpHandshake && self.is_proved(view, packet, bytes, &key, hit, now) {
+        if state == State::TcpHandshake && self.is_proved(of, &key, hit) {
             state = State::TcpEstablished;
         }
         self.table.touch(&key, hit, state, now);
@@ -116,76 +84,53 @@ impl Flows {
 
     /// Whether a packet of a handshake goes on where the one before ended ([`probation`](crate::decide::probation)); of the first two, the number is
     /// noted.
-    fn is_proved(
-        &mut self,
-        view: &View,
-        packet: &Packet,
-        bytes: &[u8],
-        key: &FlowKey,
-        hit: &Hit,
-        now: Tick,
-    ) -> bool {
-        let Some(number) = packet.parsed.tcp_number(bytes) else { return false };
+    fn is_proved(&mut self, of: &FlowPacket<'_>, key: &FlowKey, hit: &Hit) -> bool {
+        let Some(number) = of.packet.parsed.tcp_number(of.bytes) else { return false };
         let hash = self.table.hash_of(key);
-        let follows = self.probation.follows(hash, number, now, view.timeouts.syn_us);
+        let follows = self.probation.follows(hash, number, of.now, of.view.timeouts.syn_us);
         follows && hit.state == State::TcpHandshake
     }
 
     /// New flows, ICMP errors, entries that do not decide any more.
     #[inline(never)]
-    pub(crate) fn steer_unknown(
-        &mut self,
-        view: &View,
-        service: &ServiceView,
-        bytes: &[u8],
-        packet: &Packet,
-        answer: LookupResult,
-        now: Tick,
-    ) -> Result<BackendId, DropReason> {
+    pub(crate) fn steer_unknown(&mut self, of: &FlowPacket<'_>, answer: LookupResult) -> Placement {
+        let FlowPacket { view, now, service, packet, bytes } = *of;
         let flow = packet.flow(bytes);
         let key = key_of(service, &flow);
-        // A packet earlier in this burst may have inserted or rewritten what the burst look-up saw.
-        let hit = match (answer.hit, answer.miss) {
-            (Some(hit), _) if !self.rewritten => Some(hit),
-            (_, Some(miss)) => self.table.get_at(&key, miss, now),
-            _ => self.table.get(&key, now),
-        };
-        let decides = hit.filter(|hit| usable(view, service, hit, packet));
+        let hit = self.entry(&key, answer, now);
+        let decides = hit.filter(|hit| usable(of, hit));
         if packet.fate == Fate::Quoted {
             // An ICMP error goes where its flow goes, and changes nothing.
             return decides
                 .map(|hit| hit.backend)
-                .or_else(|| self.known_elsewhere(view, service, packet, &key, now))
+                .or_else(|| self.known_elsewhere(of, &key))
                 .or_else(|| place(view, service, &flow, false))
                 .ok_or(DropReason::NoBackend);
         }
         if let Some(hit) = decides {
             self.tally.hits += 1;
             // Its slot is not tainted, so nobody keeps a record of it.
-            let _is_revived = self.keep(view, service, bytes, packet, &hit, now);
+            let _is_revived = self.keep(of, &hit);
             return Ok(hit.backend);
         }
         self.counters.totals.resteered.add(u64::from(hit.is_some()));
         self.tally.misses += 1;
         let begins = begins_a_flow(packet);
-        let known = self.known_elsewhere(view, service, packet, &key, now);
+        let known = self.known_elsewhere(of, &key);
         if known.is_none() && !begins && flow.protocol == TCP && service.memory.is_some() {
             self.counters.totals.flow_guessed.add(1);
         }
         let (backend, by_load) = match known {
             Some(backend) => (backend, false),
-            None => self.place_anew(view, service, packet, (&flow, &key), now)?,
+            None => self.place_anew(of, (&flow, &key))?,
         };
-        let state = first_state(packet);
+        let new = PlacedFlow { backend, state: first_state(flow.protocol == TCP), begins };
         if hit.is_none() && service.memory.is_some() && !self.table.has_room(&key) {
             // It needs no entry: without one it is at its slot's base, and stays there. Nobody should lose his for it.
             self.enter_nothing(&key, now);
-        } else if self.remember(service, &key, (hit, answer.miss), backend, state, now) {
+        } else if self.remember(&key, LookupResult { hit, ..answer }, new, now) {
             if by_load {
                 self.queues.charge();
-            }
-            if !begins {
-                self.count_met(backend);
             }
             return Ok(backend);
         }
@@ -204,18 +149,16 @@ impl Flows {
     /// that begin then go where they would go without one, and so they stay there.
     fn place_anew(
         &mut self,
-        view: &View,
-        service: &ServiceView,
-        packet: &Packet,
+        of: &FlowPacket<'_>,
         (flow, key): (&Tuple, &FlowKey),
-        now: Tick,
     ) -> Result<(BackendId, bool), DropReason> {
+        let FlowPacket { view, now, service, packet, .. } = *of;
         let begins = begins_a_flow(packet);
         let may_lose = self.may_lose_entries(view, key, now);
         let picked = packet
             .service
             .filter(|_| begins || flow.protocol != TCP && !may_lose)
-            .and_then(|index| self.pick(view, usize::from(index), service, now));
+            .and_then(|index| self.queues.pick(view, usize::from(index), now));
         match picked {
             Some(picked) if !may_lose => picked.map(|backend| (backend, true)),
             Some(Err(DropReason::Overload)) => Err(DropReason::Overload),
@@ -230,26 +173,9 @@ impl Flows {
 
     /// Whether a new flow might be one whose entry was refused or displaced, or will be: untrusted flows have used up their share, or
     /// had within the idle time of UDP.
-    pub(crate) fn may_lose_entries(&self, view: &View, key: &FlowKey, now: Tick) -> bool {
+    fn may_lose_entries(&self, view: &View, key: &FlowKey, now: Tick) -> bool {
         let lately = self.crowded.is_some_and(|last| now.since_us(last) <= view.timeouts.udp_us);
         lately || !self.table.has_room(key)
-    }
-
-    /// The least loaded backend, of a service with that policy. [`LoadQueues::charge`](crate::decide::least_load::LoadQueues::charge) it when the flow is
-    /// entered.
-    pub(crate) fn pick(
-        &mut self,
-        view: &View,
-        index: usize,
-        service: &ServiceView,
-        now: Tick,
-    ) -> Option<Result<BackendId, DropReason>> {
-        let policy = service.least_load()?;
-        Some(match self.queues.pick(view, index, service, policy, now)? {
-            Picked::Backend(backend) => Ok(backend),
-            Picked::Nobody => Err(DropReason::NoBackend),
-            Picked::Overloaded => Err(DropReason::Overload),
-        })
     }
 }
 
@@ -257,13 +183,9 @@ impl Flows {
 /// a SYN an entry that is closing or long idle, or one of a backend that takes no new flows, unless it may be the SYN that made the
 /// entry, sent again: more than SYNs of a flow that were seen tell that it is another.
 #[inline]
-pub(crate) fn usable(view: &View, service: &ServiceView, hit: &Hit, packet: &Packet) -> bool {
-    let Some(backend) = view.backends.get(hit.backend.index()).and_then(Option::as_ref) else {
-        return false;
-    };
-    if backend.service != service.id {
-        return false;
-    }
+pub(crate) fn usable(of: &FlowPacket<'_>, hit: &Hit) -> bool {
+    let FlowPacket { view, service, packet, .. } = *of;
+    let Some(backend) = view.backend_of(service.id, hit.backend) else { return false };
     if backend.state == BackendState::Down && service.on_down == OnDown::Reselect {
         return false;
     }
@@ -281,9 +203,9 @@ pub(crate) fn begins_a_flow(packet: &Packet) -> bool {
     packet.tcp_flags().is_some_and(TcpFlags::is_syn)
 }
 
-/// The state of a flow of which this is the first packet.
-pub(crate) fn first_state(packet: &Packet) -> State {
-    if packet.tcp_flags().is_some() { State::TcpNew } else { State::UdpNew }
+/// The state of a flow of which one packet was seen.
+pub(crate) const fn first_state(is_tcp: bool) -> State {
+    if is_tcp { State::TcpNew } else { State::UdpNew }
 }
 
 /// The state of a flow after a further packet. Repeated SYNs make no trust, nor do two packets of TCP: what the third must show is for

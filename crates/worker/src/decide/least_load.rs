@@ -9,8 +9,9 @@
 //! is enough because a backend belongs to one service. Sets are built when their first flow is placed, so a view with
 //! many services costs its adoption nothing, and of new figures one set is read a turn.
 
+use crate::DropReason;
 use crate::view::loads::{FULL_PPM, Loads};
-use crate::view::{BACKENDS_MAX, BackendState, LeastLoad, Overload, SERVICES_MAX, Select, ServiceView, View};
+use crate::view::{BACKENDS_MAX, BackendState, Overload, SERVICES_MAX, Select, ServiceView, View};
 use wire::{BackendId, Tick};
 
 /// Loads are kept in millionths of the figures' millionths, so that a single flow counts with the largest capacity, too.
@@ -29,16 +30,8 @@ pub fn share(capacity: u32, weight: u32, deciders: u32) -> u64 {
     (FULL / carries).saturating_mul(u64::from(deciders.max(1))).max(1)
 }
 
-/// What came of a pick.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Picked {
-    /// This one.
-    Backend(BackendId),
-    /// No backend takes new flows.
-    Nobody,
-    /// All are full, and the service would rather refuse.
-    Overloaded,
-}
+/// Where a flow goes, or why nobody gets it.
+pub(crate) type Placement = Result<BackendId, DropReason>;
 
 /// The part of a service.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -119,16 +112,11 @@ impl LoadQueues {
         }
     }
 
-    /// Who gets a new flow of the service at `index` of the view, which [`charge`](LoadQueues::charge) then charges to it. `None`: there is no room
-    /// for the service.
-    pub(crate) fn pick(
-        &mut self,
-        view: &View,
-        index: usize,
-        service: &ServiceView,
-        policy: &LeastLoad,
-        now: Tick,
-    ) -> Option<Picked> {
+    /// Who gets a new flow of the service at `index` of the view, which [`charge`](LoadQueues::charge) then charges to it; or why nobody does.
+    /// `None`: the service has another policy, or there is no room for it.
+    pub(crate) fn pick(&mut self, view: &View, index: usize, now: Tick) -> Option<Placement> {
+        let service = view.service.get(index)?;
+        let policy = service.least_load()?;
         let queue = self.queues.get_mut(..self.services)?.get_mut(index)?;
         if queue.room < service.members.len() {
             return None;
@@ -142,7 +130,7 @@ impl LoadQueues {
         let round = view.loads.sequence();
         if queue.round.is_none() {
             let turn = self.random as usize;
-            queue.count = fill(view, service, policy, turn, shares, backends);
+            queue.count = fill(view, service, turn, shares, backends);
         }
         let count = queue.count;
         let mut heap = LoadHeap { order: order.get_mut(..count)?, loads: loads.get_mut(..count)? };
@@ -152,9 +140,9 @@ impl LoadQueues {
             heap.build();
             (queue.round, self.read) = (Some(round), now);
         }
-        let Some((least, _)) = heap.key(0) else { return Some(Picked::Nobody) };
+        let Some((least, _)) = heap.key(0) else { return Some(Err(DropReason::NoBackend)) };
         if policy.overload == Overload::Reject && least >= FULL {
-            return Some(Picked::Overloaded);
+            return Some(Err(DropReason::Overload));
         }
         let last = self.last.get(usize::from(service.id.0))?;
         let is_last = |heap: &LoadHeap<'_>, at| {
@@ -169,7 +157,7 @@ impl LoadQueues {
         let (_, place) = heap.key(at)?;
         let &chosen = backends.get(place as usize)?;
         self.chosen = Some((index, at));
-        Some(Picked::Backend(BackendId(chosen & !JOINING)))
+        Some(Ok(BackendId(chosen & !JOINING)))
     }
 
     /// The flow for which a backend was picked last has its entry: the backend's load grows. Nothing else was picked in between. O(log n).
@@ -198,22 +186,14 @@ impl LoadQueues {
 
 /// Notes the service's backends that take new flows, with what a flow adds to each, and gives their number. They begin at a member that differs
 /// between workers: of equal ones the first is picked first.
-fn fill(
-    view: &View,
-    service: &ServiceView,
-    policy: &LeastLoad,
-    turn: usize,
-    shares: &mut [u64],
-    backends: &mut [u32],
-) -> usize {
+fn fill(view: &View, service: &ServiceView, turn: usize, shares: &mut [u64], backends: &mut [u32]) -> usize {
+    let Some(policy) = service.least_load() else { return 0 };
     let turn = turn % service.members.len().max(1);
     let members = service.members.iter().zip(&policy.shares);
     let (after, before) = (members.clone().skip(turn), members.take(turn));
-    let takes_new = |id: BackendId| {
-        let backend = view.backends.get(id.index()).and_then(Option::as_ref);
-        backend.is_some_and(|of| of.state == BackendState::Up && of.service == service.id)
-    };
-    let up = after.chain(before).filter(|(id, _)| takes_new(**id));
+    let up = after.chain(before).filter(|(id, _)| {
+        view.backend_of(service.id, **id).is_some_and(|backend| backend.state == BackendState::Up)
+    });
     let mut count = 0;
     for ((id, &share), (its_share, backend)) in up.zip(shares.iter_mut().zip(backends)) {
         (*its_share, *backend) = (share, id.0);

@@ -5,12 +5,11 @@
 //! other workers' tables, a remembered slot, a flow twice in the burst, load) is left to it.
 
 use crate::BURST;
-use crate::burst::Burst;
+use crate::burst::{Burst, bits, those};
 use crate::decide::flows::Flows;
 use crate::decide::slots;
 use crate::lookup::LookedUp;
-use crate::positions::bits;
-use crate::view::View;
+use crate::view::{Moment, View};
 use core::hint::cold_path;
 use flow::{Entered, Insert, NewFlows, State, Vectors};
 use wire::{FlowKey, Tick};
@@ -30,28 +29,19 @@ impl SeenHashes {
     }
 }
 
-/// Places the packets of the burst that begin a flow as far as anybody knows.
-#[inline]
-pub(crate) fn place(view: &View, burst: &mut Burst, flows: &mut Flows, looked_up: LookedUp<'_>, now: Tick) {
-    burst.placed = 0;
-    let missed = burst.may_begin & !looked_up.hits.found();
-    if missed != 0 {
-        place_missed(view, burst, flows, looked_up, missed, now);
-    }
-}
-
+/// Places the packets of the burst that were missed and begin a flow as far as anybody knows.
 #[inline(never)]
-fn place_missed(
-    view: &View,
+pub(crate) fn place(
+    at: Moment<'_>,
     burst: &mut Burst,
     flows: &mut Flows,
     looked_up: LookedUp<'_>,
     missed: u32,
-    now: Tick,
 ) {
+    let Moment { view, now } = at;
     let vectors = flows.table.vectors();
     // Another worker may know the flow, unless its first packet is this one.
-    let asking = if flows.peers.len() < 2 { 0 } else { missed & !syns(burst, vectors) };
+    let asking = if flows.peers.len() < 2 { 0 } else { missed & !events(burst, vectors).2 };
     let unasked = flows.not_to_be_asked(asking, now);
     let settled = missed & !asking | unasked;
     let unslotted = settled & !burst.slotted;
@@ -71,10 +61,16 @@ fn place_missed(
     let mut chosen = settled & first;
     if !flows.queues.is_empty() {
         // Where load decides, a flow must have its entry before the next one is placed.
-        chosen = of_slots_alone(view, burst, chosen);
+        chosen = those(chosen, |position| {
+            let service = view.service.get(burst.service_index(position));
+            service.is_some_and(|of| of.least_load().is_none())
+        });
     }
     // In a cluster a tainted slot has an owner to ask.
-    let free = if view.cluster.is_some() { of_free_slots(view, burst, chosen) } else { chosen };
+    let free = view.cluster.as_ref().map_or(chosen, |cluster| {
+        let slot = |position: usize| burst.slots[position % BURST];
+        those(chosen, |position| !cluster.is_tainted(burst.service_index(position), slot(position)))
+    });
     burst.placed = vectors.run(
         #[inline(always)]
         |_| slots::place_all(view, burst, free),
@@ -82,52 +78,22 @@ fn place_missed(
     flows.counters.totals.flow_unasked.add(u64::from((burst.placed & unasked).count_ones()));
 }
 
-/// The positions of SYNs, and, where the event is not known, others.
+/// See [`HeaderColumns::events`](crate::describe::columns::HeaderColumns::events).
 #[inline(always)]
-fn syns(burst: &Burst, vectors: Vectors) -> u32 {
+fn events(burst: &Burst, vectors: Vectors) -> (u32, u32, u32) {
     vectors.run(
         #[inline(always)]
-        |lanes| burst.columns.events(lanes).2,
+        |lanes| burst.columns.events(lanes),
     )
 }
 
-/// Of the given positions, those whose service goes by slots.
-fn of_slots_alone(view: &View, burst: &Burst, positions: u32) -> u32 {
-    let mut kept = 0;
-    for position in bits(positions) {
-        let service = view.service.get(burst.service_index(position));
-        kept |= u32::from(service.is_some_and(|of| of.least_load().is_none())) << position;
-    }
-    kept
-}
-
-/// Of the given positions, those whose slot is not tainted.
-fn of_free_slots(view: &View, burst: &Burst, positions: u32) -> u32 {
-    let mut free = 0;
-    for position in bits(positions) {
-        let (index, slot) = (burst.service_index(position), burst.slots[position % BURST]);
-        free |= u32::from(!is_tainted(view, index, slot)) << position;
-    }
-    free
-}
-
 /// Enters the flows that were placed. Where there is no room, the next packet is steered by the table again.
-#[inline]
-pub(crate) fn enter(view: &View, burst: &Burst, flows: &mut Flows, looked_up: LookedUp<'_>, now: Tick) {
-    if burst.placed != 0 {
-        enter_placed(view, burst, flows, looked_up, now);
-    }
-}
-
 #[inline(never)]
-fn enter_placed(view: &View, burst: &Burst, flows: &mut Flows, looked_up: LookedUp<'_>, now: Tick) {
+pub(crate) fn enter(view: &View, burst: &Burst, flows: &mut Flows, looked_up: LookedUp<'_>, now: Tick) {
     let placed = burst.placed;
     flows.tally.misses += u64::from(placed.count_ones());
     let vectors = flows.table.vectors();
-    let udp = vectors.run(
-        #[inline(always)]
-        |lanes| burst.columns.events(lanes).0,
-    );
+    let (udp, _, syn) = events(burst, vectors);
     let mut entered = 0;
     for (positions, state) in [(placed & !udp, State::TcpNew), (placed & udp, State::UdpNew)] {
         if positions != 0 {
@@ -136,30 +102,24 @@ fn enter_placed(view: &View, burst: &Burst, flows: &mut Flows, looked_up: Looked
             if plainly.replaced != 0 {
                 count_replaced(flows, &plainly);
             }
-            entered |=
-                plainly.done | enter_left(burst, flows, looked_up, positions & !plainly.done, state, now);
+            let left = NewFlows { positions: positions & !plainly.done, ..new };
+            entered |= plainly.done | enter_left(flows, looked_up, left, now);
         }
     }
     vectors.run(
         #[inline(always)]
         |_| count_entered(view, burst, flows, entered),
     );
-    let met = entered & !syns(burst, vectors);
-    if met != 0 {
-        count_met_of(burst, flows, met);
+    // Those that no SYN began, which are few.
+    for position in bits(entered & !syn) {
+        flows.count_met(burst.backends[position % BURST]);
     }
 }
 
 /// Enters those for which there is no room in the nearest place, one by one.
 #[inline]
-fn enter_left(
-    burst: &Burst,
-    flows: &mut Flows,
-    looked_up: LookedUp<'_>,
-    positions: u32,
-    state: State,
-    now: Tick,
-) -> u32 {
+fn enter_left(flows: &mut Flows, looked_up: LookedUp<'_>, left: NewFlows<'_>, now: Tick) -> u32 {
+    let NewFlows { positions, backends, state } = left;
     if positions == 0 {
         return 0;
     }
@@ -167,7 +127,7 @@ fn enter_left(
     let mut entered = 0;
     for position in bits(positions) {
         let key = FlowKey::Narrow(looked_up.keys.narrow(position));
-        let backend = burst.backends[position % BURST];
+        let backend = backends[position % BURST];
         let Some(miss) = looked_up.hits.miss(position) else { continue };
         let inserted = flows.table.insert_at(&key, miss, backend, state, now);
         let is_plain = inserted.outcome == Insert::Done && inserted.evicted.is_none();
@@ -212,14 +172,6 @@ fn count_entered(view: &View, burst: &Burst, flows: &Flows, entered: u32) {
     }
 }
 
-/// Counts those that no SYN began, which are few.
-#[inline(never)]
-fn count_met_of(burst: &Burst, flows: &Flows, positions: u32) {
-    for position in bits(positions) {
-        flows.count_met(burst.backends[position % BURST]);
-    }
-}
-
 /// Of these positions, those whose keys no packet before them has.
 #[inline(always)]
 fn first_of(looked_up: LookedUp<'_>, positions: u32) -> u32 {
@@ -233,11 +185,4 @@ fn first_of(looked_up: LookedUp<'_>, positions: u32) -> u32 {
         }
     }
     first
-}
-
-/// Whether a slot is tainted in the cluster.
-#[inline]
-fn is_tainted(view: &View, service: usize, slot: u32) -> bool {
-    let of = view.cluster.as_ref().and_then(|cluster| cluster.services.get(service));
-    of.is_some_and(|of| of.is_tainted(slot))
 }

@@ -7,27 +7,15 @@
 
 use crate::decide::flows::Flows;
 use crate::decide::known::{begins_a_flow, usable};
-use crate::describe::general::{Fate, Packet};
-use crate::view::{ServiceView, View};
+use crate::describe::general::{Fate, FlowPacket};
 use wire::{BackendId, FlowKey, Tick};
 
 impl Flows {
-    /// Whether the packet needs no answer of other workers. A SYN begins anew; with policy least-load it asks all the same, because it may
-    /// be a copy of one that another worker has placed.
-    fn asks_nobody(&self, service: &ServiceView, packet: &Packet) -> bool {
-        self.peers.len() < 2 || begins_a_flow(packet) && service.least_load().is_none()
-    }
-
     /// The backend of a flow that another worker knows, as far as the budget allows to ask.
-    pub(crate) fn known_elsewhere(
-        &mut self,
-        view: &View,
-        service: &ServiceView,
-        packet: &Packet,
-        key: &FlowKey,
-        now: Tick,
-    ) -> Option<BackendId> {
-        if self.asks_nobody(service, packet) {
+    pub(crate) fn known_elsewhere(&mut self, of: &FlowPacket<'_>, key: &FlowKey) -> Option<BackendId> {
+        let FlowPacket { now, service, packet, .. } = *of;
+        // A SYN begins anew; with policy least-load it asks all the same, because it may be a copy of one that another worker has placed.
+        if self.peers.len() < 2 || begins_a_flow(packet) && service.least_load().is_none() {
             return None;
         }
         let is_stray = packet.fate == Fate::Quoted || packet.parsed.fragment.is_some();
@@ -40,7 +28,7 @@ impl Flows {
         let others = self.peers.iter().enumerate().filter(|(core, _)| *core != own);
         others
             .filter_map(|(_, reader)| reader.get(key, now))
-            .find(|hit| usable(view, service, hit, packet))
+            .find(|hit| usable(of, hit))
             .map(|hit| hit.backend)
     }
 

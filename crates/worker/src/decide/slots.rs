@@ -2,8 +2,7 @@
 //! ([`SlotMemory`]), the slot's base. One by one ([`place`]), and for many positions of a burst at once.
 
 use crate::BURST;
-use crate::burst::Burst;
-use crate::positions::bits;
+use crate::burst::{Burst, bits, those};
 use crate::view::slots::SlotMemory;
 use crate::view::{BackendState, HashOn, OnDown, ServiceView, View};
 use core::hint::cold_path;
@@ -28,25 +27,26 @@ pub fn place(view: &View, service: &ServiceView, flow: &Tuple, begins: bool) -> 
 /// The slot of a flow.
 #[inline]
 pub fn slot(view: &View, service: &ServiceView, flow: &Tuple) -> u32 {
-    let hash = match service.hash {
+    service.maglev.slot(hash(view, service, flow))
+}
+
+/// What the slot of a flow is computed from.
+#[inline]
+pub(crate) fn hash(view: &View, service: &ServiceView, flow: &Tuple) -> u64 {
+    match service.hash {
         HashOn::Tuple => steer::hash::tuple(&view.cluster_key, flow),
         HashOn::Source => steer::hash::source(&view.cluster_key, flow.src),
-    };
-    service.maglev.slot(hash)
+    }
 }
 
 /// The Maglev table's answer for a slot, past backends that take no new flows.
 #[inline]
 pub(crate) fn place_in(view: &View, service: &ServiceView, slot: u32) -> Option<BackendId> {
-    let takes_new = |member: u16| {
-        service
-            .members
-            .get(usize::from(member))
-            .and_then(|id| view.backends.get(id.index())?.as_ref())
-            .is_some_and(|backend| backend.state == BackendState::Up)
+    let id = |member: u16| service.members.get(usize::from(member)).copied();
+    let takes_new = |member| {
+        id(member).and_then(|id| view.backend(id)).is_some_and(|backend| backend.state == BackendState::Up)
     };
-    let member = service.maglev.pick(slot, takes_new)?;
-    service.members.get(usize::from(member)).copied()
+    id(service.maglev.pick(slot, takes_new)?)
 }
 
 /// The backend that a TCP packet without an entry in a tainted slot belongs to, unless it begins a flow: the slot's
@@ -62,9 +62,8 @@ pub fn base_in_force(view: &View, service: &ServiceView, slot: u32) -> Option<Ba
 #[inline]
 pub fn base_of(view: &View, service: &ServiceView, memory: &SlotMemory, slot: u32) -> Option<BackendId> {
     let id = memory.base(slot)?;
-    let backend = view.backends.get(id.index())?.as_ref()?;
-    let stays = backend.state != BackendState::Down || service.on_down == OnDown::Keep;
-    (backend.service == service.id && stays).then_some(id)
+    let backend = view.backend_of(service.id, id)?;
+    (backend.state != BackendState::Down || service.on_down == OnDown::Keep).then_some(id)
 }
 
 /// The service of the first of the positions.
@@ -158,15 +157,14 @@ pub(crate) fn place_all(view: &View, burst: &mut Burst, positions: u32) -> u32 {
 /// The same where the slot's own backend takes no new flows, or there is none.
 #[inline(never)]
 fn place_past(view: &View, burst: &mut Burst, positions: u32) -> u32 {
-    let mut placed = 0;
-    for position in bits(positions) {
-        let Some(service) = view.service.get(burst.service_index(position)) else { continue };
-        if let Some(backend) = place_in(view, service, burst.slots[position % BURST]) {
+    those(positions, |position| {
+        let service = view.service.get(burst.service_index(position));
+        let backend = service.and_then(|service| place_in(view, service, burst.slots[position % BURST]));
+        if let Some(backend) = backend {
             burst.backends[position % BURST] = backend;
-            placed |= 1 << (position % BURST);
         }
-    }
-    placed
+        backend.is_some()
+    })
 }
 
 #[cfg(test)]

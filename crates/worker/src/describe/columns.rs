@@ -6,9 +6,9 @@
 //! network until somebody needs their value. `wire::plain` is the oracle of the tests.
 
 use crate::BURST;
+use crate::burst::bits;
 use crate::describe::general::LINK_LOCAL_V4;
 use crate::io::Frame;
-use crate::positions::bits;
 use crate::view::SERVICES_MAX;
 use core::hint::cold_path;
 use flow::{Isa, Lanes};

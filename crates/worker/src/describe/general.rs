@@ -6,7 +6,7 @@ use crate::io::RxMeta;
 use crate::view::{PortView, ServiceView, View};
 use steer::Match;
 use wire::parse::{BadTransport, Kind, Malformed, Parsed, ParsedFrame, Quoted, TcpFlags, destination, parse};
-use wire::{Addr, FlowKey, Tuple};
+use wire::{Addr, BackendId, FlowKey, Tick, Tuple};
 
 /// How far a frame is decided.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,6 +24,11 @@ pub enum Fate {
 }
 
 impl Fate {
+    /// Decided: it goes to this backend.
+    pub(crate) const fn to(backend: BackendId) -> Fate {
+        Fate::Decided(Action::Encapsulate(backend))
+    }
+
     /// Decided: it ends here.
     pub(crate) const fn drop(reason: DropReason) -> Fate {
         Fate::Decided(Action::Drop(reason))
@@ -76,6 +81,24 @@ impl Packet {
         }
     }
 
+    /// Whether it belongs to a flow, and that is not decided yet.
+    #[inline(always)]
+    pub(crate) const fn is_of_flow(&self) -> bool {
+        matches!(self.fate, Fate::Flow | Fate::Quoted)
+    }
+
+    /// Its service.
+    #[inline]
+    pub(crate) fn service_in<'v>(&self, view: &'v View) -> Option<&'v ServiceView> {
+        view.service.get(usize::from(self.service?))
+    }
+
+    /// Bytes from the IP header on.
+    #[inline]
+    pub(crate) const fn len(&self) -> u16 {
+        self.parsed.end - self.parsed.l3
+    }
+
     /// The flags of a TCP packet; none for others.
     pub(crate) fn tcp_flags(&self) -> Option<TcpFlags> {
         match self.parsed.kind {
@@ -83,6 +106,16 @@ impl Packet {
             _ => None,
         }
     }
+}
+
+/// A packet of a flow of a service, and what its decision depends on besides.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FlowPacket<'p> {
+    pub(crate) view: &'p View,
+    pub(crate) now: Tick,
+    pub(crate) service: &'p ServiceView,
+    pub(crate) packet: &'p Packet,
+    pub(crate) bytes: &'p [u8],
 }
 
 /// The key by which a service's flow is remembered.
@@ -229,12 +262,11 @@ pub(crate) fn probe(view: &View, bytes: &[u8]) -> Option<Packet> {
     }
     let Ok(ParsedFrame::Ip(parsed)) = parse(bytes) else { return None };
     let tuple = &parsed.tuple(bytes);
-    let probe = view
-        .probes
-        .iter()
-        .find(|p| p.vip == tuple.dst && p.source == tuple.src && p.source_port == tuple.sport)?;
-    let backend = view.backends.get(probe.backend.index())?.as_ref()?;
-    Some(Packet::new(Fate::Decided(Action::Encapsulate(backend.id)), parsed))
+    let mut probes = view.probes.iter();
+    let probe =
+        probes.find(|p| p.vip == tuple.dst && p.source == tuple.src && p.source_port == tuple.sport)?;
+    let backend = view.backend(probe.backend)?;
+    Some(Packet::new(Fate::to(backend.id), parsed))
 }
 
 /// Whether a frame was sent to more than one receiver. A VIP's packets never are (RFC 1812 section 5.3.4): every balancer of

@@ -48,6 +48,12 @@ impl Cluster {
     pub fn link(&self, machine: MachineId) -> Option<&Link> {
         self.links.get(machine.index())?.as_ref()
     }
+
+    /// Whether a flow of this slot of the service at `index` has an owner to ask.
+    #[inline]
+    pub fn is_tainted(&self, index: usize, slot: u32) -> bool {
+        self.services.get(index).is_some_and(|of| of.is_tainted(slot))
+    }
 }
 
 /// Where messages are taken.

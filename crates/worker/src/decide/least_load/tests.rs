@@ -1,6 +1,7 @@
 //! Against an oracle that scans.
 
-use super::{FINE, FULL, LoadQueues, Picked, share};
+use super::{FINE, FULL, LoadQueues, share};
+use crate::DropReason;
 use crate::view::loads::{Load, Loads};
 use crate::view::path_mtu::{Learnt, Room};
 use crate::view::{
@@ -132,11 +133,14 @@ fn a_step() -> impl Strategy<Value = Step> {
 }
 
 /// Picks, and enters the flow.
-fn place(queues: &mut LoadQueues, view: &View, at: usize, now: Tick) -> Option<Picked> {
-    let service = &view.service[at];
-    let policy = service.least_load().expect("the policy");
-    let picked = queues.pick(view, at, service, policy, now);
-    if let Some(Picked::Backend(_)) = picked {
+fn place(
+    queues: &mut LoadQueues,
+    view: &View,
+    at: usize,
+    now: Tick,
+) -> Option<Result<BackendId, DropReason>> {
+    let picked = queues.pick(view, at, now);
+    if let Some(Ok(_)) = picked {
         queues.charge();
     }
     picked
@@ -172,18 +176,17 @@ proptest! {
                         continue;
                     }
                     // One that finds no room changes nothing.
-                    let service = &view.service[at];
-                    let refused = queues.pick(&view, at, service, service.least_load().expect("the policy"), now);
+                    let refused = queues.pick(&view, at, now);
                     let picked = place(&mut queues, &view, at, now).expect("room");
                     prop_assert_eq!(Some(picked), refused);
                     let least = oracle.services[at].iter().map(|of| of.1).min();
                     let expected = match oracle.next(at) {
-                        None => Picked::Nobody,
-                        Some(_) if rejects && least.is_some_and(|least| least >= FULL) => Picked::Overloaded,
-                        Some((next, _)) => Picked::Backend(oracle.services[at][next].0),
+                        None => Err(DropReason::NoBackend),
+                        Some(_) if rejects && least.is_some_and(|least| least >= FULL) => Err(DropReason::Overload),
+                        Some((next, _)) => Ok(oracle.services[at][next].0),
                     };
                     prop_assert_eq!(picked, expected);
-                    if let Picked::Backend(backend) = picked {
+                    if let Ok(backend) = picked {
                         oracle.take(at, backend);
                     }
                 }
@@ -227,8 +230,9 @@ proptest! {
         for _ in 0..200 {
             let picked = place(&mut queues, &view, 0, Tick(7)).expect("room");
             let all = &oracle.services[0];
-            let Picked::Backend(backend) = picked else {
-                prop_assert!(all.is_empty() && picked == Picked::Nobody || picked == Picked::Overloaded);
+            let Ok(backend) = picked else {
+                let is_empty = all.is_empty() && picked == Err(DropReason::NoBackend);
+                prop_assert!(is_empty || picked == Err(DropReason::Overload));
                 break;
             };
             let of = all.iter().find(|of| of.0 == backend).expect("one that is up");
@@ -254,7 +258,7 @@ fn equal_backends_share_new_flows_and_two_workers_begin_at_different_ones() {
         queues.adopt(&view);
         let mut counts = [0; 7];
         for pick in 0..700 {
-            let Some(Picked::Backend(backend)) = place(&mut queues, &view, 0, Tick(1)) else {
+            let Some(Ok(backend)) = place(&mut queues, &view, 0, Tick(1)) else {
                 panic!("nobody");
             };
             if pick == 0 {
@@ -277,7 +281,7 @@ fn figures_of_one_service_are_read_a_turn() {
     let mut queues = LoadQueues::with_room(2, 4, 0);
     queues.adopt(&view);
     let mut pick = |at: usize, now| place(&mut queues, &view, at, Tick(now));
-    let backend = |id| Some(Picked::Backend(BackendId(id)));
+    let backend = |id| Some(Ok(BackendId(id)));
     assert_eq!([pick(0, 1), pick(1, 1)], [backend(0), backend(2)], "sets are built when they are needed");
     loads.set(BackendId(1), Load { ppm: 900, joining: false });
     loads.set(BackendId(3), Load { ppm: 900, joining: false });
@@ -291,12 +295,10 @@ fn figures_of_one_service_are_read_a_turn() {
 fn a_service_without_room_goes_by_its_table() {
     let loads = Arc::new(Loads::new(4));
     let view = view(&[vec![(BackendState::Up, 1); 4]], Select::Min, Overload::Spread, &loads);
-    let service = &view.service[0];
-    let policy = service.least_load().expect("the policy");
     let mut queues = LoadQueues::with_room(1, 3, 0);
     queues.adopt(&view);
-    assert_eq!(queues.pick(&view, 0, service, policy, Tick(1)), None);
-    assert_eq!(queues.pick(&view, 1, service, policy, Tick(1)), None);
+    assert_eq!(queues.pick(&view, 0, Tick(1)), None);
+    assert_eq!(queues.pick(&view, 1, Tick(1)), None);
 }
 
 #[test]
