@@ -8,7 +8,7 @@ use crate::state::Word;
 /// come two bursts later.
 ///
 /// ```
-/// # use flow::{Idle, Memory, Row, State, Table};
+/// # use flow::{Idle, LookupPipeline, Memory, State, Table};
 /// # use wire::{BackendId, FlowKey, Tick};
 /// # let idle = Idle { tcp_established_us: 9, tcp_closing_us: 9, syn_us: 9, udp_us: 9 };
 /// # let mut table = Table::new(Memory::heap(9), Memory::heap(9), 0, idle, 50)?;

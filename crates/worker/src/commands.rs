@@ -14,12 +14,14 @@
 //! has come to it, in the gauges of live flows; it was counted as a new one (`flow_inserts`, `flows_new`, `met`) when it began, so it is not
 //! again, but in [`Totals::flow_restored`](crate::counters::Totals).
 
+use crate::capture::Tap;
 use crate::cluster::StateSync;
 use crate::decide::flows::Flows;
 use crate::decide::slots::{base_in_force, base_of, place_in, slot};
 use crate::describe::general::key_of;
 use crate::view::{ServiceView, View};
 use arrayvec::ArrayVec;
+use core::mem::{self, replace};
 use flow::{Hit, Insert, State};
 use statesync::spsc::{Receiver, Sender, channel};
 use steer::Match;
@@ -192,28 +194,47 @@ pub enum CommandOutcome {
     Dumped(DumpedFlows),
     /// To [`FlowCommand::Restore`]: the flow has the entry.
     Restored,
+    /// To [`Command::Capture`].
+    Tapped,
     /// It was not carried out.
     Refused(CommandRefusal),
 }
 
+/// What control wants of a worker.
+#[derive(Debug)]
+pub enum Command {
+    /// To be told, or to change, something about flows.
+    Flow(FlowCommand),
+    /// To copy frames for this tap from now on; `None`: no more. Always carried out.
+    Capture(Option<Box<Tap>>),
+}
+
+impl From<FlowCommand> for Command {
+    fn from(command: FlowCommand) -> Command {
+        Command::Flow(command)
+    }
+}
+
 /// A command on its way.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Debug)]
 pub struct CommandRequest {
     /// Counts the commands to this worker.
     pub number: u64,
     /// Later it is not carried out.
     pub until: Tick,
     /// What is asked.
-    pub command: FlowCommand,
+    pub command: Command,
 }
 
 /// An answer on its way.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Debug)]
 pub struct CommandAnswer {
     /// Of its command.
     pub number: u64,
     /// What came of it.
     pub outcome: CommandOutcome,
+    /// The tap that was there before; control frees it.
+    pub former: Option<Box<Tap>>,
 }
 
 /// The worker has not taken enough yet of what was sent before.
@@ -247,9 +268,10 @@ impl Commander {
     ///
     /// # Errors
     /// [`CommandsFull`]: nothing was sent.
-    pub fn send(&mut self, command: FlowCommand, until: Tick) -> Result<u64, CommandsFull> {
+    pub fn send(&mut self, command: impl Into<Command>, until: Tick) -> Result<u64, CommandsFull> {
         let number = self.last.wrapping_add(1);
-        self.requests.push(CommandRequest { number, until, command }).map_err(|_| CommandsFull)?;
+        let request = CommandRequest { number, until, command: command.into() };
+        self.requests.push(request).map_err(|_| CommandsFull)?;
         self.last = number;
         Ok(number)
     }
@@ -277,8 +299,16 @@ impl CommandQueue {
 
     /// Answers the command that was taken last.
     pub fn answer(&mut self, number: u64, outcome: CommandOutcome) {
-        let answered = self.answers.push(CommandAnswer { number, outcome }).is_ok();
-        debug_assert!(answered, "there was room when the command was taken");
+        self.answer_with(number, outcome, None);
+    }
+
+    /// The same, with a tap that goes home.
+    pub fn answer_with(&mut self, number: u64, outcome: CommandOutcome, former: Option<Box<Tap>>) {
+        if let Err(answer) = self.answers.push(CommandAnswer { number, outcome, former }) {
+            debug_assert!(false, "there was room when the command was taken");
+            // Freeing a tap is control's.
+            mem::forget(answer);
+        }
     }
 }
 
@@ -289,10 +319,11 @@ pub(crate) fn heed(
     view: &View,
     flows: &mut Flows,
     sync: Option<&StateSync>,
+    tap: &mut Option<Box<Tap>>,
     now: Tick,
 ) {
     if !queue.is_empty() {
-        heed_waiting(queue, view, flows, sync, now);
+        heed_waiting(queue, view, flows, sync, tap, now);
     }
 }
 
@@ -303,11 +334,20 @@ fn heed_waiting(
     view: &View,
     flows: &mut Flows,
     sync: Option<&StateSync>,
+    tap: &mut Option<Box<Tap>>,
     now: Tick,
 ) {
     let mut work = 0;
     while work < WORK_A_TURN {
         let Some(CommandRequest { number, until, command }) = queue.take() else { return };
+        let command = match command {
+            Command::Flow(command) => command,
+            Command::Capture(new) => {
+                work += 1;
+                queue.answer_with(number, CommandOutcome::Tapped, replace(tap, new));
+                continue;
+            }
+        };
         work += command.work(flows.peers.len()).max(1);
         let outcome = if now > until {
             CommandOutcome::Refused(CommandRefusal::TooLate)

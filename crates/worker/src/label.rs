@@ -60,9 +60,12 @@ impl Tag {
         (self.backend != NOBODY).then_some(self.backend)
     }
 
+    pub(crate) fn service(self) -> Option<ServiceId> {
+        (self.service != ServiceId(0)).then_some(self.service)
+    }
+
     pub(crate) fn outcome(self, verdict: Verdict, action: Action) -> Outcome {
-        let service = (self.service != ServiceId(0)).then_some(self.service);
-        Outcome { verdict, action, service, backend: self.backend() }
+        Outcome { verdict, action, service: self.service(), backend: self.backend() }
     }
 }
 

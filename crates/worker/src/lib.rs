@@ -6,12 +6,13 @@
 //!
 //! The modules in the order in which a packet meets them: [`turn`], [`describe`], `lookup`, [`decide`], `act`, `send`; `pipeline` is how they
 //! stand one behind the other. What passes from one to the next is a `burst`, and each of its positions comes to one [`action`]. Beside them
-//! [`fragments`] (the bounded store), what control asks between two bursts ([`commands`]), and what a member of a cluster does besides ([`cluster`]), by what the [`view`] says.
+//! [`fragments`] (the bounded store), what control asks between two bursts ([`commands`]), copies of frames for those who look on ([`capture`]), and what a member of a cluster does besides ([`cluster`]), by what the [`view`] says.
 #![forbid(unsafe_code)]
 
 mod act;
 pub mod action;
 mod burst;
+pub mod capture;
 pub mod cluster;
 pub mod commands;
 pub mod counters;

@@ -222,6 +222,18 @@ impl<Io: PacketIo> Stages<Io> {
         }
     }
 
+    /// All stages for one frame, without a burst. Returns what it came to.
+    pub(crate) fn run_alone(&mut self, view: &View, frame: Io::Frame, now: Tick) -> Fate {
+        let mut packet = classify(view, frame.bytes(), frame.meta());
+        let key = if packet.is_of_flow() { self.flows.key(view, frame.bytes(), &mut packet) } else { None };
+        let hit = key.and_then(|key| self.flows.table.get(&key, now));
+        self.flows.rewritten = false;
+        let at = Moment { view, now };
+        self.decide(at, frame.bytes(), &mut packet, LookupResult { hit, miss: None });
+        self.act(at, frame, &packet);
+        packet.fate
+    }
+
     /// Decides for a packet of a flow; leaves every other as it is.
     #[inline]
     fn decide(&mut self, at: Moment<'_>, bytes: &[u8], packet: &mut Packet, answer: LookupResult) {

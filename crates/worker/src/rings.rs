@@ -19,6 +19,14 @@ pub enum Relay<F> {
 }
 
 impl<F> Relay<F> {
+    /// The frame in it.
+    pub(crate) const fn frame(&self) -> Option<&F> {
+        match self {
+            Relay::Fragment(frame) | Relay::Question(frame, _) => Some(frame),
+            Relay::Note(_) => None,
+        }
+    }
+
     /// Number of frames in it: what conservation counts.
     pub(crate) const fn frames(&self) -> u64 {
         match self {

@@ -6,6 +6,7 @@ pub(crate) mod datagrams;
 
 use crate::action::{Action, Reply};
 use crate::burst::Burst;
+use crate::capture::Tap;
 use crate::describe::general::{Fate, Packet};
 use crate::io::{Frame, Frames, Outcome, PacketIo, RxMeta, Verdict};
 use crate::label::{Label, Tag, service_id};
@@ -17,7 +18,7 @@ use core::hint::cold_path;
 use core::mem::take;
 use datagrams::NoteQueue;
 use std::sync::Arc;
-use wire::PortId;
+use wire::{PortId, Tick};
 
 /// Whether a port is the kernel's side of another.
 fn is_to_kernel(view: &View, port: PortId) -> bool {
@@ -48,6 +49,8 @@ pub(crate) struct Egress<Io: PacketIo> {
     /// What is to be told to other machines; `None` outside of clusters.
     pub(crate) notes: Option<Box<NoteQueue>>,
     pub(crate) counters: Arc<Counters>,
+    /// Who looks on, if anybody does.
+    pub(crate) tap: Option<Box<Tap>>,
 }
 
 impl<Io: PacketIo> Egress<Io> {
@@ -66,6 +69,7 @@ impl<Io: PacketIo> Egress<Io> {
             sampler: Sampler::default(),
             notes: None,
             counters,
+            tap: None,
         }
     }
 
@@ -106,7 +110,11 @@ impl<Io: PacketIo> Egress<Io> {
         let metas: ArrayVec<RxMeta, BURST> =
             frames.iter().filter(|_| Io::OBSERVES).map(Frame::meta).collect();
         let offered = frames.len().min(BURST);
-        let sent = self.transmit(view, port, frames, bytes);
+        let sent = if self.tap.is_some() {
+            self.transmit_tapped(view, port, frames, bytes, burst.label(0).tag)
+        } else {
+            self.transmit(view, port, frames, bytes)
+        };
         // Found once: for all the compiler knows, a counter might lie where the burst is.
         let backends = self.counters.backends();
         for position in 0..sent.min(BURST) {
@@ -147,8 +155,12 @@ impl<Io: PacketIo> Egress<Io> {
     fn flush_lane(&mut self, view: &View, port: PortId) {
         let Some(lane) = self.lanes.get_mut(port.index()) else { return };
         let (mut frames, bytes) = (take(&mut lane.frames), take(&mut lane.bytes));
-        let offered = frames.len();
-        let sent = self.transmit(view, port, &mut frames, bytes);
+        let (offered, tag) = (frames.len(), lane.tags[0]);
+        let sent = if self.tap.is_some() {
+            self.transmit_tapped(view, port, &mut frames, bytes, tag)
+        } else {
+            self.transmit(view, port, &mut frames, bytes)
+        };
         // The lane is empty now, but its tags and metas are those of the frames.
         for position in 0..offered {
             let Some(lane) = self.lanes.get(port.index()) else { break };
@@ -163,6 +175,41 @@ impl<Io: PacketIo> Egress<Io> {
             }
         }
         self.io.recycle(&mut frames);
+    }
+
+    /// A frame sets out that may be captured; what left before it has left.
+    pub(crate) fn begin_capture(&mut self, view: &View, frame: &Io::Frame, now: Tick) {
+        self.flush_all(view);
+        if let Some(tap) = &mut self.tap {
+            tap.begin(view, frame, &self.counters, now);
+        }
+    }
+
+    /// It has gone through the stages, which came to `fate`: what is sent for it leaves at once.
+    pub(crate) fn end_capture(&mut self, view: &View, fate: Fate) {
+        self.flush_all(view);
+        if let Some(tap) = &mut self.tap {
+            tap.end(&self.counters, fate);
+        }
+    }
+
+    /// The same as [`transmit`](Self::transmit), under the eyes of the tap; `tag` is of all of them.
+    #[cold]
+    #[inline(never)]
+    fn transmit_tapped(
+        &mut self,
+        view: &View,
+        port: PortId,
+        frames: &mut Frames<Io::Frame>,
+        bytes: u64,
+        tag: Tag,
+    ) -> usize {
+        let before = self.tap.as_mut().map_or(0, |tap| tap.offer(port, frames, tag));
+        let sent = self.transmit(view, port, frames, bytes);
+        if let Some(tap) = &mut self.tap {
+            tap.sent(before, sent);
+        }
+        sent
     }
 
     /// Gives frames to their port and counts how they ended, but for whom they were. What the port refused stays in `frames`, to be

@@ -3,8 +3,10 @@
 use crate::act::path_mtu::PathErrors;
 use crate::act::punt::PuntBudgets;
 use crate::act::reply::ReplyBudgets;
+use crate::action::Action;
 use crate::commands::{self, CommandQueue};
 use crate::decide::flows::Flows;
+use crate::describe::general::Fate;
 use crate::fragments::Store;
 use crate::io::{BURSTS_MAX, Frames, PacketIo};
 use crate::lookup::{BURSTS, LookedUp, Lookups, ON_THEIR_WAY};
@@ -87,7 +89,8 @@ impl<Io: PacketIo> Worker<Io> {
         let stages = &mut self.stages;
         stages.flows.age(now);
         if let Some(queue) = &mut stages.commands {
-            commands::heed(queue, view, &mut stages.flows, stages.sync.as_deref(), now);
+            let (flows, sync, tap) = (&mut stages.flows, stages.sync.as_deref(), &mut stages.egress.tap);
+            commands::heed(queue, view, flows, sync, tap, now);
         }
         let mut received = receive_rings(view, stages, now);
         for (port, of) in view.ports.iter().enumerate() {
@@ -183,6 +186,9 @@ fn receive<Io: PacketIo>(
     if first.is_empty() {
         return 0;
     }
+    if stages.egress.tap.is_some() && is_wanted(view, stages, &first) {
+        return receive_tapped(view, port, stages, first, now);
+    }
     if view.cluster.as_ref().is_some_and(|cluster| !cluster.ready) {
         let received = first.len();
         stages.count_received(port, &first);
@@ -190,6 +196,34 @@ fn receive<Io: PacketIo>(
         return received;
     }
     receive_bursts(view, port, stages, lookups, first, now)
+}
+
+/// Whether the tap is to see what becomes of these frames. Before this machine has joined its cluster it sees nothing.
+#[cold]
+#[inline(never)]
+fn is_wanted<Io: PacketIo>(view: &View, stages: &mut Stages<Io>, frames: &Frames<Io::Frame>) -> bool {
+    let is_joined = view.cluster.as_ref().is_none_or(|cluster| cluster.ready);
+    is_joined && stages.egress.tap.as_mut().is_some_and(|tap| tap.takes(view, frames))
+}
+
+/// All stages for each of these frames, one by one, so that it shows what becomes of each.
+#[cold]
+#[inline(never)]
+fn receive_tapped<Io: PacketIo>(
+    view: &View,
+    port: PortId,
+    stages: &mut Stages<Io>,
+    mut frames: Frames<Io::Frame>,
+    now: Tick,
+) -> usize {
+    stages.count_received(port, &frames);
+    let count = frames.len();
+    for frame in frames.drain(..) {
+        stages.egress.begin_capture(view, &frame, now);
+        let fate = stages.run_alone(view, frame, now);
+        stages.egress.end_capture(view, fate);
+    }
+    count
 }
 
 fn receive_bursts<Io: PacketIo>(
@@ -268,9 +302,19 @@ fn receive_kernel<Io: PacketIo>(
     let mut frames = Frames::new();
     stages.egress.io.rx(port, &mut frames);
     let received = frames.len();
-    if received > 0 {
-        stages.count_received(port, &frames);
+    if received == 0 {
+        return 0;
+    }
+    stages.count_received(port, &frames);
+    if stages.egress.tap.is_none() {
         stages.run_kernel(view, data, &mut frames, now);
+        return received;
+    }
+    for frame in frames.drain(..) {
+        stages.egress.begin_capture(view, &frame, now);
+        let mut alone = Frames::from_iter([frame]);
+        stages.run_kernel(view, data, &mut alone, now);
+        stages.egress.end_capture(view, Fate::Decided(Action::Pass(data)));
     }
     received
 }
@@ -297,8 +341,15 @@ fn receive_rings<Io: PacketIo>(view: &View, stages: &mut Stages<Io>, now: Tick) 
         counters.drops(DropReason::RingFull).add(refused);
         // In order, and without moving all of them to do so.
         items.reverse();
+        let is_tapped = stages.egress.tap.is_some();
         while let Some(item) = items.pop() {
-            stages.run_relayed(view, item, now);
+            if is_tapped && let Some(frame) = item.frame() {
+                stages.egress.begin_capture(view, frame, now);
+                stages.run_relayed(view, item, now);
+                stages.egress.end_capture(view, Fate::Flow);
+            } else {
+                stages.run_relayed(view, item, now);
+            }
         }
         if count < BURST || received >= RING_BUDGET {
             return received;

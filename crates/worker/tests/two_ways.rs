@@ -1,6 +1,6 @@
 //! The specialised and the general instance of the stages do the same: frames with a VLAN tag, which only the general one carries, have the
 //! same outcomes, outputs, counters and flow tables as the same frames without, under views that change. And bursts in a row do what the same
-//! bursts do one by one. 100,000 frames and more; `TWO_WAYS_CASES` asks for other numbers (`cargo xtask soak`: ten million).
+//! bursts do one by one. A worker while a capture is on does what it does with frames that come one by one, and shows each once, with its end. 100,000 frames and more; `TWO_WAYS_CASES` asks for other numbers (`cargo xtask soak`: ten million).
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "helpers of tests are tests")]
 
 mod rig;
@@ -14,9 +14,11 @@ use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use wire::{BackendId, PortId, ServiceId};
+use worker::capture::{CaptureEnd, CaptureFilter, Listener, Side, tap};
+use worker::commands::{Command, Commander};
 use worker::view::slots::SlotMemory;
 use worker::view::{BackendState, HashOn, LeastLoad, OnDown, Overload, Policy, Select};
-use worker::{BURST, BURSTS_MAX, RxMeta, View};
+use worker::{BURST, BURSTS_MAX, Outcome, RxMeta, Verdict, View};
 
 const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xf, 0, 0, 0, 0, 0x10);
 const CLIENT6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 7);
@@ -178,25 +180,23 @@ fn step(workers: usize) -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Frames that are received so many at a time.
-fn play(
-    rig: &mut Rig,
-    core: usize,
-    frames: &[Vec<u8>],
-    at_a_time: usize,
-) -> (Vec<Vec<u8>>, Vec<(u32, String)>) {
+/// What was sent, and the end of each frame by its index.
+type Played = (Vec<Vec<u8>>, Vec<(u32, Outcome)>);
+
+/// Frames that are received so many at a time; their indices count from `first`.
+fn play(rig: &mut Rig, core: usize, (first, frames): (u32, &[Vec<u8>]), at_a_time: usize) -> Played {
     let (mut all_sent, mut all_outcomes) = (Vec::new(), Vec::new());
     for (piece, frames) in frames.chunks(at_a_time).enumerate() {
         for (index, frame) in (0..).zip(frames) {
-            let index = (piece * at_a_time) as u32 + index;
+            let index = first + (piece * at_a_time) as u32 + index;
             rig.workers[core].io().push(PortId(0), frame, RxMeta { index, ..RxMeta::default() });
         }
         let (sent, outcomes) = rig.run();
         all_sent.extend(sent);
-        all_outcomes.extend(outcomes.iter().map(|(meta, outcome)| (meta.index, format!("{outcome:?}"))));
+        all_outcomes.extend(outcomes.iter().map(|(meta, outcome)| (meta.index, *outcome)));
     }
     // A fragment may end long after it came.
-    all_outcomes.sort();
+    all_outcomes.sort_by_key(|(index, outcome)| (*index, format!("{outcome:?}")));
     (all_sent, all_outcomes)
 }
 
@@ -232,11 +232,84 @@ fn entries(rig: &Rig) -> BTreeMap<String, String> {
     all
 }
 
+/// Workers whose frames are captured, all of them.
+struct Watched {
+    rig: Rig,
+    listeners: Vec<Listener>,
+}
+
+impl Watched {
+    fn new(workers: usize, view: View) -> Watched {
+        let mut rig = Rig::new(workers, view);
+        let mut listen = |commander: &mut Commander| {
+            let (tap, listener) = tap(CaptureFilter::default(), 4 * BURST * (BURSTS_MAX + 2), 2048);
+            commander.send(Command::Capture(Some(tap)), rig.now).unwrap();
+            listener
+        };
+        let listeners = rig.commanders.iter_mut().map(&mut listen).collect();
+        rig.run();
+        Watched { rig, listeners }
+    }
+
+    /// Every frame was shown once as it was received, and as it was sent where it was; with the end it had, but for fragments, which are shown
+    /// when they come and may be held.
+    fn check(
+        &mut self,
+        (first, frames): (u32, &[Vec<u8>]),
+        (sent, outcomes): &Played,
+    ) -> Result<(), TestCaseError> {
+        let is_fragment = |frame: &[u8]| frame[12..14] == [8, 0] && frame[20] & 0x3f | frame[21] != 0;
+        let (mut received, mut left, mut ends) = (Vec::new(), Vec::new(), Vec::new());
+        for listener in &mut self.listeners {
+            prop_assert_eq!(listener.missed(), 0);
+            while let Some(copy) = listener.take() {
+                match copy.side {
+                    Side::Sent => left.push(copy.bytes().to_vec()),
+                    Side::Received => {
+                        if !is_fragment(copy.bytes()) {
+                            ends.push(format!("{:?}", copy.end));
+                        }
+                        received.push(copy.bytes().to_vec());
+                    }
+                }
+                listener.give_back(copy);
+            }
+        }
+        let of_outcome = |outcome: &Outcome| {
+            let reason = match outcome.verdict {
+                Verdict::Dropped(reason) => Some(reason),
+                _ => None,
+            };
+            let Outcome { service, backend, action, .. } = *outcome;
+            let end = CaptureEnd { action: action.name(), reason, service, backend };
+            format!("{end:?}")
+        };
+        // Of bursts before there are only fragments left.
+        let is_whole = |index: u32| index >= first && !is_fragment(&frames[(index - first) as usize]);
+        let whole = outcomes.iter().filter(|(index, _)| is_whole(*index));
+        let mut expected: Vec<String> = whole.map(|(_, outcome)| of_outcome(outcome)).collect();
+        let (mut frames, mut sent) = (frames.to_vec(), sent.clone());
+        for frames in [&mut received, &mut left, &mut frames, &mut sent] {
+            frames.sort();
+        }
+        prop_assert_eq!(received, frames);
+        prop_assert_eq!(left, sent);
+        ends.sort();
+        expected.sort();
+        prop_assert_eq!(ends, expected);
+        Ok(())
+    }
+}
+
 fn both_ways(steps: Vec<Step>, workers: usize, kind: Kind, frames: &AtomicU64) -> Result<(), TestCaseError> {
     let mut states = [BackendState::Up; BACKENDS];
     let mut fast = Rig::new(workers, a_view(1, &states, kind));
     let mut general = Rig::new(workers, a_view(1, &states, kind));
-    let mut generation = 1;
+    let mut alone = Rig::new(workers, a_view(1, &states, kind));
+    let mut watched = Watched::new(workers, a_view(1, &states, kind));
+    // It has had its first turn, too: from there on flow tables age.
+    alone.run();
+    let (mut generation, mut first) = (1, 0);
     for step in steps {
         match step {
             Step::Wait(ms) => {
@@ -247,7 +320,7 @@ fn both_ways(steps: Vec<Step>, workers: usize, kind: Kind, frames: &AtomicU64) -
                 while left > 0 {
                     let slice = left.min(at_once);
                     left -= slice;
-                    for rig in [&mut fast, &mut general] {
+                    for rig in [&mut fast, &mut general, &mut alone, &mut watched.rig] {
                         rig.advance_ms(slice);
                         if left > 0 {
                             rig.run();
@@ -258,11 +331,12 @@ fn both_ways(steps: Vec<Step>, workers: usize, kind: Kind, frames: &AtomicU64) -
             Step::Change(index, state) => {
                 states[index] = state;
                 generation += 1;
-                fast.publish(a_view(generation, &states, kind));
-                general.publish(a_view(generation, &states, kind));
-                let _ = (fast.run(), general.run());
-                for publisher in fast.publishers.iter_mut().chain(&mut general.publishers) {
-                    publisher.collect();
+                for rig in [&mut fast, &mut general, &mut alone, &mut watched.rig] {
+                    rig.publish(a_view(generation, &states, kind));
+                    rig.run();
+                    for publisher in &mut rig.publishers {
+                        publisher.collect();
+                    }
                 }
             }
             Step::Burst(core, packets) => {
@@ -272,16 +346,25 @@ fn both_ways(steps: Vec<Step>, workers: usize, kind: Kind, frames: &AtomicU64) -
                 // A fragment may be held, and end, or go to the other worker, between two bursts.
                 let is_fragment = |packet: &Packet| matches!(packet.shape, Shape::Fragment(_));
                 let at_once = if packets.iter().any(is_fragment) { BURST } else { usize::MAX };
-                let (sent, outcomes) = play(&mut fast, core, &plain, at_once);
-                let (sent_with_tags, outcomes_with_tags) = play(&mut general, core, &with_tags, BURST);
-                prop_assert_eq!(outcomes, outcomes_with_tags);
+                let played = play(&mut fast, core, (first, &plain), at_once);
+                let (sent_with_tags, outcomes_with_tags) =
+                    play(&mut general, core, (first, &with_tags), BURST);
+                prop_assert_eq!(&played.1, &outcomes_with_tags);
                 let without: Vec<Vec<u8>> = sent_with_tags.iter().map(|frame| untagged(frame)).collect();
-                prop_assert_eq!(sent, without);
+                prop_assert_eq!(&played.0, &without);
                 prop_assert_eq!(counted(&fast), counted(&general));
+                let played = play(&mut alone, core, (first, &plain), 1);
+                let at_once = if packets.iter().any(is_fragment) { 1 } else { at_once };
+                let watched_played = play(&mut watched.rig, core, (first, &plain), at_once);
+                prop_assert_eq!(&played, &watched_played);
+                prop_assert_eq!(counted(&alone), counted(&watched.rig));
+                watched.check((first, &plain), &played)?;
+                first += packets.len() as u32;
             }
         }
     }
     prop_assert_eq!(entries(&fast), entries(&general));
+    prop_assert_eq!(entries(&alone), entries(&watched.rig));
     Ok(())
 }
 

@@ -25,15 +25,17 @@ mod sequential {
         assert_eq!(commander.send(dump_from(4), Tick(9)), Err(CommandsFull));
         for n in 1..=3 {
             let request = queue.take().unwrap();
-            assert_eq!(request, CommandRequest { number: n, until: Tick(9), command: dump_from(n) });
+            assert_eq!((request.number, request.until), (n, Tick(9)));
+            assert!(matches!(request.command, Command::Flow(command) if command == dump_from(n)));
             queue.answer(n, answer_to(n));
         }
         // A refused one has used no number.
         assert_eq!(commander.send(dump_from(4), Tick(9)), Ok(4));
         for n in 1..=3 {
-            assert_eq!(commander.collect(), Some(CommandAnswer { number: n, outcome: answer_to(n) }));
+            let answer = commander.collect().unwrap();
+            assert_eq!((answer.number, answer.outcome), (n, answer_to(n)));
         }
-        assert_eq!(commander.collect(), None);
+        assert!(commander.collect().is_none());
     }
 
     #[test]
@@ -85,7 +87,8 @@ mod explored {
         }
         if let Some(request) = queue.take() {
             *taken += 1;
-            assert_eq!((request.number, request.command), (*taken, dump_from(*taken)));
+            assert_eq!(request.number, *taken);
+            assert!(matches!(request.command, Command::Flow(command) if command == dump_from(*taken)));
             queue.answer(request.number, answer_to(*taken));
         }
     }
@@ -93,7 +96,7 @@ mod explored {
     fn hear(commander: &mut Commander, heard: &mut u64) {
         if let Some(answer) = commander.collect() {
             *heard += 1;
-            assert_eq!(answer, CommandAnswer { number: *heard, outcome: answer_to(*heard) });
+            assert_eq!((answer.number, answer.outcome), (*heard, answer_to(*heard)));
         }
     }
 
