@@ -26,8 +26,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 mod body;
+mod capture;
 pub(crate) mod connections;
 pub(crate) mod credentials;
+mod exchange;
 mod flow_commands;
 pub(crate) mod listener;
 mod masked;
@@ -140,6 +142,9 @@ pub(crate) fn routes() -> Vec<Route> {
         Route::post("/v1/flows/forget", flow_commands::forget).reads_query(),
         Route::get("/v1/flows/dump", flow_commands::dump).reads_query(),
         Route::post("/v1/flows/restore", flow_commands::restore),
+        Route::post("/v1/capture", capture::begin).reads_query(),
+        Route::get("/v1/capture", capture::piece).reads_query(),
+        Route::post("/v1/capture/end", capture::end).reads_query(),
         Route::get("/v1/events", events).reads_query(),
         Route::get("/v1/cluster", cluster),
         Route::get("/v1/owners", owners).reads_query(),

@@ -8,7 +8,7 @@ use crate::plane::WorkerHandle;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 use wire::{CoreId, Tick};
-use worker::commands::{CommandOutcome, FlowCommand};
+use worker::commands::{Command, CommandOutcome};
 
 /// Within this time a worker answers: it takes a turn every few milliseconds.
 pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(1);
@@ -39,7 +39,7 @@ struct Sent {
 #[derive(Debug, Default)]
 struct Errand {
     /// To be sent: index and command.
-    orders: VecDeque<(usize, FlowCommand)>,
+    orders: VecDeque<(usize, Command)>,
     /// Not answered yet, in order.
     sent: VecDeque<Sent>,
 }
@@ -54,7 +54,7 @@ pub(crate) struct Exchange {
 
 impl Exchange {
     /// An exchange of these commands, each for the worker whose index is beside it.
-    pub(crate) fn new(commands: impl IntoIterator<Item = (usize, FlowCommand)>) -> Exchange {
+    pub(crate) fn new(commands: impl IntoIterator<Item = (usize, Command)>) -> Exchange {
         let mut exchange = Exchange { errands: Vec::new(), outcomes: Vec::new() };
         for (index, (worker, command)) in commands.into_iter().enumerate() {
             if exchange.errands.len() <= worker {
@@ -98,7 +98,7 @@ impl Errand {
             return if self.orders.is_empty() { Ok(true) } else { Err(NoAnswer::Deaf(core)) };
         };
         while let Some(answer) = commander.collect() {
-            // Others are of an exchange that was given up.
+            // Others are of an exchange that was given up. A tap that comes home is dropped with its answer.
             if let Some(sent) = self.sent.pop_front_if(|sent| sent.number == answer.number)
                 && let Some(outcome) = outcomes.get_mut(sent.index)
             {
@@ -106,9 +106,14 @@ impl Errand {
             }
         }
         let until = Tick(now.0.saturating_add(micros(ANSWER_WITHIN)));
-        while let Some(&(index, command)) = self.orders.front() {
-            let Ok(number) = commander.send(command, until) else { break };
-            self.orders.pop_front();
+        // Looked at first: what is refused would be lost.
+        while commander.room() > 0
+            && let Some((index, command)) = self.orders.pop_front()
+        {
+            let Ok(number) = commander.send(command, until) else {
+                debug_assert!(false, "there is room");
+                break;
+            };
             self.sent.push_back(Sent { number, index, at: Instant::now() });
         }
         match self.sent.front() {

@@ -26,6 +26,8 @@ mod apply;
 #[cfg(feature = "daemon")]
 mod balance;
 #[cfg(feature = "daemon")]
+mod capture;
+#[cfg(feature = "daemon")]
 mod claims;
 #[cfg(any(feature = "daemon", feature = "rehearsal"))]
 mod cluster;

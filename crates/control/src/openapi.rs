@@ -42,6 +42,7 @@ pub(crate) fn document() -> Value {
     ];
     add("/v1/flows", "get", get::<api::Flows>(s, "flows", "Tracked flows", &flows, &[400, 404]));
     flow_commands(s, &mut add);
+    capture(s, &mut add);
     let events = [
         query("after", "integer", "Only events with a larger id; default 0"),
         query("limit", "integer", &format!("1 to {}; default {}", api::EVENTS_KEPT, api::EVENTS_DEFAULT)),
@@ -208,6 +209,61 @@ fn flow_commands(s: &mut SchemaGenerator, add: &mut impl FnMut(&str, &str, Value
     add("/v1/flows/restore", "post", restore);
 }
 
+/// Frames as they are received and sent.
+fn capture(s: &mut SchemaGenerator, add: &mut impl FnMut(&str, &str, Value)) {
+    let wanted = [
+        query("service", "string", "Only packets of this service"),
+        query("reason", "string", "Only frames dropped, or answered, for this reason"),
+        query("client", "string", "Only packets from or to this address, by their outermost header"),
+        query(
+            "count",
+            "integer",
+            &format!("End after so many frames received; 1 to {}; default no limit", api::CAPTURE_COUNT_MAX),
+        ),
+        query(
+            "snap",
+            "integer",
+            &format!(
+                "Bytes of each frame that are kept; {} to {}; default {}",
+                api::CAPTURE_SNAP_MIN,
+                api::CAPTURE_SNAP_MAX,
+                api::CAPTURE_SNAP_DEFAULT
+            ),
+        ),
+    ];
+    let summary = format!(
+        "Begins to capture; it ends by itself when nobody asks for a piece for {} s; 409 while another one runs",
+        api::CAPTURE_IDLE_S
+    );
+    let mut begin =
+        post::<api::CaptureBegun>(s, "begin_capture", &summary, &wanted, &[400, 404, 409, 500, 503]);
+    begin["responses"]["409"]["description"] = json!("Another capture runs");
+    begin["responses"]["500"]["description"] = json!("The file cannot be begun");
+    add("/v1/capture", "post", begin);
+    let mut id = query("id", "integer", "The capture, as the answer to its begin says");
+    id["required"] = json!(true);
+    let wait = format!("Wait so long for frames if there is none; at most {}", api::CAPTURE_WAIT_MAX_MS);
+    let wait = query("wait_ms", "integer", &wait);
+    let summary = "The next piece of the capture's file (pcapng); one behind the other they are the file";
+    let mut piece = get::<()>(s, "capture", summary, &[id.clone(), wait], &[400, 404, 409, 503]);
+    let header = |kind: &str, text: &str| json!({ "description": text, "schema": { "type": kind } });
+    piece["responses"]["200"] = json!({
+        "description": "Part of a pcapng file",
+        "content": { "application/octet-stream": { "schema": { "type": "string", "format": "binary" } } },
+        "headers": {
+            api::CAPTURE_STATE: header("string", "`running`, or `over` with the last piece: then the capture is gone"),
+            api::CAPTURE_FRAMES: header("integer", "Frames captured so far, as they were received"),
+            api::CAPTURE_BLOCKS: header("integer", "Blocks written so far"),
+            api::CAPTURE_MISSED: header("integer", "Frames that were not copied, because no room was left"),
+        },
+    });
+    piece["responses"]["409"]["description"] = json!("Somebody else is being given a piece of it");
+    add("/v1/capture", "get", piece);
+    let summary = "Ends a capture; what was copied is given by further requests for pieces";
+    let end = post::<api::CaptureFigures>(s, "end_capture", summary, &[id], &[400, 404, 503]);
+    add("/v1/capture/end", "post", end);
+}
+
 fn json_body<T: JsonSchema>(schemas: &mut SchemaGenerator, description: &str) -> Value {
     let schema = schemas.subschema_for::<T>();
     json!({ "description": description, "content": { "application/json": { "schema": schema } } })
@@ -249,7 +305,7 @@ fn post<T: JsonSchema>(
 fn meaning(status: u16) -> &'static str {
     match status {
         400 => "Bad request",
-        404 => "No such service or backend",
+        404 => "No such service, backend or capture",
         408 => "The body did not arrive in time",
         409 => "Keys that need a restart differ; they are named, nothing was changed",
         413 => "Body too large",

@@ -501,6 +501,18 @@ impl Truth {
         rates.into_iter().map(|(of, per_second)| SourceRate { source: shown(of), per_second }).collect()
     }
 
+    /// A backend's name and address, as far as they are known.
+    pub(crate) fn backend_named(&self, id: BackendId) -> (String, Option<IpAddr>) {
+        if let Some(member) = self.members.get(&id) {
+            return (member.name.clone(), Some(member.address));
+        }
+        let departed = self.departed.iter().find(|departed| departed.id == id);
+        match departed.and_then(|departed| departed.service.backends.first()) {
+            Some(backend) => (backend.name.clone(), Some(backend.address)),
+            None => (format!("#{}", id.0), None),
+        }
+    }
+
     /// What a search of the flow tables needs.
     pub(crate) fn search_flows(&self, service: Option<&str>, client: Option<Net>) -> Result<Search, Refusal> {
         // Flows of removed services are of no service that can be named; those of removed backends are.

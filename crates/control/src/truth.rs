@@ -12,6 +12,7 @@ use crate::announce::{self, Vip};
 use crate::api::connections::ConnectionCounts;
 use crate::api::credentials::Credentials;
 use crate::balance::Balance;
+use crate::capture::Captures;
 use crate::claims::{ClaimError, Claims};
 use crate::cluster::adopt::Part;
 use crate::cluster::stock::Lot;
@@ -294,6 +295,7 @@ pub(crate) struct Truth {
     pub(crate) agent_gate: watch::Sender<crate::agents::listener::Gate>,
 
     pub(crate) events: EventLog,
+    pub(crate) captures: Captures,
     saver: Saver,
     pub(crate) notes: mpsc::Sender<Note>,
     acknowledged: watch::Sender<u64>,
@@ -391,6 +393,7 @@ impl Truth {
             claims: parts.claims,
             agent_gate: parts.agent_gate,
             events: EventLog::new(),
+            captures: Captures::default(),
             saver: parts.saver,
             notes: parts.notes,
             acknowledged: parts.acknowledged,

@@ -28,6 +28,26 @@ pub const EVENTS_KEPT: usize = 10_000;
 pub const EVENTS_DEFAULT: usize = 1000;
 /// Longest `wait_ms` of `GET /v1/events`.
 pub const EVENTS_WAIT_MAX_MS: u64 = 60_000;
+/// Bytes of each frame that a capture keeps: at least so many.
+pub const CAPTURE_SNAP_MIN: u32 = 64;
+/// At most so many, as many as the longest frame has.
+pub const CAPTURE_SNAP_MAX: u32 = 9216;
+/// When no `snap` is given: whole frames of links of 1500 bytes, with any tunnel's headers.
+pub const CAPTURE_SNAP_DEFAULT: u32 = 2048;
+/// Largest `count` of `POST /v1/capture`.
+pub const CAPTURE_COUNT_MAX: u64 = 10_000_000;
+/// Longest `wait_ms` of `GET /v1/capture`.
+pub const CAPTURE_WAIT_MAX_MS: u64 = 60_000;
+/// A capture of which nobody has asked for a piece for so long ends, seconds.
+pub const CAPTURE_IDLE_S: u64 = 10;
+/// Header of answers of `GET /v1/capture`: `running`, or `over` with the last piece.
+pub const CAPTURE_STATE: &str = "guideway-capture";
+/// Header: frames captured, as they were received.
+pub const CAPTURE_FRAMES: &str = "guideway-capture-frames";
+/// Header: blocks written, one for each frame as received, and one for each as sent where that differs.
+pub const CAPTURE_BLOCKS: &str = "guideway-capture-blocks";
+/// Header: frames that were not copied, because no room was left for their copies.
+pub const CAPTURE_MISSED: &str = "guideway-capture-missed";
 /// Longest `timeout_ms` of `POST /v1/apply`.
 pub const APPLY_TIMEOUT_MAX_MS: u64 = 60_000;
 /// `timeout_ms` of `POST /v1/apply` when none is given.
@@ -795,6 +815,30 @@ pub struct FlowDump {
     pub next: Option<String>,
 }
 
+/// `POST /v1/capture`: a capture that has begun.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct CaptureBegun {
+    /// `id` of the requests that follow.
+    pub id: u64,
+    /// Bytes of each frame that are kept.
+    pub snap: u32,
+    /// Copies for which there is room, in all; what comes while all are taken is counted as missed.
+    pub frames_kept: u64,
+    /// Interfaces of the file: two for each port, and its side.
+    pub interfaces: Vec<String>,
+}
+
+/// `POST /v1/capture/end`: what a capture has brought so far; its last pieces can still be asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct CaptureFigures {
+    /// Frames captured, as they were received.
+    pub frames: u64,
+    /// Blocks written: one for each frame as received, and one for each as sent where that differs.
+    pub blocks: u64,
+    /// Frames that were not copied, because no room was left for their copies.
+    pub missed: u64,
+}
+
 /// A flow as it is stored: one line of JSON in the body of `POST /v1/flows/restore`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct StoredFlow {
@@ -888,6 +932,10 @@ pub enum EventKind {
     FlowForgotten,
     /// Flows of a dump were entered by an operator's word.
     FlowsRestored,
+    /// Copies of frames are made for somebody who asked for them.
+    CaptureBegun,
+    /// That is over.
+    CaptureEnded,
     /// Too many backends of a service are down: health is disregarded.
     PanicOn,
     /// Health is heeded again.

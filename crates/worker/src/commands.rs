@@ -276,6 +276,11 @@ impl Commander {
         Ok(number)
     }
 
+    /// Commands for which there is room now; never fewer a moment later.
+    pub fn room(&self) -> usize {
+        self.requests.room()
+    }
+
     /// The next answer, in the order in which commands were sent.
     pub fn collect(&mut self) -> Option<CommandAnswer> {
         self.answers.pop()

@@ -1,8 +1,8 @@
 //! What is asked of workers about single flows: describe, forget, dump, restore.
 
 use super::body::read_lines;
+use super::exchange::exchange;
 use super::{Answer, Failure, ask, read_query};
-use crate::commands::{ANSWER_WITHIN, Exchange, NoAnswer};
 use crate::flows::{flow_of, state_name, state_named};
 use crate::truth::{Door, Refusal, Truth};
 use axum::Json;
@@ -16,17 +16,12 @@ use model::api::{
 use model::config::Service;
 use serde::Deserialize;
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::net::SocketAddr;
 use wire::{BackendId, ServiceId, Tuple};
 use worker::commands::{
-    CommandOutcome, CommandRefusal, DUMP_BUCKETS, DumpedFlow, FlowCommand, ServiceFlow, TrackedFlow,
+    Command, CommandOutcome, CommandRefusal, DUMP_BUCKETS, DumpedFlow, FlowCommand, ServiceFlow, TrackedFlow,
 };
 
-/// Longest time for which a request waits for those before it.
-const TURN_WITHIN: Duration = Duration::from_secs(3);
-/// Between two looks for answers: workers take a turn about as often.
-const PAUSE: Duration = Duration::from_millis(1);
 /// Commands of one piece of a dump: at most twenty flows each.
 const DUMP_COMMANDS: usize = 512;
 /// Answers of these that are put into words before others get their turn.
@@ -124,51 +119,6 @@ fn flow_to(service: &Service, client: SocketAddr, to: SocketAddr) -> Result<Tupl
     })
 }
 
-impl From<NoAnswer> for Failure {
-    fn from(why: NoAnswer) -> Failure {
-        let (error, help) = match why {
-            NoAnswer::Full(core) => (
-                format!("worker {} has not taken yet what was asked of it before", core.0),
-                "try again in a moment",
-            ),
-            NoAnswer::Silent(core) => (
-                format!("worker {} did not answer within {} s", core.0, ANSWER_WITHIN.as_secs()),
-                "it did not do what was asked, nor will it; others may have: see guideway show workers",
-            ),
-            NoAnswer::Deaf(core) => (
-                format!("worker {} takes no commands", core.0),
-                "guideway show workers lists those there are",
-            ),
-        };
-        Failure::new(StatusCode::SERVICE_UNAVAILABLE, error, help)
-    }
-}
-
-/// Sends the commands, each to the worker whose index is beside it, and waits for all answers.
-async fn exchange(
-    door: &Door,
-    commands: Vec<(usize, FlowCommand)>,
-) -> Result<Vec<Option<CommandOutcome>>, Failure> {
-    let Ok(Ok(_turn)) = tokio::time::timeout(TURN_WITHIN, door.commanding.acquire()).await else {
-        let error = "others are asking workers at the same time";
-        return Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, error, "try again in a moment"));
-    };
-    let mut exchange = Exchange::new(commands);
-    loop {
-        let (advanced, is_done) = ask(door, move |truth| {
-            let now = (truth.now)();
-            let is_done = exchange.advance(&mut truth.workers, now);
-            (exchange, is_done)
-        })
-        .await?;
-        if is_done? {
-            return Ok(advanced.outcomes());
-        }
-        exchange = advanced;
-        tokio::time::sleep(PAUSE).await;
-    }
-}
-
 /// An answer that is none to what was asked.
 fn unanswered(core: u8, outcome: Option<&CommandOutcome>) -> Failure {
     let status = match outcome {
@@ -195,7 +145,7 @@ async fn ask_all(
         named(truth, asked).map(|named| (named, cores))
     };
     let (named, cores) = ask(door, found).await??;
-    let commands = (0..cores.len()).map(|worker| (worker, command(named.of))).collect();
+    let commands = (0..cores.len()).map(|worker| (worker, command(named.of).into())).collect();
     let outcomes = exchange(door, commands).await?;
     Ok((named, cores.into_iter().zip(outcomes).collect()))
 }
@@ -221,14 +171,14 @@ fn described(
         entries.extend(of.entry.map(|entry| held(truth, core, entry)));
         records.extend(of.record.map(|record| HeldRecord {
             core,
-            backend: backend_named(truth, record.backend).0,
+            backend: truth.backend_named(record.backend).0,
             guess: record.is_guess,
             idle_ms: record.idle_us / 1000,
         }));
         first = first.or(Some(of));
     }
     let Some(of) = first else { return Err(unanswered(0, None)) };
-    let backend = |id: Option<BackendId>| id.map(|id| backend_named(truth, id).0);
+    let backend = |id: Option<BackendId>| id.map(|id| truth.backend_named(id).0);
     Ok(DescribedFlow {
         service: named.service,
         protocol: named.protocol.to_owned(),
@@ -245,21 +195,9 @@ fn described(
 }
 
 fn held(truth: &Truth, core: u8, entry: TrackedFlow) -> HeldFlow {
-    let (backend, backend_address) = backend_named(truth, entry.backend);
+    let (backend, backend_address) = truth.backend_named(entry.backend);
     let state = state_name(entry.state).to_owned();
     HeldFlow { core, backend, backend_address, state, idle_ms: entry.idle_us / 1000 }
-}
-
-/// A backend's name and address, as far as they are known.
-fn backend_named(truth: &Truth, id: BackendId) -> (String, Option<IpAddr>) {
-    if let Some(member) = truth.members.get(&id) {
-        return (member.name.clone(), Some(member.address));
-    }
-    let departed = truth.departed.iter().find(|departed| departed.id == id);
-    match departed.and_then(|departed| departed.service.backends.first()) {
-        Some(backend) => (backend.name.clone(), Some(backend.address)),
-        None => (format!("#{}", id.0), None),
-    }
 }
 
 pub(super) async fn forget(
@@ -315,7 +253,7 @@ fn place(cursor: Option<&str>) -> Result<(usize, usize), Failure> {
 struct Piece {
     core: u8,
     service: Option<ServiceId>,
-    commands: Vec<(usize, FlowCommand)>,
+    commands: Vec<(usize, Command)>,
     next: Option<String>,
 }
 
@@ -340,7 +278,7 @@ fn piece(truth: &Truth, service: Option<String>, (worker, from): (usize, usize))
     Ok(Piece {
         core: of.core.0,
         service,
-        commands: commands.map(|from_bucket| (worker, FlowCommand::Dump { from_bucket })).collect(),
+        commands: commands.map(|from_bucket| (worker, FlowCommand::Dump { from_bucket }.into())).collect(),
         next: next.map(|(worker, bucket)| format!("{worker}.{bucket}")),
     })
 }
@@ -383,7 +321,7 @@ fn stored(truth: &Truth, core: u8, only: Option<ServiceId>, dumped: &[DumpedFlow
                 service: service.name.clone(),
                 client: SocketAddr::new(flow.src.into(), flow.sport),
                 to: SocketAddr::new(flow.dst.into(), flow.dport),
-                backend: backend_named(truth, entry.backend).0,
+                backend: truth.backend_named(entry.backend).0,
                 state: state_name(entry.state).to_owned(),
                 idle_us: entry.idle_us,
             })
@@ -406,7 +344,8 @@ pub(super) async fn restore(State(door): State<Door>, request: Request) -> Answe
     let lines = tokio::task::spawn_blocking(move || parsed(&text)).await;
     let lines = lines.map_err(|_| Failure::stopping())?;
     let lines = ask(&door, move |truth| orders(truth, lines)).await?;
-    let commands = lines.iter().filter_map(|(_, order)| order.as_ref().ok().copied()).collect();
+    let orders = lines.iter().filter_map(|(_, order)| order.as_ref().ok());
+    let commands = orders.map(|&(worker, command)| (worker, command.into())).collect();
     let mut outcomes = exchange(&door, commands).await?.into_iter();
     let mut result = RestoredFlows::default();
     for (line, order) in lines {

@@ -2,7 +2,8 @@ use super::*;
 use flow::{Idle, Memory, Table};
 use std::sync::Arc;
 use worker::Counters;
-use worker::commands::{CommandQueue, CommandRequest, DumpedFlows, command_queue};
+use worker::capture::{CaptureFilter, tap};
+use worker::commands::{CommandQueue, CommandRequest, DumpedFlows, FlowCommand, command_queue};
 use worker::view::mailbox::mailbox;
 
 /// Commands that fit into a queue.
@@ -34,13 +35,17 @@ fn workers(count: u8) -> (Vec<WorkerHandle>, Vec<CommandQueue>) {
     (0..count).map(worker).unzip()
 }
 
-fn dump(from_bucket: usize) -> FlowCommand {
-    FlowCommand::Dump { from_bucket }
+fn dump(from_bucket: usize) -> Command {
+    FlowCommand::Dump { from_bucket }.into()
+}
+
+fn capture() -> Command {
+    Command::Capture(Some(tap(CaptureFilter::default(), 1, 64).0))
 }
 
 /// Says which bucket was asked for.
 fn echo(request: &CommandRequest) -> CommandOutcome {
-    let FlowCommand::Dump { from_bucket } = request.command else { panic!("{request:?}") };
+    let Command::Flow(FlowCommand::Dump { from_bucket }) = request.command else { panic!("{request:?}") };
     CommandOutcome::Dumped(DumpedFlows { next_bucket: Some(from_bucket), ..DumpedFlows::default() })
 }
 
@@ -64,7 +69,7 @@ fn everyone_is_asked_and_answers_stand_in_the_order_of_the_commands() {
     let mut exchange = Exchange::new(commands);
     let mut rounds = 0;
     while exchange.advance(&mut handles, NOW) == Ok(false) {
-        assert_eq!(queues[1].take(), None);
+        assert!(queues[1].take().is_none());
         assert!(serve(&mut queues[0]) <= DEPTH && serve(&mut queues[2]) <= DEPTH);
         rounds += 1;
         assert!(rounds < 9);
@@ -119,4 +124,20 @@ fn who_does_not_answer_is_named() {
     handles[0].commands = None;
     let mut exchange = Exchange::new([(0, dump(1))]);
     assert_eq!(exchange.advance(&mut handles, NOW), Err(NoAnswer::Deaf(CoreId(0))));
+}
+
+#[test]
+fn a_tap_waits_for_room_and_its_former_is_freed() {
+    let (mut handles, mut queues) = workers(1);
+    let mut exchange = Exchange::new((0..=DEPTH).map(|at| (0, dump(at))).chain([(0, capture())]));
+    assert_eq!(exchange.advance(&mut handles, NOW), Ok(false));
+    assert_eq!(serve(&mut queues[0]), DEPTH);
+    assert_eq!(exchange.advance(&mut handles, NOW), Ok(false));
+    let dumped = queues[0].take().unwrap();
+    queues[0].answer(dumped.number, echo(&dumped));
+    let request = queues[0].take().unwrap();
+    let Command::Capture(Some(tap)) = request.command else { panic!("{request:?}") };
+    queues[0].answer_with(request.number, CommandOutcome::Tapped, Some(tap));
+    assert_eq!(exchange.advance(&mut handles, NOW), Ok(true));
+    assert_eq!(exchange.outcomes().pop(), Some(Some(CommandOutcome::Tapped)));
 }

@@ -20,6 +20,7 @@ use worker::{Counters, View};
 
 mod agents;
 mod balance;
+mod capture;
 mod flow_commands;
 mod large;
 mod passive;
@@ -81,7 +82,26 @@ struct FakeWorker {
     seen: Rc<RefCell<Option<Arc<View>>>>,
 }
 
+/// What a worker of a test is made of.
+struct WorkerParts {
+    core: u8,
+    inbox: Inbox<View>,
+    queue: worker::commands::CommandQueue,
+    reports: statesync::spsc::Sender<Report>,
+    counters: Arc<Counters>,
+    seen: Rc<RefCell<Option<Arc<View>>>>,
+    tables: Rc<RefCell<Vec<Table>>>,
+    silent: Rc<RefCell<Vec<u8>>>,
+    now: Box<dyn Fn() -> Tick>,
+}
+
 impl FakeWorker {
+    fn of(parts: WorkerParts) -> FakeWorker {
+        let WorkerParts { core, inbox, queue, reports, counters, seen, tables, silent, now } = parts;
+        let commands = flow_commands::Answerer { core, queue, tap: None, tables, silent, now };
+        FakeWorker { inbox, commands, reports, counters, seen }
+    }
+
     fn turn(&mut self) {
         self.counters.totals.turns.add(1);
         self.commands.turn();
@@ -126,17 +146,26 @@ impl Answer {
     }
 }
 
-async fn exchange<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(
-    mut stream: S,
+async fn exchange_bytes<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(
+    stream: &mut S,
     request: &str,
     body: &[u8],
-) -> Answer {
+) -> Vec<u8> {
     let mut bytes = request.as_bytes().to_vec();
     bytes.extend_from_slice(body);
     // A server that refuses early may close before it has read everything.
     let _ = stream.write_all(&bytes).await;
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer).await;
+    answer
+}
+
+async fn exchange<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(
+    mut stream: S,
+    request: &str,
+    body: &[u8],
+) -> Answer {
+    let answer = exchange_bytes(&mut stream, request, body).await;
     let answer = String::from_utf8(answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no head: {answer:?}"));
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
@@ -154,6 +183,18 @@ impl Machine {
     }
 
     fn start_loaded(place: &Path, loaded: Loaded) -> Machine {
+        Machine::start_with(place, loaded, |worker| {
+            let mut worker = FakeWorker::of(worker);
+            move || worker.turn()
+        })
+    }
+
+    /// Starts with workers of which each is a closure that takes a turn.
+    fn start_with<T: FnMut() + 'static>(
+        place: &Path,
+        loaded: Loaded,
+        mut worker_of: impl FnMut(WorkerParts) -> T,
+    ) -> Machine {
         let origin = std::time::Instant::now();
         let now = move || Tick(u64::try_from(origin.elapsed().as_micros()).unwrap());
         let (mut handles, mut tasks, mut seen, mut all) = (vec![], vec![], vec![], vec![]);
@@ -180,14 +221,21 @@ impl Machine {
                 commands: Some(commander),
             });
             tables.borrow_mut().push(table);
-            let (tables, silent, now) = (tables.clone(), silent.clone(), Box::new(now));
-            let commands = flow_commands::Answerer { core, queue, tables, silent, now };
             let view = Rc::new(RefCell::new(None));
-            let mut worker =
-                FakeWorker { inbox, commands, reports, counters: counters.clone(), seen: view.clone() };
+            let mut turn = worker_of(WorkerParts {
+                core,
+                inbox,
+                queue,
+                reports,
+                counters: counters.clone(),
+                seen: view.clone(),
+                tables: tables.clone(),
+                silent: silent.clone(),
+                now: Box::new(now),
+            });
             tasks.push(tokio::task::spawn_local(async move {
                 loop {
-                    worker.turn();
+                    turn();
                     tokio::time::sleep(Duration::from_millis(2)).await;
                 }
             }));

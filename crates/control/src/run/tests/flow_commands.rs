@@ -5,9 +5,10 @@ use api::{DescribedFlow, FlowDump, ForgottenFlow, RestoredFlows, StoredFlow};
 use flow::{Insert, State};
 use std::collections::BTreeMap;
 use wire::{Addr, Tuple};
+use worker::capture::Tap;
 use worker::commands::{
-    CommandOutcome, CommandQueue, DUMP_BUCKETS, DumpedFlow, DumpedFlows, FlowCommand, FlowDescription,
-    ServiceFlow, TrackedFlow,
+    Command, CommandOutcome, CommandQueue, DUMP_BUCKETS, DumpedFlow, DumpedFlows, FlowCommand,
+    FlowDescription, ServiceFlow, TrackedFlow,
 };
 
 /// Commands that fit into a worker's queue.
@@ -17,6 +18,7 @@ pub(super) const DEPTH: usize = 8;
 pub(super) struct Answerer {
     pub(super) core: u8,
     pub(super) queue: CommandQueue,
+    pub(super) tap: Option<Box<Tap>>,
     pub(super) tables: Rc<RefCell<Vec<Table>>>,
     pub(super) silent: Rc<RefCell<Vec<u8>>>,
     pub(super) now: Box<dyn Fn() -> Tick>,
@@ -36,8 +38,16 @@ impl Answerer {
             return;
         }
         while let Some(request) = self.queue.take() {
-            let outcome = self.outcome(request.command);
-            self.queue.answer(request.number, outcome);
+            match request.command {
+                Command::Flow(command) => {
+                    let outcome = self.outcome(command);
+                    self.queue.answer(request.number, outcome);
+                }
+                Command::Capture(tap) => {
+                    let former = std::mem::replace(&mut self.tap, tap);
+                    self.queue.answer_with(request.number, CommandOutcome::Tapped, former);
+                }
+            }
         }
     }
 

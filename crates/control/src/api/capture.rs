@@ -1,0 +1,290 @@
+//! Captures: begun, read piece by piece, ended.
+//!
+//! A task of each one ([`keep`]) sees to it that its taps come home, whoever lets it end, and that none is left to which nobody listens.
+
+use super::exchange::exchange;
+use super::{Answer, Failure, ask, read_query};
+use crate::capture::{Capture, IDLE_MAX, Phase, Wanted, copies};
+use crate::meter::{Job, Meter};
+use crate::truth::{Door, Refusal, Truth};
+use axum::Json;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use model::api::{
+    CAPTURE_BLOCKS, CAPTURE_COUNT_MAX, CAPTURE_FRAMES, CAPTURE_IDLE_S, CAPTURE_MISSED, CAPTURE_SNAP_DEFAULT,
+    CAPTURE_SNAP_MAX, CAPTURE_SNAP_MIN, CAPTURE_STATE, CAPTURE_WAIT_MAX_MS, CaptureBegun, CaptureFigures,
+};
+use serde::Deserialize;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use worker::DropReason;
+use worker::capture::{CaptureFilter, Listener, tap};
+use worker::commands::Command;
+
+/// Of the file, what one answer has before it is sent, bytes.
+const PIECE_BYTES: usize = 256 << 10;
+/// Between two looks for copies while there are none.
+const PAUSE: Duration = Duration::from_millis(5);
+/// How long the answer to an end waits for the workers.
+const HOME_WITHIN: Duration = Duration::from_secs(5);
+/// After a worker has not answered it is asked again.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BeginQuery {
+    service: Option<String>,
+    reason: Option<String>,
+    client: Option<String>,
+    count: Option<u64>,
+    snap: Option<u32>,
+}
+
+impl BeginQuery {
+    fn wanted(self) -> Result<Wanted, Failure> {
+        let given = |text: Option<String>| text.filter(|text| !text.is_empty());
+        let snap = self.snap.unwrap_or(CAPTURE_SNAP_DEFAULT);
+        if !(CAPTURE_SNAP_MIN..=CAPTURE_SNAP_MAX).contains(&snap) {
+            let range = format!("{CAPTURE_SNAP_MIN} to {CAPTURE_SNAP_MAX}");
+            return Err(Failure::bad_request(format!("snap {snap} is not in {range}")));
+        }
+        if let Some(count) = self.count.filter(|count| !(1..=CAPTURE_COUNT_MAX).contains(count)) {
+            return Err(Failure::bad_request(format!("count {count} is not in 1 to {CAPTURE_COUNT_MAX}")));
+        }
+        Ok(Wanted {
+            service: given(self.service),
+            reason: given(self.reason).map(|name| reason_named(&name)).transpose()?,
+            client: given(self.client).map(|text| address(&text)).transpose()?,
+            count: self.count,
+            snap,
+        })
+    }
+}
+
+fn reason_named(name: &str) -> Result<DropReason, Failure> {
+    let found = DropReason::ALL.iter().find(|reason| reason.name() == name);
+    found.copied().ok_or_else(|| {
+        let help = "`guideway show drops` lists them";
+        Failure::new(StatusCode::BAD_REQUEST, format!("no drop reason `{name}`"), help)
+    })
+}
+
+fn address(text: &str) -> Result<IpAddr, Failure> {
+    text.parse().map_err(|_| {
+        let help = "write 198.51.100.7, or 2001:db8::7";
+        Failure::new(StatusCode::BAD_REQUEST, format!("client `{text}` is no address"), help)
+    })
+}
+
+/// A capture cannot begin now.
+fn occupied(why: String) -> Failure {
+    let help = format!(
+        "let `guideway capture` end where it runs (Ctrl-C), or wait: one for which nobody asks ends after {CAPTURE_IDLE_S} s"
+    );
+    Failure::new(StatusCode::CONFLICT, why, help)
+}
+
+fn gone(id: u64) -> Failure {
+    let help =
+        format!("it is over, or nobody asked for a piece of it for {CAPTURE_IDLE_S} s: begin another one");
+    Failure::new(StatusCode::NOT_FOUND, format!("no capture {id}"), help)
+}
+
+/// What a capture needs to know before its memory is taken.
+struct Place {
+    filter: CaptureFilter,
+    workers: usize,
+    meter: Meter,
+}
+
+fn place(truth: &Truth, wanted: &Wanted) -> Result<Place, Failure> {
+    truth.captures.next_id().map_err(occupied)?;
+    let service = match &wanted.service {
+        None => None,
+        Some(name) => {
+            let id = truth.ids.service(name);
+            Some(id.ok_or_else(|| Refusal::UnknownService(name.clone()))?)
+        }
+    };
+    let filter = CaptureFilter { service, reason: wanted.reason, client: wanted.client.map(Into::into) };
+    Ok(Place { filter, workers: truth.workers.len(), meter: truth.meter.clone() })
+}
+
+pub(super) async fn begin(
+    State(door): State<Door>,
+    query: Result<Query<BeginQuery>, QueryRejection>,
+) -> Answer<CaptureBegun> {
+    let wanted = read_query(query)?.wanted()?;
+    let (place, wanted) = ask(&door, move |truth| (place(truth, &wanted), wanted)).await?;
+    let Place { filter, workers, meter } = place?;
+    let snap = usize::try_from(wanted.snap).unwrap_or(usize::MAX);
+    let copies = copies(snap);
+    let made = move || -> (Vec<Command>, Vec<Listener>) {
+        let each = (0..workers).map(|_| tap(filter, copies, snap));
+        each.map(|(tap, listener)| (Command::Capture(Some(tap)), listener)).unzip()
+    };
+    let (taps, listeners) = tokio::task::spawn_blocking(made).await.map_err(|_| Failure::stopping())?;
+    // A task, so that it goes on when the client has gone: what was begun has somebody who ends it.
+    let begun = handed_out(door, wanted, taps, listeners, meter.clone());
+    let mut begun =
+        tokio::spawn(meter.watch(Job::Conversation, begun)).await.map_err(|_| Failure::stopping())??;
+    begun.frames_kept = u64::try_from(copies.saturating_mul(workers)).unwrap_or(u64::MAX);
+    Ok(Json(begun))
+}
+
+/// Gives the workers their taps.
+async fn handed_out(
+    door: Door,
+    wanted: Wanted,
+    taps: Vec<Command>,
+    listeners: Vec<Listener>,
+    meter: Meter,
+) -> Result<CaptureBegun, Failure> {
+    let snap = wanted.snap;
+    let entered = ask(&door, move |truth| {
+        let id = truth.captures.next_id().map_err(occupied)?;
+        let cannot = |why| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, why, "nothing was begun");
+        let capture = Capture::new(truth, id, wanted, listeners).map_err(cannot)?;
+        let (interfaces, phase) = (capture.interfaces(), capture.phase());
+        truth.captures.begin(capture);
+        Ok::<_, Failure>((id, interfaces, phase))
+    });
+    let (id, interfaces, phase) = entered.await??;
+    let workers = taps.len();
+    tokio::spawn(meter.watch(Job::Conversation, keep(door.clone(), id, workers, phase)));
+    let commands = taps.into_iter().enumerate().collect();
+    if let Err(failure) = exchange(&door, commands).await {
+        // Its keeper takes back what was handed out.
+        ask(&door, move |truth| drop(truth.captures.remove(id))).await?;
+        return Err(failure);
+    }
+    let begun = ask(&door, move |truth| truth.capture_begun(id)).await?;
+    begun.ok_or_else(|| gone(id))?;
+    Ok(CaptureBegun { id, snap, frames_kept: 0, interfaces })
+}
+
+/// Lets a capture end for which nobody asks, and takes back the taps of one that ends.
+async fn keep(door: Door, id: u64, workers: usize, mut phase: watch::Receiver<Phase>) {
+    loop {
+        let left = door.ask(move |truth| {
+            let capture = truth.captures.get(id)?;
+            let left = IDLE_MAX.saturating_sub(capture.idle());
+            if left.is_zero() {
+                capture.end("nobody asked for it any more");
+            }
+            (!left.is_zero()).then_some(left)
+        });
+        let Some(Some(left)) = left.await else { break };
+        // It ends when it is gone, too.
+        if tokio::time::timeout(left, phase.wait_for(|phase| *phase != Phase::Running)).await.is_ok() {
+            break;
+        }
+    }
+    while exchange(&door, (0..workers).map(|worker| (worker, Command::Capture(None))).collect())
+        .await
+        .is_err()
+    {
+        let told = door.ask(move |truth| truth.captures.get(id).map(Capture::give_up));
+        if told.await.is_none() {
+            return;
+        }
+        tokio::time::sleep(AGAIN_AFTER).await;
+    }
+    if door.ask(move |truth| truth.captures.is_home(id)).await.is_none() {
+        return;
+    }
+    // What is left of it waits for who takes it, but not for ever.
+    loop {
+        let left = door.ask(move |truth| {
+            let left = IDLE_MAX.saturating_sub(truth.captures.get(id)?.idle());
+            if left.is_zero()
+                && let Some(capture) = truth.captures.remove(id)
+            {
+                truth.capture_over(capture);
+                return None;
+            }
+            Some(left)
+        });
+        let Some(Some(left)) = left.await else { return };
+        tokio::time::sleep(left).await;
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PieceQuery {
+    id: u64,
+    wait_ms: Option<u64>,
+}
+
+pub(super) async fn piece(
+    State(door): State<Door>,
+    query: Result<Query<PieceQuery>, QueryRejection>,
+) -> Result<Response, Failure> {
+    let PieceQuery { id, wait_ms } = read_query(query)?;
+    let wait_ms = wait_ms.unwrap_or(0);
+    if wait_ms > CAPTURE_WAIT_MAX_MS {
+        return Err(Failure::bad_request(format!("wait_ms {wait_ms} is above {CAPTURE_WAIT_MAX_MS}")));
+    }
+    let reading = ask(&door, move |truth| truth.captures.get(id).map(|of| of.reading())).await?;
+    let Ok(_turn) = reading.ok_or_else(|| gone(id))?.try_acquire_owned() else {
+        let error = format!("somebody else is being given a piece of capture {id}");
+        let help = "ask for the next one when the last one has come: pieces are in order";
+        return Err(Failure::new(StatusCode::CONFLICT, error, help));
+    };
+    let until = Instant::now() + Duration::from_millis(wait_ms);
+    let mut bytes = Vec::new();
+    loop {
+        let step = ask(&door, move |truth| truth.capture_step(id)).await?;
+        let step = step.ok_or_else(|| gone(id))?;
+        let is_quiet = step.bytes.is_empty();
+        bytes.extend(step.bytes);
+        let is_all = is_quiet && (!bytes.is_empty() || Instant::now() >= until);
+        if step.is_over || is_all || bytes.len() >= PIECE_BYTES {
+            return Ok(answer(bytes, step.figures, step.is_over));
+        }
+        if is_quiet {
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+fn answer(bytes: Vec<u8>, figures: CaptureFigures, is_over: bool) -> Response {
+    let CaptureFigures { frames, blocks, missed } = figures;
+    let mut response = bytes.into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert(CAPTURE_STATE, HeaderValue::from_static(if is_over { "over" } else { "running" }));
+    for (name, count) in [(CAPTURE_FRAMES, frames), (CAPTURE_BLOCKS, blocks), (CAPTURE_MISSED, missed)] {
+        headers.insert(name, HeaderValue::from(count));
+    }
+    response
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EndQuery {
+    id: u64,
+}
+
+pub(super) async fn end(
+    State(door): State<Door>,
+    query: Result<Query<EndQuery>, QueryRejection>,
+) -> Answer<CaptureFigures> {
+    let EndQuery { id } = read_query(query)?;
+    let ending = ask(&door, move |truth| {
+        let capture = truth.captures.get(id)?;
+        capture.end("it was asked to");
+        Some((capture.phase(), capture.figures()))
+    });
+    let (mut phase, figures) = ending.await?.ok_or_else(|| gone(id))?;
+    // A worker that is silent is waited for by the keeper alone.
+    let home = phase.wait_for(|phase| *phase == Phase::Home);
+    let _ = tokio::time::timeout(HOME_WITHIN, home).await;
+    // One that is gone meanwhile has been read to its end by somebody else.
+    let now = ask(&door, move |truth| truth.captures.get(id).map(|of| of.figures())).await?;
+    Ok(Json(now.unwrap_or(figures)))
+}

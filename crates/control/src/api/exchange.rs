@@ -1,0 +1,58 @@
+//! Commands to workers and their answers, for requests that need them: one exchange after the other.
+
+use super::{Failure, ask};
+use crate::commands::{ANSWER_WITHIN, Exchange, NoAnswer};
+use crate::truth::Door;
+use axum::http::StatusCode;
+use std::time::Duration;
+use worker::commands::{Command, CommandOutcome};
+
+/// Longest time for which a request waits for those before it.
+const TURN_WITHIN: Duration = Duration::from_secs(3);
+/// Between two looks for answers: workers take a turn about as often.
+const PAUSE: Duration = Duration::from_millis(1);
+
+impl From<NoAnswer> for Failure {
+    fn from(why: NoAnswer) -> Failure {
+        let (error, help) = match why {
+            NoAnswer::Full(core) => (
+                format!("worker {} has not taken yet what was asked of it before", core.0),
+                "try again in a moment",
+            ),
+            NoAnswer::Silent(core) => (
+                format!("worker {} did not answer within {} s", core.0, ANSWER_WITHIN.as_secs()),
+                "it did not do what was asked, nor will it; others may have: see guideway show workers",
+            ),
+            NoAnswer::Deaf(core) => (
+                format!("worker {} takes no commands", core.0),
+                "guideway show workers lists those there are",
+            ),
+        };
+        Failure::new(StatusCode::SERVICE_UNAVAILABLE, error, help)
+    }
+}
+
+/// Sends the commands, each to the worker whose index is beside it, and waits for all answers.
+pub(super) async fn exchange(
+    door: &Door,
+    commands: Vec<(usize, Command)>,
+) -> Result<Vec<Option<CommandOutcome>>, Failure> {
+    let Ok(Ok(_turn)) = tokio::time::timeout(TURN_WITHIN, door.commanding.acquire()).await else {
+        let error = "others are asking workers at the same time";
+        return Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, error, "try again in a moment"));
+    };
+    let mut exchange = Exchange::new(commands);
+    loop {
+        let (advanced, is_done) = ask(door, move |truth| {
+            let now = (truth.now)();
+            let is_done = exchange.advance(&mut truth.workers, now);
+            (exchange, is_done)
+        })
+        .await?;
+        if is_done? {
+            return Ok(advanced.outcomes());
+        }
+        exchange = advanced;
+        tokio::time::sleep(PAUSE).await;
+    }
+}
