@@ -1,8 +1,8 @@
 //! The command line as a whole; each command's own arguments stand in its file.
 
 use crate::command::{
-    apply, bench, check, completions, doctor, drain, events, explain, flows, leave, maglev, man, plan,
-    reload, replay, show, top,
+    apply, bench, capture, check, completions, doctor, drain, events, explain, flows, leave, maglev, man,
+    plan, reload, replay, show, top,
 };
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -37,6 +37,7 @@ pub(crate) enum Command {
     #[command(after_help = EXIT_CODES)]
     Undrain(drain::Arguments),
     Flows(flows::Arguments),
+    Capture(capture::Arguments),
     Leave(leave::Arguments),
     Explain(explain::Arguments),
     Replay(replay::Arguments),

@@ -5,6 +5,7 @@ use crate::arguments::Command;
 
 pub(crate) mod apply;
 pub(crate) mod bench;
+pub(crate) mod capture;
 pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod doctor;
@@ -34,6 +35,7 @@ pub(crate) fn run(command: Command) -> Outcome {
         Command::Drain(a) => drain::run(&a, "drain"),
         Command::Undrain(a) => drain::run(&a, "undrain"),
         Command::Flows(a) => flows::run(&a),
+        Command::Capture(a) => capture::run(&a),
         Command::Leave(a) => leave::run(&a),
         Command::Explain(a) => explain::run(a),
         Command::Replay(a) => replay::run(&a),

@@ -5,7 +5,7 @@ use crate::configuration;
 use crate::failure::Failure;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::{Method, Request, StatusCode};
+use hyper::{HeaderMap, Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use model::api::ErrorBody;
 use serde::de::DeserializeOwned;
@@ -28,6 +28,7 @@ pub(crate) struct Daemon {
 /// What the daemon said.
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
 }
 
@@ -65,15 +66,38 @@ impl Daemon {
         &self,
         method: Method,
         target: &str,
+        body: (&str, Vec<u8>),
+        wait: Duration,
+    ) -> Result<Answer, Failure> {
+        self.run(self.answer(method, target, body, wait))
+    }
+
+    /// Lets a future come to its end that asks, or waits for signals.
+    pub(crate) fn run<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(future)
+    }
+
+    /// Asks, without a body, while others are waited for.
+    pub(crate) async fn asking(
+        &self,
+        method: Method,
+        target: &str,
+        wait: Duration,
+    ) -> Result<Answer, Failure> {
+        self.answer(method, target, ("application/toml", Vec::new()), wait).await
+    }
+
+    async fn answer(
+        &self,
+        method: Method,
+        target: &str,
         (kind, body): (&str, Vec<u8>),
         wait: Duration,
     ) -> Result<Answer, Failure> {
         // A second more for each MiB: a long configuration takes long to check and to compile.
         let limit = PATIENCE + wait + Duration::from_secs(body.len() as u64 >> 20);
-        let asked = self.runtime.block_on(async {
-            tokio::time::timeout(limit, exchange(&self.socket, method, target, (kind, body))).await
-        });
-        match asked {
+        let asked = exchange(&self.socket, method, target, (kind, body));
+        match tokio::time::timeout(limit, asked).await {
             Ok(answer) => answer,
             Err(_) => Err(Failure::failed(format!(
                 "the daemon at {} did not answer {target} within {} s",
@@ -166,12 +190,13 @@ async fn exchange(
     let talk = async {
         let response = sender.send_request(request).await.map_err(|e| broken(&e))?;
         let status = response.status();
+        let headers = response.headers().clone();
         let body = Limited::new(response.into_body(), ANSWER_MAX)
             .collect()
             .await
             .map_err(|e| broken(&e))?
             .to_bytes();
-        Ok(Answer { status, body })
+        Ok(Answer { status, headers, body })
     };
     let mut talk = std::pin::pin!(talk);
     let mut connection = std::pin::pin!(connection);

@@ -1,7 +1,7 @@
 //! Standard output. `println!` panics when the reader has gone; these do not.
 
 use crate::failure::Failure;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use serde::Serialize;
 use std::io::{ErrorKind, Write};
@@ -44,6 +44,19 @@ pub(crate) fn end_with_reader() {
             std::process::exit(0);
         }
     });
+}
+
+/// Whether somebody may still read standard output.
+pub(crate) fn has_reader() -> bool {
+    let out = std::io::stdout();
+    let mut watched = [PollFd::new(&out, PollFlags::empty())];
+    let looked = poll(&mut watched, Some(&Timespec::default()));
+    looked.is_err() || !watched[0].revents().intersects(PollFlags::ERR | PollFlags::HUP)
+}
+
+/// Tells on standard error how it ended, where standard output is taken.
+pub(crate) fn tell(message: &str) {
+    let _ = writeln!(std::io::stderr(), "{message}");
 }
 
 /// Tells something beside the result on standard error, which may be closed: the result counts all the same.

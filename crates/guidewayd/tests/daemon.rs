@@ -231,6 +231,38 @@ fn flows_are_restored_described_dumped_and_forgotten() {
     assert_eq!(running.terminate().code(), Some(0));
 }
 
+#[test]
+fn a_capture_begins_and_ends() {
+    let directory = tempfile::tempdir().unwrap();
+    let name = format!("test{}p", std::process::id());
+    let config = config(directory.path(), &name, "net_ring0", SERVICE);
+    let socket = directory.path().join("api.sock");
+    let child = daemon(&config).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut running = Running(child);
+    running.wait_for("ready", || {
+        get(&socket, "/v1/ready").is_some_and(|answer| answer.starts_with("HTTP/1.1 200"))
+    });
+    // The file is no text.
+    let piece = || -> Vec<u8> {
+        let mut stream = UnixStream::connect(&socket).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        write!(stream, "GET /v1/capture?id=1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        answer
+    };
+    let has = |answer: &[u8], text: &str| answer.windows(text.len()).any(|at| at == text.as_bytes());
+    let begun = ask(&socket, "POST", "/v1/capture?service=web&snap=9216", "").unwrap();
+    assert!(begun.contains(r#""id":1"#) && begun.contains(r#""data0:rx""#), "{begun}");
+    let first = piece();
+    assert!(has(&first, "guideway-capture: running") && has(&first, "data0:tx"));
+    let ended = ask(&socket, "POST", "/v1/capture/end?id=1", "").unwrap();
+    assert!(ended.contains(r#""frames":0"#), "{ended}");
+    assert!(has(&piece(), "guideway-capture: over"));
+    assert!(has(&piece(), "HTTP/1.1 404"));
+    assert_eq!(running.terminate().code(), Some(0));
+}
+
 /// 1: the configuration cannot be read; 2: it was read, and is refused. Whatever was asked.
 #[test]
 fn a_configuration_that_cannot_be_read_is_not_a_wrong_one() {

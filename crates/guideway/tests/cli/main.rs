@@ -6,6 +6,7 @@
     reason = "a test that panics has failed, and that is how it says so"
 )]
 
+mod capture;
 mod daemon;
 mod explain;
 mod flows;

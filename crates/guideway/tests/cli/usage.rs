@@ -1,6 +1,6 @@
 use crate::{code, config_in, guideway, stderr, stdout};
 
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 18] = [
     "check",
     "plan",
     "apply",
@@ -11,6 +11,7 @@ const COMMANDS: [&str; 17] = [
     "drain",
     "undrain",
     "flows",
+    "capture",
     "explain",
     "replay",
     "maglev",
@@ -55,6 +56,7 @@ fn wrong_usage_ends_with_two() {
         &["flows", "describe", "web", "--client", "2001:db8::7:4000"],
         &["flows", "dump"],
         &["flows", "restore"],
+        &["capture"],
         &["apply"],
         &["--wait"],
     ] {
@@ -81,6 +83,7 @@ fn without_a_daemon_the_others_end_with_one() {
         &["flows", "forget", "web", "--client", "198.51.100.7:4000", "--to", "203.0.113.10:80"],
         &["flows", "dump", "-w", "-"],
         &["flows", "restore", &config],
+        &["capture", "-w", "-", "--count", "1"],
         &["apply", &config, "--wait"],
         &["plan", &config],
     ] {
@@ -116,7 +119,7 @@ fn completions_and_manual_pages() {
     let dir = tempfile::tempdir().unwrap();
     let output = guideway(&["man", "--dir", dir.path().join("man1").to_str().unwrap()]);
     assert_eq!(code(&output), 0, "{}", stderr(&output));
-    for page in ["guideway.1", "guideway-replay.1", "guideway-show-flows.1"] {
+    for page in ["guideway.1", "guideway-replay.1", "guideway-capture.1", "guideway-show-flows.1"] {
         let text = std::fs::read_to_string(dir.path().join("man1").join(page)).unwrap();
         assert!(text.contains(".TH"), "{page}");
     }
