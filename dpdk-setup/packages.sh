@@ -8,7 +8,7 @@ usage: packages.sh [--runtime | --build | --development] [--dry-run]
 
   --runtime      what guidewayd needs to run: DPDK's libraries, drivers and tools
   --build        that, and what building needs: headers, clang, a recent cargo (the default)
-  --development  that, and what the tests and the demo need: nginx, wrk, tcpdump, nftables, promtool, scapy ...
+  --development  that, and what the tests and the demo need: nginx, wrk, tcpdump, tshark, nftables, promtool, scapy ...
   --dry-run      print what would be installed and exit 0
   -h, --help     this text
 
@@ -40,7 +40,7 @@ command -v apt-get >/dev/null || {
 runtime=(dpdk librte-meta-net librte-meta-mempool librte-pdump23 python3-pyelftools iproute2 kmod pciutils)
 # etcd's protocol is compiled from .proto files, which include those of libprotobuf-dev.
 build=(build-essential pkg-config protobuf-compiler libprotobuf-dev libdpdk-dev clang llvm libclang-dev ca-certificates)
-development=(etcd-server etcd-client libfaketime libbpf-dev bpftool dpdk-dev iputils-ping python3 nginx-light iperf3 wrk tcpdump ethtool nftables curl jq prometheus python3-scapy strace valgrind procps psmisc shellcheck mount util-linux)
+development=(etcd-server etcd-client libfaketime libbpf-dev bpftool dpdk-dev iputils-ping python3 nginx-light iperf3 wrk tcpdump tshark ethtool nftables curl jq prometheus python3-scapy strace valgrind procps psmisc shellcheck mount util-linux)
 
 wanted=("${runtime[@]}")
 [ "$level" = runtime ] || wanted+=("${build[@]}")

@@ -1,9 +1,10 @@
 //! The command line against a running balancer, as an operator uses it.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
-use guideway_lab::command::{LabError, Result, run_with};
+use guideway_lab::command::{LabError, Process, Result, run_with, until};
 use guideway_lab::config::Mode;
-use guideway_lab::scenario::{Variant, even_load, wait_up};
+use guideway_lab::load::http::HttpLoad;
+use guideway_lab::scenario::{Variant, check_conservation, even_load, wait_up};
 use guideway_lab::{Balancer, Binaries, Lab};
 use serde_json::Value;
 use std::time::Duration;
@@ -86,7 +87,7 @@ fn an_operator_sees_and_changes_a_running_balancer() {
     // SIGHUP reads the file as well.
     std::fs::write(&file, more.replacen("weight = 1", "weight = 7", 1)).unwrap();
     balancer.signal(rustix::process::Signal::HUP);
-    guideway_lab::command::until("the new weight", Duration::from_secs(5), || {
+    until("the new weight", Duration::from_secs(5), || {
         let row =
             balancer.api().find("/v1/backends", &[("name", "b1")]).map_err(|error| error.to_string())?;
         if row["weight"] == 7 { Ok(()) } else { Err(row.to_string()) }
@@ -112,5 +113,73 @@ fn an_operator_sees_and_changes_a_running_balancer() {
     for word in ["b2", "b3"] {
         assert!(events.contains(word), "no {word} in {events}");
     }
+    balancer.stop().unwrap();
+}
+
+/// Interfaces and comments of a capture, as Wireshark reads them.
+fn read_capture(file: &str) -> Vec<(String, String)> {
+    let fields = ["-T", "fields", "-e", "frame.interface_name", "-e", "frame.comment"];
+    let text = run_with(&[&["tshark", "-n", "-r", file], &fields[..]].concat(), "", Duration::from_secs(60));
+    let text = text.unwrap();
+    let line = |line: &str| {
+        let (interface, comment) = line.split_once('\t').unwrap_or_else(|| panic!("{line:?}"));
+        (interface.to_owned(), comment.to_owned())
+    };
+    text.lines().map(line).collect()
+}
+
+#[test]
+fn frames_are_captured_as_received_and_as_sent() {
+    let lab = Lab::new("capture").unwrap();
+    let variant = Variant::v4(Mode::Ipip);
+    let config = variant.config(&lab, 1, &[(1, 1), (2, 1)]);
+    let balancer = lab.start_balancer(1, &config).unwrap();
+    wait_up(&balancer, "web", &["b1", "b2"]).unwrap();
+    let operator = Operator { lab: &lab, socket: config.socket().to_string_lossy().into_owned() };
+    let path = |name: &str| lab.dir().join(name).to_string_lossy().into_owned();
+
+    // While clients come: as many as asked for, and each twice.
+    let load = HttpLoad::steady(variant.target().unwrap(), variant.sources(), 200);
+    let load = lab.http(load).unwrap();
+    let file = path("web.pcapng");
+    operator.guideway(&["capture", "--service", "web", "--count", "300", "-w", &file]).unwrap();
+    let report = load.stop().unwrap();
+    assert_eq!(report.failed, 0, "capturing disturbed traffic: {:?}", report.failures.first());
+    let captured = read_capture(&file);
+    let (received, sent) = captured.iter().partition::<Vec<_>, _>(|(interface, _)| interface == "data0:rx");
+    assert_eq!((received.len(), sent.len()), (300, 300), "{:?}", captured.first());
+    for pair in captured.chunks(2) {
+        assert_eq!((pair[0].0.as_str(), pair[1].0.as_str()), ("data0:rx", "data0:tx"));
+        assert_eq!(pair[0].1, pair[1].1, "they stand together");
+    }
+    for backend in ["b1", "b2"] {
+        let comment = format!("action=encapsulate service=web backend={backend}");
+        assert!(received.iter().any(|(_, found)| *found == comment), "no {comment}: {:?}", received.first());
+    }
+    let outer = ["tshark", "-n", "-r", &file, "-Y", "ip.proto == 4"];
+    let outer = run_with(&outer, "", Duration::from_secs(60)).unwrap();
+    assert_eq!(outer.lines().count(), 300, "each is sent through the tunnel");
+
+    // What is dropped, by its reason: a packet to a closed port.
+    let file = path("closed.pcapng");
+    let program = Binaries::existing(&lab.binaries().guideway).unwrap();
+    let argv = [program, "capture", "--reason", "no_service", "--count", "1", "-w", &file];
+    let argv = [&argv[..], &["--socket", &operator.socket]].concat();
+    let mut capture = Process::start("capture", &argv, &lab.dir().join("capture.log")).unwrap();
+    until("the capture's begin", Duration::from_secs(10), || {
+        let events = operator.guideway(&["events"]).map_err(|error| error.to_string())?;
+        if events.contains("that end with no_service") { Ok(()) } else { Err(events) }
+    })
+    .unwrap();
+    let closed = format!("http://{}:81/", variant.vip());
+    let refused = lab.client().run(&["curl", "-s", "--max-time", "5", &closed]);
+    assert!(refused.is_err(), "{refused:?}");
+    let status = capture.wait(Duration::from_secs(20)).unwrap();
+    assert!(status.success(), "{}", capture.log_tail(5));
+    assert!(capture.log_tail(5).contains("1 frames captured"), "{}", capture.log_tail(5));
+    let captured = read_capture(&file);
+    assert_eq!(captured[0].0, "data0:rx");
+    assert!(captured.iter().all(|(_, comment)| comment.contains("reason=no_service")), "{captured:?}");
+    check_conservation(&balancer).unwrap();
     balancer.stop().unwrap();
 }

@@ -149,6 +149,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("sysctl", "procps"),
     ("tc", "iproute2"),
     ("tcpdump", "tcpdump"),
+    ("tshark", "tshark"),
     ("umount", "mount"),
     ("unshare", "util-linux"),
     ("wrk", "wrk"),

@@ -12,7 +12,7 @@
 //!  store ─┬─ lb1 … lbN   m0: the management network, in labs of clusters and of agents; etcd on 10.0.3.1,
 //!         └─ b1 … bN     balancers on 10.0.3.11 …, backends on 10.0.3.21 …
 //! ```
-//! Needs root, nginx, clang, iproute2, ethtool, nftables, tcpdump and, for clusters, etcd (`dpdk-setup` installs them).
+//! Needs root, nginx, clang, iproute2, ethtool, nftables, tcpdump, tshark and, for clusters, etcd (`dpdk-setup` installs them).
 #![forbid(unsafe_code)]
 
 pub mod agent;
