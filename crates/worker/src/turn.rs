@@ -186,36 +186,32 @@ fn receive<Io: PacketIo>(
     if first.is_empty() {
         return 0;
     }
-    if stages.egress.tap.is_some() && is_wanted(view, stages, &first) {
-        return receive_tapped(view, port, stages, first, now);
-    }
     if view.cluster.as_ref().is_some_and(|cluster| !cluster.ready) {
         let received = first.len();
         stages.count_received(port, &first);
         stages.run_before_joining(view, &mut first, now);
         return received;
     }
-    receive_bursts(view, port, stages, lookups, first, now)
+    if stages.egress.tap.is_some() {
+        return receive_tapped(view, port, stages, lookups, first, now);
+    }
+    receive_bursts::<Io, BURSTS_MAX>(view, port, stages, lookups, first, now)
 }
 
-/// Whether the tap is to see what becomes of these frames. Before this machine has joined its cluster it sees nothing.
-#[cold]
-#[inline(never)]
-fn is_wanted<Io: PacketIo>(view: &View, stages: &mut Stages<Io>, frames: &Frames<Io::Frame>) -> bool {
-    let is_joined = view.cluster.as_ref().is_none_or(|cluster| cluster.ready);
-    is_joined && stages.egress.tap.as_mut().is_some_and(|tap| tap.takes(view, frames))
-}
-
-/// All stages for each of these frames, one by one, so that it shows what becomes of each.
+/// One burst: frame by frame, so that the tap sees what becomes of each; as ever, where it wants none of them or has no room.
 #[cold]
 #[inline(never)]
 fn receive_tapped<Io: PacketIo>(
     view: &View,
     port: PortId,
     stages: &mut Stages<Io>,
+    lookups: &mut Lookups,
     mut frames: Frames<Io::Frame>,
     now: Tick,
 ) -> usize {
+    if !stages.egress.tap.as_mut().is_some_and(|tap| tap.takes(view, &frames)) {
+        return receive_bursts::<Io, 1>(view, port, stages, lookups, frames, now);
+    }
     stages.count_received(port, &frames);
     let count = frames.len();
     for frame in frames.drain(..) {
@@ -226,7 +222,8 @@ fn receive_tapped<Io: PacketIo>(
     count
 }
 
-fn receive_bursts<Io: PacketIo>(
+/// At most `MAX` bursts, of which the first is there.
+fn receive_bursts<Io: PacketIo, const MAX: usize>(
     view: &View,
     port: PortId,
     stages: &mut Stages<Io>,
@@ -248,7 +245,7 @@ fn receive_bursts<Io: PacketIo>(
         let bytes = stages.describe(view, port, &bursts[this], &mut lookups.bursts[this], keys);
         stages.egress.count_received(port, count, bytes);
         (number, received) = (number + 1, received + count);
-        if count == BURST && number < BURSTS_MAX {
+        if count == BURST && number < MAX {
             stages.egress.io.rx(port, &mut bursts[next]);
         }
         if waiting == 0 && bursts[next].is_empty() {

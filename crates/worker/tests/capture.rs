@@ -152,6 +152,25 @@ fn only_what_is_wanted_is_shown() {
 }
 
 #[test]
+fn what_is_wanted_is_found_behind_full_bursts() {
+    let mut rig = Rig::new(1, view(1, &[Spec::web(1)]));
+    let client = Some(IpAddr::from([9, 9, 9, 9]).into());
+    let mut listener = listen(&mut rig, CaptureFilter { client, ..CaptureFilter::default() }, 64, 64);
+    let mut wanted = tcp(4000, 80, Tcp::Syn, 0);
+    wanted[26..30].copy_from_slice(&[9; 4]);
+    wanted[24..26].copy_from_slice(&[0; 2]);
+    let sum: u32 = wanted[14..34].chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum();
+    let sum = !(((sum & 0xffff) + (sum >> 16)) as u16);
+    wanted[24..26].copy_from_slice(&sum.to_be_bytes());
+    for _ in 0..5 * BURST {
+        rig.workers[0].io().push(PortId(0), &tcp(4000, 80, Tcp::Syn, 0), RxMeta::default());
+    }
+    rig.workers[0].io().push(PortId(0), &wanted, RxMeta::default());
+    rig.run();
+    assert_eq!((shown(&mut listener).len(), listener.missed()), (2, 0));
+}
+
+#[test]
 fn copies_are_cut_and_what_does_not_fit_is_counted() {
     let mut rig = Rig::new(1, view(1, &[Spec::web(1)]));
     let mut listener = listen(&mut rig, CaptureFilter::default(), 3, 64);
@@ -177,8 +196,17 @@ fn copies_are_cut_and_what_does_not_fit_is_counted() {
     rig.put_all(0, &frames[..1]);
     rig.put_all(0, &frames);
     assert_eq!(listener.missed(), 1 + 4);
+    // Of bursts that come at once, too.
+    for frame in frames.iter().cycle().take(5 * BURST) {
+        rig.workers[0].io().push(PortId(0), frame, RxMeta::default());
+    }
+    rig.run();
+    assert_eq!(listener.missed(), 1 + 4 + 5 * BURST as u64);
     assert_eq!(shown(&mut listener).len(), 1);
-    assert_eq!(rig.counters[0].backend(BackendId(0)).unwrap().packets.get(), 4 + 1 + 1 + 4);
+    assert_eq!(
+        rig.counters[0].backend(BackendId(0)).unwrap().packets.get(),
+        4 + 1 + 1 + 4 + 5 * BURST as u64
+    );
 }
 
 #[test]
