@@ -55,8 +55,6 @@ reasons! {
     BadIcmp = "bad_icmp",
     /// For a VIP, but no service has this port and protocol. Answered as `on_closed_port` says, as far as the token bucket allows.
     NoService = "no_service",
-    /// Its flow's backend has left the view between the look-up and here.
-    BackendGone = "backend_gone",
     /// The service has no usable backend.
     NoBackend = "no_backend",
     /// Every backend of the service is full, and it rejects new flows then (`overload = "reject"`).

@@ -289,7 +289,7 @@ impl<Io: PacketIo> Stages<Io> {
         match action {
             Action::Encapsulate(id) => match view.backend(id) {
                 Some(backend) => self.forward(at, frame, packet, backend),
-                None => self.egress.drop_frame(view, frame, packet, DropReason::BackendGone),
+                None => self.egress.drop_frame(view, frame, packet, DropReason::NoBackend),
             },
             Action::Pass(port) => self.egress.send(view, port, frame, Label::KERNEL),
             Action::Reply(Reply::Echo) => self.replier(at).echo(frame, packet),
