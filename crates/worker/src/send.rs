@@ -96,7 +96,8 @@ impl<Io: PacketIo> Egress<Io> {
         }
     }
 
-    /// Sends a burst that leaves as it came, all of it carried by the fast path; what waits for its port goes first.
+    /// Sends a burst that leaves as it came, all of it carried by the fast path; what waits for its port goes first. No frame that is
+    /// captured goes this way.
     #[inline(always)]
     pub(crate) fn send_burst(
         &mut self,
@@ -110,11 +111,7 @@ impl<Io: PacketIo> Egress<Io> {
         let metas: ArrayVec<RxMeta, BURST> =
             frames.iter().filter(|_| Io::OBSERVES).map(Frame::meta).collect();
         let offered = frames.len().min(BURST);
-        let sent = if self.tap.is_some() {
-            self.transmit_tapped(view, port, frames, bytes, burst.label(0).tag)
-        } else {
-            self.transmit(view, port, frames, bytes)
-        };
+        let sent = self.transmit(view, port, frames, bytes);
         // Found once: for all the compiler knows, a counter might lie where the burst is.
         let backends = self.counters.backends();
         for position in 0..sent.min(BURST) {
