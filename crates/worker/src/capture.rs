@@ -350,7 +350,8 @@ impl Ends {
         let backend = backend.filter(|_| packet.fate != Fate::Peer);
         Some(match (backend, reason) {
             (Some(id), None) => (Action::Encapsulate(id).name(), None),
-            (_, Some(reason)) if has_grown(|ends| ends.answers) => {
+            // Echo replies are counted when their first piece goes out.
+            (_, Some(reason)) if reason == DropReason::Answered || has_grown(|ends| ends.answers) => {
                 (Action::Reply(Reply::Echo).name(), Some(reason))
             }
             (_, Some(reason)) => (Action::Drop(reason).name(), Some(reason)),

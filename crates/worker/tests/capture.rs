@@ -76,6 +76,11 @@ fn every_action_is_shown_once_and_as_sent_where_it_changed() {
     ping.write(&mut echo, &[7; 20]).unwrap();
     rig.put(0, &echo);
     assert_eq!(shown(&mut listener), ["rx0 62/62 reply answered", "tx0 62/62 reply answered"]);
+    let pieces = fragments(&echo, 16);
+    rig.put(0, &pieces[0]);
+    assert_eq!(shown(&mut listener).len(), 2);
+    rig.put(0, &pieces[1]);
+    assert_eq!(shown(&mut listener), ["rx0 46/46 reply answered", "tx0 46/46 reply answered"]);
     rig.put(0, &arp());
     assert_eq!(shown(&mut listener), ["rx0 58/58 punt"]);
     rig.workers[0].io().push(PortId(1), &arp(), RxMeta { port: PortId(1), ..RxMeta::default() });
