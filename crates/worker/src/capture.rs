@@ -240,7 +240,11 @@ impl Tap {
         if let (None, Fate::Decided(Action::Encapsulate(id))) = (self.backend, fate) {
             self.backend = Some(id);
         }
-        let end = self.before.end(&Ends::of(counters), &packet, self.backend);
+        // What a held frame has taken the place of has an end of its own.
+        let end = match fate {
+            Fate::Decided(Action::Hold) => Some((Action::Hold.name(), None)),
+            _ => self.before.end(&Ends::of(counters), &packet, self.backend),
+        };
         let end = end.map(|(action, reason)| {
             let Tap { service, backend, .. } = *self;
             CaptureEnd { action, reason, service, backend }
@@ -267,7 +271,9 @@ impl Tap {
 
     /// Copies a frame, if a blank copy is left.
     fn copy(&mut self, side: Side, port: PortId, at: Tick, bytes: &[u8]) {
-        let blank = self.spare.pop().or_else(|| self.blanks.pop());
+        // No more are in hand than there are places, so that none has to be freed.
+        let has_place = !self.copies.is_full();
+        let blank = if has_place { self.spare.pop().or_else(|| self.blanks.pop()) } else { None };
         let Some(mut copy) = blank else {
             self.missed.add(1);
             if side == Side::Received {
@@ -280,10 +286,8 @@ impl Tap {
             Some(received) => received.len == copy.len && received.bytes() == copy.bytes(),
             None => false,
         };
-        if let Err(full) = self.copies.try_push(copy) {
-            self.missed.add(1);
-            self.put_by(full.element());
-        }
+        let has_room = self.copies.try_push(copy).is_ok();
+        debug_assert!(has_room, "there was a place");
     }
 
     fn put_by(&mut self, copy: Box<CapturedFrame>) {

@@ -364,8 +364,10 @@ impl<Io: PacketIo> Stages<Io> {
             Arrived::Follows(frame) => self.act(at, frame, &packet),
             Arrived::Held => self.flows.counters.totals.held.add(1),
             Arrived::HeldFor(evicted) => {
-                let packet = classify(view, evicted.bytes(), evicted.meta());
-                self.egress.drop_frame(view, evicted, &packet, DropReason::FragmentStoreFull);
+                if self.egress.tap.is_some() {
+                    self.egress.end_capture(view, Fate::Decided(Action::Hold));
+                }
+                self.drop_held(at, evicted, DropReason::FragmentStoreFull);
             }
             Arrived::Refused(frame, reason) => self.egress.drop_frame(view, frame, &packet, reason),
         }
@@ -394,8 +396,20 @@ impl<Io: PacketIo> Stages<Io> {
     pub(crate) fn expire_fragments(&mut self, view: &View, now: Tick) {
         while let Some(frame) = self.fragments.expired(now) {
             self.flows.counters.totals.held.sub(1);
-            let packet = classify(view, frame.bytes(), frame.meta());
-            self.egress.drop_frame(view, frame, &packet, DropReason::FragmentTimeout);
+            self.drop_held(Moment { view, now }, frame, DropReason::FragmentTimeout);
+        }
+    }
+
+    /// Drops a frame that was held. A capture shows it a second time, with this end.
+    fn drop_held(&mut self, at: Moment<'_>, frame: Io::Frame, reason: DropReason) {
+        let packet = classify(at.view, frame.bytes(), frame.meta());
+        let is_tapped = self.egress.tap.is_some();
+        if is_tapped {
+            self.egress.begin_capture(at.view, &frame, at.now);
+        }
+        self.egress.drop_frame(at.view, frame, &packet, reason);
+        if is_tapped {
+            self.egress.end_capture(at.view, packet.fate);
         }
     }
 

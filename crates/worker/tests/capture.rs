@@ -257,3 +257,72 @@ fn a_worker_allocates_nothing_for_a_capture() {
     assert!(rig.commanders[0].collect().unwrap().former.is_some());
     assert_eq!(shown(&mut listener).len(), BURST, "of the first turn");
 }
+
+#[test]
+fn a_held_fragment_is_shown_again_when_it_is_dropped() {
+    let mut rig = Rig::new(1, with_exception());
+    let reason = Some(DropReason::FragmentTimeout);
+    let mut all = listen(&mut rig, CaptureFilter::default(), 64, 64);
+    rig.put(0, &fragments(&udp(4000, 53, 64), 40)[1]);
+    rig.advance_ms(60_000);
+    rig.run();
+    assert_eq!(shown(&mut all), ["rx0 64/66 hold", "rx0 64/66 drop fragment_timeout"]);
+    let (tap, mut dropped) = tap(CaptureFilter { reason, ..CaptureFilter::default() }, 64, 64);
+    set(&mut rig, Some(tap));
+    rig.put(0, &fragments(&udp(4000, 53, 64), 40)[1]);
+    rig.advance_ms(60_000);
+    rig.run();
+    assert_eq!(shown(&mut dropped), ["rx0 64/66 drop fragment_timeout"]);
+}
+
+/// Whoever sends more fragments of one datagram than a capture has places costs it copies of those, and nothing else.
+#[test]
+fn a_datagram_of_many_fragments_takes_no_copies_away() {
+    for reason in [None, Some(DropReason::NoService)] {
+        let mut rig = Rig::new(1, with_exception());
+        let mut listener = listen(&mut rig, CaptureFilter { reason, ..CaptureFilter::default() }, 256, 64);
+        let pieces = fragments(&udp(4000, 53, 8 * 60), 8);
+        assert!(pieces.len() > 2 * BURST - 8, "{}", pieces.len());
+        for round in 1..=3_u64 {
+            for piece in pieces.iter().skip(1).chain([&pieces[0]]) {
+                rig.put(0, piece);
+            }
+            assert_eq!(rig.counters[0].totals.held.get(), 0);
+            let shown = shown(&mut listener);
+            let sent = shown.iter().filter(|copy| copy.starts_with("tx")).count();
+            assert_eq!((shown.is_empty(), sent), if reason.is_none() { (false, BURST) } else { (true, 0) });
+            // One as sent for each piece; as many as there are places with the one as received.
+            assert_eq!(listener.missed(), round * (pieces.len() - BURST) as u64);
+            rig.advance_ms(60_000);
+        }
+    }
+}
+
+#[test]
+fn a_fragment_that_makes_room_for_another_is_shown_again() {
+    let mut rig = Rig::new(1, with_exception());
+    let mut listener = listen(&mut rig, CaptureFilter::default(), 2048, 64);
+    let piece = fragments(&udp(4000, 53, 64), 40).remove(1);
+    let of_source = |host: u8, id: u16| {
+        let mut piece = piece.clone();
+        piece[29] = host;
+        piece[18..20].copy_from_slice(&id.to_be_bytes());
+        let bits = u16::from_be_bytes([piece[20], piece[21]]);
+        set_fragment_bits(&mut piece, bits);
+        piece
+    };
+    let full = u16::try_from(worker::fragments::HELD_MAX).unwrap();
+    let sent: Vec<Vec<u8>> =
+        (0..full).map(|id| of_source(7, id)).chain((0..8).map(|host| of_source(100 + host, 1))).collect();
+    for frame in &sent {
+        rig.put(0, frame);
+    }
+    let shown = shown(&mut listener);
+    let count = |end: &str| shown.iter().filter(|copy| copy.ends_with(end)).count();
+    let dropped = rig.drops(DropReason::FragmentStoreFull);
+    assert!(dropped >= 8, "{dropped}");
+    assert_eq!(count("drop fragment_store_full") as u64, dropped);
+    // Every frame came once, and those that were held and dropped are shown twice.
+    assert_eq!(count("hold") as u64, rig.counters[0].totals.held.get() + dropped);
+    assert_eq!(count("hold"), sent.len());
+}

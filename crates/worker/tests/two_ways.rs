@@ -18,7 +18,7 @@ use worker::capture::{CaptureEnd, CaptureFilter, Listener, Side, tap};
 use worker::commands::{Command, Commander};
 use worker::view::slots::SlotMemory;
 use worker::view::{BackendState, HashOn, LeastLoad, OnDown, Overload, Policy, Select};
-use worker::{BURST, BURSTS_MAX, Outcome, RxMeta, Verdict, View};
+use worker::{BURST, BURSTS_MAX, DropReason, Outcome, RxMeta, Verdict, View};
 
 const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xf, 0, 0, 0, 0, 0x10);
 const CLIENT6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 7);
@@ -236,6 +236,8 @@ fn entries(rig: &Rig) -> BTreeMap<String, String> {
 struct Watched {
     rig: Rig,
     listeners: Vec<Listener>,
+    /// Fragments that were shown again because they waited for too long.
+    expired: u64,
 }
 
 impl Watched {
@@ -248,11 +250,11 @@ impl Watched {
         };
         let listeners = rig.commanders.iter_mut().map(&mut listen).collect();
         rig.run();
-        Watched { rig, listeners }
+        Watched { rig, listeners, expired: 0 }
     }
 
     /// Every frame was shown once as it was received, and as it was sent where it was; with the end it had, but for fragments, which are shown
-    /// when they come and may be held.
+    /// when they come and may be held, and once more if they waited for too long.
     fn check(
         &mut self,
         (first, frames): (u32, &[Vec<u8>]),
@@ -265,6 +267,10 @@ impl Watched {
             while let Some(copy) = listener.take() {
                 match copy.side {
                     Side::Sent => left.push(copy.bytes().to_vec()),
+                    Side::Received if copy.end.reason == Some(DropReason::FragmentTimeout) => {
+                        prop_assert!(is_fragment(copy.bytes()));
+                        self.expired += 1;
+                    }
                     Side::Received => {
                         if !is_fragment(copy.bytes()) {
                             ends.push(format!("{:?}", copy.end));
@@ -297,6 +303,7 @@ impl Watched {
         ends.sort();
         expected.sort();
         prop_assert_eq!(ends, expected);
+        prop_assert_eq!(self.expired, self.rig.drops(DropReason::FragmentTimeout));
         Ok(())
     }
 }
