@@ -1,7 +1,7 @@
 //! Agents of backend hosts: what they register and report, and what comes of it on this machine.
 //!
 //! Rule of this module: [`registry::Registry`] decides, is told the time and does no I/O; [`listener`] talks, on a thread of its
-//! own, and decides nothing but what its own limits and the tokens say; the owner of the truth carries messages between the two.
+//! own, and decides nothing but what its own limits and the tokens say; the controller carries messages between the two.
 
 // Without a daemon there is nobody to talk, and whoever rehearses needs little of the rest.
 #![cfg_attr(not(feature = "daemon"), allow(dead_code))]
@@ -20,4 +20,4 @@ pub(crate) mod registry;
 pub(crate) mod rehearsal;
 pub(crate) mod session;
 #[cfg(feature = "daemon")]
-pub(crate) mod truth;
+pub(crate) mod tend;

@@ -1,10 +1,10 @@
 //! The HTTP/JSON API (docs/adr/0010).
 //!
-//! Rule of this module: a handler owns nothing. It sends the owner of the truth a closure and answers with what the
+//! Rule of this module: a handler owns nothing. It sends the controller a closure and answers with what the
 //! closure returned; every answer that is not a success has a body of [`ErrorBody`].
 
 use crate::apply::{self, Applied, Source};
-use crate::truth::{Door, Refusal, Truth};
+use crate::controller::{Controller, Handle, Refusal};
 use crate::{flows, openapi};
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, Request, State};
@@ -90,12 +90,12 @@ impl From<Refusal> for Failure {
 
 type Answer<T> = Result<Json<T>, Failure>;
 
-/// Asks the owner of the truth.
+/// Asks the controller.
 async fn ask<T: Send + 'static>(
-    door: &Door,
-    question: impl FnOnce(&mut Truth) -> T + Send + 'static,
+    handle: &Handle,
+    question: impl FnOnce(&mut Controller) -> T + Send + 'static,
 ) -> Result<T, Failure> {
-    door.ask(question).await.ok_or_else(Failure::stopping)
+    handle.ask(question).await.ok_or_else(Failure::stopping)
 }
 
 /// One method of one path.
@@ -109,15 +109,15 @@ pub(crate) struct Route {
     pub(crate) path: &'static str,
     /// Whether it reads its query; of all others a query is refused, because it would be ignored.
     pub(crate) reads_query: bool,
-    handler: MethodRouter<Door>,
+    handler: MethodRouter<Handle>,
 }
 
 impl Route {
-    fn get<T: 'static>(path: &'static str, handler: impl Handler<T, Door>) -> Route {
+    fn get<T: 'static>(path: &'static str, handler: impl Handler<T, Handle>) -> Route {
         Route { method: "get", path, reads_query: false, handler: routing::get(handler) }
     }
 
-    fn post<T: 'static>(path: &'static str, handler: impl Handler<T, Door>) -> Route {
+    fn post<T: 'static>(path: &'static str, handler: impl Handler<T, Handle>) -> Route {
         Route { method: "post", path, reads_query: false, handler: routing::post(handler) }
     }
 
@@ -170,24 +170,24 @@ fn metrics_route() -> Route {
 }
 
 /// Every route, for the unix socket and `api.listen`.
-pub(crate) fn router(door: Door) -> Router {
-    serve(routes(), door, async |request: Request| unknown(&request, "GET /v1/openapi.json lists them"))
+pub(crate) fn router(handle: Handle) -> Router {
+    serve(routes(), handle, async |request: Request| unknown(&request, "GET /v1/openapi.json lists them"))
 }
 
 /// `/metrics` alone, for `metrics.listen`.
-pub(crate) fn metrics_router(door: Door) -> Router {
+pub(crate) fn metrics_router(handle: Handle) -> Router {
     let help = "this port has GET /metrics alone; the API is at api.socket and api.listen";
-    serve(vec![metrics_route()], door, async move |request: Request| unknown(&request, help))
+    serve(vec![metrics_route()], handle, async move |request: Request| unknown(&request, help))
 }
 
-fn serve<T: 'static>(routes: Vec<Route>, door: Door, fallback: impl Handler<T, Door>) -> Router {
+fn serve<T: 'static>(routes: Vec<Route>, handle: Handle, fallback: impl Handler<T, Handle>) -> Router {
     let mut router = Router::new().fallback(fallback);
     for Route { path, reads_query, handler, .. } in routes {
         let handler = if reads_query { handler } else { handler.layer(middleware::from_fn(refuse_query)) };
         router = router.route(path, handler);
     }
     // A router adds `Allow` to its 405 after its own layers have run, so the body is made around it.
-    Router::new().fallback_service(router.with_state(door)).layer(middleware::map_response(explain_method))
+    Router::new().fallback_service(router.with_state(handle)).layer(middleware::map_response(explain_method))
 }
 
 /// Adds the demand for a bearer token.
@@ -257,46 +257,46 @@ async fn explain_method(response: Response) -> Response {
     response
 }
 
-async fn ready(State(door): State<Door>) -> Result<Response, Failure> {
-    let ready = ask(&door, |truth| truth.ready()).await?;
+async fn ready(State(handle): State<Handle>) -> Result<Response, Failure> {
+    let ready = ask(&handle, |controller| controller.ready()).await?;
     let status = if ready.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     Ok((status, Json(ready)).into_response())
 }
 
-async fn status(State(door): State<Door>) -> Answer<model::api::Status> {
-    ask(&door, |truth| truth.status()).await.map(Json)
+async fn status(State(handle): State<Handle>) -> Answer<model::api::Status> {
+    ask(&handle, |controller| controller.status()).await.map(Json)
 }
 
-async fn services(State(door): State<Door>) -> Answer<Vec<model::api::ServiceStatus>> {
-    ask(&door, |truth| truth.services()).await.map(Json)
+async fn services(State(handle): State<Handle>) -> Answer<Vec<model::api::ServiceStatus>> {
+    ask(&handle, |controller| controller.services()).await.map(Json)
 }
 
 async fn backends(
-    State(door): State<Door>,
+    State(handle): State<Handle>,
     query: Result<Query<ServiceQuery>, QueryRejection>,
 ) -> Answer<Vec<model::api::BackendStatus>> {
     let service = read_query(query)?.service;
-    Ok(Json(ask(&door, move |truth| truth.backends_of(service.as_deref())).await??))
+    Ok(Json(ask(&handle, move |controller| controller.backends_of(service.as_deref())).await??))
 }
 
-async fn workers(State(door): State<Door>) -> Answer<Vec<model::api::WorkerStatus>> {
-    ask(&door, |truth| truth.workers()).await.map(Json)
+async fn workers(State(handle): State<Handle>) -> Answer<Vec<model::api::WorkerStatus>> {
+    ask(&handle, |controller| controller.workers()).await.map(Json)
 }
 
-async fn ports(State(door): State<Door>) -> Answer<Vec<model::api::PortStatus>> {
-    ask(&door, |truth| truth.ports()).await.map(Json)
+async fn ports(State(handle): State<Handle>) -> Answer<Vec<model::api::PortStatus>> {
+    ask(&handle, |controller| controller.ports()).await.map(Json)
 }
 
-async fn drops(State(door): State<Door>) -> Answer<Vec<model::api::DropCount>> {
-    ask(&door, |truth| truth.drops()).await.map(Json)
+async fn drops(State(handle): State<Handle>) -> Answer<Vec<model::api::DropCount>> {
+    ask(&handle, |controller| controller.drops()).await.map(Json)
 }
 
-async fn sources(State(door): State<Door>) -> Answer<Vec<model::api::SourceRate>> {
-    ask(&door, |truth| truth.sources()).await.map(Json)
+async fn sources(State(handle): State<Handle>) -> Answer<Vec<model::api::SourceRate>> {
+    ask(&handle, |controller| controller.sources()).await.map(Json)
 }
 
-async fn cluster(State(door): State<Door>) -> Answer<model::api::ClusterStatus> {
-    Ok(Json(ask(&door, |truth| truth.cluster_status()).await??))
+async fn cluster(State(handle): State<Handle>) -> Answer<model::api::ClusterStatus> {
+    Ok(Json(ask(&handle, |controller| controller.cluster_status()).await??))
 }
 
 #[derive(Deserialize)]
@@ -306,31 +306,31 @@ struct ServiceQuery {
 }
 
 async fn owners(
-    State(door): State<Door>,
+    State(handle): State<Handle>,
     query: Result<Query<ServiceQuery>, QueryRejection>,
 ) -> Answer<Vec<model::api::OwnerStatus>> {
     let service = read_query(query)?.service;
-    Ok(Json(ask(&door, move |truth| truth.owners(service.as_deref())).await??))
+    Ok(Json(ask(&handle, move |controller| controller.owners(service.as_deref())).await??))
 }
 
-async fn exceptions(State(door): State<Door>) -> Answer<Vec<model::api::ExceptionStatus>> {
-    Ok(Json(ask(&door, |truth| truth.exceptions()).await??))
+async fn exceptions(State(handle): State<Handle>) -> Answer<Vec<model::api::ExceptionStatus>> {
+    Ok(Json(ask(&handle, |controller| controller.exceptions()).await??))
 }
 
 async fn registrations(
-    State(door): State<Door>,
+    State(handle): State<Handle>,
     query: Result<Query<ServiceQuery>, QueryRejection>,
 ) -> Answer<Vec<model::api::RegistrationStatus>> {
     let service = read_query(query)?.service;
-    Ok(Json(ask(&door, move |truth| truth.registrations_of(service.as_deref())).await??))
+    Ok(Json(ask(&handle, move |controller| controller.registrations_of(service.as_deref())).await??))
 }
 
-async fn agents(State(door): State<Door>) -> Answer<Vec<model::api::AgentStatus>> {
-    ask(&door, |truth| truth.agents()).await.map(Json)
+async fn agents(State(handle): State<Handle>) -> Answer<Vec<model::api::AgentStatus>> {
+    ask(&handle, |controller| controller.agents()).await.map(Json)
 }
 
-async fn leave(State(door): State<Door>) -> Answer<model::api::LeaveResult> {
-    Ok(Json(ask(&door, Truth::leave).await??))
+async fn leave(State(handle): State<Handle>) -> Answer<model::api::LeaveResult> {
+    Ok(Json(ask(&handle, Controller::leave).await??))
 }
 
 #[derive(Deserialize)]
@@ -342,7 +342,7 @@ struct FlowQuery {
 }
 
 async fn list_flows(
-    State(door): State<Door>,
+    State(handle): State<Handle>,
     query: Result<Query<FlowQuery>, QueryRejection>,
 ) -> Answer<model::api::Flows> {
     let query = read_query(query)?;
@@ -358,7 +358,8 @@ async fn list_flows(
         ),
     };
     let service = query.service.filter(|service| !service.is_empty());
-    let search = ask(&door, move |truth| truth.search_flows(service.as_deref(), client)).await??;
+    let search =
+        ask(&handle, move |controller| controller.search_flows(service.as_deref(), client)).await??;
     Ok(Json(flows::search(search, limit).await))
 }
 
@@ -371,7 +372,7 @@ struct EventQuery {
 }
 
 async fn events(
-    State(door): State<Door>,
+    State(handle): State<Handle>,
     query: Result<Query<EventQuery>, QueryRejection>,
 ) -> Answer<model::api::Events> {
     let query = read_query(query)?;
@@ -385,7 +386,7 @@ async fn events(
         return Err(Failure::bad_request(format!("wait_ms {wait_ms} is above {EVENTS_WAIT_MAX_MS}")));
     }
     if wait_ms > 0 {
-        let mut last = ask(&door, |truth| truth.events.follow()).await?;
+        let mut last = ask(&handle, |controller| controller.events.follow()).await?;
         // An id from before a restart is above all of ours: answer at once, so that the client notices.
         let waits = *last.borrow() == after;
         if waits {
@@ -393,25 +394,26 @@ async fn events(
             let _ = tokio::time::timeout(Duration::from_millis(wait_ms), new).await;
         }
     }
-    ask(&door, move |truth| truth.events.after(after, limit)).await.map(Json)
+    ask(&handle, move |controller| controller.events.after(after, limit)).await.map(Json)
 }
 
-async fn config(State(door): State<Door>) -> Result<Response, Failure> {
-    let (text, config) = ask(&door, |truth| (truth.text.clone(), Arc::clone(&truth.config))).await?;
+async fn config(State(handle): State<Handle>) -> Result<Response, Failure> {
+    let (text, config) =
+        ask(&handle, |controller| (controller.text.clone(), Arc::clone(&controller.config))).await?;
     let text = masked::masked(&text, &config).into_owned();
     Ok(([(header::CONTENT_TYPE, "application/toml; charset=utf-8")], text).into_response())
 }
 
-async fn check(State(door): State<Door>, request: Request) -> Answer<model::api::CheckedConfig> {
+async fn check(State(handle): State<Handle>, request: Request) -> Answer<model::api::CheckedConfig> {
     let text = read_toml(request).await?;
-    Ok(Json(apply::prepare(&door, Source::Request(text)).await?.checked()))
+    Ok(Json(apply::prepare(&handle, Source::Request(text)).await?.checked()))
 }
 
-async fn plan(State(door): State<Door>, request: Request) -> Answer<model::api::PlanResult> {
+async fn plan(State(handle): State<Handle>, request: Request) -> Answer<model::api::PlanResult> {
     let text = read_toml(request).await?;
-    let prepared = apply::prepare(&door, Source::Request(text)).await?;
-    let (prepared, count) = ask(&door, move |truth| {
-        let count = truth.forecast_of(&prepared);
+    let prepared = apply::prepare(&handle, Source::Request(text)).await?;
+    let (prepared, count) = ask(&handle, move |controller| {
+        let count = controller.forecast_of(&prepared);
         (prepared, count)
     })
     .await?;
@@ -445,36 +447,36 @@ impl ApplyQuery {
 }
 
 async fn apply(
-    State(door): State<Door>,
+    State(handle): State<Handle>,
     query: Result<Query<ApplyQuery>, QueryRejection>,
     request: Request,
 ) -> Answer<model::api::ApplyResult> {
     let wait = read_query(query)?.wait()?;
     let text = read_toml(request).await?;
-    install(&door, wait, Source::Request(text)).await
+    install(&handle, wait, Source::Request(text)).await
 }
 
 async fn reload(
-    State(door): State<Door>,
+    State(handle): State<Handle>,
     query: Result<Query<ApplyQuery>, QueryRejection>,
 ) -> Answer<model::api::ApplyResult> {
     let wait = read_query(query)?.wait()?;
-    install(&door, wait, Source::File).await
+    install(&handle, wait, Source::File).await
 }
 
 /// One configuration at a time, from acceptance to acknowledgement.
-async fn install(door: &Door, wait: Duration, source: Source) -> Answer<model::api::ApplyResult> {
+async fn install(handle: &Handle, wait: Duration, source: Source) -> Answer<model::api::ApplyResult> {
     let begun = Instant::now();
-    let _turn = door.applying.acquire().await.map_err(|_| Failure::stopping())?;
-    let Applied { mut result, wished } = apply::apply(door, source).await?;
+    let _turn = handle.applying.acquire().await.map_err(|_| Failure::stopping())?;
+    let Applied { mut result, wished } = apply::apply(handle, source).await?;
     if let Some(wished) = wished {
         // Until every machine has carried it out.
         result.acknowledged = wished.accepted().await?.settled(wait).await?;
-        result.generation = ask(door, |truth| truth.generation).await?;
+        result.generation = ask(handle, |controller| controller.generation).await?;
         result.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         return Ok(Json(result));
     }
-    let mut acknowledged = door.acknowledged.clone();
+    let mut acknowledged = handle.acknowledged.clone();
     if !wait.is_zero() {
         let reached = acknowledged.wait_for(|generation| *generation >= result.generation);
         let _ = tokio::time::timeout(wait, reached).await;
@@ -485,33 +487,33 @@ async fn install(door: &Door, wait: Duration, source: Source) -> Answer<model::a
 }
 
 async fn drain(
-    State(door): State<Door>,
+    State(handle): State<Handle>,
     names: Result<Path<(String, String)>, PathRejection>,
 ) -> Answer<model::api::DrainResult> {
-    set_drain(&door, names, true).await
+    set_drain(&handle, names, true).await
 }
 
 async fn undrain(
-    State(door): State<Door>,
+    State(handle): State<Handle>,
     names: Result<Path<(String, String)>, PathRejection>,
 ) -> Answer<model::api::DrainResult> {
-    set_drain(&door, names, false).await
+    set_drain(&handle, names, false).await
 }
 
 /// Answers after the drain is on disk, so that it outlives us.
 async fn set_drain(
-    door: &Door,
+    handle: &Handle,
     names: Result<Path<(String, String)>, PathRejection>,
     drained: bool,
 ) -> Answer<model::api::DrainResult> {
     let Path((service, backend)) = names.map_err(|rejection| Failure::bad_request(rejection.body_text()))?;
     let (mut result, number, mut written, wished) =
-        ask(door, move |truth| truth.set_drain(&service, &backend, drained)).await??;
+        ask(handle, move |controller| controller.set_drain(&service, &backend, drained)).await??;
     if let Some(wished) = wished {
         wished.accepted().await?.settled(SAVE_TIMEOUT).await?;
         let service = result.service.clone();
         (result.generation, result.backends_up) =
-            ask(door, move |truth| (truth.generation, truth.backends_up(&service))).await?;
+            ask(handle, move |controller| (controller.generation, controller.backends_up(&service))).await?;
         return Ok(Json(result));
     }
     // Should that fail, the change is in force all the same; only its survival is in doubt, which the answer tells.
@@ -526,8 +528,8 @@ async fn set_drain(
     Ok(Json(result))
 }
 
-async fn prometheus(State(door): State<Door>) -> Result<Response, Failure> {
-    door.pages.answer(&door).await.ok_or_else(Failure::stopping)
+async fn prometheus(State(handle): State<Handle>) -> Result<Response, Failure> {
+    handle.pages.answer(&handle).await.ok_or_else(Failure::stopping)
 }
 
 fn read_query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Failure> {

@@ -1,15 +1,15 @@
 //! Configurations from the API and from the file: checked, planned, applied, or refused as a whole.
 //!
 //! Rule of this module: whatever takes time (reading the file and the tokens, parsing, comparing) is done by [`prepare`] on
-//! another thread; the owner of the truth only puts in force what was prepared.
+//! another thread; the controller only puts in force what was prepared.
 
 use crate::api::credentials::Credentials;
 use crate::cluster::adopt::Wished;
 use crate::cluster::forecast::Count;
 use crate::compile::{Making, Runtime, compile};
+use crate::controller::{Controller, Handle, Refusal, Tokens};
 use crate::ids::Ids;
 use crate::plan;
-use crate::truth::{Door, Refusal, Tokens, Truth};
 use model::api::{ApplyResult, CheckedConfig, EventKind};
 use model::config::Config;
 use model::registered::{Registered, Skipped};
@@ -43,7 +43,7 @@ pub(crate) struct Basis {
     ports: Vec<PortView>,
 }
 
-/// A configuration that can be used as far as can be said without the owner of the truth.
+/// A configuration that can be used as far as can be said without the controller.
 #[derive(Debug)]
 pub(crate) struct Prepared {
     /// Where it came from.
@@ -87,10 +87,14 @@ impl Prepared {
         Ok(Prepared {
             name,
             is_file,
-            tokens: crate::truth::tokens(&loaded.config),
+            tokens: crate::controller::tokens(&loaded.config),
             credentials: Credentials::of(&loaded.config),
             services: if is_cluster { model::services_of(&loaded.text) } else { Ok(String::new()) },
-            tokens_in_force: if is_cluster { crate::truth::tokens(&basis.config) } else { Ok(Tokens::new()) },
+            tokens_in_force: if is_cluster {
+                crate::controller::tokens(&basis.config)
+            } else {
+                Ok(Tokens::new())
+            },
             plan: serde_json::to_value(plan).unwrap_or(serde_json::Value::Null),
             restart_keys: basis.config.restart_keys(&loaded.config),
             merged,
@@ -115,9 +119,9 @@ impl Prepared {
 ///
 /// # Errors
 /// What is wrong with it. Nothing has changed.
-pub(crate) async fn prepare(door: &Door, source: Source) -> Result<Prepared, Refusal> {
-    let _place = door.preparing.acquire().await.map_err(|_| Refusal::Stopping)?;
-    let basis = door.ask(|truth| truth.basis()).await.ok_or(Refusal::Stopping)?;
+pub(crate) async fn prepare(handle: &Handle, source: Source) -> Result<Prepared, Refusal> {
+    let _place = handle.preparing.acquire().await.map_err(|_| Refusal::Stopping)?;
+    let basis = handle.ask(|controller| controller.basis()).await.ok_or(Refusal::Stopping)?;
     let prepared = tokio::task::spawn_blocking(move || Prepared::of(source, &basis));
     // It can fail only when the runtime ends.
     prepared.await.map_err(|_| Refusal::Stopping)?
@@ -127,28 +131,31 @@ pub(crate) async fn prepare(door: &Door, source: Source) -> Result<Prepared, Ref
 ///
 /// # Errors
 /// Why it was refused. Nothing has changed.
-pub(crate) async fn apply(door: &Door, source: Source) -> Result<Applied, Refusal> {
+pub(crate) async fn apply(handle: &Handle, source: Source) -> Result<Applied, Refusal> {
     let is_file = matches!(source, Source::File);
-    let prepared = prepare(door, source).await;
-    let apply = move |truth: &mut Truth| match prepared {
-        Ok(prepared) => truth.apply(prepared),
+    let prepared = prepare(handle, source).await;
+    let apply = move |controller: &mut Controller| match prepared {
+        Ok(prepared) => controller.apply(prepared),
         Err(refusal) => {
-            let name = if is_file { truth.config_path.display().to_string() } else { REQUEST.to_owned() };
-            truth.refused(&name, is_file, &refusal);
+            let name =
+                if is_file { controller.config_path.display().to_string() } else { REQUEST.to_owned() };
+            controller.refused(&name, is_file, &refusal);
             Err(refusal)
         }
     };
-    door.ask(apply).await.ok_or(Refusal::Stopping)?
+    handle.ask(apply).await.ok_or(Refusal::Stopping)?
 }
 
 /// As SIGHUP asks for. Whatever comes of it is told as an event.
-pub(crate) async fn reload(door: Door) {
-    let Ok(_turn) = door.applying.acquire().await else { return };
-    let Ok(Applied { wished: Some(wished), .. }) = apply(&door, Source::File).await else { return };
+pub(crate) async fn reload(handle: Handle) {
+    let Ok(_turn) = handle.applying.acquire().await else { return };
+    let Ok(Applied { wished: Some(wished), .. }) = apply(&handle, Source::File).await else { return };
     if let Err(refusal) = wished.accepted().await {
         let message = format!("the reload was refused: {refusal}");
-        let tell = move |truth: &mut Truth| truth.events.push(EventKind::Warning, None, None, message);
-        let _ = door.ask(tell).await;
+        let tell = move |controller: &mut Controller| {
+            controller.events.push(EventKind::Warning, None, None, message)
+        };
+        let _ = handle.ask(tell).await;
     }
 }
 
@@ -160,7 +167,7 @@ pub(crate) struct Applied {
     pub(crate) wished: Option<Wished>,
 }
 
-impl Truth {
+impl Controller {
     /// What a configuration is to be compared with.
     pub(crate) fn basis(&self) -> Basis {
         let registered = match &self.cluster {

@@ -1,15 +1,15 @@
 //! What goes by load: figures for workers, slow starts, and weights that follow load.
 //!
-//! Rule of this module: it looks at the truth four times a second and before each view, and decides nothing itself: the loads are
+//! Rule of this module: it looks at what is known four times a second and before each view, and decides nothing itself: the loads are
 //! [`crate::load`]'s, the shares [`crate::slow_start`]'s, the factors [`crate::load_weight`]'s. Workers read loads without a new view;
 //! shares and factors are weights, so they come into force with a table. In a cluster that is the leader's, which is
 //! told the weights by its own machine.
 
+use crate::controller::Controller;
 use crate::ids::Ids;
 use crate::load::{self, Known, Reported};
 use crate::load_weight::{Follower, WHOLE};
 use crate::slow_start::{self, Ramps, STEPS, Takes};
-use crate::truth::Truth;
 use model::config::{AdminState, Backend, Config, HealthKind, Join, Policy, Service, WeightBy};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -62,7 +62,7 @@ fn follows_load(service: &Service) -> bool {
     service.policy == Policy::Maglev && service.weight_by == WeightBy::Load
 }
 
-impl Truth {
+impl Controller {
     /// What the agent of a backend says of its load; `None` while nothing is heard of it.
     fn reported_load(&self, service: &Service, backend: &Backend) -> Option<Reported> {
         let (load, _) = self.registry.load(&service.name, &backend.name)?;

@@ -8,7 +8,7 @@
 
 mod file;
 
-use crate::truth::Truth;
+use crate::controller::Controller;
 use file::{Comments, File};
 use model::api::{CAPTURE_IDLE_S, CaptureFigures, EventKind};
 use std::fmt;
@@ -158,19 +158,19 @@ impl Capture {
     /// # Errors
     /// The file's head cannot be written, in words.
     pub(crate) fn new(
-        truth: &Truth,
+        controller: &Controller,
         id: u64,
         wanted: Wanted,
         listeners: Vec<Listener>,
     ) -> Result<Capture, String> {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         // What a clock that is set meanwhile does to a capture's stamps would only confuse.
-        let tick_zero = since_1970.saturating_sub(Duration::from_micros((truth.now)().0));
+        let tick_zero = since_1970.saturating_sub(Duration::from_micros((controller.now)().0));
         Ok(Capture {
             id,
             streams: listeners.into_iter().map(Stream::new).collect(),
             turn: 0,
-            file: File::new(truth, &wanted, tick_zero)?,
+            file: File::new(controller, &wanted, tick_zero)?,
             left: wanted.count,
             wanted,
             frames: 0,
@@ -234,9 +234,9 @@ impl Capture {
     }
 
     /// Writes a bounded part of what workers have copied. Everything of a frame stands together.
-    fn step(&mut self, truth: &Truth) -> Step {
+    fn step(&mut self, controller: &Controller) -> Step {
         let is_last = self.is_given_up || *self.phase.borrow() == Phase::Home;
-        let mut comments = Comments::of(truth);
+        let mut comments = Comments::of(controller);
         // Workers in a row that have nothing.
         let mut quiet = 0;
         for _ in 0..STEP_FRAMES {
@@ -330,7 +330,7 @@ impl Captures {
     }
 }
 
-impl Truth {
+impl Controller {
     /// The next part of the file; `None`: there is no such capture. One that is over is gone.
     pub(crate) fn capture_step(&mut self, id: u64) -> Option<Step> {
         // Out of its place, so that names can be looked up meanwhile.

@@ -10,7 +10,7 @@ use wire::{BackendId, FlowKey, ServiceId, Tick, Tuple};
 /// Buckets looked at before others get their turn.
 const PIECE: usize = 4096;
 
-/// A search, detached from the owner of the truth.
+/// A search, detached from the controller.
 pub(crate) struct Search {
     /// Core and table.
     pub(crate) tables: Vec<(u8, Reader)>,

@@ -1,9 +1,9 @@
 //! Health checks of this machine's own: one task per backend that probes and reports. What is probed and what results
 //! mean is in the crate `health`, which agents use too.
 //!
-//! Rule of this module: a task only probes; the owner of the truth asks [`Verdict`] what a result means.
+//! Rule of this module: a task only probes; the controller asks [`Verdict`] what a result means.
 
-use crate::truth::Note;
+use crate::controller::Note;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,6 +1,6 @@
 //! The management core: configuration, health, next hops, API and metrics; publishes [`worker::View`]s.
 //!
-//! Rule of this crate: one thread owns the truth, and everything else (checks, netlink, API requests) sends it
+//! Rule of this crate: one thread owns the controller, and everything else (checks, netlink, API requests) sends it
 //! messages. It never touches a frame on a worker's path and shares no lock with a worker: views go out through
 //! mailboxes and come home the same way, counters and flow tables are read.
 //!
@@ -34,7 +34,9 @@ mod cluster;
 #[cfg(feature = "daemon")]
 mod commands;
 #[cfg(feature = "daemon")]
-mod event;
+mod controller;
+#[cfg(feature = "daemon")]
+mod event_log;
 #[cfg(feature = "daemon")]
 mod flows;
 #[cfg(feature = "daemon")]
@@ -73,8 +75,6 @@ mod state;
 mod status;
 #[cfg(feature = "daemon")]
 mod telemetry;
-#[cfg(feature = "daemon")]
-mod truth;
 #[cfg(feature = "daemon")]
 mod tunnel;
 #[cfg(feature = "daemon")]

@@ -21,9 +21,9 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use wire::BackendId;
 
+pub(crate) mod compare;
 #[cfg(test)]
 mod tests;
-pub(crate) mod truth;
 
 /// What counts are kept of together, milliseconds.
 pub(crate) const STEP_MS: u64 = 1_000;

@@ -9,12 +9,12 @@ mod decide;
 pub(crate) mod keep;
 mod kernel;
 mod renewal;
-mod truth;
+mod ways;
 
 pub(crate) use decide::{Action, Interface, Kind, Link, Placed, Seen, Wanted, decide};
 pub use kernel::{ExceptionError, configure};
 pub(crate) use renewal::Renewals;
-pub(crate) use truth::{Reconciled, Ways};
+pub(crate) use ways::{Reconciled, Ways};
 
 use crate::announce::Vip;
 use std::collections::{BTreeMap, BTreeSet};

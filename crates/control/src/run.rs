@@ -8,10 +8,10 @@ use crate::apply;
 use crate::cluster::adopt::{Part, own_address};
 #[cfg(feature = "etcd")]
 use crate::cluster::store;
+use crate::controller::{Controller, Handle, Parts, Question, Refusal};
 use crate::listeners::Listeners;
 use crate::meter::{Job, Meter};
 use crate::plane::{Notice, Options, Plane};
-use crate::truth::{Door, Parts, Question, Refusal, Truth};
 use crate::{agents, announce, balance, neighbour, reconcile, state, telemetry};
 use model::Loaded;
 use model::api::EventKind;
@@ -200,11 +200,11 @@ async fn drive(
     let claims_of_keeper = claims.clone();
     let (agent_gate, gate) = watch::channel(agents::listener::Gate::default());
     let (say, mut said) = mpsc::channel(agents::listener::SAID_MAX);
-    let doors = agents::counts::Doors::default();
+    let listener_counts = agents::counts::ListenerCounts::default();
     let (cluster, requests) = Part::new(&loaded, &version, workers.len()).unzip();
     let own = own_address(&loaded.config).map(|address| (loaded.config.machine.name.clone(), address));
     let store = loaded.config.cluster.clone().zip(own);
-    let mut truth = Truth::new(
+    let mut controller = Controller::new(
         loaded,
         Parts {
             config_path,
@@ -227,16 +227,16 @@ async fn drive(
             renew,
             cluster,
             grace,
-            doors: doors.clone(),
+            listener_counts: listener_counts.clone(),
             claims,
             agent_gate,
         },
     )
     .map_err(|refusal| RunError::Config(explain(&refusal)))?;
     if let Some(problem) = problem {
-        truth.events.push(EventKind::Warning, None, None, problem);
+        controller.events.push(EventKind::Warning, None, None, problem);
     }
-    truth.save();
+    controller.save();
 
     #[cfg(feature = "etcd")]
     let keeper = store.zip(requests).map(|((config, own), requests)| {
@@ -254,7 +254,7 @@ async fn drive(
         claims: claims_of_keeper,
     };
     tokio::spawn(meter.watch(Job::Reconcile, reconcile::keep::keep(setup)));
-    let door = Door {
+    let handle = Handle {
         questions,
         acknowledged: acknowledgements.clone(),
         applying: Arc::new(Semaphore::new(1)),
@@ -262,7 +262,7 @@ async fn drive(
         commanding: Arc::new(Semaphore::new(1)),
         pages: api::Pages::default(),
     };
-    let router = api::router(door.clone());
+    let router = api::router(handle.clone());
     let serving = || Serving::new(connections.clone(), meter.clone());
     tokio::spawn(listener::serve_unix(unix, router.clone(), serving()));
     if let Some(listener) = tcp {
@@ -270,33 +270,33 @@ async fn drive(
         tokio::spawn(listener::serve_tcp(listener, Some(presented.clone()), router, serving()));
     }
     if let Some(listener) = metrics {
-        tokio::spawn(listener::serve_tcp(listener, None, api::metrics_router(door.clone()), serving()));
+        tokio::spawn(listener::serve_tcp(listener, None, api::metrics_router(handle.clone()), serving()));
     }
 
     let listening = match agent_listener {
         None => None,
         Some((listener, machine)) => {
-            let shared = agents::listener::Shared { machine, said: say.clone(), gate, doors };
+            let shared = agents::listener::Shared { machine, said: say.clone(), gate, listener_counts };
             Some(agents::listener::Listening::start(listener, presented, shared).map_err(RunError::Runtime)?)
         }
     };
 
-    let mut written = truth.written();
+    let mut written = controller.written();
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut weigh = tokio::time::interval(balance::PERIOD);
     weigh.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut rates = Rates::new(&truth);
+    let mut rates = Rates::new(&controller);
     let mut started = false;
     let mut failure = None;
     let (mut reloading, mut reload_again) = (None, false);
     let mut is_unsaved = false;
     loop {
-        let tick = match truth.is_acknowledged() {
+        let tick = match controller.is_acknowledged() {
             false => TICK_WAITING,
-            true if truth.is_cluster_busy() => TICK_WAITING,
-            true if truth.scanner.is_busy() => TICK_SCANNING,
-            true => truth.publishes_in().map_or(TICK_IDLE, |wait| wait.clamp(TICK_WAITING, TICK_IDLE)),
+            true if controller.is_cluster_busy() => TICK_WAITING,
+            true if controller.scanner.is_busy() => TICK_SCANNING,
+            true => controller.publishes_in().map_or(TICK_IDLE, |wait| wait.clamp(TICK_WAITING, TICK_IDLE)),
         };
         tokio::select! {
             biased;
@@ -304,7 +304,7 @@ async fn drive(
                 Some(Command::Reload) if reloading.is_some() => reload_again = true,
                 Some(Command::Reload) => {
                     notify(Notice::Reloading);
-                    reloading = Some(tokio::spawn(meter.watch(Job::Configure, apply::reload(door.clone()))));
+                    reloading = Some(tokio::spawn(meter.watch(Job::Configure, apply::reload(handle.clone()))));
                 }
                 Some(Command::Stop) | None => break,
             },
@@ -313,50 +313,50 @@ async fn drive(
                 notify(Notice::Reloaded);
                 if std::mem::take(&mut reload_again) {
                     notify(Notice::Reloading);
-                    reloading = Some(tokio::spawn(meter.watch(Job::Configure, apply::reload(door.clone()))));
+                    reloading = Some(tokio::spawn(meter.watch(Job::Configure, apply::reload(handle.clone()))));
                 }
             }
             _ = sweep.tick() => {
                 let alive = meter.time(Job::Sweep, || {
-                    truth.sweep();
-                    truth.compare_clients();
-                    truth.settle();
-                    rates.measure(&mut truth)
+                    controller.sweep();
+                    controller.compare_clients();
+                    controller.settle();
+                    rates.measure(&mut controller)
                 });
                 if alive {
                     notify(Notice::Alive);
                 }
                 if let Some(publish) = &mut telemetry {
                     meter.time(Job::Telemetry, || {
-                        for (command, answer) in telemetry::answers(&truth.summary()) {
+                        for (command, answer) in telemetry::answers(&controller.summary()) {
                             publish(command, answer);
                         }
                     });
                 }
             }
             _ = weigh.tick() => meter.time(Job::Weigh, || {
-                truth.weigh();
-                truth.settle();
+                controller.weigh();
+                controller.settle();
             }),
-            () = tokio::time::sleep(truth.compares_in()) => meter.time(Job::Sweep, || {
-                truth.compare_clients();
-                truth.settle();
+            () = tokio::time::sleep(controller.compares_in()) => meter.time(Job::Sweep, || {
+                controller.compare_clients();
+                controller.settle();
             }),
             Some(note) = noted.recv() => meter.time(Job::Notes, || {
-                truth.note(note);
+                controller.note(note);
                 // Mass failure arrives as many notes: one view for all that are here.
                 while let Ok(note) = noted.try_recv() {
-                    truth.note(note);
+                    controller.note(note);
                 }
-                truth.settle();
+                controller.settle();
             }),
-            Some(question) = asked.recv() => meter.time(Job::Question, || question(&mut truth)),
+            Some(question) = asked.recv() => meter.time(Job::Question, || question(&mut controller)),
             Some(word) = said.recv() => meter.time(Job::Agents, || {
-                truth.agent_said(word);
+                controller.agent_said(word);
                 // Many at once, but not so many that others wait.
                 for _ in 0..WORDS_AT_ONCE {
                     let Ok(word) = said.try_recv() else { break };
-                    truth.agent_said(word);
+                    controller.agent_said(word);
                 }
             }),
             Ok(()) = written.changed() => {
@@ -366,10 +366,10 @@ async fn drive(
                         let message = format!(
                             "the state was not saved ({error}); until it is, drains set by hand would not survive a restart"
                         );
-                        truth.events.push(EventKind::StateUnsaved, None, None, message);
+                        controller.events.push(EventKind::StateUnsaved, None, None, message);
                     }
                     (None, true) => {
-                        truth.events.push(EventKind::StateSaved, None, None, "the state is on the disk again");
+                        controller.events.push(EventKind::StateSaved, None, None, "the state is on the disk again");
                     }
                     _ => {}
                 }
@@ -377,15 +377,15 @@ async fn drive(
             }
             () = tokio::time::sleep(tick) => {}
         }
-        if truth.is_dirty() {
+        if controller.is_dirty() {
             // Making a view is a turn of its own.
             tokio::task::yield_now().await;
         }
-        meter.time(Job::Housekeeping, || truth.tick());
-        if truth.has_left() {
+        meter.time(Job::Housekeeping, || controller.tick());
+        if controller.has_left() {
             break;
         }
-        if let Some(reason) = truth.cluster.as_mut().and_then(|part| part.fatal.take()) {
+        if let Some(reason) = controller.cluster.as_mut().and_then(|part| part.fatal.take()) {
             failure = Some(RunError::Cluster(reason));
             break;
         }
@@ -397,9 +397,9 @@ async fn drive(
 
     notify(Notice::Stopping);
     let stopped = Instant::now();
-    truth.stop();
-    let number = truth.save();
-    let mut saved = truth.written();
+    controller.stop();
+    let number = controller.save();
+    let mut saved = controller.written();
     let farewell = async {
         let _ = on_loopback.wait_for(|now| now.ours.is_empty()).await;
         let _ = saved.wait_for(|written| written.saved >= number).await;
@@ -414,16 +414,16 @@ async fn drive(
         tokio::select! {
             biased;
             () = &mut farewell => break,
-            Some(question) = asked.recv() => question(&mut truth),
-            Some(note) = noted.recv() => truth.note(note),
-            Some(word) = said.recv() => truth.agent_said(word),
-            () = tokio::time::sleep(TICK_IDLE) => truth.tick(),
+            Some(question) = asked.recv() => question(&mut controller),
+            Some(note) = noted.recv() => controller.note(note),
+            Some(word) = said.recv() => controller.agent_said(word),
+            () = tokio::time::sleep(TICK_IDLE) => controller.tick(),
         }
     }
     if let Some(listening) = listening {
         listening.stop();
     }
-    if let (Some(part), Some(keeper)) = (&mut truth.cluster, keeper) {
+    if let (Some(part), Some(keeper)) = (&mut controller.cluster, keeper) {
         // Until now it forwarded, and so was one of them.
         part.say_farewell();
         let _ = tokio::time::timeout(FAREWELL_TO_STORE, keeper).await;
@@ -455,14 +455,14 @@ struct Rates {
 }
 
 impl Rates {
-    fn new(truth: &Truth) -> Rates {
-        Rates { last: vec![(0, 0); truth.workers.len()] }
+    fn new(controller: &Controller) -> Rates {
+        Rates { last: vec![(0, 0); controller.workers.len()] }
     }
 
     /// Updates the ratios; tells whether every worker has taken a turn since the last time.
-    fn measure(&mut self, truth: &mut Truth) -> bool {
+    fn measure(&mut self, controller: &mut Controller) -> bool {
         let mut alive = true;
-        let workers = truth.workers.iter().zip(&mut truth.busy_ratio).zip(&mut self.last);
+        let workers = controller.workers.iter().zip(&mut controller.busy_ratio).zip(&mut self.last);
         for ((worker, ratio), last) in workers {
             let totals = &worker.counters.totals;
             let now = (totals.turns.get(), totals.empty_turns.get());

@@ -3,8 +3,8 @@
 //! Rule of this module: it takes its turns on the management core, so a turn is bounded in time, not in buckets; it
 //! only reads. What a scan means is for [`crate::slots`] to say.
 
+use crate::controller::Controller;
 use crate::slots::{Scans, Slots, slot_of};
-use crate::truth::Truth;
 use flow::Hit;
 use model::config::Timeouts;
 use std::collections::HashMap;
@@ -62,7 +62,7 @@ struct Tainted {
     vip: (Addr, u16, u8),
 }
 
-impl Truth {
+impl Controller {
     /// A turn of the scan, if one is due. True when taints ended: the next view says so.
     pub(crate) fn scan(&mut self) -> bool {
         let now = (self.now)();

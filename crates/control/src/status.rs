@@ -1,9 +1,9 @@
-//! What the API, metrics and telemetry show: read from the truth and the workers' counters, changing nothing.
+//! What the API, metrics and telemetry show: read from the controller and the workers' counters, changing nothing.
 
+use crate::controller::{Controller, Refusal};
 use crate::flows::Search;
 use crate::reconcile::Reconciled;
 use crate::slots::Slots;
-use crate::truth::{Refusal, Truth};
 use model::agent::Phase;
 use model::api::{
     BackendState, BackendStatus, ClusterStatus, DropCount, MemoryUse, PortStatus, Ready, RegistrationStatus,
@@ -76,7 +76,7 @@ fn protocol_name(protocol: Protocol) -> &'static str {
     }
 }
 
-impl Truth {
+impl Controller {
     /// Everything at one moment.
     pub(crate) fn snapshot(&self) -> Snapshot {
         Snapshot {
@@ -124,10 +124,10 @@ impl Truth {
         }
         AgentCounts {
             connected: self.registry.sessions().len() as u64,
-            open: self.doors.open(),
-            paused: self.doors.paused(),
+            open: self.listener_counts.open(),
+            paused: self.listener_counts.paused(),
             registry: self.registry.counts.clone(),
-            closed: self.doors.closed().collect(),
+            closed: self.listener_counts.closed().collect(),
             phases: phases.into_iter().map(|((service, phase), count)| (service, phase, count)).collect(),
         }
     }

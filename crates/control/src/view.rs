@@ -1,9 +1,9 @@
-//! From the truth to a view: what [`compile()`] asks is answered here.
+//! From what the controller knows to a view: what [`compile()`] asks is answered here.
 
 use crate::cluster::adopt::without_panic;
 use crate::compile::{self, CompileError, Making, Runtime, compile};
+use crate::controller::Controller;
 use crate::ids::Ids;
-use crate::truth::Truth;
 use model::config::{AdminState, Config, HealthKind, Service};
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -12,7 +12,7 @@ use wire::{BackendId, PortId};
 use worker::View;
 use worker::view::{PortRole, PortView};
 
-impl Truth {
+impl Controller {
     /// The view of `config` with what is known now. `ids` is half changed after an error.
     pub(crate) fn compile_with(
         &self,

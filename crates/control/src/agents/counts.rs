@@ -83,13 +83,13 @@ pub(crate) const CLOSED: [(Closed, &str); 7] = [
 
 /// Counted by the listener and its connections.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Doors {
+pub(crate) struct ListenerCounts {
     closed: Arc<[AtomicU64; CLOSED.len()]>,
     open: Arc<AtomicU64>,
     paused: Arc<AtomicU64>,
 }
 
-impl Doors {
+impl ListenerCounts {
     pub(crate) fn count(&self, why: Closed) {
         let counts = CLOSED.iter().zip(self.closed.iter());
         if let Some((_, count)) = counts.into_iter().find(|((of, _), _)| *of == why) {

@@ -1,7 +1,7 @@
 //! Where agents connect: TCP with or without TLS, and the limits of it.
 //!
 //! Rule of this module: it has a thread of its own. Every connection is a task on it, which reads, parses, verifies and writes,
-//! and holds at most one frame. Its words reach the owner of the truth through one bounded channel; who says too much is not
+//! and holds at most one frame. Its words reach the controller through one bounded channel; who says too much is not
 //! read from for a while.
 //!
 //! Whoever has not proved a token is a stranger, and what strangers cost is bounded, by address and in sum: their
@@ -9,7 +9,7 @@
 //! [`STRANGER_BYTES_MAX`]), what of these is read and verified a second ([`HELLO_BYTES_OF_ADDRESS`], [`HELLO_BYTES`],
 //! [`SMALL_HELLO_BYTES`]), and how often they may come ([`VISITS_PER_SECOND`]). An IPv6 address counts by its /64.
 
-use super::counts::{Closed, Doors};
+use super::counts::{Closed, ListenerCounts};
 use super::desk::{Outbox, Pieces, outbox};
 use super::hello::{Greeting, Hello, Tokens, Unproved};
 use super::session::SessionId;
@@ -85,7 +85,7 @@ pub(crate) enum Said {
     Closed(SessionId),
 }
 
-/// Whom the owner of the truth lets in.
+/// Whom the controller lets in.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Gate {
     /// `agents.connections`.
@@ -101,7 +101,7 @@ pub(crate) struct Shared {
     pub(crate) machine: String,
     pub(crate) said: mpsc::Sender<Said>,
     pub(crate) gate: watch::Receiver<Gate>,
-    pub(crate) doors: Doors,
+    pub(crate) listener_counts: ListenerCounts,
 }
 
 /// Connections, and those of strangers.
@@ -125,7 +125,7 @@ struct OfAddress {
 }
 
 /// A place among the open connections.
-struct Place(Arc<Mutex<Visitors>>, Doors);
+struct Place(Arc<Mutex<Visitors>>, ListenerCounts);
 
 /// A place among the strangers: given back when the owner has taken the proof, else when the connection has ended.
 #[derive(Debug)]
@@ -160,7 +160,7 @@ impl Visitors {
         all: &Arc<Mutex<Visitors>>,
         address: IpAddr,
         connections: u32,
-        doors: &Doors,
+        listener_counts: &ListenerCounts,
         now: Instant,
     ) -> Result<(Place, Arc<Stranger>), Closed> {
         let address = network(address);
@@ -184,14 +184,14 @@ impl Visitors {
         of_address.strangers += 1;
         visitors.strangers += 1;
         visitors.open += 1;
-        doors.set_open(u64::from(visitors.open));
+        listener_counts.set_open(u64::from(visitors.open));
         let stranger = Stranger {
             all: all.clone(),
             address,
             is_over: AtomicBool::new(false),
             bytes: std::sync::atomic::AtomicUsize::new(0),
         };
-        Ok((Place(all.clone(), doors.clone()), Arc::new(stranger)))
+        Ok((Place(all.clone(), listener_counts.clone()), Arc::new(stranger)))
     }
 
     /// Makes room for another address, where there is none: those go that have nobody here and have not come lately; where
@@ -309,8 +309,14 @@ async fn serve(listener: TcpListener, credentials: watch::Receiver<Credentials>,
         match listener.accept().await {
             Ok((stream, peer)) => {
                 let connections = shared.gate.borrow().connections;
-                match Visitors::enter(&visitors, peer.ip(), connections, &shared.doors, Instant::now()) {
-                    Err(why) => shared.doors.count(why),
+                match Visitors::enter(
+                    &visitors,
+                    peer.ip(),
+                    connections,
+                    &shared.listener_counts,
+                    Instant::now(),
+                ) {
+                    Err(why) => shared.listener_counts.count(why),
                     Ok(places) => {
                         last += 1;
                         let visitor = Visitor { id: SessionId(last), peer, shared: shared.clone() };
@@ -347,8 +353,8 @@ impl Visitor {
             None => self.introduce(stream, until, stranger).await,
             Some(tls) => match tokio::time::timeout_at(until, tls.accept(stream)).await {
                 Ok(Ok(stream)) => self.introduce(stream, until, stranger).await,
-                Ok(Err(_)) => self.shared.doors.count(Closed::Tls),
-                Err(_) => self.shared.doors.count(Closed::Silent),
+                Ok(Err(_)) => self.shared.listener_counts.count(Closed::Tls),
+                Err(_) => self.shared.listener_counts.count(Closed::Silent),
             },
         }
         drop(place);
@@ -388,8 +394,8 @@ impl Visitor {
             Ok(Ok(Some(_))) => self.malformed("the first message is to be a hello"),
             Ok(Err(Lost::Frame(error))) => self.malformed(&error.to_string()),
             Ok(Ok(None) | Err(Lost::Io(_))) => return,
-            Ok(Err(Lost::NoRoom)) => return self.shared.doors.count(Closed::Unknown),
-            Err(_) => return self.shared.doors.count(Closed::Silent),
+            Ok(Err(Lost::NoRoom)) => return self.shared.listener_counts.count(Closed::Unknown),
+            Err(_) => return self.shared.listener_counts.count(Closed::Silent),
         };
         let Misfit { code, reason, help } = problem;
         let refused = ToAgent::Refused { service: None, backend: None, code, reason, help };
@@ -399,7 +405,7 @@ impl Visitor {
     }
 
     fn malformed(&self, what: &str) -> Misfit {
-        self.shared.doors.count(Closed::Malformed);
+        self.shared.listener_counts.count(Closed::Malformed);
         Misfit::new(Refusal::Malformed, what, "see docs/agents.md")
     }
 
@@ -448,7 +454,7 @@ impl Visitor {
             return;
         }
         {
-            let telling = tell(proved, &mut pieces, &mut sealer, &mut write, &self.shared.doors);
+            let telling = tell(proved, &mut pieces, &mut sealer, &mut write, &self.shared.listener_counts);
             tokio::pin!(telling);
             let is_broken = tokio::select! {
                 () = &mut telling => false,
@@ -471,7 +477,7 @@ impl Visitor {
                 Ok(Some(message)) => Said::Message(self.id, message),
                 Ok(None) | Err(Lost::Io(_) | Lost::NoRoom) => return false,
                 Err(Lost::Frame(error)) => {
-                    self.shared.doors.count(Closed::Malformed);
+                    self.shared.listener_counts.count(Closed::Malformed);
                     let broken = Said::Broken(self.id, error.code(), error.to_string());
                     let _ = self.shared.said.send(broken).await;
                     return true;
@@ -482,7 +488,7 @@ impl Visitor {
             }
             let pause = pace.pause(frames.length.div_ceil(FRAME_BYTES), Instant::now());
             if !pause.is_zero() {
-                self.shared.doors.pause();
+                self.shared.listener_counts.pause();
                 tokio::time::sleep(pause).await;
             }
         }
@@ -495,7 +501,7 @@ async fn tell<W: AsyncWrite + Unpin>(
     pieces: &mut Pieces,
     sealer: &mut Sealer,
     write: &mut W,
-    doors: &Doors,
+    listener_counts: &ListenerCounts,
 ) {
     let mut piece = first;
     loop {
@@ -507,7 +513,7 @@ async fn tell<W: AsyncWrite + Unpin>(
         {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return,
-            Err(_) => return doors.count(Closed::Slow),
+            Err(_) => return listener_counts.count(Closed::Slow),
         }
         piece = match pieces.next().await {
             Some(plain) => sealer.seal(plain),
@@ -647,12 +653,12 @@ mod tests {
         assert!(!pace.pause(1, much_later).is_zero());
     }
 
-    struct Hall(Arc<Mutex<Visitors>>, Doors, Instant);
+    struct Hall(Arc<Mutex<Visitors>>, ListenerCounts, Instant);
 
     impl Hall {
         fn new() -> Hall {
             let now = Instant::now();
-            Hall(Arc::new(Mutex::new(Visitors::new(now))), Doors::default(), now)
+            Hall(Arc::new(Mutex::new(Visitors::new(now))), ListenerCounts::default(), now)
         }
 
         fn enter(

@@ -5,8 +5,8 @@
 use super::exchange::exchange;
 use super::{Answer, Failure, ask, read_query};
 use crate::capture::{Capture, IDLE_MAX, Phase, Wanted, copies};
+use crate::controller::{Controller, Handle, Refusal};
 use crate::meter::{Job, Meter};
-use crate::truth::{Door, Refusal, Truth};
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
@@ -100,25 +100,25 @@ struct Place {
     meter: Meter,
 }
 
-fn place(truth: &Truth, wanted: &Wanted) -> Result<Place, Failure> {
-    truth.captures.next_id().map_err(occupied)?;
+fn place(controller: &Controller, wanted: &Wanted) -> Result<Place, Failure> {
+    controller.captures.next_id().map_err(occupied)?;
     let service = match &wanted.service {
         None => None,
         Some(name) => {
-            let id = truth.ids.service(name);
+            let id = controller.ids.service(name);
             Some(id.ok_or_else(|| Refusal::UnknownService(name.clone()))?)
         }
     };
     let filter = CaptureFilter { service, reason: wanted.reason, client: wanted.client.map(Into::into) };
-    Ok(Place { filter, workers: truth.workers.len(), meter: truth.meter.clone() })
+    Ok(Place { filter, workers: controller.workers.len(), meter: controller.meter.clone() })
 }
 
 pub(super) async fn begin(
-    State(door): State<Door>,
+    State(handle): State<Handle>,
     query: Result<Query<BeginQuery>, QueryRejection>,
 ) -> Answer<CaptureBegun> {
     let wanted = read_query(query)?.wanted()?;
-    let (place, wanted) = ask(&door, move |truth| (place(truth, &wanted), wanted)).await?;
+    let (place, wanted) = ask(&handle, move |controller| (place(controller, &wanted), wanted)).await?;
     let Place { filter, workers, meter } = place?;
     let snap = usize::try_from(wanted.snap).unwrap_or(usize::MAX);
     let copies = copies(snap);
@@ -128,7 +128,7 @@ pub(super) async fn begin(
     };
     let (taps, listeners) = tokio::task::spawn_blocking(made).await.map_err(|_| Failure::stopping())?;
     // A task, so that it goes on when the client has gone: what was begun has somebody who ends it.
-    let begun = handed_out(door, wanted, taps, listeners, meter.clone());
+    let begun = handed_out(handle, wanted, taps, listeners, meter.clone());
     let mut begun =
         tokio::spawn(meter.watch(Job::Conversation, begun)).await.map_err(|_| Failure::stopping())??;
     begun.frames_kept = u64::try_from(copies.saturating_mul(workers)).unwrap_or(u64::MAX);
@@ -137,40 +137,40 @@ pub(super) async fn begin(
 
 /// Gives the workers their taps.
 async fn handed_out(
-    door: Door,
+    handle: Handle,
     wanted: Wanted,
     taps: Vec<Command>,
     listeners: Vec<Listener>,
     meter: Meter,
 ) -> Result<CaptureBegun, Failure> {
     let snap = wanted.snap;
-    let entered = ask(&door, move |truth| {
-        let id = truth.captures.next_id().map_err(occupied)?;
+    let entered = ask(&handle, move |controller| {
+        let id = controller.captures.next_id().map_err(occupied)?;
         let cannot = |why| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, why, "nothing was begun");
-        let capture = Capture::new(truth, id, wanted, listeners).map_err(cannot)?;
+        let capture = Capture::new(controller, id, wanted, listeners).map_err(cannot)?;
         let (interfaces, phase) = (capture.interfaces(), capture.phase());
-        truth.captures.begin(capture);
+        controller.captures.begin(capture);
         Ok::<_, Failure>((id, interfaces, phase))
     });
     let (id, interfaces, phase) = entered.await??;
     let workers = taps.len();
-    tokio::spawn(meter.watch(Job::Conversation, keep(door.clone(), id, workers, phase)));
+    tokio::spawn(meter.watch(Job::Conversation, keep(handle.clone(), id, workers, phase)));
     let commands = taps.into_iter().enumerate().collect();
-    if let Err(failure) = exchange(&door, commands).await {
+    if let Err(failure) = exchange(&handle, commands).await {
         // Its keeper takes back what was handed out.
-        ask(&door, move |truth| drop(truth.captures.remove(id))).await?;
+        ask(&handle, move |controller| drop(controller.captures.remove(id))).await?;
         return Err(failure);
     }
-    let begun = ask(&door, move |truth| truth.capture_begun(id)).await?;
+    let begun = ask(&handle, move |controller| controller.capture_begun(id)).await?;
     begun.ok_or_else(|| gone(id))?;
     Ok(CaptureBegun { id, snap, frames_kept: 0, interfaces })
 }
 
 /// Lets a capture end for which nobody asks, and takes back the taps of one that ends.
-async fn keep(door: Door, id: u64, workers: usize, mut phase: watch::Receiver<Phase>) {
+async fn keep(handle: Handle, id: u64, workers: usize, mut phase: watch::Receiver<Phase>) {
     loop {
-        let left = door.ask(move |truth| {
-            let capture = truth.captures.get(id)?;
+        let left = handle.ask(move |controller| {
+            let capture = controller.captures.get(id)?;
             let left = IDLE_MAX.saturating_sub(capture.idle());
             if left.is_zero() {
                 capture.end("nobody asked for it any more");
@@ -183,27 +183,27 @@ async fn keep(door: Door, id: u64, workers: usize, mut phase: watch::Receiver<Ph
             break;
         }
     }
-    while exchange(&door, (0..workers).map(|worker| (worker, Command::Capture(None))).collect())
+    while exchange(&handle, (0..workers).map(|worker| (worker, Command::Capture(None))).collect())
         .await
         .is_err()
     {
-        let told = door.ask(move |truth| truth.captures.get(id).map(Capture::give_up));
+        let told = handle.ask(move |controller| controller.captures.get(id).map(Capture::give_up));
         if told.await.is_none() {
             return;
         }
         tokio::time::sleep(AGAIN_AFTER).await;
     }
-    if door.ask(move |truth| truth.captures.is_home(id)).await.is_none() {
+    if handle.ask(move |controller| controller.captures.is_home(id)).await.is_none() {
         return;
     }
     // What is left of it waits for who takes it, but not for ever.
     loop {
-        let left = door.ask(move |truth| {
-            let left = IDLE_MAX.saturating_sub(truth.captures.get(id)?.idle());
+        let left = handle.ask(move |controller| {
+            let left = IDLE_MAX.saturating_sub(controller.captures.get(id)?.idle());
             if left.is_zero()
-                && let Some(capture) = truth.captures.remove(id)
+                && let Some(capture) = controller.captures.remove(id)
             {
-                truth.capture_over(capture);
+                controller.capture_over(capture);
                 return None;
             }
             Some(left)
@@ -221,7 +221,7 @@ pub(super) struct PieceQuery {
 }
 
 pub(super) async fn piece(
-    State(door): State<Door>,
+    State(handle): State<Handle>,
     query: Result<Query<PieceQuery>, QueryRejection>,
 ) -> Result<Response, Failure> {
     let PieceQuery { id, wait_ms } = read_query(query)?;
@@ -229,7 +229,7 @@ pub(super) async fn piece(
     if wait_ms > CAPTURE_WAIT_MAX_MS {
         return Err(Failure::bad_request(format!("wait_ms {wait_ms} is above {CAPTURE_WAIT_MAX_MS}")));
     }
-    let reading = ask(&door, move |truth| truth.captures.get(id).map(|of| of.reading())).await?;
+    let reading = ask(&handle, move |controller| controller.captures.get(id).map(|of| of.reading())).await?;
     let Ok(_turn) = reading.ok_or_else(|| gone(id))?.try_acquire_owned() else {
         let error = format!("somebody else is being given a piece of capture {id}");
         let help = "ask for the next one when the last one has come: pieces are in order";
@@ -238,7 +238,7 @@ pub(super) async fn piece(
     let until = Instant::now() + Duration::from_millis(wait_ms);
     let mut bytes = Vec::new();
     loop {
-        let step = ask(&door, move |truth| truth.capture_step(id)).await?;
+        let step = ask(&handle, move |controller| controller.capture_step(id)).await?;
         let step = step.ok_or_else(|| gone(id))?;
         let is_quiet = step.bytes.is_empty();
         bytes.extend(step.bytes);
@@ -271,12 +271,12 @@ pub(super) struct EndQuery {
 }
 
 pub(super) async fn end(
-    State(door): State<Door>,
+    State(handle): State<Handle>,
     query: Result<Query<EndQuery>, QueryRejection>,
 ) -> Answer<CaptureFigures> {
     let EndQuery { id } = read_query(query)?;
-    let ending = ask(&door, move |truth| {
-        let capture = truth.captures.get(id)?;
+    let ending = ask(&handle, move |controller| {
+        let capture = controller.captures.get(id)?;
         capture.end("it was asked to");
         Some((capture.phase(), capture.figures()))
     });
@@ -285,6 +285,6 @@ pub(super) async fn end(
     let home = phase.wait_for(|phase| *phase == Phase::Home);
     let _ = tokio::time::timeout(HOME_WITHIN, home).await;
     // One that is gone meanwhile has been read to its end by somebody else.
-    let now = ask(&door, move |truth| truth.captures.get(id).map(|of| of.figures())).await?;
+    let now = ask(&handle, move |controller| controller.captures.get(id).map(|of| of.figures())).await?;
     Ok(Json(now.unwrap_or(figures)))
 }

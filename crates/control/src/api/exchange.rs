@@ -2,7 +2,7 @@
 
 use super::{Failure, ask};
 use crate::commands::{ANSWER_WITHIN, Exchange, NoAnswer};
-use crate::truth::Door;
+use crate::controller::Handle;
 use axum::http::StatusCode;
 use std::time::Duration;
 use worker::commands::{Command, CommandOutcome};
@@ -34,18 +34,18 @@ impl From<NoAnswer> for Failure {
 
 /// Sends the commands, each to the worker whose index is beside it, and waits for all answers.
 pub(super) async fn exchange(
-    door: &Door,
+    handle: &Handle,
     commands: Vec<(usize, Command)>,
 ) -> Result<Vec<Option<CommandOutcome>>, Failure> {
-    let Ok(Ok(_turn)) = tokio::time::timeout(TURN_WITHIN, door.commanding.acquire()).await else {
+    let Ok(Ok(_turn)) = tokio::time::timeout(TURN_WITHIN, handle.commanding.acquire()).await else {
         let error = "others are asking workers at the same time";
         return Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, error, "try again in a moment"));
     };
     let mut exchange = Exchange::new(commands);
     loop {
-        let (advanced, is_done) = ask(door, move |truth| {
-            let now = (truth.now)();
-            let is_done = exchange.advance(&mut truth.workers, now);
+        let (advanced, is_done) = ask(handle, move |controller| {
+            let now = (controller.now)();
+            let is_done = exchange.advance(&mut controller.workers, now);
             (exchange, is_done)
         })
         .await?;

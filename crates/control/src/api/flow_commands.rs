@@ -3,8 +3,8 @@
 use super::body::read_lines;
 use super::exchange::exchange;
 use super::{Answer, Failure, ask, read_query};
+use crate::controller::{Controller, Handle, Refusal};
 use crate::flows::{flow_of, state_name, state_named};
-use crate::truth::{Door, Refusal, Truth};
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request, State};
@@ -77,9 +77,9 @@ struct Named {
 }
 
 /// Which flow is meant.
-fn named(truth: &Truth, asked: Asked) -> Result<Named, Failure> {
-    let found = truth.config.services.iter().find(|service| service.name == asked.service);
-    let found = found.and_then(|service| Some((service, truth.ids.service(&service.name)?)));
+fn named(controller: &Controller, asked: Asked) -> Result<Named, Failure> {
+    let found = controller.config.services.iter().find(|service| service.name == asked.service);
+    let found = found.and_then(|service| Some((service, controller.ids.service(&service.name)?)));
     let Some((service, id)) = found else { return Err(Refusal::UnknownService(asked.service).into()) };
     let to = match asked.to {
         Some(to) => to,
@@ -135,31 +135,31 @@ fn unanswered(core: u8, outcome: Option<&CommandOutcome>) -> Failure {
 
 /// Asks all workers about one flow.
 async fn ask_all(
-    door: &Door,
+    handle: &Handle,
     query: Result<Query<OneFlowQuery>, QueryRejection>,
     command: fn(ServiceFlow) -> FlowCommand,
 ) -> Result<(Named, Vec<(u8, Option<CommandOutcome>)>), Failure> {
     let asked = Asked::of(read_query(query)?)?;
-    let found = move |truth: &mut Truth| {
-        let cores: Vec<u8> = truth.workers.iter().map(|worker| worker.core.0).collect();
-        named(truth, asked).map(|named| (named, cores))
+    let found = move |controller: &mut Controller| {
+        let cores: Vec<u8> = controller.workers.iter().map(|worker| worker.core.0).collect();
+        named(controller, asked).map(|named| (named, cores))
     };
-    let (named, cores) = ask(door, found).await??;
+    let (named, cores) = ask(handle, found).await??;
     let commands = (0..cores.len()).map(|worker| (worker, command(named.of).into())).collect();
-    let outcomes = exchange(door, commands).await?;
+    let outcomes = exchange(handle, commands).await?;
     Ok((named, cores.into_iter().zip(outcomes).collect()))
 }
 
 pub(super) async fn describe(
-    State(door): State<Door>,
+    State(handle): State<Handle>,
     query: Result<Query<OneFlowQuery>, QueryRejection>,
 ) -> Answer<DescribedFlow> {
-    let (named, outcomes) = ask_all(&door, query, FlowCommand::Describe).await?;
-    Ok(Json(ask(&door, move |truth| described(truth, named, outcomes)).await??))
+    let (named, outcomes) = ask_all(&handle, query, FlowCommand::Describe).await?;
+    Ok(Json(ask(&handle, move |controller| described(controller, named, outcomes)).await??))
 }
 
 fn described(
-    truth: &Truth,
+    controller: &Controller,
     named: Named,
     outcomes: Vec<(u8, Option<CommandOutcome>)>,
 ) -> Result<DescribedFlow, Failure> {
@@ -168,17 +168,17 @@ fn described(
         let Some(CommandOutcome::Described(of)) = outcome else {
             return Err(unanswered(core, outcome.as_ref()));
         };
-        entries.extend(of.entry.map(|entry| held(truth, core, entry)));
+        entries.extend(of.entry.map(|entry| held(controller, core, entry)));
         records.extend(of.record.map(|record| HeldRecord {
             core,
-            backend: truth.backend_named(record.backend).0,
+            backend: controller.backend_named(record.backend).0,
             guess: record.is_guess,
             idle_ms: record.idle_us / 1000,
         }));
         first = first.or(Some(of));
     }
     let Some(of) = first else { return Err(unanswered(0, None)) };
-    let backend = |id: Option<BackendId>| id.map(|id| truth.backend_named(id).0);
+    let backend = |id: Option<BackendId>| id.map(|id| controller.backend_named(id).0);
     Ok(DescribedFlow {
         service: named.service,
         protocol: named.protocol.to_owned(),
@@ -194,22 +194,22 @@ fn described(
     })
 }
 
-fn held(truth: &Truth, core: u8, entry: TrackedFlow) -> HeldFlow {
-    let (backend, backend_address) = truth.backend_named(entry.backend);
+fn held(controller: &Controller, core: u8, entry: TrackedFlow) -> HeldFlow {
+    let (backend, backend_address) = controller.backend_named(entry.backend);
     let state = state_name(entry.state).to_owned();
     HeldFlow { core, backend, backend_address, state, idle_ms: entry.idle_us / 1000 }
 }
 
 pub(super) async fn forget(
-    State(door): State<Door>,
+    State(handle): State<Handle>,
     query: Result<Query<OneFlowQuery>, QueryRejection>,
 ) -> Answer<ForgottenFlow> {
-    let (named, outcomes) = ask_all(&door, query, FlowCommand::Forget).await?;
-    Ok(Json(ask(&door, move |truth| forgotten(truth, named, outcomes)).await??))
+    let (named, outcomes) = ask_all(&handle, query, FlowCommand::Forget).await?;
+    Ok(Json(ask(&handle, move |controller| forgotten(controller, named, outcomes)).await??))
 }
 
 fn forgotten(
-    truth: &mut Truth,
+    controller: &mut Controller,
     named: Named,
     outcomes: Vec<(u8, Option<CommandOutcome>)>,
 ) -> Result<ForgottenFlow, Failure> {
@@ -218,14 +218,14 @@ fn forgotten(
     for (core, outcome) in outcomes {
         match outcome {
             Some(CommandOutcome::Forgotten(entry)) => {
-                gone.extend(entry.map(|entry| held(truth, core, entry)));
+                gone.extend(entry.map(|entry| held(controller, core, entry)));
             }
             other => refused = refused.or(Some((core, other))),
         }
     }
     for entry in &gone {
         let message = format!("worker {} forgot the flow of {client} to {to}", entry.core);
-        truth.events.push(EventKind::FlowForgotten, Some(&service), Some(&entry.backend), message);
+        controller.events.push(EventKind::FlowForgotten, Some(&service), Some(&entry.backend), message);
     }
     match refused {
         Some((core, other)) => Err(unanswered(core, other.as_ref())),
@@ -257,12 +257,16 @@ struct Piece {
     next: Option<String>,
 }
 
-fn piece(truth: &Truth, service: Option<String>, (worker, from): (usize, usize)) -> Result<Piece, Failure> {
+fn piece(
+    controller: &Controller,
+    service: Option<String>,
+    (worker, from): (usize, usize),
+) -> Result<Piece, Failure> {
     let service = match service.filter(|name| !name.is_empty()) {
         None => None,
-        Some(name) => Some(truth.ids.service(&name).ok_or(Refusal::UnknownService(name))?),
+        Some(name) => Some(controller.ids.service(&name).ok_or(Refusal::UnknownService(name))?),
     };
-    let Some(of) = truth.workers.get(worker) else {
+    let Some(of) = controller.workers.get(worker) else {
         return Err(Failure::bad_request(format!(
             "there is no worker {worker}: the cursor is of another start"
         )));
@@ -273,7 +277,7 @@ fn piece(truth: &Truth, service: Option<String>, (worker, from): (usize, usize))
     let next = if next < buckets {
         Some((worker, next))
     } else {
-        (worker + 1 < truth.workers.len()).then_some((worker + 1, 0))
+        (worker + 1 < controller.workers.len()).then_some((worker + 1, 0))
     };
     Ok(Piece {
         core: of.core.0,
@@ -284,14 +288,14 @@ fn piece(truth: &Truth, service: Option<String>, (worker, from): (usize, usize))
 }
 
 pub(super) async fn dump(
-    State(door): State<Door>,
+    State(handle): State<Handle>,
     query: Result<Query<DumpQuery>, QueryRejection>,
 ) -> Answer<FlowDump> {
     let DumpQuery { service, cursor } = read_query(query)?;
     let place = place(cursor.as_deref())?;
     let Piece { core, service, commands, next } =
-        ask(&door, move |truth| piece(truth, service, place)).await??;
-    let mut outcomes = exchange(&door, commands).await?.into_iter();
+        ask(&handle, move |controller| piece(controller, service, place)).await??;
+    let mut outcomes = exchange(&handle, commands).await?.into_iter();
     let mut flows = Vec::new();
     while outcomes.len() > 0 {
         let mut dumped = Vec::new();
@@ -301,16 +305,21 @@ pub(super) async fn dump(
                 other => return Err(unanswered(core, other.as_ref())),
             }
         }
-        flows.extend(ask(&door, move |truth| stored(truth, core, service, &dumped)).await?);
+        flows.extend(ask(&handle, move |controller| stored(controller, core, service, &dumped)).await?);
     }
     Ok(Json(FlowDump { flows, next }))
 }
 
 /// Flows of configured services, or of one, in words.
-fn stored(truth: &Truth, core: u8, only: Option<ServiceId>, dumped: &[DumpedFlow]) -> Vec<StoredFlow> {
-    let services = truth.config.services.iter();
+fn stored(
+    controller: &Controller,
+    core: u8,
+    only: Option<ServiceId>,
+    dumped: &[DumpedFlow],
+) -> Vec<StoredFlow> {
+    let services = controller.config.services.iter();
     let services: HashMap<ServiceId, &Service> =
-        services.filter_map(|service| Some((truth.ids.service(&service.name)?, service))).collect();
+        services.filter_map(|service| Some((controller.ids.service(&service.name)?, service))).collect();
     let wanted = dumped.iter().filter(|flow| only.is_none_or(|id| flow.key.service() == id));
     wanted
         .filter_map(|DumpedFlow { key, entry }| {
@@ -321,7 +330,7 @@ fn stored(truth: &Truth, core: u8, only: Option<ServiceId>, dumped: &[DumpedFlow
                 service: service.name.clone(),
                 client: SocketAddr::new(flow.src.into(), flow.sport),
                 to: SocketAddr::new(flow.dst.into(), flow.dport),
-                backend: truth.backend_named(entry.backend).0,
+                backend: controller.backend_named(entry.backend).0,
                 state: state_name(entry.state).to_owned(),
                 idle_us: entry.idle_us,
             })
@@ -332,7 +341,7 @@ fn stored(truth: &Truth, core: u8, only: Option<ServiceId>, dumped: &[DumpedFlow
 /// What becomes of the lines of a request: their numbers, and the flows or what is wrong with them.
 type Lines<T> = Vec<(u64, Result<T, String>)>;
 
-pub(super) async fn restore(State(door): State<Door>, request: Request) -> Answer<RestoredFlows> {
+pub(super) async fn restore(State(handle): State<Handle>, request: Request) -> Answer<RestoredFlows> {
     let text = read_lines(request).await?;
     if text.lines().count() > RESTORE_LINES_MAX {
         return Err(Failure::new(
@@ -343,10 +352,10 @@ pub(super) async fn restore(State(door): State<Door>, request: Request) -> Answe
     }
     let lines = tokio::task::spawn_blocking(move || parsed(&text)).await;
     let lines = lines.map_err(|_| Failure::stopping())?;
-    let lines = ask(&door, move |truth| orders(truth, lines)).await?;
+    let lines = ask(&handle, move |controller| orders(controller, lines)).await?;
     let orders = lines.iter().filter_map(|(_, order)| order.as_ref().ok());
     let commands = orders.map(|&(worker, command)| (worker, command.into())).collect();
-    let mut outcomes = exchange(&door, commands).await?.into_iter();
+    let mut outcomes = exchange(&handle, commands).await?.into_iter();
     let mut result = RestoredFlows::default();
     for (line, order) in lines {
         let reason = match order.map(|_| outcomes.next().flatten()) {
@@ -365,7 +374,8 @@ pub(super) async fn restore(State(door): State<Door>, request: Request) -> Answe
     }
     if result.restored > 0 {
         let message = format!("{} flows of a dump were entered, {} refused", result.restored, result.refused);
-        ask(&door, move |truth| truth.events.push(EventKind::FlowsRestored, None, None, message)).await?;
+        ask(&handle, move |controller| controller.events.push(EventKind::FlowsRestored, None, None, message))
+            .await?;
     }
     Ok(Json(result))
 }
@@ -386,29 +396,29 @@ fn parsed(text: &str) -> Lines<StoredFlow> {
 }
 
 /// What the workers are asked for these flows.
-fn orders(truth: &Truth, lines: Lines<StoredFlow>) -> Lines<(usize, FlowCommand)> {
-    let services = truth.config.services.iter();
+fn orders(controller: &Controller, lines: Lines<StoredFlow>) -> Lines<(usize, FlowCommand)> {
+    let services = controller.config.services.iter();
     let services: HashMap<&str, &Service> =
         services.map(|service| (service.name.as_str(), service)).collect();
     // By name, of the services that were met.
     let mut backends: HashMap<ServiceId, HashMap<&str, BackendId>> = HashMap::new();
     let mut order = |flow: &StoredFlow| -> Result<(usize, FlowCommand), String> {
         let service = services.get(flow.service.as_str());
-        let service = service.and_then(|of| Some((*of, truth.ids.service(&of.name)?)));
+        let service = service.and_then(|of| Some((*of, controller.ids.service(&of.name)?)));
         let (service, id) = service.ok_or_else(|| format!("no service `{}`", flow.service))?;
         let tuple = flow_to(service, flow.client, flow.to)?;
         let state = state_named(&flow.state).ok_or_else(|| format!("no state `{}`", flow.state))?;
         let known = backends.entry(id).or_insert_with(|| {
             let configured = service.backends.iter();
             configured
-                .filter_map(|of| Some((of.name.as_str(), truth.ids.of(id, &of.name, of.address)?)))
+                .filter_map(|of| Some((of.name.as_str(), controller.ids.of(id, &of.name, of.address)?)))
                 .collect()
         });
-        let backend = known.get(flow.backend.as_str()).copied().or_else(|| departed(truth, flow));
+        let backend = known.get(flow.backend.as_str()).copied().or_else(|| departed(controller, flow));
         let backend =
             backend.ok_or_else(|| format!("service `{}` has no backend `{}`", flow.service, flow.backend))?;
         // The same NICs and workers bring its packets to the same one; others ask each other.
-        let worker = usize::from(flow.core) % truth.workers.len().max(1);
+        let worker = usize::from(flow.core) % controller.workers.len().max(1);
         let entry = TrackedFlow { backend, state, idle_us: flow.idle_us };
         Ok((worker, FlowCommand::Restore(ServiceFlow { service: id, flow: tuple }, entry)))
     };
@@ -416,12 +426,12 @@ fn orders(truth: &Truth, lines: Lines<StoredFlow>) -> Lines<(usize, FlowCommand)
 }
 
 /// A removed backend whose flows live on.
-fn departed(truth: &Truth, flow: &StoredFlow) -> Option<BackendId> {
-    let of = |departed: &&crate::truth::Departed| {
+fn departed(controller: &Controller, flow: &StoredFlow) -> Option<BackendId> {
+    let of = |departed: &&crate::controller::Departed| {
         departed.service.name == flow.service
             && departed.service.backends.iter().any(|backend| backend.name == flow.backend)
     };
-    truth.departed.iter().find(of).map(|departed| departed.id)
+    controller.departed.iter().find(of).map(|departed| departed.id)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! the wrong way round (version 2.0.0). Stamps of packets are in nanoseconds whatever the interface says, so the interfaces say that.
 
 use super::{Wanted, at};
-use crate::truth::Truth;
+use crate::controller::Controller;
 use model::api::CaptureFigures;
 use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};
 use pcap_file::pcapng::blocks::interface_description::{
@@ -43,19 +43,19 @@ pub(super) struct File {
 
 impl File {
     /// With its head.
-    pub(super) fn new(truth: &Truth, wanted: &Wanted, tick_zero: Duration) -> Result<File, String> {
+    pub(super) fn new(controller: &Controller, wanted: &Wanted, tick_zero: Duration) -> Result<File, String> {
         let section = SectionHeaderBlock {
             endianness: Endianness::Big,
             options: vec![
                 SectionHeaderOption::Comment(format!("capture of {wanted}").into()),
-                SectionHeaderOption::UserApplication(format!("guidewayd {}", truth.version).into()),
+                SectionHeaderOption::UserApplication(format!("guidewayd {}", controller.version).into()),
             ],
             ..SectionHeaderBlock::default()
         };
         let cannot = |error: pcap_file::PcapError| format!("the capture's file cannot be begun: {error}");
         let writer = PcapNgWriter::with_section_header(Vec::new(), section).map_err(cannot)?;
         let mut file = File { writer, interfaces: Vec::new(), tick_zero };
-        for port in &truth.ports {
+        for port in &controller.ports {
             let kernel = port.exception.iter().map(|(id, name)| (*id, name));
             for (port, name) in std::iter::once((port.id, &port.name)).chain(kernel) {
                 for (side, word) in [(Side::Received, "rx"), (Side::Sent, "tx")] {
@@ -140,7 +140,7 @@ impl File {
 
 /// What stands beside frames; by the names in force.
 pub(super) struct Comments<'t> {
-    truth: &'t Truth,
+    controller: &'t Controller,
     /// Of services that were met.
     services: HashMap<ServiceId, String>,
     last: Option<CaptureEnd>,
@@ -148,8 +148,8 @@ pub(super) struct Comments<'t> {
 }
 
 impl<'t> Comments<'t> {
-    pub(super) fn of(truth: &'t Truth) -> Comments<'t> {
-        Comments { truth, services: HashMap::new(), last: None, text: String::new() }
+    pub(super) fn of(controller: &'t Controller) -> Comments<'t> {
+        Comments { controller, services: HashMap::new(), last: None, text: String::new() }
     }
 
     /// `action=encapsulate service=web backend=b1`.
@@ -161,12 +161,12 @@ impl<'t> Comments<'t> {
                 self.text += &format!(" reason={}", reason.name());
             }
             if let Some(id) = end.service {
-                let truth = self.truth;
-                let service = self.services.entry(id).or_insert_with(|| service_named(truth, id));
+                let controller = self.controller;
+                let service = self.services.entry(id).or_insert_with(|| service_named(controller, id));
                 self.text += &format!(" service={service}");
             }
             if let Some(id) = end.backend {
-                self.text += &format!(" backend={}", self.truth.backend_named(id).0);
+                self.text += &format!(" backend={}", self.controller.backend_named(id).0);
             }
         }
         &self.text
@@ -174,9 +174,9 @@ impl<'t> Comments<'t> {
 }
 
 /// A service's name, as far as it is known. O(services).
-fn service_named(truth: &Truth, id: ServiceId) -> String {
-    let configured = truth.config.services.iter();
-    let departed = truth.departed.iter().map(|departed| &departed.service);
-    let found = configured.chain(departed).find(|service| truth.ids.identified(service) == Some(id));
+fn service_named(controller: &Controller, id: ServiceId) -> String {
+    let configured = controller.config.services.iter();
+    let departed = controller.departed.iter().map(|departed| &departed.service);
+    let found = configured.chain(departed).find(|service| controller.ids.identified(service) == Some(id));
     found.map_or_else(|| format!("#{}", id.0), |service| service.name.clone())
 }

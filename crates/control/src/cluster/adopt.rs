@@ -1,4 +1,4 @@
-//! The owner of the truth as a member of a cluster: documents become configurations and views, wishes go to the store.
+//! The controller as a member of a cluster: documents become configurations and views, wishes go to the store.
 
 use super::document::{Document, Settings, unconfigured};
 use super::keys::{self, HealthValue, HeardValue, Key, WishValue};
@@ -10,10 +10,10 @@ use super::store::{Asked, Event};
 use super::text;
 use crate::agents::facts::Facts;
 use crate::agents::heard::Why;
+use crate::controller::{Controller, Departed, Note, Refusal, SLOTS_AT_ONCE, Tokens, tokens};
 use crate::health::{Verdict, unix_ms};
 use crate::ids::Ids;
 use crate::state::SavedBackend;
-use crate::truth::{Departed, Note, Refusal, SLOTS_AT_ONCE, Tokens, Truth, tokens};
 use model::Loaded;
 use model::api::EventKind;
 use model::config::{AdminState, Backend, Config, HealthKind, Registration, Service};
@@ -60,7 +60,7 @@ enum Unadopted {
     Unfit,
 }
 
-/// A cluster's part of the truth.
+/// A cluster's part of the controller.
 #[derive(Debug)]
 pub(crate) struct Part {
     pub(crate) seat: Seat,
@@ -288,7 +288,7 @@ pub(crate) fn own_address(config: &Config) -> Option<IpAddr> {
     machine.address.map(IpAddr::V4).or(machine.address6.map(IpAddr::V6))
 }
 
-impl Truth {
+impl Controller {
     /// The store says something.
     pub(crate) fn store_note(&mut self, event: Event) {
         let Some(part) = &mut self.cluster else { return };

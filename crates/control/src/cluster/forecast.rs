@@ -3,9 +3,9 @@
 
 use super::adopt::Part;
 use super::tables::Recipe;
+use crate::controller::Controller;
 use crate::plan::Forecast;
 use crate::slots::slot_of;
-use crate::truth::Truth;
 use flow::Reader;
 use model::config::{AdminState, Config};
 use statesync::Owners;
@@ -54,7 +54,7 @@ impl Stays {
     }
 }
 
-/// Counts to be made, detached from the owner of the truth.
+/// Counts to be made, detached from the controller.
 pub(crate) struct Count {
     stay: Vec<Stays>,
     key: [u8; 16],
@@ -119,7 +119,7 @@ impl Flows {
     }
 }
 
-impl Truth {
+impl Controller {
     /// What applying this configuration would cost; `None` for a machine alone, and for one that has not joined.
     pub(crate) fn forecast(&self, new: &Config) -> Option<Count> {
         let part = self.cluster.as_ref()?;

@@ -2,7 +2,7 @@
 
 use super::adopt::Part;
 use super::document::phase_name;
-use crate::truth::{Refusal, Truth};
+use crate::controller::{Controller, Refusal};
 use model::api::{
     ClusterMember, ClusterStatus, EventKind, ExceptionStatus, LeaveResult, OwnerStatus, SyncCount,
 };
@@ -12,10 +12,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 use wire::BackendId;
 
-/// Most slots looked at for one answer: the owner of the truth does nothing else meanwhile.
+/// Most slots looked at for one answer: the controller does nothing else meanwhile.
 const SLOTS_MAX: usize = 1 << 21;
 
-impl Truth {
+impl Controller {
     fn part(&self) -> Result<&Part, Refusal> {
         self.cluster.as_ref().ok_or(Refusal::Alone)
     }

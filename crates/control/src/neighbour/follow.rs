@@ -4,7 +4,7 @@
 //! them.
 
 use super::{Heard, Hop, Table, Wanted, read_route};
-use crate::truth::Note;
+use crate::controller::Note;
 use futures_util::{StreamExt, TryStreamExt};
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::neighbour::{NeighbourFlags, NeighbourState};

@@ -5,7 +5,7 @@ use super::kernel::{self, Done};
 use super::{Action, Kind, OnLoopback, Placed, Seen, Surroundings, Wanted, decide};
 use crate::announce::{self, LOOPBACK, Vip};
 use crate::claims::{Claim, Claims};
-use crate::truth::Note;
+use crate::controller::Note;
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 use model::config::Net;

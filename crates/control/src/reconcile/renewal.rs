@@ -1,8 +1,8 @@
 //! Exception interfaces that are gone. Their devices are made anew in three steps: the workers are given a view without the exception port; when all
 //! use it, a thread makes the device and exchanges the workers' queues; then the view has the port again.
 
+use crate::controller::Note;
 use crate::plane::Renew;
-use crate::truth::Note;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;

@@ -9,7 +9,7 @@ use crate::cluster::document::numbers_of;
 use crate::cluster::keys::{self, Key, MachineValue, MemberValue, PREFIX};
 use crate::cluster::picture::{Change, Entry};
 use crate::cluster::seat::Order;
-use crate::truth::Note;
+use crate::controller::Note;
 use etcd_client::{
     Certificate, Client, Compare, CompareOp, ConnectOptions, DeleteOptions, EventType, GetOptions, Identity,
     KeyValue, KvClient, LeaseClient, LeaseKeepAliveStream, LeaseKeeper, PutOptions, TlsOptions, Txn, TxnOp,

@@ -5,7 +5,7 @@ use crate::cluster::keys::{self, HealthValue, Key, WishValue};
 use crate::cluster::seat::{News, Order, Seat};
 use crate::cluster::store::{Asked, Event, keep};
 use crate::cluster::text;
-use crate::truth::Note;
+use crate::controller::Note;
 use model::config::{Cluster, LeftOut, StoreTls, StoreUser};
 use statesync::MachineId;
 use statesync::plan::{Phase, Report};

@@ -1,13 +1,13 @@
 //! The one owner of everything the management core knows, and the messages by which others reach it.
 //!
-//! Rule of this module: only the thread of [`run()`](crate::run()) touches a [`Truth`], between two messages, and every
-//! change goes through [`Truth::settle`], which compiles and publishes at most one view for all of them.
+//! Rule of this module: only the thread of [`run()`](crate::run()) touches a [`Controller`], between two messages, and every
+//! change goes through [`Controller::settle`], which compiles and publishes at most one view for all of them.
 
 use crate::agents::desk::Desk;
 use crate::agents::facts::{self, Facts};
 use crate::agents::registry::{self, Registry};
 use crate::agents::session::Key;
-use crate::agents::truth::{Candidate, PUBLISH_EVERY};
+use crate::agents::tend::{Candidate, PUBLISH_EVERY};
 use crate::announce::{self, Vip};
 use crate::api::connections::ConnectionCounts;
 use crate::api::credentials::Credentials;
@@ -18,12 +18,12 @@ use crate::cluster::adopt::Part;
 use crate::cluster::stock::Lot;
 use crate::cluster::store::Event;
 use crate::compile::{CompileError, Making, Recipe};
-use crate::event::EventLog;
+use crate::event_log::EventLog;
 use crate::health::{Change, Check, Checker, First, Rules, Subject, Unsent, Verdict, unix_ms};
 use crate::ids::Ids;
 use crate::meter::Meter;
 use crate::neighbour::{self, NextHops};
-use crate::passive::truth::Passive;
+use crate::passive::compare::Passive;
 use crate::plane::{LostWords, PortHandle, Renew, WorkerHandle};
 use crate::publisher::{self, Backlog};
 use crate::reconcile::{self, Kind, OnLoopback, Renewals, Surroundings, Ways};
@@ -99,11 +99,11 @@ pub(crate) enum Note {
 pub(crate) type Tokens = HashMap<String, Vec<u8>>;
 
 /// A closure to be run on the owner's thread.
-pub(crate) type Question = Box<dyn FnOnce(&mut Truth) + Send>;
+pub(crate) type Question = Box<dyn FnOnce(&mut Controller) + Send>;
 
 /// The way to the owner, for API handlers.
 #[derive(Clone, Debug)]
-pub(crate) struct Door {
+pub(crate) struct Handle {
     pub(crate) questions: mpsc::Sender<Question>,
     /// Smallest generation that every worker uses.
     pub(crate) acknowledged: watch::Receiver<u64>,
@@ -117,15 +117,15 @@ pub(crate) struct Door {
     pub(crate) pages: crate::api::Pages,
 }
 
-impl Door {
+impl Handle {
     /// Runs `question` on the owner's thread; `None` when the owner is gone.
     pub(crate) async fn ask<T: Send + 'static>(
         &self,
-        question: impl FnOnce(&mut Truth) -> T + Send + 'static,
+        question: impl FnOnce(&mut Controller) -> T + Send + 'static,
     ) -> Option<T> {
         let (reply, answer) = oneshot::channel();
-        let question: Question = Box::new(move |truth| {
-            let _ = reply.send(question(truth));
+        let question: Question = Box::new(move |controller| {
+            let _ = reply.send(question(controller));
         });
         self.questions.send(question).await.ok()?;
         answer.await.ok()
@@ -223,7 +223,7 @@ pub(crate) type Drained =
     (model::api::DrainResult, u64, watch::Receiver<Written>, Option<crate::cluster::adopt::Wished>);
 
 /// See the module.
-pub(crate) struct Truth {
+pub(crate) struct Controller {
     pub(crate) config_path: PathBuf,
     pub(crate) version: String,
     pub(crate) started: Instant,
@@ -288,7 +288,7 @@ pub(crate) struct Truth {
     pub(crate) lazy: bool,
     /// When what may wait is published next.
     pub(crate) publish_from: Instant,
-    pub(crate) doors: crate::agents::counts::Doors,
+    pub(crate) listener_counts: crate::agents::counts::ListenerCounts,
     /// What only this process of the network namespace may have.
     pub(crate) claims: Claims,
     /// Connections of agents at once.
@@ -329,19 +329,19 @@ pub(crate) struct Parts {
     pub(crate) renew: Option<Renew>,
     pub(crate) cluster: Option<Part>,
     pub(crate) grace: std::time::Duration,
-    pub(crate) doors: crate::agents::counts::Doors,
+    pub(crate) listener_counts: crate::agents::counts::ListenerCounts,
     pub(crate) claims: Claims,
     pub(crate) agent_gate: watch::Sender<crate::agents::listener::Gate>,
 }
 
-impl Truth {
+impl Controller {
     /// Starts with the file's configuration and what was remembered: drains are in force again, and backends keep
     /// what their checks said last until they say otherwise.
-    pub(crate) fn new(loaded: Loaded, parts: Parts) -> Result<Truth, Refusal> {
+    pub(crate) fn new(loaded: Loaded, parts: Parts) -> Result<Controller, Refusal> {
         let empty = Config { services: Vec::new(), ..loaded.config.clone() };
         let saved = parts.saved;
         let registrations = saved.registrations;
-        let mut truth = Truth {
+        let mut controller = Controller {
             config_path: parts.config_path,
             version: parts.version,
             started: Instant::now(),
@@ -389,7 +389,7 @@ impl Truth {
             heard_changed: false,
             lazy: false,
             publish_from: Instant::now(),
-            doors: parts.doors,
+            listener_counts: parts.listener_counts,
             claims: parts.claims,
             agent_gate: parts.agent_gate,
             events: EventLog::new(),
@@ -403,26 +403,33 @@ impl Truth {
             ways: Ways::default(),
             renewals: Renewals::new(parts.renew),
         };
-        truth.events.push(EventKind::Start, None, None, format!("guidewayd {} started", truth.version));
+        controller.events.push(
+            EventKind::Start,
+            None,
+            None,
+            format!("guidewayd {} started", controller.version),
+        );
         if saved.config.is_some_and(|last| last != loaded.text) {
             let message = format!(
                 "the configuration that was last applied differs from {}; the file is in force",
-                truth.config_path.display()
+                controller.config_path.display()
             );
-            truth.events.push(EventKind::ConfigDiffers, None, None, message);
+            controller.events.push(EventKind::ConfigDiffers, None, None, message);
         }
         let tokens = tokens(&loaded.config)?;
-        if truth.cluster.is_none() {
+        if controller.cluster.is_none() {
             // A cluster knows by itself what has registered.
-            truth.registry.configure(Facts::of(&loaded.config, &tokens), 0);
-            truth.registry.restore(registrations.into_iter().map(|saved| (saved.registered, saved.up)), 0);
+            controller.registry.configure(Facts::of(&loaded.config, &tokens), 0);
+            controller
+                .registry
+                .restore(registrations.into_iter().map(|saved| (saved.registered, saved.up)), 0);
         }
-        truth.tried(&loaded.config).map_err(Refusal::Compile)?;
-        let merged = loaded.config.with_registered(&truth.registry.heard().alive);
-        truth.install(loaded, merged, &tokens)?;
-        truth.settle();
-        truth.remembered.clear();
-        Ok(truth)
+        controller.tried(&loaded.config).map_err(Refusal::Compile)?;
+        let merged = loaded.config.with_registered(&controller.registry.heard().alive);
+        controller.install(loaded, merged, &tokens)?;
+        controller.settle();
+        controller.remembered.clear();
+        Ok(controller)
     }
 
     /// Milliseconds since the start; never goes backwards.

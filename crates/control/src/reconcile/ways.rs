@@ -1,11 +1,11 @@
-//! What the owner of the truth makes of what is seen of the kernel's side: readiness, announcements, events, and whether a failed check says
+//! What the controller makes of what is seen of the kernel's side: readiness, announcements, events, and whether a failed check says
 //! anything about its backend.
 
 use super::{Kind, Surroundings, Wanted, kernel};
 use crate::announce::{self, Vip};
+use crate::controller::Controller;
 use crate::health::Check;
 use crate::publisher;
-use crate::truth::Truth;
 use model::api::{CheckResult, EventKind};
 use model::config::Announce;
 use std::collections::BTreeMap;
@@ -47,7 +47,7 @@ impl Ways {
     }
 }
 
-impl Truth {
+impl Controller {
     /// What the kernel is to have now.
     pub(crate) fn wanted_of_kernel(&self, announce: announce::Wanted) -> Wanted {
         let mut interfaces = kernel::interfaces(&self.config.ports);

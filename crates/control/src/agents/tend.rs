@@ -1,11 +1,11 @@
-//! The owner of the truth and its agents: what they say reaches the registry, what the registry wants is done.
+//! The controller and its agents: what they say reaches the registry, what the registry wants is done.
 
 use super::listener::{Gate, Said};
 use super::registry::{Act, Registry};
 use super::session::Key;
+use crate::controller::{Controller, word_of_agent};
 use crate::health::{Check, Checker, First, Subject, unix_ms};
 use crate::state::SavedRegistration;
-use crate::truth::{Truth, word_of_agent};
 use model::api::{AgentStatus, CheckResult, EventKind, RegistrationStatus, Word};
 use model::config::Config;
 use model::registered::Registered;
@@ -41,7 +41,7 @@ impl Registry {
     }
 }
 
-impl Truth {
+impl Controller {
     /// A connection of an agent says something.
     pub(crate) fn agent_said(&mut self, said: Said) {
         let now_ms = self.uptime_ms();
@@ -73,7 +73,7 @@ impl Truth {
         self.registry.poll(now_ms);
         let mut has_acted = self.act();
         for slow in self.desk.flush() {
-            self.doors.count(super::counts::Closed::Slow);
+            self.listener_counts.count(super::counts::Closed::Slow);
             self.registry.closed(slow, now_ms);
             has_acted |= self.act();
         }

@@ -1,9 +1,9 @@
-//! The owner of the truth and passive health: counters are compared, and suspects are checked by the machine.
+//! The controller and passive health: counters are compared, and suspects are checked by the machine.
 
 use super::{Counts, Pool, STEP_MS, Seen, Suspect, Trials, Turn};
 use crate::agents::registry::{Checker, Registry};
+use crate::controller::Controller;
 use crate::health::Verdict;
-use crate::truth::Truth;
 use model::api::{BackendStatus, EventKind, Word};
 use model::config::{Backend, Hash, HealthKind, Policy, Protocol, Service};
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -53,7 +53,7 @@ fn is_compared(service: &Service) -> bool {
     service.protocol == Protocol::Tcp && service.health.kind != HealthKind::None
 }
 
-impl Truth {
+impl Controller {
     /// Time until the next step of any service is over. Looked at twice a second only, steps would be longer by half whenever a timer is a
     /// millisecond late.
     pub(crate) fn compares_in(&self) -> Duration {
