@@ -8,16 +8,22 @@
 
 pub(crate) mod counts;
 #[cfg(feature = "daemon")]
-pub(crate) mod desk;
+pub(crate) mod event;
 pub(crate) mod facts;
+#[cfg(feature = "daemon")]
+pub(crate) mod gate;
 pub(crate) mod heard;
 pub(crate) mod held;
 pub(crate) mod hello;
 #[cfg(feature = "daemon")]
 pub(crate) mod listener;
+#[cfg(feature = "daemon")]
+pub(crate) mod outboxes;
 pub(crate) mod registry;
 #[cfg(any(test, feature = "rehearsal"))]
 pub(crate) mod rehearsal;
 pub(crate) mod session;
 #[cfg(feature = "daemon")]
 pub(crate) mod tend;
+#[cfg(feature = "daemon")]
+pub(crate) mod token_file;

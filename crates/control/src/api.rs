@@ -4,7 +4,9 @@
 //! closure returned; every answer that is not a success has a body of [`ErrorBody`].
 
 use crate::apply::{self, Applied, Source};
-use crate::controller::{Controller, Handle, Refusal};
+use crate::controller::Controller;
+use crate::handle::Handle;
+use crate::refusal::Refusal;
 use crate::{flows, openapi};
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, Request, State};
@@ -33,9 +35,7 @@ mod exchange;
 mod flow_commands;
 pub(crate) mod listener;
 mod masked;
-mod page;
-
-pub(crate) use page::Pages;
+pub(crate) mod page;
 
 /// Longest time an answer waits for the disk.
 const SAVE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -386,7 +386,7 @@ async fn events(
         return Err(Failure::bad_request(format!("wait_ms {wait_ms} is above {EVENTS_WAIT_MAX_MS}")));
     }
     if wait_ms > 0 {
-        let mut last = ask(&handle, |controller| controller.events.follow()).await?;
+        let mut last = handle.last_event.clone();
         // An id from before a restart is above all of ours: answer at once, so that the client notices.
         let waits = *last.borrow() == after;
         if waits {
@@ -394,7 +394,7 @@ async fn events(
             let _ = tokio::time::timeout(Duration::from_millis(wait_ms), new).await;
         }
     }
-    ask(&handle, move |controller| controller.events.after(after, limit)).await.map(Json)
+    ask(&handle, move |controller| controller.log.after(after, limit)).await.map(Json)
 }
 
 async fn config(State(handle): State<Handle>) -> Result<Response, Failure> {
@@ -468,10 +468,10 @@ async fn reload(
 async fn install(handle: &Handle, wait: Duration, source: Source) -> Answer<model::api::ApplyResult> {
     let begun = Instant::now();
     let _turn = handle.applying.acquire().await.map_err(|_| Failure::stopping())?;
-    let Applied { mut result, wished } = apply::apply(handle, source).await?;
-    if let Some(wished) = wished {
+    let Applied { mut result, desired } = apply::apply(handle, source).await?;
+    if let Some(desired) = desired {
         // Until every machine has carried it out.
-        result.acknowledged = wished.accepted().await?.settled(wait).await?;
+        result.acknowledged = desired.accepted().await?.settled(wait).await?;
         result.generation = ask(handle, |controller| controller.generation).await?;
         result.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         return Ok(Json(result));
@@ -507,15 +507,16 @@ async fn set_drain(
     drained: bool,
 ) -> Answer<model::api::DrainResult> {
     let Path((service, backend)) = names.map_err(|rejection| Failure::bad_request(rejection.body_text()))?;
-    let (mut result, number, mut written, wished) =
+    let (mut result, number, desire) =
         ask(handle, move |controller| controller.set_drain(&service, &backend, drained)).await??;
-    if let Some(wished) = wished {
-        wished.accepted().await?.settled(SAVE_TIMEOUT).await?;
+    if let Some(desire) = desire {
+        handle.desire(desire)?.accepted().await?.settled(SAVE_TIMEOUT).await?;
         let service = result.service.clone();
         (result.generation, result.backends_up) =
             ask(handle, move |controller| (controller.generation, controller.backends_up(&service))).await?;
         return Ok(Json(result));
     }
+    let mut written = handle.written.clone();
     // Should that fail, the change is in force all the same; only its survival is in doubt, which the answer tells.
     let tried = written.wait_for(|written| written.saved >= number || written.tried >= number);
     let _ = tokio::time::timeout(SAVE_TIMEOUT, tried).await;
@@ -529,7 +530,7 @@ async fn set_drain(
 }
 
 async fn prometheus(State(handle): State<Handle>) -> Result<Response, Failure> {
-    handle.pages.answer(&handle).await.ok_or_else(Failure::stopping)
+    handle.pages.answer(handle.ask(|controller| controller.snapshot())).await.ok_or_else(Failure::stopping)
 }
 
 fn read_query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Failure> {

@@ -3,13 +3,19 @@
 //! Rule of this module: whatever takes time (reading the file and the tokens, parsing, comparing) is done by [`prepare`] on
 //! another thread; the controller only puts in force what was prepared.
 
+use crate::agents::facts::AgentTokens;
+use crate::agents::token_file;
 use crate::api::credentials::Credentials;
-use crate::cluster::adopt::Wished;
+use crate::claims::Claims;
+use crate::cluster::desire::Desire;
+use crate::cluster::desired::Desired;
 use crate::cluster::forecast::Count;
 use crate::compile::{Making, Runtime, compile};
-use crate::controller::{Controller, Handle, Refusal, Tokens};
+use crate::controller::Controller;
+use crate::handle::Handle;
 use crate::ids::Ids;
 use crate::plan;
+use crate::refusal::Refusal;
 use model::api::{ApplyResult, CheckedConfig, EventKind};
 use model::config::Config;
 use model::registered::{Registered, Skipped};
@@ -53,12 +59,12 @@ pub(crate) struct Prepared {
     /// With what had registered.
     merged: (Config, Vec<Skipped>),
     registered: Vec<Registered>,
-    pub(crate) tokens: Result<Tokens, Refusal>,
+    pub(crate) tokens: Result<AgentTokens, Refusal>,
     credentials: Result<Credentials, Refusal>,
     /// Its services, as they are a cluster's; of a machine alone nothing.
     services: Result<String, String>,
     /// What the files of tokens hold now that the services in force in a cluster name.
-    tokens_in_force: Result<Tokens, Refusal>,
+    tokens_in_force: Result<AgentTokens, Refusal>,
     pub(crate) plan: serde_json::Value,
     restart_keys: Vec<String>,
 }
@@ -87,13 +93,13 @@ impl Prepared {
         Ok(Prepared {
             name,
             is_file,
-            tokens: crate::controller::tokens(&loaded.config),
+            tokens: token_file::tokens(&loaded.config),
             credentials: Credentials::of(&loaded.config),
             services: if is_cluster { model::services_of(&loaded.text) } else { Ok(String::new()) },
             tokens_in_force: if is_cluster {
-                crate::controller::tokens(&basis.config)
+                token_file::tokens(&basis.config)
             } else {
-                Ok(Tokens::new())
+                Ok(AgentTokens::new())
             },
             plan: serde_json::to_value(plan).unwrap_or(serde_json::Value::Null),
             restart_keys: basis.config.restart_keys(&loaded.config),
@@ -134,8 +140,9 @@ pub(crate) async fn prepare(handle: &Handle, source: Source) -> Result<Prepared,
 pub(crate) async fn apply(handle: &Handle, source: Source) -> Result<Applied, Refusal> {
     let is_file = matches!(source, Source::File);
     let prepared = prepare(handle, source).await;
+    let claims = handle.claims.clone();
     let apply = move |controller: &mut Controller| match prepared {
-        Ok(prepared) => controller.apply(prepared),
+        Ok(prepared) => controller.apply(prepared, &claims),
         Err(refusal) => {
             let name =
                 if is_file { controller.config_path.display().to_string() } else { REQUEST.to_owned() };
@@ -143,18 +150,20 @@ pub(crate) async fn apply(handle: &Handle, source: Source) -> Result<Applied, Re
             Err(refusal)
         }
     };
-    handle.ask(apply).await.ok_or(Refusal::Stopping)?
+    let Taken { result, desire, credentials } = handle.ask(apply).await.ok_or(Refusal::Stopping)??;
+    handle.credentials.send_replace(credentials);
+    let desired = desire.map(|desire| handle.desire(desire)).transpose()?;
+    Ok(Applied { result, desired })
 }
 
 /// As SIGHUP asks for. Whatever comes of it is told as an event.
 pub(crate) async fn reload(handle: Handle) {
     let Ok(_turn) = handle.applying.acquire().await else { return };
-    let Ok(Applied { wished: Some(wished), .. }) = apply(&handle, Source::File).await else { return };
-    if let Err(refusal) = wished.accepted().await {
+    let Ok(Applied { desired: Some(desired), .. }) = apply(&handle, Source::File).await else { return };
+    if let Err(refusal) = desired.accepted().await {
         let message = format!("the reload was refused: {refusal}");
-        let tell = move |controller: &mut Controller| {
-            controller.events.push(EventKind::Warning, None, None, message)
-        };
+        let tell =
+            move |controller: &mut Controller| controller.log.push(EventKind::Warning, None, None, message);
         let _ = handle.ask(tell).await;
     }
 }
@@ -163,8 +172,17 @@ pub(crate) async fn reload(handle: Handle) {
 #[derive(Debug)]
 pub(crate) struct Applied {
     pub(crate) result: ApplyResult,
-    /// In a cluster: what it was asked for, and whether it takes that. Nothing has changed here yet.
-    pub(crate) wished: Option<Wished>,
+    /// In a cluster: whether it takes what it was asked for. Nothing has changed here yet.
+    pub(crate) desired: Option<Desired>,
+}
+
+/// A configuration that the controller has taken.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    result: ApplyResult,
+    /// What a cluster is to be asked for.
+    desire: Option<Desire>,
+    credentials: Credentials,
 }
 
 impl Controller {
@@ -190,7 +208,7 @@ impl Controller {
             Refusal::File { .. } => format!("reload: {refusal}"),
             _ => format!("configuration from {name} refused: {refusal}"),
         };
-        self.events.push(EventKind::Refused, None, None, message);
+        self.log.push(EventKind::Refused, None, None, message);
         if let Refusal::Config(report) = refusal
             && is_file
         {
@@ -199,18 +217,18 @@ impl Controller {
     }
 
     /// Applies what was prepared. `acknowledged` and `duration_ms` are the caller's to fill in.
-    pub(crate) fn apply(&mut self, prepared: Prepared) -> Result<Applied, Refusal> {
+    pub(crate) fn apply(&mut self, prepared: Prepared, claims: &Claims) -> Result<Taken, Refusal> {
         let (name, is_file) = (prepared.name.clone(), prepared.is_file);
         let file_text = is_file.then(|| prepared.loaded.text.clone());
-        match self.try_apply(prepared) {
+        match self.try_apply(prepared, claims) {
             Ok(applied) => {
-                if applied.wished.is_some() {
+                if applied.desire.is_some() {
                     let message = format!("configuration from {name} is what the cluster is asked for");
-                    self.events.push(EventKind::Apply, None, None, message);
+                    self.log.push(EventKind::Apply, None, None, message);
                 } else {
                     let generation = applied.result.generation;
                     let message = format!("configuration from {name} applied as generation {generation}");
-                    self.events.push(EventKind::Apply, None, None, message);
+                    self.log.push(EventKind::Apply, None, None, message);
                     self.save();
                 }
                 if let Some(text) = file_text {
@@ -226,7 +244,7 @@ impl Controller {
         }
     }
 
-    fn try_apply(&mut self, prepared: Prepared) -> Result<Applied, Refusal> {
+    fn try_apply(&mut self, prepared: Prepared, claims: &Claims) -> Result<Taken, Refusal> {
         if self.stopping {
             return Err(Refusal::Stopping);
         }
@@ -248,22 +266,21 @@ impl Controller {
         // They are files of each machine: what this one cannot read is not asked for.
         let (tokens, credentials) = (tokens?, credentials?);
         let warnings = loaded.warnings.clone();
-        let mut wished = None;
+        let mut desire = None;
         if self.cluster.is_some() {
             let services = services.map_err(Refusal::Store)?;
-            wished = Some(self.wish_services(&loaded, services.clone())?);
+            desire = Some(self.desire_services(&loaded, services.clone())?);
             self.renew_own(loaded, services, tokens_in_force);
         } else {
             let alive = self.registry.heard().alive;
             let merged = if alive == registered { merged } else { loaded.config.with_registered(&alive) };
-            self.install(loaded, merged, &tokens)?;
+            let ids = self.ids_of(&merged.0)?;
+            claims.claim_vips(&loaded.config).map_err(Refusal::Claimed)?;
+            self.install(loaded, merged, ids, &tokens);
         }
-        self.credentials.send_replace(credentials);
         let generation = self.next_generation();
-        Ok(Applied {
-            result: ApplyResult { generation, acknowledged: false, duration_ms: 0, warnings, plan },
-            wished,
-        })
+        let result = ApplyResult { generation, acknowledged: false, duration_ms: 0, warnings, plan };
+        Ok(Taken { result, desire, credentials })
     }
 
     /// Tells what is wrong with the file, errors first: nobody waits for the answer to a signal.
@@ -273,7 +290,7 @@ impl Controller {
         let all = errors.chain(of(Severity::Warning).map(|of| ("warning", of)));
         for (word, of) in all.take(TOLD_MAX) {
             let Diagnostic { line, column, message, help, .. } = of;
-            self.events.push(
+            self.log.push(
                 kind,
                 None,
                 None,
@@ -283,7 +300,7 @@ impl Controller {
         if let Some(further @ 1..) = diagnostics.len().checked_sub(TOLD_MAX) {
             let message =
                 format!("{name}: {further} further errors and warnings; guideway check {name} tells all");
-            self.events.push(kind, None, None, message);
+            self.log.push(kind, None, None, message);
         }
     }
 }

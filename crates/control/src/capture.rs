@@ -165,7 +165,7 @@ impl Capture {
     ) -> Result<Capture, String> {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         // What a clock that is set meanwhile does to a capture's stamps would only confuse.
-        let tick_zero = since_1970.saturating_sub(Duration::from_micros((controller.now)().0));
+        let tick_zero = since_1970.saturating_sub(Duration::from_micros(controller.now.tick.0));
         Ok(Capture {
             id,
             streams: listeners.into_iter().map(Stream::new).collect(),
@@ -330,38 +330,36 @@ impl Captures {
     }
 }
 
-impl Controller {
+impl Captures {
     /// The next part of the file; `None`: there is no such capture. One that is over is gone.
-    pub(crate) fn capture_step(&mut self, id: u64) -> Option<Step> {
-        // Out of its place, so that names can be looked up meanwhile.
-        let mut capture = self.captures.remove(id)?;
+    pub(crate) fn step(&mut self, controller: &mut Controller, id: u64) -> Option<Step> {
+        let capture = self.get(id)?;
         capture.is_asked_for();
-        let step = capture.step(self);
+        let step = capture.step(controller);
         if step.is_over {
-            self.capture_over(capture);
-        } else {
-            self.captures.current = Some(capture);
+            self.over(controller, id);
         }
         Some(step)
     }
 
     /// Tells what came of a capture, and forgets it.
-    pub(crate) fn capture_over(&mut self, capture: Capture) {
+    pub(crate) fn over(&mut self, controller: &mut Controller, id: u64) {
+        let Some(capture) = self.remove(id) else { return };
         let CaptureFigures { frames, blocks, missed } = capture.figures();
         let (told, cause) = (capture.told(), capture.cause);
         let message =
             format!("{told}: ended ({cause}); {frames} frames in {blocks} blocks, {missed} frames missed");
-        self.events.push(EventKind::CaptureEnded, capture.wanted.service.as_deref(), None, message);
+        controller.log.push(EventKind::CaptureEnded, capture.wanted.service.as_deref(), None, message);
         // Its copies are megabytes, one by one.
         tokio::task::spawn_blocking(move || drop(capture));
     }
 
     /// Tells that a capture has begun; `None`: it is gone.
-    pub(crate) fn capture_begun(&mut self, id: u64) -> Option<()> {
-        let capture = self.captures.get(id)?;
+    pub(crate) fn begun(&mut self, controller: &mut Controller, id: u64) -> Option<()> {
+        let capture = self.get(id)?;
         capture.is_asked_for();
         let (told, service) = (capture.told(), capture.wanted.service.clone());
-        self.events.push(EventKind::CaptureBegun, service.as_deref(), None, format!("{told}: begun"));
+        controller.log.push(EventKind::CaptureBegun, service.as_deref(), None, format!("{told}: begun"));
         Some(())
     }
 }

@@ -15,6 +15,10 @@
 
 #[cfg(feature = "daemon")]
 pub(crate) mod adopt;
+#[cfg(feature = "daemon")]
+pub(crate) mod desire;
+#[cfg(feature = "daemon")]
+pub(crate) mod desired;
 pub(crate) mod document;
 #[cfg(feature = "daemon")]
 pub(crate) mod forecast;

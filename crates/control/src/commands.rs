@@ -1,7 +1,7 @@
 //! Commands to workers, and their answers: what is asked goes out as far as the workers' queues have room, answers are collected, and who keeps
 //! silent is named.
 //!
-//! Rule of this module: one exchange at a time ([`Handle::commanding`](crate::controller::Handle)), so that the answers that come are its own, but for
+//! Rule of this module: one exchange at a time ([`Handle::commanding`](crate::handle::Handle)), so that the answers that come are its own, but for
 //! those that somebody before did not wait for. It never waits: whoever has one advances it again and again, with pauses.
 
 use crate::plane::WorkerHandle;

@@ -3,192 +3,45 @@
 //! Rule of this module: only the thread of [`run()`](crate::run()) touches a [`Controller`], between two messages, and every
 //! change goes through [`Controller::settle`], which compiles and publishes at most one view for all of them.
 
-use crate::agents::desk::Desk;
-use crate::agents::facts::{self, Facts};
+use crate::agents::facts::{AgentTokens, Facts};
 use crate::agents::registry::{self, Registry};
 use crate::agents::session::Key;
 use crate::agents::tend::{Candidate, PUBLISH_EVERY};
 use crate::announce::{self, Vip};
-use crate::api::connections::ConnectionCounts;
-use crate::api::credentials::Credentials;
 use crate::balance::Balance;
-use crate::capture::Captures;
-use crate::claims::{ClaimError, Claims};
 use crate::cluster::adopt::Part;
-use crate::cluster::stock::Lot;
-use crate::cluster::store::Event;
+use crate::cluster::desire::Desire;
 use crate::compile::{CompileError, Making, Recipe};
+use crate::effect::Effect;
+use crate::event::Event;
 use crate::event_log::EventLog;
-use crate::health::{Change, Check, Checker, First, Rules, Subject, Unsent, Verdict, unix_ms};
+use crate::gauges::{self, DataPort, Figures, Rates, WorkerGauges};
+use crate::health::{Change, Check, First, Rules, Subject, Unsent, Verdict};
 use crate::ids::Ids;
-use crate::meter::Meter;
 use crate::neighbour::{self, NextHops};
+use crate::now::Now;
 use crate::passive::compare::Passive;
-use crate::plane::{LostWords, PortHandle, Renew, WorkerHandle};
-use crate::publisher::{self, Backlog};
-use crate::reconcile::{self, Kind, OnLoopback, Renewals, Surroundings, Ways};
+use crate::reconcile::{self, OnLoopback, Renewals, Ways};
+use crate::refusal::Refusal;
 use crate::scan::Scanner;
-use crate::state::saver::{Saver, Written};
 use crate::state::{Saved, SavedBackend, SavedDrain};
+use model::Loaded;
 use model::api::{BackendState, CheckResult, EventKind, ServiceState, Word};
 use model::config::{AdminState, Announce, Backend, Config, HealthKind, Mac, Route, Service};
 use model::registered::Skipped;
-use model::{Loaded, Report};
+use statesync::plan::Report;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use steer::Maglev;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use wire::{BackendId, PortId, Tick};
+use wire::{BackendId, CoreId};
 use worker::View;
 use worker::counters::Count;
 
 /// Slots of tables that are made on the management thread when a view is: some ten milliseconds of its time.
 pub(crate) const SLOTS_AT_ONCE: u64 = 1 << 19;
-
-/// Something that happened elsewhere.
-#[derive(Debug)]
-pub(crate) enum Note {
-    /// A check ended.
-    Checked(Subject, Arc<Check>, CheckResult),
-    /// Next hops changed.
-    NextHops(NextHops),
-    /// A VIP was put on the loopback or taken off it.
-    Announced {
-        /// Which.
-        vip: Vip,
-        /// It is there now.
-        there: bool,
-    },
-    /// What the kernel has differs in another way from what is wanted.
-    Surroundings(Surroundings),
-    /// Something in the kernel was put right.
-    Repaired {
-        /// What it was about.
-        kind: Kind,
-        /// What was done.
-        text: String,
-    },
-    /// Something in the kernel could not be put right.
-    RepairFailed {
-        /// What it was about.
-        kind: Kind,
-        /// In words, if it is news.
-        text: Option<String>,
-    },
-    /// The device of an exception interface was made anew, or not.
-    Renewed {
-        /// Its data port.
-        port: PortId,
-        /// Why not.
-        result: Result<(), String>,
-    },
-    /// Something an operator should know.
-    Warning(String),
-    /// The store of the cluster.
-    Store(Event),
-    /// Slot tables that were asked for.
-    Tables(Vec<(Arc<Recipe>, Arc<Maglev>)>),
-    /// What the cluster's part lacked.
-    ClusterLot(Lot),
-}
-
-/// The tokens of agents, by their files.
-pub(crate) type Tokens = HashMap<String, Vec<u8>>;
-
-/// A closure to be run on the owner's thread.
-pub(crate) type Question = Box<dyn FnOnce(&mut Controller) + Send>;
-
-/// The way to the owner, for API handlers.
-#[derive(Clone, Debug)]
-pub(crate) struct Handle {
-    pub(crate) questions: mpsc::Sender<Question>,
-    /// Smallest generation that every worker uses.
-    pub(crate) acknowledged: watch::Receiver<u64>,
-    /// Held while a configuration is being applied.
-    pub(crate) applying: Arc<Semaphore>,
-    /// Held while a configuration is being read, checked and compared.
-    pub(crate) preparing: Arc<Semaphore>,
-    /// Held while workers are asked something.
-    pub(crate) commanding: Arc<Semaphore>,
-    /// Pages of `/metrics`.
-    pub(crate) pages: crate::api::Pages,
-}
-
-impl Handle {
-    /// Runs `question` on the owner's thread; `None` when the owner is gone.
-    pub(crate) async fn ask<T: Send + 'static>(
-        &self,
-        question: impl FnOnce(&mut Controller) -> T + Send + 'static,
-    ) -> Option<T> {
-        let (reply, answer) = oneshot::channel();
-        let question: Question = Box::new(move |controller| {
-            let _ = reply.send(question(controller));
-        });
-        self.questions.send(question).await.ok()?;
-        answer.await.ok()
-    }
-}
-
-/// Why a change was refused. Nothing changed.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Refusal {
-    #[error("{0}")]
-    Config(Report),
-    #[error("{0}")]
-    Compile(CompileError),
-    #[error("keys that need a restart differ: {}", .0.join(", "))]
-    Restart(Vec<String>),
-    #[error("no service `{0}`")]
-    UnknownService(String),
-    #[error("service `{service}` has no backend `{backend}`")]
-    UnknownBackend { service: String, backend: String },
-    #[error("cannot read {}: {problem}", path.display())]
-    File { path: PathBuf, problem: String },
-    #[error("stopping")]
-    Stopping,
-    #[error("{0}")]
-    Claimed(ClaimError),
-    #[error("the cluster's store does not take it: {0}")]
-    Store(String),
-    #[error("the cluster cannot do it: {0}")]
-    Unfit(String),
-    #[error("this machine is in no cluster")]
-    Alone,
-    #[error("{0}")]
-    TooMuch(String),
-    #[error("another change was asked for at the same time")]
-    Overtaken,
-}
-
-impl Refusal {
-    /// The remedy.
-    pub(crate) fn help(&self) -> String {
-        match self {
-            Refusal::Config(_) => "correct the places named in `diagnostics`; nothing was changed".to_owned(),
-            Refusal::Compile(_) => "nothing was changed; see docs/operations.md for limits".to_owned(),
-            Refusal::Restart(keys) => format!(
-                "restart guidewayd with the new file, or leave {} as in the configuration in force; nothing was changed",
-                if keys.len() == 1 { "the key" } else { "these keys" }
-            ),
-            Refusal::UnknownService(_) => "`guideway show services` lists them".to_owned(),
-            Refusal::UnknownBackend { .. } => "`guideway show backends` lists them".to_owned(),
-            Refusal::File { .. } => "make the file readable, or name another: guideway apply FILE".to_owned(),
-            // The error names it.
-            Refusal::Claimed(_) => "nothing was changed".to_owned(),
-            Refusal::Stopping => "ask again after the restart".to_owned(),
-            Refusal::Store(_) => "nothing was changed and packets are forwarded as before; `guideway show cluster` says whether the \
-                                  store is reached again"
-                .to_owned(),
-            Refusal::Unfit(_) => "the services in force stay; ask for others".to_owned(),
-            Refusal::Alone => "a machine is in a cluster when its file has [cluster] store".to_owned(),
-            Refusal::TooMuch(_) => "ask for one service: guideway show owners SERVICE, or ?service=SERVICE".to_owned(),
-            Refusal::Overtaken => "look at what is in force now, and ask again".to_owned(),
-        }
-    }
-}
 
 /// A configured backend.
 #[derive(Debug)]
@@ -198,7 +51,8 @@ pub(crate) struct Member {
     pub(crate) address: IpAddr,
     /// `None`: not checked.
     pub(crate) verdict: Option<Verdict>,
-    pub(crate) checker: Option<Checker>,
+    /// What its machine checks; `None`: nothing.
+    pub(crate) check: Option<Arc<Check>>,
     pub(crate) state: BackendState,
     pub(crate) word: Word,
     pub(crate) since_unix_ms: u64,
@@ -212,38 +66,35 @@ pub(crate) struct Departed {
     pub(crate) service: Service,
     pub(crate) since_unix_ms: u64,
     /// Not before: workers must have had the chance to count.
-    pub(crate) settled: Instant,
-    pub(crate) deadline: Instant,
+    pub(crate) settled: Duration,
+    pub(crate) deadline: Duration,
     /// Since when none of its flows is open.
-    pub(crate) closed: Option<Instant>,
+    pub(crate) closed: Option<Duration>,
 }
 
-/// What came of a drain: the number of the state to be saved and how far that is, and in a cluster what it was asked for.
-pub(crate) type Drained =
-    (model::api::DrainResult, u64, watch::Receiver<Written>, Option<crate::cluster::adopt::Wished>);
+/// What came of a drain: the number of the state to be saved, and in a cluster what it is to be asked for.
+pub(crate) type Drained = (model::api::DrainResult, u64, Option<Desire>);
 
 /// See the module.
 pub(crate) struct Controller {
     pub(crate) config_path: PathBuf,
     pub(crate) version: String,
-    pub(crate) started: Instant,
+    /// The time of the event that is being handled.
+    pub(crate) now: Now,
+    /// What is to be done outside.
+    pub(crate) effects: Vec<Effect>,
     pub(crate) started_unix_ms: u64,
     pub(crate) stopping: bool,
     /// Since when it wants to leave its cluster.
-    pub(crate) leaving: Option<Instant>,
+    pub(crate) leaving: Option<Duration>,
     /// In which routers turn to other machines.
-    pub(crate) grace: std::time::Duration,
+    pub(crate) grace: Duration,
 
-    pub(crate) workers: Vec<WorkerHandle>,
-    pub(crate) ports: Vec<PortHandle>,
-    pub(crate) now: Box<dyn Fn() -> Tick>,
+    pub(crate) workers: Vec<WorkerGauges>,
+    pub(crate) ports: Vec<DataPort>,
     pub(crate) memory_bytes: Vec<(String, u64)>,
-    pub(crate) lost_words: Box<dyn Fn() -> LostWords>,
-    pub(crate) meter: Meter,
-    /// What TCP listeners prove themselves with.
-    pub(crate) credentials: watch::Sender<Credentials>,
-    pub(crate) connections: Arc<ConnectionCounts>,
-    pub(crate) busy_ratio: Vec<f64>,
+    pub(crate) figures: Box<dyn Fn() -> Figures>,
+    pub(crate) rates: Rates,
 
     /// What is in force: the file's, or the cluster's, and what registered.
     pub(crate) config: Arc<Config>,
@@ -265,7 +116,6 @@ pub(crate) struct Controller {
     making_tables: bool,
     /// `None`: the machine is alone.
     pub(crate) cluster: Option<Part>,
-    backlog: Backlog,
     /// What goes by load.
     pub(crate) balance: Balance,
     /// What clients make of backends.
@@ -279,7 +129,6 @@ pub(crate) struct Controller {
     /// What checks say was not told to the cluster yet.
     pub(crate) health_changed: bool,
     pub(crate) registry: Registry,
-    pub(crate) desk: Desk,
     /// Registrations that the machine itself checks before they are in force.
     pub(crate) candidates: BTreeMap<Key, Candidate>,
     /// What agents have registered differs from what is in force; in a cluster: was not told to it yet.
@@ -287,21 +136,18 @@ pub(crate) struct Controller {
     /// Something is to be published, and may wait until `publish_from`.
     pub(crate) lazy: bool,
     /// When what may wait is published next.
-    pub(crate) publish_from: Instant,
-    pub(crate) listener_counts: crate::agents::counts::ListenerCounts,
-    /// What only this process of the network namespace may have.
-    pub(crate) claims: Claims,
-    /// Connections of agents at once.
-    pub(crate) agent_gate: watch::Sender<crate::agents::listener::Gate>,
+    pub(crate) publish_from: Duration,
 
-    pub(crate) events: EventLog,
-    pub(crate) captures: Captures,
-    saver: Saver,
-    pub(crate) notes: mpsc::Sender<Note>,
-    acknowledged: watch::Sender<u64>,
-    wanted_neighbours: watch::Sender<neighbour::Wanted>,
-    wanted_of_kernel: watch::Sender<reconcile::Wanted>,
-    pub(crate) on_loopback: watch::Receiver<OnLoopback>,
+    pub(crate) log: EventLog,
+    /// States that were to be saved.
+    pub(crate) saves: u64,
+    /// The last state could not be written.
+    is_unwritten: bool,
+    /// Smallest generation that every worker uses.
+    acknowledged: u64,
+    wanted_neighbours: neighbour::Wanted,
+    wanted_of_kernel: reconcile::Wanted,
+    pub(crate) on_loopback: OnLoopback,
     /// Links, and the kernel's side of ports.
     pub(crate) ways: Ways,
     pub(crate) renewals: Renewals,
@@ -311,54 +157,41 @@ pub(crate) struct Controller {
 pub(crate) struct Parts {
     pub(crate) config_path: PathBuf,
     pub(crate) version: String,
-    pub(crate) workers: Vec<WorkerHandle>,
-    pub(crate) ports: Vec<PortHandle>,
-    pub(crate) now: Box<dyn Fn() -> Tick>,
+    pub(crate) workers: Vec<WorkerGauges>,
+    pub(crate) ports: Vec<DataPort>,
     pub(crate) memory_bytes: Vec<(String, u64)>,
-    pub(crate) lost_words: Box<dyn Fn() -> LostWords>,
-    pub(crate) meter: Meter,
-    pub(crate) credentials: watch::Sender<Credentials>,
-    pub(crate) connections: Arc<ConnectionCounts>,
+    pub(crate) figures: Box<dyn Fn() -> Figures>,
     pub(crate) saved: Saved,
-    pub(crate) saver: Saver,
-    pub(crate) notes: mpsc::Sender<Note>,
-    pub(crate) acknowledged: watch::Sender<u64>,
-    pub(crate) wanted_neighbours: watch::Sender<neighbour::Wanted>,
-    pub(crate) wanted_of_kernel: watch::Sender<reconcile::Wanted>,
-    pub(crate) on_loopback: watch::Receiver<OnLoopback>,
-    pub(crate) renew: Option<Renew>,
     pub(crate) cluster: Option<Part>,
-    pub(crate) grace: std::time::Duration,
-    pub(crate) listener_counts: crate::agents::counts::ListenerCounts,
-    pub(crate) claims: Claims,
-    pub(crate) agent_gate: watch::Sender<crate::agents::listener::Gate>,
+    pub(crate) grace: Duration,
 }
 
 impl Controller {
     /// Starts with the file's configuration and what was remembered: drains are in force again, and backends keep
     /// what their checks said last until they say otherwise.
-    pub(crate) fn new(loaded: Loaded, parts: Parts) -> Result<Controller, Refusal> {
+    pub(crate) fn new(
+        loaded: Loaded,
+        tokens: &AgentTokens,
+        parts: Parts,
+        now: Now,
+    ) -> Result<Controller, Refusal> {
         let empty = Config { services: Vec::new(), ..loaded.config.clone() };
         let saved = parts.saved;
         let registrations = saved.registrations;
         let mut controller = Controller {
             config_path: parts.config_path,
             version: parts.version,
-            started: Instant::now(),
-            started_unix_ms: unix_ms(),
+            now,
+            effects: Vec::new(),
+            started_unix_ms: now.unix_ms,
             stopping: false,
             leaving: None,
             grace: parts.grace,
-            busy_ratio: vec![0.0; parts.workers.len()],
-            backlog: Backlog::new(parts.workers.len()),
+            rates: Rates::new(parts.workers.len()),
             workers: parts.workers,
             ports: parts.ports,
-            now: parts.now,
             memory_bytes: parts.memory_bytes,
-            lost_words: parts.lost_words,
-            meter: parts.meter,
-            credentials: parts.credentials,
-            connections: parts.connections,
+            figures: parts.figures,
             base: empty.clone(),
             config: Arc::new(empty),
             text: String::new(),
@@ -384,26 +217,22 @@ impl Controller {
             unsaved: false,
             health_changed: true,
             registry: Registry::default(),
-            desk: Desk::default(),
             candidates: BTreeMap::new(),
             heard_changed: false,
             lazy: false,
-            publish_from: Instant::now(),
-            listener_counts: parts.listener_counts,
-            claims: parts.claims,
-            agent_gate: parts.agent_gate,
-            events: EventLog::new(),
-            captures: Captures::default(),
-            saver: parts.saver,
-            notes: parts.notes,
-            acknowledged: parts.acknowledged,
-            wanted_neighbours: parts.wanted_neighbours,
-            wanted_of_kernel: parts.wanted_of_kernel,
-            on_loopback: parts.on_loopback,
+            publish_from: now.monotonic,
+            log: EventLog::default(),
+            saves: 0,
+            is_unwritten: false,
+            acknowledged: 0,
+            wanted_neighbours: neighbour::Wanted::default(),
+            wanted_of_kernel: reconcile::Wanted::default(),
+            on_loopback: OnLoopback::default(),
             ways: Ways::default(),
-            renewals: Renewals::new(parts.renew),
+            renewals: Renewals::default(),
         };
-        controller.events.push(
+        controller.log.set_time(now.unix_ms);
+        controller.log.push(
             EventKind::Start,
             None,
             None,
@@ -414,19 +243,19 @@ impl Controller {
                 "the configuration that was last applied differs from {}; the file is in force",
                 controller.config_path.display()
             );
-            controller.events.push(EventKind::ConfigDiffers, None, None, message);
+            controller.log.push(EventKind::ConfigDiffers, None, None, message);
         }
-        let tokens = tokens(&loaded.config)?;
         if controller.cluster.is_none() {
             // A cluster knows by itself what has registered.
-            controller.registry.configure(Facts::of(&loaded.config, &tokens), 0);
+            controller.registry.configure(Facts::of(&loaded.config, tokens), 0);
             controller
                 .registry
                 .restore(registrations.into_iter().map(|saved| (saved.registered, saved.up)), 0);
         }
         controller.tried(&loaded.config).map_err(Refusal::Compile)?;
         let merged = loaded.config.with_registered(&controller.registry.heard().alive);
-        controller.install(loaded, merged, &tokens)?;
+        let ids = controller.ids_of(&merged.0)?;
+        controller.install(loaded, merged, ids, tokens);
         controller.settle();
         controller.remembered.clear();
         Ok(controller)
@@ -434,32 +263,35 @@ impl Controller {
 
     /// Milliseconds since the start; never goes backwards.
     pub(crate) fn uptime_ms(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+        self.now.uptime_ms()
     }
 
-    /// Makes a configuration that can be compiled the one in force, or changes nothing; its view is made in the next turn. `merged` is it
-    /// with what has registered, `tokens` are those of its agents.
+    /// The ids of a configuration, for [`install`](Self::install).
+    pub(crate) fn ids_of(&self, merged: &Config) -> Result<Ids, Refusal> {
+        let mut ids = self.ids.clone();
+        let assigned = ids.assign(merged, self.now.tick, &|id| self.live_flows(id));
+        assigned.map_err(|error| Refusal::Compile(error.into()))?;
+        Ok(ids)
+    }
+
+    /// Makes a configuration that can be compiled the one in force; its view is made in the next turn. `merged` is it with what has
+    /// registered, `ids` are [its ids](Self::ids_of), `tokens` those of its agents.
     pub(crate) fn install(
         &mut self,
         loaded: Loaded,
-        merged: (Config, Vec<Skipped>),
-        tokens: &Tokens,
-    ) -> Result<(), Refusal> {
+        (merged, skipped): (Config, Vec<Skipped>),
+        ids: Ids,
+        tokens: &AgentTokens,
+    ) {
         let Loaded { config, text, .. } = loaded;
-        let (merged, skipped) = merged;
-        let mut ids = self.ids.clone();
-        let assigned = ids.assign(&merged, (self.now)(), &|id| self.live_flows(id));
-        assigned.map_err(|error| Refusal::Compile(error.into()))?;
-        self.claims.claim_vips(&config).map_err(Refusal::Claimed)?;
         let now_ms = self.uptime_ms();
         self.registry.configure(Facts::of(&config, tokens), now_ms);
         self.registry.skipped(&skipped);
         self.base = config;
-        self.open_gate(&self.base);
+        self.open_gate(self.base.agents.as_ref().map_or(0, |agents| agents.connections));
         self.text = text;
-        self.applied_unix_ms = unix_ms();
+        self.applied_unix_ms = self.now.unix_ms;
         self.put_in_force(merged, ids);
-        Ok(())
     }
 
     /// The ids that a configuration would get: what cannot be compiled is not let in.
@@ -519,7 +351,7 @@ impl Controller {
                         let by = backend.registration.as_ref();
                         let by =
                             by.map_or_else(String::new, |by| format!(", registered by agent {}", by.agent));
-                        self.events.push(
+                        self.log.push(
                             EventKind::BackendAdded,
                             Some(&service.name),
                             Some(&backend.name),
@@ -531,14 +363,14 @@ impl Controller {
                         name: backend.name.clone(),
                         address: backend.address,
                         verdict: None,
-                        checker: None,
+                        check: None,
                         state: BackendState::Down,
                         word: Word::Health,
-                        since_unix_ms: unix_ms(),
+                        since_unix_ms: self.now.unix_ms,
                     }
                 });
                 if service.health.kind == HealthKind::None {
-                    member.checker = None;
+                    self.stop_check(id, &mut member);
                     member.verdict = None;
                 } else {
                     if member.verdict.is_none() {
@@ -547,7 +379,7 @@ impl Controller {
                         let mut verdict = up.map_or_else(Verdict::default, Verdict::remembered);
                         let told = self.registry.verdict(&service.name, &backend.name, backend.address);
                         if let Some((up, reason)) = told {
-                            verdict.told(up, word_of_agent(up, reason));
+                            verdict.told(up, word_of_agent(up, reason, self.now.unix_ms));
                         }
                         member.verdict = Some(verdict);
                     }
@@ -560,9 +392,10 @@ impl Controller {
         self.departed.sort_unstable_by_key(|of| (of.since_unix_ms, of.id));
         let known: HashMap<&str, &Service> =
             before.services.iter().map(|service| (service.name.as_str(), service)).collect();
-        for (id, member) in old {
+        for (id, mut member) in old {
+            self.stop_check(id, &mut member);
             self.probe_ports.release(id);
-            self.events.push(
+            self.log.push(
                 EventKind::BackendRemoved,
                 Some(&member.service),
                 Some(&member.name),
@@ -572,11 +405,11 @@ impl Controller {
             let is_it = |b: &&Backend| b.name == member.name && b.address == member.address;
             let backends = service.backends.iter().filter(is_it).cloned().collect();
             let service = Service { backends, ..(*service).clone() };
-            let now = Instant::now();
+            let now = self.now.monotonic;
             self.departed.push(Departed {
                 id,
-                since_unix_ms: unix_ms(),
-                settled: now + std::time::Duration::from_secs(1),
+                since_unix_ms: self.now.unix_ms,
+                settled: now + Duration::from_secs(1),
                 deadline: now + Duration::from_millis(service.drain_timeout_ms),
                 closed: None,
                 service,
@@ -602,15 +435,24 @@ impl Controller {
             // Neither its agent's word nor its silence answers that.
             registry::Checker::Agent | registry::Checker::Suspect { .. } if is_doubted => First::After(0),
             registry::Checker::Agent => {
-                member.checker = None;
+                self.stop_check(id, member);
                 return;
             }
             registry::Checker::Machine => First::Spread,
             registry::Checker::Suspect { from_ms } => First::After(from_ms.saturating_sub(self.uptime_ms())),
         };
         let check = self.check_for(id, service, backend);
-        if member.checker.as_ref().is_none_or(|checker| *checker.check != check) {
-            member.checker = Some(Checker::start(Subject::Backend(id), first, check, self.notes.clone()));
+        if member.check.as_ref().is_none_or(|known| **known != check) {
+            let check = Arc::new(check);
+            self.effects.push(Effect::StartCheck(Subject::Backend(id), first, check.clone()));
+            member.check = Some(check);
+        }
+    }
+
+    /// Ends the check of a backend in force, if there is one.
+    pub(crate) fn stop_check(&mut self, id: BackendId, member: &mut Member) {
+        if member.check.take().is_some() {
+            self.effects.push(Effect::StopCheck(Subject::Backend(id)));
         }
     }
 
@@ -640,31 +482,100 @@ impl Controller {
         }
     }
 
-    /// Takes a note in.
-    pub(crate) fn note(&mut self, note: Note) {
-        match note {
-            Note::Checked(Subject::Backend(id), check, result) => self.checked(id, &check, result),
-            Note::Checked(Subject::Candidate(service, backend, incarnation), check, result) => {
+    /// Takes an event in, at its time; what is to be done is returned.
+    pub(crate) fn step(&mut self, event: Event, now: Now) -> Vec<Effect> {
+        self.ask(now, |controller| controller.handle(event)).1
+    }
+
+    /// Runs a closure as an event; what is to be done is returned beside what it returned.
+    pub(crate) fn ask<T>(
+        &mut self,
+        now: Now,
+        question: impl FnOnce(&mut Controller) -> T,
+    ) -> (T, Vec<Effect>) {
+        self.now = now;
+        self.log.set_time(now.unix_ms);
+        let answer = question(self);
+        (answer, self.take_effects())
+    }
+
+    /// What was to be done since the last call.
+    pub(crate) fn take_effects(&mut self) -> Vec<Effect> {
+        let mut effects = std::mem::take(&mut self.effects);
+        effects.extend(self.log.take_untold().into_iter().map(Effect::Log));
+        effects
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Checked(Subject::Backend(id), check, result) => self.checked(id, &check, result),
+            Event::Checked(Subject::Candidate(service, backend, incarnation), check, result) => {
                 self.candidate_checked(&(service, backend), incarnation, &check, &result);
             }
-            Note::NextHops(found) => self.next_hops_changed(found),
-            Note::Announced { vip, there } => {
+            Event::NextHops(found) => self.next_hops_changed(found),
+            Event::Announced { vip, there } => {
                 let (kind, what) = if there {
                     (EventKind::Announced, "put on the loopback")
                 } else {
                     (EventKind::Withdrawn, "taken off the loopback")
                 };
                 self.unsaved = true;
-                self.events.push(kind, None, None, format!("{vip} {what}"));
+                self.log.push(kind, None, None, format!("{vip} {what}"));
             }
-            Note::Surroundings(seen) => self.surroundings_seen(seen),
-            Note::Repaired { kind, text } => self.repaired(kind, &text),
-            Note::RepairFailed { kind, text } => self.repair_failed(kind, text),
-            Note::Renewed { port, result } => self.renewed(port, result),
-            Note::Warning(text) => self.events.push(EventKind::Warning, None, None, text),
-            Note::Store(event) => self.store_note(event),
-            Note::Tables(made) => self.tables_made(made),
-            Note::ClusterLot(lot) => self.lot_made(lot),
+            Event::OnLoopback(seen) => self.on_loopback = seen,
+            Event::Surroundings(seen) => self.surroundings_seen(seen),
+            Event::Links(links) => self.ways.set_driver(links),
+            Event::Repaired { kind, text } => self.repaired(kind, &text),
+            Event::RepairFailed { kind, text } => self.repair_failed(kind, text),
+            Event::Renewed { port, result } => self.renewed(port, result),
+            Event::Warning(text) => self.log.push(EventKind::Warning, None, None, text),
+            Event::Store(event) => self.store_event(event),
+            Event::Tables(made) => self.tables_made(made),
+            Event::ClusterLot(lot) => self.lot_made(lot),
+            Event::Agent(event) => self.agent_event(event),
+            Event::Saved(result) => self.state_written(result),
+            Event::Tick(reports) => self.tick(reports),
+            Event::Scan => {
+                if self.scan() {
+                    self.dirty = true;
+                    self.settle();
+                }
+            }
+            Event::Sweep => {
+                self.sweep();
+                self.compare_clients();
+                self.settle();
+                if self.rates.measure(&self.workers) {
+                    self.effects.push(Effect::Alive);
+                }
+            }
+            Event::Weigh => {
+                self.weigh();
+                self.settle();
+            }
+            Event::Compare => {
+                self.compare_clients();
+                self.settle();
+            }
+            Event::Settle => self.settle(),
+            Event::Stop => self.stop(),
+        }
+    }
+
+    /// Tells when states cannot be written, and when they can again.
+    fn state_written(&mut self, result: Result<(), String>) {
+        let was_unwritten = std::mem::replace(&mut self.is_unwritten, result.is_err());
+        match result {
+            Err(error) if !was_unwritten => {
+                let message = format!(
+                    "the state was not saved ({error}); until it is, drains set by hand would not survive a restart"
+                );
+                self.log.push(EventKind::StateUnsaved, None, None, message);
+            }
+            Ok(()) if was_unwritten => {
+                self.log.push(EventKind::StateSaved, None, None, "the state is on the disk again");
+            }
+            _ => {}
         }
     }
 
@@ -672,7 +583,7 @@ impl Controller {
         let now_ms = self.uptime_ms();
         let Some(member) = self.members.get(&id) else { return };
         // A result of a check that was replaced meanwhile says nothing about the new one.
-        if !member.checker.as_ref().is_some_and(|checker| Arc::ptr_eq(&checker.check, check)) {
+        if !member.check.as_ref().is_some_and(|known| Arc::ptr_eq(known, check)) {
             return;
         }
         if self.is_blind(check, &result) {
@@ -708,7 +619,7 @@ impl Controller {
         if let Some(count) = self.unsent.add(self.uptime_ms()) {
             let message =
                 format!("{count} checks since this was said last: {reason}; backends stay in their states");
-            self.events.push(EventKind::Warning, None, None, message);
+            self.log.push(EventKind::Warning, None, None, message);
         }
     }
 
@@ -719,16 +630,16 @@ impl Controller {
         let (service, name) = (Some(member.service.as_str()), Some(member.name.as_str()));
         match change {
             Change::Up => {
-                self.events.push(EventKind::BackendUp, service, name, format!("{} is up", member.address));
+                self.log.push(EventKind::BackendUp, service, name, format!("{} is up", member.address));
                 self.lazy = true;
             }
             Change::Down { hold_ms } => {
                 let reason = member.verdict.as_ref().map_or("", Verdict::reason);
                 let message = format!("{} is down: {reason}", member.address);
-                self.events.push(EventKind::BackendDown, service, name, message);
+                self.log.push(EventKind::BackendDown, service, name, message);
                 if hold_ms > 0 {
                     let message = format!("flaps; stays down for at least {hold_ms} ms");
-                    self.events.push(EventKind::HoldDown, service, name, message);
+                    self.log.push(EventKind::HoldDown, service, name, message);
                 }
                 self.dirty = true;
             }
@@ -752,10 +663,10 @@ impl Controller {
             };
             let (service, name) = (Some(first.service.as_str()), Some(first.name.as_str()));
             match count {
-                1 => self.events.push(EventKind::Neighbour, service, name, message),
+                1 => self.log.push(EventKind::Neighbour, service, name, message),
                 _ => {
                     let message = format!("{message}; it is a backend of {count} services");
-                    self.events.push(EventKind::Neighbour, None, None, message);
+                    self.log.push(EventKind::Neighbour, None, None, message);
                 }
             }
         }
@@ -780,9 +691,9 @@ impl Controller {
         let address = known.address;
         let key = (service.to_owned(), backend.to_owned());
         let changed = self.drains.contains(&key) != drained;
-        let mut wished = None;
+        let mut desire = None;
         if self.cluster.is_some() {
-            wished = Some(self.wish_drain(service, backend, drained)?);
+            desire = Some(self.desire_drain(service, backend, drained)?);
         } else if drained {
             self.drains.insert(key);
         } else {
@@ -794,7 +705,7 @@ impl Controller {
             } else {
                 (EventKind::Undrain, "no longer drained")
             };
-            self.events.push(kind, Some(service), Some(backend), text);
+            self.log.push(kind, Some(service), Some(backend), text);
             self.dirty = true;
             self.settle();
         }
@@ -811,7 +722,7 @@ impl Controller {
             unsaved_because: None,
             backends_up: self.backends_up(service),
         };
-        Ok((result, number, self.saver.written(), wished))
+        Ok((result, number, desire))
     }
 
     /// Live flows of a backend, all workers.
@@ -837,18 +748,7 @@ impl Controller {
     /// Has the slot tables made that are missing. Until they are there, workers keep the view they have.
     fn make_tables(&mut self, missing: Vec<Arc<Recipe>>) {
         self.making_tables = true;
-        let notes = self.notes.clone();
-        tokio::spawn(async move {
-            let made = tokio::task::spawn_blocking(move || {
-                // They were checked, so none fails; one that did would be missing again.
-                missing
-                    .into_iter()
-                    .filter_map(|recipe| recipe.make().ok().map(|table| (recipe, table)))
-                    .collect()
-            });
-            // Without them nothing is ever published again: an empty answer asks anew.
-            let _ = notes.send(Note::Tables(made.await.unwrap_or_default())).await;
-        });
+        self.effects.push(Effect::MakeTables(missing));
     }
 
     fn tables_made(&mut self, made: Vec<(Arc<Recipe>, Arc<Maglev>)>) {
@@ -864,7 +764,7 @@ impl Controller {
         if self.making_tables {
             return;
         }
-        let now = Instant::now();
+        let now = self.now.monotonic;
         if now >= self.publish_from {
             let renews = self.cluster.is_none() && std::mem::take(&mut self.heard_changed);
             let is_renewed = renews && self.renew_registered();
@@ -883,12 +783,12 @@ impl Controller {
                 self.ids = ids;
                 self.generation += 1;
                 self.lazy = false;
-                view.inherit_paths(&self.view, (self.now)());
+                view.inherit_paths(&self.view, self.now.tick);
                 self.view = Arc::new(view);
                 self.shares_are_in_force();
                 // Workers must not take a newcomer for one without load.
                 self.write_loads();
-                self.backlog.publish(&mut self.workers, &self.view);
+                self.effects.push(Effect::Publish(Arc::clone(&self.view)));
             }
             Err(CompileError::TablesMissing) => {
                 self.make_tables(ids.tables.missing().cloned().collect());
@@ -897,7 +797,7 @@ impl Controller {
             }
             Err(error) => {
                 let message = format!("cannot publish: {error}; workers keep the last view");
-                self.events.push(EventKind::Warning, None, None, message);
+                self.log.push(EventKind::Warning, None, None, message);
             }
         }
         self.judge();
@@ -911,7 +811,7 @@ impl Controller {
 
     /// Derives what the API shows of backends and services, and tells what changed.
     pub(crate) fn judge(&mut self) {
-        let now = unix_ms();
+        let now = self.now.unix_ms;
         for service in &self.config.services {
             let (mut state, mut is_cut_off) = (ServiceState::Empty, false);
             // In a cluster the table alone says who takes new flows.
@@ -959,14 +859,14 @@ impl Controller {
                 continue;
             }
             if before == Some(ServiceState::Panic) {
-                self.events.push(EventKind::PanicOff, name, None, "health is heeded again");
+                self.log.push(EventKind::PanicOff, name, None, "health is heeded again");
             }
             match state {
                 ServiceState::Panic => {
                     let percent = service.panic_percent;
                     let message =
                         format!("more than {percent} % of the backends are down: health is disregarded");
-                    self.events.push(EventKind::PanicOn, name, None, message);
+                    self.log.push(EventKind::PanicOn, name, None, message);
                 }
                 ServiceState::Empty => {
                     // At start nothing is known yet, which is no news.
@@ -976,12 +876,12 @@ impl Controller {
                         } else {
                             "no usable backend"
                         };
-                        self.events.push(EventKind::ServiceEmpty, name, None, message);
+                        self.log.push(EventKind::ServiceEmpty, name, None, message);
                     }
                 }
                 ServiceState::Ready => {
                     if before != Some(ServiceState::Panic) {
-                        self.events.push(EventKind::ServiceReady, name, None, "has a usable backend");
+                        self.log.push(EventKind::ServiceReady, name, None, "has a usable backend");
                     }
                 }
             }
@@ -1013,22 +913,20 @@ impl Controller {
                 .collect()
         };
         let wanted = neighbour::Wanted { addresses, interfaces };
-        self.wanted_neighbours.send_if_modified(|old| {
-            let differs = *old != wanted;
-            *old = wanted;
-            differs
-        });
+        if self.wanted_neighbours != wanted {
+            self.wanted_neighbours = wanted.clone();
+            self.effects.push(Effect::WantNeighbours(wanted));
+        }
         let wanted = self.wanted_of_kernel(self.announcements());
-        self.wanted_of_kernel.send_if_modified(|old| {
-            let differs = *old != wanted;
-            *old = wanted;
-            differs
-        });
+        if self.wanted_of_kernel != wanted {
+            self.wanted_of_kernel = wanted.clone();
+            self.effects.push(Effect::WantOfKernel(wanted));
+        }
     }
 
     /// Addresses of backends and machines whose next hop is to be found, and is not known.
     pub(crate) fn missing_next_hops(&self) -> u64 {
-        let wanted = self.wanted_neighbours.borrow();
+        let wanted = &self.wanted_neighbours;
         wanted.addresses.iter().filter(|address| !self.next_hops.contains_key(address)).count() as u64
     }
 
@@ -1047,11 +945,8 @@ impl Controller {
             }
         }
         let joined = self.cluster.as_ref().is_none_or(Part::is_ready);
-        let serving = !self.stopping
-            && self.leaving.is_none()
-            && joined
-            && *self.acknowledged.borrow() > 0
-            && self.can_send();
+        let serving =
+            !self.stopping && self.leaving.is_none() && joined && self.acknowledged > 0 && self.can_send();
         for service in self.config.services.iter().filter(|service| service.announce == Announce::Kernel) {
             if service.health.route == Route::Tunnel && service.vip.addr.is_ipv4() {
                 wanted
@@ -1070,19 +965,18 @@ impl Controller {
     }
 
     /// Housekeeping: old views, acknowledgements, removed backends, the state file.
-    pub(crate) fn tick(&mut self) {
-        self.backlog.push(&mut self.workers);
-        let now = publisher::acknowledged(&self.workers);
-        let before = self.acknowledged.send_replace(now);
-        if before == 0 && now > 0 {
+    fn tick(&mut self, reports: Vec<(CoreId, Report)>) {
+        let before = std::mem::replace(&mut self.acknowledged, gauges::acknowledged(&self.workers));
+        if before != self.acknowledged {
+            self.effects.push(Effect::Acknowledged(self.acknowledged));
+        }
+        if before == 0 && self.acknowledged > 0 {
             self.wish_neighbours();
         }
-        if self.scan() {
-            self.dirty = true;
-            self.settle();
-        }
+        self.begin_scan();
         self.tend_renewals();
         self.tend_agents();
+        self.take_reports(reports);
         self.tend_cluster();
     }
 
@@ -1101,13 +995,13 @@ impl Controller {
 
     /// Every worker uses the newest view.
     pub(crate) fn is_acknowledged(&self) -> bool {
-        !self.making_tables && publisher::acknowledged(&self.workers) >= self.generation
+        !self.making_tables && gauges::acknowledged(&self.workers) >= self.generation
     }
 
     /// Twice a second: removed backends whose flows have ended or whose time is over; the state file.
     pub(crate) fn sweep(&mut self) {
         self.observe_links();
-        let now = Instant::now();
+        let now = self.now.monotonic;
         let acknowledged = self.is_acknowledged();
         // In a cluster the plan says when.
         let departed = if self.cluster.is_some() { 0 } else { self.departed.len() };
@@ -1125,7 +1019,7 @@ impl Controller {
                 let quiet = acknowledged
                     && now >= departed.settled
                     && departed.closed.is_some_and(|since| {
-                        self.ending_flows(departed.id) == 0 || now.duration_since(since) >= lingers
+                        self.ending_flows(departed.id) == 0 || now.saturating_sub(since) >= lingers
                     })
                     && !self.is_base(departed);
                 quiet || now >= departed.deadline
@@ -1149,7 +1043,7 @@ impl Controller {
             {
                 self.registry.departed(&departed.service.name, &backend.name, &by.agent);
             }
-            self.events.push(EventKind::BackendForgotten, Some(&departed.service.name), name, message);
+            self.log.push(EventKind::BackendForgotten, Some(&departed.service.name), name, message);
             self.ids.forget(departed.id);
             self.dirty = true;
         }
@@ -1175,78 +1069,47 @@ impl Controller {
         });
         let drains = self.drains.iter();
         let drains = drains.map(|(s, b)| SavedDrain { service: s.clone(), backend: b.clone() });
-        self.saver.save(Saved {
+        self.saves += 1;
+        let saved = Saved {
             version: 0,
-            saved_unix_ms: unix_ms(),
+            saved_unix_ms: self.now.unix_ms,
             config: Some(self.text.clone()),
             drains: drains.collect(),
             backends: backends.collect(),
             registrations: self.saved_registrations(),
             announced: self
                 .on_loopback
-                .borrow()
                 .ours
                 .iter()
                 .map(|vip| crate::state::SavedAddress { address: vip.address, length: vip.length })
                 .collect(),
-        })
-    }
-
-    /// How far the writing of the state is.
-    pub(crate) fn written(&self) -> watch::Receiver<Written> {
-        self.saver.written()
+        };
+        self.effects.push(Effect::Save(self.saves, saved));
+        self.saves
     }
 
     /// No longer ready; announcements are withdrawn.
     pub(crate) fn stop(&mut self) {
         self.stopping = true;
-        self.events.push(EventKind::Stop, None, None, "stopping");
-        for member in self.members.values_mut() {
-            member.checker = None;
+        self.log.push(EventKind::Stop, None, None, "stopping");
+        let mut members = std::mem::take(&mut self.members);
+        for (id, member) in &mut members {
+            self.stop_check(*id, member);
         }
-        self.candidates.clear();
+        self.members = members;
+        self.keep_candidates(|_, _| false);
         self.wish_neighbours();
         self.save();
     }
 }
 
-/// The tokens of a configuration's agents.
-pub(crate) fn tokens(config: &Config) -> Result<Tokens, Refusal> {
-    facts::tokens(config).map_err(|(path, problem)| Refusal::File { path, problem })
-}
-
 /// What an agent says, as if it were a check's result.
-pub(crate) fn word_of_agent(up: bool, reason: &str) -> CheckResult {
+pub(crate) fn word_of_agent(up: bool, reason: &str, unix_ms: u64) -> CheckResult {
     CheckResult {
         passed: up,
         unsent: false,
         reason: model::visible(reason).into_owned(),
         duration_us: 0,
-        unix_ms: unix_ms(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn remedies_are_for_those_who_type_commands_too() {
-        let name = || "web".to_owned();
-        for refusal in [
-            Refusal::Restart(vec![name()]),
-            Refusal::UnknownService(name()),
-            Refusal::UnknownBackend { service: name(), backend: name() },
-            Refusal::File { path: PathBuf::from("lb1.toml"), problem: name() },
-            Refusal::Stopping,
-            Refusal::Store(name()),
-            Refusal::Unfit(name()),
-            Refusal::Alone,
-            Refusal::TooMuch(name()),
-            Refusal::Overtaken,
-        ] {
-            let help = refusal.help();
-            assert!(!help.is_empty() && !help.contains("/v1/"), "{refusal:?}: {help}");
-        }
+        unix_ms,
     }
 }

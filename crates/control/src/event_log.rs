@@ -1,25 +1,31 @@
 //! The event log: what happened, bounded, with ids by which a client can follow it.
 
-use crate::health::unix_ms;
 use model::api::{EVENTS_KEPT, Event, EventKind, Events};
 use model::visible;
 use std::collections::VecDeque;
-use tokio::sync::watch;
 
 /// The newest [`EVENTS_KEPT`] events.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct EventLog {
     kept: VecDeque<Event>,
-    last: watch::Sender<u64>,
+    last_id: u64,
+    unix_ms: u64,
+    /// Those that nobody was told of yet.
+    untold: Vec<Event>,
 }
 
 impl EventLog {
-    /// Empty; the first event gets id 1.
-    pub(crate) fn new() -> EventLog {
-        EventLog { kept: VecDeque::new(), last: watch::Sender::new(0) }
+    /// What happens from now on happens then, Unix time in milliseconds.
+    pub(crate) fn set_time(&mut self, unix_ms: u64) {
+        self.unix_ms = unix_ms;
     }
 
-    /// Adds an event, and logs it.
+    /// Events since the last call, which are to be logged and told.
+    pub(crate) fn take_untold(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.untold)
+    }
+
+    /// Adds an event; the first one gets id 1.
     pub(crate) fn push(
         &mut self,
         kind: EventKind,
@@ -31,35 +37,18 @@ impl EventLog {
         let message = visible(&message.into()).into_owned();
         let service = service.map(|name| visible(name).into_owned());
         let backend = backend.map(|name| visible(name).into_owned());
-        let name = serde_json::to_value(kind).ok().and_then(|v| v.as_str().map(str::to_owned));
-        let name = name.unwrap_or_default();
-        match kind {
-            EventKind::Refused
-            | EventKind::ConfigDiffers
-            | EventKind::BackendDown
-            | EventKind::HoldDown
-            | EventKind::PanicOn
-            | EventKind::ServiceEmpty
-            | EventKind::StoreLost
-            | EventKind::AgentLost
-            | EventKind::BackendSuspect
-            | EventKind::RegistrationRefused
-            | EventKind::NotLocal
-            | EventKind::StateUnsaved
-            | EventKind::Warning => tracing::warn!(event = name, service, backend, "{message}"),
-            _ => tracing::info!(event = name, service, backend, "{message}"),
-        }
         if self.kept.len() == EVENTS_KEPT {
             self.kept.pop_front();
         }
-        let id = *self.last.borrow() + 1;
-        self.kept.push_back(Event { id, unix_ms: unix_ms(), kind, service, backend, message });
-        self.last.send_replace(id);
+        self.last_id += 1;
+        let event = Event { id: self.last_id, unix_ms: self.unix_ms, kind, service, backend, message };
+        self.untold.push(event.clone());
+        self.kept.push_back(event);
     }
 
     /// Up to `limit` events with an id above `after`, oldest first.
     pub(crate) fn after(&self, after: u64, limit: usize) -> Events {
-        let last_id = *self.last.borrow();
+        let last_id = self.last_id;
         let first_kept = self.kept.front().map_or(1, |event| event.id);
         // Ids are consecutive, so the place is known.
         let skip = usize::try_from(after.saturating_add(1).saturating_sub(first_kept)).unwrap_or(usize::MAX);
@@ -69,11 +58,6 @@ impl EventLog {
             missed: after.saturating_add(1) < first_kept,
         }
     }
-
-    /// Tells the id of the newest event whenever there is a new one.
-    pub(crate) fn follow(&self) -> watch::Receiver<u64> {
-        self.last.subscribe()
-    }
 }
 
 #[cfg(test)]
@@ -82,7 +66,7 @@ mod tests {
 
     #[test]
     fn ids_are_consecutive_and_old_events_are_forgotten() {
-        let mut log = EventLog::new();
+        let mut log = EventLog::default();
         assert_eq!(log.after(0, 10), Events { events: vec![], last_id: 0, missed: false });
         for i in 1..=EVENTS_KEPT + 5 {
             log.push(EventKind::Apply, None, None, format!("{i}"));

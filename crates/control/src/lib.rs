@@ -36,9 +36,17 @@ mod commands;
 #[cfg(feature = "daemon")]
 mod controller;
 #[cfg(feature = "daemon")]
+mod effect;
+#[cfg(feature = "daemon")]
+mod event;
+#[cfg(feature = "daemon")]
 mod event_log;
 #[cfg(feature = "daemon")]
 mod flows;
+#[cfg(feature = "daemon")]
+mod gauges;
+#[cfg(feature = "daemon")]
+mod handle;
 #[cfg(feature = "daemon")]
 mod health;
 #[cfg(feature = "daemon")]
@@ -54,6 +62,8 @@ mod metrics;
 #[cfg(any(feature = "daemon", feature = "rehearsal"))]
 mod neighbour;
 #[cfg(feature = "daemon")]
+mod now;
+#[cfg(feature = "daemon")]
 mod openapi;
 #[cfg(feature = "daemon")]
 mod passive;
@@ -64,15 +74,23 @@ mod publisher;
 #[cfg(feature = "daemon")]
 mod reconcile;
 #[cfg(feature = "daemon")]
+mod refusal;
+#[cfg(feature = "daemon")]
 mod run;
 #[cfg(feature = "daemon")]
+mod run_error;
+#[cfg(feature = "daemon")]
 mod scan;
+#[cfg(feature = "daemon")]
+mod shell;
 #[cfg(feature = "daemon")]
 mod slow_start;
 #[cfg(any(feature = "daemon", feature = "rehearsal"))]
 mod state;
 #[cfg(feature = "daemon")]
 mod status;
+#[cfg(feature = "daemon")]
+mod task;
 #[cfg(feature = "daemon")]
 mod telemetry;
 #[cfg(feature = "daemon")]
@@ -99,7 +117,9 @@ pub use plane::{DeviceStats, LostWords, Notice, Options, Plane, PortHandle, Rene
 #[cfg(feature = "daemon")]
 pub use reconcile::{ExceptionError, configure as configure_exceptions};
 #[cfg(feature = "daemon")]
-pub use run::{RunError, run};
+pub use run::run;
+#[cfg(feature = "daemon")]
+pub use run_error::RunError;
 #[cfg(feature = "rehearsal")]
 pub use state::rehearsal::{rehearse_state, state_seeds};
 

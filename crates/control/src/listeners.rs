@@ -5,7 +5,7 @@
 )]
 
 use crate::claims;
-use crate::run::RunError;
+use crate::run_error::RunError;
 use model::Config;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use std::fs;

@@ -1,4 +1,4 @@
-//! Publishing views to all workers, and learning which one each of them uses.
+//! Publishing views to all workers.
 
 use crate::plane::WorkerHandle;
 use std::sync::Arc;
@@ -37,9 +37,4 @@ impl Backlog {
             }
         }
     }
-}
-
-/// Smallest generation that every worker uses.
-pub(crate) fn acknowledged(workers: &[WorkerHandle]) -> u64 {
-    workers.iter().map(|worker| worker.counters.totals.generation.get()).min().unwrap_or(0)
 }

@@ -1,24 +1,32 @@
 //! The management core's loop.
 
+use crate::agents::counts::ListenerCounts;
+use crate::agents::gate::Gate;
+use crate::agents::token_file;
 use crate::api;
 use crate::api::connections::ConnectionCounts;
 use crate::api::credentials::Credentials;
 use crate::api::listener::{self, Serving};
+use crate::api::page::Pages;
 use crate::apply;
 use crate::cluster::adopt::{Part, own_address};
+use crate::cluster::desire::Progress;
+use crate::cluster::desired::{ASKED_MAX, Store};
 #[cfg(feature = "etcd")]
 use crate::cluster::store;
-use crate::controller::{Controller, Handle, Parts, Question, Refusal};
+use crate::controller::{self, Controller};
+use crate::event::Event;
+use crate::gauges::{Figures, ListenerFigures};
+use crate::handle::{Handle, Question};
 use crate::listeners::Listeners;
 use crate::meter::{Job, Meter};
-use crate::plane::{Notice, Options, Plane};
+use crate::plane::{LostWords, Notice, Options, Plane};
+use crate::refusal::Refusal;
+use crate::run_error::RunError;
+use crate::shell::{self, Clock, Shell, Told, gauges, split};
 use crate::{agents, announce, balance, neighbour, reconcile, state, telemetry};
 use model::Loaded;
-use model::api::EventKind;
 use std::collections::BTreeSet;
-use std::io;
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
@@ -28,8 +36,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 /// Questions that may wait; further askers wait for room.
 const QUESTIONS_MAX: usize = 256;
-/// Notes that may wait; further ones wait for room.
-const NOTES_MAX: usize = 1024;
+/// Events that may wait; further ones wait for room.
+const EVENTS_MAX: usize = 1024;
 /// Configurations that are read, checked and compared at once.
 const PREPARING_MAX: usize = 2;
 /// Threads for what would hold the management thread up: those that prepare configurations, one that makes slot tables, some that
@@ -50,52 +58,6 @@ const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Longest time that the store may take to hear that this machine goes; without it the lease ends by itself.
 const FAREWELL_TO_STORE: Duration = Duration::from_millis(500);
-
-/// Why the management core could not start or go on.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// No runtime.
-    #[error("cannot start the management core: {0}")]
-    Runtime(#[source] io::Error),
-    /// The unix socket.
-    #[error("cannot listen on {}: {source}; check that its directory can be written, or set api.socket", path.display())]
-    Socket {
-        /// The socket.
-        path: PathBuf,
-        /// What the kernel says.
-        source: io::Error,
-    },
-    /// Somebody answers on the unix socket.
-    #[error("{holder} answers on {}; stop it, or set another api.socket or machine.name", path.display())]
-    SocketInUse {
-        /// The socket.
-        path: PathBuf,
-        /// Who.
-        holder: String,
-    },
-    /// A TCP listener.
-    #[error("cannot listen on {address}: {source}; set another api.listen or metrics.listen")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// What the kernel says.
-        source: io::Error,
-    },
-    /// A token, certificate or key file.
-    #[error("{}: {problem}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// The configuration cannot be turned into a view.
-    #[error("{0}")]
-    Config(String),
-    /// This machine cannot be a member of its cluster (any more).
-    #[error("cluster: {0}")]
-    Cluster(String),
-}
 
 /// Runs the management core on this thread until SIGTERM or SIGINT: configuration to views, health checks, next
 /// hops, announcements, API. SIGHUP reads the file again.
@@ -170,6 +132,7 @@ async fn drive(
         }
     };
     let Plane { workers, ports, now, memory_bytes, renew, mut telemetry } = plane;
+    let clock = Clock::start(now);
 
     // Listeners before anything else: what cannot be reached should not start.
     let listeners = listeners.map_or_else(|| Listeners::bind(&loaded.config), Ok)?;
@@ -192,75 +155,94 @@ async fn drive(
         .map(|saved| announce::Vip { address: saved.address, length: saved.length })
         .collect();
     let (questions, mut asked) = mpsc::channel::<Question>(QUESTIONS_MAX);
-    let (notes, mut noted) = mpsc::channel(NOTES_MAX);
+    let (events, mut received) = mpsc::channel(EVENTS_MAX);
     let (acknowledged, acknowledgements) = watch::channel(0);
-    let (wanted_neighbours, neighbour_wishes) = watch::channel(neighbour::Wanted::default());
-    let (wanted_of_kernel, kernel_wishes) = watch::channel(reconcile::Wanted::default());
+    let (last_event, last_event_seen) = watch::channel(0);
+    let (progress, progress_seen) = watch::channel(Progress::default());
+    let (wanted_neighbours, neighbours) = watch::channel(neighbour::Wanted::default());
+    let (wanted_of_kernel, of_kernel) = watch::channel(reconcile::Wanted::default());
     let (tell_loopback, mut on_loopback) = watch::channel(reconcile::OnLoopback::default());
-    let claims_of_keeper = claims.clone();
-    let (agent_gate, gate) = watch::channel(agents::listener::Gate::default());
+    let (agent_gate, gate) = watch::channel(Gate::default());
     let (say, mut said) = mpsc::channel(agents::listener::SAID_MAX);
     let listener_counts = agents::counts::ListenerCounts::default();
-    let (cluster, requests) = Part::new(&loaded, &version, workers.len()).unzip();
+    let cluster = Part::new(&loaded, &version, workers.len(), clock.now());
+    let (store, requests) = cluster.as_ref().map(|_| mpsc::channel(ASKED_MAX)).unzip();
     let own = own_address(&loaded.config).map(|address| (loaded.config.machine.name.clone(), address));
-    let store = loaded.config.cluster.clone().zip(own);
-    let mut controller = Controller::new(
-        loaded,
-        Parts {
-            config_path,
-            version,
+    let of_store = loaded.config.cluster.clone().zip(own);
+    let refused = |refusal| RunError::Config(explain(&refusal));
+    let tokens = token_file::tokens(&loaded.config).map_err(refused)?;
+    claims.claim_vips(&loaded.config).map_err(|error| refused(Refusal::Claimed(error)))?;
+    let (data_ports, links) = ports.into_iter().map(split).unzip();
+    let saver = state::saver::Saver::start(state_dir).map_err(RunError::Runtime)?;
+    let mut written = saver.written();
+    let parts = controller::Parts {
+        config_path,
+        version,
+        workers: workers.iter().map(gauges).collect(),
+        ports: data_ports,
+        memory_bytes,
+        figures: figures(&meter, lost_words, &connections, &listener_counts),
+        saved,
+        cluster,
+        grace,
+    };
+    let controller = Controller::new(loaded, &tokens, parts, clock.now()).map_err(refused)?;
+    let mut shell = Shell::new(
+        controller,
+        shell::Parts {
+            clock,
             workers,
-            ports,
-            now,
-            memory_bytes,
-            lost_words,
-            meter: meter.clone(),
-            credentials,
-            connections: connections.clone(),
-            saved,
-            saver: state::saver::Saver::start(state_dir).map_err(RunError::Runtime)?,
-            notes: notes.clone(),
-            acknowledged,
-            wanted_neighbours,
-            wanted_of_kernel,
+            links,
             on_loopback: on_loopback.clone(),
-            renew,
-            cluster,
-            grace,
+            events: events.clone(),
             listener_counts: listener_counts.clone(),
-            claims,
-            agent_gate,
+            store: store.clone(),
+            saver,
+            renew,
+            told: Told {
+                acknowledged,
+                last_event,
+                wanted_neighbours,
+                wanted_of_kernel,
+                agent_gate,
+                progress,
+            },
         },
-    )
-    .map_err(|refusal| RunError::Config(explain(&refusal)))?;
+    );
     if let Some(problem) = problem {
-        controller.events.push(EventKind::Warning, None, None, problem);
+        shell.step(Event::Warning(problem));
     }
-    controller.save();
+    shell.ask(Controller::save);
 
     #[cfg(feature = "etcd")]
-    let keeper = store.zip(requests).map(|((config, own), requests)| {
-        tokio::spawn(meter.watch(Job::Store, store::keep(config, own, requests, notes.clone())))
+    let keeper = of_store.zip(requests).map(|((config, own), requests)| {
+        tokio::spawn(meter.watch(Job::Store, store::keep(config, own, requests, events.clone())))
     });
     // Not reached with a store: such a configuration is refused before anything starts.
     #[cfg(not(feature = "etcd"))]
-    let keeper = store.zip(requests).map(|_| tokio::spawn(async {}));
-    tokio::spawn(meter.watch(Job::Neighbours, neighbour::follow::follow(neighbour_wishes, notes.clone())));
+    let keeper = of_store.zip(requests).map(|_| tokio::spawn(async {}));
+    tokio::spawn(meter.watch(Job::Neighbours, neighbour::follow::follow(neighbours, events.clone())));
     let setup = reconcile::keep::Setup {
-        wanted: kernel_wishes,
+        wanted: of_kernel,
         left_over,
         on_loopback: tell_loopback,
-        notes,
-        claims: claims_of_keeper,
+        events,
+        claims: claims.clone(),
     };
     tokio::spawn(meter.watch(Job::Reconcile, reconcile::keep::keep(setup)));
     let handle = Handle {
         questions,
         acknowledged: acknowledgements.clone(),
+        last_event: last_event_seen,
+        written: written.clone(),
+        credentials,
+        claims,
+        store: store.map(|asked| Store { asked, progress: progress_seen }),
+        meter: meter.clone(),
         applying: Arc::new(Semaphore::new(1)),
         preparing: Arc::new(Semaphore::new(PREPARING_MAX)),
         commanding: Arc::new(Semaphore::new(1)),
-        pages: api::Pages::default(),
+        pages: Pages::default(),
     };
     let router = api::router(handle.clone());
     let serving = || Serving::new(connections.clone(), meter.clone());
@@ -281,22 +263,21 @@ async fn drive(
         }
     };
 
-    let mut written = controller.written();
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut weigh = tokio::time::interval(balance::PERIOD);
     weigh.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut rates = Rates::new(&controller);
     let mut started = false;
     let mut failure = None;
     let (mut reloading, mut reload_again) = (None, false);
-    let mut is_unsaved = false;
     loop {
-        let tick = match controller.is_acknowledged() {
+        let tick = match shell.controller.is_acknowledged() {
             false => TICK_WAITING,
-            true if controller.is_cluster_busy() => TICK_WAITING,
-            true if controller.scanner.is_busy() => TICK_SCANNING,
-            true => controller.publishes_in().map_or(TICK_IDLE, |wait| wait.clamp(TICK_WAITING, TICK_IDLE)),
+            true if shell.controller.is_cluster_busy() => TICK_WAITING,
+            true if shell.controller.scanner.is_busy() => TICK_SCANNING,
+            true => {
+                shell.controller.publishes_in().map_or(TICK_IDLE, |wait| wait.clamp(TICK_WAITING, TICK_IDLE))
+            }
         };
         tokio::select! {
             biased;
@@ -317,75 +298,53 @@ async fn drive(
                 }
             }
             _ = sweep.tick() => {
-                let alive = meter.time(Job::Sweep, || {
-                    controller.sweep();
-                    controller.compare_clients();
-                    controller.settle();
-                    rates.measure(&mut controller)
-                });
-                if alive {
+                if meter.time(Job::Sweep, || shell.sweep()) {
                     notify(Notice::Alive);
                 }
                 if let Some(publish) = &mut telemetry {
                     meter.time(Job::Telemetry, || {
-                        for (command, answer) in telemetry::answers(&controller.summary()) {
+                        for (command, answer) in telemetry::answers(&shell.ask(|controller| controller.summary())) {
                             publish(command, answer);
                         }
                     });
                 }
             }
-            _ = weigh.tick() => meter.time(Job::Weigh, || {
-                controller.weigh();
-                controller.settle();
-            }),
-            () = tokio::time::sleep(controller.compares_in()) => meter.time(Job::Sweep, || {
-                controller.compare_clients();
-                controller.settle();
-            }),
-            Some(note) = noted.recv() => meter.time(Job::Notes, || {
-                controller.note(note);
-                // Mass failure arrives as many notes: one view for all that are here.
-                while let Ok(note) = noted.try_recv() {
-                    controller.note(note);
+            _ = weigh.tick() => meter.time(Job::Weigh, || shell.step(Event::Weigh)),
+            () = tokio::time::sleep(shell.controller.compares_in()) => {
+                meter.time(Job::Sweep, || shell.step(Event::Compare));
+            }
+            Some(event) = received.recv() => meter.time(Job::Notes, || {
+                shell.tell(event);
+                // Mass failure arrives as many events: one view for all that are here.
+                while let Ok(event) = received.try_recv() {
+                    shell.tell(event);
                 }
-                controller.settle();
+                shell.step(Event::Settle);
             }),
-            Some(question) = asked.recv() => meter.time(Job::Question, || question(&mut controller)),
+            Some(question) = asked.recv() => meter.time(Job::Question, || question(&mut shell)),
             Some(word) = said.recv() => meter.time(Job::Agents, || {
-                controller.agent_said(word);
+                shell.agent_said(word);
                 // Many at once, but not so many that others wait.
                 for _ in 0..WORDS_AT_ONCE {
                     let Ok(word) = said.try_recv() else { break };
-                    controller.agent_said(word);
+                    shell.agent_said(word);
                 }
             }),
             Ok(()) = written.changed() => {
                 let error = written.borrow_and_update().error.clone();
-                match (&error, is_unsaved) {
-                    (Some(error), false) => {
-                        let message = format!(
-                            "the state was not saved ({error}); until it is, drains set by hand would not survive a restart"
-                        );
-                        controller.events.push(EventKind::StateUnsaved, None, None, message);
-                    }
-                    (None, true) => {
-                        controller.events.push(EventKind::StateSaved, None, None, "the state is on the disk again");
-                    }
-                    _ => {}
-                }
-                is_unsaved = error.is_some();
+                shell.step(Event::Saved(error.map_or(Ok(()), Err)));
             }
             () = tokio::time::sleep(tick) => {}
         }
-        if controller.is_dirty() {
+        if shell.controller.is_dirty() {
             // Making a view is a turn of its own.
             tokio::task::yield_now().await;
         }
-        meter.time(Job::Housekeeping, || controller.tick());
-        if controller.has_left() {
+        meter.time(Job::Housekeeping, || shell.tick());
+        if shell.controller.has_left() {
             break;
         }
-        if let Some(reason) = controller.cluster.as_mut().and_then(|part| part.fatal.take()) {
+        if let Some(reason) = shell.controller.fatal() {
             failure = Some(RunError::Cluster(reason));
             break;
         }
@@ -397,12 +356,11 @@ async fn drive(
 
     notify(Notice::Stopping);
     let stopped = Instant::now();
-    controller.stop();
-    let number = controller.save();
-    let mut saved = controller.written();
+    shell.step(Event::Stop);
+    let number = shell.controller.saves;
     let farewell = async {
         let _ = on_loopback.wait_for(|now| now.ours.is_empty()).await;
-        let _ = saved.wait_for(|written| written.saved >= number).await;
+        let _ = written.wait_for(|written| written.saved >= number).await;
     };
     let farewell = async {
         let _ = tokio::time::timeout(FAREWELL, farewell).await;
@@ -414,18 +372,18 @@ async fn drive(
         tokio::select! {
             biased;
             () = &mut farewell => break,
-            Some(question) = asked.recv() => question(&mut controller),
-            Some(note) = noted.recv() => controller.note(note),
-            Some(word) = said.recv() => controller.agent_said(word),
-            () = tokio::time::sleep(TICK_IDLE) => controller.tick(),
+            Some(question) = asked.recv() => question(&mut shell),
+            Some(event) = received.recv() => shell.tell(event),
+            Some(word) = said.recv() => shell.agent_said(word),
+            () = tokio::time::sleep(TICK_IDLE) => shell.tick(),
         }
     }
     if let Some(listening) = listening {
         listening.stop();
     }
-    if let (Some(part), Some(keeper)) = (&mut controller.cluster, keeper) {
+    if let Some(keeper) = keeper {
         // Until now it forwarded, and so was one of them.
-        part.say_farewell();
+        shell.say_farewell();
         let _ = tokio::time::timeout(FAREWELL_TO_STORE, keeper).await;
     }
     failure.map_or(Ok(()), Err)
@@ -449,30 +407,24 @@ fn explain(refusal: &Refusal) -> String {
     format!("{refusal}; {}", refusal.help())
 }
 
-/// Share of turns that found work, and whether every worker turns at all.
-struct Rates {
-    last: Vec<(u64, u64)>,
-}
-
-impl Rates {
-    fn new(controller: &Controller) -> Rates {
-        Rates { last: vec![(0, 0); controller.workers.len()] }
-    }
-
-    /// Updates the ratios; tells whether every worker has taken a turn since the last time.
-    fn measure(&mut self, controller: &mut Controller) -> bool {
-        let mut alive = true;
-        let workers = controller.workers.iter().zip(&mut controller.busy_ratio).zip(&mut self.last);
-        for ((worker, ratio), last) in workers {
-            let totals = &worker.counters.totals;
-            let now = (totals.turns.get(), totals.empty_turns.get());
-            let (turns, empty) = (now.0.wrapping_sub(last.0), now.1.wrapping_sub(last.1));
-            alive &= turns > 0;
-            *ratio = crate::status::ratio(turns.saturating_sub(empty), turns);
-            *last = now;
-        }
-        alive
-    }
+/// What the process counts of itself.
+fn figures(
+    meter: &Meter,
+    lost_words: Box<dyn Fn() -> LostWords>,
+    connections: &Arc<ConnectionCounts>,
+    of_agents: &ListenerCounts,
+) -> Box<dyn Fn() -> Figures> {
+    let (meter, connections, of_agents) = (meter.clone(), connections.clone(), of_agents.clone());
+    Box::new(move || Figures {
+        management: meter.turns(),
+        lost: lost_words(),
+        connections: connections.now(),
+        agents: ListenerFigures {
+            open: of_agents.open(),
+            paused: of_agents.paused(),
+            closed: of_agents.closed().collect(),
+        },
+    })
 }
 
 #[cfg(test)]

@@ -1,20 +1,20 @@
 //! Ending taints: the flow tables are looked through for flows that need theirs.
 //!
-//! Rule of this module: it takes its turns on the management core, so a turn is bounded in time, not in buckets; it
-//! only reads. What a scan means is for [`crate::slots`] to say.
+//! Rule of this module: it takes its turns on the management core, so a turn is bounded in time by whoever asks for piece after
+//! piece; it only reads. What a scan means is for [`crate::slots`] to say.
 
 use crate::controller::Controller;
 use crate::slots::{Scans, Slots, slot_of};
 use flow::Hit;
 use model::config::Timeouts;
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use wire::{Addr, FlowKey, ServiceId, Tick};
 use worker::View;
 
-/// Longest time a turn takes, but for its last few buckets.
-const TURN: Duration = Duration::from_millis(2);
-/// Buckets between two looks at the clock: some ten microseconds.
+/// Longest time that pieces take which come one after the other, but for the last one.
+pub(crate) const TURN: Duration = Duration::from_millis(2);
+/// Buckets of a piece: some ten microseconds.
 const BUCKETS: usize = 256;
 /// Shortest pause between two scans.
 const PAUSE_MIN_US: u64 = 1_000_000;
@@ -30,6 +30,8 @@ pub(crate) struct Scanner {
     last: Option<Tick>,
     /// When the last one ended.
     ended: Option<Tick>,
+    /// Services that are looked for in this turn.
+    services: Option<HashMap<ServiceId, Tainted>>,
     /// Entries refused so far, and when that was last seen to grow.
     refused: (u64, Option<Tick>),
 }
@@ -56,6 +58,7 @@ fn idle_times(timeouts: &Timeouts) -> [u64; 3] {
 }
 
 /// A service some of whose slots are tainted.
+#[derive(Debug)]
 struct Tainted {
     /// Its index in the view.
     index: usize,
@@ -63,15 +66,23 @@ struct Tainted {
 }
 
 impl Controller {
-    /// A turn of the scan, if one is due. True when taints ended: the next view says so.
-    pub(crate) fn scan(&mut self) -> bool {
-        let now = (self.now)();
+    /// Begins a scan, if one is due, and a turn of the one under way.
+    pub(crate) fn begin_scan(&mut self) {
+        let now = self.now.tick;
         self.heed_refusals(now);
-        if self.scanner.began.is_none() && !self.begins(now) {
+        self.scanner.services = None;
+        if self.scanner.began.is_none() {
+            self.begins(now);
+        }
+    }
+
+    /// A piece of the scan, if one is under way. True when taints ended: the next view says so.
+    pub(crate) fn scan(&mut self) -> bool {
+        let now = self.now.tick;
+        if self.scanner.began.is_none() {
             return false;
         }
-        let services = self.tainted();
-        let until = Instant::now() + TURN;
+        let services = self.scanner.services.take().unwrap_or_else(|| self.tainted());
         while let Some(worker) = self.workers.get(self.scanner.at.0) {
             let from = self.scanner.at.1;
             if from >= worker.flows.buckets() {
@@ -85,9 +96,8 @@ impl Controller {
                 see(view, service, slots, &key, &hit, now);
             });
             self.scanner.at.1 = from + BUCKETS;
-            if Instant::now() >= until {
-                return false;
-            }
+            self.scanner.services = Some(services);
+            return false;
         }
         self.end(now)
     }
@@ -102,19 +112,18 @@ impl Controller {
     }
 
     /// Begins a scan, if it is time and there is a reason.
-    fn begins(&mut self, now: Tick) -> bool {
+    fn begins(&mut self, now: Tick) {
         let pause = pause_us(&self.config.timeouts);
         let is_early = self.scanner.ended.is_some_and(|ended| now.since_us(ended) < pause);
         if is_early || !self.is_acknowledged() {
-            return false;
+            return;
         }
         if self.tainted().is_empty() {
             self.scanner.last = None;
-            return false;
+            return;
         }
         self.scanner.began = Some(now);
         self.scanner.at = (0, 0);
-        true
     }
 
     /// A scan has seen everything. With the one before it, it may end taints.
@@ -161,7 +170,7 @@ impl Controller {
         if !self.is_acknowledged() {
             return false;
         }
-        let now = (self.now)();
+        let now = self.now.tick;
         self.heed_refusals(now);
         let refused = self.scanner.refused.1;
         let max_idle_us = max_idle_us(&self.config.timeouts);

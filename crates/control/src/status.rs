@@ -1,8 +1,10 @@
 //! What the API, metrics and telemetry show: read from the controller and the workers' counters, changing nothing.
 
-use crate::controller::{Controller, Refusal};
+use crate::controller::Controller;
 use crate::flows::Search;
+use crate::gauges::ratio;
 use crate::reconcile::Reconciled;
+use crate::refusal::Refusal;
 use crate::slots::Slots;
 use model::agent::Phase;
 use model::api::{
@@ -122,12 +124,13 @@ impl Controller {
         for of in self.registrations() {
             *phases.entry((of.service, of.state)).or_insert(0) += 1;
         }
+        let listener = (self.figures)().agents;
         AgentCounts {
             connected: self.registry.sessions().len() as u64,
-            open: self.listener_counts.open(),
-            paused: self.listener_counts.paused(),
+            open: listener.open,
+            paused: listener.paused,
             registry: self.registry.counts.clone(),
-            closed: self.listener_counts.closed().collect(),
+            closed: listener.closed,
             phases: phases.into_iter().map(|((service, phase), count)| (service, phase, count)).collect(),
         }
     }
@@ -142,7 +145,7 @@ impl Controller {
     }
 
     fn acknowledged_generation(&self) -> u64 {
-        crate::publisher::acknowledged(&self.workers)
+        crate::gauges::acknowledged(&self.workers)
     }
 
     fn usable_services(&self) -> usize {
@@ -157,7 +160,7 @@ impl Controller {
     pub(crate) fn status(&self) -> Status {
         let Ready { ready, reason } = self.ready();
         let workers = self.workers.len() as u64;
-        let lost = (self.lost_words)();
+        let figures = (self.figures)();
         Status {
             machine: self.config.machine.name.clone(),
             version: self.version.clone(),
@@ -191,10 +194,10 @@ impl Controller {
                 .iter()
                 .map(|(name, bytes)| MemoryUse { name: name.clone(), bytes: *bytes })
                 .collect(),
-            management: self.meter.turns(),
-            log_lines_lost: lost.log_lines,
-            notices_lost: lost.notices,
-            connections: self.connections.now(),
+            management: figures.management,
+            log_lines_lost: figures.lost.log_lines,
+            notices_lost: figures.lost.notices,
+            connections: figures.connections,
         }
     }
 
@@ -237,7 +240,7 @@ impl Controller {
             mode: service.mode.as_str().to_owned(),
             state: self.service_states.get(&service.name).copied().unwrap_or(ServiceState::Empty),
             health: service.health.kind.as_str().to_owned(),
-            announced: self.on_loopback.borrow().there.contains(&service.vip.into()),
+            announced: self.on_loopback.there.contains(&service.vip.into()),
             backends_up: up.count() as u64,
             backends_total: service.backends.len() as u64,
             maglev_size: service.maglev_size,
@@ -380,7 +383,7 @@ impl Controller {
             bytes: sum(|c| &c.bytes),
             flows_new: flows(|c| &c.flows_new),
             flows: flows(|c| &c.flows),
-            path_mtu: view.and_then(|view| view.path_mtu((self.now)())),
+            path_mtu: view.and_then(|view| view.path_mtu(self.now.tick)),
             load_ppm: self.load_ppm(service, id),
             share_permille: self.share_permille(service, id),
             syns: self
@@ -396,7 +399,7 @@ impl Controller {
     }
 
     pub(crate) fn workers(&self) -> Vec<WorkerStatus> {
-        let workers = self.workers.iter().zip(&self.busy_ratio);
+        let workers = self.workers.iter().zip(&self.rates.busy);
         workers
             .map(|(worker, busy_ratio)| {
                 let t = &worker.counters.totals;
@@ -532,12 +535,6 @@ impl Controller {
             }
         }
         let tables = self.workers.iter().map(|worker| (worker.core.0, worker.flows.clone())).collect();
-        Ok(Search { tables, services, backends, client, now: (self.now)() })
+        Ok(Search { tables, services, backends, client, now: self.now.tick })
     }
-}
-
-/// `a / b`, 0 when there is no `b`.
-#[expect(clippy::cast_precision_loss, reason = "for show")]
-pub(crate) fn ratio(a: u64, b: u64) -> f64 {
-    if b == 0 { 0.0 } else { a as f64 / b as f64 }
 }

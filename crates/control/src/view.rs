@@ -43,7 +43,7 @@ impl Controller {
             ids,
             &Runtime {
                 generation: self.generation + 1,
-                now: (self.now)(),
+                now: self.now.tick,
                 is_up: &|id, _, _| match plans {
                     None => self.verdict(id) == Some(true),
                     Some(part) => !part.is_masked(id),

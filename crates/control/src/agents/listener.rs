@@ -10,8 +10,10 @@
 //! [`SMALL_HELLO_BYTES`]), and how often they may come ([`VISITS_PER_SECOND`]). An IPv6 address counts by its /64.
 
 use super::counts::{Closed, ListenerCounts};
-use super::desk::{Outbox, Pieces, outbox};
-use super::hello::{Greeting, Hello, Tokens, Unproved};
+use super::event::AgentEvent;
+use super::gate::Gate;
+use super::hello::{Greeting, Hello, Unproved};
+use super::outboxes::{Outbox, Pieces, outbox};
 use super::session::SessionId;
 use crate::api::credentials::Credentials;
 use model::agent::seal::{Opener, Sealer, SessionKeys};
@@ -72,26 +74,16 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// What comes of a connection.
 #[derive(Debug)]
-pub(crate) enum Said {
-    /// Its first words, which prove a token; the way back, and its place among the strangers.
-    Hello(Hello, Outbox, Arc<Stranger>),
-    /// First words that prove nothing. They are answered.
-    Unproved(Unproved),
-    /// Others.
-    Message(SessionId, ToMachine),
-    /// Something that is no message, or none of this session.
-    Broken(SessionId, Refusal, String),
-    /// It has ended.
-    Closed(SessionId),
+pub(crate) struct Said {
+    pub(crate) event: AgentEvent,
+    /// With a hello: the way back, and its place among the strangers.
+    pub(crate) opened: Option<(Outbox, Arc<Stranger>)>,
 }
 
-/// Whom the controller lets in.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Gate {
-    /// `agents.connections`.
-    pub(crate) connections: u32,
-    /// What hellos are to prove.
-    pub(crate) tokens: Arc<Tokens>,
+impl From<AgentEvent> for Said {
+    fn from(event: AgentEvent) -> Said {
+        Said { event, opened: None }
+    }
 }
 
 /// What all connections share.
@@ -385,7 +377,7 @@ impl Visitor {
                 Ok((hello, keys)) => return self.converse(hello, &keys, stranger, frames, write).await,
                 Err(unproved) => {
                     let why = unproved.why.clone();
-                    if self.shared.said.send(Said::Unproved(unproved)).await.is_err() {
+                    if self.shared.said.send(AgentEvent::Unproved(unproved).into()).await.is_err() {
                         return;
                     }
                     why
@@ -416,7 +408,7 @@ impl Visitor {
             return Err(Unproved { agent: String::new(), why });
         };
         let tokens = self.shared.gate.borrow().tokens.clone();
-        let (machine, unix_ms) = (self.shared.machine.clone(), crate::health::unix_ms());
+        let (machine, unix_ms) = (self.shared.machine.clone(), ::health::unix_ms());
         let (id, peer) = (self.id, self.peer);
         let greeting = Greeting {
             id,
@@ -450,7 +442,9 @@ impl Visitor {
         let mut sealer = Sealer::default();
         keys.begin_machine(&mut sealer, &mut frames.opener);
         let (outbox, mut pieces) = outbox();
-        if self.shared.said.send(Said::Hello(hello, outbox, stranger.clone())).await.is_err() {
+        let opened = Some((outbox, stranger.clone()));
+        let said = Said { event: AgentEvent::Hello(hello), opened };
+        if self.shared.said.send(said).await.is_err() {
             return;
         }
         {
@@ -465,7 +459,7 @@ impl Visitor {
                 let _ = tokio::time::timeout(FAREWELL, telling).await;
             }
         }
-        let _ = self.shared.said.send(Said::Closed(self.id)).await;
+        let _ = self.shared.said.send(AgentEvent::Closed(self.id).into()).await;
         let _ = tokio::time::timeout(FAREWELL, write.shutdown()).await;
     }
 
@@ -474,16 +468,16 @@ impl Visitor {
         let mut pace = Pace::new(Instant::now(), FRAMES_PER_SECOND, FRAMES_AT_ONCE);
         loop {
             let said = match frames.next().await {
-                Ok(Some(message)) => Said::Message(self.id, message),
+                Ok(Some(message)) => AgentEvent::Message(self.id, message),
                 Ok(None) | Err(Lost::Io(_) | Lost::NoRoom) => return false,
                 Err(Lost::Frame(error)) => {
                     self.shared.listener_counts.count(Closed::Malformed);
-                    let broken = Said::Broken(self.id, error.code(), error.to_string());
-                    let _ = self.shared.said.send(broken).await;
+                    let broken = AgentEvent::Broken(self.id, error.code(), error.to_string());
+                    let _ = self.shared.said.send(broken.into()).await;
                     return true;
                 }
             };
-            if self.shared.said.send(said).await.is_err() {
+            if self.shared.said.send(said.into()).await.is_err() {
                 return false;
             }
             let pause = pace.pause(frames.length.div_ceil(FRAME_BYTES), Instant::now());

@@ -1,10 +1,12 @@
 //! The controller and its agents: what they say reaches the registry, what the registry wants is done.
 
-use super::listener::{Gate, Said};
+use super::event::AgentEvent;
+use super::gate::Gate;
 use super::registry::{Act, Registry};
 use super::session::Key;
 use crate::controller::{Controller, word_of_agent};
-use crate::health::{Check, Checker, First, Subject, unix_ms};
+use crate::effect::Effect;
+use crate::health::{Check, First, Subject};
 use crate::state::SavedRegistration;
 use model::api::{AgentStatus, CheckResult, EventKind, RegistrationStatus, Word};
 use model::config::Config;
@@ -12,7 +14,7 @@ use model::registered::Registered;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Shortest time between two views for what may wait: registrations, and backends that come up. A storm of them costs
 /// the workers four views a second.
@@ -22,7 +24,7 @@ pub(crate) const PUBLISH_EVERY: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub(crate) struct Candidate {
     registered: Registered,
-    checker: Checker,
+    check: Arc<Check>,
 }
 
 impl Registry {
@@ -43,41 +45,28 @@ impl Registry {
 
 impl Controller {
     /// A connection of an agent says something.
-    pub(crate) fn agent_said(&mut self, said: Said) {
+    pub(crate) fn agent_event(&mut self, event: AgentEvent) {
         let now_ms = self.uptime_ms();
-        match said {
-            Said::Hello(hello, outbox, stranger) => {
-                let id = hello.id;
-                self.desk.open(id, outbox);
-                self.registry.hello(hello, now_ms);
-                if self.registry.sessions().contains_key(&id) {
-                    stranger.leave();
-                }
-            }
-            Said::Message(id, message) => self.registry.message(id, message, now_ms),
-            Said::Unproved(of) => self.registry.unproved(&of, now_ms),
-            Said::Broken(id, code, what) => self.registry.broken(id, code, &what, now_ms),
-            Said::Closed(id) => self.registry.closed(id, now_ms),
+        match event {
+            AgentEvent::Hello(hello) => self.registry.hello(hello, now_ms),
+            AgentEvent::Message(id, message) => self.registry.message(id, message, now_ms),
+            AgentEvent::Unproved(of) => self.registry.unproved(&of, now_ms),
+            AgentEvent::Broken(id, code, what) => self.registry.broken(id, code, &what, now_ms),
+            AgentEvent::Closed(id) => self.registry.closed(id, now_ms),
         }
     }
 
     /// Whom the listener lets in, of a configuration that the registry knows.
-    pub(crate) fn open_gate(&self, config: &Config) {
-        let connections = config.agents.as_ref().map_or(0, |agents| agents.connections);
-        self.agent_gate.send_replace(Gate { connections, tokens: self.registry.tokens().clone() });
+    pub(crate) fn open_gate(&mut self, connections: u32) {
+        let tokens = self.registry.tokens().clone();
+        self.effects.push(Effect::AgentGate(Gate { connections, tokens }));
     }
 
     /// Time passes, and what the registry wants is done.
     pub(crate) fn tend_agents(&mut self) {
         let now_ms = self.uptime_ms();
         self.registry.poll(now_ms);
-        let mut has_acted = self.act();
-        for slow in self.desk.flush() {
-            self.listener_counts.count(super::counts::Closed::Slow);
-            self.registry.closed(slow, now_ms);
-            has_acted |= self.act();
-        }
-        if has_acted {
+        if self.act() {
             self.attend_candidates();
         }
         self.settle();
@@ -90,11 +79,11 @@ impl Controller {
         let mut words = BTreeSet::new();
         for act in acts {
             match act {
-                Act::Tell(id, message) => self.desk.tell(id, &message),
-                Act::Close(id) => self.desk.close(id),
+                Act::Tell(id, message) => self.effects.push(Effect::Tell(id, message)),
+                Act::Close(id) => self.effects.push(Effect::Close(id)),
                 Act::Event(kind, service, backend, message) => {
                     self.unsaved = true;
-                    self.events.push(kind, service.as_deref(), backend.as_deref(), message);
+                    self.log.push(kind, service.as_deref(), backend.as_deref(), message);
                 }
                 Act::Heard => self.heard_changed = true,
                 Act::Word(key) => {
@@ -116,7 +105,9 @@ impl Controller {
             return;
         }
         let verdict = self.members.get_mut(&id).and_then(|member| member.verdict.as_mut());
-        if let Some(change) = verdict.and_then(|verdict| verdict.told(up, word_of_agent(up, reason))) {
+        if let Some(change) =
+            verdict.and_then(|verdict| verdict.told(up, word_of_agent(up, reason, self.now.unix_ms)))
+        {
             self.verdict_changed(id, change);
         }
     }
@@ -147,21 +138,36 @@ impl Controller {
     /// Starts and ends checks of registrations that the machine itself has to check first.
     fn attend_candidates(&mut self) {
         if self.registry.candidates().next().is_none() {
-            self.candidates.clear();
+            self.keep_candidates(|_, _| false);
             return;
         }
         let wanted: BTreeMap<Key, Registered> =
             self.registry.candidates().map(|(key, of)| (key.clone(), of.clone())).collect();
-        self.candidates.retain(|key, candidate| wanted.get(key) == Some(&candidate.registered));
+        self.keep_candidates(|key, candidate| wanted.get(key) == Some(&candidate.registered));
         for (key, of) in wanted {
             if self.candidates.contains_key(&key) {
                 continue;
             }
             let Some(check) = self.check_of_candidate(&of) else { continue };
+            let check = Arc::new(check);
             let subject = Subject::Candidate(key.0.clone(), key.1.clone(), of.incarnation);
-            let checker = Checker::start(subject, First::Spread, check, self.notes.clone());
-            self.candidates.insert(key, Candidate { registered: of, checker });
+            self.effects.push(Effect::StartCheck(subject, First::Spread, check.clone()));
+            self.candidates.insert(key, Candidate { registered: of, check });
         }
+    }
+
+    /// Ends checks of those that are not kept.
+    pub(crate) fn keep_candidates(&mut self, keeps: impl Fn(&Key, &Candidate) -> bool) {
+        let effects = &mut self.effects;
+        self.candidates.retain(|key, candidate| {
+            let kept = keeps(key, candidate);
+            if !kept {
+                let (service, backend) = key.clone();
+                let subject = Subject::Candidate(service, backend, candidate.registered.incarnation);
+                effects.push(Effect::StopCheck(subject));
+            }
+            kept
+        });
     }
 
     /// Always to its own address: the tunnel knows backends in force only.
@@ -189,7 +195,7 @@ impl Controller {
         result: &CheckResult,
     ) {
         let candidate = self.candidates.get(key);
-        if candidate.is_some_and(|candidate| Arc::ptr_eq(&candidate.checker.check, check)) {
+        if candidate.is_some_and(|candidate| Arc::ptr_eq(&candidate.check, check)) {
             if result.unsent {
                 self.check_unsent(&result.reason);
                 return;
@@ -219,7 +225,7 @@ impl Controller {
             }
             Err(error) => {
                 let message = format!("what has registered cannot be put in force: {error}");
-                self.events.push(EventKind::Warning, None, None, message);
+                self.log.push(EventKind::Warning, None, None, message);
                 false
             }
         }
@@ -241,11 +247,13 @@ impl Controller {
             let is_other = before.get(&place).is_some_and(|agent| *agent != of.agent);
             if let (true, Some(id)) = (is_other, self.ids.backend(&of.service, &of.backend, of.address)) {
                 self.ids.disown(id);
-                self.members.remove(&id);
+                if let Some(mut member) = self.members.remove(&id) {
+                    self.stop_check(id, &mut member);
+                }
                 self.probe_ports.release(id);
                 let message = format!("{} is another agent's now", of.address);
                 let (service, backend) = (Some(of.service.as_str()), Some(of.backend.as_str()));
-                self.events.push(EventKind::BackendForgotten, service, backend, message);
+                self.log.push(EventKind::BackendForgotten, service, backend, message);
             }
         }
         if self.departed.is_empty() {
@@ -253,7 +261,7 @@ impl Controller {
         }
         let coming: HashMap<(&str, IpAddr), &Registered> =
             coming.iter().map(|of| ((of.service.as_str(), of.address), of)).collect();
-        let (ids, events) = (&mut self.ids, &mut self.events);
+        let (ids, log) = (&mut self.ids, &mut self.log);
         self.departed.retain(|departed| {
             let Some(old) = departed.service.backends.first() else { return true };
             let Some(of) = coming.get(&(departed.service.name.as_str(), old.address)) else { return true };
@@ -265,7 +273,7 @@ impl Controller {
             }
             ids.disown(departed.id);
             let message = format!("{} was registered anew: flows that it had are steered anew", old.address);
-            events.push(EventKind::BackendForgotten, Some(&of.service), Some(&old.name), message);
+            log.push(EventKind::BackendForgotten, Some(&of.service), Some(&old.name), message);
             false
         });
     }
@@ -274,7 +282,7 @@ impl Controller {
     pub(crate) fn publishes_in(&self) -> Option<Duration> {
         let waits = self.lazy || (self.heard_changed && self.cluster.is_none());
         if waits {
-            return Some(self.publish_from.saturating_duration_since(Instant::now()));
+            return Some(self.publish_from.saturating_sub(self.now.monotonic));
         }
         self.registry.is_busy().then_some(Duration::from_millis(10))
     }
@@ -291,7 +299,7 @@ impl Controller {
 
     /// Unix time of a moment since the start.
     pub(crate) fn unix_of(&self, ms: u64) -> u64 {
-        unix_ms().saturating_sub(self.uptime_ms()).saturating_add(ms)
+        self.now.unix_ms.saturating_sub(self.uptime_ms()).saturating_add(ms)
     }
 
     /// Backends that agents speak for, or spoke for.

@@ -3,10 +3,12 @@
 //! A task of each one ([`keep`]) sees to it that its taps come home, whoever lets it end, and that none is left to which nobody listens.
 
 use super::exchange::exchange;
-use super::{Answer, Failure, ask, read_query};
-use crate::capture::{Capture, IDLE_MAX, Phase, Wanted, copies};
-use crate::controller::{Controller, Handle, Refusal};
+use super::{Answer, Failure, read_query};
+use crate::capture::{Capture, Captures, IDLE_MAX, Phase, Wanted, copies};
+use crate::controller::Controller;
+use crate::handle::Handle;
 use crate::meter::{Job, Meter};
+use crate::refusal::Refusal;
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
@@ -97,11 +99,17 @@ fn gone(id: u64) -> Failure {
 struct Place {
     filter: CaptureFilter,
     workers: usize,
-    meter: Meter,
 }
 
-fn place(controller: &Controller, wanted: &Wanted) -> Result<Place, Failure> {
-    controller.captures.next_id().map_err(occupied)?;
+async fn with_captures<T: Send + 'static>(
+    handle: &Handle,
+    question: impl FnOnce(&mut Captures, &mut Controller) -> T + Send + 'static,
+) -> Result<T, Failure> {
+    handle.with_captures(question).await.ok_or_else(Failure::stopping)
+}
+
+fn place(captures: &Captures, controller: &Controller, wanted: &Wanted) -> Result<Place, Failure> {
+    captures.next_id().map_err(occupied)?;
     let service = match &wanted.service {
         None => None,
         Some(name) => {
@@ -110,7 +118,7 @@ fn place(controller: &Controller, wanted: &Wanted) -> Result<Place, Failure> {
         }
     };
     let filter = CaptureFilter { service, reason: wanted.reason, client: wanted.client.map(Into::into) };
-    Ok(Place { filter, workers: controller.workers.len(), meter: controller.meter.clone() })
+    Ok(Place { filter, workers: controller.workers.len() })
 }
 
 pub(super) async fn begin(
@@ -118,8 +126,10 @@ pub(super) async fn begin(
     query: Result<Query<BeginQuery>, QueryRejection>,
 ) -> Answer<CaptureBegun> {
     let wanted = read_query(query)?.wanted()?;
-    let (place, wanted) = ask(&handle, move |controller| (place(controller, &wanted), wanted)).await?;
-    let Place { filter, workers, meter } = place?;
+    let (place, wanted) =
+        with_captures(&handle, move |captures, controller| (place(captures, controller, &wanted), wanted))
+            .await?;
+    let (Place { filter, workers }, meter) = (place?, handle.meter.clone());
     let snap = usize::try_from(wanted.snap).unwrap_or(usize::MAX);
     let copies = copies(snap);
     let made = move || -> (Vec<Command>, Vec<Listener>) {
@@ -144,12 +154,12 @@ async fn handed_out(
     meter: Meter,
 ) -> Result<CaptureBegun, Failure> {
     let snap = wanted.snap;
-    let entered = ask(&handle, move |controller| {
-        let id = controller.captures.next_id().map_err(occupied)?;
+    let entered = with_captures(&handle, move |captures, controller| {
+        let id = captures.next_id().map_err(occupied)?;
         let cannot = |why| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, why, "nothing was begun");
         let capture = Capture::new(controller, id, wanted, listeners).map_err(cannot)?;
         let (interfaces, phase) = (capture.interfaces(), capture.phase());
-        controller.captures.begin(capture);
+        captures.begin(capture);
         Ok::<_, Failure>((id, interfaces, phase))
     });
     let (id, interfaces, phase) = entered.await??;
@@ -158,10 +168,10 @@ async fn handed_out(
     let commands = taps.into_iter().enumerate().collect();
     if let Err(failure) = exchange(&handle, commands).await {
         // Its keeper takes back what was handed out.
-        ask(&handle, move |controller| drop(controller.captures.remove(id))).await?;
+        with_captures(&handle, move |captures, _| drop(captures.remove(id))).await?;
         return Err(failure);
     }
-    let begun = ask(&handle, move |controller| controller.capture_begun(id)).await?;
+    let begun = with_captures(&handle, move |captures, controller| captures.begun(controller, id)).await?;
     begun.ok_or_else(|| gone(id))?;
     Ok(CaptureBegun { id, snap, frames_kept: 0, interfaces })
 }
@@ -169,8 +179,8 @@ async fn handed_out(
 /// Lets a capture end for which nobody asks, and takes back the taps of one that ends.
 async fn keep(handle: Handle, id: u64, workers: usize, mut phase: watch::Receiver<Phase>) {
     loop {
-        let left = handle.ask(move |controller| {
-            let capture = controller.captures.get(id)?;
+        let left = handle.with_captures(move |captures, _| {
+            let capture = captures.get(id)?;
             let left = IDLE_MAX.saturating_sub(capture.idle());
             if left.is_zero() {
                 capture.end("nobody asked for it any more");
@@ -187,23 +197,21 @@ async fn keep(handle: Handle, id: u64, workers: usize, mut phase: watch::Receive
         .await
         .is_err()
     {
-        let told = handle.ask(move |controller| controller.captures.get(id).map(Capture::give_up));
+        let told = handle.with_captures(move |captures, _| captures.get(id).map(Capture::give_up));
         if told.await.is_none() {
             return;
         }
         tokio::time::sleep(AGAIN_AFTER).await;
     }
-    if handle.ask(move |controller| controller.captures.is_home(id)).await.is_none() {
+    if handle.with_captures(move |captures, _| captures.is_home(id)).await.is_none() {
         return;
     }
     // What is left of it waits for who takes it, but not for ever.
     loop {
-        let left = handle.ask(move |controller| {
-            let left = IDLE_MAX.saturating_sub(controller.captures.get(id)?.idle());
-            if left.is_zero()
-                && let Some(capture) = controller.captures.remove(id)
-            {
-                controller.capture_over(capture);
+        let left = handle.with_captures(move |captures, controller| {
+            let left = IDLE_MAX.saturating_sub(captures.get(id)?.idle());
+            if left.is_zero() {
+                captures.over(controller, id);
                 return None;
             }
             Some(left)
@@ -229,7 +237,7 @@ pub(super) async fn piece(
     if wait_ms > CAPTURE_WAIT_MAX_MS {
         return Err(Failure::bad_request(format!("wait_ms {wait_ms} is above {CAPTURE_WAIT_MAX_MS}")));
     }
-    let reading = ask(&handle, move |controller| controller.captures.get(id).map(|of| of.reading())).await?;
+    let reading = with_captures(&handle, move |captures, _| captures.get(id).map(|of| of.reading())).await?;
     let Ok(_turn) = reading.ok_or_else(|| gone(id))?.try_acquire_owned() else {
         let error = format!("somebody else is being given a piece of capture {id}");
         let help = "ask for the next one when the last one has come: pieces are in order";
@@ -238,7 +246,7 @@ pub(super) async fn piece(
     let until = Instant::now() + Duration::from_millis(wait_ms);
     let mut bytes = Vec::new();
     loop {
-        let step = ask(&handle, move |controller| controller.capture_step(id)).await?;
+        let step = with_captures(&handle, move |captures, controller| captures.step(controller, id)).await?;
         let step = step.ok_or_else(|| gone(id))?;
         let is_quiet = step.bytes.is_empty();
         bytes.extend(step.bytes);
@@ -275,8 +283,8 @@ pub(super) async fn end(
     query: Result<Query<EndQuery>, QueryRejection>,
 ) -> Answer<CaptureFigures> {
     let EndQuery { id } = read_query(query)?;
-    let ending = ask(&handle, move |controller| {
-        let capture = controller.captures.get(id)?;
+    let ending = with_captures(&handle, move |captures, _| {
+        let capture = captures.get(id)?;
         capture.end("it was asked to");
         Some((capture.phase(), capture.figures()))
     });
@@ -285,6 +293,6 @@ pub(super) async fn end(
     let home = phase.wait_for(|phase| *phase == Phase::Home);
     let _ = tokio::time::timeout(HOME_WITHIN, home).await;
     // One that is gone meanwhile has been read to its end by somebody else.
-    let now = ask(&handle, move |controller| controller.captures.get(id).map(|of| of.figures())).await?;
+    let now = with_captures(&handle, move |captures, _| captures.get(id).map(|of| of.figures())).await?;
     Ok(Json(now.unwrap_or(figures)))
 }

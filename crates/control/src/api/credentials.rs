@@ -2,8 +2,8 @@
 //! configuration, so that a new token or certificate needs no restart.
 
 use super::listener::{read_token, tls};
-use crate::controller::Refusal;
-use crate::run::RunError;
+use crate::refusal::Refusal;
+use crate::run_error::RunError;
 use model::Config;
 use std::path::PathBuf;
 use std::sync::Arc;

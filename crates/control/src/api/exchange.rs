@@ -1,8 +1,8 @@
 //! Commands to workers and their answers, for requests that need them: one exchange after the other.
 
-use super::{Failure, ask};
+use super::Failure;
 use crate::commands::{ANSWER_WITHIN, Exchange, NoAnswer};
-use crate::controller::Handle;
+use crate::handle::Handle;
 use axum::http::StatusCode;
 use std::time::Duration;
 use worker::commands::{Command, CommandOutcome};
@@ -43,12 +43,11 @@ pub(super) async fn exchange(
     };
     let mut exchange = Exchange::new(commands);
     loop {
-        let (advanced, is_done) = ask(handle, move |controller| {
-            let now = (controller.now)();
-            let is_done = exchange.advance(&mut controller.workers, now);
+        let advanced = handle.with_workers(move |workers, now| {
+            let is_done = exchange.advance(workers, now);
             (exchange, is_done)
-        })
-        .await?;
+        });
+        let (advanced, is_done) = advanced.await.ok_or_else(Failure::stopping)?;
         if is_done? {
             return Ok(advanced.outcomes());
         }

@@ -3,8 +3,10 @@
 use super::body::read_lines;
 use super::exchange::exchange;
 use super::{Answer, Failure, ask, read_query};
-use crate::controller::{Controller, Handle, Refusal};
+use crate::controller::{Controller, Departed};
 use crate::flows::{flow_of, state_name, state_named};
+use crate::handle::Handle;
+use crate::refusal::Refusal;
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request, State};
@@ -225,7 +227,7 @@ fn forgotten(
     }
     for entry in &gone {
         let message = format!("worker {} forgot the flow of {client} to {to}", entry.core);
-        controller.events.push(EventKind::FlowForgotten, Some(&service), Some(&entry.backend), message);
+        controller.log.push(EventKind::FlowForgotten, Some(&service), Some(&entry.backend), message);
     }
     match refused {
         Some((core, other)) => Err(unanswered(core, other.as_ref())),
@@ -374,7 +376,7 @@ pub(super) async fn restore(State(handle): State<Handle>, request: Request) -> A
     }
     if result.restored > 0 {
         let message = format!("{} flows of a dump were entered, {} refused", result.restored, result.refused);
-        ask(&handle, move |controller| controller.events.push(EventKind::FlowsRestored, None, None, message))
+        ask(&handle, move |controller| controller.log.push(EventKind::FlowsRestored, None, None, message))
             .await?;
     }
     Ok(Json(result))
@@ -427,7 +429,7 @@ fn orders(controller: &Controller, lines: Lines<StoredFlow>) -> Lines<(usize, Fl
 
 /// A removed backend whose flows live on.
 fn departed(controller: &Controller, flow: &StoredFlow) -> Option<BackendId> {
-    let of = |departed: &&crate::controller::Departed| {
+    let of = |departed: &&Departed| {
         departed.service.name == flow.service
             && departed.service.backends.iter().any(|backend| backend.name == flow.backend)
     };

@@ -3,7 +3,7 @@
 use super::connections::{ConnectionCounts, Connections, HEAD_TIMEOUT, Place};
 use super::credentials::Credentials;
 use crate::meter::{Job, Meter};
-use crate::run::RunError;
+use crate::run_error::RunError;
 use axum::Router;
 use model::config::Tls;
 use rustls::pki_types::pem::PemObject;

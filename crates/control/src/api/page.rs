@@ -3,8 +3,8 @@
 //! Rule of this module: memory is bounded by the pages, not by their readers. The newest few pages are kept; whoever still
 //! reads an older one is cut off.
 
-use crate::controller::Handle;
 use crate::metrics;
+use crate::status::Snapshot;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
@@ -34,14 +34,14 @@ pub(crate) struct Pages {
 
 impl Pages {
     /// An answer with a page that is at most 300 ms old, a small one as it is now; `None` when the controller is gone.
-    pub(crate) async fn answer(&self, handle: &Handle) -> Option<Response> {
+    pub(crate) async fn answer(&self, snapshot: impl Future<Output = Option<Snapshot>>) -> Option<Response> {
         let page = {
             // Whoever asks meanwhile waits for the same page.
             let mut kept = self.kept.lock().await;
             match kept.back().filter(|(made, page)| page.len() > SMALL && made.elapsed() < FRESH) {
                 Some((_, page)) => Arc::clone(page),
                 None => {
-                    let snapshot = handle.ask(|controller| controller.snapshot()).await?;
+                    let snapshot = snapshot.await?;
                     let page = tokio::task::spawn_blocking(move || metrics::render(&snapshot)).await.ok()?;
                     let page = Arc::new(page);
                     kept.push_back((Instant::now(), Arc::clone(&page)));

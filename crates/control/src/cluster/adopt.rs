@@ -1,40 +1,41 @@
 //! The controller as a member of a cluster: documents become configurations and views, wishes go to the store.
 
+use super::desire::{Desire, Progress};
 use super::document::{Document, Settings, unconfigured};
 use super::keys::{self, HealthValue, HeardValue, Key, WishValue};
 use super::leading::ids_of;
 use super::readings::Reading;
 use super::seat::{News, Order, Own, Seat};
-use super::stock::{Lot, Missing};
-use super::store::{Asked, Event};
+use super::stock::Lot;
+use super::store::StoreEvent;
 use super::text;
-use crate::agents::facts::Facts;
+use crate::agents::facts::{AgentTokens, Facts};
 use crate::agents::heard::Why;
-use crate::controller::{Controller, Departed, Note, Refusal, SLOTS_AT_ONCE, Tokens, tokens};
-use crate::health::{Verdict, unix_ms};
+use crate::controller::{Controller, Departed, SLOTS_AT_ONCE};
+use crate::effect::Effect;
+use crate::health::{Subject, Verdict};
 use crate::ids::Ids;
+use crate::now::Now;
+use crate::refusal::Refusal;
 use crate::state::SavedBackend;
 use model::Loaded;
 use model::api::EventKind;
 use model::config::{AdminState, Backend, Config, HealthKind, Registration, Service};
 use statesync::datagram::ClusterKeys;
-use statesync::plan::{Job, Plan};
+use statesync::plan::{Job, Plan, Report};
 use statesync::{MachineId, Member, Members, Owners};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use steer::Maglev;
-use tokio::sync::{mpsc, oneshot, watch};
-use wire::{BackendId, PortId, ServiceId};
+use wire::{BackendId, CoreId, PortId, ServiceId};
 use worker::View;
 use worker::view::cluster::{Cluster, Endpoint, Link, SlotsView};
 use worker::view::path_mtu::Room;
 use worker::view::slots::SlotMemory;
 use worker::view::{BackendState, ServiceView};
 
-/// Orders and wishes that may wait for the connection.
-pub(crate) const ASKED_MAX: usize = 256;
 /// Frames relayed to other machines, and records of flows that nobody saw begin, of a machine: a second, and at once.
 pub(crate) const RELAYS: (u64, u64) = (20_000, 5_000);
 /// How soon after a loss of the store was told the next one is, or another reason for it: the connection tries again every second.
@@ -64,7 +65,6 @@ enum Unadopted {
 #[derive(Debug)]
 pub(crate) struct Part {
     pub(crate) seat: Seat,
-    asked: mpsc::Sender<Asked>,
     pub(crate) config: model::config::Cluster,
     adopted: Option<Adopted>,
     /// Why the newest document is not in force here.
@@ -78,7 +78,7 @@ pub(crate) struct Part {
     /// What was told of the loss, if it was told.
     told_lost: Option<String>,
     /// When a loss was last told.
-    lost_told_at: Option<Instant>,
+    lost_told_at: Option<Duration>,
     leads: bool,
     was_ready: bool,
     /// What of the store did not fit this machine, as it was told.
@@ -87,18 +87,17 @@ pub(crate) struct Part {
     is_founding: bool,
     /// Version of the picture of which agents were told the machines.
     told_machines: u64,
-    /// What became of wishes.
-    progress: watch::Sender<Progress>,
+    /// What became of services that were asked for.
+    progress: Progress,
     /// This machine cannot go on.
     pub(crate) fatal: Option<String>,
 }
 
 impl Part {
     /// Of a machine with this configuration; `None` for a machine alone.
-    pub(crate) fn new(loaded: &Loaded, version: &str, cores: usize) -> Option<(Part, mpsc::Receiver<Asked>)> {
+    pub(crate) fn new(loaded: &Loaded, version: &str, cores: usize, now: Now) -> Option<Part> {
         let config = &loaded.config;
         let cluster = config.cluster.clone()?;
-        let (asked, requests) = mpsc::channel(ASKED_MAX);
         let own = Own {
             name: config.machine.name.clone(),
             address: own_address(config)?,
@@ -110,14 +109,13 @@ impl Part {
         };
         let mut seat = Seat::new(own, loaded.text.clone());
         seat.make_elsewhere(SLOTS_AT_ONCE);
-        let part = Part {
+        Some(Part {
             seat,
-            asked,
             config: cluster,
             adopted: None,
             unadopted: None,
             own_services: text::services_of(&loaded.text),
-            since_unix_ms: unix_ms(),
+            since_unix_ms: now.unix_ms,
             lost: Some("not reached yet".to_owned()),
             told_lost: None,
             lost_told_at: None,
@@ -126,10 +124,9 @@ impl Part {
             misfit: None,
             is_founding: false,
             told_machines: 0,
-            progress: watch::Sender::new(Progress::default()),
+            progress: Progress::default(),
             fatal: None,
-        };
-        Some((part, requests))
+        })
     }
 
     fn message_of_loss(&self, lost: &str) -> String {
@@ -149,11 +146,6 @@ impl Part {
     /// The document in force.
     pub(crate) fn document(&self) -> Option<&Document> {
         self.adopted.as_ref().map(|adopted| &*adopted.document)
-    }
-
-    /// The connection is told that this machine goes; whatever is under its lease goes, too.
-    pub(crate) fn say_farewell(&mut self) {
-        self.send(Order::Leave);
     }
 
     /// Whether the machine takes traffic.
@@ -183,102 +175,28 @@ impl Part {
             .map(|(_, value)| value.address)
     }
 
-    /// Asks for a value to become the wish.
-    fn wish(&self, value: Vec<u8>) -> Result<oneshot::Receiver<Result<Option<i64>, String>>, Refusal> {
+    /// A value that is to become the desired one.
+    fn desire(&self, value: Vec<u8>) -> Result<Desire, Refusal> {
         if value.len() > super::document::VALUE_MAX {
             return Err(Refusal::Store(format!("the services have {} bytes", value.len())));
         }
         if let Some(reason) = &self.lost {
             return Err(Refusal::Store(reason.clone()));
         }
-        let after = self.seat.picture().revision(Key::Wish);
-        let (reply, answer) = oneshot::channel();
-        let sent = self.asked.try_send(Asked::Wish { value, after, reply });
-        sent.map(|()| answer).map_err(|_| Refusal::Store("too much waits for it".to_owned()))
+        Ok(Desire { value, after: self.seat.picture().revision(Key::Wish) })
     }
 
-    fn send(&mut self, order: Order) {
-        if let Err(error) = self.asked.try_send(Asked::Order(order)) {
-            // Without room it was not ordered, and comes again.
-            match error.into_inner() {
-                Asked::Order(Order::Put { key, .. }) => self.seat.not_put(key),
-                Asked::Order(Order::Register { machine, .. }) => self.seat.not_put(Key::Machine(machine)),
-                Asked::Order(Order::Lead { .. } | Order::Resign(_)) => self.seat.not_put(Key::Leader),
-                Asked::Order(Order::Plan { .. }) => self.seat.plan_written(None),
-                Asked::Order(Order::Leave) => self.seat.not_left(),
-                // The next one after the next plan does it, too.
-                Asked::Order(Order::Sweep { .. }) => {}
-                Asked::Wish { .. } => {}
-            }
+    /// There was no room for an order: it comes again.
+    fn not_ordered(&mut self, order: Order) {
+        match order {
+            Order::Put { key, .. } => self.seat.not_put(key),
+            Order::Register { machine, .. } => self.seat.not_put(Key::Machine(machine)),
+            Order::Lead { .. } | Order::Resign(_) => self.seat.not_put(Key::Leader),
+            Order::Plan { .. } => self.seat.plan_written(None),
+            Order::Leave => self.seat.not_left(),
+            // The next one after the next plan does it, too.
+            Order::Sweep { .. } => {}
         }
-    }
-}
-
-/// The answer of the store to a wish, still to come.
-#[derive(Debug)]
-pub(crate) struct Wished {
-    answer: oneshot::Receiver<Result<Option<i64>, String>>,
-    progress: watch::Receiver<Progress>,
-}
-
-/// What became of wishes.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-struct Progress {
-    /// Revision of the last one that all machines have carried out.
-    settled: i64,
-    /// Revision of one that cannot be carried out, and why.
-    refused: Option<(i64, String)>,
-}
-
-/// A wish that was taken.
-#[derive(Debug)]
-pub(crate) struct Accepted {
-    revision: i64,
-    progress: watch::Receiver<Progress>,
-}
-
-impl Accepted {
-    /// Waits until it is carried out by all machines, which is true, or the time is over.
-    ///
-    /// # Errors
-    /// Why it cannot be carried out.
-    pub(crate) async fn settled(mut self, wait: Duration) -> Result<bool, Refusal> {
-        let revision = self.revision;
-        let is_over = |of: &Progress| {
-            of.settled >= revision || of.refused.as_ref().is_some_and(|(refused, _)| *refused >= revision)
-        };
-        let _ = tokio::time::timeout(wait, self.progress.wait_for(is_over)).await;
-        let progress = self.progress.borrow();
-        match &progress.refused {
-            Some((refused, problem)) if *refused == revision => Err(Refusal::Unfit(problem.clone())),
-            _ => Ok(progress.settled >= revision),
-        }
-    }
-}
-
-impl Wished {
-    /// Waits for the answer.
-    ///
-    /// # Errors
-    /// Why it was not taken.
-    pub(crate) async fn accepted(self) -> Result<Accepted, Refusal> {
-        match self.answer.await {
-            Ok(Ok(Some(revision))) => Ok(Accepted { revision, progress: self.progress }),
-            Ok(Ok(None)) => Err(Refusal::Overtaken),
-            Ok(Err(reason)) => Err(Refusal::Store(reason)),
-            Err(_) => Err(Refusal::Stopping),
-        }
-    }
-}
-
-/// Makes what was missing. Takes as long as it takes.
-fn make(missing: Missing) -> Lot {
-    let Missing { tables, key, texts } = missing;
-    let tokens_of = |loaded: &Loaded| tokens(&loaded.config).map_err(|refusal| refusal.to_string());
-    Lot {
-        // They were checked, so none fails; one that did would be missing again.
-        tables: tables.into_iter().filter_map(|recipe| recipe.make(&key).ok()).collect(),
-        readings: texts.into_iter().map(|text| text.read(tokens_of)).collect(),
     }
 }
 
@@ -290,83 +208,88 @@ pub(crate) fn own_address(config: &Config) -> Option<IpAddr> {
 
 impl Controller {
     /// The store says something.
-    pub(crate) fn store_note(&mut self, event: Event) {
+    pub(crate) fn store_event(&mut self, event: StoreEvent) {
         let Some(part) = &mut self.cluster else { return };
         match event {
-            Event::Identified(member) => part.seat.identified(member),
-            Event::Unfit(reason) => {
-                self.events.push(EventKind::Warning, None, None, reason.clone());
+            StoreEvent::Identified(member) => part.seat.identified(member),
+            StoreEvent::Unfit(reason) => {
+                self.log.push(EventKind::Warning, None, None, reason.clone());
                 part.fatal = Some(reason);
             }
-            Event::Connected(changes) => {
+            StoreEvent::Connected(changes) => {
                 part.seat.connected(changes);
                 part.is_founding = false;
                 self.heard_changed = true;
-                part.since_unix_ms = unix_ms();
+                part.since_unix_ms = self.now.unix_ms;
                 let is_first = part.lost_told_at.is_none();
                 part.lost = None;
                 if part.told_lost.take().is_some() || is_first {
-                    self.events.push(EventKind::StoreReached, None, None, "the cluster's store is reached");
+                    self.log.push(EventKind::StoreReached, None, None, "the cluster's store is reached");
                 }
             }
-            Event::Changed(changes) => part.seat.changed(changes),
-            Event::Disconnected(reason) => {
+            StoreEvent::Changed(changes) => part.seat.changed(changes),
+            StoreEvent::Disconnected(reason) => {
                 part.seat.disconnected();
                 if part.lost.is_none() {
-                    part.since_unix_ms = unix_ms();
+                    part.since_unix_ms = self.now.unix_ms;
                 }
                 let lost = format!("{}: {reason}", part.config.endpoints.join(", "));
                 let is_news = part.told_lost.as_ref() != Some(&lost);
-                if is_news && part.lost_told_at.is_none_or(|at| at.elapsed() >= TOLD_AGAIN) {
+                if is_news
+                    && part.lost_told_at.is_none_or(|at| self.now.monotonic.saturating_sub(at) >= TOLD_AGAIN)
+                {
                     let message = part.message_of_loss(&lost);
-                    self.events.push(EventKind::StoreLost, None, None, message);
+                    self.log.push(EventKind::StoreLost, None, None, message);
                     part.told_lost = Some(lost.clone());
-                    part.lost_told_at = Some(Instant::now());
+                    part.lost_told_at = Some(self.now.monotonic);
                 }
                 part.lost = Some(lost);
             }
-            Event::PlanWritten(revision) => part.seat.plan_written(revision),
-            Event::NotPut(key) => part.seat.not_put(key),
+            StoreEvent::PlanWritten(revision) => part.seat.plan_written(revision),
+            StoreEvent::NotPut(key) => part.seat.not_put(key),
+            StoreEvent::NotOrdered(order) => part.not_ordered(order),
+            StoreEvent::NotDesired => part.is_founding = false,
         }
     }
 
-    /// Housekeeping: reports of workers, orders to the store, documents.
+    /// What workers report.
+    pub(crate) fn take_reports(&mut self, reports: Vec<(CoreId, Report)>) {
+        let Some(part) = &mut self.cluster else { return };
+        for (core, report) in reports {
+            part.seat.report(core, report);
+        }
+    }
+
+    /// Housekeeping: orders to the store, documents.
     pub(crate) fn tend_cluster(&mut self) {
         self.tell_weights();
         let health = std::mem::take(&mut self.health_changed).then(|| self.health_value());
         // Checks that pass again take back that a backend is dead.
         self.heard_changed |= self.cluster.is_some() && health.is_some();
         self.tell_heard();
-        let now = (self.now)();
-        let goes = self.leaving.is_some_and(|since| since.elapsed() >= self.grace);
+        let now = self.now.tick;
+        let goes = self.leaving.is_some_and(|since| self.now.monotonic.saturating_sub(since) >= self.grace);
         let Some(part) = &mut self.cluster else { return };
         if goes {
             part.seat.leave();
         }
-        for worker in &mut self.workers {
-            while let Some(report) = worker.reports.as_mut().and_then(statesync::spsc::Receiver::pop) {
-                part.seat.report(worker.core, report);
-            }
-        }
         if let Some(health) = health {
             part.seat.set_health(&health);
         }
-        for order in part.seat.poll(now) {
-            part.send(order);
-        }
+        self.effects.extend(part.seat.poll(now).into_iter().map(Effect::Order));
         if part.leads != part.seat.leads() {
             part.leads = part.seat.leads();
             let message = if part.leads { "leads the cluster" } else { "leads the cluster no more" };
-            self.events.push(EventKind::ClusterLeader, None, None, message);
+            self.log.push(EventKind::ClusterLeader, None, None, message);
         }
         let mut adopts = false;
         for news in part.seat.take_news() {
             match news {
                 News::Adopted => adopts = true,
-                News::Warning(text) => self.events.push(EventKind::Warning, None, None, text),
+                News::Warning(text) => self.log.push(EventKind::Warning, None, None, text),
                 News::Fatal(text) => {
                     if part.fatal.is_none() {
-                        self.events.push(EventKind::Warning, None, None, text.clone());
+                        self.log.push(EventKind::Warning, None, None, text.clone());
                     }
                     part.fatal = Some(text);
                 }
@@ -389,7 +312,7 @@ impl Controller {
                 ),
                 None => "what the store says fits this machine again".to_owned(),
             };
-            self.events.push(EventKind::Warning, None, None, message);
+            self.log.push(EventKind::Warning, None, None, message);
         }
         let ready = part.is_ready();
         if part.was_ready != ready {
@@ -401,7 +324,7 @@ impl Controller {
             } else {
                 "is no member of the cluster: packets of services are dropped"
             };
-            self.events.push(EventKind::ClusterJoined, None, None, message);
+            self.log.push(EventKind::ClusterJoined, None, None, message);
             self.wish_neighbours();
         }
         self.settle();
@@ -414,8 +337,10 @@ impl Controller {
             return;
         }
         if let Some(wish) = part.seat.wish_to_put_back() {
-            let wish = WishValue { unix_ms: unix_ms(), ..wish };
-            part.is_founding = part.wish(keys::bytes(&wish)).is_ok();
+            let wish = WishValue { unix_ms: self.now.unix_ms, ..wish };
+            let desire = part.desire(keys::bytes(&wish));
+            part.is_founding = desire.is_ok();
+            self.effects.extend(desire.map(Effect::Desire));
             return;
         }
         if part.seat.picture().wish().is_some() {
@@ -426,12 +351,14 @@ impl Controller {
                 text: text.clone(),
                 drains: self.drains.clone(),
                 by: self.config.machine.name.clone(),
-                unix_ms: unix_ms(),
+                unix_ms: self.now.unix_ms,
             },
             Err(_) => return,
         };
         // Whether it was taken is seen in the store.
-        part.is_founding = part.wish(keys::bytes(&value)).is_ok();
+        let desire = part.desire(keys::bytes(&value));
+        part.is_founding = desire.is_ok();
+        self.effects.extend(desire.map(Effect::Desire));
     }
 
     /// What checks of this machine say.
@@ -479,7 +406,12 @@ impl Controller {
     }
 
     /// What the machine's own file says beside services, which are the cluster's.
-    pub(crate) fn renew_own(&mut self, loaded: Loaded, services: String, tokens: Result<Tokens, Refusal>) {
+    pub(crate) fn renew_own(
+        &mut self,
+        loaded: Loaded,
+        services: String,
+        tokens: Result<AgentTokens, Refusal>,
+    ) {
         let agents = loaded.config.agents.as_ref().map(|agents| agents.advertise);
         if let Some(part) = &mut self.cluster {
             part.seat.set_own_text(loaded.text, agents);
@@ -500,7 +432,7 @@ impl Controller {
             Ok(tokens) => self.configure_agents(base, &tokens),
             Err(refusal) => {
                 let message = format!("the agents' tokens stay as they were: {refusal}");
-                self.events.push(EventKind::Warning, None, None, message);
+                self.log.push(EventKind::Warning, None, None, message);
             }
         }
         if let Some(part) = self.cluster.as_mut().filter(|part| part.unadopted == Some(Unadopted::Unfit)) {
@@ -511,7 +443,7 @@ impl Controller {
     }
 
     /// Who may register and how is checked, of these services.
-    fn configure_agents(&mut self, base: Config, tokens: &Tokens) {
+    fn configure_agents(&mut self, base: Config, tokens: &AgentTokens) {
         let mut facts = Facts::of(&base, tokens);
         let machines = self.cluster.as_ref().map(|part| part.seat.picture().agent_machines());
         if let Some(machines) = machines.filter(|machines| !machines.is_empty()) {
@@ -519,19 +451,14 @@ impl Controller {
         }
         let now_ms = self.uptime_ms();
         self.registry.configure(facts, now_ms);
-        self.open_gate(&base);
+        self.open_gate(base.agents.as_ref().map_or(0, |agents| agents.connections));
         self.base = base;
     }
 
     /// Has made what this machine lacks to go on.
     fn make_missing(&mut self) {
         let Some(missing) = self.cluster.as_mut().and_then(|part| part.seat.take_missing()) else { return };
-        let notes = self.notes.clone();
-        tokio::spawn(async move {
-            let made = tokio::task::spawn_blocking(move || make(missing)).await;
-            // An empty answer asks anew.
-            let _ = notes.send(Note::ClusterLot(made.unwrap_or_default())).await;
-        });
+        self.effects.push(Effect::MakeMissing(missing));
     }
 
     /// What was lacking is there.
@@ -547,11 +474,10 @@ impl Controller {
         let Some(document) = part.seat.document().cloned() else { return };
         part.unadopted = Some(Unadopted::Waits);
         let progress = Progress { settled: document.settled, refused: document.refused.clone() };
-        part.progress.send_if_modified(|known| {
-            let differs = *known != progress;
-            *known = progress;
-            differs
-        });
+        if part.progress != progress {
+            part.progress = progress.clone();
+            self.effects.push(Effect::Progress(progress));
+        }
         let known = part.adopted.as_ref().map(|adopted| &adopted.document);
         let is_same = known.is_some_and(|known| {
             known.text == document.text
@@ -569,7 +495,7 @@ impl Controller {
                 if let Some(part) = &mut self.cluster {
                     part.unadopted = Some(Unadopted::Unfit);
                 }
-                return self.events.push(EventKind::Warning, None, None, message);
+                return self.log.push(EventKind::Warning, None, None, message);
             }
         }
         let Some(part) = &mut self.cluster else { return };
@@ -610,13 +536,14 @@ impl Controller {
             services.push(service);
         }
         config.services = services;
-        let departed = departed_of(document, &config);
+        let departed = departed_of(document, &config, self.now);
         self.configure_agents(base.clone(), tokens);
         if is_first {
             // The ids of the time before the first document stood for other backends.
             self.remembered = std::mem::take(&mut self.members)
                 .into_iter()
                 .filter_map(|(id, member)| {
+                    self.effects.push(Effect::StopCheck(Subject::Backend(id)));
                     self.probe_ports.release(id);
                     Some(SavedBackend {
                         up: member.verdict.as_ref()?.up()?,
@@ -649,11 +576,11 @@ impl Controller {
                 "{} registered and does not fit this machine: {}",
                 of.registered.address, of.why.reason
             );
-            self.events.push(EventKind::Warning, Some(name.0), Some(name.1), message);
+            self.log.push(EventKind::Warning, Some(name.0), Some(name.1), message);
         }
         self.drains.clone_from(&document.drains);
         self.text.clone_from(text);
-        self.applied_unix_ms = unix_ms();
+        self.applied_unix_ms = self.now.unix_ms;
         self.keep_states();
         self.unsaved = true;
         Ok(())
@@ -740,7 +667,7 @@ impl Controller {
     }
 
     /// What an operator wants becomes the wish of the cluster.
-    pub(crate) fn wish_services(&self, loaded: &Loaded, services: String) -> Result<Wished, Refusal> {
+    pub(crate) fn desire_services(&self, loaded: &Loaded, services: String) -> Result<Desire, Refusal> {
         if let Some(part) = &self.cluster {
             let members = part.seat.picture().members().map(|(_, of)| (of.name.as_str(), of.address));
             no_machine_is_a_vip(&loaded.config.services, members).map_err(Refusal::Unfit)?;
@@ -751,14 +678,19 @@ impl Controller {
             let service = config.services.iter().find(|of| of.name == *service);
             service.is_some_and(|of| of.backends.iter().any(|of| of.name == *backend))
         };
-        self.wish_of(services, |wish| wish.drains.iter().filter(|drain| has(drain)).cloned().collect())
+        self.desired(services, |wish| wish.drains.iter().filter(|drain| has(drain)).cloned().collect())
     }
 
     /// A backend is drained, or no more, everywhere.
-    pub(crate) fn wish_drain(&self, service: &str, backend: &str, drained: bool) -> Result<Wished, Refusal> {
+    pub(crate) fn desire_drain(
+        &self,
+        service: &str,
+        backend: &str,
+        drained: bool,
+    ) -> Result<Desire, Refusal> {
         let part = self.cluster.as_ref().ok_or(Refusal::Stopping)?;
         let (wish, _) = part.seat.picture().wish().ok_or_else(no_wish)?;
-        self.wish_of(wish.text.clone(), |wish| {
+        self.desired(wish.text.clone(), |wish| {
             let mut drains = wish.drains.clone();
             let key = (service.to_owned(), backend.to_owned());
             if drained {
@@ -770,11 +702,11 @@ impl Controller {
         })
     }
 
-    fn wish_of(
+    fn desired(
         &self,
         text: String,
         drains: impl FnOnce(&WishValue) -> BTreeSet<(String, String)>,
-    ) -> Result<Wished, Refusal> {
+    ) -> Result<Desire, Refusal> {
         let part = self.cluster.as_ref().ok_or(Refusal::Stopping)?;
         if let Some(reason) = &part.lost {
             return Err(Refusal::Store(reason.clone()));
@@ -782,8 +714,7 @@ impl Controller {
         let (wish, _) = part.seat.picture().wish().ok_or_else(no_wish)?;
         let drains = drains(wish);
         let by = self.config.machine.name.clone();
-        let answer = part.wish(keys::bytes(&WishValue { text, drains, by, unix_ms: unix_ms() }))?;
-        Ok(Wished { answer, progress: part.progress.subscribe() })
+        part.desire(keys::bytes(&WishValue { text, drains, by, unix_ms: self.now.unix_ms }))
     }
 
     /// Name of a machine, for people.
@@ -825,8 +756,7 @@ fn vip_of(config: &Config, ids: &Ids, id: ServiceId) -> (wire::Addr, u16, u8) {
 }
 
 /// Backends that the plan knows and the configuration does not any more.
-fn departed_of(document: &Document, config: &Config) -> Vec<Departed> {
-    let now = Instant::now();
+fn departed_of(document: &Document, config: &Config, now: Now) -> Vec<Departed> {
     let services = document.services.iter().map(|of| of.id).zip(&config.services).collect();
     let departed = unconfigured(&document.backends, &services).into_iter().map(|(identity, service)| {
         let backend = Backend {
@@ -846,9 +776,9 @@ fn departed_of(document: &Document, config: &Config) -> Vec<Departed> {
         Departed {
             id: identity.id,
             service,
-            since_unix_ms: unix_ms(),
-            settled: now,
-            deadline: now + WHILE_PLANNED,
+            since_unix_ms: now.unix_ms,
+            settled: now.monotonic,
+            deadline: now.monotonic + WHILE_PLANNED,
             closed: None,
         }
     });

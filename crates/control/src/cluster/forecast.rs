@@ -129,7 +129,7 @@ impl Controller {
             view: Arc::clone(&self.view),
             owners: plan.owners(),
             own: part.seat.member()?,
-            now: (self.now)(),
+            now: self.now.tick,
         };
         Some(Count { stay: stay(part, new, &self.view), key: new.machine.cluster_key, flows })
     }

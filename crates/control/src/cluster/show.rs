@@ -2,14 +2,14 @@
 
 use super::adopt::Part;
 use super::document::phase_name;
-use crate::controller::{Controller, Refusal};
+use crate::controller::Controller;
+use crate::refusal::Refusal;
 use model::api::{
     ClusterMember, ClusterStatus, EventKind, ExceptionStatus, LeaveResult, OwnerStatus, SyncCount,
 };
 use model::config::Mac;
 use statesync::{MachineSet, Member, Members};
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
 use wire::BackendId;
 
 /// Most slots looked at for one answer: the controller does nothing else meanwhile.
@@ -214,12 +214,17 @@ impl Controller {
         let others =
             part.plan().map_or(0, |plan| plan.members.iter().filter(|of| Some(*of) != own).count() as u64);
         if self.leaving.is_none() {
-            self.leaving = Some(Instant::now());
-            self.events.push(EventKind::ClusterLeft, None, None, "leaves the cluster: no longer ready");
+            self.leaving = Some(self.now.monotonic);
+            self.log.push(EventKind::ClusterLeft, None, None, "leaves the cluster: no longer ready");
             // Routers turn to the others first.
             self.wish_neighbours();
         }
         Ok(LeaveResult { machine: self.config.machine.name.clone(), others })
+    }
+
+    /// Why this machine cannot go on.
+    pub(crate) fn fatal(&self) -> Option<String> {
+        self.cluster.as_ref()?.fatal.clone()
     }
 
     /// Whether the machine wanted to leave, and the others go on without it.

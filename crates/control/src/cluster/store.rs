@@ -9,6 +9,7 @@ mod pieces;
 #[cfg(feature = "etcd")]
 pub(crate) use etcd::keep;
 
+use super::desire::Desire;
 use super::keys::Key;
 use super::picture::Change;
 use super::seat::Order;
@@ -17,7 +18,7 @@ use tokio::sync::oneshot;
 
 /// What came of an order, or happened by itself.
 #[derive(Debug)]
-pub(crate) enum Event {
+pub(crate) enum StoreEvent {
     /// Who this machine is.
     Identified(Member),
     /// There is no number for this machine, and will be none while it waits.
@@ -32,6 +33,10 @@ pub(crate) enum Event {
     PlanWritten(Option<i64>),
     /// A value was not put, because the plan was another one.
     NotPut(Key),
+    /// Too much waits for the store: an order did not reach it.
+    NotOrdered(Order),
+    /// Nor did other services.
+    NotDesired,
 }
 
 /// What the owner asks for.
@@ -39,12 +44,10 @@ pub(crate) enum Event {
 pub(crate) enum Asked {
     /// See [`Order`].
     Order(Order),
-    /// The wish, if the one there is of this revision (0: there is none). Answered with its own revision, `None` if it is another one.
-    Wish {
-        /// The value.
-        value: Vec<u8>,
-        /// Revision of the one before.
-        after: i64,
+    /// Other services. Answered with their own revision, `None` if those that there are are others.
+    Desire {
+        /// What.
+        desire: Desire,
         /// Takes the answer.
         reply: oneshot::Sender<Result<Option<i64>, String>>,
     },

@@ -4,7 +4,7 @@
 //! them.
 
 use super::{Heard, Hop, Table, Wanted, read_route};
-use crate::controller::Note;
+use crate::event::Event;
 use futures_util::{StreamExt, TryStreamExt};
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::neighbour::{NeighbourFlags, NeighbourState};
@@ -25,7 +25,7 @@ const RETRY: Duration = Duration::from_secs(1);
 const SETTLE: Duration = Duration::from_millis(20);
 
 /// Follows the kernel until the owner is gone. A lost netlink connection is made anew.
-pub(crate) async fn follow(mut wanted: watch::Receiver<Wanted>, notes: mpsc::Sender<Note>) {
+pub(crate) async fn follow(mut wanted: watch::Receiver<Wanted>, events: mpsc::Sender<Event>) {
     let mut table = Table::default();
     let mut complained = false;
     loop {
@@ -33,7 +33,7 @@ pub(crate) async fn follow(mut wanted: watch::Receiver<Wanted>, notes: mpsc::Sen
         if wanted.wait_for(|wanted| !wanted.addresses.is_empty()).await.is_err() {
             return;
         }
-        match follow_connection(&mut table, &mut wanted, &notes).await {
+        match follow_connection(&mut table, &mut wanted, &events).await {
             Ok(()) => return,
             Err(error) => {
                 if !complained {
@@ -41,7 +41,7 @@ pub(crate) async fn follow(mut wanted: watch::Receiver<Wanted>, notes: mpsc::Sen
                         "cannot read routes and neighbours ({error}); next hops stay as they are. \
                          Needs CAP_NET_ADMIN; tried again every second"
                     );
-                    if notes.send(Note::Warning(text)).await.is_err() {
+                    if events.send(Event::Warning(text)).await.is_err() {
                         return;
                     }
                 }
@@ -73,7 +73,7 @@ impl Drop for Abort {
 async fn follow_connection(
     table: &mut Table,
     wanted: &mut watch::Receiver<Wanted>,
-    notes: &mpsc::Sender<Note>,
+    events: &mpsc::Sender<Event>,
 ) -> Result<(), FollowError> {
     let (connection, handle, mut messages) = new_multicast_connection(&[
         MulticastGroup::Neigh,
@@ -87,7 +87,7 @@ async fn follow_connection(
     loop {
         let wish = wanted.borrow_and_update().clone();
         table.look(&handle, &wish).await?;
-        if !table.report(notes).await {
+        if !table.report(events).await {
             return Ok(());
         }
         table.nudge(&handle).await?;
@@ -105,7 +105,7 @@ async fn follow_connection(
                     let Some((message, _)) = message else { return Err(FollowError::Closed) };
                     match table.hear(message) {
                         Heard::Neighbour => {
-                            if !table.report(notes).await {
+                            if !table.report(events).await {
                                 return Ok(());
                             }
                         }
@@ -174,9 +174,9 @@ impl Table {
     }
 
     /// Reports next hops that differ from those last reported. False when nobody listens any more.
-    async fn report(&mut self, notes: &mpsc::Sender<Note>) -> bool {
+    async fn report(&mut self, events: &mpsc::Sender<Event>) -> bool {
         match self.changed() {
-            Some(found) => notes.send(Note::NextHops(found)).await.is_ok(),
+            Some(found) => events.send(Event::NextHops(found)).await.is_ok(),
             None => true,
         }
     }

@@ -146,7 +146,7 @@ impl Controller {
                 }
             };
             let Some(member) = self.members.get(&id) else { continue };
-            self.events.push(kind, Some(&service), Some(&member.name), message);
+            self.log.push(kind, Some(&service), Some(&member.name), message);
             let key = (service, member.name.clone());
             if kind == EventKind::BackendTrusted {
                 trusted.push((key.clone(), member.address));

@@ -5,7 +5,7 @@ use super::kernel::{self, Done};
 use super::{Action, Kind, OnLoopback, Placed, Seen, Surroundings, Wanted, decide};
 use crate::announce::{self, LOOPBACK, Vip};
 use crate::claims::{Claim, Claims};
-use crate::controller::Note;
+use crate::event::Event;
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 use model::config::Net;
@@ -30,7 +30,7 @@ pub(crate) struct Setup {
     pub(crate) left_over: BTreeSet<Vip>,
     /// Told what is on the loopback now.
     pub(crate) on_loopback: watch::Sender<OnLoopback>,
-    pub(crate) notes: mpsc::Sender<Note>,
+    pub(crate) events: mpsc::Sender<Event>,
     pub(crate) claims: Claims,
 }
 
@@ -40,7 +40,7 @@ pub(crate) async fn keep(setup: Setup) {
     let mut keeper = Keeper {
         wanted: setup.wanted,
         on_loopback: setup.on_loopback,
-        notes: setup.notes,
+        events: setup.events,
         claims: setup.claims,
         ours: setup.left_over.into_iter().map(at_loopback).collect(),
         known: BTreeMap::new(),
@@ -85,7 +85,7 @@ impl Connection {
 struct Keeper {
     wanted: watch::Receiver<Wanted>,
     on_loopback: watch::Sender<OnLoopback>,
-    notes: mpsc::Sender<Note>,
+    events: mpsc::Sender<Event>,
     claims: Claims,
     /// VIPs that we have put somewhere.
     ours: BTreeSet<Placed>,
@@ -114,7 +114,7 @@ impl Keeper {
                     let text = format!(
                         "cannot see what the kernel has ({problem}): exception interfaces and VIPs stay as they are; tried again every second"
                     );
-                    self.notes.send(Note::Warning(text)).await.ok()?;
+                    self.events.send(Event::Warning(text)).await.ok()?;
                 }
                 LOOK_EVERY
             }
@@ -199,7 +199,7 @@ impl Keeper {
         let surroundings = Surroundings { down: found.down, absent, wrong };
         if self.surroundings.as_ref() != Some(&surroundings) {
             self.surroundings = Some(surroundings.clone());
-            self.notes.send(Note::Surroundings(surroundings)).await.ok()?;
+            self.events.send(Event::Surroundings(surroundings)).await.ok()?;
         }
         Some(Ok(due.map_or(LOOK_EVERY, |due| due.clamp(SETTLE, LOOK_EVERY))))
     }
@@ -245,15 +245,15 @@ impl Keeper {
                     _ => true,
                 };
                 (is_repair && *done == Done::Changed)
-                    .then(|| Note::Repaired { kind: action.kind(), text: action.done() })
+                    .then(|| Event::Repaired { kind: action.kind(), text: action.done() })
             }
-            Err(problem) => Some(Note::RepairFailed {
+            Err(problem) => Some(Event::RepairFailed {
                 kind: action.kind(),
                 text: tell.then(|| format!("{}: {problem}", action.wrong())),
             }),
         };
         if let Some(note) = note {
-            self.notes.send(note).await.ok()?;
+            self.events.send(note).await.ok()?;
         }
         Some(result.is_ok())
     }
@@ -294,7 +294,7 @@ impl Keeper {
             differs
         });
         for (vip, there) in changes {
-            self.notes.send(Note::Announced { vip, there }).await.ok()?;
+            self.events.send(Event::Announced { vip, there }).await.ok()?;
         }
         let of = |vip: &Vip| Net { addr: vip.address, len: vip.length };
         self.claims.keep_vips(&wanted.configured.union(&now.ours).map(of).collect());
@@ -317,7 +317,7 @@ impl Keeper {
                 let text = format!(
                     "probes through the tunnel are not answered: {problem}; tried again every second"
                 );
-                self.notes.send(Note::Warning(text)).await.ok()?;
+                self.events.send(Event::Warning(text)).await.ok()?;
             }
         }
         Some(())

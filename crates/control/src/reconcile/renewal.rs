@@ -1,11 +1,8 @@
 //! Exception interfaces that are gone. Their devices are made anew in three steps: the workers are given a view without the exception port; when all
 //! use it, a thread makes the device and exchanges the workers' queues; then the view has the port again.
 
-use crate::controller::Note;
-use crate::plane::Renew;
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
+use std::time::Duration;
 use wire::PortId;
 
 /// Pause after a failure; each further one is twice as long …
@@ -14,17 +11,10 @@ const PAUSE_MIN: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// Exception devices that are being made anew, by data port.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Renewals {
     under_way: BTreeMap<PortId, Renewal>,
     made: BTreeMap<PortId, u64>,
-    renew: Option<Renew>,
-}
-
-impl std::fmt::Debug for Renewals {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Renewals").field("under_way", &self.under_way).field("made", &self.made).finish()
-    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,14 +28,10 @@ enum Stage {
     /// Until the workers use a view of this generation or a later one.
     Withdrawing(u64),
     Making,
-    Waiting(Instant),
+    Waiting(Duration),
 }
 
 impl Renewals {
-    pub(crate) fn new(renew: Option<Renew>) -> Renewals {
-        Renewals { renew, ..Renewals::default() }
-    }
-
     /// How often a port's device was made anew.
     pub(crate) fn made(&self, port: PortId) -> u64 {
         self.made.get(&port).copied().unwrap_or_default()
@@ -73,7 +59,7 @@ impl Renewals {
     }
 
     /// Ports whose devices are to be made now: all workers use `acknowledged`.
-    pub(crate) fn due(&mut self, acknowledged: u64, now: Instant) -> Vec<PortId> {
+    pub(crate) fn due(&mut self, acknowledged: u64, now: Duration) -> Vec<PortId> {
         let mut due = Vec::new();
         for (port, renewal) in &mut self.under_way {
             let is_due = match renewal.stage {
@@ -89,21 +75,8 @@ impl Renewals {
         due
     }
 
-    /// Starts making a device on a thread of its own.
-    pub(crate) fn start(&mut self, port: PortId, notes: mpsc::Sender<Note>) {
-        let Some(renew) = self.renew.clone() else { return };
-        #[expect(clippy::disallowed_methods, reason = "on the new thread")]
-        let job = move || {
-            let result = renew(port);
-            let _ = notes.blocking_send(Note::Renewed { port, result });
-        };
-        if std::thread::Builder::new().name("renew".to_owned()).spawn(job).is_err() {
-            self.ended(port, false, Instant::now());
-        }
-    }
-
     /// A device was made, or not. True if this is a failure that is to be told: the first one in a row.
-    pub(crate) fn ended(&mut self, port: PortId, well: bool, now: Instant) -> bool {
+    pub(crate) fn ended(&mut self, port: PortId, well: bool, now: Duration) -> bool {
         if well {
             self.under_way.remove(&port);
             *self.made.entry(port).or_default() += 1;
@@ -125,7 +98,7 @@ mod tests {
 
     #[test]
     fn a_device_is_made_when_no_worker_uses_the_old_one() {
-        let (mut renewals, now) = (Renewals::default(), Instant::now());
+        let (mut renewals, now) = (Renewals::default(), Duration::ZERO);
         assert!(!renewals.seen(PORT, false, 5));
         assert!(renewals.seen(PORT, true, 5));
         assert!(!renewals.seen(PORT, true, 6), "once");
@@ -142,7 +115,7 @@ mod tests {
 
     #[test]
     fn a_failure_is_told_once_and_tried_again_later_each_time() {
-        let (mut renewals, mut now) = (Renewals::default(), Instant::now());
+        let (mut renewals, mut now) = (Renewals::default(), Duration::ZERO);
         renewals.seen(PORT, true, 1);
         let mut pauses = Vec::new();
         for number in 0..6 {
@@ -161,14 +134,14 @@ mod tests {
         assert_eq!(renewals.made(PORT), 0);
     }
 
-    impl PartialEq<Instant> for Stage {
-        fn eq(&self, other: &Instant) -> bool {
+    impl PartialEq<Duration> for Stage {
+        fn eq(&self, other: &Duration) -> bool {
             matches!(self, Stage::Waiting(until) if until == other)
         }
     }
 
-    impl PartialOrd<Instant> for Stage {
-        fn partial_cmp(&self, other: &Instant) -> Option<std::cmp::Ordering> {
+    impl PartialOrd<Duration> for Stage {
+        fn partial_cmp(&self, other: &Duration) -> Option<std::cmp::Ordering> {
             match self {
                 Stage::Waiting(until) => until.partial_cmp(other),
                 _ => None,

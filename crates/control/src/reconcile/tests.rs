@@ -4,7 +4,7 @@ use super::keep::{Setup, keep};
 use super::*;
 use crate::announce;
 use crate::claims::{Claim, Claims};
-use crate::controller::Note;
+use crate::event::Event;
 use crate::test_network::{Far, in_own_network, sh};
 use model::config::Net;
 use proptest::prelude::*;
@@ -179,7 +179,7 @@ proptest! {
 struct Keeping {
     wish: watch::Sender<Wanted>,
     on_loopback: watch::Receiver<OnLoopback>,
-    noted: mpsc::Receiver<Note>,
+    noted: mpsc::Receiver<Event>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -187,9 +187,9 @@ impl Keeping {
     fn start(wanted: Wanted, left_over: &[Vip], claims: Claims) -> Keeping {
         let (wish, wishes) = watch::channel(wanted);
         let (tell, on_loopback) = watch::channel(OnLoopback::default());
-        let (notes, noted) = mpsc::channel(256);
+        let (events, noted) = mpsc::channel(256);
         let left_over = left_over.iter().copied().collect();
-        let setup = Setup { wanted: wishes, left_over, on_loopback: tell, notes, claims };
+        let setup = Setup { wanted: wishes, left_over, on_loopback: tell, events, claims };
         Keeping { wish, on_loopback, noted, task: tokio::spawn(keep(setup)) }
     }
 
@@ -200,7 +200,7 @@ impl Keeping {
     }
 
     /// The next note for which `wanted` gives something, within 10 s.
-    async fn note<T>(&mut self, what: &str, mut wanted: impl FnMut(&Note) -> Option<T>) -> T {
+    async fn note<T>(&mut self, what: &str, mut wanted: impl FnMut(&Event) -> Option<T>) -> T {
         let found = async {
             loop {
                 let note = self.noted.recv().await.expect("the task runs");
@@ -213,27 +213,27 @@ impl Keeping {
     }
 
     async fn repaired(&mut self, text: &str) {
-        let is = |note: &Note| matches!(note, Note::Repaired { text: of, .. } if of == text).then_some(());
+        let is = |note: &Event| matches!(note, Event::Repaired { text: of, .. } if of == text).then_some(());
         self.note(text, is).await;
     }
 
     /// Everything is as wanted.
     async fn well(&mut self) {
-        let is = |note: &Note| {
-            matches!(note, Note::Surroundings(seen) if *seen == Surroundings::default()).then_some(())
+        let is = |note: &Event| {
+            matches!(note, Event::Surroundings(seen) if *seen == Surroundings::default()).then_some(())
         };
         self.note("as wanted", is).await;
     }
 
-    async fn stop(self) -> Vec<Note> {
+    async fn stop(self) -> Vec<Event> {
         drop(self.wish);
         tokio::time::timeout(Duration::from_secs(5), self.task).await.expect("ends with its owner").unwrap();
         let mut noted = self.noted;
-        let mut notes = Vec::new();
+        let mut events = Vec::new();
         while let Some(note) = noted.recv().await {
-            notes.push(note);
+            events.push(note);
         }
-        notes
+        events
     }
 }
 
@@ -304,8 +304,8 @@ fn vips_come_and_go() {
             let mut told = Vec::new();
             for note in keeping.stop().await {
                 match note {
-                    Note::Announced { vip, there } => told.push((vip.to_string(), there)),
-                    Note::Surroundings(_) => {}
+                    Event::Announced { vip, there } => told.push((vip.to_string(), there)),
+                    Event::Surroundings(_) => {}
                     other => panic!("{other:?}"),
                 }
             }
@@ -340,7 +340,7 @@ fn what_another_has_made_stays_and_what_another_has_claimed_is_not_touched() {
             keeping.until(&[own, operators]).await;
             let text = keeping
                 .note("a failure", |note| match note {
-                    Note::RepairFailed { kind: Kind::Vip, text: Some(text) } => Some(text.clone()),
+                    Event::RepairFailed { kind: Kind::Vip, text: Some(text) } => Some(text.clone()),
                     _ => None,
                 })
                 .await;
@@ -403,8 +403,8 @@ fn an_interface_is_put_right_whatever_an_operator_does() {
 
             // The link of a data port is told and not touched.
             sh("ip link set p1 down");
-            let down = |note: &Note| {
-                matches!(note, Note::Surroundings(seen) if seen.down == [PortId(0)].into()).then_some(())
+            let down = |note: &Event| {
+                matches!(note, Event::Surroundings(seen) if seen.down == [PortId(0)].into()).then_some(())
             };
             keeping.note("no link", down).await;
             sh("ip link set p1 up");
@@ -412,8 +412,8 @@ fn an_interface_is_put_right_whatever_an_operator_does() {
 
             // Gone; another of its name is not ours, until its device was made anew.
             sh("ip link del gw0");
-            let gone = |note: &Note| {
-                matches!(note, Note::Surroundings(seen) if seen.absent == [(PortId(0), 0)].into())
+            let gone = |note: &Event| {
+                matches!(note, Event::Surroundings(seen) if seen.absent == [(PortId(0), 0)].into())
                     .then_some(())
             };
             keeping.note("gone", gone).await;
@@ -448,7 +448,7 @@ fn what_cannot_be_put_right_is_told_once_and_counted() {
             while failures < 4 {
                 let text = keeping
                     .note("a failure", |note| match note {
-                        Note::RepairFailed { kind: Kind::Route, text } => Some(text.clone()),
+                        Event::RepairFailed { kind: Kind::Route, text } => Some(text.clone()),
                         _ => None,
                     })
                     .await;
@@ -457,8 +457,8 @@ fn what_cannot_be_put_right_is_told_once_and_counted() {
             }
             assert_eq!(told.len(), 1);
             assert!(told[0].contains("10.9.9.1") && told[0].contains("exception_addresses"), "{told:?}");
-            let notes = keeping.stop().await;
-            assert!(notes.iter().all(|note| !matches!(note, Note::RepairFailed { text: Some(_), .. })));
+            let events = keeping.stop().await;
+            assert!(events.iter().all(|note| !matches!(note, Event::RepairFailed { text: Some(_), .. })));
         });
     });
 }

@@ -4,12 +4,13 @@
 use super::{Kind, Surroundings, Wanted, kernel};
 use crate::announce::{self, Vip};
 use crate::controller::Controller;
+use crate::effect::Effect;
+use crate::gauges;
 use crate::health::Check;
-use crate::publisher;
 use model::api::{CheckResult, EventKind};
 use model::config::Announce;
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use wire::PortId;
 
 /// Longest time that failing checks are not heeded because the interface that they leave by is not as wanted: then it is not repaired soon, and
@@ -20,10 +21,12 @@ const BLIND_MAX: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub(crate) struct Ways {
     seen: Surroundings,
+    /// Links of data ports, as their drivers say.
+    driver: BTreeMap<PortId, bool>,
     /// Links of data ports: what the driver says, and the kernel of the interface below it.
     links: BTreeMap<PortId, bool>,
     /// Exception interfaces that are, or were, not as wanted or without any link: since when, and until when.
-    lost: BTreeMap<String, (Instant, Option<Instant>)>,
+    lost: BTreeMap<String, (Duration, Option<Duration>)>,
     repairs: BTreeMap<Kind, u64>,
     failures: BTreeMap<Kind, u64>,
 }
@@ -41,6 +44,11 @@ pub(crate) struct Reconciled {
 }
 
 impl Ways {
+    /// Links, as drivers say.
+    pub(crate) fn set_driver(&mut self, links: Vec<(PortId, bool)>) {
+        self.driver = links.into_iter().collect();
+    }
+
     /// Something may leave the machine: a data port has a link.
     fn can_send(&self) -> bool {
         self.links.is_empty() || self.links.values().any(|up| *up)
@@ -80,7 +88,7 @@ impl Controller {
                 self.dirty = true;
                 if let (Some(_), Some((_, interface))) = (made, &port.exception) {
                     let message = format!("{interface} is gone: it is made anew");
-                    self.events.push(EventKind::InterfaceLost, None, None, message);
+                    self.log.push(EventKind::InterfaceLost, None, None, message);
                 }
             }
         }
@@ -93,7 +101,8 @@ impl Controller {
     pub(crate) fn observe_links(&mut self) {
         let mut changed = false;
         for port in &self.ports {
-            let up = !self.ways.seen.down.contains(&port.id) && (port.link_up)();
+            let up = !self.ways.seen.down.contains(&port.id)
+                && self.ways.driver.get(&port.id).copied().unwrap_or(true);
             // Up is what it is taken to be at the start.
             if self.ways.links.insert(port.id, up).unwrap_or(true) == up {
                 continue;
@@ -104,7 +113,7 @@ impl Controller {
                 true => (EventKind::LinkUp, format!("port {}{by} has a link again", port.name)),
                 false => (EventKind::LinkDown, format!("port {}{by} has no link", port.name)),
             };
-            self.events.push(kind, None, None, message);
+            self.log.push(kind, None, None, message);
         }
         if changed {
             self.ways_changed();
@@ -145,7 +154,7 @@ impl Controller {
     /// Something was put right.
     pub(crate) fn repaired(&mut self, kind: Kind, text: &str) {
         *self.ways.repairs.entry(kind).or_default() += 1;
-        self.events.push(EventKind::Repaired, None, None, text);
+        self.log.push(EventKind::Repaired, None, None, text);
     }
 
     /// Something could not be put right; `text` if that is news.
@@ -153,21 +162,21 @@ impl Controller {
         *self.ways.failures.entry(kind).or_default() += 1;
         if let Some(text) = text {
             let message = format!("{text}; tried again until it is so");
-            self.events.push(EventKind::Warning, None, None, message);
+            self.log.push(EventKind::Warning, None, None, message);
         }
     }
 
     /// Starts making devices of exception interfaces that are gone, when the workers do not use them any more.
     pub(crate) fn tend_renewals(&mut self) {
-        let acknowledged = publisher::acknowledged(&self.workers);
-        for port in self.renewals.due(acknowledged, Instant::now()) {
-            self.renewals.start(port, self.notes.clone());
+        let acknowledged = gauges::acknowledged(&self.workers);
+        for port in self.renewals.due(acknowledged, self.now.monotonic) {
+            self.effects.push(Effect::Renew(port));
         }
     }
 
     /// A device was made anew, or not.
     pub(crate) fn renewed(&mut self, port: PortId, result: Result<(), String>) {
-        let tells = self.renewals.ended(port, result.is_ok(), Instant::now());
+        let tells = self.renewals.ended(port, result.is_ok(), self.now.monotonic);
         let name = self.ports.iter().find(|of| of.id == port).and_then(|of| of.exception.clone());
         let name = name.map_or_else(String::new, |(_, name)| name);
         match result {
@@ -207,13 +216,18 @@ impl Controller {
         }
         let lost = check.via.as_ref().and_then(|via| self.ways.lost.get(via));
         lost.is_some_and(|lost| {
-            says_nothing(*lost, self.can_send(), Instant::now(), Duration::from_micros(result.duration_us))
+            says_nothing(
+                *lost,
+                self.can_send(),
+                self.now.monotonic,
+                Duration::from_micros(result.duration_us),
+            )
         })
     }
 
     /// Keeps note of what can leave by which interface, and of what follows for announcements.
     fn ways_changed(&mut self) {
-        let now = Instant::now();
+        let now = self.now.monotonic;
         let can_send = self.can_send();
         for port in &self.ports {
             let Some((_, interface)) = &port.exception else { continue };
@@ -232,9 +246,9 @@ impl Controller {
 
 /// Whether a check that failed `now`, after so long, could not have left by an interface that was lost from and until then.
 fn says_nothing(
-    (since, until): (Instant, Option<Instant>),
+    (since, until): (Duration, Option<Duration>),
     can_send: bool,
-    now: Instant,
+    now: Duration,
     took: Duration,
 ) -> bool {
     match until {
@@ -262,7 +276,7 @@ mod tests {
 
     #[test]
     fn a_check_that_could_not_leave_says_nothing_and_others_do() {
-        let (begun, second) = (Instant::now(), Duration::from_secs(1));
+        let (begun, second) = (Duration::from_secs(1_000), Duration::from_secs(1));
         let at = |seconds: u32| begun + seconds * second;
         // Lost from 10 on: for 10 s, or for as long as there is no link at all.
         assert!(says_nothing((at(10), None), true, at(11), second));

@@ -18,7 +18,7 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 /// Writes states behind the owner's back; of several wanted while one is written, only the last.
 #[derive(Debug)]
 pub(crate) struct Saver {
-    desk: Arc<Desk>,
+    shared: Arc<Shared>,
     done: watch::Receiver<Written>,
 }
 
@@ -35,7 +35,7 @@ pub(crate) struct Written {
 
 /// What the owner and the thread share.
 #[derive(Debug, Default)]
-struct Desk {
+struct Shared {
     wanted: Mutex<Wanted>,
     changed: Condvar,
 }
@@ -48,7 +48,7 @@ struct Wanted {
     is_closed: bool,
 }
 
-impl Desk {
+impl Shared {
     fn lock(&self) -> MutexGuard<'_, Wanted> {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -81,22 +81,21 @@ impl Saver {
     /// # Errors
     /// No thread.
     pub(crate) fn start(directory: PathBuf) -> io::Result<Saver> {
-        let desk = Arc::<Desk>::default();
+        let shared = Arc::<Shared>::default();
         let (tell, done) = watch::channel(Written::default());
-        let shared = Arc::clone(&desk);
+        let of_thread = Arc::clone(&shared);
         std::thread::Builder::new()
             .name("state".to_owned())
-            .spawn(move || write_all(&shared, &directory, &tell))?;
-        Ok(Saver { desk, done })
+            .spawn(move || write_all(&of_thread, &directory, &tell))?;
+        Ok(Saver { shared, done })
     }
 
-    /// Asks for `saved` to be written; returns its number.
-    pub(crate) fn save(&self, saved: Saved) -> u64 {
-        let mut wanted = self.desk.lock();
-        wanted.number += 1;
+    /// Asks for `saved` to be written; its number is above those before it.
+    pub(crate) fn save(&self, number: u64, saved: Saved) {
+        let mut wanted = self.shared.lock();
+        wanted.number = number;
         wanted.state = Some(Arc::new(saved));
-        self.desk.changed.notify_all();
-        wanted.number
+        self.shared.changed.notify_all();
     }
 
     /// How far the writing is.
@@ -108,15 +107,15 @@ impl Saver {
 impl Drop for Saver {
     /// The thread is not waited for: a disk that hangs does not keep the program from ending.
     fn drop(&mut self) {
-        self.desk.lock().is_closed = true;
-        self.desk.changed.notify_all();
+        self.shared.lock().is_closed = true;
+        self.shared.changed.notify_all();
     }
 }
 
-fn write_all(desk: &Desk, directory: &std::path::Path, tell: &watch::Sender<Written>) {
+fn write_all(shared: &Shared, directory: &std::path::Path, tell: &watch::Sender<Written>) {
     let mut failed = None;
     let mut pause = RETRY_MIN;
-    while let Some((number, state)) = desk.next(failed.take()) {
+    while let Some((number, state)) = shared.next(failed.take()) {
         let result = save(directory, &state);
         tell.send_modify(|written| {
             written.tried = number;
@@ -147,7 +146,8 @@ mod tests {
     async fn what_could_not_be_written_is_written_when_it_can_be() {
         let place = tempfile::tempdir().unwrap();
         let saver = Saver::start(place.path().to_owned()).unwrap();
-        let number = saver.save(sample());
+        let number = 1;
+        saver.save(number, sample());
         let mut written = saver.written();
         let seen = written.wait_for(|w| w.tried >= number).await.unwrap().clone();
         assert_eq!((seen.error, seen.saved), (None, number));
@@ -157,12 +157,14 @@ mod tests {
         let directory = place.path().join("file");
         fs::write(&directory, "").unwrap();
         let saver = Saver::start(directory.clone()).unwrap();
-        let number = saver.save(Saved::default());
+        let number = 1;
+        saver.save(number, Saved::default());
         let mut written = saver.written();
         let seen = written.wait_for(|w| w.tried >= number).await.unwrap().clone();
         assert!(seen.error.unwrap().contains("state.json"));
         // A newer one takes its place, and is written when the way is free.
-        let number = saver.save(sample());
+        let number = 2;
+        saver.save(number, sample());
         written.wait_for(|w| w.tried >= number && w.error.is_some()).await.unwrap();
         fs::remove_file(&directory).unwrap();
         let seen = written.wait_for(|w| w.saved >= number).await.unwrap().clone();
@@ -174,7 +176,8 @@ mod tests {
     async fn the_last_wish_is_written_at_the_end() {
         let place = tempfile::tempdir().unwrap();
         let saver = Saver::start(place.path().to_owned()).unwrap();
-        let number = saver.save(sample());
+        let number = 1;
+        saver.save(number, sample());
         let mut written = saver.written();
         drop(saver);
         written.wait_for(|w| w.saved >= number).await.unwrap();

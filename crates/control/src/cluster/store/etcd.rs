@@ -4,12 +4,13 @@
 //! remembered but the lease, which outlives a session if etcd still has it.
 
 use super::pieces::{self, Cut, Pieces};
-use super::{Asked, Event};
+use super::{Asked, StoreEvent};
+use crate::cluster::desire::Desire;
 use crate::cluster::document::numbers_of;
 use crate::cluster::keys::{self, Key, MachineValue, MemberValue, PREFIX};
 use crate::cluster::picture::{Change, Entry};
 use crate::cluster::seat::Order;
-use crate::controller::Note;
+use crate::event::Event;
 use etcd_client::{
     Certificate, Client, Compare, CompareOp, ConnectOptions, DeleteOptions, EventType, GetOptions, Identity,
     KeyValue, KvClient, LeaseClient, LeaseKeepAliveStream, LeaseKeeper, PutOptions, TlsOptions, Txn, TxnOp,
@@ -97,18 +98,18 @@ pub(crate) async fn keep(
     cluster: config::Cluster,
     own: (String, IpAddr),
     mut asked: mpsc::Receiver<Asked>,
-    notes: mpsc::Sender<Note>,
+    events: mpsc::Sender<Event>,
 ) {
     let (name, address) = own;
     let mut keeper = Keeper { cluster, name, address, member: None, lease: None };
     let mut pause = PAUSES.0;
     loop {
         let begun = Instant::now();
-        let reason = match keeper.session(&mut asked, &notes).await {
+        let reason = match keeper.session(&mut asked, &events).await {
             // The owner is gone.
             Ok(()) => return,
             Err((error, _)) if error.is_final() => {
-                let _ = notes.send(Note::Store(Event::Unfit(error.to_string()))).await;
+                let _ = events.send(Event::Store(StoreEvent::Unfit(error.to_string()))).await;
                 return;
             }
             Err((error, was_connected)) => {
@@ -119,7 +120,7 @@ pub(crate) async fn keep(
                 error.to_string()
             }
         };
-        if notes.send(Note::Store(Event::Disconnected(reason.clone()))).await.is_err() {
+        if events.send(Event::Store(StoreEvent::Disconnected(reason.clone()))).await.is_err() {
             return;
         }
         let until = Instant::now() + pause;
@@ -128,7 +129,7 @@ pub(crate) async fn keep(
             tokio::select! {
                 () = tokio::time::sleep_until(until) => break,
                 next = asked.recv() => match next {
-                    Some(Asked::Wish { reply, .. }) => drop(reply.send(Err(reason.clone()))),
+                    Some(Asked::Desire { reply, .. }) => drop(reply.send(Err(reason.clone()))),
                     Some(Asked::Order(Order::Leave)) | None => return,
                     // It comes again when the store is reached.
                     Some(Asked::Order(_)) => {}
@@ -156,13 +157,13 @@ impl Keeper {
     async fn session(
         &mut self,
         asked: &mut mpsc::Receiver<Asked>,
-        notes: &mpsc::Sender<Note>,
+        events: &mpsc::Sender<Event>,
     ) -> Result<(), (SessionError, bool)> {
-        let mut session = self.begin(notes).await.map_err(|error| (error, false))?;
-        session.run(asked, notes).await.map_err(|error| (error, true))
+        let mut session = self.begin(events).await.map_err(|error| (error, false))?;
+        session.run(asked, events).await.map_err(|error| (error, true))
     }
 
-    async fn begin(&mut self, notes: &mpsc::Sender<Note>) -> Result<Session, SessionError> {
+    async fn begin(&mut self, events: &mpsc::Sender<Event>) -> Result<Session, SessionError> {
         let client = within(Client::connect(&self.cluster.endpoints, Some(self.options().await?))).await?;
         let mut kv = client.kv_client().max_decoding_message_size(MESSAGE_MAX);
         let mut leases = client.lease_client();
@@ -177,10 +178,10 @@ impl Keeper {
         let mut watch_client = client.watch_client().max_decoding_message_size(MESSAGE_MAX);
         let watch = within(watch_client.watch(PREFIX, Some(options))).await?;
         if let Some(member) = self.member {
-            let _ = notes.send(Note::Store(Event::Identified(member))).await;
+            let _ = events.send(Event::Store(StoreEvent::Identified(member))).await;
         }
         let changes = all.iter().filter_map(|entry| change(entry, &pieces)).collect();
-        let _ = notes.send(Note::Store(Event::Connected(changes))).await;
+        let _ = events.send(Event::Store(StoreEvent::Connected(changes))).await;
         let now = Instant::now();
         Ok(Session { kv, leases, watch, pieces, lease, keeper, renewals, renewed: now, kept: now })
     }
@@ -378,7 +379,7 @@ impl Session {
     async fn run(
         &mut self,
         asked: &mut mpsc::Receiver<Asked>,
-        notes: &mpsc::Sender<Note>,
+        events: &mpsc::Sender<Event>,
     ) -> Result<(), SessionError> {
         let mut renew = tokio::time::interval(RENEW);
         renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -403,7 +404,7 @@ impl Session {
                         return Err(SessionError::Closed("watch"));
                     }
                     let changes = self.seen(seen.events());
-                    if !changes.is_empty() && notes.send(Note::Store(Event::Changed(changes))).await.is_err() {
+                    if !changes.is_empty() && events.send(Event::Store(StoreEvent::Changed(changes))).await.is_err() {
                         return Ok(());
                     }
                 }
@@ -415,12 +416,12 @@ impl Session {
                     }
                     Some(Asked::Order(order)) => {
                         if let Some(event) = self.carry_out(order).await?
-                            && notes.send(Note::Store(event)).await.is_err()
+                            && events.send(Event::Store(event)).await.is_err()
                         {
                             return Ok(());
                         }
                     }
-                    Some(Asked::Wish { value, after, reply }) => {
+                    Some(Asked::Desire { desire: Desire { value, after }, reply }) => {
                         let conditions =
                             vec![Compare::mod_revision(Key::Wish.text(), CompareOp::Equal, after)];
                         match self.put(Key::Wish, value, conditions, None).await {
@@ -509,7 +510,7 @@ impl Session {
         Ok(())
     }
 
-    async fn carry_out(&mut self, order: Order) -> Result<Option<Event>, SessionError> {
+    async fn carry_out(&mut self, order: Order) -> Result<Option<StoreEvent>, SessionError> {
         let leased = || Some(PutOptions::new().with_lease(self.lease));
         match order {
             Order::Put { key, value, if_plan } => {
@@ -518,7 +519,7 @@ impl Session {
                     conditions.push(Compare::mod_revision(Key::Plan.text(), CompareOp::Equal, revision));
                 }
                 let done = self.put(key, value, conditions, Some(self.lease)).await?;
-                Ok(done.is_none().then_some(Event::NotPut(key)))
+                Ok(done.is_none().then_some(StoreEvent::NotPut(key)))
             }
             Order::Register { machine, value, after } => {
                 let key = Key::Machine(machine);
@@ -526,7 +527,7 @@ impl Session {
                     .when([Compare::mod_revision(key.text(), CompareOp::Equal, after)])
                     .and_then([TxnOp::put(key.text(), value, None)]);
                 let done = self.transact(txn).await?;
-                Ok(done.is_none().then_some(Event::NotPut(key)))
+                Ok(done.is_none().then_some(StoreEvent::NotPut(key)))
             }
             Order::Lead { value, after } => {
                 let key = Key::Leader.text();
@@ -534,7 +535,7 @@ impl Session {
                     .when([Compare::mod_revision(key.clone(), CompareOp::Equal, after)])
                     .and_then([TxnOp::put(key, value, leased())]);
                 let done = self.transact(txn).await?;
-                Ok(done.is_none().then_some(Event::NotPut(Key::Leader)))
+                Ok(done.is_none().then_some(StoreEvent::NotPut(Key::Leader)))
             }
             Order::Resign(value) => {
                 let key = Key::Leader.text();
@@ -571,7 +572,7 @@ impl Session {
                     Compare::mod_revision(Key::Plan.text(), CompareOp::Equal, after),
                     Compare::value(Key::Leader.text(), CompareOp::Equal, leader),
                 ];
-                Ok(Some(Event::PlanWritten(self.put(Key::Plan, document.head, conditions, None).await?)))
+                Ok(Some(StoreEvent::PlanWritten(self.put(Key::Plan, document.head, conditions, None).await?)))
             }
             // Ends the session.
             Order::Leave => Ok(None),

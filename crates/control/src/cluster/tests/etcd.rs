@@ -1,11 +1,12 @@
 //! The connection to a real etcd, on a free port of the loopback, with its data in a directory of the test.
 
 use super::{own, own_text, service};
+use crate::cluster::desire::Desire;
 use crate::cluster::keys::{self, HealthValue, Key, WishValue};
 use crate::cluster::seat::{News, Order, Seat};
-use crate::cluster::store::{Asked, Event, keep};
+use crate::cluster::store::{Asked, StoreEvent, keep};
 use crate::cluster::text;
-use crate::controller::Note;
+use crate::event::Event;
 use model::config::{Cluster, LeftOut, StoreTls, StoreUser};
 use statesync::MachineId;
 use statesync::plan::{Phase, Report};
@@ -110,7 +111,7 @@ impl Drop for Etcd {
 struct Machine {
     seat: Seat,
     asked: mpsc::Sender<Asked>,
-    notes: mpsc::Receiver<Note>,
+    events: mpsc::Receiver<Event>,
     connected: bool,
     /// It has asked for the wish that a store has lost.
     has_wished: bool,
@@ -125,12 +126,12 @@ impl Machine {
     /// Its connection runs elsewhere.
     fn start_on(runtime: &tokio::runtime::Handle, at: usize, cluster: Cluster) -> Machine {
         let (asked, requests) = mpsc::channel(64);
-        let (notes, received) = mpsc::channel(64);
-        let keeper = runtime.spawn(keep(cluster, (own(at).name, own(at).address), requests, notes));
+        let (events, received) = mpsc::channel(64);
+        let keeper = runtime.spawn(keep(cluster, (own(at).name, own(at).address), requests, events));
         Machine {
             seat: Seat::new(own(at), own_text(at)),
             asked,
-            notes: received,
+            events: received,
             connected: false,
             has_wished: false,
             keeper,
@@ -138,21 +139,21 @@ impl Machine {
     }
 
     async fn turn(&mut self, now: Tick) {
-        while let Ok(note) = self.notes.try_recv() {
+        while let Ok(note) = self.events.try_recv() {
             match note {
-                Note::Store(Event::Identified(member)) => self.seat.identified(member),
-                Note::Store(Event::Connected(changes)) => {
+                Event::Store(StoreEvent::Identified(member)) => self.seat.identified(member),
+                Event::Store(StoreEvent::Connected(changes)) => {
                     self.connected = true;
                     self.has_wished = false;
                     self.seat.connected(changes);
                 }
-                Note::Store(Event::Changed(changes)) => self.seat.changed(changes),
-                Note::Store(Event::Disconnected(_)) => {
+                Event::Store(StoreEvent::Changed(changes)) => self.seat.changed(changes),
+                Event::Store(StoreEvent::Disconnected(_)) => {
                     self.connected = false;
                     self.seat.disconnected();
                 }
-                Note::Store(Event::PlanWritten(revision)) => self.seat.plan_written(revision),
-                Note::Store(Event::NotPut(key)) => self.seat.not_put(key),
+                Event::Store(StoreEvent::PlanWritten(revision)) => self.seat.plan_written(revision),
+                Event::Store(StoreEvent::NotPut(key)) => self.seat.not_put(key),
                 other => panic!("{other:?}"),
             }
         }
@@ -162,7 +163,7 @@ impl Machine {
         if let Some(wish) = self.seat.wish_to_put_back().filter(|_| !self.has_wished) {
             self.has_wished = true;
             let (value, after) = (keys::bytes(&wish), self.seat.picture().revision(Key::Wish));
-            let asked = Asked::Wish { value, after, reply: oneshot::channel().0 };
+            let asked = Asked::Desire { desire: Desire { value, after }, reply: oneshot::channel().0 };
             self.asked.send(asked).await.expect("the connection is kept");
         }
         for news in self.seat.take_news() {
@@ -197,7 +198,7 @@ impl Machine {
             unix_ms: 0,
         });
         let after = self.seat.picture().revision(Key::Wish);
-        self.asked.try_send(Asked::Wish { value, after, reply }).expect("room");
+        self.asked.try_send(Asked::Desire { desire: Desire { value, after }, reply }).expect("room");
         answer
     }
 }
@@ -224,7 +225,7 @@ async fn live(machines: &mut [Machine], begun: Instant, mut done: impl FnMut(&[M
     while !done(machines) {
         assert!(since.elapsed() < PATIENCE, "never done");
         for (machine, next) in machines.iter_mut().zip(&mut next) {
-            if machine.notes.is_empty() && Instant::now() < *next {
+            if machine.events.is_empty() && Instant::now() < *next {
                 continue;
             }
             let now = Tick(u64::try_from(begun.elapsed().as_micros()).expect("short"));
@@ -272,7 +273,7 @@ fn machines_join_agree_and_survive_the_loss_of_the_store() {
 
         // Who asks on the ground of an older wish is told so.
         let (reply, answer) = oneshot::channel();
-        let late = Asked::Wish { value: b"{}".to_vec(), after: revision - 1, reply };
+        let late = Asked::Desire { desire: Desire { value: b"{}".to_vec(), after: revision - 1 }, reply };
         machines[0].asked.try_send(late).expect("room");
         drive(&mut machines, "still", |of| of.iter().all(Machine::is_settled)).await;
         assert_eq!(answer.await.expect("an answer"), Ok(None));
@@ -431,11 +432,11 @@ fn a_machine_of_a_name_that_lives_elsewhere_does_not_start() {
         let mut machines = vec![Machine::start(0, etcd.config())];
         drive(&mut machines, "joined", |of| of[0].seat.is_ready()).await;
         let (_asked, requests) = mpsc::channel(64);
-        let (notes, mut received) = mpsc::channel(64);
+        let (events, mut received) = mpsc::channel(64);
         let namesake = (own(0).name, own(1).address);
-        tokio::spawn(keep(etcd.config(), namesake, requests, notes));
+        tokio::spawn(keep(etcd.config(), namesake, requests, events));
         let note = tokio::time::timeout(PATIENCE, received.recv()).await.expect("an answer");
-        let Some(Note::Store(Event::Unfit(reason))) = note else { panic!("{note:?}") };
+        let Some(Event::Store(StoreEvent::Unfit(reason))) = note else { panic!("{note:?}") };
         assert!(reason.contains("10.0.2.11, lives under this machine's name"), "{reason}");
         drive(&mut machines, "unharmed", |of| of[0].seat.is_ready()).await;
     });
@@ -472,8 +473,8 @@ fn a_password_is_asked_for_and_a_wrong_one_told() {
             (with(Path::new("/dev/null")), "authentication failed"),
         ] {
             let mut machine = Machine::start(2, cluster);
-            let note = tokio::time::timeout(PATIENCE, machine.notes.recv()).await.expect("an answer");
-            let Some(Note::Store(Event::Disconnected(reason))) = note else { panic!("{note:?}") };
+            let note = tokio::time::timeout(PATIENCE, machine.events.recv()).await.expect("an answer");
+            let Some(Event::Store(StoreEvent::Disconnected(reason))) = note else { panic!("{note:?}") };
             assert!(reason.contains(expected), "{reason}");
         }
     });
@@ -530,8 +531,8 @@ fn both_sides_show_certificates() {
             ("a machine without a certificate", with(&ca, None)),
         ] {
             let mut machine = Machine::start(1, cluster);
-            let note = tokio::time::timeout(PATIENCE, machine.notes.recv()).await.expect("an answer");
-            assert!(matches!(note, Some(Note::Store(Event::Disconnected(_)))), "{what}: {note:?}");
+            let note = tokio::time::timeout(PATIENCE, machine.events.recv()).await.expect("an answer");
+            assert!(matches!(note, Some(Event::Store(StoreEvent::Disconnected(_)))), "{what}: {note:?}");
         }
     });
 }

@@ -6,10 +6,10 @@ use model::config::Mac;
 const NAME: &str = "neighbour::follow::tests::";
 
 /// The next report that satisfies `wanted`, within 15 s.
-async fn report(notes: &mut mpsc::Receiver<Note>, wanted: impl Fn(&NextHops) -> bool) -> NextHops {
+async fn report(events: &mut mpsc::Receiver<Event>, wanted: impl Fn(&NextHops) -> bool) -> NextHops {
     let found = async {
         loop {
-            if let Some(Note::NextHops(found)) = notes.recv().await
+            if let Some(Event::NextHops(found)) = events.recv().await
                 && wanted(&found)
             {
                 return found;
@@ -45,19 +45,19 @@ fn next_hops_follow_routes_and_neighbours() {
             let six = ip("fd00:2::21");
             let port = PortId(3);
             let (wish, wanted) = watch::channel(Wanted::default());
-            let (tell, mut notes) = mpsc::channel(16);
+            let (tell, mut events) = mpsc::channel(16);
             let follower = tokio::spawn(follow(wanted, tell));
             wish.send_replace(Wanted {
                 addresses: [near, routed, silent, six].into(),
                 interfaces: vec![(PortId(9), "missing0".to_owned()), (port, "gw0".to_owned())],
             });
             let hop = NextHop { port, mac: mac("02:00:00:00:00:aa") };
-            let found = report(&mut notes, |found| found.len() == 3).await;
+            let found = report(&mut events, |found| found.len() == 3).await;
             assert_eq!(found, NextHops::from([(near, hop), (routed, hop), (six, hop)]));
 
             // The silent one comes to life: found without being asked for again.
             far.sh("ip address add 10.0.2.99/24 dev far0");
-            let found = report(&mut notes, |found| found.len() == 4).await;
+            let found = report(&mut events, |found| found.len() == 4).await;
             assert_eq!(found[&silent], hop);
 
             // A new gateway with another address on the link.
@@ -65,7 +65,7 @@ fn next_hops_follow_routes_and_neighbours() {
             sh("ip neighbour replace 10.0.2.2 lladdr 02:00:00:00:00:bb dev gw0 nud permanent; \
                 ip route replace default via 10.0.2.2");
             let other = NextHop { port, mac: mac("02:00:00:00:00:bb") };
-            let found = report(&mut notes, |found| found.get(&routed) == Some(&other)).await;
+            let found = report(&mut events, |found| found.get(&routed) == Some(&other)).await;
             assert_eq!(found[&near], hop);
 
             // An entry deleted by hand is resolved anew, without being asked for again, and known meanwhile.
@@ -75,14 +75,14 @@ fn next_hops_follow_routes_and_neighbours() {
                 assert!(begun.elapsed() < Duration::from_secs(3), "not resolved anew");
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
-            while let Ok(note) = notes.try_recv() {
-                assert!(matches!(&note, Note::NextHops(found) if found.contains_key(&near)), "{note:?}");
+            while let Ok(note) = events.try_recv() {
+                assert!(matches!(&note, Event::NextHops(found) if found.contains_key(&near)), "{note:?}");
             }
 
             // What the kernel could not resolve is lost.
             far.sh("ip address del 10.0.2.21/24 dev far0");
             sh("ip neighbour replace 10.0.2.21 lladdr 02:00:00:00:00:aa dev gw0 nud failed");
-            report(&mut notes, |found| !found.contains_key(&near)).await;
+            report(&mut events, |found| !found.contains_key(&near)).await;
 
             drop(wish);
             tokio::time::timeout(Duration::from_secs(5), follower)
@@ -97,10 +97,10 @@ fn next_hops_follow_routes_and_neighbours() {
 fn nothing_is_asked_without_interfaces() {
     run(async {
         let (wish, wanted) = watch::channel(Wanted::default());
-        let (tell, mut notes) = mpsc::channel(16);
+        let (tell, mut events) = mpsc::channel(16);
         let follower = tokio::spawn(follow(wanted, tell));
         drop(wish);
         tokio::time::timeout(Duration::from_secs(5), follower).await.expect("ends").unwrap();
-        assert!(notes.recv().await.is_none());
+        assert!(events.recv().await.is_none());
     });
 }

@@ -60,13 +60,13 @@ impl Outbox {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(crate) struct Desk {
+pub(crate) struct Outboxes {
     outboxes: BTreeMap<SessionId, Outbox>,
     drafts: BTreeMap<SessionId, Vec<u8>>,
     slow: Vec<SessionId>,
 }
 
-impl Desk {
+impl Outboxes {
     /// A connection can be told things from now on.
     pub(crate) fn open(&mut self, id: SessionId, outbox: Outbox) {
         self.outboxes.insert(id, outbox);
@@ -116,25 +116,25 @@ mod tests {
 
     #[test]
     fn one_piece_for_what_is_told_at_once_and_no_more_than_there_is_room_for() {
-        let (mut desk, id) = (Desk::default(), SessionId(1));
+        let (mut all, id) = (Outboxes::default(), SessionId(1));
         let (outbox, mut pieces) = outbox();
-        desk.open(id, outbox);
+        all.open(id, outbox);
         for sequence in 0..1000 {
-            desk.tell(id, &ToAgent::Alive { sequence });
+            all.tell(id, &ToAgent::Alive { sequence });
         }
-        assert_eq!(desk.flush(), []);
+        assert_eq!(all.flush(), []);
         let mut bytes = pieces.pieces.try_recv().unwrap();
         for expected in 0..1000 {
             let message = model::agent::decode::<ToAgent>(&mut bytes).unwrap();
             assert_eq!(message, Some(ToAgent::Alive { sequence: expected }));
         }
         for _ in 0..PIECES_MAX {
-            desk.tell(id, &ToAgent::Resync {});
-            assert_eq!(desk.flush(), []);
+            all.tell(id, &ToAgent::Resync {});
+            assert_eq!(all.flush(), []);
         }
-        desk.tell(id, &ToAgent::Resync {});
-        assert_eq!(desk.flush(), [id], "nobody reads");
-        desk.tell(id, &ToAgent::Resync {});
-        assert_eq!(desk.flush(), []);
+        all.tell(id, &ToAgent::Resync {});
+        assert_eq!(all.flush(), [id], "nobody reads");
+        all.tell(id, &ToAgent::Resync {});
+        assert_eq!(all.flush(), []);
     }
 }

@@ -1,0 +1,20 @@
+//! What connections of agents tell the controller.
+
+use super::hello::{Hello, Unproved};
+use super::session::SessionId;
+use model::agent::{Refusal, ToMachine};
+
+/// What comes of a connection.
+#[derive(Debug)]
+pub(crate) enum AgentEvent {
+    /// Its first words, which prove a token.
+    Hello(Hello),
+    /// First words that prove nothing. They are answered.
+    Unproved(Unproved),
+    /// Others.
+    Message(SessionId, ToMachine),
+    /// Something that is no message, or none of this session.
+    Broken(SessionId, Refusal, String),
+    /// It has ended.
+    Closed(SessionId),
+}

@@ -1,0 +1,75 @@
+//! Services and drains that the cluster was asked for: the store's answer, and what the machines make of it.
+
+use super::desire::{Desire, Progress};
+use super::store::Asked;
+use crate::refusal::Refusal;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Orders and other questions that may wait for the connection.
+pub(crate) const ASKED_MAX: usize = 256;
+
+/// The way to the store.
+#[derive(Clone, Debug)]
+pub(crate) struct Store {
+    pub(crate) asked: mpsc::Sender<Asked>,
+    pub(crate) progress: watch::Receiver<Progress>,
+}
+
+impl Store {
+    /// Asks for other services.
+    pub(crate) fn desire(&self, desire: Desire) -> Result<Desired, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.asked.try_send(Asked::Desire { desire, reply });
+        sent.map_err(|_| Refusal::Store("too much waits for it".to_owned()))?;
+        Ok(Desired { answer, progress: self.progress.clone() })
+    }
+}
+
+/// The answer of the store, still to come.
+#[derive(Debug)]
+pub(crate) struct Desired {
+    answer: oneshot::Receiver<Result<Option<i64>, String>>,
+    progress: watch::Receiver<Progress>,
+}
+
+/// Services that the store has taken.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    revision: i64,
+    progress: watch::Receiver<Progress>,
+}
+
+impl Accepted {
+    /// Waits until all machines have them, which is true, or the time is over.
+    ///
+    /// # Errors
+    /// Why they cannot be had.
+    pub(crate) async fn settled(mut self, wait: Duration) -> Result<bool, Refusal> {
+        let revision = self.revision;
+        let is_over = |of: &Progress| {
+            of.settled >= revision || of.refused.as_ref().is_some_and(|(refused, _)| *refused >= revision)
+        };
+        let _ = tokio::time::timeout(wait, self.progress.wait_for(is_over)).await;
+        let progress = self.progress.borrow();
+        match &progress.refused {
+            Some((refused, problem)) if *refused == revision => Err(Refusal::Unfit(problem.clone())),
+            _ => Ok(progress.settled >= revision),
+        }
+    }
+}
+
+impl Desired {
+    /// Waits for the answer.
+    ///
+    /// # Errors
+    /// Why it was not taken.
+    pub(crate) async fn accepted(self) -> Result<Accepted, Refusal> {
+        match self.answer.await {
+            Ok(Ok(Some(revision))) => Ok(Accepted { revision, progress: self.progress }),
+            Ok(Ok(None)) => Err(Refusal::Overtaken),
+            Ok(Err(reason)) => Err(Refusal::Store(reason)),
+            Err(_) => Err(Refusal::Stopping),
+        }
+    }
+}

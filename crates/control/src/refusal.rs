@@ -1,0 +1,89 @@
+//! Why a change was refused, and what to do about it.
+
+use crate::claims::ClaimError;
+use crate::compile::CompileError;
+use model::Report;
+use std::path::PathBuf;
+
+/// Why a change was refused. Nothing changed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error("{0}")]
+    Config(Report),
+    #[error("{0}")]
+    Compile(CompileError),
+    #[error("keys that need a restart differ: {}", .0.join(", "))]
+    Restart(Vec<String>),
+    #[error("no service `{0}`")]
+    UnknownService(String),
+    #[error("service `{service}` has no backend `{backend}`")]
+    UnknownBackend { service: String, backend: String },
+    #[error("cannot read {}: {problem}", path.display())]
+    File { path: PathBuf, problem: String },
+    #[error("stopping")]
+    Stopping,
+    #[error("{0}")]
+    Claimed(ClaimError),
+    #[error("the cluster's store does not take it: {0}")]
+    Store(String),
+    #[error("the cluster cannot do it: {0}")]
+    Unfit(String),
+    #[error("this machine is in no cluster")]
+    Alone,
+    #[error("{0}")]
+    TooMuch(String),
+    #[error("another change was asked for at the same time")]
+    Overtaken,
+}
+
+impl Refusal {
+    /// The remedy.
+    pub(crate) fn help(&self) -> String {
+        match self {
+            Refusal::Config(_) => "correct the places named in `diagnostics`; nothing was changed".to_owned(),
+            Refusal::Compile(_) => "nothing was changed; see docs/operations.md for limits".to_owned(),
+            Refusal::Restart(keys) => format!(
+                "restart guidewayd with the new file, or leave {} as in the configuration in force; nothing was changed",
+                if keys.len() == 1 { "the key" } else { "these keys" }
+            ),
+            Refusal::UnknownService(_) => "`guideway show services` lists them".to_owned(),
+            Refusal::UnknownBackend { .. } => "`guideway show backends` lists them".to_owned(),
+            Refusal::File { .. } => "make the file readable, or name another: guideway apply FILE".to_owned(),
+            // The error names it.
+            Refusal::Claimed(_) => "nothing was changed".to_owned(),
+            Refusal::Stopping => "ask again after the restart".to_owned(),
+            Refusal::Store(_) => "nothing was changed and packets are forwarded as before; `guideway show cluster` says whether the \
+                                  store is reached again"
+                .to_owned(),
+            Refusal::Unfit(_) => "the services in force stay; ask for others".to_owned(),
+            Refusal::Alone => "a machine is in a cluster when its file has [cluster] store".to_owned(),
+            Refusal::TooMuch(_) => "ask for one service: guideway show owners SERVICE, or ?service=SERVICE".to_owned(),
+            Refusal::Overtaken => "look at what is in force now, and ask again".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn remedies_are_for_those_who_type_commands_too() {
+        let name = || "web".to_owned();
+        for refusal in [
+            Refusal::Restart(vec![name()]),
+            Refusal::UnknownService(name()),
+            Refusal::UnknownBackend { service: name(), backend: name() },
+            Refusal::File { path: PathBuf::from("lb1.toml"), problem: name() },
+            Refusal::Stopping,
+            Refusal::Store(name()),
+            Refusal::Unfit(name()),
+            Refusal::Alone,
+            Refusal::TooMuch(name()),
+            Refusal::Overtaken,
+        ] {
+            let help = refusal.help();
+            assert!(!help.is_empty() && !help.contains("/v1/"), "{refusal:?}: {help}");
+        }
+    }
+}
