@@ -1,8 +1,8 @@
 //! What goes into a burst look-up and what comes out of it.
 
 use crate::ageing::{Timings, idle_us};
+use crate::bits::bits;
 use crate::bucket::NarrowBucket;
-use crate::cuckoo::bits;
 use crate::dirty::Filter;
 use crate::simd::Lanes;
 use crate::state::{Hit, State, Word};

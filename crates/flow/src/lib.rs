@@ -11,20 +11,24 @@
 //!   at once ([`simd`], the only module with unsafe code).
 //! * No clock: every call is told the time. No allocation after [`Table::new`].
 //!
-//! Read [`bucket`] for the layout, the filter and the lock, [`cuckoo`] for placement, [`simd`] for burst look-ups,
+//! Read [`bucket`] for the layout, the filter and the lock, `cells` for the readers' look-up, [`cuckoo`] for placement, [`simd`] for burst look-ups,
 //! [`hash`] for the hash, [`ageing`] for time. `LOOM.md` beside the
 //! sources says which orderings were proven necessary, and how.
 #![deny(unsafe_code)]
 
 pub mod ageing;
+mod bits;
 pub mod bucket;
 pub mod burst;
+mod cells;
 pub mod cuckoo;
 pub mod dirty;
 pub mod hash;
+mod insert;
 mod lookup_pipeline;
 pub mod memory;
 pub mod reader;
+mod search;
 pub mod simd;
 pub mod stamp;
 pub mod state;
@@ -34,13 +38,14 @@ pub mod table;
 pub use ageing::Idle;
 pub use bucket::{NarrowBucket, WideBucket};
 pub use burst::{BURST, Entered, Hits, Keys, Miss, NewFlows};
+pub use insert::{Insert, Inserted, Refusal};
 pub use lookup_pipeline::LookupPipeline;
 pub use memory::Memory;
 pub use reader::Reader;
 pub use simd::{Isa, Lanes, Vectors, isa};
 pub use stamp::Stamp;
 pub use state::{Hit, State};
-pub use table::{Insert, Inserted, Refusal, Table, TableError};
+pub use table::{Table, TableError};
 
 #[cfg(loom)]
 #[cfg(test)]

@@ -4,11 +4,13 @@
 
 use crate::ageing::Idle;
 use crate::bucket::{Line, NarrowBucket, WideBucket};
-use crate::cuckoo::{Cells, Cuckoo, Pair, place};
+use crate::cells::{Cells, Pair, place};
+use crate::cuckoo::Cuckoo;
 use crate::hash::Hasher;
+use crate::insert::Insert;
 use crate::memory::Memory;
 use crate::state::{State, TimingSet, Word};
-use crate::table::{Insert, Table};
+use crate::table::Table;
 use loom::sync::Arc;
 use loom::thread;
 use wire::key::WideKey;

@@ -2,7 +2,7 @@
 
 use crate::ageing::Shared;
 use crate::bucket::{NarrowBucket, WideBucket};
-use crate::cuckoo::Cells;
+use crate::cells::Cells;
 use crate::state::{Hit, Word};
 use std::sync::Arc;
 use wire::{FlowKey, Tick};

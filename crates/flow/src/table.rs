@@ -1,13 +1,16 @@
 //! The table: narrow and wide flows under one roof, written by one worker.
 
 use crate::ageing::{Ageing, Clock, Idle};
+use crate::bits::bits;
 use crate::bucket::{Line, NarrowBucket, WideBucket};
 use crate::burst::{Entered, Hits, Keys, Miss, NewFlows};
-use crate::cuckoo::{Cuckoo, Placed, bits};
+use crate::cuckoo::{Cuckoo, Placed};
 use crate::hash::Hasher;
+use crate::insert::{Insert, Inserted, Refusal};
 use crate::lookup_pipeline::{Compared, LookupPipeline, Places};
 use crate::memory::Memory;
 use crate::reader::Reader;
+use crate::search::Search;
 use crate::simd::{self, Available, Isa};
 use crate::stamp::Stamp;
 use crate::state::{Hit, Place, State, Word};
@@ -29,44 +32,6 @@ pub enum TableError {
     /// The memory is another table's, or was not zeroed.
     #[error("the memory of a flow table is in use already")]
     InUse,
-}
-
-/// Why an insertion was refused. The packet is steered all the same, by the service's slots.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Refusal {
-    /// Untrusted flows have used up their share.
-    QuotaFull,
-    /// No room in reach (or a key without a service, which no flow has).
-    TableFull,
-}
-
-/// How an insertion ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Insert {
-    /// A new entry.
-    Done,
-    /// The flow had an entry, not expired, which is overwritten: this was it.
-    Replaced(Hit),
-    /// Nothing was stored.
-    Refused(Refusal),
-}
-
-/// How an insertion ended, and whose entry had to go for it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Inserted {
-    /// How it ended.
-    pub outcome: Insert,
-    /// An entry that was removed: expired, or untrusted.
-    pub evicted: Option<(BackendId, State)>,
-    /// The removed one was not expired: its flow may still be in use.
-    pub displaced: bool,
-}
-
-impl Inserted {
-    /// This outcome, and nobody had to go.
-    pub const fn without_victim(outcome: Insert) -> Inserted {
-        Inserted { outcome, evicted: None, displaced: false }
-    }
 }
 
 /// A flow table. Sizes are fixed; see the crate's rules.
@@ -545,7 +510,7 @@ impl Table {
 }
 
 #[inline]
-fn insert<B: Line>(
+fn insert<B: Search>(
     cuckoo: &mut Cuckoo<B>,
     key: B::Key,
     hash: u64,
@@ -582,7 +547,7 @@ fn insert_wide(
 
 /// Inserts a flow that has an entry.
 #[inline(never)]
-fn overwrite<B: Line>(
+fn overwrite<B: Search>(
     cuckoo: &mut Cuckoo<B>,
     at: Place,
     old: Word,
@@ -605,13 +570,13 @@ fn overwrite<B: Line>(
 
 /// False: the entry is gone.
 #[inline]
-fn update<B: Line>(cuckoo: &mut Cuckoo<B>, key: B::Key, hit: &Hit, word: Word) -> bool {
+fn update<B: Search>(cuckoo: &mut Cuckoo<B>, key: B::Key, hit: &Hit, word: Word) -> bool {
     let Some((at, old)) = cuckoo.locate(key, hit.bucket()) else { return false };
     cuckoo.update(at, old, word);
     true
 }
 
-fn remove<B: Line>(cuckoo: &mut Cuckoo<B>, key: B::Key, ageing: &Ageing, now: Tick) -> Option<Hit> {
+fn remove<B: Search>(cuckoo: &mut Cuckoo<B>, key: B::Key, ageing: &Ageing, now: Tick) -> Option<Hit> {
     let (at, word) = cuckoo.find(key, cuckoo.cells.hash(key))?;
     cuckoo.remove(at, word);
     let idle_us = ageing.idle_us(word, now).unwrap_or(0);

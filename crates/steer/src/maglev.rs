@@ -9,6 +9,7 @@
 mod circle;
 mod divisor;
 mod filling;
+mod slot;
 mod turns;
 
 use crate::{hash, is_prime, next_prime};
@@ -16,6 +17,7 @@ use alloc::vec::Vec;
 use circle::{Circle, Walk};
 use divisor::Divisor;
 use filling::Filling;
+use slot::NONE;
 use turns::Turns;
 
 /// A backend's name and weight. The name decides which slots it prefers; a weight of 0 gets none.
@@ -62,9 +64,6 @@ pub enum MaglevError {
         backends: usize,
     },
 }
-
-/// A slot that has no backend.
-const NONE: u16 = u16::MAX;
 
 /// Most further slots that [`Maglev::pick`] tries before it goes through the members one by one.
 const ATTEMPTS_MAX: u32 = 64;

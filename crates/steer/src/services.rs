@@ -3,8 +3,11 @@
 //! The usual rule, an address with a port, is found by one probe of one cache line. Every other packet goes
 //! through the rules by prefix length: one group of exact maps for each length in use, two probes each.
 
+mod destination;
 mod exact;
 mod groups;
+
+pub use destination::Match;
 
 use exact::{Entry4, Entry6, Exact};
 use groups::Groups;
@@ -38,21 +41,6 @@ pub enum RulesError {
     /// More rules than indices.
     #[error("{0} rules, but at most {max} are possible", max = Services::RULES_MAX)]
     TooMany(usize),
-}
-
-/// What a destination matched.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Match {
-    /// The rule with this index.
-    Service(u16),
-    /// No rule, but the destination is a VIP, so the packet is ours to answer or drop.
-    NoService,
-    /// Not a VIP: not our packet.
-    NotVip,
-}
-
-const fn port_and_protocol(port: u16, protocol: u8) -> u32 {
-    (port as u32) << 8 | protocol as u32
 }
 
 /// The rules, ready for look-up. The default has none: nothing is a VIP.

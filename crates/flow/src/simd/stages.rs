@@ -16,11 +16,13 @@
 //! burst in a large table, and before stage 4 the processor has nothing to do. In a pipeline of bursts [`step`] does stage 4 of
 //! one, stages 2 and 3 of the one behind it and stage 1 of the next.
 
-use super::{Engine, LINE_BYTES, first_slot, needs_second, prefetch, prefetch_far};
+use super::engine::{Engine, first_slot, needs_second};
+use super::prefetch::{prefetch, prefetch_far};
 use crate::ageing::Clock;
+use crate::bits::bits;
 use crate::bucket::{Bucket as _, Line, NarrowBucket, WideBucket};
-use crate::burst::{BLOCKS, BURST, Entered, Hits, Keys, LANES, NewFlows};
-use crate::cuckoo::{Cells, bits};
+use crate::burst::{BLOCKS, BURST, Entered, Hits, Keys, LANES, LINE_BYTES, NewFlows};
+use crate::cells::Cells;
 use crate::dirty::DirtyBuckets;
 use crate::hash::{primary, secondary, tag};
 use crate::lookup_pipeline::Places;

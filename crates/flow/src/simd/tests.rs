@@ -1,5 +1,9 @@
+use super::engine::{Engine as _, Judged};
 use super::*;
 use crate::ageing::{Ageing, Idle};
+use crate::bucket::MARK;
+use crate::burst::LANES;
+use crate::hash::{Hasher, primary, secondary};
 use proptest::prelude::*;
 use wire::Tick;
 

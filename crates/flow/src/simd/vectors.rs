@@ -1,7 +1,8 @@
 //! Other people's loops over arrays, compiled for the look-ups' instruction set, and the masks that such loops need: the compiler
 //! makes vectors of sums and selections by itself, but takes a vector of comparisons apart bit by bit.
 
-use super::{Available, Isa};
+use super::isa::{Available, Isa};
+use super::prefetch;
 use crate::burst::BURST;
 
 /// The instruction set that a table uses, for loops of its owner's.
@@ -59,7 +60,7 @@ impl Lanes {
     /// Starts to fetch the line in which `item` begins.
     #[inline(always)]
     pub fn prefetch<T>(self, item: &T) {
-        super::prefetch(item);
+        prefetch::prefetch(item);
     }
 
     /// The positions of words that are equal to `value`.

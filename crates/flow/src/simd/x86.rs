@@ -6,11 +6,12 @@
     reason = "a row of vector instructions on the same data is sound by one argument"
 )]
 
-use super::{Engine, Judged, stages};
+use super::engine::{Engine, Judged};
+use super::stages;
 use crate::ageing::Clock;
 use crate::bucket::{Bucket as _, NarrowBucket, Probe, WideBucket};
 use crate::burst::{BURST, Entered, Hits, Keys, LANES, NewFlows};
-use crate::cuckoo::Cells;
+use crate::cells::Cells;
 use crate::dirty::DirtyBuckets;
 use crate::hash::{Hasher, TAGS};
 use crate::lookup_pipeline::Places;

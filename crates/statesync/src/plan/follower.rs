@@ -1,7 +1,8 @@
 //! A machine's side: adopts plans, waits for its workers, acknowledges.
 
 use crate::members::Member;
-use crate::plan::{Plan, SlotSets};
+use crate::plan::contents::Plan;
+use crate::plan::slots::SlotSets;
 use std::sync::Arc;
 use wire::CoreId;
 

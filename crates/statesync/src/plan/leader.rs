@@ -7,7 +7,9 @@
 mod services;
 
 use crate::members::{Member, Members};
-use crate::plan::{Acknowledgement, Job, Mask, Phase, Plan, SlotSets, Tables};
+use crate::plan::contents::{Answers, Job, Mask, Phase, Plan, ServicePlan, Tables};
+use crate::plan::follower::Acknowledgement;
+use crate::plan::slots::SlotSets;
 use crate::rules::{Rule, Rules};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -117,7 +119,7 @@ impl Leader {
     }
 
     /// A first plan: these members with these tables, nothing tainted. For a cluster that begins.
-    pub fn first(members: Members, services: Vec<super::ServicePlan>, backends: Arc<[BackendId]>) -> Plan {
+    pub fn first(members: Members, services: Vec<ServicePlan>, backends: Arc<[BackendId]>) -> Plan {
         Plan { step: 1, epoch: 1, generation: 1, members, services, backends, ..Plan::default() }
     }
 
@@ -133,9 +135,7 @@ impl Leader {
     pub fn request(&mut self, request: Request) -> Result<(), Refused> {
         match request {
             Request::Tables(tables) => {
-                let shape = |answers: &super::Answers, service: &super::ServicePlan| {
-                    answers.len() == service.cur.len()
-                };
+                let shape = |answers: &Answers, service: &ServicePlan| answers.len() == service.cur.len();
                 let is_same = tables.answers.len() == self.plan.services.len()
                     && tables.answers.iter().zip(&self.plan.services).all(|(a, s)| shape(a, s));
                 if !is_same {
@@ -270,7 +270,7 @@ impl Leader {
         for (at, service) in self.plan.services.iter_mut().enumerate() {
             let next = self.plan.next_tables.as_ref().and_then(|tables| tables.answers.get(at));
             for slot in 0..u32::try_from(service.cur.len()).unwrap_or(u32::MAX) {
-                let is_its = |answers: &super::Answers| answers.get(slot as usize) == Some(&Some(backend));
+                let is_its = |answers: &Answers| answers.get(slot as usize) == Some(&Some(backend));
                 let is_concerned = is_its(&service.cur) || next.is_some_and(is_its);
                 if is_concerned && self.rules.hold(Rule::MaskAnnounced) {
                     let fresh = !service.tainted.contains(slot);
@@ -506,7 +506,7 @@ impl Leader {
 }
 
 /// Taints a slot: its base is what the table says now.
-fn taint(service: &mut super::ServicePlan, slot: u32) {
+fn taint(service: &mut ServicePlan, slot: u32) {
     service.tainted.insert(slot);
     let cur = service.cur.get(slot as usize).copied().flatten();
     if let Some(base) = Arc::make_mut(&mut service.base).get_mut(slot as usize) {

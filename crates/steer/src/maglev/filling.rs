@@ -18,8 +18,8 @@
 mod flags;
 mod tail;
 
-use super::NONE;
 use super::circle::{Circle, FLAGS_LARGE, FLAGS_MIDDLE, FLAGS_SMALL, Walk, flags};
+use super::slot::NONE;
 use super::turns::Turns;
 use alloc::vec::Vec;
 use core::ops::Range;

@@ -1,6 +1,6 @@
 //! Whose turn it is to take a slot, and how many turns each backend has.
 
-use super::NONE;
+use super::slot::NONE;
 use alloc::vec::Vec;
 
 /// The backends in the order of their turns, from which a table is filled.

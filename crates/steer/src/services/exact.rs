@@ -3,7 +3,7 @@
 //! At most a quarter full, so that the first entry looked at nearly always decides, and built from the configuration,
 //! not from packets: nobody can choose keys that collide.
 
-use super::port_and_protocol;
+use super::destination::port_and_protocol;
 use alloc::vec::Vec;
 
 /// Spreads keys over the upper bits: 2^64 divided by the golden ratio (Knuth, volume 3, section 6.4), and two more odd

@@ -1,6 +1,6 @@
 //! Rules by prefix length: the general way to find a service, and the whole truth about VIPs.
 
-use super::{Match, port_and_protocol};
+use super::destination::{Match, port_and_protocol};
 use alloc::vec::Vec;
 use core::hash::Hash;
 use hashbrown::{HashMap, HashSet};

@@ -1,9 +1,9 @@
 //! The last turns of a filling, of which each takes the free slot that comes first in its permutation.
 
 use super::Filling;
-use crate::maglev::NONE;
 use crate::maglev::circle::{Circle, Walk};
 use crate::maglev::divisor::Divisor;
+use crate::maglev::slot::NONE;
 use crate::maglev::turns::Turns;
 use alloc::vec::Vec;
 
