@@ -36,6 +36,38 @@ pub fn lock() -> Result<File> {
     Ok(file)
 }
 
+/// Held while this process has a lab or a sandbox; what that left is undone when it is dropped.
+#[derive(Debug)]
+pub struct Guard {
+    _lock: File,
+}
+
+impl Guard {
+    /// Waits for the lock, and cleans up after processes that died.
+    pub fn take() -> Result<Guard> {
+        if !rustix::process::geteuid().is_root() {
+            return Err(LabError::Missing {
+                what: "the lab makes network namespaces".into(),
+                remedy: "run it as root".into(),
+            });
+        }
+        let lock = lock()?;
+        on_signals();
+        sweep_stale();
+        // An earlier lab of this process, if its clean-up was cut short.
+        sweep(std::process::id());
+        Ok(Guard { _lock: lock })
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        for error in sweep(std::process::id()) {
+            eprintln!("lab: cleaning up: {error}");
+        }
+    }
+}
+
 /// The mark of the run that this process belongs to; it is its own where nobody set one.
 pub fn run_mark() -> String {
     std::env::var(RUN).unwrap_or_else(|_| std::process::id().to_string())
@@ -52,13 +84,19 @@ pub fn enroll() -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// Reserves 2 MiB pages, so that at least `pages` are free, and mounts a hugetlbfs of our own, whose files go with it.
-pub fn reserve_huge_pages(dir: &Path, pages: u64) -> Result<PathBuf> {
+/// Writes down how many huge pages are reserved, for [`sweep`] to restore, and returns it.
+pub fn note_huge_pages(dir: &Path) -> Result<u64> {
     let before = huge_pages_reserved()?;
     let note = dir.join("nr_hugepages");
     if !note.exists() {
         fs::write(&note, before.to_string()).tried(|| format!("writing {}", note.display()))?;
     }
+    Ok(before)
+}
+
+/// Reserves 2 MiB pages, so that at least `pages` are free, and mounts a hugetlbfs of our own, whose files go with it.
+pub fn reserve_huge_pages(dir: &Path, pages: u64) -> Result<PathBuf> {
+    let before = note_huge_pages(dir)?;
     // What others have reserved they may be using.
     let lacking = pages.saturating_sub(huge_pages_free()?);
     if lacking > 0 {

@@ -7,7 +7,6 @@ use crate::cleanup;
 use crate::command::{LabError, Result, Tried, run};
 use crate::config::Config;
 use crate::namespace::Namespace;
-use std::fs::File;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -73,20 +72,7 @@ pub struct Lab {
     dir: PathBuf,
     huge_dir: Option<PathBuf>,
     // Last, so that the lock is released when everything else is gone.
-    _guard: Guard,
-}
-
-#[derive(Debug)]
-struct Guard {
-    _lock: File,
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        for error in cleanup::sweep(std::process::id()) {
-            eprintln!("lab: cleaning up: {error}");
-        }
-    }
+    _guard: cleanup::Guard,
 }
 
 impl Lab {
@@ -102,23 +88,12 @@ impl Lab {
 
     /// A lab that runs given programs.
     pub fn with_binaries(name: &str, shape: &Shape, binaries: Binaries) -> Result<Lab> {
-        if !rustix::process::geteuid().is_root() {
-            return Err(LabError::Missing {
-                what: "the lab makes network namespaces".into(),
-                remedy: "run it as root".into(),
-            });
-        }
         for (range, count) in [("balancers", shape.balancers), ("backends", shape.backends)] {
             if !(1..=9).contains(&count) {
                 return Err(LabError::Wrong(format!("a lab has 1 to 9 {range}, not {count}")));
             }
         }
-        let lock = cleanup::lock()?;
-        cleanup::on_signals();
-        cleanup::sweep_stale();
-        // An earlier lab of this process, if its clean-up was cut short.
-        cleanup::sweep(std::process::id());
-        let guard = Guard { _lock: lock };
+        let guard = cleanup::Guard::take()?;
         let dir = cleanup::enroll()?;
         let huge_dir = match shape.huge_pages {
             0 => None,
