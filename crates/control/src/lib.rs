@@ -52,8 +52,6 @@ mod metrics;
 #[cfg(any(feature = "daemon", feature = "rehearsal"))]
 mod neighbour;
 #[cfg(feature = "daemon")]
-mod openapi;
-#[cfg(feature = "daemon")]
 mod passive;
 #[cfg(feature = "daemon")]
 mod plane;
