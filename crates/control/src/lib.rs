@@ -64,8 +64,6 @@ mod neighbour;
 #[cfg(feature = "daemon")]
 mod now;
 #[cfg(feature = "daemon")]
-mod openapi;
-#[cfg(feature = "daemon")]
 mod passive;
 #[cfg(feature = "daemon")]
 mod plane;

@@ -1,10 +1,13 @@
 //! Bodies of requests: text of a bounded length, in time.
 
 use super::Failure;
+use super::endpoint::{Operation, Reads, in_text};
 use axum::body::{Body, to_bytes};
-use axum::extract::Request;
+use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode, header};
-use model::api::{BODY_MAX, RESTORE_BODY_MAX};
+use model::api::{BODY_MAX, RESTORE_BODY_MAX, RESTORE_LINE_MAX, RESTORE_LINES_MAX};
+use schemars::SchemaGenerator;
+use serde_json::json;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
@@ -14,6 +17,9 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 const SMALL_BODY_MAX: u64 = 1 << 20;
 /// … of longer ones these at once, so that clients do not decide how much memory is taken.
 static LARGE_BODIES: Semaphore = Semaphore::const_new(4);
+
+/// Statuses of a body that cannot be read: it is not what it should be, late, too large, of another type.
+const UNREADABLE: [u16; 4] = [400, 408, 413, 415];
 
 /// What a body has to be.
 struct Wanted {
@@ -46,13 +52,48 @@ const FLOWS: Wanted = Wanted {
 };
 
 /// A configuration.
-pub(super) async fn read_toml(request: Request) -> Result<String, Failure> {
-    read(request, &CONFIGURATION).await
+pub(super) struct Toml(pub(super) String);
+
+impl<S: Send + Sync> FromRequest<S> for Toml {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, _state: &S) -> Result<Toml, Failure> {
+        read(request, &CONFIGURATION).await.map(Toml)
+    }
+}
+
+impl Reads for Toml {
+    const FAILS: &'static [u16] = &UNREADABLE;
+
+    fn describe(operation: &mut Operation, _schemas: &mut SchemaGenerator) {
+        let mut body = in_text(CONFIGURATION.media, &format!("Configuration, at most {BODY_MAX} bytes"));
+        body["required"] = json!(true);
+        operation.body = Some(body);
+    }
 }
 
 /// Lines of JSON.
-pub(super) async fn read_lines(request: Request) -> Result<String, Failure> {
-    read(request, &FLOWS).await
+pub(super) struct Lines(pub(super) String);
+
+impl<S: Send + Sync> FromRequest<S> for Lines {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, _state: &S) -> Result<Lines, Failure> {
+        read(request, &FLOWS).await.map(Lines)
+    }
+}
+
+impl Reads for Lines {
+    const FAILS: &'static [u16] = &UNREADABLE;
+
+    fn describe(operation: &mut Operation, _schemas: &mut SchemaGenerator) {
+        let description = format!(
+            "A StoredFlow in each line, at most {RESTORE_LINES_MAX} lines of {RESTORE_LINE_MAX} bytes and {RESTORE_BODY_MAX} bytes in all"
+        );
+        let mut body = in_text(FLOWS.media, &description);
+        body["required"] = json!(true);
+        operation.body = Some(body);
+    }
 }
 
 /// The body as text: so many bytes of UTF-8, in time.

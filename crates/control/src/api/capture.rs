@@ -2,23 +2,26 @@
 //!
 //! A task of each one ([`keep`]) sees to it that its taps come home, whoever lets it end, and that none is left to which nobody listens.
 
+use super::endpoint::{Endpoint, in_text};
 use super::exchange::exchange;
-use super::{Answer, Failure, read_query};
+use super::extract::Parameters;
+use super::{Answer, Failure};
 use crate::capture::{Capture, Captures, IDLE_MAX, Phase, Wanted, copies};
 use crate::controller::Controller;
 use crate::handle::Handle;
 use crate::meter::{Job, Meter};
 use crate::refusal::Refusal;
 use axum::Json;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use model::api::{
     CAPTURE_BLOCKS, CAPTURE_COUNT_MAX, CAPTURE_FRAMES, CAPTURE_IDLE_S, CAPTURE_MISSED, CAPTURE_SNAP_DEFAULT,
     CAPTURE_SNAP_MAX, CAPTURE_SNAP_MIN, CAPTURE_STATE, CAPTURE_WAIT_MAX_MS, CaptureBegun, CaptureFigures,
 };
+use schemars::JsonSchema;
 use serde::Deserialize;
+use serde_json::{Value, json};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -35,13 +38,53 @@ const HOME_WITHIN: Duration = Duration::from_secs(5);
 /// After a worker has not answered it is asked again.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-#[derive(Deserialize)]
+pub(super) fn endpoints() -> Vec<Endpoint> {
+    let of_begin = format!(
+        "Begins to capture; it ends by itself when nobody asks for a piece for {CAPTURE_IDLE_S} s; 409 while another one runs"
+    );
+    let of_piece = "The next piece of the capture's file (pcapng); one behind the other they are the file";
+    let of_end = "Ends a capture; what was copied is given by further requests for pieces";
+    vec![
+        Endpoint::post("/v1/capture", "begin_capture", of_begin, begin)
+            .fails(&[404, 503])
+            .fails_as(409, "Another capture runs")
+            .fails_as(500, "The file cannot be begun"),
+        Endpoint::get("/v1/capture", "capture", of_piece, piece)
+            .answers(described_piece())
+            .fails(&[404, 503])
+            .fails_as(409, "Somebody else is being given a piece of it"),
+        Endpoint::post("/v1/capture/end", "end_capture", of_end, end).fails(&[404, 503]),
+    ]
+}
+
+/// The answer with a piece, for the document.
+fn described_piece() -> Value {
+    let header = |kind: &str, text: &str| json!({ "description": text, "schema": { "type": kind } });
+    let mut piece = in_text("application/octet-stream", "Part of a pcapng file");
+    piece["content"]["application/octet-stream"]["schema"]["format"] = json!("binary");
+    piece["headers"] = json!({
+        CAPTURE_STATE: header("string", "`running`, or `over` with the last piece: then the capture is gone"),
+        CAPTURE_FRAMES: header("integer", "Frames captured so far, as they were received"),
+        CAPTURE_BLOCKS: header("integer", "Blocks written so far"),
+        CAPTURE_MISSED: header("integer", "Frames that were not copied, because no room was left"),
+    });
+    piece
+}
+
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct BeginQuery {
+struct BeginQuery {
+    /// Only packets of this service
     service: Option<String>,
+    /// Only frames dropped, or answered, for this reason
     reason: Option<String>,
+    /// Only packets from or to this address, by their outermost header
     client: Option<String>,
+    /// End after so many frames received; no limit without it
+    #[schemars(range(min = 1, max = CAPTURE_COUNT_MAX))]
     count: Option<u64>,
+    /// Bytes of each frame that are kept
+    #[schemars(range(min = CAPTURE_SNAP_MIN, max = CAPTURE_SNAP_MAX), extend("default" = CAPTURE_SNAP_DEFAULT))]
     snap: Option<u32>,
 }
 
@@ -121,11 +164,11 @@ fn place(captures: &Captures, controller: &Controller, wanted: &Wanted) -> Resul
     Ok(Place { filter, workers: controller.workers.len() })
 }
 
-pub(super) async fn begin(
+async fn begin(
     State(handle): State<Handle>,
-    query: Result<Query<BeginQuery>, QueryRejection>,
+    Parameters(query): Parameters<BeginQuery>,
 ) -> Answer<CaptureBegun> {
-    let wanted = read_query(query)?.wanted()?;
+    let wanted = query.wanted()?;
     let (place, wanted) =
         with_captures(&handle, move |captures, controller| (place(captures, controller, &wanted), wanted))
             .await?;
@@ -221,18 +264,21 @@ async fn keep(handle: Handle, id: u64, workers: usize, mut phase: watch::Receive
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct PieceQuery {
+struct PieceQuery {
+    /// The capture, as the answer to its begin says
     id: u64,
+    /// Wait so long for frames if there is none, milliseconds
+    #[schemars(range(max = CAPTURE_WAIT_MAX_MS), extend("default" = 0))]
     wait_ms: Option<u64>,
 }
 
-pub(super) async fn piece(
+async fn piece(
     State(handle): State<Handle>,
-    query: Result<Query<PieceQuery>, QueryRejection>,
+    Parameters(query): Parameters<PieceQuery>,
 ) -> Result<Response, Failure> {
-    let PieceQuery { id, wait_ms } = read_query(query)?;
+    let PieceQuery { id, wait_ms } = query;
     let wait_ms = wait_ms.unwrap_or(0);
     if wait_ms > CAPTURE_WAIT_MAX_MS {
         return Err(Failure::bad_request(format!("wait_ms {wait_ms} is above {CAPTURE_WAIT_MAX_MS}")));
@@ -272,17 +318,18 @@ fn answer(bytes: Vec<u8>, figures: CaptureFigures, is_over: bool) -> Response {
     response
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct EndQuery {
+struct EndQuery {
+    /// The capture, as the answer to its begin says
     id: u64,
 }
 
-pub(super) async fn end(
+async fn end(
     State(handle): State<Handle>,
-    query: Result<Query<EndQuery>, QueryRejection>,
+    Parameters(query): Parameters<EndQuery>,
 ) -> Answer<CaptureFigures> {
-    let EndQuery { id } = read_query(query)?;
+    let EndQuery { id } = query;
     let ending = with_captures(&handle, move |captures, _| {
         let capture = captures.get(id)?;
         capture.end("it was asked to");

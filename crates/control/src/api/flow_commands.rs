@@ -1,21 +1,23 @@
 //! What is asked of workers about single flows: describe, forget, dump, restore.
 
-use super::body::read_lines;
+use super::body::Lines;
+use super::endpoint::Endpoint;
 use super::exchange::exchange;
-use super::{Answer, Failure, ask, read_query};
+use super::extract::Parameters;
+use super::{Answer, Failure, ask};
 use crate::controller::{Controller, Departed};
 use crate::flows::{flow_of, state_name, state_named};
 use crate::handle::Handle;
 use crate::refusal::Refusal;
 use axum::Json;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, Request, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use model::api::{
     DescribedFlow, EventKind, FlowDump, ForgottenFlow, HeldFlow, HeldRecord, REFUSED_LINES_MAX,
     RESTORE_LINE_MAX, RESTORE_LINES_MAX, RefusedLine, RestoredFlows, StoredFlow,
 };
 use model::config::Service;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -29,11 +31,29 @@ const DUMP_COMMANDS: usize = 512;
 /// Answers of these that are put into words before others get their turn.
 const DUMPED_AT_ONCE: usize = 64;
 
-#[derive(Deserialize)]
+pub(super) fn endpoints() -> Vec<Endpoint> {
+    let of_describe = "What the workers know of one flow; 503 names a worker that does not answer";
+    let of_forget =
+        "Removes the flow's entries; its next packet is steered as one of a flow that nobody tracks";
+    let of_dump = "Tracked flows, piece by piece, as they can be restored";
+    let of_restore =
+        "Gives flows of a dump their entries, as old as they were; lines that do not fit are named";
+    vec![
+        Endpoint::get("/v1/flows/describe", "describe_flow", of_describe, describe).fails(&[404, 503]),
+        Endpoint::post("/v1/flows/forget", "forget_flow", of_forget, forget).fails(&[404, 503]),
+        Endpoint::get("/v1/flows/dump", "dump_flows", of_dump, dump).fails(&[404, 503]),
+        Endpoint::post("/v1/flows/restore", "restore_flows", of_restore, restore).fails(&[503]),
+    ]
+}
+
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct OneFlowQuery {
+struct OneFlowQuery {
+    /// Name of the service
     service: String,
+    /// Source address and port: `198.51.100.7:4000` or `[2001:db8::7]:4000`
     client: String,
+    /// Destination address and port; needed where the service has more than one
     to: Option<String>,
 }
 
@@ -138,10 +158,10 @@ fn unanswered(core: u8, outcome: Option<&CommandOutcome>) -> Failure {
 /// Asks all workers about one flow.
 async fn ask_all(
     handle: &Handle,
-    query: Result<Query<OneFlowQuery>, QueryRejection>,
+    query: OneFlowQuery,
     command: fn(ServiceFlow) -> FlowCommand,
 ) -> Result<(Named, Vec<(u8, Option<CommandOutcome>)>), Failure> {
-    let asked = Asked::of(read_query(query)?)?;
+    let asked = Asked::of(query)?;
     let found = move |controller: &mut Controller| {
         let cores: Vec<u8> = controller.workers.iter().map(|worker| worker.core.0).collect();
         named(controller, asked).map(|named| (named, cores))
@@ -152,9 +172,9 @@ async fn ask_all(
     Ok((named, cores.into_iter().zip(outcomes).collect()))
 }
 
-pub(super) async fn describe(
+async fn describe(
     State(handle): State<Handle>,
-    query: Result<Query<OneFlowQuery>, QueryRejection>,
+    Parameters(query): Parameters<OneFlowQuery>,
 ) -> Answer<DescribedFlow> {
     let (named, outcomes) = ask_all(&handle, query, FlowCommand::Describe).await?;
     Ok(Json(ask(&handle, move |controller| described(controller, named, outcomes)).await??))
@@ -202,9 +222,9 @@ fn held(controller: &Controller, core: u8, entry: TrackedFlow) -> HeldFlow {
     HeldFlow { core, backend, backend_address, state, idle_ms: entry.idle_us / 1000 }
 }
 
-pub(super) async fn forget(
+async fn forget(
     State(handle): State<Handle>,
-    query: Result<Query<OneFlowQuery>, QueryRejection>,
+    Parameters(query): Parameters<OneFlowQuery>,
 ) -> Answer<ForgottenFlow> {
     let (named, outcomes) = ask_all(&handle, query, FlowCommand::Forget).await?;
     Ok(Json(ask(&handle, move |controller| forgotten(controller, named, outcomes)).await??))
@@ -235,10 +255,12 @@ fn forgotten(
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct DumpQuery {
+struct DumpQuery {
+    /// Only flows of this service
     service: Option<String>,
+    /// `next` of the answer before; without it the first piece
     cursor: Option<String>,
 }
 
@@ -289,11 +311,8 @@ fn piece(
     })
 }
 
-pub(super) async fn dump(
-    State(handle): State<Handle>,
-    query: Result<Query<DumpQuery>, QueryRejection>,
-) -> Answer<FlowDump> {
-    let DumpQuery { service, cursor } = read_query(query)?;
+async fn dump(State(handle): State<Handle>, Parameters(query): Parameters<DumpQuery>) -> Answer<FlowDump> {
+    let DumpQuery { service, cursor } = query;
     let place = place(cursor.as_deref())?;
     let Piece { core, service, commands, next } =
         ask(&handle, move |controller| piece(controller, service, place)).await??;
@@ -341,10 +360,9 @@ fn stored(
 }
 
 /// What becomes of the lines of a request: their numbers, and the flows or what is wrong with them.
-type Lines<T> = Vec<(u64, Result<T, String>)>;
+type Numbered<T> = Vec<(u64, Result<T, String>)>;
 
-pub(super) async fn restore(State(handle): State<Handle>, request: Request) -> Answer<RestoredFlows> {
-    let text = read_lines(request).await?;
+async fn restore(State(handle): State<Handle>, Lines(text): Lines) -> Answer<RestoredFlows> {
     if text.lines().count() > RESTORE_LINES_MAX {
         return Err(Failure::new(
             StatusCode::PAYLOAD_TOO_LARGE,
@@ -383,7 +401,7 @@ pub(super) async fn restore(State(handle): State<Handle>, request: Request) -> A
 }
 
 /// Reads the lines; empty ones are passed over.
-fn parsed(text: &str) -> Lines<StoredFlow> {
+fn parsed(text: &str) -> Numbered<StoredFlow> {
     let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
     lines
         .map(|(number, line)| {
@@ -398,7 +416,7 @@ fn parsed(text: &str) -> Lines<StoredFlow> {
 }
 
 /// What the workers are asked for these flows.
-fn orders(controller: &Controller, lines: Lines<StoredFlow>) -> Lines<(usize, FlowCommand)> {
+fn orders(controller: &Controller, lines: Numbered<StoredFlow>) -> Numbered<(usize, FlowCommand)> {
     let services = controller.config.services.iter();
     let services: HashMap<&str, &Service> =
         services.map(|service| (service.name.as_str(), service)).collect();

@@ -3,9 +3,13 @@
 //! Rule of this module: memory is bounded by the pages, not by their readers. The newest few pages are kept; whoever still
 //! reads an older one is cut off.
 
+use super::Failure;
+use super::endpoint::{Endpoint, in_text};
+use crate::handle::Handle;
 use crate::metrics;
 use crate::status::Snapshot;
 use axum::body::{Body, Bytes};
+use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use std::collections::VecDeque;
@@ -59,6 +63,17 @@ impl Pages {
         answer.headers_mut().insert(header::CONTENT_LENGTH, length.into());
         Some(answer)
     }
+}
+
+pub(super) fn endpoint() -> Endpoint {
+    // Prometheus sends what its `params` say with every scrape.
+    Endpoint::get("/metrics", "metrics", "Metrics for Prometheus", prometheus)
+        .answers(in_text("text/plain", "Prometheus text 0.0.4"))
+        .for_scrapers()
+}
+
+async fn prometheus(State(handle): State<Handle>) -> Result<Response, Failure> {
+    handle.pages.answer(handle.ask(|controller| controller.snapshot())).await.ok_or_else(Failure::stopping)
 }
 
 /// The page, as long as it is kept.
