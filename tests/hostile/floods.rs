@@ -12,7 +12,7 @@ use guideway_lab::topology::{ECHO_PORT, VIP, VIP_OTHER, balancer_address, balanc
 use guideway_lab::{Balancer, Lab};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::time::{Duration, Instant};
-use testkit::frames::{Packet, internet_checksum, pseudo_header};
+use testkit::frames::{PacketBuilder, internet_checksum, pseudo_header};
 
 /// Whether tests are to be as long as they should be: `GUIDEWAY_LAB_FULL` is set (`cargo xtask soak` does).
 fn full_or(full: u64, short: u64) -> u64 {
@@ -121,7 +121,7 @@ fn for_kernel() -> Vec<Vec<u8>> {
     for n in 0..64_u8 {
         let from = format!("10.0.2.{}", 100 + n);
         let udp = |to: &str, port: u16| {
-            let datagram = Packet::udp(&from, to).ports(40_000, port).payload_of(18).datagram();
+            let datagram = PacketBuilder::udp(&from, to).ports(40_000, port).payload_of(18).datagram();
             [ethernet(&mac, [8, 0]), datagram].concat()
         };
         // Most of them, because that budget is the largest.

@@ -84,7 +84,8 @@ impl AgentConfig {
         // All hosts of a lab share the CPUs of one machine, which are busy with other things.
         writeln!(
             out,
-            "[agent]\nname = \"{}\"\ncpu_load = false\nsocket = \"{}\"\nstate_file = \"{}\"\nmachines = {:?}\naddresses = {:?}",
+            "[agent]\nname = \"{}\"\ncpu_load = false\nsocket = \"{}\"\nstate_file = \"{}\"\nmachines = \
+             {:?}\naddresses = {:?}",
             self.name,
             dir.join("agent.sock").display(),
             dir.join("registrations.json").display(),
@@ -152,7 +153,7 @@ impl Agent {
         Agent::from_file(lab, namespace, &config_path)
     }
 
-    /// The same with a file that is there. Its log is beside that file.
+    /// Starts an agent with a file that is there. Its log is beside that file.
     pub fn from_file(lab: &Lab, namespace: &Namespace, config_path: &Path) -> Result<Agent> {
         let program = Binaries::existing(&lab.binaries().agent)?;
         let log = config_path.with_file_name("agent.log");

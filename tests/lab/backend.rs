@@ -1,13 +1,13 @@
 //! A backend: nginx, our own server, and the ways a backend can fail.
 
+use crate::addresses::{
+    ECHO_PORT, HTTP_PORT, VIP, VIP_NEAR, VIP_OTHER, VIP6, backend_address, backend_address6, backend_mac,
+};
 use crate::binaries::Binaries;
 use crate::command::{LabError, Process, Result, Tried, run, until};
 use crate::load::Job;
 use crate::load::serve::Server;
 use crate::namespace::Namespace;
-use crate::topology::{
-    ECHO_PORT, HTTP_PORT, VIP, VIP_NEAR, VIP_OTHER, VIP6, backend_address, backend_address6, backend_mac,
-};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -25,6 +25,18 @@ pub struct Balancer {
 /// How long a start may take: EAL alone takes about a second.
 const START_LIMIT: Duration = Duration::from_secs(20);
 
+impl Lab {
+    /// A configuration for balancer `index` with everything but services.
+    pub fn config(&self, index: u8) -> Config {
+        Config::for_lab(self, index)
+    }
+
+    /// Starts `guidewayd` on a balancer and waits until it is ready.
+    pub fn start_balancer(&self, index: u8, config: &Config) -> Result<Balancer> {
+        Balancer::start(self, index, config)
+    }
+}
+
 impl Balancer {
     /// Starts it and waits until `GET /v1/ready` says 200.
     pub fn start(lab: &Lab, index: u8, config: &Config) -> Result<Balancer> {

@@ -52,10 +52,10 @@ impl Binaries {
             Some(text) if path.is_file() => Ok(text),
             _ => Err(LabError::Missing {
                 what: format!("no program at {}", path.display()),
-                remedy:
-                    "build it with `cargo build --release -p guidewayd -p guideway -p guideway-agent -p guideway-lab`, or set \
+                remedy: "build it with `cargo build --release -p guidewayd -p guideway -p guideway-agent -p \
+                     guideway-lab`, or set \
                          GUIDEWAY_BIN_DIR to the directory it is in"
-                        .into(),
+                    .into(),
             }),
         }
     }

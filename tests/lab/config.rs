@@ -1,7 +1,8 @@
 //! Configurations for `guidewayd`, written out as TOML. Only what the lab needs is typed; everything else goes into
 //! `extra` lines.
 
-use crate::topology::{ECHO_PORT, HTTP_PORT, Lab, ROUTER, ROUTER6, VIP, balancer_address, balancer_address6};
+use crate::addresses::{ECHO_PORT, HTTP_PORT, ROUTER, ROUTER6, VIP, balancer_address, balancer_address6};
+use crate::topology::Lab;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
@@ -136,7 +137,7 @@ impl Member {
         Member { address: crate::topology::backend_address6(index), ..Member::v4(index, mode) }
     }
 
-    /// The same with another weight.
+    /// This member with another weight.
     #[must_use]
     pub fn weighing(mut self, weight: u32) -> Member {
         self.weight = weight;

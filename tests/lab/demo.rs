@@ -14,9 +14,12 @@ use std::time::{Duration, Instant};
 pub const USAGE: &str = "\
 usage: ./run demo [--requests N] [--modes ipip,gre,gue,vxlan,geneve,l2] [--no-ipv6]
 
-Starts guidewayd on AF_XDP between real clients and nginx servers in network namespaces, and for each mode sends N
-requests (default 20000), each on a new connection, from 101 client addresses; then kills, drains and adds backends
-while requests arrive. IPv6 follows with a tenth of the requests. Needs root. The programs are built to be there soon,
+Starts guidewayd on AF_XDP between real clients and nginx servers in network namespaces, and for each mode \
+sends N
+requests (default 20000), each on a new connection, from 101 client addresses; then kills, drains and adds \
+backends
+while requests arrive. IPv6 follows with a tenth of the requests. Needs root. The programs are built to be \
+there soon,
 not to be fast: docs/performance says what a release build reaches.";
 
 /// What the demo does.
@@ -231,7 +234,8 @@ fn write_table(rows: &[Row], out: &mut String) -> std::fmt::Result {
         };
         writeln!(
             out,
-            "{:<12} {:>8} {:>6} {:>7} {:>7} {:>6.1} {:>7.1} {:>5.1} % | {killed:>22} | {drained:>7} | {added:>18}",
+            "{:<12} {:>8} {:>6} {:>7} {:>7} {:>6.1} {:>7.1} {:>5.1} % | {killed:>22} | {drained:>7} | \
+             {added:>18}",
             row.variant.name(),
             load.ok,
             load.failed,

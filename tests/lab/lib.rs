@@ -15,6 +15,7 @@
 //! Needs root, nginx, clang, iproute2, ethtool, nftables, tcpdump, tshark and, for clusters, etcd (`dpdk-setup` installs them).
 #![forbid(unsafe_code)]
 
+pub mod addresses;
 pub mod agent;
 pub mod api;
 pub mod backend;

@@ -1,41 +1,18 @@
-//! The lab's network. Every address and MAC is fixed, so that a test, a capture and a log can be read side by side.
+//! The lab's network.
+
+pub use crate::addresses::{
+    CLIENTS, ECHO_PORT, HTTP_PORT, NEAR, ROUTER, ROUTER_MAC, ROUTER6, STORE, VIP, VIP_NEAR, VIP_OTHER, VIP6,
+    VNI, backend_address, backend_address6, backend_mac, balancer_address, balancer_address6, balancer_mac,
+    management_address, management_address_of_backend, namespace_name, sources,
+};
 
 use crate::backend::Backend;
-use crate::balancer::Balancer;
 use crate::binaries::Binaries;
 use crate::cleanup;
 use crate::command::{LabError, Result, Tried, run};
-use crate::config::Config;
 use crate::namespace::Namespace;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-
-/// First and last client address: the last byte, in 10.0.1.0/24 and, as hexadecimal digits, in fd00:1::/64.
-pub const CLIENTS: std::ops::RangeInclusive<u8> = 100..=200;
-/// VIPs outside every subnet, which the router sends to the balancers.
-pub const VIP: &str = "203.0.113.10";
-/// A second one.
-pub const VIP_OTHER: &str = "203.0.113.11";
-/// An IPv6 one.
-pub const VIP6: &str = "2001:db8:113::10";
-/// A VIP in the balancers' own subnet, which only ARP can find.
-pub const VIP_NEAR: &str = "10.0.2.100";
-/// The router's address and MAC on the servers' link.
-pub const ROUTER: &str = "10.0.2.1";
-/// Its IPv6 address.
-pub const ROUTER6: &str = "fd00:2::1";
-/// Its MAC.
-pub const ROUTER_MAC: &str = "02:00:00:00:00:01";
-/// Address of the client on the servers' link.
-pub const NEAR: &str = "10.0.2.200";
-/// Address of the store on the management network.
-pub const STORE: &str = "10.0.3.1";
-/// Port of nginx on every backend.
-pub const HTTP_PORT: u16 = 80;
-/// Port of our own server on every backend (echo and bulk).
-pub const ECHO_PORT: u16 = 7000;
-/// Network identifier of VXLAN; the decapsulation program has the same for Geneve.
-pub const VNI: u32 = 100;
 
 const DECAP_SOURCE: &str = include_str!("bpf/decap.c");
 
@@ -88,11 +65,7 @@ impl Lab {
 
     /// A lab that runs given programs.
     pub fn with_binaries(name: &str, shape: &Shape, binaries: Binaries) -> Result<Lab> {
-        for (range, count) in [("balancers", shape.balancers), ("backends", shape.backends)] {
-            if !(1..=9).contains(&count) {
-                return Err(LabError::Wrong(format!("a lab has 1 to 9 {range}, not {count}")));
-            }
-        }
+        possible(shape)?;
         let guard = cleanup::Guard::take()?;
         let dir = cleanup::enroll()?;
         let huge_dir = match shape.huge_pages {
@@ -106,23 +79,7 @@ impl Lab {
         let router = namespace("router")?;
         let near = namespace("near")?;
         wire_client(&client, &router)?;
-        router.sysctl(&[
-            "net.ipv4.ip_forward=1",
-            "net.ipv6.conf.all.forwarding=1",
-            "net.ipv4.fib_multipath_hash_policy=1",
-            "net.ipv6.fib_multipath_hash_policy=1",
-        ])?;
-        router.ip_batch(&format!(
-            "link add br0 address {ROUTER_MAC} type bridge stp_state 0 forward_delay 0 mcast_snooping 0\n\
-             link set br0 up\n\
-             address add {ROUTER}/24 dev br0\n\
-             address add {ROUTER6}/64 dev br0 nodad\n"
-        ))?;
-        // Some kernels hand bridged packets to the IP firewall by default.
-        if Path::new("/proc/sys/net/bridge").exists() {
-            router
-                .sysctl(&["net.bridge.bridge-nf-call-iptables=0", "net.bridge.bridge-nf-call-ip6tables=0"])?;
-        }
+        set_up_router(&router)?;
         wire(&near, "eth0", "02:00:00:00:02:00", &router, "near", "br0")?;
         near.ip_batch(&format!(
             "address add {NEAR}/24 dev eth0\n\
@@ -133,10 +90,7 @@ impl Lab {
         let mut balancers = Vec::new();
         for index in 1..=shape.balancers {
             let balancer = namespace(&format!("lb{index}"))?;
-            // The kernel keeps off the port: guidewayd owns it. What the kernel has to say goes through gw0.
-            balancer.sysctl(&["net.ipv6.conf.default.disable_ipv6=1"])?;
-            wire(&balancer, "p0", &balancer_mac(index), &router, &format!("lb{index}"), "br0")?;
-            balancer.sysctl(&["net.ipv6.conf.default.disable_ipv6=0", "net.ipv4.conf.p0.arp_ignore=8"])?;
+            set_up_balancer(&balancer, index, &router)?;
             balancers.push(balancer);
         }
         let management = if shape.management { Some(manage(&balancers)?) } else { None };
@@ -223,16 +177,6 @@ impl Lab {
         self.huge_dir.as_deref()
     }
 
-    /// A configuration for balancer `index` with everything but services.
-    pub fn config(&self, index: u8) -> Config {
-        Config::for_lab(self, index)
-    }
-
-    /// Starts `guidewayd` on a balancer and waits until it is ready.
-    pub fn start_balancer(&self, index: u8, config: &Config) -> Result<Balancer> {
-        Balancer::start(self, index, config)
-    }
-
     /// Sends the VIPs to these balancers, by equal-cost routes if there are several.
     pub fn route_vips(&self, balancers: &[u8]) -> Result<()> {
         let mut lines = String::new();
@@ -284,58 +228,50 @@ impl Lab {
     }
 }
 
-/// Client addresses, IPv4 or IPv6.
-pub fn sources(v4: bool) -> Vec<IpAddr> {
-    CLIENTS
-        .filter_map(|last| {
-            if v4 { format!("10.0.1.{last}").parse() } else { format!("fd00:1::{last}").parse() }.ok()
-        })
-        .collect()
+/// Whether this process may make such a lab.
+fn possible(shape: &Shape) -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(LabError::Missing {
+            what: "the lab makes network namespaces".into(),
+            remedy: "run it as root".into(),
+        });
+    }
+    for (range, count) in [("balancers", shape.balancers), ("backends", shape.backends)] {
+        if !(1..=9).contains(&count) {
+            return Err(LabError::Wrong(format!("a lab has 1 to 9 {range}, not {count}")));
+        }
+    }
+    Ok(())
 }
 
-/// Address of a balancer's exception interface.
-pub fn balancer_address(index: u8) -> String {
-    format!("10.0.2.{}", 10 + index)
+/// Forwarding, and the bridge that everything but the client is on.
+fn set_up_router(router: &Namespace) -> Result<()> {
+    router.sysctl(&[
+        "net.ipv4.ip_forward=1",
+        "net.ipv6.conf.all.forwarding=1",
+        "net.ipv4.fib_multipath_hash_policy=1",
+        "net.ipv6.fib_multipath_hash_policy=1",
+    ])?;
+    router.ip_batch(&format!(
+        "link add br0 address {ROUTER_MAC} type bridge stp_state 0 forward_delay 0 mcast_snooping 0\n\
+         link set br0 up\n\
+         address add {ROUTER}/24 dev br0\n\
+         address add {ROUTER6}/64 dev br0 nodad\n"
+    ))?;
+    // Some kernels hand bridged packets to the IP firewall by default.
+    if Path::new("/proc/sys/net/bridge").exists() {
+        router.sysctl(&["net.bridge.bridge-nf-call-iptables=0", "net.bridge.bridge-nf-call-ip6tables=0"])?;
+    }
+    Ok(())
 }
 
-/// Its IPv6 address.
-pub fn balancer_address6(index: u8) -> String {
-    format!("fd00:2::{}", 10 + index)
-}
-
-/// Address of a balancer on the management network.
-pub fn management_address(index: u8) -> String {
-    format!("10.0.3.{}", 10 + index)
-}
-
-/// Address of a backend on the management network.
-pub fn management_address_of_backend(index: u8) -> String {
-    format!("10.0.3.{}", 20 + index)
-}
-
-/// MAC of a balancer's port and exception interface.
-pub fn balancer_mac(index: u8) -> String {
-    format!("02:00:00:00:00:{}", 10 + index)
-}
-
-/// Address of a backend.
-pub fn backend_address(index: u8) -> String {
-    format!("10.0.2.{}", 20 + index)
-}
-
-/// Its IPv6 address.
-pub fn backend_address6(index: u8) -> String {
-    format!("fd00:2::{}", 20 + index)
-}
-
-/// MAC of a backend's interface and of its VXLAN device.
-pub fn backend_mac(index: u8) -> String {
-    format!("02:00:00:00:00:{}", 20 + index)
-}
-
-/// Name of a namespace of this process.
-pub fn namespace_name(role: &str) -> String {
-    format!("{}{}-{role}", cleanup::PREFIX, std::process::id())
+/// Its port on the router's bridge.
+fn set_up_balancer(balancer: &Namespace, index: u8, router: &Namespace) -> Result<()> {
+    // The kernel keeps off the port: guidewayd owns it. What the kernel has to say goes through gw0.
+    balancer.sysctl(&["net.ipv6.conf.default.disable_ipv6=1"])?;
+    wire(balancer, "p0", &balancer_mac(index), router, &format!("lb{index}"), "br0")?;
+    balancer.sysctl(&["net.ipv6.conf.default.disable_ipv6=0", "net.ipv4.conf.p0.arp_ignore=8"])?;
+    Ok(())
 }
 
 fn nth<'a, T>(all: &'a [T], index: u8, what: &str) -> Result<&'a T> {

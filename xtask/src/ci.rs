@@ -35,7 +35,12 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "TEXT")]
     only: Vec<String>,
     /// Seconds of fuzzing, shared out among the targets; 0 leaves it out
-    #[arg(long, value_name = "SECONDS", default_value_t = 150, value_parser = clap::value_parser!(u64).range(0..=86_400))]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 150,
+        value_parser = clap::value_parser!(u64).range(0..=86_400),
+    )]
     fuzz_s: u64,
 }
 

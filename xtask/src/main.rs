@@ -49,7 +49,7 @@ enum Task {
     Sim(simulate::Arguments),
     /// Count the instructions of a turn and look for what a turn never does: allocate, call the kernel, lock, panic
     Gate(gate::Arguments),
-    /// Check names, widths, lengths and circles in the code of the packet path, and show the circles
+    /// Check names, widths, lengths, comments and circles in the code, and the glossary; and show the circles
     Words,
     /// Write anew what documents say of the code: configs/schema.json, the tables of docs/packet-path.md
     Docs,

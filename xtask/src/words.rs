@@ -1,14 +1,18 @@
-//! Rules about the code of the packet path that no other tool knows: a type's name means one thing, a line
-//! and a function have a length, and files do not use each other in a circle. They are looked for in syntax
+//! Rules about the code that no other tool knows: a type's name means one thing, a line and a function have a
+//! length, a comment is a sentence, and files do not use each other in a circle. They are looked for in syntax
 //! trees, without the tests.
 
 mod circle;
+mod comment;
 mod exception;
+mod finding;
 mod function;
+mod glossary;
 mod import;
 mod line;
 mod manifest;
 mod module;
+mod package;
 mod source;
 mod type_name;
 
@@ -19,39 +23,8 @@ use manifest::Dependencies;
 use module::Modules;
 use source::Source;
 
-/// The crates that a packet meets.
-const CRATES: &[&str] = &["wire", "steer", "flow", "statesync", "worker"];
-
-/// How many files of a crate may use each other in a circle: two, a module and one of its parts.
-const CIRCLES: &[(&str, usize)] = &[("worker", 2)];
-
-/// A rule that knows exceptions.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Rule {
-    TypeName,
-    Line,
-    Function,
-}
-
-impl Rule {
-    const fn text(self) -> &'static str {
-        match self {
-            Rule::TypeName => "one type of a name",
-            Rule::Line => "lines of code have a width",
-            Rule::Function => "functions have a length",
-        }
-    }
-}
-
-/// Where a rule does not hold.
-#[derive(Clone, Debug)]
-struct Finding {
-    rule: Rule,
-    /// What an exception calls it.
-    subject: String,
-    /// What is told of it.
-    message: String,
-}
+/// How many files of a package may use each other in a circle: a module and one of its parts.
+const CIRCLE_MAX: usize = 2;
 
 /// All that is to be said.
 #[derive(Default)]
@@ -87,26 +60,23 @@ pub(crate) fn check() -> Result<(), String> {
 fn examine() -> Result<Report, String> {
     let mut manifests = Vec::new();
     let mut sources = Vec::new();
-    for name in CRATES {
-        let path = project::root().join("crates").join(name).join("Cargo.toml");
-        let text = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
-        manifests.push((*name, text));
-        sources.push((*name, source::read(name)?));
-    }
     let mut report = Report::default();
-    for (name, limit) in CIRCLES {
-        let of_crate = sources.iter().find(|(package, _)| package == name);
-        let (_, files) =
-            of_crate.ok_or_else(|| format!("{name} is none of the crates that are looked at"))?;
-        circles(name, files, *limit, &mut report)?;
+    for package in package::all() {
+        let path = project::root().join(&package.manifest);
+        let text = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+        manifests.push((package.name, text));
+        let files = source::read(&package)?;
+        circles(package.name, &files, CIRCLE_MAX, &mut report)?;
+        sources.extend(files);
     }
-    let all: Vec<Source> = sources.into_iter().flat_map(|(_, files)| files).collect();
-    let mut findings = type_name::check(&all, &Dependencies::of(&manifests));
-    findings.extend(all.iter().flat_map(line::check));
-    findings.extend(all.iter().flat_map(function::check));
+    let mut findings = type_name::check(&sources, &Dependencies::of(&manifests));
+    findings.extend(sources.iter().flat_map(line::check));
+    findings.extend(sources.iter().flat_map(comment::check));
+    findings.extend(sources.iter().flat_map(function::check));
     report.problems.extend(exception::apply(&findings, &exception::all()));
-    let lines: usize = all.iter().map(|source| source.text.lines().count()).sum();
-    report.notes.push(format!("{} files, {lines} lines", all.len()));
+    report.problems.extend(glossary::check()?);
+    let lines: usize = sources.iter().map(|source| source.text.lines().count()).sum();
+    report.notes.push(format!("{} files, {lines} lines", sources.len()));
     Ok(report)
 }
 
@@ -122,7 +92,6 @@ fn circles(package: &str, sources: &[Source], limit: usize, report: &mut Report)
             report.problems.push(format!(
                 "{package}: {size} files use each other in a circle, {limit} are the most: {told}"
             ));
-            continue;
         }
         report.notes.push(format!("{package}: {size} files use each other: {told}"));
         let within = |import: &&Import| {

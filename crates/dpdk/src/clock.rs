@@ -4,7 +4,7 @@ use wire::Tick;
 
 /// Microseconds since this clock was made. Copies tell the same time.
 #[derive(Clone, Copy, Debug)]
-pub struct Clock {
+pub struct TscClock {
     origin: u64,
     /// Microseconds a cycle, times 2^48: precise for years, without a division.
     scale: u64,
@@ -13,12 +13,12 @@ pub struct Clock {
 /// Binary places of `scale`.
 const SHIFT: u32 = 48;
 
-impl Clock {
+impl TscClock {
     /// Starts a clock. EAL measures the counter's frequency at its start, so one must run.
-    pub fn start(_eal: &crate::Eal) -> Clock {
+    pub fn start(_eal: &crate::Eal) -> TscClock {
         // SAFETY: EAL is started.
         let hz = unsafe { dpdk_sys::rte_get_tsc_hz() }.max(1);
-        Clock { origin: cycles(), scale: scale(hz) }
+        TscClock { origin: cycles(), scale: scale(hz) }
     }
 
     /// The time now. A call costs about 10 ns; read it once a turn.

@@ -4,9 +4,7 @@ mod arguments;
 mod diagnosis;
 mod files;
 
-pub(crate) use files::hugetlbfs_mounts;
-
-pub use arguments::{ArgumentError, Arguments, is_hardware, quote};
+pub use arguments::{ArgumentError, EalArguments, is_hardware, quote};
 
 use crate::errno::Errno;
 use crate::log::{self, Level, Sink};
@@ -54,11 +52,11 @@ pub enum EalError {
 /// A running EAL. Cloning shares it; the last one stops it and removes the files it left.
 #[derive(Clone, Debug)]
 pub struct Eal {
-    _inner: Arc<Inner>,
+    _inner: Arc<EalHandle>,
 }
 
 #[derive(Debug)]
-struct Inner {
+struct EalHandle {
     prefix: Option<String>,
     runtime_dir: Option<PathBuf>,
 }
@@ -107,7 +105,7 @@ impl Eal {
         let prefix = arguments::file_prefix(arguments);
         // SAFETY: EAL is started, so the directory is set.
         let directory = unsafe { dpdk_sys::rte_eal_get_runtime_dir() };
-        let eal = Eal { _inner: Arc::new(Inner { prefix, runtime_dir: path(directory) }) };
+        let eal = Eal { _inner: Arc::new(EalHandle { prefix, runtime_dir: path(directory) }) };
         for (level, line) in log::release(sink) {
             sink(level.max(Level::Warning), &line);
         }
@@ -150,7 +148,7 @@ impl Eal {
     }
 }
 
-impl Drop for Inner {
+impl Drop for EalHandle {
     fn drop(&mut self) {
         // After rte_eal_cleanup the memory is unmapped, so it is skipped while anything may still point there; the
         // kernel takes everything back a moment later, when the process ends.

@@ -49,14 +49,14 @@ impl Level {
 /// Takes DPDK's log lines; called from any thread.
 pub type Sink = fn(Level, &str);
 
-struct State {
+struct LogState {
     captured: Vec<(Level, String)>,
     sink: Option<Sink>,
 }
 
-static STATE: Mutex<State> = Mutex::new(State { captured: Vec::new(), sink: None });
+static STATE: Mutex<LogState> = Mutex::new(LogState { captured: Vec::new(), sink: None });
 
-fn state() -> MutexGuard<'static, State> {
+fn state() -> MutexGuard<'static, LogState> {
     STATE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -2,7 +2,7 @@
 
 use crate::eal::{self, Eal};
 use crate::errno::Errno;
-use crate::memory;
+use crate::huge_pages;
 use std::ffi::CString;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -45,7 +45,8 @@ pub enum PoolError {
     },
     /// Something else.
     #[error(
-        "cannot create the pool of {count} packet buffers [{errno}]; is librte_mempool_ring installed with the other drivers?"
+        "cannot create the pool of {count} packet buffers [{errno}]; is librte_mempool_ring installed with \
+         the other drivers?"
     )]
     Refused {
         /// Buffers asked for.
@@ -73,11 +74,11 @@ pub fn pool_bytes(count: u32, room: u16) -> u64 {
 /// A pool; cloning shares it.
 #[derive(Clone, Debug)]
 pub struct Mempool {
-    inner: Arc<Inner>,
+    inner: Arc<PoolHandle>,
 }
 
 #[derive(Debug)]
-struct Inner {
+struct PoolHandle {
     pool: NonNull<dpdk_sys::rte_mempool>,
     count: u32,
     room: u16,
@@ -85,9 +86,9 @@ struct Inner {
 }
 
 // SAFETY: the pool is a multi-producer, multi-consumer ring with caches per lcore; all operations may be called from any thread.
-unsafe impl Send for Inner {}
+unsafe impl Send for PoolHandle {}
 // SAFETY: as above.
-unsafe impl Sync for Inner {}
+unsafe impl Sync for PoolHandle {}
 
 impl Mempool {
     /// A pool of `count` buffers (best a power of two less one) with `room` bytes each (see [`data_room`]).
@@ -110,12 +111,12 @@ impl Mempool {
             let pool =
                 unsafe { dpdk_sys::rte_pktmbuf_pool_create(c_name.as_ptr(), count, cache, 0, room, socket) };
             if let Some(pool) = NonNull::new(pool) {
-                return Ok(Mempool { inner: Arc::new(Inner { pool, count, room, _eal: eal.clone() }) });
+                return Ok(Mempool { inner: Arc::new(PoolHandle { pool, count, room, _eal: eal.clone() }) });
             }
         }
         let errno = Errno::last();
         Err(if errno == Errno::NOMEM {
-            let help = memory::remedy(pool_bytes(count, room));
+            let help = huge_pages::remedy(pool_bytes(count, room));
             PoolError::NoMemory { count, room, socket: wanted, errno, help }
         } else {
             PoolError::Refused { count, errno }
@@ -142,14 +143,14 @@ impl Mempool {
     }
 }
 
-impl Inner {
+impl PoolHandle {
     fn available(&self) -> u32 {
         // SAFETY: the pool is alive.
         unsafe { dpdk_sys::rte_mempool_avail_count(self.pool.as_ptr()) }
     }
 }
 
-impl Drop for Inner {
+impl Drop for PoolHandle {
     fn drop(&mut self) {
         if self.available() < self.count {
             // A driver kept buffers, or an Mbuf is still alive somewhere: the pool must stay, and its memory too.

@@ -78,7 +78,8 @@ pub enum PortError {
     },
     /// The MAC can neither be set nor stood in for by promiscuous mode.
     #[error(
-        "device {device:?} ({driver}) cannot take another MAC [{errno}] and has no promiscuous mode; remove the port's `mac`"
+        "device {device:?} ({driver}) cannot take another MAC [{errno}] and has no promiscuous mode; remove \
+         the port's `mac`"
     )]
     Mac {
         /// Device string.
@@ -163,17 +164,17 @@ pub struct Device {
 /// A started port. Dropping it and all its queues stops and closes the device.
 #[derive(Debug)]
 pub struct Port {
-    inner: Arc<Inner>,
+    inner: Arc<PortHandle>,
     queues: Vec<Queue>,
     notes: Vec<String>,
 }
 
 /// Reads a port's state from any thread; keeps the port open.
 #[derive(Clone, Debug)]
-pub struct Observer(Arc<Inner>);
+pub struct Observer(Arc<PortHandle>);
 
 #[derive(Debug)]
-pub(crate) struct Inner {
+pub(crate) struct PortHandle {
     pub(crate) id: u16,
     pub(crate) driver: String,
     device: String,
@@ -274,7 +275,7 @@ impl Device {
     /// [`PortError`]; the device is closed then.
     pub fn start(self, setup: &PortSetup, pool: &Mempool) -> Result<Port, PortError> {
         let Device { id, device, info, eal } = self;
-        let mut inner = Inner {
+        let mut inner = PortHandle {
             id,
             driver: info.driver.clone(),
             device,
@@ -293,7 +294,7 @@ impl Device {
     }
 }
 
-impl Inner {
+impl PortHandle {
     /// Every step in the order DPDK wants; gives notes about what the device could not do. On an error `Drop` closes.
     fn start(
         &mut self,
@@ -302,84 +303,10 @@ impl Inner {
         pool: &Mempool,
     ) -> Result<Vec<String>, PortError> {
         let mut notes = Vec::new();
-        if info.queues_max < setup.queues {
-            return Err(PortError::TooFewQueues {
-                device: self.device.clone(),
-                driver: self.driver.clone(),
-                available: info.queues_max,
-                wanted: setup.queues,
-                help: match self.driver.as_str() {
-                    "net_af_packet" => {
-                        "give it more with `qpairs=N` in the device string, or use fewer workers.cpus"
-                    }
-                    "net_af_xdp" => {
-                        "give it more with `queue_count=N` if the interface has that many (ethtool -l; a veth has one), \
-                         or use fewer workers.cpus"
-                    }
-                    "net_pcap" => "repeat rx_pcap= and tx_pcap= once for each, or use fewer workers.cpus",
-                    _ => "use fewer workers.cpus, or another device",
-                },
-            });
-        }
-        if !(info.mtu_min..=info.mtu_max).contains(&setup.mtu) {
-            return Err(PortError::Mtu {
-                device: self.device.clone(),
-                driver: self.driver.clone(),
-                min: info.mtu_min,
-                max: info.mtu_max,
-                wanted: setup.mtu,
-            });
-        }
-
-        let mut conf = dpdk_sys::rte_eth_conf::default();
-        conf.rxmode.mtu = u32::from(setup.mtu);
-        let rss = info.rss & dpdk_sys::shim_rss_ip_tcp_udp;
-        if setup.rss && setup.queues > 1 {
-            if rss == 0 {
-                notes.push("the device has no receive-side scaling by address and port; it spreads flows over its queues as it does".to_owned());
-            } else {
-                conf.rxmode.mq_mode = dpdk_sys::rte_eth_rx_mq_mode::RTE_ETH_MQ_RX_RSS;
-                conf.rx_adv_conf.rss_conf.rss_hf = rss;
-            }
-        }
-        // SAFETY: the port exists and is stopped; the configuration is copied.
-        let result =
-            unsafe { dpdk_sys::rte_eth_dev_configure(self.id, setup.queues, setup.queues, &raw const conf) };
-        self.step("configure its queues", result)?;
-
-        // SAFETY: configured and stopped.
-        let result = unsafe { dpdk_sys::rte_eth_dev_set_mtu(self.id, setup.mtu) };
-        match Errno::check(result) {
-            Ok(_) => {}
-            Err(errno) if errno.is_unsupported() => {
-                notes.push(format!(
-                    "the device has no MTU of its own to set; frames up to mtu {} are sent as they are",
-                    setup.mtu
-                ));
-            }
-            Err(errno) => return Err(self.failed("set its MTU", errno)),
-        }
-
-        let socket = info.socket.map_or(dpdk_sys::SOCKET_ID_ANY as u32, u32::from);
-        for queue in 0..setup.queues {
-            // SAFETY: configured; a null configuration means the driver's default; the pool outlives the port.
-            let result = unsafe {
-                dpdk_sys::rte_eth_rx_queue_setup(
-                    self.id,
-                    queue,
-                    info.rx_ring_size,
-                    socket,
-                    std::ptr::null(),
-                    pool.as_ptr(),
-                )
-            };
-            self.step("set up a receive queue", result)?;
-            // SAFETY: as above.
-            let result = unsafe {
-                dpdk_sys::rte_eth_tx_queue_setup(self.id, queue, info.tx_ring_size, socket, std::ptr::null())
-            };
-            self.step("set up a transmit queue", result)?;
-        }
+        self.check(info, setup)?;
+        self.configure(info, setup, &mut notes)?;
+        self.set_mtu(setup.mtu, &mut notes)?;
+        self.set_up_queues(info, setup.queues, pool)?;
 
         // SAFETY: all queues are set up.
         let result = unsafe { dpdk_sys::rte_eth_dev_start(self.id) };
@@ -400,6 +327,107 @@ impl Inner {
         Ok(notes)
     }
 
+    /// Whether the device has as many queues, and takes the MTU.
+    fn check(&self, info: &DeviceInfo, setup: &PortSetup) -> Result<(), PortError> {
+        if info.queues_max < setup.queues {
+            return Err(PortError::TooFewQueues {
+                device: self.device.clone(),
+                driver: self.driver.clone(),
+                available: info.queues_max,
+                wanted: setup.queues,
+                help: match self.driver.as_str() {
+                    "net_af_packet" => {
+                        "give it more with `qpairs=N` in the device string, or use fewer workers.cpus"
+                    }
+                    "net_af_xdp" => {
+                        "give it more with `queue_count=N` if the interface has that many (ethtool -l; a \
+                         veth has one), \
+                         or use fewer workers.cpus"
+                    }
+                    "net_pcap" => "repeat rx_pcap= and tx_pcap= once for each, or use fewer workers.cpus",
+                    _ => "use fewer workers.cpus, or another device",
+                },
+            });
+        }
+        if !(info.mtu_min..=info.mtu_max).contains(&setup.mtu) {
+            return Err(PortError::Mtu {
+                device: self.device.clone(),
+                driver: self.driver.clone(),
+                min: info.mtu_min,
+                max: info.mtu_max,
+                wanted: setup.mtu,
+            });
+        }
+        Ok(())
+    }
+
+    /// Queues, and receive-side scaling where the device has it.
+    fn configure(
+        &self,
+        info: &DeviceInfo,
+        setup: &PortSetup,
+        notes: &mut Vec<String>,
+    ) -> Result<(), PortError> {
+        let mut conf = dpdk_sys::rte_eth_conf::default();
+        conf.rxmode.mtu = u32::from(setup.mtu);
+        let rss = info.rss & dpdk_sys::shim_rss_ip_tcp_udp;
+        if setup.rss && setup.queues > 1 {
+            if rss == 0 {
+                notes.push(
+                    "the device has no receive-side scaling by address and port; it spreads flows over its \
+                     queues as it does"
+                        .to_owned(),
+                );
+            } else {
+                conf.rxmode.mq_mode = dpdk_sys::rte_eth_rx_mq_mode::RTE_ETH_MQ_RX_RSS;
+                conf.rx_adv_conf.rss_conf.rss_hf = rss;
+            }
+        }
+        // SAFETY: the port exists and is stopped; the configuration is copied.
+        let result =
+            unsafe { dpdk_sys::rte_eth_dev_configure(self.id, setup.queues, setup.queues, &raw const conf) };
+        self.step("configure its queues", result)
+    }
+
+    fn set_mtu(&self, mtu: u16, notes: &mut Vec<String>) -> Result<(), PortError> {
+        // SAFETY: configured and stopped.
+        let result = unsafe { dpdk_sys::rte_eth_dev_set_mtu(self.id, mtu) };
+        match Errno::check(result) {
+            Ok(_) => Ok(()),
+            Err(errno) if errno.is_unsupported() => {
+                notes.push(format!(
+                    "the device has no MTU of its own to set; frames up to mtu {mtu} are sent as they are"
+                ));
+                Ok(())
+            }
+            Err(errno) => Err(self.failed("set its MTU", errno)),
+        }
+    }
+
+    fn set_up_queues(&self, info: &DeviceInfo, queues: u16, pool: &Mempool) -> Result<(), PortError> {
+        let socket = info.socket.map_or(dpdk_sys::SOCKET_ID_ANY as u32, u32::from);
+        for queue in 0..queues {
+            // SAFETY: configured; a null configuration means the driver's default; the pool outlives the port.
+            let result = unsafe {
+                dpdk_sys::rte_eth_rx_queue_setup(
+                    self.id,
+                    queue,
+                    info.rx_ring_size,
+                    socket,
+                    std::ptr::null(),
+                    pool.as_ptr(),
+                )
+            };
+            self.step("set up a receive queue", result)?;
+            // SAFETY: as above.
+            let result = unsafe {
+                dpdk_sys::rte_eth_tx_queue_setup(self.id, queue, info.tx_ring_size, socket, std::ptr::null())
+            };
+            self.step("set up a transmit queue", result)?;
+        }
+        Ok(())
+    }
+
     fn set_mac(&mut self, mac: [u8; 6], notes: &mut Vec<String>) -> Result<(), PortError> {
         let mut address = dpdk_sys::rte_ether_addr { addr_bytes: mac };
         // SAFETY: the port is started; the address is copied.
@@ -407,10 +435,16 @@ impl Inner {
         match Errno::check(result) {
             Ok(_) => {}
             Err(_) if self.promiscuous => notes.push(
-                "the device keeps its own MAC; the configured one is used in frames, and promiscuous mode receives it".to_owned(),
+                "the device keeps its own MAC; the configured one is used in frames, and promiscuous mode \
+                 receives it"
+                    .to_owned(),
             ),
             Err(errno) => {
-                return Err(PortError::Mac { device: self.device.clone(), driver: self.driver.clone(), errno });
+                return Err(PortError::Mac {
+                    device: self.device.clone(),
+                    driver: self.driver.clone(),
+                    errno,
+                });
             }
         }
         self.mac = mac;
@@ -426,7 +460,7 @@ impl Inner {
     }
 }
 
-impl Drop for Inner {
+impl Drop for PortHandle {
     fn drop(&mut self) {
         if self.promiscuous {
             // Otherwise the kernel interface below an AF_XDP or AF_PACKET port stays promiscuous.

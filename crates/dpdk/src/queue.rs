@@ -12,7 +12,7 @@ use worker::{Frames, PacketIo};
 /// that polls it, as DPDK demands; keeps the port open.
 #[derive(Debug)]
 pub struct Queue {
-    pub(crate) port: Arc<port::Inner>,
+    pub(crate) port: Arc<port::PortHandle>,
     pub(crate) index: u16,
 }
 

@@ -23,17 +23,17 @@ pub struct RingError {
 }
 
 #[derive(Debug)]
-struct Inner {
+struct RingHandle {
     ring: NonNull<dpdk_sys::rte_ring>,
     _eal: Eal,
 }
 
 // SAFETY: one producer and one consumer may work at the same time, and the two ends below exist once each.
-unsafe impl Send for Inner {}
+unsafe impl Send for RingHandle {}
 // SAFETY: as above.
-unsafe impl Sync for Inner {}
+unsafe impl Sync for RingHandle {}
 
-impl Drop for Inner {
+impl Drop for RingHandle {
     fn drop(&mut self) {
         // SAFETY: made by rte_ring_create and freed once, after both ends.
         unsafe { dpdk_sys::rte_ring_free(self.ring.as_ptr()) };
@@ -42,27 +42,27 @@ impl Drop for Inner {
 
 /// The producer's end.
 #[derive(Debug)]
-pub struct Sender(Arc<Inner>);
+pub struct RingSender(Arc<RingHandle>);
 
 /// The consumer's end.
 #[derive(Debug)]
-pub struct Receiver(Arc<Inner>);
+pub struct RingReceiver(Arc<RingHandle>);
 
 /// A ring of `depth` (a power of two) places, of which one stays empty.
 ///
 /// # Errors
 /// [`RingError`].
-pub fn channel(eal: &Eal, name: &str, depth: u32) -> Result<(Sender, Receiver), RingError> {
+pub fn channel(eal: &Eal, name: &str, depth: u32) -> Result<(RingSender, RingReceiver), RingError> {
     let refused = |errno| RingError { depth, errno };
     let name = CString::new(name).map_err(|_| refused(Errno::INVAL))?;
     // SAFETY: EAL is started; the name is copied.
     let ring = unsafe { dpdk_sys::rte_ring_create(name.as_ptr(), depth, dpdk_sys::SOCKET_ID_ANY, SINGLE) };
     let ring = NonNull::new(ring).ok_or_else(|| refused(Errno::last()))?;
-    let inner = Arc::new(Inner { ring, _eal: eal.clone() });
-    Ok((Sender(Arc::clone(&inner)), Receiver(inner)))
+    let inner = Arc::new(RingHandle { ring, _eal: eal.clone() });
+    Ok((RingSender(Arc::clone(&inner)), RingReceiver(inner)))
 }
 
-impl Sender {
+impl RingSender {
     /// Puts items from the front in; how many is returned.
     #[inline]
     pub fn push(&mut self, items: &[u64]) -> usize {
@@ -73,7 +73,7 @@ impl Sender {
     }
 }
 
-impl Receiver {
+impl RingReceiver {
     /// Takes items out; how many is returned.
     #[inline]
     pub fn pop(&mut self, items: &mut [u64; BURST_MAX], count: usize) -> usize {

@@ -76,9 +76,9 @@ enum Scalar {
     Text(CString),
 }
 
-type Entry = (CString, Scalar);
+type DictEntry = (CString, Scalar);
 
-fn add(data: *mut dpdk_sys::rte_tel_data, (name, value): &Entry) {
+fn add(data: *mut dpdk_sys::rte_tel_data, (name, value): &DictEntry) {
     // A refused entry is left out: there is nobody to tell.
     match value {
         Scalar::Unsigned(value) => {
@@ -98,7 +98,7 @@ fn add(data: *mut dpdk_sys::rte_tel_data, (name, value): &Entry) {
 
 /// The scalars of a JSON value by path (`web/b1/packets`), as far as a dictionary holds them; what does not fit is
 /// counted in a last entry `omitted`.
-fn entries(value: &Value, start: &str) -> Vec<Entry> {
+fn entries(value: &Value, start: &str) -> Vec<DictEntry> {
     let mut all = Vec::new();
     flatten("", value, 0, &mut all);
     all.retain(|(path, _)| path.starts_with(start));

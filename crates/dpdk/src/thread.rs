@@ -5,7 +5,7 @@ use crate::eal::Eal;
 use crate::errno::Errno;
 use core::ffi::{c_int, c_void};
 
-type Job = Box<dyn FnOnce() + Send>;
+type LcoreJob = Box<dyn FnOnce() + Send>;
 
 /// A closure did not start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -32,13 +32,13 @@ pub fn launch(eal: &Eal, lcore: u32, job: impl FnOnce() + Send + 'static) -> Res
     if !eal.worker_lcores().contains(&lcore) {
         return Err(LaunchError { lcore, errno: Errno::INVAL });
     }
-    let job: Job = Box::new(job);
+    let job: LcoreJob = Box::new(job);
     let argument = Box::into_raw(Box::new(job)).cast::<c_void>();
     // SAFETY: the lcore exists and `argument` is what `run` expects.
     let result = unsafe { dpdk_sys::rte_eal_remote_launch(Some(run), argument, lcore) };
     if let Err(errno) = Errno::check(result) {
         // SAFETY: the lcore did not take the argument, so it is still ours.
-        drop(unsafe { Box::from_raw(argument.cast::<Job>()) });
+        drop(unsafe { Box::from_raw(argument.cast::<LcoreJob>()) });
         return Err(LaunchError { lcore, errno });
     }
     Ok(Running { lcore, _eal: eal.clone() })
@@ -47,7 +47,7 @@ pub fn launch(eal: &Eal, lcore: u32, job: impl FnOnce() + Send + 'static) -> Res
 /// On the lcore. A panic in the job ends the process, as unwinding into C must not happen.
 unsafe extern "C" fn run(argument: *mut c_void) -> c_int {
     // SAFETY: `launch` made it from a box of this type and gave it away.
-    let job = unsafe { Box::from_raw(argument.cast::<Job>()) };
+    let job = unsafe { Box::from_raw(argument.cast::<LcoreJob>()) };
     job();
     0
 }

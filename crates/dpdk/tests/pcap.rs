@@ -2,7 +2,7 @@
 //! One test: EAL starts once per process.
 #![allow(clippy::unwrap_used)]
 
-use dpdk::{Clock, Device, DpdkIo, Eal, Mempool, PortSetup, thread};
+use dpdk::{Device, DpdkIo, Eal, Mempool, PortSetup, TscClock, thread};
 use std::sync::mpsc;
 use std::time::Duration;
 use wire::PortId;
@@ -99,7 +99,7 @@ fn a_job_on_an_lcore_copies_a_file() {
     let error = attached.unwrap_err().to_string();
     assert!(error.contains("1 queue(s) and 2 workers"), "{error}");
 
-    let clock = Clock::start(&eal);
+    let clock = TscClock::start(&eal);
     let mut io = DpdkIo::new(port.take_queues(), pool.clone());
     let (tell, told) = mpsc::channel();
     let job = move || {

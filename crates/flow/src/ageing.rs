@@ -339,8 +339,8 @@ impl Ageing {
         idle_us(self.timing(word), word, now)
     }
 
-    /// The same for an entry that was last looked at, at the latest, at `seen`: however long ago that is, wrapped
-    /// epochs do not deceive.
+    /// How long an entry has been idle at least that was last looked at, at the latest, at `seen`: however long ago
+    /// that is, wrapped epochs do not deceive. `None` when it is expired.
     pub(crate) fn idle_us_since(&self, word: Word, seen: Tick, now: Tick) -> Option<u64> {
         idle_us_since(self.timing(word), word, seen, now)
     }

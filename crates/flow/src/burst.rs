@@ -32,7 +32,7 @@ impl Default for Keys {
 }
 
 impl Keys {
-    /// None.
+    /// No keys.
     pub const fn new() -> Keys {
         Keys {
             narrow: [0; BURST],

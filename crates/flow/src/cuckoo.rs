@@ -25,7 +25,7 @@ use wire::{BackendId, Tick};
 /// finds nearly all chains, and a long one begins with some kilobytes to clear. So no insertion looks at more than 1340 buckets.
 const SEARCH_MAX: usize = 256;
 const SEARCH_SHORT_MAX: usize = 12;
-/// The same where a bucket has only two slots, and a search grows by one bucket a step instead of four.
+/// Buckets of the first search where a bucket has only two slots, and a search grows by one bucket a step instead of four.
 const SEARCH_SHORT_NARROWLY_MAX: usize = 64;
 
 /// What long searches may cost, in buckets: each insertion into two full buckets saves up so much, to no more than the second, so
@@ -72,7 +72,7 @@ struct Vacancy {
 
 /// A bucket on the search for a chain.
 #[derive(Clone, Copy)]
-struct Step {
+struct SearchStep {
     bucket: u32,
     /// Whose entry would move here: a step, and its slot.
     parent: u16,
@@ -520,7 +520,7 @@ impl<B: Search> Cuckoo<B> {
         pair: Pair,
         clock: &Clock,
     ) -> (Option<Vacancy>, usize) {
-        let mut steps = [Step { bucket: 0, parent: ROOT, slot: 0 }; MAX];
+        let mut steps = [SearchStep { bucket: 0, parent: ROOT, slot: 0 }; MAX];
         let mut met = Met([0; WORDS]);
         for (step, bucket) in steps.iter_mut().zip([pair.0, pair.1]) {
             step.bucket = bucket;
@@ -544,7 +544,7 @@ impl<B: Search> Cuckoo<B> {
                 if let Some(step) = steps.get_mut(len)
                     && met.is_new(bucket)
                 {
-                    *step = Step { bucket, parent: at as u16, slot: slot as u8 };
+                    *step = SearchStep { bucket, parent: at as u16, slot: slot as u8 };
                     len += 1;
                 }
             }
@@ -555,7 +555,7 @@ impl<B: Search> Cuckoo<B> {
 
     /// Moves the entries of a chain, last first: the entry in `slot` of step `at` to `end`, the one that was to
     /// follow it into its place, and so on. Gives the slot at the beginning of the chain.
-    fn shift(&self, steps: &[Step], at: usize, slot: usize, end: Place) -> Place {
+    fn shift(&self, steps: &[SearchStep], at: usize, slot: usize, end: Place) -> Place {
         let mut to = end;
         let mut from = (at, slot);
         // The root is no step.

@@ -115,7 +115,7 @@ impl Word {
         Word((backend.0 << 12) | (timing.0 as u32) << 11 | (state as u32) << 8 | epoch as u32)
     }
 
-    /// The same with this backend, of one that has 0.
+    /// This word with a backend, where it has 0.
     #[inline]
     pub(crate) const fn with_backend(self, backend: BackendId) -> Word {
         Word(self.0 | backend.0 << 12)

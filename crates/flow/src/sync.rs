@@ -17,7 +17,7 @@ pub(crate) fn load_own(word: &AtomicU32) -> u32 {
     word.load(Ordering::Relaxed)
 }
 
-/// See above.
+/// Reads a word of which the calling thread is the only writer.
 #[cfg(loom)]
 #[expect(unsafe_code, reason = "loom checks that no other thread writes at the same time")]
 pub(crate) fn load_own(word: &AtomicU32) -> u32 {

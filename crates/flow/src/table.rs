@@ -353,7 +353,7 @@ impl Table {
         self.set_backend(key, hit, hit.backend, state, now)
     }
 
-    /// The same, with another backend. A trusted flow may become untrusted this way (a new connection from the same
+    /// Notes a packet of an entry as [`touch`](Table::touch) does, and gives it another backend. A trusted flow may become untrusted this way (a new connection from the same
     /// port): it keeps its slot, also above the quota. False when there was something to write and the entry is gone.
     #[inline]
     pub fn set_backend(

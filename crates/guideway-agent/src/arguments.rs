@@ -1,7 +1,7 @@
 //! The command line.
 
 use clap::{Args, Parser, Subcommand};
-use startup::{Filter, Format};
+use startup::{Filter, LogFormat};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -15,17 +15,18 @@ pub(crate) const SOCKET: &str = "/run/guideway-agent/agent.sock";
 #[command(name = "guideway-agent", version = env!("GUIDEWAY_VERSION"), after_long_help = AFTER_HELP)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
-    pub(crate) command: Command,
+    pub(crate) command: Subcommands,
 }
 
 const AFTER_HELP: &str = "\
-Signals to `run`: SIGHUP reads the file again; SIGTERM and SIGINT deregister what the file registered (not with --keep), \
+Signals to `run`: SIGHUP reads the file again; SIGTERM and SIGINT deregister what the file registered (not \
+with --keep), \
 finish and exit with 0.
 
 Exit status: 0 when it is done, 1 when something failed or was refused, 2 for a bad file or command line.";
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Command {
+pub(crate) enum Subcommands {
     /// Run the agent.
     Run(Run),
     /// Register a backend with the agent that runs here. Again: nothing new, or new figures.
@@ -33,7 +34,7 @@ pub(crate) enum Command {
     /// Take a backend that was registered with `register` out: no new flows, the old ones live on.
     Deregister(Deregister),
     /// Show machines, backends and checks.
-    Status(Status),
+    Status(StatusArguments),
     /// Check a file, its token files and certificates.
     CheckConfig(CheckConfig),
 }
@@ -49,8 +50,14 @@ pub(crate) struct Run {
     pub(crate) keep: bool,
 
     /// Form of the log lines on standard error.
-    #[arg(long, value_enum, default_value_t = Format::Text, env = "GUIDEWAY_LOG_FORMAT", hide_env_values = true)]
-    pub(crate) log_format: Format,
+    #[arg(
+        long,
+        value_enum,
+        default_value_t = LogFormat::Text,
+        env = "GUIDEWAY_LOG_FORMAT",
+        hide_env_values = true,
+    )]
+    pub(crate) log_format: LogFormat,
 
     /// Least level that is logged: off, error, warn, info, debug, trace; or directives such as `info,control=debug`.
     #[arg(long, value_name = "LEVEL", default_value = "info", env = "GUIDEWAY_LOG", hide_env_values = true)]
@@ -66,16 +73,22 @@ pub(crate) struct CheckConfig {
 
 /// Where the agent listens for commands.
 #[derive(Debug, Args)]
-pub(crate) struct Agent {
+pub(crate) struct AgentAddress {
     /// The agent's local socket.
-    #[arg(long, value_name = "PATH", default_value = SOCKET, env = "GUIDEWAY_AGENT_SOCKET", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "PATH",
+        default_value = SOCKET,
+        env = "GUIDEWAY_AGENT_SOCKET",
+        hide_env_values = true,
+    )]
     pub(crate) socket: PathBuf,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Register {
     #[command(flatten)]
-    pub(crate) agent: Agent,
+    pub(crate) agent: AgentAddress,
 
     /// The service.
     #[arg(long, value_name = "NAME")]
@@ -117,7 +130,7 @@ pub(crate) struct Register {
 #[derive(Debug, Args)]
 pub(crate) struct Deregister {
     #[command(flatten)]
-    pub(crate) agent: Agent,
+    pub(crate) agent: AgentAddress,
 
     /// The service.
     #[arg(long, value_name = "NAME")]
@@ -129,9 +142,9 @@ pub(crate) struct Deregister {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Status {
+pub(crate) struct StatusArguments {
     #[command(flatten)]
-    pub(crate) agent: Agent,
+    pub(crate) agent: AgentAddress,
 
     /// As JSON.
     #[arg(long)]

@@ -1,6 +1,6 @@
 //! The commands that talk to a running agent.
 
-use crate::arguments::{Agent, Deregister, Register, Status};
+use crate::arguments::{AgentAddress, Deregister, Register, StatusArguments};
 use crate::host::phase_word;
 use crate::request::{self, BackendStatus, Outcome, Reply, Request};
 use model::agent::Phase;
@@ -69,7 +69,7 @@ pub(crate) fn deregister(of: &Deregister) -> Result<(), Failed> {
 }
 
 /// `guideway-agent status`.
-pub(crate) fn status(of: &Status) -> Result<(), Failed> {
+pub(crate) fn status(of: &StatusArguments) -> Result<(), Failed> {
     let status = ask_status(&of.agent)?;
     if of.json {
         let text = serde_json::to_string_pretty(&status).map_err(|e| (e.to_string(), String::new()))?;
@@ -179,7 +179,7 @@ fn picture(status: &request::Status) -> String {
     out
 }
 
-fn ask_status(agent: &Agent) -> Result<request::Status, Failed> {
+fn ask_status(agent: &AgentAddress) -> Result<request::Status, Failed> {
     ask(&agent.socket, &Request::Status {})?
         .status
         .ok_or_else(|| ("an answer without a status".to_owned(), "is the agent of this version?".to_owned()))

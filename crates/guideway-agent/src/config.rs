@@ -96,18 +96,18 @@ pub(crate) struct Loaded {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
-    agent: Spanned<Agent>,
+    agent: Spanned<AgentTable>,
     #[serde(default)]
     service: Vec<Service>,
     #[serde(default)]
     backend: Vec<Spanned<RawBackend>>,
     #[serde(default)]
-    command: BTreeMap<String, Command>,
+    command: BTreeMap<String, CommandTable>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Agent {
+struct AgentTable {
     name: Option<Spanned<String>>,
     socket: Option<Spanned<PathBuf>>,
     machines: Spanned<Vec<Spanned<String>>>,
@@ -157,7 +157,7 @@ const fn yes() -> bool {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Command {
+struct CommandTable {
     argv: Spanned<Vec<String>>,
 }
 
@@ -504,7 +504,10 @@ fn backends(
     backends
 }
 
-fn commands(given: BTreeMap<String, Command>, problems: &mut Problems<'_>) -> BTreeMap<String, Vec<String>> {
+fn commands(
+    given: BTreeMap<String, CommandTable>,
+    problems: &mut Problems<'_>,
+) -> BTreeMap<String, Vec<String>> {
     let count = given.len();
     let mut commands = BTreeMap::new();
     for (name, command) in given {

@@ -4,8 +4,8 @@
 //! else counts. Before it a machine may challenge, or refuse, and no more. Nothing of a machine's is held but one frame and the room of
 //! the channel; what it does not read is bounded by [`QUEUED_MAX`].
 
+use crate::event::Event;
 use crate::host::{Link, Shares};
-use crate::run::Event;
 use crate::tls::Client;
 use model::agent::seal::{Opener, Sealer, SessionKeys};
 use model::agent::{ToAgent, ToMachine};

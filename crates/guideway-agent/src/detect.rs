@@ -1,8 +1,8 @@
 //! A running check: probes at once and then once an interval, and tells each result. What results mean is not known here.
 
+use crate::event::Event;
 use crate::host::{Act, DetectorId, Job};
 use crate::random::Random;
-use crate::run::Event;
 use health::Failure;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;

@@ -41,7 +41,7 @@ const KEEP_MS: u64 = 10_000;
 const AGAIN_MS: u64 = 100;
 /// Time to the next attempt to register what another agent holds, what is one too many, or what is gone, milliseconds.
 const RETRY_SOON_MS: u64 = 10_000;
-/// The same for other refusals.
+/// Time to the next attempt to register what was refused for another reason, milliseconds.
 const RETRY_LATE_MS: u64 = 60_000;
 /// How long a machine that was away can still learn of a deregistration, milliseconds.
 const OVER_MS: u64 = 3_600_000;
@@ -198,44 +198,9 @@ impl Host {
         now_ms: u64,
     ) -> Result<Outcome, Unfit> {
         self.tell_fresh();
-        if let Some((problem, help)) = backend.problem() {
-            return Err(Unfit::new(problem, help));
-        }
-        if !self.config.services.contains_key(&backend.service) {
-            return Err(Unfit::new(
-                format!("this agent has no service {:?}", backend.service),
-                "add a [[service]] of that name with its token_file to the agent's file, and reload it (SIGHUP)",
-            ));
-        }
+        self.may_register(&backend, origin)?;
         let id = (backend.service.clone(), backend.name.clone());
-        let claimed = self.held.values().map(|held| &held.registration.backend).find(|other| {
-            other.service == backend.service && other.address == backend.address && other.name != backend.name
-        });
-        if let Some(other) = claimed {
-            return Err(Unfit::new(
-                format!("{} is backend {} of service {} already", other.address, other.name, other.service),
-                "deregister that one first",
-            ));
-        }
-        if origin == Origin::Socket && !self.is_local(backend.address) {
-            return Err(Unfit::new(
-                format!("{} is not an address of this host", backend.address),
-                "add it to agent.addresses (a network of containers can be given there), and reload the file (SIGHUP)",
-            ));
-        }
         let held = self.held.get(&id);
-        if origin == Origin::Socket && held.is_some_and(|held| held.origin == Origin::File) {
-            return Err(Unfit::new(
-                format!("backend {} of service {} is in the agent's file", backend.name, backend.service),
-                "edit the file and reload it (SIGHUP)",
-            ));
-        }
-        if held.is_none() && self.held.len() >= BACKENDS_MAX {
-            return Err(Unfit::new(
-                format!("{} backends are registered", self.held.len()),
-                format!("an agent speaks for at most {BACKENDS_MAX}: deregister some"),
-            ));
-        }
         let same = held.filter(|held| held.registration.backend.address == backend.address);
         let incarnation =
             incarnation.or_else(|| same.map(|held| held.registration.incarnation)).unwrap_or_else(|| {
@@ -277,6 +242,50 @@ impl Host {
             self.say_everywhere(&id);
         }
         Ok(outcome)
+    }
+
+    /// Whether this agent may speak for `backend`, and has room for it.
+    fn may_register(&self, backend: &Backend, origin: Origin) -> Result<(), Unfit> {
+        if let Some((problem, help)) = backend.problem() {
+            return Err(Unfit::new(problem, help));
+        }
+        if !self.config.services.contains_key(&backend.service) {
+            return Err(Unfit::new(
+                format!("this agent has no service {:?}", backend.service),
+                "add a [[service]] of that name with its token_file to the agent's file, and reload it \
+                 (SIGHUP)",
+            ));
+        }
+        let claimed = self.held.values().map(|held| &held.registration.backend).find(|other| {
+            other.service == backend.service && other.address == backend.address && other.name != backend.name
+        });
+        if let Some(other) = claimed {
+            return Err(Unfit::new(
+                format!("{} is backend {} of service {} already", other.address, other.name, other.service),
+                "deregister that one first",
+            ));
+        }
+        if origin == Origin::Socket && !self.is_local(backend.address) {
+            return Err(Unfit::new(
+                format!("{} is not an address of this host", backend.address),
+                "add it to agent.addresses (a network of containers can be given there), and reload the file \
+                 (SIGHUP)",
+            ));
+        }
+        let held = self.held.get(&(backend.service.clone(), backend.name.clone()));
+        if origin == Origin::Socket && held.is_some_and(|held| held.origin == Origin::File) {
+            return Err(Unfit::new(
+                format!("backend {} of service {} is in the agent's file", backend.name, backend.service),
+                "edit the file and reload it (SIGHUP)",
+            ));
+        }
+        if held.is_none() && self.held.len() >= BACKENDS_MAX {
+            return Err(Unfit::new(
+                format!("{} backends are registered", self.held.len()),
+                format!("an agent speaks for at most {BACKENDS_MAX}: deregister some"),
+            ));
+        }
+        Ok(())
     }
 
     /// Takes out what came over the socket.
@@ -809,22 +818,7 @@ impl Host {
         backends: Vec<Target>,
         now_ms: u64,
     ) -> Result<(), String> {
-        if !self.config.services.contains_key(service) {
-            return Err(format!("asks for checks of service {service:?}, which is not this agent's"));
-        }
-        if self.sessions.get(&link).is_some_and(|session| !session.proved.contains(service)) {
-            return Err(format!("asks for checks of service {service:?}, whose token it has not"));
-        }
-        let fits = CHECK_MS.contains(&check.interval_ms)
-            && CHECK_MS.contains(&check.timeout_ms)
-            && IN_A_ROW.contains(&check.rise)
-            && IN_A_ROW.contains(&check.fall);
-        if !fits {
-            return Err(format!("asks for checks of service {service} with figures out of range"));
-        }
-        if let Some(target) = backends.iter().find(|of| !name::is_name(&of.backend) || of.port == 0) {
-            return Err(format!("asks for a check of {:?} port {}", target.backend, target.port));
-        }
+        self.may_ask(link, service, &check, &backends)?;
         let (local, foreign): (BTreeSet<_>, BTreeSet<_>) = backends
             .into_iter()
             .map(|target| Target { address: target.address.to_canonical(), ..target })
@@ -869,6 +863,33 @@ impl Host {
             self.tell_all(link);
         } else {
             self.tell(link, service, news.iter());
+        }
+        Ok(())
+    }
+
+    /// Whether a machine may ask for these checks.
+    fn may_ask(
+        &self,
+        link: Link,
+        service: &str,
+        check: &CheckSpec,
+        backends: &[Target],
+    ) -> Result<(), String> {
+        if !self.config.services.contains_key(service) {
+            return Err(format!("asks for checks of service {service:?}, which is not this agent's"));
+        }
+        if self.sessions.get(&link).is_some_and(|session| !session.proved.contains(service)) {
+            return Err(format!("asks for checks of service {service:?}, whose token it has not"));
+        }
+        let fits = CHECK_MS.contains(&check.interval_ms)
+            && CHECK_MS.contains(&check.timeout_ms)
+            && IN_A_ROW.contains(&check.rise)
+            && IN_A_ROW.contains(&check.fall);
+        if !fits {
+            return Err(format!("asks for checks of service {service} with figures out of range"));
+        }
+        if let Some(target) = backends.iter().find(|of| !name::is_name(&of.backend) || of.port == 0) {
+            return Err(format!("asks for a check of {:?} port {}", target.backend, target.port));
         }
         Ok(())
     }

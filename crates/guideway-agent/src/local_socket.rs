@@ -1,7 +1,7 @@
 //! The local socket: each connection says one line and is told one.
 
+use crate::event::Event;
 use crate::request::{LINE_MAX, Reply, Request, Unfit};
-use crate::run::Event;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};

@@ -15,6 +15,7 @@ mod client;
 mod config;
 mod connection;
 mod detect;
+mod event;
 mod host;
 mod load;
 mod local_socket;
@@ -25,8 +26,8 @@ mod run;
 mod state_file;
 mod tls;
 
-use arguments::{Arguments, Command};
-use startup::{Format, Log, log_report, say};
+use arguments::{Arguments, Subcommands};
+use startup::{Log, LogFormat, log_report, say};
 use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
@@ -38,8 +39,8 @@ fn main() -> ExitCode {
     let hangup = startup::hold_hangup();
     let arguments: Arguments = startup::parse();
     match arguments.command {
-        Command::Run(arguments) => run_agent(&arguments, &hangup),
-        Command::CheckConfig(arguments) => match config::check(&arguments.config) {
+        Subcommands::Run(arguments) => run_agent(&arguments, &hangup),
+        Subcommands::CheckConfig(arguments) => match config::check(&arguments.config) {
             Ok(warnings) => {
                 if let Some(warnings) = warnings {
                     say(format_args!("{warnings:?}"));
@@ -52,9 +53,9 @@ fn main() -> ExitCode {
                 ExitCode::from(EXIT_CONFIG)
             }
         },
-        Command::Register(arguments) => client::finish(client::register(&arguments)),
-        Command::Deregister(arguments) => client::finish(client::deregister(&arguments)),
-        Command::Status(arguments) => client::finish(client::status(&arguments)),
+        Subcommands::Register(arguments) => client::finish(client::register(&arguments)),
+        Subcommands::Deregister(arguments) => client::finish(client::deregister(&arguments)),
+        Subcommands::Status(arguments) => client::finish(client::status(&arguments)),
     }
 }
 
@@ -71,8 +72,8 @@ fn run_agent(arguments: &arguments::Run, hangup: &AtomicBool) -> ExitCode {
         Err(report) => {
             // Every line of a log in JSON is JSON; else people read a report with the lines concerned.
             match arguments.log_format {
-                Format::Json => log_report(&report),
-                Format::Text => say(format_args!("{report:?}")),
+                LogFormat::Json => log_report(&report),
+                LogFormat::Text => say(format_args!("{report:?}")),
             }
             log.flush();
             return ExitCode::from(EXIT_CONFIG);

@@ -4,6 +4,7 @@ use crate::arguments::Run;
 use crate::backend::{Backend, Origin};
 use crate::config::{self, Config, Loaded};
 use crate::connection::{Connection, FINISH, Finishing};
+use crate::event::Event;
 use crate::host::{Action, DetectorId, Host, Link};
 use crate::load::Sampler;
 use crate::local_socket::LocalSocket;
@@ -12,8 +13,7 @@ use crate::request::{Reply, Request};
 use crate::state_file::{Life, State};
 use crate::{addresses, detect, tls};
 use health::unix_ms;
-use model::agent::{Load, ToAgent};
-use model::api::CheckResult;
+use model::agent::ToAgent;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -38,25 +38,6 @@ const SAVE_EVERY: Duration = Duration::from_millis(200);
 const LOOK: std::ops::RangeInclusive<Duration> = Duration::from_millis(250)..=Duration::from_secs(1);
 /// A connection that does not close although all is said is cut after so long.
 const FINISHING_MAX: Duration = Duration::from_secs(10);
-
-/// Something that has happened.
-#[derive(Debug)]
-pub(crate) enum Event {
-    /// A machine said something.
-    Heard(Link, Box<ToAgent>),
-    /// A connection ended, or did not come about.
-    Closed(Link, String),
-    /// A check was made.
-    Checked(DetectorId, CheckResult),
-    /// Somebody asks at the local socket.
-    Asked(Box<Request>, oneshot::Sender<Reply>),
-    /// The same, and the host's addresses were looked at for it.
-    Looked(Box<Request>, Result<Vec<IpAddr>, String>, oneshot::Sender<Reply>),
-    /// The load was looked at.
-    Loaded(Box<Sampler>, Vec<Load>),
-    /// The host's addresses were looked at.
-    Interfaces(Result<Vec<IpAddr>, String>),
-}
 
 /// Why the agent cannot run.
 #[derive(Debug, thiserror::Error)]

@@ -35,7 +35,7 @@ pub(crate) struct Life {
 }
 
 impl State {
-    /// Of these.
+    /// What is kept of these registrations.
     pub(crate) fn new(incarnation: u64, file: Vec<Life>, socket: Vec<Registration>) -> State {
         State { version: VERSION, boot: boot(), incarnation, file, socket }
     }

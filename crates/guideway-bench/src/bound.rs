@@ -16,18 +16,18 @@ const SEED: u64 = 3;
 /// A cache line; each of its words holds the line's number.
 #[derive(Debug)]
 #[repr(align(64))]
-pub struct Line([AtomicU64; 8]);
+pub struct CacheLine([AtomicU64; 8]);
 
-impl Default for Line {
-    fn default() -> Line {
-        Line(std::array::from_fn(|_| AtomicU64::new(0)))
+impl Default for CacheLine {
+    fn default() -> CacheLine {
+        CacheLine(std::array::from_fn(|_| AtomicU64::new(0)))
     }
 }
 
 /// Lines to read at random.
 #[derive(Debug)]
 pub struct Lines {
-    lines: Mapped<Line>,
+    lines: Mapped<CacheLine>,
 }
 
 impl Lines {
@@ -36,7 +36,7 @@ impl Lines {
     /// # Errors
     /// No memory.
     pub fn new(bytes: usize) -> Result<Lines, Failure> {
-        let lines = pages::map::<Line>(bytes.div_ceil(size_of::<Line>()).max(1))?;
+        let lines = pages::map::<CacheLine>(bytes.div_ceil(size_of::<CacheLine>()).max(1))?;
         for (number, line) in (0_u64..).zip(lines.values) {
             for word in &line.0 {
                 word.store(number, Relaxed);

@@ -56,7 +56,7 @@ impl Calibrator {
         Ok(Calibrator { tsc, lines, random: Random::new(SEED), picks: vec![0; WINDOW], elsewhere: None })
     }
 
-    /// The same, but of `cpu`, where somebody else works between calibrations; this thread's own is `own`.
+    /// Calibrates `cpu`, where somebody else works between calibrations; this thread's own is `own`.
     ///
     /// # Errors
     /// No memory.

@@ -1,6 +1,6 @@
 //! EAL's command line for measurements.
 
-use dpdk::memory::HugePages;
+use dpdk::huge_pages::HugePages;
 
 const PAGE: u64 = 2 << 20;
 

@@ -7,9 +7,9 @@ mod rig;
 mod scene;
 
 pub use check::Expected;
-pub use frame::Writer;
-pub use rig::{Parts, Rig, Waiting, WithViews, table_bytes};
-pub use scene::{Family, Mode, Scene, State, mode_parser};
+pub use frame::FrameWriter;
+pub use rig::{Parts, Rig, WaitingPacket, WithViews, table_bytes};
+pub use scene::{Family, FlowsIn, Mode, Scene, mode_parser};
 
 use crate::bound::Lines;
 use crate::calibration::Calibrator;
@@ -19,7 +19,7 @@ use crate::footprint::Footprint;
 use crate::options::Options;
 use crate::random::{Picker, Spread};
 use crate::report::{self, Conditions, Maybe, rounded};
-use crate::rounds::{Cells, Measured};
+use crate::rounds::{CellSet, Measured};
 use crate::statistics::{Figure, Interval};
 use crate::tsc::Tsc;
 use clap::Args;
@@ -44,10 +44,20 @@ const COLD_FLOWS: u64 = 100_000;
 #[derive(Args, Clone, Debug)]
 pub struct Arguments {
     /// Flows in the table
-    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=FLOWS_MAX))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1_000_000,
+        value_parser = clap::value_parser!(u64).range(1..=FLOWS_MAX),
+    )]
     flows: u64,
     /// Backends of the service
-    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=65_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1000,
+        value_parser = clap::value_parser!(u32).range(1..=65_000),
+    )]
     backends: u32,
     /// How packets reach backends
     #[arg(long, value_parser = mode_parser(), default_value = Mode::Ipip.as_str())]
@@ -56,14 +66,19 @@ pub struct Arguments {
     #[arg(long, value_enum, default_value_t = Family::V4)]
     family: Family,
     /// Packets a turn receives
-    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=32))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 32,
+        value_parser = clap::value_parser!(u16).range(1..=32),
+    )]
     burst: u16,
     /// How packets are spread over the flows
     #[arg(long, value_enum, default_value_t = Spread::Uniform)]
     keys: Spread,
     /// What the service remembers
-    #[arg(long, value_enum, default_value_t = State::All)]
-    state: State,
+    #[arg(long, value_enum, default_value_t = FlowsIn::All)]
+    state: FlowsIn,
     #[command(flatten)]
     options: Options,
     /// Add ratios, bytes a flow and the hot cost to the JSON
@@ -80,7 +95,7 @@ impl Arguments {
 
 /// What is printed.
 #[derive(Clone, Copy, Debug, Serialize)]
-struct Outcome {
+struct EngineReport {
     flows: u64,
     mode: &'static str,
     burst: u16,
@@ -99,7 +114,7 @@ struct Outcome {
 struct Detail {
     backends: u32,
     family: Family,
-    state: State,
+    state: FlowsIn,
     keys: Spread,
     packets_checked: u64,
     bytes_per_flow: f64,
@@ -122,12 +137,12 @@ struct Detail {
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let tsc = Tsc::measure();
     let build = |state| Scene::build(arguments.mode, arguments.family, arguments.backends, state);
-    let (scene, all) = (build(arguments.state)?, build(State::All)?);
+    let (scene, all) = (build(arguments.state)?, build(FlowsIn::All)?);
     let burst = usize::from(arguments.burst);
     let before = Footprint::now();
     let mut rig = Rig::new(&scene, arguments.flows, burst, tsc)?;
     let bytes_per_flow = before.growth().bytes() as f64 / arguments.flows as f64;
-    let is_cold = arguments.flows > COLD_FLOWS || arguments.state != State::All;
+    let is_cold = arguments.flows > COLD_FLOWS || arguments.state != FlowsIn::All;
     let mut hot = match is_cold {
         false => None,
         true => Some(Rig::new(&all, HOT_FLOWS, burst, tsc)?),
@@ -142,7 +157,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let measured = {
         let mut picker = Picker::new(arguments.keys, arguments.flows, 1);
         let rig = RefCell::new(&mut rig);
-        let mut cells = Cells::default();
+        let mut cells = CellSet::default();
         cells.add("bound", lines.cell(tsc, LINES, WINDOWS));
         cells.add("engine", |costs| rig.borrow_mut().windows(WINDOWS, &mut picker, costs));
         cells.add("empty", |windows| {
@@ -156,7 +171,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         arguments.options.measure(&mut calibrator, &mut cells)?
     };
     let checked = rig.packets_checked() + hot.as_ref().map_or(0, Rig::packets_checked);
-    let outcome = Outcome {
+    let outcome = EngineReport {
         flows: arguments.flows,
         mode: arguments.mode.as_str(),
         burst: arguments.burst,
@@ -173,7 +188,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 fn detail(arguments: &Arguments, measured: &Measured, bytes_per_flow: f64, packets_checked: u64) -> Detail {
-    let is_cold = arguments.flows > COLD_FLOWS || arguments.state != State::All;
+    let is_cold = arguments.flows > COLD_FLOWS || arguments.state != FlowsIn::All;
     let hot = if is_cold { "hot" } else { "engine" };
     Detail {
         backends: arguments.backends,
@@ -190,7 +205,7 @@ fn detail(arguments: &Arguments, measured: &Measured, bytes_per_flow: f64, packe
     }
 }
 
-fn for_people(outcome: &Outcome, detail: &Detail) -> String {
+fn for_people(outcome: &EngineReport, detail: &Detail) -> String {
     format!(
         "{} flows, {} backends, bursts of {}, pages {}\n\
          a packet       {}\n\

@@ -1,12 +1,12 @@
 //! `guideway bench flood`: what established flows lose when 10, 50 and 90 % of the packets are SYNs of flows never seen before.
 
 use crate::calibration::Calibrator;
-use crate::engine::{self, Family, Mode, Rig, Scene, State};
+use crate::engine::{self, Family, FlowsIn, Mode, Rig, Scene};
 use crate::failure::{Failure, wrong};
 use crate::options::Options;
 use crate::random::{Picker, Spread};
 use crate::report::{self, Conditions, Maybe};
-use crate::rounds::Cells;
+use crate::rounds::CellSet;
 use crate::statistics::{Figure, Interval};
 use crate::tsc::Tsc;
 use clap::Args;
@@ -26,7 +26,12 @@ const MIXES_PERCENT: [usize; 3] = [10, 50, 90];
 #[derive(Args, Clone, Debug)]
 pub struct Arguments {
     /// Established flows
-    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1000..=16_000_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1_000_000,
+        value_parser = clap::value_parser!(u64).range(1000..=16_000_000),
+    )]
     flows: u64,
     #[command(flatten)]
     options: Options,
@@ -41,7 +46,7 @@ impl Arguments {
 
 /// What is printed.
 #[derive(Clone, Debug, Serialize)]
-struct Outcome {
+struct FloodReport {
     flows: u64,
     quiet_ns: Maybe<Figure>,
     mixes: Vec<Mix>,
@@ -73,14 +78,14 @@ struct Mix {
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let tsc = Tsc::measure();
     let flows = arguments.flows;
-    let scene = Scene::build(Mode::Ipip, Family::V4, 1000, State::All)?;
+    let scene = Scene::build(Mode::Ipip, Family::V4, 1000, FlowsIn::All)?;
     let rig = RefCell::new(Rig::with_room(&scene, flows, 2 * flows, worker::BURST, tsc)?);
     let mut calibrator = Calibrator::new(tsc)?;
     let syns = std::cell::Cell::new(0);
     let name = |percent: usize| format!("flood/{percent}");
     let measured = {
         let mut quiet = Picker::new(Spread::Uniform, flows, 1);
-        let mut cells = Cells::default();
+        let mut cells = CellSet::default();
         cells.add("quiet", |costs| rig.borrow_mut().windows(WINDOWS, &mut quiet, costs));
         for percent in MIXES_PERCENT {
             let mut picker = Picker::new(Spread::Uniform, flows, 2);
@@ -107,7 +112,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         ns_per_packet: measured.cost(&name(syn_percent)),
         established_loss: measured.combined(&["quiet", &name(syn_percent)], |v| 1.0 - v[0] / v[1]),
     };
-    let outcome = Outcome {
+    let outcome = FloodReport {
         flows,
         quiet_ns: measured.cost("quiet"),
         mixes: MIXES_PERCENT.map(mix).into(),
@@ -121,7 +126,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     report::print(arguments.options.json, &outcome, for_people)
 }
 
-fn for_people(outcome: &Outcome) -> String {
+fn for_people(outcome: &FloodReport) -> String {
     let mut text = format!("{} established flows: {} a packet\n", outcome.flows, outcome.quiet_ns.words());
     for mix in &outcome.mixes {
         text += &format!(

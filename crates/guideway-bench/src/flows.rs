@@ -67,7 +67,7 @@ pub fn wide_key(number: u64, port: u16, service: ServiceId) -> FlowKey {
     FlowKey::wide(&tuple, service)
 }
 
-/// The same as a plain number, for tables that know nothing of flows.
+/// The key of a flow as a plain number, for tables that know nothing of flows.
 #[inline]
 pub fn plain_key(number: u64) -> u64 {
     let client = client(number);

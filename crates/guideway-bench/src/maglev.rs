@@ -3,7 +3,7 @@
 use crate::calibration::Calibrator;
 use crate::failure::{Failure, wrong};
 use crate::report::{Conditions, Maybe, rounded};
-use crate::rounds::{self, Cells};
+use crate::rounds::{self, CellSet};
 use crate::statistics::{Figure, Interval};
 use crate::tsc::Tsc;
 use clap::Args;
@@ -28,10 +28,20 @@ pub struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 65_537)]
     size: u32,
     /// Backends, of equal weight
-    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..=65_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1000,
+        value_parser = clap::value_parser!(u16).range(1..=65_000),
+    )]
     backends: u16,
     /// Rounds
-    #[arg(long, value_name = "N", default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 40,
+        value_parser = clap::value_parser!(u32).range(1..=10_000),
+    )]
     rounds: u32,
     /// Print JSON
     #[arg(long)]
@@ -47,7 +57,7 @@ impl Arguments {
 
 /// What is printed.
 #[derive(Clone, Debug, Serialize)]
-struct Outcome {
+struct MaglevReport {
     size: u32,
     backends: u16,
     build_ms: Maybe<Figure>,
@@ -74,7 +84,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
     let mut calibrator = Calibrator::new(tsc)?;
     let measured = {
-        let mut cells = Cells::default();
+        let mut cells = CellSet::default();
         cells.add("ours", |windows| {
             for _ in 0..BUILDS {
                 let begin = stamp();
@@ -95,7 +105,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         let of = |ns: f64| rounded(ns / 1e6, 4);
         Maybe::from(measured.figure(cell).map(|f| Figure { p5: of(f.p5), median: of(f.median) }))
     };
-    let outcome = Outcome {
+    let outcome = MaglevReport {
         size,
         backends: arguments.backends,
         build_ms: ms("ours"),

@@ -12,11 +12,11 @@ use std::process::ExitCode;
 #[command(name = "guideway bench", version = env!("GUIDEWAY_VERSION"), max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: Subcommands,
 }
 
 #[derive(Subcommand, Debug)]
-enum Command {
+enum Subcommands {
     Engine(engine::Arguments),
     Table(table::Arguments),
     Null(null::Arguments),
@@ -30,21 +30,21 @@ enum Command {
     Memory(memory::Arguments),
 }
 
-impl Command {
+impl Subcommands {
     /// Huge-page memory it would like to have.
     fn huge_bytes(&self) -> u64 {
         match self {
-            Command::Engine(arguments) => arguments.huge_bytes(),
-            Command::Table(arguments) => arguments.huge_bytes(),
-            Command::Null(arguments) => arguments.huge_bytes(),
-            Command::Ndr(arguments) => arguments.huge_bytes(),
-            Command::Scale(arguments) => arguments.huge_bytes(),
-            Command::Residence(arguments) => arguments.huge_bytes(),
-            Command::Flood(arguments) => arguments.huge_bytes(),
-            Command::Punt(arguments) => arguments.huge_bytes(),
-            Command::Ring(arguments) => arguments.huge_bytes(),
-            Command::Maglev(arguments) => arguments.huge_bytes(),
-            Command::Memory(arguments) => arguments.huge_bytes(),
+            Subcommands::Engine(arguments) => arguments.huge_bytes(),
+            Subcommands::Table(arguments) => arguments.huge_bytes(),
+            Subcommands::Null(arguments) => arguments.huge_bytes(),
+            Subcommands::Ndr(arguments) => arguments.huge_bytes(),
+            Subcommands::Scale(arguments) => arguments.huge_bytes(),
+            Subcommands::Residence(arguments) => arguments.huge_bytes(),
+            Subcommands::Flood(arguments) => arguments.huge_bytes(),
+            Subcommands::Punt(arguments) => arguments.huge_bytes(),
+            Subcommands::Ring(arguments) => arguments.huge_bytes(),
+            Subcommands::Maglev(arguments) => arguments.huge_bytes(),
+            Subcommands::Memory(arguments) => arguments.huge_bytes(),
         }
     }
 
@@ -52,17 +52,17 @@ impl Command {
         let cpus = machine::pin()?;
         let cpu = cpus.own;
         match self {
-            Command::Engine(arguments) => engine::run(arguments),
-            Command::Table(arguments) => table::run(arguments, cpu),
-            Command::Null(arguments) => null::run(arguments, cpu),
-            Command::Ndr(arguments) => ndr::run(arguments, cpu),
-            Command::Scale(arguments) => scale::run(arguments, cpus),
-            Command::Residence(arguments) => residence::run(arguments),
-            Command::Flood(arguments) => flood::run(arguments),
-            Command::Punt(arguments) => punt::run(arguments),
-            Command::Ring(arguments) => ring::run(arguments, cpus),
-            Command::Maglev(arguments) => maglev::run(arguments),
-            Command::Memory(arguments) => memory::run(arguments),
+            Subcommands::Engine(arguments) => engine::run(arguments),
+            Subcommands::Table(arguments) => table::run(arguments, cpu),
+            Subcommands::Null(arguments) => null::run(arguments, cpu),
+            Subcommands::Ndr(arguments) => ndr::run(arguments, cpu),
+            Subcommands::Scale(arguments) => scale::run(arguments, cpus),
+            Subcommands::Residence(arguments) => residence::run(arguments),
+            Subcommands::Flood(arguments) => flood::run(arguments),
+            Subcommands::Punt(arguments) => punt::run(arguments),
+            Subcommands::Ring(arguments) => ring::run(arguments, cpus),
+            Subcommands::Maglev(arguments) => maglev::run(arguments),
+            Subcommands::Memory(arguments) => memory::run(arguments),
         }
     }
 }

@@ -30,7 +30,12 @@ const PORT: u16 = 80;
 #[derive(Args, Clone, Debug)]
 pub struct Arguments {
     /// Flows of each kind, at least
-    #[arg(long, value_name = "N", default_value_t = 4_000_000, value_parser = clap::value_parser!(u64).range(100_000..=128_000_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 4_000_000,
+        value_parser = clap::value_parser!(u64).range(100_000..=128_000_000),
+    )]
     flows: u64,
     /// Print JSON
     #[arg(long)]
@@ -55,16 +60,16 @@ fn whole_pages<B: Bucket>(flows: usize) -> usize {
 
 /// What is printed.
 #[derive(Clone, Debug, Serialize)]
-struct Outcome {
+struct MemoryReport {
     /// Asked for.
     flows: u64,
-    ipv4: Kind,
-    ipv6: Kind,
+    ipv4: FlowKind,
+    ipv6: FlowKind,
 }
 
 /// One kind of flow.
 #[derive(Clone, Copy, Debug, Serialize)]
-struct Kind {
+struct FlowKind {
     /// In the table.
     flows: u64,
     bytes_per_flow: f64,
@@ -83,8 +88,8 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 /// Tables of both kinds.
-fn both(flows: u64) -> Result<Outcome, Failure> {
-    Ok(Outcome {
+fn both(flows: u64) -> Result<MemoryReport, Failure> {
+    Ok(MemoryReport {
         flows,
         ipv4: measure::<NarrowBucket, WideBucket>(
             flows,
@@ -99,8 +104,8 @@ fn both(flows: u64) -> Result<Outcome, Failure> {
     })
 }
 
-fn for_people(outcome: &Outcome) -> String {
-    let of = |(name, kind): (&str, Kind)| {
+fn for_people(outcome: &MemoryReport) -> String {
+    let of = |(name, kind): (&str, FlowKind)| {
         format!(
             "{name}: {} bytes a flow, {} GiB for {} flows, pages {}\n",
             kind.bytes_per_flow, kind.gib, kind.flows, kind.pages
@@ -114,7 +119,7 @@ fn measure<B: Bucket, F: Bucket>(
     flows: u64,
     (few, halves): (Memory<F>, impl FnOnce(Memory<B>, Memory<F>) -> Halves),
     key: impl Fn(u64) -> FlowKey,
-) -> Result<Kind, Failure> {
+) -> Result<FlowKind, Failure> {
     let before = Footprint::now();
     let buckets = pages::map::<B>(whole_pages::<B>(usize::try_from(flows).unwrap_or(usize::MAX)))?;
     let (narrow, wide) = halves(Memory::Static(buckets.values), few);
@@ -133,7 +138,7 @@ fn measure<B: Bucket, F: Bucket>(
         return Err(wrong(format!("{} flows are in the table, {flows} were inserted", table.len())));
     }
     let bytes = before.growth().bytes() as f64;
-    Ok(Kind {
+    Ok(FlowKind {
         flows,
         bytes_per_flow: rounded(bytes / flows as f64, 2),
         gib: rounded(bytes / f64::from(1 << 30), 3),

@@ -18,11 +18,11 @@ use crate::statistics::{self, Interval};
 use crate::tsc::Tsc;
 use clap::Args;
 use contest::Contest;
-use device::{Dut, Setup};
+use device::{Dut, TestBed};
 use frame::{Sizes, Target};
-use generator::{Generator, Lane, Order};
+use generator::{Generator, Order, PortPair};
 use indicatif::{ProgressBar, ProgressStyle};
-use search::Search;
+use search::RateSearch;
 use serde::Serialize;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -66,22 +66,47 @@ pub struct Arguments {
     )]
     sizes: Vec<Sizes>,
     /// Length of a trial, milliseconds; RFC 2544 wants 60000
-    #[arg(long, value_name = "MS", default_value_t = 200, value_parser = clap::value_parser!(u64).range(10..=120_000))]
+    #[arg(
+        long,
+        value_name = "MS",
+        default_value_t = 200,
+        value_parser = clap::value_parser!(u64).range(10..=120_000),
+    )]
     trial_ms: u64,
     /// Searches of each size and program, in turns; the median counts
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 3,
+        value_parser = clap::value_parser!(u32).range(1..=100),
+    )]
     repeats: u32,
     /// Nothing new begins after so many seconds
-    #[arg(long, value_name = "S", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    #[arg(
+        long,
+        value_name = "S",
+        default_value_t = 600,
+        value_parser = clap::value_parser!(u64).range(1..=1_000_000),
+    )]
     limit_s: u64,
     /// Ends the search when the rate is known this well, percent
     #[arg(long, value_name = "PERCENT", default_value_t = 1.0, value_parser = percent)]
     precision: f64,
     /// Packets of a trial that may be lost, parts in a million; 0 for NDR
-    #[arg(long, value_name = "PPM", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=1_000_000))]
+    #[arg(
+        long,
+        value_name = "PPM",
+        default_value_t = 0,
+        value_parser = clap::value_parser!(u64).range(0..=1_000_000),
+    )]
     loss_ppm: u64,
     /// Flows that are sent
-    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=crate::flows::FLOWS_MAX))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1000,
+        value_parser = clap::value_parser!(u64).range(1..=crate::flows::FLOWS_MAX),
+    )]
     flows: u64,
     /// Destination address
     #[arg(long, value_name = "ADDRESS", default_value = "203.0.113.10")]
@@ -117,7 +142,7 @@ impl Arguments {
 
 /// What is printed.
 #[derive(Clone, Debug, Serialize)]
-struct Outcome {
+struct NdrReport {
     devices: Vec<String>,
     names: Vec<String>,
     trial_ms: u64,
@@ -125,7 +150,7 @@ struct Outcome {
     loss_ppm: u64,
     sizes: Vec<OfSize>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    echo: Option<contest::Outcome>,
+    echo: Option<contest::ContestReport>,
     /// The limit of time cut something off.
     cut: bool,
 }
@@ -150,7 +175,7 @@ struct OfProgram {
     mrr_mpps: Maybe<f64>,
     /// The highest rate without loss, of the time in which the machine ran both sides; 0 when every rate lost packets.
     ndr_mpps: Maybe<f64>,
-    /// The same of all time: less the share of gaps in the trials.
+    /// The highest rate without loss, of all time: less the share of gaps in the trials.
     ndr_raw_mpps: Maybe<f64>,
     /// The first as bits on the wire, preamble and gap included.
     ndr_gbps: Maybe<f64>,
@@ -180,22 +205,22 @@ struct OfLoad {
 
 /// Everything a trial needs.
 #[derive(Debug)]
-struct Path {
+struct TrialPath {
     generator: Generator,
-    setup: Setup,
-    lanes: Vec<Lane>,
+    setup: TestBed,
+    lanes: Vec<PortPair>,
     deadline: Instant,
     length: Duration,
 }
 
-impl Drop for Path {
+impl Drop for TrialPath {
     fn drop(&mut self) {
         // Closing the generator's ports asks the programs, and a stopped one does not answer.
         self.setup.run_all();
     }
 }
 
-impl Path {
+impl TrialPath {
     /// Whether it is too late to begin anything.
     fn is_late(&self) -> bool {
         Instant::now() >= self.deadline
@@ -217,7 +242,7 @@ impl Path {
 
 /// A search's result.
 #[derive(Clone, Debug)]
-struct Found {
+struct BestRate {
     offered_pps: Option<f64>,
     mrr_pps: Option<f64>,
     /// None when the machine was not there often enough.
@@ -239,18 +264,18 @@ pub fn run(arguments: &Arguments, cpu: usize) -> Result<(), Failure> {
     let target =
         Target { mac: arguments.mac, vip: arguments.vip, port: arguments.port, flows: arguments.flows };
     let setup = match arguments.dut.as_slice() {
-        [] => Setup::of_devices(&arguments.vdev, cpu)?,
+        [] => TestBed::of_devices(&arguments.vdev, cpu)?,
         _ if cpu == 0 => {
             return Err(Failure::Usage("--dut needs a CPU of its own, and there is only one".into()));
         }
         duts => {
             machine::move_to(0)?;
-            Setup::of_programs(duts, cpu, 0, &target)?
+            TestBed::of_programs(duts, cpu, 0, &target)?
         }
     };
     let generator = Generator::open(&setup, &target, tsc)?;
     let lanes = generator.lanes().to_vec();
-    let mut path = Path {
+    let mut path = TrialPath {
         generator,
         setup,
         lanes,
@@ -264,11 +289,11 @@ pub fn run(arguments: &Arguments, cpu: usize) -> Result<(), Failure> {
     }
     let names = path.setup.names();
     let searches = arguments.sizes.len() * arguments.repeats as usize * names.len();
-    let bar = ProgressBar::new(searches as u64 * u64::from(Search::TRIALS_MAX));
+    let bar = ProgressBar::new(searches as u64 * u64::from(RateSearch::TRIALS_MAX));
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} trials, {elapsed} {msg}")
         .map_err(|e| Failure::Machine(e.to_string()))?;
     bar.set_style(style);
-    let mut outcome = Outcome {
+    let mut outcome = NdrReport {
         devices: path.setup.devices().to_vec(),
         names: names.clone(),
         trial_ms: arguments.trial_ms,
@@ -283,7 +308,9 @@ pub fn run(arguments: &Arguments, cpu: usize) -> Result<(), Failure> {
             break;
         }
         outcome.sizes.push(of_size(&mut path, &names, sizes, arguments, &bar)?);
-        bar.set_position((searches * number / arguments.sizes.len()) as u64 * u64::from(Search::TRIALS_MAX));
+        bar.set_position(
+            (searches * number / arguments.sizes.len()) as u64 * u64::from(RateSearch::TRIALS_MAX),
+        );
         // Beside the first size, before time runs out.
         let rates = outcome.sizes.first().map(|first| first.of.iter().map(|of| of.ndr_mpps));
         if number == 1
@@ -312,13 +339,13 @@ fn lowest_pps(rates: impl Iterator<Item = Maybe<f64>>) -> Option<f64> {
 }
 
 fn of_size(
-    path: &mut Path,
+    path: &mut TrialPath,
     names: &[String],
     sizes: &Sizes,
     arguments: &Arguments,
     bar: &ProgressBar,
 ) -> Result<OfSize, Failure> {
-    let mut found: Vec<Vec<Found>> = vec![Vec::new(); names.len()];
+    let mut found: Vec<Vec<BestRate>> = vec![Vec::new(); names.len()];
     for repeat in 0..arguments.repeats {
         for (program, of) in found.iter_mut().enumerate() {
             if repeat == 0 || !path.is_late() {
@@ -327,7 +354,7 @@ fn of_size(
         }
     }
     // Searches of the same turn.
-    let pairs = |first: &[Found], second: &[Found]| -> Vec<f64> {
+    let pairs = |first: &[BestRate], second: &[BestRate]| -> Vec<f64> {
         let ratios = first.iter().zip(second).filter_map(|(a, b)| Some(a.ndr_pps? / b.ndr_pps?));
         ratios.filter(|ratio| ratio.is_finite()).collect()
     };
@@ -344,19 +371,19 @@ fn of_size(
 
 /// The highest rate that passes.
 fn search(
-    path: &mut Path,
+    path: &mut TrialPath,
     program: usize,
     sizes: &Sizes,
     arguments: &Arguments,
     bar: &ProgressBar,
-) -> Result<Found, Failure> {
+) -> Result<BestRate, Failure> {
     let mut all_out = path.trial(program, sizes, f64::INFINITY, false)?;
     for _ in 0..ALL_OUT_REPEATS {
         if !all_out.counts() {
             all_out = path.trial(program, sizes, f64::INFINITY, false)?;
         }
     }
-    let mut search = Search::new(all_out.received_pps(), arguments.precision / 100.0);
+    let mut search = RateSearch::new(all_out.received_pps(), arguments.precision / 100.0);
     let mut working_share = 1.0;
     let (mut own_gaps, mut silences) = (vec![all_out.own_gaps], vec![all_out.silences]);
     while let Some(rate) = search.next() {
@@ -378,7 +405,7 @@ fn search(
         }
         search.tell(passes);
     }
-    Ok(Found {
+    Ok(BestRate {
         offered_pps: all_out.counts().then(|| all_out.sent_pps()),
         mrr_pps: all_out.counts().then(|| all_out.received_pps()),
         ndr_pps: search.best().filter(|_| all_out.counts()),
@@ -391,13 +418,13 @@ fn search(
 }
 
 fn of_program(
-    path: &mut Path,
+    path: &mut TrialPath,
     program: usize,
     name: &str,
     sizes: &Sizes,
-    found: &[Found],
+    found: &[BestRate],
 ) -> Result<OfProgram, Failure> {
-    let median = |of: fn(&Found) -> Option<f64>| {
+    let median = |of: fn(&BestRate) -> Option<f64>| {
         let all: Vec<f64> = found.iter().filter_map(of).collect();
         (!all.is_empty()).then(|| statistics::median(&all))
     };
@@ -444,7 +471,7 @@ impl OfLoad {
     }
 }
 
-fn for_people(outcome: &Outcome) -> String {
+fn for_people(outcome: &NdrReport) -> String {
     use std::fmt::Write;
     let mut text = format!(
         "{:<16} {:<6} MRR Mpps  NDR Mpps  with gaps  Gbit/s   latency p50/p99/p99.9 us at 10, 50, 90 %\n",

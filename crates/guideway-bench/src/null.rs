@@ -5,13 +5,13 @@ mod io;
 use crate::bound::Lines;
 use crate::calibration::Calibrator;
 use crate::eal;
-use crate::engine::{self, Family, Mode, Rig, Scene, State};
+use crate::engine::{self, Family, FlowsIn, Mode, Rig, Scene};
 use crate::failure::{Failure, wrong};
 use crate::flows::FLOWS_MAX;
 use crate::options::Options;
 use crate::random::{Picker, Spread};
 use crate::report::{self, Conditions, Maybe, rounded};
-use crate::rounds::Cells;
+use crate::rounds::CellSet;
 use crate::statistics::{Figure, Interval};
 use crate::testpmd::{self, Testpmd};
 use crate::tsc::Tsc;
@@ -50,10 +50,20 @@ const DEVICE: &str = "net_null0,size=64,copy=0";
 #[derive(Args, Clone, Debug)]
 pub struct Arguments {
     /// Flows in the table
-    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=FLOWS_MAX))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1000,
+        value_parser = clap::value_parser!(u64).range(1..=FLOWS_MAX),
+    )]
     flows: u64,
     /// Backends of the service
-    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=65_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1000,
+        value_parser = clap::value_parser!(u32).range(1..=65_000),
+    )]
     backends: u32,
     /// How packets reach backends
     #[arg(long, value_parser = engine::mode_parser(), default_value = Mode::Ipip.as_str())]
@@ -77,7 +87,7 @@ impl Arguments {
 
 /// What is printed.
 #[derive(Clone, Debug, Serialize)]
-struct Outcome {
+struct NullReport {
     flows: u64,
     mode: &'static str,
     burst: usize,
@@ -106,7 +116,7 @@ struct Outcome {
 }
 
 /// The engine on a null device.
-struct Path {
+struct NullPath {
     worker: Worker<NullIo>,
     _publisher: Publisher<View>,
     counters: Arc<Counters>,
@@ -121,11 +131,11 @@ struct Path {
 /// [`Failure`]; a packet dropped or changed is one.
 pub fn run(arguments: &Arguments, cpu: usize) -> Result<(), Failure> {
     let tsc = Tsc::measure();
-    let scene = Scene::build(arguments.mode, Family::V4, arguments.backends, State::All)?;
+    let scene = Scene::build(arguments.mode, Family::V4, arguments.backends, FlowsIn::All)?;
     let mut words = eal::words(cpu, DEVICE_BYTES);
     words.extend(["--vdev".to_owned(), DEVICE.to_owned()]);
     let eal = Eal::start(&words, DEVICE_BYTES, |_, _| ())?;
-    let path = RefCell::new(Path::new(&eal, &scene, arguments, tsc)?);
+    let path = RefCell::new(NullPath::new(&eal, &scene, arguments, tsc)?);
     let hot = RefCell::new(Rig::new(&scene, HOT_FLOWS, worker::BURST, tsc)?);
     let lines = Lines::new(path.borrow().table_bytes)?;
     let peer = match arguments.alone {
@@ -135,7 +145,7 @@ pub fn run(arguments: &Arguments, cpu: usize) -> Result<(), Failure> {
     let mut calibrator = Calibrator::new(tsc)?;
     let measured = {
         let mut hot_picker = Picker::new(arguments.keys, HOT_FLOWS, 2);
-        let mut cells = Cells::default();
+        let mut cells = CellSet::default();
         cells.add("bound", lines.cell(tsc, engine::LINES, engine::WINDOWS));
         cells.add("io", |costs| windows(costs, || path.borrow_mut().bare(false)));
         cells.add("io+stage", |costs| windows(costs, || path.borrow_mut().bare(true)));
@@ -158,7 +168,7 @@ pub fn run(arguments: &Arguments, cpu: usize) -> Result<(), Failure> {
     let mut path = path.into_inner();
     let decoded = path.worker.io().decoded();
     let totals = &path.counters.totals;
-    let outcome = Outcome {
+    let outcome = NullReport {
         flows: arguments.flows,
         mode: arguments.mode.as_str(),
         burst: worker::BURST,
@@ -219,12 +229,12 @@ fn start_testpmd(cpu: usize) -> Result<Testpmd, Failure> {
     eal.extend(["--vdev".to_owned(), DEVICE.to_owned()]);
     // One port that sends what it receives, like ours.
     let options = vec!["--port-topology=loop".to_owned()];
-    let setup = testpmd::Setup { eal, cpu, burst: worker::BURST as u16, options };
+    let setup = testpmd::TestpmdSetup { eal, cpu, burst: worker::BURST as u16, options };
     Testpmd::start(&setup, 1)
 }
 
-impl Path {
-    fn new(eal: &Eal, scene: &Scene, arguments: &Arguments, tsc: Tsc) -> Result<Path, Failure> {
+impl NullPath {
+    fn new(eal: &Eal, scene: &Scene, arguments: &Arguments, tsc: Tsc) -> Result<NullPath, Failure> {
         let device = |e: dpdk::PortError| Failure::Machine(e.to_string());
         let pool = Mempool::create(eal, "bench", testpmd::BUFFERS, mempool::data_room(1500, false), None)
             .map_err(|e| Failure::Machine(e.to_string()))?;
@@ -236,7 +246,7 @@ impl Path {
         let parts = engine::Parts::new(scene, arguments.flows, tsc)?;
         let (pages, table_bytes, counters) = (parts.pages, parts.table_bytes, Arc::clone(&parts.counters));
         let (worker, publisher) = parts.worker(io)?;
-        Ok(Path { worker, _publisher: publisher, counters, tsc, pages, table_bytes })
+        Ok(NullPath { worker, _publisher: publisher, counters, tsc, pages, table_bytes })
     }
 
     /// Receive, stage, turn, send.
@@ -288,7 +298,7 @@ impl Path {
     }
 }
 
-fn for_people(outcome: &Outcome) -> String {
+fn for_people(outcome: &NullReport) -> String {
     let mpps = match outcome.mpps {
         Maybe::Measured(mpps) => format!("{mpps} Mpps"),
         Maybe::Not(_) => "not measured".into(),

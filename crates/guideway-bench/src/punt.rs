@@ -1,12 +1,12 @@
 //! `guideway bench punt`: what honest traffic keeps while strangers send what is for the kernel.
 
 use crate::calibration::Calibrator;
-use crate::engine::{self, Family, Mode, Rig, Scene, State, Waiting};
+use crate::engine::{self, Family, FlowsIn, Mode, Rig, Scene, WaitingPacket};
 use crate::failure::{Failure, wrong};
 use crate::options::Options;
 use crate::random::{Picker, Random, Spread};
 use crate::report::{self, Conditions, Maybe, rounded};
-use crate::rounds::Cells;
+use crate::rounds::CellSet;
 use crate::statistics::{Figure, Interval, median};
 use crate::tsc::Tsc;
 use clap::Args;
@@ -29,16 +29,36 @@ const ROOM: usize = 1024;
 #[derive(Args, Clone, Debug)]
 pub struct Arguments {
     /// Flows in the table
-    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=crate::flows::FLOWS_MAX))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 100_000,
+        value_parser = clap::value_parser!(u64).range(1..=crate::flows::FLOWS_MAX),
+    )]
     flows: u64,
     /// Honest traffic: share of the highest rate, percent
-    #[arg(long, value_name = "PERCENT", default_value_t = 50, value_parser = clap::value_parser!(u8).range(1..=99))]
+    #[arg(
+        long,
+        value_name = "PERCENT",
+        default_value_t = 50,
+        value_parser = clap::value_parser!(u8).range(1..=99),
+    )]
     load: u8,
     /// Frames for the kernel a second
-    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1_000_000,
+        value_parser = clap::value_parser!(u32).range(1..=100_000_000),
+    )]
     strangers: u32,
     /// Honest packets of a round
-    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1000..=100_000_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1_000_000,
+        value_parser = clap::value_parser!(u64).range(1000..=100_000_000),
+    )]
     packets: u64,
     #[command(flatten)]
     options: Options,
@@ -53,7 +73,7 @@ impl Arguments {
 
 /// What is printed.
 #[derive(Clone, Debug, Serialize)]
-struct Outcome {
+struct PuntReport {
     flows: u64,
     load_percent: u8,
     strangers_per_second: u32,
@@ -92,13 +112,13 @@ struct Arrivals {
 
 impl Arrivals {
     /// The next one that has arrived by now.
-    fn pop(&mut self, now: f64) -> Option<Waiting> {
+    fn pop(&mut self, now: f64) -> Option<WaitingPacket> {
         let which = usize::from(self.next[1] < self.next[0]);
         if self.next[which] > now {
             return None;
         }
         self.next[which] -= self.between_ns[which] * self.random.positive_unit().ln();
-        Some(if which == 0 { Waiting::Honest } else { Waiting::Stranger })
+        Some(if which == 0 { WaitingPacket::Honest } else { WaitingPacket::Stranger })
     }
 }
 
@@ -114,14 +134,14 @@ impl Round {
         let mut done = Round::default();
         let mut now = 0.0;
         let mut arrivals = Arrivals { random: Random::new(4), between_ns, next: [0.0, 0.0] };
-        let mut waiting: VecDeque<Waiting> = VecDeque::with_capacity(ROOM);
+        let mut waiting: VecDeque<WaitingPacket> = VecDeque::with_capacity(ROOM);
         while done.honest < packets || !waiting.is_empty() {
             while done.honest < packets
                 && let Some(of) = arrivals.pop(now)
             {
                 let (count, lost) = match of {
-                    Waiting::Honest => (&mut done.honest, &mut done.honest_lost),
-                    Waiting::Stranger => (&mut done.strangers, &mut done.strangers_lost),
+                    WaitingPacket::Honest => (&mut done.honest, &mut done.honest_lost),
+                    WaitingPacket::Stranger => (&mut done.strangers, &mut done.strangers_lost),
                 };
                 *count += 1;
                 if waiting.len() < ROOM {
@@ -144,14 +164,14 @@ impl Round {
 /// [`Failure`]; an honest packet that is received and not sent is one.
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let tsc = Tsc::measure();
-    let scene = Scene::build(Mode::Ipip, Family::V4, 1000, State::All)?.with_kernel()?;
+    let scene = Scene::build(Mode::Ipip, Family::V4, 1000, FlowsIn::All)?.with_kernel()?;
     let rig = RefCell::new(Rig::new(&scene, arguments.flows, worker::BURST, tsc)?);
     let full_ns = std::cell::Cell::new(0.0);
     let rounds = RefCell::new(Vec::new());
     let mut clock_ns = tsc.tick().0 as f64 * 1e3;
     let mut calibrator = Calibrator::new(tsc)?;
     let measured = {
-        let mut cells = Cells::default();
+        let mut cells = CellSet::default();
         let mut alone = Picker::new(Spread::Uniform, arguments.flows, 1);
         let (rig, full_ns, rounds) = (&rig, &full_ns, &rounds);
         cells.add("full", move |costs| {
@@ -183,7 +203,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let kept: Vec<Round> =
         measured.kept().iter().filter_map(|round| rounds.get(round + 1)).copied().collect();
     let sum = |of: fn(&Round) -> u64| kept.iter().map(of).sum::<u64>();
-    let outcome = Outcome {
+    let outcome = PuntReport {
         flows: arguments.flows,
         load_percent: arguments.load,
         strangers_per_second: arguments.strangers,
@@ -204,7 +224,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     report::print(arguments.options.json, &outcome, for_people)
 }
 
-fn for_people(outcome: &Outcome) -> String {
+fn for_people(outcome: &PuntReport) -> String {
     format!(
         "{} flows at {} % load beside {} frames for the kernel a second: {} of the honest packets left\n\
          honest {}, of these lost {}; strangers {}, of these lost in the queue {}; {} punted in all\n\
@@ -230,7 +250,7 @@ mod tests {
     #[test]
     fn a_flood_for_the_kernel_takes_little() {
         let tsc = Tsc::measure();
-        let scene = Scene::build(Mode::Ipip, Family::V4, 3, State::All).and_then(Scene::with_kernel);
+        let scene = Scene::build(Mode::Ipip, Family::V4, 3, FlowsIn::All).and_then(Scene::with_kernel);
         let mut rig = Rig::new(&scene.expect("a scene"), 1000, worker::BURST, tsc).expect("a rig");
         let mut picker = Picker::new(Spread::Uniform, 1000, 1);
         let mut clock_ns = tsc.tick().0 as f64 * 1e3;

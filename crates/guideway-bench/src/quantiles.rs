@@ -26,7 +26,7 @@ pub struct Quantiles {
     pub p99: u64,
     /// 99.9 %.
     pub p99_9: u64,
-    /// All.
+    /// The largest.
     pub max: u64,
 }
 

@@ -13,7 +13,7 @@ use serde::Serialize;
 pub enum Maybe<T> {
     /// A value.
     Measured(T),
-    /// None.
+    /// No value, and why.
     Not(NotMeasured),
 }
 

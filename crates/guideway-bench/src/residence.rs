@@ -3,19 +3,19 @@
 mod queue;
 
 use crate::calibration::Calibrator;
-use crate::engine::{self, Family, Mode, Rig, Scene, State};
+use crate::engine::{self, Family, FlowsIn, Mode, Rig, Scene};
 use crate::failure::Failure;
 use crate::gaps::Gaps;
 use crate::options::Options;
 use crate::quantiles::{self, Quantiles};
 use crate::random::{Picker, Spread};
 use crate::report::{self, Conditions, Maybe, rounded};
-use crate::rounds::{Cells, Measured};
+use crate::rounds::{CellSet, Measured};
 use crate::statistics::{Figure, Interval, median};
 use crate::tsc::Tsc;
 use clap::Args;
 use hdrhistogram::Histogram;
-use queue::Queue;
+use queue::QueueTimes;
 use serde::Serialize;
 use std::cell::RefCell;
 use std::time::Duration;
@@ -36,13 +36,28 @@ const SHARES: [(&str, f64); 3] = [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)]
 #[derive(Args, Clone, Debug)]
 pub struct Arguments {
     /// Flows in the table
-    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=crate::flows::FLOWS_MAX))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 100_000,
+        value_parser = clap::value_parser!(u64).range(1..=crate::flows::FLOWS_MAX),
+    )]
     flows: u64,
     /// Share of the highest rate, percent
-    #[arg(long, value_name = "PERCENT", default_value_t = 80, value_parser = clap::value_parser!(u8).range(1..=99))]
+    #[arg(
+        long,
+        value_name = "PERCENT",
+        default_value_t = 80,
+        value_parser = clap::value_parser!(u8).range(1..=99),
+    )]
     load: u8,
     /// Packets of a round
-    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1000..=100_000_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 100_000,
+        value_parser = clap::value_parser!(u64).range(1000..=100_000_000),
+    )]
     packets: u64,
     #[command(flatten)]
     options: Options,
@@ -57,7 +72,7 @@ impl Arguments {
 
 /// What is printed.
 #[derive(Clone, Debug, Serialize)]
-struct Outcome {
+struct ResidenceReport {
     flows: u64,
     load_percent: u8,
     /// A packet in full bursts.
@@ -86,7 +101,7 @@ struct Outcome {
 
 /// The engine, and what came of every round so far.
 #[derive(Debug)]
-struct Rounds {
+struct ResidenceRounds {
     rig: Rig,
     picker: Picker,
     load_percent: u8,
@@ -94,12 +109,12 @@ struct Rounds {
     tsc: Tsc,
     /// A packet in full bursts, in the round under way.
     full_ns: f64,
-    raw: Vec<Queue>,
-    corrected: Vec<Queue>,
+    raw: Vec<QueueTimes>,
+    corrected: Vec<QueueTimes>,
     control: Vec<Gaps>,
 }
 
-impl Rounds {
+impl ResidenceRounds {
     /// Full bursts, in turns like those that the queue takes.
     fn full(&mut self, costs: &mut Vec<f64>) -> Result<(), Failure> {
         for _ in 0..FULL_TURNS {
@@ -117,7 +132,7 @@ impl Rounds {
         let between_ns = self.full_ns * 100.0 / f64::from(self.load_percent);
         // What an interrupted turn would have taken, at the most.
         let gap_ns = corrected.then_some(self.full_ns * worker::BURST as f64);
-        let queue = Queue::run(&mut self.rig, &mut self.picker, between_ns, gap_ns, self.packets)?;
+        let queue = QueueTimes::run(&mut self.rig, &mut self.picker, between_ns, gap_ns, self.packets)?;
         if corrected { &mut self.corrected } else { &mut self.raw }.push(queue);
         Ok(())
     }
@@ -131,12 +146,12 @@ impl Rounds {
         measured.kept().iter().filter_map(|round| all.get(round + 1))
     }
 
-    fn quantiles(all: &[Queue], measured: &Measured) -> Result<Maybe<Quantiles>, Failure> {
+    fn quantiles(all: &[QueueTimes], measured: &Measured) -> Result<Maybe<Quantiles>, Failure> {
         if !measured.is_measured() {
             return Ok(Maybe::from(None));
         }
         let mut merged: Histogram<u64> = quantiles::histogram()?;
-        for queue in Rounds::kept(all, measured) {
+        for queue in ResidenceRounds::kept(all, measured) {
             merged.add(&queue.residence).map_err(|e| Failure::Machine(e.to_string()))?;
         }
         Ok(Maybe::from(Some(Quantiles::of(&merged))))
@@ -149,8 +164,8 @@ impl Rounds {
 /// [`Failure`]; a packet that misses is one.
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let tsc = Tsc::measure();
-    let scene = Scene::build(Mode::Ipip, Family::V4, 1000, State::All)?;
-    let rounds = RefCell::new(Rounds {
+    let scene = Scene::build(Mode::Ipip, Family::V4, 1000, FlowsIn::All)?;
+    let rounds = RefCell::new(ResidenceRounds {
         rig: Rig::new(&scene, arguments.flows, worker::BURST, tsc)?,
         picker: Picker::new(Spread::Uniform, arguments.flows, 1),
         load_percent: arguments.load,
@@ -163,7 +178,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     });
     let mut calibrator = Calibrator::new(tsc)?;
     let measured = {
-        let mut cells = Cells::default();
+        let mut cells = CellSet::default();
         cells.add("control", |_| {
             rounds.borrow_mut().control();
             Ok(())
@@ -182,14 +197,14 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         arguments.options.measure(&mut calibrator, &mut cells)?
     };
     let rounds = rounds.into_inner();
-    let sum = |all, of: fn(&Queue) -> u64| Rounds::kept(all, &measured).map(of).sum::<u64>();
+    let sum = |all, of: fn(&QueueTimes) -> u64| ResidenceRounds::kept(all, &measured).map(of).sum::<u64>();
     let packets = sum(&rounds.corrected, |queue| queue.residence.len());
     let busy_turns = sum(&rounds.corrected, |queue| queue.busy_turns);
     let busy_ns = sum(&rounds.corrected, |queue| queue.busy_ns as u64);
     let all_ns = sum(&rounds.corrected, |queue| queue.all_ns as u64);
     let full = measured.figure("full");
     let rate = full.map(|full| rounded(f64::from(arguments.load) * 10.0 / full.median, 2));
-    let outcome = Outcome {
+    let outcome = ResidenceReport {
         flows: arguments.flows,
         load_percent: arguments.load,
         full_ns: measured.cost("full"),
@@ -197,15 +212,15 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         packets,
         packets_a_turn: rounded(packets as f64 / busy_turns.max(1) as f64, 2),
         utilization: rounded(busy_ns as f64 / all_ns.max(1) as f64, 3),
-        raw_ns: Rounds::quantiles(&rounds.raw, &measured)?,
-        corrected_ns: Rounds::quantiles(&rounds.corrected, &measured)?,
+        raw_ns: ResidenceRounds::quantiles(&rounds.raw, &measured)?,
+        corrected_ns: ResidenceRounds::quantiles(&rounds.corrected, &measured)?,
         corrected_by_round_ns: SHARES
             .map(|(name, _)| (name, measured.combined(&[name], |v| v[0])))
             .into_iter()
             .collect(),
         overflowed: [&rounds.raw, &rounds.corrected].map(|all| sum(all, |queue| queue.overflowed)),
         gaps: sum(&rounds.corrected, |queue| queue.gaps),
-        control: Gaps::sum(Rounds::kept(&rounds.control, &measured)),
+        control: Gaps::sum(ResidenceRounds::kept(&rounds.control, &measured)),
         conditions: Conditions::from(&measured),
         pages: rounds.rig.pages().name(),
         verified: true,
@@ -213,7 +228,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     report::print(arguments.options.json, &outcome, for_people)
 }
 
-fn for_people(outcome: &Outcome) -> String {
+fn for_people(outcome: &ResidenceReport) -> String {
     format!(
         "{} flows at {} % load, {} packets a busy turn, which take {} of the time\n\
          as measured    {}\n\

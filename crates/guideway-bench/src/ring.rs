@@ -5,7 +5,7 @@ use crate::eal;
 use crate::failure::{Failure, wrong};
 use crate::machine::Cpus;
 use crate::report::{Conditions, Maybe};
-use crate::rounds::{self, Cells};
+use crate::rounds::{self, CellSet};
 use crate::statistics::{Figure, Interval};
 use crate::tsc::Tsc;
 use clap::Args;
@@ -33,7 +33,12 @@ const MEMORY: u64 = 32 << 20;
 #[derive(Args, Clone, Debug)]
 pub struct Arguments {
     /// Rounds
-    #[arg(long, value_name = "N", default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 40,
+        value_parser = clap::value_parser!(u32).range(1..=10_000),
+    )]
     rounds: u32,
     /// Print JSON
     #[arg(long)]
@@ -49,7 +54,7 @@ impl Arguments {
 
 /// What is printed.
 #[derive(Clone, Debug, Serialize)]
-struct Outcome {
+struct RingReport {
     burst: usize,
     /// From one core to another, a packet.
     ours_ns: Maybe<Figure>,
@@ -65,7 +70,7 @@ struct Outcome {
 }
 
 /// Two ends of a ring.
-trait Ring: Send {
+trait RingEnds: Send {
     type In: Send;
     type Out: Send;
     fn push(end: &mut Self::In, items: &[u64]) -> usize;
@@ -73,9 +78,9 @@ trait Ring: Send {
     fn pop(end: &mut Self::Out) -> (usize, u64);
 }
 
-struct Ours;
+struct OurRing;
 
-impl Ring for Ours {
+impl RingEnds for OurRing {
     type In = statesync::Ports<u64>;
     type Out = statesync::Ports<u64>;
 
@@ -94,9 +99,9 @@ impl Ring for Ours {
 
 struct RteRing;
 
-impl Ring for RteRing {
-    type In = ring::Sender;
-    type Out = ring::Receiver;
+impl RingEnds for RteRing {
+    type In = ring::RingSender;
+    type Out = ring::RingReceiver;
 
     #[inline]
     fn push(end: &mut Self::In, items: &[u64]) -> usize {
@@ -131,10 +136,10 @@ pub fn run(arguments: &Arguments, cpus: Cpus) -> Result<(), Failure> {
     let peer = std::cell::RefCell::new((&mut sender, &mut receiver));
     let mut calibrator = Calibrator::new(tsc)?;
     let measured = {
-        let mut cells = Cells::default();
+        let mut cells = CellSet::default();
         cells.add("ours", |windows| {
             let (to, from) = &mut *ours.borrow_mut();
-            between::<Ours>(to, from, consumer, tsc, windows)
+            between::<OurRing>(to, from, consumer, tsc, windows)
         });
         cells.add("rte_ring", |windows| {
             let (to, from) = &mut *peer.borrow_mut();
@@ -142,7 +147,7 @@ pub fn run(arguments: &Arguments, cpus: Cpus) -> Result<(), Failure> {
         });
         cells.add("ours/one", |windows| {
             let (to, from) = &mut *ours.borrow_mut();
-            within::<Ours>(to, from, tsc, windows)
+            within::<OurRing>(to, from, tsc, windows)
         });
         cells.add("rte_ring/one", |windows| {
             let (to, from) = &mut *peer.borrow_mut();
@@ -151,7 +156,7 @@ pub fn run(arguments: &Arguments, cpus: Cpus) -> Result<(), Failure> {
         rounds::measure(&mut calibrator, &mut cells, arguments.rounds as usize, PATIENCE)?
     };
     let figure = |cell: &str| Maybe::from(measured.figure(cell)).rounded();
-    let outcome = Outcome {
+    let outcome = RingReport {
         burst: BURST,
         ours_ns: figure("ours"),
         rte_ring_ns: figure("rte_ring"),
@@ -180,7 +185,7 @@ pub fn run(arguments: &Arguments, cpus: Cpus) -> Result<(), Failure> {
 }
 
 /// From this core to another: the time until the last packet has arrived.
-fn between<R: Ring>(
+fn between<R: RingEnds>(
     to: &mut R::In,
     from: &mut R::Out,
     consumer: core_affinity::CoreId,
@@ -231,7 +236,7 @@ fn between<R: Ring>(
 }
 
 /// A burst in, a burst out, on this core.
-fn within<R: Ring>(
+fn within<R: RingEnds>(
     to: &mut R::In,
     from: &mut R::Out,
     tsc: Tsc,
@@ -265,9 +270,9 @@ mod tests {
         let mut to = mesh.pop().expect("core 0");
         let mut windows = Vec::new();
         let tsc = Tsc::measure();
-        within::<Ours>(&mut to, &mut from, tsc, &mut windows).expect("nothing is lost");
+        within::<OurRing>(&mut to, &mut from, tsc, &mut windows).expect("nothing is lost");
         let core = core_affinity::get_core_ids().expect("cores")[0];
-        between::<Ours>(&mut to, &mut from, core, tsc, &mut windows).expect("nothing is lost");
+        between::<OurRing>(&mut to, &mut from, core, tsc, &mut windows).expect("nothing is lost");
         assert_eq!(windows.len(), 2 * WINDOWS);
     }
 }

@@ -14,12 +14,12 @@ pub type Cell<'a> = Box<dyn FnMut(&mut Vec<f64>) -> Result<(), Failure> + 'a>;
 
 /// Cells by name, in the order in which they run.
 #[derive(Default)]
-pub struct Cells<'a> {
+pub struct CellSet<'a> {
     names: Vec<String>,
     runs: Vec<Cell<'a>>,
 }
 
-impl<'a> Cells<'a> {
+impl<'a> CellSet<'a> {
     /// Adds a cell.
     pub fn add(
         &mut self,
@@ -31,7 +31,7 @@ impl<'a> Cells<'a> {
     }
 }
 
-impl std::fmt::Debug for Cells<'_> {
+impl std::fmt::Debug for CellSet<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_list().entries(&self.names).finish()
     }
@@ -58,7 +58,7 @@ pub struct Measured {
 /// A cell's.
 pub fn measure(
     calibrator: &mut Calibrator,
-    cells: &mut Cells<'_>,
+    cells: &mut CellSet<'_>,
     rounds: usize,
     patience: Duration,
 ) -> Result<Measured, Failure> {

@@ -1,13 +1,13 @@
 //! `guideway bench scale`: one worker alone, and two workers of one machine side by side.
 
 use crate::calibration::Calibrator;
-use crate::engine::{self, Family, Mode, Rig, Scene, State};
+use crate::engine::{self, Family, FlowsIn, Mode, Rig, Scene};
 use crate::failure::{Failure, wrong};
 use crate::machine::Cpus;
 use crate::options::Options;
 use crate::random::{Picker, Spread};
 use crate::report::{self, Conditions, Maybe};
-use crate::rounds::Cells;
+use crate::rounds::CellSet;
 use crate::statistics::{Figure, Interval};
 use crate::tsc::Tsc;
 use clap::Args;
@@ -28,7 +28,12 @@ const WINDOWS: usize = 64;
 #[derive(Args, Clone, Debug)]
 pub struct Arguments {
     /// Flows of each worker
-    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=16_000_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1_000_000,
+        value_parser = clap::value_parser!(u64).range(1..=16_000_000),
+    )]
     flows: u64,
     #[command(flatten)]
     options: Options,
@@ -43,7 +48,7 @@ impl Arguments {
 
 /// What is printed.
 #[derive(Clone, Debug, Serialize)]
-struct Outcome {
+struct ScaleReport {
     flows: u64,
     /// A packet of each worker while the other one rests.
     one_ns: [Maybe<Figure>; 2],
@@ -71,7 +76,7 @@ impl Half {
 
 /// Two workers.
 #[derive(Debug)]
-struct Pair {
+struct TwoWorkers {
     first: Half,
     second: Half,
     second_core: CoreId,
@@ -79,15 +84,15 @@ struct Pair {
     beside: Vec<f64>,
 }
 
-impl Pair {
-    fn new(flows: u64, second_core: CoreId, tsc: Tsc) -> Result<Pair, Failure> {
-        let scene = Scene::build(Mode::Ipip, Family::V4, 1000, State::All)?;
+impl TwoWorkers {
+    fn new(flows: u64, second_core: CoreId, tsc: Tsc) -> Result<TwoWorkers, Failure> {
+        let scene = Scene::build(Mode::Ipip, Family::V4, 1000, FlowsIn::All)?;
         let crew = Rig::crew(&scene, &[(flows, flows); 2], worker::BURST, tsc)?;
         let mut halves = (1..)
             .zip(crew)
             .map(|(seed, rig)| Half { rig, picker: Picker::new(Spread::Uniform, flows, seed) });
         match (halves.next(), halves.next()) {
-            (Some(first), Some(second)) => Ok(Pair { first, second, second_core, beside: Vec::new() }),
+            (Some(first), Some(second)) => Ok(TwoWorkers { first, second, second_core, beside: Vec::new() }),
             _ => Err(wrong("no crew of two")),
         }
     }
@@ -136,10 +141,10 @@ impl Pair {
 /// [`Failure`]; a packet that misses is one.
 pub fn run(arguments: &Arguments, cpus: Cpus) -> Result<(), Failure> {
     let tsc = Tsc::measure();
-    let pair = RefCell::new(Pair::new(arguments.flows, cpus.other()?, tsc)?);
+    let pair = RefCell::new(TwoWorkers::new(arguments.flows, cpus.other()?, tsc)?);
     let mut calibrator = Calibrator::new(tsc)?;
     let measured = {
-        let mut cells = Cells::default();
+        let mut cells = CellSet::default();
         cells.add("one/first", |costs| pair.borrow_mut().first.work(costs));
         cells.add("one/second", |costs| pair.borrow_mut().second_alone(costs));
         cells.add("two/first", |costs| pair.borrow_mut().together(costs));
@@ -150,7 +155,7 @@ pub fn run(arguments: &Arguments, cpus: Cpus) -> Result<(), Failure> {
         arguments.options.measure(&mut calibrator, &mut cells)?
     };
     let all = ["one/first", "one/second", "two/first", "two/second"];
-    let outcome = Outcome {
+    let outcome = ScaleReport {
         flows: arguments.flows,
         one_ns: [all[0], all[1]].map(|cell| measured.cost(cell)),
         two_ns: [all[2], all[3]].map(|cell| measured.cost(cell)),
@@ -161,7 +166,7 @@ pub fn run(arguments: &Arguments, cpus: Cpus) -> Result<(), Failure> {
     report::print(arguments.options.json, &outcome, for_people)
 }
 
-fn for_people(outcome: &Outcome) -> String {
+fn for_people(outcome: &ScaleReport) -> String {
     let pair = |of: &[Maybe<Figure>; 2]| of.map(|figure| figure.words()).join(" and ");
     format!(
         "one worker alone  {}\ntwo side by side  {}\nefficiency        {}\n{}",
@@ -179,7 +184,7 @@ mod tests {
     #[test]
     fn two_workers_work_alone_and_together() {
         let core = core_affinity::get_core_ids().expect("cores")[0];
-        let mut pair = Pair::new(2000, core, Tsc::measure()).expect("two workers");
+        let mut pair = TwoWorkers::new(2000, core, Tsc::measure()).expect("two workers");
         let mut costs = Vec::new();
         pair.second_alone(&mut costs).expect("all packets hit");
         assert_eq!(costs.len(), WINDOWS);

@@ -4,7 +4,7 @@
 //! given back even when it is killed or aborts.
 
 use crate::failure::Failure;
-use dpdk::memory::HugePages;
+use dpdk::huge_pages::HugePages;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::fs;
 use std::os::unix::process::ExitStatusExt;

@@ -1,6 +1,7 @@
 //! `guideway bench table`: look-ups and insertions, ours beside the bound and the peers.
 
 mod keys;
+mod look_up;
 mod maps;
 mod ours;
 mod peers;
@@ -13,13 +14,14 @@ use crate::footprint::Footprint;
 use crate::options::Options;
 use crate::random::Spread;
 use crate::report::{self, Conditions, Maybe, rounded};
-use crate::rounds::{Cells, Measured};
+use crate::rounds::{CellSet, Measured};
 use crate::statistics::{Figure, Interval};
 use crate::tsc::Tsc;
 use clap::Args;
 use dpdk::clock::stamp;
-use keys::{Kind, Window};
-use peers::Peer;
+use keys::{KeyKind, KeyWindow};
+use look_up::LookUp;
+use peers::OtherTable;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -40,7 +42,12 @@ const FLOWS_MAX: u64 = crate::flows::FLOWS_MAX / 2;
 #[derive(Args, Clone, Debug)]
 pub struct Arguments {
     /// Flows in each table
-    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(32..=FLOWS_MAX))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1_000_000,
+        value_parser = clap::value_parser!(u64).range(32..=FLOWS_MAX),
+    )]
     flows: u64,
     /// Share of our table's slots in use
     #[arg(long, value_name = "SHARE", default_value_t = 0.8, value_parser = load)]
@@ -49,8 +56,8 @@ pub struct Arguments {
     #[arg(long, value_enum, default_value_t = Spread::Uniform)]
     keys: Spread,
     /// Tables beside ours and the bound
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Peer::RteHash, Peer::Hashbrown, Peer::HashbrownPrefetch, Peer::Std, Peer::Dashmap])]
-    peers: Vec<Peer>,
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = OtherTable::ALL)]
+    peers: Vec<OtherTable>,
     /// Time insertions and churn too; takes seconds a million flows
     #[arg(long)]
     updates: bool,
@@ -78,7 +85,7 @@ impl Arguments {
 
 /// What is printed.
 #[derive(Clone, Debug, Serialize)]
-struct Outcome {
+struct TableReport {
     flows: u64,
     load: f64,
     /// Where our table was full before.
@@ -89,7 +96,7 @@ struct Outcome {
     /// By kind of look-up: ours over the bound, and each peer over ours.
     ratios: BTreeMap<&'static str, BTreeMap<String, Maybe<Interval>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    updates: Option<updates::Outcome>,
+    updates: Option<updates::UpdatesReport>,
     bytes_per_flow: BTreeMap<String, f64>,
     pages: BTreeMap<String, &'static str>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -97,21 +104,6 @@ struct Outcome {
     #[serde(flatten)]
     conditions: Conditions,
     verified: bool,
-}
-
-/// Something that knows keys.
-pub(crate) trait LookUp {
-    /// Looks up every key and consumes the values.
-    fn look_up(&self, keys: &[u64]) -> Found;
-}
-
-/// What a window of look-ups gave.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Found {
-    /// Keys that were known.
-    pub(crate) hits: u64,
-    /// Sum of their values.
-    pub(crate) sum: u64,
 }
 
 /// Measures and prints.
@@ -150,18 +142,7 @@ pub fn run(arguments: &Arguments, cpu: usize) -> Result<(), Failure> {
     let mut calibrator = Calibrator::new(tsc)?;
     let measured = {
         let one_by_one = ours::OneByOne(&ours);
-        let mut cells = Cells::default();
-        cells.add("bound", lines.cell(tsc, WINDOW, WINDOWS));
-        for kind in Kind::ALL {
-            cells.add(format!("{}/ours", kind.name()), cell(&ours, kind, arguments.keys, flows, tsc));
-            cells.add(
-                format!("{}/{ONE_BY_ONE}", kind.name()),
-                cell(&one_by_one, kind, arguments.keys, flows, tsc),
-            );
-            for (name, table) in others.all() {
-                cells.add(format!("{}/{name}", kind.name()), cell(table, kind, arguments.keys, flows, tsc));
-            }
-        }
+        let mut cells = cells(arguments, flows, tsc, &lines, (&ours, &one_by_one), &others);
         arguments.options.measure(&mut calibrator, &mut cells)?
     };
     if let Some(table) = others.rte_hash() {
@@ -170,22 +151,22 @@ pub fn run(arguments: &Arguments, cpu: usize) -> Result<(), Failure> {
     let names: Vec<&'static str> = others.all().map(|(name, _)| name).collect();
     let updates = match arguments.updates {
         true => {
-            others.keep_only(Peer::RteHash);
+            others.keep_only(OtherTable::RteHash);
             let options = &arguments.options;
             Some(updates::run(&mut calibrator, &mut ours, others.rte_hash(), flows, options, tsc)?)
         }
         false => None,
     };
-    let outcome = Outcome {
+    let outcome = TableReport {
         flows,
         load: arguments.load,
         load_reached: rounded(arguments.load * flows as f64 / arguments.flows as f64, 3),
         keys: arguments.keys,
-        ns_per_lookup: Kind::ALL
+        ns_per_lookup: KeyKind::ALL
             .iter()
             .map(|kind| (kind.name(), figures(&measured, *kind, &names)))
             .collect(),
-        ratios: Kind::ALL.iter().map(|kind| (kind.name(), ratios(&measured, *kind, &names))).collect(),
+        ratios: KeyKind::ALL.iter().map(|kind| (kind.name(), ratios(&measured, *kind, &names))).collect(),
         updates,
         bytes_per_flow,
         pages,
@@ -196,15 +177,37 @@ pub fn run(arguments: &Arguments, cpu: usize) -> Result<(), Failure> {
     report::print(arguments.options.json, &outcome, for_people)
 }
 
+/// All that is measured in turn: the bound, ours burst by burst and one by one, and the others.
+fn cells<'t>(
+    arguments: &Arguments,
+    flows: u64,
+    tsc: Tsc,
+    lines: &'t Lines,
+    (ours, one_by_one): (&'t ours::Ours, &'t ours::OneByOne<'t>),
+    others: &'t peers::Peers,
+) -> CellSet<'t> {
+    let mut cells = CellSet::default();
+    cells.add("bound", lines.cell(tsc, WINDOW, WINDOWS));
+    for kind in KeyKind::ALL {
+        cells.add(format!("{}/ours", kind.name()), cell(ours, kind, arguments.keys, flows, tsc));
+        cells
+            .add(format!("{}/{ONE_BY_ONE}", kind.name()), cell(one_by_one, kind, arguments.keys, flows, tsc));
+        for (name, table) in others.all() {
+            cells.add(format!("{}/{name}", kind.name()), cell(table, kind, arguments.keys, flows, tsc));
+        }
+    }
+    cells
+}
+
 /// One table and one kind of look-up.
 fn cell<'a>(
     table: &'a (impl LookUp + ?Sized),
-    kind: Kind,
+    kind: KeyKind,
     spread: Spread,
     flows: u64,
     tsc: Tsc,
 ) -> impl FnMut(&mut Vec<f64>) -> Result<(), Failure> + 'a {
-    let mut window = Window::new(kind, spread, flows, WINDOW);
+    let mut window = KeyWindow::new(kind, spread, flows, WINDOW);
     move |windows| {
         for _ in 0..WINDOWS {
             window.next_keys();
@@ -224,7 +227,7 @@ fn cell<'a>(
     }
 }
 
-fn figures(measured: &Measured, kind: Kind, names: &[&str]) -> BTreeMap<String, Maybe<Figure>> {
+fn figures(measured: &Measured, kind: KeyKind, names: &[&str]) -> BTreeMap<String, Maybe<Figure>> {
     let mut all = BTreeMap::from([("bound".to_owned(), measured.cost("bound"))]);
     for name in ["ours", ONE_BY_ONE].iter().chain(names) {
         all.insert((*name).to_owned(), measured.cost(&format!("{}/{name}", kind.name())));
@@ -232,7 +235,7 @@ fn figures(measured: &Measured, kind: Kind, names: &[&str]) -> BTreeMap<String, 
     all
 }
 
-fn ratios(measured: &Measured, kind: Kind, names: &[&str]) -> BTreeMap<String, Maybe<Interval>> {
+fn ratios(measured: &Measured, kind: KeyKind, names: &[&str]) -> BTreeMap<String, Maybe<Interval>> {
     let ours = format!("{}/ours", kind.name());
     let mut all = BTreeMap::new();
     all.insert("ours/bound".to_owned(), measured.compared(&ours, "bound"));
@@ -245,7 +248,7 @@ fn ratios(measured: &Measured, kind: Kind, names: &[&str]) -> BTreeMap<String, M
     all
 }
 
-fn for_people(outcome: &Outcome) -> String {
+fn for_people(outcome: &TableReport) -> String {
     use std::fmt::Write;
     let mut text = format!("{} flows, load {}\n", outcome.flows, outcome.load_reached);
     // Writing to a string does not fail.
@@ -277,12 +280,14 @@ mod tests {
         let (ours, placed) = ours::Ours::fill(flows, 0.8).expect("a table");
         assert_eq!(placed, flows);
         let mut others = peers::Peers::default();
-        for peer in [Peer::Hashbrown, Peer::HashbrownPrefetch, Peer::Std, Peer::Dashmap] {
+        for peer in
+            [OtherTable::Hashbrown, OtherTable::HashbrownPrefetch, OtherTable::Std, OtherTable::Dashmap]
+        {
             others.fill(peer, flows, 0.8, 0).expect("memory");
         }
-        for kind in Kind::ALL {
+        for kind in KeyKind::ALL {
             for spread in [Spread::Uniform, Spread::Zipf, Spread::Trace] {
-                let mut window = Window::new(kind, spread, flows, 1000);
+                let mut window = KeyWindow::new(kind, spread, flows, 1000);
                 window.next_keys();
                 assert_eq!(ours.look_up(&window.keys), window.expected, "{kind:?}");
                 assert_eq!(ours::OneByOne(&ours).look_up(&window.keys), window.expected, "{kind:?}");

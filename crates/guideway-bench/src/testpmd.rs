@@ -23,7 +23,7 @@ pub const CACHE: u32 = dpdk::mempool::CACHE;
 
 /// How testpmd is to be started.
 #[derive(Clone, Debug)]
-pub struct Setup {
+pub struct TestpmdSetup {
     /// EAL's words about memory and devices.
     pub eal: Vec<String>,
     /// CPU that forwards.
@@ -70,7 +70,7 @@ impl Testpmd {
     ///
     /// # Errors
     /// It is not installed, or it ends at once; with its own last words.
-    pub fn start(setup: &Setup, ports: usize) -> Result<Testpmd, Failure> {
+    pub fn start(setup: &TestpmdSetup, ports: usize) -> Result<Testpmd, Failure> {
         let main = (0..).find(|cpu| *cpu != setup.cpu).unwrap_or(0);
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let main = if main < cpus { main } else { setup.cpu };

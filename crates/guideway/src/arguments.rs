@@ -4,27 +4,25 @@ use crate::command::{
     apply, bench, capture, check, completions, doctor, drain, events, explain, flows, leave, maglev, man,
     plan, reload, replay, show, top,
 };
-use clap::{Args, Parser, Subcommand};
-use std::path::PathBuf;
-
-/// Shown below every command's help.
-pub(crate) const EXIT_CODES: &str = "\
-Exit codes:
-  0  done
-  1  failed: a file cannot be read or written or is no capture, the daemon cannot be reached or refuses,
-     doctor found a failure
-  2  the usage is wrong, or a configuration was read and is refused";
+use crate::outcome::EXIT_CODES;
+use clap::{Parser, Subcommand};
 
 /// Layer-4 load balancer: look at it, change it, and ask why.
 #[derive(Parser, Debug)]
-#[command(name = "guideway", version = env!("GUIDEWAY_VERSION"), after_help = EXIT_CODES, propagate_version = true, max_term_width = 100)]
+#[command(
+    name = "guideway",
+    version = env!("GUIDEWAY_VERSION"),
+    after_help = EXIT_CODES,
+    propagate_version = true,
+    max_term_width = 100,
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
-    pub(crate) command: Command,
+    pub(crate) command: Subcommands,
 }
 
 #[derive(Subcommand, Debug)]
-pub(crate) enum Command {
+pub(crate) enum Subcommands {
     Check(check::Arguments),
     Plan(plan::Arguments),
     Apply(apply::Arguments),
@@ -46,15 +44,4 @@ pub(crate) enum Command {
     Doctor(doctor::Arguments),
     Completions(completions::Arguments),
     Man(man::Arguments),
-}
-
-/// Where the daemon listens, for the commands that talk to it.
-#[derive(Args, Clone, Debug, Default)]
-pub(crate) struct Connection {
-    /// The daemon's socket [default: the one of --config, else the only one in /run/guideway]
-    #[arg(long, env = "GUIDEWAY_SOCKET", value_name = "PATH")]
-    pub(crate) socket: Option<PathBuf>,
-    /// Configuration to take the socket from
-    #[arg(long, value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
 }

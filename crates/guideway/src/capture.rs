@@ -7,21 +7,18 @@
 //! classic capture with a frame longer than the snapshot length and takes pcapng stamps for nanoseconds whatever the
 //! interface says (version 2.0.0); the tests compare with it where it is right.
 
+mod error;
 mod link;
 mod pcap;
 mod pcapng;
+mod record;
 mod writer;
 
-pub use writer::Writer;
+pub use error::{CaptureError, FILE_SIZE_MAX, FRAME_SIZE_MAX};
+pub use writer::CaptureWriter;
 
-use link::Link;
+use record::{FileRecords, FrameRecord};
 
-/// Largest capture file read, bytes: it is held in memory together with what is made from it.
-pub const FILE_SIZE_MAX: u64 = 1 << 30;
-/// Longest captured frame, bytes; libpcap's own limit, so a longer one means a damaged file.
-pub const FRAME_SIZE_MAX: u32 = 262_144;
-/// The link type of what is written: Ethernet (LINKTYPE_ETHERNET).
-const ETHERNET: u32 = 1;
 /// How what is compressed begins, what it is called, and what unpacks it.
 const COMPRESSED: [(&[u8], &str, &str); 5] = [
     (&[0x1f, 0x8b], "gzip", "gunzip -c"),
@@ -35,28 +32,11 @@ const COMPRESSED: [(&[u8], &str, &str); 5] = [
 #[derive(Debug)]
 pub struct Capture {
     bytes: Vec<u8>,
-    records: Vec<Record>,
+    records: Vec<FrameRecord>,
     /// Whether the stamps are finer than a microsecond.
     nanoseconds: bool,
     /// Where the file ends inside a record.
     cut: Option<CaptureError>,
-}
-
-/// What is read of a file: its frames, whether stamps are finer than a microsecond, and where it is cut.
-struct Records {
-    records: Vec<Record>,
-    nanoseconds: bool,
-    cut: Option<CaptureError>,
-}
-
-/// Where a frame is, and when it was.
-#[derive(Clone, Copy, Debug)]
-struct Record {
-    start: usize,
-    len: usize,
-    wire_len: u32,
-    stamp_ns: u64,
-    link: Link,
 }
 
 /// One captured frame.
@@ -77,50 +57,6 @@ impl Captured<'_> {
     }
 }
 
-/// Why a capture cannot be read.
-#[derive(Debug, thiserror::Error)]
-pub enum CaptureError {
-    /// Larger than [`FILE_SIZE_MAX`].
-    #[error("more than {FILE_SIZE_MAX} bytes; split the capture (editcap -c)")]
-    TooLarge,
-    /// No known magic number.
-    #[error("not a pcap or pcapng file")]
-    NotACapture,
-    /// A variant that exists but is not read.
-    #[error("{0}; convert it with: editcap -F pcap")]
-    Unsupported(String),
-    /// Compressed.
-    #[error("compressed with {with}; unpack it: {unpack} CAPTURE | guideway replay --in - ...")]
-    Compressed {
-        /// With what.
-        with: &'static str,
-        /// The command that unpacks it.
-        unpack: &'static str,
-    },
-    /// Neither Ethernet nor what becomes Ethernet.
-    #[error(
-        "frames of link type {0}, which is not Ethernet (1), raw IP (101, 228, 229) or Linux cooked (113, 276); capture on the \
-         interface itself: tcpdump -i INTERFACE -y EN10MB"
-    )]
-    LinkType(u32),
-    /// Ends in the middle of something.
-    #[error("truncated: the file ends inside {what} that starts at byte {offset}")]
-    Truncated {
-        /// What was being read.
-        what: &'static str,
-        /// Where it starts.
-        offset: usize,
-    },
-    /// A field that cannot be.
-    #[error("damaged: {problem} at byte {offset}")]
-    Damaged {
-        /// What is wrong.
-        problem: String,
-        /// Where.
-        offset: usize,
-    },
-}
-
 impl Capture {
     /// Checks a whole file that is in memory already.
     ///
@@ -135,7 +71,7 @@ impl Capture {
             return Err(CaptureError::Compressed { with, unpack });
         }
         let found = if pcapng::is_pcapng(&bytes) { pcapng::records(&bytes)? } else { pcap::records(&bytes)? };
-        let Records { mut records, nanoseconds, cut } = found;
+        let FileRecords { mut records, nanoseconds, cut } = found;
         for record in &mut records {
             link::make_ethernet(&mut bytes, record)?;
         }
@@ -172,24 +108,6 @@ impl Capture {
     /// All frames in file order.
     pub fn iter(&self) -> impl Iterator<Item = Captured<'_>> {
         (0..self.len()).filter_map(|i| self.get(i))
-    }
-}
-
-/// Integers of one byte order out of a slice; `None` past its end.
-#[derive(Clone, Copy, Debug)]
-struct Order {
-    big: bool,
-}
-
-impl Order {
-    fn u16(self, bytes: &[u8], at: usize) -> Option<u16> {
-        let b: [u8; 2] = bytes.get(at..at.checked_add(2)?)?.try_into().ok()?;
-        Some(if self.big { u16::from_be_bytes(b) } else { u16::from_le_bytes(b) })
-    }
-
-    fn u32(self, bytes: &[u8], at: usize) -> Option<u32> {
-        let b: [u8; 4] = bytes.get(at..at.checked_add(4)?)?.try_into().ok()?;
-        Some(if self.big { u32::from_be_bytes(b) } else { u32::from_le_bytes(b) })
     }
 }
 

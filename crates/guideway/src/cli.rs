@@ -1,6 +1,5 @@
 //! From the words typed to a command, and from its end to an exit code.
 
-use crate::failure::Failure;
 use crate::{arguments, command};
 use clap::{CommandFactory as _, FromArgMatches as _};
 use std::ffi::OsString;
@@ -28,24 +27,3 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     }
 }
-
-/// How a command ended that did what it was asked.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Done {
-    /// All is well.
-    Well,
-    /// The answer is bad news, already told (doctor found a failure).
-    BadNews,
-}
-
-impl Done {
-    pub(crate) fn exit_code(self) -> ExitCode {
-        match self {
-            Done::Well => ExitCode::SUCCESS,
-            Done::BadNews => ExitCode::FAILURE,
-        }
-    }
-}
-
-/// What every command returns.
-pub(crate) type Outcome = Result<Done, Failure>;

@@ -1,7 +1,8 @@
 //! The commands, one file each.
 
-use crate::Outcome;
-use crate::arguments::Command;
+use crate::arguments::{Cli, Subcommands};
+use crate::outcome::CommandResult;
+use clap::CommandFactory as _;
 
 pub(crate) mod apply;
 pub(crate) mod bench;
@@ -23,26 +24,26 @@ pub(crate) mod show;
 pub(crate) mod top;
 
 /// Does what the command says.
-pub(crate) fn run(command: Command) -> Outcome {
+pub(crate) fn run(command: Subcommands) -> CommandResult {
     match command {
-        Command::Check(a) => check::run(&a),
-        Command::Plan(a) => plan::run(&a),
-        Command::Apply(a) => apply::run(&a),
-        Command::Reload(a) => reload::run(&a),
-        Command::Show(a) => show::run(&a),
-        Command::Top(a) => top::run(&a),
-        Command::Events(a) => events::run(&a),
-        Command::Drain(a) => drain::run(&a, "drain"),
-        Command::Undrain(a) => drain::run(&a, "undrain"),
-        Command::Flows(a) => flows::run(&a),
-        Command::Capture(a) => capture::run(&a),
-        Command::Leave(a) => leave::run(&a),
-        Command::Explain(a) => explain::run(a),
-        Command::Replay(a) => replay::run(&a),
-        Command::Maglev(a) => maglev::run(a),
-        Command::Bench(a) => bench::run(&a),
-        Command::Doctor(a) => doctor::run(&a),
-        Command::Completions(a) => completions::run(&a),
-        Command::Man(a) => man::run(&a),
+        Subcommands::Check(a) => check::run(&a),
+        Subcommands::Plan(a) => plan::run(&a),
+        Subcommands::Apply(a) => apply::run(&a),
+        Subcommands::Reload(a) => reload::run(&a),
+        Subcommands::Show(a) => show::run(&a),
+        Subcommands::Top(a) => top::run(&a),
+        Subcommands::Events(a) => events::run(&a),
+        Subcommands::Drain(a) => drain::run(&a, "drain"),
+        Subcommands::Undrain(a) => drain::run(&a, "undrain"),
+        Subcommands::Flows(a) => flows::run(&a),
+        Subcommands::Capture(a) => capture::run(&a),
+        Subcommands::Leave(a) => leave::run(&a),
+        Subcommands::Explain(a) => explain::run(a),
+        Subcommands::Replay(a) => replay::run(&a),
+        Subcommands::Maglev(a) => maglev::run(a),
+        Subcommands::Bench(a) => bench::run(&a),
+        Subcommands::Doctor(a) => doctor::run(&a),
+        Subcommands::Completions(a) => completions::run(&a, Cli::command()),
+        Subcommands::Man(a) => man::run(&a, Cli::command()),
     }
 }

@@ -1,7 +1,7 @@
 //! The daemon's API over its unix socket.
 
-use crate::arguments::Connection;
 use crate::configuration;
+use crate::connection::Connection;
 use crate::failure::Failure;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -26,7 +26,7 @@ pub(crate) struct Daemon {
 }
 
 /// What the daemon said.
-pub(crate) struct Answer {
+pub(crate) struct DaemonAnswer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
@@ -57,18 +57,18 @@ impl Daemon {
         target: &str,
         body: Vec<u8>,
         wait: Duration,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<DaemonAnswer, Failure> {
         self.ask_with(method, target, ("application/toml", body), wait)
     }
 
-    /// The same, with a body of this type.
+    /// Asks, with a body of this media type.
     fn ask_with(
         &self,
         method: Method,
         target: &str,
         body: (&str, Vec<u8>),
         wait: Duration,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<DaemonAnswer, Failure> {
         self.run(self.answer(method, target, body, wait))
     }
 
@@ -83,7 +83,7 @@ impl Daemon {
         method: Method,
         target: &str,
         wait: Duration,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<DaemonAnswer, Failure> {
         self.answer(method, target, ("application/toml", Vec::new()), wait).await
     }
 
@@ -93,7 +93,7 @@ impl Daemon {
         target: &str,
         (kind, body): (&str, Vec<u8>),
         wait: Duration,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<DaemonAnswer, Failure> {
         // A second more for each MiB: a long configuration takes long to check and to compile.
         let limit = PATIENCE + wait + Duration::from_secs(body.len() as u64 >> 20);
         let asked = exchange(&self.socket, method, target, (kind, body));
@@ -113,7 +113,7 @@ impl Daemon {
         self.get_within(target, Duration::ZERO)
     }
 
-    /// The same, for a request that itself may take as long as `wait`.
+    /// `GET` as [`get`](Daemon::get), for a request that itself may take as long as `wait`.
     pub(crate) fn get_within<T: DeserializeOwned>(&self, target: &str, wait: Duration) -> Result<T, Failure> {
         self.ask(Method::GET, target, Vec::new(), wait)?.accepted()?.json()
     }
@@ -128,7 +128,7 @@ impl Daemon {
         self.ask(Method::POST, target, body, wait)?.accepted()?.json()
     }
 
-    /// The same, with a body of lines of JSON.
+    /// Posts a body of lines of JSON, and reads the answer.
     pub(crate) fn post_lines<T: DeserializeOwned>(
         &self,
         target: &str,
@@ -139,9 +139,9 @@ impl Daemon {
     }
 }
 
-impl Answer {
+impl DaemonAnswer {
     /// The answer if it is a success, else its reason as a failure: exit code 2 where the configuration is wrong.
-    pub(crate) fn accepted(self) -> Result<Answer, Failure> {
+    pub(crate) fn accepted(self) -> Result<DaemonAnswer, Failure> {
         if self.status.is_success() {
             return Ok(self);
         }
@@ -172,7 +172,7 @@ async fn exchange(
     method: Method,
     target: &str,
     (kind, body): (&str, Vec<u8>),
-) -> Result<Answer, Failure> {
+) -> Result<DaemonAnswer, Failure> {
     let stream = tokio::net::UnixStream::connect(socket).await.map_err(|e| unreachable_daemon(socket, &e))?;
     let broken = |e: &dyn std::fmt::Display| {
         Failure::failed(format!("the daemon at {} broke off: {e}", socket.display()))
@@ -196,7 +196,7 @@ async fn exchange(
             .await
             .map_err(|e| broken(&e))?
             .to_bytes();
-        Ok(Answer { status, headers, body })
+        Ok(DaemonAnswer { status, headers, body })
     };
     let mut talk = std::pin::pin!(talk);
     let mut connection = std::pin::pin!(connection);

@@ -15,6 +15,8 @@ mod command;
 #[cfg(feature = "cli")]
 mod configuration;
 #[cfg(feature = "cli")]
+mod connection;
+#[cfg(feature = "cli")]
 mod daemon;
 #[cfg(feature = "cli")]
 mod failure;
@@ -22,6 +24,8 @@ mod failure;
 mod input;
 #[cfg(feature = "cli")]
 mod name;
+#[cfg(feature = "cli")]
+mod outcome;
 #[cfg(feature = "cli")]
 mod output;
 mod picture;
@@ -36,4 +40,4 @@ mod table;
 #[cfg(feature = "cli")]
 pub use cli::run;
 #[cfg(feature = "cli")]
-use cli::{Done, Outcome};
+use outcome::{CommandResult, Done};

@@ -11,7 +11,7 @@ use wire::{BackendId, ServiceId};
 use worker::View;
 
 /// The view that the daemon's own compiler makes, all backends up unless their `state` says otherwise.
-pub(crate) struct Picture<'c> {
+pub(crate) struct CompiledView<'c> {
     pub(crate) view: Arc<View>,
     #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "only `explain` names ports"))]
     config: &'c Config,
@@ -19,11 +19,11 @@ pub(crate) struct Picture<'c> {
     backends: HashMap<BackendId, &'c Backend>,
 }
 
-impl<'c> Picture<'c> {
-    pub(crate) fn new(config: &'c Config) -> Result<Picture<'c>, CompileError> {
+impl<'c> CompiledView<'c> {
+    pub(crate) fn new(config: &'c Config) -> Result<CompiledView<'c>, CompileError> {
         let (view, ids) = offline(config)?;
         let mut picture =
-            Picture { view: Arc::new(view), config, services: HashMap::new(), backends: HashMap::new() };
+            CompiledView { view: Arc::new(view), config, services: HashMap::new(), backends: HashMap::new() };
         for service in &config.services {
             if let Some(id) = ids.service(&service.name) {
                 picture.services.insert(id, service);

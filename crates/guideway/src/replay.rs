@@ -7,8 +7,8 @@ mod engine;
 mod queue;
 
 use crate::capture::{Capture, Captured};
-use crate::picture::Picture;
-use engine::Engine;
+use crate::picture::CompiledView;
+use engine::ReplayEngine;
 use model::Config;
 use queue::Queues;
 use serde::Serialize;
@@ -34,7 +34,7 @@ pub struct Options {
 
 /// What came of it.
 #[derive(Debug)]
-pub struct Replayed {
+pub struct ReplayResult {
     /// The totals.
     pub summary: Summary,
     /// Frames sent on data ports, in input order: the input frame each belongs to, and its bytes.
@@ -106,14 +106,14 @@ pub enum ReplayError {
 ///
 /// # Errors
 /// See [`ReplayError`].
-pub fn replay(config: &Config, capture: &Capture, options: Options) -> Result<Replayed, ReplayError> {
+pub fn replay(config: &Config, capture: &Capture, options: Options) -> Result<ReplayResult, ReplayError> {
     if !(1..=WORKERS_MAX).contains(&options.workers) {
         return Err(ReplayError::Workers(options.workers));
     }
-    let picture = Picture::new(config)?;
+    let picture = CompiledView::new(config)?;
     let queues = Queues::new(capture, options.workers);
-    let mut engine = Engine::new(config, &picture, &queues)?;
-    let mut clock = Clock::default();
+    let mut engine = ReplayEngine::new(config, &picture, &queues)?;
+    let mut clock = CaptureClock::default();
     for (index, frame) in capture.iter().enumerate() {
         let queue = queues.of(index);
         let index = u32::try_from(index).map_err(|_| ReplayError::TooManyFrames)?;
@@ -133,12 +133,12 @@ pub fn replay(config: &Config, capture: &Capture, options: Options) -> Result<Re
 
 /// The capture's time as ticks: never backward, from [`START_US`] on.
 #[derive(Default)]
-struct Clock {
+struct CaptureClock {
     origin_ns: Option<u64>,
     now: Tick,
 }
 
-impl Clock {
+impl CaptureClock {
     fn advance(&mut self, frame: &Captured<'_>) -> Tick {
         let origin_ns = *self.origin_ns.get_or_insert(frame.stamp_ns);
         let us = START_US + frame.stamp_ns.saturating_sub(origin_ns) / 1000;
@@ -149,11 +149,11 @@ impl Clock {
 
 /// Puts the engine's results in input order and checks that every frame has exactly one end.
 fn collect(
-    engine: Engine,
-    picture: &Picture,
+    engine: ReplayEngine,
+    picture: &CompiledView,
     frames: usize,
     per_frame: bool,
-) -> Result<Replayed, ReplayError> {
+) -> Result<ReplayResult, ReplayError> {
     let mut ends: Vec<Option<Outcome>> = vec![None; frames];
     for (meta, outcome) in &engine.outcomes {
         let index = meta.index;
@@ -177,7 +177,7 @@ fn collect(
     let mut sent = engine.sent;
     // Stable: what belongs to one input frame keeps the order in which it was sent.
     sent.sort_by_key(|(index, _)| *index);
-    Ok(Replayed { summary, sent, punted })
+    Ok(ReplayResult { summary, sent, punted })
 }
 
 fn reason(end: &Outcome) -> Option<&'static str> {
@@ -187,7 +187,7 @@ fn reason(end: &Outcome) -> Option<&'static str> {
     }
 }
 
-fn frame_end(picture: &Picture, index: u32, end: &Outcome) -> FrameEnd {
+fn frame_end(picture: &CompiledView, index: u32, end: &Outcome) -> FrameEnd {
     let verdict = match end.verdict {
         Verdict::Sent => "sent",
         Verdict::Relayed => "relayed",

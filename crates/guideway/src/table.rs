@@ -3,13 +3,13 @@
 use comfy_table::{CellAlignment, ContentArrangement, Table};
 
 /// A table under construction.
-pub(crate) struct Columns {
+pub(crate) struct TextTable {
     table: Table,
 }
 
-impl Columns {
+impl TextTable {
     /// Headings; one that starts with `>` is of a column aligned to the right.
-    pub(crate) fn new(headings: &[&str]) -> Columns {
+    pub(crate) fn new(headings: &[&str]) -> TextTable {
         let mut table = Table::new();
         table.load_style(comfy_table::presets::NOTHING);
         table.set_content_arrangement(ContentArrangement::Disabled);
@@ -22,7 +22,7 @@ impl Columns {
                 }
             }
         }
-        Columns { table }
+        TextTable { table }
     }
 
     pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn columns_are_aligned() {
-        let mut t = Columns::new(&["name", ">count"]);
+        let mut t = TextTable::new(&["name", ">count"]);
         t.row(["web".into(), "7".into()]);
         t.row(["longer-name".into(), "1,234".into()]);
         assert_eq!(t.render(), "NAME         COUNT\nweb              7\nlonger-name  1,234\n");

@@ -1,6 +1,6 @@
 //! Everything between the configuration and running workers: EAL, pools, ports, tables, lcores; and the way back.
 
-use crate::exception::{Exception, Exceptions, Plan};
+use crate::exception::{Exception, ExceptionPlan, Exceptions, Exchange};
 use crate::sizing::{self, QueueNeed, RING_DEPTH};
 use crate::veth;
 use crate::{log, poll};
@@ -8,7 +8,8 @@ use control::{DeviceStats, ExceptionError, Plane, PortHandle, WorkerHandle};
 use dpdk::port::Observer;
 use dpdk::thread::{self, LaunchError, Running};
 use dpdk::{
-    Clock, Device, DpdkIo, Eal, Mempool, Port, PortError, PortSetup, Queue, memory, mempool, pdump, telemetry,
+    Device, DpdkIo, Eal, Mbuf, Mempool, Port, PortError, PortSetup, Queue, TscClock, memory, mempool, pdump,
+    telemetry,
 };
 use flow::{Memory, Table};
 use model::Config;
@@ -21,7 +22,7 @@ use worker::commands::command_queue;
 use worker::turn::Setup;
 use worker::view::mailbox::mailbox;
 use worker::view::{BACKENDS_MAX, SERVICES_MAX};
-use worker::{Counters, Worker};
+use worker::{Counters, Relay, Worker};
 
 /// Takes the latest JSON of a telemetry command.
 type Publish = Box<dyn FnMut(&str, String)>;
@@ -69,7 +70,8 @@ pub(crate) enum StartError {
     Exception(#[from] ExceptionError),
     /// Fewer lcores than workers.
     #[error(
-        "EAL has {have} worker lcores and workers.cpus names {want}; remove options about cores from the EAL arguments"
+        "EAL has {have} worker lcores and workers.cpus names {want}; remove options about cores from the EAL \
+         arguments"
     )]
     Lcores {
         /// There are.
@@ -96,25 +98,49 @@ pub(crate) struct DataPath {
     _eal: Eal,
 }
 
+/// Starts EAL with `words`, and logs what it is.
+fn start_eal(config: &Config, words: &[String]) -> Result<Eal, StartError> {
+    tracing::debug!("EAL arguments: {}", dpdk::eal::quote(words));
+    let eal = Eal::start(words, sizing::estimate_bytes(config), log::dpdk_line)?;
+    let isa = flow::isa().name();
+    let huge_pages = eal.has_huge_pages();
+    tracing::info!(dpdk = %eal.version(), huge_pages, look_ups = isa, "EAL started");
+    if !huge_pages {
+        tracing::warn!("no huge pages: look-ups in large flow tables take at least twice as long");
+    }
+    Ok(eal)
+}
+
+/// What a worker is made of.
+struct WorkerParts<'p> {
+    /// Among the workers, from 0.
+    index: usize,
+    lcore: u32,
+    cpu: u16,
+    idle: model::config::Idle,
+    io: DpdkIo,
+    port_count: usize,
+    table: Table,
+    /// Of all workers' tables, by index.
+    readers: &'p [flow::Reader],
+    rings: statesync::Ports<Relay<Mbuf>>,
+    windows: Option<&'p Arc<Windows>>,
+    exchange: Exchange,
+}
+
 impl DataPath {
     /// Starts EAL with `words`, then everything else. What was started is stopped again on an error.
     pub(crate) fn start(config: &Config, words: &[String]) -> Result<(DataPath, Plane), StartError> {
-        tracing::debug!("EAL arguments: {}", dpdk::eal::quote(words));
-        let eal = Eal::start(words, sizing::estimate_bytes(config), log::dpdk_line)?;
-        let isa = flow::isa().name();
-        tracing::info!(dpdk = %eal.version(), huge_pages = eal.has_huge_pages(), look_ups = isa, "EAL started");
-        if !eal.has_huge_pages() {
-            tracing::warn!("no huge pages: look-ups in large flow tables take at least twice as long");
-        }
+        let eal = start_eal(config, words)?;
         pin_management_thread(&config.workers.management_cpus);
-        let clock = Clock::start(&eal);
+        let clock = TscClock::start(&eal);
         let lcores = eal.worker_lcores();
         let count = config.workers.cpus.len();
         if lcores.len() < count {
             return Err(StartError::Lcores { have: lcores.len(), want: count });
         }
 
-        let mut ports = Ports::open(config, &eal)?;
+        let mut ports = OpenPorts::open(config, &eal)?;
         control::configure_exceptions(&config.ports)?;
         veth::warn_of_unseen_peers(&config.ports);
         warn_of_distant_sockets(&eal, &lcores, config, &ports.data);
@@ -129,11 +155,36 @@ impl DataPath {
             _eal: eal.clone(),
         };
         let handles = ports.handles(config);
-        let mut queues = ports.queues_by_worker(count);
+        let queues = ports.queues_by_worker(count);
         let first = u16::try_from(ports.data.len()).unwrap_or(u16::MAX);
-        let (exceptions, mut exchanges) =
+        let (exceptions, exchanges) =
             Exceptions::new(&eal, std::mem::take(&mut ports.exception), first, count);
         path.exceptions = Some(Arc::clone(&exceptions));
+        let workers = path.launch_all(config, (&eal, clock, &lcores), &ports, queues, exchanges)?;
+        path.ports = ports.data;
+
+        let memory_bytes = path.memory_bytes(config);
+        let plane = Plane {
+            workers,
+            ports: handles,
+            now: Box::new(move || clock.now()),
+            memory_bytes,
+            renew: Some(Arc::new(move |port| exceptions.renew(port))),
+            telemetry: register_telemetry(&eal),
+        };
+        Ok((path, plane))
+    }
+
+    /// Starts all workers, each on its lcore; gives what control holds of them, in order.
+    fn launch_all(
+        &mut self,
+        config: &Config,
+        (eal, clock, lcores): (&Eal, TscClock, &[u32]),
+        ports: &OpenPorts,
+        mut queues: Vec<Vec<Queue>>,
+        mut exchanges: Vec<Exchange>,
+    ) -> Result<Vec<WorkerHandle>, StartError> {
+        let count = config.workers.cpus.len();
         let pool_of = |lcore| {
             let nearest = ports.pools.get(&eal.socket_of(lcore));
             nearest.or_else(|| ports.pools.values().next()).cloned()
@@ -141,7 +192,7 @@ impl DataPath {
 
         let mut tables = Vec::new();
         for (index, lcore) in lcores.iter().take(count).enumerate() {
-            tables.push(table(config, &eal, index, eal.socket_of(*lcore))?);
+            tables.push(table(config, eal, index, eal.socket_of(*lcore))?);
         }
         let readers: Vec<flow::Reader> = tables.iter().map(Table::reader).collect();
         let mut rings = statesync::mesh(count, RING_DEPTH);
@@ -154,68 +205,81 @@ impl DataPath {
             else {
                 continue;
             };
-            let Some(mut exchange) = exchanges.pop() else { continue };
-            let (publisher, inbox) = mailbox(VIEWS_DEPTH);
-            let (commander, commands) = command_queue(COMMANDS_DEPTH);
-            let counters = Arc::new(Counters::new(SERVICES_MAX + 1, BACKENDS_MAX, port_count));
-            let core = CoreId(u8::try_from(index).unwrap_or(u8::MAX));
-            let mut worker = Worker::new(Setup {
-                core,
-                io: DpdkIo::new(queues, pool),
-                table,
-                peers: readers.clone(),
-                rings,
-                inbox,
-                counters: Arc::clone(&counters),
-                commands: Some(commands),
-            });
-            let mut reports = None;
-            if let Some(windows) = &windows {
-                let (sender, receiver) = statesync::spsc::channel(REPORTS_DEPTH);
-                worker.attach_sync(sizing::SYNC, random()?, Arc::clone(windows), sender);
-                reports = Some(receiver);
-            }
-            let (idle, stop) = (config.workers.idle, Arc::clone(&path.stop));
-            let counted = Arc::clone(&counters);
-            let job = move || {
-                poll::run(worker, &counted, clock, idle, &stop, |io| exchange.between_turns(io));
-            };
-            path.workers.push(thread::launch(&eal, lcores[index], job)?);
-            workers.push(WorkerHandle {
-                core,
+            let Some(exchange) = exchanges.pop() else { continue };
+            let parts = WorkerParts {
+                index,
+                lcore: lcores[index],
                 cpu: config.workers.cpus[index],
-                publisher,
-                counters,
-                flows: readers[index].clone(),
-                reports,
-                commands: Some(commander),
-            });
+                idle: config.workers.idle,
+                io: DpdkIo::new(queues, pool),
+                port_count,
+                table,
+                readers: &readers,
+                rings,
+                windows: windows.as_ref(),
+                exchange,
+            };
+            workers.push(self.launch(eal, clock, parts)?);
         }
         workers.reverse();
-        path.ports = ports.data;
+        Ok(workers)
+    }
 
-        let table_bytes = sizing::table_bytes(config) * count as u64;
-        let pool_bytes = path.pools.iter().map(Mempool::bytes).sum::<u64>();
+    /// Starts one worker on its lcore; gives what control holds of it.
+    fn launch(
+        &mut self,
+        eal: &Eal,
+        clock: TscClock,
+        parts: WorkerParts<'_>,
+    ) -> Result<WorkerHandle, StartError> {
+        let WorkerParts { index, lcore, cpu, idle, io, port_count, table, readers, rings, windows, .. } =
+            parts;
+        let (publisher, inbox) = mailbox(VIEWS_DEPTH);
+        let (commander, commands) = command_queue(COMMANDS_DEPTH);
+        let counters = Arc::new(Counters::new(SERVICES_MAX + 1, BACKENDS_MAX, port_count));
+        let core = CoreId(u8::try_from(index).unwrap_or(u8::MAX));
+        let mut worker = Worker::new(Setup {
+            core,
+            io,
+            table,
+            peers: readers.to_vec(),
+            rings,
+            inbox,
+            counters: Arc::clone(&counters),
+            commands: Some(commands),
+        });
+        let mut reports = None;
+        if let Some(windows) = windows {
+            let (sender, receiver) = statesync::spsc::channel(REPORTS_DEPTH);
+            worker.attach_sync(sizing::SYNC, random()?, Arc::clone(windows), sender);
+            reports = Some(receiver);
+        }
+        let (stop, counted, mut exchange) = (Arc::clone(&self.stop), Arc::clone(&counters), parts.exchange);
+        let job = move || {
+            poll::run(worker, &counted, clock, idle, &stop, |io| exchange.between_turns(io));
+        };
+        self.workers.push(thread::launch(eal, lcore, job)?);
+        let flows = readers[index].clone();
+        Ok(WorkerHandle { core, cpu, publisher, counters, flows, reports, commands: Some(commander) })
+    }
+
+    /// What takes memory, and how much, bytes.
+    fn memory_bytes(&self, config: &Config) -> Vec<(String, u64)> {
+        let workers = config.workers.cpus.len();
+        let table_bytes = sizing::table_bytes(config) * workers as u64;
+        let pool_bytes = self.pools.iter().map(Mempool::bytes).sum::<u64>();
         let mut memory_bytes =
             vec![("flow_tables".to_owned(), table_bytes), ("packet_buffers".to_owned(), pool_bytes)];
         if config.cluster.is_some() {
-            memory_bytes.push(("state_sync".to_owned(), sizing::station_bytes(count)));
+            memory_bytes.push(("state_sync".to_owned(), sizing::station_bytes(workers)));
         }
         tracing::info!(
-            workers = count,
+            workers,
             flow_table_bytes = table_bytes,
             packet_buffer_bytes = pool_bytes,
             "workers started"
         );
-        let plane = Plane {
-            workers,
-            ports: handles,
-            now: Box::new(move || clock.now()),
-            memory_bytes,
-            renew: Some(Arc::new(move |port| exceptions.renew(port))),
-            telemetry: register_telemetry(&eal),
-        };
-        Ok((path, plane))
+        memory_bytes
     }
 
     /// Workers finish their turn, ports stop, EAL's files go.
@@ -247,14 +311,14 @@ impl Drop for DataPath {
 }
 
 /// Ports while they are being wired up: data ports first, then exception ports, as the engine numbers them.
-struct Ports {
+struct OpenPorts {
     data: Vec<Port>,
     exception: Vec<Exception>,
     pools: BTreeMap<Option<u16>, Mempool>,
 }
 
-impl Ports {
-    fn open(config: &Config, eal: &Eal) -> Result<Ports, StartError> {
+impl OpenPorts {
+    fn open(config: &Config, eal: &Eal) -> Result<OpenPorts, StartError> {
         let queues = u16::try_from(config.workers.cpus.len()).unwrap_or(u16::MAX);
         let of = |name: &str| {
             let name = name.to_owned();
@@ -265,25 +329,8 @@ impl Ports {
             devices.push((port, Device::find(eal, &port.device).map_err(of(&port.name))?));
         }
 
-        let mut needs: BTreeMap<Option<u16>, Vec<QueueNeed>> = BTreeMap::new();
-        for (port, device) in &devices {
-            let info = device.info();
-            needs.entry(info.socket).or_default().push(QueueNeed {
-                rings: u32::from(info.rx_ring_size) + u32::from(info.tx_ring_size),
-                af_xdp: info.driver == "net_af_xdp",
-                exception: port.exception.is_some(),
-                mtu: port.mtu,
-            });
-        }
-        let mut pools = BTreeMap::new();
-        for (socket, needs) in needs {
-            let (count, room) = sizing::pool(&needs, usize::from(queues));
-            let name =
-                socket.map_or_else(|| "guideway_any".to_owned(), |socket| format!("guideway_{socket}"));
-            pools.insert(socket, Mempool::create(eal, &name, count, room, socket)?);
-        }
-
-        let mut ports = Ports { data: Vec::new(), exception: Vec::new(), pools };
+        let pools = pools(eal, &devices, queues)?;
+        let mut ports = OpenPorts { data: Vec::new(), exception: Vec::new(), pools };
         for (port, device) in devices {
             let setup = PortSetup {
                 queues,
@@ -294,30 +341,13 @@ impl Ports {
             };
             let Some(pool) = ports.pools.get(&device.info().socket) else { continue };
             let started = device.start(&setup, pool).map_err(of(&port.name))?;
-            for note in started.notes() {
-                tracing::info!(port = port.name, "{note}");
-            }
-            tracing::info!(
-                port = port.name,
-                driver = started.driver(),
-                mac = %model::config::Mac(started.mac()),
-                mtu = started.mtu(),
-                queues,
-                "port started"
-            );
-            if started.driver() == "net_af_packet" {
-                tracing::warn!(
-                    port = port.name,
-                    "net_af_packet loses the type of an outer VLAN tag (0x88a8 leaves as 0x8100) and drops datagrams of more than about 1,900 \
-                     bytes that come in IPv4 fragments (bad_ipv4); net_af_xdp does not"
-                );
-            }
+            log_started(&port.name, &started, queues);
             ports.data.push(started);
         }
         for (index, (port, data)) in (0..).zip(config.ports.iter().zip(&ports.data)) {
             let Some(interface) = port.exception.clone() else { continue };
             let Some(pool) = ports.pools.get(&data.socket()).cloned() else { continue };
-            let plan = Plan {
+            let plan = ExceptionPlan {
                 data: PortId(index),
                 port: port.name.clone(),
                 interface,
@@ -368,6 +398,54 @@ impl Ports {
             }
         }
         by_worker
+    }
+}
+
+/// Packet buffers: a pool for each NUMA socket that has a device.
+fn pools(
+    eal: &Eal,
+    devices: &[(&model::config::Port, Device)],
+    queues: u16,
+) -> Result<BTreeMap<Option<u16>, Mempool>, StartError> {
+    let mut needs: BTreeMap<Option<u16>, Vec<QueueNeed>> = BTreeMap::new();
+    for (port, device) in devices {
+        let info = device.info();
+        needs.entry(info.socket).or_default().push(QueueNeed {
+            rings: u32::from(info.rx_ring_size) + u32::from(info.tx_ring_size),
+            af_xdp: info.driver == "net_af_xdp",
+            exception: port.exception.is_some(),
+            mtu: port.mtu,
+        });
+    }
+    let mut pools = BTreeMap::new();
+    for (socket, needs) in needs {
+        let (count, room) = sizing::pool(&needs, usize::from(queues));
+        let name = socket.map_or_else(|| "guideway_any".to_owned(), |socket| format!("guideway_{socket}"));
+        pools.insert(socket, Mempool::create(eal, &name, count, room, socket)?);
+    }
+    Ok(pools)
+}
+
+/// Logs what a port is, and what it cannot do.
+fn log_started(name: &str, started: &Port, queues: u16) {
+    for note in started.notes() {
+        tracing::info!(port = name, "{note}");
+    }
+    tracing::info!(
+        port = name,
+        driver = started.driver(),
+        mac = %model::config::Mac(started.mac()),
+        mtu = started.mtu(),
+        queues,
+        "port started"
+    );
+    if started.driver() == "net_af_packet" {
+        tracing::warn!(
+            port = name,
+            "net_af_packet loses the type of an outer VLAN tag (0x88a8 leaves as 0x8100) and drops \
+             datagrams of more than about 1,900 \
+             bytes that come in IPv4 fragments (bad_ipv4); net_af_xdp does not"
+        );
     }
 }
 
@@ -444,7 +522,8 @@ fn warn_of_distant_sockets(eal: &Eal, lcores: &[u32], config: &Config, ports: &[
             {
                 tracing::warn!(
                     port = port.name,
-                    "is on NUMA socket {there} and worker CPU {cpu} on {here}: every packet crosses; choose workers.cpus of socket {there}"
+                    "is on NUMA socket {there} and worker CPU {cpu} on {here}: every packet crosses; choose \
+                     workers.cpus of socket {there}"
                 );
             }
         }

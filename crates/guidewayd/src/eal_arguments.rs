@@ -29,7 +29,7 @@ pub(crate) fn build(config: &Config, extra: &[String]) -> Result<Vec<String>, Ea
     check("workers.management_cpus", &workers.management_cpus, &available)?;
     let management_cpus = management_cpus(config, &available);
     let file_prefix = format!("guideway-{}", config.machine.name);
-    let arguments = dpdk::Arguments {
+    let arguments = dpdk::EalArguments {
         program: "guidewayd",
         file_prefix: &file_prefix,
         management_cpus: &management_cpus,

@@ -15,7 +15,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// What an exception port is made of.
 #[derive(Clone, Debug)]
-pub(crate) struct Plan {
+pub(crate) struct ExceptionPlan {
     /// Its data port on the packet path.
     pub(crate) data: PortId,
     /// Name of the data port in the configuration.
@@ -35,7 +35,7 @@ pub(crate) struct Plan {
 /// A started exception port.
 #[derive(Debug)]
 pub(crate) struct Exception {
-    plan: Plan,
+    plan: ExceptionPlan,
     /// Counts attempts to make it. Each has a device's name of its own: the dead one is closed after the next one was made.
     attempts: u32,
     /// Name of its device.
@@ -45,7 +45,7 @@ pub(crate) struct Exception {
 
 impl Exception {
     /// Makes and starts it.
-    pub(crate) fn open(eal: &Eal, plan: Plan) -> Result<Exception, PortError> {
+    pub(crate) fn open(eal: &Eal, plan: ExceptionPlan) -> Result<Exception, PortError> {
         let device = format!("net_tap_{}", plan.interface);
         let port = plan.start(eal, &device)?;
         tracing::info!(port = plan.port, interface = plan.interface, "exception port started");
@@ -58,7 +58,7 @@ impl Exception {
     }
 }
 
-impl Plan {
+impl ExceptionPlan {
     fn start(&self, eal: &Eal, device: &str) -> Result<Port, PortError> {
         let (interface, mac) = (&self.interface, model::config::Mac(self.mac));
         let device = Device::attach(eal, &format!("{device},iface={interface},mac={mac}"))?;
@@ -67,7 +67,8 @@ impl Plan {
             tracing::info!(
                 port = self.port,
                 interface,
-                "net_tap takes no jumbo frames: the exception interface has mtu {mtu}, and longer frames for this \
+                "net_tap takes no jumbo frames: the exception interface has mtu {mtu}, and longer frames for \
+                 this \
                  host itself are dropped as punt_full"
             );
         }
@@ -114,11 +115,11 @@ struct Exchanger {
 #[derive(Debug)]
 pub(crate) struct Exceptions {
     eal: Eal,
-    held: Mutex<Held>,
+    held: Mutex<HeldPorts>,
 }
 
 #[derive(Debug, Default)]
-struct Held {
+struct HeldPorts {
     /// In the order in which they are numbered, behind the data ports.
     ports: Vec<Exception>,
     workers: Vec<Exchanger>,
@@ -141,7 +142,7 @@ impl Exceptions {
             exchangers.push(Exchanger { new, home });
             exchanges.push(Exchange { new: to_worker, home: to_home });
         }
-        let held = Mutex::new(Held { ports, workers: exchangers, first });
+        let held = Mutex::new(HeldPorts { ports, workers: exchangers, first });
         (Arc::new(Exceptions { eal: eal.clone(), held }), exchanges)
     }
 
@@ -152,7 +153,7 @@ impl Exceptions {
     /// In words; the dead device is in place then.
     pub(crate) fn renew(&self, data: PortId) -> Result<(), String> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let Held { ports, workers, first } = &mut *held;
+        let HeldPorts { ports, workers, first } = &mut *held;
         let at = ports.iter().position(|of| of.plan.data == data);
         let Some((at, exception)) = at.and_then(|at| Some((at, ports.get_mut(at)?))) else {
             return Err("it has no exception port, or stops".to_owned());
@@ -206,7 +207,7 @@ impl Exceptions {
     /// Closes all of them. The workers have stopped.
     pub(crate) fn close(&self) {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        *held = Held::default();
+        *held = HeldPorts::default();
     }
 }
 

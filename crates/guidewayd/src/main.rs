@@ -13,12 +13,12 @@ mod sizing;
 mod stopwatch;
 mod veth;
 
-use arguments::{Action, Arguments};
+use arguments::{Arguments, Invocation};
 use control::{Claims, Listeners, Options};
 use data_path::{DataPath, StartError};
 use model::Loaded;
 use service_manager::ServiceManager;
-use startup::{Format, Log, log_report, say};
+use startup::{Log, LogFormat, log_report, say};
 use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
@@ -31,7 +31,7 @@ const EXIT_CONFIG: u8 = 2;
 fn main() -> ExitCode {
     let hangup = startup::hold_hangup();
     let arguments: Arguments = startup::parse();
-    if arguments.action() != Action::Run {
+    if arguments.action() != Invocation::Run {
         return match load_all(&arguments, &Complaints::People) {
             Ok((loaded, words)) => answer(&arguments, &loaded, &words),
             Err(code) => code,
@@ -46,8 +46,8 @@ fn main() -> ExitCode {
     };
     // Every line of a log in JSON is JSON.
     let complaints = match arguments.log_format {
-        Format::Text => Complaints::People,
-        Format::Json => Complaints::Log,
+        LogFormat::Text => Complaints::People,
+        LogFormat::Json => Complaints::Log,
     };
     let code = match load_all(&arguments, &complaints) {
         Ok((loaded, words)) => serve(&arguments, loaded, &words, &log, hangup),
@@ -121,7 +121,7 @@ fn serve(
 
 /// What is asked for without starting anything.
 fn answer(arguments: &Arguments, loaded: &Loaded, words: &[String]) -> ExitCode {
-    let text = if arguments.action() == Action::PrintEalArguments {
+    let text = if arguments.action() == Invocation::PrintEalArguments {
         dpdk::eal::quote(words)
     } else {
         if let Some(warnings) = loaded.warning_report() {
@@ -143,7 +143,8 @@ fn raise_descriptor_limit(config: &model::Config) {
     let needed = config.descriptors();
     match health::descriptors::raise_limit() {
         Ok(Some(limit)) if limit < needed => tracing::warn!(
-            "the limit of {limit} open files is below the {needed} that the configuration may need: when they run out, \
+            "the limit of {limit} open files is below the {needed} that the configuration may need: when \
+             they run out, \
              backends are not checked any more; set LimitNOFILE={needed} in the unit"
         ),
         Ok(_) => {}

@@ -1,7 +1,7 @@
 //! A worker's loop on its lcore, and what it does when there is nothing to do.
 
 use crate::stopwatch::{Stopwatch, thread_cpu_us};
-use dpdk::Clock;
+use dpdk::TscClock;
 use model::config::Idle;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
@@ -18,7 +18,7 @@ const SLEEP_MAX_US: u64 = 1_000;
 pub(crate) fn run<Io: PacketIo>(
     mut worker: Worker<Io>,
     counters: &Counters,
-    clock: Clock,
+    clock: TscClock,
     idle: Idle,
     stop: &AtomicBool,
     mut between: impl FnMut(&mut Io),

@@ -31,7 +31,8 @@ impl ServiceManager {
         match name.as_ref().map(|name| open(name.as_bytes())).transpose() {
             Ok(socket) => ServiceManager::new(socket, has_watchdog),
             Err(error) => {
-                tracing::warn!(socket = ?name.unwrap_or_default(), "cannot speak to the service manager: {error}");
+                tracing::warn!(socket = ?name.unwrap_or_default(), "cannot speak to the service manager: \
+                                                            {error}");
                 ServiceManager::new(None, false)
             }
         }

@@ -25,7 +25,8 @@ pub(crate) fn warn_of_unseen_peers(ports: &[Port]) {
                 tracing::warn!(
                     port,
                     interface,
-                    "the other end of this veth is in another network namespace: unless it finishes its checksums and segments (there: ethtool -K \
+                    "the other end of this veth is in another network namespace: unless it finishes its \
+                     checksums and segments (there: ethtool -K \
                      PEER tx off tso off gso off), its packets are forwarded broken"
                 );
             }

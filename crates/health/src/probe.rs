@@ -32,7 +32,7 @@ const CLOSE_WAIT: Duration = Duration::from_millis(500);
 pub struct Check {
     /// What is probed.
     pub kind: HealthKind,
-    /// Where.
+    /// The address and port it is sent to.
     pub target: SocketAddr,
     /// `Host` and TLS name when the configuration gives none: the VIP.
     pub vip: IpAddr,
@@ -460,7 +460,10 @@ fn named(error: &rustls::Error) -> Failure {
     }
     if *alert == AlertDescription::HandshakeFailure {
         // The server does not say what it misses.
-        words.push_str(" (a check offers TLS 1.2 and 1.3, key exchange by X25519, P-256 and P-384, AES-GCM and ChaCha20)");
+        words.push_str(
+            " (a check offers TLS 1.2 and 1.3, key exchange by X25519, P-256 and P-384, AES-GCM \
+                        and ChaCha20)",
+        );
     }
     Failure::Tls(words)
 }

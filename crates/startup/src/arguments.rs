@@ -6,7 +6,7 @@ use tracing_subscriber::EnvFilter;
 
 /// Form of the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum Format {
+pub enum LogFormat {
     /// For people.
     Text,
     /// One object a line.

@@ -5,7 +5,7 @@ mod arguments;
 mod log;
 mod writer;
 
-pub use arguments::{Filter, Format, parse, without_empty_variables};
+pub use arguments::{Filter, LogFormat, parse, without_empty_variables};
 pub use log::{Log, log_report, say};
 
 use std::sync::Arc;

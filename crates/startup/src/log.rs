@@ -4,8 +4,8 @@
 //! one thread writes. What finds the queue full, or cannot be written (the reader is gone, the disk is full), is lost and
 //! counted, and the count is told as a line once lines go out again.
 
-use crate::arguments::{Filter, Format};
-use crate::writer::{self, Writer};
+use crate::arguments::{Filter, LogFormat};
+use crate::writer::{self, LogWriter};
 use std::io::{self, IsTerminal, Write as _};
 use std::time::Duration;
 use tracing_subscriber::EnvFilter;
@@ -16,7 +16,7 @@ const FLUSH: Duration = Duration::from_millis(300);
 /// The running log. Dropping it waits up to 300 ms for the lines that were logged to be written.
 #[derive(Clone, Debug)]
 pub struct Log {
-    writer: Writer,
+    writer: LogWriter,
 }
 
 impl Log {
@@ -24,16 +24,16 @@ impl Log {
     ///
     /// # Errors
     /// No thread or descriptor.
-    pub fn start(format: Format, filter: &Filter) -> io::Result<Log> {
+    pub fn start(format: LogFormat, filter: &Filter) -> io::Result<Log> {
         let stderr = io::stderr();
         let has_colours = stderr.is_terminal();
-        let writer = Writer::start(writer::second_stderr()?, format)?;
+        let writer = LogWriter::start(writer::second_stderr()?, format)?;
         let builder = tracing_subscriber::fmt()
             .with_env_filter(EnvFilter::new(filter.as_str()))
             .with_writer(writer.clone());
         match format {
-            Format::Text => builder.with_ansi(has_colours).init(),
-            Format::Json => builder.json().with_ansi(false).init(),
+            LogFormat::Text => builder.with_ansi(has_colours).init(),
+            LogFormat::Json => builder.json().with_ansi(false).init(),
         }
         let last_words = writer.clone();
         // The default hook writes to standard error itself, and so waits for its reader, or panics in a panic.

@@ -1,6 +1,6 @@
 //! The queue and the thread that empties it.
 
-use crate::arguments::Format;
+use crate::arguments::LogFormat;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -19,7 +19,7 @@ const RETRY: Duration = Duration::from_millis(10);
 
 /// Counts of the queue.
 #[derive(Debug, Default)]
-struct Counts {
+struct QueueCounts {
     /// Bytes that wait.
     waiting_bytes: AtomicUsize,
     /// Lines put into the queue.
@@ -34,9 +34,9 @@ struct Counts {
 
 /// Takes lines and passes them on to the writing thread.
 #[derive(Clone, Debug)]
-pub(crate) struct Writer {
+pub(crate) struct LogWriter {
     queue: SyncSender<Vec<u8>>,
-    counts: Arc<Counts>,
+    counts: Arc<QueueCounts>,
 }
 
 /// Another descriptor of standard error: lines go out while EAL has the first one muted.
@@ -44,16 +44,16 @@ pub(crate) fn second_stderr() -> io::Result<File> {
     Ok(File::from(io::stderr().as_fd().try_clone_to_owned()?))
 }
 
-impl Writer {
+impl LogWriter {
     /// Starts the thread.
-    pub(crate) fn start(to: impl Write + Send + 'static, format: Format) -> io::Result<Writer> {
+    pub(crate) fn start(to: impl Write + Send + 'static, format: LogFormat) -> io::Result<LogWriter> {
         let (queue, lines) = sync_channel(LINES_MAX);
-        let counts = Arc::<Counts>::default();
+        let counts = Arc::<QueueCounts>::default();
         let of = Arc::clone(&counts);
         std::thread::Builder::new()
             .name("log".to_owned())
             .spawn(move || write_all(to, &lines, &of, format))?;
-        Ok(Writer { queue, counts })
+        Ok(LogWriter { queue, counts })
     }
 
     /// A line that is being made.
@@ -99,7 +99,7 @@ impl Writer {
     }
 }
 
-impl<'a> MakeWriter<'a> for Writer {
+impl<'a> MakeWriter<'a> for LogWriter {
     type Writer = Line<'a>;
 
     fn make_writer(&'a self) -> Line<'a> {
@@ -110,7 +110,7 @@ impl<'a> MakeWriter<'a> for Writer {
 /// One line, from its first byte until it is put into the queue when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Line<'a> {
-    writer: &'a Writer,
+    writer: &'a LogWriter,
     bytes: Vec<u8>,
 }
 
@@ -133,8 +133,8 @@ impl Drop for Line<'_> {
     }
 }
 
-/// The thread's work, until every [`Writer`] is gone.
-fn write_all(mut to: impl Write, lines: &Receiver<Vec<u8>>, counts: &Counts, format: Format) {
+/// The thread's work, until every [`LogWriter`] is gone.
+fn write_all(mut to: impl Write, lines: &Receiver<Vec<u8>>, counts: &QueueCounts, format: LogFormat) {
     counts.thread.store(rustix::thread::gettid().as_raw_nonzero().get(), Relaxed);
     let mut told = 0;
     while let Ok(line) = lines.recv() {
@@ -168,13 +168,12 @@ fn write(to: &mut impl Write, mut bytes: &[u8]) -> io::Result<()> {
 }
 
 /// The line that tells what was lost. It does not come from the program, and so has no time of its own.
-fn notice(lost: u64, format: Format) -> String {
+fn notice(lost: u64, format: LogFormat) -> String {
     match format {
-        Format::Text => format!("  WARN log: {lost} lines were lost\n"),
-        Format::Json => {
-            format!(
-                "{{\"level\":\"WARN\",\"fields\":{{\"message\":\"{lost} lines were lost\"}},\"target\":\"log\"}}\n"
-            )
+        LogFormat::Text => format!("  WARN log: {lost} lines were lost\n"),
+        LogFormat::Json => {
+            let message = format!("{lost} lines were lost");
+            format!(r#"{{"level":"WARN","fields":{{"message":"{message}"}},"target":"log"}}"#) + "\n"
         }
     }
 }
@@ -231,14 +230,14 @@ mod tests {
         }
     }
 
-    fn log(writer: &Writer, text: &str) {
+    fn log(writer: &LogWriter, text: &str) {
         writer.line().write_all(text.as_bytes()).unwrap();
     }
 
     #[test]
     fn nobody_waits_for_a_reader_that_does_not_read() {
         let gate = Gate::default();
-        let writer = Writer::start(gate.clone(), Format::Text).unwrap();
+        let writer = LogWriter::start(gate.clone(), LogFormat::Text).unwrap();
         let begun = Instant::now();
         for at in 0..LINES_MAX + 1000 {
             log(&writer, &format!("line {at}\n"));
@@ -260,7 +259,7 @@ mod tests {
     #[test]
     fn what_waits_is_bounded_in_bytes() {
         let gate = Gate::default();
-        let writer = Writer::start(gate.clone(), Format::Json).unwrap();
+        let writer = LogWriter::start(gate.clone(), LogFormat::Json).unwrap();
         let long = "x".repeat(BYTES_MAX / 4);
         for _ in 0..10 {
             log(&writer, &long);
@@ -277,7 +276,7 @@ mod tests {
         let gate = Gate::default();
         gate.open();
         gate.fails(true);
-        let writer = Writer::start(gate.clone(), Format::Text).unwrap();
+        let writer = LogWriter::start(gate.clone(), LogFormat::Text).unwrap();
         for _ in 0..3 {
             log(&writer, "gone\n");
         }

@@ -111,7 +111,7 @@ impl Owners {
         }
     }
 
-    /// The same, of which these members are dead: they are told nothing, asked nothing, and not listened to.
+    /// These owners while some members are dead: they are told nothing, asked nothing, and not listened to.
     #[must_use]
     pub fn without(mut self, lost: Members) -> Owners {
         self.lost = lost;

@@ -143,7 +143,7 @@ impl Maglev {
         Maglev::slot_of(hash, self.size())
     }
 
-    /// The same in any table of `size`: for a caller that asks for many.
+    /// The slot of a hash in any table of `size`: for a caller that asks for many.
     #[inline(always)]
     pub const fn slot_of(hash: u64, size: u32) -> u32 {
         (((hash >> 32) * size as u64) >> 32) as u32

@@ -3,9 +3,9 @@
 //! Everything that comes out is judged here: each frame ends once, nothing is lost, what is sent is well formed, and
 //! what a tunnel carries is the request, bit by bit.
 
-use crate::frames::{Packet, flags};
+use crate::frames::{PacketBuilder, flags};
 use crate::malformed::{VIP4, VIP6};
-use crate::outer::{Outer, check_transport, decapsulate, locate, outer};
+use crate::outer::{FrameLayout, check_transport, decapsulate, locate, outer};
 use flow::{Idle, Memory, Table};
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -74,18 +74,18 @@ pub fn config_text() -> String {
 
 /// How a service's packets leave.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Way {
+enum WayOut {
     Tunnel(&'static str),
     L2,
 }
 
-struct Picture {
+struct BenchView {
     view: Arc<View>,
-    ways: BTreeMap<ServiceId, Way>,
+    ways: BTreeMap<ServiceId, WayOut>,
 }
 
-fn picture() -> &'static Picture {
-    static PICTURE: OnceLock<Picture> = OnceLock::new();
+fn picture() -> &'static BenchView {
+    static PICTURE: OnceLock<BenchView> = OnceLock::new();
     PICTURE.get_or_init(|| {
         let loaded = model::load("bench", &config_text()).unwrap_or_else(|r| panic!("{}", r.to_plain()));
         let (view, ids) =
@@ -93,18 +93,18 @@ fn picture() -> &'static Picture {
         let ways = loaded.config.services.iter().map(|service| {
             let id = ids.service(&service.name).expect("every service has an id");
             let way = match service.mode {
-                model::config::Mode::L2 => Way::L2,
-                mode => Way::Tunnel(mode.as_str()),
+                model::config::Mode::L2 => WayOut::L2,
+                mode => WayOut::Tunnel(mode.as_str()),
             };
             (id, way)
         });
-        Picture { ways: ways.collect(), view: Arc::new(view) }
+        BenchView { ways: ways.collect(), view: Arc::new(view) }
     })
 }
 
 /// What the bench does besides receiving.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Faults {
+pub struct IoFaults {
     /// Transmit queues accept nothing in this turn.
     pub transmit_full: bool,
     /// There are no buffers for packets of our own in this turn.
@@ -180,11 +180,11 @@ impl Bench {
     ///
     /// # Panics
     /// The engine breaks a promise.
-    pub fn receive(&mut self, worker: usize, frame: &[u8], faults: Faults) -> u32 {
+    pub fn receive(&mut self, worker: usize, frame: &[u8], faults: IoFaults) -> u32 {
         let index = u32::try_from(self.input.len()).expect("a bench is small");
         self.input.push(frame.to_vec());
         self.ends.push(None);
-        self.faulty |= faults != Faults::default();
+        self.faulty |= faults != IoFaults::default();
         let meta = RxMeta { index, ..RxMeta::default() };
         self.workers[worker % WORKERS].io().push(PortId(0), frame, meta);
         for worker in &mut self.workers {
@@ -314,8 +314,8 @@ fn judge_action(end: &Outcome) -> Result<(), String> {
 /// What went to the backend must be the request: whole and bit by bit the same, or its fragments.
 fn judge_request(
     frame: &[u8],
-    request: &Outer,
-    way: Way,
+    request: &FrameLayout,
+    way: WayOut,
     sent: &[Vec<u8>],
     faulty: bool,
 ) -> Result<(), String> {
@@ -331,8 +331,8 @@ fn judge_request(
             return Err(format!("a datagram of {} bytes at MTU 1500", o.end - o.l3));
         }
         match way {
-            Way::L2 => datagrams.push(bytes[o.l3..o.end].to_vec()),
-            Way::Tunnel(name) => {
+            WayOut::L2 => datagrams.push(bytes[o.l3..o.end].to_vec()),
+            WayOut::Tunnel(name) => {
                 etherparse::SlicedPacket::from_ethernet(bytes).map_err(|e| format!("etherparse: {e}"))?;
                 let inner = decapsulate(bytes, &UDP_TUNNELS)?;
                 if inner.tunnel != name {
@@ -353,7 +353,7 @@ fn judge_request(
 }
 
 /// The pieces of a datagram that was cut must give its payload again, unless some were lost to a fault.
-fn judge_pieces(frame: &[u8], request: &Outer, pieces: &[Vec<u8>], faulty: bool) -> Result<(), String> {
+fn judge_pieces(frame: &[u8], request: &FrameLayout, pieces: &[Vec<u8>], faulty: bool) -> Result<(), String> {
     let (base, more_after) = request.fragment.unwrap_or((0, false));
     let mut at = base;
     for (i, piece) in pieces.iter().enumerate() {
@@ -413,36 +413,44 @@ pub fn good_frames() -> Vec<(&'static str, Vec<u8>)> {
     let (client4, client6) = (crate::malformed::CLIENT4, crate::malformed::CLIENT6);
     let mut all = Vec::new();
     for (name, port) in [("ipip", 80), ("gre", 81), ("gue", 82), ("vxlan", 83), ("l2", 84), ("empty", 90)] {
-        all.push((name, Packet::tcp(client4, VIP4, flags::SYN).ports(40_000, port).build()));
-        all.push((name, Packet::tcp(client6, VIP6, flags::SYN).ports(40_000, port).build()));
+        all.push((name, PacketBuilder::tcp(client4, VIP4, flags::SYN).ports(40_000, port).build()));
+        all.push((name, PacketBuilder::tcp(client6, VIP6, flags::SYN).ports(40_000, port).build()));
     }
-    let big = Packet::tcp(client4, VIP4, flags::ACK).payload_of(1460);
+    let big = PacketBuilder::tcp(client4, VIP4, flags::ACK).payload_of(1460);
     all.push(("too_big4", big.build()));
     all.push(("to_cut4", big.clone().dont_fragment(false).build()));
-    all.push(("too_big6", Packet::tcp(client6, VIP6, flags::ACK).payload_of(1440).build()));
-    all.push(("dns4", Packet::udp(client4, VIP4).ports(5000, 53).payload_of(30).padded().build()));
-    all.push(("dns6", Packet::udp(client6, VIP6).ports(5000, 53).payload_of(30).vlan(7).build()));
-    all.push(("any4", Packet::udp(client4, "203.0.113.11").ports(5000, 999).qinq(5, 6).build()));
-    all.push(("prefix4", Packet::tcp(client4, "203.0.113.200", flags::SYN).build()));
-    all.push(("echo4", Packet::echo(client4, VIP4).options(&[7, 7, 4, 0, 0, 0, 0]).build()));
-    all.push(("echo6", Packet::echo(client6, VIP6).build()));
-    let quoted = Packet::tcp(VIP4, client4, flags::ACK).ports(80, 40_000).payload_of(100);
-    all.push(("error4", Packet::icmp_error("192.0.2.1", VIP4, 3, 4, &quoted, 28).build()));
-    let quoted = Packet::tcp(VIP6, client6, flags::ACK).ports(80, 40_000).payload_of(100);
-    all.push(("error6", Packet::icmp_error("2001:db8:9::1", VIP6, 2, 0, &quoted, 100).build()));
-    for (i, piece) in
-        Packet::udp(client4, VIP4).ports(5000, 53).payload_of(2000).fragments(9, 800).into_iter().enumerate()
+    all.push(("too_big6", PacketBuilder::tcp(client6, VIP6, flags::ACK).payload_of(1440).build()));
+    all.push(("dns4", PacketBuilder::udp(client4, VIP4).ports(5000, 53).payload_of(30).padded().build()));
+    all.push(("dns6", PacketBuilder::udp(client6, VIP6).ports(5000, 53).payload_of(30).vlan(7).build()));
+    all.push(("any4", PacketBuilder::udp(client4, "203.0.113.11").ports(5000, 999).qinq(5, 6).build()));
+    all.push(("prefix4", PacketBuilder::tcp(client4, "203.0.113.200", flags::SYN).build()));
+    all.push(("echo4", PacketBuilder::echo(client4, VIP4).options(&[7, 7, 4, 0, 0, 0, 0]).build()));
+    all.push(("echo6", PacketBuilder::echo(client6, VIP6).build()));
+    let quoted = PacketBuilder::tcp(VIP4, client4, flags::ACK).ports(80, 40_000).payload_of(100);
+    all.push(("error4", PacketBuilder::icmp_error("192.0.2.1", VIP4, 3, 4, &quoted, 28).build()));
+    let quoted = PacketBuilder::tcp(VIP6, client6, flags::ACK).ports(80, 40_000).payload_of(100);
+    all.push(("error6", PacketBuilder::icmp_error("2001:db8:9::1", VIP6, 2, 0, &quoted, 100).build()));
+    for (i, piece) in PacketBuilder::udp(client4, VIP4)
+        .ports(5000, 53)
+        .payload_of(2000)
+        .fragments(9, 800)
+        .into_iter()
+        .enumerate()
     {
         all.push((["piece4_0", "piece4_1", "piece4_2"][i], piece));
     }
-    for (i, piece) in
-        Packet::udp(client6, VIP6).ports(5000, 53).payload_of(2000).fragments(9, 800).into_iter().enumerate()
+    for (i, piece) in PacketBuilder::udp(client6, VIP6)
+        .ports(5000, 53)
+        .payload_of(2000)
+        .fragments(9, 800)
+        .into_iter()
+        .enumerate()
     {
         all.push((["piece6_0", "piece6_1", "piece6_2"][i], piece));
     }
-    all.push(("to_kernel4", Packet::tcp(client4, "10.0.2.11", flags::SYN).ports(40_000, 22).build()));
+    all.push(("to_kernel4", PacketBuilder::tcp(client4, "10.0.2.11", flags::SYN).ports(40_000, 22).build()));
     // Last, so that the seeds, which name frames by their places, stay what they are.
-    all.push(("geneve", Packet::tcp(client4, VIP4, flags::SYN).ports(40_000, 85).build()));
-    all.push(("geneve", Packet::tcp(client6, VIP6, flags::SYN).ports(40_000, 85).build()));
+    all.push(("geneve", PacketBuilder::tcp(client4, VIP4, flags::SYN).ports(40_000, 85).build()));
+    all.push(("geneve", PacketBuilder::tcp(client6, VIP6, flags::SYN).ports(40_000, 85).build()));
     all
 }

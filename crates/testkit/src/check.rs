@@ -1,6 +1,6 @@
 //! What must hold for any input: called by property tests, by the corpus test and by the fuzz targets alike.
 
-use crate::bench::{Bench, Faults, good_frames};
+use crate::bench::{Bench, IoFaults, good_frames};
 use crate::frames::internet_checksum;
 use guideway::capture::Capture;
 use guideway::replay::{Options, ReplayError, replay};
@@ -39,7 +39,7 @@ pub fn check_worker<'a>(frames: impl IntoIterator<Item = &'a [u8]>) -> Vec<Outco
     let mut bench = Bench::new();
     for (i, frame) in frames.into_iter().enumerate() {
         check_frame(frame);
-        bench.receive(i, frame, Faults::default());
+        bench.receive(i, frame, IoFaults::default());
     }
     bench.finish()
 }
@@ -77,7 +77,7 @@ pub fn check_steps(mut input: &[u8]) {
             bench.wait(10_u64.pow(wait + 1));
         }
         check_frame(&frame);
-        let faults = Faults { transmit_full: control & 0x10 != 0, no_buffers: control & 0x20 != 0 };
+        let faults = IoFaults { transmit_full: control & 0x10 != 0, no_buffers: control & 0x20 != 0 };
         bench.receive(usize::from(control & 1), &frame, faults);
     }
     bench.finish();

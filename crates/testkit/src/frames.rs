@@ -69,7 +69,7 @@ pub enum Upper {
 
 /// Place of a fragment in its datagram.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Piece {
+pub struct FragmentPlace {
     /// Identification.
     pub id: u32,
     /// Offset, bytes (a multiple of eight if the frame is to be valid).
@@ -78,9 +78,9 @@ pub struct Piece {
     pub more: bool,
 }
 
-/// A frame to be: every field is public, [`Packet::build`] makes the bytes with right lengths and checksums.
+/// A frame to be: every field is public, [`PacketBuilder::build`] makes the bytes with right lengths and checksums.
 #[derive(Clone, Debug)]
-pub struct Packet {
+pub struct PacketBuilder {
     /// Destination MAC.
     pub dst_mac: [u8; 6],
     /// Source MAC.
@@ -110,7 +110,7 @@ pub struct Packet {
     /// IPv6 extension headers in order: (number, the bytes behind next-header and length, which are filled in).
     pub extensions: Vec<(u8, Vec<u8>)>,
     /// Set for a fragment: then `payload` is the raw piece, unless the offset is 0.
-    pub fragment: Option<Piece>,
+    pub fragment: Option<FragmentPlace>,
     /// What stands above IP.
     pub upper: Upper,
     /// What stands above that.
@@ -119,15 +119,15 @@ pub struct Packet {
     pub padding: usize,
 }
 
-impl Packet {
+impl PacketBuilder {
     /// A packet between two addresses of one family.
     ///
     /// # Panics
     /// An address does not parse, or the families differ.
-    pub fn new(src: &str, dst: &str, upper: Upper) -> Packet {
+    pub fn new(src: &str, dst: &str, upper: Upper) -> PacketBuilder {
         let (src, dst): (IpAddr, IpAddr) = (address(src), address(dst));
         assert_eq!(src.is_ipv4(), dst.is_ipv4(), "both addresses must be of one family");
-        Packet {
+        PacketBuilder {
             dst_mac: PORT_MAC,
             src_mac: ROUTER_MAC,
             tags: Vec::new(),
@@ -150,111 +150,118 @@ impl Packet {
     }
 
     /// A TCP segment.
-    pub fn tcp(src: &str, dst: &str, flags: u8) -> Packet {
-        Packet::new(src, dst, Upper::Tcp { seq: 0x0102_0304, ack: 0, flags, options: Vec::new() })
+    pub fn tcp(src: &str, dst: &str, flags: u8) -> PacketBuilder {
+        PacketBuilder::new(src, dst, Upper::Tcp { seq: 0x0102_0304, ack: 0, flags, options: Vec::new() })
     }
 
     /// A UDP datagram.
-    pub fn udp(src: &str, dst: &str) -> Packet {
-        Packet::new(src, dst, Upper::Udp)
+    pub fn udp(src: &str, dst: &str) -> PacketBuilder {
+        PacketBuilder::new(src, dst, Upper::Udp)
     }
 
     /// An echo request.
-    pub fn echo(src: &str, dst: &str) -> Packet {
+    pub fn echo(src: &str, dst: &str) -> PacketBuilder {
         let kind = if address(src).is_ipv4() { 8 } else { 128 };
-        Packet::new(src, dst, Upper::Icmp { kind, code: 0, rest: [0x12, 0x34, 0, 1] })
+        PacketBuilder::new(src, dst, Upper::Icmp { kind, code: 0, rest: [0x12, 0x34, 0, 1] })
             .payload(b"abcdefghijklmnopqrstuvwabcdefghi")
     }
 
     /// An ICMP error from `src` that quotes `quoted`, a frame of this builder: the first `bytes` of its datagram.
-    pub fn icmp_error(src: &str, dst: &str, kind: u8, code: u8, quoted: &Packet, bytes: usize) -> Packet {
+    pub fn icmp_error(
+        src: &str,
+        dst: &str,
+        kind: u8,
+        code: u8,
+        quoted: &PacketBuilder,
+        bytes: usize,
+    ) -> PacketBuilder {
         let datagram = quoted.datagram();
-        let mut packet = Packet::new(src, dst, Upper::Icmp { kind, code, rest: [0; 4] });
+        let mut packet = PacketBuilder::new(src, dst, Upper::Icmp { kind, code, rest: [0; 4] });
         packet.payload = datagram[..bytes.min(datagram.len())].to_vec();
         packet
     }
 
     /// Sets the ports.
     #[must_use]
-    pub fn ports(mut self, sport: u16, dport: u16) -> Packet {
+    pub fn ports(mut self, sport: u16, dport: u16) -> PacketBuilder {
         (self.sport, self.dport) = (sport, dport);
         self
     }
 
     /// Sets the payload.
     #[must_use]
-    pub fn payload(mut self, bytes: &[u8]) -> Packet {
+    pub fn payload(mut self, bytes: &[u8]) -> PacketBuilder {
         self.payload = bytes.to_vec();
         self
     }
 
     /// Sets a payload of `n` counted bytes.
     #[must_use]
-    pub fn payload_of(mut self, n: usize) -> Packet {
+    pub fn payload_of(mut self, n: usize) -> PacketBuilder {
         self.payload = pattern(n);
         self
     }
 
     /// Adds an inner 802.1Q tag.
     #[must_use]
-    pub fn vlan(mut self, id: u16) -> Packet {
+    pub fn vlan(mut self, id: u16) -> PacketBuilder {
         self.tags.push((0x8100, id));
         self
     }
 
     /// Adds an 802.1ad service tag and an 802.1Q tag.
     #[must_use]
-    pub fn qinq(mut self, outer: u16, inner: u16) -> Packet {
+    pub fn qinq(mut self, outer: u16, inner: u16) -> PacketBuilder {
         self.tags.extend([(0x88a8, outer), (0x8100, inner)]);
         self
     }
 
     /// Sets IPv4 options.
     #[must_use]
-    pub fn options(mut self, options: &[u8]) -> Packet {
+    pub fn options(mut self, options: &[u8]) -> PacketBuilder {
         self.options = options.to_vec();
         self
     }
 
     /// Adds an IPv6 extension header; `body` is what follows next-header and length, and is padded with zeros.
     #[must_use]
-    pub fn extension(mut self, number: u8, body: &[u8]) -> Packet {
+    pub fn extension(mut self, number: u8, body: &[u8]) -> PacketBuilder {
         self.extensions.push((number, body.to_vec()));
         self
     }
 
     /// Makes it a fragment.
     #[must_use]
-    pub fn fragment(mut self, id: u32, offset: u16, more: bool) -> Packet {
-        self.fragment = Some(Piece { id, offset, more });
+    pub fn fragment(mut self, id: u32, offset: u16, more: bool) -> PacketBuilder {
+        self.fragment = Some(FragmentPlace { id, offset, more });
         self.dont_fragment = false;
         self
     }
 
     /// Sets type of service or traffic class.
     #[must_use]
-    pub fn tos(mut self, tos: u8) -> Packet {
+    pub fn tos(mut self, tos: u8) -> PacketBuilder {
         self.tos = tos;
         self
     }
 
     /// Sets time to live or hop limit.
     #[must_use]
-    pub fn ttl(mut self, ttl: u8) -> Packet {
+    pub fn ttl(mut self, ttl: u8) -> PacketBuilder {
         self.ttl = ttl;
         self
     }
 
     /// Sets IPv4 don't-fragment.
     #[must_use]
-    pub fn dont_fragment(mut self, set: bool) -> Packet {
+    pub fn dont_fragment(mut self, set: bool) -> PacketBuilder {
         self.dont_fragment = set;
         self
     }
 
     /// Pads the frame to 60 bytes, as a NIC does.
     #[must_use]
-    pub fn padded(mut self) -> Packet {
+    pub fn padded(mut self) -> PacketBuilder {
         self.padding = 60_usize.saturating_sub(self.build().len());
         self
     }
@@ -275,7 +282,7 @@ impl Packet {
                 piece.payload = whole[from..to].to_vec();
                 piece.upper = Upper::Raw(self.protocol());
                 let offset = u16::try_from(from).expect("offset fits");
-                piece.fragment = Some(Piece { id, offset, more: i + 1 < pieces });
+                piece.fragment = Some(FragmentPlace { id, offset, more: i + 1 < pieces });
                 piece.dont_fragment = false;
                 piece.build()
             })
@@ -485,22 +492,22 @@ mod tests {
     const V4: (&str, &str) = ("198.51.100.7", "203.0.113.10");
     const V6: (&str, &str) = ("2001:db8:1::7", "2001:db8:f::10");
 
-    fn all() -> Vec<(&'static str, Packet)> {
+    fn all() -> Vec<(&'static str, PacketBuilder)> {
         let mut all = Vec::new();
         for (name4, name6, a) in [("v4", "", V4), ("", "v6", V6)] {
             let name = if name4.is_empty() { name6 } else { name4 };
-            all.push((name, Packet::tcp(a.0, a.1, flags::SYN)));
-            all.push((name, Packet::tcp(a.0, a.1, flags::ACK).payload_of(101)));
-            all.push((name, Packet::udp(a.0, a.1).payload_of(33).vlan(7)));
-            all.push((name, Packet::udp(a.0, a.1).payload_of(32).qinq(100, 7)));
-            all.push((name, Packet::echo(a.0, a.1)));
-            let quoted = Packet::tcp(a.1, a.0, flags::ACK).ports(80, 40_000);
-            all.push((name, Packet::icmp_error(a.0, a.1, 3, 1, &quoted, 28)));
+            all.push((name, PacketBuilder::tcp(a.0, a.1, flags::SYN)));
+            all.push((name, PacketBuilder::tcp(a.0, a.1, flags::ACK).payload_of(101)));
+            all.push((name, PacketBuilder::udp(a.0, a.1).payload_of(33).vlan(7)));
+            all.push((name, PacketBuilder::udp(a.0, a.1).payload_of(32).qinq(100, 7)));
+            all.push((name, PacketBuilder::echo(a.0, a.1)));
+            let quoted = PacketBuilder::tcp(a.1, a.0, flags::ACK).ports(80, 40_000);
+            all.push((name, PacketBuilder::icmp_error(a.0, a.1, 3, 1, &quoted, 28)));
         }
-        all.push(("options", Packet::tcp(V4.0, V4.1, flags::ACK).options(&[1, 1, 0x94, 4, 0, 0])));
+        all.push(("options", PacketBuilder::tcp(V4.0, V4.1, flags::ACK).options(&[1, 1, 0x94, 4, 0, 0])));
         all.push((
             "extensions",
-            Packet::udp(V6.0, V6.1)
+            PacketBuilder::udp(V6.0, V6.1)
                 .extension(extension::HOP_BY_HOP, &[1, 4, 0, 0, 0, 0])
                 .extension(extension::DESTINATION, &[1, 12])
                 .payload_of(9),
@@ -541,7 +548,7 @@ mod tests {
     #[test]
     fn fragments_reassemble() {
         for a in [V4, V6] {
-            let packet = Packet::udp(a.0, a.1).payload_of(3000);
+            let packet = PacketBuilder::udp(a.0, a.1).payload_of(3000);
             let pieces = packet.fragments(77, 1400);
             assert_eq!(pieces.len(), 3);
             let header = if packet.src.is_ipv4() { 34 } else { 14 + 40 + 8 };
@@ -555,7 +562,7 @@ mod tests {
 
     #[test]
     fn padding_reaches_sixty_bytes() {
-        let frame = Packet::tcp(V4.0, V4.1, flags::ACK).padded().build();
+        let frame = PacketBuilder::tcp(V4.0, V4.1, flags::ACK).padded().build();
         assert_eq!(frame.len(), 60);
         assert_eq!(u16::from_be_bytes([frame[16], frame[17]]), 40);
     }

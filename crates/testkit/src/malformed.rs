@@ -3,7 +3,7 @@
 //! Every field of every header is broken in turn, and every header is cut at each of its boundaries. The corpus is
 //! made by rule, so a new header or field adds its defects without a list to keep.
 
-use crate::frames::{Packet, Upper, extension, flags, internet_checksum};
+use crate::frames::{PacketBuilder, Upper, extension, flags, internet_checksum};
 use std::collections::BTreeMap;
 
 /// The VIP the corpus is aimed at (IPv4).
@@ -17,7 +17,7 @@ pub const CLIENT6: &str = "2001:db8:1::7";
 
 /// What may become of a defective frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Fate {
+pub enum DefectFate {
     /// It must never reach a backend: dropped or punted.
     Refused,
     /// Odd but harmless to whoever is behind us (a wrong TCP checksum, an unknown option): either is right.
@@ -32,13 +32,13 @@ pub struct Defect {
     /// The frame.
     pub bytes: Vec<u8>,
     /// What may become of it.
-    pub fate: Fate,
+    pub fate: DefectFate,
 }
 
 /// A valid frame with the offsets of its parts.
 struct Base {
     name: &'static str,
-    packet: Packet,
+    packet: PacketBuilder,
     l3: usize,
     l4: usize,
     /// Boundaries inside the transport header and what it carries, relative to `l4`.
@@ -46,7 +46,7 @@ struct Base {
 }
 
 impl Base {
-    fn new(name: &'static str, packet: Packet, upper_cuts: &[usize]) -> Base {
+    fn new(name: &'static str, packet: PacketBuilder, upper_cuts: &[usize]) -> Base {
         let l3 = packet.ethernet().len();
         let l4 = packet.build().len() - packet.upper_bytes().len();
         Base { name, packet, l3, l4, upper_cuts: upper_cuts.to_vec() }
@@ -58,40 +58,44 @@ impl Base {
 }
 
 fn bases() -> Vec<Base> {
-    let quoted4 = Packet::tcp(VIP4, CLIENT4, flags::ACK).ports(80, 40_000).payload_of(64);
-    let quoted6 = Packet::tcp(VIP6, CLIENT6, flags::ACK).ports(80, 40_000).payload_of(64);
+    let quoted4 = PacketBuilder::tcp(VIP4, CLIENT4, flags::ACK).ports(80, 40_000).payload_of(64);
+    let quoted6 = PacketBuilder::tcp(VIP6, CLIENT6, flags::ACK).ports(80, 40_000).payload_of(64);
     let tcp_cuts: &[usize] = &[0, 2, 4, 8, 12, 13, 14, 16, 19];
     let udp_cuts: &[usize] = &[0, 2, 4, 6, 7];
     let icmp_cuts: &[usize] = &[0, 1, 2, 4, 7];
     vec![
-        Base::new("tcp4", Packet::tcp(CLIENT4, VIP4, flags::ACK).payload_of(40), tcp_cuts),
-        Base::new("udp4", Packet::udp(CLIENT4, VIP4).ports(5000, 53).payload_of(40), udp_cuts),
-        Base::new("echo4", Packet::echo(CLIENT4, VIP4), icmp_cuts),
+        Base::new("tcp4", PacketBuilder::tcp(CLIENT4, VIP4, flags::ACK).payload_of(40), tcp_cuts),
+        Base::new("udp4", PacketBuilder::udp(CLIENT4, VIP4).ports(5000, 53).payload_of(40), udp_cuts),
+        Base::new("echo4", PacketBuilder::echo(CLIENT4, VIP4), icmp_cuts),
         Base::new(
             "error4",
-            Packet::icmp_error(CLIENT4, VIP4, 3, 4, &quoted4, 28),
+            PacketBuilder::icmp_error(CLIENT4, VIP4, 3, 4, &quoted4, 28),
             &[0, 4, 7, 8, 9, 17, 20, 27, 28, 30],
         ),
         Base::new(
             "options4",
-            Packet::tcp(CLIENT4, VIP4, flags::ACK)
+            PacketBuilder::tcp(CLIENT4, VIP4, flags::ACK)
                 .options(&[7, 11, 4, 0, 0, 0, 0, 0, 0, 0, 0])
                 .payload_of(16),
             tcp_cuts,
         ),
-        Base::new("vlan4", Packet::tcp(CLIENT4, VIP4, flags::ACK).vlan(7).payload_of(16), tcp_cuts),
-        Base::new("qinq4", Packet::udp(CLIENT4, VIP4).ports(5000, 53).qinq(100, 7).payload_of(16), udp_cuts),
-        Base::new("tcp6", Packet::tcp(CLIENT6, VIP6, flags::ACK).payload_of(40), tcp_cuts),
-        Base::new("udp6", Packet::udp(CLIENT6, VIP6).ports(5000, 53).payload_of(40), udp_cuts),
-        Base::new("echo6", Packet::echo(CLIENT6, VIP6), icmp_cuts),
+        Base::new("vlan4", PacketBuilder::tcp(CLIENT4, VIP4, flags::ACK).vlan(7).payload_of(16), tcp_cuts),
+        Base::new(
+            "qinq4",
+            PacketBuilder::udp(CLIENT4, VIP4).ports(5000, 53).qinq(100, 7).payload_of(16),
+            udp_cuts,
+        ),
+        Base::new("tcp6", PacketBuilder::tcp(CLIENT6, VIP6, flags::ACK).payload_of(40), tcp_cuts),
+        Base::new("udp6", PacketBuilder::udp(CLIENT6, VIP6).ports(5000, 53).payload_of(40), udp_cuts),
+        Base::new("echo6", PacketBuilder::echo(CLIENT6, VIP6), icmp_cuts),
         Base::new(
             "error6",
-            Packet::icmp_error(CLIENT6, VIP6, 2, 0, &quoted6, 60),
+            PacketBuilder::icmp_error(CLIENT6, VIP6, 2, 0, &quoted6, 60),
             &[0, 4, 7, 8, 9, 24, 47, 48, 50],
         ),
         Base::new(
             "extensions6",
-            Packet::udp(CLIENT6, VIP6)
+            PacketBuilder::udp(CLIENT6, VIP6)
                 .ports(5000, 53)
                 .extension(extension::HOP_BY_HOP, &[1, 4, 0, 0, 0, 0])
                 .extension(extension::DESTINATION, &[1, 4, 0, 0, 0, 0])
@@ -133,18 +137,18 @@ struct Corpus {
 }
 
 impl Corpus {
-    fn add(&mut self, name: impl Into<String>, bytes: Vec<u8>, fate: Fate) {
+    fn add(&mut self, name: impl Into<String>, bytes: Vec<u8>, fate: DefectFate) {
         let name = name.into();
         assert!(self.names.insert(name.clone(), ()).is_none(), "{name} is in the corpus twice");
         self.list.push(Defect { name, bytes, fate });
     }
 
     fn refused(&mut self, name: impl Into<String>, bytes: Vec<u8>) {
-        self.add(name, bytes, Fate::Refused);
+        self.add(name, bytes, DefectFate::Refused);
     }
 
     fn either(&mut self, name: impl Into<String>, bytes: Vec<u8>) {
-        self.add(name, bytes, Fate::Either);
+        self.add(name, bytes, DefectFate::Either);
     }
 }
 
@@ -327,8 +331,8 @@ fn transport_fields(base: &Base, out: &mut Corpus) {
 }
 
 fn ethernet(out: &mut Corpus) {
-    let frame = |packet: Packet| packet.build();
-    let tcp = || Packet::tcp(CLIENT4, VIP4, flags::ACK);
+    let frame = |packet: PacketBuilder| packet.build();
+    let tcp = || PacketBuilder::tcp(CLIENT4, VIP4, flags::ACK);
     let with_type = |ethertype: u16, body: &[u8]| {
         let mut f = tcp().ethernet();
         f[12..14].copy_from_slice(&ethertype.to_be_bytes());
@@ -347,7 +351,10 @@ fn ethernet(out: &mut Corpus) {
     ] {
         out.refused(format!("ethernet_{name}"), with_type(ethertype, &body));
     }
-    out.refused("ethernet_ipv4_type_over_ipv6", with_type(0x0800, &Packet::tcp(CLIENT6, VIP6, 2).datagram()));
+    out.refused(
+        "ethernet_ipv4_type_over_ipv6",
+        with_type(0x0800, &PacketBuilder::tcp(CLIENT6, VIP6, 2).datagram()),
+    );
     out.refused("ethernet_ipv6_type_over_ipv4", with_type(0x86dd, &body));
     out.refused("ethernet_arp_runt", with_type(0x0806, &[0, 1, 8]));
     out.refused("ethernet_zeros_64", vec![0; 64]);
@@ -380,29 +387,29 @@ fn ethernet(out: &mut Corpus) {
 
 fn ipv4_options(out: &mut Corpus) {
     for (name, options, fate) in [
-        ("length_zero", vec![7_u8, 0, 0, 0], Fate::Either),
-        ("length_one", vec![7, 1, 0, 0], Fate::Either),
-        ("length_past_the_header", vec![7, 40, 4, 0], Fate::Either),
-        ("length_missing", vec![1, 1, 1, 7], Fate::Either),
-        ("loose_source_route", vec![131, 7, 4, 10, 0, 0, 1, 0], Fate::Either),
-        ("strict_source_route", vec![137, 7, 4, 10, 0, 0, 1, 0], Fate::Either),
-        ("router_alert", vec![148, 4, 0, 0], Fate::Either),
-        ("forty_bytes_unknown", [vec![222, 40], vec![0xaa; 38]].concat(), Fate::Either),
-        ("end_then_garbage", vec![0, 0xff, 0xff, 0xff], Fate::Either),
+        ("length_zero", vec![7_u8, 0, 0, 0], DefectFate::Either),
+        ("length_one", vec![7, 1, 0, 0], DefectFate::Either),
+        ("length_past_the_header", vec![7, 40, 4, 0], DefectFate::Either),
+        ("length_missing", vec![1, 1, 1, 7], DefectFate::Either),
+        ("loose_source_route", vec![131, 7, 4, 10, 0, 0, 1, 0], DefectFate::Either),
+        ("strict_source_route", vec![137, 7, 4, 10, 0, 0, 1, 0], DefectFate::Either),
+        ("router_alert", vec![148, 4, 0, 0], DefectFate::Either),
+        ("forty_bytes_unknown", [vec![222, 40], vec![0xaa; 38]].concat(), DefectFate::Either),
+        ("end_then_garbage", vec![0, 0xff, 0xff, 0xff], DefectFate::Either),
     ] {
-        let packet = Packet::tcp(CLIENT4, VIP4, flags::ACK).options(&options).payload_of(8);
+        let packet = PacketBuilder::tcp(CLIENT4, VIP4, flags::ACK).options(&options).payload_of(8);
         out.add(format!("options4_{name}"), packet.build(), fate);
     }
 }
 
 fn ipv4_fragments(out: &mut Corpus) {
     let raw = |id, offset, more, protocol, bytes: &[u8]| {
-        let mut packet = Packet::new(CLIENT4, VIP4, Upper::Raw(protocol)).payload(bytes);
-        packet.fragment = Some(crate::frames::Piece { id, offset, more });
+        let mut packet = PacketBuilder::new(CLIENT4, VIP4, Upper::Raw(protocol)).payload(bytes);
+        packet.fragment = Some(crate::frames::FragmentPlace { id, offset, more });
         packet.dont_fragment = false;
         packet.build()
     };
-    let tcp = Packet::tcp(CLIENT4, VIP4, flags::ACK).payload_of(64).upper_bytes();
+    let tcp = PacketBuilder::tcp(CLIENT4, VIP4, flags::ACK).payload_of(64).upper_bytes();
     out.refused("fragment4_first_with_4_bytes", raw(1, 0, true, 6, &tcp[..4]));
     out.refused("fragment4_first_with_7_bytes", raw(1, 0, true, 17, &tcp[..7]));
     out.refused("fragment4_first_of_8_bytes_tcp", raw(1, 0, true, 6, &tcp[..8]));
@@ -420,8 +427,8 @@ fn ipv4_fragments(out: &mut Corpus) {
     out.either("fragment4_overlap_of_the_header", raw(8, 8, false, 17, &tcp[..48]));
     out.either("fragment4_twice_a", raw(9, 0, true, 17, &tcp[..32]));
     out.either("fragment4_twice_b", raw(9, 0, true, 17, &tcp[8..40]));
-    let mut both = Packet::new(CLIENT4, VIP4, Upper::Raw(17)).payload(&tcp[..24]);
-    both.fragment = Some(crate::frames::Piece { id: 10, offset: 0, more: true });
+    let mut both = PacketBuilder::new(CLIENT4, VIP4, Upper::Raw(17)).payload(&tcp[..24]);
+    both.fragment = Some(crate::frames::FragmentPlace { id: 10, offset: 0, more: true });
     both.dont_fragment = true;
     out.either("fragment4_with_dont_fragment", both.build());
     for i in 0..3_u16 {
@@ -434,7 +441,7 @@ fn ipv4_fragments(out: &mut Corpus) {
 
 fn ipv6_extensions(out: &mut Corpus) {
     use extension::{AUTHENTICATION, DESTINATION, FRAGMENT, HOP_BY_HOP, ROUTING};
-    let udp = || Packet::udp(CLIENT6, VIP6).ports(5000, 53).payload_of(16);
+    let udp = || PacketBuilder::udp(CLIENT6, VIP6).ports(5000, 53).payload_of(16);
     let hop: &[u8] = &[1, 4, 0, 0, 0, 0];
     let mut many = udp();
     many.extensions = (0..9).map(|_| (DESTINATION, hop.to_vec())).collect();
@@ -485,10 +492,10 @@ fn ipv6_extensions(out: &mut Corpus) {
         frame[18..20].fill(0);
         frame
     });
-    let mut end = Packet::new(CLIENT6, VIP6, Upper::Raw(59)).extension(DESTINATION, hop);
+    let mut end = PacketBuilder::new(CLIENT6, VIP6, Upper::Raw(59)).extension(DESTINATION, hop);
     end.payload = vec![0; 8];
     out.refused("extensions6_no_next_header", end.build());
-    let mut esp = Packet::new(CLIENT6, VIP6, Upper::Raw(50));
+    let mut esp = PacketBuilder::new(CLIENT6, VIP6, Upper::Raw(50));
     esp.payload = vec![0; 16];
     out.refused("extensions6_encrypted", esp.build());
     let twice = udp().extension(FRAGMENT, &[0, 0, 0, 0, 0, 1]).extension(FRAGMENT, &[0, 0, 0, 0, 0, 2]);
@@ -500,11 +507,11 @@ fn ipv6_extensions(out: &mut Corpus) {
 
 fn ipv6_fragments(out: &mut Corpus) {
     let raw = |id, offset, more, protocol, bytes: &[u8]| {
-        let mut packet = Packet::new(CLIENT6, VIP6, Upper::Raw(protocol)).payload(bytes);
-        packet.fragment = Some(crate::frames::Piece { id, offset, more });
+        let mut packet = PacketBuilder::new(CLIENT6, VIP6, Upper::Raw(protocol)).payload(bytes);
+        packet.fragment = Some(crate::frames::FragmentPlace { id, offset, more });
         packet.build()
     };
-    let tcp = Packet::tcp(CLIENT6, VIP6, flags::ACK).payload_of(64).upper_bytes();
+    let tcp = PacketBuilder::tcp(CLIENT6, VIP6, flags::ACK).payload_of(64).upper_bytes();
     out.refused("fragment6_first_with_4_bytes", raw(1, 0, true, 6, &tcp[..4]));
     // RFC 7112 lets a node on the way drop it or not; the ports and flags are there.
     out.either("fragment6_first_without_whole_tcp", raw(1, 0, true, 6, &tcp[..16]));
@@ -516,7 +523,8 @@ fn ipv6_fragments(out: &mut Corpus) {
     out.refused("fragment6_later_alone", raw(6, 64, false, 17, &tcp[..24]));
     out.either("fragment6_overlap_first", raw(8, 0, true, 17, &tcp[..48]));
     out.either("fragment6_overlap_second", raw(8, 24, false, 17, &tcp[..48]));
-    let mut header_later = Packet::udp(CLIENT6, VIP6).ports(5000, 53).payload_of(16).fragment(12, 0, true);
+    let mut header_later =
+        PacketBuilder::udp(CLIENT6, VIP6).ports(5000, 53).payload_of(16).fragment(12, 0, true);
     header_later.payload = pad_to_eight(header_later.payload.clone());
     let mut no_transport = header_later.clone();
     no_transport.upper = Upper::Raw(extension::DESTINATION);
@@ -539,10 +547,14 @@ fn addresses(out: &mut Corpus) {
         ("reserved", "240.0.0.1"),
         ("broadcast", "255.255.255.255"),
     ] {
-        let fate = if matches!(name, "this_network" | "reserved") { Fate::Either } else { Fate::Refused };
-        out.add(format!("source4_{name}_tcp"), Packet::tcp(src, VIP4, flags::SYN).build(), fate);
-        out.add(format!("source4_{name}_udp"), Packet::udp(src, VIP4).ports(7, 53).build(), fate);
-        out.add(format!("source4_{name}_echo"), Packet::echo(src, VIP4).build(), fate);
+        let fate = if matches!(name, "this_network" | "reserved") {
+            DefectFate::Either
+        } else {
+            DefectFate::Refused
+        };
+        out.add(format!("source4_{name}_tcp"), PacketBuilder::tcp(src, VIP4, flags::SYN).build(), fate);
+        out.add(format!("source4_{name}_udp"), PacketBuilder::udp(src, VIP4).ports(7, 53).build(), fate);
+        out.add(format!("source4_{name}_echo"), PacketBuilder::echo(src, VIP4).build(), fate);
     }
     for (name, src) in [
         ("vip", VIP6),
@@ -551,32 +563,32 @@ fn addresses(out: &mut Corpus) {
         ("multicast", "ff02::1"),
         ("mapped_ipv4", "::ffff:198.51.100.7"),
     ] {
-        let fate = if name == "mapped_ipv4" { Fate::Either } else { Fate::Refused };
-        out.add(format!("source6_{name}_tcp"), Packet::tcp(src, VIP6, flags::SYN).build(), fate);
-        out.add(format!("source6_{name}_udp"), Packet::udp(src, VIP6).ports(7, 53).build(), fate);
-        out.add(format!("source6_{name}_echo"), Packet::echo(src, VIP6).build(), fate);
+        let fate = if name == "mapped_ipv4" { DefectFate::Either } else { DefectFate::Refused };
+        out.add(format!("source6_{name}_tcp"), PacketBuilder::tcp(src, VIP6, flags::SYN).build(), fate);
+        out.add(format!("source6_{name}_udp"), PacketBuilder::udp(src, VIP6).ports(7, 53).build(), fate);
+        out.add(format!("source6_{name}_echo"), PacketBuilder::echo(src, VIP6).build(), fate);
     }
     for (name, dst) in
         [("unspecified", "0.0.0.0"), ("loopback", "127.0.0.1"), ("broadcast", "255.255.255.255")]
     {
-        out.refused(format!("destination4_{name}"), Packet::tcp(CLIENT4, dst, flags::SYN).build());
+        out.refused(format!("destination4_{name}"), PacketBuilder::tcp(CLIENT4, dst, flags::SYN).build());
     }
     for (name, dst) in [("unspecified", "::"), ("loopback", "::1"), ("multicast", "ff02::1")] {
-        out.refused(format!("destination6_{name}"), Packet::tcp(CLIENT6, dst, flags::SYN).build());
+        out.refused(format!("destination6_{name}"), PacketBuilder::tcp(CLIENT6, dst, flags::SYN).build());
     }
-    out.refused("land_attack4", Packet::tcp(VIP4, VIP4, flags::SYN).ports(80, 80).build());
-    out.refused("land_attack6", Packet::tcp(VIP6, VIP6, flags::SYN).ports(80, 80).build());
+    out.refused("land_attack4", PacketBuilder::tcp(VIP4, VIP4, flags::SYN).ports(80, 80).build());
+    out.refused("land_attack6", PacketBuilder::tcp(VIP6, VIP6, flags::SYN).ports(80, 80).build());
 }
 
 /// ICMP errors whose quoted packet cannot name a flow.
 fn quotes(out: &mut Corpus) {
-    let tcp4 = Packet::tcp(VIP4, CLIENT4, flags::ACK).ports(80, 40_000).payload_of(64);
-    let tcp6 = Packet::tcp(VIP6, CLIENT6, flags::ACK).ports(80, 40_000).payload_of(64);
+    let tcp4 = PacketBuilder::tcp(VIP4, CLIENT4, flags::ACK).ports(80, 40_000).payload_of(64);
+    let tcp6 = PacketBuilder::tcp(VIP6, CLIENT6, flags::ACK).ports(80, 40_000).payload_of(64);
     for kind in [3_u8, 4, 5, 11, 12] {
         for bytes in [0_usize, 1, 19, 20, 23] {
             out.refused(
                 format!("error4_type_{kind}_quotes_{bytes}"),
-                Packet::icmp_error(CLIENT4, VIP4, kind, 0, &tcp4, bytes).build(),
+                PacketBuilder::icmp_error(CLIENT4, VIP4, kind, 0, &tcp4, bytes).build(),
             );
         }
     }
@@ -584,33 +596,39 @@ fn quotes(out: &mut Corpus) {
         for bytes in [0_usize, 1, 39, 40, 43] {
             out.refused(
                 format!("error6_type_{kind}_quotes_{bytes}"),
-                Packet::icmp_error(CLIENT6, VIP6, kind, 0, &tcp6, bytes).build(),
+                PacketBuilder::icmp_error(CLIENT6, VIP6, kind, 0, &tcp6, bytes).build(),
             );
         }
     }
-    let nested = Packet::icmp_error(VIP4, CLIENT4, 3, 1, &tcp4, 28);
-    out.refused("error4_quotes_an_error", Packet::icmp_error(CLIENT4, VIP4, 3, 1, &nested, 60).build());
+    let nested = PacketBuilder::icmp_error(VIP4, CLIENT4, 3, 1, &tcp4, 28);
+    out.refused(
+        "error4_quotes_an_error",
+        PacketBuilder::icmp_error(CLIENT4, VIP4, 3, 1, &nested, 60).build(),
+    );
     let later = tcp4.clone().fragment(5, 64, true);
     out.refused(
         "error4_quotes_a_later_fragment",
-        Packet::icmp_error(CLIENT4, VIP4, 3, 1, &later, 28).build(),
+        PacketBuilder::icmp_error(CLIENT4, VIP4, 3, 1, &later, 28).build(),
     );
-    let stranger = Packet::tcp("192.0.2.99", CLIENT4, flags::ACK).ports(80, 40_000);
-    out.refused("error4_quotes_a_stranger", Packet::icmp_error(CLIENT4, VIP4, 3, 1, &stranger, 28).build());
-    let mut wrong_version = Packet::icmp_error(CLIENT4, VIP4, 3, 1, &tcp4, 28);
+    let stranger = PacketBuilder::tcp("192.0.2.99", CLIENT4, flags::ACK).ports(80, 40_000);
+    out.refused(
+        "error4_quotes_a_stranger",
+        PacketBuilder::icmp_error(CLIENT4, VIP4, 3, 1, &stranger, 28).build(),
+    );
+    let mut wrong_version = PacketBuilder::icmp_error(CLIENT4, VIP4, 3, 1, &tcp4, 28);
     wrong_version.payload[0] = 0x65;
     out.refused("error4_quotes_version_6_in_4", wrong_version.build());
-    let mut short_header = Packet::icmp_error(CLIENT4, VIP4, 3, 1, &tcp4, 28);
+    let mut short_header = PacketBuilder::icmp_error(CLIENT4, VIP4, 3, 1, &tcp4, 28);
     short_header.payload[0] = 0x44;
     out.refused("error4_quotes_ihl_4", short_header.build());
-    let mut long_header = Packet::icmp_error(CLIENT4, VIP4, 3, 1, &tcp4, 28);
+    let mut long_header = PacketBuilder::icmp_error(CLIENT4, VIP4, 3, 1, &tcp4, 28);
     long_header.payload[0] = 0x4f;
     out.refused("error4_quotes_ihl_past_the_quote", long_header.build());
-    let mut wrong6 = Packet::icmp_error(CLIENT6, VIP6, 2, 0, &tcp6, 60);
+    let mut wrong6 = PacketBuilder::icmp_error(CLIENT6, VIP6, 2, 0, &tcp6, 60);
     wrong6.payload[0] = 0x45;
     out.refused("error6_quotes_version_4_in_6", wrong6.build());
     let endless = tcp6.clone().extension(extension::DESTINATION, &[1, 4, 0, 0, 0, 0]);
-    let mut chain = Packet::icmp_error(CLIENT6, VIP6, 2, 0, &endless, 60);
+    let mut chain = PacketBuilder::icmp_error(CLIENT6, VIP6, 2, 0, &endless, 60);
     chain.payload[41] = 255;
     out.refused("error6_quotes_extension_past_the_quote", chain.build());
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Where things are in a frame, seen from outside: no look into tunnels.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Outer {
+pub struct FrameLayout {
     /// Offset of the IP header.
     pub l3: usize,
     /// Offset of what follows the IP header and its extension headers.
@@ -28,7 +28,7 @@ pub struct Outer {
 ///
 /// # Errors
 /// What is wrong, in words.
-pub fn outer(frame: &[u8]) -> Result<Outer, String> {
+pub fn outer(frame: &[u8]) -> Result<FrameLayout, String> {
     let outer = locate(frame)?;
     if outer.end != frame.len() {
         return Err(format!("{} bytes behind the datagram", frame.len() - outer.end));
@@ -40,7 +40,7 @@ pub fn outer(frame: &[u8]) -> Result<Outer, String> {
 ///
 /// # Errors
 /// What is wrong, in words.
-pub fn locate(frame: &[u8]) -> Result<Outer, String> {
+pub fn locate(frame: &[u8]) -> Result<FrameLayout, String> {
     let mut at = 12;
     let ethertype = loop {
         let kind = be16(frame, at)?;
@@ -58,7 +58,7 @@ pub fn locate(frame: &[u8]) -> Result<Outer, String> {
     }
 }
 
-fn ipv4(frame: &[u8], l3: usize) -> Result<Outer, String> {
+fn ipv4(frame: &[u8], l3: usize) -> Result<FrameLayout, String> {
     let header = frame.get(l3..l3 + 20).ok_or("frame ends in the IPv4 header")?;
     if header[0] >> 4 != 4 {
         return Err(format!("version {} behind ethertype IPv4", header[0] >> 4));
@@ -78,7 +78,7 @@ fn ipv4(frame: &[u8], l3: usize) -> Result<Outer, String> {
         let b = &frame[l3 + at..l3 + at + 4];
         IpAddr::V4(Ipv4Addr::new(b[0], b[1], b[2], b[3]))
     };
-    Ok(Outer {
+    Ok(FrameLayout {
         l3,
         l4: l3 + header_len,
         end: l3 + total,
@@ -90,7 +90,7 @@ fn ipv4(frame: &[u8], l3: usize) -> Result<Outer, String> {
     })
 }
 
-fn ipv6(frame: &[u8], l3: usize) -> Result<Outer, String> {
+fn ipv6(frame: &[u8], l3: usize) -> Result<FrameLayout, String> {
     let header = frame.get(l3..l3 + 40).ok_or("frame ends in the IPv6 header")?;
     if header[0] >> 4 != 6 {
         return Err(format!("version {} behind ethertype IPv6", header[0] >> 4));
@@ -130,7 +130,7 @@ fn ipv6(frame: &[u8], l3: usize) -> Result<Outer, String> {
             break;
         }
     }
-    Ok(Outer {
+    Ok(FrameLayout {
         l3,
         l4,
         end,
@@ -146,7 +146,7 @@ fn ipv6(frame: &[u8], l3: usize) -> Result<Outer, String> {
 ///
 /// # Errors
 /// Which checksum is wrong.
-pub fn check_transport(frame: &[u8], outer: &Outer) -> Result<(), String> {
+pub fn check_transport(frame: &[u8], outer: &FrameLayout) -> Result<(), String> {
     let body = &frame[outer.l4..outer.end];
     if outer.fragment.is_some() {
         return Ok(());
@@ -166,7 +166,7 @@ pub fn check_transport(frame: &[u8], outer: &Outer) -> Result<(), String> {
 
 /// What a tunnel carries.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Inner {
+pub struct Decapsulated {
     /// The datagram inside, from its IP header on.
     pub datagram: Vec<u8>,
     /// Name of the tunnel.
@@ -179,20 +179,20 @@ pub struct Inner {
 ///
 /// # Errors
 /// The frame is not such a tunnel, or its headers contradict each other.
-pub fn decapsulate(frame: &[u8], udp_tunnels: &[(u16, &'static str)]) -> Result<Inner, String> {
+pub fn decapsulate(frame: &[u8], udp_tunnels: &[(u16, &'static str)]) -> Result<Decapsulated, String> {
     let o = outer(frame)?;
     if o.fragment.is_some() {
         return Err("the outer datagram is a fragment".into());
     }
     let body = &frame[o.l4..o.end];
-    let inner = |at: usize, number: u8, tunnel, port| -> Result<Inner, String> {
+    let inner = |at: usize, number: u8, tunnel, port| -> Result<Decapsulated, String> {
         let datagram = body.get(at..).filter(|d| !d.is_empty()).ok_or("nothing in the tunnel")?.to_vec();
         let version = datagram[0] >> 4;
         let said = if number == 4 { 4 } else { 6 };
         if version != said {
             return Err(format!("{tunnel} says IPv{said}, version inside is {version}"));
         }
-        Ok(Inner { datagram, tunnel, port })
+        Ok(Decapsulated { datagram, tunnel, port })
     };
     let by_ethertype = |at: usize| -> Result<u8, String> {
         match be16(body, at)? {
@@ -256,25 +256,25 @@ fn be16(bytes: &[u8], at: usize) -> Result<u16, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frames::{Packet, Upper, flags};
+    use crate::frames::{PacketBuilder, Upper, flags};
 
     #[test]
     fn takes_off_ip_in_ip() {
-        let inside = Packet::tcp("198.51.100.7", "203.0.113.10", flags::SYN);
-        let tunnel = Packet::new("10.0.2.11", "10.0.2.21", Upper::Raw(4)).payload(&inside.datagram());
+        let inside = PacketBuilder::tcp("198.51.100.7", "203.0.113.10", flags::SYN);
+        let tunnel = PacketBuilder::new("10.0.2.11", "10.0.2.21", Upper::Raw(4)).payload(&inside.datagram());
         let inner = decapsulate(&tunnel.build(), &[]).expect("valid");
         assert_eq!((inner.tunnel, inner.datagram), ("ipip", inside.datagram()));
     }
 
     #[test]
     fn says_what_is_broken() {
-        let mut frame = Packet::tcp("198.51.100.7", "203.0.113.10", flags::SYN).build();
+        let mut frame = PacketBuilder::tcp("198.51.100.7", "203.0.113.10", flags::SYN).build();
         frame[24] ^= 1;
         assert!(outer(&frame).expect_err("checksum").contains("checksum"));
-        let padded = Packet::tcp("198.51.100.7", "203.0.113.10", flags::SYN).padded().build();
+        let padded = PacketBuilder::tcp("198.51.100.7", "203.0.113.10", flags::SYN).padded().build();
         assert!(outer(&padded).expect_err("padding").contains("behind the datagram"));
         assert!(locate(&padded).is_ok());
-        let mut wrong = Packet::udp("198.51.100.7", "203.0.113.10").payload_of(9).build();
+        let mut wrong = PacketBuilder::udp("198.51.100.7", "203.0.113.10").payload_of(9).build();
         wrong[40] ^= 0x55;
         let o = outer(&wrong).expect("layer 3 is right");
         assert!(check_transport(&wrong, &o).is_err());

@@ -4,7 +4,7 @@
 //! What is between machines is written here by the table in `statesync::datagram`, not by its writer.
 
 use crate::bench::good_frames;
-use crate::frames::{Packet, ROUTER_MAC};
+use crate::frames::{PacketBuilder, ROUTER_MAC};
 use crate::outer::{locate, outer};
 use siphasher::sip::SipHasher24;
 use siphasher::sip128::{Hasher128 as _, SipHasher24 as SipHasher128};
@@ -207,7 +207,8 @@ impl Peers {
     /// From a machine's port to ours, as its core sends it.
     fn from(&self, machine: u8, payload: &[u8]) -> Vec<u8> {
         let source = ADDRESSES[usize::from(machine) % ADDRESSES.len()];
-        let mut frame = Packet::udp(source, ADDRESSES[0]).ports(0xc000, UDP_PORT).payload(payload).build();
+        let mut frame =
+            PacketBuilder::udp(source, ADDRESSES[0]).ports(0xc000, UDP_PORT).payload(payload).build();
         // Most cards are not asked to check it, and machines do not: it is 0 on the way.
         let l4 = locate(&frame).map_or(0, |of| of.l4);
         frame[l4 + 6..l4 + 8].fill(0);
@@ -318,7 +319,7 @@ pub fn check_statesync(input: &[u8]) {
     check_worker(input, |_| {});
 }
 
-/// The same of a worker that is prepared.
+/// [`check_statesync`] of a worker that is prepared.
 fn check_worker(mut input: &[u8], prepare: impl FnOnce(&mut Worker<MemIo>)) {
     let mut peers = Peers::new();
     prepare(&mut peers.worker);

@@ -52,7 +52,7 @@ pub fn run(guideway: &Path, folder: &Path, scratch: &Path) -> Result<Vec<String>
     Ok(faults)
 }
 
-struct Replayed {
+struct ReplayOutput {
     out: Vec<u8>,
     punt: Vec<u8>,
     report: Value,
@@ -64,7 +64,7 @@ fn replay(
     scratch: &Path,
     turn: &str,
     expect: &Value,
-) -> Result<Replayed, String> {
+) -> Result<ReplayOutput, String> {
     let (out, punt) = (scratch.join(format!("{turn}-out.pcap")), scratch.join(format!("{turn}-punt.pcap")));
     let mut command = Command::new(guideway);
     command.arg("replay").arg("--config").arg(folder.join("guideway.toml"));
@@ -78,7 +78,7 @@ fn replay(
     let report =
         serde_json::from_slice(&done.stdout).map_err(|e| format!("standard output is not JSON: {e}"))?;
     let read = |path: &Path| std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()));
-    Ok(Replayed { out: read(&out)?, punt: read(&punt)?, report })
+    Ok(ReplayOutput { out: read(&out)?, punt: read(&punt)?, report })
 }
 
 fn frames_of(pcap: &[u8]) -> Result<Vec<Vec<u8>>, String> {
@@ -158,7 +158,8 @@ fn compare_frames(what: &str, got: &[Vec<u8>], want: &[Vec<u8>], masks: &[&str],
         if got != want {
             let at = got.iter().zip(want).position(|(a, b)| a != b).unwrap_or(got.len().min(want.len()));
             faults.push(format!(
-                "{what} frame {i}: {} bytes instead of {}, first difference at byte {at}\n  got  {}\n  want {}",
+                "{what} frame {i}: {} bytes instead of {}, first difference at byte {at}\n  got  {}\n  want \
+                 {}",
                 got.len(),
                 want.len(),
                 hex(got, at),
@@ -226,7 +227,7 @@ fn mask(frame: &mut Vec<u8>, masks: &[&str]) -> Result<(), String> {
     Ok(())
 }
 
-fn is_icmp_error(frame: &[u8], o: &crate::outer::Outer) -> bool {
+fn is_icmp_error(frame: &[u8], o: &crate::outer::FrameLayout) -> bool {
     let kind = frame.get(o.l4).copied().unwrap_or_default();
     match o.protocol {
         1 => matches!(kind, 3 | 11 | 12),
@@ -246,12 +247,12 @@ fn hex(bytes: &[u8], around: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frames::{Packet, flags};
+    use crate::frames::{PacketBuilder, flags};
 
     #[test]
     fn a_difference_outside_the_masks_is_found() {
-        let frame = Packet::tcp("198.51.100.7", "203.0.113.10", flags::SYN).build();
-        let mut other = Packet::tcp("198.51.100.7", "203.0.113.10", flags::SYN);
+        let frame = PacketBuilder::tcp("198.51.100.7", "203.0.113.10", flags::SYN).build();
+        let mut other = PacketBuilder::tcp("198.51.100.7", "203.0.113.10", flags::SYN);
         other.id = 99;
         let other = other.build();
         let mut faults = Vec::new();
@@ -269,7 +270,7 @@ mod tests {
 
     #[test]
     fn a_masked_field_is_still_checked() {
-        let mut frame = Packet::udp("198.51.100.7", "203.0.113.10").build();
+        let mut frame = PacketBuilder::udp("198.51.100.7", "203.0.113.10").build();
         frame[24] ^= 1;
         assert!(mask(&mut frame, &["ipv4_id"]).is_err());
     }

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::process::ExitCode;
 use std::time::Instant;
 use testkit::simulation::mutation::first_notice;
-use testkit::simulation::{Allowance, Exempt, Faults, Scenario, Summary, run};
+use testkit::simulation::{Allowance, Exempt, Faults, RunSummary, Scenario, run};
 
 #[derive(Parser, Debug)]
 #[command(name = "simulate", about = "Machines and workers of the real engine in one thread, by seeds")]
@@ -100,7 +100,7 @@ fn seeds_of(arguments: &Arguments, seeds: Range<u64>) -> bool {
         },
     };
     let begun = Instant::now();
-    let (mut total, mut failures, mut count) = (Summary::default(), 0, 0_u64);
+    let (mut total, mut failures, mut count) = (RunSummary::default(), 0, 0_u64);
     for seed in seeds {
         count += 1;
         let faults = if arguments.network_only { Faults::Network } else { Faults::All };
@@ -158,16 +158,17 @@ fn replay(arguments: &Arguments, seed: u64) -> String {
     text
 }
 
-fn exempt(summary: &Summary) -> String {
+fn exempt(summary: &RunSummary) -> String {
     let count = |window| summary.exempt.get(&window).copied().unwrap_or(0);
     let windows: Vec<String> =
         Exempt::ALL.into_iter().map(|window| format!("{window:?} {}", count(window))).collect();
     windows.join(", ")
 }
 
-fn print(count: u64, seconds: f64, total: &Summary) {
+fn print(count: u64, seconds: f64, total: &RunSummary) {
     println!(
-        "{count} seeds in {seconds:.1} s: {} flows, and {} at rest; {} packets, {} changes of {} slots, {} crashes, {} leaders died, {} stores wiped, {} forged, {} replayed, {} turns",
+        "{count} seeds in {seconds:.1} s: {} flows, and {} at rest; {} packets, {} changes of {} slots, {} \
+         crashes, {} leaders died, {} stores wiped, {} forged, {} replayed, {} turns",
         total.flows,
         total.steady_flows,
         total.delivered,
@@ -181,7 +182,8 @@ fn print(count: u64, seconds: f64, total: &Summary) {
         total.turns
     );
     println!(
-        "relays {} (between cores {}; of one flow by one machine at most {}), answers cached {}, told {:?} (decided, exported, refreshed, migrated), pushes {}, guesses {}",
+        "relays {} (between cores {}; of one flow by one machine at most {}), answers cached {}, told {:?} \
+         (decided, exported, refreshed, migrated), pushes {}, guesses {}",
         total.relays,
         total.core_relays,
         total.relays_of_flow,
@@ -234,11 +236,14 @@ const HEARTBEAT_BYTES: u64 = 53;
 /// Many backends, many flows, many updates: how many flows move, and what is told for that.
 fn experiment(arguments: &Arguments) -> bool {
     println!(
-        "468 backends, 65,537 slots, 4 machines of 2 workers; {} s of virtual time each; one machine dies and returns about every 90 s",
+        "468 backends, 65,537 slots, 4 machines of 2 workers; {} s of virtual time each; one machine dies \
+         and returns about every 90 s",
         arguments.seconds
     );
     println!(
-        "| flows at once | updates a minute | flows | packets | changes | slots told a change | deaths | stayed against the table | moved | exempt | bytes of notes | a share of IPVS-style | with relayed frames | seconds |"
+        "| flows at once | updates a minute | flows | packets | changes | slots told a change | deaths | \
+         stayed against the table | moved | exempt | bytes of notes | a share of IPVS-style | with relayed \
+         frames | seconds |"
     );
     println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|");
     let mut passed = true;
@@ -260,7 +265,8 @@ fn experiment(arguments: &Arguments) -> bool {
             let share = |bytes: u64| 100.0 * bytes as f64 / ipvs.max(1) as f64;
             let moved: u64 = summary.exempt.values().sum();
             println!(
-                "| {flows} | {updates} | {} | {} | {} | {} | {} | {} | {moved} | {} | {notes} | {:.2} % | {:.2} % | {:.0} |",
+                "| {flows} | {updates} | {} | {} | {} | {} | {} | {} | {moved} | {} | {notes} | {:.2} % | \
+                 {:.2} % | {:.0} |",
                 summary.flows + summary.steady_flows,
                 summary.delivered,
                 summary.changes,

@@ -12,16 +12,18 @@
 mod allowance;
 pub mod checker;
 mod client;
+mod eavesdropper;
 mod machine;
 pub mod mutation;
 mod packets;
 mod random;
 mod router;
 pub mod scenario;
+mod wiped;
 mod world;
 
 pub use allowance::Allowance;
-pub use checker::{Exempt, Property, Summary};
+pub use checker::{Exempt, Property, RunSummary};
 pub use client::Habits;
-pub use scenario::{Faults, Scenario, Shape};
-pub use world::{Failure, run};
+pub use scenario::{Faults, Scenario, ScenarioShape};
+pub use world::{Violation, run};

@@ -2,10 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use statesync::Rule;
-use testkit::simulation::{Exempt, Faults, Scenario, Summary, mutation, run};
+use testkit::simulation::{Exempt, Faults, RunSummary, Scenario, mutation, run};
 
-fn runs(scenarios: impl Iterator<Item = Scenario>) -> Summary {
-    let mut total = Summary::default();
+fn runs(scenarios: impl Iterator<Item = Scenario>) -> RunSummary {
+    let mut total = RunSummary::default();
     for scenario in scenarios {
         match run(&scenario, None) {
             Ok(summary) => total.add(&summary),

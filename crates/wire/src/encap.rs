@@ -125,7 +125,7 @@ pub enum Shape {
     Gue,
     /// Or UDP, eight bytes and Ethernet.
     UdpEthernet,
-    /// The same behind an IPv6 header.
+    /// [`Shape::Ipip`] behind an IPv6 header.
     IpipOverV6,
     /// See [`Shape::Gre`].
     GreOverV6,

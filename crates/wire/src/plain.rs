@@ -72,7 +72,7 @@ impl Plain {
         }
     }
 
-    /// The same as [`parse`](crate::parse::parse) describes it.
+    /// The packet as [`parse`](crate::parse::parse) describes it.
     #[inline]
     pub fn parsed(&self) -> Parsed {
         Parsed {

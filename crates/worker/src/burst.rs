@@ -1,11 +1,11 @@
 //! One burst of received frames: what is known of each position, and what is done with it.
 //!
-//! Almost every position is *plain* ([`wire::plain`], with a service): eight bytes describe it ([`Summary`]), the flow table's answer stands
+//! Almost every position is *plain* ([`wire::plain`], with a service): eight bytes describe it ([`PacketSummary`]), the flow table's answer stands
 //! in [`flow::Hits`], and its action is a backend in [`Burst::backends`]. Every other position has a [`Packet`] with an
 //! [`Action`](crate::Action) of its own. The masks have a bit a position, and each says one thing, for itself.
 
 use crate::BURST;
-use crate::describe::columns::{HeaderColumns, Summary};
+use crate::describe::columns::{HeaderColumns, PacketSummary};
 use crate::describe::general::Packet;
 use crate::label::Label;
 use arrayvec::ArrayVec;
@@ -28,7 +28,7 @@ pub(crate) struct Burst {
     pub(crate) may_begin: u32,
     /// Plain positions whose slot alone decides.
     pub(crate) by_slot: u32,
-    /// The same, where the slot has no backend.
+    /// Plain positions whose slot alone decides, and has no backend.
     pub(crate) by_empty_slot: u32,
     /// Plain positions that have been placed as new flows.
     pub(crate) placed: u32,
@@ -45,8 +45,8 @@ pub(crate) struct Burst {
 
 impl Burst {
     #[inline(always)]
-    pub(crate) fn summary(&self, position: usize) -> Summary {
-        Summary(self.columns.summary[position % BURST])
+    pub(crate) fn summary(&self, position: usize) -> PacketSummary {
+        PacketSummary(self.columns.summary[position % BURST])
     }
 
     /// Of the given positions, those that have the first one's service, as far as they were found together.

@@ -184,14 +184,14 @@ impl<'w, Io: PacketIo> ClusterStage<'w, Io> {
         FlowPlace { service, index, key, is_tcp: flow.protocol == TCP, slot, core }
     }
 
-    /// The same, of a flow of which only the key is known.
+    /// The place of a flow of which only the key is known.
     fn place_of_key(&self, key: FlowKey) -> Option<FlowPlace<'w>> {
         let index = self.view.service.iter().position(|service| service.id == key.service())?;
         let flow = flow_of(&key, self.cluster.services.get(index)?.vip);
         Some(self.place_of(index, self.view.service.get(index)?, key, &flow))
     }
 
-    /// The same, of the flow of a packet of a service.
+    /// The place of the flow of a packet of a service.
     fn place_of_packet(&self, bytes: &[u8], packet: &Packet) -> Option<FlowPlace<'w>> {
         let (index, service) = (usize::from(packet.service?), packet.service_in(self.view)?);
         let flow = packet.flow(bytes);

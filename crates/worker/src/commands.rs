@@ -307,7 +307,7 @@ impl CommandQueue {
         self.answer_with(number, outcome, None);
     }
 
-    /// The same, with a tap that goes home.
+    /// Answers a command, and sends a tap home with the answer.
     pub fn answer_with(&mut self, number: u64, outcome: CommandOutcome, former: Option<Box<Tap>>) {
         if let Err(answer) = self.answers.push(CommandAnswer { number, outcome, former }) {
             debug_assert!(false, "there was room when the command was taken");

@@ -12,7 +12,7 @@ use crate::burst::{Burst, bits, everything};
 use crate::decide::slots;
 use crate::io::{Frame, Frames};
 use crate::view::{PortView, ServiceView, View};
-use columns::{FlowEvent, HeaderColumns, MacFilter, ServiceKey, Summary};
+use columns::{FlowEvent, HeaderColumns, MacFilter, PacketSummary, ServiceKey};
 use flow::{Keys, Lanes, Vectors};
 use general::{is_possible_source_v6, key_of};
 use steer::Match;
@@ -86,7 +86,7 @@ fn match_services(view: &View, count: usize, burst: &mut Burst, keys: &mut Keys,
             continue;
         };
         let id = u64::from(service.id.0);
-        let place = id << Summary::SERVICE | u64::from(index) << Summary::INDEX;
+        let place = id << PacketSummary::SERVICE | u64::from(index) << PacketSummary::INDEX;
         let of_it = if burst.groups.is_full() {
             keys.narrow_mut(count)[first] = burst.columns.key[first] | id;
             burst.columns.summary[first] |= place;
@@ -129,7 +129,7 @@ fn claim(
     }
 }
 
-/// The same for packets of IPv6, one by one. Returns the positions described.
+/// Describes packets of IPv6, one by one. Returns the positions described.
 #[inline(always)]
 fn plain_v6<F: Frame>(
     view: &View,
@@ -160,7 +160,7 @@ fn describe_v6<F: Frame>(
     position: usize,
     frame: &F,
     keys: &mut Keys,
-) -> Option<Summary> {
+) -> Option<PacketSummary> {
     let (bytes, meta) = (frame.bytes(), frame.meta());
     let plain = PlainV6::read(bytes)?;
     let Match::Service(index) = view.services.find_v6(plain.dst, plain.dport, plain.protocol) else {
@@ -170,7 +170,7 @@ fn describe_v6<F: Frame>(
     let is_refused = meta.truncated || meta.multi_segment || !mac_filter.admits(bytes);
     // What remembers slots looks them up first, in the general stages.
     if is_refused
-        || index > Summary::INDEX_MAX
+        || index > PacketSummary::INDEX_MAX
         || service.memory.is_some()
         || !is_possible_source_v6(plain.src)
         || plain.src == plain.dst
@@ -192,7 +192,7 @@ fn describe_v6<F: Frame>(
         _ if plain.flags.is_syn() => FlowEvent::Syn,
         _ => FlowEvent::Turning,
     };
-    Some(Summary::new(plain.len, plain.tos, event, service.id.0, index))
+    Some(PacketSummary::new(plain.len, plain.tos, event, service.id.0, index))
 }
 
 /// The service, with its index, of a packet of the plain shape; `None` for a packet of another, and where the general stages have to
@@ -204,5 +204,5 @@ fn service_of(view: &View, service_key: ServiceKey) -> Option<(u16, &ServiceView
     }
     let index = view.services.exact_v4(service_key.dst(), service_key.dport(), service_key.protocol())?;
     let service = view.service.get(usize::from(index)).filter(|service| !service.wide)?;
-    (index <= Summary::INDEX_MAX).then_some((index, service))
+    (index <= PacketSummary::INDEX_MAX).then_some((index, service))
 }

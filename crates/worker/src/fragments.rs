@@ -239,7 +239,7 @@ pub(crate) enum Arrived<F> {
     Follows(F),
     /// It is kept until the first one comes.
     Held,
-    /// The same, and another one had to make room for it.
+    /// It is kept until the first one comes, and another one had to make room for it.
     HeldFor(F),
     /// There is no room.
     Refused(F, DropReason),

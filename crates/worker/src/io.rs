@@ -31,7 +31,7 @@ pub struct RxMeta {
 pub trait Frame: Send {
     /// The frame's bytes, from the Ethernet header on.
     fn bytes(&self) -> &[u8];
-    /// The same, for editing in place.
+    /// The frame's bytes, from the Ethernet header on, for editing in place.
     fn bytes_mut(&mut self) -> &mut [u8];
     /// What the receiver knew.
     fn meta(&self) -> RxMeta;

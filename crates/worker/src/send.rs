@@ -190,7 +190,7 @@ impl<Io: PacketIo> Egress<Io> {
         }
     }
 
-    /// The same as [`transmit`](Self::transmit), under the eyes of the tap; `tag` is of all of them.
+    /// Transmits as [`transmit`](Self::transmit) does, under the eyes of the tap; `tag` is of all of them.
     #[cold]
     #[inline(never)]
     fn transmit_tapped(
@@ -274,7 +274,7 @@ impl<Io: PacketIo> Egress<Io> {
         self.end_frame(view, frame, packet, reason, None);
     }
 
-    /// The same, of a frame that was answered.
+    /// Drops and counts a frame that was answered.
     pub(crate) fn drop_answered(
         &mut self,
         view: &View,

@@ -68,7 +68,7 @@ impl View {
         self.backends.get(id.index())?.as_ref()
     }
 
-    /// The same, if it is one of this service.
+    /// A backend by its id, if it is one of this service.
     #[inline(always)]
     pub fn backend_of(&self, service: ServiceId, id: BackendId) -> Option<&BackendView> {
         self.backend(id).filter(|backend| backend.service == service)

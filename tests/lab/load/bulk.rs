@@ -1,7 +1,7 @@
 //! One large transfer, with the longest pause in it.
 
+use super::control::{Control, unix_ms};
 use super::socket::connect;
-use super::{Control, unix_ms};
 use crate::command::{LabError, Result};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};

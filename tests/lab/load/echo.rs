@@ -1,7 +1,7 @@
 //! Long connections: each sends 64 bytes now and then and wants them back.
 
+use super::control::{Control, Failure, PerBackend, unix_ms};
 use super::socket::connect;
-use super::{Control, Failure, PerBackend, unix_ms};
 use crate::command::{LabError, Result};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;

@@ -65,11 +65,12 @@ pub struct FloodReport {
     pub elapsed_ms: u64,
 }
 
-pub(super) fn run(load: &FloodLoad, control: &super::Control) -> Result<FloodReport> {
+pub(super) fn run(load: &FloodLoad, control: &super::control::Control) -> Result<FloodReport> {
     if load.sources.is_empty() || load.rate == 0 || load.rate > RATE_MAX || load.duration_ms > DURATION_MAX_MS
     {
         return Err(LabError::Wrong(format!(
-            "a flood needs client addresses, 1 to {RATE_MAX} packets a second and at most {DURATION_MAX_MS} ms"
+            "a flood needs client addresses, 1 to {RATE_MAX} packets a second and at most {DURATION_MAX_MS} \
+             ms"
         )));
     }
     // With this protocol the IPv4 header is ours; the kernel adds its checksum and identification.

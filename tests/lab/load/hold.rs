@@ -1,8 +1,8 @@
 //! Connections that are held: each says a line now and then and wants it back with the name of the backend that it began
 //! with. Some fall silent after a first exchange, until they are woken. Each connection has its own outcome.
 
+use super::control::{Control, PerBackend, unix_ms};
 use super::socket::{ask, connect, udp};
-use super::{Control, PerBackend, unix_ms};
 use crate::command::{LabError, Result};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
@@ -68,7 +68,7 @@ pub enum How {
 pub struct Broken {
     /// When, Unix time, milliseconds.
     pub unix_ms: u64,
-    /// How.
+    /// How it broke.
     pub how: How,
     /// In words.
     pub text: String,
@@ -183,7 +183,7 @@ async fn life(
     held: &mut Held,
 ) -> std::result::Result<(), (How, String)> {
     let limit = Duration::from_millis(load.limit_ms);
-    let (mut line, name) = Line::open(load, index, limit, &mut held.source).await?;
+    let (mut line, name) = Transport::open(load, index, limit, &mut held.source).await?;
     held.backend = Some(name.clone());
     loop {
         let begun = Instant::now();
@@ -209,19 +209,19 @@ async fn life(
 }
 
 /// What a held connection speaks over.
-enum Line {
+enum Transport {
     Tcp(BufReader<TcpStream>),
     Udp(UdpSocket),
 }
 
-impl Line {
+impl Transport {
     /// Opens it from the source's address, fills in the source's port, and returns the backend's name.
     async fn open(
         load: &HoldLoad,
         index: usize,
         limit: Duration,
         source: &mut SocketAddr,
-    ) -> std::result::Result<(Line, String), (How, String)> {
+    ) -> std::result::Result<(Transport, String), (How, String)> {
         let unmade = |text: String| (How::Unmade, text);
         if load.udp {
             let socket = udp(*source, load.target).await.map_err(|error| unmade(format!("UDP: {error}")))?;
@@ -229,12 +229,12 @@ impl Line {
             let hello = format!("connection {index} begins");
             let back = ask(&socket, &hello, limit).await?;
             let name = back.split(' ').next().unwrap_or_default().to_owned();
-            Ok((Line::Udp(socket), name))
+            Ok((Transport::Udp(socket), name))
         } else {
             let stream = connect(source.ip(), load.target, limit).await.map_err(unmade)?;
             *source = stream.local_addr().unwrap_or(*source);
             let (stream, name) = greet(stream, limit).await?;
-            Ok((Line::Tcp(stream), name))
+            Ok((Transport::Tcp(stream), name))
         }
     }
 
@@ -245,8 +245,8 @@ impl Line {
         limit: Duration,
     ) -> std::result::Result<(), (How, String)> {
         match self {
-            Line::Tcp(stream) => exchange(stream, name, line, limit).await,
-            Line::Udp(socket) => {
+            Transport::Tcp(stream) => exchange(stream, name, line, limit).await,
+            Transport::Udp(socket) => {
                 let back = ask(socket, line, limit).await?;
                 judge(&format!("{back}\n"), name, line).map_err(|how| (how, wrong(name, line, &back)))
             }

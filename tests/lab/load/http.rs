@@ -1,7 +1,7 @@
 //! HTTP requests, each on a new connection, from many client addresses.
 
+use super::control::{Control, FAILURES_MAX, Failure, PerBackend, unix_ms};
 use super::socket::connect;
-use super::{Control, FAILURES_MAX, Failure, PerBackend, unix_ms};
 use crate::command::{LabError, Result};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;

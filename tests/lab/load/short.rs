@@ -1,8 +1,8 @@
 //! New connections at a fixed rate, each with one exchange. Each begins at its time, however long others take.
 
+use super::control::{Control, FAILURES_MAX, PerBackend, unix_ms};
 use super::hold::{How, exchange, greet};
 use super::socket::connect;
-use super::{Control, FAILURES_MAX, PerBackend, unix_ms};
 use crate::command::{LabError, Result};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;

@@ -1,8 +1,8 @@
 //! A web server for checks and requests: `/` says its name, as nginx does on every backend, and `/health…` what a file tells it to
 //! say. Each request is a line of its access log: what probes it got is read there, whoever sent them.
 
+use super::control::unix_ms;
 use crate::command::{Result, Tried};
-use crate::load::unix_ms;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::Write;
@@ -110,7 +110,8 @@ async fn answer(
     tokio::time::sleep(Duration::from_millis(told.delay_ms)).await;
     let name = &server.name;
     let text = format!(
-        "HTTP/1.1 {} {}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nX-Backend: {name}\r\nConnection: close\r\n\r\n{name}\n",
+        "HTTP/1.1 {} {}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nX-Backend: \
+         {name}\r\nConnection: close\r\n\r\n{name}\n",
         told.status,
         if told.status < 400 { "OK" } else { "No" },
         name.len() + 1,

@@ -40,14 +40,14 @@ pub(super) enum Judgement {
 
 /// One case.
 #[derive(Clone, Debug)]
-pub(super) struct Line {
+pub(super) struct CaseLine {
     case: String,
     before: Option<f64>,
     now: Option<f64>,
     pub(super) judgement: Judgement,
 }
 
-impl fmt::Display for Line {
+impl fmt::Display for CaseLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let number = |n: Option<f64>| n.map_or_else(|| "-".to_owned(), |n| format!("{n:.1}"));
         write!(f, "{:<8} {:>12} -> {:>12}", self.case, number(self.before), number(self.now))?;
@@ -124,7 +124,7 @@ impl Baseline {
     }
 
     /// Every case of the baseline and of what was counted.
-    pub(super) fn judge(&self, counted: &BTreeMap<String, f64>, tolerance_percent: f64) -> Vec<Line> {
+    pub(super) fn judge(&self, counted: &BTreeMap<String, f64>, tolerance_percent: f64) -> Vec<CaseLine> {
         let cases: std::collections::BTreeSet<&String> =
             self.instructions.keys().chain(counted.keys()).collect();
         let line = |case: &String| {
@@ -140,7 +140,7 @@ impl Baseline {
                 }
                 _ => Judgement::Same,
             };
-            Line { case: case.clone(), before, now, judgement }
+            CaseLine { case: case.clone(), before, now, judgement }
         };
         cases.into_iter().map(line).collect()
     }

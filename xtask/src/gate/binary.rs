@@ -107,7 +107,7 @@ pub(super) fn examine(path: &Path, root: &str) -> Result<Found, String> {
 struct Code {
     functions: BTreeMap<u64, Function>,
     /// What a slot of the global offset table refers to: calls between crates go through them.
-    slots: BTreeMap<u64, Target>,
+    slots: BTreeMap<u64, CallTarget>,
 }
 
 #[derive(Debug)]
@@ -117,7 +117,7 @@ struct Function {
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum Target {
+enum CallTarget {
     Address(u64),
     /// Of another library.
     Name(String),
@@ -152,8 +152,8 @@ impl Code {
                 continue;
             };
             let target = match value.strip_prefix("*ABS*+") {
-                Some(address) => hexadecimal(address).map(Target::Address),
-                None => Some(Target::Name(value.to_owned())),
+                Some(address) => hexadecimal(address).map(CallTarget::Address),
+                None => Some(CallTarget::Name(value.to_owned())),
             };
             parsed.slots.extend(target.map(|target| (slot, target)));
         }
@@ -189,9 +189,9 @@ impl Code {
                     offend(Kind::Clock, text);
                 }
                 match self.target(text) {
-                    Some(Target::Name(name)) if panics(&name) => offend(Kind::Panic, &name),
-                    Some(Target::Name(name)) if is_clock(&name) => offend(Kind::Clock, &name),
-                    Some(Target::Address(to)) => {
+                    Some(CallTarget::Name(name)) if panics(&name) => offend(Kind::Panic, &name),
+                    Some(CallTarget::Name(name)) if is_clock(&name) => offend(Kind::Clock, &name),
+                    Some(CallTarget::Address(to)) => {
                         let Some((&start, callee)) = self.functions.range(..=to).next_back() else {
                             continue;
                         };
@@ -219,7 +219,7 @@ impl Code {
     }
 
     /// Where an instruction goes, if it is a call or jump to a place known now.
-    fn target(&self, text: &str) -> Option<Target> {
+    fn target(&self, text: &str) -> Option<CallTarget> {
         let (operation, rest) = text.split_once(' ')?;
         if !(operation.starts_with("call") || operation.starts_with('j')) {
             return None;
@@ -231,8 +231,8 @@ impl Code {
         }
         let (address, name) = operand.split_once(" <")?;
         match name.strip_suffix('>') {
-            Some(name) if name.contains("@plt") => Some(Target::Name(name.to_owned())),
-            _ => hexadecimal(address).map(Target::Address),
+            Some(name) if name.contains("@plt") => Some(CallTarget::Name(name.to_owned())),
+            _ => hexadecimal(address).map(CallTarget::Address),
         }
     }
 }

@@ -8,46 +8,7 @@ use std::fmt::Write;
 pub(super) const TABLES: [&str; 8] =
     ["ours", "ours_one_by_one", "bound", "rte_hash", "hashbrown", "hashbrown_prefetch", "std", "dashmap"];
 
-const METHOD: &str = "\
-# Performance
-
-Written by `cargo xtask perf` from [results.json](results.json); every number is from the machine described below.
-
-## Method
-
-* One process a measurement, pinned to the last CPU. What is compared runs in **interleaved rounds**: calibrate, every
-  contestant once, calibrate. Windows are timed with the time-stamp counter between fences; the cost of reading it is taken off.
-* **Calibration**: four independent chains of adds (adds a TSC cycle: what the core gives, less when another tenant runs on the
-  sibling thread) and random lines of 128 MiB with 32 in flight (ns a line: what the memory gives). A round is discarded when
-  either differs by more than 5 % between its two ends or is more than 15 % off the best of the session (the steps of a clock
-  are 12 %, a busy sibling costs 26 % and more). Where less than 30 % stay, the least
-  disturbed 30 % are taken, and the figure says so (`disturbed`).
-* **Figures** are medians of all windows kept, with their 5th percentile. **Ratios** are medians of the per-round ratios with a
-  bootstrap 95 % interval. Machines differ, and one machine differs from minute to minute: ratios within one run are what is judged.
-* **One-line bound**: one random cache line of as much memory as the table takes, on the same kind of pages, 32 prefetched at a time.
-  Nothing that must look into memory once is faster.
-* The same work for all tables: 8-byte keys, 4-byte values, values summed and the sum compared with what it must be; huge pages
-  for all (through DPDK, through mmap, through the C library's tunable); ours asked in bursts of 32, each begun before
-  the one ahead of it is finished, and a second time burst by burst (`ours_one_by_one`); rte_hash in bursts of 32, the maps of Rust key by key, and hashbrown a second time in bursts (`hashbrown_prefetch`): control bytes of all keys, a prefetch of each candidate, comparisons.
-  Seeds are fixed. Keys are chosen before the window is timed.
-* **Engine**: the real turn on frames in memory, parse to encapsulation. Flows are in the table with a backend that the
-  Maglev table knows nothing of; each packet must hit and leave for that backend; every 1000th output is taken apart by an independent parser
-  and compared bit by bit. Frames are received and sent as blocks of 32 pointers; writing them is not timed. IPv6 has IPv6 clients, VIP and backends.
-* **Null device**: net_null gives frames of zeros, so a stage behind receive writes headers of real flows; that stage is measured alone in
-  every round and taken off. testpmd is kept running with one port that sends what it receives, the same core, burst (32), number of buffers
-  (2048) and cache (256), and forwards in each round. Ours and testpmd's are means over windows of 10 ms, five a round; testpmd's cost is the CPU
-  time of its forwarding thread.
-* **Two processes**: a program under test behind a vhost-user socket on one CPU, the generator with virtio_user (rings of 1024) on the other. All
-  programs of a comparison are open at once and stopped by signal while another is measured. The rate is found by bisection, a failing rate is
-  tried twice, searches of the programs take turns. While the machine runs something else (the generator misses more than 20 us, or nothing comes
-  back for as long with packets under way) the schedule stands still; the rate with these gaps is given beside it. Latency is open loop: from the moment a
-  packet should have been sent, which it carries, until it is back; windows of 100 us that a gap or the draining of queues after it overlaps are
-  left out of the corrected figures, and the raw ones are given beside them, with what a poller saw that did nothing else.
-* **Residence**: Poisson arrivals at 80 % of the rate of full bursts into a queue of 1024, real turns, time passing in turns. Corrected: a turn of
-  more than 20 us counts as one with a full burst.
-* **Two workers** are those of one machine: rings between them that both poll, each other's tables to read.
-* What a turn never does (allocate, call the kernel, lock, panic) and its instructions are held by `cargo xtask gate`, not here.
-";
+const METHOD: &str = include_str!("method.md");
 
 /// The whole page.
 pub(super) fn write(results: &Value) -> String {

@@ -71,51 +71,81 @@ fn draw(file: &str, title: &str, series: Vec<Series>) -> Option<(String, String)
     if !x_min.is_finite() || y_max <= 0.0 {
         return None;
     }
-    let x = |flows: f64| LEFT + (flows.log10() - x_min) / (x_max - x_min) * (WIDTH - LEFT - RIGHT);
-    let y = |ns: f64| HEIGHT - BOTTOM - ns / y_max * (HEIGHT - TOP - BOTTOM);
+    let axes = Axes { x_min, x_max, y_max };
     let mut svg = String::new();
     // Writing to a string does not fail.
     let _ = write!(
         svg,
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" font-size=\"13\">\n\
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
+         font-family=\"sans-serif\" font-size=\"13\">\n\
          <rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n\
          <text x=\"{LEFT}\" y=\"26\" font-size=\"16\">{title}</text>\n"
     );
-    for step in 0..=5 {
-        let ns = y_max / 5.0 * f64::from(step);
-        let at = y(ns);
-        let _ = write!(
-            svg,
-            "<line x1=\"{LEFT}\" y1=\"{at:.1}\" x2=\"{:.1}\" y2=\"{at:.1}\" stroke=\"#dddddd\"/>\n\
-             <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{ns}</text>\n",
-            WIDTH - RIGHT,
-            LEFT - 8.0,
-            at + 4.0,
-        );
-    }
-    let mut decade = x_min;
-    while decade <= x_max {
-        let at = x(10_f64.powf(decade));
-        let _ = write!(
-            svg,
-            "<line x1=\"{at:.1}\" y1=\"{TOP}\" x2=\"{at:.1}\" y2=\"{:.1}\" stroke=\"#eeeeee\"/>\n\
-             <text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>\n",
-            HEIGHT - BOTTOM,
-            HEIGHT - BOTTOM + 20.0,
-            short(10_f64.powf(decade) as u64),
-        );
-        decade += 1.0;
-    }
-    let _ = writeln!(
-        svg,
-        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">flows</text>",
-        (LEFT + WIDTH - RIGHT) / 2.0,
-        HEIGHT - 12.0
-    );
+    axes.grid(&mut svg);
     for (number, line) in series.iter().enumerate() {
+        axes.curve(&mut svg, number, line);
+    }
+    svg.push_str("</svg>\n");
+    Some((file.to_owned(), svg))
+}
+
+/// What the two axes show: powers of ten of flows, and nanoseconds from 0.
+struct Axes {
+    x_min: f64,
+    x_max: f64,
+    y_max: f64,
+}
+
+impl Axes {
+    fn x(&self, flows: f64) -> f64 {
+        LEFT + (flows.log10() - self.x_min) / (self.x_max - self.x_min) * (WIDTH - LEFT - RIGHT)
+    }
+
+    fn y(&self, ns: f64) -> f64 {
+        HEIGHT - BOTTOM - ns / self.y_max * (HEIGHT - TOP - BOTTOM)
+    }
+
+    /// Lines and numbers behind the curves.
+    fn grid(&self, svg: &mut String) {
+        for step in 0..=5 {
+            let ns = self.y_max / 5.0 * f64::from(step);
+            let at = self.y(ns);
+            let _ = write!(
+                svg,
+                "<line x1=\"{LEFT}\" y1=\"{at:.1}\" x2=\"{:.1}\" y2=\"{at:.1}\" stroke=\"#dddddd\"/>\n\
+                 <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{ns}</text>\n",
+                WIDTH - RIGHT,
+                LEFT - 8.0,
+                at + 4.0,
+            );
+        }
+        let mut decade = self.x_min;
+        while decade <= self.x_max {
+            let at = self.x(10_f64.powf(decade));
+            let _ = write!(
+                svg,
+                "<line x1=\"{at:.1}\" y1=\"{TOP}\" x2=\"{at:.1}\" y2=\"{:.1}\" stroke=\"#eeeeee\"/>\n\
+                 <text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>\n",
+                HEIGHT - BOTTOM,
+                HEIGHT - BOTTOM + 20.0,
+                short(10_f64.powf(decade) as u64),
+            );
+            decade += 1.0;
+        }
+        let _ = writeln!(
+            svg,
+            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">flows</text>",
+            (LEFT + WIDTH - RIGHT) / 2.0,
+            HEIGHT - 12.0
+        );
+    }
+
+    /// One curve, its points, and its name at the right.
+    fn curve(&self, svg: &mut String, number: usize, line: &Series) {
         let colour = COLOURS[number % COLOURS.len()];
         let dashes = if line.dashed { " stroke-dasharray=\"7 5\"" } else { "" };
-        let path: Vec<String> = line.points.iter().map(|p| format!("{:.1},{:.1}", x(p.0), y(p.1))).collect();
+        let path: Vec<String> =
+            line.points.iter().map(|p| format!("{:.1},{:.1}", self.x(p.0), self.y(p.1))).collect();
         let _ = writeln!(
             svg,
             "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"{dashes}/>",
@@ -124,9 +154,10 @@ fn draw(file: &str, title: &str, series: Vec<Series>) -> Option<(String, String)
         for point in &line.points {
             let _ = writeln!(
                 svg,
-                "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"3.5\" fill=\"{colour}\"><title>{} flows: {} ns</title></circle>",
-                x(point.0),
-                y(point.1),
+                "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"3.5\" fill=\"{colour}\"><title>{} flows: {} \
+                 ns</title></circle>",
+                self.x(point.0),
+                self.y(point.1),
                 short(point.0 as u64),
                 point.1
             );
@@ -134,7 +165,8 @@ fn draw(file: &str, title: &str, series: Vec<Series>) -> Option<(String, String)
         let at = TOP + 18.0 * number as f64 + 8.0;
         let _ = write!(
             svg,
-            "<line x1=\"{:.1}\" y1=\"{at:.1}\" x2=\"{:.1}\" y2=\"{at:.1}\" stroke=\"{colour}\" stroke-width=\"2\"{dashes}/>\n\
+            "<line x1=\"{:.1}\" y1=\"{at:.1}\" x2=\"{:.1}\" y2=\"{at:.1}\" stroke=\"{colour}\" \
+             stroke-width=\"2\"{dashes}/>\n\
              <text x=\"{:.1}\" y=\"{:.1}\">{}</text>\n",
             WIDTH - RIGHT + 12.0,
             WIDTH - RIGHT + 40.0,
@@ -143,8 +175,6 @@ fn draw(file: &str, title: &str, series: Vec<Series>) -> Option<(String, String)
             line.name,
         );
     }
-    svg.push_str("</svg>\n");
-    Some((file.to_owned(), svg))
 }
 
 /// The next of 1, 2, 2.5, 5 times a power of ten.

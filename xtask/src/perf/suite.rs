@@ -80,7 +80,8 @@ impl Suite {
         let repeats = if quick { 2 } else { 3 };
         let trial_ms = if quick { 100 } else { 200 };
         let words = format!(
-            "ndr --dut guidewayd,macswap --sizes {sizes} --repeats {repeats} --trial-ms {trial_ms} --limit-s {}",
+            "ndr --dut guidewayd,macswap --sizes {sizes} --repeats {repeats} --trial-ms {trial_ms} --limit-s \
+             {}",
             device_s * 10
         );
         suite.rounds("ndr", device_s, &words);

@@ -11,29 +11,42 @@ engine, 1 K flows, a packet | engine-1K | /ns_per_packet <= 9 ns | -
 engine, 100 K flows, a packet | engine-100K | /ns_per_packet <= 9 ns | -
 engine, hot, over testpmd macswap | null-1K | - | /engine_hot_to_macswap <= 0.8 ×
 engine, 1 M flows; above bound and hot cost | engine-1M | /ns_per_packet <= 18 ns | /detail/excess_ns <= 2 ns
-engine, 16 M flows; above bound and hot cost | engine-16M | /ns_per_packet <= 22 ns | /detail/excess_ns <= 2 ns
-engine, 64 M flows; above bound and hot cost | engine-64M | /ns_per_packet <= 22 ns | /detail/excess_ns <= 2 ns
-null device, engine, null device, hot; over testpmd macswap | null-1K | /mpps >= 45 Mpps | /rate_to_macswap >= 0.6 ×
-null device, engine, null device, 16 M flows; over testpmd macswap | null-16M | /mpps >= 28 Mpps | /rate_to_macswap >= 0.37 ×
+engine, 16 M flows; above bound and hot cost | engine-16M | /ns_per_packet <= 22 ns | /detail/excess_ns <= 2 \
+ns
+engine, 64 M flows; above bound and hot cost | engine-64M | /ns_per_packet <= 22 ns | /detail/excess_ns <= 2 \
+ns
+null device, engine, null device, hot; over testpmd macswap | null-1K | /mpps >= 45 Mpps | /rate_to_macswap \
+>= 0.6 ×
+null device, engine, null device, 16 M flows; over testpmd macswap | null-16M | /mpps >= 28 Mpps | \
+/rate_to_macswap >= 0.37 ×
 state = exceptions, 64 M flows; over hot cost | exceptions-64M | - | /detail/ratio_to_hot <= 1.15 ×
 look-up, in the cache (10 K) | table-10K | /ns_per_lookup/positive/ours <= 3 ns | -
-look-up, 4 M, positive; over the bound | table-4M | /ns_per_lookup/positive/ours <= 14 ns | /ratios/positive/ours~1bound <= 1.25 ×
-look-up, 16 M, positive; over the bound | table-16M | /ns_per_lookup/positive/ours <= 14 ns | /ratios/positive/ours~1bound <= 1.25 ×
-look-up, 64 M, positive; over the bound | table-64M | /ns_per_lookup/positive/ours <= 14 ns | /ratios/positive/ours~1bound <= 1.25 ×
+look-up, 4 M, positive; over the bound | table-4M | /ns_per_lookup/positive/ours <= 14 ns | \
+/ratios/positive/ours~1bound <= 1.25 ×
+look-up, 16 M, positive; over the bound | table-16M | /ns_per_lookup/positive/ours <= 14 ns | \
+/ratios/positive/ours~1bound <= 1.25 ×
+look-up, 64 M, positive; over the bound | table-64M | /ns_per_lookup/positive/ours <= 14 ns | \
+/ratios/positive/ours~1bound <= 1.25 ×
 rte_hash bulk over ours, 4 M | table-4M | - | /ratios/positive/rte_hash~1ours >= 3.5 ×
 rte_hash bulk over ours, 64 M | table-64M | - | /ratios/positive/rte_hash~1ours >= 3.5 ×
 hashbrown over ours, 4 M | table-4M | - | /ratios/positive/hashbrown~1ours >= 2.5 ×
 hashbrown over ours, 64 M | table-64M | - | /ratios/positive/hashbrown~1ours >= 2.5 ×
-look-up, 4 M, negative; over the bound | table-4M | /ns_per_lookup/negative/ours <= 13 ns | /ratios/negative/ours~1bound <= 1.15 ×
-look-up, 64 M, negative; over the bound | table-64M | /ns_per_lookup/negative/ours <= 13 ns | /ratios/negative/ours~1bound <= 1.15 ×
-new flows; rte_hash add over ours | table-4M | /updates/inserts_m_per_s >= 20 M/s | /updates/insert_ratio >= 6 ×
+look-up, 4 M, negative; over the bound | table-4M | /ns_per_lookup/negative/ours <= 13 ns | \
+/ratios/negative/ours~1bound <= 1.15 ×
+look-up, 64 M, negative; over the bound | table-64M | /ns_per_lookup/negative/ours <= 13 ns | \
+/ratios/negative/ours~1bound <= 1.15 ×
+new flows; rte_hash add over ours | table-4M | /updates/inserts_m_per_s >= 20 M/s | /updates/insert_ratio >= \
+6 ×
 steady churn | table-4M | /updates/churn_m_per_s >= 12 M/s | -
 memory, IPv4, load 0.8 | memory | /ipv4/bytes_per_flow <= 16 bytes a flow | -
 memory, IPv4, 64 M flows | memory | /ipv4/gib <= 1.05 GiB | -
 memory, IPv6, load 0.8 | memory | /ipv6/bytes_per_flow <= 32 bytes a flow | -
-Maglev build, 65537 slots, 1000 backends; naive over ours | maglev-65537 | /build_ms <= 0.5 ms | /naive_to_ours >= 4 ×
-Maglev build, 655373 slots, 1000 backends; naive over ours | maglev-655373 | /build_ms <= 8 ms | /naive_to_ours >= 3.5 ×
-two processes over vhost-user, 64 bytes, without loss; over testpmd macswap | ndr | /sizes/0/of/0/ndr_mpps >= 8 Mpps | /sizes/0/ndr_ratio >= 0.9 ×
+Maglev build, 65537 slots, 1000 backends; naive over ours | maglev-65537 | /build_ms <= 0.5 ms | \
+/naive_to_ours >= 4 ×
+Maglev build, 655373 slots, 1000 backends; naive over ours | maglev-655373 | /build_ms <= 8 ms | \
+/naive_to_ours >= 3.5 ×
+two processes over vhost-user, 64 bytes, without loss; over testpmd macswap | ndr | /sizes/0/of/0/ndr_mpps \
+>= 8 Mpps | /sizes/0/ndr_ratio >= 0.9 ×
 residence at 80 % load, median | residence | /corrected_ns/p50 <= 800 ns | -
 residence at 80 % load, 99 % | residence | /corrected_ns/p99 <= 2000 ns | -
 residence at 80 % load, 99.9 % | residence | /corrected_ns/p99_9 <= 5000 ns | -
@@ -43,7 +56,8 @@ echo over vhost-user at 50 %, 99.9 %, over testpmd macswap | ndr | - | /echo/loa
 echo over vhost-user at 80 %, median, over testpmd macswap | ndr | - | /echo/loads/2/ratios/p50 <= 1.1 ×
 echo over vhost-user at 80 %, 99 %, over testpmd macswap | ndr | - | /echo/loads/2/ratios/p99 <= 1.25 ×
 echo over vhost-user at 80 %, 99.9 %, over testpmd macswap | ndr | - | /echo/loads/2/ratios/p99_9 <= 1.5 ×
-50 % SYN flood: share of throughput that established flows lose | flood | - | /mixes/1/established_loss <= 0.25
+50 % SYN flood: share of throughput that established flows lose | flood | - | /mixes/1/established_loss <= \
+0.25
 50 % SYN flood: established entries lost | flood | /entries_lost <= 0 entries | -
 half load beside 1 Mpps for the kernel: share of it that leaves | punt | - | /sent_share >= 0.95
 two workers over the sum of each alone | scale | - | /efficiency >= 0.97 ×
@@ -62,7 +76,7 @@ struct Wanted<'a> {
 
 /// One target.
 #[derive(Clone, Copy, PartialEq, Debug)]
-struct Target<'a> {
+struct PerfTarget<'a> {
     what: &'a str,
     run: &'a str,
     figure: Option<Wanted<'a>>,
@@ -71,7 +85,7 @@ struct Target<'a> {
 
 /// How a target stands.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct Row {
+pub(super) struct TargetRow {
     pub(super) what: String,
     pub(super) target: String,
     pub(super) reached: String,
@@ -82,7 +96,7 @@ pub(super) struct Row {
     pub(super) why: String,
 }
 
-impl Row {
+impl TargetRow {
     /// Whether there is a number that is not good enough.
     pub(super) fn is_missed(&self) -> bool {
         self.verdict.contains("missed")
@@ -129,12 +143,12 @@ impl<'a> Wanted<'a> {
     }
 }
 
-fn targets() -> impl Iterator<Item = Target<'static>> {
+fn targets() -> impl Iterator<Item = PerfTarget<'static>> {
     TARGETS.lines().filter_map(|line| {
         let mut parts = line.split(" | ");
         let (what, run) = (parts.next()?, parts.next()?);
         let (figure, ratio) = (Wanted::parse(parts.next()?), Wanted::parse(parts.next()?));
-        Some(Target { what, run, figure, ratio })
+        Some(PerfTarget { what, run, figure, ratio })
     })
 }
 
@@ -145,20 +159,20 @@ pub(super) fn runs() -> impl Iterator<Item = String> {
 }
 
 /// All targets.
-pub(super) fn rows(results: &Value) -> Vec<Row> {
+pub(super) fn rows(results: &Value) -> Vec<TargetRow> {
     targets().map(|target| row(&target, results.pointer(&format!("/runs/{}", target.run)))).collect()
 }
 
 /// Reasons that stand in the code for rows that are not missed any more: to be removed.
-pub(super) fn stale_reasons(rows: &[Row]) -> Vec<&'static str> {
+pub(super) fn stale_reasons(rows: &[TargetRow]) -> Vec<&'static str> {
     let met = |what: &str| rows.iter().any(|row| row.what == what && row.verdict == "met");
     reasons::ALL.iter().map(|(what, _)| *what).filter(|what| met(what)).collect()
 }
 
-fn row(target: &Target<'_>, run: Option<&Value>) -> Row {
+fn row(target: &PerfTarget<'_>, run: Option<&Value>) -> TargetRow {
     let wanted: Vec<Wanted<'_>> = target.figure.into_iter().chain(target.ratio).collect();
     let join = |words: Vec<String>| words.join("; ");
-    let mut row = Row {
+    let mut row = TargetRow {
         what: target.what.to_owned(),
         target: join(wanted.iter().map(Wanted::words).collect()),
         reached: "–".to_owned(),
@@ -217,7 +231,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn of(what: &str, run: &Value) -> Row {
+    fn of(what: &str, run: &Value) -> TargetRow {
         let target = targets().find(|target| target.what.starts_with(what)).expect("a target");
         row(&target, Some(run))
     }
@@ -275,8 +289,9 @@ mod tests {
         for (what, _) in reasons::ALL {
             assert!(targets().any(|target| target.what == *what), "{what} is no target");
         }
-        let met: Vec<Row> =
-            targets().map(|of| Row { what: of.what.into(), verdict: "met", ..Row::default() }).collect();
+        let met: Vec<TargetRow> = targets()
+            .map(|of| TargetRow { what: of.what.into(), verdict: "met", ..TargetRow::default() })
+            .collect();
         assert_eq!(stale_reasons(&met).len(), reasons::ALL.len());
         assert!(stale_reasons(&rows(&json!({}))).is_empty());
     }

@@ -1,7 +1,7 @@
 //! Where a rule does not hold, and why. An entry that excuses nothing is an error, so the tables shrink with
 //! what they excuse.
 
-use super::{Finding, Rule};
+use super::finding::{Finding, Rule};
 
 /// One of them.
 pub(super) struct Exception {
@@ -21,7 +21,7 @@ const TYPE_NAMES: &[Exception] = &[
     Exception {
         rule: Rule::TypeName,
         subject: "Receiver crates/statesync/src/spsc/model.rs crates/statesync/src/spsc/rtrb.rs",
-        reason: "the other end of statesync::spsc, likewise",
+        reason: "the other end of statesync::spsc: rtrb's, or under cfg(loom) the model's",
     },
 ];
 const _: () = assert!(TYPE_NAMES.len() <= 10, "so many names with two meanings are no exceptions");

@@ -1,7 +1,7 @@
 //! A function fits on a screen.
 
+use super::finding::{Finding, Rule};
 use super::source::Source;
-use super::{Finding, Rule};
 use proc_macro2::{Delimiter, LineColumn, TokenStream, TokenTree};
 use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
@@ -12,21 +12,21 @@ const LINES_MAX: usize = 70;
 
 /// Finds long functions.
 pub(super) fn check(source: &Source) -> Vec<Finding> {
-    let mut search = Search { path: &source.path, owner: None, found: Vec::new() };
+    let mut search = FunctionSearch { path: &source.path, owner: None, found: Vec::new() };
     for item in &source.items {
         search.visit_item(item);
     }
     search.found
 }
 
-struct Search<'s> {
+struct FunctionSearch<'s> {
     path: &'s str,
     /// The type or trait whose functions are looked at.
     owner: Option<String>,
     found: Vec<Finding>,
 }
 
-impl Search<'_> {
+impl FunctionSearch<'_> {
     fn function(&mut self, signature: &Signature, body: &Block) {
         let name = match &self.owner {
             Some(owner) => format!("{owner}::{}", signature.ident),
@@ -85,7 +85,7 @@ impl Search<'_> {
     }
 }
 
-impl<'ast> Visit<'ast> for Search<'_> {
+impl<'ast> Visit<'ast> for FunctionSearch<'_> {
     fn visit_item_impl(&mut self, item: &'ast ItemImpl) {
         let owner = match &*item.self_ty {
             Type::Path(of) => of.path.segments.last().map(|last| last.ident.to_string()),

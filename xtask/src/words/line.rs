@@ -1,8 +1,8 @@
 //! No line of code is wider than the formatter makes it, also where the formatter gives up: strings,
 //! attributes, macros.
 
+use super::finding::{Finding, Rule};
 use super::source::Source;
-use super::{Finding, Rule};
 use proc_macro2::{LineColumn, Span, TokenStream, TokenTree};
 use std::collections::BTreeSet;
 
@@ -16,7 +16,7 @@ pub(super) fn check(source: &Source) -> Vec<Finding> {
     let wide: BTreeSet<usize> = (1..=lines.len())
         .filter(|number| columns(*number) > COLUMNS_MAX && !source.is_of_tests(*number))
         .collect();
-    let mut search = Search { lines, wide, code: BTreeSet::new() };
+    let mut search = WidthSearch { lines, wide, code: BTreeSet::new() };
     if !search.wide.is_empty() {
         search.tokens(source.tokens.clone());
     }
@@ -32,14 +32,14 @@ pub(super) fn check(source: &Source) -> Vec<Finding> {
     search.code.iter().map(finding).collect()
 }
 
-struct Search<'s> {
+struct WidthSearch<'s> {
     lines: Vec<&'s str>,
     wide: BTreeSet<usize>,
     /// Those of them with code.
     code: BTreeSet<usize>,
 }
 
-impl Search<'_> {
+impl WidthSearch<'_> {
     fn tokens(&mut self, tokens: TokenStream) {
         for tree in tokens {
             let span = tree.span();

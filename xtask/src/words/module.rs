@@ -30,7 +30,7 @@ pub(super) struct Module<'s> {
     globs: Vec<Vec<String>>,
 }
 
-/// All modules of a crate; the first is the root.
+/// All modules of a package: its library's and its programs'.
 pub(super) struct Modules<'s> {
     all: Vec<Module<'s>>,
 }
@@ -98,12 +98,16 @@ impl<'s> Modules<'s> {
     /// From all files of a crate.
     ///
     /// # Errors
-    /// There is no `lib.rs`, or a file that no `mod` leads to, whose paths nobody could follow.
+    /// There is neither a `lib.rs` nor a `main.rs`, or a file that no `mod` leads to, whose paths nobody could
+    /// follow.
     pub(super) fn of(sources: &'s [Source]) -> Result<Modules<'s>, String> {
-        let root = sources.iter().position(|source| source.path.ends_with("/src/lib.rs"));
-        let root = root.ok_or("there is no lib.rs")?;
         let mut modules = Modules { all: Vec::new() };
-        modules.add(sources, root, None, sources[root].folder(), &sources[root].items);
+        for (file, root) in sources.iter().enumerate().filter(|(_, source)| source.is_root) {
+            modules.add(sources, file, None, root.folder(), &root.items);
+        }
+        if modules.all.is_empty() {
+            return Err("there is neither a lib.rs nor a main.rs".to_owned());
+        }
         for (file, source) in sources.iter().enumerate() {
             if !modules.all.iter().any(|module| module.file == file) {
                 return Err(format!("{}: no `mod` leads to it", source.path));
@@ -167,6 +171,15 @@ impl<'s> Modules<'s> {
         self.all[module].file
     }
 
+    /// The module that `crate` is in a module.
+    fn root(&self, module: usize) -> usize {
+        let mut root = module;
+        while let Some(parent) = self.all[root].parent {
+            root = parent;
+        }
+        root
+    }
+
     /// Where a path leads to that stands in a module: nowhere if to another crate.
     pub(super) fn resolve(&self, module: usize, path: &[String]) -> BTreeSet<Target> {
         self.follow(module, path, &mut Vec::new())
@@ -186,7 +199,7 @@ impl<'s> Modules<'s> {
         }
         on_the_way.push((module, path));
         let found = match first.as_str() {
-            "crate" => self.descend(0, &path[1..], on_the_way),
+            "crate" => self.descend(self.root(module), &path[1..], on_the_way),
             "self" | "super" => self.descend(module, path, on_the_way),
             // Of the names that nothing here binds those of other crates are left, and what macros make in
             // this file.

@@ -1,6 +1,7 @@
-//! A crate's files as syntax trees, without what only tests have: files by their name or their `mod`, items
-//! by `#[cfg(test)]`.
+//! A crate's files as syntax trees, without what only tests have: files by the `#[cfg(test)]` of their `mod`,
+//! items by their own.
 
+use super::package::Package;
 use crate::project;
 use proc_macro2::TokenStream;
 use std::ops::RangeInclusive;
@@ -15,6 +16,8 @@ pub(super) struct Source {
     pub(super) package: String,
     /// From the workspace's root.
     pub(super) path: String,
+    /// Whether a library or a program begins here.
+    pub(super) is_root: bool,
     /// All of it.
     pub(super) text: String,
     /// All of it, comments aside.
@@ -41,6 +44,7 @@ impl Source {
         let mut source = Source {
             package: package.to_owned(),
             path: path.to_owned(),
+            is_root: is_root(path),
             text: text.to_owned(),
             tokens,
             items: Vec::new(),
@@ -84,9 +88,9 @@ impl Source {
 ///
 /// # Errors
 /// One cannot be read, or is no Rust.
-pub(super) fn read(package: &str) -> Result<Vec<Source>, String> {
+pub(super) fn read(package: &Package) -> Result<Vec<Source>, String> {
     let mut paths = Vec::new();
-    list(&project::root().join("crates").join(package).join("src"), &mut paths)?;
+    list(&project::root().join(&package.code), &mut paths)?;
     paths.sort();
     let mut texts = Vec::new();
     for path in paths {
@@ -94,7 +98,7 @@ pub(super) fn read(package: &str) -> Result<Vec<Source>, String> {
         let path = path.strip_prefix(project::root()).unwrap_or(&path);
         texts.push((path.display().to_string(), text));
     }
-    sources(package, &texts)
+    sources(package.name, &texts)
 }
 
 fn list(folder: &Path, found: &mut Vec<PathBuf>) -> Result<(), String> {
@@ -116,7 +120,7 @@ fn list(folder: &Path, found: &mut Vec<PathBuf>) -> Result<(), String> {
 /// One is no Rust.
 pub(super) fn sources(package: &str, texts: &[(String, String)]) -> Result<Vec<Source>, String> {
     let mut sources = Vec::new();
-    for (path, text) in texts.iter().filter(|(path, _)| !is_test(path)) {
+    for (path, text) in texts {
         sources.push(Source::parse(package, path, text)?);
     }
     let modules: Vec<String> = sources.iter().flat_map(|source| source.test_modules.clone()).collect();
@@ -127,9 +131,15 @@ pub(super) fn sources(package: &str, texts: &[(String, String)]) -> Result<Vec<S
     Ok(sources)
 }
 
-/// Whether a file has nothing but tests, by its name.
-fn is_test(path: &str) -> bool {
-    path.split('/').any(|part| matches!(part, "tests" | "tests.rs" | "loom_tests.rs"))
+/// Whether a library or a program begins with a file: those of crates and of the lab.
+fn is_root(path: &str) -> bool {
+    let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+    match name {
+        "lib.rs" | "main.rs" => folder.ends_with("/src") || folder == "src" || folder == "tests/lab",
+        "lab_demo.rs" | "lab_load.rs" => folder == "tests/lab",
+        "simulate.rs" => folder == "crates/testkit/src",
+        _ => false,
+    }
 }
 
 /// Takes out what only tests have, and remembers where it was. Within functions nothing is looked for.
@@ -237,13 +247,16 @@ mod tests {
     #[test]
     fn files_of_tests_are_left_out() {
         let found = paths(&[
-            ("crates/wire/src/lib.rs", "mod a;\n#[cfg(test)]\nmod sample;\n#[cfg(loom)]\nmod loom_tests;"),
-            ("crates/wire/src/a.rs", "#[cfg(all(test, unix))]\nmod rig;\nmod b;"),
-            ("crates/wire/src/a/b.rs", ""),
+            (
+                "crates/wire/src/lib.rs",
+                "mod a;\n#[cfg(test)]\nmod sample;\n#[cfg(loom)]\n#[cfg(test)]\nmod loom_tests;",
+            ),
+            ("crates/wire/src/a.rs", "#[cfg(all(test, unix))]\nmod rig;\nmod b;\n#[cfg(test)]\nmod tests;"),
+            ("crates/wire/src/a/b.rs", "#[cfg(test)]\nmod tests;"),
             ("crates/wire/src/a/rig.rs", ""),
             ("crates/wire/src/a/rig/part.rs", ""),
-            ("crates/wire/src/a/tests.rs", "no Rust (it is not even read)"),
-            ("crates/wire/src/b/tests/more.rs", ""),
+            ("crates/wire/src/a/tests.rs", ""),
+            ("crates/wire/src/a/tests/more.rs", ""),
             ("crates/wire/src/c.rs", "#![cfg(test)]"),
             ("crates/wire/src/loom_tests.rs", ""),
             ("crates/wire/src/sample.rs", ""),

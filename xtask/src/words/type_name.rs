@@ -1,12 +1,12 @@
 //! The name of a type means one thing in all crates that can see each other: whoever reads it need not ask
-//! which.
+//! which. But for one: what clap parses for a command is `Arguments` of that command's module, everywhere.
 
+use super::finding::{Finding, Rule};
 use super::manifest::Dependencies;
 use super::source::Source;
-use super::{Finding, Rule};
 use proc_macro2::{Delimiter, Ident, TokenStream, TokenTree};
 use std::collections::BTreeMap;
-use syn::{Item, ItemMacro};
+use syn::{Item, ItemMacro, ItemStruct};
 
 /// A type at the level of a module.
 struct Type {
@@ -62,6 +62,7 @@ fn types(source: &Source) -> Vec<Type> {
 fn declared(items: &[Item], names: &mut Vec<Ident>) {
     for item in items {
         match item {
+            Item::Struct(item) if is_command_line(item) => {}
             Item::Struct(item) => names.push(item.ident.clone()),
             Item::Enum(item) => names.push(item.ident.clone()),
             Item::Union(item) => names.push(item.ident.clone()),
@@ -77,6 +78,20 @@ fn declared(items: &[Item], names: &mut Vec<Ident>) {
             _ => {}
         }
     }
+}
+
+/// Whether these are the arguments of a command, by their name and by what is derived.
+fn is_command_line(item: &ItemStruct) -> bool {
+    let mut is_parsed = false;
+    for attribute in item.attrs.iter().filter(|attribute| attribute.path().is_ident("derive")) {
+        // What is no list of names derives nothing.
+        let _ = attribute.parse_nested_meta(|derived| {
+            let name = derived.path.segments.last().map(|last| last.ident.to_string());
+            is_parsed |= matches!(name.as_deref(), Some("Args" | "Parser"));
+            Ok(())
+        });
+    }
+    item.ident == "Arguments" && is_parsed
 }
 
 /// A macro's definition that holds `struct Name`, or a use of one that holds `Name { … }` first, as
@@ -164,6 +179,16 @@ mod tests {
             "struct A; fn f() { struct A; } impl B for C { type A = u8; } const A: u8 = 1; use x::A;";
         assert!(names(&[("wire", not_types)]).is_empty());
         assert!(names(&[("wire", "struct A; #[cfg(test)] mod tests { struct A; }")]).is_empty());
+    }
+
+    #[test]
+    fn arguments_of_commands_may_share_their_name() {
+        let apply = "mod apply { #[derive(clap::Args, Debug)] pub struct Arguments; }";
+        let plan = "mod plan { #[derive(Debug)] #[derive(Parser)] struct Arguments; }";
+        assert!(names(&[("wire", &format!("{apply} {plan}"))]).is_empty());
+        let other = "mod a { struct Arguments; } mod b { #[derive(Debug)] struct Arguments; }";
+        assert_eq!(names(&[("wire", &format!("{apply} {other}"))]), ["Arguments"], "those of functions");
+        assert_eq!(names(&[("wire", "#[derive(Args)] struct A; mod b { struct A; }")]), ["A"]);
     }
 
     #[test]

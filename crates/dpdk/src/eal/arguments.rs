@@ -2,7 +2,7 @@
 
 /// What the EAL command line is made from.
 #[derive(Clone, Debug, Default)]
-pub struct Arguments<'a> {
+pub struct EalArguments<'a> {
     /// First word.
     pub program: &'a str,
     /// `--file-prefix`.
@@ -44,7 +44,7 @@ const RESERVED: &[(&str, &str)] = &[
     ("--proc-type", "guidewayd is always the primary process; remove it"),
 ];
 
-impl Arguments<'_> {
+impl EalArguments<'_> {
     /// The words, program first.
     ///
     /// # Errors
@@ -167,7 +167,7 @@ mod tests {
     fn order_is_configured_ours_extra() {
         let configured = words(&["--no-huge", "-m", "64"]);
         let extra = words(&["--log-level=eal:debug"]);
-        let arguments = Arguments {
+        let arguments = EalArguments {
             program: "guidewayd",
             file_prefix: "guideway-lb1",
             management_cpus: &[0, 3],
@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn hardware_is_allowed_by_name_and_then_nothing_else_is_taken() {
         let none = Vec::new();
-        let arguments = Arguments {
+        let arguments = EalArguments {
             program: "guidewayd",
             file_prefix: "x",
             management_cpus: &[0],
@@ -238,7 +238,7 @@ mod tests {
         ] {
             let configured = words(&[argument]);
             let arguments =
-                Arguments { configured: &configured, management_cpus: &[0], ..Arguments::default() };
+                EalArguments { configured: &configured, management_cpus: &[0], ..EalArguments::default() };
             let error = arguments.build().unwrap_err();
             assert!(error.to_string().contains(argument), "{error}");
         }

@@ -2,8 +2,8 @@
 
 use super::{EalError, quote};
 use crate::errno::Errno;
+use crate::huge_pages;
 use crate::log::Level;
-use crate::memory;
 
 /// Lines of EAL's log that an error quotes.
 const LINES_QUOTED_MAX: usize = 12;
@@ -69,16 +69,22 @@ fn contains(line: &str, text: &str) -> bool {
 
 fn help(meaning: Meaning, memory_bytes: u64) -> String {
     match meaning {
-        Meaning::OtherInstance => "another guidewayd with the same machine.name is running on this host: stop it, or give \
+        Meaning::OtherInstance => "another guidewayd with the same machine.name is running on this host: \
+                                   stop it, or give \
                                    this one another machine.name"
             .to_owned(),
-        Meaning::Rights => "run as root, or give the unit CAP_IPC_LOCK, CAP_NET_ADMIN and CAP_SYS_ADMIN and access to \
+        Meaning::Rights => "run as root, or give the unit CAP_IPC_LOCK, CAP_NET_ADMIN and CAP_SYS_ADMIN and \
+                            access to \
                             /dev/hugepages and /var/run/dpdk"
             .to_owned(),
-        Meaning::HugePages => memory::remedy(memory_bytes),
-        Meaning::Cores => "check workers.cpus and workers.management_cpus against the CPUs of this machine (lscpu)".to_owned(),
-        Meaning::Device => "check the port's `device` against the drivers' guides (doc.dpdk.org/guides/nics): does the \
-                            interface or file it names exist, and is a PCI device bound to vfio-pci (dpdk-devbind.py --status)?"
+        Meaning::HugePages => huge_pages::remedy(memory_bytes),
+        Meaning::Cores => "check workers.cpus and workers.management_cpus against the CPUs of this machine \
+                           (lscpu)"
+            .to_owned(),
+        Meaning::Device => "check the port's `device` against the drivers' guides \
+                            (doc.dpdk.org/guides/nics): does the \
+                            interface or file it names exist, and is a PCI device bound to vfio-pci \
+                            (dpdk-devbind.py --status)?"
             .to_owned(),
     }
 }

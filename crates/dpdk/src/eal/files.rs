@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Removes both. Only called by the process that was the primary of this prefix, after it let go of everything.
 pub(super) fn remove(prefix: &str, runtime_dir: Option<&Path>) {
-    for directory in hugetlbfs_mounts() {
+    for directory in crate::hugetlbfs::mounts() {
         // A file that is already gone, or a mount that is not ours to write: nothing to be done about either.
         let _ = remove_maps(&directory, prefix);
     }
@@ -30,19 +30,6 @@ fn remove_maps(directory: &Path, prefix: &str) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Where hugetlbfs is mounted.
-pub(crate) fn hugetlbfs_mounts() -> Vec<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    mounts
-        .lines()
-        .filter_map(|line| {
-            let mut words = line.split(' ');
-            let (_, directory, kind) = (words.next()?, words.next()?, words.next()?);
-            (kind == "hugetlbfs").then(|| PathBuf::from(directory.replace("\\040", " ")))
-        })
-        .collect()
 }
 
 #[cfg(test)]

@@ -196,7 +196,7 @@ fn tail(tail: &[AtomicU32], slot: u32) -> u32 {
     unsafe { tail.as_ptr().cast::<u32>().add(slot as usize).read() }
 }
 
-/// Likewise.
+/// The word of a slot: loom has its own atomics.
 #[cfg(loom)]
 fn tail(tail: &[AtomicU32], slot: u32) -> u32 {
     tail[slot as usize].load(crate::sync::Ordering::Relaxed)
@@ -208,7 +208,7 @@ fn lanes<T, const N: usize>(all: &[T; N], block: usize) -> &[T; LANES] {
     &all.as_chunks().0[block % BLOCKS]
 }
 
-/// Likewise.
+/// Eight of a burst, for changing.
 #[inline(always)]
 fn lanes_mut<T, const N: usize>(all: &mut [T; N], block: usize) -> &mut [T; LANES] {
     &mut all.as_chunks_mut().0[block % BLOCKS]

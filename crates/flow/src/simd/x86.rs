@@ -169,7 +169,7 @@ fn present_512(keys: &[u64; LANES]) -> u32 {
     u32::from(_mm512_test_epi64_mask(keys, keys))
 }
 
-/// Eight.
+/// Eight values.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn load_512(values: &[u64; LANES]) -> __m512i {
@@ -178,7 +178,7 @@ fn load_512(values: &[u64; LANES]) -> __m512i {
     unsafe { _mm512_loadu_si512(values.as_ptr().cast()) }
 }
 
-/// Likewise.
+/// Stores eight values.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn store_512(values: &mut [u64; LANES], vector: __m512i) {
@@ -253,7 +253,7 @@ fn load(values: &[u64; LANES]) -> (__m256i, __m256i) {
     unsafe { (_mm256_loadu_si256(vectors), _mm256_loadu_si256(vectors.add(1))) }
 }
 
-/// Likewise.
+/// Stores two vectors of four.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn store(values: &mut [u64; LANES], (low, high): (__m256i, __m256i)) {
@@ -375,7 +375,7 @@ fn limits_of(words: __m256i, clock: &Clock) -> __m256i {
     by_kind(words, &clock.limits)
 }
 
-/// The ages of these values, likewise.
+/// The ages of these values, in quanta of their kinds.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn ages_of(words: __m256i, clock: &Clock) -> __m256i {

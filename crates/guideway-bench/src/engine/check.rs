@@ -1,6 +1,6 @@
 //! What must come out: each frame by its backend's address, a sample of them decoded in full.
 
-use super::frame::Writer;
+use super::frame::FrameWriter;
 use super::scene::{Family, Mode, Scene, backend_address, backend_mac};
 use crate::failure::{Failure, wrong};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
@@ -13,13 +13,13 @@ const SAMPLE: u64 = 1000;
 #[derive(Clone, Debug)]
 pub struct Expected {
     scene: Scene,
-    writer: Writer,
+    writer: FrameWriter,
     checked: u64,
 }
 
 impl Expected {
     /// For frames of `writer` under `scene`.
-    pub fn new(scene: &Scene, writer: Writer) -> Expected {
+    pub fn new(scene: &Scene, writer: FrameWriter) -> Expected {
         Expected { scene: scene.clone(), writer, checked: 0 }
     }
 
@@ -52,7 +52,7 @@ impl Expected {
         if self.checked.is_multiple_of(SAMPLE) { self.decode(sent, number) } else { Ok(()) }
     }
 
-    /// The same, and decoded in any case.
+    /// Checks a frame as [`check`](Expected::check), and decodes it in any case.
     ///
     /// # Errors
     /// It is not.

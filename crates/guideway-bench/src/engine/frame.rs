@@ -22,7 +22,7 @@ const SYN: u8 = 0x02;
 ///
 /// The TCP checksum is left zero: nothing on the way reads it.
 #[derive(Clone, Debug)]
-pub struct Writer {
+pub struct FrameWriter {
     template: [u8; LEN_MAX],
     len: usize,
     family: Family,
@@ -30,9 +30,9 @@ pub struct Writer {
     sum: u32,
 }
 
-impl Writer {
+impl FrameWriter {
     /// Frames of `len` bytes without the checksum at the end: up to 80, and no shorter than the headers.
-    pub fn new(family: Family, len: usize) -> Writer {
+    pub fn new(family: Family, len: usize) -> FrameWriter {
         let ip = family.header_len();
         let len = len.clamp(ETHERNET + ip + TCP, LEN_MAX);
         let mut t = [0_u8; LEN_MAX];
@@ -61,7 +61,7 @@ impl Writer {
         tcp[12] = 0x50;
         tcp[FLAGS] = ACK;
         tcp[14..16].copy_from_slice(&1000_u16.to_be_bytes());
-        Writer { template: t, len, family, sum }
+        FrameWriter { template: t, len, family, sum }
     }
 
     /// Length of every frame.
@@ -125,7 +125,7 @@ impl Writer {
 /// Frames that are for the kernel: a segment to the machine's own address, a broadcast (ARP), a neighbour solicitation.
 pub(super) fn for_kernel() -> [Vec<u8>; 3] {
     let mut own = vec![0; ETHERNET + 20 + TCP];
-    let writer = Writer::new(Family::V4, own.len());
+    let writer = FrameWriter::new(Family::V4, own.len());
     writer.write(&mut own, 1);
     let header = &mut own[ETHERNET..ETHERNET + 20];
     header[16..20].copy_from_slice(&[192, 0, 2, 1]);
@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn frames_are_what_an_independent_parser_expects() {
         for (family, len) in [(Family::V4, 54), (Family::V4, 60), (Family::V4, 64), (Family::V6, 74)] {
-            let writer = Writer::new(family, len);
+            let writer = FrameWriter::new(family, len);
             assert_eq!(writer.frame_len(), len);
             for number in [0, 1, 77, 16_000_000, crate::flows::FLOWS_MAX - 1] {
                 let mut frame = vec![0xff; len];

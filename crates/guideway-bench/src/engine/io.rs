@@ -13,14 +13,14 @@ const ROOM: usize = 384;
 
 #[derive(Debug)]
 #[repr(align(64))]
-struct Room([u8; ROOM]);
+struct FrameRoom([u8; ROOM]);
 
 #[derive(Debug)]
 struct Buffer {
     meta: RxMeta,
     start: u16,
     len: u16,
-    room: Room,
+    room: FrameRoom,
 }
 
 /// An owned frame: one pointer, as a DPDK buffer is.
@@ -29,7 +29,7 @@ pub(crate) struct BenchFrame(Box<Buffer>);
 
 impl BenchFrame {
     fn new() -> BenchFrame {
-        let room = Room([0; ROOM]);
+        let room = FrameRoom([0; ROOM]);
         BenchFrame(Box::new(Buffer { meta: RxMeta::default(), start: HEADROOM as u16, len: 0, room }))
     }
 

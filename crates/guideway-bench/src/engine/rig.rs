@@ -1,9 +1,9 @@
 //! A worker on memory with a full flow table, and one timed window of it.
 
 use super::check::Expected;
-use super::frame::{self, Writer};
+use super::frame::{self, FrameWriter};
 use super::io::BenchIo;
-use super::scene::{Family, Scene, State};
+use super::scene::{Family, FlowsIn, Scene};
 use crate::failure::{Failure, wrong};
 use crate::flows;
 use crate::random::Picker;
@@ -11,7 +11,7 @@ use crate::tsc::Tsc;
 use dpdk::clock::stamp;
 use dpdk::pages::{self, PageKind};
 use flow::bucket::Bucket;
-use flow::{BURST, Hits, Idle, Insert, Keys, Memory, NarrowBucket, State as TcpState, Table, WideBucket};
+use flow::{BURST, Hits, Idle, Insert, Keys, Memory, NarrowBucket, State, Table, WideBucket};
 use std::sync::Arc;
 use wire::Tick;
 use worker::counters::Count;
@@ -74,7 +74,7 @@ impl Parts {
         Parts::with_room(scene, flows, flows, tsc)
     }
 
-    /// The same, with room for `room` flows at load 0.8.
+    /// As [`new`](Self::new), with room for `room` flows at load 0.8.
     ///
     /// # Errors
     /// No memory, or a flow that does not fit.
@@ -117,7 +117,7 @@ impl Parts {
 
 /// A packet before it is received.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Waiting {
+pub enum WaitingPacket {
     /// Of a known flow.
     Honest,
     /// For the kernel.
@@ -129,11 +129,11 @@ pub struct Rig {
     worker: Worker<BenchIo>,
     counters: Arc<Counters>,
     _publisher: Publisher<View>,
-    writer: Writer,
+    writer: FrameWriter,
     expected: Expected,
     pages: PageKind,
     table_bytes: usize,
-    state: State,
+    state: FlowsIn,
     tsc: Tsc,
     /// Frames for the kernel, and how many were sent.
     for_kernel: [Vec<u8>; 3],
@@ -158,7 +158,7 @@ impl Rig {
         Rig::with_room(scene, flows, flows, burst, tsc)
     }
 
-    /// The same, with room for `room` flows at load 0.8.
+    /// As [`new`](Self::new), with room for `room` flows at load 0.8.
     ///
     /// # Errors
     /// No memory, or a flow that does not fit.
@@ -185,7 +185,7 @@ impl Rig {
             Family::V6 => FRAME_LEN6,
         };
         let rig = |((worker, publisher), (counters, pages, table_bytes))| {
-            let writer = Writer::new(scene.family, frame_len);
+            let writer = FrameWriter::new(scene.family, frame_len);
             let expected = Expected::new(scene, writer.clone());
             let state = scene.state;
             Rig {
@@ -236,7 +236,7 @@ impl Rig {
     /// So many windows, as a cell of a round.
     ///
     /// # Errors
-    /// As above.
+    /// As of [`Rig::window`].
     pub fn windows(
         &mut self,
         count: usize,
@@ -253,7 +253,7 @@ impl Rig {
     /// the others are checked. Nanoseconds a packet.
     ///
     /// # Errors
-    /// As above.
+    /// As of [`Rig::window`].
     pub fn flood_window(
         &mut self,
         picker: &mut Picker,
@@ -285,7 +285,7 @@ impl Rig {
     /// many at a time, between turns, so that most turns follow one another as they do in production.
     ///
     /// # Errors
-    /// As above.
+    /// As of [`Rig::window`].
     pub fn turn_of(&mut self, packets: usize, picker: &mut Picker) -> Result<f64, Failure> {
         if self.worker.io().waiting() < BURST {
             self.check(u64::MAX)?;
@@ -311,17 +311,17 @@ impl Rig {
     /// of three kinds in turn.
     ///
     /// # Errors
-    /// As above.
+    /// As of [`Rig::window`].
     pub fn mixed_turn(
         &mut self,
-        packets: impl Iterator<Item = Waiting>,
+        packets: impl Iterator<Item = WaitingPacket>,
         picker: &mut Picker,
         now_ns: f64,
     ) -> Result<f64, Failure> {
         let (mut count, mut honest) = (0, 0);
         for packet in packets {
             count += 1;
-            if packet == Waiting::Honest {
+            if packet == WaitingPacket::Honest {
                 honest += 1;
                 self.offer(picker.next_flow())?;
                 continue;
@@ -341,7 +341,8 @@ impl Rig {
         let sent = self.worker.io().sent_count();
         if received != count || hits != honest as u64 || sent != honest {
             return Err(wrong(format!(
-                "{received} of {count} packets received, {hits} of {honest} honest ones found their flow, {sent} were sent"
+                "{received} of {count} packets received, {hits} of {honest} honest ones found their flow, \
+                 {sent} were sent"
             )));
         }
         self.check(u64::MAX)?;
@@ -351,7 +352,7 @@ impl Rig {
     /// Takes in what waits.
     ///
     /// # Errors
-    /// As above.
+    /// As of [`Rig::window`].
     pub fn drain(&mut self) -> Result<(), Failure> {
         self.check(u64::MAX)?;
         let waiting = self.worker.io().waiting();
@@ -367,7 +368,7 @@ impl Rig {
     /// Sends a packet of every flow below `flows`; each must be known.
     ///
     /// # Errors
-    /// As above.
+    /// As of [`Rig::window`].
     pub fn ask_all(&mut self, flows: u64) -> Result<(), Failure> {
         for first in (0..flows).step_by(WINDOW) {
             let numbers = first..flows.min(first + WINDOW as u64);
@@ -426,8 +427,8 @@ impl Rig {
     #[inline]
     fn found(&self) -> &Count {
         match self.state {
-            State::All => &self.counters.totals.flow_hits,
-            State::Exceptions => &self.counters.totals.flow_stateless,
+            FlowsIn::All => &self.counters.totals.flow_hits,
+            FlowsIn::Exceptions => &self.counters.totals.flow_stateless,
         }
     }
 
@@ -475,7 +476,7 @@ fn full_table(scene: &Scene, flows: u64, room: u64, tsc: Tsc) -> Result<(Table, 
     };
     let mut table = Table::new(narrow, wide, TABLE_SEED, idle, UNTRUSTED_PERCENT)?;
     // A service that remembers exceptions only has no entries for flows of untainted slots.
-    if scene.state == State::All {
+    if scene.state == FlowsIn::All {
         fill(&mut table, scene, flows, tsc)?;
     }
     Ok((table, pages))
@@ -498,7 +499,7 @@ fn fill(table: &mut Table, scene: &Scene, flows: u64, tsc: Tsc) -> Result<(), Fa
             let Some(miss) = hits.miss(position) else { continue };
             let backend = scene.backends[flows::value(number, backends) as usize];
             let key = scene.key(number);
-            let inserted = table.insert_at(&key, miss, backend, TcpState::TcpEstablished, now);
+            let inserted = table.insert_at(&key, miss, backend, State::TcpEstablished, now);
             if inserted.outcome != Insert::Done || inserted.evicted.is_some() {
                 return Err(wrong(format!("flow {number} of {flows} does not fit: {inserted:?}")));
             }
@@ -518,11 +519,11 @@ mod tests {
         let tsc = Tsc::measure();
         for mode in Mode::ALL {
             for (family, burst, state) in [
-                (Family::V4, 32, State::All),
-                (Family::V4, 7, State::All),
-                (Family::V4, 32, State::Exceptions),
-                (Family::V6, 32, State::All),
-                (Family::V6, 32, State::Exceptions),
+                (Family::V4, 32, FlowsIn::All),
+                (Family::V4, 7, FlowsIn::All),
+                (Family::V4, 32, FlowsIn::Exceptions),
+                (Family::V6, 32, FlowsIn::All),
+                (Family::V6, 32, FlowsIn::Exceptions),
             ] {
                 let scene = Scene::build(mode, family, 37, state).expect("a scene");
                 let mut rig = Rig::new(&scene, 5000, burst, tsc).expect("a rig");
@@ -539,7 +540,7 @@ mod tests {
 
     #[test]
     fn turns_take_as_many_packets_as_they_are_told() {
-        let scene = Scene::build(Mode::Ipip, Family::V4, 3, State::All).expect("a scene");
+        let scene = Scene::build(Mode::Ipip, Family::V4, 3, FlowsIn::All).expect("a scene");
         let mut rig = Rig::new(&scene, 100, 32, Tsc::measure()).expect("a rig");
         let mut picker = Picker::new(Spread::Uniform, 100, 9);
         let mut packets = 0;
@@ -554,7 +555,7 @@ mod tests {
 
     #[test]
     fn workers_of_one_machine_serve_their_own_flows() {
-        let scene = Scene::build(Mode::Ipip, Family::V4, 3, State::All).expect("a scene");
+        let scene = Scene::build(Mode::Ipip, Family::V4, 3, FlowsIn::All).expect("a scene");
         let crew = Rig::crew(&scene, &[(1000, 1000), (500, 900)], 32, Tsc::measure()).expect("a crew");
         assert_eq!(crew.len(), 2);
         for (mut rig, flows) in crew.into_iter().zip([1000, 500]) {
@@ -564,7 +565,7 @@ mod tests {
 
     #[test]
     fn a_flood_has_its_share_of_new_flows() {
-        let scene = Scene::build(Mode::Ipip, Family::V4, 3, State::All).expect("a scene");
+        let scene = Scene::build(Mode::Ipip, Family::V4, 3, FlowsIn::All).expect("a scene");
         let mut rig = Rig::with_room(&scene, 1000, 4000, 32, Tsc::measure()).expect("a rig");
         let mut picker = Picker::new(Spread::Uniform, 1000, 9);
         let mut syns = 0;
@@ -578,7 +579,7 @@ mod tests {
     #[test]
     fn a_flow_that_is_not_there_is_noticed() {
         let tsc = Tsc::measure();
-        let scene = Scene::build(Mode::Ipip, Family::V4, 3, State::All).expect("a scene");
+        let scene = Scene::build(Mode::Ipip, Family::V4, 3, FlowsIn::All).expect("a scene");
         let mut rig = Rig::new(&scene, 100, 32, tsc).expect("a rig");
         let mut picker = Picker::new(Spread::Uniform, 200, 9);
         let failure = rig.window(&mut picker).expect_err("half of the flows are unknown");

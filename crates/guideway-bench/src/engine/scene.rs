@@ -70,7 +70,7 @@ impl Family {
 /// What a service remembers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum State {
+pub enum FlowsIn {
     /// Every flow.
     All,
     /// Only flows that are not where the slot table says: none here, so no packet looks into the flow table.
@@ -91,7 +91,7 @@ pub struct Scene {
     /// IPv4 or IPv6.
     pub family: Family,
     /// What the service remembers.
-    pub state: State,
+    pub state: FlowsIn,
 }
 
 impl Scene {
@@ -99,7 +99,7 @@ impl Scene {
     ///
     /// # Errors
     /// It is refused, which is a defect, or there are too many backends.
-    pub fn build(mode: Mode, family: Family, backends: u32, state: State) -> Result<Scene, Failure> {
+    pub fn build(mode: Mode, family: Family, backends: u32, state: FlowsIn) -> Result<Scene, Failure> {
         let text = configuration(mode, family, backends, state)?;
         let loaded = model::load("bench", &text)
             .map_err(|report| Failure::Configuration(report.to_plain().to_string()))?;
@@ -109,7 +109,7 @@ impl Scene {
             // As in production: frames for other stations are dropped, which costs a comparison.
             port.role = PortRole::Data { exception: None, punt_to_nowhere: false };
         }
-        if state == State::Exceptions {
+        if state == FlowsIn::Exceptions {
             for service in &mut view.service {
                 // No slot has changed its answer yet.
                 service.memory.get_or_insert_default();
@@ -130,7 +130,7 @@ impl Scene {
 }
 
 impl Scene {
-    /// The same with an exception interface, the second port: what is for the kernel is punted, within its budgets.
+    /// This scene with an exception interface, the second port: what is for the kernel is punted, within its budgets.
     ///
     /// # Errors
     /// Somebody uses the view already, which is a defect.
@@ -145,7 +145,7 @@ impl Scene {
 
     /// The number of the backend that flow `number` belongs to.
     pub fn backend_of(&self, number: u64) -> Option<u32> {
-        if self.state == State::All {
+        if self.state == FlowsIn::All {
             return Some(flows::value(number, self.backends.len() as u32));
         }
         let client = flows::client(number);
@@ -183,7 +183,7 @@ pub(crate) fn backend_mac(number: u32) -> [u8; 6] {
     mac
 }
 
-fn configuration(mode: Mode, family: Family, backends: u32, state: State) -> Result<String, Failure> {
+fn configuration(mode: Mode, family: Family, backends: u32, state: FlowsIn) -> Result<String, Failure> {
     let vip: IpAddr = match family {
         Family::V4 => Ipv4Addr::from(VIP).into(),
         Family::V6 => Ipv6Addr::from_bits(VIP6).into(),
@@ -191,15 +191,17 @@ fn configuration(mode: Mode, family: Family, backends: u32, state: State) -> Res
     let size = MAGLEV_SIZES.into_iter().find(|&size| size / 100 >= backends).unwrap_or(MAGLEV_SIZES[1]);
     let mac = |m: [u8; 6]| m.map(|byte| format!("{byte:02x}")).join(":");
     let mut text = format!(
-        "[machine]\nname = \"bench\"\naddress = \"192.0.2.1\"\naddress6 = \"2001:db8:2::1\"\nnext_hop_mac = \"{}\"\n\
+        "[machine]\nname = \"bench\"\naddress = \"192.0.2.1\"\naddress6 = \"2001:db8:2::1\"\nnext_hop_mac = \
+         \"{}\"\n\
          cluster_key = \"000102030405060708090a0b0c0d0e0f\"\n[workers]\ncpus = [1]\n\
          [[port]]\nname = \"data0\"\ndevice = \"net_null0\"\nmac = \"{}\"\nmtu = 1500\n\
-         [[service]]\nname = \"web\"\nvip = \"{vip}\"\nport = {PORT}\nprotocol = \"tcp\"\nmode = \"{}\"\nmaglev_size = {size}\n",
+         [[service]]\nname = \"web\"\nvip = \"{vip}\"\nport = {PORT}\nprotocol = \"tcp\"\nmode = \
+         \"{}\"\nmaglev_size = {size}\n",
         mac(ROUTER_MAC),
         mac(PORT_MAC),
         mode.as_str(),
     );
-    if state == State::Exceptions {
+    if state == FlowsIn::Exceptions {
         text.push_str("state = \"exceptions\"\n");
     }
     for number in 0..backends {
@@ -224,7 +226,7 @@ mod tests {
     fn every_mode_compiles() {
         for mode in Mode::ALL {
             for family in [Family::V4, Family::V6] {
-                let scene = Scene::build(mode, family, 3, State::All).expect("a scene");
+                let scene = Scene::build(mode, family, 3, FlowsIn::All).expect("a scene");
                 assert_eq!(scene.backends.len(), 3);
                 for id in &scene.backends {
                     let backend = scene.view.backends[id.index()].as_ref().expect("a backend");

@@ -1,6 +1,6 @@
 //! Echo of several programs at the same absolute rates, in interleaved rounds.
 
-use super::Path;
+use super::TrialPath;
 use super::frame::Sizes;
 use super::trial::{Latencies, Trial};
 use crate::calibration::Calibrator;
@@ -10,7 +10,7 @@ use crate::machine;
 use crate::options::Options;
 use crate::quantiles::Quantiles;
 use crate::report::{Conditions, Maybe, rounded};
-use crate::rounds::{Cells, Measured};
+use crate::rounds::{CellSet, Measured};
 use crate::statistics::Interval;
 use crate::tsc::Tsc;
 use serde::Serialize;
@@ -30,7 +30,7 @@ const CONTROL: Duration = Duration::from_millis(10);
 /// A contest to be run.
 #[derive(Debug)]
 pub(super) struct Contest<'a> {
-    pub(super) path: &'a mut Path,
+    pub(super) path: &'a mut TrialPath,
     pub(super) sizes: &'a Sizes,
     /// The rate that all programs reach.
     pub(super) lowest_pps: f64,
@@ -41,8 +41,8 @@ pub(super) struct Contest<'a> {
 
 /// What came of it.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Outcome {
-    loads: Vec<OfLoad>,
+pub(super) struct ContestReport {
+    loads: Vec<ContestLoad>,
     /// What a poller saw on the programs' CPU while they rested.
     control: Gaps,
     #[serde(flatten)]
@@ -51,17 +51,17 @@ pub(super) struct Outcome {
 
 /// One rate.
 #[derive(Clone, Debug, Serialize)]
-struct OfLoad {
+struct ContestLoad {
     load_percent: u32,
     mpps: f64,
-    of: Vec<OfProgram>,
+    of: Vec<ContestProgram>,
     /// The first program's over the second's, without windows that a gap overlaps.
     ratios: BTreeMap<&'static str, Maybe<Interval>>,
 }
 
 /// One program at one rate.
 #[derive(Clone, Debug, Serialize)]
-struct OfProgram {
+struct ContestProgram {
     name: String,
     /// Of all rounds kept.
     raw_ns: Maybe<Quantiles>,
@@ -92,7 +92,7 @@ fn cell(quantile: &str, load_percent: u32, program: usize) -> String {
 }
 
 impl Contest<'_> {
-    pub(super) fn run(self, options: &Options) -> Result<Outcome, Failure> {
+    pub(super) fn run(self, options: &Options) -> Result<ContestReport, Failure> {
         let Contest { path, sizes, lowest_pps, cpu, tsc } = self;
         let names = path.setup.names();
         let rate = |load_percent: u32| lowest_pps * f64::from(load_percent) / 100.0;
@@ -103,7 +103,7 @@ impl Contest<'_> {
         let control = RefCell::new(Vec::new());
         let mut calibrator = Calibrator::of(cpu, 0, tsc)?;
         let measured = {
-            let mut cells = Cells::default();
+            let mut cells = CellSet::default();
             cells.add("control", |_| {
                 machine::move_to(cpu)?;
                 control.borrow_mut().push(Gaps::watch(tsc, CONTROL));
@@ -132,10 +132,10 @@ impl Contest<'_> {
         let of_load = |load_percent: u32| {
             let of = |(program, name): (usize, &String)| {
                 let trials = logs.get(&(load_percent, program)).map(|log| log.kept(&measured));
-                OfProgram::new(name, &trials.unwrap_or_default(), measured.is_measured())
+                ContestProgram::new(name, &trials.unwrap_or_default(), measured.is_measured())
             };
             let ratio = |name| measured.compared(&cell(name, load_percent, 0), &cell(name, load_percent, 1));
-            Ok(OfLoad {
+            Ok(ContestLoad {
                 load_percent,
                 mpps: rounded(rate(load_percent) / 1e6, 4),
                 of: names.iter().enumerate().map(of).collect::<Result<_, Failure>>()?,
@@ -144,7 +144,7 @@ impl Contest<'_> {
         };
         let control = control.into_inner();
         let watched = measured.kept().iter().filter_map(|round| control.get(round + 1));
-        Ok(Outcome {
+        Ok(ContestReport {
             loads: LOADS_PERCENT.into_iter().map(of_load).collect::<Result<_, Failure>>()?,
             control: Gaps::sum(watched),
             conditions: Conditions::from(&measured),
@@ -152,13 +152,13 @@ impl Contest<'_> {
     }
 }
 
-impl OfProgram {
-    fn new(name: &str, trials: &[Trial], measured: bool) -> Result<OfProgram, Failure> {
+impl ContestProgram {
+    fn new(name: &str, trials: &[Trial], measured: bool) -> Result<ContestProgram, Failure> {
         let mut sum = Latencies::new()?;
         for trial in trials {
             sum.add(&trial.latencies)?;
         }
-        Ok(OfProgram {
+        Ok(ContestProgram {
             name: name.to_owned(),
             raw_ns: Maybe::from(measured.then(|| Quantiles::of(&sum.raw))),
             corrected_ns: Maybe::from(sum.corrected_quantiles().filter(|_| measured)),
@@ -169,7 +169,7 @@ impl OfProgram {
     }
 }
 
-impl Outcome {
+impl ContestReport {
     pub(super) fn for_people(&self) -> String {
         let mut text = String::new();
         for load in &self.loads {

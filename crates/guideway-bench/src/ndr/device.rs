@@ -43,16 +43,16 @@ impl Dut {
 
 /// Ports of the generator, and what runs behind them.
 #[derive(Debug)]
-pub(super) struct Setup {
+pub(super) struct TestBed {
     devices: Vec<String>,
     cpu: usize,
-    running: Vec<Running>,
+    running: Vec<RunningProgram>,
     directory: Option<PathBuf>,
 }
 
 /// A program under test. It is stopped (by signal) whenever it is not being measured: all have the same CPU.
 #[derive(Debug)]
-struct Running {
+struct RunningProgram {
     name: &'static str,
     program: Program,
 }
@@ -63,7 +63,7 @@ enum Program {
     Guidewayd(Child),
 }
 
-impl Running {
+impl RunningProgram {
     fn signal(&self, signal: Signal) {
         let id = match &self.program {
             Program::Testpmd(testpmd) => testpmd.id(),
@@ -76,7 +76,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningProgram {
     fn drop(&mut self) {
         self.signal(Signal::CONT);
         // testpmd ends itself when it is dropped.
@@ -95,11 +95,11 @@ impl Drop for Running {
     }
 }
 
-impl Setup {
+impl TestBed {
     /// Devices of somebody else, one or two; the generator is on `cpu`.
-    pub(super) fn of_devices(devices: &[String], cpu: usize) -> Result<Setup, Failure> {
+    pub(super) fn of_devices(devices: &[String], cpu: usize) -> Result<TestBed, Failure> {
         match devices.len() {
-            1 | 2 => Ok(Setup { devices: devices.to_vec(), cpu, running: Vec::new(), directory: None }),
+            1 | 2 => Ok(TestBed { devices: devices.to_vec(), cpu, running: Vec::new(), directory: None }),
             _ => Err(Failure::Usage("one port or two".into())),
         }
     }
@@ -110,12 +110,16 @@ impl Setup {
         cpu: usize,
         own: usize,
         target: &Target,
-    ) -> Result<Setup, Failure> {
+    ) -> Result<TestBed, Failure> {
         let directory = std::env::temp_dir().join(format!("guideway-bench-{}", std::process::id()));
         std::fs::create_dir_all(&directory).map_err(|e| Failure::Machine(e.to_string()))?;
         // Owns the directory from here on, whatever fails.
-        let mut setup =
-            Setup { devices: Vec::new(), cpu: own, running: Vec::new(), directory: Some(directory.clone()) };
+        let mut setup = TestBed {
+            devices: Vec::new(),
+            cpu: own,
+            running: Vec::new(),
+            directory: Some(directory.clone()),
+        };
         for (number, dut) in duts.iter().enumerate() {
             let socket = directory.join(format!("vhost{number}.sock"));
             let device = format!("net_vhost0,iface={},queues=1", socket.display());
@@ -123,7 +127,7 @@ impl Setup {
                 Dut::Macswap | Dut::Io => Program::Testpmd(Box::new(forwarder(*dut, &device, cpu)?)),
                 Dut::Guidewayd => Program::Guidewayd(guidewayd(&directory, &device, cpu, target)?),
             };
-            setup.running.push(Running { name: dut.name(), program });
+            setup.running.push(RunningProgram { name: dut.name(), program });
             let started = Instant::now();
             while !socket.exists() {
                 if started.elapsed() > PATIENCE {
@@ -192,7 +196,7 @@ impl Setup {
     }
 }
 
-impl Drop for Setup {
+impl Drop for TestBed {
     fn drop(&mut self) {
         // testpmd removes its socket itself, before the directory goes.
         self.running.clear();
@@ -206,7 +210,7 @@ impl Drop for Setup {
 fn forwarder(dut: Dut, device: &str, cpu: usize) -> Result<Testpmd, Failure> {
     let mut eal = eal::memory_words(MEMORY);
     eal.extend(["--vdev".to_owned(), device.to_owned()]);
-    let of = testpmd::Setup { eal, cpu, burst: worker::BURST as u16, options: Vec::new() };
+    let of = testpmd::TestpmdSetup { eal, cpu, burst: worker::BURST as u16, options: Vec::new() };
     let mut testpmd = Testpmd::start(&of, 1)?;
     testpmd.begin(if dut == Dut::Io { "io" } else { "macswap" })?;
     Ok(testpmd)
@@ -229,7 +233,8 @@ fn guidewayd(
          [[port]]\nname = \"data0\"\ndevice = {device:?}\nmac = \"{mac}\"\nmtu = {MTU}\n\
          [[service]]\nname = \"web\"\nvip = \"{vip}\"\nport = {port}\nprotocol = \"udp\"\nmode = \"ipip\"\n\
          [service.health]\nkind = \"none\"\n\
-         [[service.backend]]\nname = \"b0\"\naddress = \"172.16.0.1\"\n[[service.backend]]\nname = \"b1\"\naddress = \"172.16.0.2\"\n",
+         [[service.backend]]\nname = \"b0\"\naddress = \"172.16.0.1\"\n[[service.backend]]\nname = \
+         \"b1\"\naddress = \"172.16.0.2\"\n",
         pid = std::process::id(),
         state = directory.join("state").display().to_string(),
         api = directory.join("api.sock").display().to_string(),

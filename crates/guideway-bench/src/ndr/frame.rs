@@ -88,15 +88,15 @@ impl Sizes {
 
 /// Writes and reads packets.
 #[derive(Clone, Debug)]
-pub(super) struct Writer {
+pub(super) struct ProbeWriter {
     template: [u8; HEADERS],
     /// Sum of the IP header without length and source address.
     sum: u32,
     flows: u64,
 }
 
-impl Writer {
-    pub(super) fn new(target: &Target) -> Writer {
+impl ProbeWriter {
+    pub(super) fn new(target: &Target) -> ProbeWriter {
         let mut t = [0_u8; HEADERS];
         t[..6].copy_from_slice(&target.mac);
         t[6..12].copy_from_slice(&ROUTER_MAC);
@@ -106,7 +106,7 @@ impl Writer {
         t[30..34].copy_from_slice(&target.vip.octets());
         t[36..38].copy_from_slice(&target.port.to_be_bytes());
         let sum = t[14..34].chunks_exact(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum();
-        Writer { template: t, sum, flows: target.flows }
+        ProbeWriter { template: t, sum, flows: target.flows }
     }
 
     /// Flows.
@@ -114,7 +114,7 @@ impl Writer {
         self.flows
     }
 
-    /// A packet of `flow` (below [`flows`](Writer::flows)), which should be sent at `due` (cycles). The frame has its length
+    /// A packet of `flow` (below [`flows`](ProbeWriter::flows)), which should be sent at `due` (cycles). The frame has its length
     /// already. No UDP checksum.
     #[inline]
     pub(super) fn write(&self, frame: &mut [u8], flow: u64, due: u64, trial: u32) {
@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn packets_are_valid_and_found_again() {
         let target = Target { mac: [2; 6], vip: Ipv4Addr::new(203, 0, 113, 10), port: 53, flows: 100 };
-        let writer = Writer::new(&target);
+        let writer = ProbeWriter::new(&target);
         for sizes in [Sizes::One(64), Sizes::One(1518), Sizes::Imix] {
             for turn in 0..sizes.turns() {
                 let mut frame = vec![0xee; sizes.len(turn)];
@@ -166,12 +166,12 @@ mod tests {
                 assert_eq!(header.header_checksum, header.calc_header_checksum());
                 let Some(etherparse::TransportSlice::Udp(udp)) = &sliced.transport else { panic!("no UDP") };
                 assert_eq!((udp.destination_port(), usize::from(udp.length())), (53, frame.len() - 34));
-                assert_eq!(Writer::due(&frame, 7), Some(123_456));
-                assert_eq!(Writer::due(&[vec![0; 20], frame.clone()].concat(), 7), Some(123_456));
-                assert_eq!(Writer::due(&frame, 8), None);
+                assert_eq!(ProbeWriter::due(&frame, 7), Some(123_456));
+                assert_eq!(ProbeWriter::due(&[vec![0; 20], frame.clone()].concat(), 7), Some(123_456));
+                assert_eq!(ProbeWriter::due(&frame, 8), None);
             }
         }
-        assert_eq!(Writer::due(&[1; 60], 7), None);
+        assert_eq!(ProbeWriter::due(&[1; 60], 7), None);
         assert_eq!("imix".parse(), Ok(Sizes::Imix));
         assert!("63".parse::<Sizes>().is_err() && "1519".parse::<Sizes>().is_err());
         assert_eq!(Sizes::One(64).wire_bits(), 672.0);

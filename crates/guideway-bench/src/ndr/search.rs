@@ -2,7 +2,7 @@
 
 /// A search under way.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub(super) struct Search {
+pub(super) struct RateSearch {
     passed: f64,
     failed: f64,
     asked: f64,
@@ -16,14 +16,14 @@ pub(super) struct Search {
     wasted: u32,
 }
 
-impl Search {
+impl RateSearch {
     /// Trials at the most.
     pub(super) const TRIALS_MAX: u32 = 16;
 
     /// From what came back when as much as possible was sent: more is not to be expected.
-    pub(super) fn new(most: f64, precision: f64) -> Search {
+    pub(super) fn new(most: f64, precision: f64) -> RateSearch {
         let failed = most * (1.0 + 2.0 * precision);
-        Search {
+        RateSearch {
             passed: 0.0,
             failed,
             asked: 0.0,
@@ -38,7 +38,7 @@ impl Search {
     /// The next rate to try; `None` when the answer is known well enough.
     pub(super) fn next(&mut self) -> Option<f64> {
         let known = self.failed - self.passed <= self.precision * self.failed;
-        if self.failed < 1.0 || known || self.trials >= Search::TRIALS_MAX {
+        if self.failed < 1.0 || known || self.trials >= RateSearch::TRIALS_MAX {
             return None;
         }
         if !self.again {
@@ -69,7 +69,7 @@ impl Search {
 
     /// The highest rate that passed, 0 when none did; `None` when the machine let too few trials count.
     pub(super) fn best(&self) -> Option<f64> {
-        (self.wasted * 2 < Search::TRIALS_MAX).then_some(self.passed)
+        (self.wasted * 2 < RateSearch::TRIALS_MAX).then_some(self.passed)
     }
 
     /// Trials that said nothing.
@@ -90,23 +90,23 @@ mod tests {
     #[test]
     fn bisection_finds_the_edge() {
         for edge in [0.0, 13.0, 5e6, 7.77e6, 9.9e6] {
-            let mut search = Search::new(9.8e6, 0.02);
+            let mut search = RateSearch::new(9.8e6, 0.02);
             while let Some(rate) = search.next() {
                 search.tell(rate <= edge);
             }
             let best = search.best().expect("all trials counted");
             assert!(best <= edge, "{best} passed although {edge} is the edge");
-            assert!(search.trials() <= Search::TRIALS_MAX);
+            assert!(search.trials() <= RateSearch::TRIALS_MAX);
             if edge > 1e6 && edge < 9.8e6 {
                 assert!(best >= edge * 0.96, "{best} of {edge} after {}", search.trials());
             }
         }
-        assert_eq!(Search::new(0.0, 0.01).next(), None);
+        assert_eq!(RateSearch::new(0.0, 0.01).next(), None);
     }
 
     #[test]
     fn one_bad_trial_is_repeated() {
-        let mut search = Search::new(1e6, 0.01);
+        let mut search = RateSearch::new(1e6, 0.01);
         let first = search.next();
         search.tell(false);
         assert_eq!(search.next(), first);
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn trials_that_say_nothing_are_repeated_up_to_a_point() {
-        let mut search = Search::new(1e6, 0.01);
+        let mut search = RateSearch::new(1e6, 0.01);
         let first = search.next();
         search.tell_nothing();
         assert_eq!(search.next(), first);
@@ -126,10 +126,10 @@ mod tests {
         assert_eq!(search.next(), first);
         search.tell(true);
         assert_eq!(search.best(), first);
-        let mut search = Search::new(1e6, 0.01);
+        let mut search = RateSearch::new(1e6, 0.01);
         while search.next().is_some() {
             search.tell_nothing();
         }
-        assert_eq!((search.best(), search.trials()), (None, Search::TRIALS_MAX));
+        assert_eq!((search.best(), search.trials()), (None, RateSearch::TRIALS_MAX));
     }
 }

@@ -19,7 +19,7 @@ pub(super) const SAMPLES: usize = 1 << 21;
 
 /// A trial's windows, while it runs. Times are cycles from its begin.
 #[derive(Debug)]
-pub(super) struct Windows {
+pub(super) struct TrialWindows {
     cycles_per_us: f64,
     /// Windows a cycle.
     scale: f64,
@@ -32,20 +32,20 @@ pub(super) struct Windows {
     stride: u64,
 }
 
-impl Windows {
+impl TrialWindows {
     /// For a trial of `length` with some `packets`; keeps as many latencies as `samples`, which is emptied, has room for.
     pub(super) fn new(
         length: Duration,
         packets: f64,
         mut samples: Vec<(u32, u32)>,
         cycles_per_ns: f64,
-    ) -> Windows {
+    ) -> TrialWindows {
         samples.clear();
         let cycles_per_us = cycles_per_ns * 1000.0;
         // Packets may be due a little after the end.
         let count = (length.as_micros() as f64 / WINDOW_US) as usize + 2;
         let stride = (packets / samples.capacity().max(1) as f64).ceil().max(1.0) as u64;
-        Windows {
+        TrialWindows {
             cycles_per_us,
             scale: 1.0 / (cycles_per_us * WINDOW_US),
             missing: vec![0; count],
@@ -181,7 +181,7 @@ impl Trial {
         self.received as f64 / self.working_seconds()
     }
 
-    /// What was sent, likewise.
+    /// Packets sent a second, without the time in which the schedule stood still.
     pub(super) fn sent_pps(&self) -> f64 {
         self.sent as f64 / self.working_seconds()
     }
@@ -236,7 +236,7 @@ mod tests {
     #[test]
     fn disturbed_windows_are_left_out() {
         // A cycle a nanosecond: windows of 100 000 cycles.
-        let mut windows = Windows::new(Duration::from_millis(1), 1000.0, Vec::with_capacity(1000), 1.0);
+        let mut windows = TrialWindows::new(Duration::from_millis(1), 1000.0, Vec::with_capacity(1000), 1.0);
         for number in 0..10_u64 {
             windows.sent(number * 100_000, 2);
             windows.received(number * 100_000, number * 100_000 + 5_000, 2 * number);
@@ -267,7 +267,7 @@ mod tests {
     #[test]
     fn many_packets_are_sampled() {
         let samples = Vec::with_capacity(1000);
-        let mut windows = Windows::new(Duration::from_secs(1), 4500.0, samples, 1.0);
+        let mut windows = TrialWindows::new(Duration::from_secs(1), 4500.0, samples, 1.0);
         (0..4500).for_each(|number| windows.received(number * 100, number * 100 + 77, number));
         assert_eq!(windows.latencies().expect("histograms").raw.len(), 900);
         assert_eq!(windows.into_samples().capacity(), 1000);

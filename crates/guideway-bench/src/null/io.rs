@@ -1,6 +1,6 @@
 //! A null device whose frames of zeros are made packets of real flows before the engine sees them.
 
-use crate::engine::{Expected, Family, Scene, Writer};
+use crate::engine::{Expected, Family, FrameWriter, Scene};
 use crate::failure::Failure;
 use crate::random::{Picker, Spread};
 use dpdk::{DpdkIo, Mbuf};
@@ -18,7 +18,7 @@ const SAMPLES: usize = 16;
 #[derive(Debug)]
 pub(super) struct NullIo {
     device: DpdkIo,
-    writer: Writer,
+    writer: FrameWriter,
     picker: Picker,
     /// Flows of the packets to come, chosen before the window.
     numbers: Vec<u64>,
@@ -31,7 +31,7 @@ pub(super) struct NullIo {
 
 impl NullIo {
     pub(super) fn new(device: DpdkIo, scene: &Scene, spread: Spread, flows: u64, frame_len: usize) -> NullIo {
-        let writer = Writer::new(Family::V4, frame_len);
+        let writer = FrameWriter::new(Family::V4, frame_len);
         NullIo {
             device,
             expected: Expected::new(scene, writer.clone()),

@@ -13,7 +13,7 @@ const ROOM: usize = 1024;
 
 /// What became of the packets of a queue.
 #[derive(Clone, Debug)]
-pub(super) struct Queue {
+pub(super) struct QueueTimes {
     /// From arrival to the end of the turn, nanoseconds.
     pub(super) residence: Histogram<u64>,
     pub(super) busy_turns: u64,
@@ -27,7 +27,7 @@ pub(super) struct Queue {
     pub(super) overflowed: u64,
 }
 
-impl Queue {
+impl QueueTimes {
     /// `packets` packets through an empty queue, arriving every `between_ns` on average. An interrupted turn counts as `gap_ns`, or
     /// as it was measured.
     pub(super) fn run(
@@ -36,8 +36,8 @@ impl Queue {
         between_ns: f64,
         gap_ns: Option<f64>,
         packets: u64,
-    ) -> Result<Queue, Failure> {
-        let mut done = Queue {
+    ) -> Result<QueueTimes, Failure> {
+        let mut done = QueueTimes {
             residence: histogram()?,
             busy_turns: 0,
             busy_ns: 0.0,
@@ -76,13 +76,13 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::{Family, Mode, Scene, State};
+    use crate::engine::{Family, FlowsIn, Mode, Scene};
     use crate::quantiles::Quantiles;
     use crate::random::Spread;
     use crate::tsc::Tsc;
 
     fn rig() -> (Rig, Picker) {
-        let scene = Scene::build(Mode::Ipip, Family::V4, 3, State::All).expect("a scene");
+        let scene = Scene::build(Mode::Ipip, Family::V4, 3, FlowsIn::All).expect("a scene");
         let rig = Rig::new(&scene, 1000, worker::BURST, Tsc::measure()).expect("a rig");
         (rig, Picker::new(Spread::Uniform, 1000, 1))
     }
@@ -91,7 +91,7 @@ mod tests {
     fn packets_stay_at_least_for_their_turn() {
         let (mut rig, mut picker) = rig();
         // So slow that each packet is alone, if the machine allows.
-        let done = Queue::run(&mut rig, &mut picker, 1e6, Some(1000.0), 50).expect("all packets hit");
+        let done = QueueTimes::run(&mut rig, &mut picker, 1e6, Some(1000.0), 50).expect("all packets hit");
         assert_eq!((done.residence.len(), done.overflowed), (50, 0));
         assert!(done.busy_turns <= 50);
         let quantiles = Quantiles::of(&done.residence);
@@ -102,7 +102,7 @@ mod tests {
     fn too_many_packets_do_not_wait_for_ever() {
         let (mut rig, mut picker) = rig();
         // A packet every nanosecond.
-        let done = Queue::run(&mut rig, &mut picker, 1.0, None, 5000).expect("all packets hit");
+        let done = QueueTimes::run(&mut rig, &mut picker, 1.0, None, 5000).expect("all packets hit");
         assert!(done.overflowed > 1000, "{}", done.overflowed);
         assert!(done.busy_turns <= 5000 / 32 + 2, "bursts are full: {}", done.busy_turns);
     }

@@ -1,6 +1,6 @@
 //! Which keys a window looks up, and what must be found.
 
-use super::Found;
+use super::look_up::Found;
 use crate::flows::{FLOWS_MAX, plain_key, value};
 use crate::random::{Picker, Random, Spread};
 
@@ -11,7 +11,7 @@ const MISSES_OF_TEN: u64 = 1;
 
 /// Whether keys are known.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Kind {
+pub(super) enum KeyKind {
     /// All are.
     Positive,
     /// None is.
@@ -20,22 +20,22 @@ pub(super) enum Kind {
     Mixed,
 }
 
-impl Kind {
-    pub(super) const ALL: [Kind; 3] = [Kind::Positive, Kind::Negative, Kind::Mixed];
+impl KeyKind {
+    pub(super) const ALL: [KeyKind; 3] = [KeyKind::Positive, KeyKind::Negative, KeyKind::Mixed];
 
     pub(super) fn name(self) -> &'static str {
         match self {
-            Kind::Positive => "positive",
-            Kind::Negative => "negative",
-            Kind::Mixed => "mixed",
+            KeyKind::Positive => "positive",
+            KeyKind::Negative => "negative",
+            KeyKind::Mixed => "mixed",
         }
     }
 }
 
 /// A window's keys, made before it is timed.
 #[derive(Clone, Debug)]
-pub(super) struct Window {
-    kind: Kind,
+pub(super) struct KeyWindow {
+    kind: KeyKind,
     picker: Picker,
     random: Random,
     /// The keys.
@@ -44,9 +44,9 @@ pub(super) struct Window {
     pub(super) expected: Found,
 }
 
-impl Window {
-    pub(super) fn new(kind: Kind, spread: Spread, flows: u64, len: usize) -> Window {
-        Window {
+impl KeyWindow {
+    pub(super) fn new(kind: KeyKind, spread: Spread, flows: u64, len: usize) -> KeyWindow {
+        KeyWindow {
             kind,
             picker: Picker::new(spread, flows, 11),
             random: Random::new(12),
@@ -61,9 +61,9 @@ impl Window {
         for key in &mut self.keys {
             let number = self.picker.next_flow();
             let known = match self.kind {
-                Kind::Positive => true,
-                Kind::Negative => false,
-                Kind::Mixed => self.random.below(10) >= MISSES_OF_TEN,
+                KeyKind::Positive => true,
+                KeyKind::Negative => false,
+                KeyKind::Mixed => self.random.below(10) >= MISSES_OF_TEN,
             };
             if known {
                 self.expected.hits += 1;
@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn a_mix_is_nine_to_one() {
-        let mut window = Window::new(Kind::Mixed, Spread::Uniform, 1000, 10_000);
+        let mut window = KeyWindow::new(KeyKind::Mixed, Spread::Uniform, 1000, 10_000);
         window.next_keys();
         assert!((8_800..9_200).contains(&window.expected.hits), "{:?}", window.expected);
         let known: std::collections::HashSet<u64> = (0..1000).map(plain_key).collect();

@@ -1,7 +1,7 @@
 //! Hash maps of Rust. They have no burst call: asked one key at a time, the core overlaps what it can. For one of them
 //! the look-ups of a burst are staged here, as our table stages its own.
 
-use super::{Found, LookUp};
+use super::look_up::{Found, LookUp};
 use dpdk::memory::prefetch;
 use hashbrown::HashTable;
 use hashbrown::hash_table::IterHash;

@@ -1,7 +1,7 @@
 //! Our flow table behind the measurement's interface: the only file that knows its calls.
 
 use super::keys::VALUES;
-use super::{Found, LookUp};
+use super::look_up::{Found, LookUp};
 use crate::failure::{Failure, wrong};
 use crate::flows::{FLOWS_MAX, plain_key, value};
 use dpdk::pages;

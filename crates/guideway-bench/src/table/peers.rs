@@ -1,8 +1,8 @@
 //! The tables of others.
 
 use super::keys::VALUES;
+use super::look_up::{Found, LookUp};
 use super::maps::{self, Dashmap, Hashbrown, Staged, Std};
-use super::{Found, LookUp};
 use crate::eal;
 use crate::failure::{Failure, wrong};
 use crate::flows::{plain_key, value};
@@ -16,13 +16,13 @@ const BURST: usize = 32;
 
 /// Whose table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub(super) enum Peer {
+pub(super) enum OtherTable {
     /// DPDK's.
     #[value(name = "rte_hash")]
     RteHash,
     /// hashbrown with ahash.
     Hashbrown,
-    /// The same, its look-ups staged with prefetches.
+    /// hashbrown with ahash, its look-ups staged with prefetches.
     #[value(name = "hashbrown_prefetch")]
     HashbrownPrefetch,
     /// The standard library's, with SipHash.
@@ -31,14 +31,23 @@ pub(super) enum Peer {
     Dashmap,
 }
 
-impl Peer {
+impl OtherTable {
+    /// Every table that can be compared.
+    pub(super) const ALL: [OtherTable; 5] = [
+        OtherTable::RteHash,
+        OtherTable::Hashbrown,
+        OtherTable::HashbrownPrefetch,
+        OtherTable::Std,
+        OtherTable::Dashmap,
+    ];
+
     pub(super) fn name(self) -> &'static str {
         match self {
-            Peer::RteHash => "rte_hash",
-            Peer::Hashbrown => "hashbrown",
-            Peer::HashbrownPrefetch => "hashbrown_prefetch",
-            Peer::Std => "std",
-            Peer::Dashmap => "dashmap",
+            OtherTable::RteHash => "rte_hash",
+            OtherTable::Hashbrown => "hashbrown",
+            OtherTable::HashbrownPrefetch => "hashbrown_prefetch",
+            OtherTable::Std => "std",
+            OtherTable::Dashmap => "dashmap",
         }
     }
 
@@ -46,9 +55,9 @@ impl Peer {
     pub(super) fn bytes(self, flows: u64, places: u64) -> u64 {
         match self {
             // Keys and values 16, free list 4 (rounded up to a power of two), buckets 8 a place (likewise).
-            Peer::RteHash => 16 * places + 12 * places.next_power_of_two() + (64 << 20),
+            OtherTable::RteHash => 16 * places + 12 * places.next_power_of_two() + (64 << 20),
             // At most 7/8 full, a power of two, 16 bytes an entry and one of metadata.
-            Peer::Hashbrown | Peer::HashbrownPrefetch | Peer::Std | Peer::Dashmap => {
+            OtherTable::Hashbrown | OtherTable::HashbrownPrefetch | OtherTable::Std | OtherTable::Dashmap => {
                 17 * (flows * 8 / 7).next_power_of_two() + (8 << 20)
             }
         }
@@ -58,10 +67,10 @@ impl Peer {
 /// Those that are measured.
 #[derive(Default)]
 pub(super) struct Peers {
-    tables: Vec<(Peer, Table)>,
+    tables: Vec<(OtherTable, FilledTable)>,
 }
 
-enum Table {
+enum FilledTable {
     RteHash(RteHash),
     Hashbrown(Hashbrown),
     HashbrownPrefetch(Staged),
@@ -71,36 +80,42 @@ enum Table {
 
 impl Peers {
     /// Makes a table and fills it.
-    pub(super) fn fill(&mut self, peer: Peer, flows: u64, load: f64, cpu: usize) -> Result<(), Failure> {
+    pub(super) fn fill(
+        &mut self,
+        peer: OtherTable,
+        flows: u64,
+        load: f64,
+        cpu: usize,
+    ) -> Result<(), Failure> {
         let pairs = (0..flows).map(|number| (plain_key(number), value(number, VALUES)));
         let capacity = usize::try_from(flows).unwrap_or(usize::MAX);
         let table = match peer {
-            Peer::RteHash => {
+            OtherTable::RteHash => {
                 let mut table = RteHash::new(flows, load, cpu)?;
                 for (key, value) in pairs {
                     if !table.insert(key, value) {
                         return Err(wrong("rte_hash is full before its time"));
                     }
                 }
-                Table::RteHash(table)
+                FilledTable::RteHash(table)
             }
-            Peer::Hashbrown => {
+            OtherTable::Hashbrown => {
                 let mut map = Hashbrown::with_capacity_and_hasher(capacity, maps::hasher());
                 map.extend(pairs);
-                Table::Hashbrown(map)
+                FilledTable::Hashbrown(map)
             }
-            Peer::HashbrownPrefetch => Table::HashbrownPrefetch(Staged::fill(capacity, pairs)),
-            Peer::Std => {
+            OtherTable::HashbrownPrefetch => FilledTable::HashbrownPrefetch(Staged::fill(capacity, pairs)),
+            OtherTable::Std => {
                 let mut map = Std::with_capacity(capacity);
                 map.extend(pairs);
-                Table::Std(map)
+                FilledTable::Std(map)
             }
-            Peer::Dashmap => {
+            OtherTable::Dashmap => {
                 let map = Dashmap::with_capacity_and_hasher(capacity, maps::hasher());
                 for (key, value) in pairs {
                     map.insert(key, value);
                 }
-                Table::Dashmap(map)
+                FilledTable::Dashmap(map)
             }
         };
         self.tables.push((peer, table));
@@ -111,25 +126,25 @@ impl Peers {
     pub(super) fn all(&self) -> impl Iterator<Item = (&'static str, &dyn LookUp)> {
         self.tables.iter().map(|(peer, table)| {
             let table: &dyn LookUp = match table {
-                Table::RteHash(table) => table,
-                Table::Hashbrown(map) => map,
-                Table::HashbrownPrefetch(staged) => staged,
-                Table::Std(map) => map,
-                Table::Dashmap(map) => map,
+                FilledTable::RteHash(table) => table,
+                FilledTable::Hashbrown(map) => map,
+                FilledTable::HashbrownPrefetch(staged) => staged,
+                FilledTable::Std(map) => map,
+                FilledTable::Dashmap(map) => map,
             };
             (peer.name(), table)
         })
     }
 
     /// Gives the memory of all others back.
-    pub(super) fn keep_only(&mut self, kept: Peer) {
+    pub(super) fn keep_only(&mut self, kept: OtherTable) {
         self.tables.retain(|(peer, _)| *peer == kept);
     }
 
     /// DPDK's table.
     pub(super) fn rte_hash(&mut self) -> Option<&mut RteHash> {
         self.tables.iter_mut().find_map(|(_, table)| match table {
-            Table::RteHash(table) => Some(table),
+            FilledTable::RteHash(table) => Some(table),
             _ => None,
         })
     }
@@ -145,7 +160,7 @@ pub(super) struct RteHash {
 impl RteHash {
     fn new(flows: u64, load: f64, cpu: usize) -> Result<RteHash, Failure> {
         let places = (flows as f64 / load).ceil();
-        let need = Peer::RteHash.bytes(flows, places as u64);
+        let need = OtherTable::RteHash.bytes(flows, places as u64);
         let eal = Eal::start(&eal::words(cpu, need), need, |_, _| ())?;
         let table = HashTable::create(&eal, "peer", places as u32)?;
         // Without huge pages EAL takes ordinary memory and gives no advice.

@@ -8,7 +8,7 @@ use crate::failure::{Failure, wrong};
 use crate::flows::{plain_key, value};
 use crate::options::Options;
 use crate::report::{Conditions, Maybe, rounded};
-use crate::rounds::Cells;
+use crate::rounds::CellSet;
 use crate::statistics::{Figure, Interval};
 use crate::tsc::Tsc;
 use dpdk::clock::stamp;
@@ -25,7 +25,7 @@ const CHURN_WINDOWS: usize = 64;
 
 /// What insertions cost.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Outcome {
+pub(super) struct UpdatesReport {
     /// From an empty table to a full one.
     insert_ns: Maybe<Figure>,
     /// Millions a second.
@@ -46,7 +46,7 @@ pub(super) struct Outcome {
     churn: Conditions,
 }
 
-impl Outcome {
+impl UpdatesReport {
     pub(super) fn for_people(&self) -> String {
         format!(
             "new flows    {}; rte_hash {}, {} times ours\nchurn        {}; rte_hash {}, {} times ours\n",
@@ -102,11 +102,11 @@ pub(super) fn run(
     flows: u64,
     options: &Options,
     tsc: Tsc,
-) -> Result<Outcome, Failure> {
+) -> Result<UpdatesReport, Failure> {
     let ours = RefCell::new(ours);
     let rte_hash = rte_hash.map(RefCell::new);
     let measured = {
-        let mut cells = Cells::default();
+        let mut cells = CellSet::default();
         cells.add("insert/ours", |windows| {
             let mut ours = ours.borrow_mut();
             ours.clear();
@@ -129,7 +129,7 @@ pub(super) fn run(
     let churned = {
         let mut state = start_churn(&mut ours.borrow_mut(), flows)?;
         let mut oldest = 0;
-        let mut cells = Cells::default();
+        let mut cells = CellSet::default();
         cells.add("churn/ours", |windows| churn_ours(&mut ours.borrow_mut(), &mut state, tsc, windows));
         if let Some(table) = &rte_hash {
             cells.add("churn/rte_hash", |windows| {
@@ -140,7 +140,7 @@ pub(super) fn run(
         options.measure(calibrator, &mut cells)?
     };
     let rate = |figure: Option<Figure>| Maybe::from(figure.map(|figure| rounded(1000.0 / figure.median, 2)));
-    Ok(Outcome {
+    Ok(UpdatesReport {
         insert_ns: measured.cost("insert/ours"),
         inserts_m_per_s: rate(measured.figure("insert/ours")),
         churn_ns: churned.cost("churn/ours"),

@@ -3,7 +3,8 @@
 //! The header is written over bytes in front of the packet that have been read already: the link's own header, or that
 //! of the record, which is longer than an Ethernet header together with what ends the block before it.
 
-use super::{CaptureError, Record};
+use super::error::CaptureError;
+use super::record::FrameRecord;
 
 /// An Ethernet header.
 const ETHERNET_HEADER: usize = 14;
@@ -12,7 +13,7 @@ const STATIONS: ([u8; 6], [u8; 6]) = ([2, 0, 0, 0, 0, 2], [2, 0, 0, 0, 0, 1]);
 
 /// The link types that are read (<https://www.tcpdump.org/linktypes.html>).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Link {
+pub(super) enum LinkType {
     /// LINKTYPE_ETHERNET.
     Ethernet,
     /// LINKTYPE_RAW, and what systems write for it; LINKTYPE_IPV4, LINKTYPE_IPV6: no header at all.
@@ -23,13 +24,13 @@ pub(super) enum Link {
     Cooked2,
 }
 
-impl Link {
-    pub(super) fn of(number: u32) -> Result<Link, CaptureError> {
+impl LinkType {
+    pub(super) fn of(number: u32) -> Result<LinkType, CaptureError> {
         match number {
-            1 => Ok(Link::Ethernet),
-            12 | 14 | 101 | 228 | 229 => Ok(Link::RawIp),
-            113 => Ok(Link::Cooked),
-            276 => Ok(Link::Cooked2),
+            1 => Ok(LinkType::Ethernet),
+            12 | 14 | 101 | 228 | 229 => Ok(LinkType::RawIp),
+            113 => Ok(LinkType::Cooked),
+            276 => Ok(LinkType::Cooked2),
             other => Err(CaptureError::LinkType(other)),
         }
     }
@@ -37,10 +38,10 @@ impl Link {
     /// Length of its header, bytes.
     fn header_len(self) -> usize {
         match self {
-            Link::Ethernet => ETHERNET_HEADER,
-            Link::RawIp => 0,
-            Link::Cooked => 16,
-            Link::Cooked2 => 20,
+            LinkType::Ethernet => ETHERNET_HEADER,
+            LinkType::RawIp => 0,
+            LinkType::Cooked => 16,
+            LinkType::Cooked2 => 20,
         }
     }
 
@@ -49,20 +50,20 @@ impl Link {
         // Of a packet's way: 1 and 2 are broadcast and multicast (packet(7), PACKET_BROADCAST).
         let is_group = |way: u8| matches!(way, 1 | 2);
         match self {
-            Link::Ethernet => None,
-            Link::RawIp => {
+            LinkType::Ethernet => None,
+            LinkType::RawIp => {
                 let is_v6 = packet.first().is_some_and(|first| first >> 4 == 6);
                 Some((false, if is_v6 { [0x86, 0xdd] } else { [0x08, 0x00] }))
             }
-            Link::Cooked => Some((is_group(*header.get(1)?), [*header.get(14)?, *header.get(15)?])),
-            Link::Cooked2 => Some((is_group(*header.get(10)?), [*header.first()?, *header.get(1)?])),
+            LinkType::Cooked => Some((is_group(*header.get(1)?), [*header.get(14)?, *header.get(15)?])),
+            LinkType::Cooked2 => Some((is_group(*header.get(10)?), [*header.first()?, *header.get(1)?])),
         }
     }
 }
 
 /// Makes an Ethernet frame of a record.
-pub(super) fn make_ethernet(bytes: &mut [u8], record: &mut Record) -> Result<(), CaptureError> {
-    if record.link == Link::Ethernet {
+pub(super) fn make_ethernet(bytes: &mut [u8], record: &mut FrameRecord) -> Result<(), CaptureError> {
+    if record.link == LinkType::Ethernet {
         return Ok(());
     }
     let (offset, len) = (record.start, record.link.header_len());

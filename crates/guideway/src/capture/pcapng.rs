@@ -1,7 +1,8 @@
 //! pcapng (draft-ietf-opsawg-pcapng): blocks; only section headers, interfaces and packets matter here.
 
-use super::link::Link;
-use super::{CaptureError, FRAME_SIZE_MAX, Order, Record, Records};
+use super::error::{CaptureError, FRAME_SIZE_MAX};
+use super::link::LinkType;
+use super::record::{ByteOrder, FileRecords, FrameRecord};
 
 use std::ops::Range;
 
@@ -31,12 +32,16 @@ struct Interface {
 }
 
 pub(super) fn is_pcapng(bytes: &[u8]) -> bool {
-    Order { big: true }.u32(bytes, 0) == Some(SECTION_HEADER)
+    ByteOrder { big: true }.u32(bytes, 0) == Some(SECTION_HEADER)
 }
 
-pub(super) fn records(bytes: &[u8]) -> Result<Records, CaptureError> {
-    let mut reader =
-        Reader { order: Order { big: false }, interfaces: Vec::new(), records: Vec::new(), fine: false };
+pub(super) fn records(bytes: &[u8]) -> Result<FileRecords, CaptureError> {
+    let mut reader = BlockReader {
+        order: ByteOrder { big: false },
+        interfaces: Vec::new(),
+        records: Vec::new(),
+        fine: false,
+    };
     let (mut at, mut cut) = (0, None);
     while at < bytes.len() {
         match reader.block(bytes, at) {
@@ -49,24 +54,24 @@ pub(super) fn records(bytes: &[u8]) -> Result<Records, CaptureError> {
             Err(error) => return Err(error),
         }
     }
-    Ok(Records { records: reader.records, nanoseconds: reader.fine, cut })
+    Ok(FileRecords { records: reader.records, nanoseconds: reader.fine, cut })
 }
 
-struct Reader {
-    order: Order,
+struct BlockReader {
+    order: ByteOrder,
     interfaces: Vec<Interface>,
-    records: Vec<Record>,
+    records: Vec<FrameRecord>,
     fine: bool,
 }
 
-impl Reader {
+impl BlockReader {
     /// Reads the block at `at`; returns where the next one starts.
     fn block(&mut self, bytes: &[u8], at: usize) -> Result<usize, CaptureError> {
         let truncated = |what| CaptureError::Truncated { what, offset: at };
         // A section header's type reads the same in both orders; its third word tells which one it is.
         let kind = self.order.u32(bytes, at).ok_or_else(|| truncated("a block"))?;
         if kind == SECTION_HEADER {
-            let orders = [false, true].map(|big| Order { big });
+            let orders = [false, true].map(|big| ByteOrder { big });
             let mut found = orders.into_iter().filter(|o| o.u32(bytes, at + 8) == Some(BYTE_ORDER));
             if bytes.len() < at + 12 {
                 return Err(truncated("a section header"));
@@ -197,9 +202,9 @@ impl Reader {
         if len > FRAME_SIZE_MAX || len as usize > place.len() {
             return Err(damaged(start, format!("a frame of {len} bytes that leaves its block")));
         }
-        let link = Link::of(interface.link_type)?;
+        let link = LinkType::of(interface.link_type)?;
         self.fine |= interface.units > 1_000_000;
-        self.records.push(Record { start, len: len as usize, wire_len, stamp_ns, link });
+        self.records.push(FrameRecord { start, len: len as usize, wire_len, stamp_ns, link });
         Ok(())
     }
 }

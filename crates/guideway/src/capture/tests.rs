@@ -1,4 +1,4 @@
-use super::{Capture, CaptureError, Writer};
+use super::{Capture, CaptureError, CaptureWriter};
 use pcap_file::pcap::{PcapHeader, PcapPacket, PcapReader, PcapWriter};
 use pcap_file::{Endianness, TsResolution};
 use proptest::prelude::*;
@@ -92,7 +92,7 @@ fn pcapng_of_either_order_with_its_resolution() {
 #[test]
 fn a_frame_longer_than_the_snapshot_length_is_read_and_marked() {
     let mut file = Vec::new();
-    let mut w = Writer::new(&mut file, false).unwrap();
+    let mut w = CaptureWriter::new(&mut file, false).unwrap();
     w.write(0, &[1; 64]).unwrap();
     file[16..20].copy_from_slice(&64_u32.to_le_bytes());
     file[36..40].copy_from_slice(&1514_u32.to_le_bytes());
@@ -229,7 +229,7 @@ fn what_is_refused_says_why() {
 #[test]
 fn what_is_written_is_read_back_also_by_the_library() {
     for nanoseconds in [false, true] {
-        let mut w = Writer::new(Vec::new(), nanoseconds).unwrap();
+        let mut w = CaptureWriter::new(Vec::new(), nanoseconds).unwrap();
         w.write(STAMP.as_nanos() as u64, &[3; 60]).unwrap();
         let file = w.finish().unwrap();
         let mut theirs = PcapReader::new(&file[..]).unwrap();

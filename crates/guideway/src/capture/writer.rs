@@ -1,28 +1,31 @@
 //! Classic pcap out, little endian.
 
-use super::{ETHERNET, FRAME_SIZE_MAX};
+use super::error::FRAME_SIZE_MAX;
 use std::io::{Result, Write};
+
+/// The link type of what is written: Ethernet (LINKTYPE_ETHERNET).
+const ETHERNET: u32 = 1;
 
 /// Writes frames to a classic pcap file.
 #[derive(Debug)]
-pub struct Writer<W: Write> {
+pub struct CaptureWriter<W: Write> {
     to: W,
     nanoseconds: bool,
 }
 
-impl<W: Write> Writer<W> {
+impl<W: Write> CaptureWriter<W> {
     /// Writes the file header. Stamps are in microseconds unless `nanoseconds`.
     ///
     /// # Errors
     /// Whatever `to` says.
-    pub fn new(mut to: W, nanoseconds: bool) -> Result<Writer<W>> {
+    pub fn new(mut to: W, nanoseconds: bool) -> Result<CaptureWriter<W>> {
         let magic: u32 = if nanoseconds { 0xa1b2_3c4d } else { 0xa1b2_c3d4 };
         to.write_all(&magic.to_le_bytes())?;
         to.write_all(&[2, 0, 4, 0])?; // version 2.4
         to.write_all(&[0; 8])?; // time zone and accuracy, always 0
         to.write_all(&FRAME_SIZE_MAX.to_le_bytes())?;
         to.write_all(&ETHERNET.to_le_bytes())?;
-        Ok(Writer { to, nanoseconds })
+        Ok(CaptureWriter { to, nanoseconds })
     }
 
     /// Appends a frame with its stamp, nanoseconds since 1970 (clamped to the format's end in 2106).

@@ -1,9 +1,10 @@
 //! `guideway apply`.
 
-use crate::arguments::{Connection, EXIT_CODES};
+use crate::connection::Connection;
 use crate::daemon::Daemon;
 use crate::failure::Failure;
-use crate::{Done, Outcome, configuration, output};
+use crate::outcome::EXIT_CODES;
+use crate::{CommandResult, Done, configuration, output};
 use clap::Args;
 use model::api::{APPLY_TIMEOUT_DEFAULT_MS, APPLY_TIMEOUT_MAX_MS, ApplyResult};
 use std::path::PathBuf;
@@ -31,7 +32,7 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Outcome {
+pub(crate) fn run(arguments: &Arguments) -> CommandResult {
     let text = configuration::read(&arguments.file)?;
     // A mistake is shown with its place in the file, before the daemon is asked at all.
     let loaded = configuration::check(&arguments.file, &text)?;

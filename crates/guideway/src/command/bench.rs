@@ -1,8 +1,8 @@
 //! `guideway bench`: hands over to `guideway-bench`, which links DPDK; this program does not.
 
-use crate::Outcome;
-use crate::arguments::EXIT_CODES;
 use crate::failure::Failure;
+use crate::outcome::CommandResult;
+use crate::outcome::EXIT_CODES;
 use clap::Args;
 use std::ffi::OsString;
 use std::io::ErrorKind;
@@ -41,7 +41,7 @@ pub(crate) struct Arguments {
     options: Vec<OsString>,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Outcome {
+pub(crate) fn run(arguments: &Arguments) -> CommandResult {
     let beside = std::env::current_exe().ok().and_then(|path| Some(path.parent()?.join(HELPER)));
     let program = beside.filter(|path| path.is_file());
     let program = program.as_deref().unwrap_or(Path::new(HELPER));

@@ -1,12 +1,13 @@
 //! `guideway capture`.
 
-use crate::arguments::{Connection, EXIT_CODES};
-use crate::daemon::{Answer, Daemon};
+use crate::connection::Connection;
+use crate::daemon::{Daemon, DaemonAnswer};
 use crate::failure::Failure;
 use crate::input::is_stdin;
 use crate::name::escaped;
+use crate::outcome::EXIT_CODES;
 use crate::table::grouped;
-use crate::{Done, Outcome, output};
+use crate::{CommandResult, Done, output};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use hyper::Method;
@@ -17,6 +18,7 @@ use model::api::{
 use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
@@ -25,6 +27,8 @@ use worker::DropReason;
 
 /// How long one request waits for frames; after that it is looked whether anybody still reads them.
 const WAIT: Duration = Duration::from_secs(1);
+/// Bytes of each frame that may be kept.
+const SNAP: RangeInclusive<i64> = CAPTURE_SNAP_MIN as i64..=CAPTURE_SNAP_MAX as i64;
 /// Pieces asked for after an end, at most: the workers' copies, and some in which nothing was.
 const LAST_PIECES_MAX: u32 = 10_000;
 
@@ -48,8 +52,12 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=CAPTURE_COUNT_MAX))]
     count: Option<u64>,
     /// Bytes of each frame that are kept
-    #[arg(long, value_name = "BYTES", default_value_t = CAPTURE_SNAP_DEFAULT,
-        value_parser = clap::value_parser!(u32).range(i64::from(CAPTURE_SNAP_MIN)..=i64::from(CAPTURE_SNAP_MAX)))]
+    #[arg(
+        long,
+        value_name = "BYTES",
+        default_value_t = CAPTURE_SNAP_DEFAULT,
+        value_parser = clap::value_parser!(u32).range(SNAP),
+    )]
     snap: u32,
     /// Where to write them; - is standard output
     #[arg(short, long, value_name = "FILE")]
@@ -78,7 +86,7 @@ impl Arguments {
     }
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Outcome {
+pub(crate) fn run(arguments: &Arguments) -> CommandResult {
     if is_stdin(&arguments.write) && std::io::stdout().is_terminal() {
         return Err(Failure::usage("standard output is a terminal, and a capture is no text")
             .help("name a file, or give it to a program: guideway capture -w - | tshark -r -"));
@@ -133,7 +141,7 @@ impl Stop {
     }
 }
 
-async fn captured(daemon: &Daemon, arguments: &Arguments) -> Outcome {
+async fn captured(daemon: &Daemon, arguments: &Arguments) -> CommandResult {
     // Before it begins: whoever is interrupted leaves no capture behind.
     let mut stop = Stop::new()?;
     let begun = daemon.asking(Method::POST, &arguments.target(), Duration::ZERO).await?;
@@ -160,7 +168,8 @@ async fn captured(daemon: &Daemon, arguments: &Arguments) -> Outcome {
     ));
     if missed > 0 {
         output::warning(
-            "frames were missed: they were forwarded as ever, but came faster than copies of them could be written; \
+            "frames were missed: they were forwarded as ever, but came faster than copies of them could be \
+             written; \
              ask for fewer (--service, --reason, --client) or for less of each (--snap)",
         );
     }
@@ -223,7 +232,7 @@ async fn written(
     Err(Failure::failed("the daemon's capture does not end"))
 }
 
-fn figures(answer: &Answer) -> Result<CaptureFigures, Failure> {
+fn figures(answer: &DaemonAnswer) -> Result<CaptureFigures, Failure> {
     let count =
         |name| -> Result<u64, Failure> { header(answer, name)?.parse().map_err(|_| not_understood(name)) };
     Ok(CaptureFigures {
@@ -233,7 +242,7 @@ fn figures(answer: &Answer) -> Result<CaptureFigures, Failure> {
     })
 }
 
-fn header<'a>(answer: &'a Answer, name: &str) -> Result<&'a str, Failure> {
+fn header<'a>(answer: &'a DaemonAnswer, name: &str) -> Result<&'a str, Failure> {
     let value = answer.headers.get(name).and_then(|value| value.to_str().ok());
     value.ok_or_else(|| not_understood(name))
 }

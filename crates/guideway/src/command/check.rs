@@ -1,8 +1,8 @@
 //! `guideway check`.
 
-use crate::arguments::EXIT_CODES;
 use crate::failure::Failure;
-use crate::{Done, Outcome, configuration, output, secrets};
+use crate::outcome::EXIT_CODES;
+use crate::{CommandResult, Done, configuration, output, secrets};
 use clap::Args;
 use model::Loaded;
 use serde_json::{Value, json};
@@ -41,7 +41,7 @@ fn refused(failure: &Failure) -> Value {
     }
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Outcome {
+pub(crate) fn run(arguments: &Arguments) -> CommandResult {
     let Some(file) = &arguments.file else {
         output::json(&model::schema())?;
         return Ok(Done::Well);

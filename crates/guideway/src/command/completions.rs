@@ -1,8 +1,8 @@
 //! `guideway completions`.
 
-use crate::arguments::{Cli, EXIT_CODES};
-use crate::{Done, Outcome, output};
-use clap::{Args, CommandFactory};
+use crate::outcome::EXIT_CODES;
+use crate::{CommandResult, Done, output};
+use clap::Args;
 
 /// Print the completion script of a shell
 #[derive(Args, Debug)]
@@ -15,10 +15,11 @@ pub(crate) struct Arguments {
     shell: clap_complete::Shell,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Outcome {
+/// Of the whole command line.
+pub(crate) fn run(arguments: &Arguments, mut program: clap::Command) -> CommandResult {
     // Into memory first: the generator panics when it cannot write.
     let mut script = Vec::new();
-    clap_complete::generate(arguments.shell, &mut Cli::command(), "guideway", &mut script);
+    clap_complete::generate(arguments.shell, &mut program, "guideway", &mut script);
     output::bytes(&script)?;
     Ok(Done::Well)
 }

@@ -2,15 +2,18 @@
 
 mod config_checks;
 mod devices;
+mod finding;
 mod host;
 mod machine_checks;
 
-use crate::arguments::{Connection, EXIT_CODES};
 use crate::configuration;
+use crate::connection::Connection;
 use crate::daemon::{self, Daemon};
 use crate::failure::Failure;
-use crate::{Done, Outcome, output, secrets};
+use crate::outcome::EXIT_CODES;
+use crate::{CommandResult, Done, output, secrets};
 use clap::Args;
+use finding::{Finding, Grade};
 use host::Host;
 use hyper::{Method, StatusCode};
 use model::Config;
@@ -43,49 +46,16 @@ pub(crate) struct Arguments {
 /// A turn of the management thread that should not be: everything else waits meanwhile.
 const LONG_TURN_US: u64 = 100_000;
 
-/// How a check ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Grade {
-    Pass,
-    Warn,
-    Fail,
-}
-
-/// One check: what was looked at, how it ended and why, and what to do.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-struct Finding {
-    check: &'static str,
-    grade: Grade,
-    reason: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    remedy: Option<String>,
-}
-
-impl Finding {
-    fn pass(check: &'static str, reason: impl Into<String>) -> Finding {
-        Finding { check, grade: Grade::Pass, reason: reason.into(), remedy: None }
-    }
-
-    fn warn(check: &'static str, reason: impl Into<String>, remedy: impl Into<String>) -> Finding {
-        Finding { check, grade: Grade::Warn, reason: reason.into(), remedy: Some(remedy.into()) }
-    }
-
-    fn fail(check: &'static str, reason: impl Into<String>, remedy: impl Into<String>) -> Finding {
-        Finding { check, grade: Grade::Fail, reason: reason.into(), remedy: Some(remedy.into()) }
-    }
-}
-
 /// What the answer is, as JSON.
 #[derive(Debug, Serialize)]
-struct Report {
+struct DoctorReport {
     pass: usize,
     warn: usize,
     fail: usize,
     checks: Vec<Finding>,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Outcome {
+pub(crate) fn run(arguments: &Arguments) -> CommandResult {
     let host = Host::new(&arguments.root);
     let mut checks = Vec::new();
     let config = arguments.config.as_ref().and_then(|path| config(&host, path, &mut checks));
@@ -98,7 +68,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     checks.extend(daemon_checks(arguments, config.as_ref()));
     let count = |grade| checks.iter().filter(|f| f.grade == grade).count();
     let (pass, warn, fail) = (count(Grade::Pass), count(Grade::Warn), count(Grade::Fail));
-    let report = Report { pass, warn, fail, checks };
+    let report = DoctorReport { pass, warn, fail, checks };
     if arguments.json {
         output::json(&report)?;
     } else {
@@ -204,7 +174,8 @@ fn store_check(daemon: &Daemon) -> Option<Finding> {
         Ok(cluster) => Finding::warn(
             CHECK,
             format!("not reached: {}", cluster.store_problem.unwrap_or_default()),
-            "see that etcd runs there and that nothing is in the way: etcdctl --endpoints=... endpoint health",
+            "see that etcd runs there and that nothing is in the way: etcdctl --endpoints=... endpoint \
+             health",
         ),
         Err(e) => Finding::warn(CHECK, e.to_string(), "see: guideway show cluster"),
     })
@@ -229,7 +200,8 @@ fn management_check(status: &Status) -> Finding {
         Some(of) if of.longest_us >= LONG_TURN_US => Finding::warn(
             CHECK,
             format!("its thread was once busy for {} ms with {}", of.longest_us / 1000, of.job),
-            "give it a CPU that is not slow or shared (workers.management_cpus), and report it with guideway_management_* of /metrics",
+            "give it a CPU that is not slow or shared (workers.management_cpus), and report it with \
+             guideway_management_* of /metrics",
         ),
         Some(of) => {
             Finding::pass(CHECK, format!("longest turn {:.1} ms ({})", of.longest_us as f64 / 1000.0, of.job))
@@ -252,7 +224,7 @@ fn not_reached(e: &Failure) -> Finding {
     }
 }
 
-fn for_people(report: &Report) -> String {
+fn for_people(report: &DoctorReport) -> String {
     let mut text = String::new();
     for f in &report.checks {
         let grade = match f.grade {

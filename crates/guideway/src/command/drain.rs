@@ -1,10 +1,11 @@
 //! `guideway drain` and `guideway undrain`.
 
-use crate::arguments::{Connection, EXIT_CODES};
+use crate::connection::Connection;
 use crate::daemon::Daemon;
 use crate::name::{BackendName, escaped};
+use crate::outcome::EXIT_CODES;
 use crate::table::grouped;
-use crate::{Done, Outcome, output};
+use crate::{CommandResult, Done, output};
 use clap::Args;
 use model::api::DrainResult;
 use std::time::Duration;
@@ -24,7 +25,7 @@ pub(crate) struct Arguments {
 }
 
 /// `verb` is `drain` or `undrain`, as in the API.
-pub(crate) fn run(arguments: &Arguments, verb: &str) -> Outcome {
+pub(crate) fn run(arguments: &Arguments, verb: &str) -> CommandResult {
     let BackendName { service, backend } = &arguments.backend;
     let daemon = Daemon::new(&arguments.connection)?;
     let target = format!("/v1/services/{}/backends/{}/{verb}", escaped(service), escaped(backend));
@@ -41,7 +42,8 @@ pub(crate) fn run(arguments: &Arguments, verb: &str) -> Outcome {
     let flows = grouped(result.flows);
     if let Some(why) = &result.unsaved_because {
         startup::say(format_args!(
-            "warning: it is in force, and not on the disk yet, so a restart would lose it: {why}; it is tried again until it is there"
+            "warning: it is in force, and not on the disk yet, so a restart would lose it: {why}; it is \
+             tried again until it is there"
         ));
     }
     output::line(&match (result.drained, result.changed) {
@@ -55,6 +57,7 @@ pub(crate) fn run(arguments: &Arguments, verb: &str) -> Outcome {
 
 fn nobody_left(service: &str) -> String {
     format!(
-        "{service} has no other backend that is up and not drained: nobody takes its new flows; take it back with: guideway undrain"
+        "{service} has no other backend that is up and not drained: nobody takes its new flows; take it back \
+         with: guideway undrain"
     )
 }

@@ -1,10 +1,11 @@
 //! `guideway events`.
 
-use crate::arguments::{Connection, EXIT_CODES};
+use crate::connection::Connection;
 use crate::daemon::Daemon;
 use crate::failure::Failure;
+use crate::outcome::EXIT_CODES;
 use crate::table::moment;
-use crate::{Done, Outcome, output};
+use crate::{CommandResult, Done, output};
 use clap::Args;
 use model::api::{EVENTS_DEFAULT, EVENTS_KEPT, Event, Events};
 use std::time::Duration;
@@ -33,7 +34,7 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Outcome {
+pub(crate) fn run(arguments: &Arguments) -> CommandResult {
     let daemon = Daemon::new(&arguments.connection)?;
     let limit = arguments.limit;
     let mut after = arguments.after;

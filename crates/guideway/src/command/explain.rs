@@ -3,10 +3,10 @@
 mod packet;
 mod steps;
 
-use crate::arguments::EXIT_CODES;
 use crate::capture::Capture;
 use crate::failure::Failure;
-use crate::{Done, Outcome, configuration, input, output};
+use crate::outcome::EXIT_CODES;
+use crate::{CommandResult, Done, configuration, input, output};
 use clap::{Args, ValueEnum};
 use packet::Described;
 use std::net::IpAddr;
@@ -77,7 +77,7 @@ enum Flag {
     Psh,
 }
 
-pub(crate) fn run(arguments: Arguments) -> Outcome {
+pub(crate) fn run(arguments: Arguments) -> CommandResult {
     let loaded = configuration::load(&arguments.config)?;
     configuration::warn_loaded(&loaded);
     let json = arguments.json;

@@ -2,13 +2,14 @@
 
 mod lines;
 
-use crate::arguments::{Connection, EXIT_CODES};
+use crate::connection::Connection;
 use crate::daemon::Daemon;
 use crate::failure::Failure;
 use crate::input::is_stdin;
 use crate::name::escaped;
-use crate::table::{Columns, duration, grouped};
-use crate::{Done, Outcome, output};
+use crate::outcome::EXIT_CODES;
+use crate::table::{TextTable, duration, grouped};
+use crate::{CommandResult, Done, output};
 use clap::{Args, Subcommand};
 use lines::{Batch, Lines};
 use model::api::{
@@ -30,11 +31,11 @@ const BATCH_WITHIN: Duration = Duration::from_secs(10);
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
-    what: What,
+    what: FlowsTask,
 }
 
 #[derive(Subcommand, Debug)]
-enum What {
+enum FlowsTask {
     /// Say what the workers know of one flow: its entry, its slot, whether that is tainted, its owner's record
     Describe(OneFlow),
     /// Remove a flow's entry: its next packet is steered as one of a flow that nobody tracks
@@ -94,12 +95,12 @@ struct RestoreFrom {
     json: bool,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Outcome {
+pub(crate) fn run(arguments: &Arguments) -> CommandResult {
     match &arguments.what {
-        What::Describe(of) => describe(of),
-        What::Forget(of) => forget(of),
-        What::Dump(to) => dump(to),
-        What::Restore(from) => restore(from),
+        FlowsTask::Describe(of) => describe(of),
+        FlowsTask::Forget(of) => forget(of),
+        FlowsTask::Dump(to) => dump(to),
+        FlowsTask::Restore(from) => restore(from),
     }
 }
 
@@ -111,7 +112,7 @@ impl OneFlow {
     }
 }
 
-fn describe(of: &OneFlow) -> Outcome {
+fn describe(of: &OneFlow) -> CommandResult {
     let described: DescribedFlow = Daemon::new(&of.connection)?.get(&of.target("describe"))?;
     if of.json {
         output::json(&described)?;
@@ -142,7 +143,7 @@ fn described_text(of: &DescribedFlow) -> String {
         text += &held(&of.entries);
     }
     if !of.records.is_empty() {
-        let mut t = Columns::new(&[">owner's record: worker", "backend", "begin", ">idle"]);
+        let mut t = TextTable::new(&[">owner's record: worker", "backend", "begin", ">idle"]);
         for record in &of.records {
             let begin = if record.guess { "not seen" } else { "seen" };
             let idle = duration(record.idle_ms);
@@ -154,7 +155,7 @@ fn described_text(of: &DescribedFlow) -> String {
 }
 
 fn held(entries: &[HeldFlow]) -> String {
-    let mut t = Columns::new(&[">worker", "backend", "address", "state", ">idle"]);
+    let mut t = TextTable::new(&[">worker", "backend", "address", "state", ">idle"]);
     for entry in entries {
         t.row([
             entry.core.to_string(),
@@ -167,7 +168,7 @@ fn held(entries: &[HeldFlow]) -> String {
     t.render()
 }
 
-fn forget(of: &OneFlow) -> Outcome {
+fn forget(of: &OneFlow) -> CommandResult {
     let daemon = Daemon::new(&of.connection)?;
     let gone: ForgottenFlow = daemon.post(&of.target("forget"), Vec::new(), Duration::ZERO)?;
     if of.json {
@@ -182,7 +183,7 @@ fn forget(of: &OneFlow) -> Outcome {
     Ok(Done::Well)
 }
 
-fn dump(to: &DumpTo) -> Outcome {
+fn dump(to: &DumpTo) -> CommandResult {
     let daemon = Daemon::new(&to.connection)?;
     let service =
         to.service.as_deref().map_or_else(String::new, |name| format!("&service={}", escaped(name)));
@@ -222,7 +223,7 @@ fn dump(to: &DumpTo) -> Outcome {
     Err(Failure::failed("the daemon's dump does not end"))
 }
 
-fn restore(from: &RestoreFrom) -> Outcome {
+fn restore(from: &RestoreFrom) -> CommandResult {
     let daemon = Daemon::new(&from.connection)?;
     let mut lines = Lines::new(opened(&from.file)?);
     let mut sum = RestoredFlows::default();
@@ -252,7 +253,7 @@ fn restore(from: &RestoreFrom) -> Outcome {
     report(&sum, from.json)
 }
 
-fn report(sum: &RestoredFlows, json: bool) -> Outcome {
+fn report(sum: &RestoredFlows, json: bool) -> CommandResult {
     if json {
         output::json(sum)?;
     } else {

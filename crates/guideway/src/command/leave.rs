@@ -1,9 +1,10 @@
 //! `guideway leave`.
 
-use crate::arguments::{Connection, EXIT_CODES};
+use crate::connection::Connection;
 use crate::daemon::Daemon;
 use crate::failure::Failure;
-use crate::{Done, Outcome, output};
+use crate::outcome::EXIT_CODES;
+use crate::{CommandResult, Done, output};
 use clap::Args;
 use model::api::LeaveResult;
 use std::time::{Duration, Instant};
@@ -18,11 +19,16 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     connection: Connection,
     /// Wait at most so long for the daemon to stop
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 60,
+        value_parser = clap::value_parser!(u64).range(1..=3600),
+    )]
     timeout: u64,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Outcome {
+pub(crate) fn run(arguments: &Arguments) -> CommandResult {
     let daemon = Daemon::new(&arguments.connection)?;
     let begun = Instant::now();
     let result: LeaveResult = daemon.post("/v1/leave", Vec::new(), Duration::ZERO)?;

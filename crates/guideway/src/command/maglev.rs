@@ -1,9 +1,9 @@
 //! `guideway maglev`: what a table looks like, and what a removal moves.
 
-use crate::arguments::EXIT_CODES;
 use crate::failure::Failure;
-use crate::table::{Columns, grouped};
-use crate::{Done, Outcome, output};
+use crate::outcome::EXIT_CODES;
+use crate::table::{TextTable, grouped};
+use crate::{CommandResult, Done, output};
 use clap::Args;
 use serde::Serialize;
 use steer::{Maglev, Weighted};
@@ -43,7 +43,7 @@ pub(crate) struct Arguments {
 
 /// What is asked, checked.
 #[derive(Debug)]
-struct Request {
+struct MaglevRequest {
     size: u32,
     weights: Vec<u32>,
     removed: Vec<bool>,
@@ -59,9 +59,9 @@ struct Slots {
     moved_surviving_slots: u32,
 }
 
-pub(crate) fn run(arguments: Arguments) -> Outcome {
+pub(crate) fn run(arguments: Arguments) -> CommandResult {
     let json = arguments.json;
-    let request = Request::try_from(arguments)?;
+    let request = MaglevRequest::try_from(arguments)?;
     let slots = slots(&request)?;
     if json {
         output::json(&slots)?;
@@ -71,10 +71,10 @@ pub(crate) fn run(arguments: Arguments) -> Outcome {
     Ok(Done::Well)
 }
 
-impl TryFrom<Arguments> for Request {
+impl TryFrom<Arguments> for MaglevRequest {
     type Error = Failure;
 
-    fn try_from(a: Arguments) -> Result<Request, Failure> {
+    fn try_from(a: Arguments) -> Result<MaglevRequest, Failure> {
         if a.size > SIZE_MAX {
             return Err(Failure::usage(format!("--size {} is larger than {SIZE_MAX}", a.size)));
         }
@@ -107,7 +107,7 @@ impl TryFrom<Arguments> for Request {
             };
             *r = true;
         }
-        Ok(Request { size: a.size, weights, removed, key: key(&a.key)? })
+        Ok(MaglevRequest { size: a.size, weights, removed, key: key(&a.key)? })
     }
 }
 
@@ -124,7 +124,7 @@ fn key(text: &str) -> Result<[u8; 16], Failure> {
 }
 
 /// Builds the table with and without the removed backends and compares.
-fn slots(request: &Request) -> Result<Slots, Failure> {
+fn slots(request: &MaglevRequest) -> Result<Slots, Failure> {
     let names: Vec<String> = (0..request.weights.len()).map(|i| format!("b{i}")).collect();
     let all: Vec<usize> = (0..names.len()).collect();
     let kept: Vec<usize> = all.iter().copied().filter(|&i| !request.removed[i]).collect();
@@ -145,7 +145,11 @@ fn slots(request: &Request) -> Result<Slots, Failure> {
 }
 
 /// The backend of each slot, as an index into `names`, when only `members` take part.
-fn owners(request: &Request, names: &[String], members: &[usize]) -> Result<Vec<Option<usize>>, Failure> {
+fn owners(
+    request: &MaglevRequest,
+    names: &[String],
+    members: &[usize],
+) -> Result<Vec<Option<usize>>, Failure> {
     let weighted: Vec<Weighted<'_>> =
         members.iter().map(|&i| Weighted { name: &names[i], weight: request.weights[i] }).collect();
     let table = Maglev::build(&weighted, request.size, &request.key)
@@ -153,8 +157,8 @@ fn owners(request: &Request, names: &[String], members: &[usize]) -> Result<Vec<
     Ok(table.slots().iter().map(|&m| members.get(usize::from(m)).copied()).collect())
 }
 
-fn for_people(request: &Request, slots: &Slots) -> String {
-    let mut table = Columns::new(&["backend", ">weight", ">slots", ">share"]);
+fn for_people(request: &MaglevRequest, slots: &Slots) -> String {
+    let mut table = TextTable::new(&["backend", ">weight", ">slots", ">share"]);
     for (i, (&weight, &count)) in request.weights.iter().zip(&slots.slots_per_backend).enumerate() {
         let weight = if request.removed[i] { "removed".to_owned() } else { weight.to_string() };
         let share = f64::from(count) * 100.0 / f64::from(slots.size);

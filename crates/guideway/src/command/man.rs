@@ -1,9 +1,9 @@
 //! `guideway man`.
 
-use crate::arguments::{Cli, EXIT_CODES};
 use crate::failure::Failure;
-use crate::{Done, Outcome, output};
-use clap::{Args, CommandFactory};
+use crate::outcome::EXIT_CODES;
+use crate::{CommandResult, Done, output};
+use clap::Args;
 use std::path::PathBuf;
 
 /// Print the manual page, or write those of all commands to a directory
@@ -15,8 +15,9 @@ pub(crate) struct Arguments {
     dir: Option<PathBuf>,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Outcome {
-    let mut root = Cli::command().disable_help_subcommand(true);
+/// Of the whole command line.
+pub(crate) fn run(arguments: &Arguments, program: clap::Command) -> CommandResult {
+    let mut root = program.disable_help_subcommand(true);
     root.build();
     let Some(dir) = &arguments.dir else {
         output::bytes(&page(root)?)?;

@@ -1,10 +1,11 @@
 //! `guideway plan`.
 
-use crate::arguments::{Connection, EXIT_CODES};
+use crate::connection::Connection;
 use crate::daemon::Daemon;
 use crate::failure::Failure;
+use crate::outcome::EXIT_CODES;
 use crate::table::grouped;
-use crate::{Done, Outcome, configuration, output};
+use crate::{CommandResult, Done, configuration, output};
 use clap::Args;
 use control::plan::{Change, Plan, ServicePlan, plan};
 use model::api::PlanResult;
@@ -29,7 +30,7 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Outcome {
+pub(crate) fn run(arguments: &Arguments) -> CommandResult {
     let text = configuration::read(&arguments.file)?;
     let new = configuration::check(&arguments.file, &text)?;
     if let Some(old) = &arguments.old {
@@ -84,7 +85,8 @@ fn for_people(plan: &Plan) -> String {
     }
     if let Some(cluster) = &plan.cluster {
         text += &format!(
-            "cluster: {} slots become tainted; this machine tells the owners of {} flows: {} statements to other machines, {} bytes\n",
+            "cluster: {} slots become tainted; this machine tells the owners of {} flows: {} statements to \
+             other machines, {} bytes\n",
             grouped(cluster.slots),
             grouped(cluster.flows),
             grouped(cluster.statements),

@@ -1,9 +1,10 @@
 //! `guideway reload`.
 
-use crate::arguments::{Connection, EXIT_CODES};
 use crate::command::apply;
+use crate::connection::Connection;
 use crate::daemon::Daemon;
-use crate::{Done, Outcome};
+use crate::outcome::EXIT_CODES;
+use crate::{CommandResult, Done};
 use clap::Args;
 use model::api::{APPLY_TIMEOUT_MAX_MS, ApplyResult};
 use std::time::Duration;
@@ -19,7 +20,7 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Outcome {
+pub(crate) fn run(arguments: &Arguments) -> CommandResult {
     let daemon = Daemon::new(&arguments.connection)?;
     let wait = Duration::from_millis(APPLY_TIMEOUT_MAX_MS);
     let result: ApplyResult = daemon.post("/v1/reload", Vec::new(), wait)?;

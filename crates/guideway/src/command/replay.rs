@@ -1,10 +1,10 @@
 //! `guideway replay`.
 
-use crate::arguments::EXIT_CODES;
-use crate::capture::Writer;
+use crate::capture::CaptureWriter;
 use crate::failure::Failure;
+use crate::outcome::EXIT_CODES;
 use crate::replay::{Options, ReplayError, WORKERS_MAX, replay};
-use crate::{Done, Outcome, configuration, input, output};
+use crate::{CommandResult, Done, configuration, input, output};
 use clap::Args;
 use std::ffi::OsString;
 use std::fs::File;
@@ -40,7 +40,7 @@ pub(crate) struct Arguments {
     workers: u8,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Outcome {
+pub(crate) fn run(arguments: &Arguments) -> CommandResult {
     let loaded = configuration::load(&arguments.config)?;
     configuration::warn_loaded(&loaded);
     refuse_same_file(arguments)?;
@@ -122,7 +122,7 @@ fn write<'a>(
     frames: impl Iterator<Item = (u64, &'a [u8])>,
 ) -> Result<(), Failure> {
     let written = File::create(path).and_then(|file| {
-        let mut writer = Writer::new(BufWriter::new(file), nanoseconds)?;
+        let mut writer = CaptureWriter::new(BufWriter::new(file), nanoseconds)?;
         for (stamp_ns, bytes) in frames {
             writer.write(stamp_ns, bytes)?;
         }

@@ -1,11 +1,12 @@
 //! `guideway show`.
 
-use crate::arguments::{Connection, EXIT_CODES};
+use crate::connection::Connection;
 use crate::daemon::Daemon;
 use crate::failure::Failure;
 use crate::name::escaped;
-use crate::table::{Columns, duration, grouped};
-use crate::{Done, Outcome, output};
+use crate::outcome::EXIT_CODES;
+use crate::table::{TextTable, duration, grouped};
+use crate::{CommandResult, Done, output};
 use clap::{Args, Subcommand};
 use model::agent::Phase;
 use model::api::{
@@ -23,13 +24,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
-    what: What,
+    what: Shown,
     #[command(flatten)]
-    format: Format,
+    format: ShowFormat,
 }
 
 #[derive(Args, Debug)]
-struct Format {
+struct ShowFormat {
     /// Print JSON, as the API gives it
     #[arg(long, global = true)]
     json: bool,
@@ -47,7 +48,7 @@ struct Format {
 }
 
 #[derive(Subcommand, Debug)]
-enum What {
+enum Shown {
     /// Services with their state, backends and traffic
     Services,
     /// Backends with their state and by whose word
@@ -96,7 +97,7 @@ enum What {
     },
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Outcome {
+pub(crate) fn run(arguments: &Arguments) -> CommandResult {
     let format = &arguments.format;
     let connection = Connection { socket: format.socket.clone(), config: format.config.clone() };
     let daemon = Daemon::new(&connection)?;
@@ -122,16 +123,16 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     }
 }
 
-fn render(daemon: &Daemon, what: &What, json: bool) -> Result<String, Failure> {
+fn render(daemon: &Daemon, what: &Shown, json: bool) -> Result<String, Failure> {
     match what {
-        What::Services => answer(daemon, "/v1/services", json, services),
-        What::Backends { service: None } => answer(daemon, "/v1/backends", json, backends),
-        What::Backends { service: Some(name) } => {
+        Shown::Services => answer(daemon, "/v1/services", json, services),
+        Shown::Backends { service: None } => answer(daemon, "/v1/backends", json, backends),
+        Shown::Backends { service: Some(name) } => {
             answer(daemon, &format!("/v1/backends?service={}", escaped(name)), json, backends)
         }
-        What::Workers => answer(daemon, "/v1/workers", json, workers),
-        What::Ports => answer(daemon, "/v1/ports", json, ports),
-        What::Flows { service, client, limit } => {
+        Shown::Workers => answer(daemon, "/v1/workers", json, workers),
+        Shown::Ports => answer(daemon, "/v1/ports", json, ports),
+        Shown::Flows { service, client, limit } => {
             let mut target = format!("/v1/flows?limit={limit}");
             if let Some(service) = service {
                 target += &format!("&service={}", escaped(service));
@@ -141,18 +142,18 @@ fn render(daemon: &Daemon, what: &What, json: bool) -> Result<String, Failure> {
             }
             answer(daemon, &target, json, flows)
         }
-        What::Registrations { service: None } => answer(daemon, "/v1/registrations", json, registrations),
-        What::Registrations { service: Some(name) } => {
+        Shown::Registrations { service: None } => answer(daemon, "/v1/registrations", json, registrations),
+        Shown::Registrations { service: Some(name) } => {
             answer(daemon, &format!("/v1/registrations?service={}", escaped(name)), json, registrations)
         }
-        What::Agents => answer(daemon, "/v1/agents", json, agents),
-        What::Cluster => answer(daemon, "/v1/cluster", json, cluster),
-        What::Owners { service: None } => answer(daemon, "/v1/owners", json, owners),
-        What::Owners { service: Some(name) } => {
+        Shown::Agents => answer(daemon, "/v1/agents", json, agents),
+        Shown::Cluster => answer(daemon, "/v1/cluster", json, cluster),
+        Shown::Owners { service: None } => answer(daemon, "/v1/owners", json, owners),
+        Shown::Owners { service: Some(name) } => {
             answer(daemon, &format!("/v1/owners?service={}", escaped(name)), json, owners)
         }
-        What::Exceptions => answer(daemon, "/v1/exceptions", json, exceptions),
-        What::Drops { all } => {
+        Shown::Exceptions => answer(daemon, "/v1/exceptions", json, exceptions),
+        Shown::Drops { all } => {
             let shown = answer(daemon, "/v1/drops", json, |d: &Vec<DropCount>| drops(d, *all))?;
             if json {
                 return Ok(shown);
@@ -213,7 +214,7 @@ fn any_port(port: u16) -> String {
 }
 
 fn services(list: &Vec<ServiceStatus>) -> String {
-    let mut t = Columns::new(&[
+    let mut t = TextTable::new(&[
         "service",
         "vip",
         ">port",
@@ -254,7 +255,7 @@ fn backends(list: &Vec<BackendStatus>) -> String {
 }
 
 fn backends_at(list: &[BackendStatus], now_ms: u64) -> String {
-    let mut t = Columns::new(&[
+    let mut t = TextTable::new(&[
         "service",
         "backend",
         "address",
@@ -299,7 +300,7 @@ fn backends_at(list: &[BackendStatus], now_ms: u64) -> String {
 }
 
 fn workers(list: &Vec<WorkerStatus>) -> String {
-    let mut t = Columns::new(&[
+    let mut t = TextTable::new(&[
         ">worker",
         ">cpu",
         ">busy",
@@ -333,7 +334,7 @@ fn workers(list: &Vec<WorkerStatus>) -> String {
 }
 
 fn ports(list: &Vec<PortStatus>) -> String {
-    let mut t = Columns::new(&[
+    let mut t = TextTable::new(&[
         "port",
         "driver",
         "mac",
@@ -380,7 +381,8 @@ fn cluster_at(status: &ClusterStatus, now_ms: u64) -> String {
         None => format!("store: reached for {since}\n"),
         Some(problem) => {
             format!(
-                "store: not reached for {since}: {problem}; packets are forwarded as before, changes are refused\n"
+                "store: not reached for {since}: {problem}; packets are forwarded as before, changes are \
+                 refused\n"
             )
         }
     };
@@ -410,7 +412,7 @@ fn cluster_at(status: &ClusterStatus, now_ms: u64) -> String {
         text += &format!("no new flows to: {}\n", status.masked.join(", "));
     }
     let mut t =
-        Columns::new(&["machine", ">number", ">start", "address", "state", ">step", "heard", "next hop"]);
+        TextTable::new(&["machine", ">number", ">start", "address", "state", ">step", "heard", "next hop"]);
     for member in &status.members {
         let own = member.name == status.machine;
         t.row([
@@ -460,7 +462,7 @@ fn registrations(list: &Vec<RegistrationStatus>) -> String {
 }
 
 fn registrations_at(list: &[RegistrationStatus], now_ms: u64) -> String {
-    let mut t = Columns::new(&[
+    let mut t = TextTable::new(&[
         "service", "backend", "address", "agent", ">weight", "state", ">for", "in force", "why",
     ]);
     for of in list {
@@ -490,7 +492,7 @@ fn agents(list: &Vec<AgentStatus>) -> String {
 }
 
 fn agents_at(list: &[AgentStatus], now_ms: u64) -> String {
-    let mut t = Columns::new(&[
+    let mut t = TextTable::new(&[
         "agent",
         "from",
         "services",
@@ -514,7 +516,7 @@ fn agents_at(list: &[AgentStatus], now_ms: u64) -> String {
 }
 
 fn owners(list: &Vec<OwnerStatus>) -> String {
-    let mut t = Columns::new(&["service", "machine", ">slots", ">as backup", ">tainted"]);
+    let mut t = TextTable::new(&["service", "machine", ">slots", ">as backup", ">tainted"]);
     for of in list {
         t.row([
             of.service.clone(),
@@ -528,7 +530,7 @@ fn owners(list: &Vec<OwnerStatus>) -> String {
 }
 
 fn exceptions(list: &Vec<ExceptionStatus>) -> String {
-    let mut t = Columns::new(&["service", ">slots", ">tainted", "formerly", ">of these", ">flows there"]);
+    let mut t = TextTable::new(&["service", ">slots", ">tainted", "formerly", ">of these", ">flows there"]);
     for of in list {
         t.row([
             of.service.clone(),
@@ -543,7 +545,7 @@ fn exceptions(list: &Vec<ExceptionStatus>) -> String {
 }
 
 fn flows(answer: &Flows) -> String {
-    let mut t = Columns::new(&[
+    let mut t = TextTable::new(&[
         ">worker", "service", "protocol", "client", "vip", "backend", "address", "state", ">idle",
     ]);
     for f in &answer.flows {
@@ -564,7 +566,7 @@ fn flows(answer: &Flows) -> String {
 }
 
 fn drops(list: &[DropCount], all: bool) -> String {
-    let mut t = Columns::new(&["reason", ">frames", "meaning"]);
+    let mut t = TextTable::new(&["reason", ">frames", "meaning"]);
     for d in list.iter().filter(|d| all || d.count > 0) {
         t.row([d.reason.clone(), grouped(d.count), d.help.clone()]);
     }
@@ -576,7 +578,7 @@ fn sources(list: &[SourceRate]) -> String {
     if list.is_empty() {
         return String::new();
     }
-    let mut t = Columns::new(&["from", ">about per s"]);
+    let mut t = TextTable::new(&["from", ">about per s"]);
     for of in list {
         t.row([of.source.clone(), grouped(of.per_second)]);
     }

@@ -1,10 +1,11 @@
 //! `guideway top`.
 
-use crate::arguments::{Connection, EXIT_CODES};
+use crate::connection::Connection;
 use crate::daemon::Daemon;
 use crate::failure::Failure;
+use crate::outcome::EXIT_CODES;
 use crate::screen::{Sample, Screen};
-use crate::{Done, Outcome};
+use crate::{CommandResult, Done};
 use clap::Args;
 use crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use ratatui::DefaultTerminal;
@@ -16,7 +17,12 @@ use std::time::{Duration, Instant};
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct Arguments {
     /// Time between two looks, milliseconds
-    #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(100..=60_000))]
+    #[arg(
+        long,
+        value_name = "MS",
+        default_value_t = 1000,
+        value_parser = clap::value_parser!(u64).range(100..=60_000),
+    )]
     interval_ms: u64,
     #[command(flatten)]
     connection: Connection,
@@ -30,7 +36,7 @@ enum Wish {
     Redraw,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Outcome {
+pub(crate) fn run(arguments: &Arguments) -> CommandResult {
     let daemon = Daemon::new(&arguments.connection)?;
     if !std::io::stdout().is_terminal() {
         return Err(Failure::usage("top needs a terminal").help("for a pipe: guideway show services --watch"));

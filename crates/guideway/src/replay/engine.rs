@@ -2,7 +2,7 @@
 
 use super::queue::Queues;
 use super::{ReplayError, Summary};
-use crate::picture::Picture;
+use crate::picture::CompiledView;
 use flow::{Idle, Memory, Table};
 use model::Config;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ const NEVER: Tick = Tick(u64::MAX);
 const TABLE_SEED: u64 = 0x6775_6964_6577_6179;
 
 /// The workers and what came out of them.
-pub(super) struct Engine {
+pub(super) struct ReplayEngine {
     workers: Vec<Worker<MemIo>>,
     counters: Vec<Arc<Counters>>,
     /// Kept, because a mailbox ends with its publisher.
@@ -47,8 +47,12 @@ pub(super) struct Engine {
     pub(super) outcomes: Vec<(RxMeta, Outcome)>,
 }
 
-impl Engine {
-    pub(super) fn new(config: &Config, picture: &Picture, queues: &Queues) -> Result<Engine, ReplayError> {
+impl ReplayEngine {
+    pub(super) fn new(
+        config: &Config,
+        picture: &CompiledView,
+        queues: &Queues,
+    ) -> Result<ReplayEngine, ReplayError> {
         let view = &picture.view;
         let cores = queues.frames.len();
         // Ids start at 1.
@@ -56,7 +60,7 @@ impl Engine {
         let tables: Vec<Table> =
             queues.frames.iter().map(|&frames| table(config, view, frames)).collect::<Result<_, _>>()?;
         let peers: Vec<flow::Reader> = tables.iter().map(Table::reader).collect();
-        let mut engine = Engine {
+        let mut engine = ReplayEngine {
             workers: Vec::new(),
             counters: Vec::new(),
             _publishers: Vec::new(),

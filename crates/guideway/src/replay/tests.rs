@@ -1,5 +1,5 @@
-use super::{Options, Replayed, replay};
-use crate::capture::{Capture, Writer};
+use super::{Options, ReplayResult, replay};
+use crate::capture::{Capture, CaptureWriter};
 use etherparse::PacketBuilder;
 use model::Config;
 use proptest::prelude::*;
@@ -18,14 +18,14 @@ fn config() -> Config {
 }
 
 fn capture(frames: &[(u64, Vec<u8>)]) -> Capture {
-    let mut writer = Writer::new(Vec::new(), true).unwrap();
+    let mut writer = CaptureWriter::new(Vec::new(), true).unwrap();
     for (stamp_ns, bytes) in frames {
         writer.write(*stamp_ns, bytes).unwrap();
     }
     Capture::parse(writer.finish().unwrap()).unwrap()
 }
 
-fn run(config: &Config, frames: &[(u64, Vec<u8>)], workers: u8) -> Replayed {
+fn run(config: &Config, frames: &[(u64, Vec<u8>)], workers: u8) -> ReplayResult {
     replay(config, &capture(frames), Options { workers, per_frame: true }).unwrap()
 }
 

@@ -30,7 +30,7 @@ pub enum Report {
 /// What a machine tells the leader.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Acknowledgement {
-    /// Who.
+    /// The machine that acknowledges.
     pub member: Member,
     /// The plan that all of its workers use, and whose job is done.
     pub step: u64,

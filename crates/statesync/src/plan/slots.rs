@@ -81,7 +81,7 @@ impl SlotSets {
         self.0.get(service)
     }
 
-    /// The same, to change.
+    /// The slots of a service by its place, for changing; made where there were none.
     pub fn service_mut(&mut self, service: usize) -> &mut SlotSet {
         if service >= self.0.len() {
             self.0.resize_with(service + 1, SlotSet::default);

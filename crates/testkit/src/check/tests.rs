@@ -1,6 +1,6 @@
 use super::*;
-use crate::frames::{Packet, flags};
-use crate::malformed::{Fate, VIP4, corpus};
+use crate::frames::{PacketBuilder, flags};
+use crate::malformed::{DefectFate, VIP4, corpus};
 use proptest::prelude::*;
 use worker::{DropReason, Verdict};
 
@@ -29,7 +29,7 @@ fn no_defect_gets_through_or_loses_a_frame() {
     let mut wrong = Vec::new();
     for defect in &corpus {
         let ends = check_worker([defect.bytes.as_slice()]);
-        if defect.fate == Fate::Refused && ends[0].verdict == Verdict::Sent {
+        if defect.fate == DefectFate::Refused && ends[0].verdict == Verdict::Sent {
             wrong.push((&defect.name, ends[0]));
         }
     }
@@ -39,9 +39,9 @@ fn no_defect_gets_through_or_loses_a_frame() {
 #[test]
 fn nothing_is_lost_when_queues_are_full_and_buffers_scarce() {
     for faults in [
-        Faults { transmit_full: true, no_buffers: false },
-        Faults { transmit_full: false, no_buffers: true },
-        Faults { transmit_full: true, no_buffers: true },
+        IoFaults { transmit_full: true, no_buffers: false },
+        IoFaults { transmit_full: false, no_buffers: true },
+        IoFaults { transmit_full: true, no_buffers: true },
     ] {
         let mut bench = Bench::new();
         for (i, (_, frame)) in good_frames().iter().enumerate() {
@@ -55,13 +55,13 @@ fn nothing_is_lost_when_queues_are_full_and_buffers_scarce() {
 
 #[test]
 fn fragments_meet_whatever_worker_they_land_on() {
-    let pieces = Packet::udp("198.51.100.9", VIP4).ports(5000, 53).payload_of(4000).fragments(5, 800);
+    let pieces = PacketBuilder::udp("198.51.100.9", VIP4).ports(5000, 53).payload_of(4000).fragments(5, 800);
     for order in [[0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0], [2, 0, 5, 1, 4, 3]] {
         for workers in 0..8_usize {
             let mut bench = Bench::new();
             let indices: Vec<u32> = order
                 .iter()
-                .map(|i| bench.receive(workers >> (i % 3) & 1, &pieces[*i], Faults::default()))
+                .map(|i| bench.receive(workers >> (i % 3) & 1, &pieces[*i], IoFaults::default()))
                 .collect();
             let ends: Vec<_> = indices.iter().map(|i| bench.end(*i)).collect();
             let first = ends[0].expect("all pieces are there, none is held");
@@ -75,15 +75,15 @@ fn fragments_meet_whatever_worker_they_land_on() {
 #[test]
 fn a_syn_flood_is_steered_and_forgets_no_trusted_flow() {
     let mut bench = Bench::new();
-    let friend = Packet::tcp("198.51.100.77", VIP4, flags::SYN).ports(7, 80);
-    bench.receive(0, &friend.build(), Faults::default());
-    let ack = Packet::tcp("198.51.100.77", VIP4, flags::ACK).ports(7, 80).build();
-    let before = bench.receive(0, &ack, Faults::default());
+    let friend = PacketBuilder::tcp("198.51.100.77", VIP4, flags::SYN).ports(7, 80);
+    bench.receive(0, &friend.build(), IoFaults::default());
+    let ack = PacketBuilder::tcp("198.51.100.77", VIP4, flags::ACK).ports(7, 80).build();
+    let before = bench.receive(0, &ack, IoFaults::default());
     for i in 0..2000_u32 {
         let source = format!("198.18.{}.{}", i >> 8, i & 255);
-        bench.receive(0, &Packet::tcp(&source, VIP4, flags::SYN).build(), Faults::default());
+        bench.receive(0, &PacketBuilder::tcp(&source, VIP4, flags::SYN).build(), IoFaults::default());
     }
-    let after = bench.receive(0, &ack, Faults::default());
+    let after = bench.receive(0, &ack, IoFaults::default());
     assert_eq!(bench.end(before), bench.end(after));
     assert!(bench.finish().iter().all(|e| e.verdict == Verdict::Sent));
 }

@@ -41,7 +41,8 @@ impl std::fmt::Display for Allowance {
         } else {
             write!(
                 f,
-                "{limit} are allowed: in a range this short a share of 1 in {RARE} comes to more in one of 1,000 ranges (from {LONG} flows on: 1 in {RARE})"
+                "{limit} are allowed: in a range this short a share of 1 in {RARE} comes to more in one of \
+                 1,000 ranges (from {LONG} flows on: 1 in {RARE})"
             )
         }
     }

@@ -101,7 +101,7 @@ impl Exempt {
 
 /// What a run came to.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Summary {
+pub struct RunSummary {
     /// Flows that had a backend, and began before everything came to rest.
     pub flows: u64,
     /// Flows that began at rest.
@@ -158,10 +158,10 @@ pub struct Summary {
     pub turns: u64,
 }
 
-impl Summary {
+impl RunSummary {
     /// Adds another run's.
-    pub fn add(&mut self, other: &Summary) {
-        let Summary {
+    pub fn add(&mut self, other: &RunSummary) {
+        let RunSummary {
             flows,
             steady_flows,
             delivered,
@@ -250,7 +250,7 @@ pub(super) struct Checker {
     /// Flows whose answer changed, and a flow as often as it is told again because it is used: by a change, a mask or a move of owners
     /// while it may be remembered, by beginning in a tainted slot, and by each quarter of the longest idle time in one.
     pub(super) touched: u64,
-    pub(super) summary: Summary,
+    pub(super) summary: RunSummary,
 }
 
 impl Checker {

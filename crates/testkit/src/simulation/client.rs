@@ -16,7 +16,7 @@ pub(super) struct ServiceOf {
 
 /// Where a life stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Phase {
+pub(super) enum LifePhase {
     /// Nothing sent yet.
     Fresh,
     /// SYN sent, or the first UDP packet.
@@ -39,7 +39,7 @@ pub(super) struct Client {
     /// The slot of its flow, and the service's place.
     pub(super) slot: (usize, u32),
     pub(super) life: u32,
-    pub(super) phase: Phase,
+    pub(super) phase: LifePhase,
     /// The backend that answered first: its id.
     pub(super) home: Option<u32>,
     /// When the home answered.
@@ -158,12 +158,12 @@ impl Client {
         may_begin: bool,
     ) -> (Option<ClientPacket>, Option<u64>) {
         match self.phase {
-            Phase::Fresh | Phase::Closed => {
+            LifePhase::Fresh | LifePhase::Closed => {
                 if !may_begin {
                     return (None, None);
                 }
                 self.life += 1;
-                self.phase = Phase::Opening;
+                self.phase = LifePhase::Opening;
                 self.home = None;
                 self.judged = false;
                 self.kept = false;
@@ -175,33 +175,33 @@ impl Client {
                 self.sent = 0;
                 (Some(self.packet(flags::SYN)), Some(self.timeout_us))
             }
-            Phase::Opening => {
+            LifePhase::Opening => {
                 self.timeout_us = (self.timeout_us * 2).min(1_000_000);
                 (Some(self.packet(flags::SYN)), Some(self.timeout_us))
             }
-            Phase::Open if self.unanswered => {
+            LifePhase::Open if self.unanswered => {
                 self.timeout_us = (self.timeout_us * 2).min(1_000_000);
                 (Some(self.packet(flags::ACK | flags::PSH)), Some(self.timeout_us))
             }
-            Phase::Open if self.packets == 0 || !may_begin => {
-                self.phase = Phase::Closing;
+            LifePhase::Open if self.packets == 0 || !may_begin => {
+                self.phase = LifePhase::Closing;
                 self.timeout_us = RTO_US;
                 if self.service.tcp {
                     (Some(self.packet(flags::FIN | flags::ACK)), Some(self.timeout_us))
                 } else {
-                    self.phase = Phase::Closed;
+                    self.phase = LifePhase::Closed;
                     (None, Some(random.between(habits.max_idle_us * 2, habits.max_idle_us * 3)))
                 }
             }
-            Phase::Open => {
+            LifePhase::Open => {
                 self.packets -= 1;
                 self.unanswered = true;
                 self.timeout_us = RTO_US;
                 (Some(self.packet(flags::ACK | flags::PSH)), Some(self.timeout_us))
             }
-            Phase::Closing => {
+            LifePhase::Closing => {
                 // Said once more; then the port is used again.
-                self.phase = Phase::Closed;
+                self.phase = LifePhase::Closed;
                 (Some(self.packet(flags::FIN | flags::ACK)), Some(random.between(20_000, 1_500_000)))
             }
         }
@@ -226,8 +226,8 @@ impl Client {
         now: Tick,
     ) -> (Option<ClientPacket>, Option<u64>) {
         match self.phase {
-            Phase::Opening if opens => {
-                self.phase = Phase::Open;
+            LifePhase::Opening if opens => {
+                self.phase = LifePhase::Open;
                 if self.home.is_none() {
                     self.home = Some(backend);
                     self.home_at = now;
@@ -236,7 +236,7 @@ impl Client {
                 let acknowledge = self.service.tcp.then(|| self.packet(flags::ACK));
                 (acknowledge, Some(self.pause(random, habits)))
             }
-            Phase::Open if self.unanswered && (!opens || !self.service.tcp) => {
+            LifePhase::Open if self.unanswered && (!opens || !self.service.tcp) => {
                 self.unanswered = false;
                 (None, Some(self.pause(random, habits)))
             }
@@ -246,7 +246,7 @@ impl Client {
 
     /// Gives up this life.
     pub(super) fn abandon(&mut self, random: &mut Random, max_idle_us: u64) -> u64 {
-        self.phase = Phase::Closed;
+        self.phase = LifePhase::Closed;
         self.unanswered = false;
         random.between(max_idle_us, max_idle_us * 2)
     }

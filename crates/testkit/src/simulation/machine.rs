@@ -286,8 +286,8 @@ fn policy_of(made: &Made, service: &ServiceOf, scenario: &Scenario) -> Policy {
     }))
 }
 
-fn view_of(plan: &Plan, own: Member, registry: &Registry, scenario: &Scenario) -> View {
-    let rules: Vec<ServiceRule> = registry
+fn rules_of(registry: &Registry) -> Vec<ServiceRule> {
+    registry
         .services
         .iter()
         .map(|s| ServiceRule {
@@ -296,7 +296,10 @@ fn view_of(plan: &Plan, own: Member, registry: &Registry, scenario: &Scenario) -
             port: s.port,
             protocol: if s.tcp { 6 } else { 17 },
         })
-        .collect();
+        .collect()
+}
+
+fn backends_of(plan: &Plan, own: Member, registry: &Registry) -> Vec<Option<BackendView>> {
     let mut backends: Vec<Option<BackendView>> = (0..registry.backends.len()).map(|_| None).collect();
     for id in plan.backends.iter() {
         let service = registry.services[registry.backends[id.index()]];
@@ -323,7 +326,11 @@ fn view_of(plan: &Plan, own: Member, registry: &Registry, scenario: &Scenario) -
             learnt: Learnt::default(),
         });
     }
-    let service = registry
+    backends
+}
+
+fn services_of(plan: &Plan, registry: &Registry, scenario: &Scenario) -> Vec<ServiceView> {
+    registry
         .services
         .iter()
         .zip(&plan.services)
@@ -345,7 +352,10 @@ fn view_of(plan: &Plan, own: Member, registry: &Registry, scenario: &Scenario) -
                 policy: policy_of(made, of, scenario),
             }
         })
-        .collect();
+        .collect()
+}
+
+fn cluster_of(plan: &Plan, own: Member, registry: &Registry, scenario: &Scenario) -> Cluster {
     let services = registry
         .services
         .iter()
@@ -360,7 +370,7 @@ fn view_of(plan: &Plan, own: Member, registry: &Registry, scenario: &Scenario) -
     let links = (0..scenario.machines)
         .map(|machine| Some(Link { address: Addr::V4(machine_address(machine)), mac: PORT_MAC }))
         .collect();
-    let cluster = Cluster {
+    Cluster {
         own,
         ready: owners.is_ready(own) || scenario.broken == Some(statesync::Rule::Ready),
         step: plan.step,
@@ -378,13 +388,16 @@ fn view_of(plan: &Plan, own: Member, registry: &Registry, scenario: &Scenario) -
         relays: scenario.relays,
         services,
         job: Arc::new(plan.job.clone()),
-    };
+    }
+}
+
+fn view_of(plan: &Plan, own: Member, registry: &Registry, scenario: &Scenario) -> View {
     View {
         generation: plan.step,
         cluster_key: KEY,
-        services: Services::build(&rules).expect("services"),
-        service,
-        backends,
+        services: Services::build(&rules_of(registry)).expect("services"),
+        service: services_of(plan, registry, scenario),
+        backends: backends_of(plan, own, registry),
         ports: vec![PortView {
             mac: PORT_MAC,
             mtu: 1500,
@@ -397,7 +410,7 @@ fn view_of(plan: &Plan, own: Member, registry: &Registry, scenario: &Scenario) -
             udp_us: scenario.habits.max_idle_us,
             fragment_us: 1_000_000,
         },
-        cluster: Some(Arc::new(cluster)),
+        cluster: Some(Arc::new(cluster_of(plan, own, registry, scenario))),
         on_closed_port: OnClosedPort::Drop,
         ..View::default()
     }

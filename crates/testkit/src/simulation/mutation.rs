@@ -21,7 +21,7 @@ pub fn first_notice(broken: Option<Rule>, mut seeds: Range<u64>) -> Option<(u64,
     seeds.find_map(|seed| Some((seed, notice(broken, seed)?)))
 }
 
-/// The same, beginning with the seed that showed it last.
+/// One of the seeds that shows that the rule is broken, beginning with the one that showed it last.
 pub fn any_notice(broken: Rule, seeds: Range<u64>) -> Option<(u64, Property)> {
     let known = KNOWN.iter().filter(|(rule, _)| *rule == broken).map(|(_, seed)| *seed);
     known.chain(seeds).find_map(|seed| Some((seed, notice(Some(broken), seed)?)))

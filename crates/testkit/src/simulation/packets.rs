@@ -136,7 +136,7 @@ pub(super) fn datagram_frame(from: u32, to: u32, port: u16, payload: &[u8]) -> V
 pub(super) enum Sent {
     /// Through a tunnel, to the backend with this address.
     ToBackend(u32, ClientPacket),
-    /// The same, and what is in it no client has sent.
+    /// Through a tunnel to a backend, and what is in it no client has sent.
     Damaged,
     /// To the machine with this address.
     ToMachine(u32),

@@ -10,13 +10,13 @@ pub enum Faults {
     /// None but those of the network between machines that the protocol must bear without any exemption: loss, duplication,
     /// delay.
     Network,
-    /// All.
+    /// Those, and machines that die, links that part and stores that are away.
     All,
 }
 
 /// What a run is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Shape {
+pub enum ScenarioShape {
     /// Everything at times.
     Usual,
     /// A machine dies while most flows are silent, and right afterwards the table swings twice: to another backend and back, or on to
@@ -36,7 +36,7 @@ pub struct Scenario {
     /// Which faults.
     pub faults: Faults,
     /// What it is about.
-    pub shape: Shape,
+    pub shape: ScenarioShape,
     /// Machines.
     pub machines: usize,
     /// Workers of each.
@@ -110,18 +110,50 @@ impl Scenario {
     pub fn new(seed: u64, faults: Faults) -> Scenario {
         let mut random = Random::new(seed);
         let all = faults == Faults::All;
-        let lossy = !seed.is_multiple_of(4);
         let shape = match seed % 16 {
-            4 if all => Shape::Upheaval,
-            6 if all => Shape::Narrow,
-            11 => Shape::Narrow,
-            _ => Shape::Usual,
+            4 if all => ScenarioShape::Upheaval,
+            6 if all => ScenarioShape::Narrow,
+            11 => ScenarioShape::Narrow,
+            _ => ScenarioShape::Usual,
         };
-        let mean = |random: &mut Random, on: bool, low: u64, high: u64| {
-            if on { random.between(low, high) } else { 0 }
-        };
+        let usual = Scenario::usual(seed, faults, shape, &mut random);
+        match shape {
+            ScenarioShape::Usual | ScenarioShape::Experiment => usual,
+            ScenarioShape::Upheaval => Scenario {
+                slots: 7,
+                udp_share: 100,
+                habits: Habits { silent: 1000, pauses: 600, ..usual.habits },
+                active_us: 10_000_000,
+                control_delay_us: (1_000, 15_000),
+                change_us: 0,
+                crash_us: 0,
+                mask_us: 0,
+                partition_us: 0,
+                store_loss_us: 0,
+                wipe_us: 0,
+                clog_us: 0,
+                isolation_us: 0,
+                leader_us: 0,
+                relays: (1_000_000, 100_000),
+                ..usual
+            },
+            ScenarioShape::Narrow => Scenario {
+                habits: Habits { max_idle_us: 1_000_000, packets: 80, ..usual.habits },
+                records: random.between(2, 16) as usize,
+                buckets: if random.chance(500) { random.between(2, 5) as usize } else { 0 },
+                crash_us: if usual.crash_us > 0 { 4_000_000 } else { 0 },
+                partition_us: 0,
+                ..usual
+            },
+        }
+    }
+
+    /// Drawn in order: what is new is drawn last, so that a seed's other numbers stay what they were.
+    fn usual(seed: u64, faults: Faults, shape: ScenarioShape, random: &mut Random) -> Scenario {
+        let all = faults == Faults::All;
+        let lossy = !seed.is_multiple_of(4);
         let slow = random.between(1_000, 15_000);
-        let usual = Scenario {
+        Scenario {
             seed,
             faults,
             shape,
@@ -148,44 +180,16 @@ impl Scenario {
             control_delay_us: (1_000, random.between(5_000, 250_000)),
             change_us: random.between(600_000, 2_500_000),
             reshuffle_us: random.between(300_000, 2_000_000),
-            crash_us: {
-                let on = all && random.chance(700);
-                mean(&mut random, on, 1_500_000, 5_000_000)
-            },
-            mask_us: {
-                let on = random.chance(500);
-                mean(&mut random, on, 800_000, 3_000_000)
-            },
-            partition_us: {
-                let on = all && lossy && random.chance(250);
-                mean(&mut random, on, 2_000_000, 6_000_000)
-            },
-            store_loss_us: {
-                let on = random.chance(300);
-                mean(&mut random, on, 1_500_000, 5_000_000)
-            },
-            clog_us: {
-                let on = lossy && random.chance(300);
-                mean(&mut random, on, 500_000, 2_000_000)
-            },
-            isolation_us: {
-                let on = all && random.chance(250);
-                mean(&mut random, on, 1_000_000, 4_000_000)
-            },
-            leader_us: {
-                let on = random.chance(250);
-                mean(&mut random, on, 1_500_000, 5_000_000)
-            },
-            forge_us: {
-                let on = random.chance(250);
-                mean(&mut random, on, 100_000, 400_000)
-            },
-            replay_us: {
-                // Chosen apart, so that the rest of a seed's scenario is as it was without.
-                let mut random = Random::new(!seed);
-                let on = random.chance(500);
-                mean(&mut random, on, 5_000, 100_000)
-            },
+            crash_us: mean(random, all, 700, (1_500_000, 5_000_000)),
+            mask_us: mean(random, true, 500, (800_000, 3_000_000)),
+            partition_us: mean(random, all && lossy, 250, (2_000_000, 6_000_000)),
+            store_loss_us: mean(random, true, 300, (1_500_000, 5_000_000)),
+            clog_us: mean(random, lossy, 300, (500_000, 2_000_000)),
+            isolation_us: mean(random, all, 250, (1_000_000, 4_000_000)),
+            leader_us: mean(random, true, 250, (1_500_000, 5_000_000)),
+            forge_us: mean(random, true, 250, (100_000, 400_000)),
+            // Chosen apart, so that the rest of a seed's scenario is as it was without.
+            replay_us: mean(&mut Random::new(!seed), true, 500, (5_000, 100_000)),
             resilient: random.chance(500),
             records: 4096,
             buckets: 0,
@@ -194,39 +198,7 @@ impl Scenario {
             by_load: false,
             broken: None,
             // Drawn last, so that a seed's other numbers stay what they were before there was this one.
-            wipe_us: {
-                let on = random.chance(200);
-                mean(&mut random, on, 2_000_000, 6_000_000)
-            },
-        };
-        match shape {
-            Shape::Usual | Shape::Experiment => usual,
-            Shape::Upheaval => Scenario {
-                slots: 7,
-                udp_share: 100,
-                habits: Habits { silent: 1000, pauses: 600, ..usual.habits },
-                active_us: 10_000_000,
-                control_delay_us: (1_000, 15_000),
-                change_us: 0,
-                crash_us: 0,
-                mask_us: 0,
-                partition_us: 0,
-                store_loss_us: 0,
-                wipe_us: 0,
-                clog_us: 0,
-                isolation_us: 0,
-                leader_us: 0,
-                relays: (1_000_000, 100_000),
-                ..usual
-            },
-            Shape::Narrow => Scenario {
-                habits: Habits { max_idle_us: 1_000_000, packets: 80, ..usual.habits },
-                records: random.between(2, 16) as usize,
-                buckets: if random.chance(500) { random.between(2, 5) as usize } else { 0 },
-                crash_us: if usual.crash_us > 0 { 4_000_000 } else { 0 },
-                partition_us: 0,
-                ..usual
-            },
+            wipe_us: mean(random, true, 200, (2_000_000, 6_000_000)),
         }
     }
 
@@ -246,14 +218,14 @@ impl Scenario {
         self.is_lossless()
             && self.faults == Faults::Network
             && self.relays.1 > 1000
-            && self.shape != Shape::Narrow
+            && self.shape != ScenarioShape::Narrow
     }
 
     /// 468 backends, TCP flows of which a few live for very long, and so many updates of the table a minute; four machines of two workers, of which one
     /// dies and returns about every 90 s. One update in four takes a backend away for good; the others drain one, bring one back, or a new one.
     pub fn experiment(seed: u64, flows: usize, updates_a_minute: u64, seconds: u64) -> Scenario {
         Scenario {
-            shape: Shape::Experiment,
+            shape: ScenarioShape::Experiment,
             machines: 4,
             cores: 2,
             backends: 468,
@@ -316,4 +288,9 @@ impl Scenario {
             ..Scenario::new(if seed % 16 == 11 { seed + 1 } else { seed }, Faults::Network)
         }
     }
+}
+
+/// In so many of a thousand scenarios, if it is possible at all, a mean time between two events, from `low` to `high`; else 0: never.
+fn mean(random: &mut Random, is_possible: bool, per_mille: u64, (low, high): (u64, u64)) -> u64 {
+    if is_possible && random.chance(per_mille) { random.between(low, high) } else { 0 }
 }

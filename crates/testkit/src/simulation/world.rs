@@ -8,13 +8,15 @@ mod rest;
 mod store;
 mod wiped;
 
-use super::checker::{Checker, Property, Summary};
-use super::client::{Client, Phase, ServiceOf};
+use super::checker::{Checker, Property, RunSummary};
+use super::client::{Client, LifePhase, ServiceOf};
+use super::eavesdropper::Eavesdropper;
 use super::machine::{KEY, Machine, Registry, make_table};
 use super::packets::ClientPacket;
 use super::random::Random;
 use super::router::Router;
-use super::scenario::{Scenario, Shape};
+use super::scenario::{Scenario, ScenarioShape};
+use super::wiped::Wiped;
 use statesync::plan::{Acknowledgement, Leader, Plan, ServicePlan, SlotSet};
 use statesync::{MachineId, Member, Members};
 use std::cmp::Reverse;
@@ -24,18 +26,18 @@ use wire::{Addr, BackendId, ServiceId, Tick};
 
 /// A property that did not hold.
 #[derive(Clone, Debug)]
-pub struct Failure {
+pub struct Violation {
     /// The seed that shows it.
     pub seed: u64,
     /// When, microseconds.
     pub at_us: u64,
     /// Which property.
     pub property: Property,
-    /// What.
+    /// What happened instead, in words.
     pub what: String,
 }
 
-impl std::fmt::Display for Failure {
+impl std::fmt::Display for Violation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
@@ -48,7 +50,7 @@ impl std::fmt::Display for Failure {
     }
 }
 
-impl std::error::Error for Failure {}
+impl std::error::Error for Violation {}
 
 #[derive(Clone, Debug)]
 enum Event {
@@ -175,7 +177,7 @@ struct World<'a> {
     /// The store's `machines/N`: by number, the machine whose name has it, and its last incarnation.
     registered: BTreeMap<MachineId, (usize, u32)>,
     /// The store has lost its data, and nobody has begun to lead since.
-    wiped: Option<wiped::Wiped>,
+    wiped: Option<Wiped>,
     /// When each machine reaches the store again.
     isolated_until: Vec<Tick>,
     clients: Vec<Client>,
@@ -192,106 +194,124 @@ struct World<'a> {
     /// A machine that dies in its next turn that decides something, after so many thousandths of its frames.
     dying: Option<(usize, u64)>,
     /// Who listens between machines.
-    listener: replay::Listener,
+    listener: Eavesdropper,
     /// When each machine died last.
     died: Vec<Tick>,
     /// All has come to rest, and flows begin again.
     is_steady: bool,
     /// What was counted when the rest began.
-    at_rest: Summary,
+    at_rest: RunSummary,
     trace: Option<&'a mut dyn FnMut(String)>,
-    failure: Option<Failure>,
+    failure: Option<Violation>,
 }
 
 /// Runs a scenario. `trace` is told each step.
 ///
 /// # Errors
 /// The first property that did not hold.
-pub fn run<'a>(scenario: &'a Scenario, trace: Option<&'a mut dyn FnMut(String)>) -> Result<Summary, Failure> {
+pub fn run<'a>(
+    scenario: &'a Scenario,
+    trace: Option<&'a mut dyn FnMut(String)>,
+) -> Result<RunSummary, Violation> {
     World::new(scenario, trace).run()
+}
+
+/// The services with their first tables, and by service the backends in them.
+fn registry(scenario: &Scenario, random: &mut Random) -> (Registry, Vec<Vec<u32>>) {
+    let mut services = vec![
+        ServiceOf { id: ServiceId(1), vip: Addr::V4(0xcb00_710a), port: 80, tcp: true },
+        ServiceOf { id: ServiceId(2), vip: Addr::V4(0xcb00_710a), port: 53, tcp: false },
+        ServiceOf { id: ServiceId(3), vip: Addr::V6(0x2001_0db8 << 96 | 80), port: 443, tcp: true },
+    ];
+    if scenario.backends > 0 {
+        services.truncate(1);
+    }
+    let mut registry = Registry { services: services.clone(), backends: vec![0], tables: Vec::new() };
+    let mut wanted = Vec::new();
+    for service in 0..services.len() {
+        let mut of = Vec::new();
+        let count = if scenario.backends > 0 { scenario.backends as u64 } else { random.between(3, 5) };
+        for _ in 0..count {
+            of.push(u32::try_from(registry.backends.len()).expect("few"));
+            registry.backends.push(service);
+        }
+        registry.tables.push(make_table(&of, scenario.slots));
+        wanted.push(of);
+    }
+    (registry, wanted)
+}
+
+/// The plan with which everything begins: all machines, and these tables.
+fn first_plan(scenario: &Scenario, registry: &Registry, wanted: &[Vec<u32>]) -> Plan {
+    let members =
+        Members::new((0..scenario.machines).map(|m| Member { machine: MachineId(m as u8), incarnation: 1 }));
+    let planned = registry
+        .services
+        .iter()
+        .zip(&registry.tables)
+        .map(|(service, made)| ServicePlan {
+            service: service.id,
+            cur: Arc::clone(&made.answers),
+            base: Arc::clone(&made.answers),
+            tainted: SlotSet::default(),
+        })
+        .collect();
+    let backends = wanted.iter().flatten().map(|&id| BackendId(id)).collect();
+    Leader::first(members, planned, backends)
+}
+
+/// A client that has not begun.
+fn client(index: usize, services: &[ServiceOf], scenario: &Scenario, random: &mut Random) -> Client {
+    let udp = random.chance(scenario.udp_share);
+    let v6 = !udp && random.chance(scenario.v6_share);
+    let number = random.below(0x00ff_fffe) as u32;
+    let source = if v6 {
+        Addr::V6(0x2001_0db8 << 96 | 1 << 64 | u128::from(number))
+    } else {
+        Addr::V4(0x0a01_0001 + number)
+    };
+    let place = if v6 { 2 } else { usize::from(udp) };
+    let mut client = Client {
+        index,
+        source,
+        sport: 10_000 + (index % 50_000) as u16,
+        service: services[place],
+        slot: (place, 0),
+        life: 0,
+        phase: LifePhase::Fresh,
+        home: None,
+        home_at: Tick(0),
+        packets: 0,
+        unanswered: false,
+        timeout_us: 0,
+        timer: 0,
+        seen: Tick(0),
+        seen_by: 0,
+        lapsed: false,
+        kept: false,
+        judged: false,
+        silent: false,
+        large: !udp && random.chance(scenario.large_share),
+        sent: 0,
+    };
+    let hash = steer::hash::tuple(&KEY, &client.flow());
+    let slot = ((hash >> 32) * u64::from(scenario.slots)) >> 32;
+    client.slot = (place, u32::try_from(slot).expect("below the number of slots"));
+    client
 }
 
 impl<'a> World<'a> {
     fn new(scenario: &'a Scenario, trace: Option<&'a mut dyn FnMut(String)>) -> World<'a> {
         let mut random = Random::new(scenario.seed ^ 0xabcd_ef01);
-        let mut services = vec![
-            ServiceOf { id: ServiceId(1), vip: Addr::V4(0xcb00_710a), port: 80, tcp: true },
-            ServiceOf { id: ServiceId(2), vip: Addr::V4(0xcb00_710a), port: 53, tcp: false },
-            ServiceOf { id: ServiceId(3), vip: Addr::V6(0x2001_0db8 << 96 | 80), port: 443, tcp: true },
-        ];
-        if scenario.backends > 0 {
-            services.truncate(1);
-        }
-        let mut registry = Registry { services: services.clone(), backends: vec![0], tables: Vec::new() };
-        let mut wanted = Vec::new();
-        for service in 0..services.len() {
-            let mut of = Vec::new();
-            let count = if scenario.backends > 0 { scenario.backends as u64 } else { random.between(3, 5) };
-            for _ in 0..count {
-                of.push(u32::try_from(registry.backends.len()).expect("few"));
-                registry.backends.push(service);
-            }
-            registry.tables.push(make_table(&of, scenario.slots));
-            wanted.push(of);
-        }
-        let members = Members::new(
-            (0..scenario.machines).map(|m| Member { machine: MachineId(m as u8), incarnation: 1 }),
-        );
-        let planned = services
-            .iter()
-            .zip(&registry.tables)
-            .map(|(service, made)| ServicePlan {
-                service: service.id,
-                cur: Arc::clone(&made.answers),
-                base: Arc::clone(&made.answers),
-                tainted: SlotSet::default(),
-            })
-            .collect();
-        let backends = wanted.iter().flatten().map(|&id| BackendId(id)).collect();
-        let plan = Leader::first(members, planned, backends);
+        let (registry, wanted) = registry(scenario, &mut random);
+        let plan = first_plan(scenario, &registry, &wanted);
         let machines: Vec<Machine> =
             (0..scenario.machines).map(|m| Machine::new(m, 1, scenario, &mut random)).collect();
         let clients: Vec<Client> = (0..scenario.clients)
-            .map(|index| {
-                let udp = random.chance(scenario.udp_share);
-                let v6 = !udp && random.chance(scenario.v6_share);
-                let number = random.below(0x00ff_fffe) as u32;
-                let source = if v6 {
-                    Addr::V6(0x2001_0db8 << 96 | 1 << 64 | u128::from(number))
-                } else {
-                    Addr::V4(0x0a01_0001 + number)
-                };
-                let place = if v6 { 2 } else { usize::from(udp) };
-                let mut client = Client {
-                    index,
-                    source,
-                    sport: 10_000 + (index % 50_000) as u16,
-                    service: services[place],
-                    slot: (place, 0),
-                    life: 0,
-                    phase: Phase::Fresh,
-                    home: None,
-                    home_at: Tick(0),
-                    packets: 0,
-                    unanswered: false,
-                    timeout_us: 0,
-                    timer: 0,
-                    seen: Tick(0),
-                    seen_by: 0,
-                    lapsed: false,
-                    kept: false,
-                    judged: false,
-                    silent: false,
-                    large: !udp && random.chance(scenario.large_share),
-                    sent: 0,
-                };
-                let hash = steer::hash::tuple(&KEY, &client.flow());
-                let slot = ((hash >> 32) * u64::from(scenario.slots)) >> 32;
-                client.slot = (place, u32::try_from(slot).expect("below the number of slots"));
-                client
-            })
+            .map(|index| client(index, &registry.services, scenario, &mut random))
             .collect();
-        let mut in_slot = vec![vec![Vec::new(); scenario.slots as usize]; services.len()];
+        let services = registry.services.len();
+        let mut in_slot = vec![vec![Vec::new(); scenario.slots as usize]; services];
         for client in &clients {
             in_slot[client.slot.0][client.slot.1 as usize].push(client.index);
         }
@@ -311,7 +331,7 @@ impl<'a> World<'a> {
             leader,
             leaderless_until: Tick(0),
             plan: Arc::new(plan),
-            tainted_in: vec![vec![0; scenario.slots as usize]; services.len()],
+            tainted_in: vec![vec![0; scenario.slots as usize]; services],
             leases: vec![Tick(1_000_000 + LEASE_US); scenario.machines],
             store_away_until: Tick(0),
             registered: (0..scenario.machines).map(|m| (MachineId(m as u8), (m, 1))).collect(),
@@ -333,10 +353,10 @@ impl<'a> World<'a> {
             clogs: Vec::new(),
             forced: (Tick(0), Tick(0)),
             dying: None,
-            listener: replay::Listener::new(scenario.seed),
+            listener: Eavesdropper::new(scenario.seed),
             died: vec![Tick(0); scenario.machines],
             is_steady: false,
-            at_rest: Summary::default(),
+            at_rest: RunSummary::default(),
             trace,
             failure: None,
             random,
@@ -352,7 +372,7 @@ impl<'a> World<'a> {
     fn fail(&mut self, property: Property, what: String) {
         self.say(|| format!("FAILED {}: {what}", property.name()));
         if self.failure.is_none() {
-            self.failure = Some(Failure { seed: self.scenario.seed, at_us: self.now.0, property, what });
+            self.failure = Some(Violation { seed: self.scenario.seed, at_us: self.now.0, property, what });
         }
     }
 
@@ -387,7 +407,7 @@ impl<'a> World<'a> {
         self.active() || self.is_steady
     }
 
-    fn run(mut self) -> Result<Summary, Failure> {
+    fn run(mut self) -> Result<RunSummary, Violation> {
         let scenario = self.scenario;
         for machine in 0..scenario.machines {
             self.after(0, Event::Show { machine, watch: true });
@@ -413,7 +433,7 @@ impl<'a> World<'a> {
         ] {
             self.sometime(mean, event);
         }
-        if scenario.shape == Shape::Upheaval {
+        if scenario.shape == ScenarioShape::Upheaval {
             for at in [1_500_000, 7_200_000] {
                 let us = at + self.random.below(500_000);
                 self.after(us, Event::Upheaval);
@@ -457,32 +477,14 @@ impl<'a> World<'a> {
                 self.at_client(client, life, backend, opens, reset);
             }
             Event::Ring { client, timer } => self.ring(client, timer),
-            Event::Show { machine, watch } => {
-                self.show(machine);
-                if watch {
-                    self.machines[machine].weigh(&self.registry, self.scenario);
-                    self.after(WATCH_US, Event::Show { machine, watch });
-                }
-            }
-            Event::Acknowledge(acknowledgement) => {
-                if self.now >= self.store_away_until && self.now >= self.leaderless_until {
-                    self.leader.acknowledge(*acknowledgement);
-                    self.lead();
-                }
-            }
+            Event::Show { machine, watch } => self.look_at_store(machine, watch),
+            Event::Acknowledge(acknowledgement) => self.hear_acknowledgement(*acknowledgement),
             Event::Lead => {
                 self.lead();
                 self.after(25_000, Event::Lead);
             }
             Event::Change => self.change(),
-            Event::Reshuffle => {
-                if self.may_begin() {
-                    let salt = self.random.next();
-                    self.say(|| "router reshuffles".into());
-                    self.router.reshuffle(salt);
-                    self.sometime(self.scenario.reshuffle_us, Event::Reshuffle);
-                }
-            }
+            Event::Reshuffle => self.reshuffle(),
             Event::Crash => self.crash(),
             Event::Kill { machine } => {
                 if self.dying.take_if(|(of, _)| *of == machine).is_some() && self.may_die() {
@@ -495,47 +497,18 @@ impl<'a> World<'a> {
                     self.router.remove(machine);
                 }
             }
-            Event::Route { machine } => {
-                if self.machines[machine].is_ready() {
-                    self.say(|| format!("route to machine {machine}"));
-                    self.router.add(machine);
-                } else {
-                    self.after(50_000, Event::Route { machine });
-                }
-            }
+            Event::Route { machine } => self.route(machine),
             Event::Mask => self.mask(),
             Event::Unmask(backend) => {
                 self.unmask(backend);
             }
             Event::Partition => self.partition(),
             Event::Heal { a, b } => self.heal(a, b),
-            Event::StoreLoss => {
-                if self.active() {
-                    let us = self.random.between(300_000, 2_000_000);
-                    self.store_away_until = Tick(self.now.0 + us);
-                    self.say(|| format!("store away for {us} us"));
-                    self.sometime(self.scenario.store_loss_us, Event::StoreLoss);
-                }
-            }
+            Event::StoreLoss => self.lose_store(),
             Event::Wipe => self.wipe(),
             Event::BackAtStore(machine) => self.back_at_store(machine),
-            Event::Isolation => {
-                if self.active() {
-                    let machine = self.two_machines().0;
-                    let us = self.random.between(50_000, LEASE_US - 100_000);
-                    self.isolated_until[machine] = Tick(self.now.0 + us);
-                    self.say(|| format!("machine {machine} does not reach the store for {us} us"));
-                    self.sometime(self.scenario.isolation_us, Event::Isolation);
-                }
-            }
-            Event::Clog => {
-                if self.active() {
-                    let (a, b) = self.two_machines();
-                    let until = Tick(self.now.0 + self.random.between(20_000, 250_000));
-                    self.clogs.push((a, b, until));
-                    self.sometime(self.scenario.clog_us, Event::Clog);
-                }
-            }
+            Event::Isolation => self.isolate(),
+            Event::Clog => self.clog(),
             Event::Upheaval => self.upheaval(),
             Event::LeaderDies => self.leader_dies(),
             Event::NewLeader => self.new_leader(),
@@ -543,6 +516,74 @@ impl<'a> World<'a> {
             Event::Replay => self.replay(),
             Event::Quarter => self.quarter(),
             Event::Rest => self.rest(),
+        }
+    }
+
+    /// A machine looks at the store, and does so again.
+    fn look_at_store(&mut self, machine: usize, watch: bool) {
+        self.show(machine);
+        if watch {
+            self.machines[machine].weigh(&self.registry, self.scenario);
+            self.after(WATCH_US, Event::Show { machine, watch });
+        }
+    }
+
+    /// The leader, if there is one and the store is reached, learns of an acknowledgement.
+    fn hear_acknowledgement(&mut self, acknowledgement: Acknowledgement) {
+        if self.now >= self.store_away_until && self.now >= self.leaderless_until {
+            self.leader.acknowledge(acknowledgement);
+            self.lead();
+        }
+    }
+
+    /// The router spreads flows anew.
+    fn reshuffle(&mut self) {
+        if self.may_begin() {
+            let salt = self.random.next();
+            self.say(|| "router reshuffles".into());
+            self.router.reshuffle(salt);
+            self.sometime(self.scenario.reshuffle_us, Event::Reshuffle);
+        }
+    }
+
+    /// The router sends to a machine as soon as it is ready.
+    fn route(&mut self, machine: usize) {
+        if self.machines[machine].is_ready() {
+            self.say(|| format!("route to machine {machine}"));
+            self.router.add(machine);
+        } else {
+            self.after(50_000, Event::Route { machine });
+        }
+    }
+
+    /// Nobody reaches the store for a while.
+    fn lose_store(&mut self) {
+        if self.active() {
+            let us = self.random.between(300_000, 2_000_000);
+            self.store_away_until = Tick(self.now.0 + us);
+            self.say(|| format!("store away for {us} us"));
+            self.sometime(self.scenario.store_loss_us, Event::StoreLoss);
+        }
+    }
+
+    /// One machine does not reach the store for a while.
+    fn isolate(&mut self) {
+        if self.active() {
+            let machine = self.two_machines().0;
+            let us = self.random.between(50_000, LEASE_US - 100_000);
+            self.isolated_until[machine] = Tick(self.now.0 + us);
+            self.say(|| format!("machine {machine} does not reach the store for {us} us"));
+            self.sometime(self.scenario.isolation_us, Event::Isolation);
+        }
+    }
+
+    /// Nothing passes between two machines for a while, and then all of it.
+    fn clog(&mut self) {
+        if self.active() {
+            let (a, b) = self.two_machines();
+            let until = Tick(self.now.0 + self.random.between(20_000, 250_000));
+            self.clogs.push((a, b, until));
+            self.sometime(self.scenario.clog_us, Event::Clog);
         }
     }
 

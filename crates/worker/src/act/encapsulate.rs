@@ -4,7 +4,7 @@
 use crate::BURST;
 use crate::DropReason;
 use crate::burst::{Burst, bits, those};
-use crate::describe::columns::Summary;
+use crate::describe::columns::PacketSummary;
 use crate::describe::general::Packet;
 use crate::io::{Frame, Frames, PacketIo};
 use crate::label::Label;
@@ -170,7 +170,11 @@ fn leave(left: &mut u32, position: usize) {
 
 /// The backend, if it can be reached and takes datagrams of this length, and is the service's.
 #[inline(always)]
-fn backend_of(backends: &[Option<BackendView>], id: BackendId, summary: Summary) -> Option<&BackendView> {
+fn backend_of(
+    backends: &[Option<BackendView>],
+    id: BackendId,
+    summary: PacketSummary,
+) -> Option<&BackendView> {
     let backend = backends.get(id.index())?.as_ref()?;
     (backend.service.0 == summary.service() && summary.len() <= backend.room.get()).then_some(backend)
 }
@@ -178,7 +182,11 @@ fn backend_of(backends: &[Option<BackendView>], id: BackendId, summary: Summary)
 /// Puts the tunnel's header, of a known shape, in front of a packet of the plain shape. `None`: there is no room, and the frame is
 /// as it was.
 #[inline(always)]
-fn encapsulate<P: Prepend, F: Frame>(backend: &BackendView, summary: Summary, frame: &mut F) -> Option<()> {
+fn encapsulate<P: Prepend, F: Frame>(
+    backend: &BackendView,
+    summary: PacketSummary,
+    frame: &mut F,
+) -> Option<()> {
     let header = backend.header.shaped::<P>()?;
     // Ethernet padding is no part of the datagram and must not travel inside the tunnel.
     let bytes = frame.cut_and_grow(usize::from(summary.len()) + ETHERNET_LEN, P::LEN).ok()?;
@@ -186,10 +194,10 @@ fn encapsulate<P: Prepend, F: Frame>(backend: &BackendView, summary: Summary, fr
     Some(())
 }
 
-/// The same for one packet.
+/// Puts a backend's header in front of one packet, by the shape of its tunnel.
 struct CarryOne<'f, F> {
     backend: &'f BackendView,
-    summary: Summary,
+    summary: PacketSummary,
     frame: &'f mut F,
 }
 

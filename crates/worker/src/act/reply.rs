@@ -13,11 +13,11 @@ use wire::reply;
 
 /// Answers to echo requests: per second, and at once; of the machine, shared out evenly among its workers.
 const ECHO_RATE: (u64, u64) = (10_000, 1_000);
-/// The same of "packet too big", port unreachable and resets.
+/// Answers of the kinds "packet too big", port unreachable and reset, a second and at once.
 const ERROR_RATE: (u64, u64) = (10_000, 1_000);
 /// Answers to echo requests to one destination; of each worker, because the packets of a client may all come to one.
 const ECHO_RATE_EACH: (u64, u64) = (100, 100);
-/// The same of the others.
+/// Those answers to one destination; of each worker, too.
 const ERROR_RATE_EACH: (u64, u64) = (50, 50);
 
 /// What may be answered.

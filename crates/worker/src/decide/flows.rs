@@ -5,7 +5,7 @@ use crate::DropReason;
 use crate::action::Action;
 use crate::decide::least_load::{LoadQueues, Placement};
 use crate::decide::probation::Probation;
-use crate::describe::columns::Summary;
+use crate::describe::columns::PacketSummary;
 use crate::describe::general::Packet;
 use crate::lookup::LookupResult;
 use crate::sources::{self, Sampler};
@@ -165,7 +165,7 @@ impl Flows {
 
     /// Counts a packet of the plain shape.
     #[inline(always)]
-    pub(crate) fn count_plain(&self, summary: Summary) {
+    pub(crate) fn count_plain(&self, summary: PacketSummary) {
         self.count_packets(ServiceId(summary.service()), 1, u64::from(summary.len()));
     }
 

@@ -35,7 +35,7 @@ pub(crate) type Placement = Result<BackendId, DropReason>;
 
 /// The part of a service.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-struct Queue {
+struct ServiceQueue {
     /// Where its places begin.
     first: usize,
     /// Its id.
@@ -52,7 +52,7 @@ struct Queue {
 #[derive(Debug)]
 pub(crate) struct LoadQueues {
     /// By service of the view, of which the first `services` count.
-    queues: Box<[Queue]>,
+    queues: Box<[ServiceQueue]>,
     services: usize,
     /// Binary heaps of places, relative to the queue's first.
     order: Box<[u32]>,
@@ -77,7 +77,7 @@ impl LoadQueues {
 
     fn with_room(services: usize, backends: usize, seed: u64) -> LoadQueues {
         LoadQueues {
-            queues: vec![Queue::default(); services].into(),
+            queues: vec![ServiceQueue::default(); services].into(),
             services: 0,
             order: vec![0; backends].into(),
             loads: vec![0; backends].into(),
@@ -106,7 +106,7 @@ impl LoadQueues {
         for (queue, service) in self.queues.iter_mut().zip(&view.service) {
             let wanted = if service.least_load().is_some() { service.members.len() } else { 0 };
             let room = if first + wanted <= self.order.len() { wanted } else { 0 };
-            *queue = Queue { first, service: service.id.0, room, count: 0, round: None };
+            *queue = ServiceQueue { first, service: service.id.0, room, count: 0, round: None };
             first += room;
             self.services += 1;
         }

@@ -58,7 +58,7 @@ pub fn base_in_force(view: &View, service: &ServiceView, slot: u32) -> Option<Ba
     base_of(view, service, service.memory.as_ref()?, slot)
 }
 
-/// The same, of the slots that a cluster remembers.
+/// The base of a slot in a given memory, if it is in force.
 #[inline]
 pub fn base_of(view: &View, service: &ServiceView, memory: &SlotMemory, slot: u32) -> Option<BackendId> {
     let id = memory.base(slot)?;
@@ -154,7 +154,7 @@ pub(crate) fn place_all(view: &View, burst: &mut Burst, positions: u32) -> u32 {
     placed
 }
 
-/// The same where the slot's own backend takes no new flows, or there is none.
+/// Places flows whose slot's own backend takes no new flows, or that has none.
 #[inline(never)]
 fn place_past(view: &View, burst: &mut Burst, positions: u32) -> u32 {
     those(positions, |position| {

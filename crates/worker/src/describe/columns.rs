@@ -43,7 +43,7 @@ impl MacFilter {
 pub(crate) enum FlowEvent {
     /// TCP without SYN, FIN or RST: an established flow stays as it is.
     Tcp = 0,
-    /// UDP: likewise.
+    /// UDP: an established flow stays as it is.
     Udp = 1,
     /// TCP with one of them.
     Turning = 2,
@@ -71,7 +71,7 @@ pub(crate) struct HeaderColumns {
     pub(crate) service_key: [u64; BURST],
     /// The flow's narrow key without its service.
     pub(crate) key: [u64; BURST],
-    /// See [`Summary`].
+    /// See [`PacketSummary`].
     pub(crate) summary: [u64; BURST],
     /// The protocol, below 256.
     protocol: [u64; BURST],
@@ -82,25 +82,25 @@ pub(crate) struct HeaderColumns {
 /// What later stages know of a packet, in one word: the datagram's length and type of service; above them the service's id and
 /// its index in the view, once these are known; the course in the two highest bits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Summary(pub(crate) u64);
+pub(crate) struct PacketSummary(pub(crate) u64);
 
 #[expect(clippy::cast_possible_truncation, reason = "fields are cut out of a word")]
-impl Summary {
+impl PacketSummary {
     /// Where the service's id begins.
     pub(crate) const SERVICE: u32 = 32;
     /// Where its index begins.
     pub(crate) const INDEX: u32 = 48;
     /// The largest index.
-    pub(crate) const INDEX_MAX: u16 = (1 << (Summary::COURSE - Summary::INDEX)) - 1;
+    pub(crate) const INDEX_MAX: u16 = (1 << (PacketSummary::COURSE - PacketSummary::INDEX)) - 1;
     const COURSE: u32 = 62;
 
-    pub(crate) const fn new(len: u16, tos: u8, event: FlowEvent, service: u16, index: u16) -> Summary {
-        Summary(
+    pub(crate) const fn new(len: u16, tos: u8, event: FlowEvent, service: u16, index: u16) -> PacketSummary {
+        PacketSummary(
             len as u64
                 | (tos as u64) << 16
-                | (event as u64) << Summary::COURSE
-                | (service as u64) << Summary::SERVICE
-                | (index as u64) << Summary::INDEX,
+                | (event as u64) << PacketSummary::COURSE
+                | (service as u64) << PacketSummary::SERVICE
+                | (index as u64) << PacketSummary::INDEX,
         )
     }
 
@@ -114,11 +114,11 @@ impl Summary {
     }
     #[inline(always)]
     pub(crate) const fn service(self) -> u16 {
-        (self.0 >> Summary::SERVICE) as u16
+        (self.0 >> PacketSummary::SERVICE) as u16
     }
     #[inline(always)]
     pub(crate) const fn index(self) -> u16 {
-        (self.0 >> Summary::INDEX) as u16 & Summary::INDEX_MAX
+        (self.0 >> PacketSummary::INDEX) as u16 & PacketSummary::INDEX_MAX
     }
 }
 
@@ -238,7 +238,7 @@ impl HeaderColumns {
         let event = !tcp & FlowEvent::Udp as u64 | turns << 1 | begins;
         self.service_key[position] = (addresses >> 32 | (ports & 0xffff_0000) << 16 | protocol << 48) & good;
         self.key[position] = (addresses & LOW | (ports & 0xffff) << 32).swap_bytes() & good;
-        self.summary[position] = len | (first >> 24 & 0xff) << 16 | event << Summary::COURSE;
+        self.summary[position] = len | (first >> 24 & 0xff) << 16 | event << PacketSummary::COURSE;
         self.protocol[position] = protocol;
     }
 
@@ -324,7 +324,7 @@ const fn short(word: u64, at: u32) -> u64 {
     (word & 0xffff << at).swap_bytes() >> (48 - at)
 }
 
-const _: () = assert!(SERVICES_MAX <= Summary::INDEX_MAX as usize + 1);
+const _: () = assert!(SERVICES_MAX <= PacketSummary::INDEX_MAX as usize + 1);
 const _: () = assert!(FlowEvent::Turning as u8 == 1 << 1 && FlowEvent::Syn as u8 == 1 << 1 | 1);
 
 #[cfg(test)]

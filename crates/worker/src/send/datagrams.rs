@@ -175,7 +175,7 @@ impl<Io: PacketIo> Egress<Io> {
         }
     }
 
-    /// The same, of a note for which no frame waits: it may leave a little later, with others.
+    /// Puts a note for which no frame waits into a datagram to a machine: it may leave a little later, with others.
     pub(crate) fn say_at_leisure(&mut self, view: &View, machine: MachineId, note: Note, now: Tick) {
         let Some(notes) = self.put_note(view, machine, note, now) else { return };
         if notes.waiting.len() >= COMPANY {

@@ -13,7 +13,7 @@ use wire::{Addr, BackendId, Tick};
 pub const AGE_US: u64 = 600_000_000;
 /// A smaller path MTU is not believed: every link of IPv6 carries that (RFC 8200 section 5).
 const LEAST_V6: u16 = 1280;
-/// The same for IPv4: what every host takes (RFC 791 section 3.1), and far more than forged errors should make of an MTU.
+/// Nor is one smaller than this for IPv4: what every host takes (RFC 791 section 3.1), and far more than forged errors should make of an MTU.
 const LEAST_V4: u16 = 576;
 
 /// The largest datagram of a known flow that goes to a backend without another question.

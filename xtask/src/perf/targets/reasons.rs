@@ -1,6 +1,6 @@
 //! Why targets are missed: how far off they are, how the core compares with the one the figures were set on, and what is known.
 
-use super::{Target, Wanted};
+use super::{PerfTarget, Wanted};
 use serde_json::Value;
 
 /// The calibration of the machine on which the absolute figures were set: adds a TSC cycle (of 0.385 ns), and nanoseconds
@@ -16,11 +16,13 @@ pub(super) const ALL: &[(&str, &str)] = &[
     ),
     (
         "engine, hot, over testpmd macswap",
-        "macswap reads and writes 12 bytes a packet; ours is the work of a balancer, and its time is its instructions",
+        "macswap reads and writes 12 bytes a packet; ours is the work of a balancer, and its time is its \
+         instructions",
     ),
     (
         "50 % SYN flood: share of throughput that established flows lose",
-        "the faster a known flow, the more a new one costs beside it: some 280 instructions, a line to read and to write",
+        "the faster a known flow, the more a new one costs beside it: some 280 instructions, a line to read \
+         and to write",
     ),
     (
         "steady churn",
@@ -28,7 +30,8 @@ pub(super) const ALL: &[(&str, &str)] = &[
     ),
     (
         "state = exceptions, 64 M flows; over hot cost",
-        "a hash and a look into the slot table (1.3 MB for 1000 backends) take 40 instructions more than the look-up of a hot flow",
+        "a hash and a look into the slot table (1.3 MB for 1000 backends) take 40 instructions more than the \
+         look-up of a hot flow",
     ),
     ("null device, engine, null device, hot; over testpmd macswap", NULL),
     ("null device, engine, null device, 16 M flows; over testpmd macswap", NULL),
@@ -43,7 +46,8 @@ pub(super) const ALL: &[(&str, &str)] = &[
     ),
     (
         "two processes over vhost-user, 64 bytes, without loss; over testpmd macswap",
-        "30 ns a packet more, of which the engine alone takes 17 to 18; and frames grow by 20 bytes, which the device copies",
+        "30 ns a packet more, of which the engine alone takes 17 to 18; and frames grow by 20 bytes, which \
+         the device copies",
     ),
     ("residence at 80 % load, median", RESIDENCE),
     ("residence at 80 % load, 99 %", RESIDENCE),
@@ -55,12 +59,14 @@ pub(super) const ALL: &[(&str, &str)] = &[
     ("echo over vhost-user at 80 %, 99.9 %, over testpmd macswap", ECHO),
     (
         "memory, IPv6, load 0.8",
-        "a slot has 32 bytes, because any-port and prefix services need all of them; a bucket for exact ones would have five in two lines",
+        "a slot has 32 bytes, because any-port and prefix services need all of them; a bucket for exact ones \
+         would have five in two lines",
     ),
 ];
 
 /// Why a packet of a hot flow takes as long as it does.
-const HOT: &str = "about 230 instructions a packet (29 to read the headers, 14 to 29 to judge them, 36 to look up, 78 to encapsulate, 16 to \
+const HOT: &str = "about 230 instructions a packet (29 to read the headers, 14 to 29 to judge them, 36 to \
+                   look up, 78 to encapsulate, 16 to \
      count, the rest of a turn), at four a cycle";
 
 /// Null device.
@@ -71,11 +77,13 @@ const NULL: &str =
 const FAR: &str = "the bound itself, one random line of as much memory, takes longer than the figure allows";
 
 /// Residence.
-const RESIDENCE: &str = "80 % of what full bursts reach is all that bursts of 22 reach, because a turn has a cost of its own: the engine is busy \
+const RESIDENCE: &str = "80 % of what full bursts reach is all that bursts of 22 reach, because a turn has a \
+                         cost of its own: the engine is busy \
      all the time, and packets queue";
 
 /// Echo.
-const ECHO: &str = "the rate is a share of the balancer's own highest, of which macswap has 1.4 times as much: packets queue before the one and not before the other";
+const ECHO: &str = "the rate is a share of the balancer's own highest, of which macswap has 1.4 times as \
+                    much: packets queue before the one and not before the other";
 
 /// How far a value is from its limit.
 pub(super) fn distance(wanted: &Wanted<'_>, value: f64) -> String {
@@ -88,12 +96,13 @@ pub(super) fn distance(wanted: &Wanted<'_>, value: f64) -> String {
 }
 
 /// All that can be said.
-pub(super) fn why(target: &Target<'_>, distance: String, result: &Value) -> String {
+pub(super) fn why(target: &PerfTarget<'_>, distance: String, result: &Value) -> String {
     let mut why = distance;
     let of = |name: &str| result.pointer(&format!("/calibration/{name}")).and_then(Value::as_f64);
     if let (Some(_), Some(adds), Some(line)) = (target.figure, of("adds_per_tsc"), of("line_ns")) {
         why += &format!(
-            "; this core does {adds} adds a cycle of its counter and waits {line} ns for a random line, the one that the figure \
+            "; this core does {adds} adds a cycle of its counter and waits {line} ns for a random line, the \
+             one that the figure \
              was set on {} and {}",
             SET_ON.0, SET_ON.1
         );

@@ -1,7 +1,7 @@
 //! Checks of what the configuration names: devices, interfaces, their place and their offloads.
 
-use super::Finding;
 use super::devices::{Device, device};
+use super::finding::Finding;
 use super::host::{Host, listed};
 use model::Config;
 use model::config::Port;
@@ -125,8 +125,10 @@ fn netdev(host: &Host, port: &Port, driver: &str, interface: &str, findings: &mu
         findings.push(Finding::warn(
             CHECK,
             format!(
-                "port {name}: net_af_packet loses the type of an outer VLAN tag (0x88a8 leaves as 0x8100), and of datagrams that \
-                 come in IPv4 fragments it brings none that is longer than about 1,900 bytes (dropped as bad_ipv4)"
+                "port {name}: net_af_packet loses the type of an outer VLAN tag (0x88a8 leaves as 0x8100), \
+                 and of datagrams that \
+                 come in IPv4 fragments it brings none that is longer than about 1,900 bytes (dropped as \
+                 bad_ipv4)"
             ),
             "for service tags, or for services whose clients send fragments, use net_af_xdp or a card",
         ));
@@ -187,7 +189,8 @@ fn peer_offloads(host: &Host, port: &str, interface: &str) -> Option<Finding> {
         return Some(Finding::warn(
             CHECK,
             format!(
-                "port {port}: {interface} is a veth whose other end (index {index}) is in another network namespace: whether its sender \
+                "port {port}: {interface} is a veth whose other end (index {index}) is in another network \
+                 namespace: whether its sender \
                  leaves checksums undone cannot be seen from here, and such packets would be forwarded wrong"
             ),
             "in that namespace: ethtool -K PEER tx off tso off gso off",
@@ -204,7 +207,8 @@ fn peer_offloads(host: &Host, port: &str, interface: &str) -> Option<Finding> {
     Some(Finding::warn(
         CHECK,
         format!(
-            "port {port}: {peer}, the other end of {interface}, has {} on: its packets come without checksum or too long",
+            "port {port}: {peer}, the other end of {interface}, has {} on: its packets come without checksum \
+             or too long",
             on.join(", ")
         ),
         format!("ethtool -K {peer} tx off tso off gso off"),

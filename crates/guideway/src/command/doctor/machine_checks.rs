@@ -1,7 +1,7 @@
 //! Checks of the machine: memory, CPUs, kernel, DPDK.
 
-use super::Finding;
 use super::devices::{Device, device};
+use super::finding::Finding;
 use super::host::{Host, cpu_list, listed};
 use model::Config;
 use std::collections::BTreeSet;
@@ -46,7 +46,8 @@ fn dpdk(host: &Host) -> Finding {
         return Finding::fail(
             CHECK,
             "DPDK's libraries are not installed",
-            "dpdk-setup/packages.sh --runtime, or apt-get install dpdk librte-meta-net librte-meta-mempool librte-pdump23 \
+            "dpdk-setup/packages.sh --runtime, or apt-get install dpdk librte-meta-net librte-meta-mempool \
+             librte-pdump23 \
              python3-pyelftools (to build: libdpdk-dev)",
         );
     };
@@ -86,7 +87,8 @@ fn cpu_features(host: &Host) -> Finding {
         return Finding::warn(
             CHECK,
             format!("the CPU lacks {}: drivers and look-ups take their slow paths", missing.join(" and ")),
-            "in a virtual machine choose a CPU model that has them (x86-64-v3); else use a CPU of 2013 or later",
+            "in a virtual machine choose a CPU model that has them (x86-64-v3); else use a CPU of 2013 or \
+             later",
         );
     }
     let wider = if has("avx512f") { ", and avx512f" } else { "; no avx512f" };
@@ -206,8 +208,10 @@ fn iommu(host: &Host, config: Option<&Config>) -> Finding {
         (0, _) => Finding::warn(
             CHECK,
             "off: vfio-pci does not work without it",
-            "switch it on in the firmware and boot with intel_iommu=on (or amd_iommu=on) iommu=pt; where there is none, bind \
-             the card to uio_pci_generic (dpdk-setup/bind.sh PCI uio_pci_generic), which protects no memory from the card",
+            "switch it on in the firmware and boot with intel_iommu=on (or amd_iommu=on) iommu=pt; where \
+             there is none, bind \
+             the card to uio_pci_generic (dpdk-setup/bind.sh PCI uio_pci_generic), which protects no memory \
+             from the card",
         ),
     }
 }

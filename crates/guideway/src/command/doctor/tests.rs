@@ -1,5 +1,6 @@
+use super::finding::{Finding, Grade};
 use super::host::{Host, cpu_list};
-use super::{Finding, Grade, config_checks, machine_checks};
+use super::{config_checks, machine_checks};
 use model::Config;
 use std::path::Path;
 

@@ -1,7 +1,7 @@
 //! A packet from its description.
 
 use super::{Arguments, Flag, Protocol};
-use crate::capture::{Capture, Writer};
+use crate::capture::{Capture, CaptureWriter};
 use crate::failure::Failure;
 use etherparse::{
     EtherType, Ethernet2Header, IcmpEchoHeader, Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6Type, IpNumber,
@@ -170,7 +170,7 @@ pub(super) fn capture_of(frame: &[u8], wire_len: usize) -> Result<Capture, Failu
     /// Where the record's wire length stands: behind the file header, stamp and captured length.
     const WIRE_LEN: std::ops::Range<usize> = 36..40;
     let cannot = |e: &dyn std::fmt::Display| Failure::failed(format!("cannot use the packet: {e}"));
-    let mut writer = Writer::new(Vec::new(), false).map_err(|e| cannot(&e))?;
+    let mut writer = CaptureWriter::new(Vec::new(), false).map_err(|e| cannot(&e))?;
     writer.write(0, frame).map_err(|e| cannot(&e))?;
     let mut file = writer.finish().map_err(|e| cannot(&e))?;
     let wire_len = u32::try_from(wire_len).unwrap_or(u32::MAX);

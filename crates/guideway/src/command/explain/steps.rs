@@ -2,7 +2,7 @@
 
 use crate::capture::Capture;
 use crate::failure::Failure;
-use crate::picture::Picture;
+use crate::picture::CompiledView;
 use crate::replay::{FrameEnd, Options, replay};
 use model::Config;
 use serde::Serialize;
@@ -56,7 +56,7 @@ impl Explanation {
 
 /// Explains the only frame of `capture`.
 pub(super) fn explain(config: &Config, capture: &Capture) -> Result<Explanation, Failure> {
-    let picture = Picture::new(config).map_err(|e| Failure::usage(format!("bad configuration: {e}")))?;
+    let picture = CompiledView::new(config).map_err(|e| Failure::usage(format!("bad configuration: {e}")))?;
     let mut told = Explanation::default();
     let Some(frame) = capture.get(0) else { return Err(Failure::failed("there is no packet")) };
     let meta = RxMeta { truncated: frame.is_truncated(), ..RxMeta::default() };
@@ -159,7 +159,7 @@ fn endpoint(addr: Addr, port: u16) -> String {
     std::net::SocketAddr::new(IpAddr::from(addr), port).to_string()
 }
 
-fn say_fate(told: &mut Explanation, picture: &Picture, bytes: &[u8], packet: &Packet) {
+fn say_fate(told: &mut Explanation, picture: &CompiledView, bytes: &[u8], packet: &Packet) {
     let view = &picture.view;
     match packet.fate {
         Fate::Peer => told.say("match", "from another machine of the cluster: taken if its tag is right"),
@@ -191,7 +191,7 @@ fn say_fate(told: &mut Explanation, picture: &Picture, bytes: &[u8], packet: &Pa
 }
 
 /// The first fragment shows the ports, so it is steered like a packet; the others wait for it.
-fn say_fragment(told: &mut Explanation, picture: &Picture, bytes: &[u8], packet: &Packet) {
+fn say_fragment(told: &mut Explanation, picture: &CompiledView, bytes: &[u8], packet: &Packet) {
     let t = packet.parsed.tuple(bytes);
     let id = packet.parsed.fragment.map_or(0, |f| f.id);
     let key = &picture.view.cluster_key;
@@ -212,7 +212,7 @@ fn say_fragment(told: &mut Explanation, picture: &Picture, bytes: &[u8], packet:
     say_service(told, picture, (&first, t), "the first fragment");
 }
 
-fn say_service(told: &mut Explanation, picture: &Picture, (packet, flow): (&Packet, Tuple), who: &str) {
+fn say_service(told: &mut Explanation, picture: &CompiledView, (packet, flow): (&Packet, Tuple), who: &str) {
     let view = &picture.view;
     let Some(service) = packet.service.and_then(|i| view.service.get(usize::from(i))) else { return };
     let name = picture.service_name(service.id).unwrap_or("?");
@@ -253,14 +253,17 @@ fn say_service(told: &mut Explanation, picture: &Picture, (packet, flow): (&Pack
     if service.is_stateless(slot) {
         told.say(
             "tracking",
-            format!("slot {slot} untainted: steered without the flow table (a running daemon may hold it tainted: guideway show services)"),
+            format!(
+                "slot {slot} untainted: steered without the flow table (a running daemon may hold it \
+                     tainted: guideway show services)"
+            ),
         );
     }
     say_choice(told, picture, service, (packet, flow), named);
 }
 
 /// Loads are the running daemon's, so nobody can say here who is the least loaded one.
-fn say_load(told: &mut Explanation, picture: &Picture, service: &ServiceView, policy: &LeastLoad) {
+fn say_load(told: &mut Explanation, picture: &CompiledView, service: &ServiceView, policy: &LeastLoad) {
     let how = match policy.select {
         Select::Min => "the least loaded of all",
         Select::TwoChoices => "the less loaded of two at random",
@@ -268,7 +271,8 @@ fn say_load(told: &mut Explanation, picture: &Picture, service: &ServiceView, po
     told.say(
         "load",
         format!(
-            "policy least-load: a new flow goes to {how}, whatever its slot; the slot decides for packets of flows that are not known and do not begin"
+            "policy least-load: a new flow goes to {how}, whatever its slot; the slot decides for packets of \
+             flows that are not known and do not begin"
         ),
     );
     let up: Vec<String> = service
@@ -294,7 +298,7 @@ fn say_load(told: &mut Explanation, picture: &Picture, service: &ServiceView, po
 
 fn say_choice(
     told: &mut Explanation,
-    picture: &Picture,
+    picture: &CompiledView,
     service: &ServiceView,
     (packet, flow): (&Packet, Tuple),
     named: BackendId,
@@ -333,7 +337,7 @@ fn say_empty(told: &mut Explanation, service: &ServiceView) {
     told.say("backend", format!("no backend takes new flows: {what}"));
 }
 
-fn say_path(told: &mut Explanation, picture: &Picture, packet: &Packet, b: &BackendView) {
+fn say_path(told: &mut Explanation, picture: &CompiledView, packet: &Packet, b: &BackendView) {
     let address = picture.backend_config(b.id).map_or("?".to_owned(), |b| b.address.to_string());
     let way = match headers(&b.header) {
         Some(headers) => format!("{headers} header to {address}"),
@@ -361,7 +365,8 @@ fn say_path(told: &mut Explanation, picture: &Picture, packet: &Packet, b: &Back
     told.say("next hop", match b.next_hop {
         Some(mac) => format!("{} through port {port}", model::config::Mac(mac)),
         None => format!(
-            "not known from the configuration: the daemon takes it from the kernel's routes and neighbours (port {port})"
+            "not known from the configuration: the daemon takes it from the kernel's routes and neighbours \
+             (port {port})"
         ),
     });
 }

@@ -13,7 +13,7 @@ pub(super) struct Batch {
     pub(super) first: u64,
     /// The lines. Where one was refused here there is an empty one, so that numbers agree.
     pub(super) text: String,
-    /// Those.
+    /// The lines that were refused here.
     pub(super) refused: Vec<RefusedLine>,
 }
 

@@ -4,7 +4,7 @@ use super::{Event, World};
 use crate::simulation::checker::Exempt;
 use crate::simulation::machine::{KEY, Machine, UDP_PORT, machine_address};
 use crate::simulation::packets::datagram_frame;
-use crate::simulation::scenario::Shape;
+use crate::simulation::scenario::ScenarioShape;
 use statesync::datagram::{DatagramWriter, Header};
 use statesync::plan::Request;
 use statesync::{Lasting, Note, Origin, Rule, Sequence, Statement, Why};
@@ -16,7 +16,7 @@ impl World<'_> {
             return;
         }
         let service = self.random.below(self.wanted.len() as u64) as usize;
-        let what = if self.scenario.shape == Shape::Upheaval {
+        let what = if self.scenario.shape == ScenarioShape::Upheaval {
             // To another backend; and then back, or on to a third.
             let is_away = self.drained.iter().any(|&id| self.registry.backends[id as usize] == service);
             if is_away && self.random.chance(500) { 3 } else { 1 }
@@ -52,21 +52,8 @@ impl World<'_> {
             }
             // A drained one returns.
             _ => {
-                let mut back: Vec<u32> = self
-                    .drained
-                    .iter()
-                    .copied()
-                    .filter(|&id| self.registry.backends[id as usize] == service)
-                    .collect();
-                if self.scenario.broken == Some(Rule::BackendIds) {
-                    back.extend(
-                        self.removed
-                            .iter()
-                            .copied()
-                            .filter(|&id| self.registry.backends[id as usize] == service),
-                    );
-                    back.sort_unstable();
-                }
+                let back = self.may_return(service);
+                let of = &mut self.wanted[service];
                 match self.random.pick(&back) {
                     Some(id) if of.len() < most => {
                         self.drained.retain(|&of| of != id);
@@ -81,6 +68,23 @@ impl World<'_> {
         self.say(|| text);
         self.request_tables();
         self.sometime(self.scenario.change_us, Event::Change);
+    }
+
+    /// Backends of a service that may come back: drained ones; and removed ones, where that rule is broken.
+    fn may_return(&self, service: usize) -> Vec<u32> {
+        let mut back: Vec<u32> = self
+            .drained
+            .iter()
+            .copied()
+            .filter(|&id| self.registry.backends[id as usize] == service)
+            .collect();
+        if self.scenario.broken == Some(Rule::BackendIds) {
+            back.extend(
+                self.removed.iter().copied().filter(|&id| self.registry.backends[id as usize] == service),
+            );
+            back.sort_unstable();
+        }
+        back
     }
 
     pub(super) fn mask(&mut self) {

@@ -2,7 +2,7 @@
 
 use super::{Event, LEASE_US, World};
 use crate::simulation::checker::{Exempt, Property};
-use crate::simulation::client::Phase;
+use crate::simulation::client::LifePhase;
 use crate::simulation::packets::ClientPacket;
 use statesync::Lasting;
 use wire::{BackendId, Tick};
@@ -14,7 +14,7 @@ impl World<'_> {
         if of.timer != timer {
             return;
         }
-        let begins = matches!(of.phase, Phase::Fresh | Phase::Closed);
+        let begins = matches!(of.phase, LifePhase::Fresh | LifePhase::Closed);
         let (packet, again) = of.ring(&mut self.random, &self.scenario.habits, may_begin);
         if begins && packet.is_some() {
             of.seen = Tick(0);
@@ -92,7 +92,7 @@ impl World<'_> {
             of.kept = true;
             self.checker.summary.kept += 1;
         }
-        if home == backend || of.judged || matches!(of.phase, Phase::Closing | Phase::Closed) {
+        if home == backend || of.judged || matches!(of.phase, LifePhase::Closing | LifePhase::Closed) {
             return;
         }
         of.judged = true;
@@ -128,7 +128,8 @@ impl World<'_> {
                 let place = self.describe(client);
                 let protocol = if self.clients[client].service.tcp { "TCP" } else { "UDP" };
                 let what = format!(
-                    "client {client} life {life} ({protocol}) moved from backend {home} to {backend}, by machine {by}; {place}"
+                    "client {client} life {life} ({protocol}) moved from backend {home} to {backend}, by \
+                     machine {by}; {place}"
                 );
                 self.fail(Property::Stays, what);
             }
@@ -190,15 +191,15 @@ impl World<'_> {
             return;
         }
         if reset {
-            if matches!(of.phase, Phase::Open) && of.home.is_some_and(|home| home != backend) {
+            if matches!(of.phase, LifePhase::Open) && of.home.is_some_and(|home| home != backend) {
                 let us = of.abandon(&mut self.random, self.scenario.habits.max_idle_us);
                 self.follow_up(client, None, Some(us));
             }
             return;
         }
-        let was_opening = of.phase == Phase::Opening;
+        let was_opening = of.phase == LifePhase::Opening;
         let (packet, again) = of.answered(backend, opens, &mut self.random, &self.scenario.habits, self.now);
-        if was_opening && of.phase == Phase::Open {
+        if was_opening && of.phase == LifePhase::Open {
             let summary = &mut self.checker.summary;
             *(if self.is_steady { &mut summary.steady_flows } else { &mut summary.flows }) += 1;
         }

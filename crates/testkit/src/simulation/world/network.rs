@@ -5,7 +5,7 @@ use crate::simulation::checker::{Exempt, Property};
 use crate::simulation::machine::{Machine, backend_at, machine_at};
 use crate::simulation::packets::{ClientPacket, Sent, read_sent, relayed};
 use wire::Tick;
-use worker::Verdict;
+use worker::{Outcome, RxMeta, Verdict};
 
 /// After a partition, until what could not be told is told.
 const AFTER_US: u64 = 100_000;
@@ -96,23 +96,7 @@ impl World<'_> {
         let io = of.workers[core].io();
         let mut sent = std::mem::take(&mut io.sent);
         let outcomes = std::mem::take(&mut io.outcomes);
-        let mut wake: Vec<(usize, Tick)> = Vec::new();
-        let due = of.workers[core].next_due().map_or(Tick(u64::MAX), |due| {
-            if due == Tick(0) {
-                Tick(now.0 + 20)
-            } else {
-                Tick(due.0.saturating_sub(clock.0) + now.0).max(Tick(now.0 + 20))
-            }
-        });
-        wake.push((core, due.min(Tick(now.0 + IDLE_TURN_US))));
-        if turn.received > 0 {
-            wake.push((core, Tick(now.0 + 2)));
-        }
-        for (other, worker) in of.workers.iter().enumerate() {
-            if worker.waiting() > 0 {
-                wake.push((other, Tick(now.0 + 1)));
-            }
-        }
+        let wake = next_turns(of, core, (clock, now), turn.received > 0);
         let counters = &of.counters[core];
         let refused = counters.sync.records_refused.get()
             + counters.totals.flow_refused.get()
@@ -157,8 +141,24 @@ impl World<'_> {
             sent.truncate(usize::try_from(left).unwrap_or(0));
             self.kill(machine);
         }
+        self.say_outcomes((machine, core), &outcomes, &fresh);
+        if let Some(acknowledgement) = acknowledgement {
+            self.send_acknowledgement(acknowledgement);
+        }
+        for (_, _, frame) in sent {
+            self.deliver(machine, &frame);
+        }
+    }
+
+    /// Puts into the trace what became of frames that were dropped or relayed.
+    fn say_outcomes(
+        &mut self,
+        (machine, core): (usize, usize),
+        outcomes: &[(RxMeta, Outcome)],
+        fresh: &[u32],
+    ) {
         if self.trace.is_some() {
-            for (_, outcome) in &outcomes {
+            for (_, outcome) in outcomes {
                 if let Verdict::Dropped(reason) = outcome.verdict
                     && reason != worker::DropReason::PeerMessage
                 {
@@ -173,35 +173,35 @@ impl World<'_> {
                 }
             }
         }
-        if let Some(acknowledgement) = acknowledgement {
-            self.send_acknowledgement(acknowledgement);
-        }
-        for (_, _, frame) in sent {
-            match read_sent(&frame) {
-                Sent::ToBackend(address, packet) => {
-                    let backend = backend_at(address);
-                    if !self.checker.leaves(&packet) {
-                        let what = format!(
-                            "machine {machine} sends backend {backend} packet {} of client {} life {} once more than it has arrived",
-                            packet.number, packet.client, packet.life
-                        );
-                        self.fail(Property::Once, what);
-                    }
-                    self.note_use(&packet, machine);
-                    for us in self.travels().into_iter().flatten() {
-                        self.after(us, Event::AtBackend { backend, packet, by: machine });
-                    }
+    }
+
+    /// Takes a frame that a machine has sent to where it is for.
+    fn deliver(&mut self, machine: usize, frame: &[u8]) {
+        match read_sent(frame) {
+            Sent::ToBackend(address, packet) => {
+                let backend = backend_at(address);
+                if !self.checker.leaves(&packet) {
+                    let what = format!(
+                        "machine {machine} sends backend {backend} packet {} of client {} life {} once \
+                         more than it has arrived",
+                        packet.number, packet.client, packet.life
+                    );
+                    self.fail(Property::Once, what);
                 }
-                Sent::Damaged => self.fail(
-                    Property::Intact,
-                    format!("machine {machine} sends to a backend what no client has sent"),
-                ),
-                Sent::ToMachine(address) => {
-                    self.check_relay(machine, &frame);
-                    self.send_to_machine(machine, machine_at(address), &frame);
+                self.note_use(&packet, machine);
+                for us in self.travels().into_iter().flatten() {
+                    self.after(us, Event::AtBackend { backend, packet, by: machine });
                 }
-                Sent::Other => {}
             }
+            Sent::Damaged => self.fail(
+                Property::Intact,
+                format!("machine {machine} sends to a backend what no client has sent"),
+            ),
+            Sent::ToMachine(address) => {
+                self.check_relay(machine, frame);
+                self.send_to_machine(machine, machine_at(address), frame);
+            }
+            Sent::Other => {}
         }
     }
 
@@ -254,4 +254,30 @@ impl World<'_> {
             of.seen_by = machine;
         }
     }
+}
+
+/// When workers of a machine take a turn again after one of `core`, whose clock said `clock` at the world's time `now`.
+fn next_turns(
+    of: &mut Machine,
+    core: usize,
+    (clock, now): (Tick, Tick),
+    has_received: bool,
+) -> Vec<(usize, Tick)> {
+    let due = of.workers[core].next_due().map_or(Tick(u64::MAX), |due| {
+        if due == Tick(0) {
+            Tick(now.0 + 20)
+        } else {
+            Tick(due.0.saturating_sub(clock.0) + now.0).max(Tick(now.0 + 20))
+        }
+    });
+    let mut turns = vec![(core, due.min(Tick(now.0 + IDLE_TURN_US)))];
+    if has_received {
+        turns.push((core, Tick(now.0 + 2)));
+    }
+    for (other, worker) in of.workers.iter().enumerate() {
+        if worker.waiting() > 0 {
+            turns.push((other, Tick(now.0 + 1)));
+        }
+    }
+    turns
 }

@@ -3,70 +3,13 @@
 
 use super::{Event, World};
 use crate::simulation::checker::Property;
-use crate::simulation::random::Random;
 use statesync::MachineId;
 use statesync::suspicion::{HEARTBEAT_US, SILENCE_US};
 
-/// Datagrams that he remembers; beyond, he forgets any.
-const REMEMBERED: usize = 4096;
-/// The latest, which are the ones most like those that are awaited.
-const LATEST: usize = 32;
 /// Where the source port is: by it he chooses which worker is given it.
 const SOURCE_PORT: usize = 14 + 20;
 /// How long a machine must have been dead, so that all have had the time to see it.
 const NOTICED_US: u64 = SILENCE_US + 2 * HEARTBEAT_US;
-
-#[derive(Clone, Debug)]
-struct Heard {
-    from: usize,
-    to: usize,
-    frame: Vec<u8>,
-}
-
-/// What was heard.
-#[derive(Debug)]
-pub(super) struct Listener {
-    random: Random,
-    heard: Vec<Heard>,
-    /// The last ones of each machine, any of which may be in place of others soon.
-    latest: Vec<Heard>,
-}
-
-impl Listener {
-    pub(super) fn new(seed: u64) -> Listener {
-        Listener { random: Random::new(seed ^ 0x11_57e2), heard: Vec::new(), latest: Vec::new() }
-    }
-
-    /// A machine sends another a datagram.
-    pub(super) fn hear(&mut self, from: usize, to: usize, frame: &[u8]) {
-        let heard = Heard { from, to, frame: frame.to_vec() };
-        let of_it = self.latest.iter().filter(|of| of.from == from).count();
-        if of_it >= LATEST
-            && let Some(oldest) = self.latest.iter().position(|of| of.from == from)
-        {
-            self.latest.remove(oldest);
-        }
-        self.latest.push(heard.clone());
-        if self.heard.len() < REMEMBERED {
-            self.heard.push(heard);
-        } else {
-            let at = self.random.below(REMEMBERED as u64) as usize;
-            self.heard[at] = heard;
-        }
-    }
-
-    /// One of all, of the latest, or of the last words of a machine that is dead.
-    fn choose(&mut self, is_dead: impl Fn(usize) -> bool) -> Option<Heard> {
-        let last_words: Vec<&Heard> = self.latest.iter().filter(|of| is_dead(of.from)).collect();
-        let at = self.random.next();
-        let one = |of: &[&Heard]| of.get((at % of.len().max(1) as u64) as usize).map(|&heard| heard.clone());
-        match self.random.below(3) {
-            0 if !last_words.is_empty() => one(&last_words),
-            1 => one(&self.latest.iter().collect::<Vec<_>>()),
-            _ => one(&self.heard.iter().collect::<Vec<_>>()),
-        }
-    }
-}
 
 impl World<'_> {
     pub(super) fn replay(&mut self) {

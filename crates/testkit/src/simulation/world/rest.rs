@@ -1,8 +1,8 @@
 //! The end: everything comes to rest, and then nothing is told.
 
 use super::{Client, Event, World};
-use crate::simulation::checker::{Property, Summary};
-use crate::simulation::client::Phase;
+use crate::simulation::checker::{Property, RunSummary};
+use crate::simulation::client::LifePhase;
 use statesync::plan;
 use std::sync::Arc;
 
@@ -63,7 +63,7 @@ impl World<'_> {
     }
 
     /// What all machines that live have counted, and those that died.
-    fn counted(&mut self) -> Summary {
+    fn counted(&mut self) -> RunSummary {
         let before = self.checker.summary.clone();
         for machine in 0..self.machines.len() {
             if self.machines[machine].alive {
@@ -76,8 +76,9 @@ impl World<'_> {
     /// Since the rest began only heartbeats were told, whatever began, and wherever the router sent it.
     pub(super) fn check_silence(&mut self) {
         let (before, after) = (self.at_rest.clone(), self.counted());
-        let told =
-            |of: &Summary| (of.statements, of.pushes, of.others, of.relays, of.core_relays, of.relay_bytes);
+        let told = |of: &RunSummary| {
+            (of.statements, of.pushes, of.others, of.relays, of.core_relays, of.relay_bytes)
+        };
         // Where load decides, every flow is told.
         if !self.scenario.by_load && told(&before) != told(&after) {
             self.fail(
@@ -102,7 +103,8 @@ impl World<'_> {
     }
 
     pub(super) fn check_rest(&mut self) {
-        let waits = |of: &&Client| of.phase == Phase::Opening || of.phase == Phase::Open && of.unanswered;
+        let waits =
+            |of: &&Client| of.phase == LifePhase::Opening || of.phase == LifePhase::Open && of.unanswered;
         if let Some(client) = self.clients.iter().find(waits).map(|of| of.index) {
             let known = self.describe(client);
             self.fail(

@@ -4,6 +4,7 @@
 
 use super::{Event, LEASE_US, World};
 use crate::simulation::checker::Property;
+use crate::simulation::wiped::Wiped;
 use statesync::number::{Known, choose};
 use statesync::{MachineId, Member};
 use std::sync::Arc;
@@ -11,18 +12,6 @@ use wire::Tick;
 
 /// How long a leader waits for members that do not return.
 const RETURN_US: u64 = 1_500_000;
-
-/// Who has returned.
-#[derive(Debug)]
-pub(super) struct Wiped {
-    pub(super) has_plan: bool,
-    /// When each machine reaches the store again.
-    back: Vec<Tick>,
-    returned: Vec<bool>,
-    /// Until when is waited for those who have not.
-    until: Tick,
-    is_over: bool,
-}
 
 fn name(machine: usize) -> String {
     format!("lb{machine}")

@@ -98,14 +98,14 @@ proptest! {
                 (plain.dst, plain.dport, plain.protocol)
             );
             prop_assert_eq!(columns.key[position], wire::key::narrow(plain.src, plain.sport, wire::ServiceId(0)));
-            let summary = Summary(columns.summary[position]);
+            let summary = PacketSummary(columns.summary[position]);
             let event = match (plain.protocol, plain.flags.0 & 7) {
                 (UDP, _) => FlowEvent::Udp,
                 (_, 0) => FlowEvent::Tcp,
                 _ if plain.flags.is_syn() => FlowEvent::Syn,
                 _ => FlowEvent::Turning,
             };
-            prop_assert_eq!(summary, Summary::new(plain.len, plain.tos, event, 0, 0));
+            prop_assert_eq!(summary, PacketSummary::new(plain.len, plain.tos, event, 0, 0));
             prop_assert_eq!(columns.src(position), plain.src);
             let tuple = wire::Tuple {
                 src: wire::Addr::V4(plain.src),
