@@ -392,7 +392,7 @@ fn timeouts(written: &model::config::Timeouts) -> Timeouts {
 
 /// What a service says of its tunnels beside the mode.
 fn parameters(service: &Service) -> Parameters {
-    Parameters { port: service.tunnel_ports.of(service.mode), vni: service.vni }
+    Parameters { port: service.tunnel_port(service.mode), vni: service.vni }
 }
 
 /// How to reach backends from this machine.

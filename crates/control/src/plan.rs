@@ -1,6 +1,6 @@
 //! What applying a configuration would change, before it does.
 
-use model::config::{AdminState, Backend, Config, Machine, Service, Timeouts};
+use model::config::{AdminState, Backend, Config, Service};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -118,7 +118,7 @@ pub fn plan<'a>(old: impl Into<Option<&'a Config>>, new: &Config) -> Plan {
     Plan {
         services,
         restart_keys: old.map(|old| old.restart_keys(new)).unwrap_or_default(),
-        changed_keys: old.map(|old| changed_keys(old, new)).unwrap_or_default(),
+        changed_keys: old.map(|old| old.changed_keys(new)).unwrap_or_default(),
         memory_bytes: new.memory_bytes(),
         memory_before_bytes: old.map_or(0, Config::memory_bytes),
         descriptors: new.descriptors(),
@@ -162,7 +162,7 @@ fn compared(old: &Service, new: &Service, old_key: &[u8; 16], new_key: &[u8; 16]
     let differing = |differs: fn(&Backend, &Backend) -> bool| {
         names(both().filter(|(old, new)| differs(old, new)).map(|(_, new)| new))
     };
-    let keys_changed = service_keys(old, new);
+    let keys_changed = old.changed_keys(new);
     let same_tables = old_key == new_key && keys_changed.is_empty();
     let slots_moved = if same_tables { 0 } else { slots_moved(old, new, old_key, new_key) };
     let same_service = (old.vip, old.port, old.protocol) == (new.vip, new.port, new.protocol);
@@ -182,81 +182,9 @@ fn compared(old: &Service, new: &Service, old_key: &[u8; 16], new_key: &[u8; 16]
         backends_removed: names(old.backends.iter().filter(|b| !after.contains_key(b.name.as_str()))),
         backends_reweighted: differing(|old, new| old.weight != new.weight),
         backends_changed: differing(|old, new| {
-            (old.address, old.mac, old.state, old.capacity, &old.registration)
-                != (new.address, new.mac, new.state, new.capacity, &new.registration)
+            old.differing(new).iter().any(|key| key.name != "weight") || old.registration != new.registration
         }),
     }
-}
-
-fn service_keys(old: &Service, new: &Service) -> Vec<String> {
-    let by_name = |service: &Service| {
-        let mut backends = service.backends.clone();
-        backends.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        backends
-    };
-    let before_ports = [
-        ("vip", old.vip != new.vip),
-        ("port", old.port != new.port),
-        ("protocol", old.protocol != new.protocol),
-        ("mode", old.mode != new.mode),
-        ("maglev_size", old.maglev_size != new.maglev_size),
-        ("hash", old.hash != new.hash),
-    ];
-    let ports = old.tunnel_ports.keys().zip(new.tunnel_ports.keys()).map(|(old, new)| (new.0, old != new));
-    let behind_ports = [
-        ("vni", old.vni != new.vni),
-        ("mtu", old.mtu != new.mtu),
-        ("on_down", old.on_down != new.on_down),
-        ("on_empty", old.on_empty != new.on_empty),
-        ("panic_percent", old.panic_percent != new.panic_percent),
-        ("drain_timeout_ms", old.drain_timeout_ms != new.drain_timeout_ms),
-        ("state", old.state != new.state),
-        ("announce", old.announce != new.announce),
-        ("policy", old.policy != new.policy),
-        ("weight", old.weight_by != new.weight_by),
-        ("select", old.select != new.select),
-        ("join", old.join != new.join),
-        ("slow_start_ms", old.slow_start_ms != new.slow_start_ms),
-        ("capacity", old.capacity != new.capacity),
-        ("overload", old.overload != new.overload),
-        ("churn_percent", old.churn_percent != new.churn_percent),
-        ("agents", old.agents != new.agents),
-        ("health", old.health != new.health),
-        ("backend", old.backends != new.backends && by_name(old) != by_name(new)),
-    ];
-    let differs = before_ports.into_iter().chain(ports).chain(behind_ports);
-    differs.filter(|(_, differs)| *differs).map(|(key, _)| key.to_owned()).collect()
-}
-
-fn changed_keys(old: &Config, new: &Config) -> Vec<String> {
-    let (Machine { address, address6, next_hop_mac, on_closed_port, routing_peers, .. }, machine) =
-        (&old.machine, &new.machine);
-    let Timeouts { tcp_established_s, tcp_closing_s, syn_s, udp_s, fragment_ms } = old.timeouts;
-    let sync_keys = |of: &Config| of.cluster.as_ref().map(|of| (of.sync_key, of.sync_key_accepted)).unzip();
-    let (old_keys, new_keys) = (sync_keys(old), sync_keys(new));
-    let differs = [
-        ("cluster.sync_key", old_keys.0 != new_keys.0),
-        ("cluster.sync_key_accepted", old_keys.1 != new_keys.1),
-        ("machine.address", *address != machine.address),
-        ("machine.address6", *address6 != machine.address6),
-        ("machine.next_hop_mac", *next_hop_mac != machine.next_hop_mac),
-        ("machine.on_closed_port", *on_closed_port != machine.on_closed_port),
-        ("machine.routing_peers", *routing_peers != machine.routing_peers),
-        (
-            "agents.advertise",
-            old.agents.as_ref().map(|of| of.advertise) != new.agents.as_ref().map(|of| of.advertise),
-        ),
-        (
-            "agents.connections",
-            old.agents.as_ref().map(|of| of.connections) != new.agents.as_ref().map(|of| of.connections),
-        ),
-        ("timeouts.tcp_established_s", tcp_established_s != new.timeouts.tcp_established_s),
-        ("timeouts.tcp_closing_s", tcp_closing_s != new.timeouts.tcp_closing_s),
-        ("timeouts.syn_s", syn_s != new.timeouts.syn_s),
-        ("timeouts.udp_s", udp_s != new.timeouts.udp_s),
-        ("timeouts.fragment_ms", fragment_ms != new.timeouts.fragment_ms),
-    ];
-    differs.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key.to_owned()).collect()
 }
 
 /// Backends that take new flows when all are healthy, in the order of their tables.

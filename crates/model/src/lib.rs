@@ -15,8 +15,7 @@ pub mod registered;
 pub mod schema;
 pub mod visible;
 
-mod check;
-mod raw;
+mod keys;
 mod shape;
 mod shared;
 mod suggest;

@@ -2,7 +2,8 @@
 
 use crate::config::Config;
 use crate::diagnostic::{Diagnostic, Problems, Report};
-use crate::{check, raw, shape};
+use crate::keys::{self, ConfigRaw};
+use crate::shape;
 use serde::Deserialize as _;
 use toml::de::DeTable;
 
@@ -89,8 +90,8 @@ fn read(text: &str, problems: &mut Problems<'_>) -> Option<Config> {
         }
     };
     let misspelt = shape::prune(table.get_mut(), problems);
-    match raw::File::deserialize(toml::de::Deserializer::from(table)) {
-        Ok(file) => Some(check::check(file, misspelt, problems)),
+    match ConfigRaw::deserialize(toml::de::Deserializer::from(table)) {
+        Ok(raw) => Some(keys::check(raw, misspelt, problems)),
         Err(error) => {
             syntax_error(&error, problems);
             None

@@ -4,8 +4,8 @@
 //! with the same services take the same ones; and what does not fit is said, never changed until it does.
 
 use crate::agent::{NAME_MAX, Refusal};
-use crate::check::{BACKENDS_MAX, not_unicast};
 use crate::config::{AdminState, Backend, Config, Mode, Net, Registration, Service, Template};
+use crate::keys::{BACKENDS_MAX, not_unicast};
 use crate::net::NetMap;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};

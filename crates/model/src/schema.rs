@@ -1,6 +1,7 @@
 //! The JSON schema of the config file: for editors, and the one list of keys that the loader goes by.
 
-use crate::raw;
+use crate::config::Config;
+use crate::keys::table::Table as _;
 use schemars::generate::SchemaSettings;
 use serde_json::Value;
 use std::sync::OnceLock;
@@ -14,7 +15,11 @@ pub(crate) fn cached() -> &'static Value {
     static SCHEMA: OnceLock<Value> = OnceLock::new();
     SCHEMA.get_or_init(|| {
         let settings = SchemaSettings::draft07().with(|s| s.inline_subschemas = true);
-        settings.into_generator().into_root_schema_for::<raw::File>().to_value()
+        let mut generator = settings.into_generator();
+        let mut schema = Config::schema(&mut generator);
+        schema.insert("title".to_owned(), "Guideway configuration".into());
+        schema.insert("$schema".to_owned(), "http://json-schema.org/draft-07/schema#".into());
+        schema.to_value()
     })
 }
 

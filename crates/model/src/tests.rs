@@ -130,7 +130,7 @@ fn defaults() {
     );
     let s = &config.services[0];
     assert_eq!((s.protocol, s.mode, s.maglev_size, s.hash), (Protocol::Tcp, Mode::Ipip, 65_537, Hash::Tuple));
-    let ports = [Mode::Gue, Mode::Vxlan, Mode::Geneve].map(|mode| s.tunnel_ports.of(mode));
+    let ports = [Mode::Gue, Mode::Vxlan, Mode::Geneve].map(|mode| s.tunnel_port(mode));
     assert_eq!(ports, [6080, 4789, 6081]);
     assert_eq!((s.vni, s.mtu), (100, None));
     assert_eq!((s.on_down, s.on_empty, s.announce), (OnDown::Keep, OnEmpty::Reset, Announce::None));
@@ -422,7 +422,7 @@ fn ports_of_modes() {
                 edited(BARE, &[("port = 80", &keys), ("\"10.0.2.21\"", &format!("\"10.0.2.21\"\n{mac}"))]);
             if mode == owner {
                 let service = &loaded(&text).config.services[0];
-                assert_eq!((service.mode, service.tunnel_ports.of(mode)), (mode, 7));
+                assert_eq!((service.mode, service.tunnel_port(mode)), (mode, 7));
                 let json = serde_json::to_value(service).unwrap();
                 assert_eq!((&json["mode"], &json[key.name]), (&mode.as_str().into(), &7.into()));
             } else {

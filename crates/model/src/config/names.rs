@@ -1,84 +1,11 @@
 //! The config's words for its enums.
 
-use super::{
-    Backend, Checks, HealthKind, HttpCheck, Join, Mode, Overload, Policy, Protocol, Select, Service,
-    Tracking, WeightBy,
-};
+use super::{Backend, Checks, HealthKind, HttpCheck, Mode, Protocol, Service, Tracking};
 use serde::Serializer;
 
 /// A mode as written in the config.
-pub(super) fn mode<S: Serializer>(mode: &Mode, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn mode<S: Serializer>(mode: &Mode, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(mode.as_str())
-}
-
-impl Tracking {
-    /// As written in the config.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Tracking::All => "all",
-            Tracking::Exceptions => "exceptions",
-        }
-    }
-}
-
-impl Policy {
-    /// As written in the config.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Policy::Maglev => "maglev",
-            Policy::LeastLoad => "least-load",
-        }
-    }
-}
-
-impl WeightBy {
-    /// As written in the config.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            WeightBy::Static => "static",
-            WeightBy::Load => "load",
-        }
-    }
-}
-
-impl Select {
-    /// As written in the config.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Select::Min => "min",
-            Select::P2c => "p2c",
-        }
-    }
-}
-
-impl Join {
-    /// As written in the config.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Join::Head => "head",
-            Join::SlowStart => "slow-start",
-        }
-    }
-}
-
-impl Overload {
-    /// As written in the config.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Overload::Spread => "spread",
-            Overload::Reject => "reject",
-        }
-    }
-}
-
-impl Checks {
-    /// As written in the config.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Checks::Machine => "machine",
-            Checks::Agent => "agent",
-        }
-    }
 }
 
 impl HealthKind {
@@ -129,14 +56,6 @@ impl Service {
 }
 
 impl Protocol {
-    /// As written in the config.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Protocol::Tcp => "tcp",
-            Protocol::Udp => "udp",
-        }
-    }
-
     /// The IP protocol number.
     pub const fn number(self) -> u8 {
         match self {

@@ -58,7 +58,7 @@ impl<'de> Deserialize<'de> for Payload {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Payload, D::Error> {
         match Written::deserialize(deserializer)? {
             Written::Text(text) => Ok(Payload(text.into_bytes())),
-            Written::Hex { hex } => crate::check::from_hex(&hex)
+            Written::Hex { hex } => crate::keys::from_hex(&hex)
                 .map(Payload)
                 .ok_or_else(|| serde::de::Error::custom("hex has other than pairs of hexadecimal digits")),
         }

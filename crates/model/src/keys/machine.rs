@@ -1,0 +1,148 @@
+//! `[machine]`.
+
+use super::kind::{AbsolutePath, Address, Address4, Address6, List, Name, Secret};
+use super::read::{Read, Reader, Scope, Span};
+use super::table::table;
+use super::word::words;
+use crate::config::{Mac, Port};
+use std::net::IpAddr;
+use toml::Spanned;
+
+/// The key where none is written, and in examples: 00 01 02 … 0f.
+const SAMPLE_KEY: [u8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+/// Keys that stand in published files: everyone knows them.
+const PUBLISHED_KEYS: [[u8; 16]; 2] =
+    [SAMPLE_KEY, 0x5f0c_3a9b_e1d2_4776_a8b9_c0d1_e2f3_0415_u128.to_be_bytes()];
+
+table! {
+    /// This machine.
+    pub struct Machine(MachineRaw, MachineFound) {
+        /// Name: 1 to 63 of a-z A-Z 0-9 . _ -; part of the EAL file prefix.
+        name: Name = String::new(),
+            required "give the machine a name, like name = \"lb1\"; it also tells its DPDK files apart" => Restart;
+        /// Outer source IPv4 and the machine's data address.
+        address: Address4<true>, help "write the machine's own IPv4 address, like \"10.0.2.11\"" => InCluster;
+        /// Outer source IPv6.
+        address6: Address6<true>, help "write the machine's own IPv6 address, like \"fd00:2::11\"" => InCluster;
+        /// Static next hop of everything that is not given a MAC.
+        next_hop_mac: Mac, default "the kernel's routes and neighbours" => Live;
+        /// Key of the cluster hash, the same on every machine.
+        #[serde(skip)]
+        cluster_key: Secret = SAMPLE_KEY, default "a published one, with a warning" => Restart;
+        /// Answer at ports of a VIP that no service has.
+        on_closed_port: OnClosedPort = OnClosedPort::Reset => Live;
+        /// Whom the machine speaks BGP or BFD with: their sessions reach the kernel within a budget of their own.
+        routing_peers: List<Address, 0, 64> = Vec::new(), default "the exception gateways",
+            help "write the routers' addresses, like [\"10.0.2.1\", \"fe80::1\"]" => Live;
+        /// Where drains and the last applied config live.
+        state_dir: AbsolutePath = "/var/lib/guideway".into() => Restart;
+    }
+}
+
+words! {
+    /// Fate of packets to ports of a VIP that no service has.
+    pub enum OnClosedPort {
+        /// RST or port unreachable
+        Reset = "reset",
+        /// Silence
+        Drop = "drop",
+    }
+}
+
+/// What `cluster_key` has to protect.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum UseOfKey {
+    /// Nothing: no port brings a packet of anybody.
+    Nothing,
+    /// Whoever knows it can find flows that all meet one slot.
+    Slots,
+    /// And can speak as a machine of the cluster.
+    Cluster,
+}
+
+/// The machine, but for its routing peers; those as they are written.
+pub(super) fn machine(
+    r: &mut Reader<'_, '_>,
+    raw: Option<Spanned<MachineRaw>>,
+    use_of_key: UseOfKey,
+) -> (Machine, Read<Vec<(IpAddr, Span)>>) {
+    let mut found = match raw {
+        None => MachineFound::default(),
+        Some(raw) => {
+            let scope = Scope::new("machine", raw.span());
+            let found = MachineFound::read(r, &scope, raw.into_inner());
+            secret_key(r, &scope, &found.cluster_key, use_of_key);
+            found
+        }
+    };
+    r.around.has_address = found.address.written().is_some() || r.is_misspelt("address");
+    r.around.has_address6 = found.address6.written().is_some() || r.is_misspelt("address6");
+    r.around.has_next_hop_mac = found.next_hop_mac.written().is_some() || r.is_misspelt("next_hop_mac");
+    let peers = std::mem::take(&mut found.routing_peers);
+    (found.finish(), peers)
+}
+
+/// A key that everyone knows, or none, is an error or worth a word.
+fn secret_key(r: &mut Reader<'_, '_>, scope: &Scope, key: &Read<[u8; 16]>, used: UseOfKey) {
+    let (what, span) = match key {
+        Read::Absent if !r.is_misspelt("cluster_key") => ("is missing", &scope.span),
+        Read::Given(key, span) if is_published(key) => ("is one that is published with this program", span),
+        _ => return,
+    };
+    match used {
+        UseOfKey::Nothing => {}
+        UseOfKey::Slots => {
+            let message = format!("machine: `cluster_key` {what}: anyone can aim at one slot");
+            r.warning(span, message, Secret::HELP);
+        }
+        UseOfKey::Cluster => {
+            let message = format!(
+                "machine: `cluster_key` {what}: in a cluster anyone could speak as one of its machines"
+            );
+            r.error(span, message, Secret::HELP);
+        }
+    }
+}
+
+/// Whether everyone knows a key.
+pub(super) fn is_published(key: &[u8; 16]) -> bool {
+    PUBLISHED_KEYS.contains(key)
+}
+
+/// Whom the machine speaks BGP or BFD with: the gateways, where nothing is written.
+pub(super) fn routing_peers(
+    r: &mut Reader<'_, '_>,
+    written: Read<Vec<(IpAddr, Span)>>,
+    ports: &[Port],
+) -> Vec<IpAddr> {
+    let (written, span) = match written {
+        Read::Given(written, span) => (written, span),
+        Read::Bad(_) => return Vec::new(),
+        Read::Absent => {
+            let gateways = ports.iter().flat_map(|port| {
+                [port.exception_gateway.map(IpAddr::V4), port.exception_gateway6.map(IpAddr::V6)]
+            });
+            return gateways.flatten().collect();
+        }
+    };
+    let mut peers: Vec<IpAddr> = Vec::new();
+    for (peer, span) in written {
+        if r.around.local.contains(&peer) {
+            let message = format!("machine: `routing_peers` {peer} is our own address");
+            r.error(&span, message, MachineRaw::routing_peers.help);
+        } else if peers.contains(&peer) {
+            let message = format!("machine: `routing_peers` names {peer} twice");
+            r.error(&span, message, "name every address once");
+        } else {
+            peers.push(peer);
+        }
+    }
+    if !peers.is_empty() && !r.around.has_exception {
+        r.warning(
+            &span,
+            "machine: `routing_peers` has no effect without an exception interface",
+            "add exception = \"gw0\" to a port, or remove the key",
+        );
+    }
+    peers
+}
