@@ -3,10 +3,12 @@
 //! Rule of this module: a handler owns nothing. It sends the controller a closure and answers with what the
 //! closure returned; every answer that is not a success has a body of [`ErrorBody`].
 
+use crate::agents::shown;
 use crate::apply::{self, Applied, Source};
-use crate::controller::Controller;
+use crate::cluster::show;
+use crate::drain;
 use crate::handle::Handle;
-use crate::refusal::Refusal;
+use crate::status;
 use crate::{flows, openapi};
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, Request, State};
@@ -20,13 +22,14 @@ use body::read_toml;
 use credentials::Credentials;
 use model::api::{
     APPLY_TIMEOUT_DEFAULT_MS, APPLY_TIMEOUT_MAX_MS, EVENTS_DEFAULT, EVENTS_KEPT, EVENTS_WAIT_MAX_MS,
-    ErrorBody, FLOWS_DEFAULT, FLOWS_MAX,
+    FLOWS_DEFAULT, FLOWS_MAX,
 };
 use serde::Deserialize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
+pub(crate) mod answer;
 mod body;
 mod capture;
 pub(crate) mod connections;
@@ -37,66 +40,10 @@ pub(crate) mod listener;
 mod masked;
 pub(crate) mod page;
 
+use answer::{Answer, Failure, ask, read_query};
+
 /// Longest time an answer waits for the disk.
 const SAVE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// An answer that is not a success.
-#[derive(Debug)]
-pub(crate) struct Failure {
-    status: StatusCode,
-    body: ErrorBody,
-}
-
-impl Failure {
-    pub(crate) fn new(status: StatusCode, error: impl Into<String>, help: impl Into<String>) -> Failure {
-        let body = ErrorBody { error: error.into(), help: help.into(), diagnostics: Vec::new() };
-        Failure { status, body }
-    }
-
-    fn bad_request(error: impl Into<String>) -> Failure {
-        Failure::new(StatusCode::BAD_REQUEST, error, "GET /v1/openapi.json describes every request")
-    }
-
-    fn stopping() -> Failure {
-        Failure::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "ask again after the restart")
-    }
-}
-
-impl IntoResponse for Failure {
-    fn into_response(self) -> Response {
-        (self.status, Json(self.body)).into_response()
-    }
-}
-
-impl From<Refusal> for Failure {
-    fn from(refusal: Refusal) -> Failure {
-        let status = match &refusal {
-            Refusal::Config(_) | Refusal::Compile(_) | Refusal::Unfit(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            Refusal::Restart(_) | Refusal::Overtaken | Refusal::Alone | Refusal::Claimed(_) => {
-                StatusCode::CONFLICT
-            }
-            Refusal::TooMuch(_) => StatusCode::BAD_REQUEST,
-            Refusal::UnknownService(_) | Refusal::UnknownBackend { .. } => StatusCode::NOT_FOUND,
-            Refusal::File { .. } => StatusCode::INTERNAL_SERVER_ERROR,
-            Refusal::Stopping | Refusal::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
-        };
-        let mut failure = Failure::new(status, refusal.to_string(), refusal.help());
-        if let Refusal::Config(report) = refusal {
-            failure.body.diagnostics = report.diagnostics().to_vec();
-        }
-        failure
-    }
-}
-
-type Answer<T> = Result<Json<T>, Failure>;
-
-/// Asks the controller.
-async fn ask<T: Send + 'static>(
-    handle: &Handle,
-    question: impl FnOnce(&mut Controller) -> T + Send + 'static,
-) -> Result<T, Failure> {
-    handle.ask(question).await.ok_or_else(Failure::stopping)
-}
 
 /// One method of one path.
 pub(crate) struct Route {
@@ -258,17 +205,17 @@ async fn explain_method(response: Response) -> Response {
 }
 
 async fn ready(State(handle): State<Handle>) -> Result<Response, Failure> {
-    let ready = ask(&handle, |controller| controller.ready()).await?;
+    let ready = ask(&handle, |controller| status::ready(controller)).await?;
     let status = if ready.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     Ok((status, Json(ready)).into_response())
 }
 
 async fn status(State(handle): State<Handle>) -> Answer<model::api::Status> {
-    ask(&handle, |controller| controller.status()).await.map(Json)
+    ask(&handle, |controller| status::status(controller)).await.map(Json)
 }
 
 async fn services(State(handle): State<Handle>) -> Answer<Vec<model::api::ServiceStatus>> {
-    ask(&handle, |controller| controller.services()).await.map(Json)
+    ask(&handle, |controller| status::services(controller)).await.map(Json)
 }
 
 async fn backends(
@@ -276,27 +223,27 @@ async fn backends(
     query: Result<Query<ServiceQuery>, QueryRejection>,
 ) -> Answer<Vec<model::api::BackendStatus>> {
     let service = read_query(query)?.service;
-    Ok(Json(ask(&handle, move |controller| controller.backends_of(service.as_deref())).await??))
+    Ok(Json(ask(&handle, move |controller| status::backends_of(controller, service.as_deref())).await??))
 }
 
 async fn workers(State(handle): State<Handle>) -> Answer<Vec<model::api::WorkerStatus>> {
-    ask(&handle, |controller| controller.workers()).await.map(Json)
+    ask(&handle, |controller| status::workers(controller)).await.map(Json)
 }
 
 async fn ports(State(handle): State<Handle>) -> Answer<Vec<model::api::PortStatus>> {
-    ask(&handle, |controller| controller.ports()).await.map(Json)
+    ask(&handle, |controller| status::ports(controller)).await.map(Json)
 }
 
 async fn drops(State(handle): State<Handle>) -> Answer<Vec<model::api::DropCount>> {
-    ask(&handle, |controller| controller.drops()).await.map(Json)
+    ask(&handle, |controller| status::drops(controller)).await.map(Json)
 }
 
 async fn sources(State(handle): State<Handle>) -> Answer<Vec<model::api::SourceRate>> {
-    ask(&handle, |controller| controller.sources()).await.map(Json)
+    ask(&handle, |controller| status::sources(controller)).await.map(Json)
 }
 
 async fn cluster(State(handle): State<Handle>) -> Answer<model::api::ClusterStatus> {
-    Ok(Json(ask(&handle, |controller| controller.cluster_status()).await??))
+    Ok(Json(ask(&handle, |controller| show::cluster_status(controller)).await??))
 }
 
 #[derive(Deserialize)]
@@ -310,11 +257,11 @@ async fn owners(
     query: Result<Query<ServiceQuery>, QueryRejection>,
 ) -> Answer<Vec<model::api::OwnerStatus>> {
     let service = read_query(query)?.service;
-    Ok(Json(ask(&handle, move |controller| controller.owners(service.as_deref())).await??))
+    Ok(Json(ask(&handle, move |controller| show::owners(controller, service.as_deref())).await??))
 }
 
 async fn exceptions(State(handle): State<Handle>) -> Answer<Vec<model::api::ExceptionStatus>> {
-    Ok(Json(ask(&handle, |controller| controller.exceptions()).await??))
+    Ok(Json(ask(&handle, |controller| show::exceptions(controller)).await??))
 }
 
 async fn registrations(
@@ -322,15 +269,15 @@ async fn registrations(
     query: Result<Query<ServiceQuery>, QueryRejection>,
 ) -> Answer<Vec<model::api::RegistrationStatus>> {
     let service = read_query(query)?.service;
-    Ok(Json(ask(&handle, move |controller| controller.registrations_of(service.as_deref())).await??))
+    Ok(Json(ask(&handle, move |controller| status::registrations_of(controller, service.as_deref())).await??))
 }
 
 async fn agents(State(handle): State<Handle>) -> Answer<Vec<model::api::AgentStatus>> {
-    ask(&handle, |controller| controller.agents()).await.map(Json)
+    ask(&handle, |controller| shown::agents(controller)).await.map(Json)
 }
 
 async fn leave(State(handle): State<Handle>) -> Answer<model::api::LeaveResult> {
-    Ok(Json(ask(&handle, Controller::leave).await??))
+    Ok(Json(ask(&handle, |controller| show::leave(controller)).await??))
 }
 
 #[derive(Deserialize)]
@@ -358,8 +305,8 @@ async fn list_flows(
         ),
     };
     let service = query.service.filter(|service| !service.is_empty());
-    let search =
-        ask(&handle, move |controller| controller.search_flows(service.as_deref(), client)).await??;
+    let search = ask(&handle, move |controller| status::search_flows(controller, service.as_deref(), client))
+        .await??;
     Ok(Json(flows::search(search, limit).await))
 }
 
@@ -413,7 +360,7 @@ async fn plan(State(handle): State<Handle>, request: Request) -> Answer<model::a
     let text = read_toml(request).await?;
     let prepared = apply::prepare(&handle, Source::Request(text)).await?;
     let (prepared, count) = ask(&handle, move |controller| {
-        let count = controller.forecast_of(&prepared);
+        let count = apply::forecast_of(controller, &prepared);
         (prepared, count)
     })
     .await?;
@@ -508,12 +455,13 @@ async fn set_drain(
 ) -> Answer<model::api::DrainResult> {
     let Path((service, backend)) = names.map_err(|rejection| Failure::bad_request(rejection.body_text()))?;
     let (mut result, number, desire) =
-        ask(handle, move |controller| controller.set_drain(&service, &backend, drained)).await??;
+        ask(handle, move |controller| drain::set_drain(controller, &service, &backend, drained)).await??;
     if let Some(desire) = desire {
         handle.desire(desire)?.accepted().await?.settled(SAVE_TIMEOUT).await?;
         let service = result.service.clone();
         (result.generation, result.backends_up) =
-            ask(handle, move |controller| (controller.generation, controller.backends_up(&service))).await?;
+            ask(handle, move |controller| (controller.generation, status::backends_up(controller, &service)))
+                .await?;
         return Ok(Json(result));
     }
     let mut written = handle.written.clone();
@@ -530,12 +478,9 @@ async fn set_drain(
 }
 
 async fn prometheus(State(handle): State<Handle>) -> Result<Response, Failure> {
-    handle.pages.answer(handle.ask(|controller| controller.snapshot())).await.ok_or_else(Failure::stopping)
-}
-
-fn read_query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Failure> {
-    match query {
-        Ok(Query(query)) => Ok(query),
-        Err(rejection) => Err(Failure::bad_request(rejection.body_text())),
-    }
+    handle
+        .pages
+        .answer(handle.ask(|controller| status::snapshot(controller)))
+        .await
+        .ok_or_else(Failure::stopping)
 }

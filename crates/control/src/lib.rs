@@ -24,6 +24,8 @@ mod api;
 #[cfg(feature = "daemon")]
 mod apply;
 #[cfg(feature = "daemon")]
+mod backends;
+#[cfg(feature = "daemon")]
 mod balance;
 #[cfg(feature = "daemon")]
 mod capture;
@@ -34,7 +36,11 @@ mod cluster;
 #[cfg(feature = "daemon")]
 mod commands;
 #[cfg(feature = "daemon")]
+mod configure;
+#[cfg(feature = "daemon")]
 mod controller;
+#[cfg(feature = "daemon")]
+mod drain;
 #[cfg(feature = "daemon")]
 mod effect;
 #[cfg(feature = "daemon")]
@@ -70,6 +76,8 @@ mod passive;
 #[cfg(feature = "daemon")]
 mod plane;
 #[cfg(feature = "daemon")]
+mod publication;
+#[cfg(feature = "daemon")]
 mod publisher;
 #[cfg(feature = "daemon")]
 mod reconcile;
@@ -90,6 +98,8 @@ mod state;
 #[cfg(feature = "daemon")]
 mod status;
 #[cfg(feature = "daemon")]
+mod step;
+#[cfg(feature = "daemon")]
 mod task;
 #[cfg(feature = "daemon")]
 mod telemetry;
@@ -97,6 +107,8 @@ mod telemetry;
 mod tunnel;
 #[cfg(feature = "daemon")]
 mod view;
+#[cfg(feature = "daemon")]
+mod wanted;
 
 #[cfg(feature = "daemon")]
 #[cfg(test)]

@@ -9,11 +9,11 @@ use crate::api::credentials::Credentials;
 use crate::api::listener::{self, Serving};
 use crate::api::page::Pages;
 use crate::apply;
-use crate::cluster::adopt::{Part, own_address};
 use crate::cluster::desire::Progress;
 use crate::cluster::desired::{ASKED_MAX, Store};
+use crate::cluster::membership::{Part, own_address};
 #[cfg(feature = "etcd")]
-use crate::cluster::store;
+use crate::cluster::store::etcd;
 use crate::controller::{self, Controller};
 use crate::event::Event;
 use crate::gauges::{Figures, ListenerFigures};
@@ -24,6 +24,7 @@ use crate::plane::{LostWords, Notice, Options, Plane};
 use crate::refusal::Refusal;
 use crate::run_error::RunError;
 use crate::shell::{self, Clock, Shell, Told, gauges, split};
+use crate::status;
 use crate::{agents, announce, balance, neighbour, reconcile, state, telemetry};
 use model::Loaded;
 use std::collections::BTreeSet;
@@ -216,7 +217,7 @@ async fn drive(
 
     #[cfg(feature = "etcd")]
     let keeper = of_store.zip(requests).map(|((config, own), requests)| {
-        tokio::spawn(meter.watch(Job::Store, store::keep(config, own, requests, events.clone())))
+        tokio::spawn(meter.watch(Job::Store, etcd::keep(config, own, requests, events.clone())))
     });
     // Not reached with a store: such a configuration is refused before anything starts.
     #[cfg(not(feature = "etcd"))]
@@ -303,7 +304,7 @@ async fn drive(
                 }
                 if let Some(publish) = &mut telemetry {
                     meter.time(Job::Telemetry, || {
-                        for (command, answer) in telemetry::answers(&shell.ask(|controller| controller.summary())) {
+                        for (command, answer) in telemetry::answers(&shell.ask(|controller| status::summary(controller))) {
                             publish(command, answer);
                         }
                     });

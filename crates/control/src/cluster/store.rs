@@ -2,12 +2,9 @@
 //! this name has none, and refuses `[cluster]` (see [`crate::refused_by_build`]).
 
 #[cfg(feature = "etcd")]
-mod etcd;
+pub(crate) mod etcd;
 #[cfg(feature = "etcd")]
 mod pieces;
-
-#[cfg(feature = "etcd")]
-pub(crate) use etcd::keep;
 
 use super::desire::Desire;
 use super::keys::Key;
