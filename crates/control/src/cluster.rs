@@ -42,6 +42,8 @@ pub(crate) mod slot_text;
 pub(crate) mod stock;
 #[cfg(feature = "daemon")]
 pub(crate) mod store;
+#[cfg(feature = "daemon")]
+pub(crate) mod store_event;
 pub(crate) mod tables;
 pub(crate) mod text;
 

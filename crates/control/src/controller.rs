@@ -15,7 +15,7 @@ use crate::event_log::EventLog;
 use crate::gauges::{self, DataPort, Figures, Rates, WorkerGauges};
 use crate::health::{Subject, Unsent};
 use crate::ids::Ids;
-use crate::neighbour::{self, NextHops};
+use crate::neighbour::next_hop::{self, NextHops};
 use crate::now::Now;
 use crate::passive::STEP_MS;
 use crate::passive::pools::Passive;
@@ -103,7 +103,7 @@ pub(crate) struct Controller {
     pub(crate) is_unwritten: bool,
     /// Smallest generation that every worker uses.
     pub(crate) acknowledged: u64,
-    pub(crate) wanted_neighbours: neighbour::Wanted,
+    pub(crate) wanted_neighbours: next_hop::Wanted,
     pub(crate) wanted_of_kernel: reconcile::Wanted,
     pub(crate) on_loopback: OnLoopback,
     /// Links, and the kernel's side of ports.

@@ -121,13 +121,15 @@ pub use claims::{ClaimError, Claims, interface_exists};
 #[cfg(feature = "rehearsal")]
 pub use cluster::rehearsal::{rehearse_store, store_seeds};
 #[cfg(feature = "daemon")]
+pub use gauges::{DeviceStats, LostWords};
+#[cfg(feature = "daemon")]
 pub use listeners::Listeners;
 #[cfg(feature = "rehearsal")]
 pub use neighbour::rehearsal::{netlink_seeds, rehearse_netlink};
 #[cfg(feature = "daemon")]
-pub use plane::{DeviceStats, LostWords, Notice, Options, Plane, PortHandle, Renew, Telemetry, WorkerHandle};
+pub use plane::{Notice, Options, Plane, PortHandle, Renew, Telemetry, WorkerHandle};
 #[cfg(feature = "daemon")]
-pub use reconcile::{ExceptionError, configure as configure_exceptions};
+pub use reconcile::kernel::{ExceptionError, configure as configure_exceptions};
 #[cfg(feature = "daemon")]
 pub use run::run;
 #[cfg(feature = "daemon")]

@@ -13,7 +13,6 @@ pub(crate) mod seen;
 mod ways;
 
 pub(crate) use decide::{Action, Kind, Link, Placed, Seen, Wanted, decide};
-pub use kernel::{ExceptionError, configure};
 pub(crate) use renewal::Renewals;
 pub(crate) use ways::{Reconciled, Ways};
 

@@ -19,7 +19,7 @@ use crate::event_log::EventLog;
 use crate::gauges::{self, Rates};
 use crate::health::{Subject, Unsent};
 use crate::ids::Ids;
-use crate::neighbour::{self, NextHops};
+use crate::neighbour::next_hop::{self, NextHops};
 use crate::now::Now;
 use crate::passive::compare;
 use crate::passive::pools::Passive;
@@ -101,7 +101,7 @@ impl Controller {
             saves: 0,
             is_unwritten: false,
             acknowledged: 0,
-            wanted_neighbours: neighbour::Wanted::default(),
+            wanted_neighbours: next_hop::Wanted::default(),
             wanted_of_kernel: reconcile::Wanted::default(),
             on_loopback: OnLoopback::default(),
             ways: Ways::default(),

@@ -4,7 +4,7 @@ use crate::announce::{self, Vip};
 use crate::cluster::membership::Part;
 use crate::controller::Controller;
 use crate::effect::Effect;
-use crate::neighbour::{self};
+use crate::neighbour::next_hop;
 use crate::reconcile::Wanted;
 use crate::reconcile::decide;
 use model::api::ServiceState;
@@ -36,7 +36,7 @@ pub(crate) fn tell_wanted(controller: &mut Controller) {
             .chain(peers(controller))
             .collect()
     };
-    let wanted = neighbour::Wanted { addresses, interfaces };
+    let wanted = next_hop::Wanted { addresses, interfaces };
     if controller.wanted_neighbours != wanted {
         controller.wanted_neighbours = wanted.clone();
         controller.effects.push(Effect::WantNeighbours(wanted));

@@ -5,7 +5,7 @@ use crate::backends::check::word_of_agent;
 use crate::backends::{Departed, Member};
 use crate::controller::Controller;
 use crate::health::Verdict;
-use crate::neighbour::NextHops;
+use crate::neighbour::next_hop::NextHops;
 use model::api::{BackendState, EventKind, Word};
 use model::config::{Backend, Config, HealthKind, Mac, Service};
 use std::collections::{BTreeMap, HashMap, HashSet};

@@ -8,7 +8,7 @@ use super::membership::{Adopted, Unadopted};
 use super::readings::Reading;
 use super::seat::News;
 use super::stock::Lot;
-use super::store::StoreEvent;
+use super::store_event::StoreEvent;
 use crate::agents::facts::{AgentTokens, Facts};
 use crate::agents::heard::Why;
 use crate::backends::Departed;
