@@ -13,6 +13,7 @@ mod line;
 mod manifest;
 mod module;
 mod package;
+mod purity;
 mod source;
 mod type_name;
 
@@ -25,6 +26,9 @@ use source::Source;
 
 /// How many files of a package may use each other in a circle: a module and one of its parts.
 const CIRCLE_MAX: usize = 2;
+
+/// Files that are pure, with all that they use of their packages.
+const PURE: &[(&str, &str)] = &[("control", "src/step.rs")];
 
 /// All that is to be said.
 #[derive(Default)]
@@ -67,6 +71,10 @@ fn examine() -> Result<Report, String> {
         manifests.push((package.name, text));
         let files = source::read(&package)?;
         circles(package.name, &files, CIRCLE_MAX, &mut report)?;
+        for (_, root) in PURE.iter().filter(|(name, _)| *name == package.name) {
+            let modules = Modules::of(&files).map_err(|e| format!("{}: {e}", package.name))?;
+            report.problems.extend(purity::check(root, &files, &import::imports(&modules)));
+        }
         sources.extend(files);
     }
     let mut findings = type_name::check(&sources, &Dependencies::of(&manifests));

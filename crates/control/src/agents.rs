@@ -6,6 +6,8 @@
 // Without a daemon there is nobody to talk, and whoever rehearses needs little of the rest.
 #![cfg_attr(not(feature = "daemon"), allow(dead_code))]
 
+#[cfg(feature = "daemon")]
+pub(crate) mod candidate;
 pub(crate) mod counts;
 #[cfg(feature = "daemon")]
 pub(crate) mod event;
@@ -16,6 +18,8 @@ pub(crate) mod heard;
 pub(crate) mod held;
 pub(crate) mod hello;
 #[cfg(feature = "daemon")]
+pub(crate) mod in_force;
+#[cfg(feature = "daemon")]
 pub(crate) mod listener;
 #[cfg(feature = "daemon")]
 pub(crate) mod outboxes;
@@ -23,6 +27,8 @@ pub(crate) mod registry;
 #[cfg(any(test, feature = "rehearsal"))]
 pub(crate) mod rehearsal;
 pub(crate) mod session;
+#[cfg(feature = "daemon")]
+pub(crate) mod shown;
 #[cfg(feature = "daemon")]
 pub(crate) mod tend;
 #[cfg(feature = "daemon")]

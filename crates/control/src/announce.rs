@@ -39,16 +39,3 @@ impl std::fmt::Display for Vip {
         write!(f, "{}/{}", self.address, self.length)
     }
 }
-
-/// Lets an interface accept packets from addresses of this host. A file of the kernel's, which does not wait.
-#[expect(clippy::disallowed_methods, reason = "the file is the kernel's memory")]
-pub(crate) fn accept_local(interface: &str) -> Result<(), String> {
-    if interface.contains('/') || interface.starts_with('.') {
-        return Err(format!("interface name `{interface}`"));
-    }
-    let path = format!("/proc/sys/net/ipv4/conf/{interface}/accept_local");
-    if std::fs::read_to_string(&path).is_ok_and(|value| value.trim() == "1") {
-        return Ok(());
-    }
-    std::fs::write(&path, "1").map_err(|error| format!("{path}: {error}"))
-}

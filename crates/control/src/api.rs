@@ -4,21 +4,19 @@
 //! closure returned; every answer that is not a success has a body of [`ErrorBody`]. An [`Endpoint`] stands beside its
 //! handler, and nowhere else.
 
-use crate::controller::Controller;
 use crate::handle::Handle;
-use crate::refusal::Refusal;
+use axum::Router;
 use axum::extract::{Request, State};
 use axum::handler::Handler;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::{Json, Router};
 use credentials::Credentials;
 use endpoint::Endpoint;
-use model::api::ErrorBody;
 use subtle::ConstantTimeEq as _;
 use tokio::sync::watch;
 
+pub(crate) mod answer;
 mod body;
 mod capture;
 mod configuration;
@@ -36,63 +34,7 @@ mod openapi;
 pub(crate) mod page;
 mod show;
 
-/// An answer that is not a success.
-#[derive(Debug)]
-pub(crate) struct Failure {
-    status: StatusCode,
-    body: ErrorBody,
-}
-
-impl Failure {
-    pub(crate) fn new(status: StatusCode, error: impl Into<String>, help: impl Into<String>) -> Failure {
-        let body = ErrorBody { error: error.into(), help: help.into(), diagnostics: Vec::new() };
-        Failure { status, body }
-    }
-
-    fn bad_request(error: impl Into<String>) -> Failure {
-        Failure::new(StatusCode::BAD_REQUEST, error, "GET /v1/openapi.json describes every request")
-    }
-
-    fn stopping() -> Failure {
-        Failure::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "ask again after the restart")
-    }
-}
-
-impl IntoResponse for Failure {
-    fn into_response(self) -> Response {
-        (self.status, Json(self.body)).into_response()
-    }
-}
-
-impl From<Refusal> for Failure {
-    fn from(refusal: Refusal) -> Failure {
-        let status = match &refusal {
-            Refusal::Config(_) | Refusal::Compile(_) | Refusal::Unfit(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            Refusal::Restart(_) | Refusal::Overtaken | Refusal::Alone | Refusal::Claimed(_) => {
-                StatusCode::CONFLICT
-            }
-            Refusal::TooMuch(_) => StatusCode::BAD_REQUEST,
-            Refusal::UnknownService(_) | Refusal::UnknownBackend { .. } => StatusCode::NOT_FOUND,
-            Refusal::File { .. } => StatusCode::INTERNAL_SERVER_ERROR,
-            Refusal::Stopping | Refusal::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
-        };
-        let mut failure = Failure::new(status, refusal.to_string(), refusal.help());
-        if let Refusal::Config(report) = refusal {
-            failure.body.diagnostics = report.diagnostics().to_vec();
-        }
-        failure
-    }
-}
-
-type Answer<T> = Result<Json<T>, Failure>;
-
-/// Asks the controller.
-async fn ask<T: Send + 'static>(
-    handle: &Handle,
-    question: impl FnOnce(&mut Controller) -> T + Send + 'static,
-) -> Result<T, Failure> {
-    handle.ask(question).await.ok_or_else(Failure::stopping)
-}
+use answer::{Answer, Failure, ask};
 
 /// Every endpoint.
 pub(crate) fn endpoints() -> Vec<Endpoint> {

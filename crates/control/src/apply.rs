@@ -7,15 +7,20 @@ use crate::agents::facts::AgentTokens;
 use crate::agents::token_file;
 use crate::api::credentials::Credentials;
 use crate::claims::Claims;
+use crate::cluster::adopt;
 use crate::cluster::desire::Desire;
 use crate::cluster::desired::Desired;
+use crate::cluster::desires;
+use crate::cluster::forecast;
 use crate::cluster::forecast::Count;
 use crate::compile::{Making, Runtime, compile};
+use crate::configure;
 use crate::controller::Controller;
 use crate::handle::Handle;
 use crate::ids::Ids;
 use crate::plan;
 use crate::refusal::Refusal;
+use crate::view;
 use model::api::{ApplyResult, CheckedConfig, EventKind};
 use model::config::Config;
 use model::registered::{Registered, Skipped};
@@ -127,7 +132,7 @@ impl Prepared {
 /// What is wrong with it. Nothing has changed.
 pub(crate) async fn prepare(handle: &Handle, source: Source) -> Result<Prepared, Refusal> {
     let _place = handle.preparing.acquire().await.map_err(|_| Refusal::Stopping)?;
-    let basis = handle.ask(|controller| controller.basis()).await.ok_or(Refusal::Stopping)?;
+    let basis = handle.ask(|controller| basis(controller)).await.ok_or(Refusal::Stopping)?;
     let prepared = tokio::task::spawn_blocking(move || Prepared::of(source, &basis));
     // It can fail only when the runtime ends.
     prepared.await.map_err(|_| Refusal::Stopping)?
@@ -142,11 +147,11 @@ pub(crate) async fn apply(handle: &Handle, source: Source) -> Result<Applied, Re
     let prepared = prepare(handle, source).await;
     let claims = handle.claims.clone();
     let apply = move |controller: &mut Controller| match prepared {
-        Ok(prepared) => controller.apply(prepared, &claims),
+        Ok(prepared) => take(controller, prepared, &claims),
         Err(refusal) => {
             let name =
                 if is_file { controller.config_path.display().to_string() } else { REQUEST.to_owned() };
-            controller.refused(&name, is_file, &refusal);
+            refused(controller, &name, is_file, &refusal);
             Err(refusal)
         }
     };
@@ -185,123 +190,130 @@ pub(crate) struct Taken {
     credentials: Credentials,
 }
 
-impl Controller {
-    /// What a configuration is to be compared with.
-    pub(crate) fn basis(&self) -> Basis {
-        let registered = match &self.cluster {
-            None => self.registry.heard().alive,
-            Some(_) => self.config.registered(),
-        };
-        let (config, file) = (Arc::clone(&self.config), self.config_path.clone());
-        Basis { config, registered, file, ports: self.port_views() }
-    }
+/// What a configuration is to be compared with.
+pub(crate) fn basis(controller: &Controller) -> Basis {
+    let registered = match &controller.cluster {
+        None => controller.registry.heard().alive,
+        Some(_) => controller.config.registered(),
+    };
+    let (config, file) = (Arc::clone(&controller.config), controller.config_path.clone());
+    Basis { config, registered, file, ports: view::port_views(controller) }
+}
 
-    /// What has to be counted to say what applying a configuration would do.
-    pub(crate) fn forecast_of(&self, prepared: &Prepared) -> Option<Count> {
-        self.cluster.as_ref()?;
-        self.forecast(&prepared.loaded.config.with_registered(&self.config.registered()).0)
-    }
+/// What has to be counted to say what applying a configuration would do.
+pub(crate) fn forecast_of(controller: &Controller, prepared: &Prepared) -> Option<Count> {
+    controller.cluster.as_ref()?;
+    forecast::forecast(controller, &prepared.loaded.config.with_registered(&controller.config.registered()).0)
+}
 
-    /// Tells that a configuration was refused.
-    fn refused(&mut self, name: &str, is_file: bool, refusal: &Refusal) {
-        let message = match refusal {
-            Refusal::File { .. } => format!("reload: {refusal}"),
-            _ => format!("configuration from {name} refused: {refusal}"),
-        };
-        self.log.push(EventKind::Refused, None, None, message);
-        if let Refusal::Config(report) = refusal
-            && is_file
-        {
-            self.tell(name, EventKind::Refused, report.diagnostics());
-        }
+/// Tells that a configuration was refused.
+pub(crate) fn refused(controller: &mut Controller, name: &str, is_file: bool, refusal: &Refusal) {
+    let message = match refusal {
+        Refusal::File { .. } => format!("reload: {refusal}"),
+        _ => format!("configuration from {name} refused: {refusal}"),
+    };
+    controller.log.push(EventKind::Refused, None, None, message);
+    if let Refusal::Config(report) = refusal
+        && is_file
+    {
+        tell(controller, name, EventKind::Refused, report.diagnostics());
     }
+}
 
-    /// Applies what was prepared. `acknowledged` and `duration_ms` are the caller's to fill in.
-    pub(crate) fn apply(&mut self, prepared: Prepared, claims: &Claims) -> Result<Taken, Refusal> {
-        let (name, is_file) = (prepared.name.clone(), prepared.is_file);
-        let file_text = is_file.then(|| prepared.loaded.text.clone());
-        match self.try_apply(prepared, claims) {
-            Ok(applied) => {
-                if applied.desire.is_some() {
-                    let message = format!("configuration from {name} is what the cluster is asked for");
-                    self.log.push(EventKind::Apply, None, None, message);
-                } else {
-                    let generation = applied.result.generation;
-                    let message = format!("configuration from {name} applied as generation {generation}");
-                    self.log.push(EventKind::Apply, None, None, message);
-                    self.save();
-                }
-                if let Some(text) = file_text {
-                    self.tell(&name, EventKind::Warning, &applied.result.warnings);
-                    self.file_text = text;
-                }
-                Ok(applied)
+/// Applies what was prepared. `acknowledged` and `duration_ms` are the caller's to fill in.
+pub(crate) fn take(
+    controller: &mut Controller,
+    prepared: Prepared,
+    claims: &Claims,
+) -> Result<Taken, Refusal> {
+    let (name, is_file) = (prepared.name.clone(), prepared.is_file);
+    let file_text = is_file.then(|| prepared.loaded.text.clone());
+    match try_apply(controller, prepared, claims) {
+        Ok(applied) => {
+            if applied.desire.is_some() {
+                let message = format!("configuration from {name} is what the cluster is asked for");
+                controller.log.push(EventKind::Apply, None, None, message);
+            } else {
+                let generation = applied.result.generation;
+                let message = format!("configuration from {name} applied as generation {generation}");
+                controller.log.push(EventKind::Apply, None, None, message);
+                controller.save();
             }
-            Err(refusal) => {
-                self.refused(&name, is_file, &refusal);
-                Err(refusal)
+            if let Some(text) = file_text {
+                tell(controller, &name, EventKind::Warning, &applied.result.warnings);
+                controller.file_text = text;
             }
+            Ok(applied)
+        }
+        Err(refusal) => {
+            refused(controller, &name, is_file, &refusal);
+            Err(refusal)
         }
     }
+}
 
-    fn try_apply(&mut self, prepared: Prepared, claims: &Claims) -> Result<Taken, Refusal> {
-        if self.stopping {
-            return Err(Refusal::Stopping);
-        }
-        let Prepared {
-            loaded,
-            merged,
-            registered,
-            tokens,
-            credentials,
-            services,
-            tokens_in_force,
-            plan,
-            restart_keys,
-            ..
-        } = prepared;
-        if !restart_keys.is_empty() {
-            return Err(Refusal::Restart(restart_keys));
-        }
-        // They are files of each machine: what this one cannot read is not asked for.
-        let (tokens, credentials) = (tokens?, credentials?);
-        let warnings = loaded.warnings.clone();
-        let mut desire = None;
-        if self.cluster.is_some() {
-            let services = services.map_err(Refusal::Store)?;
-            desire = Some(self.desire_services(&loaded, services.clone())?);
-            self.renew_own(loaded, services, tokens_in_force);
-        } else {
-            let alive = self.registry.heard().alive;
-            let merged = if alive == registered { merged } else { loaded.config.with_registered(&alive) };
-            let ids = self.ids_of(&merged.0)?;
-            claims.claim_vips(&loaded.config).map_err(Refusal::Claimed)?;
-            self.install(loaded, merged, ids, &tokens);
-        }
-        let generation = self.next_generation();
-        let result = ApplyResult { generation, acknowledged: false, duration_ms: 0, warnings, plan };
-        Ok(Taken { result, desire, credentials })
+pub(crate) fn try_apply(
+    controller: &mut Controller,
+    prepared: Prepared,
+    claims: &Claims,
+) -> Result<Taken, Refusal> {
+    if controller.stopping {
+        return Err(Refusal::Stopping);
     }
+    let Prepared {
+        loaded,
+        merged,
+        registered,
+        tokens,
+        credentials,
+        services,
+        tokens_in_force,
+        plan,
+        restart_keys,
+        ..
+    } = prepared;
+    if !restart_keys.is_empty() {
+        return Err(Refusal::Restart(restart_keys));
+    }
+    // They are files of each machine: what this one cannot read is not asked for.
+    let (tokens, credentials) = (tokens?, credentials?);
+    let warnings = loaded.warnings.clone();
+    let mut desire = None;
+    if controller.cluster.is_some() {
+        let services = services.map_err(Refusal::Store)?;
+        desire = Some(desires::desire_services(controller, &loaded, services.clone())?);
+        adopt::renew_own(controller, loaded, services, tokens_in_force);
+        controller.settle();
+    } else {
+        let alive = controller.registry.heard().alive;
+        let merged = if alive == registered { merged } else { loaded.config.with_registered(&alive) };
+        let ids = configure::ids_of(controller, &merged.0)?;
+        claims.claim_vips(&loaded.config).map_err(Refusal::Claimed)?;
+        configure::install(controller, loaded, merged, ids, &tokens);
+    }
+    let generation = controller.next_generation();
+    let result = ApplyResult { generation, acknowledged: false, duration_ms: 0, warnings, plan };
+    Ok(Taken { result, desire, credentials })
+}
 
-    /// Tells what is wrong with the file, errors first: nobody waits for the answer to a signal.
-    fn tell(&mut self, name: &str, kind: EventKind, diagnostics: &[Diagnostic]) {
-        let of = |severity| diagnostics.iter().filter(move |of| of.severity == severity);
-        let errors = of(Severity::Error).map(|of| ("error", of));
-        let all = errors.chain(of(Severity::Warning).map(|of| ("warning", of)));
-        for (word, of) in all.take(TOLD_MAX) {
-            let Diagnostic { line, column, message, help, .. } = of;
-            self.log.push(
-                kind,
-                None,
-                None,
-                format!("{name}:{line}:{column}: {word}: {message}; help: {help}"),
-            );
-        }
-        if let Some(further @ 1..) = diagnostics.len().checked_sub(TOLD_MAX) {
-            let message =
-                format!("{name}: {further} further errors and warnings; guideway check {name} tells all");
-            self.log.push(kind, None, None, message);
-        }
+/// Tells what is wrong with the file, errors first: nobody waits for the answer to a signal.
+pub(crate) fn tell(controller: &mut Controller, name: &str, kind: EventKind, diagnostics: &[Diagnostic]) {
+    let of = |severity| diagnostics.iter().filter(move |of| of.severity == severity);
+    let errors = of(Severity::Error).map(|of| ("error", of));
+    let all = errors.chain(of(Severity::Warning).map(|of| ("warning", of)));
+    for (word, of) in all.take(TOLD_MAX) {
+        let Diagnostic { line, column, message, help, .. } = of;
+        controller.log.push(
+            kind,
+            None,
+            None,
+            format!("{name}:{line}:{column}: {word}: {message}; help: {help}"),
+        );
+    }
+    if let Some(further @ 1..) = diagnostics.len().checked_sub(TOLD_MAX) {
+        let message =
+            format!("{name}: {further} further errors and warnings; guideway check {name} tells all");
+        controller.log.push(kind, None, None, message);
     }
 }
 

@@ -9,6 +9,10 @@
     reason = "at the start, before anybody is served; later the kernel's memory (/proc) alone, where a VIP is held elsewhere"
 )]
 
+mod error;
+
+pub use error::ClaimError;
+
 use model::config::{Announce, Config, Net};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -81,40 +85,6 @@ impl std::fmt::Display for Claim {
             Claim::Vip(net) => write!(f, "VIP {}/{}", net.addr, net.len),
         }
     }
-}
-
-/// Why something cannot be had.
-#[derive(Debug, thiserror::Error)]
-pub enum ClaimError {
-    /// Another process has it.
-    #[error("{what} is in use by {holder}; {remedy}")]
-    Held {
-        /// What.
-        what: String,
-        /// Who has it.
-        holder: String,
-        /// What to do.
-        remedy: &'static str,
-    },
-    /// An interface that is to be made is there already.
-    #[error(
-        "port {port:?}: interface {interface} exists already, and guidewayd makes it itself; remove it (ip link delete {interface}) if nobody \
-         needs it, or set another name"
-    )]
-    Exists {
-        /// The port.
-        port: String,
-        /// The interface.
-        interface: String,
-    },
-    /// Neither.
-    #[error("cannot claim {what}: {source}")]
-    Failed {
-        /// What.
-        what: String,
-        /// What the kernel says.
-        source: io::Error,
-    },
 }
 
 impl ClaimError {

@@ -19,11 +19,17 @@ pub(crate) mod adopt;
 pub(crate) mod desire;
 #[cfg(feature = "daemon")]
 pub(crate) mod desired;
+#[cfg(feature = "daemon")]
+pub(crate) mod desires;
 pub(crate) mod document;
 #[cfg(feature = "daemon")]
 pub(crate) mod forecast;
+#[cfg(feature = "daemon")]
+pub(crate) mod joined;
 pub(crate) mod keys;
 pub(crate) mod leading;
+#[cfg(feature = "daemon")]
+pub(crate) mod membership;
 pub(crate) mod picture;
 pub(crate) mod readings;
 pub(crate) mod registrations;
@@ -36,6 +42,8 @@ pub(crate) mod slot_text;
 pub(crate) mod stock;
 #[cfg(feature = "daemon")]
 pub(crate) mod store;
+#[cfg(feature = "daemon")]
+pub(crate) mod store_event;
 pub(crate) mod tables;
 pub(crate) mod text;
 

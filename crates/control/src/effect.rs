@@ -7,8 +7,9 @@ use crate::cluster::seat::Order;
 use crate::cluster::stock::Missing;
 use crate::compile::Recipe;
 use crate::health::{Check, First, Subject};
+use crate::neighbour::next_hop;
+use crate::reconcile;
 use crate::state::Saved;
-use crate::{neighbour, reconcile};
 use model::agent::ToAgent;
 use std::sync::Arc;
 use wire::PortId;
@@ -22,7 +23,7 @@ pub(crate) enum Effect {
     /// All workers use a view of this generation, or a later one.
     Acknowledged(u64),
     /// Next hops that are to be found.
-    WantNeighbours(neighbour::Wanted),
+    WantNeighbours(next_hop::Wanted),
     /// What the kernel is to have.
     WantOfKernel(reconcile::Wanted),
     /// A check takes the place of the one there may be.

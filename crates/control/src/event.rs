@@ -3,10 +3,10 @@
 use crate::agents::event::AgentEvent;
 use crate::announce::Vip;
 use crate::cluster::stock::Lot;
-use crate::cluster::store::StoreEvent;
+use crate::cluster::store_event::StoreEvent;
 use crate::compile::Recipe;
 use crate::health::{Check, Subject};
-use crate::neighbour::NextHops;
+use crate::neighbour::next_hop::NextHops;
 use crate::reconcile::{Kind, OnLoopback, Surroundings};
 use model::api::CheckResult;
 use statesync::plan::Report;

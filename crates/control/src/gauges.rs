@@ -1,11 +1,40 @@
 //! What the controller reads of workers and ports: counters and tables in shared memory, as plain values that it is given.
 
-use crate::plane::{DeviceStats, LostWords};
 use flow::Reader;
 use model::api::{ConnectionCounts, ManagementTurns};
 use std::sync::Arc;
 use wire::{CoreId, PortId};
 use worker::Counters;
+
+/// What a device counts; from its start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct DeviceStats {
+    /// Frames received.
+    pub rx: u64,
+    /// Frames sent.
+    pub tx: u64,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+    /// Frames dropped by the device because nobody took them in time.
+    pub missed: u64,
+    /// Frames received with errors.
+    pub rx_errors: u64,
+    /// Frames that could not be sent.
+    pub tx_errors: u64,
+    /// Frames lost for want of buffers.
+    pub nombuf: u64,
+}
+
+/// What nobody took in time and is lost.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct LostWords {
+    /// Lines of the log.
+    pub log_lines: u64,
+    /// Messages to the service manager.
+    pub notices: u64,
+}
 
 /// A worker's.
 pub(crate) struct WorkerGauges {

@@ -24,6 +24,8 @@ mod api;
 #[cfg(feature = "daemon")]
 mod apply;
 #[cfg(feature = "daemon")]
+mod backends;
+#[cfg(feature = "daemon")]
 mod balance;
 #[cfg(feature = "daemon")]
 mod capture;
@@ -34,7 +36,11 @@ mod cluster;
 #[cfg(feature = "daemon")]
 mod commands;
 #[cfg(feature = "daemon")]
+mod configure;
+#[cfg(feature = "daemon")]
 mod controller;
+#[cfg(feature = "daemon")]
+mod drain;
 #[cfg(feature = "daemon")]
 mod effect;
 #[cfg(feature = "daemon")]
@@ -68,6 +74,8 @@ mod passive;
 #[cfg(feature = "daemon")]
 mod plane;
 #[cfg(feature = "daemon")]
+mod publication;
+#[cfg(feature = "daemon")]
 mod publisher;
 #[cfg(feature = "daemon")]
 mod reconcile;
@@ -88,6 +96,8 @@ mod state;
 #[cfg(feature = "daemon")]
 mod status;
 #[cfg(feature = "daemon")]
+mod step;
+#[cfg(feature = "daemon")]
 mod task;
 #[cfg(feature = "daemon")]
 mod telemetry;
@@ -95,6 +105,8 @@ mod telemetry;
 mod tunnel;
 #[cfg(feature = "daemon")]
 mod view;
+#[cfg(feature = "daemon")]
+mod wanted;
 
 #[cfg(feature = "daemon")]
 #[cfg(test)]
@@ -107,13 +119,15 @@ pub use claims::{ClaimError, Claims, interface_exists};
 #[cfg(feature = "rehearsal")]
 pub use cluster::rehearsal::{rehearse_store, store_seeds};
 #[cfg(feature = "daemon")]
+pub use gauges::{DeviceStats, LostWords};
+#[cfg(feature = "daemon")]
 pub use listeners::Listeners;
 #[cfg(feature = "rehearsal")]
 pub use neighbour::rehearsal::{netlink_seeds, rehearse_netlink};
 #[cfg(feature = "daemon")]
-pub use plane::{DeviceStats, LostWords, Notice, Options, Plane, PortHandle, Renew, Telemetry, WorkerHandle};
+pub use plane::{Notice, Options, Plane, PortHandle, Renew, Telemetry, WorkerHandle};
 #[cfg(feature = "daemon")]
-pub use reconcile::{ExceptionError, configure as configure_exceptions};
+pub use reconcile::kernel::{ExceptionError, configure as configure_exceptions};
 #[cfg(feature = "daemon")]
 pub use run::run;
 #[cfg(feature = "daemon")]

@@ -17,34 +17,16 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 use wire::PortId;
 
+use next_hop::{NextHop, NextHops, Wanted};
+
 /// How long a way that the kernel has no more is kept.
 const HOLD: Duration = Duration::from_secs(5);
 
 #[cfg(feature = "daemon")]
 pub(crate) mod follow;
+pub(crate) mod next_hop;
 #[cfg(any(test, feature = "rehearsal"))]
 pub(crate) mod rehearsal;
-
-/// What is to be resolved, and where.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Wanted {
-    /// Addresses of backends.
-    pub(crate) addresses: BTreeSet<IpAddr>,
-    /// Data ports and their exception interfaces.
-    pub(crate) interfaces: Vec<(PortId, String)>,
-}
-
-/// The way to an address.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct NextHop {
-    /// Data port.
-    pub(crate) port: PortId,
-    /// Destination MAC.
-    pub(crate) mac: [u8; 6],
-}
-
-/// Next hops by backend address; absent while unresolved.
-pub(crate) type NextHops = HashMap<IpAddr, NextHop>;
 
 /// Where a backend's frames go on the link.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

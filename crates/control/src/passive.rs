@@ -22,6 +22,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use wire::BackendId;
 
 pub(crate) mod compare;
+pub(crate) mod pools;
 #[cfg(test)]
 mod tests;
 

@@ -2,6 +2,7 @@
 //! that a test can make one without DPDK.
 
 use crate::claims::Claims;
+use crate::gauges::{DeviceStats, LostWords};
 use crate::listeners::Listeners;
 use flow::Reader;
 use statesync::plan::Report;
@@ -34,15 +35,6 @@ pub struct Options {
     pub claims: Claims,
     /// Listeners that were bound before; default `None`: [`run()`](crate::run()) binds them.
     pub listeners: Option<Listeners>,
-}
-
-/// What nobody took in time and is lost.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct LostWords {
-    /// Lines of the log.
-    pub log_lines: u64,
-    /// Messages to the service manager.
-    pub notices: u64,
 }
 
 impl Options {
@@ -139,25 +131,4 @@ pub struct PortHandle {
     pub stats: Box<dyn Fn() -> DeviceStats>,
     /// Reads the link state.
     pub link_up: Box<dyn Fn() -> bool>,
-}
-
-/// What a device counts; from its start.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct DeviceStats {
-    /// Frames received.
-    pub rx: u64,
-    /// Frames sent.
-    pub tx: u64,
-    /// Bytes received.
-    pub rx_bytes: u64,
-    /// Bytes sent.
-    pub tx_bytes: u64,
-    /// Frames dropped by the device because nobody took them in time.
-    pub missed: u64,
-    /// Frames received with errors.
-    pub rx_errors: u64,
-    /// Frames that could not be sent.
-    pub tx_errors: u64,
-    /// Frames lost for want of buffers.
-    pub nombuf: u64,
 }

@@ -5,14 +5,14 @@
 //! again later each time ([`backoff`]), what another made is never taken away, and every repair is told.
 
 mod backoff;
-mod decide;
+pub(crate) mod decide;
 pub(crate) mod keep;
-mod kernel;
+pub(crate) mod kernel;
 mod renewal;
+pub(crate) mod seen;
 mod ways;
 
-pub(crate) use decide::{Action, Interface, Kind, Link, Placed, Seen, Wanted, decide};
-pub use kernel::{ExceptionError, configure};
+pub(crate) use decide::{Action, Kind, Link, Placed, Seen, Wanted, decide};
 pub(crate) use renewal::Renewals;
 pub(crate) use ways::{Reconciled, Ways};
 

@@ -9,21 +9,22 @@ use crate::api::credentials::Credentials;
 use crate::api::listener::{self, Serving};
 use crate::api::page::Pages;
 use crate::apply;
-use crate::cluster::adopt::{Part, own_address};
 use crate::cluster::desire::Progress;
 use crate::cluster::desired::{ASKED_MAX, Store};
+use crate::cluster::membership::{Part, own_address};
 #[cfg(feature = "etcd")]
-use crate::cluster::store;
+use crate::cluster::store::etcd;
 use crate::controller::{self, Controller};
 use crate::event::Event;
-use crate::gauges::{Figures, ListenerFigures};
+use crate::gauges::{Figures, ListenerFigures, LostWords};
 use crate::handle::{Handle, Question};
 use crate::listeners::Listeners;
 use crate::meter::{Job, Meter};
-use crate::plane::{LostWords, Notice, Options, Plane};
+use crate::plane::{Notice, Options, Plane};
 use crate::refusal::Refusal;
 use crate::run_error::RunError;
 use crate::shell::{self, Clock, Shell, Told, gauges, split};
+use crate::status;
 use crate::{agents, announce, balance, neighbour, reconcile, state, telemetry};
 use model::Loaded;
 use std::collections::BTreeSet;
@@ -159,7 +160,7 @@ async fn drive(
     let (acknowledged, acknowledgements) = watch::channel(0);
     let (last_event, last_event_seen) = watch::channel(0);
     let (progress, progress_seen) = watch::channel(Progress::default());
-    let (wanted_neighbours, neighbours) = watch::channel(neighbour::Wanted::default());
+    let (wanted_neighbours, neighbours) = watch::channel(neighbour::next_hop::Wanted::default());
     let (wanted_of_kernel, of_kernel) = watch::channel(reconcile::Wanted::default());
     let (tell_loopback, mut on_loopback) = watch::channel(reconcile::OnLoopback::default());
     let (agent_gate, gate) = watch::channel(Gate::default());
@@ -216,7 +217,7 @@ async fn drive(
 
     #[cfg(feature = "etcd")]
     let keeper = of_store.zip(requests).map(|((config, own), requests)| {
-        tokio::spawn(meter.watch(Job::Store, store::keep(config, own, requests, events.clone())))
+        tokio::spawn(meter.watch(Job::Store, etcd::keep(config, own, requests, events.clone())))
     });
     // Not reached with a store: such a configuration is refused before anything starts.
     #[cfg(not(feature = "etcd"))]
@@ -303,7 +304,7 @@ async fn drive(
                 }
                 if let Some(publish) = &mut telemetry {
                     meter.time(Job::Telemetry, || {
-                        for (command, answer) in telemetry::answers(&shell.ask(|controller| controller.summary())) {
+                        for (command, answer) in telemetry::answers(&shell.ask(|controller| status::summary(controller))) {
                             publish(command, answer);
                         }
                     });

@@ -8,7 +8,8 @@ use crate::agents::outboxes::Outboxes;
 use crate::capture::Captures;
 use crate::cluster::desire::Progress;
 use crate::cluster::seat::Order;
-use crate::cluster::store::{Asked, StoreEvent};
+use crate::cluster::store::Asked;
+use crate::cluster::store_event::StoreEvent;
 use crate::controller::Controller;
 use crate::effect::Effect;
 use crate::event::Event;
@@ -63,7 +64,7 @@ pub(crate) fn gauges(worker: &WorkerHandle) -> WorkerGauges {
 pub(crate) struct Told {
     pub(crate) acknowledged: watch::Sender<u64>,
     pub(crate) last_event: watch::Sender<u64>,
-    pub(crate) wanted_neighbours: watch::Sender<neighbour::Wanted>,
+    pub(crate) wanted_neighbours: watch::Sender<neighbour::next_hop::Wanted>,
     pub(crate) wanted_of_kernel: watch::Sender<reconcile::Wanted>,
     pub(crate) agent_gate: watch::Sender<Gate>,
     pub(crate) progress: watch::Sender<Progress>,

@@ -4,12 +4,8 @@
 //! that cannot be read is set aside, never deleted.
 #![cfg_attr(not(feature = "daemon"), allow(dead_code))]
 
-use model::config::Net;
-use model::registered::Registered;
-use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -18,83 +14,16 @@ pub(crate) mod rehearsal;
 #[cfg(feature = "daemon")]
 pub(crate) mod saver;
 
+mod saved;
+
+pub(crate) use saved::{Saved, SavedAddress, SavedBackend, SavedDrain, SavedRegistration};
+
 /// Name in the state directory.
 const FILE: &str = "state.json";
 /// Larger files are not ours: a configuration as long as can be, and 65,536 backends with all that is known of them, take half of it.
 const FILE_MAX: u64 = 128 << 20;
 /// Layout of the file.
 const VERSION: u32 = 1;
-
-/// The file's content.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Saved {
-    /// Layout; 1.
-    pub(crate) version: u32,
-    /// When it was written, Unix time, milliseconds.
-    pub(crate) saved_unix_ms: u64,
-    /// Text of the last configuration applied.
-    pub(crate) config: Option<String>,
-    /// Backends drained by an operator.
-    #[serde(default)]
-    pub(crate) drains: Vec<SavedDrain>,
-    /// What health said last.
-    #[serde(default)]
-    pub(crate) backends: Vec<SavedBackend>,
-    /// Backends that registered and were in force.
-    #[serde(default)]
-    pub(crate) registrations: Vec<SavedRegistration>,
-    /// Addresses that were put on the loopback.
-    #[serde(default)]
-    pub(crate) announced: Vec<SavedAddress>,
-}
-
-/// A drain.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-pub(crate) struct SavedDrain {
-    /// Service name.
-    pub(crate) service: String,
-    /// Backend name.
-    pub(crate) backend: String,
-}
-
-/// A backend's health.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(crate) struct SavedBackend {
-    /// Service name.
-    pub(crate) service: String,
-    /// Backend name.
-    pub(crate) backend: String,
-    /// Its address: another address is another backend.
-    pub(crate) address: IpAddr,
-    /// Verdict of its checks.
-    pub(crate) up: bool,
-    /// Since when.
-    pub(crate) since_unix_ms: u64,
-}
-
-/// A backend that registered.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(crate) struct SavedRegistration {
-    /// As it was in force.
-    pub(crate) registered: Registered,
-    /// Verdict of its checks.
-    pub(crate) up: bool,
-}
-
-/// An address on the loopback.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(crate) struct SavedAddress {
-    /// Address.
-    pub(crate) address: IpAddr,
-    /// Prefix length.
-    pub(crate) length: u8,
-}
-
-impl From<Net> for SavedAddress {
-    fn from(net: Net) -> SavedAddress {
-        SavedAddress { address: net.addr, length: net.len }
-    }
-}
 
 /// Reads the file. Absent is empty; unreadable is empty, set aside, and told in words.
 #[expect(clippy::disallowed_methods, reason = "at the start, before anybody is served")]
@@ -177,6 +106,8 @@ pub(crate) fn save(directory: &Path, saved: &Saved) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use model::registered::Registered;
+    use std::net::IpAddr;
 
     pub(super) fn sample() -> Saved {
         Saved {

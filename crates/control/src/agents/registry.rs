@@ -13,7 +13,7 @@ use super::session::{Asked, Key, Session, SessionId};
 use model::agent::{
     BACKENDS_MAX, Load, Machine, PERMILLE_MAX, Phase, REASON_MAX, Refusal, Report, Target, ToAgent, ToMachine,
 };
-use model::api::EventKind;
+use model::api::{EventKind, Word};
 use model::registered::{Misfit, Registered, Skipped, is_name};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -97,6 +97,20 @@ pub(crate) struct Registry {
 }
 
 impl Registry {
+    /// By whose word a checked backend is in its state.
+    pub(crate) fn word(&self, service: &str, backend: &str, address: IpAddr) -> Word {
+        let held = self.held().get(&(service.to_owned(), backend.to_owned()));
+        match held.filter(|held| held.address == address) {
+            Some(held) => match &held.suspicion {
+                Some(suspicion) if suspicion.is_probed => Word::Health,
+                Some(_) => Word::Lease,
+                None if held.speaks => Word::Agent,
+                None => Word::Health,
+            },
+            None => Word::Health,
+        }
+    }
+
     /// What is to be done, in order.
     pub(crate) fn take_acts(&mut self) -> Vec<Act> {
         std::mem::take(&mut self.acts)

@@ -44,7 +44,7 @@ async fn check(State(handle): State<Handle>, Toml(text): Toml) -> Answer<Checked
 async fn plan(State(handle): State<Handle>, Toml(text): Toml) -> Answer<PlanResult> {
     let prepared = apply::prepare(&handle, Source::Request(text)).await?;
     let (prepared, count) = ask(&handle, move |controller| {
-        let count = controller.forecast_of(&prepared);
+        let count = apply::forecast_of(controller, &prepared);
         (prepared, count)
     })
     .await?;

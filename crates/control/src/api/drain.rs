@@ -3,7 +3,9 @@
 use super::endpoint::Endpoint;
 use super::extract::InPath;
 use super::{Answer, ask};
+use crate::drain;
 use crate::handle::Handle;
+use crate::status;
 use axum::Json;
 use axum::extract::State;
 use model::api::DrainResult;
@@ -44,12 +46,13 @@ async fn undrain(
 /// Answers after the drain is on disk, so that it outlives us.
 async fn set_drain(handle: &Handle, service: String, backend: String, drained: bool) -> Answer<DrainResult> {
     let (mut result, number, desire) =
-        ask(handle, move |controller| controller.set_drain(&service, &backend, drained)).await??;
+        ask(handle, move |controller| drain::set_drain(controller, &service, &backend, drained)).await??;
     if let Some(desire) = desire {
         handle.desire(desire)?.accepted().await?.settled(SAVE_TIMEOUT).await?;
         let service = result.service.clone();
         (result.generation, result.backends_up) =
-            ask(handle, move |controller| (controller.generation, controller.backends_up(&service))).await?;
+            ask(handle, move |controller| (controller.generation, status::backends_up(controller, &service)))
+                .await?;
         return Ok(Json(result));
     }
     let mut written = handle.written.clone();

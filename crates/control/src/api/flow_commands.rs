@@ -5,10 +5,12 @@ use super::endpoint::Endpoint;
 use super::exchange::exchange;
 use super::extract::Parameters;
 use super::{Answer, Failure, ask};
-use crate::controller::{Controller, Departed};
+use crate::backends::Departed;
+use crate::controller::Controller;
 use crate::flows::{flow_of, state_name, state_named};
 use crate::handle::Handle;
 use crate::refusal::Refusal;
+use crate::status;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -193,14 +195,14 @@ fn described(
         entries.extend(of.entry.map(|entry| held(controller, core, entry)));
         records.extend(of.record.map(|record| HeldRecord {
             core,
-            backend: controller.backend_named(record.backend).0,
+            backend: status::backend_named(controller, record.backend).0,
             guess: record.is_guess,
             idle_ms: record.idle_us / 1000,
         }));
         first = first.or(Some(of));
     }
     let Some(of) = first else { return Err(unanswered(0, None)) };
-    let backend = |id: Option<BackendId>| id.map(|id| controller.backend_named(id).0);
+    let backend = |id: Option<BackendId>| id.map(|id| status::backend_named(controller, id).0);
     Ok(DescribedFlow {
         service: named.service,
         protocol: named.protocol.to_owned(),
@@ -217,7 +219,7 @@ fn described(
 }
 
 fn held(controller: &Controller, core: u8, entry: TrackedFlow) -> HeldFlow {
-    let (backend, backend_address) = controller.backend_named(entry.backend);
+    let (backend, backend_address) = status::backend_named(controller, entry.backend);
     let state = state_name(entry.state).to_owned();
     HeldFlow { core, backend, backend_address, state, idle_ms: entry.idle_us / 1000 }
 }
@@ -351,7 +353,7 @@ fn stored(
                 service: service.name.clone(),
                 client: SocketAddr::new(flow.src.into(), flow.sport),
                 to: SocketAddr::new(flow.dst.into(), flow.dport),
-                backend: controller.backend_named(entry.backend).0,
+                backend: status::backend_named(controller, entry.backend).0,
                 state: state_name(entry.state).to_owned(),
                 idle_us: entry.idle_us,
             })

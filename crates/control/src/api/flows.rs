@@ -5,6 +5,7 @@ use super::extract::Parameters;
 use super::{Answer, Failure, ask};
 use crate::flows;
 use crate::handle::Handle;
+use crate::status;
 use axum::Json;
 use axum::extract::State;
 use model::api::{FLOWS_DEFAULT, FLOWS_MAX, Flows};
@@ -40,7 +41,7 @@ async fn list_flows(State(handle): State<Handle>, Parameters(query): Parameters<
         ),
     };
     let service = query.service.filter(|service| !service.is_empty());
-    let search =
-        ask(&handle, move |controller| controller.search_flows(service.as_deref(), client)).await??;
+    let search = ask(&handle, move |controller| status::search_flows(controller, service.as_deref(), client))
+        .await??;
     Ok(Json(flows::search(search, limit).await))
 }

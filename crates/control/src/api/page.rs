@@ -7,6 +7,7 @@ use super::Failure;
 use super::endpoint::{Endpoint, in_text};
 use crate::handle::Handle;
 use crate::metrics;
+use crate::status;
 use crate::status::Snapshot;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
@@ -73,7 +74,11 @@ pub(super) fn endpoint() -> Endpoint {
 }
 
 async fn prometheus(State(handle): State<Handle>) -> Result<Response, Failure> {
-    handle.pages.answer(handle.ask(|controller| controller.snapshot())).await.ok_or_else(Failure::stopping)
+    handle
+        .pages
+        .answer(handle.ask(|controller| status::snapshot(controller)))
+        .await
+        .ok_or_else(Failure::stopping)
 }
 
 /// The page, as long as it is kept.

@@ -3,8 +3,10 @@
 use super::endpoint::{Endpoint, in_json};
 use super::extract::Parameters;
 use super::{Answer, Failure, ask};
-use crate::controller::Controller;
+use crate::agents::shown;
+use crate::cluster::show;
 use crate::handle::Handle;
+use crate::status;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -52,17 +54,17 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
 }
 
 async fn ready(State(handle): State<Handle>) -> Result<Response, Failure> {
-    let ready = ask(&handle, |controller| controller.ready()).await?;
+    let ready = ask(&handle, |controller| status::ready(controller)).await?;
     let status = if ready.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     Ok((status, Json(ready)).into_response())
 }
 
 async fn status(State(handle): State<Handle>) -> Answer<Status> {
-    ask(&handle, |controller| controller.status()).await.map(Json)
+    ask(&handle, |controller| status::status(controller)).await.map(Json)
 }
 
 async fn services(State(handle): State<Handle>) -> Answer<Vec<ServiceStatus>> {
-    ask(&handle, |controller| controller.services()).await.map(Json)
+    ask(&handle, |controller| status::services(controller)).await.map(Json)
 }
 
 async fn backends(
@@ -70,27 +72,27 @@ async fn backends(
     Parameters(query): Parameters<ServiceQuery>,
 ) -> Answer<Vec<BackendStatus>> {
     let service = query.service;
-    Ok(Json(ask(&handle, move |controller| controller.backends_of(service.as_deref())).await??))
+    Ok(Json(ask(&handle, move |controller| status::backends_of(controller, service.as_deref())).await??))
 }
 
 async fn workers(State(handle): State<Handle>) -> Answer<Vec<WorkerStatus>> {
-    ask(&handle, |controller| controller.workers()).await.map(Json)
+    ask(&handle, |controller| status::workers(controller)).await.map(Json)
 }
 
 async fn ports(State(handle): State<Handle>) -> Answer<Vec<PortStatus>> {
-    ask(&handle, |controller| controller.ports()).await.map(Json)
+    ask(&handle, |controller| status::ports(controller)).await.map(Json)
 }
 
 async fn drops(State(handle): State<Handle>) -> Answer<Vec<DropCount>> {
-    ask(&handle, |controller| controller.drops()).await.map(Json)
+    ask(&handle, |controller| status::drops(controller)).await.map(Json)
 }
 
 async fn sources(State(handle): State<Handle>) -> Answer<Vec<SourceRate>> {
-    ask(&handle, |controller| controller.sources()).await.map(Json)
+    ask(&handle, |controller| status::sources(controller)).await.map(Json)
 }
 
 async fn cluster(State(handle): State<Handle>) -> Answer<ClusterStatus> {
-    Ok(Json(ask(&handle, |controller| controller.cluster_status()).await??))
+    Ok(Json(ask(&handle, |controller| show::cluster_status(controller)).await??))
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -105,11 +107,11 @@ async fn owners(
     Parameters(query): Parameters<ServiceQuery>,
 ) -> Answer<Vec<OwnerStatus>> {
     let service = query.service;
-    Ok(Json(ask(&handle, move |controller| controller.owners(service.as_deref())).await??))
+    Ok(Json(ask(&handle, move |controller| show::owners(controller, service.as_deref())).await??))
 }
 
 async fn exceptions(State(handle): State<Handle>) -> Answer<Vec<ExceptionStatus>> {
-    Ok(Json(ask(&handle, |controller| controller.exceptions()).await??))
+    Ok(Json(ask(&handle, |controller| show::exceptions(controller)).await??))
 }
 
 async fn registrations(
@@ -117,15 +119,15 @@ async fn registrations(
     Parameters(query): Parameters<ServiceQuery>,
 ) -> Answer<Vec<RegistrationStatus>> {
     let service = query.service;
-    Ok(Json(ask(&handle, move |controller| controller.registrations_of(service.as_deref())).await??))
+    Ok(Json(ask(&handle, move |controller| status::registrations_of(controller, service.as_deref())).await??))
 }
 
 async fn agents(State(handle): State<Handle>) -> Answer<Vec<AgentStatus>> {
-    ask(&handle, |controller| controller.agents()).await.map(Json)
+    ask(&handle, |controller| shown::agents(controller)).await.map(Json)
 }
 
 async fn leave(State(handle): State<Handle>) -> Answer<LeaveResult> {
-    Ok(Json(ask(&handle, Controller::leave).await??))
+    Ok(Json(ask(&handle, |controller| show::leave(controller)).await??))
 }
 
 #[derive(Deserialize, JsonSchema)]

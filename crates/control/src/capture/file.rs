@@ -5,6 +5,7 @@
 
 use super::{Wanted, at};
 use crate::controller::Controller;
+use crate::status;
 use model::api::CaptureFigures;
 use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};
 use pcap_file::pcapng::blocks::interface_description::{
@@ -166,7 +167,7 @@ impl<'t> Comments<'t> {
                 self.text += &format!(" service={service}");
             }
             if let Some(id) = end.backend {
-                self.text += &format!(" backend={}", self.controller.backend_named(id).0);
+                self.text += &format!(" backend={}", status::backend_named(self.controller, id).0);
             }
         }
         &self.text

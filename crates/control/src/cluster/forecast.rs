@@ -1,7 +1,7 @@
 //! What a change would cost, before it is asked for: the flow tables are read without locks, a piece at a time, on the thread that
 //! answers the API.
 
-use super::adopt::Part;
+use super::membership::Part;
 use super::tables::Recipe;
 use crate::controller::Controller;
 use crate::plan::Forecast;
@@ -119,20 +119,18 @@ impl Flows {
     }
 }
 
-impl Controller {
-    /// What applying this configuration would cost; `None` for a machine alone, and for one that has not joined.
-    pub(crate) fn forecast(&self, new: &Config) -> Option<Count> {
-        let part = self.cluster.as_ref()?;
-        let plan = part.plan()?;
-        let flows = Flows {
-            tables: self.workers.iter().map(|worker| worker.flows.clone()).collect(),
-            view: Arc::clone(&self.view),
-            owners: plan.owners(),
-            own: part.seat.member()?,
-            now: self.now.tick,
-        };
-        Some(Count { stay: stay(part, new, &self.view), key: new.machine.cluster_key, flows })
-    }
+/// What applying this configuration would cost; `None` for a machine alone, and for one that has not joined.
+pub(crate) fn forecast(controller: &Controller, new: &Config) -> Option<Count> {
+    let part = controller.cluster.as_ref()?;
+    let plan = part.plan()?;
+    let flows = Flows {
+        tables: controller.workers.iter().map(|worker| worker.flows.clone()).collect(),
+        view: Arc::clone(&controller.view),
+        owners: plan.owners(),
+        own: part.seat.member()?,
+        now: controller.now.tick,
+    };
+    Some(Count { stay: stay(part, new, &controller.view), key: new.machine.cluster_key, flows })
 }
 
 /// Services that stay the same ones.

@@ -1,7 +1,7 @@
 //! What is wanted, what is seen, and what follows from both.
 
 use crate::announce::{self, LOOPBACK, Vip};
-use model::config::Mac;
+use model::config::{Mac, Net, Port};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use wire::PortId;
@@ -240,4 +240,20 @@ pub(crate) fn decide(wanted: &Wanted, seen: &Seen, ours: &BTreeSet<Placed>) -> D
         }
     }
     found
+}
+
+/// The exception interfaces of ports, as the configuration wants them. Data ports are numbered as they stand there.
+pub(crate) fn interfaces(ports: &[Port]) -> Vec<Interface> {
+    let of = |(index, port): (u16, &Port)| {
+        let gateways = [port.exception_gateway.map(IpAddr::V4), port.exception_gateway6.map(IpAddr::V6)];
+        Some(Interface {
+            port: PortId(index),
+            name: port.exception.clone()?,
+            mac: None,
+            addresses: port.exception_addresses.iter().map(|net: &Net| Vip::from(*net)).collect(),
+            gateways: gateways.into_iter().flatten().collect(),
+            made: 0,
+        })
+    };
+    (0..).zip(ports).filter_map(of).collect()
 }

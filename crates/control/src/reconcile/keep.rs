@@ -3,7 +3,7 @@
 use super::backoff::Backoff;
 use super::kernel::{self, Done};
 use super::{Action, Kind, OnLoopback, Placed, Seen, Surroundings, Wanted, decide};
-use crate::announce::{self, LOOPBACK, Vip};
+use crate::announce::{LOOPBACK, Vip};
 use crate::claims::{Claim, Claims};
 use crate::event::Event;
 use futures_util::StreamExt as _;
@@ -310,7 +310,7 @@ impl Keeper {
                 .is_none_or(|seen| wanted.port_of(name).is_none_or(|port| !seen.absent.contains_key(&port)))
         };
         let names = wanted.announce.accept_local.iter().filter(here);
-        let problem = names.filter_map(|name| announce::accept_local(name).err()).next();
+        let problem = names.filter_map(|name| kernel::accept_local(name).err()).next();
         if problem != self.refused {
             self.refused.clone_from(&problem);
             if let Some(problem) = problem {

@@ -1,9 +1,9 @@
 //! What the kernel has, read and changed by netlink.
 
-use super::{Action, Interface, Link, Placed, Seen, Wanted, decide};
+use super::{Action, Link, Placed, Seen, Wanted, decide};
 use crate::announce::Vip;
 use futures_util::TryStreamExt as _;
-use model::config::{Net, Port};
+use model::config::Port;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage};
@@ -57,7 +57,7 @@ pub enum ExceptionError {
 /// # Errors
 /// The first thing that does not succeed, with its remedy.
 pub fn configure(ports: &[Port]) -> Result<(), ExceptionError> {
-    let wanted = Wanted { interfaces: interfaces(ports), ..Wanted::default() };
+    let wanted = Wanted { interfaces: decide::interfaces(ports), ..Wanted::default() };
     if wanted.interfaces.is_empty() {
         return Ok(());
     }
@@ -104,20 +104,17 @@ async fn set_up(handle: &Handle, ports: &[Port], wanted: &Wanted) -> Result<(), 
     Ok(())
 }
 
-/// The exception interfaces of ports, as the configuration wants them. Data ports are numbered as they stand there.
-pub(super) fn interfaces(ports: &[Port]) -> Vec<Interface> {
-    let of = |(index, port): (u16, &Port)| {
-        let gateways = [port.exception_gateway.map(IpAddr::V4), port.exception_gateway6.map(IpAddr::V6)];
-        Some(Interface {
-            port: PortId(index),
-            name: port.exception.clone()?,
-            mac: None,
-            addresses: port.exception_addresses.iter().map(|net: &Net| Vip::from(*net)).collect(),
-            gateways: gateways.into_iter().flatten().collect(),
-            made: 0,
-        })
-    };
-    (0..).zip(ports).filter_map(of).collect()
+/// Lets an interface accept packets from addresses of this host. A file of the kernel's, which does not wait.
+#[expect(clippy::disallowed_methods, reason = "the file is the kernel's memory")]
+pub(crate) fn accept_local(interface: &str) -> Result<(), String> {
+    if interface.contains('/') || interface.starts_with('.') {
+        return Err(format!("interface name `{interface}`"));
+    }
+    let path = format!("/proc/sys/net/ipv4/conf/{interface}/accept_local");
+    if std::fs::read_to_string(&path).is_ok_and(|value| value.trim() == "1") {
+        return Ok(());
+    }
+    std::fs::write(&path, "1").map_err(|error| format!("{path}: {error}"))
 }
 
 /// The interface that an action changes.

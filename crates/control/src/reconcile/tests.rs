@@ -1,5 +1,6 @@
 //! Decisions on plain data, and the task on a kernel's interfaces.
 
+use super::decide::Interface;
 use super::keep::{Setup, keep};
 use super::*;
 use crate::announce;
@@ -271,7 +272,7 @@ fn vips_come_and_go() {
                 subnets: subnets.map(|net| ("gw0".to_owned(), net.parse().unwrap())).into(),
                 accept_local: ["gw0".to_owned()].into(),
             };
-            let interfaces = vec![ways::interface(PortId(0), "gw0")];
+            let interfaces = vec![seen::interface(PortId(0), "gw0")];
             let wanted = Wanted { announce, interfaces, ..Wanted::default() };
             let left_over = [vip("198.51.100.1/32"), four];
             let mut keeping = Keeping::start(wanted.clone(), &left_over, Claims::default());
@@ -436,7 +437,7 @@ fn what_cannot_be_put_right_is_told_once_and_counted() {
     in_own_network("reconcile::tests::what_cannot_be_put_right_is_told_once_and_counted", "", || {
         let _far = Far::new("gw0", "true");
         run(async {
-            let mut interface = ways::interface(PortId(4), "gw0");
+            let mut interface = seen::interface(PortId(4), "gw0");
             // In no network of the interface.
             interface.gateways = ["10.9.9.1".parse().unwrap()].into();
             let mut keeping = Keeping::start(

@@ -1,7 +1,8 @@
 //! The management core as a whole, with workers that only take views, and real servers to check.
 
 use super::*;
-use crate::plane::{DeviceStats, PortHandle, WorkerHandle};
+use crate::gauges::DeviceStats;
+use crate::plane::{PortHandle, WorkerHandle};
 use crate::test_network::in_own_network;
 use flow::{Idle, Memory, Table};
 use model::api;

@@ -3,13 +3,14 @@
 //! Rule of this module: it decides nothing. Whatever goes wrong ends the session; the next one reads everything anew, so nothing has to be
 //! remembered but the lease, which outlives a session if etcd still has it.
 
+use super::Asked;
 use super::pieces::{self, Cut, Pieces};
-use super::{Asked, StoreEvent};
 use crate::cluster::desire::Desire;
 use crate::cluster::document::numbers_of;
 use crate::cluster::keys::{self, Key, MachineValue, MemberValue, PREFIX};
 use crate::cluster::picture::{Change, Entry};
 use crate::cluster::seat::Order;
+use crate::cluster::store_event::StoreEvent;
 use crate::event::Event;
 use etcd_client::{
     Certificate, Client, Compare, CompareOp, ConnectOptions, DeleteOptions, EventType, GetOptions, Identity,

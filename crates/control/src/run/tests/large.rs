@@ -141,7 +141,12 @@ fn a_cluster_takes_in_services_whose_tables_are_made_elsewhere() {
         println!("in force after {:?}: {:?}", begun.elapsed(), longest(&machine).await);
         let begun = Instant::now();
         let (applied, answers) = meanwhile(&machine, "/v1/apply", &text(3)).await;
-        assert_eq!((applied.status, &applied.json()["acknowledged"]), (200, &true.into()));
+        assert_eq!(
+            (applied.status, &applied.json()["acknowledged"]),
+            (200, &true.into()),
+            "{}",
+            applied.body
+        );
         for of in machine.get("/v1/backends?service=s0").await.json().as_array().unwrap() {
             assert_eq!(of["weight"], if of["name"] == "s0b0" { 3 } else { 1 }, "{of}");
         }

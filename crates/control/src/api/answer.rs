@@ -1,0 +1,67 @@
+//! What handlers answer with, and how they ask the controller.
+
+use crate::controller::Controller;
+use crate::handle::Handle;
+use crate::refusal::Refusal;
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use model::api::ErrorBody;
+
+/// An answer that is not a success.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(super) status: StatusCode,
+    pub(super) body: ErrorBody,
+}
+
+impl Failure {
+    pub(crate) fn new(status: StatusCode, error: impl Into<String>, help: impl Into<String>) -> Failure {
+        let body = ErrorBody { error: error.into(), help: help.into(), diagnostics: Vec::new() };
+        Failure { status, body }
+    }
+
+    pub(super) fn bad_request(error: impl Into<String>) -> Failure {
+        Failure::new(StatusCode::BAD_REQUEST, error, "GET /v1/openapi.json describes every request")
+    }
+
+    pub(super) fn stopping() -> Failure {
+        Failure::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "ask again after the restart")
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        (self.status, Json(self.body)).into_response()
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Failure {
+        let status = match &refusal {
+            Refusal::Config(_) | Refusal::Compile(_) | Refusal::Unfit(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Refusal::Restart(_) | Refusal::Overtaken | Refusal::Alone | Refusal::Claimed(_) => {
+                StatusCode::CONFLICT
+            }
+            Refusal::TooMuch(_) => StatusCode::BAD_REQUEST,
+            Refusal::UnknownService(_) | Refusal::UnknownBackend { .. } => StatusCode::NOT_FOUND,
+            Refusal::File { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+            Refusal::Stopping | Refusal::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        let mut failure = Failure::new(status, refusal.to_string(), refusal.help());
+        if let Refusal::Config(report) = refusal {
+            failure.body.diagnostics = report.diagnostics().to_vec();
+        }
+        failure
+    }
+}
+
+pub(super) type Answer<T> = Result<Json<T>, Failure>;
+
+/// Asks the controller.
+pub(super) async fn ask<T: Send + 'static>(
+    handle: &Handle,
+    question: impl FnOnce(&mut Controller) -> T + Send + 'static,
+) -> Result<T, Failure> {
+    handle.ask(question).await.ok_or_else(Failure::stopping)
+}
