@@ -8,6 +8,8 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use flow::{BURST, Hits, Idle, Insert, Keys, LookupPipeline, Memory, State, Table};
+use rand_xoshiro::SplitMix64;
+use rand_xoshiro::rand_core::{Rng as _, SeedableRng as _};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 use wire::{BackendId, FlowKey, Tick};
@@ -30,14 +32,6 @@ const fn key(i: u64) -> u64 {
     i.wrapping_mul(0x9e37_79b9_7f4b) << 16 | 7
 }
 
-/// SplitMix64.
-fn random(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let z = (*state ^ *state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ z >> 31
-}
-
 type Map = hashbrown::HashMap<u64, u32, ahash::RandomState>;
 
 /// Everything of one size.
@@ -47,7 +41,7 @@ struct Bench {
     map: Map,
     /// As much memory as the table's, for the bound.
     lines: Vec<[u64; 8]>,
-    seed: u64,
+    random: SplitMix64,
 }
 
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -102,12 +96,12 @@ impl Bench {
         let mut map = Map::with_hasher(ahash::RandomState::with_seeds(1, 2, 3, 4));
         map.extend((0..flows as u64).map(|i| (key(i), 1)));
         let lines = (0..Memory::<flow::NarrowBucket>::buckets_for(flows) as u64).map(|i| [i; 8]).collect();
-        Bench { flows, table, map, lines, seed: 1 }
+        Bench { flows, table, map, lines, random: SplitMix64::seed_from_u64(1) }
     }
 
     /// Random keys for a case; indices of lines for the bound.
     fn keys(&mut self, case: Case) -> Vec<u64> {
-        let mut pick = |limit: usize| random(&mut self.seed) % limit as u64;
+        let mut pick = |limit: usize| self.random.next_u64() % limit as u64;
         let beyond = self.flows as u64;
         (0..WINDOW)
             .map(|_| match case {

@@ -8,6 +8,8 @@ use guideway_lab::command::{Process, until};
 use guideway_lab::config::{Config, Member, Mode, Service};
 use guideway_lab::scenario::{check_conservation, wait_up};
 use guideway_lab::{Balancer, Lab};
+use rand_xoshiro::SplitMix64;
+use rand_xoshiro::rand_core::{Rng as _, SeedableRng as _};
 use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -18,18 +20,6 @@ use std::time::{Duration, Instant};
 const METRICS: &str = "127.0.0.1:9100";
 /// Pauses between two faults, milliseconds.
 const PAUSE_MS: std::ops::Range<u64> = 50..600;
-
-/// xorshift64* (Vigna 2016): the same seed, the same faults.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % bound
-    }
-}
 
 /// What may happen. None of these cuts the wire between clients and backends.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -95,7 +85,7 @@ struct Stage<'l> {
     lab: &'l Lab,
     balancer: &'l Balancer,
     disk: &'l SmallDisk,
-    random: Random,
+    random: SplitMix64,
     is_full: bool,
     /// Held: the log's pipe is read; else it fills.
     log: &'l File,
@@ -105,6 +95,10 @@ struct Stage<'l> {
 }
 
 impl Stage<'_> {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.random.next_u64() % bound
+    }
+
     fn connect(&self, count: usize, request: &str) -> Vec<TcpStream> {
         let connect = || {
             let mut stream = TcpStream::connect(METRICS)?;
@@ -128,26 +122,26 @@ impl Stage<'_> {
         let ip = |command: &str| drop(own.ip(command));
         match fault {
             Fault::Reload => {
-                let weight = 1 + u32::try_from(self.random.below(5)).unwrap();
+                let weight = 1 + u32::try_from(self.below(5)).unwrap();
                 std::fs::write(path, config(self.lab, weight).render()).unwrap();
                 self.balancer.signal(Signal::HUP);
             }
             Fault::BadFile => {
                 std::fs::write(path, "[machine]\nname = 1\n").unwrap();
                 self.balancer.signal(Signal::HUP);
-                std::thread::sleep(Duration::from_millis(self.random.below(50)));
+                std::thread::sleep(Duration::from_millis(self.below(50)));
                 std::fs::write(path, config(self.lab, 1).render()).unwrap();
             }
             Fault::NoFile => {
                 let away = path.with_extension("away");
                 std::fs::rename(path, &away).unwrap();
                 self.balancer.signal(Signal::HUP);
-                std::thread::sleep(Duration::from_millis(self.random.below(50)));
+                std::thread::sleep(Duration::from_millis(self.below(50)));
                 std::fs::rename(&away, path).unwrap();
             }
             Fault::Drain => {
-                let verb = if self.random.below(2) == 0 { "drain" } else { "undrain" };
-                let name = 1 + self.random.below(2);
+                let verb = if self.below(2) == 0 { "drain" } else { "undrain" };
+                let name = 1 + self.below(2);
                 let path = format!("/v1/services/echo/backends/b{name}/{verb}");
                 // It may be asleep, or answer after 5 s that the disk does not take it.
                 drop(self.balancer.api().request("POST", &path, ""));
@@ -180,7 +174,7 @@ impl Stage<'_> {
             }
             Fault::Sleep => {
                 self.balancer.signal(Signal::STOP);
-                std::thread::sleep(Duration::from_millis(self.random.below(400)));
+                std::thread::sleep(Duration::from_millis(self.below(400)));
                 self.balancer.signal(Signal::CONT);
             }
             Fault::Second => {
@@ -240,7 +234,7 @@ fn faults_at_random_moments_break_no_connection() {
         lab: &lab,
         balancer: &balancer,
         disk: &disk,
-        random: Random(seed),
+        random: SplitMix64::seed_from_u64(seed),
         is_full: false,
         log: &log,
         half_open: Vec::new(),
@@ -250,10 +244,10 @@ fn faults_at_random_moments_break_no_connection() {
     let until_then = Instant::now() + Duration::from_secs(seconds);
     let mut history = Vec::new();
     while Instant::now() < until_then {
-        let fault = FAULTS[usize::try_from(stage.random.below(FAULTS.len() as u64)).unwrap()];
+        let fault = FAULTS[usize::try_from(stage.below(FAULTS.len() as u64)).unwrap()];
         history.push((Instant::now(), fault));
         stage.commit(fault);
-        let pause = PAUSE_MS.start + stage.random.below(PAUSE_MS.end - PAUSE_MS.start);
+        let pause = PAUSE_MS.start + stage.below(PAUSE_MS.end - PAUSE_MS.start);
         std::thread::sleep(Duration::from_millis(pause));
     }
     if stage.is_full {

@@ -59,7 +59,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool, String> {
             fs::write(&file, text + "\n").map_err(|e| cannot(&file, e))?;
         }
     }
-    for (name, svg) in plot::all(&results) {
+    for (name, svg) in plot::all(&results)? {
         let file = out.join(name);
         fs::write(&file, svg).map_err(|e| cannot(&file, e))?;
     }

@@ -1,23 +1,24 @@
 //! Reproducible random numbers: which flow the next packet belongs to.
 
 use clap::ValueEnum;
+use rand_xoshiro::SplitMix64;
+use rand_xoshiro::rand_core::{Rng as _, SeedableRng as _};
 use serde::Serialize;
 
-/// SplitMix64 (Steele, Lea, Flood 2014): fast, and good enough to pick flows.
+/// Fast, and good enough to pick flows.
 #[derive(Clone, Debug)]
-pub struct Random(u64);
+pub struct Random(SplitMix64);
 
 impl Random {
     /// The same seed gives the same numbers.
     pub fn new(seed: u64) -> Random {
-        Random(seed)
+        Random(SplitMix64::seed_from_u64(seed))
     }
 
     /// 64 random bits.
     #[inline]
     pub fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        mix(self.0)
+        self.0.next_u64()
     }
 
     /// Evenly from 0 up to, not including, `n` (at most 2^32; biased by less than 2^-32).

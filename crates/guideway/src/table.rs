@@ -1,6 +1,7 @@
 //! Tables for people: aligned columns, no borders, numbers to the right.
 
 use comfy_table::{CellAlignment, ContentArrangement, Table};
+use jiff::Timestamp;
 
 /// A table under construction.
 pub(crate) struct TextTable {
@@ -71,24 +72,13 @@ pub(crate) fn duration(ms: u64) -> String {
     }
 }
 
-/// A moment in Unix milliseconds as `2026-11-05 13:45:09.123` (UTC).
+/// A moment in Unix milliseconds as `2026-11-05 13:45:09.123` (UTC); one after the year 9999 as the number it is.
 pub(crate) fn moment(unix_ms: u64) -> String {
-    let (days, ms) = (unix_ms / 86_400_000, unix_ms % 86_400_000);
-    let (year, month, day) = date(days);
-    let (h, m, s) = (ms / 3_600_000, ms / 60_000 % 60, ms / 1000 % 60);
-    format!("{year:04}-{month:02}-{day:02} {h:02}:{m:02}:{s:02}.{:03}", ms % 1000)
-}
-
-/// Days since 1970-01-01 as a date of the proleptic Gregorian calendar, counting years from 1 March.
-fn date(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468;
-    let (era, day) = (days / 146_097, days % 146_097);
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    let (month, next_year) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
-    (era * 400 + year + next_year, month, day)
+    let timestamp = i64::try_from(unix_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    match timestamp {
+        Some(timestamp) => timestamp.strftime("%Y-%m-%d %H:%M:%S%.3f").to_string(),
+        None => format!("{unix_ms} ms"),
+    }
 }
 
 #[cfg(test)]
@@ -107,6 +97,8 @@ mod tests {
         assert_eq!(moment(951_782_400_000), "2000-02-29 00:00:00.000");
         assert_eq!(moment(1_793_886_309_123), "2026-11-05 13:45:09.123");
         assert_eq!(moment(4_107_542_400_000), "2100-03-01 00:00:00.000");
+        assert_eq!(moment(253_402_300_800_000), "253402300800000 ms", "the year 10000");
+        assert_eq!(moment(u64::MAX), "18446744073709551615 ms");
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use super::control::{Control, unix_ms};
 use super::socket::connect;
 use crate::command::{LabError, Result};
+use rand_xoshiro::SplitMix64;
+use rand_xoshiro::rand_core::{Rng as _, SeedableRng as _};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -60,16 +62,9 @@ const PERIOD: usize = 8_388_593;
 
 impl Pattern {
     pub(super) fn new() -> Pattern {
-        // xorshift64 (Marsaglia 2003).
-        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
         let mut bytes = Vec::with_capacity(PERIOD + CHUNK_BYTES);
-        while bytes.len() < PERIOD {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            bytes.extend_from_slice(&state.to_le_bytes());
-        }
-        bytes.truncate(PERIOD);
+        bytes.resize(PERIOD, 0);
+        SplitMix64::seed_from_u64(1).fill_bytes(&mut bytes);
         bytes.extend_from_within(..CHUNK_BYTES);
         Pattern(bytes)
     }

@@ -2,6 +2,8 @@
 //! It goes through the client's routing like everything else, and is bounded in rate and time.
 
 use crate::command::{LabError, Result, Tried};
+use rand_xoshiro::SplitMix64;
+use rand_xoshiro::rand_core::{Rng as _, SeedableRng as _};
 use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto, sendto, socket};
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -80,7 +82,7 @@ pub(super) fn run(load: &FloodLoad, control: &super::control::Control) -> Result
     let total = load.rate * load.duration_ms / 1000;
     let begun = Instant::now();
     let mut report = FloodReport::default();
-    let mut random = Random(load.seed);
+    let mut random = SplitMix64::seed_from_u64(load.seed);
     let mut chosen = (0, 0);
     for number in 0..total {
         if number % BATCH == 0 {
@@ -92,7 +94,7 @@ pub(super) fn run(load: &FloodLoad, control: &super::control::Control) -> Result
         }
         let is_second = load.of == FloodOf::Pairs && number % 2 == 1;
         if !is_second {
-            chosen = (random.next(), random.next());
+            chosen = (random.next_u64(), random.next_u64());
         }
         let (word, numbers) = chosen;
         let source = load.sources[usize::try_from(word >> 32).unwrap_or(0) % load.sources.len()];
@@ -167,19 +169,6 @@ fn folded_sum(packet: &[u8; PACKET_BYTES]) -> u16 {
         sum = (sum & 0xffff) + (sum >> 16);
     }
     sum as u16
-}
-
-/// `SplitMix64`.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
 }
 
 #[cfg(test)]

@@ -1,17 +1,24 @@
-//! Plots as SVG: cost against flows, both logarithmic in the flows, the bound drawn in.
+//! Plots as SVG: cost against flows, logarithmic in the flows, the bound drawn in.
 
 use super::suite::short;
+use plotters::prelude::*;
 use serde_json::Value;
-use std::fmt::Write;
+use std::error::Error;
 
-const WIDTH: f64 = 860.0;
-const HEIGHT: f64 = 480.0;
-const LEFT: f64 = 64.0;
-const RIGHT: f64 = 190.0;
-const TOP: f64 = 44.0;
-const BOTTOM: f64 = 52.0;
+/// Width and height, pixels.
+const SIZE: (u32, u32) = (860, 480);
+/// Font of what is written at axes and lines.
+const LABELS: (&str, u32) = ("sans-serif", 16);
 /// Distinguishable without red and green (Okabe and Ito).
-const COLOURS: [&str; 7] = ["#0072b2", "#000000", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
+const COLOURS: [RGBColor; 7] = [
+    RGBColor(0x00, 0x72, 0xb2),
+    RGBColor(0x00, 0x00, 0x00),
+    RGBColor(0xd5, 0x5e, 0x00),
+    RGBColor(0x00, 0x9e, 0x73),
+    RGBColor(0xcc, 0x79, 0xa7),
+    RGBColor(0xe6, 0x9f, 0x00),
+    RGBColor(0x56, 0xb4, 0xe9),
+];
 
 /// A line of a plot.
 struct Series {
@@ -21,8 +28,14 @@ struct Series {
     dashed: bool,
 }
 
-/// Every plot that the results have data for, by file name.
-pub(super) fn all(results: &Value) -> Vec<(String, String)> {
+/// A file's name, and what is in it.
+type Plot = (String, String);
+
+/// Every plot that the results have data for.
+///
+/// # Errors
+/// A plot that cannot be drawn.
+pub(super) fn all(results: &Value) -> Result<Vec<Plot>, String> {
     let mut plots = Vec::new();
     let engine = [
         ("engine", "engine-", "/ns_per_packet/median", false),
@@ -41,7 +54,7 @@ pub(super) fn all(results: &Value) -> Vec<(String, String)> {
         let title = format!("A look-up, {kind}, ns");
         plots.extend(draw(&format!("table-{kind}.svg"), &title, lines.into()));
     }
-    plots
+    plots.into_iter().collect::<Result<_, _>>().map_err(|error| format!("a plot: {error}"))
 }
 
 /// The points of all runs whose name is `prefix` and a number of flows.
@@ -62,128 +75,60 @@ fn series(results: &Value, name: &str, prefix: &str, at: &str, dashed: bool) -> 
 }
 
 /// The file, if there is anything to see.
-fn draw(file: &str, title: &str, series: Vec<Series>) -> Option<(String, String)> {
-    let series: Vec<Series> = series.into_iter().filter(|s| !s.points.is_empty()).collect();
-    let all = || series.iter().flat_map(|s| s.points.iter());
-    let x_min = all().map(|p| p.0).fold(f64::INFINITY, f64::min).log10().floor();
-    let x_max = all().map(|p| p.0).fold(0.0, f64::max).log10().ceil().max(x_min + 1.0);
-    let y_max = nice(all().map(|p| p.1).fold(0.0, f64::max));
-    if !x_min.is_finite() || y_max <= 0.0 {
+fn draw(file: &str, title: &str, mut series: Vec<Series>) -> Option<Result<Plot, Box<dyn Error>>> {
+    series.retain(|line| !line.points.is_empty());
+    let flows = || series.iter().flat_map(|line| line.points.iter().map(|point| point.0));
+    let first = flows().fold(f64::INFINITY, f64::min).log10().floor();
+    let last = flows().fold(0.0, f64::max).log10().ceil().max(first + 1.0);
+    let most = series.iter().flat_map(|line| line.points.iter().map(|point| point.1)).fold(0.0, f64::max);
+    if !first.is_finite() || most <= 0.0 {
         return None;
     }
-    let axes = Axes { x_min, x_max, y_max };
+    let svg = svg(title, &series, (10_f64.powf(first), 10_f64.powf(last)), most);
+    Some(svg.map(|svg| (file.to_owned(), svg)))
+}
+
+/// The lines between two powers of ten of flows, up to `most` nanoseconds.
+fn svg(title: &str, series: &[Series], flows: (f64, f64), most: f64) -> Result<String, Box<dyn Error>> {
     let mut svg = String::new();
-    // Writing to a string does not fail.
-    let _ = write!(
-        svg,
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
-         font-family=\"sans-serif\" font-size=\"13\">\n\
-         <rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n\
-         <text x=\"{LEFT}\" y=\"26\" font-size=\"16\">{title}</text>\n"
-    );
-    axes.grid(&mut svg);
-    for (number, line) in series.iter().enumerate() {
-        axes.curve(&mut svg, number, line);
+    let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
+    area.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&area)
+        .caption(title, ("sans-serif", 20))
+        .margin(16)
+        .x_label_area_size(44)
+        .y_label_area_size(44)
+        .build_cartesian_2d((flows.0..flows.1).log_scale(), 0.0..most * 1.05)?;
+    chart
+        .configure_mesh()
+        .light_line_style(TRANSPARENT)
+        .label_style(LABELS)
+        .x_desc("flows")
+        .x_label_formatter(&|flows| short(flows.round() as u64))
+        .y_label_formatter(&|ns| ns.to_string())
+        .draw()?;
+    for (line, colour) in series.iter().zip(COLOURS.iter().cycle()) {
+        let style = colour.stroke_width(2);
+        let points = || line.points.iter().copied();
+        let drawn = if line.dashed {
+            chart.draw_series(DashedLineSeries::new(points(), 7, 5, style))?
+        } else {
+            chart.draw_series(LineSeries::new(points(), style))?
+        };
+        drawn.label(&line.name).legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], style));
+        chart.draw_series(points().map(|point| Circle::new(point, 4, colour.filled())))?;
     }
-    svg.push_str("</svg>\n");
-    Some((file.to_owned(), svg))
-}
-
-/// What the two axes show: powers of ten of flows, and nanoseconds from 0.
-struct Axes {
-    x_min: f64,
-    x_max: f64,
-    y_max: f64,
-}
-
-impl Axes {
-    fn x(&self, flows: f64) -> f64 {
-        LEFT + (flows.log10() - self.x_min) / (self.x_max - self.x_min) * (WIDTH - LEFT - RIGHT)
-    }
-
-    fn y(&self, ns: f64) -> f64 {
-        HEIGHT - BOTTOM - ns / self.y_max * (HEIGHT - TOP - BOTTOM)
-    }
-
-    /// Lines and numbers behind the curves.
-    fn grid(&self, svg: &mut String) {
-        for step in 0..=5 {
-            let ns = self.y_max / 5.0 * f64::from(step);
-            let at = self.y(ns);
-            let _ = write!(
-                svg,
-                "<line x1=\"{LEFT}\" y1=\"{at:.1}\" x2=\"{:.1}\" y2=\"{at:.1}\" stroke=\"#dddddd\"/>\n\
-                 <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{ns}</text>\n",
-                WIDTH - RIGHT,
-                LEFT - 8.0,
-                at + 4.0,
-            );
-        }
-        let mut decade = self.x_min;
-        while decade <= self.x_max {
-            let at = self.x(10_f64.powf(decade));
-            let _ = write!(
-                svg,
-                "<line x1=\"{at:.1}\" y1=\"{TOP}\" x2=\"{at:.1}\" y2=\"{:.1}\" stroke=\"#eeeeee\"/>\n\
-                 <text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>\n",
-                HEIGHT - BOTTOM,
-                HEIGHT - BOTTOM + 20.0,
-                short(10_f64.powf(decade) as u64),
-            );
-            decade += 1.0;
-        }
-        let _ = writeln!(
-            svg,
-            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">flows</text>",
-            (LEFT + WIDTH - RIGHT) / 2.0,
-            HEIGHT - 12.0
-        );
-    }
-
-    /// One curve, its points, and its name at the right.
-    fn curve(&self, svg: &mut String, number: usize, line: &Series) {
-        let colour = COLOURS[number % COLOURS.len()];
-        let dashes = if line.dashed { " stroke-dasharray=\"7 5\"" } else { "" };
-        let path: Vec<String> =
-            line.points.iter().map(|p| format!("{:.1},{:.1}", self.x(p.0), self.y(p.1))).collect();
-        let _ = writeln!(
-            svg,
-            "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"{dashes}/>",
-            path.join(" ")
-        );
-        for point in &line.points {
-            let _ = writeln!(
-                svg,
-                "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"3.5\" fill=\"{colour}\"><title>{} flows: {} \
-                 ns</title></circle>",
-                self.x(point.0),
-                self.y(point.1),
-                short(point.0 as u64),
-                point.1
-            );
-        }
-        let at = TOP + 18.0 * number as f64 + 8.0;
-        let _ = write!(
-            svg,
-            "<line x1=\"{:.1}\" y1=\"{at:.1}\" x2=\"{:.1}\" y2=\"{at:.1}\" stroke=\"{colour}\" \
-             stroke-width=\"2\"{dashes}/>\n\
-             <text x=\"{:.1}\" y=\"{:.1}\">{}</text>\n",
-            WIDTH - RIGHT + 12.0,
-            WIDTH - RIGHT + 40.0,
-            WIDTH - RIGHT + 46.0,
-            at + 4.0,
-            line.name,
-        );
-    }
-}
-
-/// The next of 1, 2, 2.5, 5 times a power of ten.
-fn nice(value: f64) -> f64 {
-    if value <= 0.0 {
-        return 0.0;
-    }
-    let power = 10_f64.powf(value.log10().floor());
-    [1.0, 2.0, 2.5, 5.0].into_iter().map(|n| n * power).find(|&n| n >= value).unwrap_or(10.0 * power)
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperLeft)
+        .label_font(LABELS)
+        .legend_area_size(30)
+        .background_style(WHITE.mix(0.8))
+        .draw()?;
+    area.present()?;
+    drop(chart);
+    drop(area);
+    Ok(svg)
 }
 
 #[cfg(test)]
@@ -198,17 +143,40 @@ mod tests {
             "engine-1K": run(1_000, 8.0), "engine-1M": run(1_000_000, 18.0), "engine-gre": run(1_000, 99.0),
             "engine-64M": { "failure": "no memory" },
         } });
-        let plots = all(&results);
+        let plots = all(&results).unwrap();
         assert_eq!(plots.len(), 1);
         let (file, svg) = &plots[0];
         assert_eq!(file, "engine.svg");
-        assert_eq!(svg.matches("<circle").count(), 4, "two of the engine, two of the bound");
-        assert!(svg.contains("1M flows: 18 ns") && svg.contains("one-line bound") && !svg.contains("99 ns"));
-        assert!(all(&json!({})).is_empty());
+        let legend = svg.matches("one-line bound").count();
+        assert!(legend == 1 && svg.contains("engine") && !svg.contains("IPv6"), "{svg}");
+        let attribute = |element: &str, name: &str| -> f64 {
+            let value = element.split(&format!(" {name}=\"")).nth(1).unwrap();
+            value.split('"').next().unwrap().parse().unwrap()
+        };
+        let circles = svg.split("<circle").skip(1);
+        let points: Vec<_> = circles.map(|of| (attribute(of, "cx"), attribute(of, "cy"))).collect();
+        let [small, large, bound, bound_of_large] = points[..] else { panic!("{points:?}") };
+        assert!(small.0 < large.0 && small.1 > large.1, "more flows to the right, more time upwards");
+        assert_eq!((bound.0, bound_of_large.0), (small.0, large.0));
+        assert_eq!(bound.1, bound_of_large.1);
+        // As far above each other as the times are: 2, 8 and 18 ns.
+        let ratio = (bound.1 - small.1) / (bound.1 - large.1);
+        assert!((ratio - 6.0 / 16.0).abs() < 0.02, "{points:?}");
+        assert!(all(&json!({})).unwrap().is_empty());
     }
 
     #[test]
-    fn axes_end_at_nice_numbers() {
-        assert_eq!([nice(0.9), nice(18.0), nice(21.0), nice(51.0)], [1.0, 20.0, 25.0, 100.0]);
+    fn flows_are_logarithmic() {
+        let run = |flows: u64| json!({ "result": { "flows": flows, "ns_per_packet": { "median": 8.0 } } });
+        let results = json!({ "runs": { "engine-1K": run(1_000), "engine-30K": run(30_000), "engine-900K": run(900_000) } });
+        let (_, svg) = all(&results).unwrap().remove(0);
+        let at = svg.split(" cx=\"").skip(1).map(|of| of.split('"').next().unwrap().parse::<f64>().unwrap());
+        let at: Vec<f64> = at.collect();
+        let [first, second, third] = at[..] else { panic!("{at:?}") };
+        assert!(
+            ((second - first) - (third - second)).abs() <= 1.0,
+            "as far apart as their quotients are: {at:?}"
+        );
+        assert!(svg.contains("1K") && svg.contains("1M"), "decades are labelled");
     }
 }

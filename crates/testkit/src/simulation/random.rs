@@ -1,20 +1,22 @@
-//! Random numbers from a seed: `SplitMix64`.
+//! Random numbers from a seed.
+
+use rand_xoshiro::SplitMix64;
+use rand_xoshiro::rand_core::{Rng as _, SeedableRng as _};
 
 /// A source of them.
 #[derive(Clone, Debug)]
-pub(super) struct Random(u64);
+pub(super) struct Random(SplitMix64);
 
 impl Random {
     pub(super) fn new(seed: u64) -> Random {
-        let mut random = Random(seed ^ 0x6a09_e667_f3bc_c908);
+        let mut random = Random(SplitMix64::seed_from_u64(seed ^ 0x6a09_e667_f3bc_c908));
         random.next();
         random
     }
 
     /// Any.
     pub(super) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        mix(self.0)
+        self.0.next_u64()
     }
 
     /// Below `n`; 0 if `n` is.
@@ -38,7 +40,7 @@ impl Random {
     }
 }
 
-/// A hash of a number.
+/// A hash of a number: SplitMix64's finaliser.
 pub(super) const fn mix(x: u64) -> u64 {
     let x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
