@@ -54,7 +54,7 @@ mutant 'R-begin relaxed' flow $bucket '\|// R-begin$|s/Acquire/Relaxed/'
 mutant 'R-odd check removed' flow $bucket 's|return None; // R-odd|();|'
 mutant 'R-fence removed' flow $bucket '\|// R-fence$|d'
 mutant 'R-end check removed' flow $bucket '\|// R-end$|s/(self.*== meta)/true/'
-mutant 'R-again check removed' flow flow/src/cuckoo.rs '/in_second.is_some() ||/s/(in_second.*)/true/'
+mutant 'R-again check removed' flow flow/src/cells.rs '/in_second.is_some() ||/s/(in_second.*)/true/'
 model=statesync/src/spsc/model.rs
 mutant 'writer-sees-head relaxed' statesync $model '\|// writer-sees-head$|s/Acquire/Relaxed/'
 mutant 'writer-publishes-tail relaxed' statesync $model '\|// writer-publishes-tail$|s/Release/Relaxed/'

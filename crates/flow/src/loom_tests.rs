@@ -5,7 +5,6 @@
 use crate::ageing::Idle;
 use crate::bucket::{Line, NarrowBucket, WideBucket};
 use crate::cells::{Cells, Pair, place};
-use crate::cuckoo::Cuckoo;
 use crate::hash::Hasher;
 use crate::insert::Insert;
 use crate::memory::Memory;
@@ -27,7 +26,7 @@ fn backend(found: Option<Word>) -> Option<u32> {
 
 /// Cells of two buckets. The pair of every key is (0, 1) or (1, 0).
 fn cells<B: Line>() -> Cells<B> {
-    Cuckoo::new(Memory::Shared((0..2).map(|_| B::default()).collect()), Hasher::new(0), 100).cells
+    Cells::new(Memory::Shared((0..2).map(|_| B::default()).collect()), Hasher::new(0))
 }
 
 /// Runs a writer beside a reader on the same cells, after `before` has been done.

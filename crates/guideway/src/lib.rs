@@ -12,6 +12,7 @@ pub mod capture;
 mod cli;
 #[cfg(feature = "cli")]
 mod command;
+mod compiled_view;
 #[cfg(feature = "cli")]
 mod configuration;
 #[cfg(feature = "cli")]
@@ -28,7 +29,6 @@ mod name;
 mod outcome;
 #[cfg(feature = "cli")]
 mod output;
-mod picture;
 pub mod replay;
 #[cfg(feature = "cli")]
 mod screen;

@@ -7,7 +7,7 @@ mod engine;
 mod queue;
 
 use crate::capture::{Capture, Captured};
-use crate::picture::CompiledView;
+use crate::compiled_view::CompiledView;
 use engine::ReplayEngine;
 use model::Config;
 use queue::Queues;
@@ -110,9 +110,9 @@ pub fn replay(config: &Config, capture: &Capture, options: Options) -> Result<Re
     if !(1..=WORKERS_MAX).contains(&options.workers) {
         return Err(ReplayError::Workers(options.workers));
     }
-    let picture = CompiledView::new(config)?;
+    let compiled = CompiledView::new(config)?;
     let queues = Queues::new(capture, options.workers);
-    let mut engine = ReplayEngine::new(config, &picture, &queues)?;
+    let mut engine = ReplayEngine::new(config, &compiled, &queues)?;
     let mut clock = CaptureClock::default();
     for (index, frame) in capture.iter().enumerate() {
         let queue = queues.of(index);
@@ -128,7 +128,7 @@ pub fn replay(config: &Config, capture: &Capture, options: Options) -> Result<Re
     }
     let end = Tick(clock.now.0 + u64::from(config.timeouts.fragment_ms) * 1000 + 1);
     engine.finish(end)?;
-    collect(engine, &picture, capture.len(), options.per_frame)
+    collect(engine, &compiled, capture.len(), options.per_frame)
 }
 
 /// The capture's time as ticks: never backward, from [`START_US`] on.
@@ -150,7 +150,7 @@ impl CaptureClock {
 /// Puts the engine's results in input order and checks that every frame has exactly one end.
 fn collect(
     engine: ReplayEngine,
-    picture: &CompiledView,
+    compiled: &CompiledView,
     frames: usize,
     per_frame: bool,
 ) -> Result<ReplayResult, ReplayError> {
@@ -172,7 +172,7 @@ fn collect(
     let mut summary = engine.summary()?;
     if per_frame {
         summary.frames =
-            Some((0_u32..).zip(&ends).map(|(index, end)| frame_end(picture, index, end)).collect());
+            Some((0_u32..).zip(&ends).map(|(index, end)| frame_end(compiled, index, end)).collect());
     }
     let mut sent = engine.sent;
     // Stable: what belongs to one input frame keeps the order in which it was sent.
@@ -187,7 +187,7 @@ fn reason(end: &Outcome) -> Option<&'static str> {
     }
 }
 
-fn frame_end(picture: &CompiledView, index: u32, end: &Outcome) -> FrameEnd {
+fn frame_end(compiled: &CompiledView, index: u32, end: &Outcome) -> FrameEnd {
     let verdict = match end.verdict {
         Verdict::Sent => "sent",
         Verdict::Relayed => "relayed",
@@ -198,8 +198,8 @@ fn frame_end(picture: &CompiledView, index: u32, end: &Outcome) -> FrameEnd {
         index,
         verdict,
         action: end.action.name(),
-        service: end.service.and_then(|id| picture.service_name(id)).map(str::to_owned),
-        backend: end.backend.and_then(|id| picture.backend_name(id)).map(str::to_owned),
+        service: end.service.and_then(|id| compiled.service_name(id)).map(str::to_owned),
+        backend: end.backend.and_then(|id| compiled.backend_name(id)).map(str::to_owned),
         reason: reason(end),
     }
 }

@@ -271,7 +271,7 @@ impl DataPath {
         let mut memory_bytes =
             vec![("flow_tables".to_owned(), table_bytes), ("packet_buffers".to_owned(), pool_bytes)];
         if config.cluster.is_some() {
-            memory_bytes.push(("state_sync".to_owned(), sizing::station_bytes(workers)));
+            memory_bytes.push(("state_sync".to_owned(), sizing::sync_bytes(workers)));
         }
         tracing::info!(
             workers,

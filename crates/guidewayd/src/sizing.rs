@@ -20,7 +20,7 @@ const XDP_RINGS: u32 = 2 * 2048;
 pub(crate) const SYNC: SyncSize = SyncSize { records: 1 << 18, unacknowledged: 1 << 15, asks: 1 << 12 };
 
 /// Bytes of that, as the types' documents have it, and of what all workers of the machine share.
-pub(crate) fn station_bytes(workers: usize) -> u64 {
+pub(crate) fn sync_bytes(workers: usize) -> u64 {
     SYNC.bytes() * workers as u64 + Windows::BYTES
 }
 

@@ -8,8 +8,8 @@ use super::record::FrameRecord;
 
 /// An Ethernet header.
 const ETHERNET_HEADER: usize = 14;
-/// The station that receives what was captured without an address, and the one that sends it. A replay takes frames for any station.
-const STATIONS: ([u8; 6], [u8; 6]) = ([2, 0, 0, 0, 0, 2], [2, 0, 0, 0, 0, 1]);
+/// The MAC that receives what was captured without an address, and the one that sends it. A replay takes frames for any MAC.
+const MACS: ([u8; 6], [u8; 6]) = ([2, 0, 0, 0, 0, 2], [2, 0, 0, 0, 0, 1]);
 
 /// The link types that are read (<https://www.tcpdump.org/linktypes.html>).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,7 +45,7 @@ impl LinkType {
         }
     }
 
-    /// The type of the packet that follows `header`: whether it went to many stations, and its EtherType.
+    /// The type of the packet that follows `header`: whether it went to a group, and its EtherType.
     fn describe(self, header: &[u8], packet: &[u8]) -> Option<(bool, [u8; 2])> {
         // Of a packet's way: 1 and 2 are broadcast and multicast (packet(7), PACKET_BROADCAST).
         let is_group = |way: u8| matches!(way, 1 | 2);
@@ -77,7 +77,7 @@ pub(super) fn make_ethernet(bytes: &mut [u8], record: &mut FrameRecord) -> Resul
         None => return Err(short()),
     };
     let (is_group, ether_type) = record.link.describe(header, packet).ok_or_else(short)?;
-    let (to, from) = STATIONS;
+    let (to, from) = MACS;
     let to = if is_group { [0xff; 6] } else { to };
     let packet_len = packet.len();
     let start = (offset + len).checked_sub(ETHERNET_HEADER).ok_or_else(short)?;

@@ -30,7 +30,7 @@ pub(crate) struct Arguments {
 
 /// What a key asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Wish {
+enum KeyAction {
     Quit,
     Scroll(isize),
     Redraw,
@@ -65,10 +65,10 @@ fn live(
     loop {
         terminal.draw(|frame| screen.draw(frame))?;
         if event::poll(next.saturating_duration_since(Instant::now()))? {
-            match wish(&event::read()?) {
-                Wish::Quit => return Ok(()),
-                Wish::Scroll(rows) => screen.scroll(rows),
-                Wish::Redraw => {}
+            match key_action(&event::read()?) {
+                KeyAction::Quit => return Ok(()),
+                KeyAction::Scroll(rows) => screen.scroll(rows),
+                KeyAction::Redraw => {}
             }
         } else {
             match look(daemon, start) {
@@ -80,19 +80,19 @@ fn live(
     }
 }
 
-fn wish(event: &Event) -> Wish {
-    let Event::Key(key) = event else { return Wish::Redraw };
+fn key_action(event: &Event) -> KeyAction {
+    let Event::Key(key) = event else { return KeyAction::Redraw };
     if key.kind == KeyEventKind::Release {
-        return Wish::Redraw;
+        return KeyAction::Redraw;
     }
     match key.code {
-        KeyCode::Char('q') | KeyCode::Esc => Wish::Quit,
-        KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => Wish::Quit,
-        KeyCode::Up | KeyCode::Char('k') => Wish::Scroll(-1),
-        KeyCode::Down | KeyCode::Char('j') => Wish::Scroll(1),
-        KeyCode::PageUp => Wish::Scroll(-10),
-        KeyCode::PageDown => Wish::Scroll(10),
-        _ => Wish::Redraw,
+        KeyCode::Char('q') | KeyCode::Esc => KeyAction::Quit,
+        KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => KeyAction::Quit,
+        KeyCode::Up | KeyCode::Char('k') => KeyAction::Scroll(-1),
+        KeyCode::Down | KeyCode::Char('j') => KeyAction::Scroll(1),
+        KeyCode::PageUp => KeyAction::Scroll(-10),
+        KeyCode::PageDown => KeyAction::Scroll(10),
+        _ => KeyAction::Redraw,
     }
 }
 
@@ -117,10 +117,10 @@ mod tests {
     #[test]
     fn keys() {
         let key = |code, modifiers| Event::Key(KeyEvent::new(code, modifiers));
-        assert_eq!(wish(&key(KeyCode::Char('q'), KeyModifiers::NONE)), Wish::Quit);
-        assert_eq!(wish(&key(KeyCode::Char('c'), KeyModifiers::CONTROL)), Wish::Quit);
-        assert_eq!(wish(&key(KeyCode::Char('c'), KeyModifiers::NONE)), Wish::Redraw);
-        assert_eq!(wish(&key(KeyCode::Down, KeyModifiers::NONE)), Wish::Scroll(1));
-        assert_eq!(wish(&Event::Resize(1, 1)), Wish::Redraw);
+        assert_eq!(key_action(&key(KeyCode::Char('q'), KeyModifiers::NONE)), KeyAction::Quit);
+        assert_eq!(key_action(&key(KeyCode::Char('c'), KeyModifiers::CONTROL)), KeyAction::Quit);
+        assert_eq!(key_action(&key(KeyCode::Char('c'), KeyModifiers::NONE)), KeyAction::Redraw);
+        assert_eq!(key_action(&key(KeyCode::Down, KeyModifiers::NONE)), KeyAction::Scroll(1));
+        assert_eq!(key_action(&Event::Resize(1, 1)), KeyAction::Redraw);
     }
 }

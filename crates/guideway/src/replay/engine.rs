@@ -2,7 +2,7 @@
 
 use super::queue::Queues;
 use super::{ReplayError, Summary};
-use crate::picture::CompiledView;
+use crate::compiled_view::CompiledView;
 use flow::{Idle, Memory, Table};
 use model::Config;
 use std::sync::Arc;
@@ -50,10 +50,10 @@ pub(super) struct ReplayEngine {
 impl ReplayEngine {
     pub(super) fn new(
         config: &Config,
-        picture: &CompiledView,
+        compiled: &CompiledView,
         queues: &Queues,
     ) -> Result<ReplayEngine, ReplayError> {
-        let view = &picture.view;
+        let view = &compiled.view;
         let cores = queues.frames.len();
         // Ids start at 1.
         let services = view.service.iter().map(|s| usize::from(s.id.0) + 1).max().unwrap_or(0);

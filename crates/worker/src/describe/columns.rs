@@ -55,7 +55,7 @@ pub(crate) enum FlowEvent {
 #[derive(Debug, Default)]
 #[repr(C, align(64))]
 pub(crate) struct HeaderColumns {
-    /// Bytes 0 to 7: addresses of stations.
+    /// Bytes 0 to 7: MAC addresses.
     macs: [u64; BURST],
     /// Bytes 12 to 19: type, version, type of service, length, identification.
     first: [u64; BURST],
@@ -80,7 +80,7 @@ pub(crate) struct HeaderColumns {
 }
 
 /// What later stages know of a packet, in one word: the datagram's length and type of service; above them the service's id and
-/// its index in the view, once these are known; the course in the two highest bits.
+/// its index in the view, once these are known; the event in the two highest bits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct PacketSummary(pub(crate) u64);
 
@@ -91,14 +91,14 @@ impl PacketSummary {
     /// Where its index begins.
     pub(crate) const INDEX: u32 = 48;
     /// The largest index.
-    pub(crate) const INDEX_MAX: u16 = (1 << (PacketSummary::COURSE - PacketSummary::INDEX)) - 1;
-    const COURSE: u32 = 62;
+    pub(crate) const INDEX_MAX: u16 = (1 << (PacketSummary::EVENT - PacketSummary::INDEX)) - 1;
+    const EVENT: u32 = 62;
 
     pub(crate) const fn new(len: u16, tos: u8, event: FlowEvent, service: u16, index: u16) -> PacketSummary {
         PacketSummary(
             len as u64
                 | (tos as u64) << 16
-                | (event as u64) << PacketSummary::COURSE
+                | (event as u64) << PacketSummary::EVENT
                 | (service as u64) << PacketSummary::SERVICE
                 | (index as u64) << PacketSummary::INDEX,
         )
@@ -238,11 +238,11 @@ impl HeaderColumns {
         let event = !tcp & FlowEvent::Udp as u64 | turns << 1 | begins;
         self.service_key[position] = (addresses >> 32 | (ports & 0xffff_0000) << 16 | protocol << 48) & good;
         self.key[position] = (addresses & LOW | (ports & 0xffff) << 32).swap_bytes() & good;
-        self.summary[position] = len | (first >> 24 & 0xff) << 16 | event << PacketSummary::COURSE;
+        self.summary[position] = len | (first >> 24 & 0xff) << 16 | event << PacketSummary::EVENT;
         self.protocol[position] = protocol;
     }
 
-    /// The positions whose course is [`FlowEvent::Udp`], [`FlowEvent::Turning`], [`FlowEvent::Syn`], where a course is known; the others are
+    /// The positions whose event is [`FlowEvent::Udp`], [`FlowEvent::Turning`], [`FlowEvent::Syn`], where an event is known; the others are
     /// [`FlowEvent::Tcp`].
     #[inline(always)]
     pub(crate) fn events(&self, lanes: Lanes) -> (u32, u32, u32) {

@@ -1,8 +1,8 @@
 //! The decision in words. Every step is taken by the engine's own functions, and the end is the engine's verdict.
 
 use crate::capture::Capture;
+use crate::compiled_view::CompiledView;
 use crate::failure::Failure;
-use crate::picture::CompiledView;
 use crate::replay::{FrameEnd, Options, replay};
 use model::Config;
 use serde::Serialize;
@@ -56,13 +56,14 @@ impl Explanation {
 
 /// Explains the only frame of `capture`.
 pub(super) fn explain(config: &Config, capture: &Capture) -> Result<Explanation, Failure> {
-    let picture = CompiledView::new(config).map_err(|e| Failure::usage(format!("bad configuration: {e}")))?;
+    let compiled =
+        CompiledView::new(config).map_err(|e| Failure::usage(format!("bad configuration: {e}")))?;
     let mut told = Explanation::default();
     let Some(frame) = capture.get(0) else { return Err(Failure::failed("there is no packet")) };
     let meta = RxMeta { truncated: frame.is_truncated(), ..RxMeta::default() };
     say_parse(&mut told, frame.bytes, frame.wire_len);
-    let packet = classify(&picture.view, frame.bytes, meta);
-    say_fate(&mut told, &picture, frame.bytes, &packet);
+    let packet = classify(&compiled.view, frame.bytes, meta);
+    say_fate(&mut told, &compiled, frame.bytes, &packet);
     let replayed = replay(config, capture, Options { workers: 1, per_frame: true });
     let replayed = replayed.map_err(|e| Failure::failed(e.to_string()))?;
     let end = replayed.summary.frames.and_then(|f| f.into_iter().next());
@@ -159,8 +160,8 @@ fn endpoint(addr: Addr, port: u16) -> String {
     std::net::SocketAddr::new(IpAddr::from(addr), port).to_string()
 }
 
-fn say_fate(told: &mut Explanation, picture: &CompiledView, bytes: &[u8], packet: &Packet) {
-    let view = &picture.view;
+fn say_fate(told: &mut Explanation, compiled: &CompiledView, bytes: &[u8], packet: &Packet) {
+    let view = &compiled.view;
     match packet.fate {
         Fate::Peer => told.say("match", "from another machine of the cluster: taken if its tag is right"),
         Fate::Decided(Action::Drop(reason)) => {
@@ -178,23 +179,23 @@ fn say_fate(told: &mut Explanation, picture: &CompiledView, bytes: &[u8], packet
         Fate::Decided(action @ (Action::Pass(_) | Action::Relay(_) | Action::Hold)) => {
             told.say("match", action.name());
         }
-        Fate::Fragment => say_fragment(told, picture, bytes, packet),
-        Fate::Flow => say_service(told, picture, (packet, packet.flow(bytes)), "the packet"),
+        Fate::Fragment => say_fragment(told, compiled, bytes, packet),
+        Fate::Flow => say_service(told, compiled, (packet, packet.flow(bytes)), "the packet"),
         Fate::Quoted => {
             let t = packet.flow(bytes);
             let flow = format!("{} -> {}", endpoint(t.src, t.sport), endpoint(t.dst, t.dport));
             told.say("match", format!("an ICMP error follows the flow it quotes, turned round: {flow}"));
-            say_service(told, picture, (packet, t), "that flow");
+            say_service(told, compiled, (packet, t), "that flow");
         }
     }
     debug_assert!(view.ports.len() <= worker::view::PORTS_MAX, "the view keeps its limits");
 }
 
 /// The first fragment shows the ports, so it is steered like a packet; the others wait for it.
-fn say_fragment(told: &mut Explanation, picture: &CompiledView, bytes: &[u8], packet: &Packet) {
+fn say_fragment(told: &mut Explanation, compiled: &CompiledView, bytes: &[u8], packet: &Packet) {
     let t = packet.parsed.tuple(bytes);
     let id = packet.parsed.fragment.map_or(0, |f| f.id);
-    let key = &picture.view.cluster_key;
+    let key = &compiled.view.cluster_key;
     let hash = steer::hash::fragment(key, t.src, t.dst, id, if t.src.is_v6() { 0 } else { t.protocol });
     told.say("fragment", format!("its datagram belongs to the worker chosen by hash {hash:016x}"));
     if packet.parsed.kind == Kind::LaterFragment {
@@ -204,18 +205,18 @@ fn say_fragment(told: &mut Explanation, picture: &CompiledView, bytes: &[u8], pa
         );
         return;
     }
-    let steer::Match::Service(index) = picture.view.services.find(t.dst, t.dport, t.protocol) else {
+    let steer::Match::Service(index) = compiled.view.services.find(t.dst, t.dport, t.protocol) else {
         told.say("match", "no service of the VIP has this port and protocol");
         return;
     };
     let first = Packet { service: Some(index), ..*packet };
-    say_service(told, picture, (&first, t), "the first fragment");
+    say_service(told, compiled, (&first, t), "the first fragment");
 }
 
-fn say_service(told: &mut Explanation, picture: &CompiledView, (packet, flow): (&Packet, Tuple), who: &str) {
-    let view = &picture.view;
+fn say_service(told: &mut Explanation, compiled: &CompiledView, (packet, flow): (&Packet, Tuple), who: &str) {
+    let view = &compiled.view;
     let Some(service) = packet.service.and_then(|i| view.service.get(usize::from(i))) else { return };
-    let name = picture.service_name(service.id).unwrap_or("?");
+    let name = compiled.service_name(service.id).unwrap_or("?");
     let key = if service.wide { "wide (32 bytes)" } else { "narrow (16 bytes)" };
     let known = match service.memory {
         None => format!("flow key {key}; taken as new, not yet in the flow table"),
@@ -236,7 +237,7 @@ fn say_service(told: &mut Explanation, picture: &CompiledView, (packet, flow): (
         say_empty(told, service);
         return;
     };
-    let named_name = picture.backend_name(named).unwrap_or("?");
+    let named_name = compiled.backend_name(named).unwrap_or("?");
     told.member = Some(named_name.to_owned());
     told.say("slot", format!("slot {slot} of {} names backend {named_name}", service.maglev.size()));
     let begins = match packet.parsed.kind {
@@ -247,7 +248,7 @@ fn say_service(told: &mut Explanation, picture: &CompiledView, (packet, flow): (
     if let Some(policy) = service.least_load()
         && begins
     {
-        say_load(told, picture, service, policy);
+        say_load(told, compiled, service, policy);
         return;
     }
     if service.is_stateless(slot) {
@@ -259,11 +260,11 @@ fn say_service(told: &mut Explanation, picture: &CompiledView, (packet, flow): (
             ),
         );
     }
-    say_choice(told, picture, service, (packet, flow), named);
+    say_choice(told, compiled, service, (packet, flow), named);
 }
 
 /// Loads are the running daemon's, so nobody can say here who is the least loaded one.
-fn say_load(told: &mut Explanation, picture: &CompiledView, service: &ServiceView, policy: &LeastLoad) {
+fn say_load(told: &mut Explanation, compiled: &CompiledView, service: &ServiceView, policy: &LeastLoad) {
     let how = match policy.select {
         Select::Min => "the least loaded of all",
         Select::TwoChoices => "the less loaded of two at random",
@@ -278,10 +279,10 @@ fn say_load(told: &mut Explanation, picture: &CompiledView, service: &ServiceVie
     let up: Vec<String> = service
         .members
         .iter()
-        .filter(|id| backend(&picture.view, **id).is_some_and(|of| of.state == BackendState::Up))
+        .filter(|id| backend(&compiled.view, **id).is_some_and(|of| of.state == BackendState::Up))
         .map(|id| {
-            let load = picture.view.loads.get(*id).ppm;
-            format!("{} ({load} millionths)", picture.backend_name(*id).unwrap_or("?"))
+            let load = compiled.view.loads.get(*id).ppm;
+            format!("{} ({load} millionths)", compiled.backend_name(*id).unwrap_or("?"))
         })
         .collect();
     if up.is_empty() {
@@ -298,12 +299,12 @@ fn say_load(told: &mut Explanation, picture: &CompiledView, service: &ServiceVie
 
 fn say_choice(
     told: &mut Explanation,
-    picture: &CompiledView,
+    compiled: &CompiledView,
     service: &ServiceView,
     (packet, flow): (&Packet, Tuple),
     named: BackendId,
 ) {
-    let view: &View = &picture.view;
+    let view: &View = &compiled.view;
     let state = |id: BackendId| {
         backend(view, id).map_or("gone", |b| match b.state {
             BackendState::Up => "up",
@@ -311,7 +312,7 @@ fn say_choice(
             BackendState::Down => "down: it takes no new flows",
         })
     };
-    let name = |id| picture.backend_name(id).unwrap_or("?");
+    let name = |id| compiled.backend_name(id).unwrap_or("?");
     told.say("backend", format!("{} is {}", name(named), state(named)));
     let Some(chosen) = worker::decide::slots::place(view, service, &flow, true) else {
         say_empty(told, service);
@@ -321,7 +322,7 @@ fn say_choice(
         told.say("backend", format!("next in the slot's order that takes new flows: {}", name(chosen)));
     }
     if let Some(b) = backend(view, chosen) {
-        say_path(told, picture, packet, b);
+        say_path(told, compiled, packet, b);
     }
 }
 
@@ -337,8 +338,8 @@ fn say_empty(told: &mut Explanation, service: &ServiceView) {
     told.say("backend", format!("no backend takes new flows: {what}"));
 }
 
-fn say_path(told: &mut Explanation, picture: &CompiledView, packet: &Packet, b: &BackendView) {
-    let address = picture.backend_config(b.id).map_or("?".to_owned(), |b| b.address.to_string());
+fn say_path(told: &mut Explanation, compiled: &CompiledView, packet: &Packet, b: &BackendView) {
+    let address = compiled.backend_config(b.id).map_or("?".to_owned(), |b| b.address.to_string());
     let way = match headers(&b.header) {
         Some(headers) => format!("{headers} header to {address}"),
         None => format!("only the MAC addresses change, to those of {address}"),
@@ -361,7 +362,7 @@ fn say_path(told: &mut Explanation, picture: &CompiledView, packet: &Packet, b: 
             (false, false) => format!("{sizes}: cut into fragments, each of which is encapsulated"),
         },
     );
-    let port = picture.port_name(b.port).unwrap_or("?");
+    let port = compiled.port_name(b.port).unwrap_or("?");
     told.say("next hop", match b.next_hop {
         Some(mac) => format!("{} through port {port}", model::config::Mac(mac)),
         None => format!(

@@ -22,19 +22,19 @@ pub(crate) struct CompiledView<'c> {
 impl<'c> CompiledView<'c> {
     pub(crate) fn new(config: &'c Config) -> Result<CompiledView<'c>, CompileError> {
         let (view, ids) = offline(config)?;
-        let mut picture =
+        let mut compiled =
             CompiledView { view: Arc::new(view), config, services: HashMap::new(), backends: HashMap::new() };
         for service in &config.services {
             if let Some(id) = ids.service(&service.name) {
-                picture.services.insert(id, service);
+                compiled.services.insert(id, service);
             }
             for backend in &service.backends {
                 if let Some(id) = ids.backend(&service.name, &backend.name, backend.address) {
-                    picture.backends.insert(id, backend);
+                    compiled.backends.insert(id, backend);
                 }
             }
         }
-        Ok(picture)
+        Ok(compiled)
     }
 
     pub(crate) fn service_name(&self, id: ServiceId) -> Option<&'c str> {
