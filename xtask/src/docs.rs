@@ -7,6 +7,7 @@ use crate::project;
 /// Tests that write: the package, what selects them, and what tells them to.
 const WRITERS: &[(&str, &[&str], &str)] = &[
     ("model", &["--lib", "schema::tests::file_is_current"], "UPDATE_SCHEMA"),
+    ("model", &["--lib", "tests::document::page_is_current"], "UPDATE_DOCS"),
     ("worker", &["--test", "docs", "generated_tables_are_current"], "UPDATE_DOCS"),
 ];
 

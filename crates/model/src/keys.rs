@@ -1,4 +1,5 @@
-//! The keys of the configuration, each at one place, a table a file; and from what is written to what is meant: ranges, references,
+//! The keys of the configuration, each at one place, a table a file; and from what is written to what is
+//! meant: ranges, references,
 //! sums. Every problem is reported; nothing stops at the first.
 
 pub(crate) mod agents;
@@ -57,7 +58,8 @@ keys! {
         cluster: Sub<Cluster> => Restart;
         agents: Sub<Agents> => Restart;
         ports "port": Many<Port, 1, PORTS_MAX>,
-            required "add [[port]] with name = \"data0\" and device = \"net_af_packet0,iface=eth0\" or a PCI address" => Restart;
+            required "add [[port]] with name = \"data0\" and device = \"net_af_packet0,iface=eth0\" or a PCI address"
+            => Restart;
         services "service": Many<Service, 0, SERVICES_MAX> => Live;
     }
 }

@@ -8,6 +8,7 @@ use crate::{Config, Loaded, Report, Severity, load};
 use proptest::prelude::*;
 use serde_json::Value;
 
+mod document;
 mod mistakes;
 
 /// A config without a warning, with one of everything that the mistakes need.

@@ -15,7 +15,8 @@ table! {
     pub struct Agents(AgentsRaw, AgentsFound) {
         /// TCP listener, address:port.
         listen: Listen = SocketAddr::from(([127, 0, 0, 1], 7481)),
-            required "write where agents connect, like listen = \"10.9.0.1:7481\", or remove [agents]" => Restart;
+            required "write where agents connect, like listen = \"10.9.0.1:7481\", or remove [agents]"
+            => Restart;
         /// Address:port that agents are told to connect to: an address of this machine, never a wildcard.
         advertise: Listen = listen, default "listen", check is_an_address => Live;
         /// Certificate and key of the listener; with client_ca agents must present a certificate.

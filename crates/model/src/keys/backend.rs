@@ -22,7 +22,8 @@ table! {
             check is_not_ours => Live;
         /// Share of new flows; 0 = none.
         weight: Number<u32, 0, 65_535> = 1,
-            help "share of new flows compared with the other backends; 0 = none; leave it out for {default}" => Live;
+            help "share of new flows compared with the other backends; 0 = none; leave it out for {default}"
+            => Live;
         /// Next hop; in modes vxlan and geneve the inner destination.
         mac: Mac => Live;
         /// What the operator wants.

@@ -4,8 +4,10 @@ use super::table::{Change, Key, Table};
 use crate::config::{Agents, Cluster, Config, Service};
 
 impl Config {
-    /// Keys that differ in `new` and need a restart, in the order of the file: `machine.name`, `workers.cpus`,
-    /// `port.data0.mtu`, `port.data1` for a port that came or went, `service.web.hash` where `state = "exceptions"`.
+    /// Keys that differ in `new` and need a restart, in the order of the file: `machine.name`,
+    /// `workers.cpus`,
+    /// `port.data0.mtu`, `port.data1` for a port that came or went, `service.web.hash` where `state =
+    /// "exceptions"`.
     pub fn restart_keys(&self, new: &Config) -> Vec<String> {
         let is_restart = |key: &Key| key.change == Change::Restart;
         let machine = self.machine.differing(&new.machine);
@@ -61,7 +63,8 @@ impl Config {
         }
     }
 
-    /// Keys outside of services that differ in `new` and can be changed without a restart, but for those of a cluster.
+    /// Keys outside of services that differ in `new` and can be changed without a restart, but for those of a
+    /// cluster.
     pub fn changed_keys(&self, new: &Config) -> Vec<String> {
         let is_live = |key: &Key| key.change != Change::Restart;
         let cluster = of_optional(self.cluster.as_ref(), new.cluster.as_ref(), Cluster::differing);
@@ -87,7 +90,8 @@ impl Service {
         differ.map(|key| key.name.to_owned()).collect()
     }
 
-    /// A flow that is not in the flow table is known by its slot alone, so slots must keep their meaning. With another VIP,
+    /// A flow that is not in the flow table is known by its slot alone, so slots must keep their meaning.
+    /// With another VIP,
     /// port or protocol it is another service, which begins without flows.
     fn restart_keys(&self, new: &Service) -> Vec<String> {
         let same = (self.vip, self.port, self.protocol) == (new.vip, new.port, new.protocol);

@@ -18,7 +18,8 @@ table! {
     pub struct Cluster(ClusterRaw, ClusterFound) given(cluster_key: [u8; 16]) {
         /// Its members, http://HOST:PORT or https://HOST:PORT, all of one kind.
         endpoints: List<Text, 1, 16> = Vec::new(),
-            help "write the members of the etcd cluster, like endpoints = [\"https://10.0.0.5:2379\"]" => Restart;
+            help "write the members of the etcd cluster, like endpoints = [\"https://10.0.0.5:2379\"]"
+            => Restart;
         /// Certificates for https endpoints, which are not accepted without.
         tls: Sub<StoreTls> => Restart;
         /// Who logs in.
@@ -69,7 +70,8 @@ compile_error!(
      cargo build --release, without --workspace"
 );
 
-/// What the machines of a cluster do not do for their flows. Only a build with the feature `negative-controls` has keys for it.
+/// What the machines of a cluster do not do for their flows. Only a build with the feature
+/// `negative-controls` has keys for it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct LeftOut {
     /// `sync = "off"`: every flow is left to the table in force.
@@ -119,7 +121,8 @@ keys! {
     /// TLS files of the way to the store, PEM.
     StoreTls(StoreTlsRaw, StoreTlsFound) {
         /// Certificates of those who sign the endpoints'.
-        ca: AbsolutePath, required "tls needs the PEM file of the certificate that signed the endpoints'" => Restart;
+        ca: AbsolutePath,
+            required "tls needs the PEM file of the certificate that signed the endpoints'" => Restart;
         /// Our certificate chain; goes with key.
         cert: AbsolutePath => Restart;
         /// Our key.
@@ -133,10 +136,12 @@ table! {
     pub struct StoreUser(StoreUserRaw, StoreUserFound) {
         /// Name.
         name: Text = String::new(),
-            required "write user = { name = \"guideway\", password_file = \"/etc/guideway/etcd-password\" }" => Restart;
+            required "write user = { name = \"guideway\", password_file = \"/etc/guideway/etcd-password\" }"
+            => Restart;
         /// File whose first line is the password.
         password_file: AbsolutePath = PathBuf::new(),
-            required "write user = { name = \"guideway\", password_file = \"/etc/guideway/etcd-password\" }" => Restart;
+            required "write user = { name = \"guideway\", password_file = \"/etc/guideway/etcd-password\" }"
+            => Restart;
     }
 }
 
@@ -302,7 +307,8 @@ fn tls(r: &mut Reader<'_, '_>, raw: Spanned<StoreTlsRaw>) -> Option<StoreTls> {
     Some(StoreTls { ca: found.ca.ok()?, identity: found.cert.ok().zip(found.key.ok()) })
 }
 
-/// A cluster remembers slots by itself, on all machines alike; what a service remembers on one machine alone would contradict it.
+/// A cluster remembers slots by itself, on all machines alike; what a service remembers on one machine alone
+/// would contradict it.
 pub(super) fn tracks_every_flow(r: &mut Reader<'_, '_>, span: &Span, services: &[Service]) {
     if let Some(service) = services.iter().find(|service| service.is_stateless()) {
         let message = format!("cluster: service \"{}\" has `state = \"exceptions\"`", service.name);

@@ -12,7 +12,8 @@ table! {
     pub struct Dpdk(DpdkRaw, DpdkFound) {
         /// EAL arguments put before our own.
         eal_args: List<Text, 0, 64> = Vec::new(),
-            help "one string for each argument, like [\"--no-pci\", \"--huge-dir\", \"/dev/hugepages\"]" => Restart;
+            help "one string for each argument, like [\"--no-pci\", \"--huge-dir\", \"/dev/hugepages\"]"
+            => Restart;
     }
 }
 
@@ -75,7 +76,8 @@ fn argument(r: &mut Reader<'_, '_>, arg: &str, next: Option<&str>, span: &Span, 
     }
 }
 
-/// Whether `arg` is the option `owned`: getopt takes glued values of short ones and unambiguous beginnings of long ones.
+/// Whether `arg` is the option `owned`: getopt takes glued values of short ones and unambiguous beginnings of
+/// long ones.
 fn is_flag(arg: &str, flag: &str, owned: &str) -> bool {
     if owned.len() == 2 && owned != "--" {
         return !arg.starts_with("--") && arg.starts_with(owned);

@@ -23,24 +23,30 @@ keys! {
         interval_ms: Number<u32, 10, 600_000> = INTERVAL_MS_DEFAULT, unit "milliseconds",
             help "milliseconds between two probes of a backend; leave it out for {default}" => Live;
         /// Until a probe has failed; not above interval_ms.
-        timeout_ms: Number<u32, 10, 600_000>, default "500, or the interval if that is smaller", unit "milliseconds",
+        timeout_ms: Number<u32, 10, 600_000>,
+            default "500, or the interval if that is smaller", unit "milliseconds",
             help "milliseconds until a probe has failed; leave it out for 500" => Live;
         /// Failures in a row that make a backend down.
-        fall: Number<u32, 1, 100> = FALL_DEFAULT, help "failures in a row until down; leave it out for {default}" => Live;
+        fall: Number<u32, 1, 100> = FALL_DEFAULT,
+            help "failures in a row until down; leave it out for {default}" => Live;
         /// Successes in a row that make a backend up.
-        rise: Number<u32, 1, 100> = RISE_DEFAULT, help "successes in a row until up; leave it out for {default}" => Live;
+        rise: Number<u32, 1, 100> = RISE_DEFAULT,
+            help "successes in a row until up; leave it out for {default}" => Live;
         /// The probed port; must be given where the service takes any.
-        port: Number<u16, 1, 65_535>, default "the service's", help "the probed port; leave it out for {default}" => Live;
+        port: Number<u16, 1, 65_535>,
+            default "the service's", help "the probed port; leave it out for {default}" => Live;
         /// http, https.
         path: Text = "/".to_owned(),
-            help "write what stands behind the host in a URL, beginning with /, like \"/healthz\"", check is_path => Live;
+            help "write what stands behind the host in a URL, beginning with /, like \"/healthz\"", check is_path
+            => Live;
         /// http, https: Host header, a name or an address (IPv6 in brackets), with a port or without.
         host: Text, default "the VIP",
             help "write a name or an address, with a port where the server wants one, like \"www.example.com\", \"10.0.2.21:8443\" or \"[2001:db8::10]:8443\"",
             check is_host => Live;
         /// http, https: 200, or [200, 204, "300-399"].
         expect_status: Statuses, default "200 to 399",
-            help "write 200, or a list of statuses and ranges from 100 to 599 like [200, 204, \"300-399\"]" => Live;
+            help "write 200, or a list of statuses and ranges from 100 to 599 like [200, 204, \"300-399\"]"
+            => Live;
         /// tcp, udp: what is sent, ASCII.
         send: Ascii => Live;
         /// tcp, udp: the same as pairs of hexadecimal digits, for bytes that are no ASCII.
@@ -50,8 +56,11 @@ keys! {
         /// The same as pairs of hexadecimal digits.
         expect_hex: Hex => Live;
         /// https: TLS server name.
-        sni: Text, default "host", help "write the name of the server, like \"www.example.com\"", check is_server_name => Live;
-        /// https: PEM file of the certificate that is shown to a server that wants one; with key. Read by the machine, again every ten seconds.
+        sni: Text,
+            default "host", help "write the name of the server, like \"www.example.com\"", check is_server_name
+            => Live;
+        /// https: PEM file of the certificate that is shown to a server that wants one; with key. Read by the
+        /// machine, again every ten seconds.
         cert: AbsolutePath => Live;
         /// https: PEM file of its key.
         key: AbsolutePath => Live;
@@ -61,11 +70,13 @@ keys! {
         silence: Silence = Silence::Fail => Live;
         /// Interface the probes leave by.
         via: Text, default "the first exception interface",
-            help "interface names have 1 to 15 of the characters a-z A-Z 0-9 . _ -", check is_interface => Live;
+            help "interface names have 1 to 15 of the characters a-z A-Z 0-9 . _ -", check is_interface
+            => Live;
         /// direct: to the backend's address; tunnel: to the VIP, encapsulated like the traffic.
         route: Route = Route::Direct => Live;
         /// exec: name of a command that the agents' own files define.
-        command: Text<1, 63>, help "write the name of a [command] of the agents' files, like command = \"check-db\"",
+        command: Text<1, 63>,
+            help "write the name of a [command] of the agents' files, like command = \"check-db\"",
             check is_command => Live;
         /// Who checks.
         checks: Checks, default "agent for services that agents may speak for, else machine" => Live;
@@ -152,17 +163,20 @@ pub enum HealthKind {
     Http(HttpCheck),
     /// GET over TLS; the certificate is verified only where `ca` says by what.
     Https(HttpCheck),
-    /// Datagram; passes on an answer (that contains `expect`), fails on ICMP unreachable, and on silence unless that passes.
+    /// Datagram; passes on an answer (that contains `expect`), fails on ICMP unreachable, and on silence
+    /// unless that passes.
     Udp {
         /// Bytes to send; default empty.
         send: Option<Payload>,
         /// Bytes the answer must contain.
         expect: Option<Payload>,
-        /// No answer until the timeout passes: the server never answers what it does not understand. Only ICMP unreachable fails.
+        /// No answer until the timeout passes: the server never answers what it does not understand. Only
+        /// ICMP unreachable fails.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         silence_passes: bool,
     },
-    /// A command on the backend's host, run by its agent; a machine that has to check by itself connects over TCP.
+    /// A command on the backend's host, run by its agent; a machine that has to check by itself connects over
+    /// TCP.
     Exec {
         /// Its name in the agent's file: never a command line.
         command: String,
@@ -196,7 +210,8 @@ pub struct CheckFiles {
     /// Its key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<PathBuf>,
-    /// Authorities: the server's certificate must be by one of them, and for the TLS server name (else the VIP). `None`: any will do.
+    /// Authorities: the server's certificate must be by one of them, and for the TLS server name (else the
+    /// VIP). `None`: any will do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca: Option<PathBuf>,
 }
@@ -497,7 +512,8 @@ fn is_path(r: &mut Reader<'_, '_>, at: &At<'_>, path: &str, span: &Span) -> bool
     good
 }
 
-/// Path and query as they stand in a request (RFC 3986 section 3.3 and 3.4): what is no such character would be refused, or cut off, when
+/// Path and query as they stand in a request (RFC 3986 section 3.3 and 3.4): what is no such character would
+/// be refused, or cut off, when
 /// it is sent.
 fn is_request_path(path: &str) -> bool {
     let known = |b: u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/?".contains(&b);
@@ -553,7 +569,8 @@ fn is_authority(text: &str) -> bool {
     port_ok && (name.parse::<Ipv4Addr>().is_ok() || is_dns_name(name))
 }
 
-/// Labels of letters, digits, hyphens and underscores (RFC 1123 section 2.1); the last is not all digits, which would be an address.
+/// Labels of letters, digits, hyphens and underscores (RFC 1123 section 2.1); the last is not all digits,
+/// which would be an address.
 fn is_dns_name(text: &str) -> bool {
     let known = |b: u8| b.is_ascii_alphanumeric() || b"-_".contains(&b);
     let is_label = |label: &str| {

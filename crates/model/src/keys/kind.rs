@@ -1,4 +1,5 @@
-//! Kinds of values: what may be written under a key, how it is read, and what the schema and the documents say of it.
+//! Kinds of values: what may be written under a key, how it is read, and what the schema and the documents
+//! say of it.
 
 use super::read::{At, Read, Reader, Span, from_hex, range_of, shown, sort};
 use super::table::{Key, Table};
@@ -27,7 +28,8 @@ pub(crate) trait Kind {
 
 /// What stands under a key: a value, a list of values, a table, a list of tables.
 pub(crate) trait Shape {
-    /// As it is written, with its place. The values stay TOML's, so that a wrong type is reported like any other mistake, next to the
+    /// As it is written, with its place. The values stay TOML's, so that a wrong type is reported like any
+    /// other mistake, next to the
     /// others, and not by the first serde error alone.
     type Cell: DeserializeOwned + Default;
     type Found: Default;
@@ -73,7 +75,8 @@ impl<K: Kind> Shape for K {
     }
 }
 
-/// A list of at most `MAX` values; whether the schema says so, too. Found are the good ones, with their places.
+/// A list of at most `MAX` values; whether the schema says so, too. Found are the good ones, with their
+/// places.
 pub(crate) struct List<K, const MIN: usize, const MAX: usize, const IN_SCHEMA: bool = true>(PhantomData<K>);
 
 impl<K: Kind, const MIN: usize, const MAX: usize, const IN_SCHEMA: bool> Shape
@@ -133,7 +136,8 @@ fn array(items: Schema, min: usize, max: usize) -> Schema {
     schema
 }
 
-/// A table or a list of tables, which whoever reads the table above reads, too, when it knows what these hang on.
+/// A table or a list of tables, which whoever reads the table above reads, too, when it knows what these hang
+/// on.
 pub(crate) struct Part<C, V> {
     pub(crate) raw: Option<C>,
     pub(crate) value: Option<V>,
@@ -364,7 +368,8 @@ impl Kind for Address {
     }
 }
 
-/// An IPv4 address under `key`, beside an IPv6 address under `key6`. `REASON`: whether the remedy says what the key is for.
+/// An IPv4 address under `key`, beside an IPv6 address under `key6`. `REASON`: whether the remedy says what
+/// the key is for.
 pub(crate) struct Address4<const REASON: bool>;
 
 impl<const REASON: bool> Kind for Address4<REASON> {
@@ -387,7 +392,8 @@ impl<const REASON: bool> Kind for Address4<REASON> {
     }
 }
 
-/// An IPv6 address under `key6`, beside an IPv4 address under `key`. `REASON`: whether the remedy says what the key is for.
+/// An IPv6 address under `key6`, beside an IPv4 address under `key`. `REASON`: whether the remedy says what
+/// the key is for.
 pub(crate) struct Address6<const REASON: bool>;
 
 impl<const REASON: bool> Kind for Address6<REASON> {

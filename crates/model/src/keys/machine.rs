@@ -19,11 +19,13 @@ table! {
     pub struct Machine(MachineRaw, MachineFound) {
         /// Name: 1 to 63 of a-z A-Z 0-9 . _ -; part of the EAL file prefix.
         name: Name = String::new(),
-            required "give the machine a name, like name = \"lb1\"; it also tells its DPDK files apart" => Restart;
+            required "give the machine a name, like name = \"lb1\"; it also tells its DPDK files apart"
+            => Restart;
         /// Outer source IPv4 and the machine's data address.
         address: Address4<true>, help "write the machine's own IPv4 address, like \"10.0.2.11\"" => InCluster;
         /// Outer source IPv6.
-        address6: Address6<true>, help "write the machine's own IPv6 address, like \"fd00:2::11\"" => InCluster;
+        address6: Address6<true>,
+            help "write the machine's own IPv6 address, like \"fd00:2::11\"" => InCluster;
         /// Static next hop of everything that is not given a MAC.
         next_hop_mac: Mac, default "the kernel's routes and neighbours" => Live;
         /// Key of the cluster hash, the same on every machine.
@@ -31,7 +33,8 @@ table! {
         cluster_key: Secret = SAMPLE_KEY, default "a published one, with a warning" => Restart;
         /// Answer at ports of a VIP that no service has.
         on_closed_port: OnClosedPort = OnClosedPort::Reset => Live;
-        /// Whom the machine speaks BGP or BFD with: their sessions reach the kernel within a budget of their own.
+        /// Whom the machine speaks BGP or BFD with: their sessions reach the kernel within a budget of their
+        /// own.
         routing_peers: List<Address, 0, 64> = Vec::new(), default "the exception gateways",
             help "write the routers' addresses, like [\"10.0.2.1\", \"fe80::1\"]" => Live;
         /// Where drains and the last applied config live.

@@ -44,11 +44,14 @@ table! {
         /// What the slot is computed from.
         hash: Hash = Hash::Tuple => WhileStateless;
         /// Mode gue only.
-        gue_port: Number<u16, 1, 65_535> = Mode::Gue.defaults().port, help "destination UDP port of the tunnel" => Live;
+        gue_port: Number<u16, 1, 65_535> = Mode::Gue.defaults().port,
+            help "destination UDP port of the tunnel" => Live;
         /// Mode vxlan only.
-        vxlan_port: Number<u16, 1, 65_535> = Mode::Vxlan.defaults().port, help "destination UDP port of the tunnel" => Live;
+        vxlan_port: Number<u16, 1, 65_535> = Mode::Vxlan.defaults().port,
+            help "destination UDP port of the tunnel" => Live;
         /// Mode geneve only.
-        geneve_port: Number<u16, 1, 65_535> = Mode::Geneve.defaults().port, help "destination UDP port of the tunnel" => Live;
+        geneve_port: Number<u16, 1, 65_535> = Mode::Geneve.defaults().port,
+            help "destination UDP port of the tunnel" => Live;
         /// Network identifier; modes vxlan and geneve only.
         vni: tunnel::Vni = VNI_DEFAULT => Live;
         /// Path MTU to the backends.
@@ -77,7 +80,8 @@ table! {
         join: Join = Join::Head => Live;
         /// Time over which its share grows; join slow-start only.
         slow_start_ms: Number<u32, 1000, 3_600_000> = 30_000, unit "milliseconds",
-            help "milliseconds until a backend that came up has its whole share; leave it out for {default}" => Live;
+            help "milliseconds until a backend that came up has its whole share; leave it out for {default}"
+            => Live;
         /// Flows that a backend of weight 1 is meant to carry.
         capacity: Number<u32, 1, 16_777_216> = CAPACITY_DEFAULT,
             help "flows that a backend of weight 1 is meant to carry; leave it out for {default}" => Live;
@@ -144,7 +148,8 @@ words! {
 }
 
 impl OnDown {
-    /// A TCP connection is lost with its backend, so it may as well wait for it; a stream of datagrams is not, and would be sent to a
+    /// A TCP connection is lost with its backend, so it may as well wait for it; a stream of datagrams is
+    /// not, and would be sent to a
     /// dead backend for as long as it lasts.
     const fn default_of(protocol: Protocol) -> OnDown {
         match protocol {

@@ -1,4 +1,5 @@
-//! A table of the configuration, whose keys stand once: `table!` makes of them the struct, the loader, the schema, the rows of
+//! A table of the configuration, whose keys stand once: `table!` makes of them the struct, the loader, the
+//! schema, the rows of
 //! docs/configuration.md and the names of what changed.
 //!
 //! ```text
@@ -6,12 +7,15 @@
 //!     /// Idle times.
 //!     pub struct Timeouts(TimeoutsRaw, TimeoutsFound) {
 //!         /// UDP flows.
-//!         udp_s: Number<u32, 1, 86_400> = 60, unit "seconds", help "seconds; leave it out for {default}" => InCluster;
+//!         udp_s: Number<u32, 1, 86_400> = 60, unit "seconds", help "seconds; leave it out for {default}" =>
+//! InCluster;
 //!     }
 //! }
 //! ```
-//! In this order: name (with `"key"` behind it where the file's word is another), kind, `= value where none is written` (without it the
-//! field is an `Option`), `default "what documents say of it"`, `unit`, `help` of what is reported, or `required` with that help,
+//! In this order: name (with `"key"` behind it where the file's word is another), kind, `= value where none
+//! is written` (without it the
+//! field is an `Option`), `default "what documents say of it"`, `unit`, `help` of what is reported, or
+//! `required` with that help,
 //! `check` (a function: whether a value that is of the kind may stay), and what a change of it takes.
 
 use schemars::{Schema, SchemaGenerator, json_schema};
@@ -57,7 +61,7 @@ impl Key {
     /// The document line of the schema.
     pub(crate) fn description(&self) -> String {
         let default = (self.default)().map(|of| format!("default {of}"));
-        let unit = Some(self.unit.to_owned()).filter(|of| !of.is_empty());
+        let unit = (!self.unit.is_empty()).then(|| format!("in {}", self.unit));
         let mut rest = unit.into_iter().chain(default).collect::<Vec<_>>().join("; ");
         if let Some(first) = rest.get_mut(..1) {
             first.make_ascii_uppercase();
@@ -174,7 +178,8 @@ macro_rules! keys {
     };
 }
 
-/// As [`keys!`], and the struct of checked values. `given` names what values where none is written go by; keys below `read` become no
+/// As [`keys!`], and the struct of checked values. `given` names what values where none is written go by;
+/// keys below `read` become no
 /// field; fields below `extra` are no keys.
 macro_rules! table {
     (

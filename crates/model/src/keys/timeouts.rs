@@ -9,14 +9,19 @@ table! {
     /// Idle times.
     #[derive(Copy, Eq)]
     pub struct Timeouts(TimeoutsRaw, TimeoutsFound) {
-        /// TCP flows of which more than one packet was seen, half-closed ones included. For those it shrinks as the table fills.
-        tcp_established_s: Number<u32, 1, 86_400> = 1800, unit "seconds", help "seconds; leave it out for {default}" => InCluster;
+        /// TCP flows of which more than one packet was seen, half-closed ones included. For those it shrinks
+        /// as the table fills.
+        tcp_established_s: Number<u32, 1, 86_400> = 1800,
+            unit "seconds", help "seconds; leave it out for {default}" => InCluster;
         /// TCP flows after RST.
-        tcp_closing_s: Number<u32, 1, 86_400> = 30, unit "seconds", help "seconds; leave it out for {default}" => InCluster;
+        tcp_closing_s: Number<u32, 1, 86_400> = 30,
+            unit "seconds", help "seconds; leave it out for {default}" => InCluster;
         /// TCP flows of which one packet was seen.
-        syn_s: Number<u32, 1, 86_400> = 30, unit "seconds", help "seconds; leave it out for {default}" => InCluster;
+        syn_s: Number<u32, 1, 86_400> = 30,
+            unit "seconds", help "seconds; leave it out for {default}" => InCluster;
         /// UDP flows.
-        udp_s: Number<u32, 1, 86_400> = 60, unit "seconds", help "seconds; leave it out for {default}" => InCluster;
+        udp_s: Number<u32, 1, 86_400> = 60,
+            unit "seconds", help "seconds; leave it out for {default}" => InCluster;
         /// Fragments.
         fragment_ms: Number<u32, 10, 60_000> = 1000, unit "milliseconds",
             help "milliseconds; leave it out for {default}" => InCluster;

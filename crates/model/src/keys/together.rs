@@ -39,7 +39,8 @@ fn vips_distinct(r: &mut Reader<'_, '_>, services: &[Service], places: &[Places]
     }
 }
 
-/// Addresses that stations of the network have, beside those of backends and of the machine's own interfaces, and the key that says so.
+/// Addresses that stations of the network have, beside those of backends and of the machine's own interfaces,
+/// and the key that says so.
 fn stations(config: &Config) -> Vec<(IpAddr, String)> {
     let gateways = config.ports.iter().flat_map(|port| {
         let named = |key: &str| format!("`{key}` of port \"{}\"", port.name);
@@ -64,7 +65,8 @@ fn stations(config: &Config) -> Vec<(IpAddr, String)> {
     all.filter(|(addr, _)| !addr.is_unspecified() && !addr.is_loopback()).collect()
 }
 
-/// The balancer answers ARP and neighbour discovery for a VIP, and takes what is sent there: of a router, it would take the route.
+/// The balancer answers ARP and neighbour discovery for a VIP, and takes what is sent there: of a router, it
+/// would take the route.
 fn vips_are_no_stations(
     r: &mut Reader<'_, '_>,
     services: &[Service],

@@ -42,7 +42,8 @@ impl Service {
     }
 }
 
-/// Reports keys that the service's mode does not have. Without a `mode`, because it is wrong itself, none is said to belong to another.
+/// Reports keys that the service's mode does not have. Without a `mode`, because it is wrong itself, none is
+/// said to belong to another.
 pub(super) fn belong(r: &mut Reader<'_, '_>, scope: &Scope, raw: &ServiceRaw) {
     let mode = match &raw.mode {
         None => Some(Mode::Ipip),

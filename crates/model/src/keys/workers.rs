@@ -12,7 +12,8 @@ table! {
     /// Poll-mode threads.
     pub struct Workers(WorkersRaw, WorkersFound) {
         /// CPUs, one worker each.
-        cpus: List<Cpu, 1, 64> = vec![0], help "CPU numbers are those of /proc/cpuinfo", check are_distinct => Restart;
+        cpus: List<Cpu, 1, 64> = vec![0],
+            help "CPU numbers are those of /proc/cpuinfo", check are_distinct => Restart;
         /// CPUs of the management core; all, when every CPU is a worker's.
         management_cpus: List<Cpu, 0, 1024, false> = Vec::new(), default "every CPU that is no worker's",
             help "CPU numbers are those of /proc/cpuinfo", check are_distinct => Restart;
@@ -23,7 +24,8 @@ table! {
             help "IPv4 flows a worker, 16 bytes each; leave it out for {default}" => Restart;
         /// IPv6, any-port and prefix flows a worker, 40 bytes each.
         wide_flows: Number<u64, 1024, 67_108_864> = flows, default "as many as flows",
-            help "IPv6, any-port and prefix flows a worker, 40 bytes each; leave it out for {default}" => Restart;
+            help "IPv6, any-port and prefix flows a worker, 40 bytes each; leave it out for {default}"
+            => Restart;
     }
 }
 
