@@ -82,8 +82,8 @@ fn what_a_failing_page_did_is_undone() {
 
 #[test]
 fn blocks_are_found_with_what_they_must_print() {
-    let document = "# A\n```text\na picture\n```\n```sh build\nmake\n```\n```sh\necho 1\n```\nand\n```text\n1\n```\n\
-                    ```sh\ntrue\n```\n## B\n```text\nanother picture\n```\n";
+    let document = "# A\n```text\na picture\n```\n```sh build\nmake\n```\n```sh\necho 1\n```\nand\n\
+                    ```text\n1\n```\n```sh\ntrue\n```\n## B\n```text\nanother picture\n```\n";
     let block = |line, kind: &str, commands: &str, expected: &str| Block {
         line,
         kind: kind.into(),

@@ -18,8 +18,8 @@ pub(crate) struct Block {
     pub(crate) expected: String,
 }
 
-/// The blocks of a document: those marked `sh`, each with a block marked `text` that comes before the next one and with no
-/// heading between. A `text` block with no commands before it is a picture.
+/// The blocks of a document: those marked `sh`, each with a block marked `text` that comes before the next
+/// one and with no heading between. A `text` block with no commands before it is a picture.
 pub(crate) fn blocks(document: &str) -> Vec<Block> {
     let mut blocks: Vec<Block> = Vec::new();
     let mut answered = true;
@@ -82,8 +82,8 @@ pub(crate) fn compare(blocks: &[Block], printed: &str) -> Vec<String> {
     wrong
 }
 
-/// Whether a text is as expected: line by line, without empty lines, blanks counted as one; `…` is anything within a line, and on a
-/// line of its own any number of lines.
+/// Whether a text is as expected: line by line, without empty lines, blanks counted as one; `…` is anything
+/// within a line, and on a line of its own any number of lines.
 pub(crate) fn matches(expected: &str, text: &str) -> bool {
     let lines = |text: &str| -> Vec<String> {
         let lines = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
@@ -100,7 +100,8 @@ pub(crate) fn matches(expected: &str, text: &str) -> bool {
     )
 }
 
-/// Matches a sequence in which some items stand for any number of others: the last of these is tried with ever more.
+/// Matches a sequence in which some items stand for any number of others: the last of these is tried with
+/// ever more.
 fn sequence<T>(
     wanted: &[T],
     found: &[T],

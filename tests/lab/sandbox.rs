@@ -6,14 +6,16 @@ use crate::command::{LabError, Result, require, run_with};
 use std::path::Path;
 use std::time::Duration;
 
-/// The file system that commands in the sandbox see: the machine's own, below a mount point, because `ip netns` needs a
-/// root that is one; with a `/run` of its own, so that nothing meets what is there. It is mounted where only the sandbox
-/// sees it. (`unshare --mount` needs such a root, too: in a chroot, its directory must be a mount point.)
+/// The file system that commands in the sandbox see: the machine's own, below a mount point, because `ip
+/// netns` needs a root that is one; with a `/run` of its own, so that nothing meets what is there. It is
+/// mounted where only the sandbox sees it. (`unshare --mount` needs such a root, too: in a chroot, its
+/// directory must be a mount point.)
 const SET_UP: &str = "mount --rbind / /mnt && mount -t proc proc /mnt/proc && mount -t tmpfs tmpfs /mnt/run \
                       && exec chroot /mnt env --chdir=\"$1\" bash -c \"$2\"";
 
-/// Namespaces (network, processes, mounts) in which commands run as root. When they end, or fail, or take too long, what
-/// they started is killed and what they mounted is gone; the number of huge pages is put back when this is dropped.
+/// Namespaces (network, processes, mounts) in which commands run as root. When they end, or fail, or take too
+/// long, what they started is killed and what they mounted is gone; the number of huge pages is put back when
+/// this is dropped.
 #[derive(Debug)]
 pub struct Sandbox {
     binaries: Binaries,
@@ -28,8 +30,8 @@ impl Sandbox {
         Ok(Sandbox { binaries: Binaries::locate()?, _guard: guard })
     }
 
-    /// Runs a script of bash in a directory to its end and returns its standard output; the programs under test are first in
-    /// the search path. A failure holds what was printed until then.
+    /// Runs a script of bash in a directory to its end and returns its standard output; the programs under
+    /// test are first in the search path. A failure holds what was printed until then.
     pub fn run(&self, script: &str, directory: &Path, limit: Duration) -> Result<String> {
         for program in ["bash", "chroot", "mount", "timeout", "unshare"] {
             require(&[program])?;
