@@ -419,7 +419,7 @@ async fn install(handle: &Handle, wait: Duration, source: Source) -> Answer<mode
     if let Some(desired) = desired {
         // Until every machine has carried it out.
         result.acknowledged = desired.accepted().await?.settled(wait).await?;
-        result.generation = ask(handle, |controller| controller.generation).await?;
+        result.generation = ask(handle, |controller| controller.publication.generation).await?;
         result.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         return Ok(Json(result));
     }
@@ -459,9 +459,10 @@ async fn set_drain(
     if let Some(desire) = desire {
         handle.desire(desire)?.accepted().await?.settled(SAVE_TIMEOUT).await?;
         let service = result.service.clone();
-        (result.generation, result.backends_up) =
-            ask(handle, move |controller| (controller.generation, status::backends_up(controller, &service)))
-                .await?;
+        (result.generation, result.backends_up) = ask(handle, move |controller| {
+            (controller.publication.generation, status::backends_up(controller, &service))
+        })
+        .await?;
         return Ok(Json(result));
     }
     let mut written = handle.written.clone();
