@@ -149,8 +149,11 @@ pub(crate) async fn apply(handle: &Handle, source: Source) -> Result<Applied, Re
     let apply = move |controller: &mut Controller| match prepared {
         Ok(prepared) => take(controller, prepared, &claims),
         Err(refusal) => {
-            let name =
-                if is_file { controller.config_path.display().to_string() } else { REQUEST.to_owned() };
+            let name = if is_file {
+                controller.program.config_path.display().to_string()
+            } else {
+                REQUEST.to_owned()
+            };
             refused(controller, &name, is_file, &refusal);
             Err(refusal)
         }
@@ -193,10 +196,10 @@ pub(crate) struct Taken {
 /// What a configuration is to be compared with.
 pub(crate) fn basis(controller: &Controller) -> Basis {
     let registered = match &controller.cluster {
-        None => controller.registry.heard().alive,
+        None => controller.agents.registry.heard().alive,
         Some(_) => controller.config.registered(),
     };
-    let (config, file) = (Arc::clone(&controller.config), controller.config_path.clone());
+    let (config, file) = (Arc::clone(&controller.config), controller.program.config_path.clone());
     Basis { config, registered, file, ports: view::port_views(controller) }
 }
 
@@ -257,7 +260,7 @@ pub(crate) fn try_apply(
     prepared: Prepared,
     claims: &Claims,
 ) -> Result<Taken, Refusal> {
-    if controller.stopping {
+    if controller.program.stopping {
         return Err(Refusal::Stopping);
     }
     let Prepared {
@@ -285,13 +288,13 @@ pub(crate) fn try_apply(
         adopt::renew_own(controller, loaded, services, tokens_in_force);
         controller.settle();
     } else {
-        let alive = controller.registry.heard().alive;
+        let alive = controller.agents.registry.heard().alive;
         let merged = if alive == registered { merged } else { loaded.config.with_registered(&alive) };
         let ids = configure::ids_of(controller, &merged.0)?;
         claims.claim_vips(&loaded.config).map_err(Refusal::Claimed)?;
         configure::install(controller, loaded, merged, ids, &tokens);
     }
-    let generation = controller.next_generation();
+    let generation = controller.publication.next_generation();
     let result = ApplyResult { generation, acknowledged: false, duration_ms: 0, warnings, plan };
     Ok(Taken { result, desire, credentials })
 }

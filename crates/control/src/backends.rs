@@ -4,9 +4,16 @@ pub(crate) mod check;
 pub(crate) mod judge;
 pub(crate) mod members;
 
+use crate::health::Unsent;
 use crate::health::{Check, Verdict};
+use crate::ids::Ids;
+use crate::neighbour::next_hop::NextHops;
+use crate::state::{SavedBackend, SavedDrain};
+use crate::tunnel::ProbePorts;
+use model::api::ServiceState;
 use model::api::{BackendState, Word};
 use model::config::Service;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +30,7 @@ pub(crate) struct Member {
     /// What its machine checks; `None`: nothing.
     pub(crate) check: Option<Arc<Check>>,
     pub(crate) state: BackendState,
-    pub(crate) word: Word,
+    pub(crate) health_source: Word,
     pub(crate) since_unix_ms: u64,
 }
 
@@ -39,4 +46,30 @@ pub(crate) struct Departed {
     pub(crate) deadline: Duration,
     /// Since when none of its flows is open.
     pub(crate) closed: Option<Duration>,
+}
+
+/// All of them, and what is known of them.
+#[derive(Debug, Default)]
+pub(crate) struct Backends {
+    pub(crate) ids: Ids,
+    pub(crate) members: BTreeMap<BackendId, Member>,
+    pub(crate) departed: Vec<Departed>,
+    pub(crate) drains: BTreeSet<(String, String)>,
+    pub(crate) service_states: HashMap<String, ServiceState>,
+    pub(crate) next_hops: NextHops,
+    pub(crate) probe_ports: ProbePorts,
+    /// Checks that could not leave.
+    pub(crate) unsent: Unsent,
+    /// What checks said before the restart.
+    pub(crate) remembered: Vec<SavedBackend>,
+    /// What checks say was not told to the cluster yet.
+    pub(crate) health_changed: bool,
+}
+
+impl Backends {
+    /// None yet; what was remembered is in force again when they come.
+    pub(crate) fn new(remembered: Vec<SavedBackend>, drains: Vec<SavedDrain>) -> Backends {
+        let drains = drains.into_iter().map(|drain| (drain.service, drain.backend)).collect();
+        Backends { remembered, drains, health_changed: true, ..Backends::default() }
+    }
 }

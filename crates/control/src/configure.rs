@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 /// The ids of a configuration, for [`install`](Self::install).
 pub(crate) fn ids_of(controller: &Controller, merged: &Config) -> Result<Ids, Refusal> {
-    let mut ids = controller.ids.clone();
+    let mut ids = controller.backends.ids.clone();
     let assigned = ids.assign(merged, controller.now.tick, &|id| controller.live_flows(id));
     assigned.map_err(|error| Refusal::Compile(error.into()))?;
     Ok(ids)
@@ -31,8 +31,8 @@ pub(crate) fn install(
 ) {
     let Loaded { config, text, .. } = loaded;
     let now_ms = controller.uptime_ms();
-    controller.registry.configure(Facts::of(&config, tokens), now_ms);
-    controller.registry.skipped(&skipped);
+    controller.agents.registry.configure(Facts::of(&config, tokens), now_ms);
+    controller.agents.registry.skipped(&skipped);
     controller.base = config;
     controller.open_gate(controller.base.agents.as_ref().map_or(0, |agents| agents.connections));
     controller.text = text;
@@ -42,24 +42,24 @@ pub(crate) fn install(
 
 /// The ids that a configuration would get: what cannot be compiled is not let in.
 pub(crate) fn tried(controller: &Controller, config: &Config) -> Result<Ids, CompileError> {
-    let mut ids = controller.ids.clone();
+    let mut ids = controller.backends.ids.clone();
     view::compile_with(controller, config, &mut ids, Making::Nothing)?;
     // Its tables are not all there are.
-    ids.tables = controller.ids.tables.clone();
+    ids.tables = controller.backends.ids.tables.clone();
     Ok(ids)
 }
 
 /// Makes a configuration that was tried the one in force. It is published when things settle.
 pub(crate) fn put_in_force(controller: &mut Controller, config: Config, mut ids: Ids) {
     // Not the trial's slots: it did not know yet which backends depart, and so may live on.
-    ids.memories = std::mem::take(&mut controller.ids.memories);
-    controller.ids = ids;
+    ids.memories = std::mem::take(&mut controller.backends.ids.memories);
+    controller.backends.ids = ids;
     let before = std::mem::replace(&mut controller.config, Arc::new(config));
     let registered = controller.config.registered();
     let now_ms = controller.uptime_ms();
-    controller.registry.agreed(&registered, now_ms);
-    members::replace_members(controller, &before, controller.generation > 0);
+    controller.agents.registry.agreed(&registered, now_ms);
+    members::replace_members(controller, &before, controller.publication.generation > 0);
     members::keep_states(controller);
-    controller.dirty = true;
-    controller.unsaved = true;
+    controller.publication.dirty = true;
+    controller.saving.unsaved = true;
 }

@@ -26,14 +26,14 @@ pub(crate) fn set_drain(
     };
     let address = known.address;
     let key = (service.to_owned(), backend.to_owned());
-    let changed = controller.drains.contains(&key) != drained;
+    let changed = controller.backends.drains.contains(&key) != drained;
     let mut desire = None;
     if controller.cluster.is_some() {
         desire = Some(desires::desire_drain(controller, service, backend, drained)?);
     } else if drained {
-        controller.drains.insert(key);
+        controller.backends.drains.insert(key);
     } else {
-        controller.drains.remove(&key);
+        controller.backends.drains.remove(&key);
     }
     if changed {
         let (kind, text) = if drained {
@@ -42,17 +42,18 @@ pub(crate) fn set_drain(
             (EventKind::Undrain, "no longer drained")
         };
         controller.log.push(kind, Some(service), Some(backend), text);
-        controller.dirty = true;
+        controller.publication.dirty = true;
         controller.settle();
     }
     let number = controller.save();
-    let flows = controller.ids.backend(service, backend, address).map_or(0, |id| controller.live_flows(id));
+    let flows =
+        controller.backends.ids.backend(service, backend, address).map_or(0, |id| controller.live_flows(id));
     let result = model::api::DrainResult {
         service: service.to_owned(),
         backend: backend.to_owned(),
         drained,
         changed,
-        generation: controller.next_generation(),
+        generation: controller.publication.next_generation(),
         flows,
         saved: controller.cluster.is_some(),
         unsaved_because: None,

@@ -10,11 +10,11 @@ pub(crate) mod keep;
 pub(crate) mod kernel;
 mod renewal;
 pub(crate) mod seen;
-mod ways;
+pub(crate) mod ways;
 
 pub(crate) use decide::{Action, Kind, Link, Placed, Seen, Wanted, decide};
 pub(crate) use renewal::Renewals;
-pub(crate) use ways::{Reconciled, Ways};
+pub(crate) use ways::Reconciled;
 
 use crate::announce::Vip;
 use std::collections::{BTreeMap, BTreeSet};

@@ -14,7 +14,7 @@ use crate::cluster::desired::{ASKED_MAX, Store};
 use crate::cluster::membership::{Part, own_address};
 #[cfg(feature = "etcd")]
 use crate::cluster::store::etcd;
-use crate::controller::{self, Controller};
+use crate::controller::{self, Controller, Program};
 use crate::event::Event;
 use crate::gauges::{Figures, ListenerFigures, LostWords};
 use crate::handle::{Handle, Question};
@@ -176,17 +176,18 @@ async fn drive(
     let (data_ports, links) = ports.into_iter().map(split).unzip();
     let saver = state::saver::Saver::start(state_dir).map_err(RunError::Runtime)?;
     let mut written = saver.written();
-    let parts = controller::Parts {
+    let program = Program {
         config_path,
         version,
-        workers: workers.iter().map(gauges).collect(),
-        ports: data_ports,
+        started_unix_ms: clock.now().unix_ms,
         memory_bytes,
         figures: figures(&meter, lost_words, &connections, &listener_counts),
-        saved,
-        cluster,
         grace,
+        stopping: false,
+        leaving: None,
     };
+    let gauges = workers.iter().map(gauges).collect();
+    let parts = controller::Parts { program, workers: gauges, ports: data_ports, saved, cluster };
     let controller = Controller::new(loaded, &tokens, parts, clock.now()).map_err(refused)?;
     let mut shell = Shell::new(
         controller,
@@ -337,7 +338,7 @@ async fn drive(
             }
             () = tokio::time::sleep(tick) => {}
         }
-        if shell.controller.is_dirty() {
+        if shell.controller.publication.is_due() {
             // Making a view is a turn of its own.
             tokio::task::yield_now().await;
         }
@@ -358,7 +359,7 @@ async fn drive(
     notify(Notice::Stopping);
     let stopped = Instant::now();
     shell.step(Event::Stop);
-    let number = shell.controller.saves;
+    let number = shell.controller.saving.saves;
     let farewell = async {
         let _ = on_loopback.wait_for(|now| now.ours.is_empty()).await;
         let _ = written.wait_for(|written| written.saved >= number).await;

@@ -187,7 +187,7 @@ impl Shell {
             let id = hello.id;
             self.outboxes.open(id, outbox);
             self.step(Event::Agent(event));
-            if self.controller.registry.sessions().contains_key(&id) {
+            if self.controller.agents.registry.sessions().contains_key(&id) {
                 stranger.leave();
             }
         } else {

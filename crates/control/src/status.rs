@@ -89,15 +89,15 @@ fn protocol_name(protocol: Protocol) -> &'static str {
 pub(crate) fn reconciled(controller: &Controller) -> Vec<Reconciled> {
     let count = |of: &BTreeMap<Kind, u64>, kind| of.get(&kind).copied().unwrap_or_default();
     let wrong = |kind| {
-        let seen = controller.ways.seen.wrong.iter().filter(|(_, of, _)| *of == kind).count();
-        let links = controller.ways.links.values().filter(|up| kind == Kind::Link && !**up).count();
+        let seen = controller.kernel.ways.seen.wrong.iter().filter(|(_, of, _)| *of == kind).count();
+        let links = controller.kernel.ways.links.values().filter(|up| kind == Kind::Link && !**up).count();
         (seen + links) as u64
     };
     let kinds = Kind::ALL.iter().map(|kind| Reconciled {
         kind: kind.as_str(),
         wrong: wrong(*kind),
-        repairs: Some(count(&controller.ways.repairs, *kind)),
-        failures: Some(count(&controller.ways.failures, *kind)),
+        repairs: Some(count(&controller.kernel.ways.repairs, *kind)),
+        failures: Some(count(&controller.kernel.ways.failures, *kind)),
     });
     let hops = wanted::missing_next_hops(controller);
     kinds.chain([Reconciled { kind: "neighbour", wrong: hops, repairs: None, failures: None }]).collect()
@@ -120,18 +120,18 @@ pub(crate) fn snapshot(controller: &Controller) -> Snapshot {
 }
 
 pub(crate) fn ready(controller: &Controller) -> Ready {
-    let (ready, reason) = if controller.stopping {
+    let (ready, reason) = if controller.program.stopping {
         (false, "stopping".to_owned())
     } else if acknowledged_generation(controller) == 0 {
         (false, "not every worker uses a view yet".to_owned())
-    } else if controller.leaving.is_some() {
+    } else if controller.program.leaving.is_some() {
         (false, "leaving the cluster".to_owned())
     } else if let Some(misfit) = controller.cluster.as_ref().and_then(|part| part.seat.misfit()) {
         (false, misfit.to_owned())
     } else if let Some(part) = controller.cluster.as_ref().filter(|part| !part.is_ready()) {
         let why = part.lost.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
         (false, format!("no member of the cluster yet{why}"))
-    } else if let Some(why) = controller.ways.why_no_way() {
+    } else if let Some(why) = controller.kernel.ways.why_no_way() {
         (false, why)
     } else if controller.config.services.is_empty() {
         (true, "no service is configured".to_owned())
@@ -148,19 +148,19 @@ pub(crate) fn agent_counts(controller: &Controller) -> AgentCounts {
     for of in shown::registrations(controller) {
         *phases.entry((of.service, of.state)).or_insert(0) += 1;
     }
-    let listener = (controller.figures)().agents;
+    let listener = (controller.program.figures)().agents;
     AgentCounts {
-        connected: controller.registry.sessions().len() as u64,
+        connected: controller.agents.registry.sessions().len() as u64,
         open: listener.open,
         paused: listener.paused,
-        registry: controller.registry.counts.clone(),
+        registry: controller.agents.registry.counts.clone(),
         closed: listener.closed,
         phases: phases.into_iter().map(|((service, phase), count)| (service, phase, count)).collect(),
     }
 }
 
 pub(crate) fn suspects_by_cause(controller: &Controller) -> [Suspects; 2] {
-    let (registry, passive) = (&controller.registry, &controller.passive);
+    let (registry, passive) = (&controller.agents.registry, &controller.passive);
     let (silent, failing) = (registry.suspects() as u64, passive.suspects() as u64);
     [
         Suspects { cause: "agent", now: silent, began: registry.counts.suspicions },
@@ -173,7 +173,7 @@ pub(crate) fn acknowledged_generation(controller: &Controller) -> u64 {
 }
 
 pub(crate) fn usable_services(controller: &Controller) -> usize {
-    controller.service_states.values().filter(|state| **state != ServiceState::Empty).count()
+    controller.backends.service_states.values().filter(|state| **state != ServiceState::Empty).count()
 }
 
 /// Sum over all workers.
@@ -184,24 +184,25 @@ pub(crate) fn total(controller: &Controller, count: impl Fn(&Totals) -> &Count) 
 pub(crate) fn status(controller: &Controller) -> Status {
     let Ready { ready, reason } = ready(controller);
     let workers = controller.workers.len() as u64;
-    let figures = (controller.figures)();
+    let figures = (controller.program.figures)();
     Status {
         machine: controller.config.machine.name.clone(),
-        version: controller.version.clone(),
+        version: controller.program.version.clone(),
         pid: std::process::id(),
-        started_unix_ms: controller.started_unix_ms,
+        started_unix_ms: controller.program.started_unix_ms,
         uptime_ms: controller.uptime_ms(),
         ready,
         reason,
-        config_path: controller.config_path.display().to_string(),
+        config_path: controller.program.config_path.display().to_string(),
         applied_unix_ms: controller.applied_unix_ms,
         config_is_file: controller.text == controller.file_text,
-        generation: controller.generation,
+        generation: controller.publication.generation,
         generation_acknowledged: acknowledged_generation(controller),
         services: controller.config.services.len() as u64,
         services_ready: usable_services(controller) as u64,
-        backends: controller.members.len() as u64,
-        backends_up: controller.members.values().filter(|m| m.state == BackendState::Up).count() as u64,
+        backends: controller.backends.members.len() as u64,
+        backends_up: controller.backends.members.values().filter(|m| m.state == BackendState::Up).count()
+            as u64,
         workers,
         ports: controller.ports.len() as u64,
         rx: total(controller, |t| &t.rx),
@@ -214,6 +215,7 @@ pub(crate) fn status(controller: &Controller) -> Status {
         flows: total(controller, |t| &t.flows),
         flows_capacity: workers * (controller.config.workers.flows + controller.config.workers.wide_flows),
         memory: controller
+            .program
             .memory_bytes
             .iter()
             .map(|(name, bytes)| MemoryUse { name: name.clone(), bytes: *bytes })
@@ -248,7 +250,7 @@ pub(crate) fn services(controller: &Controller) -> Vec<ServiceStatus> {
 }
 
 pub(crate) fn service_status(controller: &Controller, service: &Service) -> ServiceStatus {
-    let id = controller.ids.service(&service.name);
+    let id = controller.backends.ids.service(&service.name);
     let sum = |count: fn(&PerService) -> &Count| -> u64 {
         let Some(id) = id else { return 0 };
         controller.workers.iter().filter_map(|w| w.counters.service(id)).map(|c| count(c).get()).sum()
@@ -256,11 +258,14 @@ pub(crate) fn service_status(controller: &Controller, service: &Service) -> Serv
     let ids: Vec<BackendId> = service
         .backends
         .iter()
-        .filter_map(|backend| controller.ids.backend(&service.name, &backend.name, backend.address))
+        .filter_map(|backend| controller.backends.ids.backend(&service.name, &backend.name, backend.address))
         .collect();
-    let departed = controller.departed.iter().filter(|departed| departed.service.name == service.name);
+    let departed =
+        controller.backends.departed.iter().filter(|departed| departed.service.name == service.name);
     let flows = ids.iter().copied().chain(departed.map(|departed| departed.id));
-    let up = ids.iter().filter(|id| controller.members.get(id).is_some_and(|m| m.state == BackendState::Up));
+    let up = ids
+        .iter()
+        .filter(|id| controller.backends.members.get(id).is_some_and(|m| m.state == BackendState::Up));
     ServiceStatus {
         name: service.name.clone(),
         id: id.unwrap_or_default().0,
@@ -268,14 +273,16 @@ pub(crate) fn service_status(controller: &Controller, service: &Service) -> Serv
         port: service.port,
         protocol: protocol_name(service.protocol).to_owned(),
         mode: service.mode.as_str().to_owned(),
-        state: controller.service_states.get(&service.name).copied().unwrap_or(ServiceState::Empty),
+        state: controller.backends.service_states.get(&service.name).copied().unwrap_or(ServiceState::Empty),
         health: service.health.kind.as_str().to_owned(),
-        announced: controller.on_loopback.there.contains(&service.vip.into()),
+        announced: controller.kernel.on_loopback.there.contains(&service.vip.into()),
         backends_up: up.count() as u64,
         backends_total: service.backends.len() as u64,
         maglev_size: service.maglev_size,
         tracking: service.state.as_str().to_owned(),
-        tainted_slots: id.and_then(|id| controller.ids.memories.get(id)).map_or(0, Slots::tainted_slots),
+        tainted_slots: id
+            .and_then(|id| controller.backends.ids.memories.get(id))
+            .map_or(0, Slots::tainted_slots),
         packets: sum(|c| &c.packets),
         bytes: sum(|c| &c.bytes),
         flows_new: sum(|c| &c.flows_new),
@@ -297,19 +304,22 @@ pub(crate) fn backends(controller: &Controller) -> Vec<BackendStatus> {
 
 pub(crate) fn backends_at_most(controller: &Controller, most: usize) -> Vec<BackendStatus> {
     let now_ms = controller.uptime_ms();
-    let mut all = Vec::with_capacity((controller.members.len() + controller.departed.len()).min(most));
+    let mut all = Vec::with_capacity(
+        (controller.backends.members.len() + controller.backends.departed.len()).min(most),
+    );
     for service in &controller.config.services {
         for backend in &service.backends {
             if all.len() == most {
                 return all;
             }
-            let Some(id) = controller.ids.backend(&service.name, &backend.name, backend.address) else {
+            let Some(id) = controller.backends.ids.backend(&service.name, &backend.name, backend.address)
+            else {
                 continue;
             };
-            let Some(member) = controller.members.get(&id) else { continue };
+            let Some(member) = controller.backends.members.get(&id) else { continue };
             let mut status = backend_status(controller, id, service, backend);
             status.state = member.state;
-            status.word = member.word;
+            status.word = member.health_source;
             status.since_unix_ms = member.since_unix_ms;
             status.health = member.verdict.as_ref().map(|verdict| verdict.status(now_ms));
             say_agents(controller, &mut status);
@@ -317,7 +327,7 @@ pub(crate) fn backends_at_most(controller: &Controller, most: usize) -> Vec<Back
             all.push(status);
         }
     }
-    for departed in controller.departed.iter().take(most - all.len()) {
+    for departed in controller.backends.departed.iter().take(most - all.len()) {
         for backend in &departed.service.backends {
             let mut status = backend_status(controller, departed.id, &departed.service, backend);
             status.since_unix_ms = departed.since_unix_ms;
@@ -365,14 +375,15 @@ pub(crate) fn known_service(controller: &Controller, name: &str) -> Result<(), R
 
 /// Backends of a service that are up and not drained.
 pub(crate) fn backends_up(controller: &Controller, service: &str) -> u64 {
-    let of_service = controller.members.values().filter(|member| member.service == service);
+    let of_service = controller.backends.members.values().filter(|member| member.service == service);
     of_service.filter(|member| member.state == BackendState::Up).count() as u64
 }
 
 /// What an agent, or its silence, has to do with a backend's state.
 pub(crate) fn say_agents(controller: &Controller, status: &mut BackendStatus) {
     let key = (status.service.clone(), status.name.clone());
-    let Some(held) = controller.registry.held().get(&key).filter(|held| held.address == status.address)
+    let Some(held) =
+        controller.agents.registry.held().get(&key).filter(|held| held.address == status.address)
     else {
         return;
     };
@@ -402,7 +413,7 @@ pub(crate) fn backend_status(
     let ends = |count: fn(&PerBackendEnds) -> &Count| -> u64 {
         controller.workers.iter().filter_map(|w| w.counters.ends(id)).map(|c| count(c).get()).sum()
     };
-    let view = controller.view.backends.get(id.index()).and_then(Option::as_ref);
+    let view = controller.publication.view.backends.get(id.index()).and_then(Option::as_ref);
     let hop = view.and_then(|view| Some((view.port, view.next_hop?)));
     BackendStatus {
         service: service.name.clone(),
@@ -509,9 +520,9 @@ pub(crate) fn ports(controller: &Controller) -> Vec<PortStatus> {
                 driver: port.driver.clone(),
                 mac: Mac(port.mac).to_string(),
                 mtu: port.mtu,
-                link_up: controller.ways.has_link(port.id),
+                link_up: controller.kernel.ways.has_link(port.id),
                 exception: port.exception.as_ref().map(|(_, name)| name.clone()),
-                wrong: controller.ways.wrong_of(port.id),
+                wrong: controller.kernel.ways.wrong_of(port.id),
                 rx: stats.rx,
                 tx: stats.tx,
                 rx_bytes: stats.rx_bytes,
@@ -553,10 +564,10 @@ pub(crate) fn sources(controller: &Controller) -> Vec<SourceRate> {
 
 /// A backend's name and address, as far as they are known.
 pub(crate) fn backend_named(controller: &Controller, id: BackendId) -> (String, Option<IpAddr>) {
-    if let Some(member) = controller.members.get(&id) {
+    if let Some(member) = controller.backends.members.get(&id) {
         return (member.name.clone(), Some(member.address));
     }
-    let departed = controller.departed.iter().find(|departed| departed.id == id);
+    let departed = controller.backends.departed.iter().find(|departed| departed.id == id);
     match departed.and_then(|departed| departed.service.backends.first()) {
         Some(backend) => (backend.name.clone(), Some(backend.address)),
         None => (format!("#{}", id.0), None),
@@ -572,15 +583,15 @@ pub(crate) fn search_flows(
     // Flows of removed services are of no service that can be named; those of removed backends are.
     let wanted = controller.config.services.iter().filter(|s| service.is_none_or(|name| s.name == name));
     let services: HashMap<_, _> =
-        wanted.filter_map(|s| Some((controller.ids.service(&s.name)?, s.clone()))).collect();
+        wanted.filter_map(|s| Some((controller.backends.ids.service(&s.name)?, s.clone()))).collect();
     if let (Some(name), true) = (service, services.is_empty()) {
         return Err(Refusal::UnknownService(name.to_owned()));
     }
     let mut backends = HashMap::new();
-    for (id, member) in &controller.members {
+    for (id, member) in &controller.backends.members {
         backends.insert(*id, (member.name.clone(), member.address));
     }
-    for departed in &controller.departed {
+    for departed in &controller.backends.departed {
         for backend in &departed.service.backends {
             backends.insert(departed.id, (backend.name.clone(), backend.address));
         }

@@ -1,8 +1,9 @@
 //! What the controller does on an event.
 
+use crate::agents::candidate::Agents;
 use crate::agents::facts::{AgentTokens, Facts};
-use crate::agents::registry::Registry;
 use crate::agents::{in_force, tend};
+use crate::backends::Backends;
 use crate::backends::check;
 use crate::backends::judge;
 use crate::backends::members;
@@ -13,19 +14,19 @@ use crate::compile::{CompileError, Making, Recipe};
 use crate::configure;
 use crate::controller::Controller;
 use crate::controller::Parts;
+use crate::controller::Saving;
 use crate::effect::Effect;
 use crate::event::Event;
 use crate::event_log::EventLog;
 use crate::gauges::{self, Rates};
-use crate::health::{Subject, Unsent};
-use crate::ids::Ids;
-use crate::neighbour::next_hop::{self, NextHops};
+use crate::health::Subject;
 use crate::now::Now;
 use crate::passive::compare;
 use crate::passive::pools::Passive;
+use crate::publication::Publication;
 use crate::publication::{PUBLISH_EVERY, SLOTS_AT_ONCE};
 use crate::reconcile::seen;
-use crate::reconcile::{self, OnLoopback, Renewals, Ways};
+use crate::reconcile::ways::KernelSide;
 use crate::refusal::Refusal;
 use crate::scan::Scanner;
 use crate::scan::pieces;
@@ -36,7 +37,6 @@ use model::Loaded;
 use model::api::EventKind;
 use model::config::Config;
 use statesync::plan::Report;
-use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use steer::Maglev;
@@ -55,57 +55,28 @@ impl Controller {
         let saved = parts.saved;
         let registrations = saved.registrations;
         let mut made = Controller {
-            config_path: parts.config_path,
-            version: parts.version,
             now,
             effects: Vec::new(),
-            started_unix_ms: now.unix_ms,
-            stopping: false,
-            leaving: None,
-            grace: parts.grace,
+            log: EventLog::default(),
+            program: parts.program,
             rates: Rates::new(parts.workers.len()),
             workers: parts.workers,
             ports: parts.ports,
-            memory_bytes: parts.memory_bytes,
-            figures: parts.figures,
+            acknowledged: 0,
             base: empty.clone(),
             config: Arc::new(empty),
             text: String::new(),
             file_text: loaded.text.clone(),
             applied_unix_ms: 0,
-            ids: Ids::default(),
-            members: BTreeMap::new(),
-            departed: Vec::new(),
-            drains: saved.drains.into_iter().map(|drain| (drain.service, drain.backend)).collect(),
-            service_states: HashMap::new(),
-            next_hops: NextHops::new(),
-            probe_ports: crate::tunnel::ProbePorts::default(),
-            view: Arc::default(),
-            generation: 0,
-            making_tables: false,
+            backends: Backends::new(saved.backends, saved.drains),
+            publication: Publication::default(),
             cluster: parts.cluster,
+            agents: Agents::default(),
             balance: Balance::new(),
             passive: Passive::default(),
-            unsent: Unsent::default(),
-            remembered: saved.backends,
             scanner: Scanner::default(),
-            dirty: false,
-            unsaved: false,
-            health_changed: true,
-            registry: Registry::default(),
-            candidates: BTreeMap::new(),
-            heard_changed: false,
-            lazy: false,
-            publish_from: now.monotonic,
-            log: EventLog::default(),
-            saves: 0,
-            is_unwritten: false,
-            acknowledged: 0,
-            wanted_neighbours: next_hop::Wanted::default(),
-            wanted_of_kernel: reconcile::Wanted::default(),
-            on_loopback: OnLoopback::default(),
-            ways: Ways::default(),
-            renewals: Renewals::default(),
+            kernel: KernelSide::default(),
+            saving: Saving::default(),
         };
         let controller = &mut made;
         controller.log.set_time(now.unix_ms);
@@ -113,28 +84,29 @@ impl Controller {
             EventKind::Start,
             None,
             None,
-            format!("guidewayd {} started", controller.version),
+            format!("guidewayd {} started", controller.program.version),
         );
         if saved.config.is_some_and(|last| last != loaded.text) {
             let message = format!(
                 "the configuration that was last applied differs from {}; the file is in force",
-                controller.config_path.display()
+                controller.program.config_path.display()
             );
             controller.log.push(EventKind::ConfigDiffers, None, None, message);
         }
         if controller.cluster.is_none() {
             // A cluster knows by itself what has registered.
-            controller.registry.configure(Facts::of(&loaded.config, tokens), 0);
+            controller.agents.registry.configure(Facts::of(&loaded.config, tokens), 0);
             controller
+                .agents
                 .registry
                 .restore(registrations.into_iter().map(|saved| (saved.registered, saved.up)), 0);
         }
         configure::tried(controller, &loaded.config).map_err(Refusal::Compile)?;
-        let merged = loaded.config.with_registered(&controller.registry.heard().alive);
+        let merged = loaded.config.with_registered(&controller.agents.registry.heard().alive);
         let ids = configure::ids_of(controller, &merged.0)?;
         configure::install(controller, loaded, merged, ids, tokens);
         controller.settle();
-        controller.remembered.clear();
+        controller.backends.remembered.clear();
         Ok(made)
     }
 
@@ -175,12 +147,12 @@ impl Controller {
                 } else {
                     (EventKind::Withdrawn, "taken off the loopback")
                 };
-                self.unsaved = true;
+                self.saving.unsaved = true;
                 self.log.push(kind, None, None, format!("{vip} {what}"));
             }
-            Event::OnLoopback(seen) => self.on_loopback = seen,
+            Event::OnLoopback(seen) => self.kernel.on_loopback = seen,
             Event::Surroundings(seen) => seen::surroundings_seen(self, seen),
-            Event::Links(links) => self.ways.set_driver(links),
+            Event::Links(links) => self.kernel.ways.set_driver(links),
             Event::Repaired { kind, text } => seen::repaired(self, kind, &text),
             Event::RepairFailed { kind, text } => seen::repair_failed(self, kind, text),
             Event::Renewed { port, result } => seen::renewed(self, port, result),
@@ -196,7 +168,7 @@ impl Controller {
             Event::Tick(reports) => self.tick(reports),
             Event::Scan => {
                 if pieces::scan(self) {
-                    self.dirty = true;
+                    self.publication.dirty = true;
                     self.settle();
                 }
             }
@@ -223,7 +195,7 @@ impl Controller {
 
     /// Tells when states cannot be written, and when they can again.
     fn state_written(&mut self, result: Result<(), String>) {
-        let was_unwritten = std::mem::replace(&mut self.is_unwritten, result.is_err());
+        let was_unwritten = std::mem::replace(&mut self.saving.is_unwritten, result.is_err());
         match result {
             Err(error) if !was_unwritten => {
                 let message = format!(
@@ -240,52 +212,52 @@ impl Controller {
 
     /// Has the slot tables made that are missing. Until they are there, workers keep the view they have.
     fn make_tables(&mut self, missing: Vec<Arc<Recipe>>) {
-        self.making_tables = true;
+        self.publication.making_tables = true;
         self.effects.push(Effect::MakeTables(missing));
     }
 
     fn tables_made(&mut self, made: Vec<(Arc<Recipe>, Arc<Maglev>)>) {
         for (recipe, table) in made {
-            self.ids.tables.put(recipe, table);
+            self.backends.ids.tables.put(recipe, table);
         }
-        self.making_tables = false;
-        self.dirty = true;
+        self.publication.making_tables = false;
+        self.publication.dirty = true;
     }
 
     /// Compiles and publishes what has changed, if anything has.
     pub(crate) fn settle(&mut self) {
-        if self.making_tables {
+        if self.publication.making_tables {
             return;
         }
         let now = self.now.monotonic;
-        if now >= self.publish_from {
-            let renews = self.cluster.is_none() && std::mem::take(&mut self.heard_changed);
+        if now >= self.publication.publish_from {
+            let renews = self.cluster.is_none() && std::mem::take(&mut self.agents.heard_changed);
             let is_renewed = renews && in_force::renew_registered(self);
-            if is_renewed || self.lazy {
-                self.dirty = true;
-                self.publish_from = now + PUBLISH_EVERY;
+            if is_renewed || self.publication.lazy {
+                self.publication.dirty = true;
+                self.publication.publish_from = now + PUBLISH_EVERY;
             }
         }
-        if !std::mem::take(&mut self.dirty) {
+        if !std::mem::take(&mut self.publication.dirty) {
             return;
         }
         weights::observe_joins(self);
-        let mut ids = self.ids.clone();
+        let mut ids = self.backends.ids.clone();
         match view::compile_with(self, &self.config, &mut ids, Making::UpTo(SLOTS_AT_ONCE)) {
             Ok(view) => {
-                self.ids = ids;
-                self.generation += 1;
-                self.lazy = false;
-                view.inherit_paths(&self.view, self.now.tick);
-                self.view = Arc::new(view);
+                self.backends.ids = ids;
+                self.publication.generation += 1;
+                self.publication.lazy = false;
+                view.inherit_paths(&self.publication.view, self.now.tick);
+                self.publication.view = Arc::new(view);
                 weights::shares_are_in_force(self);
                 // Workers must not take a newcomer for one without load.
                 weights::write_loads(self);
-                self.effects.push(Effect::Publish(Arc::clone(&self.view)));
+                self.effects.push(Effect::Publish(Arc::clone(&self.publication.view)));
             }
             Err(CompileError::TablesMissing) => {
                 self.make_tables(ids.tables.missing().cloned().collect());
-                self.ids.tables = ids.tables;
+                self.backends.ids.tables = ids.tables;
                 return;
             }
             Err(error) => {
@@ -321,10 +293,10 @@ impl Controller {
         let now = self.now.monotonic;
         let acknowledged = self.is_acknowledged();
         // In a cluster the plan says when.
-        let departed = if self.cluster.is_some() { 0 } else { self.departed.len() };
+        let departed = if self.cluster.is_some() { 0 } else { self.backends.departed.len() };
         for at in 0..departed {
-            let is_open = self.departed.get(at).is_some_and(|of| self.live_flows(of.id) > 0);
-            if let Some(of) = self.departed.get_mut(at) {
+            let is_open = self.backends.departed.get(at).is_some_and(|of| self.live_flows(of.id) > 0);
+            if let Some(of) = self.backends.departed.get_mut(at) {
                 of.closed = if is_open { None } else { of.closed.or(Some(now)) };
             }
         }
@@ -332,7 +304,7 @@ impl Controller {
         let lingers = Duration::from_secs(u64::from(self.config.timeouts.tcp_closing_s));
         let over: Vec<usize> = (0..departed)
             .filter(|at| {
-                let departed = &self.departed[*at];
+                let departed = &self.backends.departed[*at];
                 let quiet = acknowledged
                     && now >= departed.settled
                     && departed.closed.is_some_and(|since| {
@@ -343,7 +315,7 @@ impl Controller {
             })
             .collect();
         for at in over.into_iter().rev() {
-            let departed = self.departed.swap_remove(at);
+            let departed = self.backends.departed.swap_remove(at);
             let flows = self.live_flows(departed.id);
             let message = if members::is_base(self, &departed) {
                 format!(
@@ -358,24 +330,24 @@ impl Controller {
             if let Some(backend) = departed.service.backends.first()
                 && let Some(by) = &backend.registration
             {
-                self.registry.departed(&departed.service.name, &backend.name, &by.agent);
+                self.agents.registry.departed(&departed.service.name, &backend.name, &by.agent);
             }
             self.log.push(EventKind::BackendForgotten, Some(&departed.service.name), name, message);
-            self.ids.forget(departed.id);
-            self.dirty = true;
+            self.backends.ids.forget(departed.id);
+            self.publication.dirty = true;
         }
         if pieces::release_slots(self) {
-            self.dirty = true;
+            self.publication.dirty = true;
         }
-        if std::mem::take(&mut self.unsaved) {
+        if std::mem::take(&mut self.saving.unsaved) {
             self.save();
         }
     }
 
     /// Asks for the state to be written.
     pub(crate) fn save(&mut self) -> u64 {
-        self.unsaved = false;
-        let backends = self.members.values().filter_map(|member| {
+        self.saving.unsaved = false;
+        let backends = self.backends.members.values().filter_map(|member| {
             Some(SavedBackend {
                 service: member.service.clone(),
                 backend: member.name.clone(),
@@ -384,9 +356,9 @@ impl Controller {
                 since_unix_ms: member.since_unix_ms,
             })
         });
-        let drains = self.drains.iter();
+        let drains = self.backends.drains.iter();
         let drains = drains.map(|(s, b)| SavedDrain { service: s.clone(), backend: b.clone() });
-        self.saves += 1;
+        self.saving.saves += 1;
         let saved = Saved {
             version: 0,
             saved_unix_ms: self.now.unix_ms,
@@ -395,25 +367,26 @@ impl Controller {
             backends: backends.collect(),
             registrations: tend::saved_registrations(self),
             announced: self
+                .kernel
                 .on_loopback
                 .ours
                 .iter()
                 .map(|vip| crate::state::SavedAddress { address: vip.address, length: vip.length })
                 .collect(),
         };
-        self.effects.push(Effect::Save(self.saves, saved));
-        self.saves
+        self.effects.push(Effect::Save(self.saving.saves, saved));
+        self.saving.saves
     }
 
     /// No longer ready; announcements are withdrawn.
     pub(crate) fn stop(&mut self) {
-        self.stopping = true;
+        self.program.stopping = true;
         self.log.push(EventKind::Stop, None, None, "stopping");
-        let mut members = std::mem::take(&mut self.members);
+        let mut members = std::mem::take(&mut self.backends.members);
         for (id, member) in &mut members {
             self.stop_check(*id, member);
         }
-        self.members = members;
+        self.backends.members = members;
         tend::keep_candidates(self, |_, _| false);
         wanted::tell_wanted(self);
         self.save();

@@ -26,6 +26,7 @@ pub(crate) fn compile_with(
         Some(_) => Cow::Owned(without_panic(config)),
     };
     let departed: Vec<compile::Departed<'_>> = controller
+        .backends
         .departed
         .iter()
         .filter_map(|departed| {
@@ -43,7 +44,7 @@ pub(crate) fn compile_with(
         &config,
         ids,
         &Runtime {
-            generation: controller.generation + 1,
+            generation: controller.publication.generation + 1,
             now: controller.now.tick,
             is_up: &|id, _, _| match plans {
                 None => controller.verdict(id) == Some(true),
@@ -51,11 +52,11 @@ pub(crate) fn compile_with(
             },
             is_drained: &|_, service, backend| controller.is_drained(service, backend),
             weight: &|id, _, backend| weights.get(&id).copied().unwrap_or(backend.weight),
-            next_hop: &|address| controller.next_hops.get(&address).map(|hop| (hop.mac, hop.port)),
+            next_hop: &|address| controller.backends.next_hops.get(&address).map(|hop| (hop.mac, hop.port)),
             flows: &|id| controller.live_flows(id),
             ports: &port_views(controller),
             departed: &departed,
-            probes: &controller.probe_ports.probes(),
+            probes: &controller.backends.probe_ports.probes(),
             table: &|service| plans?.table(service),
             deciders: weights::deciders(controller),
             loads: Arc::clone(&controller.balance.loads),
@@ -113,12 +114,12 @@ pub(crate) fn is_early(controller: &Controller, service: &Service, ids: &Ids) ->
 pub(crate) fn port_views(controller: &Controller) -> Vec<PortView> {
     let data = controller.ports.iter().map(|port| {
         let exception = port.exception.as_ref().map(|(id, _)| *id);
-        let exception = exception.filter(|_| !controller.renewals.is_under_way(port.id));
+        let exception = exception.filter(|_| !controller.kernel.renewals.is_under_way(port.id));
         let role = PortRole::Data { exception, punt_to_nowhere: false };
         (port.id, PortView { mac: port.mac, mtu: port.mtu, role })
     });
     let exceptions = controller.ports.iter().filter_map(|port| {
-        let role = match controller.renewals.is_under_way(port.id) {
+        let role = match controller.kernel.renewals.is_under_way(port.id) {
             true => PortRole::Absent,
             false => PortRole::Exception { data: port.id },
         };

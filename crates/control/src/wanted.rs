@@ -20,7 +20,7 @@ pub(crate) fn tell_wanted(controller: &mut Controller) {
         .filter_map(|port| port.exception.as_ref().map(|(_, name)| (port.id, name.clone())))
         .collect();
     let configured = controller.config.services.iter();
-    let departed = controller.departed.iter().map(|departed| &departed.service);
+    let departed = controller.backends.departed.iter().map(|departed| &departed.service);
     let addresses: BTreeSet<IpAddr> = if interfaces.is_empty() {
         BTreeSet::new()
     } else {
@@ -37,21 +37,22 @@ pub(crate) fn tell_wanted(controller: &mut Controller) {
             .collect()
     };
     let wanted = next_hop::Wanted { addresses, interfaces };
-    if controller.wanted_neighbours != wanted {
-        controller.wanted_neighbours = wanted.clone();
+    if controller.kernel.wanted_neighbours != wanted {
+        controller.kernel.wanted_neighbours = wanted.clone();
         controller.effects.push(Effect::WantNeighbours(wanted));
     }
     let wanted = wanted_of_kernel(controller, announcements(controller));
-    if controller.wanted_of_kernel != wanted {
-        controller.wanted_of_kernel = wanted.clone();
+    if controller.kernel.wanted_of_kernel != wanted {
+        controller.kernel.wanted_of_kernel = wanted.clone();
         controller.effects.push(Effect::WantOfKernel(wanted));
     }
 }
 
 /// Addresses of backends and machines whose next hop is to be found, and is not known.
 pub(crate) fn missing_next_hops(controller: &Controller) -> u64 {
-    let wanted = &controller.wanted_neighbours;
-    wanted.addresses.iter().filter(|address| !controller.next_hops.contains_key(address)).count() as u64
+    let wanted = &controller.kernel.wanted_neighbours;
+    wanted.addresses.iter().filter(|address| !controller.backends.next_hops.contains_key(address)).count()
+        as u64
 }
 
 /// Addresses of other machines of the cluster, unless what is sent there has a static next hop.
@@ -69,11 +70,11 @@ pub(crate) fn announcements(controller: &Controller) -> announce::Wanted {
         }
     }
     let joined = controller.cluster.as_ref().is_none_or(Part::is_ready);
-    let serving = !controller.stopping
-        && controller.leaving.is_none()
+    let serving = !controller.program.stopping
+        && controller.program.leaving.is_none()
         && joined
         && controller.acknowledged > 0
-        && controller.ways.can_send();
+        && controller.kernel.ways.can_send();
     for service in controller.config.services.iter().filter(|service| service.announce == Announce::Kernel) {
         if service.health.route == Route::Tunnel && service.vip.addr.is_ipv4() {
             wanted
@@ -81,7 +82,7 @@ pub(crate) fn announcements(controller: &Controller) -> announce::Wanted {
                 .extend(controller.ports.iter().filter_map(|p| Some(p.exception.as_ref()?.1.clone())));
         }
         let usable = matches!(
-            controller.service_states.get(&service.name),
+            controller.backends.service_states.get(&service.name),
             Some(ServiceState::Ready | ServiceState::Panic)
         );
         if serving && usable {
@@ -98,7 +99,7 @@ pub(crate) fn wanted_of_kernel(controller: &Controller, announce: announce::Want
         let Some(port) = controller.ports.get(of.port.index()) else { return false };
         of.port = port.id;
         of.mac = Some(port.mac);
-        of.made = controller.renewals.made(port.id);
+        of.made = controller.kernel.renewals.made(port.id);
         port.exception.is_some()
     });
     let links = controller.ports.iter().filter_map(|port| Some((port.id, port.kernel.clone()?)));

@@ -1,7 +1,10 @@
 //! Registrations that the machine itself checks before they are in force.
 
+use super::registry::Registry;
+use super::session::Key;
 use crate::health::Check;
 use model::registered::Registered;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A registration that the machine itself checks before it is in force.
@@ -9,4 +12,13 @@ use std::sync::Arc;
 pub(crate) struct Candidate {
     pub(super) registered: Registered,
     pub(super) check: Arc<Check>,
+}
+
+/// What agents have told, and what is not in force yet.
+#[derive(Debug, Default)]
+pub(crate) struct Agents {
+    pub(crate) registry: Registry,
+    pub(crate) candidates: BTreeMap<Key, Candidate>,
+    /// What agents have registered differs from what is in force; in a cluster: was not told to it yet.
+    pub(crate) heard_changed: bool,
 }

@@ -11,11 +11,11 @@ use std::sync::Arc;
 
 /// What has registered becomes part of the configuration in force, and what is over leaves it. Whether that changes it.
 pub(crate) fn renew_registered(controller: &mut Controller) -> bool {
-    let (config, skipped) = controller.base.with_registered(&controller.registry.heard().alive);
-    controller.registry.skipped(&skipped);
+    let (config, skipped) = controller.base.with_registered(&controller.agents.registry.heard().alive);
+    controller.agents.registry.skipped(&skipped);
     if config == *controller.config {
         let now_ms = controller.uptime_ms();
-        controller.registry.agreed(&config.registered(), now_ms);
+        controller.agents.registry.agreed(&config.registered(), now_ms);
         return false;
     }
     part_with_strangers(controller, &config);
@@ -48,24 +48,26 @@ pub(crate) fn part_with_strangers(controller: &mut Controller, config: &Config) 
         // In force by another agent, under the same name and address.
         let place = (of.service.clone(), of.backend.clone(), of.address);
         let is_other = before.get(&place).is_some_and(|agent| *agent != of.agent);
-        if let (true, Some(id)) = (is_other, controller.ids.backend(&of.service, &of.backend, of.address)) {
-            controller.ids.disown(id);
-            if let Some(mut member) = controller.members.remove(&id) {
+        if let (true, Some(id)) =
+            (is_other, controller.backends.ids.backend(&of.service, &of.backend, of.address))
+        {
+            controller.backends.ids.disown(id);
+            if let Some(mut member) = controller.backends.members.remove(&id) {
                 controller.stop_check(id, &mut member);
             }
-            controller.probe_ports.release(id);
+            controller.backends.probe_ports.release(id);
             let message = format!("{} is another agent's now", of.address);
             let (service, backend) = (Some(of.service.as_str()), Some(of.backend.as_str()));
             controller.log.push(EventKind::BackendForgotten, service, backend, message);
         }
     }
-    if controller.departed.is_empty() {
+    if controller.backends.departed.is_empty() {
         return;
     }
     let coming: HashMap<(&str, IpAddr), &Registered> =
         coming.iter().map(|of| ((of.service.as_str(), of.address), of)).collect();
-    let (ids, log) = (&mut controller.ids, &mut controller.log);
-    controller.departed.retain(|departed| {
+    let (ids, log) = (&mut controller.backends.ids, &mut controller.log);
+    controller.backends.departed.retain(|departed| {
         let Some(old) = departed.service.backends.first() else { return true };
         let Some(of) = coming.get(&(departed.service.name.as_str(), old.address)) else { return true };
         let by = old.registration.as_ref();

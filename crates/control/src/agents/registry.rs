@@ -44,7 +44,7 @@ pub(crate) enum Act {
         reason: String,
     },
     /// Who checks a backend may be another one now.
-    Word(Key),
+    HealthSource(Key),
     /// Something an operator should know.
     Event(EventKind, Option<String>, Option<String>, String),
     /// What should be in force has changed.
@@ -98,7 +98,7 @@ pub(crate) struct Registry {
 
 impl Registry {
     /// By whose word a checked backend is in its state.
-    pub(crate) fn word(&self, service: &str, backend: &str, address: IpAddr) -> Word {
+    pub(crate) fn health_source(&self, service: &str, backend: &str, address: IpAddr) -> Word {
         let held = self.held().get(&(service.to_owned(), backend.to_owned()));
         match held.filter(|held| held.address == address) {
             Some(held) => match &held.suspicion {
@@ -191,7 +191,7 @@ impl Registry {
             if let Some(held) = self.held.get_mut(&key) {
                 held.speaks = false;
             }
-            self.acts.push(Act::Word(key));
+            self.acts.push(Act::HealthSource(key));
         }
         self.to_ask.extend(self.sessions.keys());
     }
@@ -429,7 +429,7 @@ impl Registry {
             self.event(EventKind::BackendSuspect, key, message);
         }
         self.entered(key, now_ms);
-        self.acts.push(Act::Word(key.clone()));
+        self.acts.push(Act::HealthSource(key.clone()));
     }
 
     fn event(&mut self, kind: EventKind, key: &Key, message: impl Into<String>) {
@@ -661,7 +661,7 @@ impl Registry {
             && held.suspicion.take().is_some()
         {
             self.event(EventKind::BackendTrusted, key, "its agent is back");
-            self.acts.push(Act::Word(key.clone()));
+            self.acts.push(Act::HealthSource(key.clone()));
         }
         self.to_ask.insert(id);
         self.entered(key, now_ms);
@@ -802,7 +802,7 @@ impl Registry {
             self.good(&key);
         }
         if !spoke || was_suspect {
-            self.acts.push(Act::Word(key.clone()));
+            self.acts.push(Act::HealthSource(key.clone()));
         }
         if differs || !spoke || was_suspect {
             let (up, reason) = (result.up, result.reason.clone());
@@ -1006,7 +1006,7 @@ impl Registry {
             is_probed: false,
         });
         held.phase = Phase::Suspect;
-        self.acts.push(Act::Word(key.clone()));
+        self.acts.push(Act::HealthSource(key.clone()));
         self.held.insert(key, held);
     }
 
@@ -1073,7 +1073,7 @@ impl Registry {
             self.retire(key, Why::Dead, &message);
         } else if is_first {
             // It is not the agent's last word any more that holds.
-            self.acts.push(Act::Word(key.clone()));
+            self.acts.push(Act::HealthSource(key.clone()));
         }
     }
 

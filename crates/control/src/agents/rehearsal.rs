@@ -314,7 +314,7 @@ impl Stage {
                     }
                 }
                 Act::Event(_, _, _, message) => assert!(!message.is_empty()),
-                Act::Verdict { .. } | Act::Word(_) | Act::Heard => {}
+                Act::Verdict { .. } | Act::HealthSource(_) | Act::Heard => {}
             }
         }
         let agents: HashSet<&String> = self.registry.sessions().values().map(|of| &of.agent).collect();

@@ -6,7 +6,7 @@ use model::api::{AgentStatus, RegistrationStatus};
 
 /// Backends that agents speak for, or spoke for.
 pub(crate) fn registrations(controller: &Controller) -> Vec<RegistrationStatus> {
-    let held = controller.registry.held().iter();
+    let held = controller.agents.registry.held().iter();
     let mut all: Vec<RegistrationStatus> = held
         .map(|((service, backend), held)| {
             let of = held.registered.as_ref();
@@ -37,7 +37,7 @@ pub(crate) fn registrations(controller: &Controller) -> Vec<RegistrationStatus> 
             }
         })
         .collect();
-    for departed in &controller.departed {
+    for departed in &controller.backends.departed {
         let Some(backend) = departed.service.backends.first() else { continue };
         let Some(by) = &backend.registration else { continue };
         all.push(RegistrationStatus {
@@ -68,7 +68,7 @@ pub(crate) fn registrations(controller: &Controller) -> Vec<RegistrationStatus> 
 /// Agents that are connected.
 pub(crate) fn agents(controller: &Controller) -> Vec<AgentStatus> {
     let now_ms = controller.uptime_ms();
-    let sessions = controller.registry.sessions().values();
+    let sessions = controller.agents.registry.sessions().values();
     let mut all: Vec<AgentStatus> = sessions
         .map(|session| AgentStatus {
             name: session.agent.clone(),

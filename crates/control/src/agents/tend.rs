@@ -21,18 +21,18 @@ use std::sync::Arc;
 pub(crate) fn agent_event(controller: &mut Controller, event: AgentEvent) {
     let now_ms = controller.uptime_ms();
     match event {
-        AgentEvent::Hello(hello) => controller.registry.hello(hello, now_ms),
-        AgentEvent::Message(id, message) => controller.registry.message(id, message, now_ms),
-        AgentEvent::Unproved(of) => controller.registry.unproved(&of, now_ms),
-        AgentEvent::Broken(id, code, what) => controller.registry.broken(id, code, &what, now_ms),
-        AgentEvent::Closed(id) => controller.registry.closed(id, now_ms),
+        AgentEvent::Hello(hello) => controller.agents.registry.hello(hello, now_ms),
+        AgentEvent::Message(id, message) => controller.agents.registry.message(id, message, now_ms),
+        AgentEvent::Unproved(of) => controller.agents.registry.unproved(&of, now_ms),
+        AgentEvent::Broken(id, code, what) => controller.agents.registry.broken(id, code, &what, now_ms),
+        AgentEvent::Closed(id) => controller.agents.registry.closed(id, now_ms),
     }
 }
 
 /// Time passes, and what the registry wants is done.
 pub(crate) fn tend_agents(controller: &mut Controller) {
     let now_ms = controller.uptime_ms();
-    controller.registry.poll(now_ms);
+    controller.agents.registry.poll(now_ms);
     if act(controller) {
         attend_candidates(controller);
     }
@@ -40,7 +40,7 @@ pub(crate) fn tend_agents(controller: &mut Controller) {
 
 /// Whether there was anything to do.
 pub(crate) fn act(controller: &mut Controller) -> bool {
-    let acts = controller.registry.take_acts();
+    let acts = controller.agents.registry.take_acts();
     let has_acted = !acts.is_empty();
     let mut words = BTreeSet::new();
     for act in acts {
@@ -48,18 +48,18 @@ pub(crate) fn act(controller: &mut Controller) -> bool {
             Act::Tell(id, message) => controller.effects.push(Effect::Tell(id, message)),
             Act::Close(id) => controller.effects.push(Effect::Close(id)),
             Act::Event(kind, service, backend, message) => {
-                controller.unsaved = true;
+                controller.saving.unsaved = true;
                 controller.log.push(kind, service.as_deref(), backend.as_deref(), message);
             }
-            Act::Heard => controller.heard_changed = true,
-            Act::Word(key) => {
+            Act::Heard => controller.agents.heard_changed = true,
+            Act::HealthSource(key) => {
                 words.insert(key);
             }
             Act::Verdict { key, address, up, reason } => told(controller, &key, address, up, &reason),
         }
     }
     if !words.is_empty() {
-        words_changed(controller, &words);
+        health_sources_changed(controller, &words);
     }
     has_acted
 }
@@ -72,11 +72,11 @@ pub(crate) fn told(
     up: bool,
     reason: &str,
 ) {
-    let Some(id) = controller.ids.backend(service, backend, address) else { return };
+    let Some(id) = controller.backends.ids.backend(service, backend, address) else { return };
     if controller.passive.suspect(service, id).is_some() {
         return;
     }
-    let verdict = controller.members.get_mut(&id).and_then(|member| member.verdict.as_mut());
+    let verdict = controller.backends.members.get_mut(&id).and_then(|member| member.verdict.as_mut());
     if let Some(change) =
         verdict.and_then(|verdict| verdict.told(up, word_of_agent(up, reason, controller.now.unix_ms)))
     {
@@ -85,7 +85,7 @@ pub(crate) fn told(
 }
 
 /// Who checks these backends may be another one now.
-pub(crate) fn words_changed(controller: &mut Controller, keys: &BTreeSet<Key>) {
+pub(crate) fn health_sources_changed(controller: &mut Controller, keys: &BTreeSet<Key>) {
     let config = Arc::clone(&controller.config);
     let concerned: BTreeSet<&String> = keys.iter().map(|(service, _)| service).collect();
     for service in config.services.iter().filter(|service| concerned.contains(&service.name)) {
@@ -93,14 +93,15 @@ pub(crate) fn words_changed(controller: &mut Controller, keys: &BTreeSet<Key>) {
             if !keys.contains(&(service.name.clone(), backend.name.clone())) {
                 continue;
             }
-            let id = controller.ids.backend(&service.name, &backend.name, backend.address);
-            let Some((id, mut member)) = id.and_then(|id| controller.members.remove_entry(&id)) else {
+            let id = controller.backends.ids.backend(&service.name, &backend.name, backend.address);
+            let Some((id, mut member)) = id.and_then(|id| controller.backends.members.remove_entry(&id))
+            else {
                 continue;
             };
             if member.verdict.is_some() {
                 check::attend(controller, id, service, backend, &mut member);
             }
-            controller.members.insert(id, member);
+            controller.backends.members.insert(id, member);
         }
     }
     // Views do not say by whose word; what is shown does.
@@ -109,29 +110,29 @@ pub(crate) fn words_changed(controller: &mut Controller, keys: &BTreeSet<Key>) {
 
 /// Starts and ends checks of registrations that the machine itself has to check first.
 pub(crate) fn attend_candidates(controller: &mut Controller) {
-    if controller.registry.candidates().next().is_none() {
+    if controller.agents.registry.candidates().next().is_none() {
         keep_candidates(controller, |_, _| false);
         return;
     }
     let wanted: BTreeMap<Key, Registered> =
-        controller.registry.candidates().map(|(key, of)| (key.clone(), of.clone())).collect();
+        controller.agents.registry.candidates().map(|(key, of)| (key.clone(), of.clone())).collect();
     keep_candidates(controller, |key, candidate| wanted.get(key) == Some(&candidate.registered));
     for (key, of) in wanted {
-        if controller.candidates.contains_key(&key) {
+        if controller.agents.candidates.contains_key(&key) {
             continue;
         }
         let Some(check) = check_of_candidate(controller, &of) else { continue };
         let check = Arc::new(check);
         let subject = Subject::Candidate(key.0.clone(), key.1.clone(), of.incarnation);
         controller.effects.push(Effect::StartCheck(subject, First::Spread, check.clone()));
-        controller.candidates.insert(key, Candidate { registered: of, check });
+        controller.agents.candidates.insert(key, Candidate { registered: of, check });
     }
 }
 
 /// Ends checks of those that are not kept.
 pub(crate) fn keep_candidates(controller: &mut Controller, keeps: impl Fn(&Key, &Candidate) -> bool) {
     let effects = &mut controller.effects;
-    controller.candidates.retain(|key, candidate| {
+    controller.agents.candidates.retain(|key, candidate| {
         let kept = keeps(key, candidate);
         if !kept {
             let (service, backend) = key.clone();
@@ -166,14 +167,14 @@ pub(crate) fn candidate_checked(
     check: &Arc<Check>,
     result: &CheckResult,
 ) {
-    let candidate = controller.candidates.get(key);
+    let candidate = controller.agents.candidates.get(key);
     if candidate.is_some_and(|candidate| Arc::ptr_eq(&candidate.check, check)) {
         if result.unsent {
             check::check_unsent(controller, &result.reason);
             return;
         }
         let now_ms = controller.uptime_ms();
-        controller.registry.tried(key, incarnation, result.passed, &result.reason, now_ms);
+        controller.agents.registry.tried(key, incarnation, result.passed, &result.reason, now_ms);
         act(controller);
     }
 }
@@ -181,8 +182,9 @@ pub(crate) fn candidate_checked(
 pub(crate) fn saved_registrations(controller: &Controller) -> Vec<SavedRegistration> {
     let registered = controller.config.registered().into_iter();
     let saved = registered.filter_map(|registered| {
-        let id = controller.ids.backend(&registered.service, &registered.backend, registered.address)?;
-        let up = controller.members.get(&id)?.verdict.as_ref()?.up()?;
+        let id =
+            controller.backends.ids.backend(&registered.service, &registered.backend, registered.address)?;
+        let up = controller.backends.members.get(&id)?.verdict.as_ref()?.up()?;
         Some(SavedRegistration { registered, up })
     });
     saved.collect()

@@ -156,7 +156,7 @@ fn place(captures: &Captures, controller: &Controller, wanted: &Wanted) -> Resul
     let service = match &wanted.service {
         None => None,
         Some(name) => {
-            let id = controller.ids.service(name);
+            let id = controller.backends.ids.service(name);
             Some(id.ok_or_else(|| Refusal::UnknownService(name.clone()))?)
         }
     };

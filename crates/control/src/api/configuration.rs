@@ -106,7 +106,7 @@ async fn install(handle: &Handle, wait: Duration, source: Source) -> Answer<Appl
     if let Some(desired) = desired {
         // Until every machine has carried it out.
         result.acknowledged = desired.accepted().await?.settled(wait).await?;
-        result.generation = ask(handle, |controller| controller.generation).await?;
+        result.generation = ask(handle, |controller| controller.publication.generation).await?;
         result.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         return Ok(Json(result));
     }

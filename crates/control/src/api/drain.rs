@@ -50,9 +50,10 @@ async fn set_drain(handle: &Handle, service: String, backend: String, drained: b
     if let Some(desire) = desire {
         handle.desire(desire)?.accepted().await?.settled(SAVE_TIMEOUT).await?;
         let service = result.service.clone();
-        (result.generation, result.backends_up) =
-            ask(handle, move |controller| (controller.generation, status::backends_up(controller, &service)))
-                .await?;
+        (result.generation, result.backends_up) = ask(handle, move |controller| {
+            (controller.publication.generation, status::backends_up(controller, &service))
+        })
+        .await?;
         return Ok(Json(result));
     }
     let mut written = handle.written.clone();

@@ -103,7 +103,7 @@ struct Named {
 /// Which flow is meant.
 fn named(controller: &Controller, asked: Asked) -> Result<Named, Failure> {
     let found = controller.config.services.iter().find(|service| service.name == asked.service);
-    let found = found.and_then(|service| Some((service, controller.ids.service(&service.name)?)));
+    let found = found.and_then(|service| Some((service, controller.backends.ids.service(&service.name)?)));
     let Some((service, id)) = found else { return Err(Refusal::UnknownService(asked.service).into()) };
     let to = match asked.to {
         Some(to) => to,
@@ -290,7 +290,7 @@ fn piece(
 ) -> Result<Piece, Failure> {
     let service = match service.filter(|name| !name.is_empty()) {
         None => None,
-        Some(name) => Some(controller.ids.service(&name).ok_or(Refusal::UnknownService(name))?),
+        Some(name) => Some(controller.backends.ids.service(&name).ok_or(Refusal::UnknownService(name))?),
     };
     let Some(of) = controller.workers.get(worker) else {
         return Err(Failure::bad_request(format!(
@@ -341,8 +341,9 @@ fn stored(
     dumped: &[DumpedFlow],
 ) -> Vec<StoredFlow> {
     let services = controller.config.services.iter();
-    let services: HashMap<ServiceId, &Service> =
-        services.filter_map(|service| Some((controller.ids.service(&service.name)?, service))).collect();
+    let services: HashMap<ServiceId, &Service> = services
+        .filter_map(|service| Some((controller.backends.ids.service(&service.name)?, service)))
+        .collect();
     let wanted = dumped.iter().filter(|flow| only.is_none_or(|id| flow.key.service() == id));
     wanted
         .filter_map(|DumpedFlow { key, entry }| {
@@ -426,14 +427,16 @@ fn orders(controller: &Controller, lines: Numbered<StoredFlow>) -> Numbered<(usi
     let mut backends: HashMap<ServiceId, HashMap<&str, BackendId>> = HashMap::new();
     let mut order = |flow: &StoredFlow| -> Result<(usize, FlowCommand), String> {
         let service = services.get(flow.service.as_str());
-        let service = service.and_then(|of| Some((*of, controller.ids.service(&of.name)?)));
+        let service = service.and_then(|of| Some((*of, controller.backends.ids.service(&of.name)?)));
         let (service, id) = service.ok_or_else(|| format!("no service `{}`", flow.service))?;
         let tuple = flow_to(service, flow.client, flow.to)?;
         let state = state_named(&flow.state).ok_or_else(|| format!("no state `{}`", flow.state))?;
         let known = backends.entry(id).or_insert_with(|| {
             let configured = service.backends.iter();
             configured
-                .filter_map(|of| Some((of.name.as_str(), controller.ids.of(id, &of.name, of.address)?)))
+                .filter_map(|of| {
+                    Some((of.name.as_str(), controller.backends.ids.of(id, &of.name, of.address)?))
+                })
                 .collect()
         });
         let backend = known.get(flow.backend.as_str()).copied().or_else(|| departed(controller, flow));
@@ -453,7 +456,7 @@ fn departed(controller: &Controller, flow: &StoredFlow) -> Option<BackendId> {
         departed.service.name == flow.service
             && departed.service.backends.iter().any(|backend| backend.name == flow.backend)
     };
-    controller.departed.iter().find(of).map(|departed| departed.id)
+    controller.backends.departed.iter().find(of).map(|departed| departed.id)
 }
 
 #[cfg(test)]

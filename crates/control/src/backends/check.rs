@@ -21,7 +21,7 @@ pub(crate) fn attend(
     member: &mut Member,
 ) {
     let is_doubted = controller.passive.suspect(&service.name, id).is_some();
-    let first = match controller.registry.checker(&service.name, &backend.name, backend.address) {
+    let first = match controller.agents.registry.checker(&service.name, &backend.name, backend.address) {
         // Neither its agent's word nor its silence answers that.
         registry::Checker::Agent | registry::Checker::Suspect { .. } if is_doubted => First::After(0),
         registry::Checker::Agent => {
@@ -56,10 +56,10 @@ pub(crate) fn check_for(
     let vip = service.vip.first_host();
     let (target, source) = match health.route {
         Route::Direct => {
-            controller.probe_ports.release(id);
+            controller.backends.probe_ports.release(id);
             (address, None)
         }
-        Route::Tunnel => (vip, Some(controller.probe_ports.source(id, vip, &controller.config))),
+        Route::Tunnel => (vip, Some(controller.backends.probe_ports.source(id, vip, &controller.config))),
     };
     Check {
         kind: health.kind.clone(),
@@ -74,7 +74,7 @@ pub(crate) fn check_for(
 
 pub(crate) fn checked(controller: &mut Controller, id: BackendId, check: &Arc<Check>, result: CheckResult) {
     let now_ms = controller.uptime_ms();
-    let Some(member) = controller.members.get(&id) else { return };
+    let Some(member) = controller.backends.members.get(&id) else { return };
     // A result of a check that was replaced meanwhile says nothing about the new one.
     if !member.check.as_ref().is_some_and(|known| Arc::ptr_eq(known, check)) {
         return;
@@ -82,7 +82,7 @@ pub(crate) fn checked(controller: &mut Controller, id: BackendId, check: &Arc<Ch
     if seen::is_blind(controller, check, &result) {
         return;
     }
-    let Some(member) = controller.members.get_mut(&id) else { return };
+    let Some(member) = controller.backends.members.get_mut(&id) else { return };
     let Some(service) = controller.config.services.iter().find(|service| service.name == member.service)
     else {
         return;
@@ -97,9 +97,9 @@ pub(crate) fn checked(controller: &mut Controller, id: BackendId, check: &Arc<Ch
         check_unsent(controller, &reason);
         return;
     }
-    controller.registry.observed(&key, address, passed, &reason);
+    controller.agents.registry.observed(&key, address, passed, &reason);
     if let Some(change) = change {
-        controller.registry.judged(&key, address, change == Change::Up, now_ms);
+        controller.agents.registry.judged(&key, address, change == Change::Up, now_ms);
         verdict_changed(controller, id, change);
     }
     if controller.passive.probed(&key.0, id) {
@@ -110,7 +110,7 @@ pub(crate) fn checked(controller: &mut Controller, id: BackendId, check: &Arc<Ch
 
 /// A check could not leave, which says nothing of its backend.
 pub(crate) fn check_unsent(controller: &mut Controller, reason: &str) {
-    if let Some(count) = controller.unsent.add(controller.uptime_ms()) {
+    if let Some(count) = controller.backends.unsent.add(controller.uptime_ms()) {
         let message =
             format!("{count} checks since this was said last: {reason}; backends stay in their states");
         controller.log.push(EventKind::Warning, None, None, message);
@@ -120,12 +120,12 @@ pub(crate) fn check_unsent(controller: &mut Controller, reason: &str) {
 /// What checks say of a backend in force is something else now. What is down is down at once; what is up may wait for
 /// others.
 pub(crate) fn verdict_changed(controller: &mut Controller, id: BackendId, change: Change) {
-    let Some(member) = controller.members.get(&id) else { return };
+    let Some(member) = controller.backends.members.get(&id) else { return };
     let (service, name) = (Some(member.service.as_str()), Some(member.name.as_str()));
     match change {
         Change::Up => {
             controller.log.push(EventKind::BackendUp, service, name, format!("{} is up", member.address));
-            controller.lazy = true;
+            controller.publication.lazy = true;
         }
         Change::Down { hold_ms } => {
             let reason = member.verdict.as_ref().map_or("", Verdict::reason);
@@ -135,11 +135,11 @@ pub(crate) fn verdict_changed(controller: &mut Controller, id: BackendId, change
                 let message = format!("flaps; stays down for at least {hold_ms} ms");
                 controller.log.push(EventKind::HoldDown, service, name, message);
             }
-            controller.dirty = true;
+            controller.publication.dirty = true;
         }
     }
-    controller.unsaved = true;
-    controller.health_changed = true;
+    controller.saving.unsaved = true;
+    controller.backends.health_changed = true;
 }
 
 /// What an agent says, as if it were a check's result.

@@ -4,6 +4,7 @@ use crate::backends::check;
 use crate::backends::check::word_of_agent;
 use crate::backends::{Departed, Member};
 use crate::controller::Controller;
+use crate::event_log::EventLog;
 use crate::health::Verdict;
 use crate::neighbour::next_hop::NextHops;
 use model::api::{BackendState, EventKind, Word};
@@ -17,15 +18,16 @@ use wire::BackendId;
 /// Forgets states of services that are not configured any more.
 pub(crate) fn keep_states(controller: &mut Controller) {
     let names: HashSet<&str> = controller.config.services.iter().map(|of| of.name.as_str()).collect();
-    controller.service_states.retain(|name, _| names.contains(name.as_str()));
+    controller.backends.service_states.retain(|name, _| names.contains(name.as_str()));
 }
 
+/// The backends of the configuration in force are the members, in place of those of the one `before`.
 pub(crate) fn replace_members(controller: &mut Controller, before: &Config, tells: bool) {
-    controller.health_changed = true;
-    let mut old = std::mem::take(&mut controller.members);
+    controller.backends.health_changed = true;
+    let mut old = std::mem::take(&mut controller.backends.members);
     // What is known of backends from before a restart, or from before their service got another VIP or port.
     let mut known: HashMap<(String, String, IpAddr), bool> = HashMap::new();
-    for last in &controller.remembered {
+    for last in &controller.backends.remembered {
         known.insert((last.service.clone(), last.backend.clone(), last.address), last.up);
     }
     for member in old.values() {
@@ -35,34 +37,19 @@ pub(crate) fn replace_members(controller: &mut Controller, before: &Config, tell
     }
     let config = Arc::clone(&controller.config);
     let mut departed: HashMap<BackendId, Departed> =
-        std::mem::take(&mut controller.departed).into_iter().map(|of| (of.id, of)).collect();
+        std::mem::take(&mut controller.backends.departed).into_iter().map(|of| (of.id, of)).collect();
     for service in &config.services {
         for backend in &service.backends {
-            let Some(id) = controller.ids.backend(&service.name, &backend.name, backend.address) else {
+            let Some(id) = controller.backends.ids.backend(&service.name, &backend.name, backend.address)
+            else {
                 continue;
             };
             departed.remove(&id);
             let mut member = old.remove(&id).unwrap_or_else(|| {
                 if tells {
-                    let by = backend.registration.as_ref();
-                    let by = by.map_or_else(String::new, |by| format!(", registered by agent {}", by.agent));
-                    controller.log.push(
-                        EventKind::BackendAdded,
-                        Some(&service.name),
-                        Some(&backend.name),
-                        format!("{} added{by}", backend.address),
-                    );
+                    tell_added(&mut controller.log, service, backend);
                 }
-                Member {
-                    service: service.name.clone(),
-                    name: backend.name.clone(),
-                    address: backend.address,
-                    verdict: None,
-                    check: None,
-                    state: BackendState::Down,
-                    word: Word::Health,
-                    since_unix_ms: controller.now.unix_ms,
-                }
+                newcomer(service, backend, controller.now.unix_ms)
             });
             if service.health.kind == HealthKind::None {
                 controller.stop_check(id, &mut member);
@@ -72,7 +59,8 @@ pub(crate) fn replace_members(controller: &mut Controller, before: &Config, tell
                     let key = (service.name.clone(), backend.name.clone(), backend.address);
                     let up = known.get(&key).copied();
                     let mut verdict = up.map_or_else(Verdict::default, Verdict::remembered);
-                    let told = controller.registry.verdict(&service.name, &backend.name, backend.address);
+                    let told =
+                        controller.agents.registry.verdict(&service.name, &backend.name, backend.address);
                     if let Some((up, reason)) = told {
                         verdict.told(up, word_of_agent(up, reason, controller.now.unix_ms));
                     }
@@ -80,16 +68,26 @@ pub(crate) fn replace_members(controller: &mut Controller, before: &Config, tell
                 }
                 check::attend(controller, id, service, backend, &mut member);
             }
-            controller.members.insert(id, member);
+            controller.backends.members.insert(id, member);
         }
     }
-    controller.departed = departed.into_values().collect();
-    controller.departed.sort_unstable_by_key(|of| (of.since_unix_ms, of.id));
+    controller.backends.departed = departed.into_values().collect();
+    controller.backends.departed.sort_unstable_by_key(|of| (of.since_unix_ms, of.id));
+    depart(controller, before, old);
+    // Drains of backends that the file does not have (any more) mean nothing.
+    let services = &controller.config.services;
+    controller.backends.drains.retain(|(service, backend)| {
+        services.iter().any(|s| s.name == *service && s.backends.iter().any(|b| b.name == *backend))
+    });
+}
+
+/// Members that are not configured any more live on while their flows do.
+fn depart(controller: &mut Controller, before: &Config, old: BTreeMap<BackendId, Member>) {
     let known: HashMap<&str, &Service> =
         before.services.iter().map(|service| (service.name.as_str(), service)).collect();
     for (id, mut member) in old {
         controller.stop_check(id, &mut member);
-        controller.probe_ports.release(id);
+        controller.backends.probe_ports.release(id);
         controller.log.push(
             EventKind::BackendRemoved,
             Some(&member.service),
@@ -101,7 +99,7 @@ pub(crate) fn replace_members(controller: &mut Controller, before: &Config, tell
         let backends = service.backends.iter().filter(is_it).cloned().collect();
         let service = Service { backends, ..(*service).clone() };
         let now = controller.now.monotonic;
-        controller.departed.push(Departed {
+        controller.backends.departed.push(Departed {
             id,
             since_unix_ms: controller.now.unix_ms,
             settled: now + Duration::from_secs(1),
@@ -110,18 +108,13 @@ pub(crate) fn replace_members(controller: &mut Controller, before: &Config, tell
             service,
         });
     }
-    // Drains of backends that the file does not have (any more) mean nothing.
-    let services = &controller.config.services;
-    controller.drains.retain(|(service, backend)| {
-        services.iter().any(|s| s.name == *service && s.backends.iter().any(|b| b.name == *backend))
-    });
 }
 
 pub(crate) fn next_hops_changed(controller: &mut Controller, found: NextHops) {
     // A host may be a backend of thousands of services: it is told once.
     let mut changed: BTreeMap<IpAddr, (usize, &Member)> = BTreeMap::new();
-    for member in controller.members.values() {
-        if controller.next_hops.get(&member.address) != found.get(&member.address) {
+    for member in controller.backends.members.values() {
+        if controller.backends.next_hops.get(&member.address) != found.get(&member.address) {
             changed.entry(member.address).or_insert((0, member)).0 += 1;
         }
     }
@@ -139,14 +132,34 @@ pub(crate) fn next_hops_changed(controller: &mut Controller, found: NextHops) {
             }
         }
     }
-    controller.next_hops = found;
-    controller.dirty = true;
+    controller.backends.next_hops = found;
+    controller.publication.dirty = true;
 }
 
 /// Whether flows that have no entry may live on a backend that is no longer configured.
 pub(crate) fn is_base(controller: &Controller, departed: &Departed) -> bool {
-    let id = controller.ids.service(&departed.service.name);
-    let id = id.filter(|id| controller.ids.identified(&departed.service) == Some(*id));
-    let slots = id.and_then(|id| controller.ids.memories.get(id));
+    let id = controller.backends.ids.service(&departed.service.name);
+    let id = id.filter(|id| controller.backends.ids.identified(&departed.service) == Some(*id));
+    let slots = id.and_then(|id| controller.backends.ids.memories.get(id));
     slots.is_some_and(|slots| slots.keeps(departed.id))
+}
+
+fn newcomer(service: &Service, backend: &Backend, unix_ms: u64) -> Member {
+    Member {
+        service: service.name.clone(),
+        name: backend.name.clone(),
+        address: backend.address,
+        verdict: None,
+        check: None,
+        state: BackendState::Down,
+        health_source: Word::Health,
+        since_unix_ms: unix_ms,
+    }
+}
+
+fn tell_added(log: &mut EventLog, service: &Service, backend: &Backend) {
+    let by = backend.registration.as_ref();
+    let by = by.map_or_else(String::new, |by| format!(", registered by agent {}", by.agent));
+    let message = format!("{} added{by}", backend.address);
+    log.push(EventKind::BackendAdded, Some(&service.name), Some(&backend.name), message);
 }

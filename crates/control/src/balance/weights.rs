@@ -27,7 +27,7 @@ pub(crate) fn reported_load(
     service: &Service,
     backend: &Backend,
 ) -> Option<Reported> {
-    let (load, _) = controller.registry.load(&service.name, &backend.name)?;
+    let (load, _) = controller.agents.registry.load(&service.name, &backend.name)?;
     let reported = Reported {
         cpu_permille: load.cpu_permille,
         connections: load.connections,
@@ -52,7 +52,8 @@ pub(crate) fn deciders(controller: &Controller) -> u32 {
 pub(crate) fn weigh(controller: &mut Controller) {
     follow_loads(controller);
     observe_joins(controller);
-    controller.dirty |= controller.cluster.is_none() && shares(controller) != controller.balance.shares;
+    controller.publication.dirty |=
+        controller.cluster.is_none() && shares(controller) != controller.balance.shares;
     compare::end_trials(controller);
     write_loads(controller);
 }
@@ -66,11 +67,11 @@ pub(crate) fn observe_joins(controller: &mut Controller) {
         .services
         .iter()
         .filter(|service| starts_slowly(service))
-        .filter_map(|service| controller.ids.service(&service.name))
+        .filter_map(|service| controller.backends.ids.service(&service.name))
         .collect();
     ramps.retain(|id, _| slow.contains(id));
     for service in controller.config.services.iter().filter(|service| starts_slowly(service)) {
-        let Some(id) = controller.ids.service(&service.name) else { continue };
+        let Some(id) = controller.backends.ids.service(&service.name) else { continue };
         let lasts_ms = u64::from(service.slow_start_ms);
         let seen =
             known(controller, service).map(|(id, of)| (id, takes(controller, service, of, id), lasts_ms));
@@ -89,13 +90,13 @@ pub(crate) fn known<'a>(
     controller: &'a Controller,
     service: &'a Service,
 ) -> impl Iterator<Item = (BackendId, &'a Backend)> {
-    let id = |of: &Backend| controller.ids.backend(&service.name, &of.name, of.address);
+    let id = |of: &Backend| controller.backends.ids.backend(&service.name, &of.name, of.address);
     service.backends.iter().filter_map(move |of| Some((id(of)?, of)))
 }
 
 /// Whether a backend takes new flows, or, in a cluster, will do so with the next table.
 pub(crate) fn takes(controller: &Controller, service: &Service, backend: &Backend, id: BackendId) -> Takes {
-    let drained = || controller.drains.contains(&(service.name.clone(), backend.name.clone()));
+    let drained = || controller.backends.drains.contains(&(service.name.clone(), backend.name.clone()));
     if backend.state != AdminState::Up || backend.weight == 0 || drained() {
         return Takes::No;
     }
@@ -120,11 +121,13 @@ pub(crate) fn takes(controller: &Controller, service: &Service, backend: &Backen
 
 /// Whether new flows may go to a backend, as of the view in force.
 pub(crate) fn is_placed(controller: &Controller, service: &Service, id: BackendId) -> bool {
-    let state = controller.view.backends.get(id.index()).and_then(Option::as_ref).map(|of| of.state);
+    let state =
+        controller.publication.view.backends.get(id.index()).and_then(Option::as_ref).map(|of| of.state);
     let of = controller
+        .backends
         .ids
         .service(&service.name)
-        .and_then(|id| controller.view.service.iter().find(|of| of.id == id));
+        .and_then(|id| controller.publication.view.service.iter().find(|of| of.id == id));
     state == Some(BackendState::Up) && of.is_some_and(|of| of.members.contains(&id))
 }
 
@@ -135,7 +138,8 @@ pub(crate) fn shares(controller: &Controller) -> Vec<(BackendId, u64)> {
     for service in
         controller.config.services.iter().filter(|of| of.policy == Policy::Maglev && starts_slowly(of))
     {
-        let ramps = controller.ids.service(&service.name).and_then(|id| controller.balance.ramps.get(&id));
+        let ramps =
+            controller.backends.ids.service(&service.name).and_then(|id| controller.balance.ramps.get(&id));
         let Some(ramps) = ramps.filter(|ramps| ramps.is_any()) else { continue };
         let parts = known(controller, service).map(|(id, _)| (id, ramps.parts(id, now_ms)));
         shares.extend(parts.filter(|(_, parts)| *parts < STEPS));
@@ -151,7 +155,7 @@ pub(crate) fn load_ppm(controller: &Controller, service: &Service, id: BackendId
 
 /// The part of its weight that a backend has, thousandths.
 pub(crate) fn share_permille(controller: &Controller, service: &Service, id: BackendId) -> u32 {
-    let of = controller.ids.service(&service.name).filter(|_| service.policy == Policy::Maglev);
+    let of = controller.backends.ids.service(&service.name).filter(|_| service.policy == Policy::Maglev);
     let ramps = of.and_then(|of| controller.balance.ramps.get(&of));
     let parts = ramps.map_or(STEPS, |ramps| ramps.parts(id, controller.uptime_ms()));
     let factor = of.and_then(|of| controller.balance.followers.get(&of)).map_or(WHOLE, |of| of.factor(id));
@@ -207,7 +211,7 @@ pub(crate) fn tell_weights(controller: &mut Controller) {
         return;
     }
     observe_joins(controller);
-    let weights = weights_in_force(controller, &controller.config, &controller.ids);
+    let weights = weights_in_force(controller, &controller.config, &controller.backends.ids);
     controller.balance.told_ms = is_wanted.then_some(now_ms);
     if let Some(part) = &mut controller.cluster {
         part.seat.set_weights(weights);
@@ -220,10 +224,11 @@ pub(crate) fn write_loads(controller: &mut Controller) {
     let (now_ms, machines) = (controller.uptime_ms(), u64::from(machines(controller)));
     let mut any = false;
     for service in controller.config.services.iter().filter(|of| of.policy == Policy::LeastLoad) {
-        let ramps = controller.ids.service(&service.name).and_then(|id| controller.balance.ramps.get(&id));
+        let ramps =
+            controller.backends.ids.service(&service.name).and_then(|id| controller.balance.ramps.get(&id));
         let placed: Vec<(BackendId, Known)> = known(controller, service)
             .filter(|(id, _)| {
-                let backend = controller.view.backends.get(id.index()).and_then(Option::as_ref);
+                let backend = controller.publication.view.backends.get(id.index()).and_then(Option::as_ref);
                 backend.is_some_and(|backend| backend.state == BackendState::Up)
             })
             .map(|(id, of)| {
@@ -269,7 +274,7 @@ pub(crate) fn follow_loads(controller: &mut Controller) {
     let mut kept = HashMap::new();
     let mut adjusted = false;
     for service in controller.config.services.iter().filter(|of| follows_load(of)) {
-        let Some(id) = controller.ids.service(&service.name) else { continue };
+        let Some(id) = controller.backends.ids.service(&service.name) else { continue };
         let mut follower = followers.remove(&id).unwrap_or_default();
         let said = |(id, of): (BackendId, &Backend)| {
             let reported = reported_load(controller, service, of);
@@ -285,7 +290,7 @@ pub(crate) fn follow_loads(controller: &mut Controller) {
     }
     controller.balance.followers = kept;
     // In a cluster the leader makes the table.
-    controller.dirty |= adjusted && controller.cluster.is_none();
+    controller.publication.dirty |= adjusted && controller.cluster.is_none();
 }
 
 /// How many slots of a service's table such factors would move.
@@ -295,7 +300,7 @@ pub(crate) fn slots_moved(
     id: ServiceId,
     factors: &HashMap<BackendId, u32>,
 ) -> Option<u32> {
-    let table = controller.view.service.iter().find(|of| of.id == id)?;
+    let table = controller.publication.view.service.iter().find(|of| of.id == id)?;
     let ramps = controller.balance.ramps.get(&id);
     let part = |id| {
         let parts = ramps.map_or(STEPS, |ramps| ramps.parts(id, controller.uptime_ms()));

@@ -49,7 +49,9 @@ impl File {
             endianness: Endianness::Big,
             options: vec![
                 SectionHeaderOption::Comment(format!("capture of {wanted}").into()),
-                SectionHeaderOption::UserApplication(format!("guidewayd {}", controller.version).into()),
+                SectionHeaderOption::UserApplication(
+                    format!("guidewayd {}", controller.program.version).into(),
+                ),
             ],
             ..SectionHeaderBlock::default()
         };
@@ -177,7 +179,8 @@ impl<'t> Comments<'t> {
 /// A service's name, as far as it is known. O(services).
 fn service_named(controller: &Controller, id: ServiceId) -> String {
     let configured = controller.config.services.iter();
-    let departed = controller.departed.iter().map(|departed| &departed.service);
-    let found = configured.chain(departed).find(|service| controller.ids.identified(service) == Some(id));
+    let departed = controller.backends.departed.iter().map(|departed| &departed.service);
+    let found =
+        configured.chain(departed).find(|service| controller.backends.ids.identified(service) == Some(id));
     found.map_or_else(|| format!("#{}", id.0), |service| service.name.clone())
 }

@@ -47,7 +47,7 @@ pub(crate) fn store_event(controller: &mut Controller, event: StoreEvent) {
         StoreEvent::Connected(changes) => {
             part.seat.connected(changes);
             part.is_founding = false;
-            controller.heard_changed = true;
+            controller.agents.heard_changed = true;
             part.since_unix_ms = controller.now.unix_ms;
             let is_first = part.lost_told_at.is_none();
             part.lost = None;
@@ -93,14 +93,15 @@ pub(crate) fn take_reports(controller: &mut Controller, reports: Vec<(CoreId, Re
 /// Housekeeping: orders to the store, documents.
 pub(crate) fn tend_cluster(controller: &mut Controller) {
     weights::tell_weights(controller);
-    let health = std::mem::take(&mut controller.health_changed).then(|| health_value(controller));
+    let health = std::mem::take(&mut controller.backends.health_changed).then(|| health_value(controller));
     // Checks that pass again take back that a backend is dead.
-    controller.heard_changed |= controller.cluster.is_some() && health.is_some();
+    controller.agents.heard_changed |= controller.cluster.is_some() && health.is_some();
     tell_heard(controller);
     let now = controller.now.tick;
     let goes = controller
+        .program
         .leaving
-        .is_some_and(|since| controller.now.monotonic.saturating_sub(since) >= controller.grace);
+        .is_some_and(|since| controller.now.monotonic.saturating_sub(since) >= controller.program.grace);
     let Some(part) = &mut controller.cluster else { return };
     if goes {
         part.seat.leave();
@@ -180,7 +181,7 @@ pub(crate) fn found_cluster(controller: &mut Controller) {
     let value = match &part.own_services {
         Ok(text) => WishValue {
             text: text.clone(),
-            drains: controller.drains.clone(),
+            drains: controller.backends.drains.clone(),
             by: controller.config.machine.name.clone(),
             unix_ms: controller.now.unix_ms,
         },
@@ -195,7 +196,7 @@ pub(crate) fn found_cluster(controller: &mut Controller) {
 /// What checks of this machine say.
 pub(crate) fn health_value(controller: &Controller) -> HealthValue {
     let mut value = HealthValue::default();
-    for member in controller.members.values() {
+    for member in controller.backends.members.values() {
         match member.verdict.as_ref().and_then(Verdict::up) {
             Some(true) => value.up.insert((member.service.clone(), member.name.clone())),
             Some(false) => value.down.insert((member.service.clone(), member.name.clone())),
@@ -210,13 +211,13 @@ pub(crate) fn tell_heard(controller: &mut Controller) {
     let Some(part) = &mut controller.cluster else { return };
     let is_current = part.adopted.is_some() && part.unadopted.is_none() && part.seat.is_current();
     let may = controller.base.agents.is_some() && is_current;
-    if !may || !std::mem::take(&mut controller.heard_changed) {
+    if !may || !std::mem::take(&mut controller.agents.heard_changed) {
         return;
     }
-    let mut heard = HeardValue::from(controller.registry.heard());
+    let mut heard = HeardValue::from(controller.agents.registry.heard());
     heard.over.retain(|over| {
-        let id = controller.ids.backend(&over.service, &over.backend, over.address);
-        let verdict = id.and_then(|id| controller.members.get(&id)?.verdict.as_ref()?.up());
+        let id = controller.backends.ids.backend(&over.service, &over.backend, over.address);
+        let verdict = id.and_then(|id| controller.backends.members.get(&id)?.verdict.as_ref()?.up());
         over.why != Why::Dead || verdict != Some(true)
     });
     part.seat.set_heard(heard);
@@ -232,7 +233,7 @@ pub(crate) fn tell_machines(controller: &mut Controller) {
     let machines = picture.agent_machines();
     // Without the store it is the last one that was seen.
     if !machines.is_empty() {
-        controller.registry.set_machines(machines);
+        controller.agents.registry.set_machines(machines);
     }
 }
 
@@ -253,7 +254,7 @@ pub(crate) fn renew_own(
                 .into_iter()
                 .flatten()
             {
-                controller.dirty |= (of.sync_key, of.sync_key_accepted) != keys;
+                controller.publication.dirty |= (of.sync_key, of.sync_key_accepted) != keys;
                 (of.sync_key, of.sync_key_accepted) = keys;
             }
         }
@@ -280,7 +281,7 @@ pub(crate) fn configure_agents(controller: &mut Controller, base: Config, tokens
         facts.machines = machines;
     }
     let now_ms = controller.uptime_ms();
-    controller.registry.configure(facts, now_ms);
+    controller.agents.registry.configure(facts, now_ms);
     controller.open_gate(base.agents.as_ref().map_or(0, |agents| agents.connections));
     controller.base = base;
 }
@@ -343,7 +344,7 @@ pub(crate) fn adopt(controller: &mut Controller) {
     };
     part.adopted = Some(Adopted { taints: taints.collect(), job: Arc::new(job), document });
     weights::tell_weights_anew(controller);
-    controller.dirty = true;
+    controller.publication.dirty = true;
 }
 
 /// The services of a document become the configuration, its ids the ids.
@@ -373,11 +374,11 @@ pub(crate) fn reconfigure(
     configure_agents(controller, base.clone(), tokens);
     if is_first {
         // The ids of the time before the first document stood for other backends.
-        controller.remembered = std::mem::take(&mut controller.members)
+        controller.backends.remembered = std::mem::take(&mut controller.backends.members)
             .into_iter()
             .filter_map(|(id, member)| {
                 controller.effects.push(Effect::StopCheck(Subject::Backend(id)));
-                controller.probe_ports.release(id);
+                controller.backends.probe_ports.release(id);
                 Some(SavedBackend {
                     up: member.verdict.as_ref()?.up()?,
                     service: member.service,
@@ -389,17 +390,19 @@ pub(crate) fn reconfigure(
             .collect();
     }
     let now_ms = controller.uptime_ms();
-    controller.registry.agreed(&config.registered(), now_ms);
-    controller.heard_changed = true;
+    controller.agents.registry.agreed(&config.registered(), now_ms);
+    controller.agents.heard_changed = true;
     let before = std::mem::replace(&mut controller.config, Arc::new(config));
-    controller.ids = ids;
+    controller.backends.ids = ids;
     members::replace_members(controller, &before, !is_first);
-    controller.remembered.clear();
+    controller.backends.remembered.clear();
     let stays = |id: BackendId| document.backends.iter().any(|of| of.id == id);
-    for gone in std::mem::replace(&mut controller.departed, departed).into_iter().filter(|of| !stays(of.id)) {
+    for gone in
+        std::mem::replace(&mut controller.backends.departed, departed).into_iter().filter(|of| !stays(of.id))
+    {
         let backend = gone.service.backends.first();
         if let Some((backend, by)) = backend.and_then(|of| Some((of, of.registration.as_ref()?))) {
-            controller.registry.departed(&gone.service.name, &backend.name, &by.agent);
+            controller.agents.registry.departed(&gone.service.name, &backend.name, &by.agent);
         }
     }
     // It fits the leader, so it is this machine that is different.
@@ -409,11 +412,11 @@ pub(crate) fn reconfigure(
             format!("{} registered and does not fit this machine: {}", of.registered.address, of.why.reason);
         controller.log.push(EventKind::Warning, Some(name.0), Some(name.1), message);
     }
-    controller.drains.clone_from(&document.drains);
+    controller.backends.drains.clone_from(&document.drains);
     controller.text.clone_from(text);
     controller.applied_unix_ms = controller.now.unix_ms;
     members::keep_states(controller);
-    controller.unsaved = true;
+    controller.saving.unsaved = true;
     Ok(())
 }
 

@@ -125,12 +125,12 @@ pub(crate) fn forecast(controller: &Controller, new: &Config) -> Option<Count> {
     let plan = part.plan()?;
     let flows = Flows {
         tables: controller.workers.iter().map(|worker| worker.flows.clone()).collect(),
-        view: Arc::clone(&controller.view),
+        view: Arc::clone(&controller.publication.view),
         owners: plan.owners(),
         own: part.seat.member()?,
         now: controller.now.tick,
     };
-    Some(Count { stay: stay(part, new, &controller.view), key: new.machine.cluster_key, flows })
+    Some(Count { stay: stay(part, new, &controller.publication.view), key: new.machine.cluster_key, flows })
 }
 
 /// Services that stay the same ones.

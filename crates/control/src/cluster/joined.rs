@@ -74,7 +74,7 @@ pub(crate) fn peer_port(controller: &Controller, part: &Part, config: &Config) -
         .iter()
         .position(|port| port.exception_addresses.iter().any(|net| own.is_some_and(|own| net.contains(own))));
     let of_subnet = of_subnet.and_then(|at| u16::try_from(at).ok()).map(PortId);
-    let of_peer = || part.peers().find_map(|address| Some(controller.next_hops.get(&address)?.port));
+    let of_peer = || part.peers().find_map(|address| Some(controller.backends.next_hops.get(&address)?.port));
     of_subnet.or_else(of_peer).unwrap_or(PortId(0))
 }
 
@@ -82,7 +82,7 @@ pub(crate) fn links(controller: &Controller, part: &Part, config: &Config) -> Ve
     let mut links = vec![None; statesync::MACHINES_MAX];
     for (member, value) in part.seat.picture().members() {
         let fixed = config.machine.next_hop_mac.map(|mac| mac.0);
-        let mac = fixed.or_else(|| controller.next_hops.get(&value.address).map(|hop| hop.mac));
+        let mac = fixed.or_else(|| controller.backends.next_hops.get(&value.address).map(|hop| hop.mac));
         if let (Some(link), Some(mac)) = (links.get_mut(member.machine.index()), mac) {
             *link = Some(Link { address: value.address.into(), mac });
         }

@@ -80,7 +80,7 @@ pub(crate) fn cluster_members(controller: &Controller, part: &Part) -> Vec<Clust
         let address = value.map(|value| value.address);
         let hop = || {
             let fixed = controller.config.machine.next_hop_mac;
-            let found = || controller.next_hops.get(&address?).map(|hop| Mac(hop.mac));
+            let found = || controller.backends.next_hops.get(&address?).map(|hop| Mac(hop.mac));
             fixed.or_else(found).map(|mac| mac.to_string())
         };
         ClusterMember {
@@ -218,8 +218,8 @@ pub(crate) fn leave(controller: &mut Controller) -> Result<LeaveResult, Refusal>
     let own = part.seat.member();
     let others =
         part.plan().map_or(0, |plan| plan.members.iter().filter(|of| Some(*of) != own).count() as u64);
-    if controller.leaving.is_none() {
-        controller.leaving = Some(controller.now.monotonic);
+    if controller.program.leaving.is_none() {
+        controller.program.leaving = Some(controller.now.monotonic);
         controller.log.push(EventKind::ClusterLeft, None, None, "leaves the cluster: no longer ready");
         // Routers turn to the others first.
         wanted::tell_wanted(controller);

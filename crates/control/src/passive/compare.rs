@@ -60,7 +60,8 @@ pub(crate) fn compare_clients(controller: &mut Controller) {
 
 pub(crate) fn seen(controller: &Controller, service: &Service) -> Vec<Seen> {
     let ids = service.backends.iter();
-    let ids = ids.filter_map(|backend| controller.ids.backend(&service.name, &backend.name, backend.address));
+    let ids = ids
+        .filter_map(|backend| controller.backends.ids.backend(&service.name, &backend.name, backend.address));
     ids.map(|id| {
         let mut counts = Counts::default();
         for flows in controller.workers.iter().filter_map(|worker| worker.counters.flows_of(id)) {
@@ -71,7 +72,7 @@ pub(crate) fn seen(controller: &Controller, service: &Service) -> Vec<Seen> {
             counts.soon += ends.soon.get();
             counts.closes += ends.closes.get();
         }
-        let verdict = controller.members.get(&id).and_then(|member| member.verdict.as_ref());
+        let verdict = controller.backends.members.get(&id).and_then(|member| member.verdict.as_ref());
         Seen { id, counts, is_up: verdict.and_then(Verdict::up) == Some(true) }
     })
     .collect()
@@ -94,7 +95,7 @@ pub(crate) fn suspicions_turned(controller: &mut Controller, turns: Vec<(String,
                 (id, EventKind::BackendTrusted, message)
             }
         };
-        let Some(member) = controller.members.get(&id) else { continue };
+        let Some(member) = controller.backends.members.get(&id) else { continue };
         controller.log.push(kind, Some(&service), Some(&member.name), message);
         let key = (service, member.name.clone());
         if kind == EventKind::BackendTrusted {
@@ -102,10 +103,10 @@ pub(crate) fn suspicions_turned(controller: &mut Controller, turns: Vec<(String,
         }
         keys.insert(key);
     }
-    tend::words_changed(controller, &keys);
+    tend::health_sources_changed(controller, &keys);
     for (key, address) in trusted {
-        if matches!(controller.registry.checker(&key.0, &key.1, address), Checker::Agent)
-            && let Some((up, reason)) = controller.registry.verdict(&key.0, &key.1, address)
+        if matches!(controller.agents.registry.checker(&key.0, &key.1, address), Checker::Agent)
+            && let Some((up, reason)) = controller.agents.registry.verdict(&key.0, &key.1, address)
         {
             let reason = reason.to_owned();
             tend::told(controller, &key, address, up, &reason);
@@ -120,7 +121,8 @@ pub(crate) fn doubt_of_clients(
     backend: &str,
     address: IpAddr,
 ) -> Option<String> {
-    let suspect = controller.passive.suspect(service, controller.ids.backend(service, backend, address)?)?;
+    let suspect =
+        controller.passive.suspect(service, controller.backends.ids.backend(service, backend, address)?)?;
     Some(suspect.ratio.fault())
 }
 

@@ -26,10 +26,16 @@ impl Passive {
     }
 
     /// By whose word a checked backend is in its state.
-    pub(crate) fn word(&self, registry: &Registry, service: &str, backend: &Backend, id: BackendId) -> Word {
+    pub(crate) fn health_source(
+        &self,
+        registry: &Registry,
+        service: &str,
+        backend: &Backend,
+        id: BackendId,
+    ) -> Word {
         match self.suspect(service, id) {
             Some(suspect) if suspect.is_probed => Word::Health,
-            _ => registry.word(service, &backend.name, backend.address),
+            _ => registry.health_source(service, &backend.name, backend.address),
         }
     }
 

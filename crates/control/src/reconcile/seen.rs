@@ -20,18 +20,18 @@ pub(crate) fn surroundings_seen(controller: &mut Controller, seen: Surroundings)
     for port in controller.ports.iter().filter(|port| port.exception.is_some()) {
         let made = seen.absent.get(&port.id);
         // Seen of a device that there is no more.
-        if made.is_some_and(|made| *made != controller.renewals.made(port.id)) {
+        if made.is_some_and(|made| *made != controller.kernel.renewals.made(port.id)) {
             continue;
         }
-        if controller.renewals.seen(port.id, made.is_some(), controller.generation + 1) {
-            controller.dirty = true;
+        if controller.kernel.renewals.seen(port.id, made.is_some(), controller.publication.generation + 1) {
+            controller.publication.dirty = true;
             if let (Some(_), Some((_, interface))) = (made, &port.exception) {
                 let message = format!("{interface} is gone: it is made anew");
                 controller.log.push(EventKind::InterfaceLost, None, None, message);
             }
         }
     }
-    controller.ways.seen = seen;
+    controller.kernel.ways.seen = seen;
     observe_links(controller);
     ways_changed(controller);
 }
@@ -40,10 +40,10 @@ pub(crate) fn surroundings_seen(controller: &mut Controller, seen: Surroundings)
 pub(crate) fn observe_links(controller: &mut Controller) {
     let mut changed = false;
     for port in &controller.ports {
-        let up = !controller.ways.seen.down.contains(&port.id)
-            && controller.ways.driver.get(&port.id).copied().unwrap_or(true);
+        let up = !controller.kernel.ways.seen.down.contains(&port.id)
+            && controller.kernel.ways.driver.get(&port.id).copied().unwrap_or(true);
         // Up is what it is taken to be at the start.
-        if controller.ways.links.insert(port.id, up).unwrap_or(true) == up {
+        if controller.kernel.ways.links.insert(port.id, up).unwrap_or(true) == up {
             continue;
         }
         changed = true;
@@ -61,13 +61,13 @@ pub(crate) fn observe_links(controller: &mut Controller) {
 
 /// Something was put right.
 pub(crate) fn repaired(controller: &mut Controller, kind: Kind, text: &str) {
-    *controller.ways.repairs.entry(kind).or_default() += 1;
+    *controller.kernel.ways.repairs.entry(kind).or_default() += 1;
     controller.log.push(EventKind::Repaired, None, None, text);
 }
 
 /// Something could not be put right; `text` if that is news.
 pub(crate) fn repair_failed(controller: &mut Controller, kind: Kind, text: Option<String>) {
-    *controller.ways.failures.entry(kind).or_default() += 1;
+    *controller.kernel.ways.failures.entry(kind).or_default() += 1;
     if let Some(text) = text {
         let message = format!("{text}; tried again until it is so");
         controller.log.push(EventKind::Warning, None, None, message);
@@ -77,20 +77,20 @@ pub(crate) fn repair_failed(controller: &mut Controller, kind: Kind, text: Optio
 /// Starts making devices of exception interfaces that are gone, when the workers do not use them any more.
 pub(crate) fn tend_renewals(controller: &mut Controller) {
     let acknowledged = gauges::acknowledged(&controller.workers);
-    for port in controller.renewals.due(acknowledged, controller.now.monotonic) {
+    for port in controller.kernel.renewals.due(acknowledged, controller.now.monotonic) {
         controller.effects.push(Effect::Renew(port));
     }
 }
 
 /// A device was made anew, or not.
 pub(crate) fn renewed(controller: &mut Controller, port: PortId, result: Result<(), String>) {
-    let tells = controller.renewals.ended(port, result.is_ok(), controller.now.monotonic);
+    let tells = controller.kernel.renewals.ended(port, result.is_ok(), controller.now.monotonic);
     let name = controller.ports.iter().find(|of| of.id == port).and_then(|of| of.exception.clone());
     let name = name.map_or_else(String::new, |(_, name)| name);
     match result {
         Ok(()) => {
             repaired(controller, Kind::Interface, &format!("{name} made anew"));
-            controller.dirty = true;
+            controller.publication.dirty = true;
         }
         Err(problem) => {
             let text = format!("{name} is gone and cannot be made anew: {problem}");
@@ -104,11 +104,11 @@ pub(crate) fn is_blind(controller: &Controller, check: &Check, result: &CheckRes
     if result.passed {
         return false;
     }
-    let lost = check.via.as_ref().and_then(|via| controller.ways.lost.get(via));
+    let lost = check.via.as_ref().and_then(|via| controller.kernel.ways.lost.get(via));
     lost.is_some_and(|lost| {
         says_nothing(
             *lost,
-            controller.ways.can_send(),
+            controller.kernel.ways.can_send(),
             controller.now.monotonic,
             Duration::from_micros(result.duration_us),
         )
@@ -118,13 +118,13 @@ pub(crate) fn is_blind(controller: &Controller, check: &Check, result: &CheckRes
 /// Keeps note of what can leave by which interface, and of what follows for announcements.
 pub(crate) fn ways_changed(controller: &mut Controller) {
     let now = controller.now.monotonic;
-    let can_send = controller.ways.can_send();
+    let can_send = controller.kernel.ways.can_send();
     for port in &controller.ports {
         let Some((_, interface)) = &port.exception else { continue };
-        let wrong = controller.ways.seen.wrong.iter().any(|(of, _, _)| *of == Some(port.id));
-        match (controller.ways.lost.get_mut(interface), wrong || !can_send) {
+        let wrong = controller.kernel.ways.seen.wrong.iter().any(|(of, _, _)| *of == Some(port.id));
+        match (controller.kernel.ways.lost.get_mut(interface), wrong || !can_send) {
             (None | Some((_, Some(_))), true) => {
-                controller.ways.lost.insert(interface.clone(), (now, None));
+                controller.kernel.ways.lost.insert(interface.clone(), (now, None));
             }
             (Some((_, until @ None)), false) => *until = Some(now),
             _ => {}

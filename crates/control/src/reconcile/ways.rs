@@ -1,6 +1,8 @@
 //! Links and the kernel's side of ports, as they were last seen.
 
 use super::{Kind, Surroundings};
+use super::{OnLoopback, Renewals, Wanted};
+use crate::neighbour::next_hop;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use wire::PortId;
@@ -17,6 +19,17 @@ pub(crate) struct Ways {
     pub(crate) lost: BTreeMap<String, (Duration, Option<Duration>)>,
     pub(crate) repairs: BTreeMap<Kind, u64>,
     pub(crate) failures: BTreeMap<Kind, u64>,
+}
+
+/// The kernel's side of the machine: what it is to have, and what was seen of it.
+#[derive(Debug, Default)]
+pub(crate) struct KernelSide {
+    pub(crate) wanted_neighbours: next_hop::Wanted,
+    pub(crate) wanted_of_kernel: Wanted,
+    pub(crate) on_loopback: OnLoopback,
+    /// Links, and the kernel's side of ports.
+    pub(crate) ways: Ways,
+    pub(crate) renewals: Renewals,
 }
 
 /// What is counted of one kind.

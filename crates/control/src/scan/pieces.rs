@@ -46,7 +46,7 @@ pub(crate) fn scan(controller: &mut Controller) -> bool {
             controller.scanner.at = (controller.scanner.at.0 + 1, 0);
             continue;
         }
-        let (view, memories) = (&controller.view, &mut controller.ids.memories);
+        let (view, memories) = (&controller.publication.view, &mut controller.backends.ids.memories);
         worker.flows.dump(from, BUCKETS, now, |key, hit| {
             let Some(service) = services.get(&key.service()) else { return };
             let Some(slots) = memories.get_mut(key.service()) else { return };
@@ -92,8 +92,8 @@ pub(crate) fn end(controller: &mut Controller, now: Tick) -> bool {
     let max_idle_us = max_idle_us(&controller.config.timeouts);
     let mut ended = 0;
     for service in &controller.config.services {
-        let id = controller.ids.service(&service.name);
-        if let Some(slots) = id.and_then(|id| controller.ids.memories.get_mut(id)) {
+        let id = controller.backends.ids.service(&service.name);
+        if let Some(slots) = id.and_then(|id| controller.backends.ids.memories.get_mut(id)) {
             ended += slots.retire(Scans { began }, refused, max_idle_us);
         }
     }
@@ -105,14 +105,14 @@ fn tainted(controller: &Controller) -> HashMap<ServiceId, Tainted> {
     let services = controller.config.services.iter().filter(|service| service.is_stateless());
     let mut tainted: HashMap<ServiceId, Tainted> = services
         .filter_map(|service| {
-            let id = controller.ids.service(&service.name)?;
-            controller.ids.memories.get(id).filter(|slots| slots.tainted_slots() > 0)?;
+            let id = controller.backends.ids.service(&service.name)?;
+            controller.backends.ids.memories.get(id).filter(|slots| slots.tainted_slots() > 0)?;
             let vip = (service.vip.addr.into(), service.port, service.protocol.number());
             Some((id, Tainted { index: usize::MAX, vip }))
         })
         .collect();
     if !tainted.is_empty() {
-        for (index, service) in controller.view.service.iter().enumerate() {
+        for (index, service) in controller.publication.view.service.iter().enumerate() {
             if let Some(of) = tainted.get_mut(&service.id) {
                 of.index = index;
             }
@@ -133,10 +133,10 @@ pub(crate) fn release_slots(controller: &mut Controller) -> bool {
     let max_idle_us = max_idle_us(&controller.config.timeouts);
     let mut released = false;
     for service in &controller.config.services {
-        let Some(id) = controller.ids.service(&service.name) else { continue };
-        let Some(slots) = controller.ids.memories.get_mut(id) else { continue };
+        let Some(id) = controller.backends.ids.service(&service.name) else { continue };
+        let Some(slots) = controller.backends.ids.memories.get_mut(id) else { continue };
         if slots.has_left(refused, max_idle_us, now) {
-            controller.ids.memories.drop_slots(id);
+            controller.backends.ids.memories.drop_slots(id);
             released = true;
         } else if slots.tainted_slots() > 0 {
             let counters = controller.workers.iter().filter_map(|worker| worker.counters.service(id));

@@ -313,7 +313,10 @@ fn a_suspect_that_passes_stays_and_one_that_fails_goes() {
     assert!(registry.take_acts().iter().all(|act| !matches!(act, Act::Close(_))));
     registry.poll(3003);
     let acts = registry.take_acts();
-    assert!(acts.contains(&Act::Close(SessionId(1))) && acts.contains(&Act::Word(key("w1"))), "{acts:?}");
+    assert!(
+        acts.contains(&Act::Close(SessionId(1))) && acts.contains(&Act::HealthSource(key("w1"))),
+        "{acts:?}"
+    );
     assert_eq!(registry.checker("web", "w1", ip(1)), Checker::Suspect { from_ms: 3003 });
     for (passed, gone) in
         [(false, false), (true, false), (false, false), (true, false), (false, false), (false, true)]
