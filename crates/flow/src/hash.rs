@@ -10,8 +10,6 @@
 //!
 //! It decides where to look and never who is meant; nothing outside this process may depend on it.
 
-use rand_xoshiro::SplitMix64;
-use rand_xoshiro::rand_core::{Rng as _, SeedableRng as _};
 use wire::key::WideKey;
 
 /// Bits of the summary that a bucket keeps of the keys that overflowed out of it.
@@ -33,14 +31,18 @@ impl core::fmt::Debug for Hasher {
 }
 
 impl Hasher {
-    /// The seed spread over the words of the secret.
+    /// The seed spread over the words of the secret (SplitMix64).
     pub(crate) fn new(seed: u64) -> Hasher {
-        let mut random = SplitMix64::seed_from_u64(seed);
-        let mut word = || random.next_u64();
+        let word = |i: u64| {
+            let z = seed.wrapping_add(i.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            let z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+            z ^ z >> 31
+        };
         Hasher {
-            xor: word(),
-            multiply: [word() | 1, word() | 1, word() | 1],
-            fold: [word(), word(), word(), word()],
+            xor: word(1),
+            multiply: [word(2) | 1, word(3) | 1, word(4) | 1],
+            fold: [word(5), word(6), word(7), word(8)],
         }
     }
 
