@@ -7,16 +7,19 @@
 use crate::host::{Link, Shares};
 use crate::run::Event;
 use crate::tls::Client;
+use futures_util::StreamExt as _;
+use model::agent::codec::{Messages, ROOM_BYTES};
 use model::agent::seal::{Opener, Sealer, SessionKeys};
 use model::agent::{ToAgent, ToMachine};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
+use tokio_util::codec::FramedRead;
 
 #[cfg(test)]
 mod tests;
@@ -29,8 +32,6 @@ pub(crate) const FINISH: Duration = Duration::from_secs(2);
 const QUEUED_MAX: usize = 8 << 20;
 /// The kernel gives a connection up when sent bytes are not acknowledged for so long, milliseconds.
 const USER_TIMEOUT_MS: u32 = 10_000;
-/// Bytes that are read at once, at most.
-const READ_MAX: usize = 16_384;
 
 /// A connection, from the attempt on. Dropping it cuts it.
 #[derive(Debug)]
@@ -203,41 +204,29 @@ async fn pump<S: AsyncRead + AsyncWrite>(
     }
 }
 
-async fn read<R: AsyncRead>(
+async fn read<R: AsyncRead + Unpin>(
     link: Link,
     reader: R,
     seal: &Mutex<Seal>,
     events: &mpsc::Sender<Event>,
 ) -> Result<(), String> {
-    tokio::pin!(reader);
-    let mut bytes = Vec::with_capacity(READ_MAX);
-    let mut opener = Opener::default();
-    loop {
-        while let Some(message) = opener.decode::<ToAgent>(&mut bytes).map_err(|e| e.to_string())? {
-            match &message {
-                ToAgent::Proved { services } if !opener.is_opening() => {
-                    seal.lock().unwrap_or_else(PoisonError::into_inner).begin(services, &mut opener)?;
-                }
-                ToAgent::Challenge { .. } | ToAgent::Refused { service: None, .. } => {}
-                _ if opener.is_opening() => {}
-                _ => return Err("it says more than a challenge before it has proved a token".to_owned()),
+    let mut messages = FramedRead::with_capacity(reader, Messages::new(Opener::default()), ROOM_BYTES);
+    while let Some(message) = messages.next().await {
+        let message: ToAgent = message.map_err(|e| e.to_string())?;
+        let opener = &mut messages.decoder_mut().opener;
+        match &message {
+            ToAgent::Proved { services } if !opener.is_opening() => {
+                seal.lock().unwrap_or_else(PoisonError::into_inner).begin(services, opener)?;
             }
-            if events.send(Event::Heard(link, Box::new(message))).await.is_err() {
-                return Ok(());
-            }
+            ToAgent::Challenge { .. } | ToAgent::Refused { service: None, .. } => {}
+            _ if opener.is_opening() => {}
+            _ => return Err("it says more than a challenge before it has proved a token".to_owned()),
         }
-        // A frame and what was read behind it.
-        let room = (opener.frame_max() + 4 + READ_MAX).saturating_sub(bytes.len()).min(READ_MAX);
-        bytes.reserve(room);
-        let mut limited = (&mut reader).take(room as u64);
-        if limited.read_buf(&mut bytes).await.map_err(|e| e.to_string())? == 0 {
-            return if bytes.is_empty() {
-                Ok(())
-            } else {
-                Err("closed in the middle of a message".to_owned())
-            };
+        if events.send(Event::Heard(link, Box::new(message))).await.is_err() {
+            return Ok(());
         }
     }
+    Ok(())
 }
 
 /// Ends when the sender of `outgoing` is gone and all is written.

@@ -14,10 +14,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
 
+#[cfg(feature = "codec")]
+pub mod codec;
 pub mod seal;
 
 /// The version of what is said here. A machine names those that it speaks, an agent chooses one.
 pub const VERSION: u16 = 2;
+/// Bytes of a frame's length.
+pub const HEAD_BYTES: usize = 4;
 /// Longest message, bytes of JSON.
 pub const FRAME_MAX: usize = 262_144;
 /// Longest hello, bytes of JSON: the most proofs and addresses there may be, with the longest names, are 84,900. Nobody has
@@ -448,7 +452,7 @@ pub fn decode<T: for<'a> Deserialize<'a>>(bytes: &mut Vec<u8>) -> Result<Option<
 
 /// What the first frame holds behind its length, where it is there as a whole.
 fn body_of(bytes: &[u8], max: usize) -> Result<Option<&[u8]>, FrameError> {
-    Ok(length_of(bytes, max)?.and_then(|length| bytes.get(4..4 + length)))
+    Ok(length_of(bytes, max)?.and_then(|length| bytes.get(HEAD_BYTES..HEAD_BYTES + length)))
 }
 
 /// Length of the first frame's message, bytes; `None`: not even that is there yet.

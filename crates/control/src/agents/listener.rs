@@ -14,9 +14,12 @@ use super::desk::{Outbox, Pieces, outbox};
 use super::hello::{Greeting, Hello, Tokens, Unproved};
 use super::session::SessionId;
 use crate::api::credentials::Credentials;
+use futures_util::StreamExt as _;
+use model::agent::codec::{Messages, ROOM_BYTES, ReadError};
 use model::agent::seal::{Opener, Sealer, SessionKeys};
 use model::agent::{
-    FrameError, HELLO_MAX, HELLO_TIMEOUT_MS, Refusal, ToAgent, ToMachine, VERSION, encode, length_of,
+    FrameError, HEAD_BYTES, HELLO_MAX, HELLO_TIMEOUT_MS, Refusal, ToAgent, ToMachine, VERSION, encode,
+    length_of,
 };
 use model::registered::Misfit;
 use std::collections::HashMap;
@@ -30,6 +33,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
+use tokio_util::codec::FramedRead;
 
 /// Connections of strangers from one address.
 pub(crate) const UNKNOWN_OF_ADDRESS: u32 = 64;
@@ -61,8 +65,6 @@ pub(crate) const FRAMES_AT_ONCE: u32 = 2000;
 const FRAME_BYTES: usize = 2048;
 /// Words of agents that may wait for the owner.
 pub(crate) const SAID_MAX: usize = 1024;
-/// Bytes read at once.
-const READ_BYTES: usize = 16 << 10;
 /// Longest time that an agent may take to read a piece of what it is told.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest time that last words may take.
@@ -359,24 +361,19 @@ impl Visitor {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (read, mut write) = tokio::io::split(stream);
+        let (mut read, mut write) = tokio::io::split(stream);
         let Some(nonce) = nonce() else { return };
         let machine = self.shared.machine.clone();
         let challenge = ToAgent::Challenge { versions: vec![VERSION], machine, nonce: nonce.clone() };
         let Ok(challenge) = encode(&challenge) else { return };
-        let mut frames = Frames { read, bytes: Vec::new(), length: 0, opener: Opener::default() };
         let first = tokio::time::timeout_at(until, async {
-            write.write_all(&challenge).await.map_err(Lost::Io)?;
-            let length = frames.length_of_hello().await?;
-            if length.is_some_and(|length| !stranger.reserve(length, Instant::now())) {
-                return Err(Lost::NoRoom);
-            }
-            frames.next().await
+            write.write_all(&challenge).await?;
+            read_hello(&mut read, &stranger).await
         })
         .await;
         let problem = match first {
-            Ok(Ok(Some(hello @ ToMachine::Hello { .. }))) => match self.verify(hello, nonce) {
-                Ok((hello, keys)) => return self.converse(hello, &keys, stranger, frames, write).await,
+            Ok(Ok(hello @ ToMachine::Hello { .. })) => match self.verify(hello, nonce) {
+                Ok((hello, keys)) => return self.converse(hello, &keys, stranger, read, write).await,
                 Err(unproved) => {
                     let why = unproved.why.clone();
                     if self.shared.said.send(Said::Unproved(unproved)).await.is_err() {
@@ -385,9 +382,9 @@ impl Visitor {
                     why
                 }
             },
-            Ok(Ok(Some(_))) => self.malformed("the first message is to be a hello"),
+            Ok(Ok(_)) => self.malformed("the first message is to be a hello"),
             Ok(Err(Lost::Frame(error))) => self.malformed(&error.to_string()),
-            Ok(Ok(None) | Err(Lost::Io(_))) => return,
+            Ok(Err(Lost::Io(_))) => return,
             Ok(Err(Lost::NoRoom)) => return self.shared.doors.count(Closed::Unknown),
             Err(_) => return self.shared.doors.count(Closed::Silent),
         };
@@ -433,7 +430,7 @@ impl Visitor {
         hello: Hello,
         keys: &SessionKeys,
         stranger: Arc<Stranger>,
-        mut frames: Frames<tokio::io::ReadHalf<S>>,
+        read: tokio::io::ReadHalf<S>,
         mut write: tokio::io::WriteHalf<S>,
     ) where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -441,8 +438,9 @@ impl Visitor {
         let Ok(proved) = encode(&ToAgent::Proved { services: hello.proved.iter().cloned().collect() }) else {
             return;
         };
-        let mut sealer = Sealer::default();
-        keys.begin_machine(&mut sealer, &mut frames.opener);
+        let (mut sealer, mut opener) = <(Sealer, Opener)>::default();
+        keys.begin_machine(&mut sealer, &mut opener);
+        let mut messages = FramedRead::with_capacity(read, Messages::new(opener), ROOM_BYTES);
         let (outbox, mut pieces) = outbox();
         if self.shared.said.send(Said::Hello(hello, outbox, stranger.clone())).await.is_err() {
             return;
@@ -452,7 +450,7 @@ impl Visitor {
             tokio::pin!(telling);
             let is_broken = tokio::select! {
                 () = &mut telling => false,
-                is_broken = self.listen(&mut frames) => is_broken,
+                is_broken = self.listen(&mut messages) => is_broken,
             };
             if is_broken {
                 // What is said about it still goes out.
@@ -464,13 +462,16 @@ impl Visitor {
     }
 
     /// Passes messages on until there are no more, or one that is none, which is true.
-    async fn listen<R: AsyncRead + Unpin>(&self, frames: &mut Frames<R>) -> bool {
+    async fn listen<R>(&self, messages: &mut FramedRead<R, Messages<ToMachine>>) -> bool
+    where
+        R: AsyncRead + Unpin,
+    {
         let mut pace = Pace::new(Instant::now(), FRAMES_PER_SECOND, FRAMES_AT_ONCE);
         loop {
-            let said = match frames.next().await {
-                Ok(Some(message)) => Said::Message(self.id, message),
-                Ok(None) | Err(Lost::Io(_) | Lost::NoRoom) => return false,
-                Err(Lost::Frame(error)) => {
+            let said = match messages.next().await {
+                Some(Ok(message)) => Said::Message(self.id, message),
+                None | Some(Err(ReadError::Io(_))) => return false,
+                Some(Err(ReadError::Frame(error))) => {
                     self.shared.doors.count(Closed::Malformed);
                     let broken = Said::Broken(self.id, error.code(), error.to_string());
                     let _ = self.shared.said.send(broken).await;
@@ -480,7 +481,7 @@ impl Visitor {
             if self.shared.said.send(said).await.is_err() {
                 return false;
             }
-            let pause = pace.pause(frames.length.div_ceil(FRAME_BYTES), Instant::now());
+            let pause = pace.pause(messages.decoder().last_bytes.div_ceil(FRAME_BYTES), Instant::now());
             if !pause.is_zero() {
                 self.shared.doors.pause();
                 tokio::time::sleep(pause).await;
@@ -523,61 +524,28 @@ fn nonce() -> Option<String> {
     Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Why no message came.
-#[derive(Debug)]
+/// Why no hello came.
+#[derive(Debug, thiserror::Error)]
 enum Lost {
-    Io(#[expect(dead_code, reason = "shown by Debug")] io::Error),
-    Frame(FrameError),
-    /// Strangers have too much on its way.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error("strangers have too much on its way")]
     NoRoom,
 }
 
-/// Bytes in, messages out; holds at most one frame and what was read with it.
-struct Frames<R> {
-    read: R,
-    bytes: Vec<u8>,
-    /// Bytes of the last message.
-    length: usize,
-    opener: Opener,
-}
-
-impl<R: AsyncRead + Unpin> Frames<R> {
-    async fn next(&mut self) -> Result<Option<ToMachine>, Lost> {
-        loop {
-            let before = self.bytes.len();
-            if let Some(message) = self.opener.decode(&mut self.bytes).map_err(Lost::Frame)? {
-                self.length = before - self.bytes.len();
-                if self.bytes.is_empty() && self.bytes.capacity() > READ_BYTES {
-                    self.bytes = Vec::new();
-                }
-                return Ok(Some(message));
-            }
-            let length = self.opener.length_of(&self.bytes).map_err(Lost::Frame)?;
-            if !self.read_some(length).await? {
-                return Ok(None);
-            }
-        }
+/// The first message, for which there is room before any of it is read.
+async fn read_hello<R: AsyncRead + Unpin>(read: &mut R, stranger: &Stranger) -> Result<ToMachine, Lost> {
+    let mut head = [0; HEAD_BYTES];
+    read.read_exact(&mut head).await?;
+    let length = length_of(&head, HELLO_MAX)?.unwrap_or_default();
+    if !stranger.reserve(length, Instant::now()) {
+        return Err(Lost::NoRoom);
     }
-
-    /// How long the hello will be, bytes; `None`: the connection has ended before it was told.
-    async fn length_of_hello(&mut self) -> Result<Option<usize>, Lost> {
-        loop {
-            if let Some(length) = length_of(&self.bytes, HELLO_MAX).map_err(Lost::Frame)? {
-                return Ok(Some(length));
-            }
-            if !self.read_some(None).await? {
-                return Ok(None);
-            }
-        }
-    }
-
-    /// Reads some of a message of this length, where it is known; false at the end. Room is made for no more than that.
-    async fn read_some(&mut self, length: Option<usize>) -> Result<bool, Lost> {
-        let missing = length.map_or(SMALL_HELLO, |length| (4 + length).saturating_sub(self.bytes.len()));
-        self.bytes.reserve_exact(missing.clamp(1, READ_BYTES));
-        let read = self.read.read_buf(&mut self.bytes).await.map_err(Lost::Io)?;
-        Ok(read > 0)
-    }
+    let mut body = vec![0; length];
+    read.read_exact(&mut body).await?;
+    Ok(Opener::default().open(&body)?)
 }
 
 /// A bucket of frames, of visits, or of bytes.

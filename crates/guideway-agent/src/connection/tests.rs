@@ -5,6 +5,7 @@ use model::agent::{AddressDigest, Claim, FRAME_MAX, encode};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use std::net::SocketAddr;
 use std::path::Path;
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 
 const LIMIT: Duration = Duration::from_secs(20);

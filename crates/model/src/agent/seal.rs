@@ -6,7 +6,7 @@
 //! A **sealed frame** is a length of four bytes, the frame's number of eight, its tag of [`TAG_BYTES`], then JSON; numbers are
 //! big-endian, the length counts all behind it. The tag is HMAC-SHA-256 (RFC 2104) of number and JSON.
 
-use super::{FRAME_MAX, FrameError, body_of, encode, length_of};
+use super::{FRAME_MAX, FrameError, HEAD_BYTES, body_of, encode, length_of};
 use serde::{Deserialize, Serialize};
 
 /// Bytes of a tag: SHA-256's.
@@ -140,12 +140,22 @@ impl Opener {
         &mut self,
         bytes: &mut Vec<u8>,
     ) -> Result<Option<T>, FrameError> {
-        let Some(frame) = body_of(bytes, self.frame_max())? else { return Ok(None) };
-        let taken = 4 + frame.len();
+        let Some(body) = body_of(bytes, self.frame_max())? else { return Ok(None) };
+        let taken = HEAD_BYTES + body.len();
+        let message = self.open(body)?;
+        bytes.drain(..taken);
+        Ok(Some(message))
+    }
+
+    /// The message of the next frame, of which `body` is what stands behind the length. O(n).
+    ///
+    /// # Errors
+    /// Not sealed by the other side, or not the frame that is due; not a message.
+    pub fn open<T: for<'a> Deserialize<'a>>(&mut self, body: &[u8]) -> Result<T, FrameError> {
         let body = match &self.key {
-            None => frame,
+            None => body,
             Some(key) => {
-                let (number, rest) = frame.split_first_chunk::<8>().ok_or(FrameError::Tag)?;
+                let (number, rest) = body.split_first_chunk::<8>().ok_or(FrameError::Tag)?;
                 let (tag, body) = rest.split_first_chunk::<TAG_BYTES>().ok_or(FrameError::Tag)?;
                 let number = u64::from_be_bytes(*number);
                 ring::hmac::verify(key, &authenticated(number, body), tag).map_err(|_| FrameError::Tag)?;
@@ -157,10 +167,7 @@ impl Opener {
                 body
             }
         };
-        let message =
-            serde_json::from_slice(body).map_err(|error| FrameError::Malformed(error.to_string()))?;
-        bytes.drain(..taken);
-        Ok(Some(message))
+        serde_json::from_slice(body).map_err(|error| FrameError::Malformed(error.to_string()))
     }
 
     /// Length of the first frame without the length itself, bytes; `None`: not even that is there yet.
