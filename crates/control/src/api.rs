@@ -4,6 +4,8 @@
 //! closure returned; every answer that is not a success has a body of [`ErrorBody`]. An [`Endpoint`] stands beside its
 //! handler, and nowhere else.
 
+use crate::revision::RevisionRefusal;
+use crate::state::saver::Written;
 use crate::truth::{Door, Refusal, Truth};
 use axum::extract::{Request, State};
 use axum::handler::Handler;
@@ -14,9 +16,11 @@ use axum::{Json, Router};
 use credentials::Credentials;
 use endpoint::Endpoint;
 use model::api::ErrorBody;
+use std::time::Duration;
 use tokio::sync::watch;
 
 mod body;
+pub(crate) mod caller;
 mod capture;
 mod configuration;
 pub(crate) mod connections;
@@ -31,9 +35,13 @@ pub(crate) mod listener;
 mod masked;
 mod openapi;
 mod page;
+mod services;
 mod show;
 
 pub(crate) use page::Pages;
+
+/// Longest time an answer waits for the disk.
+const SAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// An answer that is not a success.
 #[derive(Debug)]
@@ -66,10 +74,17 @@ impl IntoResponse for Failure {
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Failure {
         let status = match &refusal {
-            Refusal::Config(_) | Refusal::Compile(_) | Refusal::Unfit(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            Refusal::Restart(_) | Refusal::Overtaken | Refusal::Alone | Refusal::Claimed(_) => {
-                StatusCode::CONFLICT
+            Refusal::Config(_) | Refusal::Compile(_) | Refusal::Unfit(_) | Refusal::Words(_) => {
+                StatusCode::UNPROCESSABLE_ENTITY
             }
+            Refusal::Revision(RevisionRefusal::Unknown { .. }) => StatusCode::NOT_FOUND,
+            Refusal::Restart(_)
+            | Refusal::Overtaken
+            | Refusal::Revision(_)
+            | Refusal::Registered(_)
+            | Refusal::Clustered
+            | Refusal::Alone
+            | Refusal::Claimed(_) => StatusCode::CONFLICT,
             Refusal::TooMuch(_) => StatusCode::BAD_REQUEST,
             Refusal::UnknownService(_) | Refusal::UnknownBackend { .. } => StatusCode::NOT_FOUND,
             Refusal::File { .. } => StatusCode::INTERNAL_SERVER_ERROR,
@@ -93,11 +108,23 @@ async fn ask<T: Send + 'static>(
     door.ask(question).await.ok_or_else(Failure::stopping)
 }
 
+/// Waits for a state to be on the disk, and says whether it is, or why not. Should that fail, what it holds is in force all the same;
+/// only its survival is in doubt.
+async fn saved(number: u64, written: &mut watch::Receiver<Written>) -> (bool, Option<String>) {
+    let tried = written.wait_for(|written| written.saved >= number || written.tried >= number);
+    let _ = tokio::time::timeout(SAVE_TIMEOUT, tried).await;
+    let written = written.borrow();
+    if written.saved >= number {
+        return (true, None);
+    }
+    (false, Some(written.error.as_deref().unwrap_or("the disk has not answered yet").to_owned()))
+}
+
 /// Every endpoint.
 pub(crate) fn endpoints() -> Vec<Endpoint> {
     let of_flows = flows::endpoints().into_iter().chain(flow_commands::endpoints());
     let all = show::endpoints().into_iter().chain(of_flows).chain(capture::endpoints());
-    let all = all.chain(configuration::endpoints()).chain(drain::endpoints());
+    let all = all.chain(configuration::endpoints()).chain(services::endpoints()).chain(drain::endpoints());
     all.chain([openapi::endpoint(), page::endpoint()]).collect()
 }
 

@@ -3,12 +3,18 @@
 //! Rule of this module: whatever takes time (reading the file and the tokens, parsing, comparing) is done by [`prepare`] on
 //! another thread; the owner of the truth only puts in force what was prepared.
 
+use crate::api::caller::Caller;
 use crate::api::credentials::Credentials;
 use crate::cluster::adopt::Wished;
 use crate::cluster::forecast::Count;
 use crate::compile::{Making, Runtime, compile};
+use crate::health::unix_ms;
 use crate::ids::Ids;
 use crate::plan;
+use crate::revision::Content;
+use crate::revision::ledger::Change;
+use crate::revision::words::{ServiceChange, is_in_file};
+use crate::state::saver::Written;
 use crate::truth::{Door, Refusal, Tokens, Truth};
 use model::api::{ApplyResult, CheckedConfig, EventKind};
 use model::config::Config;
@@ -17,6 +23,7 @@ use model::{Diagnostic, Loaded, Severity};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tokio::sync::watch;
 use worker::view::PortView;
 
 /// Most mistakes of a file that are told as events of their own.
@@ -31,6 +38,27 @@ pub(crate) enum Source {
     Request(String),
     /// The file that the daemon was started with.
     File,
+    /// What was in force before, by its number.
+    Revision(u64),
+    /// One service, otherwise than it is.
+    Service {
+        service: String,
+        change: ServiceChange,
+        /// The revision in which whoever asks has seen it.
+        read_at: Option<u64>,
+    },
+}
+
+impl Source {
+    /// What events call it.
+    fn name(&self, file: &Path) -> String {
+        match self {
+            Source::Request(_) => REQUEST.to_owned(),
+            Source::File => file.display().to_string(),
+            Source::Revision(number) => format!("revision {number}"),
+            Source::Service { service, .. } => format!("service {service}"),
+        }
+    }
 }
 
 /// What a configuration is compared with.
@@ -41,6 +69,8 @@ pub(crate) struct Basis {
     registered: Vec<Registered>,
     file: PathBuf,
     ports: Vec<PortView>,
+    /// What is in force is made of, or what was, if that is wanted. Of a machine in a cluster nothing.
+    content: Content,
 }
 
 /// A configuration that can be used as far as can be said without the owner of the truth.
@@ -49,6 +79,11 @@ pub(crate) struct Prepared {
     /// Where it came from.
     name: String,
     is_file: bool,
+    /// The one service that it is about.
+    service: Option<String>,
+    content: Content,
+    /// What it changes, in short, and the services that it does.
+    change: Change,
     pub(crate) loaded: Loaded,
     /// With what had registered.
     merged: (Config, Vec<Skipped>),
@@ -66,27 +101,26 @@ pub(crate) struct Prepared {
 impl Prepared {
     /// Reads, checks and compares. Takes as long as it takes.
     fn of(source: Source, basis: &Basis) -> Result<Prepared, Refusal> {
-        let (name, text, is_file) = match source {
-            Source::Request(text) => (REQUEST.to_owned(), text, false),
-            Source::File => {
-                let path = &basis.file;
-                let refused = |problem| Refusal::File { path: path.clone(), problem };
-                let name = path.display().to_string();
-                let text = model::text(&name, read(path).map_err(refused)?).map_err(Refusal::Config)?;
-                (name, text, true)
-            }
-        };
+        let (name, is_file) = (source.name(&basis.file), matches!(source, Source::File));
+        let service =
+            if let Source::Service { service, .. } = &source { Some(service.clone()) } else { None };
+        let content = wanted(source, &name, basis)?;
+        let text = content.words.over(&content.base).map_err(Refusal::Words)?;
         let loaded = model::load(&name, &text).map_err(Refusal::Config)?;
         let merged = loaded.config.with_registered(&basis.registered);
         let config = &merged.0;
         // What could not be compiled is not let in, and in a cluster not asked for. Only its ids are not known here.
         let trial = Runtime { making: Making::Nothing, ..Runtime::offline(&basis.ports) };
         compile(config, &mut Ids::default(), &trial).map_err(Refusal::Compile)?;
-        let plan = plan::plan(&*basis.config, config);
+        let mut plan = plan::plan(&*basis.config, config);
+        plan.held = content.words.held().map(plan::HeldService::from).collect();
         let is_cluster = loaded.config.cluster.is_some();
         Ok(Prepared {
             name,
             is_file,
+            service,
+            content,
+            change: Change { what: plan.in_short(), services: Some(plan.touched()), ..Change::default() },
             tokens: crate::truth::tokens(&loaded.config),
             credentials: Credentials::of(&loaded.config),
             services: if is_cluster { model::services_of(&loaded.text) } else { Ok(String::new()) },
@@ -111,13 +145,57 @@ impl Prepared {
     }
 }
 
+/// What a source wants in force. May read the file.
+fn wanted(source: Source, name: &str, basis: &Basis) -> Result<Content, Refusal> {
+    let Content { base, words } = basis.content.clone();
+    let text = match source {
+        Source::Revision(_) => return Ok(Content { base, words }),
+        Source::Service { service, change, .. } => {
+            if let ServiceChange::Patch { backend, .. } = &change {
+                basis.find(&service, backend)?;
+            }
+            let is_in_file = is_in_file(&base, &service);
+            let words = words.after(&service, change, is_in_file).map_err(Refusal::Words)?;
+            return Ok(Content { base, words: Arc::new(words) });
+        }
+        Source::Request(text) => text,
+        Source::File => {
+            let refused = |problem| Refusal::File { path: basis.file.clone(), problem };
+            model::text(name, read(&basis.file).map_err(refused)?).map_err(Refusal::Config)?
+        }
+    };
+    if !words.is_empty() {
+        // Its mistakes by their places in it, not in what is made of it.
+        model::load(name, &text).map_err(Refusal::Config)?;
+    }
+    Ok(Content { base: Arc::from(text), words })
+}
+
+impl Basis {
+    /// Whether a backend is configured by its file or by the API.
+    fn find(&self, service: &str, backend: &str) -> Result<(), Refusal> {
+        let Some(found) = self.config.services.iter().find(|of| of.name == service) else {
+            return Err(Refusal::UnknownService(service.to_owned()));
+        };
+        match found.backends.iter().find(|of| of.name == backend) {
+            None => {
+                let (service, backend) = (service.to_owned(), backend.to_owned());
+                Err(Refusal::UnknownBackend { service, backend })
+            }
+            Some(of) if of.registration.is_some() => Err(Refusal::Registered(backend.to_owned())),
+            Some(_) => Ok(()),
+        }
+    }
+}
+
 /// Prepares a configuration on another thread, a few at a time.
 ///
 /// # Errors
 /// What is wrong with it. Nothing has changed.
 pub(crate) async fn prepare(door: &Door, source: Source) -> Result<Prepared, Refusal> {
     let _place = door.preparing.acquire().await.map_err(|_| Refusal::Stopping)?;
-    let basis = door.ask(|truth| truth.basis()).await.ok_or(Refusal::Stopping)?;
+    let basis = door.ask(move |truth| truth.basis(&source).map(|basis| (basis, source)));
+    let (basis, source) = basis.await.ok_or(Refusal::Stopping)??;
     let prepared = tokio::task::spawn_blocking(move || Prepared::of(source, &basis));
     // It can fail only when the runtime ends.
     prepared.await.map_err(|_| Refusal::Stopping)?
@@ -127,14 +205,15 @@ pub(crate) async fn prepare(door: &Door, source: Source) -> Result<Prepared, Ref
 ///
 /// # Errors
 /// Why it was refused. Nothing has changed.
-pub(crate) async fn apply(door: &Door, source: Source) -> Result<Applied, Refusal> {
+pub(crate) async fn apply(door: &Door, caller: Caller, source: Source) -> Result<Applied, Refusal> {
     let is_file = matches!(source, Source::File);
+    let named = door.ask(move |truth| (source.name(&truth.config_path), source));
+    let (name, source) = named.await.ok_or(Refusal::Stopping)?;
     let prepared = prepare(door, source).await;
     let apply = move |truth: &mut Truth| match prepared {
-        Ok(prepared) => truth.apply(prepared),
+        Ok(prepared) => truth.apply(&caller, prepared),
         Err(refusal) => {
-            let name = if is_file { truth.config_path.display().to_string() } else { REQUEST.to_owned() };
-            truth.refused(&name, is_file, &refusal);
+            truth.refused(&caller, &name, is_file, &refusal);
             Err(refusal)
         }
     };
@@ -144,10 +223,14 @@ pub(crate) async fn apply(door: &Door, source: Source) -> Result<Applied, Refusa
 /// As SIGHUP asks for. Whatever comes of it is told as an event.
 pub(crate) async fn reload(door: Door) {
     let Ok(_turn) = door.applying.acquire().await else { return };
-    let Ok(Applied { wished: Some(wished), .. }) = apply(&door, Source::File).await else { return };
+    let caller = Caller::named("SIGHUP");
+    let applied = apply(&door, caller.clone(), Source::File).await;
+    let Ok(Applied { wished: Some(wished), .. }) = applied else { return };
     if let Err(refusal) = wished.accepted().await {
         let message = format!("the reload was refused: {refusal}");
-        let tell = move |truth: &mut Truth| truth.events.push(EventKind::Warning, None, None, message);
+        let tell = move |truth: &mut Truth| {
+            truth.events.push_by(Some(&caller), EventKind::Warning, (None, None), message);
+        };
         let _ = door.ask(tell).await;
     }
 }
@@ -158,17 +241,37 @@ pub(crate) struct Applied {
     pub(crate) result: ApplyResult,
     /// In a cluster: what it was asked for, and whether it takes that. Nothing has changed here yet.
     pub(crate) wished: Option<Wished>,
+    /// Number of the state to be saved, and how far that is.
+    pub(crate) saving: (u64, watch::Receiver<Written>),
 }
 
 impl Truth {
     /// What a configuration is to be compared with.
-    pub(crate) fn basis(&self) -> Basis {
+    ///
+    /// # Errors
+    /// What the source names is not to be had.
+    fn basis(&self, source: &Source) -> Result<Basis, Refusal> {
+        let content = match source {
+            Source::Request(_) | Source::File => self.revisions.content(),
+            _ if self.cluster.is_some() => return Err(Refusal::Clustered),
+            Source::Revision(number) => {
+                let found = self.revisions.get(*number).map_err(Refusal::Revision)?;
+                Some(&found.content)
+            }
+            Source::Service { service, read_at, .. } => {
+                if let Some(read_at) = read_at {
+                    self.revisions.unchanged_since(service, *read_at).map_err(Refusal::Revision)?;
+                }
+                self.revisions.content()
+            }
+        };
+        let content = content.cloned().unwrap_or_default();
         let registered = match &self.cluster {
             None => self.registry.heard().alive,
             Some(_) => self.config.registered(),
         };
         let (config, file) = (Arc::clone(&self.config), self.config_path.clone());
-        Basis { config, registered, file, ports: self.port_views() }
+        Ok(Basis { config, registered, file, ports: self.port_views(), content })
     }
 
     /// What has to be counted to say what applying a configuration would do.
@@ -178,12 +281,12 @@ impl Truth {
     }
 
     /// Tells that a configuration was refused.
-    fn refused(&mut self, name: &str, is_file: bool, refusal: &Refusal) {
+    fn refused(&mut self, caller: &Caller, name: &str, is_file: bool, refusal: &Refusal) {
         let message = match refusal {
             Refusal::File { .. } => format!("reload: {refusal}"),
             _ => format!("configuration from {name} refused: {refusal}"),
         };
-        self.events.push(EventKind::Refused, None, None, message);
+        self.events.push_by(Some(caller), EventKind::Refused, (None, None), message);
         if let Refusal::Config(report) = refusal
             && is_file
         {
@@ -192,20 +295,19 @@ impl Truth {
     }
 
     /// Applies what was prepared. `acknowledged` and `duration_ms` are the caller's to fill in.
-    pub(crate) fn apply(&mut self, prepared: Prepared) -> Result<Applied, Refusal> {
-        let (name, is_file) = (prepared.name.clone(), prepared.is_file);
-        let file_text = is_file.then(|| prepared.loaded.text.clone());
-        match self.try_apply(prepared) {
+    pub(crate) fn apply(&mut self, caller: &Caller, prepared: Prepared) -> Result<Applied, Refusal> {
+        let (name, is_file, service) = (prepared.name.clone(), prepared.is_file, prepared.service.clone());
+        let file_text = is_file.then(|| prepared.content.base.to_string());
+        match self.try_apply(caller, prepared) {
             Ok(applied) => {
-                if applied.wished.is_some() {
-                    let message = format!("configuration from {name} is what the cluster is asked for");
-                    self.events.push(EventKind::Apply, None, None, message);
-                } else {
-                    let generation = applied.result.generation;
-                    let message = format!("configuration from {name} applied as generation {generation}");
-                    self.events.push(EventKind::Apply, None, None, message);
-                    self.save();
-                }
+                let ApplyResult { generation, revision, .. } = applied.result;
+                let message = match &applied.wished {
+                    Some(_) => format!("configuration from {name} is what the cluster is asked for"),
+                    None => format!(
+                        "configuration from {name} applied as generation {generation}, revision {revision}"
+                    ),
+                };
+                self.events.push_by(Some(caller), EventKind::Apply, (service.as_deref(), None), message);
                 if let Some(text) = file_text {
                     self.tell(&name, EventKind::Warning, &applied.result.warnings);
                     self.file_text = text;
@@ -213,17 +315,19 @@ impl Truth {
                 Ok(applied)
             }
             Err(refusal) => {
-                self.refused(&name, is_file, &refusal);
+                self.refused(caller, &name, is_file, &refusal);
                 Err(refusal)
             }
         }
     }
 
-    fn try_apply(&mut self, prepared: Prepared) -> Result<Applied, Refusal> {
+    fn try_apply(&mut self, caller: &Caller, prepared: Prepared) -> Result<Applied, Refusal> {
         if self.stopping {
             return Err(Refusal::Stopping);
         }
         let Prepared {
+            content,
+            change,
             loaded,
             merged,
             registered,
@@ -250,12 +354,26 @@ impl Truth {
             let alive = self.registry.heard().alive;
             let merged = if alive == registered { merged } else { loaded.config.with_registered(&alive) };
             self.install(loaded, merged, &tokens)?;
+            let change = Change { unix_ms: unix_ms(), caller: caller.as_str().to_owned(), ..change };
+            self.revisions.record(content, change);
         }
         self.credentials.send_replace(credentials);
-        let generation = self.next_generation();
+        let (generation, revision) = (self.next_generation(), self.revisions.number());
+        // What the cluster is asked for is the store's to keep.
+        let number = if wished.is_none() { self.save() } else { 0 };
         Ok(Applied {
-            result: ApplyResult { generation, acknowledged: false, duration_ms: 0, warnings, plan },
+            result: ApplyResult {
+                generation,
+                revision,
+                acknowledged: false,
+                duration_ms: 0,
+                warnings,
+                plan,
+                saved: false,
+                unsaved_because: None,
+            },
             wished,
+            saving: (number, self.written()),
         })
     }
 

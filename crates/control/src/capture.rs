@@ -8,6 +8,7 @@
 
 mod file;
 
+use crate::api::caller::Caller;
 use crate::truth::Truth;
 use file::{Comments, File};
 use model::api::{CAPTURE_IDLE_S, CaptureFigures, EventKind};
@@ -357,11 +358,12 @@ impl Truth {
     }
 
     /// Tells that a capture has begun; `None`: it is gone.
-    pub(crate) fn capture_begun(&mut self, id: u64) -> Option<()> {
+    pub(crate) fn capture_begun(&mut self, caller: &Caller, id: u64) -> Option<()> {
         let capture = self.captures.get(id)?;
         capture.is_asked_for();
         let (told, service) = (capture.told(), capture.wanted.service.clone());
-        self.events.push(EventKind::CaptureBegun, service.as_deref(), None, format!("{told}: begun"));
+        let subject = (service.as_deref(), None);
+        self.events.push_by(Some(caller), EventKind::CaptureBegun, subject, format!("{told}: begun"));
         Some(())
     }
 }

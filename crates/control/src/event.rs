@@ -1,5 +1,6 @@
 //! The event log: what happened, bounded, with ids by which a client can follow it.
 
+use crate::api::caller::Caller;
 use crate::health::unix_ms;
 use model::api::{EVENTS_KEPT, Event, EventKind, Events};
 use model::visible;
@@ -19,7 +20,7 @@ impl EventLog {
         EventLog { kept: VecDeque::new(), last: watch::Sender::new(0) }
     }
 
-    /// Adds an event, and logs it.
+    /// Adds an event that nobody asked for, and logs it.
     pub(crate) fn push(
         &mut self,
         kind: EventKind,
@@ -27,6 +28,18 @@ impl EventLog {
         backend: Option<&str>,
         message: impl Into<String>,
     ) {
+        self.push_by(None, kind, (service, backend), message);
+    }
+
+    /// Adds an event that somebody asked for, and logs it. `subject` is the service and the backend concerned.
+    pub(crate) fn push_by(
+        &mut self,
+        caller: Option<&Caller>,
+        kind: EventKind,
+        (service, backend): (Option<&str>, Option<&str>),
+        message: impl Into<String>,
+    ) {
+        let caller = caller.map(|caller| visible(caller.as_str()).into_owned());
         // Names and reasons come from agents, peers and servers: here they become part of a log.
         let message = visible(&message.into()).into_owned();
         let service = service.map(|name| visible(name).into_owned());
@@ -46,14 +59,14 @@ impl EventLog {
             | EventKind::RegistrationRefused
             | EventKind::NotLocal
             | EventKind::StateUnsaved
-            | EventKind::Warning => tracing::warn!(event = name, service, backend, "{message}"),
-            _ => tracing::info!(event = name, service, backend, "{message}"),
+            | EventKind::Warning => tracing::warn!(event = name, service, backend, caller, "{message}"),
+            _ => tracing::info!(event = name, service, backend, caller, "{message}"),
         }
         if self.kept.len() == EVENTS_KEPT {
             self.kept.pop_front();
         }
         let id = *self.last.borrow() + 1;
-        self.kept.push_back(Event { id, unix_ms: unix_ms(), kind, service, backend, message });
+        self.kept.push_back(Event { id, unix_ms: unix_ms(), kind, service, backend, caller, message });
         self.last.send_replace(id);
     }
 

@@ -59,6 +59,8 @@ mod plane;
 mod publisher;
 #[cfg(feature = "daemon")]
 mod reconcile;
+#[cfg(any(feature = "daemon", feature = "rehearsal"))]
+mod revision;
 #[cfg(feature = "daemon")]
 mod run;
 #[cfg(feature = "daemon")]

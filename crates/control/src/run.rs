@@ -11,6 +11,8 @@ use crate::cluster::store;
 use crate::listeners::Listeners;
 use crate::meter::{Job, Meter};
 use crate::plane::{Notice, Options, Plane};
+use crate::revision::Ledger;
+use crate::revision::start::{Start, start};
 use crate::truth::{Door, Parts, Question, Refusal, Truth};
 use crate::{agents, announce, balance, neighbour, reconcile, state, telemetry};
 use model::Loaded;
@@ -170,6 +172,12 @@ async fn drive(
         }
     };
     let Plane { workers, ports, now, memory_bytes, renew, mut telemetry } = plane;
+    let (revisions, unreadable) = match loaded.config.cluster {
+        // The store keeps what is wanted.
+        Some(_) => (Ledger::default(), None),
+        None => state::load_revisions(&loaded.config.machine.state_dir),
+    };
+    let Start { loaded, content, told } = start(loaded, &revisions);
 
     // Listeners before anything else: what cannot be reached should not start.
     let listeners = listeners.map_or_else(|| Listeners::bind(&loaded.config), Ok)?;
@@ -218,6 +226,8 @@ async fn drive(
             credentials,
             connections: connections.clone(),
             saved,
+            revisions,
+            content,
             saver: state::saver::Saver::start(state_dir).map_err(RunError::Runtime)?,
             notes: notes.clone(),
             acknowledged,
@@ -233,7 +243,7 @@ async fn drive(
         },
     )
     .map_err(|refusal| RunError::Config(explain(&refusal)))?;
-    if let Some(problem) = problem {
+    for problem in [problem, unreadable, told].into_iter().flatten() {
         truth.events.push(EventKind::Warning, None, None, problem);
     }
     truth.save();

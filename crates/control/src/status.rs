@@ -169,6 +169,7 @@ impl Truth {
             config_path: self.config_path.display().to_string(),
             applied_unix_ms: self.applied_unix_ms,
             config_is_file: self.text == self.file_text,
+            revision: self.revisions.number(),
             generation: self.generation,
             generation_acknowledged: self.acknowledged_generation(),
             services: self.config.services.len() as u64,

@@ -9,6 +9,7 @@ use crate::agents::registry::{self, Registry};
 use crate::agents::session::Key;
 use crate::agents::truth::{Candidate, PUBLISH_EVERY};
 use crate::announce::{self, Vip};
+use crate::api::caller::Caller;
 use crate::api::connections::ConnectionCounts;
 use crate::api::credentials::Credentials;
 use crate::balance::Balance;
@@ -27,6 +28,9 @@ use crate::passive::truth::Passive;
 use crate::plane::{LostWords, PortHandle, Renew, WorkerHandle};
 use crate::publisher::{self, Backlog};
 use crate::reconcile::{self, Kind, OnLoopback, Renewals, Surroundings, Ways};
+use crate::revision::ledger::Change as Revised;
+use crate::revision::words::WordRefusal;
+use crate::revision::{Content, Ledger, RevisionRefusal};
 use crate::scan::Scanner;
 use crate::state::saver::{Saver, Written};
 use crate::state::{Saved, SavedBackend, SavedDrain};
@@ -161,6 +165,14 @@ pub(crate) enum Refusal {
     TooMuch(String),
     #[error("another change was asked for at the same time")]
     Overtaken,
+    #[error("{0}")]
+    Revision(RevisionRefusal),
+    #[error("{0}")]
+    Words(WordRefusal),
+    #[error("backend `{0}` is registered by an agent")]
+    Registered(String),
+    #[error("this machine is in a cluster, whose store keeps what is wanted of all machines")]
+    Clustered,
 }
 
 impl Refusal {
@@ -185,7 +197,17 @@ impl Refusal {
             Refusal::Unfit(_) => "the services in force stay; ask for others".to_owned(),
             Refusal::Alone => "a machine is in a cluster when its file has [cluster] store".to_owned(),
             Refusal::TooMuch(_) => "ask for one service: guideway show owners SERVICE, or ?service=SERVICE".to_owned(),
-            Refusal::Overtaken => "look at what is in force now, and ask again".to_owned(),
+            Refusal::Overtaken | Refusal::Revision(RevisionRefusal::Overtaken { .. } | RevisionRefusal::Unreadable { .. }) => {
+                "look at what is in force now, and ask again".to_owned()
+            }
+            Refusal::Revision(RevisionRefusal::Unknown { .. }) => "`guideway history` lists them".to_owned(),
+            Refusal::Words(_) => {
+                "send what stands in a configuration file from [[service]] on; nothing was changed".to_owned()
+            }
+            Refusal::Registered(_) => {
+                "its weight is its agent's to say; `guideway drain` takes it out of use".to_owned()
+            }
+            Refusal::Clustered => "apply the whole file: guideway apply FILE; nothing was changed".to_owned(),
         }
     }
 }
@@ -251,6 +273,8 @@ pub(crate) struct Truth {
     pub(crate) base: Config,
     pub(crate) text: String,
     pub(crate) file_text: String,
+    /// What was in force, and is. Empty in a cluster.
+    pub(crate) revisions: Ledger,
     pub(crate) applied_unix_ms: u64,
     pub(crate) ids: Ids,
     pub(crate) members: BTreeMap<BackendId, Member>,
@@ -320,6 +344,10 @@ pub(crate) struct Parts {
     pub(crate) credentials: watch::Sender<Credentials>,
     pub(crate) connections: Arc<ConnectionCounts>,
     pub(crate) saved: Saved,
+    /// What was in force before the start.
+    pub(crate) revisions: Ledger,
+    /// What the configuration to start with is made of.
+    pub(crate) content: Content,
     pub(crate) saver: Saver,
     pub(crate) notes: mpsc::Sender<Note>,
     pub(crate) acknowledged: watch::Sender<u64>,
@@ -362,7 +390,8 @@ impl Truth {
             base: empty.clone(),
             config: Arc::new(empty),
             text: String::new(),
-            file_text: loaded.text.clone(),
+            file_text: parts.content.base.to_string(),
+            revisions: parts.revisions,
             applied_unix_ms: 0,
             ids: Ids::default(),
             members: BTreeMap::new(),
@@ -420,6 +449,11 @@ impl Truth {
         truth.tried(&loaded.config).map_err(Refusal::Compile)?;
         let merged = loaded.config.with_registered(&truth.registry.heard().alive);
         truth.install(loaded, merged, &tokens)?;
+        if truth.cluster.is_none() {
+            let (caller, what) = ("start".to_owned(), "the file as it was at the start".to_owned());
+            let change = Revised { unix_ms: unix_ms(), caller, what, services: None };
+            truth.revisions.record(parts.content, change);
+        }
         truth.settle();
         truth.remembered.clear();
         Ok(truth)
@@ -759,6 +793,7 @@ impl Truth {
     /// Drains a backend, or ends that.
     pub(crate) fn set_drain(
         &mut self,
+        caller: &Caller,
         service: &str,
         backend: &str,
         drained: bool,
@@ -787,7 +822,7 @@ impl Truth {
             } else {
                 (EventKind::Undrain, "no longer drained")
             };
-            self.events.push(kind, Some(service), Some(backend), text);
+            self.events.push_by(Some(caller), kind, (Some(service), Some(backend)), text);
             self.dirty = true;
             self.settle();
         }
@@ -1175,6 +1210,7 @@ impl Truth {
             drains: drains.collect(),
             backends: backends.collect(),
             registrations: self.saved_registrations(),
+            revisions: self.cluster.is_none().then(|| self.revisions.saved()),
             announced: self
                 .on_loopback
                 .borrow()

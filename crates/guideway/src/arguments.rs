@@ -2,7 +2,7 @@
 
 use crate::command::{
     apply, bench, capture, check, completions, doctor, drain, events, explain, flows, leave, maglev, man,
-    plan, reload, replay, show, top,
+    plan, reload, replay, revision, service, show, top,
 };
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -29,6 +29,10 @@ pub(crate) enum Command {
     Plan(plan::Arguments),
     Apply(apply::Arguments),
     Reload(reload::Arguments),
+    #[command(flatten)]
+    Revision(revision::Command),
+    #[command(flatten)]
+    Service(service::Command),
     Show(show::Arguments),
     Top(top::Arguments),
     Events(events::Arguments),

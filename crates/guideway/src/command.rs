@@ -19,6 +19,8 @@ pub(crate) mod man;
 pub(crate) mod plan;
 pub(crate) mod reload;
 pub(crate) mod replay;
+pub(crate) mod revision;
+pub(crate) mod service;
 pub(crate) mod show;
 pub(crate) mod top;
 
@@ -29,6 +31,8 @@ pub(crate) fn run(command: Command) -> Outcome {
         Command::Plan(a) => plan::run(&a),
         Command::Apply(a) => apply::run(&a),
         Command::Reload(a) => reload::run(&a),
+        Command::Revision(a) => revision::run(&a),
+        Command::Service(a) => service::run(&a),
         Command::Show(a) => show::run(&a),
         Command::Top(a) => top::run(&a),
         Command::Events(a) => events::run(&a),

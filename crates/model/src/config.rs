@@ -619,7 +619,7 @@ pub struct Registration {
 }
 
 /// What the operator wants.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum AdminState {
     /// As health says.
@@ -628,4 +628,15 @@ pub enum AdminState {
     Down,
     /// No new flows.
     Drain,
+}
+
+impl AdminState {
+    /// As in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            AdminState::Up => "up",
+            AdminState::Down => "down",
+            AdminState::Drain => "drain",
+        }
+    }
 }

@@ -2,6 +2,7 @@
 //!
 //! A task of each one ([`keep`]) sees to it that its taps come home, whoever lets it end, and that none is left to which nobody listens.
 
+use super::caller::Caller;
 use super::endpoint::{Endpoint, in_text};
 use super::exchange::exchange;
 use super::extract::Parameters;
@@ -156,7 +157,11 @@ fn place(truth: &Truth, wanted: &Wanted) -> Result<Place, Failure> {
     Ok(Place { filter, workers: truth.workers.len(), meter: truth.meter.clone() })
 }
 
-async fn begin(State(door): State<Door>, Parameters(query): Parameters<BeginQuery>) -> Answer<CaptureBegun> {
+async fn begin(
+    State(door): State<Door>,
+    caller: Caller,
+    Parameters(query): Parameters<BeginQuery>,
+) -> Answer<CaptureBegun> {
     let wanted = query.wanted()?;
     let (place, wanted) = ask(&door, move |truth| (place(truth, &wanted), wanted)).await?;
     let Place { filter, workers, meter } = place?;
@@ -168,7 +173,7 @@ async fn begin(State(door): State<Door>, Parameters(query): Parameters<BeginQuer
     };
     let (taps, listeners) = tokio::task::spawn_blocking(made).await.map_err(|_| Failure::stopping())?;
     // A task, so that it goes on when the client has gone: what was begun has somebody who ends it.
-    let begun = handed_out(door, wanted, taps, listeners, meter.clone());
+    let begun = handed_out(door, caller, wanted, (taps, listeners), meter.clone());
     let mut begun =
         tokio::spawn(meter.watch(Job::Conversation, begun)).await.map_err(|_| Failure::stopping())??;
     begun.frames_kept = u64::try_from(copies.saturating_mul(workers)).unwrap_or(u64::MAX);
@@ -178,9 +183,9 @@ async fn begin(State(door): State<Door>, Parameters(query): Parameters<BeginQuer
 /// Gives the workers their taps.
 async fn handed_out(
     door: Door,
+    caller: Caller,
     wanted: Wanted,
-    taps: Vec<Command>,
-    listeners: Vec<Listener>,
+    (taps, listeners): (Vec<Command>, Vec<Listener>),
     meter: Meter,
 ) -> Result<CaptureBegun, Failure> {
     let snap = wanted.snap;
@@ -201,7 +206,7 @@ async fn handed_out(
         ask(&door, move |truth| drop(truth.captures.remove(id))).await?;
         return Err(failure);
     }
-    let begun = ask(&door, move |truth| truth.capture_begun(id)).await?;
+    let begun = ask(&door, move |truth| truth.capture_begun(&caller, id)).await?;
     begun.ok_or_else(|| gone(id))?;
     Ok(CaptureBegun { id, snap, frames_kept: 0, interfaces })
 }

@@ -1,11 +1,13 @@
 //! Configurations: shown, checked, planned, applied.
 
 use super::body::Toml;
+use super::caller::Caller;
 use super::endpoint::{Endpoint, in_text};
 use super::extract::Parameters;
 use super::masked::masked;
-use super::{Answer, Failure, ask};
+use super::{Answer, Failure, ask, saved};
 use crate::apply::{self, Applied, Source};
+use crate::state::saver::Written;
 use crate::truth::Door;
 use axum::Json;
 use axum::extract::State;
@@ -16,9 +18,11 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 
 pub(super) fn endpoints() -> Vec<Endpoint> {
     let of_apply = "Applies a configuration, or changes nothing; 409 names keys that need a restart";
+    let of_rollback = "Puts in force again what was before, checked as by apply; 409 names keys that need a restart, or a cluster";
     vec![
         Endpoint::get("/v1/config", "config", "The configuration in force, as it was applied", config)
             .answers(in_text("application/toml", "TOML")),
@@ -27,6 +31,9 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         Endpoint::post("/v1/apply", "apply", of_apply, apply).fails(&[409, 422, 503]),
         Endpoint::post("/v1/reload", "reload", "Reads the file again and applies it", reload)
             .fails(&[409, 422, 500, 503]),
+        Endpoint::post("/v1/rollback", "rollback", of_rollback, rollback)
+            .fails(&[409, 422, 503])
+            .fails_as(404, "No such revision is kept"),
     ]
 }
 
@@ -59,7 +66,20 @@ async fn plan(State(door): State<Door>, Toml(text): Toml) -> Answer<PlanResult> 
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct ApplyQuery {
+pub(super) struct ApplyQuery {
+    /// Answer when every worker uses it
+    #[schemars(extend("default" = false))]
+    pub(super) wait: Option<bool>,
+    /// Wait at most so long, milliseconds
+    #[schemars(range(max = APPLY_TIMEOUT_MAX_MS), extend("default" = APPLY_TIMEOUT_DEFAULT_MS))]
+    pub(super) timeout_ms: Option<u64>,
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct RollbackQuery {
+    /// Number of what is to be in force again, see `GET /v1/history`
+    revision: u64,
     /// Answer when every worker uses it
     #[schemars(extend("default" = false))]
     wait: Option<bool>,
@@ -70,7 +90,7 @@ struct ApplyQuery {
 
 impl ApplyQuery {
     /// How long to wait for acknowledgements.
-    fn wait(&self) -> Result<Duration, Failure> {
+    pub(super) fn wait(&self) -> Result<Duration, Failure> {
         let timeout_ms = self.timeout_ms.unwrap_or(APPLY_TIMEOUT_DEFAULT_MS);
         if timeout_ms > APPLY_TIMEOUT_MAX_MS {
             let error = format!("timeout_ms {timeout_ms} is above {APPLY_TIMEOUT_MAX_MS}");
@@ -82,36 +102,75 @@ impl ApplyQuery {
 
 async fn apply(
     State(door): State<Door>,
+    caller: Caller,
     Parameters(query): Parameters<ApplyQuery>,
     Toml(text): Toml,
 ) -> Answer<ApplyResult> {
     let wait = query.wait()?;
-    install(&door, wait, Source::Request(text)).await
+    install(&door, caller, wait, Source::Request(text)).await
 }
 
-async fn reload(State(door): State<Door>, Parameters(query): Parameters<ApplyQuery>) -> Answer<ApplyResult> {
+async fn reload(
+    State(door): State<Door>,
+    caller: Caller,
+    Parameters(query): Parameters<ApplyQuery>,
+) -> Answer<ApplyResult> {
     let wait = query.wait()?;
-    install(&door, wait, Source::File).await
+    install(&door, caller, wait, Source::File).await
 }
 
 /// One configuration at a time, from acceptance to acknowledgement.
-async fn install(door: &Door, wait: Duration, source: Source) -> Answer<ApplyResult> {
+pub(super) async fn install(
+    door: &Door,
+    caller: Caller,
+    wait: Duration,
+    source: Source,
+) -> Answer<ApplyResult> {
+    installed(door, caller, wait, source).await.map(|(result, _)| Json(result))
+}
+
+/// As [`install`]; answers after it is on the disk, so that it outlives us.
+pub(super) async fn install_and_save(
+    door: &Door,
+    caller: Caller,
+    wait: Duration,
+    source: Source,
+) -> Answer<ApplyResult> {
+    let (mut result, (number, mut written)) = installed(door, caller, wait, source).await?;
+    (result.saved, result.unsaved_because) = saved(number, &mut written).await;
+    Ok(Json(result))
+}
+
+async fn installed(
+    door: &Door,
+    caller: Caller,
+    wait: Duration,
+    source: Source,
+) -> Result<(ApplyResult, (u64, watch::Receiver<Written>)), Failure> {
     let begun = Instant::now();
     let _turn = door.applying.acquire().await.map_err(|_| Failure::stopping())?;
-    let Applied { mut result, wished } = apply::apply(door, source).await?;
+    let Applied { mut result, wished, saving } = apply::apply(door, caller, source).await?;
     if let Some(wished) = wished {
         // Until every machine has carried it out.
         result.acknowledged = wished.accepted().await?.settled(wait).await?;
         result.generation = ask(door, |truth| truth.generation).await?;
-        result.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        return Ok(Json(result));
+    } else {
+        let mut acknowledged = door.acknowledged.clone();
+        if !wait.is_zero() {
+            let reached = acknowledged.wait_for(|generation| *generation >= result.generation);
+            let _ = tokio::time::timeout(wait, reached).await;
+        }
+        result.acknowledged = *acknowledged.borrow() >= result.generation;
     }
-    let mut acknowledged = door.acknowledged.clone();
-    if !wait.is_zero() {
-        let reached = acknowledged.wait_for(|generation| *generation >= result.generation);
-        let _ = tokio::time::timeout(wait, reached).await;
-    }
-    result.acknowledged = *acknowledged.borrow() >= result.generation;
     result.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-    Ok(Json(result))
+    Ok((result, saving))
+}
+
+async fn rollback(
+    State(door): State<Door>,
+    caller: Caller,
+    Parameters(query): Parameters<RollbackQuery>,
+) -> Answer<ApplyResult> {
+    let wait = ApplyQuery { wait: query.wait, timeout_ms: query.timeout_ms }.wait()?;
+    install_and_save(&door, caller, wait, Source::Revision(query.revision)).await
 }

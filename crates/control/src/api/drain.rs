@@ -1,16 +1,13 @@
 //! Drains: no new flows for a backend by an operator's word.
 
+use super::caller::Caller;
 use super::endpoint::Endpoint;
 use super::extract::InPath;
-use super::{Answer, ask};
+use super::{Answer, SAVE_TIMEOUT, ask, saved};
 use crate::truth::Door;
 use axum::Json;
 use axum::extract::State;
 use model::api::DrainResult;
-use std::time::Duration;
-
-/// Longest time an answer waits for the disk.
-const SAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) fn endpoints() -> Vec<Endpoint> {
     let of_drain = "No new flows for the backend; old ones live on. Survives restarts";
@@ -29,22 +26,29 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
 
 async fn drain(
     State(door): State<Door>,
+    caller: Caller,
     InPath((service, backend)): InPath<(String, String)>,
 ) -> Answer<DrainResult> {
-    set_drain(&door, service, backend, true).await
+    set_drain(&door, caller, (service, backend), true).await
 }
 
 async fn undrain(
     State(door): State<Door>,
+    caller: Caller,
     InPath((service, backend)): InPath<(String, String)>,
 ) -> Answer<DrainResult> {
-    set_drain(&door, service, backend, false).await
+    set_drain(&door, caller, (service, backend), false).await
 }
 
 /// Answers after the drain is on disk, so that it outlives us.
-async fn set_drain(door: &Door, service: String, backend: String, drained: bool) -> Answer<DrainResult> {
+async fn set_drain(
+    door: &Door,
+    caller: Caller,
+    (service, backend): (String, String),
+    drained: bool,
+) -> Answer<DrainResult> {
     let (mut result, number, mut written, wished) =
-        ask(door, move |truth| truth.set_drain(&service, &backend, drained)).await??;
+        ask(door, move |truth| truth.set_drain(&caller, &service, &backend, drained)).await??;
     if let Some(wished) = wished {
         wished.accepted().await?.settled(SAVE_TIMEOUT).await?;
         let service = result.service.clone();
@@ -52,14 +56,6 @@ async fn set_drain(door: &Door, service: String, backend: String, drained: bool)
             ask(door, move |truth| (truth.generation, truth.backends_up(&service))).await?;
         return Ok(Json(result));
     }
-    // Should that fail, the change is in force all the same; only its survival is in doubt, which the answer tells.
-    let tried = written.wait_for(|written| written.saved >= number || written.tried >= number);
-    let _ = tokio::time::timeout(SAVE_TIMEOUT, tried).await;
-    let written = written.borrow();
-    result.saved = written.saved >= number;
-    if !result.saved {
-        let why = written.error.as_deref().unwrap_or("the disk has not answered yet");
-        result.unsaved_because = Some(why.to_owned());
-    }
+    (result.saved, result.unsaved_because) = saved(number, &mut written).await;
     Ok(Json(result))
 }

@@ -1,6 +1,7 @@
 //! What is asked of workers about single flows: describe, forget, dump, restore.
 
 use super::body::Lines;
+use super::caller::Caller;
 use super::endpoint::Endpoint;
 use super::exchange::exchange;
 use super::extract::Parameters;
@@ -222,14 +223,16 @@ fn held(truth: &Truth, core: u8, entry: TrackedFlow) -> HeldFlow {
 
 async fn forget(
     State(door): State<Door>,
+    caller: Caller,
     Parameters(query): Parameters<OneFlowQuery>,
 ) -> Answer<ForgottenFlow> {
     let (named, outcomes) = ask_all(&door, query, FlowCommand::Forget).await?;
-    Ok(Json(ask(&door, move |truth| forgotten(truth, named, outcomes)).await??))
+    Ok(Json(ask(&door, move |truth| forgotten(truth, &caller, named, outcomes)).await??))
 }
 
 fn forgotten(
     truth: &mut Truth,
+    caller: &Caller,
     named: Named,
     outcomes: Vec<(u8, Option<CommandOutcome>)>,
 ) -> Result<ForgottenFlow, Failure> {
@@ -245,7 +248,8 @@ fn forgotten(
     }
     for entry in &gone {
         let message = format!("worker {} forgot the flow of {client} to {to}", entry.core);
-        truth.events.push(EventKind::FlowForgotten, Some(&service), Some(&entry.backend), message);
+        let subject = (Some(&*service), Some(&*entry.backend));
+        truth.events.push_by(Some(caller), EventKind::FlowForgotten, subject, message);
     }
     match refused {
         Some((core, other)) => Err(unanswered(core, other.as_ref())),
@@ -351,7 +355,7 @@ fn stored(truth: &Truth, core: u8, only: Option<ServiceId>, dumped: &[DumpedFlow
 /// What becomes of the lines of a request: their numbers, and the flows or what is wrong with them.
 type Numbered<T> = Vec<(u64, Result<T, String>)>;
 
-async fn restore(State(door): State<Door>, Lines(text): Lines) -> Answer<RestoredFlows> {
+async fn restore(State(door): State<Door>, caller: Caller, Lines(text): Lines) -> Answer<RestoredFlows> {
     if text.lines().count() > RESTORE_LINES_MAX {
         return Err(Failure::new(
             StatusCode::PAYLOAD_TOO_LARGE,
@@ -383,7 +387,10 @@ async fn restore(State(door): State<Door>, Lines(text): Lines) -> Answer<Restore
     }
     if result.restored > 0 {
         let message = format!("{} flows of a dump were entered, {} refused", result.restored, result.refused);
-        ask(&door, move |truth| truth.events.push(EventKind::FlowsRestored, None, None, message)).await?;
+        let tell = move |truth: &mut Truth| {
+            truth.events.push_by(Some(&caller), EventKind::FlowsRestored, (None, None), message);
+        };
+        ask(&door, tell).await?;
     }
     Ok(Json(result))
 }

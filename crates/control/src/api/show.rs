@@ -1,9 +1,10 @@
 //! What is shown: the machine and what it knows, as it is now.
 
+use super::caller::Caller;
 use super::endpoint::{Endpoint, in_json};
 use super::extract::Parameters;
 use super::{Answer, Failure, ask};
-use crate::truth::{Door, Truth};
+use crate::truth::Door;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -123,8 +124,8 @@ async fn agents(State(door): State<Door>) -> Answer<Vec<AgentStatus>> {
     ask(&door, |truth| truth.agents()).await.map(Json)
 }
 
-async fn leave(State(door): State<Door>) -> Answer<LeaveResult> {
-    Ok(Json(ask(&door, Truth::leave).await??))
+async fn leave(State(door): State<Door>, caller: Caller) -> Answer<LeaveResult> {
+    Ok(Json(ask(&door, move |truth| truth.leave(&caller)).await??))
 }
 
 #[derive(Deserialize, JsonSchema)]

@@ -2,6 +2,7 @@
 
 use super::adopt::Part;
 use super::document::phase_name;
+use crate::api::caller::Caller;
 use crate::truth::{Refusal, Truth};
 use model::api::{
     ClusterMember, ClusterStatus, EventKind, ExceptionStatus, LeaveResult, OwnerStatus, SyncCount,
@@ -205,7 +206,7 @@ impl Truth {
     }
 
     /// The machine hands over what it knows, leaves its cluster, and stops.
-    pub(crate) fn leave(&mut self) -> Result<LeaveResult, Refusal> {
+    pub(crate) fn leave(&mut self, caller: &Caller) -> Result<LeaveResult, Refusal> {
         let part = self.part()?;
         if let Some(reason) = &part.lost {
             return Err(Refusal::Store(reason.clone()));
@@ -215,7 +216,8 @@ impl Truth {
             part.plan().map_or(0, |plan| plan.members.iter().filter(|of| Some(*of) != own).count() as u64);
         if self.leaving.is_none() {
             self.leaving = Some(Instant::now());
-            self.events.push(EventKind::ClusterLeft, None, None, "leaves the cluster: no longer ready");
+            let message = "leaves the cluster: no longer ready";
+            self.events.push_by(Some(caller), EventKind::ClusterLeft, (None, None), message);
             // Routers turn to the others first.
             self.wish_neighbours();
         }

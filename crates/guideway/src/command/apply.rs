@@ -45,13 +45,17 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     let result: ApplyResult = daemon.post(&target, text.into_bytes(), Duration::from_millis(timeout_ms))?;
     report(&result, arguments.json)?;
     if arguments.wait && !result.acknowledged {
-        return Err(Failure::failed(format!(
-            "generation {} is published, but not every worker used it within {timeout_ms} ms",
-            result.generation
-        ))
-        .help("see: guideway show workers"));
+        return Err(not_in_use(result.generation, timeout_ms));
     }
     Ok(Done::Well)
+}
+
+/// Some worker goes on with what was before.
+pub(crate) fn not_in_use(generation: u64, timeout_ms: u64) -> Failure {
+    Failure::failed(format!(
+        "generation {generation} is published, but not every worker used it within {timeout_ms} ms"
+    ))
+    .help("see: guideway show workers")
 }
 
 /// Tells what was applied.
@@ -60,9 +64,19 @@ pub(crate) fn report(result: &ApplyResult, json: bool) -> Result<(), Failure> {
     if json {
         return output::json(result);
     }
+    if let Some(why) = &result.unsaved_because {
+        output::warning(&format!(
+            "it is in force, and not on the disk yet, so a restart would lose it: {why}; it is tried again until it is there"
+        ));
+    }
     let state = if result.acknowledged { "in use by every worker" } else { "published" };
+    // A cluster has no revisions.
+    let revision = match result.revision {
+        0 => String::new(),
+        revision => format!("revision {revision}, "),
+    };
     output::line(&format!(
-        "applied: generation {} {state} after {} ms",
+        "applied: {revision}generation {} {state} after {} ms",
         result.generation, result.duration_ms
     ))
 }

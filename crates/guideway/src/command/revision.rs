@@ -1,0 +1,78 @@
+//! Commands about revisions of the configuration: `guideway rollback`.
+
+use crate::arguments::{Connection, EXIT_CODES};
+use crate::command::apply;
+use crate::daemon::Daemon;
+use crate::{Done, Outcome};
+use clap::{Args, Subcommand};
+use model::api::{APPLY_TIMEOUT_DEFAULT_MS, APPLY_TIMEOUT_MAX_MS, ApplyResult};
+use std::time::Duration;
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    Rollback(RollbackArguments),
+}
+
+pub(crate) fn run(command: &Command) -> Outcome {
+    match command {
+        Command::Rollback(arguments) => rollback(arguments),
+    }
+}
+
+/// Put a configuration in force again that was before
+///
+/// Checked like one that is applied. Refused when a key differs that needs a restart, and in a cluster.
+#[derive(Args, Debug)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct RollbackArguments {
+    /// Number of the revision
+    #[arg(value_name = "REVISION")]
+    revision: u64,
+    #[command(flatten)]
+    waiting: Waiting,
+    #[command(flatten)]
+    connection: Connection,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn rollback(arguments: &RollbackArguments) -> Outcome {
+    let daemon = Daemon::new(&arguments.connection)?;
+    let target = format!("/v1/rollback?revision={}&{}", arguments.revision, arguments.waiting.query());
+    let result: ApplyResult = daemon.post(&target, Vec::new(), arguments.waiting.longest())?;
+    arguments.waiting.conclude(&result, arguments.json)
+}
+
+/// Whether and how long a command waits for the workers.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Waiting {
+    /// Wait until every worker uses it
+    #[arg(long)]
+    wait: bool,
+    /// How long to wait, milliseconds
+    #[arg(long, value_name = "MS", default_value_t = APPLY_TIMEOUT_DEFAULT_MS,
+        value_parser = clap::value_parser!(u64).range(1..=APPLY_TIMEOUT_MAX_MS))]
+    timeout_ms: u64,
+}
+
+impl Waiting {
+    /// As parameters of a request.
+    pub(crate) fn query(self) -> String {
+        format!("wait={}&timeout_ms={}", self.wait, self.timeout_ms)
+    }
+
+    /// How long the answer may take.
+    pub(crate) fn longest(self) -> Duration {
+        Duration::from_millis(self.timeout_ms)
+    }
+
+    /// Tells what came of a change; one that was to be waited for and is not in use is a failure.
+    pub(crate) fn conclude(self, result: &ApplyResult, json: bool) -> Outcome {
+        apply::report(result, json)?;
+        if self.wait && !result.acknowledged {
+            return Err(apply::not_in_use(result.generation, self.timeout_ms));
+        }
+        Ok(Done::Well)
+    }
+}
