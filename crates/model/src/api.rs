@@ -1053,6 +1053,26 @@ pub struct ApplyResult {
     pub unsaved_because: Option<String>,
 }
 
+/// `GET /v1/history`: configurations that were in force, the newest first; the first one is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct History {
+    /// Those that are kept: up to 100, and 32 MiB.
+    pub revisions: Vec<RevisionStatus>,
+}
+
+/// A configuration that was in force, or is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct RevisionStatus {
+    /// Its number; no number is given twice.
+    pub number: u64,
+    /// Since when it was in force, Unix time, milliseconds.
+    pub unix_ms: u64,
+    /// Who asked for it, as events say.
+    pub caller: String,
+    /// What differed from the one before, in short.
+    pub change: String,
+}
+
 /// `GET /v1/services/{service}`: one service as it is in force.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ServiceConfig {

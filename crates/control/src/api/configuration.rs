@@ -7,13 +7,17 @@ use super::extract::Parameters;
 use super::masked::masked;
 use super::{Answer, Failure, ask, saved};
 use crate::apply::{self, Applied, Source};
+use crate::revision::ledger::{Change, Revision};
 use crate::state::saver::Written;
-use crate::truth::Door;
+use crate::truth::{Door, Refusal};
 use axum::Json;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use model::api::{APPLY_TIMEOUT_DEFAULT_MS, APPLY_TIMEOUT_MAX_MS, ApplyResult, CheckedConfig, PlanResult};
+use model::api::{
+    APPLY_TIMEOUT_DEFAULT_MS, APPLY_TIMEOUT_MAX_MS, ApplyResult, CheckedConfig, History, PlanResult,
+    RevisionStatus,
+};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::sync::Arc;
@@ -31,6 +35,13 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         Endpoint::post("/v1/apply", "apply", of_apply, apply).fails(&[409, 422, 503]),
         Endpoint::post("/v1/reload", "reload", "Reads the file again and applies it", reload)
             .fails(&[409, 422, 500, 503]),
+        Endpoint::get(
+            "/v1/history",
+            "history",
+            "Configurations that were in force, the newest first",
+            history,
+        )
+        .fails_as(409, "A machine in a cluster has no revisions"),
         Endpoint::post("/v1/rollback", "rollback", of_rollback, rollback)
             .fails(&[409, 422, 503])
             .fails_as(404, "No such revision is kept"),
@@ -164,6 +175,19 @@ async fn installed(
     }
     result.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     Ok((result, saving))
+}
+
+async fn history(State(door): State<Door>) -> Answer<History> {
+    let history = ask(&door, |truth| match &truth.cluster {
+        Some(_) => Err(Refusal::Clustered),
+        None => Ok(truth.revisions.newest_first().map(shown).collect()),
+    });
+    Ok(Json(History { revisions: history.await?? }))
+}
+
+fn shown(revision: &Revision) -> RevisionStatus {
+    let Change { unix_ms, caller, what, .. } = revision.change.clone();
+    RevisionStatus { number: revision.number, unix_ms, caller, change: what }
 }
 
 async fn rollback(

@@ -1,22 +1,50 @@
-//! Commands about revisions of the configuration: `guideway rollback`.
+//! Commands about revisions of the configuration: `guideway history` and `guideway rollback`.
 
 use crate::arguments::{Connection, EXIT_CODES};
 use crate::command::apply;
 use crate::daemon::Daemon;
-use crate::{Done, Outcome};
+use crate::table::moment;
+use crate::{Done, Outcome, output};
 use clap::{Args, Subcommand};
-use model::api::{APPLY_TIMEOUT_DEFAULT_MS, APPLY_TIMEOUT_MAX_MS, ApplyResult};
+use model::api::{APPLY_TIMEOUT_DEFAULT_MS, APPLY_TIMEOUT_MAX_MS, ApplyResult, History, RevisionStatus};
 use std::time::Duration;
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
+    History(HistoryArguments),
     Rollback(RollbackArguments),
 }
 
 pub(crate) fn run(command: &Command) -> Outcome {
     match command {
+        Command::History(arguments) => history(arguments),
         Command::Rollback(arguments) => rollback(arguments),
     }
+}
+
+/// Configurations that were in force: number, time, who asked for it, what changed
+#[derive(Args, Debug)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct HistoryArguments {
+    #[command(flatten)]
+    connection: Connection,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn history(arguments: &HistoryArguments) -> Outcome {
+    let daemon = Daemon::new(&arguments.connection)?;
+    let history: History = daemon.get("/v1/history")?;
+    if arguments.json {
+        output::json(&history)?;
+        return Ok(Done::Well);
+    }
+    for RevisionStatus { number, unix_ms, caller, change } in &history.revisions {
+        let words = format!("{change} (by {caller})");
+        output::line(&format!("{}  {number:>5}  {}", moment(*unix_ms), model::visible(&words)))?;
+    }
+    Ok(Done::Well)
 }
 
 /// Put a configuration in force again that was before
