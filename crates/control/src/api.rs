@@ -74,7 +74,7 @@ impl IntoResponse for Failure {
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Failure {
         let status = match &refusal {
-            Refusal::Config(_) | Refusal::Compile(_) | Refusal::Unfit(_) | Refusal::Words(_) => {
+            Refusal::Config(_) | Refusal::Compile(_) | Refusal::Unfit(_) | Refusal::Override(_) => {
                 StatusCode::UNPROCESSABLE_ENTITY
             }
             Refusal::Revision(RevisionRefusal::Unknown { .. }) => StatusCode::NOT_FOUND,
@@ -88,7 +88,7 @@ impl From<Refusal> for Failure {
             Refusal::TooMuch(_) => StatusCode::BAD_REQUEST,
             Refusal::UnknownService(_) | Refusal::UnknownBackend { .. } => StatusCode::NOT_FOUND,
             Refusal::File { .. } => StatusCode::INTERNAL_SERVER_ERROR,
-            Refusal::Stopping | Refusal::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::Stopping | Refusal::Store(_) | Refusal::Unsaved(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         let mut failure = Failure::new(status, refusal.to_string(), refusal.help());
         if let Refusal::Config(report) = refusal {
@@ -110,7 +110,7 @@ async fn ask<T: Send + 'static>(
 
 /// Waits for a state to be on the disk, and says whether it is, or why not. Should that fail, what it holds is in force all the same;
 /// only its survival is in doubt.
-async fn saved(number: u64, written: &mut watch::Receiver<Written>) -> (bool, Option<String>) {
+pub(crate) async fn saved(number: u64, written: &mut watch::Receiver<Written>) -> (bool, Option<String>) {
     let tried = written.wait_for(|written| written.saved >= number || written.tried >= number);
     let _ = tokio::time::timeout(SAVE_TIMEOUT, tried).await;
     let written = written.borrow();

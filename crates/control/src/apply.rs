@@ -5,6 +5,7 @@
 
 use crate::api::caller::Caller;
 use crate::api::credentials::Credentials;
+use crate::api::saved;
 use crate::cluster::adopt::Wished;
 use crate::cluster::forecast::Count;
 use crate::compile::{Making, Runtime, compile};
@@ -12,8 +13,8 @@ use crate::health::unix_ms;
 use crate::ids::Ids;
 use crate::plan;
 use crate::revision::Content;
-use crate::revision::ledger::Change;
-use crate::revision::words::{ServiceChange, is_in_file};
+use crate::revision::ledger::Origin;
+use crate::revision::overrides::{ServiceChange, is_in_file};
 use crate::state::saver::Written;
 use crate::truth::{Door, Refusal, Tokens, Truth};
 use model::api::{ApplyResult, CheckedConfig, EventKind};
@@ -23,11 +24,14 @@ use model::{Diagnostic, Loaded, Severity};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
 use worker::view::PortView;
 
 /// Most mistakes of a file that are told as events of their own.
 const TOLD_MAX: usize = 20;
+/// A trial that is over and could not go back is looked at again after so long.
+const TRIAL_AGAIN: Duration = Duration::from_secs(1);
 /// Name of a configuration that came by the API.
 const REQUEST: &str = "request";
 
@@ -61,6 +65,15 @@ impl Source {
     }
 }
 
+/// Who wants a configuration in force, and how.
+#[derive(Debug)]
+pub(crate) struct ApplyRequest {
+    pub(crate) caller: Caller,
+    pub(crate) source: Source,
+    /// On trial: it goes back by itself when nobody confirms it within so long.
+    pub(crate) confirm: Option<Duration>,
+}
+
 /// What a configuration is compared with.
 #[derive(Debug)]
 pub(crate) struct Basis {
@@ -82,8 +95,10 @@ pub(crate) struct Prepared {
     /// The one service that it is about.
     service: Option<String>,
     content: Content,
+    /// It was in force before: to put it in force again ends a trial.
+    is_rollback: bool,
     /// What it changes, in short, and the services that it does.
-    change: Change,
+    change: Origin,
     pub(crate) loaded: Loaded,
     /// With what had registered.
     merged: (Config, Vec<Skipped>),
@@ -104,8 +119,9 @@ impl Prepared {
         let (name, is_file) = (source.name(&basis.file), matches!(source, Source::File));
         let service =
             if let Source::Service { service, .. } = &source { Some(service.clone()) } else { None };
+        let is_rollback = matches!(source, Source::Revision(_));
         let content = wanted(source, &name, basis)?;
-        let text = content.words.over(&content.base).map_err(Refusal::Words)?;
+        let text = content.overrides.over(&content.base).map_err(Refusal::Override)?;
         let loaded = model::load(&name, &text).map_err(Refusal::Config)?;
         let merged = loaded.config.with_registered(&basis.registered);
         let config = &merged.0;
@@ -113,14 +129,15 @@ impl Prepared {
         let trial = Runtime { making: Making::Nothing, ..Runtime::offline(&basis.ports) };
         compile(config, &mut Ids::default(), &trial).map_err(Refusal::Compile)?;
         let mut plan = plan::plan(&*basis.config, config);
-        plan.held = content.words.held().map(plan::HeldService::from).collect();
+        plan.held = content.overrides.held().map(plan::HeldService::from).collect();
         let is_cluster = loaded.config.cluster.is_some();
         Ok(Prepared {
             name,
             is_file,
             service,
             content,
-            change: Change { what: plan.in_short(), services: Some(plan.touched()), ..Change::default() },
+            is_rollback,
+            change: Origin { what: plan.in_short(), services: Some(plan.touched()), ..Origin::default() },
             tokens: crate::truth::tokens(&loaded.config),
             credentials: Credentials::of(&loaded.config),
             services: if is_cluster { model::services_of(&loaded.text) } else { Ok(String::new()) },
@@ -147,16 +164,16 @@ impl Prepared {
 
 /// What a source wants in force. May read the file.
 fn wanted(source: Source, name: &str, basis: &Basis) -> Result<Content, Refusal> {
-    let Content { base, words } = basis.content.clone();
+    let Content { base, overrides } = basis.content.clone();
     let text = match source {
-        Source::Revision(_) => return Ok(Content { base, words }),
+        Source::Revision(_) => return Ok(Content { base, overrides }),
         Source::Service { service, change, .. } => {
             if let ServiceChange::Patch { backend, .. } = &change {
                 basis.find(&service, backend)?;
             }
             let is_in_file = is_in_file(&base, &service);
-            let words = words.after(&service, change, is_in_file).map_err(Refusal::Words)?;
-            return Ok(Content { base, words: Arc::new(words) });
+            let overrides = overrides.after(&service, change, is_in_file).map_err(Refusal::Override)?;
+            return Ok(Content { base, overrides: Arc::new(overrides) });
         }
         Source::Request(text) => text,
         Source::File => {
@@ -164,11 +181,11 @@ fn wanted(source: Source, name: &str, basis: &Basis) -> Result<Content, Refusal>
             model::text(name, read(&basis.file).map_err(refused)?).map_err(Refusal::Config)?
         }
     };
-    if !words.is_empty() {
+    if !overrides.is_empty() {
         // Its mistakes by their places in it, not in what is made of it.
         model::load(name, &text).map_err(Refusal::Config)?;
     }
-    Ok(Content { base: Arc::from(text), words })
+    Ok(Content { base: Arc::from(text), overrides })
 }
 
 impl Basis {
@@ -205,13 +222,17 @@ pub(crate) async fn prepare(door: &Door, source: Source) -> Result<Prepared, Ref
 ///
 /// # Errors
 /// Why it was refused. Nothing has changed.
-pub(crate) async fn apply(door: &Door, caller: Caller, source: Source) -> Result<Applied, Refusal> {
+pub(crate) async fn apply(door: &Door, order: ApplyRequest) -> Result<Applied, Refusal> {
+    let ApplyRequest { caller, source, confirm } = order;
     let is_file = matches!(source, Source::File);
     let named = door.ask(move |truth| (source.name(&truth.config_path), source));
     let (name, source) = named.await.ok_or(Refusal::Stopping)?;
-    let prepared = prepare(door, source).await;
+    let prepared = match (prepare(door, source).await, confirm) {
+        (Ok(prepared), Some(within)) => on_trial(door, prepared, within).await,
+        (prepared, _) => prepared.map(|prepared| (prepared, None)),
+    };
     let apply = move |truth: &mut Truth| match prepared {
-        Ok(prepared) => truth.apply(&caller, prepared),
+        Ok((prepared, trial)) => truth.apply(&caller, prepared, trial),
         Err(refusal) => {
             truth.refused(&caller, &name, is_file, &refusal);
             Err(refusal)
@@ -220,11 +241,80 @@ pub(crate) async fn apply(door: &Door, caller: Caller, source: Source) -> Result
     door.ask(apply).await.ok_or(Refusal::Stopping)?
 }
 
+/// A configuration that is to be in force on trial.
+#[derive(Debug)]
+pub(crate) struct OnTrial {
+    within: Duration,
+    /// What was doubted before.
+    doubted: Option<Arc<str>>,
+}
+
+/// Puts on the disk that a text is on trial, before it is in force: a daemon that dies in between does not begin with it.
+async fn on_trial(
+    door: &Door,
+    prepared: Prepared,
+    within: Duration,
+) -> Result<(Prepared, Option<OnTrial>), Refusal> {
+    let base = Arc::clone(&prepared.content.base);
+    let doubted = door.ask(move |truth| {
+        if truth.cluster.is_some() {
+            return Err(Refusal::Clustered);
+        }
+        let doubted = truth.revisions.doubt(&base).map_err(Refusal::Revision)?;
+        Ok((doubted, truth.save(), truth.written()))
+    });
+    let (doubted, number, mut written) = doubted.await.ok_or(Refusal::Stopping)??;
+    let (is_saved, problem) = saved(number, &mut written).await;
+    if is_saved {
+        return Ok((prepared, Some(OnTrial { within, doubted })));
+    }
+    let trust = door.ask(move |truth| {
+        truth.revisions.trust(doubted);
+        truth.save();
+    });
+    trust.await.ok_or(Refusal::Stopping)?;
+    Err(Refusal::Unsaved(problem.unwrap_or_default()))
+}
+
+/// Goes back to what was in force before a trial when nobody has confirmed it in time; ends when it is over.
+pub(crate) async fn watch_trial(door: Door, number: u64, within: Duration) {
+    let mut pause = within;
+    loop {
+        tokio::time::sleep(pause).await;
+        let Ok(_turn) = door.applying.acquire().await else { return };
+        let now = door.ask(move |truth| {
+            let revisions = &truth.revisions;
+            let is_on = revisions.number() == number && revisions.trial().is_some();
+            is_on.then(|| revisions.overdue(truth.uptime_ms()))
+        });
+        match now.await.flatten() {
+            None => return,
+            Some(None) => pause = TRIAL_AGAIN,
+            Some(Some(confirmed)) => {
+                let message = format!(
+                    "nobody confirmed revision {number}: revision {confirmed} is to be in force again"
+                );
+                let caller = Caller::named("nobody");
+                let by = caller.clone();
+                let tell = move |truth: &mut Truth| {
+                    truth.events.push_by(Some(&by), EventKind::Unconfirmed, (None, None), message);
+                };
+                let _ = door.ask(tell).await;
+                let order = ApplyRequest { caller, source: Source::Revision(confirmed), confirm: None };
+                // A refusal is told as an event, and tried again: a file may be missing for a while.
+                let _ = apply(&door, order).await;
+                pause = TRIAL_AGAIN;
+            }
+        }
+    }
+}
+
 /// As SIGHUP asks for. Whatever comes of it is told as an event.
 pub(crate) async fn reload(door: Door) {
     let Ok(_turn) = door.applying.acquire().await else { return };
     let caller = Caller::named("SIGHUP");
-    let applied = apply(&door, caller.clone(), Source::File).await;
+    let order = ApplyRequest { caller: caller.clone(), source: Source::File, confirm: None };
+    let applied = apply(&door, order).await;
     let Ok(Applied { wished: Some(wished), .. }) = applied else { return };
     if let Err(refusal) = wished.accepted().await {
         let message = format!("the reload was refused: {refusal}");
@@ -295,10 +385,16 @@ impl Truth {
     }
 
     /// Applies what was prepared. `acknowledged` and `duration_ms` are the caller's to fill in.
-    pub(crate) fn apply(&mut self, caller: &Caller, prepared: Prepared) -> Result<Applied, Refusal> {
+    fn apply(
+        &mut self,
+        caller: &Caller,
+        prepared: Prepared,
+        trial: Option<OnTrial>,
+    ) -> Result<Applied, Refusal> {
         let (name, is_file, service) = (prepared.name.clone(), prepared.is_file, prepared.service.clone());
         let file_text = is_file.then(|| prepared.content.base.to_string());
-        match self.try_apply(caller, prepared) {
+        let (within, doubted) = trial.map(|of| (of.within, of.doubted)).unzip();
+        match self.try_apply(caller, prepared, within) {
             Ok(applied) => {
                 let ApplyResult { generation, revision, .. } = applied.result;
                 let message = match &applied.wished {
@@ -315,18 +411,45 @@ impl Truth {
                 Ok(applied)
             }
             Err(refusal) => {
+                if let Some(doubted) = doubted {
+                    self.revisions.trust(doubted);
+                    self.save();
+                }
                 self.refused(caller, &name, is_file, &refusal);
                 Err(refusal)
             }
         }
     }
 
-    fn try_apply(&mut self, caller: &Caller, prepared: Prepared) -> Result<Applied, Refusal> {
+    /// How long the revision in force still waits to be confirmed, if it does, milliseconds.
+    pub(crate) fn trial_left_ms(&self) -> Option<u64> {
+        let now_ms = self.uptime_ms();
+        self.revisions.trial().map(|trial| trial.until_ms.saturating_sub(now_ms))
+    }
+
+    /// The revision in force is to stay. Returns its number, and that of the state to be saved.
+    pub(crate) fn confirm(&mut self, caller: &Caller, number: Option<u64>) -> Result<(u64, u64), Refusal> {
+        if self.cluster.is_some() {
+            return Err(Refusal::Clustered);
+        }
+        let number = self.revisions.confirm(number).map_err(Refusal::Revision)?;
+        let message = format!("revision {number} is confirmed");
+        self.events.push_by(Some(caller), EventKind::Confirmed, (None, None), message);
+        Ok((number, self.save()))
+    }
+
+    fn try_apply(
+        &mut self,
+        caller: &Caller,
+        prepared: Prepared,
+        confirm: Option<Duration>,
+    ) -> Result<Applied, Refusal> {
         if self.stopping {
             return Err(Refusal::Stopping);
         }
         let Prepared {
             content,
+            is_rollback,
             change,
             loaded,
             merged,
@@ -342,6 +465,9 @@ impl Truth {
         if !restart_keys.is_empty() {
             return Err(Refusal::Restart(restart_keys));
         }
+        if !is_rollback {
+            self.revisions.may_change().map_err(Refusal::Revision)?;
+        }
         // They are files of each machine: what this one cannot read is not asked for.
         let (tokens, credentials) = (tokens?, credentials?);
         let warnings = loaded.warnings.clone();
@@ -354,9 +480,17 @@ impl Truth {
             let alive = self.registry.heard().alive;
             let merged = if alive == registered { merged } else { loaded.config.with_registered(&alive) };
             self.install(loaded, merged, &tokens)?;
-            let change = Change { unix_ms: unix_ms(), caller: caller.as_str().to_owned(), ..change };
-            self.revisions.record(content, change);
+            let change = Origin { unix_ms: unix_ms(), caller: caller.as_str().to_owned(), ..change };
+            let now_ms = self.uptime_ms();
+            match confirm {
+                None => self.revisions.record(content, change),
+                Some(within) => {
+                    let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+                    self.revisions.record_on_trial(content, change, now_ms.saturating_add(within_ms))
+                }
+            };
         }
+        let left_ms = self.trial_left_ms();
         self.credentials.send_replace(credentials);
         let (generation, revision) = (self.next_generation(), self.revisions.number());
         // What the cluster is asked for is the store's to keep.
@@ -371,6 +505,7 @@ impl Truth {
                 plan,
                 saved: false,
                 unsaved_because: None,
+                confirm_within_ms: left_ms,
             },
             wished,
             saving: (number, self.written()),

@@ -48,6 +48,7 @@ impl EventLog {
         let name = name.unwrap_or_default();
         match kind {
             EventKind::Refused
+            | EventKind::Unconfirmed
             | EventKind::ConfigDiffers
             | EventKind::BackendDown
             | EventKind::HoldDown

@@ -12,7 +12,7 @@ use crate::listeners::Listeners;
 use crate::meter::{Job, Meter};
 use crate::plane::{Notice, Options, Plane};
 use crate::revision::Ledger;
-use crate::revision::start::{Start, start};
+use crate::revision::start::{StartConfig, start};
 use crate::truth::{Door, Parts, Question, Refusal, Truth};
 use crate::{agents, announce, balance, neighbour, reconcile, state, telemetry};
 use model::Loaded;
@@ -37,7 +37,7 @@ const PREPARING_MAX: usize = 2;
 /// Threads for what would hold the management thread up: those that prepare configurations, one that makes slot tables, some that
 /// render answers.
 const BLOCKING_MAX: usize = 8;
-/// Words of agents that are heard in one go.
+/// Overrides of agents that are heard in one go.
 const WORDS_AT_ONCE: usize = 256;
 /// How often housekeeping runs while workers are on the newest view …
 const TICK_IDLE: Duration = Duration::from_millis(100);
@@ -177,7 +177,8 @@ async fn drive(
         Some(_) => (Ledger::default(), None),
         None => state::load_revisions(&loaded.config.machine.state_dir),
     };
-    let Start { loaded, content, told } = start(loaded, &revisions);
+    let file_text = loaded.text.clone();
+    let StartConfig { loaded, content, told } = start(loaded, &revisions);
 
     // Listeners before anything else: what cannot be reached should not start.
     let listeners = listeners.map_or_else(|| Listeners::bind(&loaded.config), Ok)?;
@@ -228,6 +229,7 @@ async fn drive(
             saved,
             revisions,
             content,
+            file_text,
             saver: state::saver::Saver::start(state_dir).map_err(RunError::Runtime)?,
             notes: notes.clone(),
             acknowledged,
@@ -243,7 +245,7 @@ async fn drive(
         },
     )
     .map_err(|refusal| RunError::Config(explain(&refusal)))?;
-    for problem in [problem, unreadable, told].into_iter().flatten() {
+    for problem in [problem, unreadable].into_iter().flatten().chain(told) {
         truth.events.push(EventKind::Warning, None, None, problem);
     }
     truth.save();

@@ -28,8 +28,8 @@ use crate::passive::truth::Passive;
 use crate::plane::{LostWords, PortHandle, Renew, WorkerHandle};
 use crate::publisher::{self, Backlog};
 use crate::reconcile::{self, Kind, OnLoopback, Renewals, Surroundings, Ways};
-use crate::revision::ledger::Change as Revised;
-use crate::revision::words::WordRefusal;
+use crate::revision::ledger::Origin;
+use crate::revision::overrides::OverrideRefusal;
 use crate::revision::{Content, Ledger, RevisionRefusal};
 use crate::scan::Scanner;
 use crate::state::saver::{Saver, Written};
@@ -168,7 +168,9 @@ pub(crate) enum Refusal {
     #[error("{0}")]
     Revision(RevisionRefusal),
     #[error("{0}")]
-    Words(WordRefusal),
+    Override(OverrideRefusal),
+    #[error("the state directory does not take it: {0}")]
+    Unsaved(String),
     #[error("backend `{0}` is registered by an agent")]
     Registered(String),
     #[error("this machine is in a cluster, whose store keeps what is wanted of all machines")]
@@ -200,8 +202,15 @@ impl Refusal {
             Refusal::Overtaken | Refusal::Revision(RevisionRefusal::Overtaken { .. } | RevisionRefusal::Unreadable { .. }) => {
                 "look at what is in force now, and ask again".to_owned()
             }
+            Refusal::Revision(RevisionRefusal::OnTrial(_)) => {
+                "confirm it: guideway confirm; or end the trial: guideway rollback REVISION".to_owned()
+            }
+            Refusal::Revision(RevisionRefusal::NoTrial | RevisionRefusal::OtherTrial { .. }) => {
+                "`guideway history` says what is in force, and whether it waits".to_owned()
+            }
+            Refusal::Unsaved(_) => "nothing was changed; without the disk nothing would go back after a restart".to_owned(),
             Refusal::Revision(RevisionRefusal::Unknown { .. }) => "`guideway history` lists them".to_owned(),
-            Refusal::Words(_) => {
+            Refusal::Override(_) => {
                 "send what stands in a configuration file from [[service]] on; nothing was changed".to_owned()
             }
             Refusal::Registered(_) => {
@@ -348,6 +357,8 @@ pub(crate) struct Parts {
     pub(crate) revisions: Ledger,
     /// What the configuration to start with is made of.
     pub(crate) content: Content,
+    /// The file itself.
+    pub(crate) file_text: String,
     pub(crate) saver: Saver,
     pub(crate) notes: mpsc::Sender<Note>,
     pub(crate) acknowledged: watch::Sender<u64>,
@@ -390,7 +401,7 @@ impl Truth {
             base: empty.clone(),
             config: Arc::new(empty),
             text: String::new(),
-            file_text: parts.content.base.to_string(),
+            file_text: parts.file_text,
             revisions: parts.revisions,
             applied_unix_ms: 0,
             ids: Ids::default(),
@@ -451,7 +462,7 @@ impl Truth {
         truth.install(loaded, merged, &tokens)?;
         if truth.cluster.is_none() {
             let (caller, what) = ("start".to_owned(), "the file as it was at the start".to_owned());
-            let change = Revised { unix_ms: unix_ms(), caller, what, services: None };
+            let change = Origin { unix_ms: unix_ms(), caller, what, services: None };
             truth.revisions.record(parts.content, change);
         }
         truth.settle();

@@ -54,6 +54,11 @@ pub const APPLY_TIMEOUT_MAX_MS: u64 = 60_000;
 /// `timeout_ms` of `POST /v1/apply` when none is given.
 pub const APPLY_TIMEOUT_DEFAULT_MS: u64 = 10_000;
 
+/// Shortest `confirm_ms` of `POST /v1/apply`.
+pub const CONFIRM_MIN_MS: u64 = 1_000;
+/// Longest `confirm_ms` of `POST /v1/apply`.
+pub const CONFIRM_MAX_MS: u64 = 3_600_000;
+
 /// `GET /v1/ready`: 200 when `ready`, else 503.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Ready {
@@ -914,6 +919,10 @@ pub enum EventKind {
     Apply,
     /// A configuration was refused.
     Refused,
+    /// A configuration that was in force on trial stays.
+    Confirmed,
+    /// Nobody confirmed a configuration in time: what was before is to be in force again.
+    Unconfirmed,
     /// The file at start differs from the configuration that was last applied.
     ConfigDiffers,
     /// A backend takes new flows again.
@@ -1051,6 +1060,21 @@ pub struct ApplyResult {
     /// Why it is not there (yet), where that was waited for. It is tried until it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unsaved_because: Option<String>,
+    /// It is in force on trial: unless somebody confirms it within so many milliseconds, what was before is in force again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirm_within_ms: Option<u64>,
+}
+
+/// `POST /v1/confirm`, when accepted.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct ConfirmResult {
+    /// The revision that stays.
+    pub revision: u64,
+    /// That is on this machine's disk, and so outlives a restart.
+    pub saved: bool,
+    /// Why it is not there (yet). It is tried until it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unsaved_because: Option<String>,
 }
 
 /// `GET /v1/history`: configurations that were in force, the newest first; the first one is.
@@ -1058,6 +1082,9 @@ pub struct ApplyResult {
 pub struct History {
     /// Those that are kept: up to 100, and 32 MiB.
     pub revisions: Vec<RevisionStatus>,
+    /// The first one is on trial: unless somebody confirms it within so many milliseconds, the one before is in force again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirm_within_ms: Option<u64>,
 }
 
 /// A configuration that was in force, or is.

@@ -44,7 +44,7 @@ const CONFIGURATION: Wanted = Wanted {
     send: "send the configuration file as it is, with `content-type: application/toml`",
 };
 
-const VALUE: Wanted = Wanted {
+const JSON: Wanted = Wanted {
     max: 64 << 10,
     media: "application/json",
     name: "JSON",
@@ -82,19 +82,19 @@ impl Reads for Toml {
 }
 
 /// A small value in JSON.
-pub(super) struct Value<T>(pub(super) T);
+pub(super) struct JsonBody<T>(pub(super) T);
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Value<T> {
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
     type Rejection = Failure;
 
-    async fn from_request(request: Request, _state: &S) -> Result<Value<T>, Failure> {
-        let text = read(request, &VALUE).await?;
+    async fn from_request(request: Request, _state: &S) -> Result<JsonBody<T>, Failure> {
+        let text = read(request, &JSON).await?;
         let value = serde_json::from_str(&text);
-        value.map(Value).map_err(|error| Failure::bad_request(format!("the body: {error}")))
+        value.map(JsonBody).map_err(|error| Failure::bad_request(format!("the body: {error}")))
     }
 }
 
-impl<T: JsonSchema> Reads for Value<T> {
+impl<T: JsonSchema> Reads for JsonBody<T> {
     const FAILS: &'static [u16] = &UNREADABLE;
 
     fn describe(operation: &mut Operation, schemas: &mut SchemaGenerator) {

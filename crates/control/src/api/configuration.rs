@@ -6,8 +6,9 @@ use super::endpoint::{Endpoint, in_text};
 use super::extract::Parameters;
 use super::masked::masked;
 use super::{Answer, Failure, ask, saved};
-use crate::apply::{self, Applied, Source};
-use crate::revision::ledger::{Change, Revision};
+use crate::apply::{self, Applied, ApplyRequest, Source};
+use crate::meter::Job;
+use crate::revision::ledger::{Origin, Revision};
 use crate::state::saver::Written;
 use crate::truth::{Door, Refusal};
 use axum::Json;
@@ -15,14 +16,18 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use model::api::{
-    APPLY_TIMEOUT_DEFAULT_MS, APPLY_TIMEOUT_MAX_MS, ApplyResult, CheckedConfig, History, PlanResult,
-    RevisionStatus,
+    APPLY_TIMEOUT_DEFAULT_MS, APPLY_TIMEOUT_MAX_MS, ApplyResult, CONFIRM_MAX_MS, CONFIRM_MIN_MS,
+    CheckedConfig, ConfirmResult, History, PlanResult, RevisionStatus,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
+
+/// Shortest and longest trial.
+const CONFIRM_MIN: Duration = Duration::from_millis(CONFIRM_MIN_MS);
+const CONFIRM_MAX: Duration = Duration::from_millis(CONFIRM_MAX_MS);
 
 pub(super) fn endpoints() -> Vec<Endpoint> {
     let of_apply = "Applies a configuration, or changes nothing; 409 names keys that need a restart";
@@ -35,6 +40,8 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         Endpoint::post("/v1/apply", "apply", of_apply, apply).fails(&[409, 422, 503]),
         Endpoint::post("/v1/reload", "reload", "Reads the file again and applies it", reload)
             .fails(&[409, 422, 500, 503]),
+        Endpoint::post("/v1/confirm", "confirm", "Has a revision stay that is in force on trial", confirm)
+            .fails_as(409, "No revision waits, or another one, or a cluster"),
         Endpoint::get(
             "/v1/history",
             "history",
@@ -84,6 +91,16 @@ pub(super) struct ApplyQuery {
     /// Wait at most so long, milliseconds
     #[schemars(range(max = APPLY_TIMEOUT_MAX_MS), extend("default" = APPLY_TIMEOUT_DEFAULT_MS))]
     pub(super) timeout_ms: Option<u64>,
+    /// Go back by itself unless somebody confirms within so long, milliseconds; of `apply` only
+    #[schemars(range(min = CONFIRM_MIN_MS, max = CONFIRM_MAX_MS))]
+    pub(super) confirm_ms: Option<u64>,
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ConfirmQuery {
+    /// The revision that is meant; without it the one that waits
+    revision: Option<u64>,
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -118,7 +135,17 @@ async fn apply(
     Toml(text): Toml,
 ) -> Answer<ApplyResult> {
     let wait = query.wait()?;
-    install(&door, caller, wait, Source::Request(text)).await
+    let confirm = query.confirm_ms.map(Duration::from_millis);
+    if confirm.is_some_and(|within| !(CONFIRM_MIN..=CONFIRM_MAX).contains(&within)) {
+        let range = format!("{CONFIRM_MIN_MS} to {CONFIRM_MAX_MS}");
+        return Err(Failure::bad_request(format!("confirm_ms is not in {range}")));
+    }
+    let order = ApplyRequest { caller, source: Source::Request(text), confirm };
+    let (mut result, (number, mut written)) = installed(&door, wait, order).await?;
+    if result.confirm_within_ms.is_some() {
+        (result.saved, result.unsaved_because) = saved(number, &mut written).await;
+    }
+    Ok(Json(result))
 }
 
 async fn reload(
@@ -127,40 +154,48 @@ async fn reload(
     Parameters(query): Parameters<ApplyQuery>,
 ) -> Answer<ApplyResult> {
     let wait = query.wait()?;
-    install(&door, caller, wait, Source::File).await
+    if query.confirm_ms.is_some() {
+        return Err(Failure::bad_request("confirm_ms is a parameter of /v1/apply"));
+    }
+    let order = ApplyRequest { caller, source: Source::File, confirm: None };
+    installed(&door, wait, order).await.map(|(result, _)| Json(result))
 }
 
-/// One configuration at a time, from acceptance to acknowledgement.
-pub(super) async fn install(
-    door: &Door,
-    caller: Caller,
-    wait: Duration,
-    source: Source,
-) -> Answer<ApplyResult> {
-    installed(door, caller, wait, source).await.map(|(result, _)| Json(result))
-}
-
-/// As [`install`]; answers after it is on the disk, so that it outlives us.
+/// Installs, and answers after it is on the disk, so that it outlives us.
 pub(super) async fn install_and_save(
     door: &Door,
     caller: Caller,
     wait: Duration,
     source: Source,
 ) -> Answer<ApplyResult> {
-    let (mut result, (number, mut written)) = installed(door, caller, wait, source).await?;
+    let order = ApplyRequest { caller, source, confirm: None };
+    let (mut result, (number, mut written)) = installed(door, wait, order).await?;
     (result.saved, result.unsaved_because) = saved(number, &mut written).await;
     Ok(Json(result))
 }
 
+/// One configuration at a time, from acceptance to acknowledgement.
 async fn installed(
     door: &Door,
-    caller: Caller,
     wait: Duration,
-    source: Source,
+    order: ApplyRequest,
 ) -> Result<(ApplyResult, (u64, watch::Receiver<Written>)), Failure> {
     let begun = Instant::now();
     let _turn = door.applying.acquire().await.map_err(|_| Failure::stopping())?;
-    let Applied { mut result, wished, saving } = apply::apply(door, caller, source).await?;
+    let confirm = order.confirm;
+    // A task, so that a trial has somebody who ends it also when the client has gone.
+    let (own, meter) = (door.clone(), ask(door, |truth| truth.meter.clone()).await?);
+    let of_trial = meter.clone();
+    let applying = async move {
+        let applied = apply::apply(&own, order).await?;
+        if let Some(within) = confirm.filter(|_| applied.result.confirm_within_ms.is_some()) {
+            let watched = apply::watch_trial(own.clone(), applied.result.revision, within);
+            tokio::spawn(of_trial.watch(Job::Configure, watched));
+        }
+        Ok::<_, Refusal>(applied)
+    };
+    let applied = tokio::spawn(meter.watch(Job::Conversation, applying)).await;
+    let Applied { mut result, wished, saving } = applied.map_err(|_| Failure::stopping())??;
     if let Some(wished) = wished {
         // Until every machine has carried it out.
         result.acknowledged = wished.accepted().await?.settled(wait).await?;
@@ -177,16 +212,33 @@ async fn installed(
     Ok((result, saving))
 }
 
+async fn confirm(
+    State(door): State<Door>,
+    caller: Caller,
+    Parameters(query): Parameters<ConfirmQuery>,
+) -> Answer<ConfirmResult> {
+    let confirmed = ask(&door, move |truth| {
+        let (revision, number) = truth.confirm(&caller, query.revision)?;
+        Ok::<_, Refusal>((revision, number, truth.written()))
+    });
+    let (revision, number, mut written) = confirmed.await??;
+    let (saved, unsaved_because) = saved(number, &mut written).await;
+    Ok(Json(ConfirmResult { revision, saved, unsaved_because }))
+}
+
 async fn history(State(door): State<Door>) -> Answer<History> {
     let history = ask(&door, |truth| match &truth.cluster {
         Some(_) => Err(Refusal::Clustered),
-        None => Ok(truth.revisions.newest_first().map(shown).collect()),
+        None => Ok(History {
+            revisions: truth.revisions.newest_first().map(shown).collect(),
+            confirm_within_ms: truth.trial_left_ms(),
+        }),
     });
-    Ok(Json(History { revisions: history.await?? }))
+    Ok(Json(history.await??))
 }
 
 fn shown(revision: &Revision) -> RevisionStatus {
-    let Change { unix_ms, caller, what, .. } = revision.change.clone();
+    let Origin { unix_ms, caller, what, .. } = revision.change.clone();
     RevisionStatus { number: revision.number, unix_ms, caller, change: what }
 }
 
@@ -195,6 +247,6 @@ async fn rollback(
     caller: Caller,
     Parameters(query): Parameters<RollbackQuery>,
 ) -> Answer<ApplyResult> {
-    let wait = ApplyQuery { wait: query.wait, timeout_ms: query.timeout_ms }.wait()?;
+    let wait = ApplyQuery { wait: query.wait, timeout_ms: query.timeout_ms, confirm_ms: None }.wait()?;
     install_and_save(&door, caller, wait, Source::Revision(query.revision)).await
 }

@@ -1,13 +1,13 @@
 //! One service, or one backend, by itself: several owners need not send one whole file.
 
-use super::body::{Toml, Value};
+use super::body::{JsonBody, Toml};
 use super::caller::Caller;
 use super::configuration::{ApplyQuery, install_and_save};
 use super::endpoint::Endpoint;
 use super::extract::{InPath, Parameters};
 use super::{Answer, Failure, ask};
 use crate::apply::Source;
-use crate::revision::words::{ServiceChange, part_of};
+use crate::revision::overrides::{ServiceChange, part_of};
 use crate::truth::{Door, Refusal};
 use axum::Json;
 use axum::extract::State;
@@ -57,7 +57,7 @@ async fn show(State(door): State<Door>, InPath(service): InPath<String>) -> Answ
     let asked = service.clone();
     let (text, mut shown) = ask(&door, move |truth| {
         let held = truth.revisions.content().and_then(|of| {
-            let (_, whole, backends) = of.words.held().find(|(name, ..)| *name == asked)?;
+            let (_, whole, backends) = of.overrides.held().find(|(name, ..)| *name == asked)?;
             Some((whole.map(str::to_owned), backends.into_iter().map(str::to_owned).collect()))
         });
         let (whole, backends) = held.unwrap_or_default();
@@ -111,7 +111,7 @@ async fn patch(
     caller: Caller,
     InPath((service, backend)): InPath<(String, String)>,
     Parameters(query): Parameters<ChangeQuery>,
-    Value(patch): Value<BackendPatch>,
+    JsonBody(patch): JsonBody<BackendPatch>,
 ) -> Answer<ApplyResult> {
     if patch == BackendPatch::default() {
         return Err(Failure::bad_request("the body names neither `weight` nor `state`"));
@@ -127,6 +127,6 @@ async fn change(
     change: ServiceChange,
 ) -> Answer<ApplyResult> {
     let ChangeQuery { revision: read_at, wait, timeout_ms } = query;
-    let wait = ApplyQuery { wait, timeout_ms }.wait()?;
+    let wait = ApplyQuery { wait, timeout_ms, confirm_ms: None }.wait()?;
     install_and_save(door, caller, wait, Source::Service { service, change, read_at }).await
 }

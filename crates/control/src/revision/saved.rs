@@ -1,7 +1,7 @@
 //! Revisions as they stand on the disk: `revisions.json` in `machine.state_dir`.
 
-use super::ledger::{Change, Content, Ledger, Revision};
-use super::words::Words;
+use super::ledger::{Content, Ledger, Origin, Revision};
+use super::overrides::Overrides;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,6 +17,12 @@ pub(crate) struct SavedRevisions {
     bases: Vec<String>,
     /// The oldest first.
     revisions: Vec<SavedRevision>,
+    /// The newest is on trial, and this one is what it goes back to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    confirmed: Option<u64>,
+    /// Text of a file that nobody has confirmed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    doubted: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -29,19 +35,24 @@ struct SavedRevision {
     /// Which of the texts.
     base: usize,
     #[serde(default)]
-    words: Words,
+    overrides: Overrides,
 }
 
 impl SavedRevisions {
-    pub(super) fn of(kept: &VecDeque<Revision>) -> SavedRevisions {
-        let mut saved = SavedRevisions { version: VERSION, ..SavedRevisions::default() };
+    pub(super) fn of(
+        kept: &VecDeque<Revision>,
+        confirmed: Option<u64>,
+        doubted: Option<&str>,
+    ) -> SavedRevisions {
+        let doubted = doubted.map(str::to_owned);
+        let mut saved = SavedRevisions { version: VERSION, confirmed, doubted, ..SavedRevisions::default() };
         let mut last: Option<&Arc<str>> = None;
         for Revision { number, change, content } in kept {
             if last.is_none_or(|last| !Arc::ptr_eq(last, &content.base)) {
                 saved.bases.push(content.base.to_string());
                 last = Some(&content.base);
             }
-            let Change { unix_ms, caller, what, services } = change.clone();
+            let Origin { unix_ms, caller, what, services } = change.clone();
             saved.revisions.push(SavedRevision {
                 number: *number,
                 unix_ms,
@@ -49,7 +60,7 @@ impl SavedRevisions {
                 change: what,
                 services,
                 base: saved.bases.len() - 1,
-                words: Words::clone(&content.words),
+                overrides: Overrides::clone(&content.overrides),
             });
         }
         saved
@@ -77,16 +88,21 @@ impl Ledger {
         let bases: Vec<Arc<str>> = saved.bases.into_iter().map(Arc::from).collect();
         let (mut kept, mut last) = (VecDeque::new(), 0);
         for of in saved.revisions {
-            let SavedRevision { number, unix_ms, caller, change: what, services, base, words } = of;
+            let SavedRevision { number, unix_ms, caller, change: what, services, base, overrides } = of;
             if number <= last || number == u64::MAX {
                 return Err(format!("revision {number} behind {last}"));
             }
             let base = bases.get(base).ok_or_else(|| format!("revision {number} has no text"))?;
-            let content = Content { base: Arc::clone(base), words: Arc::new(words) };
-            let change = Change { unix_ms, caller, what, services };
+            let content = Content { base: Arc::clone(base), overrides: Arc::new(overrides) };
+            let change = Origin { unix_ms, caller, what, services };
             kept.push_back(Revision { number, change, content });
             last = number;
         }
-        Ok(Ledger::of(kept))
+        if let Some(confirmed) = saved.confirmed
+            && kept.iter().all(|of| of.number != confirmed)
+        {
+            return Err(format!("revision {confirmed} is to go back to, and is missing"));
+        }
+        Ok(Ledger::of(kept, saved.confirmed, saved.doubted.map(Arc::from)))
     }
 }

@@ -1,6 +1,7 @@
 //! `guideway apply`.
 
 use crate::arguments::{Connection, EXIT_CODES};
+use crate::command::confirm;
 use crate::daemon::Daemon;
 use crate::failure::Failure;
 use crate::{Done, Outcome, configuration, output};
@@ -24,6 +25,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "MS", default_value_t = APPLY_TIMEOUT_DEFAULT_MS,
         value_parser = clap::value_parser!(u64).range(1..=APPLY_TIMEOUT_MAX_MS))]
     timeout_ms: u64,
+    /// Go back by itself unless somebody confirms within this time (1s to 1h; ms, s, m, h): type yes on the
+    /// terminal, or run guideway confirm from another one
+    #[arg(long, value_name = "DURATION", value_parser = confirm::duration)]
+    confirm: Option<Duration>,
     #[command(flatten)]
     connection: Connection,
     /// Print JSON
@@ -41,9 +46,13 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     }
     let daemon = Daemon::new(&connection)?;
     let timeout_ms = arguments.timeout_ms;
-    let target = format!("/v1/apply?wait={}&timeout_ms={timeout_ms}", arguments.wait);
+    let within = arguments.confirm.map_or_else(String::new, |of| format!("&confirm_ms={}", of.as_millis()));
+    let target = format!("/v1/apply?wait={}&timeout_ms={timeout_ms}{within}", arguments.wait);
     let result: ApplyResult = daemon.post(&target, text.into_bytes(), Duration::from_millis(timeout_ms))?;
     report(&result, arguments.json)?;
+    if arguments.confirm.is_some() {
+        return confirm::await_confirmation(&daemon, &result);
+    }
     if arguments.wait && !result.acknowledged {
         return Err(not_in_use(result.generation, timeout_ms));
     }

@@ -1,7 +1,7 @@
-//! Commands about revisions of the configuration: `guideway history` and `guideway rollback`.
+//! Commands about revisions of the configuration: `guideway history`, `guideway rollback` and `guideway confirm`.
 
 use crate::arguments::{Connection, EXIT_CODES};
-use crate::command::apply;
+use crate::command::{apply, confirm};
 use crate::daemon::Daemon;
 use crate::table::moment;
 use crate::{Done, Outcome, output};
@@ -13,12 +13,16 @@ use std::time::Duration;
 pub(crate) enum Command {
     History(HistoryArguments),
     Rollback(RollbackArguments),
+    Confirm(ConfirmArguments),
 }
 
 pub(crate) fn run(command: &Command) -> Outcome {
     match command {
         Command::History(arguments) => history(arguments),
         Command::Rollback(arguments) => rollback(arguments),
+        Command::Confirm(arguments) => {
+            confirm::confirm(&Daemon::new(&arguments.connection)?, arguments.revision)
+        }
     }
 }
 
@@ -39,6 +43,12 @@ fn history(arguments: &HistoryArguments) -> Outcome {
     if arguments.json {
         output::json(&history)?;
         return Ok(Done::Well);
+    }
+    if let Some(left_ms) = history.confirm_within_ms {
+        output::note(&format!(
+            "the first one goes back by itself in {} s; to keep it: guideway confirm",
+            left_ms.div_ceil(1000)
+        ));
     }
     for RevisionStatus { number, unix_ms, caller, change } in &history.revisions {
         let words = format!("{change} (by {caller})");
@@ -70,6 +80,17 @@ fn rollback(arguments: &RollbackArguments) -> Outcome {
     let target = format!("/v1/rollback?revision={}&{}", arguments.revision, arguments.waiting.query());
     let result: ApplyResult = daemon.post(&target, Vec::new(), arguments.waiting.longest())?;
     arguments.waiting.conclude(&result, arguments.json)
+}
+
+/// Keep a configuration that is in force on trial, see guideway apply --confirm
+#[derive(Args, Debug)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct ConfirmArguments {
+    /// Only if it is this revision that waits
+    #[arg(value_name = "REVISION")]
+    revision: Option<u64>,
+    #[command(flatten)]
+    connection: Connection,
 }
 
 /// Whether and how long a command waits for the workers.

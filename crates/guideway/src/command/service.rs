@@ -15,10 +15,10 @@ use std::path::PathBuf;
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
     /// Show, set or delete one service, whatever the file says; or have it be as the file says again
-    #[command(subcommand)]
+    #[command(subcommand, after_help = EXIT_CODES)]
     Service(ServiceCommand),
     /// Set weight or state of one backend, over what the file says
-    #[command(subcommand)]
+    #[command(subcommand, after_help = EXIT_CODES)]
     Backend(BackendCommand),
 }
 
@@ -63,7 +63,7 @@ pub(crate) struct SetArguments {
     /// The service; - reads standard input
     file: PathBuf,
     #[command(flatten)]
-    change: Change,
+    change: ChangeOptions,
 }
 
 #[derive(Args, Debug)]
@@ -71,7 +71,7 @@ pub(crate) struct ChangeArguments {
     /// Name of the service
     service: String,
     #[command(flatten)]
-    change: Change,
+    change: ChangeOptions,
 }
 
 #[derive(Args, Debug)]
@@ -84,14 +84,14 @@ pub(crate) struct PatchArguments {
     weight: Option<u32>,
     /// Its state
     #[arg(long)]
-    state: Option<State>,
+    state: Option<DesiredState>,
     #[command(flatten)]
-    change: Change,
+    change: ChangeOptions,
 }
 
 /// What a backend is to be, as in the configuration.
 #[derive(ValueEnum, Clone, Copy, Debug)]
-enum State {
+enum DesiredState {
     /// As health says
     Up,
     /// No new flows; old ones live on
@@ -102,7 +102,7 @@ enum State {
 
 /// What all changes have in common.
 #[derive(Args, Debug)]
-struct Change {
+struct ChangeOptions {
     /// Refuse if the service was changed after this revision: the one in which it was read, see guideway service show
     #[arg(long, value_name = "REVISION")]
     read_at: Option<u64>,
@@ -162,9 +162,9 @@ fn heading(of: &ServiceConfig) -> String {
 fn patch(arguments: &PatchArguments) -> Outcome {
     let BackendName { service, backend } = &arguments.backend;
     let state = arguments.state.map(|state| match state {
-        State::Up => AdminState::Up,
-        State::Drain => AdminState::Drain,
-        State::Down => AdminState::Down,
+        DesiredState::Up => AdminState::Up,
+        DesiredState::Drain => AdminState::Drain,
+        DesiredState::Down => AdminState::Down,
     });
     let patch = serde_json::to_vec(&BackendPatch { weight: arguments.weight, state })
         .map_err(|error| Failure::failed(format!("cannot write JSON: {error}")))?;
@@ -172,7 +172,7 @@ fn patch(arguments: &PatchArguments) -> Outcome {
     arguments.change.make(Method::PATCH, &target, ("application/json", patch))
 }
 
-impl Change {
+impl ChangeOptions {
     fn make(&self, method: Method, target: &str, body: (&str, Vec<u8>)) -> Outcome {
         let daemon = Daemon::new(&self.connection)?;
         let read_at = self.read_at.map_or_else(String::new, |revision| format!("&revision={revision}"));

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use toml::{Table, Value};
 
 /// Services of which the API says something, at most.
-pub(crate) const WORDS_MAX: usize = 4096;
+pub(crate) const OVERRIDES_MAX: usize = 4096;
 /// Bytes of all of it.
 pub(crate) const BYTES_MAX: usize = 8 << 20;
 
@@ -18,13 +18,13 @@ const BACKENDS: &str = "backend";
 /// By service.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(transparent)]
-pub(crate) struct Words {
-    of: BTreeMap<String, Word>,
+pub(crate) struct Overrides {
+    of: BTreeMap<String, Override>,
 }
 
 /// What the API says of one service.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-struct Word {
+struct Override {
     /// The service as a whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     whole: Option<Whole>,
@@ -56,16 +56,16 @@ pub(crate) enum ServiceChange {
 
 /// Why a change cannot be made. Nothing changed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub(crate) enum WordRefusal {
+pub(crate) enum OverrideRefusal {
     #[error("the body is no TOML: {0}")]
     Syntax(String),
     #[error("the body is not one [[service]] with name = \"{0}\", and nothing else")]
     NotOneService(String),
-    #[error("the API says something of {WORDS_MAX} services already, or of {BYTES_MAX} bytes")]
+    #[error("the API says something of {OVERRIDES_MAX} services already, or of {BYTES_MAX} bytes")]
     TooMany,
 }
 
-impl Words {
+impl Overrides {
     pub(crate) fn is_empty(&self) -> bool {
         self.of.is_empty()
     }
@@ -73,7 +73,7 @@ impl Words {
     /// Bytes, about.
     pub(crate) fn bytes(&self) -> usize {
         let of_patch = |(name, _): (&String, &BackendPatch)| name.len() + 32;
-        let of_word = |(name, word): (&String, &Word)| {
+        let of_word = |(name, word): (&String, &Override)| {
             let whole = if let Some(Whole::Set(text)) = &word.whole { text.len() } else { 8 };
             name.len() + whole + word.backends.iter().map(of_patch).sum::<usize>()
         };
@@ -100,38 +100,38 @@ impl Words {
         service: &str,
         change: ServiceChange,
         is_in_file: bool,
-    ) -> Result<Words, WordRefusal> {
-        let mut words = self.clone();
-        let mut word = words.of.remove(service).unwrap_or_default();
+    ) -> Result<Overrides, OverrideRefusal> {
+        let mut overrides = self.clone();
+        let mut word = overrides.of.remove(service).unwrap_or_default();
         match change {
             ServiceChange::Set(text) => {
                 check_part(service, &text)?;
-                word = Word { whole: Some(Whole::Set(text)), ..Word::default() };
+                word = Override { whole: Some(Whole::Set(text)), ..Override::default() };
             }
             ServiceChange::Delete => {
-                word = Word { whole: is_in_file.then_some(Whole::Deleted), ..Word::default() };
+                word = Override { whole: is_in_file.then_some(Whole::Deleted), ..Override::default() };
             }
             ServiceChange::Patch { backend, patch } => {
                 let of = word.backends.entry(backend).or_default();
                 of.weight = patch.weight.or(of.weight);
                 of.state = patch.state.or(of.state);
             }
-            ServiceChange::Release => word = Word::default(),
+            ServiceChange::Release => word = Override::default(),
         }
-        if word != Word::default() {
-            words.of.insert(service.to_owned(), word);
+        if word != Override::default() {
+            overrides.of.insert(service.to_owned(), word);
         }
-        if words.of.len() > WORDS_MAX || words.bytes() > BYTES_MAX {
-            return Err(WordRefusal::TooMany);
+        if overrides.of.len() > OVERRIDES_MAX || overrides.bytes() > BYTES_MAX {
+            return Err(OverrideRefusal::TooMany);
         }
-        Ok(words)
+        Ok(overrides)
     }
 
     /// The configuration that holds: the file's text with what the API says. Without words it is the text itself.
     ///
     /// # Errors
     /// A text is no TOML.
-    pub(crate) fn over(&self, base: &str) -> Result<String, WordRefusal> {
+    pub(crate) fn over(&self, base: &str) -> Result<String, OverrideRefusal> {
         if self.is_empty() {
             return Ok(base.to_owned());
         }
@@ -165,7 +165,7 @@ impl Words {
 }
 
 /// Whose word holds, as a comment.
-fn note(name: &str, word: &Word) -> String {
+fn note(name: &str, word: &Override) -> String {
     let whole = match &word.whole {
         Some(Whole::Set(_)) => "as the API has set it, not as the file says",
         Some(Whole::Deleted) => "deleted by the API, whatever the file says",
@@ -214,16 +214,16 @@ fn name_of(of: &Value) -> Option<&str> {
     of.get("name").and_then(Value::as_str)
 }
 
-fn check_part(service: &str, text: &str) -> Result<(), WordRefusal> {
+fn check_part(service: &str, text: &str) -> Result<(), OverrideRefusal> {
     let table = parsed(text)?;
     let is_one = table.len() == 1
         && table.get(SERVICES).and_then(Value::as_array).is_some_and(|all| match all.as_slice() {
             [one] => name_of(one) == Some(service),
             _ => false,
         });
-    if is_one { Ok(()) } else { Err(WordRefusal::NotOneService(service.to_owned())) }
+    if is_one { Ok(()) } else { Err(OverrideRefusal::NotOneService(service.to_owned())) }
 }
 
-fn parsed(text: &str) -> Result<Table, WordRefusal> {
-    text.parse().map_err(|error: toml::de::Error| WordRefusal::Syntax(error.to_string()))
+fn parsed(text: &str) -> Result<Table, OverrideRefusal> {
+    text.parse().map_err(|error: toml::de::Error| OverrideRefusal::Syntax(error.to_string()))
 }
