@@ -116,6 +116,67 @@ fn an_operator_sees_and_changes_a_running_balancer() {
     balancer.stop().unwrap();
 }
 
+/// Requests, 300 a second, while something is done to the balancer: none fails.
+fn load_while(lab: &Lab, variant: Variant, done: impl FnOnce()) {
+    let load = HttpLoad::steady(variant.target().unwrap(), variant.sources(), 300);
+    let run = lab.http(load).unwrap();
+    let until_done = |requests: u64| {
+        until("requests", Duration::from_secs(30), || match run.progress() {
+            progress if progress.done >= requests => Ok(progress.done),
+            progress => Err(format!("{progress:?}")),
+        })
+        .unwrap()
+    };
+    until_done(300);
+    done();
+    until_done(run.progress().done + 300);
+    let report = run.stop().unwrap();
+    assert!(report.failed == 0 && report.ok >= 600, "{report:?}");
+}
+
+#[test]
+fn one_backend_is_changed_by_itself_and_what_nobody_confirms_goes_back() {
+    let lab = Lab::new("revisions").unwrap();
+    let variant = Variant::v4(Mode::Ipip);
+    let config = variant.config(&lab, 1, &[(1, 1), (2, 1)]);
+    let balancer = lab.start_balancer(1, &config).unwrap();
+    wait_up(&balancer, "web", &["b1", "b2"]).unwrap();
+    let operator = Operator { lab: &lab, socket: config.socket().to_string_lossy().into_owned() };
+    let even = |weights: &[(&str, u32)]| drop(even_load(&lab, variant, weights, 1000, |_| {}).unwrap());
+
+    // To weight 0 and back, with traffic.
+    load_while(&lab, variant, || {
+        operator.guideway(&["backend", "set", "web/b2", "--weight", "0", "--wait"]).unwrap();
+    });
+    even(&[("b1", 1)]);
+    load_while(&lab, variant, || {
+        operator.guideway(&["backend", "set", "web/b2", "--weight", "1", "--wait"]).unwrap();
+    });
+    even(&[("b1", 1), ("b2", 1)]);
+    operator.guideway(&["service", "release", "web", "--wait"]).unwrap();
+
+    // On trial b1 has three times the weight; nobody confirms, and shares are as before.
+    let file = lab.dir().join("trial.toml").to_string_lossy().into_owned();
+    std::fs::write(&file, config.render().replacen("weight = 1", "weight = 3", 1)).unwrap();
+    load_while(&lab, variant, || match operator.guideway(&["apply", "--confirm", "2s", &file]) {
+        Err(LabError::Command { output, .. }) => assert!(output.contains("was not confirmed"), "{output}"),
+        other => panic!("nobody confirmed it: {other:?}"),
+    });
+    even(&[("b1", 1), ("b2", 1)]);
+
+    // For good, and back by its number.
+    let before = operator.json(&["history"])["revisions"][0]["number"].to_string();
+    operator.guideway(&["apply", "--wait", &file]).unwrap();
+    even(&[("b1", 3), ("b2", 1)]);
+    load_while(&lab, variant, || {
+        operator.guideway(&["rollback", &before, "--wait"]).unwrap();
+    });
+    even(&[("b1", 1), ("b2", 1)]);
+    let events = operator.guideway(&["events"]).unwrap();
+    assert!(events.contains("(by uid 0, pid ") && events.contains("nobody confirmed revision"), "{events}");
+    balancer.stop().unwrap();
+}
+
 /// Interfaces and comments of a capture, as Wireshark reads them.
 fn read_capture(file: &str) -> Vec<(String, String)> {
     let fields = ["-T", "fields", "-e", "frame.interface_name", "-e", "frame.comment"];

@@ -6,6 +6,8 @@
 use crate::agents::facts::AgentTokens;
 use crate::agents::token_file;
 use crate::api::credentials::Credentials;
+use crate::api::saved;
+use crate::caller::Caller;
 use crate::claims::Claims;
 use crate::cluster::adopt;
 use crate::cluster::desire::Desire;
@@ -20,6 +22,9 @@ use crate::handle::Handle;
 use crate::ids::Ids;
 use crate::plan;
 use crate::refusal::Refusal;
+use crate::revision::Content;
+use crate::revision::ledger::Origin;
+use crate::revision::overrides::{ServiceChange, is_in_file};
 use crate::view;
 use model::api::{ApplyResult, CheckedConfig, EventKind};
 use model::config::Config;
@@ -28,10 +33,13 @@ use model::{Diagnostic, Loaded, Severity};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use worker::view::PortView;
 
 /// Most mistakes of a file that are told as events of their own.
 const TOLD_MAX: usize = 20;
+/// A trial that is over and could not go back is looked at again after so long.
+const TRIAL_AGAIN: Duration = Duration::from_secs(1);
 /// Name of a configuration that came by the API.
 const REQUEST: &str = "request";
 
@@ -42,6 +50,36 @@ pub(crate) enum Source {
     Request(String),
     /// The file that the daemon was started with.
     File,
+    /// What was in force before, by its number.
+    Revision(u64),
+    /// One service, otherwise than it is.
+    Service {
+        service: String,
+        change: ServiceChange,
+        /// The revision in which whoever asks has seen it.
+        read_at: Option<u64>,
+    },
+}
+
+impl Source {
+    /// What events call it.
+    fn name(&self, file: &Path) -> String {
+        match self {
+            Source::Request(_) => REQUEST.to_owned(),
+            Source::File => file.display().to_string(),
+            Source::Revision(number) => format!("revision {number}"),
+            Source::Service { service, .. } => format!("service {service}"),
+        }
+    }
+}
+
+/// Who wants a configuration in force, and how.
+#[derive(Debug)]
+pub(crate) struct ApplyRequest {
+    pub(crate) caller: Caller,
+    pub(crate) source: Source,
+    /// On trial: it goes back by itself when nobody confirms it within so long.
+    pub(crate) confirm: Option<Duration>,
 }
 
 /// What a configuration is compared with.
@@ -52,6 +90,8 @@ pub(crate) struct Basis {
     registered: Vec<Registered>,
     file: PathBuf,
     ports: Vec<PortView>,
+    /// What is in force is made of, or what was, if that is wanted. Of a machine in a cluster nothing.
+    content: Content,
 }
 
 /// A configuration that can be used as far as can be said without the controller.
@@ -60,6 +100,13 @@ pub(crate) struct Prepared {
     /// Where it came from.
     name: String,
     is_file: bool,
+    /// The one service that it is about.
+    service: Option<String>,
+    content: Content,
+    /// It was in force before: to put it in force again ends a trial.
+    is_rollback: bool,
+    /// What it changes, in short, and the services that it does.
+    change: Origin,
     pub(crate) loaded: Loaded,
     /// With what had registered.
     merged: (Config, Vec<Skipped>),
@@ -77,27 +124,28 @@ pub(crate) struct Prepared {
 impl Prepared {
     /// Reads, checks and compares. Takes as long as it takes.
     fn of(source: Source, basis: &Basis) -> Result<Prepared, Refusal> {
-        let (name, text, is_file) = match source {
-            Source::Request(text) => (REQUEST.to_owned(), text, false),
-            Source::File => {
-                let path = &basis.file;
-                let refused = |problem| Refusal::File { path: path.clone(), problem };
-                let name = path.display().to_string();
-                let text = model::text(&name, read(path).map_err(refused)?).map_err(Refusal::Config)?;
-                (name, text, true)
-            }
-        };
+        let (name, is_file) = (source.name(&basis.file), matches!(source, Source::File));
+        let service =
+            if let Source::Service { service, .. } = &source { Some(service.clone()) } else { None };
+        let is_rollback = matches!(source, Source::Revision(_));
+        let content = wanted(source, &name, basis)?;
+        let text = content.overrides.over(&content.base).map_err(Refusal::Override)?;
         let loaded = model::load(&name, &text).map_err(Refusal::Config)?;
         let merged = loaded.config.with_registered(&basis.registered);
         let config = &merged.0;
         // What could not be compiled is not let in, and in a cluster not asked for. Only its ids are not known here.
         let trial = Runtime { making: Making::Nothing, ..Runtime::offline(&basis.ports) };
         compile(config, &mut Ids::default(), &trial).map_err(Refusal::Compile)?;
-        let plan = plan::plan(&*basis.config, config);
+        let mut plan = plan::plan(&*basis.config, config);
+        plan.held = content.overrides.held().map(plan::HeldService::from).collect();
         let is_cluster = loaded.config.cluster.is_some();
         Ok(Prepared {
             name,
             is_file,
+            service,
+            content,
+            is_rollback,
+            change: Origin { what: plan.in_short(), services: Some(plan.touched()), ..Origin::default() },
             tokens: token_file::tokens(&loaded.config),
             credentials: Credentials::of(&loaded.config),
             services: if is_cluster { model::services_of(&loaded.text) } else { Ok(String::new()) },
@@ -126,13 +174,57 @@ impl Prepared {
     }
 }
 
+/// What a source wants in force. May read the file.
+fn wanted(source: Source, name: &str, basis: &Basis) -> Result<Content, Refusal> {
+    let Content { base, overrides } = basis.content.clone();
+    let text = match source {
+        Source::Revision(_) => return Ok(Content { base, overrides }),
+        Source::Service { service, change, .. } => {
+            if let ServiceChange::Patch { backend, .. } = &change {
+                basis.find(&service, backend)?;
+            }
+            let is_in_file = is_in_file(&base, &service);
+            let overrides = overrides.after(&service, change, is_in_file).map_err(Refusal::Override)?;
+            return Ok(Content { base, overrides: Arc::new(overrides) });
+        }
+        Source::Request(text) => text,
+        Source::File => {
+            let refused = |problem| Refusal::File { path: basis.file.clone(), problem };
+            model::text(name, read(&basis.file).map_err(refused)?).map_err(Refusal::Config)?
+        }
+    };
+    if !overrides.is_empty() {
+        // Its mistakes by their places in it, not in what is made of it.
+        model::load(name, &text).map_err(Refusal::Config)?;
+    }
+    Ok(Content { base: Arc::from(text), overrides })
+}
+
+impl Basis {
+    /// Whether a backend is configured by its file or by the API.
+    fn find(&self, service: &str, backend: &str) -> Result<(), Refusal> {
+        let Some(found) = self.config.services.iter().find(|of| of.name == service) else {
+            return Err(Refusal::UnknownService(service.to_owned()));
+        };
+        match found.backends.iter().find(|of| of.name == backend) {
+            None => {
+                let (service, backend) = (service.to_owned(), backend.to_owned());
+                Err(Refusal::UnknownBackend { service, backend })
+            }
+            Some(of) if of.registration.is_some() => Err(Refusal::Registered(backend.to_owned())),
+            Some(_) => Ok(()),
+        }
+    }
+}
+
 /// Prepares a configuration on another thread, a few at a time.
 ///
 /// # Errors
 /// What is wrong with it. Nothing has changed.
 pub(crate) async fn prepare(handle: &Handle, source: Source) -> Result<Prepared, Refusal> {
     let _place = handle.preparing.acquire().await.map_err(|_| Refusal::Stopping)?;
-    let basis = handle.ask(|controller| basis(controller)).await.ok_or(Refusal::Stopping)?;
+    let basis = handle.ask(move |controller| basis(controller, &source).map(|basis| (basis, source)));
+    let (basis, source) = basis.await.ok_or(Refusal::Stopping)??;
     let prepared = tokio::task::spawn_blocking(move || Prepared::of(source, &basis));
     // It can fail only when the runtime ends.
     prepared.await.map_err(|_| Refusal::Stopping)?
@@ -142,36 +234,110 @@ pub(crate) async fn prepare(handle: &Handle, source: Source) -> Result<Prepared,
 ///
 /// # Errors
 /// Why it was refused. Nothing has changed.
-pub(crate) async fn apply(handle: &Handle, source: Source) -> Result<Applied, Refusal> {
+pub(crate) async fn apply(handle: &Handle, order: ApplyRequest) -> Result<Applied, Refusal> {
+    let ApplyRequest { caller, source, confirm } = order;
     let is_file = matches!(source, Source::File);
-    let prepared = prepare(handle, source).await;
+    let named = handle.ask(move |controller| (source.name(&controller.program.config_path), source));
+    let (name, source) = named.await.ok_or(Refusal::Stopping)?;
+    let prepared = match (prepare(handle, source).await, confirm) {
+        (Ok(prepared), Some(within)) => on_trial(handle, prepared, within).await,
+        (prepared, _) => prepared.map(|prepared| (prepared, None)),
+    };
     let claims = handle.claims.clone();
     let apply = move |controller: &mut Controller| match prepared {
-        Ok(prepared) => take(controller, prepared, &claims),
+        Ok((prepared, trial)) => take(controller, &caller, prepared, trial, &claims),
         Err(refusal) => {
-            let name = if is_file {
-                controller.program.config_path.display().to_string()
-            } else {
-                REQUEST.to_owned()
-            };
-            refused(controller, &name, is_file, &refusal);
+            refused(controller, &caller, &name, is_file, &refusal);
             Err(refusal)
         }
     };
-    let Taken { result, desire, credentials } = handle.ask(apply).await.ok_or(Refusal::Stopping)??;
+    let Taken { result, desire, credentials, saving } =
+        handle.ask(apply).await.ok_or(Refusal::Stopping)??;
     handle.credentials.send_replace(credentials);
     let desired = desire.map(|desire| handle.desire(desire)).transpose()?;
-    Ok(Applied { result, desired })
+    Ok(Applied { result, desired, saving })
+}
+
+/// A configuration that is to be in force on trial.
+#[derive(Debug)]
+pub(crate) struct OnTrial {
+    within: Duration,
+    /// What was doubted before.
+    doubted: Option<Arc<str>>,
+}
+
+/// Puts on the disk that a text is on trial, before it is in force: a daemon that dies in between does not begin with it.
+async fn on_trial(
+    handle: &Handle,
+    prepared: Prepared,
+    within: Duration,
+) -> Result<(Prepared, Option<OnTrial>), Refusal> {
+    let base = Arc::clone(&prepared.content.base);
+    let doubted = handle.ask(move |controller| {
+        if controller.cluster.is_some() {
+            return Err(Refusal::Clustered);
+        }
+        let doubted = controller.revisions.doubt(&base).map_err(Refusal::Revision)?;
+        Ok((doubted, controller.save()))
+    });
+    let (doubted, number) = doubted.await.ok_or(Refusal::Stopping)??;
+    let (is_saved, problem) = saved(number, &mut handle.written.clone()).await;
+    if is_saved {
+        return Ok((prepared, Some(OnTrial { within, doubted })));
+    }
+    let trust = handle.ask(move |controller| {
+        controller.revisions.trust(doubted);
+        controller.save();
+    });
+    trust.await.ok_or(Refusal::Stopping)?;
+    Err(Refusal::Unsaved(problem.unwrap_or_default()))
+}
+
+/// Goes back to what was in force before a trial when nobody has confirmed it in time; ends when it is over.
+pub(crate) async fn watch_trial(handle: Handle, number: u64, within: Duration) {
+    let mut pause = within;
+    loop {
+        tokio::time::sleep(pause).await;
+        let Ok(_turn) = handle.applying.acquire().await else { return };
+        let now = handle.ask(move |controller| {
+            let revisions = &controller.revisions;
+            let is_on = revisions.number() == number && revisions.trial().is_some();
+            is_on.then(|| revisions.overdue(controller.uptime_ms()))
+        });
+        match now.await.flatten() {
+            None => return,
+            Some(None) => pause = TRIAL_AGAIN,
+            Some(Some(confirmed)) => {
+                let message = format!(
+                    "nobody confirmed revision {number}: revision {confirmed} is to be in force again"
+                );
+                let caller = Caller::named("nobody");
+                let by = caller.clone();
+                let tell = move |controller: &mut Controller| {
+                    controller.log.push_by(Some(&by), EventKind::Unconfirmed, (None, None), message);
+                };
+                let _ = handle.ask(tell).await;
+                let order = ApplyRequest { caller, source: Source::Revision(confirmed), confirm: None };
+                // A refusal is told as an event, and tried again: a file may be missing for a while.
+                let _ = apply(&handle, order).await;
+                pause = TRIAL_AGAIN;
+            }
+        }
+    }
 }
 
 /// As SIGHUP asks for. Whatever comes of it is told as an event.
 pub(crate) async fn reload(handle: Handle) {
     let Ok(_turn) = handle.applying.acquire().await else { return };
-    let Ok(Applied { desired: Some(desired), .. }) = apply(&handle, Source::File).await else { return };
+    let caller = Caller::named("SIGHUP");
+    let order = ApplyRequest { caller: caller.clone(), source: Source::File, confirm: None };
+    let applied = apply(&handle, order).await;
+    let Ok(Applied { desired: Some(desired), .. }) = applied else { return };
     if let Err(refusal) = desired.accepted().await {
         let message = format!("the reload was refused: {refusal}");
-        let tell =
-            move |controller: &mut Controller| controller.log.push(EventKind::Warning, None, None, message);
+        let tell = move |controller: &mut Controller| {
+            controller.log.push_by(Some(&caller), EventKind::Warning, (None, None), message);
+        };
         let _ = handle.ask(tell).await;
     }
 }
@@ -182,6 +348,8 @@ pub(crate) struct Applied {
     pub(crate) result: ApplyResult,
     /// In a cluster: whether it takes what it was asked for. Nothing has changed here yet.
     pub(crate) desired: Option<Desired>,
+    /// Number of the state to be saved.
+    pub(crate) saving: u64,
 }
 
 /// A configuration that the controller has taken.
@@ -191,16 +359,34 @@ pub(crate) struct Taken {
     /// What a cluster is to be asked for.
     desire: Option<Desire>,
     credentials: Credentials,
+    /// Number of the state to be saved.
+    saving: u64,
 }
 
 /// What a configuration is to be compared with.
-pub(crate) fn basis(controller: &Controller) -> Basis {
+///
+/// # Errors
+/// What the source names is not to be had.
+fn basis(controller: &Controller, source: &Source) -> Result<Basis, Refusal> {
+    let revisions = &controller.revisions;
+    let content = match source {
+        Source::Request(_) | Source::File => revisions.content(),
+        _ if controller.cluster.is_some() => return Err(Refusal::Clustered),
+        Source::Revision(number) => Some(&revisions.get(*number).map_err(Refusal::Revision)?.content),
+        Source::Service { service, read_at, .. } => {
+            if let Some(read_at) = read_at {
+                revisions.unchanged_since(service, *read_at).map_err(Refusal::Revision)?;
+            }
+            revisions.content()
+        }
+    };
+    let content = content.cloned().unwrap_or_default();
     let registered = match &controller.cluster {
         None => controller.agents.registry.heard().alive,
         Some(_) => controller.config.registered(),
     };
     let (config, file) = (Arc::clone(&controller.config), controller.program.config_path.clone());
-    Basis { config, registered, file, ports: view::port_views(controller) }
+    Ok(Basis { config, registered, file, ports: view::port_views(controller), content })
 }
 
 /// What has to be counted to say what applying a configuration would do.
@@ -210,12 +396,12 @@ pub(crate) fn forecast_of(controller: &Controller, prepared: &Prepared) -> Optio
 }
 
 /// Tells that a configuration was refused.
-pub(crate) fn refused(controller: &mut Controller, name: &str, is_file: bool, refusal: &Refusal) {
+fn refused(controller: &mut Controller, caller: &Caller, name: &str, is_file: bool, refusal: &Refusal) {
     let message = match refusal {
         Refusal::File { .. } => format!("reload: {refusal}"),
         _ => format!("configuration from {name} refused: {refusal}"),
     };
-    controller.log.push(EventKind::Refused, None, None, message);
+    controller.log.push_by(Some(caller), EventKind::Refused, (None, None), message);
     if let Refusal::Config(report) = refusal
         && is_file
     {
@@ -223,25 +409,29 @@ pub(crate) fn refused(controller: &mut Controller, name: &str, is_file: bool, re
     }
 }
 
-/// Applies what was prepared. `acknowledged` and `duration_ms` are the caller's to fill in.
-pub(crate) fn take(
+/// Applies what was prepared. What is waited for (`acknowledged`, `duration_ms`, `saved`) is the caller's to fill in.
+fn take(
     controller: &mut Controller,
+    caller: &Caller,
     prepared: Prepared,
+    trial: Option<OnTrial>,
     claims: &Claims,
 ) -> Result<Taken, Refusal> {
-    let (name, is_file) = (prepared.name.clone(), prepared.is_file);
-    let file_text = is_file.then(|| prepared.loaded.text.clone());
-    match try_apply(controller, prepared, claims) {
+    let (name, is_file, service) = (prepared.name.clone(), prepared.is_file, prepared.service.clone());
+    let file_text = is_file.then(|| prepared.content.base.to_string());
+    let (within, doubted) = trial.map(|of| (of.within, of.doubted)).unzip();
+    match try_apply(controller, caller, prepared, within, claims) {
         Ok(applied) => {
-            if applied.desire.is_some() {
-                let message = format!("configuration from {name} is what the cluster is asked for");
-                controller.log.push(EventKind::Apply, None, None, message);
-            } else {
-                let generation = applied.result.generation;
-                let message = format!("configuration from {name} applied as generation {generation}");
-                controller.log.push(EventKind::Apply, None, None, message);
-                controller.save();
-            }
+            let ApplyResult { generation, revision, .. } = applied.result;
+            let message = match &applied.desire {
+                Some(_) => format!("configuration from {name} is what the cluster is asked for"),
+                None => {
+                    format!(
+                        "configuration from {name} applied as generation {generation}, revision {revision}"
+                    )
+                }
+            };
+            controller.log.push_by(Some(caller), EventKind::Apply, (service.as_deref(), None), message);
             if let Some(text) = file_text {
                 tell(controller, &name, EventKind::Warning, &applied.result.warnings);
                 controller.file_text = text;
@@ -249,21 +439,50 @@ pub(crate) fn take(
             Ok(applied)
         }
         Err(refusal) => {
-            refused(controller, &name, is_file, &refusal);
+            if let Some(doubted) = doubted {
+                controller.revisions.trust(doubted);
+                controller.save();
+            }
+            refused(controller, caller, &name, is_file, &refusal);
             Err(refusal)
         }
     }
 }
 
-pub(crate) fn try_apply(
+/// How long the revision in force still waits to be confirmed, if it does, milliseconds.
+pub(crate) fn trial_left_ms(controller: &Controller) -> Option<u64> {
+    controller.revisions.trial().map(|trial| trial.until_ms.saturating_sub(controller.uptime_ms()))
+}
+
+/// The revision in force is to stay. Returns its number, and that of the state to be saved.
+pub(crate) fn confirm(
     controller: &mut Controller,
+    caller: &Caller,
+    number: Option<u64>,
+) -> Result<(u64, u64), Refusal> {
+    if controller.cluster.is_some() {
+        return Err(Refusal::Clustered);
+    }
+    let number = controller.revisions.confirm(number).map_err(Refusal::Revision)?;
+    let message = format!("revision {number} is confirmed");
+    controller.log.push_by(Some(caller), EventKind::Confirmed, (None, None), message);
+    Ok((number, controller.save()))
+}
+
+fn try_apply(
+    controller: &mut Controller,
+    caller: &Caller,
     prepared: Prepared,
+    confirm: Option<Duration>,
     claims: &Claims,
 ) -> Result<Taken, Refusal> {
     if controller.program.stopping {
         return Err(Refusal::Stopping);
     }
     let Prepared {
+        content,
+        is_rollback,
+        change,
         loaded,
         merged,
         registered,
@@ -277,6 +496,9 @@ pub(crate) fn try_apply(
     } = prepared;
     if !restart_keys.is_empty() {
         return Err(Refusal::Restart(restart_keys));
+    }
+    if !is_rollback {
+        controller.revisions.may_change().map_err(Refusal::Revision)?;
     }
     // They are files of each machine: what this one cannot read is not asked for.
     let (tokens, credentials) = (tokens?, credentials?);
@@ -293,10 +515,30 @@ pub(crate) fn try_apply(
         let ids = configure::ids_of(controller, &merged.0)?;
         claims.claim_vips(&loaded.config).map_err(Refusal::Claimed)?;
         configure::install(controller, loaded, merged, ids, &tokens);
+        let change = Origin { unix_ms: controller.now.unix_ms, caller: caller.as_str().to_owned(), ..change };
+        let now_ms = controller.uptime_ms();
+        match confirm {
+            None => controller.revisions.record(content, change),
+            Some(within) => {
+                let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+                controller.revisions.record_on_trial(content, change, now_ms.saturating_add(within_ms))
+            }
+        };
     }
-    let generation = controller.publication.next_generation();
-    let result = ApplyResult { generation, acknowledged: false, duration_ms: 0, warnings, plan };
-    Ok(Taken { result, desire, credentials })
+    let result = ApplyResult {
+        generation: controller.publication.next_generation(),
+        revision: controller.revisions.number(),
+        acknowledged: false,
+        duration_ms: 0,
+        warnings,
+        plan,
+        saved: false,
+        unsaved_because: None,
+        confirm_within_ms: trial_left_ms(controller),
+    };
+    // What the cluster is asked for is the store's to keep.
+    let saving = if desire.is_none() { controller.save() } else { 0 };
+    Ok(Taken { result, desire, credentials, saving })
 }
 
 /// Tells what is wrong with the file, errors first: nobody waits for the answer to a signal.

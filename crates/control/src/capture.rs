@@ -8,6 +8,7 @@
 
 mod file;
 
+use crate::caller::Caller;
 use crate::controller::Controller;
 use file::{Comments, File};
 use model::api::{CAPTURE_IDLE_S, CaptureFigures, EventKind};
@@ -355,11 +356,12 @@ impl Captures {
     }
 
     /// Tells that a capture has begun; `None`: it is gone.
-    pub(crate) fn begun(&mut self, controller: &mut Controller, id: u64) -> Option<()> {
+    pub(crate) fn begun(&mut self, controller: &mut Controller, caller: &Caller, id: u64) -> Option<()> {
         let capture = self.get(id)?;
         capture.is_asked_for();
         let (told, service) = (capture.told(), capture.wanted.service.clone());
-        controller.log.push(EventKind::CaptureBegun, service.as_deref(), None, format!("{told}: begun"));
+        let subject = (service.as_deref(), None);
+        controller.log.push_by(Some(caller), EventKind::CaptureBegun, subject, format!("{told}: begun"));
         Some(())
     }
 }

@@ -19,6 +19,8 @@ use crate::passive::STEP_MS;
 use crate::passive::pools::Passive;
 use crate::publication::Publication;
 use crate::reconcile::ways::KernelSide;
+use crate::revision::Ledger;
+use crate::revision::ledger::Content;
 use crate::scan::Scanner;
 use crate::state::Saved;
 use model::config::{Backend, Config, Service};
@@ -49,6 +51,8 @@ pub(crate) struct Controller {
     pub(crate) base: Config,
     pub(crate) text: String,
     pub(crate) file_text: String,
+    /// What was in force, and is. Empty in a cluster.
+    pub(crate) revisions: Ledger,
     pub(crate) applied_unix_ms: u64,
 
     pub(crate) backends: Backends,
@@ -96,6 +100,12 @@ pub(crate) struct Parts {
     pub(crate) workers: Vec<WorkerGauges>,
     pub(crate) ports: Vec<DataPort>,
     pub(crate) saved: Saved,
+    /// What was in force before the start.
+    pub(crate) revisions: Ledger,
+    /// What the configuration to start with is made of.
+    pub(crate) content: Content,
+    /// The file itself.
+    pub(crate) file_text: String,
     pub(crate) cluster: Option<Part>,
 }
 

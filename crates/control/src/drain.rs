@@ -1,5 +1,6 @@
 //! Drains that operators ask for.
 
+use crate::caller::Caller;
 use crate::cluster::desire::Desire;
 use crate::cluster::desires;
 use crate::controller::Controller;
@@ -13,6 +14,7 @@ pub(crate) type Drained = (model::api::DrainResult, u64, Option<Desire>);
 /// Drains a backend, or ends that.
 pub(crate) fn set_drain(
     controller: &mut Controller,
+    caller: &Caller,
     service: &str,
     backend: &str,
     drained: bool,
@@ -41,7 +43,7 @@ pub(crate) fn set_drain(
         } else {
             (EventKind::Undrain, "no longer drained")
         };
-        controller.log.push(kind, Some(service), Some(backend), text);
+        controller.log.push_by(Some(caller), kind, (Some(service), Some(backend)), text);
         controller.publication.dirty = true;
         controller.settle();
     }

@@ -1,5 +1,6 @@
 //! The event log: what happened, bounded, with ids by which a client can follow it.
 
+use crate::caller::Caller;
 use model::api::{EVENTS_KEPT, Event, EventKind, Events};
 use model::visible;
 use std::collections::VecDeque;
@@ -25,7 +26,7 @@ impl EventLog {
         std::mem::take(&mut self.untold)
     }
 
-    /// Adds an event; the first one gets id 1.
+    /// Adds an event that nobody asked for; the first one gets id 1.
     pub(crate) fn push(
         &mut self,
         kind: EventKind,
@@ -33,6 +34,18 @@ impl EventLog {
         backend: Option<&str>,
         message: impl Into<String>,
     ) {
+        self.push_by(None, kind, (service, backend), message);
+    }
+
+    /// Adds an event that somebody asked for, with the service and the backend concerned.
+    pub(crate) fn push_by(
+        &mut self,
+        caller: Option<&Caller>,
+        kind: EventKind,
+        (service, backend): (Option<&str>, Option<&str>),
+        message: impl Into<String>,
+    ) {
+        let caller = caller.map(|caller| visible(caller.as_str()).into_owned());
         // Names and reasons come from agents, peers and servers: here they become part of a log.
         let message = visible(&message.into()).into_owned();
         let service = service.map(|name| visible(name).into_owned());
@@ -41,7 +54,8 @@ impl EventLog {
             self.kept.pop_front();
         }
         self.last_id += 1;
-        let event = Event { id: self.last_id, unix_ms: self.unix_ms, kind, service, backend, message };
+        let event =
+            Event { id: self.last_id, unix_ms: self.unix_ms, kind, service, backend, caller, message };
         self.untold.push(event.clone());
         self.kept.push_back(event);
     }

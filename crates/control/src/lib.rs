@@ -28,6 +28,8 @@ mod backends;
 #[cfg(feature = "daemon")]
 mod balance;
 #[cfg(feature = "daemon")]
+mod caller;
+#[cfg(feature = "daemon")]
 mod capture;
 #[cfg(feature = "daemon")]
 mod claims;
@@ -81,6 +83,8 @@ mod publisher;
 mod reconcile;
 #[cfg(feature = "daemon")]
 mod refusal;
+#[cfg(any(feature = "daemon", feature = "rehearsal"))]
+mod revision;
 #[cfg(feature = "daemon")]
 mod run;
 #[cfg(feature = "daemon")]

@@ -6,6 +6,9 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use steer::{Maglev, Weighted};
 
+/// Services that a change in short names.
+const NAMED_MAX: usize = 3;
+
 /// Fate of a service.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -64,9 +67,32 @@ pub struct Plan {
     /// Open files that the daemon may need at once with the new configuration, about.
     #[serde(default)]
     pub descriptors: u64,
+    /// Services of which the API has the last word, whatever the file says: what of the file is held back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held: Vec<HeldService>,
     /// What it would cost a machine of a cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<Forecast>,
+}
+
+/// A service of which the API says something that holds over the file.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct HeldService {
+    /// Its name.
+    pub name: String,
+    /// `set` or `deleted`; `None`: it is as the file says, but for backends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub whole: Option<String>,
+    /// Backends whose weight or state is as the API says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub backends: Vec<String>,
+}
+
+impl From<(&str, Option<&str>, Vec<&str>)> for HeldService {
+    fn from((name, whole, backends): (&str, Option<&str>, Vec<&str>)) -> HeldService {
+        let backends = backends.into_iter().map(str::to_owned).collect();
+        HeldService { name: name.to_owned(), whole: whole.map(str::to_owned), backends }
+    }
 }
 
 /// What a change of tables would cost this machine as a member of its cluster: the others have as much to say of what they track.
@@ -90,6 +116,31 @@ impl Plan {
         self.restart_keys.is_empty()
             && self.changed_keys.is_empty()
             && self.services.iter().all(|service| service.change == Change::Same)
+    }
+
+    /// Services that would not be as they are.
+    pub fn touched(&self) -> Vec<String> {
+        let touched = self.services.iter().filter(|service| service.change != Change::Same);
+        touched.map(|service| service.name.clone()).collect()
+    }
+
+    /// The change in a few words: `web changed (backend), api added; timeouts.syn_s`.
+    pub fn in_short(&self) -> String {
+        let service = |of: &ServicePlan| match of.change {
+            Change::Added => format!("{} added", of.name),
+            Change::Removed => format!("{} removed", of.name),
+            Change::Changed | Change::Same => format!("{} changed ({})", of.name, of.keys_changed.join(", ")),
+        };
+        let touched: Vec<&ServicePlan> =
+            self.services.iter().filter(|service| service.change != Change::Same).collect();
+        let named: Vec<String> = touched.iter().take(NAMED_MAX).map(|of| service(of)).collect();
+        let mut parts = vec![named.join(", ")];
+        if let Some(further @ 1..) = touched.len().checked_sub(NAMED_MAX) {
+            parts.push(format!("{further} further services"));
+        }
+        parts.push(self.changed_keys.join(", "));
+        parts.retain(|part| !part.is_empty());
+        if parts.is_empty() { "nothing that changes what is forwarded".to_owned() } else { parts.join("; ") }
     }
 }
 
@@ -122,6 +173,7 @@ pub fn plan<'a>(old: impl Into<Option<&'a Config>>, new: &Config) -> Plan {
         memory_bytes: new.memory_bytes(),
         memory_before_bytes: old.map_or(0, Config::memory_bytes),
         descriptors: new.descriptors(),
+        held: Vec::new(),
         cluster: None,
     }
 }

@@ -2,6 +2,8 @@
 
 use crate::claims::ClaimError;
 use crate::compile::CompileError;
+use crate::revision::RevisionRefusal;
+use crate::revision::overrides::OverrideRefusal;
 use model::Report;
 use std::path::PathBuf;
 
@@ -34,6 +36,16 @@ pub(crate) enum Refusal {
     TooMuch(String),
     #[error("another change was asked for at the same time")]
     Overtaken,
+    #[error("{0}")]
+    Revision(RevisionRefusal),
+    #[error("{0}")]
+    Override(OverrideRefusal),
+    #[error("the state directory does not take it: {0}")]
+    Unsaved(String),
+    #[error("backend `{0}` is registered by an agent")]
+    Registered(String),
+    #[error("this machine is in a cluster, whose store keeps what is wanted of all machines")]
+    Clustered,
 }
 
 impl Refusal {
@@ -58,7 +70,24 @@ impl Refusal {
             Refusal::Unfit(_) => "the services in force stay; ask for others".to_owned(),
             Refusal::Alone => "a machine is in a cluster when its file has [cluster] store".to_owned(),
             Refusal::TooMuch(_) => "ask for one service: guideway show owners SERVICE, or ?service=SERVICE".to_owned(),
-            Refusal::Overtaken => "look at what is in force now, and ask again".to_owned(),
+            Refusal::Overtaken | Refusal::Revision(RevisionRefusal::Overtaken { .. } | RevisionRefusal::Unreadable { .. }) => {
+                "look at what is in force now, and ask again".to_owned()
+            }
+            Refusal::Revision(RevisionRefusal::OnTrial(_)) => {
+                "confirm it: guideway confirm; or end the trial: guideway rollback REVISION".to_owned()
+            }
+            Refusal::Revision(RevisionRefusal::NoTrial | RevisionRefusal::OtherTrial { .. }) => {
+                "`guideway history` says what is in force, and whether it waits".to_owned()
+            }
+            Refusal::Unsaved(_) => "nothing was changed; without the disk nothing would go back after a restart".to_owned(),
+            Refusal::Revision(RevisionRefusal::Unknown { .. }) => "`guideway history` lists them".to_owned(),
+            Refusal::Override(_) => {
+                "send what stands in a configuration file from [[service]] on; nothing was changed".to_owned()
+            }
+            Refusal::Registered(_) => {
+                "its weight is its agent's to say; `guideway drain` takes it out of use".to_owned()
+            }
+            Refusal::Clustered => "apply the whole file: guideway apply FILE; nothing was changed".to_owned(),
         }
     }
 }

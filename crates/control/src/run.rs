@@ -22,6 +22,8 @@ use crate::listeners::Listeners;
 use crate::meter::{Job, Meter};
 use crate::plane::{Notice, Options, Plane};
 use crate::refusal::Refusal;
+use crate::revision::Ledger;
+use crate::revision::start::{StartConfig, start};
 use crate::run_error::RunError;
 use crate::shell::{self, Clock, Shell, Told, gauges, split};
 use crate::status;
@@ -134,6 +136,13 @@ async fn drive(
     };
     let Plane { workers, ports, now, memory_bytes, renew, mut telemetry } = plane;
     let clock = Clock::start(now);
+    let (revisions, unreadable) = match loaded.config.cluster {
+        // The store keeps what is wanted.
+        Some(_) => (Ledger::default(), None),
+        None => state::load_revisions(&loaded.config.machine.state_dir),
+    };
+    let file_text = loaded.text.clone();
+    let StartConfig { loaded, content, told } = start(loaded, &revisions);
 
     // Listeners before anything else: what cannot be reached should not start.
     let listeners = listeners.map_or_else(|| Listeners::bind(&loaded.config), Ok)?;
@@ -187,7 +196,16 @@ async fn drive(
         leaving: None,
     };
     let gauges = workers.iter().map(gauges).collect();
-    let parts = controller::Parts { program, workers: gauges, ports: data_ports, saved, cluster };
+    let parts = controller::Parts {
+        program,
+        workers: gauges,
+        ports: data_ports,
+        saved,
+        revisions,
+        content,
+        file_text,
+        cluster,
+    };
     let controller = Controller::new(loaded, &tokens, parts, clock.now()).map_err(refused)?;
     let mut shell = Shell::new(
         controller,
@@ -211,7 +229,7 @@ async fn drive(
             },
         },
     );
-    if let Some(problem) = problem {
+    for problem in [problem, unreadable].into_iter().flatten().chain(told) {
         shell.step(Event::Warning(problem));
     }
     shell.ask(Controller::save);

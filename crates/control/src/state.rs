@@ -4,6 +4,8 @@
 //! that cannot be read is set aside, never deleted.
 #![cfg_attr(not(feature = "daemon"), allow(dead_code))]
 
+use crate::revision::Ledger;
+use crate::revision::saved::SavedRevisions;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -20,35 +22,46 @@ pub(crate) use saved::{Saved, SavedAddress, SavedBackend, SavedDrain, SavedRegis
 
 /// Name in the state directory.
 const FILE: &str = "state.json";
+/// Name of what was in force, which is written when that changes only.
+const REVISIONS: &str = "revisions.json";
 /// Larger files are not ours: a configuration as long as can be, and 65,536 backends with all that is known of them, take half of it.
 const FILE_MAX: u64 = 128 << 20;
 /// Layout of the file.
 const VERSION: u32 = 1;
 
 /// Reads the file. Absent is empty; unreadable is empty, set aside, and told in words.
-#[expect(clippy::disallowed_methods, reason = "at the start, before anybody is served")]
 pub(crate) fn load(directory: &Path) -> (Saved, Option<String>) {
-    let path = directory.join(FILE);
-    match read(&path) {
-        Ok(Some(saved)) => (saved, None),
-        Ok(None) => (Saved::default(), None),
-        Err(problem) => {
-            let aside = directory.join("state.json.unreadable");
-            let moved = match fs::rename(&path, &aside) {
-                Ok(()) => format!("kept as {}", aside.display()),
-                Err(e) => format!("and cannot be set aside: {e}"),
-            };
-            let message = format!(
-                "{} cannot be used ({problem}), {moved}; drains set by hand are lost",
-                path.display()
-            );
-            (Saved::default(), Some(message))
-        }
-    }
+    load_file(directory, FILE, parse, "drains set by hand are lost")
+}
+
+/// Reads what was in force, in the same way.
+pub(crate) fn load_revisions(directory: &Path) -> (Ledger, Option<String>) {
+    let lost = "revisions, and what the API said of single services, are lost";
+    load_file(directory, REVISIONS, Ledger::parse, lost)
 }
 
 #[expect(clippy::disallowed_methods, reason = "at the start, before anybody is served")]
-fn read(path: &Path) -> Result<Option<Saved>, String> {
+fn load_file<T: Default>(
+    directory: &Path,
+    name: &str,
+    parse: fn(&[u8]) -> Result<T, String>,
+    lost: &str,
+) -> (T, Option<String>) {
+    let path = directory.join(name);
+    let problem = match read(&path).and_then(|bytes| bytes.as_deref().map(parse).transpose()) {
+        Ok(content) => return (content.unwrap_or_default(), None),
+        Err(problem) => problem,
+    };
+    let aside = directory.join(format!("{name}.unreadable"));
+    let moved = match fs::rename(&path, &aside) {
+        Ok(()) => format!("kept as {}", aside.display()),
+        Err(e) => format!("and cannot be set aside: {e}"),
+    };
+    (T::default(), Some(format!("{} cannot be used ({problem}), {moved}; {lost}", path.display())))
+}
+
+#[expect(clippy::disallowed_methods, reason = "at the start, before anybody is served")]
+fn read(path: &Path) -> Result<Option<Vec<u8>>, String> {
     let file = match fs::File::open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -59,7 +72,7 @@ fn read(path: &Path) -> Result<Option<Saved>, String> {
     if bytes.len() as u64 > FILE_MAX {
         return Err(format!("larger than {FILE_MAX} bytes"));
     }
-    parse(&bytes).map(Some)
+    Ok(Some(bytes))
 }
 
 /// The content of a file.
@@ -89,15 +102,26 @@ fn text(saved: &Saved) -> Result<Vec<u8>, serde_json::Error> {
 ///
 /// # Errors
 /// What the file system says; the old file is whole then.
-#[expect(clippy::disallowed_methods, reason = "on the thread that writes the state")]
 pub(crate) fn save(directory: &Path, saved: &Saved) -> io::Result<()> {
+    write(directory, FILE, &text(saved)?)
+}
+
+/// Writes what was in force.
+///
+/// # Errors
+/// As [`save`].
+pub(crate) fn save_revisions(directory: &Path, revisions: &SavedRevisions) -> io::Result<()> {
+    write(directory, REVISIONS, &revisions.bytes()?)
+}
+
+#[expect(clippy::disallowed_methods, reason = "on the thread that writes the state")]
+fn write(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     fs::create_dir_all(directory)?;
-    let path = directory.join(FILE);
-    let new = directory.join(".state.json.new");
-    let bytes = text(saved)?;
+    let path = directory.join(name);
+    let new = directory.join(format!(".{name}.new"));
     // The configuration holds the cluster key.
     let mut file = fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&new)?;
-    file.write_all(&bytes)?;
+    file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&new, &path)?;
     fs::File::open(directory)?.sync_all()
@@ -136,6 +160,7 @@ mod tests {
                 up: false,
             }],
             announced: vec![SavedAddress { address: IpAddr::from([203, 0, 113, 10]), length: 32 }],
+            revisions: None,
         }
     }
 

@@ -196,6 +196,7 @@ pub(crate) fn status(controller: &Controller) -> Status {
         config_path: controller.program.config_path.display().to_string(),
         applied_unix_ms: controller.applied_unix_ms,
         config_is_file: controller.text == controller.file_text,
+        revision: controller.revisions.number(),
         generation: controller.publication.generation,
         generation_acknowledged: acknowledged_generation(controller),
         services: controller.config.services.len() as u64,

@@ -28,6 +28,7 @@ use crate::publication::{PUBLISH_EVERY, SLOTS_AT_ONCE};
 use crate::reconcile::seen;
 use crate::reconcile::ways::KernelSide;
 use crate::refusal::Refusal;
+use crate::revision::ledger::Origin;
 use crate::scan::Scanner;
 use crate::scan::pieces;
 use crate::state::{Saved, SavedBackend, SavedDrain};
@@ -66,7 +67,8 @@ impl Controller {
             base: empty.clone(),
             config: Arc::new(empty),
             text: String::new(),
-            file_text: loaded.text.clone(),
+            file_text: parts.file_text,
+            revisions: parts.revisions,
             applied_unix_ms: 0,
             backends: Backends::new(saved.backends, saved.drains),
             publication: Publication::default(),
@@ -105,6 +107,11 @@ impl Controller {
         let merged = loaded.config.with_registered(&controller.agents.registry.heard().alive);
         let ids = configure::ids_of(controller, &merged.0)?;
         configure::install(controller, loaded, merged, ids, tokens);
+        if controller.cluster.is_none() {
+            let (caller, what) = ("start".to_owned(), "the file as it was at the start".to_owned());
+            let change = Origin { unix_ms: now.unix_ms, caller, what, services: None };
+            controller.revisions.record(parts.content, change);
+        }
         controller.settle();
         controller.backends.remembered.clear();
         Ok(made)
@@ -373,6 +380,7 @@ impl Controller {
                 .iter()
                 .map(|vip| crate::state::SavedAddress { address: vip.address, length: vip.length })
                 .collect(),
+            revisions: self.cluster.is_none().then(|| self.revisions.saved()),
         };
         self.effects.push(Effect::Save(self.saving.saves, saved));
         self.saving.saves

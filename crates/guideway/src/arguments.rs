@@ -2,7 +2,7 @@
 
 use crate::command::{
     apply, bench, capture, check, completions, doctor, drain, events, explain, flows, leave, maglev, man,
-    plan, reload, replay, show, top,
+    plan, reload, replay, revision, service, show, top,
 };
 use crate::outcome::EXIT_CODES;
 use clap::{Parser, Subcommand};
@@ -27,6 +27,10 @@ pub(crate) enum Subcommands {
     Plan(plan::Arguments),
     Apply(apply::Arguments),
     Reload(reload::Arguments),
+    #[command(flatten)]
+    Revision(revision::Command),
+    #[command(flatten)]
+    Service(service::Command),
     Show(show::Arguments),
     Top(top::Arguments),
     Events(events::Arguments),

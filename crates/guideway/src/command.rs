@@ -9,6 +9,7 @@ pub(crate) mod bench;
 pub(crate) mod capture;
 pub(crate) mod check;
 pub(crate) mod completions;
+pub(crate) mod confirm;
 pub(crate) mod doctor;
 pub(crate) mod drain;
 pub(crate) mod events;
@@ -20,6 +21,8 @@ pub(crate) mod man;
 pub(crate) mod plan;
 pub(crate) mod reload;
 pub(crate) mod replay;
+pub(crate) mod revision;
+pub(crate) mod service;
 pub(crate) mod show;
 pub(crate) mod top;
 
@@ -30,6 +33,8 @@ pub(crate) fn run(command: Subcommands) -> CommandResult {
         Subcommands::Plan(a) => plan::run(&a),
         Subcommands::Apply(a) => apply::run(&a),
         Subcommands::Reload(a) => reload::run(&a),
+        Subcommands::Revision(a) => revision::run(&a),
+        Subcommands::Service(a) => service::run(&a),
         Subcommands::Show(a) => show::run(&a),
         Subcommands::Top(a) => top::run(&a),
         Subcommands::Events(a) => events::run(&a),

@@ -128,6 +128,17 @@ impl Daemon {
         self.ask(Method::POST, target, body, wait)?.accepted()?.json()
     }
 
+    /// Any method, with a body of this type.
+    pub(crate) fn send<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        target: &str,
+        body: (&str, Vec<u8>),
+        wait: Duration,
+    ) -> Result<T, Failure> {
+        self.ask_with(method, target, body, wait)?.accepted()?.json()
+    }
+
     /// Posts a body of lines of JSON, and reads the answer.
     pub(crate) fn post_lines<T: DeserializeOwned>(
         &self,

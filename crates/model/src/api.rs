@@ -3,6 +3,7 @@
 //! Rule of this module: every type reads what it writes. Fields are added, never renamed or removed, and clients
 //! ignore fields they do not know. Units stand at the end of a name; counters count from the start of the process.
 
+use crate::config::AdminState;
 pub use crate::diagnostic::{Diagnostic, Severity};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -53,6 +54,11 @@ pub const APPLY_TIMEOUT_MAX_MS: u64 = 60_000;
 /// `timeout_ms` of `POST /v1/apply` when none is given.
 pub const APPLY_TIMEOUT_DEFAULT_MS: u64 = 10_000;
 
+/// Shortest `confirm_ms` of `POST /v1/apply`.
+pub const CONFIRM_MIN_MS: u64 = 1_000;
+/// Longest `confirm_ms` of `POST /v1/apply`.
+pub const CONFIRM_MAX_MS: u64 = 3_600_000;
+
 /// `GET /v1/ready`: 200 when `ready`, else 503.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Ready {
@@ -85,6 +91,9 @@ pub struct Status {
     pub applied_unix_ms: u64,
     /// The configuration in use is the file's (as the file was when it was last read).
     pub config_is_file: bool,
+    /// Number of the configuration in use; 0 in a cluster, whose store keeps what is wanted.
+    #[serde(default)]
+    pub revision: u64,
     /// Generation last published to the workers.
     pub generation: u64,
     /// Smallest generation that every worker uses.
@@ -910,6 +919,10 @@ pub enum EventKind {
     Apply,
     /// A configuration was refused.
     Refused,
+    /// A configuration that was in force on trial stays.
+    Confirmed,
+    /// Nobody confirmed a configuration in time: what was before is to be in force again.
+    Unconfirmed,
     /// The file at start differs from the configuration that was last applied.
     ConfigDiffers,
     /// A backend takes new flows again.
@@ -1007,6 +1020,9 @@ pub struct Event {
     /// Backend concerned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backend: Option<String>,
+    /// Who asked for it: `uid 0, pid 4711` on the unix socket, `token, 192.0.2.7:40112` over TCP, `SIGHUP`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caller: Option<String>,
     /// What happened, in words.
     pub message: String,
 }
@@ -1027,6 +1043,9 @@ pub struct Events {
 pub struct ApplyResult {
     /// Generation of the view that carries it.
     pub generation: u64,
+    /// Number of the configuration in force now, as before where nothing differs; 0 in a cluster.
+    #[serde(default)]
+    pub revision: u64,
     /// Every worker uses it (or a later one). Always false with `wait=false` unless they were that fast.
     pub acknowledged: bool,
     /// How long it took, milliseconds.
@@ -1035,6 +1054,82 @@ pub struct ApplyResult {
     pub warnings: Vec<Diagnostic>,
     /// What changed, as `POST /v1/plan` would have said.
     pub plan: serde_json::Value,
+    /// The revision is on this machine's disk. Of `apply` and `reload` false, which do not wait for it.
+    #[serde(default)]
+    pub saved: bool,
+    /// Why it is not there (yet), where that was waited for. It is tried until it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unsaved_because: Option<String>,
+    /// It is in force on trial: unless somebody confirms it within so many milliseconds, what was before is in force again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirm_within_ms: Option<u64>,
+}
+
+/// `POST /v1/confirm`, when accepted.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct ConfirmResult {
+    /// The revision that stays.
+    pub revision: u64,
+    /// That is on this machine's disk, and so outlives a restart.
+    pub saved: bool,
+    /// Why it is not there (yet). It is tried until it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unsaved_because: Option<String>,
+}
+
+/// `GET /v1/history`: configurations that were in force, the newest first; the first one is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct History {
+    /// Those that are kept: up to 100, and 32 MiB.
+    pub revisions: Vec<RevisionStatus>,
+    /// The first one is on trial: unless somebody confirms it within so many milliseconds, the one before is in force again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirm_within_ms: Option<u64>,
+}
+
+/// A configuration that was in force, or is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct RevisionStatus {
+    /// Its number; no number is given twice.
+    pub number: u64,
+    /// Since when it was in force, Unix time, milliseconds.
+    pub unix_ms: u64,
+    /// Who asked for it, as events say.
+    pub caller: String,
+    /// What differed from the one before, in short.
+    pub change: String,
+}
+
+/// `GET /v1/services/{service}`: one service as it is in force.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct ServiceConfig {
+    /// Its name.
+    pub name: String,
+    /// The revision in force: with it a change can say at which it was read.
+    pub revision: u64,
+    /// The revision that changed it last, of those kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed_by: Option<u64>,
+    /// `set`: it is as the API has set it, whatever the file says; absent: as the file says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub whole: Option<String>,
+    /// Backends whose weight or state is as the API says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub backends: Vec<String>,
+    /// What stands in a configuration from `[[service]]` on.
+    pub config: String,
+}
+
+/// `PATCH /v1/services/{service}/backends/{backend}`: what is to be otherwise; what is left out stays.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BackendPatch {
+    /// Its weight, as in the configuration; 0: no new flows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
+    /// `up`, `drain` or `down`, as in the configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<AdminState>,
 }
 
 /// `POST /v1/check`, when the configuration is good.

@@ -3,6 +3,7 @@
 use crate::controller::Controller;
 use crate::handle::Handle;
 use crate::refusal::Refusal;
+use crate::revision::RevisionRefusal;
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -39,14 +40,21 @@ impl IntoResponse for Failure {
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Failure {
         let status = match &refusal {
-            Refusal::Config(_) | Refusal::Compile(_) | Refusal::Unfit(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            Refusal::Restart(_) | Refusal::Overtaken | Refusal::Alone | Refusal::Claimed(_) => {
-                StatusCode::CONFLICT
+            Refusal::Config(_) | Refusal::Compile(_) | Refusal::Unfit(_) | Refusal::Override(_) => {
+                StatusCode::UNPROCESSABLE_ENTITY
             }
+            Refusal::Revision(RevisionRefusal::Unknown { .. }) => StatusCode::NOT_FOUND,
+            Refusal::Restart(_)
+            | Refusal::Overtaken
+            | Refusal::Revision(_)
+            | Refusal::Registered(_)
+            | Refusal::Clustered
+            | Refusal::Alone
+            | Refusal::Claimed(_) => StatusCode::CONFLICT,
             Refusal::TooMuch(_) => StatusCode::BAD_REQUEST,
             Refusal::UnknownService(_) | Refusal::UnknownBackend { .. } => StatusCode::NOT_FOUND,
             Refusal::File { .. } => StatusCode::INTERNAL_SERVER_ERROR,
-            Refusal::Stopping | Refusal::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::Stopping | Refusal::Store(_) | Refusal::Unsaved(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         let mut failure = Failure::new(status, refusal.to_string(), refusal.help());
         if let Refusal::Config(report) = refusal {

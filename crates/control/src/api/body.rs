@@ -1,12 +1,13 @@
 //! Bodies of requests: text of a bounded length, in time.
 
 use super::Failure;
-use super::endpoint::{Operation, Reads, in_text};
+use super::endpoint::{Operation, Reads, in_json, in_text};
 use axum::body::{Body, to_bytes};
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode, header};
 use model::api::{BODY_MAX, RESTORE_BODY_MAX, RESTORE_LINE_MAX, RESTORE_LINES_MAX};
-use schemars::SchemaGenerator;
+use schemars::{JsonSchema, SchemaGenerator};
+use serde::de::DeserializeOwned;
 use serde_json::json;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -43,6 +44,14 @@ const CONFIGURATION: Wanted = Wanted {
     send: "send the configuration file as it is, with `content-type: application/toml`",
 };
 
+const JSON: Wanted = Wanted {
+    max: 64 << 10,
+    media: "application/json",
+    name: "JSON",
+    too_large: "GET /v1/openapi.json says what belongs in it",
+    send: "send an object, with `content-type: application/json`",
+};
+
 const FLOWS: Wanted = Wanted {
     max: RESTORE_BODY_MAX,
     media: "application/x-ndjson",
@@ -67,6 +76,29 @@ impl Reads for Toml {
 
     fn describe(operation: &mut Operation, _schemas: &mut SchemaGenerator) {
         let mut body = in_text(CONFIGURATION.media, &format!("Configuration, at most {BODY_MAX} bytes"));
+        body["required"] = json!(true);
+        operation.body = Some(body);
+    }
+}
+
+/// A small value in JSON.
+pub(super) struct JsonBody<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, _state: &S) -> Result<JsonBody<T>, Failure> {
+        let text = read(request, &JSON).await?;
+        let value = serde_json::from_str(&text);
+        value.map(JsonBody).map_err(|error| Failure::bad_request(format!("the body: {error}")))
+    }
+}
+
+impl<T: JsonSchema> Reads for JsonBody<T> {
+    const FAILS: &'static [u16] = &UNREADABLE;
+
+    fn describe(operation: &mut Operation, schemas: &mut SchemaGenerator) {
+        let mut body = in_json::<T>(schemas, "What is to be otherwise");
         body["required"] = json!(true);
         operation.body = Some(body);
     }

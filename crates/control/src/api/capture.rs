@@ -6,6 +6,7 @@ use super::endpoint::{Endpoint, in_text};
 use super::exchange::exchange;
 use super::extract::Parameters;
 use super::{Answer, Failure};
+use crate::caller::Caller;
 use crate::capture::{Capture, Captures, IDLE_MAX, Phase, Wanted, copies};
 use crate::controller::Controller;
 use crate::handle::Handle;
@@ -166,6 +167,7 @@ fn place(captures: &Captures, controller: &Controller, wanted: &Wanted) -> Resul
 
 async fn begin(
     State(handle): State<Handle>,
+    caller: Caller,
     Parameters(query): Parameters<BeginQuery>,
 ) -> Answer<CaptureBegun> {
     let wanted = query.wanted()?;
@@ -181,7 +183,7 @@ async fn begin(
     };
     let (taps, listeners) = tokio::task::spawn_blocking(made).await.map_err(|_| Failure::stopping())?;
     // A task, so that it goes on when the client has gone: what was begun has somebody who ends it.
-    let begun = handed_out(handle, wanted, taps, listeners, meter.clone());
+    let begun = handed_out(handle, caller, wanted, (taps, listeners), meter.clone());
     let mut begun =
         tokio::spawn(meter.watch(Job::Conversation, begun)).await.map_err(|_| Failure::stopping())??;
     begun.frames_kept = u64::try_from(copies.saturating_mul(workers)).unwrap_or(u64::MAX);
@@ -191,9 +193,9 @@ async fn begin(
 /// Gives the workers their taps.
 async fn handed_out(
     handle: Handle,
+    caller: Caller,
     wanted: Wanted,
-    taps: Vec<Command>,
-    listeners: Vec<Listener>,
+    (taps, listeners): (Vec<Command>, Vec<Listener>),
     meter: Meter,
 ) -> Result<CaptureBegun, Failure> {
     let snap = wanted.snap;
@@ -214,7 +216,8 @@ async fn handed_out(
         with_captures(&handle, move |captures, _| drop(captures.remove(id))).await?;
         return Err(failure);
     }
-    let begun = with_captures(&handle, move |captures, controller| captures.begun(controller, id)).await?;
+    let begun =
+        with_captures(&handle, move |captures, controller| captures.begun(controller, &caller, id)).await?;
     begun.ok_or_else(|| gone(id))?;
     Ok(CaptureBegun { id, snap, frames_kept: 0, interfaces })
 }

@@ -4,9 +4,11 @@
 //! needs. A newcomer is always let in while one such connection is there: the one that has been without progress for longest
 //! is closed. What is being answered is never closed for another's sake.
 
+use crate::caller::Caller;
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
-use hyper::body::{Frame, SizeHint};
+use axum::http::Request;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -241,15 +243,16 @@ impl Place {
     }
 
     /// Serves a connection until it ends.
-    pub(crate) async fn converse<S>(self, stream: S, router: Router)
+    pub(crate) async fn converse<S>(self, stream: S, caller: Caller, router: Router)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let progress = Arc::clone(&self.progress);
         let router = TowerToHyperService::new(router);
-        let service = hyper::service::service_fn(move |request| {
+        let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
             let progress = Arc::clone(&progress);
             progress.turns(Turn::Serving);
+            request.extensions_mut().insert(caller.clone());
             let answer = hyper::service::Service::call(&router, request);
             async move {
                 let answer = answer.await?;

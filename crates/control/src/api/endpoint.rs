@@ -68,7 +68,7 @@ pub(crate) trait Described<Of> {
     fn describe(schemas: &mut SchemaGenerator) -> Operation;
 }
 
-/// For handlers of one to four arguments.
+/// For handlers of one to five arguments.
 macro_rules! described {
     ($($argument:ident),+) => {
         impl<F, R, T, $($argument),+> Described<($($argument,)+)> for F
@@ -93,6 +93,7 @@ described!(A);
 described!(A, B);
 described!(A, B, C);
 described!(A, B, C, D);
+described!(A, B, C, D, E);
 
 /// One method of one path.
 pub(crate) struct Endpoint {
@@ -140,7 +141,7 @@ macro_rules! methods {
 }
 
 impl Endpoint {
-    methods!(get, post);
+    methods!(get, post, put, patch, delete);
 
     /// Adds statuses of failures, beside those that follow from what the handler reads.
     pub(crate) fn fails(mut self, statuses: &[u16]) -> Endpoint {

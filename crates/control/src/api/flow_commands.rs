@@ -6,6 +6,7 @@ use super::exchange::exchange;
 use super::extract::Parameters;
 use super::{Answer, Failure, ask};
 use crate::backends::Departed;
+use crate::caller::Caller;
 use crate::controller::Controller;
 use crate::flows::{flow_of, state_name, state_named};
 use crate::handle::Handle;
@@ -226,14 +227,16 @@ fn held(controller: &Controller, core: u8, entry: TrackedFlow) -> HeldFlow {
 
 async fn forget(
     State(handle): State<Handle>,
+    caller: Caller,
     Parameters(query): Parameters<OneFlowQuery>,
 ) -> Answer<ForgottenFlow> {
     let (named, outcomes) = ask_all(&handle, query, FlowCommand::Forget).await?;
-    Ok(Json(ask(&handle, move |controller| forgotten(controller, named, outcomes)).await??))
+    Ok(Json(ask(&handle, move |controller| forgotten(controller, &caller, named, outcomes)).await??))
 }
 
 fn forgotten(
     controller: &mut Controller,
+    caller: &Caller,
     named: Named,
     outcomes: Vec<(u8, Option<CommandOutcome>)>,
 ) -> Result<ForgottenFlow, Failure> {
@@ -249,7 +252,8 @@ fn forgotten(
     }
     for entry in &gone {
         let message = format!("worker {} forgot the flow of {client} to {to}", entry.core);
-        controller.log.push(EventKind::FlowForgotten, Some(&service), Some(&entry.backend), message);
+        let subject = (Some(&*service), Some(&*entry.backend));
+        controller.log.push_by(Some(caller), EventKind::FlowForgotten, subject, message);
     }
     match refused {
         Some((core, other)) => Err(unanswered(core, other.as_ref())),
@@ -365,7 +369,7 @@ fn stored(
 /// What becomes of the lines of a request: their numbers, and the flows or what is wrong with them.
 type Numbered<T> = Vec<(u64, Result<T, String>)>;
 
-async fn restore(State(handle): State<Handle>, Lines(text): Lines) -> Answer<RestoredFlows> {
+async fn restore(State(handle): State<Handle>, caller: Caller, Lines(text): Lines) -> Answer<RestoredFlows> {
     if text.lines().count() > RESTORE_LINES_MAX {
         return Err(Failure::new(
             StatusCode::PAYLOAD_TOO_LARGE,
@@ -397,8 +401,10 @@ async fn restore(State(handle): State<Handle>, Lines(text): Lines) -> Answer<Res
     }
     if result.restored > 0 {
         let message = format!("{} flows of a dump were entered, {} refused", result.restored, result.refused);
-        ask(&handle, move |controller| controller.log.push(EventKind::FlowsRestored, None, None, message))
-            .await?;
+        let tell = move |controller: &mut Controller| {
+            controller.log.push_by(Some(&caller), EventKind::FlowsRestored, (None, None), message);
+        };
+        ask(&handle, tell).await?;
     }
     Ok(Json(result))
 }

@@ -1,5 +1,6 @@
 //! Where the API listens: a unix socket, and TCP with or without TLS.
 
+use super::caller;
 use super::connections::{ConnectionCounts, Connections, HEAD_TIMEOUT, Place};
 use super::credentials::Credentials;
 use crate::meter::{Job, Meter};
@@ -84,7 +85,10 @@ pub(crate) async fn serve_unix(listener: UnixListener, router: Router, serving: 
     loop {
         serving.connections.room().await;
         match listener.accept().await {
-            Ok((stream, _)) => serving.serve(None, |place| place.converse(stream, router.clone())),
+            Ok((stream, _)) => {
+                let caller = caller::of_stream(&stream);
+                serving.serve(None, |place| place.converse(stream, caller, router.clone()));
+            }
             Err(error) => serving.cannot_accept(&error).await,
         }
     }
@@ -102,15 +106,15 @@ pub(crate) async fn serve_tcp(
         match listener.accept().await {
             Ok((stream, source)) => {
                 let tls = credentials.as_ref().and_then(|of| of.borrow().api.clone());
-                let router = router.clone();
+                let (caller, router) = (caller::of_address(source), router.clone());
                 serving.serve(Some(source.ip()), |place| async move {
                     let _ = stream.set_nodelay(true);
                     match tls {
-                        None => place.converse(stream, router).await,
+                        None => place.converse(stream, caller, router).await,
                         Some(tls) => {
                             let shaken = tokio::time::timeout(HEAD_TIMEOUT, tls.accept(stream)).await;
                             if let Ok(Ok(stream)) = shaken {
-                                place.converse(stream, router).await;
+                                place.converse(stream, caller, router).await;
                             }
                         }
                     }

@@ -4,6 +4,7 @@ use super::endpoint::{Endpoint, in_json};
 use super::extract::Parameters;
 use super::{Answer, Failure, ask};
 use crate::agents::shown;
+use crate::caller::Caller;
 use crate::cluster::show;
 use crate::handle::Handle;
 use crate::status;
@@ -126,8 +127,8 @@ async fn agents(State(handle): State<Handle>) -> Answer<Vec<AgentStatus>> {
     ask(&handle, |controller| shown::agents(controller)).await.map(Json)
 }
 
-async fn leave(State(handle): State<Handle>) -> Answer<LeaveResult> {
-    Ok(Json(ask(&handle, |controller| show::leave(controller)).await??))
+async fn leave(State(handle): State<Handle>, caller: Caller) -> Answer<LeaveResult> {
+    Ok(Json(ask(&handle, move |controller| show::leave(controller, &caller)).await??))
 }
 
 #[derive(Deserialize, JsonSchema)]

@@ -2,6 +2,7 @@
 
 use super::document::phase_name;
 use super::membership::Part;
+use crate::caller::Caller;
 use crate::controller::Controller;
 use crate::refusal::Refusal;
 use crate::wanted;
@@ -210,7 +211,7 @@ pub(crate) fn exceptions(controller: &Controller) -> Result<Vec<ExceptionStatus>
 }
 
 /// The machine hands over what it knows, leaves its cluster, and stops.
-pub(crate) fn leave(controller: &mut Controller) -> Result<LeaveResult, Refusal> {
+pub(crate) fn leave(controller: &mut Controller, caller: &Caller) -> Result<LeaveResult, Refusal> {
     let part = part(controller)?;
     if let Some(reason) = &part.lost {
         return Err(Refusal::Store(reason.clone()));
@@ -220,7 +221,8 @@ pub(crate) fn leave(controller: &mut Controller) -> Result<LeaveResult, Refusal>
         part.plan().map_or(0, |plan| plan.members.iter().filter(|of| Some(*of) != own).count() as u64);
     if controller.program.leaving.is_none() {
         controller.program.leaving = Some(controller.now.monotonic);
-        controller.log.push(EventKind::ClusterLeft, None, None, "leaves the cluster: no longer ready");
+        let message = "leaves the cluster: no longer ready";
+        controller.log.push_by(Some(caller), EventKind::ClusterLeft, (None, None), message);
         // Routers turn to the others first.
         wanted::tell_wanted(controller);
     }

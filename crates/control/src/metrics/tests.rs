@@ -57,6 +57,7 @@ fn sample() -> Snapshot {
         config_path: String::new(),
         applied_unix_ms: 2000,
         config_is_file: true,
+        revision: 1,
         generation: 7,
         generation_acknowledged: 6,
         services: 1,

@@ -26,6 +26,8 @@ mod flow_commands;
 mod large;
 mod passive;
 mod path_mtu;
+mod revisions;
+mod services;
 
 const SETUP: &str = "ip address add 10.9.0.1/24 dev lo";
 

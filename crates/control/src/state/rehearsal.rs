@@ -67,6 +67,7 @@ pub fn state_seeds() -> Vec<(&'static str, Vec<u8>)> {
         }],
         registrations,
         announced: vec![SavedAddress { address: IpAddr::from([203, 0, 113, 10]), length: 32 }],
+        revisions: None,
     };
     let web = |n: u8| registration("web", &format!("w{n}"), [10, 1, 0, n]);
     let seed = |saved: &Saved| text(saved).unwrap_or_default();

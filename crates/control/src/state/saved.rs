@@ -1,9 +1,11 @@
 //! What survives a restart.
 
+use crate::revision::saved::SavedRevisions;
 use model::config::Net;
 use model::registered::Registered;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// The file's content.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -26,6 +28,9 @@ pub(crate) struct Saved {
     /// Addresses that were put on the loopback.
     #[serde(default)]
     pub(crate) announced: Vec<SavedAddress>,
+    /// What was in force: a file of its own. `None`: there is none, or it stays as it is.
+    #[serde(skip)]
+    pub(crate) revisions: Option<Arc<SavedRevisions>>,
 }
 
 /// A drain.

@@ -3,7 +3,8 @@
 //! Rule of this module: what is wanted on the disk gets there. A state that could not be written is tried again until it is, or
 //! until a newer one is wanted.
 
-use super::{FILE, Saved, save};
+use super::{FILE, Saved, save, save_revisions};
+use crate::revision::saved::SavedRevisions;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -115,8 +116,17 @@ impl Drop for Saver {
 fn write_all(shared: &Shared, directory: &std::path::Path, tell: &watch::Sender<Written>) {
     let mut failed = None;
     let mut pause = RETRY_MIN;
+    let mut written: Option<Arc<SavedRevisions>> = None;
     while let Some((number, state)) = shared.next(failed.take()) {
-        let result = save(directory, &state);
+        let is_new = |of: &&Arc<SavedRevisions>| written.as_ref().is_none_or(|last| !Arc::ptr_eq(last, of));
+        let revisions = state.revisions.as_ref().filter(is_new);
+        let kept = revisions.map_or(Ok(()), |of| save_revisions(directory, of));
+        if kept.is_ok()
+            && let Some(of) = revisions
+        {
+            written = Some(Arc::clone(of));
+        }
+        let result = kept.and_then(|()| save(directory, &state));
         tell.send_modify(|written| {
             written.tried = number;
             match &result {

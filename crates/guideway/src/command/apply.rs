@@ -1,5 +1,6 @@
 //! `guideway apply`.
 
+use crate::command::confirm;
 use crate::connection::Connection;
 use crate::daemon::Daemon;
 use crate::failure::Failure;
@@ -25,6 +26,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "MS", default_value_t = APPLY_TIMEOUT_DEFAULT_MS,
         value_parser = clap::value_parser!(u64).range(1..=APPLY_TIMEOUT_MAX_MS))]
     timeout_ms: u64,
+    /// Go back by itself unless somebody confirms within this time (1s to 1h; ms, s, m, h): type yes on the
+    /// terminal, or run guideway confirm from another one
+    #[arg(long, value_name = "DURATION", value_parser = confirm::duration)]
+    confirm: Option<Duration>,
     #[command(flatten)]
     connection: Connection,
     /// Print JSON
@@ -42,17 +47,25 @@ pub(crate) fn run(arguments: &Arguments) -> CommandResult {
     }
     let daemon = Daemon::new(&connection)?;
     let timeout_ms = arguments.timeout_ms;
-    let target = format!("/v1/apply?wait={}&timeout_ms={timeout_ms}", arguments.wait);
+    let within = arguments.confirm.map_or_else(String::new, |of| format!("&confirm_ms={}", of.as_millis()));
+    let target = format!("/v1/apply?wait={}&timeout_ms={timeout_ms}{within}", arguments.wait);
     let result: ApplyResult = daemon.post(&target, text.into_bytes(), Duration::from_millis(timeout_ms))?;
     report(&result, arguments.json)?;
+    if arguments.confirm.is_some() {
+        return confirm::await_confirmation(&daemon, &result);
+    }
     if arguments.wait && !result.acknowledged {
-        return Err(Failure::failed(format!(
-            "generation {} is published, but not every worker used it within {timeout_ms} ms",
-            result.generation
-        ))
-        .help("see: guideway show workers"));
+        return Err(not_in_use(result.generation, timeout_ms));
     }
     Ok(Done::Well)
+}
+
+/// Some worker goes on with what was before.
+pub(crate) fn not_in_use(generation: u64, timeout_ms: u64) -> Failure {
+    Failure::failed(format!(
+        "generation {generation} is published, but not every worker used it within {timeout_ms} ms"
+    ))
+    .help("see: guideway show workers")
 }
 
 /// Tells what was applied.
@@ -61,9 +74,19 @@ pub(crate) fn report(result: &ApplyResult, json: bool) -> Result<(), Failure> {
     if json {
         return output::json(result);
     }
+    if let Some(why) = &result.unsaved_because {
+        output::warning(&format!(
+            "it is in force, and not on the disk yet, so a restart would lose it: {why}; it is tried again until it is there"
+        ));
+    }
     let state = if result.acknowledged { "in use by every worker" } else { "published" };
+    // A cluster has no revisions.
+    let revision = match result.revision {
+        0 => String::new(),
+        revision => format!("revision {revision}, "),
+    };
     output::line(&format!(
-        "applied: generation {} {state} after {} ms",
+        "applied: {revision}generation {} {state} after {} ms",
         result.generation, result.duration_ms
     ))
 }

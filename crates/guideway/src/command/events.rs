@@ -80,7 +80,8 @@ fn text(e: &Event) -> String {
         (Some(s), None) => format!("{s}: "),
         _ => String::new(),
     };
-    let words = format!("{subject}{}", e.message);
+    let by = e.caller.as_ref().map_or_else(String::new, |caller| format!(" (by {caller})"));
+    let words = format!("{subject}{}{by}", e.message);
     format!("{}  {:>5}  {kind:<16}  {}", moment(e.unix_ms), e.id, model::visible(&words))
 }
 
@@ -97,8 +98,11 @@ mod tests {
             kind: EventKind::BackendDown,
             service: Some("web".into()),
             backend: Some("b1".into()),
+            caller: None,
             message: "refused".into(),
         };
         assert_eq!(text(&e), "1970-01-01 00:00:00.000      7  backend_down      web/b1: refused");
+        let asked = Event { caller: Some("uid 0, pid 7".into()), ..e };
+        assert!(text(&asked).ends_with("web/b1: refused (by uid 0, pid 7)"));
     }
 }

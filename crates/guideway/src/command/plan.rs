@@ -7,7 +7,7 @@ use crate::outcome::EXIT_CODES;
 use crate::table::grouped;
 use crate::{CommandResult, Done, configuration, output};
 use clap::Args;
-use control::plan::{Change, Plan, ServicePlan, plan};
+use control::plan::{Change, HeldService, Plan, ServicePlan, plan};
 use model::api::PlanResult;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -64,10 +64,10 @@ pub(crate) fn run(arguments: &Arguments) -> CommandResult {
 }
 
 fn for_people(plan: &Plan) -> String {
+    let mut text: String = plan.held.iter().map(held_in_words).collect();
     if plan.is_empty() {
-        return "nothing would change\n".into();
+        return text + "nothing would change\n";
     }
-    let mut text = String::new();
     for service in plan.services.iter().filter(|s| s.change != Change::Same) {
         text += &service_in_words(service);
     }
@@ -97,6 +97,18 @@ fn for_people(plan: &Plan) -> String {
         text += &format!("needs a restart, apply would refuse it: {}\n", plan.restart_keys.join(", "));
     }
     text
+}
+
+/// What of the file is held back.
+fn held_in_words(of: &HeldService) -> String {
+    let (name, backends) = (&of.name, of.backends.join(", "));
+    let whole = match of.whole.as_deref() {
+        Some("deleted") => "deleted by the API, whatever the file says",
+        Some(_) => "as the API has set it, whatever the file says",
+        None => "as the file says, but for what the API says of backends",
+    };
+    let backends = if backends.is_empty() { backends } else { format!(" ({backends})") };
+    format!("service {name} stays {whole}{backends}; back to the file: guideway service release {name}\n")
 }
 
 fn service_in_words(s: &ServicePlan) -> String {

@@ -14,6 +14,7 @@ mod frames;
 mod maglev;
 mod offline;
 mod replay;
+mod revisions;
 mod usage;
 
 use std::path::Path;

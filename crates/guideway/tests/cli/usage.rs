@@ -1,10 +1,15 @@
 use crate::{code, config_in, guideway, stderr, stdout};
 
-const COMMANDS: [&str; 18] = [
+const COMMANDS: [&str; 23] = [
     "check",
     "plan",
     "apply",
     "reload",
+    "history",
+    "rollback",
+    "confirm",
+    "service",
+    "backend",
     "show",
     "top",
     "events",
@@ -58,6 +63,12 @@ fn wrong_usage_ends_with_two() {
         &["flows", "restore"],
         &["capture"],
         &["apply"],
+        &["apply", "lb1.toml", "--confirm", "60"],
+        &["apply", "lb1.toml", "--confirm", "2h"],
+        &["rollback"],
+        &["service", "set", "web"],
+        &["backend", "set", "web/b1"],
+        &["backend", "set", "web/b1", "--state", "gone"],
         &["--wait"],
     ] {
         let output = guideway(arguments);

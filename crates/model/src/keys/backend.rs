@@ -40,6 +40,7 @@ table! {
 
 words! {
     /// What the operator wants.
+    #[derive(serde::Deserialize)]
     pub enum AdminState {
         /// As health says.
         Up = "up",

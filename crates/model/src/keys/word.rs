@@ -4,7 +4,7 @@
 macro_rules! words {
     ($(
         $(#[doc = $doc:literal])+
-        $(#[derive($($derive:ident),+)])?
+        $(#[derive($($derive:path),+)])?
         $vis:vis enum $Word:ident { $($(#[doc = $value_doc:literal])* $Value:ident = $word:literal,)+ }
     )+) => {$(
         $(#[doc = $doc])+

@@ -1,0 +1,133 @@
+//! One service, or one backend, by itself: several owners need not send one whole file.
+
+use super::body::{JsonBody, Toml};
+use super::configuration::{ApplyQuery, install_and_save};
+use super::endpoint::Endpoint;
+use super::extract::{InPath, Parameters};
+use super::{Answer, Failure, ask};
+use crate::apply::Source;
+use crate::caller::Caller;
+use crate::handle::Handle;
+use crate::refusal::Refusal;
+use crate::revision::overrides::{ServiceChange, part_of};
+use axum::Json;
+use axum::extract::State;
+use model::api::{APPLY_TIMEOUT_DEFAULT_MS, APPLY_TIMEOUT_MAX_MS, ApplyResult, BackendPatch, ServiceConfig};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+pub(super) fn endpoints() -> Vec<Endpoint> {
+    let of_get = "One service as it is in force, as part of a configuration, and whose word that is";
+    let of_put = "Sets one service: the body is what stands in a configuration from [[service]] on. It holds over the file, \
+                  also after a restart, a reload and an apply, until it is released";
+    let of_delete = "Deletes one service, whatever the file says, until it is released";
+    let of_release = "Has one service be as the file says again";
+    let of_patch = "Sets weight and state of one backend, over what the file or a PUT says, until its service is released or set";
+    let overtaken = "Somebody was faster: the service was changed after the revision. Or a cluster, a key that needs a restart";
+    vec![
+        Endpoint::get("/v1/services/{service}", "service", of_get, show).fails(&[404]),
+        Endpoint::put("/v1/services/{service}", "set_service", of_put, set)
+            .fails(&[422, 503])
+            .fails_as(409, overtaken),
+        Endpoint::delete("/v1/services/{service}", "delete_service", of_delete, delete)
+            .fails(&[422, 503])
+            .fails_as(409, overtaken),
+        Endpoint::post("/v1/services/{service}/release", "release_service", of_release, release)
+            .fails(&[422, 503])
+            .fails_as(409, overtaken),
+        Endpoint::patch("/v1/services/{service}/backends/{backend}", "patch_backend", of_patch, patch)
+            .fails(&[404, 422, 503])
+            .fails_as(409, overtaken),
+    ]
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ChangeQuery {
+    /// The revision in which the service was read: 409 if it was changed since. Without it the change is made in any case
+    revision: Option<u64>,
+    /// Answer when every worker uses it
+    #[schemars(extend("default" = false))]
+    wait: Option<bool>,
+    /// Wait at most so long, milliseconds
+    #[schemars(range(max = APPLY_TIMEOUT_MAX_MS), extend("default" = APPLY_TIMEOUT_DEFAULT_MS))]
+    timeout_ms: Option<u64>,
+}
+
+async fn show(State(handle): State<Handle>, InPath(service): InPath<String>) -> Answer<ServiceConfig> {
+    let asked = service.clone();
+    let (text, mut shown) = ask(&handle, move |controller| {
+        let held = controller.revisions.content().and_then(|of| {
+            let (_, whole, backends) = of.overrides.held().find(|(name, ..)| *name == asked)?;
+            Some((whole.map(str::to_owned), backends.into_iter().map(str::to_owned).collect()))
+        });
+        let (whole, backends) = held.unwrap_or_default();
+        let shown = ServiceConfig {
+            revision: controller.revisions.number(),
+            changed_by: controller.revisions.changed_by(&asked),
+            name: asked,
+            whole,
+            backends,
+            config: String::new(),
+        };
+        (controller.text.clone(), shown)
+    })
+    .await?;
+    let name = service.clone();
+    let part = tokio::task::spawn_blocking(move || part_of(&text, &name)).await;
+    shown.config = part.map_err(|_| Failure::stopping())?.ok_or(Refusal::UnknownService(service))?;
+    Ok(Json(shown))
+}
+
+async fn set(
+    State(handle): State<Handle>,
+    caller: Caller,
+    InPath(service): InPath<String>,
+    Parameters(query): Parameters<ChangeQuery>,
+    Toml(text): Toml,
+) -> Answer<ApplyResult> {
+    change(&handle, caller, service, query, ServiceChange::Set(text)).await
+}
+
+async fn delete(
+    State(handle): State<Handle>,
+    caller: Caller,
+    InPath(service): InPath<String>,
+    Parameters(query): Parameters<ChangeQuery>,
+) -> Answer<ApplyResult> {
+    change(&handle, caller, service, query, ServiceChange::Delete).await
+}
+
+async fn release(
+    State(handle): State<Handle>,
+    caller: Caller,
+    InPath(service): InPath<String>,
+    Parameters(query): Parameters<ChangeQuery>,
+) -> Answer<ApplyResult> {
+    change(&handle, caller, service, query, ServiceChange::Release).await
+}
+
+async fn patch(
+    State(handle): State<Handle>,
+    caller: Caller,
+    InPath((service, backend)): InPath<(String, String)>,
+    Parameters(query): Parameters<ChangeQuery>,
+    JsonBody(patch): JsonBody<BackendPatch>,
+) -> Answer<ApplyResult> {
+    if patch == BackendPatch::default() {
+        return Err(Failure::bad_request("the body names neither `weight` nor `state`"));
+    }
+    change(&handle, caller, service, query, ServiceChange::Patch { backend, patch }).await
+}
+
+async fn change(
+    handle: &Handle,
+    caller: Caller,
+    service: String,
+    query: ChangeQuery,
+    change: ServiceChange,
+) -> Answer<ApplyResult> {
+    let ChangeQuery { revision: read_at, wait, timeout_ms } = query;
+    let wait = ApplyQuery { wait, timeout_ms, confirm_ms: None }.wait()?;
+    install_and_save(handle, caller, wait, Source::Service { service, change, read_at }).await
+}

@@ -1,0 +1,162 @@
+//! One service, one backend by itself: set, deleted, patched, released, kept over a restart, refused when somebody was faster.
+
+use super::*;
+use model::api::EventKind;
+
+const API: &str = r#"[[service]]
+name = "api"
+vip = "203.0.113.11"
+port = 443
+protocol = "tcp"
+mode = "ipip"
+maglev_size = 251
+[[service.backend]]
+name = "a1"
+address = "10.9.0.21"
+[[service.backend]]
+name = "a2"
+address = "10.9.0.22"
+"#;
+
+impl Machine {
+    async fn ask(&self, method: &str, path: &str, body: &str) -> Answer {
+        let media = if body.starts_with('{') { "application/json" } else { "application/toml" };
+        self.send(method, path, &format!("content-type: {media}\r\n"), body.as_bytes()).await
+    }
+
+    async fn revision_of(&self, service: &str) -> u64 {
+        let shown = self.get(&format!("/v1/services/{service}")).await;
+        assert_eq!(shown.status, 200, "{}", shown.body);
+        shown.json()["revision"].as_u64().unwrap()
+    }
+
+    async fn weight_of(&self, backend: &str) -> u64 {
+        find(&self.get("/v1/backends").await.json(), backend)["weight"].as_u64().unwrap()
+    }
+}
+
+fn done(answer: &Answer) -> api::ApplyResult {
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let result: api::ApplyResult = serde_json::from_str(&answer.body).unwrap();
+    assert!(result.saved, "{result:?}");
+    result
+}
+
+#[test]
+fn a_service_is_set_and_deleted_by_itself_and_that_is_kept() {
+    test("a_service_is_set_and_deleted_by_itself_and_that_is_kept", async |place| {
+        let text = config(place, 8080);
+        let machine = Machine::start(place, &text);
+        let set = done(&machine.ask("PUT", "/v1/services/api?wait=true", API).await);
+        assert!(set.revision == 2 && set.acknowledged);
+        // Asked for again, it is as it is.
+        assert_eq!(done(&machine.ask("PUT", "/v1/services/api", API).await).revision, 2);
+        let shown = machine.get("/v1/services/api").await.json();
+        assert_eq!((&shown["whole"], &shown["changed_by"]), (&"set".into(), &2.into()));
+        assert!(shown["config"].as_str().unwrap().contains("203.0.113.11"));
+        assert!(machine.get("/v1/services/web").await.json()["whole"].is_null());
+        let shown = machine.get("/v1/config").await.body;
+        assert!(shown.starts_with("# service api: as the API has set it"), "{shown}");
+        let plan = machine.post("/v1/plan", &text).await.json();
+        assert_eq!(plan["plan"]["held"][0]["name"], "api");
+        assert_eq!(plan["plan"]["services"].as_array().unwrap().len(), 2, "the API's service stays: {plan}");
+
+        // A file that is applied changes what it may.
+        let applied =
+            machine.post("/v1/apply", &text.replace("maglev_size = 251", "maglev_size = 509")).await;
+        assert_eq!(applied.json()["revision"], 3);
+        assert_eq!(machine.get("/v1/services").await.json().as_array().unwrap().len(), 2);
+
+        // The file's own service is deleted, whatever the file says.
+        assert_eq!(done(&machine.ask("DELETE", "/v1/services/web", "").await).revision, 4);
+        assert_eq!(done(&machine.ask("DELETE", "/v1/services/web", "").await).revision, 4);
+        assert_eq!(machine.get("/v1/services/web").await.status, 404);
+        machine.stop().await;
+        let machine = Machine::start(place, &text);
+        let names: Vec<_> = machine.get("/v1/services").await.json().as_array().unwrap().to_vec();
+        assert_eq!((names.len(), &names[0]["name"]), (1, &"api".into()));
+        let told = machine.events(0).await.events;
+        assert!(told.iter().any(|of| of.message.contains("holds over the file (api, web)")), "{told:?}");
+
+        // Both are given back to the file, which knows one of them.
+        done(&machine.ask("POST", "/v1/services/web/release", "").await);
+        done(&machine.ask("POST", "/v1/services/api/release", "").await);
+        let status = machine.get("/v1/status").await.json();
+        assert_eq!((&status["services"], &status["config_is_file"]), (&1.into(), &true.into()));
+        machine.stop().await;
+    });
+}
+
+#[test]
+fn a_backend_is_patched_and_who_is_late_is_told() {
+    test("a_backend_is_patched_and_who_is_late_is_told", async |place| {
+        let text = config(place, 8080);
+        let machine = Machine::start(place, &text);
+        let read_at = machine.revision_of("web").await;
+        let b1 = "/v1/services/web/backends/b1";
+        let patched = machine.ask("PATCH", &format!("{b1}?revision={read_at}"), r#"{"weight":5}"#).await;
+        assert_eq!(done(&patched).revision, read_at + 1);
+        assert_eq!(machine.weight_of("b1").await, 5);
+        // Somebody else who has read the service before is late, with any change; who reads again is not.
+        for (method, path, body) in [
+            ("PATCH", "/v1/services/web/backends/b2", r#"{"state":"drain"}"#),
+            ("DELETE", "/v1/services/web", ""),
+            ("POST", "/v1/services/web/release", ""),
+        ] {
+            let late = machine.ask(method, &format!("{path}?revision={read_at}"), body).await;
+            assert_eq!(late.status, 409, "{method}: {}", late.body);
+            assert!(late.json()["error"].as_str().unwrap().contains("changed by revision"), "{}", late.body);
+        }
+        // Another service's owner is not in the way, whenever he has read.
+        done(&machine.ask("PUT", &format!("/v1/services/api?revision={read_at}"), API).await);
+        let b2 = format!("/v1/services/web/backends/b2?revision={}", machine.revision_of("web").await);
+        done(&machine.ask("PATCH", &b2, r#"{"state":"drain"}"#).await);
+        machine.until_state("b2", "drain").await;
+        let now = machine.revision_of("web").await;
+        for (path, body, status) in [
+            (format!("{b1}?revision={}", now + 1), r#"{"weight":1}"#, 409),
+            (b1.replace("b1", "b9"), r#"{"weight":1}"#, 404),
+            (b1.replace("web", "wb"), r#"{"weight":1}"#, 404),
+            (b1.to_owned(), "{}", 400),
+            (b1.to_owned(), r#"{"weight":-1}"#, 400),
+            (b1.to_owned(), r#"{"wight":1}"#, 400),
+            (b1.to_owned(), r#"{"state":"gone"}"#, 400),
+            (b1.to_owned(), r#"{"weight":4294967295}"#, 422),
+        ] {
+            let answer = machine.ask("PATCH", &path, body).await;
+            assert_eq!(answer.status, status, "{path} {body}: {}", answer.body);
+        }
+        for body in ["x = ", "", &API.replace("api", "other"), "[machine]\nname = \"a\"\n", &API.repeat(2)] {
+            let answer = machine.ask("PUT", "/v1/services/api", body).await;
+            assert_eq!(answer.status, 422, "{body}: {}", answer.body);
+        }
+        assert_eq!(machine.revision_of("web").await, now, "nothing was changed");
+
+        // A new file leaves the weight and the state alone, and so does a restart.
+        let applied =
+            machine.post("/v1/apply", &text.replace("maglev_size = 251", "maglev_size = 509")).await;
+        assert_eq!(applied.json()["plan"]["held"][1]["backends"], serde_json::json!(["b1", "b2"]));
+        assert_eq!(machine.weight_of("b1").await, 5);
+        machine.stop().await;
+        let machine = Machine::start(place, &text);
+        assert_eq!(machine.weight_of("b1").await, 5);
+        done(&machine.ask("POST", "/v1/services/web/release", "").await);
+        assert_eq!(machine.weight_of("b1").await, 1);
+        let events = machine.events(0).await.events;
+        let changed = events.iter().find(|of| of.kind == EventKind::Apply).unwrap();
+        assert_eq!(changed.service.as_deref(), Some("web"));
+        assert!(changed.caller.as_deref().is_some_and(|by| by.starts_with("uid ")));
+        machine.stop().await;
+
+        // What does not fit the file any more is given up, and told.
+        let machine = Machine::start(place, &text);
+        done(&machine.ask("PUT", "/v1/services/api", API).await);
+        machine.stop().await;
+        let taken = text.replace("203.0.113.10", "203.0.113.11").replace("port = 80\n", "port = 443\n");
+        let machine = Machine::start(place, &taken);
+        let told = machine.events(0).await.events;
+        assert!(told.iter().any(|of| of.message.contains("does not fit the file any more")), "{told:?}");
+        assert_eq!(machine.get("/v1/services").await.json().as_array().unwrap().len(), 1);
+        machine.stop().await;
+    });
+}
