@@ -95,6 +95,9 @@ described!(A, B, C);
 described!(A, B, C, D);
 described!(A, B, C, D, E);
 
+/// Describes an answer.
+type DescribeAnswer = fn(&mut SchemaGenerator) -> Value;
+
 /// One method of one path.
 pub(crate) struct Endpoint {
     /// As the OpenAPI document names it: `get`, `post`, …
@@ -106,7 +109,7 @@ pub(crate) struct Endpoint {
     describe: fn(&mut SchemaGenerator) -> Operation,
     success: Option<Value>,
     fails: Vec<(u16, Cow<'static, str>)>,
-    also: Vec<(u16, fn(&mut SchemaGenerator) -> Value)>,
+    also: Vec<(u16, DescribeAnswer)>,
     /// A query changes nothing, and is let through.
     pub(crate) takes_query: bool,
     /// It is served at `metrics.listen`, too, where nobody has to prove who he is.
@@ -162,7 +165,7 @@ impl Endpoint {
     }
 
     /// Describes an answer that has a body of its own with this status, success or not.
-    pub(crate) fn also(mut self, status: u16, answer: fn(&mut SchemaGenerator) -> Value) -> Endpoint {
+    pub(crate) fn also(mut self, status: u16, answer: DescribeAnswer) -> Endpoint {
         self.also.push((status, answer));
         self
     }
