@@ -277,7 +277,7 @@ async fn agents(State(handle): State<Handle>) -> Answer<Vec<model::api::AgentSta
 }
 
 async fn leave(State(handle): State<Handle>) -> Answer<model::api::LeaveResult> {
-    Ok(Json(ask(&handle, |controller| show::leave(controller)).await??))
+    Ok(Json(ask(&handle, show::leave).await??))
 }
 
 #[derive(Deserialize)]
