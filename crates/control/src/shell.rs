@@ -121,12 +121,16 @@ impl Shell {
 
     /// Tells the controller an event, and does what it wants.
     pub(crate) fn step(&mut self, event: Event) {
+        self.look_at_loopback();
+        self.came.push_back(event);
+        self.go_on();
+    }
+
+    fn look_at_loopback(&mut self) {
         if self.parts.on_loopback.has_changed().unwrap_or(false) {
             let seen = self.parts.on_loopback.borrow_and_update().clone();
             self.came.push_back(Event::OnLoopback(seen));
         }
-        self.came.push_back(event);
-        self.go_on();
     }
 
     fn go_on(&mut self) {
@@ -197,6 +201,8 @@ impl Shell {
 
     /// Runs a question on the controller, and does what it wants.
     pub(crate) fn ask<T>(&mut self, question: impl FnOnce(&mut Controller) -> T) -> T {
+        self.look_at_loopback();
+        self.go_on();
         let (answer, effects) = self.controller.ask(self.parts.clock.now(), question);
         self.perform(effects);
         self.go_on();

@@ -77,7 +77,7 @@ pub(crate) fn store_event(controller: &mut Controller, event: StoreEvent) {
         }
         StoreEvent::PlanWritten(revision) => part.seat.plan_written(revision),
         StoreEvent::NotPut(key) => part.seat.not_put(key),
-        StoreEvent::NotOrdered(order) => part.not_ordered(order),
+        StoreEvent::NotOrdered(order) => part.not_ordered(&order),
         StoreEvent::NotDesired => part.is_founding = false,
     }
 }

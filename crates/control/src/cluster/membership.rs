@@ -164,10 +164,10 @@ impl Part {
     }
 
     /// There was no room for an order: it comes again.
-    pub(super) fn not_ordered(&mut self, order: Order) {
+    pub(super) fn not_ordered(&mut self, order: &Order) {
         match order {
-            Order::Put { key, .. } => self.seat.not_put(key),
-            Order::Register { machine, .. } => self.seat.not_put(Key::Machine(machine)),
+            Order::Put { key, .. } => self.seat.not_put(*key),
+            Order::Register { machine, .. } => self.seat.not_put(Key::Machine(*machine)),
             Order::Lead { .. } | Order::Resign(_) => self.seat.not_put(Key::Leader),
             Order::Plan { .. } => self.seat.plan_written(None),
             Order::Leave => self.seat.not_left(),
