@@ -485,6 +485,7 @@ impl Sender<'_> {
             mode: service.mode,
             parameters: parameters(service),
             source,
+            sources: None,
             destination: backend.address,
             inner_v6: service.vip.addr.is_ipv6(),
             inner_macs: (inner_destination, port_mac),

@@ -12,6 +12,9 @@ use crate::parse::{self, Parsed};
 use crate::{Addr, Tuple, checksum, field};
 
 mod mode;
+mod source;
+
+pub use source::{SourcePrefix, SourcePrefixError};
 
 pub use mode::{Mode, Parameters, PortKey, VNI_DEFAULT, VNI_MAX};
 
@@ -24,6 +27,9 @@ pub struct Tunnel {
     pub parameters: Parameters,
     /// Outer source (the machine's address of the backend's family).
     pub source: IpAddr,
+    /// What each flow takes an outer source of its own from instead; a mode that has [ports](Mode::port_key) for that, or no outer
+    /// header, does not look at it.
+    pub sources: Option<SourcePrefix>,
     /// Outer destination (the backend).
     pub destination: IpAddr,
     /// Whether the inner packets (the service's VIP) are IPv6.
@@ -94,15 +100,19 @@ struct Layout {
     outer: Outer,
     /// Whether UDP follows the outer IP header.
     udp: bool,
+    /// Whether each flow has an outer source of its own.
+    spread: bool,
 }
 
-const OVER_V4: Layout = Layout { outer: Outer::V4, udp: false };
-const OVER_V6: Layout = Layout { outer: Outer::V6, udp: false };
-const UDP_OVER_V4: Layout = Layout { outer: Outer::V4, udp: true };
-const UDP_OVER_V6: Layout = Layout { outer: Outer::V6, udp: true };
+const OVER_V4: Layout = Layout { outer: Outer::V4, udp: false, spread: false };
+const OVER_V6: Layout = Layout { outer: Outer::V6, ..OVER_V4 };
+const UDP_OVER_V4: Layout = Layout { udp: true, ..OVER_V4 };
+const UDP_OVER_V6: Layout = Layout { udp: true, ..OVER_V6 };
+const SPREAD_OVER_V4: Layout = Layout { spread: true, ..OVER_V4 };
+const SPREAD_OVER_V6: Layout = Layout { spread: true, ..OVER_V6 };
 
-/// The lengths that a [`TunnelHeader`] can have, densely numbered, so that choosing among them is one jump. Modes with the same
-/// lengths have the same shapes.
+/// The lengths that a [`TunnelHeader`] can have and what differs from packet to packet in it, densely numbered, so that choosing among
+/// them is one jump. Modes of which both are the same have the same shapes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Shape {
     /// Nothing but Ethernet ([`Mode::L2`]).
@@ -123,29 +133,49 @@ pub enum Shape {
     GueOverV6,
     /// See [`Shape::UdpEthernet`].
     UdpEthernetOverV6,
+    /// [`Shape::Ipip`] with an outer source of each flow's own.
+    IpipSpread,
+    /// [`Shape::Gre`] with an outer source of each flow's own.
+    GreSpread,
+    /// [`Shape::IpipOverV6`] with an outer source of each flow's own.
+    IpipOverV6Spread,
+    /// [`Shape::GreOverV6`] with an outer source of each flow's own.
+    GreOverV6Spread,
+}
+
+impl Layout {
+    /// Whether a place in it is filled from the flow's hash.
+    #[inline(always)]
+    const fn has_entropy(self) -> bool {
+        self.udp || self.spread || matches!(self.outer, Outer::V6)
+    }
 }
 
 impl Shape {
     const fn layout(self) -> Layout {
         match self {
-            Shape::Link => Layout { outer: Outer::None, udp: false },
+            Shape::Link => Layout { outer: Outer::None, ..OVER_V4 },
             Shape::Ipip | Shape::Gre => OVER_V4,
             Shape::Gue | Shape::UdpEthernet => UDP_OVER_V4,
             Shape::IpipOverV6 | Shape::GreOverV6 => OVER_V6,
             Shape::GueOverV6 | Shape::UdpEthernetOverV6 => UDP_OVER_V6,
+            Shape::IpipSpread | Shape::GreSpread => SPREAD_OVER_V4,
+            Shape::IpipOverV6Spread | Shape::GreOverV6Spread => SPREAD_OVER_V6,
         }
     }
 }
 
 impl Mode {
-    /// The shape of its headers behind such an outer header; [`Shape::Link`] where there is none.
-    const fn shape(self, outer: Outer) -> Shape {
+    /// The shape of its headers behind such an outer header, with a source of each flow's own or not; [`Shape::Link`] where there is
+    /// none.
+    const fn shape(self, outer: Outer, spread: bool) -> Shape {
         let udp = self.port_key().is_some();
         let len = self.overhead(matches!(outer, Outer::V6)) as usize;
         let mut shapes: &[Shape] = &Shape::ALL;
         while let [shape, rest @ ..] = shapes {
             let layout = shape.layout();
-            if shape.len() == len && layout.udp == udp && layout.outer as u8 == outer as u8 {
+            let is_alike = layout.udp == udp && layout.spread == spread && layout.outer as u8 == outer as u8;
+            if shape.len() == len && is_alike {
                 return *shape;
             }
             shapes = rest;
@@ -160,7 +190,13 @@ const _: () = {
     while let [mode, rest @ ..] = modes {
         let lens = [mode.overhead(false) as usize, mode.overhead(true) as usize];
         assert!(lens[1] <= HEADER_MAX);
-        assert!(mode.shape(Outer::V4).len() == lens[0] && mode.shape(Outer::V6).len() == lens[1]);
+        assert!(
+            mode.shape(Outer::V4, false).len() == lens[0] && mode.shape(Outer::V6, false).len() == lens[1]
+        );
+        if mode.has_source_of_flow() {
+            assert!(mode.shape(Outer::V4, true).len() == lens[0]);
+            assert!(mode.shape(Outer::V6, true).len() == lens[1]);
+        }
         modes = rest;
     }
 };
@@ -256,6 +292,14 @@ shapes! {
     GueOverV6 52 66,
     /// As [`super::Shape::UdpEthernetOverV6`].
     UdpEthernetOverV6 70 84,
+    /// As [`super::Shape::IpipSpread`].
+    IpipSpread 20 34,
+    /// As [`super::Shape::GreSpread`].
+    GreSpread 24 38,
+    /// As [`super::Shape::IpipOverV6Spread`].
+    IpipOverV6Spread 40 54,
+    /// As [`super::Shape::GreOverV6Spread`].
+    GreOverV6Spread 44 58,
 }
 
 /// A precomputed outer header, from the outer Ethernet addresses to what stands in front of the inner IP header. The
@@ -269,12 +313,14 @@ pub struct TunnelHeader {
     shape: Shape,
     /// Outer Ethernet header, then `len` bytes.
     bytes: [u8; parse::ETHERNET_LEN + HEADER_MAX],
+    /// Of the outer source, the bits that all flows share; 0 where they share it all.
+    prefix_len: u8,
 }
 
 impl Default for TunnelHeader {
     fn default() -> TunnelHeader {
         let bytes = [0; parse::ETHERNET_LEN + HEADER_MAX];
-        TunnelHeader { sum: 0, len: 0, shape: Shape::Link, bytes }
+        TunnelHeader { sum: 0, len: 0, shape: Shape::Link, bytes, prefix_len: 0 }
     }
 }
 
@@ -288,7 +334,9 @@ impl TunnelHeader {
         if mode == Mode::L2 {
             return Ok(TunnelHeader::default());
         }
-        for address in [tunnel.source, tunnel.destination] {
+        let sources = tunnel.sources.filter(|_| mode.has_source_of_flow());
+        let source = sources.map_or(tunnel.source, SourcePrefix::first);
+        for address in [source, tunnel.destination] {
             let broadcast = address == IpAddr::V4(Ipv4Addr::BROADCAST);
             if address.is_unspecified() || address.is_multicast() || broadcast {
                 return Err(TunnelError::NotUnicast(address));
@@ -296,7 +344,7 @@ impl TunnelHeader {
         }
         let mut header = Builder { bytes: [0; HEADER_MAX], len: 0 };
         let protocol = mode.ip_protocol(inner_v6);
-        let outer = match (tunnel.source, tunnel.destination) {
+        let outer = match (source, tunnel.destination) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
                 header.ipv4(protocol, source, destination);
                 Outer::V4
@@ -331,7 +379,9 @@ impl TunnelHeader {
         // Both fields are 0 in the precomputed checksum (RFC 1624 with m = 0).
         let check = field::word(&bytes, parse::ETHERNET_LEN + IPV4_CHECKSUM).unwrap_or_default();
         let sum = !check.to_be();
-        Ok(TunnelHeader { sum, len: header.len, shape: mode.shape(outer), bytes })
+        let shape = mode.shape(outer, sources.is_some());
+        let prefix_len = sources.map_or(0, |prefix| prefix.len);
+        Ok(TunnelHeader { sum, len: header.len, shape, bytes, prefix_len })
     }
 
     /// The same header between these stations: destination (the next hop) and source (the port) MAC address.
@@ -368,10 +418,9 @@ impl TunnelHeader {
         self.len == 0
     }
 
-    /// Whether [`encapsulate`] makes use of its `entropy`: for UDP, and for an IPv6 outer header.
+    /// Whether [`encapsulate`] makes use of its `entropy`: for UDP, for an IPv6 outer header, and for sources of a prefix.
     pub const fn has_entropy(&self) -> bool {
-        let layout = self.shape.layout();
-        layout.udp || matches!(layout.outer, Outer::V6)
+        self.shape.layout().has_entropy()
     }
 
     /// Whether the outer header is IPv6; `false` for an empty header.
@@ -421,15 +470,30 @@ impl TunnelHeader {
     pub fn destination(&self) -> Option<Addr> {
         match self.shape.layout().outer {
             Outer::None => None,
-            Outer::V4 => field::long(&self.bytes, parse::ETHERNET_LEN + 16).map(Addr::V4),
-            Outer::V6 => field::chunk(&self.bytes, parse::ETHERNET_LEN + 24)
-                .map(|address| Addr::V6(u128::from_be_bytes(address))),
+            Outer::V4 => field::long(self.outer(), 16).map(Addr::V4),
+            Outer::V6 => address_v6(self.outer(), 24),
+        }
+    }
+
+    /// The prefix that each flow has an outer source of its own from; `None`: all have one.
+    pub fn sources(&self) -> Option<SourcePrefix> {
+        let first = self.source_in(self.outer()).filter(|_| self.shape.layout().spread)?;
+        Some(SourcePrefix { first, len: self.prefix_len })
+    }
+
+    /// The source in an outer IP header of this header's version; `None` for [`Mode::L2`].
+    fn source_in(&self, ip: &[u8]) -> Option<Addr> {
+        match self.shape.layout().outer {
+            Outer::None => None,
+            Outer::V4 => field::long(ip, 12).map(Addr::V4),
+            Outer::V6 => address_v6(ip, 8),
         }
     }
 
     /// Whether both put the same in front of a packet, but for the outer Ethernet header.
     pub fn is_same_tunnel(&self, other: &TunnelHeader) -> bool {
-        self.shape == other.shape && self.outer() == other.outer()
+        let same = self.shape == other.shape && self.prefix_len == other.prefix_len;
+        same && self.outer() == other.outer()
     }
 
     /// From the outer IP header on.
@@ -444,13 +508,18 @@ impl TunnelHeader {
         // What routers and packets do not change: not type of service, lengths, time to live, checksum, flow label.
         let (ip_len, fixed) = match layout.outer {
             Outer::None => return None,
-            Outer::V4 => (parse::IPV4_LEN, [0..1, 4..8, 9..10, 12..20]),
-            Outer::V6 => (parse::IPV6_LEN, [0..0, 0..0, 6..7, 8..40]),
+            Outer::V4 => (parse::IPV4_LEN, [0..1, 4..8, 9..10, 16..20]),
+            Outer::V6 => (parse::IPV6_LEN, [0..0, 0..0, 6..7, 24..40]),
+        };
+        let source = self.source_in(quote)?;
+        let is_ours = match self.sources() {
+            Some(prefix) => prefix.contains(source),
+            None => self.source_in(outer) == Some(source),
         };
         let same_version = quote.first()? >> 4 == outer.first()? >> 4;
         let same = |bytes: core::ops::Range<usize>| quote.get(bytes.clone()) == outer.get(bytes);
         let (rest, wanted) = (quote.get(ip_len..)?, outer.get(ip_len..)?);
-        if !same_version || !fixed.into_iter().all(same) || rest.len() < QUOTED_MIN {
+        if !is_ours || !same_version || !fixed.into_iter().all(same) || rest.len() < QUOTED_MIN {
             return None;
         }
         let from = if layout.udp {
@@ -465,6 +534,10 @@ impl TunnelHeader {
         quoted_so_far.into_iter().all(|(quoted, wanted)| quoted == wanted).then_some(())?;
         Some(quote.get(self.len()..).unwrap_or_default())
     }
+}
+
+fn address_v6(bytes: &[u8], at: usize) -> Option<Addr> {
+    field::chunk(bytes, at).map(|address| Addr::V6(u128::from_be_bytes(address)))
 }
 
 /// The network identifier of an own header that has one.
@@ -533,7 +606,8 @@ const IPV4_CHECKSUM: usize = 10;
 /// starts at that offset. Ethernet and tags move to the front, with the header's stations and the outer
 /// Ethernet type behind the tags; the outer header follows. The inner packet stays bit for bit. DSCP and ECN are copied (RFC
 /// 6040 normal mode); the outer IPv4 header has DF set, identification 0 (RFC 6864), TTL 64; `entropy` becomes the UDP source port
-/// (49152 to 65535) and the IPv6 flow label (RFC 6438). With an empty header only the MAC addresses change.
+/// (49152 to 65535), the IPv6 flow label (RFC 6438), and what stands behind the prefix in a source of [`Tunnel::sources`]. With an
+/// empty header only the MAC addresses change.
 ///
 /// The outer lengths leave Ethernet padding out: the caller cuts the frame to [`finish_len`], before or after. A frame too short
 /// for `header` and `parsed` is left as it is. The caller has checked the path MTU, so that the outer length fits 16 bits.
@@ -601,12 +675,11 @@ fn prepend<const ALL: usize, const LEN: usize>(
     if matches!(layout.outer, Outer::None) {
         return rewrite_link(frame, header);
     }
-    let is_used = layout.udp || matches!(layout.outer, Outer::V6);
-    let entropy = if is_used { entropy(frame.get(LEN..)?) } else { 0 };
+    let entropy = if layout.has_entropy() { entropy(frame.get(LEN..)?) } else { 0 };
     let front = frame.first_chunk_mut::<ALL>()?;
     *front = *header.bytes.first_chunk::<ALL>()?;
     let (_, outer) = front.split_first_chunk_mut::<{ parse::ETHERNET_LEN }>()?;
-    fill(outer.first_chunk_mut::<LEN>()?, layout, header.sum, inner, entropy)
+    fill(outer.first_chunk_mut::<LEN>()?, layout, header, inner, entropy)
 }
 
 #[cold]
@@ -628,13 +701,13 @@ fn encapsulate_tagged(frame: &mut [u8], header: &TunnelHeader, l3: u16, inner: I
         && let Some(bytes) = precomputed.get(..grown)
     {
         outer.copy_from_slice(bytes);
-        let _ = fill(outer, header.shape.layout(), header.sum, inner, entropy);
+        let _ = fill(outer, header.shape.layout(), header, inner, entropy);
     }
 }
 
 /// Writes what differs from packet to packet into the copy of the header.
 #[inline(always)]
-fn fill(outer: &mut [u8], layout: Layout, sum: u16, inner: Inner, entropy: u32) -> Option<()> {
+fn fill(outer: &mut [u8], layout: Layout, header: &TunnelHeader, inner: Inner, entropy: u32) -> Option<()> {
     let header_len = outer.len();
     let len_from = |offset: usize| length(header_len - offset, inner.len);
     let ip_len = match layout.outer {
@@ -644,7 +717,15 @@ fn fill(outer: &mut [u8], layout: Layout, sum: u16, inner: Inner, entropy: u32) 
             // Words are summed as they lie in memory (RFC 1071 section 2 B).
             let total_len = len_from(0).to_be();
             let tos = u16::from_ne_bytes([0, inner.tos]);
-            let sum = u32::from(sum) + u32::from(tos) + u32::from(total_len);
+            let mut sum = u32::from(header.sum) + u32::from(tos) + u32::from(total_len);
+            if layout.spread {
+                // The header's own source has nothing there, so that bytes and sum become those of both by adding.
+                let [a, b, c, d] = source::host_v4(header.prefix_len, entropy).to_be_bytes();
+                for (byte, of_flow) in fixed[12..16].iter_mut().zip([a, b, c, d]) {
+                    *byte |= of_flow;
+                }
+                sum += u32::from(u16::from_ne_bytes([a, b])) + u32::from(u16::from_ne_bytes([c, d]));
+            }
             fixed[1] = inner.tos;
             [fixed[2], fixed[3]] = total_len.to_ne_bytes();
             [fixed[10], fixed[11]] = (!fold(sum)).to_ne_bytes();
@@ -655,6 +736,12 @@ fn fill(outer: &mut [u8], layout: Layout, sum: u16, inner: Inner, entropy: u32) 
             let first = 0x6000_0000 | u32::from(inner.tos) << 20 | entropy & 0x000f_ffff;
             [fixed[0], fixed[1], fixed[2], fixed[3]] = first.to_be_bytes();
             [fixed[4], fixed[5]] = len_from(parse::IPV6_LEN).to_be_bytes();
+            if layout.spread {
+                let host = source::host_v6(header.prefix_len, entropy).to_be_bytes();
+                for (byte, of_flow) in fixed[8..24].iter_mut().zip(host) {
+                    *byte |= of_flow;
+                }
+            }
             parse::IPV6_LEN
         }
     };

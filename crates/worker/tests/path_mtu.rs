@@ -6,7 +6,7 @@ mod rig;
 use etherparse::{Icmpv4Type, PacketBuilder, icmpv4::DestUnreachableHeader};
 use rig::*;
 use wire::BackendId;
-use wire::encap::Mode;
+use wire::encap::{Mode, SourcePrefix};
 use worker::view::path_mtu::AGE_US;
 use worker::view::{BackendState, BackendView};
 use worker::{DropReason, Outcome, RxMeta, Verdict, View};
@@ -16,10 +16,14 @@ const ROUTER: [u8; 4] = [10, 0, 3, 1];
 
 /// "Fragmentation needed", quoting so many bytes of a frame that was sent.
 fn error(sent: &[u8], mtu: u16, quoted: usize) -> Vec<u8> {
+    error_to(OWN, sent, mtu, quoted)
+}
+
+fn error_to(own: [u8; 4], sent: &[u8], mtu: u16, quoted: usize) -> Vec<u8> {
     let quote = &sent[14..];
     let mut frame = Vec::new();
     PacketBuilder::ethernet2(ROUTER_MAC, PORT_MAC)
-        .ipv4(ROUTER, OWN, 64)
+        .ipv4(ROUTER, own, 64)
         .icmpv4(Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::FragmentationNeeded {
             next_hop_mtu: mtu,
         }))
@@ -98,6 +102,57 @@ fn the_next_packet_that_is_too_big_for_the_path_is_answered() {
         assert_eq!(told(rig.put(0, &data(7, largest, DF))), None);
         assert_eq!(told(rig.put(1, &data(7, largest, DF))), None);
     }
+}
+
+/// The outer source of a frame that was sent.
+fn source(sent: &[u8]) -> [u8; 4] {
+    sent[26..30].try_into().unwrap()
+}
+
+fn prefix() -> SourcePrefix {
+    SourcePrefix::new([10, 9, 0, 0].into(), 16).unwrap()
+}
+
+#[test]
+fn errors_to_outer_sources_of_a_prefix_are_heard() {
+    for mode in [Mode::Ipip, Mode::Gre] {
+        let overhead = mode.overhead(false);
+        let largest = usize::from(1500 - overhead);
+        let spec = || Spec { mode, sources: Some(prefix()), ..Spec::web(1) };
+        let mut rig = Rig::new(2, view(1, &[spec()]));
+        let (sent, _) = rig.put(0, &data(7, largest, DF));
+        let own = source(&sent[0]);
+        assert_eq!(own[..2], [10, 9], "{mode:?}");
+        // To the machine's own address, to another of the prefix, to one outside of it that is quoted, too.
+        let mut outside = sent[0].clone();
+        outside[26..30].copy_from_slice(&OWN);
+        for forged in [
+            error_to(OWN, &sent[0], 1400, 548),
+            error_to([10, 9, own[2], !own[3]], &sent[0], 1400, 548),
+            error_to(OWN, &outside, 1400, 548),
+        ] {
+            rig.put(0, &forged);
+            assert_eq!(told(rig.put(0, &data(7, largest, DF))), None, "{mode:?}");
+        }
+        hear(&mut rig, 1, &error_to(own, &sent[0], 1400, 28));
+        // It is the path's, not the flow's: of all flows, wherever they come from.
+        for (core, sport) in [(0, 7), (1, 7), (0, 8), (1, 9)] {
+            assert_eq!(told(rig.put(core, &data(sport, largest, DF))), Some(1400 - overhead), "{mode:?}");
+        }
+        let next = view(2, &[spec()]);
+        next.inherit_paths(&before(mode), rig.now);
+        assert_eq!(backend(&next, 0).path_mtu(rig.now), Some(1300));
+        let without = view(3, &[Spec { mode, ..Spec::web(1) }]);
+        without.inherit_paths(&before(mode), rig.now);
+        assert_eq!(backend(&without, 0).path_mtu(rig.now), None, "another tunnel");
+    }
+}
+
+/// A view that has learnt something.
+fn before(mode: Mode) -> View {
+    let before = view(1, &[Spec { mode, sources: Some(prefix()), ..Spec::web(1) }]);
+    backend(&before, 0).learn(1300, worker_tick(1000));
+    before
 }
 
 #[test]

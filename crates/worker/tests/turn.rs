@@ -4,10 +4,11 @@
 mod rig;
 
 use rig::*;
+use std::collections::BTreeSet;
 use std::net::Ipv6Addr;
 use std::sync::Arc;
 use wire::BackendId;
-use wire::encap::Mode;
+use wire::encap::{Mode, SourcePrefix};
 use worker::io::memory::MemIo;
 use worker::view::mailbox::mailbox;
 use worker::view::{BackendState, OnClosedPort, OnDown, OnEmpty, PortRole};
@@ -250,6 +251,49 @@ fn fragments_meet_in_any_order_and_on_any_worker() {
         assert_eq!(Some(backend_of(&outcomes)), backends[0].1, "whole datagrams of the flow go the same way");
     }
     assert!(rig.counters.iter().map(|c| c.totals.ring_out.get()).sum::<u64>() > 0);
+}
+
+#[test]
+fn a_flow_keeps_its_outer_source_and_flows_have_many() {
+    let prefix = SourcePrefix::new([10, 9, 0, 0].into(), 16).unwrap();
+    let spec = |port, protocol, mode| Spec { port, protocol, mode, sources: Some(prefix), ..Spec::web(2) };
+    let mut rig = Rig::new(
+        2,
+        view(1, &[spec(80, TCP, Mode::Ipip), spec(53, UDP, Mode::Gre), spec(81, TCP, Mode::Gue)]),
+    );
+    let sources = |sent: &[Vec<u8>]| -> Vec<[u8; 4]> {
+        sent.iter().map(|frame| frame[26..30].try_into().unwrap()).collect()
+    };
+    let mut all = BTreeSet::new();
+    for sport in 1000..1400 {
+        let mut of_flow = BTreeSet::new();
+        for (core, kind, len) in
+            [(0, Tcp::Syn, 0), (0, Tcp::Ack, 0), (1, Tcp::Ack, 900), (0, Tcp::Ack, 7), (0, Tcp::Fin, 0)]
+        {
+            of_flow.extend(sources(&rig.put(core, &tcp(sport, 80, kind, len)).0));
+        }
+        assert_eq!(of_flow.len(), 1, "{sport}: {of_flow:?}");
+        all.append(&mut of_flow);
+        // Short and padded, long, with a tag: of one flow. Its fragments have no ports, but for the first: one source for all of them.
+        let short = udp(sport, 53, 1);
+        let padded = [&short[..], &[0; 20]].concat();
+        let tagged = [&short[..12], &[0x81, 0, 0, 5], &short[12..]].concat();
+        for frame in [short, padded, udp(sport, 53, 1200)] {
+            of_flow.extend(sources(&rig.put(0, &frame).0));
+        }
+        of_flow.extend(sources(&rig.put(0, &tagged).0.iter().map(|f| f[4..].to_vec()).collect::<Vec<_>>()));
+        assert_eq!(of_flow.len(), 1, "{sport}: {of_flow:?}");
+        all.append(&mut of_flow);
+        for piece in fragments(&udp(sport, 53, 3000), 1000) {
+            of_flow.extend(sources(&rig.put(0, &piece).0));
+        }
+        assert_eq!(of_flow.len(), 1, "{sport}: {of_flow:?}");
+    }
+    assert!(all.iter().all(|source| source[..2] == [10, 9]));
+    // 800 balls in 65,536 bins.
+    assert!(all.len() > 780, "{}", all.len());
+    let (sent, _) = rig.put(0, &tcp(7, 81, Tcp::Syn, 0));
+    assert_eq!(sources(&sent), [[10, 0, 2, 11]], "UDP has ports for that");
 }
 
 #[test]

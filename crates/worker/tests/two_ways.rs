@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use wire::encap::{Mode, SourcePrefix};
 use wire::{BackendId, PortId, ServiceId};
 use worker::capture::{CaptureEnd, CaptureFilter, Listener, Side, tap};
 use worker::commands::{Command, Commander};
@@ -114,13 +115,17 @@ struct Kind {
     by_load: bool,
     /// TCP remembers slots instead of flows, and every third slot is tainted.
     by_slot: bool,
+    /// Outer sources are of a prefix.
+    spread: bool,
 }
 
 fn a_view(generation: u64, states: &[BackendState], kind: Kind) -> View {
-    let Kind { on_down, hash, by_load, by_slot } = kind;
+    let Kind { on_down, hash, by_load, by_slot, spread } = kind;
     let spec = |port: u16, protocol: u8, v6: bool| {
         let mut spec = Spec::web(BACKENDS);
         (spec.port, spec.protocol, spec.states, spec.on_down) = (port, protocol, states.to_vec(), on_down);
+        spec.mode = if v6 && spread { Mode::Gre } else { spec.mode };
+        spec.sources = spread.then(|| SourcePrefix::new([10, 9, 0, 0].into(), 16).unwrap());
         if v6 {
             (spec.vip, spec.len) = (VIP6.into(), 128);
         }
@@ -398,7 +403,7 @@ fn run(workers: usize, steps: usize, kind: impl Fn(bool, bool) -> Kind) {
 fn kind(keep: bool, by_source: bool) -> Kind {
     let on_down = if keep { OnDown::Keep } else { OnDown::Reselect };
     let hash = if by_source { HashOn::Source } else { HashOn::Tuple };
-    Kind { on_down, hash, by_load: false, by_slot: false }
+    Kind { on_down, hash, by_load: false, by_slot: false, spread: false }
 }
 
 #[test]
@@ -409,6 +414,11 @@ fn one_worker() {
 #[test]
 fn one_worker_by_slots() {
     run(1, 30, |keep, by_source| Kind { by_slot: true, ..kind(keep, by_source) });
+}
+
+#[test]
+fn one_worker_with_sources_of_a_prefix() {
+    run(1, 30, |keep, by_source| Kind { spread: true, ..kind(keep, by_source) });
 }
 
 #[test]

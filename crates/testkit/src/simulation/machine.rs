@@ -305,6 +305,7 @@ fn view_of(plan: &Plan, own: Member, registry: &Registry, scenario: &Scenario) -
             mode: Mode::Ipip,
             parameters: Mode::Ipip.defaults(),
             source: Ipv4Addr::from_bits(machine_address(own.machine.index())).into(),
+            sources: None,
             destination: Ipv4Addr::from_bits(backend_address(id.0)).into(),
             inner_v6: service.vip.is_v6(),
             inner_macs: (ROUTER_MAC, PORT_MAC),

@@ -193,6 +193,11 @@ impl Mode {
         }
     }
 
+    /// Whether nothing but the outer addresses can tell its flows apart for those who look no further than IP and ports.
+    pub const fn has_source_of_flow(self) -> bool {
+        matches!(self.format().carrier, Carrier::Ip | Carrier::Protocol(_))
+    }
+
     /// Whether its header holds a network identifier.
     pub const fn has_vni(self) -> bool {
         matches!(self.format().header, Some(OwnHeader { has_vni: true, .. }))

@@ -1,3 +1,5 @@
+mod sources;
+
 use super::{
     Mode, Parameters, Tunnel, TunnelError, TunnelHeader, encapsulate, entropy, finish_len, rewrite_macs,
     shapes,
@@ -25,7 +27,7 @@ const VNI: u32 = 0x00ab_cdef;
 fn tunnel(mode: Mode, outer_v6: bool, inner_v6: bool) -> Tunnel {
     let (source, destination) = if outer_v6 { (SOURCE6, BACKEND6) } else { (SOURCE, BACKEND) };
     let parameters = Parameters { vni: VNI, ..mode.defaults() };
-    Tunnel { mode, parameters, source, destination, inner_v6, inner_macs: INNER_MACS }
+    Tunnel { mode, parameters, source, sources: None, destination, inner_v6, inner_macs: INNER_MACS }
 }
 
 fn ip(frame: &[u8]) -> Parsed {

@@ -1,8 +1,9 @@
 use super::too_big;
 use crate::Addr;
-use crate::encap::{Mode, Tunnel, TunnelHeader, encapsulate};
+use crate::encap::{Mode, SourcePrefix, Tunnel, TunnelHeader, encapsulate};
 use crate::parse::{Parsed, ParsedFrame, parse};
 use crate::sample::{V4, ethernet4, ethernet6, icmp, icmpv6, naive_sum, tcp, v6_between};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use proptest::prelude::{any, prop_assert, proptest};
 use std::vec::Vec;
 
@@ -34,8 +35,21 @@ fn header(mode: Mode, v6: bool, last: u8) -> TunnelHeader {
     };
     let (source, destination) = if v6 { addresses(&OWN6, &BACKEND6) } else { addresses(&OWN, &BACKEND) };
     let inner_macs = ([2; 6], [4; 6]);
-    let tunnel =
-        Tunnel { mode, parameters: mode.defaults(), source, destination, inner_v6: false, inner_macs };
+    let parameters = mode.defaults();
+    let tunnel = Tunnel { mode, parameters, source, sources: None, destination, inner_v6: false, inner_macs };
+    TunnelHeader::new(&tunnel).unwrap()
+}
+
+/// From a prefix that the machine's own address is not of.
+fn spread(mode: Mode, v6: bool) -> TunnelHeader {
+    let (source, destination, first, len): (IpAddr, IpAddr, IpAddr, u8) = if v6 {
+        (OWN6.into(), BACKEND6.into(), Ipv6Addr::new(0xfd00, 9, 0, 0, 0, 0, 0, 0).into(), 64)
+    } else {
+        (OWN.into(), BACKEND.into(), Ipv4Addr::new(10, 9, 0, 0).into(), 16)
+    };
+    let sources = Some(SourcePrefix::new(first, len).unwrap());
+    let (parameters, inner_macs) = (mode.defaults(), ([2; 6], [4; 6]));
+    let tunnel = Tunnel { mode, parameters, source, sources, destination, inner_v6: false, inner_macs };
     TunnelHeader::new(&tunnel).unwrap()
 }
 
@@ -57,19 +71,24 @@ fn sent(header: &TunnelHeader) -> Vec<u8> {
 
 /// The router's error, quoting so many bytes.
 fn error(v6: bool, packet: &[u8], mtu: u16, quoted: usize) -> Vec<u8> {
+    error_to((OWN, OWN6), v6, packet, mtu, quoted)
+}
+
+/// To one of these.
+fn error_to((own, own6): ([u8; 4], [u8; 16]), v6: bool, packet: &[u8], mtu: u16, quoted: usize) -> Vec<u8> {
     let quote = &packet[..quoted.min(packet.len())];
     let mut message =
         [&[if v6 { 2 } else { 3 }, if v6 { 0 } else { 4 }, 0, 0, 0, 0][..], &mtu.to_be_bytes(), quote]
             .concat();
     if v6 {
-        let covered = crate::sample::with_pseudo6(&ROUTER6, &OWN6, 58, &message);
+        let covered = crate::sample::with_pseudo6(&ROUTER6, &own6, 58, &message);
         let check = !naive_sum(&covered);
         message[2..4].copy_from_slice(&check.to_be_bytes());
-        ethernet6(&v6_between(ROUTER6, OWN6, 58, 0, &message))
+        ethernet6(&v6_between(ROUTER6, own6, 58, 0, &message))
     } else {
         let check = !naive_sum(&message);
         message[2..4].copy_from_slice(&check.to_be_bytes());
-        ethernet4(&V4 { src: ROUTER, dst: OWN, ..V4::new(1) }.packet(&message))
+        ethernet4(&V4 { src: ROUTER, dst: own, ..V4::new(1) }.packet(&message))
     }
 }
 
@@ -90,6 +109,41 @@ fn an_error_about_our_packet_is_taken_however_much_it_quotes() {
                 assert_eq!(of.mtu, 1400);
                 assert!(of.is_about(&header, is_vip), "{mode:?} {v6} {quoted}");
             }
+        }
+    }
+}
+
+#[test]
+fn an_error_to_a_source_of_the_prefix_is_taken() {
+    for v6 in [false, true] {
+        for mode in [Mode::Ipip, Mode::Gre] {
+            let (spread, plain) = (spread(mode, v6), header(mode, v6, 0x21));
+            let packet = sent(&spread);
+            let at = if v6 { 8 } else { 12 };
+            let to = |quoted: &[u8]| {
+                let own = quoted[12..16].try_into().unwrap();
+                (own, quoted[8..24].try_into().unwrap())
+            };
+            assert_eq!(&packet[at..at + 2], if v6 { &[0xfd, 0] } else { &[10, 9] });
+            let host = if v6 { &packet[16..24] } else { &packet[14..16] };
+            assert!(host.iter().any(|byte| *byte != 0));
+            let is_taken = |to, quoted: &[u8], header: &TunnelHeader| {
+                let frame = error_to(to, v6, quoted, 1400, 548);
+                too_big(&frame, &ip(&frame)).is_some_and(|of| of.mtu == 1400 && of.is_about(header, is_vip))
+            };
+            assert!(is_taken(to(&packet), &packet, &spread), "{mode:?} {v6}");
+            assert!(!is_taken(to(&packet), &packet, &plain), "sources are of a prefix or one");
+            let other = header(mode, v6, 0x22);
+            assert!(!is_taken(to(&packet), &packet, &other), "another backend");
+            // To another address of the prefix, or quoting a source outside of it.
+            let mut moved = packet.clone();
+            moved[at + if v6 { 15 } else { 3 }] ^= 1;
+            assert!(!is_taken(to(&moved), &packet, &spread), "not to the quoted packet's source");
+            assert!(is_taken(to(&moved), &moved, &spread), "any address of the prefix");
+            moved[at + 1] ^= 1;
+            assert!(!is_taken(to(&moved), &moved, &spread), "outside of the prefix");
+            let ours = sent(&plain);
+            assert!(!is_taken((OWN, OWN6), &ours, &spread), "from the machine's own address");
         }
     }
 }

@@ -11,7 +11,7 @@ use etherparse::PacketBuilder;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use steer::{Maglev, ServiceRule, Services, Weighted};
-use wire::encap::{Mode, Tunnel, TunnelHeader};
+use wire::encap::{Mode, SourcePrefix, Tunnel, TunnelHeader};
 use wire::{Addr, BackendId, CoreId, PortId, ServiceId, Tick};
 use worker::commands::{Commander, command_queue};
 use worker::io::memory::MemIo;
@@ -40,6 +40,7 @@ pub struct Spec {
     pub port: u16,
     pub protocol: u8,
     pub mode: Mode,
+    pub sources: Option<SourcePrefix>,
     pub states: Vec<BackendState>,
     pub on_empty: OnEmpty,
     pub on_down: OnDown,
@@ -55,6 +56,7 @@ impl Spec {
             port: 80,
             protocol: TCP,
             mode: Mode::Ipip,
+            sources: None,
             states: vec![BackendState::Up; backends],
             on_empty: OnEmpty::Reset,
             on_down: OnDown::Keep,
@@ -95,6 +97,7 @@ pub fn view(generation: u64, specs: &[Spec]) -> View {
                     mode: spec.mode,
                     parameters: spec.mode.defaults(),
                     source: Ipv4Addr::new(10, 0, 2, 11).into(),
+                    sources: spec.sources,
                     destination: Ipv4Addr::new(10, 0, 2, 21 + u8::try_from(n).unwrap()).into(),
                     inner_v6: spec.vip.is_ipv6(),
                     inner_macs: ([2, 0, 0, 0, 1, 0x21], PORT_MAC),
