@@ -14,9 +14,8 @@ use crate::{Addr, Tuple, checksum, field};
 mod mode;
 mod source;
 
-pub use source::{SourcePrefix, SourcePrefixError};
-
 pub use mode::{Mode, Parameters, PortKey, VNI_DEFAULT, VNI_MAX};
+pub use source::{Remedy, SourcePrefix, SourcePrefixError};
 
 /// What a [`TunnelHeader`] is built from.
 #[derive(Clone, Copy, Debug)]

@@ -31,10 +31,7 @@ pub struct SourcePrefix {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum SourcePrefixError {
     /// Fewer than 256 sources of IPv4, or 2^32 of IPv6.
-    #[error(
-        "{address}/{len} leaves too few addresses for flows: use a prefix of at most {} bits", 
-        SourcePrefix::len_max(*address)
-    )]
+    #[error("{address}/{len} leaves too few addresses for flows")]
     TooLong {
         /// Its address.
         address: IpAddr,
@@ -42,7 +39,7 @@ pub enum SourcePrefixError {
         len: u8,
     },
     /// The address has bits behind the prefix, where the flow's hash goes.
-    #[error("{address}/{len} has bits set behind the prefix: write {first}/{len}")]
+    #[error("{address}/{len} has bits set behind the prefix")]
     HostBits {
         /// Its address.
         address: IpAddr,
@@ -53,8 +50,8 @@ pub enum SourcePrefixError {
     },
     /// It holds addresses that no packet may come from.
     #[error(
-        "{address}/{len} holds addresses that are not of one host, or that are not routed \
-         (unspecified, loopback, link-local, multicast, reserved): use a unicast prefix that is routed to this machine"
+        "{address}/{len} holds addresses that are not one host's or not routed \
+         (unspecified, loopback, link-local, multicast, reserved)"
     )]
     NotUnicast {
         /// Its address.
@@ -62,6 +59,31 @@ pub enum SourcePrefixError {
         /// Its length, bits.
         len: u8,
     },
+}
+
+impl fmt::Display for Remedy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            SourcePrefixError::TooLong { address, .. } => {
+                write!(f, "use a prefix of at most {} bits", SourcePrefix::len_max(address))
+            }
+            SourcePrefixError::HostBits { len, first, .. } => write!(f, "write {first}/{len}"),
+            SourcePrefixError::NotUnicast { .. } => {
+                f.write_str("use a unicast prefix that is routed to this machine")
+            }
+        }
+    }
+}
+
+/// What to do about a [`SourcePrefixError`], in words.
+#[derive(Clone, Copy, Debug)]
+pub struct Remedy(SourcePrefixError);
+
+impl SourcePrefixError {
+    /// What to do about it.
+    pub const fn remedy(self) -> Remedy {
+        Remedy(self)
+    }
 }
 
 impl SourcePrefix {

@@ -372,7 +372,8 @@ fn headers(header: &TunnelHeader) -> Option<String> {
         return None;
     }
     let (mode, parameters) = (header.mode(), header.parameters());
-    let mut all = vec![format!("outer {}", if header.is_v6() { "IPv6" } else { "IPv4" })];
+    let sources = header.sources().map_or_else(String::new, |prefix| format!(" from {prefix}"));
+    let mut all = vec![format!("outer {}{sources}", if header.is_v6() { "IPv6" } else { "IPv4" })];
     if mode.port_key().is_some() {
         all.push(format!("UDP (port {})", parameters.port));
     }

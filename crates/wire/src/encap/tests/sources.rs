@@ -129,14 +129,18 @@ fn prefixes_that_are_refused() {
     ] {
         assert_eq!(prefix(of, len).to_string(), std::format!("{of}/{len}"));
     }
-    assert_eq!(
-        error("10.9.8.0", 25).to_string(),
-        "10.9.8.0/25 leaves too few addresses for flows: use a prefix of at most 24 bits"
-    );
-    assert_eq!(
-        error("fd00::1", 64).to_string(),
-        "fd00::1/64 has bits set behind the prefix: write fd00::/64"
-    );
+    for (of, len, message, remedy) in [
+        ("10.9.8.0", 25, "10.9.8.0/25 leaves too few addresses for flows", "use a prefix of at most 24 bits"),
+        ("fd00::", 97, "fd00::/97 leaves too few addresses for flows", "use a prefix of at most 96 bits"),
+        ("fd00::1", 64, "fd00::1/64 has bits set behind the prefix", "write fd00::/64"),
+    ] {
+        assert_eq!(
+            (error(of, len).to_string(), error(of, len).remedy().to_string()),
+            (message.into(), remedy.into())
+        );
+    }
+    let message = error("224.0.0.0", 4).to_string();
+    assert!(message.starts_with("224.0.0.0/4 holds addresses that are not one host's"), "{message}");
 }
 
 fn flow(n: u32) -> Tuple {
@@ -209,12 +213,12 @@ proptest! {
     ) {
         let p = ip(&frame);
         let plain = tunnel(mode, first.is_ipv6(), p.is_v6());
-        let sources = Some(SourcePrefix::new(first, len).unwrap());
-        let header = TunnelHeader::new(&Tunnel { sources, ..plain }).unwrap();
+        let prefix = SourcePrefix::new(first, len).unwrap();
+        let header = TunnelHeader::new(&Tunnel { sources: Some(prefix), ..plain }).unwrap();
         let out = through(&frame, &header, entropy);
         let of = source(&out[usize::from(p.l3) - 14..]);
         prop_assert!(naive_contains(first, len, of), "{of} of {first}/{len}");
-        prop_assert!(sources.unwrap().contains(of.into()));
+        prop_assert!(prefix.contains(of.into()));
         if let (IpAddr::V4(first), IpAddr::V4(of)) = (first, of) {
             let behind = ((1_u64 << (32 - len)) - 1) as u32;
             prop_assert_eq!(of.to_bits(), first.to_bits() | entropy & behind);
