@@ -7,8 +7,10 @@ use guideway_lab::config::Mode;
 use guideway_lab::load::http::{HttpLoad, STEP_MS};
 use guideway_lab::load::unix_ms;
 use guideway_lab::scenario::{DETECTION_MS, Variant, check_conservation, churn, even_load, wait_up};
-use guideway_lab::topology::{ECHO_PORT, VIP};
-use guideway_lab::{Lab, Shape, config};
+use guideway_lab::topology::{ECHO_PORT, VIP, balancer_address, balancer_address6, balancer_mac};
+use guideway_lab::{Balancer, Lab, Shape, config};
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
 const REQUESTS: u64 = 2000;
@@ -176,6 +178,117 @@ fn udp_reaches_backends_and_a_flow_keeps_its_own() {
     }
     check_conservation(&balancer).unwrap();
     balancer.stop().unwrap();
+}
+
+/// The prefixes of the row below, and the filter of what is sent through a tunnel without UDP.
+const SOURCE_PREFIXES: [&str; 2] = ["10.9.0.0/16", "fd00:9::/64"];
+const TUNNELED: &str =
+    "ip proto 4 or ip proto 41 or ip proto 47 or ip6 proto 4 or ip6 proto 41 or ip6 proto 47";
+
+/// A client's address and port, and the outer source of a packet of it.
+fn flow_and_source(frame: &[u8]) -> ((IpAddr, u16), IpAddr) {
+    let address = |at: usize, v6: bool| -> IpAddr {
+        if v6 {
+            <[u8; 16]>::try_from(&frame[at..at + 16]).unwrap().into()
+        } else {
+            <[u8; 4]>::try_from(&frame[at..at + 4]).unwrap().into()
+        }
+    };
+    let is_v6 = |at: usize| frame[at] >> 4 == 6;
+    let (source, protocol, behind) =
+        if is_v6(14) { (address(22, true), frame[20], 54) } else { (address(26, false), frame[23], 34) };
+    let inner = behind + if protocol == 47 { 4 } else { 0 };
+    let (client, ports) = if is_v6(inner) {
+        (address(inner + 8, true), inner + 40)
+    } else {
+        (address(inner + 12, false), inner + 20)
+    };
+    ((client, u16::from_be_bytes([frame[ports], frame[ports + 1]])), source)
+}
+
+/// The router says of a packet that it is too big, by its kernel and to where its routes lead; the quoted length is that of a longer
+/// packet of the flow.
+fn path_mtu_is_heard(lab: &Lab, balancer: &Balancer, sent: &[u8]) {
+    let (_, IpAddr::V4(source)) = flow_and_source(sent) else { panic!("outer IPv6") };
+    let mut quote: String = sent[14..].iter().map(|byte| format!("{byte:02x}")).collect();
+    quote.replace_range(4..8, "05dc");
+    let script = format!(
+        "import socket, struct\n\
+         message = bytearray(struct.pack('!BBHHH', 3, 4, 0, 0, 1400) + bytes.fromhex('{quote}'))\n\
+         total = sum(struct.unpack('!%dH' % ((len(message) + 1) // 2), message + bytes(len(message) % 2)))\n\
+         total = (total & 0xffff) + (total >> 16)\n\
+         message[2:4] = struct.pack('!H', ~(total + (total >> 16)) & 0xffff)\n\
+         out = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)\n\
+         out.sendto(message, ('{source}', 0))\n"
+    );
+    lab.router().run_with(&["python3", "-"], &script, Duration::from_secs(30)).unwrap();
+    until("a path MTU", Duration::from_secs(5), || {
+        let backends = balancer.api().get("/v1/backends").map_err(|error| error.to_string())?;
+        if backends.to_string().contains("\"path_mtu\":1400") { Ok(()) } else { Err(backends.to_string()) }
+    })
+    .unwrap();
+}
+
+#[test]
+fn flows_come_from_outer_sources_of_a_prefix() {
+    let lab = Lab::new("outer sources").unwrap();
+    let (own, own6) = (balancer_address(1), balancer_address6(1));
+    let [prefix, prefix6] = SOURCE_PREFIXES;
+    lab.router()
+        .ip_batch(&format!("route add {prefix} via {own}\nroute add {prefix6} via {own6}\n"))
+        .unwrap();
+    let (ipip, gre) = (Mode::Ipip, Mode::Gre);
+    for variant in [
+        Variant::v4(ipip),
+        Variant::v6(ipip),
+        Variant::v6_in_v4(ipip),
+        Variant::v4_in_v6(gre),
+        Variant::v4(gre),
+        Variant::v6(gre),
+    ] {
+        let name = variant.name();
+        lab.forget_path_mtus().unwrap();
+        let machine_keys =
+            format!("outer_source_prefix4 = \"{prefix}\"\nouter_source_prefix6 = \"{prefix6}\"\n");
+        let config = config::Config { machine_keys, ..variant.config(&lab, 1, &WEIGHTS) };
+        let balancer = lab.start_balancer(1, &config).unwrap();
+        wait_up(&balancer, "web", &["b1", "b2", "b3"]).unwrap();
+        let capture = lab.capture("lb1", &format!("ether src {} and ({TUNNELED})", balancer_mac(1))).unwrap();
+        let report = even_load(&lab, variant, &NAMED_WEIGHTS, REQUESTS, |_| {});
+        let report = report.unwrap_or_else(|error| panic!("{name}: {error}"));
+        let mut flows: HashMap<_, HashSet<IpAddr>> = HashMap::new();
+        let frames = capture.frames().unwrap();
+        for frame in &frames {
+            let (flow, source) = flow_and_source(frame);
+            flows.entry(flow).or_default().insert(source);
+        }
+        assert!(flows.values().all(|sources| sources.len() == 1), "{name}: a flow with two sources");
+        let sources: HashSet<IpAddr> = flows.values().flatten().copied().collect();
+        let is_of_prefix = |source: &IpAddr| match source {
+            IpAddr::V4(v4) => v4.octets()[..2] == [10, 9],
+            IpAddr::V6(v6) => v6.segments()[..4] == [0xfd00, 9, 0, 0],
+        };
+        assert!(sources.iter().all(is_of_prefix), "{name}: sources outside of the prefix");
+        println!(
+            "{name}: {} requests, {} failed; {} sources of {} flows",
+            report.ok,
+            report.failed,
+            sources.len(),
+            flows.len()
+        );
+        // Clients use ports again. So many balls in 65,536 bins: 1,970 of 2,000 at random.
+        let (flows, sources) = (flows.len(), sources.len());
+        assert!(flows > 1500 && sources > flows * 19 / 20, "{name}: {sources} sources of {flows} flows");
+        for backend in lab.backends() {
+            let counts = backend.decapsulated().unwrap();
+            assert_eq!(counts["bad"], 0, "{name}: malformed outer headers at {}", backend.name());
+        }
+        if variant == Variant::v4(ipip) {
+            path_mtu_is_heard(&lab, &balancer, &frames[0]);
+        }
+        check_conservation(&balancer).unwrap();
+        balancer.stop().unwrap();
+    }
 }
 
 #[test]

@@ -75,6 +75,8 @@ pub struct Config {
     pub env: Vec<String>,
     /// Where its log goes, as the shell has it behind `2>` (a path, `&-`); else into a file.
     pub stderr: Option<String>,
+    /// Other keys of `[machine]`, one `key = value` a line.
+    pub machine_keys: String,
     /// Lines for other tables, for example `[timeouts]`; put before the ports.
     pub extra: String,
     /// Services.
@@ -190,6 +192,7 @@ impl Config {
             notify: None,
             env: Vec::new(),
             stderr: None,
+            machine_keys: String::new(),
             extra: String::new(),
             services: Vec::new(),
         }
@@ -236,6 +239,7 @@ impl Config {
              address6 = \"{address6}\"\n\
              cluster_key = \"a00102030405060708090a0b0c0d0e0f\"\n\
              state_dir = \"{dir}/state\"\n\
+             {}\n\
              [api]\n\
              socket = \"{}\"\n\
              [dpdk]\n\
@@ -254,6 +258,7 @@ impl Config {
              exception_gateway = \"{ROUTER}\"\n\
              exception_gateway6 = \"{ROUTER6}\"",
             self.machine,
+            self.machine_keys,
             self.socket().display(),
             huge.unwrap_or_default(),
             self.cpus,

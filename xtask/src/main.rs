@@ -51,7 +51,7 @@ enum Task {
     Gate(gate::Arguments),
     /// Check names, widths, lengths, comments and circles in the code, and the glossary; and show the circles
     Words,
-    /// Write anew what documents say of the code: configs/schema.json, the tables of docs/packet-path.md
+    /// Write anew what documents say of the code: configs/schema.json, docs/configuration.md, the tables of docs/packet-path.md
     Docs,
     /// Write the named seeds of the fuzz targets again
     Seeds,

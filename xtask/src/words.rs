@@ -27,6 +27,9 @@ use source::Source;
 /// How many files of a package may use each other in a circle: a module and one of its parts.
 const CIRCLE_MAX: usize = 2;
 
+/// Packages of which circles and purity alone are looked at.
+const CIRCLES_ONLY: &[&str] = &["control"];
+
 /// Files that are pure, with all that they use of their packages.
 const PURE: &[(&str, &str)] = &[("control", "src/step.rs")];
 
@@ -71,11 +74,15 @@ fn examine() -> Result<Report, String> {
         manifests.push((package.name, text));
         let files = source::read(&package)?;
         circles(package.name, &files, CIRCLE_MAX, &mut report)?;
-        for (_, root) in PURE.iter().filter(|(name, _)| *name == package.name) {
-            let modules = Modules::of(&files).map_err(|e| format!("{}: {e}", package.name))?;
-            report.problems.extend(purity::check(root, &files, &import::imports(&modules)));
-        }
         sources.extend(files);
+    }
+    for name in CIRCLES_ONLY {
+        circles(name, &source::read(&package::in_crates(name))?, CIRCLE_MAX, &mut report)?;
+    }
+    for (name, root) in PURE {
+        let files = source::read(&package::in_crates(name))?;
+        let modules = Modules::of(&files).map_err(|e| format!("{name}: {e}"))?;
+        report.problems.extend(purity::check(root, &files, &import::imports(&modules)));
     }
     let mut findings = type_name::check(&sources, &Dependencies::of(&manifests));
     findings.extend(sources.iter().flat_map(line::check));

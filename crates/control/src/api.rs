@@ -34,7 +34,7 @@ mod flows;
 pub(crate) mod listener;
 mod masked;
 mod openapi;
-pub(crate) mod page;
+mod page;
 mod services;
 mod show;
 

@@ -14,7 +14,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use steer::{Maglev, MaglevError, RulesError, ServiceRule, Services};
-use wire::encap::{Mode, Parameters, Tunnel, TunnelError, TunnelHeader};
+use wire::encap::{Mode, Parameters, SourcePrefix, SourcePrefixError, Tunnel, TunnelError, TunnelHeader};
 use wire::{BackendId, PortId, ServiceId, Tick};
 use worker::View;
 use worker::view::loads::Loads;
@@ -64,6 +64,9 @@ pub enum CompileError {
         /// `address` or `address6`.
         key: &'static str,
     },
+    /// The prefix of outer sources.
+    #[error("machine: outer source prefix {0}: {remedy}", remedy = .0.remedy())]
+    Sources(#[from] SourcePrefixError),
     /// Ids.
     #[error(transparent)]
     NoId(#[from] NoId),
@@ -470,10 +473,12 @@ impl Sender<'_> {
         if service.mode == Mode::L2 {
             return Ok(TunnelHeader::default());
         }
-        let (source, key) = match backend.address {
-            IpAddr::V4(_) => (self.machine.address.map(IpAddr::V4), "address"),
-            IpAddr::V6(_) => (self.machine.address6.map(IpAddr::V6), "address6"),
+        let machine = self.machine;
+        let (source, key, sources) = match backend.address {
+            IpAddr::V4(_) => (machine.address.map(IpAddr::V4), "address", machine.outer_source_prefix4),
+            IpAddr::V6(_) => (machine.address6.map(IpAddr::V6), "address6", machine.outer_source_prefix6),
         };
+        let sources = sources.map(|net| SourcePrefix::new(net.addr, net.len)).transpose()?;
         let names = || (service.name.clone(), backend.name.clone());
         let Some(source) = source else {
             let (service, backend) = names();
@@ -485,7 +490,7 @@ impl Sender<'_> {
             mode: service.mode,
             parameters: parameters(service),
             source,
-            sources: None,
+            sources,
             destination: backend.address,
             inner_v6: service.vip.addr.is_ipv6(),
             inner_macs: (inner_destination, port_mac),

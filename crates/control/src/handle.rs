@@ -1,13 +1,13 @@
 //! The way to the controller, for API handlers.
 
 use crate::api::credentials::Credentials;
-use crate::api::page::Pages;
 use crate::capture::Captures;
 use crate::claims::Claims;
 use crate::cluster::desire::Desire;
 use crate::cluster::desired::{Desired, Store};
 use crate::controller::Controller;
 use crate::meter::Meter;
+use crate::pages::Pages;
 use crate::plane::WorkerHandle;
 use crate::refusal::Refusal;
 use crate::shell::Shell;

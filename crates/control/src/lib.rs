@@ -72,6 +72,8 @@ mod neighbour;
 #[cfg(feature = "daemon")]
 mod now;
 #[cfg(feature = "daemon")]
+mod pages;
+#[cfg(feature = "daemon")]
 mod passive;
 #[cfg(feature = "daemon")]
 mod plane;

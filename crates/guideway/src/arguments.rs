@@ -28,9 +28,9 @@ pub(crate) enum Subcommands {
     Apply(apply::Arguments),
     Reload(reload::Arguments),
     #[command(flatten)]
-    Revision(revision::Command),
+    Revision(revision::RevisionCommand),
     #[command(flatten)]
-    Service(service::Command),
+    Service(service::ServiceCommand),
     Show(show::Arguments),
     Top(top::Arguments),
     Events(events::Arguments),

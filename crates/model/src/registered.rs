@@ -109,6 +109,8 @@ pub struct Rules {
     services: HashMap<String, OfService>,
     vips: NetMap<()>,
     local: HashSet<IpAddr>,
+    /// Prefixes that outer sources are of.
+    sources: Vec<Net>,
     /// There is a source of tunnels over IPv4, over IPv6.
     has_source: [bool; 2],
     /// Next hops are known without a MAC of each backend.
@@ -168,6 +170,7 @@ impl Rules {
             configured: services.values().map(|of| of.names.len()).sum(),
             vips,
             local: own.chain(on_ports).collect(),
+            sources: machine.outer_source_prefix4.into_iter().chain(machine.outer_source_prefix6).collect(),
             has_source: [machine.address.is_some(), machine.address6.is_some()],
             has_next_hops: has_exception || machine.next_hop_mac.is_some(),
             carries_v6: mtu_min >= 1280,
@@ -215,6 +218,10 @@ impl Rules {
             format!("{address} is an address of the balancer itself")
         } else if self.vips.find(address).is_some() {
             format!("{address} is an address of a service: packets would come back to the balancer")
+        } else if self.sources.iter().any(|prefix| prefix.contains(address)) {
+            format!(
+                "{address} is of the machine's outer source prefix: other backends get packets from there"
+            )
         } else if rules.mode == Mode::L2 && rules.vip.addr.is_ipv6() != is_v6 {
             format!("{address} is not of the family of {}, and mode l2 leaves packets as they are", rules.vip)
         } else if rules.mode != Mode::L2

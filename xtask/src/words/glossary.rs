@@ -9,6 +9,8 @@ const GLOSSARY: &str = "docs/glossary.md";
 /// Enums whose variants are words, and how a variant becomes one.
 const ENUMS: &[(&str, &str, char)] = &[
     ("crates/guideway/src/arguments.rs", "Subcommands", '-'),
+    ("crates/guideway/src/command/revision.rs", "RevisionCommand", '-'),
+    ("crates/guideway/src/command/service.rs", "ServiceCommand", '-'),
     ("crates/guideway-agent/src/arguments.rs", "Subcommands", '-'),
     ("crates/model/src/api.rs", "ServiceState", '_'),
     ("crates/model/src/api.rs", "BackendState", '_'),
@@ -59,11 +61,21 @@ fn entries(glossary: &str) -> BTreeSet<&str> {
 fn variants(items: &[Item], name: &str, between: char) -> Vec<String> {
     let of_enum = |item: &Item| match item {
         Item::Enum(item) if item.ident == name => {
-            Some(item.variants.iter().map(|variant| lower(&variant.ident.to_string(), between)).collect())
+            let own = item.variants.iter().filter(|variant| !is_flattened(variant));
+            Some(own.map(|variant| lower(&variant.ident.to_string(), between)).collect())
         }
         _ => None,
     };
     items.iter().find_map(of_enum).unwrap_or_default()
+}
+
+/// Whether a variant stands for the commands of another enum.
+fn is_flattened(variant: &syn::Variant) -> bool {
+    let is_flatten = |attribute: &syn::Attribute| {
+        attribute.path().is_ident("command")
+            && attribute.parse_args::<syn::Ident>().is_ok_and(|word| word == "flatten")
+    };
+    variant.attrs.iter().any(is_flatten)
 }
 
 fn lower(name: &str, between: char) -> String {
@@ -103,7 +115,9 @@ mod tests {
 
     #[test]
     fn words_come_from_variants_and_tables() {
-        let file = syn::parse_file("enum B { X } enum A { CheckConfig(u8), Up }").unwrap();
+        let file =
+            syn::parse_file("enum B { X } enum A { CheckConfig(u8), #[command(flatten)] More(B), Up }")
+                .unwrap();
         assert_eq!(variants(&file.items, "A", '-'), ["check-config", "up"]);
         assert!(variants(&file.items, "C", '-').is_empty());
         let text = "[a]  # [not this]\nx = [1]\n# [b]\n[[c.d]]\n#[e.an-own]\n# ranges [0, 1]\n";

@@ -18,9 +18,7 @@ const CRATES: &[&str] = &[
     "worker",
     "dpdk-sys",
     "dpdk",
-    "model",
     "health",
-    "control",
     "startup",
     "guidewayd",
     "guideway",
@@ -33,17 +31,17 @@ const CRATES: &[&str] = &[
 const OTHERS: &[(&str, &str, &str)] =
     &[("xtask", "xtask/Cargo.toml", "xtask/src"), ("guideway-lab", "Cargo.toml", "tests/lab")];
 
+/// A crate of the folder `crates`.
+pub(super) fn in_crates(name: &'static str) -> Package {
+    Package { name, manifest: format!("crates/{name}/Cargo.toml"), code: format!("crates/{name}/src") }
+}
+
 /// All of them.
 pub(super) fn all() -> Vec<Package> {
-    let in_crates = |name: &&'static str| Package {
-        name,
-        manifest: format!("crates/{name}/Cargo.toml"),
-        code: format!("crates/{name}/src"),
-    };
     let elsewhere = |(name, manifest, code): &(&'static str, &str, &str)| Package {
         name,
         manifest: (*manifest).to_owned(),
         code: (*code).to_owned(),
     };
-    CRATES.iter().map(in_crates).chain(OTHERS.iter().map(elsewhere)).collect()
+    CRATES.iter().map(|name| in_crates(name)).chain(OTHERS.iter().map(elsewhere)).collect()
 }

@@ -254,6 +254,25 @@ fn neighbours_on_odd_ports_are_not_taken() {
 }
 
 #[test]
+fn outer_sources_of_a_prefix_are_the_family_s() {
+    let sources = |mode: &str| {
+        let keys = "outer_source_prefix4 = \"10.9.0.0/16\"\nouter_source_prefix6 = \"fd00:9::/64\"";
+        let backends = [("a", "10.0.2.21", ""), ("b", "fd00:2::21", "")];
+        let text = HEAD.replace("NEXT_HOP", keys) + &service(&format!("mode = \"{mode}\""), &backends);
+        let config = model::load("t", &text).map_err(|r| r.to_plain()).unwrap().config;
+        let view = compile(&config, &mut Ids::default(), &runtime()).unwrap();
+        let all = view.backends.iter().flatten().map(|b| b.header.sources().map(|of| of.to_string()));
+        all.collect::<Vec<_>>()
+    };
+    for mode in ["ipip", "gre"] {
+        assert_eq!(sources(mode), [Some("10.9.0.0/16".to_owned()), Some("fd00:9::/64".to_owned())]);
+    }
+    for mode in ["gue", "vxlan", "geneve"] {
+        assert_eq!(sources(mode), [None, None], "{mode} has ports");
+    }
+}
+
+#[test]
 fn inner_mtus() {
     for (mode, v4, v6) in [
         ("ipip", 1480, 1460),

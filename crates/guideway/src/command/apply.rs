@@ -76,7 +76,8 @@ pub(crate) fn report(result: &ApplyResult, json: bool) -> Result<(), Failure> {
     }
     if let Some(why) = &result.unsaved_because {
         output::warning(&format!(
-            "it is in force, and not on the disk yet, so a restart would lose it: {why}; it is tried again until it is there"
+            "it is in force, and not on the disk yet, so a restart would lose it: {why}; \
+             it is tried again until it is there"
         ));
     }
     let state = if result.acknowledged { "in use by every worker" } else { "published" };

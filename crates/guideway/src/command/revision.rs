@@ -11,17 +11,17 @@ use model::api::{APPLY_TIMEOUT_DEFAULT_MS, APPLY_TIMEOUT_MAX_MS, ApplyResult, Hi
 use std::time::Duration;
 
 #[derive(Subcommand, Debug)]
-pub(crate) enum Command {
+pub(crate) enum RevisionCommand {
     History(HistoryArguments),
     Rollback(RollbackArguments),
     Confirm(ConfirmArguments),
 }
 
-pub(crate) fn run(command: &Command) -> CommandResult {
+pub(crate) fn run(command: &RevisionCommand) -> CommandResult {
     match command {
-        Command::History(arguments) => history(arguments),
-        Command::Rollback(arguments) => rollback(arguments),
-        Command::Confirm(arguments) => {
+        RevisionCommand::History(arguments) => history(arguments),
+        RevisionCommand::Rollback(arguments) => rollback(arguments),
+        RevisionCommand::Confirm(arguments) => {
             confirm::confirm(&Daemon::new(&arguments.connection)?, arguments.revision)
         }
     }
@@ -68,7 +68,7 @@ pub(crate) struct RollbackArguments {
     #[arg(value_name = "REVISION")]
     revision: u64,
     #[command(flatten)]
-    waiting: Waiting,
+    waiting: WaitArguments,
     #[command(flatten)]
     connection: Connection,
     /// Print JSON
@@ -96,7 +96,7 @@ pub(crate) struct ConfirmArguments {
 
 /// Whether and how long a command waits for the workers.
 #[derive(Args, Clone, Copy, Debug)]
-pub(crate) struct Waiting {
+pub(crate) struct WaitArguments {
     /// Wait until every worker uses it
     #[arg(long)]
     wait: bool,
@@ -106,7 +106,7 @@ pub(crate) struct Waiting {
     timeout_ms: u64,
 }
 
-impl Waiting {
+impl WaitArguments {
     /// As parameters of a request.
     pub(crate) fn query(self) -> String {
         format!("wait={}&timeout_ms={}", self.wait, self.timeout_ms)

@@ -1,6 +1,6 @@
 //! `guideway service` and `guideway backend`: one service, or one backend, by itself.
 
-use super::revision::Waiting;
+use super::revision::WaitArguments;
 use crate::connection::Connection;
 use crate::daemon::Daemon;
 use crate::failure::Failure;
@@ -14,17 +14,17 @@ use model::config::AdminState;
 use std::path::PathBuf;
 
 #[derive(Subcommand, Debug)]
-pub(crate) enum Command {
+pub(crate) enum ServiceCommand {
     /// Show, set or delete one service, whatever the file says; or have it be as the file says again
     #[command(subcommand, after_help = EXIT_CODES)]
-    Service(ServiceCommand),
+    Service(OneServiceCommand),
     /// Set weight or state of one backend, over what the file says
     #[command(subcommand, after_help = EXIT_CODES)]
     Backend(BackendCommand),
 }
 
 #[derive(Subcommand, Debug)]
-pub(crate) enum ServiceCommand {
+pub(crate) enum OneServiceCommand {
     /// Print one service as it is in force, and whose word that is
     #[command(after_help = EXIT_CODES)]
     Show(ShowArguments),
@@ -108,7 +108,7 @@ struct ChangeOptions {
     #[arg(long, value_name = "REVISION")]
     read_at: Option<u64>,
     #[command(flatten)]
-    waiting: Waiting,
+    waiting: WaitArguments,
     #[command(flatten)]
     connection: Connection,
     /// Print JSON
@@ -116,23 +116,23 @@ struct ChangeOptions {
     json: bool,
 }
 
-pub(crate) fn run(command: &Command) -> CommandResult {
+pub(crate) fn run(command: &ServiceCommand) -> CommandResult {
     match command {
-        Command::Service(ServiceCommand::Show(of)) => show(of),
-        Command::Service(ServiceCommand::Set(of)) => {
+        ServiceCommand::Service(OneServiceCommand::Show(of)) => show(of),
+        ServiceCommand::Service(OneServiceCommand::Set(of)) => {
             let text = configuration::read(&of.file)?.into_bytes();
             let target = format!("/v1/services/{}", escaped(&of.service));
             of.change.make(Method::PUT, &target, ("application/toml", text))
         }
-        Command::Service(ServiceCommand::Delete(of)) => {
+        ServiceCommand::Service(OneServiceCommand::Delete(of)) => {
             let target = format!("/v1/services/{}", escaped(&of.service));
             of.change.make(Method::DELETE, &target, ("application/toml", Vec::new()))
         }
-        Command::Service(ServiceCommand::Release(of)) => {
+        ServiceCommand::Service(OneServiceCommand::Release(of)) => {
             let target = format!("/v1/services/{}/release", escaped(&of.service));
             of.change.make(Method::POST, &target, ("application/toml", Vec::new()))
         }
-        Command::Backend(BackendCommand::Set(of)) => patch(of),
+        ServiceCommand::Backend(BackendCommand::Set(of)) => patch(of),
     }
 }
 

@@ -70,7 +70,7 @@ impl Kind for Ports {
     type Value = (u16, u16);
 
     fn label() -> String {
-        "ports and ranges of ports".to_owned()
+        "port or range of ports".to_owned()
     }
 
     fn schema(_: &mut SchemaGenerator) -> Schema {

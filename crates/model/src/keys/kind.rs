@@ -87,7 +87,7 @@ impl<K: Kind, const MIN: usize, const MAX: usize, const IN_SCHEMA: bool> Shape
     type Value = Vec<K::Value>;
 
     fn label() -> String {
-        format!("list of {}", K::label())
+        format!("list: {}", K::label())
     }
 
     fn schema(generator: &mut SchemaGenerator) -> Schema {

@@ -1,12 +1,13 @@
 //! `[machine]`.
 
-use super::kind::{AbsolutePath, Address, Address4, Address6, List, Name, Secret};
-use super::read::{Read, Reader, Scope, Span};
+use super::kind::{AbsolutePath, Address, Address4, Address6, Kind, List, Name, Secret};
+use super::read::{At, Read, Reader, Scope, Span};
 use super::table::table;
 use super::word::words;
-use crate::config::{Mac, Port};
+use crate::config::{Mac, Net, Port};
 use std::net::IpAddr;
-use toml::Spanned;
+use toml::{Spanned, Value};
+use wire::encap::SourcePrefix;
 
 /// The key where none is written, and in examples: 00 01 02 … 0f.
 const SAMPLE_KEY: [u8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
@@ -26,6 +27,13 @@ table! {
         /// Outer source IPv6.
         address6: Address6<true>,
             help "write the machine's own IPv6 address, like \"fd00:2::11\"" => InCluster;
+        /// Prefix that the outer IPv4 sources of modes ipip and gre are of, one for each flow; at most /24,
+        /// routed to this machine.
+        outer_source_prefix4: OuterSources<false>, default "address alone",
+            help "write a prefix that is routed to this machine, like \"10.9.0.0/16\"" => Live;
+        /// The same for IPv6; at most /96.
+        outer_source_prefix6: OuterSources<true>, default "address6 alone",
+            help "write a prefix that is routed to this machine, like \"fd00:9::/64\"" => Live;
         /// Static next hop of everything that is not given a MAC.
         next_hop_mac: Mac, default "the kernel's routes and neighbours" => Live;
         /// Key of the cluster hash, the same on every machine.
@@ -52,6 +60,64 @@ words! {
     }
 }
 
+/// A prefix of outer sources of one family, under `outer_source_prefix4` and `outer_source_prefix6`.
+pub(crate) struct OuterSources<const V6: bool>;
+
+impl<const V6: bool> Kind for OuterSources<V6> {
+    type Value = Net;
+
+    fn label() -> String {
+        format!("{} prefix", family(V6))
+    }
+
+    fn read(r: &mut Reader<'_, '_>, at: &At<'_>, span: &Span, value: Value) -> Option<Net> {
+        let text = r.text(at, span, value, &at.help())?;
+        let net = r.net(at, span, &text, false, &at.help())?;
+        if net.addr.is_ipv6() != V6 {
+            let other = if V6 { "outer_source_prefix4" } else { "outer_source_prefix6" };
+            r.wrong(
+                at,
+                span,
+                format_args!("{net} is an {} prefix", family(!V6)),
+                format!("move it to {other}"),
+            );
+            return None;
+        }
+        match SourcePrefix::new(net.addr, net.len) {
+            Ok(_) => Some(net),
+            Err(error) => {
+                r.wrong(at, span, error, error.remedy().to_string());
+                None
+            }
+        }
+    }
+}
+
+const fn family(v6: bool) -> &'static str {
+    if v6 { "IPv6" } else { "IPv4" }
+}
+
+/// Of a prefix that this machine's own address is of, its neighbours' addresses are, too: errors would reach them.
+fn own_address_is_apart(r: &mut Reader<'_, '_>, found: &MachineFound) {
+    let own = [found.address.get().copied().map(IpAddr::V4), found.address6.get().copied().map(IpAddr::V6)];
+    let prefixes = [
+        (&found.outer_source_prefix4, MachineRaw::outer_source_prefix4.name),
+        (&found.outer_source_prefix6, MachineRaw::outer_source_prefix6.name),
+    ];
+    for ((prefix, key), own) in prefixes.into_iter().zip(own) {
+        if let (Read::Given(prefix, span), Some(own)) = (prefix, own)
+            && prefix.contains(own)
+        {
+            let message = format!("machine: `{key}` {prefix} contains the machine's own address {own}");
+            r.error(
+                span,
+                message,
+                "take a prefix that no station has an address of, and route it to this machine",
+            );
+        }
+    }
+}
+
 /// What `cluster_key` has to protect.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum UseOfKey {
@@ -75,6 +141,7 @@ pub(super) fn machine(
             let scope = Scope::new("machine", raw.span());
             let found = MachineFound::read(r, &scope, raw.into_inner());
             secret_key(r, &scope, &found.cluster_key, use_of_key);
+            own_address_is_apart(r, &found);
             found
         }
     };

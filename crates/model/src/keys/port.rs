@@ -67,7 +67,7 @@ impl Kind for InterfaceAddress {
     type Value = Net;
 
     fn label() -> String {
-        "addresses with prefix length".to_owned()
+        "address with prefix length".to_owned()
     }
 
     fn read(r: &mut Reader<'_, '_>, at: &At<'_>, span: &Span, value: Value) -> Option<Net> {

@@ -18,6 +18,7 @@ pub(super) fn check(r: &mut Reader<'_, '_>, config: &Config, places: &[Places], 
     vips_distinct(r, &config.services, places);
     vips_are_no_stations(r, &config.services, places, &stations(config));
     backends_are_no_vips(r, &config.services, places);
+    outer_sources_are_no_others(r, config, places);
     small_mtus_are_ipv4(r, &config.ports, mtu_spans, &config.services);
 }
 
@@ -113,6 +114,39 @@ fn backends_are_no_vips(r: &mut Reader<'_, '_>, services: &[Service], places: &[
                     ),
                     "write the backend's own address; packets to the VIP would come back to the balancer",
                 );
+            }
+        }
+    }
+}
+
+/// A flow's outer source may be any address of its prefix: the host that has it would drop the flow's packets as forged, and take the
+/// errors about them.
+fn outer_sources_are_no_others(r: &mut Reader<'_, '_>, config: &Config, places: &[Places]) {
+    let machine = &config.machine;
+    let named = |key, prefix: Option<Net>| Some((key, prefix?));
+    let prefixes = [
+        named("machine.outer_source_prefix4", machine.outer_source_prefix4),
+        named("machine.outer_source_prefix6", machine.outer_source_prefix6),
+    ];
+    for (key, prefix) in prefixes.into_iter().flatten() {
+        for (service, place) in config.services.iter().zip(places) {
+            let (name, vip) = (&service.name, service.vip);
+            if prefix.contains(vip.addr) || vip.contains(prefix.addr) {
+                let message =
+                    format!("service \"{name}\": `vip` {vip} and {key} {prefix} have addresses in common");
+                r.error(
+                    &place.vip,
+                    message,
+                    "choose another VIP, or a prefix that no station has an address of",
+                );
+            }
+            for (backend, span) in service.backends.iter().zip(&place.backends) {
+                if prefix.contains(backend.address) {
+                    let (backend, address) = (&backend.name, backend.address);
+                    let message =
+                        format!("service \"{name}\": backend \"{backend}\": {address} is of {key} {prefix}");
+                    r.error(span, message, "take a prefix that no station has an address of");
+                }
             }
         }
     }

@@ -46,7 +46,7 @@ impl Kind for Cpu {
     type Value = u16;
 
     fn label() -> String {
-        "CPU numbers".to_owned()
+        "CPU number".to_owned()
     }
 
     fn schema(generator: &mut SchemaGenerator) -> Schema {

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 const TEXT: &str = r#"[machine]
 name = "lb1"
 address = "10.0.2.11"
+outer_source_prefix4 = "10.1.9.0/24"
 next_hop_mac = "02:00:00:00:00:01"
 cluster_key = "7d0c3a9be1d24776a8b9c0d1e2f30415"
 [agents]
@@ -91,6 +92,7 @@ fn what_does_not_fit_is_said() {
         (of("w1", "127.0.0.1"), Refusal::Template),
         (of("w1", "10.0.2.11"), Refusal::Template),
         (of("w1", "203.0.113.11"), Refusal::Template),
+        (of("w1", "10.1.9.2"), Refusal::Template),
         (Registered { port: Some(8002), ..of("w1", "10.1.0.2") }, Refusal::Template),
         (Registered { port: Some(0), ..of("w1", "10.1.0.2") }, Refusal::Template),
         (Registered { weight: 0, ..of("w1", "10.1.0.2") }, Refusal::Template),

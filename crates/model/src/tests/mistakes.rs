@@ -46,6 +46,12 @@ mistakes! {
     cluster_with_published_sync_keys: BASE "[workers]" => "[cluster]\nstore = \"etcd\"\nendpoints = [\"http://10.0.0.5:2379\"]\nsync_key = \"000102030405060708090a0b0c0d0e0f\"\nsync_key_accepted = \"5f0c3a9be1d24776a8b9c0d1e2f30415\"\n[workers]";
     cluster_key_type: BASE r#"cluster_key = "7d0c3a9be1d24776a8b9c0d1e2f30415""# => "cluster_key = 5";
     on_closed_port_unknown: BASE "address6" => "on_closed_port = \"reject\"\naddress6";
+    outer_source_prefix_long: BASE "address6" => "outer_source_prefix4 = \"10.9.8.0/25\"\nouter_source_prefix6 = \"fd00:9::/97\"\naddress6";
+    outer_source_prefix_family: BASE "address6" => "outer_source_prefix4 = \"fd00:9::/64\"\nouter_source_prefix6 = \"10.9.0.0/16\"\naddress6";
+    outer_source_prefix_bits: BASE "address6" => "outer_source_prefix4 = \"10.9.0.1/16\"\nouter_source_prefix6 = \"fd00:9::1\"\naddress6";
+    outer_source_prefix_not_unicast: BASE "address6" => "outer_source_prefix4 = \"224.0.0.0/8\"\nouter_source_prefix6 = \"fe80::/64\"\naddress6";
+    outer_source_prefix_of_stations: BASE "address6" => "outer_source_prefix4 = \"10.0.2.0/24\"\nouter_source_prefix6 = \"fd00:2::/64\"\naddress6";
+    outer_source_prefix_of_vip: BASE "address6" => "outer_source_prefix4 = \"203.0.113.0/24\"\naddress6";
     routing_peers_bad: BASE "address6" => "routing_peers = [\"10.0.2.1/24\", \"224.0.0.5\", \"10.0.2.11\", \"10.0.2.9\", \"10.0.2.9\", 7]\naddress6";
     routing_peers_many: BASE "address6" => &format!("routing_peers = [{}]\naddress6", (1..=65).map(|n| format!("\"10.0.3.{n}\"")).collect::<Vec<_>>().join(", "));
     state_dir_relative: BASE r#"cluster_key = "7d0c3a9be1d24776a8b9c0d1e2f30415""# => "cluster_key = \"7d0c3a9be1d24776a8b9c0d1e2f30415\"\nstate_dir = \"var/guideway\"";

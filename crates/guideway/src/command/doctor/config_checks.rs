@@ -4,7 +4,7 @@ use super::devices::{Device, device};
 use super::finding::Finding;
 use super::host::{Host, listed};
 use model::Config;
-use model::config::Port;
+use model::config::{Net, Port};
 use std::collections::BTreeSet;
 use std::process::Command;
 
@@ -43,7 +43,36 @@ pub(super) fn all(host: &Host, config: &Config) -> Vec<Finding> {
             )
         });
     }
+    findings.extend(outer_sources(config));
     findings
+}
+
+/// What an outer source prefix takes of the network and of backends, where this machine cannot look.
+fn outer_sources(config: &Config) -> Vec<Finding> {
+    const CHECK: &str = "outer sources";
+    let machine = &config.machine;
+    let of_prefix = |prefix: Net| {
+        let is_used = config.services.iter().filter(|of| of.mode.has_source_of_flow()).any(|service| {
+            let registers = service.agents.as_ref().is_some_and(|agents| agents.register.is_some());
+            registers || service.backends.iter().any(|of| of.address.is_ipv4() == prefix.addr.is_ipv4())
+        });
+        if !is_used {
+            let reason = format!("{prefix} is of no use: no ipip or gre service has backends of that family");
+            return Finding::warn(CHECK, reason, "take the prefix out of [machine]");
+        }
+        let takes = "tunnel devices with `remote any`, rp_filter off or loose on them and where \
+                     tunnels arrive, firewalls";
+        Finding::pass(
+            CHECK,
+            format!(
+                "tunnels come from {prefix}: the network must route it to this machine and let it pass as \
+                 a source, the machine have it as a local route, and backends take it ({takes}): \
+                 docs/operations.md, Prepare backends"
+            ),
+        )
+    };
+    let prefixes = [machine.outer_source_prefix4, machine.outer_source_prefix6];
+    prefixes.into_iter().flatten().map(of_prefix).collect()
 }
 
 fn pci(host: &Host, config: &Config, port: &Port, address: &str, findings: &mut Vec<Finding>) {

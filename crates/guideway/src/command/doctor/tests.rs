@@ -223,6 +223,42 @@ fn interfaces_must_exist_and_be_large_enough() {
 }
 
 #[test]
+fn an_outer_source_prefix_asks_something_of_backends() {
+    let with = |mode: &str, backend: &str| {
+        let mut config = config("0000:3b:00.0", "2, 3");
+        let text = format!(
+            "[machine]\nname = \"lb1\"\naddress = \"10.0.2.11\"\naddress6 = \"fd00:2::11\"\n\
+             next_hop_mac = \"02:00:00:00:00:01\"\nouter_source_prefix4 = \"10.9.0.0/16\"\n\
+             cluster_key = \"101112131415161718191a1b1c1d1e1f\"\n\
+             [[port]]\nname = \"data0\"\ndevice = \"0000:3b:00.0\"\n[[service]]\nname = \"web\"\n\
+             vip = \"203.0.113.10\"\nport = 80\nmode = \"{mode}\"\n[[service.backend]]\nname = \"b\"\n\
+             address = \"{backend}\"\n"
+        );
+        match model::load("lb1.toml", &text) {
+            Ok(loaded) => {
+                config.machine = loaded.config.machine;
+                config.services = loaded.config.services;
+            }
+            Err(report) => panic!("{}", report.to_plain()),
+        }
+        let all = Files::good().findings(&config);
+        let found: Vec<Finding> = all.into_iter().filter(|f| f.check == "outer sources").collect();
+        let [finding] = &found[..] else { panic!("{found:?}") };
+        finding.clone()
+    };
+    let finding = with("gre", "10.0.2.21");
+    assert_eq!(finding.grade, Grade::Pass);
+    for part in ["10.9.0.0/16", "remote any", "rp_filter", "local route"] {
+        assert!(finding.reason.contains(part), "{part}: {finding:?}");
+    }
+    for (mode, backend) in [("gue", "10.0.2.21"), ("ipip", "fd00:2::21")] {
+        let finding = with(mode, backend);
+        assert_eq!(finding.grade, Grade::Warn, "{mode}");
+        assert!(finding.reason.starts_with("10.9.0.0/16 is of no use"), "{finding:?}");
+    }
+}
+
+#[test]
 fn an_empty_directory_breaks_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let host = Host::new(dir.path());

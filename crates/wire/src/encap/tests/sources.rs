@@ -220,8 +220,8 @@ proptest! {
         prop_assert!(naive_contains(first, len, of), "{of} of {first}/{len}");
         prop_assert!(prefix.contains(of.into()));
         if let (IpAddr::V4(first), IpAddr::V4(of)) = (first, of) {
-            let behind = (1_u64 << (32 - len)) - 1;
-            prop_assert_eq!(u64::from(of.to_bits()), u64::from(first.to_bits()) | u64::from(entropy) & behind);
+            let behind = ((1_u64 << (32 - len)) - 1) as u32;
+            prop_assert_eq!(of.to_bits(), first.to_bits() | entropy & behind);
         }
         let one = TunnelHeader::new(&Tunnel { source: of, ..plain }).unwrap();
         prop_assert_eq!(&out, &through(&frame, &one, entropy));
