@@ -475,10 +475,7 @@ fn every_weight_has_a_slot(
         }
         (Some(one), None) => format!("with maglev_size = {one} it has one slot; or raise its weight"),
         (None, _) => {
-            format!(
-                "not even the largest maglev_size, {}, gives it a slot: raise its weight",
-                MAGLEV_SIZE_MAX
-            )
+            format!("not even the largest maglev_size, {MAGLEV_SIZE_MAX}, gives it a slot: raise its weight")
         }
     };
     let message = format!(
