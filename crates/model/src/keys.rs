@@ -107,20 +107,25 @@ pub(crate) fn check(raw: ConfigRaw, misspelt: HashSet<String>, problems: &mut Pr
     let workers_span = raw.workers.as_ref().map_or(0..0, Spanned::span);
     let cluster_span = raw.cluster.as_ref().map(Spanned::span);
     r.around.has_agents = raw.agents.is_some() || r.is_misspelt("agents");
-    let found = ConfigFound::read(r, &Scope::new("", 0..0), raw);
-
-    let (mut machine, routing_peers) = machine::machine(r, found.machine.raw, use_of_key);
-    let metrics = api::metrics(r, found.metrics.raw);
-    let api = api::api(r, found.api.raw, &machine.name, &metrics);
-    let agents = agents::agents(r, found.agents.raw, &api, &metrics);
-    let timeouts = timeouts::timeouts(r, found.timeouts.raw);
-    let workers = workers::workers(r, found.workers.raw);
-    let (ports, mtu_spans) = port::ports(r, found.ports.raw, &machine);
-    let dpdk = dpdk::dpdk(r, found.dpdk.raw, &ports);
+    let nowhere = Scope::new("", 0..0);
+    if raw.machine.is_none() {
+        r.missing(&nowhere, &ConfigRaw::machine);
+    }
+    let (mut machine, routing_peers) = machine::machine(r, raw.machine, use_of_key);
+    let metrics = api::metrics(r, raw.metrics);
+    let api = api::api(r, raw.api, &machine.name, &metrics);
+    let agents = agents::agents(r, raw.agents, &api, &metrics);
+    let timeouts = timeouts::timeouts(r, raw.timeouts);
+    let workers = workers::workers(r, raw.workers);
+    if raw.ports.is_empty() {
+        r.missing(&nowhere, &ConfigRaw::ports);
+    }
+    let (ports, mtu_spans) = port::ports(r, raw.ports, &machine);
+    let dpdk = dpdk::dpdk(r, raw.dpdk, &ports);
     r.around.add_ports(&machine, &ports);
     machine.routing_peers = machine::routing_peers(r, routing_peers, &ports);
-    let (services, places) = service::services(r, found.services.raw);
-    let cluster = cluster::cluster(r, found.cluster.raw, &machine);
+    let (services, places) = service::services(r, raw.services);
+    let cluster = cluster::cluster(r, raw.cluster, &machine);
     if let (Some(_), Some(span)) = (&cluster, cluster_span) {
         cluster::tracks_every_flow(r, &span, &services);
         cluster::fits_the_store(r, &span, &services);

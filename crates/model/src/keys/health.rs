@@ -1,6 +1,6 @@
 //! `[service.health]`.
 
-use super::kind::{AbsolutePath, Ascii, Hex, Number, Numbers, PAYLOAD_MAX, Text, is_interface};
+use super::kind::{AbsolutePath, Ascii, Cell, Hex, Number, Numbers, PAYLOAD_MAX, Text, is_interface};
 use super::read::{At, Read, Reader, Scope, Span, shown};
 use super::table::keys;
 use super::word::words;
@@ -341,13 +341,7 @@ fn parameters(kind: Kind, found: HealthFound) -> HealthKind {
 }
 
 /// Reports bytes that are written as text and in digits, and takes both away.
-fn only_one(
-    r: &mut Reader<'_, '_>,
-    scope: &Scope,
-    key: &str,
-    text: &mut Option<Spanned<Value>>,
-    hex: &mut Option<Spanned<Value>>,
-) {
+fn only_one(r: &mut Reader<'_, '_>, scope: &Scope, key: &str, text: &mut Cell, hex: &mut Cell) {
     if let (Some(_), Some(cell)) = (&text, &hex) {
         let message = format!("{}: `{key}` and `{key}_hex` are both written", scope.place);
         r.error(&cell.span(), message, "keep the one that says all the bytes");
@@ -358,7 +352,7 @@ fn only_one(
 /// Reports keys of another kind; for kind none, says that the general ones have no effect.
 fn keys_of_kind(r: &mut Reader<'_, '_>, scope: &Scope, kind: Kind, raw: &HealthRaw) {
     use Kind::{Exec, Http, Https, Tcp, Udp};
-    let owned: [(&str, &Option<Spanned<Value>>, &[Kind]); 13] = [
+    let owned: [(&str, &Cell, &[Kind]); 13] = [
         ("command", &raw.command, &[Exec]),
         ("path", &raw.path, &[Http, Https]),
         ("host", &raw.host, &[Http, Https]),

@@ -11,6 +11,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use toml::{Spanned, Value};
 
+/// A value as it is written, and its place; or nothing.
+pub(crate) type Cell = Option<Spanned<Value>>;
+
 /// A single value.
 pub(crate) trait Kind {
     type Value;
@@ -45,7 +48,7 @@ pub(crate) trait Shape {
 }
 
 impl<K: Kind> Shape for K {
-    type Cell = Option<Spanned<Value>>;
+    type Cell = Cell;
     type Found = Read<K::Value>;
     type Value = K::Value;
 
@@ -92,7 +95,7 @@ impl<K: Kind, const MIN: usize, const MAX: usize, const IN_SCHEMA: bool> Shape
 
     fn schema(generator: &mut SchemaGenerator) -> Schema {
         let max = if IN_SCHEMA { MAX } else { 0 };
-        array(K::schema(generator), MIN, max)
+        array(&K::schema(generator), MIN, max)
     }
 
     fn take(r: &mut Reader<'_, '_>, at: &At<'_>, cell: Self::Cell) -> Self::Found {
@@ -126,7 +129,7 @@ impl<K: Kind, const MIN: usize, const MAX: usize, const IN_SCHEMA: bool> Shape
     }
 }
 
-fn array(items: Schema, min: usize, max: usize) -> Schema {
+fn array(items: &Schema, min: usize, max: usize) -> Schema {
     let mut schema = json_schema!({ "type": "array", "items": items });
     for (limit, value) in [("minItems", min), ("maxItems", max)] {
         if value > 0 {
@@ -193,7 +196,7 @@ impl<T: Table, const MIN: usize, const MAX: usize> Shape for Many<T, MIN, MAX> {
     }
 
     fn schema(generator: &mut SchemaGenerator) -> Schema {
-        array(T::schema(generator), MIN, MAX)
+        array(&T::schema(generator), MIN, MAX)
     }
 
     fn take(_: &mut Reader<'_, '_>, _: &At<'_>, raw: Self::Cell) -> Self::Found {

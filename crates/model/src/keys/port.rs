@@ -88,10 +88,9 @@ fn are_distinct(r: &mut Reader<'_, '_>, at: &At<'_>, nets: &[(Net, Span)], _: &S
 /// The ports, and where the MTU of each is written.
 pub(super) fn ports(
     r: &mut Reader<'_, '_>,
-    raw: Option<Vec<Spanned<PortRaw>>>,
+    raw: Vec<Spanned<PortRaw>>,
     machine: &Machine,
 ) -> (Vec<Port>, Vec<Span>) {
-    let raw = raw.unwrap_or_default();
     if let Some(port) = raw.get(PORTS_MAX) {
         let message = format!("there are {} ports", raw.len());
         r.error(&port.span(), message, format!("at most {PORTS_MAX} are allowed"));

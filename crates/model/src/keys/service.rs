@@ -264,11 +264,7 @@ fn is_a_prime(r: &mut Reader<'_, '_>, at: &At<'_>, size: &u32, span: &Span) -> b
 }
 
 /// The services, and where their parts are written.
-pub(super) fn services(
-    r: &mut Reader<'_, '_>,
-    raw: Option<Vec<Spanned<ServiceRaw>>>,
-) -> (Vec<Service>, Vec<Places>) {
-    let raw = raw.unwrap_or_default();
+pub(super) fn services(r: &mut Reader<'_, '_>, raw: Vec<Spanned<ServiceRaw>>) -> (Vec<Service>, Vec<Places>) {
     if let Some(service) = raw.get(SERVICES_MAX) {
         let message = format!("there are {} services", raw.len());
         r.error(&service.span(), message, format!("at most {SERVICES_MAX} are allowed"));
@@ -479,10 +475,7 @@ fn every_weight_has_a_slot(
         }
         (Some(one), None) => format!("with maglev_size = {one} it has one slot; or raise its weight"),
         (None, _) => {
-            format!(
-                "not even the largest maglev_size, {}, gives it a slot: raise its weight",
-                MAGLEV_SIZE_MAX
-            )
+            format!("not even the largest maglev_size, {MAGLEV_SIZE_MAX}, gives it a slot: raise its weight")
         }
     };
     let message = format!(

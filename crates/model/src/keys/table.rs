@@ -152,6 +152,7 @@ macro_rules! keys {
             pub(crate) $field: <$kind as $crate::keys::kind::Shape>::Found,
         )*}
 
+        #[allow(dead_code, reason = "of the whole file each table is read by itself")]
         impl $Found {
             /// Reads every key by itself, and reports what is wrong with it, or missing.
             pub(crate) fn read(

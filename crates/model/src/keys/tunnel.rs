@@ -1,11 +1,11 @@
 //! The keys of a service that belong to some modes alone: UDP ports and the network identifier.
 
-use super::kind::{Kind, Number};
+use super::kind::{Cell, Kind, Number};
 use super::read::{At, Reader, Scope, Span};
 use super::service::{Service, ServiceRaw};
 use crate::config::Mode;
 use schemars::{Schema, SchemaGenerator};
-use toml::{Spanned, Value};
+use toml::Value;
 use wire::encap::VNI_MAX;
 
 /// A network identifier.
@@ -52,7 +52,7 @@ pub(super) fn belong(r: &mut Reader<'_, '_>, scope: &Scope, raw: &ServiceRaw) {
     let mode = mode.filter(|_| !r.is_misspelt("mode"));
     r.around.vni_of = mode.into_iter().chain(Mode::ALL).find(|mode| mode.has_vni());
     let Some(mode) = mode else { return };
-    let owned: [(&str, &Option<Spanned<Value>>, Vec<Mode>); 4] = [
+    let owned: [(&str, &Cell, Vec<Mode>); 4] = [
         ("gue_port", &raw.gue_port, vec![Mode::Gue]),
         ("vxlan_port", &raw.vxlan_port, vec![Mode::Vxlan]),
         ("geneve_port", &raw.geneve_port, vec![Mode::Geneve]),
