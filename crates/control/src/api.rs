@@ -5,7 +5,6 @@
 //! handler, and nowhere else.
 
 use crate::handle::Handle;
-use crate::state::saver::Written;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::handler::Handler;
@@ -14,7 +13,6 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use credentials::Credentials;
 use endpoint::Endpoint;
-use std::time::Duration;
 use subtle::ConstantTimeEq as _;
 use tokio::sync::watch;
 
@@ -38,22 +36,7 @@ mod page;
 mod services;
 mod show;
 
-use answer::{Answer, Failure, ask};
-
-/// Longest time an answer waits for the disk.
-const SAVE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Waits for a state to be on the disk, and says whether it is, or why not. Should that fail, what it holds is in force all the same;
-/// only its survival is in doubt.
-pub(crate) async fn saved(number: u64, written: &mut watch::Receiver<Written>) -> (bool, Option<String>) {
-    let tried = written.wait_for(|written| written.saved >= number || written.tried >= number);
-    let _ = tokio::time::timeout(SAVE_TIMEOUT, tried).await;
-    let written = written.borrow();
-    if written.saved >= number {
-        return (true, None);
-    }
-    (false, Some(written.error.as_deref().unwrap_or("the disk has not answered yet").to_owned()))
-}
+use answer::Failure;
 
 /// Every endpoint.
 pub(crate) fn endpoints() -> Vec<Endpoint> {

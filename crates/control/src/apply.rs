@@ -6,7 +6,6 @@
 use crate::agents::facts::AgentTokens;
 use crate::agents::token_file;
 use crate::api::credentials::Credentials;
-use crate::api::saved;
 use crate::caller::Caller;
 use crate::claims::Claims;
 use crate::cluster::adopt;
@@ -25,6 +24,7 @@ use crate::refusal::Refusal;
 use crate::revision::Content;
 use crate::revision::ledger::Origin;
 use crate::revision::overrides::{ServiceChange, is_in_file};
+use crate::state::saver::saved;
 use crate::view;
 use model::api::{ApplyResult, CheckedConfig, EventKind};
 use model::config::Config;

@@ -1,6 +1,6 @@
 //! Bodies of requests: text of a bounded length, in time.
 
-use super::Failure;
+use super::answer::Failure;
 use super::endpoint::{Operation, Reads, in_json, in_text};
 use axum::body::{Body, to_bytes};
 use axum::extract::{FromRequest, Request};

@@ -2,10 +2,10 @@
 //!
 //! A task of each one ([`keep`]) sees to it that its taps come home, whoever lets it end, and that none is left to which nobody listens.
 
+use super::answer::{Answer, Failure};
 use super::endpoint::{Endpoint, in_text};
 use super::exchange::exchange;
 use super::extract::Parameters;
-use super::{Answer, Failure};
 use crate::caller::Caller;
 use crate::capture::{Capture, Captures, IDLE_MAX, Phase, Wanted, copies};
 use crate::controller::Controller;

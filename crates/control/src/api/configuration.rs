@@ -1,16 +1,17 @@
 //! Configurations: shown, checked, planned, applied.
 
+use super::answer::{Answer, Failure, ask};
 use super::body::Toml;
 use super::endpoint::{Endpoint, in_text};
 use super::extract::Parameters;
 use super::masked::masked;
-use super::{Answer, Failure, ask, saved};
 use crate::apply::{self, Applied, ApplyRequest, Source};
 use crate::caller::Caller;
 use crate::handle::Handle;
 use crate::meter::Job;
 use crate::refusal::Refusal;
 use crate::revision::ledger::{Origin, Revision};
+use crate::state::saver::saved;
 use axum::Json;
 use axum::extract::State;
 use axum::http::header;

@@ -1,11 +1,12 @@
 //! Drains: no new flows for a backend by an operator's word.
 
+use super::answer::{Answer, ask};
 use super::endpoint::Endpoint;
 use super::extract::InPath;
-use super::{Answer, SAVE_TIMEOUT, ask, saved};
 use crate::caller::Caller;
 use crate::drain;
 use crate::handle::Handle;
+use crate::state::saver::{SAVE_TIMEOUT, saved};
 use crate::status;
 use axum::Json;
 use axum::extract::State;

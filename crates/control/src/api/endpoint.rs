@@ -3,7 +3,7 @@
 //! What a handler reads and answers stands in its signature, where the compiler checks it: parameters, the body and the answer are
 //! described from there. An entry adds what no signature says: the path, a name, a line for people, and how it fails.
 
-use super::Failure;
+use super::answer::Failure;
 use crate::handle::Handle;
 use axum::Json;
 use axum::extract::State;

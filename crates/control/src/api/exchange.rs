@@ -1,6 +1,6 @@
 //! Commands to workers and their answers, for requests that need them: one exchange after the other.
 
-use super::Failure;
+use super::answer::Failure;
 use crate::commands::{ANSWER_WITHIN, Exchange, NoAnswer};
 use crate::handle::Handle;
 use axum::http::StatusCode;

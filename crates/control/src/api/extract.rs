@@ -1,6 +1,6 @@
 //! What handlers take from a request, with a [`Failure`] where it cannot be read.
 
-use super::Failure;
+use super::answer::Failure;
 use super::endpoint::{Operation, Reads, parameter};
 use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::request::Parts;

@@ -1,10 +1,10 @@
 //! What is asked of workers about single flows: describe, forget, dump, restore.
 
+use super::answer::{Answer, Failure, ask};
 use super::body::Lines;
 use super::endpoint::Endpoint;
 use super::exchange::exchange;
 use super::extract::Parameters;
-use super::{Answer, Failure, ask};
 use crate::backends::Departed;
 use crate::caller::Caller;
 use crate::controller::Controller;

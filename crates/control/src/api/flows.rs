@@ -1,8 +1,8 @@
 //! Tracked flows, as they are searched for.
 
+use super::answer::{Answer, Failure, ask};
 use super::endpoint::Endpoint;
 use super::extract::Parameters;
-use super::{Answer, Failure, ask};
 use crate::flows;
 use crate::handle::Handle;
 use crate::status;

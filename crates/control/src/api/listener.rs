@@ -4,81 +4,18 @@ use super::caller;
 use super::connections::{ConnectionCounts, Connections, HEAD_TIMEOUT, Place};
 use super::credentials::Credentials;
 use crate::meter::{Job, Meter};
-use crate::run_error::RunError;
 use axum::Router;
-use model::config::Tls;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
-use std::fs;
 use std::io;
 use std::net::IpAddr;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
-use tokio_rustls::TlsAcceptor;
 
 /// Pause after a failed accept (no file descriptors left).
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// How often it is said that connections cannot be accepted.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
-
-/// The first line of the token file.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "called by what prepares a configuration, on another thread, and at the start"
-)]
-pub(crate) fn read_token(path: &Path) -> Result<String, RunError> {
-    let text = fs::read_to_string(path)
-        .map_err(|source| RunError::File { path: path.to_owned(), problem: source.to_string() })?;
-    let token = text.lines().next().unwrap_or_default().trim();
-    if token.is_empty() {
-        let problem = "its first line, the API token, is empty".to_owned();
-        return Err(RunError::File { path: path.to_owned(), problem });
-    }
-    Ok(token.to_owned())
-}
-
-/// TLS with the configured certificate.
-pub(crate) fn tls(tls: &Tls) -> Result<TlsAcceptor, RunError> {
-    let chain = read_certificates(&tls.cert)?;
-    let key = PrivateKeyDer::from_pem_file(&tls.key)
-        .map_err(|e| RunError::File { path: tls.key.clone(), problem: format!("no private key: {e}") })?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ServerConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(|e| RunError::File { path: tls.cert.clone(), problem: e.to_string() })?;
-    let builder = match &tls.client_ca {
-        None => builder.with_no_client_auth(),
-        Some(path) => {
-            let problem = |e: String| RunError::File { path: path.clone(), problem: e };
-            let mut roots = RootCertStore::empty();
-            for certificate in read_certificates(path)? {
-                roots.add(certificate).map_err(|e| problem(e.to_string()))?;
-            }
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-                .build()
-                .map_err(|e| problem(e.to_string()))?;
-            builder.with_client_cert_verifier(verifier)
-        }
-    };
-    let mut config = builder
-        .with_single_cert(chain, key)
-        .map_err(|e| RunError::File { path: tls.cert.clone(), problem: e.to_string() })?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
-}
-
-fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, RunError> {
-    let problem = |problem: String| RunError::File { path: path.to_owned(), problem };
-    let chain: Vec<_> = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect)
-        .map_err(|e| problem(format!("no certificate: {e}")))?;
-    if chain.is_empty() { Err(problem("holds no certificate".to_owned())) } else { Ok(chain) }
-}
 
 /// Serves a unix socket for ever.
 pub(crate) async fn serve_unix(listener: UnixListener, router: Router, serving: Serving) {

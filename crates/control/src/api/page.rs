@@ -1,6 +1,6 @@
 //! `GET /metrics`.
 
-use super::Failure;
+use super::answer::Failure;
 use super::endpoint::{Endpoint, in_text};
 use crate::handle::Handle;
 use crate::status;

@@ -1,10 +1,10 @@
 //! One service, or one backend, by itself: several owners need not send one whole file.
 
+use super::answer::{Answer, Failure, ask};
 use super::body::{JsonBody, Toml};
 use super::configuration::{ApplyQuery, install_and_save};
 use super::endpoint::Endpoint;
 use super::extract::{InPath, Parameters};
-use super::{Answer, Failure, ask};
 use crate::apply::Source;
 use crate::caller::Caller;
 use crate::handle::Handle;

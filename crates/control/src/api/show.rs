@@ -1,8 +1,8 @@
 //! What is shown: the machine and what it knows, as it is now.
 
+use super::answer::{Answer, Failure, ask};
 use super::endpoint::{Endpoint, in_json};
 use super::extract::Parameters;
-use super::{Answer, Failure, ask};
 use crate::agents::shown;
 use crate::caller::Caller;
 use crate::cluster::show;

@@ -16,6 +16,9 @@ const RETRY_MIN: Duration = Duration::from_millis(250);
 /// … up to this.
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
+/// Longest time an answer waits for the disk.
+pub(crate) const SAVE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Writes states behind the owner's back; of several wanted while one is written, only the last.
 #[derive(Debug)]
 pub(crate) struct Saver {
@@ -32,6 +35,18 @@ pub(crate) struct Written {
     pub(crate) saved: u64,
     /// Why the last one could not be written; it is tried again.
     pub(crate) error: Option<String>,
+}
+
+/// Waits for a state to be on the disk, and says whether it is, or why not. Should that fail, what it holds is in force all the same;
+/// only its survival is in doubt.
+pub(crate) async fn saved(number: u64, written: &mut watch::Receiver<Written>) -> (bool, Option<String>) {
+    let tried = written.wait_for(|written| written.saved >= number || written.tried >= number);
+    let _ = tokio::time::timeout(SAVE_TIMEOUT, tried).await;
+    let written = written.borrow();
+    if written.saved >= number {
+        return (true, None);
+    }
+    (false, Some(written.error.as_deref().unwrap_or("the disk has not answered yet").to_owned()))
 }
 
 /// What the owner and the thread share.
