@@ -4,11 +4,12 @@ use model::api::{Event, EventKind};
 
 /// Logs an event.
 pub(crate) fn tell(event: &Event) {
-    let Event { kind, service, backend, message, .. } = event;
+    let Event { kind, service, backend, caller, message, .. } = event;
     let name = serde_json::to_value(kind).ok().and_then(|v| v.as_str().map(str::to_owned));
     let name = name.unwrap_or_default();
     match kind {
         EventKind::Refused
+        | EventKind::Unconfirmed
         | EventKind::ConfigDiffers
         | EventKind::BackendDown
         | EventKind::HoldDown
@@ -20,7 +21,7 @@ pub(crate) fn tell(event: &Event) {
         | EventKind::RegistrationRefused
         | EventKind::NotLocal
         | EventKind::StateUnsaved
-        | EventKind::Warning => tracing::warn!(event = name, service, backend, "{message}"),
-        _ => tracing::info!(event = name, service, backend, "{message}"),
+        | EventKind::Warning => tracing::warn!(event = name, service, backend, caller, "{message}"),
+        _ => tracing::info!(event = name, service, backend, caller, "{message}"),
     }
 }
