@@ -1,8 +1,10 @@
 use super::*;
 use crate::config::Token;
+use model::agent::ToAgent;
 use model::agent::seal::{Opener, Sealer, SessionKeys};
 use model::agent::{AddressDigest, CheckSpec, Claim, Machine, Phase, Target, ToMachine, VERSION};
 use model::config::{HealthKind, Protocol};
+use std::net::IpAddr;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
