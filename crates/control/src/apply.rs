@@ -21,9 +21,9 @@ use crate::handle::Handle;
 use crate::ids::Ids;
 use crate::plan;
 use crate::refusal::Refusal;
-use crate::revision::Content;
 use crate::revision::ledger::Origin;
 use crate::revision::overrides::{ServiceChange, is_in_file};
+use crate::revision::{Content, Ledger, RevisionRefusal};
 use crate::state::saver::saved;
 use crate::view;
 use model::api::{ApplyResult, CheckedConfig, EventKind};
@@ -38,8 +38,10 @@ use worker::view::PortView;
 
 /// Most mistakes of a file that are told as events of their own.
 const TOLD_MAX: usize = 20;
-/// A trial that is over and could not go back is looked at again after so long.
-const TRIAL_AGAIN: Duration = Duration::from_secs(1);
+/// A trial that is over and could not go back is tried again after so long, twice as long after each further failure …
+const TRIAL_AGAIN_MIN: Duration = Duration::from_secs(1);
+/// … up to this.
+const TRIAL_AGAIN_MAX: Duration = Duration::from_secs(60);
 /// Name of a configuration that came by the API.
 const REQUEST: &str = "request";
 
@@ -80,6 +82,15 @@ pub(crate) struct ApplyRequest {
     pub(crate) source: Source,
     /// On trial: it goes back by itself when nobody confirms it within so long.
     pub(crate) confirm: Option<Duration>,
+    /// Only while this revision is on trial.
+    pub(crate) ends_trial: Option<u64>,
+}
+
+impl ApplyRequest {
+    /// For good.
+    pub(crate) fn of(caller: Caller, source: Source) -> ApplyRequest {
+        ApplyRequest { caller, source, confirm: None, ends_trial: None }
+    }
 }
 
 /// What a configuration is compared with.
@@ -128,9 +139,18 @@ impl Prepared {
         let service =
             if let Source::Service { service, .. } = &source { Some(service.clone()) } else { None };
         let is_rollback = matches!(source, Source::Revision(_));
-        let content = wanted(source, &name, basis)?;
+        let (content, warnings) = wanted(source, &name, basis)?;
         let text = content.overrides.over(&content.base).map_err(Refusal::Override)?;
-        let loaded = model::load(&name, &text).map_err(Refusal::Config)?;
+        let mut loaded = if content.overrides.is_empty() {
+            model::load(&name, &text)
+        } else {
+            // Its lines are not those of any file.
+            model::load(&format!("{name} with what the API said"), &text)
+        }
+        .map_err(Refusal::Config)?;
+        if let Some(warnings) = warnings {
+            loaded.warnings = warnings;
+        }
         let merged = loaded.config.with_registered(&basis.registered);
         let config = &merged.0;
         // What could not be compiled is not let in, and in a cluster not asked for. Only its ids are not known here.
@@ -174,18 +194,18 @@ impl Prepared {
     }
 }
 
-/// What a source wants in force. May read the file.
-fn wanted(source: Source, name: &str, basis: &Basis) -> Result<Content, Refusal> {
+/// What a source wants in force, and where the API said something over a file, the file's own warnings. May read the file.
+fn wanted(source: Source, name: &str, basis: &Basis) -> Result<(Content, Option<Vec<Diagnostic>>), Refusal> {
     let Content { base, overrides } = basis.content.clone();
     let text = match source {
-        Source::Revision(_) => return Ok(Content { base, overrides }),
+        Source::Revision(_) => return Ok((Content { base, overrides }, None)),
         Source::Service { service, change, .. } => {
             if let ServiceChange::Patch { backend, .. } = &change {
                 basis.find(&service, backend)?;
             }
             let is_in_file = is_in_file(&base, &service);
             let overrides = overrides.after(&service, change, is_in_file).map_err(Refusal::Override)?;
-            return Ok(Content { base, overrides: Arc::new(overrides) });
+            return Ok((Content { base, overrides: Arc::new(overrides) }, None));
         }
         Source::Request(text) => text,
         Source::File => {
@@ -193,11 +213,10 @@ fn wanted(source: Source, name: &str, basis: &Basis) -> Result<Content, Refusal>
             model::text(name, read(&basis.file).map_err(refused)?).map_err(Refusal::Config)?
         }
     };
-    if !overrides.is_empty() {
-        // Its mistakes by their places in it, not in what is made of it.
-        model::load(name, &text).map_err(Refusal::Config)?;
-    }
-    Ok(Content { base: Arc::from(text), overrides })
+    // Mistakes and warnings by their places in it, not in what is made of it.
+    let own =
+        (!overrides.is_empty()).then(|| model::load(name, &text)).transpose().map_err(Refusal::Config)?;
+    Ok((Content { base: Arc::from(text), overrides }, own.map(|loaded| loaded.warnings)))
 }
 
 impl Basis {
@@ -235,7 +254,7 @@ pub(crate) async fn prepare(handle: &Handle, source: Source) -> Result<Prepared,
 /// # Errors
 /// Why it was refused. Nothing has changed.
 pub(crate) async fn apply(handle: &Handle, order: ApplyRequest) -> Result<Applied, Refusal> {
-    let ApplyRequest { caller, source, confirm } = order;
+    let ApplyRequest { caller, source, confirm, ends_trial } = order;
     let is_file = matches!(source, Source::File);
     let named = handle.ask(move |controller| (source.name(&controller.program.config_path), source));
     let (name, source) = named.await.ok_or(Refusal::Stopping)?;
@@ -244,7 +263,12 @@ pub(crate) async fn apply(handle: &Handle, order: ApplyRequest) -> Result<Applie
         (prepared, _) => prepared.map(|prepared| (prepared, None)),
     };
     let claims = handle.claims.clone();
+    let is_over = move |revisions: &Ledger| {
+        ends_trial.is_some_and(|number| revisions.number() != number || revisions.trial().is_none())
+    };
     let apply = move |controller: &mut Controller| match prepared {
+        // Somebody confirmed it, or went back, while this was prepared.
+        _ if is_over(&controller.revisions) => Err(Refusal::Revision(RevisionRefusal::NoTrial)),
         Ok((prepared, trial)) => take(controller, &caller, prepared, trial, &claims),
         Err(refusal) => {
             refused(controller, &caller, &name, is_file, &refusal);
@@ -254,7 +278,16 @@ pub(crate) async fn apply(handle: &Handle, order: ApplyRequest) -> Result<Applie
     let Taken { result, desire, credentials, saving } =
         handle.ask(apply).await.ok_or(Refusal::Stopping)??;
     handle.credentials.send_replace(credentials);
-    let desired = desire.map(|desire| handle.desire(desire)).transpose()?;
+    let desired = match desire.map(|desire| handle.desire(desire)).transpose() {
+        Ok(desired) => desired,
+        Err(refusal) => {
+            let message = format!("the cluster's store was not asked: {refusal}");
+            let tell =
+                |controller: &mut Controller| controller.log.push(EventKind::Warning, None, None, message);
+            let _ = handle.ask(tell).await;
+            return Err(refusal);
+        }
+    };
     Ok(Applied { result, desired, saving })
 }
 
@@ -295,7 +328,7 @@ async fn on_trial(
 
 /// Goes back to what was in force before a trial when nobody has confirmed it in time; ends when it is over.
 pub(crate) async fn watch_trial(handle: Handle, number: u64, within: Duration) {
-    let mut pause = within;
+    let (mut pause, mut again, mut is_told) = (within, TRIAL_AGAIN_MIN, false);
     loop {
         tokio::time::sleep(pause).await;
         let Ok(_turn) = handle.applying.acquire().await else { return };
@@ -306,31 +339,36 @@ pub(crate) async fn watch_trial(handle: Handle, number: u64, within: Duration) {
         });
         match now.await.flatten() {
             None => return,
-            Some(None) => pause = TRIAL_AGAIN,
+            Some(None) => pause = TRIAL_AGAIN_MIN,
             Some(Some(confirmed)) => {
-                let message = format!(
-                    "nobody confirmed revision {number}: revision {confirmed} is to be in force again"
-                );
                 let caller = Caller::named("nobody");
-                let by = caller.clone();
-                let tell = move |controller: &mut Controller| {
-                    controller.log.push_by(Some(&by), EventKind::Unconfirmed, (None, None), message);
-                };
-                let _ = handle.ask(tell).await;
-                let order = ApplyRequest { caller, source: Source::Revision(confirmed), confirm: None };
+                if !std::mem::replace(&mut is_told, true) {
+                    tell_unconfirmed(&handle, &caller, number, confirmed).await;
+                }
+                let order = ApplyRequest::of(caller, Source::Revision(confirmed));
+                let order = ApplyRequest { ends_trial: Some(number), ..order };
                 // A refusal is told as an event, and tried again: a file may be missing for a while.
                 let _ = apply(&handle, order).await;
-                pause = TRIAL_AGAIN;
+                (pause, again) = (again, (again * 2).min(TRIAL_AGAIN_MAX));
             }
         }
     }
+}
+
+async fn tell_unconfirmed(handle: &Handle, caller: &Caller, number: u64, confirmed: u64) {
+    let by = caller.clone();
+    let message = format!("nobody confirmed revision {number}: revision {confirmed} is to be in force again");
+    let tell = move |controller: &mut Controller| {
+        controller.log.push_by(Some(&by), EventKind::Unconfirmed, (None, None), message);
+    };
+    let _ = handle.ask(tell).await;
 }
 
 /// As SIGHUP asks for. Whatever comes of it is told as an event.
 pub(crate) async fn reload(handle: Handle) {
     let Ok(_turn) = handle.applying.acquire().await else { return };
     let caller = Caller::named("SIGHUP");
-    let order = ApplyRequest { caller: caller.clone(), source: Source::File, confirm: None };
+    let order = ApplyRequest::of(caller.clone(), Source::File);
     let applied = apply(&handle, order).await;
     let Ok(Applied { desired: Some(desired), .. }) = applied else { return };
     if let Err(refusal) = desired.accepted().await {
@@ -405,7 +443,7 @@ fn refused(controller: &mut Controller, caller: &Caller, name: &str, is_file: bo
     if let Refusal::Config(report) = refusal
         && is_file
     {
-        tell(controller, name, EventKind::Refused, report.diagnostics());
+        tell(controller, report.name(), EventKind::Refused, report.diagnostics());
     }
 }
 

@@ -515,17 +515,28 @@ pub const fn offline_mac(index: u16) -> [u8; 6] {
 /// # Errors
 /// [`CompileError`].
 pub fn offline(config: &Config) -> Result<(View, Ids), CompileError> {
-    let ports: Vec<PortView> = (0..)
-        .zip(&config.ports)
-        .map(|(index, port)| PortView {
-            mac: port.mac.map_or_else(|| offline_mac(index), |mac| mac.0),
-            mtu: port.mtu,
-            role: PortRole::Data { exception: None, punt_to_nowhere: true },
-        })
-        .collect();
     let mut ids = Ids::default();
-    let view = compile(config, &mut ids, &Runtime::offline(&ports))?;
+    let view = compile(config, &mut ids, &Runtime::offline(&offline_ports(config)))?;
     Ok((view, ids))
+}
+
+/// Whether a view can be made of a configuration; no slot table is made for that.
+///
+/// # Errors
+/// [`CompileError`].
+pub(crate) fn check(config: &Config) -> Result<(), CompileError> {
+    let ports = offline_ports(config);
+    let runtime = Runtime { making: Making::Nothing, ..Runtime::offline(&ports) };
+    compile(config, &mut Ids::default(), &runtime).map(drop)
+}
+
+fn offline_ports(config: &Config) -> Vec<PortView> {
+    let port = |(index, port): (_, &model::config::Port)| PortView {
+        mac: port.mac.map_or_else(|| offline_mac(index), |mac| mac.0),
+        mtu: port.mtu,
+        role: PortRole::Data { exception: None, punt_to_nowhere: true },
+    };
+    (0..).zip(&config.ports).map(port).collect()
 }
 
 #[cfg(test)]

@@ -81,6 +81,9 @@ impl Refusal {
             }
             Refusal::Unsaved(_) => "nothing was changed; without the disk nothing would go back after a restart".to_owned(),
             Refusal::Revision(RevisionRefusal::Unknown { .. }) => "`guideway history` lists them".to_owned(),
+            Refusal::Override(OverrideRefusal::TooMany) => {
+                "release services (guideway service release NAME), or write them into the file".to_owned()
+            }
             Refusal::Override(_) => {
                 "send what stands in a configuration file from [[service]] on; nothing was changed".to_owned()
             }

@@ -8,11 +8,13 @@ use crate::api::connections::ConnectionCounts;
 use crate::api::credentials::Credentials;
 use crate::api::listener::{self, Serving};
 use crate::apply;
+use crate::claims::Claims;
 use crate::cluster::desire::Progress;
 use crate::cluster::desired::{ASKED_MAX, Store};
 use crate::cluster::membership::{Part, own_address};
 #[cfg(feature = "etcd")]
 use crate::cluster::store::etcd;
+use crate::compile;
 use crate::controller::{self, Controller, Program};
 use crate::event::Event;
 use crate::gauges::{Figures, ListenerFigures, LostWords};
@@ -142,7 +144,8 @@ async fn drive(
         None => state::load_revisions(&loaded.config.machine.state_dir),
     };
     let file_text = loaded.text.clone();
-    let StartConfig { loaded, content, told } = start(loaded, &revisions);
+    let StartConfig { loaded, content, told } =
+        start(loaded, &revisions, &|wanted| usable(wanted, &claims).map_err(|refusal| explain(&refusal)));
 
     // Listeners before anything else: what cannot be reached should not start.
     let listeners = listeners.map_or_else(|| Listeners::bind(&loaded.config), Ok)?;
@@ -407,6 +410,14 @@ async fn drive(
         let _ = tokio::time::timeout(FAREWELL_TO_STORE, keeper).await;
     }
     failure.map_or(Ok(()), Err)
+}
+
+/// Whether a configuration can be in force on this machine: what it names is there, and nobody else has its VIPs.
+fn usable(wanted: &Loaded, claims: &Claims) -> Result<(), Refusal> {
+    compile::check(&wanted.config).map_err(Refusal::Compile)?;
+    token_file::tokens(&wanted.config)?;
+    Credentials::of(&wanted.config)?;
+    claims.claim_vips(&wanted.config).map_err(Refusal::Claimed)
 }
 
 /// Ends when the task has, and never without one.

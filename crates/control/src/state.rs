@@ -57,7 +57,8 @@ fn load_file<T: Default>(
         Ok(()) => format!("kept as {}", aside.display()),
         Err(e) => format!("and cannot be set aside: {e}"),
     };
-    (T::default(), Some(format!("{} cannot be used ({problem}), {moved}; {lost}", path.display())))
+    let message = format!("{} cannot be used ({problem}), {moved}; {lost}", path.display());
+    (T::default(), Some(message))
 }
 
 #[expect(clippy::disallowed_methods, reason = "at the start, before anybody is served")]
@@ -117,14 +118,22 @@ pub(crate) fn save_revisions(directory: &Path, revisions: &SavedRevisions) -> io
 #[expect(clippy::disallowed_methods, reason = "on the thread that writes the state")]
 fn write(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     fs::create_dir_all(directory)?;
-    let path = directory.join(name);
     let new = directory.join(format!(".{name}.new"));
-    // The configuration holds the cluster key.
-    let mut file = fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&new)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&new, &path)?;
+    let written = write_new(&new, bytes).and_then(|()| fs::rename(&new, directory.join(name)));
+    if written.is_err() {
+        // Half a file takes the room that other files need.
+        let _ = fs::remove_file(&new);
+    }
+    written?;
     fs::File::open(directory)?.sync_all()
+}
+
+#[expect(clippy::disallowed_methods, reason = "on the thread that writes the state")]
+fn write_new(new: &Path, bytes: &[u8]) -> io::Result<()> {
+    // The configuration holds the cluster key.
+    let mut file = fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(new)?;
+    file.write_all(bytes)?;
+    file.sync_all()
 }
 
 #[cfg(test)]

@@ -88,7 +88,8 @@ impl Controller {
             None,
             format!("guidewayd {} started", controller.program.version),
         );
-        if saved.config.is_some_and(|last| last != loaded.text) {
+        let is_file = *parts.content.base == *controller.file_text;
+        if is_file && saved.config.is_some_and(|last| last != loaded.text) {
             let message = format!(
                 "the configuration that was last applied differs from {}; the file is in force",
                 controller.program.config_path.display()
@@ -97,11 +98,12 @@ impl Controller {
         }
         if controller.cluster.is_none() {
             // A cluster knows by itself what has registered.
-            controller.agents.registry.configure(Facts::of(&loaded.config, tokens), 0);
+            let now_ms = controller.uptime_ms();
+            controller.agents.registry.configure(Facts::of(&loaded.config, tokens), now_ms);
             controller
                 .agents
                 .registry
-                .restore(registrations.into_iter().map(|saved| (saved.registered, saved.up)), 0);
+                .restore(registrations.into_iter().map(|saved| (saved.registered, saved.up)), now_ms);
         }
         configure::tried(controller, &loaded.config).map_err(Refusal::Compile)?;
         let merged = loaded.config.with_registered(&controller.agents.registry.heard().alive);
@@ -110,7 +112,7 @@ impl Controller {
         if controller.cluster.is_none() {
             let (caller, what) = ("start".to_owned(), "the file as it was at the start".to_owned());
             let change = Origin { unix_ms: now.unix_ms, caller, what, services: None };
-            controller.revisions.record(parts.content, change);
+            controller.revisions.begin(parts.content, change);
         }
         controller.settle();
         controller.backends.remembered.clear();

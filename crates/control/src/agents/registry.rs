@@ -374,9 +374,9 @@ impl Registry {
         }
     }
 
-    /// Whether requests to check wait for their time.
+    /// Whether requests to check wait for their time, or something is to be done.
     pub(crate) fn is_busy(&self) -> bool {
-        !self.to_ask.is_empty()
+        !self.to_ask.is_empty() || !self.acts.is_empty()
     }
 
     /// A session ends: its backends are suspect, those that never had a good check are gone.

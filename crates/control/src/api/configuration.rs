@@ -141,10 +141,12 @@ async fn apply(
         let range = format!("{CONFIRM_MIN_MS} to {CONFIRM_MAX_MS}");
         return Err(Failure::bad_request(format!("confirm_ms is not in {range}")));
     }
-    let order = ApplyRequest { caller, source: Source::Request(text), confirm };
+    let order = ApplyRequest { confirm, ..ApplyRequest::of(caller, Source::Request(text)) };
     let (mut result, number) = installed(&handle, wait, order).await?;
     if result.confirm_within_ms.is_some() {
         (result.saved, result.unsaved_because) = saved(number, &mut handle.written.clone()).await;
+        let left_ms = ask(&handle, |controller| apply::trial_left_ms(controller)).await?;
+        result.confirm_within_ms = Some(left_ms.unwrap_or(0));
     }
     Ok(Json(result))
 }
@@ -158,7 +160,7 @@ async fn reload(
     if query.confirm_ms.is_some() {
         return Err(Failure::bad_request("confirm_ms is a parameter of /v1/apply"));
     }
-    let order = ApplyRequest { caller, source: Source::File, confirm: None };
+    let order = ApplyRequest::of(caller, Source::File);
     installed(&handle, wait, order).await.map(|(result, _)| Json(result))
 }
 
@@ -169,7 +171,7 @@ pub(super) async fn install_and_save(
     wait: Duration,
     source: Source,
 ) -> Answer<ApplyResult> {
-    let order = ApplyRequest { caller, source, confirm: None };
+    let order = ApplyRequest::of(caller, source);
     let (mut result, number) = installed(handle, wait, order).await?;
     (result.saved, result.unsaved_because) = saved(number, &mut handle.written.clone()).await;
     Ok(Json(result))
@@ -182,7 +184,7 @@ async fn installed(
     order: ApplyRequest,
 ) -> Result<(ApplyResult, u64), Failure> {
     let begun = Instant::now();
-    let _turn = handle.applying.acquire().await.map_err(|_| Failure::stopping())?;
+    let turn = handle.applying.acquire().await.map_err(|_| Failure::stopping())?;
     let confirm = order.confirm;
     // A task, so that a trial has somebody who ends it also when the client has gone.
     let (own, meter) = (handle.clone(), handle.meter.clone());
@@ -197,6 +199,8 @@ async fn installed(
     };
     let applied = tokio::spawn(meter.watch(Job::Conversation, applying)).await;
     let Applied { mut result, desired, saving } = applied.map_err(|_| Failure::stopping())??;
+    // A trial goes back in time whoever waits for what.
+    let _turn = confirm.is_none().then_some(turn);
     if let Some(desired) = desired {
         // Until every machine has carried it out.
         result.acknowledged = desired.accepted().await?.settled(wait).await?;

@@ -55,8 +55,10 @@ struct ChangeQuery {
 }
 
 async fn show(State(handle): State<Handle>, InPath(service): InPath<String>) -> Answer<ServiceConfig> {
+    // Reading takes as long as the configuration is.
+    let _place = handle.preparing.acquire().await.map_err(|_| Failure::stopping())?;
     let asked = service.clone();
-    let (text, mut shown) = ask(&handle, move |controller| {
+    let (content, text, mut shown) = ask(&handle, move |controller| {
         let held = controller.revisions.content().and_then(|of| {
             let (_, whole, backends) = of.overrides.held().find(|(name, ..)| *name == asked)?;
             Some((whole.map(str::to_owned), backends.into_iter().map(str::to_owned).collect()))
@@ -70,11 +72,17 @@ async fn show(State(handle): State<Handle>, InPath(service): InPath<String>) -> 
             backends,
             config: String::new(),
         };
-        (controller.text.clone(), shown)
+        let content = controller.revisions.content().cloned();
+        let text = if content.is_none() { controller.text.clone() } else { String::new() };
+        (content, text, shown)
     })
     .await?;
     let name = service.clone();
-    let part = tokio::task::spawn_blocking(move || part_of(&text, &name)).await;
+    let part = tokio::task::spawn_blocking(move || match content {
+        None => part_of(&text, &name),
+        Some(of) => part_of(&of.overrides.over(&of.base).ok()?, &name),
+    })
+    .await;
     shown.config = part.map_err(|_| Failure::stopping())?.ok_or(Refusal::UnknownService(service))?;
     Ok(Json(shown))
 }

@@ -224,6 +224,13 @@ impl Ledger {
         }
     }
 
+    /// What a start begins with is in force, on no trial.
+    pub(crate) fn begin(&mut self, content: Content, change: Origin) {
+        self.record(content, change);
+        self.trial = None;
+        self.saved = None;
+    }
+
     /// Something is in force. Returns its number: the one it has if it was in force before.
     pub(crate) fn record(&mut self, content: Content, mut change: Origin) -> u64 {
         if self.content() == Some(&content) {
@@ -263,7 +270,7 @@ impl Ledger {
 
     /// As it is written to the disk.
     pub(crate) fn saved(&mut self) -> Arc<SavedRevisions> {
-        let (kept, doubted) = (&self.kept, self.doubted.as_deref());
+        let (kept, doubted) = (&self.kept, self.doubted.as_ref());
         let confirmed = self.trial.map(|trial| trial.confirmed);
         Arc::clone(self.saved.get_or_insert_with(|| Arc::new(SavedRevisions::of(kept, confirmed, doubted))))
     }

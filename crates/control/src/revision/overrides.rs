@@ -91,6 +91,19 @@ impl Overrides {
         })
     }
 
+    /// Those of the first services, and those of the others.
+    pub(super) fn halves(mut self) -> (Overrides, Overrides) {
+        let middle = self.of.keys().nth(self.of.len() / 2).cloned().unwrap_or_default();
+        let others = self.of.split_off(&middle);
+        (self, Overrides { of: others })
+    }
+
+    /// These words and those of other services.
+    pub(super) fn and(&self, others: &Overrides) -> Overrides {
+        let of = self.of.iter().chain(&others.of).map(|(name, word)| (name.clone(), word.clone()));
+        Overrides { of: of.collect() }
+    }
+
     /// These words after a change. `is_in_file`: the file says something of the service.
     ///
     /// # Errors
@@ -225,5 +238,10 @@ fn check_part(service: &str, text: &str) -> Result<(), OverrideRefusal> {
 }
 
 fn parsed(text: &str) -> Result<Table, OverrideRefusal> {
-    text.parse().map_err(|error: toml::de::Error| OverrideRefusal::Syntax(error.to_string()))
+    text.parse().map_err(|error: toml::de::Error| {
+        // Not as it shows itself, which is with the line concerned: a key may stand there.
+        let at = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let line = at.matches('\n').count() + 1;
+        OverrideRefusal::Syntax(format!("line {line}: {}", error.message()))
+    })
 }

@@ -14,7 +14,7 @@ const VERSION: u32 = 1;
 pub(crate) struct SavedRevisions {
     version: u32,
     /// Texts of files that revisions share.
-    bases: Vec<String>,
+    bases: Vec<Arc<str>>,
     /// The oldest first.
     revisions: Vec<SavedRevision>,
     /// The newest is on trial, and this one is what it goes back to.
@@ -22,7 +22,7 @@ pub(crate) struct SavedRevisions {
     confirmed: Option<u64>,
     /// Text of a file that nobody has confirmed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    doubted: Option<String>,
+    doubted: Option<Arc<str>>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -35,21 +35,21 @@ struct SavedRevision {
     /// Which of the texts.
     base: usize,
     #[serde(default)]
-    overrides: Overrides,
+    overrides: Arc<Overrides>,
 }
 
 impl SavedRevisions {
     pub(super) fn of(
         kept: &VecDeque<Revision>,
         confirmed: Option<u64>,
-        doubted: Option<&str>,
+        doubted: Option<&Arc<str>>,
     ) -> SavedRevisions {
-        let doubted = doubted.map(str::to_owned);
+        let doubted = doubted.map(Arc::clone);
         let mut saved = SavedRevisions { version: VERSION, confirmed, doubted, ..SavedRevisions::default() };
         let mut last: Option<&Arc<str>> = None;
         for Revision { number, change, content } in kept {
             if last.is_none_or(|last| !Arc::ptr_eq(last, &content.base)) {
-                saved.bases.push(content.base.to_string());
+                saved.bases.push(Arc::clone(&content.base));
                 last = Some(&content.base);
             }
             let Origin { unix_ms, caller, what, services } = change.clone();
@@ -60,7 +60,7 @@ impl SavedRevisions {
                 change: what,
                 services,
                 base: saved.bases.len() - 1,
-                overrides: Overrides::clone(&content.overrides),
+                overrides: Arc::clone(&content.overrides),
             });
         }
         saved
@@ -85,7 +85,7 @@ impl Ledger {
         if saved.version != VERSION {
             return Err(format!("version {} instead of {VERSION}", saved.version));
         }
-        let bases: Vec<Arc<str>> = saved.bases.into_iter().map(Arc::from).collect();
+        let bases = saved.bases;
         let (mut kept, mut last) = (VecDeque::new(), 0);
         for of in saved.revisions {
             let SavedRevision { number, unix_ms, caller, change: what, services, base, overrides } = of;
@@ -93,7 +93,7 @@ impl Ledger {
                 return Err(format!("revision {number} behind {last}"));
             }
             let base = bases.get(base).ok_or_else(|| format!("revision {number} has no text"))?;
-            let content = Content { base: Arc::clone(base), overrides: Arc::new(overrides) };
+            let content = Content { base: Arc::clone(base), overrides };
             let change = Origin { unix_ms, caller, what, services };
             kept.push_back(Revision { number, change, content });
             last = number;
@@ -103,6 +103,6 @@ impl Ledger {
         {
             return Err(format!("revision {confirmed} is to go back to, and is missing"));
         }
-        Ok(Ledger::of(kept, saved.confirmed, saved.doubted.map(Arc::from)))
+        Ok(Ledger::of(kept, saved.confirmed, saved.doubted))
     }
 }

@@ -3,7 +3,7 @@
 //! Rule of this module: what is wanted on the disk gets there. A state that could not be written is tried again until it is, or
 //! until a newer one is wanted.
 
-use super::{FILE, Saved, save, save_revisions};
+use super::{FILE, REVISIONS, Saved, save, save_revisions};
 use crate::revision::saved::SavedRevisions;
 use std::io;
 use std::path::PathBuf;
@@ -135,19 +135,21 @@ fn write_all(shared: &Shared, directory: &std::path::Path, tell: &watch::Sender<
     while let Some((number, state)) = shared.next(failed.take()) {
         let is_new = |of: &&Arc<SavedRevisions>| written.as_ref().is_none_or(|last| !Arc::ptr_eq(last, of));
         let revisions = state.revisions.as_ref().filter(is_new);
-        let kept = revisions.map_or(Ok(()), |of| save_revisions(directory, of));
+        let kept = revisions.map_or(Ok(()), |of| save_revisions(directory, of)).map_err(|e| (REVISIONS, e));
         if kept.is_ok()
             && let Some(of) = revisions
         {
             written = Some(Arc::clone(of));
         }
-        let result = kept.and_then(|()| save(directory, &state));
+        // The one is short, and is written also where there is no room for the other.
+        let stated = save(directory, &state).map_err(|e| (FILE, e));
+        let result = kept.and(stated);
         tell.send_modify(|written| {
             written.tried = number;
             match &result {
                 Ok(()) => (written.saved, written.error) = (number, None),
-                Err(error) => {
-                    written.error = Some(format!("{}: {error}", directory.join(FILE).display()));
+                Err((name, error)) => {
+                    written.error = Some(format!("{}: {error}", directory.join(name).display()));
                 }
             }
         });

@@ -51,10 +51,14 @@ pub(crate) fn run(arguments: &Arguments) -> CommandResult {
     let target = format!("/v1/apply?wait={}&timeout_ms={timeout_ms}{within}", arguments.wait);
     let result: ApplyResult = daemon.post(&target, text.into_bytes(), Duration::from_millis(timeout_ms))?;
     report(&result, arguments.json)?;
+    let is_unused = arguments.wait && !result.acknowledged;
     if arguments.confirm.is_some() {
-        return confirm::await_confirmation(&daemon, &result);
+        if is_unused {
+            output::warning(&not_in_use(result.generation, timeout_ms).to_string());
+        }
+        confirm::await_confirmation(&daemon, &result, arguments.json)?;
     }
-    if arguments.wait && !result.acknowledged {
+    if is_unused {
         return Err(not_in_use(result.generation, timeout_ms));
     }
     Ok(Done::Well)

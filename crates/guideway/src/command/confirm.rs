@@ -31,7 +31,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// Asks whoever sits at the terminal, and looks whether somebody else has answered. That nobody has is a failure.
-pub(crate) fn await_confirmation(daemon: &Daemon, applied: &ApplyResult) -> CommandResult {
+pub(crate) fn await_confirmation(daemon: &Daemon, applied: &ApplyResult, json: bool) -> CommandResult {
     let revision = applied.revision;
     let Some(within_ms) = applied.confirm_within_ms else {
         output::note("it was in force already, so there is nothing to confirm");
@@ -45,15 +45,14 @@ pub(crate) fn await_confirmation(daemon: &Daemon, applied: &ApplyResult) -> Comm
     ));
     loop {
         if answers.as_ref().map_or_else(pause, said_yes) {
-            return confirm(daemon, Some(revision));
+            return confirm(daemon, Some(revision), json);
         }
         let history: History = daemon.get("/v1/history")?;
         let in_force = history.revisions.first().map(|of| of.number);
         match (in_force == Some(revision), history.confirm_within_ms) {
             (true, Some(_)) => {}
             (true, None) => {
-                output::line(&format!("revision {revision} is confirmed"))?;
-                return Ok(Done::Well);
+                return confirmed(revision, json);
             }
             (false, _) => {
                 return Err(Failure::failed(format!(
@@ -93,7 +92,7 @@ fn pause() -> bool {
 }
 
 /// Confirms a revision, or the one that waits.
-pub(crate) fn confirm(daemon: &Daemon, revision: Option<u64>) -> CommandResult {
+pub(crate) fn confirm(daemon: &Daemon, revision: Option<u64>, json: bool) -> CommandResult {
     let which = revision.map_or_else(String::new, |revision| format!("?revision={revision}"));
     let nothing = ("application/toml", Vec::new());
     let result: ConfirmResult =
@@ -101,7 +100,17 @@ pub(crate) fn confirm(daemon: &Daemon, revision: Option<u64>) -> CommandResult {
     if let Some(why) = &result.unsaved_because {
         output::warning(&format!("that is not on the disk yet, so a restart would go back: {why}"));
     }
-    output::line(&format!("revision {} is confirmed", result.revision))?;
+    confirmed(result.revision, json)
+}
+
+/// What was asked for in JSON has its JSON already.
+fn confirmed(revision: u64, json: bool) -> CommandResult {
+    let text = format!("revision {revision} is confirmed");
+    if json {
+        output::tell(&text)
+    } else {
+        output::line(&text)?
+    }
     Ok(Done::Well)
 }
 

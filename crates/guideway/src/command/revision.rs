@@ -22,7 +22,7 @@ pub(crate) fn run(command: &RevisionCommand) -> CommandResult {
         RevisionCommand::History(arguments) => history(arguments),
         RevisionCommand::Rollback(arguments) => rollback(arguments),
         RevisionCommand::Confirm(arguments) => {
-            confirm::confirm(&Daemon::new(&arguments.connection)?, arguments.revision)
+            confirm::confirm(&Daemon::new(&arguments.connection)?, arguments.revision, false)
         }
     }
 }
