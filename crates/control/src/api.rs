@@ -1,7 +1,7 @@
 //! The HTTP/JSON API (docs/adr/0010).
 //!
 //! Rule of this module: a handler owns nothing. It sends the controller a closure and answers with what the
-//! closure returned; every answer that is not a success has a body of [`ErrorBody`]. An [`Endpoint`] stands beside its
+//! closure returned; every answer that is not a success has a body of [`ErrorBody`](model::api::ErrorBody). An [`Endpoint`] stands beside its
 //! handler, and nowhere else.
 
 use crate::handle::Handle;

@@ -12,7 +12,7 @@ use model::config::Config;
 use model::registered::Skipped;
 use std::sync::Arc;
 
-/// The ids of a configuration, for [`install`](Self::install).
+/// The ids of a configuration, for [`install`].
 pub(crate) fn ids_of(controller: &Controller, merged: &Config) -> Result<Ids, Refusal> {
     let mut ids = controller.backends.ids.clone();
     let assigned = ids.assign(merged, controller.now.tick, &|id| controller.live_flows(id));
@@ -21,7 +21,7 @@ pub(crate) fn ids_of(controller: &Controller, merged: &Config) -> Result<Ids, Re
 }
 
 /// Makes a configuration that can be compiled the one in force; its view is made in the next turn. `merged` is it with what has
-/// registered, `ids` are [its ids](Self::ids_of), `tokens` those of its agents.
+/// registered, `ids` are [its ids](ids_of), `tokens` those of its agents.
 pub(crate) fn install(
     controller: &mut Controller,
     loaded: Loaded,

@@ -145,7 +145,7 @@ async fn drive(
     };
     let file_text = loaded.text.clone();
     let StartConfig { loaded, content, told } =
-        start(loaded, &revisions, &|wanted| usable(wanted, &claims).map_err(|refusal| explain(&refusal)));
+        start(&loaded, &revisions, &|wanted| usable(wanted, &claims).map_err(|refusal| explain(&refusal)));
 
     // Listeners before anything else: what cannot be reached should not start.
     let listeners = listeners.map_or_else(|| Listeners::bind(&loaded.config), Ok)?;

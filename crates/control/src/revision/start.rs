@@ -24,13 +24,13 @@ const TRIES_MAX: usize = 32;
 /// The configuration to start with. What does not fit is left out, and told: in the end the file alone is in force. `fits` says why
 /// a configuration cannot be used on this machine, for example because a file that it names is missing.
 pub(crate) fn start(
-    file: Loaded,
+    file: &Loaded,
     ledger: &Ledger,
     fits: &dyn Fn(&Loaded) -> Result<(), String>,
 ) -> StartConfig {
     let mut told = Vec::new();
     let Content { base, overrides } = ledger.at_start(&file.text);
-    let over = |base: &Arc<str>| Fitting { file: &file, base: Arc::clone(base), fits, tries: TRIES_MAX };
+    let over = |base: &Arc<str>| Fitting { file, base: Arc::clone(base), fits, tries: TRIES_MAX };
     let name = &file.name;
     if *base != *file.text {
         match over(&base).most_of(&overrides, &mut told) {

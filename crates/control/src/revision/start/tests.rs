@@ -55,15 +55,15 @@ fn what_does_not_fit_is_given_up_and_what_was_said_of_others_holds() {
     let all: Vec<_> = ["api", "dns", "mail"].into_iter().zip(2..).collect();
     let all: Vec<_> = all.into_iter().map(|(name, last)| (name, service(name, last, ""))).collect();
     let ledger = ledger(&text, &all);
-    let started = start(loaded(&text), &ledger, &anything);
+    let started = start(&loaded(&text), &ledger, &anything);
     assert_eq!(names(&started.loaded), ["web", "api", "dns", "mail"]);
-    let started = start(loaded(&text), &ledger, &without("dns"));
+    let started = start(&loaded(&text), &ledger, &without("dns"));
     assert_eq!(names(&started.loaded), ["web", "api", "mail"]);
     assert!(started.told[0].contains("given up (dns): a file is gone"), "{:?}", started.told);
     let held: Vec<_> = started.content.overrides.held().map(|(name, ..)| name).collect();
     assert_eq!(held, ["api", "mail"]);
     // What is wrong with the file itself is nobody's to mend here.
-    let started = start(loaded(&text), &ledger, &without("web"));
+    let started = start(&loaded(&text), &ledger, &without("web"));
     assert_eq!(names(&started.loaded), ["web"]);
     assert!(started.content.overrides.is_empty());
 }
@@ -73,7 +73,7 @@ fn a_start_takes_what_a_reload_would_refuse() {
     let of = |hash| format!("state = \"exceptions\"\nhash = \"{hash}\"\n");
     let text = format!("{MACHINE}{}", service("web", 1, &of("tuple")));
     let ledger = ledger(&text, &[("web", service("web", 1, &of("source")))]);
-    let started = start(loaded(&text), &ledger, &anything);
+    let started = start(&loaded(&text), &ledger, &anything);
     assert!(!loaded(&text).config.restart_keys(&started.loaded.config).is_empty());
     assert!(!started.content.overrides.is_empty(), "{:?}", started.told);
 }
@@ -82,14 +82,15 @@ fn a_start_takes_what_a_reload_would_refuse() {
 fn however_much_does_not_fit_few_configurations_are_looked_at() {
     let text = format!("{MACHINE}{}", service("web", 1, ""));
     let all: Vec<String> = (0..300).map(|of| format!("s{of:03}")).collect();
-    let all: Vec<_> = all.iter().zip(2..).map(|(name, last)| (name.as_str(), service(name, last, ""))).collect();
+    let all: Vec<_> =
+        all.iter().zip(2..).map(|(name, last)| (name.as_str(), service(name, last, ""))).collect();
     let looks = Cell::new(0);
     let fits = |wanted: &Loaded| {
         looks.set(looks.get() + 1);
         let is_odd = |of: &&str| of.ends_with(['1', '3', '5', '7', '9']);
         if names(wanted).iter().any(is_odd) { Err("odd".to_owned()) } else { Ok(()) }
     };
-    let started = start(loaded(&text), &ledger(&text, &all), &fits);
+    let started = start(&loaded(&text), &ledger(&text, &all), &fits);
     assert!((2..=TRIES_MAX).contains(&looks.get()), "{}", looks.get());
     assert!(names(&started.loaded).contains(&"web"));
 }
@@ -103,10 +104,10 @@ fn what_was_on_trial_is_not_begun_with_and_no_trial_outlives_a_start() {
     ledger.doubt(&new).unwrap();
     ledger.record_on_trial(on_trial, Origin::default(), 1_000);
     let ledger = Ledger::parse(&ledger.saved().bytes().unwrap()).unwrap();
-    let started = start(loaded(&new), &ledger, &anything);
+    let started = start(&loaded(&new), &ledger, &anything);
     assert_eq!(names(&started.loaded), ["old"]);
     // Where that cannot be used, the file is, and for good: nobody watches a trial from before.
-    let started = start(loaded(&new), &ledger, &without("old"));
+    let started = start(&loaded(&new), &ledger, &without("old"));
     assert_eq!(names(&started.loaded), ["new"]);
     assert!(started.told[0].contains("nobody has confirmed it"), "{:?}", started.told);
     let mut ledger = ledger;
