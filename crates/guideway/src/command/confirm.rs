@@ -107,9 +107,9 @@ pub(crate) fn confirm(daemon: &Daemon, revision: Option<u64>, json: bool) -> Com
 fn confirmed(revision: u64, json: bool) -> CommandResult {
     let text = format!("revision {revision} is confirmed");
     if json {
-        output::tell(&text)
+        output::tell(&text);
     } else {
-        output::line(&text)?
+        output::line(&text)?;
     }
     Ok(Done::Well)
 }
