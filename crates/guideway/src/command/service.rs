@@ -28,7 +28,7 @@ pub(crate) enum OneServiceCommand {
     /// Print one service as it is in force, and whose word that is
     #[command(after_help = EXIT_CODES)]
     Show(ShowArguments),
-    /// Set one service as FILE says: what stands in a configuration from [[service]] on
+    /// Set one service as FILE says: its table of a configuration, with all that belongs to it
     #[command(after_help = EXIT_CODES)]
     Set(SetArguments),
     /// Delete one service
