@@ -28,7 +28,7 @@ case "$root" in /tmp/?* | /var/tmp/?*) ;; *) code=2 fail "BARE_DIR must be below
 
 unmount() {
     # The last mounted first; lazily, because /dev and /sys are the machine's own.
-    awk -v root="$root/" 'index($2 "/", root) == 1 {print $2}' /proc/mounts | sort -r | while read -r below; do
+    awk -v root="$root/" 'index($2, root) == 1 {print $2}' /proc/mounts | sort -r | while read -r below; do
         umount -l "$below" 2>/dev/null || true
     done
 }
@@ -49,9 +49,6 @@ sources=()
 for file in /etc/apt/sources.list.d/*.sources /etc/apt/sources.list; do [ -s "$file" ] && sources+=("$file"); done
 mmdebstrap --quiet --variant=minbase --include=ca-certificates,git --aptopt='Apt::Install-Recommends "false"' \
     bookworm "$root" "${sources[@]}"
-# A machine's root is a mount point, without which neither unshare --mount nor ip netns exec works.
-mount --bind "$root" "$root"
-mount --make-private "$root"
 cp -a /etc/apt/apt.conf.d/. "$root/etc/apt/apt.conf.d/"
 cp -a /etc/apt/auth.conf.d/. "$root/etc/apt/auth.conf.d/" 2>/dev/null || true
 # What reports to a desktop or a container's builder is not in the root.
