@@ -28,6 +28,8 @@ pub(crate) mod forecast;
 pub(crate) mod joined;
 pub(crate) mod keys;
 pub(crate) mod leading;
+#[cfg(any(test, feature = "simulation"))]
+pub(crate) mod memory;
 #[cfg(feature = "daemon")]
 pub(crate) mod membership;
 pub(crate) mod picture;

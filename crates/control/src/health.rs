@@ -6,7 +6,7 @@ use wire::BackendId;
 pub(crate) use ::health::{Change, Check, Rules, SourcePorts, Verdict};
 
 /// What is checked.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) enum Subject {
     /// A backend in force.
     Backend(BackendId),

@@ -95,6 +95,8 @@ mod run_error;
 mod scan;
 #[cfg(feature = "daemon")]
 mod shell;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 #[cfg(feature = "daemon")]
 mod slow_start;
 #[cfg(any(feature = "daemon", feature = "rehearsal"))]

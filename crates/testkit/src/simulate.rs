@@ -168,7 +168,8 @@ fn exempt(summary: &RunSummary) -> String {
 fn print(count: u64, seconds: f64, total: &RunSummary) {
     println!(
         "{count} seeds in {seconds:.1} s: {} flows, and {} at rest; {} packets, {} changes of {} slots, {} \
-         crashes, {} leaders died, {} stores wiped, {} forged, {} replayed, {} turns",
+         crashes, {} leaders deposed, {} stores wiped, {} leases ended of machines that lived, {} times two leaders, {} forged, {} \
+         replayed, {} turns",
         total.flows,
         total.steady_flows,
         total.delivered,
@@ -177,6 +178,8 @@ fn print(count: u64, seconds: f64, total: &RunSummary) {
         total.crashes,
         total.leaders,
         total.wipes,
+        total.exiles,
+        total.rivals,
         total.forged,
         total.replayed,
         total.turns

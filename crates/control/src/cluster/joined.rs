@@ -1,11 +1,11 @@
 //! The view of a member of the cluster.
 
-use super::membership::{Part, RELAYS, own_address};
+use super::membership::{Part, own_address};
 use crate::controller::Controller;
 use crate::ids::Ids;
 use model::config::{Config, HealthKind};
 use statesync::datagram::ClusterKeys;
-use statesync::{Members, Owners};
+use statesync::{Members, Owners, Rule};
 use std::sync::Arc;
 use wire::{PortId, ServiceId};
 use worker::View;
@@ -36,7 +36,7 @@ pub(crate) fn join_view(controller: &Controller, view: &mut View, config: &Confi
         links: Vec::new(),
         keys: ClusterKeys { own, accepted },
         max_idle_us,
-        relays: RELAYS,
+        relays: part.relays,
         services: vips.iter().map(|&vip| SlotsView { vip, taints: Arc::default(), always: false }).collect(),
         job: Arc::default(),
     };
@@ -45,8 +45,8 @@ pub(crate) fn join_view(controller: &Controller, view: &mut View, config: &Confi
         cluster.step = plan.step;
         cluster.epoch = plan.epoch;
         cluster.generation = plan.generation;
-        cluster.owners = plan.owners();
-        cluster.ready = cluster.owners.is_ready(member);
+        cluster.owners = part.owners(plan);
+        cluster.ready = cluster.owners.is_ready(member) || !part.rules.hold(Rule::Ready);
         cluster.links = links(controller, part, config);
         let left_out = part.config.left_out;
         let always = |service: &ServiceView| !left_out.sync() && service.least_load().is_some();

@@ -13,7 +13,7 @@ use crate::ids::Ids;
 use model::config::{AdminState, Backend, Config, HealthKind, Policy, Service};
 use model::registered::Registered;
 use statesync::plan::{Leader, Plan, Request, Tables as Answering};
-use statesync::{Member, Members};
+use statesync::{Member, Members, Rule, Rules};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -43,6 +43,7 @@ pub(crate) struct Leading {
     registrations: Registrations,
     /// Weights that are not the configured ones.
     weights: Arc<HashMap<BackendId, u32>>,
+    rules: Rules,
 }
 
 /// Services as the document has them.
@@ -130,6 +131,16 @@ impl Leading {
             looked_at: None,
             registrations: Registrations::default(),
             weights: Arc::default(),
+            rules: Rules::default(),
+        }
+    }
+
+    /// The rule holds no more.
+    #[cfg(feature = "negative-controls")]
+    pub(crate) fn break_rules(&mut self, broken: Option<statesync::Rule>) {
+        if let Some(rule) = broken {
+            self.leader.break_rule(rule);
+            self.rules = self.rules.without(rule);
         }
     }
 
@@ -623,11 +634,15 @@ impl Leading {
     }
 
     fn backend_id(&mut self, given: &mut Given, now: Tick) -> Result<BackendId, String> {
-        if (given.backends as usize) < BACKENDS_MAX {
+        let may_rest = self.rules.hold(Rule::BackendIds) || self.resting.is_empty();
+        if (given.backends as usize) < BACKENDS_MAX && may_rest {
             given.backends += 1;
             return Ok(BackendId(given.backends - 1));
         }
-        let rested = self.rested(&self.resting, now);
+        let rested = match may_rest {
+            true => self.rested(&self.resting, now),
+            false => self.resting.keys().min().copied(),
+        };
         let id =
             rested.ok_or("no backend id is free: apply again when flows of removed backends have ended")?;
         self.resting.remove(&id);

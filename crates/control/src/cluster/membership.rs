@@ -10,6 +10,7 @@ use crate::publication::SLOTS_AT_ONCE;
 use crate::refusal::Refusal;
 use model::Loaded;
 use model::config::Config;
+use statesync::{Owners, Rules};
 use statesync::plan::{Job, Plan};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -68,6 +69,10 @@ pub(crate) struct Part {
     pub(super) progress: Progress,
     /// This machine cannot go on.
     pub(crate) fatal: Option<String>,
+    /// [`RELAYS`].
+    pub(crate) relays: (u64, u64),
+    /// Those of the protocol that hold here.
+    pub(super) rules: Rules,
 }
 
 impl Part {
@@ -103,7 +108,25 @@ impl Part {
             told_machines: 0,
             progress: Progress::default(),
             fatal: None,
+            relays: RELAYS,
+            rules: Rules::default(),
         })
+    }
+
+    /// The rule holds here no more.
+    #[cfg(feature = "negative-controls")]
+    pub(crate) fn break_rule(&mut self, rule: statesync::Rule) {
+        self.rules = self.rules.without(rule);
+        self.seat.break_rule(rule);
+    }
+
+    /// Who owns slots by a plan.
+    pub(super) fn owners(&self, plan: &Plan) -> Owners {
+        #[cfg(feature = "negative-controls")]
+        if !self.rules.hold(statesync::Rule::Ranking) {
+            return plan.owners().going_round();
+        }
+        plan.owners()
     }
 
     pub(super) fn message_of_loss(&self, lost: &str) -> String {

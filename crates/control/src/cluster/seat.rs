@@ -15,7 +15,7 @@ use super::stock::{Lot, Missing, Stock};
 use super::tables::Tables;
 use statesync::plan::{Acknowledgement, Follower, Report};
 use statesync::{MachineId, Member};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use wire::{BackendId, CoreId, Tick};
@@ -125,6 +125,8 @@ struct Lead {
     is_unwritten: bool,
     /// Revision of the plan after which was swept.
     swept: i64,
+    /// Slots that were told to go and are still shown: the next plan may name them again.
+    going: BTreeSet<u128>,
     /// It has waited for members that may be about to return.
     has_waited: bool,
 }
@@ -193,6 +195,8 @@ pub(crate) struct Seat {
     /// What was ordered since the key last changed.
     ordered: BTreeMap<Key, Vec<u8>>,
     news: Vec<News>,
+    #[cfg(feature = "negative-controls")]
+    broken: Option<statesync::Rule>,
 }
 
 impl Seat {
@@ -233,7 +237,15 @@ impl Seat {
             was_counted_on: false,
             ordered: BTreeMap::new(),
             news: Vec::new(),
+            #[cfg(feature = "negative-controls")]
+            broken: None,
         }
+    }
+
+    /// The rule holds no more, should this machine lead.
+    #[cfg(feature = "negative-controls")]
+    pub(crate) fn break_rule(&mut self, rule: statesync::Rule) {
+        self.broken = Some(rule);
     }
 
     /// What the store shows.
@@ -416,6 +428,9 @@ impl Seat {
     pub(crate) fn changed(&mut self, changes: Vec<Change>) {
         for change in changes {
             self.ordered.remove(&change.0);
+            if let (Key::Slots(digest), Some(lead)) = (change.0, &mut self.lead) {
+                lead.going.remove(&digest);
+            }
             if let Err(problem) = self.picture.change(change) {
                 self.news.push(News::Warning(format!("in the store: {problem}")));
             }
@@ -774,7 +789,9 @@ impl Seat {
             Ok(mut document) => {
                 lead.is_writing = true;
                 // What somebody has overwritten is put again.
-                let is_there = |digest, slots: &[u8]| self.picture.slots(digest) == Some(slots);
+                let is_there = |digest, slots: &[u8]| {
+                    !lead.going.contains(&digest) && self.picture.slots(digest) == Some(slots)
+                };
                 document.slots.retain(|(digest, slots)| !is_there(*digest, slots));
                 orders.push(Order::Plan { document, after: lead.after, leader: own_value });
             }
@@ -797,7 +814,8 @@ impl Seat {
         let named = digests_of(&entry.value);
         let mut rest = self.picture.digests().filter(|digest| !named.contains(digest)).peekable();
         while rest.peek().is_some() {
-            let digests = rest.by_ref().take(SWEPT_AT_ONCE).collect();
+            let digests: Vec<u128> = rest.by_ref().take(SWEPT_AT_ONCE).collect();
+            lead.going.extend(&digests);
             orders.push(Order::Sweep { digests, if_plan: lead.after, leader: leader.to_vec() });
         }
     }
@@ -822,7 +840,10 @@ impl Seat {
             }
             if std::mem::take(&mut lead.has_waited) && !lead.is_writing {
                 let Some(lead) = self.lead.take() else { return false };
-                let leading = lead.leading.leap(now);
+                #[cfg_attr(not(feature = "negative-controls"), expect(unused_mut, reason = "a rule is broken in tests"))]
+                let mut leading = lead.leading.leap(now);
+                #[cfg(feature = "negative-controls")]
+                leading.break_rules(self.broken);
                 self.lead = Some(Lead { leading, is_unwritten: true, ..lead });
             }
         }
@@ -884,12 +905,17 @@ impl Seat {
                 (Document::first(live, self.own.settings.clone(), member), true)
             }
         };
+        #[cfg_attr(not(feature = "negative-controls"), expect(unused_mut, reason = "a rule is broken in tests"))]
+        let mut leading = Leading::new(document, now);
+        #[cfg(feature = "negative-controls")]
+        leading.break_rules(self.broken);
         self.lead = Some(Lead {
-            leading: Leading::new(document, now),
+            leading,
             after,
             is_writing: false,
             is_unwritten,
             swept: 0,
+            going: BTreeSet::new(),
             has_waited: false,
         });
     }

@@ -58,8 +58,8 @@ pub(crate) fn cluster_status(controller: &Controller) -> Result<ClusterStatus, R
         waiting_for: names(controller, seat.lagging()),
         tainted_slots: plan.map_or(0, |plan| plan.tainted_slots() as u64),
         masked: masks.map(|mask| backend_name(controller, part, mask.backend)).collect(),
-        relays_a_second: super::membership::RELAYS.0,
-        relays_at_once: super::membership::RELAYS.1,
+        relays_a_second: part.relays.0,
+        relays_at_once: part.relays.1,
         members: cluster_members(controller, part),
         counters: sync_counts(controller),
     })

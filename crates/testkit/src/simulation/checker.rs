@@ -84,14 +84,24 @@ pub enum Exempt {
     W5,
     /// Placed under a mask that was in force before every member had acknowledged it.
     ForcedMask,
+    /// A machine whose lease had ended went on without the others, who went on without it.
+    Lease,
     /// Two machines could not reach each other (W7): owners may have split, and a death or a suspicion beside it is a second failure.
     Partition,
 }
 
 impl Exempt {
     /// All windows.
-    pub const ALL: [Exempt; 7] =
-        [Exempt::W1, Exempt::W2, Exempt::W3, Exempt::W4, Exempt::W5, Exempt::ForcedMask, Exempt::Partition];
+    pub const ALL: [Exempt; 8] = [
+        Exempt::W1,
+        Exempt::W2,
+        Exempt::W3,
+        Exempt::W4,
+        Exempt::W5,
+        Exempt::ForcedMask,
+        Exempt::Lease,
+        Exempt::Partition,
+    ];
 
     /// Whether it counts towards the one flow in 100,000.
     pub const fn is_rare(self) -> bool {
@@ -120,6 +130,10 @@ pub struct RunSummary {
     pub leaders: u64,
     /// Times that the store has lost its data.
     pub wipes: u64,
+    /// Leases that ended while their machines lived.
+    pub exiles: u64,
+    /// Events at which two machines held themselves to be the leader.
+    pub rivals: u64,
     /// Datagrams that strangers forged.
     pub forged: u64,
     /// Datagrams that strangers had captured and sent again.
@@ -171,6 +185,8 @@ impl RunSummary {
             crashes,
             leaders,
             wipes,
+            exiles,
+            rivals,
             forged,
             replayed,
             changes,
@@ -204,6 +220,8 @@ impl RunSummary {
             (&mut self.crashes, crashes),
             (&mut self.leaders, leaders),
             (&mut self.wipes, wipes),
+            (&mut self.exiles, exiles),
+            (&mut self.rivals, rivals),
             (&mut self.forged, forged),
             (&mut self.replayed, replayed),
             (&mut self.changes, changes),

@@ -1,41 +1,31 @@
-//! A machine: the real workers over frames in memory, the real follower, and the view that control would make of a plan.
+//! A machine: the real workers over frames in memory, and the real controller.
 
-use super::client::ServiceOf;
 use super::random::{Random, mix};
 use super::scenario::Scenario;
-use crate::frames::{PORT_MAC, ROUTER_MAC};
-use statesync::datagram::ClusterKeys;
-use statesync::plan::slots::SlotSet;
-use statesync::plan::{Answers, Follower, Plan, Report};
+use super::services::{Services, machine_text};
+use crate::frames::PORT_MAC;
+use control::simulation::{self as control_side, Moment, SavedState};
+use statesync::plan::{Plan, Report};
 use statesync::spsc::{Receiver, channel};
 use statesync::window::Windows;
-use statesync::{MachineId, Member, Owners, mesh};
-use std::net::Ipv4Addr;
+use statesync::{Member, Owners, mesh};
 use std::sync::Arc;
-use steer::{Maglev, ServiceRule, Services, Weighted};
-use wire::encap::{Mode, Tunnel, TunnelHeader};
-use wire::{Addr, BackendId, CoreId, PortId, Tick};
+use std::time::Duration;
+use wire::{CoreId, PortId, Tick};
 use worker::cluster::SyncSize;
-use worker::decide::least_load::share;
 use worker::io::memory::MemIo;
-use worker::view::cluster::{Cluster, Endpoint, Link, SlotsView};
-use worker::view::loads::{Load, Loads};
+use worker::view::View;
 use worker::view::mailbox::{Publisher, mailbox};
-use worker::view::path_mtu::{Learnt, Room};
-use worker::view::slots::SlotMemory;
-use worker::view::{
-    BackendState, BackendView, HashOn, LeastLoad, OnClosedPort, OnDown, OnEmpty, Overload, Policy, PortRole,
-    PortView, Select, ServiceView, Timeouts, View,
-};
 use worker::{Counters, RxMeta, Setup, Worker};
 
 /// UDP port of messages between machines.
 pub(super) const UDP_PORT: u16 = 7480;
-/// Key of slots and of tags.
+/// Key of slots.
 pub(super) const KEY: [u8; 16] = *b"simulated secret";
+/// Backends that have counters.
 const BACKENDS_MAX: usize = 4096;
-/// Flows that a backend is meant to carry, where load decides.
-const CAPACITY: u32 = 100;
+/// Unix time at the beginning, milliseconds.
+const UNIX_MS: u64 = 1_800_000_000_000;
 
 /// Address of a machine.
 pub(super) const fn machine_address(machine: usize) -> u32 {
@@ -47,59 +37,36 @@ pub(super) const fn machine_at(address: u32) -> usize {
     (address & 0xff) as usize
 }
 
-/// Address of a backend.
-pub(super) const fn backend_address(id: u32) -> u32 {
-    0x0b00_0000 | id
-}
 
 /// The backend with this address.
 pub(super) const fn backend_at(address: u32) -> u32 {
     address & 0x00ff_ffff
 }
 
-/// A table that was made once: its answers, and what a view needs for it.
-#[derive(Clone, Debug)]
-pub(super) struct Made {
-    pub(super) answers: Answers,
-    maglev: Arc<Maglev>,
-    members: Vec<BackendId>,
-}
-
-/// The table of these backends.
-pub(super) fn make_table(backends: &[u32], slots: u32) -> Made {
-    let names: Vec<String> = backends.iter().map(|id| format!("b{id}")).collect();
-    let weighted: Vec<Weighted<'_>> = names.iter().map(|name| Weighted { name, weight: 1 }).collect();
-    let maglev = Maglev::build(&weighted, slots, &KEY).expect("a table");
-    let members: Vec<BackendId> = backends.iter().map(|&id| BackendId(id)).collect();
-    let answers = (0..slots).map(|slot| maglev.at(slot).map(|member| members[usize::from(member)])).collect();
-    Made { answers, maglev: Arc::new(maglev), members }
-}
-
-/// What the makers of views know beside the plan.
-#[derive(Debug)]
-pub(super) struct Registry {
-    pub(super) services: Vec<ServiceOf>,
-    /// By backend: its service.
-    pub(super) backends: Vec<usize>,
-    pub(super) tables: Vec<Made>,
-}
-
+/// A machine's process.
 pub(super) struct Machine {
-    pub(super) member: Member,
+    /// Counts its starts: what belongs to an earlier one is nobody's.
+    pub(super) run: u64,
     pub(super) alive: bool,
+    pub(super) control: control_side::Machine,
+    /// Who it was before its start, or is.
+    former: Member,
     pub(super) workers: Vec<Worker<MemIo>>,
     pub(super) counters: Vec<Arc<Counters>>,
     publishers: Vec<Publisher<View>>,
     reports: Vec<Receiver<Report>>,
-    loads: Arc<Loads>,
-    pub(super) follower: Follower,
+    /// What they have reported, and the controller was not told.
+    reported: Vec<(CoreId, Report)>,
+    started: Tick,
     /// Its clock is ahead of the world's by so much.
     offset: u64,
     rss: u64,
     /// When each worker's next turn is planned.
     pub(super) turn_at: Vec<Tick>,
-    /// A view that the workers' mailboxes had no room for.
-    unpublished: bool,
+    /// A view that a worker's mailbox had no room for.
+    waiting: Vec<Option<Arc<View>>>,
+    /// Its way to the store.
+    pub(super) link: StoreLink,
     /// Clients whose packets each worker has received since its last turn.
     pub(super) fresh: Vec<Vec<u32>>,
     pub(super) local_guesses: Vec<u64>,
@@ -109,79 +76,168 @@ pub(super) struct Machine {
     pub(super) refused: Vec<u64>,
 }
 
-impl Machine {
-    pub(super) fn new(machine: usize, incarnation: u32, scenario: &Scenario, random: &mut Random) -> Machine {
-        let member = Member { machine: MachineId(u8::try_from(machine).expect("few machines")), incarnation };
-        let cores = scenario.cores;
-        let idle = flow::Idle {
-            tcp_established_us: scenario.habits.max_idle_us,
-            tcp_closing_us: scenario.closing_us(),
-            syn_us: scenario.habits.max_idle_us,
-            udp_us: scenario.habits.max_idle_us,
-        };
-        let tables: Vec<flow::Table> = (0..cores)
-            .map(|_| {
-                let (narrow, wide) = match scenario.buckets {
-                    0 => (flow::Memory::heap(scenario.clients), flow::Memory::heap(1)),
-                    buckets => (few_buckets(buckets), few_buckets(buckets)),
-                };
-                flow::Table::new(narrow, wide, random.next(), idle, 100).expect("a table")
-            })
-            .collect();
-        let peers: Vec<flow::Reader> = tables.iter().map(flow::Table::reader).collect();
-        let windows = Arc::new(Windows::of(scenario.machines, cores));
-        let (mut workers, mut publishers, mut reports, mut counters) = (vec![], vec![], vec![], vec![]);
-        for ((core, table), rings) in (0..).zip(tables).zip(mesh(cores, 256)) {
-            let (publisher, inbox) = mailbox(8);
-            let count = Arc::new(Counters::new(8, BACKENDS_MAX, 1));
-            let mut worker = Worker::new(Setup {
-                core: CoreId(core),
-                io: MemIo::new(1),
-                table,
-                peers: peers.clone(),
-                rings,
-                inbox,
-                counters: Arc::clone(&count),
-                commands: None,
-            });
-            let (sender, receiver) = channel(64);
-            let size = SyncSize {
-                records: scenario.records,
-                unacknowledged: scenario.unacknowledged,
-                asks: scenario.clients.max(256) / 8,
+/// A machine's way to the store.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct StoreLink {
+    /// Its number; what was said on another one does not arrive.
+    pub(super) connection: u64,
+    /// What changes is told on it.
+    pub(super) is_up: bool,
+    /// The lease of the process.
+    pub(super) lease: Option<u64>,
+    /// Until when what was said last is under way, each way: nothing overtakes.
+    pub(super) up_at: Tick,
+    pub(super) down_at: Tick,
+    /// When the store is reached again.
+    pub(super) away_until: Tick,
+}
+
+/// A worker, and the ends of its channels.
+struct Parts {
+    worker: Worker<MemIo>,
+    counters: Arc<Counters>,
+    publisher: Publisher<View>,
+    reports: Receiver<Report>,
+}
+
+fn parts(scenario: &Scenario, random: &mut Random) -> (Vec<Parts>, Vec<flow::Reader>) {
+    let cores = scenario.cores;
+    let idle = flow::Idle {
+        tcp_established_us: scenario.habits.max_idle_us,
+        tcp_closing_us: scenario.closing_us(),
+        syn_us: scenario.habits.max_idle_us,
+        udp_us: scenario.habits.max_idle_us,
+    };
+    let tables: Vec<flow::Table> = (0..cores)
+        .map(|_| {
+            let (narrow, wide) = match scenario.buckets {
+                0 => (flow::Memory::heap(scenario.clients), flow::Memory::heap(1)),
+                buckets => (few_buckets(buckets), few_buckets(buckets)),
             };
-            worker.attach_sync(size, random.next(), Arc::clone(&windows), sender);
-            if let Some(rule) = scenario.broken {
-                worker.break_rule(rule);
-            }
-            workers.push(worker);
-            publishers.push(publisher);
-            reports.push(receiver);
-            counters.push(count);
+            flow::Table::new(narrow, wide, random.next(), idle, 100).expect("a table")
+        })
+        .collect();
+    let peers: Vec<flow::Reader> = tables.iter().map(flow::Table::reader).collect();
+    let windows = Arc::new(Windows::of(scenario.machines, cores));
+    let mut parts = Vec::new();
+    for ((core, table), rings) in (0..).zip(tables).zip(mesh(cores, 256)) {
+        let (publisher, inbox) = mailbox(8);
+        let counters = Arc::new(Counters::new(8, BACKENDS_MAX, 1));
+        let mut worker = Worker::new(Setup {
+            core: CoreId(core),
+            io: MemIo::new(1),
+            table,
+            peers: peers.clone(),
+            rings,
+            inbox,
+            counters: Arc::clone(&counters),
+            commands: None,
+        });
+        let (sender, reports) = channel(64);
+        let size = SyncSize {
+            records: scenario.records,
+            unacknowledged: scenario.unacknowledged,
+            asks: scenario.clients.max(256) / 8,
+        };
+        worker.attach_sync(size, random.next(), Arc::clone(&windows), sender);
+        if let Some(rule) = scenario.broken {
+            worker.break_rule(rule);
         }
-        Machine {
-            member,
+        parts.push(Parts { worker, counters, publisher, reports });
+    }
+    (parts, peers)
+}
+
+impl Machine {
+    /// The machine of this number starts, for the `run`-th time, with what it had saved.
+    pub(super) fn new(
+        (machine, run): (usize, u64),
+        (scenario, services): (&Scenario, &Services),
+        saved: SavedState,
+        random: &mut Random,
+        now: Tick,
+    ) -> Machine {
+        let (parts, readers) = parts(scenario, random);
+        let offset = random.below(10_000_000) + 1_000_000;
+        let text = machine_text(machine, scenario) + &services.first_text(scenario);
+        let loaded = match model::load("simulated.toml", &text) {
+            Ok(loaded) => loaded,
+            Err(report) => panic!("{}", report.to_plain()),
+        };
+        let setup = control_side::Setup {
+            loaded,
+            tokens: &services.tokens(),
+            workers: parts.iter().map(|of| Arc::clone(&of.counters)).zip(readers).collect(),
+            saved,
+            relays: scenario.relays,
+            slots: scenario.slots,
+            broken: scenario.broken,
+        };
+        let at = Moment {
+            uptime: Duration::ZERO,
+            unix_ms: UNIX_MS + now.0 / 1000,
+            tick: Tick(now.0 + offset),
+        };
+        let control = control_side::Machine::start(setup, PORT_MAC, at).expect("a good configuration");
+        let cores = scenario.cores;
+        let mut of = Machine {
+            run,
             alive: true,
-            follower: Follower::new(member, cores),
-            workers,
-            counters,
-            publishers,
-            reports,
-            loads: Arc::new(Loads::new(if scenario.by_load { BACKENDS_MAX } else { 0 })),
-            offset: random.below(10_000_000) + 1_000_000,
+            control,
+            former: Member::default(),
+            workers: Vec::new(),
+            counters: Vec::new(),
+            publishers: Vec::new(),
+            reports: Vec::new(),
+            reported: Vec::new(),
+            started: now,
+            offset,
             rss: random.next(),
             turn_at: vec![Tick(u64::MAX); cores],
-            unpublished: false,
+            waiting: vec![None; cores],
+            link: StoreLink::default(),
             fresh: vec![Vec::new(); cores],
             local_guesses: vec![0; cores],
             decides: 0,
             refused: vec![0; cores],
+        };
+        for Parts { worker, counters, publisher, reports } in parts {
+            of.workers.push(worker);
+            of.counters.push(counters);
+            of.publishers.push(publisher);
+            of.reports.push(reports);
         }
+        of
+    }
+
+    /// Who it is; before the store has said so, who its process before was.
+    pub(super) fn member(&self) -> Member {
+        self.control.member().unwrap_or(self.former)
+    }
+
+    /// It was this one before its start.
+    pub(super) fn was(mut self, former: Member) -> Machine {
+        self.former = former;
+        self
+    }
+
+    /// How long its process has run.
+    pub(super) fn since_start_us(&self, now: Tick) -> u64 {
+        now.since_us(self.started)
     }
 
     /// The machine's own time.
     pub(super) fn clock(&self, now: Tick) -> Tick {
         Tick(now.0 + self.offset)
+    }
+
+    /// A moment, for its controller.
+    pub(super) fn moment(&self, now: Tick) -> Moment {
+        Moment {
+            uptime: Duration::from_micros(now.0 - self.started.0),
+            unix_ms: UNIX_MS + now.0 / 1000,
+            tick: self.clock(now),
+        }
     }
 
     /// The queue, and so the worker, that the network card chooses.
@@ -203,55 +259,37 @@ impl Machine {
 
     /// What the workers report; true if anything was.
     pub(super) fn collect_reports(&mut self) -> bool {
-        let mut any = false;
         for (core, reports) in (0..).map(CoreId).zip(&mut self.reports) {
             while let Some(report) = reports.pop() {
-                self.follower.report(core, report);
-                any = true;
+                self.reported.push((core, report));
             }
         }
-        any
+        !self.reported.is_empty()
     }
 
-    /// The store shows a plan. True: the workers get a new view.
-    pub(super) fn offer(&mut self, plan: &Arc<Plan>, registry: &Registry, scenario: &Scenario) -> bool {
-        let is_new = self.follower.offer(plan);
-        if is_new || self.unpublished {
-            self.publish(registry, scenario);
+    /// Housekeeping of its controller, with what the workers have reported. True: workers are given a view.
+    pub(super) fn tend(&mut self, now: Tick) -> bool {
+        let at = self.moment(now);
+        self.control.tick(std::mem::take(&mut self.reported), at);
+        if let Some(view) = self.control.take_view() {
+            self.waiting.fill(Some(view));
         }
-        is_new
-    }
-
-    fn publish(&mut self, registry: &Registry, scenario: &Scenario) {
-        let Some(plan) = self.follower.plan().cloned() else { return };
-        self.unpublished = false;
-        let mut view = view_of(&plan, self.member, registry, scenario);
-        view.loads = Arc::clone(&self.loads);
-        let view = Arc::new(view);
-        for publisher in &mut self.publishers {
+        let mut is_given = false;
+        for (publisher, waiting) in self.publishers.iter_mut().zip(&mut self.waiting) {
             while publisher.collect().is_some() {}
-            self.unpublished |= publisher.publish(Arc::clone(&view)).is_err();
+            if let Some(view) = waiting.take() {
+                match publisher.publish(Arc::clone(&view)) {
+                    Ok(()) => is_given = true,
+                    Err(_) => *waiting = Some(view),
+                }
+            }
         }
-    }
-
-    /// What control does from time to time: flows of this machine stand for those of all.
-    pub(super) fn weigh(&self, registry: &Registry, scenario: &Scenario) {
-        if !scenario.by_load {
-            return;
-        }
-        for id in (0..registry.backends.len()).filter_map(|id| u32::try_from(id).ok()).map(BackendId) {
-            let flows: u64 =
-                self.counters.iter().filter_map(|of| of.flows_of(id)).map(|of| of.flows.get()).sum();
-            let ppm = flows * scenario.machines as u64 * 1_000_000 / u64::from(CAPACITY);
-            let joining = id.0.is_multiple_of(5);
-            self.loads.set(id, Load { ppm: u32::try_from(ppm).unwrap_or(u32::MAX), joining });
-        }
-        self.loads.publish();
+        is_given
     }
 
     /// Whether it takes traffic, as far as its newest view says.
     pub(super) fn is_ready(&self) -> bool {
-        self.alive && self.follower.plan().is_some_and(|plan| plan.owners().is_ready(self.member))
+        self.alive && self.control.is_ready()
     }
 }
 
@@ -260,158 +298,11 @@ fn few_buckets<B: flow::bucket::Bucket + Default>(buckets: usize) -> flow::Memor
     flow::Memory::Shared((0..buckets).map(|_| B::default()).collect())
 }
 
-fn memory_of(tainted: &SlotSet, base: &Answers) -> SlotMemory {
-    let size = u32::try_from(base.len()).expect("few slots");
-    SlotMemory::new(size, tainted.iter().map(|slot| (slot, base.get(slot as usize).copied().flatten())))
-}
-
 /// Who owns the slots.
 pub(super) fn owners_of(plan: &Plan, scenario: &Scenario) -> Owners {
     if scenario.broken == Some(statesync::Rule::Ranking) {
         plan.owners().going_round()
     } else {
         plan.owners()
-    }
-}
-
-fn policy_of(made: &Made, service: &ServiceOf, scenario: &Scenario) -> Policy {
-    if !scenario.by_load {
-        return Policy::Maglev;
-    }
-    let deciders = u32::try_from(scenario.machines * scenario.cores).expect("few");
-    Policy::LeastLoad(Box::new(LeastLoad {
-        select: if service.tcp { Select::Min } else { Select::TwoChoices },
-        overload: Overload::Spread,
-        shares: made.members.iter().map(|_| share(CAPACITY, 1, deciders)).collect(),
-    }))
-}
-
-fn rules_of(registry: &Registry) -> Vec<ServiceRule> {
-    registry
-        .services
-        .iter()
-        .map(|s| ServiceRule {
-            vip: s.vip,
-            len: if s.vip.is_v6() { 128 } else { 32 },
-            port: s.port,
-            protocol: if s.tcp { 6 } else { 17 },
-        })
-        .collect()
-}
-
-fn backends_of(plan: &Plan, own: Member, registry: &Registry) -> Vec<Option<BackendView>> {
-    let mut backends: Vec<Option<BackendView>> = (0..registry.backends.len()).map(|_| None).collect();
-    for id in plan.backends.iter() {
-        let service = registry.services[registry.backends[id.index()]];
-        let state = if plan.is_masked(*id) { BackendState::Down } else { BackendState::Up };
-        let header = TunnelHeader::new(&Tunnel {
-            mode: Mode::Ipip,
-            parameters: Mode::Ipip.defaults(),
-            source: Ipv4Addr::from_bits(machine_address(own.machine.index())).into(),
-            sources: None,
-            destination: Ipv4Addr::from_bits(backend_address(id.0)).into(),
-            inner_v6: service.vip.is_v6(),
-            inner_macs: (ROUTER_MAC, PORT_MAC),
-        })
-        .expect("a header");
-        backends[id.index()] = Some(BackendView {
-            id: *id,
-            service: service.id,
-            state,
-            inner_mtu: 1480,
-            room: Room::new(state, Some(ROUTER_MAC), 1480),
-            header: header.between(ROUTER_MAC, PORT_MAC),
-            port: PortId(0),
-            next_hop: Some(ROUTER_MAC),
-            learnt: Learnt::default(),
-        });
-    }
-    backends
-}
-
-fn services_of(plan: &Plan, registry: &Registry, scenario: &Scenario) -> Vec<ServiceView> {
-    registry
-        .services
-        .iter()
-        .zip(&plan.services)
-        .map(|(of, planned)| {
-            let made = registry
-                .tables
-                .iter()
-                .find(|made| Arc::ptr_eq(&made.answers, &planned.cur))
-                .expect("a table that was made");
-            ServiceView {
-                id: of.id,
-                wide: of.vip.is_v6(),
-                hash: HashOn::Tuple,
-                maglev: Arc::clone(&made.maglev),
-                members: made.members.clone(),
-                on_empty: OnEmpty::Drop,
-                on_down: OnDown::Keep,
-                memory: None,
-                policy: policy_of(made, of, scenario),
-            }
-        })
-        .collect()
-}
-
-fn cluster_of(plan: &Plan, own: Member, registry: &Registry, scenario: &Scenario) -> Cluster {
-    let services = registry
-        .services
-        .iter()
-        .zip(&plan.services)
-        .map(|(of, planned)| SlotsView {
-            vip: (of.vip, of.port, if of.tcp { 6 } else { 17 }),
-            taints: Arc::new(memory_of(&planned.tainted, &planned.base)),
-            always: scenario.by_load,
-        })
-        .collect();
-    let owners = owners_of(plan, scenario);
-    let links = (0..scenario.machines)
-        .map(|machine| Some(Link { address: Addr::V4(machine_address(machine)), mac: PORT_MAC }))
-        .collect();
-    Cluster {
-        own,
-        ready: owners.is_ready(own) || scenario.broken == Some(statesync::Rule::Ready),
-        step: plan.step,
-        epoch: plan.epoch,
-        generation: plan.generation,
-        owners,
-        endpoint: Endpoint {
-            address: Addr::V4(machine_address(own.machine.index())),
-            udp_port: UDP_PORT,
-            port: PortId(0),
-        },
-        links,
-        keys: ClusterKeys { own: KEY, accepted: None },
-        max_idle_us: scenario.habits.max_idle_us,
-        relays: scenario.relays,
-        services,
-        job: Arc::new(plan.job.clone()),
-    }
-}
-
-fn view_of(plan: &Plan, own: Member, registry: &Registry, scenario: &Scenario) -> View {
-    View {
-        generation: plan.step,
-        cluster_key: KEY,
-        services: Services::build(&rules_of(registry)).expect("services"),
-        service: services_of(plan, registry, scenario),
-        backends: backends_of(plan, own, registry),
-        ports: vec![PortView {
-            mac: PORT_MAC,
-            mtu: 1500,
-            role: PortRole::Data { exception: None, punt_to_nowhere: true },
-        }],
-        timeouts: Timeouts {
-            tcp_established_us: scenario.habits.max_idle_us,
-            tcp_closing_us: scenario.closing_us(),
-            syn_us: scenario.habits.max_idle_us,
-            udp_us: scenario.habits.max_idle_us,
-            fragment_us: 1_000_000,
-        },
-        cluster: Some(Arc::new(cluster_of(plan, own, registry, scenario))),
-        on_closed_port: OnClosedPort::Drop,
-        ..View::default()
     }
 }

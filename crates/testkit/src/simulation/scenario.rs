@@ -71,13 +71,13 @@ pub struct Scenario {
     pub reshuffle_us: u64,
     /// Mean time between crashes; 0: none.
     pub crash_us: u64,
-    /// Mean time between deaths of the leader; 0: none.
+    /// Mean time between times at which the leader is none any more; 0: none.
     pub leader_us: u64,
     /// Mean time between forged datagrams; 0: none.
     pub forge_us: u64,
     /// Mean time between datagrams that somebody has captured and sends again, to the very end; 0: none.
     pub replay_us: u64,
-    /// Mean time between false masks; 0: none.
+    /// Mean time between times at which a backend's checks fail although it serves; 0: none.
     pub mask_us: u64,
     /// Mean time between partitions of two machines; 0: none.
     pub partition_us: u64,
@@ -85,8 +85,10 @@ pub struct Scenario {
     pub store_loss_us: u64,
     /// Mean time between times at which the store loses its data; 0: none.
     pub wipe_us: u64,
-    /// Mean time between times in which one machine does not reach the store, for less than a lease; 0: none.
+    /// Mean time between times in which one machine does not reach the store, for less than a lease or for longer; 0: none.
     pub isolation_us: u64,
+    /// Mean time between hosts that come, whose backends register, and that go; 0: none.
+    pub host_us: u64,
     /// Mean time between pauses of a link (what is sent arrives late, at once); 0: none.
     pub clog_us: u64,
     /// The router hashes resiliently.
@@ -134,6 +136,7 @@ impl Scenario {
                 clog_us: 0,
                 isolation_us: 0,
                 leader_us: 0,
+                host_us: 0,
                 relays: (1_000_000, 100_000),
                 ..usual
             },
@@ -177,7 +180,7 @@ impl Scenario {
             loss: if lossy { random.below(301) } else { 0 },
             duplicates: if lossy { random.below(501) } else { 0 },
             delay_us: (slow / 3, slow),
-            control_delay_us: (1_000, random.between(5_000, 250_000)),
+            control_delay_us: (1_000, random.between(5_000, 120_000)),
             change_us: random.between(600_000, 2_500_000),
             reshuffle_us: random.between(300_000, 2_000_000),
             crash_us: mean(random, all, 700, (1_500_000, 5_000_000)),
@@ -199,6 +202,7 @@ impl Scenario {
             broken: None,
             // Drawn last, so that a seed's other numbers stay what they were before there was this one.
             wipe_us: mean(random, true, 200, (2_000_000, 6_000_000)),
+            host_us: mean(random, true, 400, (700_000, 2_500_000)),
         }
     }
 
@@ -257,6 +261,7 @@ impl Scenario {
             clog_us: 0,
             isolation_us: 0,
             leader_us: 0,
+            host_us: 0,
             forge_us: 0,
             replay_us: 0,
             resilient: false,
@@ -283,6 +288,7 @@ impl Scenario {
             clog_us: 0,
             isolation_us: 0,
             leader_us: 0,
+            host_us: 0,
             forge_us: 0,
             replay_us: 0,
             ..Scenario::new(if seed % 16 == 11 { seed + 1 } else { seed }, Faults::Network)

@@ -1,28 +1,30 @@
 //! The world: events in virtual time.
 
+mod agents;
 mod faults;
 mod flows;
 mod network;
+mod operator;
+mod plan;
 mod replay;
 mod rest;
 mod store;
-mod wiped;
 
+use super::agent::Agent;
 use super::checker::{Checker, Property, RunSummary};
 use super::client::{Client, LifePhase, ServiceOf};
 use super::eavesdropper::Eavesdropper;
-use super::machine::{KEY, Machine, Registry, make_table};
+use super::machine::{KEY, Machine};
 use super::packets::ClientPacket;
 use super::random::Random;
 use super::router::Router;
 use super::scenario::{Scenario, ScenarioShape};
-use super::wiped::Wiped;
-use statesync::plan::{Acknowledgement, Leader, Plan, ServicePlan, SlotSet};
-use statesync::{MachineId, Member, Members};
+use super::services::Services;
+use control::simulation::{Agreed, News, Request, SavedState, Store};
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet};
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::sync::Arc;
-use wire::{Addr, BackendId, ServiceId, Tick};
+use wire::{Addr, BackendId, Tick};
 
 /// A property that did not hold.
 #[derive(Clone, Debug)]
@@ -52,7 +54,7 @@ impl std::fmt::Display for Violation {
 
 impl std::error::Error for Violation {}
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 enum Event {
     /// A frame arrives at a machine.
     Arrive {
@@ -81,14 +83,49 @@ enum Event {
         client: usize,
         timer: u64,
     },
-    /// The store shows its plan to a machine.
-    Show {
+    /// A machine wants a connection to the store.
+    Connect {
         machine: usize,
-        watch: bool,
+        run: u64,
     },
-    Acknowledge(Box<Acknowledgement>),
-    /// The leader looks around.
-    Lead,
+    /// The store tells a machine something, on this connection.
+    Told {
+        machine: usize,
+        connection: u64,
+        news: Box<News>,
+    },
+    /// A machine asks the store for something, on this connection; `survives`: also if that has ended meanwhile.
+    Asked {
+        machine: usize,
+        connection: u64,
+        lease: u64,
+        request: Box<Request>,
+        survives: bool,
+    },
+    /// Leases are renewed, and end.
+    Leases,
+    /// Housekeeping of a machine.
+    Tend {
+        machine: usize,
+        run: u64,
+    },
+    /// What a machine looks at from time to time.
+    Sweep {
+        machine: usize,
+        run: u64,
+        turn: u64,
+    },
+    /// Checks of backends end.
+    Check {
+        machine: usize,
+        run: u64,
+    },
+    /// An operator looks whether what he wants was asked for.
+    Operator,
+    /// A host with a backend that registers comes, or one goes.
+    Host,
+    /// Agents look around.
+    Agents,
     Change,
     Reshuffle,
     Crash,
@@ -100,7 +137,7 @@ enum Event {
     },
     Unroute {
         machine: usize,
-        incarnation: u32,
+        run: u64,
     },
     Route {
         machine: usize,
@@ -115,14 +152,12 @@ enum Event {
     StoreLoss,
     /// The store loses its data.
     Wipe,
-    /// A machine reaches the store that has lost its data; `None`: nobody is waited for any more.
-    BackAtStore(Option<usize>),
     Isolation,
     Clog,
     /// A machine dies, and the table swings.
     Upheaval,
+    /// The leader is none any more, and does not know it.
     LeaderDies,
-    NewLeader,
     Forge,
     Replay,
     /// A quarter of the longest idle time is over.
@@ -133,8 +168,12 @@ enum Event {
 
 /// How long the store keeps a member that says nothing.
 const LEASE_US: u64 = 600_000;
-/// Machines look at the store again after this time.
-const WATCH_US: u64 = 150_000;
+/// They are renewed after this time.
+const RENEW_US: u64 = 50_000;
+/// Housekeeping of a machine whose controller waits for something, and of one that does not.
+const TEND_US: (u64, u64) = (20_000, 100_000);
+/// How long a cluster may take until all have joined, and backends are up.
+const BEGIN_US: u64 = 20_000_000;
 /// Workers take a turn at the latest after this time.
 const IDLE_TURN_US: u64 = 40_000;
 /// How long the rest is watched in which flows begin and nothing is told.
@@ -154,32 +193,32 @@ struct World<'a> {
     order: u64,
     machines: Vec<Machine>,
     router: Router,
-    registry: Registry,
-    /// By service: backends in the table that is wanted.
-    wanted: Vec<Vec<u32>>,
-    /// Backends that were asked to go.
-    removed: HashSet<u32>,
-    /// Backends that were asked to be masked, and not to be unmasked.
-    masked: BTreeSet<u32>,
+    services: Services,
+    /// Backends whose checks fail, and at which machines.
+    down: BTreeMap<u32, Vec<bool>>,
     /// When backends were masked last, as far as the plan says.
     masked_until: HashMap<u32, Tick>,
-    /// Not in the table, but their flows live.
-    drained: Vec<u32>,
-    leader: Leader,
-    /// Nobody leads before then.
-    leaderless_until: Tick,
-    plan: Arc<Plan>,
+    store: Store,
+    /// The newest plan that was in the store.
+    agreed: Arc<Agreed>,
+    /// Its backends by their numbers, and the other way round.
+    ids: HashMap<u32, BackendId>,
+    numbers: HashMap<BackendId, u32>,
     /// By service and slot, the step in which it was tainted; 0 for untainted.
     tainted_in: Vec<Vec<u64>>,
-    /// When each machine's lease ends.
-    leases: Vec<Tick>,
+    /// When each lease ends.
+    leases: BTreeMap<u64, Tick>,
+    last_lease: u64,
+    last_connection: u64,
     store_away_until: Tick,
-    /// The store's `machines/N`: by number, the machine whose name has it, and its last incarnation.
-    registered: BTreeMap<MachineId, (usize, u32)>,
-    /// The store has lost its data, and nobody has begun to lead since.
-    wiped: Option<Wiped>,
-    /// When each machine reaches the store again.
-    isolated_until: Vec<Tick>,
+    /// What each machine's disk has.
+    disks: Vec<SavedState>,
+    /// A machine that does not reach the store for so long that its lease ends, while it lives; and since when that has ended.
+    exile: Option<(usize, Option<Tick>)>,
+    agents: Vec<Agent>,
+    last_session: u64,
+    /// When faults begin to happen.
+    begun: Tick,
     clients: Vec<Client>,
     /// By service and slot: the clients whose flows are in it.
     in_slot: Vec<Vec<Vec<usize>>>,
@@ -199,6 +238,8 @@ struct World<'a> {
     died: Vec<Tick>,
     /// All has come to rest, and flows begin again.
     is_steady: bool,
+    /// An operator looks whether what he wants was asked for.
+    operates: bool,
     /// What was counted when the rest began.
     at_rest: RunSummary,
     trace: Option<&'a mut dyn FnMut(String)>,
@@ -214,50 +255,6 @@ pub fn run<'a>(
     trace: Option<&'a mut dyn FnMut(String)>,
 ) -> Result<RunSummary, Violation> {
     World::new(scenario, trace).run()
-}
-
-/// The services with their first tables, and by service the backends in them.
-fn registry(scenario: &Scenario, random: &mut Random) -> (Registry, Vec<Vec<u32>>) {
-    let mut services = vec![
-        ServiceOf { id: ServiceId(1), vip: Addr::V4(0xcb00_710a), port: 80, tcp: true },
-        ServiceOf { id: ServiceId(2), vip: Addr::V4(0xcb00_710a), port: 53, tcp: false },
-        ServiceOf { id: ServiceId(3), vip: Addr::V6(0x2001_0db8 << 96 | 80), port: 443, tcp: true },
-    ];
-    if scenario.backends > 0 {
-        services.truncate(1);
-    }
-    let mut registry = Registry { services: services.clone(), backends: vec![0], tables: Vec::new() };
-    let mut wanted = Vec::new();
-    for service in 0..services.len() {
-        let mut of = Vec::new();
-        let count = if scenario.backends > 0 { scenario.backends as u64 } else { random.between(3, 5) };
-        for _ in 0..count {
-            of.push(u32::try_from(registry.backends.len()).expect("few"));
-            registry.backends.push(service);
-        }
-        registry.tables.push(make_table(&of, scenario.slots));
-        wanted.push(of);
-    }
-    (registry, wanted)
-}
-
-/// The plan with which everything begins: all machines, and these tables.
-fn first_plan(scenario: &Scenario, registry: &Registry, wanted: &[Vec<u32>]) -> Plan {
-    let members =
-        Members::new((0..scenario.machines).map(|m| Member { machine: MachineId(m as u8), incarnation: 1 }));
-    let planned = registry
-        .services
-        .iter()
-        .zip(&registry.tables)
-        .map(|(service, made)| ServicePlan {
-            service: service.id,
-            cur: Arc::clone(&made.answers),
-            base: Arc::clone(&made.answers),
-            tainted: SlotSet::default(),
-        })
-        .collect();
-    let backends = wanted.iter().flatten().map(|&id| BackendId(id)).collect();
-    Leader::first(members, planned, backends)
 }
 
 /// A client that has not begun.
@@ -303,48 +300,46 @@ fn client(index: usize, services: &[ServiceOf], scenario: &Scenario, random: &mu
 impl<'a> World<'a> {
     fn new(scenario: &'a Scenario, trace: Option<&'a mut dyn FnMut(String)>) -> World<'a> {
         let mut random = Random::new(scenario.seed ^ 0xabcd_ef01);
-        let (registry, wanted) = registry(scenario, &mut random);
-        let plan = first_plan(scenario, &registry, &wanted);
-        let machines: Vec<Machine> =
-            (0..scenario.machines).map(|m| Machine::new(m, 1, scenario, &mut random)).collect();
-        let clients: Vec<Client> = (0..scenario.clients)
-            .map(|index| client(index, &registry.services, scenario, &mut random))
+        let services = Services::new(scenario, &mut random);
+        let now = Tick(1_000_000);
+        let machines: Vec<Machine> = (0..scenario.machines)
+            .map(|m| Machine::new((m, 1), (scenario, &services), SavedState::default(), &mut random, now))
             .collect();
-        let services = registry.services.len();
-        let mut in_slot = vec![vec![Vec::new(); scenario.slots as usize]; services];
+        let clients: Vec<Client> = (0..scenario.clients)
+            .map(|index| client(index, &services.services, scenario, &mut random))
+            .collect();
+        let count = services.services.len();
+        let mut in_slot = vec![vec![Vec::new(); scenario.slots as usize]; count];
         for client in &clients {
             in_slot[client.slot.0][client.slot.1 as usize].push(client.index);
         }
-        let mut leader = Leader::new(plan.clone(), scenario.habits.max_idle_us, Tick(1_000_000));
-        if let Some(rule) = scenario.broken {
-            leader.break_rule(rule);
-        }
-        let mut router = Router::new(scenario.resilient, random.next());
-        (0..scenario.machines).for_each(|machine| router.add(machine));
+        let router = Router::new(scenario.resilient, random.next());
         World {
             scenario,
-            now: Tick(1_000_000),
+            now,
             queue: BinaryHeap::new(),
             events: Vec::new(),
             free: Vec::new(),
             order: 0,
-            leader,
-            leaderless_until: Tick(0),
-            plan: Arc::new(plan),
-            tainted_in: vec![vec![0; scenario.slots as usize]; services],
-            leases: vec![Tick(1_000_000 + LEASE_US); scenario.machines],
-            store_away_until: Tick(0),
-            registered: (0..scenario.machines).map(|m| (MachineId(m as u8), (m, 1))).collect(),
-            wiped: None,
-            isolated_until: vec![Tick(0); scenario.machines],
             machines,
             router,
-            registry,
-            wanted,
-            removed: HashSet::new(),
-            masked: BTreeSet::new(),
+            services,
+            down: BTreeMap::new(),
             masked_until: HashMap::new(),
-            drained: Vec::new(),
+            store: Store::new(KEY),
+            agreed: Arc::default(),
+            ids: HashMap::new(),
+            numbers: HashMap::new(),
+            tainted_in: vec![vec![0; scenario.slots as usize]; count],
+            leases: BTreeMap::new(),
+            last_lease: 0,
+            last_connection: 0,
+            store_away_until: Tick(0),
+            disks: vec![SavedState::default(); scenario.machines],
+            exile: None,
+            agents: Vec::new(),
+            last_session: 0,
+            begun: Tick(0),
             clients,
             in_slot,
             connections: HashMap::new(),
@@ -356,6 +351,7 @@ impl<'a> World<'a> {
             listener: Eavesdropper::new(scenario.seed),
             died: vec![Tick(0); scenario.machines],
             is_steady: false,
+            operates: false,
             at_rest: RunSummary::default(),
             trace,
             failure: None,
@@ -399,7 +395,7 @@ impl<'a> World<'a> {
 
     /// Faults happen.
     fn active(&self) -> bool {
-        self.now.0 < 1_000_000 + self.scenario.active_us
+        self.begun > Tick(0) && self.now.0 < self.begun.0 + self.scenario.active_us
     }
 
     /// Flows begin.
@@ -409,10 +405,10 @@ impl<'a> World<'a> {
 
     fn run(mut self) -> Result<RunSummary, Violation> {
         let scenario = self.scenario;
-        for machine in 0..scenario.machines {
-            self.after(0, Event::Show { machine, watch: true });
+        self.begin();
+        if let Some(failure) = self.failure {
+            return Err(failure);
         }
-        self.after(0, Event::Lead);
         for client in 0..scenario.clients {
             let us = self.random.below(2_000_000) + 50_000;
             self.after(us, Event::Ring { client, timer: 0 });
@@ -428,6 +424,7 @@ impl<'a> World<'a> {
             (scenario.clog_us, Event::Clog),
             (scenario.isolation_us, Event::Isolation),
             (scenario.leader_us, Event::LeaderDies),
+            (scenario.host_us, Event::Host),
             (scenario.forge_us, Event::Forge),
             (scenario.replay_us, Event::Replay),
         ] {
@@ -442,17 +439,8 @@ impl<'a> World<'a> {
         self.after(scenario.habits.max_idle_us / 4, Event::Quarter);
         let rest = scenario.active_us + (5 * scenario.habits.max_idle_us).max(15_000_000) + 3_000_000;
         self.after(rest, Event::Rest);
-        let end = Tick(1_000_000 + rest + STEADY_US);
-        while let Some(Reverse((at, _, place))) = self.queue.pop() {
-            if at > end || self.failure.is_some() {
-                break;
-            }
-            self.now = at;
-            if let Some(event) = self.events[place].take() {
-                self.free.push(place);
-                self.happen(event);
-            }
-        }
+        let end = Tick(self.begun.0 + rest + STEADY_US);
+        while self.failure.is_none() && self.next(end) {}
         if let Some(failure) = self.failure {
             return Err(failure);
         }
@@ -468,6 +456,41 @@ impl<'a> World<'a> {
         }
     }
 
+    /// The next event happens, if there is one until then.
+    fn next(&mut self, end: Tick) -> bool {
+        let Some(Reverse((at, _, place))) = self.queue.pop() else { return false };
+        if at > end {
+            return false;
+        }
+        self.now = at;
+        if let Some(event) = self.events[place].take() {
+            self.free.push(place);
+            self.happen(event);
+        }
+        true
+    }
+
+    /// The cluster begins: machines meet in the store, and nothing else happens until all take traffic.
+    fn begin(&mut self) {
+        for machine in 0..self.machines.len() {
+            self.begin_machine(machine);
+        }
+        self.after(RENEW_US, Event::Leases);
+        let end = Tick(self.now.0 + BEGIN_US);
+        while self.failure.is_none() && !self.has_begun() {
+            if !self.next(end) {
+                let what = format!("the cluster has not begun: {}", self.unsettled().unwrap_or_default());
+                self.fail(Property::Rest, what);
+            }
+        }
+        self.begun = self.now;
+        (0..self.machines.len()).for_each(|machine| self.router.add(machine));
+    }
+
+    fn has_begun(&self) -> bool {
+        self.machines.iter().all(Machine::is_ready) && self.unsettled().is_none()
+    }
+
     fn happen(&mut self, event: Event) {
         match event {
             Event::Arrive { machine, frame, client } => self.arrive(machine, &frame, client),
@@ -477,12 +500,18 @@ impl<'a> World<'a> {
                 self.at_client(client, life, backend, opens, reset);
             }
             Event::Ring { client, timer } => self.ring(client, timer),
-            Event::Show { machine, watch } => self.look_at_store(machine, watch),
-            Event::Acknowledge(acknowledgement) => self.hear_acknowledgement(*acknowledgement),
-            Event::Lead => {
-                self.lead();
-                self.after(25_000, Event::Lead);
+            Event::Connect { machine, run } => self.connect(machine, run),
+            Event::Told { machine, connection, news } => self.told(machine, connection, *news),
+            Event::Asked { machine, connection, lease, request, survives } => {
+                self.asked((machine, connection), lease, *request, survives);
             }
+            Event::Leases => self.renew_leases(),
+            Event::Tend { machine, run } => self.tend_again(machine, run),
+            Event::Sweep { machine, run, turn } => self.sweep(machine, run, turn),
+            Event::Check { machine, run } => self.check_backends(machine, run),
+            Event::Operator => self.operate(),
+            Event::Host => self.host(),
+            Event::Agents => self.attend_agents(),
             Event::Change => self.change(),
             Event::Reshuffle => self.reshuffle(),
             Event::Crash => self.crash(),
@@ -492,8 +521,8 @@ impl<'a> World<'a> {
                 }
             }
             Event::Return { machine } => self.come_back(machine),
-            Event::Unroute { machine, incarnation } => {
-                if self.machines[machine].member.incarnation == incarnation {
+            Event::Unroute { machine, run } => {
+                if self.machines[machine].run == run {
                     self.router.remove(machine);
                 }
             }
@@ -506,33 +535,14 @@ impl<'a> World<'a> {
             Event::Heal { a, b } => self.heal(a, b),
             Event::StoreLoss => self.lose_store(),
             Event::Wipe => self.wipe(),
-            Event::BackAtStore(machine) => self.back_at_store(machine),
             Event::Isolation => self.isolate(),
             Event::Clog => self.clog(),
             Event::Upheaval => self.upheaval(),
             Event::LeaderDies => self.leader_dies(),
-            Event::NewLeader => self.new_leader(),
             Event::Forge => self.forge(),
             Event::Replay => self.replay(),
             Event::Quarter => self.quarter(),
             Event::Rest => self.rest(),
-        }
-    }
-
-    /// A machine looks at the store, and does so again.
-    fn look_at_store(&mut self, machine: usize, watch: bool) {
-        self.show(machine);
-        if watch {
-            self.machines[machine].weigh(&self.registry, self.scenario);
-            self.after(WATCH_US, Event::Show { machine, watch });
-        }
-    }
-
-    /// The leader, if there is one and the store is reached, learns of an acknowledgement.
-    fn hear_acknowledgement(&mut self, acknowledgement: Acknowledgement) {
-        if self.now >= self.store_away_until && self.now >= self.leaderless_until {
-            self.leader.acknowledge(acknowledgement);
-            self.lead();
         }
     }
 
@@ -553,27 +563,6 @@ impl<'a> World<'a> {
             self.router.add(machine);
         } else {
             self.after(50_000, Event::Route { machine });
-        }
-    }
-
-    /// Nobody reaches the store for a while.
-    fn lose_store(&mut self) {
-        if self.active() {
-            let us = self.random.between(300_000, 2_000_000);
-            self.store_away_until = Tick(self.now.0 + us);
-            self.say(|| format!("store away for {us} us"));
-            self.sometime(self.scenario.store_loss_us, Event::StoreLoss);
-        }
-    }
-
-    /// One machine does not reach the store for a while.
-    fn isolate(&mut self) {
-        if self.active() {
-            let machine = self.two_machines().0;
-            let us = self.random.between(50_000, LEASE_US - 100_000);
-            self.isolated_until[machine] = Tick(self.now.0 + us);
-            self.say(|| format!("machine {machine} does not reach the store for {us} us"));
-            self.sometime(self.scenario.isolation_us, Event::Isolation);
         }
     }
 

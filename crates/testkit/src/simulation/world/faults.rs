@@ -1,117 +1,19 @@
-//! What happens to machines, tables, links, the store and its leader.
+//! What happens to machines, links, the store and its leader.
 
-use super::{Event, World};
+use super::{Event, LEASE_US, World};
 use crate::simulation::checker::Exempt;
 use crate::simulation::machine::{KEY, Machine, UDP_PORT, machine_address};
 use crate::simulation::packets::datagram_frame;
-use crate::simulation::scenario::ScenarioShape;
+use crate::simulation::scenario::Faults;
+use crate::simulation::services::Standing;
 use statesync::datagram::{DatagramWriter, Header};
-use statesync::plan::Request;
 use statesync::{Lasting, Note, Origin, Rule, Sequence, Statement, Why};
-use wire::{BackendId, CoreId, Tick};
+use wire::{CoreId, Tick};
+
+/// Before its lease ends a machine has told others of a flow, or not, for so long.
+const UNDER_WAY_US: u64 = 500_000;
 
 impl World<'_> {
-    pub(super) fn change(&mut self) {
-        if !self.active() {
-            return;
-        }
-        let service = self.random.below(self.wanted.len() as u64) as usize;
-        let what = if self.scenario.shape == ScenarioShape::Upheaval {
-            // To another backend; and then back, or on to a third.
-            let is_away = self.drained.iter().any(|&id| self.registry.backends[id as usize] == service);
-            if is_away && self.random.chance(500) { 3 } else { 1 }
-        } else {
-            self.random.below(4)
-        };
-        let (fewest, most) = match self.scenario.backends {
-            0 => (2, 7),
-            backends => (backends - 20, backends + 20),
-        };
-        let of = &mut self.wanted[service];
-        let text = match what {
-            // A new one.
-            0 if of.len() < most => {
-                let id = u32::try_from(self.registry.backends.len()).expect("few");
-                self.registry.backends.push(service);
-                of.push(id);
-                format!("backend {id} comes")
-            }
-            // One is drained: its flows live on.
-            1 if of.len() > fewest => {
-                let at = self.random.below(of.len() as u64) as usize;
-                let id = of.remove(at);
-                self.drained.push(id);
-                format!("backend {id} is drained")
-            }
-            // One is removed with its flows.
-            2 if of.len() > fewest => {
-                let at = self.random.below(of.len() as u64) as usize;
-                let id = of.remove(at);
-                self.removed.insert(id);
-                format!("backend {id} is removed")
-            }
-            // A drained one returns.
-            _ => {
-                let back = self.may_return(service);
-                let of = &mut self.wanted[service];
-                match self.random.pick(&back) {
-                    Some(id) if of.len() < most => {
-                        self.drained.retain(|&of| of != id);
-                        self.removed.remove(&id);
-                        of.push(id);
-                        format!("backend {id} returns")
-                    }
-                    _ => "nothing changes".into(),
-                }
-            }
-        };
-        self.say(|| text);
-        self.request_tables();
-        self.sometime(self.scenario.change_us, Event::Change);
-    }
-
-    /// Backends of a service that may come back: drained ones; and removed ones, where that rule is broken.
-    fn may_return(&self, service: usize) -> Vec<u32> {
-        let mut back: Vec<u32> = self
-            .drained
-            .iter()
-            .copied()
-            .filter(|&id| self.registry.backends[id as usize] == service)
-            .collect();
-        if self.scenario.broken == Some(Rule::BackendIds) {
-            back.extend(
-                self.removed.iter().copied().filter(|&id| self.registry.backends[id as usize] == service),
-            );
-            back.sort_unstable();
-        }
-        back
-    }
-
-    pub(super) fn mask(&mut self) {
-        if !self.active() {
-            return;
-        }
-        let service = self.random.below(self.wanted.len() as u64) as usize;
-        if let Some(backend) = self.random.pick(&self.wanted[service].clone()) {
-            self.say(|| format!("mask {backend} asked"));
-            self.masked.insert(backend);
-            if self.now >= self.leaderless_until {
-                let _ = self.leader.request(Request::Mask(BackendId(backend)));
-            }
-            let us = self.random.between(200_000, 2_000_000);
-            self.after(us, Event::Unmask(backend));
-        }
-        self.sometime(self.scenario.mask_us, Event::Mask);
-    }
-
-    pub(super) fn unmask(&mut self, backend: u32) {
-        self.say(|| format!("unmask {backend} asked"));
-        self.masked.remove(&backend);
-        if self.now >= self.leaderless_until {
-            let _ = self.leader.request(Request::Unmask(BackendId(backend)));
-        }
-    }
-
     pub(super) fn partition(&mut self) {
         if !self.active() {
             return;
@@ -155,16 +57,17 @@ impl World<'_> {
 
     /// A second death before redundancy is back is outside of what is promised.
     pub(super) fn may_die(&self) -> bool {
-        self.machines.iter().all(|machine| machine.alive && machine.is_ready())
-            && self.plan.next_members.is_none()
-            && self.plan.members.len() == self.machines.len()
+        self.exile.is_none()
+            && self.machines.iter().all(|machine| machine.alive && machine.is_ready())
+            && self.plan().next_members.is_none()
+            && self.plan().members.len() == self.machines.len()
             && self.router.len() > 1
     }
 
     /// A machine dies, and the table swings twice.
     pub(super) fn upheaval(&mut self) {
         self.crash();
-        let service = self.random.below(self.wanted.len() as u64);
+        let service = self.random.below(self.services.services.len() as u64);
         for _ in 0..2 {
             let us = 50_000 + self.random.below(300_000) + service % 2;
             self.after(us, Event::Change);
@@ -179,17 +82,16 @@ impl World<'_> {
         let (from, to) = self.two_machines();
         let client = self.random.below(self.clients.len() as u64) as usize;
         let (key, service) = (self.clients[client].key(), self.clients[client].slot.0);
-        let wrong: Vec<u32> = self.wanted[service]
-            .iter()
-            .copied()
-            .filter(|&id| Some(id) != self.clients[client].home)
-            .collect();
-        let guessed = if self.scenario.broken == Some(Rule::Tag) { KEY } else { *b"not the real one" };
-        if let Some(backend) = self.random.pick(&wrong).map(BackendId) {
+        let home = self.clients[client].home;
+        let mut wrong = self.services.that(service, |of| of.standing == Standing::Wanted);
+        wrong.retain(|backend| Some(*backend) != home);
+        let key_of_tags = self.machines[from].control.tag_key();
+        let guessed = if self.scenario.broken == Some(Rule::Tag) { key_of_tags } else { KEY };
+        if let Some(backend) = self.random.pick(&wrong).and_then(|backend| self.id_of(backend)) {
             let header = Header {
-                from: Origin { member: self.machines[from].member, core: CoreId(0) },
-                to: self.machines[to].member,
-                epoch: self.plan.epoch,
+                from: Origin { member: self.machines[from].member(), core: CoreId(0) },
+                to: self.machines[to].member(),
+                epoch: self.plan().epoch,
                 sent: self.machines[from].clock(self.now),
                 number: self.random.next() >> 24,
             };
@@ -218,7 +120,8 @@ impl World<'_> {
         }
         self.say(|| format!("machine {machine} dies"));
         self.checker.summary.crashes += 1;
-        let dead = self.machines[machine].member;
+        let is_exile = self.exile.take_if(|(of, _)| *of == machine).is_some();
+        let dead = self.machines[machine].member();
         let mut lost = Vec::new();
         for (index, of) in self.machines.iter().enumerate().filter(|(_, of)| of.alive) {
             for worker in &of.workers {
@@ -233,12 +136,15 @@ impl World<'_> {
         for (from, to, key) in lost {
             if self.was_split(from, to) {
                 self.checker.excuse(key, Exempt::Partition);
+            } else if is_exile {
+                self.checker.excuse(key, Exempt::Lease);
             } else if !self.scenario.is_lossless() {
                 self.checker.excuse(key, Exempt::W1);
             }
         }
         self.count(machine);
         self.machines[machine].alive = false;
+        self.machines[machine].link.is_up = false;
         self.died[machine] = self.now;
         for index in 0..self.clients.len() {
             let client = &self.clients[index];
@@ -247,13 +153,13 @@ impl World<'_> {
             }
             // What others remember of it may be older than its last packet, and end sooner.
             let was_last = client.seen_by == machine && client.seen > Tick(0);
-            if was_last && !self.is_tainted(index, self.machines[machine].follower.done()) {
+            if was_last && !self.is_tainted(index, self.machines[machine].control.done()) {
                 self.checker.excuse(client.key(), Exempt::W2);
             }
         }
-        let incarnation = dead.incarnation;
+        let run = self.machines[machine].run;
         let us = self.random.between(50_000, 400_000);
-        self.after(us, Event::Unroute { machine, incarnation });
+        self.after(us, Event::Unroute { machine, run });
         // Some return before the router has noticed.
         let (soon, late) = if self.random.chance(250) { (20_000, 100_000) } else { (100_000, 2_500_000) };
         let us = self.random.between(soon, late);
@@ -269,28 +175,130 @@ impl World<'_> {
 
     pub(super) fn come_back(&mut self, machine: usize) {
         self.check_dead(machine);
-        let is_another = self.scenario.broken != Some(Rule::Incarnation);
-        let incarnation = if is_another {
-            match self.choose_number(machine) {
-                Some(incarnation) => incarnation,
-                // It waits for a plan.
-                None => return self.after(100_000, Event::Return { machine }),
-            }
-        } else {
-            self.machines[machine].member.incarnation
-        };
-        self.say(|| format!("machine {machine} returns as incarnation {incarnation}"));
-        let new = Machine::new(machine, incarnation, self.scenario, &mut self.random);
-        self.machines[machine] = new;
-        let us = self.control_delay();
-        self.after(us, Event::Show { machine, watch: false });
-        for core in 0..self.scenario.cores {
-            self.plan_turn(machine, core, Tick(self.now.0 + 10));
-        }
+        let before = &self.machines[machine];
+        let (run, former) = (before.run + 1, before.member());
+        self.say(|| format!("machine {machine} returns"));
+        let saved = self.disks[machine].clone();
+        let new = Machine::new(
+            (machine, run),
+            (self.scenario, &self.services),
+            saved,
+            &mut self.random,
+            self.now,
+        );
+        self.machines[machine] = new.was(former);
+        self.begin_machine(machine);
         if self.router.contains(machine) {
             // Its route was never repaired: it drops until it has joined.
             self.say(|| format!("machine {machine} is still routed"));
         }
         self.after(100_000, Event::Route { machine });
+    }
+
+    /// A machine that cannot go on starts again at once.
+    pub(super) fn restart(&mut self, machine: usize) {
+        let reason = self.machines[machine].control.fatal().unwrap_or_default().to_owned();
+        self.say(|| format!("machine {machine} ends: {reason}"));
+        self.kill(machine);
+    }
+
+    /// Nobody reaches the store for a while.
+    pub(super) fn lose_store(&mut self) {
+        if self.active() {
+            let us = self.random.between(300_000, 2_000_000);
+            self.say(|| format!("store away for {us} us"));
+            self.close_store(us, 300_000);
+            self.sometime(self.scenario.store_loss_us, Event::StoreLoss);
+        }
+    }
+
+    /// The store is away, and then machines reach it again within a time.
+    fn close_store(&mut self, us: u64, within_us: u64) {
+        self.store_away_until = self.store_away_until.max(Tick(self.now.0 + us));
+        for machine in 0..self.machines.len() {
+            let back = self.random.between(1_000, within_us);
+            self.cut_off(machine, Tick(self.now.0 + us + back));
+        }
+    }
+
+    /// The store loses its data: plan, wishes, names and leases. Machines put back what they know.
+    pub(super) fn wipe(&mut self) {
+        if !self.active() {
+            return;
+        }
+        self.sometime(self.scenario.wipe_us, Event::Wipe);
+        // While one is given up, those who know the newest plan are not all.
+        if self.exile.is_some() || !self.store.has_plan() {
+            return;
+        }
+        let away = self.random.between(50_000, 300_000);
+        self.say(|| format!("the store loses its data, and is back in {away} us"));
+        self.checker.summary.wipes += 1;
+        self.close_store(away, 1_000_000);
+        self.store.wipe();
+        self.leases.clear();
+        self.want();
+    }
+
+    /// One machine does not reach the store for a while: for less than its lease, or for longer.
+    pub(super) fn isolate(&mut self) {
+        if !self.active() {
+            return;
+        }
+        self.sometime(self.scenario.isolation_us, Event::Isolation);
+        if self.exile.is_some() {
+            return;
+        }
+        let machine = self.two_machines().0;
+        let ends = self.random.chance(400) && self.may_die() && self.dying.is_none();
+        let us = if ends {
+            self.exile = Some((machine, None));
+            self.random.between(LEASE_US + 300_000, LEASE_US + 2_000_000)
+        } else {
+            self.random.between(50_000, LEASE_US - 100_000)
+        };
+        self.say(|| format!("machine {machine} does not reach the store for {us} us"));
+        self.cut_off(machine, Tick(self.now.0 + us));
+    }
+
+    /// A lease has ended. If its machine lives, the others go on without it, and what it does from now on they do not know.
+    pub(super) fn lease_ended(&mut self, lease: u64) {
+        let Some(machine) = self.machines.iter().position(|of| of.alive && of.link.lease == Some(lease)) else {
+            return;
+        };
+        self.say(|| format!("the lease of machine {machine} ends, which lives"));
+        self.checker.summary.exiles += 1;
+        self.exile = Some((machine, Some(self.now)));
+        let now = self.now;
+        let was_here =
+            |seen: Tick, by: usize| by == machine && seen > Tick(0) && now.since_us(seen) < UNDER_WAY_US;
+        for client in 0..self.clients.len() {
+            let of = &self.clients[client];
+            if was_here(of.seen, of.seen_by) || !of.service.tcp && of.seen_by == machine {
+                self.checker.excuse(of.key(), Exempt::Lease);
+            }
+        }
+    }
+
+    /// The leader's key goes although its machine lives, as if its lease had ended: another one leads, and for a time both hold
+    /// themselves to be the leader. Or, where machines may fail, the leader does not reach the store for a while.
+    pub(super) fn leader_dies(&mut self) {
+        if !self.active() {
+            return;
+        }
+        self.sometime(self.scenario.leader_us, Event::LeaderDies);
+        let leader = self.machines.iter().position(|of| of.alive && of.control.leads());
+        self.checker.summary.leaders += 1;
+        if self.scenario.faults == Faults::All && self.exile.is_none() && self.random.chance(400) {
+            if let Some(machine) = leader {
+                let us = self.random.between(50_000, LEASE_US - 100_000);
+                self.say(|| format!("the leader, machine {machine}, does not reach the store for {us} us"));
+                self.cut_off(machine, Tick(self.now.0 + us));
+            }
+        } else if self.now >= self.store_away_until {
+            self.say(|| "the leader's key goes".into());
+            self.store.depose();
+            self.store_changed();
+        }
     }
 }

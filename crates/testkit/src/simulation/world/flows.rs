@@ -5,7 +5,7 @@ use crate::simulation::checker::{Exempt, Property};
 use crate::simulation::client::LifePhase;
 use crate::simulation::packets::ClientPacket;
 use statesync::Lasting;
-use wire::{BackendId, Tick};
+use wire::Tick;
 
 impl World<'_> {
     pub(super) fn ring(&mut self, client: usize, timer: u64) {
@@ -87,8 +87,8 @@ impl World<'_> {
             of.home_at = now;
         }
         let Some(home) = of.home else { return };
-        let answer = self.plan.services[of.slot.0].cur[of.slot.1 as usize];
-        if home == backend && !of.kept && answer != Some(BackendId(home)) {
+        let answer = self.agreed.plan.services[of.slot.0].cur[of.slot.1 as usize];
+        if home == backend && !of.kept && answer != self.ids.get(&home).copied() {
             of.kept = true;
             self.checker.summary.kept += 1;
         }
@@ -99,9 +99,9 @@ impl World<'_> {
         let (key, life, home_at, lapsed) = (of.key(), of.life, of.home_at, of.lapsed);
         // A machine that has not been shown that it is removed (the store is away) goes by what it remembers of the flow before, between the
         // same ports.
-        let is_cut_off = now < self.store_away_until.max(self.isolated_until[by]);
-        let is_gone = is_cut_off && !self.plan.backends.contains(&BackendId(backend));
-        if self.removed.contains(&home) || is_gone || lapsed {
+        let is_cut_off = !self.machines[by].link.is_up;
+        let is_gone = is_cut_off && self.id_of(backend).is_none_or(|id| !self.plan().backends.contains(&id));
+        if self.services.was_removed(home, home_at) || is_gone || lapsed {
             self.checker.summary.released += 1;
             return;
         }
@@ -139,7 +139,8 @@ impl World<'_> {
     /// Whether the backend is masked, or was when somebody may have looked last.
     fn was_masked(&self, backend: u32) -> bool {
         let seen_us = self.scenario.control_delay_us.1 + LEASE_US;
-        self.plan.masks.iter().any(|mask| mask.backend.0 == backend)
+        let id = self.id_of(backend);
+        self.plan().masks.iter().any(|mask| Some(mask.backend) == id)
             || self.masked_until.get(&backend).is_some_and(|at| self.now.since_us(*at) <= seen_us)
     }
 

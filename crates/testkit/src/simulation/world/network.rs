@@ -109,7 +109,6 @@ impl World<'_> {
         let fresh = std::mem::take(&mut of.fresh[core]);
         let imbalance = of.counters[core].imbalance();
         let reported = of.collect_reports();
-        let acknowledgement = if reported { of.follower.acknowledge() } else { None };
         for (core, at) in wake {
             self.plan_turn(machine, core, at);
         }
@@ -118,6 +117,12 @@ impl World<'_> {
                 Property::Conserved,
                 format!("machine {machine} core {core}: frames are not conserved, by {imbalance}"),
             );
+        }
+        if self.exile.is_some_and(|(of, since)| of == machine && since.is_some()) {
+            for &client in &fresh {
+                let key = self.clients[client as usize].key();
+                self.checker.excuse(key, Exempt::Lease);
+            }
         }
         if guessed {
             let why = if self.was_cut_off(machine) { Exempt::Partition } else { Exempt::W3 };
@@ -142,11 +147,11 @@ impl World<'_> {
             self.kill(machine);
         }
         self.say_outcomes((machine, core), &outcomes, &fresh);
-        if let Some(acknowledgement) = acknowledgement {
-            self.send_acknowledgement(acknowledgement);
-        }
         for (_, _, frame) in sent {
             self.deliver(machine, &frame);
+        }
+        if reported && self.machines[machine].alive {
+            self.tend(machine);
         }
     }
 

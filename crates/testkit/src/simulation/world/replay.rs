@@ -38,16 +38,16 @@ impl World<'_> {
     /// A machine is about to return: who has seen it dead for long enough must suspect it, where nothing was lost that could be said
     /// for the first time later.
     pub(super) fn check_dead(&mut self, machine: usize) {
-        let dead = self.machines[machine].member;
+        let dead = self.machines[machine].member();
         let since = self.now.since_us(self.died[machine]);
-        if !self.scenario.is_lossless() || since < NOTICED_US || !self.plan.members.contains(dead) {
+        if !self.scenario.is_lossless() || since < NOTICED_US || !self.plan().members.contains(dead) {
             return;
         }
         let id = MachineId(u8::try_from(machine).expect("few machines"));
         for (index, of) in self.machines.iter().enumerate() {
             // Who joined meanwhile, or knows another plan, has begun to wait later.
             let has_waited = of.alive && of.is_ready() && self.died[index] < self.died[machine];
-            let knows = of.follower.plan().is_some_and(|plan| plan.members.contains(dead));
+            let knows = of.control.plan().is_some_and(|plan| plan.members.contains(dead));
             if has_waited && knows && of.workers.iter().any(|worker| !worker.suspects().contains(id)) {
                 let what = format!("machine {index} does not suspect {machine}, which died {since} us ago");
                 return self.fail(Property::Dead, what);

@@ -3,8 +3,6 @@
 use super::{Client, Event, World};
 use crate::simulation::checker::{Property, RunSummary};
 use crate::simulation::client::LifePhase;
-use statesync::plan;
-use std::sync::Arc;
 
 /// Of a datagram with nothing but a heartbeat.
 const HEARTBEAT_BYTES: u64 = 53;
@@ -112,12 +110,12 @@ impl World<'_> {
                 format!("client {client} waits for an answer that never comes; {known}"),
             );
         }
-        let plan = Arc::clone(&self.plan);
-        if plan.phase != plan::Phase::Idle || self.leader.waiting() > 0 {
-            self.fail(Property::Rest, format!("the plan has not come to rest: {:?}", plan.phase));
+        if let Some(what) = self.unsettled() {
+            self.fail(Property::Rest, format!("the cluster has not come to rest: {what}"));
         }
-        if plan.tainted_slots() > 0 {
-            self.fail(Property::Rest, format!("{} slots are tainted for ever", plan.tainted_slots()));
+        let leaders = self.machines.iter().filter(|of| of.control.leads()).count();
+        if leaders != 1 {
+            self.fail(Property::Rest, format!("{leaders} machines lead"));
         }
         let mut notes = Vec::new();
         for (machine, of) in self.machines.iter().enumerate() {

@@ -1,256 +1,278 @@
-//! The store, the leader, and what machines see of the plan.
+//! The store, and the ways of machines to it.
 
-use super::{Event, FORCED_US, LEASE_US, World};
+use super::{Event, LEASE_US, TEND_US, World};
 use crate::simulation::checker::Property;
-use crate::simulation::machine::{Machine, make_table, owners_of};
-use statesync::plan::{Acknowledgement, Leader, Phase, Plan, Request, Tables};
-use statesync::{MachineId, Members};
-use std::sync::Arc;
-use wire::{BackendId, Tick};
+use crate::simulation::machine::{Machine, StoreLink};
+use control::simulation::{News, Request};
+use std::collections::BTreeMap;
+use statesync::{MachineId, Rule};
+use wire::Tick;
+
+/// A machine that does not reach the store tries again after so long.
+const RETRY_US: u64 = 60_000;
+/// How long a machine that starts waits for those who have the plan that the store has not.
+const FOUNDING_US: u64 = 6_000_000;
 
 impl World<'_> {
-    pub(super) fn control_delay(&mut self) -> u64 {
+    fn control_delay(&mut self) -> u64 {
         self.random.between(self.scenario.control_delay_us.0, self.scenario.control_delay_us.1)
     }
 
-    pub(super) fn send_acknowledgement(&mut self, acknowledgement: Acknowledgement) {
-        if self.now < self.isolated_until[acknowledgement.member.machine.index()] {
-            return;
-        }
-        let us = self.control_delay();
-        self.say(|| {
-            format!("machine {} has done step {}", acknowledgement.member.machine.0, acknowledgement.step)
-        });
-        self.after(us, Event::Acknowledge(Box::new(acknowledgement)));
+    /// The process of a machine has started.
+    pub(super) fn begin_machine(&mut self, machine: usize) {
+        let run = self.machines[machine].run;
+        self.after(0, Event::Connect { machine, run });
+        self.after(TEND_US.0, Event::Tend { machine, run });
+        let us = self.random.below(250_000);
+        self.after(us, Event::Sweep { machine, run, turn: 0 });
+        let us = self.random.below(100_000);
+        self.after(us, Event::Check { machine, run });
+        self.give_turns(machine);
     }
 
-    pub(super) fn lead(&mut self) {
-        if self.now < self.store_away_until.max(self.leaderless_until) || self.wiped.is_some() {
-            // Leases do not run while there is no store to keep them.
-            for lease in &mut self.leases {
-                *lease = Tick(self.now.0 + LEASE_US);
-            }
+    fn give_turns(&mut self, machine: usize) {
+        for core in 0..self.scenario.cores {
+            self.plan_turn(machine, core, Tick(self.now.0 + 1 + core as u64 * 50));
+        }
+    }
+
+    pub(super) fn is_running(&self, machine: usize, run: u64) -> bool {
+        self.machines[machine].alive && self.machines[machine].run == run
+    }
+
+    /// Whether a machine can reach the store.
+    fn reaches_store(&self, machine: usize) -> bool {
+        self.now >= self.store_away_until && self.now >= self.machines[machine].link.away_until
+    }
+
+    /// A machine connects to the store: it learns who it is, and all that is there.
+    pub(super) fn connect(&mut self, machine: usize, run: u64) {
+        if !self.is_running(machine, run) || self.machines[machine].link.is_up {
             return;
         }
-        for (machine, of) in self.machines.iter().enumerate() {
-            if of.alive && self.now >= self.isolated_until[machine] {
-                self.leases[machine] = Tick(self.now.0 + LEASE_US);
-            }
+        if !self.reaches_store(machine) || !self.identify(machine) {
+            return self.after(RETRY_US, Event::Connect { machine, run });
         }
-        let live = Members::new(
-            self.machines
-                .iter()
-                .zip(&self.leases)
-                .filter(|(_, lease)| **lease > self.now)
-                .map(|(machine, _)| machine.member),
-        );
-        let forced = self.leader.lagging(&live).next().is_some();
-        let in_force = |plan: &Plan| plan.masks.iter().filter(|mask| mask.in_force).count();
-        let before = in_force(&self.plan);
-        let now = self.now;
-        let Some(plan) = self.leader.poll(&live, now) else {
-            return;
+        self.last_connection += 1;
+        let connection = self.last_connection;
+        let lease = match self.machines[machine].link.lease.filter(|lease| self.leases.contains_key(lease)) {
+            Some(lease) => lease,
+            None => {
+                self.last_lease += 1;
+                self.last_lease
+            }
         };
-        let former = std::mem::replace(&mut self.plan, Arc::new(plan.clone()));
-        self.check_step(&former);
-        if in_force(&self.plan) > before && forced {
-            self.forced = (self.now, Tick(self.now.0 + FORCED_US));
-        }
-        let plan = Arc::clone(&self.plan);
-        for (since, planned) in self.tainted_in.iter_mut().zip(&plan.services) {
-            for (slot, since) in (0..).zip(since) {
-                *since = match (planned.tainted.contains(slot), *since) {
-                    (false, _) => 0,
-                    (true, 0) => plan.step,
-                    (true, known) => known,
-                };
-            }
-        }
-        if plan.phase == Phase::Commit {
-            self.checker.summary.changes += 1;
-        }
-        self.say(|| {
-            let tainted: Vec<_> =
-                plan.services.iter().map(|s| s.tainted.iter().collect::<Vec<_>>()).collect();
-            format!(
-                "plan {} {:?} epoch {} generation {} members {:?} tainted {tainted:?} masks {:?}",
-                plan.step,
-                plan.phase,
-                plan.epoch,
-                plan.generation,
-                plan.members.iter().map(|m| (m.machine.0, m.incarnation)).collect::<Vec<_>>(),
-                plan.masks.iter().map(|m| (m.backend.0, m.in_force)).collect::<Vec<_>>()
-            )
-        });
-        for machine in 0..self.machines.len() {
-            let us = self.control_delay();
-            self.after(us, Event::Show { machine, watch: false });
-        }
+        self.leases.insert(lease, Tick(self.now.0 + LEASE_US));
+        let link = &mut self.machines[machine].link;
+        *link = StoreLink { connection, is_up: true, lease: Some(lease), ..*link };
+        self.say(|| format!("machine {machine} is connected to the store"));
+        let all = self.store.all();
+        self.tell(machine, all);
     }
 
-    /// A step begins when all live members have done the one before, and the next owners have the records.
-    fn check_step(&mut self, former: &Plan) {
-        let plan = Arc::clone(&self.plan);
-        self.count_touched(former);
-        for mask in former.masks.iter().chain(&plan.masks) {
-            self.masked_until.insert(mask.backend.0, self.now);
+    /// Number and incarnation of a machine; false: it has to wait.
+    fn identify(&mut self, machine: usize) -> bool {
+        if self.machines[machine].control.member().is_some() {
+            return true;
         }
-        if plan.phase != former.phase && plan.phase != Phase::Idle {
-            let lags = |(at, of): (usize, &Machine)| {
-                let is_waited_for = of.alive && former.concerns(of.member) && plan.concerns(of.member);
-                (is_waited_for && of.follower.done() < former.step).then_some(at)
-            };
-            if let Some(machine) = self.machines.iter().enumerate().find_map(lags) {
-                self.fail(
-                    Property::Order,
-                    format!(
-                        "{:?} begins although machine {machine} has not done step {}",
-                        plan.phase, former.step
-                    ),
-                );
+        let former = self.machines[machine].member();
+        let has_one = |of: &Machine| of.alive && of.control.plan().is_some();
+        let waits = self.machines[machine].since_start_us(self.now) < FOUNDING_US;
+        if !self.store.has_plan() && waits && self.machines.iter().any(has_one) {
+            return false;
+        }
+        let is_first = self.machines[machine].run == 1;
+        let chosen = if !is_first && self.scenario.broken == Some(Rule::Incarnation) {
+            former
+        } else {
+            // No clock: each is one later than the last that anybody knows of.
+            let Some(chosen) = self.store.choose(&format!("lb{machine}"), 1) else { return false };
+            let number = MachineId(u8::try_from(machine).expect("few machines"));
+            if chosen.machine != number || chosen.incarnation <= former.incarnation && !is_first {
+                let what = format!("machine {machine}, {former:?} before, starts as {chosen:?}");
+                self.fail(Property::Numbers, what);
             }
-        }
-        let Some(next) = plan.next_members.as_ref().filter(|_| plan.phase == Phase::EpochPrepare) else {
-            return;
+            chosen
         };
-        let settled = |members: &Members| {
-            owners_of(
-                &Plan { members: members.clone(), next_members: None, ..(*plan).clone() },
-                self.scenario,
-            )
-        };
-        let (before, after) = (settled(&plan.members), settled(next));
-        let stays = |machine: MachineId| plan.members.incarnation(machine) == next.incarnation(machine);
-        for service in &plan.services {
-            for slot in 0..self.scenario.slots {
-                let (old, new) = (before.asked(service.service, slot), after.asked(service.service, slot));
-                let Some(primary) = new.primary.filter(|&machine| stays(machine)) else { continue };
-                let heir = old.iter().find(|&machine| stays(machine));
-                if heir.is_some() && heir != Some(primary) {
-                    let what =
-                        format!("slot {slot} goes to machine {}, which has no records of it", primary.0);
-                    return self.fail(Property::Succession, what);
-                }
-            }
-        }
-    }
-
-    /// Counts the flows whose answer the step changes.
-    fn count_touched(&mut self, former: &Plan) {
-        let plan = Arc::clone(&self.plan);
-        if plan.job.id == former.job.id {
-            return;
-        }
-        let mut slots: Vec<(usize, u32)> = plan.job.export.iter().collect();
-        self.checker.summary.slots += slots.len() as u64;
-        if plan.job.migrate {
-            let services = plan.services.iter().enumerate();
-            slots.extend(services.flat_map(|(at, of)| of.tainted.iter().map(move |slot| (at, slot))));
-        }
-        for (service, slot) in slots {
-            let clients = &self.in_slot[service][slot as usize];
-            self.checker.touched += clients.iter().filter(|&&of| self.clients[of].life > 0).count() as u64;
-        }
-    }
-
-    /// A flow is told when it begins in a tainted slot.
-    pub(super) fn touch_if_tainted(&mut self, client: usize) {
-        let (service, slot) = self.clients[client].slot;
-        let is_tainted = self.scenario.by_load || self.plan.services[service].tainted.contains(slot);
-        self.checker.touched += u64::from(is_tainted);
-    }
-
-    /// And every quarter of the longest idle time while it is used there.
-    pub(super) fn quarter(&mut self) {
-        for client in 0..self.clients.len() {
-            if self.clients[client].life > 0 {
-                self.touch_if_tainted(client);
-            }
-        }
-        self.after(self.scenario.habits.max_idle_us / 4, Event::Quarter);
-    }
-
-    pub(super) fn leader_dies(&mut self) {
-        if !self.active() {
-            return;
-        }
-        if self.wiped.is_some() {
-            // There is none.
-            return self.sometime(self.scenario.leader_us, Event::LeaderDies);
-        }
-        let us = self.random.between(100_000, 1_200_000);
-        self.say(|| format!("the leader dies; another one in {us} us"));
-        self.checker.summary.leaders += 1;
-        self.leaderless_until = Tick(self.now.0 + us);
-        self.after(us, Event::NewLeader);
-        self.sometime(self.scenario.leader_us, Event::LeaderDies);
-    }
-
-    /// Another leader goes on from the plan, and is told what is wanted.
-    pub(super) fn new_leader(&mut self) {
-        if self.now < self.leaderless_until {
-            return;
-        }
-        let plan = (*self.plan).clone();
-        let masks: Vec<u32> = plan.masks.iter().map(|mask| mask.backend.0).collect();
-        self.leader = Leader::new(plan, self.scenario.habits.max_idle_us, self.now);
-        if let Some(rule) = self.scenario.broken {
-            self.leader.break_rule(rule);
-        }
-        self.request_tables();
-        for backend in masks.iter().filter(|backend| !self.masked.contains(backend)) {
-            let _ = self.leader.request(Request::Unmask(BackendId(*backend)));
-        }
-        for backend in self.masked.iter().filter(|backend| !masks.contains(backend)) {
-            let _ = self.leader.request(Request::Mask(BackendId(*backend)));
-        }
-    }
-
-    pub(super) fn request_tables(&mut self) {
-        if self.now < self.leaderless_until {
-            // The next leader is told.
-            return;
-        }
-        let mut answers = Vec::new();
-        for of in &self.wanted {
-            let mut sorted = of.clone();
-            sorted.sort_unstable();
-            let made = make_table(&sorted, self.scenario.slots);
-            // Of tables that nobody uses any more only this place knows.
-            self.registry.tables.retain(|known| Arc::strong_count(&known.answers) > 1);
-            // The same table is the same object, as views look for it.
-            let same = self.registry.tables.iter().find(|known| known.answers == made.answers).cloned();
-            let made = same.unwrap_or_else(|| {
-                self.registry.tables.push(made.clone());
-                made
-            });
-            answers.push(made.answers);
-        }
-        let backends = self.wanted.iter().flatten().chain(&self.drained).map(|&id| BackendId(id)).collect();
-        if let Err(refused) = self.leader.request(Request::Tables(Tables { answers, backends })) {
-            self.fail(Property::Served, format!("a change was refused: {refused}"));
-        }
-    }
-
-    pub(super) fn show(&mut self, machine: usize) {
+        self.say(|| format!("machine {machine} is {chosen:?}"));
         let of = &mut self.machines[machine];
-        if !of.alive || self.wiped.as_ref().is_some_and(|wiped| !wiped.has_plan) {
+        let at = of.moment(self.now);
+        of.control.identified(chosen, at);
+        self.store_changed();
+        true
+    }
+
+    /// The store tells a machine something, after what it has told it before.
+    fn tell(&mut self, machine: usize, news: News) {
+        let us = self.control_delay();
+        let link = &mut self.machines[machine].link;
+        let at = link.down_at.max(Tick(self.now.0 + us));
+        link.down_at = at;
+        let connection = link.connection;
+        self.at(at, Event::Told { machine, connection, news: Box::new(news) });
+    }
+
+    pub(super) fn told(&mut self, machine: usize, connection: u64, news: News) {
+        let of = &mut self.machines[machine];
+        if !of.alive || of.link.connection != connection {
             return;
         }
-        if self.now >= self.store_away_until.max(self.isolated_until[machine]) {
-            let is_new = of.offer(&self.plan, &self.registry, self.scenario);
-            if is_new {
-                let step = self.plan.step;
-                self.say(|| format!("machine {machine} sees step {step}"));
-                for core in 0..self.scenario.cores {
-                    self.plan_turn(machine, core, Tick(self.now.0 + 1 + core as u64 * 50));
-                }
-            } else {
-                of.follower.repeat();
-                if let Some(acknowledgement) = of.follower.acknowledge() {
-                    self.send_acknowledgement(acknowledgement);
-                }
-            }
+        let at = of.moment(self.now);
+        of.control.hear(news, at);
+        self.tend(machine);
+    }
+
+    /// A machine's request arrives at the store.
+    pub(super) fn asked(
+        &mut self,
+        (machine, connection): (usize, u64),
+        lease: u64,
+        request: Request,
+        survives: bool,
+    ) {
+        let link = self.machines[machine].link;
+        let is_current = self.machines[machine].alive && link.connection == connection && link.is_up;
+        // What was under way when a connection ended arrives, or not.
+        let is_late = survives && !link.is_up && self.now >= self.store_away_until;
+        if !(is_current || is_late) || !self.leases.contains_key(&lease) {
+            return;
+        }
+        let answer = self.store.carry_out(lease, request);
+        self.store_changed();
+        if let Some(answer) = answer.filter(|_| is_current) {
+            self.tell(machine, answer);
         }
     }
+
+    /// Whoever watches the store learns what has changed.
+    pub(super) fn store_changed(&mut self) {
+        let Some(changes) = self.store.take_changes() else { return };
+        for machine in 0..self.machines.len() {
+            if self.machines[machine].alive && self.machines[machine].link.is_up {
+                self.tell(machine, changes.news());
+            }
+        }
+        self.look_at_plan();
+    }
+
+    /// A machine does not reach the store until then.
+    pub(super) fn cut_off(&mut self, machine: usize, until: Tick) {
+        self.last_connection += 1;
+        let connection = self.last_connection;
+        let notices = if self.random.chance(500) { 1 } else { self.random.between(1, 300_000) };
+        let of = &mut self.machines[machine];
+        of.link.away_until = of.link.away_until.max(until);
+        if !of.alive || !of.link.is_up {
+            return;
+        }
+        of.link.is_up = false;
+        of.link.connection = connection;
+        let (run, at) = (of.run, Tick(self.now.0 + notices));
+        of.link.down_at = at;
+        self.at(at, Event::Told { machine, connection, news: Box::new(News::disconnected()) });
+        let at = of_later(until, at);
+        self.at(at, Event::Connect { machine, run });
+    }
+
+    /// Machines that reach the store keep their leases; others' end, unless there is no store to end them.
+    pub(super) fn renew_leases(&mut self) {
+        self.after(super::RENEW_US, Event::Leases);
+        let renewed = Tick(self.now.0 + LEASE_US);
+        if self.now < self.store_away_until {
+            return self.leases.values_mut().for_each(|ends| *ends = renewed);
+        }
+        for of in self.machines.iter().filter(|of| of.alive && of.link.is_up) {
+            if let Some(ends) = of.link.lease.and_then(|lease| self.leases.get_mut(&lease)) {
+                *ends = renewed;
+            }
+        }
+        let now = self.now;
+        let ended: BTreeMap<u64, Tick> = self.leases.extract_if(.., |_, ends| *ends <= now).collect();
+        for lease in ended.into_keys() {
+            self.store.end_lease(lease);
+            self.lease_ended(lease);
+        }
+        self.store_changed();
+    }
+
+    /// Housekeeping, and again after some time.
+    pub(super) fn tend_again(&mut self, machine: usize, run: u64) {
+        if self.is_running(machine, run) {
+            self.tend(machine);
+            let is_busy = self.machines[machine].control.is_busy();
+            let us = if is_busy { TEND_US.0 } else { TEND_US.1 };
+            self.after(us, Event::Tend { machine, run });
+        }
+    }
+
+    /// Housekeeping of a machine, and what comes of it.
+    pub(super) fn tend(&mut self, machine: usize) {
+        let now = self.now;
+        if self.machines[machine].tend(now) {
+            self.give_turns(machine);
+        }
+        let of = &mut self.machines[machine];
+        for line in of.control.take_log() {
+            self.say(|| format!("machine {machine} says: {line}"));
+        }
+        let of = &mut self.machines[machine];
+        if let Some(saved) = of.control.take_saved() {
+            let at = of.moment(now);
+            of.control.saved(true, at);
+            self.disks[machine] = saved;
+        }
+        let requests = self.machines[machine].control.take_requests();
+        for request in requests {
+            self.ask(machine, request);
+        }
+        self.note_leaders();
+        if self.machines[machine].control.fatal().is_some() {
+            self.restart(machine);
+        }
+    }
+
+    fn ask(&mut self, machine: usize, request: Request) {
+        let us = self.control_delay();
+        let survives = self.random.chance(500);
+        let link = &mut self.machines[machine].link;
+        let (true, Some(lease)) = (link.is_up, link.lease) else { return };
+        let at = link.up_at.max(Tick(self.now.0 + us));
+        link.up_at = at;
+        let connection = link.connection;
+        self.at(at, Event::Asked { machine, connection, lease, request: Box::new(request), survives });
+    }
+
+    /// What a machine looks at: its backends and clients, loads and weights.
+    pub(super) fn sweep(&mut self, machine: usize, run: u64, turn: u64) {
+        if !self.is_running(machine, run) {
+            return;
+        }
+        let of = &mut self.machines[machine];
+        let at = of.moment(self.now);
+        of.control.weigh(at);
+        if turn.is_multiple_of(2) {
+            of.control.sweep(at);
+        }
+        self.after(250_000, Event::Sweep { machine, run, turn: turn + 1 });
+    }
+
+    /// The checks of a machine end.
+    pub(super) fn check_backends(&mut self, machine: usize, run: u64) {
+        if !self.is_running(machine, run) {
+            return;
+        }
+        let (down, services) = (&self.down, &self.services);
+        let failing: Vec<_> =
+            down.iter().filter(|(_, at)| at[machine]).map(|(backend, _)| services.address(*backend)).collect();
+        let of = &mut self.machines[machine];
+        let at = of.moment(self.now);
+        of.control.check(&|address| !failing.contains(&address), at);
+        self.tend(machine);
+        let ms = if self.scenario.backends > 0 { 2_000 } else { crate::simulation::services::CHECK_MS };
+        self.after(ms * 1000, Event::Check { machine, run });
+    }
+}
+
+fn of_later(a: Tick, b: Tick) -> Tick {
+    Tick(a.0.max(b.0) + 1)
 }
