@@ -702,9 +702,10 @@ impl Seat {
         let Some(own) = &self.hearing.own else { return };
         let step = self.document.as_ref().map_or(0, |document| document.plan.step);
         let looked_at = (self.picture.heard_version(), step);
-        // Those that are over are told until all know it.
-        let looks = self.hearing.is_due
-            || (!self.hearing.told.over.is_empty() && self.hearing.looked_at != looked_at);
+        // Those that are over are told until all know it, and again when one is in force that was not when it was told: the leader
+        // may have let it in just before.
+        let is_over = !self.hearing.told.over.is_empty() || !own.over.is_empty();
+        let looks = self.hearing.is_due || is_over && self.hearing.looked_at != looked_at;
         let may = self.hearing.since.is_none_or(|since| now.since_us(since) >= HEARD_US);
         if looks && may {
             let others = self.picture.heard().filter(|(of, _)| *of != member.machine).map(|(_, value)| value);

@@ -36,7 +36,7 @@ pub(super) struct Backend {
     pub(super) standing: Standing,
     /// It has registered; else it is written down.
     pub(super) registers: bool,
-    /// When it was removed last.
+    /// Until when flows may have been its own that ended with its removal.
     pub(super) removed: Tick,
 }
 
@@ -130,10 +130,10 @@ impl Services {
 
     pub(super) fn stands(&mut self, backend: u32, standing: Standing, now: Tick) {
         if let Some(of) = self.backends.get_mut(&backend) {
-            of.standing = standing;
-            if standing == Standing::Removed {
-                of.removed = now;
+            if of.standing == Standing::Removed {
+                of.removed = Tick(now.0 + RETURNS_US);
             }
+            of.standing = standing;
         }
     }
 
@@ -209,5 +209,7 @@ fn as_first(of: Backend) -> Backend {
 
 /// Time between two checks of a backend by a machine, milliseconds.
 pub(super) const CHECK_MS: u64 = 200;
+/// How long machines may take a backend that returns for the one that was removed, microseconds.
+const RETURNS_US: u64 = 4_000_000;
 /// How long the flows of a backend that was removed live on, milliseconds.
 const DRAIN_MS: u64 = 1_000;
