@@ -401,9 +401,9 @@ impl Machine {
         self.step(Event::Store(news.0), at);
     }
 
-    /// The store has said who this machine is.
-    pub fn identified(&mut self, member: Member, at: Moment) {
-        self.step(Event::Store(StoreEvent::Identified(member)), at);
+    /// The store has said who this machine is, and whether there was a plan.
+    pub fn identified(&mut self, member: Member, joins: bool, at: Moment) {
+        self.step(Event::Store(StoreEvent::Identified { member, joins }), at);
     }
 
     /// Housekeeping, with what workers report.

@@ -39,7 +39,7 @@ const WHILE_PLANNED: Duration = Duration::from_secs(u32::MAX as u64);
 pub(crate) fn store_event(controller: &mut Controller, event: StoreEvent) {
     let Some(part) = &mut controller.cluster else { return };
     match event {
-        StoreEvent::Identified(member) => part.seat.identified(member),
+        StoreEvent::Identified { member, joins } => part.seat.identified(member, joins),
         StoreEvent::Unfit(reason) => {
             controller.log.push(EventKind::Warning, None, None, reason.clone());
             part.fatal = Some(reason);

@@ -1,5 +1,6 @@
 //! The store in memory: what etcd does with orders, without a network. For tests and the simulator.
 
+#[cfg(feature = "simulation")]
 use super::desire::Desire;
 use super::document::{DecodeError, Document};
 use super::keys::{self, Key, MachineValue, MemberValue};
@@ -81,6 +82,18 @@ impl MemoryStore {
         *self = MemoryStore::default();
     }
 
+    /// All is gone, and it goes on counting.
+    #[cfg(test)]
+    pub(crate) fn lose_all(&mut self) {
+        *self = MemoryStore { revision: self.revision, ..MemoryStore::default() };
+    }
+
+    /// It counts on from here.
+    #[cfg(test)]
+    pub(crate) fn count_from(&mut self, revision: i64) {
+        self.revision = revision;
+    }
+
     /// The document, if there is one that can be read.
     pub(crate) fn document(&self, tables: &mut Tables) -> Option<Result<Document, DecodeError>> {
         let slots = |digest| self.entry(Key::Slots(digest)).map(|entry| &entry.value[..]);
@@ -121,6 +134,7 @@ impl MemoryStore {
     }
 
     /// Other services, if those that there are are of the revision that was looked at; their own revision.
+    #[cfg(feature = "simulation")]
     pub(crate) fn desire(&mut self, desire: Desire) -> Option<i64> {
         (desire.after == self.revision_of(Key::Wish)).then(|| self.put(Key::Wish, desire.value, None))
     }

@@ -270,7 +270,7 @@ impl Stage {
 
     fn connect(&mut self) {
         self.is_connected = true;
-        self.seat.identified(Member { machine: OWN, incarnation: self.incarnation });
+        self.seat.identified(Member { machine: OWN, incarnation: self.incarnation }, false);
         let all = self.entries.iter().map(|(key, entry)| (*key, Some(entry.clone())));
         let all = all.collect();
         self.seat.connected(all);

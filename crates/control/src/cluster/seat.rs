@@ -157,6 +157,10 @@ pub(crate) struct Seat {
     /// This machine's own configuration.
     own_text: String,
     member: Option<Member>,
+    /// There was a cluster when it became that member.
+    joins: bool,
+    /// Since when the store has no plan for it to join by.
+    planless_since: Option<Tick>,
     follower: Option<Follower>,
     picture: Picture,
     stock: Stock,
@@ -214,6 +218,8 @@ impl Seat {
             own,
             own_text,
             member: None,
+            joins: false,
+            planless_since: None,
             follower: None,
             picture: Picture::default(),
             is_connected: false,
@@ -386,9 +392,11 @@ impl Seat {
             })
     }
 
-    /// The store has said who this machine is. It does so again after every connection; only the first counts.
-    pub(crate) fn identified(&mut self, member: Member) {
+    /// The store has said who this machine is, and whether it joins a cluster that was there. It does so again after every connection;
+    /// only the first counts.
+    pub(crate) fn identified(&mut self, member: Member, joins: bool) {
         if self.member.is_none() {
+            self.joins = joins;
             self.member = Some(member);
             self.follower = Some(Follower::new(member, self.own.cores));
         }
@@ -483,7 +491,7 @@ impl Seat {
             self.returns_until = Some(Tick(now.0.saturating_add(RETURN_US)));
         }
         self.look_at_plan();
-        if self.has_given_up {
+        if self.has_given_up || self.has_lost_its_cluster(now) {
             return orders;
         }
         if let Some(acknowledgement) = self.follower.as_mut().and_then(Follower::acknowledge) {
@@ -497,6 +505,25 @@ impl Seat {
         self.put_heard(member, now, &mut orders);
         self.lead(member, now, &mut orders);
         orders
+    }
+
+    /// The store has lost the plan that this machine was to join by, and nobody has put it back in time: it gives up. When it starts again
+    /// it waits for that plan once more, and founds a cluster if there is none.
+    fn has_lost_its_cluster(&mut self, now: Tick) -> bool {
+        let is_planless = self.joins
+            && self.is_connected
+            && self.document.is_none()
+            && self.picture.entry(Key::Plan).is_none();
+        if !is_planless {
+            self.planless_since = None;
+            return false;
+        }
+        let since = *self.planless_since.get_or_insert(now);
+        let is_lost = now.since_us(since) >= RETURN_US;
+        if is_lost {
+            self.give_up("the store has lost the plan of the cluster before this machine had joined it".to_owned());
+        }
+        is_lost
     }
 
     /// Adopts a newer plan.
@@ -741,7 +768,7 @@ impl Seat {
         // Whoever leads must know the newest plan, also after the store has lost it; and nobody founds a cluster where one is.
         let may_found = self.document.is_some()
             || self.picture.entry(Key::Plan).is_some()
-            || self.picture.members().all(|(_, value)| value.founder.is_none());
+            || !self.joins && self.picture.members().all(|(_, value)| value.founder.is_none());
         let knows_newest = own_step >= self.picture.last_step() && may_found;
         // Who does not live leads nobody, nor does what cannot be read: neither is under a lease that ends, or it would be gone.
         let lives = |of: &Member| *of == member || self.picture.members().any(|(alive, _)| alive == *of);

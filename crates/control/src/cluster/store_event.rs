@@ -9,7 +9,12 @@ use statesync::Member;
 #[derive(Debug)]
 pub(crate) enum StoreEvent {
     /// Who this machine is.
-    Identified(Member),
+    Identified {
+        /// Its number and incarnation.
+        member: Member,
+        /// It has taken them where there was a plan: it joins a cluster, and founds none.
+        joins: bool,
+    },
     /// There is no number for this machine, and will be none while it waits.
     Unfit(String),
     /// The store is reached, and this is all that is in it.

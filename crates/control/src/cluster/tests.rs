@@ -1,15 +1,16 @@
 //! Seats around a store in memory, under a seeded schedule: what they come to, however the store and the machines fail.
 
 use super::document::{DecodeError, Document, Settings, VALUE_MAX};
-use super::keys::{self, HealthValue, Key, MachineValue, MemberValue, WishValue};
-use super::picture::{Change, Entry};
+use super::keys::{self, HealthValue, Key, MachineValue, WishValue};
+use super::memory::MemoryStore;
+use super::picture::Entry;
 use super::seat::{News, Order, Own, Seat};
 use super::stock::{Lot, Missing};
+use super::store_event::StoreEvent;
 use super::tables::Tables;
 use super::text;
 use proptest::prelude::{Just, Strategy, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest};
 use proptest::test_runner::TestCaseError;
-use statesync::number::{Known, choose};
 use statesync::plan::{Phase, Report};
 use statesync::{MachineId, Member};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -64,14 +65,6 @@ fn own(machine: usize) -> Own {
     }
 }
 
-/// Something on its way from the store to a machine.
-#[derive(Clone, Debug)]
-enum Delivery {
-    Changed(Vec<Change>),
-    PlanWritten(Option<i64>),
-    NotPut(Key),
-}
-
 /// Of every other machine, another thread makes what takes long.
 fn seat(at: usize) -> Seat {
     let mut seat = Seat::new(own(at), own_text(at));
@@ -88,7 +81,7 @@ struct Machine {
     /// `None`: it has not started yet.
     member: Option<Member>,
     /// `None`: the store is not reached.
-    inbox: Option<VecDeque<Delivery>>,
+    inbox: Option<VecDeque<StoreEvent>>,
     /// The largest step that was in force here.
     step: u64,
     /// Its workers do not report: they hang.
@@ -97,13 +90,46 @@ struct Machine {
     fatal: Option<String>,
 }
 
+impl Machine {
+    fn hear(&mut self, event: StoreEvent) {
+        match event {
+            StoreEvent::Changed(changes) => self.seat.changed(changes),
+            StoreEvent::PlanWritten(revision) => self.seat.plan_written(revision),
+            StoreEvent::NotPut(key) => self.seat.not_put(key),
+            other => panic!("{other:?} is no answer of this store"),
+        }
+    }
+
+    /// True: something was missing, and is there.
+    fn make_missing(&mut self) -> bool {
+        let Some(Missing { tables, key, texts }) = self.lacks.take() else { return false };
+        self.seat.made(Lot {
+            tables: tables.into_iter().map(|recipe| recipe.make(&key).expect("a table")).collect(),
+            readings: texts.into_iter().map(|of| of.read(|_| Ok(HashMap::new()))).collect(),
+        });
+        true
+    }
+
+    /// Its workers do what is in force, unless they hang. True: it was not done.
+    fn work(&mut self) -> bool {
+        let Some(document) = self.seat.document().filter(|_| !self.hangs) else { return false };
+        let step = document.plan.step;
+        assert!(step >= self.step, "an older plan came into force");
+        self.step = step;
+        if self.seat.done() >= step {
+            return false;
+        }
+        for core in [0, 1] {
+            self.seat.report(CoreId(core), Report::Done { step, incomplete: false });
+        }
+        true
+    }
+}
+
 /// A store and its machines.
 struct World {
-    entries: BTreeMap<Key, Entry>,
-    revision: i64,
+    store: MemoryStore,
     machines: Vec<Machine>,
-    /// By key, whose lease it is under.
-    leased: BTreeMap<Key, usize>,
     now: Tick,
     /// The largest step ever written, since the store has lost its data.
     step: u64,
@@ -114,10 +140,8 @@ struct World {
 impl World {
     fn new(machines: usize) -> World {
         let mut world = World {
-            entries: BTreeMap::new(),
-            revision: 0,
+            store: MemoryStore::default(),
             machines: Vec::new(),
-            leased: BTreeMap::new(),
             now: Tick(1_000_000),
             step: 0,
             clock_s: 1,
@@ -140,44 +164,19 @@ impl World {
 
     /// As who a machine starts; `None`: not while another one uses its number.
     fn choose(&mut self, at: usize) -> Option<Member> {
-        let name = own(at).name;
-        let (mut machines, mut members) = (Vec::new(), Vec::new());
-        for (key, entry) in &self.entries {
-            match key {
-                Key::Machine(machine) => {
-                    let of: MachineValue = keys::value(*key, &entry.value).expect("ours");
-                    machines.push((Member { machine: *machine, incarnation: of.incarnation }, of.name));
-                }
-                Key::Member(machine) => {
-                    let of: MemberValue = keys::value(*key, &entry.value).expect("ours");
-                    members.push((Member { machine: *machine, incarnation: of.incarnation }, of.name));
-                }
-                _ => {}
-            }
-        }
-        let document = self.entries.contains_key(&Key::Plan).then(|| self.document());
-        let planned = document.iter().flat_map(|of| {
-            of.plan.members.iter().chain(of.plan.next_members.iter().flat_map(statesync::Members::iter))
-        });
-        let known = Known {
-            registered: machines.iter().map(|(of, name)| (*of, Some(name.as_str()))).collect(),
-            alive: members.iter().map(|(of, name)| (*of, name.as_str())).collect(),
-            planned: planned.collect(),
-            former: document.iter().flat_map(|of| of.former.iter()).collect(),
-        };
-        let member = choose(&name, self.clock_s, &known).ok()?;
-        let value = keys::bytes(&MachineValue { name, incarnation: member.incarnation });
-        self.put(Key::Machine(member.machine), value, None);
-        Some(member)
+        let member = self.store.choose(&own(at).name, self.clock_s, &mut Tables::new(KEY));
+        self.tell();
+        member
     }
 
     fn connect(&mut self, at: usize) {
+        let joins = self.has(Key::Plan);
         let Some(member) = self.machines[at].member.or_else(|| self.choose(at)) else { return };
         self.machines[at].member = Some(member);
-        let all = self.entries.iter().map(|(key, entry)| (*key, Some(entry.clone()))).collect();
+        let all = self.store.all();
         let machine = &mut self.machines[at];
         machine.inbox = Some(VecDeque::new());
-        machine.seat.identified(member);
+        machine.seat.identified(member, joins);
         machine.seat.connected(all);
     }
 
@@ -188,13 +187,8 @@ impl World {
 
     /// All that is under the machine's lease goes.
     fn end_lease(&mut self, at: usize) {
-        let gone: Vec<Key> = self.leased.iter().filter(|(_, of)| **of == at).map(|(key, _)| *key).collect();
-        for key in gone {
-            self.leased.remove(&key);
-            self.entries.remove(&key);
-            self.revision += 1;
-            self.tell(&(key, None));
-        }
+        self.store.end_lease(at as u64);
+        self.tell();
     }
 
     /// The process dies, and starts again.
@@ -202,7 +196,7 @@ impl World {
         self.stop(at);
         // It waits for a plan before it takes a number, long enough for those who have one.
         let runs = |of: &Machine| of.seat.document().is_some();
-        if !self.entries.contains_key(&Key::Plan) && self.machines.iter().any(runs) {
+        if !self.has(Key::Plan) && self.machines.iter().any(runs) {
             for other in 0..self.machines.len() {
                 if runs(&self.machines[other]) && self.machines[other].inbox.is_none() {
                     self.connect(other);
@@ -232,36 +226,41 @@ impl World {
                 self.disconnect(at);
             }
         }
-        self.entries.clear();
-        self.leased.clear();
-        // It counts from the beginning.
-        self.revision = 0;
+        self.store.wipe();
         self.step = 0;
         self.clock_s += 10;
     }
 
-    fn tell(&mut self, change: &Change) {
-        for machine in &mut self.machines {
-            if let Some(inbox) = &mut machine.inbox {
-                inbox.push_back(Delivery::Changed(vec![change.clone()]));
+    /// What has changed is on its way to all who are connected.
+    fn tell(&mut self) {
+        for change in self.store.take_changes() {
+            for inbox in self.machines.iter_mut().filter_map(|machine| machine.inbox.as_mut()) {
+                inbox.push_back(StoreEvent::Changed(vec![change.clone()]));
             }
         }
     }
 
     fn put(&mut self, key: Key, value: Vec<u8>, of: Option<usize>) -> i64 {
-        self.revision += 1;
-        let entry = Entry { value, revision: self.revision };
-        self.entries.insert(key, entry.clone());
-        match of {
-            Some(at) => drop(self.leased.insert(key, at)),
-            None => drop(self.leased.remove(&key)),
-        }
-        self.tell(&(key, Some(entry)));
-        self.revision
+        let revision = self.store.put(key, value, of.map(|at| at as u64));
+        self.tell();
+        revision
+    }
+
+    fn remove(&mut self, key: Key) {
+        assert!(self.store.remove(key));
+        self.tell();
+    }
+
+    fn has(&self, key: Key) -> bool {
+        self.store.entry(key).is_some()
+    }
+
+    fn value(&self, key: Key) -> &[u8] {
+        &self.store.entry(key).expect("it is there").value
     }
 
     fn revision_of(&self, key: Key) -> i64 {
-        self.entries.get(&key).map_or(0, |entry| entry.revision)
+        self.store.revision_of(key)
     }
 
     fn wish(&mut self, services: &str, drains: &[(&str, &str)]) -> i64 {
@@ -271,91 +270,46 @@ impl World {
     }
 
     fn document(&self) -> Document {
-        let slots = |digest| self.entries.get(&Key::Slots(digest)).map(|entry| &entry.value[..]);
-        Document::decode(&self.entries[&Key::Plan].value, slots, &mut Tables::new(KEY))
-            .expect("what a leader wrote")
+        let document = self.store.document(&mut Tables::new(KEY)).expect("there is a plan");
+        document.expect("what a leader wrote")
     }
 
     /// The store carries out what a machine asks for.
     fn carry_out(&mut self, at: usize, order: Order) {
-        let answer = match order {
-            Order::Put { key, value, if_plan } => {
-                if if_plan.is_some_and(|revision| revision != self.revision_of(Key::Plan)) {
-                    Some(Delivery::NotPut(key))
-                } else {
-                    self.put(key, value, Some(at));
-                    None
-                }
-            }
-            Order::Register { machine, value, after } => {
-                let key = Key::Machine(machine);
-                if after == self.revision_of(key) {
-                    self.put(key, value, None);
-                    None
-                } else {
-                    Some(Delivery::NotPut(key))
-                }
-            }
-            Order::Lead { value, after } => {
-                if after != self.revision_of(Key::Leader) {
-                    Some(Delivery::NotPut(Key::Leader))
-                } else {
-                    self.put(Key::Leader, value, Some(at));
-                    None
-                }
-            }
-            Order::Resign(value) => {
-                if self.entries.get(&Key::Leader).is_some_and(|entry| entry.value == value) {
-                    self.leased.remove(&Key::Leader);
-                    self.entries.remove(&Key::Leader);
-                    self.revision += 1;
-                    self.tell(&(Key::Leader, None));
-                }
-                None
-            }
-            Order::Sweep { digests, if_plan, leader } => {
-                let leads = self.entries.get(&Key::Leader).is_some_and(|entry| entry.value == leader);
-                if leads && if_plan == self.revision_of(Key::Plan) {
-                    for digest in digests {
-                        self.revision += 1;
-                        assert!(self.entries.remove(&Key::Slots(digest)).is_some());
-                        self.tell(&(Key::Slots(digest), None));
-                    }
-                    self.document();
-                }
-                None
-            }
-            Order::Plan { document, after, leader } => {
-                for (digest, slots) in document.slots {
-                    self.put(Key::Slots(digest), slots, None);
-                }
-                let value = document.head;
-                let leads = self.entries.get(&Key::Leader).is_some_and(|entry| entry.value == leader);
-                let done =
-                    (leads && after == self.revision_of(Key::Plan)).then(|| self.put(Key::Plan, value, None));
-                if done.is_some() {
-                    let document = self.document();
-                    let step = document.plan.step;
-                    assert!(step >= self.step, "{} then {step}", self.step);
-                    self.step = step;
-                    assert_eq!(document.services.len(), document.plan.services.len());
-                    let known: Vec<BackendId> = document.backends.iter().map(|of| of.id).collect();
-                    assert_eq!(
-                        known,
-                        document.plan.backends.to_vec(),
-                        "identities of exactly the plan's backends"
-                    );
-                }
-                Some(Delivery::PlanWritten(done))
-            }
-            Order::Leave => {
-                self.end_lease(at);
-                None
-            }
-        };
+        let answer = self.store.carry_out(at as u64, order);
+        if matches!(answer, Some(StoreEvent::PlanWritten(Some(_)))) {
+            let document = self.document();
+            let step = document.plan.step;
+            assert!(step >= self.step, "{} then {step}", self.step);
+            self.step = step;
+            assert_eq!(document.services.len(), document.plan.services.len());
+            let known: Vec<BackendId> = document.backends.iter().map(|of| of.id).collect();
+            assert_eq!(known, document.plan.backends.to_vec(), "identities of exactly the plan's backends");
+        }
+        if self.has(Key::Plan) {
+            // Nothing that it names was swept.
+            self.document();
+        }
+        self.tell();
         if let (Some(answer), Some(inbox)) = (answer, &mut self.machines[at].inbox) {
             inbox.push_back(answer);
         }
+    }
+
+    /// What a machine wants of the store now, but for what is held back.
+    fn hold(&mut self, at: usize, held: &mut Vec<Order>, is_held: impl Fn(&Order) -> bool) -> Vec<Order> {
+        let now = self.now;
+        let machine = &mut self.machines[at];
+        while let Some(event) = machine.inbox.as_mut().and_then(VecDeque::pop_front) {
+            machine.hear(event);
+        }
+        machine.make_missing();
+        let mut orders = machine.seat.poll(now);
+        machine.lacks = machine.seat.take_missing();
+        machine.work();
+        orders.extend(machine.seat.poll(now));
+        held.extend(orders.extract_if(.., |order| is_held(order)));
+        orders
     }
 
     /// A machine takes in up to so many deliveries, its workers do what is in force, and it says what it wants. True: something happened.
@@ -366,19 +320,9 @@ impl World {
         for _ in 0..deliveries {
             let Some(delivery) = machine.inbox.as_mut().and_then(VecDeque::pop_front) else { break };
             any = true;
-            match delivery {
-                Delivery::Changed(changes) => machine.seat.changed(changes),
-                Delivery::PlanWritten(revision) => machine.seat.plan_written(revision),
-                Delivery::NotPut(key) => machine.seat.not_put(key),
-            }
+            machine.hear(delivery);
         }
-        if let Some(Missing { tables, key, texts }) = machine.lacks.take() {
-            any = true;
-            machine.seat.made(Lot {
-                tables: tables.into_iter().map(|recipe| recipe.make(&key).expect("a table")).collect(),
-                readings: texts.into_iter().map(|of| of.read(|_| Ok(HashMap::new()))).collect(),
-            });
-        }
+        any |= machine.make_missing();
         let mut orders = machine.seat.poll(now);
         machine.lacks = machine.seat.take_missing();
         any |= machine.lacks.is_some();
@@ -389,17 +333,9 @@ impl World {
                 News::Fatal(text) => machine.fatal = Some(text),
             }
         }
-        if let Some(document) = machine.seat.document().filter(|_| !machine.hangs) {
-            let step = document.plan.step;
-            assert!(step >= machine.step, "an older plan came into force");
-            machine.step = step;
-            if machine.seat.done() < step {
-                for core in [0, 1] {
-                    machine.seat.report(CoreId(core), Report::Done { step, incomplete: false });
-                }
-                orders.extend(machine.seat.poll(now));
-                any = true;
-            }
+        if machine.work() {
+            orders.extend(machine.seat.poll(now));
+            any = true;
         }
         if self.machines[at].inbox.is_some() {
             any |= !orders.is_empty();
@@ -407,7 +343,7 @@ impl World {
                 self.carry_out(at, order);
             }
             if let Some(wish) = self.machines[at].seat.wish_to_put_back() {
-                let is_there = self.entries.get(&Key::Wish).is_some_and(|of| of.value == keys::bytes(&wish));
+                let is_there = self.store.entry(Key::Wish).is_some_and(|of| of.value == keys::bytes(&wish));
                 if !is_there {
                     self.put(Key::Wish, keys::bytes(&wish), None);
                     any = true;
@@ -602,6 +538,40 @@ fn drains_and_weights_move_tables_and_keep_backends() {
     assert!((180..=195).contains(&of_b1), "{of_b1} of 251");
 }
 
+/// Slots that were told to go are still shown when the next plan names them again, and go before that plan is written.
+#[test]
+fn slots_that_were_told_to_go_are_put_again_with_the_plan_that_names_them() {
+    let mut world = World::new(1);
+    let text = service("web", 10, &[(1, 1), (2, 1)], false);
+    world.wish(&text, &[]);
+    world.settle();
+    let both = world.document().plan.services[0].cur.clone();
+    world.wish(&text, &[("web", "b2")]);
+    world.settle();
+    // Its orders arrive late from now on: the one that sweeps waits until after the next wish.
+    let mut late = Vec::new();
+    for _ in 0..60 {
+        world.now = Tick(world.now.0 + 100_000);
+        let orders = world.hold(0, &mut late, |order| matches!(order, Order::Sweep { .. }));
+        orders.into_iter().for_each(|order| world.carry_out(0, order));
+    }
+    assert!(!late.is_empty(), "the slots of both are not needed any more");
+    world.wish(&text, &[]);
+    let plan = (0..60).find_map(|_| {
+        world.now = Tick(world.now.0 + 100_000);
+        let mut plans = Vec::new();
+        let orders = world.hold(0, &mut plans, |order| matches!(order, Order::Plan { .. }));
+        orders.into_iter().for_each(|order| world.carry_out(0, order));
+        plans.pop()
+    });
+    for order in late.into_iter().chain(plan) {
+        // What the plan names must be there.
+        world.carry_out(0, order);
+    }
+    world.settle();
+    assert_eq!(world.document().plan.services[0].cur, both);
+}
+
 #[test]
 fn services_come_and_go_by_their_identity() {
     let mut world = World::new(2);
@@ -763,8 +733,7 @@ fn a_store_that_lost_everything_is_given_the_newest_plan_again() {
     for at in 0..2 {
         world.disconnect(at);
     }
-    world.entries.clear();
-    world.leased.clear();
+    world.store.lose_all();
     for at in 0..2 {
         world.connect(at);
     }
@@ -774,6 +743,39 @@ fn a_store_that_lost_everything_is_given_the_newest_plan_again() {
     assert_eq!(after.services[0].service, before.services[0].service);
     assert_eq!(world.serving(0), names(&["b1", "b2"]));
     assert!((0..2).all(|at| world.machines[at].seat.is_ready() && world.machines[at].fatal.is_none()));
+}
+
+/// It has taken a number beside members, and the store loses its data before it has seen their plan.
+#[test]
+fn who_was_to_join_a_cluster_founds_none() {
+    let mut world = World::new(2);
+    world.wish(&service("web", 10, &[(1, 1), (2, 1)], false), &[]);
+    world.settle();
+    let before = world.document();
+    world.stop(1);
+    let member = world.choose(1).expect("its number is free");
+    world.machines[1].seat.identified(member, true);
+    world.machines[1].member = Some(member);
+    world.wipe();
+    world.connect(1);
+    world.settle_for(2_000_000);
+    assert!(!world.has(Key::Plan) && !world.machines[1].seat.leads());
+    // Who knows the plan returns in time.
+    world.connect(0);
+    world.settle();
+    let after = world.document();
+    assert_eq!((after.founder, &after.text), (before.founder, &before.text));
+    assert!((0..2).all(|at| world.machines[at].seat.is_ready() && world.machines[at].fatal.is_none()));
+    // Nobody does.
+    world.stop(1);
+    let member = world.choose(1).expect("its number is free");
+    world.machines[1].seat.identified(member, true);
+    world.machines[1].member = Some(member);
+    world.wipe();
+    world.connect(1);
+    world.settle_for(8_000_000);
+    assert!(!world.has(Key::Plan));
+    assert!(world.machines[1].fatal.as_ref().is_some_and(|text| text.contains("lost the plan")));
 }
 
 #[test]
@@ -799,7 +801,7 @@ fn a_store_that_lost_everything_gets_back_names_services_and_numbers() {
     assert_eq!(world.serving(0), names(&["b1", "b2"]));
     for at in 0..3 {
         let of: MachineValue =
-            keys::value(Key::Machine(MachineId(at)), &world.entries[&Key::Machine(MachineId(at))].value)
+            keys::value(Key::Machine(MachineId(at)), world.value(Key::Machine(MachineId(at))))
                 .expect("ours");
         assert_eq!(of.name, format!("lb{at}"));
     }
@@ -819,7 +821,7 @@ fn a_wish_of_the_revision_of_another_store_is_not_taken_for_done() {
     world.settle();
     let before = world.document().wish;
     world.wipe();
-    world.revision = before - 1;
+    world.store.count_from(before - 1);
     assert_eq!(world.wish(&service("web", 10, &[(2, 1)], false), &[]), before);
     world.connect(0);
     world.settle();
@@ -901,16 +903,15 @@ fn a_running_machine_whose_number_is_anothers_forwards_and_is_not_ready() {
     let seat = &world.machines[0].seat;
     assert!(seat.is_member() && !seat.is_ready());
     assert!(seat.misfit().is_some_and(|of| of.contains("registered for \"other\"")), "{:?}", seat.misfit());
-    assert_eq!(world.entries[&Key::Machine(MachineId(0))].value, other, "it is not overwritten");
+    assert_eq!(world.value(Key::Machine(MachineId(0))), other, "it is not overwritten");
     assert!(world.machines[0].fatal.is_none() && world.machines[1].seat.is_ready());
     // It goes on taking part: the others count on it.
     world.wish(&service("web", 10, &[(1, 1), (2, 1)], false), &[]);
     world.settle();
     assert_eq!(world.document().settled, world.revision_of(Key::Wish));
-    world.entries.remove(&Key::Machine(MachineId(0)));
-    world.tell(&(Key::Machine(MachineId(0)), None));
+    world.remove(Key::Machine(MachineId(0)));
     world.settle();
-    assert!(world.machines[0].seat.is_ready() && world.entries.contains_key(&Key::Machine(MachineId(0))));
+    assert!(world.machines[0].seat.is_ready() && world.has(Key::Machine(MachineId(0))));
 }
 
 #[test]
@@ -958,8 +959,7 @@ fn a_number_that_is_used_again_starts_later_than_its_former_user() {
     world.settle();
     assert_eq!(world.document().former.incarnation(MachineId(1)), Some(former.incarnation));
     // As an operator does it with a machine that is no more.
-    world.entries.remove(&Key::Machine(MachineId(1)));
-    world.tell(&(Key::Machine(MachineId(1)), None));
+    world.remove(Key::Machine(MachineId(1)));
     world.settle();
     // Its clock is behind.
     world.clock_s = 0;
@@ -987,7 +987,7 @@ fn a_machine_leaves_when_the_others_know_what_it_knew() {
         assert!(world.machines[leaver].seat.has_left());
         let plan = world.document().plan;
         assert_eq!((plan.members.len(), plan.lost.is_empty()), (1, true), "it left, and was not given up");
-        assert!(!world.entries.contains_key(&Key::Member(MachineId(u8::try_from(leaver).expect("few")))));
+        assert!(!world.has(Key::Member(MachineId(u8::try_from(leaver).expect("few")))));
     }
 }
 
@@ -1051,10 +1051,10 @@ fn documents_that_cannot_be_read_are_refused_and_never_break_anything() {
     for _ in 0..60 {
         world.turn(0, 1);
         world.turn(1, 1);
-        documents.push(world.entries[&Key::Plan].value.clone());
-        for (key, entry) in &world.entries {
+        documents.push(world.value(Key::Plan).to_vec());
+        for (key, entry) in world.store.all() {
             if let Key::Slots(digest) = key {
-                slots.insert(*digest, entry.value.clone());
+                slots.insert(digest, entry.expect("it is there").value);
             }
         }
     }
@@ -1069,7 +1069,7 @@ fn documents_that_cannot_be_read_are_refused_and_never_break_anything() {
         assert!(again.slots.iter().all(|(digest, value)| stored(*digest) == Some(&value[..])));
         let missing = Document::decode(&head, |_| None, &mut tables);
         assert_eq!(missing, Err(DecodeError::Missing(again.slots[0].0)));
-        let text = String::from_utf8(head.clone()).expect("JSON");
+        let text = String::from_utf8(head.to_vec()).expect("JSON");
         for (from, to) in [
             ("\"format\":1", "\"format\":3"),
             ("\"phase\":\"", "\"phase\":\"x"),
@@ -1108,7 +1108,7 @@ fn slots_are_kept_while_a_plan_names_them() {
     );
     world.settle();
     let digests = |world: &World| -> Vec<Key> {
-        world.entries.keys().copied().filter(|key| matches!(key, Key::Slots(_))).collect()
+        world.store.all().iter().map(|(key, _)| *key).filter(|key| matches!(key, Key::Slots(_))).collect()
     };
     let before = digests(&world);
     assert_eq!(before.len(), 2);

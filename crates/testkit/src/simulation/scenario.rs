@@ -163,7 +163,7 @@ impl Scenario {
             machines: random.between(2, 4) as usize,
             cores: random.between(1, 3) as usize,
             backends: 0,
-            slots: [7, 13, 31][random.below(3) as usize],
+            slots: [11, 13, 31][random.below(3) as usize],
             clients: random.between(30, 90) as usize,
             udp_share: random.between(200, 450),
             v6_share: random.between(0, 300),

@@ -149,7 +149,8 @@ struct Keeper {
     cluster: config::Cluster,
     name: String,
     address: IpAddr,
-    member: Option<Member>,
+    /// Who it is, and whether it joins a cluster that was there.
+    member: Option<(Member, bool)>,
     lease: Option<i64>,
 }
 
@@ -178,8 +179,8 @@ impl Keeper {
         let options = WatchOptions::new().with_prefix().with_start_revision(revision + 1);
         let mut watch_client = client.watch_client().max_decoding_message_size(MESSAGE_MAX);
         let watch = within(watch_client.watch(PREFIX, Some(options))).await?;
-        if let Some(member) = self.member {
-            let _ = events.send(Event::Store(StoreEvent::Identified(member))).await;
+        if let Some((member, joins)) = self.member {
+            let _ = events.send(Event::Store(StoreEvent::Identified { member, joins })).await;
         }
         let changes = all.iter().filter_map(|entry| change(entry, &pieces)).collect();
         let _ = events.send(Event::Store(StoreEvent::Connected(changes))).await;
@@ -226,8 +227,8 @@ impl Keeper {
         Ok((lease, keeper, renewals))
     }
 
-    /// The number of this machine's name, or a free one; and the next incarnation. Where there is no plan it waits for one for some time.
-    async fn number(&self, kv: &mut KvClient) -> Result<Member, SessionError> {
+    /// The number of this machine's name, or a free one, and the next incarnation; and whether there is a plan, for which it waits for some time.
+    async fn number(&self, kv: &mut KvClient) -> Result<(Member, bool), SessionError> {
         let until = Instant::now() + FOUNDING;
         let mut tries = 0;
         while tries < NUMBER_TRIES {
@@ -253,7 +254,7 @@ impl Keeper {
                 .when([Compare::mod_revision(key.text(), CompareOp::Equal, after)])
                 .and_then([TxnOp::put(key.text(), value, None)]);
             if within(kv.txn(txn)).await?.succeeded() {
-                return Ok(member);
+                return Ok((member, found.plan.is_some()));
             }
             tries += 1;
         }

@@ -143,7 +143,7 @@ impl Machine {
     async fn turn(&mut self, now: Tick) {
         while let Ok(note) = self.events.try_recv() {
             match note {
-                Event::Store(StoreEvent::Identified(member)) => self.seat.identified(member),
+                Event::Store(StoreEvent::Identified { member, joins }) => self.seat.identified(member, joins),
                 Event::Store(StoreEvent::Connected(changes)) => {
                     self.connected = true;
                     self.has_wished = false;

@@ -1,6 +1,7 @@
 //! Backends that register: what machines hear of agents becomes what all of them have in force.
 
-use super::{Delivery, World, names, service};
+use super::{World, names, service};
+use crate::cluster::store_event::StoreEvent;
 use crate::agents::heard::Why;
 use crate::cluster::document::Document;
 use crate::cluster::keys::{HeardValue, Key, Over};
@@ -195,7 +196,7 @@ fn deregistered_is_out_at_once_and_its_flows_live_on() {
     // Now the other one knows as well, and nobody has to say it any more.
     world.set_heard(1, heard(&[&b], &[]));
     world.pass(300_000);
-    let said = String::from_utf8(world.entries[&Key::Heard(MachineId(0))].value.clone()).expect("JSON");
+    let said = String::from_utf8(world.value(Key::Heard(MachineId(0))).to_vec()).expect("JSON");
     assert!(!said.contains("over"), "{said}");
     // The same one comes back to its flows, under its id.
     world.all_hear(&[&a, &b]);
@@ -289,7 +290,7 @@ fn machines_die_and_what_they_heard_stays_in_force() {
     world.pass(300_000);
     for at in 0..3 {
         world.end_lease(at);
-        assert!(!world.entries.contains_key(&Key::Heard(MachineId(u8::try_from(at).expect("few")))));
+        assert!(!world.has(Key::Heard(MachineId(u8::try_from(at).expect("few")))));
         world.restart(at);
         world.pass(300_000);
         let document = world.document();
@@ -297,7 +298,7 @@ fn machines_die_and_what_they_heard_stays_in_force() {
         assert_eq!(world.serving(0), names(&["w1"]));
     }
     // Nobody has heard anything since: it stays, and is there for who comes later.
-    assert!(!world.entries.keys().any(|key| matches!(key, Key::Heard(_))));
+    assert!(!world.store.all().iter().any(|(key, _)| matches!(key, Key::Heard(_))));
     for machine in &world.machines {
         assert_eq!(machine.seat.document().map(|of| of.registered.len()), Some(1));
     }
@@ -376,7 +377,7 @@ fn documents_of_the_time_before_registrations_are_read() {
     let mut world = World::new(1);
     world.wish(&open(&[(1, 1)]), &[]);
     world.settle();
-    let text = |world: &World| String::from_utf8(world.entries[&Key::Plan].value.clone()).expect("JSON");
+    let text = |world: &World| String::from_utf8(world.value(Key::Plan).to_vec()).expect("JSON");
     let before = text(&world);
     assert!(before.contains("\"format\":1,") && !before.contains("registered"), "{before}");
     assert!(!before.contains("\"by\""), "{before}");
@@ -398,20 +399,20 @@ fn what_a_machine_says_is_put_again_after_the_store_was_away() {
     world.all_hear(&[&a]);
     world.pass(300_000);
     let key = Key::Heard(MachineId(0));
-    let value = world.entries[&key].value.clone();
+    let value = world.value(key).to_vec();
     for at in 0..2 {
         world.disconnect(at);
     }
     world.end_lease(0);
-    assert!(!world.entries.contains_key(&key));
+    assert!(!world.has(key));
     for at in 0..2 {
         world.connect(at);
     }
     world.pass(300_000);
-    assert!(!world.entries.contains_key(&key), "what it heard before may be over since");
+    assert!(!world.has(key), "what it heard before may be over since");
     world.all_hear(&[&a]);
     world.pass(300_000);
-    assert_eq!(world.entries[&key].value, value);
+    assert_eq!(world.value(key), value);
     assert_eq!(world.document().registered, [a]);
 }
 
@@ -423,7 +424,7 @@ fn a_value_that_cannot_be_read_is_told_and_counts_as_silence() {
     let a = registered("h1", "w1", 1, 1);
     world.all_hear(&[&a]);
     world.pass(300_000);
-    world.machines[1].inbox.as_mut().expect("connected").push_back(Delivery::Changed(vec![(
+    world.machines[1].inbox.as_mut().expect("connected").push_back(StoreEvent::Changed(vec![(
         Key::Heard(MachineId(0)),
         Some(super::Entry { value: b"{\"registered\":7}".to_vec(), revision: 1 }),
     )]));

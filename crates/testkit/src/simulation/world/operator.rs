@@ -27,9 +27,12 @@ impl World<'_> {
             backends => (backends - 20, backends + 20),
         };
         let now = self.now;
+        let there = self.services.that(service, |of| of.standing != Standing::Removed).len();
+        // Also for those that register.
+        let has_room = there + 4 < self.scenario.slots as usize;
         let wanted = self.services.wanted(service);
         let text = match what {
-            0 if wanted.len() < most => format!("backend {} comes", self.services.add(service, false)),
+            0 if wanted.len() < most && has_room => format!("backend {} comes", self.services.add(service, false)),
             // Its flows live on.
             1 if wanted.len() > fewest => {
                 let backend = self.random.pick(&wanted).expect("some");
@@ -52,7 +55,7 @@ impl World<'_> {
                     };
                     is_away && !of.registers
                 });
-                match self.random.pick(&back).filter(|_| wanted.len() < most) {
+                match self.random.pick(&back).filter(|_| wanted.len() < most && has_room) {
                     Some(backend) => {
                         self.services.stands(backend, Standing::Wanted, now);
                         format!("backend {backend} returns")

@@ -11,7 +11,7 @@ use wire::Tick;
 /// A machine that does not reach the store tries again after so long.
 const RETRY_US: u64 = 60_000;
 /// How long a machine that starts waits for those who have the plan that the store has not.
-const FOUNDING_US: u64 = 6_000_000;
+const FOUNDING_US: u64 = 3_000_000;
 
 impl World<'_> {
     fn control_delay(&mut self) -> u64 {
@@ -82,6 +82,7 @@ impl World<'_> {
             return false;
         }
         let is_first = self.machines[machine].run == 1;
+        let joins = self.store.has_plan();
         let chosen = if !is_first && self.scenario.broken == Some(Rule::Incarnation) {
             former
         } else {
@@ -97,7 +98,7 @@ impl World<'_> {
         self.say(|| format!("machine {machine} is {chosen:?}"));
         let of = &mut self.machines[machine];
         let at = of.moment(self.now);
-        of.control.identified(chosen, at);
+        of.control.identified(chosen, joins, at);
         self.store_changed();
         true
     }
@@ -214,6 +215,9 @@ impl World<'_> {
         let of = &mut self.machines[machine];
         for line in of.control.take_log() {
             self.say(|| format!("machine {machine} says: {line}"));
+        }
+        for (session, message) in self.machines[machine].control.take_told() {
+            self.say(|| format!("machine {machine} tells agent {session}: {message:?}"));
         }
         let of = &mut self.machines[machine];
         if let Some(saved) = of.control.take_saved() {
