@@ -10,6 +10,8 @@
 //!
 //! It decides where to look and never who is meant; nothing outside this process may depend on it.
 
+use rand_xoshiro::SplitMix64;
+use rand_xoshiro::rand_core::{Rng as _, SeedableRng as _};
 use wire::key::WideKey;
 
 /// Bits of the summary that a bucket keeps of the keys that overflowed out of it.
@@ -33,16 +35,11 @@ impl core::fmt::Debug for Hasher {
 impl Hasher {
     /// The seed spread over the words of the secret (SplitMix64).
     pub(crate) fn new(seed: u64) -> Hasher {
-        let word = |i: u64| {
-            let z = seed.wrapping_add(i.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-            let z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-            z ^ z >> 31
-        };
+        let mut words = SplitMix64::seed_from_u64(seed);
         Hasher {
-            xor: word(1),
-            multiply: [word(2) | 1, word(3) | 1, word(4) | 1],
-            fold: [word(5), word(6), word(7), word(8)],
+            xor: words.next_u64(),
+            multiply: core::array::from_fn(|_| words.next_u64() | 1),
+            fold: core::array::from_fn(|_| words.next_u64()),
         }
     }
 
@@ -103,6 +100,17 @@ pub(crate) const fn tag(hash: u64) -> u32 {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    /// The numbers that the reference code of SplitMix64 draws with this seed.
+    #[test]
+    fn a_seed_means_what_it_meant() {
+        let Hasher { xor, multiply, .. } = Hasher::new(1_234_567);
+        assert_eq!(xor, 6_457_827_717_110_365_317);
+        assert_eq!(
+            multiply,
+            [3_203_168_211_198_807_973, 9_817_491_932_198_370_423, 4_593_380_528_125_082_431]
+        );
+    }
 
     proptest! {
         #[test]

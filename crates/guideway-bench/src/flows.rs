@@ -1,6 +1,6 @@
 //! Flows by number: a cheap bijection from a number to the client's address and port, and what the balancer should do with it.
 
-use crate::random::mix;
+use wire::hash::mix;
 use wire::{Addr, FlowKey, ServiceId, Tuple};
 
 /// Clients are in 10.0.0.0/8.

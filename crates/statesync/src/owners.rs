@@ -10,6 +10,7 @@
 use crate::members::{MachineId, MachineSet, Member, Members};
 use arrayvec::ArrayVec;
 use wire::ServiceId;
+use wire::hash::mix;
 
 /// Owners of one slot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -39,7 +40,7 @@ pub fn rank(members: &Members, service: ServiceId, slot: u32) -> OwnerPair {
     for member in members.iter() {
         let name = u64::from(member.machine.0) << 32 | u64::from(member.incarnation);
         // Ties are broken by the member, so that all machines break them alike.
-        let scored = Some((mix(mix(place) ^ name), member));
+        let scored = Some((score(score(place) ^ name), member));
         if scored > first {
             (first, second) = (scored, first);
         } else if scored > second {
@@ -58,13 +59,10 @@ fn go_round(members: &Members, service: ServiceId, slot: u32) -> OwnerPair {
     OwnerPair { primary: nth(at), backup: nth(at + 1).filter(|_| members.len() > 1) }
 }
 
-/// `SplitMix64`'s finaliser: a bijection in which every bit of the input moves half of the output's. Clients choose neither members
-/// nor, without the cluster's key, slots; so it need not be keyed.
-const fn mix(x: u64) -> u64 {
-    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ x >> 31
+/// Of a place, or of a place and a member. Clients choose neither members nor, without the cluster's key, slots; so it need not be
+/// keyed. The addend keeps 0 from being its own hash.
+const fn score(x: u64) -> u64 {
+    mix(x.wrapping_add(0x9e37_79b9_7f4a_7c15))
 }
 
 /// How far a change of members has come.

@@ -4,22 +4,22 @@
 //! neither can relays starve receive, nor one busy sender the others.
 
 use crate::spsc::{Receiver, Sender, channel};
+use crossbeam_utils::CachePadded;
 use wire::CoreId;
 
 /// One worker's ends of the mesh.
 #[derive(Debug)]
 pub struct Ports<T> {
     core: CoreId,
-    /// By core; `None` for our own.
-    peers: Vec<Option<Peer<T>>>,
+    /// By core; `None` for our own. They are written to with every burst, so they share no cache lines with what another
+    /// core writes to.
+    peers: Vec<Option<CachePadded<Peer<T>>>>,
     /// Whom `receive` asks first.
     first: usize,
 }
 
-/// Our ends of the two queues between us and another core. Both are written to with every burst, so they share no pair of
-/// cache lines, which processors fetch together, with what another core writes to.
+/// Our ends of the two queues between us and another core.
 #[derive(Debug)]
-#[repr(align(128))]
 struct Peer<T> {
     to: Sender<T>,
     from: Receiver<T>,
@@ -39,7 +39,8 @@ pub fn mesh<T>(cores: usize, depth: usize) -> Vec<Ports<T>> {
             ends[reader][writer].1 = Some(receiver);
         }
     }
-    let peer = |(to, from): (Option<_>, Option<_>)| to.zip(from).map(|(to, from)| Peer { to, from });
+    let padded = |(to, from)| CachePadded::new(Peer { to, from });
+    let peer = |(to, from): (Option<_>, Option<_>)| to.zip(from).map(padded);
     let ports = ids().zip(ends);
     ports.map(|(core, row)| Ports { core, peers: row.into_iter().map(peer).collect(), first: 0 }).collect()
 }
@@ -109,7 +110,7 @@ impl<T> Ports<T> {
 
     /// Cores that have not taken yet all that was sent to them from here.
     pub fn unread(&self) -> impl Iterator<Item = CoreId> {
-        let unread = |peer: &Peer<T>| peer.to.waiting() > 0;
+        let unread = |peer: &CachePadded<Peer<T>>| peer.to.waiting() > 0;
         let peers = (0..=u8::MAX).map(CoreId).zip(&self.peers);
         peers.filter(move |(_, peer)| peer.as_ref().is_some_and(unread)).map(|(core, _)| core)
     }

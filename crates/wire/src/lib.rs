@@ -16,6 +16,7 @@ pub mod checksum;
 pub mod encap;
 mod field;
 pub mod fragment;
+pub mod hash;
 pub mod id;
 pub mod key;
 pub mod parse;

@@ -2,6 +2,7 @@
 
 use rand_xoshiro::SplitMix64;
 use rand_xoshiro::rand_core::{Rng as _, SeedableRng as _};
+pub(super) use wire::hash::mix;
 
 /// A source of them.
 #[derive(Clone, Debug)]
@@ -38,11 +39,4 @@ impl Random {
     pub(super) fn pick<T: Copy>(&mut self, of: &[T]) -> Option<T> {
         of.get(usize::try_from(self.below(of.len() as u64)).unwrap_or(0)).copied()
     }
-}
-
-/// A hash of a number: SplitMix64's finaliser.
-pub(super) const fn mix(x: u64) -> u64 {
-    let x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ x >> 31
 }

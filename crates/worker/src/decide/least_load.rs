@@ -12,6 +12,8 @@
 use crate::DropReason;
 use crate::view::loads::{FULL_PPM, Loads};
 use crate::view::{BACKENDS_MAX, BackendState, Overload, SERVICES_MAX, Select, ServiceView, View};
+use rand_xoshiro::SplitMix64;
+use rand_xoshiro::rand_core::{Rng as _, SeedableRng as _};
 use wire::{BackendId, Tick};
 
 /// Loads are kept in millionths of the figures' millionths, so that a single flow counts with the largest capacity, too.
@@ -62,7 +64,7 @@ pub(crate) struct LoadQueues {
     backends: Box<[u32]>,
     /// By service id: the backend that got the last flow, if it joins.
     last: Box<[u32]>,
-    random: u64,
+    random: SplitMix64,
     /// Whom the last pick chose, until it is charged: service of the view, and position in its order.
     chosen: Option<(usize, usize)>,
     /// When figures were read last.
@@ -84,7 +86,7 @@ impl LoadQueues {
             shares: vec![0; backends].into(),
             backends: vec![0; backends].into(),
             last: vec![NOBODY; services + 1].into(),
-            random: seed,
+            random: SplitMix64::seed_from_u64(seed),
             chosen: None,
             read: Tick(0),
         }
@@ -129,7 +131,7 @@ impl LoadQueues {
         self.chosen = None;
         let round = view.loads.sequence();
         if queue.round.is_none() {
-            let turn = self.random as usize;
+            let turn = u64::from_le_bytes(self.random.state()) as usize;
             queue.count = fill(view, service, turn, shares, backends);
         }
         let count = queue.count;
@@ -246,7 +248,7 @@ impl LoadHeap<'_> {
     }
 
     /// Two different positions at random, the less loaded first; the same one twice, if it is alone.
-    fn two(&self, random: &mut u64) -> (usize, usize) {
+    fn two(&self, random: &mut SplitMix64) -> (usize, usize) {
         let count = self.order.len();
         if count < 2 {
             return (0, 0);
@@ -293,15 +295,10 @@ impl LoadHeap<'_> {
     }
 }
 
-/// A number below `count`, which is not 0. Splitmix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", OOPSLA 2014).
+/// A number below `count`, which is not 0.
 #[expect(clippy::cast_possible_truncation, reason = "below a usize")]
-fn below(random: &mut u64, count: usize) -> usize {
-    *random = random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut mixed = *random;
-    mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^= mixed >> 31;
-    ((u128::from(mixed) * count as u128) >> 64) as usize
+fn below(random: &mut SplitMix64, count: usize) -> usize {
+    ((u128::from(random.next_u64()) * count as u128) >> 64) as usize
 }
 
 #[cfg(test)]
