@@ -10,6 +10,8 @@
 //! `refused`, then each says what it has to say, in any order. docs/agents.md is the protocol in words.
 
 use crate::config::{HealthKind, Protocol};
+use crate::hex;
+pub use crate::name::NAME_MAX;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
@@ -35,8 +37,6 @@ pub const BACKENDS_MAX: usize = 1024;
 pub const SERVICES_MAX: usize = 256;
 /// Addresses of one host, at most.
 pub const ADDRESSES_MAX: usize = 1024;
-/// Longest name of an agent, a service or a backend: 1 to 63 of `a-z A-Z 0-9 . _ -`.
-pub const NAME_MAX: usize = 63;
 /// Longest reason that is told, bytes; a longer one is refused.
 pub const REASON_MAX: usize = 256;
 /// Largest figure of a load: a thousandth of what there is.
@@ -372,12 +372,8 @@ impl AddressDigest {
         for address in addresses {
             let _ = writeln!(text, "{address}");
         }
-        AddressDigest(hex(ring::digest::digest(&ring::digest::SHA256, text.as_bytes()).as_ref()))
+        AddressDigest(hex::digits(ring::digest::digest(&ring::digest::SHA256, text.as_bytes()).as_ref()))
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl Claim<'_> {
@@ -393,7 +389,7 @@ impl Claim<'_> {
     /// HMAC-SHA-256 (RFC 2104, FIPS 180-4) of the claim with a service's token, 64 hexadecimal digits.
     pub fn prove(&self, token: &[u8]) -> String {
         let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, token);
-        hex(ring::hmac::sign(&key, self.text("proof").as_bytes()).as_ref())
+        hex::digits(ring::hmac::sign(&key, self.text("proof").as_bytes()).as_ref())
     }
 
     /// What the token adds to the keys of the session: HMAC-SHA-256 of the claim, for another purpose than the proof.
@@ -407,21 +403,13 @@ impl Claim<'_> {
 
     /// Whether `mac` proves the claim. In constant time for a mac of the right length.
     pub fn is_proved(&self, token: &[u8], mac: &str) -> bool {
-        let Some(tag) = from_hex(mac) else { return false };
+        if mac.len() != 64 {
+            return false;
+        }
+        let Some(tag) = hex::bytes(mac) else { return false };
         let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, token);
         ring::hmac::verify(&key, self.text("proof").as_bytes(), &tag).is_ok()
     }
-}
-
-fn from_hex(text: &str) -> Option<[u8; 32]> {
-    if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return None;
-    }
-    let mut bytes = [0; 32];
-    for (byte, at) in bytes.iter_mut().zip((0..64).step_by(2)) {
-        *byte = u8::from_str_radix(text.get(at..at + 2)?, 16).ok()?;
-    }
-    Some(bytes)
 }
 
 /// A message as a plain frame.

@@ -64,15 +64,16 @@ pub struct Report {
     name: String,
     diagnostics: Vec<Diagnostic>,
     /// The same, as they are shown.
-    shown: Vec<Shown>,
+    shown: Vec<ShownDiagnostic>,
 }
 
 impl Report {
     /// Of `diagnostics` about `text`, called `name` (its file name).
     pub fn new(name: &str, text: &str, mut diagnostics: Vec<Diagnostic>) -> Report {
         diagnostics.sort_by_key(|d| d.offset);
-        let shown =
-            diagnostics.iter().map(|of| Shown { excerpt: Excerpt::new(name, text, of), of: of.clone() });
+        let shown = diagnostics
+            .iter()
+            .map(|of| ShownDiagnostic { excerpt: Excerpt::new(name, text, of), of: of.clone() });
         Report { name: name.to_owned(), shown: shown.collect(), diagnostics }
     }
 
@@ -131,20 +132,20 @@ impl miette::Diagnostic for Report {
 
 /// A problem and what of the text is shown with it.
 #[derive(Clone, Debug)]
-struct Shown {
+struct ShownDiagnostic {
     of: Diagnostic,
     excerpt: Excerpt,
 }
 
-impl fmt::Display for Shown {
+impl fmt::Display for ShownDiagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.of.fmt(f)
     }
 }
 
-impl std::error::Error for Shown {}
+impl std::error::Error for ShownDiagnostic {}
 
-impl miette::Diagnostic for Shown {
+impl miette::Diagnostic for ShownDiagnostic {
     fn severity(&self) -> Option<miette::Severity> {
         Some(match self.of.severity {
             Severity::Error => miette::Severity::Error,

@@ -3,7 +3,7 @@
 use super::hello::Tokens;
 use model::agent::{CheckSpec, Machine, Target};
 use model::config::{Config, Service};
-use model::registered::Rules;
+use model::registered::RegistrationRules;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ pub(crate) struct Facts {
     /// Machines that agents should connect to.
     pub(crate) machines: Vec<Machine>,
     /// What may register.
-    pub(crate) rules: Rules,
+    pub(crate) rules: RegistrationRules,
     /// Services that agents may speak for …
     pub(crate) services: BTreeMap<String, OfService>,
     /// … and their tokens.
@@ -61,7 +61,7 @@ impl Facts {
         });
         Facts {
             machines: own.into_iter().collect(),
-            rules: Rules::of(config),
+            rules: RegistrationRules::of(config),
             services,
             tokens: Arc::new(kept.into_iter().collect()),
         }

@@ -14,7 +14,8 @@ use model::agent::{
     BACKENDS_MAX, Load, Machine, PERMILLE_MAX, Phase, REASON_MAX, Refusal, Report, Target, ToAgent, ToMachine,
 };
 use model::api::{EventKind, Word};
-use model::registered::{Misfit, Registered, Skipped, is_name};
+use model::name::is_name;
+use model::registered::{Misfit, Registered, Skipped};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;

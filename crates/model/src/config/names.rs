@@ -1,12 +1,6 @@
 //! The config's words for its enums.
 
-use super::{Backend, Checks, HealthKind, HttpCheck, Mode, Protocol, Service, Tracking};
-use serde::Serializer;
-
-/// A mode as written in the config.
-pub(crate) fn mode<S: Serializer>(mode: &Mode, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(mode.as_str())
-}
+use super::{Backend, Checks, HealthKind, HttpCheck, Protocol, Service, Tracking};
 
 impl HealthKind {
     /// As written in the config.

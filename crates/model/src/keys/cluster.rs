@@ -2,15 +2,19 @@
 
 use super::kind::{AbsolutePath, List, Number, Secret, Sub, Text};
 use super::machine::{Machine, is_published};
-use super::read::{At, Read, Reader, Scope, Span, shown};
+use super::read::{At, ReadValue, Reader, Scope, Span, shown};
+use super::service::{SERVICES_MAX, Service};
+use super::slots::MAGLEV_SIZE_DEFAULT;
 use super::table::{keys, table};
 use super::word::words;
-use crate::config::{CLUSTER_SLOTS_MAX, Service};
-use crate::shared::{SERVICES_TEXT_MAX, services_of};
+use crate::text::{SERVICES_TEXT_MAX, services_of};
 use serde::Serialize;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use toml::Spanned;
+
+/// Slots of all services of a cluster: as many services as there can be, with `maglev_size` as it is by default.
+pub const CLUSTER_SLOTS_MAX: u64 = SERVICES_MAX as u64 * MAGLEV_SIZE_DEFAULT as u64;
 
 table! {
     /// The cluster this machine is in; without it the machine is alone.
@@ -164,7 +168,7 @@ pub(super) fn cluster(
     let secure = endpoints(r, &scope, &mut found.endpoints);
     store_tls(r, &scope, secure, &mut found);
     store_user(r, &scope, secure, &mut found);
-    if let (Read::Given(accepted, span), key) =
+    if let (ReadValue::Given(accepted, span), key) =
         (&found.sync_key_accepted, found.sync_key.or(machine.cluster_key))
         && *accepted == key
     {
@@ -180,13 +184,17 @@ pub(super) fn cluster(
 }
 
 /// Keeps the good ones. Whether they are https; `None`: there is none.
-fn endpoints(r: &mut Reader<'_, '_>, scope: &Scope, written: &mut Read<Vec<(String, Span)>>) -> Option<bool> {
+fn endpoints(
+    r: &mut Reader<'_, '_>,
+    scope: &Scope,
+    written: &mut ReadValue<Vec<(String, Span)>>,
+) -> Option<bool> {
     let key = &ClusterRaw::endpoints;
     if written.is_absent() || written.get().is_some_and(Vec::is_empty) {
         r.missing(scope, key);
     }
     let mut secure = None;
-    if let Read::Given(endpoints, _) = written {
+    if let ReadValue::Given(endpoints, _) = written {
         endpoints.retain(|(text, span)| {
             let Some(is_secure) = endpoint(r, text, span, key.help) else { return false };
             if secure.is_some_and(|secure| secure != is_secure) {
@@ -255,8 +263,8 @@ fn is_secret(r: &mut Reader<'_, '_>, at: &At<'_>, key: &[u8; 16], span: &Span) -
 /// What is off, which deserves a warning that says what then happens.
 #[cfg(feature = "negative-controls")]
 fn left_out(r: &mut Reader<'_, '_>, found: &ClusterFound) -> LeftOut {
-    let mut is_off = |key: &str, switch: &Read<Switch>, what: &str| {
-        let Read::Given(Switch::Off, span) = switch else { return false };
+    let mut is_off = |key: &str, switch: &ReadValue<Switch>, what: &str| {
+        let ReadValue::Given(Switch::Off, span) = switch else { return false };
         r.warning(span, format!("cluster: with `{key}` off {what}"), "remove the key; it is for tests");
         true
     };

@@ -2,16 +2,11 @@
 
 use super::cluster::address_of;
 use super::read::{Reader, Span};
+use super::services::Places;
 use crate::config::{Config, Net, Port, Service};
 use crate::net::NetMap;
 use std::collections::HashMap;
 use std::net::IpAddr;
-
-/// Where parts of a service are written.
-pub(crate) struct Places {
-    pub(super) vip: Span,
-    pub(super) backends: Vec<Span>,
-}
 
 /// Checks the whole configuration.
 pub(super) fn check(r: &mut Reader<'_, '_>, config: &Config, places: &[Places], mtu_spans: &[Span]) {

@@ -124,9 +124,13 @@ fn limits_are_exact() {
     assert_eq!((skipped.len(), skipped[0].why.code, &skipped[0].registered), (1, Refusal::Limit, &all[3]));
     let mut config = config();
     config.services[0].agents.as_mut().unwrap().register.as_mut().unwrap().limit = 60_000;
-    assert_eq!(Rules::of(&config).limit("web"), 249, "the table has 251 slots and one configured backend");
-    assert_eq!(Rules::of(&config).limit_of_all(), 65_534);
-    assert_eq!(Rules::of(&config).limit("closed"), 0);
+    assert_eq!(
+        RegistrationRules::of(&config).limit("web"),
+        249,
+        "the table has 251 slots and one configured backend"
+    );
+    assert_eq!(RegistrationRules::of(&config).limit_of_all(), 65_534);
+    assert_eq!(RegistrationRules::of(&config).limit("closed"), 0);
 }
 
 fn any_registered() -> impl Strategy<Value = Registered> {
