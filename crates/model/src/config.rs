@@ -1,4 +1,5 @@
-//! The checked configuration. [`crate::load()`] is the only way to make one from text. Its tables are defined in `keys`.
+//! The checked configuration. [`crate::load()`] is the only way to make one from text. Its tables are defined
+//! in `keys`.
 
 mod memory;
 mod names;

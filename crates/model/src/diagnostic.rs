@@ -57,13 +57,13 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// Every problem of a text, in the order of their places. An error for whoever asked for the config; `miette` shows it
-/// with the lines concerned, of long ones the part around the place.
+/// Every problem of a text, in the order of their places. An error for whoever asked for the config; `miette`
+/// shows it with the lines concerned, of long ones the part around the place.
 #[derive(Clone, Debug)]
 pub struct Report {
     name: String,
     diagnostics: Vec<Diagnostic>,
-    /// The same, as they are shown.
+    /// Each of `diagnostics` with the lines that are shown with it.
     shown: Vec<ShownDiagnostic>,
 }
 

@@ -1,6 +1,5 @@
 //! The keys of the configuration, each at one place, a table a file; and from what is written to what is
-//! meant: ranges, references,
-//! sums. Every problem is reported; nothing stops at the first.
+//! meant: ranges, references, sums. Every problem is reported; nothing stops at the first.
 
 pub(crate) mod agents;
 pub(crate) mod api;
@@ -55,7 +54,8 @@ keys! {
         cluster: Sub<Cluster> => Restart;
         agents: Sub<Agents> => Restart;
         ports "port": Many<Port, 1, PORTS_MAX>,
-            required "add [[port]] with name = \"data0\" and device = \"net_af_packet0,iface=eth0\" or a PCI address"
+            required "add [[port]] with name = \"data0\" and device = \"net_af_packet0,iface=eth0\" \
+                or a PCI address"
             => Restart;
         services "service": Many<Service, 0, SERVICES_MAX> => Live;
     }
@@ -100,7 +100,8 @@ pub(crate) fn check(raw: ConfigRaw, misspelt: HashSet<String>, problems: &mut Pr
         r.warning(
             &workers_span,
             format!("the flow tables take {:.1} GiB of huge pages", gib(tables)),
-            "16 bytes for each of workers.flows and 32 for each of workers.wide_flows, times the workers; lower them if that is not meant",
+            "16 bytes for each of workers.flows and 32 for each of workers.wide_flows, times the workers; \
+            lower them if that is not meant",
         );
     }
     config

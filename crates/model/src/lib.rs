@@ -1,7 +1,7 @@
 //! The words both sides speak: the config and its diagnostics, and the API's types.
 //!
-//! Rule of this crate: text comes in, and either a checked value or a [`diagnostic::Report`] with the place and the
-//! remedy comes out. Nothing here does anything.
+//! Rule of this crate: text comes in, and either a checked value or a [`diagnostic::Report`] with the place
+//! and the remedy comes out. Nothing here does anything.
 #![forbid(unsafe_code)]
 
 pub mod agent;

@@ -1,7 +1,8 @@
 //! Backends that registered, and how they become part of a configuration.
 //!
-//! Rule of this module: whether a registration fits depends on the configuration and the registration alone, so that machines
-//! with the same services take the same ones; and what does not fit is said, never changed until it does.
+//! Rule of this module: whether a registration fits depends on the configuration and the registration alone,
+//! so that machines with the same services take the same ones; and what does not fit is said, never changed
+//! until it does.
 
 use crate::agent::Refusal;
 use crate::config::{AdminState, Backend, Config, Mode, Net, Registration, Service, Template};
@@ -15,8 +16,8 @@ use std::net::IpAddr;
 /// Largest number of flows that a backend can say it is meant to carry.
 pub const CAPACITY_MAX: u32 = 16_777_216;
 
-/// A backend that registered and had a good check. Ordered by service, name and address first, which is the order in
-/// which they stand in a configuration.
+/// A backend that registered and had a good check. Ordered by service, name and address first, which is the
+/// order in which they stand in a configuration.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Registered {
@@ -39,7 +40,8 @@ pub struct Registered {
 }
 
 impl Registered {
-    /// Whether it is the same backend with other figures: the same place, held by the same agent since the same start.
+    /// Whether it is the same backend with other figures: the same place, held by the same agent since the
+    /// same start.
     pub fn is_same(&self, other: &Registered) -> bool {
         self.is_place(other) && (self.incarnation, &self.agent) == (other.incarnation, &other.agent)
     }
@@ -87,9 +89,9 @@ impl Misfit {
 /// A registration that was left out.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Skipped {
-    /// Which.
+    /// The registration.
     pub registered: Registered,
-    /// Why.
+    /// Why it does not fit.
     pub why: Misfit,
 }
 
@@ -183,7 +185,8 @@ impl RegistrationRules {
             .or_else(|| self.unreachable(rules, of))
     }
 
-    /// Most backends that may register for a service at once, those of the configuration's table and of the template.
+    /// Most backends that may register for a service at once, those of the configuration's table and of the
+    /// template.
     pub fn limit(&self, service: &str) -> usize {
         let Some((rules, template)) = self.service(service) else { return 0 };
         (template.limit as usize).min(rules.room.saturating_sub(rules.names.len()))
@@ -295,9 +298,9 @@ fn taken(rules: &ServiceRules, of: &Registered) -> Option<Misfit> {
 }
 
 impl Config {
-    /// The configuration with these backends behind its own of each service, in their order, in place of those that
-    /// registered before; and those that do not fit. Of two that claim a name or an address the first stays.
-    /// O(n log n).
+    /// The configuration with these backends behind its own of each service, in their order, in place of
+    /// those that registered before; and those that do not fit. Of two that claim a name or an address the
+    /// first stays. O(n log n).
     pub fn with_registered(&self, registered: &[Registered]) -> (Config, Vec<Skipped>) {
         let rules = RegistrationRules::of(self);
         let mut config = self.clone();

@@ -6,7 +6,8 @@ use schemars::generate::SchemaSettings;
 use serde_json::Value;
 use std::sync::OnceLock;
 
-/// The schema (draft 7, nothing referenced). What it cannot say (sums, references, families) [`crate::load()`] checks.
+/// The schema (draft 7, nothing referenced). What it cannot say (sums, references, families)
+/// [`crate::load()`] checks.
 pub fn schema() -> Value {
     cached().clone()
 }

@@ -1,5 +1,5 @@
-//! A configuration as text: its longest length, from bytes, and the part that the machines of a cluster share,
-//! the services.
+//! A configuration as text: its longest length, from bytes, and the part that the machines of a cluster
+//! share, the services.
 
 use crate::diagnostic::{Problems, Report};
 use toml::Table;
@@ -9,7 +9,8 @@ pub const TEXT_MAX: usize = 16 << 20;
 
 /// The key of the shared part.
 const SERVICES: &str = "service";
-/// Longest text of the services of a cluster, bytes: with what a machine says of itself it is a configuration again.
+/// Longest text of the services of a cluster, bytes: with what a machine says of itself it is a configuration
+/// again.
 pub const SERVICES_TEXT_MAX: usize = TEXT_MAX - (1 << 20);
 
 /// A configuration's bytes as text; `name` is what reports call it.
@@ -43,8 +44,8 @@ pub fn too_long(name: &str) -> Report {
     Report::new(name, "", problems.finish())
 }
 
-/// The services of a configuration as text, one key a line: what a cluster keeps, and each machine adds to what its own file says. Up to twice
-/// as long as in the file, where inline tables stand for headers.
+/// The services of a configuration as text, one key a line: what a cluster keeps, and each machine adds to
+/// what its own file says. Up to twice as long as in the file, where inline tables stand for headers.
 ///
 /// # Errors
 /// The text is no TOML.

@@ -1,7 +1,7 @@
 //! What the registry has to know of the configuration.
 
 use super::hello::Tokens;
-use model::agent::{CheckSpec, Machine, Target};
+use model::agent::{CheckSpec, MachineContact, Target};
 use model::config::{Config, Service};
 use model::registered::RegistrationRules;
 use std::collections::{BTreeMap, HashMap};
@@ -15,7 +15,7 @@ pub(crate) type AgentTokens = HashMap<String, Vec<u8>>;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Facts {
     /// Machines that agents should connect to.
-    pub(crate) machines: Vec<Machine>,
+    pub(crate) machines: Vec<MachineContact>,
     /// What may register.
     pub(crate) rules: RegistrationRules,
     /// Services that agents may speak for …
@@ -54,7 +54,7 @@ impl Facts {
             Some((service.name.clone(), of))
         });
         let services = services.collect();
-        let own = config.agents.as_ref().map(|agents| Machine {
+        let own = config.agents.as_ref().map(|agents| MachineContact {
             name: config.machine.name.clone(),
             address: agents.advertise,
             leads: true,

@@ -4,8 +4,8 @@ use crate::hex;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::ops::Deref;
 
-/// Bytes. As JSON: a string if all of them are ASCII, else `{"hex": "…"}`; a string with other characters stands for their UTF-8, as
-/// older versions wrote it.
+/// Bytes. As JSON: a string if all of them are ASCII, else `{"hex": "…"}`; a string with other characters
+/// stands for their UTF-8, as older versions wrote it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Payload(Vec<u8>);
 

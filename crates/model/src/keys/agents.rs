@@ -32,7 +32,8 @@ table! {
     pub struct ServiceAgents(ServiceAgentsRaw, ServiceAgentsFound) {
         /// File whose first line, 16 to 256 bytes, agents must know.
         token_file: AbsolutePath = PathBuf::new(),
-            required "write 16 to 256 random bytes into a file (openssl rand -hex 32), name it here, and give it to the backends' hosts"
+            required "write 16 to 256 random bytes into a file (openssl rand -hex 32), name it here, \
+                and give it to the backends' hosts"
             => Live;
         /// Silence after which an agent's backends are suspect.
         lease_ms: Number<u32, 500, 60_000> = 3000, unit "milliseconds",

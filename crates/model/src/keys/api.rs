@@ -102,12 +102,14 @@ fn listener(r: &mut Reader<'_, '_>, found: &ApiFound, has_tls: bool, metrics: &M
     if let ReadValue::Given(addr, span) = &found.listen {
         if !has_token {
             let message = format!("api: `listen` {addr} needs `token_file`");
-            let help = "write a secret into a file, name it as token_file, and let clients send it as bearer token; or remove listen: the unix socket needs none";
+            let help = "write a secret into a file, name it as token_file, \
+                and let clients send it as bearer token; or remove listen: the unix socket needs none";
             r.error(span, message, help);
         }
         if !has_tls && !addr.ip().is_loopback() {
             let message = format!("api: `listen` {addr} is not a loopback address and needs `tls`");
-            let help = "add tls = { cert = \"/etc/guideway/cert.pem\", key = \"/etc/guideway/key.pem\" }, or listen on 127.0.0.1";
+            let help = "add tls = { cert = \"/etc/guideway/cert.pem\", key = \"/etc/guideway/key.pem\" }, \
+                or listen on 127.0.0.1";
             r.error(span, message, help);
         }
         if metrics.listen == Some(*addr) {

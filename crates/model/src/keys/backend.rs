@@ -164,7 +164,8 @@ fn fits_mode(
         }
     } else if context.vip.is_some_and(|vip| vip.is_ipv4() != address.is_ipv4()) {
         let message = format!("{}: backend \"{name}\" is not of the VIP's family", context.service);
-        let help = "mode l2 leaves the packet as it is: give the backend's address of the VIP's family, or use a tunnel mode";
+        let help = "mode l2 leaves the packet as it is: give the backend's address of the VIP's family, \
+            or use a tunnel mode";
         r.error(span, message, help);
     }
 }
@@ -183,7 +184,8 @@ fn report(r: &mut Reader<'_, '_>, context: &Context<'_>, lacking: Lacking, all: 
     }
     if let Some((span, name)) = lacking.next_hop {
         let message = format!("{service}: the next hop of backend \"{name}\" is not known");
-        let help = "without an exception port there are no routes and neighbours: give every backend a mac, or set machine.next_hop_mac";
+        let help = "without an exception port there are no routes and neighbours: give every backend a mac, \
+            or set machine.next_hop_mac";
         r.error(&span, message, help);
     }
     if context.mode_ok
@@ -194,7 +196,8 @@ fn report(r: &mut Reader<'_, '_>, context: &Context<'_>, lacking: Lacking, all: 
     {
         let message = format!("{service}: {} of {all} {mode} backends have no `mac`", lacking.inner_macs);
         let help = format!(
-            "their inner frames are sent to the next hop's MAC: set mac to that of the {protocol} interface, unless the next hop is the backend itself"
+            "their inner frames are sent to the next hop's MAC: set mac to that of the {protocol} interface, \
+            unless the next hop is the backend itself"
         );
         r.warning(header, message, help);
     }

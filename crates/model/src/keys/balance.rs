@@ -44,13 +44,15 @@ fn combinations(r: &mut Reader<'_, '_>, scope: &Scope, found: &ServiceFound) {
     if let ReadValue::Given(Policy::LeastLoad, span) = policy {
         if is_stateless {
             let message = format!(
-                "{place}: `policy = \"least-load\"` with `state = \"exceptions\"`: no table knows where its flows are"
+                "{place}: `policy = \"least-load\"` with `state = \"exceptions\"`: \
+                no table knows where its flows are"
             );
             r.error(span, message, "write state = \"all\", or policy = \"maglev\"");
         }
         if found.hash.or(Hash::Tuple) == Hash::Source {
             let message = format!(
-                "{place}: `policy = \"least-load\"` with `hash = \"source\"`: the load decides, not the source"
+                "{place}: `policy = \"least-load\"` with `hash = \"source\"`: \
+                the load decides, not the source"
             );
             r.error(span, message, "remove hash, or write policy = \"maglev\"");
         }
@@ -65,7 +67,8 @@ fn combinations(r: &mut Reader<'_, '_>, scope: &Scope, found: &ServiceFound) {
         && is_stateless
     {
         let message = format!(
-            "{place}: `weight = \"load\"` with `state = \"exceptions\"`: slots would move all the time, and their flows be tracked"
+            "{place}: `weight = \"load\"` with `state = \"exceptions\"`: slots would move all the time, \
+            and their flows be tracked"
         );
         r.error(span, message, "write state = \"all\", or weight = \"static\"");
     }

@@ -5,9 +5,8 @@ use crate::config::{Agents, Cluster, Config, Service};
 
 impl Config {
     /// Keys that differ in `new` and need a restart, in the order of the file: `machine.name`,
-    /// `workers.cpus`,
-    /// `port.data0.mtu`, `port.data1` for a port that came or went, `service.web.hash` where `state =
-    /// "exceptions"`.
+    /// `workers.cpus`, `port.data0.mtu`, `port.data1` for a port that came or went, `service.web.hash` where
+    /// `state = "exceptions"`.
     pub fn restart_keys(&self, new: &Config) -> Vec<String> {
         let is_restart = |key: &ConfigKey| key.change == RestartRule::Restart;
         let machine = self.machine.differing(&new.machine);
@@ -91,8 +90,7 @@ impl Service {
     }
 
     /// A flow that is not in the flow table is known by its slot alone, so slots must keep their meaning.
-    /// With another VIP,
-    /// port or protocol it is another service, which begins without flows.
+    /// With another VIP, port or protocol it is another service, which begins without flows.
     fn restart_keys(&self, new: &Service) -> Vec<String> {
         let same = (self.vip, self.port, self.protocol) == (new.vip, new.port, new.protocol);
         if !same || !self.is_stateless() || !new.is_stateless() {

@@ -13,7 +13,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use toml::Spanned;
 
-/// Slots of all services of a cluster: as many services as there can be, with `maglev_size` as it is by default.
+/// Slots of all services of a cluster: as many services as there can be, with `maglev_size` as it is by
+/// default.
 pub const CLUSTER_SLOTS_MAX: u64 = SERVICES_MAX as u64 * MAGLEV_SIZE_DEFAULT as u64;
 
 table! {
@@ -70,7 +71,8 @@ words! {
 
 #[cfg(all(feature = "negative-controls", not(debug_assertions)))]
 compile_error!(
-    "the feature negative-controls lets [cluster] lose flows and is for tests; build without it what is to be released: \
+    "the feature negative-controls lets [cluster] lose flows and is for tests; \
+     build without it what is to be released: \
      cargo build --release, without --workspace"
 );
 
@@ -220,7 +222,8 @@ fn store_tls(r: &mut Reader<'_, '_>, scope: &Scope, secure: Option<bool>, found:
         }
         (Some(true), None) => {
             let message = "cluster: https endpoints need `tls`";
-            let help = "add tls = { ca = \"/etc/guideway/etcd-ca.pem\" }, the certificate that signed the endpoints'";
+            let help = "add tls = { ca = \"/etc/guideway/etcd-ca.pem\" }, \
+                the certificate that signed the endpoints'";
             r.error(&scope.span, message, help);
         }
         _ => {}
@@ -240,11 +243,15 @@ fn store_user(r: &mut Reader<'_, '_>, scope: &Scope, secure: Option<bool>, found
     }
     let has_certificate = found.tls.value.as_ref().is_some_and(|tls| tls.identity.is_some());
     if let (Some(is_secure), None, false) = (secure, span, has_certificate) {
-        let message = "cluster: without `user` everyone who reaches the endpoints can change services and plan of the cluster";
+        let message = "cluster: without `user` everyone who reaches the endpoints can \
+            change services and plan of the cluster";
         let help = if is_secure {
-            "let etcd ask for a client certificate, and name it as cert and key in tls; or add user = { name = \"guideway\", password_file = \"…\" }"
+            "let etcd ask for a client certificate, and name it as cert and key in tls; \
+            or add user = { name = \"guideway\", password_file = \"…\" }"
         } else {
-            "write https:// in endpoints and add tls, and user = { name = \"guideway\", password_file = \"…\" } (docs/operations.md says how etcd gets it)"
+            "write https:// in endpoints and add tls, \
+            and user = { name = \"guideway\", password_file = \"…\" } \
+            (docs/operations.md says how etcd gets it)"
         };
         r.warning(&scope.span, message, help);
     }
@@ -334,7 +341,8 @@ pub(super) fn fits_the_store(r: &mut Reader<'_, '_>, span: &Span, services: &[Se
         r.error(span, message, help);
     }
     let text = r.problems.text();
-    // Written one key a line, inline tables are up to twice as long; and nobody is to wait for what cannot be.
+    // Written one key a line, inline tables are up to twice as long; and nobody is to wait for what cannot
+    // be.
     if text.len() < SERVICES_TEXT_MAX / 4 {
         return;
     }
@@ -344,7 +352,8 @@ pub(super) fn fits_the_store(r: &mut Reader<'_, '_>, span: &Span, services: &[Se
             "cluster: the services have {size} bytes, written one key a line as the cluster keeps them"
         );
         let help = format!(
-            "at most {SERVICES_TEXT_MAX}: use shorter names, leave out keys that have their default, or split the services over two clusters"
+            "at most {SERVICES_TEXT_MAX}: use shorter names, leave out keys that have their default, \
+            or split the services over two clusters"
         );
         r.error(span, message, help);
     }

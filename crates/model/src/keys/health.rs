@@ -37,11 +37,13 @@ keys! {
             default "the service's", help "the probed port; leave it out for {default}" => Live;
         /// http, https.
         path: Text = "/".to_owned(),
-            help "write what stands behind the host in a URL, beginning with /, like \"/healthz\"", check is_path
+            help "write what stands behind the host in a URL, beginning with /, like \"/healthz\"",
+            check is_path
             => Live;
         /// http, https: Host header, a name or an address (IPv6 in brackets), with a port or without.
         host: Text, default "the VIP",
-            help "write a name or an address, with a port where the server wants one, like \"www.example.com\", \"10.0.2.21:8443\" or \"[2001:db8::10]:8443\"",
+            help "write a name or an address, with a port where the server wants one, \
+                like \"www.example.com\", \"10.0.2.21:8443\" or \"[2001:db8::10]:8443\"",
             check is_host => Live;
         /// http, https: 200, or [200, 204, "300-399"].
         expect_status: Statuses, default "200 to 399",
@@ -49,15 +51,16 @@ keys! {
             => Live;
         /// tcp, udp: what is sent, ASCII.
         send: Ascii => Live;
-        /// tcp, udp: the same as pairs of hexadecimal digits, for bytes that are no ASCII.
+        /// tcp, udp: what is sent, as pairs of hexadecimal digits, for bytes that are no ASCII.
         send_hex: Hex => Live;
         /// What the answer (of http and https: the body) must contain, ASCII.
         expect: Ascii => Live;
-        /// The same as pairs of hexadecimal digits.
+        /// What the answer must contain, as pairs of hexadecimal digits.
         expect_hex: Hex => Live;
         /// https: TLS server name.
         sni: Text,
-            default "host", help "write the name of the server, like \"www.example.com\"", check is_server_name
+            default "host",
+            help "write the name of the server, like \"www.example.com\"", check is_server_name
             => Live;
         /// https: PEM file of the certificate that is shown to a server that wants one; with key. Read by the
         /// machine, again every ten seconds.
@@ -445,7 +448,8 @@ impl Probe<'_> {
         if !r.others.has_exception && !r.is_misspelt("via") {
             let (place, kind) = (&self.scope.place, self.kind.as_str());
             let message = format!("{place}: kind {kind} needs `via`: there is no exception interface");
-            let help = "name the kernel interface the probes leave by, like via = \"eth1\"; or add exception = \"gw0\" to the [[port]]; or write kind = \"none\"";
+            let help = "name the kernel interface the probes leave by, like via = \"eth1\"; \
+                or add exception = \"gw0\" to the [[port]]; or write kind = \"none\"";
             r.error(self.kind_span, message, help);
         }
         r.others.exceptions.first().cloned()
@@ -508,8 +512,7 @@ fn is_path(r: &mut Reader<'_, '_>, at: &At<'_>, path: &str, span: &Span) -> bool
 }
 
 /// Path and query as they stand in a request (RFC 3986 section 3.3 and 3.4): what is no such character would
-/// be refused, or cut off, when
-/// it is sent.
+/// be refused, or cut off, when it is sent.
 fn is_request_path(path: &str) -> bool {
     let known = |b: u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/?".contains(&b);
     let mut rest = path.bytes();
@@ -620,7 +623,8 @@ fn tunnel(r: &mut Reader<'_, '_>, scope: &Scope, span: &Span, service: &ServiceF
     let place = &scope.place;
     if !r.others.has_exception {
         let message = format!("{place}: `route = \"tunnel\"` needs a port with `exception`");
-        let help = "the kernel's probes reach the tunnel through it: add exception = \"gw0\" to the [[port]], or write route = \"direct\"";
+        let help = "the kernel's probes reach the tunnel through it: \
+            add exception = \"gw0\" to the [[port]], or write route = \"direct\"";
         r.error(span, message, help);
     } else if let Some(via) = via
         && !r.others.exceptions.iter().any(|e| e == via)

@@ -34,8 +34,7 @@ pub(crate) trait ValueKind {
 /// What stands under a key: a value, a list of values, a table, a list of tables.
 pub(crate) trait KeyContent {
     /// As it is written, with its place. The values stay TOML's, so that a wrong type is reported like any
-    /// other mistake, next to the
-    /// others, and not by the first serde error alone.
+    /// other mistake, next to the others, and not by the first serde error alone.
     type Raw: DeserializeOwned + Default;
     type Found: Default;
     type Value;
@@ -527,7 +526,8 @@ impl ValueKind for Ascii {
 
     fn read(r: &mut Reader<'_, '_>, at: &At<'_>, span: &Span, value: Value) -> Option<Payload> {
         let help = format!(
-            "write 1 to {PAYLOAD_MAX} bytes in double quotes, with \\r \\n \\u0000 for what cannot be typed, or leave the key out"
+            "write 1 to {PAYLOAD_MAX} bytes in double quotes, with \\r \\n \\u0000 for what cannot be typed, \
+            or leave the key out"
         );
         let text = match value {
             Value::String(text) if (1..=PAYLOAD_MAX).contains(&text.len()) => text,

@@ -31,7 +31,8 @@ table! {
         /// routed to this machine.
         outer_source_prefix4: OuterSources<false>, default "address alone",
             help "write a prefix that is routed to this machine, like \"10.9.0.0/16\"" => Live;
-        /// The same for IPv6; at most /96.
+        /// Prefix that the outer IPv6 sources of modes ipip and gre are of, one for each flow; at most /96,
+        /// routed to this machine.
         outer_source_prefix6: OuterSources<true>, default "address6 alone",
             help "write a prefix that is routed to this machine, like \"fd00:9::/64\"" => Live;
         /// Static next hop of everything that is not given a MAC.
@@ -97,7 +98,8 @@ const fn family(v6: bool) -> &'static str {
     if v6 { "IPv6" } else { "IPv4" }
 }
 
-/// Of a prefix that this machine's own address is of, its neighbours' addresses are, too: errors would reach them.
+/// Of a prefix that this machine's own address is of, its neighbours' addresses are, too: errors would reach
+/// them.
 fn own_address_is_apart(r: &mut Reader<'_, '_>, found: &MachineFound) {
     let own = [found.address.get().copied().map(IpAddr::V4), found.address6.get().copied().map(IpAddr::V6)];
     let prefixes = [

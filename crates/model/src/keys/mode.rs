@@ -15,7 +15,10 @@ impl ValueKind for Mode {
     }
 
     fn schema(_: &mut SchemaGenerator) -> Schema {
-        let one = |mode: Mode| serde_json::json!({ "type": "string", "const": mode.as_str(), "description": mode.title() });
+        let one = |mode: Mode| {
+            let (word, title) = (mode.as_str(), mode.title());
+            serde_json::json!({ "type": "string", "const": word, "description": title })
+        };
         json_schema!({ "oneOf": Mode::ALL.map(one) })
     }
 

@@ -20,7 +20,8 @@ table! {
         name: Name = number.to_string(), required "give the port a name, like name = \"data0\"" => Identity;
         /// A DPDK vdev (net_…) or PCI address, with its arguments.
         device: Text = String::new(),
-            required "write a DPDK vdev like \"net_af_xdp0,iface=eth0\" or a PCI address like \"0000:3b:00.0\"",
+            required "write a DPDK vdev like \"net_af_xdp0,iface=eth0\" \
+                or a PCI address like \"0000:3b:00.0\"",
             check is_device => Restart;
         /// Bytes of IP: from 1280, or from 576 when nothing is IPv6.
         mtu: Number<u16, 576, 9000> = MTU_DEFAULT, unit "bytes",

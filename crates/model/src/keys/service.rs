@@ -190,8 +190,7 @@ words! {
 
 impl OnDown {
     /// A TCP connection is lost with its backend, so it may as well wait for it; a stream of datagrams is
-    /// not, and would be sent to a
-    /// dead backend for as long as it lasts.
+    /// not, and would be sent to a dead backend for as long as it lasts.
     const fn default_of(protocol: Protocol) -> OnDown {
         match protocol {
             Protocol::Tcp => OnDown::Keep,
@@ -229,7 +228,8 @@ impl ValueKind for VipPrefix {
                 return Some(net);
             };
             let verb = if net.is_host() { "is" } else { "contains" };
-            let help = "a VIP belongs to no machine: choose another, or change machine.address or exception_addresses";
+            let help = "a VIP belongs to no machine: choose another, \
+                or change machine.address or exception_addresses";
             (format!("{net} {verb} this machine's own address {local}"), help)
         };
         r.wrong(at, span, what, help);

@@ -116,7 +116,8 @@ fn fits_ipv6(
     if inner < 1280 && path >= 1280 {
         let family = if outer_v6 { "IPv6" } else { "IPv4" };
         let message = format!(
-            "{place}: an IPv6 VIP needs 1280 bytes inside the tunnel; {path} minus {overhead} ({} over {family}) leaves {inner}",
+            "{place}: an IPv6 VIP needs 1280 bytes inside the tunnel; \
+            {path} minus {overhead} ({} over {family}) leaves {inner}",
             mode.as_str()
         );
         let span = found.mtu.span().or(found.vip.written()).unwrap_or(scope.span.clone());
@@ -192,7 +193,8 @@ fn announce(r: &mut Reader<'_, '_>, scope: &Scope, found: &ServiceFound) {
     let place = &scope.place;
     if let Some(vip) = found.vip.get().filter(|vip| !vip.is_host()) {
         let message = format!("{place}: `announce = \"kernel\"` cannot put the prefix {vip} on the loopback");
-        let help = "announce single addresses, or export the prefix by a routing daemon and write announce = \"none\"";
+        let help = "announce single addresses, or export the prefix by a routing daemon \
+            and write announce = \"none\"";
         r.error(span, message, help);
     }
     if !r.others.has_exception {

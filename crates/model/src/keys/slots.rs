@@ -73,7 +73,8 @@ pub(super) fn every_weight_has_a_slot(
     let help = match (prime(sum.div_ceil(weight)), prime((sum * 100).div_ceil(weight))) {
         (Some(one), Some(even)) => {
             format!(
-                "with maglev_size = {one} it has one slot, with {even} its share is met within 1 %; or raise its weight"
+                "with maglev_size = {one} it has one slot, with {even} its share is met within 1 %; \
+                or raise its weight"
             )
         }
         (Some(one), None) => format!("with maglev_size = {one} it has one slot; or raise its weight"),
@@ -82,7 +83,8 @@ pub(super) fn every_weight_has_a_slot(
         }
     };
     let message = format!(
-        "{}: backend \"{}\" with weight {weight} of {sum} has less than one of {size} slots, and may get no flow",
+        "{}: backend \"{}\" with weight {weight} of {sum} has less than one of {size} slots, \
+        and may get no flow",
         scope.place, least.name
     );
     r.warning(&span.unwrap_or(scope.span.clone()), message, help);

@@ -1,22 +1,20 @@
 //! A table of the configuration, whose keys stand once: `table!` makes of them the struct, the loader, the
-//! schema, the rows of
-//! docs/configuration.md and the names of what changed.
+//! schema, the rows of docs/configuration.md and the names of what changed.
 //!
 //! ```text
 //! table! {
 //!     /// Idle times.
 //!     pub struct Timeouts(TimeoutsRaw, TimeoutsFound) {
 //!         /// UDP flows.
-//!         udp_s: Number<u32, 1, 86_400> = 60, unit "seconds", help "seconds; leave it out for {default}" =>
-//! InCluster;
+//!         udp_s: Number<u32, 1, 86_400> = 60, unit "seconds", help "seconds; leave it out for {default}"
+//!             => InCluster;
 //!     }
 //! }
 //! ```
 //! In this order: name (with `"key"` behind it where the file's word is another), kind, `= value where none
-//! is written` (without it the
-//! field is an `Option`), `default "what documents say of it"`, `unit`, `help` of what is reported, or
-//! `required` with that help,
-//! `check` (a function: whether a value that is of the kind may stay), and what a change of it takes.
+//! is written` (without it the field is an `Option`), `default "what documents say of it"`, `unit`, `help` of
+//! what is reported, or `required` with that help, `check` (a function: whether a value that is of the kind
+//! may stay), and what a change of it takes.
 
 /// The keys of a table: what is written, what is found in it, what is known of each.
 macro_rules! keys {
@@ -26,8 +24,8 @@ macro_rules! keys {
             $(#[doc = $doc:literal])*
             $(#[cfg($($cfg:tt)+)])?
             $field:ident $($name:literal)?: $kind:ty $(= $default:expr)?
-            $(, default $text:literal)? $(, unit $unit:literal)? $(, help $help:literal)? $(, required $required:literal)?
-            $(, check $check:path)? => $change:ident;
+            $(, default $text:literal)? $(, unit $unit:literal)? $(, help $help:literal)?
+            $(, required $required:literal)? $(, check $check:path)? => $change:ident;
         )*}
     ) => {
         #[derive(Default, serde::Deserialize)]
@@ -97,8 +95,7 @@ macro_rules! keys {
 }
 
 /// As [`keys!`], and the struct of checked values. `given` names what values where none is written go by;
-/// keys below `read` become no
-/// field; fields below `extra` are no keys.
+/// keys below `read` become no field; fields below `extra` are no keys.
 macro_rules! table {
     (
         $(#[doc = $table:literal])+
@@ -107,8 +104,8 @@ macro_rules! table {
             $(#[doc = $doc:literal])*
             $(#[serde($($serde:tt)+)])?
             $field:ident $($name:literal)?: $kind:ty $(= $default:expr)?
-            $(, default $text:literal)? $(, unit $unit:literal)? $(, help $help:literal)? $(, required $required:literal)?
-            $(, check $check:path)? => $change:ident;
+            $(, default $text:literal)? $(, unit $unit:literal)? $(, help $help:literal)?
+            $(, required $required:literal)? $(, check $check:path)? => $change:ident;
         )*}
         $(read { $($read:tt)* })?
         $(extra {$( $(#[$extra_meta:meta])* $extra:ident: $extra_type:ty, )*})?
@@ -119,8 +116,8 @@ macro_rules! table {
                 $($($read)*)?
                 $(
                     $(#[doc = $doc])*
-                    $field $($name)?: $kind $(= $default)? $(, default $text)? $(, unit $unit)? $(, help $help)?
-                    $(, required $required)? $(, check $check)? => $change;
+                    $field $($name)?: $kind $(= $default)? $(, default $text)? $(, unit $unit)?
+                    $(, help $help)? $(, required $required)? $(, check $check)? => $change;
                 )*
             }
         }
@@ -131,7 +128,10 @@ macro_rules! table {
         pub struct $Table {
             $(
                 $(#[doc = $doc])*
-                #[doc = concat!("\n\n`", stringify!($kind), "`" $(, ", ", $unit)? $(, "; default `", stringify!($default), "`")?)]
+                #[doc = concat!(
+                    "\n\n`", stringify!($kind), "`" $(, ", ", $unit)?
+                    $(, "; default `", stringify!($default), "`")?
+                )]
                 $(#[serde($($serde)+)])?
                 pub $field: $crate::keys::table::field!($kind $(, $default)?),
             )*

@@ -82,7 +82,8 @@ fn vips_are_no_stations(
         r.error(
             &place.vip,
             message,
-            "a VIP belongs to no station: the balancer would take what is sent there; choose another VIP, or a longer prefix",
+            "a VIP belongs to no station: the balancer would take what is sent there; choose another VIP, \
+            or a longer prefix",
         );
     }
 }
@@ -114,8 +115,8 @@ fn backends_are_no_vips(r: &mut Reader<'_, '_>, services: &[Service], places: &[
     }
 }
 
-/// A flow's outer source may be any address of its prefix: the host that has it would drop the flow's packets as forged, and take the
-/// errors about them.
+/// A flow's outer source may be any address of its prefix: the host that has it would drop the flow's packets
+/// as forged, and take the errors about them.
 fn outer_sources_are_no_others(r: &mut Reader<'_, '_>, config: &Config, places: &[Places]) {
     let machine = &config.machine;
     let named = |key, prefix: Option<Net>| Some((key, prefix?));

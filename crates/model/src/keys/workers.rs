@@ -15,7 +15,8 @@ table! {
         cpus: List<CpuNumber, 1, 64> = vec![0],
             help "CPU numbers are those of /proc/cpuinfo", check are_distinct => Restart;
         /// CPUs of the management core; all, when every CPU is a worker's.
-        management_cpus: List<CpuNumber, 0, 1024, false> = Vec::new(), default "every CPU that is no worker's",
+        management_cpus: List<CpuNumber, 0, 1024, false> = Vec::new(),
+            default "every CPU that is no worker's",
             help "CPU numbers are those of /proc/cpuinfo", check are_distinct => Restart;
         /// What a worker does when there is nothing to do.
         idle: Idle = Idle::Busy => Restart;

@@ -163,8 +163,8 @@ fn any_registered() -> impl Strategy<Value = Registered> {
 }
 
 proptest! {
-    /// Whatever registers: the order does not matter, nothing is lost or doubled, the configured backends stay, and what
-    /// comes out would pass the checks of a written configuration.
+    /// Whatever registers: the order does not matter, nothing is lost or doubled, the configured backends
+    /// stay, and what comes out would pass the checks of a written configuration.
     #[test]
     fn merged_configurations_hold(mut all in proptest::collection::vec(any_registered(), 0..12), seed in any::<usize>()) {
         let (merged, skipped) = config().with_registered(&all);

@@ -126,7 +126,8 @@ fn sections(path: &str) -> String {
     text
 }
 
-/// Each key is set in the example, in its own table, or shown there in a comment; and what is set there agrees with the schema.
+/// Each key is set in the example, in its own table, or shown there in a comment; and what is set there
+/// agrees with the schema.
 #[test]
 fn the_example_shows_every_key_in_its_table() {
     let is_shown = |text: &str, key: &str| {
