@@ -2,7 +2,7 @@
 
 use guideway_lab::Namespace;
 use model::agent::seal::{Opener, Sealer, SessionKeys, Share};
-use model::agent::{AddressDigest, Claim, Proof, Report, ToAgent, ToMachine, digest};
+use model::agent::{AddressDigest, BackendReport, Claim, Proof, ToAgent, ToMachine, digest};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -30,7 +30,7 @@ pub(crate) struct Speaker {
     opener: Opener,
     heartbeats: u64,
     reports: u64,
-    said: Vec<Report>,
+    said: Vec<BackendReport>,
 }
 
 /// The nonce of every hello here.
@@ -125,10 +125,10 @@ impl Speaker {
     }
 
     /// Reports what has changed.
-    pub(crate) fn report(&mut self, results: Vec<Report>) {
+    pub(crate) fn report(&mut self, results: Vec<BackendReport>) {
         self.reports += 1;
         for of in &results {
-            let same = |old: &Report| {
+            let same = |old: &BackendReport| {
                 (&old.service, &old.backend, old.address) == (&of.service, &of.backend, of.address)
             };
             self.said.retain(|old| !same(old));
@@ -219,8 +219,8 @@ impl Speaker {
 }
 
 /// A good result.
-pub(crate) fn up(service: &str, backend: &str, address: IpAddr) -> Report {
-    Report {
+pub(crate) fn up(service: &str, backend: &str, address: IpAddr) -> BackendReport {
+    BackendReport {
         service: service.to_owned(),
         backend: backend.to_owned(),
         address,

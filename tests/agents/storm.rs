@@ -10,7 +10,7 @@ use guideway_lab::load::echo::EchoLoad;
 use guideway_lab::load::unix_ms;
 use guideway_lab::machines::Machines;
 use guideway_lab::topology::backend_address;
-use model::agent::{Report, ToAgent};
+use model::agent::{BackendReport, ToAgent};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -166,7 +166,7 @@ impl Storm {
                     Heard::Message(ToAgent::Checks { service, backends, .. }) => {
                         let new =
                             backends.into_iter().filter(|target| up_already.insert(target.backend.clone()));
-                        let results: Vec<Report> =
+                        let results: Vec<BackendReport> =
                             new.map(|of| up(&service, &of.backend, of.address)).collect();
                         if !results.is_empty() {
                             speaker.report(results);

@@ -51,7 +51,7 @@ pub(crate) enum Effect {
     /// The device of an exception interface is made anew.
     Renew(PortId),
     /// Something is logged, and told to those who follow events.
-    Log(model::api::Event),
+    Log(model::api::LoggedEvent),
     /// Every worker has taken a turn since the last sweep.
     Alive,
 }

@@ -1,18 +1,18 @@
 //! The event log: what happened, bounded, with ids by which a client can follow it.
 
 use crate::caller::Caller;
-use model::api::{EVENTS_KEPT, Event, EventKind, Events};
+use model::api::{EVENTS_KEPT, EventKind, Events, LoggedEvent};
 use model::visible;
 use std::collections::VecDeque;
 
 /// The newest [`EVENTS_KEPT`] events.
 #[derive(Debug, Default)]
 pub(crate) struct EventLog {
-    kept: VecDeque<Event>,
+    kept: VecDeque<LoggedEvent>,
     last_id: u64,
     unix_ms: u64,
     /// Those that nobody was told of yet.
-    untold: Vec<Event>,
+    untold: Vec<LoggedEvent>,
 }
 
 impl EventLog {
@@ -22,7 +22,7 @@ impl EventLog {
     }
 
     /// Events since the last call, which are to be logged and told.
-    pub(crate) fn take_untold(&mut self) -> Vec<Event> {
+    pub(crate) fn take_untold(&mut self) -> Vec<LoggedEvent> {
         std::mem::take(&mut self.untold)
     }
 
@@ -55,7 +55,7 @@ impl EventLog {
         }
         self.last_id += 1;
         let event =
-            Event { id: self.last_id, unix_ms: self.unix_ms, kind, service, backend, caller, message };
+            LoggedEvent { id: self.last_id, unix_ms: self.unix_ms, kind, service, backend, caller, message };
         self.untold.push(event.clone());
         self.kept.push_back(event);
     }

@@ -57,7 +57,7 @@ impl Backend {
 
 /// A backend and which life of it this is.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(crate) struct Registration {
+pub(crate) struct RegisteredBackend {
     /// What it asks for.
     #[serde(flatten)]
     pub(crate) backend: Backend,

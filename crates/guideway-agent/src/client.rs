@@ -2,7 +2,7 @@
 
 use crate::arguments::{AgentAddress, Deregister, Register, StatusArguments};
 use crate::host::phase_word;
-use crate::request::{self, BackendStatus, Outcome, Reply, Request};
+use crate::request::{self, Outcome, RegisteredStatus, Reply, Request};
 use model::agent::Phase;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -118,12 +118,12 @@ fn wait(of: &Register, limit: Duration) -> Result<(), Failed> {
     }
 }
 
-fn is_up(backend: &BackendStatus) -> bool {
+fn is_up(backend: &RegisteredStatus) -> bool {
     !backend.machines.is_empty()
         && backend.machines.iter().all(|word| word.state == Some(Phase::Up) && word.refused.is_none())
 }
 
-fn machine_word(word: &request::Word) -> String {
+fn machine_word(word: &request::BackendAtMachine) -> String {
     let state = match (word.refused, word.state) {
         (Some(_), _) => "refused",
         (None, Some(state)) => phase_word(state),
@@ -133,7 +133,7 @@ fn machine_word(word: &request::Word) -> String {
     format!("{}: {state}{reason}", word.machine)
 }
 
-fn picture(status: &request::Status) -> String {
+fn picture(status: &request::HostStatus) -> String {
     use std::fmt::Write as _;
     let mut out = String::new();
     // Writing into a String cannot fail.
@@ -179,7 +179,7 @@ fn picture(status: &request::Status) -> String {
     out
 }
 
-fn ask_status(agent: &AgentAddress) -> Result<request::Status, Failed> {
+fn ask_status(agent: &AgentAddress) -> Result<request::HostStatus, Failed> {
     ask(&agent.socket, &Request::Status {})?
         .status
         .ok_or_else(|| ("an answer without a status".to_owned(), "is the agent of this version?".to_owned()))

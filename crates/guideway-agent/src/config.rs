@@ -31,7 +31,7 @@ const SEE: &str = "the keys are in docs/agents.md; configs/agent.toml is an exam
 
 /// A file that passed every check.
 #[derive(Clone, PartialEq, Debug)]
-pub(crate) struct Config {
+pub(crate) struct AgentConfig {
     /// Name of this host.
     pub(crate) name: String,
     /// Where to listen for commands.
@@ -88,8 +88,8 @@ impl fmt::Debug for Token {
 
 /// A checked file, and what deserves a look all the same.
 #[derive(Debug)]
-pub(crate) struct Loaded {
-    pub(crate) config: Config,
+pub(crate) struct LoadedAgentConfig {
+    pub(crate) config: AgentConfig,
     pub(crate) warnings: Vec<Diagnostic>,
 }
 
@@ -165,7 +165,7 @@ struct CommandTable {
 ///
 /// # Errors
 /// A report of all problems. Only bad TOML, a wrong type, and an unknown or missing key hide others.
-pub(crate) fn read(path: &Path) -> Result<Loaded, miette::Report> {
+pub(crate) fn read(path: &Path) -> Result<LoadedAgentConfig, miette::Report> {
     let name = path.display().to_string();
     let text = text(path).map_err(|problem| {
         miette::miette!(help = "give the file with --config", "cannot read {name}: {problem}")
@@ -194,7 +194,7 @@ fn text(path: &Path) -> Result<String, String> {
     std::fs::read_to_string(path).map_err(|e| e.to_string())
 }
 
-fn load(text: &str) -> Result<Loaded, Vec<Diagnostic>> {
+fn load(text: &str) -> Result<LoadedAgentConfig, Vec<Diagnostic>> {
     let mut problems = Problems::new(text);
     let config = match toml::from_str::<File>(text) {
         Ok(file) => Some(checked(file, &mut problems)),
@@ -205,12 +205,14 @@ fn load(text: &str) -> Result<Loaded, Vec<Diagnostic>> {
         }
     };
     match config {
-        Some(config) if !problems.has_errors() => Ok(Loaded { config, warnings: problems.finish() }),
+        Some(config) if !problems.has_errors() => {
+            Ok(LoadedAgentConfig { config, warnings: problems.finish() })
+        }
         _ => Err(problems.finish()),
     }
 }
 
-fn checked(file: File, problems: &mut Problems<'_>) -> Config {
+fn checked(file: File, problems: &mut Problems<'_>) -> AgentConfig {
     let agent_span = file.agent.span();
     let agent = file.agent.into_inner();
     let name = agent_name(agent.name, agent_span.clone(), problems);
@@ -230,7 +232,7 @@ fn checked(file: File, problems: &mut Problems<'_>) -> Config {
     let services = services(file.service, problems);
     let backends = backends(file.backend, &services, addresses.as_deref(), problems);
     let commands = commands(file.command, problems);
-    Config { name, socket, machines, addresses, tls, state_file, cpu_load, services, backends, commands }
+    AgentConfig { name, socket, machines, addresses, tls, state_file, cpu_load, services, backends, commands }
 }
 
 fn agent_name(

@@ -4,16 +4,16 @@
 //! said, and gives back [`Action`]s. Messages of machines are not trusted further than docs/agents.md says; a machine that
 //! breaks the rules loses its connection, and only that.
 
-use crate::backend::{Backend, Origin, Registration};
-use crate::config::Config;
+use crate::backend::{Backend, Origin, RegisteredBackend};
+use crate::config::AgentConfig;
 use crate::name;
 use crate::random::Random;
 use crate::request::{Outcome, Unfit};
 use detectors::{DETECTORS_MAX, Detectors, Subject, Turn};
 use model::agent::seal::Share;
 use model::agent::{
-    AddressDigest, BACKENDS_MAX, CheckSpec, Claim, Load, Machine, Phase, Proof, Refusal, Report, Target,
-    ToAgent, ToMachine, VERSION,
+    AddressDigest, BACKENDS_MAX, BackendReport, CheckSpec, Claim, Load, MachineContact, Phase, Proof,
+    Refusal, Target, ToAgent, ToMachine, VERSION,
 };
 use model::api::CheckResult;
 use model::config::Protocol;
@@ -99,7 +99,7 @@ pub(crate) struct Sample {
 
 #[derive(Debug)]
 struct Held {
-    registration: Registration,
+    registration: RegisteredBackend,
     origin: Origin,
 }
 
@@ -115,7 +115,7 @@ struct Over {
 /// The agent.
 #[derive(Debug)]
 pub(crate) struct Host {
-    config: Config,
+    config: AgentConfig,
     incarnation: u64,
     /// What the hello says: configured, or of the interfaces.
     addresses: Vec<IpAddr>,
@@ -131,13 +131,18 @@ pub(crate) struct Host {
     links: u64,
     requests: u64,
     /// Verdicts to be told: those of one turn travel together.
-    fresh: BTreeMap<Link, Vec<Report>>,
+    fresh: BTreeMap<Link, Vec<BackendReport>>,
     actions: Vec<Action>,
 }
 
 impl Host {
     /// Of a checked file. `incarnation` is larger than that of the last start; `interfaces` are the addresses of the host.
-    pub(crate) fn new(config: Config, incarnation: u64, interfaces: Vec<IpAddr>, random: Random) -> Host {
+    pub(crate) fn new(
+        config: AgentConfig,
+        incarnation: u64,
+        interfaces: Vec<IpAddr>,
+        random: Random,
+    ) -> Host {
         let addresses = hello_addresses(&config, &interfaces);
         let mut peers = Peers::default();
         peers.set_seeds(&config.machines);
@@ -178,7 +183,7 @@ impl Host {
     }
 
     /// All that is registered.
-    pub(crate) fn registrations(&self) -> impl Iterator<Item = (&Registration, Origin)> {
+    pub(crate) fn registrations(&self) -> impl Iterator<Item = (&RegisteredBackend, Origin)> {
         self.held.values().map(|held| (&held.registration, held.origin))
     }
 
@@ -206,7 +211,7 @@ impl Host {
             incarnation.or_else(|| same.map(|held| held.registration.incarnation)).unwrap_or_else(|| {
                 unix_ms.max(held.map_or(0, |held| held.registration.incarnation.saturating_add(1)))
             });
-        let registration = Registration { backend, incarnation };
+        let registration = RegisteredBackend { backend, incarnation };
         let outcome = match held {
             None => Outcome::Registered,
             Some(held) if held.registration == registration && held.origin == origin => {
@@ -351,7 +356,7 @@ impl Host {
     /// Registers a backend with one machine.
     fn say(&mut self, link: Link, id: &(String, String)) {
         let (Some(session), Some(held)) = (self.sessions.get_mut(&link), self.held.get(id)) else { return };
-        let Registration { backend, incarnation } = &held.registration;
+        let RegisteredBackend { backend, incarnation } = &held.registration;
         if !session.takes(&backend.service) || !self.addresses.contains(&backend.address) {
             return;
         }
@@ -454,7 +459,7 @@ impl Host {
 
     /// Takes over a file that was read again. Backends of it that were there keep their incarnation, new ones get `unix_ms`, unless `life`
     /// knows better.
-    pub(crate) fn reload(&mut self, config: Config, unix_ms: u64, now_ms: u64) {
+    pub(crate) fn reload(&mut self, config: AgentConfig, unix_ms: u64, now_ms: u64) {
         self.tell_fresh();
         let greet = config.services != self.config.services
             || config.addresses != self.config.addresses
@@ -672,7 +677,7 @@ impl Host {
         link: Link,
         lease_ms: u32,
         heartbeat_ms: u32,
-        machines: Vec<Machine>,
+        machines: Vec<MachineContact>,
         now_ms: u64,
     ) -> Result<(), String> {
         if !LEASE_MS.contains(&lease_ms) || heartbeat_ms < 10 || heartbeat_ms >= lease_ms {
@@ -705,7 +710,7 @@ impl Host {
         Ok(())
     }
 
-    fn listed(&mut self, link: Link, machines: Vec<Machine>, now_ms: u64) -> Result<(), String> {
+    fn listed(&mut self, link: Link, machines: Vec<MachineContact>, now_ms: u64) -> Result<(), String> {
         check_machines(&machines)?;
         let Some(session) = self.sessions.get(&link) else { return Ok(()) };
         let unwanted = self.peers.listed(&session.peer.clone(), machines);
@@ -951,7 +956,7 @@ impl Host {
 
     /// Tells what is known of `targets`.
     fn tell<'a>(&mut self, link: Link, service: &str, targets: impl Iterator<Item = &'a Target>) {
-        let results: Vec<Report> = targets
+        let results: Vec<BackendReport> = targets
             .filter_map(|target| {
                 let subject = Subject { service: service.to_owned(), target: target.clone() };
                 self.detectors.get(&subject)?.report(&subject)
@@ -964,7 +969,7 @@ impl Host {
     fn tell_all(&mut self, link: Link) {
         let Some(session) = self.sessions.get_mut(&link) else { return };
         session.owed.clear();
-        let results: Vec<Report> = session
+        let results: Vec<BackendReport> = session
             .asked
             .iter()
             .flat_map(|(service, asked)| asked.targets.iter().map(move |target| (service, target)))
@@ -976,7 +981,7 @@ impl Host {
         self.send_report(link, results, true);
     }
 
-    fn send_report(&mut self, link: Link, results: Vec<Report>, full: bool) {
+    fn send_report(&mut self, link: Link, results: Vec<BackendReport>, full: bool) {
         let Some(session) = self.sessions.get_mut(&link) else { return };
         for message in session.report(results, full) {
             self.actions.push(Action::Send { link, message: Box::new(message) });
@@ -1165,7 +1170,7 @@ fn deregistration((service, backend): &(String, String), address: IpAddr) -> ToM
     ToMachine::Deregister { service: service.clone(), backend: backend.clone(), address }
 }
 
-fn hello_addresses(config: &Config, interfaces: &[IpAddr]) -> Vec<IpAddr> {
+fn hello_addresses(config: &AgentConfig, interfaces: &[IpAddr]) -> Vec<IpAddr> {
     let mut all = config.addresses.clone().unwrap_or_else(|| interfaces.to_vec());
     all.sort_unstable();
     all.dedup();
@@ -1182,7 +1187,7 @@ fn hello_addresses(config: &Config, interfaces: &[IpAddr]) -> Vec<IpAddr> {
     all
 }
 
-fn check_machines(machines: &[Machine]) -> Result<(), String> {
+fn check_machines(machines: &[MachineContact]) -> Result<(), String> {
     if machines.len() > 1024 || machines.iter().any(|machine| !name::is_name(&machine.name)) {
         return Err("its list of machines is none".to_owned());
     }

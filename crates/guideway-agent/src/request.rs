@@ -1,6 +1,6 @@
 //! What is said at the local socket: one line of JSON in, one line of JSON out.
 
-use crate::backend::{Origin, Registration};
+use crate::backend::{Origin, RegisteredBackend};
 use model::agent::{Phase, Refusal};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -49,7 +49,7 @@ pub(crate) struct Reply {
     pub(crate) outcome: Option<Outcome>,
     /// Of `status`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) status: Option<Status>,
+    pub(crate) status: Option<HostStatus>,
     /// What is wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) error: Option<String>,
@@ -97,20 +97,20 @@ impl From<Result<Outcome, Unfit>> for Reply {
     }
 }
 
-impl From<Status> for Reply {
-    fn from(status: Status) -> Reply {
+impl From<HostStatus> for Reply {
+    fn from(status: HostStatus) -> Reply {
         Reply { ok: true, outcome: None, status: Some(status), error: None, help: None }
     }
 }
 
 /// How the agent stands.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub(crate) struct Status {
+pub(crate) struct HostStatus {
     pub(crate) agent: String,
     pub(crate) incarnation: u64,
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) machines: Vec<MachineStatus>,
-    pub(crate) backends: Vec<BackendStatus>,
+    pub(crate) backends: Vec<RegisteredStatus>,
     pub(crate) checks: Vec<CheckStatus>,
 }
 
@@ -133,18 +133,18 @@ pub(crate) struct MachineStatus {
 
 /// A backend that the agent registers.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub(crate) struct BackendStatus {
+pub(crate) struct RegisteredStatus {
     #[serde(flatten)]
-    pub(crate) registration: Registration,
+    pub(crate) registration: RegisteredBackend,
     /// Who registered it.
     pub(crate) origin: Origin,
     /// What connected machines say.
-    pub(crate) machines: Vec<Word>,
+    pub(crate) machines: Vec<BackendAtMachine>,
 }
 
 /// What a machine says of a backend.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub(crate) struct Word {
+pub(crate) struct BackendAtMachine {
     /// Its name.
     pub(crate) machine: String,
     /// What has become of it there.

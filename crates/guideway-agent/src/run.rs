@@ -2,7 +2,7 @@
 
 use crate::arguments::Run;
 use crate::backend::{Backend, Origin};
-use crate::config::{self, Config, Loaded};
+use crate::config::{self, AgentConfig, LoadedAgentConfig};
 use crate::connection::{Connection, FINISH, Finishing};
 use crate::event::Event;
 use crate::host::{Action, DetectorId, Host, Link};
@@ -50,7 +50,7 @@ pub(crate) enum RunError {
 
 /// From start to SIGTERM.
 /// `hangup` tells that a reload was asked for before this could hear of it.
-pub(crate) fn run(arguments: &Run, loaded: Loaded, hangup: &AtomicBool) -> Result<(), RunError> {
+pub(crate) fn run(arguments: &Run, loaded: LoadedAgentConfig, hangup: &AtomicBool) -> Result<(), RunError> {
     for warning in &loaded.warnings {
         tracing::warn!(line = warning.line, column = warning.column, help = warning.help, "{warning}");
     }
@@ -79,7 +79,7 @@ pub(crate) fn run(arguments: &Run, loaded: Loaded, hangup: &AtomicBool) -> Resul
 
 struct Agent {
     file: PathBuf,
-    config: Config,
+    config: AgentConfig,
     host: Host,
     tls: Option<tls::Client>,
     begun: Instant,
@@ -100,7 +100,7 @@ struct Agent {
 }
 
 impl Agent {
-    async fn start(file: &Path, config: Config) -> Result<Agent, RunError> {
+    async fn start(file: &Path, config: AgentConfig) -> Result<Agent, RunError> {
         let now = unix_ms();
         for path in [&config.socket, &config.state_file] {
             if let Some(directory) = path.parent() {

@@ -1,7 +1,7 @@
 //! What survives a restart: backends that came over the socket, and the incarnations of those in the file, so that a restart of the
 //! agent does not make servers that lived on look like new ones. After a reboot of the host they are new.
 
-use crate::backend::Registration;
+use crate::backend::RegisteredBackend;
 use serde::{Deserialize, Serialize};
 use std::io::Write;
 use std::net::IpAddr;
@@ -22,7 +22,7 @@ pub(crate) struct State {
     /// Incarnations of the backends in the agent's file.
     pub(crate) file: Vec<Life>,
     /// Backends that came over the socket.
-    pub(crate) socket: Vec<Registration>,
+    pub(crate) socket: Vec<RegisteredBackend>,
 }
 
 /// Which life of a backend it was.
@@ -36,7 +36,7 @@ pub(crate) struct Life {
 
 impl State {
     /// What is kept of these registrations.
-    pub(crate) fn new(incarnation: u64, file: Vec<Life>, socket: Vec<Registration>) -> State {
+    pub(crate) fn new(incarnation: u64, file: Vec<Life>, socket: Vec<RegisteredBackend>) -> State {
         State { version: VERSION, boot: boot(), incarnation, file, socket }
     }
 
@@ -120,7 +120,7 @@ mod tests {
             load_file: None,
         };
         let life = Life { service: "web".to_owned(), name: "web-1".to_owned(), address, incarnation: 7 };
-        State::new(99, vec![life], vec![Registration { backend, incarnation: 8 }])
+        State::new(99, vec![life], vec![RegisteredBackend { backend, incarnation: 8 }])
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::tsc::Tsc;
 use clap::Args;
 use contest::Contest;
 use device::{Dut, TestBed};
-use frame::{Sizes, Target};
+use frame::{Destination, Sizes};
 use generator::{Generator, Order, PortPair};
 use indicatif::{ProgressBar, ProgressStyle};
 use search::RateSearch;
@@ -262,7 +262,7 @@ struct BestRate {
 pub fn run(arguments: &Arguments, cpu: usize) -> Result<(), Failure> {
     let tsc = Tsc::measure();
     let target =
-        Target { mac: arguments.mac, vip: arguments.vip, port: arguments.port, flows: arguments.flows };
+        Destination { mac: arguments.mac, vip: arguments.vip, port: arguments.port, flows: arguments.flows };
     let setup = match arguments.dut.as_slice() {
         [] => TestBed::of_devices(&arguments.vdev, cpu)?,
         _ if cpu == 0 => {

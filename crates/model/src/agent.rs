@@ -1,15 +1,18 @@
 //! What agents and machines say to each other: messages, their frame on the wire, and the proof of a token.
 //!
-//! Rule of this module: both programs use these types and nothing else, so that they cannot come to differ. Nothing
-//! here does I/O.
+//! Rule of this module: both programs use these types and nothing else, so that they cannot come to differ.
+//! Nothing here does I/O.
 //!
-//! A connection is TCP, opened by the agent, with or without TLS. Either side sends **frames**: a length of four bytes,
-//! big-endian, 1 to [`FRAME_MAX`], then so many bytes of JSON, one message. The machine speaks first ([`ToAgent::Challenge`]),
-//! the agent answers with [`ToMachine::Hello`] within [`HELLO_TIMEOUT_MS`], and the machine with [`ToAgent::Proved`] or
-//! [`ToAgent::Refused`]. From `proved` on frames are sealed in both directions ([`seal`]). The machine says [`ToAgent::Welcome`] or
-//! `refused`, then each says what it has to say, in any order. docs/agents.md is the protocol in words.
+//! A connection is TCP, opened by the agent, with or without TLS. Either side sends **frames**: a length of
+//! four bytes, big-endian, 1 to [`FRAME_MAX`], then so many bytes of JSON, one message. The machine speaks
+//! first ([`ToAgent::Challenge`]), the agent answers with [`ToMachine::Hello`] within [`HELLO_TIMEOUT_MS`],
+//! and the machine with [`ToAgent::Proved`] or [`ToAgent::Refused`]. From `proved` on frames are sealed in
+//! both directions ([`seal`]). The machine says [`ToAgent::Welcome`] or `refused`, then each says what it has
+//! to say, in any order. docs/agents.md is the protocol in words.
 
 use crate::config::{HealthKind, Protocol};
+use crate::hex;
+pub use crate::name::NAME_MAX;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
@@ -24,8 +27,8 @@ pub const VERSION: u16 = 2;
 pub const HEAD_BYTES: usize = 4;
 /// Longest message, bytes of JSON.
 pub const FRAME_MAX: usize = 262_144;
-/// Longest hello, bytes of JSON: the most proofs and addresses there may be, with the longest names, are 84,900. Nobody has
-/// proved anything before it is whole.
+/// Longest hello, bytes of JSON: the most proofs and addresses there may be, with the longest names, are
+/// 84,900. Nobody has proved anything before it is whole.
 pub const HELLO_MAX: usize = 98_304;
 /// Time from the challenge to a whole hello, milliseconds.
 pub const HELLO_TIMEOUT_MS: u64 = 3000;
@@ -35,8 +38,6 @@ pub const BACKENDS_MAX: usize = 1024;
 pub const SERVICES_MAX: usize = 256;
 /// Addresses of one host, at most.
 pub const ADDRESSES_MAX: usize = 1024;
-/// Longest name of an agent, a service or a backend: 1 to 63 of `a-z A-Z 0-9 . _ -`.
-pub const NAME_MAX: usize = 63;
 /// Longest reason that is told, bytes; a longer one is refused.
 pub const REASON_MAX: usize = 256;
 /// Largest figure of a load: a thousandth of what there is.
@@ -55,8 +56,8 @@ pub enum ToAgent {
         /// 32 random bytes, 64 hexadecimal digits; used for this connection alone.
         nonce: String,
     },
-    /// Of these services the hello proves the tokens; never none. The machine has them too: what it says from here on is sealed
-    /// with keys of all of them, and so is what the agent says.
+    /// Of these services the hello proves the tokens; never none. The machine has them too: what it says from
+    /// here on is sealed with keys of all of them, and so is what the agent says.
     Proved {
         /// Ascending, each once.
         services: Vec<String>,
@@ -68,12 +69,12 @@ pub enum ToAgent {
         /// How often a heartbeat is wanted, milliseconds; a third of the lease.
         heartbeat_ms: u32,
         /// All machines that agents should connect to, this one included.
-        machines: Vec<Machine>,
+        machines: Vec<MachineContact>,
     },
     /// Machines have come or gone: what replaces the welcome's list.
     Machines {
         /// All of them.
-        machines: Vec<Machine>,
+        machines: Vec<MachineContact>,
     },
     /// Something is not accepted. What was accepted before stays.
     Refused {
@@ -88,15 +89,16 @@ pub enum ToAgent {
         /// What to do.
         help: String,
     },
-    /// What is to be checked on this host for a service: replaces what was asked for before. No backends: nothing.
+    /// What is to be checked on this host for a service: replaces what was asked for before. No backends:
+    /// nothing.
     Checks {
         /// The service.
         service: String,
         /// Counts requests of this service; reports name it.
         revision: u64,
-        /// How.
+        /// How they are checked.
         check: CheckSpec,
-        /// Which, all on this host.
+        /// The backends to check, all on this host.
         backends: Vec<Target>,
     },
     /// What has become of a backend.
@@ -129,7 +131,8 @@ pub enum ToMachine {
         version: u16,
         /// Its name; one host, one name.
         agent: String,
-        /// 64 hexadecimal digits, others in each connection: a session that was recorded is not said again to the agent.
+        /// 64 hexadecimal digits, others in each connection: a session that was recorded is not said again to
+        /// the agent.
         nonce: String,
         /// Larger at each start (Unix time at the start, milliseconds).
         incarnation: u64,
@@ -168,10 +171,10 @@ pub enum ToMachine {
     Report {
         /// Counts reports of this connection, from 1.
         sequence: u64,
-        /// These are all; else only what has changed.
+        /// `results` are all there are; else only those that have changed.
         full: bool,
-        /// Which.
-        results: Vec<Report>,
+        /// Verdicts on backends.
+        results: Vec<BackendReport>,
     },
     /// Some of what is to be checked is not on this host.
     NotLocal {
@@ -179,7 +182,7 @@ pub enum ToMachine {
         service: String,
         /// Of the request.
         revision: u64,
-        /// Which.
+        /// Those that are not on this host.
         addresses: Vec<IpAddr>,
     },
     /// It lives.
@@ -196,7 +199,7 @@ pub enum ToMachine {
 /// A machine that agents should connect to.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Machine {
+pub struct MachineContact {
     /// `machine.name`.
     pub name: String,
     /// Where it listens for agents.
@@ -267,7 +270,7 @@ pub struct CheckSpec {
 pub struct Target {
     /// Name of the backend.
     pub backend: String,
-    /// Where.
+    /// Address that is probed.
     pub address: IpAddr,
     /// Port that is probed.
     pub port: u16,
@@ -276,7 +279,7 @@ pub struct Target {
 /// What the checks of a backend say: after rise and fall.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Report {
+pub struct BackendReport {
     /// Its service.
     pub service: String,
     /// Its name.
@@ -325,9 +328,10 @@ pub enum Phase {
     Gone,
 }
 
-/// The digest of what reports have said: FNV-1a, 64 bits, over `service NUL backend NUL address NUL (1|0) LF` of each, ascending by
-/// (service, backend, address). Not a secret: it finds what was lost, not who lies. O(n log n).
-pub fn digest<'a>(reports: impl IntoIterator<Item = &'a Report>) -> u64 {
+/// The digest of what reports have said: FNV-1a, 64 bits, over `service NUL backend NUL address NUL (1|0) LF`
+/// of each, ascending by (service, backend, address). Not a secret: it finds what was lost, not who lies.
+/// O(n log n).
+pub fn digest<'a>(reports: impl IntoIterator<Item = &'a BackendReport>) -> u64 {
     let mut lines: Vec<String> = reports
         .into_iter()
         .map(|of| format!("{}\0{}\0{}\0{}\n", of.service, of.backend, of.address, u8::from(of.up)))
@@ -359,8 +363,9 @@ pub struct Claim<'a> {
     pub service: &'a str,
 }
 
-/// SHA-256 (FIPS 180-4) of a host's addresses as text, in their order, each ended by LF; 64 hexadecimal digits. A hello has
-/// many proofs over the same addresses: with the digest in their place a proof costs the same whatever their number.
+/// SHA-256 (FIPS 180-4) of a host's addresses as text, in their order, each ended by LF; 64 hexadecimal
+/// digits. A hello has many proofs over the same addresses: with the digest in their place a proof costs the
+/// same whatever their number.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct AddressDigest(String);
 
@@ -372,12 +377,8 @@ impl AddressDigest {
         for address in addresses {
             let _ = writeln!(text, "{address}");
         }
-        AddressDigest(hex(ring::digest::digest(&ring::digest::SHA256, text.as_bytes()).as_ref()))
+        AddressDigest(hex::digits(ring::digest::digest(&ring::digest::SHA256, text.as_bytes()).as_ref()))
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl Claim<'_> {
@@ -386,17 +387,19 @@ impl Claim<'_> {
         let Claim { nonce, machine, agent, agent_nonce, incarnation, addresses, service } = self;
         let AddressDigest(addresses) = addresses;
         format!(
-            "guideway-agent {VERSION} {purpose}\n{nonce}\n{machine}\n{agent}\n{agent_nonce}\n{incarnation}\n{service}\n{addresses}\n"
+            "guideway-agent {VERSION} \
+            {purpose}\n{nonce}\n{machine}\n{agent}\n{agent_nonce}\n{incarnation}\n{service}\n{addresses}\n"
         )
     }
 
     /// HMAC-SHA-256 (RFC 2104, FIPS 180-4) of the claim with a service's token, 64 hexadecimal digits.
     pub fn prove(&self, token: &[u8]) -> String {
         let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, token);
-        hex(ring::hmac::sign(&key, self.text("proof").as_bytes()).as_ref())
+        hex::digits(ring::hmac::sign(&key, self.text("proof").as_bytes()).as_ref())
     }
 
-    /// What the token adds to the keys of the session: HMAC-SHA-256 of the claim, for another purpose than the proof.
+    /// What the token adds to the keys of the session: HMAC-SHA-256 of the claim, for another purpose than
+    /// the proof.
     pub fn share(&self, token: &[u8]) -> seal::Share {
         let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, token);
         let tag = ring::hmac::sign(&key, self.text("session").as_bytes());
@@ -407,21 +410,13 @@ impl Claim<'_> {
 
     /// Whether `mac` proves the claim. In constant time for a mac of the right length.
     pub fn is_proved(&self, token: &[u8], mac: &str) -> bool {
-        let Some(tag) = from_hex(mac) else { return false };
+        if mac.len() != 64 {
+            return false;
+        }
+        let Some(tag) = hex::bytes(mac) else { return false };
         let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, token);
         ring::hmac::verify(&key, self.text("proof").as_bytes(), &tag).is_ok()
     }
-}
-
-fn from_hex(text: &str) -> Option<[u8; 32]> {
-    if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return None;
-    }
-    let mut bytes = [0; 32];
-    for (byte, at) in bytes.iter_mut().zip((0..64).step_by(2)) {
-        *byte = u8::from_str_radix(text.get(at..at + 2)?, 16).ok()?;
-    }
-    Some(bytes)
 }
 
 /// A message as a plain frame.
@@ -441,8 +436,8 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
     Ok(frame)
 }
 
-/// Takes the first whole plain frame off `bytes`; `None`: there is none yet. Says how long a frame is as soon as its length is
-/// there, so that nobody has to buffer what is too long.
+/// Takes the first whole plain frame off `bytes`; `None`: there is none yet. Says how long a frame is as soon
+/// as its length is there, so that nobody has to buffer what is too long.
 ///
 /// # Errors
 /// Empty or too long, or not a message.

@@ -883,7 +883,7 @@ pub struct RestoredFlows {
 pub struct RefusedLine {
     /// Its number in the body, from 1.
     pub line: u64,
-    /// Why.
+    /// Why it was refused.
     pub reason: String,
 }
 
@@ -1007,7 +1007,8 @@ pub enum EventKind {
 
 /// Something that happened.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-pub struct Event {
+#[schemars(rename = "Event")]
+pub struct LoggedEvent {
     /// Counts from 1 within a run of the process.
     pub id: u64,
     /// Unix time, milliseconds.
@@ -1031,7 +1032,7 @@ pub struct Event {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Events {
     /// Events with an id above `after`, oldest first.
-    pub events: Vec<Event>,
+    pub events: Vec<LoggedEvent>,
     /// Id of the newest event there is; smaller than `after` when the process has restarted.
     pub last_id: u64,
     /// Events between `after` and the first one here were forgotten.

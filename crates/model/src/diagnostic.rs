@@ -57,22 +57,23 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// Every problem of a text, in the order of their places. An error for whoever asked for the config; `miette` shows it
-/// with the lines concerned, of long ones the part around the place.
+/// Every problem of a text, in the order of their places. An error for whoever asked for the config; `miette`
+/// shows it with the lines concerned, of long ones the part around the place.
 #[derive(Clone, Debug)]
 pub struct Report {
     name: String,
     diagnostics: Vec<Diagnostic>,
-    /// The same, as they are shown.
-    shown: Vec<Shown>,
+    /// Each of `diagnostics` with the lines that are shown with it.
+    shown: Vec<ShownDiagnostic>,
 }
 
 impl Report {
     /// Of `diagnostics` about `text`, called `name` (its file name).
     pub fn new(name: &str, text: &str, mut diagnostics: Vec<Diagnostic>) -> Report {
         diagnostics.sort_by_key(|d| d.offset);
-        let shown =
-            diagnostics.iter().map(|of| Shown { excerpt: Excerpt::new(name, text, of), of: of.clone() });
+        let shown = diagnostics
+            .iter()
+            .map(|of| ShownDiagnostic { excerpt: Excerpt::new(name, text, of), of: of.clone() });
         Report { name: name.to_owned(), shown: shown.collect(), diagnostics }
     }
 
@@ -131,20 +132,20 @@ impl miette::Diagnostic for Report {
 
 /// A problem and what of the text is shown with it.
 #[derive(Clone, Debug)]
-struct Shown {
+struct ShownDiagnostic {
     of: Diagnostic,
     excerpt: Excerpt,
 }
 
-impl fmt::Display for Shown {
+impl fmt::Display for ShownDiagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.of.fmt(f)
     }
 }
 
-impl std::error::Error for Shown {}
+impl std::error::Error for ShownDiagnostic {}
 
-impl miette::Diagnostic for Shown {
+impl miette::Diagnostic for ShownDiagnostic {
     fn severity(&self) -> Option<miette::Severity> {
         Some(match self.of.severity {
             Severity::Error => miette::Severity::Error,

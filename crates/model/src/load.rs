@@ -4,11 +4,9 @@ use crate::config::Config;
 use crate::diagnostic::{Diagnostic, Problems, Report};
 use crate::keys::{self, ConfigRaw};
 use crate::shape;
+use crate::text::{TEXT_MAX, too_long};
 use serde::Deserialize as _;
 use toml::de::DeTable;
-
-/// Longest config text, bytes.
-pub const TEXT_MAX: usize = 16 << 20;
 
 /// A config that passed every check.
 #[derive(Clone, Debug)]
@@ -30,26 +28,6 @@ impl Loaded {
     }
 }
 
-/// A configuration's bytes as text; `name` is what reports call it.
-///
-/// # Errors
-/// They are not UTF-8.
-pub fn text(name: &str, bytes: Vec<u8>) -> Result<String, Report> {
-    String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        let bytes = error.as_bytes();
-        let good = bytes.get(..at).and_then(|good| std::str::from_utf8(good).ok()).unwrap_or("");
-        let mut problems = Problems::new(good);
-        let help = if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
-            "it begins as UTF-16 does: save it as UTF-8"
-        } else {
-            "a configuration is TOML, which is UTF-8 text"
-        };
-        problems.error(at..at, format!("byte {at} is no UTF-8 text"), help);
-        Report::new(name, good, problems.finish())
-    })
-}
-
 /// Reads and checks `text`; `name` is what reports call it.
 ///
 /// # Errors
@@ -67,17 +45,6 @@ pub fn load(name: &str, text: &str) -> Result<Loaded, Report> {
         }
         _ => Err(Report::new(name, text, problems.finish())),
     }
-}
-
-/// The report on a text of more than [`TEXT_MAX`] bytes.
-pub fn too_long(name: &str) -> Report {
-    let mut problems = Problems::new("");
-    problems.error(
-        0..0,
-        format!("the text is longer than {TEXT_MAX} bytes, which is what is read at most"),
-        "check that this is a guideway config; 65,536 backends fit in 8 MiB",
-    );
-    Report::new(name, "", problems.finish())
 }
 
 /// `None` only after an error was added.

@@ -1,9 +1,12 @@
-//! MAC addresses as text.
+//! MAC addresses.
 
-use crate::config::Mac;
 use serde::{Serialize, Serializer};
 use std::fmt;
 use std::str::FromStr;
+
+/// A MAC address.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Mac(pub [u8; 6]);
 
 /// Why a text is no MAC address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]

@@ -1,11 +1,19 @@
-//! Addresses with a prefix length as text.
+//! Addresses with a prefix length.
 
-use crate::config::Net;
 use serde::{Serialize, Serializer};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
+
+/// An address with a prefix length; host bits allowed for interface addresses, refused for VIP prefixes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Net {
+    /// Address.
+    pub addr: IpAddr,
+    /// Prefix length.
+    pub len: u8,
+}
 
 /// Networks, each with something about it, that are asked which one holds an address.
 #[derive(Clone, Debug)]
@@ -99,6 +107,28 @@ const fn mask4(len: u8) -> u32 {
 
 const fn mask6(len: u8) -> u128 {
     if len == 0 { 0 } else { u128::MAX << (128 - if len > 128 { 128 } else { len }) }
+}
+
+/// Why no station on a network can have an address of `net`, if so.
+pub(crate) fn not_unicast(net: Net) -> Option<&'static str> {
+    const fn v4(a: u8, b: u8, c: u8, d: u8, len: u8) -> Net {
+        Net { addr: IpAddr::V4(Ipv4Addr::new(a, b, c, d)), len }
+    }
+    const fn v6(bits: u128, len: u8) -> Net {
+        Net { addr: IpAddr::V6(Ipv6Addr::from_bits(bits)), len }
+    }
+    const SPECIAL: [(Net, &str); 9] = [
+        (v4(0, 0, 0, 0, 8), "an unspecified address (0.0.0.0/8)"),
+        (v4(127, 0, 0, 0, 8), "a loopback address (127.0.0.0/8)"),
+        (v4(224, 0, 0, 0, 4), "a multicast address (224.0.0.0/4)"),
+        (v4(255, 255, 255, 255, 32), "the broadcast address"),
+        (v6(0, 128), "the unspecified address"),
+        (v6(1, 128), "the loopback address"),
+        (v6(0xff00 << 112, 8), "a multicast address (ff00::/8)"),
+        (v6(0xffff << 32, 96), "an IPv4 address in IPv6 clothes: write it as IPv4"),
+        (v6(0, 96), "in ::/96, which names no station"),
+    ];
+    SPECIAL.iter().find(|(special, _)| special.overlaps(net)).map(|&(_, what)| what)
 }
 
 impl FromStr for Net {

@@ -1,12 +1,14 @@
 //! Backends that registered, and how they become part of a configuration.
 //!
-//! Rule of this module: whether a registration fits depends on the configuration and the registration alone, so that machines
-//! with the same services take the same ones; and what does not fit is said, never changed until it does.
+//! Rule of this module: whether a registration fits depends on the configuration and the registration alone,
+//! so that machines with the same services take the same ones; and what does not fit is said, never changed
+//! until it does.
 
-use crate::agent::{NAME_MAX, Refusal};
+use crate::agent::Refusal;
 use crate::config::{AdminState, Backend, Config, Mode, Net, Registration, Service, Template};
-use crate::keys::{BACKENDS_MAX, not_unicast};
-use crate::net::NetMap;
+use crate::keys::backend::BACKENDS_MAX;
+use crate::name::{NAME_MAX, is_name};
+use crate::net::{NetMap, not_unicast};
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -14,8 +16,8 @@ use std::net::IpAddr;
 /// Largest number of flows that a backend can say it is meant to carry.
 pub const CAPACITY_MAX: u32 = 16_777_216;
 
-/// A backend that registered and had a good check. Ordered by service, name and address first, which is the order in
-/// which they stand in a configuration.
+/// A backend that registered and had a good check. Ordered by service, name and address first, which is the
+/// order in which they stand in a configuration.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Registered {
@@ -38,7 +40,8 @@ pub struct Registered {
 }
 
 impl Registered {
-    /// Whether it is the same backend with other figures: the same place, held by the same agent since the same start.
+    /// Whether it is the same backend with other figures: the same place, held by the same agent since the
+    /// same start.
     pub fn is_same(&self, other: &Registered) -> bool {
         self.is_place(other) && (self.incarnation, &self.agent) == (other.incarnation, &other.agent)
     }
@@ -86,27 +89,16 @@ impl Misfit {
 /// A registration that was left out.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Skipped {
-    /// Which.
+    /// The registration.
     pub registered: Registered,
-    /// Why.
+    /// Why it does not fit.
     pub why: Misfit,
-}
-
-/// Whether a text can be the name of an agent, a service or a backend: 1 to 63 of `a-z A-Z 0-9 . _ -`, the first no `-`, which would
-/// be an option on a command line.
-pub fn is_name(text: &str) -> bool {
-    let known = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
-    (1..=NAME_MAX).contains(&text.len())
-        && text.bytes().all(known)
-        && !text.starts_with('-')
-        && text != "."
-        && text != ".."
 }
 
 /// What a configuration says of registrations, ready to be asked often.
 #[derive(Clone, Debug, Default)]
-pub struct Rules {
-    services: HashMap<String, OfService>,
+pub struct RegistrationRules {
+    services: HashMap<String, ServiceRules>,
     vips: NetMap<()>,
     local: HashSet<IpAddr>,
     /// Prefixes that outer sources are of.
@@ -122,7 +114,7 @@ pub struct Rules {
 }
 
 #[derive(Clone, Debug)]
-struct OfService {
+struct ServiceRules {
     template: Option<Template>,
     mode: Mode,
     vip: Net,
@@ -137,21 +129,21 @@ struct OfService {
     room: usize,
 }
 
-impl Rules {
+impl RegistrationRules {
     /// Those of a configuration. Backends in it that registered do not count.
-    pub fn of(config: &Config) -> Rules {
+    pub fn of(config: &Config) -> RegistrationRules {
         let mtu_min = config.ports.iter().map(|port| port.mtu).min().unwrap_or(1500);
         let machine = &config.machine;
         let has_exception = config.ports.iter().any(|port| port.exception.is_some());
         let own = machine.address.map(IpAddr::V4).into_iter().chain(machine.address6.map(IpAddr::V6));
         let on_ports =
             config.ports.iter().flat_map(|port| port.exception_addresses.iter().map(|net| net.addr));
-        let services: HashMap<String, OfService> = config
+        let services: HashMap<String, ServiceRules> = config
             .services
             .iter()
             .map(|service| {
                 let fixed = || service.backends.iter().filter(|backend| backend.registration.is_none());
-                let rules = OfService {
+                let rules = ServiceRules {
                     template: service.agents.as_ref().and_then(|agents| agents.register.clone()),
                     mode: service.mode,
                     vip: service.vip,
@@ -166,7 +158,7 @@ impl Rules {
             .collect();
         let mut vips = NetMap::default();
         config.services.iter().for_each(|of| vips.insert(of.vip, ()));
-        Rules {
+        RegistrationRules {
             configured: services.values().map(|of| of.names.len()).sum(),
             vips,
             local: own.chain(on_ports).collect(),
@@ -193,7 +185,8 @@ impl Rules {
             .or_else(|| self.unreachable(rules, of))
     }
 
-    /// Most backends that may register for a service at once, those of the configuration's table and of the template.
+    /// Most backends that may register for a service at once, those of the configuration's table and of the
+    /// template.
     pub fn limit(&self, service: &str) -> usize {
         let Some((rules, template)) = self.service(service) else { return 0 };
         (template.limit as usize).min(rules.room.saturating_sub(rules.names.len()))
@@ -204,13 +197,13 @@ impl Rules {
         BACKENDS_MAX.saturating_sub(self.configured)
     }
 
-    fn service(&self, name: &str) -> Option<(&OfService, &Template)> {
+    fn service(&self, name: &str) -> Option<(&ServiceRules, &Template)> {
         let rules = self.services.get(name)?;
         Some((rules, rules.template.as_ref()?))
     }
 
     /// What no machine like this one could send to.
-    fn unreachable(&self, rules: &OfService, of: &Registered) -> Option<Misfit> {
+    fn unreachable(&self, rules: &ServiceRules, of: &Registered) -> Option<Misfit> {
         let (address, is_v6) = (of.address, of.address.is_ipv6());
         let problem = if let Some(what) = not_unicast(Net::host(address)) {
             format!("{address} is {what}")
@@ -247,7 +240,7 @@ impl Rules {
 }
 
 /// Whether it is of another form than what may register.
-fn outside_template(rules: &OfService, template: &Template, of: &Registered) -> Option<Misfit> {
+fn outside_template(rules: &ServiceRules, template: &Template, of: &Registered) -> Option<Misfit> {
     let (service, backend) = (&of.service, &of.backend);
     let refused = |reason: String, help: String| Some(Misfit::new(Refusal::Template, reason, help));
     if !is_name(backend) || !is_name(&of.agent) {
@@ -288,7 +281,7 @@ fn outside_template(rules: &OfService, template: &Template, of: &Registered) -> 
 }
 
 /// Whether a backend of the configuration has its name or address.
-fn taken(rules: &OfService, of: &Registered) -> Option<Misfit> {
+fn taken(rules: &ServiceRules, of: &Registered) -> Option<Misfit> {
     let what = if rules.names.contains(&of.backend) {
         format!("name \"{}\"", of.backend)
     } else if rules.addresses.contains(&of.address) {
@@ -305,11 +298,11 @@ fn taken(rules: &OfService, of: &Registered) -> Option<Misfit> {
 }
 
 impl Config {
-    /// The configuration with these backends behind its own of each service, in their order, in place of those that
-    /// registered before; and those that do not fit. Of two that claim a name or an address the first stays.
-    /// O(n log n).
+    /// The configuration with these backends behind its own of each service, in their order, in place of
+    /// those that registered before; and those that do not fit. Of two that claim a name or an address the
+    /// first stays. O(n log n).
     pub fn with_registered(&self, registered: &[Registered]) -> (Config, Vec<Skipped>) {
-        let rules = Rules::of(self);
+        let rules = RegistrationRules::of(self);
         let mut config = self.clone();
         for service in &mut config.services {
             service.backends.retain(|backend| backend.registration.is_none());
@@ -318,7 +311,7 @@ impl Config {
             config.services.iter().enumerate().map(|(at, service)| (service.name.clone(), at)).collect();
         let mut sorted: Vec<&Registered> = registered.iter().collect();
         sorted.sort_unstable();
-        let (mut taken, mut skipped) = (Taken::default(), Vec::new());
+        let (mut taken, mut skipped) = (TakenByBackends::default(), Vec::new());
         for of in sorted {
             if let Some(why) = rules.misfit(of).or_else(|| taken.misfit(&rules, of)) {
                 skipped.push(Skipped { registered: of.clone(), why });
@@ -362,14 +355,14 @@ impl Config {
 
 /// Names and addresses that are taken by what registered.
 #[derive(Default)]
-struct Taken<'a> {
+struct TakenByBackends<'a> {
     names: HashSet<(&'a str, &'a str)>,
     addresses: HashSet<(&'a str, IpAddr)>,
     by_service: HashMap<&'a str, usize>,
 }
 
-impl<'a> Taken<'a> {
-    fn misfit(&self, rules: &Rules, of: &Registered) -> Option<Misfit> {
+impl<'a> TakenByBackends<'a> {
+    fn misfit(&self, rules: &RegistrationRules, of: &Registered) -> Option<Misfit> {
         let service = of.service.as_str();
         if self.names.contains(&(service, of.backend.as_str()))
             || self.addresses.contains(&(service, of.address))

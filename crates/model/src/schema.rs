@@ -1,12 +1,13 @@
 //! The JSON schema of the config file: for editors, and the one list of keys that the loader goes by.
 
 use crate::config::Config;
-use crate::keys::table::Table as _;
+use crate::keys::key::ConfigTable as _;
 use schemars::generate::SchemaSettings;
 use serde_json::Value;
 use std::sync::OnceLock;
 
-/// The schema (draft 7, nothing referenced). What it cannot say (sums, references, families) [`crate::load()`] checks.
+/// The schema (draft 7, nothing referenced). What it cannot say (sums, references, families)
+/// [`crate::load()`] checks.
 pub fn schema() -> Value {
     cached().clone()
 }

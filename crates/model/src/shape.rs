@@ -9,8 +9,8 @@ use serde_json::{Map, Value};
 use std::collections::HashSet;
 use toml::de::{DeTable, DeValue};
 
-/// Reports and removes what does not belong. Returns the keys that were misspelt or of the wrong shape: nobody need
-/// hear that those are missing.
+/// Reports and removes what does not belong. Returns the keys that were misspelt or of the wrong shape:
+/// nobody need hear that those are missing.
 pub(crate) fn prune(table: &mut DeTable<'_>, problems: &mut Problems<'_>) -> HashSet<String> {
     let mut walk = Walk { problems, misspelt: HashSet::new() };
     walk.table(table, schema::cached(), "");

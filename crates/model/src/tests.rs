@@ -439,7 +439,8 @@ fn ports_of_modes() {
 #[test]
 fn examples_load() {
     let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs");
-    // The key of the first two is to be replaced, which install.sh does; `replay` opens no device, so no key matters.
+    // The key of the first two is to be replaced, which install.sh does; `replay` opens no device, so no key
+    // matters.
     let published = "`cluster_key` is one that is published";
     for (file, expected) in [("guideway.toml", published), ("minimal.toml", published), ("replay.toml", "")] {
         let text = std::fs::read_to_string(format!("{dir}/{file}")).unwrap();

@@ -1,5 +1,5 @@
-//! Text from outside (names and reasons that agents tell, answers of health checks, a peer's words) as it may be shown or logged:
-//! on one line, and moving no cursor (CWE-117, CWE-150).
+//! Text from outside (names and reasons that agents tell, answers of health checks, a peer's words) as it may
+//! be shown or logged: on one line, and moving no cursor (CWE-117, CWE-150).
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -7,9 +7,9 @@ use std::fmt::Write as _;
 /// Characters of a text that are shown, at most.
 pub const VISIBLE_MAX: usize = 1024;
 
-/// The text with whatever is not to be seen written as `\u{…}`: control characters, line and paragraph separators, and those
-/// that turn the direction of writing. What is longer than [`VISIBLE_MAX`] characters ends in `…`. O(n); borrows where
-/// nothing is to be done.
+/// The text with whatever is not to be seen written as `\u{…}`: control characters, line and paragraph
+/// separators, and those that turn the direction of writing. What is longer than [`VISIBLE_MAX`] characters
+/// ends in `…`. O(n); borrows where nothing is to be done.
 pub fn visible(text: &str) -> Cow<'_, str> {
     if text.len() <= VISIBLE_MAX && text.bytes().all(|byte| (0x20..0x7f).contains(&byte)) {
         return Cow::Borrowed(text);
@@ -30,9 +30,20 @@ pub fn visible(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// Controls (C0, DEL, C1), and the format characters that reorder or break lines (Unicode Standard Annex 9, section 2).
+/// Controls (C0, DEL, C1), and the format characters that reorder or break lines (Unicode Standard Annex 9,
+/// section 2).
 const fn is_hidden(c: char) -> bool {
-    matches!(c, '\0'..='\x1f' | '\x7f'..='\u{9f}' | '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+    matches!(
+        c,
+        '\0'..='\x1f'
+            | '\x7f'..='\u{9f}'
+            | '\u{61c}'
+            | '\u{200e}'
+            | '\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2066}'..='\u{2069}'
+            | '\u{feff}'
+    )
 }
 
 #[cfg(test)]

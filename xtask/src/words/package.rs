@@ -18,6 +18,7 @@ const CRATES: &[&str] = &[
     "worker",
     "dpdk-sys",
     "dpdk",
+    "model",
     "health",
     "startup",
     "guidewayd",

@@ -1,9 +1,9 @@
 //! What the registry has to know of the configuration.
 
 use super::hello::Tokens;
-use model::agent::{CheckSpec, Machine, Target};
+use model::agent::{CheckSpec, MachineContact, Target};
 use model::config::{Config, Service};
-use model::registered::Rules;
+use model::registered::RegistrationRules;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,9 +15,9 @@ pub(crate) type AgentTokens = HashMap<String, Vec<u8>>;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Facts {
     /// Machines that agents should connect to.
-    pub(crate) machines: Vec<Machine>,
+    pub(crate) machines: Vec<MachineContact>,
     /// What may register.
-    pub(crate) rules: Rules,
+    pub(crate) rules: RegistrationRules,
     /// Services that agents may speak for …
     pub(crate) services: BTreeMap<String, OfService>,
     /// … and their tokens.
@@ -54,14 +54,14 @@ impl Facts {
             Some((service.name.clone(), of))
         });
         let services = services.collect();
-        let own = config.agents.as_ref().map(|agents| Machine {
+        let own = config.agents.as_ref().map(|agents| MachineContact {
             name: config.machine.name.clone(),
             address: agents.advertise,
             leads: true,
         });
         Facts {
             machines: own.into_iter().collect(),
-            rules: Rules::of(config),
+            rules: RegistrationRules::of(config),
             services,
             tokens: Arc::new(kept.into_iter().collect()),
         }

@@ -6,7 +6,8 @@
 use super::session::SessionId;
 use model::agent::seal::{SessionKeys, Share};
 use model::agent::{ADDRESSES_MAX, AddressDigest, Claim, NAME_MAX, Proof, Refusal, SERVICES_MAX, VERSION};
-use model::registered::{Misfit, is_name};
+use model::name::is_name;
+use model::registered::Misfit;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

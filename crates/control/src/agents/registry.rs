@@ -11,10 +11,12 @@ use super::held::{Held, Suspicion};
 use super::hello::{Hello, Tokens, Unproved, shown};
 use super::session::{Asked, Key, Session, SessionId};
 use model::agent::{
-    BACKENDS_MAX, Load, Machine, PERMILLE_MAX, Phase, REASON_MAX, Refusal, Report, Target, ToAgent, ToMachine,
+    BACKENDS_MAX, BackendReport, Load, MachineContact, PERMILLE_MAX, Phase, REASON_MAX, Refusal, Target,
+    ToAgent, ToMachine,
 };
 use model::api::{EventKind, Word};
-use model::registered::{Misfit, Registered, Skipped, is_name};
+use model::name::is_name;
+use model::registered::{Misfit, Registered, Skipped};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -197,7 +199,7 @@ impl Registry {
     }
 
     /// Machines that agents should connect to, where others than this one are known.
-    pub(crate) fn set_machines(&mut self, machines: Vec<Machine>) {
+    pub(crate) fn set_machines(&mut self, machines: Vec<MachineContact>) {
         if self.facts.machines != machines {
             self.facts.machines = machines;
             self.tell_machines();
@@ -745,7 +747,7 @@ impl Registry {
         }
     }
 
-    fn report(&mut self, id: SessionId, sequence: u64, full: bool, results: &[Report], now_ms: u64) {
+    fn report(&mut self, id: SessionId, sequence: u64, full: bool, results: &[BackendReport], now_ms: u64) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         if sequence <= session.last_report {
             self.counts.stale += 1;
@@ -762,7 +764,7 @@ impl Registry {
         }
     }
 
-    fn result(&mut self, id: SessionId, result: &Report, now_ms: u64) {
+    fn result(&mut self, id: SessionId, result: &BackendReport, now_ms: u64) {
         let Some(session) = self.sessions.get(&id) else { return };
         let key = (result.service.clone(), result.backend.clone());
         if !session.is_asked(&key.0, &key.1, result.address) {

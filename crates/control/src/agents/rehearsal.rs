@@ -11,7 +11,9 @@ use super::hello::Greeting;
 use super::registry::{Act, Registry};
 use super::session::SessionId;
 use model::agent::seal::{Opener, Sealer, SessionKeys};
-use model::agent::{AddressDigest, Claim, Load, Proof, Report, ToAgent, ToMachine, VERSION, decode, encode};
+use model::agent::{
+    AddressDigest, BackendReport, Claim, Load, Proof, ToAgent, ToMachine, VERSION, decode, encode,
+};
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
@@ -365,7 +367,7 @@ pub fn agent_seeds() -> Vec<(&'static str, Vec<u8>)> {
         port: None,
         capacity: None,
     };
-    let result = |backend: &str, host: u8, up| Report {
+    let result = |backend: &str, host: u8, up| BackendReport {
         service: "web".to_owned(),
         backend: backend.to_owned(),
         address: address(0, host),

@@ -1,6 +1,6 @@
 //! A connection on which an agent has proved who it is.
 
-use model::agent::{Report, Target, digest};
+use model::agent::{BackendReport, Target, digest};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
@@ -40,7 +40,7 @@ pub(crate) struct Session {
     pub(crate) asked_ms: Option<u64>,
     pub(crate) last_report: u64,
     pub(crate) last_heartbeat: u64,
-    results: BTreeMap<(String, String, IpAddr), Report>,
+    results: BTreeMap<(String, String, IpAddr), BackendReport>,
 }
 
 /// A request to check.
@@ -81,7 +81,7 @@ impl Session {
     }
 
     /// Keeps what a report says, for the digest; false when there is no room.
-    pub(crate) fn keep(&mut self, full: bool, results: &[Report]) -> bool {
+    pub(crate) fn keep(&mut self, full: bool, results: &[BackendReport]) -> bool {
         if full {
             self.results.clear();
         }

@@ -227,11 +227,11 @@ impl Picture {
     }
 
     /// Machines that agents should connect to, by number.
-    pub(crate) fn agent_machines(&self) -> Vec<model::agent::Machine> {
+    pub(crate) fn agent_machines(&self) -> Vec<model::agent::MachineContact> {
         let leader = self.leader();
         let machines = self.members().filter_map(|(member, value)| {
             let (name, address) = (value.name.clone(), value.agents?);
-            Some(model::agent::Machine { name, address, leads: leader == Some(member) })
+            Some(model::agent::MachineContact { name, address, leads: leader == Some(member) })
         });
         machines.collect()
     }

@@ -15,7 +15,7 @@
 use super::keys::{self, HeardValue, Over};
 use crate::agents::heard::Why;
 use model::config::Config;
-use model::registered::{Registered, Rules};
+use model::registered::{Registered, RegistrationRules};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -144,7 +144,7 @@ impl Pool {
     }
 
     /// Whether there is room for this one, if so many of its service make way for it.
-    fn has_room(&self, rules: &Rules, service: &str, leave: usize) -> bool {
+    fn has_room(&self, rules: &RegistrationRules, service: &str, leave: usize) -> bool {
         let count = self.counts.get(service).copied().unwrap_or(0);
         count.saturating_sub(leave) < rules.limit(service)
             && self.by_name.len().saturating_sub(leave) < rules.limit_of_all()
@@ -166,7 +166,7 @@ pub(crate) fn merge<'a>(
     config: &Config,
     room: usize,
 ) -> Merged {
-    let (voices, rules) = (voices(heard), Rules::of(config));
+    let (voices, rules) = (voices(heard), RegistrationRules::of(config));
     let fits = |of: &&Registered| rules.misfit(of).is_none();
     let mut pool = Pool::default();
     let mut done: HashSet<Identity<'_>> = HashSet::new();

@@ -1,10 +1,10 @@
 //! Events become lines of the log.
 
-use model::api::{Event, EventKind};
+use model::api::{EventKind, LoggedEvent};
 
 /// Logs an event.
-pub(crate) fn tell(event: &Event) {
-    let Event { kind, service, backend, caller, message, .. } = event;
+pub(crate) fn tell(event: &LoggedEvent) {
+    let LoggedEvent { kind, service, backend, caller, message, .. } = event;
     let name = serde_json::to_value(kind).ok().and_then(|v| v.as_str().map(str::to_owned));
     let name = name.unwrap_or_default();
     match kind {

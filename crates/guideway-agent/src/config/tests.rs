@@ -8,7 +8,7 @@ fn place() -> tempfile::TempDir {
 }
 
 /// `text` with `TOKEN` for the path of a good token file.
-fn loaded(place: &tempfile::TempDir, text: &str) -> Result<Loaded, Vec<Diagnostic>> {
+fn loaded(place: &tempfile::TempDir, text: &str) -> Result<LoadedAgentConfig, Vec<Diagnostic>> {
     load(&text.replace("TOKEN", &place.path().join("token").display().to_string()))
 }
 
@@ -37,7 +37,7 @@ argv = ["/usr/lib/check-db", "-x"]
 #[test]
 fn a_whole_file() {
     let place = place();
-    let Loaded { config, warnings } = loaded(&place, WHOLE).unwrap();
+    let LoadedAgentConfig { config, warnings } = loaded(&place, WHOLE).unwrap();
     assert!(warnings.is_empty(), "{warnings:?}");
     assert_eq!(config.machines.len(), 3);
     let addresses: Vec<_> = config.addresses.unwrap().iter().map(ToString::to_string).collect();

@@ -1,8 +1,8 @@
 //! Checks that are made: one a (service, backend, address, port), however many machines ask.
 
-use crate::config::Config;
+use crate::config::AgentConfig;
 use health::{Check, Exec, Rules, Verdict};
-use model::agent::{CheckSpec, REASON_MAX, Report, Target};
+use model::agent::{BackendReport, CheckSpec, REASON_MAX, Target};
 use model::config::HealthKind;
 use std::collections::BTreeMap;
 
@@ -53,9 +53,9 @@ pub(super) struct Detector {
 
 impl Detector {
     /// As a report tells it; `None` before the first verdict.
-    pub(super) fn report(&self, subject: &Subject) -> Option<Report> {
+    pub(super) fn report(&self, subject: &Subject) -> Option<BackendReport> {
         let up = self.verdict.up()?;
-        Some(Report {
+        Some(BackendReport {
             service: subject.service.clone(),
             backend: subject.target.backend.clone(),
             address: subject.target.address,
@@ -128,7 +128,7 @@ impl Detectors {
     }
 
     /// It is to be checked in this way. The verdict that there is stays, also when the way is another.
-    pub(super) fn want(&mut self, subject: &Subject, spec: &CheckSpec, config: &Config) {
+    pub(super) fn want(&mut self, subject: &Subject, spec: &CheckSpec, config: &AgentConfig) {
         let job = job(subject, spec, config);
         let known = match self.all.get_mut(subject) {
             Some(detector) if detector.job == job => {
@@ -174,7 +174,7 @@ impl Detectors {
     }
 }
 
-fn job(subject: &Subject, spec: &CheckSpec, config: &Config) -> Job {
+fn job(subject: &Subject, spec: &CheckSpec, config: &AgentConfig) -> Job {
     let Target { backend, address, port } = &subject.target;
     let act = match command(&spec.kind) {
         None => Act::Probe(Box::new(Check {

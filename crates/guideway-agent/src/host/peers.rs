@@ -6,7 +6,7 @@
 use super::Link;
 use crate::config::MACHINES_MAX;
 use crate::random::Random;
-use model::agent::Machine;
+use model::agent::MachineContact;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Longest wait before the first attempt after a failure, milliseconds. Each further failure doubles it.
@@ -27,7 +27,7 @@ pub(super) struct Peer {
     /// Since when it is in session.
     welcomed_ms: Option<u64>,
     /// Whom it named last in this session.
-    listed: Vec<Machine>,
+    listed: Vec<MachineContact>,
     failures: u32,
     retry_ms: u64,
     /// Why there is no session.
@@ -113,7 +113,12 @@ impl Peers {
     }
 
     /// It is in session.
-    pub(super) fn welcomed(&mut self, address: &str, machines: Vec<Machine>, now_ms: u64) -> Vec<Link> {
+    pub(super) fn welcomed(
+        &mut self,
+        address: &str,
+        machines: Vec<MachineContact>,
+        now_ms: u64,
+    ) -> Vec<Link> {
         if let Some(peer) = self.all.get_mut(address) {
             peer.welcomed_ms = Some(now_ms);
             peer.problem = None;
@@ -122,7 +127,7 @@ impl Peers {
     }
 
     /// It names the machines. Gives back links that are not wanted any more.
-    pub(super) fn listed(&mut self, address: &str, machines: Vec<Machine>) -> Vec<Link> {
+    pub(super) fn listed(&mut self, address: &str, machines: Vec<MachineContact>) -> Vec<Link> {
         self.leader = machines.iter().find(|machine| machine.leads).map(|machine| machine.name.clone());
         if let Some(peer) = self.all.get_mut(address) {
             peer.listed = machines;
@@ -160,7 +165,7 @@ impl Peers {
     }
 
     fn settle(&mut self) -> Vec<Link> {
-        let listed: Vec<&Machine> =
+        let listed: Vec<&MachineContact> =
             self.all.values().filter(|peer| peer.welcomed_ms.is_some()).flat_map(|p| &p.listed).collect();
         let in_session = self.all.values().any(|peer| peer.welcomed_ms.is_some());
         let mut wanted: BTreeSet<String> = listed
@@ -201,8 +206,8 @@ impl Peers {
 mod tests {
     use super::*;
 
-    fn machine(name: &str, address: &str, leads: bool) -> Machine {
-        Machine { name: name.to_owned(), address: address.parse().unwrap(), leads }
+    fn machine(name: &str, address: &str, leads: bool) -> MachineContact {
+        MachineContact { name: name.to_owned(), address: address.parse().unwrap(), leads }
     }
 
     fn seeded(seeds: &[&str]) -> Peers {

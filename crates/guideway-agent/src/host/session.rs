@@ -1,6 +1,6 @@
 //! One connection to a machine: what it asked, what it was told.
 
-use model::agent::{CheckSpec, Load, Phase, Refusal, Report, Target, ToMachine, digest};
+use model::agent::{BackendReport, CheckSpec, Load, Phase, Refusal, Target, ToMachine, digest};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -68,7 +68,7 @@ pub(super) struct Session {
     pub(super) asked: BTreeMap<String, Asked>,
     /// Services of which all is to be told once more, from this time on.
     pub(super) owed: BTreeMap<String, u64>,
-    told: BTreeMap<Place, Report>,
+    told: BTreeMap<Place, BackendReport>,
     reports: u64,
     heartbeats: u64,
     /// CPU and own figure of each backend, as the last heartbeat told them.
@@ -130,7 +130,7 @@ impl Session {
     }
 
     /// Messages that tell `results`; `full`: these are all.
-    pub(super) fn report(&mut self, results: Vec<Report>, full: bool) -> Vec<ToMachine> {
+    pub(super) fn report(&mut self, results: Vec<BackendReport>, full: bool) -> Vec<ToMachine> {
         if full {
             self.told.clear();
         }

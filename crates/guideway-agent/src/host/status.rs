@@ -1,12 +1,12 @@
 //! How the agent stands, in words.
 
 use super::Host;
-use crate::request::{BackendStatus, CheckStatus, MachineStatus, Status, Word};
+use crate::request::{BackendAtMachine, CheckStatus, HostStatus, MachineStatus, RegisteredStatus};
 
 impl Host {
     /// For `guideway-agent status`.
-    pub(crate) fn status(&self, now_ms: u64) -> Status {
-        Status {
+    pub(crate) fn status(&self, now_ms: u64) -> HostStatus {
+        HostStatus {
             agent: self.config.name.clone(),
             incarnation: self.incarnation,
             addresses: self.addresses.clone(),
@@ -38,7 +38,7 @@ impl Host {
             .collect()
     }
 
-    fn backends(&self) -> Vec<BackendStatus> {
+    fn backends(&self) -> Vec<RegisteredStatus> {
         self.held
             .iter()
             .map(|(id, held)| {
@@ -52,14 +52,14 @@ impl Host {
                     } else {
                         said.map(|said| said.reason.clone()).unwrap_or_default()
                     };
-                    Word {
+                    BackendAtMachine {
                         machine: session.machine.clone(),
                         state: said.and_then(|said| said.state),
                         refused: said.and_then(|said| said.refused),
                         reason,
                     }
                 });
-                BackendStatus {
+                RegisteredStatus {
                     registration: held.registration.clone(),
                     origin: held.origin,
                     machines: machines.collect(),

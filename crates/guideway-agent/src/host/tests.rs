@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::{Config, Token};
+use crate::config::{AgentConfig, Token};
 use model::config::HealthKind;
 
 const A: &str = "10.9.0.1:7481";
@@ -12,9 +12,9 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-fn config(machines: &[&str]) -> Config {
+fn config(machines: &[&str]) -> AgentConfig {
     let services = [("web".to_owned(), Token::of(TOKEN)), ("db".to_owned(), Token::of(TOKEN))];
-    Config {
+    AgentConfig {
         name: "host5".to_owned(),
         socket: "/run/x".into(),
         machines: machines.iter().map(|machine| (*machine).to_owned()).collect(),
@@ -66,8 +66,8 @@ fn result(passed: bool) -> CheckResult {
     CheckResult { passed, unsent: false, reason: reason.to_owned(), duration_us: 1, unix_ms: UNIX }
 }
 
-fn machine(name: &str, address: &str, leads: bool) -> Machine {
-    Machine { name: name.to_owned(), address: address.parse().unwrap(), leads }
+fn machine(name: &str, address: &str, leads: bool) -> MachineContact {
+    MachineContact { name: name.to_owned(), address: address.parse().unwrap(), leads }
 }
 
 /// The agent and what it did.
@@ -81,7 +81,7 @@ impl Play {
         Play::of(config(machines))
     }
 
-    fn of(config: Config) -> Play {
+    fn of(config: AgentConfig) -> Play {
         Play { host: Host::new(config, UNIX, vec![ip("10.1.0.5")], Random::new(1)), now: 0 }
     }
 
@@ -134,7 +134,7 @@ impl Play {
         self.hear(link, ToAgent::Challenge { versions, machine: name.to_owned(), nonce });
     }
 
-    fn welcome(&mut self, link: Link, name: &str, machines: Vec<Machine>) {
+    fn welcome(&mut self, link: Link, name: &str, machines: Vec<MachineContact>) {
         self.challenge(link, name);
         self.welcome_only(link, machines);
     }
@@ -167,7 +167,7 @@ impl Play {
 }
 
 fn report(sequence: u64, full: bool, results: &[(&str, &str, bool)]) -> ToMachine {
-    let results = results.iter().map(|(name, address, up)| Report {
+    let results = results.iter().map(|(name, address, up)| BackendReport {
         service: "web".to_owned(),
         backend: (*name).to_owned(),
         address: ip(address),
@@ -253,7 +253,7 @@ fn all_is_registered_with_every_machine_when_it_welcomes() {
 }
 
 impl Play {
-    fn welcome_only(&mut self, link: Link, machines: Vec<Machine>) {
+    fn welcome_only(&mut self, link: Link, machines: Vec<MachineContact>) {
         self.hear(link, ToAgent::Proved { services: vec!["db".to_owned(), "web".to_owned()] });
         self.hear(link, ToAgent::Welcome { lease_ms: 3000, heartbeat_ms: 1000, machines });
     }

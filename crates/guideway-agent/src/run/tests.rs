@@ -2,7 +2,7 @@ use super::*;
 use crate::config::Token;
 use model::agent::ToAgent;
 use model::agent::seal::{Opener, Sealer, SessionKeys};
-use model::agent::{AddressDigest, CheckSpec, Claim, Machine, Phase, Target, ToMachine, VERSION};
+use model::agent::{AddressDigest, CheckSpec, Claim, MachineContact, Phase, Target, ToMachine, VERSION};
 use model::config::{HealthKind, Protocol};
 use std::net::IpAddr;
 use std::net::Ipv4Addr;
@@ -132,14 +132,14 @@ impl FakeMachine {
     async fn session(&self, lease_ms: u32) -> Talk {
         let mut talk = self.accept().await;
         talk.greet("m1").await;
-        let machines = vec![Machine { name: "m1".to_owned(), address: self.address, leads: true }];
+        let machines = vec![MachineContact { name: "m1".to_owned(), address: self.address, leads: true }];
         talk.say(&ToAgent::Welcome { lease_ms, heartbeat_ms: lease_ms / 3, machines }).await;
         talk
     }
 }
 
-fn config(place: &Path, machines: &[&FakeMachine]) -> Config {
-    Config {
+fn config(place: &Path, machines: &[&FakeMachine]) -> AgentConfig {
+    AgentConfig {
         name: "host5".to_owned(),
         socket: place.join("agent.sock"),
         machines: machines.iter().map(|machine| machine.address.to_string()).collect(),
@@ -176,7 +176,7 @@ async fn drive<T>(agent: &mut Agent, script: impl Future<Output = T>) -> T {
     }
 }
 
-async fn start(config: Config) -> Agent {
+async fn start(config: AgentConfig) -> Agent {
     Agent::start(Path::new("/no/file"), config).await.unwrap()
 }
 
@@ -329,8 +329,8 @@ async fn probes_are_as_many_as_the_interval_says_however_many_machines_ask() {
         let mut talk = one.session(60_000).await;
         // The other machine is learned of the first.
         let machines = vec![
-            Machine { name: "m1".to_owned(), address: one.address, leads: true },
-            Machine { name: "m2".to_owned(), address: two.address, leads: false },
+            MachineContact { name: "m1".to_owned(), address: one.address, leads: true },
+            MachineContact { name: "m2".to_owned(), address: two.address, leads: false },
         ];
         talk.say(&ToAgent::Machines { machines }).await;
         let mut other = two.accept().await;

@@ -1,6 +1,6 @@
 //! The device under test: somebody else's behind the ports given, or one that is started here behind a vhost-user socket.
 
-use super::frame::Target;
+use super::frame::Destination;
 use crate::eal;
 use crate::failure::Failure;
 use crate::machine;
@@ -109,7 +109,7 @@ impl TestBed {
         duts: &[Dut],
         cpu: usize,
         own: usize,
-        target: &Target,
+        target: &Destination,
     ) -> Result<TestBed, Failure> {
         let directory = std::env::temp_dir().join(format!("guideway-bench-{}", std::process::id()));
         std::fs::create_dir_all(&directory).map_err(|e| Failure::Machine(e.to_string()))?;
@@ -221,7 +221,7 @@ fn guidewayd(
     directory: &std::path::Path,
     device: &str,
     cpu: usize,
-    target: &Target,
+    target: &Destination,
 ) -> Result<Child, Failure> {
     let mac = |m: [u8; 6]| m.map(|byte| format!("{byte:02x}")).join(":");
     let memory: Vec<String> = eal::memory_words(MEMORY).iter().map(|word| format!("{word:?}")).collect();

@@ -21,7 +21,7 @@ const IMIX: [u16; 12] = [64, 594, 64, 594, 64, 64, 1518, 64, 594, 64, 594, 64];
 
 /// Where packets go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Target {
+pub(super) struct Destination {
     /// Destination MAC.
     pub(super) mac: [u8; 6],
     /// Destination address.
@@ -96,7 +96,7 @@ pub(super) struct ProbeWriter {
 }
 
 impl ProbeWriter {
-    pub(super) fn new(target: &Target) -> ProbeWriter {
+    pub(super) fn new(target: &Destination) -> ProbeWriter {
         let mut t = [0_u8; HEADERS];
         t[..6].copy_from_slice(&target.mac);
         t[6..12].copy_from_slice(&ROUTER_MAC);
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn packets_are_valid_and_found_again() {
-        let target = Target { mac: [2; 6], vip: Ipv4Addr::new(203, 0, 113, 10), port: 53, flows: 100 };
+        let target = Destination { mac: [2; 6], vip: Ipv4Addr::new(203, 0, 113, 10), port: 53, flows: 100 };
         let writer = ProbeWriter::new(&target);
         for sizes in [Sizes::One(64), Sizes::One(1518), Sizes::Imix] {
             for turn in 0..sizes.turns() {

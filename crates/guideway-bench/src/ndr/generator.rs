@@ -1,7 +1,7 @@
 //! Sends at a rate and receives, in one thread: time comes from one clock, and the schedule never waits for the device.
 
 use super::device::{QUEUE_SIZE, TestBed};
-use super::frame::{ProbeWriter, Sizes, Target};
+use super::frame::{Destination, ProbeWriter, Sizes};
 use super::trial::{SAMPLES, Trial, TrialWindows};
 use crate::failure::Failure;
 use crate::gaps::{GAP_NS, Gaps};
@@ -60,7 +60,7 @@ pub(super) struct Generator {
 
 impl Generator {
     /// Opens the devices.
-    pub(super) fn open(setup: &TestBed, target: &Target, tsc: Tsc) -> Result<Generator, Failure> {
+    pub(super) fn open(setup: &TestBed, target: &Destination, tsc: Tsc) -> Result<Generator, Failure> {
         let eal = Eal::start(&setup.eal_words(), 128 << 20, |_, _| ())?;
         let room = mempool::data_room(MTU, false);
         let failed = |e: &dyn std::fmt::Display| Failure::Machine(e.to_string());

@@ -7,7 +7,7 @@ use crate::outcome::EXIT_CODES;
 use crate::table::moment;
 use crate::{CommandResult, Done, output};
 use clap::Args;
-use model::api::{EVENTS_DEFAULT, EVENTS_KEPT, Event, Events};
+use model::api::{EVENTS_DEFAULT, EVENTS_KEPT, Events, LoggedEvent};
 use std::time::Duration;
 
 /// How long one request of `--follow` waits for news.
@@ -67,12 +67,12 @@ pub(crate) fn run(arguments: &Arguments) -> CommandResult {
     }
 }
 
-fn compact(event: &Event) -> Result<String, Failure> {
+fn compact(event: &LoggedEvent) -> Result<String, Failure> {
     serde_json::to_string(event).map_err(|e| Failure::failed(format!("cannot write JSON: {e}")))
 }
 
 /// One line; the kind in the words of the API.
-fn text(e: &Event) -> String {
+fn text(e: &LoggedEvent) -> String {
     let kind =
         serde_json::to_value(e.kind).ok().and_then(|k| k.as_str().map(str::to_owned)).unwrap_or_default();
     let subject = match (&e.service, &e.backend) {
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn an_event_is_one_line() {
-        let e = Event {
+        let e = LoggedEvent {
             id: 7,
             unix_ms: 0,
             kind: EventKind::BackendDown,
@@ -102,7 +102,7 @@ mod tests {
             message: "refused".into(),
         };
         assert_eq!(text(&e), "1970-01-01 00:00:00.000      7  backend_down      web/b1: refused");
-        let asked = Event { caller: Some("uid 0, pid 7".into()), ..e };
+        let asked = LoggedEvent { caller: Some("uid 0, pid 7".into()), ..e };
         assert!(text(&asked).ends_with("web/b1: refused (by uid 0, pid 7)"));
     }
 }

@@ -11,7 +11,8 @@ use tokio_util::codec::Decoder;
 /// Room for what is read of a connection on which little is said, bytes.
 pub const ROOM_BYTES: usize = 4096;
 
-/// Decodes messages. Room is made for a frame when its length is known and allowed, and is given back behind a long one.
+/// Decodes messages. Room is made for a frame when its length is known and allowed, and is given back behind
+/// a long one.
 #[derive(Debug)]
 pub struct Messages<T> {
     /// Opens frames: plain ones until it gets keys.
@@ -72,13 +73,13 @@ pub enum ReadError {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{FRAME_MAX, Report, ToMachine, encode};
+    use super::super::{BackendReport, FRAME_MAX, ToMachine, encode};
     use super::*;
 
     fn report(reason_bytes: usize) -> ToMachine {
         let reason = "x".repeat(reason_bytes);
         let (service, backend) = ("web".to_owned(), "b".to_owned());
-        let result = Report { service, backend, address: [10, 0, 0, 1].into(), up: true, reason };
+        let result = BackendReport { service, backend, address: [10, 0, 0, 1].into(), up: true, reason };
         ToMachine::Report { sequence: 1, full: true, results: vec![result] }
     }
 

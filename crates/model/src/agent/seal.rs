@@ -1,10 +1,12 @@
-//! What makes a session out of a proved hello: keys that only who has the tokens can know, and frames that prove it.
+//! What makes a session out of a proved hello: keys that only who has the tokens can know, and frames that
+//! prove it.
 //!
-//! Rule of this module: one key a direction and connection, one number a frame. So a frame is of this connection, of that side
-//! and in that place, or it is none.
+//! Rule of this module: one key a direction and connection, one number a frame. So a frame is of this
+//! connection, of that side and in that place, or it is none.
 //!
-//! A **sealed frame** is a length of four bytes, the frame's number of eight, its tag of [`TAG_BYTES`], then JSON; numbers are
-//! big-endian, the length counts all behind it. The tag is HMAC-SHA-256 (RFC 2104) of number and JSON.
+//! A **sealed frame** is a length of four bytes, the frame's number of eight, its tag of [`TAG_BYTES`], then
+//! JSON; numbers are big-endian, the length counts all behind it. The tag is HMAC-SHA-256 (RFC 2104) of
+//! number and JSON.
 
 use super::{FRAME_MAX, FrameError, HEAD_BYTES, body_of, encode, length_of};
 use serde::{Deserialize, Serialize};
@@ -40,8 +42,9 @@ impl ring::hkdf::KeyType for KeyBytes {
 }
 
 impl SessionKeys {
-    /// HKDF (RFC 5869) with SHA-256: extracted from the shares of all services that were proved, in the order in which the machine
-    /// names them, so that knowing some of the tokens is not enough; expanded once for each side. `None` without any share.
+    /// HKDF (RFC 5869) with SHA-256: extracted from the shares of all services that were proved, in the order
+    /// in which the machine names them, so that knowing some of the tokens is not enough; expanded once for
+    /// each side. `None` without any share.
     pub fn of<'a>(shares: impl IntoIterator<Item = &'a Share>) -> Option<SessionKeys> {
         let secret: Vec<u8> = shares.into_iter().flat_map(|share| share.0).collect();
         if secret.is_empty() {
@@ -132,7 +135,8 @@ impl Opener {
         if self.key.is_some() { FRAME_MAX + SEAL_BYTES } else { FRAME_MAX }
     }
 
-    /// Takes the first whole frame off `bytes`; `None`: there is none yet. What is too long is known by its length alone.
+    /// Takes the first whole frame off `bytes`; `None`: there is none yet. What is too long is known by its
+    /// length alone.
     ///
     /// # Errors
     /// Empty or too long; not sealed by the other side, or not the frame that is due; not a message.

@@ -1,5 +1,5 @@
 use super::{
-    AddressDigest, Claim, FRAME_MAX, FrameError, Report, ToAgent, ToMachine, decode, digest, encode,
+    AddressDigest, BackendReport, Claim, FRAME_MAX, FrameError, ToAgent, ToMachine, decode, digest, encode,
 };
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -66,7 +66,13 @@ fn what_is_too_long_is_refused_by_its_length_alone() {
     let message = ToMachine::Report {
         sequence: 1,
         full: true,
-        results: vec![Report { service: "a".into(), backend: "b".into(), address: HOST, up: true, reason }],
+        results: vec![BackendReport {
+            service: "a".into(),
+            backend: "b".into(),
+            address: HOST,
+            up: true,
+            reason,
+        }],
     };
     assert!(matches!(encode(&message), Err(FrameError::TooLong { .. })));
 }
@@ -82,7 +88,7 @@ fn what_is_no_message_is_refused() {
 
 #[test]
 fn a_digest_depends_on_what_is_said_and_not_on_its_order() {
-    let of = |backend: &str, up| Report {
+    let of = |backend: &str, up| BackendReport {
         service: "web".into(),
         backend: backend.into(),
         address: HOST,
@@ -93,6 +99,6 @@ fn a_digest_depends_on_what_is_said_and_not_on_its_order() {
     assert_eq!(digest([&a, &b]), digest([&b, &a]));
     assert_ne!(digest([&a, &b]), digest([&a]));
     assert_ne!(digest([&a, &of("b", true)]), digest([&a, &b]));
-    assert_eq!(digest([&a, &Report { reason: "slow".into(), ..b.clone() }]), digest([&a, &b]));
+    assert_eq!(digest([&a, &BackendReport { reason: "slow".into(), ..b.clone() }]), digest([&a, &b]));
     assert_eq!(digest([]), 0xcbf2_9ce4_8422_2325);
 }

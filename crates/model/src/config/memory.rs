@@ -19,7 +19,8 @@ const OWN_DESCRIPTORS: u64 = 256;
 const API_DESCRIPTORS: u64 = 2 * 256;
 
 impl Config {
-    /// Open files that guidewayd may need at once, about: one for each check, API clients, agents, and its own.
+    /// Open files that guidewayd may need at once, about: one for each check, API clients, agents, and its
+    /// own.
     pub fn descriptors(&self) -> u64 {
         let checked = self.services.iter().filter(|service| service.health.kind != HealthKind::None);
         let checks: u64 = checked.map(|service| service.backends.len() as u64).sum();
@@ -37,8 +38,8 @@ impl Config {
         worker.saturating_mul(self.workers.cpus.len() as u64)
     }
 
-    /// Bytes of flow tables and Maglev tables, about; two generations of the latter live while workers change over.
-    /// Packet buffers are not counted: they depend on the devices.
+    /// Bytes of flow tables and Maglev tables, about; two generations of the latter live while workers change
+    /// over. Packet buffers are not counted: they depend on the devices.
     pub fn memory_bytes(&self) -> u64 {
         let services = self.services.iter().map(|s| {
             let taint = if s.is_stateless() { TAINT_BYTES } else { 0 };

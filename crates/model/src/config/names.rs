@@ -1,12 +1,6 @@
 //! The config's words for its enums.
 
-use super::{Backend, Checks, HealthKind, HttpCheck, Mode, Protocol, Service, Tracking};
-use serde::Serializer;
-
-/// A mode as written in the config.
-pub(crate) fn mode<S: Serializer>(mode: &Mode, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(mode.as_str())
-}
+use super::{Backend, Checks, HealthKind, HttpCheck, Protocol, Service, Tracking};
 
 impl HealthKind {
     /// As written in the config.
@@ -23,7 +17,8 @@ impl HealthKind {
 }
 
 impl HttpCheck {
-    /// What TLS is told whom it talks to: `sni`, else the name or address in `host`; `None`: neither is written.
+    /// What TLS is told whom it talks to: `sni`, else the name or address in `host`; `None`: neither is
+    /// written.
     pub fn tls_name(&self) -> Option<&str> {
         if let Some(sni) = &self.sni {
             return Some(sni);
@@ -48,8 +43,8 @@ impl Service {
         self.health.checks == Checks::Agent && self.agents.is_some() && self.health.kind != HealthKind::None
     }
 
-    /// Whether packets of untainted slots are steered without the flow table: `state = "exceptions"` over TCP. UDP has
-    /// no packet that begins a flow, so its flows are tracked in any case.
+    /// Whether packets of untainted slots are steered without the flow table: `state = "exceptions"` over
+    /// TCP. UDP has no packet that begins a flow, so its flows are tracked in any case.
     pub fn is_stateless(&self) -> bool {
         self.state == Tracking::Exceptions && self.protocol == Protocol::Tcp
     }

@@ -1,11 +1,11 @@
 //! Bytes that a check sends or looks for.
 
+use crate::hex;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use std::fmt::Write as _;
 use std::ops::Deref;
 
-/// Bytes. As JSON: a string if all of them are ASCII, else `{"hex": "…"}`; a string with other characters stands for their UTF-8, as
-/// older versions wrote it.
+/// Bytes. As JSON: a string if all of them are ASCII, else `{"hex": "…"}`; a string with other characters
+/// stands for their UTF-8, as older versions wrote it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Payload(Vec<u8>);
 
@@ -31,7 +31,7 @@ impl Deref for Payload {
 
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
-enum Written {
+enum PayloadText {
     Text(String),
     Hex { hex: String },
 }
@@ -39,26 +39,19 @@ enum Written {
 impl Serialize for Payload {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let text = std::str::from_utf8(&self.0).ok().filter(|text| text.is_ascii());
-        let written = text.map_or_else(
-            || {
-                let hex = self.0.iter().fold(String::new(), |mut hex, byte| {
-                    // Writing into a String cannot fail.
-                    let _ = write!(hex, "{byte:02x}");
-                    hex
-                });
-                Written::Hex { hex }
-            },
-            |text| Written::Text(text.to_owned()),
-        );
+        let written = match text {
+            Some(text) => PayloadText::Text(text.to_owned()),
+            None => PayloadText::Hex { hex: hex::digits(&self.0) },
+        };
         written.serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Payload {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Payload, D::Error> {
-        match Written::deserialize(deserializer)? {
-            Written::Text(text) => Ok(Payload(text.into_bytes())),
-            Written::Hex { hex } => crate::keys::from_hex(&hex)
+        match PayloadText::deserialize(deserializer)? {
+            PayloadText::Text(text) => Ok(Payload(text.into_bytes())),
+            PayloadText::Hex { hex: digits } => hex::bytes(&digits)
                 .map(Payload)
                 .ok_or_else(|| serde::de::Error::custom("hex has other than pairs of hexadecimal digits")),
         }

@@ -1,7 +1,7 @@
 //! The keys of the tags of messages between machines, made of the secrets in the configuration.
 //!
-//! A secret is not used as it is: where `cluster_key` is the secret, it is also the key of the slots' hash, and what is learned of the one use
-//! must be of no help against the other.
+//! A secret is not used as it is: where `cluster_key` is the secret, it is also the key of the slots' hash,
+//! and what is learned of the one use must be of no help against the other.
 
 use super::Cluster;
 
@@ -15,8 +15,8 @@ impl Cluster {
     }
 }
 
-/// The first 16 bytes of HKDF-Expand with SHA-256 (RFC 5869 section 2.3), of one block: HMAC(secret, label | 0x01). The secret is
-/// random already, so there is nothing to extract (section 3.3).
+/// The first 16 bytes of HKDF-Expand with SHA-256 (RFC 5869 section 2.3), of one block: HMAC(secret, label |
+/// 0x01). The secret is random already, so there is nothing to extract (section 3.3).
 fn derived(secret: &[u8; 16]) -> [u8; 16] {
     let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret);
     let mut context = ring::hmac::Context::with_key(&key);

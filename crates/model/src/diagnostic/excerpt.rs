@@ -74,8 +74,8 @@ impl Excerpt {
         excerpt
     }
 
-    /// Adds a line, of a long one what is around `place`, a byte of it. Returns where a byte of the line is in the excerpt; one that is
-    /// cut off stands for the nearest that is not.
+    /// Adds a line, of a long one what is around `place`, a byte of it. Returns where a byte of the line is
+    /// in the excerpt; one that is cut off stands for the nearest that is not.
     fn push(&mut self, line: &str, place: usize) -> impl Fn(usize) -> usize + use<> {
         let (mut from, mut to) = (0, line.len());
         if line.len() > LINE_MAX {

@@ -1,8 +1,8 @@
 //! `[agents]`, and what of a service agents may speak for.
 
 use super::api::{Metrics, Tls, tls};
-use super::kind::{AbsolutePath, Kind, List, Listen, Number, Numbers, Prefix, Sub, Text};
-use super::read::{At, Read, Reader, Scope, Span, shown};
+use super::kind::{AbsolutePath, List, Listen, Number, Numbers, Prefix, Sub, Text, ValueKind};
+use super::read::{At, ReadValue, Reader, Scope, Span, shown};
 use super::table::table;
 use crate::config::Api;
 use schemars::{Schema, SchemaGenerator};
@@ -32,7 +32,8 @@ table! {
     pub struct ServiceAgents(ServiceAgentsRaw, ServiceAgentsFound) {
         /// File whose first line, 16 to 256 bytes, agents must know.
         token_file: AbsolutePath = PathBuf::new(),
-            required "write 16 to 256 random bytes into a file (openssl rand -hex 32), name it here, and give it to the backends' hosts"
+            required "write 16 to 256 random bytes into a file (openssl rand -hex 32), name it here, \
+                and give it to the backends' hosts"
             => Live;
         /// Silence after which an agent's backends are suspect.
         lease_ms: Number<u32, 500, 60_000> = 3000, unit "milliseconds",
@@ -66,7 +67,7 @@ table! {
 /// Ports, first and last.
 pub(crate) struct Ports;
 
-impl Kind for Ports {
+impl ValueKind for Ports {
     type Value = (u16, u16);
 
     fn label() -> String {
@@ -112,7 +113,7 @@ pub(super) fn agents(
     let raw = raw?;
     let scope = Scope::new("agents", raw.span());
     let mut found = AgentsFound::read(r, &scope, raw.into_inner());
-    if let Read::Given(listen, span) = &found.listen {
+    if let ReadValue::Given(listen, span) = &found.listen {
         let others = [("api.listen", api.listen), ("metrics.listen", metrics.listen)];
         if let Some((other, _)) = others.into_iter().find(|(_, other)| *other == Some(*listen)) {
             let message = format!("agents: `listen` {listen} is also {other}");
@@ -136,7 +137,7 @@ pub(super) fn of_service(
 ) -> Option<ServiceAgents> {
     let raw = raw?;
     let scope = Scope::new(format!("{place}: agents"), raw.span());
-    if !r.around.has_agents {
+    if !r.others.has_agents {
         let message = format!("{place}: `agents` needs [agents]: nothing listens for them");
         let help = "add [agents] with listen = \"10.9.0.1:7481\", or remove [service.agents]";
         r.error(&scope.span, message, help);

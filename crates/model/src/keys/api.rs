@@ -1,7 +1,7 @@
 //! `[api]`, `[metrics]`, and the files of a TLS listener.
 
 use super::kind::{AbsolutePath, Listen, Sub};
-use super::read::{At, Read, Reader, Scope, Span, open};
+use super::read::{At, ReadValue, Reader, Scope, Span, open};
 use super::table::table;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
@@ -46,7 +46,7 @@ table! {
 pub(super) fn metrics(r: &mut Reader<'_, '_>, raw: Option<Spanned<MetricsRaw>>) -> Metrics {
     let (scope, raw) = open("metrics", raw);
     let found = MetricsFound::read(r, &scope, raw);
-    if let Read::Given(addr, span) = &found.listen
+    if let ReadValue::Given(addr, span) = &found.listen
         && !addr.ip().is_loopback()
     {
         r.warning(
@@ -99,15 +99,17 @@ fn fits_a_socket(r: &mut Reader<'_, '_>, at: &At<'_>, path: &Path, span: &Span, 
 fn listener(r: &mut Reader<'_, '_>, found: &ApiFound, has_tls: bool, metrics: &Metrics) {
     let has_token = found.token_file.written().is_some() || r.is_misspelt("token_file");
     let has_tls = has_tls || r.is_misspelt("tls");
-    if let Read::Given(addr, span) = &found.listen {
+    if let ReadValue::Given(addr, span) = &found.listen {
         if !has_token {
             let message = format!("api: `listen` {addr} needs `token_file`");
-            let help = "write a secret into a file, name it as token_file, and let clients send it as bearer token; or remove listen: the unix socket needs none";
+            let help = "write a secret into a file, name it as token_file, \
+                and let clients send it as bearer token; or remove listen: the unix socket needs none";
             r.error(span, message, help);
         }
         if !has_tls && !addr.ip().is_loopback() {
             let message = format!("api: `listen` {addr} is not a loopback address and needs `tls`");
-            let help = "add tls = { cert = \"/etc/guideway/cert.pem\", key = \"/etc/guideway/key.pem\" }, or listen on 127.0.0.1";
+            let help = "add tls = { cert = \"/etc/guideway/cert.pem\", key = \"/etc/guideway/key.pem\" }, \
+                or listen on 127.0.0.1";
             r.error(span, message, help);
         }
         if metrics.listen == Some(*addr) {

@@ -1,7 +1,7 @@
 //! `[[service.backend]]`.
 
 use super::kind::{Address, Name, Number};
-use super::read::{At, Read, Reader, Scope, Span};
+use super::read::{At, ReadValue, Reader, Scope, Span};
 use super::table::table;
 use super::word::words;
 use crate::config::{Mac, Mode};
@@ -9,6 +9,9 @@ use serde::Serialize;
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 use toml::Spanned;
+
+/// Largest number of backends of all services.
+pub(crate) const BACKENDS_MAX: usize = 65_536;
 
 table! {
     /// A backend of a service.
@@ -63,7 +66,7 @@ pub struct Registration {
 }
 
 fn is_not_ours(r: &mut Reader<'_, '_>, at: &At<'_>, addr: &IpAddr, span: &Span) -> bool {
-    let is_ours = r.around.local.contains(addr);
+    let is_ours = r.others.local.contains(addr);
     if is_ours {
         r.error(span, format!("{}: {addr} is this machine's own address", at.place), at.help());
     }
@@ -113,13 +116,13 @@ pub(super) fn backends(
         );
         let found = BackendFound::read(r, &scope, raw.into_inner());
         let name = found.name.or(number.to_string());
-        if let Read::Given(name, span) = &found.name
+        if let ReadValue::Given(name, span) = &found.name
             && !names.insert(name.clone())
         {
             let message = format!("{}: the backend name \"{name}\" is taken", context.service);
             r.error(span, message, "give every backend of a service a name of its own");
         }
-        if let Read::Given(address, span) = &found.address {
+        if let ReadValue::Given(address, span) = &found.address {
             if let Some(other) = addresses.insert(*address, name.clone()) {
                 let message =
                     format!("{}: backend \"{name}\" has the address of \"{other}\"", context.service);
@@ -129,7 +132,7 @@ pub(super) fn backends(
         }
         if found.mac.is_absent() && !r.is_misspelt("mac") {
             lacking.inner_macs += 1;
-            if !r.around.has_exception && !r.around.has_next_hop_mac {
+            if !r.others.has_exception && !r.others.has_next_hop_mac {
                 lacking.next_hop.get_or_insert((span.clone(), name));
             }
         }
@@ -155,13 +158,14 @@ fn fits_mode(
     if context.mode != Mode::L2 {
         let [v4, v6] = &mut lacking.sources;
         let (has, source) =
-            if address.is_ipv6() { (r.around.has_address6, v6) } else { (r.around.has_address, v4) };
+            if address.is_ipv6() { (r.others.has_address6, v6) } else { (r.others.has_address, v4) };
         if !has {
             source.get_or_insert((span.clone(), name.to_owned()));
         }
     } else if context.vip.is_some_and(|vip| vip.is_ipv4() != address.is_ipv4()) {
         let message = format!("{}: backend \"{name}\" is not of the VIP's family", context.service);
-        let help = "mode l2 leaves the packet as it is: give the backend's address of the VIP's family, or use a tunnel mode";
+        let help = "mode l2 leaves the packet as it is: give the backend's address of the VIP's family, \
+            or use a tunnel mode";
         r.error(span, message, help);
     }
 }
@@ -180,7 +184,8 @@ fn report(r: &mut Reader<'_, '_>, context: &Context<'_>, lacking: Lacking, all: 
     }
     if let Some((span, name)) = lacking.next_hop {
         let message = format!("{service}: the next hop of backend \"{name}\" is not known");
-        let help = "without an exception port there are no routes and neighbours: give every backend a mac, or set machine.next_hop_mac";
+        let help = "without an exception port there are no routes and neighbours: give every backend a mac, \
+            or set machine.next_hop_mac";
         r.error(&span, message, help);
     }
     if context.mode_ok
@@ -191,7 +196,8 @@ fn report(r: &mut Reader<'_, '_>, context: &Context<'_>, lacking: Lacking, all: 
     {
         let message = format!("{service}: {} of {all} {mode} backends have no `mac`", lacking.inner_macs);
         let help = format!(
-            "their inner frames are sent to the next hop's MAC: set mac to that of the {protocol} interface, unless the next hop is the backend itself"
+            "their inner frames are sent to the next hop's MAC: set mac to that of the {protocol} interface, \
+            unless the next hop is the backend itself"
         );
         r.warning(header, message, help);
     }

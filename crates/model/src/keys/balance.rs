@@ -1,51 +1,7 @@
 //! Of a service: who chooses the backend of a new flow, and by what.
 
-use super::read::{Read, Reader, Scope};
-use super::service::{Hash, Protocol, ServiceFound, Tracking};
-use super::word::words;
-
-words! {
-    /// Who chooses the backend of a new flow.
-    #[derive(Hash)]
-    pub enum Policy {
-        /// The slot table
-        Maglev = "maglev",
-        /// The flow's owner, by load
-        LeastLoad = "least-load",
-    }
-
-    /// Where weights come from.
-    pub enum WeightBy {
-        /// As written or registered
-        Static = "static",
-        /// They follow the load
-        Load = "load",
-    }
-
-    /// How the least loaded is found.
-    pub enum Select {
-        /// The least of all
-        Min = "min",
-        /// The better of two random ones
-        P2c = "p2c",
-    }
-
-    /// How a backend that comes up comes to its share.
-    pub enum Join {
-        /// At once
-        Head = "head",
-        /// It grows over `slow_start_ms`
-        SlowStart = "slow-start",
-    }
-
-    /// Fate of new flows when every backend is full.
-    pub enum Overload {
-        /// They are spread all the same
-        Spread = "spread",
-        /// As `on_empty` says
-        Reject = "reject",
-    }
-}
+use super::read::{ReadValue, Reader, Scope};
+use super::service::{Hash, Join, Policy, Protocol, ServiceFound, Tracking, WeightBy};
 
 /// Reports keys that do not go together, or have no effect.
 pub(super) fn together(r: &mut Reader<'_, '_>, scope: &Scope, found: &ServiceFound, has_capacities: bool) {
@@ -85,31 +41,34 @@ fn combinations(r: &mut Reader<'_, '_>, scope: &Scope, found: &ServiceFound) {
     let (policy, weight_by) = (&found.policy, &found.weight_by);
     let is_stateless = found.state.or(Tracking::All) == Tracking::Exceptions
         && found.protocol.or(Protocol::Tcp) == Protocol::Tcp;
-    if let Read::Given(Policy::LeastLoad, span) = policy {
+    if let ReadValue::Given(Policy::LeastLoad, span) = policy {
         if is_stateless {
             let message = format!(
-                "{place}: `policy = \"least-load\"` with `state = \"exceptions\"`: no table knows where its flows are"
+                "{place}: `policy = \"least-load\"` with `state = \"exceptions\"`: \
+                no table knows where its flows are"
             );
             r.error(span, message, "write state = \"all\", or policy = \"maglev\"");
         }
         if found.hash.or(Hash::Tuple) == Hash::Source {
             let message = format!(
-                "{place}: `policy = \"least-load\"` with `hash = \"source\"`: the load decides, not the source"
+                "{place}: `policy = \"least-load\"` with `hash = \"source\"`: \
+                the load decides, not the source"
             );
             r.error(span, message, "remove hash, or write policy = \"maglev\"");
         }
-        if let Read::Given(WeightBy::Load, span) = weight_by {
+        if let ReadValue::Given(WeightBy::Load, span) = weight_by {
             let message = format!(
                 "{place}: `weight = \"load\"` with `policy = \"least-load\"`, which goes by the load anyway"
             );
             r.error(span, message, "remove weight, or write policy = \"maglev\"");
         }
     }
-    if let Read::Given(WeightBy::Load, span) = weight_by
+    if let ReadValue::Given(WeightBy::Load, span) = weight_by
         && is_stateless
     {
         let message = format!(
-            "{place}: `weight = \"load\"` with `state = \"exceptions\"`: slots would move all the time, and their flows be tracked"
+            "{place}: `weight = \"load\"` with `state = \"exceptions\"`: slots would move all the time, \
+            and their flows be tracked"
         );
         r.error(span, message, "write state = \"all\", or weight = \"static\"");
     }

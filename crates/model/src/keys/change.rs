@@ -1,15 +1,14 @@
 //! Which keys differ between two configurations, and which of these a running guidewayd cannot change.
 
-use super::table::{Change, Key, Table};
+use super::key::{ConfigKey, ConfigTable, RestartRule};
 use crate::config::{Agents, Cluster, Config, Service};
 
 impl Config {
     /// Keys that differ in `new` and need a restart, in the order of the file: `machine.name`,
-    /// `workers.cpus`,
-    /// `port.data0.mtu`, `port.data1` for a port that came or went, `service.web.hash` where `state =
-    /// "exceptions"`.
+    /// `workers.cpus`, `port.data0.mtu`, `port.data1` for a port that came or went, `service.web.hash` where
+    /// `state = "exceptions"`.
     pub fn restart_keys(&self, new: &Config) -> Vec<String> {
-        let is_restart = |key: &Key| key.change == Change::Restart;
+        let is_restart = |key: &ConfigKey| key.change == RestartRule::Restart;
         let machine = self.machine.differing(&new.machine);
         let mut names = named("machine", &machine, is_restart);
         names.extend(named("api", &self.api.differing(&new.api), is_restart));
@@ -33,7 +32,7 @@ impl Config {
         }
         if self.cluster.is_some() {
             // Where messages between machines are taken, and how long all of them remember.
-            names.extend(named("machine", &machine, |key| key.change == Change::InCluster));
+            names.extend(named("machine", &machine, |key| key.change == RestartRule::InCluster));
             names.extend((self.timeouts != new.timeouts).then(|| "timeouts".to_owned()));
         }
         self.port_keys(new, &mut names);
@@ -66,7 +65,7 @@ impl Config {
     /// Keys outside of services that differ in `new` and can be changed without a restart, but for those of a
     /// cluster.
     pub fn changed_keys(&self, new: &Config) -> Vec<String> {
-        let is_live = |key: &Key| key.change != Change::Restart;
+        let is_live = |key: &ConfigKey| key.change != RestartRule::Restart;
         let cluster = of_optional(self.cluster.as_ref(), new.cluster.as_ref(), Cluster::differing);
         let agents = of_optional(self.agents.as_ref(), new.agents.as_ref(), Agents::differing);
         let mut names = named("cluster", &cluster, is_live);
@@ -91,29 +90,28 @@ impl Service {
     }
 
     /// A flow that is not in the flow table is known by its slot alone, so slots must keep their meaning.
-    /// With another VIP,
-    /// port or protocol it is another service, which begins without flows.
+    /// With another VIP, port or protocol it is another service, which begins without flows.
     fn restart_keys(&self, new: &Service) -> Vec<String> {
         let same = (self.vip, self.port, self.protocol) == (new.vip, new.port, new.protocol);
         if !same || !self.is_stateless() || !new.is_stateless() {
             return Vec::new();
         }
         let place = format!("service.{}", self.name);
-        named(&place, &self.differing(new), |key| key.change == Change::WhileStateless)
+        named(&place, &self.differing(new), |key| key.change == RestartRule::WhileStateless)
     }
 }
 
 /// The keys that `is_meant`, with their place.
-fn named(place: &str, keys: &[&'static Key], is_meant: impl Fn(&Key) -> bool) -> Vec<String> {
+fn named(place: &str, keys: &[&'static ConfigKey], is_meant: impl Fn(&ConfigKey) -> bool) -> Vec<String> {
     keys.iter().filter(|key| is_meant(key)).map(|key| format!("{place}.{}", key.name)).collect()
 }
 
 /// Differing keys of a table that need not be there: all, if it came or went.
-fn of_optional<T: Table>(
+fn of_optional<T: ConfigTable>(
     old: Option<&T>,
     new: Option<&T>,
-    differing: fn(&T, &T) -> Vec<&'static Key>,
-) -> Vec<&'static Key> {
+    differing: fn(&T, &T) -> Vec<&'static ConfigKey>,
+) -> Vec<&'static ConfigKey> {
     match (old, new) {
         (Some(old), Some(new)) => differing(old, new),
         (None, None) => Vec::new(),

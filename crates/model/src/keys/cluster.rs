@@ -2,15 +2,20 @@
 
 use super::kind::{AbsolutePath, List, Number, Secret, Sub, Text};
 use super::machine::{Machine, is_published};
-use super::read::{At, Read, Reader, Scope, Span, shown};
+use super::read::{At, ReadValue, Reader, Scope, Span, shown};
+use super::service::{SERVICES_MAX, Service};
+use super::slots::MAGLEV_SIZE_DEFAULT;
 use super::table::{keys, table};
 use super::word::words;
-use crate::config::{CLUSTER_SLOTS_MAX, Service};
-use crate::shared::{SERVICES_TEXT_MAX, services_of};
+use crate::text::{SERVICES_TEXT_MAX, services_of};
 use serde::Serialize;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use toml::Spanned;
+
+/// Slots of all services of a cluster: as many services as there can be, with `maglev_size` as it is by
+/// default.
+pub const CLUSTER_SLOTS_MAX: u64 = SERVICES_MAX as u64 * MAGLEV_SIZE_DEFAULT as u64;
 
 table! {
     /// The cluster this machine is in; without it the machine is alone.
@@ -66,7 +71,8 @@ words! {
 
 #[cfg(all(feature = "negative-controls", not(debug_assertions)))]
 compile_error!(
-    "the feature negative-controls lets [cluster] lose flows and is for tests; build without it what is to be released: \
+    "the feature negative-controls lets [cluster] lose flows and is for tests; \
+     build without it what is to be released: \
      cargo build --release, without --workspace"
 );
 
@@ -164,7 +170,7 @@ pub(super) fn cluster(
     let secure = endpoints(r, &scope, &mut found.endpoints);
     store_tls(r, &scope, secure, &mut found);
     store_user(r, &scope, secure, &mut found);
-    if let (Read::Given(accepted, span), key) =
+    if let (ReadValue::Given(accepted, span), key) =
         (&found.sync_key_accepted, found.sync_key.or(machine.cluster_key))
         && *accepted == key
     {
@@ -180,13 +186,17 @@ pub(super) fn cluster(
 }
 
 /// Keeps the good ones. Whether they are https; `None`: there is none.
-fn endpoints(r: &mut Reader<'_, '_>, scope: &Scope, written: &mut Read<Vec<(String, Span)>>) -> Option<bool> {
+fn endpoints(
+    r: &mut Reader<'_, '_>,
+    scope: &Scope,
+    written: &mut ReadValue<Vec<(String, Span)>>,
+) -> Option<bool> {
     let key = &ClusterRaw::endpoints;
     if written.is_absent() || written.get().is_some_and(Vec::is_empty) {
         r.missing(scope, key);
     }
     let mut secure = None;
-    if let Read::Given(endpoints, _) = written {
+    if let ReadValue::Given(endpoints, _) = written {
         endpoints.retain(|(text, span)| {
             let Some(is_secure) = endpoint(r, text, span, key.help) else { return false };
             if secure.is_some_and(|secure| secure != is_secure) {
@@ -212,7 +222,8 @@ fn store_tls(r: &mut Reader<'_, '_>, scope: &Scope, secure: Option<bool>, found:
         }
         (Some(true), None) => {
             let message = "cluster: https endpoints need `tls`";
-            let help = "add tls = { ca = \"/etc/guideway/etcd-ca.pem\" }, the certificate that signed the endpoints'";
+            let help = "add tls = { ca = \"/etc/guideway/etcd-ca.pem\" }, \
+                the certificate that signed the endpoints'";
             r.error(&scope.span, message, help);
         }
         _ => {}
@@ -232,11 +243,15 @@ fn store_user(r: &mut Reader<'_, '_>, scope: &Scope, secure: Option<bool>, found
     }
     let has_certificate = found.tls.value.as_ref().is_some_and(|tls| tls.identity.is_some());
     if let (Some(is_secure), None, false) = (secure, span, has_certificate) {
-        let message = "cluster: without `user` everyone who reaches the endpoints can change services and plan of the cluster";
+        let message = "cluster: without `user` everyone who reaches the endpoints can \
+            change services and plan of the cluster";
         let help = if is_secure {
-            "let etcd ask for a client certificate, and name it as cert and key in tls; or add user = { name = \"guideway\", password_file = \"…\" }"
+            "let etcd ask for a client certificate, and name it as cert and key in tls; \
+            or add user = { name = \"guideway\", password_file = \"…\" }"
         } else {
-            "write https:// in endpoints and add tls, and user = { name = \"guideway\", password_file = \"…\" } (docs/operations.md says how etcd gets it)"
+            "write https:// in endpoints and add tls, \
+            and user = { name = \"guideway\", password_file = \"…\" } \
+            (docs/operations.md says how etcd gets it)"
         };
         r.warning(&scope.span, message, help);
     }
@@ -255,8 +270,8 @@ fn is_secret(r: &mut Reader<'_, '_>, at: &At<'_>, key: &[u8; 16], span: &Span) -
 /// What is off, which deserves a warning that says what then happens.
 #[cfg(feature = "negative-controls")]
 fn left_out(r: &mut Reader<'_, '_>, found: &ClusterFound) -> LeftOut {
-    let mut is_off = |key: &str, switch: &Read<Switch>, what: &str| {
-        let Read::Given(Switch::Off, span) = switch else { return false };
+    let mut is_off = |key: &str, switch: &ReadValue<Switch>, what: &str| {
+        let ReadValue::Given(Switch::Off, span) = switch else { return false };
         r.warning(span, format!("cluster: with `{key}` off {what}"), "remove the key; it is for tests");
         true
     };
@@ -326,7 +341,8 @@ pub(super) fn fits_the_store(r: &mut Reader<'_, '_>, span: &Span, services: &[Se
         r.error(span, message, help);
     }
     let text = r.problems.text();
-    // Written one key a line, inline tables are up to twice as long; and nobody is to wait for what cannot be.
+    // Written one key a line, inline tables are up to twice as long; and nobody is to wait for what cannot
+    // be.
     if text.len() < SERVICES_TEXT_MAX / 4 {
         return;
     }
@@ -336,7 +352,8 @@ pub(super) fn fits_the_store(r: &mut Reader<'_, '_>, span: &Span, services: &[Se
             "cluster: the services have {size} bytes, written one key a line as the cluster keeps them"
         );
         let help = format!(
-            "at most {SERVICES_TEXT_MAX}: use shorter names, leave out keys that have their default, or split the services over two clusters"
+            "at most {SERVICES_TEXT_MAX}: use shorter names, leave out keys that have their default, \
+            or split the services over two clusters"
         );
         r.error(span, message, help);
     }

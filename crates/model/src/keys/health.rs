@@ -1,7 +1,7 @@
 //! `[service.health]`.
 
-use super::kind::{AbsolutePath, Ascii, Cell, Hex, Number, Numbers, PAYLOAD_MAX, Text, is_interface};
-use super::read::{At, Read, Reader, Scope, Span, shown};
+use super::kind::{AbsolutePath, Ascii, Hex, Number, Numbers, PAYLOAD_MAX, RawValue, Text, is_interface};
+use super::read::{At, ReadValue, Reader, Scope, Span, shown};
 use super::table::keys;
 use super::word::words;
 use crate::config::{Net, Payload};
@@ -18,7 +18,7 @@ keys! {
     /// Health check of a service's backends.
     Health(HealthRaw, HealthFound) {
         /// What is probed; none: backends count as up.
-        kind: Kind = Kind::None => Live;
+        kind: CheckKind = CheckKind::None => Live;
         /// Between two probes of a backend.
         interval_ms: Number<u32, 10, 600_000> = INTERVAL_MS_DEFAULT, unit "milliseconds",
             help "milliseconds between two probes of a backend; leave it out for {default}" => Live;
@@ -37,11 +37,13 @@ keys! {
             default "the service's", help "the probed port; leave it out for {default}" => Live;
         /// http, https.
         path: Text = "/".to_owned(),
-            help "write what stands behind the host in a URL, beginning with /, like \"/healthz\"", check is_path
+            help "write what stands behind the host in a URL, beginning with /, like \"/healthz\"",
+            check is_path
             => Live;
         /// http, https: Host header, a name or an address (IPv6 in brackets), with a port or without.
         host: Text, default "the VIP",
-            help "write a name or an address, with a port where the server wants one, like \"www.example.com\", \"10.0.2.21:8443\" or \"[2001:db8::10]:8443\"",
+            help "write a name or an address, with a port where the server wants one, \
+                like \"www.example.com\", \"10.0.2.21:8443\" or \"[2001:db8::10]:8443\"",
             check is_host => Live;
         /// http, https: 200, or [200, 204, "300-399"].
         expect_status: Statuses, default "200 to 399",
@@ -49,15 +51,16 @@ keys! {
             => Live;
         /// tcp, udp: what is sent, ASCII.
         send: Ascii => Live;
-        /// tcp, udp: the same as pairs of hexadecimal digits, for bytes that are no ASCII.
+        /// tcp, udp: what is sent, as pairs of hexadecimal digits, for bytes that are no ASCII.
         send_hex: Hex => Live;
         /// What the answer (of http and https: the body) must contain, ASCII.
         expect: Ascii => Live;
-        /// The same as pairs of hexadecimal digits.
+        /// What the answer must contain, as pairs of hexadecimal digits.
         expect_hex: Hex => Live;
         /// https: TLS server name.
         sni: Text,
-            default "host", help "write the name of the server, like \"www.example.com\"", check is_server_name
+            default "host",
+            help "write the name of the server, like \"www.example.com\"", check is_server_name
             => Live;
         /// https: PEM file of the certificate that is shown to a server that wants one; with key. Read by the
         /// machine, again every ten seconds.
@@ -90,7 +93,7 @@ const RISE_DEFAULT: u32 = 2;
 
 words! {
     /// Kinds of health check.
-    pub(crate) enum Kind {
+    pub(crate) enum CheckKind {
         None = "none",
         Tcp = "tcp",
         Http = "http",
@@ -263,7 +266,7 @@ pub(super) fn health(
         only_one(r, &scope, key, text, hex);
     }
     let found = HealthFound::read(r, &scope, raw);
-    let kind = found.kind.or(Kind::None);
+    let kind = found.kind.or(CheckKind::None);
     let kind_ok = r.is_known("kind", &found.kind);
     let kind_span = found.kind.written().unwrap_or(scope.span.clone());
     let probe = Probe { scope: &scope, kind, kind_ok, kind_span: &kind_span };
@@ -271,7 +274,7 @@ pub(super) fn health(
     let interval_ms = found.interval_ms.or(INTERVAL_MS_DEFAULT);
     let timeout =
         found.timeout_ms.clone().check(|timeout, span| probe.ends_in_time(r, *timeout, interval_ms, span));
-    if found.port.is_absent() && service.port == 0 && kind != Kind::None && !r.is_misspelt("port") {
+    if found.port.is_absent() && service.port == 0 && kind != CheckKind::None && !r.is_misspelt("port") {
         let message = format!("{}: `port` is missing: the service takes any port", scope.place);
         r.error(&kind_span, message, "say which port is probed, like port = 80");
     }
@@ -289,8 +292,8 @@ pub(super) fn health(
         r.error(&span, message, help);
     }
     let via = probe.via(r, &found.via);
-    if let Read::Given(Route::Tunnel, span) = &found.route
-        && kind != Kind::None
+    if let ReadValue::Given(Route::Tunnel, span) = &found.route
+        && kind != CheckKind::None
     {
         tunnel(r, &scope, span, service, via.as_deref());
     }
@@ -308,15 +311,16 @@ pub(super) fn health(
 }
 
 /// The kind as far as it can be told before anything is checked; `None`: it is wrong.
-fn kind_of(raw: &HealthRaw) -> Option<Kind> {
-    let kinds = [Kind::None, Kind::Tcp, Kind::Http, Kind::Https, Kind::Udp, Kind::Exec];
-    raw.kind.as_ref().map_or(Some(Kind::None), |cell| {
+fn kind_of(raw: &HealthRaw) -> Option<CheckKind> {
+    let kinds =
+        [CheckKind::None, CheckKind::Tcp, CheckKind::Http, CheckKind::Https, CheckKind::Udp, CheckKind::Exec];
+    raw.kind.as_ref().map_or(Some(CheckKind::None), |cell| {
         kinds.into_iter().find(|kind| cell.get_ref().as_str() == Some(kind.as_str()))
     })
 }
 
 /// A kind with its own parameters.
-fn parameters(kind: Kind, found: HealthFound) -> HealthKind {
+fn parameters(kind: CheckKind, found: HealthFound) -> HealthKind {
     let send = found.send.ok().or(found.send_hex.ok());
     let expect = found.expect.ok().or(found.expect_hex.ok());
     let files = CheckFiles { cert: found.cert.ok(), key: found.key.ok(), ca: found.ca.ok() };
@@ -329,19 +333,19 @@ fn parameters(kind: Kind, found: HealthFound) -> HealthKind {
         files: (files != CheckFiles::default()).then(|| Box::new(files)),
     };
     match kind {
-        Kind::None => HealthKind::None,
-        Kind::Tcp => HealthKind::Tcp { send, expect },
-        Kind::Http => HealthKind::Http(http(expect)),
-        Kind::Https => HealthKind::Https(http(expect)),
-        Kind::Udp => {
+        CheckKind::None => HealthKind::None,
+        CheckKind::Tcp => HealthKind::Tcp { send, expect },
+        CheckKind::Http => HealthKind::Http(http(expect)),
+        CheckKind::Https => HealthKind::Https(http(expect)),
+        CheckKind::Udp => {
             HealthKind::Udp { send, expect, silence_passes: found.silence.get() == Some(&Silence::Pass) }
         }
-        Kind::Exec => HealthKind::Exec { command: found.command.ok().unwrap_or_default() },
+        CheckKind::Exec => HealthKind::Exec { command: found.command.ok().unwrap_or_default() },
     }
 }
 
 /// Reports bytes that are written as text and in digits, and takes both away.
-fn only_one(r: &mut Reader<'_, '_>, scope: &Scope, key: &str, text: &mut Cell, hex: &mut Cell) {
+fn only_one(r: &mut Reader<'_, '_>, scope: &Scope, key: &str, text: &mut RawValue, hex: &mut RawValue) {
     if let (Some(_), Some(cell)) = (&text, &hex) {
         let message = format!("{}: `{key}` and `{key}_hex` are both written", scope.place);
         r.error(&cell.span(), message, "keep the one that says all the bytes");
@@ -350,9 +354,9 @@ fn only_one(r: &mut Reader<'_, '_>, scope: &Scope, key: &str, text: &mut Cell, h
 }
 
 /// Reports keys of another kind; for kind none, says that the general ones have no effect.
-fn keys_of_kind(r: &mut Reader<'_, '_>, scope: &Scope, kind: Kind, raw: &HealthRaw) {
-    use Kind::{Exec, Http, Https, Tcp, Udp};
-    let owned: [(&str, &Cell, &[Kind]); 13] = [
+fn keys_of_kind(r: &mut Reader<'_, '_>, scope: &Scope, kind: CheckKind, raw: &HealthRaw) {
+    use CheckKind::{Exec, Http, Https, Tcp, Udp};
+    let owned: [(&str, &RawValue, &[CheckKind]); 13] = [
         ("command", &raw.command, &[Exec]),
         ("path", &raw.path, &[Http, Https]),
         ("host", &raw.host, &[Http, Https]),
@@ -376,7 +380,7 @@ fn keys_of_kind(r: &mut Reader<'_, '_>, scope: &Scope, kind: Kind, raw: &HealthR
         let first = owners.first().map_or("", |kind| kind.as_str());
         r.error(&cell.span(), message, format!("remove it, or write kind = \"{first}\""));
     }
-    if kind == Kind::None {
+    if kind == CheckKind::None {
         let general = [
             &raw.interval_ms,
             &raw.timeout_ms,
@@ -398,7 +402,7 @@ fn keys_of_kind(r: &mut Reader<'_, '_>, scope: &Scope, kind: Kind, raw: &HealthR
 /// A check as far as its kind is known.
 struct Probe<'a> {
     scope: &'a Scope,
-    kind: Kind,
+    kind: CheckKind,
     kind_ok: bool,
     kind_span: &'a Span,
 }
@@ -430,24 +434,25 @@ impl Probe<'_> {
 
     fn has_command(&self, r: &mut Reader<'_, '_>, found: &HealthFound) {
         let is_missing = found.command.is_absent() && !r.is_misspelt("command");
-        if self.kind_ok && self.kind == Kind::Exec && is_missing {
+        if self.kind_ok && self.kind == CheckKind::Exec && is_missing {
             let message = format!("{}: kind exec needs `command`", self.scope.place);
             r.error(self.kind_span, message, HealthRaw::command.help);
         }
     }
 
     /// The interface that is named, else the first one there is.
-    fn via(&self, r: &mut Reader<'_, '_>, found: &Read<String>) -> Option<String> {
-        if !found.is_absent() || self.kind == Kind::None {
+    fn via(&self, r: &mut Reader<'_, '_>, found: &ReadValue<String>) -> Option<String> {
+        if !found.is_absent() || self.kind == CheckKind::None {
             return found.get().cloned();
         }
-        if !r.around.has_exception && !r.is_misspelt("via") {
+        if !r.others.has_exception && !r.is_misspelt("via") {
             let (place, kind) = (&self.scope.place, self.kind.as_str());
             let message = format!("{place}: kind {kind} needs `via`: there is no exception interface");
-            let help = "name the kernel interface the probes leave by, like via = \"eth1\"; or add exception = \"gw0\" to the [[port]]; or write kind = \"none\"";
+            let help = "name the kernel interface the probes leave by, like via = \"eth1\"; \
+                or add exception = \"gw0\" to the [[port]]; or write kind = \"none\"";
             r.error(self.kind_span, message, help);
         }
-        r.around.exceptions.first().cloned()
+        r.others.exceptions.first().cloned()
     }
 }
 
@@ -466,24 +471,24 @@ fn is_command(r: &mut Reader<'_, '_>, at: &At<'_>, name: &str, span: &Span) -> b
 fn checked_by(
     r: &mut Reader<'_, '_>,
     scope: &Scope,
-    kind: Kind,
+    kind: CheckKind,
     kind_span: &Span,
-    by: &Read<Checks>,
+    by: &ReadValue<Checks>,
     has_agents: bool,
 ) {
     let place = &scope.place;
     match by {
-        Read::Given(Checks::Agent, span) if !has_agents => {
+        ReadValue::Given(Checks::Agent, span) if !has_agents => {
             let message = format!("{place}: `checks = \"agent\"` needs [service.agents]");
             let help = "add [service.agents] with a token_file, or write checks = \"machine\"";
             r.error(span, message, help);
         }
-        Read::Given(Checks::Machine, span) if kind == Kind::Exec => {
+        ReadValue::Given(Checks::Machine, span) if kind == CheckKind::Exec => {
             let message =
                 format!("{place}: kind exec with `checks = \"machine\"`: commands are run by agents only");
             r.error(span, message, "remove checks, or choose another kind");
         }
-        Read::Absent if kind == Kind::Exec && !has_agents => {
+        ReadValue::Absent if kind == CheckKind::Exec && !has_agents => {
             let message =
                 format!("{place}: kind exec needs [service.agents]: commands are run by agents only");
             let help = "add [service.agents] with a token_file, or choose another kind";
@@ -507,8 +512,7 @@ fn is_path(r: &mut Reader<'_, '_>, at: &At<'_>, path: &str, span: &Span) -> bool
 }
 
 /// Path and query as they stand in a request (RFC 3986 section 3.3 and 3.4): what is no such character would
-/// be refused, or cut off, when
-/// it is sent.
+/// be refused, or cut off, when it is sent.
 fn is_request_path(path: &str) -> bool {
     let known = |b: u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/?".contains(&b);
     let mut rest = path.bytes();
@@ -580,7 +584,7 @@ fn is_dns_name(text: &str) -> bool {
 /// Accepted statuses, first and last of each range.
 pub(crate) struct Statuses;
 
-impl super::kind::Kind for Statuses {
+impl super::kind::ValueKind for Statuses {
     type Value = Vec<(u16, u16)>;
 
     fn label() -> String {
@@ -617,14 +621,15 @@ impl super::kind::Kind for Statuses {
 /// A probe through the tunnel is sent by the kernel to the VIP and comes to us by an exception port.
 fn tunnel(r: &mut Reader<'_, '_>, scope: &Scope, span: &Span, service: &ServiceFacts, via: Option<&str>) {
     let place = &scope.place;
-    if !r.around.has_exception {
+    if !r.others.has_exception {
         let message = format!("{place}: `route = \"tunnel\"` needs a port with `exception`");
-        let help = "the kernel's probes reach the tunnel through it: add exception = \"gw0\" to the [[port]], or write route = \"direct\"";
+        let help = "the kernel's probes reach the tunnel through it: \
+            add exception = \"gw0\" to the [[port]], or write route = \"direct\"";
         r.error(span, message, help);
     } else if let Some(via) = via
-        && !r.around.exceptions.iter().any(|e| e == via)
+        && !r.others.exceptions.iter().any(|e| e == via)
     {
-        let list = r.around.exceptions.join(", ");
+        let list = r.others.exceptions.join(", ");
         let message = format!("{place}: `route = \"tunnel\"` cannot leave by \"{via}\"");
         r.error(span, message, format!("via must be an exception interface ({list}); leave it out"));
     }

@@ -1,9 +1,11 @@
 //! Kinds of values: what may be written under a key, how it is read, and what the schema and the documents
 //! say of it.
 
-use super::read::{At, Read, Reader, Span, from_hex, range_of, shown, sort};
-use super::table::{Key, Table};
+use super::key::{ConfigKey, ConfigTable};
+use super::read::{At, ReadValue, Reader, Span, range_of, shown, sort};
 use crate::config::{Mac, Net, Payload};
+use crate::hex;
+use crate::name::is_name;
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde::de::DeserializeOwned;
 use std::marker::PhantomData;
@@ -12,10 +14,10 @@ use std::path::PathBuf;
 use toml::{Spanned, Value};
 
 /// A value as it is written, and its place; or nothing.
-pub(crate) type Cell = Option<Spanned<Value>>;
+pub(crate) type RawValue = Option<Spanned<Value>>;
 
 /// A single value.
-pub(crate) trait Kind {
+pub(crate) trait ValueKind {
     type Value;
 
     /// What its values are called.
@@ -30,42 +32,41 @@ pub(crate) trait Kind {
 }
 
 /// What stands under a key: a value, a list of values, a table, a list of tables.
-pub(crate) trait Shape {
+pub(crate) trait KeyContent {
     /// As it is written, with its place. The values stay TOML's, so that a wrong type is reported like any
-    /// other mistake, next to the
-    /// others, and not by the first serde error alone.
-    type Cell: DeserializeOwned + Default;
+    /// other mistake, next to the others, and not by the first serde error alone.
+    type Raw: DeserializeOwned + Default;
     type Found: Default;
     type Value;
     /// Of a table.
-    const KEYS: &'static [Key] = &[];
+    const KEYS: &'static [ConfigKey] = &[];
 
     fn label() -> String;
     fn schema(generator: &mut SchemaGenerator) -> Schema;
-    fn take(r: &mut Reader<'_, '_>, at: &At<'_>, cell: Self::Cell) -> Self::Found;
+    fn take(r: &mut Reader<'_, '_>, at: &At<'_>, raw: Self::Raw) -> Self::Found;
     fn is_absent(found: &Self::Found) -> bool;
     fn finish(found: Self::Found) -> Option<Self::Value>;
 }
 
-impl<K: Kind> Shape for K {
-    type Cell = Cell;
-    type Found = Read<K::Value>;
+impl<K: ValueKind> KeyContent for K {
+    type Raw = RawValue;
+    type Found = ReadValue<K::Value>;
     type Value = K::Value;
 
     fn label() -> String {
-        <K as Kind>::label()
+        <K as ValueKind>::label()
     }
 
     fn schema(generator: &mut SchemaGenerator) -> Schema {
-        <K as Kind>::schema(generator)
+        <K as ValueKind>::schema(generator)
     }
 
-    fn take(r: &mut Reader<'_, '_>, at: &At<'_>, cell: Self::Cell) -> Self::Found {
-        let Some(cell) = cell else { return Read::Absent };
-        let span = cell.span();
-        match K::read(r, at, &span, cell.into_inner()) {
-            Some(value) => Read::Given(value, span),
-            None => Read::Bad(span),
+    fn take(r: &mut Reader<'_, '_>, at: &At<'_>, raw: Self::Raw) -> Self::Found {
+        let Some(raw) = raw else { return ReadValue::Absent };
+        let span = raw.span();
+        match K::read(r, at, &span, raw.into_inner()) {
+            Some(value) => ReadValue::Given(value, span),
+            None => ReadValue::Bad(span),
         }
     }
 
@@ -82,11 +83,11 @@ impl<K: Kind> Shape for K {
 /// places.
 pub(crate) struct List<K, const MIN: usize, const MAX: usize, const IN_SCHEMA: bool = true>(PhantomData<K>);
 
-impl<K: Kind, const MIN: usize, const MAX: usize, const IN_SCHEMA: bool> Shape
+impl<K: ValueKind, const MIN: usize, const MAX: usize, const IN_SCHEMA: bool> KeyContent
     for List<K, MIN, MAX, IN_SCHEMA>
 {
-    type Cell = Option<Spanned<Vec<Spanned<Value>>>>;
-    type Found = Read<Vec<(K::Value, Span)>>;
+    type Raw = Option<Spanned<Vec<Spanned<Value>>>>;
+    type Found = ReadValue<Vec<(K::Value, Span)>>;
     type Value = Vec<K::Value>;
 
     fn label() -> String {
@@ -98,9 +99,9 @@ impl<K: Kind, const MIN: usize, const MAX: usize, const IN_SCHEMA: bool> Shape
         array(&K::schema(generator), MIN, max)
     }
 
-    fn take(r: &mut Reader<'_, '_>, at: &At<'_>, cell: Self::Cell) -> Self::Found {
-        let Some(cell) = cell else { return Read::Absent };
-        let (span, items) = (cell.span(), cell.into_inner());
+    fn take(r: &mut Reader<'_, '_>, at: &At<'_>, raw: Self::Raw) -> Self::Found {
+        let Some(raw) = raw else { return ReadValue::Absent };
+        let (span, items) = (raw.span(), raw.into_inner());
         if items.len() > MAX {
             r.wrong(
                 at,
@@ -108,7 +109,7 @@ impl<K: Kind, const MIN: usize, const MAX: usize, const IN_SCHEMA: bool> Shape
                 format_args!("has {} entries", items.len()),
                 format!("at most {MAX} are allowed"),
             );
-            return Read::Bad(span);
+            return ReadValue::Bad(span);
         }
         let is_empty = items.is_empty();
         let read = |item: Spanned<Value>| {
@@ -116,7 +117,7 @@ impl<K: Kind, const MIN: usize, const MAX: usize, const IN_SCHEMA: bool> Shape
             Some((K::read(r, at, &span, item.into_inner())?, span))
         };
         let good: Vec<_> = items.into_iter().filter_map(read).collect();
-        if good.is_empty() && !is_empty { Read::Bad(span) } else { Read::Given(good, span) }
+        if good.is_empty() && !is_empty { ReadValue::Bad(span) } else { ReadValue::Given(good, span) }
     }
 
     /// Or empty; one of which no value is good is neither.
@@ -141,25 +142,25 @@ fn array(items: &Schema, min: usize, max: usize) -> Schema {
 
 /// A table or a list of tables, which whoever reads the table above reads, too, when it knows what these hang
 /// on.
-pub(crate) struct Part<C, V> {
+pub(crate) struct Nested<C, V> {
     pub(crate) raw: Option<C>,
     pub(crate) value: Option<V>,
 }
 
-impl<C, V> Default for Part<C, V> {
-    fn default() -> Part<C, V> {
-        Part { raw: None, value: None }
+impl<C, V> Default for Nested<C, V> {
+    fn default() -> Nested<C, V> {
+        Nested { raw: None, value: None }
     }
 }
 
 /// A table.
 pub(crate) struct Sub<T>(PhantomData<T>);
 
-impl<T: Table> Shape for Sub<T> {
-    type Cell = Option<Spanned<T::Raw>>;
-    type Found = Part<Spanned<T::Raw>, T>;
+impl<T: ConfigTable> KeyContent for Sub<T> {
+    type Raw = Option<Spanned<T::Raw>>;
+    type Found = Nested<Spanned<T::Raw>, T>;
     type Value = T;
-    const KEYS: &'static [Key] = T::KEYS;
+    const KEYS: &'static [ConfigKey] = T::KEYS;
 
     fn label() -> String {
         "table".to_owned()
@@ -169,8 +170,8 @@ impl<T: Table> Shape for Sub<T> {
         T::schema(generator)
     }
 
-    fn take(_: &mut Reader<'_, '_>, _: &At<'_>, raw: Self::Cell) -> Self::Found {
-        Part { raw, value: None }
+    fn take(_: &mut Reader<'_, '_>, _: &At<'_>, raw: Self::Raw) -> Self::Found {
+        Nested { raw, value: None }
     }
 
     fn is_absent(found: &Self::Found) -> bool {
@@ -185,11 +186,11 @@ impl<T: Table> Shape for Sub<T> {
 /// A list of tables; the limits are the schema's.
 pub(crate) struct Many<T, const MIN: usize, const MAX: usize>(PhantomData<T>);
 
-impl<T: Table, const MIN: usize, const MAX: usize> Shape for Many<T, MIN, MAX> {
-    type Cell = Vec<Spanned<T::Raw>>;
-    type Found = Part<Vec<Spanned<T::Raw>>, Vec<T>>;
+impl<T: ConfigTable, const MIN: usize, const MAX: usize> KeyContent for Many<T, MIN, MAX> {
+    type Raw = Vec<Spanned<T::Raw>>;
+    type Found = Nested<Vec<Spanned<T::Raw>>, Vec<T>>;
     type Value = Vec<T>;
-    const KEYS: &'static [Key] = T::KEYS;
+    const KEYS: &'static [ConfigKey] = T::KEYS;
 
     fn label() -> String {
         "tables".to_owned()
@@ -199,8 +200,8 @@ impl<T: Table, const MIN: usize, const MAX: usize> Shape for Many<T, MIN, MAX> {
         array(&T::schema(generator), MIN, MAX)
     }
 
-    fn take(_: &mut Reader<'_, '_>, _: &At<'_>, raw: Self::Cell) -> Self::Found {
-        Part { raw: (!raw.is_empty()).then_some(raw), value: None }
+    fn take(_: &mut Reader<'_, '_>, _: &At<'_>, raw: Self::Raw) -> Self::Found {
+        Nested { raw: (!raw.is_empty()).then_some(raw), value: None }
     }
 
     fn is_absent(found: &Self::Found) -> bool {
@@ -224,7 +225,9 @@ pub(crate) fn shown_default(value: &impl serde::Serialize) -> Option<String> {
 /// An integer.
 pub(crate) struct Number<T, const MIN: i64, const MAX: i64>(PhantomData<T>);
 
-impl<T: TryFrom<i64> + schemars::JsonSchema, const MIN: i64, const MAX: i64> Kind for Number<T, MIN, MAX> {
+impl<T: TryFrom<i64> + schemars::JsonSchema, const MIN: i64, const MAX: i64> ValueKind
+    for Number<T, MIN, MAX>
+{
     type Value = T;
 
     fn label() -> String {
@@ -246,7 +249,7 @@ impl<T: TryFrom<i64> + schemars::JsonSchema, const MIN: i64, const MAX: i64> Kin
 /// Text; the limits are the schema's, a `check` is the loader's.
 pub(crate) struct Text<const MIN: usize = 0, const MAX: usize = 0>;
 
-impl<const MIN: usize, const MAX: usize> Kind for Text<MIN, MAX> {
+impl<const MIN: usize, const MAX: usize> ValueKind for Text<MIN, MAX> {
     type Value = String;
 
     fn label() -> String {
@@ -275,7 +278,7 @@ fn text(min: usize, max: usize) -> Schema {
 /// A name: 1 to 63 of `a-z A-Z 0-9 . _ -`, the first no `-`.
 pub(crate) struct Name;
 
-impl Kind for Name {
+impl ValueKind for Name {
     type Value = String;
 
     fn label() -> String {
@@ -286,7 +289,7 @@ impl Kind for Name {
         let help = "use 1 to 63 of the characters a-z A-Z 0-9 . _ -, not beginning with -";
         let name = r.text(at, span, value, help)?;
         // Names become parts of paths and URLs, and words of command lines.
-        if crate::registered::is_name(&name) {
+        if is_name(&name) {
             return Some(name);
         }
         r.error(span, format!("{}: {} is no name", at.place, shown(&name)), help);
@@ -311,7 +314,7 @@ pub(crate) fn is_interface(r: &mut Reader<'_, '_>, at: &At<'_>, name: &str, span
 /// An absolute path without control characters.
 pub(crate) struct AbsolutePath;
 
-impl Kind for AbsolutePath {
+impl ValueKind for AbsolutePath {
     type Value = PathBuf;
 
     fn label() -> String {
@@ -330,7 +333,7 @@ impl Kind for AbsolutePath {
 }
 
 /// A station's MAC address.
-impl Kind for Mac {
+impl ValueKind for Mac {
     type Value = Mac;
 
     fn label() -> String {
@@ -359,7 +362,7 @@ impl Kind for Mac {
 /// An address that one station can have.
 pub(crate) struct Address;
 
-impl Kind for Address {
+impl ValueKind for Address {
     type Value = IpAddr;
 
     fn label() -> String {
@@ -375,7 +378,7 @@ impl Kind for Address {
 /// the key is for.
 pub(crate) struct Address4<const REASON: bool>;
 
-impl<const REASON: bool> Kind for Address4<REASON> {
+impl<const REASON: bool> ValueKind for Address4<REASON> {
     type Value = Ipv4Addr;
 
     fn label() -> String {
@@ -399,7 +402,7 @@ impl<const REASON: bool> Kind for Address4<REASON> {
 /// the key is for.
 pub(crate) struct Address6<const REASON: bool>;
 
-impl<const REASON: bool> Kind for Address6<REASON> {
+impl<const REASON: bool> ValueKind for Address6<REASON> {
     type Value = Ipv6Addr;
 
     fn label() -> String {
@@ -422,7 +425,7 @@ impl<const REASON: bool> Kind for Address6<REASON> {
 /// A prefix, or a single address.
 pub(crate) struct Prefix;
 
-impl Kind for Prefix {
+impl ValueKind for Prefix {
     type Value = Net;
 
     fn label() -> String {
@@ -439,7 +442,7 @@ impl Kind for Prefix {
 /// An address and a port.
 pub(crate) struct Listen;
 
-impl Kind for Listen {
+impl ValueKind for Listen {
     type Value = SocketAddr;
 
     fn label() -> String {
@@ -466,7 +469,7 @@ impl Secret {
         "make one with `openssl rand -hex 16` and give it to every machine of the cluster";
 }
 
-impl Kind for Secret {
+impl ValueKind for Secret {
     type Value = [u8; 16];
 
     fn label() -> String {
@@ -514,7 +517,7 @@ pub(crate) const PAYLOAD_MAX: usize = 1024;
 /// 1 to [`PAYLOAD_MAX`] bytes, as ASCII text: beyond ASCII a character of TOML is no byte.
 pub(crate) struct Ascii;
 
-impl Kind for Ascii {
+impl ValueKind for Ascii {
     type Value = Payload;
 
     fn label() -> String {
@@ -523,7 +526,8 @@ impl Kind for Ascii {
 
     fn read(r: &mut Reader<'_, '_>, at: &At<'_>, span: &Span, value: Value) -> Option<Payload> {
         let help = format!(
-            "write 1 to {PAYLOAD_MAX} bytes in double quotes, with \\r \\n \\u0000 for what cannot be typed, or leave the key out"
+            "write 1 to {PAYLOAD_MAX} bytes in double quotes, with \\r \\n \\u0000 for what cannot be typed, \
+            or leave the key out"
         );
         let text = match value {
             Value::String(text) if (1..=PAYLOAD_MAX).contains(&text.len()) => text,
@@ -549,7 +553,7 @@ impl Kind for Ascii {
 /// 1 to [`PAYLOAD_MAX`] bytes, as pairs of hexadecimal digits.
 pub(crate) struct Hex;
 
-impl Kind for Hex {
+impl ValueKind for Hex {
     type Value = Payload;
 
     fn label() -> String {
@@ -562,7 +566,7 @@ impl Kind for Hex {
 
     fn read(r: &mut Reader<'_, '_>, at: &At<'_>, span: &Span, value: Value) -> Option<Payload> {
         let what = match &value {
-            Value::String(text) => match from_hex(text) {
+            Value::String(text) => match hex::bytes(text) {
                 Some(bytes) if (1..=PAYLOAD_MAX).contains(&bytes.len()) => return Some(bytes.into()),
                 Some(bytes) => format!("has {} bytes", bytes.len()),
                 None => format!("{} is no row of bytes in hexadecimal digits", shown(text)),

@@ -1,7 +1,7 @@
 //! `[machine]`.
 
-use super::kind::{AbsolutePath, Address, Address4, Address6, Kind, List, Name, Secret};
-use super::read::{At, Read, Reader, Scope, Span};
+use super::kind::{AbsolutePath, Address, Address4, Address6, List, Name, Secret, ValueKind};
+use super::read::{At, ReadValue, Reader, Scope, Span};
 use super::table::table;
 use super::word::words;
 use crate::config::{Mac, Net, Port};
@@ -31,7 +31,8 @@ table! {
         /// routed to this machine.
         outer_source_prefix4: OuterSources<false>, default "address alone",
             help "write a prefix that is routed to this machine, like \"10.9.0.0/16\"" => Live;
-        /// The same for IPv6; at most /96.
+        /// Prefix that the outer IPv6 sources of modes ipip and gre are of, one for each flow; at most /96,
+        /// routed to this machine.
         outer_source_prefix6: OuterSources<true>, default "address6 alone",
             help "write a prefix that is routed to this machine, like \"fd00:9::/64\"" => Live;
         /// Static next hop of everything that is not given a MAC.
@@ -63,7 +64,7 @@ words! {
 /// A prefix of outer sources of one family, under `outer_source_prefix4` and `outer_source_prefix6`.
 pub(crate) struct OuterSources<const V6: bool>;
 
-impl<const V6: bool> Kind for OuterSources<V6> {
+impl<const V6: bool> ValueKind for OuterSources<V6> {
     type Value = Net;
 
     fn label() -> String {
@@ -97,7 +98,8 @@ const fn family(v6: bool) -> &'static str {
     if v6 { "IPv6" } else { "IPv4" }
 }
 
-/// Of a prefix that this machine's own address is of, its neighbours' addresses are, too: errors would reach them.
+/// Of a prefix that this machine's own address is of, its neighbours' addresses are, too: errors would reach
+/// them.
 fn own_address_is_apart(r: &mut Reader<'_, '_>, found: &MachineFound) {
     let own = [found.address.get().copied().map(IpAddr::V4), found.address6.get().copied().map(IpAddr::V6)];
     let prefixes = [
@@ -105,7 +107,7 @@ fn own_address_is_apart(r: &mut Reader<'_, '_>, found: &MachineFound) {
         (&found.outer_source_prefix6, MachineRaw::outer_source_prefix6.name),
     ];
     for ((prefix, key), own) in prefixes.into_iter().zip(own) {
-        if let (Read::Given(prefix, span), Some(own)) = (prefix, own)
+        if let (ReadValue::Given(prefix, span), Some(own)) = (prefix, own)
             && prefix.contains(own)
         {
             let message = format!("machine: `{key}` {prefix} contains the machine's own address {own}");
@@ -134,7 +136,7 @@ pub(super) fn machine(
     r: &mut Reader<'_, '_>,
     raw: Option<Spanned<MachineRaw>>,
     use_of_key: UseOfKey,
-) -> (Machine, Read<Vec<(IpAddr, Span)>>) {
+) -> (Machine, ReadValue<Vec<(IpAddr, Span)>>) {
     let mut found = match raw {
         None => MachineFound::default(),
         Some(raw) => {
@@ -145,18 +147,20 @@ pub(super) fn machine(
             found
         }
     };
-    r.around.has_address = found.address.written().is_some() || r.is_misspelt("address");
-    r.around.has_address6 = found.address6.written().is_some() || r.is_misspelt("address6");
-    r.around.has_next_hop_mac = found.next_hop_mac.written().is_some() || r.is_misspelt("next_hop_mac");
+    r.others.has_address = found.address.written().is_some() || r.is_misspelt("address");
+    r.others.has_address6 = found.address6.written().is_some() || r.is_misspelt("address6");
+    r.others.has_next_hop_mac = found.next_hop_mac.written().is_some() || r.is_misspelt("next_hop_mac");
     let peers = std::mem::take(&mut found.routing_peers);
     (found.finish(), peers)
 }
 
 /// A key that everyone knows, or none, is an error or worth a word.
-fn secret_key(r: &mut Reader<'_, '_>, scope: &Scope, key: &Read<[u8; 16]>, used: UseOfKey) {
+fn secret_key(r: &mut Reader<'_, '_>, scope: &Scope, key: &ReadValue<[u8; 16]>, used: UseOfKey) {
     let (what, span) = match key {
-        Read::Absent if !r.is_misspelt("cluster_key") => ("is missing", &scope.span),
-        Read::Given(key, span) if is_published(key) => ("is one that is published with this program", span),
+        ReadValue::Absent if !r.is_misspelt("cluster_key") => ("is missing", &scope.span),
+        ReadValue::Given(key, span) if is_published(key) => {
+            ("is one that is published with this program", span)
+        }
         _ => return,
     };
     match used {
@@ -182,13 +186,13 @@ pub(super) fn is_published(key: &[u8; 16]) -> bool {
 /// Whom the machine speaks BGP or BFD with: the gateways, where nothing is written.
 pub(super) fn routing_peers(
     r: &mut Reader<'_, '_>,
-    written: Read<Vec<(IpAddr, Span)>>,
+    written: ReadValue<Vec<(IpAddr, Span)>>,
     ports: &[Port],
 ) -> Vec<IpAddr> {
     let (written, span) = match written {
-        Read::Given(written, span) => (written, span),
-        Read::Bad(_) => return Vec::new(),
-        Read::Absent => {
+        ReadValue::Given(written, span) => (written, span),
+        ReadValue::Bad(_) => return Vec::new(),
+        ReadValue::Absent => {
             let gateways = ports.iter().flat_map(|port| {
                 [port.exception_gateway.map(IpAddr::V4), port.exception_gateway6.map(IpAddr::V6)]
             });
@@ -197,7 +201,7 @@ pub(super) fn routing_peers(
     };
     let mut peers: Vec<IpAddr> = Vec::new();
     for (peer, span) in written {
-        if r.around.local.contains(&peer) {
+        if r.others.local.contains(&peer) {
             let message = format!("machine: `routing_peers` {peer} is our own address");
             r.error(&span, message, MachineRaw::routing_peers.help);
         } else if peers.contains(&peer) {
@@ -207,7 +211,7 @@ pub(super) fn routing_peers(
             peers.push(peer);
         }
     }
-    if !peers.is_empty() && !r.around.has_exception {
+    if !peers.is_empty() && !r.others.has_exception {
         r.warning(
             &span,
             "machine: `routing_peers` has no effect without an exception interface",

@@ -1,14 +1,15 @@
 //! `[[port]]`.
 
-use super::kind::{Address4, Address6, Kind, List, Name, Number, Text, is_interface};
-use super::read::{At, Read, Reader, Scope, Span, shown};
+use super::kind::{Address4, Address6, List, Name, Number, Text, ValueKind, is_interface};
+use super::read::{At, ReadValue, Reader, Scope, Span, shown};
 use super::table::table;
-use super::{Machine, PORTS_MAX};
 use crate::config::{Mac, Net};
 use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use toml::{Spanned, Value};
 
+/// Largest number of `[[port]]`.
+pub(super) const PORTS_MAX: usize = 16;
 /// MTU of a port that names none, bytes.
 pub(super) const MTU_DEFAULT: u16 = 1500;
 
@@ -19,7 +20,8 @@ table! {
         name: Name = number.to_string(), required "give the port a name, like name = \"data0\"" => Identity;
         /// A DPDK vdev (net_…) or PCI address, with its arguments.
         device: Text = String::new(),
-            required "write a DPDK vdev like \"net_af_xdp0,iface=eth0\" or a PCI address like \"0000:3b:00.0\"",
+            required "write a DPDK vdev like \"net_af_xdp0,iface=eth0\" \
+                or a PCI address like \"0000:3b:00.0\"",
             check is_device => Restart;
         /// Bytes of IP: from 1280, or from 576 when nothing is IPv6.
         mtu: Number<u16, 576, 9000> = MTU_DEFAULT, unit "bytes",
@@ -63,7 +65,7 @@ fn is_new_interface(r: &mut Reader<'_, '_>, at: &At<'_>, name: &str, span: &Span
 /// An address with a prefix length.
 pub(crate) struct InterfaceAddress;
 
-impl Kind for InterfaceAddress {
+impl ValueKind for InterfaceAddress {
     type Value = Net;
 
     fn label() -> String {
@@ -89,15 +91,15 @@ fn are_distinct(r: &mut Reader<'_, '_>, at: &At<'_>, nets: &[(Net, Span)], _: &S
 pub(super) fn ports(
     r: &mut Reader<'_, '_>,
     raw: Vec<Spanned<PortRaw>>,
-    machine: &Machine,
+    machine_address: Option<Ipv4Addr>,
 ) -> (Vec<Port>, Vec<Span>) {
     if let Some(port) = raw.get(PORTS_MAX) {
         let message = format!("there are {} ports", raw.len());
         r.error(&port.span(), message, format!("at most {PORTS_MAX} are allowed"));
     }
-    r.around.has_exception = raw.iter().any(|port| port.get_ref().exception.is_some())
+    r.others.has_exception = raw.iter().any(|port| port.get_ref().exception.is_some())
         || ["exception", "port"].iter().any(|key| r.is_misspelt(key));
-    let mut taken = Taken::default();
+    let mut taken = TakenByPorts::default();
     let (mut ports, mut mtu_spans, mut addresses_span) = (Vec::new(), Vec::new(), None);
     for (number, raw) in (1..).zip(raw.into_iter().take(PORTS_MAX)) {
         let header = raw.span();
@@ -108,7 +110,7 @@ pub(super) fn ports(
         ports.push(found.finish(number));
     }
     let nets = || ports.iter().flat_map(|p: &Port| &p.exception_addresses).filter(|n| n.addr.is_ipv4());
-    if let (Some(address), Some(span)) = (machine.address, addresses_span)
+    if let (Some(address), Some(span)) = (machine_address, addresses_span)
         && nets().next().is_some()
         && !nets().any(|n| n.addr == address)
     {
@@ -122,7 +124,7 @@ pub(super) fn ports(
 
 /// What only one port can have, by the port that has it.
 #[derive(Default)]
-struct Taken {
+struct TakenByPorts {
     names: HashSet<String>,
     devices: HashMap<String, String>,
     exceptions: HashSet<String>,
@@ -130,16 +132,16 @@ struct Taken {
     routes: [Option<String>; 2],
 }
 
-impl Taken {
+impl TakenByPorts {
     fn check(&mut self, r: &mut Reader<'_, '_>, found: &PortFound, number: usize) {
         let port = found.name.or(number.to_string());
-        if let Read::Given(name, span) = &found.name
+        if let ReadValue::Given(name, span) = &found.name
             && !self.names.insert(name.clone())
         {
             let message = format!("port \"{port}\": the name is taken");
             r.error(span, message, "give every port a name of its own");
         }
-        if let Read::Given(device, span) = &found.device {
+        if let ReadValue::Given(device, span) = &found.device {
             let device = device_name(device);
             if let Some(other) = self.devices.insert(device.to_owned(), port.clone()) {
                 let message = format!("port \"{port}\": device {device} is already port \"{other}\"");
@@ -147,7 +149,7 @@ impl Taken {
                 r.error(span, message, help);
             }
         }
-        if let Read::Given(name, span) = &found.exception
+        if let ReadValue::Given(name, span) = &found.exception
             && !self.exceptions.insert(name.clone())
         {
             let message =
@@ -175,7 +177,7 @@ fn port(r: &mut Reader<'_, '_>, raw: Spanned<PortRaw>, number: usize) -> PortFou
     let mut found = PortFound::read(r, &scope, raw);
     // Of an address that is written twice one is kept.
     let mut seen = HashSet::new();
-    if let Read::Given(nets, _) = &mut found.exception_addresses {
+    if let ReadValue::Given(nets, _) = &mut found.exception_addresses {
         nets.retain(|(net, _)| seen.insert(net.addr));
     }
     let nets = found.exception_addresses.get().cloned().unwrap_or_default();

@@ -1,10 +1,10 @@
 //! Where a value stands, what became of it, and what to say when it is wrong.
 
-use super::Surroundings;
-use super::table::Key;
-use crate::config::Net;
+use super::key::ConfigKey;
+use super::other_tables::OtherTables;
 use crate::diagnostic::Problems;
-use crate::net::ParseNetError;
+use crate::name::is_name;
+use crate::net::{Net, ParseNetError, not_unicast};
 use crate::suggest::nearest;
 use std::collections::HashSet;
 use std::fmt::Display;
@@ -28,8 +28,7 @@ impl Scope {
 
     /// One of a list of tables, by its name; if it has no good one, by its number.
     pub(crate) fn named(what: &str, number: usize, name: Option<&Spanned<Value>>, span: Span) -> Scope {
-        let name =
-            name.and_then(|name| name.get_ref().as_str()).filter(|name| crate::registered::is_name(name));
+        let name = name.and_then(|name| name.get_ref().as_str()).filter(|name| is_name(name));
         Scope::new(name.map_or_else(|| format!("{what} {number}"), |name| format!("{what} \"{name}\"")), span)
     }
 }
@@ -43,7 +42,7 @@ pub(crate) fn open<T: Default>(place: &str, raw: Option<Spanned<T>>) -> (Scope, 
 /// A key in its table.
 pub(crate) struct At<'a> {
     pub(crate) place: &'a str,
-    pub(crate) key: &'static Key,
+    pub(crate) key: &'static ConfigKey,
 }
 
 impl At<'_> {
@@ -55,7 +54,7 @@ impl At<'_> {
 
 /// What became of a value.
 #[derive(Clone, Default)]
-pub(crate) enum Read<T> {
+pub(crate) enum ReadValue<T> {
     /// Nothing is written.
     #[default]
     Absent,
@@ -65,18 +64,18 @@ pub(crate) enum Read<T> {
     Given(T, Span),
 }
 
-impl<T> Read<T> {
+impl<T> ReadValue<T> {
     pub(crate) fn ok(self) -> Option<T> {
         match self {
-            Read::Given(value, _) => Some(value),
-            Read::Absent | Read::Bad(_) => None,
+            ReadValue::Given(value, _) => Some(value),
+            ReadValue::Absent | ReadValue::Bad(_) => None,
         }
     }
 
     pub(crate) const fn get(&self) -> Option<&T> {
         match self {
-            Read::Given(value, _) => Some(value),
-            Read::Absent | Read::Bad(_) => None,
+            ReadValue::Given(value, _) => Some(value),
+            ReadValue::Absent | ReadValue::Bad(_) => None,
         }
     }
 
@@ -91,27 +90,27 @@ impl<T> Read<T> {
     /// Where a good value stands.
     pub(crate) fn span(&self) -> Option<Span> {
         match self {
-            Read::Given(_, span) => Some(span.clone()),
-            Read::Absent | Read::Bad(_) => None,
+            ReadValue::Given(_, span) => Some(span.clone()),
+            ReadValue::Absent | ReadValue::Bad(_) => None,
         }
     }
 
     /// Where something is written, right or wrong.
     pub(crate) fn written(&self) -> Option<Span> {
         match self {
-            Read::Given(_, span) | Read::Bad(span) => Some(span.clone()),
-            Read::Absent => None,
+            ReadValue::Given(_, span) | ReadValue::Bad(span) => Some(span.clone()),
+            ReadValue::Absent => None,
         }
     }
 
     pub(crate) const fn is_absent(&self) -> bool {
-        matches!(self, Read::Absent)
+        matches!(self, ReadValue::Absent)
     }
 
     /// Keeps a value that may stay; what may not was reported.
-    pub(crate) fn check(self, may_stay: impl FnOnce(&T, &Span) -> bool) -> Read<T> {
+    pub(crate) fn check(self, may_stay: impl FnOnce(&T, &Span) -> bool) -> ReadValue<T> {
         match self {
-            Read::Given(value, span) if !may_stay(&value, &span) => Read::Bad(span),
+            ReadValue::Given(value, span) if !may_stay(&value, &span) => ReadValue::Bad(span),
             other => other,
         }
     }
@@ -121,7 +120,7 @@ pub(crate) struct Reader<'p, 't> {
     pub(crate) problems: &'p mut Problems<'t>,
     /// Keys that an unknown key nearly spells: their absence was reported already.
     pub(crate) misspelt: HashSet<String>,
-    pub(crate) around: Surroundings,
+    pub(crate) others: OtherTables,
 }
 
 /// A wrong text, with quotes and without its tail if it is long.
@@ -153,8 +152,8 @@ impl Reader<'_, '_> {
     }
 
     /// Whether a key was written as it should be, or not at all: what hangs on it is known only then.
-    pub(crate) fn is_known<T>(&self, key: &str, found: &Read<T>) -> bool {
-        !matches!(found, Read::Bad(_)) && !self.is_misspelt(key)
+    pub(crate) fn is_known<T>(&self, key: &str, found: &ReadValue<T>) -> bool {
+        !matches!(found, ReadValue::Bad(_)) && !self.is_misspelt(key)
     }
 
     pub(crate) fn error(&mut self, span: &Span, message: impl Into<String>, help: impl Into<String>) {
@@ -171,7 +170,7 @@ impl Reader<'_, '_> {
     }
 
     /// Reports that a required key is missing, unless a misspelt one was reported.
-    pub(crate) fn missing(&mut self, scope: &Scope, key: &Key) {
+    pub(crate) fn missing(&mut self, scope: &Scope, key: &ConfigKey) {
         let (place, name) = (&scope.place, key.name);
         if !self.is_misspelt(name) {
             let message = match (place.as_str(), (key.label)().as_str()) {
@@ -295,22 +294,6 @@ impl Reader<'_, '_> {
     }
 }
 
-/// Bytes of pairs of hexadecimal digits; white space between pairs is passed over.
-pub(crate) fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let digit = |c: u8| char::from(c).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let mut bytes = Vec::new();
-    for run in text.split_ascii_whitespace() {
-        let (pairs, rest) = run.as_bytes().as_chunks::<2>();
-        if !rest.is_empty() {
-            return None;
-        }
-        for [high, low] in pairs {
-            bytes.push(digit(*high)? << 4 | digit(*low)?);
-        }
-    }
-    Some(bytes)
-}
-
 /// The first and the last of a range that is written as one number, or as text: `"300-399"`.
 pub(crate) fn range_of(value: &Value) -> Option<(u16, u16)> {
     match value {
@@ -321,26 +304,4 @@ pub(crate) fn range_of(value: &Value) -> Option<(u16, u16)> {
         },
         _ => None,
     }
-}
-
-/// Why no station on a network can have an address of `net`, if so.
-pub(crate) fn not_unicast(net: Net) -> Option<&'static str> {
-    const fn v4(a: u8, b: u8, c: u8, d: u8, len: u8) -> Net {
-        Net { addr: IpAddr::V4(std::net::Ipv4Addr::new(a, b, c, d)), len }
-    }
-    const fn v6(bits: u128, len: u8) -> Net {
-        Net { addr: IpAddr::V6(std::net::Ipv6Addr::from_bits(bits)), len }
-    }
-    const SPECIAL: [(Net, &str); 9] = [
-        (v4(0, 0, 0, 0, 8), "an unspecified address (0.0.0.0/8)"),
-        (v4(127, 0, 0, 0, 8), "a loopback address (127.0.0.0/8)"),
-        (v4(224, 0, 0, 0, 4), "a multicast address (224.0.0.0/4)"),
-        (v4(255, 255, 255, 255, 32), "the broadcast address"),
-        (v6(0, 128), "the unspecified address"),
-        (v6(1, 128), "the loopback address"),
-        (v6(0xff00 << 112, 8), "a multicast address (ff00::/8)"),
-        (v6(0xffff << 32, 96), "an IPv4 address in IPv6 clothes: write it as IPv4"),
-        (v6(0, 96), "in ::/96, which names no station"),
-    ];
-    SPECIAL.iter().find(|(special, _)| special.overlaps(net)).map(|&(_, what)| what)
 }

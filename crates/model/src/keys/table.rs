@@ -1,105 +1,20 @@
 //! A table of the configuration, whose keys stand once: `table!` makes of them the struct, the loader, the
-//! schema, the rows of
-//! docs/configuration.md and the names of what changed.
+//! schema, the rows of docs/configuration.md and the names of what changed.
 //!
 //! ```text
 //! table! {
 //!     /// Idle times.
 //!     pub struct Timeouts(TimeoutsRaw, TimeoutsFound) {
 //!         /// UDP flows.
-//!         udp_s: Number<u32, 1, 86_400> = 60, unit "seconds", help "seconds; leave it out for {default}" =>
-//! InCluster;
+//!         udp_s: Number<u32, 1, 86_400> = 60, unit "seconds", help "seconds; leave it out for {default}"
+//!             => InCluster;
 //!     }
 //! }
 //! ```
 //! In this order: name (with `"key"` behind it where the file's word is another), kind, `= value where none
-//! is written` (without it the
-//! field is an `Option`), `default "what documents say of it"`, `unit`, `help` of what is reported, or
-//! `required` with that help,
-//! `check` (a function: whether a value that is of the kind may stay), and what a change of it takes.
-
-use schemars::{Schema, SchemaGenerator, json_schema};
-use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
-
-/// What it takes to change a key of a running guidewayd.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Change {
-    /// Nothing: it is read again.
-    Live,
-    /// A restart.
-    Restart,
-    /// In a cluster a restart: all its machines go by it.
-    InCluster,
-    /// A restart where `state = "exceptions"`: slots must keep their meaning.
-    WhileStateless,
-    /// Another name is another thing.
-    Identity,
-}
-
-/// What is known of a key.
-#[derive(Debug)]
-pub struct Key {
-    /// Its name in the file.
-    pub name: &'static str,
-    /// What it takes to change it.
-    pub change: Change,
-    pub(crate) doc: &'static str,
-    pub(crate) unit: &'static str,
-    pub(crate) help: &'static str,
-    pub(crate) required: bool,
-    /// Written in words; `None`: nothing holds where it is not written.
-    pub(crate) default: fn() -> Option<String>,
-    /// What its values are called.
-    pub(crate) label: fn() -> String,
-    pub(crate) schema: fn(&mut SchemaGenerator) -> Schema,
-    /// Of a table.
-    pub(crate) keys: &'static [Key],
-}
-
-impl Key {
-    /// The document line of the schema.
-    pub(crate) fn description(&self) -> String {
-        let default = (self.default)().map(|of| format!("default {of}"));
-        let unit = (!self.unit.is_empty()).then(|| format!("in {}", self.unit));
-        let mut rest = unit.into_iter().chain(default).collect::<Vec<_>>().join("; ");
-        if let Some(first) = rest.get_mut(..1) {
-            first.make_ascii_uppercase();
-            rest.push('.');
-        }
-        format!("{} {rest}", self.doc.trim()).trim().to_owned()
-    }
-}
-
-/// A table of the file.
-pub(crate) trait Table {
-    /// Its keys with what is written.
-    type Raw: DeserializeOwned;
-    const DOC: &'static str;
-    const KEYS: &'static [Key];
-
-    fn schema(generator: &mut SchemaGenerator) -> Schema {
-        let mut properties = Map::new();
-        for key in Self::KEYS {
-            let mut schema = (key.schema)(generator);
-            if !key.doc.is_empty() {
-                schema.insert("description".to_owned(), key.description().into());
-            }
-            if !key.required && key.keys.is_empty() {
-                schema.insert("default".to_owned(), Value::Null);
-            }
-            properties.insert(key.name.to_owned(), schema.to_value());
-        }
-        let mut schema =
-            json_schema!({ "type": "object", "additionalProperties": false, "properties": properties });
-        schema.insert("description".to_owned(), Self::DOC.trim().into());
-        let required: Vec<_> = Self::KEYS.iter().filter(|key| key.required).map(|key| key.name).collect();
-        if !required.is_empty() {
-            schema.insert("required".to_owned(), required.into());
-        }
-        schema
-    }
-}
+//! is written` (without it the field is an `Option`), `default "what documents say of it"`, `unit`, `help` of
+//! what is reported, or `required` with that help, `check` (a function: whether a value that is of the kind
+//! may stay), and what a change of it takes.
 
 /// The keys of a table: what is written, what is found in it, what is known of each.
 macro_rules! keys {
@@ -109,8 +24,8 @@ macro_rules! keys {
             $(#[doc = $doc:literal])*
             $(#[cfg($($cfg:tt)+)])?
             $field:ident $($name:literal)?: $kind:ty $(= $default:expr)?
-            $(, default $text:literal)? $(, unit $unit:literal)? $(, help $help:literal)? $(, required $required:literal)?
-            $(, check $check:path)? => $change:ident;
+            $(, default $text:literal)? $(, unit $unit:literal)? $(, help $help:literal)?
+            $(, required $required:literal)? $(, check $check:path)? => $change:ident;
         )*}
     ) => {
         #[derive(Default, serde::Deserialize)]
@@ -118,30 +33,30 @@ macro_rules! keys {
         pub(crate) struct $Raw {$(
             $(#[cfg($($cfg)+)])?
             $(#[serde(rename = $name)])?
-            pub(crate) $field: <$kind as $crate::keys::kind::Shape>::Cell,
+            pub(crate) $field: <$kind as $crate::keys::kind::KeyContent>::Raw,
         )*}
 
         #[allow(non_upper_case_globals, reason = "named as the keys are")]
         impl $Raw {$(
             $(#[cfg($($cfg)+)])?
-            const $field: $crate::keys::table::Key = $crate::keys::table::Key {
+            const $field: $crate::keys::key::ConfigKey = $crate::keys::key::ConfigKey {
                 name: $crate::keys::table::name!($field $($name)?),
-                change: $crate::keys::table::Change::$change,
+                change: $crate::keys::key::RestartRule::$change,
                 doc: concat!($($doc),*),
                 unit: concat!($($unit)?),
                 help: concat!($($help)? $($required)?),
                 required: !concat!($($required)?).is_empty(),
                 default: $crate::keys::table::default!($kind, [$($text)?] [$($required)?] $($default)?),
-                label: <$kind as $crate::keys::kind::Shape>::label,
-                schema: <$kind as $crate::keys::kind::Shape>::schema,
-                keys: <$kind as $crate::keys::kind::Shape>::KEYS,
+                label: <$kind as $crate::keys::kind::KeyContent>::label,
+                schema: <$kind as $crate::keys::kind::KeyContent>::schema,
+                keys: <$kind as $crate::keys::kind::KeyContent>::KEYS,
             };
         )*}
 
-        impl $crate::keys::table::Table for $Table {
+        impl $crate::keys::key::ConfigTable for $Table {
             type Raw = $Raw;
             const DOC: &'static str = concat!($($table),+);
-            const KEYS: &'static [$crate::keys::table::Key] = &[$($(#[cfg($($cfg)+)])? $Raw::$field),*];
+            const KEYS: &'static [$crate::keys::key::ConfigKey] = &[$($(#[cfg($($cfg)+)])? $Raw::$field),*];
         }
 
         /// What was found of each key.
@@ -149,7 +64,7 @@ macro_rules! keys {
         #[allow(dead_code, reason = "of some keys only what is wrong matters")]
         pub(crate) struct $Found {$(
             $(#[cfg($($cfg)+)])?
-            pub(crate) $field: <$kind as $crate::keys::kind::Shape>::Found,
+            pub(crate) $field: <$kind as $crate::keys::kind::KeyContent>::Found,
         )*}
 
         #[allow(dead_code, reason = "of the whole file each table is read by itself")]
@@ -160,7 +75,7 @@ macro_rules! keys {
                 scope: &$crate::keys::read::Scope,
                 raw: $Raw,
             ) -> $Found {
-                use $crate::keys::kind::Shape as _;
+                use $crate::keys::kind::KeyContent as _;
                 $(
                     $(#[cfg($($cfg)+)])?
                     let $field = {
@@ -180,8 +95,7 @@ macro_rules! keys {
 }
 
 /// As [`keys!`], and the struct of checked values. `given` names what values where none is written go by;
-/// keys below `read` become no
-/// field; fields below `extra` are no keys.
+/// keys below `read` become no field; fields below `extra` are no keys.
 macro_rules! table {
     (
         $(#[doc = $table:literal])+
@@ -190,8 +104,8 @@ macro_rules! table {
             $(#[doc = $doc:literal])*
             $(#[serde($($serde:tt)+)])?
             $field:ident $($name:literal)?: $kind:ty $(= $default:expr)?
-            $(, default $text:literal)? $(, unit $unit:literal)? $(, help $help:literal)? $(, required $required:literal)?
-            $(, check $check:path)? => $change:ident;
+            $(, default $text:literal)? $(, unit $unit:literal)? $(, help $help:literal)?
+            $(, required $required:literal)? $(, check $check:path)? => $change:ident;
         )*}
         $(read { $($read:tt)* })?
         $(extra {$( $(#[$extra_meta:meta])* $extra:ident: $extra_type:ty, )*})?
@@ -202,8 +116,8 @@ macro_rules! table {
                 $($($read)*)?
                 $(
                     $(#[doc = $doc])*
-                    $field $($name)?: $kind $(= $default)? $(, default $text)? $(, unit $unit)? $(, help $help)?
-                    $(, required $required)? $(, check $check)? => $change;
+                    $field $($name)?: $kind $(= $default)? $(, default $text)? $(, unit $unit)?
+                    $(, help $help)? $(, required $required)? $(, check $check)? => $change;
                 )*
             }
         }
@@ -214,7 +128,10 @@ macro_rules! table {
         pub struct $Table {
             $(
                 $(#[doc = $doc])*
-                #[doc = concat!("\n\n`", stringify!($kind), "`" $(, ", ", $unit)? $(, "; default `", stringify!($default), "`")?)]
+                #[doc = concat!(
+                    "\n\n`", stringify!($kind), "`" $(, ", ", $unit)?
+                    $(, "; default `", stringify!($default), "`")?
+                )]
                 $(#[serde($($serde)+)])?
                 pub $field: $crate::keys::table::field!($kind $(, $default)?),
             )*
@@ -225,7 +142,7 @@ macro_rules! table {
             /// The checked values, with those that hold where none is written.
             pub(crate) fn finish(self $($(, $given: $given_type)+)? $($(, $extra: $extra_type)*)?) -> $Table {
                 $(
-                    let $field = <$kind as $crate::keys::kind::Shape>::finish(self.$field);
+                    let $field = <$kind as $crate::keys::kind::KeyContent>::finish(self.$field);
                     $(let $field = $field.unwrap_or_else(|| $default);)?
                 )*
                 $Table { $($field,)* $($($extra,)*)? }
@@ -234,7 +151,7 @@ macro_rules! table {
 
         impl $Table {
             /// The keys whose values differ, in the order of the file.
-            pub fn differing(&self, other: &$Table) -> Vec<&'static $crate::keys::table::Key> {
+            pub fn differing(&self, other: &$Table) -> Vec<&'static $crate::keys::key::ConfigKey> {
                 let mut keys = Vec::new();
                 $(if self.$field != other.$field {
                     keys.push(&$Raw::$field);
@@ -247,8 +164,8 @@ macro_rules! table {
 
 /// The type of a field.
 macro_rules! field {
-    ($kind:ty) => { Option<<$kind as $crate::keys::kind::Shape>::Value> };
-    ($kind:ty, $default:expr) => { <$kind as $crate::keys::kind::Shape>::Value };
+    ($kind:ty) => { Option<<$kind as $crate::keys::kind::KeyContent>::Value> };
+    ($kind:ty, $default:expr) => { <$kind as $crate::keys::kind::KeyContent>::Value };
 }
 
 /// The file's word for a field.
@@ -268,7 +185,7 @@ macro_rules! default {
     };
     ($kind:ty, [] [] $default:expr) => {
         || {
-            let default: <$kind as $crate::keys::kind::Shape>::Value = $default;
+            let default: <$kind as $crate::keys::kind::KeyContent>::Value = $default;
             $crate::keys::kind::shown_default(&default)
         }
     };

@@ -2,16 +2,11 @@
 
 use super::cluster::address_of;
 use super::read::{Reader, Span};
+use super::services::Places;
 use crate::config::{Config, Net, Port, Service};
 use crate::net::NetMap;
 use std::collections::HashMap;
 use std::net::IpAddr;
-
-/// Where parts of a service are written.
-pub(crate) struct Places {
-    pub(super) vip: Span,
-    pub(super) backends: Vec<Span>,
-}
 
 /// Checks the whole configuration.
 pub(super) fn check(r: &mut Reader<'_, '_>, config: &Config, places: &[Places], mtu_spans: &[Span]) {
@@ -87,7 +82,8 @@ fn vips_are_no_stations(
         r.error(
             &place.vip,
             message,
-            "a VIP belongs to no station: the balancer would take what is sent there; choose another VIP, or a longer prefix",
+            "a VIP belongs to no station: the balancer would take what is sent there; choose another VIP, \
+            or a longer prefix",
         );
     }
 }
@@ -119,8 +115,8 @@ fn backends_are_no_vips(r: &mut Reader<'_, '_>, services: &[Service], places: &[
     }
 }
 
-/// A flow's outer source may be any address of its prefix: the host that has it would drop the flow's packets as forged, and take the
-/// errors about them.
+/// A flow's outer source may be any address of its prefix: the host that has it would drop the flow's packets
+/// as forged, and take the errors about them.
 fn outer_sources_are_no_others(r: &mut Reader<'_, '_>, config: &Config, places: &[Places]) {
     let machine = &config.machine;
     let named = |key, prefix: Option<Net>| Some((key, prefix?));

@@ -1,34 +1,9 @@
 //! The keys of a service that belong to some modes alone: UDP ports and the network identifier.
 
-use super::kind::{Cell, Kind, Number};
-use super::read::{At, Reader, Scope, Span};
+use super::kind::RawValue;
+use super::read::{Reader, Scope};
 use super::service::{Service, ServiceRaw};
 use crate::config::Mode;
-use schemars::{Schema, SchemaGenerator};
-use toml::Value;
-use wire::encap::VNI_MAX;
-
-/// A network identifier.
-pub(crate) struct Vni;
-
-impl Kind for Vni {
-    type Value = u32;
-
-    fn label() -> String {
-        "integer".to_owned()
-    }
-
-    fn schema(generator: &mut SchemaGenerator) -> Schema {
-        <Number<u32, 0, { VNI_MAX as i64 }> as Kind>::schema(generator)
-    }
-
-    /// The remedy names the protocol of the service's mode.
-    fn read(r: &mut Reader<'_, '_>, at: &At<'_>, span: &Span, value: Value) -> Option<u32> {
-        let protocol = r.around.vni_of.and_then(Mode::header_name).unwrap_or_default();
-        let help = format!("the {protocol} network identifier has 24 bits");
-        u32::try_from(r.integer(at, span, &value, (0, i64::from(VNI_MAX)), help)?).ok()
-    }
-}
 
 impl Service {
     /// The UDP port of a mode; 0: it does not use UDP.
@@ -50,9 +25,9 @@ pub(super) fn belong(r: &mut Reader<'_, '_>, scope: &Scope, raw: &ServiceRaw) {
         Some(cell) => Mode::ALL.into_iter().find(|mode| cell.get_ref().as_str() == Some(mode.as_str())),
     };
     let mode = mode.filter(|_| !r.is_misspelt("mode"));
-    r.around.vni_of = mode.into_iter().chain(Mode::ALL).find(|mode| mode.has_vni());
+    r.others.vni_of = mode.into_iter().chain(Mode::ALL).find(|mode| mode.has_vni());
     let Some(mode) = mode else { return };
-    let owned: [(&str, &Cell, Vec<Mode>); 4] = [
+    let owned: [(&str, &RawValue, Vec<Mode>); 4] = [
         ("gue_port", &raw.gue_port, vec![Mode::Gue]),
         ("vxlan_port", &raw.vxlan_port, vec![Mode::Vxlan]),
         ("geneve_port", &raw.geneve_port, vec![Mode::Geneve]),

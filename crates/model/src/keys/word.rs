@@ -23,7 +23,7 @@ macro_rules! words {
             }
         }
 
-        impl $crate::keys::kind::Kind for $Word {
+        impl $crate::keys::kind::ValueKind for $Word {
             type Value = $Word;
 
             fn label() -> String {

@@ -1,7 +1,7 @@
 //! `[workers]`.
 
-use super::kind::{Kind, List, Number};
-use super::read::{At, Read, Reader, Span, open};
+use super::kind::{List, Number, ValueKind};
+use super::read::{At, ReadValue, Reader, Span, open};
 use super::table::table;
 use super::word::words;
 use schemars::{JsonSchema as _, Schema, SchemaGenerator};
@@ -12,10 +12,11 @@ table! {
     /// Poll-mode threads.
     pub struct Workers(WorkersRaw, WorkersFound) {
         /// CPUs, one worker each.
-        cpus: List<Cpu, 1, 64> = vec![0],
+        cpus: List<CpuNumber, 1, 64> = vec![0],
             help "CPU numbers are those of /proc/cpuinfo", check are_distinct => Restart;
         /// CPUs of the management core; all, when every CPU is a worker's.
-        management_cpus: List<Cpu, 0, 1024, false> = Vec::new(), default "every CPU that is no worker's",
+        management_cpus: List<CpuNumber, 0, 1024, false> = Vec::new(),
+            default "every CPU that is no worker's",
             help "CPU numbers are those of /proc/cpuinfo", check are_distinct => Restart;
         /// What a worker does when there is nothing to do.
         idle: Idle = Idle::Busy => Restart;
@@ -40,9 +41,9 @@ words! {
 }
 
 /// A CPU's number.
-pub(crate) struct Cpu;
+pub(crate) struct CpuNumber;
 
-impl Kind for Cpu {
+impl ValueKind for CpuNumber {
     type Value = u16;
 
     fn label() -> String {
@@ -72,7 +73,7 @@ fn are_distinct(r: &mut Reader<'_, '_>, at: &At<'_>, cpus: &[(u16, Span)], _: &S
 pub(super) fn workers(r: &mut Reader<'_, '_>, raw: Option<Spanned<WorkersRaw>>) -> Workers {
     let (scope, raw) = open("workers", raw);
     let found = WorkersFound::read(r, &scope, raw);
-    if let Read::Given(cpus, span) = &found.cpus
+    if let ReadValue::Given(cpus, span) = &found.cpus
         && cpus.is_empty()
     {
         let help = "name 1 to 64 CPUs, one for each worker, like cpus = [1]";

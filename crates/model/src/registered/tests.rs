@@ -124,9 +124,13 @@ fn limits_are_exact() {
     assert_eq!((skipped.len(), skipped[0].why.code, &skipped[0].registered), (1, Refusal::Limit, &all[3]));
     let mut config = config();
     config.services[0].agents.as_mut().unwrap().register.as_mut().unwrap().limit = 60_000;
-    assert_eq!(Rules::of(&config).limit("web"), 249, "the table has 251 slots and one configured backend");
-    assert_eq!(Rules::of(&config).limit_of_all(), 65_534);
-    assert_eq!(Rules::of(&config).limit("closed"), 0);
+    assert_eq!(
+        RegistrationRules::of(&config).limit("web"),
+        249,
+        "the table has 251 slots and one configured backend"
+    );
+    assert_eq!(RegistrationRules::of(&config).limit_of_all(), 65_534);
+    assert_eq!(RegistrationRules::of(&config).limit("closed"), 0);
 }
 
 fn any_registered() -> impl Strategy<Value = Registered> {
@@ -159,8 +163,8 @@ fn any_registered() -> impl Strategy<Value = Registered> {
 }
 
 proptest! {
-    /// Whatever registers: the order does not matter, nothing is lost or doubled, the configured backends stay, and what
-    /// comes out would pass the checks of a written configuration.
+    /// Whatever registers: the order does not matter, nothing is lost or doubled, the configured backends
+    /// stay, and what comes out would pass the checks of a written configuration.
     #[test]
     fn merged_configurations_hold(mut all in proptest::collection::vec(any_registered(), 0..12), seed in any::<usize>()) {
         let (merged, skipped) = config().with_registered(&all);

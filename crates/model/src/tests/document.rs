@@ -1,7 +1,7 @@
 //! docs/configuration.md is made of the keys, and configs/guideway.toml shows each of them.
 
 use crate::Config;
-use crate::keys::table::{Change, Key, Table as _};
+use crate::keys::key::{ConfigKey, ConfigTable as _, RestartRule};
 use schemars::SchemaGenerator;
 use serde_json::Value;
 use std::fmt::Write as _;
@@ -48,17 +48,17 @@ fn range(schema: &Value) -> String {
         .unwrap_or_else(|| [&schema["enum"], &schema["oneOf"]].map(words).concat())
 }
 
-fn row(key: &Key) -> String {
+fn row(key: &ConfigKey) -> String {
     let schema = (key.schema)(&mut SchemaGenerator::default()).to_value();
     let unit = if key.unit.is_empty() { String::new() } else { format!(", {}", key.unit) };
     let default = (key.default)().unwrap_or_default();
     let default = if key.required { "required".to_owned() } else { default };
     let change = match key.change {
-        Change::Live => "live",
-        Change::Restart => "restart",
-        Change::InCluster => "cluster",
-        Change::WhileStateless => "stateless",
-        Change::Identity => "new",
+        RestartRule::Live => "live",
+        RestartRule::Restart => "restart",
+        RestartRule::InCluster => "cluster",
+        RestartRule::WhileStateless => "stateless",
+        RestartRule::Identity => "new",
     };
     let cells = [
         format!("`{}`", key.name),
@@ -73,7 +73,7 @@ fn row(key: &Key) -> String {
 }
 
 /// The tables below one, each with its path, those in lists in double brackets.
-fn tables(keys: &'static [Key], path: &str, each: &mut impl FnMut(&str, bool, &'static Key)) {
+fn tables(keys: &'static [ConfigKey], path: &str, each: &mut impl FnMut(&str, bool, &'static ConfigKey)) {
     for key in keys.iter().filter(|key| !key.keys.is_empty()) {
         let path = if path.is_empty() { key.name.to_owned() } else { format!("{path}.{}", key.name) };
         each(&path, (key.label)() == "tables", key);
@@ -126,7 +126,8 @@ fn sections(path: &str) -> String {
     text
 }
 
-/// Each key is set in the example, in its own table, or shown there in a comment; and what is set there agrees with the schema.
+/// Each key is set in the example, in its own table, or shown there in a comment; and what is set there
+/// agrees with the schema.
 #[test]
 fn the_example_shows_every_key_in_its_table() {
     let is_shown = |text: &str, key: &str| {

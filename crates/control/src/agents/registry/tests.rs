@@ -77,9 +77,9 @@ fn register(backend: &str, address: u8, incarnation: u64) -> ToMachine {
     }
 }
 
-fn result(backend: &str, address: u8, up: bool) -> Report {
+fn result(backend: &str, address: u8, up: bool) -> BackendReport {
     let (service, backend, reason) = ("web".to_owned(), backend.to_owned(), "r".to_owned());
-    Report { service, backend, address: ip(address), up, reason }
+    BackendReport { service, backend, address: ip(address), up, reason }
 }
 
 fn report(sequence: u64, backend: &str, address: u8, up: bool) -> ToMachine {
@@ -230,7 +230,7 @@ fn registrations_that_are_refused() {
 
 #[test]
 fn messages_that_end_the_connection() {
-    let long = Report { reason: "x".repeat(REASON_MAX + 1), ..result("w1", 1, true) };
+    let long = BackendReport { reason: "x".repeat(REASON_MAX + 1), ..result("w1", 1, true) };
     let load = Load {
         service: "web".to_owned(),
         backend: "w1".to_owned(),
@@ -393,7 +393,7 @@ fn configured_backends_are_asked_of_the_agents_of_their_hosts() {
     let target = Target { backend: "fix".to_owned(), address: host, port: 80 };
     assert_eq!(asked, Some((vec![target], 1, 2)));
     assert_eq!(registry.checker("web", "fix", host), Checker::Machine, "it has said nothing yet");
-    let of = |up| Report { address: host, ..result("fix", 1, up) };
+    let of = |up| BackendReport { address: host, ..result("fix", 1, up) };
     registry.message(
         SessionId(1),
         ToMachine::Report { sequence: 1, full: true, results: vec![of(false)] },

@@ -3,7 +3,7 @@
 use super::*;
 use model::agent::seal::{Opener, Sealer, SessionKeys};
 use model::agent::{
-    AddressDigest, Claim, Proof, Refusal, Report, Target, ToAgent, ToMachine, VERSION, digest, encode,
+    AddressDigest, BackendReport, Claim, Proof, Refusal, Target, ToAgent, ToMachine, VERSION, digest, encode,
 };
 use std::net::IpAddr;
 use tokio::net::TcpStream;
@@ -188,8 +188,8 @@ impl Agent {
     }
 }
 
-fn result(name: &str, address: &str, up: bool) -> Report {
-    Report {
+fn result(name: &str, address: &str, up: bool) -> BackendReport {
+    BackendReport {
         service: "web".to_owned(),
         backend: name.to_owned(),
         address: address.parse().unwrap(),
