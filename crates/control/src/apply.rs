@@ -10,7 +10,7 @@ use crate::caller::Caller;
 use crate::claims::Claims;
 use crate::cluster::adopt;
 use crate::cluster::desire::Desire;
-use crate::cluster::desired::Desired;
+use crate::cluster::desired::{Desired, Store};
 use crate::cluster::desires;
 use crate::cluster::forecast;
 use crate::cluster::forecast::Count;
@@ -204,6 +204,12 @@ fn wanted(source: Source, name: &str, basis: &Basis) -> Result<(Content, Option<
                 basis.find(&service, backend)?;
             }
             let is_in_file = is_in_file(&base, &service);
+            if matches!(change, ServiceChange::Delete | ServiceChange::Release)
+                && !is_in_file
+                && !overrides.says_of(&service)
+            {
+                return Err(Refusal::UnknownService(service));
+            }
             let overrides = overrides.after(&service, change, is_in_file).map_err(Refusal::Override)?;
             return Ok((Content { base, overrides: Arc::new(overrides) }, None));
         }
@@ -262,6 +268,11 @@ pub(crate) async fn apply(handle: &Handle, order: ApplyRequest) -> Result<Applie
         (Ok(prepared), Some(within)) => on_trial(handle, prepared, within).await,
         (prepared, _) => prepared.map(|prepared| (prepared, None)),
     };
+    // Before anything is changed: what the store cannot be asked for is refused as a whole.
+    let (prepared, place) = match (prepared, handle.store.as_ref().map(Store::place).transpose()) {
+        (Ok(prepared), Ok(place)) => (Ok(prepared), place),
+        (Err(refusal), _) | (_, Err(refusal)) => (Err(refusal), None),
+    };
     let claims = handle.claims.clone();
     let is_over = move |revisions: &Ledger| {
         ends_trial.is_some_and(|number| revisions.number() != number || revisions.trial().is_none())
@@ -278,16 +289,7 @@ pub(crate) async fn apply(handle: &Handle, order: ApplyRequest) -> Result<Applie
     let Taken { result, desire, credentials, saving } =
         handle.ask(apply).await.ok_or(Refusal::Stopping)??;
     handle.credentials.send_replace(credentials);
-    let desired = match desire.map(|desire| handle.desire(desire)).transpose() {
-        Ok(desired) => desired,
-        Err(refusal) => {
-            let message = format!("the cluster's store was not asked: {refusal}");
-            let tell =
-                |controller: &mut Controller| controller.log.push(EventKind::Warning, None, None, message);
-            let _ = handle.ask(tell).await;
-            return Err(refusal);
-        }
-    };
+    let desired = place.zip(desire).map(|(place, desire)| place.desire(desire));
     Ok(Applied { result, desired, saving })
 }
 
