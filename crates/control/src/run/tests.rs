@@ -263,6 +263,7 @@ impl Machine {
         let heard = telemetry.clone();
         let plane = Plane {
             workers: handles,
+            flow_secrets: vec![11, 12],
             ports: vec![port],
             now: Box::new(now),
             memory_bytes: vec![("flow tables".to_owned(), 4096)],

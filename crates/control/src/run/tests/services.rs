@@ -84,6 +84,12 @@ fn a_service_is_set_and_deleted_by_itself_and_that_is_kept() {
         let machine = Machine::start(place, &text);
         let names: Vec<_> = machine.get("/v1/services").await.json().as_array().unwrap().to_vec();
         assert_eq!((names.len(), &names[0]["name"]), (1, &"api".into()));
+        // With the ids that they had behind those of the one that is gone.
+        machine.until("/v1/ready", |answer| answer.status == 200).await;
+        assert_eq!(
+            machine.view_states(),
+            [(BackendId(2), BackendState::Up), (BackendId(3), BackendState::Up)]
+        );
         let told = machine.events(0).await.events;
         assert!(told.iter().any(|of| of.message.contains("holds over the file (api, web)")), "{told:?}");
 
@@ -237,5 +243,10 @@ fn what_a_cluster_does_not_do_is_refused_with_the_reason() {
         let apply = machine.ask("POST", "/v1/apply", &text).await;
         assert_eq!(apply.status, 503, "{}", apply.body);
         machine.stop().await;
+        // Its plan has the ids; what its flow tables are keyed with is its own.
+        let state = std::fs::read_to_string(place.join("state/state.json")).unwrap();
+        let state: Value = serde_json::from_str(&state).unwrap();
+        assert_eq!(state["flow_secrets"], serde_json::json!([11, 12]));
+        assert_eq!(state["ids"], serde_json::json!({ "services": [], "backends": [] }));
     });
 }
