@@ -245,16 +245,19 @@ impl Ids {
     }
 
     fn bury(&mut self, now: Tick, forget_after_us: u64, flows: &dyn Fn(BackendId) -> u64) {
+        let mut left = 0;
         self.retain(|entry| match entry.life {
             Life::Configured | Life::Removed => true,
             Life::Forgotten => {
                 entry.life = Life::Left(now);
+                left += 1;
                 true
             }
             Life::Left(since) | Life::Restored(since) => {
                 now.since_us(since) < forget_after_us || flows(entry.id) > 0
             }
         });
+        self.version += left;
     }
 
     /// Frees what the file remembered and nothing bears any more: room for others matters more.

@@ -42,6 +42,8 @@ mod configure;
 #[cfg(feature = "daemon")]
 mod controller;
 #[cfg(feature = "daemon")]
+mod draft;
+#[cfg(feature = "daemon")]
 mod drain;
 #[cfg(feature = "daemon")]
 mod effect;

@@ -36,6 +36,7 @@ pub(crate) fn load(directory: &Path) -> (Saved, Option<String>) {
 
 /// What flow tables were keyed with before a restart, by index of the worker; for tables that are made before
 /// [`run()`](crate::run()), which reads the file itself and says what is wrong with it: then, and without one, none is known.
+#[cfg(feature = "daemon")]
 pub fn flow_secrets(directory: &Path) -> Vec<u64> {
     let saved = read(&directory.join(FILE)).and_then(|bytes| bytes.as_deref().map(parse).transpose());
     saved.ok().flatten().unwrap_or_default().flow_secrets

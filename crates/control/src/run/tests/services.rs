@@ -191,8 +191,9 @@ fn a_service_whose_token_file_is_missing_is_refused_by_name() {
         let text = config(place, 8080).replace("[workers]", agents);
         let machine = Machine::start(place, &text);
         let token = place.join("none.token").display().to_string();
-        let of_agents =
-            format!("[service.agents]\ntoken_file = \"{token}\"\n[service.health]\nkind = \"tcp\"\nvia = \"lo\"\n");
+        let of_agents = format!(
+            "[service.agents]\ntoken_file = \"{token}\"\n[service.health]\nkind = \"tcp\"\nvia = \"lo\"\n"
+        );
         let body = format!("{API}{of_agents}");
         let refused = machine.ask("PUT", "/v1/services/api", &body).await;
         assert_eq!(refused.status, 422, "{}", refused.body);
