@@ -156,11 +156,19 @@ pub fn configured_weight(_: BackendId, _: &Service, backend: &Backend) -> u32 {
     backend.weight
 }
 
+#[cfg(test)]
+thread_local! {
+    /// Compilations on this thread.
+    pub(crate) static COMPILED: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
 /// Makes the view of `config`.
 ///
 /// # Errors
 /// [`CompileError`]; then `ids` is half changed: compile with a clone and keep it only on success.
 pub fn compile(config: &Config, ids: &mut Ids, runtime: &Runtime<'_>) -> Result<View, CompileError> {
+    #[cfg(test)]
+    COMPILED.set(COMPILED.get() + 1);
     if runtime.ports.is_empty() {
         return Err(CompileError::NoPort);
     }

@@ -22,6 +22,8 @@ pub(crate) enum Refusal {
     UnknownBackend { service: String, backend: String },
     #[error("cannot read {}: {problem}", path.display())]
     File { path: PathBuf, problem: String },
+    #[error("{of}: cannot read {}: {problem}", path.display())]
+    NamedFile { of: String, path: PathBuf, problem: String },
     #[error("stopping")]
     Stopping,
     #[error("{0}")]
@@ -61,6 +63,10 @@ impl Refusal {
             Refusal::UnknownService(_) => "`guideway show services` lists them".to_owned(),
             Refusal::UnknownBackend { .. } => "`guideway show backends` lists them".to_owned(),
             Refusal::File { .. } => "make the file readable, or name another: guideway apply FILE".to_owned(),
+            Refusal::NamedFile { .. } => {
+                "make the file what it should be, readable for guidewayd, or name another there; nothing was changed"
+                    .to_owned()
+            }
             // The error names it.
             Refusal::Claimed(_) => "nothing was changed".to_owned(),
             Refusal::Stopping => "ask again after the restart".to_owned(),
@@ -107,6 +113,7 @@ mod tests {
             Refusal::UnknownService(name()),
             Refusal::UnknownBackend { service: name(), backend: name() },
             Refusal::File { path: PathBuf::from("lb1.toml"), problem: name() },
+            Refusal::NamedFile { of: name(), path: PathBuf::from("web.token"), problem: name() },
             Refusal::Stopping,
             Refusal::Store(name()),
             Refusal::Unfit(name()),

@@ -136,7 +136,7 @@ async fn drive(
             notify(notice);
         }
     };
-    let Plane { workers, ports, now, memory_bytes, renew, mut telemetry } = plane;
+    let Plane { workers, flow_secrets, ports, now, memory_bytes, renew, mut telemetry } = plane;
     let clock = Clock::start(now);
     let (revisions, unreadable) = match loaded.config.cluster {
         // The store keeps what is wanted.
@@ -204,6 +204,7 @@ async fn drive(
         workers: gauges,
         ports: data_ports,
         saved,
+        flow_secrets,
         revisions,
         content,
         file_text,

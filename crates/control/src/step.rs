@@ -20,6 +20,8 @@ use crate::event::Event;
 use crate::event_log::EventLog;
 use crate::gauges::{self, Rates};
 use crate::health::Subject;
+use crate::ids::Ids;
+use crate::ids::saved::SavedIds;
 use crate::now::Now;
 use crate::passive::compare;
 use crate::passive::pools::Passive;
@@ -78,7 +80,7 @@ impl Controller {
             passive: Passive::default(),
             scanner: Scanner::default(),
             kernel: KernelSide::default(),
-            saving: Saving::default(),
+            saving: Saving { flow_secrets: parts.flow_secrets, ..Saving::default() },
         };
         let controller = &mut made;
         controller.log.set_time(now.unix_ms);
@@ -97,6 +99,13 @@ impl Controller {
             controller.log.push(EventKind::ConfigDiffers, None, None, message);
         }
         if controller.cluster.is_none() {
+            match Ids::restored(&saved.ids, now.tick) {
+                Ok(ids) => controller.backends.ids = ids,
+                Err(problem) => {
+                    let message = format!("the saved ids of services and backends begin anew: {problem}");
+                    controller.log.push(EventKind::Warning, None, None, message);
+                }
+            }
             // A cluster knows by itself what has registered.
             let now_ms = controller.uptime_ms();
             controller.agents.registry.configure(Facts::of(&loaded.config, tokens), now_ms);
@@ -356,6 +365,7 @@ impl Controller {
     /// Asks for the state to be written.
     pub(crate) fn save(&mut self) -> u64 {
         self.saving.unsaved = false;
+        let ids = if self.cluster.is_none() { self.saved_ids() } else { Arc::default() };
         let backends = self.backends.members.values().filter_map(|member| {
             Some(SavedBackend {
                 service: member.service.clone(),
@@ -382,10 +392,21 @@ impl Controller {
                 .iter()
                 .map(|vip| crate::state::SavedAddress { address: vip.address, length: vip.length })
                 .collect(),
+            ids,
+            flow_secrets: self.saving.flow_secrets.clone(),
             revisions: self.cluster.is_none().then(|| self.revisions.saved()),
         };
         self.effects.push(Effect::Save(self.saving.saves, saved));
         self.saving.saves
+    }
+
+    /// Ids change seldom, and states are saved often.
+    fn saved_ids(&mut self) -> Arc<SavedIds> {
+        let version = self.backends.ids.version();
+        let known = self.saving.ids.take().filter(|(of, _)| *of == version);
+        let (_, saved) =
+            self.saving.ids.insert(known.unwrap_or_else(|| (version, Arc::new(self.backends.ids.saved()))));
+        Arc::clone(saved)
     }
 
     /// No longer ready; announcements are withdrawn.

@@ -63,11 +63,11 @@ async fn config(State(handle): State<Handle>) -> Result<Response, Failure> {
 }
 
 async fn check(State(handle): State<Handle>, Toml(text): Toml) -> Answer<CheckedConfig> {
-    Ok(Json(apply::prepare(&handle, Source::Request(text)).await?.checked()))
+    Ok(Json(apply::prepare(&handle, Source::Request(text), false).await?.checked()))
 }
 
 async fn plan(State(handle): State<Handle>, Toml(text): Toml) -> Answer<PlanResult> {
-    let prepared = apply::prepare(&handle, Source::Request(text)).await?;
+    let prepared = apply::prepare(&handle, Source::Request(text), false).await?;
     let (prepared, count) = ask(&handle, move |controller| {
         let count = apply::forecast_of(controller, &prepared);
         (prepared, count)

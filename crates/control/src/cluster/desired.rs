@@ -17,12 +17,30 @@ pub(crate) struct Store {
 }
 
 impl Store {
+    /// A place for a question, so that one that follows from a change here can be asked.
+    ///
+    /// # Errors
+    /// Too much waits already.
+    pub(crate) fn place(&self) -> Result<Place, Refusal> {
+        let reserved = self.asked.clone().try_reserve_owned();
+        let permit = reserved.map_err(|_| Refusal::Store("too much waits for it".to_owned()))?;
+        Ok(Place { permit, progress: self.progress.clone() })
+    }
+}
+
+/// See [`Store::place`].
+#[derive(Debug)]
+pub(crate) struct Place {
+    permit: mpsc::OwnedPermit<Asked>,
+    progress: watch::Receiver<Progress>,
+}
+
+impl Place {
     /// Asks for other services.
-    pub(crate) fn desire(&self, desire: Desire) -> Result<Desired, Refusal> {
+    pub(crate) fn desire(self, desire: Desire) -> Desired {
         let (reply, answer) = oneshot::channel();
-        let sent = self.asked.try_send(Asked::Desire { desire, reply });
-        sent.map_err(|_| Refusal::Store("too much waits for it".to_owned()))?;
-        Ok(Desired { answer, progress: self.progress.clone() })
+        self.permit.send(Asked::Desire { desire, reply });
+        Desired { answer, progress: self.progress }
     }
 }
 
