@@ -316,6 +316,7 @@ impl Machine {
             revisions: Ledger::default(),
             content,
             file_text,
+            flow_secrets: Vec::new(),
             cluster: Some(part),
         };
         let controller =

@@ -297,6 +297,12 @@ impl World<'_> {
             }
         } else if self.now >= self.store_away_until {
             self.say(|| "the leader's key goes".into());
+            // It hears of it late.
+            let late = self.random.between(1, 1_500_000);
+            if let Some(machine) = leader {
+                let link = &mut self.machines[machine].link;
+                link.down_at = link.down_at.max(Tick(self.now.0 + late));
+            }
             self.store.depose();
             self.store_changed();
         }
