@@ -99,14 +99,19 @@ pub(crate) struct Parts {
     pub(crate) program: Program,
     pub(crate) workers: Vec<WorkerGauges>,
     pub(crate) ports: Vec<DataPort>,
+    pub(crate) history: History,
+    pub(crate) cluster: Option<Part>,
+}
+
+/// What is known of the time before the start.
+pub(crate) struct History {
     pub(crate) saved: Saved,
-    /// What was in force before the start.
+    /// What was in force.
     pub(crate) revisions: Ledger,
     /// What the configuration to start with is made of.
     pub(crate) content: Content,
     /// The file itself.
     pub(crate) file_text: String,
-    pub(crate) cluster: Option<Part>,
 }
 
 impl Controller {

@@ -13,8 +13,8 @@ use crate::cluster::adopt;
 use crate::compile::{CompileError, Making, Recipe};
 use crate::configure;
 use crate::controller::Controller;
-use crate::controller::Parts;
 use crate::controller::Saving;
+use crate::controller::{History, Parts};
 use crate::effect::Effect;
 use crate::event::Event;
 use crate::event_log::EventLog;
@@ -28,7 +28,7 @@ use crate::publication::{PUBLISH_EVERY, SLOTS_AT_ONCE};
 use crate::reconcile::seen;
 use crate::reconcile::ways::KernelSide;
 use crate::refusal::Refusal;
-use crate::revision::ledger::Origin;
+use crate::revision::ledger::{Content, Origin};
 use crate::scan::Scanner;
 use crate::scan::pieces;
 use crate::state::{Saved, SavedBackend, SavedDrain};
@@ -53,9 +53,8 @@ impl Controller {
         now: Now,
     ) -> Result<Controller, Refusal> {
         let empty = Config { services: Vec::new(), ..loaded.config.clone() };
-        let saved = parts.saved;
-        let registrations = saved.registrations;
-        let mut made = Controller {
+        let History { saved, revisions, content, file_text } = parts.history;
+        let mut controller = Controller {
             now,
             effects: Vec::new(),
             log: EventLog::default(),
@@ -67,8 +66,8 @@ impl Controller {
             base: empty.clone(),
             config: Arc::new(empty),
             text: String::new(),
-            file_text: parts.file_text,
-            revisions: parts.revisions,
+            file_text,
+            revisions,
             applied_unix_ms: 0,
             backends: Backends::new(saved.backends, saved.drains),
             publication: Publication::default(),
@@ -80,43 +79,40 @@ impl Controller {
             kernel: KernelSide::default(),
             saving: Saving::default(),
         };
-        let controller = &mut made;
         controller.log.set_time(now.unix_ms);
-        controller.log.push(
-            EventKind::Start,
-            None,
-            None,
-            format!("guidewayd {} started", controller.program.version),
-        );
-        let is_file = *parts.content.base == *controller.file_text;
-        if is_file && saved.config.is_some_and(|last| last != loaded.text) {
-            let message = format!(
-                "the configuration that was last applied differs from {}; the file is in force",
-                controller.program.config_path.display()
-            );
-            controller.log.push(EventKind::ConfigDiffers, None, None, message);
-        }
+        controller.log_start(&loaded.text, &content, saved.config);
         if controller.cluster.is_none() {
             // A cluster knows by itself what has registered.
             let now_ms = controller.uptime_ms();
             controller.agents.registry.configure(Facts::of(&loaded.config, tokens), now_ms);
-            controller
-                .agents
-                .registry
-                .restore(registrations.into_iter().map(|saved| (saved.registered, saved.up)), now_ms);
+            let registrations = saved.registrations.into_iter().map(|saved| (saved.registered, saved.up));
+            controller.agents.registry.restore(registrations, now_ms);
         }
-        configure::tried(controller, &loaded.config).map_err(Refusal::Compile)?;
+        configure::tried(&mut controller, &loaded.config).map_err(Refusal::Compile)?;
         let merged = loaded.config.with_registered(&controller.agents.registry.heard().alive);
-        let ids = configure::ids_of(controller, &merged.0)?;
-        configure::install(controller, loaded, merged, ids, tokens);
+        let ids = configure::ids_of(&controller, &merged.0)?;
+        configure::install(&mut controller, loaded, merged, ids, tokens);
         if controller.cluster.is_none() {
             let (caller, what) = ("start".to_owned(), "the file as it was at the start".to_owned());
             let change = Origin { unix_ms: now.unix_ms, caller, what, services: None };
-            controller.revisions.begin(parts.content, change);
+            controller.revisions.begin(content, change);
         }
         controller.settle();
         controller.backends.remembered.clear();
-        Ok(made)
+        Ok(controller)
+    }
+
+    /// `last`: the configuration that was last applied.
+    fn log_start(&mut self, text: &str, content: &Content, last: Option<String>) {
+        let version = &self.program.version;
+        self.log.push(EventKind::Start, None, None, format!("guidewayd {version} started"));
+        if *content.base == *self.file_text && last.is_some_and(|last| last != text) {
+            let message = format!(
+                "the configuration that was last applied differs from {}; the file is in force",
+                self.program.config_path.display()
+            );
+            self.log.push(EventKind::ConfigDiffers, None, None, message);
+        }
     }
 
     /// Takes an event in, at its time; what is to be done is returned.

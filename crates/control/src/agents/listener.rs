@@ -263,11 +263,10 @@ impl Listening {
     /// # Errors
     /// No thread, or no more descriptors.
     pub(crate) fn start(
-        listener: TcpListener,
+        listener: std::net::TcpListener,
         credentials: watch::Receiver<Credentials>,
         shared: Shared,
     ) -> io::Result<Listening> {
-        let listener = listener.into_std()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new().name("agents".to_owned()).spawn(move || {
