@@ -34,6 +34,19 @@ pub(crate) struct Member {
     pub(crate) since_unix_ms: u64,
 }
 
+impl Member {
+    /// What its check said last, to be remembered.
+    pub(crate) fn saved(&self) -> Option<SavedBackend> {
+        Some(SavedBackend {
+            service: self.service.clone(),
+            backend: self.name.clone(),
+            address: self.address,
+            up: self.verdict.as_ref()?.up()?,
+            since_unix_ms: self.since_unix_ms,
+        })
+    }
+}
+
 /// A backend that is no longer configured, while its flows live on.
 #[derive(Debug)]
 pub(crate) struct Departed {

@@ -41,7 +41,7 @@ pub enum CompileError {
     Maglev {
         /// Its service.
         service: String,
-        /// Why.
+        /// What Maglev says.
         source: MaglevError,
     },
     /// A tunnel to a backend.
@@ -51,7 +51,7 @@ pub enum CompileError {
         service: String,
         /// Its name.
         backend: String,
-        /// Why.
+        /// What is wrong with it.
         source: TunnelError,
     },
     /// The machine has no address of the backend's family.
@@ -188,15 +188,7 @@ pub fn compile(config: &Config, ids: &mut Ids, runtime: &Runtime<'_>) -> Result<
             services.push(service_view(service, id, maglev, members));
             continue;
         }
-        // In the order of their names: other machines may list them in another order, and ties go by position.
-        let mut members: Vec<(&str, u32, BackendId)> = service
-            .backends
-            .iter()
-            .zip(&judged)
-            .filter(|(_, is)| is.state == BackendState::Up)
-            .map(|(backend, is)| (backend.name.as_str(), is.weight, is.id))
-            .collect();
-        members.sort_unstable_by_key(|member| member.0);
+        let members = members(service, &judged);
         let weighted: Vec<(&str, u32)> = members.iter().map(|(name, weight, _)| (*name, *weight)).collect();
         let maglev = tables
             .get(&weighted, service.maglev_size, &config.machine.cluster_key, runtime.making)
@@ -208,30 +200,14 @@ pub fn compile(config: &Config, ids: &mut Ids, runtime: &Runtime<'_>) -> Result<
         ids.tables = tables;
         return Err(CompileError::TablesMissing);
     }
-    for departed in runtime.departed {
-        let Some(service) = owner(ids, departed) else { continue };
-        let draining = BackendState::Draining;
-        // Its tunnel may need an address that the machine has no more; its flows are then steered anew.
-        if let Ok(view) = sender.view(departed.service, departed.backend, service, departed.id, draining) {
-            let taken = backends.get(departed.id.index()).is_some_and(Option::is_some);
-            if !taken {
-                place(&mut backends, view);
-            }
-        }
-    }
+    place_departed(&mut backends, &sender, ids);
     ids.tables = tables.keep_used();
     let stateless: HashSet<ServiceId> =
         config.services.iter().filter(|s| s.is_stateless()).filter_map(|s| ids.service(&s.name)).collect();
     for service in &mut services {
         memories.attend(service, stateless.contains(&service.id), &backends, runtime.now);
     }
-    for written in config.services.iter().filter(|written| written.policy == WrittenPolicy::LeastLoad) {
-        let Some(id) = ids.service(&written.name) else { continue };
-        if let Some(service) = services.iter_mut().find(|service| service.id == id) {
-            let policy = least_load(written, &service.members, ids, runtime.deciders);
-            service.policy = Policy::LeastLoad(Box::new(policy));
-        }
-    }
+    set_policies(&mut services, config, ids, runtime.deciders);
     let known = ids.known_services();
     memories.retain(|id| known.contains(&id));
     ids.memories = memories;
@@ -254,6 +230,39 @@ pub fn compile(config: &Config, ids: &mut Ids, runtime: &Runtime<'_>) -> Result<
         checks_per_second: checks_per_second(&config.services),
         loads: Arc::clone(&runtime.loads),
     })
+}
+
+/// Backends that are up, in the order of their names: other machines may list them in another order, and ties go by
+/// position.
+fn members<'a>(service: &'a Service, judged: &[Judged]) -> Vec<(&'a str, u32, BackendId)> {
+    let up = service.backends.iter().zip(judged).filter(|(_, is)| is.state == BackendState::Up);
+    let mut members: Vec<_> = up.map(|(backend, is)| (backend.name.as_str(), is.weight, is.id)).collect();
+    members.sort_unstable_by_key(|member| member.0);
+    members
+}
+
+fn place_departed(backends: &mut Vec<Option<BackendView>>, sender: &Sender<'_>, ids: &Ids) {
+    for departed in sender.runtime.departed {
+        let Some(service) = owner(ids, departed) else { continue };
+        let draining = BackendState::Draining;
+        let is_taken = backends.get(departed.id.index()).is_some_and(Option::is_some);
+        // Its tunnel may need an address that the machine has no more; its flows are then steered anew.
+        if let Ok(view) = sender.view(departed.service, departed.backend, service, departed.id, draining)
+            && !is_taken
+        {
+            place(backends, view);
+        }
+    }
+}
+
+fn set_policies(services: &mut [ServiceView], config: &Config, ids: &Ids, deciders: u32) {
+    for written in config.services.iter().filter(|written| written.policy == WrittenPolicy::LeastLoad) {
+        let Some(id) = ids.service(&written.name) else { continue };
+        if let Some(service) = services.iter_mut().find(|service| service.id == id) {
+            let policy = least_load(written, &service.members, ids, deciders);
+            service.policy = Policy::LeastLoad(Box::new(policy));
+        }
+    }
 }
 
 fn owner(ids: &Ids, departed: &Departed<'_>) -> Option<ServiceId> {

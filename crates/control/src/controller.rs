@@ -47,7 +47,7 @@ pub(crate) struct Controller {
 
     /// What is in force: the file's, or the cluster's, and what registered.
     pub(crate) config: Arc<Config>,
-    /// The same without what registered.
+    /// The configuration in force without what registered.
     pub(crate) base: Config,
     pub(crate) text: String,
     pub(crate) file_text: String,

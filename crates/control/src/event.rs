@@ -23,7 +23,7 @@ pub(crate) enum Event {
     NextHops(NextHops),
     /// A VIP was put on the loopback or taken off it.
     Announced {
-        /// Which.
+        /// Its address.
         vip: Vip,
         /// It is there now.
         there: bool,

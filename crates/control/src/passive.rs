@@ -534,7 +534,7 @@ impl Track {
 struct Peers {
     /// The median share, millionths.
     ppm: u64,
-    /// The same of late closes.
+    /// The median share of late closes, millionths.
     late_ppm: u64,
     /// Flows of the better half of the pool, and how many of them failed.
     flows: u64,

@@ -62,7 +62,7 @@ pub struct Plan {
     pub changed_keys: Vec<String>,
     /// Memory for flow and slot tables of the new configuration, bytes.
     pub memory_bytes: u64,
-    /// The same of the old one.
+    /// Memory for those of the old one, bytes.
     pub memory_before_bytes: u64,
     /// Open files that the daemon may need at once with the new configuration, about.
     #[serde(default)]

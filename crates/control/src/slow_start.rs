@@ -110,7 +110,7 @@ impl Ramps {
         }
     }
 
-    /// The same of a backend that will take flows next, if it does not yet.
+    /// [`parts`](Self::parts) of a backend that will take flows next, if it does not yet.
     pub(crate) fn parts_to_be(&self, id: BackendId, lasts_ms: u64, now_ms: u64) -> u64 {
         match self.courses.get(&id) {
             Some(Course::Away) | None if lasts_ms > 0 && self.has_begun => 1,

@@ -3,10 +3,10 @@
 use crate::agents::candidate::Agents;
 use crate::agents::facts::{AgentTokens, Facts};
 use crate::agents::{in_force, tend};
-use crate::backends::Backends;
 use crate::backends::check;
 use crate::backends::judge;
 use crate::backends::members;
+use crate::backends::{Backends, Member};
 use crate::balance::Balance;
 use crate::balance::weights;
 use crate::cluster::adopt;
@@ -31,7 +31,7 @@ use crate::refusal::Refusal;
 use crate::revision::ledger::{Content, Origin};
 use crate::scan::Scanner;
 use crate::scan::pieces;
-use crate::state::{Saved, SavedBackend, SavedDrain};
+use crate::state::{Saved, SavedDrain};
 use crate::view;
 use crate::wanted;
 use model::Loaded;
@@ -204,7 +204,8 @@ impl Controller {
         match result {
             Err(error) if !was_unwritten => {
                 let message = format!(
-                    "the state was not saved ({error}); until it is, drains set by hand would not survive a restart"
+                    "the state was not saved ({error}); until it is, drains set by hand would not \
+                     survive a restart"
                 );
                 self.log.push(EventKind::StateUnsaved, None, None, message);
             }
@@ -324,7 +325,8 @@ impl Controller {
             let flows = self.live_flows(departed.id);
             let message = if members::is_base(self, &departed) {
                 format!(
-                    "removed for good after drain_timeout_ms; {flows} flows, and others that are not tracked, are steered anew"
+                    "removed for good after drain_timeout_ms; {flows} flows, and others that are not \
+                     tracked, are steered anew"
                 )
             } else if flows == 0 {
                 "removed for good: its last flow has ended".to_owned()
@@ -352,15 +354,7 @@ impl Controller {
     /// Asks for the state to be written.
     pub(crate) fn save(&mut self) -> u64 {
         self.saving.unsaved = false;
-        let backends = self.backends.members.values().filter_map(|member| {
-            Some(SavedBackend {
-                service: member.service.clone(),
-                backend: member.name.clone(),
-                address: member.address,
-                up: member.verdict.as_ref()?.up()?,
-                since_unix_ms: member.since_unix_ms,
-            })
-        });
+        let backends = self.backends.members.values().filter_map(Member::saved);
         let drains = self.backends.drains.iter();
         let drains = drains.map(|(s, b)| SavedDrain { service: s.clone(), backend: b.clone() });
         self.saving.saves += 1;

@@ -17,7 +17,7 @@ pub(crate) struct Heard {
 pub(crate) struct Over {
     /// As it was in force; its incarnation is the last one that is over.
     pub(crate) registered: Registered,
-    /// Why.
+    /// Why it is over.
     pub(crate) why: Why,
 }
 

@@ -38,7 +38,7 @@ pub(crate) struct Held {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Suspicion {
     pub(crate) since_ms: u64,
-    /// Why.
+    /// Why it is suspect.
     pub(crate) why: String,
     /// The machine checks by itself from then on.
     pub(crate) probed_from_ms: u64,

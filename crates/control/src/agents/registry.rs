@@ -34,7 +34,7 @@ pub(crate) enum Act {
     Close(SessionId),
     /// What an agent's checks say of a backend, now or anew.
     Verdict {
-        /// Which.
+        /// The backend.
         key: Key,
         /// Its address.
         address: IpAddr,
@@ -123,34 +123,7 @@ impl Registry {
         if machines_differ {
             self.tell_machines();
         }
-        let changed: HashSet<&String> = before
-            .services
-            .keys()
-            .filter(|name| {
-                self.facts.services.contains_key(*name)
-                    && self.facts.tokens.of(name) != before.tokens.of(name)
-            })
-            .collect();
-        let outdated: Vec<SessionId> = self
-            .sessions
-            .iter()
-            .filter(|(_, session)| session.services.iter().any(|service| changed.contains(service)))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in outdated {
-            self.refuse(id, None, None, &other_token());
-            self.end(id, "the service's token has changed", now_ms);
-        }
-        // Only a hello proves a token, so who was refused a service that is one now has to say another.
-        let welcome: Vec<SessionId> = self
-            .sessions
-            .iter()
-            .filter(|(_, session)| session.unknown.iter().any(|of| self.facts.services.contains_key(of)))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in welcome {
-            self.end(id, "agents may speak for another of its services now", now_ms);
-        }
+        self.end_outdated_sessions(&before, now_ms);
         for session in self.sessions.values_mut() {
             let gone = session.services.extract_if(.., |service| !self.facts.services.contains_key(service));
             session.unknown.extend(gone);
@@ -167,17 +140,10 @@ impl Registry {
             self.expel(&key, &why);
         }
         // Backends of the configuration that are no more, or no agent's any more.
-        let gone: Vec<Key> = self
-            .held
-            .iter()
-            .filter(|(key, held)| {
-                held.registered.is_none() && self.fixed(&key.0, held.address) != Some(&key.1)
-            })
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in gone {
-            self.held.remove(&key);
-        }
+        let facts = &self.facts;
+        self.held.retain(|key, held| {
+            held.registered.is_some() || facts.fixed(&key.0, held.address) == Some(&key.1)
+        });
         let with_checks = |facts: &Facts, service: &str| {
             facts.services.get(service).is_some_and(|of| of.is_checked_by_agents)
         };
@@ -196,6 +162,28 @@ impl Registry {
         self.to_ask.extend(self.sessions.keys());
     }
 
+    /// Ends sessions whose tokens are no longer those of their services, and those that may say a better hello now.
+    fn end_outdated_sessions(&mut self, before: &Facts, now_ms: u64) {
+        let is_changed = |name: &String| {
+            before.services.contains_key(name)
+                && self.facts.services.contains_key(name)
+                && self.facts.tokens.of(name) != before.tokens.of(name)
+        };
+        for id in self.sessions_where(|session| session.services.iter().any(is_changed)) {
+            self.refuse(id, None, None, &other_token());
+            self.end(id, "the service's token has changed", now_ms);
+        }
+        // Only a hello proves a token, so who was refused a service that is one now has to say another.
+        let is_known = |name: &String| self.facts.services.contains_key(name);
+        for id in self.sessions_where(|session| session.unknown.iter().any(is_known)) {
+            self.end(id, "agents may speak for another of its services now", now_ms);
+        }
+    }
+
+    fn sessions_where(&self, holds: impl Fn(&Session) -> bool) -> Vec<SessionId> {
+        self.sessions.iter().filter(|(_, session)| holds(session)).map(|(id, _)| *id).collect()
+    }
+
     /// Machines that agents should connect to, where others than this one are known.
     pub(crate) fn set_machines(&mut self, machines: Vec<Machine>) {
         if self.facts.machines != machines {
@@ -209,12 +197,6 @@ impl Registry {
         let told =
             self.sessions.keys().map(|id| Act::Tell(*id, ToAgent::Machines { machines: machines.clone() }));
         self.acts.extend(told);
-    }
-
-    /// The name of the configured backend with this address, of a service that agents check.
-    fn fixed(&self, service: &str, address: IpAddr) -> Option<&String> {
-        let of = self.facts.services.get(service).filter(|of| of.is_checked_by_agents)?;
-        Some(&of.fixed.get(&address)?.backend)
     }
 
     /// The tokens that hellos are to be held against.
@@ -276,7 +258,8 @@ impl Registry {
         let lives = self.agents.contains_key(&hello.agent);
         if known.is_some_and(|known| hello.incarnation < known || (lives && hello.incarnation == known)) {
             let reason = format!("agent {} is known with a start that is as new or newer", hello.agent);
-            let help = "one host, one name; after a restart say a larger incarnation, after a broken connection wait for the lease to end";
+            let help = "one host, one name; after a restart say a larger incarnation, after a broken \
+                connection wait for the lease to end";
             return Err(Misfit::new(Refusal::Stale, reason, help));
         }
         self.name_of_another(&hello.agent, &hello.proved).map_or(Ok(()), Err)
@@ -498,94 +481,73 @@ impl Registry {
 
     fn try_register(&mut self, id: SessionId, of: &Registered, now_ms: u64) -> Result<(), Misfit> {
         let Some(session) = self.sessions.get(&id) else { return Ok(()) };
+        self.check_scope(session, of)?;
         let key = (of.service.clone(), of.backend.clone());
+        let other = self.under_another_name(of)?;
+        let known = self.held.get(&key).and_then(|held| held.registered.clone());
+        match &known {
+            Some(known) => check_successor(known, of)?,
+            None => self.check_room(session, &of.service, usize::from(other.is_some()))?,
+        }
+        if let Some(other) = other {
+            self.retire(&other, Why::Deregistered, "registered under another name");
+        }
+        match known {
+            Some(known) if known.address != of.address => {
+                self.retire(&key, Why::Deregistered, "registered with another address");
+                self.take(id, key, of.clone(), now_ms);
+            }
+            Some(known) if known.incarnation < of.incarnation => self.restart(id, &key, of, now_ms),
+            Some(known) => self.refresh(id, &key, &known, of, now_ms),
+            None => self.take(id, key, of.clone(), now_ms),
+        }
+        Ok(())
+    }
+
+    /// Whether an agent may register this at all: its service, its own address, the template.
+    fn check_scope(&self, session: &Session, of: &Registered) -> Result<(), Misfit> {
         if !session.services.contains(&of.service) {
             let reason = format!("the agent has not proved the token of service \"{}\"", shown(&of.service));
             return Err(Misfit::new(Refusal::Service, reason, "say hello with a proof for it"));
         }
         if !session.addresses.contains(&of.address) {
             let reason = format!("{} is no address of the hello", of.address);
-            return Err(Misfit::new(
-                Refusal::Template,
-                reason,
-                "an agent speaks for its own host's addresses only",
-            ));
+            let help = "an agent speaks for its own host's addresses only";
+            return Err(Misfit::new(Refusal::Template, reason, help));
         }
-        if let Some(why) = self.facts.rules.misfit(of) {
-            return Err(why);
-        }
-        let claimed = |what: String| {
-            let help = "two hosts must not register the same; deregister the other one first";
-            Err(Misfit::new(Refusal::Claimed, what, help))
-        };
-        // Who has the address under another name?
-        let other =
-            self.by_address.get(&(of.service.clone(), of.address)).filter(|name| **name != of.backend);
-        let other = other.map(|name| (of.service.clone(), name.clone()));
-        if let Some(held) = other.as_ref().and_then(|key| self.held.get(key)) {
+        self.facts.rules.misfit(of).map_or(Ok(()), Err)
+    }
+
+    /// The backend that has the address under another name, if this one may take its place.
+    fn under_another_name(&self, of: &Registered) -> Result<Option<Key>, Misfit> {
+        let name = self.by_address.get(&(of.service.clone(), of.address));
+        let other = name.filter(|name| **name != of.backend).map(|name| (of.service.clone(), name.clone()));
+        if let Some((key, held)) = other.as_ref().and_then(|key| Some((key, self.held.get(key)?))) {
             let is_newer = held.registered.as_ref().is_some_and(|old| old.incarnation < of.incarnation);
             if held.agent != of.agent || !is_newer {
-                return claimed(format!(
-                    "{} is backend \"{}\" of agent {}",
-                    of.address,
-                    other.map_or(String::new(), |key| key.1),
-                    held.agent
-                ));
+                let (address, agent) = (of.address, &held.agent);
+                return Err(claimed(format!("{address} is backend \"{}\" of agent {agent}", key.1)));
             }
         }
-        let known = self.held.get(&key).filter(|held| held.registered.is_some());
-        let old = known.and_then(|held| held.registered.clone());
-        if let Some(old) = &old {
-            if old.agent != of.agent {
-                return claimed(format!("backend \"{}\" is agent {}'s", of.backend, old.agent));
-            }
-            if of.incarnation < old.incarnation
-                || (of.incarnation == old.incarnation && of.address != old.address)
-            {
-                let reason =
-                    format!("backend \"{}\" is known with a start that is newer, or elsewhere", of.backend);
-                return Err(Misfit::new(
-                    Refusal::Stale,
-                    reason,
-                    "say a larger incarnation at each start of the backend",
-                ));
-            }
-        }
-        let is_new = old.is_none();
-        let replaces = usize::from(other.is_some());
-        if is_new && session.registered.len() >= BACKENDS_MAX {
+        Ok(other)
+    }
+
+    /// Whether a new backend fits, of whose service so many make way for it.
+    fn check_room(&self, session: &Session, service: &str, leave: usize) -> Result<(), Misfit> {
+        if session.registered.len() >= BACKENDS_MAX {
             let reason = format!("an agent registers at most {BACKENDS_MAX} backends");
-            return Err(Misfit::new(
-                Refusal::Limit,
-                reason,
-                "run several agents, or deregister others first",
-            ));
+            let help = "run several agents, or deregister others first";
+            return Err(Misfit::new(Refusal::Limit, reason, help));
         }
-        let of_service = self.registered.get(&of.service).copied().unwrap_or(0);
+        let of_service = self.registered.get(service).copied().unwrap_or(0);
         let of_all: usize = self.registered.values().sum();
         let rules = &self.facts.rules;
-        if is_new
-            && (of_service.saturating_sub(replaces) >= rules.limit(&of.service)
-                || of_all.saturating_sub(replaces) >= rules.limit_of_all())
+        if of_service.saturating_sub(leave) >= rules.limit(service)
+            || of_all.saturating_sub(leave) >= rules.limit_of_all()
         {
-            let reason = format!("service \"{}\" takes no further backend", of.service);
-            return Err(Misfit::new(
-                Refusal::Limit,
-                reason,
-                "raise agents.register.limit or maglev_size of the service",
-            ));
-        }
-        if let Some(other) = other {
-            self.retire(&other, Why::Deregistered, "registered under another name");
-        }
-        match old {
-            Some(old) if old.address != of.address => {
-                self.retire(&key, Why::Deregistered, "registered with another address");
-                self.take(id, key, of.clone(), now_ms);
-            }
-            Some(old) if old.incarnation < of.incarnation => self.restart(id, &key, of, now_ms),
-            Some(old) => self.refresh(id, &key, &old, of, now_ms),
-            None => self.take(id, key, of.clone(), now_ms),
+            let reason = format!("service \"{service}\" takes no further backend");
+            let help = "raise agents.register.limit or maglev_size of the service";
+            return Err(Misfit::new(Refusal::Limit, reason, help));
         }
         Ok(())
     }
@@ -769,7 +731,7 @@ impl Registry {
             self.counts.stale += 1;
             return;
         }
-        let is_fixed = self.fixed(&key.0, result.address) == Some(&key.1);
+        let is_fixed = self.facts.fixed(&key.0, result.address) == Some(&key.1);
         if is_fixed && self.held.get(&key).is_none_or(|held| held.session.is_none()) {
             // The first agent of its host that says something of it; others are not heeded while that one is there.
             let agent = session.agent.clone();
@@ -1169,6 +1131,25 @@ impl Registry {
 /// The shortest lease of these services.
 fn lease(facts: &Facts, services: &BTreeSet<String>) -> u64 {
     services.iter().filter_map(|name| Some(facts.services.get(name)?.lease_ms)).min().unwrap_or(3000)
+}
+
+/// Whether a registration may follow the one that is known under its name.
+fn check_successor(known: &Registered, of: &Registered) -> Result<(), Misfit> {
+    if known.agent != of.agent {
+        return Err(claimed(format!("backend \"{}\" is agent {}'s", of.backend, known.agent)));
+    }
+    let is_elsewhere = of.incarnation == known.incarnation && of.address != known.address;
+    if of.incarnation < known.incarnation || is_elsewhere {
+        let reason = format!("backend \"{}\" is known with a start that is newer, or elsewhere", of.backend);
+        let help = "say a larger incarnation at each start of the backend";
+        return Err(Misfit::new(Refusal::Stale, reason, help));
+    }
+    Ok(())
+}
+
+fn claimed(reason: String) -> Misfit {
+    let help = "two hosts must not register the same; deregister the other one first";
+    Misfit::new(Refusal::Claimed, reason, help)
 }
 
 /// A token is not that which was proved any more.

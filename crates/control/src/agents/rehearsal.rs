@@ -354,9 +354,8 @@ fn json(agent: u8, message: &ToMachine) -> Vec<u8> {
     record(agent, Step::Sealed, frame.get(4..).unwrap_or_default())
 }
 
-/// Inputs to begin with, named for what they are.
-pub fn agent_seeds() -> Vec<(&'static str, Vec<u8>)> {
-    let register = |service: &str, backend: &str, host: u8| ToMachine::Register {
+fn register(service: &str, backend: &str, host: u8) -> ToMachine {
+    ToMachine::Register {
         service: service.to_owned(),
         backend: backend.to_owned(),
         address: address(0, host),
@@ -364,33 +363,30 @@ pub fn agent_seeds() -> Vec<(&'static str, Vec<u8>)> {
         weight: 1,
         port: None,
         capacity: None,
-    };
-    let result = |backend: &str, host: u8, up| Report {
-        service: "web".to_owned(),
-        backend: backend.to_owned(),
-        address: address(0, host),
-        up,
-        reason: if up { "ok" } else { "refused" }.to_owned(),
-    };
-    let report = |sequence, full, results| ToMachine::Report { sequence, full, results };
-    let load = |cpu_permille| Load {
-        service: "web".to_owned(),
-        backend: "w1".to_owned(),
-        cpu_permille,
-        connections: Some(7),
-        custom_permille: None,
-    };
-    let beat = |sequence, loads| ToMachine::Heartbeat { sequence, digest: "0".repeat(16), loads };
+    }
+}
+
+fn report(sequence: u64, full: bool, up: bool) -> ToMachine {
+    let reason = if up { "ok" } else { "refused" }.to_owned();
+    let (service, backend) = ("web".to_owned(), "w1".to_owned());
+    let results = vec![Report { service, backend, address: address(0, 1), up, reason }];
+    ToMachine::Report { sequence, full, results }
+}
+
+fn load(cpu_permille: Option<u16>) -> Load {
+    let (service, backend) = ("web".to_owned(), "w1".to_owned());
+    Load { service, backend, cpu_permille, connections: Some(7), custom_permille: None }
+}
+
+/// Inputs to begin with, named for what they are.
+pub fn agent_seeds() -> Vec<(&'static str, Vec<u8>)> {
+    let web = |backend: &str, host: u8| json(0, &register("web", backend, host));
+    let beat = |loads| json(0, &ToMachine::Heartbeat { sequence: 1, digest: "0".repeat(16), loads });
     let greet = |agent, incarnation, services| record(agent, Step::Greet, &[incarnation, services]);
+    let configure = |to| record(0, Step::Configure, &[to]);
     let (wait, agree) = (|n| record(0, Step::Wait, &[n]), record(0, Step::Agree, &[1]));
-    let up = [
-        greet(0, 1, 1),
-        json(0, &register("web", "w1", 1)),
-        wait(3),
-        json(0, &report(1, false, vec![result("w1", 1, true)])),
-        agree.clone(),
-    ]
-    .concat();
+    let first = [greet(0, 1, 1), web("w1", 1), wait(3), json(0, &report(1, false, true)), agree.clone()];
+    let up = first.concat();
     let with = |more: &[Vec<u8>]| [up.clone(), more.concat()].concat();
     let not_local =
         ToMachine::NotLocal { service: "web".to_owned(), revision: 1, addresses: vec![address(0, 1)] };
@@ -398,51 +394,26 @@ pub fn agent_seeds() -> Vec<(&'static str, Vec<u8>)> {
         ToMachine::Deregister { service: "web".to_owned(), backend: "w1".to_owned(), address: address(0, 1) };
     let hello = encode(&good_hello(1, 9, 3)).unwrap_or_default();
     let hello = hello.get(4..).unwrap_or_default();
+    let too_many =
+        [web("w2", 2), web("w3", 3), web("w4", 0), greet(1, 1, 1), json(1, &register("web", "w5", 3))];
+    let claims = [greet(1, 1, 3), json(1, &register("web", "w1", 2)), json(1, &register("web", "w2", 1))];
+    let back = [wait(200), record(0, Step::Agree, &[0]), greet(0, 2, 1), web("w1", 1), agree.clone()];
+    let checked_here = [greet(2, 1, 2), json(2, &register("db", "d1", 1)), agree.clone(), agree.clone()];
     vec![
         ("a_backend_comes_up", up.clone()),
         ("a_backend_goes", with(&[json(0, &gone), agree.clone()])),
         (
             "a_backend_goes_down_and_is_not_local",
-            with(&[json(0, &report(2, true, vec![result("w1", 1, false)])), json(0, &not_local)]),
+            with(&[json(0, &report(2, true, false)), json(0, &not_local)]),
         ),
-        (
-            "a_heartbeat_with_another_digest",
-            with(&[json(0, &beat(1, vec![load(Some(500))])), json(0, &beat(1, vec![]))]),
-        ),
-        ("a_load_out_of_range", with(&[json(0, &beat(1, vec![load(Some(1001))]))])),
-        (
-            "a_lease_ends_and_the_agent_is_back",
-            with(&[
-                wait(200),
-                record(0, Step::Agree, &[0]),
-                greet(0, 2, 1),
-                json(0, &register("web", "w1", 1)),
-                agree.clone(),
-            ]),
-        ),
-        (
-            "two_agents_claim_one_backend",
-            with(&[greet(1, 1, 3), json(1, &register("web", "w1", 2)), json(1, &register("web", "w2", 1))]),
-        ),
-        (
-            "more_than_may_register",
-            with(&[
-                json(0, &register("web", "w2", 2)),
-                json(0, &register("web", "w3", 3)),
-                json(0, &register("web", "w4", 0)),
-                greet(1, 1, 1),
-                json(1, &register("web", "w5", 3)),
-            ]),
-        ),
-        (
-            "a_machine_checks",
-            [greet(2, 1, 2), json(2, &register("db", "d1", 1)), agree.clone(), agree.clone()].concat(),
-        ),
-        (
-            "a_token_changes",
-            with(&[record(0, Step::Configure, &[2]), greet(0, 3, 1), record(0, Step::Configure, &[0])]),
-        ),
-        ("a_template_changes", with(&[record(0, Step::Configure, &[1]), agree.clone()])),
+        ("a_heartbeat_with_another_digest", with(&[beat(vec![load(Some(500))]), beat(vec![])])),
+        ("a_load_out_of_range", with(&[beat(vec![load(Some(1001))])])),
+        ("a_lease_ends_and_the_agent_is_back", with(&back)),
+        ("two_agents_claim_one_backend", with(&claims)),
+        ("more_than_may_register", with(&too_many)),
+        ("a_machine_checks", checked_here.concat()),
+        ("a_token_changes", with(&[configure(2), greet(0, 3, 1), configure(0)])),
+        ("a_template_changes", with(&[configure(1), agree.clone()])),
         ("a_name_with_another_token", with(&[greet(0, 9, 2), greet(0, 9, 0)])),
         ("a_hello_as_json", record(1, Step::Hello, hello)),
         ("a_second_hello", with(&[record(0, Step::Sealed, hello)])),

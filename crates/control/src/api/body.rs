@@ -120,7 +120,8 @@ impl Reads for Lines {
 
     fn describe(operation: &mut Operation, _schemas: &mut SchemaGenerator) {
         let description = format!(
-            "A StoredFlow in each line, at most {RESTORE_LINES_MAX} lines of {RESTORE_LINE_MAX} bytes and {RESTORE_BODY_MAX} bytes in all"
+            "A StoredFlow in each line, at most {RESTORE_LINES_MAX} lines of {RESTORE_LINE_MAX} bytes \
+             and {RESTORE_BODY_MAX} bytes in all"
         );
         let mut body = in_text(FLOWS.media, &description);
         body["required"] = json!(true);

@@ -41,7 +41,8 @@ const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 pub(super) fn endpoints() -> Vec<Endpoint> {
     let of_begin = format!(
-        "Begins to capture; it ends by itself when nobody asks for a piece for {CAPTURE_IDLE_S} s; 409 while another one runs"
+        "Begins to capture; it ends by itself when nobody asks for a piece for {CAPTURE_IDLE_S} s; 409 \
+         while another one runs"
     );
     let of_piece = "The next piece of the capture's file (pcapng); one behind the other they are the file";
     let of_end = "Ends a capture; what was copied is given by further requests for pieces";
@@ -85,7 +86,8 @@ struct BeginQuery {
     #[schemars(range(min = 1, max = CAPTURE_COUNT_MAX))]
     count: Option<u64>,
     /// Bytes of each frame that are kept
-    #[schemars(range(min = CAPTURE_SNAP_MIN, max = CAPTURE_SNAP_MAX), extend("default" = CAPTURE_SNAP_DEFAULT))]
+    #[schemars(range(min = CAPTURE_SNAP_MIN, max = CAPTURE_SNAP_MAX))]
+    #[schemars(extend("default" = CAPTURE_SNAP_DEFAULT))]
     snap: Option<u32>,
 }
 
@@ -128,7 +130,8 @@ fn address(text: &str) -> Result<IpAddr, Failure> {
 /// A capture cannot begin now.
 fn occupied(why: String) -> Failure {
     let help = format!(
-        "let `guideway capture` end where it runs (Ctrl-C), or wait: one for which nobody asks ends after {CAPTURE_IDLE_S} s"
+        "let `guideway capture` end where it runs (Ctrl-C), or wait: one for which nobody asks ends \
+         after {CAPTURE_IDLE_S} s"
     );
     Failure::new(StatusCode::CONFLICT, why, help)
 }

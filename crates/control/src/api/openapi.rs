@@ -36,7 +36,9 @@ fn document() -> Value {
         "info": {
             "title": "guidewayd",
             "version": env!("CARGO_PKG_VERSION"),
-            "description": "Management of one Guideway machine. Served on a unix socket (mode 0660, group guideway), and on TCP with a bearer token where api.listen is set. Every answer that is not a success has a body of ErrorBody.",
+            "description": "Management of one Guideway machine. Served on a unix socket (mode 0660, \
+             group guideway), and on TCP with a bearer token where api.listen is set. Every answer \
+             that is not a success has a body of ErrorBody.",
             "license": { "name": "Apache-2.0" },
         },
         "servers": [{ "url": "http://localhost", "description": "By way of the unix socket api.socket" }],
@@ -45,7 +47,8 @@ fn document() -> Value {
         "components": {
             "schemas": definitions,
             "securitySchemes": {
-                "token": { "type": "http", "scheme": "bearer", "description": "First line of api.token_file; TCP only" },
+                "token": { "type": "http", "scheme": "bearer", "description": "First line of \
+                 api.token_file; TCP only" },
             },
         },
     })

@@ -19,7 +19,6 @@ use crate::effect::Effect;
 use crate::health::{Subject, Verdict};
 use crate::now::Now;
 use crate::refusal::Refusal;
-use crate::state::SavedBackend;
 use crate::wanted;
 use model::Loaded;
 use model::api::EventKind;
@@ -321,7 +320,8 @@ pub(crate) fn adopt(controller: &mut Controller) {
         let Some(reading) = part.seat.read(&document.text) else { return };
         if let Err(problem) = reconfigure(controller, &document, &reading) {
             let message = format!(
-                "the cluster's services do not fit this machine, which holds up every change until that is mended: {problem}"
+                "the cluster's services do not fit this machine, which holds up every change until \
+                 that is mended: {problem}"
             );
             if let Some(part) = &mut controller.cluster {
                 part.unadopted = Some(Unadopted::Unfit);
@@ -373,21 +373,7 @@ pub(crate) fn reconfigure(
     let departed = departed_of(document, &config, controller.now);
     configure_agents(controller, base.clone(), tokens);
     if is_first {
-        // The ids of the time before the first document stood for other backends.
-        controller.backends.remembered = std::mem::take(&mut controller.backends.members)
-            .into_iter()
-            .filter_map(|(id, member)| {
-                controller.effects.push(Effect::StopCheck(Subject::Backend(id)));
-                controller.backends.probe_ports.release(id);
-                Some(SavedBackend {
-                    up: member.verdict.as_ref()?.up()?,
-                    service: member.service,
-                    backend: member.name,
-                    address: member.address,
-                    since_unix_ms: member.since_unix_ms,
-                })
-            })
-            .collect();
+        forget_ids(controller);
     }
     let now_ms = controller.uptime_ms();
     controller.agents.registry.agreed(&config.registered(), now_ms);
@@ -418,6 +404,16 @@ pub(crate) fn reconfigure(
     members::keep_states(controller);
     controller.saving.unsaved = true;
     Ok(())
+}
+
+/// The ids of the time before the first document stood for other backends: their states alone are kept.
+fn forget_ids(controller: &mut Controller) {
+    let members = std::mem::take(&mut controller.backends.members);
+    for id in members.keys() {
+        controller.effects.push(Effect::StopCheck(Subject::Backend(*id)));
+        controller.backends.probe_ports.release(*id);
+    }
+    controller.backends.remembered = members.values().filter_map(|member| member.saved()).collect();
 }
 
 /// Backends that the plan knows and the configuration does not any more.

@@ -189,7 +189,7 @@ pub(crate) struct Given {
     pub(crate) backends: u32,
     /// Ids of backends that are gone; all of them can be given again some time.
     pub(crate) resting: SlotSet,
-    /// The same of services.
+    /// Ids of services that are gone.
     pub(crate) resting_services: SlotSet,
 }
 
@@ -271,45 +271,14 @@ impl Document {
     pub(crate) fn encode(&self, tables: &Tables, limit: usize) -> Result<Encoded, String> {
         let plan = &self.plan;
         check_slots(self.services.iter().map(|service| service.size))?;
-        let shares = |answers: &Answers| {
-            let table = tables.of(answers).ok_or_else(|| "a table of an unknown recipe".to_owned())?;
-            Ok::<_, String>(table.recipe.shares().map(|(backend, weight)| (backend.0, weight)).collect())
-        };
         let mut services = Vec::with_capacity(plan.services.len());
         let mut all_slots = Vec::with_capacity(plan.services.len());
-        for (at, (identity, service)) in self.services.iter().zip(&plan.services).enumerate() {
-            let mut bases: BTreeMap<Option<BackendId>, Vec<u32>> = BTreeMap::new();
-            for slot in service.tainted.iter() {
-                bases.entry(service.base.get(slot as usize).copied().flatten()).or_default().push(slot);
-            }
-            let next = plan.next_tables.as_ref().and_then(|next| next.answers.get(at));
-            let slots = fit(
-                &WrittenSlots {
-                    service: identity.id.0,
-                    table: shares(&service.cur)?,
-                    next: next.map(shares).transpose()?,
-                    tainted: bases
-                        .into_iter()
-                        .map(|(base, slots)| (base.map(|b| b.0), slot_text::write(slots)))
-                        .collect(),
-                    export: slots_of(&plan.job.export, at),
-                    check: slots_of(&plan.job.check, at),
-                },
-                &format!("the slots of service {:?}", identity.name),
-                limit,
-            )?;
+        for (at, identity) in self.services.iter().enumerate().take(plan.services.len()) {
+            let what = format!("the slots of service {:?}", identity.name);
+            let slots = fit(&self.written_slots(at, identity.id, tables)?, &what, limit)?;
             let digest = digest(&slots);
             all_slots.push((digest, slots));
-            services.push(WrittenService {
-                id: identity.id.0,
-                name: identity.name.clone(),
-                vip: identity.vip.to_string(),
-                port: identity.port,
-                protocol: identity.protocol.as_str().to_owned(),
-                hash: if identity.hash == Hash::Source { "source" } else { "tuple" }.to_owned(),
-                size: identity.size,
-                slots: digest_text(digest),
-            });
+            services.push(WrittenService::new(identity, digest));
         }
         let written = Written {
             text: self.text.clone(),
@@ -347,6 +316,30 @@ impl Document {
         Ok(Encoded { head: fit(&written, "the plan", limit)?, slots: all_slots })
     }
 
+    /// The slots of the service at a place.
+    fn written_slots(&self, at: usize, id: ServiceId, tables: &Tables) -> Result<WrittenSlots, String> {
+        let plan = &self.plan;
+        let shares = |answers: &Answers| {
+            let table = tables.of(answers).ok_or_else(|| "a table of an unknown recipe".to_owned())?;
+            Ok::<_, String>(table.recipe.shares().map(|(backend, weight)| (backend.0, weight)).collect())
+        };
+        let service = plan.services.get(at).ok_or_else(|| "a service without a plan".to_owned())?;
+        let mut bases: BTreeMap<Option<BackendId>, Vec<u32>> = BTreeMap::new();
+        for slot in service.tainted.iter() {
+            bases.entry(service.base.get(slot as usize).copied().flatten()).or_default().push(slot);
+        }
+        let tainted = bases.into_iter().map(|(base, slots)| (base.map(|b| b.0), slot_text::write(slots)));
+        let next = plan.next_tables.as_ref().and_then(|next| next.answers.get(at));
+        Ok(WrittenSlots {
+            service: id.0,
+            table: shares(&service.cur)?,
+            next: next.map(shares).transpose()?,
+            tainted: tainted.collect(),
+            export: slots_of(&plan.job.export, at),
+            check: slots_of(&plan.job.check, at),
+        })
+    }
+
     /// From values. Tables are made by and kept in `tables`.
     ///
     /// # Errors
@@ -370,7 +363,8 @@ fn fit(value: &impl Serialize, what: &str, limit: usize) -> Result<Vec<u8>, Stri
     if bytes.len() > limit {
         let size = bytes.len();
         return Err(format!(
-            "{what} would be {size} bytes in the store, which takes {limit}: wait until slots are untainted, or use a smaller maglev_size"
+            "{what} would be {size} bytes in the store, which takes {limit}: wait until slots are \
+             untainted, or use a smaller maglev_size"
         ));
     }
     Ok(bytes)
@@ -478,13 +472,66 @@ struct WrittenService {
     slots: String,
 }
 
+impl WrittenService {
+    fn new(identity: &ServiceIdentity, slots: u128) -> WrittenService {
+        WrittenService {
+            id: identity.id.0,
+            name: identity.name.clone(),
+            vip: identity.vip.to_string(),
+            port: identity.port,
+            protocol: identity.protocol.as_str().to_owned(),
+            hash: if identity.hash == Hash::Source { "source" } else { "tuple" }.to_owned(),
+            size: identity.size,
+            slots: digest_text(slots),
+        }
+    }
+
+    /// What the table of these shares answers; `None`: it is still being made.
+    fn answers(
+        &self,
+        shares: &[(u32, u32)],
+        names: &HashMap<u32, &str>,
+        tables: &mut Tables,
+    ) -> Result<Option<Answers>, String> {
+        let mut members = Vec::with_capacity(shares.len());
+        for &(id, weight) in shares {
+            let name = names.get(&id);
+            let name = name.ok_or_else(|| format!("a table names backend {id}, which is unknown"))?;
+            members.push(((*name).to_owned(), weight, BackendId(id)));
+        }
+        let table = tables.get(Recipe::new(members, self.size));
+        let table = table.map_err(|error| format!("service {:?}: {error}", self.name))?;
+        Ok(table.map(|table| Arc::clone(&table.answers)))
+    }
+
+    fn identity(&self) -> Result<ServiceIdentity, String> {
+        Ok(ServiceIdentity {
+            id: ServiceId(self.id),
+            name: self.name.clone(),
+            vip: self.vip.parse().map_err(|error| format!("vip {:?}: {error}", self.vip))?,
+            port: self.port,
+            protocol: match self.protocol.as_str() {
+                "tcp" => Protocol::Tcp,
+                "udp" => Protocol::Udp,
+                other => return Err(format!("unknown protocol {other:?}")),
+            },
+            hash: match self.hash.as_str() {
+                "tuple" => Hash::Tuple,
+                "source" => Hash::Source,
+                other => return Err(format!("unknown hash {other:?}")),
+            },
+            size: self.size,
+        })
+    }
+}
+
 /// A service's slots as they are written.
 #[derive(Serialize, Deserialize)]
 struct WrittenSlots {
     service: u16,
     /// Backend and weight of the table in force.
     table: Vec<(u32, u32)>,
-    /// The same of the one to come.
+    /// Backend and weight of the table to come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     next: Option<Vec<(u32, u32)>>,
     /// Tainted slots by base.
@@ -517,6 +564,20 @@ impl From<&BackendIdentity> for WrittenBackend {
             mac: backend.mac.map(|mac| mac.to_string()),
             by: backend.by.clone(),
         }
+    }
+}
+
+impl WrittenBackend {
+    fn identity(self) -> Result<BackendIdentity, String> {
+        let mac = self.mac.map(|mac| mac.parse::<Mac>().map_err(|_| format!("{mac:?} is no MAC address")));
+        Ok(BackendIdentity {
+            id: BackendId(self.id),
+            service: ServiceId(self.service),
+            name: self.name,
+            address: self.address,
+            mac: mac.transpose()?,
+            by: self.by,
+        })
     }
 }
 
@@ -575,6 +636,7 @@ impl Written {
         Ok(())
     }
 
+    /// The document; its tables are made by and kept in `tables`.
     fn read<'a>(
         self,
         stored: impl Fn(u128) -> Option<&'a [u8]>,
@@ -587,97 +649,15 @@ impl Written {
         let phase = PHASES.iter().find(|(name, _)| *name == self.phase);
         let &(_, phase) = phase.ok_or_else(|| format!("unknown phase {:?}", self.phase))?;
         self.check_numbers()?;
-        let mut backends = Vec::with_capacity(self.backends.len());
-        for backend in self.backends {
-            let mac =
-                backend.mac.map(|mac| mac.parse::<Mac>().map_err(|_| format!("{mac:?} is no MAC address")));
-            backends.push(BackendIdentity {
-                id: BackendId(backend.id),
-                service: ServiceId(backend.service),
-                name: backend.name,
-                address: backend.address,
-                mac: mac.transpose()?,
-                by: backend.by,
-            });
-        }
-        let ids: HashMap<u32, &BackendIdentity> = backends.iter().map(|b| (b.id.0, b)).collect();
-        let mut services = Vec::with_capacity(self.services.len());
-        let mut planned = Vec::with_capacity(self.services.len());
-        let mut next_answers = Vec::with_capacity(self.services.len());
-        let (mut export, mut check) = (SlotSets::default(), SlotSets::default());
-        // All that is missing is asked for at once.
-        let mut is_missing = false;
-        for (at, service) in self.services.into_iter().enumerate() {
-            let digest =
-                digest_of(&service.slots).ok_or_else(|| format!("{:?} is no digest", service.slots))?;
-            let slots = stored(digest).ok_or(DecodeError::Missing(digest))?;
-            let slots: WrittenSlots = super::keys::value(Key::Slots(digest), slots)?;
-            let mut answers = |shares: Vec<(u32, u32)>| -> Result<Option<Answers>, String> {
-                let mut members = Vec::with_capacity(shares.len());
-                for (id, weight) in shares {
-                    let backend = ids
-                        .get(&id)
-                        .ok_or_else(|| format!("a table names backend {id}, which is unknown"))?;
-                    members.push((backend.name.clone(), weight, backend.id));
-                }
-                let table = tables.get(Recipe::new(members, service.size));
-                let table = table.map_err(|error| format!("service {:?}: {error}", service.name))?;
-                Ok(table.map(|table| Arc::clone(&table.answers)))
-            };
-            let cur = answers(slots.table)?;
-            let next = slots.next.map(&mut answers).transpose()?;
-            is_missing |= cur.is_none() || matches!(next, Some(None));
-            let (Some(cur), false) = (cur, is_missing) else { continue };
-            let next = next.flatten();
-            let mut base = Arc::clone(&cur);
-            let mut tainted = SlotSet::default();
-            for (of, slots) in &slots.tainted {
-                // It may be gone from the plan: its flows are.
-                check_backend(of.unwrap_or(0))?;
-                let slots = slot_text::read(slots, service.size)?;
-                let base = Arc::make_mut(&mut base);
-                for slot in slots.iter() {
-                    if let Some(base) = base.get_mut(slot as usize) {
-                        *base = of.map(BackendId);
-                    }
-                }
-                tainted.union(&slots);
-            }
-            for (sets, text) in [(&mut export, &slots.export), (&mut check, &slots.check)] {
-                if !text.is_empty() {
-                    *sets.service_mut(at) = slot_text::read(text, service.size)?;
-                }
-            }
-            next_answers.extend(next);
-            planned.push(ServicePlan { service: ServiceId(service.id), cur, base, tainted });
-            services.push(ServiceIdentity {
-                id: ServiceId(service.id),
-                vip: service.vip.parse().map_err(|error| format!("vip {:?}: {error}", service.vip))?,
-                name: service.name,
-                port: service.port,
-                protocol: match service.protocol.as_str() {
-                    "tcp" => Protocol::Tcp,
-                    "udp" => Protocol::Udp,
-                    other => return Err(format!("unknown protocol {other:?}").into()),
-                },
-                hash: match service.hash.as_str() {
-                    "tuple" => Hash::Tuple,
-                    "source" => Hash::Source,
-                    other => return Err(format!("unknown hash {other:?}").into()),
-                },
-                size: service.size,
-            });
-        }
-        if is_missing {
-            return Err(DecodeError::Tables);
-        }
+        let backends = self.backends.into_iter().map(WrittenBackend::identity);
+        let backends = backends.collect::<Result<Vec<BackendIdentity>, String>>()?;
+        let ServicesRead { services, planned, next, export, check } =
+            ServicesRead::of(&self.services, &backends, stored, tables)?;
         let next_tables = match self.next_backends {
-            Some(_) if next_answers.len() != planned.len() => {
+            Some(_) if next.len() != planned.len() => {
                 return Err("next tables of some services only".to_owned().into());
             }
-            Some(of) => {
-                Some(Answering { answers: next_answers, backends: of.into_iter().map(BackendId).collect() })
-            }
+            Some(of) => Some(Answering { answers: next, backends: of.into_iter().map(BackendId).collect() }),
             None => None,
         };
         let mut valid: Vec<BackendId> = backends.iter().map(|backend| backend.id).collect();
@@ -727,5 +707,77 @@ impl Written {
             founder: self.founder.map(|(of, incarnation)| Member { machine: MachineId(of), incarnation }),
             former: members(&self.former),
         })
+    }
+}
+
+/// Services as they are read, in the order of the plan.
+#[derive(Default)]
+struct ServicesRead {
+    services: Vec<ServiceIdentity>,
+    planned: Vec<ServicePlan>,
+    /// Tables to come.
+    next: Vec<Answers>,
+    export: SlotSets,
+    check: SlotSets,
+}
+
+impl ServicesRead {
+    fn of<'a>(
+        written: &[WrittenService],
+        backends: &[BackendIdentity],
+        stored: impl Fn(u128) -> Option<&'a [u8]>,
+        tables: &mut Tables,
+    ) -> Result<ServicesRead, DecodeError> {
+        let names: HashMap<u32, &str> = backends.iter().map(|of| (of.id.0, of.name.as_str())).collect();
+        let mut read = ServicesRead::default();
+        // All that is missing is asked for at once.
+        let mut is_missing = false;
+        for (at, service) in written.iter().enumerate() {
+            let digest =
+                digest_of(&service.slots).ok_or_else(|| format!("{:?} is no digest", service.slots))?;
+            let slots = stored(digest).ok_or(DecodeError::Missing(digest))?;
+            let slots: WrittenSlots = super::keys::value(Key::Slots(digest), slots)?;
+            let mut answers = |shares: &[(u32, u32)]| service.answers(shares, &names, tables);
+            let cur = answers(&slots.table)?;
+            let next = slots.next.as_deref().map(&mut answers).transpose()?;
+            is_missing |= cur.is_none() || matches!(next, Some(None));
+            if let (Some(cur), false) = (cur, is_missing) {
+                read.next.extend(next.flatten());
+                read.take(at, service, &slots, cur)?;
+            }
+        }
+        if is_missing { Err(DecodeError::Tables) } else { Ok(read) }
+    }
+
+    /// The service at a place, with the answers of its table in force.
+    fn take(
+        &mut self,
+        at: usize,
+        service: &WrittenService,
+        slots: &WrittenSlots,
+        cur: Answers,
+    ) -> Result<(), String> {
+        let mut base = Arc::clone(&cur);
+        let mut tainted = SlotSet::default();
+        for (of, slots) in &slots.tainted {
+            // It may be gone from the plan: its flows are.
+            check_backend(of.unwrap_or(0))?;
+            let slots = slot_text::read(slots, service.size)?;
+            let base = Arc::make_mut(&mut base);
+            for slot in slots.iter() {
+                if let Some(base) = base.get_mut(slot as usize) {
+                    *base = of.map(BackendId);
+                }
+            }
+            tainted.union(&slots);
+        }
+        for (sets, text) in [(&mut self.export, &slots.export), (&mut self.check, &slots.check)] {
+            if !text.is_empty() {
+                *sets.service_mut(at) = slot_text::read(text, service.size)?;
+            }
+        }
+        self.planned.push(ServicePlan { service: ServiceId(service.id), cur, base, tainted });
+        self.services.push(service.identity()?);
+        Ok(())
     }
 }

@@ -170,7 +170,7 @@ pub(crate) struct Over {
     pub(crate) agent: String,
     /// This incarnation of the backend, and those before it.
     pub(crate) incarnation: u64,
-    /// Why.
+    /// Why it is over.
     pub(crate) why: Why,
 }
 

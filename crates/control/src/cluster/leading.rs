@@ -12,7 +12,7 @@ use crate::compile::{self, Judged, Runtime};
 use crate::ids::Ids;
 use model::config::{AdminState, Backend, Config, HealthKind, Policy, Service};
 use model::registered::Registered;
-use statesync::plan::{Leader, Plan, Request, Tables as Answering};
+use statesync::plan::{Answers, Leader, Plan, Request, Tables as Answering};
 use statesync::{Member, Members};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -399,7 +399,10 @@ impl Leading {
         if of.without_room.as_ref() != service {
             of.without_room = service.cloned();
             self.problem = merged.without_room.take().map(|(count, service)| {
-                format!("{count} registrations are not taken, the first for service {service:?}: as many as may be are there")
+                format!(
+                    "{count} registrations are not taken, the first for service {service:?}: as \
+                     many as may be are there"
+                )
             });
         }
         let (held, ends) = self.in_the_way(&merged.registered);
@@ -509,17 +512,7 @@ impl Leading {
     ) -> Result<(), Refusal> {
         let Target { wish, text, drains, registered, config } = target;
         let mut document = self.document.clone();
-        let stays = |identity: &ServiceIdentity| config.services.iter().any(|service| identity.is(service));
-        let end: Vec<ServiceId> = document.services.iter().filter(|of| !stays(of)).map(|of| of.id).collect();
-        document.services.retain(stays);
-        let mut rest: HashSet<BackendId> = HashSet::new();
-        document.backends.retain(|backend| {
-            let stays = !end.contains(&backend.service);
-            if !stays {
-                rest.insert(backend.id);
-            }
-            stays
-        });
+        let (end, rest) = document.drop_services(config);
         let mut places: HashMap<(ServiceId, String, IpAddr), usize> = HashMap::new();
         for (at, backend) in document.backends.iter().enumerate() {
             places.insert((backend.service, backend.name.clone(), backend.address), at);
@@ -550,23 +543,12 @@ impl Leading {
             for gone in
                 document.backends.iter().filter(|of| of.service == id && !configured.contains_key(&of.id))
             {
-                let until = Tick(now.0.saturating_add(service.drain_timeout_ms.saturating_mul(1000)));
-                self.departing.entry(gone.id).or_insert(until);
+                self.departing.entry(gone.id).or_insert(drained_by(service, now));
             }
             if known.is_none() {
                 let identity = ServiceIdentity::new(id, service);
-                // Who is up is seen when all machines know them.
-                let open = configured.iter().filter(|(_, of)| {
-                    let drained = drains.contains(&(service.name.clone(), of.name.clone()));
-                    service.health.kind == HealthKind::None
-                        && of.state == AdminState::Up
-                        && of.weight > 0
-                        && !drained
-                });
-                let members = open.map(|(id, of)| (of.name.clone(), of.weight, *id));
-                let table = tables.get(Recipe::new(members, identity.size));
-                match table.map_err(|error| format!("service {:?}: {error}", service.name))? {
-                    Some(table) => begin.push((id, Arc::clone(&table.answers))),
+                match first_table(&identity, service, &configured, drains, tables)? {
+                    Some(answers) => begin.push((id, answers)),
                     None => is_missing = true,
                 }
                 document.services.push(identity);
@@ -701,9 +683,46 @@ impl Leading {
         let services =
             services.filter_map(|of| Some((of.id, config.services.iter().find(|service| of.is(service))?)));
         for (backend, service) in unconfigured(&self.document.backends, &services.collect()) {
-            let until = Tick(now.0.saturating_add(service.drain_timeout_ms.saturating_mul(1000)));
-            self.departing.entry(backend.id).or_insert(until);
+            self.departing.entry(backend.id).or_insert(drained_by(service, now));
         }
+    }
+}
+
+/// When the time of a service's departing backends is over.
+fn drained_by(service: &Service, now: Tick) -> Tick {
+    Tick(now.0.saturating_add(service.drain_timeout_ms.saturating_mul(1000)))
+}
+
+/// What a new service's table answers at first; `None`: it is still being made. Who is up is seen when all machines
+/// know the service.
+fn first_table(
+    identity: &ServiceIdentity,
+    service: &Service,
+    configured: &HashMap<BackendId, &Backend>,
+    drains: &BTreeSet<(String, String)>,
+    tables: &mut Tables,
+) -> Result<Option<Answers>, String> {
+    let open = configured.iter().filter(|(_, of)| {
+        service.health.kind == HealthKind::None
+            && of.state == AdminState::Up
+            && of.weight > 0
+            && !drains.contains(&(service.name.clone(), of.name.clone()))
+    });
+    let members = open.map(|(id, of)| (of.name.clone(), of.weight, *id));
+    let table = tables.get(Recipe::new(members, identity.size));
+    let table = table.map_err(|error| format!("service {:?}: {error}", service.name))?;
+    Ok(table.map(|table| Arc::clone(&table.answers)))
+}
+
+impl Document {
+    /// Services that a configuration has no more go, with their backends; their ids are returned.
+    fn drop_services(&mut self, config: &Config) -> (Vec<ServiceId>, HashSet<BackendId>) {
+        let stays = |identity: &ServiceIdentity| config.services.iter().any(|service| identity.is(service));
+        let services: Vec<ServiceId> =
+            self.services.extract_if(.., |of| !stays(of)).map(|of| of.id).collect();
+        let backends = self.backends.extract_if(.., |of| services.contains(&of.service));
+        let backends = backends.map(|of| of.id).collect();
+        (services, backends)
     }
 }
 

@@ -349,47 +349,27 @@ impl Stage {
             Order::Put { key, value, if_plan } => {
                 assert!(value.len() <= VALUE_MAX, "{key:?}: {} bytes", value.len());
                 let is_other = if_plan.is_some_and(|revision| revision != self.revision_of(Key::Plan));
-                if is_other {
-                    self.seat.not_put(key);
-                } else {
-                    self.put(key, value);
-                }
+                self.put_if(!is_other, key, value);
             }
             Order::Register { machine, value, after } => {
                 let key = Key::Machine(machine);
-                if after == self.revision_of(key) {
-                    self.put(key, value);
-                } else {
-                    self.seat.not_put(key);
-                }
+                self.put_if(after == self.revision_of(key), key, value);
             }
             Order::Lead { value, after } => {
-                if after != self.revision_of(Key::Leader) {
-                    self.seat.not_put(Key::Leader);
-                } else {
-                    self.put(Key::Leader, value);
-                }
+                self.put_if(after == self.revision_of(Key::Leader), Key::Leader, value);
             }
             Order::Resign(value) => {
-                if self.entries.get(&Key::Leader).is_some_and(|of| of.value == value) {
-                    self.entries.remove(&Key::Leader);
-                    self.revision += 1;
-                    self.tell((Key::Leader, None));
+                if self.is_led_by(&value) {
+                    self.delete(Key::Leader);
                 }
             }
             Order::Sweep { digests, if_plan, leader } => {
-                let leads = self.entries.get(&Key::Leader).is_some_and(|of| of.value == leader);
-                if leads && if_plan == self.revision_of(Key::Plan) {
-                    for digest in digests {
-                        self.revision += 1;
-                        self.entries.remove(&Key::Slots(digest));
-                        self.tell((Key::Slots(digest), None));
-                    }
+                if self.is_led_by(&leader) && if_plan == self.revision_of(Key::Plan) {
+                    digests.into_iter().for_each(|digest| self.delete(Key::Slots(digest)));
                 }
             }
             Order::Plan { document, after, leader } => {
-                let leads = self.entries.get(&Key::Leader).is_some_and(|of| of.value == leader);
-                if !leads || after != self.revision_of(Key::Plan) {
+                if !self.is_led_by(&leader) || after != self.revision_of(Key::Plan) {
                     return self.seat.plan_written(None);
                 }
                 for (digest, slots) in document.slots {
@@ -404,19 +384,30 @@ impl Stage {
                 self.seat.plan_written(Some(revision));
             }
             Order::Leave => {
-                for key in [
-                    Key::Member(OWN),
-                    Key::Acknowledgement(OWN),
-                    Key::Health(OWN),
-                    Key::Heard(OWN),
-                    Key::Leader,
-                ] {
-                    self.entries.remove(&key);
-                    self.revision += 1;
-                    self.tell((key, None));
+                for key in [Key::Member, Key::Acknowledgement, Key::Health, Key::Heard] {
+                    self.delete(key(OWN));
                 }
+                self.delete(Key::Leader);
             }
         }
+    }
+
+    fn put_if(&mut self, may: bool, key: Key, value: Vec<u8>) {
+        if may {
+            self.put(key, value);
+        } else {
+            self.seat.not_put(key);
+        }
+    }
+
+    fn delete(&mut self, key: Key) {
+        self.entries.remove(&key);
+        self.revision += 1;
+        self.tell((key, None));
+    }
+
+    fn is_led_by(&self, leader: &[u8]) -> bool {
+        self.entries.get(&Key::Leader).is_some_and(|of| of.value == leader)
     }
 }
 

@@ -36,9 +36,9 @@ const RETURN_US: u64 = 6_000_000;
 pub(crate) enum Order {
     /// Under this machine's lease, if the plan is still the one of this revision.
     Put {
-        /// Where.
+        /// The key.
         key: Key,
-        /// What.
+        /// Its value.
         value: Vec<u8>,
         /// Revision of the plan; `None`: whatever it is.
         if_plan: Option<i64>,
@@ -47,7 +47,7 @@ pub(crate) enum Order {
     Register {
         /// The number.
         machine: MachineId,
-        /// What.
+        /// Its name and incarnation.
         value: Vec<u8>,
         /// Revision of the one before; 0: there is none.
         after: i64,
@@ -136,7 +136,7 @@ struct Hearing {
     own: Option<HeardValue>,
     /// What it tells, or told last.
     told: HeardValue,
-    /// The same, written.
+    /// `told` as it is written.
     bytes: Vec<u8>,
     /// When that last changed.
     since: Option<Tick>,
@@ -547,12 +547,16 @@ impl Seat {
             ))
         } else if let Some(other) = alive {
             Some(format!(
-                "machine number {number} is used by {other:?} as well as by this machine, {name:?}: restart the one that may lose its flows"
+                "machine number {number} is used by {other:?} as well as by this machine, {name:?}: \
+                 restart the one that may lose its flows"
             ))
         } else {
             registered.map(|other| {
                 let key = Key::Machine(machine).text();
-                format!("machine number {number} is registered for {other:?} and used by this machine, {name:?}: delete {key}, or restart this machine")
+                format!(
+                    "machine number {number} is registered for {other:?} and used by this machine, \
+                     {name:?}: delete {key}, or restart this machine"
+                )
             })
         };
         self.misfit = misfit;
@@ -618,8 +622,8 @@ impl Seat {
         self.was_counted_on |= counts;
         // It may have entries that nobody knows of, so it must not come back as the same one.
         if self.was_counted_on && !counts && !self.is_leaving {
-            let problem = "the other machines have given this one up, because its lease in the store had ended; \
-                           it must start again";
+            let problem = "the other machines have given this one up, because its lease in the store \
+                           had ended; it must start again";
             self.give_up(problem.to_owned());
             return false;
         }
@@ -701,8 +705,8 @@ impl Seat {
                 let (bytes, rest) = registrations::written(&told, REGISTERED_MAX);
                 if rest > self.hearing.rest {
                     self.news.push(News::Warning(format!(
-                        "{rest} registrations that this machine has heard do not fit into the store: the cluster takes them from it when others \
-                         have gone, or from another machine"
+                        "{rest} registrations that this machine has heard do not fit into the store: \
+                         the cluster takes them from it when others have gone, or from another machine"
                     )));
                 }
                 self.hearing.rest = rest;

@@ -23,7 +23,7 @@ pub(crate) fn machine_name(controller: &Controller, machine: MachineId) -> Strin
     name.map_or_else(|| format!("#{}", machine.0), str::to_owned)
 }
 
-/// The same, of members.
+/// Names of the machines of members.
 pub(crate) fn names(controller: &Controller, members: impl IntoIterator<Item = Member>) -> Vec<String> {
     members.into_iter().map(|member| machine_name(controller, member.machine)).collect()
 }

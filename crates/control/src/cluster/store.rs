@@ -17,7 +17,7 @@ pub(crate) enum Asked {
     Order(Order),
     /// Other services. Answered with their own revision, `None` if those that there are are others.
     Desire {
-        /// What.
+        /// The services.
         desire: Desire,
         /// Takes the answer.
         reply: oneshot::Sender<Result<Option<i64>, String>>,

@@ -112,7 +112,8 @@ impl Keeper {
                 *connection = None;
                 if !std::mem::replace(&mut self.complained, true) {
                     let text = format!(
-                        "cannot see what the kernel has ({problem}): exception interfaces and VIPs stay as they are; tried again every second"
+                        "cannot see what the kernel has ({problem}): exception interfaces and VIPs \
+                         stay as they are; tried again every second"
                     );
                     self.events.send(Event::Warning(text)).await.ok()?;
                 }

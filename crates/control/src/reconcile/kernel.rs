@@ -296,7 +296,8 @@ async fn put_route(
         result => result.map(|()| {
             tracing::warn!(
                 interface,
-                "the host has a default route already; the one by {gateway} is added with metric {METRIC_BEHIND}"
+                "the host has a default route already; the one by {gateway} is added with metric \
+                 {METRIC_BEHIND}"
             );
             Done::Changed
         }),

@@ -64,7 +64,8 @@ enum SessionError {
     #[error("{0}; delete {PREFIX}machines/N of one that is no more")]
     Number(#[from] NumberError),
     #[error(
-        "another machine, at {0}, lives under this machine's name: every machine needs its own; if it was this one, wait until its lease of {LEASE_S} s has ended"
+        "another machine, at {0}, lives under this machine's name: every machine needs its own; if it \
+         was this one, wait until its lease of {LEASE_S} s has ended"
     )]
     Namesake(IpAddr),
     #[error("others change {PREFIX}machines all the time")]
@@ -405,7 +406,9 @@ impl Session {
                         return Err(SessionError::Closed("watch"));
                     }
                     let changes = self.seen(seen.events());
-                    if !changes.is_empty() && events.send(Event::Store(StoreEvent::Changed(changes))).await.is_err() {
+                    let is_nothing = changes.is_empty();
+                    let changed = Event::Store(StoreEvent::Changed(changes));
+                    if !is_nothing && events.send(changed).await.is_err() {
                         return Ok(());
                     }
                 }
