@@ -13,7 +13,7 @@ use crate::cluster::desire::Desire;
 use crate::cluster::desired::Desired;
 use crate::cluster::desires;
 use crate::cluster::forecast;
-use crate::cluster::forecast::Count;
+use crate::cluster::forecast::FlowCensus;
 use crate::compile::{Making, Runtime, compile};
 use crate::configure;
 use crate::controller::Controller;
@@ -420,7 +420,7 @@ fn basis(controller: &Controller, source: &Source) -> Result<Basis, Refusal> {
     };
     let content = content.cloned().unwrap_or_default();
     let registered = match &controller.cluster {
-        None => controller.agents.registry.heard().alive,
+        None => controller.agents.registry.received().alive,
         Some(_) => controller.config.registered(),
     };
     let (config, file) = (Arc::clone(&controller.config), controller.program.config_path.clone());
@@ -428,7 +428,7 @@ fn basis(controller: &Controller, source: &Source) -> Result<Basis, Refusal> {
 }
 
 /// What has to be counted to say what applying a configuration would do.
-pub(crate) fn forecast_of(controller: &Controller, prepared: &Prepared) -> Option<Count> {
+pub(crate) fn forecast_of(controller: &Controller, prepared: &Prepared) -> Option<FlowCensus> {
     controller.cluster.as_ref()?;
     forecast::forecast(controller, &prepared.loaded.config.with_registered(&controller.config.registered()).0)
 }
@@ -548,7 +548,7 @@ fn try_apply(
         adopt::renew_own(controller, loaded, services, tokens_in_force);
         controller.settle();
     } else {
-        let alive = controller.agents.registry.heard().alive;
+        let alive = controller.agents.registry.received().alive;
         let merged = if alive == registered { merged } else { loaded.config.with_registered(&alive) };
         let ids = configure::ids_of(controller, &merged.0)?;
         claims.claim_vips(&loaded.config).map_err(Refusal::Claimed)?;

@@ -103,10 +103,10 @@ impl ClaimError {
 
 /// What this process has claimed. Cloning shares it; the last one gives everything back.
 #[derive(Clone, Debug, Default)]
-pub struct Claims(Arc<Mutex<Held>>);
+pub struct Claims(Arc<Mutex<HeldClaims>>);
 
 #[derive(Debug, Default)]
-struct Held {
+struct HeldClaims {
     sockets: BTreeMap<Claim, OwnedFd>,
     state_dir: Option<OwnedFd>,
 }

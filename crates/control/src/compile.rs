@@ -28,7 +28,7 @@ mod tables;
 
 #[cfg(feature = "daemon")]
 pub(crate) use tables::Recipe;
-pub(crate) use tables::{Making, Tables};
+pub(crate) use tables::{Making, SlotTables};
 
 /// Why no view can be made. [`model::load()`] refuses most of these with their place.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -170,7 +170,7 @@ pub fn compile(config: &Config, ids: &mut Ids, runtime: &Runtime<'_>) -> Result<
     let mut rules = Vec::with_capacity(config.services.len());
     let mut services = Vec::with_capacity(config.services.len());
     let mut backends: Vec<Option<BackendView>> = Vec::new();
-    let sender = Sender { machine: &config.machine, ports: &config.ports, runtime };
+    let sender = BackendCompiler { machine: &config.machine, ports: &config.ports, runtime };
 
     for service in &config.services {
         let Some(id) = ids.service(&service.name) else { continue };
@@ -234,14 +234,14 @@ pub fn compile(config: &Config, ids: &mut Ids, runtime: &Runtime<'_>) -> Result<
 
 /// Backends that are up, in the order of their names: other machines may list them in another order, and ties go by
 /// position.
-fn members<'a>(service: &'a Service, judged: &[Judged]) -> Vec<(&'a str, u32, BackendId)> {
+fn members<'a>(service: &'a Service, judged: &[JudgedBackend]) -> Vec<(&'a str, u32, BackendId)> {
     let up = service.backends.iter().zip(judged).filter(|(_, is)| is.state == BackendState::Up);
     let mut members: Vec<_> = up.map(|(backend, is)| (backend.name.as_str(), is.weight, is.id)).collect();
     members.sort_unstable_by_key(|member| member.0);
     members
 }
 
-fn place_departed(backends: &mut Vec<Option<BackendView>>, sender: &Sender<'_>, ids: &Ids) {
+fn place_departed(backends: &mut Vec<Option<BackendView>>, sender: &BackendCompiler<'_>, ids: &Ids) {
     for departed in sender.runtime.departed {
         let Some(service) = owner(ids, departed) else { continue };
         let draining = BackendState::Draining;
@@ -282,17 +282,22 @@ fn place(backends: &mut Vec<Option<BackendView>>, view: BackendView) {
 
 /// What is thought of a backend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Judged {
+pub(crate) struct JudgedBackend {
     pub(crate) id: BackendId,
     pub(crate) weight: u32,
     pub(crate) state: BackendState,
 }
 
 /// States of the backends, in the order of the configuration; of those that have an id.
-pub(crate) fn judge(service: &Service, id: ServiceId, ids: &Ids, runtime: &Runtime<'_>) -> Vec<Judged> {
+pub(crate) fn judge(
+    service: &Service,
+    id: ServiceId,
+    ids: &Ids,
+    runtime: &Runtime<'_>,
+) -> Vec<JudgedBackend> {
     let mut eligible = 0_u64;
     let mut down = 0_u64;
-    let mut judged: Vec<Judged> = Vec::with_capacity(service.backends.len());
+    let mut judged: Vec<JudgedBackend> = Vec::with_capacity(service.backends.len());
     for backend in &service.backends {
         let Some(id) = ids.of(id, &backend.name, backend.address) else { continue };
         let weight = (runtime.weight)(id, service, backend);
@@ -312,7 +317,7 @@ pub(crate) fn judge(service: &Service, id: ServiceId, ids: &Ids, runtime: &Runti
                 }
             }
         };
-        judged.push(Judged { id, weight, state });
+        judged.push(JudgedBackend { id, weight, state });
     }
     // An overloaded few serve worse than all. Where not one is left nothing can be made better by it: other machines, or other sites, may
     // do so when this one's announcement is withdrawn.
@@ -408,13 +413,13 @@ fn parameters(service: &Service) -> Parameters {
 }
 
 /// How to reach backends from this machine.
-struct Sender<'a> {
+struct BackendCompiler<'a> {
     machine: &'a Machine,
     ports: &'a [Port],
     runtime: &'a Runtime<'a>,
 }
 
-impl Sender<'_> {
+impl BackendCompiler<'_> {
     fn view(
         &self,
         service: &Service,

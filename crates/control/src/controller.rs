@@ -7,9 +7,9 @@
 use crate::agents::candidate::Agents;
 use crate::agents::gate::Gate;
 use crate::backends::Backends;
-use crate::backends::Member;
+use crate::backends::ConfiguredBackend;
 use crate::balance::Balance;
-use crate::cluster::membership::Part;
+use crate::cluster::membership::Membership;
 use crate::effect::Effect;
 use crate::event_log::EventLog;
 use crate::gauges::{self, DataPort, Figures, Rates, WorkerGauges};
@@ -38,7 +38,7 @@ pub(crate) struct Controller {
     /// What is to be done outside.
     pub(crate) effects: Vec<Effect>,
     pub(crate) log: EventLog,
-    pub(crate) program: Program,
+    pub(crate) program: ThisProgram,
     pub(crate) workers: Vec<WorkerGauges>,
     pub(crate) ports: Vec<DataPort>,
     pub(crate) rates: Rates,
@@ -58,7 +58,7 @@ pub(crate) struct Controller {
     pub(crate) backends: Backends,
     pub(crate) publication: Publication,
     /// `None`: the machine is alone.
-    pub(crate) cluster: Option<Part>,
+    pub(crate) cluster: Option<Membership>,
     pub(crate) agents: Agents,
     /// What goes by load.
     pub(crate) balance: Balance,
@@ -70,7 +70,7 @@ pub(crate) struct Controller {
 }
 
 /// The program that it runs in, and whether that ends.
-pub(crate) struct Program {
+pub(crate) struct ThisProgram {
     pub(crate) config_path: PathBuf,
     pub(crate) version: String,
     pub(crate) started_unix_ms: u64,
@@ -95,12 +95,12 @@ pub(crate) struct Saving {
 }
 
 /// What the controller is made of.
-pub(crate) struct Parts {
-    pub(crate) program: Program,
+pub(crate) struct ControllerParts {
+    pub(crate) program: ThisProgram,
     pub(crate) workers: Vec<WorkerGauges>,
     pub(crate) ports: Vec<DataPort>,
     pub(crate) history: History,
-    pub(crate) cluster: Option<Part>,
+    pub(crate) cluster: Option<Membership>,
 }
 
 /// What is known of the time before the start.
@@ -121,7 +121,7 @@ impl Controller {
     }
 
     /// Ends the check of a backend in force, if there is one.
-    pub(crate) fn stop_check(&mut self, id: BackendId, member: &mut Member) {
+    pub(crate) fn stop_check(&mut self, id: BackendId, member: &mut ConfiguredBackend) {
         if member.check.take().is_some() {
             self.effects.push(Effect::StopCheck(Subject::Backend(id)));
         }
@@ -145,7 +145,7 @@ impl Controller {
 
     /// Whether something is under way in the cluster that should not wait.
     pub(crate) fn is_cluster_busy(&self) -> bool {
-        self.cluster.as_ref().is_some_and(|part| part.seat.is_busy())
+        self.cluster.as_ref().is_some_and(|part| part.participant.is_busy())
     }
 
     /// Every worker uses the newest view.
@@ -178,7 +178,7 @@ impl Controller {
 
     /// How long what may wait has to wait.
     pub(crate) fn publishes_in(&self) -> Option<Duration> {
-        let waits = self.publication.lazy || (self.agents.heard_changed && self.cluster.is_none());
+        let waits = self.publication.lazy || (self.agents.received_changed && self.cluster.is_none());
         if waits {
             return Some(self.publication.publish_from.saturating_sub(self.now.monotonic));
         }
@@ -197,6 +197,7 @@ impl Controller {
 
     /// Whether the machine wanted to leave, and the others go on without it.
     pub(crate) fn has_left(&self) -> bool {
-        self.program.leaving.is_some() && self.cluster.as_ref().is_some_and(|part| part.seat.has_left())
+        self.program.leaving.is_some()
+            && self.cluster.as_ref().is_some_and(|part| part.participant.has_left())
     }
 }

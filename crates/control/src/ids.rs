@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use wire::{BackendId, ServiceId, Tick};
 use worker::view::{BACKENDS_MAX, SERVICES_MAX};
 
-use crate::compile::Tables;
+use crate::compile::SlotTables;
 use crate::slots::Memories;
 
 /// Why an id cannot be given.
@@ -93,7 +93,7 @@ pub struct Ids {
     backends_given: u32,
     free_services: VecDeque<ServiceId>,
     free_backends: VecDeque<BackendId>,
-    pub(crate) tables: Tables,
+    pub(crate) tables: SlotTables,
     /// What is remembered of slots; lives as long as the service's id is not given to another.
     pub(crate) memories: Memories,
 }

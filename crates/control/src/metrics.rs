@@ -13,7 +13,7 @@ struct Page {
     text: String,
 }
 
-type Label<'a> = (&'a str, &'a str);
+type MetricLabel<'a> = (&'a str, &'a str);
 
 impl Page {
     fn family(&mut self, name: &str, kind: &str, help: &str) {
@@ -21,7 +21,7 @@ impl Page {
         let _ = writeln!(self.text, "# HELP guideway_{name} {help}\n# TYPE guideway_{name} {kind}");
     }
 
-    fn sample(&mut self, name: &str, labels: &[Label<'_>], value: impl std::fmt::Display) {
+    fn sample(&mut self, name: &str, labels: &[MetricLabel<'_>], value: impl std::fmt::Display) {
         let _ = write!(self.text, "guideway_{name}");
         for (at, (label, content)) in labels.iter().enumerate() {
             let separator = if at == 0 { '{' } else { ',' };
@@ -396,7 +396,7 @@ fn health(page: &mut Page, snapshot: &Snapshot) {
     let checked = || snapshot.backends.iter().filter_map(|backend| Some((backend, backend.health.as_ref()?)));
     let labels =
         |b: &'_ model::api::BackendStatus| [("service", b.service.clone()), ("backend", b.name.clone())];
-    fn borrow<'a>(owned: &'a [(&'a str, String); 2]) -> [Label<'a>; 2] {
+    fn borrow<'a>(owned: &'a [(&'a str, String); 2]) -> [MetricLabel<'a>; 2] {
         [(owned[0].0, owned[0].1.as_str()), (owned[1].0, owned[1].1.as_str())]
     }
     page.family("health_check_up", "gauge", "The checks say up.");

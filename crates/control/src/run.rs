@@ -1,6 +1,6 @@
 //! Runs the management core until a signal ends it.
 
-use crate::plane::{Options, Plane};
+use crate::plane::{Plane, RunOptions};
 use crate::run_error::RunError;
 use model::Loaded;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -23,7 +23,7 @@ const BLOCKING_MAX: usize = 8;
 ///
 /// # Errors
 /// A listener, a file it needs, or the configuration; all of them before the first view is published.
-pub fn run(options: Options, config: Loaded, plane: Plane) -> Result<(), RunError> {
+pub fn run(options: RunOptions, config: Loaded, plane: Plane) -> Result<(), RunError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_MAX)

@@ -6,7 +6,7 @@ use crate::agents::{in_force, tend};
 use crate::backends::check;
 use crate::backends::judge;
 use crate::backends::members;
-use crate::backends::{Backends, Member};
+use crate::backends::{Backends, ConfiguredBackend};
 use crate::balance::Balance;
 use crate::balance::weights;
 use crate::cluster::adopt;
@@ -14,7 +14,7 @@ use crate::compile::{CompileError, Making, Recipe};
 use crate::configure;
 use crate::controller::Controller;
 use crate::controller::Saving;
-use crate::controller::{History, Parts};
+use crate::controller::{ControllerParts, History};
 use crate::effect::Effect;
 use crate::event::Event;
 use crate::event_log::EventLog;
@@ -49,7 +49,7 @@ impl Controller {
     pub(crate) fn new(
         loaded: Loaded,
         tokens: &AgentTokens,
-        parts: Parts,
+        parts: ControllerParts,
         now: Now,
     ) -> Result<Controller, Refusal> {
         let empty = Config { services: Vec::new(), ..loaded.config.clone() };
@@ -89,7 +89,7 @@ impl Controller {
             controller.agents.registry.restore(registrations, now_ms);
         }
         configure::tried(&mut controller, &loaded.config).map_err(Refusal::Compile)?;
-        let merged = loaded.config.with_registered(&controller.agents.registry.heard().alive);
+        let merged = loaded.config.with_registered(&controller.agents.registry.received().alive);
         let ids = configure::ids_of(&controller, &merged.0)?;
         configure::install(&mut controller, loaded, merged, ids, tokens);
         if controller.cluster.is_none() {
@@ -237,7 +237,7 @@ impl Controller {
         }
         let now = self.now.monotonic;
         if now >= self.publication.publish_from {
-            let renews = self.cluster.is_none() && std::mem::take(&mut self.agents.heard_changed);
+            let renews = self.cluster.is_none() && std::mem::take(&mut self.agents.received_changed);
             let is_renewed = renews && in_force::renew_registered(self);
             if is_renewed || self.publication.lazy {
                 self.publication.dirty = true;
@@ -354,7 +354,7 @@ impl Controller {
     /// Asks for the state to be written.
     pub(crate) fn save(&mut self) -> u64 {
         self.saving.unsaved = false;
-        let backends = self.backends.members.values().filter_map(Member::saved);
+        let backends = self.backends.members.values().filter_map(ConfiguredBackend::saved);
         let drains = self.backends.drains.iter();
         let drains = drains.map(|(s, b)| SavedDrain { service: s.clone(), backend: b.clone() });
         self.saving.saves += 1;

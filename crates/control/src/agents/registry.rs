@@ -1,15 +1,15 @@
 //! Who speaks for which backend, and what is to become of it.
 //!
 //! Rule of this module: a state machine that is told the time and does no I/O. What it wants done it says as [`Act`]s; what
-//! should be in force it says in [`Registry::heard`], and what is in force it is told by [`Registry::agreed`].
+//! should be in force it says in [`AgentRegistry::heard`], and what is in force it is told by [`AgentRegistry::agreed`].
 //! docs/agents.md is the life of a backend in words.
 
-use super::counts::Counts;
+use super::counts::RegistryCounts;
 use super::facts::Facts;
-use super::heard::{Heard, Over, Why};
-use super::held::{Held, Suspicion};
+use super::heard::{EndReason, EndedRegistration, Received};
+use super::held::{AgentSuspicion, HeldBackend};
 use super::hello::{Hello, Tokens, Unproved, shown};
-use super::session::{Asked, Key, Session, SessionId};
+use super::session::{BackendKey, RequestedChecks, Session, SessionId};
 use model::agent::{
     BACKENDS_MAX, Load, Machine, PERMILLE_MAX, Phase, REASON_MAX, Refusal, Report, Target, ToAgent, ToMachine,
 };
@@ -35,25 +35,25 @@ pub(crate) enum Act {
     /// What an agent's checks say of a backend, now or anew.
     Verdict {
         /// The backend.
-        key: Key,
+        key: BackendKey,
         /// Its address.
         address: IpAddr,
         /// They pass.
         up: bool,
-        /// Why, in words.
+        /// EndReason, in words.
         reason: String,
     },
     /// Who checks a backend may be another one now.
-    HealthSource(Key),
+    HealthSource(BackendKey),
     /// Something an operator should know.
     Event(EventKind, Option<String>, Option<String>, String),
     /// What should be in force has changed.
-    Heard,
+    Received,
 }
 
 /// Who checks a backend.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Checker {
+pub(crate) enum CheckedBy {
     /// This machine, as if there were no agents.
     Machine,
     /// An agent; this machine does not.
@@ -67,7 +67,7 @@ pub(crate) enum Checker {
 
 /// What is remembered of an agent's name.
 #[derive(Clone, Debug)]
-struct Known {
+struct KnownAgent {
     /// The largest incarnation that was accepted.
     incarnation: u64,
     /// The services whose tokens its last hello proved: only who has one of these speaks under the name.
@@ -76,27 +76,27 @@ struct Known {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(crate) struct Registry {
+pub(crate) struct AgentRegistry {
     facts: Facts,
     sessions: BTreeMap<SessionId, Session>,
     /// Connections of agents, by name.
     agents: HashMap<String, SessionId>,
     /// Agents that have been accepted, by name.
-    known: HashMap<String, Known>,
-    held: BTreeMap<Key, Held>,
+    known: HashMap<String, KnownAgent>,
+    held: BTreeMap<BackendKey, HeldBackend>,
     /// Names of registered backends, by service and address.
     by_address: HashMap<(String, IpAddr), String>,
     /// Registered backends of a service.
     registered: HashMap<String, usize>,
-    over: BTreeMap<Key, Over>,
+    over: BTreeMap<BackendKey, EndedRegistration>,
     /// Connections whose requests to check may be other ones now.
     to_ask: BTreeSet<SessionId>,
     refusal_told_ms: HashMap<String, u64>,
     acts: Vec<Act>,
-    pub(crate) counts: Counts,
+    pub(crate) counts: RegistryCounts,
 }
 
-impl Registry {
+impl AgentRegistry {
     /// By whose word a checked backend is in its state.
     pub(crate) fn health_source(&self, service: &str, backend: &str, address: IpAddr) -> Word {
         let held = self.held().get(&(service.to_owned(), backend.to_owned()));
@@ -129,7 +129,7 @@ impl Registry {
             session.unknown.extend(gone);
             session.lease_ms = lease(&self.facts, &session.services);
         }
-        let misfits: Vec<(Key, Misfit)> = self
+        let misfits: Vec<(BackendKey, Misfit)> = self
             .held
             .iter()
             .filter_map(|(key, held)| {
@@ -147,7 +147,7 @@ impl Registry {
         let with_checks = |facts: &Facts, service: &str| {
             facts.services.get(service).is_some_and(|of| of.is_checked_by_agents)
         };
-        let turned: Vec<Key> = self
+        let turned: Vec<BackendKey> = self
             .held
             .keys()
             .filter(|key| with_checks(&before, &key.0) != with_checks(&self.facts, &key.0))
@@ -265,7 +265,7 @@ impl Registry {
         self.name_of_another(&hello.agent, &hello.proved).map_or(Ok(()), Err)
     }
 
-    /// Why a name is not that of somebody with these tokens: an agent that lives, or holds backends, has it and none of them.
+    /// EndReason a name is not that of somebody with these tokens: an agent that lives, or holds backends, has it and none of them.
     fn name_of_another(&self, agent: &str, proved: &BTreeSet<String>) -> Option<Misfit> {
         let known = self.known.get(agent)?;
         let is_in_use = self.agents.contains_key(agent) || self.held.values().any(|held| held.agent == agent);
@@ -282,7 +282,7 @@ impl Registry {
             let agents = &self.agents;
             self.known.retain(|agent, _| agents.contains_key(agent) || holders.contains(agent));
         }
-        self.known.insert(agent.to_owned(), Known { incarnation, services: services.clone() });
+        self.known.insert(agent.to_owned(), KnownAgent { incarnation, services: services.clone() });
     }
 
     /// A message of an agent.
@@ -373,13 +373,13 @@ impl Registry {
         let message = format!("agent {} at {}: {why}", session.agent, session.peer);
         self.acts.push(Act::Event(EventKind::AgentLost, None, None, message));
         let of_session = self.held.iter().filter(|(_, held)| held.session == Some(id));
-        let keys: Vec<Key> = of_session.map(|(key, _)| key.clone()).collect();
+        let keys: Vec<BackendKey> = of_session.map(|(key, _)| key.clone()).collect();
         for key in keys {
             self.suspect(&key, why, now_ms);
         }
     }
 
-    fn suspect(&mut self, key: &Key, why: &str, now_ms: u64) {
+    fn suspect(&mut self, key: &BackendKey, why: &str, now_ms: u64) {
         let Some(held) = self.held.get_mut(key) else { return };
         if let Some(session) = held.session.take().and_then(|id| self.sessions.get_mut(&id)) {
             session.registered.remove(key);
@@ -398,7 +398,7 @@ impl Registry {
             return;
         }
         if held.suspicion.is_none() {
-            let suspicion = Suspicion {
+            let suspicion = AgentSuspicion {
                 since_ms: now_ms,
                 why: why.to_owned(),
                 probed_from_ms: now_ms,
@@ -415,7 +415,7 @@ impl Registry {
         self.acts.push(Act::HealthSource(key.clone()));
     }
 
-    fn event(&mut self, kind: EventKind, key: &Key, message: impl Into<String>) {
+    fn event(&mut self, kind: EventKind, key: &BackendKey, message: impl Into<String>) {
         self.acts.push(Act::Event(kind, Some(key.0.clone()), Some(key.1.clone()), message.into()));
     }
 
@@ -468,7 +468,7 @@ impl Registry {
     }
 
     /// Answers a registration with its state, also a repeated one.
-    fn confirm(&mut self, id: SessionId, key: &Key) {
+    fn confirm(&mut self, id: SessionId, key: &BackendKey) {
         let Some(held) = self.held.get(key) else { return };
         let message = ToAgent::State {
             service: key.0.clone(),
@@ -490,11 +490,11 @@ impl Registry {
             None => self.check_room(session, &of.service, usize::from(other.is_some()))?,
         }
         if let Some(other) = other {
-            self.retire(&other, Why::Deregistered, "registered under another name");
+            self.retire(&other, EndReason::Deregistered, "registered under another name");
         }
         match known {
             Some(known) if known.address != of.address => {
-                self.retire(&key, Why::Deregistered, "registered with another address");
+                self.retire(&key, EndReason::Deregistered, "registered with another address");
                 self.take(id, key, of.clone(), now_ms);
             }
             Some(known) if known.incarnation < of.incarnation => self.restart(id, &key, of, now_ms),
@@ -519,7 +519,7 @@ impl Registry {
     }
 
     /// The backend that has the address under another name, if this one may take its place.
-    fn under_another_name(&self, of: &Registered) -> Result<Option<Key>, Misfit> {
+    fn under_another_name(&self, of: &Registered) -> Result<Option<BackendKey>, Misfit> {
         let name = self.by_address.get(&(of.service.clone(), of.address));
         let other = name.filter(|name| **name != of.backend).map(|name| (of.service.clone(), name.clone()));
         if let Some((key, held)) = other.as_ref().and_then(|key| Some((key, self.held.get(key)?))) {
@@ -553,13 +553,13 @@ impl Registry {
     }
 
     /// A new registration.
-    fn take(&mut self, id: SessionId, key: Key, of: Registered, now_ms: u64) {
+    fn take(&mut self, id: SessionId, key: BackendKey, of: Registered, now_ms: u64) {
         let message = format!("{} registered by agent {}", of.address, of.agent);
         self.event(EventKind::BackendRegistered, &key, message);
         self.counts.registrations += 1;
         self.by_address.insert((key.0.clone(), of.address), key.1.clone());
         *self.registered.entry(key.0.clone()).or_default() += 1;
-        let mut held = Held::new(of.address, of.agent.clone(), Some(of), now_ms);
+        let mut held = HeldBackend::new(of.address, of.agent.clone(), Some(of), now_ms);
         held.session = Some(id);
         if let Some(session) = self.sessions.get_mut(&id) {
             session.registered.insert(key.clone());
@@ -569,7 +569,7 @@ impl Registry {
     }
 
     /// The same backend, started anew: it takes traffic again after its next good check.
-    fn restart(&mut self, id: SessionId, key: &Key, of: &Registered, now_ms: u64) {
+    fn restart(&mut self, id: SessionId, key: &BackendKey, of: &Registered, now_ms: u64) {
         let Some(held) = self.held.get_mut(key) else { return };
         self.counts.registrations += 1;
         let was_good = std::mem::take(&mut held.is_good);
@@ -583,7 +583,7 @@ impl Registry {
             let reason = held.reason.clone();
             let act = Act::Verdict { key: key.clone(), address: held.address, up: false, reason };
             self.acts.push(act);
-            self.acts.push(Act::Heard);
+            self.acts.push(Act::Received);
         }
         let message = format!("{} registered anew by agent {}", of.address, of.agent);
         self.event(EventKind::BackendRegistered, key, message);
@@ -591,12 +591,12 @@ impl Registry {
     }
 
     /// The same registration again, perhaps with other figures.
-    fn refresh(&mut self, id: SessionId, key: &Key, old: &Registered, of: &Registered, now_ms: u64) {
+    fn refresh(&mut self, id: SessionId, key: &BackendKey, old: &Registered, of: &Registered, now_ms: u64) {
         if old != of {
             if let Some(held) = self.held.get_mut(key) {
                 held.registered = Some(of.clone());
             }
-            self.acts.push(Act::Heard);
+            self.acts.push(Act::Received);
             if old.port != of.port {
                 self.to_ask.insert(id);
             }
@@ -605,7 +605,7 @@ impl Registry {
     }
 
     /// A backend is held by this connection from now on.
-    fn adopt(&mut self, id: SessionId, key: &Key, now_ms: u64) {
+    fn adopt(&mut self, id: SessionId, key: &BackendKey, now_ms: u64) {
         let Some(held) = self.held.get_mut(key) else { return };
         if held.session != Some(id) {
             held.session = Some(id);
@@ -629,7 +629,7 @@ impl Registry {
         self.entered(key, now_ms);
     }
 
-    fn deregister(&mut self, id: SessionId, key: &Key, address: IpAddr) {
+    fn deregister(&mut self, id: SessionId, key: &BackendKey, address: IpAddr) {
         let Some(session) = self.sessions.get(&id) else { return };
         let of = self.held.get(key).and_then(|held| held.registered.as_ref());
         let (state, reason) = match of {
@@ -639,7 +639,7 @@ impl Registry {
                     && session.services.contains(&key.0) =>
             {
                 let is_known = self.held.get(key).is_some_and(|held| held.in_force.is_some() || held.is_good);
-                self.retire(key, Why::Deregistered, "deregistered by its agent");
+                self.retire(key, EndReason::Deregistered, "deregistered by its agent");
                 if is_known { (Phase::Draining, "deregistered") } else { (Phase::Gone, "deregistered") }
             }
             Some(_) => {
@@ -659,7 +659,7 @@ impl Registry {
     }
 
     /// A registration is over: it leaves what is wanted.
-    fn retire(&mut self, key: &Key, why: Why, reason: &str) {
+    fn retire(&mut self, key: &BackendKey, why: EndReason, reason: &str) {
         let Some(held) = self.held.get(key) else { return };
         let message = format!("{} of agent {}: {reason}", held.address, held.agent);
         let last = held.registered.clone();
@@ -671,13 +671,13 @@ impl Registry {
             // Whatever start of it is in force: it is over, too.
             let incarnation = last.incarnation;
             let registered = Registered { incarnation, ..in_force.unwrap_or(last) };
-            self.over.insert(key.clone(), Over { registered, why });
-            self.acts.push(Act::Heard);
+            self.over.insert(key.clone(), EndedRegistration { registered, why });
+            self.acts.push(Act::Received);
         }
     }
 
     /// Removes all traces but what is to be told of it.
-    fn forget(&mut self, key: &Key) {
+    fn forget(&mut self, key: &BackendKey) {
         let Some(held) = self.held.remove(key) else { return };
         if held.registered.is_some() {
             self.by_address.remove(&(key.0.clone(), held.address));
@@ -692,9 +692,9 @@ impl Registry {
     }
 
     /// A registration does not fit (any more).
-    fn expel(&mut self, key: &Key, why: &Misfit) {
+    fn expel(&mut self, key: &BackendKey, why: &Misfit) {
         let session = self.held.get(key).and_then(|held| held.session);
-        self.retire(key, Why::Deregistered, &why.reason);
+        self.retire(key, EndReason::Deregistered, &why.reason);
         if let Some(id) = session {
             self.refuse(id, Some(key.0.clone()), Some(key.1.clone()), why);
         }
@@ -738,7 +738,7 @@ impl Registry {
             let held = self
                 .held
                 .entry(key.clone())
-                .or_insert_with(|| Held::new(result.address, agent.clone(), None, now_ms));
+                .or_insert_with(|| HeldBackend::new(result.address, agent.clone(), None, now_ms));
             held.agent = agent;
             held.session = Some(id);
             held.is_asked = true;
@@ -800,7 +800,7 @@ impl Registry {
             let of = self.held.iter().filter(|(key, held)| {
                 key.0 == service && held.address == address && held.session == Some(id)
             });
-            let keys: Vec<Key> = of.map(|(key, _)| key.clone()).collect();
+            let keys: Vec<BackendKey> = of.map(|(key, _)| key.clone()).collect();
             for key in keys {
                 self.suspect(&key, "its agent says that it is not on its host", now_ms);
             }
@@ -867,13 +867,13 @@ impl Registry {
             targets.sort_unstable();
             let Some(session) = self.sessions.get_mut(&id) else { return };
             let check = self.facts.services.get(&service).map(|of| of.check.clone());
-            let before = session.asked.entry(service.clone()).or_insert_with(Asked::default);
+            let before = session.asked.entry(service.clone()).or_insert_with(RequestedChecks::default);
             if before.targets == targets && (before.check == check || targets.is_empty()) {
                 continue;
             }
             asked_keys.extend(targets.iter().map(|target| (service.clone(), target.backend.clone())));
             let spec = check.clone().or_else(|| before.check.clone());
-            *before = Asked { revision: before.revision + 1, check, targets: targets.clone() };
+            *before = RequestedChecks { revision: before.revision + 1, check, targets: targets.clone() };
             let revision = before.revision;
             session.asked_ms = Some(now_ms);
             let Some(check) = spec else { continue };
@@ -888,7 +888,7 @@ impl Registry {
     }
 
     /// Tells its agent when a registered backend's phase is another one.
-    fn entered(&mut self, key: &Key, now_ms: u64) {
+    fn entered(&mut self, key: &BackendKey, now_ms: u64) {
         let Some(held) = self.held.get_mut(key) else { return };
         let phase = held.phase_now();
         if phase == held.phase {
@@ -904,11 +904,11 @@ impl Registry {
 }
 
 /// Machines' part: what is in force, what own checks say.
-impl Registry {
+impl AgentRegistry {
     /// What this machine has heard of registrations.
-    pub(crate) fn heard(&self) -> Heard {
-        Heard {
-            alive: self.held.values().filter_map(Held::wanted).cloned().collect(),
+    pub(crate) fn received(&self) -> Received {
+        Received {
+            alive: self.held.values().filter_map(HeldBackend::wanted).cloned().collect(),
             over: self.over.values().cloned().collect(),
         }
     }
@@ -916,7 +916,7 @@ impl Registry {
     /// These registrations are in force. What this machine has not heard of it checks by itself; what is over and not in
     /// force is done with; a suspect that is not in force is gone.
     pub(crate) fn agreed(&mut self, in_force: &[Registered], now_ms: u64) {
-        let agreed: BTreeMap<Key, &Registered> =
+        let agreed: BTreeMap<BackendKey, &Registered> =
             in_force.iter().map(|of| ((of.service.clone(), of.backend.clone()), of)).collect();
         self.over.retain(|key, over| {
             agreed.get(key).is_some_and(|of| {
@@ -946,7 +946,7 @@ impl Registry {
 
     fn insert_suspect(
         &mut self,
-        key: Key,
+        key: BackendKey,
         of: Registered,
         up: Option<bool>,
         why: &str,
@@ -955,12 +955,12 @@ impl Registry {
     ) {
         self.by_address.insert((key.0.clone(), of.address), key.1.clone());
         *self.registered.entry(key.0.clone()).or_default() += 1;
-        let mut held = Held::new(of.address, of.agent.clone(), Some(of.clone()), now_ms);
+        let mut held = HeldBackend::new(of.address, of.agent.clone(), Some(of.clone()), now_ms);
         held.is_good = true;
         held.up = up;
         held.in_force = Some(of);
         why.clone_into(&mut held.reason);
-        held.suspicion = Some(Suspicion {
+        held.suspicion = Some(AgentSuspicion {
             since_ms: now_ms,
             why: why.to_owned(),
             probed_from_ms,
@@ -999,16 +999,16 @@ impl Registry {
     }
 
     /// Who checks a backend that is in force.
-    pub(crate) fn checker(&self, service: &str, backend: &str, address: IpAddr) -> Checker {
+    pub(crate) fn checker(&self, service: &str, backend: &str, address: IpAddr) -> CheckedBy {
         let key = (service.to_owned(), backend.to_owned());
         let is_agents = self.facts.services.get(service).is_some_and(|of| of.is_checked_by_agents);
         match self.held.get(&key).filter(|held| held.address == address && is_agents) {
-            None => Checker::Machine,
-            Some(Held { suspicion: Some(suspicion), .. }) => {
-                Checker::Suspect { from_ms: suspicion.probed_from_ms }
+            None => CheckedBy::Machine,
+            Some(HeldBackend { suspicion: Some(suspicion), .. }) => {
+                CheckedBy::Suspect { from_ms: suspicion.probed_from_ms }
             }
-            Some(held) if held.speaks || held.registered.is_some() => Checker::Agent,
-            Some(_) => Checker::Machine,
+            Some(held) if held.speaks || held.registered.is_some() => CheckedBy::Agent,
+            Some(_) => CheckedBy::Machine,
         }
     }
 
@@ -1022,7 +1022,7 @@ impl Registry {
     }
 
     /// An own check of a backend in force has ended. Suspects that fail `fall` times in a row are gone, if they registered.
-    pub(crate) fn observed(&mut self, key: &Key, address: IpAddr, passed: bool, reason: &str) {
+    pub(crate) fn observed(&mut self, key: &BackendKey, address: IpAddr, passed: bool, reason: &str) {
         let fall = self.facts.services.get(&key.0).map_or(1, |of| of.check.fall);
         let Some(held) = self.held.get_mut(key).filter(|held| held.address == address) else { return };
         let Some(suspicion) = &mut held.suspicion else { return };
@@ -1032,7 +1032,7 @@ impl Registry {
         reason.clone_into(&mut held.reason);
         if is_dead {
             let message = format!("its agent is silent, and own checks fail: {reason}");
-            self.retire(key, Why::Dead, &message);
+            self.retire(key, EndReason::Dead, &message);
         } else if is_first {
             // It is not the agent's last word any more that holds.
             self.acts.push(Act::HealthSource(key.clone()));
@@ -1040,7 +1040,7 @@ impl Registry {
     }
 
     /// Own checks of a backend in force say something else now.
-    pub(crate) fn judged(&mut self, key: &Key, address: IpAddr, up: bool, now_ms: u64) {
+    pub(crate) fn judged(&mut self, key: &BackendKey, address: IpAddr, up: bool, now_ms: u64) {
         let by_machine = self.facts.services.get(&key.0).is_none_or(|of| !of.is_checked_by_agents);
         if let Some(held) = self.held.get_mut(key).filter(|held| held.address == address)
             && (held.suspicion.is_some() || by_machine)
@@ -1054,16 +1054,16 @@ impl Registry {
     }
 
     /// A registration has had its first good check.
-    fn good(&mut self, key: &Key) {
+    fn good(&mut self, key: &BackendKey) {
         let held = self.held.get(key).map(|held| held.address);
         if self.over.get(key).is_some_and(|over| Some(over.registered.address) == held) {
             self.over.remove(key);
         }
-        self.acts.push(Act::Heard);
+        self.acts.push(Act::Received);
     }
 
     /// Registrations that wait for their first good check, and are checked by the machine.
-    pub(crate) fn candidates(&self) -> impl Iterator<Item = (&Key, &Registered)> {
+    pub(crate) fn candidates(&self) -> impl Iterator<Item = (&BackendKey, &Registered)> {
         self.held.iter().filter_map(|(key, held)| {
             let of = held.registered.as_ref().filter(|_| !held.is_good && held.in_force.is_none())?;
             let service = self.facts.services.get(&key.0)?;
@@ -1072,7 +1072,14 @@ impl Registry {
     }
 
     /// An own check of a candidate has ended.
-    pub(crate) fn tried(&mut self, key: &Key, incarnation: u64, passed: bool, reason: &str, now_ms: u64) {
+    pub(crate) fn tried(
+        &mut self,
+        key: &BackendKey,
+        incarnation: u64,
+        passed: bool,
+        reason: &str,
+        now_ms: u64,
+    ) {
         let Some(held) = self.held.get_mut(key) else { return };
         let is_it = held.registered.as_ref().is_some_and(|of| of.incarnation == incarnation);
         if !is_it || held.is_good {
@@ -1113,7 +1120,7 @@ impl Registry {
     }
 
     /// Backends that agents speak for or spoke for.
-    pub(crate) fn held(&self) -> &BTreeMap<Key, Held> {
+    pub(crate) fn held(&self) -> &BTreeMap<BackendKey, HeldBackend> {
         &self.held
     }
 

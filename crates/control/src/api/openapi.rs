@@ -1,7 +1,7 @@
 //! The OpenAPI document, made of the endpoints. Schemas come from the types themselves, so they cannot disagree.
 
-use super::endpoint::Endpoint;
-use super::{Failure, endpoints};
+use super::endpoint::ApiEndpoint;
+use super::{ApiFailure, endpoints};
 use crate::handle::Handle;
 use axum::Json;
 use axum::extract::State;
@@ -10,14 +10,14 @@ use model::api;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
-pub(super) fn endpoint() -> Endpoint {
+pub(super) fn endpoint() -> ApiEndpoint {
     let schema = json!({ "type": "object" });
-    Endpoint::get("/v1/openapi.json", "openapi", "This document", openapi).answers(
+    ApiEndpoint::get("/v1/openapi.json", "openapi", "This document", openapi).answers(
         json!({ "description": "OpenAPI 3.0", "content": { "application/json": { "schema": schema } } }),
     )
 }
 
-async fn openapi(_door: State<Handle>) -> Result<Response, Failure> {
+async fn openapi(_door: State<Handle>) -> Result<Response, ApiFailure> {
     Ok(Json(document()).into_response())
 }
 

@@ -1,7 +1,7 @@
 //! Services and drains that the cluster was asked for: the store's answer, and what the machines make of it.
 
 use super::desire::{Desire, Progress};
-use super::store::Asked;
+use super::store::StoreRequest;
 use crate::refusal::Refusal;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -11,16 +11,16 @@ pub(crate) const ASKED_MAX: usize = 256;
 
 /// The way to the store.
 #[derive(Clone, Debug)]
-pub(crate) struct Store {
-    pub(crate) asked: mpsc::Sender<Asked>,
+pub(crate) struct StoreHandle {
+    pub(crate) asked: mpsc::Sender<StoreRequest>,
     pub(crate) progress: watch::Receiver<Progress>,
 }
 
-impl Store {
+impl StoreHandle {
     /// Asks for other services.
     pub(crate) fn desire(&self, desire: Desire) -> Result<Desired, Refusal> {
         let (reply, answer) = oneshot::channel();
-        let sent = self.asked.try_send(Asked::Desire { desire, reply });
+        let sent = self.asked.try_send(StoreRequest::Desire { desire, reply });
         sent.map_err(|_| Refusal::Store("too much waits for it".to_owned()))?;
         Ok(Desired { answer, progress: self.progress.clone() })
     }

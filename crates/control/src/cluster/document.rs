@@ -1,11 +1,11 @@
 //! What is agreed on, as values of the store: the plan, and what a machine needs beside it to make a view.
 //!
-//! Tables travel as recipes and sets of slots as runs, so that a plan of a large table is small. The slots of each service are a value of their
+//! AgreedTables travel as recipes and sets of slots as runs, so that a plan of a large table is small. The slots of each service are a value of their
 //! own, named by their digest: a step writes those that it changes, and the one that names them all comes last.
 
 use super::keys::{Key, digest_of, digest_text};
 use super::slot_text;
-use super::tables::{Recipe, Tables};
+use super::tables::{AgreedRecipe, AgreedTables};
 use model::config::{Backend, Hash, Mac, Net, Protocol, Service, Timeouts};
 use model::registered::Registered;
 use serde::{Deserialize, Serialize};
@@ -103,7 +103,7 @@ impl Settings {
 
 /// What makes a service the same one: with another of these it begins anew, under another id.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct ServiceIdentity {
+pub(crate) struct ServiceEntry {
     pub(crate) id: ServiceId,
     pub(crate) name: String,
     pub(crate) vip: Net,
@@ -113,9 +113,9 @@ pub(crate) struct ServiceIdentity {
     pub(crate) size: u32,
 }
 
-impl ServiceIdentity {
-    pub(crate) fn new(id: ServiceId, service: &Service) -> ServiceIdentity {
-        ServiceIdentity {
+impl ServiceEntry {
+    pub(crate) fn new(id: ServiceId, service: &Service) -> ServiceEntry {
+        ServiceEntry {
             id,
             name: service.name.clone(),
             vip: service.vip,
@@ -136,7 +136,7 @@ impl ServiceIdentity {
 
 /// A backend that may have flows, configured or not any more.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct BackendIdentity {
+pub(crate) struct BackendEntry {
     pub(crate) id: BackendId,
     pub(crate) service: ServiceId,
     pub(crate) name: String,
@@ -147,9 +147,9 @@ pub(crate) struct BackendIdentity {
     pub(crate) by: Option<(String, u64)>,
 }
 
-impl BackendIdentity {
-    pub(crate) fn new(id: BackendId, service: ServiceId, backend: &Backend) -> BackendIdentity {
-        BackendIdentity {
+impl BackendEntry {
+    pub(crate) fn new(id: BackendId, service: ServiceId, backend: &Backend) -> BackendEntry {
+        BackendEntry {
             id,
             service,
             name: backend.name.clone(),
@@ -166,9 +166,9 @@ impl BackendIdentity {
 
 /// Those that are not configured: of these identities the ones that no backend has of the service that `services` gives for its id. O(n).
 pub(crate) fn unconfigured<'a>(
-    backends: &'a [BackendIdentity],
+    backends: &'a [BackendEntry],
     services: &HashMap<ServiceId, &'a Service>,
-) -> Vec<(&'a BackendIdentity, &'a Service)> {
+) -> Vec<(&'a BackendEntry, &'a Service)> {
     let configured: HashSet<(ServiceId, &str, IpAddr)> = services
         .iter()
         .flat_map(|(id, service)| service.backends.iter().map(|of| (*id, of.name.as_str(), of.address)))
@@ -209,9 +209,9 @@ pub(crate) struct Document {
     /// Backends that have registered themselves with these services, ascending by service and name.
     pub(crate) registered: Vec<Registered>,
     /// In the order of the plan's.
-    pub(crate) services: Vec<ServiceIdentity>,
+    pub(crate) services: Vec<ServiceEntry>,
     /// Exactly those that the plan knows.
-    pub(crate) backends: Vec<BackendIdentity>,
+    pub(crate) backends: Vec<BackendEntry>,
     pub(crate) given: Given,
     pub(crate) settings: Settings,
     /// Who wrote the first plan, which names the cluster: plans of two clusters are not compared. `None`: of a version that does not say it.
@@ -260,7 +260,7 @@ impl Document {
     }
 
     /// Identities of backends by id.
-    pub(crate) fn by_id(&self) -> HashMap<BackendId, &BackendIdentity> {
+    pub(crate) fn by_id(&self) -> HashMap<BackendId, &BackendEntry> {
         self.backends.iter().map(|backend| (backend.id, backend)).collect()
     }
 
@@ -268,7 +268,7 @@ impl Document {
     ///
     /// # Errors
     /// It is too large, or names a table that is not in `tables`.
-    pub(crate) fn encode(&self, tables: &Tables, limit: usize) -> Result<Encoded, String> {
+    pub(crate) fn encode(&self, tables: &AgreedTables, limit: usize) -> Result<Encoded, String> {
         let plan = &self.plan;
         check_slots(self.services.iter().map(|service| service.size))?;
         let mut services = Vec::with_capacity(plan.services.len());
@@ -280,7 +280,7 @@ impl Document {
             all_slots.push((digest, slots));
             services.push(WrittenService::new(identity, digest));
         }
-        let written = Written {
+        let written = WrittenPlan {
             text: self.text.clone(),
             format: if self.registered.is_empty() { FORMAT } else { FORMAT_REGISTERED },
             step: plan.step,
@@ -317,7 +317,7 @@ impl Document {
     }
 
     /// The slots of the service at a place.
-    fn written_slots(&self, at: usize, id: ServiceId, tables: &Tables) -> Result<WrittenSlots, String> {
+    fn written_slots(&self, at: usize, id: ServiceId, tables: &AgreedTables) -> Result<WrittenSlots, String> {
         let plan = &self.plan;
         let shares = |answers: &Answers| {
             let table = tables.of(answers).ok_or_else(|| "a table of an unknown recipe".to_owned())?;
@@ -340,16 +340,16 @@ impl Document {
         })
     }
 
-    /// From values. Tables are made by and kept in `tables`.
+    /// From values. AgreedTables are made by and kept in `tables`.
     ///
     /// # Errors
     /// See [`DecodeError`].
     pub(crate) fn decode<'a>(
         head: &[u8],
         slots: impl Fn(u128) -> Option<&'a [u8]>,
-        tables: &mut Tables,
+        tables: &mut AgreedTables,
     ) -> Result<Document, DecodeError> {
-        let written: Written = super::keys::value(Key::Plan, head)?;
+        let written: WrittenPlan = super::keys::value(Key::Plan, head)?;
         written.read(slots, tables).map_err(|error| match error {
             DecodeError::Bad(problem) => DecodeError::Bad(format!("{}: {problem}", Key::Plan.text())),
             later @ (DecodeError::Missing(_) | DecodeError::Tables) => later,
@@ -372,7 +372,7 @@ fn fit(value: &impl Serialize, what: &str, limit: usize) -> Result<Vec<u8>, Stri
 
 /// The digests that a plan names; empty if it cannot be read.
 pub(crate) fn digests_of(head: &[u8]) -> BTreeSet<u128> {
-    let written: Option<Written> = super::keys::value(Key::Plan, head).ok();
+    let written: Option<WrittenPlan> = super::keys::value(Key::Plan, head).ok();
     let services = written.into_iter().flat_map(|written| written.services);
     services.filter_map(|service| digest_of(&service.slots)).collect()
 }
@@ -383,7 +383,7 @@ pub(crate) fn digests_of(head: &[u8]) -> BTreeSet<u128> {
 /// It cannot be read.
 #[cfg(feature = "etcd")]
 pub(crate) fn numbers_of(head: &[u8]) -> Result<(Vec<Member>, Vec<Member>), String> {
-    let written: Written = super::keys::value(Key::Plan, head)?;
+    let written: WrittenPlan = super::keys::value(Key::Plan, head)?;
     let listed = written.members.iter().chain(written.next_members.iter().flatten()).chain(&written.lost);
     let all = |of: &(u8, u32)| Member { machine: MachineId(of.0), incarnation: of.1 };
     Ok((listed.map(all).collect(), written.former.iter().map(all).collect()))
@@ -420,7 +420,7 @@ fn slots_of(sets: &SlotSets, at: usize) -> String {
 
 /// The value as it is written.
 #[derive(Serialize, Deserialize)]
-struct Written {
+struct WrittenPlan {
     /// First, so that most pieces of a large value stay the same while plans change.
     text: String,
     format: u32,
@@ -473,7 +473,7 @@ struct WrittenService {
 }
 
 impl WrittenService {
-    fn new(identity: &ServiceIdentity, slots: u128) -> WrittenService {
+    fn new(identity: &ServiceEntry, slots: u128) -> WrittenService {
         WrittenService {
             id: identity.id.0,
             name: identity.name.clone(),
@@ -491,7 +491,7 @@ impl WrittenService {
         &self,
         shares: &[(u32, u32)],
         names: &HashMap<u32, &str>,
-        tables: &mut Tables,
+        tables: &mut AgreedTables,
     ) -> Result<Option<Answers>, String> {
         let mut members = Vec::with_capacity(shares.len());
         for &(id, weight) in shares {
@@ -499,13 +499,13 @@ impl WrittenService {
             let name = name.ok_or_else(|| format!("a table names backend {id}, which is unknown"))?;
             members.push(((*name).to_owned(), weight, BackendId(id)));
         }
-        let table = tables.get(Recipe::new(members, self.size));
+        let table = tables.get(AgreedRecipe::new(members, self.size));
         let table = table.map_err(|error| format!("service {:?}: {error}", self.name))?;
         Ok(table.map(|table| Arc::clone(&table.answers)))
     }
 
-    fn identity(&self) -> Result<ServiceIdentity, String> {
-        Ok(ServiceIdentity {
+    fn identity(&self) -> Result<ServiceEntry, String> {
+        Ok(ServiceEntry {
             id: ServiceId(self.id),
             name: self.name.clone(),
             vip: self.vip.parse().map_err(|error| format!("vip {:?}: {error}", self.vip))?,
@@ -554,8 +554,8 @@ struct WrittenBackend {
     by: Option<(String, u64)>,
 }
 
-impl From<&BackendIdentity> for WrittenBackend {
-    fn from(backend: &BackendIdentity) -> WrittenBackend {
+impl From<&BackendEntry> for WrittenBackend {
+    fn from(backend: &BackendEntry) -> WrittenBackend {
         WrittenBackend {
             id: backend.id.0,
             service: backend.service.0,
@@ -568,9 +568,9 @@ impl From<&BackendIdentity> for WrittenBackend {
 }
 
 impl WrittenBackend {
-    fn identity(self) -> Result<BackendIdentity, String> {
+    fn identity(self) -> Result<BackendEntry, String> {
         let mac = self.mac.map(|mac| mac.parse::<Mac>().map_err(|_| format!("{mac:?} is no MAC address")));
-        Ok(BackendIdentity {
+        Ok(BackendEntry {
             id: BackendId(self.id),
             service: ServiceId(self.service),
             name: self.name,
@@ -594,7 +594,7 @@ fn check_slots(sizes: impl Iterator<Item = u32>) -> Result<(), String> {
     Err(format!("{slots} slots of all services, where a cluster has room for {SLOTS_MAX}: {help}"))
 }
 
-impl Written {
+impl WrittenPlan {
     /// Whatever workers and tables index by is within its bounds, and named once.
     fn check_numbers(&self) -> Result<(), String> {
         let mut known = HashSet::new();
@@ -640,7 +640,7 @@ impl Written {
     fn read<'a>(
         self,
         stored: impl Fn(u128) -> Option<&'a [u8]>,
-        tables: &mut Tables,
+        tables: &mut AgreedTables,
     ) -> Result<Document, DecodeError> {
         if !(FORMAT..=FORMAT_REGISTERED).contains(&self.format) {
             let known = format!("{FORMAT} and {FORMAT_REGISTERED}");
@@ -650,7 +650,7 @@ impl Written {
         let &(_, phase) = phase.ok_or_else(|| format!("unknown phase {:?}", self.phase))?;
         self.check_numbers()?;
         let backends = self.backends.into_iter().map(WrittenBackend::identity);
-        let backends = backends.collect::<Result<Vec<BackendIdentity>, String>>()?;
+        let backends = backends.collect::<Result<Vec<BackendEntry>, String>>()?;
         let ServicesRead { services, planned, next, export, check } =
             ServicesRead::of(&self.services, &backends, stored, tables)?;
         let next_tables = match self.next_backends {
@@ -713,9 +713,9 @@ impl Written {
 /// Services as they are read, in the order of the plan.
 #[derive(Default)]
 struct ServicesRead {
-    services: Vec<ServiceIdentity>,
+    services: Vec<ServiceEntry>,
     planned: Vec<ServicePlan>,
-    /// Tables to come.
+    /// AgreedTables to come.
     next: Vec<Answers>,
     export: SlotSets,
     check: SlotSets,
@@ -724,9 +724,9 @@ struct ServicesRead {
 impl ServicesRead {
     fn of<'a>(
         written: &[WrittenService],
-        backends: &[BackendIdentity],
+        backends: &[BackendEntry],
         stored: impl Fn(u128) -> Option<&'a [u8]>,
-        tables: &mut Tables,
+        tables: &mut AgreedTables,
     ) -> Result<ServicesRead, DecodeError> {
         let names: HashMap<u32, &str> = backends.iter().map(|of| (of.id.0, of.name.as_str())).collect();
         let mut read = ServicesRead::default();

@@ -1,13 +1,13 @@
 //! The management thread's loop: whatever comes in is a turn of its own, and housekeeping follows each.
 
 use super::SignalCommand;
-use crate::agents::listener::{Listening, Said};
+use crate::agents::listener::{FromAgent, Listening};
 use crate::apply;
 use crate::balance;
 use crate::event::Event;
-use crate::handle::{Handle, Question};
+use crate::handle::{Handle, ShellCall};
 use crate::listeners::Socket;
-use crate::meter::{Job, Meter};
+use crate::meter::{Meter, ThreadJob};
 use crate::plane::{Notice, Telemetry};
 use crate::reconcile::OnLoopback;
 use crate::run_error::RunError;
@@ -35,12 +35,12 @@ const FAREWELL: Duration = Duration::from_secs(2);
 const FAREWELL_TO_STORE: Duration = Duration::from_millis(500);
 
 /// What the loop receives.
-pub(super) struct Inbox {
+pub(super) struct LoopInbox {
     pub(super) commands: mpsc::Receiver<SignalCommand>,
     pub(super) events: mpsc::Receiver<Event>,
-    pub(super) questions: mpsc::Receiver<Question>,
+    pub(super) questions: mpsc::Receiver<ShellCall>,
     /// Of agents' connections.
-    pub(super) said: mpsc::Receiver<Said>,
+    pub(super) said: mpsc::Receiver<FromAgent>,
     pub(super) written: watch::Receiver<Written>,
     pub(super) acknowledged: watch::Receiver<u64>,
     pub(super) on_loopback: watch::Receiver<OnLoopback>,
@@ -57,7 +57,7 @@ pub(super) struct Reload {
 /// See the module.
 pub(super) struct EventLoop {
     pub(super) shell: Shell,
-    pub(super) inbox: Inbox,
+    pub(super) inbox: LoopInbox,
     pub(super) handle: Handle,
     pub(super) meter: Meter,
     pub(super) notify: Box<dyn FnMut(Notice)>,
@@ -93,13 +93,13 @@ impl EventLoop {
                 },
                 () = self.reload.ended() => self.reloaded(),
                 _ = sweep.tick() => self.sweep(),
-                _ = weigh.tick() => self.meter.time(Job::Weigh, || self.shell.step(Event::Weigh)),
+                _ = weigh.tick() => self.meter.time(ThreadJob::Weigh, || self.shell.step(Event::Weigh)),
                 () = tokio::time::sleep(self.shell.controller.compares_in()) => {
-                    self.meter.time(Job::Sweep, || self.shell.step(Event::Compare));
+                    self.meter.time(ThreadJob::Sweep, || self.shell.step(Event::Compare));
                 }
                 Some(event) = self.inbox.events.recv() => self.events(event),
                 Some(question) = self.inbox.questions.recv() => {
-                    self.meter.time(Job::Question, || question(&mut self.shell));
+                    self.meter.time(ThreadJob::Question, || question(&mut self.shell));
                 }
                 Some(said) = self.inbox.said.recv() => self.agents_said(said),
                 Ok(()) = self.inbox.written.changed() => {
@@ -112,7 +112,7 @@ impl EventLoop {
                 // Making a view is a turn of its own.
                 tokio::task::yield_now().await;
             }
-            self.meter.time(Job::Housekeeping, || self.shell.tick());
+            self.meter.time(ThreadJob::Housekeeping, || self.shell.tick());
             if self.shell.controller.has_left() {
                 return Ok(());
             }
@@ -144,7 +144,7 @@ impl EventLoop {
             return;
         }
         (self.notify)(Notice::Reloading);
-        let reload = self.meter.watch(Job::Configure, apply::reload(self.handle.clone()));
+        let reload = self.meter.watch(ThreadJob::Configure, apply::reload(self.handle.clone()));
         self.reload.task = Some(tokio::spawn(reload));
     }
 
@@ -157,11 +157,11 @@ impl EventLoop {
     }
 
     fn sweep(&mut self) {
-        if self.meter.time(Job::Sweep, || self.shell.sweep()) {
+        if self.meter.time(ThreadJob::Sweep, || self.shell.sweep()) {
             (self.notify)(Notice::Alive);
         }
         if let Some(publish) = &mut self.telemetry {
-            self.meter.time(Job::Telemetry, || {
+            self.meter.time(ThreadJob::Telemetry, || {
                 let summary = self.shell.ask(|controller| status::summary(controller));
                 for (command, answer) in telemetry::answers(&summary) {
                     publish(command, answer);
@@ -172,7 +172,7 @@ impl EventLoop {
 
     /// Mass failure arrives as many events: one view for all that are here.
     fn events(&mut self, first: Event) {
-        self.meter.time(Job::Notes, || {
+        self.meter.time(ThreadJob::Events, || {
             self.shell.tell(first);
             while let Ok(event) = self.inbox.events.try_recv() {
                 self.shell.tell(event);
@@ -182,8 +182,8 @@ impl EventLoop {
     }
 
     /// Many messages at once, but not so many that others wait.
-    fn agents_said(&mut self, first: Said) {
-        self.meter.time(Job::Agents, || {
+    fn agents_said(&mut self, first: FromAgent) {
+        self.meter.time(ThreadJob::Agents, || {
             self.shell.agent_said(first);
             for _ in 0..MESSAGES_AT_ONCE {
                 let Ok(said) = self.inbox.said.try_recv() else { break };
@@ -199,7 +199,7 @@ impl EventLoop {
         let stopped = Instant::now();
         self.shell.step(Event::Stop);
         let number = self.shell.controller.saving.saves;
-        let Inbox { mut questions, mut events, mut said, mut written, mut on_loopback, .. } = self.inbox;
+        let LoopInbox { mut questions, mut events, mut said, mut written, mut on_loopback, .. } = self.inbox;
         let farewell = async {
             let done = async {
                 let _ = on_loopback.wait_for(|now| now.ours.is_empty()).await;

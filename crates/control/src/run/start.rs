@@ -2,11 +2,11 @@
 //! shell, and the tasks around it.
 
 use super::SignalCommand;
-use super::event_loop::{EventLoop, Inbox, Reload};
+use super::event_loop::{EventLoop, LoopInbox, Reload};
 use crate::agents::counts::ListenerCounts;
 use crate::agents::facts::AgentTokens;
 use crate::agents::gate::Gate;
-use crate::agents::listener::{self as agents, Listening, Said};
+use crate::agents::listener::{self as agents, FromAgent, Listening};
 use crate::agents::token_file;
 use crate::announce::Vip;
 use crate::api;
@@ -15,23 +15,23 @@ use crate::api::credentials::Credentials;
 use crate::api::listener::{self, Serving};
 use crate::claims::Claims;
 use crate::cluster::desire::Progress;
-use crate::cluster::desired::{ASKED_MAX, Store};
-use crate::cluster::membership::{Part, own_address};
-use crate::cluster::store::Asked;
-use crate::controller::{self, Controller, History, Program};
+use crate::cluster::desired::{ASKED_MAX, StoreHandle};
+use crate::cluster::membership::{Membership, own_address};
+use crate::cluster::store::StoreRequest;
+use crate::controller::{self, Controller, History, ThisProgram};
 use crate::event::Event;
 use crate::gauges::{Figures, ListenerFigures, LostWords};
-use crate::handle::{Handle, Question};
+use crate::handle::{Handle, ShellCall};
 use crate::listeners::{Listeners, Socket};
-use crate::meter::{Job, Meter};
+use crate::meter::{Meter, ThreadJob};
 use crate::pages::Pages;
-use crate::plane::{Options, Plane};
+use crate::plane::{Plane, RunOptions};
 use crate::reconcile::OnLoopback;
 use crate::refusal::Refusal;
 use crate::revision::Ledger;
 use crate::revision::start::{StartConfig, start as start_config};
 use crate::run_error::RunError;
-use crate::shell::{self, Clock, Shell, Told, gauges, split};
+use crate::shell::{self, EventClock, Shell, Watches, gauges, split};
 use crate::state;
 use crate::state::saver::{Saver, Written};
 use crate::{compile, neighbour, reconcile};
@@ -55,22 +55,23 @@ const PREPARING_MAX: usize = 2;
 /// # Errors
 /// See [`run()`](crate::run()).
 pub(super) fn start(
-    options: Options,
+    options: RunOptions,
     loaded: &Loaded,
     plane: Plane,
     commands: mpsc::Receiver<SignalCommand>,
 ) -> Result<EventLoop, RunError> {
-    let Options { config_path, grace, notify, version, lost_words, hangup: _, claims, listeners } = options;
+    let RunOptions { config_path, grace, notify, version, lost_words, hangup: _, claims, listeners } =
+        options;
     let Plane { workers, ports, now, memory_bytes, renew, telemetry } = plane;
-    let (meter, clock) = (Meter::of_this_thread(), Clock::start(now));
-    let Prepared { loaded, history, tokens, listeners, credentials, warnings } =
+    let (meter, clock) = (Meter::of_this_thread(), EventClock::start(now));
+    let Preparation { loaded, history, tokens, listeners, credentials, warnings } =
         prepare(loaded, listeners, &claims)?;
     let saver = Saver::start(loaded.config.machine.state_dir.clone()).map_err(RunError::Runtime)?;
     let (inbox, told, ends) = channels(commands, saver.written());
     let left_over = history.saved.announced.iter();
     let left_over = left_over.map(|vip| Vip { address: vip.address, length: vip.length }).collect();
     let (connections, listener_counts) = (Arc::default(), ListenerCounts::default());
-    let program = Program {
+    let program = ThisProgram {
         started_unix_ms: clock.now().unix_ms,
         figures: figures(&meter, lost_words, &connections, &listener_counts),
         stopping: false,
@@ -80,16 +81,16 @@ pub(super) fn start(
         memory_bytes,
         grace,
     };
-    let cluster = Part::new(&loaded, &program.version, workers.len(), clock.now());
+    let cluster = Membership::new(&loaded, &program.version, workers.len(), clock.now());
     let (store, requests) = cluster.as_ref().map(|_| mpsc::channel(ASKED_MAX)).unzip();
     let (ports, links) = ports.into_iter().map(split).unzip();
     let gauges = workers.iter().map(gauges).collect();
-    let parts = controller::Parts { program, workers: gauges, ports, history, cluster };
+    let parts = controller::ControllerParts { program, workers: gauges, ports, history, cluster };
     let controller = Controller::new(loaded, &tokens, parts, clock.now()).map_err(unfit)?;
     let config = Arc::clone(&controller.config);
     let mut shell = Shell::new(
         controller,
-        shell::Parts {
+        shell::ShellParts {
             on_loopback: inbox.on_loopback.clone(),
             events: ends.events.clone(),
             listener_counts: listener_counts.clone(),
@@ -128,7 +129,7 @@ pub(super) fn start(
 }
 
 /// What is chosen, read and bound before anything runs.
-struct Prepared {
+struct Preparation {
     loaded: Loaded,
     history: History,
     tokens: AgentTokens,
@@ -137,7 +138,7 @@ struct Prepared {
     warnings: Vec<String>,
 }
 
-fn prepare(file: &Loaded, bound: Option<Listeners>, claims: &Claims) -> Result<Prepared, RunError> {
+fn prepare(file: &Loaded, bound: Option<Listeners>, claims: &Claims) -> Result<Preparation, RunError> {
     let (revisions, unreadable) = match file.config.cluster {
         // The store keeps what is wanted.
         Some(_) => (Ledger::default(), None),
@@ -153,7 +154,7 @@ fn prepare(file: &Loaded, bound: Option<Listeners>, claims: &Claims) -> Result<P
     claims.claim_vips(&loaded.config).map_err(|error| unfit(Refusal::Claimed(error)))?;
     let warnings = [problem, unreadable].into_iter().flatten().chain(told).collect();
     let history = History { saved, revisions, content, file_text: file.text.clone() };
-    Ok(Prepared { loaded, history, tokens, listeners, credentials, warnings })
+    Ok(Preparation { loaded, history, tokens, listeners, credentials, warnings })
 }
 
 /// Whether a configuration can be in force on this machine: what it names is there, and nobody else has its VIPs.
@@ -173,14 +174,14 @@ fn unfit(refusal: Refusal) -> RunError {
 }
 
 /// What tasks and handlers have of the channels between them and the management thread.
-struct Ends {
-    questions: mpsc::Sender<Question>,
+struct TaskEnds {
+    questions: mpsc::Sender<ShellCall>,
     events: mpsc::Sender<Event>,
-    said: mpsc::Sender<Said>,
+    said: mpsc::Sender<FromAgent>,
     on_loopback: watch::Sender<OnLoopback>,
     last_event: watch::Receiver<u64>,
-    neighbours: watch::Receiver<neighbour::next_hop::Wanted>,
-    kernel: watch::Receiver<reconcile::Wanted>,
+    neighbours: watch::Receiver<neighbour::next_hop::WantedNextHops>,
+    kernel: watch::Receiver<reconcile::WantedOfKernel>,
     gate: watch::Receiver<Gate>,
     progress: watch::Receiver<Progress>,
 }
@@ -189,7 +190,7 @@ struct Ends {
 fn channels(
     commands: mpsc::Receiver<SignalCommand>,
     written: watch::Receiver<Written>,
-) -> (Inbox, Told, Ends) {
+) -> (LoopInbox, Watches, TaskEnds) {
     let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
     let (events, received) = mpsc::channel(EVENTS_MAX);
     let (say, said) = mpsc::channel(agents::SAID_MAX);
@@ -197,10 +198,10 @@ fn channels(
     let (acknowledged, acknowledged_seen) = watch::channel(0);
     let (last_event, last_event_seen) = watch::channel(0);
     let (progress, progress_seen) = watch::channel(Progress::default());
-    let (wanted_neighbours, neighbours) = watch::channel(neighbour::next_hop::Wanted::default());
-    let (wanted_of_kernel, kernel) = watch::channel(reconcile::Wanted::default());
+    let (wanted_neighbours, neighbours) = watch::channel(neighbour::next_hop::WantedNextHops::default());
+    let (wanted_of_kernel, kernel) = watch::channel(reconcile::WantedOfKernel::default());
     let (agent_gate, gate) = watch::channel(Gate::default());
-    let inbox = Inbox {
+    let inbox = LoopInbox {
         commands,
         events: received,
         questions: asked,
@@ -209,8 +210,9 @@ fn channels(
         acknowledged: acknowledged_seen,
         on_loopback,
     };
-    let told = Told { acknowledged, last_event, wanted_neighbours, wanted_of_kernel, agent_gate, progress };
-    let ends = Ends {
+    let told =
+        Watches { acknowledged, last_event, wanted_neighbours, wanted_of_kernel, agent_gate, progress };
+    let ends = TaskEnds {
         questions,
         events,
         said: say,
@@ -224,13 +226,13 @@ fn channels(
     (inbox, told, ends)
 }
 
-impl Ends {
+impl TaskEnds {
     fn handle(
         &self,
-        inbox: &Inbox,
+        inbox: &LoopInbox,
         credentials: watch::Sender<Credentials>,
         claims: Claims,
-        store: Option<mpsc::Sender<Asked>>,
+        store: Option<mpsc::Sender<StoreRequest>>,
         meter: Meter,
     ) -> Handle {
         Handle {
@@ -238,7 +240,7 @@ impl Ends {
             acknowledged: inbox.acknowledged.clone(),
             last_event: self.last_event.clone(),
             written: inbox.written.clone(),
-            store: store.map(|asked| Store { asked, progress: self.progress.clone() }),
+            store: store.map(|asked| StoreHandle { asked, progress: self.progress.clone() }),
             applying: Arc::new(Semaphore::new(1)),
             preparing: Arc::new(Semaphore::new(PREPARING_MAX)),
             commanding: Arc::new(Semaphore::new(1)),
@@ -266,24 +268,28 @@ impl Tasks {
     fn spawn(
         self,
         listeners: Listeners,
-        requests: Option<mpsc::Receiver<Asked>>,
-        ends: Ends,
+        requests: Option<mpsc::Receiver<StoreRequest>>,
+        ends: TaskEnds,
     ) -> Result<(Option<JoinHandle<()>>, Option<Listening>, Socket), RunError> {
         let Listeners { unix: (unix, socket), api, metrics, agents } = listeners;
         self.serve(unix, api, metrics).map_err(RunError::Runtime)?;
         let meter = &self.handle.meter;
-        let Ends { events, said, on_loopback, neighbours, kernel, gate, .. } = ends;
+        let TaskEnds { events, said, on_loopback, neighbours, kernel, gate, .. } = ends;
         let store = requests.and_then(|requests| {
             let cluster = self.config.cluster.clone()?;
             let own = (self.config.machine.name.clone(), own_address(&self.config)?);
-            Some(tokio::spawn(meter.watch(Job::Store, keep_store(cluster, own, requests, events.clone()))))
+            Some(tokio::spawn(
+                meter.watch(ThreadJob::Store, keep_store(cluster, own, requests, events.clone())),
+            ))
         });
-        tokio::spawn(meter.watch(Job::Neighbours, neighbour::follow::follow(neighbours, events.clone())));
+        tokio::spawn(
+            meter.watch(ThreadJob::Neighbours, neighbour::follow::follow(neighbours, events.clone())),
+        );
         let (left_over, claims) = (self.left_over, self.handle.claims.clone());
-        let setup = reconcile::keep::Setup { wanted: kernel, left_over, on_loopback, events, claims };
-        tokio::spawn(meter.watch(Job::Reconcile, reconcile::keep::keep(setup)));
+        let setup = reconcile::keep::KeeperSetup { wanted: kernel, left_over, on_loopback, events, claims };
+        tokio::spawn(meter.watch(ThreadJob::Reconcile, reconcile::keep::keep(setup)));
         let (machine, listener_counts) = (self.config.machine.name.clone(), self.listener_counts);
-        let shared = agents::Shared { machine, said, gate, listener_counts };
+        let shared = agents::ListenerShared { machine, said, gate, listener_counts };
         let agents = agents.map(|listener| Listening::start(listener, self.presented, shared));
         Ok((store, agents.transpose().map_err(RunError::Runtime)?, socket))
     }

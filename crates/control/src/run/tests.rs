@@ -274,10 +274,10 @@ impl Machine {
         };
         let notices = Rc::new(RefCell::new(Vec::new()));
         let told = notices.clone();
-        let options = Options {
+        let options = RunOptions {
             grace: Duration::from_millis(100),
             notify: Some(Box::new(move |notice| told.borrow_mut().push(notice))),
-            ..Options::new(place.join("config.toml"))
+            ..RunOptions::new(place.join("config.toml"))
         };
         let (commands, orders) = mpsc::channel(4);
         let done =

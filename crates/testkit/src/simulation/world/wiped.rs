@@ -1,6 +1,6 @@
 //! The store loses its data: plan, wishes, names and leases. Machines put back what they know.
 //!
-//! As in `control::cluster::seat`: the newest plan of those who have returned is the one, and nothing is begun before all have.
+//! As in `control::cluster::participant`: the newest plan of those who have returned is the one, and nothing is begun before all have.
 
 use super::{Event, LEASE_US, World};
 use crate::simulation::checker::Property;
