@@ -1,7 +1,7 @@
 //! Configurations from the API and from the file: checked, planned, applied, or refused as a whole.
 //!
-//! Rule of this module: whatever takes time (reading the file and the tokens, parsing, comparing) is done by [`prepare`] on
-//! another thread; the controller only puts in force what was prepared.
+//! Rule of this module: whatever takes time (reading the file and the tokens, parsing, comparing, ids, slot tables) is done by
+//! [`prepare`] on another thread; the controller only puts in force what was prepared.
 
 use crate::agents::facts::AgentTokens;
 use crate::agents::token_file;
@@ -10,18 +10,19 @@ use crate::caller::Caller;
 use crate::claims::Claims;
 use crate::cluster::adopt;
 use crate::cluster::desire::Desire;
-use crate::cluster::desired::Desired;
+use crate::cluster::desired::{Desired, StoreHandle};
 use crate::cluster::desires;
 use crate::cluster::forecast;
 use crate::cluster::forecast::FlowCensus;
-use crate::compile::{Making, Runtime, compile};
+use crate::compile::{CompileError, Making, Runtime, compile};
 use crate::configure;
 use crate::controller::Controller;
+use crate::draft::{Draft, DraftBasis};
 use crate::handle::Handle;
 use crate::ids::Ids;
 use crate::plan;
 use crate::refusal::Refusal;
-use crate::revision::ledger::Origin;
+use crate::revision::ledger::ChangeOrigin;
 use crate::revision::overrides::{ServiceChange, is_in_file};
 use crate::revision::{Content, Ledger, RevisionRefusal};
 use crate::state::saver::saved;
@@ -101,6 +102,8 @@ pub(crate) struct Basis {
     registered: Vec<Registered>,
     file: PathBuf,
     ports: Vec<PortView>,
+    /// What else its view is made of, if it is to be in force here.
+    known: Option<DraftBasis>,
     /// What is in force is made of, or what was, if that is wanted. Of a machine in a cluster nothing.
     content: Content,
 }
@@ -117,11 +120,13 @@ pub(crate) struct Prepared {
     /// It was in force before: to put it in force again ends a trial.
     is_rollback: bool,
     /// What it changes, in short, and the services that it does.
-    change: Origin,
+    change: ChangeOrigin,
     pub(crate) loaded: Loaded,
     /// With what had registered.
     merged: (Config, Vec<Skipped>),
     registered: Vec<Registered>,
+    /// What its view is made of; `None`: it is not to be in force here, or there are no ids yet.
+    draft: Option<Draft>,
     pub(crate) tokens: Result<AgentTokens, Refusal>,
     credentials: Result<Credentials, Refusal>,
     /// Its services, as they are a cluster's; of a machine alone nothing.
@@ -134,12 +139,12 @@ pub(crate) struct Prepared {
 
 impl Prepared {
     /// Reads, checks and compares. Takes as long as it takes.
-    fn of(source: Source, basis: &Basis) -> Result<Prepared, Refusal> {
+    fn of(source: Source, mut basis: Basis) -> Result<Prepared, Refusal> {
         let (name, is_file) = (source.name(&basis.file), matches!(source, Source::File));
         let service =
             if let Source::Service { service, .. } = &source { Some(service.clone()) } else { None };
         let is_rollback = matches!(source, Source::Revision(_));
-        let (content, warnings) = wanted(source, &name, basis)?;
+        let (content, warnings) = wanted(source, &name, &basis)?;
         let text = content.overrides.over(&content.base).map_err(Refusal::Override)?;
         let mut loaded = if content.overrides.is_empty() {
             model::load(&name, &text)
@@ -153,9 +158,7 @@ impl Prepared {
         }
         let merged = loaded.config.with_registered(&basis.registered);
         let config = &merged.0;
-        // What could not be compiled is not let in, and in a cluster not asked for. Only its ids are not known here.
-        let trial = Runtime { making: Making::Nothing, ..Runtime::offline(&basis.ports) };
-        compile(config, &mut Ids::default(), &trial).map_err(Refusal::Compile)?;
+        let draft = compiled(config, basis.known.take(), &basis.ports).map_err(Refusal::Compile)?;
         let mut plan = plan::plan(&*basis.config, config);
         plan.held = content.overrides.held().map(plan::HeldService::from).collect();
         let is_cluster = loaded.config.cluster.is_some();
@@ -165,7 +168,11 @@ impl Prepared {
             service,
             content,
             is_rollback,
-            change: Origin { what: plan.in_short(), services: Some(plan.touched()), ..Origin::default() },
+            change: ChangeOrigin {
+                what: plan.in_short(),
+                services: Some(plan.touched()),
+                ..ChangeOrigin::default()
+            },
             tokens: token_file::tokens(&loaded.config),
             credentials: Credentials::of(&loaded.config),
             services: if is_cluster { model::services_of(&loaded.text) } else { Ok(String::new()) },
@@ -177,7 +184,8 @@ impl Prepared {
             plan: serde_json::to_value(plan).unwrap_or(serde_json::Value::Null),
             restart_keys: basis.config.restart_keys(&loaded.config),
             merged,
-            registered: basis.registered.clone(),
+            registered: basis.registered,
+            draft,
             loaded,
         })
     }
@@ -194,6 +202,24 @@ impl Prepared {
     }
 }
 
+/// What could not be compiled is not let in, and in a cluster not asked for. Only where it is `known` what the view is made of does anything
+/// come of it.
+fn compiled(
+    config: &Config,
+    known: Option<DraftBasis>,
+    ports: &[PortView],
+) -> Result<Option<Draft>, CompileError> {
+    match known.map(|known| known.draft(config, ports)) {
+        Some(Ok(draft)) => Ok(Some(draft)),
+        // They may be there when flows are counted, which is done where it is put in force.
+        Some(Err(CompileError::NoId(_))) | None => {
+            let trial = Runtime { making: Making::Nothing, ..Runtime::offline(ports) };
+            compile(config, &mut Ids::default(), &trial).map(|_| None)
+        }
+        Some(Err(error)) => Err(error),
+    }
+}
+
 /// What a source wants in force, and where the API said something over a file, the file's own warnings. May read the file.
 fn wanted(source: Source, name: &str, basis: &Basis) -> Result<(Content, Option<Vec<Diagnostic>>), Refusal> {
     let Content { base, overrides } = basis.content.clone();
@@ -204,6 +230,12 @@ fn wanted(source: Source, name: &str, basis: &Basis) -> Result<(Content, Option<
                 basis.find(&service, backend)?;
             }
             let is_in_file = is_in_file(&base, &service);
+            if matches!(change, ServiceChange::Delete | ServiceChange::Release)
+                && !is_in_file
+                && !overrides.says_of(&service)
+            {
+                return Err(Refusal::UnknownService(service));
+            }
             let overrides = overrides.after(&service, change, is_in_file).map_err(Refusal::Override)?;
             return Ok((Content { base, overrides: Arc::new(overrides) }, None));
         }
@@ -236,15 +268,19 @@ impl Basis {
     }
 }
 
-/// Prepares a configuration on another thread, a few at a time.
+/// Prepares a configuration on another thread, a few at a time; `is_to_be`: as one to be put in force, with all that its view is made of.
 ///
 /// # Errors
 /// What is wrong with it. Nothing has changed.
-pub(crate) async fn prepare(handle: &Handle, source: Source) -> Result<Prepared, Refusal> {
+pub(crate) async fn prepare(handle: &Handle, source: Source, is_to_be: bool) -> Result<Prepared, Refusal> {
     let _place = handle.preparing.acquire().await.map_err(|_| Refusal::Stopping)?;
-    let basis = handle.ask(move |controller| basis(controller, &source).map(|basis| (basis, source)));
+    let basis = handle.ask(move |controller| {
+        let basis = basis(controller, &source)?;
+        let known = (is_to_be && controller.cluster.is_none()).then(|| DraftBasis::of(controller));
+        Ok::<_, Refusal>((Basis { known, ..basis }, source))
+    });
     let (basis, source) = basis.await.ok_or(Refusal::Stopping)??;
-    let prepared = tokio::task::spawn_blocking(move || Prepared::of(source, &basis));
+    let prepared = tokio::task::spawn_blocking(move || Prepared::of(source, basis));
     // It can fail only when the runtime ends.
     prepared.await.map_err(|_| Refusal::Stopping)?
 }
@@ -258,9 +294,14 @@ pub(crate) async fn apply(handle: &Handle, order: ApplyRequest) -> Result<Applie
     let is_file = matches!(source, Source::File);
     let named = handle.ask(move |controller| (source.name(&controller.program.config_path), source));
     let (name, source) = named.await.ok_or(Refusal::Stopping)?;
-    let prepared = match (prepare(handle, source).await, confirm) {
+    let prepared = match (prepare(handle, source, true).await, confirm) {
         (Ok(prepared), Some(within)) => on_trial(handle, prepared, within).await,
         (prepared, _) => prepared.map(|prepared| (prepared, None)),
+    };
+    // Before anything is changed: what the store cannot be asked for is refused as a whole.
+    let (prepared, place) = match (prepared, handle.store.as_ref().map(StoreHandle::place).transpose()) {
+        (Ok(prepared), Ok(place)) => (Ok(prepared), place),
+        (Err(refusal), _) | (_, Err(refusal)) => (Err(refusal), None),
     };
     let claims = handle.claims.clone();
     let is_over = move |revisions: &Ledger| {
@@ -278,16 +319,7 @@ pub(crate) async fn apply(handle: &Handle, order: ApplyRequest) -> Result<Applie
     let Taken { result, desire, credentials, saving } =
         handle.ask(apply).await.ok_or(Refusal::Stopping)??;
     handle.credentials.send_replace(credentials);
-    let desired = match desire.map(|desire| handle.desire(desire)).transpose() {
-        Ok(desired) => desired,
-        Err(refusal) => {
-            let message = format!("the cluster's store was not asked: {refusal}");
-            let tell =
-                |controller: &mut Controller| controller.log.push(EventKind::Warning, None, None, message);
-            let _ = handle.ask(tell).await;
-            return Err(refusal);
-        }
-    };
+    let desired = place.zip(desire).map(|(place, desire)| place.desire(desire));
     Ok(Applied { result, desired, saving })
 }
 
@@ -424,7 +456,7 @@ fn basis(controller: &Controller, source: &Source) -> Result<Basis, Refusal> {
         Some(_) => controller.config.registered(),
     };
     let (config, file) = (Arc::clone(&controller.config), controller.program.config_path.clone());
-    Ok(Basis { config, registered, file, ports: view::port_views(controller), content })
+    Ok(Basis { config, registered, file, ports: view::port_views(controller), known: None, content })
 }
 
 /// What has to be counted to say what applying a configuration would do.
@@ -524,6 +556,7 @@ fn try_apply(
         loaded,
         merged,
         registered,
+        draft,
         tokens,
         credentials,
         services,
@@ -549,11 +582,16 @@ fn try_apply(
         controller.settle();
     } else {
         let alive = controller.agents.registry.received().alive;
-        let merged = if alive == registered { merged } else { loaded.config.with_registered(&alive) };
-        let ids = configure::ids_of(controller, &merged.0)?;
+        let is_same = alive == registered;
+        let merged = if is_same { merged } else { loaded.config.with_registered(&alive) };
+        let ids = match draft.and_then(|draft| draft.ids(controller)).filter(|_| is_same) {
+            Some(ids) => ids,
+            None => configure::ids_of(controller, &merged.0)?,
+        };
         claims.claim_vips(&loaded.config).map_err(Refusal::Claimed)?;
         configure::install(controller, loaded, merged, ids, &tokens);
-        let change = Origin { unix_ms: controller.now.unix_ms, caller: caller.as_str().to_owned(), ..change };
+        let change =
+            ChangeOrigin { unix_ms: controller.now.unix_ms, caller: caller.as_str().to_owned(), ..change };
         let now_ms = controller.uptime_ms();
         match confirm {
             None => controller.revisions.record(content, change),

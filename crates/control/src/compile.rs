@@ -156,19 +156,26 @@ pub fn configured_weight(_: BackendId, _: &Service, backend: &Backend) -> u32 {
     backend.weight
 }
 
+#[cfg(test)]
+thread_local! {
+    /// Compilations on this thread.
+    pub(crate) static COMPILED: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
 /// Makes the view of `config`.
 ///
 /// # Errors
 /// [`CompileError`]; then `ids` is half changed: compile with a clone and keep it only on success.
 pub fn compile(config: &Config, ids: &mut Ids, runtime: &Runtime<'_>) -> Result<View, CompileError> {
+    #[cfg(test)]
+    COMPILED.set(COMPILED.get() + 1);
     if runtime.ports.is_empty() {
         return Err(CompileError::NoPort);
     }
     ids.assign(config, runtime.now, runtime.flows)?;
     let mut tables = std::mem::take(&mut ids.tables).next_round();
     let mut memories = std::mem::take(&mut ids.memories);
-    let mut rules = Vec::with_capacity(config.services.len());
-    let mut services = Vec::with_capacity(config.services.len());
+    let (mut rules, mut services) = (Vec::new(), Vec::with_capacity(config.services.len()));
     let mut backends: Vec<Option<BackendView>> = Vec::new();
     let sender = BackendCompiler { machine: &config.machine, ports: &config.ports, runtime };
 
@@ -189,7 +196,7 @@ pub fn compile(config: &Config, ids: &mut Ids, runtime: &Runtime<'_>) -> Result<
             continue;
         }
         let members = members(service, &judged);
-        let weighted: Vec<(&str, u32)> = members.iter().map(|(name, weight, _)| (*name, *weight)).collect();
+        let weighted: Vec<_> = members.iter().map(|(name, weight, _)| (*name, *weight)).collect();
         let maglev = tables
             .get(&weighted, service.maglev_size, &config.machine.cluster_key, runtime.making)
             .map_err(|source| CompileError::Maglev { service: service.name.clone(), source })?;

@@ -14,6 +14,7 @@ use crate::effect::Effect;
 use crate::event_log::EventLog;
 use crate::gauges::{self, DataPort, Figures, Rates, WorkerGauges};
 use crate::health::Subject;
+use crate::ids::saved::SavedIds;
 use crate::now::Now;
 use crate::passive::STEP_MS;
 use crate::passive::pools::Passive;
@@ -92,6 +93,10 @@ pub(crate) struct Saving {
     pub(crate) saves: u64,
     /// The last one could not be written.
     pub(crate) is_unwritten: bool,
+    /// What flow tables are keyed with, by worker.
+    pub(crate) flow_secrets: Vec<u64>,
+    /// Ids as they are saved, of this version.
+    pub(crate) ids: Option<(u64, Arc<SavedIds>)>,
 }
 
 /// What the controller is made of.
@@ -99,6 +104,8 @@ pub(crate) struct ControllerParts {
     pub(crate) program: ThisProgram,
     pub(crate) workers: Vec<WorkerGauges>,
     pub(crate) ports: Vec<DataPort>,
+    /// What flow tables are keyed with, by worker.
+    pub(crate) flow_secrets: Vec<u64>,
     pub(crate) history: History,
     pub(crate) cluster: Option<Membership>,
 }

@@ -73,7 +73,7 @@ impl Handle {
 
     /// Asks the cluster's store for other services.
     pub(crate) fn desire(&self, desire: Desire) -> Result<Desired, Refusal> {
-        self.store.as_ref().ok_or(Refusal::Stopping)?.desire(desire)
+        Ok(self.store.as_ref().ok_or(Refusal::Stopping)?.place()?.desire(desire))
     }
 
     async fn run<T: Send + 'static>(

@@ -3,7 +3,9 @@
 //! Rule of this module: an id means one identity at a time. A service is its name, VIP, port and protocol; a backend is
 //! its service, name and address. What leaves the config keeps its id in a graveyard: if it comes back, it is the same
 //! backend again and its flows live on; otherwise the id is given to another one only when the time of
-//! [`forget_after_us`] is over, counted from the moment it left the views, and no flow names it.
+//! [`forget_after_us`] is over, counted from the moment it left the views, and no flow names it. Over a restart they are
+//! kept in the state file; what the configuration has not any more rests from the start on, and is let go earlier when
+//! no other id is left.
 
 use model::config::{Config, Net, Protocol, Service, Timeouts};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -13,6 +15,9 @@ use worker::view::{BACKENDS_MAX, SERVICES_MAX};
 
 use crate::compile::SlotTables;
 use crate::slots::Memories;
+
+#[cfg(any(feature = "daemon", feature = "rehearsal"))]
+pub(crate) mod saved;
 
 /// Why an id cannot be given.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -70,10 +75,13 @@ enum Life {
     Forgotten,
     /// Not in the views since then.
     Left(Tick),
+    /// From before the restart, which was then, and not configured since.
+    #[cfg_attr(not(any(feature = "daemon", feature = "rehearsal")), allow(dead_code))]
+    Restored(Tick),
 }
 
 #[derive(Clone, Debug)]
-struct Entry {
+struct IdEntry {
     name: String,
     id: BackendId,
     life: Life,
@@ -86,13 +94,15 @@ pub struct Ids {
     /// Configured services by name.
     by_name: HashMap<String, ServiceId>,
     /// Names that ever stood for an address in a service: one, seldom more.
-    backends: HashMap<(ServiceId, IpAddr), Vec<Entry>>,
+    backends: HashMap<(ServiceId, IpAddr), Vec<IdEntry>>,
     /// Where the entry of an id is.
     places: HashMap<BackendId, (ServiceId, IpAddr)>,
     services_given: u16,
     backends_given: u32,
     free_services: VecDeque<ServiceId>,
     free_backends: VecDeque<BackendId>,
+    /// Another one when anything but what is configured has changed.
+    version: u64,
     pub(crate) tables: SlotTables,
     /// What is remembered of slots; lives as long as the service's id is not given to another.
     pub(crate) memories: Memories,
@@ -115,7 +125,7 @@ impl Ids {
             ids.services.insert(ServiceIdentity { name: name.to_owned(), vip, port, protocol }, id);
         }
         for (id, service, name, address) in backends {
-            let entry = Entry { name: name.to_owned(), id, life: Life::Configured };
+            let entry = IdEntry { name: name.to_owned(), id, life: Life::Configured };
             ids.backends.entry((service, address)).or_default().push(entry);
             ids.places.insert(id, (service, address));
         }
@@ -150,6 +160,7 @@ impl Ids {
         let mut entries = self.backends.get_mut(place).into_iter().flatten();
         if let Some(entry) = entries.find(|entry| entry.id == id && entry.life == Life::Removed) {
             entry.life = Life::Forgotten;
+            self.version += 1;
         }
     }
 
@@ -161,7 +172,14 @@ impl Ids {
         if let Some(entry) = entries.find(|entry| entry.id == id && !matches!(entry.life, Life::Left(_))) {
             entry.name.clear();
             entry.life = Life::Forgotten;
+            self.version += 1;
         }
+    }
+
+    /// Differs after ids were given, let go or taken from their bearers.
+    #[cfg(any(feature = "daemon", feature = "rehearsal"))]
+    pub(crate) fn version(&self) -> u64 {
+        self.version
     }
 
     /// Ids of services that are configured, or were and may come back.
@@ -207,7 +225,7 @@ impl Ids {
             let id = match self.service(&service.name) {
                 Some(id) => id,
                 None => {
-                    let id = self.free_service()?;
+                    let id = self.free_service(flows)?;
                     self.services.insert(ServiceIdentity::of(service), id);
                     self.by_name.insert(service.name.clone(), id);
                     id
@@ -216,8 +234,8 @@ impl Ids {
             for backend in &service.backends {
                 if self.of(id, &backend.name, backend.address).is_none() {
                     let place = (id, backend.address);
-                    let id = self.free_backend()?;
-                    let entry = Entry { name: backend.name.clone(), id, life: Life::Configured };
+                    let id = self.free_backend(flows)?;
+                    let entry = IdEntry { name: backend.name.clone(), id, life: Life::Configured };
                     self.backends.entry(place).or_default().push(entry);
                     self.places.insert(id, place);
                 }
@@ -227,22 +245,38 @@ impl Ids {
     }
 
     fn bury(&mut self, now: Tick, forget_after_us: u64, flows: &dyn Fn(BackendId) -> u64) {
+        let mut left = 0;
+        self.retain(|entry| match entry.life {
+            Life::Configured | Life::Removed => true,
+            Life::Forgotten => {
+                entry.life = Life::Left(now);
+                left += 1;
+                true
+            }
+            Life::Left(since) | Life::Restored(since) => {
+                now.since_us(since) < forget_after_us || flows(entry.id) > 0
+            }
+        });
+        self.version += left;
+    }
+
+    /// Frees what the file remembered and nothing bears any more: room for others matters more.
+    fn let_go(&mut self, flows: &dyn Fn(BackendId) -> u64) {
+        self.retain(|entry| !matches!(entry.life, Life::Restored(_)) || flows(entry.id) > 0);
+    }
+
+    /// Frees the ids of the other backends, and of services of which then nothing is left.
+    fn retain(&mut self, mut rests: impl FnMut(&mut IdEntry) -> bool) {
         let (free, places) = (&mut self.free_backends, &mut self.places);
+        let before = (free.len(), self.free_services.len());
         self.backends.retain(|_, entries| {
-            entries.retain_mut(|entry| match entry.life {
-                Life::Configured | Life::Removed => true,
-                Life::Forgotten => {
-                    entry.life = Life::Left(now);
-                    true
+            entries.retain_mut(|entry| {
+                let rests = rests(entry);
+                if !rests {
+                    places.remove(&entry.id);
+                    free.push_back(entry.id);
                 }
-                Life::Left(since) => {
-                    let rests = now.since_us(since) < forget_after_us || flows(entry.id) > 0;
-                    if !rests {
-                        places.remove(&entry.id);
-                        free.push_back(entry.id);
-                    }
-                    rests
-                }
+                rests
             });
             !entries.is_empty()
         });
@@ -257,23 +291,32 @@ impl Ids {
             }
             keep
         });
+        self.version += u64::from((self.free_backends.len(), self.free_services.len()) != before);
     }
 
     /// Fresh ids first: a used one has counters of its former bearer.
-    fn free_service(&mut self) -> Result<ServiceId, NoId> {
+    fn free_service(&mut self, flows: &dyn Fn(BackendId) -> u64) -> Result<ServiceId, NoId> {
+        self.version += 1;
         if usize::from(self.services_given) < SERVICES_MAX {
             self.services_given += 1;
             return Ok(ServiceId(self.services_given));
+        }
+        if self.free_services.is_empty() {
+            self.let_go(flows);
         }
         let remembered = self.services.len().saturating_sub(self.by_name.len());
         self.free_services.pop_front().ok_or(NoId::Service { remembered })
     }
 
-    fn free_backend(&mut self) -> Result<BackendId, NoId> {
+    fn free_backend(&mut self, flows: &dyn Fn(BackendId) -> u64) -> Result<BackendId, NoId> {
+        self.version += 1;
         let id = BackendId(self.backends_given);
         if id.index() < BACKENDS_MAX {
             self.backends_given += 1;
             return Ok(id);
+        }
+        if self.free_backends.is_empty() {
+            self.let_go(flows);
         }
         let free = self.free_backends.pop_front();
         free.ok_or_else(|| NoId::Backend { remembered: self.remembered() })

@@ -42,6 +42,8 @@ mod configure;
 #[cfg(feature = "daemon")]
 mod controller;
 #[cfg(feature = "daemon")]
+mod draft;
+#[cfg(feature = "daemon")]
 mod drain;
 #[cfg(feature = "daemon")]
 mod effect;
@@ -138,6 +140,8 @@ pub use reconcile::kernel::{ExceptionError, configure as configure_exceptions};
 pub use run::run;
 #[cfg(feature = "daemon")]
 pub use run_error::RunError;
+#[cfg(feature = "daemon")]
+pub use state::flow_secrets;
 #[cfg(feature = "rehearsal")]
 pub use state::rehearsal::{rehearse_state, state_seeds};
 

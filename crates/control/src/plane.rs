@@ -72,6 +72,8 @@ pub enum Notice {
 pub struct Plane {
     /// Workers by core, core 0 first.
     pub workers: Vec<WorkerHandle>,
+    /// What their flow tables are keyed with, in the same order: kept over a restart, see [`flow_secrets`](crate::flow_secrets()).
+    pub flow_secrets: Vec<u64>,
     /// Data ports in the order of the configuration.
     pub ports: Vec<PortHandle>,
     /// The workers' clock.

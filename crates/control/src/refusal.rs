@@ -22,6 +22,8 @@ pub(crate) enum Refusal {
     UnknownBackend { service: String, backend: String },
     #[error("cannot read {}: {problem}", path.display())]
     File { path: PathBuf, problem: String },
+    #[error("{of}: cannot read {}: {problem}", path.display())]
+    NamedFile { of: String, path: PathBuf, problem: String },
     #[error("stopping")]
     Stopping,
     #[error("{0}")]
@@ -54,8 +56,8 @@ impl Refusal {
         if let Refusal::Restart(keys) = self {
             let keys = if keys.len() == 1 { "the key" } else { "these keys" };
             return format!(
-                "restart guidewayd with the new file, or leave {keys} as in the configuration in force; nothing was \
-                 changed"
+                "restart guidewayd with the new file, or leave {keys} as in the configuration in force; \
+                 nothing was changed"
             );
         }
         let help = match self {
@@ -64,6 +66,10 @@ impl Refusal {
             Refusal::UnknownService(_) => "`guideway show services` lists them",
             Refusal::UnknownBackend { .. } => "`guideway show backends` lists them",
             Refusal::File { .. } => "make the file readable, or name another: guideway apply FILE",
+            Refusal::NamedFile { .. } => {
+                "make the file what it should be, readable for guidewayd, or name another there; nothing \
+                 was changed"
+            }
             // The error names it.
             Refusal::Restart(_) | Refusal::Claimed(_) => "nothing was changed",
             Refusal::Stopping => "ask again after the restart",
@@ -117,6 +123,7 @@ mod tests {
             Refusal::UnknownService(name()),
             Refusal::UnknownBackend { service: name(), backend: name() },
             Refusal::File { path: PathBuf::from("lb1.toml"), problem: name() },
+            Refusal::NamedFile { of: name(), path: PathBuf::from("web.token"), problem: name() },
             Refusal::Stopping,
             Refusal::Store(name()),
             Refusal::Unfit(name()),

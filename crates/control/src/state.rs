@@ -24,7 +24,7 @@ pub(crate) use saved::{Saved, SavedAddress, SavedBackend, SavedDrain, SavedRegis
 const FILE: &str = "state.json";
 /// Name of what was in force, which is written when that changes only.
 const REVISIONS: &str = "revisions.json";
-/// Larger files are not ours: a configuration as long as can be, and 65,536 backends with all that is known of them, take half of it.
+/// Larger files are not ours: a configuration as long as can be, and 65,536 backends with all that is known of them, take less.
 const FILE_MAX: u64 = 128 << 20;
 /// Layout of the file.
 const VERSION: u32 = 1;
@@ -32,6 +32,14 @@ const VERSION: u32 = 1;
 /// Reads the file. Absent is empty; unreadable is empty, set aside, and told in words.
 pub(crate) fn load(directory: &Path) -> (Saved, Option<String>) {
     load_file(directory, FILE, parse, "drains set by hand are lost")
+}
+
+/// What flow tables were keyed with before a restart, by index of the worker; for tables that are made before
+/// [`run()`](crate::run()), which reads the file itself and says what is wrong with it: then, and without one, none is known.
+#[cfg(feature = "daemon")]
+pub fn flow_secrets(directory: &Path) -> Vec<u64> {
+    let saved = read(&directory.join(FILE)).and_then(|bytes| bytes.as_deref().map(parse).transpose());
+    saved.ok().flatten().unwrap_or_default().flow_secrets
 }
 
 /// Reads what was in force, in the same way.
@@ -130,7 +138,7 @@ fn write(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
 
 #[expect(clippy::disallowed_methods, reason = "on the thread that writes the state")]
 fn write_new(new: &Path, bytes: &[u8]) -> io::Result<()> {
-    // The configuration holds the cluster key.
+    // The configuration holds the cluster key, and who knows a flow table's secret can fill its buckets.
     let mut file = fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(new)?;
     file.write_all(bytes)?;
     file.sync_all()
@@ -141,6 +149,7 @@ mod tests {
     use super::*;
     use model::registered::Registered;
     use std::net::IpAddr;
+    use std::sync::Arc;
 
     pub(super) fn sample() -> Saved {
         Saved {
@@ -169,6 +178,8 @@ mod tests {
                 up: false,
             }],
             announced: vec![SavedAddress { address: IpAddr::from([203, 0, 113, 10]), length: 32 }],
+            ids: rehearsal::ids().into(),
+            flow_secrets: vec![u64::MAX, 7],
             revisions: None,
         }
     }
@@ -183,6 +194,19 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         assert_eq!(fs::metadata(inner.join(FILE)).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(&inner).unwrap().count(), 1, "nothing is left beside it");
+        assert_eq!(flow_secrets(&inner), [u64::MAX, 7]);
+    }
+
+    #[test]
+    fn a_file_of_the_version_before_has_no_ids_and_ours_is_one_to_it() {
+        let mut file: serde_json::Value = serde_json::from_slice(&text(&sample()).unwrap()).unwrap();
+        assert_eq!(file["version"], 1, "what is added does not change what was there");
+        for added in ["ids", "flow_secrets"] {
+            assert!(file.as_object_mut().unwrap().remove(added).is_some(), "{added}");
+        }
+        file["of_a_later_version"] = 1.into();
+        let read = parse(file.to_string().as_bytes()).unwrap();
+        assert_eq!(read, Saved { ids: Arc::default(), flow_secrets: Vec::new(), ..sample() });
     }
 
     #[test]
@@ -198,6 +222,7 @@ mod tests {
             fs::write(place.path().join(FILE), broken).unwrap();
             let (saved, problem) = load(place.path());
             assert_eq!(saved, Saved::default());
+            assert!(flow_secrets(place.path()).is_empty());
             assert!(problem.unwrap().contains("cannot be used"));
             assert_eq!(fs::read_to_string(place.path().join("state.json.unreadable")).unwrap(), broken);
             assert_eq!(load(place.path()), (Saved::default(), None));

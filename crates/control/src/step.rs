@@ -20,6 +20,8 @@ use crate::event::Event;
 use crate::event_log::EventLog;
 use crate::gauges::{self, Rates};
 use crate::health::Subject;
+use crate::ids::Ids;
+use crate::ids::saved::SavedIds;
 use crate::now::Now;
 use crate::passive::compare;
 use crate::passive::pools::Passive;
@@ -28,7 +30,7 @@ use crate::publication::{PUBLISH_EVERY, SLOTS_AT_ONCE};
 use crate::reconcile::seen;
 use crate::reconcile::ways::KernelSide;
 use crate::refusal::Refusal;
-use crate::revision::ledger::{Content, Origin};
+use crate::revision::ledger::{ChangeOrigin, Content};
 use crate::scan::Scanner;
 use crate::scan::pieces;
 use crate::state::{Saved, SavedDrain};
@@ -77,15 +79,16 @@ impl Controller {
             passive: Passive::default(),
             scanner: Scanner::default(),
             kernel: KernelSide::default(),
-            saving: Saving::default(),
+            saving: Saving { flow_secrets: parts.flow_secrets, ..Saving::default() },
         };
         controller.log.set_time(now.unix_ms);
         controller.log_start(&loaded.text, &content, saved.config);
         if controller.cluster.is_none() {
-            // A cluster knows by itself what has registered.
+            // A cluster knows by itself what has registered, and ids.
+            let registrations = saved.registrations.into_iter().map(|saved| (saved.registered, saved.up));
+            controller.restore_ids(&saved.ids);
             let now_ms = controller.uptime_ms();
             controller.agents.registry.configure(Facts::of(&loaded.config, tokens), now_ms);
-            let registrations = saved.registrations.into_iter().map(|saved| (saved.registered, saved.up));
             controller.agents.registry.restore(registrations, now_ms);
         }
         configure::tried(&mut controller, &loaded.config).map_err(Refusal::Compile)?;
@@ -94,12 +97,22 @@ impl Controller {
         configure::install(&mut controller, loaded, merged, ids, tokens);
         if controller.cluster.is_none() {
             let (caller, what) = ("start".to_owned(), "the file as it was at the start".to_owned());
-            let change = Origin { unix_ms: now.unix_ms, caller, what, services: None };
+            let change = ChangeOrigin { unix_ms: now.unix_ms, caller, what, services: None };
             controller.revisions.begin(content, change);
         }
         controller.settle();
         controller.backends.remembered.clear();
         Ok(controller)
+    }
+
+    fn restore_ids(&mut self, saved: &SavedIds) {
+        match Ids::restored(saved, self.now.tick) {
+            Ok(ids) => self.backends.ids = ids,
+            Err(problem) => {
+                let message = format!("the saved ids of services and backends begin anew: {problem}");
+                self.log.push(EventKind::Warning, None, None, message);
+            }
+        }
     }
 
     /// `last`: the configuration that was last applied.
@@ -354,6 +367,7 @@ impl Controller {
     /// Asks for the state to be written.
     pub(crate) fn save(&mut self) -> u64 {
         self.saving.unsaved = false;
+        let ids = if self.cluster.is_none() { self.saved_ids() } else { Arc::default() };
         let backends = self.backends.members.values().filter_map(ConfiguredBackend::saved);
         let drains = self.backends.drains.iter();
         let drains = drains.map(|(s, b)| SavedDrain { service: s.clone(), backend: b.clone() });
@@ -372,10 +386,21 @@ impl Controller {
                 .iter()
                 .map(|vip| crate::state::SavedAddress { address: vip.address, length: vip.length })
                 .collect(),
+            ids,
+            flow_secrets: self.saving.flow_secrets.clone(),
             revisions: self.cluster.is_none().then(|| self.revisions.saved()),
         };
         self.effects.push(Effect::Save(self.saving.saves, saved));
         self.saving.saves
+    }
+
+    /// Ids change seldom, and states are saved often.
+    fn saved_ids(&mut self) -> Arc<SavedIds> {
+        let version = self.backends.ids.version();
+        let known = self.saving.ids.take().filter(|(of, _)| *of == version);
+        let (_, saved) =
+            self.saving.ids.insert(known.unwrap_or_else(|| (version, Arc::new(self.backends.ids.saved()))));
+        Arc::clone(saved)
     }
 
     /// No longer ready; announcements are withdrawn.

@@ -1,4 +1,4 @@
-//! The hash that places keys: keyed anew at every boot, and the same on every path and every CPU of this process.
+//! The hash that places keys: keyed at random, and the same on every path and every CPU of this process.
 //!
 //! Clients choose most bits of a key, so they must not be able to choose the bucket. A narrow key is xored with a secret,
 //! and then three times multiplied by a secret odd number, with its high bits folded onto the low ones in between: a

@@ -160,12 +160,14 @@ impl DataPath {
         let (exceptions, exchanges) =
             Exceptions::new(&eal, std::mem::take(&mut ports.exception), first, count);
         path.exceptions = Some(Arc::clone(&exceptions));
-        let workers = path.launch_all(config, (&eal, clock, &lcores), &ports, queues, exchanges)?;
+        let secrets = flow_secrets(config)?;
+        let workers = path.launch_all(config, (&eal, clock, &lcores), &ports, queues, exchanges, &secrets)?;
         path.ports = ports.data;
 
         let memory_bytes = path.memory_bytes(config);
         let plane = Plane {
             workers,
+            flow_secrets: secrets,
             ports: handles,
             now: Box::new(move || clock.now()),
             memory_bytes,
@@ -183,6 +185,7 @@ impl DataPath {
         ports: &OpenPorts,
         mut queues: Vec<Vec<Queue>>,
         mut exchanges: Vec<Exchange>,
+        secrets: &[u64],
     ) -> Result<Vec<WorkerHandle>, StartError> {
         let count = config.workers.cpus.len();
         let pool_of = |lcore| {
@@ -192,7 +195,8 @@ impl DataPath {
 
         let mut tables = Vec::new();
         for (index, lcore) in lcores.iter().take(count).enumerate() {
-            tables.push(table(config, eal, index, eal.socket_of(*lcore))?);
+            let secret = secrets.get(index).copied().unwrap_or_default();
+            tables.push(table(config, eal, index, eal.socket_of(*lcore), secret)?);
         }
         let readers: Vec<flow::Reader> = tables.iter().map(Table::reader).collect();
         let mut rings = statesync::mesh(count, RING_DEPTH);
@@ -463,8 +467,20 @@ fn device_stats(observer: &Observer) -> DeviceStats {
     }
 }
 
+/// What each worker's flow table is keyed with: as before a restart, and drawn for workers that are new.
+fn flow_secrets(config: &Config) -> Result<Vec<u64>, StartError> {
+    let known = control::flow_secrets(&config.machine.state_dir).into_iter().map(Ok);
+    known.chain(std::iter::repeat_with(random)).take(config.workers.cpus.len()).collect()
+}
+
 /// A worker's flow table in huge pages near its core.
-fn table(config: &Config, eal: &Eal, index: usize, socket: Option<u16>) -> Result<Table, StartError> {
+fn table(
+    config: &Config,
+    eal: &Eal,
+    index: usize,
+    socket: Option<u16>,
+    secret: u64,
+) -> Result<Table, StartError> {
     let (narrow, wide) = sizing::buckets(config);
     let narrow = memory::slice(eal, &format!("the flow table of worker {index}"), narrow, socket)?;
     let wide = memory::slice(eal, &format!("the wide flow table of worker {index}"), wide, socket)?;
@@ -475,7 +491,7 @@ fn table(config: &Config, eal: &Eal, index: usize, socket: Option<u16>) -> Resul
         syn_us: us(config.timeouts.syn_s),
         udp_us: us(config.timeouts.udp_s),
     };
-    Ok(Table::new(Memory::Static(narrow), Memory::Static(wide), random()?, idle, UNTRUSTED_PERCENT)?)
+    Ok(Table::new(Memory::Static(narrow), Memory::Static(wide), secret, idle, UNTRUSTED_PERCENT)?)
 }
 
 fn random() -> Result<u64, StartError> {

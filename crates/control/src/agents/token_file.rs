@@ -17,7 +17,8 @@ pub(crate) fn tokens(config: &Config) -> Result<AgentTokens, Refusal> {
     let mut tokens = AgentTokens::new();
     for service in &config.services {
         let Some(agents) = &service.agents else { continue };
-        let refused = |problem| Refusal::File { path: agents.token_file.clone(), problem };
+        let of = || format!("service `{}`, agents.token_file", service.name);
+        let refused = |problem| Refusal::NamedFile { of: of(), path: agents.token_file.clone(), problem };
         let token = token(&agents.token_file).map_err(refused)?;
         tokens.insert(service.name.clone(), token);
     }

@@ -40,9 +40,11 @@ impl IntoResponse for ApiFailure {
 impl From<Refusal> for ApiFailure {
     fn from(refusal: Refusal) -> ApiFailure {
         let status = match &refusal {
-            Refusal::Config(_) | Refusal::Compile(_) | Refusal::Unfit(_) | Refusal::Override(_) => {
-                StatusCode::UNPROCESSABLE_ENTITY
-            }
+            Refusal::Config(_)
+            | Refusal::Compile(_)
+            | Refusal::Unfit(_)
+            | Refusal::Override(_)
+            | Refusal::NamedFile { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Refusal::Revision(RevisionRefusal::Unknown { .. }) => StatusCode::NOT_FOUND,
             Refusal::Restart(_)
             | Refusal::Overtaken

@@ -10,7 +10,7 @@ use crate::caller::Caller;
 use crate::handle::Handle;
 use crate::meter::ThreadJob;
 use crate::refusal::Refusal;
-use crate::revision::ledger::{Origin, Revision};
+use crate::revision::ledger::{ChangeOrigin, Revision};
 use crate::state::saver::saved;
 use axum::Json;
 use axum::extract::State;
@@ -63,11 +63,11 @@ async fn config(State(handle): State<Handle>) -> Result<Response, ApiFailure> {
 }
 
 async fn check(State(handle): State<Handle>, Toml(text): Toml) -> ApiAnswer<CheckedConfig> {
-    Ok(Json(apply::prepare(&handle, Source::Request(text)).await?.checked()))
+    Ok(Json(apply::prepare(&handle, Source::Request(text), false).await?.checked()))
 }
 
 async fn plan(State(handle): State<Handle>, Toml(text): Toml) -> ApiAnswer<PlanResult> {
-    let prepared = apply::prepare(&handle, Source::Request(text)).await?;
+    let prepared = apply::prepare(&handle, Source::Request(text), false).await?;
     let (prepared, count) = ask(&handle, move |controller| {
         let count = apply::forecast_of(controller, &prepared);
         (prepared, count)
@@ -240,7 +240,7 @@ async fn history(State(handle): State<Handle>) -> ApiAnswer<History> {
 }
 
 fn shown(revision: &Revision) -> RevisionStatus {
-    let Origin { unix_ms, caller, what, .. } = revision.change.clone();
+    let ChangeOrigin { unix_ms, caller, what, .. } = revision.change.clone();
     RevisionStatus { number: revision.number, unix_ms, caller, change: what }
 }
 

@@ -55,9 +55,24 @@ impl Credentials {
     /// As [`read`](Self::read), for a configuration that is on its way in.
     pub(crate) fn of(config: &Config) -> Result<Credentials, Refusal> {
         Credentials::read(config).map_err(|error| match error {
-            RunError::File { path, problem } => Refusal::File { path, problem },
+            RunError::File { path, problem } => {
+                Refusal::NamedFile { of: key_of(config, &path).to_owned(), path, problem }
+            }
             other => Refusal::File { path: PathBuf::new(), problem: other.to_string() },
         })
+    }
+}
+
+/// The table whose key names a file of listeners.
+fn key_of(config: &Config, path: &Path) -> &'static str {
+    let names =
+        |tls: &Tls| [&tls.cert, &tls.key].into_iter().chain(&tls.client_ca).any(|named| named == path);
+    if config.api.token_file.as_deref() == Some(path) {
+        "api.token_file"
+    } else if config.api.tls.as_ref().is_some_and(names) {
+        "api.tls"
+    } else {
+        "agents.tls"
     }
 }
 

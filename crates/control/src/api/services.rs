@@ -20,8 +20,10 @@ pub(super) fn endpoints() -> Vec<ApiEndpoint> {
     let of_get = "One service as it is in force, as part of a configuration, and whose word that is";
     let of_put = "Sets one service: the body is what stands in a configuration from [[service]] on. It holds over the file, \
                   also after a restart, a reload and an apply, until it is released";
-    let of_delete = "Deletes one service, whatever the file says, until it is released";
-    let of_release = "Has one service be as the file says again";
+    let of_delete = "Deletes one service, whatever the file says, until it is released. Again, it changes nothing where the \
+                     file has the service, and is 404 where only a PUT had set it: nothing of that name is known then";
+    let of_release = "Has one service be as the file says again. Again, it changes nothing";
+    let unknown = "Neither the file nor what was said by the API knows a service of that name";
     let of_patch = "Sets weight and state of one backend, over what the file or a PUT says, until its service is released or set";
     let overtaken = "Somebody was faster: the service was changed after the revision. Or a cluster, a key that needs a restart";
     vec![
@@ -31,9 +33,11 @@ pub(super) fn endpoints() -> Vec<ApiEndpoint> {
             .fails_as(409, overtaken),
         ApiEndpoint::delete("/v1/services/{service}", "delete_service", of_delete, delete)
             .fails(&[422, 503])
+            .fails_as(404, unknown)
             .fails_as(409, overtaken),
         ApiEndpoint::post("/v1/services/{service}/release", "release_service", of_release, release)
             .fails(&[422, 503])
+            .fails_as(404, unknown)
             .fails_as(409, overtaken),
         ApiEndpoint::patch("/v1/services/{service}/backends/{backend}", "patch_backend", of_patch, patch)
             .fails(&[404, 422, 503])

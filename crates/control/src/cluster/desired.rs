@@ -17,12 +17,30 @@ pub(crate) struct StoreHandle {
 }
 
 impl StoreHandle {
+    /// A place for a question, so that one that follows from a change here can be asked.
+    ///
+    /// # Errors
+    /// Too much waits already.
+    pub(crate) fn place(&self) -> Result<StorePlace, Refusal> {
+        let reserved = self.asked.clone().try_reserve_owned();
+        let permit = reserved.map_err(|_| Refusal::Store("too much waits for it".to_owned()))?;
+        Ok(StorePlace { permit, progress: self.progress.clone() })
+    }
+}
+
+/// See [`StoreHandle::place`].
+#[derive(Debug)]
+pub(crate) struct StorePlace {
+    permit: mpsc::OwnedPermit<StoreRequest>,
+    progress: watch::Receiver<Progress>,
+}
+
+impl StorePlace {
     /// Asks for other services.
-    pub(crate) fn desire(&self, desire: Desire) -> Result<Desired, Refusal> {
+    pub(crate) fn desire(self, desire: Desire) -> Desired {
         let (reply, answer) = oneshot::channel();
-        let sent = self.asked.try_send(StoreRequest::Desire { desire, reply });
-        sent.map_err(|_| Refusal::Store("too much waits for it".to_owned()))?;
-        Ok(Desired { answer, progress: self.progress.clone() })
+        self.permit.send(StoreRequest::Desire { desire, reply });
+        Desired { answer, progress: self.progress }
     }
 }
 

@@ -660,9 +660,8 @@ impl WrittenPlan {
             Some(of) => Some(Answering { answers: next, backends: of.into_iter().map(BackendId).collect() }),
             None => None,
         };
-        let mut valid: Vec<BackendId> = backends.iter().map(|backend| backend.id).collect();
-        valid.sort_unstable();
-        valid.dedup();
+        // Each is named once.
+        let valid: BTreeSet<BackendId> = backends.iter().map(|backend| backend.id).collect();
         let plan = Plan {
             step: self.step,
             epoch: self.epoch,
@@ -673,7 +672,7 @@ impl WrittenPlan {
             lost: members(&self.lost),
             services: planned,
             next_tables,
-            backends: valid.into(),
+            backends: valid.into_iter().collect(),
             masks: self
                 .masks
                 .into_iter()

@@ -514,19 +514,15 @@ impl Leading {
         let WantedServices { wish, text, drains, registered, config } = target;
         let mut document = self.document.clone();
         let (end, rest) = document.drop_services(config);
-        let mut places: HashMap<(ServiceId, String, IpAddr), usize> = HashMap::new();
-        for (at, backend) in document.backends.iter().enumerate() {
-            places.insert((backend.service, backend.name.clone(), backend.address), at);
-        }
+        let places = document.backends.iter().enumerate();
+        let places: HashMap<(ServiceId, String, IpAddr), usize> =
+            places.map(|(at, of)| ((of.service, of.name.clone(), of.address), at)).collect();
         let mut begin = Vec::new();
         // All that is missing is asked for at once.
         let mut is_missing = false;
         for service in &config.services {
             let known = document.services.iter().find(|identity| identity.is(service)).map(|known| known.id);
-            let id = match known {
-                Some(id) => id,
-                None => self.service_id(&mut document.given, now)?,
-            };
+            let id = known.map_or_else(|| self.service_id(&mut document.given, now), Ok)?;
             let mut configured: HashMap<BackendId, &Backend> = HashMap::new();
             for backend in &service.backends {
                 let place = places.get(&(id, backend.name.clone(), backend.address));

@@ -56,6 +56,13 @@ impl SlotTables {
         self
     }
 
+    /// These and others, which were made elsewhere.
+    #[cfg(feature = "daemon")]
+    pub(crate) fn and(mut self, others: SlotTables) -> SlotTables {
+        self.last.extend(others.last.into_iter().chain(others.used));
+        self
+    }
+
     /// Drops the tables that the view does not use.
     pub(crate) fn keep_used(mut self) -> SlotTables {
         self.last.clear();

@@ -155,6 +155,79 @@ fn full_house() {
     assert_eq!(known, ids.places.keys().copied().collect());
 }
 
+#[test]
+fn what_is_gone_is_let_go_when_there_is_no_other_id() {
+    let base = config(&[("a", "203.0.113.1", &[("x", "10.0.0.1")])]);
+    let with = |range: std::ops::Range<u32>| {
+        let mut config = base.clone();
+        let backend = config.services[0].backends.remove(0);
+        config.services[0].backends.extend(range.map(|i| model::config::Backend {
+            name: format!("b{i}"),
+            address: IpAddr::V4(std::net::Ipv4Addr::from_bits(0x0a00_0000 + i)),
+            ..backend.clone()
+        }));
+        config
+    };
+    let most = u32::try_from(BACKENDS_MAX).unwrap();
+    let mut ids = Ids::default();
+    ids.assign(&with(0..most), Tick(0), NO_FLOWS).unwrap();
+    let before = Ids::restored(&ids.saved(), Tick(5)).unwrap();
+    // Half stays, half is new: all ids are remembered, and those of half of them are needed.
+    let now = with(most / 2..most / 2 + most);
+    let mut ids = before.clone();
+    ids.assign(&now, Tick(5), NO_FLOWS).unwrap();
+    let mut given = HashSet::new();
+    for of in &now.services[0].backends {
+        let (had, has) = (before.backend_of(&now, of), ids.backend_of(&now, of).unwrap());
+        assert!(has.index() < BACKENDS_MAX && given.insert(has) && had.is_none_or(|had| had == has));
+    }
+    assert_eq!((given.len(), ids.remembered()), (BACKENDS_MAX, 0));
+    // Not while flows name it: they may be put back into the flow tables after the restart.
+    let busy = before.backend_of(&base, &with(0..1).services[0].backends[0]).unwrap();
+    let refused = before.clone().assign(&now, Tick(5), &|id| u64::from(id == busy));
+    assert!(matches!(refused, Err(NoId::Backend { remembered: 1 })), "{refused:?}");
+}
+
+#[test]
+fn files_that_mix_bearers_up_are_refused() {
+    let mut ids = Ids::default();
+    let two = config(&[
+        ("a", "203.0.113.1", &[("x", "10.0.0.1"), ("y", "10.0.0.2")]),
+        ("b", "203.0.113.0/24", &[("x", "10.0.0.1")]),
+    ]);
+    ids.assign(&two, Tick(0), NO_FLOWS).unwrap();
+    let good = serde_json::to_string(&ids.saved()).unwrap();
+    let read = |text: &str| Ids::restored(&serde_json::from_str(text).unwrap(), Tick(0));
+    assert_eq!(read(&good).unwrap().saved(), ids.saved());
+    for (from, to, reason) in [
+        ("\"id\":2,\"name\":\"b\"", "\"id\":1,\"name\":\"b\"", "two services have one id"),
+        ("\"id\":2,\"name\":\"b\"", "\"id\":0,\"name\":\"b\"", "has the id 0"),
+        ("\"id\":2,\"name\":\"b\"", "\"id\":4097,\"name\":\"b\"", "has the id 4097"),
+        (
+            "\"name\":\"b\",\"vip\":\"203.0.113.0/24\"",
+            "\"name\":\"a\",\"vip\":\"203.0.113.1\"",
+            "has two ids",
+        ),
+        ("203.0.113.0/24", "203.0.113.0/33", "the VIP"),
+        ("\"id\":1,\"service\"", "\"id\":0,\"service\"", "or 0 two bearers"),
+        ("\"id\":1,\"service\"", "\"id\":65536,\"service\"", "has the id 65536"),
+        ("\"service\":2", "\"service\":3", "in service 3"),
+        ("\"name\":\"y\",\"address\":\"10.0.0.2\"", "\"name\":\"x\",\"address\":\"10.0.0.1\"", "has two ids"),
+    ] {
+        let bad = good.replacen(from, to, 1);
+        assert_ne!(bad, good, "{from}");
+        let refused = read(&bad).unwrap_err();
+        assert!(refused.contains(reason), "{to}: {refused}");
+    }
+}
+
+impl Ids {
+    /// Id of a backend of a configuration's first service.
+    fn backend_of(&self, config: &Config, of: &model::config::Backend) -> Option<BackendId> {
+        self.of(self.identified(&config.services[0])?, &of.name, of.address)
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
@@ -194,6 +267,61 @@ proptest! {
                     ids.forget(*id);
                 }
             }
+        }
+    }
+
+    /// Restarts among changes, against a book of who bears what: whoever is in the book and in the configuration has the id that it had, and
+    /// nobody gets one that is in the book.
+    #[test]
+    fn a_restart_keeps_ids_and_gives_none_twice(
+        steps in prop::collection::vec((any::<u16>(), any::<bool>(), any::<bool>(), 0..200u64), 1..20),
+    ) {
+        let mut ids = Ids::default();
+        let mut now = 0;
+        let mut book: HashMap<(String, String), BackendId> = HashMap::new();
+        for (mask, restarts, disowns, seconds) in steps {
+            now += seconds * 1_000_000;
+            if restarts {
+                // The workers' clock begins anew.
+                now = seconds;
+                ids = Ids::restored(&ids.saved(), Tick(now)).unwrap();
+                // What was let go before is in nobody's book.
+                book.retain(|_, id| ids.places.contains_key(id));
+            }
+            let named = |service: &str, bits: u16| -> Vec<(String, String)> {
+                let bits = (0..8).filter(|bit| bits >> bit & 1 == 1);
+                bits.map(|bit| (format!("{service}{bit}"), format!("10.0.0.{}", bit + 1))).collect()
+            };
+            let [low, high] = mask.to_le_bytes();
+            let (a, b) = (named("a", low.into()), named("b", high.into()));
+            let (of_a, of_b): (Vec<_>, Vec<_>) = (
+                a.iter().map(|(n, at)| (n.as_str(), at.as_str())).collect(),
+                b.iter().map(|(n, at)| (n.as_str(), at.as_str())).collect(),
+            );
+            let config = config(&[("a", "203.0.113.1", &of_a), ("b", "203.0.113.2", &of_b)]);
+            ids.assign(&config, Tick(now), NO_FLOWS).unwrap();
+            let remembered: HashSet<BackendId> = book.values().copied().collect();
+            for (service, name, at) in
+                of_a.iter().map(|(n, at)| ("a", n, at)).chain(of_b.iter().map(|(n, at)| ("b", n, at)))
+            {
+                let id = ids.backend(service, name, address(at)).unwrap();
+                prop_assert!(id.index() < BACKENDS_MAX);
+                let bearer = (service.to_owned(), (*name).to_owned());
+                match book.get(&bearer) {
+                    Some(had) => prop_assert_eq!(*had, id),
+                    None => prop_assert!(!remembered.contains(&id)),
+                }
+                book.insert(bearer, id);
+            }
+            let distinct: HashSet<BackendId> = book.values().copied().collect();
+            prop_assert_eq!(distinct.len(), book.len());
+            if disowns && let Some(bearer) = book.keys().min().cloned() {
+                ids.disown(book[&bearer]);
+                // Nobody's, and nobody else's before its time is over.
+                let id = book.remove(&bearer).unwrap_or_default();
+                book.insert(("nobody".to_owned(), id.0.to_string()), id);
+            }
+            book.retain(|_, id| ids.places.contains_key(id));
         }
     }
 }

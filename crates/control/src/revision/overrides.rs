@@ -70,6 +70,11 @@ impl Overrides {
         self.of.is_empty()
     }
 
+    /// Whether the API says anything of a service.
+    pub(crate) fn says_of(&self, service: &str) -> bool {
+        self.of.contains_key(service)
+    }
+
     /// Bytes, about.
     pub(crate) fn bytes(&self) -> usize {
         let of_patch = |(name, _): (&String, &BackendPatch)| name.len() + 32;

@@ -62,7 +62,7 @@ pub(super) fn start(
 ) -> Result<EventLoop, RunError> {
     let RunOptions { config_path, grace, notify, version, lost_words, hangup: _, claims, listeners } =
         options;
-    let Plane { workers, ports, now, memory_bytes, renew, telemetry } = plane;
+    let Plane { workers, flow_secrets, ports, now, memory_bytes, renew, telemetry } = plane;
     let (meter, clock) = (Meter::of_this_thread(), EventClock::start(now));
     let Preparation { loaded, history, tokens, listeners, credentials, warnings } =
         prepare(loaded, listeners, &claims)?;
@@ -85,7 +85,8 @@ pub(super) fn start(
     let (store, requests) = cluster.as_ref().map(|_| mpsc::channel(ASKED_MAX)).unzip();
     let (ports, links) = ports.into_iter().map(split).unzip();
     let gauges = workers.iter().map(gauges).collect();
-    let parts = controller::ControllerParts { program, workers: gauges, ports, history, cluster };
+    let parts =
+        controller::ControllerParts { program, workers: gauges, ports, flow_secrets, history, cluster };
     let controller = Controller::new(loaded, &tokens, parts, clock.now()).map_err(unfit)?;
     let config = Arc::clone(&controller.config);
     let mut shell = Shell::new(
@@ -103,16 +104,13 @@ pub(super) fn start(
             told,
         },
     );
-    for warning in warnings {
-        shell.step(Event::Warning(warning));
-    }
+    warnings.into_iter().for_each(|warning| shell.step(Event::Warning(warning)));
     shell.ask(Controller::save);
     let (credentials, presented) = watch::channel(credentials);
     let handle = ends.handle(&inbox, credentials, claims, store, meter.clone());
     let tasks = Tasks { config, presented, connections, listener_counts, left_over, handle: handle.clone() };
     let (store, agents, socket) = tasks.spawn(listeners, requests, ends)?;
-    let notify = notify.unwrap_or_else(|| Box::new(|_| {}));
-    let reload = Reload::default();
+    let (notify, reload) = (notify.unwrap_or_else(|| Box::new(|_| {})), Reload::default());
     Ok(EventLoop {
         shell,
         inbox,

@@ -264,6 +264,7 @@ impl Machine {
         let heard = telemetry.clone();
         let plane = Plane {
             workers: handles,
+            flow_secrets: vec![11, 12],
             ports: vec![port],
             now: Box::new(now),
             memory_bytes: vec![("flow tables".to_owned(), 4096)],
@@ -990,7 +991,7 @@ fn tcp_needs_the_token_and_speaks_tls() {
         std::fs::write(&token, "n3w\n").unwrap();
         std::fs::write(&cert, "no certificate\n").unwrap();
         let refused = machine.post("/v1/reload", "").await;
-        assert_eq!(refused.status, 500, "{}", refused.body);
+        assert_eq!(refused.status, 422, "{}", refused.body);
         assert!(refused.body.contains("cert.pem"), "{}", refused.body);
         std::fs::write(&cert, renewed.cert.pem()).unwrap();
         std::fs::write(&key, renewed.signing_key.serialize_pem()).unwrap();

@@ -6,11 +6,15 @@
 use super::{Saved, SavedAddress, SavedBackend, SavedDrain, SavedRegistration, VERSION, parse, text};
 use crate::agents::registry::AgentRegistry;
 use crate::agents::rehearsal::{CONFIG, TOKEN, check_heard, config, facts};
+use crate::ids::Ids;
+use crate::ids::saved::SavedIds;
+use model::config::{Backend, Config};
 use model::registered::Registered;
 use std::net::IpAddr;
+use wire::Tick;
 
-/// A file is refused with a reason, or read; then it is written as it was read, and what it remembers of registrations is in force as
-/// far as the configuration lets them in.
+/// A file is refused with a reason, or read; then it is written as it was read, what it remembers of registrations is in force as
+/// far as the configuration lets them in, and its ids are refused with a reason, or stay with those who bear them.
 ///
 /// # Panics
 /// It does not hold.
@@ -27,6 +31,7 @@ pub fn rehearse_state(file: &[u8]) {
     registry.restore(saved.registrations.into_iter().map(|of| (of.registered, of.up)), 0);
     check_heard(&registry);
     let (config, _) = config.with_registered(&registry.received().alive);
+    check_ids(&saved.ids, &config);
     if let Err(error) = crate::compile::offline(&config) {
         panic!("what was restored does not compile: {error}");
     }
@@ -35,6 +40,41 @@ pub fn rehearse_state(file: &[u8]) {
         registry.poll(second * 1_000);
         check_heard(&registry);
     }
+}
+
+/// Whoever of a configuration bore an id bears it again, and the others get ids that nobody bore.
+fn check_ids(saved: &SavedIds, config: &Config) {
+    let before = match Ids::restored(saved, Tick(0)) {
+        Ok(ids) => ids,
+        Err(reason) => return assert!(!reason.is_empty()),
+    };
+    let again = Ids::restored(&before.saved(), Tick(0)).map(|ids| ids.saved());
+    assert_eq!(again, Ok(before.saved()), "what it saves it restores");
+    let mut ids = before.clone();
+    if let Err(error) = ids.assign(config, Tick(0), &|_| 0) {
+        panic!("there are ids for these: {error}");
+    }
+    for service in &config.services {
+        let (had, has) = (before.identified(service), ids.identified(service));
+        assert!(has.is_some() && (had.is_none() || had == has), "{:?}", service.name);
+        for of in &service.backends {
+            let id = |ids: &Ids| ids.of(ids.identified(service)?, &of.name, of.address);
+            let (had, has) = (id(&before), id(&ids));
+            assert!(has.is_some() && (had.is_none() || had == has), "{:?}", of.name);
+        }
+    }
+}
+
+/// Ids of the configuration's services and backends, and of a backend that it has not.
+pub(super) fn ids() -> SavedIds {
+    let (mut ids, mut config) = (Ids::default(), config(false));
+    for service in &mut config.services {
+        let gone = service.backends.first().cloned();
+        service.backends.extend(gone.map(|of| Backend { name: "gone".to_owned(), ..of }));
+    }
+    let assigned = ids.assign(&config, Tick(0), &|_| 0);
+    assert!(assigned.is_ok(), "there are ids for so few");
+    ids.saved()
 }
 
 fn registration(service: &str, backend: &str, address: [u8; 4]) -> SavedRegistration {
@@ -67,6 +107,8 @@ pub fn state_seeds() -> Vec<(&'static str, Vec<u8>)> {
         }],
         registrations,
         announced: vec![SavedAddress { address: IpAddr::from([203, 0, 113, 10]), length: 32 }],
+        ids: ids().into(),
+        flow_secrets: vec![7, 8],
         revisions: None,
     };
     let web = |n: u8| registration("web", &format!("w{n}"), [10, 1, 0, n]);
@@ -80,6 +122,11 @@ pub fn state_seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("address_of_the_configuration", seed(&with(vec![registration("web", "w1", [10, 1, 9, 9])]))),
         ("unknown_service", seed(&with(vec![registration("gone", "w1", [10, 1, 0, 1])]))),
         ("address_not_allowed", seed(&with(vec![registration("web", "w1", [192, 0, 2, 1])]))),
+        ("id_too_large", written.replace("\"id\": 0", "\"id\": 65536").into()),
+        ("id_of_no_service", written.replace("\"service\": 1", "\"service\": 9").into()),
+        ("service_id_zero", written.replace("\"id\": 1", "\"id\": 0").into()),
+        ("vip_that_is_none", written.replace("\"vip\": \"", "\"vip\": \"x").into()),
+        ("secret_too_long", written.replace("    7,", "    18446744073709551616,").into()),
         ("no_prefix", written.replace("\"length\": 32", "\"length\": 200").into()),
         ("other_version", written.replace("\"version\": 1", "\"version\": 2").into()),
         ("cut", written.as_bytes().iter().copied().take(written.len() / 2).collect()),
@@ -93,9 +140,11 @@ mod tests {
 
     #[test]
     fn seeds_play() {
-        for (name, seed) in state_seeds() {
+        let seeds = state_seeds();
+        for (at, (name, seed)) in seeds.iter().enumerate() {
             println!("{name}");
-            rehearse_state(&seed);
+            assert!(seeds[..at].iter().all(|(_, other)| other != seed), "{name} is what another is");
+            rehearse_state(seed);
         }
     }
 }

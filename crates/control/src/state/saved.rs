@@ -1,5 +1,6 @@
 //! What survives a restart.
 
+use crate::ids::saved::SavedIds;
 use crate::revision::saved::SavedRevisions;
 use model::config::Net;
 use model::registered::Registered;
@@ -28,6 +29,12 @@ pub(crate) struct Saved {
     /// Addresses that were put on the loopback.
     #[serde(default)]
     pub(crate) announced: Vec<SavedAddress>,
+    /// Ids of services and backends. Empty in a cluster, whose plan has them.
+    #[serde(default)]
+    pub(crate) ids: Arc<SavedIds>,
+    /// What each worker's flow table is keyed with, by index of the worker.
+    #[serde(default)]
+    pub(crate) flow_secrets: Vec<u64>,
     /// What was in force: a file of its own. `None`: there is none, or it stays as it is.
     #[serde(skip)]
     pub(crate) revisions: Option<Arc<SavedRevisions>>,

@@ -2,6 +2,7 @@
 
 use super::agents::cluster::Etcd;
 use super::*;
+use crate::compile::COMPILED;
 use std::fmt::Write as _;
 use tokio::time::Instant;
 
@@ -89,7 +90,10 @@ fn a_reload_of_all_services_holds_nobody_up() {
 
         std::fs::write(machine.place.join("config.toml"), large(place, services, 3)).unwrap();
         let begun = Instant::now();
+        let compiled = COMPILED.get();
         let (reloaded, answers) = meanwhile(&machine, "/v1/reload", "").await;
+        // The management thread is this one.
+        assert_eq!(COMPILED.get() - compiled, 1, "what takes long was made on another thread");
         assert_eq!((reloaded.status, &reloaded.json()["acknowledged"]), (200, &true.into()));
         let plan = &reloaded.json()["plan"]["services"];
         assert!(plan.as_array().unwrap().iter().all(|of| of["slots_moved"].as_u64() > Some(0)));

@@ -71,10 +71,25 @@ fn a_service_is_set_and_deleted_by_itself_and_that_is_kept() {
         assert_eq!(done(&machine.ask("DELETE", "/v1/services/web", "").await).revision, 4);
         assert_eq!(done(&machine.ask("DELETE", "/v1/services/web", "").await).revision, 4);
         assert_eq!(machine.get("/v1/services/web").await.status, 404);
+        for (method, path) in [("DELETE", "/v1/services/wb"), ("POST", "/v1/services/wb/release")] {
+            let unknown = machine.ask(method, path, "").await;
+            assert_eq!(unknown.status, 404, "{method}: {}", unknown.body);
+            assert!(
+                unknown.json()["error"].as_str().unwrap().contains("no service `wb`"),
+                "{}",
+                unknown.body
+            );
+        }
         machine.stop().await;
         let machine = Machine::start(place, &text);
         let names: Vec<_> = machine.get("/v1/services").await.json().as_array().unwrap().to_vec();
         assert_eq!((names.len(), &names[0]["name"]), (1, &"api".into()));
+        // With the ids that they had behind those of the one that is gone.
+        machine.until("/v1/ready", |answer| answer.status == 200).await;
+        assert_eq!(
+            machine.view_states(),
+            [(BackendId(2), BackendState::Up), (BackendId(3), BackendState::Up)]
+        );
         let told = machine.events(0).await.events;
         assert!(told.iter().any(|of| of.message.contains("holds over the file (api, web)")), "{told:?}");
 
@@ -83,6 +98,14 @@ fn a_service_is_set_and_deleted_by_itself_and_that_is_kept() {
         done(&machine.ask("POST", "/v1/services/api/release", "").await);
         let status = machine.get("/v1/status").await.json();
         assert_eq!((&status["services"], &status["config_is_file"]), (&1.into(), &true.into()));
+        // Nothing is left of the one that only the API had set; what the file says can be released again.
+        for (method, path, status) in [
+            ("POST", "/v1/services/web/release", 200),
+            ("POST", "/v1/services/api/release", 404),
+            ("DELETE", "/v1/services/api", 404),
+        ] {
+            assert_eq!(machine.ask(method, path, "").await.status, status, "{method} {path}");
+        }
         machine.stop().await;
     });
 }
@@ -158,5 +181,73 @@ fn a_backend_is_patched_and_who_is_late_is_told() {
         assert!(told.iter().any(|of| of.message.contains("does not fit the file any more")), "{told:?}");
         assert_eq!(machine.get("/v1/services").await.json().as_array().unwrap().len(), 1);
         machine.stop().await;
+    });
+}
+
+#[test]
+fn a_service_whose_token_file_is_missing_is_refused_by_name() {
+    test("services::a_service_whose_token_file_is_missing_is_refused_by_name", async |place| {
+        let agents = "[agents]\nlisten = \"10.9.0.1:7480\"\n[workers]";
+        let text = config(place, 8080).replace("[workers]", agents);
+        let machine = Machine::start(place, &text);
+        let token = place.join("none.token").display().to_string();
+        let of_agents = format!(
+            "[service.agents]\ntoken_file = \"{token}\"\n[service.health]\nkind = \"tcp\"\nvia = \"lo\"\n"
+        );
+        let body = format!("{API}{of_agents}");
+        let refused = machine.ask("PUT", "/v1/services/api", &body).await;
+        assert_eq!(refused.status, 422, "{}", refused.body);
+        let (error, help) = (refused.json()["error"].clone(), refused.json()["help"].clone());
+        assert!(
+            error.as_str().unwrap().starts_with("service `api`, agents.token_file: cannot read "),
+            "{error}"
+        );
+        assert!(error.as_str().unwrap().contains(&token), "{error}");
+        assert!(help.as_str().unwrap().contains("nothing was changed"), "{help}");
+        assert_eq!(machine.get("/v1/services/api").await.status, 404);
+        // As it should be, it is taken.
+        std::fs::write(&token, "0123456789abcdef\n").unwrap();
+        done(&machine.ask("PUT", "/v1/services/api", &body).await);
+        machine.stop().await;
+    });
+}
+
+/// No store is there: what is the store's to keep is refused without asking it.
+#[test]
+fn what_a_cluster_does_not_do_is_refused_with_the_reason() {
+    test("services::what_a_cluster_does_not_do_is_refused_with_the_reason", async |place| {
+        let store = "[cluster]\nstore = \"etcd\"\nendpoints = [\"http://127.0.0.1:2379\"]\n[workers]";
+        let text = config(place, 8080).replace("[workers]", store);
+        let machine = Machine::start(place, &text);
+        let patch = r#"{"weight":2}"#;
+        for (method, path, body) in [
+            ("GET", "/v1/history", ""),
+            ("POST", "/v1/rollback?revision=1", ""),
+            ("POST", "/v1/confirm", ""),
+            ("POST", "/v1/apply?confirm_ms=60000", text.as_str()),
+            ("PUT", "/v1/services/api", API),
+            ("DELETE", "/v1/services/web", ""),
+            ("DELETE", "/v1/services/unknown", ""),
+            ("POST", "/v1/services/web/release", ""),
+            ("PATCH", "/v1/services/web/backends/b1", patch),
+        ] {
+            let refused = machine.ask(method, path, body).await;
+            assert_eq!(refused.status, 409, "{method} {path}: {}", refused.body);
+            let (error, help) = (refused.json()["error"].clone(), refused.json()["help"].clone());
+            assert_eq!(
+                error,
+                "this machine is in a cluster, whose store keeps what is wanted of all machines"
+            );
+            assert!(help.as_str().unwrap().contains("guideway apply FILE"), "{method} {path}: {help}");
+        }
+        // It is the store that is missing, and the machine says so.
+        let apply = machine.ask("POST", "/v1/apply", &text).await;
+        assert_eq!(apply.status, 503, "{}", apply.body);
+        machine.stop().await;
+        // Its plan has the ids; what its flow tables are keyed with is its own.
+        let state = std::fs::read_to_string(place.join("state/state.json")).unwrap();
+        let state: Value = serde_json::from_str(&state).unwrap();
+        assert_eq!(state["flow_secrets"], serde_json::json!([11, 12]));
+        assert_eq!(state["ids"], serde_json::json!({ "services": [], "backends": [] }));
     });
 }

@@ -1,6 +1,6 @@
 //! What happens to machines, tables, links, the store and its leader.
 
-use super::{Event, World};
+use super::{World, WorldEvent};
 use crate::simulation::checker::Exempt;
 use crate::simulation::machine::{KEY, Machine, UDP_PORT, machine_address};
 use crate::simulation::packets::datagram_frame;
@@ -67,7 +67,7 @@ impl World<'_> {
         };
         self.say(|| text);
         self.request_tables();
-        self.sometime(self.scenario.change_us, Event::Change);
+        self.sometime(self.scenario.change_us, WorldEvent::Change);
     }
 
     /// Backends of a service that may come back: drained ones; and removed ones, where that rule is broken.
@@ -99,9 +99,9 @@ impl World<'_> {
                 let _ = self.leader.request(Request::Mask(BackendId(backend)));
             }
             let us = self.random.between(200_000, 2_000_000);
-            self.after(us, Event::Unmask(backend));
+            self.after(us, WorldEvent::Unmask(backend));
         }
-        self.sometime(self.scenario.mask_us, Event::Mask);
+        self.sometime(self.scenario.mask_us, WorldEvent::Mask);
     }
 
     pub(super) fn unmask(&mut self, backend: u32) {
@@ -120,8 +120,8 @@ impl World<'_> {
         let us = self.random.between(50_000, 1_500_000);
         self.say(|| format!("machines {a} and {b} do not reach each other for {us} us"));
         self.partitions.push((a, b, Tick(self.now.0 + us)));
-        self.after(us - 1, Event::Heal { a, b });
-        self.sometime(self.scenario.partition_us, Event::Partition);
+        self.after(us - 1, WorldEvent::Heal { a, b });
+        self.sometime(self.scenario.partition_us, WorldEvent::Partition);
     }
 
     /// A partition ends: whatever could not be told across it was decided by one side alone.
@@ -147,10 +147,10 @@ impl World<'_> {
             } else {
                 // In the middle of a turn in which it decides something; if there is none, a little later.
                 self.dying = Some((machine, self.random.below(1000)));
-                self.after(1_500_000, Event::Kill { machine });
+                self.after(1_500_000, WorldEvent::Kill { machine });
             }
         }
-        self.sometime(self.scenario.crash_us, Event::Crash);
+        self.sometime(self.scenario.crash_us, WorldEvent::Crash);
     }
 
     /// A second death before redundancy is back is outside of what is promised.
@@ -167,7 +167,7 @@ impl World<'_> {
         let service = self.random.below(self.wanted.len() as u64);
         for _ in 0..2 {
             let us = 50_000 + self.random.below(300_000) + service % 2;
-            self.after(us, Event::Change);
+            self.after(us, WorldEvent::Change);
         }
     }
 
@@ -206,9 +206,9 @@ impl World<'_> {
             let frame = datagram_frame(addresses.0, addresses.1, UDP_PORT, &payload[..len.unwrap_or(0)]);
             self.checker.summary.forged += 1;
             self.say(|| format!("a stranger tells machine {to} that client {client} is with {}", backend.0));
-            self.after(1_000, Event::Arrive { machine: to, frame, client: None });
+            self.after(1_000, WorldEvent::Arrive { machine: to, frame, client: None });
         }
-        self.sometime(self.scenario.forge_us, Event::Forge);
+        self.sometime(self.scenario.forge_us, WorldEvent::Forge);
     }
 
     pub(super) fn kill(&mut self, machine: usize) {
@@ -253,11 +253,11 @@ impl World<'_> {
         }
         let incarnation = dead.incarnation;
         let us = self.random.between(50_000, 400_000);
-        self.after(us, Event::Unroute { machine, incarnation });
+        self.after(us, WorldEvent::Unroute { machine, incarnation });
         // Some return before the router has noticed.
         let (soon, late) = if self.random.chance(250) { (20_000, 100_000) } else { (100_000, 2_500_000) };
         let us = self.random.between(soon, late);
-        self.after(us, Event::Return { machine });
+        self.after(us, WorldEvent::Return { machine });
     }
 
     /// Whether the slot of a client's flow is tainted, and was when somebody had done this step: then he has exported it.
@@ -274,7 +274,7 @@ impl World<'_> {
             match self.choose_number(machine) {
                 Some(incarnation) => incarnation,
                 // It waits for a plan.
-                None => return self.after(100_000, Event::Return { machine }),
+                None => return self.after(100_000, WorldEvent::Return { machine }),
             }
         } else {
             self.machines[machine].member.incarnation
@@ -283,7 +283,7 @@ impl World<'_> {
         let new = Machine::new(machine, incarnation, self.scenario, &mut self.random);
         self.machines[machine] = new;
         let us = self.control_delay();
-        self.after(us, Event::Show { machine, watch: false });
+        self.after(us, WorldEvent::Show { machine, watch: false });
         for core in 0..self.scenario.cores {
             self.plan_turn(machine, core, Tick(self.now.0 + 10));
         }
@@ -291,6 +291,6 @@ impl World<'_> {
             // Its route was never repaired: it drops until it has joined.
             self.say(|| format!("machine {machine} is still routed"));
         }
-        self.after(100_000, Event::Route { machine });
+        self.after(100_000, WorldEvent::Route { machine });
     }
 }

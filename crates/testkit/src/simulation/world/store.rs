@@ -1,6 +1,6 @@
 //! The store, the leader, and what machines see of the plan.
 
-use super::{Event, FORCED_US, LEASE_US, World};
+use super::{FORCED_US, LEASE_US, World, WorldEvent};
 use crate::simulation::checker::Property;
 use crate::simulation::machine::{Machine, make_table, owners_of};
 use statesync::plan::{Acknowledgement, Leader, Phase, Plan, Request, Tables};
@@ -21,7 +21,7 @@ impl World<'_> {
         self.say(|| {
             format!("machine {} has done step {}", acknowledgement.member.machine.0, acknowledgement.step)
         });
-        self.after(us, Event::Acknowledge(Box::new(acknowledgement)));
+        self.after(us, WorldEvent::Acknowledge(Box::new(acknowledgement)));
     }
 
     pub(super) fn lead(&mut self) {
@@ -84,7 +84,7 @@ impl World<'_> {
         });
         for machine in 0..self.machines.len() {
             let us = self.control_delay();
-            self.after(us, Event::Show { machine, watch: false });
+            self.after(us, WorldEvent::Show { machine, watch: false });
         }
     }
 
@@ -167,7 +167,7 @@ impl World<'_> {
                 self.touch_if_tainted(client);
             }
         }
-        self.after(self.scenario.habits.max_idle_us / 4, Event::Quarter);
+        self.after(self.scenario.habits.max_idle_us / 4, WorldEvent::Quarter);
     }
 
     pub(super) fn leader_dies(&mut self) {
@@ -176,14 +176,14 @@ impl World<'_> {
         }
         if self.wiped.is_some() {
             // There is none.
-            return self.sometime(self.scenario.leader_us, Event::LeaderDies);
+            return self.sometime(self.scenario.leader_us, WorldEvent::LeaderDies);
         }
         let us = self.random.between(100_000, 1_200_000);
         self.say(|| format!("the leader dies; another one in {us} us"));
         self.checker.summary.leaders += 1;
         self.leaderless_until = Tick(self.now.0 + us);
-        self.after(us, Event::NewLeader);
-        self.sometime(self.scenario.leader_us, Event::LeaderDies);
+        self.after(us, WorldEvent::NewLeader);
+        self.sometime(self.scenario.leader_us, WorldEvent::LeaderDies);
     }
 
     /// Another leader goes on from the plan, and is told what is wanted.

@@ -2,7 +2,7 @@
 //!
 //! As in `control::cluster::participant`: the newest plan of those who have returned is the one, and nothing is begun before all have.
 
-use super::{Event, LEASE_US, World};
+use super::{LEASE_US, World, WorldEvent};
 use crate::simulation::checker::Property;
 use crate::simulation::wiped::Wiped;
 use statesync::number::{Known, choose};
@@ -22,7 +22,7 @@ impl World<'_> {
         if !self.active() {
             return;
         }
-        self.sometime(self.scenario.wipe_us, Event::Wipe);
+        self.sometime(self.scenario.wipe_us, WorldEvent::Wipe);
         if self.wiped.is_some() {
             return;
         }
@@ -37,9 +37,9 @@ impl World<'_> {
             let us = away + self.random.between(1_000, 1_000_000);
             self.isolated_until[machine] = Tick(self.now.0 + us);
             back.push(self.isolated_until[machine]);
-            self.after(us, Event::BackAtStore(Some(machine)));
+            self.after(us, WorldEvent::BackAtStore(Some(machine)));
         }
-        self.after(away + RETURN_US, Event::BackAtStore(None));
+        self.after(away + RETURN_US, WorldEvent::BackAtStore(None));
         self.wiped = Some(Wiped {
             has_plan: false,
             back,
