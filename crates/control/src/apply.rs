@@ -592,14 +592,7 @@ fn try_apply(
         configure::install(controller, loaded, merged, ids, &tokens);
         let change =
             ChangeOrigin { unix_ms: controller.now.unix_ms, caller: caller.as_str().to_owned(), ..change };
-        let now_ms = controller.uptime_ms();
-        match confirm {
-            None => controller.revisions.record(content, change),
-            Some(within) => {
-                let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
-                controller.revisions.record_on_trial(content, change, now_ms.saturating_add(within_ms))
-            }
-        };
+        record(controller, content, change, confirm);
     }
     let result = ApplyResult {
         generation: controller.publication.next_generation(),
@@ -615,6 +608,18 @@ fn try_apply(
     // What the cluster is asked for is the store's to keep.
     let saving = if desire.is_none() { controller.save() } else { 0 };
     Ok(Taken { result, desire, credentials, saving })
+}
+
+/// `confirm`: in which time somebody has to confirm it.
+fn record(controller: &mut Controller, content: Content, change: ChangeOrigin, confirm: Option<Duration>) {
+    let now_ms = controller.uptime_ms();
+    match confirm {
+        None => controller.revisions.record(content, change),
+        Some(within) => {
+            let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+            controller.revisions.record_on_trial(content, change, now_ms.saturating_add(within_ms))
+        }
+    };
 }
 
 /// Tells what is wrong with the file, errors first: nobody waits for the answer to a signal.

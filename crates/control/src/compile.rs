@@ -181,12 +181,7 @@ pub fn compile(config: &Config, ids: &mut Ids, runtime: &Runtime<'_>) -> Result<
 
     for service in &config.services {
         let Some(id) = ids.service(&service.name) else { continue };
-        rules.push(ServiceRule {
-            vip: service.vip.addr.into(),
-            len: service.vip.len,
-            port: service.port,
-            protocol: service.protocol.number(),
-        });
+        rules.push(rule(service));
         let judged = judge(service, id, ids, runtime);
         for (backend, is) in service.backends.iter().zip(&judged) {
             place(&mut backends, sender.view(service, backend, id, is.id, is.state)?);
@@ -209,8 +204,8 @@ pub fn compile(config: &Config, ids: &mut Ids, runtime: &Runtime<'_>) -> Result<
     }
     place_departed(&mut backends, &sender, ids);
     ids.tables = tables.keep_used();
-    let stateless: HashSet<ServiceId> =
-        config.services.iter().filter(|s| s.is_stateless()).filter_map(|s| ids.service(&s.name)).collect();
+    let stateless = config.services.iter().filter(|service| service.is_stateless());
+    let stateless: HashSet<_> = stateless.filter_map(|service| ids.service(&service.name)).collect();
     for service in &mut services {
         memories.attend(service, stateless.contains(&service.id), &backends, runtime.now);
     }
@@ -246,6 +241,11 @@ fn members<'a>(service: &'a Service, judged: &[JudgedBackend]) -> Vec<(&'a str, 
     let mut members: Vec<_> = up.map(|(backend, is)| (backend.name.as_str(), is.weight, is.id)).collect();
     members.sort_unstable_by_key(|member| member.0);
     members
+}
+
+fn rule(service: &Service) -> ServiceRule {
+    let (vip, protocol) = (service.vip, service.protocol.number());
+    ServiceRule { vip: vip.addr.into(), len: vip.len, port: service.port, protocol }
 }
 
 fn place_departed(backends: &mut Vec<Option<BackendView>>, sender: &BackendCompiler<'_>, ids: &Ids) {

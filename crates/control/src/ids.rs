@@ -24,7 +24,8 @@ pub(crate) mod saved;
 pub enum NoId {
     /// Too many services, removed ones included.
     #[error(
-        "no service id is free: {remembered} removed services are still remembered for their flows; apply again when their flows have ended"
+        "no service id is free: {remembered} removed services are still remembered for their flows; \
+         apply again when their flows have ended"
     )]
     Service {
         /// Removed services.
@@ -32,7 +33,8 @@ pub enum NoId {
     },
     /// Too many backends, removed ones included.
     #[error(
-        "no backend id is free: {remembered} removed backends are still remembered for their flows; apply again when their flows have ended, or shorten drain_timeout_ms"
+        "no backend id is free: {remembered} removed backends are still remembered for their flows; \
+         apply again when their flows have ended, or shorten drain_timeout_ms"
     )]
     Backend {
         /// Removed backends.

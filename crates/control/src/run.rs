@@ -1,5 +1,6 @@
 //! Runs the management core until a signal ends it.
 
+use self::event_loop::SignalCommand;
 use crate::plane::{Plane, RunOptions};
 use crate::run_error::RunError;
 use model::Loaded;
@@ -23,6 +24,7 @@ const BLOCKING_MAX: usize = 8;
 ///
 /// # Errors
 /// A listener, a file it needs, or the configuration; all of them before the first view is published.
+#[expect(clippy::needless_pass_by_value, reason = "the start takes it over")]
 pub fn run(options: RunOptions, config: Loaded, plane: Plane) -> Result<(), RunError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -36,13 +38,6 @@ pub fn run(options: RunOptions, config: Loaded, plane: Plane) -> Result<(), RunE
     // A hanging disk must not keep us from ending.
     runtime.shutdown_timeout(Duration::from_millis(100));
     result
-}
-
-/// What a signal asks for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum SignalCommand {
-    Reload,
-    Stop,
 }
 
 /// Turns signals into commands; `earlier` tells that a SIGHUP came before this.

@@ -91,7 +91,7 @@ impl Controller {
             controller.agents.registry.configure(Facts::of(&loaded.config, tokens), now_ms);
             controller.agents.registry.restore(registrations, now_ms);
         }
-        configure::tried(&mut controller, &loaded.config).map_err(Refusal::Compile)?;
+        configure::tried(&controller, &loaded.config).map_err(Refusal::Compile)?;
         let merged = loaded.config.with_registered(&controller.agents.registry.received().alive);
         let ids = configure::ids_of(&controller, &merged.0)?;
         configure::install(&mut controller, loaded, merged, ids, tokens);

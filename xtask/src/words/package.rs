@@ -19,6 +19,7 @@ const CRATES: &[&str] = &[
     "dpdk-sys",
     "dpdk",
     "health",
+    "control",
     "startup",
     "guidewayd",
     "guideway",

@@ -31,7 +31,8 @@ const CONFIRM_MAX: Duration = Duration::from_millis(CONFIRM_MAX_MS);
 
 pub(super) fn endpoints() -> Vec<ApiEndpoint> {
     let of_apply = "Applies a configuration, or changes nothing; 409 names keys that need a restart";
-    let of_rollback = "Puts in force again what was before, checked as by apply; 409 names keys that need a restart, or a cluster";
+    let of_rollback = "Puts in force again what was before, checked as by apply; 409 names keys that \
+                       need a restart, or a cluster";
     vec![
         ApiEndpoint::get("/v1/config", "config", "The configuration in force, as it was applied", config)
             .answers(in_text("application/toml", "TOML")),

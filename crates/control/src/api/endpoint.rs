@@ -248,7 +248,8 @@ fn meaning(status: u16) -> &'static str {
         413 => "Body too large",
         415 => "Not what the route takes",
         422 => {
-            "Bad configuration; diagnostics give line, column and help. Or it names a file, of tokens or certificates, that cannot be used. Nothing was changed"
+            "Bad configuration; diagnostics give line, column and help. Or it names a file, of tokens \
+             or certificates, that cannot be used. Nothing was changed"
         }
         500 => "The file cannot be read",
         _ => "Stopping, or not now: the error says why",

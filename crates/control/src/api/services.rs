@@ -18,14 +18,19 @@ use serde::Deserialize;
 
 pub(super) fn endpoints() -> Vec<ApiEndpoint> {
     let of_get = "One service as it is in force, as part of a configuration, and whose word that is";
-    let of_put = "Sets one service: the body is what stands in a configuration from [[service]] on. It holds over the file, \
+    let of_put = "Sets one service: the body is what stands in a configuration from [[service]] on. It \
+                  holds over the file, \
                   also after a restart, a reload and an apply, until it is released";
-    let of_delete = "Deletes one service, whatever the file says, until it is released. Again, it changes nothing where the \
-                     file has the service, and is 404 where only a PUT had set it: nothing of that name is known then";
+    let of_delete = "Deletes one service, whatever the file says, until it is released. Again, it \
+                     changes nothing where the \
+                     file has the service, and is 404 where only a PUT had set it: nothing of that name \
+                     is known then";
     let of_release = "Has one service be as the file says again. Again, it changes nothing";
     let unknown = "Neither the file nor what was said by the API knows a service of that name";
-    let of_patch = "Sets weight and state of one backend, over what the file or a PUT says, until its service is released or set";
-    let overtaken = "Somebody was faster: the service was changed after the revision. Or a cluster, a key that needs a restart";
+    let of_patch = "Sets weight and state of one backend, over what the file or a PUT says, until its \
+                    service is released or set";
+    let overtaken = "Somebody was faster: the service was changed after the revision. Or a cluster, a \
+                     key that needs a restart";
     vec![
         ApiEndpoint::get("/v1/services/{service}", "service", of_get, show).fails(&[404]),
         ApiEndpoint::put("/v1/services/{service}", "set_service", of_put, set)

@@ -11,8 +11,8 @@ use super::stock::Lot;
 use super::store_event::StoreEvent;
 use crate::agents::facts::{AgentTokens, Facts};
 use crate::agents::heard::EndReason;
-use crate::backends::DepartedBackend;
 use crate::backends::members;
+use crate::backends::{ConfiguredBackend, DepartedBackend};
 use crate::balance::weights;
 use crate::controller::Controller;
 use crate::effect::Effect;
@@ -415,7 +415,7 @@ fn forget_ids(controller: &mut Controller) {
         controller.effects.push(Effect::StopCheck(Subject::Backend(*id)));
         controller.backends.probe_ports.release(*id);
     }
-    controller.backends.remembered = members.values().filter_map(|member| member.saved()).collect();
+    controller.backends.remembered = members.values().filter_map(ConfiguredBackend::saved).collect();
 }
 
 /// Backends that the plan knows and the configuration does not any more.

@@ -1,6 +1,5 @@
 //! The management thread's loop: whatever comes in is a turn of its own, and housekeeping follows each.
 
-use super::SignalCommand;
 use crate::agents::listener::{FromAgent, Listening};
 use crate::apply;
 use crate::balance;
@@ -33,6 +32,13 @@ const SWEEP: Duration = Duration::from_millis(500);
 const FAREWELL: Duration = Duration::from_secs(2);
 /// Longest time that the store may take to learn that this machine goes; without it the lease ends by itself.
 const FAREWELL_TO_STORE: Duration = Duration::from_millis(500);
+
+/// What a signal asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum SignalCommand {
+    Reload,
+    Stop,
+}
 
 /// What the loop receives.
 pub(super) struct LoopInbox {

@@ -1,8 +1,7 @@
 //! From what the program gives to the loop: the configuration to start with, listeners, the controller in its
 //! shell, and the tasks around it.
 
-use super::SignalCommand;
-use super::event_loop::{EventLoop, LoopInbox, Reload};
+use super::event_loop::{EventLoop, LoopInbox, Reload, SignalCommand};
 use crate::agents::counts::ListenerCounts;
 use crate::agents::facts::AgentTokens;
 use crate::agents::gate::Gate;
@@ -18,7 +17,7 @@ use crate::cluster::desire::Progress;
 use crate::cluster::desired::{ASKED_MAX, StoreHandle};
 use crate::cluster::membership::{Membership, own_address};
 use crate::cluster::store::StoreRequest;
-use crate::controller::{self, Controller, History, ThisProgram};
+use crate::controller::{Controller, ControllerParts, History, ThisProgram};
 use crate::event::Event;
 use crate::gauges::{Figures, ListenerFigures, LostWords};
 use crate::handle::{Handle, ShellCall};
@@ -31,7 +30,7 @@ use crate::refusal::Refusal;
 use crate::revision::Ledger;
 use crate::revision::start::{StartConfig, start as start_config};
 use crate::run_error::RunError;
-use crate::shell::{self, EventClock, Shell, Watches, gauges, split};
+use crate::shell::{EventClock, Shell, ShellParts, Watches, gauges, split};
 use crate::state;
 use crate::state::saver::{Saver, Written};
 use crate::{compile, neighbour, reconcile};
@@ -85,13 +84,12 @@ pub(super) fn start(
     let (store, requests) = cluster.as_ref().map(|_| mpsc::channel(ASKED_MAX)).unzip();
     let (ports, links) = ports.into_iter().map(split).unzip();
     let gauges = workers.iter().map(gauges).collect();
-    let parts =
-        controller::ControllerParts { program, workers: gauges, ports, flow_secrets, history, cluster };
+    let parts = ControllerParts { program, workers: gauges, ports, flow_secrets, history, cluster };
     let controller = Controller::new(loaded, &tokens, parts, clock.now()).map_err(unfit)?;
     let config = Arc::clone(&controller.config);
     let mut shell = Shell::new(
         controller,
-        shell::ShellParts {
+        ShellParts {
             on_loopback: inbox.on_loopback.clone(),
             events: ends.events.clone(),
             listener_counts: listener_counts.clone(),
@@ -167,6 +165,7 @@ fn explain(refusal: &Refusal) -> String {
     format!("{refusal}; {}", refusal.help())
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn unfit(refusal: Refusal) -> RunError {
     RunError::Config(explain(&refusal))
 }
@@ -260,6 +259,9 @@ struct Tasks {
     left_over: BTreeSet<Vip>,
 }
 
+/// The connection to the store, the listener for agents, the unix socket.
+type Spawned = (Option<JoinHandle<()>>, Option<Listening>, Socket);
+
 impl Tasks {
     /// Starts them. Returned are those that the loop ends itself: the connection to the store, and the listener for
     /// agents.
@@ -268,7 +270,7 @@ impl Tasks {
         listeners: Listeners,
         requests: Option<mpsc::Receiver<StoreRequest>>,
         ends: TaskEnds,
-    ) -> Result<(Option<JoinHandle<()>>, Option<Listening>, Socket), RunError> {
+    ) -> Result<Spawned, RunError> {
         let Listeners { unix: (unix, socket), api, metrics, agents } = listeners;
         self.serve(unix, api, metrics).map_err(RunError::Runtime)?;
         let meter = &self.handle.meter;
