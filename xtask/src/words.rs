@@ -27,9 +27,6 @@ use source::Source;
 /// How many files of a package may use each other in a circle: a module and one of its parts.
 const CIRCLE_MAX: usize = 2;
 
-/// Packages of which circles and purity alone are looked at.
-const CIRCLES_ONLY: &[&str] = &["control"];
-
 /// Files that are pure, with all that they use of their packages.
 const PURE: &[(&str, &str)] = &[("control", "src/step.rs")];
 
@@ -75,9 +72,6 @@ fn examine() -> Result<Report, String> {
         let files = source::read(&package)?;
         circles(package.name, &files, CIRCLE_MAX, &mut report)?;
         sources.extend(files);
-    }
-    for name in CIRCLES_ONLY {
-        circles(name, &source::read(&package::in_crates(name))?, CIRCLE_MAX, &mut report)?;
     }
     for (name, root) in PURE {
         let files = source::read(&package::in_crates(name))?;

@@ -1,6 +1,6 @@
 //! Agents of backend hosts: what they register and report, and what comes of it on this machine.
 //!
-//! Rule of this module: [`registry::Registry`] decides, is told the time and does no I/O; [`listener`] talks, on a thread of its
+//! Rule of this module: [`registry::AgentRegistry`] decides, is told the time and does no I/O; [`listener`] talks, on a thread of its
 //! own, and decides nothing but what its own limits and the tokens say; the controller carries messages between the two.
 
 // Without a daemon there is nobody to talk, and whoever rehearses needs little of the rest.

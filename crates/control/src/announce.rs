@@ -10,7 +10,7 @@ pub(crate) const LOOPBACK: &str = "lo";
 
 /// What the kernel is to have.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Wanted {
+pub(crate) struct WantedVips {
     /// VIPs of ready services.
     pub(crate) vips: BTreeSet<Vip>,
     /// Exception interfaces with their subnets.

@@ -1,7 +1,7 @@
 //! The HTTP/JSON API (docs/adr/0010).
 //!
 //! Rule of this module: a handler owns nothing. It sends the controller a closure and answers with what the
-//! closure returned; every answer that is not a success has a body of [`ErrorBody`](model::api::ErrorBody). An [`Endpoint`] stands beside its
+//! closure returned; every answer that is not a success has a body of [`ErrorBody`](model::api::ErrorBody). An [`ApiEndpoint`] stands beside its
 //! handler, and nowhere else.
 
 use crate::handle::Handle;
@@ -12,7 +12,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use credentials::Credentials;
-use endpoint::Endpoint;
+use endpoint::ApiEndpoint;
 use subtle::ConstantTimeEq as _;
 use tokio::sync::watch;
 
@@ -36,10 +36,10 @@ mod page;
 mod services;
 mod show;
 
-use answer::Failure;
+use answer::ApiFailure;
 
 /// Every endpoint.
-pub(crate) fn endpoints() -> Vec<Endpoint> {
+pub(crate) fn endpoints() -> Vec<ApiEndpoint> {
     let of_flows = flows::endpoints().into_iter().chain(flow_commands::endpoints());
     let all = show::endpoints().into_iter().chain(of_flows).chain(capture::endpoints());
     let all = all.chain(configuration::endpoints()).chain(services::endpoints()).chain(drain::endpoints());
@@ -58,9 +58,13 @@ pub(crate) fn metrics_router(handle: Handle) -> Router {
     serve(open, handle, async move |request: Request| unknown(&request, help))
 }
 
-fn serve<T: 'static>(endpoints: Vec<Endpoint>, handle: Handle, fallback: impl Handler<T, Handle>) -> Router {
+fn serve<T: 'static>(
+    endpoints: Vec<ApiEndpoint>,
+    handle: Handle,
+    fallback: impl Handler<T, Handle>,
+) -> Router {
     let mut router = Router::new().fallback(fallback);
-    for Endpoint { path, takes_query, handler, .. } in endpoints {
+    for ApiEndpoint { path, takes_query, handler, .. } in endpoints {
         let handler = if takes_query { handler } else { handler.layer(middleware::from_fn(refuse_query)) };
         router = router.route(path, handler);
     }
@@ -91,7 +95,7 @@ async fn require_token(
     if pair.is_some_and(|(given, token)| given.as_bytes().ct_eq(token.as_bytes()).into()) {
         return next.run(request).await;
     }
-    let failure = Failure::new(
+    let failure = ApiFailure::new(
         StatusCode::UNAUTHORIZED,
         if given.is_some() { "wrong token" } else { "no token" },
         "send `Authorization: Bearer <first line of api.token_file>`",
@@ -101,8 +105,8 @@ async fn require_token(
     response
 }
 
-fn unknown(request: &Request, help: &str) -> Failure {
-    Failure::new(StatusCode::NOT_FOUND, format!("no such route: {}", request.uri().path()), help)
+fn unknown(request: &Request, help: &str) -> ApiFailure {
+    ApiFailure::new(StatusCode::NOT_FOUND, format!("no such route: {}", request.uri().path()), help)
 }
 
 async fn refuse_query(request: Request, next: Next) -> Response {
@@ -110,7 +114,7 @@ async fn refuse_query(request: Request, next: Next) -> Response {
         None | Some("") => next.run(request).await,
         Some(query) => {
             let path = request.uri().path();
-            Failure::bad_request(format!("{path} has no parameters: `{query}`")).into_response()
+            ApiFailure::bad_request(format!("{path} has no parameters: `{query}`")).into_response()
         }
     }
 }
@@ -122,7 +126,8 @@ async fn explain_method(response: Response) -> Response {
     }
     let allowed = response.headers().get(header::ALLOW).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let help = format!("allowed: {allowed}");
-    let failure = Failure::new(StatusCode::METHOD_NOT_ALLOWED, "this route does not have this method", help);
+    let failure =
+        ApiFailure::new(StatusCode::METHOD_NOT_ALLOWED, "this route does not have this method", help);
     let allow = response.headers().get(header::ALLOW).cloned();
     let mut response = failure.into_response();
     if let Some(allow) = allow {

@@ -10,10 +10,10 @@ use crate::caller::Caller;
 use crate::claims::Claims;
 use crate::cluster::adopt;
 use crate::cluster::desire::Desire;
-use crate::cluster::desired::{Desired, Store};
+use crate::cluster::desired::{Desired, StoreHandle};
 use crate::cluster::desires;
 use crate::cluster::forecast;
-use crate::cluster::forecast::Count;
+use crate::cluster::forecast::FlowCensus;
 use crate::compile::{CompileError, Making, Runtime, compile};
 use crate::configure;
 use crate::controller::Controller;
@@ -22,7 +22,7 @@ use crate::handle::Handle;
 use crate::ids::Ids;
 use crate::plan;
 use crate::refusal::Refusal;
-use crate::revision::ledger::Origin;
+use crate::revision::ledger::ChangeOrigin;
 use crate::revision::overrides::{ServiceChange, is_in_file};
 use crate::revision::{Content, Ledger, RevisionRefusal};
 use crate::state::saver::saved;
@@ -120,7 +120,7 @@ pub(crate) struct Prepared {
     /// It was in force before: to put it in force again ends a trial.
     is_rollback: bool,
     /// What it changes, in short, and the services that it does.
-    change: Origin,
+    change: ChangeOrigin,
     pub(crate) loaded: Loaded,
     /// With what had registered.
     merged: (Config, Vec<Skipped>),
@@ -168,7 +168,11 @@ impl Prepared {
             service,
             content,
             is_rollback,
-            change: Origin { what: plan.in_short(), services: Some(plan.touched()), ..Origin::default() },
+            change: ChangeOrigin {
+                what: plan.in_short(),
+                services: Some(plan.touched()),
+                ..ChangeOrigin::default()
+            },
             tokens: token_file::tokens(&loaded.config),
             credentials: Credentials::of(&loaded.config),
             services: if is_cluster { model::services_of(&loaded.text) } else { Ok(String::new()) },
@@ -295,7 +299,7 @@ pub(crate) async fn apply(handle: &Handle, order: ApplyRequest) -> Result<Applie
         (prepared, _) => prepared.map(|prepared| (prepared, None)),
     };
     // Before anything is changed: what the store cannot be asked for is refused as a whole.
-    let (prepared, place) = match (prepared, handle.store.as_ref().map(Store::place).transpose()) {
+    let (prepared, place) = match (prepared, handle.store.as_ref().map(StoreHandle::place).transpose()) {
         (Ok(prepared), Ok(place)) => (Ok(prepared), place),
         (Err(refusal), _) | (_, Err(refusal)) => (Err(refusal), None),
     };
@@ -448,7 +452,7 @@ fn basis(controller: &Controller, source: &Source) -> Result<Basis, Refusal> {
     };
     let content = content.cloned().unwrap_or_default();
     let registered = match &controller.cluster {
-        None => controller.agents.registry.heard().alive,
+        None => controller.agents.registry.received().alive,
         Some(_) => controller.config.registered(),
     };
     let (config, file) = (Arc::clone(&controller.config), controller.program.config_path.clone());
@@ -456,7 +460,7 @@ fn basis(controller: &Controller, source: &Source) -> Result<Basis, Refusal> {
 }
 
 /// What has to be counted to say what applying a configuration would do.
-pub(crate) fn forecast_of(controller: &Controller, prepared: &Prepared) -> Option<Count> {
+pub(crate) fn forecast_of(controller: &Controller, prepared: &Prepared) -> Option<FlowCensus> {
     controller.cluster.as_ref()?;
     forecast::forecast(controller, &prepared.loaded.config.with_registered(&controller.config.registered()).0)
 }
@@ -577,7 +581,7 @@ fn try_apply(
         adopt::renew_own(controller, loaded, services, tokens_in_force);
         controller.settle();
     } else {
-        let alive = controller.agents.registry.heard().alive;
+        let alive = controller.agents.registry.received().alive;
         let is_same = alive == registered;
         let merged = if is_same { merged } else { loaded.config.with_registered(&alive) };
         let ids = match draft.and_then(|draft| draft.ids(controller)).filter(|_| is_same) {
@@ -586,15 +590,9 @@ fn try_apply(
         };
         claims.claim_vips(&loaded.config).map_err(Refusal::Claimed)?;
         configure::install(controller, loaded, merged, ids, &tokens);
-        let change = Origin { unix_ms: controller.now.unix_ms, caller: caller.as_str().to_owned(), ..change };
-        let now_ms = controller.uptime_ms();
-        match confirm {
-            None => controller.revisions.record(content, change),
-            Some(within) => {
-                let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
-                controller.revisions.record_on_trial(content, change, now_ms.saturating_add(within_ms))
-            }
-        };
+        let change =
+            ChangeOrigin { unix_ms: controller.now.unix_ms, caller: caller.as_str().to_owned(), ..change };
+        record(controller, content, change, confirm);
     }
     let result = ApplyResult {
         generation: controller.publication.next_generation(),
@@ -610,6 +608,18 @@ fn try_apply(
     // What the cluster is asked for is the store's to keep.
     let saving = if desire.is_none() { controller.save() } else { 0 };
     Ok(Taken { result, desire, credentials, saving })
+}
+
+/// `confirm`: in which time somebody has to confirm it.
+fn record(controller: &mut Controller, content: Content, change: ChangeOrigin, confirm: Option<Duration>) {
+    let now_ms = controller.uptime_ms();
+    match confirm {
+        None => controller.revisions.record(content, change),
+        Some(within) => {
+            let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+            controller.revisions.record_on_trial(content, change, now_ms.saturating_add(within_ms))
+        }
+    };
 }
 
 /// Tells what is wrong with the file, errors first: nobody waits for the answer to a signal.

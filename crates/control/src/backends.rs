@@ -21,7 +21,7 @@ use wire::BackendId;
 
 /// A configured backend.
 #[derive(Debug)]
-pub(crate) struct Member {
+pub(crate) struct ConfiguredBackend {
     pub(crate) service: String,
     pub(crate) name: String,
     pub(crate) address: IpAddr,
@@ -34,9 +34,22 @@ pub(crate) struct Member {
     pub(crate) since_unix_ms: u64,
 }
 
+impl ConfiguredBackend {
+    /// What its check said last, to be remembered.
+    pub(crate) fn saved(&self) -> Option<SavedBackend> {
+        Some(SavedBackend {
+            service: self.service.clone(),
+            backend: self.name.clone(),
+            address: self.address,
+            up: self.verdict.as_ref()?.up()?,
+            since_unix_ms: self.since_unix_ms,
+        })
+    }
+}
+
 /// A backend that is no longer configured, while its flows live on.
 #[derive(Debug)]
-pub(crate) struct Departed {
+pub(crate) struct DepartedBackend {
     pub(crate) id: BackendId,
     /// Its service as it was, with this backend alone.
     pub(crate) service: Service,
@@ -52,8 +65,8 @@ pub(crate) struct Departed {
 #[derive(Debug, Default)]
 pub(crate) struct Backends {
     pub(crate) ids: Ids,
-    pub(crate) members: BTreeMap<BackendId, Member>,
-    pub(crate) departed: Vec<Departed>,
+    pub(crate) members: BTreeMap<BackendId, ConfiguredBackend>,
+    pub(crate) departed: Vec<DepartedBackend>,
     pub(crate) drains: BTreeSet<(String, String)>,
     pub(crate) service_states: HashMap<String, ServiceState>,
     pub(crate) next_hops: NextHops,

@@ -5,7 +5,7 @@
 //! shares and factors are weights, so they come into force with a table. In a cluster that is the leader's, which is
 //! told the weights by its own machine.
 
-use crate::load_weight::Follower;
+use crate::load_weight::LoadFollower;
 use crate::slow_start::Ramps;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -29,7 +29,7 @@ pub(crate) struct Balance {
     /// Of services with join = "slow-start".
     ramps: HashMap<ServiceId, Ramps>,
     /// Of services with weight = "load".
-    followers: HashMap<ServiceId, Follower>,
+    followers: HashMap<ServiceId, LoadFollower>,
     /// Backends that start slowly, and those that were done with that before they carried what the others do.
     behind: HashSet<BackendId>,
     /// The shares of backends that start slowly, as of the last view.

@@ -42,7 +42,7 @@ pub(crate) fn copies(snap: usize) -> usize {
 
 /// What is captured, by the names that were asked for.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Wanted {
+pub(crate) struct CaptureRequest {
     pub(crate) service: Option<String>,
     pub(crate) reason: Option<DropReason>,
     pub(crate) client: Option<IpAddr>,
@@ -50,7 +50,7 @@ pub(crate) struct Wanted {
     pub(crate) snap: u32,
 }
 
-impl fmt::Display for Wanted {
+impl fmt::Display for CaptureRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.count {
             Some(count) => write!(f, "{count} frames")?,
@@ -74,7 +74,7 @@ impl fmt::Display for Wanted {
 
 /// How far a capture is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Phase {
+pub(crate) enum CapturePhase {
     /// Workers copy frames.
     Running,
     /// They are to leave off.
@@ -123,9 +123,9 @@ impl Stream {
 }
 
 /// See the module.
-pub(crate) struct Capture {
+pub(crate) struct ActiveCapture {
     pub(crate) id: u64,
-    wanted: Wanted,
+    wanted: CaptureRequest,
     /// By worker.
     streams: Vec<Stream>,
     /// Whose turn it is.
@@ -134,7 +134,7 @@ pub(crate) struct Capture {
     /// Received frames still to be written.
     left: Option<u64>,
     frames: u64,
-    phase: watch::Sender<Phase>,
+    phase: watch::Sender<CapturePhase>,
     /// Why it ends.
     cause: &'static str,
     /// A worker that does not answer may have its tap still; nobody waits for that one.
@@ -146,14 +146,14 @@ pub(crate) struct Capture {
 
 /// What is written of a capture in one go.
 #[derive(Debug, Default)]
-pub(crate) struct Step {
+pub(crate) struct CaptureStep {
     pub(crate) bytes: Vec<u8>,
     pub(crate) figures: CaptureFigures,
     /// There is no more, nor will there be.
     pub(crate) is_over: bool,
 }
 
-impl Capture {
+impl ActiveCapture {
     /// One that is about to begin.
     ///
     /// # Errors
@@ -161,13 +161,13 @@ impl Capture {
     pub(crate) fn new(
         controller: &Controller,
         id: u64,
-        wanted: Wanted,
+        wanted: CaptureRequest,
         listeners: Vec<Listener>,
-    ) -> Result<Capture, String> {
+    ) -> Result<ActiveCapture, String> {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         // What a clock that is set meanwhile does to a capture's stamps would only confuse.
         let tick_zero = since_1970.saturating_sub(Duration::from_micros(controller.now.tick.0));
-        Ok(Capture {
+        Ok(ActiveCapture {
             id,
             streams: listeners.into_iter().map(Stream::new).collect(),
             turn: 0,
@@ -175,7 +175,7 @@ impl Capture {
             left: wanted.count,
             wanted,
             frames: 0,
-            phase: watch::Sender::new(Phase::Running),
+            phase: watch::Sender::new(CapturePhase::Running),
             cause: "",
             is_given_up: false,
             asked: Instant::now(),
@@ -187,7 +187,7 @@ impl Capture {
         self.file.interfaces()
     }
 
-    pub(crate) fn phase(&self) -> watch::Receiver<Phase> {
+    pub(crate) fn phase(&self) -> watch::Receiver<CapturePhase> {
         self.phase.subscribe()
     }
 
@@ -208,9 +208,9 @@ impl Capture {
     /// Lets it end, if it does not yet.
     pub(crate) fn end(&mut self, cause: &'static str) {
         let begins = self.phase.send_if_modified(|phase| {
-            let runs = *phase == Phase::Running;
+            let runs = *phase == CapturePhase::Running;
             if runs {
-                *phase = Phase::Ending;
+                *phase = CapturePhase::Ending;
             }
             runs
         });
@@ -226,7 +226,7 @@ impl Capture {
 
     /// All workers have.
     pub(crate) fn is_home(&mut self) {
-        self.phase.send_replace(Phase::Home);
+        self.phase.send_replace(CapturePhase::Home);
     }
 
     pub(crate) fn figures(&self) -> CaptureFigures {
@@ -235,8 +235,8 @@ impl Capture {
     }
 
     /// Writes a bounded part of what workers have copied. Everything of a frame stands together.
-    fn step(&mut self, controller: &Controller) -> Step {
-        let is_last = self.is_given_up || *self.phase.borrow() == Phase::Home;
+    fn step(&mut self, controller: &Controller) -> CaptureStep {
+        let is_last = self.is_given_up || *self.phase.borrow() == CapturePhase::Home;
         let mut comments = Comments::of(controller);
         // Workers in a row that have nothing.
         let mut quiet = 0;
@@ -256,7 +256,7 @@ impl Capture {
         if is_over {
             self.file.finish(&figures);
         }
-        Step { bytes: self.file.take(), figures, is_over }
+        CaptureStep { bytes: self.file.take(), figures, is_over }
     }
 
     fn write(&mut self, worker: usize, group: Vec<Copied>, comments: &mut Comments<'_>) {
@@ -288,7 +288,7 @@ impl Capture {
 #[derive(Default)]
 pub(crate) struct Captures {
     last_id: u64,
-    pub(crate) current: Option<Capture>,
+    pub(crate) current: Option<ActiveCapture>,
     /// The one whose taps workers may have.
     out: Option<u64>,
 }
@@ -306,12 +306,12 @@ impl Captures {
     }
 
     /// From now on workers may have its taps.
-    pub(crate) fn begin(&mut self, capture: Capture) {
+    pub(crate) fn begin(&mut self, capture: ActiveCapture) {
         (self.last_id, self.out) = (capture.id, Some(capture.id));
         self.current = Some(capture);
     }
 
-    pub(crate) fn get(&mut self, id: u64) -> Option<&mut Capture> {
+    pub(crate) fn get(&mut self, id: u64) -> Option<&mut ActiveCapture> {
         self.current.as_mut().filter(|capture| capture.id == id)
     }
 
@@ -326,14 +326,14 @@ impl Captures {
     }
 
     /// Takes it out: it has not come about, or is over.
-    pub(crate) fn remove(&mut self, id: u64) -> Option<Capture> {
+    pub(crate) fn remove(&mut self, id: u64) -> Option<ActiveCapture> {
         self.current.take_if(|capture| capture.id == id)
     }
 }
 
 impl Captures {
     /// The next part of the file; `None`: there is no such capture. One that is over is gone.
-    pub(crate) fn step(&mut self, controller: &mut Controller, id: u64) -> Option<Step> {
+    pub(crate) fn step(&mut self, controller: &mut Controller, id: u64) -> Option<CaptureStep> {
         let capture = self.get(id)?;
         capture.is_asked_for();
         let step = capture.step(controller);

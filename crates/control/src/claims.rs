@@ -6,7 +6,8 @@
 //! place in a file system and may be shared by several namespaces, so it is locked itself, which needs no file and no space.
 #![expect(
     clippy::disallowed_methods,
-    reason = "at the start, before anybody is served; later the kernel's memory (/proc) alone, where a VIP is held elsewhere"
+    reason = "at the start, before anybody is served; later the kernel's memory (/proc) alone, where a \
+        VIP is held elsewhere"
 )]
 
 mod error;
@@ -69,7 +70,8 @@ impl Claim {
             Claim::Device(_) => "stop that daemon, or give the port another device",
             Claim::Listener(_) => "stop that daemon, or set another listen address",
             Claim::Vip(_) => {
-                "only one daemon of a network namespace can announce an address; stop that daemon, or set announce = \"none\" here"
+                "only one daemon of a network namespace can announce an address; stop that daemon, or \
+                 set announce = \"none\" here"
             }
         }
     }
@@ -101,10 +103,10 @@ impl ClaimError {
 
 /// What this process has claimed. Cloning shares it; the last one gives everything back.
 #[derive(Clone, Debug, Default)]
-pub struct Claims(Arc<Mutex<Held>>);
+pub struct Claims(Arc<Mutex<HeldClaims>>);
 
 #[derive(Debug, Default)]
-struct Held {
+struct HeldClaims {
     sockets: BTreeMap<Claim, OwnedFd>,
     state_dir: Option<OwnedFd>,
 }

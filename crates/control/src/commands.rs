@@ -28,7 +28,7 @@ pub(crate) enum NoAnswer {
 
 /// A command that was sent.
 #[derive(Clone, Copy, Debug)]
-struct Sent {
+struct SentCommand {
     number: u64,
     /// Which of the exchange's commands.
     index: usize,
@@ -41,21 +41,21 @@ struct Errand {
     /// To be sent: index and command.
     orders: VecDeque<(usize, Command)>,
     /// Not answered yet, in order.
-    sent: VecDeque<Sent>,
+    sent: VecDeque<SentCommand>,
 }
 
 /// Commands on their way, and what has come of them.
 #[derive(Debug)]
-pub(crate) struct Exchange {
+pub(crate) struct CommandExchange {
     /// By worker.
     errands: Vec<Errand>,
     outcomes: Vec<Option<CommandOutcome>>,
 }
 
-impl Exchange {
+impl CommandExchange {
     /// An exchange of these commands, each for the worker whose index is beside it.
-    pub(crate) fn new(commands: impl IntoIterator<Item = (usize, Command)>) -> Exchange {
-        let mut exchange = Exchange { errands: Vec::new(), outcomes: Vec::new() };
+    pub(crate) fn new(commands: impl IntoIterator<Item = (usize, Command)>) -> CommandExchange {
+        let mut exchange = CommandExchange { errands: Vec::new(), outcomes: Vec::new() };
         for (index, (worker, command)) in commands.into_iter().enumerate() {
             if exchange.errands.len() <= worker {
                 exchange.errands.resize_with(worker + 1, Errand::default);
@@ -114,7 +114,7 @@ impl Errand {
                 debug_assert!(false, "there is room");
                 break;
             };
-            self.sent.push_back(Sent { number, index, at: Instant::now() });
+            self.sent.push_back(SentCommand { number, index, at: Instant::now() });
         }
         match self.sent.front() {
             Some(oldest) if oldest.at.elapsed() > ANSWER_WITHIN + HOME_WITHIN => Err(NoAnswer::Silent(core)),

@@ -28,7 +28,7 @@ mod tables;
 
 #[cfg(feature = "daemon")]
 pub(crate) use tables::Recipe;
-pub(crate) use tables::{Making, Tables};
+pub(crate) use tables::{Making, SlotTables};
 
 /// Why no view can be made. [`model::load()`] refuses most of these with their place.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -41,7 +41,7 @@ pub enum CompileError {
     Maglev {
         /// Its service.
         service: String,
-        /// Why.
+        /// What Maglev says.
         source: MaglevError,
     },
     /// A tunnel to a backend.
@@ -51,7 +51,7 @@ pub enum CompileError {
         service: String,
         /// Its name.
         backend: String,
-        /// Why.
+        /// What is wrong with it.
         source: TunnelError,
     },
     /// The machine has no address of the backend's family.
@@ -175,19 +175,13 @@ pub fn compile(config: &Config, ids: &mut Ids, runtime: &Runtime<'_>) -> Result<
     ids.assign(config, runtime.now, runtime.flows)?;
     let mut tables = std::mem::take(&mut ids.tables).next_round();
     let mut memories = std::mem::take(&mut ids.memories);
-    let mut rules = Vec::with_capacity(config.services.len());
-    let mut services = Vec::with_capacity(config.services.len());
+    let (mut rules, mut services) = (Vec::new(), Vec::with_capacity(config.services.len()));
     let mut backends: Vec<Option<BackendView>> = Vec::new();
-    let sender = Sender { machine: &config.machine, ports: &config.ports, runtime };
+    let sender = BackendCompiler { machine: &config.machine, ports: &config.ports, runtime };
 
     for service in &config.services {
         let Some(id) = ids.service(&service.name) else { continue };
-        rules.push(ServiceRule {
-            vip: service.vip.addr.into(),
-            len: service.vip.len,
-            port: service.port,
-            protocol: service.protocol.number(),
-        });
+        rules.push(rule(service));
         let judged = judge(service, id, ids, runtime);
         for (backend, is) in service.backends.iter().zip(&judged) {
             place(&mut backends, sender.view(service, backend, id, is.id, is.state)?);
@@ -196,16 +190,8 @@ pub fn compile(config: &Config, ids: &mut Ids, runtime: &Runtime<'_>) -> Result<
             services.push(service_view(service, id, maglev, members));
             continue;
         }
-        // In the order of their names: other machines may list them in another order, and ties go by position.
-        let mut members: Vec<(&str, u32, BackendId)> = service
-            .backends
-            .iter()
-            .zip(&judged)
-            .filter(|(_, is)| is.state == BackendState::Up)
-            .map(|(backend, is)| (backend.name.as_str(), is.weight, is.id))
-            .collect();
-        members.sort_unstable_by_key(|member| member.0);
-        let weighted: Vec<(&str, u32)> = members.iter().map(|(name, weight, _)| (*name, *weight)).collect();
+        let members = members(service, &judged);
+        let weighted: Vec<_> = members.iter().map(|(name, weight, _)| (*name, *weight)).collect();
         let maglev = tables
             .get(&weighted, service.maglev_size, &config.machine.cluster_key, runtime.making)
             .map_err(|source| CompileError::Maglev { service: service.name.clone(), source })?;
@@ -216,30 +202,14 @@ pub fn compile(config: &Config, ids: &mut Ids, runtime: &Runtime<'_>) -> Result<
         ids.tables = tables;
         return Err(CompileError::TablesMissing);
     }
-    for departed in runtime.departed {
-        let Some(service) = owner(ids, departed) else { continue };
-        let draining = BackendState::Draining;
-        // Its tunnel may need an address that the machine has no more; its flows are then steered anew.
-        if let Ok(view) = sender.view(departed.service, departed.backend, service, departed.id, draining) {
-            let taken = backends.get(departed.id.index()).is_some_and(Option::is_some);
-            if !taken {
-                place(&mut backends, view);
-            }
-        }
-    }
+    place_departed(&mut backends, &sender, ids);
     ids.tables = tables.keep_used();
-    let stateless: HashSet<ServiceId> =
-        config.services.iter().filter(|s| s.is_stateless()).filter_map(|s| ids.service(&s.name)).collect();
+    let stateless = config.services.iter().filter(|service| service.is_stateless());
+    let stateless: HashSet<_> = stateless.filter_map(|service| ids.service(&service.name)).collect();
     for service in &mut services {
         memories.attend(service, stateless.contains(&service.id), &backends, runtime.now);
     }
-    for written in config.services.iter().filter(|written| written.policy == WrittenPolicy::LeastLoad) {
-        let Some(id) = ids.service(&written.name) else { continue };
-        if let Some(service) = services.iter_mut().find(|service| service.id == id) {
-            let policy = least_load(written, &service.members, ids, runtime.deciders);
-            service.policy = Policy::LeastLoad(Box::new(policy));
-        }
-    }
+    set_policies(&mut services, config, ids, runtime.deciders);
     let known = ids.known_services();
     memories.retain(|id| known.contains(&id));
     ids.memories = memories;
@@ -264,6 +234,44 @@ pub fn compile(config: &Config, ids: &mut Ids, runtime: &Runtime<'_>) -> Result<
     })
 }
 
+/// Backends that are up, in the order of their names: other machines may list them in another order, and ties go by
+/// position.
+fn members<'a>(service: &'a Service, judged: &[JudgedBackend]) -> Vec<(&'a str, u32, BackendId)> {
+    let up = service.backends.iter().zip(judged).filter(|(_, is)| is.state == BackendState::Up);
+    let mut members: Vec<_> = up.map(|(backend, is)| (backend.name.as_str(), is.weight, is.id)).collect();
+    members.sort_unstable_by_key(|member| member.0);
+    members
+}
+
+fn rule(service: &Service) -> ServiceRule {
+    let (vip, protocol) = (service.vip, service.protocol.number());
+    ServiceRule { vip: vip.addr.into(), len: vip.len, port: service.port, protocol }
+}
+
+fn place_departed(backends: &mut Vec<Option<BackendView>>, sender: &BackendCompiler<'_>, ids: &Ids) {
+    for departed in sender.runtime.departed {
+        let Some(service) = owner(ids, departed) else { continue };
+        let draining = BackendState::Draining;
+        let is_taken = backends.get(departed.id.index()).is_some_and(Option::is_some);
+        // Its tunnel may need an address that the machine has no more; its flows are then steered anew.
+        if let Ok(view) = sender.view(departed.service, departed.backend, service, departed.id, draining)
+            && !is_taken
+        {
+            place(backends, view);
+        }
+    }
+}
+
+fn set_policies(services: &mut [ServiceView], config: &Config, ids: &Ids, deciders: u32) {
+    for written in config.services.iter().filter(|written| written.policy == WrittenPolicy::LeastLoad) {
+        let Some(id) = ids.service(&written.name) else { continue };
+        if let Some(service) = services.iter_mut().find(|service| service.id == id) {
+            let policy = least_load(written, &service.members, ids, deciders);
+            service.policy = Policy::LeastLoad(Box::new(policy));
+        }
+    }
+}
+
 fn owner(ids: &Ids, departed: &Departed<'_>) -> Option<ServiceId> {
     let id = ids.identified(departed.service)?;
     (ids.of(id, &departed.backend.name, departed.backend.address) == Some(departed.id)).then_some(id)
@@ -281,17 +289,22 @@ fn place(backends: &mut Vec<Option<BackendView>>, view: BackendView) {
 
 /// What is thought of a backend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Judged {
+pub(crate) struct JudgedBackend {
     pub(crate) id: BackendId,
     pub(crate) weight: u32,
     pub(crate) state: BackendState,
 }
 
 /// States of the backends, in the order of the configuration; of those that have an id.
-pub(crate) fn judge(service: &Service, id: ServiceId, ids: &Ids, runtime: &Runtime<'_>) -> Vec<Judged> {
+pub(crate) fn judge(
+    service: &Service,
+    id: ServiceId,
+    ids: &Ids,
+    runtime: &Runtime<'_>,
+) -> Vec<JudgedBackend> {
     let mut eligible = 0_u64;
     let mut down = 0_u64;
-    let mut judged: Vec<Judged> = Vec::with_capacity(service.backends.len());
+    let mut judged: Vec<JudgedBackend> = Vec::with_capacity(service.backends.len());
     for backend in &service.backends {
         let Some(id) = ids.of(id, &backend.name, backend.address) else { continue };
         let weight = (runtime.weight)(id, service, backend);
@@ -311,7 +324,7 @@ pub(crate) fn judge(service: &Service, id: ServiceId, ids: &Ids, runtime: &Runti
                 }
             }
         };
-        judged.push(Judged { id, weight, state });
+        judged.push(JudgedBackend { id, weight, state });
     }
     // An overloaded few serve worse than all. Where not one is left nothing can be made better by it: other machines, or other sites, may
     // do so when this one's announcement is withdrawn.
@@ -407,13 +420,13 @@ fn parameters(service: &Service) -> Parameters {
 }
 
 /// How to reach backends from this machine.
-struct Sender<'a> {
+struct BackendCompiler<'a> {
     machine: &'a Machine,
     ports: &'a [Port],
     runtime: &'a Runtime<'a>,
 }
 
-impl Sender<'_> {
+impl BackendCompiler<'_> {
     fn view(
         &self,
         service: &Service,

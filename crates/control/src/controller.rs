@@ -7,9 +7,9 @@
 use crate::agents::candidate::Agents;
 use crate::agents::gate::Gate;
 use crate::backends::Backends;
-use crate::backends::Member;
+use crate::backends::ConfiguredBackend;
 use crate::balance::Balance;
-use crate::cluster::membership::Part;
+use crate::cluster::membership::Membership;
 use crate::effect::Effect;
 use crate::event_log::EventLog;
 use crate::gauges::{self, DataPort, Figures, Rates, WorkerGauges};
@@ -39,7 +39,7 @@ pub(crate) struct Controller {
     /// What is to be done outside.
     pub(crate) effects: Vec<Effect>,
     pub(crate) log: EventLog,
-    pub(crate) program: Program,
+    pub(crate) program: ThisProgram,
     pub(crate) workers: Vec<WorkerGauges>,
     pub(crate) ports: Vec<DataPort>,
     pub(crate) rates: Rates,
@@ -48,7 +48,7 @@ pub(crate) struct Controller {
 
     /// What is in force: the file's, or the cluster's, and what registered.
     pub(crate) config: Arc<Config>,
-    /// The same without what registered.
+    /// The configuration in force without what registered.
     pub(crate) base: Config,
     pub(crate) text: String,
     pub(crate) file_text: String,
@@ -59,7 +59,7 @@ pub(crate) struct Controller {
     pub(crate) backends: Backends,
     pub(crate) publication: Publication,
     /// `None`: the machine is alone.
-    pub(crate) cluster: Option<Part>,
+    pub(crate) cluster: Option<Membership>,
     pub(crate) agents: Agents,
     /// What goes by load.
     pub(crate) balance: Balance,
@@ -71,7 +71,7 @@ pub(crate) struct Controller {
 }
 
 /// The program that it runs in, and whether that ends.
-pub(crate) struct Program {
+pub(crate) struct ThisProgram {
     pub(crate) config_path: PathBuf,
     pub(crate) version: String,
     pub(crate) started_unix_ms: u64,
@@ -100,20 +100,25 @@ pub(crate) struct Saving {
 }
 
 /// What the controller is made of.
-pub(crate) struct Parts {
-    pub(crate) program: Program,
+pub(crate) struct ControllerParts {
+    pub(crate) program: ThisProgram,
     pub(crate) workers: Vec<WorkerGauges>,
     pub(crate) ports: Vec<DataPort>,
-    pub(crate) saved: Saved,
     /// What flow tables are keyed with, by worker.
     pub(crate) flow_secrets: Vec<u64>,
-    /// What was in force before the start.
+    pub(crate) history: History,
+    pub(crate) cluster: Option<Membership>,
+}
+
+/// What is known of the time before the start.
+pub(crate) struct History {
+    pub(crate) saved: Saved,
+    /// What was in force.
     pub(crate) revisions: Ledger,
     /// What the configuration to start with is made of.
     pub(crate) content: Content,
     /// The file itself.
     pub(crate) file_text: String,
-    pub(crate) cluster: Option<Part>,
 }
 
 impl Controller {
@@ -123,7 +128,7 @@ impl Controller {
     }
 
     /// Ends the check of a backend in force, if there is one.
-    pub(crate) fn stop_check(&mut self, id: BackendId, member: &mut Member) {
+    pub(crate) fn stop_check(&mut self, id: BackendId, member: &mut ConfiguredBackend) {
         if member.check.take().is_some() {
             self.effects.push(Effect::StopCheck(Subject::Backend(id)));
         }
@@ -147,7 +152,7 @@ impl Controller {
 
     /// Whether something is under way in the cluster that should not wait.
     pub(crate) fn is_cluster_busy(&self) -> bool {
-        self.cluster.as_ref().is_some_and(|part| part.seat.is_busy())
+        self.cluster.as_ref().is_some_and(|part| part.participant.is_busy())
     }
 
     /// Every worker uses the newest view.
@@ -180,7 +185,7 @@ impl Controller {
 
     /// How long what may wait has to wait.
     pub(crate) fn publishes_in(&self) -> Option<Duration> {
-        let waits = self.publication.lazy || (self.agents.heard_changed && self.cluster.is_none());
+        let waits = self.publication.lazy || (self.agents.received_changed && self.cluster.is_none());
         if waits {
             return Some(self.publication.publish_from.saturating_sub(self.now.monotonic));
         }
@@ -199,6 +204,7 @@ impl Controller {
 
     /// Whether the machine wanted to leave, and the others go on without it.
     pub(crate) fn has_left(&self) -> bool {
-        self.program.leaving.is_some() && self.cluster.as_ref().is_some_and(|part| part.seat.has_left())
+        self.program.leaving.is_some()
+            && self.cluster.as_ref().is_some_and(|part| part.participant.has_left())
     }
 }

@@ -3,7 +3,7 @@
 use crate::agents::gate::Gate;
 use crate::agents::session::SessionId;
 use crate::cluster::desire::{Desire, Progress};
-use crate::cluster::seat::Order;
+use crate::cluster::participant::StoreOrder;
 use crate::cluster::stock::Missing;
 use crate::compile::Recipe;
 use crate::health::{Check, First, Subject};
@@ -23,9 +23,9 @@ pub(crate) enum Effect {
     /// All workers use a view of this generation, or a later one.
     Acknowledged(u64),
     /// Next hops that are to be found.
-    WantNeighbours(next_hop::Wanted),
+    WantNeighbours(next_hop::WantedNextHops),
     /// What the kernel is to have.
-    WantOfKernel(reconcile::Wanted),
+    WantOfKernel(reconcile::WantedOfKernel),
     /// A check takes the place of the one there may be.
     StartCheck(Subject, First, Arc<Check>),
     /// A check ends.
@@ -37,7 +37,7 @@ pub(crate) enum Effect {
     /// Whom the agents' listener lets in.
     AgentGate(Gate),
     /// The store is asked for something.
-    Order(Order),
+    Order(StoreOrder),
     /// The store is asked for other services; nobody waits for its answer.
     Desire(Desire),
     /// What became of services that were asked for.

@@ -7,7 +7,7 @@ use crate::cluster::store_event::StoreEvent;
 use crate::compile::Recipe;
 use crate::health::{Check, Subject};
 use crate::neighbour::next_hop::NextHops;
-use crate::reconcile::{Kind, OnLoopback, Surroundings};
+use crate::reconcile::{OnLoopback, RepairKind, Surroundings};
 use model::api::CheckResult;
 use statesync::plan::Report;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub(crate) enum Event {
     NextHops(NextHops),
     /// A VIP was put on the loopback or taken off it.
     Announced {
-        /// Which.
+        /// Its address.
         vip: Vip,
         /// It is there now.
         there: bool,
@@ -37,14 +37,14 @@ pub(crate) enum Event {
     /// Something in the kernel was put right.
     Repaired {
         /// What it was about.
-        kind: Kind,
+        kind: RepairKind,
         /// What was done.
         text: String,
     },
     /// Something in the kernel could not be put right.
     RepairFailed {
         /// What it was about.
-        kind: Kind,
+        kind: RepairKind,
         /// In words, if it is news.
         text: Option<String>,
     },

@@ -11,7 +11,7 @@ use wire::{BackendId, FlowKey, ServiceId, Tick, Tuple};
 const PIECE: usize = 4096;
 
 /// A search, detached from the controller.
-pub(crate) struct Search {
+pub(crate) struct FlowSearch {
     /// Core and table.
     pub(crate) tables: Vec<(u8, Reader)>,
     /// Services by id; only these are looked for.
@@ -25,7 +25,7 @@ pub(crate) struct Search {
 }
 
 /// The first `limit` flows.
-pub(crate) async fn search(search: Search, limit: usize) -> Flows {
+pub(crate) async fn search(search: FlowSearch, limit: usize) -> Flows {
     let mut found = Flows { flows: Vec::new(), truncated: false };
     for (core, table) in &search.tables {
         let mut from = 0;
@@ -53,7 +53,7 @@ pub(crate) async fn search(search: Search, limit: usize) -> Flows {
     found
 }
 
-impl Search {
+impl FlowSearch {
     fn entry(
         &self,
         core: u8,

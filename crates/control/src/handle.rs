@@ -4,7 +4,7 @@ use crate::api::credentials::Credentials;
 use crate::capture::Captures;
 use crate::claims::Claims;
 use crate::cluster::desire::Desire;
-use crate::cluster::desired::{Desired, Store};
+use crate::cluster::desired::{Desired, StoreHandle};
 use crate::controller::Controller;
 use crate::meter::Meter;
 use crate::pages::Pages;
@@ -17,12 +17,12 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use wire::Tick;
 
 /// A closure to be run on the controller's thread.
-pub(crate) type Question = Box<dyn FnOnce(&mut Shell) + Send>;
+pub(crate) type ShellCall = Box<dyn FnOnce(&mut Shell) + Send>;
 
 /// See the module.
 #[derive(Clone, Debug)]
 pub(crate) struct Handle {
-    pub(crate) questions: mpsc::Sender<Question>,
+    pub(crate) questions: mpsc::Sender<ShellCall>,
     /// Smallest generation that every worker uses.
     pub(crate) acknowledged: watch::Receiver<u64>,
     /// Number of the newest event.
@@ -34,7 +34,7 @@ pub(crate) struct Handle {
     /// What only this process of the network namespace may have.
     pub(crate) claims: Claims,
     /// `None`: the machine is alone.
-    pub(crate) store: Option<Store>,
+    pub(crate) store: Option<StoreHandle>,
     pub(crate) meter: Meter,
     /// Held while a configuration is being applied.
     pub(crate) applying: Arc<Semaphore>,
@@ -81,7 +81,7 @@ impl Handle {
         question: impl FnOnce(&mut Shell) -> T + Send + 'static,
     ) -> Option<T> {
         let (reply, answer) = oneshot::channel();
-        let question: Question = Box::new(move |shell| {
+        let question: ShellCall = Box::new(move |shell| {
             let _ = reply.send(question(shell));
         });
         self.questions.send(question).await.ok()?;

@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use wire::{BackendId, ServiceId, Tick};
 use worker::view::{BACKENDS_MAX, SERVICES_MAX};
 
-use crate::compile::Tables;
+use crate::compile::SlotTables;
 use crate::slots::Memories;
 
 #[cfg(any(feature = "daemon", feature = "rehearsal"))]
@@ -24,7 +24,8 @@ pub(crate) mod saved;
 pub enum NoId {
     /// Too many services, removed ones included.
     #[error(
-        "no service id is free: {remembered} removed services are still remembered for their flows; apply again when their flows have ended"
+        "no service id is free: {remembered} removed services are still remembered for their flows; \
+         apply again when their flows have ended"
     )]
     Service {
         /// Removed services.
@@ -32,7 +33,8 @@ pub enum NoId {
     },
     /// Too many backends, removed ones included.
     #[error(
-        "no backend id is free: {remembered} removed backends are still remembered for their flows; apply again when their flows have ended, or shorten drain_timeout_ms"
+        "no backend id is free: {remembered} removed backends are still remembered for their flows; \
+         apply again when their flows have ended, or shorten drain_timeout_ms"
     )]
     Backend {
         /// Removed backends.
@@ -81,7 +83,7 @@ enum Life {
 }
 
 #[derive(Clone, Debug)]
-struct Entry {
+struct IdEntry {
     name: String,
     id: BackendId,
     life: Life,
@@ -94,7 +96,7 @@ pub struct Ids {
     /// Configured services by name.
     by_name: HashMap<String, ServiceId>,
     /// Names that ever stood for an address in a service: one, seldom more.
-    backends: HashMap<(ServiceId, IpAddr), Vec<Entry>>,
+    backends: HashMap<(ServiceId, IpAddr), Vec<IdEntry>>,
     /// Where the entry of an id is.
     places: HashMap<BackendId, (ServiceId, IpAddr)>,
     services_given: u16,
@@ -103,7 +105,7 @@ pub struct Ids {
     free_backends: VecDeque<BackendId>,
     /// Another one when anything but what is configured has changed.
     version: u64,
-    pub(crate) tables: Tables,
+    pub(crate) tables: SlotTables,
     /// What is remembered of slots; lives as long as the service's id is not given to another.
     pub(crate) memories: Memories,
 }
@@ -125,7 +127,7 @@ impl Ids {
             ids.services.insert(ServiceIdentity { name: name.to_owned(), vip, port, protocol }, id);
         }
         for (id, service, name, address) in backends {
-            let entry = Entry { name: name.to_owned(), id, life: Life::Configured };
+            let entry = IdEntry { name: name.to_owned(), id, life: Life::Configured };
             ids.backends.entry((service, address)).or_default().push(entry);
             ids.places.insert(id, (service, address));
         }
@@ -235,7 +237,7 @@ impl Ids {
                 if self.of(id, &backend.name, backend.address).is_none() {
                     let place = (id, backend.address);
                     let id = self.free_backend(flows)?;
-                    let entry = Entry { name: backend.name.clone(), id, life: Life::Configured };
+                    let entry = IdEntry { name: backend.name.clone(), id, life: Life::Configured };
                     self.backends.entry(place).or_default().push(entry);
                     self.places.insert(id, place);
                 }
@@ -266,7 +268,7 @@ impl Ids {
     }
 
     /// Frees the ids of the other backends, and of services of which then nothing is left.
-    fn retain(&mut self, mut rests: impl FnMut(&mut Entry) -> bool) {
+    fn retain(&mut self, mut rests: impl FnMut(&mut IdEntry) -> bool) {
         let (free, places) = (&mut self.free_backends, &mut self.places);
         let before = (free.len(), self.free_services.len());
         self.backends.retain(|_, entries| {

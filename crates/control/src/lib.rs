@@ -135,7 +135,7 @@ pub use listeners::Listeners;
 #[cfg(feature = "rehearsal")]
 pub use neighbour::rehearsal::{netlink_seeds, rehearse_netlink};
 #[cfg(feature = "daemon")]
-pub use plane::{Notice, Options, Plane, PortHandle, Renew, Telemetry, WorkerHandle};
+pub use plane::{Notice, Plane, PortHandle, Renew, RunOptions, Telemetry, WorkerHandle};
 #[cfg(feature = "daemon")]
 pub use reconcile::kernel::{ExceptionError, configure as configure_exceptions};
 #[cfg(feature = "daemon")]

@@ -18,7 +18,7 @@ pub(crate) struct Reported {
 
 /// What is known of a backend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Known {
+pub(crate) struct BackendLoad {
     /// Live flows, of all machines as far as this one can tell.
     pub(crate) flows: u64,
     /// Flows that it is meant to carry for each unit of weight, 1 to 16,777,216.
@@ -31,7 +31,7 @@ pub(crate) struct Known {
     pub(crate) progress_ppm: Option<u32>,
 }
 
-impl Known {
+impl BackendLoad {
     /// Flows that it is meant to carry.
     fn carries(&self) -> u64 {
         u64::from(self.capacity.max(1)) * u64::from(self.weight.max(1))
@@ -55,7 +55,7 @@ impl Known {
 
 /// Those that are to have so many flows soon (`left`) seem to carry so many fewer than the least busy of the others, and no more than they do
 /// carry: so they get these and no more before new figures come, however many new flows there are. O(backends).
-pub(crate) fn make_room(of: &mut [Known], left: &[Option<u64>]) {
+pub(crate) fn make_room(of: &mut [BackendLoad], left: &[Option<u64>]) {
     let others = of.iter().zip(left).filter(|(_, left)| left.is_none()).map(|(known, _)| known);
     // Flows over what is carried, as fractions.
     let (flows, carries) = others.fold((u64::MAX, 1), |(flows, carries), known| {
@@ -75,7 +75,7 @@ pub(crate) fn make_room(of: &mut [Known], left: &[Option<u64>]) {
 ///
 /// One that joins seems to carry at first what the others do on average, and ever less until its slow start is over: so the lack of
 /// flows does not draw them all. For want of flows alone it never seems full.
-pub(crate) fn loads(of: &[Known]) -> Vec<Load> {
+pub(crate) fn loads(of: &[BackendLoad]) -> Vec<Load> {
     let own: Vec<u64> = of.iter().map(|known| known.own_ppm().into()).collect();
     let sum: u64 = own.iter().sum();
     let others = own.len().saturating_sub(1) as u64;
@@ -92,8 +92,8 @@ pub(crate) fn loads(of: &[Known]) -> Vec<Load> {
 }
 
 /// Whether a backend carries at least what the others of its service do on average.
-pub(crate) fn has_caught_up(of: &[Known], at: usize) -> bool {
-    let own = |known: &Known| u64::from(known.own_ppm());
+pub(crate) fn has_caught_up(of: &[BackendLoad], at: usize) -> bool {
+    let own = |known: &BackendLoad| u64::from(known.own_ppm());
     let others = of.iter().enumerate().filter(|(other, _)| *other != at);
     let (sum, count) = others.fold((0, 0_u64), |(sum, count), (_, known)| (sum + own(known), count + 1));
     of.get(at).is_none_or(|known| own(known) * count >= sum)
@@ -101,15 +101,16 @@ pub(crate) fn has_caught_up(of: &[Known], at: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Known, Reported, has_caught_up, loads, make_room};
+    use super::{BackendLoad, Reported, has_caught_up, loads, make_room};
     use proptest::prelude::{any, prop, prop_assert, proptest};
     use worker::view::loads::{LOAD_MAX_PPM, Load};
 
-    const IDLE: Known = Known { flows: 0, capacity: 1000, weight: 1, reported: None, progress_ppm: None };
+    const IDLE: BackendLoad =
+        BackendLoad { flows: 0, capacity: 1000, weight: 1, reported: None, progress_ppm: None };
 
     #[test]
     fn who_carries_what_the_others_do_on_average_has_caught_up() {
-        let carries = |flows| Known { flows, capacity: 1000, weight: 1, ..Known::default() };
+        let carries = |flows| BackendLoad { flows, capacity: 1000, weight: 1, ..BackendLoad::default() };
         let all = [carries(10), carries(30), carries(20)];
         assert_eq!([0, 1, 2].map(|at| has_caught_up(&all, at)), [false, true, true]);
         assert!(has_caught_up(&[carries(0)], 0), "there are no others");
@@ -117,8 +118,8 @@ mod tests {
 
     #[test]
     fn one_that_is_tried_gets_its_flows_and_no_more() {
-        let carries = |flows, weight| Known { flows, weight, ..IDLE };
-        let made = |mut of: [Known; 3], left| {
+        let carries = |flows, weight| BackendLoad { flows, weight, ..IDLE };
+        let made = |mut of: [BackendLoad; 3], left| {
             make_room(&mut of, left);
             of.map(|known| known.flows)
         };
@@ -134,35 +135,35 @@ mod tests {
 
     #[test]
     fn what_fills_a_backend_most_counts() {
-        let own = |known: Known| known.own_ppm();
+        let own = |known: BackendLoad| known.own_ppm();
         assert_eq!(own(IDLE), 0);
-        assert_eq!(own(Known { flows: 250, ..IDLE }), 250_000);
-        assert_eq!(own(Known { flows: 250, weight: 5, ..IDLE }), 50_000);
-        assert_eq!(own(Known { flows: 250, weight: 0, ..IDLE }), 250_000, "a weight that is no weight");
+        assert_eq!(own(BackendLoad { flows: 250, ..IDLE }), 250_000);
+        assert_eq!(own(BackendLoad { flows: 250, weight: 5, ..IDLE }), 50_000);
+        assert_eq!(own(BackendLoad { flows: 250, weight: 0, ..IDLE }), 250_000, "a weight that is no weight");
         let said = Reported { cpu_permille: Some(900), connections: Some(100), custom_permille: None };
-        assert_eq!(own(Known { flows: 250, reported: Some(said), ..IDLE }), 900_000);
+        assert_eq!(own(BackendLoad { flows: 250, reported: Some(said), ..IDLE }), 900_000);
         let said = Reported { cpu_permille: Some(10), connections: Some(700), custom_permille: Some(20) };
-        assert_eq!(own(Known { flows: 250, reported: Some(said), ..IDLE }), 700_000);
+        assert_eq!(own(BackendLoad { flows: 250, reported: Some(said), ..IDLE }), 700_000);
         let said = Reported { cpu_permille: Some(0), connections: Some(0), custom_permille: Some(0) };
-        assert_eq!(own(Known { flows: 250, reported: Some(said), ..IDLE }), 250_000, "not talked away");
-        assert_eq!(own(Known { flows: u64::MAX, capacity: 1, ..IDLE }), LOAD_MAX_PPM);
+        assert_eq!(own(BackendLoad { flows: 250, reported: Some(said), ..IDLE }), 250_000, "not talked away");
+        assert_eq!(own(BackendLoad { flows: u64::MAX, capacity: 1, ..IDLE }), LOAD_MAX_PPM);
     }
 
     #[test]
     fn one_that_joins_seems_as_busy_as_the_others_and_ever_less() {
-        let busy = Known { flows: 400, ..IDLE };
+        let busy = BackendLoad { flows: 400, ..IDLE };
         for (progress, ppm) in [(0, 400_000), (500_000, 200_000), (999_999, 0), (1_000_000, 0)] {
-            let joining = Known { progress_ppm: Some(progress), ..IDLE };
+            let joining = BackendLoad { progress_ppm: Some(progress), ..IDLE };
             let made = loads(&[busy, busy, joining]);
             assert_eq!(made[2], Load { ppm, joining: true }, "{progress}");
             assert_eq!(made[0], Load { ppm: 400_000, joining: false });
         }
-        let alone = Known { progress_ppm: Some(0), ..IDLE };
+        let alone = BackendLoad { progress_ppm: Some(0), ..IDLE };
         assert_eq!(loads(&[alone]), [Load { ppm: 0, joining: true }]);
         assert_eq!(loads(&[]), []);
-        let full = Known { flows: 2000, ..IDLE };
+        let full = BackendLoad { flows: 2000, ..IDLE };
         assert_eq!(loads(&[full, alone])[1].ppm, 999_999, "it is not full for want of flows");
-        assert_eq!(loads(&[full, Known { progress_ppm: Some(0), ..full }])[1].ppm, 2_000_000);
+        assert_eq!(loads(&[full, BackendLoad { progress_ppm: Some(0), ..full }])[1].ppm, 2_000_000);
     }
 
     proptest! {
@@ -173,11 +174,11 @@ mod tests {
                 0..20,
             ),
         ) {
-            let known: Vec<Known> = of
+            let known: Vec<BackendLoad> = of
                 .into_iter()
                 .map(|(flows, capacity, weight, cpu_permille, connections, progress_ppm)| {
                     let reported = Some(Reported { cpu_permille, connections, custom_permille: None });
-                    Known { flows, capacity, weight, reported, progress_ppm }
+                    BackendLoad { flows, capacity, weight, reported, progress_ppm }
                 })
                 .collect();
             for (load, known) in loads(&known).iter().zip(&known) {

@@ -23,7 +23,7 @@ const NEAR: u64 = 20;
 
 /// A service whose weights follow load.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Follower {
+pub(crate) struct LoadFollower {
     backends: HashMap<BackendId, Followed>,
     heard_ms: Option<u64>,
     adjusted_ms: Option<u64>,
@@ -38,7 +38,7 @@ struct Followed {
     factor: u32,
 }
 
-impl Follower {
+impl LoadFollower {
     /// What is known of the load of each backend of the service now, millionths; `None`: nothing. Backends that are not named are
     /// forgotten. Of one whose load is not known any more the last one goes on to count for nothing, and its weight returns.
     pub(crate) fn hear(&mut self, loads: &[(BackendId, Option<u32>)], now_ms: u64) {
@@ -140,7 +140,7 @@ impl Follower {
 
 #[cfg(test)]
 mod tests {
-    use super::{Follower, PERIOD_MS, RANGE, STEP, WHOLE};
+    use super::{LoadFollower, PERIOD_MS, RANGE, STEP, WHOLE};
     use proptest::prelude::{any, prop, prop_assert, proptest};
     use std::collections::HashMap;
     use wire::BackendId;
@@ -150,19 +150,19 @@ mod tests {
     const SLOTS: u32 = 10_000;
 
     /// As if each thousandth of a weight that changes moved a slot.
-    fn a_slot_each(before: &Follower) -> impl Fn(&HashMap<BackendId, u32>) -> Option<u32> + use<> {
+    fn a_slot_each(before: &LoadFollower) -> impl Fn(&HashMap<BackendId, u32>) -> Option<u32> + use<> {
         let before = before.clone();
         move |factors| Some(factors.iter().map(|(id, factor)| factor.abs_diff(before.factor(*id))).sum())
     }
 
-    fn adjust(of: &mut Follower, percent: u8, now_ms: u64) -> bool {
+    fn adjust(of: &mut LoadFollower, percent: u8, now_ms: u64) -> bool {
         let count = a_slot_each(of);
         of.adjust(SLOTS, percent, now_ms, count)
     }
 
     #[test]
     fn a_busy_backend_loses_a_tenth_at_a_time() {
-        let mut of = Follower::default();
+        let mut of = LoadFollower::default();
         of.hear(&[(A, Some(900_000)), (B, Some(300_000))], 0);
         assert!(adjust(&mut of, 100, 0));
         assert_eq!((of.factor(A), of.factor(B)), (WHOLE - STEP, WHOLE + STEP));
@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn equal_loads_and_small_differences_change_nothing() {
-        let mut of = Follower::default();
+        let mut of = LoadFollower::default();
         of.hear(&[(A, Some(500_000)), (B, Some(540_000))], 0);
         assert!(!adjust(&mut of, 100, 0));
         of.hear(&[(A, Some(0)), (B, Some(0))], 1_000_000_000);
@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn loads_are_smoothed() {
-        let mut of = Follower::default();
+        let mut of = LoadFollower::default();
         of.hear(&[(A, Some(500_000)), (B, Some(500_000))], 0);
         of.hear(&[(A, Some(1_000_000)), (B, Some(500_000))], 250);
         assert!(!adjust(&mut of, 100, 250), "a peak of a quarter of a second is none");
@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn weights_return_when_nothing_is_known_any_more() {
-        let mut of = Follower::default();
+        let mut of = LoadFollower::default();
         of.hear(&[(A, Some(900_000)), (B, Some(300_000))], 0);
         adjust(&mut of, 100, 0);
         of.hear(&[(A, None), (B, None)], PERIOD_MS);
@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn no_more_is_moved_than_allowed() {
-        let mut of = Follower::default();
+        let mut of = LoadFollower::default();
         of.hear(&[(A, Some(900_000)), (B, Some(300_000))], 0);
         // 1 % of 10,000 slots are 100 a minute; a whole step would move 200.
         assert!(adjust(&mut of, 1, 0));
@@ -235,7 +235,7 @@ mod tests {
             percent in 1_u8..=100,
             pause_ms in 100_u64..30_000,
         ) {
-            let mut of = Follower::default();
+            let mut of = LoadFollower::default();
             let mut moved: Vec<(u64, u64)> = Vec::new();
             for (round, loads) in (0..).zip(rounds) {
                 let now = round * pause_ms;

@@ -1,6 +1,6 @@
 //! How long the management thread is busy with one thing, by what it is.
 //!
-//! Rule of this module: whatever runs on the management thread runs under a [`Job`]. What a turn took is the wall clock less
+//! Rule of this module: whatever runs on the management thread runs under a [`ThreadJob`]. What a turn took is the wall clock less
 //! the time in which the thread was runnable and had no CPU (`/proc/thread-self/schedstat`, second figure): a call that blocks
 //! counts, being pre-empted does not.
 
@@ -22,7 +22,7 @@ const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// What the management thread does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Job {
+pub(crate) enum ThreadJob {
     /// The file was read again, or a configuration is put in force.
     Configure,
     /// Twice a second: removed backends, passive health, rates.
@@ -30,7 +30,7 @@ pub(crate) enum Job {
     /// Every second: weights by load.
     Weigh,
     /// What checks, netlink and the store say.
-    Notes,
+    Events,
     /// What the API asks.
     Question,
     /// What agents say.
@@ -49,25 +49,25 @@ pub(crate) enum Job {
     Telemetry,
 }
 
-impl Job {
-    const ALL: [(Job, &'static str); 12] = [
-        (Job::Configure, "configure"),
-        (Job::Sweep, "sweep"),
-        (Job::Weigh, "weigh"),
-        (Job::Notes, "notes"),
-        (Job::Question, "question"),
-        (Job::Agents, "agents"),
-        (Job::Housekeeping, "housekeeping"),
-        (Job::Conversation, "conversation"),
-        (Job::Neighbours, "neighbours"),
-        (Job::Reconcile, "reconcile"),
-        (Job::Store, "store"),
-        (Job::Telemetry, "telemetry"),
+impl ThreadJob {
+    const ALL: [(ThreadJob, &'static str); 12] = [
+        (ThreadJob::Configure, "configure"),
+        (ThreadJob::Sweep, "sweep"),
+        (ThreadJob::Weigh, "weigh"),
+        (ThreadJob::Events, "notes"),
+        (ThreadJob::Question, "question"),
+        (ThreadJob::Agents, "agents"),
+        (ThreadJob::Housekeeping, "housekeeping"),
+        (ThreadJob::Conversation, "conversation"),
+        (ThreadJob::Neighbours, "neighbours"),
+        (ThreadJob::Reconcile, "reconcile"),
+        (ThreadJob::Store, "store"),
+        (ThreadJob::Telemetry, "telemetry"),
     ];
 }
 
 #[derive(Debug, Default)]
-struct Cell {
+struct JobCounters {
     turns: AtomicU64,
     long: AtomicU64,
     longest_us: AtomicU64,
@@ -75,8 +75,8 @@ struct Cell {
 }
 
 #[derive(Debug)]
-struct Inner {
-    cells: [Cell; Job::ALL.len()],
+struct MeterState {
+    cells: [JobCounters; ThreadJob::ALL.len()],
     /// `None`: the kernel keeps no such figures.
     schedstat: Option<File>,
     begun: Instant,
@@ -87,7 +87,7 @@ struct Inner {
 /// Measures; clones share their figures. Made, and used, on the management thread.
 #[derive(Clone, Debug)]
 pub(crate) struct Meter {
-    inner: Arc<Inner>,
+    inner: Arc<MeterState>,
 }
 
 impl Meter {
@@ -95,13 +95,17 @@ impl Meter {
     #[expect(clippy::disallowed_methods, reason = "the file is the kernel's memory")]
     pub(crate) fn of_this_thread() -> Meter {
         let schedstat = File::open("/proc/thread-self/schedstat").ok();
-        let inner =
-            Inner { cells: Default::default(), schedstat, begun: Instant::now(), told_us: AtomicU64::new(0) };
+        let inner = MeterState {
+            cells: Default::default(),
+            schedstat,
+            begun: Instant::now(),
+            told_us: AtomicU64::new(0),
+        };
         Meter { inner: Arc::new(inner) }
     }
 
     /// Runs `work`, and measures it.
-    pub(crate) fn time<T>(&self, job: Job, work: impl FnOnce() -> T) -> T {
+    pub(crate) fn time<T>(&self, job: ThreadJob, work: impl FnOnce() -> T) -> T {
         let (begun, waited) = (Instant::now(), self.waited());
         let result = work();
         self.count(job, begun.elapsed(), self.waited().saturating_sub(waited));
@@ -109,13 +113,13 @@ impl Meter {
     }
 
     /// A future each poll of which is measured.
-    pub(crate) fn watch<F: Future>(&self, job: Job, future: F) -> Watched<F> {
+    pub(crate) fn watch<F: Future>(&self, job: ThreadJob, future: F) -> Watched<F> {
         Watched { future: Box::pin(future), meter: self.clone(), job }
     }
 
     /// The figures, of what was done at all.
     pub(crate) fn turns(&self) -> Vec<ManagementTurns> {
-        let all = Job::ALL.iter().zip(&self.inner.cells);
+        let all = ThreadJob::ALL.iter().zip(&self.inner.cells);
         all.filter(|(_, cell)| cell.turns.load(Relaxed) > 0)
             .map(|((_, name), cell)| ManagementTurns {
                 job: (*name).to_owned(),
@@ -136,10 +140,11 @@ impl Meter {
         Duration::from_nanos(waited.unwrap_or(0))
     }
 
-    fn count(&self, job: Job, wall: Duration, waited: Duration) {
+    fn count(&self, job: ThreadJob, wall: Duration, waited: Duration) {
         let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let took = wall.saturating_sub(waited);
-        let Some((cell, (_, name))) = self.inner.cells.get(job as usize).zip(Job::ALL.get(job as usize))
+        let Some((cell, (_, name))) =
+            self.inner.cells.get(job as usize).zip(ThreadJob::ALL.get(job as usize))
         else {
             return;
         };
@@ -169,7 +174,7 @@ impl Meter {
 pub(crate) struct Watched<F> {
     future: Pin<Box<F>>,
     meter: Meter,
-    job: Job,
+    job: ThreadJob,
 }
 
 impl<F: Future> Future for Watched<F> {
@@ -191,7 +196,7 @@ mod tests {
 
     #[test]
     fn jobs_are_in_the_order_of_their_names() {
-        for (at, (job, _)) in Job::ALL.iter().enumerate() {
+        for (at, (job, _)) in ThreadJob::ALL.iter().enumerate() {
             assert_eq!(*job as usize, at);
         }
     }
@@ -199,8 +204,8 @@ mod tests {
     #[test]
     fn a_call_that_blocks_counts() {
         let meter = Meter::of_this_thread();
-        meter.time(Job::Notes, || std::thread::sleep(Duration::from_millis(30)));
-        meter.time(Job::Notes, || ());
+        meter.time(ThreadJob::Events, || std::thread::sleep(Duration::from_millis(30)));
+        meter.time(ThreadJob::Events, || ());
         let notes = of(&meter, "notes");
         assert_eq!((notes.turns, notes.long_turns), (2, 1));
         assert!(notes.longest_us >= 25_000 && notes.longest_wall_us >= notes.longest_us, "{notes:?}");
@@ -220,7 +225,7 @@ mod tests {
             .collect();
         let meter = Meter::of_this_thread();
         // Some work, as much as takes a while if it has a CPU for itself a quarter of the time.
-        meter.time(Job::Sweep, || {
+        meter.time(ThreadJob::Sweep, || {
             let begun = Instant::now();
             while begun.elapsed() < Duration::from_millis(400) {
                 std::hint::spin_loop();
@@ -241,7 +246,7 @@ mod tests {
             tokio::task::yield_now().await;
             std::thread::sleep(Duration::from_millis(25));
         };
-        meter.watch(Job::Store, task).await;
+        meter.watch(ThreadJob::Store, task).await;
         let store = of(&meter, "store");
         assert_eq!((store.turns, store.long_turns), (2, 1));
     }

@@ -13,7 +13,7 @@ struct Page {
     text: String,
 }
 
-type Label<'a> = (&'a str, &'a str);
+type MetricLabel<'a> = (&'a str, &'a str);
 
 impl Page {
     fn family(&mut self, name: &str, kind: &str, help: &str) {
@@ -21,7 +21,7 @@ impl Page {
         let _ = writeln!(self.text, "# HELP guideway_{name} {help}\n# TYPE guideway_{name} {kind}");
     }
 
-    fn sample(&mut self, name: &str, labels: &[Label<'_>], value: impl std::fmt::Display) {
+    fn sample(&mut self, name: &str, labels: &[MetricLabel<'_>], value: impl std::fmt::Display) {
         let _ = write!(self.text, "guideway_{name}");
         for (at, (label, content)) in labels.iter().enumerate() {
             let separator = if at == 0 { '{' } else { ',' };
@@ -337,7 +337,8 @@ fn backends(page: &mut Page, snapshot: &Snapshot) {
     each(
         "backend_handshakes_total",
         "counter",
-        "TCP flows of the backend whose client has answered its first packet, those met in the middle included.",
+        "TCP flows of the backend whose client has answered its first packet, those met in the middle \
+         included.",
         |b| b.handshakes,
     );
     each(
@@ -395,7 +396,7 @@ fn health(page: &mut Page, snapshot: &Snapshot) {
     let checked = || snapshot.backends.iter().filter_map(|backend| Some((backend, backend.health.as_ref()?)));
     let labels =
         |b: &'_ model::api::BackendStatus| [("service", b.service.clone()), ("backend", b.name.clone())];
-    fn borrow<'a>(owned: &'a [(&'a str, String); 2]) -> [Label<'a>; 2] {
+    fn borrow<'a>(owned: &'a [(&'a str, String); 2]) -> [MetricLabel<'a>; 2] {
         [(owned[0].0, owned[0].1.as_str()), (owned[1].0, owned[1].1.as_str())]
     }
     page.family("health_check_up", "gauge", "The checks say up.");
@@ -439,84 +440,84 @@ fn suspects(page: &mut Page, snapshot: &Snapshot) {
     }
 }
 
-fn workers(page: &mut Page, snapshot: &Snapshot) {
-    let mut each = |name: &str, kind: &str, help: &str, value: fn(&model::api::WorkerStatus) -> f64| {
-        page.family(name, kind, help);
-        for worker in &snapshot.workers {
-            let core = worker.core.to_string();
-            page.sample(name, &[("core", &core)], value(worker));
-        }
-    };
-    each("worker_turns_total", "counter", "Turns taken.", |w| number(w.turns));
-    each("worker_empty_turns_total", "counter", "Turns that found no work.", |w| number(w.empty_turns));
-    each("worker_long_turns_total", "counter", "Turns of more than two milliseconds of CPU time.", |w| {
+/// Name, kind, help and value of a worker's families.
+type WorkerFamily = (&'static str, &'static str, &'static str, fn(&model::api::WorkerStatus) -> f64);
+const WORKER_FAMILIES: &[WorkerFamily] = &[
+    ("worker_turns_total", "counter", "Turns taken.", |w| number(w.turns)),
+    ("worker_empty_turns_total", "counter", "Turns that found no work.", |w| number(w.empty_turns)),
+    ("worker_long_turns_total", "counter", "Turns of more than two milliseconds of CPU time.", |w| {
         number(w.long_turns)
-    });
-    each("worker_longest_turn_seconds", "gauge", "CPU time of the longest turn since the start.", |w| {
+    }),
+    ("worker_longest_turn_seconds", "gauge", "CPU time of the longest turn since the start.", |w| {
         number(w.longest_turn_us) / 1e6
-    });
-    each("worker_busy_ratio", "gauge", "Share of turns that found work, lately.", |w| w.busy_ratio);
-    each("worker_packets_per_burst", "gauge", "Frames per turn that found work, since the start.", |w| {
+    }),
+    ("worker_busy_ratio", "gauge", "Share of turns that found work, lately.", |w| w.busy_ratio),
+    ("worker_packets_per_burst", "gauge", "Frames per turn that found work, since the start.", |w| {
         w.packets_per_burst
-    });
-    each("worker_rx_packets_total", "counter", "Frames received.", |w| number(w.rx));
-    each("worker_tx_packets_total", "counter", "Frames sent.", |w| number(w.tx));
-    each("worker_rx_bytes_total", "counter", "Bytes received.", |w| number(w.rx_bytes));
-    each("worker_tx_bytes_total", "counter", "Bytes sent.", |w| number(w.tx_bytes));
-    each("worker_originated_packets_total", "counter", "Frames made by the worker.", |w| {
-        number(w.originated)
-    });
-    each("worker_punted_packets_total", "counter", "Frames given to the kernel.", |w| number(w.punted));
-    each("worker_dropped_packets_total", "counter", "Frames dropped, all reasons.", |w| number(w.dropped));
-    each("worker_held_packets", "gauge", "Frames in the fragment store.", |w| number(w.held));
-    each("worker_config_generation", "gauge", "Generation of the view in use.", |w| number(w.generation));
-    each("flow_table_entries", "gauge", "Live flows.", |w| number(w.flows));
-    each("flow_table_untrusted_entries", "gauge", "Live flows that are not trusted yet.", |w| {
+    }),
+    ("worker_rx_packets_total", "counter", "Frames received.", |w| number(w.rx)),
+    ("worker_tx_packets_total", "counter", "Frames sent.", |w| number(w.tx)),
+    ("worker_rx_bytes_total", "counter", "Bytes received.", |w| number(w.rx_bytes)),
+    ("worker_tx_bytes_total", "counter", "Bytes sent.", |w| number(w.tx_bytes)),
+    ("worker_originated_packets_total", "counter", "Frames made by the worker.", |w| number(w.originated)),
+    ("worker_punted_packets_total", "counter", "Frames given to the kernel.", |w| number(w.punted)),
+    ("worker_dropped_packets_total", "counter", "Frames dropped, all reasons.", |w| number(w.dropped)),
+    ("worker_held_packets", "gauge", "Frames in the fragment store.", |w| number(w.held)),
+    ("worker_config_generation", "gauge", "Generation of the view in use.", |w| number(w.generation)),
+    ("flow_table_entries", "gauge", "Live flows.", |w| number(w.flows)),
+    ("flow_table_untrusted_entries", "gauge", "Live flows that are not trusted yet.", |w| {
         number(w.flows_untrusted)
-    });
-    each("flow_table_capacity", "gauge", "Flows that fit, IPv4 with one address and port.", |w| {
+    }),
+    ("flow_table_capacity", "gauge", "Flows that fit, IPv4 with one address and port.", |w| {
         number(w.capacity)
-    });
-    each("flow_table_wide_capacity", "gauge", "Flows that fit, IPv6, any-port and prefix.", |w| {
+    }),
+    ("flow_table_wide_capacity", "gauge", "Flows that fit, IPv6, any-port and prefix.", |w| {
         number(w.capacity_wide)
-    });
-    each("flow_hits_total", "counter", "Packets that found their flow.", |w| number(w.flow_hits));
-    each("flow_misses_total", "counter", "Packets that did not find their flow.", |w| number(w.flow_misses));
-    each(
+    }),
+    ("flow_hits_total", "counter", "Packets that found their flow.", |w| number(w.flow_hits)),
+    ("flow_misses_total", "counter", "Packets that did not find their flow.", |w| number(w.flow_misses)),
+    (
         "flow_stateless_packets_total",
         "counter",
         "Packets that needed no flow table, of services with state = \"exceptions\".",
         |w| number(w.flow_stateless),
-    );
-    each(
+    ),
+    (
         "flow_guessed_total",
         "counter",
         "TCP flows met in the middle in a tainted slot, taken to be from before the change.",
         |w| number(w.flow_guessed),
-    );
-    each(
+    ),
+    (
         "flow_unasked_packets_total",
         "counter",
         "Packets without an entry about which the other workers were not asked: too many of them.",
         |w| number(w.flow_unasked),
-    );
-    each("flow_inserts_total", "counter", "Flows inserted.", |w| number(w.flow_inserts));
-    each("flow_refused_total", "counter", "Flows not inserted: table or quota full.", |w| {
-        number(w.flow_refused)
-    });
-    each("flow_displaced_total", "counter", "Untrusted flows whose entries made room for others.", |w| {
+    ),
+    ("flow_inserts_total", "counter", "Flows inserted.", |w| number(w.flow_inserts)),
+    ("flow_refused_total", "counter", "Flows not inserted: table or quota full.", |w| number(w.flow_refused)),
+    ("flow_displaced_total", "counter", "Untrusted flows whose entries made room for others.", |w| {
         number(w.flow_displaced)
-    });
-    each("flow_expired_total", "counter", "Flows that ended by idling.", |w| number(w.flow_expired));
-    each("flow_forgotten_total", "counter", "Flows whose entries an operator removed.", |w| {
+    }),
+    ("flow_expired_total", "counter", "Flows that ended by idling.", |w| number(w.flow_expired)),
+    ("flow_forgotten_total", "counter", "Flows whose entries an operator removed.", |w| {
         number(w.flow_forgotten)
-    });
-    each("flow_restored_total", "counter", "Flows of a dump that an operator entered.", |w| {
+    }),
+    ("flow_restored_total", "counter", "Flows of a dump that an operator entered.", |w| {
         number(w.flow_restored)
-    });
-    each("flow_resteered_packets_total", "counter", "Packets steered anew, their backend gone.", |w| {
+    }),
+    ("flow_resteered_packets_total", "counter", "Packets steered anew, their backend gone.", |w| {
         number(w.resteered)
-    });
+    }),
+];
+
+fn workers(page: &mut Page, snapshot: &Snapshot) {
+    for (name, kind, help, value) in WORKER_FAMILIES {
+        page.family(name, kind, help);
+        for worker in &snapshot.workers {
+            page.sample(name, &[("core", &worker.core.to_string())], value(worker));
+        }
+    }
     page.family("flow_forwarded_packets_total", "counter", "Frames forwarded to another core or machine.");
     for worker in &snapshot.workers {
         let core = worker.core.to_string();
@@ -538,7 +539,8 @@ fn reconciled(page: &mut Page, snapshot: &Snapshot) {
     each(
         "reconcile_wrong",
         "gauge",
-        "Interfaces, links, addresses, routes and VIPs in the kernel that are not as wanted, and next hops that are not known, by kind.",
+        "Interfaces, links, addresses, routes and VIPs in the kernel that are not as wanted, and next \
+         hops that are not known, by kind.",
         |of| Some(of.wrong),
     );
     each("reconcile_repairs_total", "counter", "What of these was put right, by kind.", |of| of.repairs);

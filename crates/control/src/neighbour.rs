@@ -17,7 +17,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 use wire::PortId;
 
-use next_hop::{NextHop, NextHops, Wanted};
+use next_hop::{NextHop, NextHops, WantedNextHops};
 
 /// How long a way that the kernel has no more is kept.
 const HOLD: Duration = Duration::from_secs(5);
@@ -30,7 +30,7 @@ pub(crate) mod rehearsal;
 
 /// Where a backend's frames go on the link.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Hop {
+struct LinkHop {
     port: PortId,
     interface: u32,
     /// The gateway, or the backend itself.
@@ -39,8 +39,8 @@ struct Hop {
 
 /// What the kernel has told.
 #[derive(Debug, Default)]
-struct Table {
-    hops: BTreeMap<IpAddr, Hop>,
+struct NeighbourTable {
+    hops: BTreeMap<IpAddr, LinkHop>,
     neighbours: HashMap<(u32, IpAddr), Neighbour>,
     /// Since when the kernel has no way to an address any more.
     lost: BTreeMap<IpAddr, Instant>,
@@ -56,21 +56,21 @@ struct Neighbour {
     doubted: bool,
 }
 
-enum Heard {
+enum NetlinkChange {
     Neighbour,
     LookAgain,
     Nothing,
 }
 
-impl Table {
+impl NeighbourTable {
     /// The hops that were found, and those of `wanted` that have vanished lately. Where one is found on another interface of the same port (its device
     /// was made anew), its neighbour is the old one until the kernel says otherwise.
     fn hold(
         &mut self,
-        mut found: BTreeMap<IpAddr, Hop>,
+        mut found: BTreeMap<IpAddr, LinkHop>,
         wanted: &BTreeSet<IpAddr>,
         now: Instant,
-    ) -> BTreeMap<IpAddr, Hop> {
+    ) -> BTreeMap<IpAddr, LinkHop> {
         for (address, old) in self.hops.iter().filter(|(address, _)| wanted.contains(address)) {
             match found.get(address) {
                 None if now < *self.lost.entry(*address).or_insert(now) + HOLD => {
@@ -93,12 +93,12 @@ impl Table {
 
     /// Hops that were found anew, and all neighbours that the kernel shows. Of those it has forgotten without failing, the ones that are
     /// needed keep their address until they are resolved anew.
-    fn replace(&mut self, hops: BTreeMap<IpAddr, Hop>, shown: &[NeighbourMessage]) {
+    fn replace(&mut self, hops: BTreeMap<IpAddr, LinkHop>, shown: &[NeighbourMessage]) {
         self.hops = hops;
         let told = shown.iter().filter_map(read_neighbour);
         let mut seen: HashMap<_, _> =
             told.map(|(key, told)| (key, told.after(self.neighbours.get(&key).copied()))).collect();
-        let needed: BTreeSet<(u32, IpAddr)> = self.hops.values().map(Hop::key).collect();
+        let needed: BTreeSet<(u32, IpAddr)> = self.hops.values().map(LinkHop::key).collect();
         for (key, old) in &self.neighbours {
             if needed.contains(key) && !seen.contains_key(key) {
                 seen.insert(*key, Neighbour { fresh: false, ..*old });
@@ -108,29 +108,35 @@ impl Table {
     }
 
     /// Takes in what the kernel tells by itself.
-    fn hear(&mut self, message: NetlinkMessage<RouteNetlinkMessage>) -> Heard {
+    fn hear(&mut self, message: NetlinkMessage<RouteNetlinkMessage>) -> NetlinkChange {
         match message.payload {
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(message)) => {
-                let Some((key, told)) = read_neighbour(&message) else { return Heard::Nothing };
+                let Some((key, told)) = read_neighbour(&message) else { return NetlinkChange::Nothing };
                 if !self.hops.values().any(|hop| hop.key() == key) {
-                    return Heard::Nothing;
+                    return NetlinkChange::Nothing;
                 }
                 let old = self.neighbours.get(&key).copied();
                 let new = told.after(old);
                 self.neighbours.insert(key, new);
                 // Looking again asks for it.
-                if told == Told::Failed && new.mac.is_some() { Heard::LookAgain } else { Heard::Neighbour }
+                if told == NeighbourNews::Failed && new.mac.is_some() {
+                    NetlinkChange::LookAgain
+                } else {
+                    NetlinkChange::Neighbour
+                }
             }
             // Looking again asks the kernel to resolve it anew.
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelNeighbour(message)) => {
                 match read_neighbour(&message) {
-                    Some((key, _)) if self.hops.values().any(|hop| hop.key() == key) => Heard::LookAgain,
-                    _ => Heard::Nothing,
+                    Some((key, _)) if self.hops.values().any(|hop| hop.key() == key) => {
+                        NetlinkChange::LookAgain
+                    }
+                    _ => NetlinkChange::Nothing,
                 }
             }
             // A link, an address or a route; or messages were lost.
-            NetlinkPayload::InnerMessage(_) | NetlinkPayload::Overrun(_) => Heard::LookAgain,
-            _ => Heard::Nothing,
+            NetlinkPayload::InnerMessage(_) | NetlinkPayload::Overrun(_) => NetlinkChange::LookAgain,
+            _ => NetlinkChange::Nothing,
         }
     }
 
@@ -144,7 +150,7 @@ impl Table {
             .collect()
     }
 
-    fn complete(&self, wanted: &Wanted) -> bool {
+    fn complete(&self, wanted: &WantedNextHops) -> bool {
         self.lost.is_empty() && self.next_hops().len() == wanted.addresses.len()
     }
 
@@ -159,13 +165,13 @@ impl Table {
     }
 }
 
-impl Hop {
+impl LinkHop {
     fn key(&self) -> (u32, IpAddr) {
         (self.interface, self.neighbour)
     }
 }
 
-fn read_route(route: &RouteMessage, address: IpAddr, interfaces: &[(PortId, u32)]) -> Option<Hop> {
+fn read_route(route: &RouteMessage, address: IpAddr, interfaces: &[(PortId, u32)]) -> Option<LinkHop> {
     if route.header.kind != RouteType::Unicast {
         return None;
     }
@@ -183,10 +189,10 @@ fn read_route(route: &RouteMessage, address: IpAddr, interfaces: &[(PortId, u32)
     }
     let interface = interface?;
     let (port, _) = interfaces.iter().find(|(_, index)| *index == interface)?;
-    Some(Hop { port: *port, interface, neighbour })
+    Some(LinkHop { port: *port, interface, neighbour })
 }
 
-fn read_neighbour(message: &NeighbourMessage) -> Option<((u32, IpAddr), Told)> {
+fn read_neighbour(message: &NeighbourMessage) -> Option<((u32, IpAddr), NeighbourNews)> {
     let mut address = None;
     let mut mac = None;
     for attribute in &message.attributes {
@@ -199,21 +205,21 @@ fn read_neighbour(message: &NeighbourMessage) -> Option<((u32, IpAddr), Told)> {
     }
     let told = match (message.header.state, mac) {
         (NeighbourState::Reachable | NeighbourState::Permanent | NeighbourState::Noarp, Some(mac)) => {
-            Told::Usable { mac, fresh: true, doubted: false }
+            NeighbourNews::Usable { mac, fresh: true, doubted: false }
         }
         (NeighbourState::Stale | NeighbourState::Delay, Some(mac)) => {
-            Told::Usable { mac, fresh: false, doubted: false }
+            NeighbourNews::Usable { mac, fresh: false, doubted: false }
         }
-        (NeighbourState::Probe, Some(mac)) => Told::Usable { mac, fresh: false, doubted: true },
-        (NeighbourState::Incomplete | NeighbourState::None, _) => Told::Asking,
-        _ => Told::Failed,
+        (NeighbourState::Probe, Some(mac)) => NeighbourNews::Usable { mac, fresh: false, doubted: true },
+        (NeighbourState::Incomplete | NeighbourState::None, _) => NeighbourNews::Asking,
+        _ => NeighbourNews::Failed,
     };
     Some(((message.header.ifindex, address?), told))
 }
 
 /// What the kernel says of a neighbour.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Told {
+enum NeighbourNews {
     Usable {
         mac: [u8; 6],
         fresh: bool,
@@ -224,12 +230,14 @@ enum Told {
     Failed,
 }
 
-impl Told {
+impl NeighbourNews {
     fn after(self, old: Option<Neighbour>) -> Neighbour {
         match self {
-            Told::Usable { mac, fresh, doubted } => Neighbour { mac: Some(mac), fresh, doubted },
-            Told::Asking => Neighbour { mac: old.and_then(|old| old.mac), fresh: false, doubted: true },
-            Told::Failed => {
+            NeighbourNews::Usable { mac, fresh, doubted } => Neighbour { mac: Some(mac), fresh, doubted },
+            NeighbourNews::Asking => {
+                Neighbour { mac: old.and_then(|old| old.mac), fresh: false, doubted: true }
+            }
+            NeighbourNews::Failed => {
                 let mac = old.filter(|old| !old.doubted).and_then(|old| old.mac);
                 Neighbour { mac, fresh: false, doubted: true }
             }
@@ -243,10 +251,10 @@ mod tests {
 
     #[test]
     fn a_way_that_vanishes_is_kept_for_a_while_and_its_neighbour_on_the_next_interface() {
-        let (mut table, now) = (Table::default(), Instant::now());
+        let (mut table, now) = (NeighbourTable::default(), Instant::now());
         let address = IpAddr::from([10, 0, 2, 21]);
-        let wanted = Wanted { addresses: [address].into(), interfaces: Vec::new() };
-        let hop = |interface| Hop { port: PortId(0), interface, neighbour: address };
+        let wanted = WantedNextHops { addresses: [address].into(), interfaces: Vec::new() };
+        let hop = |interface| LinkHop { port: PortId(0), interface, neighbour: address };
         let on = |interface| BTreeMap::from([(address, hop(interface))]);
         let mac = [2, 0, 0, 0, 0, 1];
         let next_hop = NextHops::from([(address, NextHop { port: PortId(0), mac })]);
@@ -255,7 +263,7 @@ mod tests {
         assert_eq!(table.next_hops(), next_hop);
         assert!(table.complete(&wanted));
 
-        let mut look = |found: BTreeMap<IpAddr, Hop>, at: Instant| {
+        let mut look = |found: BTreeMap<IpAddr, LinkHop>, at: Instant| {
             let held = table.hold(found, &wanted.addresses, at);
             table.replace(held, &[]);
             (table.next_hops(), table.complete(&wanted))
@@ -276,11 +284,11 @@ mod tests {
         let old = Neighbour { mac, fresh: true, doubted: false };
         let asked = Neighbour { mac, fresh: false, doubted: true };
         let lost = Neighbour { mac: None, ..asked };
-        assert_eq!(Told::Asking.after(Some(old)), asked);
-        assert_eq!(Told::Asking.after(None), lost);
+        assert_eq!(NeighbourNews::Asking.after(Some(old)), asked);
+        assert_eq!(NeighbourNews::Asking.after(None), lost);
         // By hand: it is asked for. By the kernel, which has asked: it is lost.
-        assert_eq!(Told::Failed.after(Some(old)), asked);
-        assert_eq!(Told::Failed.after(Some(asked)), lost);
-        assert_eq!(Told::Failed.after(None), lost);
+        assert_eq!(NeighbourNews::Failed.after(Some(old)), asked);
+        assert_eq!(NeighbourNews::Failed.after(Some(asked)), lost);
+        assert_eq!(NeighbourNews::Failed.after(None), lost);
     }
 }

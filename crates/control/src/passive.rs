@@ -60,7 +60,7 @@ const PPM: u64 = 1_000_000;
 
 /// What has been counted of a backend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Counts {
+pub(crate) struct ClientCounts {
     /// Flows that a SYN began.
     pub(crate) syns: u64,
     /// Flows whose client went on.
@@ -71,10 +71,10 @@ pub(crate) struct Counts {
     pub(crate) soon: u64,
 }
 
-impl Counts {
+impl ClientCounts {
     /// What was counted since `then`; nothing if counters have gone back.
-    fn since(self, then: Counts) -> Counts {
-        Counts {
+    fn since(self, then: ClientCounts) -> ClientCounts {
+        ClientCounts {
             syns: self.syns.saturating_sub(then.syns),
             handshakes: self.handshakes.saturating_sub(then.handshakes),
             closes: self.closes.saturating_sub(then.closes),
@@ -85,10 +85,10 @@ impl Counts {
 
 /// A backend at the end of a step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Seen {
+pub(crate) struct BackendSample {
     pub(crate) id: BackendId,
     /// Since the start.
-    pub(crate) counts: Counts,
+    pub(crate) counts: ClientCounts,
     /// Its checks say up.
     pub(crate) is_up: bool,
 }
@@ -113,7 +113,7 @@ impl Sign {
     }
 
     /// Flows of a step that should show it.
-    const fn flows(self, counts: Counts) -> u64 {
+    const fn flows(self, counts: ClientCounts) -> u64 {
         match self {
             Sign::Handshakes => counts.syns,
             Sign::Closes => counts.handshakes,
@@ -121,7 +121,7 @@ impl Sign {
     }
 
     /// Flows that show it in a step, however late.
-    const fn shown(self, counts: Counts) -> u64 {
+    const fn shown(self, counts: ClientCounts) -> u64 {
         match self {
             Sign::Handshakes => counts.handshakes,
             Sign::Closes => counts.closes,
@@ -188,7 +188,7 @@ pub(crate) struct Suspect {
 
 /// A suspicion that begins or ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Turn {
+pub(crate) enum SuspicionChange {
     /// It begins.
     Suspect(BackendId, Ratio),
     /// It ends: clients are served as elsewhere.
@@ -199,7 +199,7 @@ pub(crate) enum Turn {
 
 /// Where load decides: one that is to have so many flows soon, as if it carried less than all others, for a step at most.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Trial {
+pub(crate) struct RecoveryTrial {
     pub(crate) id: BackendId,
     pub(crate) flows: u64,
 }
@@ -213,7 +213,7 @@ pub(crate) struct Trials {
 
 impl Trials {
     /// Begins one, of a backend that has had so many flows.
-    pub(crate) fn begin(&mut self, trial: Trial, had: u64, now_ms: u64) {
+    pub(crate) fn begin(&mut self, trial: RecoveryTrial, had: u64, now_ms: u64) {
         self.until.insert(trial.id, (now_ms + STEP_MS, had.saturating_add(trial.flows)));
     }
 
@@ -230,7 +230,7 @@ impl Trials {
 
 /// What flows of a backend say.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Found {
+enum ClientVerdict {
     Bad(Ratio),
     Well(Ratio),
 }
@@ -239,9 +239,9 @@ enum Found {
 #[derive(Clone, Debug)]
 struct Track {
     /// Since the start, at the end of the last step.
-    counted: Counts,
+    counted: ClientCounts,
     /// Of each step, newest first.
-    steps: VecDeque<Counts>,
+    steps: VecDeque<ClientCounts>,
 }
 
 /// Flows over a time, and those of them that showed a sign.
@@ -255,7 +255,7 @@ struct Sum {
 
 impl Sum {
     /// Takes in one step more. That of the newest flows are not asked for yet, but what others show then counts.
-    fn add(&mut self, sign: Sign, at: usize, step: Counts) {
+    fn add(&mut self, sign: Sign, at: usize, step: ClientCounts) {
         if at >= sign.lag() {
             self.flows += sign.flows(step);
         }
@@ -299,7 +299,12 @@ impl Pool {
     ///
     /// `by_source`: a client's flows all go to one backend, so that one client that fails looks like a backend that does. Then few flows
     /// say nothing, nor how their clients end them.
-    pub(crate) fn observe(&mut self, seen: &[Seen], by_source: bool, now_ms: u64) -> Vec<Turn> {
+    pub(crate) fn observe(
+        &mut self,
+        seen: &[BackendSample],
+        by_source: bool,
+        now_ms: u64,
+    ) -> Vec<SuspicionChange> {
         self.began_ms = Some(now_ms);
         let mut before = std::mem::take(&mut self.tracks);
         for of in seen {
@@ -323,34 +328,34 @@ impl Pool {
         for of in seen {
             let found = [handshakes.get(&of.id), closes.get(&of.id)];
             let bad = found.iter().find_map(|found| match found {
-                Some(Found::Bad(ratio)) => Some(*ratio),
+                Some(ClientVerdict::Bad(ratio)) => Some(*ratio),
                 _ => None,
             });
             let Some(suspect) = self.suspects.get_mut(&of.id) else {
                 if let Some(ratio) = bad {
                     let suspect = Suspect { since_ms: now_ms, ratio, is_probed: false, steps: 0, quiet: 0 };
                     self.suspects.insert(of.id, suspect);
-                    turns.push(Turn::Suspect(of.id, ratio));
+                    turns.push(SuspicionChange::Suspect(of.id, ratio));
                 }
                 continue;
             };
             let well = found.iter().find_map(|found| match found {
-                Some(Found::Well(ratio)) if ratio.sign == suspect.ratio.sign => Some(*ratio),
+                Some(ClientVerdict::Well(ratio)) if ratio.sign == suspect.ratio.sign => Some(*ratio),
                 _ => None,
             });
             let fails = self.tracks.get(&of.id).is_some_and(|track| track.fails(suspect.ratio.sign));
             suspect.quiet = if fails { 0 } else { suspect.quiet + 1 };
             match (bad, well) {
                 (Some(ratio), _) => suspect.ratio = ratio,
-                (None, Some(ratio)) => turns.push(Turn::Recovered(of.id, ratio)),
+                (None, Some(ratio)) => turns.push(SuspicionChange::Recovered(of.id, ratio)),
                 (None, None) if suspect.quiet >= QUIET_STEPS && suspect.is_probed && of.is_up => {
-                    turns.push(Turn::Quiet(of.id));
+                    turns.push(SuspicionChange::Quiet(of.id));
                 }
                 (None, None) => {}
             }
         }
         for turn in &turns {
-            if let Turn::Recovered(id, _) | Turn::Quiet(id) = turn {
+            if let SuspicionChange::Recovered(id, _) | SuspicionChange::Quiet(id) = turn {
                 self.suspects.remove(id);
                 // What made it suspect is not to do so again.
                 if let Some(track) = self.tracks.get_mut(id) {
@@ -363,7 +368,7 @@ impl Pool {
 
     /// Each backend by the shortest time that says something of it. All that are compared with each other are so over the same time, lest the
     /// end of a flood makes a difference.
-    fn compare(&self, sign: Sign, by_source: bool) -> BTreeMap<BackendId, Found> {
+    fn compare(&self, sign: Sign, by_source: bool) -> BTreeMap<BackendId, ClientVerdict> {
         let mut found = BTreeMap::new();
         let mut sums: Vec<(BackendId, &Track, Sum)> =
             self.tracks.iter().map(|(id, track)| (*id, track, Sum::default())).collect();
@@ -371,7 +376,7 @@ impl Pool {
         if whole.iter().filter(|sum| sum.flows > 0).count() < BACKENDS_MIN {
             return found;
         }
-        let whole = Peers::of(&whole);
+        let whole = PoolMedian::of(&whole);
         let mut summed = 0;
         for span in SPANS {
             let until = sign.lag() + span;
@@ -386,7 +391,7 @@ impl Pool {
             if of_span.len() < BACKENDS_MIN {
                 continue;
             }
-            let peers = Peers::of(&of_span);
+            let peers = PoolMedian::of(&of_span);
             let mut left = 0;
             for (id, _, sum) in sums.iter().filter(|(_, _, sum)| sum.flows > 0) {
                 // A suspect is compared by what came later.
@@ -415,13 +420,13 @@ impl Pool {
     /// failed by chance, and no more; nor does it when it is well again. So one in doubt is given a few flows as if it carried little, until
     /// so many wait for their time that they will say it. A suspect is given one every other step, or more for as long as its clients
     /// show that it is well. These are those of the next step.
-    pub(crate) fn trials(&self) -> Vec<Trial> {
+    pub(crate) fn trials(&self) -> Vec<RecoveryTrial> {
         let mut trials = Vec::new();
         for sign in [Sign::Handshakes, Sign::Closes] {
             let of = |sum: &dyn Fn(&Track) -> Sum| {
                 let pool: Vec<Sum> = self.tracks.values().map(sum).collect();
                 let are_enough = pool.iter().filter(|sum| sum.flows > 0).count() >= BACKENDS_MIN;
-                are_enough.then(|| Peers::of(&pool))
+                are_enough.then(|| PoolMedian::of(&pool))
             };
             let whole = of(&|track| track.sum(sign));
             let newest = [1, 2].map(|steps| (steps, of(&|track| track.newest(sign, steps))));
@@ -438,7 +443,7 @@ impl Pool {
                     Some(suspect) if last.syns == 0 && suspect.steps % 2 == 0 => 1,
                     Some(_) => 0,
                     None => {
-                        let by_whole = |is: fn(&Track, Sign, &Peers) -> bool| {
+                        let by_whole = |is: fn(&Track, Sign, &PoolMedian) -> bool| {
                             whole.as_ref().is_some_and(|whole| is(track, sign, whole))
                         };
                         let is_in_doubt = by_whole(Track::is_in_doubt) || fails_at_once(track);
@@ -446,7 +451,7 @@ impl Pool {
                     }
                 };
                 if flows > 0 {
-                    trials.push(Trial { id: *id, flows });
+                    trials.push(RecoveryTrial { id: *id, flows });
                 }
             }
         }
@@ -475,7 +480,7 @@ impl Track {
     }
 
     /// Its last flows have not shown the sign after a step, which few do by chance.
-    fn is_in_doubt(&self, sign: Sign, whole: &Peers) -> bool {
+    fn is_in_doubt(&self, sign: Sign, whole: &PoolMedian) -> bool {
         let (mut flows, mut shown) = (0, 0);
         for (at, step) in self.steps.iter().enumerate().take(STEPS_OF_DOUBT) {
             flows += if at > 0 { sign.flows(*step) } else { 0 };
@@ -500,7 +505,7 @@ impl Track {
 
     /// Its flows of the newest steps, one or two, have not shown the sign in these, though others' have, and its own did until then. Where
     /// clients take their time, or those of this backend do, it does not say anything.
-    fn fails_at_once(&self, sign: Sign, steps: usize, newest: &Peers) -> bool {
+    fn fails_at_once(&self, sign: Sign, steps: usize, newest: &PoolMedian) -> bool {
         let sum = self.newest(sign, steps);
         let failures = sum.failures();
         if failures < 2 || sum.flows >= FLOWS_MANY || newest.chance(sum.flows, failures) > CHANCE_OF_DOUBT {
@@ -513,7 +518,7 @@ impl Track {
     }
 
     /// Its newest flows have not shown the sign, and are so many that they will say enough when it is asked of them, if it stays so.
-    fn awaits_enough(&self, sign: Sign, whole: &Peers) -> bool {
+    fn awaits_enough(&self, sign: Sign, whole: &PoolMedian) -> bool {
         let newest = self.steps.iter().take(sign.lag() + 1).take_while(|step| sign.shown(**step) == 0);
         let flows = newest.map(|step| sign.flows(*step)).sum();
         whole.chance(flows, flows) <= CHANCE_MAX
@@ -531,18 +536,18 @@ impl Track {
 
 /// What a backend is compared with.
 #[derive(Clone, Copy, Debug)]
-struct Peers {
+struct PoolMedian {
     /// The median share, millionths.
     ppm: u64,
-    /// The same of late closes.
+    /// The median share of late closes, millionths.
     late_ppm: u64,
     /// Flows of the better half of the pool, and how many of them failed.
     flows: u64,
     failures: u64,
 }
 
-impl Peers {
-    fn of(pool: &[Sum]) -> Peers {
+impl PoolMedian {
+    fn of(pool: &[Sum]) -> PoolMedian {
         let with_flows = || pool.iter().filter(|sum| sum.flows > 0);
         let ppm = median(with_flows().map(Sum::shown_ppm).collect());
         let late_ppm = median(with_flows().map(|sum| sum.ppm(sum.late)).collect());
@@ -551,7 +556,7 @@ impl Peers {
             flows += sum.flows;
             failures += sum.failures();
         }
-        Peers { ppm, late_ppm, flows, failures }
+        PoolMedian { ppm, late_ppm, flows, failures }
     }
 
     /// The probability that of `flows` further ones so many fail or more, if they are as these: the rule of succession, from a uniform prior
@@ -576,23 +581,23 @@ impl Peers {
 
 /// What a backend's flows say beside those of its peers; `None`: too few. Without `whole`, what peers have shown over all that is remembered,
 /// only many flows say that it is bad.
-fn judge(sign: Sign, sum: &Sum, peers: &Peers, whole: Option<&Peers>) -> Option<Found> {
+fn judge(sign: Sign, sum: &Sum, peers: &PoolMedian, whole: Option<&PoolMedian>) -> Option<ClientVerdict> {
     let ratio = Ratio { sign, ppm: sum.shown_ppm(), pool_ppm: peers.ppm };
     let expected = sum.flows.saturating_mul(peers.ppm);
     let are_many = sum.flows >= FLOWS_MANY && expected >= EXPECTED_MANY * PPM;
     let is_low = sign.is_low(ratio.ppm, peers.ppm)
         && (sign == Sign::Handshakes || sign.is_low(sum.ppm(sum.late), peers.late_ppm));
     if is_low {
-        let is_no_chance = |whole: &Peers| {
+        let is_no_chance = |whole: &PoolMedian| {
             sum.flows < FLOWS_MANY
                 && whole.chance(sum.flows, sum.failures()) <= CHANCE_MAX
                 && peers.chance(sum.flows, sum.failures()) <= CHANCE_NOW_MAX
         };
-        (are_many || whole.is_some_and(is_no_chance)).then_some(Found::Bad(ratio))
+        (are_many || whole.is_some_and(is_no_chance)).then_some(ClientVerdict::Bad(ratio))
     } else {
         let is_well =
             sum.flows >= FLOWS_WELL && ratio.ppm * 4 >= peers.ppm * 3 && expected >= FLOWS_WELL / 2 * PPM;
-        (are_many || is_well).then_some(Found::Well(ratio))
+        (are_many || is_well).then_some(ClientVerdict::Well(ratio))
     }
 }
 

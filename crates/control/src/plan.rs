@@ -12,7 +12,7 @@ const NAMED_MAX: usize = 3;
 /// Fate of a service.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Change {
+pub enum ServiceFate {
     /// New.
     Added,
     /// Gone.
@@ -25,11 +25,11 @@ pub enum Change {
 
 /// A service in the plan.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct ServicePlan {
+pub struct ServiceForecast {
     /// Its name.
     pub name: String,
     /// Its fate.
-    pub change: Change,
+    pub change: ServiceFate,
     /// Slots of its table, of the new one where there is one.
     pub slots_total: u32,
     /// Slots that go to another backend, all backends healthy: the share of new flows (and of flows that are not in a
@@ -53,16 +53,16 @@ pub struct ServicePlan {
 
 /// What applying a configuration would change.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Plan {
+pub struct ConfigPlan {
     /// Every service of either configuration: the new one's in its order, then those that go.
-    pub services: Vec<ServicePlan>,
+    pub services: Vec<ServiceForecast>,
     /// Keys that differ and cannot be changed without a restart.
     pub restart_keys: Vec<String>,
     /// Other keys outside of services that differ.
     pub changed_keys: Vec<String>,
     /// Memory for flow and slot tables of the new configuration, bytes.
     pub memory_bytes: u64,
-    /// The same of the old one.
+    /// Memory for those of the old one, bytes.
     pub memory_before_bytes: u64,
     /// Open files that the daemon may need at once with the new configuration, about.
     #[serde(default)]
@@ -110,29 +110,31 @@ pub struct Forecast {
     pub bytes: u64,
 }
 
-impl Plan {
+impl ConfigPlan {
     /// Nothing would change.
     pub fn is_empty(&self) -> bool {
         self.restart_keys.is_empty()
             && self.changed_keys.is_empty()
-            && self.services.iter().all(|service| service.change == Change::Same)
+            && self.services.iter().all(|service| service.change == ServiceFate::Same)
     }
 
     /// Services that would not be as they are.
     pub fn touched(&self) -> Vec<String> {
-        let touched = self.services.iter().filter(|service| service.change != Change::Same);
+        let touched = self.services.iter().filter(|service| service.change != ServiceFate::Same);
         touched.map(|service| service.name.clone()).collect()
     }
 
     /// The change in a few words: `web changed (backend), api added; timeouts.syn_s`.
     pub fn in_short(&self) -> String {
-        let service = |of: &ServicePlan| match of.change {
-            Change::Added => format!("{} added", of.name),
-            Change::Removed => format!("{} removed", of.name),
-            Change::Changed | Change::Same => format!("{} changed ({})", of.name, of.keys_changed.join(", ")),
+        let service = |of: &ServiceForecast| match of.change {
+            ServiceFate::Added => format!("{} added", of.name),
+            ServiceFate::Removed => format!("{} removed", of.name),
+            ServiceFate::Changed | ServiceFate::Same => {
+                format!("{} changed ({})", of.name, of.keys_changed.join(", "))
+            }
         };
-        let touched: Vec<&ServicePlan> =
-            self.services.iter().filter(|service| service.change != Change::Same).collect();
+        let touched: Vec<&ServiceForecast> =
+            self.services.iter().filter(|service| service.change != ServiceFate::Same).collect();
         let named: Vec<String> = touched.iter().take(NAMED_MAX).map(|of| service(of)).collect();
         let mut parts = vec![named.join(", ")];
         if let Some(further @ 1..) = touched.len().checked_sub(NAMED_MAX) {
@@ -145,7 +147,7 @@ impl Plan {
 }
 
 /// Compares two configurations; without an old one everything is new.
-pub fn plan<'a>(old: impl Into<Option<&'a Config>>, new: &Config) -> Plan {
+pub fn plan<'a>(old: impl Into<Option<&'a Config>>, new: &Config) -> ConfigPlan {
     let old: Option<&Config> = old.into();
     let before: HashMap<&str, &Service> = old
         .iter()
@@ -166,7 +168,7 @@ pub fn plan<'a>(old: impl Into<Option<&'a Config>>, new: &Config) -> Plan {
     }
     let gone = old.iter().flat_map(|config| &config.services);
     services.extend(gone.filter(|service| !after.contains_key(service.name.as_str())).map(removed));
-    Plan {
+    ConfigPlan {
         services,
         restart_keys: old.map(|old| old.restart_keys(new)).unwrap_or_default(),
         changed_keys: old.map(|old| old.changed_keys(new)).unwrap_or_default(),
@@ -182,10 +184,10 @@ fn names<'a>(backends: impl IntoIterator<Item = &'a Backend>) -> Vec<String> {
     backends.into_iter().map(|backend| backend.name.clone()).collect()
 }
 
-fn added(service: &Service) -> ServicePlan {
-    ServicePlan {
+fn added(service: &Service) -> ServiceForecast {
+    ServiceForecast {
         name: service.name.clone(),
-        change: Change::Added,
+        change: ServiceFate::Added,
         slots_total: service.maglev_size,
         slots_moved: 0,
         slots_tainted: 0,
@@ -197,9 +199,9 @@ fn added(service: &Service) -> ServicePlan {
     }
 }
 
-fn removed(service: &Service) -> ServicePlan {
-    ServicePlan {
-        change: Change::Removed,
+fn removed(service: &Service) -> ServiceForecast {
+    ServiceForecast {
+        change: ServiceFate::Removed,
         slots_moved: service.maglev_size,
         backends_added: Vec::new(),
         backends_removed: names(&service.backends),
@@ -207,7 +209,7 @@ fn removed(service: &Service) -> ServicePlan {
     }
 }
 
-fn compared(old: &Service, new: &Service, old_key: &[u8; 16], new_key: &[u8; 16]) -> ServicePlan {
+fn compared(old: &Service, new: &Service, old_key: &[u8; 16], new_key: &[u8; 16]) -> ServiceForecast {
     let before: HashMap<&str, &Backend> = old.backends.iter().map(|b| (b.name.as_str(), b)).collect();
     let after: HashMap<&str, &Backend> = new.backends.iter().map(|b| (b.name.as_str(), b)).collect();
     let both = || new.backends.iter().filter_map(|b| Some((*before.get(b.name.as_str())?, b)));
@@ -218,9 +220,9 @@ fn compared(old: &Service, new: &Service, old_key: &[u8; 16], new_key: &[u8; 16]
     let same_tables = old_key == new_key && keys_changed.is_empty();
     let slots_moved = if same_tables { 0 } else { slots_moved(old, new, old_key, new_key) };
     let same_service = (old.vip, old.port, old.protocol) == (new.vip, new.port, new.protocol);
-    ServicePlan {
+    ServiceForecast {
         name: new.name.clone(),
-        change: if keys_changed.is_empty() { Change::Same } else { Change::Changed },
+        change: if keys_changed.is_empty() { ServiceFate::Same } else { ServiceFate::Changed },
         slots_total: new.maglev_size,
         slots_moved,
         slots_tainted: match (old.is_stateless(), new.is_stateless()) {

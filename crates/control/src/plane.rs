@@ -17,7 +17,7 @@ use worker::view::mailbox::Publisher;
 use worker::{Counters, View};
 
 /// How to run.
-pub struct Options {
+pub struct RunOptions {
     /// File the configuration came from; read again on SIGHUP and `POST /v1/reload`.
     pub config_path: PathBuf,
     /// Time between "no longer ready, announcements withdrawn" and the return of [`run()`](crate::run()), in which
@@ -37,10 +37,10 @@ pub struct Options {
     pub listeners: Option<Listeners>,
 }
 
-impl Options {
+impl RunOptions {
     /// Defaults for everything but the file.
-    pub fn new(config_path: impl Into<PathBuf>) -> Options {
-        Options {
+    pub fn new(config_path: impl Into<PathBuf>) -> RunOptions {
+        RunOptions {
             config_path: config_path.into(),
             grace: Duration::from_millis(200),
             notify: None,

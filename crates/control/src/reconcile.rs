@@ -12,7 +12,9 @@ mod renewal;
 pub(crate) mod seen;
 pub(crate) mod ways;
 
-pub(crate) use decide::{Action, Kind, Link, Placed, Seen, Wanted, decide};
+pub(crate) use decide::{
+    KernelAction, KernelLink, KernelState, PlacedAddress, RepairKind, WantedOfKernel, decide,
+};
 pub(crate) use renewal::Renewals;
 pub(crate) use ways::Reconciled;
 
@@ -37,7 +39,7 @@ pub(crate) struct Surroundings {
     /// Data ports whose exception interface is gone, with how often its device was made: it must be made anew.
     pub(crate) absent: BTreeMap<PortId, u64>,
     /// What is not as wanted, in words, with the data port that it belongs to; but for links of data ports.
-    pub(crate) wrong: Vec<(Option<PortId>, Kind, String)>,
+    pub(crate) wrong: Vec<(Option<PortId>, RepairKind, String)>,
 }
 
 #[cfg(test)]

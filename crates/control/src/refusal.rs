@@ -53,51 +53,61 @@ pub(crate) enum Refusal {
 impl Refusal {
     /// The remedy.
     pub(crate) fn help(&self) -> String {
-        match self {
-            Refusal::Config(_) => "correct the places named in `diagnostics`; nothing was changed".to_owned(),
-            Refusal::Compile(_) => "nothing was changed; see docs/operations.md for limits".to_owned(),
-            Refusal::Restart(keys) => format!(
-                "restart guidewayd with the new file, or leave {} as in the configuration in force; nothing was changed",
-                if keys.len() == 1 { "the key" } else { "these keys" }
-            ),
-            Refusal::UnknownService(_) => "`guideway show services` lists them".to_owned(),
-            Refusal::UnknownBackend { .. } => "`guideway show backends` lists them".to_owned(),
-            Refusal::File { .. } => "make the file readable, or name another: guideway apply FILE".to_owned(),
+        if let Refusal::Restart(keys) = self {
+            let keys = if keys.len() == 1 { "the key" } else { "these keys" };
+            return format!(
+                "restart guidewayd with the new file, or leave {keys} as in the configuration in force; \
+                 nothing was changed"
+            );
+        }
+        let help = match self {
+            Refusal::Config(_) => "correct the places named in `diagnostics`; nothing was changed",
+            Refusal::Compile(_) => "nothing was changed; see docs/operations.md for limits",
+            Refusal::UnknownService(_) => "`guideway show services` lists them",
+            Refusal::UnknownBackend { .. } => "`guideway show backends` lists them",
+            Refusal::File { .. } => "make the file readable, or name another: guideway apply FILE",
             Refusal::NamedFile { .. } => {
-                "make the file what it should be, readable for guidewayd, or name another there; nothing was changed"
-                    .to_owned()
+                "make the file what it should be, readable for guidewayd, or name another there; nothing \
+                 was changed"
             }
             // The error names it.
-            Refusal::Claimed(_) => "nothing was changed".to_owned(),
-            Refusal::Stopping => "ask again after the restart".to_owned(),
-            Refusal::Store(_) => "nothing was changed and packets are forwarded as before; `guideway show cluster` says whether the \
-                                  store is reached again"
-                .to_owned(),
-            Refusal::Unfit(_) => "the services in force stay; ask for others".to_owned(),
-            Refusal::Alone => "a machine is in a cluster when its file has [cluster] store".to_owned(),
-            Refusal::TooMuch(_) => "ask for one service: guideway show owners SERVICE, or ?service=SERVICE".to_owned(),
-            Refusal::Overtaken | Refusal::Revision(RevisionRefusal::Overtaken { .. } | RevisionRefusal::Unreadable { .. }) => {
-                "look at what is in force now, and ask again".to_owned()
+            Refusal::Restart(_) | Refusal::Claimed(_) => "nothing was changed",
+            Refusal::Stopping => "ask again after the restart",
+            Refusal::Store(_) => {
+                "nothing was changed and packets are forwarded as before; `guideway show cluster` says \
+                 whether the store is reached again"
             }
-            Refusal::Revision(RevisionRefusal::OnTrial(_)) => {
-                "confirm it: guideway confirm; or end the trial: guideway rollback REVISION".to_owned()
+            Refusal::Unfit(_) => "the services in force stay; ask for others",
+            Refusal::Alone => "a machine is in a cluster when its file has [cluster] store",
+            Refusal::TooMuch(_) => "ask for one service: guideway show owners SERVICE, or ?service=SERVICE",
+            Refusal::Overtaken => "look at what is in force now, and ask again",
+            Refusal::Revision(refusal) => match refusal {
+                RevisionRefusal::Overtaken { .. } | RevisionRefusal::Unreadable { .. } => {
+                    "look at what is in force now, and ask again"
+                }
+                RevisionRefusal::OnTrial(_) => {
+                    "confirm it: guideway confirm; or end the trial: guideway rollback REVISION"
+                }
+                RevisionRefusal::NoTrial | RevisionRefusal::OtherTrial { .. } => {
+                    "`guideway history` says what is in force, and whether it waits"
+                }
+                RevisionRefusal::Unknown { .. } => "`guideway history` lists them",
+            },
+            Refusal::Unsaved(_) => {
+                "nothing was changed; without the disk nothing would go back after a restart"
             }
-            Refusal::Revision(RevisionRefusal::NoTrial | RevisionRefusal::OtherTrial { .. }) => {
-                "`guideway history` says what is in force, and whether it waits".to_owned()
-            }
-            Refusal::Unsaved(_) => "nothing was changed; without the disk nothing would go back after a restart".to_owned(),
-            Refusal::Revision(RevisionRefusal::Unknown { .. }) => "`guideway history` lists them".to_owned(),
             Refusal::Override(OverrideRefusal::TooMany) => {
-                "release services (guideway service release NAME), or write them into the file".to_owned()
+                "release services (guideway service release NAME), or write them into the file"
             }
             Refusal::Override(_) => {
-                "send what stands in a configuration file from [[service]] on; nothing was changed".to_owned()
+                "send what stands in a configuration file from [[service]] on; nothing was changed"
             }
             Refusal::Registered(_) => {
-                "its weight is its agent's to say; `guideway drain` takes it out of use".to_owned()
+                "its weight is its agent's to say; `guideway drain` takes it out of use"
             }
-            Refusal::Clustered => "apply the whole file: guideway apply FILE; nothing was changed".to_owned(),
-        }
+            Refusal::Clustered => "apply the whole file: guideway apply FILE; nothing was changed",
+        };
+        help.to_owned()
     }
 }
 

@@ -11,7 +11,10 @@ pub enum RunError {
     #[error("cannot start the management core: {0}")]
     Runtime(#[source] io::Error),
     /// The unix socket.
-    #[error("cannot listen on {}: {source}; check that its directory can be written, or set api.socket", path.display())]
+    #[error(
+        "cannot listen on {}: {source}; check that its directory can be written, or set api.socket",
+        path.display()
+    )]
     Socket {
         /// The socket.
         path: PathBuf,
@@ -23,7 +26,7 @@ pub enum RunError {
     SocketInUse {
         /// The socket.
         path: PathBuf,
-        /// Who.
+        /// The process that answers.
         holder: String,
     },
     /// A TCP listener.

@@ -3,12 +3,12 @@
 use crate::agents::counts::{Closed, ListenerCounts};
 use crate::agents::event::AgentEvent;
 use crate::agents::gate::Gate;
-use crate::agents::listener::Said;
+use crate::agents::listener::FromAgent;
 use crate::agents::outboxes::Outboxes;
 use crate::capture::Captures;
 use crate::cluster::desire::Progress;
-use crate::cluster::seat::Order;
-use crate::cluster::store::Asked;
+use crate::cluster::participant::StoreOrder;
+use crate::cluster::store::StoreRequest;
 use crate::cluster::store_event::StoreEvent;
 use crate::controller::Controller;
 use crate::effect::Effect;
@@ -29,15 +29,15 @@ use tokio::sync::{mpsc, oneshot, watch};
 use wire::{PortId, Tick};
 
 /// Where times come from.
-pub(crate) struct Clock {
+pub(crate) struct EventClock {
     started: Instant,
     tick: Box<dyn Fn() -> Tick>,
 }
 
-impl Clock {
+impl EventClock {
     /// Starts; `tick` is the workers' clock.
-    pub(crate) fn start(tick: Box<dyn Fn() -> Tick>) -> Clock {
-        Clock { started: Instant::now(), tick }
+    pub(crate) fn start(tick: Box<dyn Fn() -> Tick>) -> EventClock {
+        EventClock { started: Instant::now(), tick }
     }
 
     pub(crate) fn now(&self) -> Now {
@@ -46,10 +46,10 @@ impl Clock {
 }
 
 /// Reads the link of a data port.
-type Link = (PortId, Box<dyn Fn() -> bool>);
+type LinkReader = (PortId, Box<dyn Fn() -> bool>);
 
 /// A data port as the controller is given it, and its link.
-pub(crate) fn split(port: PortHandle) -> (DataPort, Link) {
+pub(crate) fn split(port: PortHandle) -> (DataPort, LinkReader) {
     let PortHandle { id, name, device, mac, mtu, driver, exception, kernel, stats, link_up } = port;
     (DataPort { id, name, device, mac, mtu, driver, exception, kernel, stats }, (id, link_up))
 }
@@ -61,35 +61,35 @@ pub(crate) fn gauges(worker: &WorkerHandle) -> WorkerGauges {
 }
 
 /// The ways to those who are told what is so now.
-pub(crate) struct Told {
+pub(crate) struct Watches {
     pub(crate) acknowledged: watch::Sender<u64>,
     pub(crate) last_event: watch::Sender<u64>,
-    pub(crate) wanted_neighbours: watch::Sender<neighbour::next_hop::Wanted>,
-    pub(crate) wanted_of_kernel: watch::Sender<reconcile::Wanted>,
+    pub(crate) wanted_neighbours: watch::Sender<neighbour::next_hop::WantedNextHops>,
+    pub(crate) wanted_of_kernel: watch::Sender<reconcile::WantedOfKernel>,
     pub(crate) agent_gate: watch::Sender<Gate>,
     pub(crate) progress: watch::Sender<Progress>,
 }
 
 /// What a shell is made of.
-pub(crate) struct Parts {
-    pub(crate) clock: Clock,
+pub(crate) struct ShellParts {
+    pub(crate) clock: EventClock,
     pub(crate) workers: Vec<WorkerHandle>,
-    pub(crate) links: Vec<Link>,
+    pub(crate) links: Vec<LinkReader>,
     pub(crate) on_loopback: watch::Receiver<OnLoopback>,
     pub(crate) events: mpsc::Sender<Event>,
     pub(crate) listener_counts: ListenerCounts,
     /// `None`: the machine is alone.
-    pub(crate) store: Option<mpsc::Sender<Asked>>,
+    pub(crate) store: Option<mpsc::Sender<StoreRequest>>,
     pub(crate) saver: Saver,
     /// `None`: exception devices cannot be made anew.
     pub(crate) renew: Option<Renew>,
-    pub(crate) told: Told,
+    pub(crate) told: Watches,
 }
 
 /// See the module.
 pub(crate) struct Shell {
     pub(crate) controller: Controller,
-    parts: Parts,
+    parts: ShellParts,
     backlog: Backlog,
     captures: Captures,
     checks: Checks,
@@ -102,7 +102,7 @@ pub(crate) struct Shell {
 
 impl Shell {
     /// Does what the controller has done when it was made.
-    pub(crate) fn new(controller: Controller, parts: Parts) -> Shell {
+    pub(crate) fn new(controller: Controller, parts: ShellParts) -> Shell {
         let mut shell = Shell {
             controller,
             backlog: Backlog::new(parts.workers.len()),
@@ -185,8 +185,8 @@ impl Shell {
     }
 
     /// A connection of an agent says something.
-    pub(crate) fn agent_said(&mut self, said: Said) {
-        let Said { event, opened } = said;
+    pub(crate) fn agent_said(&mut self, said: FromAgent) {
+        let FromAgent { event, opened } = said;
         if let (AgentEvent::Hello(hello), Some((outbox, stranger))) = (&event, opened) {
             let id = hello.id;
             self.outboxes.open(id, outbox);
@@ -228,7 +228,7 @@ impl Shell {
 
     /// The store is told that this machine goes; whatever is under its lease goes, too.
     pub(crate) fn say_farewell(&mut self) {
-        self.order(Order::Leave);
+        self.order(StoreOrder::Leave);
     }
 
     fn perform(&mut self, effects: Vec<Effect>) {
@@ -251,7 +251,7 @@ impl Shell {
             Effect::AgentGate(gate) => drop(told.agent_gate.send_replace(gate)),
             Effect::Order(order) => self.order(order),
             Effect::Desire(desire) => {
-                let asked = Asked::Desire { desire, reply: oneshot::channel().0 };
+                let asked = StoreRequest::Desire { desire, reply: oneshot::channel().0 };
                 let sent = self.parts.store.as_ref().is_some_and(|store| store.try_send(asked).is_ok());
                 if !sent {
                     self.came.push_back(Event::Store(StoreEvent::NotDesired));
@@ -275,10 +275,10 @@ impl Shell {
         }
     }
 
-    fn order(&mut self, order: Order) {
+    fn order(&mut self, order: StoreOrder) {
         let Some(store) = &self.parts.store else { return };
-        if let Err(error) = store.try_send(Asked::Order(order))
-            && let Asked::Order(order) = error.into_inner()
+        if let Err(error) = store.try_send(StoreRequest::Order(order))
+            && let StoreRequest::Order(order) = error.into_inner()
         {
             self.came.push_back(Event::Store(StoreEvent::NotOrdered(order)));
         }

@@ -9,15 +9,15 @@ use crate::agents::event::AgentEvent;
 use crate::agents::hello::{Hello, Tokens};
 use crate::agents::session::SessionId;
 use crate::cluster::desire::Desire;
-use crate::cluster::keys::{self, Key, WishValue};
-use crate::cluster::membership::Part;
+use crate::cluster::keys::{self, DesiredValue, Key};
+use crate::cluster::membership::Membership;
 use crate::cluster::memory::{Lease, MemoryStore};
-use crate::cluster::readings::Sources;
-use crate::cluster::seat::Order;
+use crate::cluster::participant::StoreOrder;
+use crate::cluster::readings::ReadingSources;
 use crate::cluster::stock::{Lot, Missing};
 use crate::cluster::store_event::StoreEvent;
-use crate::cluster::tables::Tables;
-use crate::controller::{Controller, Parts, Program};
+use crate::cluster::tables::AgreedTables;
+use crate::controller::{Controller, ControllerParts, History, ThisProgram};
 use crate::effect::Effect;
 use crate::event::Event;
 use crate::gauges::{DataPort, DeviceStats, Figures, ListenerFigures, LostWords, WorkerGauges};
@@ -62,7 +62,7 @@ pub struct News(StoreEvent);
 
 /// Keys that have changed, for all who watch.
 #[derive(Clone, Debug)]
-pub struct Changes(Vec<(Key, Option<crate::cluster::picture::Entry>)>);
+pub struct Changes(Vec<(Key, Option<crate::cluster::snapshot::StoredValue>)>);
 
 impl Changes {
     /// As it is told to one of them.
@@ -84,7 +84,7 @@ pub struct Request(Asked);
 
 #[derive(Debug)]
 enum Asked {
-    Order(Order),
+    Order(StoreOrder),
     /// The controller's own: it is told when it was not taken.
     Desire(Desire),
     /// An operator's.
@@ -115,7 +115,7 @@ pub struct Agreed {
 #[derive(Debug)]
 pub struct Store {
     memory: MemoryStore,
-    tables: Tables,
+    tables: AgreedTables,
     /// The last plan that was read, and its revision.
     agreed: Option<(i64, Arc<Agreed>)>,
 }
@@ -123,7 +123,7 @@ pub struct Store {
 impl Store {
     /// An empty one, of a cluster whose slots have this key.
     pub fn new(key: [u8; 16]) -> Store {
-        Store { memory: MemoryStore::default(), tables: Tables::new(key), agreed: None }
+        Store { memory: MemoryStore::default(), tables: AgreedTables::new(key), agreed: None }
     }
 
     /// Number and incarnation of the machine of this name, which starts; `None`: it has to wait.
@@ -145,9 +145,7 @@ impl Store {
     pub fn carry_out(&mut self, lease: u64, request: Request) -> Option<News> {
         match request.0 {
             Asked::Order(order) => self.memory.carry_out(lease, order),
-            Asked::Desire(desire) => {
-                self.memory.desire(desire).is_none().then_some(StoreEvent::NotDesired)
-            }
+            Asked::Desire(desire) => self.memory.desire(desire).is_none().then_some(StoreEvent::NotDesired),
             Asked::Apply(desire) => {
                 self.memory.desire(desire);
                 None
@@ -169,8 +167,8 @@ impl Store {
 
     /// Services and drains that operators have asked for last; `None`: none.
     pub fn asked(&self) -> Option<(String, BTreeSet<(String, String)>)> {
-        let entry = self.memory.entry(Key::Wish)?;
-        let wish: WishValue = keys::value(Key::Wish, &entry.value).ok()?;
+        let entry = self.memory.entry(Key::Desired)?;
+        let wish: DesiredValue = keys::value(Key::Desired, &entry.value).ok()?;
         Some((wish.text, wish.drains))
     }
 
@@ -290,7 +288,7 @@ impl Machine {
         let workers: Vec<WorkerGauges> = workers
             .map(|(core, (counters, flows))| WorkerGauges { core, cpu: u16::from(core.0), counters, flows })
             .collect();
-        let mut part = Part::new(&setup.loaded, "0", workers.len(), now).ok_or("no cluster")?;
+        let mut part = Membership::new(&setup.loaded, "0", workers.len(), now).ok_or("no cluster")?;
         part.relays = setup.relays;
         #[cfg(feature = "negative-controls")]
         if let Some(rule) = setup.broken {
@@ -298,7 +296,7 @@ impl Machine {
         }
         let StartConfig { loaded, content, .. } = start(&setup.loaded, &Ledger::default(), &|_| Ok(()));
         let file_text = loaded.text.clone();
-        let program = Program {
+        let program = ThisProgram {
             config_path: PathBuf::from("simulated.toml"),
             version: "0".to_owned(),
             started_unix_ms: now.unix_ms,
@@ -308,14 +306,11 @@ impl Machine {
             stopping: false,
             leaving: None,
         };
-        let parts = Parts {
+        let parts = ControllerParts {
             program,
             workers,
             ports: vec![data_port(mac)],
-            saved: setup.saved.0,
-            revisions: Ledger::default(),
-            content,
-            file_text,
+            history: History { saved: setup.saved.0, revisions: Ledger::default(), content, file_text },
             flow_secrets: Vec::new(),
             cluster: Some(part),
         };
@@ -384,7 +379,7 @@ impl Machine {
     }
 
     fn lot(&self, Missing { tables, key, texts }: Missing) -> Lot {
-        let read = |text: Sources| {
+        let read = |text: ReadingSources| {
             let mut reading = text.read(|_| Ok(self.tokens.clone()));
             if let Some(Ok(loaded)) = Arc::get_mut(&mut reading).map(|reading| reading.loaded.as_mut()) {
                 resize(loaded, self.slots);
@@ -431,14 +426,21 @@ impl Machine {
         for (subject, check) in self.checks.clone() {
             let passed = passes(check.target.ip());
             let reason = if passed { "ok" } else { "timeout" }.to_owned();
-            let result =
-                CheckResult { passed, unsent: false, reason, duration_us: 100, unix_ms: at.unix_ms };
+            let result = CheckResult { passed, unsent: false, reason, duration_us: 100, unix_ms: at.unix_ms };
             self.step(Event::Checked(subject, check, result), at);
         }
     }
 
     /// An agent that has proved a service's token connects; `id` is never used again.
-    pub fn greet(&mut self, id: u64, agent: &str, incarnation: u64, address: IpAddr, service: &str, at: Moment) {
+    pub fn greet(
+        &mut self,
+        id: u64,
+        agent: &str,
+        incarnation: u64,
+        address: IpAddr,
+        service: &str,
+        at: Moment,
+    ) {
         let hello = Hello {
             id: SessionId(id),
             peer: (address, 7481).into(),
@@ -508,13 +510,13 @@ impl Machine {
         self.step(Event::Saved(result), at);
     }
 
-    fn part(&self) -> Option<&Part> {
+    fn part(&self) -> Option<&Membership> {
         self.controller.cluster.as_ref()
     }
 
     /// Who it is, once the store has said so.
     pub fn member(&self) -> Option<Member> {
-        self.part()?.seat.member()
+        self.part()?.participant.member()
     }
 
     /// The plan in force.
@@ -524,17 +526,17 @@ impl Machine {
 
     /// The last step that all workers have done.
     pub fn done(&self) -> u64 {
-        self.part().map_or(0, |part| part.seat.done())
+        self.part().map_or(0, |part| part.participant.done())
     }
 
     /// Whether it leads, as far as it knows.
     pub fn leads(&self) -> bool {
-        self.part().is_some_and(|part| part.seat.leads())
+        self.part().is_some_and(|part| part.participant.leads())
     }
 
     /// Whether it takes traffic.
     pub fn is_ready(&self) -> bool {
-        self.part().is_some_and(Part::is_ready)
+        self.part().is_some_and(Membership::is_ready)
     }
 
     /// Whether its housekeeping should not wait.

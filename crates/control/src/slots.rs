@@ -20,14 +20,14 @@ use worker::view::{BackendView, HashOn, ServiceView};
 
 /// The table's answers.
 #[derive(Clone, Debug)]
-struct Answers {
+struct SlotAnswers {
     table: Arc<Maglev>,
     members: Arc<[BackendId]>,
 }
 
-impl Answers {
-    fn new(table: &Arc<Maglev>, members: &[BackendId]) -> Answers {
-        Answers { table: Arc::clone(table), members: members.into() }
+impl SlotAnswers {
+    fn new(table: &Arc<Maglev>, members: &[BackendId]) -> SlotAnswers {
+        SlotAnswers { table: Arc::clone(table), members: members.into() }
     }
 
     fn at(&self, slot: u32) -> Option<BackendId> {
@@ -46,7 +46,7 @@ pub struct Scans {
 /// What is remembered of one service's slots.
 #[derive(Clone, Debug)]
 pub struct Slots {
-    cur: Answers,
+    cur: SlotAnswers,
     memory: Arc<SlotMemory>,
     /// By slot, the last moment at which something spoke against the end of its taint; empty without tainted slots.
     disturbed: Arc<Vec<Tick>>,
@@ -58,7 +58,7 @@ impl Slots {
     /// A service that begins: nothing is known of flows from before, so nothing is tainted.
     pub fn new(table: &Arc<Maglev>, members: &[BackendId]) -> Slots {
         Slots {
-            cur: Answers::new(table, members),
+            cur: SlotAnswers::new(table, members),
             memory: Arc::default(),
             disturbed: Arc::default(),
             leaving: None,
@@ -96,7 +96,7 @@ impl Slots {
             };
             return;
         }
-        let new = Answers::new(table, members);
+        let new = SlotAnswers::new(table, members);
         let changed: Vec<u32> = (0..table.size()).filter(|&slot| self.cur.at(slot) != new.at(slot)).collect();
         // Where there was no backend there is no flow, so the first answer taints nothing.
         let fresh: Vec<(u32, Option<BackendId>)> = changed

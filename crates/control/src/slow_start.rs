@@ -22,7 +22,7 @@ pub(crate) enum Takes {
 
 /// How far a backend has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Course {
+enum Ramp {
     /// It was there when the daemon started, and nothing is known of it.
     AtStart,
     /// It takes no new flows.
@@ -36,7 +36,7 @@ enum Course {
 /// All backends.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ramps {
-    courses: HashMap<BackendId, Course>,
+    courses: HashMap<BackendId, Ramp>,
     has_begun: bool,
 }
 
@@ -53,30 +53,30 @@ impl Ramps {
         for (id, takes, lasts_ms) in backends {
             let before = self.courses.get(&id).copied();
             let begins =
-                if lasts_ms > 0 { Course::Joining { since_ms: now_ms, lasts_ms } } else { Course::Joined };
+                if lasts_ms > 0 { Ramp::Joining { since_ms: now_ms, lasts_ms } } else { Ramp::Joined };
             let now = match (before, takes) {
-                (None, Takes::Unknown) if !self.has_begun => Course::AtStart,
-                (None, Takes::Yes) if !self.has_begun => Course::Joined,
-                (Some(Course::AtStart), Takes::Unknown) => Course::AtStart,
-                (Some(Course::AtStart), Takes::Yes) => Course::Joined,
-                (_, Takes::No | Takes::Unknown) => Course::Away,
-                (None | Some(Course::Away), Takes::Yes) => begins,
+                (None, Takes::Unknown) if !self.has_begun => Ramp::AtStart,
+                (None, Takes::Yes) if !self.has_begun => Ramp::Joined,
+                (Some(Ramp::AtStart), Takes::Unknown) => Ramp::AtStart,
+                (Some(Ramp::AtStart), Takes::Yes) => Ramp::Joined,
+                (_, Takes::No | Takes::Unknown) => Ramp::Away,
+                (None | Some(Ramp::Away), Takes::Yes) => begins,
                 // The key may have been changed meanwhile.
-                (Some(Course::Joining { since_ms, .. }), Takes::Yes)
+                (Some(Ramp::Joining { since_ms, .. }), Takes::Yes)
                     if now_ms.saturating_sub(since_ms) < lasts_ms =>
                 {
-                    Course::Joining { since_ms, lasts_ms }
+                    Ramp::Joining { since_ms, lasts_ms }
                 }
-                (Some(Course::Joining { .. } | Course::Joined), Takes::Yes) => Course::Joined,
+                (Some(Ramp::Joining { .. } | Ramp::Joined), Takes::Yes) => Ramp::Joined,
             };
-            let ramps = |of: Option<Course>| matches!(of, Some(Course::Joining { .. }));
+            let ramps = |of: Option<Ramp>| matches!(of, Some(Ramp::Joining { .. }));
             changed |= ramps(before) != ramps(Some(now));
             courses.insert(id, now);
         }
         changed |= self
             .courses
             .iter()
-            .any(|(id, of)| matches!(of, Course::Joining { .. }) && !courses.contains_key(id));
+            .any(|(id, of)| matches!(of, Ramp::Joining { .. }) && !courses.contains_key(id));
         self.courses = courses;
         self.has_begun = true;
         changed
@@ -84,13 +84,13 @@ impl Ramps {
 
     /// Whether any backend ramps.
     pub(crate) fn is_any(&self) -> bool {
-        self.courses.values().any(|of| matches!(of, Course::Joining { .. }))
+        self.courses.values().any(|of| matches!(of, Ramp::Joining { .. }))
     }
 
     /// How far a backend has come in its ramp, millionths; `None`: it does not ramp.
     pub(crate) fn progress_ppm(&self, id: BackendId, now_ms: u64) -> Option<u32> {
         match self.courses.get(&id)? {
-            Course::Joining { since_ms, lasts_ms } => {
+            Ramp::Joining { since_ms, lasts_ms } => {
                 let passed = now_ms.saturating_sub(*since_ms).min(*lasts_ms);
                 u32::try_from(passed * 1_000_000 / (*lasts_ms).max(1)).ok()
             }
@@ -102,7 +102,7 @@ impl Ramps {
     /// length, so those of many backends are taken at once; the first one lasts for up to two.
     pub(crate) fn parts(&self, id: BackendId, now_ms: u64) -> u64 {
         match self.courses.get(&id) {
-            Some(Course::Joining { since_ms, lasts_ms }) => {
+            Some(Ramp::Joining { since_ms, lasts_ms }) => {
                 let step_ms = (lasts_ms / STEPS).max(1);
                 (1 + (now_ms / step_ms).saturating_sub(since_ms.div_ceil(step_ms))).min(STEPS)
             }
@@ -110,10 +110,10 @@ impl Ramps {
         }
     }
 
-    /// The same of a backend that will take flows next, if it does not yet.
+    /// [`parts`](Self::parts) of a backend that will take flows next, if it does not yet.
     pub(crate) fn parts_to_be(&self, id: BackendId, lasts_ms: u64, now_ms: u64) -> u64 {
         match self.courses.get(&id) {
-            Some(Course::Away) | None if lasts_ms > 0 && self.has_begun => 1,
+            Some(Ramp::Away) | None if lasts_ms > 0 && self.has_begun => 1,
             _ => self.parts(id, now_ms),
         }
     }

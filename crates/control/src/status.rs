@@ -4,11 +4,11 @@ use crate::agents::shown;
 use crate::balance::weights;
 use crate::cluster::show;
 use crate::controller::Controller;
-use crate::flows::Search;
+use crate::flows::FlowSearch;
 use crate::gauges::ratio;
 use crate::passive::compare;
-use crate::reconcile::Kind;
 use crate::reconcile::Reconciled;
+use crate::reconcile::RepairKind;
 use crate::refusal::Refusal;
 use crate::slots::Slots;
 use crate::wanted;
@@ -44,7 +44,7 @@ pub(crate) struct Snapshot {
 
 /// The first of everything, for answers that have little room.
 #[derive(Clone, Debug)]
-pub(crate) struct Summary {
+pub(crate) struct StatusSummary {
     pub(crate) status: Status,
     pub(crate) services: Vec<ServiceStatus>,
     pub(crate) backends: Vec<BackendStatus>,
@@ -68,7 +68,7 @@ pub(crate) struct AgentCounts {
     pub(crate) connected: u64,
     pub(crate) open: u64,
     pub(crate) paused: u64,
-    pub(crate) registry: crate::agents::counts::Counts,
+    pub(crate) registry: crate::agents::counts::RegistryCounts,
     /// Connections that were closed or not taken, by reason.
     pub(crate) closed: Vec<(&'static str, u64)>,
     /// Backends by service and phase.
@@ -87,13 +87,14 @@ fn protocol_name(protocol: Protocol) -> &'static str {
 
 /// What is wrong, and was put right, by kind.
 pub(crate) fn reconciled(controller: &Controller) -> Vec<Reconciled> {
-    let count = |of: &BTreeMap<Kind, u64>, kind| of.get(&kind).copied().unwrap_or_default();
+    let count = |of: &BTreeMap<RepairKind, u64>, kind| of.get(&kind).copied().unwrap_or_default();
     let wrong = |kind| {
         let seen = controller.kernel.ways.seen.wrong.iter().filter(|(_, of, _)| *of == kind).count();
-        let links = controller.kernel.ways.links.values().filter(|up| kind == Kind::Link && !**up).count();
+        let links =
+            controller.kernel.ways.links.values().filter(|up| kind == RepairKind::Link && !**up).count();
         (seen + links) as u64
     };
-    let kinds = Kind::ALL.iter().map(|kind| Reconciled {
+    let kinds = RepairKind::ALL.iter().map(|kind| Reconciled {
         kind: kind.as_str(),
         wrong: wrong(*kind),
         repairs: Some(count(&controller.kernel.ways.repairs, *kind)),
@@ -126,7 +127,7 @@ pub(crate) fn ready(controller: &Controller) -> Ready {
         (false, "not every worker uses a view yet".to_owned())
     } else if controller.program.leaving.is_some() {
         (false, "leaving the cluster".to_owned())
-    } else if let Some(misfit) = controller.cluster.as_ref().and_then(|part| part.seat.misfit()) {
+    } else if let Some(misfit) = controller.cluster.as_ref().and_then(|part| part.participant.misfit()) {
         (false, misfit.to_owned())
     } else if let Some(part) = controller.cluster.as_ref().filter(|part| !part.is_ready()) {
         let why = part.lost.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
@@ -229,9 +230,9 @@ pub(crate) fn status(controller: &Controller) -> Status {
 }
 
 /// What DPDK's telemetry shows.
-pub(crate) fn summary(controller: &Controller) -> Summary {
+pub(crate) fn summary(controller: &Controller) -> StatusSummary {
     let most = crate::telemetry::ENTRIES_MAX;
-    Summary {
+    StatusSummary {
         status: status(controller),
         services: controller
             .config
@@ -580,7 +581,7 @@ pub(crate) fn search_flows(
     controller: &Controller,
     service: Option<&str>,
     client: Option<Net>,
-) -> Result<Search, Refusal> {
+) -> Result<FlowSearch, Refusal> {
     // Flows of removed services are of no service that can be named; those of removed backends are.
     let wanted = controller.config.services.iter().filter(|s| service.is_none_or(|name| s.name == name));
     let services: HashMap<_, _> =
@@ -598,5 +599,5 @@ pub(crate) fn search_flows(
         }
     }
     let tables = controller.workers.iter().map(|worker| (worker.core.0, worker.flows.clone())).collect();
-    Ok(Search { tables, services, backends, client, now: controller.now.tick })
+    Ok(FlowSearch { tables, services, backends, client, now: controller.now.tick })
 }

@@ -3,18 +3,18 @@
 use crate::agents::candidate::Agents;
 use crate::agents::facts::{AgentTokens, Facts};
 use crate::agents::{in_force, tend};
-use crate::backends::Backends;
 use crate::backends::check;
 use crate::backends::judge;
 use crate::backends::members;
+use crate::backends::{Backends, ConfiguredBackend};
 use crate::balance::Balance;
 use crate::balance::weights;
 use crate::cluster::adopt;
 use crate::compile::{CompileError, Making, Recipe};
 use crate::configure;
 use crate::controller::Controller;
-use crate::controller::Parts;
 use crate::controller::Saving;
+use crate::controller::{ControllerParts, History};
 use crate::effect::Effect;
 use crate::event::Event;
 use crate::event_log::EventLog;
@@ -30,10 +30,10 @@ use crate::publication::{PUBLISH_EVERY, SLOTS_AT_ONCE};
 use crate::reconcile::seen;
 use crate::reconcile::ways::KernelSide;
 use crate::refusal::Refusal;
-use crate::revision::ledger::Origin;
+use crate::revision::ledger::{ChangeOrigin, Content};
 use crate::scan::Scanner;
 use crate::scan::pieces;
-use crate::state::{Saved, SavedBackend, SavedDrain};
+use crate::state::{Saved, SavedDrain};
 use crate::view;
 use crate::wanted;
 use model::Loaded;
@@ -51,13 +51,12 @@ impl Controller {
     pub(crate) fn new(
         loaded: Loaded,
         tokens: &AgentTokens,
-        parts: Parts,
+        parts: ControllerParts,
         now: Now,
     ) -> Result<Controller, Refusal> {
         let empty = Config { services: Vec::new(), ..loaded.config.clone() };
-        let saved = parts.saved;
-        let registrations = saved.registrations;
-        let mut made = Controller {
+        let History { saved, revisions, content, file_text } = parts.history;
+        let mut controller = Controller {
             now,
             effects: Vec::new(),
             log: EventLog::default(),
@@ -69,8 +68,8 @@ impl Controller {
             base: empty.clone(),
             config: Arc::new(empty),
             text: String::new(),
-            file_text: parts.file_text,
-            revisions: parts.revisions,
+            file_text,
+            revisions,
             applied_unix_ms: 0,
             backends: Backends::new(saved.backends, saved.drains),
             publication: Publication::default(),
@@ -82,50 +81,51 @@ impl Controller {
             kernel: KernelSide::default(),
             saving: Saving { flow_secrets: parts.flow_secrets, ..Saving::default() },
         };
-        let controller = &mut made;
         controller.log.set_time(now.unix_ms);
-        controller.log.push(
-            EventKind::Start,
-            None,
-            None,
-            format!("guidewayd {} started", controller.program.version),
-        );
-        let is_file = *parts.content.base == *controller.file_text;
-        if is_file && saved.config.is_some_and(|last| last != loaded.text) {
-            let message = format!(
-                "the configuration that was last applied differs from {}; the file is in force",
-                controller.program.config_path.display()
-            );
-            controller.log.push(EventKind::ConfigDiffers, None, None, message);
-        }
+        controller.log_start(&loaded.text, &content, saved.config);
         if controller.cluster.is_none() {
-            match Ids::restored(&saved.ids, now.tick) {
-                Ok(ids) => controller.backends.ids = ids,
-                Err(problem) => {
-                    let message = format!("the saved ids of services and backends begin anew: {problem}");
-                    controller.log.push(EventKind::Warning, None, None, message);
-                }
-            }
-            // A cluster knows by itself what has registered.
+            // A cluster knows by itself what has registered, and ids.
+            let registrations = saved.registrations.into_iter().map(|saved| (saved.registered, saved.up));
+            controller.restore_ids(&saved.ids);
             let now_ms = controller.uptime_ms();
             controller.agents.registry.configure(Facts::of(&loaded.config, tokens), now_ms);
-            controller
-                .agents
-                .registry
-                .restore(registrations.into_iter().map(|saved| (saved.registered, saved.up)), now_ms);
+            controller.agents.registry.restore(registrations, now_ms);
         }
-        configure::tried(controller, &loaded.config).map_err(Refusal::Compile)?;
-        let merged = loaded.config.with_registered(&controller.agents.registry.heard().alive);
-        let ids = configure::ids_of(controller, &merged.0)?;
-        configure::install(controller, loaded, merged, ids, tokens);
+        configure::tried(&controller, &loaded.config).map_err(Refusal::Compile)?;
+        let merged = loaded.config.with_registered(&controller.agents.registry.received().alive);
+        let ids = configure::ids_of(&controller, &merged.0)?;
+        configure::install(&mut controller, loaded, merged, ids, tokens);
         if controller.cluster.is_none() {
             let (caller, what) = ("start".to_owned(), "the file as it was at the start".to_owned());
-            let change = Origin { unix_ms: now.unix_ms, caller, what, services: None };
-            controller.revisions.begin(parts.content, change);
+            let change = ChangeOrigin { unix_ms: now.unix_ms, caller, what, services: None };
+            controller.revisions.begin(content, change);
         }
         controller.settle();
         controller.backends.remembered.clear();
-        Ok(made)
+        Ok(controller)
+    }
+
+    fn restore_ids(&mut self, saved: &SavedIds) {
+        match Ids::restored(saved, self.now.tick) {
+            Ok(ids) => self.backends.ids = ids,
+            Err(problem) => {
+                let message = format!("the saved ids of services and backends begin anew: {problem}");
+                self.log.push(EventKind::Warning, None, None, message);
+            }
+        }
+    }
+
+    /// `last`: the configuration that was last applied.
+    fn log_start(&mut self, text: &str, content: &Content, last: Option<String>) {
+        let version = &self.program.version;
+        self.log.push(EventKind::Start, None, None, format!("guidewayd {version} started"));
+        if *content.base == *self.file_text && last.is_some_and(|last| last != text) {
+            let message = format!(
+                "the configuration that was last applied differs from {}; the file is in force",
+                self.program.config_path.display()
+            );
+            self.log.push(EventKind::ConfigDiffers, None, None, message);
+        }
     }
 
     /// Takes an event in, at its time; what is to be done is returned.
@@ -217,7 +217,8 @@ impl Controller {
         match result {
             Err(error) if !was_unwritten => {
                 let message = format!(
-                    "the state was not saved ({error}); until it is, drains set by hand would not survive a restart"
+                    "the state was not saved ({error}); until it is, drains set by hand would not \
+                     survive a restart"
                 );
                 self.log.push(EventKind::StateUnsaved, None, None, message);
             }
@@ -249,7 +250,7 @@ impl Controller {
         }
         let now = self.now.monotonic;
         if now >= self.publication.publish_from {
-            let renews = self.cluster.is_none() && std::mem::take(&mut self.agents.heard_changed);
+            let renews = self.cluster.is_none() && std::mem::take(&mut self.agents.received_changed);
             let is_renewed = renews && in_force::renew_registered(self);
             if is_renewed || self.publication.lazy {
                 self.publication.dirty = true;
@@ -337,7 +338,8 @@ impl Controller {
             let flows = self.live_flows(departed.id);
             let message = if members::is_base(self, &departed) {
                 format!(
-                    "removed for good after drain_timeout_ms; {flows} flows, and others that are not tracked, are steered anew"
+                    "removed for good after drain_timeout_ms; {flows} flows, and others that are not \
+                     tracked, are steered anew"
                 )
             } else if flows == 0 {
                 "removed for good: its last flow has ended".to_owned()
@@ -366,15 +368,7 @@ impl Controller {
     pub(crate) fn save(&mut self) -> u64 {
         self.saving.unsaved = false;
         let ids = if self.cluster.is_none() { self.saved_ids() } else { Arc::default() };
-        let backends = self.backends.members.values().filter_map(|member| {
-            Some(SavedBackend {
-                service: member.service.clone(),
-                backend: member.name.clone(),
-                address: member.address,
-                up: member.verdict.as_ref()?.up()?,
-                since_unix_ms: member.since_unix_ms,
-            })
-        });
+        let backends = self.backends.members.values().filter_map(ConfiguredBackend::saved);
         let drains = self.backends.drains.iter();
         let drains = drains.map(|(s, b)| SavedDrain { service: s.clone(), backend: b.clone() });
         self.saving.saves += 1;

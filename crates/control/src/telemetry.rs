@@ -1,6 +1,6 @@
 //! The answers to our DPDK telemetry commands: small JSON objects, since DPDK's answers end at 16 KiB.
 
-use crate::status::Summary;
+use crate::status::StatusSummary;
 use serde_json::{Map, Value, json};
 
 /// Longest lists.
@@ -9,7 +9,7 @@ pub(crate) const ENTRIES_MAX: usize = 64;
 const BYTES_MAX: usize = 15 * 1024;
 
 /// Command and answer, for each command.
-pub(crate) fn answers(summary: &Summary) -> Vec<(&'static str, String)> {
+pub(crate) fn answers(summary: &StatusSummary) -> Vec<(&'static str, String)> {
     let status = &summary.status;
     let machine = json!({
         "machine": status.machine,

@@ -1,11 +1,11 @@
 //! What neighbours are to be found, and what the kernel is to have.
 
 use crate::announce::{self, Vip};
-use crate::cluster::membership::Part;
+use crate::cluster::membership::Membership;
 use crate::controller::Controller;
 use crate::effect::Effect;
 use crate::neighbour::next_hop;
-use crate::reconcile::Wanted;
+use crate::reconcile::WantedOfKernel;
 use crate::reconcile::decide;
 use model::api::ServiceState;
 use model::config::{Announce, Route};
@@ -36,7 +36,7 @@ pub(crate) fn tell_wanted(controller: &mut Controller) {
             .chain(peers(controller))
             .collect()
     };
-    let wanted = next_hop::Wanted { addresses, interfaces };
+    let wanted = next_hop::WantedNextHops { addresses, interfaces };
     if controller.kernel.wanted_neighbours != wanted {
         controller.kernel.wanted_neighbours = wanted.clone();
         controller.effects.push(Effect::WantNeighbours(wanted));
@@ -58,18 +58,18 @@ pub(crate) fn missing_next_hops(controller: &Controller) -> u64 {
 /// Addresses of other machines of the cluster, unless what is sent there has a static next hop.
 pub(crate) fn peers(controller: &Controller) -> impl Iterator<Item = IpAddr> + '_ {
     let part = controller.cluster.as_ref().filter(|_| controller.config.machine.next_hop_mac.is_none());
-    part.into_iter().flat_map(Part::peers)
+    part.into_iter().flat_map(Membership::peers)
 }
 
-pub(crate) fn announcements(controller: &Controller) -> announce::Wanted {
-    let mut wanted = announce::Wanted::default();
+pub(crate) fn announcements(controller: &Controller) -> announce::WantedVips {
+    let mut wanted = announce::WantedVips::default();
     for (port, config) in controller.ports.iter().zip(&controller.config.ports) {
         if let Some((_, interface)) = &port.exception {
             let subnets = config.exception_addresses.iter();
             wanted.subnets.extend(subnets.map(|subnet| (interface.clone(), *subnet)));
         }
     }
-    let joined = controller.cluster.as_ref().is_none_or(Part::is_ready);
+    let joined = controller.cluster.as_ref().is_none_or(Membership::is_ready);
     let serving = !controller.program.stopping
         && controller.program.leaving.is_none()
         && joined
@@ -93,7 +93,7 @@ pub(crate) fn announcements(controller: &Controller) -> announce::Wanted {
 }
 
 /// What the kernel is to have now.
-pub(crate) fn wanted_of_kernel(controller: &Controller, announce: announce::Wanted) -> Wanted {
+pub(crate) fn wanted_of_kernel(controller: &Controller, announce: announce::WantedVips) -> WantedOfKernel {
     let mut interfaces = decide::interfaces(&controller.config.ports);
     interfaces.retain_mut(|of| {
         let Some(port) = controller.ports.get(of.port.index()) else { return false };
@@ -104,7 +104,7 @@ pub(crate) fn wanted_of_kernel(controller: &Controller, announce: announce::Want
     });
     let links = controller.ports.iter().filter_map(|port| Some((port.id, port.kernel.clone()?)));
     let announced = controller.config.services.iter().filter(|of| of.announce == Announce::Kernel);
-    Wanted {
+    WantedOfKernel {
         interfaces,
         links: links.collect(),
         announce,

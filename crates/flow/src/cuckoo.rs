@@ -14,7 +14,7 @@ use crate::burst::{BURST, Entered};
 use crate::cells::{Cells, Pair, place};
 use crate::dirty::DirtyBuckets;
 use crate::hash::{Hasher, primary, secondary, tag};
-use crate::insert::Refusal;
+use crate::insert::InsertRefusal;
 use crate::memory::Memory;
 use crate::search::Search;
 use crate::simd::{Available, prefetch};
@@ -49,7 +49,7 @@ const SWEEP_AHEAD: usize = 16;
 pub(crate) enum Placed {
     /// Done; the entry that was removed for it, if any.
     Done(Option<Victim>),
-    Refused(Refusal),
+    Refused(InsertRefusal),
 }
 
 /// An entry that was removed for another.
@@ -346,7 +346,7 @@ impl<B: Search> Cuckoo<B> {
             self.expired_of_full(home, clock)
                 .or_else(|| self.free(secondary(hash, self.cells.len() as u64, home), clock))
                 .or_else(|| self.room_for(self.cells.pair(hash), word, clock, ageing, now))
-                .ok_or(Refusal::TableFull)
+                .ok_or(InsertRefusal::TableFull)
         } else {
             self.expired_untrusted(home, clock)
                 .or_else(|| self.untrusted_for(hash, home, word, ageing, now))
@@ -355,7 +355,7 @@ impl<B: Search> Cuckoo<B> {
                     from_elsewhere = Some(victim);
                     Some(room)
                 })
-                .ok_or(Refusal::QuotaFull)
+                .ok_or(InsertRefusal::QuotaFull)
         };
         match room {
             Ok(room) => {

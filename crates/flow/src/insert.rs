@@ -5,7 +5,7 @@ use wire::BackendId;
 
 /// Why an insertion was refused. The packet is steered all the same, by the service's slots.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Refusal {
+pub enum InsertRefusal {
     /// Untrusted flows have used up their share.
     QuotaFull,
     /// No room in reach (or a key without a service, which no flow has).
@@ -20,7 +20,7 @@ pub enum Insert {
     /// The flow had an entry, not expired, which is overwritten: this was it.
     Replaced(Hit),
     /// Nothing was stored.
-    Refused(Refusal),
+    Refused(InsertRefusal),
 }
 
 /// How an insertion ended, and whose entry had to go for it.

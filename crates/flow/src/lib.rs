@@ -38,7 +38,7 @@ pub mod table;
 pub use ageing::Idle;
 pub use bucket::{NarrowBucket, WideBucket};
 pub use burst::{BURST, Entered, Hits, Keys, Miss, NewFlows};
-pub use insert::{Insert, Inserted, Refusal};
+pub use insert::{Insert, InsertRefusal, Inserted};
 pub use lookup_pipeline::LookupPipeline;
 pub use memory::Memory;
 pub use reader::Reader;

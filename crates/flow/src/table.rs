@@ -6,7 +6,7 @@ use crate::bucket::{Line, NarrowBucket, WideBucket};
 use crate::burst::{Entered, Hits, Keys, Miss, NewFlows};
 use crate::cuckoo::{Cuckoo, Placed};
 use crate::hash::Hasher;
-use crate::insert::{Insert, Inserted, Refusal};
+use crate::insert::{Insert, InsertRefusal, Inserted};
 use crate::lookup_pipeline::{Compared, LookupPipeline, Places};
 use crate::memory::Memory;
 use crate::reader::Reader;
@@ -519,7 +519,7 @@ fn insert<B: Search>(
     now: Tick,
 ) -> Inserted {
     if !B::is_key(key) {
-        return Inserted::without_victim(Insert::Refused(Refusal::TableFull));
+        return Inserted::without_victim(Insert::Refused(InsertRefusal::TableFull));
     }
     match cuckoo.insert(key, hash, word, ageing, now) {
         Ok(Placed::Done(victim)) => Inserted {
@@ -562,7 +562,7 @@ fn overwrite<B: Search>(
     let evicted = Some((old.backend(), old.state()));
     if !cuckoo.quota_allows(word, Some(old)) {
         cuckoo.remove(at, old);
-        return Inserted { outcome: Insert::Refused(Refusal::QuotaFull), evicted, displaced: false };
+        return Inserted { outcome: Insert::Refused(InsertRefusal::QuotaFull), evicted, displaced: false };
     }
     cuckoo.update(at, old, word);
     Inserted { outcome: Insert::Done, evicted, displaced: false }

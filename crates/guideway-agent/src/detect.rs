@@ -3,7 +3,7 @@
 use crate::event::Event;
 use crate::host::{Act, DetectorId, Job};
 use crate::random::Random;
-use health::Failure;
+use health::CheckFailure;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
@@ -17,7 +17,7 @@ pub(crate) async fn run(id: DetectorId, job: Job, mut random: Random, events: mp
         let outcome = match &job.act {
             Act::Probe(check) => check.run(turn).await,
             Act::Run(exec) => exec.run().await,
-            Act::Fail(reason) => Err(Failure::Local(reason.clone())),
+            Act::Fail(reason) => Err(CheckFailure::Local(reason.clone())),
         };
         if events.send(Event::Checked(id, health::result(begun, outcome))).await.is_err() {
             return;

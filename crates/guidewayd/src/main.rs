@@ -14,7 +14,7 @@ mod stopwatch;
 mod veth;
 
 use arguments::{Arguments, Invocation};
-use control::{Claims, Listeners, Options};
+use control::{Claims, Listeners, RunOptions};
 use data_path::{DataPath, StartError};
 use model::Loaded;
 use service_manager::ServiceManager;
@@ -184,7 +184,7 @@ fn run(
     log.pin(&loaded.config.workers.management_cpus);
     let mut manager = ServiceManager::from_environment();
     let (lines, messages) = (log.clone(), manager.lost());
-    let options = Options {
+    let options = RunOptions {
         claims,
         listeners,
         notify: Some(Box::new(move |notice| manager.tell(notice))),
@@ -194,7 +194,7 @@ fn run(
             notices: messages.load(Relaxed),
         }),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        ..Options::new(&arguments.config)
+        ..RunOptions::new(&arguments.config)
     };
     let result = control::run(options, loaded, plane);
     data_path.stop();

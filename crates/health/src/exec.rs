@@ -2,7 +2,7 @@
 //!
 //! Rule of this module: what is run comes from a file on the host, never from the network; the network names it.
 
-use crate::probe::Failure;
+use crate::probe::CheckFailure;
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
@@ -33,10 +33,10 @@ impl Exec {
     ///
     /// # Errors
     /// Why it did not pass.
-    pub async fn run(&self) -> Result<(), Failure> {
-        let _place = PLACES.acquire().await.map_err(|e| Failure::Local(e.to_string()))?;
+    pub async fn run(&self) -> Result<(), CheckFailure> {
+        let _place = PLACES.acquire().await.map_err(|e| CheckFailure::Local(e.to_string()))?;
         let Some((program, arguments)) = self.argv.split_first() else {
-            return Err(Failure::Local("a command without a program".to_owned()));
+            return Err(CheckFailure::Local("a command without a program".to_owned()));
         };
         let child = Command::new(program)
             .args(arguments)
@@ -53,17 +53,17 @@ impl Exec {
         let limit = Duration::from_millis(u64::from(self.timeout_ms));
         match tokio::time::timeout(limit, group.0.wait()).await {
             Ok(Ok(status)) => verdict(status),
-            Ok(Err(error)) => Err(Failure::Local(format!("{program}: {error}"))),
-            Err(_) => Err(Failure::Timeout),
+            Ok(Err(error)) => Err(CheckFailure::Local(format!("{program}: {error}"))),
+            Err(_) => Err(CheckFailure::Timeout),
         }
     }
 }
 
-fn verdict(status: ExitStatus) -> Result<(), Failure> {
+fn verdict(status: ExitStatus) -> Result<(), CheckFailure> {
     match (status.code(), status.signal()) {
         (Some(0), _) => Ok(()),
-        (Some(code), _) => Err(Failure::Exit(code)),
-        (None, signal) => Err(Failure::Signal(signal.unwrap_or(0))),
+        (Some(code), _) => Err(CheckFailure::Exit(code)),
+        (None, signal) => Err(CheckFailure::Signal(signal.unwrap_or(0))),
     }
 }
 

@@ -18,14 +18,14 @@ mod verdict;
 pub use exec::{EXEC_AT_ONCE_MAX, Exec};
 #[cfg(feature = "rehearsal")]
 pub use probe::rehearse;
-pub use probe::{Check, Failure, SourcePorts};
+pub use probe::{Check, CheckFailure, SourcePorts};
 pub use verdict::{Change, FLAP_WINDOW_MS, HOLD_MAX_MS, Rules, Verdict};
 
 /// The result of a probe that was begun at `begun` and ends now.
-pub fn result(begun: Instant, outcome: Result<(), Failure>) -> CheckResult {
+pub fn result(begun: Instant, outcome: Result<(), CheckFailure>) -> CheckResult {
     CheckResult {
         passed: outcome.is_ok(),
-        unsent: matches!(outcome, Err(Failure::Unsent(_))),
+        unsent: matches!(outcome, Err(CheckFailure::Unsent(_))),
         reason: outcome.map_or_else(|failure| failure.to_string(), |()| "ok".to_owned()),
         duration_us: u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX),
         unix_ms: unix_ms(),

@@ -62,7 +62,7 @@ impl SourcePorts {
 
 /// Why a check failed.
 #[derive(Debug, thiserror::Error)]
-pub enum Failure {
+pub enum CheckFailure {
     /// TCP RST or ICMP port unreachable.
     #[error("refused")]
     Refused,
@@ -125,23 +125,23 @@ fn is_want(error: &io::Error) -> bool {
 }
 
 /// What went wrong before anything was sent.
-pub(crate) fn unprepared(what: &str, error: &io::Error) -> Failure {
+pub(crate) fn unprepared(what: &str, error: &io::Error) -> CheckFailure {
     let text = format!("{what}: {error}");
-    if is_want(error) { Failure::Unsent(text) } else { Failure::Local(text) }
+    if is_want(error) { CheckFailure::Unsent(text) } else { CheckFailure::Local(text) }
 }
 
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Failure {
+impl From<io::Error> for CheckFailure {
+    fn from(error: io::Error) -> CheckFailure {
         if is_want(&error) {
-            return Failure::Unsent(error.to_string());
+            return CheckFailure::Unsent(error.to_string());
         }
         match error.kind() {
-            io::ErrorKind::ConnectionRefused => Failure::Refused,
-            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Failure::Reset,
-            io::ErrorKind::TimedOut => Failure::Timeout,
-            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => Failure::Unreachable,
-            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionAborted => Failure::Closed,
-            _ => Failure::Other(error),
+            io::ErrorKind::ConnectionRefused => CheckFailure::Refused,
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => CheckFailure::Reset,
+            io::ErrorKind::TimedOut => CheckFailure::Timeout,
+            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => CheckFailure::Unreachable,
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionAborted => CheckFailure::Closed,
+            _ => CheckFailure::Other(error),
         }
     }
 }
@@ -151,14 +151,14 @@ impl Check {
     ///
     /// # Errors
     /// Why it did not pass.
-    pub async fn run(&self, turn: u32) -> Result<(), Failure> {
+    pub async fn run(&self, turn: u32) -> Result<(), CheckFailure> {
         let until = Instant::now() + Duration::from_millis(u64::from(self.timeout_ms));
-        tokio::time::timeout_at(until, self.probe(turn, until)).await.unwrap_or(Err(Failure::Timeout))
+        tokio::time::timeout_at(until, self.probe(turn, until)).await.unwrap_or(Err(CheckFailure::Timeout))
     }
 
-    async fn probe(&self, turn: u32, until: Instant) -> Result<(), Failure> {
+    async fn probe(&self, turn: u32, until: Instant) -> Result<(), CheckFailure> {
         if let Some(Err(reason)) = self.source {
-            return Err(Failure::Local(reason.to_owned()));
+            return Err(CheckFailure::Local(reason.to_owned()));
         }
         match &self.kind {
             HealthKind::None => Ok(()),
@@ -190,7 +190,7 @@ impl Check {
             HealthKind::Udp { send, expect, silence_passes } => {
                 let socket = self.datagram(turn).await?;
                 match ask(&socket, send.as_deref(), expect.as_deref(), until).await {
-                    Err(Failure::Timeout) if *silence_passes => Ok(()),
+                    Err(CheckFailure::Timeout) if *silence_passes => Ok(()),
                     outcome => outcome,
                 }
             }
@@ -206,7 +206,7 @@ impl Check {
         Some(SocketAddr::new(source.address, source.first.saturating_add(step)))
     }
 
-    async fn connect(&self, turn: u32) -> Result<TcpStream, Failure> {
+    async fn connect(&self, turn: u32) -> Result<TcpStream, CheckFailure> {
         let socket = match self.target {
             SocketAddr::V4(_) => TcpSocket::new_v4(),
             SocketAddr::V6(_) => TcpSocket::new_v6(),
@@ -228,7 +228,7 @@ impl Check {
         Ok(stream)
     }
 
-    async fn datagram(&self, turn: u32) -> Result<UdpSocket, Failure> {
+    async fn datagram(&self, turn: u32) -> Result<UdpSocket, CheckFailure> {
         let any = match self.target {
             SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
             SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
@@ -251,7 +251,7 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
     send: Option<&[u8]>,
     expect: Option<&[u8]>,
-) -> Result<(), Failure> {
+) -> Result<(), CheckFailure> {
     if let Some(send) = send {
         stream.write_all(send).await?;
     }
@@ -262,10 +262,10 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
             return Ok(());
         }
         if answer.len() >= ANSWER_MAX {
-            return Err(Failure::Answer);
+            return Err(CheckFailure::Answer);
         }
         if stream.read_buf(&mut answer).await? == 0 {
-            return Err(if answer.is_empty() { Failure::Closed } else { Failure::Answer });
+            return Err(if answer.is_empty() { CheckFailure::Closed } else { CheckFailure::Answer });
         }
     }
 }
@@ -277,22 +277,22 @@ async fn ask(
     send: Option<&[u8]>,
     expect: Option<&[u8]>,
     until: Instant,
-) -> Result<(), Failure> {
+) -> Result<(), CheckFailure> {
     socket.send(send.unwrap_or_default()).await?;
     let mut answer = vec![0; ANSWER_MAX];
-    let mut failure = Failure::Timeout;
+    let mut failure = CheckFailure::Timeout;
     while let Ok(received) = timeout_at(until, socket.recv(&mut answer)).await {
         let length = received?;
         if expect.is_none_or(|expect| contains(&answer[..length], expect)) {
             return Ok(());
         }
-        failure = Failure::Answer;
+        failure = CheckFailure::Answer;
     }
     Err(failure)
 }
 
 /// What came of an exchange over a connection that has to be closed; `Err`: there is nothing to close.
-type Exchanged = Result<Result<(), Failure>, Failure>;
+type Exchanged = Result<Result<(), CheckFailure>, CheckFailure>;
 
 /// HTTP GET over a fresh connection. The answer is read to its end, unless that is further than [`READ_MAX`] or comes later than `until`:
 /// the server is not to see a connection that breaks.
@@ -310,7 +310,7 @@ where
         .header("accept", "*/*")
         .header("connection", "close")
         .body(Empty::<Bytes>::new())
-        .map_err(|e| Failure::Local(format!("bad request: {e}")))?;
+        .map_err(|e| CheckFailure::Local(format!("bad request: {e}")))?;
     // As lenient as user agents are (RFC 9112 5.1, 5.2): a check asks whether clients are served.
     let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
         .allow_obsolete_multiline_headers_in_responses(true)
@@ -352,12 +352,12 @@ where
 }
 
 /// What an answer says. What is left of it is read and thrown away.
-async fn judge(http: &HttpCheck, response: Response<Incoming>, until: Instant) -> Result<(), Failure> {
+async fn judge(http: &HttpCheck, response: Response<Incoming>, until: Instant) -> Result<(), CheckFailure> {
     let status = response.status().as_u16();
     let accepted = if http.expect_status.is_empty() { &[(200, 399)][..] } else { &http.expect_status };
     let mut body = response.into_body();
     let mut outcome = if !accepted.iter().any(|(low, high)| (*low..=*high).contains(&status)) {
-        Some(Err(Failure::Status(status)))
+        Some(Err(CheckFailure::Status(status)))
     } else if http.expect.is_none() {
         Some(Ok(()))
     } else {
@@ -370,7 +370,7 @@ async fn judge(http: &HttpCheck, response: Response<Incoming>, until: Instant) -
             Ok(Some(Ok(frame))) => frame,
             Ok(Some(Err(error))) => return outcome.unwrap_or_else(|| Err(http_failure(error))),
             Ok(None) => break,
-            Err(_) => return outcome.unwrap_or(Err(Failure::Timeout)),
+            Err(_) => return outcome.unwrap_or(Err(CheckFailure::Timeout)),
         };
         let Some(data) = frame.data_ref() else { continue };
         read += data.len();
@@ -380,11 +380,11 @@ async fn judge(http: &HttpCheck, response: Response<Incoming>, until: Instant) -
             if contains(&seen, expect) {
                 outcome = Some(Ok(()));
             } else if seen.len() >= ANSWER_MAX {
-                outcome = Some(Err(Failure::Body));
+                outcome = Some(Err(CheckFailure::Body));
             }
         }
     }
-    outcome.unwrap_or(Err(Failure::Body))
+    outcome.unwrap_or(Err(CheckFailure::Body))
 }
 
 /// Waits until the server has closed, as it was asked to, and closes then: that takes no TIME_WAIT. One that does not close is reset.
@@ -408,7 +408,7 @@ async fn finish(stream: &mut TcpStream, until: Instant) {
 /// # Errors
 /// Why the check did not pass.
 #[cfg(feature = "rehearsal")]
-pub async fn rehearse(kind: &HealthKind, answer: &[u8]) -> Result<(), Failure> {
+pub async fn rehearse(kind: &HealthKind, answer: &[u8]) -> Result<(), CheckFailure> {
     // What hyper reads from must own its bytes.
     let mut stream = tokio::io::join(std::io::Cursor::new(answer.to_vec()), tokio::io::sink());
     let until = Instant::now() + Duration::from_secs(1);
@@ -420,27 +420,27 @@ pub async fn rehearse(kind: &HealthKind, answer: &[u8]) -> Result<(), Failure> {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
-fn http_failure(error: hyper::Error) -> Failure {
+fn http_failure(error: hyper::Error) -> CheckFailure {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
     while let Some(inner) = cause {
         if let Some(io) = inner.downcast_ref::<io::Error>() {
             // With TLS 1.3 a server looks at a client's certificate when the client thinks that all is done.
             return match of_tls(io) {
                 Some(tls) => named(tls),
-                None => Failure::from(
+                None => CheckFailure::from(
                     io.raw_os_error().map_or_else(|| io.kind().into(), io::Error::from_raw_os_error),
                 ),
             };
         }
         cause = inner.source();
     }
-    if error.is_incomplete_message() { Failure::Closed } else { Failure::Http(error.to_string()) }
+    if error.is_incomplete_message() { CheckFailure::Closed } else { CheckFailure::Http(error.to_string()) }
 }
 
-fn tls_failure(error: io::Error) -> Failure {
+fn tls_failure(error: io::Error) -> CheckFailure {
     match of_tls(&error) {
         Some(tls) => named(tls),
-        None => Failure::from(error),
+        None => CheckFailure::from(error),
     }
 }
 
@@ -449,8 +449,8 @@ fn of_tls(error: &io::Error) -> Option<&rustls::Error> {
 }
 
 /// A failure of TLS by its name. An alert's is that of RFC 8446 6, in words.
-fn named(error: &rustls::Error) -> Failure {
-    let rustls::Error::AlertReceived(alert) = error else { return Failure::Tls(error.to_string()) };
+fn named(error: &rustls::Error) -> CheckFailure {
+    let rustls::Error::AlertReceived(alert) = error else { return CheckFailure::Tls(error.to_string()) };
     let mut words = String::new();
     for letter in format!("{alert:?}").chars() {
         if letter.is_uppercase() && !words.is_empty() {
@@ -465,16 +465,16 @@ fn named(error: &rustls::Error) -> Failure {
                         and ChaCha20)",
         );
     }
-    Failure::Tls(words)
+    CheckFailure::Tls(words)
 }
 
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {
     needle.is_empty() || haystack.windows(needle.len()).any(|window| window == needle)
 }
 
-pub(crate) fn server_name(http: &HttpCheck, vip: IpAddr) -> Result<ServerName<'static>, Failure> {
+pub(crate) fn server_name(http: &HttpCheck, vip: IpAddr) -> Result<ServerName<'static>, CheckFailure> {
     let Some(name) = http.tls_name() else {
         return Ok(ServerName::IpAddress(vip.into()));
     };
-    ServerName::try_from(name.to_owned()).map_err(|e| Failure::Local(format!("TLS name `{name}`: {e}")))
+    ServerName::try_from(name.to_owned()).map_err(|e| CheckFailure::Local(format!("TLS name `{name}`: {e}")))
 }

@@ -128,7 +128,7 @@ fn check(kind: HealthKind, target: SocketAddr) -> Check {
     }
 }
 
-fn words(outcome: Result<(), probe::Failure>) -> String {
+fn words(outcome: Result<(), probe::CheckFailure>) -> String {
     outcome.map_or_else(|failure| failure.to_string(), |()| "ok".to_owned())
 }
 
@@ -491,7 +491,7 @@ fn without_descriptors_a_probe_cannot_leave() {
             HealthKind::Http(http(None, vec![])),
         ] {
             let outcome = check(kind, open).run(0).await;
-            assert!(matches!(outcome, Err(Failure::Unsent(_))), "{outcome:?}");
+            assert!(matches!(outcome, Err(CheckFailure::Unsent(_))), "{outcome:?}");
             let result = super::result(Instant::now(), outcome);
             assert!(result.unsent && !result.passed, "{result:?}");
         }

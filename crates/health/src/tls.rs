@@ -3,7 +3,7 @@
 //! Rule of this module: a check asks whether the backend serves, from a network that clients' secrets do not pass, and backends
 //! commonly have certificates for names, not for the addresses probed; so any certificate will do unless `ca` says otherwise.
 
-use crate::probe::{Failure, unprepared};
+use crate::probe::{CheckFailure, unprepared};
 use model::config::{CheckFiles, HttpCheck};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -32,7 +32,7 @@ static READ: Mutex<Option<Read>> = Mutex::new(None);
 ///
 /// # Errors
 /// A file cannot be read, or is not what it should be.
-pub(crate) async fn client_config(http: &HttpCheck) -> Result<Arc<ClientConfig>, Failure> {
+pub(crate) async fn client_config(http: &HttpCheck) -> Result<Arc<ClientConfig>, CheckFailure> {
     let files = http.files.as_deref().cloned().unwrap_or_default();
     {
         let mut read = READ.lock().unwrap_or_else(PoisonError::into_inner);
@@ -48,8 +48,8 @@ pub(crate) async fn client_config(http: &HttpCheck) -> Result<Arc<ClientConfig>,
     Ok(config)
 }
 
-async fn build(CheckFiles { cert, key, ca }: &CheckFiles) -> Result<ClientConfig, Failure> {
-    let local = |error: rustls::Error| Failure::Local(format!("tls: {error}"));
+async fn build(CheckFiles { cert, key, ca }: &CheckFiles) -> Result<ClientConfig, CheckFailure> {
+    let local = |error: rustls::Error| CheckFailure::Local(format!("tls: {error}"));
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier: Arc<dyn ServerCertVerifier> = match ca {
         None => Arc::new(AnyCertificate::new(&provider)),
@@ -74,14 +74,14 @@ async fn build(CheckFiles { cert, key, ca }: &CheckFiles) -> Result<ClientConfig
 }
 
 /// All certificates of a PEM file, at least one.
-async fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
+async fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CheckFailure> {
     let text = read(path).await?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
     let found = found.map_err(|e| unfit(path, &e))?;
     if found.is_empty() { Err(unfit(path, &"no certificate in it")) } else { Ok(found) }
 }
 
-async fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+async fn read(path: &Path) -> Result<Vec<u8>, CheckFailure> {
     let failed = |error| unprepared(&path.display().to_string(), &error);
     let mut bytes = Vec::new();
     let file = tokio::fs::File::open(path).await.map_err(failed)?;
@@ -89,8 +89,8 @@ async fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     if bytes.len() as u64 == FILE_MAX { Err(unfit(path, &"longer than 1 MiB")) } else { Ok(bytes) }
 }
 
-fn unfit(path: &Path, problem: &dyn std::fmt::Display) -> Failure {
-    Failure::Local(format!("{}: {problem}", path.display()))
+fn unfit(path: &Path, problem: &dyn std::fmt::Display) -> CheckFailure {
+    CheckFailure::Local(format!("{}: {problem}", path.display()))
 }
 
 /// Accepts every certificate.

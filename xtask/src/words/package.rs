@@ -20,6 +20,7 @@ const CRATES: &[&str] = &[
     "dpdk",
     "model",
     "health",
+    "control",
     "startup",
     "guidewayd",
     "guideway",

@@ -1,7 +1,7 @@
 //! Registrations that the machine itself checks before they are in force.
 
-use super::registry::Registry;
-use super::session::Key;
+use super::registry::AgentRegistry;
+use super::session::BackendKey;
 use crate::health::Check;
 use model::registered::Registered;
 use std::collections::BTreeMap;
@@ -17,8 +17,8 @@ pub(crate) struct Candidate {
 /// What agents have told, and what is not in force yet.
 #[derive(Debug, Default)]
 pub(crate) struct Agents {
-    pub(crate) registry: Registry,
-    pub(crate) candidates: BTreeMap<Key, Candidate>,
+    pub(crate) registry: AgentRegistry,
+    pub(crate) candidates: BTreeMap<BackendKey, Candidate>,
     /// What agents have registered differs from what is in force; in a cluster: was not told to it yet.
-    pub(crate) heard_changed: bool,
+    pub(crate) received_changed: bool,
 }

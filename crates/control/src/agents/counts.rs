@@ -19,7 +19,7 @@ pub(crate) const REFUSALS: [(Refusal, &str); 9] = [
 
 /// Counted by the registry.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Counts {
+pub(crate) struct RegistryCounts {
     refusals: [u64; REFUSALS.len()],
     /// Hellos that were accepted.
     pub(crate) hellos: u64,
@@ -37,7 +37,7 @@ pub(crate) struct Counts {
     pub(crate) lapses: u64,
 }
 
-impl Counts {
+impl RegistryCounts {
     pub(crate) fn refuse(&mut self, code: Refusal) {
         let counts = REFUSALS.iter().zip(&mut self.refusals);
         if let Some((_, count)) = counts.into_iter().find(|((of, _), _)| *of == code) {

@@ -49,7 +49,7 @@ impl Facts {
                 check: check(service),
                 is_checked_by_agents: service.is_checked_by_agents(),
                 port: service.health.port.unwrap_or(service.port),
-                fixed: fixed(service),
+                fixed: fixed_backends(service),
             };
             Some((service.name.clone(), of))
         });
@@ -66,9 +66,15 @@ impl Facts {
             tokens: Arc::new(kept.into_iter().collect()),
         }
     }
+
+    /// The name of the configured backend with this address, of a service that agents check.
+    pub(super) fn fixed(&self, service: &str, address: IpAddr) -> Option<&String> {
+        let of = self.services.get(service).filter(|of| of.is_checked_by_agents)?;
+        Some(&of.fixed.get(&address)?.backend)
+    }
 }
 
-fn fixed(service: &Service) -> HashMap<IpAddr, Target> {
+fn fixed_backends(service: &Service) -> HashMap<IpAddr, Target> {
     let of = service.backends.iter().filter(|backend| backend.registration.is_none());
     of.map(|backend| {
         let port = service.check_port(backend);

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 /// See the module. Registered ones and those of the configuration alike; only the former can be gone.
 #[derive(Clone, Debug)]
-pub(crate) struct Held {
+pub(crate) struct HeldBackend {
     pub(crate) address: IpAddr,
     /// `None`: the configuration has it.
     pub(crate) registered: Option<Registered>,
@@ -27,7 +27,7 @@ pub(crate) struct Held {
     pub(crate) up: Option<bool>,
     /// Why, in words.
     pub(crate) reason: String,
-    pub(crate) suspicion: Option<Suspicion>,
+    pub(crate) suspicion: Option<AgentSuspicion>,
     pub(crate) load: Option<Load>,
     pub(crate) load_ms: u64,
     pub(crate) phase: Phase,
@@ -36,9 +36,9 @@ pub(crate) struct Held {
 
 /// Nothing is heard of the agent.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Suspicion {
+pub(crate) struct AgentSuspicion {
     pub(crate) since_ms: u64,
-    /// Why.
+    /// Why it is suspect.
     pub(crate) why: String,
     /// The machine checks by itself from then on.
     pub(crate) probed_from_ms: u64,
@@ -48,9 +48,14 @@ pub(crate) struct Suspicion {
     pub(crate) is_probed: bool,
 }
 
-impl Held {
-    pub(crate) fn new(address: IpAddr, agent: String, registered: Option<Registered>, now_ms: u64) -> Held {
-        Held {
+impl HeldBackend {
+    pub(crate) fn new(
+        address: IpAddr,
+        agent: String,
+        registered: Option<Registered>,
+        now_ms: u64,
+    ) -> HeldBackend {
+        HeldBackend {
             address,
             is_good: registered.is_none(),
             phase: if registered.is_none() { Phase::Checking } else { Phase::Registered },

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 /// What has registered becomes part of the configuration in force, and what is over leaves it. Whether that changes it.
 pub(crate) fn renew_registered(controller: &mut Controller) -> bool {
-    let (config, skipped) = controller.base.with_registered(&controller.agents.registry.heard().alive);
+    let (config, skipped) = controller.base.with_registered(&controller.agents.registry.received().alive);
     controller.agents.registry.skipped(&skipped);
     if config == *controller.config {
         let now_ms = controller.uptime_ms();

@@ -13,7 +13,7 @@ use super::counts::{Closed, ListenerCounts};
 use super::event::AgentEvent;
 use super::gate::Gate;
 use super::hello::{Greeting, Hello, Unproved};
-use super::outboxes::{Outbox, Pieces, outbox};
+use super::outboxes::{Outbox, OutboxReceiver, outbox};
 use super::session::SessionId;
 use crate::api::credentials::Credentials;
 use futures_util::StreamExt as _;
@@ -76,24 +76,24 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// What comes of a connection.
 #[derive(Debug)]
-pub(crate) struct Said {
+pub(crate) struct FromAgent {
     pub(crate) event: AgentEvent,
     /// With a hello: the way back, and its place among the strangers.
     pub(crate) opened: Option<(Outbox, Arc<Stranger>)>,
 }
 
-impl From<AgentEvent> for Said {
-    fn from(event: AgentEvent) -> Said {
-        Said { event, opened: None }
+impl From<AgentEvent> for FromAgent {
+    fn from(event: AgentEvent) -> FromAgent {
+        FromAgent { event, opened: None }
     }
 }
 
 /// What all connections share.
 #[derive(Clone)]
-pub(crate) struct Shared {
+pub(crate) struct ListenerShared {
     /// `machine.name`.
     pub(crate) machine: String,
-    pub(crate) said: mpsc::Sender<Said>,
+    pub(crate) said: mpsc::Sender<FromAgent>,
     pub(crate) gate: watch::Receiver<Gate>,
     pub(crate) listener_counts: ListenerCounts,
 }
@@ -119,7 +119,7 @@ struct OfAddress {
 }
 
 /// A place among the open connections.
-struct Place(Arc<Mutex<Visitors>>, ListenerCounts);
+struct AgentPlace(Arc<Mutex<Visitors>>, ListenerCounts);
 
 /// A place among the strangers: given back when the owner has taken the proof, else when the connection has ended.
 #[derive(Debug)]
@@ -156,7 +156,7 @@ impl Visitors {
         connections: u32,
         listener_counts: &ListenerCounts,
         now: Instant,
-    ) -> Result<(Place, Arc<Stranger>), Closed> {
+    ) -> Result<(AgentPlace, Arc<Stranger>), Closed> {
         let address = network(address);
         let mut visitors = all.lock().unwrap_or_else(PoisonError::into_inner);
         if visitors.open >= connections {
@@ -185,7 +185,7 @@ impl Visitors {
             is_over: AtomicBool::new(false),
             bytes: std::sync::atomic::AtomicUsize::new(0),
         };
-        Ok((Place(all.clone(), listener_counts.clone()), Arc::new(stranger)))
+        Ok((AgentPlace(all.clone(), listener_counts.clone()), Arc::new(stranger)))
     }
 
     /// Makes room for another address, where there is none: those go that have nobody here and have not come lately; where
@@ -200,7 +200,7 @@ impl Visitors {
     }
 }
 
-impl Drop for Place {
+impl Drop for AgentPlace {
     fn drop(&mut self) {
         let mut visitors = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         visitors.open = visitors.open.saturating_sub(1);
@@ -263,11 +263,10 @@ impl Listening {
     /// # Errors
     /// No thread, or no more descriptors.
     pub(crate) fn start(
-        listener: TcpListener,
+        listener: std::net::TcpListener,
         credentials: watch::Receiver<Credentials>,
-        shared: Shared,
+        shared: ListenerShared,
     ) -> io::Result<Listening> {
-        let listener = listener.into_std()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new().name("agents".to_owned()).spawn(move || {
@@ -296,7 +295,7 @@ impl Listening {
 }
 
 /// Takes connections for ever.
-async fn serve(listener: TcpListener, credentials: watch::Receiver<Credentials>, shared: Shared) {
+async fn serve(listener: TcpListener, credentials: watch::Receiver<Credentials>, shared: ListenerShared) {
     let visitors = Arc::new(Mutex::new(Visitors::new(Instant::now())));
     let mut last = 0;
     loop {
@@ -331,7 +330,7 @@ async fn serve(listener: TcpListener, credentials: watch::Receiver<Credentials>,
 struct Visitor {
     id: SessionId,
     peer: SocketAddr,
-    shared: Shared,
+    shared: ListenerShared,
 }
 
 impl Visitor {
@@ -339,7 +338,7 @@ impl Visitor {
         self,
         stream: TcpStream,
         tls: Option<TlsAcceptor>,
-        (place, stranger): (Place, Arc<Stranger>),
+        (place, stranger): (AgentPlace, Arc<Stranger>),
     ) {
         let until = Instant::now() + Duration::from_millis(HELLO_TIMEOUT_MS);
         let _ = stream.set_nodelay(true);
@@ -441,7 +440,7 @@ impl Visitor {
         let mut messages = FramedRead::with_capacity(read, Messages::new(opener), ROOM_BYTES);
         let (outbox, mut pieces) = outbox();
         let opened = Some((outbox, stranger.clone()));
-        let said = Said { event: AgentEvent::Hello(hello), opened };
+        let said = FromAgent { event: AgentEvent::Hello(hello), opened };
         if self.shared.said.send(said).await.is_err() {
             return;
         }
@@ -493,7 +492,7 @@ impl Visitor {
 /// Writes `first` as it is, and what is to be told sealed, until there will be no more, or the agent does not read it.
 async fn tell<W: AsyncWrite + Unpin>(
     first: Vec<u8>,
-    pieces: &mut Pieces,
+    pieces: &mut OutboxReceiver,
     sealer: &mut Sealer,
     write: &mut W,
     listener_counts: &ListenerCounts,
@@ -627,7 +626,7 @@ mod tests {
             &self,
             address: impl Into<IpAddr>,
             connections: u32,
-        ) -> Result<(Place, Arc<Stranger>), Closed> {
+        ) -> Result<(AgentPlace, Arc<Stranger>), Closed> {
             Visitors::enter(&self.0, address.into(), connections, &self.1, self.2)
         }
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::mpsc;
 
-/// Pieces that may wait for one connection.
+/// OutboxReceiver that may wait for one connection.
 pub(crate) const PIECES_MAX: usize = 256;
 /// Bytes that may wait for one connection: sixteen of the longest messages.
 const BYTES_MAX: usize = 4 << 20;
@@ -24,19 +24,19 @@ pub(crate) struct Outbox {
 
 /// The connection's end of it.
 #[derive(Debug)]
-pub(crate) struct Pieces {
+pub(crate) struct OutboxReceiver {
     pieces: mpsc::Receiver<Vec<u8>>,
     waiting: Arc<AtomicUsize>,
 }
 
 /// An empty one.
-pub(crate) fn outbox() -> (Outbox, Pieces) {
+pub(crate) fn outbox() -> (Outbox, OutboxReceiver) {
     let (sender, pieces) = mpsc::channel(PIECES_MAX);
     let waiting = Arc::new(AtomicUsize::new(0));
-    (Outbox { pieces: sender, waiting: waiting.clone() }, Pieces { pieces, waiting })
+    (Outbox { pieces: sender, waiting: waiting.clone() }, OutboxReceiver { pieces, waiting })
 }
 
-impl Pieces {
+impl OutboxReceiver {
     /// The next piece; `None`: there will be no more.
     pub(crate) async fn next(&mut self) -> Option<Vec<u8>> {
         let piece = self.pieces.recv().await?;

@@ -1,15 +1,15 @@
 //! Who speaks for which backend, and what is to become of it.
 //!
 //! Rule of this module: a state machine that is told the time and does no I/O. What it wants done it says as [`Act`]s; what
-//! should be in force it says in [`Registry::heard`], and what is in force it is told by [`Registry::agreed`].
+//! should be in force it says in [`AgentRegistry::heard`], and what is in force it is told by [`AgentRegistry::agreed`].
 //! docs/agents.md is the life of a backend in words.
 
-use super::counts::Counts;
+use super::counts::RegistryCounts;
 use super::facts::Facts;
-use super::heard::{Heard, Over, Why};
-use super::held::{Held, Suspicion};
+use super::heard::{EndReason, EndedRegistration, Received};
+use super::held::{AgentSuspicion, HeldBackend};
 use super::hello::{Hello, Tokens, Unproved, shown};
-use super::session::{Asked, Key, Session, SessionId};
+use super::session::{BackendKey, RequestedChecks, Session, SessionId};
 use model::agent::{
     BACKENDS_MAX, BackendReport, Load, MachineContact, PERMILLE_MAX, Phase, REASON_MAX, Refusal, Target,
     ToAgent, ToMachine,
@@ -36,26 +36,26 @@ pub(crate) enum Act {
     Close(SessionId),
     /// What an agent's checks say of a backend, now or anew.
     Verdict {
-        /// Which.
-        key: Key,
+        /// The backend.
+        key: BackendKey,
         /// Its address.
         address: IpAddr,
         /// They pass.
         up: bool,
-        /// Why, in words.
+        /// EndReason, in words.
         reason: String,
     },
     /// Who checks a backend may be another one now.
-    HealthSource(Key),
+    HealthSource(BackendKey),
     /// Something an operator should know.
     Event(EventKind, Option<String>, Option<String>, String),
     /// What should be in force has changed.
-    Heard,
+    Received,
 }
 
 /// Who checks a backend.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Checker {
+pub(crate) enum CheckedBy {
     /// This machine, as if there were no agents.
     Machine,
     /// An agent; this machine does not.
@@ -69,7 +69,7 @@ pub(crate) enum Checker {
 
 /// What is remembered of an agent's name.
 #[derive(Clone, Debug)]
-struct Known {
+struct KnownAgent {
     /// The largest incarnation that was accepted.
     incarnation: u64,
     /// The services whose tokens its last hello proved: only who has one of these speaks under the name.
@@ -78,27 +78,27 @@ struct Known {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(crate) struct Registry {
+pub(crate) struct AgentRegistry {
     facts: Facts,
     sessions: BTreeMap<SessionId, Session>,
     /// Connections of agents, by name.
     agents: HashMap<String, SessionId>,
     /// Agents that have been accepted, by name.
-    known: HashMap<String, Known>,
-    held: BTreeMap<Key, Held>,
+    known: HashMap<String, KnownAgent>,
+    held: BTreeMap<BackendKey, HeldBackend>,
     /// Names of registered backends, by service and address.
     by_address: HashMap<(String, IpAddr), String>,
     /// Registered backends of a service.
     registered: HashMap<String, usize>,
-    over: BTreeMap<Key, Over>,
+    over: BTreeMap<BackendKey, EndedRegistration>,
     /// Connections whose requests to check may be other ones now.
     to_ask: BTreeSet<SessionId>,
     refusal_told_ms: HashMap<String, u64>,
     acts: Vec<Act>,
-    pub(crate) counts: Counts,
+    pub(crate) counts: RegistryCounts,
 }
 
-impl Registry {
+impl AgentRegistry {
     /// By whose word a checked backend is in its state.
     pub(crate) fn health_source(&self, service: &str, backend: &str, address: IpAddr) -> Word {
         let held = self.held().get(&(service.to_owned(), backend.to_owned()));
@@ -125,40 +125,13 @@ impl Registry {
         if machines_differ {
             self.tell_machines();
         }
-        let changed: HashSet<&String> = before
-            .services
-            .keys()
-            .filter(|name| {
-                self.facts.services.contains_key(*name)
-                    && self.facts.tokens.of(name) != before.tokens.of(name)
-            })
-            .collect();
-        let outdated: Vec<SessionId> = self
-            .sessions
-            .iter()
-            .filter(|(_, session)| session.services.iter().any(|service| changed.contains(service)))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in outdated {
-            self.refuse(id, None, None, &other_token());
-            self.end(id, "the service's token has changed", now_ms);
-        }
-        // Only a hello proves a token, so who was refused a service that is one now has to say another.
-        let welcome: Vec<SessionId> = self
-            .sessions
-            .iter()
-            .filter(|(_, session)| session.unknown.iter().any(|of| self.facts.services.contains_key(of)))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in welcome {
-            self.end(id, "agents may speak for another of its services now", now_ms);
-        }
+        self.end_outdated_sessions(&before, now_ms);
         for session in self.sessions.values_mut() {
             let gone = session.services.extract_if(.., |service| !self.facts.services.contains_key(service));
             session.unknown.extend(gone);
             session.lease_ms = lease(&self.facts, &session.services);
         }
-        let misfits: Vec<(Key, Misfit)> = self
+        let misfits: Vec<(BackendKey, Misfit)> = self
             .held
             .iter()
             .filter_map(|(key, held)| {
@@ -169,21 +142,14 @@ impl Registry {
             self.expel(&key, &why);
         }
         // Backends of the configuration that are no more, or no agent's any more.
-        let gone: Vec<Key> = self
-            .held
-            .iter()
-            .filter(|(key, held)| {
-                held.registered.is_none() && self.fixed(&key.0, held.address) != Some(&key.1)
-            })
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in gone {
-            self.held.remove(&key);
-        }
+        let facts = &self.facts;
+        self.held.retain(|key, held| {
+            held.registered.is_some() || facts.fixed(&key.0, held.address) == Some(&key.1)
+        });
         let with_checks = |facts: &Facts, service: &str| {
             facts.services.get(service).is_some_and(|of| of.is_checked_by_agents)
         };
-        let turned: Vec<Key> = self
+        let turned: Vec<BackendKey> = self
             .held
             .keys()
             .filter(|key| with_checks(&before, &key.0) != with_checks(&self.facts, &key.0))
@@ -196,6 +162,28 @@ impl Registry {
             self.acts.push(Act::HealthSource(key));
         }
         self.to_ask.extend(self.sessions.keys());
+    }
+
+    /// Ends sessions whose tokens are no longer those of their services, and those that may say a better hello now.
+    fn end_outdated_sessions(&mut self, before: &Facts, now_ms: u64) {
+        let is_changed = |name: &String| {
+            before.services.contains_key(name)
+                && self.facts.services.contains_key(name)
+                && self.facts.tokens.of(name) != before.tokens.of(name)
+        };
+        for id in self.sessions_where(|session| session.services.iter().any(is_changed)) {
+            self.refuse(id, None, None, &other_token());
+            self.end(id, "the service's token has changed", now_ms);
+        }
+        // Only a hello proves a token, so who was refused a service that is one now has to say another.
+        let is_known = |name: &String| self.facts.services.contains_key(name);
+        for id in self.sessions_where(|session| session.unknown.iter().any(is_known)) {
+            self.end(id, "agents may speak for another of its services now", now_ms);
+        }
+    }
+
+    fn sessions_where(&self, holds: impl Fn(&Session) -> bool) -> Vec<SessionId> {
+        self.sessions.iter().filter(|(_, session)| holds(session)).map(|(id, _)| *id).collect()
     }
 
     /// Machines that agents should connect to, where others than this one are known.
@@ -211,12 +199,6 @@ impl Registry {
         let told =
             self.sessions.keys().map(|id| Act::Tell(*id, ToAgent::Machines { machines: machines.clone() }));
         self.acts.extend(told);
-    }
-
-    /// The name of the configured backend with this address, of a service that agents check.
-    fn fixed(&self, service: &str, address: IpAddr) -> Option<&String> {
-        let of = self.facts.services.get(service).filter(|of| of.is_checked_by_agents)?;
-        Some(&of.fixed.get(&address)?.backend)
     }
 
     /// The tokens that hellos are to be held against.
@@ -278,13 +260,14 @@ impl Registry {
         let lives = self.agents.contains_key(&hello.agent);
         if known.is_some_and(|known| hello.incarnation < known || (lives && hello.incarnation == known)) {
             let reason = format!("agent {} is known with a start that is as new or newer", hello.agent);
-            let help = "one host, one name; after a restart say a larger incarnation, after a broken connection wait for the lease to end";
+            let help = "one host, one name; after a restart say a larger incarnation, after a broken \
+                connection wait for the lease to end";
             return Err(Misfit::new(Refusal::Stale, reason, help));
         }
         self.name_of_another(&hello.agent, &hello.proved).map_or(Ok(()), Err)
     }
 
-    /// Why a name is not that of somebody with these tokens: an agent that lives, or holds backends, has it and none of them.
+    /// EndReason a name is not that of somebody with these tokens: an agent that lives, or holds backends, has it and none of them.
     fn name_of_another(&self, agent: &str, proved: &BTreeSet<String>) -> Option<Misfit> {
         let known = self.known.get(agent)?;
         let is_in_use = self.agents.contains_key(agent) || self.held.values().any(|held| held.agent == agent);
@@ -301,7 +284,7 @@ impl Registry {
             let agents = &self.agents;
             self.known.retain(|agent, _| agents.contains_key(agent) || holders.contains(agent));
         }
-        self.known.insert(agent.to_owned(), Known { incarnation, services: services.clone() });
+        self.known.insert(agent.to_owned(), KnownAgent { incarnation, services: services.clone() });
     }
 
     /// A message of an agent.
@@ -392,13 +375,13 @@ impl Registry {
         let message = format!("agent {} at {}: {why}", session.agent, session.peer);
         self.acts.push(Act::Event(EventKind::AgentLost, None, None, message));
         let of_session = self.held.iter().filter(|(_, held)| held.session == Some(id));
-        let keys: Vec<Key> = of_session.map(|(key, _)| key.clone()).collect();
+        let keys: Vec<BackendKey> = of_session.map(|(key, _)| key.clone()).collect();
         for key in keys {
             self.suspect(&key, why, now_ms);
         }
     }
 
-    fn suspect(&mut self, key: &Key, why: &str, now_ms: u64) {
+    fn suspect(&mut self, key: &BackendKey, why: &str, now_ms: u64) {
         let Some(held) = self.held.get_mut(key) else { return };
         if let Some(session) = held.session.take().and_then(|id| self.sessions.get_mut(&id)) {
             session.registered.remove(key);
@@ -417,7 +400,7 @@ impl Registry {
             return;
         }
         if held.suspicion.is_none() {
-            let suspicion = Suspicion {
+            let suspicion = AgentSuspicion {
                 since_ms: now_ms,
                 why: why.to_owned(),
                 probed_from_ms: now_ms,
@@ -434,7 +417,7 @@ impl Registry {
         self.acts.push(Act::HealthSource(key.clone()));
     }
 
-    fn event(&mut self, kind: EventKind, key: &Key, message: impl Into<String>) {
+    fn event(&mut self, kind: EventKind, key: &BackendKey, message: impl Into<String>) {
         self.acts.push(Act::Event(kind, Some(key.0.clone()), Some(key.1.clone()), message.into()));
     }
 
@@ -487,7 +470,7 @@ impl Registry {
     }
 
     /// Answers a registration with its state, also a repeated one.
-    fn confirm(&mut self, id: SessionId, key: &Key) {
+    fn confirm(&mut self, id: SessionId, key: &BackendKey) {
         let Some(held) = self.held.get(key) else { return };
         let message = ToAgent::State {
             service: key.0.clone(),
@@ -500,106 +483,85 @@ impl Registry {
 
     fn try_register(&mut self, id: SessionId, of: &Registered, now_ms: u64) -> Result<(), Misfit> {
         let Some(session) = self.sessions.get(&id) else { return Ok(()) };
+        self.check_scope(session, of)?;
         let key = (of.service.clone(), of.backend.clone());
+        let other = self.under_another_name(of)?;
+        let known = self.held.get(&key).and_then(|held| held.registered.clone());
+        match &known {
+            Some(known) => check_successor(known, of)?,
+            None => self.check_room(session, &of.service, usize::from(other.is_some()))?,
+        }
+        if let Some(other) = other {
+            self.retire(&other, EndReason::Deregistered, "registered under another name");
+        }
+        match known {
+            Some(known) if known.address != of.address => {
+                self.retire(&key, EndReason::Deregistered, "registered with another address");
+                self.take(id, key, of.clone(), now_ms);
+            }
+            Some(known) if known.incarnation < of.incarnation => self.restart(id, &key, of, now_ms),
+            Some(known) => self.refresh(id, &key, &known, of, now_ms),
+            None => self.take(id, key, of.clone(), now_ms),
+        }
+        Ok(())
+    }
+
+    /// Whether an agent may register this at all: its service, its own address, the template.
+    fn check_scope(&self, session: &Session, of: &Registered) -> Result<(), Misfit> {
         if !session.services.contains(&of.service) {
             let reason = format!("the agent has not proved the token of service \"{}\"", shown(&of.service));
             return Err(Misfit::new(Refusal::Service, reason, "say hello with a proof for it"));
         }
         if !session.addresses.contains(&of.address) {
             let reason = format!("{} is no address of the hello", of.address);
-            return Err(Misfit::new(
-                Refusal::Template,
-                reason,
-                "an agent speaks for its own host's addresses only",
-            ));
+            let help = "an agent speaks for its own host's addresses only";
+            return Err(Misfit::new(Refusal::Template, reason, help));
         }
-        if let Some(why) = self.facts.rules.misfit(of) {
-            return Err(why);
-        }
-        let claimed = |what: String| {
-            let help = "two hosts must not register the same; deregister the other one first";
-            Err(Misfit::new(Refusal::Claimed, what, help))
-        };
-        // Who has the address under another name?
-        let other =
-            self.by_address.get(&(of.service.clone(), of.address)).filter(|name| **name != of.backend);
-        let other = other.map(|name| (of.service.clone(), name.clone()));
-        if let Some(held) = other.as_ref().and_then(|key| self.held.get(key)) {
+        self.facts.rules.misfit(of).map_or(Ok(()), Err)
+    }
+
+    /// The backend that has the address under another name, if this one may take its place.
+    fn under_another_name(&self, of: &Registered) -> Result<Option<BackendKey>, Misfit> {
+        let name = self.by_address.get(&(of.service.clone(), of.address));
+        let other = name.filter(|name| **name != of.backend).map(|name| (of.service.clone(), name.clone()));
+        if let Some((key, held)) = other.as_ref().and_then(|key| Some((key, self.held.get(key)?))) {
             let is_newer = held.registered.as_ref().is_some_and(|old| old.incarnation < of.incarnation);
             if held.agent != of.agent || !is_newer {
-                return claimed(format!(
-                    "{} is backend \"{}\" of agent {}",
-                    of.address,
-                    other.map_or(String::new(), |key| key.1),
-                    held.agent
-                ));
+                let (address, agent) = (of.address, &held.agent);
+                return Err(claimed(format!("{address} is backend \"{}\" of agent {agent}", key.1)));
             }
         }
-        let known = self.held.get(&key).filter(|held| held.registered.is_some());
-        let old = known.and_then(|held| held.registered.clone());
-        if let Some(old) = &old {
-            if old.agent != of.agent {
-                return claimed(format!("backend \"{}\" is agent {}'s", of.backend, old.agent));
-            }
-            if of.incarnation < old.incarnation
-                || (of.incarnation == old.incarnation && of.address != old.address)
-            {
-                let reason =
-                    format!("backend \"{}\" is known with a start that is newer, or elsewhere", of.backend);
-                return Err(Misfit::new(
-                    Refusal::Stale,
-                    reason,
-                    "say a larger incarnation at each start of the backend",
-                ));
-            }
-        }
-        let is_new = old.is_none();
-        let replaces = usize::from(other.is_some());
-        if is_new && session.registered.len() >= BACKENDS_MAX {
+        Ok(other)
+    }
+
+    /// Whether a new backend fits, of whose service so many make way for it.
+    fn check_room(&self, session: &Session, service: &str, leave: usize) -> Result<(), Misfit> {
+        if session.registered.len() >= BACKENDS_MAX {
             let reason = format!("an agent registers at most {BACKENDS_MAX} backends");
-            return Err(Misfit::new(
-                Refusal::Limit,
-                reason,
-                "run several agents, or deregister others first",
-            ));
+            let help = "run several agents, or deregister others first";
+            return Err(Misfit::new(Refusal::Limit, reason, help));
         }
-        let of_service = self.registered.get(&of.service).copied().unwrap_or(0);
+        let of_service = self.registered.get(service).copied().unwrap_or(0);
         let of_all: usize = self.registered.values().sum();
         let rules = &self.facts.rules;
-        if is_new
-            && (of_service.saturating_sub(replaces) >= rules.limit(&of.service)
-                || of_all.saturating_sub(replaces) >= rules.limit_of_all())
+        if of_service.saturating_sub(leave) >= rules.limit(service)
+            || of_all.saturating_sub(leave) >= rules.limit_of_all()
         {
-            let reason = format!("service \"{}\" takes no further backend", of.service);
-            return Err(Misfit::new(
-                Refusal::Limit,
-                reason,
-                "raise agents.register.limit or maglev_size of the service",
-            ));
-        }
-        if let Some(other) = other {
-            self.retire(&other, Why::Deregistered, "registered under another name");
-        }
-        match old {
-            Some(old) if old.address != of.address => {
-                self.retire(&key, Why::Deregistered, "registered with another address");
-                self.take(id, key, of.clone(), now_ms);
-            }
-            Some(old) if old.incarnation < of.incarnation => self.restart(id, &key, of, now_ms),
-            Some(old) => self.refresh(id, &key, &old, of, now_ms),
-            None => self.take(id, key, of.clone(), now_ms),
+            let reason = format!("service \"{service}\" takes no further backend");
+            let help = "raise agents.register.limit or maglev_size of the service";
+            return Err(Misfit::new(Refusal::Limit, reason, help));
         }
         Ok(())
     }
 
     /// A new registration.
-    fn take(&mut self, id: SessionId, key: Key, of: Registered, now_ms: u64) {
+    fn take(&mut self, id: SessionId, key: BackendKey, of: Registered, now_ms: u64) {
         let message = format!("{} registered by agent {}", of.address, of.agent);
         self.event(EventKind::BackendRegistered, &key, message);
         self.counts.registrations += 1;
         self.by_address.insert((key.0.clone(), of.address), key.1.clone());
         *self.registered.entry(key.0.clone()).or_default() += 1;
-        let mut held = Held::new(of.address, of.agent.clone(), Some(of), now_ms);
+        let mut held = HeldBackend::new(of.address, of.agent.clone(), Some(of), now_ms);
         held.session = Some(id);
         if let Some(session) = self.sessions.get_mut(&id) {
             session.registered.insert(key.clone());
@@ -609,7 +571,7 @@ impl Registry {
     }
 
     /// The same backend, started anew: it takes traffic again after its next good check.
-    fn restart(&mut self, id: SessionId, key: &Key, of: &Registered, now_ms: u64) {
+    fn restart(&mut self, id: SessionId, key: &BackendKey, of: &Registered, now_ms: u64) {
         let Some(held) = self.held.get_mut(key) else { return };
         self.counts.registrations += 1;
         let was_good = std::mem::take(&mut held.is_good);
@@ -623,7 +585,7 @@ impl Registry {
             let reason = held.reason.clone();
             let act = Act::Verdict { key: key.clone(), address: held.address, up: false, reason };
             self.acts.push(act);
-            self.acts.push(Act::Heard);
+            self.acts.push(Act::Received);
         }
         let message = format!("{} registered anew by agent {}", of.address, of.agent);
         self.event(EventKind::BackendRegistered, key, message);
@@ -631,12 +593,12 @@ impl Registry {
     }
 
     /// The same registration again, perhaps with other figures.
-    fn refresh(&mut self, id: SessionId, key: &Key, old: &Registered, of: &Registered, now_ms: u64) {
+    fn refresh(&mut self, id: SessionId, key: &BackendKey, old: &Registered, of: &Registered, now_ms: u64) {
         if old != of {
             if let Some(held) = self.held.get_mut(key) {
                 held.registered = Some(of.clone());
             }
-            self.acts.push(Act::Heard);
+            self.acts.push(Act::Received);
             if old.port != of.port {
                 self.to_ask.insert(id);
             }
@@ -645,7 +607,7 @@ impl Registry {
     }
 
     /// A backend is held by this connection from now on.
-    fn adopt(&mut self, id: SessionId, key: &Key, now_ms: u64) {
+    fn adopt(&mut self, id: SessionId, key: &BackendKey, now_ms: u64) {
         let Some(held) = self.held.get_mut(key) else { return };
         if held.session != Some(id) {
             held.session = Some(id);
@@ -669,7 +631,7 @@ impl Registry {
         self.entered(key, now_ms);
     }
 
-    fn deregister(&mut self, id: SessionId, key: &Key, address: IpAddr) {
+    fn deregister(&mut self, id: SessionId, key: &BackendKey, address: IpAddr) {
         let Some(session) = self.sessions.get(&id) else { return };
         let of = self.held.get(key).and_then(|held| held.registered.as_ref());
         let (state, reason) = match of {
@@ -679,7 +641,7 @@ impl Registry {
                     && session.services.contains(&key.0) =>
             {
                 let is_known = self.held.get(key).is_some_and(|held| held.in_force.is_some() || held.is_good);
-                self.retire(key, Why::Deregistered, "deregistered by its agent");
+                self.retire(key, EndReason::Deregistered, "deregistered by its agent");
                 if is_known { (Phase::Draining, "deregistered") } else { (Phase::Gone, "deregistered") }
             }
             Some(_) => {
@@ -699,7 +661,7 @@ impl Registry {
     }
 
     /// A registration is over: it leaves what is wanted.
-    fn retire(&mut self, key: &Key, why: Why, reason: &str) {
+    fn retire(&mut self, key: &BackendKey, why: EndReason, reason: &str) {
         let Some(held) = self.held.get(key) else { return };
         let message = format!("{} of agent {}: {reason}", held.address, held.agent);
         let last = held.registered.clone();
@@ -711,13 +673,13 @@ impl Registry {
             // Whatever start of it is in force: it is over, too.
             let incarnation = last.incarnation;
             let registered = Registered { incarnation, ..in_force.unwrap_or(last) };
-            self.over.insert(key.clone(), Over { registered, why });
-            self.acts.push(Act::Heard);
+            self.over.insert(key.clone(), EndedRegistration { registered, why });
+            self.acts.push(Act::Received);
         }
     }
 
     /// Removes all traces but what is to be told of it.
-    fn forget(&mut self, key: &Key) {
+    fn forget(&mut self, key: &BackendKey) {
         let Some(held) = self.held.remove(key) else { return };
         if held.registered.is_some() {
             self.by_address.remove(&(key.0.clone(), held.address));
@@ -732,9 +694,9 @@ impl Registry {
     }
 
     /// A registration does not fit (any more).
-    fn expel(&mut self, key: &Key, why: &Misfit) {
+    fn expel(&mut self, key: &BackendKey, why: &Misfit) {
         let session = self.held.get(key).and_then(|held| held.session);
-        self.retire(key, Why::Deregistered, &why.reason);
+        self.retire(key, EndReason::Deregistered, &why.reason);
         if let Some(id) = session {
             self.refuse(id, Some(key.0.clone()), Some(key.1.clone()), why);
         }
@@ -771,14 +733,14 @@ impl Registry {
             self.counts.stale += 1;
             return;
         }
-        let is_fixed = self.fixed(&key.0, result.address) == Some(&key.1);
+        let is_fixed = self.facts.fixed(&key.0, result.address) == Some(&key.1);
         if is_fixed && self.held.get(&key).is_none_or(|held| held.session.is_none()) {
             // The first agent of its host that says something of it; others are not heeded while that one is there.
             let agent = session.agent.clone();
             let held = self
                 .held
                 .entry(key.clone())
-                .or_insert_with(|| Held::new(result.address, agent.clone(), None, now_ms));
+                .or_insert_with(|| HeldBackend::new(result.address, agent.clone(), None, now_ms));
             held.agent = agent;
             held.session = Some(id);
             held.is_asked = true;
@@ -840,7 +802,7 @@ impl Registry {
             let of = self.held.iter().filter(|(key, held)| {
                 key.0 == service && held.address == address && held.session == Some(id)
             });
-            let keys: Vec<Key> = of.map(|(key, _)| key.clone()).collect();
+            let keys: Vec<BackendKey> = of.map(|(key, _)| key.clone()).collect();
             for key in keys {
                 self.suspect(&key, "its agent says that it is not on its host", now_ms);
             }
@@ -907,13 +869,13 @@ impl Registry {
             targets.sort_unstable();
             let Some(session) = self.sessions.get_mut(&id) else { return };
             let check = self.facts.services.get(&service).map(|of| of.check.clone());
-            let before = session.asked.entry(service.clone()).or_insert_with(Asked::default);
+            let before = session.asked.entry(service.clone()).or_insert_with(RequestedChecks::default);
             if before.targets == targets && (before.check == check || targets.is_empty()) {
                 continue;
             }
             asked_keys.extend(targets.iter().map(|target| (service.clone(), target.backend.clone())));
             let spec = check.clone().or_else(|| before.check.clone());
-            *before = Asked { revision: before.revision + 1, check, targets: targets.clone() };
+            *before = RequestedChecks { revision: before.revision + 1, check, targets: targets.clone() };
             let revision = before.revision;
             session.asked_ms = Some(now_ms);
             let Some(check) = spec else { continue };
@@ -928,7 +890,7 @@ impl Registry {
     }
 
     /// Tells its agent when a registered backend's phase is another one.
-    fn entered(&mut self, key: &Key, now_ms: u64) {
+    fn entered(&mut self, key: &BackendKey, now_ms: u64) {
         let Some(held) = self.held.get_mut(key) else { return };
         let phase = held.phase_now();
         if phase == held.phase {
@@ -944,11 +906,11 @@ impl Registry {
 }
 
 /// Machines' part: what is in force, what own checks say.
-impl Registry {
+impl AgentRegistry {
     /// What this machine has heard of registrations.
-    pub(crate) fn heard(&self) -> Heard {
-        Heard {
-            alive: self.held.values().filter_map(Held::wanted).cloned().collect(),
+    pub(crate) fn received(&self) -> Received {
+        Received {
+            alive: self.held.values().filter_map(HeldBackend::wanted).cloned().collect(),
             over: self.over.values().cloned().collect(),
         }
     }
@@ -956,7 +918,7 @@ impl Registry {
     /// These registrations are in force. What this machine has not heard of it checks by itself; what is over and not in
     /// force is done with; a suspect that is not in force is gone.
     pub(crate) fn agreed(&mut self, in_force: &[Registered], now_ms: u64) {
-        let agreed: BTreeMap<Key, &Registered> =
+        let agreed: BTreeMap<BackendKey, &Registered> =
             in_force.iter().map(|of| ((of.service.clone(), of.backend.clone()), of)).collect();
         self.over.retain(|key, over| {
             agreed.get(key).is_some_and(|of| {
@@ -986,7 +948,7 @@ impl Registry {
 
     fn insert_suspect(
         &mut self,
-        key: Key,
+        key: BackendKey,
         of: Registered,
         up: Option<bool>,
         why: &str,
@@ -995,12 +957,12 @@ impl Registry {
     ) {
         self.by_address.insert((key.0.clone(), of.address), key.1.clone());
         *self.registered.entry(key.0.clone()).or_default() += 1;
-        let mut held = Held::new(of.address, of.agent.clone(), Some(of.clone()), now_ms);
+        let mut held = HeldBackend::new(of.address, of.agent.clone(), Some(of.clone()), now_ms);
         held.is_good = true;
         held.up = up;
         held.in_force = Some(of);
         why.clone_into(&mut held.reason);
-        held.suspicion = Some(Suspicion {
+        held.suspicion = Some(AgentSuspicion {
             since_ms: now_ms,
             why: why.to_owned(),
             probed_from_ms,
@@ -1039,16 +1001,16 @@ impl Registry {
     }
 
     /// Who checks a backend that is in force.
-    pub(crate) fn checker(&self, service: &str, backend: &str, address: IpAddr) -> Checker {
+    pub(crate) fn checker(&self, service: &str, backend: &str, address: IpAddr) -> CheckedBy {
         let key = (service.to_owned(), backend.to_owned());
         let is_agents = self.facts.services.get(service).is_some_and(|of| of.is_checked_by_agents);
         match self.held.get(&key).filter(|held| held.address == address && is_agents) {
-            None => Checker::Machine,
-            Some(Held { suspicion: Some(suspicion), .. }) => {
-                Checker::Suspect { from_ms: suspicion.probed_from_ms }
+            None => CheckedBy::Machine,
+            Some(HeldBackend { suspicion: Some(suspicion), .. }) => {
+                CheckedBy::Suspect { from_ms: suspicion.probed_from_ms }
             }
-            Some(held) if held.speaks || held.registered.is_some() => Checker::Agent,
-            Some(_) => Checker::Machine,
+            Some(held) if held.speaks || held.registered.is_some() => CheckedBy::Agent,
+            Some(_) => CheckedBy::Machine,
         }
     }
 
@@ -1062,7 +1024,7 @@ impl Registry {
     }
 
     /// An own check of a backend in force has ended. Suspects that fail `fall` times in a row are gone, if they registered.
-    pub(crate) fn observed(&mut self, key: &Key, address: IpAddr, passed: bool, reason: &str) {
+    pub(crate) fn observed(&mut self, key: &BackendKey, address: IpAddr, passed: bool, reason: &str) {
         let fall = self.facts.services.get(&key.0).map_or(1, |of| of.check.fall);
         let Some(held) = self.held.get_mut(key).filter(|held| held.address == address) else { return };
         let Some(suspicion) = &mut held.suspicion else { return };
@@ -1072,7 +1034,7 @@ impl Registry {
         reason.clone_into(&mut held.reason);
         if is_dead {
             let message = format!("its agent is silent, and own checks fail: {reason}");
-            self.retire(key, Why::Dead, &message);
+            self.retire(key, EndReason::Dead, &message);
         } else if is_first {
             // It is not the agent's last word any more that holds.
             self.acts.push(Act::HealthSource(key.clone()));
@@ -1080,7 +1042,7 @@ impl Registry {
     }
 
     /// Own checks of a backend in force say something else now.
-    pub(crate) fn judged(&mut self, key: &Key, address: IpAddr, up: bool, now_ms: u64) {
+    pub(crate) fn judged(&mut self, key: &BackendKey, address: IpAddr, up: bool, now_ms: u64) {
         let by_machine = self.facts.services.get(&key.0).is_none_or(|of| !of.is_checked_by_agents);
         if let Some(held) = self.held.get_mut(key).filter(|held| held.address == address)
             && (held.suspicion.is_some() || by_machine)
@@ -1094,16 +1056,16 @@ impl Registry {
     }
 
     /// A registration has had its first good check.
-    fn good(&mut self, key: &Key) {
+    fn good(&mut self, key: &BackendKey) {
         let held = self.held.get(key).map(|held| held.address);
         if self.over.get(key).is_some_and(|over| Some(over.registered.address) == held) {
             self.over.remove(key);
         }
-        self.acts.push(Act::Heard);
+        self.acts.push(Act::Received);
     }
 
     /// Registrations that wait for their first good check, and are checked by the machine.
-    pub(crate) fn candidates(&self) -> impl Iterator<Item = (&Key, &Registered)> {
+    pub(crate) fn candidates(&self) -> impl Iterator<Item = (&BackendKey, &Registered)> {
         self.held.iter().filter_map(|(key, held)| {
             let of = held.registered.as_ref().filter(|_| !held.is_good && held.in_force.is_none())?;
             let service = self.facts.services.get(&key.0)?;
@@ -1112,7 +1074,14 @@ impl Registry {
     }
 
     /// An own check of a candidate has ended.
-    pub(crate) fn tried(&mut self, key: &Key, incarnation: u64, passed: bool, reason: &str, now_ms: u64) {
+    pub(crate) fn tried(
+        &mut self,
+        key: &BackendKey,
+        incarnation: u64,
+        passed: bool,
+        reason: &str,
+        now_ms: u64,
+    ) {
         let Some(held) = self.held.get_mut(key) else { return };
         let is_it = held.registered.as_ref().is_some_and(|of| of.incarnation == incarnation);
         if !is_it || held.is_good {
@@ -1153,7 +1122,7 @@ impl Registry {
     }
 
     /// Backends that agents speak for or spoke for.
-    pub(crate) fn held(&self) -> &BTreeMap<Key, Held> {
+    pub(crate) fn held(&self) -> &BTreeMap<BackendKey, HeldBackend> {
         &self.held
     }
 
@@ -1171,6 +1140,25 @@ impl Registry {
 /// The shortest lease of these services.
 fn lease(facts: &Facts, services: &BTreeSet<String>) -> u64 {
     services.iter().filter_map(|name| Some(facts.services.get(name)?.lease_ms)).min().unwrap_or(3000)
+}
+
+/// Whether a registration may follow the one that is known under its name.
+fn check_successor(known: &Registered, of: &Registered) -> Result<(), Misfit> {
+    if known.agent != of.agent {
+        return Err(claimed(format!("backend \"{}\" is agent {}'s", of.backend, known.agent)));
+    }
+    let is_elsewhere = of.incarnation == known.incarnation && of.address != known.address;
+    if of.incarnation < known.incarnation || is_elsewhere {
+        let reason = format!("backend \"{}\" is known with a start that is newer, or elsewhere", of.backend);
+        let help = "say a larger incarnation at each start of the backend";
+        return Err(Misfit::new(Refusal::Stale, reason, help));
+    }
+    Ok(())
+}
+
+fn claimed(reason: String) -> Misfit {
+    let help = "two hosts must not register the same; deregister the other one first";
+    Misfit::new(Refusal::Claimed, reason, help)
 }
 
 /// A token is not that which was proved any more.

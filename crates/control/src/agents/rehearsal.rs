@@ -2,13 +2,13 @@
 //! Fuzz targets and their seeds are made of it; no daemon is built with it.
 //!
 //! Rule of this module: an input is records of (control, length, body). The control byte says who (bits 0 and 1) and what (bits
-//! 2 to 4, [`Step`]).
+//! 2 to 4, [`AgentStep`]).
 #![cfg_attr(not(feature = "rehearsal"), allow(unreachable_pub))]
 #![allow(clippy::panic, reason = "a rehearsal that goes wrong has no other way to say so")]
 
 use super::facts::Facts;
 use super::hello::Greeting;
-use super::registry::{Act, Registry};
+use super::registry::{Act, AgentRegistry};
 use super::session::SessionId;
 use model::agent::seal::{Opener, Sealer, SessionKeys};
 use model::agent::{
@@ -53,7 +53,7 @@ health = { kind = "tcp", via = "eth0", checks = "machine" }
 
 /// What a record is.
 #[derive(Clone, Copy)]
-enum Step {
+enum AgentStep {
     /// The body is JSON that the agent seals.
     Sealed,
     /// The body comes as it is.
@@ -72,27 +72,27 @@ enum Step {
     Close,
 }
 
-const STEPS: [Step; 8] = [
-    Step::Sealed,
-    Step::Raw,
-    Step::Greet,
-    Step::Hello,
-    Step::Wait,
-    Step::Agree,
-    Step::Configure,
-    Step::Close,
+const STEPS: [AgentStep; 8] = [
+    AgentStep::Sealed,
+    AgentStep::Raw,
+    AgentStep::Greet,
+    AgentStep::Hello,
+    AgentStep::Wait,
+    AgentStep::Agree,
+    AgentStep::Configure,
+    AgentStep::Close,
 ];
 
-struct Line {
+struct AgentLine {
     id: SessionId,
     sealer: Sealer,
     opener: Opener,
     bytes: Vec<u8>,
 }
 
-struct Stage {
-    registry: Registry,
-    lines: [Option<Line>; 4],
+struct AgentStage {
+    registry: AgentRegistry,
+    lines: [Option<AgentLine>; 4],
     config: model::Config,
     now_ms: u64,
     last: u64,
@@ -103,8 +103,8 @@ struct Stage {
 /// # Panics
 /// What must hold of the registry does not.
 pub fn rehearse_agents(mut input: &[u8]) {
-    let mut stage = Stage {
-        registry: Registry::default(),
+    let mut stage = AgentStage {
+        registry: AgentRegistry::default(),
         lines: [const { None }; 4],
         config: config(false),
         now_ms: 0,
@@ -167,36 +167,36 @@ fn good_hello(agent: usize, incarnation: u64, which: u8) -> ToMachine {
     }
 }
 
-impl Stage {
-    fn play(&mut self, agent: usize, step: Step, body: &[u8]) {
+impl AgentStage {
+    fn play(&mut self, agent: usize, step: AgentStep, body: &[u8]) {
         let (first, second) = (body.first().copied().unwrap_or(0), body.get(1).copied().unwrap_or(0));
         match step {
-            Step::Sealed => {
+            AgentStep::Sealed => {
                 let Some(line) = &mut self.lines[agent] else { return };
                 let frame = [&u32::try_from(body.len()).unwrap_or(0).to_be_bytes()[..], body].concat();
                 let sealed = line.sealer.seal(frame);
                 line.bytes.extend_from_slice(&sealed);
                 self.hear(agent);
             }
-            Step::Raw => {
+            AgentStep::Raw => {
                 let Some(line) = &mut self.lines[agent] else { return };
                 line.bytes.extend_from_slice(body);
                 self.hear(agent);
             }
-            Step::Greet => self.greet(agent, good_hello(agent, u64::from(first), second)),
-            Step::Hello => {
+            AgentStep::Greet => self.greet(agent, good_hello(agent, u64::from(first), second)),
+            AgentStep::Hello => {
                 let mut frame = [&u32::try_from(body.len()).unwrap_or(0).to_be_bytes()[..], body].concat();
                 if let Ok(Some(hello)) = decode(&mut frame) {
                     self.greet(agent, hello);
                 }
             }
-            Step::Wait => {
+            AgentStep::Wait => {
                 self.now_ms += 20 * u64::from(first);
                 self.registry.poll(self.now_ms);
             }
-            Step::Agree => self.agree(first & 1 == 1),
-            Step::Configure => self.configure(first & 1 == 1, first & 2 == 2),
-            Step::Close => {
+            AgentStep::Agree => self.agree(first & 1 == 1),
+            AgentStep::Configure => self.configure(first & 1 == 1, first & 2 == 2),
+            AgentStep::Close => {
                 if let Some(line) = self.lines[agent].take() {
                     self.registry.closed(line.id, self.now_ms);
                 }
@@ -248,7 +248,7 @@ impl Stage {
     }
 
     /// The connection of a proved hello: what the agent seals, the machine opens.
-    fn line(&self, id: SessionId, hello: &super::hello::Hello, keys: &SessionKeys) -> Line {
+    fn line(&self, id: SessionId, hello: &super::hello::Hello, keys: &SessionKeys) -> AgentLine {
         let digest = AddressDigest::of(&hello.addresses);
         let shares: Vec<_> = hello
             .proved
@@ -263,7 +263,7 @@ impl Stage {
             keys.begin_agent(&mut of_agent.0, &mut of_agent.1);
         }
         keys.begin_machine(&mut of_machine.0, &mut of_machine.1);
-        Line { id, sealer: of_agent.0, opener: of_machine.1, bytes: Vec::new() }
+        AgentLine { id, sealer: of_agent.0, opener: of_machine.1, bytes: Vec::new() }
     }
 
     /// Messages that are whole reach the registry; the first that is none ends the connection.
@@ -283,7 +283,7 @@ impl Stage {
     }
 
     fn agree(&mut self, passes: bool) {
-        let (config, skipped) = self.config.with_registered(&self.registry.heard().alive);
+        let (config, skipped) = self.config.with_registered(&self.registry.received().alive);
         self.registry.skipped(&skipped);
         self.registry.agreed(&config.registered(), self.now_ms);
         let all: Vec<_> =
@@ -316,7 +316,7 @@ impl Stage {
                     }
                 }
                 Act::Event(_, _, _, message) => assert!(!message.is_empty()),
-                Act::Verdict { .. } | Act::HealthSource(_) | Act::Heard => {}
+                Act::Verdict { .. } | Act::HealthSource(_) | Act::Received => {}
             }
         }
         let agents: HashSet<&String> = self.registry.sessions().values().map(|of| &of.agent).collect();
@@ -335,8 +335,8 @@ impl Stage {
 }
 
 /// Nobody has a name or an address of another, or more backends than may register.
-pub(crate) fn check_heard(registry: &Registry) {
-    let heard = registry.heard();
+pub(crate) fn check_heard(registry: &AgentRegistry) {
+    let heard = registry.received();
     let (mut names, mut addresses) = (HashSet::new(), HashSet::new());
     for of in &heard.alive {
         assert!(names.insert((&of.service, &of.backend)), "two of one name: {heard:?}");
@@ -346,19 +346,18 @@ pub(crate) fn check_heard(registry: &Registry) {
     assert!(limited <= 4, "more than may register: {heard:?}");
 }
 
-fn record(agent: u8, step: Step, body: &[u8]) -> Vec<u8> {
+fn record(agent: u8, step: AgentStep, body: &[u8]) -> Vec<u8> {
     let length = u16::try_from(body.len()).unwrap_or(u16::MAX);
     [&[agent | (step as u8) << 2][..], &length.to_le_bytes(), body].concat()
 }
 
 fn json(agent: u8, message: &ToMachine) -> Vec<u8> {
     let frame = encode(message).unwrap_or_default();
-    record(agent, Step::Sealed, frame.get(4..).unwrap_or_default())
+    record(agent, AgentStep::Sealed, frame.get(4..).unwrap_or_default())
 }
 
-/// Inputs to begin with, named for what they are.
-pub fn agent_seeds() -> Vec<(&'static str, Vec<u8>)> {
-    let register = |service: &str, backend: &str, host: u8| ToMachine::Register {
+fn register(service: &str, backend: &str, host: u8) -> ToMachine {
+    ToMachine::Register {
         service: service.to_owned(),
         backend: backend.to_owned(),
         address: address(0, host),
@@ -366,33 +365,30 @@ pub fn agent_seeds() -> Vec<(&'static str, Vec<u8>)> {
         weight: 1,
         port: None,
         capacity: None,
-    };
-    let result = |backend: &str, host: u8, up| BackendReport {
-        service: "web".to_owned(),
-        backend: backend.to_owned(),
-        address: address(0, host),
-        up,
-        reason: if up { "ok" } else { "refused" }.to_owned(),
-    };
-    let report = |sequence, full, results| ToMachine::Report { sequence, full, results };
-    let load = |cpu_permille| Load {
-        service: "web".to_owned(),
-        backend: "w1".to_owned(),
-        cpu_permille,
-        connections: Some(7),
-        custom_permille: None,
-    };
-    let beat = |sequence, loads| ToMachine::Heartbeat { sequence, digest: "0".repeat(16), loads };
-    let greet = |agent, incarnation, services| record(agent, Step::Greet, &[incarnation, services]);
-    let (wait, agree) = (|n| record(0, Step::Wait, &[n]), record(0, Step::Agree, &[1]));
-    let up = [
-        greet(0, 1, 1),
-        json(0, &register("web", "w1", 1)),
-        wait(3),
-        json(0, &report(1, false, vec![result("w1", 1, true)])),
-        agree.clone(),
-    ]
-    .concat();
+    }
+}
+
+fn report(sequence: u64, full: bool, up: bool) -> ToMachine {
+    let reason = if up { "ok" } else { "refused" }.to_owned();
+    let (service, backend) = ("web".to_owned(), "w1".to_owned());
+    let results = vec![BackendReport { service, backend, address: address(0, 1), up, reason }];
+    ToMachine::Report { sequence, full, results }
+}
+
+fn load(cpu_permille: Option<u16>) -> Load {
+    let (service, backend) = ("web".to_owned(), "w1".to_owned());
+    Load { service, backend, cpu_permille, connections: Some(7), custom_permille: None }
+}
+
+/// Inputs to begin with, named for what they are.
+pub fn agent_seeds() -> Vec<(&'static str, Vec<u8>)> {
+    let web = |backend: &str, host: u8| json(0, &register("web", backend, host));
+    let beat = |loads| json(0, &ToMachine::Heartbeat { sequence: 1, digest: "0".repeat(16), loads });
+    let greet = |agent, incarnation, services| record(agent, AgentStep::Greet, &[incarnation, services]);
+    let configure = |to| record(0, AgentStep::Configure, &[to]);
+    let (wait, agree) = (|n| record(0, AgentStep::Wait, &[n]), record(0, AgentStep::Agree, &[1]));
+    let first = [greet(0, 1, 1), web("w1", 1), wait(3), json(0, &report(1, false, true)), agree.clone()];
+    let up = first.concat();
     let with = |more: &[Vec<u8>]| [up.clone(), more.concat()].concat();
     let not_local =
         ToMachine::NotLocal { service: "web".to_owned(), revision: 1, addresses: vec![address(0, 1)] };
@@ -400,57 +396,32 @@ pub fn agent_seeds() -> Vec<(&'static str, Vec<u8>)> {
         ToMachine::Deregister { service: "web".to_owned(), backend: "w1".to_owned(), address: address(0, 1) };
     let hello = encode(&good_hello(1, 9, 3)).unwrap_or_default();
     let hello = hello.get(4..).unwrap_or_default();
+    let too_many =
+        [web("w2", 2), web("w3", 3), web("w4", 0), greet(1, 1, 1), json(1, &register("web", "w5", 3))];
+    let claims = [greet(1, 1, 3), json(1, &register("web", "w1", 2)), json(1, &register("web", "w2", 1))];
+    let back = [wait(200), record(0, AgentStep::Agree, &[0]), greet(0, 2, 1), web("w1", 1), agree.clone()];
+    let checked_here = [greet(2, 1, 2), json(2, &register("db", "d1", 1)), agree.clone(), agree.clone()];
     vec![
         ("a_backend_comes_up", up.clone()),
         ("a_backend_goes", with(&[json(0, &gone), agree.clone()])),
         (
             "a_backend_goes_down_and_is_not_local",
-            with(&[json(0, &report(2, true, vec![result("w1", 1, false)])), json(0, &not_local)]),
+            with(&[json(0, &report(2, true, false)), json(0, &not_local)]),
         ),
-        (
-            "a_heartbeat_with_another_digest",
-            with(&[json(0, &beat(1, vec![load(Some(500))])), json(0, &beat(1, vec![]))]),
-        ),
-        ("a_load_out_of_range", with(&[json(0, &beat(1, vec![load(Some(1001))]))])),
-        (
-            "a_lease_ends_and_the_agent_is_back",
-            with(&[
-                wait(200),
-                record(0, Step::Agree, &[0]),
-                greet(0, 2, 1),
-                json(0, &register("web", "w1", 1)),
-                agree.clone(),
-            ]),
-        ),
-        (
-            "two_agents_claim_one_backend",
-            with(&[greet(1, 1, 3), json(1, &register("web", "w1", 2)), json(1, &register("web", "w2", 1))]),
-        ),
-        (
-            "more_than_may_register",
-            with(&[
-                json(0, &register("web", "w2", 2)),
-                json(0, &register("web", "w3", 3)),
-                json(0, &register("web", "w4", 0)),
-                greet(1, 1, 1),
-                json(1, &register("web", "w5", 3)),
-            ]),
-        ),
-        (
-            "a_machine_checks",
-            [greet(2, 1, 2), json(2, &register("db", "d1", 1)), agree.clone(), agree.clone()].concat(),
-        ),
-        (
-            "a_token_changes",
-            with(&[record(0, Step::Configure, &[2]), greet(0, 3, 1), record(0, Step::Configure, &[0])]),
-        ),
-        ("a_template_changes", with(&[record(0, Step::Configure, &[1]), agree.clone()])),
+        ("a_heartbeat_with_another_digest", with(&[beat(vec![load(Some(500))]), beat(vec![])])),
+        ("a_load_out_of_range", with(&[beat(vec![load(Some(1001))])])),
+        ("a_lease_ends_and_the_agent_is_back", with(&back)),
+        ("two_agents_claim_one_backend", with(&claims)),
+        ("more_than_may_register", with(&too_many)),
+        ("a_machine_checks", checked_here.concat()),
+        ("a_token_changes", with(&[configure(2), greet(0, 3, 1), configure(0)])),
+        ("a_template_changes", with(&[configure(1), agree.clone()])),
         ("a_name_with_another_token", with(&[greet(0, 9, 2), greet(0, 9, 0)])),
-        ("a_hello_as_json", record(1, Step::Hello, hello)),
-        ("a_second_hello", with(&[record(0, Step::Sealed, hello)])),
-        ("bytes_that_are_no_frame", with(&[record(0, Step::Raw, &[0, 0, 0, 41, 0])])),
-        ("a_plain_frame", with(&[record(0, Step::Raw, b"\0\0\0\x02{}")])),
-        ("a_connection_ends", with(&[record(0, Step::Close, &[]), agree, json(0, &gone)])),
+        ("a_hello_as_json", record(1, AgentStep::Hello, hello)),
+        ("a_second_hello", with(&[record(0, AgentStep::Sealed, hello)])),
+        ("bytes_that_are_no_frame", with(&[record(0, AgentStep::Raw, &[0, 0, 0, 41, 0])])),
+        ("a_plain_frame", with(&[record(0, AgentStep::Raw, b"\0\0\0\x02{}")])),
+        ("a_connection_ends", with(&[record(0, AgentStep::Close, &[]), agree, json(0, &gone)])),
     ]
 }
 

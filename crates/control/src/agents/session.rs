@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 pub(crate) struct SessionId(pub(crate) u64);
 
 /// Service and name of a backend.
-pub(crate) type Key = (String, String);
+pub(crate) type BackendKey = (String, String);
 
 /// Most results that are kept of one connection.
 pub(crate) const RESULTS_MAX: usize = 4096;
@@ -31,9 +31,9 @@ pub(crate) struct Session {
     /// When something was heard last.
     pub(crate) heard_ms: u64,
     /// Backends it registered.
-    pub(crate) registered: BTreeSet<Key>,
+    pub(crate) registered: BTreeSet<BackendKey>,
     /// What it was asked to check, by service, and the number of the last request.
-    pub(crate) asked: HashMap<String, Asked>,
+    pub(crate) asked: HashMap<String, RequestedChecks>,
     /// Addresses that are not on its host, it says, by service.
     pub(crate) not_local: HashSet<(String, IpAddr)>,
     /// When it was last asked to check something.
@@ -45,7 +45,7 @@ pub(crate) struct Session {
 
 /// A request to check.
 #[derive(Clone, PartialEq, Debug, Default)]
-pub(crate) struct Asked {
+pub(crate) struct RequestedChecks {
     pub(crate) revision: u64,
     pub(crate) check: Option<model::agent::CheckSpec>,
     pub(crate) targets: Vec<Target>,

@@ -3,7 +3,7 @@
 use super::candidate::Candidate;
 use super::event::AgentEvent;
 use super::registry::Act;
-use super::session::Key;
+use super::session::BackendKey;
 use crate::backends::check;
 use crate::backends::check::word_of_agent;
 use crate::backends::judge;
@@ -51,7 +51,7 @@ pub(crate) fn act(controller: &mut Controller) -> bool {
                 controller.saving.unsaved = true;
                 controller.log.push(kind, service.as_deref(), backend.as_deref(), message);
             }
-            Act::Heard => controller.agents.heard_changed = true,
+            Act::Received => controller.agents.received_changed = true,
             Act::HealthSource(key) => {
                 words.insert(key);
             }
@@ -67,7 +67,7 @@ pub(crate) fn act(controller: &mut Controller) -> bool {
 /// An agent's word on a backend in force. While its clients make it suspect, the machine's own check decides.
 pub(crate) fn told(
     controller: &mut Controller,
-    (service, backend): &Key,
+    (service, backend): &BackendKey,
     address: IpAddr,
     up: bool,
     reason: &str,
@@ -85,7 +85,7 @@ pub(crate) fn told(
 }
 
 /// Who checks these backends may be another one now.
-pub(crate) fn health_sources_changed(controller: &mut Controller, keys: &BTreeSet<Key>) {
+pub(crate) fn health_sources_changed(controller: &mut Controller, keys: &BTreeSet<BackendKey>) {
     let config = Arc::clone(&controller.config);
     let concerned: BTreeSet<&String> = keys.iter().map(|(service, _)| service).collect();
     for service in config.services.iter().filter(|service| concerned.contains(&service.name)) {
@@ -114,7 +114,7 @@ pub(crate) fn attend_candidates(controller: &mut Controller) {
         keep_candidates(controller, |_, _| false);
         return;
     }
-    let wanted: BTreeMap<Key, Registered> =
+    let wanted: BTreeMap<BackendKey, Registered> =
         controller.agents.registry.candidates().map(|(key, of)| (key.clone(), of.clone())).collect();
     keep_candidates(controller, |key, candidate| wanted.get(key) == Some(&candidate.registered));
     for (key, of) in wanted {
@@ -130,7 +130,7 @@ pub(crate) fn attend_candidates(controller: &mut Controller) {
 }
 
 /// Ends checks of those that are not kept.
-pub(crate) fn keep_candidates(controller: &mut Controller, keeps: impl Fn(&Key, &Candidate) -> bool) {
+pub(crate) fn keep_candidates(controller: &mut Controller, keeps: impl Fn(&BackendKey, &Candidate) -> bool) {
     let effects = &mut controller.effects;
     controller.agents.candidates.retain(|key, candidate| {
         let kept = keeps(key, candidate);
@@ -162,7 +162,7 @@ pub(crate) fn check_of_candidate(controller: &Controller, of: &Registered) -> Op
 
 pub(crate) fn candidate_checked(
     controller: &mut Controller,
-    key: &Key,
+    key: &BackendKey,
     incarnation: u64,
     check: &Arc<Check>,
     result: &CheckResult,

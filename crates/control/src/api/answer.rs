@@ -11,34 +11,34 @@ use model::api::ErrorBody;
 
 /// An answer that is not a success.
 #[derive(Debug)]
-pub(crate) struct Failure {
+pub(crate) struct ApiFailure {
     pub(super) status: StatusCode,
     pub(super) body: ErrorBody,
 }
 
-impl Failure {
-    pub(crate) fn new(status: StatusCode, error: impl Into<String>, help: impl Into<String>) -> Failure {
+impl ApiFailure {
+    pub(crate) fn new(status: StatusCode, error: impl Into<String>, help: impl Into<String>) -> ApiFailure {
         let body = ErrorBody { error: error.into(), help: help.into(), diagnostics: Vec::new() };
-        Failure { status, body }
+        ApiFailure { status, body }
     }
 
-    pub(super) fn bad_request(error: impl Into<String>) -> Failure {
-        Failure::new(StatusCode::BAD_REQUEST, error, "GET /v1/openapi.json describes every request")
+    pub(super) fn bad_request(error: impl Into<String>) -> ApiFailure {
+        ApiFailure::new(StatusCode::BAD_REQUEST, error, "GET /v1/openapi.json describes every request")
     }
 
-    pub(super) fn stopping() -> Failure {
-        Failure::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "ask again after the restart")
+    pub(super) fn stopping() -> ApiFailure {
+        ApiFailure::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "ask again after the restart")
     }
 }
 
-impl IntoResponse for Failure {
+impl IntoResponse for ApiFailure {
     fn into_response(self) -> Response {
         (self.status, Json(self.body)).into_response()
     }
 }
 
-impl From<Refusal> for Failure {
-    fn from(refusal: Refusal) -> Failure {
+impl From<Refusal> for ApiFailure {
+    fn from(refusal: Refusal) -> ApiFailure {
         let status = match &refusal {
             Refusal::Config(_)
             | Refusal::Compile(_)
@@ -58,7 +58,7 @@ impl From<Refusal> for Failure {
             Refusal::File { .. } => StatusCode::INTERNAL_SERVER_ERROR,
             Refusal::Stopping | Refusal::Store(_) | Refusal::Unsaved(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
-        let mut failure = Failure::new(status, refusal.to_string(), refusal.help());
+        let mut failure = ApiFailure::new(status, refusal.to_string(), refusal.help());
         if let Refusal::Config(report) = refusal {
             failure.body.diagnostics = report.diagnostics().to_vec();
         }
@@ -66,12 +66,12 @@ impl From<Refusal> for Failure {
     }
 }
 
-pub(super) type Answer<T> = Result<Json<T>, Failure>;
+pub(super) type ApiAnswer<T> = Result<Json<T>, ApiFailure>;
 
 /// Asks the controller.
 pub(super) async fn ask<T: Send + 'static>(
     handle: &Handle,
     question: impl FnOnce(&mut Controller) -> T + Send + 'static,
-) -> Result<T, Failure> {
-    handle.ask(question).await.ok_or_else(Failure::stopping)
+) -> Result<T, ApiFailure> {
+    handle.ask(question).await.ok_or_else(ApiFailure::stopping)
 }

@@ -1,6 +1,6 @@
 //! Bodies of requests: text of a bounded length, in time.
 
-use super::answer::Failure;
+use super::answer::ApiFailure;
 use super::endpoint::{Operation, Reads, in_json, in_text};
 use axum::body::{Body, to_bytes};
 use axum::extract::{FromRequest, Request};
@@ -23,7 +23,7 @@ static LARGE_BODIES: Semaphore = Semaphore::const_new(4);
 const UNREADABLE: [u16; 4] = [400, 408, 413, 415];
 
 /// What a body has to be.
-struct Wanted {
+struct BodyRule {
     /// Bytes at most.
     max: usize,
     /// Its own type; text and curl's default are taken for it as well.
@@ -36,7 +36,7 @@ struct Wanted {
     send: &'static str,
 }
 
-const CONFIGURATION: Wanted = Wanted {
+const CONFIGURATION: BodyRule = BodyRule {
     max: BODY_MAX,
     media: "application/toml",
     name: "TOML",
@@ -44,7 +44,7 @@ const CONFIGURATION: Wanted = Wanted {
     send: "send the configuration file as it is, with `content-type: application/toml`",
 };
 
-const JSON: Wanted = Wanted {
+const JSON: BodyRule = BodyRule {
     max: 64 << 10,
     media: "application/json",
     name: "JSON",
@@ -52,7 +52,7 @@ const JSON: Wanted = Wanted {
     send: "send an object, with `content-type: application/json`",
 };
 
-const FLOWS: Wanted = Wanted {
+const FLOWS: BodyRule = BodyRule {
     max: RESTORE_BODY_MAX,
     media: "application/x-ndjson",
     name: "line-delimited JSON",
@@ -64,9 +64,9 @@ const FLOWS: Wanted = Wanted {
 pub(super) struct Toml(pub(super) String);
 
 impl<S: Send + Sync> FromRequest<S> for Toml {
-    type Rejection = Failure;
+    type Rejection = ApiFailure;
 
-    async fn from_request(request: Request, _state: &S) -> Result<Toml, Failure> {
+    async fn from_request(request: Request, _state: &S) -> Result<Toml, ApiFailure> {
         read(request, &CONFIGURATION).await.map(Toml)
     }
 }
@@ -85,12 +85,12 @@ impl Reads for Toml {
 pub(super) struct JsonBody<T>(pub(super) T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
-    type Rejection = Failure;
+    type Rejection = ApiFailure;
 
-    async fn from_request(request: Request, _state: &S) -> Result<JsonBody<T>, Failure> {
+    async fn from_request(request: Request, _state: &S) -> Result<JsonBody<T>, ApiFailure> {
         let text = read(request, &JSON).await?;
         let value = serde_json::from_str(&text);
-        value.map(JsonBody).map_err(|error| Failure::bad_request(format!("the body: {error}")))
+        value.map(JsonBody).map_err(|error| ApiFailure::bad_request(format!("the body: {error}")))
     }
 }
 
@@ -104,23 +104,24 @@ impl<T: JsonSchema> Reads for JsonBody<T> {
     }
 }
 
-/// Lines of JSON.
-pub(super) struct Lines(pub(super) String);
+/// JsonLines of JSON.
+pub(super) struct JsonLines(pub(super) String);
 
-impl<S: Send + Sync> FromRequest<S> for Lines {
-    type Rejection = Failure;
+impl<S: Send + Sync> FromRequest<S> for JsonLines {
+    type Rejection = ApiFailure;
 
-    async fn from_request(request: Request, _state: &S) -> Result<Lines, Failure> {
-        read(request, &FLOWS).await.map(Lines)
+    async fn from_request(request: Request, _state: &S) -> Result<JsonLines, ApiFailure> {
+        read(request, &FLOWS).await.map(JsonLines)
     }
 }
 
-impl Reads for Lines {
+impl Reads for JsonLines {
     const FAILS: &'static [u16] = &UNREADABLE;
 
     fn describe(operation: &mut Operation, _schemas: &mut SchemaGenerator) {
         let description = format!(
-            "A StoredFlow in each line, at most {RESTORE_LINES_MAX} lines of {RESTORE_LINE_MAX} bytes and {RESTORE_BODY_MAX} bytes in all"
+            "A StoredFlow in each line, at most {RESTORE_LINES_MAX} lines of {RESTORE_LINE_MAX} bytes \
+             and {RESTORE_BODY_MAX} bytes in all"
         );
         let mut body = in_text(FLOWS.media, &description);
         body["required"] = json!(true);
@@ -129,7 +130,7 @@ impl Reads for Lines {
 }
 
 /// The body as text: so many bytes of UTF-8, in time.
-async fn read(request: Request, wanted: &Wanted) -> Result<String, Failure> {
+async fn read(request: Request, wanted: &BodyRule) -> Result<String, ApiFailure> {
     let (parts, body) = request.into_parts();
     check_content_type(&parts.headers, wanted)?;
     let length = parts.headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
@@ -147,26 +148,26 @@ async fn read(request: Request, wanted: &Wanted) -> Result<String, Failure> {
     let bytes = tokio::time::timeout(BODY_TIMEOUT, read)
         .await
         .map_err(|_| {
-            Failure::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time", "send it faster")
+            ApiFailure::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time", "send it faster")
         })?
         .map_err(|error| {
             let limit = std::error::Error::source(&error)
                 .is_some_and(<dyn std::error::Error>::is::<http_body_util::LengthLimitError>);
-            if limit { too_large(wanted) } else { Failure::bad_request(format!("body: {error}")) }
+            if limit { too_large(wanted) } else { ApiFailure::bad_request(format!("body: {error}")) }
         })?;
     String::from_utf8(bytes.into()).map_err(|error| {
         let place = error.utf8_error().valid_up_to();
         let help = format!("send {}, which is UTF-8 text", wanted.name);
-        Failure::new(StatusCode::BAD_REQUEST, format!("the body is not UTF-8 from byte {place} on"), help)
+        ApiFailure::new(StatusCode::BAD_REQUEST, format!("the body is not UTF-8 from byte {place} on"), help)
     })
 }
 
-fn too_large(wanted: &Wanted) -> Failure {
+fn too_large(wanted: &BodyRule) -> ApiFailure {
     let error = format!("the body is larger than {} bytes", wanted.max);
-    Failure::new(StatusCode::PAYLOAD_TOO_LARGE, error, wanted.too_large)
+    ApiFailure::new(StatusCode::PAYLOAD_TOO_LARGE, error, wanted.too_large)
 }
 
-fn check_content_type(headers: &HeaderMap, wanted: &Wanted) -> Result<(), Failure> {
+fn check_content_type(headers: &HeaderMap, wanted: &BodyRule) -> Result<(), ApiFailure> {
     let Some(given) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
     let given = given.to_str().unwrap_or_default();
     let kind = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
@@ -175,7 +176,7 @@ fn check_content_type(headers: &HeaderMap, wanted: &Wanted) -> Result<(), Failur
         text if text == wanted.media || text.starts_with("text/") => Ok(()),
         _ => {
             let error = format!("content type `{given}` is not {}", wanted.name);
-            Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, error, wanted.send))
+            Err(ApiFailure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, error, wanted.send))
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Who asks: the process at the other end of the unix socket, or the address of a client that has the token.
 
-use super::answer::Failure;
+use super::answer::ApiFailure;
 use super::endpoint::Reads;
 use crate::caller::Caller;
 use axum::extract::FromRequestParts;
@@ -24,9 +24,9 @@ pub(super) fn of_address(address: SocketAddr) -> Caller {
 }
 
 impl<S: Sync> FromRequestParts<S> for Caller {
-    type Rejection = Failure;
+    type Rejection = ApiFailure;
 
-    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Caller, Failure> {
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Caller, ApiFailure> {
         // Every connection has one.
         Ok(parts.extensions.get().cloned().unwrap_or_else(|| Caller::named("unknown")))
     }

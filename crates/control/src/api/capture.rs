@@ -2,15 +2,15 @@
 //!
 //! A task of each one ([`keep`]) sees to it that its taps come home, whoever lets it end, and that none is left to which nobody listens.
 
-use super::answer::{Answer, Failure};
-use super::endpoint::{Endpoint, in_text};
+use super::answer::{ApiAnswer, ApiFailure};
+use super::endpoint::{ApiEndpoint, in_text};
 use super::exchange::exchange;
-use super::extract::Parameters;
+use super::extract::QueryParameters;
 use crate::caller::Caller;
-use crate::capture::{Capture, Captures, IDLE_MAX, Phase, Wanted, copies};
+use crate::capture::{ActiveCapture, CapturePhase, CaptureRequest, Captures, IDLE_MAX, copies};
 use crate::controller::Controller;
 use crate::handle::Handle;
-use crate::meter::{Job, Meter};
+use crate::meter::{Meter, ThreadJob};
 use crate::refusal::Refusal;
 use axum::Json;
 use axum::extract::State;
@@ -39,22 +39,23 @@ const HOME_WITHIN: Duration = Duration::from_secs(5);
 /// After a worker has not answered it is asked again.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-pub(super) fn endpoints() -> Vec<Endpoint> {
+pub(super) fn endpoints() -> Vec<ApiEndpoint> {
     let of_begin = format!(
-        "Begins to capture; it ends by itself when nobody asks for a piece for {CAPTURE_IDLE_S} s; 409 while another one runs"
+        "Begins to capture; it ends by itself when nobody asks for a piece for {CAPTURE_IDLE_S} s; 409 \
+         while another one runs"
     );
     let of_piece = "The next piece of the capture's file (pcapng); one behind the other they are the file";
     let of_end = "Ends a capture; what was copied is given by further requests for pieces";
     vec![
-        Endpoint::post("/v1/capture", "begin_capture", of_begin, begin)
+        ApiEndpoint::post("/v1/capture", "begin_capture", of_begin, begin)
             .fails(&[404, 503])
             .fails_as(409, "Another capture runs")
             .fails_as(500, "The file cannot be begun"),
-        Endpoint::get("/v1/capture", "capture", of_piece, piece)
+        ApiEndpoint::get("/v1/capture", "capture", of_piece, piece)
             .answers(described_piece())
             .fails(&[404, 503])
             .fails_as(409, "Somebody else is being given a piece of it"),
-        Endpoint::post("/v1/capture/end", "end_capture", of_end, end).fails(&[404, 503]),
+        ApiEndpoint::post("/v1/capture/end", "end_capture", of_end, end).fails(&[404, 503]),
     ]
 }
 
@@ -85,22 +86,23 @@ struct BeginQuery {
     #[schemars(range(min = 1, max = CAPTURE_COUNT_MAX))]
     count: Option<u64>,
     /// Bytes of each frame that are kept
-    #[schemars(range(min = CAPTURE_SNAP_MIN, max = CAPTURE_SNAP_MAX), extend("default" = CAPTURE_SNAP_DEFAULT))]
+    #[schemars(range(min = CAPTURE_SNAP_MIN, max = CAPTURE_SNAP_MAX))]
+    #[schemars(extend("default" = CAPTURE_SNAP_DEFAULT))]
     snap: Option<u32>,
 }
 
 impl BeginQuery {
-    fn wanted(self) -> Result<Wanted, Failure> {
+    fn wanted(self) -> Result<CaptureRequest, ApiFailure> {
         let given = |text: Option<String>| text.filter(|text| !text.is_empty());
         let snap = self.snap.unwrap_or(CAPTURE_SNAP_DEFAULT);
         if !(CAPTURE_SNAP_MIN..=CAPTURE_SNAP_MAX).contains(&snap) {
             let range = format!("{CAPTURE_SNAP_MIN} to {CAPTURE_SNAP_MAX}");
-            return Err(Failure::bad_request(format!("snap {snap} is not in {range}")));
+            return Err(ApiFailure::bad_request(format!("snap {snap} is not in {range}")));
         }
         if let Some(count) = self.count.filter(|count| !(1..=CAPTURE_COUNT_MAX).contains(count)) {
-            return Err(Failure::bad_request(format!("count {count} is not in 1 to {CAPTURE_COUNT_MAX}")));
+            return Err(ApiFailure::bad_request(format!("count {count} is not in 1 to {CAPTURE_COUNT_MAX}")));
         }
-        Ok(Wanted {
+        Ok(CaptureRequest {
             service: given(self.service),
             reason: given(self.reason).map(|name| reason_named(&name)).transpose()?,
             client: given(self.client).map(|text| address(&text)).transpose()?,
@@ -110,37 +112,38 @@ impl BeginQuery {
     }
 }
 
-fn reason_named(name: &str) -> Result<DropReason, Failure> {
+fn reason_named(name: &str) -> Result<DropReason, ApiFailure> {
     let found = DropReason::ALL.iter().find(|reason| reason.name() == name);
     found.copied().ok_or_else(|| {
         let help = "`guideway show drops` lists them";
-        Failure::new(StatusCode::BAD_REQUEST, format!("no drop reason `{name}`"), help)
+        ApiFailure::new(StatusCode::BAD_REQUEST, format!("no drop reason `{name}`"), help)
     })
 }
 
-fn address(text: &str) -> Result<IpAddr, Failure> {
+fn address(text: &str) -> Result<IpAddr, ApiFailure> {
     text.parse().map_err(|_| {
         let help = "write 198.51.100.7, or 2001:db8::7";
-        Failure::new(StatusCode::BAD_REQUEST, format!("client `{text}` is no address"), help)
+        ApiFailure::new(StatusCode::BAD_REQUEST, format!("client `{text}` is no address"), help)
     })
 }
 
 /// A capture cannot begin now.
-fn occupied(why: String) -> Failure {
+fn occupied(why: String) -> ApiFailure {
     let help = format!(
-        "let `guideway capture` end where it runs (Ctrl-C), or wait: one for which nobody asks ends after {CAPTURE_IDLE_S} s"
+        "let `guideway capture` end where it runs (Ctrl-C), or wait: one for which nobody asks ends \
+         after {CAPTURE_IDLE_S} s"
     );
-    Failure::new(StatusCode::CONFLICT, why, help)
+    ApiFailure::new(StatusCode::CONFLICT, why, help)
 }
 
-fn gone(id: u64) -> Failure {
+fn gone(id: u64) -> ApiFailure {
     let help =
         format!("it is over, or nobody asked for a piece of it for {CAPTURE_IDLE_S} s: begin another one");
-    Failure::new(StatusCode::NOT_FOUND, format!("no capture {id}"), help)
+    ApiFailure::new(StatusCode::NOT_FOUND, format!("no capture {id}"), help)
 }
 
 /// What a capture needs to know before its memory is taken.
-struct Place {
+struct CaptureSetup {
     filter: CaptureFilter,
     workers: usize,
 }
@@ -148,11 +151,15 @@ struct Place {
 async fn with_captures<T: Send + 'static>(
     handle: &Handle,
     question: impl FnOnce(&mut Captures, &mut Controller) -> T + Send + 'static,
-) -> Result<T, Failure> {
-    handle.with_captures(question).await.ok_or_else(Failure::stopping)
+) -> Result<T, ApiFailure> {
+    handle.with_captures(question).await.ok_or_else(ApiFailure::stopping)
 }
 
-fn place(captures: &Captures, controller: &Controller, wanted: &Wanted) -> Result<Place, Failure> {
+fn place(
+    captures: &Captures,
+    controller: &Controller,
+    wanted: &CaptureRequest,
+) -> Result<CaptureSetup, ApiFailure> {
     captures.next_id().map_err(occupied)?;
     let service = match &wanted.service {
         None => None,
@@ -162,30 +169,31 @@ fn place(captures: &Captures, controller: &Controller, wanted: &Wanted) -> Resul
         }
     };
     let filter = CaptureFilter { service, reason: wanted.reason, client: wanted.client.map(Into::into) };
-    Ok(Place { filter, workers: controller.workers.len() })
+    Ok(CaptureSetup { filter, workers: controller.workers.len() })
 }
 
 async fn begin(
     State(handle): State<Handle>,
     caller: Caller,
-    Parameters(query): Parameters<BeginQuery>,
-) -> Answer<CaptureBegun> {
+    QueryParameters(query): QueryParameters<BeginQuery>,
+) -> ApiAnswer<CaptureBegun> {
     let wanted = query.wanted()?;
     let (place, wanted) =
         with_captures(&handle, move |captures, controller| (place(captures, controller, &wanted), wanted))
             .await?;
-    let (Place { filter, workers }, meter) = (place?, handle.meter.clone());
+    let (CaptureSetup { filter, workers }, meter) = (place?, handle.meter.clone());
     let snap = usize::try_from(wanted.snap).unwrap_or(usize::MAX);
     let copies = copies(snap);
     let made = move || -> (Vec<Command>, Vec<Listener>) {
         let each = (0..workers).map(|_| tap(filter, copies, snap));
         each.map(|(tap, listener)| (Command::Capture(Some(tap)), listener)).unzip()
     };
-    let (taps, listeners) = tokio::task::spawn_blocking(made).await.map_err(|_| Failure::stopping())?;
+    let (taps, listeners) = tokio::task::spawn_blocking(made).await.map_err(|_| ApiFailure::stopping())?;
     // A task, so that it goes on when the client has gone: what was begun has somebody who ends it.
     let begun = handed_out(handle, caller, wanted, (taps, listeners), meter.clone());
-    let mut begun =
-        tokio::spawn(meter.watch(Job::Conversation, begun)).await.map_err(|_| Failure::stopping())??;
+    let mut begun = tokio::spawn(meter.watch(ThreadJob::Conversation, begun))
+        .await
+        .map_err(|_| ApiFailure::stopping())??;
     begun.frames_kept = u64::try_from(copies.saturating_mul(workers)).unwrap_or(u64::MAX);
     Ok(Json(begun))
 }
@@ -194,22 +202,22 @@ async fn begin(
 async fn handed_out(
     handle: Handle,
     caller: Caller,
-    wanted: Wanted,
+    wanted: CaptureRequest,
     (taps, listeners): (Vec<Command>, Vec<Listener>),
     meter: Meter,
-) -> Result<CaptureBegun, Failure> {
+) -> Result<CaptureBegun, ApiFailure> {
     let snap = wanted.snap;
     let entered = with_captures(&handle, move |captures, controller| {
         let id = captures.next_id().map_err(occupied)?;
-        let cannot = |why| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, why, "nothing was begun");
-        let capture = Capture::new(controller, id, wanted, listeners).map_err(cannot)?;
+        let cannot = |why| ApiFailure::new(StatusCode::INTERNAL_SERVER_ERROR, why, "nothing was begun");
+        let capture = ActiveCapture::new(controller, id, wanted, listeners).map_err(cannot)?;
         let (interfaces, phase) = (capture.interfaces(), capture.phase());
         captures.begin(capture);
-        Ok::<_, Failure>((id, interfaces, phase))
+        Ok::<_, ApiFailure>((id, interfaces, phase))
     });
     let (id, interfaces, phase) = entered.await??;
     let workers = taps.len();
-    tokio::spawn(meter.watch(Job::Conversation, keep(handle.clone(), id, workers, phase)));
+    tokio::spawn(meter.watch(ThreadJob::Conversation, keep(handle.clone(), id, workers, phase)));
     let commands = taps.into_iter().enumerate().collect();
     if let Err(failure) = exchange(&handle, commands).await {
         // Its keeper takes back what was handed out.
@@ -223,7 +231,7 @@ async fn handed_out(
 }
 
 /// Lets a capture end for which nobody asks, and takes back the taps of one that ends.
-async fn keep(handle: Handle, id: u64, workers: usize, mut phase: watch::Receiver<Phase>) {
+async fn keep(handle: Handle, id: u64, workers: usize, mut phase: watch::Receiver<CapturePhase>) {
     loop {
         let left = handle.with_captures(move |captures, _| {
             let capture = captures.get(id)?;
@@ -235,7 +243,7 @@ async fn keep(handle: Handle, id: u64, workers: usize, mut phase: watch::Receive
         });
         let Some(Some(left)) = left.await else { break };
         // It ends when it is gone, too.
-        if tokio::time::timeout(left, phase.wait_for(|phase| *phase != Phase::Running)).await.is_ok() {
+        if tokio::time::timeout(left, phase.wait_for(|phase| *phase != CapturePhase::Running)).await.is_ok() {
             break;
         }
     }
@@ -243,7 +251,7 @@ async fn keep(handle: Handle, id: u64, workers: usize, mut phase: watch::Receive
         .await
         .is_err()
     {
-        let told = handle.with_captures(move |captures, _| captures.get(id).map(Capture::give_up));
+        let told = handle.with_captures(move |captures, _| captures.get(id).map(ActiveCapture::give_up));
         if told.await.is_none() {
             return;
         }
@@ -279,18 +287,18 @@ struct PieceQuery {
 
 async fn piece(
     State(handle): State<Handle>,
-    Parameters(query): Parameters<PieceQuery>,
-) -> Result<Response, Failure> {
+    QueryParameters(query): QueryParameters<PieceQuery>,
+) -> Result<Response, ApiFailure> {
     let PieceQuery { id, wait_ms } = query;
     let wait_ms = wait_ms.unwrap_or(0);
     if wait_ms > CAPTURE_WAIT_MAX_MS {
-        return Err(Failure::bad_request(format!("wait_ms {wait_ms} is above {CAPTURE_WAIT_MAX_MS}")));
+        return Err(ApiFailure::bad_request(format!("wait_ms {wait_ms} is above {CAPTURE_WAIT_MAX_MS}")));
     }
     let reading = with_captures(&handle, move |captures, _| captures.get(id).map(|of| of.reading())).await?;
     let Ok(_turn) = reading.ok_or_else(|| gone(id))?.try_acquire_owned() else {
         let error = format!("somebody else is being given a piece of capture {id}");
         let help = "ask for the next one when the last one has come: pieces are in order";
-        return Err(Failure::new(StatusCode::CONFLICT, error, help));
+        return Err(ApiFailure::new(StatusCode::CONFLICT, error, help));
     };
     let until = Instant::now() + Duration::from_millis(wait_ms);
     let mut bytes = Vec::new();
@@ -330,8 +338,8 @@ struct EndQuery {
 
 async fn end(
     State(handle): State<Handle>,
-    Parameters(query): Parameters<EndQuery>,
-) -> Answer<CaptureFigures> {
+    QueryParameters(query): QueryParameters<EndQuery>,
+) -> ApiAnswer<CaptureFigures> {
     let EndQuery { id } = query;
     let ending = with_captures(&handle, move |captures, _| {
         let capture = captures.get(id)?;
@@ -340,7 +348,7 @@ async fn end(
     });
     let (mut phase, figures) = ending.await?.ok_or_else(|| gone(id))?;
     // A worker that is silent is waited for by the keeper alone.
-    let home = phase.wait_for(|phase| *phase == Phase::Home);
+    let home = phase.wait_for(|phase| *phase == CapturePhase::Home);
     let _ = tokio::time::timeout(HOME_WITHIN, home).await;
     // One that is gone meanwhile has been read to its end by somebody else.
     let now = with_captures(&handle, move |captures, _| captures.get(id).map(|of| of.figures())).await?;

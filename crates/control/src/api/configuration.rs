@@ -1,16 +1,16 @@
 //! Configurations: shown, checked, planned, applied.
 
-use super::answer::{Answer, Failure, ask};
+use super::answer::{ApiAnswer, ApiFailure, ask};
 use super::body::Toml;
-use super::endpoint::{Endpoint, in_text};
-use super::extract::Parameters;
+use super::endpoint::{ApiEndpoint, in_text};
+use super::extract::QueryParameters;
 use super::masked::masked;
 use crate::apply::{self, Applied, ApplyRequest, Source};
 use crate::caller::Caller;
 use crate::handle::Handle;
-use crate::meter::Job;
+use crate::meter::ThreadJob;
 use crate::refusal::Refusal;
-use crate::revision::ledger::{Origin, Revision};
+use crate::revision::ledger::{ChangeOrigin, Revision};
 use crate::state::saver::saved;
 use axum::Json;
 use axum::extract::State;
@@ -29,44 +29,45 @@ use std::time::{Duration, Instant};
 const CONFIRM_MIN: Duration = Duration::from_millis(CONFIRM_MIN_MS);
 const CONFIRM_MAX: Duration = Duration::from_millis(CONFIRM_MAX_MS);
 
-pub(super) fn endpoints() -> Vec<Endpoint> {
+pub(super) fn endpoints() -> Vec<ApiEndpoint> {
     let of_apply = "Applies a configuration, or changes nothing; 409 names keys that need a restart";
-    let of_rollback = "Puts in force again what was before, checked as by apply; 409 names keys that need a restart, or a cluster";
+    let of_rollback = "Puts in force again what was before, checked as by apply; 409 names keys that \
+                       need a restart, or a cluster";
     vec![
-        Endpoint::get("/v1/config", "config", "The configuration in force, as it was applied", config)
+        ApiEndpoint::get("/v1/config", "config", "The configuration in force, as it was applied", config)
             .answers(in_text("application/toml", "TOML")),
-        Endpoint::post("/v1/check", "check", "Checks a configuration", check).fails(&[422]),
-        Endpoint::post("/v1/plan", "plan", "Says what applying it would do", plan).fails(&[422]),
-        Endpoint::post("/v1/apply", "apply", of_apply, apply).fails(&[409, 422, 503]),
-        Endpoint::post("/v1/reload", "reload", "Reads the file again and applies it", reload)
+        ApiEndpoint::post("/v1/check", "check", "Checks a configuration", check).fails(&[422]),
+        ApiEndpoint::post("/v1/plan", "plan", "Says what applying it would do", plan).fails(&[422]),
+        ApiEndpoint::post("/v1/apply", "apply", of_apply, apply).fails(&[409, 422, 503]),
+        ApiEndpoint::post("/v1/reload", "reload", "Reads the file again and applies it", reload)
             .fails(&[409, 422, 500, 503]),
-        Endpoint::post("/v1/confirm", "confirm", "Has a revision stay that is in force on trial", confirm)
+        ApiEndpoint::post("/v1/confirm", "confirm", "Has a revision stay that is in force on trial", confirm)
             .fails_as(409, "No revision waits, or another one, or a cluster"),
-        Endpoint::get(
+        ApiEndpoint::get(
             "/v1/history",
             "history",
             "Configurations that were in force, the newest first",
             history,
         )
         .fails_as(409, "A machine in a cluster has no revisions"),
-        Endpoint::post("/v1/rollback", "rollback", of_rollback, rollback)
+        ApiEndpoint::post("/v1/rollback", "rollback", of_rollback, rollback)
             .fails(&[409, 422, 503])
             .fails_as(404, "No such revision is kept"),
     ]
 }
 
-async fn config(State(handle): State<Handle>) -> Result<Response, Failure> {
+async fn config(State(handle): State<Handle>) -> Result<Response, ApiFailure> {
     let (text, config) =
         ask(&handle, |controller| (controller.text.clone(), Arc::clone(&controller.config))).await?;
     let text = masked(&text, &config).into_owned();
     Ok(([(header::CONTENT_TYPE, "application/toml; charset=utf-8")], text).into_response())
 }
 
-async fn check(State(handle): State<Handle>, Toml(text): Toml) -> Answer<CheckedConfig> {
+async fn check(State(handle): State<Handle>, Toml(text): Toml) -> ApiAnswer<CheckedConfig> {
     Ok(Json(apply::prepare(&handle, Source::Request(text), false).await?.checked()))
 }
 
-async fn plan(State(handle): State<Handle>, Toml(text): Toml) -> Answer<PlanResult> {
+async fn plan(State(handle): State<Handle>, Toml(text): Toml) -> ApiAnswer<PlanResult> {
     let prepared = apply::prepare(&handle, Source::Request(text), false).await?;
     let (prepared, count) = ask(&handle, move |controller| {
         let count = apply::forecast_of(controller, &prepared);
@@ -86,7 +87,7 @@ async fn plan(State(handle): State<Handle>, Toml(text): Toml) -> Answer<PlanResu
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ApplyQuery {
-    /// Answer when every worker uses it
+    /// ApiAnswer when every worker uses it
     #[schemars(extend("default" = false))]
     pub(super) wait: Option<bool>,
     /// Wait at most so long, milliseconds
@@ -109,7 +110,7 @@ struct ConfirmQuery {
 struct RollbackQuery {
     /// Number of what is to be in force again, see `GET /v1/history`
     revision: u64,
-    /// Answer when every worker uses it
+    /// ApiAnswer when every worker uses it
     #[schemars(extend("default" = false))]
     wait: Option<bool>,
     /// Wait at most so long, milliseconds
@@ -119,11 +120,11 @@ struct RollbackQuery {
 
 impl ApplyQuery {
     /// How long to wait for acknowledgements.
-    pub(super) fn wait(&self) -> Result<Duration, Failure> {
+    pub(super) fn wait(&self) -> Result<Duration, ApiFailure> {
         let timeout_ms = self.timeout_ms.unwrap_or(APPLY_TIMEOUT_DEFAULT_MS);
         if timeout_ms > APPLY_TIMEOUT_MAX_MS {
             let error = format!("timeout_ms {timeout_ms} is above {APPLY_TIMEOUT_MAX_MS}");
-            return Err(Failure::bad_request(error));
+            return Err(ApiFailure::bad_request(error));
         }
         Ok(Duration::from_millis(if self.wait.unwrap_or(false) { timeout_ms } else { 0 }))
     }
@@ -132,14 +133,14 @@ impl ApplyQuery {
 async fn apply(
     State(handle): State<Handle>,
     caller: Caller,
-    Parameters(query): Parameters<ApplyQuery>,
+    QueryParameters(query): QueryParameters<ApplyQuery>,
     Toml(text): Toml,
-) -> Answer<ApplyResult> {
+) -> ApiAnswer<ApplyResult> {
     let wait = query.wait()?;
     let confirm = query.confirm_ms.map(Duration::from_millis);
     if confirm.is_some_and(|within| !(CONFIRM_MIN..=CONFIRM_MAX).contains(&within)) {
         let range = format!("{CONFIRM_MIN_MS} to {CONFIRM_MAX_MS}");
-        return Err(Failure::bad_request(format!("confirm_ms is not in {range}")));
+        return Err(ApiFailure::bad_request(format!("confirm_ms is not in {range}")));
     }
     let order = ApplyRequest { confirm, ..ApplyRequest::of(caller, Source::Request(text)) };
     let (mut result, number) = installed(&handle, wait, order).await?;
@@ -154,11 +155,11 @@ async fn apply(
 async fn reload(
     State(handle): State<Handle>,
     caller: Caller,
-    Parameters(query): Parameters<ApplyQuery>,
-) -> Answer<ApplyResult> {
+    QueryParameters(query): QueryParameters<ApplyQuery>,
+) -> ApiAnswer<ApplyResult> {
     let wait = query.wait()?;
     if query.confirm_ms.is_some() {
-        return Err(Failure::bad_request("confirm_ms is a parameter of /v1/apply"));
+        return Err(ApiFailure::bad_request("confirm_ms is a parameter of /v1/apply"));
     }
     let order = ApplyRequest::of(caller, Source::File);
     installed(&handle, wait, order).await.map(|(result, _)| Json(result))
@@ -170,7 +171,7 @@ pub(super) async fn install_and_save(
     caller: Caller,
     wait: Duration,
     source: Source,
-) -> Answer<ApplyResult> {
+) -> ApiAnswer<ApplyResult> {
     let order = ApplyRequest::of(caller, source);
     let (mut result, number) = installed(handle, wait, order).await?;
     (result.saved, result.unsaved_because) = saved(number, &mut handle.written.clone()).await;
@@ -182,9 +183,9 @@ async fn installed(
     handle: &Handle,
     wait: Duration,
     order: ApplyRequest,
-) -> Result<(ApplyResult, u64), Failure> {
+) -> Result<(ApplyResult, u64), ApiFailure> {
     let begun = Instant::now();
-    let turn = handle.applying.acquire().await.map_err(|_| Failure::stopping())?;
+    let turn = handle.applying.acquire().await.map_err(|_| ApiFailure::stopping())?;
     let confirm = order.confirm;
     // A task, so that a trial has somebody who ends it also when the client has gone.
     let (own, meter) = (handle.clone(), handle.meter.clone());
@@ -193,12 +194,12 @@ async fn installed(
         let applied = apply::apply(&own, order).await?;
         if let Some(within) = confirm.filter(|_| applied.result.confirm_within_ms.is_some()) {
             let watched = apply::watch_trial(own.clone(), applied.result.revision, within);
-            tokio::spawn(of_trial.watch(Job::Configure, watched));
+            tokio::spawn(of_trial.watch(ThreadJob::Configure, watched));
         }
         Ok::<_, Refusal>(applied)
     };
-    let applied = tokio::spawn(meter.watch(Job::Conversation, applying)).await;
-    let Applied { mut result, desired, saving } = applied.map_err(|_| Failure::stopping())??;
+    let applied = tokio::spawn(meter.watch(ThreadJob::Conversation, applying)).await;
+    let Applied { mut result, desired, saving } = applied.map_err(|_| ApiFailure::stopping())??;
     // A trial goes back in time whoever waits for what.
     let _turn = confirm.is_none().then_some(turn);
     if let Some(desired) = desired {
@@ -220,15 +221,15 @@ async fn installed(
 async fn confirm(
     State(handle): State<Handle>,
     caller: Caller,
-    Parameters(query): Parameters<ConfirmQuery>,
-) -> Answer<ConfirmResult> {
+    QueryParameters(query): QueryParameters<ConfirmQuery>,
+) -> ApiAnswer<ConfirmResult> {
     let confirmed = ask(&handle, move |controller| apply::confirm(controller, &caller, query.revision));
     let (revision, number) = confirmed.await??;
     let (saved, unsaved_because) = saved(number, &mut handle.written.clone()).await;
     Ok(Json(ConfirmResult { revision, saved, unsaved_because }))
 }
 
-async fn history(State(handle): State<Handle>) -> Answer<History> {
+async fn history(State(handle): State<Handle>) -> ApiAnswer<History> {
     let history = ask(&handle, |controller| match &controller.cluster {
         Some(_) => Err(Refusal::Clustered),
         None => Ok(History {
@@ -240,15 +241,15 @@ async fn history(State(handle): State<Handle>) -> Answer<History> {
 }
 
 fn shown(revision: &Revision) -> RevisionStatus {
-    let Origin { unix_ms, caller, what, .. } = revision.change.clone();
+    let ChangeOrigin { unix_ms, caller, what, .. } = revision.change.clone();
     RevisionStatus { number: revision.number, unix_ms, caller, change: what }
 }
 
 async fn rollback(
     State(handle): State<Handle>,
     caller: Caller,
-    Parameters(query): Parameters<RollbackQuery>,
-) -> Answer<ApplyResult> {
+    QueryParameters(query): QueryParameters<RollbackQuery>,
+) -> ApiAnswer<ApplyResult> {
     let wait = ApplyQuery { wait: query.wait, timeout_ms: query.timeout_ms, confirm_ms: None }.wait()?;
     install_and_save(&handle, caller, wait, Source::Revision(query.revision)).await
 }

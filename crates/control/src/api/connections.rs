@@ -1,4 +1,4 @@
-//! Connections of one listener: how many there are, which of them makes room for a newcomer, and how long each may take.
+//! ApiConnections of one listener: how many there are, which of them makes room for a newcomer, and how long each may take.
 //!
 //! Rule of this module: whoever has not asked anything yet, or does not take his answer, holds no place that somebody else
 //! needs. A newcomer is always let in while one such connection is there: the one that has been without progress for longest
@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::AbortHandle;
 
-/// Connections at once, per listener.
+/// ApiConnections at once, per listener.
 pub(crate) const CONNECTIONS_MAX: usize = 256;
 /// Of these, from one address (one /64 in IPv6).
 const OF_ONE_SOURCE_MAX: usize = 128;
@@ -41,7 +41,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// Whose turn it is on a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Turn {
+enum WhoseTurn {
     /// The client's: it has not asked (again) yet.
     Asking = 0,
     /// Ours.
@@ -52,7 +52,7 @@ enum Turn {
 
 /// What the listener and the connection's task both look at.
 #[derive(Debug)]
-struct Progress {
+struct TransferProgress {
     origin: Instant,
     turn: AtomicU8,
     /// When it became that turn, microseconds after `origin`.
@@ -61,18 +61,18 @@ struct Progress {
     moved_us: AtomicU64,
 }
 
-impl Progress {
-    fn new() -> Arc<Progress> {
+impl TransferProgress {
+    fn new() -> Arc<TransferProgress> {
         let zero = || AtomicU64::new(0);
         let origin = Instant::now();
-        Arc::new(Progress { origin, turn: AtomicU8::new(0), turned_us: zero(), moved_us: zero() })
+        Arc::new(TransferProgress { origin, turn: AtomicU8::new(0), turned_us: zero(), moved_us: zero() })
     }
 
     fn now_us(&self) -> u64 {
         u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
-    fn turns(&self, turn: Turn) {
+    fn turns(&self, turn: WhoseTurn) {
         let now = self.now_us();
         self.turn.store(turn as u8, Relaxed);
         self.turned_us.store(now, Relaxed);
@@ -83,7 +83,7 @@ impl Progress {
         self.moved_us.store(self.now_us(), Relaxed);
     }
 
-    fn is(&self, turn: Turn) -> bool {
+    fn is(&self, turn: WhoseTurn) -> bool {
         self.turn.load(Relaxed) == turn as u8
     }
 
@@ -95,14 +95,15 @@ impl Progress {
     /// Whether the client has had all the time that it has.
     fn is_over(&self) -> bool {
         let since = Duration::from_micros(self.now_us().saturating_sub(self.turned_us.load(Relaxed)));
-        !self.is(Turn::Serving) && (self.still() >= STILL_MAX || self.is(Turn::Taking) && since >= ANSWER_MAX)
+        !self.is(WhoseTurn::Serving)
+            && (self.still() >= STILL_MAX || self.is(WhoseTurn::Taking) && since >= ANSWER_MAX)
     }
 }
 
 #[derive(Debug)]
-struct Connection {
+struct ApiConnection {
     source: Option<IpAddr>,
-    progress: Arc<Progress>,
+    progress: Arc<TransferProgress>,
     task: Option<AbortHandle>,
 }
 
@@ -130,20 +131,20 @@ impl ConnectionCounts {
 
 /// The connections of one listener.
 #[derive(Clone, Debug)]
-pub(crate) struct Connections {
-    open: Arc<Mutex<(u64, BTreeMap<u64, Connection>)>>,
+pub(crate) struct ApiConnections {
+    open: Arc<Mutex<(u64, BTreeMap<u64, ApiConnection>)>>,
     counts: Arc<ConnectionCounts>,
 }
 
 /// A place among the connections, held by the connection's task.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct ApiPlace {
     number: u64,
-    progress: Arc<Progress>,
-    of: Connections,
+    progress: Arc<TransferProgress>,
+    of: ApiConnections,
 }
 
-impl Drop for Place {
+impl Drop for ApiPlace {
     fn drop(&mut self) {
         if self.of.lock().1.remove(&self.number).is_some() {
             self.of.counts.open.fetch_sub(1, Relaxed);
@@ -151,13 +152,13 @@ impl Drop for Place {
     }
 }
 
-impl Connections {
+impl ApiConnections {
     /// None yet.
-    pub(crate) fn new(counts: Arc<ConnectionCounts>) -> Connections {
-        Connections { open: Arc::default(), counts }
+    pub(crate) fn new(counts: Arc<ConnectionCounts>) -> ApiConnections {
+        ApiConnections { open: Arc::default(), counts }
     }
 
-    fn lock(&self) -> MutexGuard<'_, (u64, BTreeMap<u64, Connection>)> {
+    fn lock(&self) -> MutexGuard<'_, (u64, BTreeMap<u64, ApiConnection>)> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -165,7 +166,7 @@ impl Connections {
     pub(crate) async fn room(&self) {
         let is_full = || {
             let open = self.lock();
-            open.1.len() >= CONNECTIONS_MAX && open.1.values().all(|of| of.progress.is(Turn::Serving))
+            open.1.len() >= CONNECTIONS_MAX && open.1.values().all(|of| of.progress.is(WhoseTurn::Serving))
         };
         while is_full() {
             tokio::time::sleep(ROOM_EVERY).await;
@@ -174,7 +175,7 @@ impl Connections {
 
     /// A place for a newcomer, who may cost another one his: one of the same source, if that has its share, else anybody's. Called
     /// when there is [`room`](Self::room).
-    pub(crate) fn enter(&self, source: Option<IpAddr>) -> Place {
+    pub(crate) fn enter(&self, source: Option<IpAddr>) -> ApiPlace {
         let source = source.map(neighbourhood);
         let mut open = self.lock();
         let from_there = open.1.values().filter(|of| source.is_some() && of.source == source).count();
@@ -184,10 +185,10 @@ impl Connections {
             self.close_one(&mut open.1, |_| true);
         }
         open.0 += 1;
-        let (number, progress) = (open.0, Progress::new());
-        open.1.insert(number, Connection { source, progress: Arc::clone(&progress), task: None });
+        let (number, progress) = (open.0, TransferProgress::new());
+        open.1.insert(number, ApiConnection { source, progress: Arc::clone(&progress), task: None });
         self.counts.open.fetch_add(1, Relaxed);
-        Place { number, progress, of: self.clone() }
+        ApiPlace { number, progress, of: self.clone() }
     }
 
     /// Names the task that holds a place.
@@ -203,8 +204,12 @@ impl Connections {
         self.close_one(&mut open.1, |_| true)
     }
 
-    fn close_one(&self, open: &mut BTreeMap<u64, Connection>, may: impl Fn(&Connection) -> bool) -> bool {
-        let idle = open.iter().filter(|(_, of)| may(of) && !of.progress.is(Turn::Serving));
+    fn close_one(
+        &self,
+        open: &mut BTreeMap<u64, ApiConnection>,
+        may: impl Fn(&ApiConnection) -> bool,
+    ) -> bool {
+        let idle = open.iter().filter(|(_, of)| may(of) && !of.progress.is(WhoseTurn::Serving));
         let Some(number) = idle.max_by_key(|(_, of)| of.progress.still()).map(|(number, _)| *number) else {
             return false;
         };
@@ -213,7 +218,7 @@ impl Connections {
         true
     }
 
-    fn close(&self, open: &mut BTreeMap<u64, Connection>, number: u64) {
+    fn close(&self, open: &mut BTreeMap<u64, ApiConnection>, number: u64) {
         if let Some(connection) = open.remove(&number) {
             self.counts.open.fetch_sub(1, Relaxed);
             if let Some(task) = connection.task {
@@ -237,7 +242,7 @@ impl Connections {
     }
 }
 
-impl Place {
+impl ApiPlace {
     pub(crate) fn number(&self) -> u64 {
         self.number
     }
@@ -251,13 +256,13 @@ impl Place {
         let router = TowerToHyperService::new(router);
         let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
             let progress = Arc::clone(&progress);
-            progress.turns(Turn::Serving);
+            progress.turns(WhoseTurn::Serving);
             request.extensions_mut().insert(caller.clone());
             let answer = hyper::service::Service::call(&router, request);
             async move {
                 let answer = answer.await?;
-                progress.turns(Turn::Taking);
-                Ok::<_, Infallible>(answer.map(|body| Taken { body, progress }))
+                progress.turns(WhoseTurn::Taking);
+                Ok::<_, Infallible>(answer.map(|body| TimedBody { body, progress }))
             }
         });
         let stream = Moving { stream, progress: Arc::clone(&self.progress) };
@@ -285,12 +290,12 @@ fn neighbourhood(address: IpAddr) -> IpAddr {
 }
 
 /// A body that tells when it was taken.
-struct Taken {
+struct TimedBody {
     body: Body,
-    progress: Arc<Progress>,
+    progress: Arc<TransferProgress>,
 }
 
-impl HttpBody for Taken {
+impl HttpBody for TimedBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -310,16 +315,16 @@ impl HttpBody for Taken {
     }
 }
 
-impl Drop for Taken {
+impl Drop for TimedBody {
     fn drop(&mut self) {
-        self.progress.turns(Turn::Asking);
+        self.progress.turns(WhoseTurn::Asking);
     }
 }
 
 /// A stream that tells when bytes move.
 struct Moving<S> {
     stream: S,
-    progress: Arc<Progress>,
+    progress: Arc<TransferProgress>,
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Moving<S> {
@@ -379,21 +384,21 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Moving<S> {
 mod tests {
     use super::*;
 
-    fn enter(of: &Connections, source: &str) -> Place {
+    fn enter(of: &ApiConnections, source: &str) -> ApiPlace {
         of.enter(Some(source.parse().unwrap()))
     }
 
     #[tokio::test]
     async fn a_newcomer_takes_the_place_of_the_one_that_is_still_for_longest() {
         let counts = Arc::<ConnectionCounts>::default();
-        let of = Connections::new(Arc::clone(&counts));
+        let of = ApiConnections::new(Arc::clone(&counts));
         let mut places: Vec<_> =
             (0..CONNECTIONS_MAX).map(|at| enter(&of, &format!("10.0.{}.1", at % 200))).collect();
         for (at, place) in places.iter().enumerate() {
             // The first is being answered, the second moves; the third is the one.
             place.progress.moved_us.store(if at == 1 { u64::MAX } else { 0 }, Relaxed);
         }
-        places[0].progress.turn.store(Turn::Serving as u8, Relaxed);
+        places[0].progress.turn.store(WhoseTurn::Serving as u8, Relaxed);
         std::thread::sleep(Duration::from_millis(2));
         places[3..].iter().for_each(|place| place.progress.moved());
         let newcomer = enter(&of, "10.1.0.1");
@@ -402,10 +407,10 @@ mod tests {
         assert_eq!((open.len(), counts.made_room.load(Relaxed)), (CONNECTIONS_MAX, 1));
         // All are being answered: whoever comes waits, and comes in when the first answer is to be taken.
         places.push(newcomer);
-        places.iter().for_each(|place| place.progress.turns(Turn::Serving));
+        places.iter().for_each(|place| place.progress.turns(WhoseTurn::Serving));
         let waits = tokio::time::timeout(Duration::from_millis(50), of.room());
         assert!(waits.await.is_err());
-        places[0].progress.turns(Turn::Taking);
+        places[0].progress.turns(WhoseTurn::Taking);
         tokio::time::timeout(Duration::from_secs(5), of.room()).await.unwrap();
         drop(places);
         assert_eq!((of.lock().1.len(), counts.open.load(Relaxed)), (0, 0));
@@ -413,7 +418,7 @@ mod tests {
 
     #[test]
     fn one_source_takes_places_of_its_own_only() {
-        let of = Connections::new(Arc::default());
+        let of = ApiConnections::new(Arc::default());
         let honest = enter(&of, "10.0.0.1");
         let first = enter(&of, "2001:db8::1");
         std::thread::sleep(Duration::from_millis(1));
@@ -424,25 +429,25 @@ mod tests {
         assert!(others.iter().all(|place| open.1.contains_key(&place.number)));
         drop(open);
         // Its own are all being answered: there is room for another one.
-        others.iter().for_each(|place| place.progress.turns(Turn::Serving));
+        others.iter().for_each(|place| place.progress.turns(WhoseTurn::Serving));
         let further = enter(&of, "2001:db8::1");
         assert!(of.lock().1.contains_key(&further.number) && of.lock().1.contains_key(&honest.number));
     }
 
     #[test]
     fn who_does_not_take_his_answer_is_too_slow_and_who_waits_for_us_is_not() {
-        let progress = Progress::new();
+        let progress = TransferProgress::new();
         let ago = |of: &Duration| Instant::now().checked_sub(*of).unwrap();
-        let old = Progress { origin: ago(&STILL_MAX), ..Arc::into_inner(progress).unwrap() };
+        let old = TransferProgress { origin: ago(&STILL_MAX), ..Arc::into_inner(progress).unwrap() };
         assert!(old.is_over());
         old.moved();
         assert!(!old.is_over());
         old.moved_us.store(0, Relaxed);
-        old.turn.store(Turn::Serving as u8, Relaxed);
+        old.turn.store(WhoseTurn::Serving as u8, Relaxed);
         assert!(!old.is_over());
         // A byte now and then does not help.
-        let drop_by_drop = Progress { origin: ago(&ANSWER_MAX), ..old };
-        drop_by_drop.turn.store(Turn::Taking as u8, Relaxed);
+        let drop_by_drop = TransferProgress { origin: ago(&ANSWER_MAX), ..old };
+        drop_by_drop.turn.store(WhoseTurn::Taking as u8, Relaxed);
         drop_by_drop.moved();
         assert!(drop_by_drop.is_over());
     }

@@ -1,7 +1,7 @@
 //! Drains: no new flows for a backend by an operator's word.
 
-use super::answer::{Answer, ask};
-use super::endpoint::Endpoint;
+use super::answer::{ApiAnswer, ask};
+use super::endpoint::ApiEndpoint;
 use super::extract::InPath;
 use crate::caller::Caller;
 use crate::drain;
@@ -12,12 +12,12 @@ use axum::Json;
 use axum::extract::State;
 use model::api::DrainResult;
 
-pub(super) fn endpoints() -> Vec<Endpoint> {
+pub(super) fn endpoints() -> Vec<ApiEndpoint> {
     let of_drain = "No new flows for the backend; old ones live on. Survives restarts";
     vec![
-        Endpoint::post("/v1/services/{service}/backends/{backend}/drain", "drain", of_drain, drain)
+        ApiEndpoint::post("/v1/services/{service}/backends/{backend}/drain", "drain", of_drain, drain)
             .fails(&[404, 409, 503]),
-        Endpoint::post(
+        ApiEndpoint::post(
             "/v1/services/{service}/backends/{backend}/undrain",
             "undrain",
             "Takes a drain back",
@@ -31,7 +31,7 @@ async fn drain(
     State(handle): State<Handle>,
     caller: Caller,
     InPath((service, backend)): InPath<(String, String)>,
-) -> Answer<DrainResult> {
+) -> ApiAnswer<DrainResult> {
     set_drain(&handle, caller, (service, backend), true).await
 }
 
@@ -39,7 +39,7 @@ async fn undrain(
     State(handle): State<Handle>,
     caller: Caller,
     InPath((service, backend)): InPath<(String, String)>,
-) -> Answer<DrainResult> {
+) -> ApiAnswer<DrainResult> {
     set_drain(&handle, caller, (service, backend), false).await
 }
 
@@ -49,7 +49,7 @@ async fn set_drain(
     caller: Caller,
     (service, backend): (String, String),
     drained: bool,
-) -> Answer<DrainResult> {
+) -> ApiAnswer<DrainResult> {
     let (mut result, number, desire) =
         ask(handle, move |controller| drain::set_drain(controller, &caller, &service, &backend, drained))
             .await??;

@@ -3,7 +3,7 @@
 //! What a handler reads and answers stands in its signature, where the compiler checks it: parameters, the body and the answer are
 //! described from there. An entry adds what no signature says: the path, a name, a line for people, and how it fails.
 
-use super::answer::Failure;
+use super::answer::ApiFailure;
 use crate::handle::Handle;
 use axum::Json;
 use axum::extract::State;
@@ -31,16 +31,16 @@ impl Reads for State<Handle> {}
 impl<B> Reads for Request<B> {}
 
 /// What a handler answers when all is well.
-pub(crate) trait Answers {
+pub(crate) trait AnswersRequest {
     /// The answer's description; `None`: the entry says it.
     fn describe(_schemas: &mut SchemaGenerator) -> Option<Value> {
         None
     }
 }
 
-impl Answers for Response {}
+impl AnswersRequest for Response {}
 
-impl<T: JsonSchema> Answers for Json<T> {
+impl<T: JsonSchema> AnswersRequest for Json<T> {
     fn describe(schemas: &mut SchemaGenerator) -> Option<Value> {
         Some(in_json::<T>(schemas, "Success"))
     }
@@ -63,7 +63,7 @@ impl Operation {
 }
 
 /// A handler whose signature describes it; `Of` are its arguments.
-pub(crate) trait Described<Of> {
+pub(crate) trait DescribedHandler<Of> {
     const QUERY: bool;
     fn describe(schemas: &mut SchemaGenerator) -> Operation;
 }
@@ -71,11 +71,11 @@ pub(crate) trait Described<Of> {
 /// For handlers of one to five arguments.
 macro_rules! described {
     ($($argument:ident),+) => {
-        impl<F, R, T, $($argument),+> Described<($($argument,)+)> for F
+        impl<F, R, T, $($argument),+> DescribedHandler<($($argument,)+)> for F
         where
             F: Fn($($argument),+) -> R,
-            R: Future<Output = Result<T, Failure>>,
-            T: Answers,
+            R: Future<Output = Result<T, ApiFailure>>,
+            T: AnswersRequest,
             $($argument: Reads),+
         {
             const QUERY: bool = $($argument::QUERY)||+;
@@ -99,7 +99,7 @@ described!(A, B, C, D, E);
 type DescribeAnswer = fn(&mut SchemaGenerator) -> Value;
 
 /// One method of one path.
-pub(crate) struct Endpoint {
+pub(crate) struct ApiEndpoint {
     /// As the OpenAPI document names it: `get`, `post`, …
     pub(crate) method: &'static str,
     pub(crate) path: &'static str,
@@ -120,13 +120,13 @@ pub(crate) struct Endpoint {
 /// Constructors, one for each method.
 macro_rules! methods {
     ($($method:ident),+) => {
-        $(pub(crate) fn $method<T: 'static, Of, H: Handler<T, Handle> + Described<Of>>(
+        $(pub(crate) fn $method<T: 'static, Of, H: Handler<T, Handle> + DescribedHandler<Of>>(
             path: &'static str,
             name: &'static str,
             summary: impl Into<Cow<'static, str>>,
             handler: H,
-        ) -> Endpoint {
-            Endpoint {
+        ) -> ApiEndpoint {
+            ApiEndpoint {
                 method: stringify!($method),
                 path,
                 name,
@@ -143,35 +143,35 @@ macro_rules! methods {
     };
 }
 
-impl Endpoint {
+impl ApiEndpoint {
     methods!(get, post, put, patch, delete);
 
     /// Adds statuses of failures, beside those that follow from what the handler reads.
-    pub(crate) fn fails(mut self, statuses: &[u16]) -> Endpoint {
+    pub(crate) fn fails(mut self, statuses: &[u16]) -> ApiEndpoint {
         self.fails.extend(statuses.iter().map(|status| (*status, meaning(*status).into())));
         self
     }
 
     /// Adds a status that means something else here than elsewhere.
-    pub(crate) fn fails_as(mut self, status: u16, meaning: &'static str) -> Endpoint {
+    pub(crate) fn fails_as(mut self, status: u16, meaning: &'static str) -> ApiEndpoint {
         self.fails.push((status, meaning.into()));
         self
     }
 
     /// Describes a success that the handler's type does not.
-    pub(crate) fn answers(mut self, success: Value) -> Endpoint {
+    pub(crate) fn answers(mut self, success: Value) -> ApiEndpoint {
         self.success = Some(success);
         self
     }
 
     /// Describes an answer that has a body of its own with this status, success or not.
-    pub(crate) fn also(mut self, status: u16, answer: DescribeAnswer) -> Endpoint {
+    pub(crate) fn also(mut self, status: u16, answer: DescribeAnswer) -> ApiEndpoint {
         self.also.push((status, answer));
         self
     }
 
     /// Lets others than operators ask, at `metrics.listen`; their queries change nothing.
-    pub(crate) fn for_scrapers(mut self) -> Endpoint {
+    pub(crate) fn for_scrapers(mut self) -> ApiEndpoint {
         (self.is_for_scrapers, self.takes_query) = (true, true);
         self
     }
@@ -248,7 +248,8 @@ fn meaning(status: u16) -> &'static str {
         413 => "Body too large",
         415 => "Not what the route takes",
         422 => {
-            "Bad configuration; diagnostics give line, column and help. Or it names a file, of tokens or certificates, that cannot be used. Nothing was changed"
+            "Bad configuration; diagnostics give line, column and help. Or it names a file, of tokens \
+             or certificates, that cannot be used. Nothing was changed"
         }
         500 => "The file cannot be read",
         _ => "Stopping, or not now: the error says why",

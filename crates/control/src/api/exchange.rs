@@ -1,7 +1,7 @@
 //! Commands to workers and their answers, for requests that need them: one exchange after the other.
 
-use super::answer::Failure;
-use crate::commands::{ANSWER_WITHIN, Exchange, NoAnswer};
+use super::answer::ApiFailure;
+use crate::commands::{ANSWER_WITHIN, CommandExchange, NoAnswer};
 use crate::handle::Handle;
 use axum::http::StatusCode;
 use std::time::Duration;
@@ -12,8 +12,8 @@ const TURN_WITHIN: Duration = Duration::from_secs(3);
 /// Between two looks for answers: workers take a turn about as often.
 const PAUSE: Duration = Duration::from_millis(1);
 
-impl From<NoAnswer> for Failure {
-    fn from(why: NoAnswer) -> Failure {
+impl From<NoAnswer> for ApiFailure {
+    fn from(why: NoAnswer) -> ApiFailure {
         let (error, help) = match why {
             NoAnswer::Full(core) => (
                 format!("worker {} has not taken yet what was asked of it before", core.0),
@@ -28,7 +28,7 @@ impl From<NoAnswer> for Failure {
                 "guideway show workers lists those there are",
             ),
         };
-        Failure::new(StatusCode::SERVICE_UNAVAILABLE, error, help)
+        ApiFailure::new(StatusCode::SERVICE_UNAVAILABLE, error, help)
     }
 }
 
@@ -36,18 +36,18 @@ impl From<NoAnswer> for Failure {
 pub(super) async fn exchange(
     handle: &Handle,
     commands: Vec<(usize, Command)>,
-) -> Result<Vec<Option<CommandOutcome>>, Failure> {
+) -> Result<Vec<Option<CommandOutcome>>, ApiFailure> {
     let Ok(Ok(_turn)) = tokio::time::timeout(TURN_WITHIN, handle.commanding.acquire()).await else {
         let error = "others are asking workers at the same time";
-        return Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, error, "try again in a moment"));
+        return Err(ApiFailure::new(StatusCode::SERVICE_UNAVAILABLE, error, "try again in a moment"));
     };
-    let mut exchange = Exchange::new(commands);
+    let mut exchange = CommandExchange::new(commands);
     loop {
         let advanced = handle.with_workers(move |workers, now| {
             let is_done = exchange.advance(workers, now);
             (exchange, is_done)
         });
-        let (advanced, is_done) = advanced.await.ok_or_else(Failure::stopping)?;
+        let (advanced, is_done) = advanced.await.ok_or_else(ApiFailure::stopping)?;
         if is_done? {
             return Ok(advanced.outcomes());
         }

@@ -1,6 +1,6 @@
-//! What handlers take from a request, with a [`Failure`] where it cannot be read.
+//! What handlers take from a request, with a [`ApiFailure`] where it cannot be read.
 
-use super::answer::Failure;
+use super::answer::ApiFailure;
 use super::endpoint::{Operation, Reads, parameter};
 use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::request::Parts;
@@ -9,21 +9,21 @@ use schemars::{JsonSchema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// Parameters in the query: the fields of `Q`. Unknown ones are refused where `Q` says so.
-pub(super) struct Parameters<Q>(pub(super) Q);
+/// QueryParameters in the query: the fields of `Q`. Unknown ones are refused where `Q` says so.
+pub(super) struct QueryParameters<Q>(pub(super) Q);
 
-impl<S: Send + Sync, Q: DeserializeOwned> FromRequestParts<S> for Parameters<Q> {
-    type Rejection = Failure;
+impl<S: Send + Sync, Q: DeserializeOwned> FromRequestParts<S> for QueryParameters<Q> {
+    type Rejection = ApiFailure;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiFailure> {
         match Query::from_request_parts(parts, state).await {
-            Ok(Query(query)) => Ok(Parameters(query)),
-            Err(rejection) => Err(Failure::bad_request(rejection.body_text())),
+            Ok(Query(query)) => Ok(QueryParameters(query)),
+            Err(rejection) => Err(ApiFailure::bad_request(rejection.body_text())),
         }
     }
 }
 
-impl<Q: JsonSchema> Reads for Parameters<Q> {
+impl<Q: JsonSchema> Reads for QueryParameters<Q> {
     const QUERY: bool = true;
     const FAILS: &'static [u16] = &[400];
 
@@ -56,12 +56,12 @@ impl<Q: JsonSchema> Reads for Parameters<Q> {
 pub(super) struct InPath<T>(pub(super) T);
 
 impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for InPath<T> {
-    type Rejection = Failure;
+    type Rejection = ApiFailure;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiFailure> {
         match Path::from_request_parts(parts, state).await {
             Ok(Path(names)) => Ok(InPath(names)),
-            Err(rejection) => Err(Failure::bad_request(rejection.body_text())),
+            Err(rejection) => Err(ApiFailure::bad_request(rejection.body_text())),
         }
     }
 }

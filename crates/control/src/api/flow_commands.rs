@@ -1,11 +1,11 @@
 //! What is asked of workers about single flows: describe, forget, dump, restore.
 
-use super::answer::{Answer, Failure, ask};
-use super::body::Lines;
-use super::endpoint::Endpoint;
+use super::answer::{ApiAnswer, ApiFailure, ask};
+use super::body::JsonLines;
+use super::endpoint::ApiEndpoint;
 use super::exchange::exchange;
-use super::extract::Parameters;
-use crate::backends::Departed;
+use super::extract::QueryParameters;
+use crate::backends::DepartedBackend;
 use crate::caller::Caller;
 use crate::controller::Controller;
 use crate::flows::{flow_of, state_name, state_named};
@@ -34,7 +34,7 @@ const DUMP_COMMANDS: usize = 512;
 /// Answers of these that are put into words before others get their turn.
 const DUMPED_AT_ONCE: usize = 64;
 
-pub(super) fn endpoints() -> Vec<Endpoint> {
+pub(super) fn endpoints() -> Vec<ApiEndpoint> {
     let of_describe = "What the workers know of one flow; 503 names a worker that does not answer";
     let of_forget =
         "Removes the flow's entries; its next packet is steered as one of a flow that nobody tracks";
@@ -42,10 +42,10 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
     let of_restore =
         "Gives flows of a dump their entries, as old as they were; lines that do not fit are named";
     vec![
-        Endpoint::get("/v1/flows/describe", "describe_flow", of_describe, describe).fails(&[404, 503]),
-        Endpoint::post("/v1/flows/forget", "forget_flow", of_forget, forget).fails(&[404, 503]),
-        Endpoint::get("/v1/flows/dump", "dump_flows", of_dump, dump).fails(&[404, 503]),
-        Endpoint::post("/v1/flows/restore", "restore_flows", of_restore, restore).fails(&[503]),
+        ApiEndpoint::get("/v1/flows/describe", "describe_flow", of_describe, describe).fails(&[404, 503]),
+        ApiEndpoint::post("/v1/flows/forget", "forget_flow", of_forget, forget).fails(&[404, 503]),
+        ApiEndpoint::get("/v1/flows/dump", "dump_flows", of_dump, dump).fails(&[404, 503]),
+        ApiEndpoint::post("/v1/flows/restore", "restore_flows", of_restore, restore).fails(&[503]),
     ]
 }
 
@@ -61,16 +61,16 @@ struct OneFlowQuery {
 }
 
 /// A flow as the request names it.
-struct Asked {
+struct NamedFlow {
     service: String,
     client: SocketAddr,
     to: Option<SocketAddr>,
 }
 
-impl Asked {
-    fn of(query: OneFlowQuery) -> Result<Asked, Failure> {
+impl NamedFlow {
+    fn of(query: OneFlowQuery) -> Result<NamedFlow, ApiFailure> {
         let to = query.to.filter(|to| !to.is_empty());
-        Ok(Asked {
+        Ok(NamedFlow {
             service: query.service,
             client: endpoint("client", &query.client)?,
             to: to.map(|to| endpoint("to", &to)).transpose()?,
@@ -78,13 +78,13 @@ impl Asked {
     }
 }
 
-fn endpoint(name: &str, text: &str) -> Result<SocketAddr, Failure> {
+fn endpoint(name: &str, text: &str) -> Result<SocketAddr, ApiFailure> {
     match text.parse::<SocketAddr>() {
         Ok(SocketAddr::V6(address)) if address.scope_id() != 0 => {
-            Err(Failure::bad_request(format!("{name} `{text}` has a zone, which no packet has")))
+            Err(ApiFailure::bad_request(format!("{name} `{text}` has a zone, which no packet has")))
         }
         Ok(address) => Ok(address),
-        Err(_) => Err(Failure::new(
+        Err(_) => Err(ApiFailure::new(
             StatusCode::BAD_REQUEST,
             format!("{name} `{text}` is no address with a port"),
             "write 198.51.100.7:4000, or [2001:db8::7]:4000",
@@ -102,7 +102,7 @@ struct Named {
 }
 
 /// Which flow is meant.
-fn named(controller: &Controller, asked: Asked) -> Result<Named, Failure> {
+fn named(controller: &Controller, asked: NamedFlow) -> Result<Named, ApiFailure> {
     let found = controller.config.services.iter().find(|service| service.name == asked.service);
     let found = found.and_then(|service| Some((service, controller.backends.ids.service(&service.name)?)));
     let Some((service, id)) = found else { return Err(Refusal::UnknownService(asked.service).into()) };
@@ -110,14 +110,14 @@ fn named(controller: &Controller, asked: Asked) -> Result<Named, Failure> {
         Some(to) => to,
         None if service.port != 0 && service.vip.is_host() => SocketAddr::new(service.vip.addr, service.port),
         None => {
-            return Err(Failure::new(
+            return Err(ApiFailure::new(
                 StatusCode::BAD_REQUEST,
                 format!("service `{}` has more than one address or port", service.name),
                 "say which the flow goes to: to=ADDRESS:PORT, or --to ADDRESS:PORT",
             ));
         }
     };
-    let flow = flow_to(service, asked.client, to).map_err(Failure::bad_request)?;
+    let flow = flow_to(service, asked.client, to).map_err(ApiFailure::bad_request)?;
     Ok(Named {
         of: ServiceFlow { service: id, flow },
         service: asked.service,
@@ -145,7 +145,7 @@ fn flow_to(service: &Service, client: SocketAddr, to: SocketAddr) -> Result<Tupl
 }
 
 /// An answer that is none to what was asked.
-fn unanswered(core: u8, outcome: Option<&CommandOutcome>) -> Failure {
+fn unanswered(core: u8, outcome: Option<&CommandOutcome>) -> ApiFailure {
     let status = match outcome {
         Some(CommandOutcome::Refused(CommandRefusal::NotOfService)) => StatusCode::BAD_REQUEST,
         _ => StatusCode::SERVICE_UNAVAILABLE,
@@ -155,7 +155,7 @@ fn unanswered(core: u8, outcome: Option<&CommandOutcome>) -> Failure {
         _ => "it has no answer",
     };
     let help = "guideway show services says where services are; after a change try again in a moment";
-    Failure::new(status, format!("worker {core}: {why}"), help)
+    ApiFailure::new(status, format!("worker {core}: {why}"), help)
 }
 
 /// Asks all workers about one flow.
@@ -163,8 +163,8 @@ async fn ask_all(
     handle: &Handle,
     query: OneFlowQuery,
     command: fn(ServiceFlow) -> FlowCommand,
-) -> Result<(Named, Vec<(u8, Option<CommandOutcome>)>), Failure> {
-    let asked = Asked::of(query)?;
+) -> Result<(Named, Vec<(u8, Option<CommandOutcome>)>), ApiFailure> {
+    let asked = NamedFlow::of(query)?;
     let found = move |controller: &mut Controller| {
         let cores: Vec<u8> = controller.workers.iter().map(|worker| worker.core.0).collect();
         named(controller, asked).map(|named| (named, cores))
@@ -177,8 +177,8 @@ async fn ask_all(
 
 async fn describe(
     State(handle): State<Handle>,
-    Parameters(query): Parameters<OneFlowQuery>,
-) -> Answer<DescribedFlow> {
+    QueryParameters(query): QueryParameters<OneFlowQuery>,
+) -> ApiAnswer<DescribedFlow> {
     let (named, outcomes) = ask_all(&handle, query, FlowCommand::Describe).await?;
     Ok(Json(ask(&handle, move |controller| described(controller, named, outcomes)).await??))
 }
@@ -187,7 +187,7 @@ fn described(
     controller: &Controller,
     named: Named,
     outcomes: Vec<(u8, Option<CommandOutcome>)>,
-) -> Result<DescribedFlow, Failure> {
+) -> Result<DescribedFlow, ApiFailure> {
     let (mut first, mut entries, mut records) = (None, Vec::new(), Vec::new());
     for (core, outcome) in outcomes {
         let Some(CommandOutcome::Described(of)) = outcome else {
@@ -228,8 +228,8 @@ fn held(controller: &Controller, core: u8, entry: TrackedFlow) -> HeldFlow {
 async fn forget(
     State(handle): State<Handle>,
     caller: Caller,
-    Parameters(query): Parameters<OneFlowQuery>,
-) -> Answer<ForgottenFlow> {
+    QueryParameters(query): QueryParameters<OneFlowQuery>,
+) -> ApiAnswer<ForgottenFlow> {
     let (named, outcomes) = ask_all(&handle, query, FlowCommand::Forget).await?;
     Ok(Json(ask(&handle, move |controller| forgotten(controller, &caller, named, outcomes)).await??))
 }
@@ -239,7 +239,7 @@ fn forgotten(
     caller: &Caller,
     named: Named,
     outcomes: Vec<(u8, Option<CommandOutcome>)>,
-) -> Result<ForgottenFlow, Failure> {
+) -> Result<ForgottenFlow, ApiFailure> {
     let Named { service, client, to, .. } = named;
     let (mut gone, mut refused) = (Vec::new(), None);
     for (core, outcome) in outcomes {
@@ -271,16 +271,17 @@ struct DumpQuery {
 }
 
 /// Worker and bucket that a cursor names; the first ones without one.
-fn place(cursor: Option<&str>) -> Result<(usize, usize), Failure> {
+fn place(cursor: Option<&str>) -> Result<(usize, usize), ApiFailure> {
     let Some(cursor) = cursor.filter(|cursor| !cursor.is_empty()) else { return Ok((0, 0)) };
     let place = cursor
         .split_once('.')
         .and_then(|(worker, bucket)| Some((worker.parse().ok()?, bucket.parse().ok()?)));
-    place.ok_or_else(|| Failure::bad_request(format!("cursor `{cursor}` is none that an answer has named")))
+    place
+        .ok_or_else(|| ApiFailure::bad_request(format!("cursor `{cursor}` is none that an answer has named")))
 }
 
 /// What of a flow table is dumped.
-struct Piece {
+struct DumpPiece {
     core: u8,
     service: Option<ServiceId>,
     commands: Vec<(usize, Command)>,
@@ -291,13 +292,13 @@ fn piece(
     controller: &Controller,
     service: Option<String>,
     (worker, from): (usize, usize),
-) -> Result<Piece, Failure> {
+) -> Result<DumpPiece, ApiFailure> {
     let service = match service.filter(|name| !name.is_empty()) {
         None => None,
         Some(name) => Some(controller.backends.ids.service(&name).ok_or(Refusal::UnknownService(name))?),
     };
     let Some(of) = controller.workers.get(worker) else {
-        return Err(Failure::bad_request(format!(
+        return Err(ApiFailure::bad_request(format!(
             "there is no worker {worker}: the cursor is of another start"
         )));
     };
@@ -309,7 +310,7 @@ fn piece(
     } else {
         (worker + 1 < controller.workers.len()).then_some((worker + 1, 0))
     };
-    Ok(Piece {
+    Ok(DumpPiece {
         core: of.core.0,
         service,
         commands: commands.map(|from_bucket| (worker, FlowCommand::Dump { from_bucket }.into())).collect(),
@@ -317,10 +318,13 @@ fn piece(
     })
 }
 
-async fn dump(State(handle): State<Handle>, Parameters(query): Parameters<DumpQuery>) -> Answer<FlowDump> {
+async fn dump(
+    State(handle): State<Handle>,
+    QueryParameters(query): QueryParameters<DumpQuery>,
+) -> ApiAnswer<FlowDump> {
     let DumpQuery { service, cursor } = query;
     let place = place(cursor.as_deref())?;
-    let Piece { core, service, commands, next } =
+    let DumpPiece { core, service, commands, next } =
         ask(&handle, move |controller| piece(controller, service, place)).await??;
     let mut outcomes = exchange(&handle, commands).await?.into_iter();
     let mut flows = Vec::new();
@@ -369,16 +373,20 @@ fn stored(
 /// What becomes of the lines of a request: their numbers, and the flows or what is wrong with them.
 type Numbered<T> = Vec<(u64, Result<T, String>)>;
 
-async fn restore(State(handle): State<Handle>, caller: Caller, Lines(text): Lines) -> Answer<RestoredFlows> {
+async fn restore(
+    State(handle): State<Handle>,
+    caller: Caller,
+    JsonLines(text): JsonLines,
+) -> ApiAnswer<RestoredFlows> {
     if text.lines().count() > RESTORE_LINES_MAX {
-        return Err(Failure::new(
+        return Err(ApiFailure::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             format!("the body has more than {RESTORE_LINES_MAX} lines"),
             "send the lines in several requests, as `guideway flows restore` does",
         ));
     }
     let lines = tokio::task::spawn_blocking(move || parsed(&text)).await;
-    let lines = lines.map_err(|_| Failure::stopping())?;
+    let lines = lines.map_err(|_| ApiFailure::stopping())?;
     let lines = ask(&handle, move |controller| orders(controller, lines)).await?;
     let orders = lines.iter().filter_map(|(_, order)| order.as_ref().ok());
     let commands = orders.map(|&(worker, command)| (worker, command.into())).collect();
@@ -458,7 +466,7 @@ fn orders(controller: &Controller, lines: Numbered<StoredFlow>) -> Numbered<(usi
 
 /// A removed backend whose flows live on.
 fn departed(controller: &Controller, flow: &StoredFlow) -> Option<BackendId> {
-    let of = |departed: &&Departed| {
+    let of = |departed: &&DepartedBackend| {
         departed.service.name == flow.service
             && departed.service.backends.iter().any(|backend| backend.name == flow.backend)
     };

@@ -1,8 +1,8 @@
 //! Tracked flows, as they are searched for.
 
-use super::answer::{Answer, Failure, ask};
-use super::endpoint::Endpoint;
-use super::extract::Parameters;
+use super::answer::{ApiAnswer, ApiFailure, ask};
+use super::endpoint::ApiEndpoint;
+use super::extract::QueryParameters;
 use crate::flows;
 use crate::handle::Handle;
 use crate::status;
@@ -13,8 +13,8 @@ use model::config::Net;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-pub(super) fn endpoints() -> Vec<Endpoint> {
-    vec![Endpoint::get("/v1/flows", "flows", "Tracked flows", list_flows).fails(&[404])]
+pub(super) fn endpoints() -> Vec<ApiEndpoint> {
+    vec![ApiEndpoint::get("/v1/flows", "flows", "Tracked flows", list_flows).fails(&[404])]
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -29,15 +29,19 @@ struct FlowQuery {
     client: Option<String>,
 }
 
-async fn list_flows(State(handle): State<Handle>, Parameters(query): Parameters<FlowQuery>) -> Answer<Flows> {
+async fn list_flows(
+    State(handle): State<Handle>,
+    QueryParameters(query): QueryParameters<FlowQuery>,
+) -> ApiAnswer<Flows> {
     let limit = query.limit.unwrap_or(FLOWS_DEFAULT);
     if !(1..=FLOWS_MAX).contains(&limit) {
-        return Err(Failure::bad_request(format!("limit {limit} is not in 1 to {FLOWS_MAX}")));
+        return Err(ApiFailure::bad_request(format!("limit {limit} is not in 1 to {FLOWS_MAX}")));
     }
     let client = match query.client.as_deref().filter(|client| !client.is_empty()) {
         None => None,
         Some(text) => Some(
-            text.parse::<Net>().map_err(|error| Failure::bad_request(format!("client `{text}`: {error}")))?,
+            text.parse::<Net>()
+                .map_err(|error| ApiFailure::bad_request(format!("client `{text}`: {error}")))?,
         ),
     };
     let service = query.service.filter(|service| !service.is_empty());

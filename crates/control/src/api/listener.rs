@@ -1,9 +1,9 @@
 //! Where the API listens: a unix socket, and TCP with or without TLS.
 
 use super::caller;
-use super::connections::{ConnectionCounts, Connections, HEAD_TIMEOUT, Place};
+use super::connections::{ApiConnections, ApiPlace, ConnectionCounts, HEAD_TIMEOUT};
 use super::credentials::Credentials;
-use crate::meter::{Job, Meter};
+use crate::meter::{Meter, ThreadJob};
 use axum::Router;
 use std::io;
 use std::net::IpAddr;
@@ -65,32 +65,32 @@ pub(crate) async fn serve_tcp(
 /// What a listener serves with.
 #[derive(Clone, Debug)]
 pub(crate) struct Serving {
-    connections: Connections,
+    connections: ApiConnections,
     meter: Meter,
-    complaints: Arc<Complaints>,
+    complaints: Arc<AcceptComplaints>,
 }
 
 /// When it was last said that connections cannot be accepted.
 #[derive(Debug, Default)]
-struct Complaints {
+struct AcceptComplaints {
     last: Mutex<Option<Instant>>,
 }
 
 impl Serving {
     /// A listener's own connections; `counts` are all listeners'.
     pub(crate) fn new(counts: Arc<ConnectionCounts>, meter: Meter) -> Serving {
-        let connections = Connections::new(counts);
+        let connections = ApiConnections::new(counts);
         tokio::spawn(connections.clone().watch());
         Serving { connections, meter, complaints: Arc::default() }
     }
 
-    fn serve<F>(&self, source: Option<IpAddr>, talk: impl FnOnce(Place) -> F)
+    fn serve<F>(&self, source: Option<IpAddr>, talk: impl FnOnce(ApiPlace) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let place = self.connections.enter(source);
         let number = place.number();
-        let task = tokio::spawn(self.meter.watch(Job::Conversation, talk(place)));
+        let task = tokio::spawn(self.meter.watch(ThreadJob::Conversation, talk(place)));
         self.connections.held_by(number, task.abort_handle());
     }
 

@@ -1,7 +1,7 @@
 //! The OpenAPI document, made of the endpoints. Schemas come from the types themselves, so they cannot disagree.
 
-use super::endpoint::Endpoint;
-use super::{Failure, endpoints};
+use super::endpoint::ApiEndpoint;
+use super::{ApiFailure, endpoints};
 use crate::handle::Handle;
 use axum::Json;
 use axum::extract::State;
@@ -10,14 +10,14 @@ use model::api;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
-pub(super) fn endpoint() -> Endpoint {
+pub(super) fn endpoint() -> ApiEndpoint {
     let schema = json!({ "type": "object" });
-    Endpoint::get("/v1/openapi.json", "openapi", "This document", openapi).answers(
+    ApiEndpoint::get("/v1/openapi.json", "openapi", "This document", openapi).answers(
         json!({ "description": "OpenAPI 3.0", "content": { "application/json": { "schema": schema } } }),
     )
 }
 
-async fn openapi(_door: State<Handle>) -> Result<Response, Failure> {
+async fn openapi(_door: State<Handle>) -> Result<Response, ApiFailure> {
     Ok(Json(document()).into_response())
 }
 
@@ -36,7 +36,9 @@ fn document() -> Value {
         "info": {
             "title": "guidewayd",
             "version": env!("CARGO_PKG_VERSION"),
-            "description": "Management of one Guideway machine. Served on a unix socket (mode 0660, group guideway), and on TCP with a bearer token where api.listen is set. Every answer that is not a success has a body of ErrorBody.",
+            "description": "Management of one Guideway machine. Served on a unix socket (mode 0660, \
+             group guideway), and on TCP with a bearer token where api.listen is set. Every answer \
+             that is not a success has a body of ErrorBody.",
             "license": { "name": "Apache-2.0" },
         },
         "servers": [{ "url": "http://localhost", "description": "By way of the unix socket api.socket" }],
@@ -45,7 +47,8 @@ fn document() -> Value {
         "components": {
             "schemas": definitions,
             "securitySchemes": {
-                "token": { "type": "http", "scheme": "bearer", "description": "First line of api.token_file; TCP only" },
+                "token": { "type": "http", "scheme": "bearer", "description": "First line of \
+                 api.token_file; TCP only" },
             },
         },
     })

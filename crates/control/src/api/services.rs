@@ -1,10 +1,10 @@
 //! One service, or one backend, by itself: several owners need not send one whole file.
 
-use super::answer::{Answer, Failure, ask};
+use super::answer::{ApiAnswer, ApiFailure, ask};
 use super::body::{JsonBody, Toml};
 use super::configuration::{ApplyQuery, install_and_save};
-use super::endpoint::Endpoint;
-use super::extract::{InPath, Parameters};
+use super::endpoint::ApiEndpoint;
+use super::extract::{InPath, QueryParameters};
 use crate::apply::Source;
 use crate::caller::Caller;
 use crate::handle::Handle;
@@ -16,30 +16,35 @@ use model::api::{APPLY_TIMEOUT_DEFAULT_MS, APPLY_TIMEOUT_MAX_MS, ApplyResult, Ba
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-pub(super) fn endpoints() -> Vec<Endpoint> {
+pub(super) fn endpoints() -> Vec<ApiEndpoint> {
     let of_get = "One service as it is in force, as part of a configuration, and whose word that is";
-    let of_put = "Sets one service: the body is what stands in a configuration from [[service]] on. It holds over the file, \
+    let of_put = "Sets one service: the body is what stands in a configuration from [[service]] on. It \
+                  holds over the file, \
                   also after a restart, a reload and an apply, until it is released";
-    let of_delete = "Deletes one service, whatever the file says, until it is released. Again, it changes nothing where the \
-                     file has the service, and is 404 where only a PUT had set it: nothing of that name is known then";
+    let of_delete = "Deletes one service, whatever the file says, until it is released. Again, it \
+                     changes nothing where the \
+                     file has the service, and is 404 where only a PUT had set it: nothing of that name \
+                     is known then";
     let of_release = "Has one service be as the file says again. Again, it changes nothing";
     let unknown = "Neither the file nor what was said by the API knows a service of that name";
-    let of_patch = "Sets weight and state of one backend, over what the file or a PUT says, until its service is released or set";
-    let overtaken = "Somebody was faster: the service was changed after the revision. Or a cluster, a key that needs a restart";
+    let of_patch = "Sets weight and state of one backend, over what the file or a PUT says, until its \
+                    service is released or set";
+    let overtaken = "Somebody was faster: the service was changed after the revision. Or a cluster, a \
+                     key that needs a restart";
     vec![
-        Endpoint::get("/v1/services/{service}", "service", of_get, show).fails(&[404]),
-        Endpoint::put("/v1/services/{service}", "set_service", of_put, set)
+        ApiEndpoint::get("/v1/services/{service}", "service", of_get, show).fails(&[404]),
+        ApiEndpoint::put("/v1/services/{service}", "set_service", of_put, set)
             .fails(&[422, 503])
             .fails_as(409, overtaken),
-        Endpoint::delete("/v1/services/{service}", "delete_service", of_delete, delete)
-            .fails(&[422, 503])
-            .fails_as(404, unknown)
-            .fails_as(409, overtaken),
-        Endpoint::post("/v1/services/{service}/release", "release_service", of_release, release)
+        ApiEndpoint::delete("/v1/services/{service}", "delete_service", of_delete, delete)
             .fails(&[422, 503])
             .fails_as(404, unknown)
             .fails_as(409, overtaken),
-        Endpoint::patch("/v1/services/{service}/backends/{backend}", "patch_backend", of_patch, patch)
+        ApiEndpoint::post("/v1/services/{service}/release", "release_service", of_release, release)
+            .fails(&[422, 503])
+            .fails_as(404, unknown)
+            .fails_as(409, overtaken),
+        ApiEndpoint::patch("/v1/services/{service}/backends/{backend}", "patch_backend", of_patch, patch)
             .fails(&[404, 422, 503])
             .fails_as(409, overtaken),
     ]
@@ -50,7 +55,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
 struct ChangeQuery {
     /// The revision in which the service was read: 409 if it was changed since. Without it the change is made in any case
     revision: Option<u64>,
-    /// Answer when every worker uses it
+    /// ApiAnswer when every worker uses it
     #[schemars(extend("default" = false))]
     wait: Option<bool>,
     /// Wait at most so long, milliseconds
@@ -58,9 +63,9 @@ struct ChangeQuery {
     timeout_ms: Option<u64>,
 }
 
-async fn show(State(handle): State<Handle>, InPath(service): InPath<String>) -> Answer<ServiceConfig> {
+async fn show(State(handle): State<Handle>, InPath(service): InPath<String>) -> ApiAnswer<ServiceConfig> {
     // Reading takes as long as the configuration is.
-    let _place = handle.preparing.acquire().await.map_err(|_| Failure::stopping())?;
+    let _place = handle.preparing.acquire().await.map_err(|_| ApiFailure::stopping())?;
     let asked = service.clone();
     let (content, text, mut shown) = ask(&handle, move |controller| {
         let held = controller.revisions.content().and_then(|of| {
@@ -87,7 +92,7 @@ async fn show(State(handle): State<Handle>, InPath(service): InPath<String>) -> 
         Some(of) => part_of(&of.overrides.over(&of.base).ok()?, &name),
     })
     .await;
-    shown.config = part.map_err(|_| Failure::stopping())?.ok_or(Refusal::UnknownService(service))?;
+    shown.config = part.map_err(|_| ApiFailure::stopping())?.ok_or(Refusal::UnknownService(service))?;
     Ok(Json(shown))
 }
 
@@ -95,9 +100,9 @@ async fn set(
     State(handle): State<Handle>,
     caller: Caller,
     InPath(service): InPath<String>,
-    Parameters(query): Parameters<ChangeQuery>,
+    QueryParameters(query): QueryParameters<ChangeQuery>,
     Toml(text): Toml,
-) -> Answer<ApplyResult> {
+) -> ApiAnswer<ApplyResult> {
     change(&handle, caller, service, query, ServiceChange::Set(text)).await
 }
 
@@ -105,8 +110,8 @@ async fn delete(
     State(handle): State<Handle>,
     caller: Caller,
     InPath(service): InPath<String>,
-    Parameters(query): Parameters<ChangeQuery>,
-) -> Answer<ApplyResult> {
+    QueryParameters(query): QueryParameters<ChangeQuery>,
+) -> ApiAnswer<ApplyResult> {
     change(&handle, caller, service, query, ServiceChange::Delete).await
 }
 
@@ -114,8 +119,8 @@ async fn release(
     State(handle): State<Handle>,
     caller: Caller,
     InPath(service): InPath<String>,
-    Parameters(query): Parameters<ChangeQuery>,
-) -> Answer<ApplyResult> {
+    QueryParameters(query): QueryParameters<ChangeQuery>,
+) -> ApiAnswer<ApplyResult> {
     change(&handle, caller, service, query, ServiceChange::Release).await
 }
 
@@ -123,11 +128,11 @@ async fn patch(
     State(handle): State<Handle>,
     caller: Caller,
     InPath((service, backend)): InPath<(String, String)>,
-    Parameters(query): Parameters<ChangeQuery>,
+    QueryParameters(query): QueryParameters<ChangeQuery>,
     JsonBody(patch): JsonBody<BackendPatch>,
-) -> Answer<ApplyResult> {
+) -> ApiAnswer<ApplyResult> {
     if patch == BackendPatch::default() {
-        return Err(Failure::bad_request("the body names neither `weight` nor `state`"));
+        return Err(ApiFailure::bad_request("the body names neither `weight` nor `state`"));
     }
     change(&handle, caller, service, query, ServiceChange::Patch { backend, patch }).await
 }
@@ -138,7 +143,7 @@ async fn change(
     service: String,
     query: ChangeQuery,
     change: ServiceChange,
-) -> Answer<ApplyResult> {
+) -> ApiAnswer<ApplyResult> {
     let ChangeQuery { revision: read_at, wait, timeout_ms } = query;
     let wait = ApplyQuery { wait, timeout_ms, confirm_ms: None }.wait()?;
     install_and_save(handle, caller, wait, Source::Service { service, change, read_at }).await

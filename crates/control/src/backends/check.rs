@@ -1,7 +1,7 @@
 //! Checks of backends in force, and what their results mean.
 
 use crate::agents::registry::{self};
-use crate::backends::Member;
+use crate::backends::ConfiguredBackend;
 use crate::backends::judge;
 use crate::controller::Controller;
 use crate::effect::Effect;
@@ -18,18 +18,18 @@ pub(crate) fn attend(
     id: BackendId,
     service: &Service,
     backend: &Backend,
-    member: &mut Member,
+    member: &mut ConfiguredBackend,
 ) {
     let is_doubted = controller.passive.suspect(&service.name, id).is_some();
     let first = match controller.agents.registry.checker(&service.name, &backend.name, backend.address) {
         // Neither its agent's word nor its silence answers that.
-        registry::Checker::Agent | registry::Checker::Suspect { .. } if is_doubted => First::After(0),
-        registry::Checker::Agent => {
+        registry::CheckedBy::Agent | registry::CheckedBy::Suspect { .. } if is_doubted => First::After(0),
+        registry::CheckedBy::Agent => {
             controller.stop_check(id, member);
             return;
         }
-        registry::Checker::Machine => First::Spread,
-        registry::Checker::Suspect { from_ms } => {
+        registry::CheckedBy::Machine => First::Spread,
+        registry::CheckedBy::Suspect { from_ms } => {
             First::After(from_ms.saturating_sub(controller.uptime_ms()))
         }
     };

@@ -2,7 +2,7 @@
 
 use crate::backends::check;
 use crate::backends::check::word_of_agent;
-use crate::backends::{Departed, Member};
+use crate::backends::{ConfiguredBackend, DepartedBackend};
 use crate::controller::Controller;
 use crate::event_log::EventLog;
 use crate::health::Verdict;
@@ -36,7 +36,7 @@ pub(crate) fn replace_members(controller: &mut Controller, before: &Config, tell
         }
     }
     let config = Arc::clone(&controller.config);
-    let mut departed: HashMap<BackendId, Departed> =
+    let mut departed: HashMap<BackendId, DepartedBackend> =
         std::mem::take(&mut controller.backends.departed).into_iter().map(|of| (of.id, of)).collect();
     for service in &config.services {
         for backend in &service.backends {
@@ -82,7 +82,7 @@ pub(crate) fn replace_members(controller: &mut Controller, before: &Config, tell
 }
 
 /// Members that are not configured any more live on while their flows do.
-fn depart(controller: &mut Controller, before: &Config, old: BTreeMap<BackendId, Member>) {
+fn depart(controller: &mut Controller, before: &Config, old: BTreeMap<BackendId, ConfiguredBackend>) {
     let known: HashMap<&str, &Service> =
         before.services.iter().map(|service| (service.name.as_str(), service)).collect();
     for (id, mut member) in old {
@@ -99,7 +99,7 @@ fn depart(controller: &mut Controller, before: &Config, old: BTreeMap<BackendId,
         let backends = service.backends.iter().filter(is_it).cloned().collect();
         let service = Service { backends, ..(*service).clone() };
         let now = controller.now.monotonic;
-        controller.backends.departed.push(Departed {
+        controller.backends.departed.push(DepartedBackend {
             id,
             since_unix_ms: controller.now.unix_ms,
             settled: now + Duration::from_secs(1),
@@ -112,7 +112,7 @@ fn depart(controller: &mut Controller, before: &Config, old: BTreeMap<BackendId,
 
 pub(crate) fn next_hops_changed(controller: &mut Controller, found: NextHops) {
     // A host may be a backend of thousands of services: it is told once.
-    let mut changed: BTreeMap<IpAddr, (usize, &Member)> = BTreeMap::new();
+    let mut changed: BTreeMap<IpAddr, (usize, &ConfiguredBackend)> = BTreeMap::new();
     for member in controller.backends.members.values() {
         if controller.backends.next_hops.get(&member.address) != found.get(&member.address) {
             changed.entry(member.address).or_insert((0, member)).0 += 1;
@@ -137,15 +137,15 @@ pub(crate) fn next_hops_changed(controller: &mut Controller, found: NextHops) {
 }
 
 /// Whether flows that have no entry may live on a backend that is no longer configured.
-pub(crate) fn is_base(controller: &Controller, departed: &Departed) -> bool {
+pub(crate) fn is_base(controller: &Controller, departed: &DepartedBackend) -> bool {
     let id = controller.backends.ids.service(&departed.service.name);
     let id = id.filter(|id| controller.backends.ids.identified(&departed.service) == Some(*id));
     let slots = id.and_then(|id| controller.backends.ids.memories.get(id));
     slots.is_some_and(|slots| slots.keeps(departed.id))
 }
 
-fn newcomer(service: &Service, backend: &Backend, unix_ms: u64) -> Member {
-    Member {
+fn newcomer(service: &Service, backend: &Backend, unix_ms: u64) -> ConfiguredBackend {
+    ConfiguredBackend {
         service: service.name.clone(),
         name: backend.name.clone(),
         address: backend.address,

@@ -3,7 +3,7 @@
 use super::LOOK_MS;
 use crate::controller::Controller;
 use crate::ids::Ids;
-use crate::load::{self, Known, Reported};
+use crate::load::{self, BackendLoad, Reported};
 use crate::load_weight::WHOLE;
 use crate::passive::compare;
 use crate::slow_start::{self, STEPS, Takes};
@@ -109,7 +109,7 @@ pub(crate) fn takes(controller: &Controller, service: &Service, backend: &Backen
             Some(false) => Takes::No,
             None => Takes::Unknown,
         },
-        Some(part) => match part.seat.picture().votes(&service.name, &backend.name) {
+        Some(part) => match part.participant.snapshot().votes(&service.name, &backend.name) {
             // As the leader judges: where nobody knows anything it stays as it is.
             (0, 0) if is_placed(controller, service, id) => Takes::Yes,
             (0, 0) => Takes::Unknown,
@@ -205,7 +205,7 @@ pub(crate) fn tell_weights_anew(controller: &mut Controller) {
 pub(crate) fn tell_weights(controller: &mut Controller) {
     let now_ms = controller.uptime_ms();
     let is_wanted = controller.config.services.iter().any(|of| starts_slowly(of) || follows_load(of));
-    let leads = controller.cluster.as_ref().is_some_and(|part| part.seat.leads());
+    let leads = controller.cluster.as_ref().is_some_and(|part| part.participant.leads());
     let is_early = controller.balance.told_ms.is_some_and(|told| now_ms.saturating_sub(told) < LOOK_MS);
     if !leads || !is_wanted && controller.balance.told_ms.is_none() || is_early {
         return;
@@ -214,7 +214,7 @@ pub(crate) fn tell_weights(controller: &mut Controller) {
     let weights = weights_in_force(controller, &controller.config, &controller.backends.ids);
     controller.balance.told_ms = is_wanted.then_some(now_ms);
     if let Some(part) = &mut controller.cluster {
-        part.seat.set_weights(weights);
+        part.participant.set_weights(weights);
     }
 }
 
@@ -226,13 +226,13 @@ pub(crate) fn write_loads(controller: &mut Controller) {
     for service in controller.config.services.iter().filter(|of| of.policy == Policy::LeastLoad) {
         let ramps =
             controller.backends.ids.service(&service.name).and_then(|id| controller.balance.ramps.get(&id));
-        let placed: Vec<(BackendId, Known)> = known(controller, service)
+        let placed: Vec<(BackendId, BackendLoad)> = known(controller, service)
             .filter(|(id, _)| {
                 let backend = controller.publication.view.backends.get(id.index()).and_then(Option::as_ref);
                 backend.is_some_and(|backend| backend.state == BackendState::Up)
             })
             .map(|(id, of)| {
-                let known = Known {
+                let known = BackendLoad {
                     flows: controller.live_flows(id).saturating_mul(machines),
                     capacity: of.capacity,
                     weight: of.weight,
@@ -242,7 +242,7 @@ pub(crate) fn write_loads(controller: &mut Controller) {
                 (id, known)
             })
             .collect();
-        let mut known: Vec<Known> = placed.iter().map(|(_, known)| *known).collect();
+        let mut known: Vec<BackendLoad> = placed.iter().map(|(_, known)| *known).collect();
         let left = |id| Some(compare::left_of_trial(controller, id)?.saturating_mul(machines));
         let left: Vec<Option<u64>> = placed.iter().map(|(id, _)| left(*id)).collect();
         load::make_room(&mut known, &left);
@@ -279,7 +279,7 @@ pub(crate) fn follow_loads(controller: &mut Controller) {
         let said = |(id, of): (BackendId, &Backend)| {
             let reported = reported_load(controller, service, of);
             let (capacity, weight) = (of.capacity, of.weight);
-            let known = Known { capacity, weight, reported, ..Known::default() };
+            let known = BackendLoad { capacity, weight, reported, ..BackendLoad::default() };
             (id, reported.map(|_| known.own_ppm()))
         };
         let loads: Vec<_> = known(controller, service).map(said).collect();

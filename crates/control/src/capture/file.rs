@@ -3,7 +3,7 @@
 //! The blocks are `pcap-file`'s. They are written big endian: in little endian it writes the two halves of the stamps of statistics blocks
 //! the wrong way round (version 2.0.0). Stamps of packets are in nanoseconds whatever the interface says, so the interfaces say that.
 
-use super::{Wanted, at};
+use super::{CaptureRequest, at};
 use crate::controller::Controller;
 use crate::status;
 use model::api::CaptureFigures;
@@ -25,7 +25,7 @@ use worker::capture::{CaptureEnd, CapturedFrame, Side};
 const NANOSECONDS: u8 = 9;
 
 /// A port, seen from one side.
-struct Interface {
+struct CaptureInterface {
     port: PortId,
     side: Side,
     /// `data0:rx`.
@@ -37,14 +37,18 @@ struct Interface {
 /// What has been written and not been taken yet, and what is known of the rest.
 pub(super) struct File {
     writer: PcapNgWriter<Vec<u8>>,
-    interfaces: Vec<Interface>,
+    interfaces: Vec<CaptureInterface>,
     /// The moment at which the workers' clock was 0, since 1970.
     tick_zero: Duration,
 }
 
 impl File {
     /// With its head.
-    pub(super) fn new(controller: &Controller, wanted: &Wanted, tick_zero: Duration) -> Result<File, String> {
+    pub(super) fn new(
+        controller: &Controller,
+        wanted: &CaptureRequest,
+        tick_zero: Duration,
+    ) -> Result<File, String> {
         let section = SectionHeaderBlock {
             endianness: Endianness::Big,
             options: vec![
@@ -62,11 +66,16 @@ impl File {
             let kernel = port.exception.iter().map(|(id, name)| (*id, name));
             for (port, name) in std::iter::once((port.id, &port.name)).chain(kernel) {
                 for (side, word) in [(Side::Received, "rx"), (Side::Sent, "tx")] {
-                    file.interfaces.push(Interface { port, side, name: format!("{name}:{word}"), blocks: 0 });
+                    file.interfaces.push(CaptureInterface {
+                        port,
+                        side,
+                        name: format!("{name}:{word}"),
+                        blocks: 0,
+                    });
                 }
             }
         }
-        for Interface { name, .. } in &file.interfaces {
+        for CaptureInterface { name, .. } in &file.interfaces {
             let block = InterfaceDescriptionBlock {
                 linktype: DataLink::ETHERNET,
                 snaplen: wanted.snap,
@@ -100,7 +109,7 @@ impl File {
     }
 
     pub(super) fn write(&mut self, copy: &CapturedFrame, comment: &str) {
-        let of_copy = |of: &Interface| of.port == copy.port && of.side == copy.side;
+        let of_copy = |of: &CaptureInterface| of.port == copy.port && of.side == copy.side;
         // All ports are there from the start.
         let Some(number) = self.interfaces.iter().position(of_copy) else { return };
         let block = Block::EnhancedPacket(EnhancedPacketBlock {

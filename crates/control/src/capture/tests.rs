@@ -13,9 +13,9 @@ fn memory_is_bounded_for_every_length_that_can_be_asked_for() {
 
 #[test]
 fn what_is_captured_is_said() {
-    let all = Wanted { snap: 64, ..Wanted::default() };
+    let all = CaptureRequest { snap: 64, ..CaptureRequest::default() };
     assert_eq!(all.to_string(), "all frames");
-    let wanted = Wanted {
+    let wanted = CaptureRequest {
         service: Some("web".to_owned()),
         reason: Some(DropReason::NoService),
         client: Some("2001:db8::7".parse().unwrap()),

@@ -8,7 +8,7 @@ pub enum ClaimError {
     /// Another process has it.
     #[error("{what} is in use by {holder}; {remedy}")]
     Held {
-        /// What.
+        /// What is claimed.
         what: String,
         /// Who has it.
         holder: String,
@@ -17,8 +17,8 @@ pub enum ClaimError {
     },
     /// An interface that is to be made is there already.
     #[error(
-        "port {port:?}: interface {interface} exists already, and guidewayd makes it itself; remove it (ip link delete {interface}) if nobody \
-         needs it, or set another name"
+        "port {port:?}: interface {interface} exists already, and guidewayd makes it itself; remove it \
+         (ip link delete {interface}) if nobody needs it, or set another name"
     )]
     Exists {
         /// The port.
@@ -29,7 +29,7 @@ pub enum ClaimError {
     /// Neither.
     #[error("cannot claim {what}: {source}")]
     Failed {
-        /// What.
+        /// What is claimed.
         what: String,
         /// What the kernel says.
         source: io::Error,

@@ -2,24 +2,23 @@
 
 use super::desire::Progress;
 use super::document::{Document, unconfigured};
-use super::keys::{self, HealthValue, HeardValue, WishValue};
+use super::keys::{self, DesiredValue, HealthValue, ReceivedValue};
 use super::leading::ids_of;
 use super::membership::{Adopted, Unadopted};
+use super::participant::News;
 use super::readings::Reading;
-use super::seat::News;
 use super::stock::Lot;
 use super::store_event::StoreEvent;
 use crate::agents::facts::{AgentTokens, Facts};
-use crate::agents::heard::Why;
-use crate::backends::Departed;
+use crate::agents::heard::EndReason;
 use crate::backends::members;
+use crate::backends::{ConfiguredBackend, DepartedBackend};
 use crate::balance::weights;
 use crate::controller::Controller;
 use crate::effect::Effect;
 use crate::health::{Subject, Verdict};
 use crate::now::Now;
 use crate::refusal::Refusal;
-use crate::state::SavedBackend;
 use crate::wanted;
 use model::Loaded;
 use model::api::EventKind;
@@ -39,15 +38,15 @@ const WHILE_PLANNED: Duration = Duration::from_secs(u32::MAX as u64);
 pub(crate) fn store_event(controller: &mut Controller, event: StoreEvent) {
     let Some(part) = &mut controller.cluster else { return };
     match event {
-        StoreEvent::Identified { member, joins } => part.seat.identified(member, joins),
+        StoreEvent::Identified { member, joins } => part.participant.identified(member, joins),
         StoreEvent::Unfit(reason) => {
             controller.log.push(EventKind::Warning, None, None, reason.clone());
             part.fatal = Some(reason);
         }
         StoreEvent::Connected(changes) => {
-            part.seat.connected(changes);
+            part.participant.connected(changes);
             part.is_founding = false;
-            controller.agents.heard_changed = true;
+            controller.agents.received_changed = true;
             part.since_unix_ms = controller.now.unix_ms;
             let is_first = part.lost_told_at.is_none();
             part.lost = None;
@@ -55,9 +54,9 @@ pub(crate) fn store_event(controller: &mut Controller, event: StoreEvent) {
                 controller.log.push(EventKind::StoreReached, None, None, "the cluster's store is reached");
             }
         }
-        StoreEvent::Changed(changes) => part.seat.changed(changes),
+        StoreEvent::Changed(changes) => part.participant.changed(changes),
         StoreEvent::Disconnected(reason) => {
-            part.seat.disconnected();
+            part.participant.disconnected();
             if part.lost.is_none() {
                 part.since_unix_ms = controller.now.unix_ms;
             }
@@ -75,8 +74,8 @@ pub(crate) fn store_event(controller: &mut Controller, event: StoreEvent) {
             }
             part.lost = Some(lost);
         }
-        StoreEvent::PlanWritten(revision) => part.seat.plan_written(revision),
-        StoreEvent::NotPut(key) => part.seat.not_put(key),
+        StoreEvent::PlanWritten(revision) => part.participant.plan_written(revision),
+        StoreEvent::NotPut(key) => part.participant.not_put(key),
         StoreEvent::NotOrdered(order) => part.not_ordered(&order),
         StoreEvent::NotDesired => part.is_founding = false,
     }
@@ -86,7 +85,7 @@ pub(crate) fn store_event(controller: &mut Controller, event: StoreEvent) {
 pub(crate) fn take_reports(controller: &mut Controller, reports: Vec<(CoreId, Report)>) {
     let Some(part) = &mut controller.cluster else { return };
     for (core, report) in reports {
-        part.seat.report(core, report);
+        part.participant.report(core, report);
     }
 }
 
@@ -95,7 +94,7 @@ pub(crate) fn tend_cluster(controller: &mut Controller) {
     weights::tell_weights(controller);
     let health = std::mem::take(&mut controller.backends.health_changed).then(|| health_value(controller));
     // Checks that pass again take back that a backend is dead.
-    controller.agents.heard_changed |= controller.cluster.is_some() && health.is_some();
+    controller.agents.received_changed |= controller.cluster.is_some() && health.is_some();
     tell_heard(controller);
     let now = controller.now.tick;
     let goes = controller
@@ -104,19 +103,19 @@ pub(crate) fn tend_cluster(controller: &mut Controller) {
         .is_some_and(|since| controller.now.monotonic.saturating_sub(since) >= controller.program.grace);
     let Some(part) = &mut controller.cluster else { return };
     if goes {
-        part.seat.leave();
+        part.participant.leave();
     }
     if let Some(health) = health {
-        part.seat.set_health(&health);
+        part.participant.set_health(&health);
     }
-    controller.effects.extend(part.seat.poll(now).into_iter().map(Effect::Order));
-    if part.leads != part.seat.leads() {
-        part.leads = part.seat.leads();
+    controller.effects.extend(part.participant.poll(now).into_iter().map(Effect::Order));
+    if part.leads != part.participant.leads() {
+        part.leads = part.participant.leads();
         let message = if part.leads { "leads the cluster" } else { "leads the cluster no more" };
         controller.log.push(EventKind::ClusterLeader, None, None, message);
     }
     let mut adopts = false;
-    for news in part.seat.take_news() {
+    for news in part.participant.take_news() {
         match news {
             News::Adopted => adopts = true,
             News::Warning(text) => controller.log.push(EventKind::Warning, None, None, text),
@@ -128,7 +127,7 @@ pub(crate) fn tend_cluster(controller: &mut Controller) {
             }
         }
     }
-    let waits = part.unadopted == Some(Unadopted::Waits) && !part.seat.is_making();
+    let waits = part.unadopted == Some(Unadopted::Waits) && !part.participant.is_making();
     if adopts || waits {
         adopt(controller);
         tell_heard(controller);
@@ -137,8 +136,8 @@ pub(crate) fn tend_cluster(controller: &mut Controller) {
     tell_machines(controller);
     found_cluster(controller);
     let Some(part) = &mut controller.cluster else { return };
-    if part.misfit.as_deref() != part.seat.misfit() {
-        part.misfit = part.seat.misfit().map(str::to_owned);
+    if part.misfit.as_deref() != part.participant.misfit() {
+        part.misfit = part.participant.misfit().map(str::to_owned);
         let message = match &part.misfit {
             Some(misfit) => {
                 format!("{misfit}; until then packets are forwarded as before, and this machine is not ready")
@@ -152,7 +151,7 @@ pub(crate) fn tend_cluster(controller: &mut Controller) {
         part.was_ready = ready;
         let message = if ready {
             "has joined the cluster"
-        } else if part.seat.is_member() {
+        } else if part.participant.is_member() {
             "is not ready: what the store says does not fit it; packets are forwarded as before"
         } else {
             "is no member of the cluster: packets of services are dropped"
@@ -168,18 +167,18 @@ pub(crate) fn found_cluster(controller: &mut Controller) {
     if !part.leads || part.is_founding {
         return;
     }
-    if let Some(wish) = part.seat.wish_to_put_back() {
-        let wish = WishValue { unix_ms: controller.now.unix_ms, ..wish };
+    if let Some(wish) = part.participant.wish_to_put_back() {
+        let wish = DesiredValue { unix_ms: controller.now.unix_ms, ..wish };
         let desire = part.desire(keys::bytes(&wish));
         part.is_founding = desire.is_ok();
         controller.effects.extend(desire.map(Effect::Desire));
         return;
     }
-    if part.seat.picture().wish().is_some() {
+    if part.participant.snapshot().wish().is_some() {
         return;
     }
     let value = match &part.own_services {
-        Ok(text) => WishValue {
+        Ok(text) => DesiredValue {
             text: text.clone(),
             drains: controller.backends.drains.clone(),
             by: controller.config.machine.name.clone(),
@@ -209,28 +208,28 @@ pub(crate) fn health_value(controller: &Controller) -> HealthValue {
 /// What agents have told this machine, unless what is in force has yet to be looked at: some of it may be over.
 pub(crate) fn tell_heard(controller: &mut Controller) {
     let Some(part) = &mut controller.cluster else { return };
-    let is_current = part.adopted.is_some() && part.unadopted.is_none() && part.seat.is_current();
+    let is_current = part.adopted.is_some() && part.unadopted.is_none() && part.participant.is_current();
     let may = controller.base.agents.is_some() && is_current;
-    if !may || !std::mem::take(&mut controller.agents.heard_changed) {
+    if !may || !std::mem::take(&mut controller.agents.received_changed) {
         return;
     }
-    let mut heard = HeardValue::from(controller.agents.registry.heard());
+    let mut heard = ReceivedValue::from(controller.agents.registry.received());
     heard.over.retain(|over| {
         let id = controller.backends.ids.backend(&over.service, &over.backend, over.address);
         let verdict = id.and_then(|id| controller.backends.members.get(&id)?.verdict.as_ref()?.up());
-        over.why != Why::Dead || verdict != Some(true)
+        over.why != EndReason::Dead || verdict != Some(true)
     });
-    part.seat.set_heard(heard);
+    part.participant.set_received(heard);
 }
 
 /// Agents are told which machines there are, when that is another set.
 pub(crate) fn tell_machines(controller: &mut Controller) {
     let Some(part) = &mut controller.cluster else { return };
-    let picture = part.seat.picture();
-    if std::mem::replace(&mut part.told_machines, picture.version()) == picture.version() {
+    let snapshot = part.participant.snapshot();
+    if std::mem::replace(&mut part.told_machines, snapshot.version()) == snapshot.version() {
         return;
     }
-    let machines = picture.agent_machines();
+    let machines = snapshot.agent_machines();
     // Without the store it is the last one that was seen.
     if !machines.is_empty() {
         controller.agents.registry.set_machines(machines);
@@ -246,7 +245,7 @@ pub(crate) fn renew_own(
 ) {
     let agents = loaded.config.agents.as_ref().map(|agents| agents.advertise);
     if let Some(part) = &mut controller.cluster {
-        part.seat.set_own_text(loaded.text, agents);
+        part.participant.set_own_text(loaded.text, agents);
         part.own_services = Ok(services);
         if let Some(new) = &loaded.config.cluster {
             let keys = (new.sync_key, new.sync_key_accepted);
@@ -276,7 +275,7 @@ pub(crate) fn renew_own(
 /// Who may register and how is checked, of these services.
 pub(crate) fn configure_agents(controller: &mut Controller, base: Config, tokens: &AgentTokens) {
     let mut facts = Facts::of(&base, tokens);
-    let machines = controller.cluster.as_ref().map(|part| part.seat.picture().agent_machines());
+    let machines = controller.cluster.as_ref().map(|part| part.participant.snapshot().agent_machines());
     if let Some(machines) = machines.filter(|machines| !machines.is_empty()) {
         facts.machines = machines;
     }
@@ -288,21 +287,23 @@ pub(crate) fn configure_agents(controller: &mut Controller, base: Config, tokens
 
 /// Has made what this machine lacks to go on.
 pub(crate) fn make_missing(controller: &mut Controller) {
-    let Some(missing) = controller.cluster.as_mut().and_then(|part| part.seat.take_missing()) else { return };
+    let Some(missing) = controller.cluster.as_mut().and_then(|part| part.participant.take_missing()) else {
+        return;
+    };
     controller.effects.push(Effect::MakeMissing(missing));
 }
 
 /// What was lacking is there.
 pub(crate) fn lot_made(controller: &mut Controller, lot: Lot) {
     let Some(part) = &mut controller.cluster else { return };
-    part.seat.made(lot);
+    part.participant.made(lot);
     tend_cluster(controller);
 }
 
 /// A document comes into force here.
 pub(crate) fn adopt(controller: &mut Controller) {
     let Some(part) = &mut controller.cluster else { return };
-    let Some(document) = part.seat.document().cloned() else { return };
+    let Some(document) = part.participant.document().cloned() else { return };
     part.unadopted = Some(Unadopted::Waits);
     let progress = Progress { settled: document.settled, refused: document.refused.clone() };
     if part.progress != progress {
@@ -318,10 +319,11 @@ pub(crate) fn adopt(controller: &mut Controller) {
             && known.backends == document.backends
     });
     if !is_same {
-        let Some(reading) = part.seat.read(&document.text) else { return };
+        let Some(reading) = part.participant.read(&document.text) else { return };
         if let Err(problem) = reconfigure(controller, &document, &reading) {
             let message = format!(
-                "the cluster's services do not fit this machine, which holds up every change until that is mended: {problem}"
+                "the cluster's services do not fit this machine, which holds up every change until \
+                 that is mended: {problem}"
             );
             if let Some(part) = &mut controller.cluster {
                 part.unadopted = Some(Unadopted::Unfit);
@@ -373,25 +375,11 @@ pub(crate) fn reconfigure(
     let departed = departed_of(document, &config, controller.now);
     configure_agents(controller, base.clone(), tokens);
     if is_first {
-        // The ids of the time before the first document stood for other backends.
-        controller.backends.remembered = std::mem::take(&mut controller.backends.members)
-            .into_iter()
-            .filter_map(|(id, member)| {
-                controller.effects.push(Effect::StopCheck(Subject::Backend(id)));
-                controller.backends.probe_ports.release(id);
-                Some(SavedBackend {
-                    up: member.verdict.as_ref()?.up()?,
-                    service: member.service,
-                    backend: member.name,
-                    address: member.address,
-                    since_unix_ms: member.since_unix_ms,
-                })
-            })
-            .collect();
+        forget_ids(controller);
     }
     let now_ms = controller.uptime_ms();
     controller.agents.registry.agreed(&config.registered(), now_ms);
-    controller.agents.heard_changed = true;
+    controller.agents.received_changed = true;
     let before = std::mem::replace(&mut controller.config, Arc::new(config));
     controller.backends.ids = ids;
     members::replace_members(controller, &before, !is_first);
@@ -420,8 +408,18 @@ pub(crate) fn reconfigure(
     Ok(())
 }
 
+/// The ids of the time before the first document stood for other backends: their states alone are kept.
+fn forget_ids(controller: &mut Controller) {
+    let members = std::mem::take(&mut controller.backends.members);
+    for id in members.keys() {
+        controller.effects.push(Effect::StopCheck(Subject::Backend(*id)));
+        controller.backends.probe_ports.release(*id);
+    }
+    controller.backends.remembered = members.values().filter_map(ConfiguredBackend::saved).collect();
+}
+
 /// Backends that the plan knows and the configuration does not any more.
-fn departed_of(document: &Document, config: &Config, now: Now) -> Vec<Departed> {
+fn departed_of(document: &Document, config: &Config, now: Now) -> Vec<DepartedBackend> {
     let services = document.services.iter().map(|of| of.id).zip(&config.services).collect();
     let departed = unconfigured(&document.backends, &services).into_iter().map(|(identity, service)| {
         let backend = Backend {
@@ -438,7 +436,7 @@ fn departed_of(document: &Document, config: &Config, now: Now) -> Vec<Departed> 
             }),
         };
         let service = Service { backends: vec![backend], ..service.clone() };
-        Departed {
+        DepartedBackend {
             id: identity.id,
             service,
             since_unix_ms: now.unix_ms,

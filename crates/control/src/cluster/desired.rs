@@ -1,7 +1,7 @@
 //! Services and drains that the cluster was asked for: the store's answer, and what the machines make of it.
 
 use super::desire::{Desire, Progress};
-use super::store::Asked;
+use super::store::StoreRequest;
 use crate::refusal::Refusal;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -11,35 +11,35 @@ pub(crate) const ASKED_MAX: usize = 256;
 
 /// The way to the store.
 #[derive(Clone, Debug)]
-pub(crate) struct Store {
-    pub(crate) asked: mpsc::Sender<Asked>,
+pub(crate) struct StoreHandle {
+    pub(crate) asked: mpsc::Sender<StoreRequest>,
     pub(crate) progress: watch::Receiver<Progress>,
 }
 
-impl Store {
+impl StoreHandle {
     /// A place for a question, so that one that follows from a change here can be asked.
     ///
     /// # Errors
     /// Too much waits already.
-    pub(crate) fn place(&self) -> Result<Place, Refusal> {
+    pub(crate) fn place(&self) -> Result<StorePlace, Refusal> {
         let reserved = self.asked.clone().try_reserve_owned();
         let permit = reserved.map_err(|_| Refusal::Store("too much waits for it".to_owned()))?;
-        Ok(Place { permit, progress: self.progress.clone() })
+        Ok(StorePlace { permit, progress: self.progress.clone() })
     }
 }
 
-/// See [`Store::place`].
+/// See [`StoreHandle::place`].
 #[derive(Debug)]
-pub(crate) struct Place {
-    permit: mpsc::OwnedPermit<Asked>,
+pub(crate) struct StorePlace {
+    permit: mpsc::OwnedPermit<StoreRequest>,
     progress: watch::Receiver<Progress>,
 }
 
-impl Place {
+impl StorePlace {
     /// Asks for other services.
     pub(crate) fn desire(self, desire: Desire) -> Desired {
         let (reply, answer) = oneshot::channel();
-        self.permit.send(Asked::Desire { desire, reply });
+        self.permit.send(StoreRequest::Desire { desire, reply });
         Desired { answer, progress: self.progress }
     }
 }

@@ -1,8 +1,8 @@
 //! What operators want becomes what the cluster is asked for.
 
 use super::desire::Desire;
-use super::keys::{self, WishValue};
-use super::membership::Part;
+use super::keys::{self, DesiredValue};
+use super::membership::Membership;
 use crate::controller::Controller;
 use crate::refusal::Refusal;
 use model::Loaded;
@@ -17,10 +17,10 @@ pub(crate) fn desire_services(
     services: String,
 ) -> Result<Desire, Refusal> {
     if let Some(part) = &controller.cluster {
-        let members = part.seat.picture().members().map(|(_, of)| (of.name.as_str(), of.address));
+        let members = part.participant.snapshot().members().map(|(_, of)| (of.name.as_str(), of.address));
         no_machine_is_a_vip(&loaded.config.services, members).map_err(Refusal::Unfit)?;
     }
-    let registered = controller.cluster.as_ref().and_then(Part::document).map(|of| &of.registered[..]);
+    let registered = controller.cluster.as_ref().and_then(Membership::document).map(|of| &of.registered[..]);
     let (config, _) = loaded.config.with_registered(registered.unwrap_or_default());
     let has = |(service, backend): &(String, String)| {
         let service = config.services.iter().find(|of| of.name == *service);
@@ -37,7 +37,7 @@ pub(crate) fn desire_drain(
     drained: bool,
 ) -> Result<Desire, Refusal> {
     let part = controller.cluster.as_ref().ok_or(Refusal::Stopping)?;
-    let (wish, _) = part.seat.picture().wish().ok_or_else(no_wish)?;
+    let (wish, _) = part.participant.snapshot().wish().ok_or_else(no_wish)?;
     desired(controller, wish.text.clone(), |wish| {
         let mut drains = wish.drains.clone();
         let key = (service.to_owned(), backend.to_owned());
@@ -53,16 +53,16 @@ pub(crate) fn desire_drain(
 pub(crate) fn desired(
     controller: &Controller,
     text: String,
-    drains: impl FnOnce(&WishValue) -> BTreeSet<(String, String)>,
+    drains: impl FnOnce(&DesiredValue) -> BTreeSet<(String, String)>,
 ) -> Result<Desire, Refusal> {
     let part = controller.cluster.as_ref().ok_or(Refusal::Stopping)?;
     if let Some(reason) = &part.lost {
         return Err(Refusal::Store(reason.clone()));
     }
-    let (wish, _) = part.seat.picture().wish().ok_or_else(no_wish)?;
+    let (wish, _) = part.participant.snapshot().wish().ok_or_else(no_wish)?;
     let drains = drains(wish);
     let by = controller.config.machine.name.clone();
-    part.desire(keys::bytes(&WishValue { text, drains, by, unix_ms: controller.now.unix_ms }))
+    part.desire(keys::bytes(&DesiredValue { text, drains, by, unix_ms: controller.now.unix_ms }))
 }
 
 /// A machine refuses services whose VIP holds its own address; the others know that before they are asked for.

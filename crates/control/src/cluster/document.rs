@@ -1,11 +1,11 @@
 //! What is agreed on, as values of the store: the plan, and what a machine needs beside it to make a view.
 //!
-//! Tables travel as recipes and sets of slots as runs, so that a plan of a large table is small. The slots of each service are a value of their
+//! AgreedTables travel as recipes and sets of slots as runs, so that a plan of a large table is small. The slots of each service are a value of their
 //! own, named by their digest: a step writes those that it changes, and the one that names them all comes last.
 
 use super::keys::{Key, digest_of, digest_text};
 use super::slot_text;
-use super::tables::{Recipe, Tables};
+use super::tables::{AgreedRecipe, AgreedTables};
 use model::config::{Backend, Hash, Mac, Net, Protocol, Service, Timeouts};
 use model::registered::Registered;
 use serde::{Deserialize, Serialize};
@@ -103,7 +103,7 @@ impl Settings {
 
 /// What makes a service the same one: with another of these it begins anew, under another id.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct ServiceIdentity {
+pub(crate) struct ServiceEntry {
     pub(crate) id: ServiceId,
     pub(crate) name: String,
     pub(crate) vip: Net,
@@ -113,9 +113,9 @@ pub(crate) struct ServiceIdentity {
     pub(crate) size: u32,
 }
 
-impl ServiceIdentity {
-    pub(crate) fn new(id: ServiceId, service: &Service) -> ServiceIdentity {
-        ServiceIdentity {
+impl ServiceEntry {
+    pub(crate) fn new(id: ServiceId, service: &Service) -> ServiceEntry {
+        ServiceEntry {
             id,
             name: service.name.clone(),
             vip: service.vip,
@@ -136,7 +136,7 @@ impl ServiceIdentity {
 
 /// A backend that may have flows, configured or not any more.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct BackendIdentity {
+pub(crate) struct BackendEntry {
     pub(crate) id: BackendId,
     pub(crate) service: ServiceId,
     pub(crate) name: String,
@@ -147,9 +147,9 @@ pub(crate) struct BackendIdentity {
     pub(crate) by: Option<(String, u64)>,
 }
 
-impl BackendIdentity {
-    pub(crate) fn new(id: BackendId, service: ServiceId, backend: &Backend) -> BackendIdentity {
-        BackendIdentity {
+impl BackendEntry {
+    pub(crate) fn new(id: BackendId, service: ServiceId, backend: &Backend) -> BackendEntry {
+        BackendEntry {
             id,
             service,
             name: backend.name.clone(),
@@ -166,9 +166,9 @@ impl BackendIdentity {
 
 /// Those that are not configured: of these identities the ones that no backend has of the service that `services` gives for its id. O(n).
 pub(crate) fn unconfigured<'a>(
-    backends: &'a [BackendIdentity],
+    backends: &'a [BackendEntry],
     services: &HashMap<ServiceId, &'a Service>,
-) -> Vec<(&'a BackendIdentity, &'a Service)> {
+) -> Vec<(&'a BackendEntry, &'a Service)> {
     let configured: HashSet<(ServiceId, &str, IpAddr)> = services
         .iter()
         .flat_map(|(id, service)| service.backends.iter().map(|of| (*id, of.name.as_str(), of.address)))
@@ -189,7 +189,7 @@ pub(crate) struct Given {
     pub(crate) backends: u32,
     /// Ids of backends that are gone; all of them can be given again some time.
     pub(crate) resting: SlotSet,
-    /// The same of services.
+    /// Ids of services that are gone.
     pub(crate) resting_services: SlotSet,
 }
 
@@ -209,9 +209,9 @@ pub(crate) struct Document {
     /// Backends that have registered themselves with these services, ascending by service and name.
     pub(crate) registered: Vec<Registered>,
     /// In the order of the plan's.
-    pub(crate) services: Vec<ServiceIdentity>,
+    pub(crate) services: Vec<ServiceEntry>,
     /// Exactly those that the plan knows.
-    pub(crate) backends: Vec<BackendIdentity>,
+    pub(crate) backends: Vec<BackendEntry>,
     pub(crate) given: Given,
     pub(crate) settings: Settings,
     /// Who wrote the first plan, which names the cluster: plans of two clusters are not compared. `None`: of a version that does not say it.
@@ -260,7 +260,7 @@ impl Document {
     }
 
     /// Identities of backends by id.
-    pub(crate) fn by_id(&self) -> HashMap<BackendId, &BackendIdentity> {
+    pub(crate) fn by_id(&self) -> HashMap<BackendId, &BackendEntry> {
         self.backends.iter().map(|backend| (backend.id, backend)).collect()
     }
 
@@ -268,50 +268,19 @@ impl Document {
     ///
     /// # Errors
     /// It is too large, or names a table that is not in `tables`.
-    pub(crate) fn encode(&self, tables: &Tables, limit: usize) -> Result<Encoded, String> {
+    pub(crate) fn encode(&self, tables: &AgreedTables, limit: usize) -> Result<Encoded, String> {
         let plan = &self.plan;
         check_slots(self.services.iter().map(|service| service.size))?;
-        let shares = |answers: &Answers| {
-            let table = tables.of(answers).ok_or_else(|| "a table of an unknown recipe".to_owned())?;
-            Ok::<_, String>(table.recipe.shares().map(|(backend, weight)| (backend.0, weight)).collect())
-        };
         let mut services = Vec::with_capacity(plan.services.len());
         let mut all_slots = Vec::with_capacity(plan.services.len());
-        for (at, (identity, service)) in self.services.iter().zip(&plan.services).enumerate() {
-            let mut bases: BTreeMap<Option<BackendId>, Vec<u32>> = BTreeMap::new();
-            for slot in service.tainted.iter() {
-                bases.entry(service.base.get(slot as usize).copied().flatten()).or_default().push(slot);
-            }
-            let next = plan.next_tables.as_ref().and_then(|next| next.answers.get(at));
-            let slots = fit(
-                &WrittenSlots {
-                    service: identity.id.0,
-                    table: shares(&service.cur)?,
-                    next: next.map(shares).transpose()?,
-                    tainted: bases
-                        .into_iter()
-                        .map(|(base, slots)| (base.map(|b| b.0), slot_text::write(slots)))
-                        .collect(),
-                    export: slots_of(&plan.job.export, at),
-                    check: slots_of(&plan.job.check, at),
-                },
-                &format!("the slots of service {:?}", identity.name),
-                limit,
-            )?;
+        for (at, identity) in self.services.iter().enumerate().take(plan.services.len()) {
+            let what = format!("the slots of service {:?}", identity.name);
+            let slots = fit(&self.written_slots(at, identity.id, tables)?, &what, limit)?;
             let digest = digest(&slots);
             all_slots.push((digest, slots));
-            services.push(WrittenService {
-                id: identity.id.0,
-                name: identity.name.clone(),
-                vip: identity.vip.to_string(),
-                port: identity.port,
-                protocol: identity.protocol.as_str().to_owned(),
-                hash: if identity.hash == Hash::Source { "source" } else { "tuple" }.to_owned(),
-                size: identity.size,
-                slots: digest_text(digest),
-            });
+            services.push(WrittenService::new(identity, digest));
         }
-        let written = Written {
+        let written = WrittenPlan {
             text: self.text.clone(),
             format: if self.registered.is_empty() { FORMAT } else { FORMAT_REGISTERED },
             step: plan.step,
@@ -347,16 +316,40 @@ impl Document {
         Ok(Encoded { head: fit(&written, "the plan", limit)?, slots: all_slots })
     }
 
-    /// From values. Tables are made by and kept in `tables`.
+    /// The slots of the service at a place.
+    fn written_slots(&self, at: usize, id: ServiceId, tables: &AgreedTables) -> Result<WrittenSlots, String> {
+        let plan = &self.plan;
+        let shares = |answers: &Answers| {
+            let table = tables.of(answers).ok_or_else(|| "a table of an unknown recipe".to_owned())?;
+            Ok::<_, String>(table.recipe.shares().map(|(backend, weight)| (backend.0, weight)).collect())
+        };
+        let service = plan.services.get(at).ok_or_else(|| "a service without a plan".to_owned())?;
+        let mut bases: BTreeMap<Option<BackendId>, Vec<u32>> = BTreeMap::new();
+        for slot in service.tainted.iter() {
+            bases.entry(service.base.get(slot as usize).copied().flatten()).or_default().push(slot);
+        }
+        let tainted = bases.into_iter().map(|(base, slots)| (base.map(|b| b.0), slot_text::write(slots)));
+        let next = plan.next_tables.as_ref().and_then(|next| next.answers.get(at));
+        Ok(WrittenSlots {
+            service: id.0,
+            table: shares(&service.cur)?,
+            next: next.map(shares).transpose()?,
+            tainted: tainted.collect(),
+            export: slots_of(&plan.job.export, at),
+            check: slots_of(&plan.job.check, at),
+        })
+    }
+
+    /// From values. AgreedTables are made by and kept in `tables`.
     ///
     /// # Errors
     /// See [`DecodeError`].
     pub(crate) fn decode<'a>(
         head: &[u8],
         slots: impl Fn(u128) -> Option<&'a [u8]>,
-        tables: &mut Tables,
+        tables: &mut AgreedTables,
     ) -> Result<Document, DecodeError> {
-        let written: Written = super::keys::value(Key::Plan, head)?;
+        let written: WrittenPlan = super::keys::value(Key::Plan, head)?;
         written.read(slots, tables).map_err(|error| match error {
             DecodeError::Bad(problem) => DecodeError::Bad(format!("{}: {problem}", Key::Plan.text())),
             later @ (DecodeError::Missing(_) | DecodeError::Tables) => later,
@@ -370,7 +363,8 @@ fn fit(value: &impl Serialize, what: &str, limit: usize) -> Result<Vec<u8>, Stri
     if bytes.len() > limit {
         let size = bytes.len();
         return Err(format!(
-            "{what} would be {size} bytes in the store, which takes {limit}: wait until slots are untainted, or use a smaller maglev_size"
+            "{what} would be {size} bytes in the store, which takes {limit}: wait until slots are \
+             untainted, or use a smaller maglev_size"
         ));
     }
     Ok(bytes)
@@ -378,7 +372,7 @@ fn fit(value: &impl Serialize, what: &str, limit: usize) -> Result<Vec<u8>, Stri
 
 /// The digests that a plan names; empty if it cannot be read.
 pub(crate) fn digests_of(head: &[u8]) -> BTreeSet<u128> {
-    let written: Option<Written> = super::keys::value(Key::Plan, head).ok();
+    let written: Option<WrittenPlan> = super::keys::value(Key::Plan, head).ok();
     let services = written.into_iter().flat_map(|written| written.services);
     services.filter_map(|service| digest_of(&service.slots)).collect()
 }
@@ -389,7 +383,7 @@ pub(crate) fn digests_of(head: &[u8]) -> BTreeSet<u128> {
 /// It cannot be read.
 #[cfg(feature = "etcd")]
 pub(crate) fn numbers_of(head: &[u8]) -> Result<(Vec<Member>, Vec<Member>), String> {
-    let written: Written = super::keys::value(Key::Plan, head)?;
+    let written: WrittenPlan = super::keys::value(Key::Plan, head)?;
     let listed = written.members.iter().chain(written.next_members.iter().flatten()).chain(&written.lost);
     let all = |of: &(u8, u32)| Member { machine: MachineId(of.0), incarnation: of.1 };
     Ok((listed.map(all).collect(), written.former.iter().map(all).collect()))
@@ -426,7 +420,7 @@ fn slots_of(sets: &SlotSets, at: usize) -> String {
 
 /// The value as it is written.
 #[derive(Serialize, Deserialize)]
-struct Written {
+struct WrittenPlan {
     /// First, so that most pieces of a large value stay the same while plans change.
     text: String,
     format: u32,
@@ -478,13 +472,66 @@ struct WrittenService {
     slots: String,
 }
 
+impl WrittenService {
+    fn new(identity: &ServiceEntry, slots: u128) -> WrittenService {
+        WrittenService {
+            id: identity.id.0,
+            name: identity.name.clone(),
+            vip: identity.vip.to_string(),
+            port: identity.port,
+            protocol: identity.protocol.as_str().to_owned(),
+            hash: if identity.hash == Hash::Source { "source" } else { "tuple" }.to_owned(),
+            size: identity.size,
+            slots: digest_text(slots),
+        }
+    }
+
+    /// What the table of these shares answers; `None`: it is still being made.
+    fn answers(
+        &self,
+        shares: &[(u32, u32)],
+        names: &HashMap<u32, &str>,
+        tables: &mut AgreedTables,
+    ) -> Result<Option<Answers>, String> {
+        let mut members = Vec::with_capacity(shares.len());
+        for &(id, weight) in shares {
+            let name = names.get(&id);
+            let name = name.ok_or_else(|| format!("a table names backend {id}, which is unknown"))?;
+            members.push(((*name).to_owned(), weight, BackendId(id)));
+        }
+        let table = tables.get(AgreedRecipe::new(members, self.size));
+        let table = table.map_err(|error| format!("service {:?}: {error}", self.name))?;
+        Ok(table.map(|table| Arc::clone(&table.answers)))
+    }
+
+    fn identity(&self) -> Result<ServiceEntry, String> {
+        Ok(ServiceEntry {
+            id: ServiceId(self.id),
+            name: self.name.clone(),
+            vip: self.vip.parse().map_err(|error| format!("vip {:?}: {error}", self.vip))?,
+            port: self.port,
+            protocol: match self.protocol.as_str() {
+                "tcp" => Protocol::Tcp,
+                "udp" => Protocol::Udp,
+                other => return Err(format!("unknown protocol {other:?}")),
+            },
+            hash: match self.hash.as_str() {
+                "tuple" => Hash::Tuple,
+                "source" => Hash::Source,
+                other => return Err(format!("unknown hash {other:?}")),
+            },
+            size: self.size,
+        })
+    }
+}
+
 /// A service's slots as they are written.
 #[derive(Serialize, Deserialize)]
 struct WrittenSlots {
     service: u16,
     /// Backend and weight of the table in force.
     table: Vec<(u32, u32)>,
-    /// The same of the one to come.
+    /// Backend and weight of the table to come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     next: Option<Vec<(u32, u32)>>,
     /// Tainted slots by base.
@@ -507,8 +554,8 @@ struct WrittenBackend {
     by: Option<(String, u64)>,
 }
 
-impl From<&BackendIdentity> for WrittenBackend {
-    fn from(backend: &BackendIdentity) -> WrittenBackend {
+impl From<&BackendEntry> for WrittenBackend {
+    fn from(backend: &BackendEntry) -> WrittenBackend {
         WrittenBackend {
             id: backend.id.0,
             service: backend.service.0,
@@ -517,6 +564,20 @@ impl From<&BackendIdentity> for WrittenBackend {
             mac: backend.mac.map(|mac| mac.to_string()),
             by: backend.by.clone(),
         }
+    }
+}
+
+impl WrittenBackend {
+    fn identity(self) -> Result<BackendEntry, String> {
+        let mac = self.mac.map(|mac| mac.parse::<Mac>().map_err(|_| format!("{mac:?} is no MAC address")));
+        Ok(BackendEntry {
+            id: BackendId(self.id),
+            service: ServiceId(self.service),
+            name: self.name,
+            address: self.address,
+            mac: mac.transpose()?,
+            by: self.by,
+        })
     }
 }
 
@@ -533,7 +594,7 @@ fn check_slots(sizes: impl Iterator<Item = u32>) -> Result<(), String> {
     Err(format!("{slots} slots of all services, where a cluster has room for {SLOTS_MAX}: {help}"))
 }
 
-impl Written {
+impl WrittenPlan {
     /// Whatever workers and tables index by is within its bounds, and named once.
     fn check_numbers(&self) -> Result<(), String> {
         let mut known = HashSet::new();
@@ -575,10 +636,11 @@ impl Written {
         Ok(())
     }
 
+    /// The document; its tables are made by and kept in `tables`.
     fn read<'a>(
         self,
         stored: impl Fn(u128) -> Option<&'a [u8]>,
-        tables: &mut Tables,
+        tables: &mut AgreedTables,
     ) -> Result<Document, DecodeError> {
         if !(FORMAT..=FORMAT_REGISTERED).contains(&self.format) {
             let known = format!("{FORMAT} and {FORMAT_REGISTERED}");
@@ -587,102 +649,19 @@ impl Written {
         let phase = PHASES.iter().find(|(name, _)| *name == self.phase);
         let &(_, phase) = phase.ok_or_else(|| format!("unknown phase {:?}", self.phase))?;
         self.check_numbers()?;
-        let mut backends = Vec::with_capacity(self.backends.len());
-        for backend in self.backends {
-            let mac =
-                backend.mac.map(|mac| mac.parse::<Mac>().map_err(|_| format!("{mac:?} is no MAC address")));
-            backends.push(BackendIdentity {
-                id: BackendId(backend.id),
-                service: ServiceId(backend.service),
-                name: backend.name,
-                address: backend.address,
-                mac: mac.transpose()?,
-                by: backend.by,
-            });
-        }
-        let ids: HashMap<u32, &BackendIdentity> = backends.iter().map(|b| (b.id.0, b)).collect();
-        let mut services = Vec::with_capacity(self.services.len());
-        let mut planned = Vec::with_capacity(self.services.len());
-        let mut next_answers = Vec::with_capacity(self.services.len());
-        let (mut export, mut check) = (SlotSets::default(), SlotSets::default());
-        // All that is missing is asked for at once.
-        let mut is_missing = false;
-        for (at, service) in self.services.into_iter().enumerate() {
-            let digest =
-                digest_of(&service.slots).ok_or_else(|| format!("{:?} is no digest", service.slots))?;
-            let slots = stored(digest).ok_or(DecodeError::Missing(digest))?;
-            let slots: WrittenSlots = super::keys::value(Key::Slots(digest), slots)?;
-            let mut answers = |shares: Vec<(u32, u32)>| -> Result<Option<Answers>, String> {
-                let mut members = Vec::with_capacity(shares.len());
-                for (id, weight) in shares {
-                    let backend = ids
-                        .get(&id)
-                        .ok_or_else(|| format!("a table names backend {id}, which is unknown"))?;
-                    members.push((backend.name.clone(), weight, backend.id));
-                }
-                let table = tables.get(Recipe::new(members, service.size));
-                let table = table.map_err(|error| format!("service {:?}: {error}", service.name))?;
-                Ok(table.map(|table| Arc::clone(&table.answers)))
-            };
-            let cur = answers(slots.table)?;
-            let next = slots.next.map(&mut answers).transpose()?;
-            is_missing |= cur.is_none() || matches!(next, Some(None));
-            let (Some(cur), false) = (cur, is_missing) else { continue };
-            let next = next.flatten();
-            let mut base = Arc::clone(&cur);
-            let mut tainted = SlotSet::default();
-            for (of, slots) in &slots.tainted {
-                // It may be gone from the plan: its flows are.
-                check_backend(of.unwrap_or(0))?;
-                let slots = slot_text::read(slots, service.size)?;
-                let base = Arc::make_mut(&mut base);
-                for slot in slots.iter() {
-                    if let Some(base) = base.get_mut(slot as usize) {
-                        *base = of.map(BackendId);
-                    }
-                }
-                tainted.union(&slots);
-            }
-            for (sets, text) in [(&mut export, &slots.export), (&mut check, &slots.check)] {
-                if !text.is_empty() {
-                    *sets.service_mut(at) = slot_text::read(text, service.size)?;
-                }
-            }
-            next_answers.extend(next);
-            planned.push(ServicePlan { service: ServiceId(service.id), cur, base, tainted });
-            services.push(ServiceIdentity {
-                id: ServiceId(service.id),
-                vip: service.vip.parse().map_err(|error| format!("vip {:?}: {error}", service.vip))?,
-                name: service.name,
-                port: service.port,
-                protocol: match service.protocol.as_str() {
-                    "tcp" => Protocol::Tcp,
-                    "udp" => Protocol::Udp,
-                    other => return Err(format!("unknown protocol {other:?}").into()),
-                },
-                hash: match service.hash.as_str() {
-                    "tuple" => Hash::Tuple,
-                    "source" => Hash::Source,
-                    other => return Err(format!("unknown hash {other:?}").into()),
-                },
-                size: service.size,
-            });
-        }
-        if is_missing {
-            return Err(DecodeError::Tables);
-        }
+        let backends = self.backends.into_iter().map(WrittenBackend::identity);
+        let backends = backends.collect::<Result<Vec<BackendEntry>, String>>()?;
+        let ServicesRead { services, planned, next, export, check } =
+            ServicesRead::of(&self.services, &backends, stored, tables)?;
         let next_tables = match self.next_backends {
-            Some(_) if next_answers.len() != planned.len() => {
+            Some(_) if next.len() != planned.len() => {
                 return Err("next tables of some services only".to_owned().into());
             }
-            Some(of) => {
-                Some(Answering { answers: next_answers, backends: of.into_iter().map(BackendId).collect() })
-            }
+            Some(of) => Some(Answering { answers: next, backends: of.into_iter().map(BackendId).collect() }),
             None => None,
         };
-        let mut valid: Vec<BackendId> = backends.iter().map(|backend| backend.id).collect();
-        valid.sort_unstable();
-        valid.dedup();
+        // Each is named once.
+        let valid: BTreeSet<BackendId> = backends.iter().map(|backend| backend.id).collect();
         let plan = Plan {
             step: self.step,
             epoch: self.epoch,
@@ -693,7 +672,7 @@ impl Written {
             lost: members(&self.lost),
             services: planned,
             next_tables,
-            backends: valid.into(),
+            backends: valid.into_iter().collect(),
             masks: self
                 .masks
                 .into_iter()
@@ -727,5 +706,77 @@ impl Written {
             founder: self.founder.map(|(of, incarnation)| Member { machine: MachineId(of), incarnation }),
             former: members(&self.former),
         })
+    }
+}
+
+/// Services as they are read, in the order of the plan.
+#[derive(Default)]
+struct ServicesRead {
+    services: Vec<ServiceEntry>,
+    planned: Vec<ServicePlan>,
+    /// AgreedTables to come.
+    next: Vec<Answers>,
+    export: SlotSets,
+    check: SlotSets,
+}
+
+impl ServicesRead {
+    fn of<'a>(
+        written: &[WrittenService],
+        backends: &[BackendEntry],
+        stored: impl Fn(u128) -> Option<&'a [u8]>,
+        tables: &mut AgreedTables,
+    ) -> Result<ServicesRead, DecodeError> {
+        let names: HashMap<u32, &str> = backends.iter().map(|of| (of.id.0, of.name.as_str())).collect();
+        let mut read = ServicesRead::default();
+        // All that is missing is asked for at once.
+        let mut is_missing = false;
+        for (at, service) in written.iter().enumerate() {
+            let digest =
+                digest_of(&service.slots).ok_or_else(|| format!("{:?} is no digest", service.slots))?;
+            let slots = stored(digest).ok_or(DecodeError::Missing(digest))?;
+            let slots: WrittenSlots = super::keys::value(Key::Slots(digest), slots)?;
+            let mut answers = |shares: &[(u32, u32)]| service.answers(shares, &names, tables);
+            let cur = answers(&slots.table)?;
+            let next = slots.next.as_deref().map(&mut answers).transpose()?;
+            is_missing |= cur.is_none() || matches!(next, Some(None));
+            if let (Some(cur), false) = (cur, is_missing) {
+                read.next.extend(next.flatten());
+                read.take(at, service, &slots, cur)?;
+            }
+        }
+        if is_missing { Err(DecodeError::Tables) } else { Ok(read) }
+    }
+
+    /// The service at a place, with the answers of its table in force.
+    fn take(
+        &mut self,
+        at: usize,
+        service: &WrittenService,
+        slots: &WrittenSlots,
+        cur: Answers,
+    ) -> Result<(), String> {
+        let mut base = Arc::clone(&cur);
+        let mut tainted = SlotSet::default();
+        for (of, slots) in &slots.tainted {
+            // It may be gone from the plan: its flows are.
+            check_backend(of.unwrap_or(0))?;
+            let slots = slot_text::read(slots, service.size)?;
+            let base = Arc::make_mut(&mut base);
+            for slot in slots.iter() {
+                if let Some(base) = base.get_mut(slot as usize) {
+                    *base = of.map(BackendId);
+                }
+            }
+            tainted.union(&slots);
+        }
+        for (sets, text) in [(&mut self.export, &slots.export), (&mut self.check, &slots.check)] {
+            if !text.is_empty() {
+                *sets.service_mut(at) = slot_text::read(text, service.size)?;
+            }
+        }
+        self.planned.push(ServicePlan { service: ServiceId(service.id), cur, base, tainted });
+        self.services.push(service.identity()?);
+        Ok(())
     }
 }

@@ -1,8 +1,8 @@
 //! What a change would cost, before it is asked for: the flow tables are read without locks, a piece at a time, on the thread that
 //! answers the API.
 
-use super::membership::Part;
-use super::tables::Recipe;
+use super::membership::Membership;
+use super::tables::AgreedRecipe;
 use crate::controller::Controller;
 use crate::plan::Forecast;
 use crate::slots::slot_of;
@@ -40,7 +40,7 @@ struct Stays {
     at: usize,
     vip: (Addr, u16, u8),
     was: Answers,
-    will: Recipe,
+    will: AgreedRecipe,
 }
 
 impl Stays {
@@ -55,16 +55,16 @@ impl Stays {
 }
 
 /// Counts to be made, detached from the controller.
-pub(crate) struct Count {
+pub(crate) struct FlowCensus {
     stay: Vec<Stays>,
     key: [u8; 16],
-    flows: Flows,
+    flows: CountedFlows,
 }
 
-impl Count {
+impl FlowCensus {
     /// Makes the tables on another thread, and looks through the flow tables.
     pub(crate) async fn make(self) -> Forecast {
-        let Count { stay, key, flows } = self;
+        let FlowCensus { stay, key, flows } = self;
         let changed = move || stay.into_iter().filter_map(|of| of.changed(&key)).collect();
         // It can fail only when the runtime ends.
         let changed = tokio::task::spawn_blocking(changed).await.unwrap_or_default();
@@ -73,7 +73,7 @@ impl Count {
 }
 
 /// The flows that are counted.
-struct Flows {
+struct CountedFlows {
     tables: Vec<Reader>,
     view: Arc<View>,
     owners: Owners,
@@ -81,7 +81,7 @@ struct Flows {
     now: Tick,
 }
 
-impl Flows {
+impl CountedFlows {
     async fn count(&self, changed: &HashMap<ServiceId, Changed>) -> Forecast {
         let mut forecast = Forecast {
             slots: changed.values().map(|changed| changed.slots.len() as u64).sum(),
@@ -120,21 +120,25 @@ impl Flows {
 }
 
 /// What applying this configuration would cost; `None` for a machine alone, and for one that has not joined.
-pub(crate) fn forecast(controller: &Controller, new: &Config) -> Option<Count> {
+pub(crate) fn forecast(controller: &Controller, new: &Config) -> Option<FlowCensus> {
     let part = controller.cluster.as_ref()?;
     let plan = part.plan()?;
-    let flows = Flows {
+    let flows = CountedFlows {
         tables: controller.workers.iter().map(|worker| worker.flows.clone()).collect(),
         view: Arc::clone(&controller.publication.view),
         owners: plan.owners(),
-        own: part.seat.member()?,
+        own: part.participant.member()?,
         now: controller.now.tick,
     };
-    Some(Count { stay: stay(part, new, &controller.publication.view), key: new.machine.cluster_key, flows })
+    Some(FlowCensus {
+        stay: stay(part, new, &controller.publication.view),
+        key: new.machine.cluster_key,
+        flows,
+    })
 }
 
 /// Services that stay the same ones.
-fn stay(part: &Part, new: &Config, view: &View) -> Vec<Stays> {
+fn stay(part: &Membership, new: &Config, view: &View) -> Vec<Stays> {
     let mut all = Vec::new();
     let Some(document) = part.document() else { return all };
     for (identity, planned) in document.services.iter().zip(&document.plan.services) {
@@ -158,7 +162,7 @@ fn stay(part: &Part, new: &Config, view: &View) -> Vec<Stays> {
             at,
             vip: (service.vip.addr.into(), service.port, service.protocol.number()),
             was: Arc::clone(&planned.cur),
-            will: Recipe::new(members, identity.size),
+            will: AgreedRecipe::new(members, identity.size),
         });
     }
     all
@@ -166,7 +170,7 @@ fn stay(part: &Part, new: &Config, view: &View) -> Vec<Stays> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Changed, Flows, Stays};
+    use super::{Changed, CountedFlows, Stays};
     use crate::slots::slot_of;
     use flow::{Idle, Memory, State, Table};
     use statesync::plan::SlotSet;
@@ -212,7 +216,7 @@ mod tests {
         assert!(expected > 300, "{expected}");
         for (machines, least, most) in [(1, 0, 0), (2, expected, expected), (5, expected + 1, 2 * expected)] {
             let changed = HashMap::from([(ServiceId(1), Changed { at: 1, vip, slots: slots.clone() })]);
-            let flows = Flows {
+            let flows = CountedFlows {
                 tables: vec![table.reader()],
                 view: Arc::clone(&view),
                 owners: Owners::settled(Members::new((0..machines).map(member))),
@@ -231,7 +235,10 @@ mod tests {
     #[test]
     fn slots_that_go_to_another_backend_are_told_and_a_table_that_stays_is_not() {
         let recipe = |names: &[(&str, u32)]| {
-            super::Recipe::new(names.iter().map(|(name, id)| ((*name).to_owned(), 1, BackendId(*id))), 251)
+            super::AgreedRecipe::new(
+                names.iter().map(|(name, id)| ((*name).to_owned(), 1, BackendId(*id))),
+                251,
+            )
         };
         let was = recipe(&[("a", 0), ("b", 1)]).make(&[7; 16]).expect("a table").answers.clone();
         let changed = |will| {

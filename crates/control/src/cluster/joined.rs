@@ -1,6 +1,6 @@
 //! The view of a member of the cluster.
 
-use super::membership::{Part, own_address};
+use super::membership::{Membership, own_address};
 use crate::controller::Controller;
 use crate::ids::Ids;
 use model::config::{Config, HealthKind};
@@ -16,7 +16,7 @@ use worker::view::{BackendState, ServiceView};
 /// Makes a compiled view one of a member of the cluster.
 pub(crate) fn join_view(controller: &Controller, view: &mut View, config: &Config, ids: &Ids) {
     let Some(part) = &controller.cluster else { return };
-    let member = part.seat.member().unwrap_or_default();
+    let member = part.participant.member().unwrap_or_default();
     let vips: Vec<_> = view.service.iter().map(|service| vip_of(config, ids, service.id)).collect();
     let endpoint = Endpoint {
         address: own_address(config).map_or(wire::Addr::V4(0), wire::Addr::from),
@@ -67,7 +67,7 @@ pub(crate) fn join_view(controller: &Controller, view: &mut View, config: &Confi
 }
 
 /// The data port that messages leave by: the one of the machine's own subnet, or of a peer's next hop.
-pub(crate) fn peer_port(controller: &Controller, part: &Part, config: &Config) -> PortId {
+pub(crate) fn peer_port(controller: &Controller, part: &Membership, config: &Config) -> PortId {
     let own = own_address(config);
     let of_subnet = config
         .ports
@@ -78,9 +78,9 @@ pub(crate) fn peer_port(controller: &Controller, part: &Part, config: &Config) -
     of_subnet.or_else(of_peer).unwrap_or(PortId(0))
 }
 
-pub(crate) fn links(controller: &Controller, part: &Part, config: &Config) -> Vec<Option<Link>> {
+pub(crate) fn links(controller: &Controller, part: &Membership, config: &Config) -> Vec<Option<Link>> {
     let mut links = vec![None; statesync::MACHINES_MAX];
-    for (member, value) in part.seat.picture().members() {
+    for (member, value) in part.participant.snapshot().members() {
         let fixed = config.machine.next_hop_mac.map(|mac| mac.0);
         let mac = fixed.or_else(|| controller.backends.next_hops.get(&value.address).map(|hop| hop.mac));
         if let (Some(link), Some(mac)) = (links.get_mut(member.machine.index()), mac) {

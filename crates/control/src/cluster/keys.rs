@@ -1,7 +1,7 @@
 //! Keys and values of the store. All values are JSON.
 
 use super::document::Settings;
-use crate::agents::heard::{self, Heard, Why};
+use crate::agents::heard::{self, EndReason, Received};
 use model::registered::Registered;
 use serde::{Deserialize, Serialize};
 use statesync::{MachineId, Member};
@@ -23,11 +23,11 @@ pub(crate) enum Key {
     /// What its health checks say. Under its lease.
     Health(MachineId),
     /// What agents have told it. Under its lease.
-    Heard(MachineId),
+    Received(MachineId),
     /// Who leads. Under its lease.
     Leader,
     /// What operators want.
-    Wish,
+    Desired,
     /// What is agreed on, but for the slots of services.
     Plan,
     /// Slots of a service, by the digest of the value: it never changes, and plans name it.
@@ -42,9 +42,9 @@ impl Key {
             Key::Member(machine) => format!("{PREFIX}members/{}", machine.0),
             Key::Acknowledgement(machine) => format!("{PREFIX}acknowledgements/{}", machine.0),
             Key::Health(machine) => format!("{PREFIX}health/{}", machine.0),
-            Key::Heard(machine) => format!("{PREFIX}heard/{}", machine.0),
+            Key::Received(machine) => format!("{PREFIX}heard/{}", machine.0),
             Key::Leader => format!("{PREFIX}leader"),
-            Key::Wish => format!("{PREFIX}wish"),
+            Key::Desired => format!("{PREFIX}wish"),
             Key::Plan => format!("{PREFIX}plan"),
             Key::Slots(digest) => format!("{PREFIX}slots/{}", digest_text(digest)),
         }
@@ -62,12 +62,12 @@ impl Key {
             Some(("members", number)) => Key::Member(machine(number)?),
             Some(("acknowledgements", number)) => Key::Acknowledgement(machine(number)?),
             Some(("health", number)) => Key::Health(machine(number)?),
-            Some(("heard", number)) => Key::Heard(machine(number)?),
+            Some(("heard", number)) => Key::Received(machine(number)?),
             Some(("slots", digest)) => Key::Slots(digest_of(digest)?),
             Some(_) => return None,
             None => match text {
                 "leader" => Key::Leader,
-                "wish" => Key::Wish,
+                "wish" => Key::Desired,
                 "plan" => Key::Plan,
                 _ => return None,
             },
@@ -146,20 +146,20 @@ pub(crate) struct HealthValue {
     pub(crate) down: BTreeSet<(String, String)>,
 }
 
-/// Value of [`Key::Heard`]: what a machine holds of registrations. Those that it has not heard of, or has no good report of yet, are in
+/// Value of [`Key::Received`]: what a machine holds of registrations. Those that it has not heard of, or has no good report of yet, are in
 /// neither list, which says nothing about them.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct HeardValue {
+pub(crate) struct ReceivedValue {
     /// Good ones, ascending by service, backend, address, agent.
     pub(crate) registered: Vec<Registered>,
     /// Those that are over, in the same order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) over: Vec<Over>,
+    pub(crate) over: Vec<EndedValue>,
 }
 
 /// A registration that a machine holds to be over.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-pub(crate) struct Over {
+pub(crate) struct EndedValue {
     /// Name of the service.
     pub(crate) service: String,
     /// Name of the backend.
@@ -170,21 +170,22 @@ pub(crate) struct Over {
     pub(crate) agent: String,
     /// This incarnation of the backend, and those before it.
     pub(crate) incarnation: u64,
-    /// Why.
-    pub(crate) why: Why,
+    /// EndReason it is over.
+    pub(crate) why: EndReason,
 }
 
-impl From<Heard> for HeardValue {
-    fn from(heard: Heard) -> HeardValue {
-        let over = heard.over.into_iter().map(|heard::Over { registered: of, why }| Over {
-            service: of.service,
-            backend: of.backend,
-            address: of.address,
-            agent: of.agent,
-            incarnation: of.incarnation,
-            why,
-        });
-        HeardValue { registered: heard.alive, over: over.collect() }
+impl From<Received> for ReceivedValue {
+    fn from(heard: Received) -> ReceivedValue {
+        let over =
+            heard.over.into_iter().map(|heard::EndedRegistration { registered: of, why }| EndedValue {
+                service: of.service,
+                backend: of.backend,
+                address: of.address,
+                agent: of.agent,
+                incarnation: of.incarnation,
+                why,
+            });
+        ReceivedValue { registered: heard.alive, over: over.collect() }
     }
 }
 
@@ -203,9 +204,9 @@ impl From<Member> for LeaderValue {
     }
 }
 
-/// Value of [`Key::Wish`].
+/// Value of [`Key::Desired`].
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(crate) struct WishValue {
+pub(crate) struct DesiredValue {
     /// The services, as in a configuration.
     pub(crate) text: String,
     /// Backends drained by an operator: service, backend.
@@ -243,9 +244,9 @@ mod tests {
             Key::Member(machine),
             Key::Acknowledgement(machine),
             Key::Health(machine),
-            Key::Heard(machine),
+            Key::Received(machine),
             Key::Leader,
-            Key::Wish,
+            Key::Desired,
             Key::Plan,
             Key::Slots(7 << 100),
         ] {

@@ -3,16 +3,16 @@
 //! [`Leader`] makes the steps and decides their order. Here is what it is asked for, from scratch each time nothing is open: so a change
 //! that was wished while another went on, or before this leader led, is found all the same.
 
-use super::document::{BackendIdentity, Document, Given, REGISTERED_MAX, ServiceIdentity, by, unconfigured};
-use super::picture::Picture;
+use super::document::{BackendEntry, Document, Given, REGISTERED_MAX, ServiceEntry, by, unconfigured};
 use super::registrations;
+use super::snapshot::StoreSnapshot;
 use super::stock::Stock;
-use super::tables::{Recipe, Tables};
-use crate::compile::{self, Judged, Runtime};
+use super::tables::{AgreedRecipe, AgreedTables};
+use crate::compile::{self, JudgedBackend, Runtime};
 use crate::ids::Ids;
 use model::config::{AdminState, Backend, Config, HealthKind, Policy, Service};
 use model::registered::Registered;
-use statesync::plan::{Leader, Plan, Request, Tables as Answering};
+use statesync::plan::{Answers, Leader, Plan, Request, Tables as Answering};
 use statesync::{Member, Members, Rule, Rules};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -38,7 +38,7 @@ pub(crate) struct Leading {
     resting_services: HashMap<ServiceId, Tick>,
     /// What could not be done, told once.
     problem: Option<String>,
-    /// The picture and the stock that were looked at last, and when.
+    /// The snapshot and the stock that were looked at last, and when.
     looked_at: Option<((u64, u64), Tick)>,
     registrations: Registrations,
     /// Weights that are not the configured ones.
@@ -73,7 +73,7 @@ struct Registrations {
 }
 
 /// What the services in force are to be.
-struct Target<'a> {
+struct WantedServices<'a> {
     /// Revision of the wish.
     wish: i64,
     /// The services, as in a configuration.
@@ -88,16 +88,16 @@ struct Target<'a> {
 
 /// Why something that is wanted was not done.
 #[derive(Debug)]
-enum Refusal {
+enum NotFollowed {
     /// What it needs is still being made or read; it is tried again.
     Waits,
     /// It cannot be done.
     Unfit(String),
 }
 
-impl From<String> for Refusal {
-    fn from(problem: String) -> Refusal {
-        Refusal::Unfit(problem)
+impl From<String> for NotFollowed {
+    fn from(problem: String) -> NotFollowed {
+        NotFollowed::Unfit(problem)
     }
 }
 
@@ -173,31 +173,31 @@ impl Leading {
     /// not there yet is done when it is.
     pub(crate) fn poll(
         &mut self,
-        picture: &Picture,
+        snapshot: &StoreSnapshot,
         own_text: &str,
         stock: &mut Stock,
         now: Tick,
     ) -> Option<&Document> {
-        let version = (picture.version(), stock.version());
+        let version = (snapshot.version(), stock.version());
         if self.looked_at.is_some_and(|(at, when)| at == version && now.since_us(when) < LOOK_US) {
             return None;
         }
         self.looked_at = Some((version, now));
         self.registrations.is_waiting = false;
-        for acknowledgement in picture.acknowledgements(&self.document.plan.services) {
+        for acknowledgement in snapshot.acknowledgements(&self.document.plan.services) {
             self.leader.acknowledge(acknowledgement);
         }
-        let live = picture.live(&self.document.settings);
-        self.leader.let_go(picture.leaving());
+        let live = snapshot.live(&self.document.settings);
+        self.leader.let_go(snapshot.leaving());
         let is_read = self.read_services(own_text, stock);
-        let judgement = self.judge(picture);
+        let judgement = self.judge(snapshot);
         self.request_masks(&judgement);
         let made = if is_read
             && !stock.is_making()
             && self.leader.is_at_rest(&live)
             && live == self.document.plan.members
         {
-            self.at_rest(picture, own_text, &judgement, stock, &live, now)
+            self.at_rest(snapshot, own_text, &judgement, stock, &live, now)
         } else {
             false
         };
@@ -251,7 +251,7 @@ impl Leading {
     }
 
     /// What is thought of each configured backend that has an id.
-    fn judge(&self, picture: &Picture) -> HashMap<ServiceId, Vec<Judged>> {
+    fn judge(&self, snapshot: &StoreSnapshot) -> HashMap<ServiceId, Vec<JudgedBackend>> {
         let Some(InForce { config, .. }) = &self.in_force else { return HashMap::new() };
         let drains = &self.document.drains;
         let ids = ids_of(&self.document);
@@ -269,7 +269,7 @@ impl Leading {
         let is_drained =
             |service: &Service, name: &str| drains.contains(&(service.name.clone(), name.to_owned()));
         let runtime = Runtime {
-            is_up: &|id, service, backend| match picture.votes(&service.name, &backend.name) {
+            is_up: &|id, service, backend| match snapshot.votes(&service.name, &backend.name) {
                 (0, 0) => serving.contains(&id),
                 (up, down) => up >= down,
             },
@@ -280,7 +280,7 @@ impl Leading {
         for service in &config.services {
             let Some(identity) = self.document.services.iter().find(|of| of.is(service)) else { continue };
             let mut service = service.clone();
-            if service.health.kind != HealthKind::None && is_early(picture, &service, is_drained) {
+            if service.health.kind != HealthKind::None && is_early(snapshot, &service, is_drained) {
                 service.panic_percent = 0;
             }
             judgement.insert(identity.id, compile::judge(&service, identity.id, &ids, &runtime));
@@ -289,7 +289,7 @@ impl Leading {
     }
 
     /// Backends that health or an operator holds to be down take no new flows, at once.
-    fn request_masks(&mut self, judgement: &HashMap<ServiceId, Vec<Judged>>) {
+    fn request_masks(&mut self, judgement: &HashMap<ServiceId, Vec<JudgedBackend>>) {
         let masked: HashSet<BackendId> = self.leader.plan().masks.iter().map(|mask| mask.backend).collect();
         // Looked through only where a backend is down.
         let mut serving: Option<HashSet<BackendId>> = None;
@@ -315,21 +315,21 @@ impl Leading {
     /// Nothing is open: is there something to begin? True: the document has changed.
     fn at_rest(
         &mut self,
-        picture: &Picture,
+        snapshot: &StoreSnapshot,
         own_text: &str,
-        judgement: &HashMap<ServiceId, Vec<Judged>>,
+        judgement: &HashMap<ServiceId, Vec<JudgedBackend>>,
         stock: &mut Stock,
         live: &Members,
         now: Tick,
     ) -> bool {
-        let Some((wish, revision)) = picture.wish() else { return false };
+        let Some((wish, revision)) = snapshot.wish() else { return false };
         if self.document.wish != revision && self.refused != revision {
             let Some(reading) = stock.readings.get(own_text, &wish.text) else { return false };
-            let loaded = reading.loaded.as_ref().map_err(|problem| Refusal::Unfit(problem.clone()));
+            let loaded = reading.loaded.as_ref().map_err(|problem| NotFollowed::Unfit(problem.clone()));
             let followed = loaded.and_then(|loaded| {
                 let registered = registrations::allowed(&self.document.registered, &loaded.config);
                 let (config, _) = loaded.config.with_registered(&registered);
-                let target = Target {
+                let target = WantedServices {
                     wish: revision,
                     text: &wish.text,
                     drains: &wish.drains,
@@ -340,8 +340,8 @@ impl Leading {
             });
             match followed {
                 Ok(()) => self.document.refused = None,
-                Err(Refusal::Waits) => return false,
-                Err(Refusal::Unfit(problem)) => {
+                Err(NotFollowed::Waits) => return false,
+                Err(NotFollowed::Unfit(problem)) => {
                     self.refused = revision;
                     let message = format!(
                         "what {} asked for cannot be done; the services in force stay: {problem}",
@@ -360,7 +360,7 @@ impl Leading {
         if !std::mem::replace(&mut self.resumed, true) {
             self.resume_departures(now);
         }
-        if self.follow_registrations(picture, &mut stock.tables, live, now) {
+        if self.follow_registrations(snapshot, &mut stock.tables, live, now) {
             return true;
         }
         match self.target(judgement, &mut stock.tables, now) {
@@ -375,8 +375,8 @@ impl Leading {
                 true
             }
             Ok(None) => false,
-            Err(Refusal::Waits) => false,
-            Err(Refusal::Unfit(problem)) => {
+            Err(NotFollowed::Waits) => false,
+            Err(NotFollowed::Unfit(problem)) => {
                 self.problem = Some(problem);
                 false
             }
@@ -386,13 +386,13 @@ impl Leading {
     /// Backends that have registered, or are over, come and go. True: the document has changed.
     fn follow_registrations(
         &mut self,
-        picture: &Picture,
-        tables: &mut Tables,
+        snapshot: &StoreSnapshot,
+        tables: &mut AgreedTables,
         live: &Members,
         now: Tick,
     ) -> bool {
         let of = &mut self.registrations;
-        let heard = (picture.heard_version(), self.document.wish);
+        let heard = (snapshot.received_version(), self.document.wish);
         let rests = of.rests_until.is_some_and(|until| now < until);
         let Some(InForce { written, .. }) =
             self.in_force.as_ref().filter(|_| of.done != Some(heard) && !rests)
@@ -405,12 +405,16 @@ impl Leading {
         }
         let room = REGISTERED_MAX.saturating_sub(self.document.registered_bytes());
         let known = &self.document.registered;
-        let mut merged = registrations::merge(known, picture.heard().map(|(_, value)| value), written, room);
+        let mut merged =
+            registrations::merge(known, snapshot.received().map(|(_, value)| value), written, room);
         let service = merged.without_room.as_ref().map(|(_, service)| service);
         if of.without_room.as_ref() != service {
             of.without_room = service.cloned();
             self.problem = merged.without_room.take().map(|(count, service)| {
-                format!("{count} registrations are not taken, the first for service {service:?}: as many as may be are there")
+                format!(
+                    "{count} registrations are not taken, the first for service {service:?}: as \
+                     many as may be are there"
+                )
             });
         }
         let (held, ends) = self.in_the_way(&merged.registered);
@@ -424,7 +428,7 @@ impl Leading {
         let (text, drains) = (self.document.text.clone(), self.document.drains.clone());
         let Some(InForce { written, .. }) = &self.in_force else { return false };
         let (config, _) = written.with_registered(&merged.registered);
-        let target = Target {
+        let target = WantedServices {
             wish: self.document.wish,
             text: &text,
             drains: &drains,
@@ -433,8 +437,8 @@ impl Leading {
         };
         match self.follow(target, tables, live, now) {
             Ok(()) => {}
-            Err(Refusal::Waits) => return false,
-            Err(Refusal::Unfit(problem)) => {
+            Err(NotFollowed::Waits) => return false,
+            Err(NotFollowed::Unfit(problem)) => {
                 self.problem = Some(format!("backends that have registered cannot be taken in: {problem}"));
                 self.registrations.rests_until = Some(Tick(now.0.saturating_add(REST_US)));
                 return false;
@@ -464,7 +468,7 @@ impl Leading {
             let identity = self.document.services.iter().find(|of| of.is(service));
             ids.extend(identity.map(|of| (service.name.as_str(), of.id)));
         }
-        let mut places: HashMap<(ServiceId, IpAddr), Vec<&BackendIdentity>> = HashMap::new();
+        let mut places: HashMap<(ServiceId, IpAddr), Vec<&BackendEntry>> = HashMap::new();
         for of in &self.document.backends {
             places.entry((of.service, of.address)).or_default().push(of);
         }
@@ -475,7 +479,7 @@ impl Leading {
             }
             let others = places.get(&(*id, of.address)).into_iter().flatten();
             // The very same one comes back to its flows.
-            let is_same = |is: &BackendIdentity| {
+            let is_same = |is: &BackendEntry| {
                 is.name == of.backend
                     && is
                         .by
@@ -501,11 +505,11 @@ impl Leading {
     /// Services come and go, and backends get their ids. What is refused, or has to wait, changes nothing.
     fn follow(
         &mut self,
-        target: Target<'_>,
-        tables: &mut Tables,
+        target: WantedServices<'_>,
+        tables: &mut AgreedTables,
         live: &Members,
         now: Tick,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), NotFollowed> {
         let kept = (self.departing.clone(), self.resting.clone(), self.resting_services.clone());
         self.try_follow(target, tables, (live, now)).inspect_err(|_| {
             (self.departing, self.resting, self.resting_services) = kept;
@@ -514,36 +518,22 @@ impl Leading {
 
     fn try_follow(
         &mut self,
-        target: Target<'_>,
-        tables: &mut Tables,
+        target: WantedServices<'_>,
+        tables: &mut AgreedTables,
         (live, now): (&Members, Tick),
-    ) -> Result<(), Refusal> {
-        let Target { wish, text, drains, registered, config } = target;
+    ) -> Result<(), NotFollowed> {
+        let WantedServices { wish, text, drains, registered, config } = target;
         let mut document = self.document.clone();
-        let stays = |identity: &ServiceIdentity| config.services.iter().any(|service| identity.is(service));
-        let end: Vec<ServiceId> = document.services.iter().filter(|of| !stays(of)).map(|of| of.id).collect();
-        document.services.retain(stays);
-        let mut rest: HashSet<BackendId> = HashSet::new();
-        document.backends.retain(|backend| {
-            let stays = !end.contains(&backend.service);
-            if !stays {
-                rest.insert(backend.id);
-            }
-            stays
-        });
-        let mut places: HashMap<(ServiceId, String, IpAddr), usize> = HashMap::new();
-        for (at, backend) in document.backends.iter().enumerate() {
-            places.insert((backend.service, backend.name.clone(), backend.address), at);
-        }
+        let (end, rest) = document.drop_services(config);
+        let places = document.backends.iter().enumerate();
+        let places: HashMap<(ServiceId, String, IpAddr), usize> =
+            places.map(|(at, of)| ((of.service, of.name.clone(), of.address), at)).collect();
         let mut begin = Vec::new();
         // All that is missing is asked for at once.
         let mut is_missing = false;
         for service in &config.services {
             let known = document.services.iter().find(|identity| identity.is(service)).map(|known| known.id);
-            let id = match known {
-                Some(id) => id,
-                None => self.service_id(&mut document.given, now)?,
-            };
+            let id = known.map_or_else(|| self.service_id(&mut document.given, now), Ok)?;
             let mut configured: HashMap<BackendId, &Backend> = HashMap::new();
             for backend in &service.backends {
                 let place = places.get(&(id, backend.name.clone(), backend.address));
@@ -555,36 +545,25 @@ impl Leading {
                     continue;
                 }
                 let backend_id = self.backend_id(&mut document.given, now)?;
-                document.backends.push(BackendIdentity::new(backend_id, id, backend));
+                document.backends.push(BackendEntry::new(backend_id, id, backend));
                 configured.insert(backend_id, backend);
             }
             for gone in
                 document.backends.iter().filter(|of| of.service == id && !configured.contains_key(&of.id))
             {
-                let until = Tick(now.0.saturating_add(service.drain_timeout_ms.saturating_mul(1000)));
-                self.departing.entry(gone.id).or_insert(until);
+                self.departing.entry(gone.id).or_insert(drained_by(service, now));
             }
             if known.is_none() {
-                let identity = ServiceIdentity::new(id, service);
-                // Who is up is seen when all machines know them.
-                let open = configured.iter().filter(|(_, of)| {
-                    let drained = drains.contains(&(service.name.clone(), of.name.clone()));
-                    service.health.kind == HealthKind::None
-                        && of.state == AdminState::Up
-                        && of.weight > 0
-                        && !drained
-                });
-                let members = open.map(|(id, of)| (of.name.clone(), of.weight, *id));
-                let table = tables.get(Recipe::new(members, identity.size));
-                match table.map_err(|error| format!("service {:?}: {error}", service.name))? {
-                    Some(table) => begin.push((id, Arc::clone(&table.answers))),
+                let identity = ServiceEntry::new(id, service);
+                match first_table(&identity, service, &configured, drains, tables)? {
+                    Some(answers) => begin.push((id, answers)),
                     None => is_missing = true,
                 }
                 document.services.push(identity);
             }
         }
         if is_missing {
-            return Err(Refusal::Waits);
+            return Err(NotFollowed::Waits);
         }
         document.backends.sort_unstable_by_key(|backend| backend.id);
         document.text = text.to_owned();
@@ -610,7 +589,7 @@ impl Leading {
     /// Services that go by load now, and by slots in this configuration.
     fn leave_least_load(&self, document: &Document, config: &Config) -> Vec<ServiceId> {
         let Some(InForce { config: before, .. }) = &self.in_force else { return Vec::new() };
-        let policy = |config: &Config, identity: &ServiceIdentity| {
+        let policy = |config: &Config, identity: &ServiceEntry| {
             config.services.iter().find(|of| identity.is(of)).map(|of| of.policy)
         };
         let leaves = document.services.iter().filter(|identity| {
@@ -660,10 +639,10 @@ impl Leading {
     /// The tables that should be, if they are not.
     fn target(
         &mut self,
-        judgement: &HashMap<ServiceId, Vec<Judged>>,
-        tables: &mut Tables,
+        judgement: &HashMap<ServiceId, Vec<JudgedBackend>>,
+        tables: &mut AgreedTables,
         now: Tick,
-    ) -> Result<Option<Answering>, Refusal> {
+    ) -> Result<Option<Answering>, NotFollowed> {
         let plan = &self.document.plan;
         let by_id = self.document.by_id();
         let mut answers = Vec::with_capacity(plan.services.len());
@@ -674,7 +653,7 @@ impl Leading {
                 let weight = self.weights.get(&is.id).copied().unwrap_or(is.weight);
                 Some((by_id.get(&is.id)?.name.clone(), weight, is.id))
             });
-            let table = tables.get(Recipe::new(members, identity.size));
+            let table = tables.get(AgreedRecipe::new(members, identity.size));
             match table.map_err(|error| format!("service {:?}: {error}", identity.name))? {
                 Some(table) => {
                     differs |= !Arc::ptr_eq(&table.answers, &planned.cur);
@@ -684,7 +663,7 @@ impl Leading {
             }
         }
         if is_missing {
-            return Err(Refusal::Waits);
+            return Err(NotFollowed::Waits);
         }
         let is_over = |backend: &BackendId| self.departing.get(backend).is_some_and(|until| *until <= now);
         let backends: Arc<[BackendId]> = plan.backends.iter().copied().filter(|id| !is_over(id)).collect();
@@ -716,9 +695,46 @@ impl Leading {
         let services =
             services.filter_map(|of| Some((of.id, config.services.iter().find(|service| of.is(service))?)));
         for (backend, service) in unconfigured(&self.document.backends, &services.collect()) {
-            let until = Tick(now.0.saturating_add(service.drain_timeout_ms.saturating_mul(1000)));
-            self.departing.entry(backend.id).or_insert(until);
+            self.departing.entry(backend.id).or_insert(drained_by(service, now));
         }
+    }
+}
+
+/// When the time of a service's departing backends is over.
+fn drained_by(service: &Service, now: Tick) -> Tick {
+    Tick(now.0.saturating_add(service.drain_timeout_ms.saturating_mul(1000)))
+}
+
+/// What a new service's table answers at first; `None`: it is still being made. Who is up is seen when all machines
+/// know the service.
+fn first_table(
+    identity: &ServiceEntry,
+    service: &Service,
+    configured: &HashMap<BackendId, &Backend>,
+    drains: &BTreeSet<(String, String)>,
+    tables: &mut AgreedTables,
+) -> Result<Option<Answers>, String> {
+    let open = configured.iter().filter(|(_, of)| {
+        service.health.kind == HealthKind::None
+            && of.state == AdminState::Up
+            && of.weight > 0
+            && !drains.contains(&(service.name.clone(), of.name.clone()))
+    });
+    let members = open.map(|(id, of)| (of.name.clone(), of.weight, *id));
+    let table = tables.get(AgreedRecipe::new(members, identity.size));
+    let table = table.map_err(|error| format!("service {:?}: {error}", service.name))?;
+    Ok(table.map(|table| Arc::clone(&table.answers)))
+}
+
+impl Document {
+    /// Services that a configuration has no more go, with their backends; their ids are returned.
+    fn drop_services(&mut self, config: &Config) -> (Vec<ServiceId>, HashSet<BackendId>) {
+        let stays = |identity: &ServiceEntry| config.services.iter().any(|service| identity.is(service));
+        let services: Vec<ServiceId> =
+            self.services.extract_if(.., |of| !stays(of)).map(|of| of.id).collect();
+        let backends = self.backends.extract_if(.., |of| services.contains(&of.service));
+        let backends = backends.map(|of| of.id).collect();
+        (services, backends)
     }
 }
 
@@ -737,14 +753,18 @@ impl Given {
 }
 
 /// Health is not known of so many backends that panic would be for want of news.
-fn is_early(picture: &Picture, service: &Service, is_drained: impl Fn(&Service, &str) -> bool) -> bool {
+fn is_early(
+    snapshot: &StoreSnapshot,
+    service: &Service,
+    is_drained: impl Fn(&Service, &str) -> bool,
+) -> bool {
     let (mut eligible, mut down, mut unknown) = (0_u64, 0_u64, 0_u64);
     for backend in &service.backends {
         if backend.state != AdminState::Up || backend.weight == 0 || is_drained(service, &backend.name) {
             continue;
         }
         eligible += 1;
-        match picture.votes(&service.name, &backend.name) {
+        match snapshot.votes(&service.name, &backend.name) {
             (0, 0) => unknown += 1,
             (up, against) if up < against => down += 1,
             _ => {}

@@ -3,15 +3,15 @@
 use super::desire::{Desire, Progress};
 use super::document::{Document, Settings};
 use super::keys::Key;
-use super::seat::{Order, Own, Seat};
+use super::participant::{Own, Participant, StoreOrder};
 use super::text;
 use crate::now::Now;
 use crate::publication::SLOTS_AT_ONCE;
 use crate::refusal::Refusal;
 use model::Loaded;
 use model::config::Config;
-use statesync::{Owners, Rules};
 use statesync::plan::{Job, Plan};
+use statesync::{Owners, Rules};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,8 +41,8 @@ pub(super) enum Unadopted {
 
 /// A cluster's part of the controller.
 #[derive(Debug)]
-pub(crate) struct Part {
-    pub(crate) seat: Seat,
+pub(crate) struct Membership {
+    pub(crate) participant: Participant,
     pub(crate) config: model::config::Cluster,
     pub(super) adopted: Option<Adopted>,
     /// Why the newest document is not in force here.
@@ -63,7 +63,7 @@ pub(crate) struct Part {
     pub(super) misfit: Option<String>,
     /// The first wish of a new cluster is on its way.
     pub(super) is_founding: bool,
-    /// Version of the picture of which agents were told the machines.
+    /// Version of the snapshot of which agents were told the machines.
     pub(super) told_machines: u64,
     /// What became of services that were asked for.
     pub(super) progress: Progress,
@@ -75,9 +75,9 @@ pub(crate) struct Part {
     pub(super) rules: Rules,
 }
 
-impl Part {
+impl Membership {
     /// Of a machine with this configuration; `None` for a machine alone.
-    pub(crate) fn new(loaded: &Loaded, version: &str, cores: usize, now: Now) -> Option<Part> {
+    pub(crate) fn new(loaded: &Loaded, version: &str, cores: usize, now: Now) -> Option<Membership> {
         let config = &loaded.config;
         let cluster = config.cluster.clone()?;
         let own = Own {
@@ -89,10 +89,10 @@ impl Part {
             key: config.machine.cluster_key,
             agents: config.agents.as_ref().map(|agents| agents.advertise),
         };
-        let mut seat = Seat::new(own, loaded.text.clone());
-        seat.make_elsewhere(SLOTS_AT_ONCE);
-        Some(Part {
-            seat,
+        let mut participant = Participant::new(own, loaded.text.clone());
+        participant.make_elsewhere(SLOTS_AT_ONCE);
+        Some(Membership {
+            participant,
             config: cluster,
             adopted: None,
             unadopted: None,
@@ -117,7 +117,7 @@ impl Part {
     #[cfg(feature = "negative-controls")]
     pub(crate) fn break_rule(&mut self, rule: statesync::Rule) {
         self.rules = self.rules.without(rule);
-        self.seat.break_rule(rule);
+        self.participant.break_rule(rule);
     }
 
     /// Who owns slots by a plan.
@@ -130,7 +130,7 @@ impl Part {
     }
 
     pub(super) fn message_of_loss(&self, lost: &str) -> String {
-        let what_of_it = if self.seat.is_member() {
+        let what_of_it = if self.participant.is_member() {
             "packets are forwarded as before, changes are refused"
         } else {
             "this machine cannot join its cluster before, and drops packets of services"
@@ -150,7 +150,7 @@ impl Part {
 
     /// Whether the machine takes traffic.
     pub(crate) fn is_ready(&self) -> bool {
-        self.seat.is_ready()
+        self.participant.is_ready()
     }
 
     /// Whether the data path is not to send new flows to a backend.
@@ -161,15 +161,15 @@ impl Part {
     /// The agreed table of a service.
     pub(crate) fn table(&self, service: ServiceId) -> Option<(Arc<Maglev>, Vec<BackendId>)> {
         let planned = self.plan()?.services.iter().find(|of| of.service == service)?;
-        let table = self.seat.tables().of(&planned.cur)?;
+        let table = self.participant.tables().of(&planned.cur)?;
         Some((Arc::clone(&table.maglev), table.members.clone()))
     }
 
     /// Addresses of the other machines, which need next hops.
     pub(crate) fn peers(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        let own = self.seat.member().map(|member| member.machine);
-        self.seat
-            .picture()
+        let own = self.participant.member().map(|member| member.machine);
+        self.participant
+            .snapshot()
             .members()
             .filter(move |(of, _)| Some(of.machine) != own)
             .map(|(_, value)| value.address)
@@ -183,19 +183,19 @@ impl Part {
         if let Some(reason) = &self.lost {
             return Err(Refusal::Store(reason.clone()));
         }
-        Ok(Desire { value, after: self.seat.picture().revision(Key::Wish) })
+        Ok(Desire { value, after: self.participant.snapshot().revision(Key::Desired) })
     }
 
     /// There was no room for an order: it comes again.
-    pub(super) fn not_ordered(&mut self, order: &Order) {
+    pub(super) fn not_ordered(&mut self, order: &StoreOrder) {
         match order {
-            Order::Put { key, .. } => self.seat.not_put(*key),
-            Order::Register { machine, .. } => self.seat.not_put(Key::Machine(*machine)),
-            Order::Lead { .. } | Order::Resign(_) => self.seat.not_put(Key::Leader),
-            Order::Plan { .. } => self.seat.plan_written(None),
-            Order::Leave => self.seat.not_left(),
+            StoreOrder::Put { key, .. } => self.participant.not_put(*key),
+            StoreOrder::Register { machine, .. } => self.participant.not_put(Key::Machine(*machine)),
+            StoreOrder::Lead { .. } | StoreOrder::Resign(_) => self.participant.not_put(Key::Leader),
+            StoreOrder::Plan { .. } => self.participant.plan_written(None),
+            StoreOrder::Leave => self.participant.not_left(),
             // The next one after the next plan does it, too.
-            Order::Sweep { .. } => {}
+            StoreOrder::Sweep { .. } => {}
         }
     }
 }

@@ -4,10 +4,10 @@
 use super::desire::Desire;
 use super::document::{DecodeError, Document};
 use super::keys::{self, Key, MachineValue, MemberValue};
-use super::picture::{Change, Entry};
-use super::seat::Order;
+use super::participant::StoreOrder;
+use super::snapshot::{KeyChange, StoredValue};
 use super::store_event::StoreEvent;
-use super::tables::Tables;
+use super::tables::AgreedTables;
 use statesync::Member;
 use statesync::number::{Known, choose};
 use std::collections::BTreeMap;
@@ -18,14 +18,14 @@ pub(crate) type Lease = u64;
 /// Keys and values, and the changes that nobody was told of yet.
 #[derive(Debug, Default)]
 pub(crate) struct MemoryStore {
-    entries: BTreeMap<Key, Entry>,
+    entries: BTreeMap<Key, StoredValue>,
     revision: i64,
     leased: BTreeMap<Key, Lease>,
-    changes: Vec<Change>,
+    changes: Vec<KeyChange>,
 }
 
 impl MemoryStore {
-    pub(crate) fn entry(&self, key: Key) -> Option<&Entry> {
+    pub(crate) fn entry(&self, key: Key) -> Option<&StoredValue> {
         self.entries.get(&key)
     }
 
@@ -35,19 +35,19 @@ impl MemoryStore {
     }
 
     /// All that is there, for somebody who has just connected.
-    pub(crate) fn all(&self) -> Vec<Change> {
+    pub(crate) fn all(&self) -> Vec<KeyChange> {
         self.entries.iter().map(|(key, entry)| (*key, Some(entry.clone()))).collect()
     }
 
     /// What has changed since the last call, in order.
-    pub(crate) fn take_changes(&mut self) -> Vec<Change> {
+    pub(crate) fn take_changes(&mut self) -> Vec<KeyChange> {
         std::mem::take(&mut self.changes)
     }
 
     /// Puts a value, under a lease or for ever; its revision is returned.
     pub(crate) fn put(&mut self, key: Key, value: Vec<u8>, lease: Option<Lease>) -> i64 {
         self.revision += 1;
-        let entry = Entry { value, revision: self.revision };
+        let entry = StoredValue { value, revision: self.revision };
         self.entries.insert(key, entry.clone());
         match lease {
             Some(lease) => drop(self.leased.insert(key, lease)),
@@ -95,14 +95,14 @@ impl MemoryStore {
     }
 
     /// The document, if there is one that can be read.
-    pub(crate) fn document(&self, tables: &mut Tables) -> Option<Result<Document, DecodeError>> {
+    pub(crate) fn document(&self, tables: &mut AgreedTables) -> Option<Result<Document, DecodeError>> {
         let slots = |digest| self.entry(Key::Slots(digest)).map(|entry| &entry.value[..]);
         let plan = self.entry(Key::Plan)?;
         Some(Document::decode(&plan.value, slots, tables))
     }
 
     /// As who the machine of this name starts; `None`: not while another one uses its number. `clock_s` is Unix time.
-    pub(crate) fn choose(&mut self, name: &str, clock_s: u32, tables: &mut Tables) -> Option<Member> {
+    pub(crate) fn choose(&mut self, name: &str, clock_s: u32, tables: &mut AgreedTables) -> Option<Member> {
         let (mut machines, mut members) = (Vec::new(), Vec::new());
         for (key, entry) in &self.entries {
             match key {
@@ -136,20 +136,20 @@ impl MemoryStore {
     /// Other services, if those that there are are of the revision that was looked at; their own revision.
     #[cfg(feature = "simulation")]
     pub(crate) fn desire(&mut self, desire: Desire) -> Option<i64> {
-        (desire.after == self.revision_of(Key::Wish)).then(|| self.put(Key::Wish, desire.value, None))
+        (desire.after == self.revision_of(Key::Desired)).then(|| self.put(Key::Desired, desire.value, None))
     }
 
     /// Carries out an order of the machine with this lease; the answer, where there is one.
-    pub(crate) fn carry_out(&mut self, lease: Lease, order: Order) -> Option<StoreEvent> {
+    pub(crate) fn carry_out(&mut self, lease: Lease, order: StoreOrder) -> Option<StoreEvent> {
         match order {
-            Order::Put { key, value, if_plan } => {
+            StoreOrder::Put { key, value, if_plan } => {
                 if if_plan.is_some_and(|revision| revision != self.revision_of(Key::Plan)) {
                     return Some(StoreEvent::NotPut(key));
                 }
                 self.put(key, value, Some(lease));
                 None
             }
-            Order::Register { machine, value, after } => {
+            StoreOrder::Register { machine, value, after } => {
                 let key = Key::Machine(machine);
                 if after != self.revision_of(key) {
                     return Some(StoreEvent::NotPut(key));
@@ -157,20 +157,20 @@ impl MemoryStore {
                 self.put(key, value, None);
                 None
             }
-            Order::Lead { value, after } => {
+            StoreOrder::Lead { value, after } => {
                 if after != self.revision_of(Key::Leader) {
                     return Some(StoreEvent::NotPut(Key::Leader));
                 }
                 self.put(Key::Leader, value, Some(lease));
                 None
             }
-            Order::Resign(value) => {
+            StoreOrder::Resign(value) => {
                 if self.is_leader(&value) {
                     self.remove(Key::Leader);
                 }
                 None
             }
-            Order::Sweep { digests, if_plan, leader } => {
+            StoreOrder::Sweep { digests, if_plan, leader } => {
                 if self.is_leader(&leader) && if_plan == self.revision_of(Key::Plan) {
                     for digest in digests {
                         self.remove(Key::Slots(digest));
@@ -178,7 +178,7 @@ impl MemoryStore {
                 }
                 None
             }
-            Order::Plan { document, after, leader } => {
+            StoreOrder::Plan { document, after, leader } => {
                 for (digest, slots) in document.slots {
                     self.put(Key::Slots(digest), slots, None);
                 }
@@ -186,7 +186,7 @@ impl MemoryStore {
                 let done = may.then(|| self.put(Key::Plan, document.head, None));
                 Some(StoreEvent::PlanWritten(done))
             }
-            Order::Leave => {
+            StoreOrder::Leave => {
                 self.end_lease(lease);
                 None
             }

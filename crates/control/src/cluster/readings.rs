@@ -11,7 +11,7 @@ const KNOWN_MAX: usize = 3;
 
 /// What a configuration is read from.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Sources {
+pub(crate) struct ReadingSources {
     own: String,
     services: String,
     /// Of what files that a configuration names held.
@@ -21,14 +21,14 @@ pub(crate) struct Sources {
 /// A configuration that was read.
 #[derive(Debug)]
 pub(crate) struct Reading {
-    sources: Sources,
+    sources: ReadingSources,
     /// The configuration, or why these services do not fit this machine.
     pub(crate) loaded: Result<Loaded, String>,
     /// The tokens of its agents by service, or which cannot be read.
     pub(crate) tokens: Result<HashMap<String, Vec<u8>>, String>,
 }
 
-impl Sources {
+impl ReadingSources {
     /// Reads the configuration. `tokens_of` reads the files that hold the tokens of its agents. O(length).
     pub(crate) fn read(
         self,
@@ -47,7 +47,7 @@ pub(crate) struct Readings {
     /// Nothing is read here.
     is_elsewhere: bool,
     /// To be read elsewhere.
-    missing: Vec<Sources>,
+    missing: Vec<ReadingSources>,
     version: u64,
 }
 
@@ -70,7 +70,7 @@ impl Readings {
 
     /// A machine's own text with these services; `None`: it is not there yet, and is [missing](Self::take_missing). O(length).
     pub(crate) fn get(&mut self, own: &str, services: &str) -> Option<Arc<Reading>> {
-        let is_it = |of: &Sources| of.services == services && of.own == own;
+        let is_it = |of: &ReadingSources| of.services == services && of.own == own;
         if let Some(at) = self.known.iter().position(|of| is_it(&of.sources)) {
             let found = self.known.remove(at)?;
             self.known.push_front(Arc::clone(&found));
@@ -78,7 +78,7 @@ impl Readings {
         }
         let asked = || {
             let (own, services) = (own.to_owned(), services.to_owned());
-            Sources { own, services, version: self.version }
+            ReadingSources { own, services, version: self.version }
         };
         if self.is_elsewhere {
             if !self.missing.iter().any(is_it) {
@@ -93,7 +93,7 @@ impl Readings {
     }
 
     /// What was asked for in this round and is not there.
-    pub(crate) fn take_missing(&mut self) -> Vec<Sources> {
+    pub(crate) fn take_missing(&mut self) -> Vec<ReadingSources> {
         std::mem::take(&mut self.missing)
     }
 

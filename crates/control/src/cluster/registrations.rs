@@ -12,8 +12,8 @@
 //! | the services in force let it in no more | out |
 //! | nobody mentions it | stays: silence says more of the machines than of the backend |
 
-use super::keys::{self, HeardValue, Over};
-use crate::agents::heard::Why;
+use super::keys::{self, EndedValue, ReceivedValue};
+use crate::agents::heard::EndReason;
 use model::config::Config;
 use model::registered::{Registered, RegistrationRules};
 use std::cmp::Reverse;
@@ -30,7 +30,7 @@ fn identity(of: &Registered) -> Identity<'_> {
     (&of.service, &of.backend, of.address, &of.agent)
 }
 
-fn over_identity(of: &Over) -> Identity<'_> {
+fn over_identity(of: &EndedValue) -> Identity<'_> {
     (&of.service, &of.backend, of.address, &of.agent)
 }
 
@@ -76,7 +76,7 @@ impl Voices<'_> {
     }
 }
 
-fn voices<'a>(heard: impl IntoIterator<Item = &'a HeardValue>) -> BTreeMap<Identity<'a>, Voices<'a>> {
+fn voices<'a>(heard: impl IntoIterator<Item = &'a ReceivedValue>) -> BTreeMap<Identity<'a>, Voices<'a>> {
     let mut all: BTreeMap<Identity<'_>, Voices<'_>> = BTreeMap::new();
     for value in heard {
         // One machine, one voice, whatever it has written.
@@ -92,11 +92,11 @@ fn voices<'a>(heard: impl IntoIterator<Item = &'a HeardValue>) -> BTreeMap<Ident
                 continue;
             }
             match over.why {
-                Why::Deregistered => {
+                EndReason::Deregistered => {
                     let of = &mut all.entry(identity).or_default().deregistered;
                     *of = (*of).max(Some(over.incarnation));
                 }
-                Why::Dead => {
+                EndReason::Dead => {
                     let of = dead.entry(identity).or_default();
                     *of = (*of).max(over.incarnation);
                 }
@@ -111,13 +111,13 @@ fn voices<'a>(heard: impl IntoIterator<Item = &'a HeardValue>) -> BTreeMap<Ident
 
 /// What is in force while it is put together: each name and each address of a service once.
 #[derive(Debug, Default)]
-struct Pool {
+struct RegistrationPool {
     by_name: BTreeMap<(String, String), Registered>,
     names: BTreeMap<(String, IpAddr), String>,
     counts: HashMap<String, usize>,
 }
 
-impl Pool {
+impl RegistrationPool {
     fn insert(&mut self, of: Registered) {
         self.names.insert((of.service.clone(), of.address), of.backend.clone());
         let before = self.by_name.insert((of.service.clone(), of.backend.clone()), of.clone());
@@ -162,13 +162,13 @@ pub(crate) fn allowed(known: &[Registered], config: &Config) -> Vec<Registered> 
 /// backends; `room`: bytes that newcomers may add to the document. O(n log n).
 pub(crate) fn merge<'a>(
     known: &[Registered],
-    heard: impl IntoIterator<Item = &'a HeardValue>,
+    heard: impl IntoIterator<Item = &'a ReceivedValue>,
     config: &Config,
     room: usize,
 ) -> Merged {
     let (voices, rules) = (voices(heard), RegistrationRules::of(config));
     let fits = |of: &&Registered| rules.misfit(of).is_none();
-    let mut pool = Pool::default();
+    let mut pool = RegistrationPool::default();
     let mut done: HashSet<Identity<'_>> = HashSet::new();
     for of in known.iter().filter(fits) {
         let said = voices.get(&identity(of));
@@ -231,20 +231,20 @@ pub(crate) fn merge<'a>(
 /// `before` is what it said last. A registration that is over is told until it is in force no more and no machine holds it to be good:
 /// otherwise one that has not heard the agent's last word would bring it back.
 pub(crate) fn to_tell<'a>(
-    own: HeardValue,
-    before: &HeardValue,
+    own: ReceivedValue,
+    before: &ReceivedValue,
     in_force: &[Registered],
-    others: impl IntoIterator<Item = &'a HeardValue>,
-) -> HeardValue {
-    let HeardValue { mut registered, over } = own;
+    others: impl IntoIterator<Item = &'a ReceivedValue>,
+) -> ReceivedValue {
+    let ReceivedValue { mut registered, over } = own;
     registered.sort_unstable_by(|a, b| identity(a).cmp(&identity(b)));
     registered.dedup_by(|a, b| identity(a) == identity(b));
-    let mut over_by: BTreeMap<Identity<'_>, &Over> = BTreeMap::new();
+    let mut over_by: BTreeMap<Identity<'_>, &EndedValue> = BTreeMap::new();
     // What it says now counts, and of two words the one about the later incarnation.
     let places: HashSet<Identity<'_>> = in_force.iter().map(identity).collect();
-    let is_in_force = |of: &Over| places.contains(&over_identity(of));
+    let is_in_force = |of: &EndedValue| places.contains(&over_identity(of));
     // That it is dead is taken back when it passes checks again, as long as it is in force.
-    let still = before.over.iter().filter(|of| of.why == Why::Deregistered || !is_in_force(of));
+    let still = before.over.iter().filter(|of| of.why == EndReason::Deregistered || !is_in_force(of));
     for of in still.chain(&over) {
         let known = over_by.entry(over_identity(of)).or_insert(of);
         if known.incarnation <= of.incarnation {
@@ -254,7 +254,7 @@ pub(crate) fn to_tell<'a>(
     for of in &registered {
         over_by.remove(&identity(of));
     }
-    let others: Vec<&HeardValue> = others.into_iter().collect();
+    let others: Vec<&ReceivedValue> = others.into_iter().collect();
     let good: HashMap<Identity<'_>, u64> = {
         let mut good = HashMap::new();
         for of in in_force.iter().chain(others.iter().flat_map(|value| &value.registered)) {
@@ -268,16 +268,16 @@ pub(crate) fn to_tell<'a>(
         .filter(|(identity, of)| good.get(identity).is_some_and(|incarnation| *incarnation <= of.incarnation))
         .map(|(_, of)| of.clone())
         .collect();
-    HeardValue { registered, over }
+    ReceivedValue { registered, over }
 }
 
 /// What of a value fits into `limit` bytes, written; and the number of registrations that do not, the last ones. Those that are over come first.
-pub(crate) fn written(value: &HeardValue, limit: usize) -> (Vec<u8>, usize) {
+pub(crate) fn written(value: &ReceivedValue, limit: usize) -> (Vec<u8>, usize) {
     let bytes = keys::bytes(value);
     if bytes.len() <= limit {
         return (bytes, 0);
     }
-    let mut size = keys::bytes(&HeardValue::default()).len() + "\"over\":[],".len();
+    let mut size = keys::bytes(&ReceivedValue::default()).len() + "\"over\":[],".len();
     // With the comma.
     let mut fits = |bytes: usize| {
         size += bytes + 1;
@@ -287,7 +287,7 @@ pub(crate) fn written(value: &HeardValue, limit: usize) -> (Vec<u8>, usize) {
     let registered: Vec<Registered> =
         value.registered.iter().take_while(|of| fits(keys::bytes(of).len())).cloned().collect();
     let rest = value.registered.len() - registered.len();
-    (keys::bytes(&HeardValue { registered, over }), rest)
+    (keys::bytes(&ReceivedValue { registered, over }), rest)
 }
 
 #[cfg(test)]

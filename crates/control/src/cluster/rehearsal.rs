@@ -1,16 +1,16 @@
 //! A machine without a network or a clock, and a store in which anybody who has its password writes anything. Fuzz targets and their
 //! seeds are made of it; no daemon is built with it.
 //!
-//! Rule of this module: an input is records of (control, length, body). The control byte says what (bits 0 to 2, [`Step`]); a body that
+//! Rule of this module: an input is records of (control, length, body). The control byte says what (bits 0 to 2, [`StoreStep`]); a body that
 //! names a key begins with its kind and its number.
 #![cfg_attr(not(feature = "rehearsal"), allow(unreachable_pub))]
 #![allow(clippy::panic, reason = "a rehearsal that goes wrong has no other way to say so")]
 
 use super::document::{Document, SLOTS_MAX, Settings, VALUE_MAX, digest};
-use super::keys::{self, HealthValue, HeardValue, Key, MemberValue, WishValue};
-use super::picture::{Change, Entry};
-use super::seat::{News, Order, Own, Seat};
-use super::tables::Tables;
+use super::keys::{self, DesiredValue, HealthValue, Key, MemberValue, ReceivedValue};
+use super::participant::{News, Own, Participant, StoreOrder};
+use super::snapshot::{KeyChange, StoredValue};
+use super::tables::AgreedTables;
 use super::text;
 use model::registered::Registered;
 use statesync::plan::Report;
@@ -66,7 +66,7 @@ address = "10.0.2.102"
 
 /// What a record is.
 #[derive(Clone, Copy)]
-enum Step {
+enum StoreStep {
     /// Somebody puts the rest of the body under the key.
     Put,
     /// Somebody changes what is under the key: from a place on (two bytes) so many bytes (one) are replaced by the rest of the body.
@@ -85,12 +85,20 @@ enum Step {
     Restart,
 }
 
-const STEPS: [Step; 8] =
-    [Step::Put, Step::Splice, Step::Delete, Step::Wait, Step::Connect, Step::Own, Step::Stall, Step::Restart];
+const STEPS: [StoreStep; 8] = [
+    StoreStep::Put,
+    StoreStep::Splice,
+    StoreStep::Delete,
+    StoreStep::Wait,
+    StoreStep::Connect,
+    StoreStep::Own,
+    StoreStep::Stall,
+    StoreStep::Restart,
+];
 
-struct Stage {
-    seat: Seat,
-    entries: BTreeMap<Key, Entry>,
+struct StoreStage {
+    participant: Participant,
+    entries: BTreeMap<Key, StoredValue>,
     revision: i64,
     is_connected: bool,
     incarnation: u32,
@@ -98,7 +106,7 @@ struct Stage {
     /// The step in force.
     step: u64,
     /// What the store has yet to do.
-    pending: Vec<Order>,
+    pending: Vec<StoreOrder>,
 }
 
 fn timeouts() -> model::config::Timeouts {
@@ -122,7 +130,7 @@ fn own() -> Own {
 /// # Panics
 /// What must hold of the machine does not.
 pub fn rehearse_store(mut input: &[u8]) {
-    let mut stage = Stage::new();
+    let mut stage = StoreStage::new();
     for _ in 0..RECORDS_MAX {
         let [control, low, high, rest @ ..] = input else { break };
         let length = usize::from(u16::from_le_bytes([*low, *high])).min(rest.len());
@@ -130,16 +138,16 @@ pub fn rehearse_store(mut input: &[u8]) {
         input = rest;
         let step = STEPS[usize::from(control & 7)];
         stage.play(step, body);
-        if !matches!(step, Step::Stall) {
+        if !matches!(step, StoreStep::Stall) {
             stage.settle();
         }
     }
 }
 
-impl Stage {
-    fn new() -> Stage {
-        let mut stage = Stage {
-            seat: Seat::new(own(), OWN_TEXT.to_owned()),
+impl StoreStage {
+    fn new() -> StoreStage {
+        let mut stage = StoreStage {
+            participant: Participant::new(own(), OWN_TEXT.to_owned()),
             entries: BTreeMap::new(),
             revision: 0,
             is_connected: false,
@@ -148,24 +156,24 @@ impl Stage {
             step: 0,
             pending: Vec::new(),
         };
-        stage.play(Step::Own, &[0]);
-        stage.put(Key::Wish, keys::bytes(&wish(SERVICES)));
+        stage.play(StoreStep::Own, &[0]);
+        stage.put(Key::Desired, keys::bytes(&wish(SERVICES)));
         stage.connect();
         stage.settle();
-        assert!(stage.seat.is_ready(), "a cluster of one");
+        assert!(stage.participant.is_ready(), "a cluster of one");
         stage
     }
 
-    fn play(&mut self, step: Step, body: &[u8]) {
+    fn play(&mut self, step: StoreStep, body: &[u8]) {
         let first = body.first().copied().unwrap_or(0);
         match step {
-            Step::Put => {
+            StoreStep::Put => {
                 let Some((key, value)) = self.key(body) else { return };
                 if !is_slow(key, value) {
                     self.put(key, value.to_vec());
                 }
             }
-            Step::Splice => {
+            StoreStep::Splice => {
                 let Some((key, [low, high, gone, new @ ..])) = self.key(body) else { return };
                 let Some(entry) = self.entries.get(&key) else { return };
                 let mut value = entry.value.clone();
@@ -176,22 +184,22 @@ impl Stage {
                     self.put(key, value);
                 }
             }
-            Step::Delete => {
+            StoreStep::Delete => {
                 let Some((key, _)) = self.key(body) else { return };
                 self.entries.remove(&key);
                 self.revision += 1;
                 self.tell((key, None));
             }
-            Step::Wait => {
+            StoreStep::Wait => {
                 for _ in 0..first.min(64) {
                     self.now = Tick(self.now.0 + 200_000);
                     self.settle();
                 }
             }
-            Step::Connect => {
+            StoreStep::Connect => {
                 if self.is_connected {
                     self.is_connected = false;
-                    self.seat.disconnected();
+                    self.participant.disconnected();
                     self.pending.clear();
                     if first & 1 == 1 {
                         self.entries.clear();
@@ -201,22 +209,24 @@ impl Stage {
                     self.connect();
                 }
             }
-            Step::Own => {
+            StoreStep::Own => {
                 let mut health = HealthValue::default();
                 let of = |backend: &str| ("web".to_owned(), backend.to_owned());
                 health.up.insert(of("b1"));
                 if first & 1 == 1 { &mut health.down } else { &mut health.up }.insert(of("b2"));
-                self.seat.set_health(&health);
+                self.participant.set_health(&health);
                 let registered = (first & 2 == 2).then(|| registration("w1", 1));
-                self.seat
-                    .set_heard(HeardValue { registered: registered.into_iter().collect(), over: vec![] });
+                self.participant.set_received(ReceivedValue {
+                    registered: registered.into_iter().collect(),
+                    over: vec![],
+                });
                 if first & 4 == 4 {
-                    self.seat.leave();
+                    self.participant.leave();
                 }
             }
-            Step::Stall => self.pending.extend(self.seat.poll(self.now)),
-            Step::Restart => {
-                self.seat = Seat::new(own(), OWN_TEXT.to_owned());
+            StoreStep::Stall => self.pending.extend(self.participant.poll(self.now)),
+            StoreStep::Restart => {
+                self.participant = Participant::new(own(), OWN_TEXT.to_owned());
                 self.incarnation += 1;
                 self.step = 0;
                 self.pending.clear();
@@ -234,9 +244,9 @@ impl Stage {
             1 => Key::Member(machine),
             2 => Key::Acknowledgement(machine),
             3 => Key::Health(machine),
-            4 => Key::Heard(machine),
+            4 => Key::Received(machine),
             5 => Key::Leader,
-            6 => Key::Wish,
+            6 => Key::Desired,
             7 => Key::Plan,
             _ => {
                 let there = self.entries.keys().filter(|key| matches!(key, Key::Slots(_)));
@@ -252,15 +262,15 @@ impl Stage {
 
     fn put(&mut self, key: Key, value: Vec<u8>) -> i64 {
         self.revision += 1;
-        let entry = Entry { value, revision: self.revision };
+        let entry = StoredValue { value, revision: self.revision };
         self.entries.insert(key, entry.clone());
         self.tell((key, Some(entry)));
         self.revision
     }
 
-    fn tell(&mut self, change: Change) {
+    fn tell(&mut self, change: KeyChange) {
         if self.is_connected {
-            self.seat.changed(vec![change]);
+            self.participant.changed(vec![change]);
         }
     }
 
@@ -270,10 +280,10 @@ impl Stage {
 
     fn connect(&mut self) {
         self.is_connected = true;
-        self.seat.identified(Member { machine: OWN, incarnation: self.incarnation }, false);
+        self.participant.identified(Member { machine: OWN, incarnation: self.incarnation }, false);
         let all = self.entries.iter().map(|(key, entry)| (*key, Some(entry.clone())));
         let all = all.collect();
-        self.seat.connected(all);
+        self.participant.connected(all);
     }
 
     /// The store does what the machine asks for, and its workers what is in force, until nothing more comes of it. Both stop at the same
@@ -281,8 +291,8 @@ impl Stage {
     fn settle(&mut self) {
         for _ in 0..ROUNDS_MAX {
             let mut orders = std::mem::take(&mut self.pending);
-            orders.extend(self.seat.poll(self.now));
-            let news = self.seat.take_news();
+            orders.extend(self.participant.poll(self.now));
+            let news = self.participant.take_news();
             for of in &news {
                 match of {
                     News::Adopted => self.look(),
@@ -290,8 +300,8 @@ impl Stage {
                 }
             }
             let mut any = !news.is_empty();
-            if self.seat.document().is_some() && self.seat.done() < self.step {
-                self.seat.report(CoreId(0), Report::Done { step: self.step, incomplete: false });
+            if self.participant.document().is_some() && self.participant.done() < self.step {
+                self.participant.report(CoreId(0), Report::Done { step: self.step, incomplete: false });
                 any = true;
             }
             if self.is_connected {
@@ -309,7 +319,7 @@ impl Stage {
 
     /// What workers index by is within what they have room for.
     fn look(&mut self) {
-        let Some(document) = self.seat.document() else { panic!("adopted nothing") };
+        let Some(document) = self.participant.document() else { panic!("adopted nothing") };
         let plan = &document.plan;
         assert!(plan.step >= self.step, "an older plan came into force");
         self.step = plan.step;
@@ -344,53 +354,33 @@ impl Stage {
         }
     }
 
-    fn carry_out(&mut self, order: Order) {
+    fn carry_out(&mut self, order: StoreOrder) {
         match order {
-            Order::Put { key, value, if_plan } => {
+            StoreOrder::Put { key, value, if_plan } => {
                 assert!(value.len() <= VALUE_MAX, "{key:?}: {} bytes", value.len());
                 let is_other = if_plan.is_some_and(|revision| revision != self.revision_of(Key::Plan));
-                if is_other {
-                    self.seat.not_put(key);
-                } else {
-                    self.put(key, value);
-                }
+                self.put_if(!is_other, key, value);
             }
-            Order::Register { machine, value, after } => {
+            StoreOrder::Register { machine, value, after } => {
                 let key = Key::Machine(machine);
-                if after == self.revision_of(key) {
-                    self.put(key, value);
-                } else {
-                    self.seat.not_put(key);
+                self.put_if(after == self.revision_of(key), key, value);
+            }
+            StoreOrder::Lead { value, after } => {
+                self.put_if(after == self.revision_of(Key::Leader), Key::Leader, value);
+            }
+            StoreOrder::Resign(value) => {
+                if self.is_led_by(&value) {
+                    self.delete(Key::Leader);
                 }
             }
-            Order::Lead { value, after } => {
-                if after != self.revision_of(Key::Leader) {
-                    self.seat.not_put(Key::Leader);
-                } else {
-                    self.put(Key::Leader, value);
+            StoreOrder::Sweep { digests, if_plan, leader } => {
+                if self.is_led_by(&leader) && if_plan == self.revision_of(Key::Plan) {
+                    digests.into_iter().for_each(|digest| self.delete(Key::Slots(digest)));
                 }
             }
-            Order::Resign(value) => {
-                if self.entries.get(&Key::Leader).is_some_and(|of| of.value == value) {
-                    self.entries.remove(&Key::Leader);
-                    self.revision += 1;
-                    self.tell((Key::Leader, None));
-                }
-            }
-            Order::Sweep { digests, if_plan, leader } => {
-                let leads = self.entries.get(&Key::Leader).is_some_and(|of| of.value == leader);
-                if leads && if_plan == self.revision_of(Key::Plan) {
-                    for digest in digests {
-                        self.revision += 1;
-                        self.entries.remove(&Key::Slots(digest));
-                        self.tell((Key::Slots(digest), None));
-                    }
-                }
-            }
-            Order::Plan { document, after, leader } => {
-                let leads = self.entries.get(&Key::Leader).is_some_and(|of| of.value == leader);
-                if !leads || after != self.revision_of(Key::Plan) {
-                    return self.seat.plan_written(None);
+            StoreOrder::Plan { document, after, leader } => {
+                if !self.is_led_by(&leader) || after != self.revision_of(Key::Plan) {
+                    return self.participant.plan_written(None);
                 }
                 for (digest, slots) in document.slots {
                     assert!(slots.len() <= VALUE_MAX);
@@ -398,25 +388,36 @@ impl Stage {
                 }
                 assert!(document.head.len() <= VALUE_MAX);
                 let slots = |digest| self.entries.get(&Key::Slots(digest)).map(|of| &of.value[..]);
-                let read = Document::decode(&document.head, slots, &mut Tables::new(KEY));
+                let read = Document::decode(&document.head, slots, &mut AgreedTables::new(KEY));
                 assert!(read.is_ok(), "what it writes it reads: {:?}", read.err());
                 let revision = self.put(Key::Plan, document.head);
-                self.seat.plan_written(Some(revision));
+                self.participant.plan_written(Some(revision));
             }
-            Order::Leave => {
-                for key in [
-                    Key::Member(OWN),
-                    Key::Acknowledgement(OWN),
-                    Key::Health(OWN),
-                    Key::Heard(OWN),
-                    Key::Leader,
-                ] {
-                    self.entries.remove(&key);
-                    self.revision += 1;
-                    self.tell((key, None));
+            StoreOrder::Leave => {
+                for key in [Key::Member, Key::Acknowledgement, Key::Health, Key::Received] {
+                    self.delete(key(OWN));
                 }
+                self.delete(Key::Leader);
             }
         }
+    }
+
+    fn put_if(&mut self, may: bool, key: Key, value: Vec<u8>) {
+        if may {
+            self.put(key, value);
+        } else {
+            self.participant.not_put(key);
+        }
+    }
+
+    fn delete(&mut self, key: Key) {
+        self.entries.remove(&key);
+        self.revision += 1;
+        self.tell((key, None));
+    }
+
+    fn is_led_by(&self, leader: &[u8]) -> bool {
+        self.entries.get(&Key::Leader).is_some_and(|of| of.value == leader)
     }
 }
 
@@ -434,15 +435,15 @@ fn is_slow(key: Key, value: &[u8]) -> bool {
                 .sum::<u64>()
                 > 200_000
         }),
-        Key::Wish => {
+        Key::Desired => {
             digits().next().is_some() || value.windows(13).filter(|of| of == b"[[service]]\\n").count() > 4
         }
         _ => false,
     }
 }
 
-fn wish(text: &str) -> WishValue {
-    WishValue { text: text.to_owned(), drains: [].into(), by: "lb1".to_owned(), unix_ms: 1 }
+fn wish(text: &str) -> DesiredValue {
+    DesiredValue { text: text.to_owned(), drains: [].into(), by: "lb1".to_owned(), unix_ms: 1 }
 }
 
 fn registration(backend: &str, host: u8) -> Registered {
@@ -458,32 +459,32 @@ fn registration(backend: &str, host: u8) -> Registered {
     }
 }
 
-fn record(step: Step, body: &[u8]) -> Vec<u8> {
+fn record(step: StoreStep, body: &[u8]) -> Vec<u8> {
     let length = u16::try_from(body.len()).unwrap_or(u16::MAX);
     [&[step as u8][..], &length.to_le_bytes(), body].concat()
 }
 
 fn put(kind: u8, number: u8, value: &[u8]) -> Vec<u8> {
-    record(Step::Put, &[&[kind, number][..], value].concat())
+    record(StoreStep::Put, &[&[kind, number][..], value].concat())
 }
 
 /// A record that replaces a text in what the machine has put under a key.
-fn replace(stage: &Stage, (kind, number): (u8, u8), from: &str, to: &str) -> Vec<u8> {
+fn replace(stage: &StoreStage, (kind, number): (u8, u8), from: &str, to: &str) -> Vec<u8> {
     let (key, _) = stage.key(&[kind, number]).unwrap_or((Key::Plan, &[]));
     let value = stage.entries.get(&key).map(|of| String::from_utf8_lossy(&of.value).into_owned());
     let value = value.unwrap_or_default();
     let at = value.find(from).unwrap_or_else(|| panic!("{from:?} is not in {key:?}: {value}"));
     let at = u16::try_from(at).unwrap_or(0).to_le_bytes();
     let gone = u8::try_from(from.len()).unwrap_or(0);
-    record(Step::Splice, &[&[kind, number, at[0], at[1], gone][..], to.as_bytes()].concat())
+    record(StoreStep::Splice, &[&[kind, number, at[0], at[1], gone][..], to.as_bytes()].concat())
 }
 
 /// Inputs to begin with, named for what they are.
 pub fn store_seeds() -> Vec<(&'static str, Vec<u8>)> {
-    let stage = Stage::new();
+    let stage = StoreStage::new();
     let plan = (7, 0);
     let change = |key, from: &str, to: &str| replace(&stage, key, from, to);
-    let wait = |n: u8| record(Step::Wait, &[n]);
+    let wait = |n: u8| record(StoreStep::Wait, &[n]);
     let peer = MemberValue {
         name: "lb2".to_owned(),
         incarnation: 9,
@@ -494,9 +495,10 @@ pub fn store_seeds() -> Vec<(&'static str, Vec<u8>)> {
         agents: None,
         founder: None,
     };
-    let heard = HeardValue { registered: vec![registration("w1", 1), registration("w2", 2)], over: vec![] };
+    let heard =
+        ReceivedValue { registered: vec![registration("w1", 1), registration("w2", 2)], over: vec![] };
     let more = SERVICES.replace("10.0.2.102", "10.0.2.103").replace("\"web\"", "\"web\"\nhash = \"source\"");
-    let restart = record(Step::Restart, &[]);
+    let restart = record(StoreStep::Restart, &[]);
     vec![
         ("wish", [put(6, 0, &keys::bytes(&wish(&more))), wait(20)].concat()),
         ("wish_without_services", [put(6, 0, &keys::bytes(&wish(""))), wait(20)].concat()),
@@ -542,10 +544,10 @@ pub fn store_seeds() -> Vec<(&'static str, Vec<u8>)> {
             .concat(),
         ),
         ("slots_empty", [put(8, 0, b""), restart.clone()].concat()),
-        ("plan_deleted", [record(Step::Delete, &[7, 0]), wait(9)].concat()),
-        ("wiped", [record(Step::Connect, &[1]), record(Step::Connect, &[0]), wait(60)].concat()),
-        ("own_checks", [record(Step::Own, &[7]), wait(20)].concat()),
-        ("stalled", [record(Step::Stall, &[]), restart, wait(3)].concat()),
+        ("plan_deleted", [record(StoreStep::Delete, &[7, 0]), wait(9)].concat()),
+        ("wiped", [record(StoreStep::Connect, &[1]), record(StoreStep::Connect, &[0]), wait(60)].concat()),
+        ("own_checks", [record(StoreStep::Own, &[7]), wait(20)].concat()),
+        ("stalled", [record(StoreStep::Stall, &[]), restart, wait(3)].concat()),
     ]
 }
 
@@ -576,7 +578,7 @@ mod tests {
             for (kind, number, at, gone, new) in splices.into_iter().take(RECORDS_MAX / 2) {
                 let [low, high] = (at % 1500).to_le_bytes();
                 let body = [&[kind, number, low, high, gone][..], new.as_bytes()].concat();
-                input.extend(super::record(super::Step::Splice, &body));
+                input.extend(super::record(super::StoreStep::Splice, &body));
             }
             rehearse_store(&input);
         }

@@ -1,7 +1,7 @@
 //! What the API, the CLI and metrics show of the cluster.
 
 use super::document::phase_name;
-use super::membership::Part;
+use super::membership::Membership;
 use crate::caller::Caller;
 use crate::controller::Controller;
 use crate::refusal::Refusal;
@@ -19,43 +19,45 @@ const SLOTS_MAX: usize = 1 << 21;
 
 /// Name of a machine, for people.
 pub(crate) fn machine_name(controller: &Controller, machine: MachineId) -> String {
-    let name = controller.cluster.as_ref().and_then(|part| part.seat.picture().name(machine));
+    let name = controller.cluster.as_ref().and_then(|part| part.participant.snapshot().name(machine));
     name.map_or_else(|| format!("#{}", machine.0), str::to_owned)
 }
 
-/// The same, of members.
+/// Names of the machines of members.
 pub(crate) fn names(controller: &Controller, members: impl IntoIterator<Item = Member>) -> Vec<String> {
     members.into_iter().map(|member| machine_name(controller, member.machine)).collect()
 }
 
-pub(crate) fn part(controller: &Controller) -> Result<&Part, Refusal> {
+pub(crate) fn part(controller: &Controller) -> Result<&Membership, Refusal> {
     controller.cluster.as_ref().ok_or(Refusal::Alone)
 }
 
 /// `GET /v1/cluster`.
 pub(crate) fn cluster_status(controller: &Controller) -> Result<ClusterStatus, Refusal> {
     let part = part(controller)?;
-    let (seat, document) = (&part.seat, part.document());
+    let (participant, document) = (&part.participant, part.document());
     let plan = document.map(|document| &document.plan);
     let masks = plan.into_iter().flat_map(|plan| &plan.masks);
     Ok(ClusterStatus {
         machine: controller.config.machine.name.clone(),
-        joined: part.seat.is_member(),
-        misfit: part.seat.misfit().map(str::to_owned),
+        joined: part.participant.is_member(),
+        misfit: part.participant.misfit().map(str::to_owned),
         store_reached: part.lost.is_none(),
         store_since_unix_ms: part.since_unix_ms,
         store_problem: part.lost.clone(),
-        leader: seat.picture().leader().map(|leader| machine_name(controller, leader.machine)),
+        leader: participant.snapshot().leader().map(|leader| machine_name(controller, leader.machine)),
         step: plan.map_or(0, |plan| plan.step),
-        step_done: seat.done(),
+        step_done: participant.done(),
         epoch: plan.map_or(0, |plan| plan.epoch),
         generation: plan.map_or(0, |plan| plan.generation),
         phase: phase_name(plan.map(|plan| plan.phase).unwrap_or_default()).to_owned(),
-        settled: document.zip(seat.picture().wish()).is_some_and(|(of, (_, wish))| of.settled == wish),
-        refused: document.zip(seat.picture().wish()).and_then(|(of, (_, wish))| {
+        settled: document
+            .zip(participant.snapshot().wish())
+            .is_some_and(|(of, (_, wish))| of.settled == wish),
+        refused: document.zip(participant.snapshot().wish()).and_then(|(of, (_, wish))| {
             of.refused.as_ref().filter(|(refused, _)| *refused == wish).map(|(_, problem)| problem.clone())
         }),
-        waiting_for: names(controller, seat.lagging()),
+        waiting_for: names(controller, participant.lagging()),
         tainted_slots: plan.map_or(0, |plan| plan.tainted_slots() as u64),
         masked: masks.map(|mask| backend_name(controller, part, mask.backend)).collect(),
         relays_a_second: part.relays.0,
@@ -65,19 +67,19 @@ pub(crate) fn cluster_status(controller: &Controller) -> Result<ClusterStatus, R
     })
 }
 
-pub(crate) fn cluster_members(controller: &Controller, part: &Part) -> Vec<ClusterMember> {
-    let picture = part.seat.picture();
+pub(crate) fn cluster_members(controller: &Controller, part: &Membership) -> Vec<ClusterMember> {
+    let snapshot = part.participant.snapshot();
     let plan = part.plan();
     let planned = plan.map(|plan| plan.members.clone()).unwrap_or_default();
     let lost = plan.map(|plan| plan.lost.clone()).unwrap_or_default();
     let suspects = suspects(controller);
     let acknowledged: BTreeMap<Member, u64> =
-        picture.acknowledgements(&[]).map(|known| (known.member, known.step)).collect();
-    let own = part.seat.member();
-    let all: BTreeSet<Member> = planned.iter().chain(picture.members().map(|(member, _)| member)).collect();
-    let leaving: Members = picture.leaving();
+        snapshot.acknowledgements(&[]).map(|known| (known.member, known.step)).collect();
+    let own = part.participant.member();
+    let all: BTreeSet<Member> = planned.iter().chain(snapshot.members().map(|(member, _)| member)).collect();
+    let leaving: Members = snapshot.leaving();
     let member = |member: Member| {
-        let value = picture.members().find(|(of, _)| *of == member).map(|(_, value)| value);
+        let value = snapshot.members().find(|(of, _)| *of == member).map(|(_, value)| value);
         let address = value.map(|value| value.address);
         let hop = || {
             let fixed = controller.config.machine.next_hop_mac;
@@ -129,7 +131,7 @@ pub(crate) fn sync_counts(controller: &Controller) -> Vec<SyncCount> {
     counts
 }
 
-pub(crate) fn backend_name(_controller: &Controller, part: &Part, backend: BackendId) -> String {
+pub(crate) fn backend_name(_controller: &Controller, part: &Membership, backend: BackendId) -> String {
     let named = part.document().and_then(|document| {
         let identity = document.backends.iter().find(|of| of.id == backend)?;
         let service = document.services.iter().find(|of| of.id == identity.service)?;
@@ -216,7 +218,7 @@ pub(crate) fn leave(controller: &mut Controller, caller: &Caller) -> Result<Leav
     if let Some(reason) = &part.lost {
         return Err(Refusal::Store(reason.clone()));
     }
-    let own = part.seat.member();
+    let own = part.participant.member();
     let others =
         part.plan().map_or(0, |plan| plan.members.iter().filter(|of| Some(*of) != own).count() as u64);
     if controller.program.leaving.is_none() {

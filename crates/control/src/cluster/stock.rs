@@ -1,14 +1,14 @@
 //! What documents need and takes long to make: slot tables and configurations. What is there is taken from here; what is not is
 //! named, made on another thread, and brought.
 
-use super::readings::{Reading, Readings, Sources};
-use super::tables::{Recipe, Table, Tables};
+use super::readings::{Reading, ReadingSources, Readings};
+use super::tables::{AgreedRecipe, AgreedTable, AgreedTables};
 use std::sync::Arc;
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Stock {
-    pub(crate) tables: Tables,
+    pub(crate) tables: AgreedTables,
     pub(crate) readings: Readings,
     /// A lot is being made.
     is_making: bool,
@@ -19,23 +19,23 @@ pub(crate) struct Stock {
 /// What is not there.
 #[derive(Debug)]
 pub(crate) struct Missing {
-    pub(crate) tables: Vec<Recipe>,
+    pub(crate) tables: Vec<AgreedRecipe>,
     /// The key that they are made under.
     pub(crate) key: [u8; 16],
-    pub(crate) texts: Vec<Sources>,
+    pub(crate) texts: Vec<ReadingSources>,
 }
 
 /// A lot that was made elsewhere.
 #[derive(Debug, Default)]
 pub(crate) struct Lot {
-    pub(crate) tables: Vec<Arc<Table>>,
+    pub(crate) tables: Vec<Arc<AgreedTable>>,
     pub(crate) readings: Vec<Arc<Reading>>,
 }
 
 impl Stock {
     /// Empty. Whatever is asked for is made at once.
     pub(crate) fn new(key: [u8; 16]) -> Stock {
-        Stock { tables: Tables::new(key), readings: Readings::default(), is_making: false, lots: 0 }
+        Stock { tables: AgreedTables::new(key), readings: Readings::default(), is_making: false, lots: 0 }
     }
 
     /// From now on no more slots than these are made in a round, and nothing is read: the rest is [missing](Self::take_missing).

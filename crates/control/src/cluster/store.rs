@@ -7,17 +7,17 @@ pub(crate) mod etcd;
 mod pieces;
 
 use super::desire::Desire;
-use super::seat::Order;
+use super::participant::StoreOrder;
 use tokio::sync::oneshot;
 
 /// What the owner asks for.
 #[derive(Debug)]
-pub(crate) enum Asked {
-    /// See [`Order`].
-    Order(Order),
+pub(crate) enum StoreRequest {
+    /// See [`StoreOrder`].
+    Order(StoreOrder),
     /// Other services. Answered with their own revision, `None` if those that there are are others.
     Desire {
-        /// What.
+        /// The services.
         desire: Desire,
         /// Takes the answer.
         reply: oneshot::Sender<Result<Option<i64>, String>>,

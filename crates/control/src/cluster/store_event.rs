@@ -1,8 +1,8 @@
 //! What the store tells a machine.
 
 use super::keys::Key;
-use super::picture::Change;
-use super::seat::Order;
+use super::participant::StoreOrder;
+use super::snapshot::KeyChange;
 use statesync::Member;
 
 /// What came of an order, or happened by itself.
@@ -18,9 +18,9 @@ pub(crate) enum StoreEvent {
     /// There is no number for this machine, and will be none while it waits.
     Unfit(String),
     /// The store is reached, and this is all that is in it.
-    Connected(Vec<Change>),
+    Connected(Vec<KeyChange>),
     /// Keys have changed.
-    Changed(Vec<Change>),
+    Changed(Vec<KeyChange>),
     /// The store is not reached any more, and why.
     Disconnected(String),
     /// A plan was written, as this revision, or not.
@@ -28,7 +28,7 @@ pub(crate) enum StoreEvent {
     /// A value was not put, because the plan was another one.
     NotPut(Key),
     /// Too much waits for the store: an order did not reach it.
-    NotOrdered(Order),
+    NotOrdered(StoreOrder),
     /// Nor did other services.
     NotDesired,
 }

@@ -9,18 +9,21 @@ use wire::BackendId;
 
 /// All that a table depends on, beside the cluster's key.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(crate) struct Recipe {
+pub(crate) struct AgreedRecipe {
     /// Backends that begin flows, with name and weight; ordered by name.
     members: Vec<(String, u32, BackendId)>,
     size: u32,
 }
 
-impl Recipe {
+impl AgreedRecipe {
     /// Of these backends, in any order.
-    pub(crate) fn new(members: impl IntoIterator<Item = (String, u32, BackendId)>, size: u32) -> Recipe {
+    pub(crate) fn new(
+        members: impl IntoIterator<Item = (String, u32, BackendId)>,
+        size: u32,
+    ) -> AgreedRecipe {
         let mut members: Vec<_> = members.into_iter().collect();
         members.sort_unstable();
-        Recipe { members, size }
+        AgreedRecipe { members, size }
     }
 
     /// Backends and weights.
@@ -31,49 +34,49 @@ impl Recipe {
 
 /// A table that was made.
 #[derive(Debug)]
-pub(crate) struct Table {
-    pub(crate) recipe: Recipe,
+pub(crate) struct AgreedTable {
+    pub(crate) recipe: AgreedRecipe,
     pub(crate) maglev: Arc<Maglev>,
     /// Backends in the table's numbering.
     pub(crate) members: Vec<BackendId>,
     pub(crate) answers: Answers,
 }
 
-impl Recipe {
+impl AgreedRecipe {
     /// Makes the table under a cluster's key. Expected time is O(size · log size).
     ///
     /// # Errors
     /// See [`MaglevError`].
-    pub(crate) fn make(self, key: &[u8; 16]) -> Result<Arc<Table>, MaglevError> {
+    pub(crate) fn make(self, key: &[u8; 16]) -> Result<Arc<AgreedTable>, MaglevError> {
         let weighted: Vec<Weighted<'_>> =
             self.members.iter().map(|(name, weight, _)| Weighted { name, weight: *weight }).collect();
         let maglev = Arc::new(Maglev::build(&weighted, self.size, key)?);
         let members: Vec<BackendId> = self.members.iter().map(|member| member.2).collect();
         let answer = |slot| maglev.at(slot).and_then(|member| members.get(usize::from(member)).copied());
         let answers = (0..maglev.size()).map(answer).collect();
-        Ok(Arc::new(Table { recipe: self, maglev, members, answers }))
+        Ok(Arc::new(AgreedTable { recipe: self, maglev, members, answers }))
     }
 }
 
-/// Tables in use. The same recipe gives the same [`Answers`], pointer and all, so a plan's table is found by it.
+/// AgreedTables in use. The same recipe gives the same [`Answers`], pointer and all, so a plan's table is found by it.
 #[derive(Debug)]
-pub(crate) struct Tables {
+pub(crate) struct AgreedTables {
     key: [u8; 16],
-    known: HashMap<Recipe, Arc<Table>>,
+    known: HashMap<AgreedRecipe, Arc<AgreedTable>>,
     /// Slots that are made in a round at most; the rest is made elsewhere. `None`: all are made at once.
     at_once: Option<u64>,
     made: u64,
     /// To be made elsewhere.
-    missing: HashSet<Recipe>,
+    missing: HashSet<AgreedRecipe>,
     /// Made elsewhere last, and perhaps not used yet.
-    fresh: Vec<Arc<Table>>,
+    fresh: Vec<Arc<AgreedTable>>,
 }
 
-impl Tables {
+impl AgreedTables {
     /// None yet, under this key.
-    pub(crate) fn new(key: [u8; 16]) -> Tables {
+    pub(crate) fn new(key: [u8; 16]) -> AgreedTables {
         let (missing, fresh) = (HashSet::new(), Vec::new());
-        Tables { key, known: HashMap::new(), at_once: None, made: 0, missing, fresh }
+        AgreedTables { key, known: HashMap::new(), at_once: None, made: 0, missing, fresh }
     }
 
     /// From now on no more slots than these are made in a [round](Self::next_round).
@@ -91,7 +94,7 @@ impl Tables {
     ///
     /// # Errors
     /// See [`MaglevError`].
-    pub(crate) fn get(&mut self, recipe: Recipe) -> Result<Option<Arc<Table>>, MaglevError> {
+    pub(crate) fn get(&mut self, recipe: AgreedRecipe) -> Result<Option<Arc<AgreedTable>>, MaglevError> {
         if let Some(table) = self.known.get(&recipe) {
             return Ok(Some(Arc::clone(table)));
         }
@@ -109,7 +112,7 @@ impl Tables {
     }
 
     /// The recipes of tables that were asked for in this round and are not there.
-    pub(crate) fn take_missing(&mut self) -> Vec<Recipe> {
+    pub(crate) fn take_missing(&mut self) -> Vec<AgreedRecipe> {
         self.missing.drain().collect()
     }
 
@@ -119,13 +122,13 @@ impl Tables {
     }
 
     /// Takes tables that were made elsewhere. Those of the last time that nobody uses are forgotten by and by.
-    pub(crate) fn put(&mut self, tables: Vec<Arc<Table>>) {
+    pub(crate) fn put(&mut self, tables: Vec<Arc<AgreedTable>>) {
         self.known.extend(tables.iter().map(|table| (table.recipe.clone(), Arc::clone(table))));
         self.fresh = tables;
     }
 
     /// The table with these very answers. O(tables).
-    pub(crate) fn of(&self, answers: &Answers) -> Option<&Arc<Table>> {
+    pub(crate) fn of(&self, answers: &Answers) -> Option<&Arc<AgreedTable>> {
         self.known.values().find(|table| Arc::ptr_eq(&table.answers, answers))
     }
 
@@ -141,13 +144,13 @@ mod tests {
 
     const KEY: [u8; 16] = [7; 16];
 
-    fn recipe(weight: u32) -> Recipe {
-        Recipe::new([("a".to_owned(), 1, BackendId(4)), ("b".to_owned(), weight, BackendId(2))], 251)
+    fn recipe(weight: u32) -> AgreedRecipe {
+        AgreedRecipe::new([("a".to_owned(), 1, BackendId(4)), ("b".to_owned(), weight, BackendId(2))], 251)
     }
 
     #[test]
     fn what_is_too_much_at_once_is_missing_and_taken_when_it_is_there() {
-        let mut tables = Tables::new(KEY);
+        let mut tables = AgreedTables::new(KEY);
         tables.limit(300);
         let first = tables.get(recipe(1)).unwrap().unwrap();
         assert!(tables.get(recipe(2)).unwrap().is_none());
@@ -172,10 +175,10 @@ mod tests {
 
     #[test]
     fn what_cannot_be_made_is_refused_and_not_asked_for() {
-        let mut tables = Tables::new(KEY);
+        let mut tables = AgreedTables::new(KEY);
         for at_once in [None, Some(0)] {
             tables.at_once = at_once;
-            let bad = Recipe::new([("a".to_owned(), 1, BackendId(0))], 250);
+            let bad = AgreedRecipe::new([("a".to_owned(), 1, BackendId(0))], 250);
             assert!(tables.get(bad).is_err(), "{at_once:?}");
             assert!(tables.take_missing().is_empty());
         }

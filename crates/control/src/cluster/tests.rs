@@ -1,13 +1,13 @@
 //! Seats around a store in memory, under a seeded schedule: what they come to, however the store and the machines fail.
 
 use super::document::{DecodeError, Document, Settings, VALUE_MAX};
-use super::keys::{self, HealthValue, Key, MachineValue, WishValue};
+use super::keys::{self, DesiredValue, HealthValue, Key, MachineValue};
 use super::memory::MemoryStore;
-use super::picture::Entry;
-use super::seat::{News, Order, Own, Seat};
+use super::participant::{News, Own, Participant, StoreOrder};
+use super::snapshot::StoredValue;
 use super::stock::{Lot, Missing};
 use super::store_event::StoreEvent;
-use super::tables::Tables;
+use super::tables::AgreedTables;
 use super::text;
 use proptest::prelude::{Just, Strategy, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest};
 use proptest::test_runner::TestCaseError;
@@ -66,16 +66,16 @@ fn own(machine: usize) -> Own {
 }
 
 /// Of every other machine, another thread makes what takes long.
-fn seat(at: usize) -> Seat {
-    let mut seat = Seat::new(own(at), own_text(at));
+fn participant(at: usize) -> Participant {
+    let mut participant = Participant::new(own(at), own_text(at));
     if at.is_multiple_of(2) {
-        seat.make_elsewhere(0);
+        participant.make_elsewhere(0);
     }
-    seat
+    participant
 }
 
 struct Machine {
-    seat: Seat,
+    participant: Participant,
     /// What is being made on its other thread.
     lacks: Option<Missing>,
     /// `None`: it has not started yet.
@@ -93,9 +93,9 @@ struct Machine {
 impl Machine {
     fn hear(&mut self, event: StoreEvent) {
         match event {
-            StoreEvent::Changed(changes) => self.seat.changed(changes),
-            StoreEvent::PlanWritten(revision) => self.seat.plan_written(revision),
-            StoreEvent::NotPut(key) => self.seat.not_put(key),
+            StoreEvent::Changed(changes) => self.participant.changed(changes),
+            StoreEvent::PlanWritten(revision) => self.participant.plan_written(revision),
+            StoreEvent::NotPut(key) => self.participant.not_put(key),
             other => panic!("{other:?} is no answer of this store"),
         }
     }
@@ -103,7 +103,7 @@ impl Machine {
     /// True: something was missing, and is there.
     fn make_missing(&mut self) -> bool {
         let Some(Missing { tables, key, texts }) = self.lacks.take() else { return false };
-        self.seat.made(Lot {
+        self.participant.made(Lot {
             tables: tables.into_iter().map(|recipe| recipe.make(&key).expect("a table")).collect(),
             readings: texts.into_iter().map(|of| of.read(|_| Ok(HashMap::new()))).collect(),
         });
@@ -112,15 +112,15 @@ impl Machine {
 
     /// Its workers do what is in force, unless they hang. True: it was not done.
     fn work(&mut self) -> bool {
-        let Some(document) = self.seat.document().filter(|_| !self.hangs) else { return false };
+        let Some(document) = self.participant.document().filter(|_| !self.hangs) else { return false };
         let step = document.plan.step;
         assert!(step >= self.step, "an older plan came into force");
         self.step = step;
-        if self.seat.done() >= step {
+        if self.participant.done() >= step {
             return false;
         }
         for core in [0, 1] {
-            self.seat.report(CoreId(core), Report::Done { step, incomplete: false });
+            self.participant.report(CoreId(core), Report::Done { step, incomplete: false });
         }
         true
     }
@@ -148,7 +148,7 @@ impl World {
         };
         for at in 0..machines {
             world.machines.push(Machine {
-                seat: seat(at),
+                participant: participant(at),
                 lacks: None,
                 member: None,
                 inbox: None,
@@ -164,7 +164,7 @@ impl World {
 
     /// As who a machine starts; `None`: not while another one uses its number.
     fn choose(&mut self, at: usize) -> Option<Member> {
-        let member = self.store.choose(&own(at).name, self.clock_s, &mut Tables::new(KEY));
+        let member = self.store.choose(&own(at).name, self.clock_s, &mut AgreedTables::new(KEY));
         self.tell();
         member
     }
@@ -176,13 +176,13 @@ impl World {
         let all = self.store.all();
         let machine = &mut self.machines[at];
         machine.inbox = Some(VecDeque::new());
-        machine.seat.identified(member, joins);
-        machine.seat.connected(all);
+        machine.participant.identified(member, joins);
+        machine.participant.connected(all);
     }
 
     fn disconnect(&mut self, at: usize) {
         self.machines[at].inbox = None;
-        self.machines[at].seat.disconnected();
+        self.machines[at].participant.disconnected();
     }
 
     /// All that is under the machine's lease goes.
@@ -195,7 +195,7 @@ impl World {
     fn restart(&mut self, at: usize) {
         self.stop(at);
         // It waits for a plan before it takes a number, long enough for those who have one.
-        let runs = |of: &Machine| of.seat.document().is_some();
+        let runs = |of: &Machine| of.participant.document().is_some();
         if !self.has(Key::Plan) && self.machines.iter().any(runs) {
             for other in 0..self.machines.len() {
                 if runs(&self.machines[other]) && self.machines[other].inbox.is_none() {
@@ -213,7 +213,7 @@ impl World {
         let machine = &mut self.machines[at];
         machine.inbox = None;
         machine.member = None;
-        machine.seat = seat(at);
+        machine.participant = participant(at);
         machine.lacks = None;
         machine.step = 0;
         machine.fatal = None;
@@ -266,16 +266,20 @@ impl World {
     fn wish(&mut self, services: &str, drains: &[(&str, &str)]) -> i64 {
         let text = text::services_of(services).expect("TOML");
         let drains = drains.iter().map(|(s, b)| ((*s).to_owned(), (*b).to_owned())).collect();
-        self.put(Key::Wish, keys::bytes(&WishValue { text, drains, by: "test".to_owned(), unix_ms: 0 }), None)
+        self.put(
+            Key::Desired,
+            keys::bytes(&DesiredValue { text, drains, by: "test".to_owned(), unix_ms: 0 }),
+            None,
+        )
     }
 
     fn document(&self) -> Document {
-        let document = self.store.document(&mut Tables::new(KEY)).expect("there is a plan");
+        let document = self.store.document(&mut AgreedTables::new(KEY)).expect("there is a plan");
         document.expect("what a leader wrote")
     }
 
     /// The store carries out what a machine asks for.
-    fn carry_out(&mut self, at: usize, order: Order) {
+    fn carry_out(&mut self, at: usize, order: StoreOrder) {
         let answer = self.store.carry_out(at as u64, order);
         if matches!(answer, Some(StoreEvent::PlanWritten(Some(_)))) {
             let document = self.document();
@@ -297,17 +301,22 @@ impl World {
     }
 
     /// What a machine wants of the store now, but for what is held back.
-    fn hold(&mut self, at: usize, held: &mut Vec<Order>, is_held: impl Fn(&Order) -> bool) -> Vec<Order> {
+    fn hold(
+        &mut self,
+        at: usize,
+        held: &mut Vec<StoreOrder>,
+        is_held: impl Fn(&StoreOrder) -> bool,
+    ) -> Vec<StoreOrder> {
         let now = self.now;
         let machine = &mut self.machines[at];
         while let Some(event) = machine.inbox.as_mut().and_then(VecDeque::pop_front) {
             machine.hear(event);
         }
         machine.make_missing();
-        let mut orders = machine.seat.poll(now);
-        machine.lacks = machine.seat.take_missing();
+        let mut orders = machine.participant.poll(now);
+        machine.lacks = machine.participant.take_missing();
         machine.work();
-        orders.extend(machine.seat.poll(now));
+        orders.extend(machine.participant.poll(now));
         held.extend(orders.extract_if(.., |order| is_held(order)));
         orders
     }
@@ -323,10 +332,10 @@ impl World {
             machine.hear(delivery);
         }
         any |= machine.make_missing();
-        let mut orders = machine.seat.poll(now);
-        machine.lacks = machine.seat.take_missing();
+        let mut orders = machine.participant.poll(now);
+        machine.lacks = machine.participant.take_missing();
         any |= machine.lacks.is_some();
-        for news in machine.seat.take_news() {
+        for news in machine.participant.take_news() {
             match news {
                 News::Adopted => any = true,
                 News::Warning(text) => machine.warnings.push(text),
@@ -334,7 +343,7 @@ impl World {
             }
         }
         if machine.work() {
-            orders.extend(machine.seat.poll(now));
+            orders.extend(machine.participant.poll(now));
             any = true;
         }
         if self.machines[at].inbox.is_some() {
@@ -342,10 +351,11 @@ impl World {
             for order in orders {
                 self.carry_out(at, order);
             }
-            if let Some(wish) = self.machines[at].seat.wish_to_put_back() {
-                let is_there = self.store.entry(Key::Wish).is_some_and(|of| of.value == keys::bytes(&wish));
+            if let Some(wish) = self.machines[at].participant.wish_to_put_back() {
+                let is_there =
+                    self.store.entry(Key::Desired).is_some_and(|of| of.value == keys::bytes(&wish));
                 if !is_there {
-                    self.put(Key::Wish, keys::bytes(&wish), None);
+                    self.put(Key::Desired, keys::bytes(&wish), None);
                     any = true;
                 }
             }
@@ -366,7 +376,7 @@ impl World {
 
     /// No two machines that have seen what the store says take traffic under one number.
     fn check_numbers(&self) {
-        let ready = self.machines.iter().filter(|of| of.inbox.is_some() && of.seat.is_ready());
+        let ready = self.machines.iter().filter(|of| of.inbox.is_some() && of.participant.is_ready());
         let mut numbers: Vec<_> = ready.filter_map(|of| Some(of.member?.machine)).collect();
         numbers.sort_unstable();
         assert!(numbers.windows(2).all(|of| of[0] != of[1]), "{numbers:?}");
@@ -382,7 +392,7 @@ impl World {
 
     fn set_health(&mut self, at: usize, up: &[&str], down: &[&str]) {
         let of = |names: &[&str]| names.iter().map(|name| ("web".to_owned(), (*name).to_owned())).collect();
-        self.machines[at].seat.set_health(&HealthValue { up: of(up), down: of(down) });
+        self.machines[at].participant.set_health(&HealthValue { up: of(up), down: of(down) });
     }
 
     /// Name of the backend that serves each slot of a service.
@@ -411,8 +421,8 @@ fn a_cluster_begins_with_whoever_is_there() {
     let document = world.document();
     assert_eq!((document.plan.phase, document.services.len()), (Phase::Idle, 0));
     assert_eq!(document.plan.members.len(), 3);
-    assert!((0..3).all(|at| world.machines[at].seat.is_ready()));
-    assert_eq!((0..3).filter(|&at| world.machines[at].seat.leads()).count(), 1);
+    assert!((0..3).all(|at| world.machines[at].participant.is_ready()));
+    assert_eq!((0..3).filter(|&at| world.machines[at].participant.leads()).count(), 1);
     let wish = world.wish(&service("web", 10, &[(1, 1), (2, 1)], false), &[]);
     world.settle();
     let document = world.document();
@@ -421,7 +431,7 @@ fn a_cluster_begins_with_whoever_is_there() {
     assert_eq!(document.plan.tainted_slots(), 0, "a service that begins has no flows");
     assert_eq!((document.services[0].id, document.given.backends), (ServiceId(1), 2));
     for machine in &world.machines {
-        assert_eq!(machine.seat.document().map(|of| of.plan.step), Some(document.plan.step));
+        assert_eq!(machine.participant.document().map(|of| of.plan.step), Some(document.plan.step));
         assert_eq!((&machine.warnings, &machine.fatal), (&Vec::new(), &None));
     }
 }
@@ -437,7 +447,7 @@ fn a_leader_that_is_none_is_replaced() {
         world.settle();
         world.put(Key::Leader, value.to_vec(), None);
         world.settle();
-        assert_eq!((0..2).filter(|&at| world.machines[at].seat.leads()).count(), 1);
+        assert_eq!((0..2).filter(|&at| world.machines[at].participant.leads()).count(), 1);
         let wish = world.wish(&service("web", 10, &[(1, 1), (3, 1)], false), &[]);
         world.settle();
         assert_eq!((world.document().settled, world.serving(0)), (wish, names(&["b1", "b3"])));
@@ -483,7 +493,7 @@ fn weights_in_force_are_the_leaders() {
         let weights: HashMap<BackendId, u32> =
             weights.into_iter().map(|(id, weight)| (BackendId(id), weight)).collect();
         for machine in &mut world.machines {
-            machine.seat.set_weights(weights.clone());
+            machine.participant.set_weights(weights.clone());
         }
         world.settle_for(200_000);
         assert!(slots.contains(&share(&world)), "{slots:?} {}", share(&world));
@@ -552,7 +562,7 @@ fn slots_that_were_told_to_go_are_put_again_with_the_plan_that_names_them() {
     let mut late = Vec::new();
     for _ in 0..60 {
         world.now = Tick(world.now.0 + 100_000);
-        let orders = world.hold(0, &mut late, |order| matches!(order, Order::Sweep { .. }));
+        let orders = world.hold(0, &mut late, |order| matches!(order, StoreOrder::Sweep { .. }));
         orders.into_iter().for_each(|order| world.carry_out(0, order));
     }
     assert!(!late.is_empty(), "the slots of both are not needed any more");
@@ -560,7 +570,7 @@ fn slots_that_were_told_to_go_are_put_again_with_the_plan_that_names_them() {
     let plan = (0..60).find_map(|_| {
         world.now = Tick(world.now.0 + 100_000);
         let mut plans = Vec::new();
-        let orders = world.hold(0, &mut plans, |order| matches!(order, Order::Plan { .. }));
+        let orders = world.hold(0, &mut plans, |order| matches!(order, StoreOrder::Plan { .. }));
         orders.into_iter().for_each(|order| world.carry_out(0, order));
         plans.pop()
     });
@@ -682,19 +692,19 @@ fn whoever_was_given_up_is_told_and_comes_back_as_another_member() {
     world.settle();
     world.disconnect(1);
     world.settle();
-    assert!(world.machines[1].seat.is_ready(), "it forwards as before");
+    assert!(world.machines[1].participant.is_ready(), "it forwards as before");
     world.end_lease(1);
     world.settle();
     assert_eq!(world.document().plan.members.len(), 2);
     world.connect(1);
     world.settle();
-    assert!(!world.machines[1].seat.is_ready());
+    assert!(!world.machines[1].participant.is_ready());
     let fatal = world.machines[1].fatal.clone().expect("it must not go on as the same one");
     assert!(fatal.contains("given this one up"), "{fatal}");
     assert_eq!(world.document().plan.members.len(), 2);
     world.restart(1);
     world.settle();
-    assert!(world.machines[1].seat.is_ready());
+    assert!(world.machines[1].participant.is_ready());
     assert_eq!(world.document().plan.members.incarnation(MachineId(1)), Some(2));
 }
 
@@ -742,7 +752,7 @@ fn a_store_that_lost_everything_is_given_the_newest_plan_again() {
     assert!(after.step >= before.step && after.epoch >= before.epoch);
     assert_eq!(after.services[0].service, before.services[0].service);
     assert_eq!(world.serving(0), names(&["b1", "b2"]));
-    assert!((0..2).all(|at| world.machines[at].seat.is_ready() && world.machines[at].fatal.is_none()));
+    assert!((0..2).all(|at| world.machines[at].participant.is_ready() && world.machines[at].fatal.is_none()));
 }
 
 /// It has taken a number beside members, and the store loses its data before it has seen their plan.
@@ -754,22 +764,22 @@ fn who_was_to_join_a_cluster_founds_none() {
     let before = world.document();
     world.stop(1);
     let member = world.choose(1).expect("its number is free");
-    world.machines[1].seat.identified(member, true);
+    world.machines[1].participant.identified(member, true);
     world.machines[1].member = Some(member);
     world.wipe();
     world.connect(1);
     world.settle_for(2_000_000);
-    assert!(!world.has(Key::Plan) && !world.machines[1].seat.leads());
+    assert!(!world.has(Key::Plan) && !world.machines[1].participant.leads());
     // Who knows the plan returns in time.
     world.connect(0);
     world.settle();
     let after = world.document();
     assert_eq!((after.founder, &after.text), (before.founder, &before.text));
-    assert!((0..2).all(|at| world.machines[at].seat.is_ready() && world.machines[at].fatal.is_none()));
+    assert!((0..2).all(|at| world.machines[at].participant.is_ready() && world.machines[at].fatal.is_none()));
     // Nobody does.
     world.stop(1);
     let member = world.choose(1).expect("its number is free");
-    world.machines[1].seat.identified(member, true);
+    world.machines[1].participant.identified(member, true);
     world.machines[1].member = Some(member);
     world.wipe();
     world.connect(1);
@@ -795,14 +805,13 @@ fn a_store_that_lost_everything_gets_back_names_services_and_numbers() {
     assert_eq!((&after.text, &after.drains), (&before.text, &before.drains));
     assert_eq!(
         after.settled,
-        world.revision_of(Key::Wish),
+        world.revision_of(Key::Desired),
         "what was asked for is asked for again, and done"
     );
     assert_eq!(world.serving(0), names(&["b1", "b2"]));
     for at in 0..3 {
         let of: MachineValue =
-            keys::value(Key::Machine(MachineId(at)), world.value(Key::Machine(MachineId(at))))
-                .expect("ours");
+            keys::value(Key::Machine(MachineId(at)), world.value(Key::Machine(MachineId(at)))).expect("ours");
         assert_eq!(of.name, format!("lb{at}"));
     }
     // One starts anew, and one that was never there comes.
@@ -811,7 +820,7 @@ fn a_store_that_lost_everything_gets_back_names_services_and_numbers() {
     let member = world.machines[1].member.expect("it has started");
     assert_eq!(member.machine, MachineId(1), "it has the number that it had");
     assert!(before.plan.members.incarnation(MachineId(1)) < Some(member.incarnation));
-    assert!((0..3).all(|at| world.machines[at].seat.is_ready() && world.machines[at].fatal.is_none()));
+    assert!((0..3).all(|at| world.machines[at].participant.is_ready() && world.machines[at].fatal.is_none()));
 }
 
 #[test]
@@ -828,7 +837,10 @@ fn a_wish_of_the_revision_of_another_store_is_not_taken_for_done() {
     // What the lost store had comes first; what is asked for from then on counts.
     world.wish(&service("web", 10, &[(2, 1)], false), &[]);
     world.settle();
-    assert_eq!((world.serving(0), world.document().settled), (names(&["b2"]), world.revision_of(Key::Wish)));
+    assert_eq!(
+        (world.serving(0), world.document().settled),
+        (names(&["b2"]), world.revision_of(Key::Desired))
+    );
 }
 
 #[test]
@@ -838,14 +850,14 @@ fn who_returns_first_to_an_empty_store_waits_for_the_others_and_their_newer_plan
     world.settle();
     // One does not see the last change.
     world.machines[1].inbox = None;
-    world.machines[1].seat.disconnected();
+    world.machines[1].participant.disconnected();
     world.wish(&service("web", 10, &[(1, 1), (2, 1)], false), &[]);
     for _ in 0..3 {
         world.turn(0, usize::MAX);
         world.turn(2, usize::MAX);
     }
     let newest = world.document().plan;
-    let step_of = |world: &World, at: usize| world.machines[at].seat.document().map(|of| of.plan.step);
+    let step_of = |world: &World, at: usize| world.machines[at].participant.document().map(|of| of.plan.step);
     assert!(step_of(&world, 1) < Some(newest.step) && step_of(&world, 0) == Some(newest.step));
     world.wipe();
     world.connect(1);
@@ -859,7 +871,7 @@ fn who_returns_first_to_an_empty_store_waits_for_the_others_and_their_newer_plan
     world.settle();
     let plan = world.document().plan;
     assert!(plan.step >= newest.step && plan.members.len() == 3 && plan.lost.is_empty(), "{plan:?}");
-    assert!((0..3).all(|at| world.machines[at].seat.is_ready() && world.machines[at].fatal.is_none()));
+    assert!((0..3).all(|at| world.machines[at].participant.is_ready() && world.machines[at].fatal.is_none()));
     assert_eq!(world.serving(0), names(&["b1", "b2"]));
 }
 
@@ -869,13 +881,13 @@ fn who_does_not_return_is_given_up_by_a_plan_newer_than_its_own() {
     world.wish(&service("web", 10, &[(1, 1)], false), &[]);
     world.settle();
     world.machines[1].inbox = None;
-    world.machines[1].seat.disconnected();
+    world.machines[1].participant.disconnected();
     for backend in 2..6 {
         world.wish(&service("web", 10, &[(1, 1), (backend, 1)], false), &[]);
         world.turn(0, usize::MAX);
     }
     // The newest plan is known to one that stays away.
-    let newest = world.machines[0].seat.document().map(|of| of.plan.step);
+    let newest = world.machines[0].participant.document().map(|of| of.plan.step);
     world.wipe();
     world.connect(1);
     world.settle();
@@ -889,7 +901,7 @@ fn who_does_not_return_is_given_up_by_a_plan_newer_than_its_own() {
     assert!(fatal.contains("given this one up"), "{fatal}");
     world.restart(0);
     world.settle();
-    assert!((0..2).all(|at| world.machines[at].seat.is_ready()));
+    assert!((0..2).all(|at| world.machines[at].participant.is_ready()));
 }
 
 #[test]
@@ -900,18 +912,22 @@ fn a_running_machine_whose_number_is_anothers_forwards_and_is_not_ready() {
     let other = keys::bytes(&MachineValue { name: "other".to_owned(), incarnation: 99 });
     world.put(Key::Machine(MachineId(0)), other.clone(), None);
     world.settle();
-    let seat = &world.machines[0].seat;
-    assert!(seat.is_member() && !seat.is_ready());
-    assert!(seat.misfit().is_some_and(|of| of.contains("registered for \"other\"")), "{:?}", seat.misfit());
+    let participant = &world.machines[0].participant;
+    assert!(participant.is_member() && !participant.is_ready());
+    assert!(
+        participant.misfit().is_some_and(|of| of.contains("registered for \"other\"")),
+        "{:?}",
+        participant.misfit()
+    );
     assert_eq!(world.value(Key::Machine(MachineId(0))), other, "it is not overwritten");
-    assert!(world.machines[0].fatal.is_none() && world.machines[1].seat.is_ready());
+    assert!(world.machines[0].fatal.is_none() && world.machines[1].participant.is_ready());
     // It goes on taking part: the others count on it.
     world.wish(&service("web", 10, &[(1, 1), (2, 1)], false), &[]);
     world.settle();
-    assert_eq!(world.document().settled, world.revision_of(Key::Wish));
+    assert_eq!(world.document().settled, world.revision_of(Key::Desired));
     world.remove(Key::Machine(MachineId(0)));
     world.settle();
-    assert!(world.machines[0].seat.is_ready() && world.has(Key::Machine(MachineId(0))));
+    assert!(world.machines[0].participant.is_ready() && world.has(Key::Machine(MachineId(0))));
 }
 
 #[test]
@@ -919,7 +935,7 @@ fn two_clusters_in_one_store_are_never_mixed() {
     let mut world = World::new(2);
     world.wish(&service("web", 10, &[(1, 1)], false), &[]);
     world.settle();
-    let before = world.machines[0].seat.document().cloned();
+    let before = world.machines[0].participant.document().cloned();
     world.wipe();
     // It starts before the other one is back, and does not wait.
     world.stop(1);
@@ -933,14 +949,18 @@ fn two_clusters_in_one_store_are_never_mixed() {
     assert!(Some(world.document().plan.step) > before.as_ref().map(|of| of.plan.step));
     world.connect(0);
     world.settle_for(8_000_000);
-    let seat = &world.machines[0].seat;
-    assert_eq!(seat.document(), before.as_ref(), "the plan that it forwards by");
-    assert!(seat.is_member() && !seat.is_ready() && world.machines[0].fatal.is_none());
-    assert!(seat.misfit().is_some_and(|of| of.contains("another cluster")), "{:?}", seat.misfit());
-    assert!(world.machines[1].seat.is_ready());
+    let participant = &world.machines[0].participant;
+    assert_eq!(participant.document(), before.as_ref(), "the plan that it forwards by");
+    assert!(participant.is_member() && !participant.is_ready() && world.machines[0].fatal.is_none());
+    assert!(
+        participant.misfit().is_some_and(|of| of.contains("another cluster")),
+        "{:?}",
+        participant.misfit()
+    );
+    assert!(world.machines[1].participant.is_ready());
     world.restart(0);
     world.settle();
-    assert!((0..2).all(|at| world.machines[at].seat.is_ready()));
+    assert!((0..2).all(|at| world.machines[at].participant.is_ready()));
     assert_eq!(world.machines[0].member.map(|of| of.machine), Some(MachineId(1)));
 }
 
@@ -968,7 +988,7 @@ fn a_number_that_is_used_again_starts_later_than_its_former_user() {
     world.settle();
     let member = world.machines[1].member.expect("it has started");
     assert!(member.machine == former.machine && member.incarnation > former.incarnation, "{member:?}");
-    assert!(world.machines[1].seat.is_ready() && world.document().former.is_empty());
+    assert!(world.machines[1].participant.is_ready() && world.document().former.is_empty());
 }
 
 #[test]
@@ -977,14 +997,14 @@ fn a_machine_leaves_when_the_others_know_what_it_knew() {
         let mut world = World::new(2);
         world.wish(&service("web", 10, &[(1, 1)], false), &[]);
         world.settle();
-        world.machines[leaver].seat.leave();
-        assert!(!world.machines[leaver].seat.has_left());
+        world.machines[leaver].participant.leave();
+        assert!(!world.machines[leaver].participant.has_left());
         world.machines[1 - leaver].hangs = true;
         world.settle();
-        assert!(!world.machines[leaver].seat.has_left(), "the other one has not done its part");
+        assert!(!world.machines[leaver].participant.has_left(), "the other one has not done its part");
         world.machines[1 - leaver].hangs = false;
         world.settle();
-        assert!(world.machines[leaver].seat.has_left());
+        assert!(world.machines[leaver].participant.has_left());
         let plan = world.document().plan;
         assert_eq!((plan.members.len(), plan.lost.is_empty()), (1, true), "it left, and was not given up");
         assert!(!world.has(Key::Member(MachineId(u8::try_from(leaver).expect("few")))));
@@ -994,8 +1014,8 @@ fn a_machine_leaves_when_the_others_know_what_it_knew() {
 #[test]
 fn what_differs_between_machines_is_named() {
     let mut world = World::new(2);
-    world.machines[1].seat =
-        Seat::new(Own { settings: Settings::new(&[8; 16], 7480, &timeouts()), ..own(1) }, own_text(1));
+    world.machines[1].participant =
+        Participant::new(Own { settings: Settings::new(&[8; 16], 7480, &timeouts()), ..own(1) }, own_text(1));
     world.connect(1);
     world.settle();
     let fatal = world.machines[1].fatal.clone().expect("it cannot be a member");
@@ -1018,7 +1038,7 @@ fn services_that_do_not_fit_the_leader_leave_those_in_force() {
     let warnings: Vec<&String> = world.machines.iter().flat_map(|machine| &machine.warnings).collect();
     assert!(warnings.len() == 1 && warnings[0].contains("address6"), "{warnings:?}");
     let refused = world.document().refused.expect("all machines know");
-    assert!(refused.0 == world.revision_of(Key::Wish) && refused.1.contains("address6"), "{refused:?}");
+    assert!(refused.0 == world.revision_of(Key::Desired) && refused.1.contains("address6"), "{refused:?}");
     world.wish(&service("web", 10, &[(2, 1)], false), &[]);
     world.settle();
     assert_eq!((world.serving(0), world.document().refused), (names(&["b2"]), None));
@@ -1062,7 +1082,7 @@ fn documents_that_cannot_be_read_are_refused_and_never_break_anything() {
     assert!(documents.len() > 3, "{}", documents.len());
     let stored = |digest| slots.get(&digest).map(|value: &Vec<u8>| &value[..]);
     for head in documents {
-        let mut tables = Tables::new(KEY);
+        let mut tables = AgreedTables::new(KEY);
         let document = Document::decode(&head, stored, &mut tables).expect("our own");
         let again = document.encode(&tables, VALUE_MAX).expect("small");
         assert_eq!(again.head, head, "it comes back as it was");
@@ -1083,7 +1103,7 @@ fn documents_that_cannot_be_read_are_refused_and_never_break_anything() {
         ] {
             assert!(text.contains(from), "{from} in {text}");
             let broken = text.replacen(from, to, 1);
-            Document::decode(broken.as_bytes(), stored, &mut Tables::new(KEY)).expect_err(&broken);
+            Document::decode(broken.as_bytes(), stored, &mut AgreedTables::new(KEY)).expect_err(&broken);
         }
         let text = String::from_utf8(again.slots[0].1.clone()).expect("JSON");
         for (from, to) in [
@@ -1094,7 +1114,7 @@ fn documents_that_cannot_be_read_are_refused_and_never_break_anything() {
             assert!(text.contains(from), "{from} in {text}");
             let broken = text.replacen(from, to, 1).replace(",]", "]");
             let bytes = broken.as_bytes();
-            Document::decode(&head, |_| Some(bytes), &mut Tables::new(KEY)).expect_err(&broken);
+            Document::decode(&head, |_| Some(bytes), &mut AgreedTables::new(KEY)).expect_err(&broken);
         }
     }
 }
@@ -1131,7 +1151,7 @@ fn a_plan_that_does_not_fit_into_the_store_is_told_and_not_tried_all_the_time() 
     let mut world = World::new(1);
     world.wish(&service("web", 10, &[(1, 1)], false), &[]);
     world.settle();
-    world.machines[0].seat.set_value_max(1_400_000);
+    world.machines[0].participant.set_value_max(1_400_000);
     // Every other slot of a very large table changes.
     let large = |backends: &[(u8, u8)]| {
         service("web", 10, backends, false).replace("maglev_size = 251", "maglev_size = 1000003")
@@ -1147,7 +1167,7 @@ fn a_plan_that_does_not_fit_into_the_store_is_told_and_not_tried_all_the_time() 
     assert!(warnings.len() == 1 && warnings[0].contains("smaller maglev_size"), "{warnings:?}");
     assert_eq!(world.serving(0), names(&["b1", "b2"]));
     // With the room that there is, it does.
-    world.machines[0].seat.set_value_max(VALUE_MAX);
+    world.machines[0].participant.set_value_max(VALUE_MAX);
     world.settle_for(12_000_000);
     assert_eq!(world.serving(0), names(&["b1", "b3"]));
 }
@@ -1241,7 +1261,7 @@ fn run(moves: Vec<Move>) -> Result<(), TestCaseError> {
     for _ in 0..4 {
         world.settle();
         for at in 0..MACHINES {
-            if world.machines[at].fatal.is_some() || !world.machines[at].seat.is_ready() {
+            if world.machines[at].fatal.is_some() || !world.machines[at].participant.is_ready() {
                 world.restart(at);
                 world.settle();
             }
@@ -1258,14 +1278,14 @@ fn run(moves: Vec<Move>) -> Result<(), TestCaseError> {
     let document = world.document();
     for at in 0..MACHINES {
         let machine = &world.machines[at];
-        prop_assert!(machine.fatal.is_none() && machine.seat.is_ready(), "{at}: {:?}", machine.fatal);
-        prop_assert_eq!(machine.seat.document().map(|of| &of.plan.step), Some(&document.plan.step));
+        prop_assert!(machine.fatal.is_none() && machine.participant.is_ready(), "{at}: {:?}", machine.fatal);
+        prop_assert_eq!(machine.participant.document().map(|of| &of.plan.step), Some(&document.plan.step));
     }
     prop_assert_eq!(document.plan.members.len(), MACHINES);
     prop_assert_eq!(document.plan.phase, Phase::Idle);
     prop_assert_eq!((document.plan.tainted_slots(), document.plan.masks.len()), (0, 0));
     if let Some((backends, second)) = last {
-        prop_assert_eq!(document.settled, world.revision_of(Key::Wish));
+        prop_assert_eq!(document.settled, world.revision_of(Key::Desired));
         prop_assert_eq!(document.services.len(), 1 + usize::from(second));
         let expected: BTreeSet<String> = backends
             .iter()

@@ -66,7 +66,7 @@ fn everyone_is_asked_and_answers_stand_in_the_order_of_the_commands() {
     let (mut handles, mut queues) = workers(3);
     // More than fit at once, for two of three.
     let commands = (0..11).map(|at| (if at % 3 == 0 { 2 } else { 0 }, dump(at)));
-    let mut exchange = Exchange::new(commands);
+    let mut exchange = CommandExchange::new(commands);
     let mut rounds = 0;
     while exchange.advance(&mut handles, NOW) == Ok(false) {
         assert!(queues[1].take().is_none());
@@ -81,16 +81,16 @@ fn everyone_is_asked_and_answers_stand_in_the_order_of_the_commands() {
         let Some(CommandOutcome::Dumped(of)) = outcome else { panic!("{outcome:?}") };
         assert_eq!(of.next_bucket, Some(at));
     }
-    assert_eq!(Exchange::new([]).advance(&mut handles, NOW), Ok(true), "nothing is done at once");
+    assert_eq!(CommandExchange::new([]).advance(&mut handles, NOW), Ok(true), "nothing is done at once");
 }
 
 #[test]
 fn what_others_did_not_wait_for_is_no_answer() {
     let (mut handles, mut queues) = workers(1);
-    let mut given_up = Exchange::new([(0, dump(1)), (0, dump(2))]);
+    let mut given_up = CommandExchange::new([(0, dump(1)), (0, dump(2))]);
     assert_eq!(given_up.advance(&mut handles, NOW), Ok(false));
     drop(given_up);
-    let mut exchange = Exchange::new([(0, dump(3))]);
+    let mut exchange = CommandExchange::new([(0, dump(3))]);
     assert_eq!(exchange.advance(&mut handles, NOW), Ok(false));
     assert_eq!(serve(&mut queues[0]), 3);
     assert_eq!(exchange.advance(&mut handles, NOW), Ok(true));
@@ -102,7 +102,7 @@ fn what_others_did_not_wait_for_is_no_answer() {
 fn who_does_not_answer_is_named() {
     let (mut handles, mut queues) = workers(2);
     let begun = Instant::now();
-    let mut exchange = Exchange::new([(0, dump(1)), (1, dump(1))]);
+    let mut exchange = CommandExchange::new([(0, dump(1)), (1, dump(1))]);
     let why = loop {
         match exchange.advance(&mut handles, NOW) {
             Ok(is_done) => assert!(!is_done),
@@ -115,21 +115,21 @@ fn who_does_not_answer_is_named() {
     assert!(begun.elapsed() > ANSWER_WITHIN && begun.elapsed() < 4 * ANSWER_WITHIN);
 
     // It holds the others up no more than until its queue is full.
-    let mut full = (0..DEPTH).map(|_| Exchange::new([(1, dump(1))]).advance(&mut handles, NOW));
+    let mut full = (0..DEPTH).map(|_| CommandExchange::new([(1, dump(1))]).advance(&mut handles, NOW));
     assert!(full.any(|advanced| advanced == Err(NoAnswer::Full(CoreId(1)))));
     serve(&mut queues[1]);
-    let mut exchange = Exchange::new([(1, dump(9))]);
+    let mut exchange = CommandExchange::new([(1, dump(9))]);
     assert_eq!(exchange.advance(&mut handles, NOW), Ok(false), "there is room again");
 
     handles[0].commands = None;
-    let mut exchange = Exchange::new([(0, dump(1))]);
+    let mut exchange = CommandExchange::new([(0, dump(1))]);
     assert_eq!(exchange.advance(&mut handles, NOW), Err(NoAnswer::Deaf(CoreId(0))));
 }
 
 #[test]
 fn a_tap_waits_for_room_and_its_former_is_freed() {
     let (mut handles, mut queues) = workers(1);
-    let mut exchange = Exchange::new((0..=DEPTH).map(|at| (0, dump(at))).chain([(0, capture())]));
+    let mut exchange = CommandExchange::new((0..=DEPTH).map(|at| (0, dump(at))).chain([(0, capture())]));
     assert_eq!(exchange.advance(&mut handles, NOW), Ok(false));
     assert_eq!(serve(&mut queues[0]), DEPTH);
     assert_eq!(exchange.advance(&mut handles, NOW), Ok(false));

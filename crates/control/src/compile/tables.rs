@@ -38,7 +38,7 @@ pub(crate) enum Making {
 
 /// The tables of the last view and of the one in the making. Services with the same members share one.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Tables {
+pub(crate) struct SlotTables {
     last: HashMap<Arc<Recipe>, Arc<Maglev>>,
     used: HashMap<Arc<Recipe>, Arc<Maglev>>,
     /// To be made elsewhere before there can be a view.
@@ -47,8 +47,8 @@ pub(crate) struct Tables {
     made: u64,
 }
 
-impl Tables {
-    pub(crate) fn next_round(mut self) -> Tables {
+impl SlotTables {
+    pub(crate) fn next_round(mut self) -> SlotTables {
         // After a compilation that failed half-way, its tables are as good as the others.
         self.last.extend(self.used.drain());
         self.missing.clear();
@@ -58,13 +58,13 @@ impl Tables {
 
     /// These and others, which were made elsewhere.
     #[cfg(feature = "daemon")]
-    pub(crate) fn and(mut self, others: Tables) -> Tables {
+    pub(crate) fn and(mut self, others: SlotTables) -> SlotTables {
         self.last.extend(others.last.into_iter().chain(others.used));
         self
     }
 
     /// Drops the tables that the view does not use.
-    pub(crate) fn keep_used(mut self) -> Tables {
+    pub(crate) fn keep_used(mut self) -> SlotTables {
         self.last.clear();
         self
     }
@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn what_is_too_much_at_once_is_named_and_taken_when_it_is_there() {
-        let mut tables = Tables::default().next_round();
+        let mut tables = SlotTables::default().next_round();
         let (a, b) = ([("a", 1), ("b", 2)], [("a", 1), ("b", 3)]);
         let most = Making::UpTo(300);
         let first = tables.get(&a, 251, &KEY, most).unwrap().unwrap();
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_trial_makes_nothing_and_finds_what_cannot_be_made() {
-        let mut tables = Tables::default().next_round();
+        let mut tables = SlotTables::default().next_round();
         assert_eq!(tables.get(&[("a", 1)], 251, &KEY, Making::Nothing), Ok(None));
         assert_eq!(tables.missing().count(), 0);
         for making in [Making::Nothing, Making::UpTo(0), Making::All] {

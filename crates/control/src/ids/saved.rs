@@ -2,7 +2,7 @@
 //!
 //! Rule of this module: all of a file's ids, or none of them with the reason: two bearers of one id would mix up flows.
 
-use super::{Entry, Ids, Life, ServiceIdentity};
+use super::{IdEntry, Ids, Life, ServiceIdentity};
 use model::config::Protocol;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
@@ -47,7 +47,7 @@ impl Ids {
             protocol: of.protocol,
         });
         let backends = self.backends.iter().flat_map(|((service, address), entries)| {
-            let of = |entry: &Entry| (entry.id.0, entry.name.clone());
+            let of = |entry: &IdEntry| (entry.id.0, entry.name.clone());
             entries.iter().map(of).map(|(id, name)| SavedBackendId {
                 id,
                 service: service.0,
@@ -92,7 +92,7 @@ impl Ids {
             if is_twice || ids.places.insert(id, place).is_some() {
                 return Err(format!("backend {:?} has two ids, or {} two bearers", of.name, of.id));
             }
-            entries.push(Entry { name: of.name.clone(), id, life: Life::Restored(now) });
+            entries.push(IdEntry { name: of.name.clone(), id, life: Life::Restored(now) });
         }
         ids.services_given = known.iter().map(|id| id.0).max().unwrap_or(0);
         ids.backends_given = ids.places.keys().map(|id| id.0 + 1).max().unwrap_or(0);

@@ -3,7 +3,7 @@
 //! Rule of this module: we keep the kernel's entries in use (`NTF_USE`), since our traffic does not pass through it and it would forget
 //! them.
 
-use super::{Heard, Hop, Table, Wanted, read_route};
+use super::{LinkHop, NeighbourTable, NetlinkChange, WantedNextHops, read_route};
 use crate::event::Event;
 use futures_util::{StreamExt, TryStreamExt};
 use rtnetlink::packet_route::AddressFamily;
@@ -25,8 +25,8 @@ const RETRY: Duration = Duration::from_secs(1);
 const SETTLE: Duration = Duration::from_millis(20);
 
 /// Follows the kernel until the owner is gone. A lost netlink connection is made anew.
-pub(crate) async fn follow(mut wanted: watch::Receiver<Wanted>, events: mpsc::Sender<Event>) {
-    let mut table = Table::default();
+pub(crate) async fn follow(mut wanted: watch::Receiver<WantedNextHops>, events: mpsc::Sender<Event>) {
+    let mut table = NeighbourTable::default();
     let mut complained = false;
     loop {
         // Nothing to resolve, no need to listen.
@@ -71,8 +71,8 @@ impl Drop for Abort {
 }
 
 async fn follow_connection(
-    table: &mut Table,
-    wanted: &mut watch::Receiver<Wanted>,
+    table: &mut NeighbourTable,
+    wanted: &mut watch::Receiver<WantedNextHops>,
     events: &mpsc::Sender<Event>,
 ) -> Result<(), FollowError> {
     let (connection, handle, mut messages) = new_multicast_connection(&[
@@ -104,13 +104,13 @@ async fn follow_connection(
                 message = messages.next() => {
                     let Some((message, _)) = message else { return Err(FollowError::Closed) };
                     match table.hear(message) {
-                        Heard::Neighbour => {
+                        NetlinkChange::Neighbour => {
                             if !table.report(events).await {
                                 return Ok(());
                             }
                         }
-                        Heard::LookAgain => look_at = look_at.min(Instant::now() + SETTLE),
-                        Heard::Nothing => {}
+                        NetlinkChange::LookAgain => look_at = look_at.min(Instant::now() + SETTLE),
+                        NetlinkChange::Nothing => {}
                     }
                 }
                 () = tokio::time::sleep_until(look_at) => break,
@@ -119,9 +119,9 @@ async fn follow_connection(
     }
 }
 
-impl Table {
+impl NeighbourTable {
     /// Reads interfaces, routes and neighbours anew.
-    async fn look(&mut self, handle: &Handle, wanted: &Wanted) -> Result<(), FollowError> {
+    async fn look(&mut self, handle: &Handle, wanted: &WantedNextHops) -> Result<(), FollowError> {
         let mut interfaces = Vec::new();
         for (port, name) in &wanted.interfaces {
             let mut links = Box::pin(handle.link().get().match_name(name.clone()).execute());
@@ -150,7 +150,7 @@ impl Table {
 
     /// Asks the kernel to resolve what is not fresh, and to keep the rest.
     async fn nudge(&self, handle: &Handle) -> Result<(), FollowError> {
-        let keys: BTreeSet<(u32, IpAddr)> = self.hops.values().map(Hop::key).collect();
+        let keys: BTreeSet<(u32, IpAddr)> = self.hops.values().map(LinkHop::key).collect();
         for (interface, address) in keys {
             if self.neighbours.get(&(interface, address)).is_some_and(|neighbour| neighbour.fresh) {
                 continue;
@@ -187,7 +187,7 @@ async fn find_hop(
     handle: &Handle,
     address: IpAddr,
     interfaces: &[(PortId, u32)],
-) -> Result<Option<Hop>, FollowError> {
+) -> Result<Option<LinkHop>, FollowError> {
     if interfaces.is_empty() {
         return Ok(None);
     }

@@ -6,7 +6,7 @@ use wire::PortId;
 
 /// What is to be resolved, and where.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Wanted {
+pub(crate) struct WantedNextHops {
     /// Addresses of backends.
     pub(crate) addresses: BTreeSet<IpAddr>,
     /// Data ports and their exception interfaces.

@@ -5,7 +5,7 @@
 #![cfg_attr(not(feature = "rehearsal"), allow(unreachable_pub))]
 #![allow(clippy::panic, reason = "a rehearsal that goes wrong has no other way to say so")]
 
-use super::{Hop, NextHops, Table, Wanted, read_neighbour, read_route};
+use super::{LinkHop, NeighbourTable, NextHops, WantedNextHops, read_neighbour, read_route};
 use rtnetlink::packet_core::{NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use std::collections::BTreeMap;
@@ -19,10 +19,10 @@ const INTERFACE: u32 = 7;
 /// Length of a netlink message's header.
 const HEADER_LEN: usize = 16;
 
-fn wanted() -> Wanted {
+fn wanted() -> WantedNextHops {
     let v6 = IpAddr::V6(Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, 0x21));
     let v4 = |host| IpAddr::V4(Ipv4Addr::new(10, 0, 2, host));
-    Wanted { addresses: [v4(21), v4(22), v6].into(), interfaces: vec![(PortId(3), "gw0".to_owned())] }
+    WantedNextHops { addresses: [v4(21), v4(22), v6].into(), interfaces: vec![(PortId(3), "gw0".to_owned())] }
 }
 
 /// Plays the records of an input.
@@ -30,10 +30,10 @@ fn wanted() -> Wanted {
 /// # Panics
 /// A next hop is not what was told last.
 pub fn rehearse_netlink(mut input: &[u8]) {
-    let (wanted, mut table) = (wanted(), Table::default());
+    let (wanted, mut table) = (wanted(), NeighbourTable::default());
     let hop =
-        |address: &IpAddr| (*address, Hop { port: PortId(3), interface: INTERFACE, neighbour: *address });
-    let mut hops: BTreeMap<IpAddr, Hop> = wanted.addresses.iter().map(hop).collect();
+        |address: &IpAddr| (*address, LinkHop { port: PortId(3), interface: INTERFACE, neighbour: *address });
+    let mut hops: BTreeMap<IpAddr, LinkHop> = wanted.addresses.iter().map(hop).collect();
     table.replace(hops.clone(), &[]);
     let mut last = NextHops::new();
     assert_eq!(table.changed(), Some(NextHops::new()));

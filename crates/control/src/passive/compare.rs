@@ -1,7 +1,7 @@
 //! The controller and passive health: counters are compared, and suspects are checked by the machine.
 
-use super::{Counts, Pool, Seen, Turn};
-use crate::agents::registry::Checker;
+use super::{BackendSample, ClientCounts, Pool, SuspicionChange};
+use crate::agents::registry::CheckedBy;
 use crate::agents::tend;
 use crate::controller::Controller;
 use crate::health::Verdict;
@@ -58,12 +58,12 @@ pub(crate) fn compare_clients(controller: &mut Controller) {
     }
 }
 
-pub(crate) fn seen(controller: &Controller, service: &Service) -> Vec<Seen> {
+pub(crate) fn seen(controller: &Controller, service: &Service) -> Vec<BackendSample> {
     let ids = service.backends.iter();
     let ids = ids
         .filter_map(|backend| controller.backends.ids.backend(&service.name, &backend.name, backend.address));
     ids.map(|id| {
-        let mut counts = Counts::default();
+        let mut counts = ClientCounts::default();
         for flows in controller.workers.iter().filter_map(|worker| worker.counters.flows_of(id)) {
             counts.syns += flows.syns();
             counts.handshakes += flows.handshakes.get();
@@ -73,24 +73,24 @@ pub(crate) fn seen(controller: &Controller, service: &Service) -> Vec<Seen> {
             counts.closes += ends.closes.get();
         }
         let verdict = controller.backends.members.get(&id).and_then(|member| member.verdict.as_ref());
-        Seen { id, counts, is_up: verdict.and_then(Verdict::up) == Some(true) }
+        BackendSample { id, counts, is_up: verdict.and_then(Verdict::up) == Some(true) }
     })
     .collect()
 }
 
 /// The machine checks suspects by itself; of those that are none any more their agents' words count again.
-pub(crate) fn suspicions_turned(controller: &mut Controller, turns: Vec<(String, Turn)>) {
+pub(crate) fn suspicions_turned(controller: &mut Controller, turns: Vec<(String, SuspicionChange)>) {
     let mut keys = BTreeSet::new();
     let mut trusted = Vec::new();
     for (service, turn) in turns {
         let (id, kind, message) = match turn {
-            Turn::Suspect(id, ratio) => {
+            SuspicionChange::Suspect(id, ratio) => {
                 controller.passive.suspicions += 1;
                 let message = format!("{}; own check decides", ratio.fault());
                 (id, EventKind::BackendSuspect, message)
             }
-            Turn::Recovered(id, ratio) => (id, EventKind::BackendTrusted, ratio.mended()),
-            Turn::Quiet(id) => {
+            SuspicionChange::Recovered(id, ratio) => (id, EventKind::BackendTrusted, ratio.mended()),
+            SuspicionChange::Quiet(id) => {
                 let message = "own checks pass, and too few clients come to compare them".to_owned();
                 (id, EventKind::BackendTrusted, message)
             }
@@ -105,7 +105,7 @@ pub(crate) fn suspicions_turned(controller: &mut Controller, turns: Vec<(String,
     }
     tend::health_sources_changed(controller, &keys);
     for (key, address) in trusted {
-        if matches!(controller.agents.registry.checker(&key.0, &key.1, address), Checker::Agent)
+        if matches!(controller.agents.registry.checker(&key.0, &key.1, address), CheckedBy::Agent)
             && let Some((up, reason)) = controller.agents.registry.verdict(&key.0, &key.1, address)
         {
             let reason = reason.to_owned();

@@ -1,7 +1,7 @@
 //! All services whose clients are counted and something checks backends.
 
 use super::{Pool, Suspect, Trials};
-use crate::agents::registry::Registry;
+use crate::agents::registry::AgentRegistry;
 use model::api::Word;
 use model::config::Backend;
 use std::collections::HashMap;
@@ -28,7 +28,7 @@ impl Passive {
     /// By whose word a checked backend is in its state.
     pub(crate) fn health_source(
         &self,
-        registry: &Registry,
+        registry: &AgentRegistry,
         service: &str,
         backend: &Backend,
         id: BackendId,

@@ -1,8 +1,8 @@
 use super::{
-    BACKENDS_MIN, Counts, Peers, Pool, QUIET_STEPS, Ratio, STEP_MS, STEPS_MAX, Seen, Sign, Trial, Trials,
-    Turn, median,
+    BACKENDS_MIN, BackendSample, ClientCounts, Pool, PoolMedian, QUIET_STEPS, Ratio, RecoveryTrial, STEP_MS,
+    STEPS_MAX, Sign, SuspicionChange, Trials, median,
 };
-use crate::load::{Known, make_room};
+use crate::load::{BackendLoad, make_room};
 use proptest::prelude::Rng;
 use proptest::test_runner::{RngAlgorithm, TestRng};
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ type Step = (u64, u64, u64);
 #[derive(Default)]
 struct Scene {
     pool: Pool,
-    total: Vec<Counts>,
+    total: Vec<ClientCounts>,
     now_ms: u64,
     by_source: bool,
 }
@@ -23,12 +23,12 @@ struct Scene {
 impl Scene {
     /// Backends so many, at the begin of the first step.
     fn of(backends: usize) -> Scene {
-        let mut scene = Scene { total: vec![Counts::default(); backends], ..Scene::default() };
-        assert_eq!(scene.counts(&vec![Counts::default(); backends]), []);
+        let mut scene = Scene { total: vec![ClientCounts::default(); backends], ..Scene::default() };
+        assert_eq!(scene.counts(&vec![ClientCounts::default(); backends]), []);
         scene
     }
 
-    fn counts(&mut self, of: &[Counts]) -> Vec<Turn> {
+    fn counts(&mut self, of: &[ClientCounts]) -> Vec<SuspicionChange> {
         for (total, counts) in self.total.iter_mut().zip(of) {
             total.syns += counts.syns;
             total.handshakes += counts.handshakes;
@@ -38,20 +38,24 @@ impl Scene {
         self.now_ms += STEP_MS;
         assert!(self.pool.is_due(self.now_ms));
         let counts = self.total.iter();
-        let seen =
-            (0..).zip(counts).map(|(id, counts)| Seen { id: BackendId(id), counts: *counts, is_up: true });
+        let seen = (0..).zip(counts).map(|(id, counts)| BackendSample {
+            id: BackendId(id),
+            counts: *counts,
+            is_up: true,
+        });
         let turns = self.pool.observe(&seen.collect::<Vec<_>>(), self.by_source, self.now_ms);
         assert!(!self.pool.is_due(self.now_ms + STEP_MS - 1));
         turns
     }
 
     /// A step in which backend n has so many flows, which end at once.
-    fn step(&mut self, of: &[Step]) -> Vec<Turn> {
-        let counts = |&(syns, handshakes, closes): &Step| Counts { syns, handshakes, closes, soon: closes };
+    fn step(&mut self, of: &[Step]) -> Vec<SuspicionChange> {
+        let counts =
+            |&(syns, handshakes, closes): &Step| ClientCounts { syns, handshakes, closes, soon: closes };
         self.counts(&of.iter().map(counts).collect::<Vec<_>>())
     }
 
-    fn steps(&mut self, count: usize, of: &[Step]) -> Vec<Turn> {
+    fn steps(&mut self, count: usize, of: &[Step]) -> Vec<SuspicionChange> {
         (0..count).flat_map(|_| self.step(of)).collect()
     }
 
@@ -104,14 +108,14 @@ fn one_that_resets_its_clients_is_suspect_after_four_steps() {
 fn connections_that_last_say_nothing() {
     // None ends soon; those of the newcomer cannot have ended yet.
     let mut scene = Scene::of(4);
-    let lasts = Counts { syns: 100, handshakes: 100, closes: 100, soon: 0 };
-    let new = Counts { closes: 0, ..lasts };
+    let lasts = ClientCounts { syns: 100, handshakes: 100, closes: 100, soon: 0 };
+    let new = ClientCounts { closes: 0, ..lasts };
     for _ in 0..STEPS_MAX {
         assert_eq!(scene.counts(&[lasts, lasts, lasts, new]), []);
     }
     // A crowd, in which the clients of one wait a little longer than three seconds, those of others a little less.
     let mut scene = Scene::of(4);
-    let waits = Counts { soon: 100, ..lasts };
+    let waits = ClientCounts { soon: 100, ..lasts };
     for _ in 0..STEPS_MAX {
         assert_eq!(scene.counts(&[waits, waits, waits, lasts]), [], "it serves as many as they do");
     }
@@ -162,7 +166,7 @@ fn few_flows_say_something_if_the_others_hardly_ever_fail() {
     assert_eq!(scene.step(&[serves, serves, serves, serves, serves, (2, 0, 0)]), []);
     let turns = scene.steps(2, &[serves, serves, serves, serves, serves, none]);
     let ratio = Ratio { sign: Sign::Handshakes, ppm: 0, pool_ppm: 1_000_000 };
-    assert_eq!(turns, [Turn::Suspect(BackendId(5), ratio)]);
+    assert_eq!(turns, [SuspicionChange::Suspect(BackendId(5), ratio)]);
 
     // Where one of twenty fails anyway, as few are chance.
     let serves = (20, 19, 19);
@@ -197,7 +201,9 @@ fn who_is_in_doubt_or_may_be_well_again_is_tried() {
             turns = scene.step(&with(if tried(&scene).is_empty() { none } else { fails }));
             trials += tried(&scene).len();
         }
-        let [Turn::Suspect(BackendId(5), Ratio { sign: found, .. })] = turns[..] else { panic!("{turns:?}") };
+        let [SuspicionChange::Suspect(BackendId(5), Ratio { sign: found, .. })] = turns[..] else {
+            panic!("{turns:?}")
+        };
         assert_eq!((found, trials > 1), (sign, true));
         // It goes on by and by, and with each step when it is well.
         let mut turns = Vec::new();
@@ -206,14 +212,14 @@ fn who_is_in_doubt_or_may_be_well_again_is_tried() {
             turns.extend(scene.step(&with(if is_tried { (2, 2, 2) } else { none })));
             assert!(step < 4 || is_tried || !turns.is_empty(), "step {step}");
         }
-        assert!(matches!(turns[..], [Turn::Recovered(BackendId(5), _)]), "{turns:?}");
+        assert!(matches!(turns[..], [SuspicionChange::Recovered(BackendId(5), _)]), "{turns:?}");
         assert_eq!(tried(&scene), []);
     }
     // Nor is anybody tried of a service whose connections last.
-    let lasts = Counts { syns: 10, handshakes: 10, closes: 1, soon: 0 };
+    let lasts = ClientCounts { syns: 10, handshakes: 10, closes: 1, soon: 0 };
     let mut scene = Scene::of(4);
     for _ in 0..STEPS_MAX {
-        assert_eq!(scene.counts(&[lasts, lasts, lasts, Counts { closes: 0, ..lasts }]), []);
+        assert_eq!(scene.counts(&[lasts, lasts, lasts, ClientCounts { closes: 0, ..lasts }]), []);
         assert_eq!(scene.pool.trials(), []);
     }
 }
@@ -234,7 +240,7 @@ struct ByLoad {
     trials: Trials,
     /// Flows that nobody ended.
     live: [u64; 8],
-    step: [Counts; 8],
+    step: [ClientCounts; 8],
     /// As of the last figures, and what was placed since.
     loads: [u64; 8],
     /// Flows that trials asked for.
@@ -248,7 +254,7 @@ impl ByLoad {
             scene: Scene::of(8),
             trials: Trials::default(),
             live: [0; 8],
-            step: [Counts::default(); 8],
+            step: [ClientCounts::default(); 8],
             loads: [0; 8],
             tried: 0,
             failed: 0,
@@ -260,12 +266,17 @@ impl ByLoad {
     }
 
     /// A millisecond of a step, with a new flow or without.
-    fn ms(&mut self, ms: u64, flow: bool, fares: impl Fn(usize) -> Fares) -> Vec<Turn> {
+    fn ms(&mut self, ms: u64, flow: bool, fares: impl Fn(usize) -> Fares) -> Vec<SuspicionChange> {
         if ms % 250 == 100 {
             let had: Vec<u64> = (0..8).map(|at| self.had(at)).collect();
             self.trials.end(|id| had[id.0 as usize], self.scene.now_ms + ms);
             let left = |at: usize| self.trials.left(BackendId(at as u32), || had[at]);
-            let known = self.live.map(|flows| Known { flows, capacity: 1000, weight: 1, ..Known::default() });
+            let known = self.live.map(|flows| BackendLoad {
+                flows,
+                capacity: 1000,
+                weight: 1,
+                ..BackendLoad::default()
+            });
             let mut known = Vec::from(known);
             make_room(&mut known, &(0..8).map(left).collect::<Vec<_>>());
             self.loads = std::array::from_fn(|at| known[at].flows);
@@ -311,7 +322,7 @@ fn who_falls_ill_by_load_is_found_in_six_seconds() {
                 _ => Fares::Well,
             };
             for turn in play.ms(at_ms % STEP_MS, at_ms % 20 == 0, fares) {
-                let Turn::Suspect(BackendId(id), _) = turn else { panic!("{turn:?}") };
+                let SuspicionChange::Suspect(BackendId(id), _) = turn else { panic!("{turn:?}") };
                 found.insert(id, at_ms + 1 - begun_ms);
             }
             if found.len() == 3 {
@@ -363,8 +374,8 @@ fn trials_of_who_is_well_make_none_suspect() {
 fn a_trial_ends_with_its_flows_or_its_time() {
     let (one, two) = (BackendId(1), BackendId(2));
     let mut trials = Trials::default();
-    trials.begin(Trial { id: one, flows: 6 }, 100, 5_000);
-    trials.begin(Trial { id: two, flows: 1 }, 7, 5_000);
+    trials.begin(RecoveryTrial { id: one, flows: 6 }, 100, 5_000);
+    trials.begin(RecoveryTrial { id: two, flows: 1 }, 7, 5_000);
     trials.end(|id| if id == one { 105 } else { 7 }, 5_000 + STEP_MS - 1);
     assert_eq!([one, two].map(|id| trials.left(id, || 105)), [Some(1), Some(0)]);
     trials.end(|id| if id == one { 105 } else { 8 }, 5_000 + STEP_MS - 1);
@@ -375,7 +386,7 @@ fn a_trial_ends_with_its_flows_or_its_time() {
 
 #[test]
 fn how_likely_failures_are() {
-    let peers = |flows, failures| Peers { ppm: 0, late_ppm: 0, flows, failures };
+    let peers = |flows, failures| PoolMedian { ppm: 0, late_ppm: 0, flows, failures };
     // The rule of succession.
     assert!((peers(98, 0).chance(1, 1) - 0.01).abs() < 1e-12);
     assert!((peers(98, 0).chance(2, 1) - (1.0 - 0.99 * 100.0 / 101.0)).abs() < 1e-12);
@@ -395,7 +406,9 @@ fn clients_end_it() {
     let mut scene = Scene::of(3);
     let serves = (100, 97, 97);
     let bad = [serves, serves, (100, 12, 12)];
-    let [Turn::Suspect(BackendId(2), ratio)] = scene.steps(2, &bad)[..] else { panic!("not suspect") };
+    let [SuspicionChange::Suspect(BackendId(2), ratio)] = scene.steps(2, &bad)[..] else {
+        panic!("not suspect")
+    };
     assert_eq!(
         ratio.to_string(),
         "24 % where the pool has 100 %",
@@ -407,24 +420,28 @@ fn clients_end_it() {
     assert!(!scene.pool.probed(BackendId(1)));
     assert_eq!(scene.steps(2 * QUIET_STEPS, &bad), [], "told once, and own checks that pass do not end it");
     let turns = scene.steps(3, &[serves; 3]);
-    assert!(matches!(turns[..], [Turn::Recovered(BackendId(2), _)]), "{turns:?}");
+    assert!(matches!(turns[..], [SuspicionChange::Recovered(BackendId(2), _)]), "{turns:?}");
     // What was before does not count again.
     assert_eq!(scene.steps(STEPS_MAX, &[serves, serves, (30, 20, 20)]), []);
     let turns = scene.steps(8, &bad);
-    assert!(matches!(turns[..], [Turn::Suspect(BackendId(2), _)]), "but it may become so again: {turns:?}");
+    assert!(
+        matches!(turns[..], [SuspicionChange::Suspect(BackendId(2), _)]),
+        "but it may become so again: {turns:?}"
+    );
 }
 
 #[test]
 fn clients_whose_connections_end_again_end_it() {
     let mut scene = Scene::of(4);
     let few = (6, 6, 6);
-    let [Turn::Suspect(BackendId(3), ratio)] = scene.steps(12, &[few, few, few, (6, 6, 0)])[..] else {
+    let [SuspicionChange::Suspect(BackendId(3), ratio)] = scene.steps(12, &[few, few, few, (6, 6, 0)])[..]
+    else {
         panic!("not suspect")
     };
     assert_eq!(ratio.sign, Sign::Closes);
     let turns = scene.steps(8, &[few; 4]);
     assert!(
-        matches!(turns[..], [Turn::Recovered(BackendId(3), Ratio { sign: Sign::Closes, .. })]),
+        matches!(turns[..], [SuspicionChange::Recovered(BackendId(3), Ratio { sign: Sign::Closes, .. })]),
         "{turns:?}"
     );
 }
@@ -434,17 +451,20 @@ fn silence_ends_it_while_own_checks_pass() {
     let mut scene = Scene::of(4);
     let bad = [SERVES, SERVES, SERVES, (100, 0, 0)];
     let none = [SERVES, SERVES, SERVES, (0, 0, 0)];
-    assert!(matches!(scene.steps(2, &bad)[..], [Turn::Suspect(BackendId(3), _)]));
+    assert!(matches!(scene.steps(2, &bad)[..], [SuspicionChange::Suspect(BackendId(3), _)]));
     assert_eq!(scene.steps(QUIET_STEPS + 2, &none), [], "no check has ended yet");
     assert!(scene.pool.probed(BackendId(3)));
-    assert_eq!(scene.step(&none), [Turn::Quiet(BackendId(3))]);
+    assert_eq!(scene.step(&none), [SuspicionChange::Quiet(BackendId(3))]);
 
-    assert!(matches!(scene.steps(2, &bad)[..], [Turn::Suspect(BackendId(3), _)]), "by what is new");
+    assert!(
+        matches!(scene.steps(2, &bad)[..], [SuspicionChange::Suspect(BackendId(3), _)]),
+        "by what is new"
+    );
     assert!(scene.pool.probed(BackendId(3)));
     assert_eq!(scene.steps(QUIET_STEPS / 2, &none), []);
     assert_eq!(scene.step(&[SERVES, SERVES, SERVES, (1, 0, 0)]), [], "silence begins anew");
     assert_eq!(scene.steps(QUIET_STEPS, &none), []);
-    assert_eq!(scene.step(&none), [Turn::Quiet(BackendId(3))]);
+    assert_eq!(scene.step(&none), [SuspicionChange::Quiet(BackendId(3))]);
 }
 
 #[test]
@@ -453,7 +473,7 @@ fn a_suspect_that_is_down_stays_suspect() {
     assert_eq!(scene.steps(2, &[SERVES, SERVES, (100, 0, 0)]).len(), 1);
     assert!(scene.pool.probed(BackendId(2)));
     for round in 1..200 {
-        let seen = |id, is_up| Seen { id: BackendId(id), counts: scene.total[id as usize], is_up };
+        let seen = |id, is_up| BackendSample { id: BackendId(id), counts: scene.total[id as usize], is_up };
         let seen = [seen(0, true), seen(1, true), seen(2, false)];
         assert_eq!(scene.pool.observe(&seen, false, scene.now_ms + round * STEP_MS), []);
     }
@@ -466,12 +486,12 @@ fn a_suspect_that_is_down_stays_suspect() {
 fn newcomers_and_counters_that_go_back_begin_anew() {
     let mut scene = Scene::of(3);
     // As many as an id's former backend had.
-    scene.total.push(Counts { syns: 1000, handshakes: 0, closes: 0, soon: 0 });
+    scene.total.push(ClientCounts { syns: 1000, handshakes: 0, closes: 0, soon: 0 });
     assert_eq!(scene.step(&[SERVES, SERVES, SERVES, (500, 0, 0)]), []);
-    scene.total = vec![Counts::default(); 4];
+    scene.total = vec![ClientCounts::default(); 4];
     assert_eq!(scene.step(&[SERVES, SERVES, SERVES, (100, 0, 0)]), []);
     let turns = scene.steps(2, &[SERVES, SERVES, SERVES, (100, 0, 0)]);
-    assert!(matches!(turns[..], [Turn::Suspect(..)]), "{turns:?}");
+    assert!(matches!(turns[..], [SuspicionChange::Suspect(..)]), "{turns:?}");
 }
 
 /// A client's connection: when it begins, how long after that its handshake is done, and how long after that it ends.
@@ -484,9 +504,9 @@ struct Client {
 }
 
 /// Plays clients for a while: what is counted in each step is what they did until its end.
-fn play(scene: &mut Scene, clients: &[Client], seconds: usize) -> Vec<Turn> {
-    let mut steps = vec![vec![Counts::default(); scene.total.len()]; seconds];
-    let mut count = |at_ms: u64, backend: usize, add: fn(&mut Counts)| {
+fn play(scene: &mut Scene, clients: &[Client], seconds: usize) -> Vec<SuspicionChange> {
+    let mut steps = vec![vec![ClientCounts::default(); scene.total.len()]; seconds];
+    let mut count = |at_ms: u64, backend: usize, add: fn(&mut ClientCounts)| {
         if let Some(step) = usize::try_from(at_ms / STEP_MS).ok().and_then(|step| steps.get_mut(step)) {
             add(&mut step[backend]);
         }

@@ -29,7 +29,7 @@ fn nothing_changes() {
     assert!(plan.is_empty());
     assert_eq!(
         (plan.services[0].change, plan.services[0].slots_total, plan.services[0].slots_moved),
-        (Change::Same, 65_537, 0)
+        (ServiceFate::Same, 65_537, 0)
     );
     assert_eq!(plan.memory_bytes, plan.memory_before_bytes);
     // The order of backends is no change.
@@ -71,7 +71,7 @@ fn keys_that_changed_are_in_the_order_of_the_file() {
 fn from_nothing() {
     let new = config(&service("s", 80, "", &THREE));
     let plan = plan(None, &new);
-    assert_eq!(plan.services[0].change, Change::Added);
+    assert_eq!(plan.services[0].change, ServiceFate::Added);
     assert_eq!(plan.services[0].backends_added, ["a", "b", "c"]);
     assert_eq!((plan.memory_before_bytes, plan.memory_bytes), (0, new.memory_bytes()));
     assert!(plan.restart_keys.is_empty());
@@ -105,14 +105,15 @@ fn all_kinds_of_change() {
     new.machine.name = "n".into();
     new.timeouts.udp_s = 5;
     let plan = plan(&old, &new);
-    let by_name: HashMap<&str, &ServicePlan> = plan.services.iter().map(|s| (s.name.as_str(), s)).collect();
+    let by_name: HashMap<&str, &ServiceForecast> =
+        plan.services.iter().map(|s| (s.name.as_str(), s)).collect();
     let order: Vec<&str> = plan.services.iter().map(|s| s.name.as_str()).collect();
     assert_eq!(order, ["same", "policy", "members", "size", "new", "gone"]);
-    assert_eq!(by_name["same"].change, Change::Same);
-    assert_eq!(by_name["new"].change, Change::Added);
-    assert_eq!((by_name["gone"].change, by_name["gone"].slots_moved), (Change::Removed, 65_537));
+    assert_eq!(by_name["same"].change, ServiceFate::Same);
+    assert_eq!(by_name["new"].change, ServiceFate::Added);
+    assert_eq!((by_name["gone"].change, by_name["gone"].slots_moved), (ServiceFate::Removed, 65_537));
     assert_eq!(by_name["gone"].backends_removed, ["a", "b", "c"]);
-    assert_eq!((by_name["policy"].change, by_name["policy"].slots_moved), (Change::Changed, 0));
+    assert_eq!((by_name["policy"].change, by_name["policy"].slots_moved), (ServiceFate::Changed, 0));
     assert_eq!(by_name["policy"].keys_changed, ["on_empty"]);
     assert_eq!((by_name["size"].slots_total, by_name["size"].slots_moved), (251, 251));
     let of = by_name["members"];
@@ -127,7 +128,7 @@ fn all_kinds_of_change() {
     assert!(!plan.is_empty());
     let json = serde_json::to_value(&plan).unwrap();
     assert_eq!(json["services"][5]["change"], "removed");
-    assert_eq!(serde_json::from_value::<Plan>(json).unwrap(), plan);
+    assert_eq!(serde_json::from_value::<ConfigPlan>(json).unwrap(), plan);
 }
 
 /// One backend of ten goes: its tenth moves, and a little more.
@@ -162,7 +163,7 @@ fn moved_slots() {
     let mut other = all.clone();
     other.machine.cluster_key = [7; 16];
     let rekeyed = plan(&all, &other);
-    assert_eq!(rekeyed.services[0].change, Change::Same);
+    assert_eq!(rekeyed.services[0].change, ServiceFate::Same);
     assert!(rekeyed.services[0].slots_moved > 50_000);
     assert_eq!(rekeyed.restart_keys, ["machine.cluster_key"]);
     // All backends down, or a service that gets its first ones.

@@ -1,6 +1,6 @@
 //! When an action that was tried is tried again.
 
-use super::Action;
+use super::KernelAction;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ const FORGET: Duration = Duration::from_secs(3);
 /// Tries by action.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
-    tried: BTreeMap<Action, Tried>,
+    tried: BTreeMap<KernelAction, Tried>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -27,12 +27,12 @@ struct Tried {
 
 impl Backoff {
     /// Whether it is to be tried now.
-    pub(super) fn is_due(&self, action: &Action, now: Instant) -> bool {
+    pub(super) fn is_due(&self, action: &KernelAction, now: Instant) -> bool {
         self.tried.get(action).is_none_or(|tried| now >= tried.last + pause(tried.count))
     }
 
     /// It was tried. True if this is a failure that is to be told: the first one in a row.
-    pub(super) fn tried(&mut self, action: &Action, failed: bool, now: Instant) -> bool {
+    pub(super) fn tried(&mut self, action: &KernelAction, failed: bool, now: Instant) -> bool {
         let tried = self.tried.entry(action.clone()).or_insert(Tried { last: now, count: 0, told: false });
         tried.last = now;
         tried.count = tried.count.saturating_add(1);
@@ -47,14 +47,14 @@ impl Backoff {
     }
 
     /// Forgets the actions that are so: what they act upon is another.
-    pub(super) fn forget_those(&mut self, is: impl Fn(&Action) -> bool) {
+    pub(super) fn forget_those(&mut self, is: impl Fn(&KernelAction) -> bool) {
         self.tried.retain(|action, _| !is(action));
     }
 
     /// Until the first of these actions is due.
     pub(super) fn next_due<'a>(
         &self,
-        actions: impl Iterator<Item = &'a Action>,
+        actions: impl Iterator<Item = &'a KernelAction>,
         now: Instant,
     ) -> Option<Duration> {
         let due = actions.filter_map(|action| {
@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn pauses_grow_to_a_limit_and_a_failure_is_told_once() {
-        let (mut backoff, action) = (Backoff::default(), Action::Raise("gw0".to_owned()));
+        let (mut backoff, action) = (Backoff::default(), KernelAction::Raise("gw0".to_owned()));
         let mut now = Instant::now();
         let mut pauses = Vec::new();
         for number in 0..7 {

@@ -8,20 +8,20 @@ use wire::PortId;
 
 /// What the kernel is to have.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Wanted {
+pub(crate) struct WantedOfKernel {
     /// Exception interfaces.
-    pub(crate) interfaces: Vec<Interface>,
+    pub(crate) interfaces: Vec<KernelInterface>,
     /// Kernel interfaces under data ports: their links are looked at, and nothing of them is changed.
     pub(crate) links: Vec<(PortId, String)>,
     /// VIPs of ready services, and what answers to probes need.
-    pub(crate) announce: announce::Wanted,
+    pub(crate) announce: announce::WantedVips,
     /// VIPs that the configuration announces while their services are ready.
     pub(crate) configured: BTreeSet<Vip>,
 }
 
 /// An exception interface.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Interface {
+pub(crate) struct KernelInterface {
     /// Its data port.
     pub(crate) port: PortId,
     /// Its name.
@@ -39,18 +39,18 @@ pub(crate) struct Interface {
 
 /// What the kernel has.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Seen {
+pub(crate) struct KernelState {
     /// Interfaces by name, of those that are wanted; an exception interface that is not the one our device made is not among them.
-    pub(crate) links: BTreeMap<String, Link>,
+    pub(crate) links: BTreeMap<String, KernelLink>,
     /// Addresses of these interfaces.
-    pub(crate) addresses: BTreeSet<Placed>,
+    pub(crate) addresses: BTreeSet<PlacedAddress>,
     /// Interfaces whose default route by a gateway is there.
     pub(crate) routes: BTreeSet<(String, IpAddr)>,
 }
 
 /// An interface.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Link {
+pub(crate) struct KernelLink {
     /// The kernel's number.
     pub(crate) index: u32,
     /// Set up by an administrator.
@@ -63,14 +63,14 @@ pub(crate) struct Link {
 
 /// An address on an interface.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) struct Placed {
+pub(crate) struct PlacedAddress {
     pub(crate) interface: String,
     pub(crate) address: Vip,
 }
 
 /// Of what something is not as wanted.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) enum Kind {
+pub(crate) enum RepairKind {
     /// An exception interface is not there.
     Interface,
     /// An exception interface is down or has another MAC; a data port has no link.
@@ -83,76 +83,77 @@ pub(crate) enum Kind {
     Vip,
 }
 
-impl Kind {
-    pub(crate) const ALL: [Kind; 5] = [Kind::Interface, Kind::Link, Kind::Address, Kind::Route, Kind::Vip];
+impl RepairKind {
+    pub(crate) const ALL: [RepairKind; 5] =
+        [RepairKind::Interface, RepairKind::Link, RepairKind::Address, RepairKind::Route, RepairKind::Vip];
 
     /// The word of metrics.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
-            Kind::Interface => "interface",
-            Kind::Link => "link",
-            Kind::Address => "address",
-            Kind::Route => "route",
-            Kind::Vip => "vip",
+            RepairKind::Interface => "interface",
+            RepairKind::Link => "link",
+            RepairKind::Address => "address",
+            RepairKind::Route => "route",
+            RepairKind::Vip => "vip",
         }
     }
 }
 
 /// A step towards what is wanted.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) enum Action {
+pub(crate) enum KernelAction {
     /// Set an interface up.
     Raise(String),
     /// Give it its MAC.
     SetMac(String, [u8; 6]),
     /// Add an address of its own.
-    PutAddress(Placed),
+    PutAddress(PlacedAddress),
     /// Add the default route by a gateway.
     PutRoute(String, IpAddr),
     /// Add a VIP.
-    PutVip(Placed),
+    PutVip(PlacedAddress),
     /// Remove a VIP that is ours.
-    TakeVip(Placed),
+    TakeVip(PlacedAddress),
 }
 
-impl Action {
+impl KernelAction {
     /// Of what kind its cause is.
-    pub(crate) fn kind(&self) -> Kind {
+    pub(crate) fn kind(&self) -> RepairKind {
         match self {
-            Action::Raise(_) | Action::SetMac(..) => Kind::Link,
-            Action::PutAddress(_) => Kind::Address,
-            Action::PutRoute(..) => Kind::Route,
-            Action::PutVip(_) | Action::TakeVip(_) => Kind::Vip,
+            KernelAction::Raise(_) | KernelAction::SetMac(..) => RepairKind::Link,
+            KernelAction::PutAddress(_) => RepairKind::Address,
+            KernelAction::PutRoute(..) => RepairKind::Route,
+            KernelAction::PutVip(_) | KernelAction::TakeVip(_) => RepairKind::Vip,
         }
     }
 
     /// What is wrong while it is not done.
     pub(crate) fn wrong(&self) -> String {
         match self {
-            Action::Raise(interface) => format!("{interface} is down"),
-            Action::SetMac(interface, mac) => format!("{interface} has not the MAC {}", Mac(*mac)),
-            Action::PutAddress(at) | Action::PutVip(at) => {
+            KernelAction::Raise(interface) => format!("{interface} is down"),
+            KernelAction::SetMac(interface, mac) => format!("{interface} has not the MAC {}", Mac(*mac)),
+            KernelAction::PutAddress(at) | KernelAction::PutVip(at) => {
                 format!("{} is not on {}", at.address, at.interface)
             }
-            Action::PutRoute(interface, gateway) => {
+            KernelAction::PutRoute(interface, gateway) => {
                 format!("the default route by {gateway} on {interface} is missing")
             }
-            Action::TakeVip(at) => format!("{} is still on {}", at.address, at.interface),
+            KernelAction::TakeVip(at) => format!("{} is still on {}", at.address, at.interface),
         }
     }
 
     /// What was done.
     pub(crate) fn done(&self) -> String {
         match self {
-            Action::Raise(interface) => format!("{interface} set up"),
-            Action::SetMac(interface, mac) => format!("{interface} given its MAC {}", Mac(*mac)),
-            Action::PutAddress(at) | Action::PutVip(at) => {
+            KernelAction::Raise(interface) => format!("{interface} set up"),
+            KernelAction::SetMac(interface, mac) => format!("{interface} given its MAC {}", Mac(*mac)),
+            KernelAction::PutAddress(at) | KernelAction::PutVip(at) => {
                 format!("{} put on {}", at.address, at.interface)
             }
-            Action::PutRoute(interface, gateway) => {
+            KernelAction::PutRoute(interface, gateway) => {
                 format!("default route by {gateway} put on {interface}")
             }
-            Action::TakeVip(at) => format!("{} taken off {}", at.address, at.interface),
+            KernelAction::TakeVip(at) => format!("{} taken off {}", at.address, at.interface),
         }
     }
 }
@@ -161,23 +162,23 @@ impl Action {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Deviations {
     /// To be done, in this order.
-    pub(crate) actions: Vec<Action>,
+    pub(crate) actions: Vec<KernelAction>,
     /// Data ports whose exception interface is not there.
     pub(crate) absent: BTreeSet<PortId>,
     /// Data ports whose kernel interface has no link.
     pub(crate) down: BTreeSet<PortId>,
 }
 
-impl Wanted {
+impl WantedOfKernel {
     /// Where VIPs are to be. The kernel answers neighbour solicitations only for addresses of the interface they come in by, so an IPv6
     /// VIP in the subnet of an exception interface is put there as well.
-    pub(crate) fn places(&self) -> BTreeSet<Placed> {
+    pub(crate) fn places(&self) -> BTreeSet<PlacedAddress> {
         let mut places = BTreeSet::new();
         for vip in &self.announce.vips {
-            places.insert(Placed { interface: LOOPBACK.to_owned(), address: *vip });
+            places.insert(PlacedAddress { interface: LOOPBACK.to_owned(), address: *vip });
             if vip.address.is_ipv6() && vip.length == 128 {
                 let near = self.announce.subnets.iter().filter(|(_, net)| net.contains(vip.address));
-                places.extend(near.map(|(name, _)| Placed { interface: name.clone(), address: *vip }));
+                places.extend(near.map(|(name, _)| PlacedAddress { interface: name.clone(), address: *vip }));
             }
         }
         places
@@ -198,7 +199,11 @@ impl Wanted {
 
 /// What is to be done so that the kernel has what is wanted. `ours` are the VIPs that we have put somewhere; no others are taken away. What
 /// would be on an interface that is not there is not asked for.
-pub(crate) fn decide(wanted: &Wanted, seen: &Seen, ours: &BTreeSet<Placed>) -> Deviations {
+pub(crate) fn decide(
+    wanted: &WantedOfKernel,
+    seen: &KernelState,
+    ours: &BTreeSet<PlacedAddress>,
+) -> Deviations {
     let mut found = Deviations::default();
     for (port, name) in &wanted.links {
         if !seen.links.get(name).is_some_and(|link| link.running) {
@@ -212,41 +217,41 @@ pub(crate) fn decide(wanted: &Wanted, seen: &Seen, ours: &BTreeSet<Placed>) -> D
             continue;
         };
         if let Some(mac) = interface.mac.filter(|mac| link.mac != Some(*mac)) {
-            found.actions.push(Action::SetMac(name.clone(), mac));
+            found.actions.push(KernelAction::SetMac(name.clone(), mac));
         }
         if !link.up {
-            found.actions.push(Action::Raise(name.clone()));
+            found.actions.push(KernelAction::Raise(name.clone()));
         }
         for address in &interface.addresses {
-            let at = Placed { interface: name.clone(), address: *address };
+            let at = PlacedAddress { interface: name.clone(), address: *address };
             if !seen.addresses.contains(&at) {
-                found.actions.push(Action::PutAddress(at));
+                found.actions.push(KernelAction::PutAddress(at));
             }
         }
         // Routes last: their gateways are in the addresses' networks.
         for gateway in &interface.gateways {
             if !seen.routes.contains(&(name.clone(), *gateway)) {
-                found.actions.push(Action::PutRoute(name.clone(), *gateway));
+                found.actions.push(KernelAction::PutRoute(name.clone(), *gateway));
             }
         }
     }
     let places = wanted.places();
     for at in ours.difference(&places).filter(|at| seen.addresses.contains(at)) {
-        found.actions.push(Action::TakeVip(at.clone()));
+        found.actions.push(KernelAction::TakeVip(at.clone()));
     }
     for at in &places {
         if seen.links.contains_key(&at.interface) && !seen.addresses.contains(at) {
-            found.actions.push(Action::PutVip(at.clone()));
+            found.actions.push(KernelAction::PutVip(at.clone()));
         }
     }
     found
 }
 
 /// The exception interfaces of ports, as the configuration wants them. Data ports are numbered as they stand there.
-pub(crate) fn interfaces(ports: &[Port]) -> Vec<Interface> {
+pub(crate) fn interfaces(ports: &[Port]) -> Vec<KernelInterface> {
     let of = |(index, port): (u16, &Port)| {
         let gateways = [port.exception_gateway.map(IpAddr::V4), port.exception_gateway6.map(IpAddr::V6)];
-        Some(Interface {
+        Some(KernelInterface {
             port: PortId(index),
             name: port.exception.clone()?,
             mac: None,

@@ -1,8 +1,10 @@
 //! The task that keeps the kernel as it is wanted.
 
 use super::backoff::Backoff;
-use super::kernel::{self, Done};
-use super::{Action, Kind, OnLoopback, Placed, Seen, Surroundings, Wanted, decide};
+use super::kernel::{self, RepairOutcome};
+use super::{
+    KernelAction, KernelState, OnLoopback, PlacedAddress, RepairKind, Surroundings, WantedOfKernel, decide,
+};
 use crate::announce::{LOOPBACK, Vip};
 use crate::claims::{Claim, Claims};
 use crate::event::Event;
@@ -24,8 +26,8 @@ const SETTLE: Duration = Duration::from_millis(10);
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What the task needs.
-pub(crate) struct Setup {
-    pub(crate) wanted: watch::Receiver<Wanted>,
+pub(crate) struct KeeperSetup {
+    pub(crate) wanted: watch::Receiver<WantedOfKernel>,
     /// VIPs that an earlier process may have left on the loopback.
     pub(crate) left_over: BTreeSet<Vip>,
     /// Told what is on the loopback now.
@@ -35,8 +37,8 @@ pub(crate) struct Setup {
 }
 
 /// Keeps the kernel as wanted until the owner is gone.
-pub(crate) async fn keep(setup: Setup) {
-    let at_loopback = |address| Placed { interface: LOOPBACK.to_owned(), address };
+pub(crate) async fn keep(setup: KeeperSetup) {
+    let at_loopback = |address| PlacedAddress { interface: LOOPBACK.to_owned(), address };
     let mut keeper = Keeper {
         wanted: setup.wanted,
         on_loopback: setup.on_loopback,
@@ -56,20 +58,20 @@ pub(crate) async fn keep(setup: Setup) {
 /// The owner is gone.
 type Gone = Option<()>;
 
-struct Connection {
+struct NetlinkConnection {
     handle: Handle,
     messages: BoxStream<'static, NetlinkMessage<RouteNetlinkMessage>>,
     task: tokio::task::JoinHandle<()>,
 }
 
-impl Drop for Connection {
+impl Drop for NetlinkConnection {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-impl Connection {
-    fn open() -> std::io::Result<Connection> {
+impl NetlinkConnection {
+    fn open() -> std::io::Result<NetlinkConnection> {
         let (connection, handle, messages) = new_multicast_connection(&[
             MulticastGroup::Link,
             MulticastGroup::Ipv4Ifaddr,
@@ -78,17 +80,17 @@ impl Connection {
             MulticastGroup::Ipv6Route,
         ])?;
         let task = tokio::spawn(connection);
-        Ok(Connection { handle, messages: messages.map(|(message, _)| message).boxed(), task })
+        Ok(NetlinkConnection { handle, messages: messages.map(|(message, _)| message).boxed(), task })
     }
 }
 
 struct Keeper {
-    wanted: watch::Receiver<Wanted>,
+    wanted: watch::Receiver<WantedOfKernel>,
     on_loopback: watch::Sender<OnLoopback>,
     events: mpsc::Sender<Event>,
     claims: Claims,
     /// VIPs that we have put somewhere.
-    ours: BTreeSet<Placed>,
+    ours: BTreeSet<PlacedAddress>,
     /// The kernel's numbers of exception interfaces, and which of their devices that was.
     known: BTreeMap<String, (u64, u32)>,
     backoff: Backoff,
@@ -101,7 +103,7 @@ struct Keeper {
 
 impl Keeper {
     /// Looks, acts, tells, and waits for something to happen. `None` when nobody listens any more.
-    async fn round(&mut self, connection: &mut Option<Connection>) -> Gone {
+    async fn round(&mut self, connection: &mut Option<NetlinkConnection>) -> Gone {
         let wanted = self.wanted.borrow_and_update().clone();
         let pause = match self.reconcile(connection, &wanted).await? {
             Ok(pause) => {
@@ -112,7 +114,8 @@ impl Keeper {
                 *connection = None;
                 if !std::mem::replace(&mut self.complained, true) {
                     let text = format!(
-                        "cannot see what the kernel has ({problem}): exception interfaces and VIPs stay as they are; tried again every second"
+                        "cannot see what the kernel has ({problem}): exception interfaces and VIPs \
+                         stay as they are; tried again every second"
                     );
                     self.events.send(Event::Warning(text)).await.ok()?;
                 }
@@ -148,16 +151,16 @@ impl Keeper {
     /// One comparison and what follows; gives the time until the next one, or what went wrong with netlink itself.
     async fn reconcile(
         &mut self,
-        connection: &mut Option<Connection>,
-        wanted: &Wanted,
+        connection: &mut Option<NetlinkConnection>,
+        wanted: &WantedOfKernel,
     ) -> Option<Result<Duration, String>> {
         if connection.is_none() {
-            match Connection::open() {
+            match NetlinkConnection::open() {
                 Ok(opened) => *connection = Some(opened),
                 Err(error) => return Some(Err(format!("netlink socket: {error}"))),
             }
         }
-        let Some(Connection { handle, .. }) = connection else { return Some(Ok(LOOK_EVERY)) };
+        let Some(NetlinkConnection { handle, .. }) = connection else { return Some(Ok(LOOK_EVERY)) };
         let handle = handle.clone();
         let seen = match self.look(&handle, wanted).await {
             Ok(seen) => seen,
@@ -192,7 +195,7 @@ impl Keeper {
             .collect();
         for interface in wanted.interfaces.iter().filter(|of| found.absent.contains(&of.port)) {
             let text = format!("{} is gone", interface.name);
-            wrong.push((Some(interface.port), Kind::Interface, text));
+            wrong.push((Some(interface.port), RepairKind::Interface, text));
         }
         let absent = wanted.interfaces.iter().filter(|of| found.absent.contains(&of.port));
         let absent = absent.map(|of| (of.port, of.made)).collect();
@@ -204,7 +207,7 @@ impl Keeper {
         Some(Ok(due.map_or(LOOK_EVERY, |due| due.clamp(SETTLE, LOOK_EVERY))))
     }
 
-    async fn look(&mut self, handle: &Handle, wanted: &Wanted) -> Result<Seen, String> {
+    async fn look(&mut self, handle: &Handle, wanted: &WantedOfKernel) -> Result<KernelState, String> {
         let made = |name: &str| wanted.interfaces.iter().find(|of| of.name == name).map(|of| of.made);
         self.known.retain(|name, (of, _)| made(name) == Some(*of));
         let known = self.known.iter().map(|(name, (_, index))| (name.clone(), *index)).collect();
@@ -224,7 +227,7 @@ impl Keeper {
     }
 
     /// Does one thing and tells what came of it; whether it is right now.
-    async fn attempt(&mut self, handle: &Handle, seen: &Seen, action: &Action) -> Option<bool> {
+    async fn attempt(&mut self, handle: &Handle, seen: &KernelState, action: &KernelAction) -> Option<bool> {
         let result = match self.claimed(action) {
             Ok(true) => {
                 let acted = tokio::time::timeout(PATIENCE, kernel::act(handle, seen, action)).await;
@@ -232,7 +235,7 @@ impl Keeper {
                     .map_err(|_| "no answer".to_owned())
                     .and_then(|acted| acted.map_err(|error| format!("{error}; {}", kernel::help(action))))
             }
-            Ok(false) => Ok(Done::Already),
+            Ok(false) => Ok(RepairOutcome::Already),
             Err(problem) => Err(problem),
         };
         let tell = self.backoff.tried(action, result.is_err(), Instant::now());
@@ -240,11 +243,13 @@ impl Keeper {
             Ok(done) => {
                 // What comes and goes with services is told as announced and withdrawn.
                 let is_repair = match action {
-                    Action::PutVip(at) if *done == Done::Changed => !self.ours.insert(at.clone()),
-                    Action::TakeVip(at) => !self.ours.remove(at),
+                    KernelAction::PutVip(at) if *done == RepairOutcome::Changed => {
+                        !self.ours.insert(at.clone())
+                    }
+                    KernelAction::TakeVip(at) => !self.ours.remove(at),
                     _ => true,
                 };
-                (is_repair && *done == Done::Changed)
+                (is_repair && *done == RepairOutcome::Changed)
                     .then(|| Event::Repaired { kind: action.kind(), text: action.done() })
             }
             Err(problem) => Some(Event::RepairFailed {
@@ -260,27 +265,33 @@ impl Keeper {
 
     /// Makes sure that a VIP is nobody else's before it is touched. False: it is, and was never ours but by what an earlier process
     /// has noted down; then it is left alone.
-    fn claimed(&mut self, action: &Action) -> Result<bool, String> {
-        let claim = |at: &Placed| {
+    fn claimed(&mut self, action: &KernelAction) -> Result<bool, String> {
+        let claim = |at: &PlacedAddress| {
             let net = Net { addr: at.address.address, len: at.address.length };
             self.claims.claim(&Claim::Vip(net))
         };
         match action {
-            Action::PutVip(at) => claim(at).map(|_| true).map_err(|error| error.to_string()),
-            Action::TakeVip(at) => Ok(claim(at).is_ok()),
+            KernelAction::PutVip(at) => claim(at).map(|_| true).map_err(|error| error.to_string()),
+            KernelAction::TakeVip(at) => Ok(claim(at).is_ok()),
             _ => Ok(true),
         }
     }
 
     /// Tells what is on the loopback after actions of which `left` did not succeed.
-    async fn tell_loopback(&mut self, wanted: &Wanted, seen: &Seen, left: &[Action]) -> Gone {
+    async fn tell_loopback(
+        &mut self,
+        wanted: &WantedOfKernel,
+        seen: &KernelState,
+        left: &[KernelAction],
+    ) -> Gone {
         // Ours that somebody else took away, and that are not wanted, are nobody's now.
         let places = wanted.places();
         self.ours.retain(|at| places.contains(at) || seen.addresses.contains(at));
-        let is_there = |at: &&Placed| {
-            at.interface == LOOPBACK && !left.iter().any(|of| matches!(of, Action::PutVip(p) if p == *at))
+        let is_there = |at: &&PlacedAddress| {
+            at.interface == LOOPBACK
+                && !left.iter().any(|of| matches!(of, KernelAction::PutVip(p) if p == *at))
         };
-        let vips = |places: &BTreeSet<Placed>| -> BTreeSet<Vip> {
+        let vips = |places: &BTreeSet<PlacedAddress>| -> BTreeSet<Vip> {
             places.iter().filter(is_there).map(|at| at.address).collect()
         };
         let ours = vips(&self.ours);
@@ -302,7 +313,7 @@ impl Keeper {
     }
 
     /// Answers to probes through the tunnel come from our own VIPs.
-    async fn accept_local(&mut self, wanted: &Wanted) -> Gone {
+    async fn accept_local(&mut self, wanted: &WantedOfKernel) -> Gone {
         let here = |name: &&String| {
             // What is gone is told already.
             self.surroundings

@@ -1,6 +1,6 @@
 //! What the kernel has, read and changed by netlink.
 
-use super::{Action, Link, Placed, Seen, Wanted, decide};
+use super::{KernelAction, KernelLink, KernelState, PlacedAddress, WantedOfKernel, decide};
 use crate::announce::Vip;
 use futures_util::TryStreamExt as _;
 use model::config::Port;
@@ -57,7 +57,7 @@ pub enum ExceptionError {
 /// # Errors
 /// The first thing that does not succeed, with its remedy.
 pub fn configure(ports: &[Port]) -> Result<(), ExceptionError> {
-    let wanted = Wanted { interfaces: decide::interfaces(ports), ..Wanted::default() };
+    let wanted = WantedOfKernel { interfaces: decide::interfaces(ports), ..WantedOfKernel::default() };
     if wanted.interfaces.is_empty() {
         return Ok(());
     }
@@ -72,7 +72,7 @@ pub fn configure(ports: &[Port]) -> Result<(), ExceptionError> {
     })
 }
 
-async fn set_up(handle: &Handle, ports: &[Port], wanted: &Wanted) -> Result<(), ExceptionError> {
+async fn set_up(handle: &Handle, ports: &[Port], wanted: &WantedOfKernel) -> Result<(), ExceptionError> {
     let name_of = |id: PortId| ports.get(id.index()).map_or_else(String::new, |port| port.name.clone());
     for _ in 0..ROUNDS_MAX {
         let seen = look(handle, wanted, &BTreeMap::new())
@@ -85,17 +85,16 @@ async fn set_up(handle: &Handle, ports: &[Port], wanted: &Wanted) -> Result<(), 
         }
         let mut is_right = true;
         for action in &found.actions {
-            is_right &=
-                act(handle, &seen, action).await.map(|done| done == Done::Already).map_err(|error| {
-                    ExceptionError::Step {
-                        port: interface_of(action)
-                            .and_then(|interface| wanted.port_of(interface))
-                            .map_or_else(String::new, name_of),
-                        wrong: action.wrong(),
-                        source: Box::new(error),
-                        help: help(action),
-                    }
-                })?;
+            is_right &= act(handle, &seen, action).await.map(|done| done == RepairOutcome::Already).map_err(
+                |error| ExceptionError::Step {
+                    port: interface_of(action)
+                        .and_then(|interface| wanted.port_of(interface))
+                        .map_or_else(String::new, name_of),
+                    wrong: action.wrong(),
+                    source: Box::new(error),
+                    help: help(action),
+                },
+            )?;
         }
         if is_right {
             break;
@@ -118,31 +117,36 @@ pub(crate) fn accept_local(interface: &str) -> Result<(), String> {
 }
 
 /// The interface that an action changes.
-pub(super) fn interface_of(action: &Action) -> Option<&str> {
+pub(super) fn interface_of(action: &KernelAction) -> Option<&str> {
     match action {
-        Action::Raise(name) | Action::SetMac(name, _) | Action::PutRoute(name, _) => Some(name),
-        Action::PutAddress(at) | Action::PutVip(at) | Action::TakeVip(at) => Some(&at.interface),
+        KernelAction::Raise(name) | KernelAction::SetMac(name, _) | KernelAction::PutRoute(name, _) => {
+            Some(name)
+        }
+        KernelAction::PutAddress(at) | KernelAction::PutVip(at) | KernelAction::TakeVip(at) => {
+            Some(&at.interface)
+        }
     }
 }
 
 /// What to do if an action fails.
-pub(super) fn help(action: &Action) -> &'static str {
+pub(super) fn help(action: &KernelAction) -> &'static str {
     match action {
-        Action::Raise(_) | Action::SetMac(..) | Action::PutVip(_) | Action::TakeVip(_) => {
-            "it needs CAP_NET_ADMIN"
-        }
-        Action::PutAddress(_) => "check exception_addresses; is IPv6 switched off?",
-        Action::PutRoute(..) => "is the gateway inside one of exception_addresses' networks?",
+        KernelAction::Raise(_)
+        | KernelAction::SetMac(..)
+        | KernelAction::PutVip(_)
+        | KernelAction::TakeVip(_) => "it needs CAP_NET_ADMIN",
+        KernelAction::PutAddress(_) => "check exception_addresses; is IPv6 switched off?",
+        KernelAction::PutRoute(..) => "is the gateway inside one of exception_addresses' networks?",
     }
 }
 
 /// Reads what matters of what is wanted. An interface of `known` that has another index than stated there is not ours, and so is not seen.
 pub(super) async fn look(
     handle: &Handle,
-    wanted: &Wanted,
+    wanted: &WantedOfKernel,
     known: &BTreeMap<String, u32>,
-) -> Result<Seen, rtnetlink::Error> {
-    let mut seen = Seen::default();
+) -> Result<KernelState, rtnetlink::Error> {
+    let mut seen = KernelState::default();
     for name in wanted.names() {
         let mut links = Box::pin(handle.link().get().match_name(name.to_owned()).execute());
         match links.try_next().await {
@@ -171,17 +175,17 @@ pub(super) async fn look(
     Ok(seen)
 }
 
-fn read_link(message: &LinkMessage) -> Link {
+fn read_link(message: &LinkMessage) -> KernelLink {
     let mac = message.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::Address(bytes) => <[u8; 6]>::try_from(bytes.as_slice()).ok(),
         _ => None,
     });
     let flags = message.header.flags;
     let up = flags.contains(LinkFlags::Up);
-    Link { index: message.header.index, up, running: up && flags.contains(LinkFlags::Running), mac }
+    KernelLink { index: message.header.index, up, running: up && flags.contains(LinkFlags::Running), mac }
 }
 
-fn read_address(message: &AddressMessage, links: &BTreeMap<String, Link>) -> Option<Placed> {
+fn read_address(message: &AddressMessage, links: &BTreeMap<String, KernelLink>) -> Option<PlacedAddress> {
     let (interface, _) = links.iter().find(|(_, link)| link.index == message.header.index)?;
     let mut address = None;
     for attribute in &message.attributes {
@@ -193,7 +197,7 @@ fn read_address(message: &AddressMessage, links: &BTreeMap<String, Link>) -> Opt
         }
     }
     let address = Vip { address: address?, length: message.header.prefix_len };
-    Some(Placed { interface: interface.clone(), address })
+    Some(PlacedAddress { interface: interface.clone(), address })
 }
 
 /// Whether the kernel's default route on an interface goes by this gateway.
@@ -223,7 +227,7 @@ fn is_by(route: &RouteMessage, gateway: IpAddr) -> bool {
 
 /// What came of an action that did not fail.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Done {
+pub(super) enum RepairOutcome {
     /// Something was changed.
     Changed,
     /// It was so already, although it is not seen so: another has the kernel's better place.
@@ -231,26 +235,32 @@ pub(super) enum Done {
 }
 
 /// Does it.
-pub(super) async fn act(handle: &Handle, seen: &Seen, action: &Action) -> Result<Done, rtnetlink::Error> {
+pub(super) async fn act(
+    handle: &Handle,
+    seen: &KernelState,
+    action: &KernelAction,
+) -> Result<RepairOutcome, rtnetlink::Error> {
     let index = interface_of(action).and_then(|name| seen.links.get(name)).map(|link| link.index);
     // With the interface everything on it has gone.
-    let Some(index) = index else { return Ok(Done::Already) };
+    let Some(index) = index else { return Ok(RepairOutcome::Already) };
     match action {
-        Action::Raise(_) => {
+        KernelAction::Raise(_) => {
             let message = LinkUnspec::new_with_index(index).up().build();
-            handle.link().set(message).execute().await.map(|()| Done::Changed)
+            handle.link().set(message).execute().await.map(|()| RepairOutcome::Changed)
         }
-        Action::SetMac(_, mac) => {
+        KernelAction::SetMac(_, mac) => {
             let message = LinkUnspec::new_with_index(index).address(mac.to_vec()).build();
-            handle.link().set(message).execute().await.map(|()| Done::Changed)
+            handle.link().set(message).execute().await.map(|()| RepairOutcome::Changed)
         }
-        Action::PutAddress(at) | Action::PutVip(at) => put_address(handle, index, at.address).await,
-        Action::PutRoute(name, gateway) => put_route(handle, name, index, *gateway).await,
-        Action::TakeVip(at) => take_address(handle, index, at.address).await,
+        KernelAction::PutAddress(at) | KernelAction::PutVip(at) => {
+            put_address(handle, index, at.address).await
+        }
+        KernelAction::PutRoute(name, gateway) => put_route(handle, name, index, *gateway).await,
+        KernelAction::TakeVip(at) => take_address(handle, index, at.address).await,
     }
 }
 
-async fn put_address(handle: &Handle, index: u32, of: Vip) -> Result<Done, rtnetlink::Error> {
+async fn put_address(handle: &Handle, index: u32, of: Vip) -> Result<RepairOutcome, rtnetlink::Error> {
     let mut request = handle.address().add(index, of.address, of.length);
     if of.address.is_ipv6() {
         // Usable at once: what the configuration says is the machine's own, and every machine of a tier has a VIP, which duplicate
@@ -258,22 +268,22 @@ async fn put_address(handle: &Handle, index: u32, of: Vip) -> Result<Done, rtnet
         request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
     }
     match request.execute().await {
-        Err(error) if is(&error, EEXIST) => Ok(Done::Already),
-        result => result.map(|()| Done::Changed),
+        Err(error) if is(&error, EEXIST) => Ok(RepairOutcome::Already),
+        result => result.map(|()| RepairOutcome::Changed),
     }
 }
 
-async fn take_address(handle: &Handle, index: u32, of: Vip) -> Result<Done, rtnetlink::Error> {
+async fn take_address(handle: &Handle, index: u32, of: Vip) -> Result<RepairOutcome, rtnetlink::Error> {
     let found = handle.address().get().set_link_index_filter(index);
     let found = found.set_prefix_length_filter(of.length).set_address_filter(of.address);
     let mut messages = Box::pin(found.execute());
-    let mut done = Done::Already;
+    let mut done = RepairOutcome::Already;
     while let Some(message) = messages.try_next().await? {
         match handle.address().del(message).execute().await {
             Err(error) if [ENOENT, ESRCH, EADDRNOTAVAIL].iter().any(|of| is(&error, *of)) => {}
             result => {
                 result?;
-                done = Done::Changed;
+                done = RepairOutcome::Changed;
             }
         }
     }
@@ -286,19 +296,20 @@ async fn put_route(
     interface: &str,
     index: u32,
     gateway: IpAddr,
-) -> Result<Done, rtnetlink::Error> {
+) -> Result<RepairOutcome, rtnetlink::Error> {
     match add_route(handle, index, gateway, None).await {
         Err(error) if is(&error, EEXIST) => {}
-        result => return result.map(|()| Done::Changed),
+        result => return result.map(|()| RepairOutcome::Changed),
     }
     match add_route(handle, index, gateway, Some(METRIC_BEHIND)).await {
-        Err(error) if is(&error, EEXIST) => Ok(Done::Already),
+        Err(error) if is(&error, EEXIST) => Ok(RepairOutcome::Already),
         result => result.map(|()| {
             tracing::warn!(
                 interface,
-                "the host has a default route already; the one by {gateway} is added with metric {METRIC_BEHIND}"
+                "the host has a default route already; the one by {gateway} is added with metric \
+                 {METRIC_BEHIND}"
             );
-            Done::Changed
+            RepairOutcome::Changed
         }),
     }
 }

@@ -19,12 +19,12 @@ pub(crate) struct Renewals {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Renewal {
-    stage: Stage,
+    stage: RenewalStage,
     failures: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Stage {
+enum RenewalStage {
     /// Until the workers use a view of this generation or a later one.
     Withdrawing(u64),
     Making,
@@ -46,11 +46,11 @@ impl Renewals {
     pub(crate) fn seen(&mut self, port: PortId, absent: bool, generation: u64) -> bool {
         match self.under_way.get(&port).map(|renewal| renewal.stage) {
             None if absent => {
-                let stage = Stage::Withdrawing(generation);
+                let stage = RenewalStage::Withdrawing(generation);
                 self.under_way.insert(port, Renewal { stage, failures: 0 });
                 true
             }
-            Some(Stage::Withdrawing(_) | Stage::Waiting(_)) if !absent => {
+            Some(RenewalStage::Withdrawing(_) | RenewalStage::Waiting(_)) if !absent => {
                 self.under_way.remove(&port);
                 true
             }
@@ -63,12 +63,12 @@ impl Renewals {
         let mut due = Vec::new();
         for (port, renewal) in &mut self.under_way {
             let is_due = match renewal.stage {
-                Stage::Withdrawing(generation) => acknowledged >= generation,
-                Stage::Waiting(until) => now >= until,
-                Stage::Making => false,
+                RenewalStage::Withdrawing(generation) => acknowledged >= generation,
+                RenewalStage::Waiting(until) => now >= until,
+                RenewalStage::Making => false,
             };
             if is_due {
-                renewal.stage = Stage::Making;
+                renewal.stage = RenewalStage::Making;
                 due.push(*port);
             }
         }
@@ -85,7 +85,7 @@ impl Renewals {
         let Some(renewal) = self.under_way.get_mut(&port) else { return false };
         let pause = PAUSE_MIN.saturating_mul(1 << renewal.failures.min(8)).min(PAUSE_MAX);
         renewal.failures = renewal.failures.saturating_add(1);
-        renewal.stage = Stage::Waiting(now + pause);
+        renewal.stage = RenewalStage::Waiting(now + pause);
         renewal.failures == 1
     }
 }
@@ -134,16 +134,16 @@ mod tests {
         assert_eq!(renewals.made(PORT), 0);
     }
 
-    impl PartialEq<Duration> for Stage {
+    impl PartialEq<Duration> for RenewalStage {
         fn eq(&self, other: &Duration) -> bool {
-            matches!(self, Stage::Waiting(until) if until == other)
+            matches!(self, RenewalStage::Waiting(until) if until == other)
         }
     }
 
-    impl PartialOrd<Duration> for Stage {
+    impl PartialOrd<Duration> for RenewalStage {
         fn partial_cmp(&self, other: &Duration) -> Option<std::cmp::Ordering> {
             match self {
-                Stage::Waiting(until) => until.partial_cmp(other),
+                RenewalStage::Waiting(until) => until.partial_cmp(other),
                 _ => None,
             }
         }

@@ -1,7 +1,7 @@
 //! What the controller makes of what is seen of the kernel's side: readiness, announcements, events, and whether a failed check says
 //! anything about its backend.
 
-use super::{Kind, Surroundings};
+use super::{RepairKind, Surroundings};
 use crate::controller::Controller;
 use crate::effect::Effect;
 use crate::gauges;
@@ -60,13 +60,13 @@ pub(crate) fn observe_links(controller: &mut Controller) {
 }
 
 /// Something was put right.
-pub(crate) fn repaired(controller: &mut Controller, kind: Kind, text: &str) {
+pub(crate) fn repaired(controller: &mut Controller, kind: RepairKind, text: &str) {
     *controller.kernel.ways.repairs.entry(kind).or_default() += 1;
     controller.log.push(EventKind::Repaired, None, None, text);
 }
 
 /// Something could not be put right; `text` if that is news.
-pub(crate) fn repair_failed(controller: &mut Controller, kind: Kind, text: Option<String>) {
+pub(crate) fn repair_failed(controller: &mut Controller, kind: RepairKind, text: Option<String>) {
     *controller.kernel.ways.failures.entry(kind).or_default() += 1;
     if let Some(text) = text {
         let message = format!("{text}; tried again until it is so");
@@ -89,12 +89,12 @@ pub(crate) fn renewed(controller: &mut Controller, port: PortId, result: Result<
     let name = name.map_or_else(String::new, |(_, name)| name);
     match result {
         Ok(()) => {
-            repaired(controller, Kind::Interface, &format!("{name} made anew"));
+            repaired(controller, RepairKind::Interface, &format!("{name} made anew"));
             controller.publication.dirty = true;
         }
         Err(problem) => {
             let text = format!("{name} is gone and cannot be made anew: {problem}");
-            repair_failed(controller, Kind::Interface, tells.then_some(text));
+            repair_failed(controller, RepairKind::Interface, tells.then_some(text));
         }
     }
 }
@@ -148,8 +148,8 @@ fn says_nothing(
 
 /// An exception interface as the configuration of a port has it, for tests.
 #[cfg(test)]
-pub(super) fn interface(port: PortId, name: &str) -> super::decide::Interface {
-    super::decide::Interface {
+pub(super) fn interface(port: PortId, name: &str) -> super::decide::KernelInterface {
+    super::decide::KernelInterface {
         port,
         name: name.to_owned(),
         mac: None,

@@ -1,7 +1,7 @@
 //! Decisions on plain data, and the task on a kernel's interfaces.
 
-use super::decide::Interface;
-use super::keep::{Setup, keep};
+use super::decide::KernelInterface;
+use super::keep::{KeeperSetup, keep};
 use super::*;
 use crate::announce;
 use crate::claims::{Claim, Claims};
@@ -17,16 +17,16 @@ fn vip(text: &str) -> Vip {
     Vip::from(text.parse::<Net>().unwrap())
 }
 
-fn at(interface: &str, address: &str) -> Placed {
-    Placed { interface: interface.to_owned(), address: vip(address) }
+fn at(interface: &str, address: &str) -> PlacedAddress {
+    PlacedAddress { interface: interface.to_owned(), address: vip(address) }
 }
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x11];
 
 /// One exception interface with everything, over a kernel interface, and two VIPs, of which one is in its subnet.
-fn wanted() -> Wanted {
-    Wanted {
-        interfaces: vec![Interface {
+fn wanted() -> WantedOfKernel {
+    WantedOfKernel {
+        interfaces: vec![KernelInterface {
             port: PortId(0),
             name: "gw0".to_owned(),
             mac: Some(MAC),
@@ -35,7 +35,7 @@ fn wanted() -> Wanted {
             made: 0,
         }],
         links: vec![(PortId(0), "p0".to_owned())],
-        announce: announce::Wanted {
+        announce: announce::WantedVips {
             vips: [vip("203.0.113.10/32"), vip("fd00:2::50/128")].into(),
             subnets: vec![("gw0".to_owned(), "fd00:2::11/64".parse().unwrap())],
             accept_local: BTreeSet::new(),
@@ -44,25 +44,25 @@ fn wanted() -> Wanted {
     }
 }
 
-fn link(index: u32) -> Link {
-    Link { index, up: true, running: true, mac: Some(MAC) }
+fn link(index: u32) -> KernelLink {
+    KernelLink { index, up: true, running: true, mac: Some(MAC) }
 }
 
 /// The kernel after an action, but for one that it cannot do.
-fn apply(seen: &mut Seen, action: &Action) {
-    let is_up = |seen: &Seen, name: &String| seen.links.get(name).is_some_and(|link| link.up);
+fn apply(seen: &mut KernelState, action: &KernelAction) {
+    let is_up = |seen: &KernelState, name: &String| seen.links.get(name).is_some_and(|link| link.up);
     match action {
-        Action::Raise(name) => {
+        KernelAction::Raise(name) => {
             let link = seen.links.get_mut(name).expect("only what is there is changed");
             (link.up, link.running) = (true, true);
         }
-        Action::SetMac(name, mac) => seen.links.get_mut(name).expect("there").mac = Some(*mac),
-        Action::PutAddress(at) | Action::PutVip(at) => {
+        KernelAction::SetMac(name, mac) => seen.links.get_mut(name).expect("there").mac = Some(*mac),
+        KernelAction::PutAddress(at) | KernelAction::PutVip(at) => {
             assert!(seen.links.contains_key(&at.interface), "{action:?}");
             seen.addresses.insert(at.clone());
         }
-        Action::TakeVip(at) => assert!(seen.addresses.remove(at), "{action:?}"),
-        Action::PutRoute(name, gateway) => {
+        KernelAction::TakeVip(at) => assert!(seen.addresses.remove(at), "{action:?}"),
+        KernelAction::PutRoute(name, gateway) => {
             assert!(is_up(seen, name), "a route needs its interface up: {action:?}");
             let has_network = seen
                 .addresses
@@ -76,21 +76,21 @@ fn apply(seen: &mut Seen, action: &Action) {
 
 #[test]
 fn what_follows_is_in_an_order_that_the_kernel_takes() {
-    let mut seen = Seen::default();
+    let mut seen = KernelState::default();
     seen.links.insert("lo".to_owned(), link(1));
-    seen.links.insert("gw0".to_owned(), Link { up: false, running: false, mac: None, ..link(7) });
+    seen.links.insert("gw0".to_owned(), KernelLink { up: false, running: false, mac: None, ..link(7) });
     let found = decide(&wanted(), &seen, &BTreeSet::new());
     let gateway = |text: &str| text.parse::<IpAddr>().unwrap();
     let expected = [
-        Action::SetMac("gw0".to_owned(), MAC),
-        Action::Raise("gw0".to_owned()),
-        Action::PutAddress(at("gw0", "10.0.2.11/24")),
-        Action::PutAddress(at("gw0", "fd00:2::11/64")),
-        Action::PutRoute("gw0".to_owned(), gateway("10.0.2.1")),
-        Action::PutRoute("gw0".to_owned(), gateway("fd00:2::1")),
-        Action::PutVip(at("gw0", "fd00:2::50/128")),
-        Action::PutVip(at("lo", "203.0.113.10/32")),
-        Action::PutVip(at("lo", "fd00:2::50/128")),
+        KernelAction::SetMac("gw0".to_owned(), MAC),
+        KernelAction::Raise("gw0".to_owned()),
+        KernelAction::PutAddress(at("gw0", "10.0.2.11/24")),
+        KernelAction::PutAddress(at("gw0", "fd00:2::11/64")),
+        KernelAction::PutRoute("gw0".to_owned(), gateway("10.0.2.1")),
+        KernelAction::PutRoute("gw0".to_owned(), gateway("fd00:2::1")),
+        KernelAction::PutVip(at("gw0", "fd00:2::50/128")),
+        KernelAction::PutVip(at("lo", "203.0.113.10/32")),
+        KernelAction::PutVip(at("lo", "fd00:2::50/128")),
     ];
     assert_eq!(found.actions, expected);
     assert_eq!((found.absent.len(), found.down), (0, [PortId(0)].into()), "p0 is not there");
@@ -98,17 +98,19 @@ fn what_follows_is_in_an_order_that_the_kernel_takes() {
 
 #[test]
 fn nothing_is_asked_of_an_interface_that_is_gone() {
-    let mut seen = Seen::default();
+    let mut seen = KernelState::default();
     seen.links.insert("lo".to_owned(), link(1));
     seen.links.insert("p0".to_owned(), link(2));
     let found = decide(&wanted(), &seen, &BTreeSet::new());
     assert_eq!(found.absent, [PortId(0)].into());
     assert!(found.down.is_empty());
-    assert!(found.actions.iter().all(|action| matches!(action, Action::PutVip(at) if at.interface == "lo")));
+    assert!(
+        found.actions.iter().all(|action| matches!(action, KernelAction::PutVip(at) if at.interface == "lo"))
+    );
     assert_eq!(found.actions.len(), 2);
 }
 
-fn any_seen() -> impl Strategy<Value = (Seen, BTreeSet<Placed>)> {
+fn any_seen() -> impl Strategy<Value = (KernelState, BTreeSet<PlacedAddress>)> {
     let places = [
         at("gw0", "10.0.2.11/24"),
         at("gw0", "fd00:2::11/64"),
@@ -123,15 +125,15 @@ fn any_seen() -> impl Strategy<Value = (Seen, BTreeSet<Placed>)> {
     let link = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
     let sets = (proptest::sample::subsequence(places.to_vec(), 0..=8), any::<u8>(), any::<u8>(), any::<u8>());
     (link, sets).prop_map(move |((is_there, up, has_link, has_mac), (addresses, routes, ours, below))| {
-        let mut seen = Seen::default();
-        seen.links.insert("lo".to_owned(), Link { mac: None, ..super::tests::link(1) });
+        let mut seen = KernelState::default();
+        seen.links.insert("lo".to_owned(), KernelLink { mac: None, ..super::tests::link(1) });
         if below & 1 == 1 {
             let running = below & 2 == 2;
-            seen.links.insert("p0".to_owned(), Link { running, ..super::tests::link(2) });
+            seen.links.insert("p0".to_owned(), KernelLink { running, ..super::tests::link(2) });
         }
         if is_there {
             let mac = has_mac.then_some(MAC);
-            seen.links.insert("gw0".to_owned(), Link { index: 3, up, running: up && has_link, mac });
+            seen.links.insert("gw0".to_owned(), KernelLink { index: 3, up, running: up && has_link, mac });
         }
         seen.addresses = addresses.into_iter().filter(|at| seen.links.contains_key(&at.interface)).collect();
         for (bit, gateway) in [(1, "10.0.2.1"), (2, "fd00:2::1")] {
@@ -178,19 +180,19 @@ proptest! {
 
 /// A running task.
 struct Keeping {
-    wish: watch::Sender<Wanted>,
+    wish: watch::Sender<WantedOfKernel>,
     on_loopback: watch::Receiver<OnLoopback>,
     noted: mpsc::Receiver<Event>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Keeping {
-    fn start(wanted: Wanted, left_over: &[Vip], claims: Claims) -> Keeping {
+    fn start(wanted: WantedOfKernel, left_over: &[Vip], claims: Claims) -> Keeping {
         let (wish, wishes) = watch::channel(wanted);
         let (tell, on_loopback) = watch::channel(OnLoopback::default());
         let (events, noted) = mpsc::channel(256);
         let left_over = left_over.iter().copied().collect();
-        let setup = Setup { wanted: wishes, left_over, on_loopback: tell, events, claims };
+        let setup = KeeperSetup { wanted: wishes, left_over, on_loopback: tell, events, claims };
         Keeping { wish, on_loopback, noted, task: tokio::spawn(keep(setup)) }
     }
 
@@ -267,13 +269,13 @@ fn vips_come_and_go() {
         run(async {
             let (four, six) = (vip("10.0.2.50/32"), vip("fd00:2::50/128"));
             let subnets = ["10.0.2.11/24", "fd00:2::11/64"];
-            let announce = announce::Wanted {
+            let announce = announce::WantedVips {
                 vips: [four, six].into(),
                 subnets: subnets.map(|net| ("gw0".to_owned(), net.parse().unwrap())).into(),
                 accept_local: ["gw0".to_owned()].into(),
             };
             let interfaces = vec![seen::interface(PortId(0), "gw0")];
-            let wanted = Wanted { announce, interfaces, ..Wanted::default() };
+            let wanted = WantedOfKernel { announce, interfaces, ..WantedOfKernel::default() };
             let left_over = [vip("198.51.100.1/32"), four];
             let mut keeping = Keeping::start(wanted.clone(), &left_over, Claims::default());
             keeping.until(&[four, six]).await;
@@ -334,19 +336,21 @@ fn what_another_has_made_stays_and_what_another_has_claimed_is_not_touched() {
         run(async {
             let (own, operators, claimed) =
                 (vip("203.0.113.11/32"), vip("203.0.113.10/32"), vip("203.0.113.30/32"));
-            let announce =
-                announce::Wanted { vips: [own, operators, claimed].into(), ..announce::Wanted::default() };
-            let wanted = Wanted { announce, ..Wanted::default() };
+            let announce = announce::WantedVips {
+                vips: [own, operators, claimed].into(),
+                ..announce::WantedVips::default()
+            };
+            let wanted = WantedOfKernel { announce, ..WantedOfKernel::default() };
             let mut keeping = Keeping::start(wanted, &[vip("203.0.113.20/32")], Claims::default());
             keeping.until(&[own, operators]).await;
             let text = keeping
                 .note("a failure", |note| match note {
-                    Event::RepairFailed { kind: Kind::Vip, text: Some(text) } => Some(text.clone()),
+                    Event::RepairFailed { kind: RepairKind::Vip, text: Some(text) } => Some(text.clone()),
                     _ => None,
                 })
                 .await;
             assert!(text.contains("203.0.113.30/32") && text.contains("in use by"), "{text}");
-            keeping.wish.send_replace(Wanted::default());
+            keeping.wish.send_replace(WantedOfKernel::default());
             keeping.until(&[]).await;
             let left = sh("ip -o address show dev lo");
             assert!(left.contains("203.0.113.10/32") && left.contains("203.0.113.20/32"), "{left}");
@@ -368,7 +372,7 @@ fn an_interface_is_put_right_whatever_an_operator_does() {
         );
         run(async {
             let mut wanted = wanted();
-            wanted.announce = announce::Wanted::default();
+            wanted.announce = announce::WantedVips::default();
             let mut keeping = Keeping::start(wanted.clone(), &[], Claims::default());
             keeping.repaired("default route by fd00:2::1 put on gw0").await;
             let routes = || sh("ip -4 route show default; ip -6 route show default");
@@ -441,7 +445,7 @@ fn what_cannot_be_put_right_is_told_once_and_counted() {
             // In no network of the interface.
             interface.gateways = ["10.9.9.1".parse().unwrap()].into();
             let mut keeping = Keeping::start(
-                Wanted { interfaces: vec![interface], ..Wanted::default() },
+                WantedOfKernel { interfaces: vec![interface], ..WantedOfKernel::default() },
                 &[],
                 Claims::default(),
             );
@@ -449,7 +453,7 @@ fn what_cannot_be_put_right_is_told_once_and_counted() {
             while failures < 4 {
                 let text = keeping
                     .note("a failure", |note| match note {
-                        Event::RepairFailed { kind: Kind::Route, text } => Some(text.clone()),
+                        Event::RepairFailed { kind: RepairKind::Route, text } => Some(text.clone()),
                         _ => None,
                     })
                     .await;

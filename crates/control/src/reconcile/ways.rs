@@ -1,7 +1,7 @@
 //! Links and the kernel's side of ports, as they were last seen.
 
-use super::{Kind, Surroundings};
-use super::{OnLoopback, Renewals, Wanted};
+use super::{OnLoopback, Renewals, WantedOfKernel};
+use super::{RepairKind, Surroundings};
 use crate::neighbour::next_hop;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,15 +17,15 @@ pub(crate) struct Ways {
     pub(crate) links: BTreeMap<PortId, bool>,
     /// Exception interfaces that are, or were, not as wanted or without any link: since when, and until when.
     pub(crate) lost: BTreeMap<String, (Duration, Option<Duration>)>,
-    pub(crate) repairs: BTreeMap<Kind, u64>,
-    pub(crate) failures: BTreeMap<Kind, u64>,
+    pub(crate) repairs: BTreeMap<RepairKind, u64>,
+    pub(crate) failures: BTreeMap<RepairKind, u64>,
 }
 
 /// The kernel's side of the machine: what it is to have, and what was seen of it.
 #[derive(Debug, Default)]
 pub(crate) struct KernelSide {
-    pub(crate) wanted_neighbours: next_hop::Wanted,
-    pub(crate) wanted_of_kernel: Wanted,
+    pub(crate) wanted_neighbours: next_hop::WantedNextHops,
+    pub(crate) wanted_of_kernel: WantedOfKernel,
     pub(crate) on_loopback: OnLoopback,
     /// Links, and the kernel's side of ports.
     pub(crate) ways: Ways,

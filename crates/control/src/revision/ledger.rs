@@ -23,7 +23,7 @@ pub(crate) struct Content {
 
 /// Who changed what, and when.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Origin {
+pub(crate) struct ChangeOrigin {
     /// Unix time, milliseconds.
     pub(crate) unix_ms: u64,
     pub(crate) caller: String,
@@ -37,7 +37,7 @@ pub(crate) struct Origin {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Revision {
     pub(crate) number: u64,
-    pub(crate) change: Origin,
+    pub(crate) change: ChangeOrigin,
     pub(crate) content: Content,
 }
 
@@ -60,7 +60,7 @@ pub(crate) enum RevisionRefusal {
 
 /// The revision in force goes back to the one before it unless somebody confirms it in time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Trial {
+pub(crate) struct ConfirmTrial {
     /// The revision before, which is in force for good.
     pub(crate) confirmed: u64,
     /// Until when, on the clock of whoever asks, milliseconds.
@@ -71,7 +71,7 @@ pub(crate) struct Trial {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Ledger {
     kept: VecDeque<Revision>,
-    trial: Option<Trial>,
+    trial: Option<ConfirmTrial>,
     /// Text of a file that nobody has confirmed: it is not what a start begins with.
     doubted: Option<Arc<str>>,
     /// Made of the rest when it is needed.
@@ -81,7 +81,7 @@ pub(crate) struct Ledger {
 impl Ledger {
     /// As it was saved.
     pub(super) fn of(kept: VecDeque<Revision>, confirmed: Option<u64>, doubted: Option<Arc<str>>) -> Ledger {
-        let trial = confirmed.map(|confirmed| Trial { confirmed, until_ms: 0 });
+        let trial = confirmed.map(|confirmed| ConfirmTrial { confirmed, until_ms: 0 });
         Ledger { kept, trial, doubted, saved: None }
     }
 
@@ -100,7 +100,7 @@ impl Ledger {
     }
 
     /// The trial that is on.
-    pub(crate) fn trial(&self) -> Option<Trial> {
+    pub(crate) fn trial(&self) -> Option<ConfirmTrial> {
         self.trial
     }
 
@@ -134,11 +134,11 @@ impl Ledger {
     }
 
     /// Something is in force on trial. Returns its number; what was in force already is on no trial.
-    pub(crate) fn record_on_trial(&mut self, content: Content, change: Origin, until_ms: u64) -> u64 {
+    pub(crate) fn record_on_trial(&mut self, content: Content, change: ChangeOrigin, until_ms: u64) -> u64 {
         let (confirmed, base) = (self.number(), Arc::clone(&content.base));
         let number = self.record(content, change);
         if number != confirmed {
-            self.trial = Some(Trial { confirmed, until_ms });
+            self.trial = Some(ConfirmTrial { confirmed, until_ms });
             self.doubted = Some(base);
         }
         number
@@ -225,14 +225,14 @@ impl Ledger {
     }
 
     /// What a start begins with is in force, on no trial.
-    pub(crate) fn begin(&mut self, content: Content, change: Origin) {
+    pub(crate) fn begin(&mut self, content: Content, change: ChangeOrigin) {
         self.record(content, change);
         self.trial = None;
         self.saved = None;
     }
 
     /// Something is in force. Returns its number: the one it has if it was in force before.
-    pub(crate) fn record(&mut self, content: Content, mut change: Origin) -> u64 {
+    pub(crate) fn record(&mut self, content: Content, mut change: ChangeOrigin) -> u64 {
         if self.content() == Some(&content) {
             return self.number();
         }
@@ -256,7 +256,7 @@ impl Ledger {
     fn bytes(&self) -> usize {
         let mut base: Option<&Arc<str>> = None;
         let of = |revision: &Revision| {
-            let Origin { caller, what, services, .. } = &revision.change;
+            let ChangeOrigin { caller, what, services, .. } = &revision.change;
             let names = services.iter().flatten().map(String::len).sum::<usize>();
             revision.content.overrides.bytes() + caller.len() + what.len() + names
         };

@@ -1,6 +1,6 @@
 //! Revisions as they stand on the disk: `revisions.json` in `machine.state_dir`.
 
-use super::ledger::{Content, Ledger, Origin, Revision};
+use super::ledger::{ChangeOrigin, Content, Ledger, Revision};
 use super::overrides::Overrides;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -52,7 +52,7 @@ impl SavedRevisions {
                 saved.bases.push(Arc::clone(&content.base));
                 last = Some(&content.base);
             }
-            let Origin { unix_ms, caller, what, services } = change.clone();
+            let ChangeOrigin { unix_ms, caller, what, services } = change.clone();
             saved.revisions.push(SavedRevision {
                 number: *number,
                 unix_ms,
@@ -94,7 +94,7 @@ impl Ledger {
             }
             let base = bases.get(base).ok_or_else(|| format!("revision {number} has no text"))?;
             let content = Content { base: Arc::clone(base), overrides };
-            let change = Origin { unix_ms, caller, what, services };
+            let change = ChangeOrigin { unix_ms, caller, what, services };
             kept.push_back(Revision { number, change, content });
             last = number;
         }

@@ -36,12 +36,14 @@ pub(crate) fn start(
         match over(&base).most_of(&overrides, &mut told) {
             Ok((loaded, content)) => {
                 told.push(format!(
-                    "{name} is as nobody has confirmed it: what was in force before is in force; apply or reload it to take it"
+                    "{name} is as nobody has confirmed it: what was in force before is in force; apply \
+                     or reload it to take it"
                 ));
                 return StartConfig { loaded, content, told };
             }
             Err(problem) => told.push(format!(
-                "{name} is as nobody has confirmed it, and in force all the same: what was before does not fit: {problem}"
+                "{name} is as nobody has confirmed it, and in force all the same: what was before does \
+                 not fit: {problem}"
             )),
         }
     }
@@ -101,7 +103,8 @@ impl Fitting<'_> {
             }
         }
         told.push(format!(
-            "what the API said of some services does not fit the file any more and was given up ({}): {problem}",
+            "what the API said of some services does not fit the file any more and was given up ({}): \
+             {problem}",
             named(&given_up)
         ));
         Ok((held.0, Content { base, overrides: Arc::new(held.1) }))

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::gauges::DeviceStats;
-use crate::plane::{PortHandle, WorkerHandle};
+use crate::plane::{Notice, PortHandle, WorkerHandle};
 use crate::test_network::in_own_network;
 use flow::{Idle, Memory, Table};
 use model::api;
@@ -11,6 +11,7 @@ use statesync::plan::Report;
 use std::cell::{Cell, RefCell};
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixStream};
 use tokio::task::LocalSet;
@@ -124,7 +125,7 @@ impl FakeWorker {
 /// A running management core.
 struct Machine {
     place: std::path::PathBuf,
-    commands: mpsc::Sender<Command>,
+    commands: mpsc::Sender<SignalCommand>,
     done: tokio::task::JoinHandle<Result<(), RunError>>,
     workers: Vec<tokio::task::JoinHandle<()>>,
     seen: Vec<Rc<RefCell<Option<Arc<View>>>>>,
@@ -274,13 +275,16 @@ impl Machine {
         };
         let notices = Rc::new(RefCell::new(Vec::new()));
         let told = notices.clone();
-        let options = Options {
+        let options = RunOptions {
             grace: Duration::from_millis(100),
             notify: Some(Box::new(move |notice| told.borrow_mut().push(notice))),
-            ..Options::new(place.join("config.toml"))
+            ..RunOptions::new(place.join("config.toml"))
         };
         let (commands, orders) = mpsc::channel(4);
-        let done = tokio::task::spawn_local(drive(options, loaded, plane, orders));
+        let done =
+            tokio::task::spawn_local(
+                async move { start::start(options, &loaded, plane, orders)?.run().await },
+            );
         Machine {
             place: place.to_owned(),
             commands,
@@ -363,7 +367,7 @@ impl Machine {
 
     /// Stops it as SIGTERM does.
     async fn stop(self) {
-        self.commands.send(Command::Stop).await.unwrap();
+        self.commands.send(SignalCommand::Stop).await.unwrap();
         tokio::time::timeout(Duration::from_secs(10), self.done).await.unwrap().unwrap().unwrap();
         for worker in self.workers {
             worker.abort();
@@ -533,7 +537,7 @@ fn good_and_bad_configurations() {
         assert_eq!((&status["config_is_file"], &status["backends"]), (&false.into(), &3.into()));
 
         // The file again, as SIGHUP does; then by the API, then unreadable.
-        machine.commands.send(Command::Reload).await.unwrap();
+        machine.commands.send(SignalCommand::Reload).await.unwrap();
         machine.until("/v1/status", |answer| answer.json()["config_is_file"] == true).await;
         // It is applied before the service manager is told.
         machine.until_notice(Notice::Reloaded).await;
@@ -702,7 +706,7 @@ fn stopping_is_told_before_it_happens() {
         let machine = Machine::start(place, &config(place, 8080));
         machine.until("/v1/ready", |answer| answer.status == 200).await;
         let mut stream = machine.connect().await;
-        machine.commands.send(Command::Stop).await.unwrap();
+        machine.commands.send(SignalCommand::Stop).await.unwrap();
         tokio::time::sleep(Duration::from_millis(20)).await;
         stream.write_all(b"GET /v1/ready HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
         let mut answer = String::new();
@@ -770,7 +774,7 @@ fn a_reload_tells_each_mistake_with_place_and_help() {
         let told = async |what: &str, last: &str| {
             let after = machine.events(0).await.last_id;
             std::fs::write(&file, what).unwrap();
-            machine.commands.send(Command::Reload).await.unwrap();
+            machine.commands.send(SignalCommand::Reload).await.unwrap();
             machine.until(&format!("/v1/events?after={after}"), |answer| answer.body.contains(last)).await;
             machine.events(after).await.events
         };

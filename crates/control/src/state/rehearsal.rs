@@ -4,7 +4,7 @@
 #![allow(clippy::panic, reason = "a rehearsal that goes wrong has no other way to say so")]
 
 use super::{Saved, SavedAddress, SavedBackend, SavedDrain, SavedRegistration, VERSION, parse, text};
-use crate::agents::registry::Registry;
+use crate::agents::registry::AgentRegistry;
 use crate::agents::rehearsal::{CONFIG, TOKEN, check_heard, config, facts};
 use crate::ids::Ids;
 use crate::ids::saved::SavedIds;
@@ -26,11 +26,11 @@ pub fn rehearse_state(file: &[u8]) {
     let again = text(&saved).unwrap_or_else(|error| panic!("cannot be written: {error}"));
     assert_eq!(parse(&again).as_ref(), Ok(&saved), "what it writes it reads");
     let config = config(false);
-    let mut registry = Registry::default();
+    let mut registry = AgentRegistry::default();
     registry.configure(facts(&config, TOKEN), 0);
     registry.restore(saved.registrations.into_iter().map(|of| (of.registered, of.up)), 0);
     check_heard(&registry);
-    let (config, _) = config.with_registered(&registry.heard().alive);
+    let (config, _) = config.with_registered(&registry.received().alive);
     check_ids(&saved.ids, &config);
     if let Err(error) = crate::compile::offline(&config) {
         panic!("what was restored does not compile: {error}");

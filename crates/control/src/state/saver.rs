@@ -22,7 +22,7 @@ pub(crate) const SAVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Writes states behind the owner's back; of several wanted while one is written, only the last.
 #[derive(Debug)]
 pub(crate) struct Saver {
-    shared: Arc<Shared>,
+    shared: Arc<SaverShared>,
     done: watch::Receiver<Written>,
 }
 
@@ -51,7 +51,7 @@ pub(crate) async fn saved(number: u64, written: &mut watch::Receiver<Written>) -
 
 /// What the owner and the thread share.
 #[derive(Debug, Default)]
-struct Shared {
+struct SaverShared {
     wanted: Mutex<Wanted>,
     changed: Condvar,
 }
@@ -64,7 +64,7 @@ struct Wanted {
     is_closed: bool,
 }
 
-impl Shared {
+impl SaverShared {
     fn lock(&self) -> MutexGuard<'_, Wanted> {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -97,7 +97,7 @@ impl Saver {
     /// # Errors
     /// No thread.
     pub(crate) fn start(directory: PathBuf) -> io::Result<Saver> {
-        let shared = Arc::<Shared>::default();
+        let shared = Arc::<SaverShared>::default();
         let (tell, done) = watch::channel(Written::default());
         let of_thread = Arc::clone(&shared);
         std::thread::Builder::new()
@@ -128,7 +128,7 @@ impl Drop for Saver {
     }
 }
 
-fn write_all(shared: &Shared, directory: &std::path::Path, tell: &watch::Sender<Written>) {
+fn write_all(shared: &SaverShared, directory: &std::path::Path, tell: &watch::Sender<Written>) {
     let mut failed = None;
     let mut pause = RETRY_MIN;
     let mut written: Option<Arc<SavedRevisions>> = None;

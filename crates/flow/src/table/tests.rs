@@ -148,7 +148,7 @@ fn keys_without_a_service_are_refused() {
     let mut table = table(100, 100, 50);
     for key in [FlowKey::Narrow(0), FlowKey::Wide(WideKey { src: [1, 2], middle: 0, dport: 3 })] {
         let inserted = table.insert(&key, BackendId(1), State::Udp, Tick(0));
-        assert_eq!(inserted.outcome, Insert::Refused(Refusal::TableFull));
+        assert_eq!(inserted.outcome, Insert::Refused(InsertRefusal::TableFull));
         assert_eq!(
             (table.get(&key, Tick(0)), table.remove(&key), table.reader().get(&key, Tick(0))),
             (None, None, None)
@@ -220,7 +220,7 @@ fn narrow_tables_take_nineteen_of_twenty_slots() {
         let now = Tick(SECOND);
         let full = (0..).find(|&i| {
             let outcome = table.insert(&narrow(i), BackendId(1), State::TcpEstablished, now).outcome;
-            outcome == Insert::Refused(Refusal::TableFull)
+            outcome == Insert::Refused(InsertRefusal::TableFull)
         });
         assert_eq!(full, Some(table.len() as u32));
         assert!(table.len() * 100 >= slots * 96, "{} of {slots} slots", table.len());
@@ -245,7 +245,7 @@ fn quota_holds_for_untrusted_and_never_for_trusted() {
     for i in 0..1000 {
         let inserted = table.insert(&narrow(i), BackendId(1), State::UdpNew, now);
         let expected =
-            if (i as usize) < flows / 4 { Insert::Done } else { Insert::Refused(Refusal::QuotaFull) };
+            if (i as usize) < flows / 4 { Insert::Done } else { Insert::Refused(InsertRefusal::QuotaFull) };
         assert_eq!(inserted, Inserted::without_victim(expected));
     }
     assert_eq!(table.untrusted(), flows / 4);
@@ -421,7 +421,7 @@ fn a_full_table_gives_way_only_to_trusted_and_only_untrusted_go() {
         );
     }
     for state in State::ALL {
-        let expected = Insert::Refused(Refusal::TableFull);
+        let expected = Insert::Refused(InsertRefusal::TableFull);
         let inserted = table.insert(&narrow(200), BackendId(1), state, now);
         assert_eq!(inserted, Inserted::without_victim(expected), "{state:?}");
     }
@@ -1129,7 +1129,7 @@ fn run(mut table: Table, operations: &[Operation], kind: fn(u32) -> FlowKey) -> 
                             prop_assert_eq!(before, None);
                             tightest.set(tightest.get().max(table.narrow.fill()).max(table.wide.fill()));
                             prop_assert_eq!(
-                                refusal == Refusal::QuotaFull,
+                                refusal == InsertRefusal::QuotaFull,
                                 state.is_untrusted() && untrusted >= quota
                             );
                         }

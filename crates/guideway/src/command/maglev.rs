@@ -52,7 +52,7 @@ struct MaglevRequest {
 
 /// The answer; the field names are fixed, other programs read them.
 #[derive(Debug, Serialize, PartialEq, Eq)]
-struct Slots {
+struct SlotCounts {
     size: u32,
     backends: usize,
     slots_per_backend: Vec<u32>,
@@ -124,7 +124,7 @@ fn key(text: &str) -> Result<[u8; 16], Failure> {
 }
 
 /// Builds the table with and without the removed backends and compares.
-fn slots(request: &MaglevRequest) -> Result<Slots, Failure> {
+fn slots(request: &MaglevRequest) -> Result<SlotCounts, Failure> {
     let names: Vec<String> = (0..request.weights.len()).map(|i| format!("b{i}")).collect();
     let all: Vec<usize> = (0..names.len()).collect();
     let kept: Vec<usize> = all.iter().copied().filter(|&i| !request.removed[i]).collect();
@@ -136,7 +136,7 @@ fn slots(request: &MaglevRequest) -> Result<Slots, Failure> {
     }
     let moved =
         before.iter().zip(&after).filter(|(b, a)| b.is_some_and(|b| !request.removed[b]) && b != a).count();
-    Ok(Slots {
+    Ok(SlotCounts {
         size: request.size,
         backends: names.len(),
         slots_per_backend,
@@ -157,7 +157,7 @@ fn owners(
     Ok(table.slots().iter().map(|&m| members.get(usize::from(m)).copied()).collect())
 }
 
-fn for_people(request: &MaglevRequest, slots: &Slots) -> String {
+fn for_people(request: &MaglevRequest, slots: &SlotCounts) -> String {
     let mut table = TextTable::new(&["backend", ">weight", ">slots", ">share"]);
     for (i, (&weight, &count)) in request.weights.iter().zip(&slots.slots_per_backend).enumerate() {
         let weight = if request.removed[i] { "removed".to_owned() } else { weight.to_string() };

@@ -7,7 +7,7 @@ use crate::outcome::EXIT_CODES;
 use crate::table::grouped;
 use crate::{CommandResult, Done, configuration, output};
 use clap::Args;
-use control::plan::{Change, HeldService, Plan, ServicePlan, plan};
+use control::plan::{ConfigPlan, HeldService, ServiceFate, ServiceForecast, plan};
 use model::api::PlanResult;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -55,7 +55,7 @@ pub(crate) fn run(arguments: &Arguments) -> CommandResult {
         output::json(&result.plan)?;
         return Ok(Done::Well);
     }
-    let plan: Plan = serde_json::from_value(result.plan).map_err(|e| {
+    let plan: ConfigPlan = serde_json::from_value(result.plan).map_err(|e| {
         Failure::failed(format!("the daemon's plan is not understood: {e}"))
             .help("do guideway and guidewayd have the same version? --json shows it as it is")
     })?;
@@ -63,12 +63,12 @@ pub(crate) fn run(arguments: &Arguments) -> CommandResult {
     Ok(Done::Well)
 }
 
-fn for_people(plan: &Plan) -> String {
+fn for_people(plan: &ConfigPlan) -> String {
     let mut text: String = plan.held.iter().map(held_in_words).collect();
     if plan.is_empty() {
         return text + "nothing would change\n";
     }
-    for service in plan.services.iter().filter(|s| s.change != Change::Same) {
+    for service in plan.services.iter().filter(|s| s.change != ServiceFate::Same) {
         text += &service_in_words(service);
     }
     if !plan.changed_keys.is_empty() {
@@ -111,11 +111,13 @@ fn held_in_words(of: &HeldService) -> String {
     format!("service {name} stays {whole}{backends}; back to the file: guideway service release {name}\n")
 }
 
-fn service_in_words(s: &ServicePlan) -> String {
+fn service_in_words(s: &ServiceForecast) -> String {
     let mut text = match s.change {
-        Change::Added => format!("service {}: added, {} slots\n", s.name, grouped(u64::from(s.slots_total))),
-        Change::Removed => format!("service {}: removed\n", s.name),
-        Change::Changed | Change::Same => {
+        ServiceFate::Added => {
+            format!("service {}: added, {} slots\n", s.name, grouped(u64::from(s.slots_total)))
+        }
+        ServiceFate::Removed => format!("service {}: removed\n", s.name),
+        ServiceFate::Changed | ServiceFate::Same => {
             let share = f64::from(s.slots_moved) * 100.0 / f64::from(s.slots_total.max(1));
             let (moved, total) = (grouped(u64::from(s.slots_moved)), grouped(u64::from(s.slots_total)));
             format!("service {}: changed, {moved} of {total} slots move ({share:.2}% of new flows)\n", s.name)

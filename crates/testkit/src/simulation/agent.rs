@@ -50,7 +50,15 @@ impl Agent {
         if self.has_left {
             return ToMachine::Deregister { service, backend, address };
         }
-        ToMachine::Register { service, backend, address, incarnation: 1, weight: 1, port: None, capacity: None }
+        ToMachine::Register {
+            service,
+            backend,
+            address,
+            incarnation: 1,
+            weight: 1,
+            port: None,
+            capacity: None,
+        }
     }
 
     /// Its first words.

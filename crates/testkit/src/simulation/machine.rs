@@ -37,7 +37,6 @@ pub(super) const fn machine_at(address: u32) -> usize {
     (address & 0xff) as usize
 }
 
-
 /// The backend with this address.
 pub(super) const fn backend_at(address: u32) -> u32 {
     address & 0x00ff_ffff
@@ -173,11 +172,8 @@ impl Machine {
             slots: scenario.slots,
             broken: scenario.broken,
         };
-        let at = Moment {
-            uptime: Duration::ZERO,
-            unix_ms: UNIX_MS + now.0 / 1000,
-            tick: Tick(now.0 + offset),
-        };
+        let at =
+            Moment { uptime: Duration::ZERO, unix_ms: UNIX_MS + now.0 / 1000, tick: Tick(now.0 + offset) };
         let control = control_side::Machine::start(setup, PORT_MAC, at).expect("a good configuration");
         let cores = scenario.cores;
         let mut of = Machine {

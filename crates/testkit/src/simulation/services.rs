@@ -107,7 +107,8 @@ impl Services {
     /// A new backend; its number.
     pub(super) fn add(&mut self, service: usize, registers: bool) -> u32 {
         let number = self.next();
-        self.backends.insert(number, Backend { service, standing: Standing::Wanted, registers, removed: Tick(0) });
+        self.backends
+            .insert(number, Backend { service, standing: Standing::Wanted, registers, removed: Tick(0) });
         number
     }
 
@@ -152,16 +153,24 @@ impl Services {
     pub(super) fn asked(&self, scenario: &Scenario) -> (String, BTreeSet<(String, String)>) {
         let is_there = |of: &Backend| of.standing != Standing::Removed;
         let text = self.text(scenario, &is_there);
+        (model::services_of(&text).expect("TOML"), self.drains())
+    }
+
+    /// Backends that operators drain, as (service, backend).
+    pub(super) fn drains(&self) -> BTreeSet<(String, String)> {
         let drains = self.backends.iter().filter(|(_, of)| of.standing == Standing::Drained);
-        let drains = drains.map(|(number, of)| (service_name(of.service), name_of(*number)));
-        (model::services_of(&text).expect("TOML"), drains.collect())
+        drains.map(|(number, of)| (service_name(of.service), name_of(*number))).collect()
     }
 
     /// As it was at first, and as machines' own files say it.
     pub(super) fn first_text(&self, scenario: &Scenario) -> String {
         let first = Services {
             services: self.services.clone(),
-            backends: self.backends.range(..self.first).map(|(number, of)| (*number, as_first(*of))).collect(),
+            backends: self
+                .backends
+                .range(..self.first)
+                .map(|(number, of)| (*number, as_first(*of)))
+                .collect(),
             first: self.first,
         };
         first.text(scenario, &|_| true)
@@ -185,7 +194,8 @@ impl Services {
             );
             if scenario.by_load {
                 let select = if of.tcp { "min" } else { "p2c" };
-                let _ = write!(text, "policy = \"least-load\"\nselect = \"{select}\"\ncapacity = {CAPACITY}\n");
+                let _ =
+                    write!(text, "policy = \"least-load\"\nselect = \"{select}\"\ncapacity = {CAPACITY}\n");
             }
             let _ = write!(
                 text,

@@ -55,7 +55,7 @@ impl std::fmt::Display for Violation {
 impl std::error::Error for Violation {}
 
 #[derive(Debug)]
-enum Event {
+enum WorldEvent {
     /// A frame arrives at a machine.
     Arrive {
         machine: usize,
@@ -188,7 +188,7 @@ struct World<'a> {
     random: Random,
     now: Tick,
     queue: BinaryHeap<Reverse<(Tick, u64, usize)>>,
-    events: Vec<Option<Event>>,
+    events: Vec<Option<WorldEvent>>,
     free: Vec<usize>,
     order: u64,
     machines: Vec<Machine>,
@@ -372,7 +372,7 @@ impl<'a> World<'a> {
         }
     }
 
-    fn at(&mut self, at: Tick, event: Event) {
+    fn at(&mut self, at: Tick, event: WorldEvent) {
         let place = self.free.pop().unwrap_or_else(|| {
             self.events.push(None);
             self.events.len() - 1
@@ -382,11 +382,11 @@ impl<'a> World<'a> {
         self.queue.push(Reverse((at, self.order, place)));
     }
 
-    fn after(&mut self, us: u64, event: Event) {
+    fn after(&mut self, us: u64, event: WorldEvent) {
         self.at(Tick(self.now.0 + us), event);
     }
 
-    fn sometime(&mut self, mean_us: u64, event: Event) {
+    fn sometime(&mut self, mean_us: u64, event: WorldEvent) {
         if mean_us > 0 {
             let us = self.random.between(mean_us / 2, mean_us * 3 / 2);
             self.after(us, event);
@@ -411,34 +411,34 @@ impl<'a> World<'a> {
         }
         for client in 0..scenario.clients {
             let us = self.random.below(2_000_000) + 50_000;
-            self.after(us, Event::Ring { client, timer: 0 });
+            self.after(us, WorldEvent::Ring { client, timer: 0 });
         }
         for (mean, event) in [
-            (scenario.change_us, Event::Change),
-            (scenario.reshuffle_us, Event::Reshuffle),
-            (scenario.crash_us, Event::Crash),
-            (scenario.mask_us, Event::Mask),
-            (scenario.partition_us, Event::Partition),
-            (scenario.store_loss_us, Event::StoreLoss),
-            (scenario.wipe_us, Event::Wipe),
-            (scenario.clog_us, Event::Clog),
-            (scenario.isolation_us, Event::Isolation),
-            (scenario.leader_us, Event::LeaderDies),
-            (scenario.host_us, Event::Host),
-            (scenario.forge_us, Event::Forge),
-            (scenario.replay_us, Event::Replay),
+            (scenario.change_us, WorldEvent::Change),
+            (scenario.reshuffle_us, WorldEvent::Reshuffle),
+            (scenario.crash_us, WorldEvent::Crash),
+            (scenario.mask_us, WorldEvent::Mask),
+            (scenario.partition_us, WorldEvent::Partition),
+            (scenario.store_loss_us, WorldEvent::StoreLoss),
+            (scenario.wipe_us, WorldEvent::Wipe),
+            (scenario.clog_us, WorldEvent::Clog),
+            (scenario.isolation_us, WorldEvent::Isolation),
+            (scenario.leader_us, WorldEvent::LeaderDies),
+            (scenario.host_us, WorldEvent::Host),
+            (scenario.forge_us, WorldEvent::Forge),
+            (scenario.replay_us, WorldEvent::Replay),
         ] {
             self.sometime(mean, event);
         }
         if scenario.shape == ScenarioShape::Upheaval {
             for at in [1_500_000, 7_200_000] {
                 let us = at + self.random.below(500_000);
-                self.after(us, Event::Upheaval);
+                self.after(us, WorldEvent::Upheaval);
             }
         }
-        self.after(scenario.habits.max_idle_us / 4, Event::Quarter);
+        self.after(scenario.habits.max_idle_us / 4, WorldEvent::Quarter);
         let rest = scenario.active_us + (5 * scenario.habits.max_idle_us).max(15_000_000) + 3_000_000;
-        self.after(rest, Event::Rest);
+        self.after(rest, WorldEvent::Rest);
         let end = Tick(self.begun.0 + rest + STEADY_US);
         while self.failure.is_none() && self.next(end) {}
         if let Some(failure) = self.failure {
@@ -475,7 +475,7 @@ impl<'a> World<'a> {
         for machine in 0..self.machines.len() {
             self.begin_machine(machine);
         }
-        self.after(RENEW_US, Event::Leases);
+        self.after(RENEW_US, WorldEvent::Leases);
         let end = Tick(self.now.0 + BEGIN_US);
         while self.failure.is_none() && !self.has_begun() {
             if !self.next(end) {
@@ -491,58 +491,58 @@ impl<'a> World<'a> {
         self.machines.iter().all(Machine::is_ready) && self.unsettled().is_none()
     }
 
-    fn happen(&mut self, event: Event) {
+    fn happen(&mut self, event: WorldEvent) {
         match event {
-            Event::Arrive { machine, frame, client } => self.arrive(machine, &frame, client),
-            Event::Turn { machine, core } => self.turn(machine, core),
-            Event::AtBackend { backend, packet, by } => self.at_backend(backend, packet, by),
-            Event::AtClient { client, life, backend, opens, reset } => {
+            WorldEvent::Arrive { machine, frame, client } => self.arrive(machine, &frame, client),
+            WorldEvent::Turn { machine, core } => self.turn(machine, core),
+            WorldEvent::AtBackend { backend, packet, by } => self.at_backend(backend, packet, by),
+            WorldEvent::AtClient { client, life, backend, opens, reset } => {
                 self.at_client(client, life, backend, opens, reset);
             }
-            Event::Ring { client, timer } => self.ring(client, timer),
-            Event::Connect { machine, run } => self.connect(machine, run),
-            Event::Told { machine, connection, news } => self.told(machine, connection, *news),
-            Event::Asked { machine, connection, lease, request, survives } => {
+            WorldEvent::Ring { client, timer } => self.ring(client, timer),
+            WorldEvent::Connect { machine, run } => self.connect(machine, run),
+            WorldEvent::Told { machine, connection, news } => self.told(machine, connection, *news),
+            WorldEvent::Asked { machine, connection, lease, request, survives } => {
                 self.asked((machine, connection), lease, *request, survives);
             }
-            Event::Leases => self.renew_leases(),
-            Event::Tend { machine, run } => self.tend_again(machine, run),
-            Event::Sweep { machine, run, turn } => self.sweep(machine, run, turn),
-            Event::Check { machine, run } => self.check_backends(machine, run),
-            Event::Operator => self.operate(),
-            Event::Host => self.host(),
-            Event::Agents => self.attend_agents(),
-            Event::Change => self.change(),
-            Event::Reshuffle => self.reshuffle(),
-            Event::Crash => self.crash(),
-            Event::Kill { machine } => {
+            WorldEvent::Leases => self.renew_leases(),
+            WorldEvent::Tend { machine, run } => self.tend_again(machine, run),
+            WorldEvent::Sweep { machine, run, turn } => self.sweep(machine, run, turn),
+            WorldEvent::Check { machine, run } => self.check_backends(machine, run),
+            WorldEvent::Operator => self.operate(),
+            WorldEvent::Host => self.host(),
+            WorldEvent::Agents => self.attend_agents(),
+            WorldEvent::Change => self.change(),
+            WorldEvent::Reshuffle => self.reshuffle(),
+            WorldEvent::Crash => self.crash(),
+            WorldEvent::Kill { machine } => {
                 if self.dying.take_if(|(of, _)| *of == machine).is_some() && self.may_die() {
                     self.kill(machine);
                 }
             }
-            Event::Return { machine } => self.come_back(machine),
-            Event::Unroute { machine, run } => {
+            WorldEvent::Return { machine } => self.come_back(machine),
+            WorldEvent::Unroute { machine, run } => {
                 if self.machines[machine].run == run {
                     self.router.remove(machine);
                 }
             }
-            Event::Route { machine } => self.route(machine),
-            Event::Mask => self.mask(),
-            Event::Unmask(backend) => {
+            WorldEvent::Route { machine } => self.route(machine),
+            WorldEvent::Mask => self.mask(),
+            WorldEvent::Unmask(backend) => {
                 self.unmask(backend);
             }
-            Event::Partition => self.partition(),
-            Event::Heal { a, b } => self.heal(a, b),
-            Event::StoreLoss => self.lose_store(),
-            Event::Wipe => self.wipe(),
-            Event::Isolation => self.isolate(),
-            Event::Clog => self.clog(),
-            Event::Upheaval => self.upheaval(),
-            Event::LeaderDies => self.leader_dies(),
-            Event::Forge => self.forge(),
-            Event::Replay => self.replay(),
-            Event::Quarter => self.quarter(),
-            Event::Rest => self.rest(),
+            WorldEvent::Partition => self.partition(),
+            WorldEvent::Heal { a, b } => self.heal(a, b),
+            WorldEvent::StoreLoss => self.lose_store(),
+            WorldEvent::Wipe => self.wipe(),
+            WorldEvent::Isolation => self.isolate(),
+            WorldEvent::Clog => self.clog(),
+            WorldEvent::Upheaval => self.upheaval(),
+            WorldEvent::LeaderDies => self.leader_dies(),
+            WorldEvent::Forge => self.forge(),
+            WorldEvent::Replay => self.replay(),
+            WorldEvent::Quarter => self.quarter(),
+            WorldEvent::Rest => self.rest(),
         }
     }
 
@@ -552,7 +552,7 @@ impl<'a> World<'a> {
             let salt = self.random.next();
             self.say(|| "router reshuffles".into());
             self.router.reshuffle(salt);
-            self.sometime(self.scenario.reshuffle_us, Event::Reshuffle);
+            self.sometime(self.scenario.reshuffle_us, WorldEvent::Reshuffle);
         }
     }
 
@@ -562,7 +562,7 @@ impl<'a> World<'a> {
             self.say(|| format!("route to machine {machine}"));
             self.router.add(machine);
         } else {
-            self.after(50_000, Event::Route { machine });
+            self.after(50_000, WorldEvent::Route { machine });
         }
     }
 
@@ -572,7 +572,7 @@ impl<'a> World<'a> {
             let (a, b) = self.two_machines();
             let until = Tick(self.now.0 + self.random.between(20_000, 250_000));
             self.clogs.push((a, b, until));
-            self.sometime(self.scenario.clog_us, Event::Clog);
+            self.sometime(self.scenario.clog_us, WorldEvent::Clog);
         }
     }
 

@@ -42,8 +42,8 @@ fn facts(config: &model::Config) -> Facts {
     Facts::of(config, &tokens.into_iter().collect())
 }
 
-fn registry() -> Registry {
-    let mut registry = Registry::default();
+fn registry() -> AgentRegistry {
+    let mut registry = AgentRegistry::default();
     registry.configure(facts(&config("")), 0);
     registry
 }
@@ -53,7 +53,7 @@ fn ip(last: u8) -> IpAddr {
 }
 
 /// What the listener does with a hello, and what the registry hears of it.
-fn greet(registry: &mut Registry, greeting: Greeting, now_ms: u64) {
+fn greet(registry: &mut AgentRegistry, greeting: Greeting, now_ms: u64) {
     match greeting.verify(registry.tokens()) {
         Ok((hello, _)) => registry.hello(hello, now_ms),
         Err(unproved) => registry.unproved(&unproved, now_ms),
@@ -86,7 +86,7 @@ fn report(sequence: u64, backend: &str, address: u8, up: bool) -> ToMachine {
     ToMachine::Report { sequence, full: false, results: vec![result(backend, address, up)] }
 }
 
-fn key(backend: &str) -> Key {
+fn key(backend: &str) -> BackendKey {
     ("web".to_owned(), backend.to_owned())
 }
 
@@ -103,13 +103,13 @@ fn refusals(acts: &[Act]) -> Vec<Refusal> {
 }
 
 /// An agent that is connected, with a backend that is up and in force.
-fn with_w1() -> Registry {
+fn with_w1() -> AgentRegistry {
     let mut registry = registry();
     greet(&mut registry, hello(1, "h1", 1, &[1, 2]), 0);
     registry.message(SessionId(1), register("w1", 1, 5), 1);
     registry.poll(2);
     registry.message(SessionId(1), report(1, "w1", 1, true), 3);
-    let alive = registry.heard().alive;
+    let alive = registry.received().alive;
     assert_eq!(alive.len(), 1);
     registry.agreed(&alive, 4);
     registry.take_acts();
@@ -219,7 +219,7 @@ fn registrations_that_are_refused() {
         address: ip(address),
     };
     assert_eq!(refused(2, deregister("w1", 1)), [Refusal::Claimed]);
-    assert_eq!(registry.heard().alive.len(), 1);
+    assert_eq!(registry.received().alive.len(), 1);
     // Suspects are still nobody else's.
     registry.closed(SessionId(1), 7);
     registry.message(SessionId(2), register("w1", 3, 99), 8);
@@ -264,10 +264,10 @@ fn messages_that_end_the_connection() {
 #[test]
 fn repeating_changes_nothing_and_figures_do() {
     let mut registry = with_w1();
-    let before = registry.heard();
+    let before = registry.received();
     registry.message(SessionId(1), register("w1", 1, 5), 9);
-    assert!(!registry.take_acts().contains(&Act::Heard));
-    assert_eq!(registry.heard(), before);
+    assert!(!registry.take_acts().contains(&Act::Received));
+    assert_eq!(registry.received(), before);
     let ToMachine::Register { service, backend, address, incarnation, .. } = register("w1", 1, 5) else {
         panic!()
     };
@@ -281,8 +281,8 @@ fn repeating_changes_nothing_and_figures_do() {
         capacity: Some(4),
     };
     registry.message(SessionId(1), other, 10);
-    assert!(registry.take_acts().contains(&Act::Heard));
-    let alive = registry.heard().alive;
+    assert!(registry.take_acts().contains(&Act::Received));
+    let alive = registry.received().alive;
     assert_eq!((alive.len(), alive[0].weight, alive[0].capacity), (1, 9, Some(4)));
 }
 
@@ -292,17 +292,17 @@ fn a_newer_start_is_checked_before_it_replaces() {
     registry.message(SessionId(1), register("w1", 1, 6), 9);
     let acts = registry.take_acts();
     assert!(acts.iter().any(|act| matches!(act, Act::Verdict { up: false, .. })), "{acts:?}");
-    assert_eq!(registry.heard().alive[0].incarnation, 5, "the old one holds its place");
+    assert_eq!(registry.received().alive[0].incarnation, 5, "the old one holds its place");
     assert_eq!(registry.verdict("web", "w1", ip(1)).map(|(up, _)| up), Some(false));
     registry.message(SessionId(1), report(2, "w1", 1, true), 10);
-    assert_eq!(registry.heard().alive[0].incarnation, 6);
+    assert_eq!(registry.received().alive[0].incarnation, 6);
     // Elsewhere: the old one is over, the new one begins.
     registry.message(SessionId(1), register("w1", 2, 7), 11);
-    let heard = registry.heard();
-    assert_eq!((heard.alive.len(), heard.over.len(), heard.over[0].why), (0, 1, Why::Deregistered));
+    let heard = registry.received();
+    assert_eq!((heard.alive.len(), heard.over.len(), heard.over[0].why), (0, 1, EndReason::Deregistered));
     assert_eq!(heard.over[0].registered.address, ip(1));
     registry.agreed(&[], 12);
-    assert_eq!(registry.heard(), Heard::default());
+    assert_eq!(registry.received(), Received::default());
     assert_eq!(registry.held()[&key("w1")].phase, Phase::Registered);
 }
 
@@ -317,21 +317,21 @@ fn a_suspect_that_passes_stays_and_one_that_fails_goes() {
         acts.contains(&Act::Close(SessionId(1))) && acts.contains(&Act::HealthSource(key("w1"))),
         "{acts:?}"
     );
-    assert_eq!(registry.checker("web", "w1", ip(1)), Checker::Suspect { from_ms: 3003 });
+    assert_eq!(registry.checker("web", "w1", ip(1)), CheckedBy::Suspect { from_ms: 3003 });
     for (passed, gone) in
         [(false, false), (true, false), (false, false), (true, false), (false, false), (false, true)]
     {
         registry.observed(&key("w1"), ip(1), passed, "refused");
         assert_eq!(registry.held().is_empty(), gone);
     }
-    let heard = registry.heard();
-    assert_eq!((heard.alive.len(), heard.over[0].why), (0, Why::Dead));
+    let heard = registry.received();
+    assert_eq!((heard.alive.len(), heard.over[0].why), (0, EndReason::Dead));
     // It is told until it is not in force any more.
     let over = heard.over[0].registered.clone();
     registry.agreed(&[over], 3100);
-    assert_eq!(registry.heard().over.len(), 1);
+    assert_eq!(registry.received().over.len(), 1);
     registry.agreed(&[], 3200);
-    assert_eq!(registry.heard(), Heard::default());
+    assert_eq!(registry.received(), Received::default());
 }
 
 #[test]
@@ -341,14 +341,14 @@ fn an_agent_that_is_back_is_heeded_from_its_first_report_on() {
     greet(&mut registry, hello(2, "h1", 1, &[1]), 200);
     registry.message(SessionId(2), register("w1", 1, 5), 201);
     registry.poll(202);
-    assert!(matches!(registry.checker("web", "w1", ip(1)), Checker::Suspect { .. }));
+    assert!(matches!(registry.checker("web", "w1", ip(1)), CheckedBy::Suspect { .. }));
     // Meanwhile own checks fail: down, perhaps, and not gone, for its agent is there.
     for _ in 0..5 {
         registry.observed(&key("w1"), ip(1), false, "refused");
     }
     registry.take_acts();
     registry.message(SessionId(2), report(1, "w1", 1, true), 203);
-    assert_eq!(registry.checker("web", "w1", ip(1)), Checker::Agent);
+    assert_eq!(registry.checker("web", "w1", ip(1)), CheckedBy::Agent);
     let acts = registry.take_acts();
     assert!(acts.iter().any(|act| matches!(act, Act::Verdict { up: true, .. })), "{acts:?}");
     assert_eq!(registry.held()[&key("w1")].phase, Phase::Up);
@@ -368,8 +368,8 @@ fn what_others_agreed_on_is_checked_here_too() {
         capacity: None,
     };
     registry.agreed(&[of("w7", 7), of("w8", 8)], 10);
-    assert_eq!(registry.checker("web", "w7", ip(7)), Checker::Suspect { from_ms: 10 });
-    assert_eq!(registry.heard().alive.len(), 2);
+    assert_eq!(registry.checker("web", "w7", ip(7)), CheckedBy::Suspect { from_ms: 10 });
+    assert_eq!(registry.received().alive.len(), 2);
     registry.agreed(&[of("w8", 8)], 20);
     assert_eq!(registry.held().len(), 1);
     // Another machine's taking of what is suspect here and of what this one has never heard alive.
@@ -392,14 +392,14 @@ fn configured_backends_are_asked_of_the_agents_of_their_hosts() {
     });
     let target = Target { backend: "fix".to_owned(), address: host, port: 80 };
     assert_eq!(asked, Some((vec![target], 1, 2)));
-    assert_eq!(registry.checker("web", "fix", host), Checker::Machine, "it has said nothing yet");
+    assert_eq!(registry.checker("web", "fix", host), CheckedBy::Machine, "it has said nothing yet");
     let of = |up| BackendReport { address: host, ..result("fix", 1, up) };
     registry.message(
         SessionId(1),
         ToMachine::Report { sequence: 1, full: true, results: vec![of(false)] },
         2,
     );
-    assert_eq!(registry.checker("web", "fix", host), Checker::Agent);
+    assert_eq!(registry.checker("web", "fix", host), CheckedBy::Agent);
     // Another one of the same address is not heeded while this one is there.
     greet(&mut registry, hello_for(2, "h2", 1, &[host], &["web"]), 3);
     registry.poll(4);
@@ -407,7 +407,7 @@ fn configured_backends_are_asked_of_the_agents_of_their_hosts() {
     assert_eq!((registry.held()[&key("fix")].up, registry.counts.stale), (Some(false), 1));
     let not_local = ToMachine::NotLocal { service: "web".to_owned(), revision: 1, addresses: vec![host] };
     registry.message(SessionId(1), not_local, 6);
-    assert!(matches!(registry.checker("web", "fix", host), Checker::Suspect { .. }));
+    assert!(matches!(registry.checker("web", "fix", host), CheckedBy::Suspect { .. }));
     registry.poll(200);
     let cleared = registry.take_acts().into_iter().any(|act| {
         matches!(act, Act::Tell(SessionId(1), ToAgent::Checks { backends, revision: 2, .. }) if backends.is_empty())
@@ -417,7 +417,7 @@ fn configured_backends_are_asked_of_the_agents_of_their_hosts() {
     for _ in 0..9 {
         registry.observed(&key("fix"), host, false, "refused");
     }
-    assert!(registry.heard().over.is_empty() && registry.held().contains_key(&key("fix")));
+    assert!(registry.received().over.is_empty() && registry.held().contains_key(&key("fix")));
     // The other agent's word is heard now.
     registry.message(
         SessionId(2),
@@ -455,14 +455,14 @@ fn another_token_another_proof_and_another_template_other_registrations() {
     registry.configure(Facts::of(&config, &tokens.into_iter().collect()), 10);
     let acts = registry.take_acts();
     assert_eq!(refusals(&acts), [Refusal::Proof]);
-    assert!(registry.sessions().is_empty() && registry.heard().alive.len() == 1);
+    assert!(registry.sessions().is_empty() && registry.received().alive.len() == 1);
 
     let mut registry = with_w1();
     let mut narrow = config.clone();
     narrow.services[0].agents.as_mut().unwrap().register.as_mut().unwrap().names = "n*".to_owned();
     registry.configure(facts(&narrow), 10);
     assert_eq!(refusals(&registry.take_acts()), [Refusal::Template]);
-    assert_eq!((registry.heard().alive.len(), registry.heard().over.len()), (0, 1));
+    assert_eq!((registry.received().alive.len(), registry.received().over.len()), (0, 1));
 }
 
 #[test]
@@ -535,10 +535,10 @@ proptest! {
                     if registry.sessions().contains_key(&SessionId(last_id)) {
                         // Fenced: the old one's words have no effect from now on.
                         if let Some((old, _)) = current[usize::from(agent)].replace((last_id, 0)) {
-                            let before = registry.heard();
+                            let before = registry.received();
                             registry.message(SessionId(old), register("n0", 0, 9), now);
                             registry.message(SessionId(old), report(999, "n0", 0, true), now);
-                            prop_assert_eq!(registry.heard(), before);
+                            prop_assert_eq!(registry.received(), before);
                         }
                     }
                 }
@@ -551,9 +551,9 @@ proptest! {
                     if let Some((id, _)) = current[usize::from(agent)] {
                         let message = register(&format!("n{name}"), address, start);
                         registry.message(SessionId(id), message.clone(), now);
-                        let once = (registry.heard(), registry.held().len());
+                        let once = (registry.received(), registry.held().len());
                         registry.message(SessionId(id), message, now);
-                        prop_assert_eq!(once, (registry.heard(), registry.held().len()), "idempotent");
+                        prop_assert_eq!(once, (registry.received(), registry.held().len()), "idempotent");
                     }
                 }
                 Step::Deregister(agent, name, address) => {
@@ -579,10 +579,10 @@ proptest! {
                 }
                 Step::Wait(ms) => now += ms,
                 Step::Agree => {
-                    let (config, skipped) = base.with_registered(&registry.heard().alive);
+                    let (config, skipped) = base.with_registered(&registry.received().alive);
                     registry.skipped(&skipped);
                     registry.agreed(&config.registered(), now);
-                    let heard = registry.heard();
+                    let heard = registry.received();
                     prop_assert_eq!(&heard.alive, &config.registered(), "in force is what is wanted");
                     prop_assert!(heard.over.is_empty());
                 }
@@ -604,8 +604,8 @@ proptest! {
     }
 }
 
-fn check(registry: &Registry, step: &Step) -> Result<(), TestCaseError> {
-    let heard = registry.heard();
+fn check(registry: &AgentRegistry, step: &Step) -> Result<(), TestCaseError> {
+    let heard = registry.received();
     let (mut names, mut addresses) = (HashSet::new(), HashSet::new());
     for of in &heard.alive {
         prop_assert!(names.insert(&of.backend), "{step:?}: two of one name: {heard:?}");

@@ -1,5 +1,5 @@
-use super::super::keys::{self, HeardValue, Over};
-use super::{Why, allowed, identity, merge, to_tell, written};
+use super::super::keys::{self, EndedValue, ReceivedValue};
+use super::{EndReason, allowed, identity, merge, to_tell, written};
 use model::config::Config;
 use model::registered::Registered;
 use proptest::prelude::{Strategy, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest};
@@ -43,8 +43,8 @@ fn of(agent: &str, name: &str, last: u8, incarnation: u64) -> Registered {
     }
 }
 
-fn over(of: &Registered, why: Why) -> Over {
-    Over {
+fn over(of: &Registered, why: EndReason) -> EndedValue {
+    EndedValue {
         service: of.service.clone(),
         backend: of.backend.clone(),
         address: of.address,
@@ -54,15 +54,15 @@ fn over(of: &Registered, why: Why) -> Over {
     }
 }
 
-fn good(of: &[&Registered]) -> HeardValue {
-    HeardValue { registered: of.iter().copied().cloned().collect(), over: Vec::new() }
+fn good(of: &[&Registered]) -> ReceivedValue {
+    ReceivedValue { registered: of.iter().copied().cloned().collect(), over: Vec::new() }
 }
 
-fn gone(of: &Registered, why: Why) -> HeardValue {
-    HeardValue { registered: Vec::new(), over: vec![over(of, why)] }
+fn gone(of: &Registered, why: EndReason) -> ReceivedValue {
+    ReceivedValue { registered: Vec::new(), over: vec![over(of, why)] }
 }
 
-fn merged(known: &[&Registered], heard: &[HeardValue]) -> Vec<Registered> {
+fn merged(known: &[&Registered], heard: &[ReceivedValue]) -> Vec<Registered> {
     let known: Vec<Registered> = known.iter().copied().cloned().collect();
     merge(&known, heard, &config(256), ROOM).registered
 }
@@ -70,9 +70,9 @@ fn merged(known: &[&Registered], heard: &[HeardValue]) -> Vec<Registered> {
 #[test]
 fn one_machine_that_has_heard_it_is_enough_and_silence_changes_nothing() {
     let a = of("h1", "w1", 1, 1);
-    assert_eq!(merged(&[], &[good(&[&a]), HeardValue::default()]), std::slice::from_ref(&a));
+    assert_eq!(merged(&[], &[good(&[&a]), ReceivedValue::default()]), std::slice::from_ref(&a));
     assert_eq!(merged(&[&a], &[]), std::slice::from_ref(&a));
-    assert_eq!(merged(&[&a], &[HeardValue::default()]), [a]);
+    assert_eq!(merged(&[&a], &[ReceivedValue::default()]), [a]);
 }
 
 #[test]
@@ -84,11 +84,12 @@ fn whoever_was_first_stays_and_of_two_at_once_the_smaller_agent() {
         assert_eq!(merged(&[], &[good(&[other, &a])]), std::slice::from_ref(other));
     }
     // The first one goes: then the other's time has come.
-    let heard = [gone(&a, Why::Deregistered), good(&[&by_name])];
+    let heard = [gone(&a, EndReason::Deregistered), good(&[&by_name])];
     assert_eq!(merged(&[&a], &heard), [by_name]);
     // An impostor's word is of no weight against another agent's backend.
-    let impostor = Over { agent: "h1".to_owned(), incarnation: 99, ..over(&a, Why::Deregistered) };
-    let heard = [HeardValue { registered: Vec::new(), over: vec![impostor] }];
+    let impostor =
+        EndedValue { agent: "h1".to_owned(), incarnation: 99, ..over(&a, EndReason::Deregistered) };
+    let heard = [ReceivedValue { registered: Vec::new(), over: vec![impostor] }];
     assert_eq!(merged(&[&a], &heard), [a]);
 }
 
@@ -104,24 +105,26 @@ fn a_later_incarnation_replaces_and_an_earlier_one_does_not() {
         assert_eq!(merged(&[&first], &[good(&[&earlier])]), std::slice::from_ref(&first));
     }
     // What was deregistered was the one before.
-    let heard =
-        [HeardValue { registered: vec![second.clone()], over: vec![over(&first, Why::Deregistered)] }];
+    let heard = [ReceivedValue {
+        registered: vec![second.clone()],
+        over: vec![over(&first, EndReason::Deregistered)],
+    }];
     assert_eq!(merged(&[&first], &heard), std::slice::from_ref(&second));
-    assert_eq!(merged(&[&second], &[gone(&first, Why::Deregistered)]), [second]);
+    assert_eq!(merged(&[&second], &[gone(&first, EndReason::Deregistered)]), [second]);
 }
 
 #[test]
 fn deregistered_by_one_dead_by_more_than_hold_it_good() {
     let a = of("h1", "w1", 1, 5);
     let good = || good(&[&a]);
-    for why in [Why::Deregistered, Why::Dead] {
+    for why in [EndReason::Deregistered, EndReason::Dead] {
         let gone = || gone(&a, why);
         let stays = vec![a.clone()];
-        let expected = if why == Why::Deregistered { Vec::new() } else { stays.clone() };
+        let expected = if why == EndReason::Deregistered { Vec::new() } else { stays.clone() };
         assert_eq!(merged(&[&a], &[gone(), good()]), expected);
         assert_eq!(merged(&[&a], &[gone(), good(), good()]), expected);
         assert_eq!(merged(&[&a], &[gone(), gone(), good()]), []);
-        assert_eq!(merged(&[&a], &[gone(), HeardValue::default()]), []);
+        assert_eq!(merged(&[&a], &[gone(), ReceivedValue::default()]), []);
         // Who still holds it good does not bring it back.
         assert_eq!(merged(&[], &[gone(), gone(), good()]), []);
         let next = Registered { incarnation: 6, ..a.clone() };
@@ -167,7 +170,7 @@ fn services_let_in_whom_they_want() {
 #[test]
 fn what_is_over_is_told_until_all_know() {
     let a = of("h1", "w1", 1, 5);
-    let (nothing, says) = (HeardValue::default(), gone(&a, Why::Deregistered));
+    let (nothing, says) = (ReceivedValue::default(), gone(&a, EndReason::Deregistered));
     let known = [a.clone()];
     assert_eq!(to_tell(says.clone(), &nothing, &known, []), says);
     // The agent's machine has forgotten it by now.
@@ -178,7 +181,7 @@ fn what_is_over_is_told_until_all_know() {
     assert_eq!(to_tell(nothing.clone(), &says, &[next], []), nothing, "that is another one");
     assert_eq!(to_tell(good(&[&a]), &says, &known, []), good(&[&a]), "it has registered again");
     // Its checks pass again: that it was dead is said no more, unless it is out and others have yet to know.
-    let dead = gone(&a, Why::Dead);
+    let dead = gone(&a, EndReason::Dead);
     assert_eq!(to_tell(nothing.clone(), &dead, &known, [&good(&[&a])]), nothing);
     assert_eq!(to_tell(dead.clone(), &dead, &known, []), dead);
     assert_eq!(to_tell(nothing.clone(), &dead, &[], [&good(&[&a])]), dead);
@@ -190,18 +193,18 @@ fn what_is_over_is_told_until_all_know() {
 #[test]
 fn what_does_not_fit_is_left_out_and_counted() {
     let all: Vec<Registered> = (0..200).map(|at| of("h1", &format!("w{at:03}"), at, 1)).collect();
-    let over = all.iter().take(3).map(|of| over(of, Why::Dead)).collect();
-    let value = HeardValue { registered: all[3..].to_vec(), over };
+    let over = all.iter().take(3).map(|of| over(of, EndReason::Dead)).collect();
+    let value = ReceivedValue { registered: all[3..].to_vec(), over };
     let (bytes, rest) = written(&value, 1 << 20);
     assert_eq!((bytes, rest), (keys::bytes(&value), 0));
     for limit in [0, 10, 40, 300, 1000, 10_000, keys::bytes(&value).len() - 1] {
         let (bytes, rest) = written(&value, limit);
         assert!(
-            bytes.len() <= limit.max(keys::bytes(&HeardValue::default()).len()),
+            bytes.len() <= limit.max(keys::bytes(&ReceivedValue::default()).len()),
             "{limit}: {}",
             bytes.len()
         );
-        let read: HeardValue = serde_json::from_slice(&bytes).expect("our own");
+        let read: ReceivedValue = serde_json::from_slice(&bytes).expect("our own");
         assert_eq!(read.registered, value.registered[..value.registered.len() - rest]);
         assert!(rest > 0 && (read.registered.is_empty() || read.over == value.over), "{limit}");
     }
@@ -218,18 +221,21 @@ fn registered() -> impl Strategy<Value = Registered> {
     )
 }
 
-fn heard() -> impl Strategy<Value = HeardValue> {
-    let why = prop_oneof![proptest::prelude::Just(Why::Dead), proptest::prelude::Just(Why::Deregistered)];
+fn received() -> impl Strategy<Value = ReceivedValue> {
+    let why = prop_oneof![
+        proptest::prelude::Just(EndReason::Dead),
+        proptest::prelude::Just(EndReason::Deregistered)
+    ];
     let over = (registered(), why).prop_map(|(of, why)| over(&of, why));
     (prop::collection::vec(registered(), 0..6), prop::collection::vec(over, 0..3))
-        .prop_map(|(registered, over)| HeardValue { registered, over })
+        .prop_map(|(registered, over)| ReceivedValue { registered, over })
 }
 
 proptest! {
     #[test]
     fn merging_keeps_its_rules(
-        first in prop::collection::vec(heard(), 0..3),
-        heard in prop::collection::vec(heard(), 0..4),
+        first in prop::collection::vec(received(), 0..3),
+        heard in prop::collection::vec(received(), 0..4),
         turn in 0..4_usize,
         limit in 1..5_u32,
     ) {
@@ -239,7 +245,7 @@ proptest! {
         let now = &merged.registered;
 
         // The order of machines, and of what each says, does not matter.
-        let mut other: Vec<HeardValue> = heard.iter().rev().cloned().collect();
+        let mut other: Vec<ReceivedValue> = heard.iter().rev().cloned().collect();
         let turn = turn.min(other.len());
         other.rotate_left(turn);
         prop_assert_eq!(&merge(&known, &other, &config, ROOM), &merged);
@@ -259,7 +265,7 @@ proptest! {
             prop_assert!(known.contains(of) || is_told, "nobody has said {:?}", of);
             let is_deregistered = heard.iter().any(|value| {
                 value.over.iter().any(|over| {
-                    super::over_identity(over) == identity(of) && over.why == Why::Deregistered && over.incarnation >= of.incarnation
+                    super::over_identity(over) == identity(of) && over.why == EndReason::Deregistered && over.incarnation >= of.incarnation
                 }) && !value.registered.iter().any(|told| identity(told) == identity(of))
             });
             prop_assert!(!is_deregistered, "{:?}", of);
@@ -279,13 +285,13 @@ proptest! {
 
     #[test]
     fn telling_is_enough_to_take_out_and_ends(a in registered(), why in any::<bool>()) {
-        let why = if why { Why::Dead } else { Why::Deregistered };
+        let why = if why { EndReason::Dead } else { EndReason::Deregistered };
         let known = [a.clone()];
         // One has heard that it is over, and another has not heard it yet.
-        let says = to_tell(gone(&a, why), &HeardValue::default(), &known, [&good(&[&a])]);
+        let says = to_tell(gone(&a, why), &ReceivedValue::default(), &known, [&good(&[&a])]);
         prop_assert_eq!(&says, &gone(&a, why));
         let after = merge(&known, [&says], &config(9), ROOM).registered;
         prop_assert!(after.is_empty());
-        prop_assert_eq!(to_tell(HeardValue::default(), &says, &after, []), HeardValue::default());
+        prop_assert_eq!(to_tell(ReceivedValue::default(), &says, &after, []), ReceivedValue::default());
     }
 }

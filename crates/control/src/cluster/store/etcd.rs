@@ -3,13 +3,13 @@
 //! Rule of this module: it decides nothing. Whatever goes wrong ends the session; the next one reads everything anew, so nothing has to be
 //! remembered but the lease, which outlives a session if etcd still has it.
 
-use super::Asked;
+use super::StoreRequest;
 use super::pieces::{self, Cut, Pieces};
 use crate::cluster::desire::Desire;
 use crate::cluster::document::numbers_of;
 use crate::cluster::keys::{self, Key, MachineValue, MemberValue, PREFIX};
-use crate::cluster::picture::{Change, Entry};
-use crate::cluster::seat::Order;
+use crate::cluster::participant::StoreOrder;
+use crate::cluster::snapshot::{KeyChange, StoredValue};
 use crate::cluster::store_event::StoreEvent;
 use crate::event::Event;
 use etcd_client::{
@@ -64,7 +64,8 @@ enum SessionError {
     #[error("{0}; delete {PREFIX}machines/N of one that is no more")]
     Number(#[from] NumberError),
     #[error(
-        "another machine, at {0}, lives under this machine's name: every machine needs its own; if it was this one, wait until its lease of {LEASE_S} s has ended"
+        "another machine, at {0}, lives under this machine's name: every machine needs its own; if it \
+         was this one, wait until its lease of {LEASE_S} s has ended"
     )]
     Namesake(IpAddr),
     #[error("others change {PREFIX}machines all the time")]
@@ -98,11 +99,11 @@ fn short(error: &etcd_client::Error) -> String {
 pub(crate) async fn keep(
     cluster: config::Cluster,
     own: (String, IpAddr),
-    mut asked: mpsc::Receiver<Asked>,
+    mut asked: mpsc::Receiver<StoreRequest>,
     events: mpsc::Sender<Event>,
 ) {
     let (name, address) = own;
-    let mut keeper = Keeper { cluster, name, address, member: None, lease: None };
+    let mut keeper = StoreKeeper { cluster, name, address, member: None, lease: None };
     let mut pause = PAUSES.0;
     loop {
         let begun = Instant::now();
@@ -130,10 +131,10 @@ pub(crate) async fn keep(
             tokio::select! {
                 () = tokio::time::sleep_until(until) => break,
                 next = asked.recv() => match next {
-                    Some(Asked::Desire { reply, .. }) => drop(reply.send(Err(reason.clone()))),
-                    Some(Asked::Order(Order::Leave)) | None => return,
+                    Some(StoreRequest::Desire { reply, .. }) => drop(reply.send(Err(reason.clone()))),
+                    Some(StoreRequest::Order(StoreOrder::Leave)) | None => return,
                     // It comes again when the store is reached.
-                    Some(Asked::Order(_)) => {}
+                    Some(StoreRequest::Order(_)) => {}
                 },
             }
         }
@@ -145,7 +146,7 @@ async fn within<T>(answer: impl Future<Output = Result<T, etcd_client::Error>>) 
     Ok(timeout(ANSWER, answer).await.map_err(|_| SessionError::Silent)??)
 }
 
-struct Keeper {
+struct StoreKeeper {
     cluster: config::Cluster,
     name: String,
     address: IpAddr,
@@ -154,18 +155,18 @@ struct Keeper {
     lease: Option<i64>,
 }
 
-impl Keeper {
+impl StoreKeeper {
     /// One connection. With the error: whether it had come about.
     async fn session(
         &mut self,
-        asked: &mut mpsc::Receiver<Asked>,
+        asked: &mut mpsc::Receiver<StoreRequest>,
         events: &mpsc::Sender<Event>,
     ) -> Result<(), (SessionError, bool)> {
         let mut session = self.begin(events).await.map_err(|error| (error, false))?;
         session.run(asked, events).await.map_err(|error| (error, true))
     }
 
-    async fn begin(&mut self, events: &mpsc::Sender<Event>) -> Result<Session, SessionError> {
+    async fn begin(&mut self, events: &mpsc::Sender<Event>) -> Result<StoreSession, SessionError> {
         let client = within(Client::connect(&self.cluster.endpoints, Some(self.options().await?))).await?;
         let mut kv = client.kv_client().max_decoding_message_size(MESSAGE_MAX);
         let mut leases = client.lease_client();
@@ -185,7 +186,7 @@ impl Keeper {
         let changes = all.iter().filter_map(|entry| change(entry, &pieces)).collect();
         let _ = events.send(Event::Store(StoreEvent::Connected(changes))).await;
         let now = Instant::now();
-        Ok(Session { kv, leases, watch, pieces, lease, keeper, renewals, renewed: now, kept: now })
+        Ok(StoreSession { kv, leases, watch, pieces, lease, keeper, renewals, renewed: now, kept: now })
     }
 
     async fn options(&self) -> Result<ConnectOptions, SessionError> {
@@ -239,7 +240,7 @@ impl Keeper {
                 TxnOpResponse::Get(mut read) => Some(read.take_kvs()),
                 _ => None,
             });
-            let found = Found::of(&entries.flatten().collect::<Vec<_>>());
+            let found = FoundNumbers::of(&entries.flatten().collect::<Vec<_>>());
             if found.plan.is_none() && Instant::now() < until {
                 tokio::time::sleep(LOOK).await;
                 continue;
@@ -261,7 +262,7 @@ impl Keeper {
         Err(SessionError::Restless)
     }
 
-    fn choose(&self, found: &Found) -> Result<Member, SessionError> {
+    fn choose(&self, found: &FoundNumbers) -> Result<Member, SessionError> {
         let namesake = found.alive.iter().find(|(_, of)| of.name == self.name && of.address != self.address);
         if let Some((_, of)) = namesake {
             return Err(SessionError::Namesake(of.address));
@@ -281,7 +282,7 @@ impl Keeper {
 
 /// What the store says of numbers.
 #[derive(Default)]
-struct Found {
+struct FoundNumbers {
     registered: Vec<(Member, Option<String>)>,
     alive: Vec<(Member, MemberValue)>,
     plan: Option<Vec<u8>>,
@@ -289,9 +290,9 @@ struct Found {
     revisions: Vec<(Key, i64)>,
 }
 
-impl Found {
-    fn of(entries: &[KeyValue]) -> Found {
-        let mut found = Found::default();
+impl FoundNumbers {
+    fn of(entries: &[KeyValue]) -> FoundNumbers {
+        let mut found = FoundNumbers::default();
         let pieces = pieces_of(entries);
         for entry in entries {
             let Some(key) = entry.key_str().ok().and_then(Key::parse) else { continue };
@@ -357,13 +358,13 @@ fn pieces_of(entries: &[KeyValue]) -> Pieces {
 }
 
 /// A value of ours.
-fn change(entry: &KeyValue, pieces: &Pieces) -> Option<Change> {
+fn change(entry: &KeyValue, pieces: &Pieces) -> Option<KeyChange> {
     let key = Key::parse(entry.key_str().ok()?)?;
     let value = pieces.whole(key, entry.value());
-    Some((key, Some(Entry { value, revision: entry.mod_revision() })))
+    Some((key, Some(StoredValue { value, revision: entry.mod_revision() })))
 }
 
-struct Session {
+struct StoreSession {
     kv: KvClient,
     leases: LeaseClient,
     watch: WatchStream,
@@ -377,10 +378,10 @@ struct Session {
     kept: Instant,
 }
 
-impl Session {
+impl StoreSession {
     async fn run(
         &mut self,
-        asked: &mut mpsc::Receiver<Asked>,
+        asked: &mut mpsc::Receiver<StoreRequest>,
         events: &mpsc::Sender<Event>,
     ) -> Result<(), SessionError> {
         let mut renew = tokio::time::interval(RENEW);
@@ -406,27 +407,29 @@ impl Session {
                         return Err(SessionError::Closed("watch"));
                     }
                     let changes = self.seen(seen.events());
-                    if !changes.is_empty() && events.send(Event::Store(StoreEvent::Changed(changes))).await.is_err() {
+                    let is_nothing = changes.is_empty();
+                    let changed = Event::Store(StoreEvent::Changed(changes));
+                    if !is_nothing && events.send(changed).await.is_err() {
                         return Ok(());
                     }
                 }
                 next = asked.recv() => match next {
-                    Some(Asked::Order(Order::Leave)) => {
+                    Some(StoreRequest::Order(StoreOrder::Leave)) => {
                         // Nothing is to follow.
                         within(self.leases.revoke(self.lease)).await?;
                         return Ok(());
                     }
-                    Some(Asked::Order(order)) => {
+                    Some(StoreRequest::Order(order)) => {
                         if let Some(event) = self.carry_out(order).await?
                             && events.send(Event::Store(event)).await.is_err()
                         {
                             return Ok(());
                         }
                     }
-                    Some(Asked::Desire { desire: Desire { value, after }, reply }) => {
+                    Some(StoreRequest::Desire { desire: Desire { value, after }, reply }) => {
                         let conditions =
-                            vec![Compare::mod_revision(Key::Wish.text(), CompareOp::Equal, after)];
-                        match self.put(Key::Wish, value, conditions, None).await {
+                            vec![Compare::mod_revision(Key::Desired.text(), CompareOp::Equal, after)];
+                        match self.put(Key::Desired, value, conditions, None).await {
                             Ok(done) => drop(reply.send(Ok(done))),
                             Err(error) => {
                                 let _ = reply.send(Err(error.to_string()));
@@ -447,7 +450,7 @@ impl Session {
     }
 
     /// What changed, by events in their order.
-    fn seen(&mut self, events: &[etcd_client::Event]) -> Vec<Change> {
+    fn seen(&mut self, events: &[etcd_client::Event]) -> Vec<KeyChange> {
         let mut changes = Vec::new();
         let revision = |event: &etcd_client::Event| event.kv().map_or(0, KeyValue::mod_revision);
         // In a transaction a value is put and pieces of the one before go; the value is read with what was there before.
@@ -512,10 +515,10 @@ impl Session {
         Ok(())
     }
 
-    async fn carry_out(&mut self, order: Order) -> Result<Option<StoreEvent>, SessionError> {
+    async fn carry_out(&mut self, order: StoreOrder) -> Result<Option<StoreEvent>, SessionError> {
         let leased = || Some(PutOptions::new().with_lease(self.lease));
         match order {
-            Order::Put { key, value, if_plan } => {
+            StoreOrder::Put { key, value, if_plan } => {
                 let mut conditions = Vec::new();
                 if let Some(revision) = if_plan {
                     conditions.push(Compare::mod_revision(Key::Plan.text(), CompareOp::Equal, revision));
@@ -523,7 +526,7 @@ impl Session {
                 let done = self.put(key, value, conditions, Some(self.lease)).await?;
                 Ok(done.is_none().then_some(StoreEvent::NotPut(key)))
             }
-            Order::Register { machine, value, after } => {
+            StoreOrder::Register { machine, value, after } => {
                 let key = Key::Machine(machine);
                 let txn = Txn::new()
                     .when([Compare::mod_revision(key.text(), CompareOp::Equal, after)])
@@ -531,7 +534,7 @@ impl Session {
                 let done = self.transact(txn).await?;
                 Ok(done.is_none().then_some(StoreEvent::NotPut(key)))
             }
-            Order::Lead { value, after } => {
+            StoreOrder::Lead { value, after } => {
                 let key = Key::Leader.text();
                 let txn = Txn::new()
                     .when([Compare::mod_revision(key.clone(), CompareOp::Equal, after)])
@@ -539,7 +542,7 @@ impl Session {
                 let done = self.transact(txn).await?;
                 Ok(done.is_none().then_some(StoreEvent::NotPut(Key::Leader)))
             }
-            Order::Resign(value) => {
+            StoreOrder::Resign(value) => {
                 let key = Key::Leader.text();
                 let txn = Txn::new()
                     .when([Compare::value(key.clone(), CompareOp::Equal, value)])
@@ -547,7 +550,7 @@ impl Session {
                 self.transact(txn).await?;
                 Ok(None)
             }
-            Order::Sweep { digests, if_plan, leader } => {
+            StoreOrder::Sweep { digests, if_plan, leader } => {
                 let deletes: Vec<TxnOp> = digests
                     .into_iter()
                     // With its pieces.
@@ -564,7 +567,7 @@ impl Session {
                 self.transact(txn).await?;
                 Ok(None)
             }
-            Order::Plan { document, after, leader } => {
+            StoreOrder::Plan { document, after, leader } => {
                 // Nobody reads these before the plan that names them.
                 for (digest, slots) in document.slots {
                     self.put(Key::Slots(digest), slots, Vec::new(), None).await?;
@@ -577,7 +580,7 @@ impl Session {
                 Ok(Some(StoreEvent::PlanWritten(self.put(Key::Plan, document.head, conditions, None).await?)))
             }
             // Ends the session.
-            Order::Leave => Ok(None),
+            StoreOrder::Leave => Ok(None),
         }
     }
 }

@@ -163,19 +163,19 @@ mod tests {
     fn what_lacks_a_piece_is_not_read() {
         let mut pieces = Pieces::default();
         let cut = Cut::new(value(3_000_000));
-        put(&mut pieces, Key::Wish, &cut);
+        put(&mut pieces, Key::Desired, &cut);
         assert_eq!(pieces.whole(Key::Plan, &cut.value), cut.value, "they are another key's");
-        let key = key_text(Key::Wish, cut.pieces[1].0);
+        let key = key_text(Key::Desired, cut.pieces[1].0);
         for broken in [None, Some(&b"other"[..])] {
             assert!(pieces.change(&key, broken));
-            assert_eq!(pieces.whole(Key::Wish, &cut.value), cut.value);
+            assert_eq!(pieces.whole(Key::Desired, &cut.value), cut.value);
             assert!(pieces.change(&key, Some(&cut.pieces[1].1)));
-            assert_eq!(pieces.whole(Key::Wish, &cut.value).len(), 3_000_000);
+            assert_eq!(pieces.whole(Key::Desired, &cut.value).len(), 3_000_000);
         }
         for index in
             [&br#"{"pieces":[],"bytes":1}"#[..], br#"{"pieces":["x"],"bytes":0}"#, br#"{"pieces":7}"#]
         {
-            assert_eq!(pieces.whole(Key::Wish, index), index);
+            assert_eq!(pieces.whole(Key::Desired, index), index);
         }
     }
 
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn keys_of_pieces_are_nothing_to_those_who_know_none() {
-        for key in [Key::Plan, Key::Wish, Key::Health(statesync::MachineId(3)), Key::Slots(5)] {
+        for key in [Key::Plan, Key::Desired, Key::Health(statesync::MachineId(3)), Key::Slots(5)] {
             let text = key_text(key, 7);
             assert_eq!((parse(&text), Key::parse(&text)), (Some((key, 7)), None));
             assert_eq!(parse(&key.text()), None);

@@ -2,9 +2,9 @@
 
 use super::{own, own_text, service};
 use crate::cluster::desire::Desire;
-use crate::cluster::keys::{self, HealthValue, Key, WishValue};
-use crate::cluster::seat::{News, Order, Seat};
-use crate::cluster::store::Asked;
+use crate::cluster::keys::{self, DesiredValue, HealthValue, Key};
+use crate::cluster::participant::{News, Participant, StoreOrder};
+use crate::cluster::store::StoreRequest;
 use crate::cluster::store::etcd::keep;
 use crate::cluster::store_event::StoreEvent;
 use crate::cluster::text;
@@ -111,8 +111,8 @@ impl Drop for Etcd {
 
 /// A machine without workers: what is in force is done at once.
 struct Machine {
-    seat: Seat,
-    asked: mpsc::Sender<Asked>,
+    participant: Participant,
+    asked: mpsc::Sender<StoreRequest>,
     events: mpsc::Receiver<Event>,
     connected: bool,
     /// It has asked for the wish that a store has lost.
@@ -131,7 +131,7 @@ impl Machine {
         let (events, received) = mpsc::channel(64);
         let keeper = runtime.spawn(keep(cluster, (own(at).name, own(at).address), requests, events));
         Machine {
-            seat: Seat::new(own(at), own_text(at)),
+            participant: Participant::new(own(at), own_text(at)),
             asked,
             events: received,
             connected: false,
@@ -143,64 +143,66 @@ impl Machine {
     async fn turn(&mut self, now: Tick) {
         while let Ok(note) = self.events.try_recv() {
             match note {
-                Event::Store(StoreEvent::Identified { member, joins }) => self.seat.identified(member, joins),
+                Event::Store(StoreEvent::Identified { member, joins }) => {
+                    self.participant.identified(member, joins)
+                }
                 Event::Store(StoreEvent::Connected(changes)) => {
                     self.connected = true;
                     self.has_wished = false;
-                    self.seat.connected(changes);
+                    self.participant.connected(changes);
                 }
-                Event::Store(StoreEvent::Changed(changes)) => self.seat.changed(changes),
+                Event::Store(StoreEvent::Changed(changes)) => self.participant.changed(changes),
                 Event::Store(StoreEvent::Disconnected(_)) => {
                     self.connected = false;
-                    self.seat.disconnected();
+                    self.participant.disconnected();
                 }
-                Event::Store(StoreEvent::PlanWritten(revision)) => self.seat.plan_written(revision),
-                Event::Store(StoreEvent::NotPut(key)) => self.seat.not_put(key),
+                Event::Store(StoreEvent::PlanWritten(revision)) => self.participant.plan_written(revision),
+                Event::Store(StoreEvent::NotPut(key)) => self.participant.not_put(key),
                 other => panic!("{other:?}"),
             }
         }
-        for order in self.seat.poll(now) {
-            self.asked.send(Asked::Order(order)).await.expect("the connection is kept");
+        for order in self.participant.poll(now) {
+            self.asked.send(StoreRequest::Order(order)).await.expect("the connection is kept");
         }
-        if let Some(wish) = self.seat.wish_to_put_back().filter(|_| !self.has_wished) {
+        if let Some(wish) = self.participant.wish_to_put_back().filter(|_| !self.has_wished) {
             self.has_wished = true;
-            let (value, after) = (keys::bytes(&wish), self.seat.picture().revision(Key::Wish));
-            let asked = Asked::Desire { desire: Desire { value, after }, reply: oneshot::channel().0 };
+            let (value, after) = (keys::bytes(&wish), self.participant.snapshot().revision(Key::Desired));
+            let asked = StoreRequest::Desire { desire: Desire { value, after }, reply: oneshot::channel().0 };
             self.asked.send(asked).await.expect("the connection is kept");
         }
-        for news in self.seat.take_news() {
+        for news in self.participant.take_news() {
             assert_eq!(news, News::Adopted);
         }
-        if let Some(step) = self.seat.document().map(|document| document.plan.step)
-            && self.seat.done() < step
+        if let Some(step) = self.participant.document().map(|document| document.plan.step)
+            && self.participant.done() < step
         {
             for core in [0, 1] {
-                self.seat.report(CoreId(core), Report::Done { step, incomplete: false });
+                self.participant.report(CoreId(core), Report::Done { step, incomplete: false });
             }
         }
     }
 
     fn is_settled(&self) -> bool {
-        self.seat.document().is_some_and(|document| {
+        self.participant.document().is_some_and(|document| {
             let plan = &document.plan;
             document.wish > 0
-                && document.settled == self.seat.picture().revision(Key::Wish)
+                && document.settled == self.participant.snapshot().revision(Key::Desired)
                 && plan.phase == Phase::Idle
-                && self.seat.done() == plan.step
-                && self.seat.is_ready()
+                && self.participant.done() == plan.step
+                && self.participant.is_ready()
         })
     }
 
     fn wish(&self, services: &str) -> oneshot::Receiver<Result<Option<i64>, String>> {
         let (reply, answer) = oneshot::channel();
-        let value = keys::bytes(&WishValue {
+        let value = keys::bytes(&DesiredValue {
             text: text::services_of(services).expect("TOML"),
             drains: BTreeSet::new(),
             by: "test".to_owned(),
             unix_ms: 0,
         });
-        let after = self.seat.picture().revision(Key::Wish);
-        self.asked.try_send(Asked::Desire { desire: Desire { value, after }, reply }).expect("room");
+        let after = self.participant.snapshot().revision(Key::Desired);
+        self.asked.try_send(StoreRequest::Desire { desire: Desire { value, after }, reply }).expect("room");
         answer
     }
 }
@@ -233,7 +235,7 @@ async fn live(machines: &mut [Machine], begun: Instant, mut done: impl FnMut(&[M
             let now = Tick(u64::try_from(begun.elapsed().as_micros()).expect("short"));
             machine.turn(now).await;
             // Workers are done at once, and the next tick finds what they say.
-            let is_busy = machine.seat.is_busy();
+            let is_busy = machine.participant.is_busy();
             *next = Instant::now() + Duration::from_millis(if is_busy { 2 } else { 100 });
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -245,7 +247,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 fn names(machine: &Machine) -> Vec<String> {
-    machine.seat.document().map_or_else(Vec::new, |document| {
+    machine.participant.document().map_or_else(Vec::new, |document| {
         document.backends.iter().map(|backend| backend.name.clone()).collect()
     })
 }
@@ -255,41 +257,42 @@ fn machines_join_agree_and_survive_the_loss_of_the_store() {
     let mut etcd = Etcd::start();
     runtime().block_on(async {
         let mut machines = vec![Machine::start(0, etcd.config())];
-        drive(&mut machines, "joined", |of| of[0].seat.is_ready()).await;
+        drive(&mut machines, "joined", |of| of[0].participant.is_ready()).await;
         let answer = machines[0].wish(&service("web", 10, &[(1, 1), (2, 1)], false));
         drive(&mut machines, "settled", |of| of[0].is_settled()).await;
         assert!(matches!(answer.await, Ok(Ok(Some(revision))) if revision > 0));
 
         machines.push(Machine::start(1, etcd.config()));
         drive(&mut machines, "two", |of| of.iter().all(Machine::is_settled)).await;
-        let first = machines[1].seat.member().expect("it has joined");
+        let first = machines[1].participant.member().expect("it has joined");
         assert_eq!(first.machine, MachineId(1));
         assert!(first.incarnation > 1_700_000_000, "{first:?}");
-        assert_eq!(machines.iter().filter(|of| of.seat.leads()).count(), 1);
-        let follower = machines.iter().position(|of| !of.seat.leads()).expect("one does not lead");
+        assert_eq!(machines.iter().filter(|of| of.participant.leads()).count(), 1);
+        let follower = machines.iter().position(|of| !of.participant.leads()).expect("one does not lead");
         let answer = machines[follower].wish(&service("web", 10, &[(1, 1), (2, 1), (3, 1)], false));
         drive(&mut machines, "changed", |of| of.iter().all(|of| names(of).len() == 3 && of.is_settled()))
             .await;
         let revision = answer.await.expect("an answer").expect("taken").expect("nobody else asked");
-        assert_eq!(machines[0].seat.document().map(|of| of.wish), Some(revision));
+        assert_eq!(machines[0].participant.document().map(|of| of.wish), Some(revision));
 
         // Who asks on the ground of an older wish is told so.
         let (reply, answer) = oneshot::channel();
-        let late = Asked::Desire { desire: Desire { value: b"{}".to_vec(), after: revision - 1 }, reply };
+        let late =
+            StoreRequest::Desire { desire: Desire { value: b"{}".to_vec(), after: revision - 1 }, reply };
         machines[0].asked.try_send(late).expect("room");
         drive(&mut machines, "still", |of| of.iter().all(Machine::is_settled)).await;
         assert_eq!(answer.await.expect("an answer"), Ok(None));
 
         etcd.kill();
         drive(&mut machines, "lost", |of| of.iter().all(|of| !of.connected)).await;
-        assert!(machines.iter().all(|of| of.seat.is_ready()), "they forward as before");
+        assert!(machines.iter().all(|of| of.participant.is_ready()), "they forward as before");
         let answer = machines[0].wish(&service("web", 10, &[(1, 1)], false));
         let refused = answer.await.expect("an answer").expect_err("there is no store");
         assert!(!refused.is_empty());
-        let epoch = machines[0].seat.document().map(|of| of.plan.epoch);
+        let epoch = machines[0].participant.document().map(|of| of.plan.epoch);
         etcd.start_again();
         drive(&mut machines, "back", |of| of.iter().all(|of| of.connected && of.is_settled())).await;
-        assert_eq!(machines[0].seat.document().map(|of| of.plan.epoch), epoch, "nobody was given up");
+        assert_eq!(machines[0].participant.document().map(|of| of.plan.epoch), epoch, "nobody was given up");
         let answer = machines[0].wish(&service("web", 10, &[(1, 1), (4, 1)], false));
         drive(&mut machines, "changed again", |of| {
             of.iter().all(|of| names(of).contains(&"b4".to_owned()) && of.is_settled())
@@ -302,19 +305,22 @@ fn machines_join_agree_and_survive_the_loss_of_the_store() {
         dead.keeper.abort();
         drop(dead);
         drive(&mut machines, "alone", |of| {
-            of[0].seat.document().is_some_and(|of| of.plan.members.len() == 1) && of[0].is_settled()
+            of[0].participant.document().is_some_and(|of| of.plan.members.len() == 1) && of[0].is_settled()
         })
         .await;
         machines.push(Machine::start(1, etcd.config()));
         drive(&mut machines, "two again", |of| of.iter().all(Machine::is_settled)).await;
-        let second = machines[1].seat.member().expect("it has joined");
+        let second = machines[1].participant.member().expect("it has joined");
         assert!(second.machine == first.machine && second.incarnation > first.incarnation, "{second:?}");
 
         // The other one leaves; its lease goes at once.
-        machines[0].seat.leave();
-        drive(&mut machines, "left", |of| of[0].seat.has_left() && of[1].seat.leads()).await;
+        machines[0].participant.leave();
+        drive(&mut machines, "left", |of| of[0].participant.has_left() && of[1].participant.leads()).await;
         drive(&mut machines[1..], "alone again", |of| {
-            of[0].seat.document().is_some_and(|of| of.plan.members.len() == 1 && of.plan.lost.is_empty())
+            of[0]
+                .participant
+                .document()
+                .is_some_and(|of| of.plan.members.len() == 1 && of.plan.lost.is_empty())
         })
         .await;
         assert!(machines[0].keeper.is_finished());
@@ -342,7 +348,7 @@ fn services_that_do_not_fit_into_a_request_are_adopted_whole() {
     };
     let is_there = |of: &Machine, weight: u32| {
         of.is_settled()
-            && of.seat.document().is_some_and(|of| {
+            && of.participant.document().is_some_and(|of| {
                 of.backends.len() == BACKENDS as usize && of.text.contains(&format!("weight = {weight}\n"))
             })
     };
@@ -358,7 +364,7 @@ fn services_that_do_not_fit_into_a_request_are_adopted_whole() {
     let keepers = handle;
     runtime().block_on(async {
         let mut machines = vec![Machine::start_on(&keepers, 0, etcd.config())];
-        drive(&mut machines, "joined", |of| of[0].seat.is_ready()).await;
+        drive(&mut machines, "joined", |of| of[0].participant.is_ready()).await;
         let answer = machines[0].wish(&services(7));
         drive(&mut machines, "settled", |of| is_there(&of[0], 7)).await;
         assert!(matches!(answer.await, Ok(Ok(Some(_)))));
@@ -371,9 +377,11 @@ fn services_that_do_not_fit_into_a_request_are_adopted_whole() {
         // What checks find of so many.
         let mut health = HealthValue::default();
         health.up.extend((0..BACKENDS).map(|number| ("web".to_owned(), name(number))));
-        machines[1].seat.set_health(&health);
-        drive(&mut machines, "told", |of| of[0].seat.picture().votes("web", &name(BACKENDS - 1)) == (1, 0))
-            .await;
+        machines[1].participant.set_health(&health);
+        drive(&mut machines, "told", |of| {
+            of[0].participant.snapshot().votes("web", &name(BACKENDS - 1)) == (1, 0)
+        })
+        .await;
         let answer = machines[1].wish(&services(9));
         drive(&mut machines, "changed", |of| of.iter().all(|of| is_there(of, 9))).await;
         assert!(matches!(answer.await, Ok(Ok(Some(_)))));
@@ -400,11 +408,12 @@ fn a_store_that_lost_its_data_gets_it_back_before_a_machine_that_starts_takes_a_
     let mut etcd = Etcd::start();
     runtime().block_on(async {
         let mut machines: Vec<Machine> = (0..3).map(|at| Machine::start(at, etcd.config())).collect();
-        drive(&mut machines, "joined", |of| of.iter().all(|of| of.seat.is_ready())).await;
+        drive(&mut machines, "joined", |of| of.iter().all(|of| of.participant.is_ready())).await;
         let _answer = machines[0].wish(&service("web", 10, &[(1, 1), (2, 1)], false));
         drive(&mut machines, "settled", |of| of.iter().all(Machine::is_settled)).await;
-        let members: Vec<_> = machines.iter().map(|of| of.seat.member().expect("it has joined")).collect();
-        let generation = |of: &Machine| of.seat.document().map_or(0, |of| of.plan.generation);
+        let members: Vec<_> =
+            machines.iter().map(|of| of.participant.member().expect("it has joined")).collect();
+        let generation = |of: &Machine| of.participant.document().map_or(0, |of| of.plan.generation);
         let before = generation(&machines[0]);
         let dead = machines.remove(2);
         dead.keeper.abort();
@@ -413,15 +422,16 @@ fn a_store_that_lost_its_data_gets_it_back_before_a_machine_that_starts_takes_a_
         // It finds an empty store, and may be the first one there.
         machines.push(Machine::start(2, etcd.config()));
         drive(&mut machines, "together", |of| {
-            of.iter().all(|of| of.connected && of.seat.picture().wish().is_some() && of.is_settled())
+            of.iter().all(|of| of.connected && of.participant.snapshot().wish().is_some() && of.is_settled())
         })
         .await;
         for (machine, before) in machines.iter().zip(&members) {
-            let member = machine.seat.member().expect("it has joined");
+            let member = machine.participant.member().expect("it has joined");
             assert_eq!(member.machine, before.machine, "{members:?}");
-            assert!(machine.seat.misfit().is_none() && names(machine) == ["b1", "b2"]);
+            assert!(machine.participant.misfit().is_none() && names(machine) == ["b1", "b2"]);
         }
-        let after: Vec<_> = machines.iter().map(|of| of.seat.member().expect("it has joined")).collect();
+        let after: Vec<_> =
+            machines.iter().map(|of| of.participant.member().expect("it has joined")).collect();
         assert_eq!(after[..2], members[..2], "nobody was given up");
         assert!(after[2].incarnation > members[2].incarnation && generation(&machines[0]) >= before);
     });
@@ -432,7 +442,7 @@ fn a_machine_of_a_name_that_lives_elsewhere_does_not_start() {
     let etcd = Etcd::start();
     runtime().block_on(async {
         let mut machines = vec![Machine::start(0, etcd.config())];
-        drive(&mut machines, "joined", |of| of[0].seat.is_ready()).await;
+        drive(&mut machines, "joined", |of| of[0].participant.is_ready()).await;
         let (_asked, requests) = mpsc::channel(64);
         let (events, mut received) = mpsc::channel(64);
         let namesake = (own(0).name, own(1).address);
@@ -440,7 +450,7 @@ fn a_machine_of_a_name_that_lives_elsewhere_does_not_start() {
         let note = tokio::time::timeout(PATIENCE, received.recv()).await.expect("an answer");
         let Some(Event::Store(StoreEvent::Unfit(reason))) = note else { panic!("{note:?}") };
         assert!(reason.contains("10.0.2.11, lives under this machine's name"), "{reason}");
-        drive(&mut machines, "unharmed", |of| of[0].seat.is_ready()).await;
+        drive(&mut machines, "unharmed", |of| of[0].participant.is_ready()).await;
     });
 }
 
@@ -453,7 +463,7 @@ fn a_password_is_asked_for_and_a_wrong_one_told() {
         // It answers once this machine has been there.
         let mut machines = vec![Machine::start(0, etcd.config())];
         drive(&mut machines, "up", |of| of[0].connected).await;
-        machines[0].asked.send(Asked::Order(Order::Leave)).await.expect("kept");
+        machines[0].asked.send(StoreRequest::Order(StoreOrder::Leave)).await.expect("kept");
     });
     etcd.ctl(&["user", "add", "root:root"]);
     etcd.ctl(&["user", "add", "guideway:right"]);
@@ -468,7 +478,7 @@ fn a_password_is_asked_for_and_a_wrong_one_told() {
     };
     runtime().block_on(async {
         let mut machines = vec![Machine::start(1, with(&file))];
-        drive(&mut machines, "logged in", |of| of[0].seat.is_ready()).await;
+        drive(&mut machines, "logged in", |of| of[0].participant.is_ready()).await;
         for (cluster, expected) in [
             (etcd.config(), "user name is empty"),
             (with(&etcd.directory.path().join("none")), "cannot read"),
@@ -527,7 +537,7 @@ fn both_sides_show_certificates() {
     };
     runtime().block_on(async {
         let mut machines = vec![Machine::start(0, with(&ca, Some(identity.clone())))];
-        drive(&mut machines, "joined", |of| of[0].seat.is_ready()).await;
+        drive(&mut machines, "joined", |of| of[0].participant.is_ready()).await;
         for (what, cluster) in [
             ("a store of a stranger", with(&stranger, Some(identity))),
             ("a machine without a certificate", with(&ca, None)),
@@ -545,7 +555,7 @@ fn votes_become_masks_on_all_machines_without_waiting_for_a_tick() {
     runtime().block_on(async {
         let mut machines = vec![Machine::start(0, etcd.config()), Machine::start(1, etcd.config())];
         let begun = Instant::now();
-        live(&mut machines, begun, |of| of.iter().all(|of| of.seat.is_ready())).await;
+        live(&mut machines, begun, |of| of.iter().all(|of| of.participant.is_ready())).await;
         let _answer = machines[0].wish(&service("web", 10, &[(1, 1), (2, 1), (3, 1)], true));
         let say = |machine: &mut Machine, down: &str| {
             let mut health = HealthValue::default();
@@ -553,13 +563,13 @@ fn votes_become_masks_on_all_machines_without_waiting_for_a_tick() {
                 let of = if name == down { &mut health.down } else { &mut health.up };
                 of.insert(("web".to_owned(), name.to_owned()));
             }
-            machine.seat.set_health(&health);
+            machine.participant.set_health(&health);
         };
         for machine in &mut machines {
             say(machine, "");
         }
         let all_serve = |of: &Machine| {
-            of.seat.document().is_some_and(|of| {
+            of.participant.document().is_some_and(|of| {
                 let serving: BTreeSet<_> =
                     of.plan.services.iter().flat_map(|of| of.cur.iter()).flatten().collect();
                 serving.len() == 3 && of.plan.masks.is_empty()
@@ -577,7 +587,7 @@ fn votes_become_masks_on_all_machines_without_waiting_for_a_tick() {
             let mut masked: [Option<Instant>; 2] = [None; 2];
             live(&mut machines, begun, |of| {
                 for (machine, masked) in of.iter().zip(&mut masked) {
-                    let document = machine.seat.document().expect("settled");
+                    let document = machine.participant.document().expect("settled");
                     let id = document.backends.iter().find(|of| of.name == down).expect("known").id;
                     if document.plan.is_masked(id) {
                         masked.get_or_insert_with(Instant::now);
@@ -608,35 +618,35 @@ fn what_one_machine_hears_of_an_agent_is_in_force_on_both() {
     runtime().block_on(async {
         let mut machines = vec![Machine::start(0, etcd.config()), Machine::start(1, etcd.config())];
         let begun = Instant::now();
-        live(&mut machines, begun, |of| of.iter().all(|of| of.seat.is_ready())).await;
+        live(&mut machines, begun, |of| of.iter().all(|of| of.participant.is_ready())).await;
         let _answer = machines[0].wish(&super::registering::open(&[]));
         live(&mut machines, begun, |of| of.iter().all(Machine::is_settled)).await;
         let a = super::registering::registered("h1", "w1", 1, 1);
         let told = Instant::now();
         let up = HealthValue { up: [("web".to_owned(), "w1".to_owned())].into(), ..HealthValue::default() };
         for machine in &mut machines {
-            machine.seat.set_heard(super::registering::heard(&[&a], &[]));
-            machine.seat.set_health(&up);
+            machine.participant.set_received(super::registering::received(&[&a], &[]));
+            machine.participant.set_health(&up);
         }
         let serves = |of: &Machine| {
-            let document = of.seat.document();
+            let document = of.participant.document();
             document.is_some_and(|of| of.plan.services.iter().any(|of| of.cur.iter().all(Option::is_some)))
         };
         live(&mut machines, begun, |of| of.iter().all(serves)).await;
         let took = told.elapsed();
         eprintln!("heard to served: {took:?}");
         assert!(took < Duration::from_millis(1000), "{took:?}");
-        let documents: Vec<_> = machines.iter().filter_map(|of| of.seat.document().cloned()).collect();
+        let documents: Vec<_> = machines.iter().filter_map(|of| of.participant.document().cloned()).collect();
         assert_eq!(documents[0].registered, [a]);
         assert_eq!(
             (&documents[0].registered, &documents[0].backends),
             (&documents[1].registered, &documents[1].backends)
         );
         // Its machine goes, and what it has heard with it; the backend stays.
-        machines[0].asked.send(Asked::Order(Order::Leave)).await.expect("kept");
-        let key = Key::Heard(machines[0].seat.member().expect("it was a member").machine);
-        drive(&mut machines[1..], "alone", |of| of[0].seat.picture().entry(key).is_none()).await;
-        drive(&mut machines[1..], "settled", |of| of[0].is_settled() && of[0].seat.leads()).await;
-        assert_eq!(machines[1].seat.document().map(|of| of.registered.len()), Some(1));
+        machines[0].asked.send(StoreRequest::Order(StoreOrder::Leave)).await.expect("kept");
+        let key = Key::Received(machines[0].participant.member().expect("it was a member").machine);
+        drive(&mut machines[1..], "alone", |of| of[0].participant.snapshot().entry(key).is_none()).await;
+        drive(&mut machines[1..], "settled", |of| of[0].is_settled() && of[0].participant.leads()).await;
+        assert_eq!(machines[1].participant.document().map(|of| of.registered.len()), Some(1));
     });
 }

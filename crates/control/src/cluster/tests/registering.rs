@@ -1,10 +1,10 @@
 //! Backends that register: what machines hear of agents becomes what all of them have in force.
 
 use super::{World, names, service};
-use crate::cluster::store_event::StoreEvent;
-use crate::agents::heard::Why;
+use crate::agents::heard::EndReason;
 use crate::cluster::document::Document;
-use crate::cluster::keys::{HeardValue, Key, Over};
+use crate::cluster::keys::{EndedValue, Key, ReceivedValue};
+use crate::cluster::store_event::StoreEvent;
 use model::registered::Registered;
 use statesync::MachineId;
 use std::collections::BTreeSet;
@@ -32,8 +32,8 @@ pub(super) fn registered(agent: &str, name: &str, at: u16, incarnation: u64) -> 
     }
 }
 
-fn over(of: &Registered, why: Why) -> Over {
-    Over {
+fn over(of: &Registered, why: EndReason) -> EndedValue {
+    EndedValue {
         service: of.service.clone(),
         backend: of.backend.clone(),
         address: of.address,
@@ -43,13 +43,13 @@ fn over(of: &Registered, why: Why) -> Over {
     }
 }
 
-pub(super) fn heard(registered: &[&Registered], over: &[Over]) -> HeardValue {
-    HeardValue { registered: registered.iter().copied().cloned().collect(), over: over.to_vec() }
+pub(super) fn received(registered: &[&Registered], over: &[EndedValue]) -> ReceivedValue {
+    ReceivedValue { registered: registered.iter().copied().cloned().collect(), over: over.to_vec() }
 }
 
 impl World {
-    fn set_heard(&mut self, at: usize, heard: HeardValue) {
-        self.machines[at].seat.set_heard(heard);
+    fn set_received(&mut self, at: usize, heard: ReceivedValue) {
+        self.machines[at].participant.set_received(heard);
     }
 
     /// A machine holds w0 to w3 to be good by the lower bits, by the upper ones in their later incarnation; and others to be over, by the
@@ -62,19 +62,20 @@ impl World {
         let all = (0..4).filter(|number| has(good, *number) == 1);
         let all: Vec<Registered> = all.map(|number| of(number, has(good, number + 4))).collect();
         let over = (0..4).filter(|number| has(good, *number) == 0).flat_map(|number| {
-            let deregistered = (has(gone, number) == 1).then(|| over(&of(number, 0), Why::Deregistered));
-            let dead = (has(gone, number + 4) == 1).then(|| over(&of(number, 0), Why::Dead));
+            let deregistered =
+                (has(gone, number) == 1).then(|| over(&of(number, 0), EndReason::Deregistered));
+            let dead = (has(gone, number + 4) == 1).then(|| over(&of(number, 0), EndReason::Dead));
             deregistered.or(dead)
         });
         let over = over.collect();
-        self.set_heard(at, HeardValue { registered: all, over });
+        self.set_received(at, ReceivedValue { registered: all, over });
     }
 
     /// All machines hear this, and that it is up.
     fn all_hear(&mut self, all: &[&Registered]) {
         let names: Vec<&str> = all.iter().map(|of| of.backend.as_str()).collect();
         for at in 0..self.machines.len() {
-            self.set_heard(at, heard(all, &[]));
+            self.set_received(at, received(all, &[]));
             self.set_health(at, &names, &[]);
         }
     }
@@ -106,7 +107,7 @@ fn what_any_machine_hears_is_in_force_everywhere_under_one_id() {
     assert_eq!((ids(&document), document.plan.generation), (vec![("w1", 0)], generation + 1));
     assert_eq!(world.serving(0), names(&["w1"]));
     for machine in &world.machines {
-        assert_eq!(machine.seat.document().map(|of| &**of), Some(&document), "on all machines");
+        assert_eq!(machine.participant.document().map(|of| &**of), Some(&document), "on all machines");
         assert_eq!((&machine.warnings, &machine.fatal), (&Vec::new(), &None));
     }
     // Heard again: nothing new.
@@ -116,7 +117,7 @@ fn what_any_machine_hears_is_in_force_everywhere_under_one_id() {
     assert_eq!(world.document().plan.generation, generation + 1);
     assert!(world.document().plan.step <= step + 2, "taints end, and nothing else");
     // One machine is enough.
-    world.set_heard(1, heard(&[&a, &b], &[]));
+    world.set_received(1, received(&[&a, &b], &[]));
     for at in 0..2 {
         world.set_health(at, &["w1", "w2"], &[]);
     }
@@ -132,7 +133,7 @@ fn a_backend_takes_no_flows_before_machines_hold_it_to_be_up() {
     world.settle();
     let a = registered("h1", "w1", 1, 1);
     for at in 0..2 {
-        world.set_heard(at, heard(&[&a], &[]));
+        world.set_received(at, received(&[&a], &[]));
     }
     world.pass(300_000);
     assert_eq!((world.document().registered.len(), world.serving(0)), (1, names(&[])));
@@ -152,18 +153,18 @@ fn a_thousand_registrations_within_a_second_make_few_generations() {
     let generation = world.document().plan.generation;
     let all: Vec<Registered> = (0..1000).map(|at| registered("h1", &format!("w{at}"), at, 1)).collect();
     let mut puts = 0;
-    let mut revision = world.revision_of(Key::Heard(MachineId(0)));
+    let mut revision = world.revision_of(Key::Received(MachineId(0)));
     for until in (10..=1000).step_by(10) {
         world.now = Tick(world.now.0 + 10_000);
         let some: Vec<&Registered> = all[..until].iter().collect();
         let mut up: Vec<&str> = some.iter().map(|of| of.backend.as_str()).collect();
         up.push("b1");
         for at in 0..2 {
-            world.set_heard(at, heard(&some, &[]));
+            world.set_received(at, received(&some, &[]));
             world.set_health(at, &up, &[]);
         }
         world.settle();
-        let now = world.revision_of(Key::Heard(MachineId(0)));
+        let now = world.revision_of(Key::Received(MachineId(0)));
         puts += usize::from(now != revision);
         revision = now;
     }
@@ -172,7 +173,7 @@ fn a_thousand_registrations_within_a_second_make_few_generations() {
     let generations = world.document().plan.generation - generation;
     assert!((2..=12).contains(&generations), "{generations}");
     assert!(puts <= 12, "{puts}");
-    assert!(!world.machines[0].seat.is_busy() && !world.machines[1].seat.is_busy());
+    assert!(!world.machines[0].participant.is_busy() && !world.machines[1].participant.is_busy());
 }
 
 #[test]
@@ -185,18 +186,18 @@ fn deregistered_is_out_at_once_and_its_flows_live_on() {
     world.pass(300_000);
     assert_eq!(world.serving(0), names(&["w1", "w2"]));
     // One has heard it, the other one has not yet.
-    world.set_heard(0, heard(&[&b], &[over(&a, Why::Deregistered)]));
+    world.set_received(0, received(&[&b], &[over(&a, EndReason::Deregistered)]));
     world.pass(300_000);
     assert_eq!((world.serving(0), world.document().registered.len()), (names(&["w2"]), 1));
     assert_eq!(ids(&world.document()), [("w1", 0), ("w2", 1)], "it departs");
     // The registry forgets it; the other machine still holds it to be good: it does not come back.
-    world.set_heard(0, heard(&[&b], &[]));
+    world.set_received(0, received(&[&b], &[]));
     world.pass(300_000);
     assert_eq!(world.serving(0), names(&["w2"]));
     // Now the other one knows as well, and nobody has to say it any more.
-    world.set_heard(1, heard(&[&b], &[]));
+    world.set_received(1, received(&[&b], &[]));
     world.pass(300_000);
-    let said = String::from_utf8(world.value(Key::Heard(MachineId(0))).to_vec()).expect("JSON");
+    let said = String::from_utf8(world.value(Key::Received(MachineId(0))).to_vec()).expect("JSON");
     assert!(!said.contains("over"), "{said}");
     // The same one comes back to its flows, under its id.
     world.all_hear(&[&a, &b]);
@@ -215,7 +216,7 @@ fn an_address_that_comes_back_as_another_gets_an_id_of_its_own() {
         world.all_hear(&[&a, &b]);
         world.pass(300_000);
         for at in 0..2 {
-            world.set_heard(at, heard(&[&b], &[over(&a, Why::Deregistered)]));
+            world.set_received(at, received(&[&b], &[over(&a, EndReason::Deregistered)]));
         }
         world.pass(300_000);
         assert_eq!(ids(&world.document()), [("w1", 0), ("w2", 1)], "its flows live on");
@@ -270,10 +271,10 @@ fn dead_by_more_than_hold_it_good() {
     let (a, b) = (registered("h1", "w1", 1, 1), registered("h2", "w2", 2, 1));
     world.all_hear(&[&a, &b]);
     world.pass(300_000);
-    world.set_heard(0, heard(&[&b], &[over(&a, Why::Dead)]));
+    world.set_received(0, received(&[&b], &[over(&a, EndReason::Dead)]));
     world.pass(300_000);
     assert_eq!(world.document().registered.len(), 2, "one of three");
-    world.set_heard(1, heard(&[&b], &[over(&a, Why::Dead)]));
+    world.set_received(1, received(&[&b], &[over(&a, EndReason::Dead)]));
     world.pass(300_000);
     assert_eq!(world.document().registered, std::slice::from_ref(&b));
     world.pass(500_000);
@@ -290,7 +291,7 @@ fn machines_die_and_what_they_heard_stays_in_force() {
     world.pass(300_000);
     for at in 0..3 {
         world.end_lease(at);
-        assert!(!world.has(Key::Heard(MachineId(u8::try_from(at).expect("few")))));
+        assert!(!world.has(Key::Received(MachineId(u8::try_from(at).expect("few")))));
         world.restart(at);
         world.pass(300_000);
         let document = world.document();
@@ -298,9 +299,9 @@ fn machines_die_and_what_they_heard_stays_in_force() {
         assert_eq!(world.serving(0), names(&["w1"]));
     }
     // Nobody has heard anything since: it stays, and is there for who comes later.
-    assert!(!world.store.all().iter().any(|(key, _)| matches!(key, Key::Heard(_))));
+    assert!(!world.store.all().iter().any(|(key, _)| matches!(key, Key::Received(_))));
     for machine in &world.machines {
-        assert_eq!(machine.seat.document().map(|of| of.registered.len()), Some(1));
+        assert_eq!(machine.participant.document().map(|of| of.registered.len()), Some(1));
     }
 }
 
@@ -309,7 +310,7 @@ fn the_leader_dies_in_the_middle_and_the_next_one_goes_on() {
     let mut world = World::new(3);
     world.wish(&open(&[]), &[]);
     world.settle();
-    let leader = (0..3).find(|&at| world.machines[at].seat.leads()).expect("one leads");
+    let leader = (0..3).find(|&at| world.machines[at].participant.leads()).expect("one leads");
     let all: Vec<Registered> = (0..20).map(|at| registered("h1", &format!("w{at}"), at, 1)).collect();
     for turns in 0..60 {
         let until = (turns / 3).min(20);
@@ -398,7 +399,7 @@ fn what_a_machine_says_is_put_again_after_the_store_was_away() {
     let a = registered("h1", "w1", 1, 1);
     world.all_hear(&[&a]);
     world.pass(300_000);
-    let key = Key::Heard(MachineId(0));
+    let key = Key::Received(MachineId(0));
     let value = world.value(key).to_vec();
     for at in 0..2 {
         world.disconnect(at);
@@ -425,8 +426,8 @@ fn a_value_that_cannot_be_read_is_told_and_counts_as_silence() {
     world.all_hear(&[&a]);
     world.pass(300_000);
     world.machines[1].inbox.as_mut().expect("connected").push_back(StoreEvent::Changed(vec![(
-        Key::Heard(MachineId(0)),
-        Some(super::Entry { value: b"{\"registered\":7}".to_vec(), revision: 1 }),
+        Key::Received(MachineId(0)),
+        Some(super::StoredValue { value: b"{\"registered\":7}".to_vec(), revision: 1 }),
     )]));
     world.turn(1, usize::MAX);
     assert!(world.machines[1].warnings.iter().any(|text| text.contains("heard/0")));

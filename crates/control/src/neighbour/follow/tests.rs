@@ -44,10 +44,10 @@ fn next_hops_follow_routes_and_neighbours() {
             let (near, routed, silent) = (ip("10.0.2.21"), ip("192.0.2.7"), ip("10.0.2.99"));
             let six = ip("fd00:2::21");
             let port = PortId(3);
-            let (wish, wanted) = watch::channel(Wanted::default());
+            let (wish, wanted) = watch::channel(WantedNextHops::default());
             let (tell, mut events) = mpsc::channel(16);
             let follower = tokio::spawn(follow(wanted, tell));
-            wish.send_replace(Wanted {
+            wish.send_replace(WantedNextHops {
                 addresses: [near, routed, silent, six].into(),
                 interfaces: vec![(PortId(9), "missing0".to_owned()), (port, "gw0".to_owned())],
             });
@@ -96,7 +96,7 @@ fn next_hops_follow_routes_and_neighbours() {
 #[test]
 fn nothing_is_asked_without_interfaces() {
     run(async {
-        let (wish, wanted) = watch::channel(Wanted::default());
+        let (wish, wanted) = watch::channel(WantedNextHops::default());
         let (tell, mut events) = mpsc::channel(16);
         let follower = tokio::spawn(follow(wanted, tell));
         drop(wish);

@@ -136,7 +136,7 @@ struct Played {
 impl Played {
     fn new() -> Played {
         let mut ledger = Ledger::default();
-        ledger.record(content("", Overrides::default()), Origin::default());
+        ledger.record(content("", Overrides::default()), ChangeOrigin::default());
         Played {
             ledger,
             model: Model::default(),
@@ -153,7 +153,7 @@ impl Played {
     fn in_force(&mut self, next: Content, model: Model, until: Option<u64>) {
         let number = self.ledger.number();
         let services = touched(&self.model.in_force(), &model.in_force());
-        let change = Origin { services: Some(services.clone()), ..Origin::default() };
+        let change = ChangeOrigin { services: Some(services.clone()), ..ChangeOrigin::default() };
         let got = match until {
             None => self.ledger.record(next, change),
             Some(until) => self.ledger.record_on_trial(next, change, until),
@@ -304,7 +304,7 @@ proptest! {
 fn what_is_kept_is_bounded_and_the_last_two_are_kept() {
     let mut ledger = Ledger::default();
     for at in 0..3 * KEPT_MAX {
-        ledger.record(content(&format!("# {at}"), Overrides::default()), Origin::default());
+        ledger.record(content(&format!("# {at}"), Overrides::default()), ChangeOrigin::default());
     }
     assert_eq!((ledger.newest_first().count(), ledger.number()), (KEPT_MAX, 3 * KEPT_MAX as u64));
     assert!(matches!(ledger.get(1), Err(RevisionRefusal::Unknown { number: 1, oldest: 201, newest: 300 })));
@@ -313,7 +313,7 @@ fn what_is_kept_is_bounded_and_the_last_two_are_kept() {
         let what = "é".repeat(CHANGE_MAX);
         ledger.record(
             content(&letter.repeat(BYTES_MAX), Overrides::default()),
-            Origin { what, ..Origin::default() },
+            ChangeOrigin { what, ..ChangeOrigin::default() },
         );
     }
     assert_eq!(ledger.newest_first().count(), 2);
@@ -325,7 +325,7 @@ fn what_is_kept_is_bounded_and_the_last_two_are_kept() {
 fn a_file_that_is_no_ledger_is_refused() {
     let mut ledger = Ledger::default();
     for at in 0..2 {
-        ledger.record(content(&format!("# {at}"), Overrides::default()), Origin::default());
+        ledger.record(content(&format!("# {at}"), Overrides::default()), ChangeOrigin::default());
     }
     let good = String::from_utf8(ledger.saved().bytes().unwrap()).unwrap();
     assert_eq!(Ledger::parse(good.as_bytes()).unwrap().number(), 2);

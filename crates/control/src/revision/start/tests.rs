@@ -1,4 +1,4 @@
-use super::super::ledger::Origin;
+use super::super::ledger::ChangeOrigin;
 use super::super::overrides::ServiceChange;
 use super::*;
 use std::cell::Cell;
@@ -36,7 +36,7 @@ fn ledger(file: &str, set: &[(&str, String)]) -> Ledger {
         all.after(name, ServiceChange::Set(text.clone()), false).unwrap()
     });
     let mut ledger = Ledger::default();
-    ledger.begin(Content { base: Arc::from(file), overrides: Arc::new(overrides) }, Origin::default());
+    ledger.begin(Content { base: Arc::from(file), overrides: Arc::new(overrides) }, ChangeOrigin::default());
     ledger
 }
 
@@ -102,7 +102,7 @@ fn what_was_on_trial_is_not_begun_with_and_no_trial_outlives_a_start() {
     let mut ledger = ledger(&old, &[]);
     let on_trial = Content { base: Arc::from(new.as_str()), overrides: Arc::default() };
     ledger.doubt(&new).unwrap();
-    ledger.record_on_trial(on_trial, Origin::default(), 1_000);
+    ledger.record_on_trial(on_trial, ChangeOrigin::default(), 1_000);
     let ledger = Ledger::parse(&ledger.saved().bytes().unwrap()).unwrap();
     let started = start(&loaded(&new), &ledger, &anything);
     assert_eq!(names(&started.loaded), ["old"]);
@@ -111,7 +111,7 @@ fn what_was_on_trial_is_not_begun_with_and_no_trial_outlives_a_start() {
     assert_eq!(names(&started.loaded), ["new"]);
     assert!(started.told[0].contains("nobody has confirmed it"), "{:?}", started.told);
     let mut ledger = ledger;
-    ledger.begin(started.content, Origin::default());
+    ledger.begin(started.content, ChangeOrigin::default());
     assert_eq!(ledger.trial(), None);
     assert!(ledger.may_change().is_ok());
 }

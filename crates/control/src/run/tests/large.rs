@@ -4,6 +4,7 @@ use super::agents::cluster::Etcd;
 use super::*;
 use crate::compile::COMPILED;
 use std::fmt::Write as _;
+use tokio::time::Instant;
 
 /// Services; more where `GUIDEWAY_LAB_FULL` is set.
 fn services(usual: usize, full: usize) -> usize {

@@ -1,6 +1,6 @@
 //! Hosts whose backends register, and go.
 
-use super::{Event, World};
+use super::{World, WorldEvent};
 use crate::simulation::agent::{Agent, Session};
 use crate::simulation::services::{Standing, name_of, service_name};
 
@@ -28,7 +28,7 @@ impl World<'_> {
                 has_left: false,
             });
             if self.agents.len() == 1 {
-                self.after(1, Event::Agents);
+                self.after(1, WorldEvent::Agents);
             }
         } else if let Some(at) = self.random.pick(&live) {
             let backend = self.agents[at].backend;
@@ -39,7 +39,7 @@ impl World<'_> {
                 self.speak(at, machine);
             }
         }
-        self.sometime(self.scenario.host_us, Event::Host);
+        self.sometime(self.scenario.host_us, WorldEvent::Host);
     }
 
     /// Each agent connects to machines that it has no connection to, and says on others that it lives.
@@ -49,7 +49,7 @@ impl World<'_> {
                 self.speak(at, machine);
             }
         }
-        self.after(SAY_US, Event::Agents);
+        self.after(SAY_US, WorldEvent::Agents);
     }
 
     fn speak(&mut self, at: usize, machine: usize) {

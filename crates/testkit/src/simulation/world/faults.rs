@@ -1,6 +1,6 @@
 //! What happens to machines, links, the store and its leader.
 
-use super::{Event, LEASE_US, World};
+use super::{LEASE_US, World, WorldEvent};
 use crate::simulation::checker::Exempt;
 use crate::simulation::machine::{KEY, Machine, UDP_PORT, machine_address};
 use crate::simulation::packets::datagram_frame;
@@ -22,8 +22,8 @@ impl World<'_> {
         let us = self.random.between(50_000, 1_500_000);
         self.say(|| format!("machines {a} and {b} do not reach each other for {us} us"));
         self.partitions.push((a, b, Tick(self.now.0 + us)));
-        self.after(us - 1, Event::Heal { a, b });
-        self.sometime(self.scenario.partition_us, Event::Partition);
+        self.after(us - 1, WorldEvent::Heal { a, b });
+        self.sometime(self.scenario.partition_us, WorldEvent::Partition);
     }
 
     /// A partition ends: whatever could not be told across it was decided by one side alone.
@@ -49,10 +49,10 @@ impl World<'_> {
             } else {
                 // In the middle of a turn in which it decides something; if there is none, a little later.
                 self.dying = Some((machine, self.random.below(1000)));
-                self.after(1_500_000, Event::Kill { machine });
+                self.after(1_500_000, WorldEvent::Kill { machine });
             }
         }
-        self.sometime(self.scenario.crash_us, Event::Crash);
+        self.sometime(self.scenario.crash_us, WorldEvent::Crash);
     }
 
     /// A second death before redundancy is back is outside of what is promised.
@@ -70,7 +70,7 @@ impl World<'_> {
         let service = self.random.below(self.services.services.len() as u64);
         for _ in 0..2 {
             let us = 50_000 + self.random.below(300_000) + service % 2;
-            self.after(us, Event::Change);
+            self.after(us, WorldEvent::Change);
         }
     }
 
@@ -108,9 +108,9 @@ impl World<'_> {
             let frame = datagram_frame(addresses.0, addresses.1, UDP_PORT, &payload[..len.unwrap_or(0)]);
             self.checker.summary.forged += 1;
             self.say(|| format!("a stranger tells machine {to} that client {client} is with {}", backend.0));
-            self.after(1_000, Event::Arrive { machine: to, frame, client: None });
+            self.after(1_000, WorldEvent::Arrive { machine: to, frame, client: None });
         }
-        self.sometime(self.scenario.forge_us, Event::Forge);
+        self.sometime(self.scenario.forge_us, WorldEvent::Forge);
     }
 
     pub(super) fn kill(&mut self, machine: usize) {
@@ -159,11 +159,11 @@ impl World<'_> {
         }
         let run = self.machines[machine].run;
         let us = self.random.between(50_000, 400_000);
-        self.after(us, Event::Unroute { machine, run });
+        self.after(us, WorldEvent::Unroute { machine, run });
         // Some return before the router has noticed.
         let (soon, late) = if self.random.chance(250) { (20_000, 100_000) } else { (100_000, 2_500_000) };
         let us = self.random.between(soon, late);
-        self.after(us, Event::Return { machine });
+        self.after(us, WorldEvent::Return { machine });
     }
 
     /// Whether the slot of a client's flow is tainted, and was when somebody had done this step: then he has exported it.
@@ -179,20 +179,15 @@ impl World<'_> {
         let (run, former) = (before.run + 1, before.member());
         self.say(|| format!("machine {machine} returns"));
         let saved = self.disks[machine].clone();
-        let new = Machine::new(
-            (machine, run),
-            (self.scenario, &self.services),
-            saved,
-            &mut self.random,
-            self.now,
-        );
+        let new =
+            Machine::new((machine, run), (self.scenario, &self.services), saved, &mut self.random, self.now);
         self.machines[machine] = new.was(former);
         self.begin_machine(machine);
         if self.router.contains(machine) {
             // Its route was never repaired: it drops until it has joined.
             self.say(|| format!("machine {machine} is still routed"));
         }
-        self.after(100_000, Event::Route { machine });
+        self.after(100_000, WorldEvent::Route { machine });
     }
 
     /// A machine that cannot go on starts again at once.
@@ -208,7 +203,7 @@ impl World<'_> {
             let us = self.random.between(300_000, 2_000_000);
             self.say(|| format!("store away for {us} us"));
             self.close_store(us, 300_000);
-            self.sometime(self.scenario.store_loss_us, Event::StoreLoss);
+            self.sometime(self.scenario.store_loss_us, WorldEvent::StoreLoss);
         }
     }
 
@@ -226,7 +221,7 @@ impl World<'_> {
         if !self.active() {
             return;
         }
-        self.sometime(self.scenario.wipe_us, Event::Wipe);
+        self.sometime(self.scenario.wipe_us, WorldEvent::Wipe);
         // While one is given up, those who know the newest plan are not all.
         if self.exile.is_some() || !self.store.has_plan() {
             return;
@@ -245,7 +240,7 @@ impl World<'_> {
         if !self.active() {
             return;
         }
-        self.sometime(self.scenario.isolation_us, Event::Isolation);
+        self.sometime(self.scenario.isolation_us, WorldEvent::Isolation);
         if self.exile.is_some() {
             return;
         }
@@ -263,7 +258,8 @@ impl World<'_> {
 
     /// A lease has ended. If its machine lives, the others go on without it, and what it does from now on they do not know.
     pub(super) fn lease_ended(&mut self, lease: u64) {
-        let Some(machine) = self.machines.iter().position(|of| of.alive && of.link.lease == Some(lease)) else {
+        let Some(machine) = self.machines.iter().position(|of| of.alive && of.link.lease == Some(lease))
+        else {
             return;
         };
         self.say(|| format!("the lease of machine {machine} ends, which lives"));
@@ -286,7 +282,7 @@ impl World<'_> {
         if !self.active() {
             return;
         }
-        self.sometime(self.scenario.leader_us, Event::LeaderDies);
+        self.sometime(self.scenario.leader_us, WorldEvent::LeaderDies);
         let leader = self.machines.iter().position(|of| of.alive && of.control.leads());
         self.checker.summary.leaders += 1;
         if self.scenario.faults == Faults::All && self.exile.is_none() && self.random.chance(400) {

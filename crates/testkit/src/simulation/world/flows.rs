@@ -1,6 +1,6 @@
 //! Clients, backends, and the judgement of what reaches these.
 
-use super::{Event, LEASE_US, World};
+use super::{LEASE_US, World, WorldEvent};
 use crate::simulation::checker::{Exempt, Property};
 use crate::simulation::client::LifePhase;
 use crate::simulation::packets::ClientPacket;
@@ -42,7 +42,7 @@ impl World<'_> {
             let of = &mut self.clients[client];
             of.timer += 1;
             let timer = of.timer;
-            self.after(us, Event::Ring { client, timer });
+            self.after(us, WorldEvent::Ring { client, timer });
         }
     }
 
@@ -73,7 +73,7 @@ impl World<'_> {
         }
         let known = self.connections.get(&key) == Some(&packet.life);
         for us in self.travels().into_iter().flatten() {
-            let event = Event::AtClient { client, life: packet.life, backend, opens, reset: !known };
+            let event = WorldEvent::AtClient { client, life: packet.life, backend, opens, reset: !known };
             self.after(us, event);
         }
     }

@@ -1,6 +1,6 @@
 //! Links, queues and turns.
 
-use super::{Event, IDLE_TURN_US, World};
+use super::{IDLE_TURN_US, World, WorldEvent};
 use crate::simulation::checker::{Exempt, Property};
 use crate::simulation::machine::{Machine, backend_at, machine_at};
 use crate::simulation::packets::{ClientPacket, Sent, read_sent, relayed};
@@ -46,7 +46,7 @@ impl World<'_> {
             self.clogs.iter().filter(|&&(a, b, _)| is_pair(a, b)).map(|(_, _, until)| until.0 - self.now.0);
         let held = held.max().unwrap_or(0);
         for us in self.travels().into_iter().flatten() {
-            self.after(us + held, Event::Arrive { machine, frame: frame.to_vec(), client: None });
+            self.after(us + held, WorldEvent::Arrive { machine, frame: frame.to_vec(), client: None });
         }
     }
 
@@ -55,7 +55,10 @@ impl World<'_> {
         for us in self.travels().into_iter().flatten() {
             // The router decides when the packet passes it; half of the way is behind it then.
             let Some(machine) = self.router.route(tuple) else { continue };
-            self.after(us, Event::Arrive { machine, frame: packet.frame(), client: Some(packet.client) });
+            self.after(
+                us,
+                WorldEvent::Arrive { machine, frame: packet.frame(), client: Some(packet.client) },
+            );
         }
     }
 
@@ -80,7 +83,7 @@ impl World<'_> {
         let of = &mut self.machines[machine];
         if at < of.turn_at[core] {
             of.turn_at[core] = at;
-            self.at(at, Event::Turn { machine, core });
+            self.at(at, WorldEvent::Turn { machine, core });
         }
     }
 
@@ -195,7 +198,7 @@ impl World<'_> {
                 }
                 self.note_use(&packet, machine);
                 for us in self.travels().into_iter().flatten() {
-                    self.after(us, Event::AtBackend { backend, packet, by: machine });
+                    self.after(us, WorldEvent::AtBackend { backend, packet, by: machine });
                 }
             }
             Sent::Damaged => self.fail(

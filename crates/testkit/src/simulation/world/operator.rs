@@ -1,6 +1,6 @@
 //! What operators do: services change, backends are drained.
 
-use super::{Event, World};
+use super::{World, WorldEvent};
 use crate::simulation::checker::Property;
 use crate::simulation::scenario::ScenarioShape;
 use crate::simulation::services::{Standing, service_name};
@@ -32,7 +32,9 @@ impl World<'_> {
         let has_room = there + 4 < self.scenario.slots as usize;
         let wanted = self.services.wanted(service);
         let text = match what {
-            0 if wanted.len() < most && has_room => format!("backend {} comes", self.services.add(service, false)),
+            0 if wanted.len() < most && has_room => {
+                format!("backend {} comes", self.services.add(service, false))
+            }
             // Its flows live on.
             1 if wanted.len() > fewest => {
                 let backend = self.random.pick(&wanted).expect("some");
@@ -66,13 +68,13 @@ impl World<'_> {
         };
         self.say(|| text);
         self.want();
-        self.sometime(self.scenario.change_us, Event::Change);
+        self.sometime(self.scenario.change_us, WorldEvent::Change);
     }
 
     /// Operators want something else.
     pub(super) fn want(&mut self) {
         if !std::mem::replace(&mut self.operates, true) {
-            self.after(1, Event::Operator);
+            self.after(1, WorldEvent::Operator);
         }
     }
 
@@ -97,7 +99,7 @@ impl World<'_> {
             self.tend(machine);
         }
         let us = LOOK_US + 2 * self.scenario.control_delay_us.1;
-        self.after(us, Event::Operator);
+        self.after(us, WorldEvent::Operator);
     }
 
     /// The checks of a backend fail, at all machines or at some, although it serves.
@@ -113,9 +115,9 @@ impl World<'_> {
             self.say(|| format!("checks of {backend} of {} fail at {at:?}", service_name(service)));
             self.down.insert(backend, at);
             let us = self.random.between(300_000, 2_000_000);
-            self.after(us, Event::Unmask(backend));
+            self.after(us, WorldEvent::Unmask(backend));
         }
-        self.sometime(self.scenario.mask_us, Event::Mask);
+        self.sometime(self.scenario.mask_us, WorldEvent::Mask);
     }
 
     pub(super) fn unmask(&mut self, backend: u32) {

@@ -1,6 +1,6 @@
 //! The plan, as it is in the store.
 
-use super::{Event, FORCED_US, World};
+use super::{FORCED_US, World, WorldEvent};
 use crate::simulation::checker::Property;
 use crate::simulation::machine::{Machine, owners_of};
 use crate::simulation::services::{Standing, name_of};
@@ -15,7 +15,9 @@ impl World<'_> {
         let agreed = match self.store.agreed() {
             Ok(Some(agreed)) => agreed,
             Ok(None) => return,
-            Err(problem) => return self.fail(Property::Engine, format!("the plan cannot be read: {problem}")),
+            Err(problem) => {
+                return self.fail(Property::Engine, format!("the plan cannot be read: {problem}"));
+            }
         };
         if Arc::ptr_eq(&agreed, &self.agreed) {
             return;
@@ -26,7 +28,9 @@ impl World<'_> {
         self.numbers = numbers.collect();
         self.ids = self.numbers.iter().map(|(id, number)| (*number, *id)).collect();
         let (former, plan) = (&former.plan, &agreed.plan);
-        for backend in former.masks.iter().chain(&plan.masks).filter_map(|mask| self.numbers.get(&mask.backend)) {
+        for backend in
+            former.masks.iter().chain(&plan.masks).filter_map(|mask| self.numbers.get(&mask.backend))
+        {
             self.masked_until.insert(*backend, self.now);
         }
         self.say(|| {
@@ -56,7 +60,9 @@ impl World<'_> {
             }
         }
         let in_force = |plan: &Plan| plan.masks.iter().filter(|mask| mask.in_force).count();
-        let lags = |of: &Machine| of.alive && former.members.contains(of.member()) && of.control.done() < former.step;
+        let lags = |of: &Machine| {
+            of.alive && former.members.contains(of.member()) && of.control.done() < former.step
+        };
         if in_force(plan) > in_force(former) && self.machines.iter().any(lags) {
             self.forced = (self.now, Tick(self.now.0 + FORCED_US));
         }
@@ -97,7 +103,8 @@ impl World<'_> {
                 let Some(primary) = new.primary.filter(|&machine| stays(machine)) else { continue };
                 let heir = old.iter().find(|&machine| stays(machine));
                 if heir.is_some() && heir != Some(primary) {
-                    let what = format!("slot {slot} goes to machine {}, which has no records of it", primary.0);
+                    let what =
+                        format!("slot {slot} goes to machine {}, which has no records of it", primary.0);
                     return self.fail(Property::Succession, what);
                 }
             }
@@ -145,7 +152,7 @@ impl World<'_> {
                 self.touch_if_tainted(client);
             }
         }
-        self.after(self.scenario.habits.max_idle_us / 4, Event::Quarter);
+        self.after(self.scenario.habits.max_idle_us / 4, WorldEvent::Quarter);
     }
 
     /// Two that live and hold themselves to be the leader.
@@ -162,12 +169,14 @@ impl World<'_> {
         }
         if plan.phase != Phase::Idle || plan.tainted_slots() > 0 || !plan.masks.is_empty() {
             let (phase, tainted, masks) = (plan.phase, plan.tainted_slots(), plan.masks.len());
-            return Some(format!("the plan is in {phase:?}, {tainted} slots are tainted, {masks} backends masked"));
+            return Some(format!(
+                "the plan is in {phase:?}, {tainted} slots are tainted, {masks} backends masked"
+            ));
         }
         if plan.members.len() != self.machines.len() {
             return Some(format!("{} machines are members", plan.members.len()));
         }
-        let (_, drains) = self.services.asked(self.scenario);
+        let drains = self.services.drains();
         for (machine, of) in self.machines.iter().enumerate() {
             let step = of.control.plan().map_or(0, |plan| plan.step);
             if step != plan.step || of.control.done() != step {
@@ -186,7 +195,8 @@ impl World<'_> {
                     return Some(format!("{} takes no flows", name_of(*backend)));
                 }
             }
-            let is_wanted = |id: &BackendId| self.numbers.get(id).is_some_and(|number| wanted.contains(number));
+            let is_wanted =
+                |id: &BackendId| self.numbers.get(id).is_some_and(|number| wanted.contains(number));
             if let Some(other) = planned.cur.iter().flatten().find(|id| !is_wanted(id)) {
                 return Some(format!("backend {other:?} takes flows, which nobody wants"));
             }

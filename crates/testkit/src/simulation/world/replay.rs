@@ -1,7 +1,7 @@
 //! Somebody listens between machines, and sends again what he has heard: also what the network has lost, to whoever it was for or to
 //! the next one in his place, as often and as late as he likes.
 
-use super::{Event, World};
+use super::{World, WorldEvent};
 use crate::simulation::checker::Property;
 use statesync::MachineId;
 use statesync::suspicion::{HEARTBEAT_US, SILENCE_US};
@@ -27,12 +27,12 @@ impl World<'_> {
                 let us = self.listener.random.between(low, high);
                 self.checker.summary.replayed += 1;
                 let frame = heard.frame.clone();
-                self.after(us, Event::Arrive { machine: heard.to, frame, client: None });
+                self.after(us, WorldEvent::Arrive { machine: heard.to, frame, client: None });
             }
         }
         let mean = self.scenario.replay_us;
         let us = self.listener.random.between(mean / 2, mean * 3 / 2);
-        self.after(us, Event::Replay);
+        self.after(us, WorldEvent::Replay);
     }
 
     /// A machine is about to return: who has seen it dead for long enough must suspect it, where nothing was lost that could be said

@@ -1,6 +1,6 @@
 //! The end: everything comes to rest, and then nothing is told.
 
-use super::{Client, Event, World};
+use super::{Client, World, WorldEvent};
 use crate::simulation::checker::{Property, RunSummary};
 use crate::simulation::client::LifePhase;
 
@@ -55,9 +55,9 @@ impl World<'_> {
             let of = &mut self.clients[client];
             of.timer += 1;
             let timer = of.timer;
-            self.after(us, Event::Ring { client, timer });
+            self.after(us, WorldEvent::Ring { client, timer });
         }
-        self.sometime(self.scenario.reshuffle_us.min(500_000), Event::Reshuffle);
+        self.sometime(self.scenario.reshuffle_us.min(500_000), WorldEvent::Reshuffle);
     }
 
     /// What all machines that live have counted, and those that died.

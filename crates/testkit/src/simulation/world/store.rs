@@ -1,11 +1,11 @@
 //! The store, and the ways of machines to it.
 
-use super::{Event, LEASE_US, TEND_US, World};
+use super::{LEASE_US, TEND_US, World, WorldEvent};
 use crate::simulation::checker::Property;
 use crate::simulation::machine::{Machine, StoreLink};
 use control::simulation::{News, Request};
-use std::collections::BTreeMap;
 use statesync::{MachineId, Rule};
+use std::collections::BTreeMap;
 use wire::Tick;
 
 /// A machine that does not reach the store tries again after so long.
@@ -21,12 +21,12 @@ impl World<'_> {
     /// The process of a machine has started.
     pub(super) fn begin_machine(&mut self, machine: usize) {
         let run = self.machines[machine].run;
-        self.after(0, Event::Connect { machine, run });
-        self.after(TEND_US.0, Event::Tend { machine, run });
+        self.after(0, WorldEvent::Connect { machine, run });
+        self.after(TEND_US.0, WorldEvent::Tend { machine, run });
         let us = self.random.below(250_000);
-        self.after(us, Event::Sweep { machine, run, turn: 0 });
+        self.after(us, WorldEvent::Sweep { machine, run, turn: 0 });
         let us = self.random.below(100_000);
-        self.after(us, Event::Check { machine, run });
+        self.after(us, WorldEvent::Check { machine, run });
         self.give_turns(machine);
     }
 
@@ -51,7 +51,7 @@ impl World<'_> {
             return;
         }
         if !self.reaches_store(machine) || !self.identify(machine) {
-            return self.after(RETRY_US, Event::Connect { machine, run });
+            return self.after(RETRY_US, WorldEvent::Connect { machine, run });
         }
         self.last_connection += 1;
         let connection = self.last_connection;
@@ -110,7 +110,7 @@ impl World<'_> {
         let at = link.down_at.max(Tick(self.now.0 + us));
         link.down_at = at;
         let connection = link.connection;
-        self.at(at, Event::Told { machine, connection, news: Box::new(news) });
+        self.at(at, WorldEvent::Told { machine, connection, news: Box::new(news) });
     }
 
     pub(super) fn told(&mut self, machine: usize, connection: u64, news: News) {
@@ -170,14 +170,14 @@ impl World<'_> {
         of.link.connection = connection;
         let (run, at) = (of.run, Tick(self.now.0 + notices));
         of.link.down_at = at;
-        self.at(at, Event::Told { machine, connection, news: Box::new(News::disconnected()) });
+        self.at(at, WorldEvent::Told { machine, connection, news: Box::new(News::disconnected()) });
         let at = of_later(until, at);
-        self.at(at, Event::Connect { machine, run });
+        self.at(at, WorldEvent::Connect { machine, run });
     }
 
     /// Machines that reach the store keep their leases; others' end, unless there is no store to end them.
     pub(super) fn renew_leases(&mut self) {
-        self.after(super::RENEW_US, Event::Leases);
+        self.after(super::RENEW_US, WorldEvent::Leases);
         let renewed = Tick(self.now.0 + LEASE_US);
         if self.now < self.store_away_until {
             return self.leases.values_mut().for_each(|ends| *ends = renewed);
@@ -202,7 +202,7 @@ impl World<'_> {
             self.tend(machine);
             let is_busy = self.machines[machine].control.is_busy();
             let us = if is_busy { TEND_US.0 } else { TEND_US.1 };
-            self.after(us, Event::Tend { machine, run });
+            self.after(us, WorldEvent::Tend { machine, run });
         }
     }
 
@@ -243,7 +243,7 @@ impl World<'_> {
         let at = link.up_at.max(Tick(self.now.0 + us));
         link.up_at = at;
         let connection = link.connection;
-        self.at(at, Event::Asked { machine, connection, lease, request: Box::new(request), survives });
+        self.at(at, WorldEvent::Asked { machine, connection, lease, request: Box::new(request), survives });
     }
 
     /// What a machine looks at: its backends and clients, loads and weights.
@@ -257,7 +257,7 @@ impl World<'_> {
         if turn.is_multiple_of(2) {
             of.control.sweep(at);
         }
-        self.after(250_000, Event::Sweep { machine, run, turn: turn + 1 });
+        self.after(250_000, WorldEvent::Sweep { machine, run, turn: turn + 1 });
     }
 
     /// The checks of a machine end.
@@ -266,14 +266,17 @@ impl World<'_> {
             return;
         }
         let (down, services) = (&self.down, &self.services);
-        let failing: Vec<_> =
-            down.iter().filter(|(_, at)| at[machine]).map(|(backend, _)| services.address(*backend)).collect();
+        let failing: Vec<_> = down
+            .iter()
+            .filter(|(_, at)| at[machine])
+            .map(|(backend, _)| services.address(*backend))
+            .collect();
         let of = &mut self.machines[machine];
         let at = of.moment(self.now);
         of.control.check(&|address| !failing.contains(&address), at);
         self.tend(machine);
         let ms = if self.scenario.backends > 0 { 2_000 } else { crate::simulation::services::CHECK_MS };
-        self.after(ms * 1000, Event::Check { machine, run });
+        self.after(ms * 1000, WorldEvent::Check { machine, run });
     }
 }
 

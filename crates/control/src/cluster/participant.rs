@@ -1,18 +1,18 @@
 //! What a machine knows of its cluster, and what it wants to put into the store. Pure: it is told what the store shows, what workers
-//! report and what time it is, and gives [`Order`]s; the same orders come again until the store shows them done.
+//! report and what time it is, and gives [`StoreOrder`]s; the same orders come again until the store shows them done.
 
 use super::document::{DecodeError, Document, Encoded, REGISTERED_MAX, Settings, VALUE_MAX, digests_of};
 use super::keys::{
-    self, AcknowledgementValue, HealthValue, HeardValue, Key, LeaderValue, MachineValue, MemberValue,
-    WishValue,
+    self, AcknowledgementValue, DesiredValue, HealthValue, Key, LeaderValue, MachineValue, MemberValue,
+    ReceivedValue,
 };
 use super::leading::Leading;
-use super::picture::{Change, Picture};
 use super::readings::Reading;
 use super::registrations;
 use super::slot_text;
+use super::snapshot::{KeyChange, StoreSnapshot};
 use super::stock::{Lot, Missing, Stock};
-use super::tables::Tables;
+use super::tables::AgreedTables;
 use statesync::plan::{Acknowledgement, Follower, Report};
 use statesync::{MachineId, Member};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -25,7 +25,7 @@ const SWEPT_AT_ONCE: usize = 100;
 /// How long nothing is begun after a plan that did not fit into the store, microseconds.
 const REST_US: u64 = 10_000_000;
 /// What this machine has heard of agents is told this often at most, microseconds: each time it is told whole.
-const HEARD_US: u64 = 100_000;
+const RECEIVED_US: u64 = 100_000;
 
 /// How long a leader that returns to the store waits for members that have not returned, microseconds: all have lost the store at once, each
 /// tries again within 3 s, and without data of theirs none can be told from a dead one.
@@ -33,12 +33,12 @@ const RETURN_US: u64 = 6_000_000;
 
 /// What is to be put into the store.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Order {
+pub(crate) enum StoreOrder {
     /// Under this machine's lease, if the plan is still the one of this revision.
     Put {
-        /// Where.
+        /// The key.
         key: Key,
-        /// What.
+        /// Its value.
         value: Vec<u8>,
         /// Revision of the plan; `None`: whatever it is.
         if_plan: Option<i64>,
@@ -47,7 +47,7 @@ pub(crate) enum Order {
     Register {
         /// The number.
         machine: MachineId,
-        /// What.
+        /// Its name and incarnation.
         value: Vec<u8>,
         /// Revision of the one before; 0: there is none.
         after: i64,
@@ -135,10 +135,10 @@ struct Lead {
 #[derive(Debug, Default)]
 struct Hearing {
     /// What it has heard; `None`: it does not listen.
-    own: Option<HeardValue>,
+    own: Option<ReceivedValue>,
     /// What it tells, or told last.
-    told: HeardValue,
-    /// The same, written.
+    told: ReceivedValue,
+    /// `told` as it is written.
     bytes: Vec<u8>,
     /// When that last changed.
     since: Option<Tick>,
@@ -152,7 +152,7 @@ struct Hearing {
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Seat {
+pub(crate) struct Participant {
     own: Own,
     /// This machine's own configuration.
     own_text: String,
@@ -162,11 +162,11 @@ pub(crate) struct Seat {
     /// Since when the store has no plan for it to join by.
     planless_since: Option<Tick>,
     follower: Option<Follower>,
-    picture: Picture,
+    snapshot: StoreSnapshot,
     stock: Stock,
     /// Longest value that it writes, bytes.
     value_max: usize,
-    /// Connected, and the picture is whole.
+    /// Connected, and the snapshot is whole.
     is_connected: bool,
     document: Option<Arc<Document>>,
     /// Revision of the plan that was looked at last.
@@ -179,9 +179,9 @@ pub(crate) struct Seat {
     has_returned: bool,
     /// Names of machines and the wish, as the store had them when it was reached before.
     names: BTreeMap<MachineId, MachineValue>,
-    last_wish: Option<(WishValue, i64)>,
+    last_wish: Option<(DesiredValue, i64)>,
     /// The wish that a store has lost, and the revision of the one that it has instead.
-    lost_wish: Option<(WishValue, i64)>,
+    lost_wish: Option<(DesiredValue, i64)>,
     /// Why what the store says does not fit this machine.
     misfit: Option<String>,
     lead: Option<Lead>,
@@ -203,7 +203,7 @@ pub(crate) struct Seat {
     broken: Option<statesync::Rule>,
 }
 
-impl Seat {
+impl Participant {
     /// Its store takes no longer values than these, bytes.
     #[cfg(test)]
     pub(crate) fn set_value_max(&mut self, bytes: usize) {
@@ -211,8 +211,8 @@ impl Seat {
     }
 
     /// Of a machine that has not met the store yet. `own_text` is its configuration.
-    pub(crate) fn new(own: Own, own_text: String) -> Seat {
-        Seat {
+    pub(crate) fn new(own: Own, own_text: String) -> Participant {
+        Participant {
             stock: Stock::new(own.key),
             value_max: VALUE_MAX,
             own,
@@ -221,7 +221,7 @@ impl Seat {
             joins: false,
             planless_since: None,
             follower: None,
-            picture: Picture::default(),
+            snapshot: StoreSnapshot::default(),
             is_connected: false,
             document: None,
             looked_at: 0,
@@ -255,8 +255,8 @@ impl Seat {
     }
 
     /// What the store shows.
-    pub(crate) fn picture(&self) -> &Picture {
-        &self.picture
+    pub(crate) fn snapshot(&self) -> &StoreSnapshot {
+        &self.snapshot
     }
 
     /// The document in force here.
@@ -264,8 +264,8 @@ impl Seat {
         self.document.as_ref()
     }
 
-    /// Tables by recipe.
-    pub(crate) fn tables(&self) -> &Tables {
+    /// AgreedTables by recipe.
+    pub(crate) fn tables(&self) -> &AgreedTables {
         &self.stock.tables
     }
 
@@ -340,7 +340,7 @@ impl Seat {
     pub(crate) fn lagging(&self) -> Vec<Member> {
         self.lead
             .as_ref()
-            .map_or_else(Vec::new, |lead| lead.leading.lagging(&self.picture.live(&self.own.settings)))
+            .map_or_else(Vec::new, |lead| lead.leading.lagging(&self.snapshot.live(&self.own.settings)))
     }
 
     /// This machine's own configuration was read again. `agents`: where agents reach it.
@@ -358,12 +358,12 @@ impl Seat {
 
     /// Whether the newest plan that the store shows was looked at, and is in force here unless it could not be read.
     pub(crate) fn is_current(&self) -> bool {
-        self.is_connected && self.looked_at == self.picture.revision(Key::Plan)
+        self.is_connected && self.looked_at == self.snapshot.revision(Key::Plan)
     }
 
     /// What agents have told this machine; the rest is silence, which changes nothing. After each connection to the store nothing is told before
     /// this is called again, which should be when the machine [is current](Self::is_current): what it heard may be over since.
-    pub(crate) fn set_heard(&mut self, heard: HeardValue) {
+    pub(crate) fn set_received(&mut self, heard: ReceivedValue) {
         self.hearing.is_due |= self.hearing.own.as_ref() != Some(&heard);
         self.hearing.own = Some(heard);
     }
@@ -403,8 +403,8 @@ impl Seat {
     }
 
     /// The store was reached, and this is all that is in it.
-    pub(crate) fn connected(&mut self, changes: Vec<Change>) {
-        let before = std::mem::take(&mut self.picture);
+    pub(crate) fn connected(&mut self, changes: Vec<KeyChange>) {
+        let before = std::mem::take(&mut self.snapshot);
         if before.entry(Key::Plan).is_some() {
             self.names.clear();
         }
@@ -433,13 +433,13 @@ impl Seat {
     }
 
     /// Keys have changed.
-    pub(crate) fn changed(&mut self, changes: Vec<Change>) {
+    pub(crate) fn changed(&mut self, changes: Vec<KeyChange>) {
         for change in changes {
             self.ordered.remove(&change.0);
             if let (Key::Slots(digest), Some(lead)) = (change.0, &mut self.lead) {
                 lead.going.remove(&digest);
             }
-            if let Err(problem) = self.picture.change(change) {
+            if let Err(problem) = self.snapshot.change(change) {
                 self.news.push(News::Warning(format!("in the store: {problem}")));
             }
         }
@@ -483,7 +483,7 @@ impl Seat {
     }
 
     /// Takes in what is known by now, and says what is to be put into the store.
-    pub(crate) fn poll(&mut self, now: Tick) -> Vec<Order> {
+    pub(crate) fn poll(&mut self, now: Tick) -> Vec<StoreOrder> {
         let mut orders = Vec::new();
         let Some(member) = self.member else { return orders };
         self.stock.next_round();
@@ -502,7 +502,7 @@ impl Seat {
         }
         self.register(member, &mut orders);
         self.put_own(member, now, &mut orders);
-        self.put_heard(member, now, &mut orders);
+        self.put_received(member, now, &mut orders);
         self.lead(member, now, &mut orders);
         orders
     }
@@ -513,7 +513,7 @@ impl Seat {
         let is_planless = self.joins
             && self.is_connected
             && self.document.is_none()
-            && self.picture.entry(Key::Plan).is_none();
+            && self.snapshot.entry(Key::Plan).is_none();
         if !is_planless {
             self.planless_since = None;
             return false;
@@ -521,25 +521,29 @@ impl Seat {
         let since = *self.planless_since.get_or_insert(now);
         let is_lost = now.since_us(since) >= RETURN_US;
         if is_lost {
-            self.give_up("the store has lost the plan of the cluster before this machine had joined it".to_owned());
+            self.give_up(
+                "the store has lost the plan of the cluster before this machine had joined it".to_owned(),
+            );
         }
         is_lost
     }
 
     /// Adopts a newer plan.
     fn look_at_plan(&mut self) {
-        let Some(entry) = self.picture.entry(Key::Plan) else { return self.stored_founder = None };
+        let Some(entry) = self.snapshot.entry(Key::Plan) else { return self.stored_founder = None };
         if entry.revision == self.looked_at || self.stock.is_making() {
             return;
         }
         let revision = entry.revision;
-        let document =
-            match Document::decode(&entry.value, |digest| self.picture.slots(digest), &mut self.stock.tables)
-            {
-                // They were put before the plan; so they come, unless another plan has come meanwhile.
-                Err(DecodeError::Missing(_) | DecodeError::Tables) => return,
-                other => other,
-            };
+        let document = match Document::decode(
+            &entry.value,
+            |digest| self.snapshot.slots(digest),
+            &mut self.stock.tables,
+        ) {
+            // They were put before the plan; so they come, unless another plan has come meanwhile.
+            Err(DecodeError::Missing(_) | DecodeError::Tables) => return,
+            other => other,
+        };
         self.looked_at = revision;
         let document = match document {
             Ok(document) => document,
@@ -577,9 +581,9 @@ impl Seat {
     fn fits(&mut self, member: Member) -> bool {
         let (machine, name) = (member.machine, &self.own.name);
         let number = machine.0;
-        let alive = self.picture.alive(machine).filter(|of| of.name != *name).map(|of| &of.name);
+        let alive = self.snapshot.alive(machine).filter(|of| of.name != *name).map(|of| &of.name);
         let registered =
-            self.picture.machines().get(&machine).filter(|of| of.name != *name).map(|of| &of.name);
+            self.snapshot.machines().get(&machine).filter(|of| of.name != *name).map(|of| &of.name);
         let is_other = self.document.as_ref().is_some_and(|own| own.is_of_another(self.stored_founder));
         let misfit = if is_other {
             let cluster = "is of another cluster, founded after this store had lost its data";
@@ -589,12 +593,16 @@ impl Seat {
             ))
         } else if let Some(other) = alive {
             Some(format!(
-                "machine number {number} is used by {other:?} as well as by this machine, {name:?}: restart the one that may lose its flows"
+                "machine number {number} is used by {other:?} as well as by this machine, {name:?}: \
+                 restart the one that may lose its flows"
             ))
         } else {
             registered.map(|other| {
                 let key = Key::Machine(machine).text();
-                format!("machine number {number} is registered for {other:?} and used by this machine, {name:?}: delete {key}, or restart this machine")
+                format!(
+                    "machine number {number} is registered for {other:?} and used by this machine, \
+                     {name:?}: delete {key}, or restart this machine"
+                )
             })
         };
         self.misfit = misfit;
@@ -605,7 +613,7 @@ impl Seat {
         }
         // As long as the others count on it, they wait for what it says.
         let is_counted_on = !is_other
-            && self.picture.members().any(|(of, value)| of == member && value.name == self.own.name);
+            && self.snapshot.members().any(|(of, value)| of == member && value.name == self.own.name);
         if !is_counted_on {
             self.lead = None;
         }
@@ -613,15 +621,15 @@ impl Seat {
     }
 
     /// Numbers stay those of their machines, also when the store has lost them.
-    fn register(&mut self, member: Member, orders: &mut Vec<Order>) {
+    fn register(&mut self, member: Member, orders: &mut Vec<StoreOrder>) {
         let own = MachineValue { name: self.own.name.clone(), incarnation: member.incarnation };
-        let is_there = |machine: MachineId| self.picture.machines().get(&machine);
+        let is_there = |machine: MachineId| self.snapshot.machines().get(&machine);
         let mut missing = Vec::new();
         // Another name is not overwritten.
         if is_there(member.machine).is_none_or(|of| of.name == own.name && of.incarnation < own.incarnation) {
             missing.push((member.machine, own));
         }
-        let is_lost = self.picture.entry(Key::Plan).is_none();
+        let is_lost = self.snapshot.entry(Key::Plan).is_none();
         if let Some(document) = self.document.as_ref().filter(|_| is_lost) {
             let plan = &document.plan;
             let listed =
@@ -640,14 +648,14 @@ impl Seat {
             let (key, value) = (Key::Machine(machine), keys::bytes(&value));
             if self.ordered.get(&key) != Some(&value) {
                 self.ordered.insert(key, value.clone());
-                orders.push(Order::Register { machine, value, after: self.picture.revision(key) });
+                orders.push(StoreOrder::Register { machine, value, after: self.snapshot.revision(key) });
             }
         }
     }
 
     /// Whether this machine is one that the others know. Says so if it was not said yet.
-    fn stand(&mut self, member: Member, orders: &mut Vec<Order>) -> bool {
-        let other = self.picture.members().map(|(known, _)| known).find(|of| of.machine == member.machine);
+    fn stand(&mut self, member: Member, orders: &mut Vec<StoreOrder>) -> bool {
+        let other = self.snapshot.members().map(|(known, _)| known).find(|of| of.machine == member.machine);
         if other.is_some_and(|known| known.incarnation > member.incarnation) {
             let name = &self.own.name;
             let problem =
@@ -660,8 +668,8 @@ impl Seat {
         self.was_counted_on |= counts;
         // It may have entries that nobody knows of, so it must not come back as the same one.
         if self.was_counted_on && !counts && !self.is_leaving {
-            let problem = "the other machines have given this one up, because its lease in the store had ended; \
-                           it must start again";
+            let problem = "the other machines have given this one up, because its lease in the store \
+                           had ended; it must start again";
             self.give_up(problem.to_owned());
             return false;
         }
@@ -681,26 +689,26 @@ impl Seat {
         });
         if self.is_leaving && self.has_left() {
             if other.is_some() && self.ordered.insert(Key::Member(member.machine), Vec::new()).is_none() {
-                orders.push(Order::Leave);
+                orders.push(StoreOrder::Leave);
             }
             return false;
         }
         // Nobody has begun to go on without it: the plan is still the one that was looked at.
-        let if_plan = Some(self.picture.revision(Key::Plan));
+        let if_plan = Some(self.snapshot.revision(Key::Plan));
         self.put(Key::Member(member.machine), value, if_plan, orders);
         other == Some(member)
     }
 
     /// Orders a value unless the store shows it, or it is on its way.
-    fn put(&mut self, key: Key, value: Vec<u8>, if_plan: Option<i64>, orders: &mut Vec<Order>) {
-        let is_there = self.picture.entry(key).is_some_and(|entry| entry.value == value);
+    fn put(&mut self, key: Key, value: Vec<u8>, if_plan: Option<i64>, orders: &mut Vec<StoreOrder>) {
+        let is_there = self.snapshot.entry(key).is_some_and(|entry| entry.value == value);
         if !is_there && self.ordered.get(&key) != Some(&value) {
             self.ordered.insert(key, value.clone());
-            orders.push(Order::Put { key, value, if_plan });
+            orders.push(StoreOrder::Put { key, value, if_plan });
         }
     }
 
-    fn put_own(&mut self, member: Member, now: Tick, orders: &mut Vec<Order>) {
+    fn put_own(&mut self, member: Member, now: Tick, orders: &mut Vec<StoreOrder>) {
         let in_force = self.document.as_ref().map_or(0, |document| document.plan.step);
         let returns = self.is_returning(now);
         if let Some(acknowledged) = &self.acknowledged {
@@ -725,17 +733,18 @@ impl Seat {
         self.put(Key::Health(member.machine), value, None, orders);
     }
 
-    fn put_heard(&mut self, member: Member, now: Tick, orders: &mut Vec<Order>) {
+    fn put_received(&mut self, member: Member, now: Tick, orders: &mut Vec<StoreOrder>) {
         let Some(own) = &self.hearing.own else { return };
         let step = self.document.as_ref().map_or(0, |document| document.plan.step);
-        let looked_at = (self.picture.heard_version(), step);
+        let looked_at = (self.snapshot.received_version(), step);
         // Those that are over are told until all know it, and again when one is in force that was not when it was told: the leader
         // may have let it in just before.
         let is_over = !self.hearing.told.over.is_empty() || !own.over.is_empty();
         let looks = self.hearing.is_due || is_over && self.hearing.looked_at != looked_at;
-        let may = self.hearing.since.is_none_or(|since| now.since_us(since) >= HEARD_US);
+        let may = self.hearing.since.is_none_or(|since| now.since_us(since) >= RECEIVED_US);
         if looks && may {
-            let others = self.picture.heard().filter(|(of, _)| *of != member.machine).map(|(_, value)| value);
+            let others =
+                self.snapshot.received().filter(|(of, _)| *of != member.machine).map(|(_, value)| value);
             let in_force = self.document.as_ref().map_or(&[][..], |document| &document.registered);
             let told = registrations::to_tell(own.clone(), &self.hearing.told, in_force, others);
             self.hearing.is_due = false;
@@ -744,8 +753,8 @@ impl Seat {
                 let (bytes, rest) = registrations::written(&told, REGISTERED_MAX);
                 if rest > self.hearing.rest {
                     self.news.push(News::Warning(format!(
-                        "{rest} registrations that this machine has heard do not fit into the store: the cluster takes them from it when others \
-                         have gone, or from another machine"
+                        "{rest} registrations that this machine has heard do not fit into the store: \
+                         the cluster takes them from it when others have gone, or from another machine"
                     )));
                 }
                 self.hearing.rest = rest;
@@ -754,30 +763,30 @@ impl Seat {
                 self.hearing.since = Some(now);
             }
         }
-        let key = Key::Heard(member.machine);
+        let key = Key::Received(member.machine);
         let value = &self.hearing.bytes;
-        let is_there = self.picture.entry(key).is_some_and(|entry| entry.value == *value);
+        let is_there = self.snapshot.entry(key).is_some_and(|entry| entry.value == *value);
         if !value.is_empty() && !is_there && self.ordered.get(&key) != Some(value) {
             self.put(key, value.clone(), None, orders);
         }
     }
 
-    fn lead(&mut self, member: Member, now: Tick, orders: &mut Vec<Order>) {
+    fn lead(&mut self, member: Member, now: Tick, orders: &mut Vec<StoreOrder>) {
         let own_value = keys::bytes(&LeaderValue::from(member));
         let own_step = self.document.as_ref().map_or(0, |document| document.plan.step);
         // Whoever leads must know the newest plan, also after the store has lost it; and nobody founds a cluster where one is.
         let may_found = self.document.is_some()
-            || self.picture.entry(Key::Plan).is_some()
-            || !self.joins && self.picture.members().all(|(_, value)| value.founder.is_none());
-        let knows_newest = own_step >= self.picture.last_step() && may_found;
+            || self.snapshot.entry(Key::Plan).is_some()
+            || !self.joins && self.snapshot.members().all(|(_, value)| value.founder.is_none());
+        let knows_newest = own_step >= self.snapshot.last_step() && may_found;
         // Who does not live leads nobody, nor does what cannot be read: neither is under a lease that ends, or it would be gone.
-        let lives = |of: &Member| *of == member || self.picture.members().any(|(alive, _)| alive == *of);
-        match self.picture.leader().filter(lives) {
+        let lives = |of: &Member| *of == member || self.snapshot.members().any(|(alive, _)| alive == *of);
+        match self.snapshot.leader().filter(lives) {
             Some(leader) if leader == member => {
                 if !knows_newest {
                     self.lead = None;
                     if self.ordered.insert(Key::Leader, own_value.clone()).as_ref() != Some(&own_value) {
-                        orders.push(Order::Resign(own_value));
+                        orders.push(StoreOrder::Resign(own_value));
                     }
                     return;
                 }
@@ -787,8 +796,8 @@ impl Seat {
                 self.lead = None;
                 if knows_newest && self.ordered.get(&Key::Leader) != Some(&own_value) {
                     self.ordered.insert(Key::Leader, own_value.clone());
-                    let after = self.picture.revision(Key::Leader);
-                    orders.push(Order::Lead { value: own_value, after });
+                    let after = self.snapshot.revision(Key::Leader);
+                    orders.push(StoreOrder::Lead { value: own_value, after });
                 }
                 return;
             }
@@ -806,7 +815,8 @@ impl Seat {
         }
         let unwritten = std::mem::take(&mut lead.is_unwritten);
         lead.leading.set_weights(&self.weights);
-        let next = !waits && lead.leading.poll(&self.picture, &self.own_text, &mut self.stock, now).is_some();
+        let next =
+            !waits && lead.leading.poll(&self.snapshot, &self.own_text, &mut self.stock, now).is_some();
         if let Some(problem) = lead.leading.take_problem() {
             self.news.push(News::Warning(problem));
         }
@@ -818,10 +828,10 @@ impl Seat {
                 lead.is_writing = true;
                 // What somebody has overwritten is put again.
                 let is_there = |digest, slots: &[u8]| {
-                    !lead.going.contains(&digest) && self.picture.slots(digest) == Some(slots)
+                    !lead.going.contains(&digest) && self.snapshot.slots(digest) == Some(slots)
                 };
                 document.slots.retain(|(digest, slots)| !is_there(*digest, slots));
-                orders.push(Order::Plan { document, after: lead.after, leader: own_value });
+                orders.push(StoreOrder::Plan { document, after: lead.after, leader: own_value });
             }
             Err(problem) => {
                 self.news.push(News::Warning(problem));
@@ -833,18 +843,18 @@ impl Seat {
     }
 
     /// Slots that the plan names no more go, once after every plan.
-    fn sweep(&mut self, leader: &[u8], orders: &mut Vec<Order>) {
-        let (Some(lead), Some(entry)) = (&mut self.lead, self.picture.entry(Key::Plan)) else { return };
+    fn sweep(&mut self, leader: &[u8], orders: &mut Vec<StoreOrder>) {
+        let (Some(lead), Some(entry)) = (&mut self.lead, self.snapshot.entry(Key::Plan)) else { return };
         if entry.revision != lead.after || lead.swept == lead.after {
             return;
         }
         lead.swept = lead.after;
         let named = digests_of(&entry.value);
-        let mut rest = self.picture.digests().filter(|digest| !named.contains(digest)).peekable();
+        let mut rest = self.snapshot.digests().filter(|digest| !named.contains(digest)).peekable();
         while rest.peek().is_some() {
             let digests: Vec<u128> = rest.by_ref().take(SWEPT_AT_ONCE).collect();
             lead.going.extend(&digests);
-            orders.push(Order::Sweep { digests, if_plan: lead.after, leader: leader.to_vec() });
+            orders.push(StoreOrder::Sweep { digests, if_plan: lead.after, leader: leader.to_vec() });
         }
     }
 
@@ -860,7 +870,7 @@ impl Seat {
         let Some(lead) = &mut self.lead else { return false };
         let plan = &lead.leading.document().plan;
         let listed = plan.members.iter().chain(plan.next_members.iter().flat_map(statesync::Members::iter));
-        let is_missing = |of: Member| !plan.lost.contains(of) && !self.picture.has_spoken(of);
+        let is_missing = |of: Member| !plan.lost.contains(of) && !self.snapshot.has_spoken(of);
         if listed.filter(|of| Some(*of) != self.member).any(is_missing) {
             if returns {
                 lead.has_waited = true;
@@ -868,7 +878,10 @@ impl Seat {
             }
             if std::mem::take(&mut lead.has_waited) && !lead.is_writing {
                 let Some(lead) = self.lead.take() else { return false };
-                #[cfg_attr(not(feature = "negative-controls"), expect(unused_mut, reason = "a rule is broken in tests"))]
+                #[cfg_attr(
+                    not(feature = "negative-controls"),
+                    expect(unused_mut, reason = "a rule is broken in tests")
+                )]
                 let mut leading = lead.leading.leap(now);
                 #[cfg(feature = "negative-controls")]
                 leading.break_rules(self.broken);
@@ -879,22 +892,23 @@ impl Seat {
     }
 
     /// The wish that a store has lost, if this machine leads and should put it back: the last one that was seen, or what is in force.
-    pub(crate) fn wish_to_put_back(&self) -> Option<WishValue> {
+    pub(crate) fn wish_to_put_back(&self) -> Option<DesiredValue> {
         self.lead.as_ref()?;
-        let revision = self.picture.revision(Key::Wish);
+        let revision = self.snapshot.revision(Key::Desired);
         let lost = self.lost_wish.as_ref().filter(|(_, instead)| *instead == revision).map(|(wish, _)| wish);
         let wish = match lost {
             Some(wish) => wish.clone(),
-            None if self.picture.wish().is_none() => self.wish_in_force()?,
+            None if self.snapshot.wish().is_none() => self.wish_in_force()?,
             None => return None,
         };
-        let is_there = |(known, _): (&WishValue, i64)| known.text == wish.text && known.drains == wish.drains;
-        (!self.picture.wish().is_some_and(is_there)).then_some(wish)
+        let is_there =
+            |(known, _): (&DesiredValue, i64)| known.text == wish.text && known.drains == wish.drains;
+        (!self.snapshot.wish().is_some_and(is_there)).then_some(wish)
     }
 
-    fn wish_in_force(&self) -> Option<WishValue> {
+    fn wish_in_force(&self) -> Option<DesiredValue> {
         let document = self.document.as_ref().filter(|document| !document.text.is_empty())?;
-        Some(WishValue {
+        Some(DesiredValue {
             text: document.text.clone(),
             drains: document.drains.clone(),
             by: self.own.name.clone(),
@@ -907,9 +921,9 @@ impl Seat {
         if self.stock.is_making() {
             return;
         }
-        let entry = self.picture.entry(Key::Plan);
+        let entry = self.snapshot.entry(Key::Plan);
         let after = entry.map_or(0, |entry| entry.revision);
-        let slots = |digest| self.picture.slots(digest);
+        let slots = |digest| self.snapshot.slots(digest);
         let stored = match entry.map(|entry| Document::decode(&entry.value, slots, &mut self.stock.tables)) {
             None => None,
             Some(Ok(document)) => Some(document),
@@ -925,15 +939,18 @@ impl Seat {
                 let last = self.last_wish.as_ref().filter(|(_, revision)| *revision > own.wish);
                 let wish = last.map(|(wish, _)| wish.clone()).or_else(|| self.wish_in_force());
                 let document = own.clone().for_another_store();
-                self.lost_wish = wish.map(|wish| (wish, self.picture.revision(Key::Wish)));
+                self.lost_wish = wish.map(|wish| (wish, self.snapshot.revision(Key::Desired)));
                 (document, true)
             }
             (None, None) => {
-                let live = self.picture.live(&self.own.settings);
+                let live = self.snapshot.live(&self.own.settings);
                 (Document::first(live, self.own.settings.clone(), member), true)
             }
         };
-        #[cfg_attr(not(feature = "negative-controls"), expect(unused_mut, reason = "a rule is broken in tests"))]
+        #[cfg_attr(
+            not(feature = "negative-controls"),
+            expect(unused_mut, reason = "a rule is broken in tests")
+        )]
         let mut leading = Leading::new(document, now);
         #[cfg(feature = "negative-controls")]
         leading.break_rules(self.broken);

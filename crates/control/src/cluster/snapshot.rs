@@ -2,8 +2,8 @@
 
 use super::document::Settings;
 use super::keys::{
-    self, AcknowledgementValue, HealthValue, HeardValue, Key, LeaderValue, MachineValue, MemberValue,
-    WishValue,
+    self, AcknowledgementValue, DesiredValue, HealthValue, Key, LeaderValue, MachineValue, MemberValue,
+    ReceivedValue,
 };
 use super::slot_text;
 use statesync::plan::{Acknowledgement, ServicePlan, SlotSets};
@@ -12,41 +12,41 @@ use std::collections::BTreeMap;
 
 /// A value and the revision at which it was put.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Entry {
+pub(crate) struct StoredValue {
     pub(crate) value: Vec<u8>,
     pub(crate) revision: i64,
 }
 
 /// A key that changed; `None`: it is gone.
-pub(crate) type Change = (Key, Option<Entry>);
+pub(crate) type KeyChange = (Key, Option<StoredValue>);
 
 /// See the module.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Picture {
-    entries: BTreeMap<Key, Entry>,
+pub(crate) struct StoreSnapshot {
+    entries: BTreeMap<Key, StoredValue>,
     /// The readable ones of what stands in `entries`.
     machines: BTreeMap<MachineId, MachineValue>,
     members: BTreeMap<MachineId, MemberValue>,
     acknowledgements: BTreeMap<MachineId, AcknowledgementValue>,
     health: BTreeMap<MachineId, HealthValue>,
-    heard: BTreeMap<MachineId, HeardValue>,
+    heard: BTreeMap<MachineId, ReceivedValue>,
     leader: Option<Member>,
-    wish: Option<WishValue>,
+    wish: Option<DesiredValue>,
     /// Counts changes.
     version: u64,
     /// Counts changes of who lives and what they have heard.
-    heard_version: u64,
+    received_version: u64,
 }
 
-impl Picture {
+impl StoreSnapshot {
     /// Counts changes.
     pub(crate) fn version(&self) -> u64 {
         self.version
     }
 
     /// Counts changes of what [`Self::heard`] gives.
-    pub(crate) fn heard_version(&self) -> u64 {
-        self.heard_version
+    pub(crate) fn received_version(&self) -> u64 {
+        self.received_version
     }
 
     /// Takes in a change. Where a value cannot be read, the last one that could be stays in force: a machine is not given up for
@@ -54,10 +54,10 @@ impl Picture {
     ///
     /// # Errors
     /// Why a value cannot be read.
-    pub(crate) fn change(&mut self, (key, entry): Change) -> Result<(), String> {
+    pub(crate) fn change(&mut self, (key, entry): KeyChange) -> Result<(), String> {
         self.version += 1;
-        if matches!(key, Key::Heard(_) | Key::Member(_)) {
-            self.heard_version += 1;
+        if matches!(key, Key::Received(_) | Key::Member(_)) {
+            self.received_version += 1;
         }
         let Some(entry) = entry else {
             self.entries.remove(&key);
@@ -72,16 +72,16 @@ impl Picture {
                 keys::value(key, bytes).map(|v| drop(self.acknowledgements.insert(machine, v)))
             }
             Key::Health(machine) => keys::value(key, bytes).map(|v| drop(self.health.insert(machine, v))),
-            Key::Heard(machine) => keys::value(key, bytes).map(|v| drop(self.heard.insert(machine, v))),
+            Key::Received(machine) => keys::value(key, bytes).map(|v| drop(self.heard.insert(machine, v))),
             Key::Leader => keys::value::<LeaderValue>(key, bytes).map(|leader| {
                 let machine = MachineId(leader.machine);
                 self.leader = Some(Member { machine, incarnation: leader.incarnation });
             }),
-            Key::Wish => keys::value(key, bytes).map(|wish| self.wish = Some(wish)),
+            Key::Desired => keys::value(key, bytes).map(|wish| self.wish = Some(wish)),
             // Read by those who have tables.
             Key::Plan | Key::Slots(_) => Ok(()),
         };
-        if read.is_err() && matches!(key, Key::Leader | Key::Acknowledgement(_) | Key::Wish) {
+        if read.is_err() && matches!(key, Key::Leader | Key::Acknowledgement(_) | Key::Desired) {
             self.forget(key);
         }
         self.entries.insert(key, entry);
@@ -94,15 +94,15 @@ impl Picture {
             Key::Member(machine) => drop(self.members.remove(&machine)),
             Key::Acknowledgement(machine) => drop(self.acknowledgements.remove(&machine)),
             Key::Health(machine) => drop(self.health.remove(&machine)),
-            Key::Heard(machine) => drop(self.heard.remove(&machine)),
+            Key::Received(machine) => drop(self.heard.remove(&machine)),
             Key::Leader => self.leader = None,
-            Key::Wish => self.wish = None,
+            Key::Desired => self.wish = None,
             Key::Plan | Key::Slots(_) => {}
         }
     }
 
     /// What stands under a key.
-    pub(crate) fn entry(&self, key: Key) -> Option<&Entry> {
+    pub(crate) fn entry(&self, key: Key) -> Option<&StoredValue> {
         self.entries.get(&key)
     }
 
@@ -218,7 +218,7 @@ impl Picture {
     }
 
     /// What the living have heard of agents.
-    pub(crate) fn heard(&self) -> impl Iterator<Item = (MachineId, &HeardValue)> {
+    pub(crate) fn received(&self) -> impl Iterator<Item = (MachineId, &ReceivedValue)> {
         let is_alive = |machine: &MachineId| self.members.contains_key(machine);
         self.heard
             .iter()
@@ -242,8 +242,8 @@ impl Picture {
     }
 
     /// What operators want, and its revision.
-    pub(crate) fn wish(&self) -> Option<(&WishValue, i64)> {
-        Some((self.wish.as_ref()?, self.revision(Key::Wish)))
+    pub(crate) fn wish(&self) -> Option<(&DesiredValue, i64)> {
+        Some((self.wish.as_ref()?, self.revision(Key::Desired)))
     }
 }
 
@@ -253,8 +253,8 @@ mod tests {
 
     const ZERO: MachineId = MachineId(0);
 
-    fn put(picture: &mut Picture, key: Key, value: &[u8]) -> Result<(), String> {
-        picture.change((key, Some(Entry { value: value.to_vec(), revision: 1 })))
+    fn put(snapshot: &mut StoreSnapshot, key: Key, value: &[u8]) -> Result<(), String> {
+        snapshot.change((key, Some(StoredValue { value: value.to_vec(), revision: 1 })))
     }
 
     #[test]
@@ -270,27 +270,27 @@ mod tests {
             agents: None,
             founder: None,
         };
-        let mut picture = Picture::default();
-        put(&mut picture, Key::Member(ZERO), &keys::bytes(&value)).unwrap();
-        put(&mut picture, Key::Machine(ZERO), br#"{"name":"lb0","incarnation":3}"#).unwrap();
+        let mut snapshot = StoreSnapshot::default();
+        put(&mut snapshot, Key::Member(ZERO), &keys::bytes(&value)).unwrap();
+        put(&mut snapshot, Key::Machine(ZERO), br#"{"name":"lb0","incarnation":3}"#).unwrap();
         for garbage in [&b"{"[..], b"", b"{\"name\":7}", &[0xff; 40]] {
             // It is said which key it is.
-            let said = put(&mut picture, Key::Member(ZERO), garbage).unwrap_err();
+            let said = put(&mut snapshot, Key::Member(ZERO), garbage).unwrap_err();
             assert!(said.contains("members/0"), "{said}");
-            assert!(put(&mut picture, Key::Machine(ZERO), garbage).is_err());
-            assert_eq!(picture.live(&settings), Members::new([Member { machine: ZERO, incarnation: 3 }]));
-            assert_eq!(picture.name(ZERO), Some("lb0"));
+            assert!(put(&mut snapshot, Key::Machine(ZERO), garbage).is_err());
+            assert_eq!(snapshot.live(&settings), Members::new([Member { machine: ZERO, incarnation: 3 }]));
+            assert_eq!(snapshot.name(ZERO), Some("lb0"));
         }
-        picture.change((Key::Member(ZERO), None)).unwrap();
-        assert_eq!(picture.live(&settings), Members::default(), "its lease has ended");
+        snapshot.change((Key::Member(ZERO), None)).unwrap();
+        assert_eq!(snapshot.live(&settings), Members::default(), "its lease has ended");
     }
 
     #[test]
     fn a_leader_that_cannot_be_read_is_none() {
-        let mut picture = Picture::default();
-        put(&mut picture, Key::Leader, br#"{"machine":0,"incarnation":3}"#).unwrap();
-        assert!(picture.leader().is_some());
-        assert!(put(&mut picture, Key::Leader, b"nobody").is_err());
-        assert_eq!(picture.leader(), None);
+        let mut snapshot = StoreSnapshot::default();
+        put(&mut snapshot, Key::Leader, br#"{"machine":0,"incarnation":3}"#).unwrap();
+        assert!(snapshot.leader().is_some());
+        assert!(put(&mut snapshot, Key::Leader, b"nobody").is_err());
+        assert_eq!(snapshot.leader(), None);
     }
 }
