@@ -9,7 +9,7 @@ use guideway_lab::machines::Machines;
 use guideway_lab::topology::{STORE, backend_address};
 use guideway_lab::{Agent, Lab};
 use model::agent::seal::SEAL_BYTES;
-use model::agent::{FRAME_MAX, HELLO_TIMEOUT_MS, Phase, Refusal, ToAgent};
+use model::agent::{FRAME_MAX, HELLO_TIMEOUT_MS, Phase, RefusalCode, ToAgent};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, TcpListener, TcpStream};
@@ -37,7 +37,7 @@ fn who(agent: &str, index: u8, token: &str) -> Who {
 }
 
 /// The code of a refusal that closes the connection, or of one that does not.
-fn refusal(heard: &Heard) -> Option<Refusal> {
+fn refusal(heard: &Heard) -> Option<RefusalCode> {
     match heard {
         Heard::Message(ToAgent::Refused { code, .. }) => Some(*code),
         _ => None,
@@ -146,7 +146,7 @@ fn an_impostor_is_refused_and_counted(lab: &Lab, machines: &Machines<'_>) {
             ToAgent::Refused { code, backend, .. } if backend.as_deref() == Some(name) => Some(*code),
             _ => None,
         });
-        assert_eq!(code, Some(Refusal::Claimed), "{name} at {}", address(at));
+        assert_eq!(code, Some(RefusalCode::Claimed), "{name} at {}", address(at));
     }
     let counted = claims_refused(machines, 1) - before;
     println!("point 6: an impostor was refused by name and by address; {counted} counted");
@@ -160,7 +160,7 @@ fn a_wrong_token_is_refused(lab: &Lab) {
     let mut speaker = Speaker::connect(host, &listen(1));
     let heard = speaker.hello(&who("stranger", 4, "some other token of some length"));
     println!("point 6: a wrong token: {heard:?}");
-    assert_eq!(refusal(&heard), Some(Refusal::Proof));
+    assert_eq!(refusal(&heard), Some(RefusalCode::Proof));
     speaker.register("web", "stranger", address(4), 1);
     let phase = speaker.hear_of(Duration::from_secs(1), |message| match message {
         ToAgent::State { state, .. } => Some(*state),
@@ -203,7 +203,7 @@ fn a_recorded_session_proves_nothing(lab: &Lab, machines: &Machines<'_>) {
     drop(speaker.stream.write_all(&bytes));
     let heard = speaker.hear(Duration::from_secs(2));
     println!("point 6: {} bytes of a session said again: {heard:?}", bytes.len());
-    assert_eq!(refusal(&heard), Some(Refusal::Proof));
+    assert_eq!(refusal(&heard), Some(RefusalCode::Proof));
     assert!(speaker.is_closed_within(Duration::from_secs(1)));
     pause(500);
     let row = backends(machines, 1, "web").into_iter().find(|row| row["name"] == "recorded");

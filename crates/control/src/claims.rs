@@ -36,7 +36,7 @@ const COMMAND_MAX: usize = 120;
 
 /// One thing that only one daemon may have.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) enum Claim {
+pub(crate) enum ExclusiveName {
     /// `machine.name`: EAL's files are named after it.
     Machine(String),
     /// A kernel interface: an exception interface, or what a data port takes frames from.
@@ -49,27 +49,29 @@ pub(crate) enum Claim {
     Vip(Net),
 }
 
-impl Claim {
+impl ExclusiveName {
     /// Its name in the network namespace; `None` where such a name cannot be, and so nobody has it.
     fn name(&self) -> Option<String> {
         let name = match self {
-            Claim::Machine(name) => format!("{PREFIX}/machine/{name}"),
-            Claim::Interface(name) if name.len() > INTERFACE_MAX || name.contains('/') => return None,
-            Claim::Interface(name) => format!("{PREFIX}/interface/{name}"),
-            Claim::Device(name) => format!("{PREFIX}/device/{name}"),
-            Claim::Listener(address) => format!("{PREFIX}/listener/{address}"),
-            Claim::Vip(net) => format!("{PREFIX}/vip/{}/{}", net.addr, net.len),
+            ExclusiveName::Machine(name) => format!("{PREFIX}/machine/{name}"),
+            ExclusiveName::Interface(name) if name.len() > INTERFACE_MAX || name.contains('/') => {
+                return None;
+            }
+            ExclusiveName::Interface(name) => format!("{PREFIX}/interface/{name}"),
+            ExclusiveName::Device(name) => format!("{PREFIX}/device/{name}"),
+            ExclusiveName::Listener(address) => format!("{PREFIX}/listener/{address}"),
+            ExclusiveName::Vip(net) => format!("{PREFIX}/vip/{}/{}", net.addr, net.len),
         };
         Some(name).filter(|name| name.len() <= NAME_MAX)
     }
 
     fn remedy(&self) -> &'static str {
         match self {
-            Claim::Machine(_) => "stop that daemon, or set another machine.name",
-            Claim::Interface(_) => "stop that daemon, or give the port another device and exception",
-            Claim::Device(_) => "stop that daemon, or give the port another device",
-            Claim::Listener(_) => "stop that daemon, or set another listen address",
-            Claim::Vip(_) => {
+            ExclusiveName::Machine(_) => "stop that daemon, or set another machine.name",
+            ExclusiveName::Interface(_) => "stop that daemon, or give the port another device and exception",
+            ExclusiveName::Device(_) => "stop that daemon, or give the port another device",
+            ExclusiveName::Listener(_) => "stop that daemon, or set another listen address",
+            ExclusiveName::Vip(_) => {
                 "only one daemon of a network namespace can announce an address; stop that daemon, or \
                  set announce = \"none\" here"
             }
@@ -77,21 +79,21 @@ impl Claim {
     }
 }
 
-impl std::fmt::Display for Claim {
+impl std::fmt::Display for ExclusiveName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Claim::Machine(name) => write!(f, "machine.name {name:?}"),
-            Claim::Interface(name) => write!(f, "interface {name}"),
-            Claim::Device(name) => write!(f, "device {name}"),
-            Claim::Listener(address) => write!(f, "listener {address}"),
-            Claim::Vip(net) => write!(f, "VIP {}/{}", net.addr, net.len),
+            ExclusiveName::Machine(name) => write!(f, "machine.name {name:?}"),
+            ExclusiveName::Interface(name) => write!(f, "interface {name}"),
+            ExclusiveName::Device(name) => write!(f, "device {name}"),
+            ExclusiveName::Listener(address) => write!(f, "listener {address}"),
+            ExclusiveName::Vip(net) => write!(f, "VIP {}/{}", net.addr, net.len),
         }
     }
 }
 
 impl ClaimError {
     /// With the process that has it, if it can be found.
-    fn with_holder(mut self, claim: &Claim) -> ClaimError {
+    fn with_holder(mut self, claim: &ExclusiveName) -> ClaimError {
         if let (ClaimError::Held { holder, .. }, Some(name)) = (&mut self, claim.name())
             && let Some(owner) = owner_of(&[&format!("@{name}")])
         {
@@ -107,7 +109,7 @@ pub struct Claims(Arc<Mutex<HeldClaims>>);
 
 #[derive(Debug, Default)]
 struct HeldClaims {
-    sockets: BTreeMap<Claim, OwnedFd>,
+    sockets: BTreeMap<ExclusiveName, OwnedFd>,
     state_dir: Option<OwnedFd>,
 }
 
@@ -157,11 +159,11 @@ impl Claims {
     /// Gives back addresses that are neither among `wanted` nor claimed by a configuration.
     pub(crate) fn keep_vips(&self, wanted: &BTreeSet<Net>) {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        held.sockets.retain(|claim, _| !matches!(claim, Claim::Vip(net) if !wanted.contains(net)));
+        held.sockets.retain(|claim, _| !matches!(claim, ExclusiveName::Vip(net) if !wanted.contains(net)));
     }
 
     /// Claims one thing; false if it was claimed already. Does not wait.
-    pub(crate) fn claim(&self, claim: &Claim) -> Result<bool, ClaimError> {
+    pub(crate) fn claim(&self, claim: &ExclusiveName) -> Result<bool, ClaimError> {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if held.sockets.contains_key(claim) {
             return Ok(false);
@@ -213,24 +215,24 @@ impl Claims {
 }
 
 /// Everything but VIPs and the state directory.
-fn named_by(config: &Config) -> Vec<Claim> {
-    let mut claims = vec![Claim::Machine(config.machine.name.clone())];
+fn named_by(config: &Config) -> Vec<ExclusiveName> {
+    let mut claims = vec![ExclusiveName::Machine(config.machine.name.clone())];
     for port in &config.ports {
-        claims.extend(port.exception.clone().map(Claim::Interface));
+        claims.extend(port.exception.clone().map(ExclusiveName::Interface));
         match kernel_interface(&port.device) {
-            Some(interface) => claims.push(Claim::Interface(interface.to_owned())),
-            None => claims.extend(hardware(&port.device).map(Claim::Device)),
+            Some(interface) => claims.push(ExclusiveName::Interface(interface.to_owned())),
+            None => claims.extend(hardware(&port.device).map(ExclusiveName::Device)),
         }
     }
     let agents = config.agents.as_ref().map(|agents| agents.listen);
     let listeners = config.api.listen.into_iter().chain(config.metrics.listen).chain(agents);
-    claims.extend(listeners.filter(|address| address.port() != 0).map(Claim::Listener));
+    claims.extend(listeners.filter(|address| address.port() != 0).map(ExclusiveName::Listener));
     claims
 }
 
-fn vips(config: &Config) -> BTreeSet<Claim> {
+fn vips(config: &Config) -> BTreeSet<ExclusiveName> {
     let announced = config.services.iter().filter(|service| service.announce == Announce::Kernel);
-    announced.map(|service| Claim::Vip(service.vip)).collect()
+    announced.map(|service| ExclusiveName::Vip(service.vip)).collect()
 }
 
 /// The kernel interface that a device string names, of any driver that has one.

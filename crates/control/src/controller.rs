@@ -106,12 +106,12 @@ pub(crate) struct ControllerParts {
     pub(crate) ports: Vec<DataPort>,
     /// What flow tables are keyed with, by worker.
     pub(crate) flow_secrets: Vec<u64>,
-    pub(crate) history: History,
+    pub(crate) history: BeforeStart,
     pub(crate) cluster: Option<Membership>,
 }
 
 /// What is known of the time before the start.
-pub(crate) struct History {
+pub(crate) struct BeforeStart {
     pub(crate) saved: Saved,
     /// What was in force.
     pub(crate) revisions: Ledger,

@@ -1,7 +1,7 @@
 //! Controllers without their shell: machines of a simulated cluster, and the store that they meet in, in memory and in the simulation's
 //! own time.
 //!
-//! Rule of this module: it decides nothing. A [`Machine`] is the [controller](crate::controller) that a daemon runs; what its
+//! Rule of this module: it decides nothing. A [`SimulatedMachine`] is the [controller](crate::controller) that a daemon runs; what its
 //! [shell](crate::shell) does with threads and sockets is done here at once, or left to the simulation: when views, orders, checks
 //! and agents' words arrive, and whether.
 
@@ -17,7 +17,7 @@ use crate::cluster::readings::ReadingSources;
 use crate::cluster::stock::{Lot, Missing};
 use crate::cluster::store_event::StoreEvent;
 use crate::cluster::tables::AgreedTables;
-use crate::controller::{Controller, ControllerParts, History, ThisProgram};
+use crate::controller::{BeforeStart, Controller, ControllerParts, ThisProgram};
 use crate::effect::Effect;
 use crate::event::Event;
 use crate::gauges::{DataPort, DeviceStats, Figures, ListenerFigures, LostWords, WorkerGauges};
@@ -41,7 +41,7 @@ use worker::{Counters, View};
 
 /// A moment, as a machine sees it.
 #[derive(Clone, Copy, Debug)]
-pub struct Moment {
+pub struct MachineTime {
     /// Since the machine's start.
     pub uptime: Duration,
     /// Unix time, milliseconds.
@@ -50,15 +50,15 @@ pub struct Moment {
     pub tick: Tick,
 }
 
-impl From<Moment> for Now {
-    fn from(of: Moment) -> Now {
+impl From<MachineTime> for Now {
+    fn from(of: MachineTime) -> Now {
         Now { monotonic: of.uptime, unix_ms: of.unix_ms, tick: of.tick }
     }
 }
 
 /// What the store tells a machine.
 #[derive(Debug)]
-pub struct News(StoreEvent);
+pub struct StoreNews(StoreEvent);
 
 /// Keys that have changed, for all who watch.
 #[derive(Clone, Debug)]
@@ -66,24 +66,24 @@ pub struct Changes(Vec<(Key, Option<crate::cluster::snapshot::StoredValue>)>);
 
 impl Changes {
     /// As it is told to one of them.
-    pub fn news(&self) -> News {
-        News(StoreEvent::Changed(self.0.clone()))
+    pub fn news(&self) -> StoreNews {
+        StoreNews(StoreEvent::Changed(self.0.clone()))
     }
 }
 
-impl News {
+impl StoreNews {
     /// The store is not reached any more.
-    pub fn disconnected() -> News {
-        News(StoreEvent::Disconnected("cut off".to_owned()))
+    pub fn disconnected() -> StoreNews {
+        StoreNews(StoreEvent::Disconnected("cut off".to_owned()))
     }
 }
 
 /// What a machine asks the store for.
 #[derive(Debug)]
-pub struct Request(Asked);
+pub struct StoreAsk(AskKind);
 
 #[derive(Debug)]
-enum Asked {
+enum AskKind {
     Order(StoreOrder),
     /// The controller's own: it is told when it was not taken.
     Desire(Desire),
@@ -96,7 +96,7 @@ enum Asked {
 pub struct SavedState(Saved);
 
 /// What agents know, by service: the same on all machines.
-pub type AgentTokens = HashMap<String, Vec<u8>>;
+pub type ServiceTokens = HashMap<String, Vec<u8>>;
 
 /// A plan in the store, and whom its ids stand for.
 #[derive(Debug, Default)]
@@ -113,17 +113,17 @@ pub struct Agreed {
 
 /// The store of a simulated cluster.
 #[derive(Debug)]
-pub struct Store {
+pub struct SimulatedStore {
     memory: MemoryStore,
     tables: AgreedTables,
     /// The last plan that was read, and its revision.
     agreed: Option<(i64, Arc<Agreed>)>,
 }
 
-impl Store {
+impl SimulatedStore {
     /// An empty one, of a cluster whose slots have this key.
-    pub fn new(key: [u8; 16]) -> Store {
-        Store { memory: MemoryStore::default(), tables: AgreedTables::new(key), agreed: None }
+    pub fn new(key: [u8; 16]) -> SimulatedStore {
+        SimulatedStore { memory: MemoryStore::default(), tables: AgreedTables::new(key), agreed: None }
     }
 
     /// Number and incarnation of the machine of this name, which starts; `None`: it has to wait.
@@ -137,21 +137,21 @@ impl Store {
     }
 
     /// All that is there, for a machine that connects.
-    pub fn all(&self) -> News {
-        News(StoreEvent::Connected(self.memory.all()))
+    pub fn all(&self) -> StoreNews {
+        StoreNews(StoreEvent::Connected(self.memory.all()))
     }
 
     /// Carries out what a machine with this lease asks for; its answer, where there is one.
-    pub fn carry_out(&mut self, lease: u64, request: Request) -> Option<News> {
+    pub fn carry_out(&mut self, lease: u64, request: StoreAsk) -> Option<StoreNews> {
         match request.0 {
-            Asked::Order(order) => self.memory.carry_out(lease, order),
-            Asked::Desire(desire) => self.memory.desire(desire).is_none().then_some(StoreEvent::NotDesired),
-            Asked::Apply(desire) => {
+            AskKind::Order(order) => self.memory.carry_out(lease, order),
+            AskKind::Desire(desire) => self.memory.desire(desire).is_none().then_some(StoreEvent::NotDesired),
+            AskKind::Apply(desire) => {
                 self.memory.desire(desire);
                 None
             }
         }
-        .map(News)
+        .map(StoreNews)
     }
 
     /// What has changed since the last call; `None`: nothing.
@@ -208,11 +208,11 @@ impl Store {
 
 /// What a machine is made of.
 #[derive(Debug)]
-pub struct Setup<'a> {
+pub struct MachineSetup<'a> {
     /// Its configuration.
     pub loaded: Loaded,
     /// What agents know.
-    pub tokens: &'a AgentTokens,
+    pub tokens: &'a ServiceTokens,
     /// Counters and flow tables of its workers, by core.
     pub workers: Vec<(Arc<Counters>, flow::Reader)>,
     /// What it had saved before.
@@ -226,12 +226,12 @@ pub struct Setup<'a> {
 }
 
 /// A machine's controller.
-pub struct Machine {
+pub struct SimulatedMachine {
     controller: Controller,
-    tokens: AgentTokens,
+    tokens: ServiceTokens,
     slots: u32,
     view: Option<Arc<View>>,
-    requests: Vec<Request>,
+    requests: Vec<StoreAsk>,
     checks: BTreeMap<Subject, Arc<Check>>,
     saved: Option<(u64, Saved)>,
     told: Vec<(u64, ToAgent)>,
@@ -240,9 +240,9 @@ pub struct Machine {
     came: VecDeque<Event>,
 }
 
-impl std::fmt::Debug for Machine {
+impl std::fmt::Debug for SimulatedMachine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Machine").field("member", &self.member()).finish_non_exhaustive()
+        f.debug_struct("SimulatedMachine").field("member", &self.member()).finish_non_exhaustive()
     }
 }
 
@@ -276,12 +276,16 @@ fn resize(loaded: &mut Loaded, slots: u32) {
     }
 }
 
-impl Machine {
+impl SimulatedMachine {
     /// Starts with a data port of this address.
     ///
     /// # Errors
     /// The configuration is not one of a member of a cluster, or cannot be compiled.
-    pub fn start(mut setup: Setup<'_>, mac: [u8; 6], at: Moment) -> Result<Machine, String> {
+    pub fn start(
+        mut setup: MachineSetup<'_>,
+        mac: [u8; 6],
+        at: MachineTime,
+    ) -> Result<SimulatedMachine, String> {
         let now = Now::from(at);
         resize(&mut setup.loaded, setup.slots);
         let workers = (0..).map(CoreId).zip(setup.workers);
@@ -310,13 +314,13 @@ impl Machine {
             program,
             workers,
             ports: vec![data_port(mac)],
-            history: History { saved: setup.saved.0, revisions: Ledger::default(), content, file_text },
+            history: BeforeStart { saved: setup.saved.0, revisions: Ledger::default(), content, file_text },
             flow_secrets: Vec::new(),
             cluster: Some(part),
         };
         let controller =
             Controller::new(loaded, setup.tokens, parts, now).map_err(|refusal| refusal.to_string())?;
-        let mut machine = Machine {
+        let mut machine = SimulatedMachine {
             controller,
             tokens: setup.tokens.clone(),
             slots: setup.slots,
@@ -334,7 +338,7 @@ impl Machine {
         Ok(machine)
     }
 
-    fn step(&mut self, event: Event, at: Moment) {
+    fn step(&mut self, event: Event, at: MachineTime) {
         self.came.push_back(event);
         self.go_on(at.into());
     }
@@ -353,8 +357,8 @@ impl Machine {
                 Effect::StartCheck(of, _, check) => drop(self.checks.insert(of, check)),
                 Effect::StopCheck(of) => drop(self.checks.remove(&of)),
                 Effect::Tell(SessionId(id), message) => self.told.push((id, message)),
-                Effect::Order(order) => self.requests.push(Request(Asked::Order(order))),
-                Effect::Desire(desire) => self.requests.push(Request(Asked::Desire(desire))),
+                Effect::Order(order) => self.requests.push(StoreAsk(AskKind::Order(order))),
+                Effect::Desire(desire) => self.requests.push(StoreAsk(AskKind::Desire(desire))),
                 Effect::MakeTables(missing) => {
                     let made = missing.into_iter().filter_map(|of| of.make().ok().map(|table| (of, table)));
                     self.came.push_back(Event::Tables(made.collect()));
@@ -393,17 +397,17 @@ impl Machine {
     }
 
     /// The store tells something.
-    pub fn hear(&mut self, news: News, at: Moment) {
+    pub fn hear(&mut self, news: StoreNews, at: MachineTime) {
         self.step(Event::Store(news.0), at);
     }
 
     /// The store has said who this machine is, and whether there was a plan.
-    pub fn identified(&mut self, member: Member, joins: bool, at: Moment) {
+    pub fn identified(&mut self, member: Member, joins: bool, at: MachineTime) {
         self.step(Event::Store(StoreEvent::Identified { member, joins }), at);
     }
 
     /// Housekeeping, with what workers report.
-    pub fn tick(&mut self, reports: Vec<(CoreId, Report)>, at: Moment) {
+    pub fn tick(&mut self, reports: Vec<(CoreId, Report)>, at: MachineTime) {
         self.step(Event::Settle, at);
         self.step(Event::Tick(reports), at);
         if self.controller.scanner.is_busy() {
@@ -412,17 +416,17 @@ impl Machine {
     }
 
     /// What is looked at twice a second.
-    pub fn sweep(&mut self, at: Moment) {
+    pub fn sweep(&mut self, at: MachineTime) {
         self.step(Event::Sweep, at);
     }
 
     /// What is looked at four times a second.
-    pub fn weigh(&mut self, at: Moment) {
+    pub fn weigh(&mut self, at: MachineTime) {
         self.step(Event::Weigh, at);
     }
 
     /// All checks of backends end; `passes` says which do.
-    pub fn check(&mut self, passes: &dyn Fn(IpAddr) -> bool, at: Moment) {
+    pub fn check(&mut self, passes: &dyn Fn(IpAddr) -> bool, at: MachineTime) {
         for (subject, check) in self.checks.clone() {
             let passed = passes(check.target.ip());
             let reason = if passed { "ok" } else { "timeout" }.to_owned();
@@ -439,7 +443,7 @@ impl Machine {
         incarnation: u64,
         address: IpAddr,
         service: &str,
-        at: Moment,
+        at: MachineTime,
     ) {
         let hello = Hello {
             id: SessionId(id),
@@ -455,12 +459,12 @@ impl Machine {
     }
 
     /// An agent says something on its connection.
-    pub fn agent_says(&mut self, id: u64, message: ToMachine, at: Moment) {
+    pub fn agent_says(&mut self, id: u64, message: ToMachine, at: MachineTime) {
         self.step(Event::Agent(AgentEvent::Message(SessionId(id), message)), at);
     }
 
     /// An agent's connection ends.
-    pub fn agent_leaves(&mut self, id: u64, at: Moment) {
+    pub fn agent_leaves(&mut self, id: u64, at: MachineTime) {
         self.step(Event::Agent(AgentEvent::Closed(SessionId(id))), at);
     }
 
@@ -472,7 +476,7 @@ impl Machine {
         &mut self,
         services: &str,
         drains: &BTreeSet<(String, String)>,
-        at: Moment,
+        at: MachineTime,
     ) -> Result<(), String> {
         let (text, drains) = (services.to_owned(), drains.clone());
         let (desire, effects) = self
@@ -480,7 +484,7 @@ impl Machine {
             .ask(at.into(), |controller| crate::cluster::desires::desired(controller, text, |_| drains));
         self.perform(effects);
         let desire = desire.map_err(|refusal| refusal.to_string())?;
-        self.requests.push(Request(Asked::Apply(desire)));
+        self.requests.push(StoreAsk(AskKind::Apply(desire)));
         Ok(())
     }
 
@@ -490,7 +494,7 @@ impl Machine {
     }
 
     /// What the store is asked for, in order.
-    pub fn take_requests(&mut self) -> Vec<Request> {
+    pub fn take_requests(&mut self) -> Vec<StoreAsk> {
         std::mem::take(&mut self.requests)
     }
 
@@ -505,7 +509,7 @@ impl Machine {
     }
 
     /// The disk has the state, or not.
-    pub fn saved(&mut self, is_written: bool, at: Moment) {
+    pub fn saved(&mut self, is_written: bool, at: MachineTime) {
         let result = if is_written { Ok(()) } else { Err("the disk is full".to_owned()) };
         self.step(Event::Saved(result), at);
     }

@@ -14,7 +14,7 @@ use crate::compile::{CompileError, Making, Recipe};
 use crate::configure;
 use crate::controller::Controller;
 use crate::controller::Saving;
-use crate::controller::{ControllerParts, History};
+use crate::controller::{BeforeStart, ControllerParts};
 use crate::effect::Effect;
 use crate::event::Event;
 use crate::event_log::EventLog;
@@ -55,7 +55,7 @@ impl Controller {
         now: Now,
     ) -> Result<Controller, Refusal> {
         let empty = Config { services: Vec::new(), ..loaded.config.clone() };
-        let History { saved, revisions, content, file_text } = parts.history;
+        let BeforeStart { saved, revisions, content, file_text } = parts.history;
         let mut controller = Controller {
             now,
             effects: Vec::new(),

@@ -13,7 +13,7 @@ use detectors::{DETECTORS_MAX, Detectors, Subject, Turn};
 use model::agent::seal::Share;
 use model::agent::{
     AddressDigest, BACKENDS_MAX, BackendReport, CheckSpec, Claim, Load, MachineContact, Phase, Proof,
-    Refusal, Target, ToAgent, ToMachine, VERSION,
+    RefusalCode, Target, ToAgent, ToMachine, VERSION,
 };
 use model::api::CheckResult;
 use model::config::Protocol;
@@ -735,7 +735,7 @@ impl Host {
         link: Link,
         service: Option<String>,
         backend: Option<String>,
-        code: Refusal,
+        code: RefusalCode,
         reason: &str,
         help: &str,
         now_ms: u64,
@@ -761,7 +761,7 @@ impl Host {
                     return Ok(());
                 }
                 let wait = match code {
-                    Refusal::Claimed | Refusal::Limit => RETRY_SOON_MS,
+                    RefusalCode::Claimed | RefusalCode::Limit => RETRY_SOON_MS,
                     _ => RETRY_LATE_MS,
                 };
                 let said = session.said.entry(id.clone()).or_default();
@@ -1195,17 +1195,17 @@ fn check_machines(machines: &[MachineContact]) -> Result<(), String> {
 }
 
 /// As it is written in JSON.
-fn code_word(code: Refusal) -> &'static str {
+fn code_word(code: RefusalCode) -> &'static str {
     match code {
-        Refusal::Version => "version",
-        Refusal::Malformed => "malformed",
-        Refusal::Service => "service",
-        Refusal::Proof => "proof",
-        Refusal::Template => "template",
-        Refusal::Claimed => "claimed",
-        Refusal::Seal => "seal",
-        Refusal::Stale => "stale",
-        Refusal::Limit => "limit",
+        RefusalCode::Version => "version",
+        RefusalCode::Malformed => "malformed",
+        RefusalCode::Service => "service",
+        RefusalCode::Proof => "proof",
+        RefusalCode::Template => "template",
+        RefusalCode::Claimed => "claimed",
+        RefusalCode::Seal => "seal",
+        RefusalCode::Stale => "stale",
+        RefusalCode::Limit => "limit",
     }
 }
 

@@ -1,7 +1,7 @@
 //! What is said at the local socket: one line of JSON in, one line of JSON out.
 
 use crate::backend::{Origin, RegisteredBackend};
-use model::agent::{Phase, Refusal};
+use model::agent::{Phase, RefusalCode};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -150,7 +150,7 @@ pub(crate) struct BackendAtMachine {
     /// What has become of it there.
     pub(crate) state: Option<Phase>,
     /// It is refused.
-    pub(crate) refused: Option<Refusal>,
+    pub(crate) refused: Option<RefusalCode>,
     /// Why, in words.
     pub(crate) reason: String,
 }

@@ -83,7 +83,7 @@ pub enum ToAgent {
         /// Of this backend.
         backend: Option<String>,
         /// In a word.
-        code: Refusal,
+        code: RefusalCode,
         /// In words.
         reason: String,
         /// What to do.
@@ -211,7 +211,7 @@ pub struct MachineContact {
 /// Why something is not accepted.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Refusal {
+pub enum RefusalCode {
     /// No version in common.
     Version,
     /// A message that is none, or not one for this moment.
@@ -489,10 +489,10 @@ pub enum FrameError {
 
 impl FrameError {
     /// The word for it.
-    pub const fn code(&self) -> Refusal {
+    pub const fn code(&self) -> RefusalCode {
         match self {
-            FrameError::TooLong { .. } | FrameError::Malformed(_) => Refusal::Malformed,
-            FrameError::Tag | FrameError::Number { .. } => Refusal::Seal,
+            FrameError::TooLong { .. } | FrameError::Malformed(_) => RefusalCode::Malformed,
+            FrameError::Tag | FrameError::Number { .. } => RefusalCode::Seal,
         }
     }
 }

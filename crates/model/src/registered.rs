@@ -4,7 +4,7 @@
 //! so that machines with the same services take the same ones; and what does not fit is said, never changed
 //! until it does.
 
-use crate::agent::Refusal;
+use crate::agent::RefusalCode;
 use crate::config::{AdminState, Backend, Config, Mode, Net, Registration, Service, Template};
 use crate::keys::backend::BACKENDS_MAX;
 use crate::name::{NAME_MAX, is_name};
@@ -72,7 +72,7 @@ impl Registered {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Misfit {
     /// In a word.
-    pub code: Refusal,
+    pub code: RefusalCode,
     /// In words.
     pub reason: String,
     /// What to do.
@@ -81,7 +81,7 @@ pub struct Misfit {
 
 impl Misfit {
     /// One with these words.
-    pub fn new(code: Refusal, reason: impl Into<String>, help: impl Into<String>) -> Misfit {
+    pub fn new(code: RefusalCode, reason: impl Into<String>, help: impl Into<String>) -> Misfit {
         Misfit { code, reason: reason.into(), help: help.into() }
     }
 }
@@ -175,7 +175,7 @@ impl RegistrationRules {
         let Some((rules, template)) = self.service(&of.service) else {
             let reason = format!("no service \"{}\" that backends may register for", of.service);
             return Some(Misfit::new(
-                Refusal::Service,
+                RefusalCode::Service,
                 reason,
                 "see [service.agents.register] of the machine's file",
             ));
@@ -232,7 +232,7 @@ impl RegistrationRules {
             return None;
         };
         Some(Misfit::new(
-            Refusal::Template,
+            RefusalCode::Template,
             problem,
             "register another address, or change the machine's file",
         ))
@@ -242,7 +242,7 @@ impl RegistrationRules {
 /// Whether it is of another form than what may register.
 fn outside_template(rules: &ServiceRules, template: &Template, of: &Registered) -> Option<Misfit> {
     let (service, backend) = (&of.service, &of.backend);
-    let refused = |reason: String, help: String| Some(Misfit::new(Refusal::Template, reason, help));
+    let refused = |reason: String, help: String| Some(Misfit::new(RefusalCode::Template, reason, help));
     if !is_name(backend) || !is_name(&of.agent) {
         let reason = "the name of the backend or of the agent is no name".to_owned();
         return refused(reason, format!("use 1 to {NAME_MAX} of the characters a-z A-Z 0-9 . _ -"));
@@ -291,7 +291,7 @@ fn taken(rules: &ServiceRules, of: &Registered) -> Option<Misfit> {
     };
     let reason = format!("service \"{}\" has a configured backend with the {what}", of.service);
     Some(Misfit::new(
-        Refusal::Claimed,
+        RefusalCode::Claimed,
         reason,
         "nothing has to register for it: the agent of its host may check it",
     ))
@@ -369,7 +369,7 @@ impl<'a> TakenByBackends<'a> {
         {
             let reason = format!("another backend of service \"{service}\" has its name or address");
             return Some(Misfit::new(
-                Refusal::Claimed,
+                RefusalCode::Claimed,
                 reason,
                 "give it another name, or deregister the other",
             ));
@@ -378,7 +378,11 @@ impl<'a> TakenByBackends<'a> {
             || self.addresses.len() >= rules.limit_of_all();
         full.then(|| {
             let reason = format!("service \"{service}\" takes no further backend");
-            Misfit::new(Refusal::Limit, reason, "raise agents.register.limit or maglev_size of the service")
+            Misfit::new(
+                RefusalCode::Limit,
+                reason,
+                "raise agents.register.limit or maglev_size of the service",
+            )
         })
     }
 

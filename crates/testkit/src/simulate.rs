@@ -167,9 +167,9 @@ fn exempt(summary: &RunSummary) -> String {
 
 fn print(count: u64, seconds: f64, total: &RunSummary) {
     println!(
-        "{count} seeds in {seconds:.1} s: {} flows, and {} at rest; {} packets, {} changes of {} slots, {} \
-         crashes, {} leaders deposed, {} stores wiped, {} leases ended of machines that lived, {} times two leaders, {} forged, {} \
-         replayed, {} turns",
+        "{count} seeds in {seconds:.1} s: {} flows, and {} at rest; {} packets, {} changes of {} slots, \
+         {} crashes, {} leaders deposed, {} times two leaders, {} stores wiped, {} leases ended of machines that \
+         lived, {} forged, {} replayed, {} turns",
         total.flows,
         total.steady_flows,
         total.delivered,
@@ -177,9 +177,9 @@ fn print(count: u64, seconds: f64, total: &RunSummary) {
         total.slots,
         total.crashes,
         total.leaders,
+        total.rivals,
         total.wipes,
         total.exiles,
-        total.rivals,
         total.forged,
         total.replayed,
         total.turns

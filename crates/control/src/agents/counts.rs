@@ -1,20 +1,20 @@
 //! What is counted of agents.
 
-use model::agent::Refusal;
+use model::agent::RefusalCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// All refusals, in a fixed order.
-pub(crate) const REFUSALS: [(Refusal, &str); 9] = [
-    (Refusal::Version, "version"),
-    (Refusal::Malformed, "malformed"),
-    (Refusal::Service, "service"),
-    (Refusal::Proof, "proof"),
-    (Refusal::Template, "template"),
-    (Refusal::Claimed, "claimed"),
-    (Refusal::Stale, "stale"),
-    (Refusal::Limit, "limit"),
-    (Refusal::Seal, "seal"),
+pub(crate) const REFUSALS: [(RefusalCode, &str); 9] = [
+    (RefusalCode::Version, "version"),
+    (RefusalCode::Malformed, "malformed"),
+    (RefusalCode::Service, "service"),
+    (RefusalCode::Proof, "proof"),
+    (RefusalCode::Template, "template"),
+    (RefusalCode::Claimed, "claimed"),
+    (RefusalCode::Stale, "stale"),
+    (RefusalCode::Limit, "limit"),
+    (RefusalCode::Seal, "seal"),
 ];
 
 /// Counted by the registry.
@@ -38,7 +38,7 @@ pub(crate) struct RegistryCounts {
 }
 
 impl RegistryCounts {
-    pub(crate) fn refuse(&mut self, code: Refusal) {
+    pub(crate) fn refuse(&mut self, code: RefusalCode) {
         let counts = REFUSALS.iter().zip(&mut self.refusals);
         if let Some((_, count)) = counts.into_iter().find(|((of, _), _)| *of == code) {
             *count += 1;

@@ -2,7 +2,7 @@
 
 use super::hello::{Hello, Unproved};
 use super::session::SessionId;
-use model::agent::{Refusal, ToMachine};
+use model::agent::{RefusalCode, ToMachine};
 
 /// What comes of a connection.
 #[derive(Debug)]
@@ -14,7 +14,7 @@ pub(crate) enum AgentEvent {
     /// Others.
     Message(SessionId, ToMachine),
     /// Something that is no message, or none of this session.
-    Broken(SessionId, Refusal, String),
+    Broken(SessionId, RefusalCode, String),
     /// It has ended.
     Closed(SessionId),
 }

@@ -5,7 +5,9 @@
 
 use super::session::SessionId;
 use model::agent::seal::{SessionKeys, Share};
-use model::agent::{ADDRESSES_MAX, AddressDigest, Claim, NAME_MAX, Proof, Refusal, SERVICES_MAX, VERSION};
+use model::agent::{
+    ADDRESSES_MAX, AddressDigest, Claim, NAME_MAX, Proof, RefusalCode, SERVICES_MAX, VERSION,
+};
 use model::name::is_name;
 use model::registered::Misfit;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -108,7 +110,7 @@ impl Greeting {
             let help = "put the services' tokens into the agent's token files";
             let why = refused.into_iter().next().map(|(_, why)| why);
             return Err(unproved(
-                why.unwrap_or_else(|| Misfit::new(Refusal::Proof, "no proof of any token", help)),
+                why.unwrap_or_else(|| Misfit::new(RefusalCode::Proof, "no proof of any token", help)),
             ));
         };
         let Greeting { id, peer, agent, incarnation, addresses, .. } = self;
@@ -118,10 +120,10 @@ impl Greeting {
 
     /// Whether it has the form of one.
     fn check_form(&self) -> Result<(), Misfit> {
-        let malformed = |what: &str| Err(Misfit::new(Refusal::Malformed, what, "see docs/agents.md"));
+        let malformed = |what: &str| Err(Misfit::new(RefusalCode::Malformed, what, "see docs/agents.md"));
         if self.version != VERSION {
             let reason = format!("version {} is not spoken here", self.version);
-            return Err(Misfit::new(Refusal::Version, reason, format!("use version {VERSION}")));
+            return Err(Misfit::new(RefusalCode::Version, reason, format!("use version {VERSION}")));
         }
         if !is_name(&self.agent) {
             return malformed("the agent's name is no name");
@@ -145,7 +147,7 @@ impl Greeting {
         if self.incarnation > self.unix_ms.saturating_add(CLOCK_AHEAD_MS) {
             let reason = "the incarnation is of a time that is more than a day ahead of this machine's clock";
             let help = "incarnations are the Unix time of the start, in milliseconds: set the clocks";
-            return Err(Misfit::new(Refusal::Malformed, reason, help));
+            return Err(Misfit::new(RefusalCode::Malformed, reason, help));
         }
         Ok(())
     }
@@ -159,7 +161,11 @@ impl Greeting {
     ) -> Result<Share, Misfit> {
         let Some(token) = tokens.of(service) else {
             let reason = format!("no service \"{}\" that agents may speak for", shown(service));
-            return Err(Misfit::new(Refusal::Service, reason, "see [service.agents] of the machine's file"));
+            return Err(Misfit::new(
+                RefusalCode::Service,
+                reason,
+                "see [service.agents] of the machine's file",
+            ));
         };
         let claim = Claim {
             nonce: &self.challenge,
@@ -175,7 +181,7 @@ impl Greeting {
         }
         let reason = format!("wrong proof of the token of service \"{}\"", shown(service));
         let help = "put the service's token into the agent's token file";
-        Err(Misfit::new(Refusal::Proof, reason, help))
+        Err(Misfit::new(RefusalCode::Proof, reason, help))
     }
 }
 

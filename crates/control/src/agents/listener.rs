@@ -20,7 +20,7 @@ use futures_util::StreamExt as _;
 use model::agent::codec::{Messages, ROOM_BYTES, ReadError};
 use model::agent::seal::{Opener, Sealer, SessionKeys};
 use model::agent::{
-    FrameError, HEAD_BYTES, HELLO_MAX, HELLO_TIMEOUT_MS, Refusal, ToAgent, ToMachine, VERSION, encode,
+    FrameError, HEAD_BYTES, HELLO_MAX, HELLO_TIMEOUT_MS, RefusalCode, ToAgent, ToMachine, VERSION, encode,
     length_of,
 };
 use model::registered::Misfit;
@@ -394,7 +394,7 @@ impl Visitor {
 
     fn malformed(&self, what: &str) -> Misfit {
         self.shared.listener_counts.count(Closed::Malformed);
-        Misfit::new(Refusal::Malformed, what, "see docs/agents.md")
+        Misfit::new(RefusalCode::Malformed, what, "see docs/agents.md")
     }
 
     /// Holds a hello against the tokens that are in force.

@@ -11,7 +11,7 @@ use super::held::{AgentSuspicion, HeldBackend};
 use super::hello::{Hello, Tokens, Unproved, shown};
 use super::session::{BackendKey, RequestedChecks, Session, SessionId};
 use model::agent::{
-    BACKENDS_MAX, BackendReport, Load, MachineContact, PERMILLE_MAX, Phase, REASON_MAX, Refusal, Target,
+    BACKENDS_MAX, BackendReport, Load, MachineContact, PERMILLE_MAX, Phase, REASON_MAX, RefusalCode, Target,
     ToAgent, ToMachine,
 };
 use model::api::{EventKind, Word};
@@ -237,7 +237,7 @@ impl AgentRegistry {
             ToAgent::Welcome { lease_ms, heartbeat_ms: lease_ms / 3, machines: self.facts.machines.clone() };
         self.acts.push(Act::Tell(id, welcome));
         for (service, why) in refused {
-            if why.code == Refusal::Service {
+            if why.code == RefusalCode::Service {
                 session.unknown.insert(service.clone());
             }
             self.refuse(id, Some(service.clone()), None, &why);
@@ -262,7 +262,7 @@ impl AgentRegistry {
             let reason = format!("agent {} is known with a start that is as new or newer", hello.agent);
             let help = "one host, one name; after a restart say a larger incarnation, after a broken \
                 connection wait for the lease to end";
-            return Err(Misfit::new(Refusal::Stale, reason, help));
+            return Err(Misfit::new(RefusalCode::Stale, reason, help));
         }
         self.name_of_another(&hello.agent, &hello.proved).map_or(Ok(()), Err)
     }
@@ -275,7 +275,11 @@ impl AgentRegistry {
             return None;
         }
         let reason = format!("the name {agent} is that of an agent with other tokens");
-        Some(Misfit::new(Refusal::Claimed, reason, "one host, one name: give this agent another agent.name"))
+        Some(Misfit::new(
+            RefusalCode::Claimed,
+            reason,
+            "one host, one name: give this agent another agent.name",
+        ))
     }
 
     fn remember(&mut self, agent: &str, incarnation: u64, services: &BTreeSet<String>) {
@@ -318,11 +322,11 @@ impl AgentRegistry {
 
     /// A message that has no place: the connection ends.
     fn malformed(&mut self, id: SessionId, what: &str, now_ms: u64) {
-        self.broken(id, Refusal::Malformed, what, now_ms);
+        self.broken(id, RefusalCode::Malformed, what, now_ms);
     }
 
     /// Bytes that are no message, or none of this session: the connection ends.
-    pub(crate) fn broken(&mut self, id: SessionId, code: Refusal, what: &str, now_ms: u64) {
+    pub(crate) fn broken(&mut self, id: SessionId, code: RefusalCode, what: &str, now_ms: u64) {
         self.refuse(id, None, None, &Misfit::new(code, what, "see docs/agents.md"));
         self.end(id, what, now_ms);
     }
@@ -510,12 +514,12 @@ impl AgentRegistry {
     fn check_scope(&self, session: &Session, of: &Registered) -> Result<(), Misfit> {
         if !session.services.contains(&of.service) {
             let reason = format!("the agent has not proved the token of service \"{}\"", shown(&of.service));
-            return Err(Misfit::new(Refusal::Service, reason, "say hello with a proof for it"));
+            return Err(Misfit::new(RefusalCode::Service, reason, "say hello with a proof for it"));
         }
         if !session.addresses.contains(&of.address) {
             let reason = format!("{} is no address of the hello", of.address);
             let help = "an agent speaks for its own host's addresses only";
-            return Err(Misfit::new(Refusal::Template, reason, help));
+            return Err(Misfit::new(RefusalCode::Template, reason, help));
         }
         self.facts.rules.misfit(of).map_or(Ok(()), Err)
     }
@@ -539,7 +543,7 @@ impl AgentRegistry {
         if session.registered.len() >= BACKENDS_MAX {
             let reason = format!("an agent registers at most {BACKENDS_MAX} backends");
             let help = "run several agents, or deregister others first";
-            return Err(Misfit::new(Refusal::Limit, reason, help));
+            return Err(Misfit::new(RefusalCode::Limit, reason, help));
         }
         let of_service = self.registered.get(service).copied().unwrap_or(0);
         let of_all: usize = self.registered.values().sum();
@@ -549,7 +553,7 @@ impl AgentRegistry {
         {
             let reason = format!("service \"{service}\" takes no further backend");
             let help = "raise agents.register.limit or maglev_size of the service";
-            return Err(Misfit::new(Refusal::Limit, reason, help));
+            return Err(Misfit::new(RefusalCode::Limit, reason, help));
         }
         Ok(())
     }
@@ -646,7 +650,7 @@ impl AgentRegistry {
             }
             Some(_) => {
                 let why = Misfit::new(
-                    Refusal::Claimed,
+                    RefusalCode::Claimed,
                     "another agent registered it",
                     "only the agent that registered it can",
                 );
@@ -1151,20 +1155,20 @@ fn check_successor(known: &Registered, of: &Registered) -> Result<(), Misfit> {
     if of.incarnation < known.incarnation || is_elsewhere {
         let reason = format!("backend \"{}\" is known with a start that is newer, or elsewhere", of.backend);
         let help = "say a larger incarnation at each start of the backend";
-        return Err(Misfit::new(Refusal::Stale, reason, help));
+        return Err(Misfit::new(RefusalCode::Stale, reason, help));
     }
     Ok(())
 }
 
 fn claimed(reason: String) -> Misfit {
     let help = "two hosts must not register the same; deregister the other one first";
-    Misfit::new(Refusal::Claimed, reason, help)
+    Misfit::new(RefusalCode::Claimed, reason, help)
 }
 
 /// A token is not that which was proved any more.
 fn other_token() -> Misfit {
     let help = "read the token file again and say hello again";
-    Misfit::new(Refusal::Proof, "the token has changed", help)
+    Misfit::new(RefusalCode::Proof, "the token has changed", help)
 }
 
 #[cfg(test)]

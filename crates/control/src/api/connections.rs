@@ -109,7 +109,7 @@ struct ApiConnection {
 
 /// Counts of all listeners.
 #[derive(Debug, Default)]
-pub(crate) struct ConnectionCounts {
+pub(crate) struct ConnectionCounters {
     /// Open now.
     pub(crate) open: AtomicU64,
     /// Closed to make room for others.
@@ -118,7 +118,7 @@ pub(crate) struct ConnectionCounts {
     pub(crate) too_slow: AtomicU64,
 }
 
-impl ConnectionCounts {
+impl ConnectionCounters {
     pub(crate) fn now(&self) -> model::api::ConnectionCounts {
         let get = |count: &AtomicU64| count.load(Relaxed);
         model::api::ConnectionCounts {
@@ -133,7 +133,7 @@ impl ConnectionCounts {
 #[derive(Clone, Debug)]
 pub(crate) struct ApiConnections {
     open: Arc<Mutex<(u64, BTreeMap<u64, ApiConnection>)>>,
-    counts: Arc<ConnectionCounts>,
+    counts: Arc<ConnectionCounters>,
 }
 
 /// A place among the connections, held by the connection's task.
@@ -154,7 +154,7 @@ impl Drop for ApiPlace {
 
 impl ApiConnections {
     /// None yet.
-    pub(crate) fn new(counts: Arc<ConnectionCounts>) -> ApiConnections {
+    pub(crate) fn new(counts: Arc<ConnectionCounters>) -> ApiConnections {
         ApiConnections { open: Arc::default(), counts }
     }
 
@@ -390,7 +390,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_newcomer_takes_the_place_of_the_one_that_is_still_for_longest() {
-        let counts = Arc::<ConnectionCounts>::default();
+        let counts = Arc::<ConnectionCounters>::default();
         let of = ApiConnections::new(Arc::clone(&counts));
         let mut places: Vec<_> =
             (0..CONNECTIONS_MAX).map(|at| enter(&of, &format!("10.0.{}.1", at % 200))).collect();

@@ -1,7 +1,7 @@
 //! Where the API listens: a unix socket, and TCP with or without TLS.
 
 use super::caller;
-use super::connections::{ApiConnections, ApiPlace, ConnectionCounts, HEAD_TIMEOUT};
+use super::connections::{ApiConnections, ApiPlace, ConnectionCounters, HEAD_TIMEOUT};
 use super::credentials::Credentials;
 use crate::meter::{Meter, ThreadJob};
 use axum::Router;
@@ -78,7 +78,7 @@ struct AcceptComplaints {
 
 impl Serving {
     /// A listener's own connections; `counts` are all listeners'.
-    pub(crate) fn new(counts: Arc<ConnectionCounts>, meter: Meter) -> Serving {
+    pub(crate) fn new(counts: Arc<ConnectionCounters>, meter: Meter) -> Serving {
         let connections = ApiConnections::new(counts);
         tokio::spawn(connections.clone().watch());
         Serving { connections, meter, complaints: Arc::default() }

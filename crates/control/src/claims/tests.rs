@@ -119,6 +119,6 @@ fn devices_and_names() {
     assert_eq!(hardware("net_ring0"), None);
     assert_eq!(kernel_interface("net_af_packet0,qpairs=2, iface=p0"), Some("p0"));
     assert_eq!(kernel_interface("net_ring0"), None);
-    assert_eq!(Claim::Interface("/run/vhost.sock".to_owned()).name(), None);
-    assert_eq!(Claim::Machine("x".repeat(100)).name(), None);
+    assert_eq!(ExclusiveName::Interface("/run/vhost.sock".to_owned()).name(), None);
+    assert_eq!(ExclusiveName::Machine("x".repeat(100)).name(), None);
 }

@@ -242,7 +242,7 @@ fn agent_counts() -> crate::status::AgentCounts {
     let mut counts = crate::status::AgentCounts { connected: 2, open: 5, paused: 1, ..Default::default() };
     counts.phases.push(("web".to_owned(), model::agent::Phase::Up, 3));
     counts.closed.push(("full", 7));
-    counts.registry.refuse(model::agent::Refusal::Claimed);
+    counts.registry.refuse(model::agent::RefusalCode::Claimed);
     counts
 }
 

@@ -6,7 +6,7 @@ use super::{
     KernelAction, KernelState, OnLoopback, PlacedAddress, RepairKind, Surroundings, WantedOfKernel, decide,
 };
 use crate::announce::{LOOPBACK, Vip};
-use crate::claims::{Claim, Claims};
+use crate::claims::{Claims, ExclusiveName};
 use crate::event::Event;
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
@@ -268,7 +268,7 @@ impl Keeper {
     fn claimed(&mut self, action: &KernelAction) -> Result<bool, String> {
         let claim = |at: &PlacedAddress| {
             let net = Net { addr: at.address.address, len: at.address.length };
-            self.claims.claim(&Claim::Vip(net))
+            self.claims.claim(&ExclusiveName::Vip(net))
         };
         match action {
             KernelAction::PutVip(at) => claim(at).map(|_| true).map_err(|error| error.to_string()),

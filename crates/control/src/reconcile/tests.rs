@@ -4,7 +4,7 @@ use super::decide::KernelInterface;
 use super::keep::{KeeperSetup, keep};
 use super::*;
 use crate::announce;
-use crate::claims::{Claim, Claims};
+use crate::claims::{Claims, ExclusiveName};
 use crate::event::Event;
 use crate::test_network::{Far, in_own_network, sh};
 use model::config::Net;
@@ -331,7 +331,7 @@ fn what_another_has_made_stays_and_what_another_has_claimed_is_not_touched() {
         sh("ip address add 203.0.113.10/32 dev lo; ip address add 203.0.113.20/32 dev lo");
         let other = Claims::default();
         for claimed in ["203.0.113.20/32", "203.0.113.30/32"] {
-            other.claim(&Claim::Vip(claimed.parse().unwrap())).unwrap();
+            other.claim(&ExclusiveName::Vip(claimed.parse().unwrap())).unwrap();
         }
         run(async {
             let (own, operators, claimed) =
@@ -357,7 +357,7 @@ fn what_another_has_made_stays_and_what_another_has_claimed_is_not_touched() {
             assert!(!left.contains("203.0.113.11") && !left.contains("203.0.113.30"), "{left}");
             // Given back with the address.
             drop(other);
-            Claims::default().claim(&Claim::Vip("203.0.113.11/32".parse().unwrap())).unwrap();
+            Claims::default().claim(&ExclusiveName::Vip("203.0.113.11/32".parse().unwrap())).unwrap();
             keeping.stop().await;
         });
     });

@@ -9,7 +9,7 @@ use crate::agents::listener::{self as agents, FromAgent, Listening};
 use crate::agents::token_file;
 use crate::announce::Vip;
 use crate::api;
-use crate::api::connections::ConnectionCounts;
+use crate::api::connections::ConnectionCounters;
 use crate::api::credentials::Credentials;
 use crate::api::listener::{self, Serving};
 use crate::claims::Claims;
@@ -17,7 +17,7 @@ use crate::cluster::desire::Progress;
 use crate::cluster::desired::{ASKED_MAX, StoreHandle};
 use crate::cluster::membership::{Membership, own_address};
 use crate::cluster::store::StoreRequest;
-use crate::controller::{Controller, ControllerParts, History, ThisProgram};
+use crate::controller::{BeforeStart, Controller, ControllerParts, ThisProgram};
 use crate::event::Event;
 use crate::gauges::{Figures, ListenerFigures, LostWords};
 use crate::handle::{Handle, ShellCall};
@@ -127,7 +127,7 @@ pub(super) fn start(
 /// What is chosen, read and bound before anything runs.
 struct Preparation {
     loaded: Loaded,
-    history: History,
+    history: BeforeStart,
     tokens: AgentTokens,
     listeners: Listeners,
     credentials: Credentials,
@@ -149,7 +149,7 @@ fn prepare(file: &Loaded, bound: Option<Listeners>, claims: &Claims) -> Result<P
     let tokens = token_file::tokens(&loaded.config).map_err(unfit)?;
     claims.claim_vips(&loaded.config).map_err(|error| unfit(Refusal::Claimed(error)))?;
     let warnings = [problem, unreadable].into_iter().flatten().chain(told).collect();
-    let history = History { saved, revisions, content, file_text: file.text.clone() };
+    let history = BeforeStart { saved, revisions, content, file_text: file.text.clone() };
     Ok(Preparation { loaded, history, tokens, listeners, credentials, warnings })
 }
 
@@ -254,7 +254,7 @@ struct Tasks {
     config: Arc<Config>,
     handle: Handle,
     presented: watch::Receiver<Credentials>,
-    connections: Arc<ConnectionCounts>,
+    connections: Arc<ConnectionCounters>,
     listener_counts: ListenerCounts,
     left_over: BTreeSet<Vip>,
 }
@@ -328,7 +328,7 @@ async fn keep_store<A, B, C, D>(_: A, _: B, _: C, _: D) {}
 fn figures(
     meter: &Meter,
     lost_words: Box<dyn Fn() -> LostWords>,
-    connections: &Arc<ConnectionCounts>,
+    connections: &Arc<ConnectionCounters>,
     of_agents: &ListenerCounts,
 ) -> Box<dyn Fn() -> Figures> {
     let (meter, connections, of_agents) = (meter.clone(), connections.clone(), of_agents.clone());

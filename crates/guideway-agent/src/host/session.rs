@@ -1,6 +1,6 @@
 //! One connection to a machine: what it asked, what it was told.
 
-use model::agent::{BackendReport, CheckSpec, Load, Phase, Refusal, Target, ToMachine, digest};
+use model::agent::{BackendReport, CheckSpec, Load, Phase, RefusalCode, Target, ToMachine, digest};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -38,7 +38,7 @@ pub(super) struct Asked {
 #[derive(Debug, Default)]
 pub(super) struct Said {
     pub(super) state: Option<Phase>,
-    pub(super) refused: Option<Refusal>,
+    pub(super) refused: Option<RefusalCode>,
     pub(super) reason: String,
     /// When to register it again.
     pub(super) retry_ms: Option<u64>,

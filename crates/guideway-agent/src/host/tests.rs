@@ -698,13 +698,13 @@ fn refusals_are_shown_and_tried_again_later() {
         ToAgent::Refused {
             service: Some("web".to_owned()),
             backend: Some("web-1".to_owned()),
-            code: Refusal::Claimed,
+            code: RefusalCode::Claimed,
             reason: "another agent has it".to_owned(),
             help: "stop that one".to_owned(),
         },
     );
     let status = play.host.status(0);
-    assert_eq!(status.backends[0].machines[0].refused, Some(Refusal::Claimed));
+    assert_eq!(status.backends[0].machines[0].refused, Some(RefusalCode::Claimed));
     for at in [1000, 2000, 3000, 4000, 5000, 6000, 7000, 8000, 9000] {
         play.now = at;
         play.hear(link, ToAgent::Alive { sequence: 1 });
@@ -729,7 +729,7 @@ fn refusals_are_shown_and_tried_again_later() {
         ToAgent::Refused {
             service: Some("web".to_owned()),
             backend: None,
-            code: Refusal::Proof,
+            code: RefusalCode::Proof,
             reason: "wrong token".to_owned(),
             help: "compare the files".to_owned(),
         },
@@ -744,7 +744,7 @@ fn refusals_are_shown_and_tried_again_later() {
         ToAgent::Refused {
             service: None,
             backend: None,
-            code: Refusal::Stale,
+            code: RefusalCode::Stale,
             reason: "another agent of this name".to_owned(),
             help: "name it otherwise".to_owned(),
         },
@@ -878,7 +878,7 @@ fn what_a_machine_says_is_shown_on_one_line() {
     assert_eq!(told, model::visible(forged));
     let (service, backend) = (Some("web".to_owned()), Some("web-1".to_owned()));
     let (reason, help) = (forged.to_owned(), forged.to_owned());
-    play.hear(link, ToAgent::Refused { service, backend, code: Refusal::Limit, reason, help });
+    play.hear(link, ToAgent::Refused { service, backend, code: RefusalCode::Limit, reason, help });
     let told = play.host.status(play.now).backends[0].machines[0].reason.clone();
     assert_eq!(told, format!("{0}; {0}", model::visible(forged)));
     play.host.closed(link, forged, play.now);
@@ -919,7 +919,7 @@ fn a_machine_that_accepts_no_service_is_greeted_again_later() {
             ToAgent::Refused {
                 service: Some(service.to_owned()),
                 backend: None,
-                code: Refusal::Service,
+                code: RefusalCode::Service,
                 reason: "no such service".to_owned(),
                 help: "add it".to_owned(),
             },

@@ -82,25 +82,25 @@ fn behind_the_configured_ones_in_order() {
 #[test]
 fn what_does_not_fit_is_said() {
     let cases = [
-        (Registered { service: "none".into(), ..of("w1", "10.1.0.2") }, Refusal::Service),
-        (Registered { service: "closed".into(), ..of("w1", "10.1.0.2") }, Refusal::Service),
-        (of("x1", "10.1.0.2"), Refusal::Template),
-        (of("w 1", "10.1.0.2"), Refusal::Template),
-        (Registered { agent: String::new(), ..of("w1", "10.1.0.2") }, Refusal::Template),
-        (of("w1", "10.2.0.2"), Refusal::Template),
-        (of("w1", "fd00::1"), Refusal::Template),
-        (of("w1", "127.0.0.1"), Refusal::Template),
-        (of("w1", "10.0.2.11"), Refusal::Template),
-        (of("w1", "203.0.113.11"), Refusal::Template),
-        (of("w1", "10.1.9.2"), Refusal::Template),
-        (Registered { port: Some(8002), ..of("w1", "10.1.0.2") }, Refusal::Template),
-        (Registered { port: Some(0), ..of("w1", "10.1.0.2") }, Refusal::Template),
-        (Registered { weight: 0, ..of("w1", "10.1.0.2") }, Refusal::Template),
-        (Registered { weight: 11, ..of("w1", "10.1.0.2") }, Refusal::Template),
-        (Registered { capacity: Some(0), ..of("w1", "10.1.0.2") }, Refusal::Template),
-        (Registered { capacity: Some(CAPACITY_MAX + 1), ..of("w1", "10.1.0.2") }, Refusal::Template),
-        (of("wfix", "10.1.0.2"), Refusal::Claimed),
-        (of("w1", "10.1.0.1"), Refusal::Claimed),
+        (Registered { service: "none".into(), ..of("w1", "10.1.0.2") }, RefusalCode::Service),
+        (Registered { service: "closed".into(), ..of("w1", "10.1.0.2") }, RefusalCode::Service),
+        (of("x1", "10.1.0.2"), RefusalCode::Template),
+        (of("w 1", "10.1.0.2"), RefusalCode::Template),
+        (Registered { agent: String::new(), ..of("w1", "10.1.0.2") }, RefusalCode::Template),
+        (of("w1", "10.2.0.2"), RefusalCode::Template),
+        (of("w1", "fd00::1"), RefusalCode::Template),
+        (of("w1", "127.0.0.1"), RefusalCode::Template),
+        (of("w1", "10.0.2.11"), RefusalCode::Template),
+        (of("w1", "203.0.113.11"), RefusalCode::Template),
+        (of("w1", "10.1.9.2"), RefusalCode::Template),
+        (Registered { port: Some(8002), ..of("w1", "10.1.0.2") }, RefusalCode::Template),
+        (Registered { port: Some(0), ..of("w1", "10.1.0.2") }, RefusalCode::Template),
+        (Registered { weight: 0, ..of("w1", "10.1.0.2") }, RefusalCode::Template),
+        (Registered { weight: 11, ..of("w1", "10.1.0.2") }, RefusalCode::Template),
+        (Registered { capacity: Some(0), ..of("w1", "10.1.0.2") }, RefusalCode::Template),
+        (Registered { capacity: Some(CAPACITY_MAX + 1), ..of("w1", "10.1.0.2") }, RefusalCode::Template),
+        (of("wfix", "10.1.0.2"), RefusalCode::Claimed),
+        (of("w1", "10.1.0.1"), RefusalCode::Claimed),
     ];
     for (registered, code) in cases {
         let (merged, skipped) = config().with_registered(std::slice::from_ref(&registered));
@@ -121,7 +121,10 @@ fn limits_are_exact() {
     assert_eq!(config().with_registered(&all[..3]).1, []);
     let (merged, skipped) = config().with_registered(&all);
     assert_eq!(merged.registered(), all[..3]);
-    assert_eq!((skipped.len(), skipped[0].why.code, &skipped[0].registered), (1, Refusal::Limit, &all[3]));
+    assert_eq!(
+        (skipped.len(), skipped[0].why.code, &skipped[0].registered),
+        (1, RefusalCode::Limit, &all[3])
+    );
     let mut config = config();
     config.services[0].agents.as_mut().unwrap().register.as_mut().unwrap().limit = 60_000;
     assert_eq!(

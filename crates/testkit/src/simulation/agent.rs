@@ -1,6 +1,6 @@
 //! An agent on a backend's host.
 
-use control::simulation::Machine;
+use control::simulation::SimulatedMachine;
 use model::agent::{ToMachine, digest};
 use std::net::IpAddr;
 
@@ -13,22 +13,22 @@ pub(super) struct Agent {
     /// Names of its service and backend.
     pub(super) names: (String, String),
     /// By machine: the run of its process, the connection, and how often something was said on it.
-    pub(super) sessions: Vec<Option<Session>>,
+    pub(super) sessions: Vec<Option<AgentConnection>>,
     /// It has taken back its backend, and says so until it ends.
     pub(super) has_left: bool,
 }
 
 /// A connection to a machine.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Session {
+pub(super) struct AgentConnection {
     pub(super) run: u64,
     pub(super) id: u64,
     heartbeats: u64,
 }
 
-impl Session {
-    pub(super) fn new(run: u64, id: u64) -> Session {
-        Session { run, id, heartbeats: 0 }
+impl AgentConnection {
+    pub(super) fn new(run: u64, id: u64) -> AgentConnection {
+        AgentConnection { run, id, heartbeats: 0 }
     }
 
     /// What is said on it next: that the backend wants traffic, or none any more, and that the agent lives.
@@ -62,7 +62,12 @@ impl Agent {
     }
 
     /// Its first words.
-    pub(super) fn greet(&self, id: u64, machine: &mut Machine, at: control::simulation::Moment) {
+    pub(super) fn greet(
+        &self,
+        id: u64,
+        machine: &mut SimulatedMachine,
+        at: control::simulation::MachineTime,
+    ) {
         machine.greet(id, &format!("h{}", self.backend), 1, self.address, &self.names.0, at);
     }
 }

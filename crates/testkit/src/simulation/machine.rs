@@ -2,9 +2,9 @@
 
 use super::random::{Random, mix};
 use super::scenario::Scenario;
-use super::services::{Services, machine_text};
+use super::services::{ServicePool, machine_text};
 use crate::frames::PORT_MAC;
-use control::simulation::{self as control_side, Moment, SavedState};
+use control::simulation::{self as control_side, MachineTime, SavedState};
 use statesync::plan::{Plan, Report};
 use statesync::spsc::{Receiver, channel};
 use statesync::window::Windows;
@@ -47,7 +47,7 @@ pub(super) struct Machine {
     /// Counts its starts: what belongs to an earlier one is nobody's.
     pub(super) run: u64,
     pub(super) alive: bool,
-    pub(super) control: control_side::Machine,
+    pub(super) control: control_side::SimulatedMachine,
     /// Who it was before its start, or is.
     former: Member,
     pub(super) workers: Vec<Worker<MemIo>>,
@@ -151,7 +151,7 @@ impl Machine {
     /// The machine of this number starts, for the `run`-th time, with what it had saved.
     pub(super) fn new(
         (machine, run): (usize, u64),
-        (scenario, services): (&Scenario, &Services),
+        (scenario, services): (&Scenario, &ServicePool),
         saved: SavedState,
         random: &mut Random,
         now: Tick,
@@ -163,7 +163,7 @@ impl Machine {
             Ok(loaded) => loaded,
             Err(report) => panic!("{}", report.to_plain()),
         };
-        let setup = control_side::Setup {
+        let setup = control_side::MachineSetup {
             loaded,
             tokens: &services.tokens(),
             workers: parts.iter().map(|of| Arc::clone(&of.counters)).zip(readers).collect(),
@@ -172,9 +172,13 @@ impl Machine {
             slots: scenario.slots,
             broken: scenario.broken,
         };
-        let at =
-            Moment { uptime: Duration::ZERO, unix_ms: UNIX_MS + now.0 / 1000, tick: Tick(now.0 + offset) };
-        let control = control_side::Machine::start(setup, PORT_MAC, at).expect("a good configuration");
+        let at = MachineTime {
+            uptime: Duration::ZERO,
+            unix_ms: UNIX_MS + now.0 / 1000,
+            tick: Tick(now.0 + offset),
+        };
+        let control =
+            control_side::SimulatedMachine::start(setup, PORT_MAC, at).expect("a good configuration");
         let cores = scenario.cores;
         let mut of = Machine {
             run,
@@ -228,8 +232,8 @@ impl Machine {
     }
 
     /// A moment, for its controller.
-    pub(super) fn moment(&self, now: Tick) -> Moment {
-        Moment {
+    pub(super) fn moment(&self, now: Tick) -> MachineTime {
+        MachineTime {
             uptime: Duration::from_micros(now.0 - self.started.0),
             unix_ms: UNIX_MS + now.0 / 1000,
             tick: self.clock(now),

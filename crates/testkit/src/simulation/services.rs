@@ -42,7 +42,7 @@ pub(super) struct Backend {
 
 /// All of them; backends by number.
 #[derive(Debug)]
-pub(super) struct Services {
+pub(super) struct ServicePool {
     pub(super) services: Vec<ServiceOf>,
     pub(super) backends: BTreeMap<u32, Backend>,
     /// How many were written down at first.
@@ -67,7 +67,8 @@ pub(super) fn machine_text(machine: usize, scenario: &Scenario) -> String {
     let (idle, closing) = (seconds(scenario.habits.max_idle_us), seconds(scenario.closing_us()));
     let address = Ipv4Addr::from_bits(machine_address(machine));
     format!(
-        "[machine]\nname = \"lb{machine}\"\naddress = \"{address}\"\nnext_hop_mac = \"{}\"\ncluster_key = \"{}\"\n\
+        "[machine]\nname = \"lb{machine}\"\naddress = \"{address}\"\nnext_hop_mac = \"{}\"\n\
+         cluster_key = \"{}\"\n\
          on_closed_port = \"drop\"\n\
          [cluster]\nstore = \"etcd\"\nendpoints = [\"http://192.0.2.1:2379\"]\nport = {UDP_PORT}\n\
          [timeouts]\ntcp_established_s = {idle}\ntcp_closing_s = {closing}\nsyn_s = {idle}\nudp_s = {idle}\n\
@@ -78,9 +79,9 @@ pub(super) fn machine_text(machine: usize, scenario: &Scenario) -> String {
     )
 }
 
-impl Services {
+impl ServicePool {
     /// The services, with their first backends.
-    pub(super) fn new(scenario: &Scenario, random: &mut Random) -> Services {
+    pub(super) fn new(scenario: &Scenario, random: &mut Random) -> ServicePool {
         let mut services = vec![
             ServiceOf { id: ServiceId(1), vip: Addr::V4(0xcb00_710a), port: 80, tcp: true },
             ServiceOf { id: ServiceId(2), vip: Addr::V4(0xcb00_710a), port: 53, tcp: false },
@@ -89,7 +90,7 @@ impl Services {
         if scenario.backends > 0 {
             services.truncate(1);
         }
-        let mut of = Services { services, backends: BTreeMap::new(), first: 0 };
+        let mut of = ServicePool { services, backends: BTreeMap::new(), first: 0 };
         for service in 0..of.services.len() {
             let count = if scenario.backends > 0 { scenario.backends as u64 } else { random.between(3, 5) };
             for _ in 0..count {
@@ -145,7 +146,7 @@ impl Services {
     }
 
     /// By service, what agents must know.
-    pub(super) fn tokens(&self) -> control::simulation::AgentTokens {
+    pub(super) fn tokens(&self) -> control::simulation::ServiceTokens {
         self.services.iter().enumerate().map(|(place, _)| (service_name(place), TOKEN.to_vec())).collect()
     }
 
@@ -164,7 +165,7 @@ impl Services {
 
     /// As it was at first, and as machines' own files say it.
     pub(super) fn first_text(&self, scenario: &Scenario) -> String {
-        let first = Services {
+        let first = ServicePool {
             services: self.services.clone(),
             backends: self
                 .backends
@@ -188,7 +189,8 @@ impl Services {
                 if scenario.backends > 0 { (2000, scenario.slots.max(251)) } else { (CHECK_MS, 2039) };
             let _ = write!(
                 text,
-                "[[service]]\nname = \"{}\"\nvip = \"{vip}\"\nport = {port}\nprotocol = \"{protocol}\"\non_down = \"keep\"\n\
+                "[[service]]\nname = \"{}\"\nvip = \"{vip}\"\nport = {port}\nprotocol = \"{protocol}\"\n\
+                 on_down = \"keep\"\n\
                  maglev_size = {size}\ndrain_timeout_ms = {DRAIN_MS}\n",
                 service_name(place)
             );
@@ -199,8 +201,8 @@ impl Services {
             }
             let _ = write!(
                 text,
-                "health = {{ kind = \"tcp\", via = \"eth0\", interval_ms = {interval}, timeout_ms = 100, fall = 1, rise = 1, \
-                 port = 80, checks = \"machine\" }}\n\
+                "health = {{ kind = \"tcp\", via = \"eth0\", interval_ms = {interval}, timeout_ms = 100, \
+                 fall = 1, rise = 1, port = 80, checks = \"machine\" }}\n\
                  [service.agents]\ntoken_file = \"/token\"\nlease_ms = 1000\n\
                  register = {{ addresses = [\"12.0.0.0/8\"] }}\n"
             );

@@ -19,8 +19,8 @@ use super::packets::ClientPacket;
 use super::random::Random;
 use super::router::Router;
 use super::scenario::{Scenario, ScenarioShape};
-use super::services::Services;
-use control::simulation::{Agreed, News, Request, SavedState, Store};
+use super::services::ServicePool;
+use control::simulation::{Agreed, SavedState, SimulatedStore, StoreAsk, StoreNews};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::sync::Arc;
@@ -92,14 +92,14 @@ enum WorldEvent {
     Told {
         machine: usize,
         connection: u64,
-        news: Box<News>,
+        news: Box<StoreNews>,
     },
     /// A machine asks the store for something, on this connection; `survives`: also if that has ended meanwhile.
     Asked {
         machine: usize,
         connection: u64,
         lease: u64,
-        request: Box<Request>,
+        request: Box<StoreAsk>,
         survives: bool,
     },
     /// Leases are renewed, and end.
@@ -193,12 +193,12 @@ struct World<'a> {
     order: u64,
     machines: Vec<Machine>,
     router: Router,
-    services: Services,
+    services: ServicePool,
     /// Backends whose checks fail, and at which machines.
     down: BTreeMap<u32, Vec<bool>>,
     /// When backends were masked last, as far as the plan says.
     masked_until: HashMap<u32, Tick>,
-    store: Store,
+    store: SimulatedStore,
     /// The newest plan that was in the store.
     agreed: Arc<Agreed>,
     /// Its backends by their numbers, and the other way round.
@@ -300,7 +300,7 @@ fn client(index: usize, services: &[ServiceOf], scenario: &Scenario, random: &mu
 impl<'a> World<'a> {
     fn new(scenario: &'a Scenario, trace: Option<&'a mut dyn FnMut(String)>) -> World<'a> {
         let mut random = Random::new(scenario.seed ^ 0xabcd_ef01);
-        let services = Services::new(scenario, &mut random);
+        let services = ServicePool::new(scenario, &mut random);
         let now = Tick(1_000_000);
         let machines: Vec<Machine> = (0..scenario.machines)
             .map(|m| Machine::new((m, 1), (scenario, &services), SavedState::default(), &mut random, now))
@@ -326,7 +326,7 @@ impl<'a> World<'a> {
             services,
             down: BTreeMap::new(),
             masked_until: HashMap::new(),
-            store: Store::new(KEY),
+            store: SimulatedStore::new(KEY),
             agreed: Arc::default(),
             ids: HashMap::new(),
             numbers: HashMap::new(),

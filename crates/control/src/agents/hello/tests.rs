@@ -61,23 +61,23 @@ fn ip(last: u8) -> IpAddr {
 #[test]
 fn hellos_that_prove_nothing() {
     let good = || greeting(9, "h1", 5, &[ip(1)], &["web"]);
-    let cases: Vec<(Greeting, Refusal)> = vec![
-        (Greeting { version: VERSION + 1, ..good() }, Refusal::Version),
-        (Greeting { agent: "h 1".to_owned(), ..good() }, Refusal::Malformed),
-        (Greeting { nonce: "5a".repeat(31), ..good() }, Refusal::Malformed),
-        (Greeting { nonce: "5 ".repeat(32), ..good() }, Refusal::Malformed),
-        (Greeting { addresses: vec![], ..good() }, Refusal::Malformed),
-        (Greeting { addresses: vec![ip(2), ip(1)], ..good() }, Refusal::Malformed),
-        (Greeting { addresses: vec![ip(1), ip(1)], ..good() }, Refusal::Malformed),
-        (Greeting { proofs: vec![], ..good() }, Refusal::Malformed),
-        (Greeting { proofs: [good().proofs, good().proofs].concat(), ..good() }, Refusal::Malformed),
-        (Greeting { incarnation: NOW_UNIX_MS + CLOCK_AHEAD_MS + 1, ..good() }, Refusal::Malformed),
-        (Greeting { incarnation: u64::MAX, ..good() }, Refusal::Malformed),
-        (Greeting { challenge: "0".repeat(64), ..good() }, Refusal::Proof),
-        (Greeting { nonce: "a5".repeat(32), ..good() }, Refusal::Proof),
-        (Greeting { machine: "lb2".to_owned(), ..good() }, Refusal::Proof),
-        (Greeting { incarnation: 6, ..good() }, Refusal::Proof),
-        (greeting(9, "h1", 5, &[ip(1)], &["none"]), Refusal::Service),
+    let cases: Vec<(Greeting, RefusalCode)> = vec![
+        (Greeting { version: VERSION + 1, ..good() }, RefusalCode::Version),
+        (Greeting { agent: "h 1".to_owned(), ..good() }, RefusalCode::Malformed),
+        (Greeting { nonce: "5a".repeat(31), ..good() }, RefusalCode::Malformed),
+        (Greeting { nonce: "5 ".repeat(32), ..good() }, RefusalCode::Malformed),
+        (Greeting { addresses: vec![], ..good() }, RefusalCode::Malformed),
+        (Greeting { addresses: vec![ip(2), ip(1)], ..good() }, RefusalCode::Malformed),
+        (Greeting { addresses: vec![ip(1), ip(1)], ..good() }, RefusalCode::Malformed),
+        (Greeting { proofs: vec![], ..good() }, RefusalCode::Malformed),
+        (Greeting { proofs: [good().proofs, good().proofs].concat(), ..good() }, RefusalCode::Malformed),
+        (Greeting { incarnation: NOW_UNIX_MS + CLOCK_AHEAD_MS + 1, ..good() }, RefusalCode::Malformed),
+        (Greeting { incarnation: u64::MAX, ..good() }, RefusalCode::Malformed),
+        (Greeting { challenge: "0".repeat(64), ..good() }, RefusalCode::Proof),
+        (Greeting { nonce: "a5".repeat(32), ..good() }, RefusalCode::Proof),
+        (Greeting { machine: "lb2".to_owned(), ..good() }, RefusalCode::Proof),
+        (Greeting { incarnation: 6, ..good() }, RefusalCode::Proof),
+        (greeting(9, "h1", 5, &[ip(1)], &["none"]), RefusalCode::Service),
     ];
     for (greeting, code) in cases {
         let refused = greeting.clone().verify(&tokens()).err();
@@ -97,7 +97,7 @@ fn keys_are_those_of_the_services_that_are_proved() {
     assert_eq!(hello.proved.iter().collect::<Vec<_>>(), ["db", "web"]);
     assert_eq!(
         hello.refused.iter().map(|(of, why)| (of.as_str(), why.code)).collect::<Vec<_>>(),
-        [("none", Refusal::Service)]
+        [("none", RefusalCode::Service)]
     );
     let frame = |keys: &SessionKeys| {
         let (mut sealer, mut opener) = Default::default();
@@ -128,7 +128,7 @@ fn the_longest_hello_there_is_fits_and_proves_nothing() {
     let length = model::agent::encode(&said).unwrap().len();
     assert!(length <= HELLO_MAX, "{length}");
     let begun = std::time::Instant::now();
-    assert_eq!(hostile.verify(&tokens).unwrap_err().why.code, Refusal::Proof);
+    assert_eq!(hostile.verify(&tokens).unwrap_err().why.code, RefusalCode::Proof);
     println!(
         "a hello of {length} bytes with {SERVICES_MAX} wrong proofs is refused after {:?}",
         begun.elapsed()

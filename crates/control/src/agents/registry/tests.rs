@@ -91,7 +91,7 @@ fn key(backend: &str) -> BackendKey {
 }
 
 /// Codes of refusals among what is to be done.
-fn refusals(acts: &[Act]) -> Vec<Refusal> {
+fn refusals(acts: &[Act]) -> Vec<RefusalCode> {
     let code = |act: &Act| match act {
         Act::Tell(_, ToAgent::Refused { code, reason, help, .. }) => {
             assert!(!reason.is_empty() && !help.is_empty());
@@ -127,7 +127,7 @@ fn a_name_is_that_of_who_has_its_token() {
     // With the token of another service, and an incarnation as new as can be: nothing happens to the agent that has the name.
     greet(&mut registry, other(2, NOW_UNIX_MS), 10);
     let acts = registry.take_acts();
-    assert_eq!(refusals(&acts), [Refusal::Claimed], "{acts:?}");
+    assert_eq!(refusals(&acts), [RefusalCode::Claimed], "{acts:?}");
     assert!(
         acts.contains(&Act::Close(SessionId(2))) && !acts.contains(&Act::Close(SessionId(1))),
         "{acts:?}"
@@ -160,22 +160,22 @@ fn hellos_that_are_refused() {
     registry.configure(Facts::of(&config(""), &tokens.into_iter().collect()), 1);
     registry.hello(before, 2);
     let acts = registry.take_acts();
-    assert_eq!(refusals(&acts), [Refusal::Proof]);
+    assert_eq!(refusals(&acts), [RefusalCode::Proof]);
     assert!(acts.contains(&Act::Close(SessionId(9))) && registry.sessions().is_empty(), "{acts:?}");
     // One of two services is not proved: the connection stays.
     let mut registry = self::registry();
     greet(&mut registry, hello_for(1, "h1", 5, &[ip(1)], &["web", "none"]), 0);
     let acts = registry.take_acts();
-    assert_eq!(refusals(&acts), [Refusal::Service]);
+    assert_eq!(refusals(&acts), [RefusalCode::Service]);
     assert!(!acts.contains(&Act::Close(SessionId(1))));
     // The same start, or an older one, while it lives; the same one afterwards is welcome, an older one never.
-    for (incarnation, expected) in [(5, vec![Refusal::Stale]), (4, vec![Refusal::Stale])] {
+    for (incarnation, expected) in [(5, vec![RefusalCode::Stale]), (4, vec![RefusalCode::Stale])] {
         greet(&mut registry, hello(2, "h1", incarnation, &[1]), 1);
         assert_eq!(refusals(&registry.take_acts()), expected);
     }
     registry.closed(SessionId(1), 2);
     greet(&mut registry, hello(3, "h1", 4, &[1]), 3);
-    assert_eq!(refusals(&registry.take_acts()), [Refusal::Stale]);
+    assert_eq!(refusals(&registry.take_acts()), [RefusalCode::Stale]);
     greet(&mut registry, hello(4, "h1", 5, &[1]), 4);
     assert_eq!(refusals(&registry.take_acts()), []);
     assert_eq!(registry.sessions().len(), 1);
@@ -199,31 +199,31 @@ fn registrations_that_are_refused() {
         registry.message(SessionId(id), message, 6);
         refusals(&registry.take_acts())
     };
-    assert_eq!(refused(2, of("db", ip(3), 1, None)), [Refusal::Service], "not proved");
-    assert_eq!(refused(2, of("web", ip(2), 1, None)), [Refusal::Template], "another host's address");
-    assert_eq!(refused(2, of("web", ip(3), 101, None)), [Refusal::Template]);
-    assert_eq!(refused(2, of("web", ip(3), 1, Some(81))), [Refusal::Template]);
-    assert_eq!(refused(2, register("w1", 3, 9)), [Refusal::Claimed], "the name is another agent's");
-    assert_eq!(refused(2, register("w9", 1, 9)), [Refusal::Claimed], "so is the address");
-    assert_eq!(refused(2, register("fix", 3, 9)), [Refusal::Claimed], "the configuration's");
-    assert_eq!(refused(1, register("w1", 1, 4)), [Refusal::Stale]);
-    assert_eq!(refused(1, register("w1", 2, 5)), [Refusal::Stale], "the same start elsewhere");
-    assert_eq!(refused(1, register("w2", 1, 5)), [Refusal::Claimed], "the same start under another name");
+    assert_eq!(refused(2, of("db", ip(3), 1, None)), [RefusalCode::Service], "not proved");
+    assert_eq!(refused(2, of("web", ip(2), 1, None)), [RefusalCode::Template], "another host's address");
+    assert_eq!(refused(2, of("web", ip(3), 101, None)), [RefusalCode::Template]);
+    assert_eq!(refused(2, of("web", ip(3), 1, Some(81))), [RefusalCode::Template]);
+    assert_eq!(refused(2, register("w1", 3, 9)), [RefusalCode::Claimed], "the name is another agent's");
+    assert_eq!(refused(2, register("w9", 1, 9)), [RefusalCode::Claimed], "so is the address");
+    assert_eq!(refused(2, register("fix", 3, 9)), [RefusalCode::Claimed], "the configuration's");
+    assert_eq!(refused(1, register("w1", 1, 4)), [RefusalCode::Stale]);
+    assert_eq!(refused(1, register("w1", 2, 5)), [RefusalCode::Stale], "the same start elsewhere");
+    assert_eq!(refused(1, register("w2", 1, 5)), [RefusalCode::Claimed], "the same start under another name");
     for address in 3..6 {
         assert_eq!(refused(2, register(&format!("n{address}"), address, 1)), []);
     }
-    assert_eq!(refused(2, register("n6", 6, 1)), [Refusal::Limit]);
+    assert_eq!(refused(2, register("n6", 6, 1)), [RefusalCode::Limit]);
     let deregister = |backend: &str, address| ToMachine::Deregister {
         service: "web".to_owned(),
         backend: backend.to_owned(),
         address: ip(address),
     };
-    assert_eq!(refused(2, deregister("w1", 1)), [Refusal::Claimed]);
+    assert_eq!(refused(2, deregister("w1", 1)), [RefusalCode::Claimed]);
     assert_eq!(registry.received().alive.len(), 1);
     // Suspects are still nobody else's.
     registry.closed(SessionId(1), 7);
     registry.message(SessionId(2), register("w1", 3, 99), 8);
-    assert_eq!(refusals(&registry.take_acts()), [Refusal::Claimed]);
+    assert_eq!(refusals(&registry.take_acts()), [RefusalCode::Claimed]);
     let told = registry.counts.refusals().find(|(word, _)| *word == "claimed");
     assert_eq!(told, Some(("claimed", 6)));
 }
@@ -255,7 +255,7 @@ fn messages_that_end_the_connection() {
         let mut registry = with_w1();
         registry.message(SessionId(1), message, 5);
         let acts = registry.take_acts();
-        assert_eq!(refusals(&acts), [Refusal::Malformed]);
+        assert_eq!(refusals(&acts), [RefusalCode::Malformed]);
         assert!(acts.contains(&Act::Close(SessionId(1))));
         assert_eq!(registry.held()[&key("w1")].phase, Phase::Suspect);
     }
@@ -454,14 +454,14 @@ fn another_token_another_proof_and_another_template_other_registrations() {
     let tokens = [("web".to_owned(), b"another token of tests".to_vec())];
     registry.configure(Facts::of(&config, &tokens.into_iter().collect()), 10);
     let acts = registry.take_acts();
-    assert_eq!(refusals(&acts), [Refusal::Proof]);
+    assert_eq!(refusals(&acts), [RefusalCode::Proof]);
     assert!(registry.sessions().is_empty() && registry.received().alive.len() == 1);
 
     let mut registry = with_w1();
     let mut narrow = config.clone();
     narrow.services[0].agents.as_mut().unwrap().register.as_mut().unwrap().names = "n*".to_owned();
     registry.configure(facts(&narrow), 10);
-    assert_eq!(refusals(&registry.take_acts()), [Refusal::Template]);
+    assert_eq!(refusals(&registry.take_acts()), [RefusalCode::Template]);
     assert_eq!((registry.received().alive.len(), registry.received().over.len()), (0, 1));
 }
 
@@ -469,7 +469,7 @@ fn another_token_another_proof_and_another_template_other_registrations() {
 fn who_was_refused_a_service_that_is_one_now_says_hello_again() {
     let mut registry = registry();
     greet(&mut registry, hello_for(1, "h1", 1, &[ip(1)], &["web", "new"]), 0);
-    assert_eq!(refusals(&registry.take_acts()), [Refusal::Service]);
+    assert_eq!(refusals(&registry.take_acts()), [RefusalCode::Service]);
     let mut wider = config("");
     wider.services[1].name = "new".to_owned();
     let tokens = ["web", "new"].map(|name| (name.to_owned(), TOKEN.to_vec()));

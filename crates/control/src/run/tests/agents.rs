@@ -3,7 +3,8 @@
 use super::*;
 use model::agent::seal::{Opener, Sealer, SessionKeys};
 use model::agent::{
-    AddressDigest, BackendReport, Claim, Proof, Refusal, Target, ToAgent, ToMachine, VERSION, digest, encode,
+    AddressDigest, BackendReport, Claim, Proof, RefusalCode, Target, ToAgent, ToMachine, VERSION, digest,
+    encode,
 };
 use std::net::IpAddr;
 use tokio::net::TcpStream;
@@ -152,7 +153,7 @@ impl Agent {
         }
     }
 
-    async fn refused(&mut self) -> (Refusal, String) {
+    async fn refused(&mut self) -> (RefusalCode, String) {
         let refused = self.until(|message| matches!(message, ToAgent::Refused { .. })).await;
         let ToAgent::Refused { code, reason, help, .. } = refused else { unreachable!() };
         assert!(!reason.is_empty() && !help.is_empty());
@@ -331,19 +332,19 @@ fn who_does_not_prove_it_or_claims_what_is_anothers_is_refused() {
         let mut agent = Agent::connect().await;
         let hello = agent.hello_of("host1", 1, &["10.9.0.21"], "another token of tests");
         agent.say(&hello).await;
-        assert_eq!(agent.refused().await.0, Refusal::Proof);
+        assert_eq!(agent.refused().await.0, RefusalCode::Proof);
         assert_eq!(agent.hear().await, None);
         let mut agent = Agent::connect().await;
         let heard = agent.hello_of("host1", 1, &["10.9.0.21"], TOKEN);
         let mut replay = Agent::connect().await;
         replay.say(&heard).await;
-        assert_eq!(replay.refused().await.0, Refusal::Proof);
+        assert_eq!(replay.refused().await.0, RefusalCode::Proof);
         assert_eq!(replay.hear().await, None);
         // What is no message, too long, or not a hello.
         for bytes in [b"GET / HTTP/1.1\r\n\r\n".to_vec(), [0, 0, 0, 2, b'{', b'}'].to_vec(), vec![0; 4]] {
             let mut agent = Agent::connect().await;
             agent.stream.write_all(&bytes).await.unwrap();
-            assert_eq!(agent.refused().await.0, Refusal::Malformed);
+            assert_eq!(agent.refused().await.0, RefusalCode::Malformed);
             assert_eq!(agent.hear().await, None);
         }
         agent.say(&heard).await;
@@ -357,16 +358,16 @@ fn who_does_not_prove_it_or_claims_what_is_anothers_is_refused() {
         let mut same = Agent::connect().await;
         let hello = same.hello_of("host1", 1, &["10.9.0.21"], TOKEN);
         same.say(&hello).await;
-        assert_eq!(same.refused().await.0, Refusal::Stale);
+        assert_eq!(same.refused().await.0, RefusalCode::Stale);
         let mut other = Agent::welcome("host2", 1, &["10.9.0.21", "10.9.0.22"]).await;
         other.register("w1", "10.9.0.22", 9).await;
-        assert_eq!(other.refused().await.0, Refusal::Claimed);
+        assert_eq!(other.refused().await.0, RefusalCode::Claimed);
         other.register("w2", "10.9.0.21", 9).await;
-        assert_eq!(other.refused().await.0, Refusal::Claimed);
+        assert_eq!(other.refused().await.0, RefusalCode::Claimed);
         other.register("w2", "10.9.0.23", 9).await;
-        assert_eq!(other.refused().await.0, Refusal::Template);
+        assert_eq!(other.refused().await.0, RefusalCode::Template);
         other.register("w 2", "10.9.0.22", 9).await;
-        assert_eq!(other.refused().await.0, Refusal::Template);
+        assert_eq!(other.refused().await.0, RefusalCode::Template);
         assert_eq!(machine.metric("guideway_registrations_refused_total{code=\"claimed\"}").await, 2);
         assert!(machine.metric("guideway_registrations_refused_total{code=\"proof\"}").await >= 2);
         assert_eq!(machine.metric("guideway_agent_connections_refused_total{reason=\"malformed\"}").await, 3);
@@ -394,7 +395,7 @@ fn who_does_not_prove_it_or_claims_what_is_anothers_is_refused() {
         let mut old = Agent::connect().await;
         let hello = old.hello_of("host1", 1, &["10.9.0.21"], TOKEN);
         old.say(&hello).await;
-        assert_eq!(old.refused().await.0, Refusal::Stale);
+        assert_eq!(old.refused().await.0, RefusalCode::Stale);
         let agents = machine.get("/v1/agents").await.json();
         assert_eq!(agents.as_array().unwrap().len(), 2, "{agents}");
         assert_eq!((&agents[0]["name"], &agents[0]["incarnation"]), (&"host1".into(), &2.into()));
@@ -432,7 +433,7 @@ fn a_message_that_is_repeated_or_made_up_ends_the_session_and_is_named() {
                 };
                 agent.stream.write_all(bytes).await.unwrap();
                 let (code, reason) = agent.refused().await;
-                assert!(code == Refusal::Seal && reason.contains(wanted), "{name}: {code:?} {reason}");
+                assert!(code == RefusalCode::Seal && reason.contains(wanted), "{name}: {code:?} {reason}");
                 assert_eq!(agent.hear().await, None);
                 refusals += 1;
             }
@@ -536,7 +537,7 @@ fn registrations_survive_a_restart_as_suspects() {
         );
         assert_eq!(machine.until_state("w1", "up").await["registered"], true);
         assert_eq!(machine.post("/v1/apply?wait=true", &narrow).await.status, 200);
-        assert_eq!(agent.refused().await.0, Refusal::Template);
+        assert_eq!(agent.refused().await.0, RefusalCode::Template);
         assert_eq!(machine.registration("w1").await["state"].as_str().unwrap_or("draining"), "draining");
         machine.stop().await;
     });
@@ -554,7 +555,7 @@ fn a_configured_backend_is_checked_by_the_agent_of_its_host() {
         // Whoever waits for the refusal first may miss what was asked before.
         agent.asked(1).await;
         agent.register("b1", "10.9.0.21", 1).await;
-        assert_eq!(agent.refused().await.0, Refusal::Claimed, "it needs no registration");
+        assert_eq!(agent.refused().await.0, RefusalCode::Claimed, "it needs no registration");
         agent.report("b1", "10.9.0.21", false).await;
         let b1 = machine.until_state("b1", "down").await;
         assert_eq!((&b1["word"], &b1["registered"]), (&"agent".into(), &false.into()));

@@ -50,7 +50,7 @@ fn both_sides_understand_each_other_in_order_and_in_pieces() {
     let long = ToAgent::Refused {
         service: None,
         backend: None,
-        code: crate::agent::Refusal::Limit,
+        code: crate::agent::RefusalCode::Limit,
         reason,
         help: String::new(),
     };

@@ -1,7 +1,7 @@
 //! Hosts whose backends register, and go.
 
 use super::{World, WorldEvent};
-use crate::simulation::agent::{Agent, Session};
+use crate::simulation::agent::{Agent, AgentConnection};
 use crate::simulation::services::{Standing, name_of, service_name};
 
 /// Agents say that they live this often.
@@ -62,7 +62,7 @@ impl World<'_> {
         let known = agent.sessions[machine].filter(|session| session.run == of.run);
         let mut session = known.unwrap_or_else(|| {
             self.last_session += 1;
-            Session::new(of.run, self.last_session)
+            AgentConnection::new(of.run, self.last_session)
         });
         if known.is_none() {
             agent.greet(session.id, &mut of.control, now);

@@ -3,7 +3,7 @@
 use super::{LEASE_US, TEND_US, World, WorldEvent};
 use crate::simulation::checker::Property;
 use crate::simulation::machine::{Machine, StoreLink};
-use control::simulation::{News, Request};
+use control::simulation::{StoreAsk, StoreNews};
 use statesync::{MachineId, Rule};
 use std::collections::BTreeMap;
 use wire::Tick;
@@ -104,7 +104,7 @@ impl World<'_> {
     }
 
     /// The store tells a machine something, after what it has told it before.
-    fn tell(&mut self, machine: usize, news: News) {
+    fn tell(&mut self, machine: usize, news: StoreNews) {
         let us = self.control_delay();
         let link = &mut self.machines[machine].link;
         let at = link.down_at.max(Tick(self.now.0 + us));
@@ -113,7 +113,7 @@ impl World<'_> {
         self.at(at, WorldEvent::Told { machine, connection, news: Box::new(news) });
     }
 
-    pub(super) fn told(&mut self, machine: usize, connection: u64, news: News) {
+    pub(super) fn told(&mut self, machine: usize, connection: u64, news: StoreNews) {
         let of = &mut self.machines[machine];
         if !of.alive || of.link.connection != connection {
             return;
@@ -128,7 +128,7 @@ impl World<'_> {
         &mut self,
         (machine, connection): (usize, u64),
         lease: u64,
-        request: Request,
+        request: StoreAsk,
         survives: bool,
     ) {
         let link = self.machines[machine].link;
@@ -170,7 +170,7 @@ impl World<'_> {
         of.link.connection = connection;
         let (run, at) = (of.run, Tick(self.now.0 + notices));
         of.link.down_at = at;
-        self.at(at, WorldEvent::Told { machine, connection, news: Box::new(News::disconnected()) });
+        self.at(at, WorldEvent::Told { machine, connection, news: Box::new(StoreNews::disconnected()) });
         let at = of_later(until, at);
         self.at(at, WorldEvent::Connect { machine, run });
     }
@@ -235,7 +235,7 @@ impl World<'_> {
         }
     }
 
-    fn ask(&mut self, machine: usize, request: Request) {
+    fn ask(&mut self, machine: usize, request: StoreAsk) {
         let us = self.control_delay();
         let survives = self.random.chance(500);
         let link = &mut self.machines[machine].link;
