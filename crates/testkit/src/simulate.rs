@@ -168,8 +168,8 @@ fn exempt(summary: &RunSummary) -> String {
 fn print(count: u64, seconds: f64, total: &RunSummary) {
     println!(
         "{count} seeds in {seconds:.1} s: {} flows, and {} at rest; {} packets, {} changes of {} slots, \
-         {} crashes, {} leaders deposed, {} times two leaders, {} stores wiped, {} leases ended of machines that \
-         lived, {} forged, {} replayed, {} turns",
+         {} crashes, {} leaders deposed, {} times two leaders, {} stores wiped, {} leases ended of machines \
+         that lived, {} forged, {} replayed, {} turns",
         total.flows,
         total.steady_flows,
         total.delivered,

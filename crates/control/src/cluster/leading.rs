@@ -44,7 +44,12 @@ pub(crate) struct Leading {
     /// Weights that are not the configured ones.
     weights: Arc<HashMap<BackendId, u32>>,
     rules: Rules,
+    /// The last judgement, and of what.
+    judged: Option<((u64, u64, i64, bool), Arc<Judgement>)>,
 }
+
+/// By service, what is thought of its backends.
+type Judgement = HashMap<ServiceId, Vec<JudgedBackend>>;
 
 /// Services as the document has them.
 #[derive(Debug)]
@@ -132,6 +137,7 @@ impl Leading {
             registrations: Registrations::default(),
             weights: Arc::default(),
             rules: Rules::default(),
+            judged: None,
         }
     }
 
@@ -190,7 +196,7 @@ impl Leading {
         let live = snapshot.live(&self.document.settings);
         self.leader.let_go(snapshot.leaving());
         let is_read = self.read_services(own_text, stock);
-        let judgement = self.judge(snapshot);
+        let judgement = self.judgement(snapshot);
         self.request_masks(&judgement);
         let made = if is_read
             && !stock.is_making()
@@ -241,6 +247,7 @@ impl Leading {
             return true;
         }
         self.in_force = None;
+        self.judged = None;
         let Some(reading) = stock.readings.get(own_text, &self.document.text) else { return false };
         // What does not fit this machine was told when it was adopted here.
         self.in_force = reading.loaded.as_ref().ok().map(|loaded| {
@@ -250,9 +257,19 @@ impl Leading {
         true
     }
 
-    /// What is thought of each configured backend that has an id.
-    fn judge(&self, snapshot: &StoreSnapshot) -> HashMap<ServiceId, Vec<JudgedBackend>> {
-        let Some(InForce { config, .. }) = &self.in_force else { return HashMap::new() };
+    /// What is thought of each configured backend that has an id; thought anew when something of it has changed.
+    fn judgement(&mut self, snapshot: &StoreSnapshot) -> Arc<Judgement> {
+        let of = (snapshot.version(), self.leader.plan().step, self.document.wish, self.in_force.is_some());
+        if let Some((_, judgement)) = self.judged.as_ref().filter(|(known, _)| *known == of) {
+            return Arc::clone(judgement);
+        }
+        let judgement = Arc::new(self.judge(snapshot));
+        self.judged = Some((of, Arc::clone(&judgement)));
+        judgement
+    }
+
+    fn judge(&self, snapshot: &StoreSnapshot) -> Judgement {
+        let Some(InForce { config, .. }) = &self.in_force else { return Judgement::new() };
         let drains = &self.document.drains;
         let ids = ids_of(&self.document);
         // Where nobody knows anything (yet, or after all have started anew), it stays as it is.
@@ -276,7 +293,7 @@ impl Leading {
             is_drained: &|_, service, backend| is_drained(service, &backend.name),
             ..Runtime::offline(&[])
         };
-        let mut judgement = HashMap::new();
+        let mut judgement = Judgement::new();
         for service in &config.services {
             let Some(identity) = self.document.services.iter().find(|of| of.is(service)) else { continue };
             let mut service = service.clone();
@@ -289,7 +306,7 @@ impl Leading {
     }
 
     /// Backends that health or an operator holds to be down take no new flows, at once.
-    fn request_masks(&mut self, judgement: &HashMap<ServiceId, Vec<JudgedBackend>>) {
+    fn request_masks(&mut self, judgement: &Judgement) {
         let masked: HashSet<BackendId> = self.leader.plan().masks.iter().map(|mask| mask.backend).collect();
         // Looked through only where a backend is down.
         let mut serving: Option<HashSet<BackendId>> = None;
@@ -317,7 +334,7 @@ impl Leading {
         &mut self,
         snapshot: &StoreSnapshot,
         own_text: &str,
-        judgement: &HashMap<ServiceId, Vec<JudgedBackend>>,
+        judgement: &Judgement,
         stock: &mut Stock,
         live: &Members,
         now: Tick,
@@ -583,6 +600,7 @@ impl Leading {
         document.given.rest(&rest);
         self.resting.extend(rest.into_iter().map(|id| (id, now)));
         self.document = document;
+        self.judged = None;
         Ok(())
     }
 
@@ -639,7 +657,7 @@ impl Leading {
     /// The tables that should be, if they are not.
     fn target(
         &mut self,
-        judgement: &HashMap<ServiceId, Vec<JudgedBackend>>,
+        judgement: &Judgement,
         tables: &mut AgreedTables,
         now: Tick,
     ) -> Result<Option<Answering>, NotFollowed> {

@@ -171,7 +171,7 @@ const LEASE_US: u64 = 600_000;
 /// They are renewed after this time.
 const RENEW_US: u64 = 50_000;
 /// Housekeeping of a machine whose controller waits for something, and of one that does not.
-const TEND_US: (u64, u64) = (20_000, 100_000);
+const TEND_US: (u64, u64) = (25_000, 150_000);
 /// How long a cluster may take until all have joined, and backends are up.
 const BEGIN_US: u64 = 20_000_000;
 /// Workers take a turn at the latest after this time.

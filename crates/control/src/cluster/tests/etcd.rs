@@ -144,7 +144,7 @@ impl Machine {
         while let Ok(note) = self.events.try_recv() {
             match note {
                 Event::Store(StoreEvent::Identified { member, joins }) => {
-                    self.participant.identified(member, joins)
+                    self.participant.identified(member, joins);
                 }
                 Event::Store(StoreEvent::Connected(changes)) => {
                     self.connected = true;

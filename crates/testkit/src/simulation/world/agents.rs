@@ -49,7 +49,8 @@ impl World<'_> {
                 self.speak(at, machine);
             }
         }
-        self.after(SAY_US, WorldEvent::Agents);
+        let us = if self.active() { SAY_US } else { 2 * SAY_US };
+        self.after(us, WorldEvent::Agents);
     }
 
     fn speak(&mut self, at: usize, machine: usize) {

@@ -3,6 +3,7 @@
 use super::{LEASE_US, TEND_US, World, WorldEvent};
 use crate::simulation::checker::Property;
 use crate::simulation::machine::{Machine, StoreLink};
+use crate::simulation::services::CHECK_MS;
 use control::simulation::{StoreAsk, StoreNews};
 use statesync::{MachineId, Rule};
 use std::collections::BTreeMap;
@@ -275,7 +276,12 @@ impl World<'_> {
         let at = of.moment(self.now);
         of.control.check(&|address| !failing.contains(&address), at);
         self.tend(machine);
-        let ms = if self.scenario.backends > 0 { 2_000 } else { crate::simulation::services::CHECK_MS };
+        // Where nothing happens any more, less often: that is quicker.
+        let ms = match self.scenario.backends {
+            0 if self.begun == Tick(0) || self.active() => CHECK_MS,
+            0 => 5 * CHECK_MS,
+            _ => 2_000,
+        };
         self.after(ms * 1000, WorldEvent::Check { machine, run });
     }
 }
