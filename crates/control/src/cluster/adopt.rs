@@ -102,6 +102,8 @@ pub(crate) fn tend_cluster(controller: &mut Controller) {
         .leaving
         .is_some_and(|since| controller.now.monotonic.saturating_sub(since) >= controller.program.grace);
     let Some(part) = &mut controller.cluster else { return };
+    // Workers send to the new one.
+    controller.publication.dirty |= part.participant.take_addresses_changed();
     if goes {
         part.participant.leave();
     }
@@ -146,6 +148,12 @@ pub(crate) fn tend_cluster(controller: &mut Controller) {
         };
         controller.log.push(EventKind::Warning, None, None, message);
     }
+    tell_whether_ready(controller);
+}
+
+/// Whether it takes traffic is told when that is another thing now.
+fn tell_whether_ready(controller: &mut Controller) {
+    let Some(part) = &mut controller.cluster else { return };
     let ready = part.is_ready();
     if part.was_ready != ready {
         part.was_ready = ready;

@@ -80,11 +80,11 @@ pub(crate) fn peer_port(controller: &Controller, part: &Membership, config: &Con
 
 pub(crate) fn links(controller: &Controller, part: &Membership, config: &Config) -> Vec<Option<Link>> {
     let mut links = vec![None; statesync::MACHINES_MAX];
-    for (member, value) in part.participant.snapshot().members() {
+    for (machine, address) in part.participant.peers() {
         let fixed = config.machine.next_hop_mac.map(|mac| mac.0);
-        let mac = fixed.or_else(|| controller.backends.next_hops.get(&value.address).map(|hop| hop.mac));
-        if let (Some(link), Some(mac)) = (links.get_mut(member.machine.index()), mac) {
-            *link = Some(Link { address: value.address.into(), mac });
+        let mac = fixed.or_else(|| controller.backends.next_hops.get(&address).map(|hop| hop.mac));
+        if let (Some(link), Some(mac)) = (links.get_mut(machine.index()), mac) {
+            *link = Some(Link { address: address.into(), mac });
         }
     }
     links

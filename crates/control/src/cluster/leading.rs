@@ -45,9 +45,11 @@ pub(crate) struct Leading {
     weights: Arc<HashMap<BackendId, u32>>,
     rules: Rules,
     /// The last judgement, and of what.
-    judged: Option<((u64, u64, i64, bool), Arc<Judgement>)>,
+    judged: Option<(JudgedOf, Arc<Judgement>)>,
 }
 
+/// Version of the store's snapshot, step, revision of the services, and whether they are read.
+type JudgedOf = (u64, u64, i64, bool);
 /// By service, what is thought of its backends.
 type Judgement = HashMap<ServiceId, Vec<JudgedBackend>>;
 

@@ -167,12 +167,7 @@ impl Membership {
 
     /// Addresses of the other machines, which need next hops.
     pub(crate) fn peers(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        let own = self.participant.member().map(|member| member.machine);
-        self.participant
-            .snapshot()
-            .members()
-            .filter(move |(of, _)| Some(of.machine) != own)
-            .map(|(_, value)| value.address)
+        self.participant.peers().map(|(_, address)| address)
     }
 
     /// A value that is to become the desired one.

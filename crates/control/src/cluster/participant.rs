@@ -1,4 +1,5 @@
-//! What a machine knows of its cluster, and what it wants to put into the store. Pure: it is told what the store shows, what workers
+//! What a machine knows of its cluster, and what it wants to put into the store: it takes part in the agreement, and is a member of the
+//! cluster ([`super::membership`]) when the others have taken it in. Pure: it is told what the store shows, what workers
 //! report and what time it is, and gives [`StoreOrder`]s; the same orders come again until the store shows them done.
 
 use super::document::{DecodeError, Document, Encoded, REGISTERED_MAX, Settings, VALUE_MAX, digests_of};
@@ -177,6 +178,10 @@ pub(crate) struct Participant {
     returns_until: Option<Tick>,
     /// It has returned since the last turn.
     has_returned: bool,
+    /// Where machines take messages, as they have said last: a store that has lost its data does not know it, and they go on.
+    addresses: BTreeMap<MachineId, IpAddr>,
+    /// One has changed, or come.
+    addresses_changed: bool,
     /// Names of machines and the wish, as the store had them when it was reached before.
     names: BTreeMap<MachineId, MachineValue>,
     last_wish: Option<(DesiredValue, i64)>,
@@ -228,6 +233,8 @@ impl Participant {
             stored_founder: None,
             returns_until: None,
             has_returned: false,
+            addresses: BTreeMap::new(),
+            addresses_changed: false,
             names: BTreeMap::new(),
             last_wish: None,
             lost_wish: None,
@@ -443,6 +450,28 @@ impl Participant {
                 self.news.push(News::Warning(format!("in the store: {problem}")));
             }
         }
+        for (of, value) in self.snapshot.members() {
+            let known = self.addresses.insert(of.machine, value.address);
+            self.addresses_changed |= known != Some(value.address);
+        }
+    }
+
+    /// The other machines that live, or that the plan counts on, and where they take messages.
+    pub(crate) fn peers(&self) -> impl Iterator<Item = (MachineId, IpAddr)> + '_ {
+        let own = self.member.map(|member| member.machine);
+        let plan = self.document.as_ref().map(|document| &document.plan);
+        let is_counted_on = move |machine: MachineId| {
+            let lists = |members: &statesync::Members| members.incarnation(machine).is_some();
+            plan.is_some_and(|plan| lists(&plan.members) || plan.next_members.as_ref().is_some_and(lists))
+        };
+        let lives = |machine: MachineId| self.snapshot.members().any(|(of, _)| of.machine == machine);
+        let addresses = self.addresses.iter().map(|(machine, address)| (*machine, *address));
+        addresses.filter(move |(of, _)| Some(*of) != own && (is_counted_on(*of) || lives(*of)))
+    }
+
+    /// Whether an address of theirs has changed since the last call.
+    pub(crate) fn take_addresses_changed(&mut self) -> bool {
+        std::mem::take(&mut self.addresses_changed)
     }
 
     /// Leaving could not be ordered.

@@ -755,6 +755,32 @@ fn a_store_that_lost_everything_is_given_the_newest_plan_again() {
     assert!((0..2).all(|at| world.machines[at].participant.is_ready() && world.machines[at].fatal.is_none()));
 }
 
+/// Messages between machines go on while the store does not know who there is.
+#[test]
+fn peers_are_known_though_the_store_has_lost_them() {
+    let mut world = World::new(3);
+    world.wish(&service("web", 10, &[(1, 1), (2, 1)], false), &[]);
+    world.settle();
+    let peers = |world: &World| world.machines[0].participant.peers().collect::<Vec<_>>();
+    let all = peers(&world);
+    let addresses = [(MachineId(1), own(1).address), (MachineId(2), own(2).address)];
+    assert_eq!(all, addresses);
+    assert!(world.machines[0].participant.take_addresses_changed());
+    world.wipe();
+    world.connect(0);
+    assert_eq!(peers(&world), all, "the plan counts on them");
+    for at in [1, 2] {
+        world.connect(at);
+    }
+    world.settle();
+    assert_eq!(peers(&world), all);
+    assert!(!world.machines[0].participant.take_addresses_changed());
+    // Who has left for good is no peer.
+    world.stop(2);
+    world.settle_for(8_000_000);
+    assert_eq!(peers(&world), addresses[..1]);
+}
+
 /// It has taken a number beside members, and the store loses its data before it has seen their plan.
 #[test]
 fn who_was_to_join_a_cluster_founds_none() {

@@ -293,8 +293,9 @@ impl World<'_> {
             }
         } else if self.now >= self.store_away_until {
             self.say(|| "the leader's key goes".into());
-            // It hears of it late.
-            let late = self.random.between(1, 1_500_000);
+            // It hears of it late: not so late that masks come into force without it, where machines do not fail.
+            let latest = if self.scenario.faults == Faults::All { 1_500_000 } else { 150_000 };
+            let late = self.random.between(1, latest);
             if let Some(machine) = leader {
                 let link = &mut self.machines[machine].link;
                 link.down_at = link.down_at.max(Tick(self.now.0 + late));

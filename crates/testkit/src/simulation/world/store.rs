@@ -12,7 +12,7 @@ use wire::Tick;
 /// A machine that does not reach the store tries again after so long.
 const RETRY_US: u64 = 60_000;
 /// How long a machine that starts waits for those who have the plan that the store has not.
-const FOUNDING_US: u64 = 3_000_000;
+const FOUNDING_US: u64 = 6_000_000;
 
 impl World<'_> {
     fn control_delay(&mut self) -> u64 {
