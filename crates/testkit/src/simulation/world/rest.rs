@@ -105,7 +105,7 @@ impl World<'_> {
             self.fail(
                 Property::Bytes,
                 format!(
-                    "{bytes} bytes were told of {touched} flows whose answer changed ({:?}); the limit is {limit}",
+                    "{bytes} bytes were told of {touched} flows whose answer changed, {limit} are the most: {:?}",
                     told(&after)
                 ),
             );
