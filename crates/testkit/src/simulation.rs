@@ -2,7 +2,7 @@
 //! virtual time.
 //!
 //! Everything random comes from the seed, so a failure is replayed by its number. Machines are what a daemon is made of
-//! ([`worker::Worker`] over frames in memory, and the controller, [`control::simulation::Machine`]); what is made here is the world around
+//! ([`worker::Worker`] over frames in memory, and the controller, [`control::simulation::SimulatedMachine`]); what is made here is the world around
 //! them: clients and backends with the shapes of TCP and UDP, an ECMP router, a network that loses, delays and doubles, a store that is
 //! slow, away or loses its data, operators, agents, checks that fail, and machines that die and return ([`scenario`]).
 //!

@@ -1,7 +1,7 @@
 //! Who speaks for which backend, and what is to become of it.
 //!
 //! Rule of this module: a state machine that is told the time and does no I/O. What it wants done it says as [`Act`]s; what
-//! should be in force it says in [`AgentRegistry::heard`], and what is in force it is told by [`AgentRegistry::agreed`].
+//! should be in force it says in [`AgentRegistry::received`], and what is in force it is told by [`AgentRegistry::agreed`].
 //! docs/agents.md is the life of a backend in words.
 
 use super::counts::RegistryCounts;

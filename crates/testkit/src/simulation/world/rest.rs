@@ -105,7 +105,7 @@ impl World<'_> {
             self.fail(
                 Property::Bytes,
                 format!(
-                    "{bytes} bytes were told of {touched} flows whose answer changed, {limit} are the most: {:?}",
+                    "{bytes} bytes were told of {touched} flows whose answer changed, not {limit}: {:?}",
                     told(&after)
                 ),
             );
