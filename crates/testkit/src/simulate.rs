@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::process::ExitCode;
 use std::time::Instant;
 use testkit::simulation::mutation::first_notice;
-use testkit::simulation::{Allowance, Exempt, Faults, RunSummary, Scenario, run};
+use testkit::simulation::{Allowance, Exempt, Faults, HEARTBEAT_BYTES, RunSummary, Scenario, run};
 
 #[derive(Parser, Debug)]
 #[command(name = "simulate", about = "Machines and workers of the real engine in one thread, by seeds")]
@@ -233,8 +233,6 @@ fn mutations(arguments: &Arguments, seeds: Range<u64>) -> bool {
 
 /// Bytes that IPVS sends of a new IPv4 connection at the least (`struct ip_vs_sync_v4`), once, to all machines together.
 const IPVS_BYTES: u64 = 36;
-/// Payload of a datagram with nothing but a heartbeat.
-const HEARTBEAT_BYTES: u64 = 53;
 
 /// Many backends, many flows, many updates: how many flows move, and what is told for that.
 fn experiment(arguments: &Arguments) -> bool {

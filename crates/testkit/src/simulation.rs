@@ -27,4 +27,4 @@ pub use allowance::Allowance;
 pub use checker::{Exempt, Property, RunSummary};
 pub use client::Habits;
 pub use scenario::{Faults, Scenario, ScenarioShape};
-pub use world::{Violation, run};
+pub use world::{HEARTBEAT_BYTES, Violation, run};

@@ -10,6 +10,8 @@ mod replay;
 mod rest;
 mod store;
 
+pub use rest::HEARTBEAT_BYTES;
+
 use super::agent::Agent;
 use super::checker::{Checker, Property, RunSummary};
 use super::client::{Client, LifePhase, ServiceOf};
@@ -240,8 +242,6 @@ struct World<'a> {
     is_steady: bool,
     /// An operator looks whether what he wants was asked for.
     operates: bool,
-    /// Bytes that were told before anything happened, as all slots begin tainted.
-    told_at_begin: u64,
     /// What was counted when the rest began.
     at_rest: RunSummary,
     trace: Option<&'a mut dyn FnMut(String)>,
@@ -354,7 +354,6 @@ impl<'a> World<'a> {
             died: vec![Tick(0); scenario.machines],
             is_steady: false,
             operates: false,
-            told_at_begin: 0,
             at_rest: RunSummary::default(),
             trace,
             failure: None,
@@ -487,7 +486,6 @@ impl<'a> World<'a> {
             }
         }
         self.begun = self.now;
-        self.told_at_begin = self.told_until_now();
         (0..self.machines.len()).for_each(|machine| self.router.add(machine));
     }
 

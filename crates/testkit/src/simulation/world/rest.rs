@@ -5,16 +5,9 @@ use crate::simulation::checker::{Property, RunSummary};
 use crate::simulation::client::LifePhase;
 
 /// Of a datagram with nothing but a heartbeat.
-const HEARTBEAT_BYTES: u64 = 53;
-/// What machines say of themselves beside heartbeats counts as what is told of so many flows.
-const FLOWS_MORE: u64 = 20;
+pub const HEARTBEAT_BYTES: u64 = statesync::datagram::HEADER_LEN as u64 + 1;
 /// Bytes that are told of a flow when its answer changes, times the number of machines.
 const BYTES_A_FLOW: u64 = 1_000;
-
-/// Without heartbeats.
-fn told_bytes(of: &RunSummary) -> u64 {
-    of.note_bytes.saturating_sub(of.heartbeats * HEARTBEAT_BYTES)
-}
 
 impl World<'_> {
     pub(super) fn count(&mut self, machine: usize) {
@@ -67,11 +60,6 @@ impl World<'_> {
         self.sometime(self.scenario.reshuffle_us.min(500_000), WorldEvent::Reshuffle);
     }
 
-    /// Bytes told until now, without heartbeats.
-    pub(super) fn told_until_now(&mut self) -> u64 {
-        told_bytes(&self.counted())
-    }
-
     /// What all machines that live have counted, and those that died.
     fn counted(&mut self) -> RunSummary {
         let before = self.checker.summary.clone();
@@ -99,8 +87,9 @@ impl World<'_> {
         if after.steady_flows == before.steady_flows || after.heartbeats == before.heartbeats {
             self.fail(Property::Silence, "at rest nothing happened".into());
         }
-        let (bytes, touched) = (told_bytes(&after) - self.told_at_begin, self.checker.touched);
-        let limit = (touched + FLOWS_MORE) * BYTES_A_FLOW * self.scenario.machines as u64;
+        let (bytes, touched) =
+            (after.note_bytes.saturating_sub(after.heartbeats * HEARTBEAT_BYTES), self.checker.touched);
+        let limit = touched * BYTES_A_FLOW * self.scenario.machines as u64;
         if self.scenario.asks_are_answered() && bytes > limit {
             self.fail(
                 Property::Bytes,
