@@ -4,6 +4,7 @@ use super::{World, names, service};
 use crate::agents::heard::EndReason;
 use crate::cluster::document::Document;
 use crate::cluster::keys::{EndedValue, Key, ReceivedValue};
+use crate::cluster::participant::StoreOrder;
 use crate::cluster::store_event::StoreEvent;
 use model::registered::Registered;
 use statesync::MachineId;
@@ -124,6 +125,38 @@ fn what_any_machine_hears_is_in_force_everywhere_under_one_id() {
     world.pass(300_000);
     assert_eq!(world.serving(0), names(&["w1", "w2"]));
     assert_eq!(ids(&world.document()), [("w1", 0), ("w2", 1)]);
+}
+
+/// The leader has let it in, and the plan that says so is on its way.
+#[test]
+fn one_that_is_taken_back_while_it_is_let_in_goes_again() {
+    let mut world = World::new(1);
+    world.wish(&open(&[]), &[]);
+    world.settle();
+    let a = registered("h1", "w1", 1, 1);
+    world.set_received(0, received(&[&a], &[]));
+    let mut plans = Vec::new();
+    let wait = |world: &mut World, plans: &mut Vec<StoreOrder>| {
+        world.now = Tick(world.now.0 + 150_000);
+        let orders = world.hold(0, plans, |order| matches!(order, StoreOrder::Plan { .. }));
+        orders.into_iter().for_each(|order| world.carry_out(0, order));
+    };
+    for _ in 0..20 {
+        if plans.is_empty() {
+            wait(&mut world, &mut plans);
+        }
+    }
+    assert_eq!(plans.len(), 1);
+    let taken_back = received(&[], &[over(&a, EndReason::Deregistered)]);
+    world.set_received(0, taken_back.clone());
+    wait(&mut world, &mut plans);
+    wait(&mut world, &mut plans);
+    plans.into_iter().for_each(|plan| world.carry_out(0, plan));
+    world.settle();
+    // What it holds of it is what it was.
+    world.set_received(0, taken_back);
+    world.pass(1_000_000);
+    assert_eq!(world.document().registered, []);
 }
 
 #[test]
